@@ -1,0 +1,134 @@
+"""Everything that can be wrong with what somebody asked for.
+
+One tree with one base. Each class carries a stable `code`; the HTTP status is decided in one table
+at the edge (`api/problems.py`), the CLI prints `str(error)`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing wrong in one place of the input.
+
+    `pointer` is an RFC 6901 JSON pointer into the request body (`/parameters/format`), or the name of
+    a query parameter or header.
+    """
+
+    pointer: str
+    code: str
+    message: str
+
+
+class JobWorkerError(Exception):
+    """Base of every error that JobWorker raises on purpose."""
+
+    code = "internal_error"
+
+    def __init__(self, detail: str, errors: Iterable[FieldError] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = tuple(errors)
+
+
+class InvalidInput(JobWorkerError):
+    """The input was understood and is wrong; `errors` says where."""
+
+    code = "invalid_input"
+
+
+class InvalidParameters(InvalidInput):
+    """The parameters do not fit what the task accepts."""
+
+    code = "invalid_parameters"
+
+
+class InvalidCursor(InvalidInput):
+    """A page was asked for with a cursor that no list handed out."""
+
+    code = "invalid_cursor"
+
+
+class IdempotencyKeyReused(JobWorkerError):
+    """The same Idempotency-Key came with a different request."""
+
+    code = "idempotency_key_reused"
+
+
+class NotFound(JobWorkerError):
+    """The thing asked for does not exist."""
+
+    code = "not_found"
+
+
+class JobNotFound(NotFound):
+    """No job definition has this name."""
+
+    code = "job_not_found"
+
+
+class TaskNotFound(NotFound):
+    """No worker has announced this task."""
+
+    code = "task_not_found"
+
+
+class ExecutionNotFound(NotFound):
+    """No execution has this id."""
+
+    code = "execution_not_found"
+
+
+class Conflict(JobWorkerError):
+    """The request does not fit the present state."""
+
+    code = "conflict"
+
+
+class JobExists(Conflict):
+    """A definition with this name is there already."""
+
+    code = "job_exists"
+
+
+class JobOwnedByCode(Conflict):
+    """The definition comes from code and can only be changed there."""
+
+    code = "job_owned_by_code"
+
+
+class JobDisabled(Conflict):
+    """The job accepts no submissions at present."""
+
+    code = "job_disabled"
+
+
+class NotCancellable(Conflict):
+    """The execution has started or ended already."""
+
+    code = "not_cancellable"
+
+
+class PreconditionRequired(JobWorkerError):
+    """A change came without If-Match."""
+
+    code = "precondition_required"
+
+
+class PreconditionFailed(JobWorkerError):
+    """If-Match names a revision that is no longer the current one."""
+
+    code = "precondition_failed"
+
+
+class Busy(JobWorkerError):
+    """The service cannot take this now; the same request may succeed later."""
+
+    code = "busy"
+
+
+class Misconfigured(JobWorkerError):
+    """JobWorker cannot start like this; the text says what to change."""
+
+    code = "misconfigured"

@@ -1,0 +1,136 @@
+"""What workers and beat report, and how a report looks on the wire.
+
+A stream entry has the fields `kind`, `execution`, `attempt` and `data` (JSON). The entry's id carries
+the Redis server's time in milliseconds, so reports of all hosts are ordered by one clock.
+
+kind            from     data
+running         worker   worker, token, code_version
+succeeded       worker   token, runtime (seconds), result
+failed          worker   token, runtime, error {type, message, traceback}, reason?
+timed_out       worker   token, runtime, error, reason
+retrying        worker   token, runtime, error, due_at (RFC 3339), reason
+lost            worker   token, reason: the process that ran this attempt is gone
+worker_lost     relay    worker: its heartbeat stopped and it is fenced from now on
+due             beat     schedule, at: the nominal time (RFC 3339)
+progress        worker   done, total, message                              (log stream)
+log             worker   level, logger, message, at (RFC 3339)             (log stream)
+"""
+
+import datetime as dt
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from jobworker.domain.execution import Move, State
+
+
+class Kind(StrEnum):
+    """What a report is about."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    RETRYING = "retrying"
+    LOST = "lost"
+    WORKER_LOST = "worker_lost"
+    DUE = "due"
+    PROGRESS = "progress"
+    LOG = "log"
+
+
+#: The reports that move an execution, and where to.
+STATES: Mapping[Kind, State] = {
+    Kind.RUNNING: State.RUNNING,
+    Kind.SUCCEEDED: State.SUCCEEDED,
+    Kind.FAILED: State.FAILED,
+    Kind.TIMED_OUT: State.TIMED_OUT,
+    Kind.RETRYING: State.RETRYING,
+}
+
+
+class UnreadableEvent(ValueError):
+    """A stream entry that no version of JobWorker wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a stream."""
+
+    id: str
+    kind: Kind
+    execution: str
+    attempt: int
+    data: Mapping[str, Any]
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """The stream entry's id as numbers, so that it compares."""
+        return parse_id(self.id)
+
+    @property
+    def at(self) -> dt.datetime:
+        """When Redis took the report (its clock, UTC)."""
+        return moment(self.id)
+
+
+def parse_id(stream_id: str) -> tuple[int, int]:
+    """`"1700000000000-3"` → `(1700000000000, 3)`."""
+    milliseconds, _, sequence = stream_id.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+
+def format_id(order: tuple[int, int]) -> str:
+    """The inverse of `parse_id`."""
+    return f"{order[0]}-{order[1]}"
+
+
+def moment(stream_id: str) -> dt.datetime:
+    """The time that a stream id carries."""
+    return dt.datetime.fromtimestamp(parse_id(stream_id)[0] / 1000, dt.UTC)
+
+
+def encode(kind: Kind, execution: str, attempt: int, data: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of a stream entry."""
+    return {
+        "kind": kind.value,
+        "execution": execution,
+        "attempt": str(attempt),
+        "data": json.dumps(data, allow_nan=False, separators=(",", ":")),
+    }
+
+
+def decode(stream_id: str, fields: Mapping[str, str]) -> Event:
+    """The event that a stream entry holds; raises `UnreadableEvent`."""
+    try:
+        data = json.loads(fields.get("data", "{}"))
+        event = Event(stream_id, Kind(fields["kind"]), fields.get("execution", ""), int(fields.get("attempt", 0)), data)
+    except (KeyError, ValueError) as error:
+        raise UnreadableEvent(f"stream entry {stream_id} cannot be read: {error!r}") from error
+    if not isinstance(data, dict):
+        raise UnreadableEvent(f"stream entry {stream_id}: data is not an object")
+    return event
+
+
+def to_move(event: Event) -> Move:
+    """The change of state that a state report stands for."""
+    data = event.data
+    due_at = data.get("due_at")
+    return Move(
+        execution=event.execution,
+        attempt=event.attempt,
+        state=STATES[event.kind],
+        event_id=event.order,
+        at=event.at,
+        actor=f"worker:{data['worker']}" if data.get("worker") else "worker",
+        reason=data.get("reason"),
+        worker=data.get("worker"),
+        token=data.get("token"),
+        code_version=data.get("code_version"),
+        due_at=dt.datetime.fromisoformat(due_at) if due_at else None,
+        result=data.get("result"),
+        error=data.get("error"),
+        runtime=data.get("runtime"),
+    )

@@ -1,0 +1,184 @@
+"""One execution of a job: its states, the moves between them, and how reports are merged.
+
+Scheduled   Accepted, due later. The submission puts it here; the relay moves it to Queued when it is due.
+Queued      Due. The relay publishes it as soon as nothing speaks against it; a worker's claim moves it to Running.
+Running     A worker holds it. The worker's report moves it on; if the worker dies, the relay does.
+Retrying    An attempt failed and another is due later. The relay moves it to Queued when it is due.
+Succeeded   Final. The job returned.
+Failed      Final. No attempt is left, or the job said that none would help.
+TimedOut    Final. A time limit ended it and no attempt is left.
+Cancelled   Final. Somebody stopped it.
+Skipped     Final. It never ran, for the reason given.
+
+Reports from workers may arrive late, twice or out of order. `merge` is commutative, associative and
+idempotent, so the row ends the same whatever the order.
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+
+class State(StrEnum):
+    """Where an execution stands."""
+
+    SCHEDULED = "Scheduled"
+    QUEUED = "Queued"
+    RUNNING = "Running"
+    RETRYING = "Retrying"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    TIMED_OUT = "TimedOut"
+    CANCELLED = "Cancelled"
+    SKIPPED = "Skipped"
+
+
+FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED, State.SKIPPED})
+
+#: Who may follow whom. The chart in docs/states.md is rendered from this table.
+MOVES: Mapping[State, frozenset[State]] = {
+    State.SCHEDULED: frozenset({State.QUEUED, State.CANCELLED, State.SKIPPED}),
+    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.SKIPPED}),
+    State.RUNNING: frozenset({State.RETRYING, State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED}),
+    State.RETRYING: frozenset({State.QUEUED, State.CANCELLED}),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset(),
+    State.TIMED_OUT: frozenset(),
+    State.CANCELLED: frozenset(),
+    State.SKIPPED: frozenset(),
+}
+
+#: Order of the states within one attempt. Queued after attempt n waits for attempt n + 1.
+_RANK: Mapping[State, int] = {
+    State.SCHEDULED: 0,
+    State.RUNNING: 1,
+    State.RETRYING: 2,
+    State.QUEUED: 3,
+    State.SUCCEEDED: 4,
+    State.FAILED: 4,
+    State.TIMED_OUT: 4,
+    State.CANCELLED: 4,
+    State.SKIPPED: 4,
+}
+
+#: A job that took its worker with it this often is not started again.
+MAX_LOSSES = 3
+
+#: Highest and lowest priority that a submission may ask for; 9 is the most urgent.
+PRIORITIES = range(10)
+DEFAULT_PRIORITY = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One reported change of state: who, when, why, and what came of it.
+
+    `event_id` orders reports: the pair of numbers of the Redis stream entry it came with.
+    """
+
+    execution: str
+    attempt: int
+    state: State
+    event_id: tuple[int, int]
+    at: dt.datetime
+    actor: str
+    reason: str | None = None
+    worker: str | None = None
+    token: str | None = None
+    code_version: str | None = None
+    due_at: dt.datetime | None = None
+    result: Any = None
+    error: Mapping[str, Any] | None = None
+    runtime: float | None = None
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known about an execution: two registers, each a maximum over the reports seen.
+
+    The *outcome* register (state, attempt, event_id, …) holds the most advanced report, the *start*
+    register (started_…, worker, token, code_version) the latest attempt's start, so that a start
+    which arrives after the end still completes the picture.
+    """
+
+    state: State
+    attempt: int = 0
+    event_id: tuple[int, int] = (0, 0)
+    reason: str | None = None
+    due_at: dt.datetime | None = None
+    finished_at: dt.datetime | None = None
+    result: Any = None
+    error: Mapping[str, Any] | None = None
+    started_attempt: int = 0
+    started_at: dt.datetime | None = None
+    worker: str | None = None
+    token: str | None = None
+    code_version: str | None = None
+    lost_attempts: frozenset[int] = field(default_factory=frozenset)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in FINAL
+
+
+def _precedence(attempt: int, state: State, event_id: tuple[int, int]) -> tuple[int, int, int, int]:
+    # The earlier of two equal reports wins, hence the minus signs.
+    return (attempt, _RANK[state], -event_id[0], -event_id[1])
+
+
+def merge(standing: Standing, move: Move) -> Standing:
+    """The standing after taking notice of one more report.
+
+    Within an attempt a final state absorbs every other; a report about an older attempt changes
+    nothing; of two final states the one reported first stays.
+    """
+    merged = standing
+    if move.lost:
+        merged = replace(merged, lost_attempts=merged.lost_attempts | {move.attempt})
+    if move.state is State.RUNNING:
+        merged = _merge_start(merged, move)
+    theirs = _precedence(move.attempt, move.state, move.event_id)
+    if theirs <= _precedence(merged.attempt, merged.state, merged.event_id):
+        return merged
+    final = move.state in FINAL
+    return replace(
+        merged,
+        state=move.state,
+        attempt=move.attempt,
+        event_id=move.event_id,
+        reason=move.reason,
+        due_at=move.due_at if move.state is State.RETRYING else merged.due_at,
+        finished_at=move.at if final else None,
+        result=move.result if final else None,
+        error=move.error,
+    )
+
+
+def _merge_start(standing: Standing, move: Move) -> Standing:
+    current = (standing.started_attempt, -_moment(standing.started_at), standing.token or "")
+    if (move.attempt, -_moment(move.at), move.token or "") <= current:
+        return standing
+    return replace(
+        standing,
+        started_attempt=move.attempt,
+        started_at=move.at,
+        worker=move.worker,
+        token=move.token,
+        code_version=move.code_version,
+    )
+
+
+def _moment(at: dt.datetime | None) -> float:
+    return at.timestamp() if at else 0.0
+
+
+def retries_used(attempt: int, losses: int) -> int:
+    """How many retries of its policy an execution has used once `attempt` attempts were started.
+
+    An attempt that died with its worker is not the job's fault and uses none up.
+    """
+    return max(0, attempt - 1 - losses)

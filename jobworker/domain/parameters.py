@@ -1,0 +1,146 @@
+"""What a task accepts: read from its signature, carried as JSON, checked at the door."""
+
+import enum
+import inspect
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jobworker.domain.errors import FieldError, InvalidParameters
+
+#: JSON names of types, and what Python makes of them.
+_CHECKS: Mapping[str, Callable[[Any], bool]] = {
+    "string": lambda value: isinstance(value, str),
+    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "boolean": lambda value: isinstance(value, bool),
+    "array": lambda value: isinstance(value, list),
+    "object": lambda value: isinstance(value, dict),
+    "any": lambda value: True,
+}
+_JSON_NAMES: Mapping[Any, str] = {
+    str: "string", int: "integer", float: "number", bool: "boolean", list: "array", tuple: "array",
+    dict: "object", Any: "any", inspect.Parameter.empty: "any",
+}  # fmt: skip
+
+#: Serialized parameters of one execution may not be longer than this (bytes).
+MAX_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a task.
+
+    `type` is a JSON type name or `any`; `choices` lists the allowed values; `nullable` allows null.
+    """
+
+    name: str
+    type: str = "any"
+    required: bool = True
+    default: Any = None
+    choices: tuple[Any, ...] | None = None
+    nullable: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As shown over HTTP and carried by heartbeats."""
+        described = asdict(self)
+        described["choices"] = list(self.choices) if self.choices is not None else None
+        return described
+
+    @classmethod
+    def from_json(cls, described: Mapping[str, Any]) -> "Parameter":
+        """The inverse of `to_json`."""
+        choices = described.get("choices")
+        return cls(**{**described, "choices": tuple(choices) if choices is not None else None})
+
+
+#: Stands in a parameter list for `**kwargs`: anything else is welcome.
+VARIADIC = Parameter(name="**", required=False)
+
+
+def from_signature(function: Callable[..., Any], injected: Iterable[type] = ()) -> tuple[Parameter, ...]:
+    """The parameters of a job function; those annotated with one of `injected` are not the caller's business."""
+    hints = typing.get_type_hints(function)
+    hidden = tuple(injected)
+    found = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        hint = hints.get(name, inspect.Parameter.empty)
+        if parameter.kind is parameter.VAR_KEYWORD:
+            found.append(VARIADIC)
+        elif parameter.kind is not parameter.VAR_POSITIONAL and hint not in hidden:
+            found.append(_describe(name, hint, parameter.default))
+    return tuple(found)
+
+
+def _describe(name: str, hint: Any, default: Any) -> Parameter:
+    required = default is inspect.Parameter.empty
+    choices: tuple[Any, ...] | None = None
+    hint, nullable = _without_none(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        choices = typing.get_args(hint)
+        hint = type(choices[0])
+    elif isinstance(hint, type) and issubclass(hint, enum.Enum):
+        choices = tuple(member.value for member in hint)
+        hint = type(choices[0])
+    json_name = _JSON_NAMES.get(typing.get_origin(hint) or hint, "any")
+    shown = None if required else default.value if isinstance(default, enum.Enum) else default
+    return Parameter(name, json_name, required, shown, choices, nullable or (not required and default is None))
+
+
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return hint, False
+    members = [member for member in typing.get_args(hint) if member is not type(None)]
+    nullable = len(members) < len(typing.get_args(hint))
+    return (members[0] if len(members) == 1 else Any), nullable
+
+
+def validate(accepted: Sequence[Parameter], given: Mapping[str, Any], where: str = "/parameters") -> dict[str, Any]:
+    """`given`, if the task accepts it; raises `InvalidParameters` naming every problem at once.
+
+    Defaults are not filled in: the code that runs applies its own.
+    """
+    known = {parameter.name: parameter for parameter in accepted}
+    problems = [
+        FieldError(f"{where}/{name}", "unknown_parameter", _unknown(name, known))
+        for name in given
+        if name not in known and VARIADIC.name not in known
+    ]
+    for parameter in accepted:
+        if parameter.name in given:
+            problems.extend(_problems(parameter, given[parameter.name], f"{where}/{parameter.name}"))
+        elif parameter.required:
+            message = f"{parameter.name} ({parameter.type}) is required"
+            problems.append(FieldError(f"{where}/{parameter.name}", "missing_parameter", message))
+    if problems:
+        raise InvalidParameters("; ".join(problem.message for problem in problems), problems)
+    return dict(given)
+
+
+def _unknown(name: str, known: Mapping[str, Parameter]) -> str:
+    return f"{name} is not a parameter of this task; it accepts {', '.join(known) or 'none'}"
+
+
+def _problems(parameter: Parameter, value: Any, pointer: str) -> Iterable[FieldError]:
+    if value is None and (parameter.nullable or parameter.type == "any"):
+        return
+    if not _CHECKS[parameter.type](value):
+        message = f"{parameter.name} must be of type {parameter.type}, not {_json_name(value)}"
+        yield FieldError(pointer, "wrong_type", message)
+    elif parameter.choices is not None and not any(
+        value == choice and type(value) is type(choice) for choice in parameter.choices
+    ):
+        allowed = ", ".join(json.dumps(choice) for choice in parameter.choices)
+        yield FieldError(pointer, "not_allowed", f"{parameter.name} must be one of {allowed}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield FieldError(pointer, "not_finite", f"{parameter.name} must be a finite number")
+
+
+def _json_name(value: Any) -> str:
+    if value is None:
+        return "null"
+    return _JSON_NAMES.get(type(value), type(value).__name__)

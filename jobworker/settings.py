@@ -1,0 +1,117 @@
+"""Every knob of JobWorker, once. Values come from `JOBWORKER_*` environment variables; nothing else reads them."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from jobworker.domain.errors import Misconfigured
+
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator may decide. Times are in seconds, sizes in bytes.
+
+    The variable of a field is its name in capitals after `JOBWORKER_`, e.g. `JOBWORKER_DATABASE_URL`.
+    """
+
+    #: Where the embedded servers keep their data, and files and the SQLite database live.
+    home: Path
+    #: Address of the HTTP API, host:port.
+    bind: str
+    #: SQLAlchemy URL: sqlite:///path or postgresql+psycopg://user:password@host/name.
+    database_url: str
+    #: redis://, rediss:// or unix:// URL of Redis >= 6.2 or Valkey.
+    redis_url: str
+    #: Python package whose modules define the jobs.
+    tasks: str
+    #: Version shown on each execution; empty: a digest of the task modules' source.
+    code_version: str
+    #: A worker that is not heard of for so long is dead and its attempts are lost.
+    worker_lease: float
+    #: A published message that nobody claimed is examined after so long.
+    lost_message_after: float
+    #: How many messages may wait in Redis for one queue; the rest of the backlog stays in SQL.
+    feed: int
+    #: Largest request body.
+    max_body: int
+    #: How long a key given as Idempotency-Key is remembered.
+    idempotency_ttl: float
+    #: text (for people) or json (for machines).
+    log_format: str
+    #: Least severe level that is logged.
+    log_level: str
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
+        """Read the settings; raises `Misconfigured` naming the variable and what it should look like."""
+        values = _Variables(os.environ if environment is None else environment)
+        home = Path(values.text("HOME", "var"))
+        return cls(
+            home=home,
+            bind=values.text("BIND", "127.0.0.1:8000"),
+            database_url=values.database("DATABASE_URL", home),
+            redis_url=values.text("REDIS_URL", DEFAULT_REDIS_URL),
+            tasks=values.text("TASKS", "tasks"),
+            code_version=values.text("CODE_VERSION", ""),
+            worker_lease=values.number("WORKER_LEASE", 15.0, at_least=1.0),
+            lost_message_after=values.number("LOST_MESSAGE_AFTER", 10.0, at_least=1.0),
+            feed=int(values.number("FEED", 1000, at_least=1)),
+            max_body=int(values.number("MAX_BODY", 16 * 1024 * 1024, at_least=1024)),
+            idempotency_ttl=values.number("IDEMPOTENCY_TTL", 24 * 3600.0, at_least=60.0),
+            log_format=values.choice("LOG_FORMAT", "text", ("text", "json")),
+            log_level=values.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+        )
+
+    @property
+    def heartbeat_interval(self) -> float:
+        """Three beats fit into a lease, so that one may get lost."""
+        return self.worker_lease / 3
+
+
+def without_password(url: str) -> str:
+    """`url` as it may be shown to people."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@", 1)))
+
+
+class _Variables:
+    """The JOBWORKER_* variables, read with complaints that name them."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def text(self, name: str, default: str) -> str:
+        return self._environment.get(f"JOBWORKER_{name}") or default
+
+    def number(self, name: str, default: float, at_least: float) -> float:
+        given = self.text(name, str(default))
+        try:
+            number = float(given)
+        except ValueError:
+            number = float("nan")
+        # `not (>=)` also refuses NaN.
+        if not number >= at_least:
+            raise Misconfigured(f"JOBWORKER_{name}={given} must be a number, at least {at_least:g}")
+        return number
+
+    def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
+        given = self.text(name, default)
+        if given not in allowed:
+            raise Misconfigured(f"JOBWORKER_{name}={given} must be one of {', '.join(allowed)}")
+        return given
+
+    def database(self, name: str, home: Path) -> str:
+        given = self.text(name, f"sqlite:///{home / 'jobworker.db'}")
+        if given.startswith(("postgresql://", "postgres://")):
+            given = "postgresql+psycopg://" + given.partition("://")[2]
+        if not given.startswith(("sqlite:///", "postgresql+psycopg://")):
+            raise Misconfigured(
+                f"JOBWORKER_{name}={without_password(given)} must start with sqlite:/// or postgresql+psycopg://"
+            )
+        return given

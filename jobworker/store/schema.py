@@ -1,0 +1,274 @@
+"""The tables. `migrations/` must add up to exactly this; a test compares the two."""
+
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+#: SQLite numbers rows only through INTEGER PRIMARY KEY.
+_BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+
+
+class Moment(sa.types.TypeDecorator[dt.datetime]):
+    """An aware UTC time. SQLite stores it as readable UTC text, PostgreSQL as timestamptz."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
+        """Refuses naive times: nobody could say which moment they mean."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive time {value!r}")
+        value = value.astimezone(dt.UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
+        """Always aware, always UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _partial(name: str, *columns: Any, where: str) -> sa.Index:
+    condition = sa.text(where)
+    return sa.Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
+
+
+#: Conditions of partial indexes; a query must use the very same words for SQLite to find the index.
+READY = "state = 'Queued' AND dispatched_at IS NULL"
+PUBLISHED = "state = 'Queued' AND dispatched_at IS NOT NULL"
+WAITING_FOR_TIME = "state IN ('Scheduled', 'Retrying')"
+RUNNING = "state = 'Running'"
+CANCEL_ASKED = "state = 'Queued' AND cancel_requested_at IS NOT NULL"
+
+#: The current revision of each job. `definition` is `domain.job.Definition` as JSON.
+job_definitions = sa.Table(
+    "job_definitions",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("task", sa.String(255), nullable=False),
+    sa.Column("owner", sa.String(16), nullable=False),
+    sa.Column("definition", _Json, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+)
+
+#: Every revision that ever was; it outlives its job, so numbers are never used twice.
+job_revisions = sa.Table(
+    "job_revisions",
+    metadata,
+    sa.Column("job", sa.String(128), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("definition", _Json, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("actor", sa.String(255), nullable=False),
+)
+
+#: What workers can run. `parameters` is a list of `domain.parameters.Parameter` as JSON; `options` are Celery's.
+tasks = sa.Table(
+    "tasks",
+    metadata,
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("parameters", _Json, nullable=False),
+    sa.Column("options", _Json, nullable=False),
+    sa.Column("code_version", sa.String(64), nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+)
+
+#: Workers heard of. A row with `gone_at` has stopped or was declared dead.
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("id", sa.String(255), primary_key=True),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("pool", sa.String(32), nullable=False),
+    sa.Column("concurrency", sa.Integer, nullable=False),
+    sa.Column("queues", _Json, nullable=False),
+    sa.Column("tasks", _Json, nullable=False),
+    sa.Column("code_version", sa.String(64), nullable=False),
+    sa.Column("started_at", Moment, nullable=False),
+    sa.Column("seen_at", Moment, nullable=False),
+    sa.Column("gone_at", Moment),
+    _partial("ix_workers_live", "id", where="gone_at IS NULL"),
+)
+
+#: Names of queues that were ever submitted to; the relay feeds each.
+queues = sa.Table(
+    "queues",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("created_at", Moment, nullable=False),
+)
+
+#: Executions: one row each, kept. `dispatched_at` is set while a message for the next attempt is in Redis.
+executions = sa.Table(
+    "executions",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("job", sa.String(128), nullable=False),
+    sa.Column("job_revision", sa.Integer, nullable=False),
+    sa.Column("task", sa.String(255), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("attempt", sa.Integer, nullable=False, default=0),
+    sa.Column("max_attempts", sa.Integer),
+    sa.Column("lost_attempts", _Json),
+    sa.Column("queue", sa.String(64), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("parameters", _Json, nullable=False),
+    sa.Column("result", _Json),
+    sa.Column("error", _Json),
+    sa.Column("progress", _Json),
+    sa.Column("worker", sa.String(255)),
+    sa.Column("token", sa.String(64)),
+    sa.Column("code_version", sa.String(64)),
+    sa.Column("correlation_id", sa.String(128), nullable=False),
+    sa.Column("batch_id", sa.String(36)),
+    sa.Column("schedule_id", sa.String(36)),
+    sa.Column("scheduled_for", Moment),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("created_by", sa.String(255), nullable=False),
+    sa.Column("due_at", Moment, nullable=False),
+    sa.Column("dispatched_at", Moment),
+    sa.Column("started_at", Moment),
+    sa.Column("started_attempt", sa.Integer, nullable=False, default=0),
+    sa.Column("finished_at", Moment),
+    sa.Column("cancel_requested_at", Moment),
+    sa.Column("cancel_requested_by", sa.String(255)),
+    sa.Column("event_id", sa.String(40), nullable=False, default="0-0"),
+    sa.Index("ix_executions_job", "job", "id"),
+    sa.Index("ix_executions_state", "state", "id"),
+    sa.Index("ix_executions_correlation_id", "correlation_id", "id"),
+    _partial("ix_executions_batch_id", "batch_id", "id", where="batch_id IS NOT NULL"),
+    _partial("ix_executions_ready", "queue", sa.text("priority DESC"), "due_at", "id", where=READY),
+    _partial("ix_executions_published", "dispatched_at", where=PUBLISHED),
+    _partial("ix_executions_due", "due_at", where=WAITING_FOR_TIME),
+    _partial("ix_executions_running", "worker", where=RUNNING),
+    _partial("ix_executions_cancel", "id", where=CANCEL_ASKED),
+)
+
+#: One row for each attempt that a worker started.
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("execution_id", sa.String(36), sa.ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("worker", sa.String(255)),
+    sa.Column("code_version", sa.String(64)),
+    sa.Column("started_at", Moment),
+    sa.Column("finished_at", Moment),
+    sa.Column("runtime", sa.Float),
+    sa.Column("error", _Json),
+    sqlite_with_rowid=False,
+)
+
+#: Every change of state, with time, reason and actor. A state is entered at most once per attempt.
+transitions = sa.Table(
+    "transitions",
+    metadata,
+    sa.Column("execution_id", sa.String(36), sa.ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("state", sa.String(16), primary_key=True),
+    sa.Column("at", Moment, nullable=False),
+    sa.Column("actor", sa.String(255), nullable=False),
+    sa.Column("reason", sa.Text),
+    sqlite_with_rowid=False,
+)
+
+#: What jobs wrote. `seq` is the id of the stream entry, in a form that sorts as text.
+execution_logs = sa.Table(
+    "execution_logs",
+    metadata,
+    sa.Column("execution_id", sa.String(36), sa.ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("seq", sa.String(40), primary_key=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("at", Moment, nullable=False),
+    sa.Column("level", sa.String(16), nullable=False),
+    sa.Column("logger", sa.String(255), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+#: What is to happen by itself. `rule` is a rule of `domain.schedule` as JSON.
+job_schedules = sa.Table(
+    "job_schedules",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("job", sa.String(128), nullable=False, unique=True),
+    sa.Column("rule", _Json, nullable=False),
+    sa.Column("enabled", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("changed_at", Moment, nullable=False),
+)
+
+#: The ledger of what was due. The key is what makes an occurrence happen once.
+occurrences = sa.Table(
+    "occurrences",
+    metadata,
+    sa.Column("schedule_id", sa.String(36), primary_key=True),
+    sa.Column("scheduled_for", Moment, primary_key=True),
+    sa.Column("outcome", sa.String(32), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("execution_id", sa.String(36)),
+    sa.Column("recorded_at", Moment, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+#: Answers given under an Idempotency-Key.
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("execution_ids", _Json, nullable=False),
+    sa.Column("batch_id", sa.String(36)),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Index("ix_idempotency_keys_created_at", "created_at"),
+)
+
+#: The relay's one row: which Redis data set it follows, how far it has read, who leads.
+relay_state = sa.Table(
+    "relay_state",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("epoch", sa.String(36)),
+    sa.Column("events_offset", sa.String(40), nullable=False, default="0-0"),
+    sa.Column("logs_offset", sa.String(40), nullable=False, default="0-0"),
+    sa.Column("leader", sa.String(255)),
+    sa.Column("leader_until", Moment),
+    sa.Column("turned_at", Moment),
+    sa.Column("beat_tick_at", Moment),
+    sa.Column("republish_at", Moment),
+)
+
+#: Who changed what besides executions. Append-only: triggers refuse UPDATE and DELETE.
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", _BigId, primary_key=True, autoincrement=True),
+    sa.Column("at", Moment, nullable=False),
+    sa.Column("actor", sa.String(255), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("subject", sa.String(255), nullable=False),
+    sa.Column("before", _Json),
+    sa.Column("after", _Json),
+)
