@@ -8,7 +8,8 @@ running         worker   worker, token, code_version
 succeeded       worker   token, runtime (seconds), result
 failed          worker   token, runtime, error {type, message, traceback}, reason?
 timed_out       worker   token, runtime, error, reason
-retrying        worker   token, runtime, error, due_at (RFC 3339), reason
+retrying        worker   token, runtime, error, delay (seconds after this report), reason
+cancelled       worker   token, reason: revoked through Celery's own remote control
 lost            worker   token, reason: the process that ran this attempt is gone
 worker_lost     relay    worker: its heartbeat stopped and it is fenced from now on
 due             beat     schedule, at: the nominal time (RFC 3339)
@@ -34,6 +35,7 @@ class Kind(StrEnum):
     FAILED = "failed"
     TIMED_OUT = "timed_out"
     RETRYING = "retrying"
+    CANCELLED = "cancelled"
     LOST = "lost"
     WORKER_LOST = "worker_lost"
     DUE = "due"
@@ -48,6 +50,7 @@ STATES: Mapping[Kind, State] = {
     Kind.FAILED: State.FAILED,
     Kind.TIMED_OUT: State.TIMED_OUT,
     Kind.RETRYING: State.RETRYING,
+    Kind.CANCELLED: State.CANCELLED,
 }
 
 
@@ -117,7 +120,7 @@ def decode(stream_id: str, fields: Mapping[str, str]) -> Event:
 def to_move(event: Event) -> Move:
     """The change of state that a state report stands for."""
     data = event.data
-    due_at = data.get("due_at")
+    delay = data.get("delay")
     return Move(
         execution=event.execution,
         attempt=event.attempt,
@@ -129,7 +132,7 @@ def to_move(event: Event) -> Move:
         worker=data.get("worker"),
         token=data.get("token"),
         code_version=data.get("code_version"),
-        due_at=dt.datetime.fromisoformat(due_at) if due_at else None,
+        due_at=event.at + dt.timedelta(seconds=delay) if delay is not None else None,
         result=data.get("result"),
         error=data.get("error"),
         runtime=data.get("runtime"),

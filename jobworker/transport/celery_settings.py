@@ -1,0 +1,59 @@
+"""What JobWorker needs Celery to do. `celeryconfig.py` is laid over it and may change the rest."""
+
+from typing import Any
+
+from kombu import Queue
+
+from jobworker.domain.job import DEFAULT_QUEUE, SHIPPED_QUEUES
+from jobworker.settings import Settings
+
+#: A broken Redis connection is noticed within so long (s); kombu alone waits for ever.
+_SOCKET_TIMEOUT = 5
+
+#: Seconds between beat's looks at the schedule, and how long its lock lives without one.
+_BEAT_INTERVAL = 2
+_BEAT_LOCK = 15
+
+
+def celery_settings(settings: Settings) -> dict[str, Any]:
+    """Celery's configuration for this system, by Celery's own names."""
+    return {
+        "broker_url": settings.redis_url,
+        # The history is in SQL; a result backend would cost a third of a worker's speed.
+        "task_ignore_result": True,
+        "task_store_errors_even_if_ignored": False,
+        # A worker holds a message until the job ends, so that its prefetch counts what it is really doing.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": False,
+        "task_default_queue": DEFAULT_QUEUE,
+        "task_queues": [Queue(name, routing_key=name) for name in SHIPPED_QUEUES],
+        "task_create_missing_queues": True,
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "timezone": "UTC",
+        "enable_utc": True,
+        "worker_prefetch_multiplier": 1,
+        # Without remote control a worker that loses Redis while busy never consumes again.
+        "worker_enable_remote_control": True,
+        "worker_send_task_events": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_hijack_root_logger": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        # A full Redis must not end the worker.
+        "broker_channel_error_retry": True,
+        "broker_transport_options": {
+            "ack_emulation": False,
+            "socket_timeout": _SOCKET_TIMEOUT,
+            "socket_connect_timeout": _SOCKET_TIMEOUT,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+        "result_expires": None,
+        "beat_scheduler": "jobworker.transport.beat:Scheduler",
+        "beat_max_loop_interval": _BEAT_INTERVAL,
+        "beat_enable_remote_control": True,
+        "redbeat_redis_url": settings.redis_url,
+        "redbeat_redis_options": {"socket_timeout": _SOCKET_TIMEOUT, "socket_connect_timeout": _SOCKET_TIMEOUT},
+        "redbeat_lock_timeout": _BEAT_LOCK,
+    }

@@ -1,0 +1,117 @@
+"""The workers that are alive: their heartbeats, what they offer, and the fence for those that fell silent."""
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from typing import Any
+
+import redis
+
+from jobworker.domain import events
+from jobworker.domain.events import Kind
+from jobworker.transport import keys, scripts
+from jobworker.transport.claims import flat
+
+#: A catalogue that no worker announces again is forgotten after so long (s).
+_CATALOGUE_TTL = 7 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a worker says of itself. `catalogue` is the digest of the tasks that it offers."""
+
+    worker: str
+    host: str
+    pid: int
+    pool: str
+    concurrency: int
+    queues: tuple[str, ...]
+    tasks: tuple[str, ...]
+    catalogue: str
+    code_version: str
+    started_at: dt.datetime
+
+    def to_text(self) -> str:
+        """As kept in Redis."""
+        return json.dumps({**asdict(self), "started_at": self.started_at.isoformat()})
+
+    @classmethod
+    def from_text(cls, text: str) -> "Announcement":
+        """The inverse of `to_text`."""
+        values = json.loads(text)
+        values["started_at"] = dt.datetime.fromisoformat(values["started_at"])
+        return cls(**{**values, "queues": tuple(values["queues"]), "tasks": tuple(values["tasks"])})
+
+
+class Pulse(IntEnum):
+    """What Redis answers to a heartbeat."""
+
+    FENCED = 0
+    KNOWN = 1
+    UNKNOWN = 2
+
+
+class Registry:
+    """Both sides of the register: workers write it, the relay reads it and fences the dead."""
+
+    def __init__(self, client: redis.Redis, lease: float) -> None:
+        self._client = client
+        self._lease_ms = int(lease * 1000)
+        self._heartbeat = client.register_script(scripts.HEARTBEAT)
+        self._fence = client.register_script(scripts.FENCE)
+
+    def heartbeat(self, worker: str) -> Pulse:
+        """Say that `worker` is alive."""
+        answer = self._heartbeat(
+            keys=[keys.FENCE.format(worker=worker), keys.WORKERS, keys.WORKER.format(worker=worker)],
+            args=[worker, self._lease_ms],
+        )
+        return Pulse(answer)
+
+    def announce(self, announcement: Announcement, catalogue: Iterable[Mapping[str, Any]]) -> None:
+        """Make the worker and its tasks known."""
+        with self._client.pipeline(transaction=True) as pipe:
+            name = keys.CATALOGUE.format(digest=announcement.catalogue)
+            pipe.set(name, json.dumps(list(catalogue)), ex=_CATALOGUE_TTL)
+            pipe.set(keys.WORKER.format(worker=announcement.worker), announcement.to_text(), px=self._lease_ms * 2)
+            pipe.execute()
+
+    def leave(self, worker: str) -> None:
+        """Say that `worker` stops in good order: nothing of it is running any more."""
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.zrem(keys.WORKERS, worker)
+            pipe.delete(keys.WORKER.format(worker=worker))
+            pipe.execute()
+
+    def announcements(self) -> list[Announcement]:
+        """Every worker whose heartbeat is recent enough to have an announcement."""
+        workers = self._client.zrange(keys.WORKERS, 0, -1)
+        texts = self._client.mget([keys.WORKER.format(worker=worker) for worker in workers]) if workers else []
+        return [Announcement.from_text(text) for text in texts if text]
+
+    def catalogue(self, digest: str) -> list[dict[str, Any]]:
+        """The tasks behind a digest; empty if Redis has forgotten them."""
+        text = self._client.get(keys.CATALOGUE.format(digest=digest))
+        return json.loads(text) if text else []
+
+    def fence_silent(self) -> list[str]:
+        """Declare dead whoever has been silent for longer than the lease; answers who that was."""
+        seconds, microseconds = self._client.time()
+        deadline = seconds * 1000 + microseconds // 1000 - self._lease_ms
+        silent = self._client.zrangebyscore(keys.WORKERS, "-inf", deadline)
+        return [worker for worker in silent if self._fence_one(worker)]
+
+    def _fence_one(self, worker: str) -> bool:
+        fields = events.encode(Kind.WORKER_LOST, "", 0, {"worker": worker})
+        answer = self._fence(
+            keys=[
+                keys.WORKERS,
+                keys.FENCE.format(worker=worker),
+                keys.WORKER.format(worker=worker),
+                keys.EVENTS,
+            ],
+            args=[worker, self._lease_ms, keys.FENCE_TTL, *flat(fields)],
+        )
+        return bool(answer)

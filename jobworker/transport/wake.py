@@ -1,0 +1,52 @@
+"""The doorbell: tell the relay that SQL holds something new, without ever waiting for Redis."""
+
+import queue
+import threading
+
+import redis
+import structlog
+
+from jobworker.transport import keys
+from jobworker.transport.client import connect
+
+logger = structlog.get_logger(__name__)
+
+#: How long a ring may take (s). The caller never waits for it.
+_TIMEOUT = 1.0
+
+
+class Waker:
+    """Rings in a thread of its own. Rings that come while one is under way become one.
+
+    A ring that gets lost costs the job at most the second after which the relay looks by itself.
+    """
+
+    def __init__(self, redis_url: str) -> None:
+        self._client = connect(redis_url, timeout=_TIMEOUT)
+        self._pending: queue.Queue[None] = queue.Queue(maxsize=1)
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def wake(self) -> None:
+        """Ring soon; returns at once."""
+        self._ensure_thread()
+        try:
+            self._pending.put_nowait(None)
+        except queue.Full:
+            pass  # One is waiting to go out already; it will do for both.
+
+    def _ensure_thread(self) -> None:
+        # Started late: a server may fork after the application was made.
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._ring_for_ever, name="waker", daemon=True)
+                    self._thread.start()
+
+    def _ring_for_ever(self) -> None:
+        while True:
+            self._pending.get()
+            try:
+                self._client.xadd(keys.WAKE, {"new": "1"}, maxlen=1, approximate=False)
+            except redis.RedisError as error:
+                logger.debug("wake_lost", error=str(error))
