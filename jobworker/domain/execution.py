@@ -130,6 +130,11 @@ def _precedence(attempt: int, state: State, event_id: tuple[int, int]) -> tuple[
     return (attempt, _RANK[state], -event_id[0], -event_id[1])
 
 
+def position(attempt: int, state: State) -> tuple[int, int]:
+    """Where a state of an attempt stands in the story of its execution; later chapters compare greater."""
+    return attempt, _RANK[state]
+
+
 def merge(standing: Standing, move: Move) -> Standing:
     """The standing after taking notice of one more report.
 

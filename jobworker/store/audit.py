@@ -1,0 +1,46 @@
+"""Who changed what besides executions. Append-only: triggers refuse anything but INSERT."""
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.store import schema
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One change: who did what to which thing, with the thing as it was and as it became."""
+
+    at: dt.datetime
+    actor: str
+    action: str
+    subject: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+
+
+def record(connection: sa.Connection, entry: AuditEntry) -> None:
+    """Append one entry."""
+    connection.execute(
+        schema.audit.insert().values(
+            at=entry.at,
+            actor=entry.actor,
+            action=entry.action,
+            subject=entry.subject,
+            before=entry.before,
+            after=entry.after,
+        )
+    )
+
+
+def of(connection: sa.Connection, subject: str) -> list[AuditEntry]:
+    """What was done to `subject`, oldest first."""
+    table = schema.audit
+    query = sa.select(table).where(table.c.subject == subject).order_by(table.c.id)
+    return [
+        AuditEntry(row.at, row.actor, row.action, row.subject, row.before, row.after)
+        for row in connection.execute(query)
+    ]

@@ -1,0 +1,231 @@
+"""Executions: accepted, listed, asked to stop. What workers report about them is recorded by `store.history`."""
+
+import datetime as dt
+import itertools
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.execution import State
+from jobworker.store import queues, schema
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+
+_executions = schema.executions
+_transitions = schema.transitions
+
+#: Rows that one statement inserts: enough to be fast, few enough to bound memory.
+_CHUNK = 1000
+
+#: An id carries the millisecond at which a host made it; that host's clock may have been off by so much.
+_CLOCK_SLACK = dt.timedelta(hours=1)
+
+_UUID_RANDOM_BITS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class NewExecution:
+    """What has to be known of an execution when it is accepted."""
+
+    id: str
+    job: str
+    job_revision: int
+    task: str
+    max_attempts: int | None
+    queue: str
+    priority: int
+    parameters: Mapping[str, Any]
+    correlation_id: str
+    batch_id: str | None
+    schedule_id: str | None
+    scheduled_for: dt.datetime | None
+    due_at: dt.datetime
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionRow:
+    """An execution as it stands."""
+
+    id: str
+    job: str
+    job_revision: int
+    task: str
+    state: State
+    reason: str | None
+    attempt: int
+    max_attempts: int | None
+    queue: str
+    priority: int
+    parameters: Mapping[str, Any]
+    result: Any
+    error: Mapping[str, Any] | None
+    progress: Mapping[str, Any] | None
+    worker: str | None
+    code_version: str | None
+    correlation_id: str
+    batch_id: str | None
+    schedule_id: str | None
+    scheduled_for: dt.datetime | None
+    created_at: dt.datetime
+    created_by: str
+    due_at: dt.datetime
+    dispatched_at: dt.datetime | None
+    started_at: dt.datetime | None
+    finished_at: dt.datetime | None
+    cancel_requested_at: dt.datetime | None
+    cancel_requested_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which executions a list holds; None does not filter."""
+
+    job: str | None = None
+    state: State | None = None
+    queue: str | None = None
+    correlation_id: str | None = None
+    batch_id: str | None = None
+    created_after: dt.datetime | None = None
+    created_before: dt.datetime | None = None
+
+
+_COLUMNS = [_executions.c[item.name] for item in fields(ExecutionRow)]
+
+
+def insert(connection: sa.Connection, rows: Sequence[NewExecution], actor: str, now: dt.datetime) -> None:
+    """Accept executions: their rows, their first transition, and the names of their queues."""
+    for chunk in _chunks(rows):
+        connection.execute(
+            _executions.insert(), [{**_values(row), "created_at": now, "created_by": actor} for row in chunk]
+        )
+        connection.execute(_transitions.insert(), [_first_transition(row, actor, now) for row in chunk])
+    queues.remember(connection, {row.queue for row in rows}, now)
+
+
+def get(connection: sa.Connection, execution_id: str, lock: bool = False) -> ExecutionRow | None:
+    """The execution with this id; `lock` keeps other transactions from changing it before this one ends."""
+    query = sa.select(*_COLUMNS).where(_executions.c.id == execution_id)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    return _to_row(row) if row is not None else None
+
+
+def some(connection: sa.Connection, ids: Sequence[str]) -> list[ExecutionRow]:
+    """Those of these executions that exist, by id."""
+    query = sa.select(*_COLUMNS).where(_executions.c.id.in_(ids)).order_by(_executions.c.id)
+    return [_to_row(row) for row in connection.execute(query)]
+
+
+def state(connection: sa.Connection, execution_id: str) -> State | None:
+    """Only the state: what somebody who waits asks again and again."""
+    found = connection.scalar(sa.select(_executions.c.state).where(_executions.c.id == execution_id))
+    return State(found) if found is not None else None
+
+
+def page(
+    connection: sa.Connection, filters: Filters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[ExecutionRow]:
+    """Executions that pass the filters, newest first."""
+    listing = Listing("executions", asdict(filters))
+    query = sa.select(*_COLUMNS).where(*_conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
+    after = listing.position(cursor)
+    if after is not None:
+        query = query.where(_executions.c.id < after)
+    rows = [_to_row(row) for row in connection.execute(query)]
+    return listing.page(rows, limit, lambda row: row.id)
+
+
+def cancel_waiting(connection: sa.Connection, execution_id: str, actor: str, reason: str, now: dt.datetime) -> bool:
+    """Cancel an execution that waits for its time. False: it does not wait (any more)."""
+    row = connection.execute(
+        _executions.update()
+        .where(_executions.c.id == execution_id, _executions.c.state.in_([State.SCHEDULED, State.RETRYING]))
+        .values(
+            state=State.CANCELLED,
+            reason=reason,
+            finished_at=now,
+            cancel_requested_at=now,
+            cancel_requested_by=actor,
+        )
+        .returning(_executions.c.attempt)
+    ).one_or_none()
+    if row is None:
+        return False
+    values = {"state": State.CANCELLED, "attempt": row.attempt, "at": now, "actor": actor, "reason": reason}
+    connection.execute(_transitions.insert().values(execution_id=execution_id, **values))
+    return True
+
+
+def request_cancel(connection: sa.Connection, execution_id: str, actor: str, now: dt.datetime) -> bool:
+    """Ask the relay to stop an execution that is queued. The first request stays; False: it is not queued."""
+    requested_at = sa.func.coalesce(_executions.c.cancel_requested_at, now)
+    requested_by = sa.func.coalesce(_executions.c.cancel_requested_by, actor)
+    changed = connection.execute(
+        _executions.update()
+        .where(_executions.c.id == execution_id, _executions.c.state == State.QUEUED)
+        .values(cancel_requested_at=requested_at, cancel_requested_by=requested_by)
+    )
+    return changed.rowcount == 1
+
+
+def count_unfinished(connection: sa.Connection) -> dict[State, int]:
+    """How many executions are in each state that is not final, from the index alone."""
+    counts = {}
+    for unfinished in (State.SCHEDULED, State.QUEUED, State.RUNNING, State.RETRYING):
+        query = sa.select(sa.func.count()).select_from(_executions).where(_executions.c.state == unfinished)
+        counts[unfinished] = connection.scalar(query) or 0
+    return counts
+
+
+def ready_backlog(connection: sa.Connection) -> dict[str, tuple[int, dt.datetime]]:
+    """For each queue with work that may run and was not published: how many, and since when the oldest is due."""
+    query = (
+        sa.select(_executions.c.queue, sa.func.count(), sa.func.min(_executions.c.due_at))
+        .where(sa.text(schema.READY))
+        .group_by(_executions.c.queue)
+    )
+    return {queue: (count, oldest) for queue, count, oldest in connection.execute(query)}
+
+
+def _values(row: NewExecution) -> dict[str, Any]:
+    return {item.name: getattr(row, item.name) for item in _NEW_FIELDS}
+
+
+_NEW_FIELDS = fields(NewExecution)
+
+
+def _first_transition(row: NewExecution, actor: str, now: dt.datetime) -> dict[str, Any]:
+    return {"execution_id": row.id, "attempt": 0, "state": row.state, "at": now, "actor": actor, "reason": None}
+
+
+def _conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
+    for name in ("job", "state", "queue", "correlation_id", "batch_id"):
+        wanted = getattr(filters, name)
+        if wanted is not None:
+            yield _executions.c[name] == wanted
+    # Ids are ordered by time and created_at has no index: the id bounds find the range, the column decides.
+    if filters.created_after is not None:
+        yield _executions.c.id >= _lowest_id(filters.created_after - _CLOCK_SLACK)
+        yield _executions.c.created_at > filters.created_after
+    if filters.created_before is not None:
+        yield _executions.c.id < _lowest_id(filters.created_before + _CLOCK_SLACK)
+        yield _executions.c.created_at < filters.created_before
+
+
+def _lowest_id(moment: dt.datetime) -> str:
+    milliseconds = max(0, int(moment.timestamp() * 1000))
+    return str(uuid.UUID(int=milliseconds << _UUID_RANDOM_BITS))
+
+
+def _chunks(rows: Sequence[NewExecution]) -> Iterable[tuple[NewExecution, ...]]:
+    remaining = iter(rows)
+    while chunk := tuple(itertools.islice(remaining, _CHUNK)):
+        yield chunk
+
+
+def _to_row(row: sa.Row[Any]) -> ExecutionRow:
+    values = dict(row._mapping)
+    values["state"] = State(values["state"])
+    return ExecutionRow(**values)

@@ -1,0 +1,149 @@
+"""Job definitions and their revisions, and the schedule that a definition carries."""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain import schedule as schedule_rules
+from jobworker.domain.errors import Conflict
+from jobworker.domain.ids import IdFactory
+from jobworker.domain.job import Definition, Owner
+from jobworker.store import audit, schema
+from jobworker.store.audit import AuditEntry
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+
+_jobs = schema.job_definitions
+_revisions = schema.job_revisions
+_schedules = schema.job_schedules
+_ids = IdFactory()
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A definition as it stands, with its revision."""
+
+    definition: Definition
+    revision: int
+    owner: Owner
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+
+def get(connection: sa.Connection, name: str, lock: bool = False) -> JobRow | None:
+    """The job of this name; `lock` keeps other transactions from changing it before this one ends."""
+    query = sa.select(_jobs).where(_jobs.c.name == name)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    return _to_row(row) if row is not None else None
+
+
+def some(connection: sa.Connection, names: Sequence[str]) -> dict[str, JobRow]:
+    """Those of these jobs that exist, by name."""
+    rows = connection.execute(sa.select(_jobs).where(_jobs.c.name.in_(names)))
+    return {row.name: _to_row(row) for row in rows}
+
+
+def names(connection: sa.Connection) -> list[str]:
+    """Every job's name."""
+    return list(connection.scalars(sa.select(_jobs.c.name).order_by(_jobs.c.name)))
+
+
+def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobRow]:
+    """Jobs by name."""
+    listing = Listing("jobs", {})
+    query = sa.select(_jobs).order_by(_jobs.c.name).limit(limit + 1)
+    after = listing.position(cursor)
+    if after is not None:
+        query = query.where(_jobs.c.name > after)
+    rows = [_to_row(row) for row in connection.execute(query)]
+    return listing.page(rows, limit, lambda row: row.definition.name)
+
+
+def revision(connection: sa.Connection, job: str, number: int) -> Definition | None:
+    """The definition as it was at this revision; it outlives the job."""
+    query = sa.select(_revisions.c.definition).where(_revisions.c.job == job, _revisions.c.revision == number)
+    stored = connection.scalar(query)
+    return Definition.from_json(stored) if stored is not None else None
+
+
+def put(connection: sa.Connection, definition: Definition, owner: Owner, actor: str, now: dt.datetime) -> JobRow:
+    """Insert the job or change it. Nothing to change: no new revision."""
+    before = get(connection, definition.name, lock=True)
+    described = definition.to_json()
+    if before and before.owner is owner and before.definition.to_json() == described:
+        return before
+    number = _next_revision(connection, definition.name)
+    try:
+        _write(connection, definition, owner, number, before is None, now)
+        connection.execute(
+            _revisions.insert().values(
+                job=definition.name, revision=number, definition=described, created_at=now, actor=actor
+            )
+        )
+        _write_schedule(connection, definition, now)
+    except sa.exc.IntegrityError as error:
+        raise Conflict(f"job {definition.name} was changed by somebody else at the same moment; try again") from error
+    action = "job.change" if before else "job.create"
+    known = before.definition.to_json() if before else None
+    audit.record(connection, AuditEntry(now, actor, action, definition.name, known, described))
+    return JobRow(definition, number, owner, before.created_at if before else now, now)
+
+
+def delete(connection: sa.Connection, name: str, actor: str, now: dt.datetime) -> bool:
+    """Remove the job and its schedule; its revisions and executions stay. False: there was none."""
+    before = get(connection, name, lock=True)
+    if before is None:
+        return False
+    connection.execute(_schedules.delete().where(_schedules.c.job == name))
+    connection.execute(_jobs.delete().where(_jobs.c.name == name))
+    audit.record(connection, AuditEntry(now, actor, "job.delete", name, before.definition.to_json(), None))
+    return True
+
+
+def _next_revision(connection: sa.Connection, name: str) -> int:
+    highest = connection.scalar(sa.select(sa.func.max(_revisions.c.revision)).where(_revisions.c.job == name))
+    return (highest or 0) + 1
+
+
+def _write(
+    connection: sa.Connection, definition: Definition, owner: Owner, number: int, new: bool, now: dt.datetime
+) -> None:
+    values = {
+        "revision": number,
+        "task": definition.task,
+        "owner": owner.value,
+        "definition": definition.to_json(),
+        "updated_at": now,
+    }
+    if new:
+        connection.execute(_jobs.insert().values(name=definition.name, created_at=now, **values))
+    else:
+        connection.execute(_jobs.update().where(_jobs.c.name == definition.name).values(values))
+
+
+def _write_schedule(connection: sa.Connection, definition: Definition, now: dt.datetime) -> None:
+    """Make the job's row in job_schedules say what its definition says."""
+    mine = _schedules.c.job == definition.name
+    if definition.schedule is None:
+        connection.execute(_schedules.delete().where(mine))
+        return
+    wanted = {"rule": schedule_rules.parse(definition.schedule).to_json(), "enabled": definition.enabled}
+    present = connection.execute(sa.select(_schedules.c.rule, _schedules.c.enabled).where(mine)).one_or_none()
+    if present is None:
+        new_id = _ids.new(int(now.timestamp() * 1000))
+        values = {"id": new_id, "job": definition.name, "created_at": now, "changed_at": now, **wanted}
+        connection.execute(_schedules.insert().values(values))
+    elif (present.rule, present.enabled) != (wanted["rule"], wanted["enabled"]):
+        connection.execute(_schedules.update().where(mine).values(changed_at=now, **wanted))
+
+
+def _to_row(row: sa.Row[Any]) -> JobRow:
+    return JobRow(
+        definition=Definition.from_json(row.definition),
+        revision=row.revision,
+        owner=Owner(row.owner),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )

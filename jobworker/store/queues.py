@@ -1,0 +1,28 @@
+"""The names of queues that were ever submitted to."""
+
+import datetime as dt
+from collections.abc import Collection
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from jobworker.store import schema
+
+
+def remember(connection: sa.Connection, names: Collection[str], now: dt.datetime) -> None:
+    """Add the names that are not there yet. Sorted, so that two transactions cannot wait for each other."""
+    rows = [{"name": name, "created_at": now} for name in sorted(set(names))]
+    if rows:
+        connection.execute(insert_or_ignore(connection, schema.queues), rows)
+
+
+def names(connection: sa.Connection) -> list[str]:
+    """Every queue's name."""
+    return list(connection.scalars(sa.select(schema.queues.c.name).order_by(schema.queues.c.name)))
+
+
+def insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:
+    """INSERT … ON CONFLICT DO NOTHING in this database's dialect; the row count tells whether it was new."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).on_conflict_do_nothing()

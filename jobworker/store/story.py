@@ -1,0 +1,137 @@
+"""What happened to one execution, for reading: attempts, transitions, log lines, and what is new since."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.execution import State, position
+from jobworker.store import schema
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+
+_attempts = schema.attempts
+_transitions = schema.transitions
+_logs = schema.execution_logs
+_executions = schema.executions
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One attempt that a worker started."""
+
+    attempt: int
+    state: State
+    reason: str | None
+    worker: str | None
+    code_version: str | None
+    started_at: dt.datetime | None
+    finished_at: dt.datetime | None
+    runtime: float | None
+    error: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransitionRow:
+    """One change of state."""
+
+    attempt: int
+    state: State
+    at: dt.datetime
+    actor: str
+    reason: str | None
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Its place in the story."""
+        return position(self.attempt, self.state)
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """One line that the job wrote."""
+
+    seq: str
+    attempt: int
+    at: dt.datetime
+    level: str
+    logger: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """The little that tells whether anything happened: cheap enough to ask several times a second."""
+
+    state: State
+    attempt: int
+    transitions: int
+    progress: Mapping[str, Any] | None
+    last_log: str | None
+
+
+def pulse(connection: sa.Connection, execution_id: str) -> Pulse | None:
+    """The pulse of an execution."""
+    counted = sa.select(sa.func.count()).where(_transitions.c.execution_id == execution_id).scalar_subquery()
+    last = sa.select(sa.func.max(_logs.c.seq)).where(_logs.c.execution_id == execution_id).scalar_subquery()
+    columns = (_executions.c.state, _executions.c.attempt, counted, _executions.c.progress, last)
+    row = connection.execute(sa.select(*columns).where(_executions.c.id == execution_id)).one_or_none()
+    return Pulse(State(row[0]), row[1], row[2], row[3], row[4]) if row is not None else None
+
+
+def attempts(
+    connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[AttemptRow]:
+    """The attempts, first to last."""
+    listing = Listing("attempts", {"execution": execution_id})
+    after = listing.position(cursor) or "0"
+    query = (
+        sa.select(*(_attempts.c[item.name] for item in fields(AttemptRow)))
+        .where(_attempts.c.execution_id == execution_id, _attempts.c.attempt > int(after))
+        .order_by(_attempts.c.attempt)
+        .limit(limit + 1)
+    )
+    rows = [AttemptRow(**{**row._mapping, "state": State(row.state)}) for row in connection.execute(query)]
+    return listing.page(rows, limit, lambda row: str(row.attempt))
+
+
+def transitions(connection: sa.Connection, execution_id: str) -> Sequence[TransitionRow]:
+    """Every change of state in the order of the story (reports of it may have arrived in another)."""
+    columns = (_transitions.c[item.name] for item in fields(TransitionRow))
+    query = sa.select(*columns).where(_transitions.c.execution_id == execution_id)
+    rows = [TransitionRow(**{**row._mapping, "state": State(row.state)}) for row in connection.execute(query)]
+    return sorted(rows, key=lambda row: row.position)
+
+
+def transitions_page(
+    connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[TransitionRow]:
+    """A page of the transitions, first to last."""
+    listing = Listing("transitions", {"execution": execution_id})
+    after = listing.position(cursor)
+    rows = transitions(connection, execution_id)
+    if after is not None:
+        attempt, _, rank = after.partition(".")
+        rows = [row for row in rows if row.position > (int(attempt), int(rank))]
+    return listing.page(rows[: limit + 1], limit, lambda row: "{}.{}".format(*row.position))
+
+
+def logs(
+    connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[LogRow]:
+    """A page of what the job wrote, first to last."""
+    listing = Listing("logs", {"execution": execution_id})
+    rows = logs_after(connection, execution_id, listing.position(cursor) or "", limit + 1)
+    return listing.page(rows, limit, lambda row: row.seq)
+
+
+def logs_after(connection: sa.Connection, execution_id: str, seq: str, limit: int) -> Sequence[LogRow]:
+    """Up to `limit` lines after line `seq`; an empty `seq` is before the first."""
+    query = (
+        sa.select(*(_logs.c[item.name] for item in fields(LogRow)))
+        .where(_logs.c.execution_id == execution_id, _logs.c.seq > seq)
+        .order_by(_logs.c.seq)
+        .limit(limit)
+    )
+    return [LogRow(**row._mapping) for row in connection.execute(query)]

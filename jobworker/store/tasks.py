@@ -1,0 +1,79 @@
+"""What workers can run: the catalogue that the API and the relay look tasks up in."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.parameters import Parameter
+from jobworker.store import schema
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+
+_tasks = schema.tasks
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One task as the worker that announced it last described it."""
+
+    name: str
+    description: str
+    parameters: tuple[Parameter, ...]
+    options: Mapping[str, Any]
+    code_version: str
+    updated_at: dt.datetime
+
+
+def get(connection: sa.Connection, name: str) -> TaskRow | None:
+    """The task of this name."""
+    row = connection.execute(sa.select(_tasks).where(_tasks.c.name == name)).one_or_none()
+    return _to_row(row) if row is not None else None
+
+
+def some(connection: sa.Connection, names: Sequence[str]) -> dict[str, TaskRow]:
+    """Those of these tasks that are known, by name."""
+    rows = connection.execute(sa.select(_tasks).where(_tasks.c.name.in_(names)))
+    return {row.name: _to_row(row) for row in rows}
+
+
+def names(connection: sa.Connection) -> list[str]:
+    """Every task's name."""
+    return list(connection.scalars(sa.select(_tasks.c.name).order_by(_tasks.c.name)))
+
+
+def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[TaskRow]:
+    """Tasks by name."""
+    listing = Listing("tasks", {})
+    query = sa.select(_tasks).order_by(_tasks.c.name).limit(limit + 1)
+    after = listing.position(cursor)
+    if after is not None:
+        query = query.where(_tasks.c.name > after)
+    rows = [_to_row(row) for row in connection.execute(query)]
+    return listing.page(rows, limit, lambda row: row.name)
+
+
+def put(connection: sa.Connection, row: TaskRow) -> None:
+    """Insert the task, or replace what was known of it."""
+    values = {
+        "description": row.description,
+        "parameters": [parameter.to_json() for parameter in row.parameters],
+        "options": dict(row.options),
+        "code_version": row.code_version,
+        "updated_at": row.updated_at,
+    }
+    changed = connection.execute(_tasks.update().where(_tasks.c.name == row.name).values(values))
+    if changed.rowcount == 0:
+        connection.execute(_tasks.insert().values(name=row.name, **values))
+
+
+def _to_row(row: sa.Row[Any]) -> TaskRow:
+    return TaskRow(
+        name=row.name,
+        description=row.description,
+        parameters=tuple(Parameter.from_json(described) for described in row.parameters),
+        options=row.options,
+        code_version=row.code_version,
+        updated_at=row.updated_at,
+    )
