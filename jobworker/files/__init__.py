@@ -1,0 +1,1 @@
+"""Where files that jobs leave behind are kept: one module for each kind of place."""

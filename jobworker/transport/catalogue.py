@@ -1,0 +1,51 @@
+"""What a Celery app offers: its tasks, described as data."""
+
+import hashlib
+import inspect
+import json
+from typing import Any
+
+from celery import Celery
+
+from jobworker.declare import Context, JobOptions
+from jobworker.domain import parameters
+
+#: Celery's own options that are worth showing with a task.
+_CELERY_OPTIONS = ("max_retries", "time_limit", "soft_time_limit", "retry_backoff", "retry_backoff_max", "retry_jitter")
+
+
+def describe(app: Celery) -> list[dict[str, Any]]:
+    """Every task that users defined, by name."""
+    return [_describe(task) for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")]
+
+
+def digest(catalogue: list[dict[str, Any]]) -> str:
+    """Changes when anything in the catalogue does."""
+    return hashlib.sha256(json.dumps(catalogue, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _describe(task: Any) -> dict[str, Any]:
+    options: JobOptions = getattr(task, "job_options", None) or JobOptions()
+    shown = {name: getattr(task, name, None) for name in _CELERY_OPTIONS}
+    shown["autoretry_for"] = [error.__name__ for error in getattr(task, "autoretry_for", ())]
+    return {
+        "name": task.name,
+        "description": inspect.cleandoc(task.run.__doc__ or ""),
+        "parameters": [parameter.to_json() for parameter in _parameters(task)],
+        "options": {
+            **{name: value for name, value in shown.items() if value is not None},
+            "queue": options.queue,
+            "priority": options.priority,
+            "on_worker_lost": options.on_worker_lost.value,
+            "schedule": dict(options.schedule) if options.schedule else None,
+            "tags": list(options.tags),
+        },
+    }
+
+
+def _parameters(task: Any) -> tuple[parameters.Parameter, ...]:
+    try:
+        return parameters.from_signature(task.run, injected=(Context,))
+    except (NameError, TypeError, ValueError):
+        # Annotations that cannot be resolved say nothing; any parameter is let through to the task.
+        return (parameters.VARIADIC,)

@@ -1,0 +1,31 @@
+"""What this worker says of itself when it comes up."""
+
+import os
+import socket
+from typing import Any
+
+from jobworker.clock import Clock
+from jobworker.transport import catalogue
+from jobworker.transport.registry import Announcement
+from jobworker.worker.runner import Runner
+
+
+def worker_id(hostname: str, random: str) -> str:
+    """`celery@host` plus pid and chance: a restarted worker is another one."""
+    return f"{hostname}:{os.getpid()}:{random}"
+
+
+def announcement(consumer: Any, runner: Runner, offered: list[dict[str, Any]], clock: Clock) -> Announcement:
+    """The announcement of the worker that `consumer` belongs to."""
+    return Announcement(
+        worker=runner.worker,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        pool=type(consumer.pool).__module__.rpartition(".")[2],
+        concurrency=consumer.pool.limit or 0,
+        queues=tuple(sorted(consumer.app.amqp.queues.consume_from)),
+        tasks=tuple(task["name"] for task in offered),
+        catalogue=catalogue.digest(offered),
+        code_version=runner.code_version,
+        started_at=clock.now(),
+    )

@@ -1,0 +1,51 @@
+"""What a message from the relay says, read from a Celery request."""
+
+import datetime as dt
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jobworker.transport.claims import Ticket
+
+#: The header that the relay writes, and the one under which the parent numbers each delivery.
+HEADER = "jobworker"
+TOKEN_HEADER = "jobworker_token"
+
+
+def new_token() -> str:
+    """Tells one delivery of a message from another of the same message."""
+    return secrets.token_hex(8)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One attempt of one execution, as it arrived at this worker."""
+
+    execution: str
+    attempt: int
+    job: str
+    max_attempts: int | None
+    correlation_id: str
+    scheduled_for: dt.datetime | None
+    token: str
+
+    @classmethod
+    def read(cls, header: Mapping[str, Any] | None, token: str | None) -> "Delivery | None":
+        """None for a message that the relay did not send (a task called with Celery's `.delay()`)."""
+        if not header:
+            return None
+        scheduled_for = header.get("scheduled_for")
+        return cls(
+            execution=header["execution"],
+            attempt=header["attempt"],
+            job=header["job"],
+            max_attempts=header.get("max_attempts"),
+            correlation_id=header.get("correlation_id", ""),
+            scheduled_for=dt.datetime.fromisoformat(scheduled_for) if scheduled_for else None,
+            token=token or new_token(),
+        )
+
+    def ticket(self, worker: str) -> Ticket:
+        """The claim to this attempt in the name of `worker`."""
+        return Ticket(self.execution, self.attempt, worker, self.token)

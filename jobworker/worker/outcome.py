@@ -1,0 +1,74 @@
+"""What came of an attempt, in the words of the event stream."""
+
+import json
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+
+from jobworker.domain.events import Kind
+
+#: Longest result that is kept with the execution (bytes of JSON).
+MAX_RESULT = 64 * 1024
+
+#: Longest error message and traceback that are kept (characters).
+_MAX_MESSAGE = 4_000
+_MAX_TRACEBACK = 20_000
+
+
+class ResultRefused(Exception):
+    """The job returned something that cannot be kept as its result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The kind of the closing event and its data."""
+
+    kind: Kind
+    data: dict[str, Any]
+
+
+def of_return(value: Any) -> Outcome:
+    """The job returned `value`; raises `ResultRefused` if that is no JSON or too long."""
+    try:
+        size = len(json.dumps(value, allow_nan=False).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ResultRefused(f"the job returned a {type(value).__name__} that is not JSON: {error}") from None
+    if size > MAX_RESULT:
+        raise ResultRefused(
+            f"the job returned {size} bytes of JSON, more than the {MAX_RESULT} that are kept; "
+            "save them with context.files.save() and return the path"
+        )
+    return Outcome(Kind.SUCCEEDED, {"result": value})
+
+
+def of_exception(error: BaseException) -> Outcome:
+    """The job raised `error`."""
+    if isinstance(error, Retry):
+        data = {"delay": error.when or 0, "reason": error.message or "the job asked for a retry"}
+        return Outcome(Kind.RETRYING, {**data, "error": describe(error.exc) if error.exc else None})
+    if isinstance(error, Ignore):
+        return Outcome(Kind.SUCCEEDED, {"result": None, "reason": "the job raised Ignore"})
+    if isinstance(error, Reject):
+        return Outcome(Kind.FAILED, {"error": describe(error), "reason": "the job raised Reject"})
+    if isinstance(error, SoftTimeLimitExceeded):
+        return Outcome(Kind.TIMED_OUT, {"error": describe(error), "reason": "soft time limit exceeded"})
+    return Outcome(Kind.FAILED, {"error": describe(error)})
+
+
+def describe(error: BaseException) -> dict[str, str | None]:
+    """Type, message and traceback of an exception, cut to what is worth keeping."""
+    frames = "".join(traceback.format_exception(error)) if error.__traceback__ else None
+    return {
+        "type": type(error).__name__,
+        "message": _printable(error)[:_MAX_MESSAGE],
+        "traceback": frames[-_MAX_TRACEBACK:] if frames else None,
+    }
+
+
+def _printable(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  an exception's own __str__ may be broken, and the outcome must still be told
+        return f"<{type(error).__name__} that cannot be printed>"

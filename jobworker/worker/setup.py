@@ -1,0 +1,34 @@
+"""Turns Celery's worker into ours: called by Celery's own signals, before the pool starts."""
+
+import secrets
+from typing import Any
+
+from celery import Celery, signals
+
+from jobworker import loading
+from jobworker.clock import SystemClock
+from jobworker.settings import Settings
+from jobworker.worker.announce import worker_id
+from jobworker.worker.heartbeat import HeartbeatStep
+from jobworker.worker.runner import Runner
+from jobworker.worker.task import JobTask
+
+
+def install(app: Celery, settings: Settings) -> None:
+    """Connect the worker's life to ours. Does nothing in processes that are not workers."""
+    app.steps["consumer"].add(HeartbeatStep)
+
+    def begin(sender: str, instance: Any, conf: Any, **_: Any) -> None:
+        # Only workers fetch; beat, Flower and remote control keep kombu's own transport.
+        conf.broker_transport = "jobworker.transport.broker:Transport"
+        version = settings.code_version or loading.source_digest(settings.tasks)
+        worker = worker_id(sender, secrets.token_hex(4))
+        JobTask.runner = Runner(settings, SystemClock(), worker, version)
+
+    def end(sender: Any, **_: Any) -> None:
+        heartbeat = getattr(sender.consumer, "jobworker_heartbeat", None)
+        if heartbeat:
+            heartbeat.leave()
+
+    signals.celeryd_init.connect(begin, weak=False)
+    signals.worker_shutdown.connect(end, weak=False)

@@ -1,0 +1,71 @@
+"""The class of every task: Celery's, except that attempts are claimed and retries are durable."""
+
+from typing import Any
+
+from celery import Task
+from celery.exceptions import MaxRetriesExceededError, Retry
+
+from jobworker.declare import JobOptions
+from jobworker.worker.delivery import HEADER, TOKEN_HEADER, Delivery
+from jobworker.worker.runner import Runner
+
+
+class JobTask(Task):  # type: ignore[misc]
+    """A Celery task that JobWorker runs. Without a message from the relay it behaves as Celery's own."""
+
+    Request = "jobworker.worker.request:JobRequest"
+    abstract = True
+
+    #: Set once per worker, before it forks.
+    runner: Runner | None = None
+    job_options = JobOptions()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one attempt, or just the function when it is called as one."""
+        if self.request.called_directly:
+            return super().__call__(*args, **kwargs)
+        delivery = self._delivery()
+        if delivery is None or JobTask.runner is None:
+            return self.run(*args, **kwargs)
+        return JobTask.runner.run(delivery, lambda: self.run(*args, **kwargs), kwargs)
+
+    def retry(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        exc: Exception | None = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Ask for another attempt. Unlike Celery's this publishes nothing: the relay starts it when it is due.
+
+        `autoretry_for` ends here too. Raises `exc` (or `MaxRetriesExceededError`) when no attempt is left.
+        """
+        delivery = self._delivery()
+        if delivery is None:
+            return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+        self._refuse_other_parameters(args, kwargs)
+        limit = self.max_retries if max_retries is None else max_retries
+        if delivery.max_attempts is not None:
+            limit = delivery.max_attempts - 1
+        if limit is not None and self.request.retries >= limit:
+            raise exc or MaxRetriesExceededError(f"no attempt is left after {limit + 1}")
+        if eta is not None:
+            countdown = max(0.0, (eta - self.app.now()).total_seconds())
+        asked = Retry(exc=exc, when=self.default_retry_delay if countdown is None else countdown)
+        if throw:
+            raise asked
+        return asked
+
+    def _delivery(self) -> Delivery | None:
+        header = getattr(self.request, HEADER, None)
+        return Delivery.read(header, getattr(self.request, TOKEN_HEADER, None))
+
+    def _refuse_other_parameters(self, args: Any, kwargs: Any) -> None:
+        changed_args = args is not None and list(args) != list(self.request.args or ())
+        changed_kwargs = kwargs is not None and kwargs != self.request.kwargs
+        if changed_args or changed_kwargs:
+            raise ValueError("a retry keeps its parameters; submit another execution to run with others")
