@@ -22,6 +22,10 @@ class Settings:
     home: Path
     #: Address of the HTTP API, host:port.
     bind: str
+    #: Address of Flower, host:port. Whoever reaches it and knows the password sees every job's arguments.
+    flower_bind: str
+    #: Flower's password (user jobworker); empty: one that is made up and kept in `$JOBWORKER_HOME/flower.password`.
+    flower_password: str
     #: SQLAlchemy URL: sqlite:///path or postgresql+psycopg://user:password@host/name.
     database_url: str
     #: redis://, rediss:// or unix:// URL of Redis >= 6.2 or Valkey.
@@ -49,10 +53,12 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
         """Read the settings; raises `Misconfigured` naming the variable and what it should look like."""
         values = _Variables(os.environ if environment is None else environment)
-        home = Path(values.text("HOME", "var"))
+        home = Path(values.text("HOME", "var")).absolute()
         return cls(
             home=home,
             bind=values.text("BIND", "127.0.0.1:8000"),
+            flower_bind=values.text("FLOWER_BIND", "127.0.0.1:5555"),
+            flower_password=values.text("FLOWER_PASSWORD", ""),
             database_url=values.database("DATABASE_URL", home),
             redis_url=values.text("REDIS_URL", DEFAULT_REDIS_URL),
             tasks=values.text("TASKS", "tasks"),

@@ -1,0 +1,1 @@
+"""`jobworker up`: everything on one machine, under one supervisor."""

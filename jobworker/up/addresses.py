@@ -1,0 +1,76 @@
+"""host:port pairs: read, and asked whether they are free before anything is started on them."""
+
+import contextlib
+import errno
+import socket
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from jobworker.domain.errors import Misconfigured
+
+#: What servers listen on when they are to be reached from everywhere, and where this machine finds them then.
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+
+
+class Address(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The http:// URL under which this machine reaches it."""
+        host = _EVERYWHERE.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+def parse(text: str, variable: str) -> Address:
+    """`host:port` (IPv6 hosts in brackets); `variable` is named in the complaint."""
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or not port or parts.path:
+        raise Misconfigured(f"{variable}={text} must look like 127.0.0.1:8000")
+    return Address(host, port)
+
+
+def require_free(address: Address, variable: str) -> None:
+    """Refuse an address that somebody else listens on or that this machine does not have."""
+    try:
+        _listen(address).close()
+    except OSError as error:
+        raise Misconfigured(_complaint(address, variable, error)) from error
+
+
+def _complaint(address: Address, variable: str, error: OSError) -> str:
+    shown = f"{address.host}:{address.port}"
+    remedy = f"set {variable} to another host:port (it is {shown} now)"
+    if error.errno == errno.EADDRINUSE:
+        return f"port {address.port} on {address.host} is in use by another program; stop that or {remedy}"
+    return f"nothing can listen on {shown}: {error.strerror or error}; {remedy}"
+
+
+def free_port(preferred: int | None = None) -> int:
+    """A free loopback port: `preferred` if nobody took it meanwhile."""
+    for port in (preferred, 0):
+        if port is not None:
+            with contextlib.suppress(OSError), _listen(Address("127.0.0.1", port)) as listener:
+                return int(listener.getsockname()[1])
+    raise Misconfigured("this machine has no free loopback port")
+
+
+def _listen(address: Address) -> socket.socket:
+    family, kind, protocol, _, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # Servers set it too; without it a port which was in use a minute ago would count as taken.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(target)
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
+    return listener

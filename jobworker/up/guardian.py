@@ -1,0 +1,61 @@
+"""Sees to it that nothing outlives the supervisor, not even one that was killed with -9.
+
+A tiny shell waits for the end of a pipe that only the supervisor can write to. What the supervisor
+told it last is the list of process groups to kill then. It also holds the lock on the home, so that
+the next `jobworker up` starts after the last process is gone. Unlike a parent-death signal this
+reaches the children of children, and works on every Unix.
+"""
+
+import subprocess
+from collections.abc import Iterable
+from types import TracebackType
+
+_SCRIPT = """
+groups=
+while read -r line; do groups=$line; done
+for group in $groups; do kill -s KILL -- "-$group"; done 2>/dev/null
+exit 0
+"""
+
+
+class Guardian:
+    """Kills the process groups it was told of when this process ends."""
+
+    def __init__(self, *kept_open: int) -> None:
+        self._kept_open = kept_open
+        self._shell = self._start()
+
+    def watch(self, groups: Iterable[int]) -> None:
+        """From now on it is these groups."""
+        line = (" ".join(map(str, groups)) + "\n").encode()
+        try:
+            self._write(line)
+        except BrokenPipeError:
+            # Somebody killed the shell.
+            self._shell.wait()
+            self._shell = self._start()
+            self._write(line)
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            ["/bin/sh", "-c", _SCRIPT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # Out of reach of Ctrl-C and of whoever kills the supervisor's own group.
+            start_new_session=True,
+            pass_fds=self._kept_open,
+            bufsize=0,
+        )
+
+    def _write(self, line: bytes) -> None:
+        assert self._shell.stdin is not None
+        self._shell.stdin.write(line)
+
+    def __enter__(self) -> "Guardian":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        assert self._shell.stdin is not None
+        self._shell.stdin.close()
+        self._shell.wait()

@@ -1,0 +1,157 @@
+"""`jobworker up` itself: checks that nothing is in the way, starts everything in order, and stops it in order."""
+
+import os
+import shlex
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from jobworker.clock import Clock
+from jobworker.domain.errors import Misconfigured
+from jobworker.settings import Settings
+from jobworker.up import addresses, passwords, procfile
+from jobworker.up.guardian import Guardian
+from jobworker.up.lock import HomeLock
+from jobworker.up.output import Output
+from jobworker.up.procfile import Service
+from jobworker.up.redis_server import EmbeddedRedis
+from jobworker.up.supervisor import Stage, Supervisor
+from jobworker.up.welcome import Places, Welcome
+
+REDIS = "redis"
+
+#: A big append-only file takes its time to load (s).
+_REDIS_PATIENCE = 300.0
+
+#: Somebody may take the free port that was found before Redis listens on it.
+_REDIS_TRIES = 3
+
+#: A worker finishes the jobs it runs: 45 s were seen to be too few under load (s).
+_WORKER_PATIENCE = 60.0
+
+#: granian itself gives its streams 10 s (s).
+_PATIENCE = 20.0
+
+
+def up(settings: Settings, clock: Clock, demo: bool = False) -> int:
+    """Run everything until a signal says stop; the exit code."""
+    folder = Path.cwd()
+    services = procfile.read(folder / "Procfile")
+    names = [service.name for service in services]
+    lock = HomeLock(settings.home)
+    descriptor = lock.acquire(clock)
+    try:
+        places = _places(settings, names)
+        _require_free_ports(settings, names)
+        output = Output(clock, [REDIS, *names])
+        with Guardian(descriptor) as guardian:
+            supervisor = Supervisor(guardian, output, clock, folder)
+            return _Launch(settings, supervisor, output, clock, places).run(services, demo)
+    finally:
+        lock.release()
+
+
+def _places(settings: Settings, names: list[str]) -> Places:
+    return Places(
+        api=addresses.parse(settings.bind, "JOBWORKER_BIND").url if "web" in names else None,
+        flower=addresses.parse(settings.flower_bind, "JOBWORKER_FLOWER_BIND").url if "flower" in names else None,
+        flower_password=settings.flower_password or passwords.kept(settings.home / "flower.password"),
+        database_url=settings.database_url,
+    )
+
+
+def _require_free_ports(settings: Settings, names: list[str]) -> None:
+    bindings = {"web": (settings.bind, "JOBWORKER_BIND"), "flower": (settings.flower_bind, "JOBWORKER_FLOWER_BIND")}
+    for name, (text, variable) in bindings.items():
+        if name in names:
+            addresses.require_free(addresses.parse(text, variable), variable)
+
+
+class _Launch:
+    """One run of `jobworker up`."""
+
+    def __init__(
+        self, settings: Settings, supervisor: Supervisor, output: Output, clock: Clock, places: Places
+    ) -> None:
+        self._settings = settings
+        self._supervisor = supervisor
+        self._output = output
+        self._clock = clock
+        self._places = places
+        self._over = threading.Event()
+
+    def run(self, services: list[Service], demo: bool) -> int:
+        """Start all, wait for a signal, stop all."""
+        gently = False
+        try:
+            redis_url = self._start_redis()
+            environment = _environment(self._settings, redis_url, self._places.flower_password)
+            self._upgrade_database(environment)
+            for service in services:
+                if not self._supervisor.asked_to_stop:
+                    self._supervisor.start(service, environment)
+            self._welcome(redis_url, demo)
+            self._supervisor.wait_until(lambda: False)
+        finally:
+            self._over.set()
+            gently = self._supervisor.stop(_stages(services))
+        self._output.say("stopped")
+        return 0 if gently else 1
+
+    def _start_redis(self) -> str:
+        """Where Redis is: the one we were given, else our own."""
+        if given := os.environ.get("JOBWORKER_REDIS_URL"):
+            return given
+        embedded = EmbeddedRedis(self._settings.home)
+        for _ in range(_REDIS_TRIES):
+            embedded.prepare()
+            self._supervisor.start(Service(REDIS, shlex.join(embedded.command)), os.environ, restart=False)
+            self._supervisor.wait_until(
+                lambda: not self._supervisor.running(REDIS) or embedded.answers(), _REDIS_PATIENCE
+            )
+            if self._supervisor.running(REDIS) or self._supervisor.asked_to_stop:
+                self._supervisor.keep(REDIS)
+                return embedded.url or ""
+        raise Misconfigured(f"the embedded Redis does not start; its own words are above (data: {embedded.folder})")
+
+    def _upgrade_database(self, environment: Mapping[str, str]) -> None:
+        """In a process of its own, so that the supervisor stays small."""
+        if self._supervisor.asked_to_stop:
+            return
+        command = shlex.join([sys.executable, "-m", "jobworker.cli", "db", "upgrade"])
+        if self._supervisor.run(Service("db", command), environment) and not self._supervisor.asked_to_stop:
+            raise Misconfigured("the database cannot be used; the reason is above")
+
+    def _welcome(self, redis_url: str, demo: bool) -> None:
+        if self._places.api and not self._supervisor.asked_to_stop:
+            welcome = Welcome(self._places, redis_url, self._output, self._clock, self._over)
+            threading.Thread(target=welcome.run, args=(demo,), name="welcome", daemon=True).start()
+
+
+def _environment(settings: Settings, redis_url: str, flower_password: str) -> dict[str, str]:
+    """What the children are told, whatever the names of their folders."""
+    return {
+        **os.environ,
+        # `celery`, `granian` and `jobworker` of this very installation, whether or not it is activated.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "PYTHONUNBUFFERED": "1",
+        "JOBWORKER_HOME": str(settings.home),
+        "JOBWORKER_DATABASE_URL": settings.database_url,
+        "JOBWORKER_REDIS_URL": redis_url,
+        "JOBWORKER_FLOWER_PASSWORD": flower_password,
+    }
+
+
+def _stages(services: list[Service]) -> list[Stage]:
+    """Who stops when: first what brings work, then who does it, then who records it, then who carries it."""
+    names = [service.name for service in services]
+    workers = tuple(name for name in names if name.startswith("worker"))
+    relays = tuple(name for name in names if name.startswith("relay"))
+    others = tuple(name for name in names if name not in workers + relays)
+    return [
+        Stage((*others, "db"), _PATIENCE),
+        Stage(workers, _WORKER_PATIENCE),
+        Stage(relays, _PATIENCE),
+        Stage((REDIS,), _PATIENCE, insist=True),
+    ]

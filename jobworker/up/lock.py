@@ -1,0 +1,60 @@
+"""One `jobworker up` per home: two would run two relays and two Redis servers on the same data."""
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+
+from jobworker.clock import Clock
+from jobworker.domain.errors import Misconfigured
+
+#: One that was killed a moment ago still holds the lock until its processes are gone (s).
+_PATIENCE = 3.0
+
+
+class HomeLock:
+    """An advisory lock on a home; the kernel releases it when the last process that holds it ends."""
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / "up.lock"
+        self._file: int | None = None
+
+    def acquire(self, clock: Clock) -> int:
+        """The descriptor that holds the lock; raises `Misconfigured` if somebody else has it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = clock.monotonic() + _PATIENCE
+        while not self._try():
+            if clock.monotonic() > deadline:
+                raise Misconfigured(
+                    f"`jobworker up` runs already in {self._path.parent} (process {self._path.read_text().strip()}); "
+                    "stop that one, or set JOBWORKER_HOME to another folder"
+                )
+            clock.wait(threading.Event(), 0.1)
+        os.truncate(self._file, 0)
+        os.write(self._file, f"{os.getpid()}\n".encode())
+        return self._file
+
+    def release(self) -> None:
+        """Let go."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def is_held(self) -> bool:
+        """True while some `jobworker up` runs in this home."""
+        try:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        held = not self._try()
+        self.release()
+        return held
+
+    def _try(self) -> bool:
+        assert self._file is not None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

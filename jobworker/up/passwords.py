@@ -1,0 +1,39 @@
+"""Passwords that JobWorker makes up itself and keeps beside the data they protect."""
+
+import os
+import secrets
+from pathlib import Path
+
+from jobworker.domain.errors import Misconfigured
+
+
+def kept(path: Path) -> str:
+    """The password in `path`; made up and written there, readable by its owner only, if there is none yet."""
+    try:
+        return _read(path) or _make(path)
+    except OSError as error:
+        raise Misconfigured(f"the password file {path} cannot be used: {error.strerror}") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _make(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    password = secrets.token_urlsafe(24)
+    write_private(path, password + "\n")
+    return password
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace `path` by `text`, whole and never readable by others, not even for a moment."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    fresh.rename(path)

@@ -1,0 +1,49 @@
+"""The Procfile: which processes there are, one `name: command` a line."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from honcho.environ import PROCFILE_LINE, parse_procfile
+
+from jobworker.domain.errors import Misconfigured
+
+#: What only a shell understands; a command without it can take the shell's place, so that signals reach it.
+_SHELL_SYNTAX = re.compile(r"[;&|<>()`\n]|^\s*\w+=")
+
+
+class Service(NamedTuple):
+    """One process that is kept running."""
+
+    name: str
+    command: str
+
+    @property
+    def script(self) -> str:
+        """The command as a shell is to run it."""
+        return self.command if _SHELL_SYNTAX.search(self.command) else f"exec {self.command}"
+
+
+def read(path: Path) -> list[Service]:
+    """The services of a Procfile, in its order."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise Misconfigured(
+            f"{path} cannot be read ({error.strerror}); run `jobworker up` in the folder which has the Procfile"
+        ) from error
+    _complain_about_other_lines(path, text)
+    try:
+        services = [Service(name, command) for name, command in parse_procfile(text).processes.items()]
+    except AssertionError as error:
+        raise Misconfigured(f"{path}: {error}") from error
+    if not services:
+        raise Misconfigured(f"{path} names no process; a line looks like `web: jobworker web`")
+    return services
+
+
+def _complain_about_other_lines(path: Path, text: str) -> None:
+    """The parser would pass over them without a word."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip() and not line.startswith("#") and not PROCFILE_LINE.match(line):
+            raise Misconfigured(f"{path}, line {number}: `{line.strip()}` does not look like `name: command`")

@@ -1,0 +1,98 @@
+"""Waits until the system is ready, then says where everything is and how to try it."""
+
+import sys
+import threading
+from typing import Any, NamedTuple
+
+from jobworker.clock import Clock
+from jobworker.settings import without_password
+from jobworker.up import demo, http
+from jobworker.up.output import Output
+
+#: How often readiness is asked for, and how often it is said what is still missing (s).
+_ASK_EVERY = 0.3
+_COMPLAIN_EVERY = 30.0
+
+_TEXT = """
+  JobWorker is ready.
+
+    API        {api}/api/v1
+    docs       {api}/docs
+    Flower     {flower}
+    database   {database}
+    Redis      {redis}
+
+  Try it:
+
+    curl -s -X POST {api}/api/v1/jobs/generate_entity_statistics/executions \\
+      -H 'Content-Type: application/json' -H 'Prefer: wait=10' -d '{{}}'
+
+  Ctrl-C stops everything.
+"""
+
+
+class Places(NamedTuple):
+    """Where things are; None: the Procfile has no such process."""
+
+    api: str | None
+    flower: str | None
+    flower_password: str
+    database_url: str
+
+
+class Welcome:
+    """Runs in a thread of its own beside the supervisor's loop."""
+
+    def __init__(
+        self, places: Places, redis_url: str, output: Output, clock: Clock, over: threading.Event
+    ) -> None:
+        self._places = places
+        self._redis_url = redis_url
+        self._output = output
+        self._clock = clock
+        self._over = over
+
+    def run(self, with_demo: bool) -> None:
+        """Wait, welcome, demonstrate."""
+        if not self._wait_until_ready():
+            return
+        sys.stdout.write(self._text())
+        sys.stdout.flush()
+        if with_demo and self._places.api:
+            demo.run(self._places.api, self._clock, self._over)
+
+    def _wait_until_ready(self) -> bool:
+        complain_at = self._clock.monotonic() + _COMPLAIN_EVERY
+        while not self._clock.wait(self._over, _ASK_EVERY):
+            answer = http.request(f"{self._places.api}/readyz")
+            if answer.status == 200:
+                return True
+            if self._clock.monotonic() > complain_at:
+                complain_at += _COMPLAIN_EVERY
+                self._output.say(f"not ready yet: {_missing(answer)}")
+        return False
+
+    def _text(self) -> str:
+        flower = f"{self._places.flower} (user jobworker, password {self._places.flower_password})"
+        return _TEXT.format(
+            api=self._places.api,
+            flower=flower if self._places.flower else "not in the Procfile",
+            database=without_password(self._places.database_url),
+            redis=without_password(self._redis_url),
+        )
+
+
+def _missing(answer: http.Answer) -> str:
+    """The checks that fail, by name."""
+    if not isinstance(answer.body, dict) or not isinstance(answer.body.get("checks"), dict):
+        return f"the API answers {answer.body}" if answer.status else f"the API does not answer ({answer.body})"
+    failing = {name: check for name, check in answer.body["checks"].items() if not _is_good(check)}
+    return "; ".join(f"{name}: {_detail(check)}" for name, check in failing.items())
+
+
+def _is_good(check: Any) -> bool:
+    return isinstance(check, dict) and check.get("status") == "ok"
+
+
+def _detail(check: Any) -> str:
+    return str(check.get("detail", check)) if isinstance(check, dict) else str(check)
