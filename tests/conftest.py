@@ -1,0 +1,124 @@
+"""What tests may ask for. Servers start once per test process (so also with pytest-xdist) and only if wanted."""
+
+import contextlib
+import datetime as dt
+import os
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jobworker.clock import ManualClock
+from jobworker.store import migrate
+from jobworker.store.database import Database
+from tests.servers import PostgresServer, RedisServer, postgres_binaries, running
+
+_TEMPLATE = "jobworker_template"
+
+#: The moment at which every test with a clock begins.
+NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """A clock that stands at `NOW` until the test moves it."""
+    return ManualClock(NOW)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The Redis that all tests of this process share; one that breaks its Redis takes `own_redis`."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    with running(server):
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The URL of an empty Redis."""
+    with contextlib.closing(redis_server.client()) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Starts Redis servers for this test alone: `own_redis()`, or `own_redis(persistent=True)` for one with AOF."""
+    with contextlib.ExitStack() as servers:
+
+        def start(persistent: bool = False) -> RedisServer:
+            server = RedisServer(tmp_path / f"redis-{uuid.uuid4().hex[:8]}", persistent)
+            servers.enter_context(running(server))
+            return server
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The PostgreSQL that all tests of this process share, with a migrated template database."""
+    binaries = postgres_binaries()
+    if binaries is None:
+        missing = "no PostgreSQL server is installed (Debian: apt-get install postgresql)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    server = PostgresServer(binaries)
+    with running(server):
+        server.create(_TEMPLATE)
+        migrate.upgrade(server.url(_TEMPLATE))
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """The URL of a migrated PostgreSQL database for this test alone."""
+    name = f"test_{uuid.uuid4().hex}"
+    postgres.create(name, _TEMPLATE)
+    yield postgres.url(name)
+    postgres.drop(name)
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    migrate.upgrade(f"sqlite:///{path}")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, _sqlite_template: Path) -> str:
+    """The URL of a migrated SQLite database for this test alone."""
+    path = tmp_path / "jobworker.db"
+    shutil.copy(_sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a migrated database for this test alone, once on SQLite and once on PostgreSQL."""
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A migrated database for this test alone, once on SQLite and once on PostgreSQL."""
+    yield from _open(database_url)
+
+
+@pytest.fixture
+def sqlite_database(sqlite_url: str) -> Iterator[Database]:
+    """A migrated SQLite database for tests that do not care which one it is."""
+    yield from _open(sqlite_url)
+
+
+def _open(url: str) -> Iterator[Database]:
+    database = Database(url)
+    yield database
+    database.dispose()
