@@ -30,6 +30,12 @@ RUN = "jw:run:{execution}"
 #: hash: leader and its last tick (Redis time, ms). Expires when beat stops.
 BEAT = "jw:beat"
 
+#: hash: RedBeat key of an entry that beat cannot use → why, as JSON. The projection takes it out when it heals it.
+BEAT_QUARANTINE = "jw:beat:quarantine"
+
+#: hash: schedule id → fingerprint of what the projection wrote for it. Gone = Redis lost the schedule.
+BEAT_PROJECTION = "jw:beat:projection"
+
 #: A finished attempt is remembered so long (s), to refuse late copies of its message.
 FINISHED_TTL = 900
 

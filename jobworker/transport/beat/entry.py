@@ -1,0 +1,90 @@
+"""RedBeat's entry and its JSON, taught our rules. RedBeat's own tools can read and save what is in the schedule."""
+
+import datetime as dt
+import json
+from typing import Any
+
+from celery.schedules import BaseSchedule, schedstate
+from redbeat.decoder import RedBeatJSONDecoder, RedBeatJSONEncoder
+from redbeat.schedulers import RedBeatSchedulerEntry, get_redis
+
+from jobworker.domain.schedule import Rule, parse
+from jobworker.transport import entries
+
+
+class RuleSchedule(BaseSchedule):
+    """A rule of `domain.schedule` as Celery sees a schedule; every moment comes from the rule's `next_after`."""
+
+    def __init__(self, rule: Rule, app: Any = None) -> None:
+        super().__init__(app=app)
+        self.rule = rule
+
+    def remaining_estimate(self, last_run_at: dt.datetime) -> dt.timedelta | None:
+        """From now to the occurrence after `last_run_at`; negative if it is past, None if there is none."""
+        following = self.rule.next_after(last_run_at)
+        return None if following is None else following - self.now()
+
+    def is_due(self, last_run_at: dt.datetime) -> Any:
+        """Whether that occurrence has come, and in how many seconds to ask again."""
+        remaining = self.remaining_estimate(last_run_at)
+        if remaining is None:
+            return schedstate(is_due=False, next=None)
+        seconds = remaining.total_seconds()
+        return schedstate(is_due=seconds <= 0, next=max(seconds, 0.0))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RuleSchedule) and other.rule == self.rule
+
+    def __repr__(self) -> str:
+        return f"<{entries.RULE_TYPE}: {self.rule}>"
+
+
+class Decoder(RedBeatJSONDecoder):
+    """Reads the rules that `Encoder` writes."""
+
+    def dict_to_object(self, d: dict[str, Any]) -> Any:
+        """Called for each JSON object, the inner ones first."""
+        if d.get("__type__") == entries.RULE_TYPE:
+            return RuleSchedule(parse(d["rule"]))
+        return super().dict_to_object(d)
+
+
+class Encoder(RedBeatJSONEncoder):
+    """Writes rules as `{"__type__": "jobworker.rule", "rule": …}`."""
+
+    def default(self, obj: Any) -> Any:
+        """Called for each value that JSON does not know."""
+        if isinstance(obj, RuleSchedule):
+            return {"__type__": entries.RULE_TYPE, "rule": obj.rule.to_json()}
+        return super().default(obj)
+
+
+class Entry(RedBeatSchedulerEntry):
+    """One schedule. Its name is the schedule's id, its task is the job."""
+
+    @staticmethod
+    def decode_definition(definition: str | bytes) -> Any:
+        """The definition, with the rule as a `RuleSchedule`."""
+        return json.loads(definition, cls=Decoder)
+
+    @property
+    def due_at(self) -> dt.datetime | None:
+        """The first occurrence after the last run (RedBeat's own sum goes wrong when clocks change)."""
+        found: dt.datetime | None = self.schedule.rule.next_after(self.last_run_at or self.schedule.now())
+        return found
+
+    @property
+    def score(self) -> float:
+        """The same for the sorted set, exact; below zero means never."""
+        due_at = self.due_at
+        return -1.0 if due_at is None else float(entries.to_score(due_at))
+
+    def save(self) -> "Entry":
+        """Write the entry as it is (RedBeat's method is bound to its own encoder)."""
+        names = ("name", "task", "args", "kwargs", "options", "schedule", "enabled")
+        definition = {name: getattr(self, name) for name in names}
+        with get_redis(self.app).pipeline() as pipeline:
+            pipeline.hset(self.key, entries.DEFINITION, json.dumps(definition, cls=Encoder, sort_keys=True))
+            pipeline.zadd(self.app.redbeat_conf.schedule_key, {self.key: self.score})
+            pipeline.execute()
+        return self

@@ -1,0 +1,222 @@
+"""The scheduler that `celery beat` drives: one tick = read a batch of what is due, report and advance it."""
+
+import datetime as dt
+import json
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+import structlog
+from redbeat.schedulers import RedBeatScheduler
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from jobworker.domain.errors import Misconfigured
+from jobworker.transport import entries, keys
+from jobworker.transport.beat import scripts
+from jobworker.transport.beat.entry import Entry, RuleSchedule
+
+_log = structlog.get_logger(__name__)
+
+#: Due entries taken in one tick: some milliseconds of Redis's time. The rest follows at once.
+BATCH = 500
+
+#: A lock must outlive a few slow ticks, or leadership wanders.
+_LOCK_TICKS = 5
+
+#: Waits (s) between tries while Redis does not answer: the first, and the longest.
+_FIRST_PAUSE = 0.25
+_LONGEST_PAUSE = 5.0
+
+#: The following entry may be due within less than the resolution of sleep; do not spin until then.
+_SHORTEST_SLEEP = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """An entry whose time has come, as it was read. Bytes: it may hold anything."""
+
+    key: bytes
+    score: bytes
+    definition: bytes
+
+    @property
+    def name(self) -> str:
+        """The key for people."""
+        return self.key.decode(errors="backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one look at the schedule found: Redis's time, what is due, and when the next entry will be."""
+
+    now: dt.datetime
+    following: dt.datetime | None
+    due: tuple[Due, ...]
+
+    @classmethod
+    def of(cls, answer: list[Any]) -> "Reading":
+        """From the answer of `scripts.READ`."""
+        now, following, due = answer
+        return cls(entries.from_score(now), _moment(following), tuple(Due(*entry) for entry in due))
+
+
+class Unusable(ValueError):
+    """An entry from which no occurrence can be made; the text says why."""
+
+
+class Scheduler(RedBeatScheduler):
+    """Leads or stands by, tick by tick. Outages of Redis and broken entries do not end it."""
+
+    Entry = Entry
+    lock_timeout: float
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        super().__init__(app, **options)
+        conf = app.redbeat_conf
+        if conf.key_prefix != entries.KEY_PREFIX:
+            raise Misconfigured(f"redbeat_key_prefix must stay {entries.KEY_PREFIX!r}: the relay writes under it")
+        self.leader_key = conf.lock_key or f"{entries.KEY_PREFIX}:lock"
+        # RedBeat takes its lock once, when beat starts, waits for it there for ever, and ends when it is lost.
+        # Without a `lock_key` it leaves that to us.
+        self.lock_key = None
+        self.lock_timeout = max(self.lock_timeout, _LOCK_TICKS * self.max_interval)
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._token = secrets.token_hex(16)
+        self._leads: bool | None = None
+        self._failures = 0
+        # Bytes in and out: one entry that is not UTF-8 would otherwise make every answer unreadable.
+        # One retry at once: the scripts may run twice, and a connection may have died while it was idle.
+        options = {"retry": Retry(NoBackoff(), 1), **conf.redbeat_redis_options, "decode_responses": False}
+        client = redis.Redis.from_url(conf.redis_url, **options)
+        self._read = client.register_script(scripts.READ)
+        self._commit = client.register_script(scripts.COMMIT)
+        self._quarantine = client.register_script(scripts.QUARANTINE)
+        self._release = client.register_script(scripts.RELEASE)
+
+    def setup_schedule(self) -> None:
+        """Nothing to write: the relay keeps the schedule. Entries in `beat_schedule` would have no history."""
+        ignored = sorted(self.app.conf.beat_schedule)
+        if ignored:
+            _log.error("beat.static_schedule_ignored", entries=ignored, hint="give the job a schedule instead")
+
+    def tick(self, *args: Any, **kwargs: Any) -> float:
+        """Do what is due; answers in how many seconds to tick again."""
+        try:
+            seconds = self._turn()
+        except redis.RedisError as error:
+            return self._pause(error)
+        if self._failures:
+            _log.info("beat.redis_answers_again", failures=self._failures)
+            self._failures = 0
+        return seconds
+
+    def close(self) -> None:
+        """Give the lock back, so that another beat leads at once. Celery calls this more than once."""
+        if self._leads:
+            self._leads = None
+            try:
+                self._release(keys=[self.leader_key], args=[self._token])
+            except redis.RedisError as error:
+                _log.warning("beat.lock_not_released", error=str(error), expires_in=self.lock_timeout)
+        super().close()
+
+    @property
+    def info(self) -> str:
+        """For Celery's banner."""
+        return f"       . schedule -> {entries.SCHEDULE_KEY}, lock {self.leader_key} ({self.lock_timeout:g}s)"
+
+    def _turn(self) -> float:
+        lock_ms = int(self.lock_timeout * 1000)
+        answer = self._read(
+            keys=[self.leader_key, entries.SCHEDULE_KEY, keys.BEAT],
+            args=[self._token, lock_ms, self.name, BATCH],
+        )
+        self._note_role(answer is not None)
+        if answer is None:
+            return float(self.max_interval)
+        reading = Reading.of(answer)
+        self._report(reading)
+        if len(reading.due) == BATCH:
+            return 0.0
+        return self._until(reading)
+
+    def _until(self, reading: Reading) -> float:
+        if reading.following is None:
+            return float(self.max_interval)
+        seconds = (reading.following - reading.now).total_seconds()
+        return float(min(max(seconds, _SHORTEST_SLEEP), self.max_interval))
+
+    def _report(self, reading: Reading) -> None:
+        arguments: list[bytes | str] = [self._token]
+        for due in reading.due:
+            try:
+                arguments += self._occurrence(due, reading.now)
+            except Unusable as error:
+                self._set_aside(due, reading.now, str(error))
+        if len(arguments) > 1:
+            self._commit(keys=[self.leader_key, entries.SCHEDULE_KEY, keys.EVENTS], args=arguments)
+
+    def _occurrence(self, due: Due, now: dt.datetime) -> list[bytes | str]:
+        """The arguments of `scripts.COMMIT` for one entry; raises `Unusable`."""
+        schedule = self._schedule_of(due)
+        try:
+            nominal = entries.from_score(due.score)
+            # Occurrences between the nominal time and now were missed: this report stands for them all.
+            following = schedule.rule.next_after(max(nominal, now))
+            event = entries.due_event(_schedule_id(due), nominal)
+        except (ValueError, OverflowError) as error:
+            raise Unusable(f"its next time cannot be computed: {error!r}") from error
+        score = "" if following is None else entries.to_score(following)
+        fields = [text for pair in event.items() for text in pair]
+        return [due.key, due.score, due.definition, score, *fields]
+
+    def _schedule_of(self, due: Due) -> RuleSchedule:
+        if not due.definition:
+            raise Unusable("it has no definition")
+        try:
+            definition = self.Entry.decode_definition(due.definition)
+            schedule, enabled = definition["schedule"], definition.get("enabled", True)
+        except Exception as error:  # Anything may be in there, and none of it may stop the others.
+            raise Unusable(f"its definition cannot be read: {error!r}") from error
+        if not isinstance(schedule, RuleSchedule):
+            raise Unusable("its schedule is not a rule of JobWorker; give the job a schedule instead")
+        if not enabled:
+            raise Unusable("it was disabled here; disable the job instead")
+        return schedule
+
+    def _set_aside(self, due: Due, now: dt.datetime, reason: str) -> None:
+        score = due.score.decode(errors="backslashreplace")
+        record = json.dumps({"reason": reason, "score": score, "at": now.isoformat()})
+        taken = self._quarantine(
+            keys=[self.leader_key, entries.SCHEDULE_KEY, keys.BEAT_QUARANTINE],
+            args=[self._token, due.key, due.score, due.definition, record],
+        )
+        if taken:
+            _log.error("beat.entry_quarantined", entry=due.name, reason=reason)
+
+    def _note_role(self, leads: bool) -> None:
+        if leads is not self._leads:
+            _log.info("beat.leads" if leads else "beat.stands_by", name=self.name, lock=self.leader_key)
+            self._leads = leads
+
+    def _pause(self, error: redis.RedisError) -> float:
+        seconds = min(_FIRST_PAUSE * 2.0 ** min(self._failures, 10), _LONGEST_PAUSE)
+        self._failures += 1
+        _log.warning("beat.redis_does_not_answer", error=str(error), again_in=seconds)
+        return seconds
+
+
+def _schedule_id(due: Due) -> str:
+    return due.key.decode().removeprefix(entries.KEY_PREFIX)
+
+
+def _moment(score: bytes) -> dt.datetime | None:
+    """When an entry with this score is due; None if there is none, or its score is no time that will come."""
+    try:
+        return entries.from_score(score)
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,82 @@
+"""What beat does in Redis in one step. Each script names its keys and says what it answers.
+
+The lock's token fences: a leader that was stopped and wakes up finds another token, and nothing that it
+still had in hand counts. Two beats at once therefore never report the same occurrence.
+Time is Redis's own (TIME), never a host's.
+"""
+
+#: The definition of an entry, "" if there is none or the key holds something else.
+_DEFINITION = """
+local function definition_of(key)
+  local found = redis.pcall('HGET', key, 'definition')
+  return type(found) == 'string' and found or ''
+end
+"""
+
+#: KEYS lock, schedule, beat. ARGV token, lock ttl (ms), name of this beat, most entries to answer.
+#: Takes or extends the lock, notes the tick, and reads what is due.
+#: Answers nothing if another beat leads, else {now (s), score that follows or "", {{key, score, definition}, …}}.
+READ = (
+    _DEFINITION
+    + """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then
+  -- A lock without an expiry was written by hand; nobody would ever lead again.
+  if redis.call('PTTL', KEYS[1]) == -1 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+  return false
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+local time = redis.call('TIME')
+local now = time[1] .. '.' .. string.format('%06d', time[2])
+redis.call('HSET', KEYS[3], 'leader', ARGV[3],
+           'tick_ms', string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
+redis.call('PEXPIRE', KEYS[3], ARGV[2])
+local due = redis.call('ZRANGEBYSCORE', KEYS[2], 0, now, 'WITHSCORES', 'LIMIT', 0, ARGV[4])
+local entries = {}
+for i = 1, #due, 2 do
+  entries[#entries + 1] = {due[i], due[i + 1], definition_of(due[i])}
+end
+local following = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+return {now, following[2] or '', entries}
+"""
+)
+
+#: KEYS lock, schedule, events stream. ARGV token, then twelve per entry: key, score and definition as read,
+#: next score or "" for never, and the four fields of the `due` event with their values.
+#: Reports and advances each entry that is still as it was read. Answers how many, or -1 if the lock is lost.
+COMMIT = (
+    _DEFINITION
+    + """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+local reported = 0
+for i = 2, #ARGV, 12 do
+  local key = ARGV[i]
+  if redis.call('ZSCORE', KEYS[2], key) == ARGV[i + 1] and definition_of(key) == ARGV[i + 2] then
+    redis.call('XADD', KEYS[3], '*', unpack(ARGV, i + 4, i + 11))
+    if ARGV[i + 3] == '' then redis.call('ZREM', KEYS[2], key)
+    else redis.call('ZADD', KEYS[2], ARGV[i + 3], key) end
+    reported = reported + 1
+  end
+end
+return reported
+"""
+)
+
+#: KEYS lock, schedule, quarantine. ARGV token, key, score and definition as read, what to remember.
+#: Takes an entry that cannot be used out of the schedule. Answers 1 if it did.
+QUARANTINE = (
+    _DEFINITION
+    + """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if redis.call('ZSCORE', KEYS[2], ARGV[2]) ~= ARGV[3] or definition_of(ARGV[2]) ~= ARGV[4] then return 0 end
+redis.call('ZREM', KEYS[2], ARGV[2])
+redis.call('HSET', KEYS[3], ARGV[2], ARGV[5])
+return 1
+"""
+)
+
+#: KEYS lock. ARGV token. Gives the lock back if it is ours. Answers 1 if it was.
+RELEASE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+"""

@@ -1,0 +1,61 @@
+"""How a schedule looks in Redis: RedBeat's hash and sorted set, with a rule of `domain.schedule` inside.
+
+Free of Celery, so that whoever writes the schedule need not load it.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from jobworker.domain import events
+
+#: What RedBeat puts before its keys unless `redbeat_key_prefix` says otherwise. Ours does not.
+KEY_PREFIX = "redbeat:"
+
+#: sorted set: key of an entry → its next nominal time, as seconds since 1970 (UTC, with a fraction).
+SCHEDULE_KEY = KEY_PREFIX + ":schedule"
+
+#: Field of an entry's hash that holds `encode(...)`.
+DEFINITION = "definition"
+
+#: The `__type__` under which RedBeat's JSON carries a rule of ours.
+RULE_TYPE = "jobworker.rule"
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def entry_key(schedule_id: str) -> str:
+    """The Redis key of a schedule's entry."""
+    return KEY_PREFIX + schedule_id
+
+
+def encode(schedule_id: str, job: str, rule: Mapping[str, Any]) -> str:
+    """An entry's definition as RedBeat stores it. Equal schedules give equal text."""
+    return json.dumps(
+        {
+            "name": schedule_id,
+            "task": job,
+            "args": [],
+            "kwargs": {},
+            "options": {},
+            "schedule": {"__type__": RULE_TYPE, "rule": rule},
+            "enabled": True,
+        },
+        sort_keys=True,
+    )
+
+
+def to_score(moment: dt.datetime) -> str:
+    """A nominal time as a score; a double keeps microseconds until the year 2242."""
+    return repr((moment - _EPOCH).total_seconds())
+
+
+def from_score(score: str | bytes) -> dt.datetime:
+    """The inverse of `to_score`; raises `OverflowError` or `ValueError` for what is no time."""
+    return _EPOCH + dt.timedelta(microseconds=round(float(score) * 1_000_000))
+
+
+def due_event(schedule_id: str, nominal: dt.datetime) -> dict[str, str]:
+    """The fields of the stream entry which says that a schedule is due."""
+    return events.encode(events.Kind.DUE, "", 0, {"schedule": schedule_id, "at": nominal.isoformat()})
