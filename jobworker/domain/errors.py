@@ -21,6 +21,11 @@ class FieldError:
     message: str
 
 
+def pointer(*parts: str | int) -> str:
+    """The RFC 6901 pointer to a place: `pointer("executions", 17)` → `/executions/17`."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+
+
 class JobWorkerError(Exception):
     """Base of every error that JobWorker raises on purpose."""
 
@@ -102,6 +107,12 @@ class JobDisabled(Conflict):
     """The job accepts no submissions at present."""
 
     code = "job_disabled"
+
+
+class NotFinished(Conflict):
+    """The execution has no result yet."""
+
+    code = "not_finished"
 
 
 class NotCancellable(Conflict):

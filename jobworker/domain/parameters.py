@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobworker.domain.errors import FieldError, InvalidParameters
+from jobworker.domain.errors import FieldError, InvalidParameters, pointer
 
 #: JSON names of types, and what Python makes of them.
 _CHECKS: Mapping[str, Callable[[Any], bool]] = {
@@ -106,16 +106,16 @@ def validate(accepted: Sequence[Parameter], given: Mapping[str, Any], where: str
     """
     known = {parameter.name: parameter for parameter in accepted}
     problems = [
-        FieldError(f"{where}/{name}", "unknown_parameter", _unknown(name, known))
+        FieldError(where + pointer(name), "unknown_parameter", _unknown(name, known))
         for name in given
         if name not in known and VARIADIC.name not in known
     ]
     for parameter in accepted:
         if parameter.name in given:
-            problems.extend(_problems(parameter, given[parameter.name], f"{where}/{parameter.name}"))
+            problems.extend(_problems(parameter, given[parameter.name], where + pointer(parameter.name)))
         elif parameter.required:
             message = f"{parameter.name} ({parameter.type}) is required"
-            problems.append(FieldError(f"{where}/{parameter.name}", "missing_parameter", message))
+            problems.append(FieldError(where + pointer(parameter.name), "missing_parameter", message))
     if problems:
         raise InvalidParameters("; ".join(problem.message for problem in problems), problems)
     return dict(given)

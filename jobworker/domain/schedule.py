@@ -6,7 +6,6 @@ the wall clock as Debian's cron does (cronsim).
 """
 
 import datetime as dt
-import math
 import zoneinfo
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,12 @@ from jobworker.domain.errors import FieldError, InvalidInput
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 #: RedBeat keeps due times in whole seconds; a shorter interval cannot be kept.
-SHORTEST_INTERVAL = 1.0
+SHORTEST = 1.0
+
+#: A longer interval is a typing error, and moments that far away cannot be expressed (s).
+LONGEST = 3660 * 24 * 3600.0
+
+_LONGEST_EXPRESSION = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +35,9 @@ class Interval:
 
     def next_after(self, moment: dt.datetime) -> dt.datetime:
         """The first occurrence strictly after `moment` (aware, UTC)."""
-        steps = math.floor((moment - self.anchor).total_seconds() / self.every) + 1
-        return self.anchor + dt.timedelta(seconds=steps * self.every)
+        # timedelta counts whole microseconds; with floats the answer could be `moment` itself.
+        every = dt.timedelta(seconds=self.every)
+        return self.anchor + ((moment - self.anchor) // every + 1) * every
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
@@ -74,8 +79,8 @@ def parse(described: Mapping[str, Any], where: str = "/schedule") -> Rule:
 
 def _parse_interval(described: Mapping[str, Any], where: str) -> Interval:
     every = described.get("every")
-    if isinstance(every, bool) or not isinstance(every, int | float) or not SHORTEST_INTERVAL <= every < math.inf:
-        raise _invalid(f"{where}/every", "not_allowed", "every must be a number of seconds, at least 1")
+    if isinstance(every, bool) or not isinstance(every, int | float) or not SHORTEST <= every <= LONGEST:
+        raise _invalid(f"{where}/every", "not_allowed", "every must be a number of seconds, 1 second to 10 years")
     anchor = described.get("anchor")
     if anchor is None:
         return Interval(every)
@@ -85,7 +90,10 @@ def _parse_interval(described: Mapping[str, Any], where: str) -> Interval:
         raise _invalid(f"{where}/anchor", "wrong_type", "anchor must be an RFC 3339 time") from None
     if moment.tzinfo is None:
         raise _invalid(f"{where}/anchor", "naive_time", "anchor needs an offset, for example 2026-01-01T00:00:00Z")
-    return Interval(every, moment.astimezone(dt.UTC))
+    try:
+        return Interval(every, moment.astimezone(dt.UTC))
+    except OverflowError:
+        raise _invalid(f"{where}/anchor", "not_allowed", "anchor is not within the years 1 to 9999 in UTC") from None
 
 
 def _parse_cron(described: Mapping[str, Any], where: str) -> Cron:
@@ -96,7 +104,7 @@ def _parse_cron(described: Mapping[str, Any], where: str) -> Cron:
     except (zoneinfo.ZoneInfoNotFoundError, TypeError, ValueError):
         message = f"{zone!r} is not an IANA time zone; an example is Europe/Berlin"
         raise _invalid(f"{where}/zone", "unknown_zone", message) from None
-    if not isinstance(expression, str):
+    if not isinstance(expression, str) or len(expression) > _LONGEST_EXPRESSION:
         raise _invalid(f"{where}/expression", "wrong_type", "expression must be a string such as '0 3 * * *'")
     try:
         cronsim.CronSim(expression, _EPOCH)

@@ -19,8 +19,8 @@ _transitions = schema.transitions
 #: Rows that one statement inserts: enough to be fast, few enough to bound memory.
 _CHUNK = 1000
 
-#: An id carries the millisecond at which a host made it; that host's clock may have been off by so much.
-_CLOCK_SLACK = dt.timedelta(hours=1)
+#: An id carries the millisecond at which a host made it; that host's clock may have been off by so much (s).
+_CLOCK_SLACK = 3600.0
 
 _UUID_RANDOM_BITS = 80
 
@@ -103,6 +103,11 @@ def insert(connection: sa.Connection, rows: Sequence[NewExecution], actor: str, 
         )
         connection.execute(_transitions.insert(), [_first_transition(row, actor, now) for row in chunk])
     queues.remember(connection, {row.queue for row in rows}, now)
+
+
+def accepted(row: NewExecution, actor: str, now: dt.datetime) -> ExecutionRow:
+    """The execution as it stands right after `insert`, without asking the database."""
+    return ExecutionRow(**_values(row), **_UNTOUCHED, attempt=0, created_at=now, created_by=actor)
 
 
 def get(connection: sa.Connection, execution_id: str, lock: bool = False) -> ExecutionRow | None:
@@ -195,6 +200,13 @@ def _values(row: NewExecution) -> dict[str, Any]:
 
 _NEW_FIELDS = fields(NewExecution)
 
+#: What only later events fill in.
+_UNTOUCHED: Mapping[str, Any] = dict.fromkeys(
+    {item.name for item in fields(ExecutionRow)}
+    - {item.name for item in _NEW_FIELDS}
+    - {"attempt", "created_at", "created_by"}
+)
+
 
 def _first_transition(row: NewExecution, actor: str, now: dt.datetime) -> dict[str, Any]:
     return {"execution_id": row.id, "attempt": 0, "state": row.state, "at": now, "actor": actor, "reason": None}
@@ -207,15 +219,15 @@ def _conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
             yield _executions.c[name] == wanted
     # Ids are ordered by time and created_at has no index: the id bounds find the range, the column decides.
     if filters.created_after is not None:
-        yield _executions.c.id >= _lowest_id(filters.created_after - _CLOCK_SLACK)
+        yield _executions.c.id >= _lowest_id(filters.created_after, -_CLOCK_SLACK)
         yield _executions.c.created_at > filters.created_after
     if filters.created_before is not None:
-        yield _executions.c.id < _lowest_id(filters.created_before + _CLOCK_SLACK)
+        yield _executions.c.id < _lowest_id(filters.created_before, _CLOCK_SLACK)
         yield _executions.c.created_at < filters.created_before
 
 
-def _lowest_id(moment: dt.datetime) -> str:
-    milliseconds = max(0, int(moment.timestamp() * 1000))
+def _lowest_id(moment: dt.datetime, slack: float) -> str:
+    milliseconds = max(0, int((moment.timestamp() + slack) * 1000))
     return str(uuid.UUID(int=milliseconds << _UUID_RANDOM_BITS))
 
 

@@ -1,0 +1,149 @@
+"""What is let in: the checks of submissions and definitions that need no database.
+
+Each check lists every problem with its place, so that the sender can mend them all at once.
+"""
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from jobworker.domain import job, parameters, schedule
+from jobworker.domain.errors import FieldError, InvalidInput
+from jobworker.domain.execution import PRIORITIES, State
+from jobworker.domain.parameters import Parameter
+
+#: A time this long ago (s) still counts as now: the clocks of two hosts are never quite equal.
+CLOCK_SKEW = 60.0
+
+#: Nothing may be due later than this (days): it is a typing error.
+FARTHEST_DAYS = 3653
+
+#: No time limit may be longer (s): Redis forgets a running attempt after as long.
+LONGEST_LIMIT = 30 * 24 * 3600.0
+
+MAX_ATTEMPTS = 1000
+MAX_CORRELATION_ID = 128
+MAX_DESCRIPTION = 10_000
+MAX_TAGS = 50
+MAX_TAG = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What somebody asks to be run. What is None is decided by the job's definition; `delay` is in seconds."""
+
+    job: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    due_at: dt.datetime | None = None
+    delay: float | None = None
+    priority: int | None = None
+    queue: str | None = None
+    correlation_id: str | None = None
+
+
+def check_submission(submission: Submission, now: dt.datetime, where: str = "") -> list[FieldError]:
+    """What is wrong with a submission apart from its parameters; pointers begin with `where`."""
+    problems = [*_routing(submission.queue, submission.priority, where)]
+    correlation_id = submission.correlation_id
+    if correlation_id is not None and not (
+        0 < len(correlation_id) <= MAX_CORRELATION_ID and correlation_id.isprintable()
+    ):
+        message = f"correlation_id must have 1 to {MAX_CORRELATION_ID} printable characters"
+        problems.append(FieldError(f"{where}/correlation_id", "not_allowed", message))
+    problems.extend(_timing(submission, now, where))
+    return problems
+
+
+def due(submission: Submission, now: dt.datetime) -> tuple[dt.datetime, State]:
+    """When a checked submission is due, and the state that it begins in."""
+    wanted = submission.due_at or now + dt.timedelta(seconds=submission.delay or 0)
+    return (wanted, State.SCHEDULED) if wanted > now else (now, State.QUEUED)
+
+
+def check_definition(definition: job.Definition, accepted: Sequence[Parameter]) -> list[FieldError]:
+    """What is wrong with a definition of a job whose task accepts these parameters."""
+    return [
+        *_naming(definition),
+        *_routing(definition.queue, definition.priority, ""),
+        *_limits(definition),
+        *_defaults(definition, accepted),
+        *_rule(definition),
+    ]
+
+
+def refuse(problems: Sequence[FieldError]) -> None:
+    """Raise `InvalidInput` if there is any problem."""
+    if problems:
+        raise InvalidInput("; ".join(problem.message for problem in problems), problems)
+
+
+def _routing(queue: str | None, priority: int | None, where: str) -> Iterator[FieldError]:
+    if queue is not None and not job.QUEUE.match(queue):
+        message = "queue must begin with a-z or 0-9 and have at most 64 characters of a-z 0-9 . _ -"
+        yield FieldError(f"{where}/queue", "not_allowed", message)
+    if priority is not None and priority not in PRIORITIES:
+        message = f"priority must be {PRIORITIES.start} to {PRIORITIES.stop - 1}; {PRIORITIES.stop - 1} is most urgent"
+        yield FieldError(f"{where}/priority", "not_allowed", message)
+
+
+def _timing(submission: Submission, now: dt.datetime, where: str) -> Iterator[FieldError]:
+    due_at, delay = submission.due_at, submission.delay
+    if due_at is not None and delay is not None:
+        yield FieldError(f"{where}/delay", "ambiguous", "give due_at or delay, not both")
+        return
+    farthest = FARTHEST_DAYS * 24 * 3600.0
+    ahead = (due_at - now).total_seconds() if due_at is not None else delay
+    name = "due_at" if due_at is not None else "delay"
+    if ahead is None:
+        return
+    if due_at is not None and ahead < -CLOCK_SKEW:
+        message = f"due_at {due_at.isoformat()} is past; leave it out to run now"
+        yield FieldError(f"{where}/due_at", "past_time", message)
+    elif delay is not None and not delay >= 0:
+        yield FieldError(f"{where}/delay", "not_allowed", "delay must not be negative")
+    elif ahead > farthest:
+        yield FieldError(f"{where}/{name}", "too_far", f"{name} is more than {FARTHEST_DAYS // 365} years ahead")
+
+
+def _naming(definition: job.Definition) -> Iterator[FieldError]:
+    if not job.NAME.match(definition.name):
+        message = "name must begin with a letter or digit and have at most 128 characters of A-Z a-z 0-9 _ . : -"
+        yield FieldError("/name", "not_allowed", message)
+    if len(definition.description) > MAX_DESCRIPTION:
+        yield FieldError("/description", "too_long", f"description has more than {MAX_DESCRIPTION} characters")
+    if len(definition.tags) > MAX_TAGS or any(not 0 < len(tag) <= MAX_TAG for tag in definition.tags):
+        yield FieldError("/tags", "not_allowed", f"at most {MAX_TAGS} tags of 1 to {MAX_TAG} characters")
+
+
+def _limits(definition: job.Definition) -> Iterator[FieldError]:
+    hard, soft = definition.time_limit, definition.soft_time_limit
+    for name, limit in (("time_limit", hard), ("soft_time_limit", soft)):
+        if limit is not None and not 0 < limit <= LONGEST_LIMIT:
+            message = f"{name} must be more than 0 and at most {LONGEST_LIMIT / 86400:g} days"
+            yield FieldError(f"/{name}", "not_allowed", message)
+    if hard is not None and soft is not None and soft >= hard:
+        yield FieldError("/soft_time_limit", "not_allowed", "soft_time_limit must be shorter than time_limit")
+    if definition.max_attempts is not None and not 1 <= definition.max_attempts <= MAX_ATTEMPTS:
+        yield FieldError("/retry/max_attempts", "not_allowed", f"max_attempts must be 1 to {MAX_ATTEMPTS}")
+
+
+def _defaults(definition: job.Definition, accepted: Iterable[Parameter]) -> Iterable[FieldError]:
+    """Defaults need not be complete, unless a schedule starts the job: then nobody else gives the rest."""
+    complete = definition.schedule is not None
+    needed = [each if complete else replace(each, required=False) for each in accepted]
+    try:
+        parameters.validate(needed, definition.defaults, where="/defaults")
+    except InvalidInput as error:
+        return error.errors
+    return ()
+
+
+def _rule(definition: job.Definition) -> Iterable[FieldError]:
+    if definition.schedule is None:
+        return ()
+    try:
+        schedule.parse(definition.schedule)
+    except InvalidInput as error:
+        return error.errors
+    return ()

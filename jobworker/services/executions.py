@@ -1,0 +1,130 @@
+"""Executions: read them, follow them, stop them."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain import gates
+from jobworker.domain.errors import ExecutionNotFound, NotCancellable, NotFinished
+from jobworker.domain.execution import FINAL, State
+from jobworker.domain.ids import is_id
+from jobworker.store import executions, story, workers
+from jobworker.store.database import Database
+from jobworker.store.executions import ExecutionRow, Filters
+from jobworker.store.pages import DEFAULT_LIMIT, Page
+from jobworker.store.story import AttemptRow, LogRow, TransitionRow
+
+#: While waiting, SQL is asked after so many seconds, then less and less often up to the longest pause.
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 0.25
+
+
+def get(database: Database, execution_id: str) -> ExecutionRow:
+    """One execution; raises `ExecutionNotFound`."""
+    with database.read() as connection:
+        row = _find(connection, execution_id)
+        return _explained(connection, [row])[0]
+
+
+def result(database: Database, execution_id: str) -> ExecutionRow:
+    """An execution that has ended; raises `NotFinished`."""
+    row = get(database, execution_id)
+    if row.state not in FINAL:
+        raise NotFinished(f"execution {execution_id} is {row.state}; its result is there when it has ended")
+    return row
+
+
+def page(
+    database: Database, filters: Filters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[ExecutionRow]:
+    """Executions that pass the filters, newest first."""
+    with database.read() as connection:
+        found = executions.page(connection, filters, limit, cursor)
+        return Page(_explained(connection, found.items), found.next)
+
+
+def attempts(
+    database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[AttemptRow]:
+    """The attempts that workers started."""
+    with database.read() as connection:
+        _find(connection, execution_id)
+        return story.attempts(connection, execution_id, limit, cursor)
+
+
+def transitions(
+    database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[TransitionRow]:
+    """Every change of state, with time, reason and actor."""
+    with database.read() as connection:
+        _find(connection, execution_id)
+        return story.transitions_page(connection, execution_id, limit, cursor)
+
+
+def logs(database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[LogRow]:
+    """What the job wrote."""
+    with database.read() as connection:
+        _find(connection, execution_id)
+        return story.logs(connection, execution_id, limit, cursor)
+
+
+def wait(database: Database, clock: Clock, execution_id: str, seconds: float) -> ExecutionRow:
+    """The execution once it has ended, or as it stands after so many seconds."""
+    deadline = clock.monotonic() + seconds
+    pause = _FIRST_PAUSE
+    nothing = threading.Event()
+    while True:
+        with database.read() as connection:
+            state = executions.state(connection, execution_id)
+        left = deadline - clock.monotonic()
+        if state is None or state in FINAL or left <= 0:
+            return get(database, execution_id)
+        clock.wait(nothing, min(pause, left))
+        pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+
+def cancel(database: Database, clock: Clock, execution_id: str, actor: str) -> ExecutionRow:
+    """Make sure that an execution does not start; asking again changes nothing.
+
+    One that waits for its time is cancelled here. One that is queued may be in Redis already, so the
+    relay revokes it there before it says Cancelled; until then `cancel_requested_at` is set.
+    """
+    now = clock.now()
+    with database.write() as connection:
+        row = _find(connection, execution_id, lock=True)
+        if row.state is State.QUEUED:
+            executions.request_cancel(connection, execution_id, actor, now)
+        elif row.state is not State.CANCELLED and not executions.cancel_waiting(
+            connection, execution_id, actor, f"cancelled by {actor}", now
+        ):
+            raise NotCancellable(_not_cancellable(row))
+        return _find(connection, execution_id)
+
+
+def _not_cancellable(row: ExecutionRow) -> str:
+    if row.state in FINAL:
+        return f"execution {row.id} has ended already: {row.state}"
+    return f"execution {row.id} is {row.state}: only one that has not started can be cancelled"
+
+
+def _find(connection: sa.Connection, execution_id: str, lock: bool = False) -> ExecutionRow:
+    row = executions.get(connection, execution_id, lock) if is_id(execution_id) else None
+    if row is None:
+        raise ExecutionNotFound(f"there is no execution {execution_id[:40]!r}; GET /api/v1/executions lists the latest")
+    return row
+
+
+def _explained(connection: sa.Connection, rows: Sequence[ExecutionRow]) -> Sequence[ExecutionRow]:
+    """The rows, each queued one with the reason why it cannot run now, where SQL knows one."""
+    if not any(row.state is State.QUEUED for row in rows):
+        return rows
+    live = workers.live(connection)
+    return [
+        replace(row, reason=gates.blocked(row.task, row.queue, live) or row.reason)
+        if row.state is State.QUEUED
+        else row
+        for row in rows
+    ]

@@ -1,0 +1,134 @@
+"""Job definitions: create, change, remove, look up; and the tasks that they name."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain import admission, schedule
+from jobworker.domain.errors import (
+    FieldError,
+    InvalidInput,
+    JobExists,
+    JobNotFound,
+    JobOwnedByCode,
+    PreconditionFailed,
+    TaskNotFound,
+)
+from jobworker.domain.job import Definition, Owner
+from jobworker.domain.parameters import Parameter
+from jobworker.services import naming
+from jobworker.store import jobs, tasks
+from jobworker.store.database import Database
+from jobworker.store.jobs import JobRow
+from jobworker.store.pages import DEFAULT_LIMIT, Page
+from jobworker.store.tasks import TaskRow
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A definition with what its task accepts (nothing if no worker has announced the task)."""
+
+    row: JobRow
+    parameters: tuple[Parameter, ...]
+
+
+#: The revisions that a change may replace; None: whichever is current.
+Expected = Collection[int] | None
+
+
+def create(database: Database, clock: Clock, definition: Definition, actor: str) -> Job:
+    """Add a definition; raises `JobExists`."""
+    with database.write() as connection:
+        if jobs.get(connection, definition.name):
+            raise JobExists(f"job {definition.name} exists already; change it with PUT and If-Match")
+        return _put(connection, clock, definition, actor)
+
+
+def change(database: Database, clock: Clock, definition: Definition, expected: Expected, actor: str) -> Job:
+    """Replace a definition, if its current revision is one of those expected."""
+    with database.write() as connection:
+        _claim(connection, definition.name, expected)
+        return _put(connection, clock, definition, actor)
+
+
+def remove(database: Database, clock: Clock, name: str, expected: Expected, actor: str) -> None:
+    """Remove a definition and its schedule; executions accepted before still run."""
+    with database.write() as connection:
+        _claim(connection, name, expected)
+        jobs.delete(connection, name, actor, clock.now())
+
+
+def get(database: Database, name: str) -> Job:
+    """One definition; raises `JobNotFound`."""
+    with database.read() as connection:
+        row = find(connection, name)
+        task = tasks.get(connection, row.definition.task)
+    return Job(row, task.parameters if task else ())
+
+
+def page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Job]:
+    """Definitions by name."""
+    with database.read() as connection:
+        found = jobs.page(connection, limit, cursor)
+        known = tasks.some(connection, [row.definition.task for row in found.items])
+    return Page([Job(row, _accepted(known, row)) for row in found.items], found.next)
+
+
+def get_task(database: Database, name: str) -> TaskRow:
+    """One task; raises `TaskNotFound`."""
+    with database.read() as connection:
+        return find_task(connection, name)
+
+
+def page_tasks(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[TaskRow]:
+    """Tasks by name."""
+    with database.read() as connection:
+        return tasks.page(connection, limit, cursor)
+
+
+def find(connection: sa.Connection, name: str, lock: bool = False) -> JobRow:
+    """The job of this name; raises `JobNotFound` with the names that come close."""
+    row = jobs.get(connection, name, lock) if name.isprintable() else None
+    if row is None:
+        raise not_found(connection, name)
+    return row
+
+
+def not_found(connection: sa.Connection, name: str) -> JobNotFound:
+    """The error for a job that does not exist."""
+    return JobNotFound(naming.unknown("job", name, jobs.names(connection), "GET /api/v1/jobs"))
+
+
+def find_task(connection: sa.Connection, name: str) -> TaskRow:
+    """The task of this name; raises `TaskNotFound` with the names that come close."""
+    task = tasks.get(connection, name) if name.isprintable() else None
+    if task is None:
+        raise TaskNotFound(naming.unknown("task", name, tasks.names(connection), "GET /api/v1/tasks"))
+    return task
+
+
+def _claim(connection: sa.Connection, name: str, expected: Expected) -> None:
+    """Make sure that this job may be changed over the API, by somebody who knows its current revision."""
+    row = find(connection, name, lock=True)
+    if row.owner is Owner.CODE:
+        raise JobOwnedByCode(f"job {name} is defined in code (task {row.definition.task}); change it there")
+    if expected is not None and row.revision not in expected:
+        raise PreconditionFailed(f"job {name} is at revision {row.revision} now; read it again, then repeat the change")
+
+
+def _put(connection: sa.Connection, clock: Clock, definition: Definition, actor: str) -> Job:
+    try:
+        task = find_task(connection, definition.task)
+    except TaskNotFound as error:
+        raise InvalidInput(error.detail, [FieldError("/task", error.code, error.detail)]) from None
+    admission.refuse(admission.check_definition(definition, task.parameters))
+    if definition.schedule is not None:
+        definition = replace(definition, schedule=schedule.parse(definition.schedule).to_json())
+    return Job(jobs.put(connection, definition, Owner.API, actor, clock.now()), task.parameters)
+
+
+def _accepted(known: dict[str, TaskRow], row: JobRow) -> tuple[Parameter, ...]:
+    task = known.get(row.definition.task)
+    return task.parameters if task else ()
