@@ -1,0 +1,1 @@
+"""The edge between SQL and Redis: rows become messages, reports become history."""

@@ -1,0 +1,124 @@
+"""The last steps of a turn: what may run now is gated, published, and then marked as published."""
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+import structlog
+
+from jobworker.clock import Clock
+from jobworker.domain.execution import retries_used
+from jobworker.domain.job import Definition
+from jobworker.relay.record import Claimed
+from jobworker.store import dispatch, jobs, queues
+from jobworker.store.database import Database
+from jobworker.store.dispatch import Published, Ready
+from jobworker.store.workers import WorkerRow
+from jobworker.transport.claims import Answer, Claims
+from jobworker.transport.publisher import Message, Publisher, list_name, lists_of
+
+logger = structlog.get_logger(__name__)
+
+#: Cancellations and lost messages that one turn settles.
+_LIMIT = 1000
+
+
+@dataclass(slots=True)
+class Dispatcher:
+    """Turns rows that are due into messages. `workers` is who is alive, kept current by the watch."""
+
+    database: Database
+    publisher: Publisher
+    claims: Claims
+    clock: Clock
+    feed: int
+    workers: Sequence[WorkerRow] = ()
+    _definitions: dict[tuple[str, int], Definition | None] = field(default_factory=dict)
+    _claimed: dict[str, dt.datetime] = field(default_factory=dict)
+
+    def dispatch(self) -> int:
+        """Publish what may run, mark it; answers how many. Raises `redis.RedisError` with nothing marked."""
+        with self.database.read() as connection:
+            names = queues.names(connection)
+        room = self._room(names)
+        with self.database.read() as connection:
+            chosen = [row for name in names if room[name] > 0 for row in self._ready(connection, name, room[name])]
+            messages = [self._message(connection, row) for row in chosen]
+        if not messages:
+            return 0
+        self.publisher.publish(messages)
+        with self.database.write() as connection:
+            dispatch.mark_published(connection, [(row.id, row.attempt) for row in chosen], self.clock.now())
+        return len(messages)
+
+    def cancel(self) -> int:
+        """Carry out requests to cancel what is queued: it cannot start any more once Redis has said so."""
+        with self.database.read() as connection:
+            asked = dispatch.cancel_asked(connection, _LIMIT)
+        revoked = [row for row in asked if self.claims.revoke(row.id, row.attempt + 1) is Answer.REVOKED]
+        if revoked:
+            with self.database.write() as connection:
+                dispatch.cancel_revoked(connection, revoked, self.clock.now())
+        return len(revoked)
+
+    def note_claims(self, claimed: Iterable[Claimed]) -> None:
+        """Remember how far each list has been worked off."""
+        for claim in claimed:
+            name = list_name(claim.queue, claim.priority)
+            self._claimed[name] = max(claim.dispatched_at, self._claimed.get(name, claim.dispatched_at))
+
+    def mend(self, older_than: dt.datetime) -> int:
+        """Find messages that Redis or a worker lost on the way, so that they are published again."""
+        with self.database.read() as connection:
+            unclaimed = dispatch.published_before(connection, older_than, _LIMIT)
+        if not unclaimed:
+            return 0
+        depths = self.publisher.depths(sorted({row.queue for row in unclaimed}))
+        lost = [row for row in unclaimed if self._is_lost(row, depths)]
+        if lost:
+            logger.warning("messages_lost", count=len(lost), example=lost[0].id)
+            with self.database.write() as connection:
+                dispatch.publish_again(connection, lost)
+        return len(lost)
+
+    def _is_lost(self, row: Published, depths: dict[str, int]) -> bool:
+        """Its list is empty, or something that was published later has been claimed already."""
+        name = list_name(row.queue, row.priority)
+        overtaken = name in self._claimed and self._claimed[name] > row.dispatched_at
+        return depths[name] == 0 or overtaken
+
+    def _room(self, names: Sequence[str]) -> dict[str, int]:
+        depths = self.publisher.depths(names)
+        return {name: self.feed - sum(depths[part] for part in lists_of(name)) for name in names}
+
+    def _ready(self, connection: sa.Connection, queue: str, limit: int) -> list[Ready]:
+        """The gate: only tasks that a live worker of this queue can run leave the database."""
+        runnable = {task for worker in self.workers if queue in worker.queues for task in worker.tasks}
+        return dispatch.ready(connection, queue, sorted(runnable), limit) if runnable else []
+
+    def _message(self, connection: sa.Connection, row: Ready) -> Message:
+        definition = self._definition(connection, row)
+        return Message(
+            execution=row.id,
+            attempt=row.attempt + 1,
+            job=row.job,
+            revision=row.job_revision,
+            task=row.task,
+            queue=row.queue,
+            priority=row.priority,
+            parameters=row.parameters,
+            retries=retries_used(row.attempt + 1, len(row.lost_attempts or ())),
+            max_attempts=row.max_attempts,
+            time_limit=definition.time_limit if definition else None,
+            soft_time_limit=definition.soft_time_limit if definition else None,
+            correlation_id=row.correlation_id,
+            scheduled_for=row.scheduled_for,
+        )
+
+    def _definition(self, connection: sa.Connection, row: Ready) -> Definition | None:
+        # A revision never changes, so it can be kept for ever.
+        key = (row.job, row.job_revision)
+        if key not in self._definitions:
+            self._definitions[key] = jobs.revision(connection, *key)
+        return self._definitions[key]

@@ -1,0 +1,178 @@
+"""The relay: one loop. A turn is `read → record → fire → release → settle`, then `cancel → dispatch`.
+
+A turn writes one transaction with everything it read and how far it read; whatever fails before the
+commit is read again. Of several relays one leads; the others stand by and take over within seconds.
+"""
+
+import os
+import socket
+import threading
+from datetime import datetime, timedelta
+
+import redis
+import sqlalchemy.exc
+import structlog
+
+from jobworker.clock import Clock
+from jobworker.domain.ids import IdFactory
+from jobworker.relay.dispatch import Dispatcher
+from jobworker.relay.fire import fire
+from jobworker.relay.read import Batch, Offsets, Reader
+from jobworker.relay.record import record, record_logs
+from jobworker.relay.watch import Watch
+from jobworker.settings import Settings
+from jobworker.store import dispatch, relay_state
+from jobworker.store.database import Database
+from jobworker.transport.claims import Claims
+from jobworker.transport.client import check, connect
+from jobworker.transport.publisher import Publisher
+
+logger = structlog.get_logger(__name__)
+
+#: Longest sleep between two turns (s): what a lost wake-up costs.
+_LONGEST_WAIT = 1.0
+
+#: Turns follow each other at this distance (s) when there is much to do, so that each finds a batch.
+_PACE = 0.01
+
+#: A leader that was not heard of for so long (s) is replaced.
+_LEADERSHIP = 5.0
+
+#: How often the leader says that it is there (s).
+_RENEWAL = 1.0
+
+#: How often the streams are trimmed (s).
+_TRIM_EVERY = 1.0
+
+#: Executions that become due in one turn.
+_RELEASE_LIMIT = 1000
+
+#: Pause after something was away (s), doubled up to the second figure.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+
+
+class NotLeading(Exception):
+    """Another relay leads, or has read on meanwhile."""
+
+
+class Relay:
+    """Carries work from SQL to Redis and reports from Redis to SQL."""
+
+    def __init__(self, database: Database, redis_url: str, clock: Clock, settings: Settings) -> None:
+        # XREAD blocks for up to _LONGEST_WAIT; the time-out has to leave room for it.
+        self._client = connect(redis_url, timeout=_LONGEST_WAIT + 2.0)
+        self._database = database
+        self._clock = clock
+        self._reader = Reader(self._client)
+        self._dispatcher = Dispatcher(
+            database, Publisher(self._client), Claims(self._client), clock, settings.feed
+        )
+        self._watch = Watch(database, self._client, self._dispatcher, clock, settings)
+        self._ids = IdFactory()
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._offsets: Offsets | None = None
+        self._renewed_at = self._trimmed_at = float("-inf")
+        self._checked = False
+
+    def run(self, stop: threading.Event) -> None:
+        """Turn until `stop` is set. Nothing that Redis or the database does ends it."""
+        pause = _FIRST_PAUSE
+        while not stop.is_set():
+            began = self._clock.monotonic()
+            try:
+                self.turn()
+            except NotLeading:
+                self._offsets = None
+                self._clock.wait(stop, _RENEWAL)
+            except redis.RedisError as error:
+                logger.warning("redis_away", error=str(error), next_try_in=pause)
+                self._watch.redis_was_away()
+                self._clock.wait(stop, pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            except sqlalchemy.exc.OperationalError as error:
+                logger.warning("database_away", error=str(error.orig), next_try_in=pause)
+                self._clock.wait(stop, pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            else:
+                pause = _FIRST_PAUSE
+                self._clock.wait(stop, max(0.0, _PACE - (self._clock.monotonic() - began)))
+        self._resign()
+
+    def turn(self) -> None:
+        """One round. Raises `NotLeading`, or what Redis or the database raised, with nothing lost."""
+        self._check_redis_once()
+        offsets = self._offsets or self._lead()
+        self._watch.run_due()
+        if self._watch.started_over():
+            offsets = self._lead()
+        due = self._next_due()
+        batch = self._reader.read(offsets, self._wait(due))
+        if batch or self._is_time(due):
+            self._settle(batch)
+        self._trim()
+        self._dispatcher.cancel()
+        self._dispatcher.dispatch()
+
+    def _settle(self, batch: Batch) -> None:
+        """Everything that was read, in one transaction with how far it was read."""
+        now = self._clock.now()
+        with self._database.write() as connection:
+            self._keep_leading(connection)
+            claimed = record(connection, batch.events)
+            record_logs(connection, batch.logs)
+            fire(connection, batch.events, self._ids, now)
+            dispatch.release_due(connection, now, _RELEASE_LIMIT)
+            relay_state.advance(connection, batch.offsets.events, batch.offsets.logs)
+        self._offsets = batch.offsets
+        self._dispatcher.note_claims(claimed)
+
+    def _is_time(self, due: datetime | None) -> bool:
+        """Whether there is something to write although nothing was read."""
+        renew = self._clock.monotonic() - self._renewed_at >= _RENEWAL
+        return renew or (due is not None and due <= self._clock.now())
+
+    def _lead(self) -> Offsets:
+        with self._database.write() as connection:
+            state = relay_state.get(connection, for_update=True)
+            if not self._claim_leadership(connection):
+                raise NotLeading
+        logger.info("relay_leads", relay=self._name)
+        self._offsets = Offsets(state.events_offset, state.logs_offset)
+        return self._offsets
+
+    def _keep_leading(self, connection: sqlalchemy.Connection) -> None:
+        state = relay_state.get(connection, for_update=True)
+        unmoved = self._offsets == Offsets(state.events_offset, state.logs_offset)
+        if not (unmoved and self._claim_leadership(connection)):
+            raise NotLeading
+
+    def _claim_leadership(self, connection: sqlalchemy.Connection) -> bool:
+        now = self._clock.now()
+        self._renewed_at = self._clock.monotonic()
+        return relay_state.lead(connection, self._name, now, now + timedelta(seconds=_LEADERSHIP))
+
+    def _next_due(self) -> datetime | None:
+        with self._database.read() as connection:
+            return dispatch.next_due(connection)
+
+    def _wait(self, due: datetime | None) -> float:
+        if due is None:
+            return _LONGEST_WAIT
+        return min(_LONGEST_WAIT, max(0.0, (due - self._clock.now()).total_seconds()))
+
+    def _trim(self) -> None:
+        if self._offsets and self._clock.monotonic() - self._trimmed_at >= _TRIM_EVERY:
+            self._reader.trim(self._offsets)
+            self._trimmed_at = self._clock.monotonic()
+
+    def _check_redis_once(self) -> None:
+        if not self._checked:
+            check(self._client)
+            self._checked = True
+
+    def _resign(self) -> None:
+        try:
+            with self._database.write() as connection:
+                relay_state.resign(connection, self._name)
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            logger.warning("relay_could_not_resign", error=str(error))

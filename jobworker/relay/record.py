@@ -1,0 +1,145 @@
+"""The second step of a turn: reports become rows. Runs inside the turn's transaction."""
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import sqlalchemy as sa
+import structlog
+
+from jobworker.domain import events
+from jobworker.domain.events import STATES, Event, Kind
+from jobworker.domain.execution import MAX_LOSSES, Move, State, merge
+from jobworker.domain.job import OnWorkerLost
+from jobworker.store import dispatch, history, jobs, workers
+from jobworker.store.history import Known, LogLine
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A message that a worker took: everything published before it to the same list should be gone, too."""
+
+    queue: str
+    priority: int
+    dispatched_at: dt.datetime
+
+
+def record(connection: sa.Connection, reports: Sequence[Event]) -> list[Claimed]:
+    """Write down what workers reported, in the order of the stream; answers which messages were claimed."""
+    claimed: list[Claimed] = []
+    for part in _parts(reports):
+        if part[0].kind is Kind.WORKER_LOST:
+            part = _attempts_of_lost_worker(connection, part[0])
+        claimed.extend(_record_moves(connection, part))
+    return claimed
+
+
+def _parts(reports: Iterable[Event]) -> Iterator[list[Event]]:
+    """Runs of state reports, each lost worker alone between them: it concerns what was reported before."""
+    run: list[Event] = []
+    for event in reports:
+        if event.kind is Kind.WORKER_LOST:
+            if run:
+                yield run
+            yield [event]
+            run = []
+        elif event.kind in STATES or event.kind is Kind.LOST:
+            run.append(event)
+    if run:
+        yield run
+
+
+def _attempts_of_lost_worker(connection: sa.Connection, event: Event) -> list[Event]:
+    worker = event.data["worker"]
+    workers.gone(connection, [worker], event.at)
+    held = dispatch.running(connection, worker)
+    logger.warning("worker_lost", worker=worker, attempts=len(held))
+    return [
+        Event(event.id, Kind.LOST, row.id, row.attempt, {"worker": worker, "reason": "its worker stopped responding"})
+        for row in held
+    ]
+
+
+def _record_moves(connection: sa.Connection, reports: Sequence[Event]) -> list[Claimed]:
+    known = history.known(connection, {event.execution for event in reports})
+    changed: dict[str, Known] = {}
+    moves: list[Move] = []
+    claimed: list[Claimed] = []
+    for event in reports:
+        row = changed.get(event.execution) or known.get(event.execution)
+        if row is None:
+            logger.warning("report_of_unknown_execution", execution=event.execution, kind=event.kind.value)
+            continue
+        move = _to_move(connection, row, event)
+        merged = merge(row.standing, move)
+        if merged == row.standing:
+            continue
+        if move.state is State.RUNNING and row.dispatched_at:
+            claimed.append(Claimed(row.queue, row.priority, row.dispatched_at))
+        moves.append(move)
+        changed[row.id] = replace(row, standing=merged, dispatched_at=None)
+    history.save(connection, {key: row.standing for key, row in changed.items()})
+    history.add_attempts(connection, moves)
+    history.add_transitions(connection, moves)
+    return claimed
+
+
+def _to_move(connection: sa.Connection, row: Known, event: Event) -> Move:
+    move = _lost(connection, row, event) if event.kind is Kind.LOST else events.to_move(event)
+    if move.state is State.RETRYING and row.cancel_requested_by:
+        reason = "cancelled before the next attempt"
+        return replace(move, state=State.CANCELLED, actor=row.cancel_requested_by, reason=reason, due_at=None)
+    return move
+
+
+def _lost(connection: sa.Connection, row: Known, event: Event) -> Move:
+    """What becomes of an execution whose worker (or process) is gone."""
+    why = event.data.get("reason", "its worker is gone")
+    losses = row.standing.lost_attempts | {event.attempt}
+    definition = jobs.revision(connection, row.job, row.job_revision)
+    again = definition is None or definition.on_worker_lost is OnWorkerLost.RETRY
+    if again and len(losses) >= MAX_LOSSES:
+        again, why = False, f"{why}; it took {len(losses)} workers with it and is not started again"
+    error = {"type": "WorkerLost", "message": why, "traceback": None}
+    return Move(
+        execution=event.execution,
+        attempt=event.attempt,
+        state=State.RETRYING if again else State.FAILED,
+        event_id=event.order,
+        at=event.at,
+        actor="relay",
+        reason=why,
+        worker=event.data.get("worker"),
+        due_at=event.at if again else None,
+        error=error,
+        lost=True,
+    )
+
+
+def record_logs(connection: sa.Connection, reports: Sequence[Event]) -> None:
+    """Write down what jobs said: log lines, and of progress the latest."""
+    if not reports:
+        return
+    present = history.existing(connection, {event.execution for event in reports})
+    mine = [event for event in reports if event.execution in present]
+    history.add_logs(connection, [_line(event) for event in mine if event.kind is Kind.LOG])
+    progress = {
+        event.execution: {**event.data, "attempt": event.attempt} for event in mine if event.kind is Kind.PROGRESS
+    }
+    history.save_progress(connection, progress)
+
+
+def _line(event: Event) -> LogLine:
+    data = event.data
+    return LogLine(
+        execution=event.execution,
+        event_id=event.id,
+        attempt=event.attempt,
+        at=dt.datetime.fromisoformat(data["at"]),
+        level=data["level"],
+        logger=data["logger"][:255],
+        # PostgreSQL cannot keep NUL in text.
+        message=data["message"].replace("\x00", "�"),
+    )

@@ -1,0 +1,178 @@
+"""Chores: what the relay looks after by itself, each every so many seconds.
+
+Twins by design: a name, an interval, and `run` for one bounded round.
+"""
+
+import datetime as dt
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+import structlog
+
+from jobworker.clock import Clock
+from jobworker.relay.dispatch import Dispatcher
+from jobworker.services import catalogue
+from jobworker.settings import Settings
+from jobworker.store import dispatch, relay_state, schedules, workers
+from jobworker.store.database import Database
+from jobworker.store.workers import WorkerRow
+from jobworker.transport import keys
+from jobworker.transport.claims import Claims, Ticket
+from jobworker.transport.projection import Projection
+from jobworker.transport.registry import Announcement, Registry
+
+logger = structlog.get_logger(__name__)
+
+#: A write-ahead log is brought back into the database when it is this large (bytes).
+_WAL_LIMIT = 4 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Chore:
+    """Something done every `every` seconds."""
+
+    name: str
+    every: float
+    run: Callable[[], None]
+    next_at: float = 0.0
+
+
+class Watch:
+    """Everything that the relay notices by itself."""
+
+    def __init__(
+        self, database: Database, client: redis.Redis, dispatcher: Dispatcher, clock: Clock, settings: Settings
+    ) -> None:
+        self._database = database
+        self._client = client
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._settings = settings
+        self._registry = Registry(client, settings.worker_lease)
+        self._claims = Claims(client)
+        self._projection = Projection(client)
+        self._seen_catalogues: set[str] = set()
+        self._connected_since = clock.monotonic()
+        self._started_over = False
+        self._chores = [
+            Chore("epoch", 1.0, self.check_epoch),
+            Chore("workers", 1.0, self.look_for_workers),
+            Chore("lost_messages", settings.lost_message_after / 2, self.mend),
+            Chore("schedules", 2.0, self.project_schedules),
+            Chore("beat", 2.0, self.read_beat),
+            Chore("checkpoint", 1.0, self.checkpoint),
+        ]
+
+    def run_due(self) -> None:
+        """Do the chores whose time has come. Raises `redis.RedisError` when Redis is away."""
+        for chore in self._chores:
+            if self._clock.monotonic() >= chore.next_at:
+                chore.run()
+                chore.next_at = self._clock.monotonic() + chore.every
+
+    def redis_was_away(self) -> None:
+        """Heartbeats could not arrive either: nobody is judged silent before a full lease has passed."""
+        self._connected_since = self._clock.monotonic()
+
+    def started_over(self) -> bool:
+        """Whether reading has to begin anew, since Redis lost its data; says so once."""
+        answer, self._started_over = self._started_over, False
+        return answer
+
+    def check_epoch(self) -> None:
+        """Notice that Redis lost its data, and start over with what SQL knows."""
+        with self._database.read() as connection:
+            state = relay_state.get(connection)
+        if state.epoch is None or self._client.get(keys.EPOCH) != state.epoch:
+            self._start_over(first_time=state.epoch is None)
+        elif state.republish_at and state.republish_at <= self._clock.now():
+            self._republish(state.republish_at - self._wait_for_workers())
+
+    def look_for_workers(self) -> None:
+        """Take note of who is alive and what they offer; fence those who fell silent."""
+        announced = self._registry.announcements()
+        self._learn(announced)
+        present = [_row(announcement, self._clock.now()) for announcement in announced]
+        with self._database.write() as connection:
+            workers.seen(connection, present, self._clock.now())
+        self._dispatcher.workers = present
+        if self._clock.monotonic() - self._connected_since > self._settings.worker_lease:
+            self._registry.fence_silent()
+
+    def mend(self) -> None:
+        """Publish again what got lost between Redis and the workers."""
+        patience = dt.timedelta(seconds=self._settings.lost_message_after)
+        self._dispatcher.mend(self._clock.now() - patience)
+
+    def project_schedules(self) -> None:
+        """Make RedBeat's entries agree with SQL."""
+        with self._database.read() as connection:
+            rows = schedules.all(connection)
+        self._projection.sync(rows, self._clock.now())
+
+    def read_beat(self) -> None:
+        """Take note of beat's last tick, so that readiness can be told from SQL."""
+        tick = self._client.hget(keys.BEAT, "tick_ms")
+        if tick:
+            at = dt.datetime.fromtimestamp(int(tick) / 1000, dt.UTC)
+            with self._database.write() as connection:
+                relay_state.beat_ticked(connection, at)
+
+    def checkpoint(self) -> None:
+        """Keep SQLite's write-ahead log small."""
+        if self._database.is_sqlite:
+            log = Path(f"{self._database.url.database}-wal")
+            if log.exists() and log.stat().st_size > _WAL_LIMIT:
+                self._database.checkpoint()
+
+    def _learn(self, announced: Sequence[Announcement]) -> None:
+        for announcement in announced:
+            if announcement.catalogue not in self._seen_catalogues:
+                offered = self._registry.catalogue(announcement.catalogue)
+                catalogue.learn(self._database, self._clock, offered, announcement.code_version)
+                self._seen_catalogues.add(announcement.catalogue)
+
+    def _start_over(self, first_time: bool) -> None:
+        """A new epoch. Running attempts keep their claims; messages are published again after a pause.
+
+        The pause lets workers announce what they run, in case SQL has not heard of it yet.
+        """
+        epoch, now = str(uuid.uuid4()), self._clock.now()
+        with self._database.write() as connection:
+            relay_state.follow(connection, epoch, None if first_time else now + self._wait_for_workers())
+            held = dispatch.running(connection)
+        for row in held:
+            self._claims.restore(Ticket(row.id, row.attempt, row.worker, row.token))
+        self._client.set(keys.EPOCH, epoch)
+        self._started_over = True
+        if not first_time:
+            logger.warning("redis_lost_its_data", running=len(held), epoch=epoch)
+            self.redis_was_away()
+
+    def _republish(self, published_before: dt.datetime) -> None:
+        with self._database.write() as connection:
+            count = dispatch.publish_all_again(connection, published_before)
+            relay_state.republished(connection)
+        logger.info("published_again", count=count)
+
+    def _wait_for_workers(self) -> dt.timedelta:
+        return dt.timedelta(seconds=self._settings.heartbeat_interval * 2)
+
+
+def _row(announcement: Announcement, now: dt.datetime) -> WorkerRow:
+    return WorkerRow(
+        id=announcement.worker,
+        host=announcement.host,
+        pid=announcement.pid,
+        pool=announcement.pool,
+        concurrency=announcement.concurrency,
+        queues=announcement.queues,
+        tasks=announcement.tasks,
+        code_version=announcement.code_version,
+        started_at=announcement.started_at,
+        seen_at=now,
+    )
+

@@ -1,0 +1,49 @@
+"""What workers announce becomes known: their tasks, and the job that each task is by itself."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from jobworker.clock import Clock
+from jobworker.domain.job import Definition, OnWorkerLost, Owner
+from jobworker.domain.parameters import Parameter
+from jobworker.store import jobs, tasks
+from jobworker.store.database import Database
+from jobworker.store.tasks import TaskRow
+
+logger = structlog.get_logger(__name__)
+
+
+def learn(database: Database, clock: Clock, offered: Sequence[Mapping[str, Any]], code_version: str) -> None:
+    """Keep the catalogue of one version of the code. A job that somebody made over HTTP stays theirs."""
+    with database.write() as connection:
+        now = clock.now()
+        for described in offered:
+            parameters = tuple(Parameter.from_json(item) for item in described["parameters"])
+            options = dict(described["options"])
+            row = TaskRow(described["name"], described["description"], parameters, options, code_version, now)
+            tasks.put(connection, row)
+            present = jobs.get(connection, row.name)
+            if present is None or present.owner is Owner.CODE:
+                jobs.put(connection, _definition(row), Owner.CODE, f"code:{code_version}", now)
+            else:
+                logger.info("job_kept", job=row.name, why="it was made over HTTP, the task of the same name is not it")
+
+
+def _definition(task: TaskRow) -> Definition:
+    options = task.options
+    retries = options.get("max_retries")
+    return Definition(
+        name=task.name,
+        task=task.name,
+        description=task.description,
+        queue=options["queue"],
+        priority=options["priority"],
+        max_attempts=retries + 1 if retries is not None else None,
+        time_limit=options.get("time_limit"),
+        soft_time_limit=options.get("soft_time_limit"),
+        on_worker_lost=OnWorkerLost(options["on_worker_lost"]),
+        schedule=options.get("schedule"),
+        tags=tuple(options.get("tags", ())),
+    )

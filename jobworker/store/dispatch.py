@@ -1,0 +1,208 @@
+"""What is due, what was published, what was lost on the way: the relay's questions about executions."""
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.execution import State
+from jobworker.store.queues import insert_or_ignore
+from jobworker.store.schema import (
+    CANCEL_ASKED,
+    PUBLISHED,
+    READY,
+    RUNNING,
+    WAITING_FOR_TIME,
+    executions,
+    transitions,
+)
+
+_READY = sa.text(READY)
+_PUBLISHED = sa.text(PUBLISHED)
+_WAITING = sa.text(WAITING_FOR_TIME)
+_RUNNING = sa.text(RUNNING)
+_CANCEL_ASKED = sa.text(CANCEL_ASKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An execution whose next attempt may be published, with all that its message needs."""
+
+    id: str
+    job: str
+    job_revision: int
+    task: str
+    queue: str
+    priority: int
+    parameters: dict[str, Any]
+    attempt: int
+    max_attempts: int | None
+    lost_attempts: list[int] | None
+    correlation_id: str
+    scheduled_for: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An execution whose message is (or was) in Redis."""
+
+    id: str
+    queue: str
+    priority: int
+    attempt: int
+    dispatched_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RunningAttempt:
+    """An attempt that a worker has claimed."""
+
+    id: str
+    attempt: int
+    worker: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """A Queued execution that `actor` wants cancelled; `attempt` is the last one that was started."""
+
+    id: str
+    attempt: int
+    actor: str
+
+
+def release_due(connection: sa.Connection, now: dt.datetime, limit: int) -> int:
+    """Scheduled and Retrying executions whose time has come become Queued; answers how many."""
+    due = connection.execute(
+        sa.select(executions.c.id, executions.c.attempt)
+        .where(_WAITING, executions.c.due_at <= now)
+        .order_by(executions.c.due_at)
+        .limit(limit)
+    ).all()
+    if not due:
+        return 0
+    connection.execute(
+        sa.update(executions)
+        .where(executions.c.id == sa.bindparam("key"), _WAITING)
+        .values(state=State.QUEUED.value, reason=None, dispatched_at=None),
+        [{"key": row.id} for row in due],
+    )
+    moved = [
+        {
+            "execution_id": row.id,
+            "attempt": row.attempt,
+            "state": State.QUEUED.value,
+            "at": now,
+            "actor": "relay",
+            "reason": "due",
+        }
+        for row in due
+    ]
+    connection.execute(insert_or_ignore(connection, transitions), moved)
+    return len(due)
+
+
+def next_due(connection: sa.Connection) -> dt.datetime | None:
+    """When the next Scheduled or Retrying execution is due."""
+    return connection.scalar(
+        sa.select(executions.c.due_at).where(_WAITING).order_by(executions.c.due_at).limit(1)
+    )
+
+
+def ready(connection: sa.Connection, queue: str, tasks: Sequence[str], limit: int) -> list[Ready]:
+    """What may be published to `queue`, the most urgent first, of tasks that somebody can run."""
+    columns = [executions.c[name] for name in Ready.__dataclass_fields__]
+    rows = connection.execute(
+        sa.select(*columns)
+        .where(
+            _READY,
+            executions.c.queue == queue,
+            executions.c.task.in_(tasks),
+            executions.c.cancel_requested_at.is_(None),
+        )
+        .order_by(executions.c.priority.desc(), executions.c.due_at, executions.c.id)
+        .limit(limit)
+    )
+    return [Ready(*row) for row in rows]
+
+
+def mark_published(connection: sa.Connection, published: Iterable[tuple[str, int]], now: dt.datetime) -> None:
+    """Note (id, attempt before) pairs as published; those that have moved on meanwhile stay as they are."""
+    connection.execute(
+        sa.update(executions)
+        .where(executions.c.id == sa.bindparam("key"), executions.c.attempt == sa.bindparam("before"), _READY)
+        .values(dispatched_at=now),
+        [{"key": execution, "before": attempt} for execution, attempt in published],
+    )
+
+
+def published_before(connection: sa.Connection, moment: dt.datetime, limit: int) -> list[Published]:
+    """Messages that nobody has claimed since `moment`, the oldest first."""
+    columns = [executions.c[name] for name in Published.__dataclass_fields__]
+    rows = connection.execute(
+        sa.select(*columns)
+        .where(_PUBLISHED, executions.c.dispatched_at <= moment)
+        .order_by(executions.c.dispatched_at)
+        .limit(limit)
+    )
+    return [Published(*row) for row in rows]
+
+
+def publish_again(connection: sa.Connection, lost: Iterable[Published]) -> None:
+    """These messages are gone: their executions are ready once more."""
+    connection.execute(
+        sa.update(executions)
+        .where(
+            executions.c.id == sa.bindparam("key"),
+            executions.c.dispatched_at == sa.bindparam("seen"),
+            _PUBLISHED,
+        )
+        .values(dispatched_at=None),
+        [{"key": row.id, "seen": row.dispatched_at} for row in lost],
+    )
+
+
+def publish_all_again(connection: sa.Connection, before: dt.datetime) -> int:
+    """Every message published before then is gone; answers how many there were."""
+    changed = connection.execute(
+        sa.update(executions).where(_PUBLISHED, executions.c.dispatched_at <= before).values(dispatched_at=None)
+    )
+    return changed.rowcount
+
+
+def running(connection: sa.Connection, worker: str | None = None) -> list[RunningAttempt]:
+    """What is running, everywhere or on one worker."""
+    query = sa.select(executions.c.id, executions.c.attempt, executions.c.worker, executions.c.token).where(_RUNNING)
+    if worker is not None:
+        query = query.where(executions.c.worker == worker)
+    return [RunningAttempt(*row) for row in connection.execute(query)]
+
+
+def cancel_asked(connection: sa.Connection, limit: int) -> list[CancelAsked]:
+    """Queued executions that somebody wants cancelled."""
+    rows = connection.execute(
+        sa.select(executions.c.id, executions.c.attempt, executions.c.cancel_requested_by)
+        .where(_CANCEL_ASKED)
+        .limit(limit)
+    )
+    return [CancelAsked(*row) for row in rows]
+
+
+def cancel_revoked(connection: sa.Connection, revoked: Sequence[CancelAsked], now: dt.datetime) -> None:
+    """These executions can not start any more: they are Cancelled."""
+    reason = "cancelled before it started"
+    connection.execute(
+        sa.update(executions)
+        .where(executions.c.id == sa.bindparam("key"), executions.c.attempt == sa.bindparam("before"), _CANCEL_ASKED)
+        .values(state=State.CANCELLED.value, reason=reason, finished_at=now, dispatched_at=None),
+        [{"key": row.id, "before": row.attempt} for row in revoked],
+    )
+    made = [
+        {"execution_id": row.id, "attempt": row.attempt, "state": State.CANCELLED.value, "at": now}
+        | {"actor": row.actor, "reason": reason}
+        for row in revoked
+    ]
+    connection.execute(insert_or_ignore(connection, transitions), made)

@@ -1,0 +1,75 @@
+"""The relay's one row: how far it has read, which Redis it follows, who leads."""
+
+import datetime as dt
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from jobworker.store.schema import relay_state
+
+_THE_ROW = relay_state.c.id == 1
+
+
+@dataclass(frozen=True, slots=True)
+class RelayState:
+    """`republish_at` is set while the relay waits for workers to speak up after Redis lost its data."""
+
+    epoch: str | None
+    events_offset: str
+    logs_offset: str
+    leader: str | None
+    leader_until: dt.datetime | None
+    turned_at: dt.datetime | None
+    beat_tick_at: dt.datetime | None
+    republish_at: dt.datetime | None
+
+
+def get(connection: sa.Connection, *, for_update: bool = False) -> RelayState:
+    """The row; `for_update` keeps other relays out until the transaction ends (PostgreSQL)."""
+    query = sa.select(relay_state).where(_THE_ROW)
+    row = connection.execute(query.with_for_update() if for_update else query).one()._mapping
+    return RelayState(**{name: row[name] for name in RelayState.__dataclass_fields__})
+
+
+def lead(connection: sa.Connection, leader: str, now: dt.datetime, until: dt.datetime) -> bool:
+    """Become or stay the leader until `until`; False if another one leads."""
+    free = sa.or_(
+        relay_state.c.leader.is_(None), relay_state.c.leader == leader, relay_state.c.leader_until < now
+    )
+    changed = connection.execute(
+        sa.update(relay_state).where(_THE_ROW, free).values(leader=leader, leader_until=until, turned_at=now)
+    )
+    return changed.rowcount == 1
+
+
+def resign(connection: sa.Connection, leader: str) -> None:
+    """Let another relay lead at once."""
+    connection.execute(
+        sa.update(relay_state).where(_THE_ROW, relay_state.c.leader == leader).values(leader=None, leader_until=None)
+    )
+
+
+def advance(connection: sa.Connection, events_offset: str, logs_offset: str) -> None:
+    """Remember how far the streams are read; belongs into the transaction that wrote what was read."""
+    connection.execute(
+        sa.update(relay_state).where(_THE_ROW).values(events_offset=events_offset, logs_offset=logs_offset)
+    )
+
+
+def follow(connection: sa.Connection, epoch: str, republish_at: dt.datetime | None) -> None:
+    """Start over with a Redis data set that is new to us."""
+    connection.execute(
+        sa.update(relay_state)
+        .where(_THE_ROW)
+        .values(epoch=epoch, events_offset="0-0", logs_offset="0-0", republish_at=republish_at)
+    )
+
+
+def republished(connection: sa.Connection) -> None:
+    """The wait after a loss of data is over."""
+    connection.execute(sa.update(relay_state).where(_THE_ROW).values(republish_at=None))
+
+
+def beat_ticked(connection: sa.Connection, at: dt.datetime) -> None:
+    """Remember when beat last looked at the schedule."""
+    connection.execute(sa.update(relay_state).where(_THE_ROW).values(beat_tick_at=at))

@@ -1,0 +1,66 @@
+"""The workers that were heard of."""
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.store.schema import workers
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """One worker; `gone_at` says when it stopped or was given up."""
+
+    id: str
+    host: str
+    pid: int
+    pool: str
+    concurrency: int
+    queues: tuple[str, ...]
+    tasks: tuple[str, ...]
+    code_version: str
+    started_at: dt.datetime
+    seen_at: dt.datetime
+    gone_at: dt.datetime | None = None
+
+
+def live(connection: sa.Connection) -> list[WorkerRow]:
+    """Those that are there now."""
+    rows = connection.execute(sa.select(workers).where(sa.text("gone_at IS NULL"))).mappings()
+    return [_from_row(row) for row in rows]
+
+
+def seen(connection: sa.Connection, present: Sequence[WorkerRow], now: dt.datetime) -> None:
+    """Take note of exactly these live workers; those not among them are gone."""
+    known = {row.id for row in live(connection)}
+    arrived = [row for row in present if row.id not in known]
+    stayed = [row.id for row in present if row.id in known]
+    for row in arrived:
+        _upsert(connection, row)
+    if stayed:
+        connection.execute(sa.update(workers).where(workers.c.id.in_(stayed)).values(seen_at=now))
+    gone(connection, known - {row.id for row in present}, now)
+
+
+def gone(connection: sa.Connection, ids: Iterable[str], now: dt.datetime) -> None:
+    """These workers are not there any more."""
+    left = list(ids)
+    if left:
+        connection.execute(sa.update(workers).where(workers.c.id.in_(left)).values(gone_at=now))
+
+
+def _upsert(connection: sa.Connection, row: WorkerRow) -> None:
+    values = {name: getattr(row, name) for name in WorkerRow.__dataclass_fields__}
+    values.update(queues=list(row.queues), tasks=list(row.tasks))
+    changed = connection.execute(sa.update(workers).where(workers.c.id == row.id).values(**values))
+    if changed.rowcount == 0:
+        connection.execute(sa.insert(workers).values(**values))
+
+
+def _from_row(row: Any) -> WorkerRow:
+    values = {name: row[name] for name in WorkerRow.__dataclass_fields__}
+    values.update(queues=tuple(values["queues"]), tasks=tuple(values["tasks"]))
+    return WorkerRow(**values)
