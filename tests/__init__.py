@@ -1,1 +1,1 @@
-"""unit and property: no I/O; conformance: the store on each database; integration: real servers; acceptance: `jobworker up`."""
+"""Tests by level: unit and property without I/O, conformance (the store on each database), integration, acceptance."""

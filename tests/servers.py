@@ -127,9 +127,9 @@ class RedisServer:
 
     def _answers(self) -> bool:
         self._running().must_live()
-        with contextlib.suppress(redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
-            with contextlib.closing(self.client()) as client:
-                return bool(client.ping())
+        not_yet = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+        with contextlib.suppress(*not_yet), contextlib.closing(self.client()) as client:
+            return bool(client.ping())
         return False
 
     def _configuration(self) -> str:
@@ -165,8 +165,9 @@ class PostgresServer:
         data = self._folder / "data"
         if os.geteuid() == 0:
             shutil.chown(self._folder, "postgres")
-        initdb = [f"{self._binaries}/initdb", "--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8"]
-        made = subprocess.run(_unprivileged([*initdb, "--no-locale", str(data)]), capture_output=True, text=True)
+        options = ["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--no-locale"]
+        initdb = _unprivileged([f"{self._binaries}/initdb", *options, str(data)])
+        made = subprocess.run(initdb, check=False, capture_output=True, text=True)
         if made.returncode:
             raise ServerFailed(made.stderr)
         # Nothing here must survive a power cut, so nothing waits for the disk.

@@ -1,0 +1,61 @@
+"""The audit is append-only for plain SQL too, on each database."""
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker.store import schema
+from jobworker.store.database import Database
+from tests.conftest import NOW
+
+_ENTRY = {"at": NOW, "actor": "someone", "action": "job.create", "subject": "export", "after": {"queue": "default"}}
+
+
+@pytest.fixture
+def audited(database: Database) -> Database:
+    """A database with one audit entry."""
+    return write_entry(database)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit SET actor = 'nobody'",
+        "UPDATE audit SET id = 7",
+        "DELETE FROM audit",
+        "DELETE FROM audit WHERE id = 1",
+    ],
+)
+def test_an_entry_stays_as_it_was_written(audited: Database, statement: str) -> None:
+    refuses(audited, statement)
+
+
+def test_truncate_is_refused_on_postgresql(postgres_url: str) -> None:
+    database = write_entry(Database(postgres_url))
+    refuses(database, "TRUNCATE audit")
+    database.dispose()
+
+
+def test_replace_is_refused_on_sqlite(sqlite_database: Database) -> None:
+    columns = "(id, at, actor, action, subject)"
+    write_entry(sqlite_database)
+    refuses(sqlite_database, f"INSERT OR REPLACE INTO audit {columns} VALUES (1, '2026-01-01', 'nobody', 'x', 'y')")
+
+
+def test_more_entries_are_welcome(audited: Database) -> None:
+    with audited.write() as connection:
+        connection.execute(sa.insert(schema.audit), [_ENTRY, _ENTRY])
+    with audited.read() as connection:
+        assert connection.scalars(sa.select(schema.audit.c.id).order_by(schema.audit.c.id)).all() == [1, 2, 3]
+
+
+def write_entry(database: Database) -> Database:
+    with database.write() as connection:
+        connection.execute(sa.insert(schema.audit).values(_ENTRY))
+    return database
+
+
+def refuses(database: Database, statement: str) -> None:
+    with pytest.raises(sa.exc.DatabaseError, match="audit is append-only"), database.write() as connection:
+        connection.execute(sa.text(statement))
+    with database.read() as connection:
+        assert [row.actor for row in connection.execute(sa.select(schema.audit))] == ["someone"]

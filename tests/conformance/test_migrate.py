@@ -1,0 +1,107 @@
+"""Upgrading: alone and together, from nothing, and what is said when code and database do not fit."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker.domain.errors import Misconfigured
+from jobworker.store import migrate, schema
+from jobworker.store.database import Database
+
+
+def set_revision(database: Database, revision: str) -> None:
+    with database.write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+
+def test_a_fresh_database_passes_the_check(database: Database, database_url: str) -> None:
+    migrate.check(database)
+    assert migrate.revision(database_url) == migrate.head()
+
+
+def test_upgrading_again_changes_nothing(database: Database, database_url: str) -> None:
+    with database.write() as connection:
+        connection.execute(sa.insert(schema.queues).values(name="critical", created_at=sa.func.now()))
+    assert migrate.upgrade(database_url) == migrate.head()
+    with database.read() as connection:
+        assert connection.scalars(sa.select(schema.queues.c.name)).all() == ["critical"]
+
+
+def test_the_relay_finds_its_row(database: Database) -> None:
+    with database.read() as connection:
+        rows = connection.execute(sa.select(schema.relay_state)).mappings().all()
+    assert [(row["id"], row["epoch"], row["events_offset"], row["logs_offset"]) for row in rows] == [
+        (1, None, "0-0", "0-0")
+    ]
+
+
+def test_a_newer_database_is_left_alone(database: Database, database_url: str) -> None:
+    set_revision(database, "9999")
+    for action in (lambda: migrate.check(database), lambda: migrate.upgrade(database_url)):
+        with pytest.raises(Misconfigured, match=r"9999, made by a newer JobWorker; upgrade the code"):
+            action()
+    assert migrate.revision(database_url) == "9999"
+
+
+def test_an_empty_database_asks_for_the_upgrade(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    database = Database(url)
+    assert migrate.revision(url) is None
+    with pytest.raises(Misconfigured, match=r"run jobworker db upgrade"):
+        migrate.check(database)
+    migrate.upgrade(url)
+    migrate.check(database)
+    database.dispose()
+
+
+def test_upgrades_at_the_same_time_do_not_meet(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    assert _upgrade_together(url) == [migrate.head()] * 4
+
+
+def test_upgrades_at_the_same_time_do_not_meet_on_postgresql(postgres: object, request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue("postgres")
+    server.create("together")
+    try:
+        assert _upgrade_together(server.url("together")) == [migrate.head()] * 4
+    finally:
+        server.drop("together")
+
+
+def _upgrade_together(url: str) -> list[str]:
+    start = threading.Barrier(4)
+    outcomes: list[str] = []
+
+    def upgrade() -> None:
+        start.wait()
+        try:
+            outcomes.append(migrate.upgrade(url))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the assertion shows it
+            outcomes.append(repr(error))
+
+    threads = [threading.Thread(target=upgrade) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database at all " * 100])
+def test_a_database_that_cannot_be_used_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "some.db"
+    path.write_bytes(content)
+    if not content:
+        path.unlink()
+        path.mkdir()
+    with pytest.raises(Misconfigured, match=r"some\.db cannot be used"):
+        migrate.upgrade(f"sqlite:///{path}")
+
+
+def test_a_password_is_not_shown() -> None:
+    with pytest.raises(Misconfigured) as caught:
+        migrate.upgrade("postgresql+psycopg://user:hush@127.0.0.1:1/none")
+    assert "hush" not in caught.value.detail
+    assert "user:***@127.0.0.1:1/none cannot be used" in caught.value.detail
