@@ -25,4 +25,5 @@ def names(connection: sa.Connection) -> list[str]:
 def insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:
     """INSERT … ON CONFLICT DO NOTHING in this database's dialect; the row count tells whether it was new."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table).on_conflict_do_nothing()
+    # SQLAlchemy forgets the count on PostgreSQL (-1) unless it is told to keep it.
+    return dialect.insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)

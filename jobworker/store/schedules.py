@@ -64,7 +64,7 @@ def record(
         "execution_id": execution_id,
         "recorded_at": now,
     }
-    return bool(connection.execute(insert_or_ignore(connection, _occurrences), values).rowcount)
+    return bool(connection.execute(insert_or_ignore(connection, _occurrences), values).rowcount == 1)
 
 
 def _query() -> sa.Select[Any]:
