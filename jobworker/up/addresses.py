@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from jobworker.domain.errors import Misconfigured
 
 #: What servers listen on when they are to be reached from everywhere, and where this machine finds them then.
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class Address(NamedTuple):

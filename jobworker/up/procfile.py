@@ -9,6 +9,7 @@ from honcho.environ import PROCFILE_LINE, parse_procfile
 from jobworker.domain.errors import Misconfigured
 
 #: What only a shell understands; a command without it can take the shell's place, so that signals reach it.
+_QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*\"""")
 _SHELL_SYNTAX = re.compile(r"[;&|<>()`\n]|^\s*\w+=")
 
 
@@ -21,7 +22,8 @@ class Service(NamedTuple):
     @property
     def script(self) -> str:
         """The command as a shell is to run it."""
-        return self.command if _SHELL_SYNTAX.search(self.command) else f"exec {self.command}"
+        bare = _QUOTED.sub("", self.command)
+        return self.command if _SHELL_SYNTAX.search(bare) else f"exec {self.command}"
 
 
 def read(path: Path) -> list[Service]:

@@ -35,6 +35,7 @@ appendfsync everysec
 save ""
 maxmemory-policy noeviction
 daemonize no
+loglevel warning
 always-show-logo no
 """
 

@@ -43,9 +43,7 @@ class Places(NamedTuple):
 class Welcome:
     """Runs in a thread of its own beside the supervisor's loop."""
 
-    def __init__(
-        self, places: Places, redis_url: str, output: Output, clock: Clock, over: threading.Event
-    ) -> None:
+    def __init__(self, places: Places, redis_url: str, output: Output, clock: Clock, over: threading.Event) -> None:
         self._places = places
         self._redis_url = redis_url
         self._output = output

@@ -1,0 +1,59 @@
+"""The `jobworker` command: what operators type. Each command is a file of this folder."""
+
+import importlib
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from jobworker.domain.errors import JobWorkerError
+
+#: Exit code of a command that was asked for something that cannot be.
+USAGE = 2
+
+#: Commands and the modules they live in; only the one that is used is loaded, `up` and `web` stay small.
+_COMMANDS = {
+    "db": "db",
+    "doctor": "doctor",
+    "executions": "executions",
+    "relay": "relay",
+    "submit": "submit",
+    "up": "up",
+    "wait": "wait",
+    "web": "web",
+}
+
+
+class _Commands(click.Group):
+    """Finds commands by name, and words errors for people."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"jobworker.cli.{_COMMANDS[cmd_name]}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except JobWorkerError as error:
+            _fail(error)
+
+
+def _fail(error: JobWorkerError) -> NoReturn:
+    click.echo(f"error: {error}", err=True)
+    raise SystemExit(USAGE)
+
+
+@click.group(cls=_Commands)
+@click.version_option(package_name="jobworker")
+def main() -> None:
+    """Submit work, know what became of it, and run the processes that do it."""
+    # As `celery` and `flask` do: the users' `tasks` package is found where the command is run.
+    if "" not in sys.path:
+        sys.path.insert(0, "")

@@ -1,0 +1,37 @@
+"""What several commands need: the settings of this place, and its database."""
+
+import contextlib
+import dataclasses
+import getpass
+from collections.abc import Iterator
+
+from jobworker.settings import Settings
+from jobworker.store import migrate
+from jobworker.store.database import Database
+from jobworker.up import running
+
+
+def settings() -> Settings:
+    """The settings; Redis is that of the `jobworker up` which runs in this home, unless another one is named."""
+    found = Settings.from_environment()
+    url = running.redis_url(found)
+    return found if url is None else dataclasses.replace(found, redis_url=url)
+
+
+@contextlib.contextmanager
+def database(found: Settings) -> Iterator[Database]:
+    """The database, if it has the schema of this code; raises `Misconfigured` otherwise."""
+    opened = Database(found.database_url)
+    try:
+        migrate.check(opened)
+        yield opened
+    finally:
+        opened.dispose()
+
+
+def actor() -> str:
+    """Who is recorded as having asked."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):  # a container may run as a number without a name
+        return "cli"

@@ -1,0 +1,21 @@
+"""`jobworker db`: the schema of the database."""
+
+import click
+
+from jobworker.settings import Settings, without_password
+from jobworker.store import migrate
+
+
+@click.group("db")
+def command() -> None:
+    """Look after the database."""
+
+
+@command.command()
+def upgrade() -> None:
+    """Create the tables, or bring those of an older JobWorker up to date."""
+    url = Settings.from_environment().database_url
+    before = migrate.revision(url)
+    after = migrate.upgrade(url)
+    done = "is up to date" if before == after else f"upgraded from {before or 'nothing'}"
+    click.echo(f"{without_password(url)}: revision {after}, {done}")

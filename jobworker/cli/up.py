@@ -1,0 +1,15 @@
+"""`jobworker up`: everything on one machine."""
+
+import click
+
+from jobworker.clock import SystemClock
+from jobworker.settings import Settings
+from jobworker.up.launch import up
+
+
+@click.command("up")
+@click.option("--demo", is_flag=True, help="Submit the three example jobs and show their progress.")
+@click.pass_context
+def command(context: click.Context, demo: bool) -> None:
+    """Run everything in the Procfile here, with a Redis and a database of its own, until Ctrl-C."""
+    context.exit(up(Settings.from_environment(), SystemClock(), demo))

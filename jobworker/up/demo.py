@@ -1,0 +1,91 @@
+"""`jobworker up --demo`: submits the three example jobs over HTTP and watches them."""
+
+import json
+import threading
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from jobworker.clock import Clock
+from jobworker.up import http
+
+#: The example jobs and what they are submitted with.
+JOBS: dict[str, dict[str, Any]] = {
+    "cleanup_inactive_entities": {"inactive_days": 90, "batch_size": 100, "dry_run": True},
+    "generate_entity_statistics": {},
+    "process_data_export": {"user_id": "u-17", "format": "csv"},
+}
+
+_FINAL = ("Succeeded", "Failed", "TimedOut", "Cancelled", "Skipped")
+
+#: How often each execution is looked at (s).
+_LOOK_EVERY = 0.3
+
+
+def run(api: str, clock: Clock, over: threading.Event) -> None:
+    """Submit, show progress until everything has its result or `over` is set, show the results."""
+    console = Console(highlight=False)
+    bars = Progress(
+        TextColumn("{task.fields[job]:<28}"),
+        BarColumn(),
+        TextColumn("{task.fields[state]:<10}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[message]}"),
+        console=console,
+    )
+    with bars:
+        watched = [_Watched(bars, api, job, parameters) for job, parameters in JOBS.items()]
+        while any(not each.look() for each in watched) and not clock.wait(over, _LOOK_EVERY):
+            pass
+    for each in watched:
+        console.print(each.outcome())
+
+
+class _Watched:
+    """One submitted job and its bar."""
+
+    def __init__(self, bars: Progress, api: str, job: str, parameters: dict[str, Any]) -> None:
+        self._bars = bars
+        self._job = job
+        self._bar: TaskID = bars.add_task("", total=None, job=job, state="", message="")
+        answer = http.request(f"{api}/api/v1/jobs/{job}/executions", {"parameters": parameters})
+        self._accepted = answer.status == 202
+        self._execution: dict[str, Any] = answer.body if self._accepted else {}
+        self._problem = "" if self._accepted else str(answer.body)
+        self._url = f"{api}/api/v1/executions/{self._execution.get('id')}"
+
+    def look(self) -> bool:
+        """Ask how it fares and move the bar; True once nothing more will happen."""
+        if not self._accepted:
+            self._bars.update(self._bar, state="refused", total=1)
+            return True
+        answer = http.request(self._url)
+        if answer.status == 200:
+            self._execution = answer.body
+            self._show()
+        return self._execution["state"] in _FINAL
+
+    def _show(self) -> None:
+        progress = self._execution.get("progress") or {}
+        done, total = progress.get("done", 0), progress.get("total")
+        if self._execution["state"] == "Succeeded":
+            done = total = total or 1
+        self._bars.update(
+            self._bar,
+            completed=done,
+            total=total,
+            state=self._execution["state"],
+            message=progress.get("message") or "",
+        )
+
+    def outcome(self) -> str:
+        """One line about how it ended."""
+        if not self._accepted:
+            return f"{self._job}: not accepted: {self._problem}"
+        state = self._execution["state"]
+        if state not in _FINAL:
+            return f"{self._job}: {state}; look at {self._url}"
+        error = self._execution.get("error") or {}
+        what = json.dumps(self._execution.get("result")) if state == "Succeeded" else error.get("message", "")
+        return f"{self._job}: {state} {what}"

@@ -1,0 +1,168 @@
+"""The supervisor, with small processes of its own."""
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jobworker.clock import SystemClock
+from jobworker.up.guardian import Guardian
+from jobworker.up.output import Output
+from jobworker.up.procfile import Service
+from jobworker.up.supervisor import Backoff, Stage, Supervisor
+from tests.supervised import alive, group_members
+from tests.waiting import PATIENCE
+
+_TOUCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+
+
+def _python(name: str, code: str) -> Service:
+    return Service(name, shlex.join([sys.executable, "-u", "-c", code]))
+
+
+class _Supervised(Supervisor):
+    """A supervisor in this process."""
+
+    def __init__(self, folder: Path, backoff: Backoff | None = None) -> None:
+        self.guardian = Guardian()
+        super().__init__(self.guardian, Output(SystemClock(), []), SystemClock(), folder, backoff)
+
+    def stop_one(self, name: str, patience: float = PATIENCE, insist: bool = False) -> bool:
+        """Stop a single service."""
+        return self.stop([Stage((name,), patience, insist)])
+
+
+Capture = pytest.CaptureFixture[str]
+Make = Callable[..., _Supervised]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Makes supervisors; afterwards the signals of this process are as they were."""
+    before = {number: signal.getsignal(number) for number in _TOUCHED}
+    with contextlib.ExitStack() as guardians:
+
+        def start(backoff: Backoff | None = None) -> _Supervised:
+            supervisor = _Supervised(tmp_path, backoff)
+            guardians.enter_context(supervisor.guardian)
+            return supervisor
+
+        yield start
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def _turn_until(supervisor: Supervisor, capsys: Capture, text: str, times: int = 1) -> str:
+    seen = ""
+
+    def said() -> bool:
+        nonlocal seen
+        seen += capsys.readouterr().out
+        return seen.count(text) >= times
+
+    assert supervisor.wait_until(said, PATIENCE), f"no {text!r} in {seen}"
+    return seen
+
+
+def test_what_dies_is_restarted_with_growing_pauses(make: Make, capsys: Capture) -> None:
+    supervisor = make(Backoff(first=0.01, longest=0.03))
+    supervisor.start(_python("web", "print('hello'); raise SystemExit(3)"), os.environ)
+
+    said = _turn_until(supervisor, capsys, "died (exit code 3)", times=4)
+
+    pauses = [line.rpartition(" in ")[2] for line in said.splitlines() if "died" in line]
+    assert pauses[:4] == ["0.01 s", "0.02 s", "0.03 s", "0.03 s"]
+    assert "web | hello" in said
+    assert "web started again" in said
+
+
+def test_what_lived_a_while_starts_afresh(make: Make, capsys: Capture) -> None:
+    supervisor = make(Backoff(first=0.01, healthy_after=0.0))
+    supervisor.start(_python("web", "pass"), os.environ)
+
+    said = _turn_until(supervisor, capsys, "died", times=3)
+
+    assert said.count("restarting in 0.01 s") == said.count("died")
+
+
+def test_a_signal_that_killed_it_is_named(make: Make, capsys: Capture) -> None:
+    supervisor = make()
+    supervisor.start(_python("web", "import os; os.kill(os.getpid(), 9)"), os.environ)
+
+    _turn_until(supervisor, capsys, "web died (killed by SIGKILL)")
+
+
+def test_a_last_line_without_end_is_shown(make: Make, capsys: Capture) -> None:
+    supervisor = make()
+    code = supervisor.run(_python("once", "import sys; sys.stdout.write('a\\nb'); sys.exit(7)"), os.environ)
+
+    lines = [line.partition("| ")[2] for line in capsys.readouterr().out.splitlines() if " once | " in line]
+    assert code == 7
+    assert lines == ["a", "b"]
+
+
+def test_stopping_ends_it_and_restarts_nothing(make: Make, capsys: Capture) -> None:
+    supervisor = make(Backoff(first=0.01))
+    supervisor.start(_python("web", "import signal; print('up'); signal.pause()"), os.environ)
+    said = _turn_until(supervisor, capsys, "| up")
+    pid = int(said.partition("(pid ")[2].partition(")")[0])
+
+    assert supervisor.stop_one("web") is True
+    assert not alive(pid)
+    assert not supervisor.running("web")
+
+
+def test_what_does_not_stop_is_killed_with_its_children(make: Make, capsys: Capture) -> None:
+    supervisor = make()
+    stubborn = "import signal,subprocess; signal.signal(15, signal.SIG_IGN); subprocess.Popen(['sleep', '600']);"
+    supervisor.start(_python("web", stubborn + "print('up'); signal.pause()"), os.environ)
+    said = _turn_until(supervisor, capsys, "| up")
+    group = int(said.partition("(pid ")[2].partition(")")[0])
+    assert len(group_members(group)) == 2
+
+    assert supervisor.stop_one("web", patience=0.05) is False
+    assert group_members(group) == set()
+
+
+def test_children_that_a_dead_process_left_are_swept_away(make: Make, capsys: Capture) -> None:
+    supervisor = make(Backoff(first=600.0))
+    supervisor.start(_python("web", "import subprocess; subprocess.Popen(['sleep', '600'])"), os.environ)
+
+    said = _turn_until(supervisor, capsys, "died")
+
+    group = int(said.partition("(pid ")[2].partition(")")[0])
+    assert supervisor.wait_until(lambda: not group_members(group), PATIENCE)
+
+
+def test_one_that_refuses_at_first_is_asked_again(make: Make, capsys: Capture) -> None:
+    refuses = "import signal,sys; h=[]; signal.signal(15, lambda *a: h.append(1) if not h else sys.exit(0));"
+    supervisor = make()
+    supervisor.start(_python("redis", refuses + "print('up')\nwhile True: signal.pause()"), os.environ)
+    _turn_until(supervisor, capsys, "| up")
+
+    assert supervisor.stop_one("redis", insist=True) is True
+
+
+def test_a_flood_of_output_is_passed_on_whole(make: Make, capsys: Capture) -> None:
+    supervisor = make()
+    supervisor.run(_python("once", "for i in range(30000): print('line', i)"), os.environ)
+
+    lines = [line.partition("| ")[2] for line in capsys.readouterr().out.splitlines() if " once | " in line]
+    assert lines == [f"line {i}" for i in range(30000)]
+
+
+def test_a_guardian_that_was_killed_is_replaced(make: Make, capsys: Capture) -> None:
+    supervisor = make(Backoff(first=0.01))
+    supervisor.guardian._shell.kill()
+    supervisor.guardian._shell.wait()
+
+    supervisor.start(_python("web", "import signal; print('up'); signal.pause()"), os.environ)
+
+    _turn_until(supervisor, capsys, "| up")
+    assert supervisor.guardian._shell.poll() is None

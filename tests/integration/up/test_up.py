@@ -1,0 +1,209 @@
+"""`jobworker up` with small Procfiles."""
+
+import os
+import signal
+import socket
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from jobworker.up.redis_server import EmbeddedRedis
+from tests.supervised import Up, alive, group_members
+from tests.waiting import until
+
+_SLEEP = "sleep 600"
+
+#: Writes its name into the file `stopped` when it is asked to stop.
+_TELLS = f"{sys.executable} -u tells.py"
+_TELLS_CODE = """
+import pathlib, signal, sys
+def stop(*_):
+    with open("stopped", "a") as file:
+        file.write(sys.argv[1] + "\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+
+Start = Callable[..., Up]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts `jobworker up` on a Procfile made of the given lines."""
+    started: list[Up] = []
+
+    def run(*lines: str, **environment: str) -> Up:
+        (tmp_path / "Procfile").write_text("".join(f"{line}\n" for line in lines))
+        (tmp_path / "tells.py").write_text(_TELLS_CODE)
+        up = Up(tmp_path, **environment)
+        started.append(up)
+        return up
+
+    yield run
+    for up in started:
+        up.kill()
+
+
+def _client(up: Up) -> redis.Redis:
+    return redis.Redis.from_url(str(EmbeddedRedis(up.home).url), decode_responses=True)
+
+
+def test_ctrl_c_stops_in_order_and_leaves_nothing(start: Start, tmp_path: Path) -> None:
+    names = ["flower", "relay", "worker", "web", "beat"]
+    up = start(*(f"{name}: {_TELLS} {name}" for name in names))
+    up.says("| ready", times=len(names))
+    pids = up.pids()
+
+    assert up.stop() == 0
+
+    stopped = (tmp_path / "stopped").read_text().split()
+    assert sorted(stopped[:3]) == ["beat", "flower", "web"]
+    assert stopped[3:] == ["worker", "relay"]
+    assert up.output.index("relay ended") < up.output.index("stopping redis")
+    assert not group_members(*pids.values())
+
+
+def test_a_second_ctrl_c_kills(start: Start) -> None:
+    code = "import signal; signal.signal(15, signal.SIG_IGN); print('ready'); [signal.pause() for _ in range(9)]"
+    up = start(f'worker: {sys.executable} -u -c "{code}"')
+    up.says("| ready")
+    pids = up.pids()
+
+    up.send(signal.SIGINT)
+    up.says("stopping worker")
+    up.send(signal.SIGINT)
+
+    assert up.ends() == 1
+    assert "killing worker" in up.output
+    assert not group_members(*pids.values())
+
+
+def test_kill_9_leaves_nothing_behind(start: Start) -> None:
+    family = "import subprocess,signal; subprocess.Popen(['sleep', '600']); print('ready'); signal.pause()"
+    up = start(f'worker: {sys.executable} -u -c "{family}"', f"web: {_SLEEP}")
+    up.says("| ready")
+    up.says("web started")
+    pids = up.pids()
+    groups = [pids[name] for name in ("redis", "worker", "web")]
+    assert len(group_members(*groups)) == 4
+
+    up.kill()
+
+    until(lambda: not group_members(*groups), what="the end of everything")
+
+
+def test_after_kill_9_it_can_be_started_at_once(start: Start) -> None:
+    up = start(f"worker: {_SLEEP}")
+    up.says("worker started")
+    up.kill()
+
+    again = start(f"worker: {_SLEEP}")
+    again.says("worker started")
+    assert again.stop() == 0
+
+
+def test_a_second_start_resumes_the_data(start: Start) -> None:
+    up = start(f"worker: {_SLEEP}")
+    up.says("worker started")
+    url = EmbeddedRedis(up.home).url
+    _client(up).set("kept", "yes")
+    assert up.stop() == 0
+
+    again = start(f"worker: {_SLEEP}")
+    again.says("worker started")
+    assert EmbeddedRedis(again.home).url == url
+    assert _client(again).get("kept") == "yes"
+
+
+def test_a_redis_that_dies_comes_back_with_its_data(start: Start) -> None:
+    up = start(f"worker: {_SLEEP}")
+    up.says("worker started")
+    client = _client(up)
+    client.set("kept", "yes")
+    client.execute_command("WAITAOF", 1, 0, 5000)
+
+    os.kill(up.pids()["redis"], signal.SIGKILL)
+    up.says("redis died (killed by SIGKILL)")
+    up.says("redis started again")
+
+    embedded = EmbeddedRedis(up.home)
+    until(embedded.answers, what="Redis")
+    assert _client(up).get("kept") == "yes"
+
+
+def test_the_children_are_told_where_things_are(start: Start, tmp_path: Path) -> None:
+    up = start(f"worker: {sys.executable} -c \"import os; print('env', *sorted(os.environ.items()))\"")
+    up.says("| env ")
+    line = next(line for line in up.output.splitlines() if "| env" in line)
+
+    assert f"'JOBWORKER_REDIS_URL', '{EmbeddedRedis(up.home).url}'" in line
+    assert f"'JOBWORKER_DATABASE_URL', 'sqlite:///{up.home}/jobworker.db'" in line
+    assert (up.home / "flower.password").read_text().strip() in line
+    assert (up.home / "flower.password").stat().st_mode & 0o777 == 0o600
+    password = (up.home / "redis" / "password").read_text().strip()
+    assert password not in Path(f"/proc/{up.pids()['redis']}/cmdline").read_text()
+
+
+def test_a_redis_that_was_named_is_used(start: Start, redis_url: str) -> None:
+    up = start(
+        f"worker: {sys.executable} -c \"import os; print(os.environ['JOBWORKER_REDIS_URL'])\"",
+        JOBWORKER_REDIS_URL=redis_url,
+    )
+
+    up.says(f"| {redis_url}")
+    assert "redis started" not in up.output
+
+
+@pytest.mark.parametrize(("name", "variable"), [("web", "JOBWORKER_BIND"), ("flower", "JOBWORKER_FLOWER_BIND")])
+def test_a_port_in_use_is_said_before_anything_starts(start: Start, name: str, variable: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        up = start(f"{name}: {_SLEEP}", **{variable: f"127.0.0.1:{port}"})
+
+        assert up.ends() == 2
+    assert f"error: port {port} on 127.0.0.1 is in use" in up.output
+    assert f"set {variable}" in up.output
+    assert "started" not in up.output
+    assert "Traceback" not in up.output
+
+
+def test_two_in_one_home_are_refused(start: Start) -> None:
+    first = start(f"worker: {_SLEEP}")
+    first.says("worker started")
+
+    second = start(f"worker: {_SLEEP}")
+
+    assert second.ends() == 2
+    assert f"runs already in {first.home} (process {first.process.pid})" in second.output
+    assert alive(first.pids()["worker"])
+
+
+def test_a_database_newer_than_the_code_is_refused(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "var").mkdir()
+    with sqlite3.connect(tmp_path / "var" / "jobworker.db") as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        connection.execute("INSERT INTO alembic_version VALUES ('9999')")
+    up = start(f"worker: {_SLEEP}")
+
+    assert up.ends() == 2
+    assert "made by a newer JobWorker" in up.output
+    assert "worker started" not in up.output
+    assert "Traceback" not in up.output
+    until(lambda: not group_members(*up.pids().values()), what="Redis to end")
+
+
+def test_a_redis_that_cannot_start_is_an_error(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "var" / "redis" / "appendonlydir"
+    folder.parent.mkdir(parents=True)
+    folder.write_text("in the way")
+    up = start(f"worker: {_SLEEP}")
+
+    assert up.ends() == 2
+    assert "error: the embedded Redis does not start" in up.output

@@ -1,0 +1,54 @@
+"""host:port pairs."""
+
+import socket
+
+import pytest
+
+from jobworker.domain.errors import Misconfigured
+from jobworker.up import addresses
+from jobworker.up.addresses import Address
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "url"),
+    [
+        ("127.0.0.1:8000", ("127.0.0.1", 8000), "http://127.0.0.1:8000"),
+        ("0.0.0.0:80", ("0.0.0.0", 80), "http://127.0.0.1:80"),
+        ("[::1]:8000", ("::1", 8000), "http://[::1]:8000"),
+        ("[::]:8000", ("::", 8000), "http://[::1]:8000"),
+    ],
+)
+def test_parse(text: str, address: tuple[str, int], url: str) -> None:
+    parsed = addresses.parse(text, "JOBWORKER_BIND")
+
+    assert parsed == address
+    assert parsed.url == url
+
+
+@pytest.mark.parametrize("text", ["", "8000", "localhost", ":8000", "a:b", "a:99999", "a:0", "a:1/x", "[::1"])
+def test_parse_names_the_variable(text: str) -> None:
+    with pytest.raises(Misconfigured, match=r"JOBWORKER_BIND=.* must look like 127\.0\.0\.1:8000"):
+        addresses.parse(text, "JOBWORKER_BIND")
+
+
+def test_an_address_in_use_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        with pytest.raises(Misconfigured, match=f"port {port} on 127.0.0.1 is in use .* set JOBWORKER_BIND"):
+            addresses.require_free(Address("127.0.0.1", port), "JOBWORKER_BIND")
+
+    addresses.require_free(Address("127.0.0.1", port), "JOBWORKER_BIND")
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(Misconfigured, match=r"nothing can listen on 192\.0\.2\.1:8000"):
+        addresses.require_free(Address("192.0.2.1", 8000), "JOBWORKER_BIND")
+
+
+def test_the_last_port_is_preferred_while_it_is_free() -> None:
+    port = addresses.free_port()
+
+    assert addresses.free_port(port) == port
+    with socket.create_server(("127.0.0.1", port)):
+        assert addresses.free_port(port) != port
