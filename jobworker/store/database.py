@@ -22,6 +22,9 @@ from jobworker.domain.errors import Misconfigured
 #: Longest wait for a lock (ms): far above any transaction of ours, below a client's patience.
 _BUSY_TIMEOUT_MS = 10_000
 
+#: What SQLAlchemy raises when the database cannot be reached, is full, or does not answer in time.
+UNAVAILABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+
 
 class _Cursor(Protocol):
     def execute(self, sql: str) -> Any: ...
@@ -92,8 +95,6 @@ class Database:
         except OSError as error:
             raise Misconfigured(f"the folder of the database {path} cannot be made: {error}") from error
         options: dict[str, Any] = {
-            "json_serializer": _to_json,
-            "json_deserializer": orjson.loads,
             "connect_args": {"timeout": _BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
             "pool_size": 10,
             "max_overflow": 50,

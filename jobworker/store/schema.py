@@ -3,12 +3,40 @@
 import datetime as dt
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 #: SQLite numbers rows only through INTEGER PRIMARY KEY.
 _BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-_Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+
+class Json(sa.types.TypeDecorator[Any]):
+    """A JSON value; None is NULL. PostgreSQL keeps jsonb, SQLite text.
+
+    Not SQLAlchemy's own type: SQLite gives a column declared JSON numeric affinity and turns the text
+    `0` into a number.
+    """
+
+    impl = sa.Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        """The column type in this database."""
+        own = postgresql.JSONB(none_as_null=True) if dialect.name == "postgresql" else sa.Text()
+        return dialect.type_descriptor(own)
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        """jsonb is serialized by the engine, text here."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        """The inverse."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return orjson.loads(value)
+
 
 
 class Moment(sa.types.TypeDecorator[dt.datetime]):
@@ -63,7 +91,7 @@ job_definitions = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("task", sa.String(255), nullable=False),
     sa.Column("owner", sa.String(16), nullable=False),
-    sa.Column("definition", _Json, nullable=False),
+    sa.Column("definition", Json, nullable=False),
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("updated_at", Moment, nullable=False),
 )
@@ -74,7 +102,7 @@ job_revisions = sa.Table(
     metadata,
     sa.Column("job", sa.String(128), primary_key=True),
     sa.Column("revision", sa.Integer, primary_key=True),
-    sa.Column("definition", _Json, nullable=False),
+    sa.Column("definition", Json, nullable=False),
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("actor", sa.String(255), nullable=False),
 )
@@ -85,8 +113,8 @@ tasks = sa.Table(
     metadata,
     sa.Column("name", sa.String(255), primary_key=True),
     sa.Column("description", sa.Text, nullable=False),
-    sa.Column("parameters", _Json, nullable=False),
-    sa.Column("options", _Json, nullable=False),
+    sa.Column("parameters", Json, nullable=False),
+    sa.Column("options", Json, nullable=False),
     sa.Column("code_version", sa.String(64), nullable=False),
     sa.Column("updated_at", Moment, nullable=False),
 )
@@ -100,8 +128,8 @@ workers = sa.Table(
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("pool", sa.String(32), nullable=False),
     sa.Column("concurrency", sa.Integer, nullable=False),
-    sa.Column("queues", _Json, nullable=False),
-    sa.Column("tasks", _Json, nullable=False),
+    sa.Column("queues", Json, nullable=False),
+    sa.Column("tasks", Json, nullable=False),
     sa.Column("code_version", sa.String(64), nullable=False),
     sa.Column("started_at", Moment, nullable=False),
     sa.Column("seen_at", Moment, nullable=False),
@@ -129,13 +157,13 @@ executions = sa.Table(
     sa.Column("reason", sa.Text),
     sa.Column("attempt", sa.Integer, nullable=False, default=0),
     sa.Column("max_attempts", sa.Integer),
-    sa.Column("lost_attempts", _Json),
+    sa.Column("lost_attempts", Json),
     sa.Column("queue", sa.String(64), nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
-    sa.Column("parameters", _Json, nullable=False),
-    sa.Column("result", _Json),
-    sa.Column("error", _Json),
-    sa.Column("progress", _Json),
+    sa.Column("parameters", Json, nullable=False),
+    sa.Column("result", Json),
+    sa.Column("error", Json),
+    sa.Column("progress", Json),
     sa.Column("worker", sa.String(255)),
     sa.Column("token", sa.String(64)),
     sa.Column("code_version", sa.String(64)),
@@ -177,7 +205,7 @@ attempts = sa.Table(
     sa.Column("started_at", Moment),
     sa.Column("finished_at", Moment),
     sa.Column("runtime", sa.Float),
-    sa.Column("error", _Json),
+    sa.Column("error", Json),
     sqlite_with_rowid=False,
 )
 
@@ -214,7 +242,7 @@ job_schedules = sa.Table(
     metadata,
     sa.Column("id", sa.String(36), primary_key=True),
     sa.Column("job", sa.String(128), nullable=False, unique=True),
-    sa.Column("rule", _Json, nullable=False),
+    sa.Column("rule", Json, nullable=False),
     sa.Column("enabled", sa.Boolean(create_constraint=False), nullable=False),
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("changed_at", Moment, nullable=False),
@@ -239,7 +267,7 @@ idempotency_keys = sa.Table(
     metadata,
     sa.Column("key", sa.String(255), primary_key=True),
     sa.Column("fingerprint", sa.String(64), nullable=False),
-    sa.Column("execution_ids", _Json, nullable=False),
+    sa.Column("execution_ids", Json, nullable=False),
     sa.Column("batch_id", sa.String(36)),
     sa.Column("created_at", Moment, nullable=False),
     sa.Index("ix_idempotency_keys_created_at", "created_at"),
@@ -269,6 +297,6 @@ audit = sa.Table(
     sa.Column("actor", sa.String(255), nullable=False),
     sa.Column("action", sa.String(64), nullable=False),
     sa.Column("subject", sa.String(255), nullable=False),
-    sa.Column("before", _Json),
-    sa.Column("after", _Json),
+    sa.Column("before", Json),
+    sa.Column("after", Json),
 )

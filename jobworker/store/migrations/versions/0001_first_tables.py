@@ -13,7 +13,7 @@ revision = "0001"
 down_revision = None
 
 _big_id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-_json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+_json = sa.Text().with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 _moment = sa.DateTime(timezone=True)
 
 _metadata = sa.MetaData(
