@@ -1,5 +1,6 @@
 """Every knob of JobWorker, once. Values come from `JOBWORKER_*` environment variables; nothing else reads them."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -101,8 +102,8 @@ class _Variables:
             number = float(given)
         except ValueError:
             number = float("nan")
-        # `not (>=)` also refuses NaN.
-        if not number >= at_least:
+        # Written like this it also refuses NaN.
+        if not at_least <= number < math.inf:
             raise Misconfigured(f"JOBWORKER_{name}={given} must be a number, at least {at_least:g}")
         return number
 

@@ -81,11 +81,12 @@ def _describe(name: str, hint: Any, default: Any) -> Parameter:
     choices: tuple[Any, ...] | None = None
     hint, nullable = _without_none(hint)
     if typing.get_origin(hint) is typing.Literal:
-        choices = typing.get_args(hint)
-        hint = type(choices[0])
+        choices = tuple(choice for choice in typing.get_args(hint) if choice is not None)
+        nullable = nullable or None in typing.get_args(hint)
+        hint = _common_type(choices)
     elif isinstance(hint, type) and issubclass(hint, enum.Enum):
         choices = tuple(member.value for member in hint)
-        hint = type(choices[0])
+        hint = _common_type(choices)
     json_name = _JSON_NAMES.get(typing.get_origin(hint) or hint, "any")
     shown = None if required else default.value if isinstance(default, enum.Enum) else default
     return Parameter(name, json_name, required, shown, choices, nullable or (not required and default is None))
@@ -97,6 +98,11 @@ def _without_none(hint: Any) -> tuple[Any, bool]:
     members = [member for member in typing.get_args(hint) if member is not type(None)]
     nullable = len(members) < len(typing.get_args(hint))
     return (members[0] if len(members) == 1 else Any), nullable
+
+
+def _common_type(choices: Iterable[Any]) -> Any:
+    kinds = {type(choice) for choice in choices}
+    return kinds.pop() if len(kinds) == 1 else Any
 
 
 def validate(accepted: Sequence[Parameter], given: Mapping[str, Any], where: str = "/parameters") -> dict[str, Any]:
@@ -116,6 +122,11 @@ def validate(accepted: Sequence[Parameter], given: Mapping[str, Any], where: str
         elif parameter.required:
             message = f"{parameter.name} ({parameter.type}) is required"
             problems.append(FieldError(where + pointer(parameter.name), "missing_parameter", message))
+    problems.extend(
+        FieldError(where + pointer(name), "not_finite", f"{name} must hold finite numbers only")
+        for name, value in given.items()
+        if not _finite(value)
+    )
     if problems:
         raise InvalidParameters("; ".join(problem.message for problem in problems), problems)
     return dict(given)
@@ -136,8 +147,17 @@ def _problems(parameter: Parameter, value: Any, pointer: str) -> Iterable[FieldE
     ):
         allowed = ", ".join(json.dumps(choice) for choice in parameter.choices)
         yield FieldError(pointer, "not_allowed", f"{parameter.name} must be one of {allowed}")
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield FieldError(pointer, "not_finite", f"{parameter.name} must be a finite number")
+
+
+def _finite(value: Any) -> bool:
+    """Whether JSON can carry every number in `value`, however deep (hence no recursion)."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            return False
+        pending.extend(item.values() if isinstance(item, dict) else item if isinstance(item, list | tuple) else ())
+    return True
 
 
 def _json_name(value: Any) -> str:
