@@ -82,15 +82,17 @@ def beats(server: RedisServer, tmp_path: Path) -> Iterator[Beats]:
         yield beats
     finally:
         beats.stop()
-        print(beats.logs())
+        # Shown by pytest if the test failed.
+        sys.stderr.write(beats.logs())
 
 
-def leader(schedule: Schedule) -> int | None:
+def leader(schedule: Schedule) -> int:
+    """The process id of the beat that leads, 0 if none does."""
     try:
         name = schedule.client.hget(keys.BEAT, "leader")
     except redis.RedisError:
-        return None
-    return int(str(name).rpartition(":")[2]) if name else None
+        return 0
+    return int(str(name).rpartition(":")[2]) if name else 0
 
 
 def grows(schedule: Schedule, by: int = 3 * SCHEDULES) -> None:
