@@ -15,15 +15,18 @@ _HEALTH_CHECK_INTERVAL = 15
 
 def connect(url: str, timeout: float = 2.0, retries: int = 0) -> redis.Redis:
     """A client that answers or raises within about `timeout` seconds per try (str in, str out)."""
-    return redis.Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        socket_keepalive=True,
-        health_check_interval=_HEALTH_CHECK_INTERVAL,
-        retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.1), retries),
-    )
+    try:
+        return redis.Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            socket_keepalive=True,
+            health_check_interval=_HEALTH_CHECK_INTERVAL,
+            retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.1), retries),
+        )
+    except ValueError as error:
+        raise Misconfigured(f"JOBWORKER_REDIS_URL={describe(url)} is no URL of a Redis: {error}") from error
 
 
 def check(client: redis.Redis) -> None:

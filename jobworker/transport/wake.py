@@ -35,6 +35,13 @@ class Waker:
         except queue.Full:
             pass  # One is waiting to go out already; it will do for both.
 
+    def ring(self) -> None:
+        """Ring now, and wait for it as long as a ring may take: for a process that ends afterwards."""
+        try:
+            self._client.xadd(keys.WAKE, {"new": "1"}, maxlen=1, approximate=False)
+        except redis.RedisError as error:
+            logger.debug("wake_lost", error=str(error))
+
     def _ensure_thread(self) -> None:
         # Started late: a server may fork after the application was made.
         if self._thread is None:
@@ -46,7 +53,4 @@ class Waker:
     def _ring_for_ever(self) -> None:
         while True:
             self._pending.get()
-            try:
-                self._client.xadd(keys.WAKE, {"new": "1"}, maxlen=1, approximate=False)
-            except redis.RedisError as error:
-                logger.debug("wake_lost", error=str(error))
+            self.ring()

@@ -1,0 +1,32 @@
+"""`jobworker doctor`: what is wrong here, and what to do."""
+
+import textwrap
+
+import click
+
+from jobworker.cli import common
+from jobworker.clock import SystemClock
+from jobworker.domain.errors import Misconfigured
+from jobworker.services import doctor
+from jobworker.services.doctor import Finding, Level
+
+_COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
+
+
+@click.command("doctor")
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Check this installation; exit code 1 if something has to be mended."""
+    try:
+        findings = doctor.examine(common.settings(), SystemClock())
+    except Misconfigured as error:
+        findings = iter([Finding(Level.FAIL, "settings", error.detail)])
+    failed = False
+    for finding in findings:
+        failed = failed or finding.level is Level.FAIL
+        click.echo(
+            f"{click.style(f'{finding.level:<5}', fg=_COLOURS[finding.level])} {finding.subject}: {finding.detail}"
+        )
+        if finding.more:
+            click.echo(textwrap.indent(finding.more, "      "))
+    context.exit(1 if failed else 0)

@@ -1,0 +1,37 @@
+"""`jobworker executions`: what was submitted, and how it stands."""
+
+import click
+import orjson
+
+from jobworker.cli import common, telling
+from jobworker.domain.execution import State
+from jobworker.services import executions
+from jobworker.store.executions import ExecutionRow, Filters
+from jobworker.store.pages import MAX_LIMIT
+
+_STATES = [state.value for state in State]
+
+
+@click.command("executions")
+@click.option("--job", help="Only those of this job.")
+@click.option("--state", type=click.Choice(_STATES, case_sensitive=False), help="Only those in this state.")
+@click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=20, show_default=True, help="The latest so many.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def command(job: str | None, state: str | None, limit: int, as_json: bool) -> None:
+    """List executions, newest first."""
+    filters = Filters(job=job, state=State(state) if state else None)
+    with common.database(common.settings()) as database:
+        rows = executions.page(database, filters, limit).items
+    for row in rows:
+        click.echo(orjson.dumps(row, option=orjson.OPT_UTC_Z).decode() if as_json else _line(row))
+
+
+def _line(row: ExecutionRow) -> str:
+    padding = " " * (max(map(len, _STATES)) - len(row.state))
+    created = f"{row.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
+    return f"{row.id}  {telling.state(row.state)}{padding}  {created}  {row.job}{_because(row)}"
+
+
+def _because(row: ExecutionRow) -> str:
+    why = (row.error or {}).get("message") or row.reason
+    return f"  ({why})" if why else ""

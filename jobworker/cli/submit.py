@@ -1,0 +1,45 @@
+"""`jobworker submit`: have a job run."""
+
+import datetime as dt
+
+import click
+
+from jobworker.cli import arguments, common, telling
+from jobworker.clock import SystemClock
+from jobworker.domain.admission import Submission
+from jobworker.services import jobs, submission
+from jobworker.transport.wake import Waker
+
+
+@click.command("submit")
+@click.argument("name")
+@click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--follow", is_flag=True, help="Show what happens until it has ended; exit code 0 if it succeeded.")
+@click.option("--queue", help="Instead of the job's own queue.")
+@click.option("--priority", type=int, help="0 to 9, 9 is the most urgent.")
+@click.option("--delay", type=arguments.Duration(), help="Run it after so long: seconds, or ISO 8601 such as PT10M.")
+@click.option("--due-at", type=arguments.Moment(), help="Run it then: 2030-01-31T12:00:00Z.")
+@click.option("--correlation-id", help="To find it again by.")
+@click.option("--json", "document", help="Parameters as a JSON object; KEY=VALUE pairs come on top.")
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    name: str,
+    pairs: tuple[str, ...],
+    follow: bool,
+    document: str | None,
+    **options: str | int | float | dt.datetime | None,
+) -> None:
+    """Submit job NAME and print the id of its execution."""
+    settings = common.settings()
+    clock = SystemClock()
+    with common.database(settings) as database:
+        accepted = jobs.get(database, name).parameters
+        given = arguments.parameters(pairs, document, accepted)
+        wanted = Submission(job=name, parameters=given, **options)  # type: ignore[arg-type]
+        execution, _ = submission.submit(database, clock, wanted, common.actor())
+        Waker(settings.redis_url).ring()
+        click.echo(execution.id)
+        if follow:
+            context.exit(telling.follow(database, clock, execution.id))

@@ -1,0 +1,73 @@
+"""How an execution is told on a terminal."""
+
+import threading
+from typing import Any
+
+import click
+import orjson
+
+from jobworker.clock import Clock
+from jobworker.domain.execution import FINAL, State
+from jobworker.services import executions, following
+from jobworker.services.following import News
+from jobworker.store.database import Database
+from jobworker.store.executions import ExecutionRow
+from jobworker.store.story import LogRow, TransitionRow
+
+#: How often SQL is asked for news (s).
+_LOOK_EVERY = 0.2
+
+#: Exit codes: it succeeded, it ended otherwise, it has not ended.
+SUCCEEDED, NOT_SUCCEEDED, NOT_ENDED = 0, 1, 3
+
+_COLOURS = {State.SUCCEEDED: "green", State.RUNNING: "blue", State.RETRYING: "yellow"}
+_BAD = frozenset(FINAL - {State.SUCCEEDED})
+
+
+def follow(database: Database, clock: Clock, execution_id: str) -> int:
+    """Print each change of state, progress and log line until the execution has ended; the exit code."""
+    follower = following.follow(database, execution_id, None)
+    while not follower.ended:
+        for news in follower.look(database):
+            click.echo(_line(news))
+        if not follower.ended:
+            clock.wait(threading.Event(), _LOOK_EVERY)
+    return outcome(executions.get(database, execution_id))
+
+
+def outcome(execution: ExecutionRow) -> int:
+    """Print what came of it; the exit code."""
+    if execution.state is State.SUCCEEDED:
+        click.echo(orjson.dumps(execution.result, option=orjson.OPT_INDENT_2).decode())
+        return SUCCEEDED
+    if execution.state not in FINAL:
+        click.echo(f"{execution.id} is {state(execution.state)}{_because(execution.reason)}", err=True)
+        return NOT_ENDED
+    error = execution.error or {}
+    why = f": {error.get('type')}: {error.get('message')}" if error else _because(execution.reason)
+    click.echo(f"{execution.id} {state(execution.state)}{why}", err=True)
+    return NOT_SUCCEEDED
+
+
+def state(name: State) -> str:
+    """The state in its colour."""
+    return click.style(name.value, fg="red" if name in _BAD else _COLOURS.get(name))
+
+
+def _line(news: News) -> str:
+    if isinstance(news, TransitionRow):
+        attempt = f" (attempt {news.attempt})" if news.attempt else ""
+        return f"{news.at.astimezone():%H:%M:%S} {state(news.state)}{attempt} by {news.actor}{_because(news.reason)}"
+    if isinstance(news, LogRow):
+        return f"{news.at.astimezone():%H:%M:%S}   {news.level} {news.message}"
+    return f"           {_progress(news)}"
+
+
+def _progress(progress: dict[str, Any]) -> str:
+    total = progress.get("total")
+    message = progress.get("message")
+    return f"{progress.get('done')}{f'/{total}' if total else ''}{f' {message}' if message else ''}"
+
+
+def _because(reason: str | None) -> str:
+    return f": {reason}" if reason else ""

@@ -1,0 +1,18 @@
+"""`jobworker wait`: until an execution has ended."""
+
+import click
+
+from jobworker.cli import arguments, common, telling
+from jobworker.clock import SystemClock
+from jobworker.services import executions
+
+
+@click.command("wait")
+@click.argument("execution_id", metavar="ID")
+@click.option("--timeout", type=arguments.Duration(), help="Give up after so long (exit code 3); without it, wait on.")
+@click.pass_context
+def command(context: click.Context, execution_id: str, timeout: float | None) -> None:
+    """Wait for execution ID and print its result; exit code 0 if it succeeded, 1 if it ended otherwise."""
+    seconds = float("inf") if timeout is None else timeout
+    with common.database(common.settings()) as database:
+        context.exit(telling.outcome(executions.wait(database, SystemClock(), execution_id, seconds)))
