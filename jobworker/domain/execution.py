@@ -16,9 +16,9 @@ idempotent, so the row ends the same whatever the order.
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class State(StrEnum):
@@ -95,8 +95,7 @@ class Move:
     lost: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """What is known about an execution: two registers, each a maximum over the reports seen.
 
     The *outcome* register (state, attempt, event_id, …) holds the most advanced report, the *start*
@@ -117,7 +116,7 @@ class Standing:
     worker: str | None = None
     token: str | None = None
     code_version: str | None = None
-    lost_attempts: frozenset[int] = field(default_factory=frozenset)
+    lost_attempts: frozenset[int] = frozenset()
 
     @property
     def is_final(self) -> bool:
@@ -142,21 +141,21 @@ def merge(standing: Standing, move: Move) -> Standing:
     nothing; of two final states the one reported first stays.
     """
     merged = standing
-    if move.lost:
-        merged = replace(merged, lost_attempts=merged.lost_attempts | {move.attempt})
+    if move.lost and move.attempt not in merged.lost_attempts:
+        merged = merged._replace(lost_attempts=merged.lost_attempts | {move.attempt})
+    if move.due_at and (merged.due_at is None or move.due_at > merged.due_at):
+        merged = merged._replace(due_at=move.due_at)
     if move.state is State.RUNNING:
         merged = _merge_start(merged, move)
     theirs = _precedence(move.attempt, move.state, move.event_id)
     if theirs <= _precedence(merged.attempt, merged.state, merged.event_id):
         return merged
     final = move.state in FINAL
-    return replace(
-        merged,
+    return merged._replace(
         state=move.state,
         attempt=move.attempt,
         event_id=move.event_id,
         reason=move.reason,
-        due_at=move.due_at if move.state is State.RETRYING else merged.due_at,
         finished_at=move.at if final else None,
         result=move.result if final else None,
         error=move.error,
@@ -167,8 +166,7 @@ def _merge_start(standing: Standing, move: Move) -> Standing:
     current = (standing.started_attempt, -_moment(standing.started_at), standing.token or "")
     if (move.attempt, -_moment(move.at), move.token or "") <= current:
         return standing
-    return replace(
-        standing,
+    return standing._replace(
         started_attempt=move.attempt,
         started_at=move.at,
         worker=move.worker,

@@ -9,7 +9,7 @@ import structlog
 
 from jobworker.domain import events
 from jobworker.domain.events import STATES, Event, Kind
-from jobworker.domain.execution import MAX_LOSSES, Move, State, merge
+from jobworker.domain.execution import MAX_LOSSES, Move, Standing, State, merge
 from jobworker.domain.job import OnWorkerLost
 from jobworker.store import dispatch, history, jobs, workers
 from jobworker.store.history import Known, LogLine
@@ -64,40 +64,41 @@ def _attempts_of_lost_worker(connection: sa.Connection, event: Event) -> list[Ev
 
 def _record_moves(connection: sa.Connection, reports: Sequence[Event]) -> list[Claimed]:
     known = history.known(connection, {event.execution for event in reports})
-    changed: dict[str, Known] = {}
+    changed: dict[str, Standing] = {}
     moves: list[Move] = []
     claimed: list[Claimed] = []
     for event in reports:
-        row = changed.get(event.execution) or known.get(event.execution)
+        row = known.get(event.execution)
         if row is None:
             logger.warning("report_of_unknown_execution", execution=event.execution, kind=event.kind.value)
             continue
-        move = _to_move(connection, row, event)
-        merged = merge(row.standing, move)
-        if merged == row.standing:
+        standing = changed.get(row.id, row.standing)
+        move = _to_move(connection, row, standing, event)
+        merged = merge(standing, move)
+        if merged is standing:
             continue
         if move.state is State.RUNNING and row.dispatched_at:
             claimed.append(Claimed(row.queue, row.priority, row.dispatched_at))
         moves.append(move)
-        changed[row.id] = replace(row, standing=merged, dispatched_at=None)
-    history.save(connection, {key: row.standing for key, row in changed.items()})
+        changed[row.id] = merged
+    history.save(connection, changed)
     history.add_attempts(connection, moves)
     history.add_transitions(connection, moves)
     return claimed
 
 
-def _to_move(connection: sa.Connection, row: Known, event: Event) -> Move:
-    move = _lost(connection, row, event) if event.kind is Kind.LOST else events.to_move(event)
+def _to_move(connection: sa.Connection, row: Known, standing: Standing, event: Event) -> Move:
+    move = _lost(connection, row, standing, event) if event.kind is Kind.LOST else events.to_move(event)
     if move.state is State.RETRYING and row.cancel_requested_by:
         reason = "cancelled before the next attempt"
         return replace(move, state=State.CANCELLED, actor=row.cancel_requested_by, reason=reason, due_at=None)
     return move
 
 
-def _lost(connection: sa.Connection, row: Known, event: Event) -> Move:
+def _lost(connection: sa.Connection, row: Known, standing: Standing, event: Event) -> Move:
     """What becomes of an execution whose worker (or process) is gone."""
     why = event.data.get("reason", "its worker is gone")
-    losses = row.standing.lost_attempts | {event.attempt}
+    losses = standing.lost_attempts | {event.attempt}
     definition = jobs.revision(connection, row.job, row.job_revision)
     again = definition is None or definition.on_worker_lost is OnWorkerLost.RETRY
     if again and len(losses) >= MAX_LOSSES:

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.execution import State
+from jobworker.store.bulk import Bulk
 from jobworker.store.queues import insert_or_ignore
 from jobworker.store.schema import (
     CANCEL_ASKED,
@@ -131,12 +132,18 @@ def ready(connection: sa.Connection, queue: str, tasks: Sequence[str], limit: in
 
 def mark_published(connection: sa.Connection, published: Iterable[tuple[str, int]], now: dt.datetime) -> None:
     """Note (id, attempt before) pairs as published; those that have moved on meanwhile stay as they are."""
-    connection.execute(
+    _MARK.run(connection, ((execution, attempt, now) for execution, attempt in published))
+
+
+def _build_mark(_dialect: str) -> sa.Executable:
+    return (
         sa.update(executions)
         .where(executions.c.id == sa.bindparam("key"), executions.c.attempt == sa.bindparam("before"), _READY)
-        .values(dispatched_at=now),
-        [{"key": execution, "before": attempt} for execution, attempt in published],
+        .values(dispatched_at=sa.bindparam("now", type_=executions.c.dispatched_at.type))
     )
+
+
+_MARK = Bulk(_build_mark, ("key", "before", "now"))
 
 
 def published_before(connection: sa.Connection, moment: dt.datetime, limit: int) -> list[Published]:

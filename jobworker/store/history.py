@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from jobworker.domain import events
 from jobworker.domain.execution import FINAL, Move, Standing, State
+from jobworker.store.bulk import Bulk
 from jobworker.store.schema import attempts, execution_logs, executions, transitions
 
 #: Most ids in one IN list; SQLite allows 32,766 variables.
@@ -96,113 +97,121 @@ def _known(row: Any) -> Known:
 
 def save(connection: sa.Connection, standings: Mapping[str, Standing]) -> None:
     """Write the rows of these executions."""
-    if standings:
-        connection.execute(_SAVE, [_row(key, standing) for key, standing in standings.items()])
+    _SAVE.run(connection, (_row(key, standing) for key, standing in standings.items()))
 
 
 _SAVED = (
     "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result", "error", "started_attempt",
-    "started_at", "worker", "token", "code_version", "lost_attempts", "dispatched_at",
+    "started_at", "worker", "token", "code_version", "lost_attempts",
 )  # fmt: skip
 
-# dispatched_at: a Queued row is only ever marked by the dispatcher, so a report always ends that.
-_SAVE = (
-    sa.update(executions)
-    .where(executions.c.id == sa.bindparam("key"))
-    .values({name: sa.bindparam(f"new_{name}") for name in _SAVED})
-)
+
+def _build_save(_dialect: str) -> sa.Executable:
+    values = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in _SAVED}
+    # Only the dispatcher marks a Queued row; a report of any kind ends that.
+    return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(dispatched_at=sa.null(), **values)
 
 
-def _row(key: str, standing: Standing) -> dict[str, Any]:
-    values = {f"new_{name}": getattr(standing, name, None) for name in _SAVED}
-    values["new_state"] = standing.state.value
-    values["new_event_id"] = events.format_id(standing.event_id)
-    values["new_lost_attempts"] = sorted(standing.lost_attempts) or None
-    return {"key": key, **values}
+_SAVE = Bulk(_build_save, ["key", *(f"new_{name}" for name in _SAVED)])
+
+
+def _row(key: str, standing: Standing) -> tuple[Any, ...]:
+    return (
+        key,
+        standing.state.value,
+        standing.attempt,
+        events.format_id(standing.event_id),
+        standing.reason,
+        standing.due_at,
+        standing.finished_at,
+        standing.result,
+        standing.error,
+        standing.started_attempt,
+        standing.started_at,
+        standing.worker,
+        standing.token,
+        standing.code_version,
+        sorted(standing.lost_attempts) or None,
+    )
 
 
 def add_transitions(connection: sa.Connection, moves: Sequence[Move]) -> None:
     """Keep each move once, however often it is reported."""
-    if moves:
-        rows = [
-            {
-                "execution_id": move.execution,
-                "attempt": move.attempt,
-                "state": move.state.value,
-                "at": move.at,
-                "actor": move.actor,
-                "reason": move.reason,
-            }
-            for move in moves
-        ]
-        connection.execute(_insert(connection, transitions).on_conflict_do_nothing(), rows)
+    _ADD_TRANSITION.run(
+        connection,
+        ((move.execution, move.attempt, move.state.value, move.at, move.actor, move.reason) for move in moves),
+    )
+
+
+_TRANSITION = ("execution_id", "attempt", "state", "at", "actor", "reason")
+
+
+def _build_add_transition(dialect: str) -> sa.Executable:
+    return _insert(dialect, transitions, _TRANSITION).on_conflict_do_nothing()
+
+
+_ADD_TRANSITION = Bulk(_build_add_transition, _TRANSITION)
 
 
 def add_attempts(connection: sa.Connection, moves: Sequence[Move]) -> None:
     """Keep what these moves say about single attempts: starts open a row, ends complete it."""
     starts = [move for move in moves if move.state is State.RUNNING]
     ends = [move for move in moves if move.attempt and (move.state in FINAL or move.state is State.RETRYING)]
-    if starts:
-        statement = _insert(connection, attempts)
-        # A start that comes after its end must not reopen the attempt.
-        again = {name: getattr(statement.excluded, name) for name in ("worker", "code_version", "started_at")}
-        connection.execute(
-            statement.on_conflict_do_update(index_elements=["execution_id", "attempt"], set_=again),
-            [_started(move) for move in starts],
-        )
-    if ends:
-        statement = _insert(connection, attempts)
-        told = {
-            name: getattr(statement.excluded, name) for name in ("state", "reason", "finished_at", "runtime", "error")
-        }
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["execution_id", "attempt"], set_=told, where=attempts.c.finished_at.is_(None)
-            ),
-            [_ended(move) for move in ends],
-        )
+    _START_ATTEMPT.run(connection, (_started(move) for move in starts))
+    _END_ATTEMPT.run(connection, (_ended(move) for move in ends))
 
 
-def _started(move: Move) -> dict[str, Any]:
-    return {
-        "execution_id": move.execution,
-        "attempt": move.attempt,
-        "state": State.RUNNING.value,
-        "worker": move.worker,
-        "code_version": move.code_version,
-        "started_at": move.at,
-    }
+_START = ("execution_id", "attempt", "state", "worker", "code_version", "started_at")
+_END = ("execution_id", "attempt", "state", "reason", "worker", "finished_at", "runtime", "error")
 
 
-def _ended(move: Move) -> dict[str, Any]:
-    return {
-        "execution_id": move.execution,
-        "attempt": move.attempt,
-        "state": "Lost" if move.lost else State.FAILED.value if move.state is State.RETRYING else move.state.value,
-        "reason": move.reason,
-        "worker": move.worker,
-        "finished_at": move.at,
-        "runtime": move.runtime,
-        "error": dict(move.error) if move.error else None,
-    }
+def _build_start(dialect: str) -> sa.Executable:
+    statement = _insert(dialect, attempts, _START)
+    # A start that comes after its end must not reopen the attempt.
+    again = {name: statement.excluded[name] for name in ("worker", "code_version", "started_at")}
+    return statement.on_conflict_do_update(index_elements=["execution_id", "attempt"], set_=again)
+
+
+def _build_end(dialect: str) -> sa.Executable:
+    statement = _insert(dialect, attempts, _END)
+    told = {name: statement.excluded[name] for name in ("state", "reason", "finished_at", "runtime", "error")}
+    return statement.on_conflict_do_update(
+        index_elements=["execution_id", "attempt"], set_=told, where=sa.text("attempts.finished_at IS NULL")
+    )
+
+
+_START_ATTEMPT = Bulk(_build_start, _START)
+_END_ATTEMPT = Bulk(_build_end, _END)
+
+
+def _started(move: Move) -> tuple[Any, ...]:
+    return (move.execution, move.attempt, State.RUNNING.value, move.worker, move.code_version, move.at)
+
+
+def _ended(move: Move) -> tuple[Any, ...]:
+    state = "Lost" if move.lost else State.FAILED.value if move.state is State.RETRYING else move.state.value
+    return (move.execution, move.attempt, state, move.reason, move.worker, move.at, move.runtime, move.error)
 
 
 def add_logs(connection: sa.Connection, lines: Sequence[LogLine]) -> None:
     """Keep each line once. Lines of executions that do not exist must have been left out."""
-    if lines:
-        rows = [
-            {
-                "execution_id": line.execution,
-                "seq": sortable(line.event_id),
-                "attempt": line.attempt,
-                "at": line.at,
-                "level": line.level,
-                "logger": line.logger,
-                "message": line.message,
-            }
+    _ADD_LOG.run(
+        connection,
+        (
+            (line.execution, sortable(line.event_id), line.attempt, line.at, line.level, line.logger, line.message)
             for line in lines
-        ]
-        connection.execute(_insert(connection, execution_logs).on_conflict_do_nothing(), rows)
+        ),
+    )
+
+
+_LOG = ("execution_id", "seq", "attempt", "at", "level", "logger", "message")
+
+
+def _build_add_log(dialect: str) -> sa.Executable:
+    return _insert(dialect, execution_logs, _LOG).on_conflict_do_nothing()
+
+
+_ADD_LOG = Bulk(_build_add_log, _LOG)
 
 
 def save_progress(connection: sa.Connection, progress: Mapping[str, Mapping[str, Any]]) -> None:
@@ -227,6 +236,6 @@ def sortable(stream_id: str) -> str:
     return f"{milliseconds:014d}-{sequence:06d}"
 
 
-def _insert(connection: sa.Connection, table: sa.Table) -> Any:
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    return dialect.insert(table)
+def _insert(dialect: str, table: sa.Table, names: Sequence[str]) -> Any:
+    values = {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table).values(values)

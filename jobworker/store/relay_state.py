@@ -24,10 +24,9 @@ class RelayState:
     republish_at: dt.datetime | None
 
 
-def get(connection: sa.Connection, *, for_update: bool = False) -> RelayState:
-    """The row; `for_update` keeps other relays out until the transaction ends (PostgreSQL)."""
-    query = sa.select(relay_state).where(_THE_ROW)
-    row = connection.execute(query.with_for_update() if for_update else query).one()._mapping
+def get(connection: sa.Connection) -> RelayState:
+    """The row as it stands."""
+    row = connection.execute(sa.select(relay_state).where(_THE_ROW)).one()._mapping
     return RelayState(**{name: row[name] for name in RelayState.__dataclass_fields__})
 
 
@@ -49,11 +48,30 @@ def resign(connection: sa.Connection, leader: str) -> None:
     )
 
 
-def advance(connection: sa.Connection, events_offset: str, logs_offset: str) -> None:
-    """Remember how far the streams are read; belongs into the transaction that wrote what was read."""
-    connection.execute(
-        sa.update(relay_state).where(_THE_ROW).values(events_offset=events_offset, logs_offset=logs_offset)
+def advance(
+    connection: sa.Connection,
+    leader: str,
+    times: tuple[dt.datetime, dt.datetime],
+    before: tuple[str, str],
+    after: tuple[str, str],
+) -> bool:
+    """Move the (events, logs) offsets on, and lead until the second of `times` (now, until).
+
+    Belongs into the transaction that writes what was read. False, with nothing changed, if another relay
+    leads or has read on: then nothing may be written.
+    """
+    now, until = times
+    changed = connection.execute(
+        sa.update(relay_state)
+        .where(
+            _THE_ROW,
+            relay_state.c.leader == leader,
+            relay_state.c.events_offset == before[0],
+            relay_state.c.logs_offset == before[1],
+        )
+        .values(events_offset=after[0], logs_offset=after[1], turned_at=now, leader_until=until)
     )
+    return changed.rowcount == 1
 
 
 def follow(connection: sa.Connection, epoch: str, republish_at: dt.datetime | None) -> None:

@@ -1,0 +1,63 @@
+"""One statement for many rows, at the driver's speed.
+
+SQLAlchemy spends most of an executemany on preparing each row's parameters: two thirds of the relay's
+time. Here the statement is compiled once per dialect, and a row costs little more than its types' own
+conversions.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+_Processor = Callable[[Any], Any] | None
+
+
+@dataclass(slots=True)
+class _Compiled:
+    sql: str
+    #: For each parameter of the SQL: its name, its place in the row, how its type converts it.
+    parameters: list[tuple[str, int, _Processor]]
+    positional: bool
+
+    def convert(self, row: Sequence[Any]) -> Any:
+        if self.positional:
+            return tuple([process(row[at]) if process else row[at] for _, at, process in self.parameters])
+        return {name: process(row[at]) if process else row[at] for name, at, process in self.parameters}
+
+
+@dataclass(slots=True)
+class Bulk:
+    """A statement with one bind parameter for each of `names`; a row is a sequence of values in that order.
+
+    `build` makes the statement from the dialect's name.
+    """
+
+    build: Callable[[str], sa.Executable]
+    names: Sequence[str]
+    _compiled: dict[str, _Compiled] = field(default_factory=dict)
+
+    def run(self, connection: sa.Connection, rows: Iterable[Sequence[Any]]) -> None:
+        """Execute for each row, in the connection's transaction."""
+        compiled = self._compiled.get(connection.dialect.name)
+        if compiled is None:
+            compiled = self._compiled[connection.dialect.name] = self._compile(connection.dialect)
+        converted = [compiled.convert(row) for row in rows]
+        if converted:
+            connection.exec_driver_sql(compiled.sql, converted)
+
+    def _compile(self, dialect: sa.Dialect) -> _Compiled:
+        compiled: Any = self.build(dialect.name).compile(dialect=dialect)  # type: ignore[attr-defined]
+        order = compiled.positiontup if compiled.positional else list(compiled.binds)
+        places = {name: at for at, name in enumerate(self.names)}
+        parameters = [
+            (name, places[name], compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect))
+            for name in order
+        ]
+        return _Compiled(str(compiled), parameters, bool(compiled.positional))
+
+
+def insert(table: sa.Table, names: Sequence[str]) -> Callable[[str], sa.Executable]:
+    """Builds `INSERT INTO table (names) VALUES (…)`."""
+    return lambda _dialect: sa.insert(table).values({name: sa.bindparam(name, type_=table.c[name].type) for name in names})
