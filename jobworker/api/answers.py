@@ -1,0 +1,19 @@
+"""Writing answers: orjson for the body, and the headers that go with it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from flask import Response
+
+_JSON = "application/json"
+
+
+def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer. Times become RFC 3339 in UTC."""
+    return Response(orjson.dumps(body, option=orjson.OPT_UTC_Z), status, headers, mimetype=_JSON)
+
+
+def etag(revision: int) -> str:
+    """The entity tag of a revision."""
+    return f'"{revision}"'

@@ -1,0 +1,97 @@
+"""/openapi.json and /docs: the interface described by itself. Everything is served from here, nothing from a CDN."""
+
+from importlib import resources
+from typing import Any
+
+import flask_smorest
+import orjson
+from flask import Blueprint, Flask, Response, abort, send_from_directory
+
+from jobworker.api import events, executions, jobs, operations, submissions, tasks
+from jobworker.api.schemas.base import Problem
+
+#: The package is taken for its copy of Swagger UI only.
+_VIEWER = resources.files("flask_swagger_ui") / "dist"
+_VIEWER_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
+
+_TEXT = """Submit work, and know for ever what happened to it.
+
+Every error is `application/problem+json` (RFC 9457) with a stable `code`. Lists have opaque cursors: pass `next` on as
+`cursor` with the same filters. Times are RFC 3339 in UTC. Unknown fields and query parameters are errors.
+`X-Request-ID` is taken over and returned."""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>JobWorker API</title>
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+<link rel="icon" href="/docs/favicon-32x32.png">
+</head>
+<body>
+<div id="docs"></div>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</body>
+</html>
+"""
+
+_SCRIPT = """SwaggerUIBundle({
+  url: "/openapi.json", dom_id: "#docs", deepLinking: true, tryItOutEnabled: true, validatorUrl: null,
+});
+"""
+
+#: The viewer writes styles into its elements and draws icons from data: URLs. Nothing else may be loaded from anywhere.
+_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+
+#: A viewer file changes only with the package (s).
+_CACHE = 24 * 3600
+
+blueprint = Blueprint("documentation", __name__)
+
+
+def register(app: Flask) -> None:
+    """Describe and mount the whole interface."""
+    app.config.update(API_TITLE="JobWorker", API_VERSION="1", OPENAPI_VERSION="3.1.0", API_SPEC_OPTIONS=_options())
+    api = flask_smorest.Api(app)
+    api.spec.components.schema("Problem", schema=Problem)
+    for each in (jobs, tasks, submissions, executions, events, operations):
+        api.register_blueprint(each.blueprint)
+    described = orjson.dumps(_tidy(api.spec.to_dict()), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+    app.add_url_rule("/openapi.json", "openapi", lambda: Response(described, mimetype="application/json"))
+    app.register_blueprint(blueprint)
+
+
+@blueprint.get("/docs")
+def page() -> Response:
+    """The interactive documentation."""
+    return Response(_PAGE, mimetype="text/html", headers={"Content-Security-Policy": _POLICY})
+
+
+@blueprint.get("/docs/start.js")
+def script() -> Response:
+    """What starts the viewer; a file of its own, so that the page needs no inline script."""
+    return Response(_SCRIPT, mimetype="text/javascript")
+
+
+@blueprint.get("/docs/<string:name>")
+def viewer(name: str) -> Response:
+    """The viewer's own files."""
+    if name not in _VIEWER_FILES:
+        abort(404)
+    return send_from_directory(str(_VIEWER), name, max_age=_CACHE)
+
+
+def _options() -> dict[str, Any]:
+    return {"info": {"description": _TEXT, "license": {"name": "MIT", "identifier": "MIT"}}}
+
+
+def _tidy(described: dict[str, Any]) -> dict[str, Any]:
+    """Without the components that flask-smorest adds for its own ways of paging and of showing errors."""
+    components = described["components"]
+    for unused in ("responses", "headers"):
+        components.pop(unused, None)
+    for unused in ("Error", "PaginationMetadata"):
+        components["schemas"].pop(unused, None)
+    return described

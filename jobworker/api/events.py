@@ -1,0 +1,89 @@
+"""/api/v1/executions/{id}/events: an execution live, as server-sent events.
+
+A stream is a thread that looks into SQL a few times a second: cheap while nothing happens, and it
+needs no Redis. Each event's id is a bookmark from which a client that lost the connection goes on.
+"""
+
+import threading
+from collections.abc import Iterator
+
+import orjson
+from flask import Response, request
+
+from jobworker.api import headers, show
+from jobworker.api.blueprint import Blueprint
+from jobworker.api.room import Room, room
+from jobworker.domain.errors import Busy, ExecutionNotFound, InvalidCursor
+from jobworker.services import following
+from jobworker.services.following import Follower, News
+from jobworker.store.story import LogRow, TransitionRow
+
+blueprint = Blueprint(
+    "events", __name__, url_prefix=f"{show.ROOT}/executions", description="Executions while they happen."
+)
+
+#: Between two looks (s): what a person feels as "at once".
+_PAUSE = 0.2
+
+#: A comment after so much silence (s) keeps proxies from closing the stream, and notices who has left.
+_HEARTBEAT = 10.0
+
+#: Log lines travel apart from states and may come later; a stream stays open for so long (s) after the end.
+_LAST_LINES = 1.0
+
+_STREAM = {
+    "type": "string",
+    "description": "Events `state` (attempt, state, at, actor, reason), `progress` (done, total, message) and "
+    "`log` (seq, attempt, at, level, logger, message), then `end`. Data are JSON objects.",
+}
+
+
+@blueprint.get("/<string:execution_id>/events")
+@blueprint.answers(200, _STREAM, "The stream; it ends after the final state.", content_type="text/event-stream")
+@blueprint.headers(headers.LAST_EVENT_ID)
+@blueprint.problems(ExecutionNotFound, InvalidCursor)
+def follow_execution(execution_id: str) -> Response:
+    """Follow an execution: states, progress and log lines as they come (server-sent events)."""
+    here = room()
+    follower = following.follow(here.database, execution_id, request.headers.get("Last-Event-ID"))
+    if not here.streams.acquire(blocking=False):
+        raise Busy("too many live streams are open; try again soon, or read the execution instead")
+    here.metrics.streams.inc()
+    response = Response(_stream(here, follower), mimetype="text/event-stream")
+    response.headers["X-Accel-Buffering"] = "no"
+    response.call_on_close(lambda: _release(here))
+    return response
+
+
+def _release(here: Room) -> None:
+    here.streams.release()
+    here.metrics.streams.dec()
+
+
+def _stream(here: Room, follower: Follower) -> Iterator[bytes]:
+    """Events until the execution has ended and its last lines were sent."""
+    nothing = threading.Event()
+    spoken = here.clock.monotonic()
+    ended_at: float | None = None
+    yield b"retry: 2000\n\n"
+    while True:
+        for news in follower.look(here.database):
+            yield _event(news, follower.bookmark)
+            spoken = here.clock.monotonic()
+        now = here.clock.monotonic()
+        if follower.ended:
+            ended_at = now if ended_at is None else ended_at
+            if now - ended_at >= _LAST_LINES:
+                break
+        if now - spoken >= _HEARTBEAT:
+            yield b": still here\n\n"
+            spoken = now
+        here.clock.wait(nothing, _PAUSE)
+    yield b"event: end\ndata: {}\n\n"
+
+
+def _event(news: News, bookmark: str) -> bytes:
+    kind = "state" if isinstance(news, TransitionRow) else "log" if isinstance(news, LogRow) else "progress"
+    # JSON has no line breaks of its own, so one data line is enough.
+    data = orjson.dumps(news, option=orjson.OPT_UTC_Z)
+    return f"id: {bookmark}\nevent: {kind}\ndata: ".encode() + data + b"\n\n"

@@ -1,0 +1,90 @@
+"""/api/v1/executions: what became of submitted work."""
+
+from typing import Any
+
+from flask import Response
+
+from jobworker.api import show
+from jobworker.api.answers import answer
+from jobworker.api.blueprint import Blueprint
+from jobworker.api.room import ACTOR, room
+from jobworker.api.schemas.base import PageQuery, page_of
+from jobworker.api.schemas.executions import Attempt, Execution, ExecutionQuery, LogLine, Result, Transition
+from jobworker.domain.errors import ExecutionNotFound, NotCancellable, NotFinished
+from jobworker.domain.execution import State
+from jobworker.services import executions
+from jobworker.store.executions import Filters
+
+blueprint = Blueprint(
+    "executions",
+    __name__,
+    url_prefix=f"{show.ROOT}/executions",
+    description="Executions, their attempts, transitions, logs and results. They are kept.",
+)
+
+
+@blueprint.get("")
+@blueprint.query(ExecutionQuery())
+@blueprint.answers(200, page_of(Execution), "Executions, newest first.")
+def list_executions(query: dict[str, Any]) -> Response:
+    """List executions; filters are combined with "and"."""
+    limit, cursor = query.pop("limit"), query.pop("cursor")
+    found = executions.page(room().database, Filters(**query), limit, cursor)
+    return answer(show.page(found, show.execution))
+
+
+@blueprint.get("/<string:execution_id>")
+@blueprint.answers(200, Execution(), "The execution as it stands.")
+@blueprint.problems(ExecutionNotFound)
+def get_execution(execution_id: str) -> Response:
+    """Read an execution."""
+    return answer(show.execution(executions.get(room().database, execution_id)))
+
+
+@blueprint.get("/<string:execution_id>/attempts")
+@blueprint.query(PageQuery())
+@blueprint.answers(200, page_of(Attempt), "Attempts, first to last.")
+@blueprint.problems(ExecutionNotFound)
+def list_attempts(query: dict[str, Any], execution_id: str) -> Response:
+    """List the attempts that workers started."""
+    found = executions.attempts(room().database, execution_id, query["limit"], query["cursor"])
+    return answer(show.page(found, show.as_is))
+
+
+@blueprint.get("/<string:execution_id>/transitions")
+@blueprint.query(PageQuery())
+@blueprint.answers(200, page_of(Transition), "Changes of state, first to last.")
+@blueprint.problems(ExecutionNotFound)
+def list_transitions(query: dict[str, Any], execution_id: str) -> Response:
+    """List every change of state, with time, reason and actor."""
+    found = executions.transitions(room().database, execution_id, query["limit"], query["cursor"])
+    return answer(show.page(found, show.as_is))
+
+
+@blueprint.get("/<string:execution_id>/logs")
+@blueprint.query(PageQuery())
+@blueprint.answers(200, page_of(LogLine), "Lines, first to last.")
+@blueprint.problems(ExecutionNotFound)
+def list_logs(query: dict[str, Any], execution_id: str) -> Response:
+    """List what the job wrote to its log."""
+    found = executions.logs(room().database, execution_id, query["limit"], query["cursor"])
+    return answer(show.page(found, show.as_is))
+
+
+@blueprint.get("/<string:execution_id>/result")
+@blueprint.answers(200, Result(), "What came of it.")
+@blueprint.problems(ExecutionNotFound, NotFinished)
+def get_result(execution_id: str) -> Response:
+    """Read the result, or the error, of an execution that has ended."""
+    return answer(show.result(executions.result(room().database, execution_id)))
+
+
+@blueprint.post("/<string:execution_id>/cancel")
+@blueprint.answers(200, Execution(), "It is cancelled.")
+@blueprint.answers(202, Execution(), "It will not start; it is Cancelled as soon as Redis has been told.")
+@blueprint.problems(ExecutionNotFound, NotCancellable)
+def cancel(execution_id: str) -> Response:
+    """Cancel an execution that has not started. Asking again changes nothing."""
+    row = executions.cancel(room().database, room().clock, execution_id, ACTOR)
+    room().changed()
+    return answer(show.execution(row), 200 if row.state is State.CANCELLED else 202)

@@ -1,0 +1,96 @@
+"""/api/v1/jobs: definitions."""
+
+from dataclasses import replace
+from typing import Any
+
+from flask import Response, request
+
+from jobworker.api import headers, show
+from jobworker.api.answers import answer, etag
+from jobworker.api.blueprint import Blueprint
+from jobworker.api.room import ACTOR, room
+from jobworker.api.schemas.base import PageQuery, page_of
+from jobworker.api.schemas.jobs import DefinitionBody, Job, ReplacementBody
+from jobworker.domain.errors import (
+    FieldError,
+    InvalidInput,
+    JobExists,
+    JobNotFound,
+    JobOwnedByCode,
+    PreconditionFailed,
+    PreconditionRequired,
+)
+from jobworker.domain.job import Definition
+from jobworker.services import jobs
+
+blueprint = Blueprint(
+    "jobs",
+    __name__,
+    url_prefix=f"{show.ROOT}/jobs",
+    description="Definitions: which task, where it runs, what it may use. Each change makes a revision.",
+)
+
+_ETAG = {"ETag": {"description": "The revision.", "schema": {"type": "string"}}}
+
+
+@blueprint.post("")
+@blueprint.arguments(DefinitionBody())
+@blueprint.answers(201, Job(), "The definition as created.", headers=_ETAG)
+@blueprint.problems(JobExists)
+def create_job(definition: Definition) -> Response:
+    """Define a job."""
+    made = jobs.create(room().database, room().clock, definition, ACTOR)
+    room().changed()
+    response = _shown(made, 201)
+    response.headers["Location"] = f"{show.ROOT}/jobs/{definition.name}"
+    return response
+
+
+@blueprint.get("")
+@blueprint.query(PageQuery())
+@blueprint.answers(200, page_of(Job), "Definitions by name.")
+def list_jobs(query: dict[str, Any]) -> Response:
+    """List the job definitions."""
+    found = jobs.page(room().database, query["limit"], query["cursor"])
+    return answer(show.page(found, show.job))
+
+
+@blueprint.get("/<string:name>")
+@blueprint.answers(200, Job(), "The definition.", headers=_ETAG)
+@blueprint.problems(JobNotFound)
+def get_job(name: str) -> Response:
+    """Read a job definition; `If-None-Match` is honoured."""
+    response = _shown(jobs.get(room().database, name), 200)
+    response.make_conditional(request)
+    return response
+
+
+@blueprint.put("/<string:name>")
+@blueprint.arguments(ReplacementBody())
+@blueprint.answers(200, Job(), "The definition as changed.", headers=_ETAG)
+@blueprint.headers(headers.IF_MATCH)
+@blueprint.problems(JobNotFound, JobOwnedByCode, PreconditionFailed, PreconditionRequired)
+def change_job(definition: Definition, name: str) -> Response:
+    """Replace a job definition; what the body leaves out gets its default."""
+    expected = headers.expected_revisions()
+    if definition.name not in ("", name):
+        message = f"name is {definition.name}, but the URL says {name}; a job cannot be renamed"
+        raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
+    changed = jobs.change(room().database, room().clock, replace(definition, name=name), expected, ACTOR)
+    room().changed()
+    return _shown(changed, 200)
+
+
+@blueprint.delete("/<string:name>")
+@blueprint.answers(204, {}, "The definition and its schedule are gone.")
+@blueprint.headers(headers.IF_MATCH)
+@blueprint.problems(JobNotFound, JobOwnedByCode, PreconditionFailed, PreconditionRequired)
+def delete_job(name: str) -> Response:
+    """Remove a job definition; executions accepted before still run, and history stays."""
+    jobs.remove(room().database, room().clock, name, headers.expected_revisions(), ACTOR)
+    room().changed()
+    return Response(status=204)
+
+
+def _shown(job: jobs.Job, status: int) -> Response:
+    return answer(show.job(job), status, {"ETag": etag(job.row.revision)})

@@ -1,0 +1,136 @@
+"""Every error as application/problem+json (RFC 9457). The one table that gives HTTP statuses is here."""
+
+from collections.abc import Iterable, Mapping
+
+import orjson
+import structlog
+from flask import Flask, Response, g
+from werkzeug.exceptions import HTTPException
+
+from jobworker.domain import errors
+from jobworker.domain.errors import FieldError, JobWorkerError
+from jobworker.store.database import UNAVAILABLE
+
+logger = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+#: When to ask again (s) after "busy".
+_RETRY_AFTER = 2
+
+
+class MalformedBody(JobWorkerError):
+    """The body is not JSON that we take."""
+
+    code = "invalid_json"
+
+
+class UnsupportedMediaType(JobWorkerError):
+    """The body is said to be something else than JSON."""
+
+    code = "unsupported_media_type"
+
+
+#: What each error means in HTTP, and in few words. A class without a line here is like its base.
+STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
+    JobWorkerError: (500, "Unexpected error"),
+    MalformedBody: (400, "The body is not valid JSON"),
+    UnsupportedMediaType: (415, "The body must be application/json"),
+    errors.InvalidInput: (422, "The request is wrong"),
+    errors.InvalidParameters: (422, "The parameters do not fit the task"),
+    errors.InvalidCursor: (422, "The cursor belongs to no list"),
+    errors.IdempotencyKeyReused: (422, "The Idempotency-Key was used for another request"),
+    errors.NotFound: (404, "Not found"),
+    errors.JobNotFound: (404, "There is no such job"),
+    errors.TaskNotFound: (404, "There is no such task"),
+    errors.ExecutionNotFound: (404, "There is no such execution"),
+    errors.Conflict: (409, "The request does not fit the present state"),
+    errors.JobExists: (409, "The job exists already"),
+    errors.JobOwnedByCode: (409, "The job is defined in code"),
+    errors.JobDisabled: (409, "The job is disabled"),
+    errors.NotFinished: (409, "The execution has not ended"),
+    errors.NotCancellable: (409, "The execution cannot be cancelled any more"),
+    errors.PreconditionRequired: (428, "If-Match is required"),
+    errors.PreconditionFailed: (412, "Somebody else changed it"),
+    errors.Busy: (503, "Not now"),
+    errors.Misconfigured: (503, "The service is not set up"),
+}
+
+#: Codes of errors that Flask and Werkzeug find.
+_HTTP_CODES: Mapping[int, str] = {
+    400: "bad_request",
+    404: "route_not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "body_too_large",
+    414: "uri_too_long",
+    415: "unsupported_media_type",
+    431: "headers_too_large",
+}
+
+_DETAILS: Mapping[int, str] = {
+    404: "there is nothing at this URL; /docs lists what there is",
+    405: "this resource does not have this method; the header Allow lists those it has",
+    413: "the body is larger than JOBWORKER_MAX_BODY allows; split it",
+}
+
+
+def status_of(kind: type[JobWorkerError]) -> tuple[int, str]:
+    """Status and title of an error, or of the nearest base that has them."""
+    return next(STATUSES[base] for base in kind.__mro__ if base in STATUSES)
+
+
+def problem(status: int, title: str, code: str, detail: str, found: Iterable[FieldError] = ()) -> Response:
+    """The answer for one error."""
+    body = {
+        "type": f"urn:jobworker:problem:{code}",
+        "title": title,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "errors": [{"pointer": each.pointer, "code": each.code, "message": each.message} for each in found],
+        "request_id": g.get("request_id"),
+    }
+    response = Response(orjson.dumps(body), status, mimetype=MEDIA_TYPE)
+    if status == 503:
+        response.headers["Retry-After"] = str(_RETRY_AFTER)
+    return response
+
+
+def register(app: Flask) -> None:
+    """Make this module answer for everything that goes wrong in `app`."""
+    app.register_error_handler(JobWorkerError, _ours)
+    app.register_error_handler(HTTPException, _theirs)
+    for kind in UNAVAILABLE:
+        app.register_error_handler(kind, _database_unavailable)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _ours(error: JobWorkerError) -> Response:
+    status, title = status_of(type(error))
+    if status == 500:
+        return _unexpected(error)
+    return problem(status, title, error.code, error.detail, error.errors)
+
+
+def _theirs(error: HTTPException) -> Response:
+    status = error.code or 500
+    detail = _DETAILS.get(status, error.description or error.name)
+    response = problem(status, error.name, _HTTP_CODES.get(status, f"http_{status}"), detail)
+    # `Allow` of a 405, for instance, is part of the answer.
+    for name, value in error.get_headers():
+        if name.lower() not in ("content-type", "content-length"):
+            response.headers[name] = value
+    return response
+
+
+def _database_unavailable(error: Exception) -> Response:
+    logger.error("database_unavailable", error=str(error))
+    detail = "the database does not answer; nothing was changed by this request unless it is found afterwards"
+    return problem(503, "Not now", "database_unavailable", detail)
+
+
+def _unexpected(error: Exception) -> Response:
+    logger.error("unexpected_error", exc_info=error)
+    detail = "this should not have happened; the log of the service has the details under this request_id"
+    return problem(500, "Unexpected error", JobWorkerError.code, detail)

@@ -1,0 +1,41 @@
+"""What is done for every request, whichever endpoint it is for: its id, its time, its count."""
+
+import re
+import uuid
+
+import structlog
+from flask import Flask, Response, g, request
+
+from jobworker.api.room import room
+
+_SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/+=-]{0,127}\Z")
+
+#: Route shown in metrics for a URL that leads nowhere: the URL itself would make a series of its own.
+_NO_ROUTE = "none"
+
+
+def register(app: Flask) -> None:
+    """Put these steps around every request to `app`."""
+    app.before_request(_begin)
+    app.after_request(_finish)
+
+
+def _begin() -> None:
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if _SANE_ID.match(given) else uuid.uuid4().hex
+    g.began = room().clock.monotonic()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+    if request.path.startswith("/api/"):
+        room().require_schema()
+
+
+def _finish(response: Response) -> Response:
+    response.headers["X-Request-ID"] = g.request_id
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Cache-Control", "no-store")
+    metrics = room().metrics
+    route = request.url_rule.rule if request.url_rule else _NO_ROUTE
+    metrics.requests.labels(request.method, route, response.status_code).inc()
+    metrics.request_seconds.labels(request.method, route).observe(room().clock.monotonic() - g.began)
+    return response

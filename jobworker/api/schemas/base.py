@@ -1,0 +1,92 @@
+"""What all schemas share: nothing unknown is let in, and answers say which of their fields are always there."""
+
+from typing import Any
+
+import marshmallow as ma
+from marshmallow import fields
+
+from jobworker.api.fields import Coded, Limit
+from jobworker.store.pages import DEFAULT_LIMIT, MAX_LIMIT
+
+
+class Schema(ma.Schema):
+    """A schema whose complaint about an unknown field says which are known."""
+
+    class Meta:
+        """Order and strictness of all our schemas."""
+
+        unknown = ma.RAISE
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        known = ", ".join(sorted(each.data_key or name for name, each in self.load_fields.items()))
+        self.error_messages["unknown"] = Coded("unknown_field", f"is not known here; known are: {known or 'none'}")
+        self.error_messages["type"] = Coded("wrong_type", "must be a JSON object")
+
+
+class Answer(Schema):
+    """The description of something we answer: every field is always there."""
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        """Mark the field as required, which in the description of an answer means "always present"."""
+        field_obj.required = True
+
+
+class PageQuery(Schema):
+    """Which part of a list to show."""
+
+    limit = Limit(DEFAULT_LIMIT, MAX_LIMIT)
+    cursor = fields.String(load_default=None, metadata={"description": "`next` of the page before.", "maxLength": 1000})
+
+
+class ProblemPlace(Answer):
+    """One thing wrong in one place of the request."""
+
+    pointer = fields.String(
+        metadata={"description": "RFC 6901 pointer into the body, or the name of a query parameter or header."}
+    )
+    code = fields.String()
+    message = fields.String()
+
+
+class Problem(Answer):
+    """An error (RFC 9457)."""
+
+    type = fields.String(metadata={"description": "A URN made from `code`."})
+    title = fields.String()
+    status = fields.Integer()
+    code = fields.String(metadata={"description": "Stable; programs may rely on it."})
+    detail = fields.String(metadata={"description": "For people: what is wrong, and what to do."})
+    errors = fields.List(fields.Nested(ProblemPlace))
+    request_id = fields.String()
+
+
+def text(description: str, **options: Any) -> fields.String:
+    """A text that an answer has."""
+    return fields.String(metadata={"description": description}, **options)
+
+
+def moment(description: str, **options: Any) -> fields.String:
+    """A time that an answer has."""
+    return fields.String(metadata={"description": description, "format": "date-time"}, **options)
+
+
+def number(description: str, **options: Any) -> fields.Float:
+    """A number that an answer has."""
+    return fields.Float(metadata={"description": description}, **options)
+
+
+def integer(description: str, **options: Any) -> fields.Integer:
+    """An integer that an answer has."""
+    return fields.Integer(metadata={"description": description}, **options)
+
+
+def page_of(item: type[Schema]) -> Schema:
+    """The description of a page of such items."""
+    name = f"{item.__name__}Page"
+    members = {
+        "items": fields.List(fields.Nested(item)),
+        "next": text("Cursor of the next page; null: this is the last one.", allow_none=True),
+    }
+    made: Schema = type(name, (Answer,), {"__doc__": f"A page of {item.__name__}.", **members})()
+    return made

@@ -1,0 +1,204 @@
+"""Submissions and executions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import marshmallow as ma
+from marshmallow import fields
+
+from jobworker.api.fields import Coded, Count, Duration, Moment
+from jobworker.api.schemas.base import Answer, PageQuery, Schema, integer, moment, number, text
+from jobworker.domain import admission, job
+from jobworker.domain.admission import Submission
+from jobworker.domain.execution import PRIORITIES, State
+from jobworker.domain.ids import is_id
+from jobworker.services.submission import MAX_BATCH
+
+_STATES = [state.value for state in State]
+
+
+class SubmissionBody(Schema):
+    """What to run, and when. Everything may be left out."""
+
+    parameters = fields.Dict(load_default=dict, metadata={"example": {"user_id": "u-17", "format": "csv"}})
+    due_at = Moment(load_default=None, allow_none=True, metadata={"type": ["string", "null"], "format": "date-time"})
+    delay = Duration(
+        load_default=None,
+        allow_none=True,
+        metadata={
+            "type": ["number", "string", "null"],
+            "description": "Instead of due_at: seconds, or ISO 8601 such as PT1H30M.",
+        },
+    )
+    priority = Count(
+        load_default=None,
+        allow_none=True,
+        metadata={
+            "minimum": PRIORITIES.start,
+            "maximum": PRIORITIES.stop - 1,
+            "description": "9 is the most urgent; null: as the job says.",
+        },
+    )
+    queue = fields.String(
+        load_default=None, allow_none=True, metadata={"pattern": f"^{job.QUEUE.pattern.removesuffix(chr(92) + 'Z')}$"}
+    )
+    correlation_id = fields.String(
+        load_default=None,
+        allow_none=True,
+        metadata={"maxLength": admission.MAX_CORRELATION_ID, "description": "null: the id of the execution."},
+    )
+
+
+class BatchItem(SubmissionBody):
+    """One execution of a batch."""
+
+    job = fields.String(required=True)
+
+    @ma.post_load
+    def to_submission(self, data: dict[str, Any], **_: Any) -> Submission:
+        """What the use case takes."""
+        return Submission(**data)
+
+
+class BatchBody(Schema):
+    """Many executions that are accepted together or not at all."""
+
+    executions = fields.List(fields.Nested(BatchItem), required=True, metadata={"minItems": 1, "maxItems": MAX_BATCH})
+
+    @ma.pre_load
+    def check_size(self, data: Any, **_: Any) -> Any:
+        """Refuse a batch that is too long before its items are looked at."""
+        items = data.get("executions") if isinstance(data, Mapping) else None
+        if isinstance(items, list) and not 0 < len(items) <= MAX_BATCH:
+            message = Coded("not_allowed", f"must have 1 to {MAX_BATCH} items, not {len(items)}")
+            raise ma.ValidationError(message, "executions")
+        return data
+
+
+class ExecutionQuery(PageQuery):
+    """Which executions to list."""
+
+    job = fields.String()
+    state = fields.String(validate=ma.validate.OneOf(_STATES))
+    queue = fields.String()
+    correlation_id = fields.String()
+    batch_id = fields.String()
+    created_after = Moment(metadata={"type": "string", "format": "date-time"})
+    created_before = Moment(metadata={"type": "string", "format": "date-time"})
+
+    @ma.validates("batch_id")
+    def check_id(self, value: str, data_key: str) -> None:
+        """An id that cannot exist is a mistake, not an empty list."""
+        if not is_id(value):
+            raise ma.ValidationError(Coded("not_allowed", "must be an id as a batch submission returned it"))
+
+    @ma.validates("job", "queue", "correlation_id")
+    def check_text(self, value: str, data_key: str) -> None:
+        """No name of ours has other characters."""
+        if not 0 < len(value) <= admission.MAX_CORRELATION_ID or not value.isprintable():
+            raise ma.ValidationError(Coded("not_allowed", "must have 1 to 128 printable characters"))
+
+
+class Failure(Answer):
+    """What went wrong in a job."""
+
+    type = fields.String(allow_none=True)
+    message = fields.String(allow_none=True)
+    traceback = fields.String(allow_none=True)
+
+
+class Progress(Answer):
+    """How far a job says it is."""
+
+    done = fields.Float(allow_none=True)
+    total = fields.Float(allow_none=True)
+    message = fields.String(allow_none=True)
+
+
+class Execution(Answer):
+    """One execution of a job."""
+
+    id = fields.String()
+    job = fields.String()
+    job_revision = integer("The revision of the definition that it was accepted under.")
+    task = fields.String()
+    state = fields.String(validate=ma.validate.OneOf(_STATES))
+    reason = text("Why it is in this state, or why it cannot run now.", allow_none=True)
+    attempt = integer("The latest attempt; 0 before the first.")
+    max_attempts = integer("null: as the task says.", allow_none=True)
+    queue = fields.String()
+    priority = fields.Integer()
+    parameters = fields.Dict()
+    result = fields.Raw(allow_none=True, metadata={"description": "What the job returned."})
+    error = fields.Nested(Failure, allow_none=True)
+    progress = fields.Nested(Progress, allow_none=True)
+    worker = text("Who started the latest attempt.", allow_none=True)
+    code_version = text("The version of the code that the worker ran.", allow_none=True)
+    correlation_id = fields.String()
+    batch_id = fields.String(allow_none=True)
+    schedule_id = fields.String(allow_none=True)
+    scheduled_for = moment("The occurrence that it stands for.", allow_none=True)
+    created_at = moment("When it was accepted.")
+    created_by = fields.String()
+    due_at = moment("When it may start.")
+    dispatched_at = moment("Since when a message for it is in Redis.", allow_none=True)
+    started_at = moment("When the latest attempt started.", allow_none=True)
+    finished_at = moment("When it ended.", allow_none=True)
+    cancel_requested_at = moment("When somebody asked for it not to start.", allow_none=True)
+    cancel_requested_by = fields.String(allow_none=True)
+    links = fields.Dict(values=fields.String())
+
+
+class Result(Answer):
+    """What came of an execution that ended."""
+
+    id = fields.String()
+    state = fields.String(validate=ma.validate.OneOf(_STATES))
+    reason = fields.String(allow_none=True)
+    result = fields.Raw(allow_none=True)
+    error = fields.Nested(Failure, allow_none=True)
+    finished_at = moment("When it ended.", allow_none=True)
+
+
+class Batch(Answer):
+    """What became of a batch."""
+
+    batch_id = fields.String()
+    count = fields.Integer()
+    ids = fields.List(fields.String(), metadata={"description": "In the order of the request."})
+    links = fields.Dict(values=fields.String())
+
+
+class Attempt(Answer):
+    """One attempt that a worker started."""
+
+    attempt = fields.Integer()
+    state = fields.String(validate=ma.validate.OneOf(_STATES))
+    reason = fields.String(allow_none=True)
+    worker = fields.String(allow_none=True)
+    code_version = fields.String(allow_none=True)
+    started_at = moment("When it started.", allow_none=True)
+    finished_at = moment("When it ended.", allow_none=True)
+    runtime = number("Seconds that the job took.", allow_none=True)
+    error = fields.Nested(Failure, allow_none=True)
+
+
+class Transition(Answer):
+    """One change of state."""
+
+    attempt = fields.Integer()
+    state = fields.String(validate=ma.validate.OneOf(_STATES))
+    at = moment("When.")
+    actor = text("Who: api, relay, worker:…")
+    reason = text("Why.", allow_none=True)
+
+
+class LogLine(Answer):
+    """One line that the job wrote."""
+
+    seq = text("Sorts as text.")
+    attempt = fields.Integer()
+    at = moment("When.")
+    level = fields.String()
+    logger = fields.String()
+    message = fields.String()

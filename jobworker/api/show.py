@@ -1,0 +1,92 @@
+"""How our things look in JSON."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from jobworker.services.jobs import Job
+from jobworker.services.submission import Accepted
+from jobworker.store.executions import ExecutionRow
+from jobworker.store.pages import Page
+from jobworker.store.story import AttemptRow, LogRow, TransitionRow
+from jobworker.store.tasks import TaskRow
+
+Item = TypeVar("Item")
+
+ROOT = "/api/v1"
+
+_EXECUTION_FIELDS = [each.name for each in fields(ExecutionRow)]
+
+
+def page(found: Page[Item], show: Callable[[Item], Any]) -> dict[str, Any]:
+    """A page of a list."""
+    return {"items": [show(item) for item in found.items], "next": found.next}
+
+
+def as_is(row: AttemptRow | TransitionRow | LogRow) -> AttemptRow | TransitionRow | LogRow:
+    """Rows that are shown just as they are stored (orjson writes dataclasses)."""
+    return row
+
+
+def task(row: TaskRow) -> dict[str, Any]:
+    """A task."""
+    return {
+        "name": row.name,
+        "description": row.description,
+        "parameters": [each.to_json() for each in row.parameters],
+        "options": row.options,
+        "code_version": row.code_version,
+        "updated_at": row.updated_at,
+    }
+
+
+def job(found: Job) -> dict[str, Any]:
+    """A job definition with what its task accepts."""
+    row = found.row
+    here = f"{ROOT}/jobs/{row.definition.name}"
+    return {
+        **row.definition.to_json(),
+        "parameters": [each.to_json() for each in found.parameters],
+        "owner": row.owner.value,
+        "revision": row.revision,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+        "links": {
+            "self": here,
+            "submit": f"{here}/executions",
+            "executions": f"{ROOT}/executions?job={row.definition.name}",
+            "task": f"{ROOT}/tasks/{row.definition.task}",
+        },
+    }
+
+
+def execution(row: ExecutionRow) -> dict[str, Any]:
+    """An execution."""
+    here = f"{ROOT}/executions/{row.id}"
+    shown: dict[str, Any] = {name: getattr(row, name) for name in _EXECUTION_FIELDS}
+    shown["links"] = {
+        "self": here,
+        "attempts": f"{here}/attempts",
+        "transitions": f"{here}/transitions",
+        "logs": f"{here}/logs",
+        "result": f"{here}/result",
+        "events": f"{here}/events",
+        "cancel": f"{here}/cancel",
+        "job": f"{ROOT}/jobs/{row.job}",
+    }
+    return shown
+
+
+def batch(accepted: Accepted) -> dict[str, Any]:
+    """What became of a batch."""
+    return {
+        "batch_id": accepted.batch_id,
+        "count": len(accepted.execution_ids),
+        "ids": accepted.execution_ids,
+        "links": {"executions": f"{ROOT}/executions?batch_id={accepted.batch_id}"},
+    }
+
+
+def result(row: ExecutionRow) -> dict[str, Any]:
+    """What came of an execution."""
+    return {name: getattr(row, name) for name in ("id", "state", "reason", "result", "error", "finished_at")}

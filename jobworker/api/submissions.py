@@ -1,0 +1,68 @@
+"""Submitting work: one execution, or up to 10,000 at once."""
+
+from typing import Any
+
+from flask import Response
+
+from jobworker.api import headers, show
+from jobworker.api.answers import answer
+from jobworker.api.blueprint import Blueprint
+from jobworker.api.room import ACTOR, room
+from jobworker.api.schemas.executions import Batch, BatchBody, Execution, SubmissionBody
+from jobworker.domain.admission import Submission
+from jobworker.domain.errors import IdempotencyKeyReused, JobDisabled, JobNotFound, TaskNotFound
+from jobworker.domain.execution import FINAL
+from jobworker.services import executions, submission
+from jobworker.store.executions import ExecutionRow
+
+blueprint = Blueprint(
+    "submissions",
+    __name__,
+    url_prefix=show.ROOT,
+    description="Submit work. A 2xx answer is a committed row: it will run, whatever happens to the rest.",
+)
+
+_LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "string"}}}
+
+
+@blueprint.post("/jobs/<string:name>/executions")
+@blueprint.arguments(SubmissionBody(), description="May be `{}`.")
+@blueprint.answers(202, Execution(), "Accepted.", headers=_LOCATION)
+@blueprint.answers(200, Execution(), "It ended while the client preferred to wait.", headers=_LOCATION)
+@blueprint.headers(headers.IDEMPOTENCY_KEY, headers.PREFER)
+@blueprint.problems(JobNotFound, TaskNotFound, JobDisabled, IdempotencyKeyReused)
+def submit(body: dict[str, Any], name: str) -> Response:
+    """Run a job, now or later."""
+    wanted = Submission(job=name, **body)
+    row, replayed = submission.submit(room().database, room().clock, wanted, ACTOR, headers.once())
+    if not replayed:
+        room().submitted(1)
+    return _accepted(row)
+
+
+@blueprint.post("/executions/batch")
+@blueprint.arguments(BatchBody())
+@blueprint.answers(202, Batch(), "All are accepted.")
+@blueprint.headers(headers.IDEMPOTENCY_KEY)
+@blueprint.problems(IdempotencyKeyReused)
+def submit_batch(body: dict[str, Any]) -> Response:
+    """Run many executions: all are accepted, or none if one of them is wrong."""
+    accepted = submission.submit_batch(room().database, room().clock, body["executions"], ACTOR, headers.once())
+    if not accepted.replayed:
+        room().submitted(len(accepted.execution_ids))
+    return answer(show.batch(accepted), 202)
+
+
+def _accepted(row: ExecutionRow) -> Response:
+    """202, or 200 with the result if the client preferred to wait and it ended in time."""
+    seconds = headers.patience()
+    # Waiting is a favour: when too many wait already, the answer is 202 at once.
+    waited = seconds > 0 and room().waiting.acquire(blocking=False)
+    if waited:
+        try:
+            row = executions.wait(room().database, room().clock, row.id, seconds)
+        finally:
+            room().waiting.release()
+    extra = {"Preference-Applied": f"wait={seconds}"} if waited else {}
+    status = 200 if waited and row.state in FINAL else 202
+    return answer(show.execution(row), status, {"Location": f"{show.ROOT}/executions/{row.id}", **extra})

@@ -1,0 +1,128 @@
+"""Whether the house stands: each check by its name, and the figures that operators watch."""
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import redis
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain.errors import Misconfigured
+from jobworker.store import executions, migrate, relay_state, workers
+from jobworker.store.database import UNAVAILABLE, Database
+from jobworker.telemetry.metrics import Census
+from jobworker.transport.client import connect
+
+#: Redis has to answer within so many seconds: a health check must not hang itself.
+_REDIS_TIMEOUT = 0.5
+
+#: The relay turns at least every few seconds, also when there is nothing to do (s).
+_RELAY_SILENT_AFTER = 15.0
+
+#: Beat ticks every few seconds; another beat needs a while to take over from a dead one (s).
+_BEAT_SILENT_AFTER = 45.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that has to be right, and what was found."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Health:
+    """Asks the database, Redis and the traces that the other processes leave in SQL."""
+
+    def __init__(self, database: Database, redis_url: str, clock: Clock) -> None:
+        self._database = database
+        self._redis = connect(redis_url, timeout=_REDIS_TIMEOUT)
+        self._clock = clock
+
+    def checks(self) -> list[Check]:
+        """Everything that is needed for accepted work to be run on time.
+
+        Without the database nothing is accepted. Without the rest work is accepted and runs later.
+        """
+        named: list[tuple[str, Callable[[], str]]] = [
+            ("database", self._check_database),
+            ("migrations", self._check_migrations),
+            ("redis", self._check_redis),
+            ("relay", self._check_relay),
+            ("beat", self._check_beat),
+            ("workers", self._check_workers),
+        ]
+        return [_run(name, check) for name, check in named]
+
+    def census(self) -> Census | None:
+        """The figures for `/metrics`; None: the database does not answer."""
+        now = self._clock.now()
+        try:
+            with self._database.read() as connection:
+                state = relay_state.get(connection)
+                return Census(
+                    unfinished={state.value: count for state, count in executions.count_unfinished(connection).items()},
+                    backlog=executions.ready_backlog(connection),
+                    live_workers=len(workers.live(connection)),
+                    relay_lag=_age(state.turned_at, now),
+                    beat_age=_age(state.beat_tick_at, now),
+                )
+        except sa.exc.SQLAlchemyError:
+            return None
+
+    def _check_database(self) -> str:
+        with self._database.read() as connection:
+            connection.execute(sa.text("SELECT 1"))
+        return f"{self._database.url.get_backend_name()} answers"
+
+    def _check_migrations(self) -> str:
+        migrate.check(self._database)
+        return "the schema is the one of this code"
+
+    def _check_redis(self) -> str:
+        self._redis.ping()
+        return "answers"
+
+    def _check_relay(self) -> str:
+        with self._database.read() as connection:
+            turned_at = relay_state.get(connection).turned_at
+        return self._recent("the relay", "turned", turned_at, _RELAY_SILENT_AFTER)
+
+    def _check_beat(self) -> str:
+        with self._database.read() as connection:
+            ticked_at = relay_state.get(connection).beat_tick_at
+        return self._recent("beat", "ticked", ticked_at, _BEAT_SILENT_AFTER)
+
+    def _check_workers(self) -> str:
+        with self._database.read() as connection:
+            live = len(workers.live(connection))
+        if live == 0:
+            raise Misconfigured("no live worker: what is accepted waits; start celery -A jobworker worker")
+        return f"{live} live"
+
+    def _recent(self, who: str, did: str, at: dt.datetime | None, limit: float) -> str:
+        age = _age(at, self._clock.now())
+        if age is None:
+            raise Misconfigured(f"{who} never {did}; is it started?")
+        if age > limit:
+            raise Misconfigured(f"{who} last {did} {age:.0f} s ago; more than {limit:.0f} s is too long")
+        return f"{who} {did} {age:.1f} s ago"
+
+
+def _run(name: str, check: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, check())
+    except Misconfigured as error:
+        return Check(name, False, error.detail)
+    except redis.RedisError as error:
+        return Check(name, False, f"Redis does not answer: {error}")
+    except UNAVAILABLE as error:
+        return Check(name, False, f"the database does not answer: {getattr(error, 'orig', error)}")
+    except sa.exc.SQLAlchemyError:
+        return Check(name, False, "the database does not have the schema of this code")
+
+
+def _age(at: dt.datetime | None, now: dt.datetime) -> float | None:
+    return None if at is None else max(0.0, (now - at).total_seconds())

@@ -1,0 +1,89 @@
+"""Every metric that JobWorker exports, with the text that explains it. Names are part of the interface."""
+
+import datetime as dt
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+#: Upper bounds (s) of the latency buckets: an API answer takes milliseconds, a `Prefer: wait` up to 30 s.
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What SQL says about the whole system at one moment."""
+
+    unfinished: Mapping[str, int]
+    backlog: Mapping[str, tuple[int, dt.datetime]]
+    live_workers: int
+    relay_lag: float | None
+    beat_age: float | None
+
+
+class Metrics:
+    """The metrics of one web process. Counters are its own; gauges describe the whole system."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._scraping = threading.Lock()
+        self.submissions = Counter(
+            "jobworker_submissions", "Executions accepted over HTTP by this process.", registry=self.registry
+        )
+        self.requests = Counter(
+            "jobworker_http_requests",
+            "HTTP requests answered by this process.",
+            ("method", "route", "status"),
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "jobworker_http_request_seconds",
+            "Time from the arrival of an HTTP request to the beginning of its answer.",
+            ("method", "route"),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self.streams = self._gauge("jobworker_event_streams", "Open live streams of this process.")
+        self.database_up = self._gauge("jobworker_database_up", "Whether the database answered this scrape (1 or 0).")
+        self.executions = self._gauge(
+            "jobworker_executions", "Executions that have not ended, by state (history is not counted).", "state"
+        )
+        self.ready = self._gauge(
+            "jobworker_ready_executions", "Executions that are due and not handed to Redis yet, by queue.", "queue"
+        )
+        self.oldest = self._gauge(
+            "jobworker_ready_oldest_seconds", "How long the oldest of these has been due, by queue.", "queue"
+        )
+        self.workers = self._gauge("jobworker_workers_live", "Workers whose heartbeat is recent.")
+        self.relay_lag = self._gauge("jobworker_relay_lag_seconds", "Time since the relay's last turn.")
+        self.beat_age = self._gauge("jobworker_beat_tick_age_seconds", "Time since beat last looked at the schedule.")
+
+    def scrape(self, census: Census | None, now: dt.datetime) -> bytes:
+        """Everything in Prometheus' text format; no census: the database did not answer."""
+        with self._scraping:
+            self.database_up.set(census is not None)
+            if census is not None:
+                self._show(census, now)
+            return generate_latest(self.registry)
+
+    def _show(self, census: Census, now: dt.datetime) -> None:
+        for state, count in census.unfinished.items():
+            self.executions.labels(state).set(count)
+        # Queues that ran empty are not in the census any more.
+        self.ready.clear()
+        self.oldest.clear()
+        for queue, (count, due_at) in census.backlog.items():
+            self.ready.labels(queue).set(count)
+            self.oldest.labels(queue).set(max(0.0, (now - due_at).total_seconds()))
+        self.workers.set(census.live_workers)
+        never = float("nan")
+        self.relay_lag.set(never if census.relay_lag is None else census.relay_lag)
+        self.beat_age.set(never if census.beat_age is None else census.beat_age)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)

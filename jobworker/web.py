@@ -1,0 +1,34 @@
+"""The HTTP service as a WSGI application: `granian --interface wsgi app:app`."""
+
+from flask import Flask
+
+from jobworker.api import documentation, problems, requests
+from jobworker.api.room import Room
+from jobworker.clock import Clock, SystemClock
+from jobworker.services.health import Health
+from jobworker.settings import Settings
+from jobworker.store.database import Database
+from jobworker.telemetry.metrics import Metrics
+from jobworker.transport.wake import Waker
+
+
+def create_app(settings: Settings | None = None, clock: Clock | None = None) -> Flask:
+    """The application. It connects to nothing before the first request, so a server may fork after this."""
+    settings = settings or Settings.from_environment()
+    clock = clock or SystemClock()
+    database = Database(settings.database_url)
+    app = Flask("jobworker", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body
+    app.extensions["jobworker"] = Room(
+        settings=settings,
+        database=database,
+        clock=clock,
+        waker=Waker(settings.redis_url),
+        metrics=Metrics(),
+        health=Health(database, settings.redis_url, clock),
+    )
+    requests.register(app)
+    documentation.register(app)
+    # Last: flask-smorest brings handlers of its own.
+    problems.register(app)
+    return app
