@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from jobworker.settings import Settings
 from jobworker.store import migrate
 from jobworker.store.database import Database
+from jobworker.telemetry import logging
 from jobworker.up import running
 
 
-def settings() -> Settings:
-    """The settings; Redis is that of the `jobworker up` which runs in this home, unless another one is named."""
+def prepare() -> Settings:
+    """Begin a command: quiet logs, and the settings.
+
+    Redis is that of the `jobworker up` which runs in this home, unless another one is named.
+    """
+    logging.configure("text", "WARNING", "cli")
     found = Settings.from_environment()
     url = running.redis_url(found)
     return found if url is None else dataclasses.replace(found, redis_url=url)

@@ -18,7 +18,7 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 def command(context: click.Context) -> None:
     """Check this installation; exit code 1 if something has to be mended."""
     try:
-        findings = doctor.examine(common.settings(), SystemClock())
+        findings = doctor.examine(common.prepare(), SystemClock())
     except Misconfigured as error:
         findings = iter([Finding(Level.FAIL, "settings", error.detail)])
     failed = False

@@ -20,7 +20,7 @@ _STATES = [state.value for state in State]
 def command(job: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List executions, newest first."""
     filters = Filters(job=job, state=State(state) if state else None)
-    with common.database(common.settings()) as database:
+    with common.database(common.prepare()) as database:
         rows = executions.page(database, filters, limit).items
     for row in rows:
         click.echo(orjson.dumps(row, option=orjson.OPT_UTC_Z).decode() if as_json else _line(row))

@@ -14,7 +14,7 @@ from jobworker.telemetry import logging
 @click.command("relay")
 def command() -> None:
     """Turn rows into messages and workers' reports into history, until SIGTERM or Ctrl-C."""
-    settings = common.settings()
+    settings = common.prepare()
     logging.configure(settings.log_format, settings.log_level, "relay")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -32,7 +32,7 @@ def command(
     **options: str | int | float | dt.datetime | None,
 ) -> None:
     """Submit job NAME and print the id of its execution."""
-    settings = common.settings()
+    settings = common.prepare()
     clock = SystemClock()
     with common.database(settings) as database:
         accepted = jobs.get(database, name).parameters

@@ -14,5 +14,5 @@ from jobworker.services import executions
 def command(context: click.Context, execution_id: str, timeout: float | None) -> None:
     """Wait for execution ID and print its result; exit code 0 if it succeeded, 1 if it ended otherwise."""
     seconds = float("inf") if timeout is None else timeout
-    with common.database(common.settings()) as database:
+    with common.database(common.prepare()) as database:
         context.exit(telling.outcome(executions.wait(database, SystemClock(), execution_id, seconds)))

@@ -1,0 +1,64 @@
+"""A database with one task, and the command line on it."""
+
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from jobworker.cli import main
+from jobworker.clock import SystemClock
+from jobworker.domain.execution import Move, State, merge
+from jobworker.domain.parameters import Parameter
+from jobworker.services import catalogue
+from jobworker.store import history
+from jobworker.store.database import Database
+
+Run = Callable[..., Result]
+Report = Callable[..., None]
+
+_TASK = {
+    "name": "clean",
+    "description": "Remove what is old.",
+    "parameters": [
+        Parameter("days", "integer", required=True).to_json(),
+        Parameter("ratio", "number", required=False, default=0.5).to_json(),
+        Parameter("dry_run", "boolean", required=False, default=False).to_json(),
+        Parameter("label", "string", required=False, default="").to_json(),
+        Parameter("only", "array", required=False, default=None, nullable=True).to_json(),
+    ],
+    "options": {"queue": "default", "priority": 5, "on_worker_lost": "retry"},
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path, sqlite_url: str, sqlite_database: Database) -> Run:
+    """Runs `jobworker …` where one task, `clean`, is known and no Redis runs."""
+    catalogue.learn(sqlite_database, SystemClock(), [_TASK], "v1")
+    environment = {
+        "JOBWORKER_HOME": str(tmp_path / "var"),
+        "JOBWORKER_DATABASE_URL": sqlite_url,
+        # Nobody listens on port 1: what is asked for here must not need Redis.
+        "JOBWORKER_REDIS_URL": "redis://127.0.0.1:1/0",
+    }
+
+    def invoke(*arguments: str, **more: str) -> Result:
+        return CliRunner().invoke(main, arguments, env={**environment, **more}, catch_exceptions=False)
+
+    return invoke
+
+
+@pytest.fixture
+def report(sqlite_database: Database) -> Report:
+    """Records a change of state as if a worker had reported it."""
+
+    def record(execution: str, state: State, **details: object) -> None:
+        at = dt.datetime.now(dt.UTC)
+        move = Move(execution, 1, state, (2, 0), at, "worker:w1", **details)  # type: ignore[arg-type]
+        with sqlite_database.write() as connection:
+            standing = history.known(connection, [execution])[execution].standing
+            history.save(connection, {execution: merge(standing, move)})
+            history.add_transitions(connection, [move])
+
+    return record

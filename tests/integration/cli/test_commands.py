@@ -1,0 +1,205 @@
+"""submit, executions, wait and db, on a real database."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from jobworker.cli import telling
+from jobworker.clock import SystemClock
+from jobworker.domain.execution import State
+from jobworker.store import executions, history
+from jobworker.store.database import Database
+from jobworker.store.executions import ExecutionRow
+from jobworker.store.history import LogLine
+from tests.conftest import NOW
+from tests.integration.cli.conftest import Report, Run
+
+
+def _row(database: Database, execution: str) -> ExecutionRow:
+    with database.read() as connection:
+        row = executions.get(connection, execution)
+    assert row is not None
+    return row
+
+
+def test_submit_prints_the_id_of_a_queued_execution(run: Run, sqlite_database: Database) -> None:
+    done = run("submit", "clean", "days=90")
+
+    assert done.exit_code == 0
+    row = _row(sqlite_database, done.stdout.strip())
+    assert (row.job, row.state, row.parameters) == ("clean", State.QUEUED, {"days": 90})
+    assert row.created_by.startswith("cli")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "parameters"),
+    [
+        (["days=1", "dry_run=true", "ratio=0.25"], {"days": 1, "dry_run": True, "ratio": 0.25}),
+        (["days=1", "label=12"], {"days": 1, "label": "12"}),
+        (["days=1", "label=a=b"], {"days": 1, "label": "a=b"}),
+        (["days=1", "label="], {"days": 1, "label": ""}),
+        (["days=1", 'only=["a","b"]'], {"days": 1, "only": ["a", "b"]}),
+        (["days=1", "only=null"], {"days": 1, "only": None}),
+        (["--json", '{"days": 1, "label": "x"}', "days=2"], {"days": 2, "label": "x"}),
+    ],
+)
+def test_values_are_read_as_the_types_say(
+    run: Run, sqlite_database: Database, pairs: list[str], parameters: dict[str, Any]
+) -> None:
+    done = run("submit", "clean", *pairs)
+
+    assert done.exit_code == 0, done.stderr
+    assert _row(sqlite_database, done.stdout.strip()).parameters == parameters
+
+
+def test_submit_passes_its_options_on(run: Run, sqlite_database: Database) -> None:
+    options = ["--queue", "critical", "--priority", "9", "--correlation-id", "abc", "--delay", "PT1H"]
+    row = _row(sqlite_database, run("submit", "clean", "days=1", *options).stdout.strip())
+
+    assert (row.queue, row.priority, row.correlation_id, row.state) == ("critical", 9, "abc", State.SCHEDULED)
+    assert (row.due_at - row.created_at).total_seconds() == 3600
+
+
+def test_submit_for_a_moment(run: Run, sqlite_database: Database) -> None:
+    done = run("submit", "clean", "days=1", "--due-at", "2031-05-01T12:00:00+02:00")
+
+    assert _row(sqlite_database, done.stdout.strip()).due_at.isoformat() == "2031-05-01T10:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["clear"], "there is no job 'clear'; did you mean clean?"),
+        (["clean"], "days (integer) is required"),
+        (["clean", "days=many"], "days must be of type integer, not string"),
+        (["clean", "days=NaN"], "days must be of type integer"),
+        (["clean", "days=1", "ratio=NaN"], "ratio must be of type number"),
+        (["clean", "days=1", "hours=2"], "hours is not a parameter of this task"),
+        (["clean", "days"], "days must look like name=value"),
+        (["clean", "=1"], "=1 must look like name=value"),
+        (["clean", "--json", "{"], "--json is not JSON"),
+        (["clean", "--json", "[1]"], "--json must be an object"),
+        (["clean", "days=1", "--priority", "10"], "priority must be 0 to 9"),
+        (["clean", "days=1", "--queue", "A B"], "queue must begin with"),
+        (["clean", "days=1", "--delay", "-1"], "delay must not be negative"),
+        (["clean", "days=1", "--delay", "soon"], "soon must be a number of seconds or an ISO 8601 duration"),
+        (["clean", "days=1", "--due-at", "2020-01-01T00:00:00Z"], "is past"),
+        (["clean", "days=1", "--due-at", "2031-01-01T00:00:00"], "needs an offset from UTC"),
+        (["clean", "days=1", "--due-at", "tomorrow"], "must look like 2030-01-31T12:00:00Z"),
+        (["clean", "days=1", "--due-at", "2031-01-01T00:00:00Z", "--delay", "1"], "not both"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_submitted(run: Run, arguments: list[str], complaint: str) -> None:
+    done = run("submit", *arguments)
+
+    assert done.exit_code == 2
+    assert complaint in done.stderr
+    assert done.stdout == ""
+    assert run("executions").stdout == ""
+
+
+def test_executions_lists_the_latest_first(run: Run, report: Report) -> None:
+    first, second, third = (run("submit", "clean", f"days={days}").stdout.strip() for days in (1, 2, 3))
+    report(second, State.FAILED, error={"type": "OSError", "message": "disk full", "traceback": ""})
+
+    lines = run("executions").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [third, second, first]
+    assert "Failed" in lines[1]
+    assert "(disk full)" in lines[1]
+    assert run("executions", "--limit", "1").stdout.split()[0] == third
+    assert run("executions", "--state", "failed").stdout.split()[0] == second
+    assert run("executions", "--job", "other").stdout == ""
+    rows = [json.loads(line) for line in run("executions", "--json").stdout.splitlines()]
+    assert [row["parameters"] for row in rows] == [{"days": 3}, {"days": 2}, {"days": 1}]
+
+
+def test_wait_prints_the_result(run: Run, report: Report) -> None:
+    execution = run("submit", "clean", "days=1").stdout.strip()
+    report(execution, State.SUCCEEDED, result={"removed": 3})
+
+    done = run("wait", execution)
+
+    assert done.exit_code == 0
+    assert json.loads(done.stdout) == {"removed": 3}
+
+
+def test_wait_tells_a_failure(run: Run, report: Report) -> None:
+    execution = run("submit", "clean", "days=1").stdout.strip()
+    report(execution, State.FAILED, error={"type": "OSError", "message": "disk full", "traceback": ""})
+
+    done = run("wait", execution)
+
+    assert done.exit_code == 1
+    assert done.stderr == f"{execution} Failed: OSError: disk full\n"
+
+
+def test_wait_gives_up_when_told_to(run: Run) -> None:
+    execution = run("submit", "clean", "days=1", "--delay", "3600").stdout.strip()
+
+    done = run("wait", execution, "--timeout", "0.1")
+
+    assert done.exit_code == 3
+    assert done.stderr.startswith(f"{execution} is Scheduled")
+
+
+def test_wait_for_nothing_is_an_error(run: Run) -> None:
+    done = run("wait", "nonsense")
+
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: there is no execution 'nonsense'")
+
+
+def test_following_tells_the_whole_story(
+    run: Run, report: Report, sqlite_database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execution = run("submit", "clean", "days=1").stdout.strip()
+    report(execution, State.RUNNING, worker="w1", token="t")
+    with sqlite_database.write() as connection:
+        history.add_logs(connection, [LogLine(execution, "1-1", 1, NOW, "INFO", "clean", "looking around")])
+        history.save_progress(connection, {execution: {"done": 3, "total": 10, "message": "removing"}})
+    report(execution, State.SUCCEEDED, result=["a"])
+
+    assert telling.follow(sqlite_database, SystemClock(), execution) == 0
+
+    told = capsys.readouterr().out
+    parts = ["Queued by cli", "Running (attempt 1) by worker:w1", "3/10 removing", "INFO looking around", "Succeeded"]
+    positions = [told.index(part) for part in parts]
+    assert positions == sorted(positions)
+    assert orjson.loads(told[told.rindex("[") :]) == ["a"]
+
+
+def test_db_upgrade_makes_the_tables_and_can_be_repeated(run: Run, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/new/jobworker.db"
+
+    assert "upgraded from nothing" in run("db", "upgrade", JOBWORKER_DATABASE_URL=url).stdout
+    assert "is up to date" in run("db", "upgrade", JOBWORKER_DATABASE_URL=url).stdout
+    assert run("executions", JOBWORKER_DATABASE_URL=url).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "complaint"),
+    [
+        ("JOBWORKER_DATABASE_URL", "mysql://x", "must start with sqlite:/// or postgresql+psycopg://"),
+        ("JOBWORKER_DATABASE_URL", "sqlite:////proc/none/x.db", "cannot be made"),
+        ("JOBWORKER_DATABASE_URL", "postgresql://u:secret@127.0.0.1:1/x", "cannot be used"),
+        ("JOBWORKER_REDIS_URL", "tcp://x", "JOBWORKER_REDIS_URL=tcp://x is no URL of a Redis"),
+        ("JOBWORKER_FEED", "many", "JOBWORKER_FEED=many must be a number"),
+    ],
+)
+def test_bad_settings_are_an_error_without_traceback(run: Run, variable: str, value: str, complaint: str) -> None:
+    done = run("submit", "clean", "days=1", **{variable: value})
+
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: ")
+    assert complaint in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_a_database_without_tables_says_what_to_do(run: Run, tmp_path: Path) -> None:
+    done = run("executions", JOBWORKER_DATABASE_URL=f"sqlite:///{tmp_path}/empty.db")
+
+    assert done.exit_code == 2
+    assert "run jobworker db upgrade" in done.stderr
