@@ -1,0 +1,63 @@
+"""Reports on the wire."""
+
+import datetime as dt
+
+import pytest
+
+from jobworker.domain import events
+from jobworker.domain.events import STATES, Event, Kind, UnreadableEvent
+from jobworker.domain.execution import State
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_what_was_encoded_is_decoded(kind: Kind) -> None:
+    data = {"worker": "w1", "result": {"rows": [1, 2.5, None, "ä"]}}
+    fields = events.encode(kind, "0199", 3, data)
+    assert events.decode("1772452800000-7", fields) == Event("1772452800000-7", kind, "0199", 3, data)
+
+
+def test_the_id_carries_order_and_time() -> None:
+    event = Event("1772452800250-7", Kind.RUNNING, "0199", 1, {})
+    assert event.order == (1772452800250, 7)
+    assert event.at == dt.datetime(2026, 3, 2, 12, 0, 0, 250_000, tzinfo=dt.UTC)
+    assert events.format_id(event.order) == event.id
+
+
+def test_order_is_by_number_not_by_text() -> None:
+    assert events.parse_id("9-10") > events.parse_id("9-9")
+    assert events.parse_id("10-0") > events.parse_id("9-9")
+    assert events.parse_id("10") == (10, 0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"kind": "exploded", "execution": "0199", "attempt": "1", "data": "{}"},
+        {"kind": "running", "execution": "0199", "attempt": "one", "data": "{}"},
+        {"kind": "running", "execution": "0199", "attempt": "1", "data": "{"},
+        {"kind": "running", "execution": "0199", "attempt": "1", "data": "[]"},
+    ],
+)
+def test_a_strange_entry_is_refused_by_name(fields: dict[str, str]) -> None:
+    with pytest.raises(UnreadableEvent, match=r"5-0"):
+        events.decode("5-0", fields)
+
+
+def test_numbers_that_json_cannot_carry_are_not_sent() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        events.encode(Kind.SUCCEEDED, "0199", 1, {"result": float("nan")})
+
+
+@pytest.mark.parametrize(("kind", "state"), STATES.items())
+def test_a_state_report_becomes_a_move(kind: Kind, state: State) -> None:
+    move = events.to_move(Event("1000-2", kind, "0199", 2, {"worker": "w1", "token": "t", "reason": "so"}))
+    assert (move.execution, move.attempt, move.state, move.event_id) == ("0199", 2, state, (1000, 2))
+    assert (move.actor, move.worker, move.token, move.reason) == ("worker:w1", "w1", "t", "so")
+    assert (move.due_at, move.lost) == (None, False)
+
+
+def test_a_retry_is_due_by_the_clock_of_redis() -> None:
+    move = events.to_move(Event("1772452800000-0", Kind.RETRYING, "0199", 1, {"delay": 90}))
+    assert move.due_at == dt.datetime(2026, 3, 2, 12, 1, 30, tzinfo=dt.UTC)
+    assert move.actor == "worker"

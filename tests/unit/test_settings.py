@@ -1,0 +1,73 @@
+"""Settings: defaults, and complaints that name the variable."""
+
+from pathlib import Path
+
+import pytest
+
+from jobworker.domain.errors import Misconfigured
+from jobworker.settings import DEFAULT_REDIS_URL, Settings, without_password
+
+
+def test_nothing_set_means_one_machine_under_var() -> None:
+    settings = Settings.from_environment({})
+    assert settings.home == Path("var").absolute()
+    assert settings.database_url == f"sqlite:///{settings.home}/jobworker.db"
+    assert (settings.bind, settings.redis_url) == ("127.0.0.1:8000", DEFAULT_REDIS_URL)
+
+
+def test_the_database_lives_in_the_home_that_was_given() -> None:
+    assert Settings.from_environment({"JOBWORKER_HOME": "/srv/jw"}).database_url == "sqlite:////srv/jw/jobworker.db"
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_every_spelling_of_postgresql_is_understood(scheme: str) -> None:
+    settings = Settings.from_environment({"JOBWORKER_DATABASE_URL": f"{scheme}://u:p@db/jobs"})
+    assert settings.database_url == "postgresql+psycopg://u:p@db/jobs"
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    assert Settings.from_environment({"JOBWORKER_FEED": ""}).feed == 1000
+
+
+def test_three_heartbeats_fit_into_a_lease() -> None:
+    assert Settings.from_environment({"JOBWORKER_WORKER_LEASE": "6"}).heartbeat_interval == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("JOBWORKER_WORKER_LEASE", "soon"),
+        ("JOBWORKER_WORKER_LEASE", "0.5"),
+        ("JOBWORKER_WORKER_LEASE", "nan"),
+        ("JOBWORKER_WORKER_LEASE", "inf"),
+        ("JOBWORKER_FEED", "inf"),
+        ("JOBWORKER_FEED", "-1"),
+        ("JOBWORKER_MAX_BODY", "12"),
+        ("JOBWORKER_LOG_FORMAT", "xml"),
+        ("JOBWORKER_LOG_LEVEL", "debug"),
+        ("JOBWORKER_DATABASE_URL", "mysql://u:p@db/jobs"),
+        ("JOBWORKER_DATABASE_URL", "jobs.db"),
+    ],
+)
+def test_nonsense_is_refused_by_name(variable: str, value: str) -> None:
+    with pytest.raises(Misconfigured, match=f"{variable}=.* must"):
+        Settings.from_environment({variable: value})
+
+
+def test_a_refused_url_does_not_show_its_password() -> None:
+    with pytest.raises(Misconfigured) as caught:
+        Settings.from_environment({"JOBWORKER_DATABASE_URL": "mysql://u:hush@db/jobs"})
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:hush@h:1/0", "redis://:***@h:1/0"),
+        ("postgresql+psycopg://u:u@h/u", "postgresql+psycopg://u:***@h/u"),
+        ("redis://h:1/0", "redis://h:1/0"),
+        ("sqlite:////srv/jw.db", "sqlite:////srv/jw.db"),
+    ],
+)
+def test_passwords_are_masked(url: str, shown: str) -> None:
+    assert without_password(url) == shown
