@@ -83,10 +83,10 @@ def interrupt(beat: Scheduler, meanwhile: Callable[[], object], monkeypatch: pyt
     """Stop `beat` once between reading and reporting, as SIGSTOP would, and let something happen."""
     report = beat._report
 
-    def late(reading: Reading) -> None:
+    def late(reading: Reading) -> list[dt.datetime]:
         monkeypatch.setattr(beat, "_report", report)
         meanwhile()
-        report(reading)
+        return report(reading)
 
     monkeypatch.setattr(beat, "_report", late)
 
@@ -132,6 +132,11 @@ def test_what_is_not_due_is_left_alone_and_decides_the_sleep(beat: Scheduler, sc
     assert 0 < beat.tick() <= 1.5
     assert schedule.reported() == []
     assert schedule.next_of("s1") == soon
+
+
+def test_what_was_just_reported_decides_the_sleep_too(beat: Scheduler, schedule: Schedule) -> None:
+    schedule.add("s1", {"kind": "interval", "every": 1}, schedule.now - MINUTE)
+    assert 0 < beat.tick() <= 1 < beat.max_interval
 
 
 def test_a_rule_without_another_occurrence_leaves_the_schedule(

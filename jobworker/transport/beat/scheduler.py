@@ -2,9 +2,11 @@
 
 import datetime as dt
 import json
+import math
 import os
 import secrets
 import socket
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,17 +53,32 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one look at the schedule found: Redis's time, what is due, and when the next entry will be."""
+    """What one look at the schedule found: Redis's time, what is due, and when the entry after that will be."""
 
     now: dt.datetime
-    following: dt.datetime | None
+    following: tuple[dt.datetime, ...]
     due: tuple[Due, ...]
 
     @classmethod
     def of(cls, answer: list[Any]) -> "Reading":
         """From the answer of `scripts.READ`."""
         now, following, due = answer
-        return cls(entries.from_score(now), _moment(following), tuple(Due(*entry) for entry in due))
+        return cls(entries.from_score(now), _moments(following), tuple(Due(*entry) for entry in due))
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """What is to be said of a due entry, and when it will be due again (None: never)."""
+
+    due: Due
+    event: Mapping[str, str]
+    following: dt.datetime | None
+
+    def arguments(self) -> list[bytes | str]:
+        """For `scripts.COMMIT`."""
+        score = "" if self.following is None else entries.to_score(self.following)
+        fields = [text for pair in self.event.items() for text in pair]
+        return [self.due.key, self.due.score, self.due.definition, score, *fields]
 
 
 class Unusable(ValueError):
@@ -139,29 +156,30 @@ class Scheduler(RedBeatScheduler):
         if answer is None:
             return float(self.max_interval)
         reading = Reading.of(answer)
-        self._report(reading)
+        nexts = self._report(reading)
         if len(reading.due) == BATCH:
             return 0.0
-        return self._until(reading)
+        return self._until([*nexts, *reading.following], reading.now)
 
-    def _until(self, reading: Reading) -> float:
-        if reading.following is None:
-            return float(self.max_interval)
-        seconds = (reading.following - reading.now).total_seconds()
+    def _until(self, moments: Iterable[dt.datetime], now: dt.datetime) -> float:
+        seconds = min(((moment - now).total_seconds() for moment in moments), default=math.inf)
         return float(min(max(seconds, _SHORTEST_SLEEP), self.max_interval))
 
-    def _report(self, reading: Reading) -> None:
-        arguments: list[bytes | str] = [self._token]
+    def _report(self, reading: Reading) -> list[dt.datetime]:
+        """Report and advance what is due; answers when those entries will be due again."""
+        occurrences = []
         for due in reading.due:
             try:
-                arguments += self._occurrence(due, reading.now)
+                occurrences.append(self._occurrence(due, reading.now))
             except Unusable as error:
                 self._set_aside(due, reading.now, str(error))
-        if len(arguments) > 1:
-            self._commit(keys=[self.leader_key, entries.SCHEDULE_KEY, keys.EVENTS], args=arguments)
+        if occurrences:
+            arguments = [argument for occurrence in occurrences for argument in occurrence.arguments()]
+            self._commit(keys=[self.leader_key, entries.SCHEDULE_KEY, keys.EVENTS], args=[self._token, *arguments])
+        return [occurrence.following for occurrence in occurrences if occurrence.following is not None]
 
-    def _occurrence(self, due: Due, now: dt.datetime) -> list[bytes | str]:
-        """The arguments of `scripts.COMMIT` for one entry; raises `Unusable`."""
+    def _occurrence(self, due: Due, now: dt.datetime) -> Occurrence:
+        """What an entry has to report and when it comes next; raises `Unusable`."""
         schedule = self._schedule_of(due)
         try:
             nominal = entries.from_score(due.score)
@@ -170,9 +188,7 @@ class Scheduler(RedBeatScheduler):
             event = entries.due_event(_schedule_id(due), nominal)
         except (ValueError, OverflowError) as error:
             raise Unusable(f"its next time cannot be computed: {error!r}") from error
-        score = "" if following is None else entries.to_score(following)
-        fields = [text for pair in event.items() for text in pair]
-        return [due.key, due.score, due.definition, score, *fields]
+        return Occurrence(due, event, following)
 
     def _schedule_of(self, due: Due) -> RuleSchedule:
         if not due.definition:
@@ -214,9 +230,9 @@ def _schedule_id(due: Due) -> str:
     return due.key.decode().removeprefix(entries.KEY_PREFIX)
 
 
-def _moment(score: bytes) -> dt.datetime | None:
-    """When an entry with this score is due; None if there is none, or its score is no time that will come."""
+def _moments(score: bytes) -> tuple[dt.datetime, ...]:
+    """When an entry with this score is due; nothing if there is none, or its score is no time that will come."""
     try:
-        return entries.from_score(score)
+        return (entries.from_score(score),)
     except (ValueError, OverflowError):
-        return None
+        return ()
