@@ -1,0 +1,57 @@
+"""A definition as a value and as JSON."""
+
+import json
+
+import pytest
+
+from jobworker.domain.job import NAME, QUEUE, SHIPPED_QUEUES, Definition, OnWorkerLost
+
+FULL = Definition(
+    name="nightly",
+    task="tasks.exports.export",
+    description="Every night",
+    enabled=False,
+    queue="background",
+    priority=9,
+    defaults={"format": "csv"},
+    max_attempts=3,
+    time_limit=60,
+    soft_time_limit=50,
+    on_worker_lost=OnWorkerLost.FAIL,
+    schedule={"kind": "interval", "every": 60},
+    tags=("reports", "slow"),
+)
+
+
+@pytest.mark.parametrize("definition", [FULL, Definition(name="plain", task="plain")])
+def test_a_definition_survives_being_stored(definition: Definition) -> None:
+    assert Definition.from_json(json.loads(json.dumps(definition.to_json()))) == definition
+
+
+def test_attempts_are_shown_where_the_api_has_them() -> None:
+    shown = FULL.to_json()
+    assert shown["retry"] == {"max_attempts": 3}
+    assert "max_attempts" not in shown
+
+
+def test_what_an_older_version_did_not_store_has_its_default() -> None:
+    assert Definition.from_json({"name": "old", "task": "old"}) == Definition(name="old", task="old")
+
+
+@pytest.mark.parametrize("name", ["a", "process_data_export", "tasks.exports:run", "0-x", "A" * 128])
+def test_names_of_jobs(name: str) -> None:
+    assert NAME.match(name)
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a b", "a/b", "naïve", "a\n", "A" * 129])
+def test_no_names_of_jobs(name: str) -> None:
+    assert not NAME.match(name)
+
+
+@pytest.mark.parametrize("name", ["", "Default", "a/b", "a\n", "a" * 65])
+def test_no_names_of_queues(name: str) -> None:
+    assert not QUEUE.match(name)
+
+
+def test_the_shipped_queues_have_proper_names() -> None:
+    assert all(QUEUE.match(name) for name in SHIPPED_QUEUES)

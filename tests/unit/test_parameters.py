@@ -1,0 +1,151 @@
+"""Parameters: read from signatures, checked at the door."""
+
+import enum
+import json
+from typing import Any, Literal, Optional
+
+import pytest
+
+from jobworker.domain import parameters
+from jobworker.domain.errors import InvalidParameters
+from jobworker.domain.parameters import VARIADIC, Parameter
+
+
+class Format(enum.Enum):
+    """An enumeration as users write them."""
+
+    CSV = "csv"
+    JSON = "json"
+
+
+class Tool:
+    """Stands for what the worker hands in."""
+
+
+def export(tool: Tool, user_id: str, format: Literal["csv", "json"] = "csv", email: str | None = None) -> None:
+    """A job as users write them."""
+
+
+def test_a_signature_says_what_is_accepted() -> None:
+    assert parameters.from_signature(export, injected=[Tool]) == (
+        Parameter("user_id", "string"),
+        Parameter("format", "string", required=False, default="csv", choices=("csv", "json")),
+        Parameter("email", "string", required=False, default=None, nullable=True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("hint", "expected"),
+    [
+        (int, Parameter("it", "integer")),
+        (float, Parameter("it", "number")),
+        (bool, Parameter("it", "boolean")),
+        (list[int], Parameter("it", "array")),
+        (tuple[int, ...], Parameter("it", "array")),
+        (dict[str, int], Parameter("it", "object")),
+        (Any, Parameter("it", "any")),
+        (int | str, Parameter("it", "any")),
+        (object, Parameter("it", "any")),
+        (Optional[int], Parameter("it", "integer", nullable=True)),  # noqa: UP045 - the old spelling must work too
+        (Format, Parameter("it", "string", choices=("csv", "json"))),
+        (Format | None, Parameter("it", "string", choices=("csv", "json"), nullable=True)),
+        (Literal["a", None], Parameter("it", "string", choices=("a",), nullable=True)),
+        (Literal[None, 1], Parameter("it", "integer", choices=(1,), nullable=True)),
+        (Literal["auto", 1], Parameter("it", "any", choices=("auto", 1))),
+    ],
+)
+def test_how_types_are_understood(hint: Any, expected: Parameter) -> None:
+    def job(it: Any) -> None: ...
+
+    job.__annotations__["it"] = hint
+    assert parameters.from_signature(job) == (expected,)
+
+
+def test_without_annotations_anything_goes() -> None:
+    def job(first, second=None, *rest, third=Format.CSV, **others):  # type: ignore[no-untyped-def]
+        """A job in the old style."""
+
+    assert parameters.from_signature(job) == (
+        Parameter("first"),
+        Parameter("second", required=False, nullable=True),
+        Parameter("third", required=False, default="csv"),
+        VARIADIC,
+    )
+
+
+def test_a_parameter_survives_the_heartbeat() -> None:
+    for parameter in (*parameters.from_signature(export, [Tool]), VARIADIC):
+        assert Parameter.from_json(json.loads(json.dumps(parameter.to_json()))) == parameter
+
+
+ACCEPTED = (
+    Parameter("user_id", "string"),
+    Parameter("format", "string", required=False, default="csv", choices=("csv", "json")),
+    Parameter("pages", "integer", required=False, default=1, choices=(1, 2)),
+    Parameter("email", "string", required=False, nullable=True),
+    Parameter("ratio", "number", required=False),
+    Parameter("options", "object", required=False),
+    Parameter("extra", "any", required=False),
+    Parameter("list/of~all", "array", required=False),
+)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"user_id": "u"},
+        {"user_id": "", "format": "json", "pages": 2, "email": None, "ratio": 1, "options": {}, "extra": None},
+        {"user_id": "u", "ratio": 0.5, "options": {"deep": [{"x": 1.5}]}, "extra": [1, "two", None]},
+    ],
+)
+def test_what_fits_passes_unchanged(given: dict[str, Any]) -> None:
+    assert parameters.validate(ACCEPTED, given) == given
+
+
+@pytest.mark.parametrize(
+    ("given", "pointer", "code"),
+    [
+        ({}, "/parameters/user_id", "missing_parameter"),
+        ({"user_id": None}, "/parameters/user_id", "wrong_type"),
+        ({"user_id": 7}, "/parameters/user_id", "wrong_type"),
+        ({"user_id": "u", "format": "xml"}, "/parameters/format", "not_allowed"),
+        ({"user_id": "u", "pages": True}, "/parameters/pages", "wrong_type"),
+        ({"user_id": "u", "pages": 1.0}, "/parameters/pages", "wrong_type"),
+        ({"user_id": "u", "pages": 3}, "/parameters/pages", "not_allowed"),
+        ({"user_id": "u", "ratio": "0.5"}, "/parameters/ratio", "wrong_type"),
+        ({"user_id": "u", "ratio": float("nan")}, "/parameters/ratio", "not_finite"),
+        ({"user_id": "u", "extra": float("inf")}, "/parameters/extra", "not_finite"),
+        ({"user_id": "u", "options": {"deep": [{"x": -float("inf")}]}}, "/parameters/options", "not_finite"),
+        ({"user_id": "u", "color": "red"}, "/parameters/color", "unknown_parameter"),
+        ({"user_id": "u", "list/of~all": 1}, "/parameters/list~1of~0all", "wrong_type"),
+        ({"user_id": "u", "a/b": 1}, "/parameters/a~1b", "unknown_parameter"),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_its_place(given: dict[str, Any], pointer: str, code: str) -> None:
+    with pytest.raises(InvalidParameters) as caught:
+        parameters.validate(ACCEPTED, given)
+    assert [(error.pointer, error.code) for error in caught.value.errors] == [(pointer, code)]
+    assert caught.value.errors[0].message in caught.value.detail
+
+
+def test_every_problem_is_named_at_once() -> None:
+    with pytest.raises(InvalidParameters) as caught:
+        parameters.validate(ACCEPTED, {"format": "xml", "color": "red", "ratio": "x"})
+    assert {error.code for error in caught.value.errors} == {
+        "missing_parameter",
+        "not_allowed",
+        "unknown_parameter",
+        "wrong_type",
+    }
+
+
+def test_a_task_with_keyword_arguments_takes_names_it_does_not_list() -> None:
+    assert parameters.validate([Parameter("a"), VARIADIC], {"a": 1, "b": 2}) == {"a": 1, "b": 2}
+
+
+def test_very_deep_values_are_no_trouble() -> None:
+    deep: Any = float("nan")
+    for _ in range(5_000):
+        deep = [deep]
+    with pytest.raises(InvalidParameters):
+        parameters.validate([Parameter("a")], {"a": deep})
