@@ -80,9 +80,7 @@ def submit(
     with database.read() as connection:
         replay = _replay(connection, once, fingerprint, now)
         if replay is None:
-            known = _look_up(connection, [submission])
-            if submission.job not in known.jobs:
-                raise job_services.not_found(connection, submission.job)
+            known = _look_up_one(connection, submission.job)
     if replay is None:
         prepared = _prepare(submission, known, now)
         replay = _accept(database, [prepared], None, actor, now, once, fingerprint)
@@ -159,6 +157,12 @@ def _repeat(earlier: Remembered, fingerprint: str) -> Accepted:
 def _fingerprint(submissions: Sequence[Submission], batch: bool) -> str:
     content = orjson.dumps([batch, submissions], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()
+
+
+def _look_up_one(connection: sa.Connection, name: str) -> _Known:
+    row = job_services.find(connection, name)
+    task = tasks.get(connection, row.definition.task)
+    return _Known({name: row}, {task.name: task} if task else {})
 
 
 def _look_up(connection: sa.Connection, submissions: Sequence[Submission]) -> _Known:

@@ -1,23 +1,21 @@
 """Executions: accepted, listed, asked to stop. What workers report about them is recorded by `store.history`."""
 
 import datetime as dt
-import itertools
+import operator
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import sqlalchemy as sa
 
 from jobworker.domain.execution import State
-from jobworker.store import queues, schema
+from jobworker.store import bulk, queues, schema
+from jobworker.store.bulk import Bulk
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
 
 _executions = schema.executions
 _transitions = schema.transitions
-
-#: Rows that one statement inserts: enough to be fast, few enough to bound memory.
-_CHUNK = 1000
 
 #: An id carries the millisecond at which a host made it; that host's clock may have been off by so much (s).
 _CLOCK_SLACK = 3600.0
@@ -94,26 +92,41 @@ class Filters:
 
 _COLUMNS = [_executions.c[item.name] for item in fields(ExecutionRow)]
 
+# Statements of the submission's way are built once: building one costs as much as running it.
+_BY_ID = sa.select(*_COLUMNS).where(_executions.c.id == sa.bindparam("id"))
+_BY_ID_LOCKED = _BY_ID.with_for_update()
+_STATE = sa.select(_executions.c.state).where(_executions.c.id == sa.bindparam("id"))
+
+_GIVEN = [item.name for item in fields(NewExecution)]
+_FILLED_IN = ("attempt", "started_attempt", "event_id", "created_at", "created_by")
+_ACCEPT = [*_GIVEN, *_FILLED_IN]
+_INSERT = Bulk(bulk.insert(_executions, _ACCEPT), _ACCEPT)
+_ENTER = ["execution_id", "attempt", "state", "at", "actor"]
+_INSERT_TRANSITION = Bulk(bulk.insert(_transitions, _ENTER), _ENTER)
+
+#: What only later events fill in.
+_UNTOUCHED: Mapping[str, Any] = dict.fromkeys(
+    {item.name for item in fields(ExecutionRow)} - {*_GIVEN, "attempt", "created_at", "created_by"}
+)
+
 
 def insert(connection: sa.Connection, rows: Sequence[NewExecution], actor: str, now: dt.datetime) -> None:
     """Accept executions: their rows, their first transition, and the names of their queues."""
-    for chunk in _chunks(rows):
-        connection.execute(
-            _executions.insert(), [{**_values(row), "created_at": now, "created_by": actor} for row in chunk]
-        )
-        connection.execute(_transitions.insert(), [_first_transition(row, actor, now) for row in chunk])
+    given = operator.attrgetter(*_GIVEN)
+    _INSERT.run(connection, [(*given(row), 0, 0, "0-0", now, actor) for row in rows])
+    _INSERT_TRANSITION.run(connection, [(row.id, 0, row.state, now, actor) for row in rows])
     queues.remember(connection, {row.queue for row in rows}, now)
 
 
 def accepted(row: NewExecution, actor: str, now: dt.datetime) -> ExecutionRow:
     """The execution as it stands right after `insert`, without asking the database."""
-    return ExecutionRow(**_values(row), **_UNTOUCHED, attempt=0, created_at=now, created_by=actor)
+    given = {name: getattr(row, name) for name in _GIVEN}
+    return ExecutionRow(**given, **_UNTOUCHED, attempt=0, created_at=now, created_by=actor)
 
 
 def get(connection: sa.Connection, execution_id: str, lock: bool = False) -> ExecutionRow | None:
     """The execution with this id; `lock` keeps other transactions from changing it before this one ends."""
-    query = sa.select(*_COLUMNS).where(_executions.c.id == execution_id)
-    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    row = connection.execute(_BY_ID_LOCKED if lock else _BY_ID, {"id": execution_id}).one_or_none()
     return _to_row(row) if row is not None else None
 
 
@@ -125,7 +138,7 @@ def some(connection: sa.Connection, ids: Sequence[str]) -> list[ExecutionRow]:
 
 def state(connection: sa.Connection, execution_id: str) -> State | None:
     """Only the state: what somebody who waits asks again and again."""
-    found = connection.scalar(sa.select(_executions.c.state).where(_executions.c.id == execution_id))
+    found = connection.scalar(_STATE, {"id": execution_id})
     return State(found) if found is not None else None
 
 
@@ -194,24 +207,6 @@ def ready_backlog(connection: sa.Connection) -> dict[str, tuple[int, dt.datetime
     return {queue: (count, oldest) for queue, count, oldest in connection.execute(query)}
 
 
-def _values(row: NewExecution) -> dict[str, Any]:
-    return {item.name: getattr(row, item.name) for item in _NEW_FIELDS}
-
-
-_NEW_FIELDS = fields(NewExecution)
-
-#: What only later events fill in.
-_UNTOUCHED: Mapping[str, Any] = dict.fromkeys(
-    {item.name for item in fields(ExecutionRow)}
-    - {item.name for item in _NEW_FIELDS}
-    - {"attempt", "created_at", "created_by"}
-)
-
-
-def _first_transition(row: NewExecution, actor: str, now: dt.datetime) -> dict[str, Any]:
-    return {"execution_id": row.id, "attempt": 0, "state": row.state, "at": now, "actor": actor, "reason": None}
-
-
 def _conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
     for name in ("job", "state", "queue", "correlation_id", "batch_id"):
         wanted = getattr(filters, name)
@@ -229,12 +224,6 @@ def _conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
 def _lowest_id(moment: dt.datetime, slack: float) -> str:
     milliseconds = max(0, int((moment.timestamp() + slack) * 1000))
     return str(uuid.UUID(int=milliseconds << _UUID_RANDOM_BITS))
-
-
-def _chunks(rows: Sequence[NewExecution]) -> Iterable[tuple[NewExecution, ...]]:
-    remaining = iter(rows)
-    while chunk := tuple(itertools.islice(remaining, _CHUNK)):
-        yield chunk
 
 
 def _to_row(row: sa.Row[Any]) -> ExecutionRow:

@@ -20,6 +20,10 @@ _revisions = schema.job_revisions
 _schedules = schema.job_schedules
 _ids = IdFactory()
 
+# Statements of the submission's way are built once: building one costs as much as running it.
+_BY_NAME = sa.select(_jobs).where(_jobs.c.name == sa.bindparam("name"))
+_BY_NAME_LOCKED = _BY_NAME.with_for_update()
+
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
@@ -34,8 +38,7 @@ class JobRow:
 
 def get(connection: sa.Connection, name: str, lock: bool = False) -> JobRow | None:
     """The job of this name; `lock` keeps other transactions from changing it before this one ends."""
-    query = sa.select(_jobs).where(_jobs.c.name == name)
-    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    row = connection.execute(_BY_NAME_LOCKED if lock else _BY_NAME, {"name": name}).one_or_none()
     return _to_row(row) if row is not None else None
 
 

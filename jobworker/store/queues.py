@@ -8,13 +8,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobworker.store import schema
+from jobworker.store.bulk import Bulk
 
 
 def remember(connection: sa.Connection, names: Collection[str], now: dt.datetime) -> None:
     """Add the names that are not there yet. Sorted, so that two transactions cannot wait for each other."""
-    rows = [{"name": name, "created_at": now} for name in sorted(set(names))]
-    if rows:
-        connection.execute(insert_or_ignore(connection, schema.queues), rows)
+    _REMEMBER.run(connection, [(name, now) for name in sorted(set(names))])
 
 
 def names(connection: sa.Connection) -> list[str]:
@@ -27,3 +26,17 @@ def insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     # SQLAlchemy forgets the count on PostgreSQL (-1) unless it is told to keep it.
     return dialect.insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+
+
+def _insert(dialect: str) -> Any:
+    values = {name: sa.bindparam(name, type_=schema.queues.c[name].type) for name in _NAMES}
+    return (
+        (postgresql if dialect == "postgresql" else sqlite)
+        .insert(schema.queues)
+        .values(values)
+        .on_conflict_do_nothing()
+    )
+
+
+_NAMES = ("name", "created_at")
+_REMEMBER = Bulk(_insert, _NAMES)

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain.execution import State, position
+from jobworker.domain.execution import AttemptState, State, position
 from jobworker.store import schema
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
 
@@ -16,13 +16,22 @@ _transitions = schema.transitions
 _logs = schema.execution_logs
 _executions = schema.executions
 
+_ID: sa.BindParameter[str] = sa.bindparam("id")
+_PULSE = sa.select(
+    _executions.c.state,
+    _executions.c.attempt,
+    sa.select(sa.func.count()).where(_transitions.c.execution_id == _ID).scalar_subquery(),
+    _executions.c.progress,
+    sa.select(sa.func.max(_logs.c.seq)).where(_logs.c.execution_id == _ID).scalar_subquery(),
+).where(_executions.c.id == _ID)
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
     """One attempt that a worker started."""
 
     attempt: int
-    state: State
+    state: AttemptState
     reason: str | None
     worker: str | None
     code_version: str | None
@@ -73,10 +82,7 @@ class Pulse:
 
 def pulse(connection: sa.Connection, execution_id: str) -> Pulse | None:
     """The pulse of an execution."""
-    counted = sa.select(sa.func.count()).where(_transitions.c.execution_id == execution_id).scalar_subquery()
-    last = sa.select(sa.func.max(_logs.c.seq)).where(_logs.c.execution_id == execution_id).scalar_subquery()
-    columns = (_executions.c.state, _executions.c.attempt, counted, _executions.c.progress, last)
-    row = connection.execute(sa.select(*columns).where(_executions.c.id == execution_id)).one_or_none()
+    row = connection.execute(_PULSE, {"id": execution_id}).one_or_none()
     return Pulse(State(row[0]), row[1], row[2], row[3], row[4]) if row is not None else None
 
 
@@ -92,7 +98,7 @@ def attempts(
         .order_by(_attempts.c.attempt)
         .limit(limit + 1)
     )
-    rows = [AttemptRow(**{**row._mapping, "state": State(row.state)}) for row in connection.execute(query)]
+    rows = [AttemptRow(**{**row._mapping, "state": AttemptState(row.state)}) for row in connection.execute(query)]
     return listing.page(rows, limit, lambda row: str(row.attempt))
 
 

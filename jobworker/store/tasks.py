@@ -12,6 +12,7 @@ from jobworker.store import schema
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
 
 _tasks = schema.tasks
+_BY_NAME = sa.select(_tasks).where(_tasks.c.name == sa.bindparam("name"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class TaskRow:
 
 def get(connection: sa.Connection, name: str) -> TaskRow | None:
     """The task of this name."""
-    row = connection.execute(sa.select(_tasks).where(_tasks.c.name == name)).one_or_none()
+    row = connection.execute(_BY_NAME, {"name": name}).one_or_none()
     return _to_row(row) if row is not None else None
 
 

@@ -14,6 +14,10 @@ logger = structlog.get_logger(__name__)
 #: How long a ring may take (s). The caller never waits for it.
 _TIMEOUT = 1.0
 
+#: After a ring that failed, the next waits so long (s): a hundred submissions a second need not each find
+#: out that Redis is away.
+_PAUSE = 1.0
+
 
 class Waker:
     """Rings in a thread of its own. Rings that come while one is under way become one.
@@ -26,6 +30,7 @@ class Waker:
         self._pending: queue.Queue[None] = queue.Queue(maxsize=1)
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._nothing = threading.Event()
 
     def wake(self) -> None:
         """Ring soon; returns at once."""
