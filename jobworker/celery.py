@@ -1,6 +1,7 @@
 """The Celery app: what `celery -A jobworker worker | beat | flower | inspect …` finds."""
 
 import importlib.util
+import sys
 from typing import Any
 
 import structlog
@@ -26,6 +27,9 @@ def load_tasks() -> list[Broken]:
 
 
 def _make_app() -> Celery:
+    # `celery -A` looks into the current folder only while it finds this module; the jobs lie there too.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     made = Celery("jobworker", task_cls=JobTask)
     made.add_defaults(celery_settings(_settings))
     if importlib.util.find_spec("celeryconfig") is not None:

@@ -29,12 +29,15 @@ class Beats:
     """The beat processes of one test."""
 
     def __init__(self, url: str, folder: Path) -> None:
-        self._environment = {**os.environ, "JOBWORKER_REDIS_URL": url}
+        self._environment = {**os.environ, "JOBWORKER_REDIS_URL": url, "JOBWORKER_HOME": str(folder)}
+        self._environment.pop("PYTHONPATH", None)
         self._folder = folder
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
-    def start(self) -> int:
-        command = [sys.executable, "-m", "celery", "-A", "tests.integration.beat_app", "beat", "-l", "INFO"]
+    def start(self, app: str = "tests.integration.beat_app") -> int:
+        # The console script, as people start it: it does not look into the current folder by itself.
+        celery = Path(sys.executable).parent / "celery"
+        command = [str(celery), "-A", app, "beat", "-l", "INFO"]
         log = self._folder / f"beat-{len(self._processes)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -157,9 +160,17 @@ def test_a_beat_that_is_asked_to_end_gives_the_lock_back(beats: Beats, schedule:
     assert not schedule.client.exists(f"{entries.KEY_PREFIX}:lock")
 
 
+def test_the_shipped_app_runs_beat(beats: Beats, schedule: Schedule) -> None:
+    pid = beats.start("jobworker")
+    grows(schedule)
+    nothing_twice(schedule)
+    beats.send(pid, signal.SIGINT)
+    assert beats.ended(pid) == 0
+
+
 def test_beat_loads_neither_sql_nor_http() -> None:
     check = (
-        "import sys, jobworker.transport.beat, jobworker.transport.projection, tests.integration.beat_app;"
+        "import sys, jobworker.celery, jobworker.transport.beat, jobworker.transport.projection;"
         "print([m for m in ('sqlalchemy', 'flask', 'marshmallow', 'werkzeug') if m in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
