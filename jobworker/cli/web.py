@@ -28,7 +28,7 @@ def command() -> None:
         "workers": 1,
         "blocking-threads": _THREADS,
         "workers-kill-timeout": _KILL_TIMEOUT,
-        "log-level": "warning",
+        "log-level": "error",
     }
     given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     sys.stdout.flush()

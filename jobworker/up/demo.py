@@ -39,7 +39,7 @@ def run(api: str, clock: Clock, over: threading.Event) -> None:
         while any(not each.look() for each in watched) and not clock.wait(over, _LOOK_EVERY):
             pass
     for each in watched:
-        console.print(each.outcome())
+        console.print(each.outcome(), soft_wrap=True)
 
 
 class _Watched:

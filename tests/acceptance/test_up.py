@@ -1,0 +1,225 @@
+"""The whole system as a newcomer meets it: `jobworker up` with the real Procfile, on free ports."""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.supervised import ROOT, Up, group_members
+from tests.waiting import until
+
+pytestmark = pytest.mark.timeout(300)
+
+_EXAMPLES = ("cleanup_inactive_entities", "generate_entity_statistics", "process_data_export")
+
+
+class System(Up):
+    """A running system, its API and its command line."""
+
+    @property
+    def api(self) -> str:
+        """The URL of its HTTP server."""
+        return f"http://{self.environment['JOBWORKER_BIND']}"
+
+    @property
+    def flower(self) -> str:
+        """The URL of its Flower."""
+        return f"http://{self.environment['JOBWORKER_FLOWER_BIND']}"
+
+    def get(self, url: str, credentials: str = "") -> tuple[int, Any]:
+        """The status and, if it is JSON, the content."""
+        request = urllib.request.Request(url)
+        if credentials:
+            request.add_header("Authorization", f"Basic {base64.b64encode(credentials.encode()).decode()}")
+        return _open(request)
+
+    def submit(self, job: str, **body: Any) -> dict[str, Any]:
+        """Submit a job over HTTP; the accepted execution."""
+        url = f"{self.api}/api/v1/jobs/{job}/executions"
+        request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        status, execution = _open(request)
+        assert status == 202, execution
+        assert isinstance(execution, dict)
+        return execution
+
+    def succeeds(self, execution: str) -> dict[str, Any]:
+        """Wait for the execution; it has to succeed."""
+
+        def ended() -> dict[str, Any] | None:
+            _, body = self.get(f"{self.api}/api/v1/executions/{execution}")
+            return body if isinstance(body, dict) and body.get("finished_at") else None
+
+        found = until(ended, within=90, every=0.2, what=f"the end of {execution}")
+        assert found["state"] == "Succeeded", found
+        return found
+
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Type `jobworker …` in another terminal."""
+        return subprocess.run(
+            [sys.executable, "-m", "jobworker.cli", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+def _open(request: urllib.request.Request) -> tuple[int, Any]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=20) as response:
+            return response.status, _parsed(response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, _parsed(error.read())
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return content.decode()
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """One system that the tests of this file which break nothing share."""
+    running = System(tmp_path_factory.mktemp("system"), "--demo")
+    running.says("JobWorker is ready.", within=120)
+    yield running
+    running.kill()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[System]:
+    """A system of this test's own."""
+    running = System(tmp_path)
+    running.says("JobWorker is ready.", within=120)
+    yield running
+    running.kill()
+
+
+def test_the_demo_runs_the_three_examples(system: System) -> None:
+    for job in _EXAMPLES:
+        system.says(f"{job}: Succeeded")
+
+    _, listed = system.get(f"{system.api}/api/v1/executions?state=Succeeded")
+    assert {item["job"] for item in listed["items"]} >= set(_EXAMPLES)
+    export = next(item for item in listed["items"] if item["job"] == "process_data_export")
+    assert Path(export["result"]["file"]).read_text().splitlines()
+
+
+def test_the_printed_curl_works(system: System) -> None:
+    start = system.output.index("curl -s -X POST")
+    command = system.output[start:].split("\n\n")[0]
+
+    answer = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True).stdout
+
+    execution = json.loads(answer)
+    assert execution["job"] == "generate_entity_statistics"
+    assert execution["state"] == "Succeeded"
+
+
+def test_the_docs_are_where_it_says(system: System) -> None:
+    assert system.get(f"{system.api}/docs")[0] == 200
+
+
+def test_flower_asks_for_the_password_and_sees_the_jobs(system: System) -> None:
+    credentials = f"jobworker:{(system.home / 'flower.password').read_text().strip()}"
+    assert system.get(system.flower)[0] == 401
+    assert credentials.partition(":")[2] in system.output
+    # It turns the workers' events on within seconds of its start; what ran before it does not see.
+    system.says("enabled by remote")
+
+    execution = system.submit("generate_entity_statistics")["id"]
+    system.succeeds(execution)
+
+    def names() -> set[str]:
+        status, tasks = system.get(f"{system.flower}/api/tasks", credentials)
+        assert status == 200
+        return {task["name"] for task in tasks.values()}
+
+    until(lambda: "generate_entity_statistics" in names(), what="the job in Flower")
+    status, queues = system.get(f"{system.flower}/api/queues/length", credentials)
+    assert status == 200
+    assert "default" in {queue["name"] for queue in queues["active_queues"]}
+
+
+def test_flower_changes_nothing(system: System) -> None:
+    credentials = f"jobworker:{(system.home / 'flower.password').read_text().strip()}"
+    token = base64.b64encode(credentials.encode()).decode()
+    url = f"{system.flower}/api/task/async-apply/generate_entity_statistics"
+    request = urllib.request.Request(url, b"{}", {"Authorization": f"Basic {token}"})
+
+    assert _open(request)[0] == 403
+
+
+def test_the_commands_work_beside_it(system: System) -> None:
+    followed = system.command("submit", "cleanup_inactive_entities", "inactive_days=30", "dry_run=true", "--follow")
+    assert followed.returncode == 0, followed.stderr
+    assert "Running (attempt 1)" in followed.stdout
+    execution = followed.stdout.split()[0]
+
+    assert json.loads(system.command("wait", execution).stdout)["dry_run"] is True
+    assert execution in system.command("executions", "--job", "cleanup_inactive_entities").stdout
+
+    doctor = system.command("doctor")
+    assert "FAIL" not in doctor.stdout
+    assert doctor.returncode == 0
+
+
+def test_ctrl_c_leaves_no_process_and_a_second_start_resumes(own: System, tmp_path: Path) -> None:
+    done = own.submit("generate_entity_statistics")["id"]
+    own.succeeds(done)
+    later = own.submit("process_data_export", parameters={"user_id": "u-17", "format": "json"}, delay=3)["id"]
+    groups = own.pids().values()
+
+    assert own.stop() == 0
+    assert not group_members(*groups)
+
+    again = System(tmp_path, **_ports(own))
+    try:
+        again.says("JobWorker is ready.", within=120)
+        assert again.succeeds(done)["id"] == done
+        assert again.succeeds(later)["attempt"] == 1
+        assert again.stop() == 0
+    finally:
+        again.kill()
+
+
+def test_what_is_killed_comes_back_and_nothing_accepted_is_lost(own: System) -> None:
+    for victim in ("worker", "relay", "redis"):
+        os.kill(own.pids()[victim], signal.SIGKILL)
+        own.says(f"{victim} died (killed by SIGKILL)")
+
+    accepted = [own.submit("generate_entity_statistics")["id"] for _ in range(10)]
+
+    for execution in accepted:
+        own.succeeds(execution)
+    for victim in ("worker", "relay", "redis"):
+        assert f"{victim} started again" in own.output
+
+
+def test_kill_9_of_the_supervisor_ends_everything(own: System) -> None:
+    groups = [own.pids()[name] for name in ("redis", "web", "relay", "worker", "beat", "flower")]
+    # Also the worker's pool and the web server's process, which the supervisor did not start itself.
+    assert len(group_members(*groups)) > len(groups)
+
+    own.kill()
+
+    until(lambda: not group_members(*groups), what="the end of every process")
+
+
+def _ports(system: System) -> dict[str, str]:
+    return {name: system.environment[name] for name in ("JOBWORKER_BIND", "JOBWORKER_FLOWER_BIND")}
