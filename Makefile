@@ -18,7 +18,7 @@ SOURCES := jobworker tests tasks bench app.py celeryconfig.py flowerconfig.py
 
 help:  ## list the commands
 	@echo "make <command>:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1	\2/p' Makefile | expand -t 16
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' Makefile
 
 run: .venv/runtime  ## start everything on this machine (Ctrl-C stops it)
 	@exec $(BIN)/jobworker up $(ARGS)
@@ -54,13 +54,13 @@ PIN = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 	--custom-compile-command "make constraints"
 
 # .venv/runtime and .venv/dev are empty files: when they are older than the pins, pip runs again.
-.venv/runtime: constraints.txt pyproject.toml | .venv/bin/python
+.venv/runtime: constraints.txt pyproject.toml .venv/bin/python
 	@echo "installing into .venv (once, and when constraints.txt changes) ..."
 	@$(INSTALL) --require-hashes --requirement constraints.txt
 	@$(SELF)
 	@touch $@
 
-.venv/dev: constraints-dev.txt pyproject.toml | .venv/bin/python
+.venv/dev: constraints-dev.txt pyproject.toml .venv/bin/python
 	@echo "installing into .venv (once, and when constraints-dev.txt changes) ..."
 	@$(INSTALL) --require-hashes --requirement constraints-dev.txt
 	@$(SELF)

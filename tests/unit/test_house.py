@@ -1,0 +1,82 @@
+"""Rules of the house that no linter knows: sizes of modules, who imports whom by name, what is pinned."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted((ROOT / "jobworker").rglob("*.py"))
+PINS = ("constraints.txt", "constraints-dev.txt")
+
+#: Above this nobody keeps a module or a function in mind (lines).
+LONGEST_MODULE = 350
+LONGEST_FUNCTION = 60
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_is_small_and_says_what_it_is_for(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= LONGEST_MODULE
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or 0) - node.lineno
+            assert length <= LONGEST_FUNCTION, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parent.name != "jobworker"], ids=name_of)
+def test_nobody_inside_imports_what_the_package_root_exports(path: Path) -> None:
+    rooms = {module.stem for module in (ROOT / "jobworker").iterdir()}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert "jobworker" not in [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "jobworker":
+            assert {alias.name for alias in node.names} <= rooms
+
+
+def pinned(file: str) -> dict[str, str]:
+    """Name and version of everything that a file pins."""
+    lines = re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / file).read_text(), re.MULTILINE)
+    return dict(lines)
+
+
+@pytest.mark.parametrize("file", PINS)
+def test_pins_carry_hashes_and_no_addresses(file: str) -> None:
+    text = (ROOT / file).read_text()
+    assert not re.search(r"://|--(extra-)?index-url|--find-links|--trusted-host|@ file", text)
+    entries = re.split(r"^(?=[a-z0-9-]+==)", text, flags=re.MULTILINE)[1:]
+    assert len(entries) == len(pinned(file)) > 30
+    assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+def test_what_is_pinned_for_development_contains_what_is_pinned_to_run() -> None:
+    runtime, development = (pinned(file) for file in PINS)
+    assert {name: development.get(name) for name in runtime} == runtime
+
+
+def test_every_range_holds_the_pinned_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = project["dependency-groups"]
+    for file, wanted in (
+        (PINS[0], project["project"]["dependencies"] + groups["build"]),
+        (PINS[1], groups["dev"]),
+    ):
+        versions = pinned(file)
+        for requirement in map(Requirement, wanted):
+            version = versions.get(requirement.name.lower().replace("_", "-"))
+            assert version, f"{requirement.name} is not in {file}: make constraints"
+            assert requirement.specifier.contains(version), f"{requirement} but {file} has {version}"
+
+
+def test_the_build_backend_is_the_pinned_one() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["build-system"]["requires"] == project["dependency-groups"]["build"]
