@@ -1,11 +1,13 @@
 """`jobworker web`: the HTTP API on JOBWORKER_BIND."""
 
+import importlib.util
 import os
 import sys
 
 import click
 
-from jobworker.settings import Settings
+from jobworker.cli import common
+from jobworker.domain.errors import Misconfigured
 from jobworker.up import addresses
 
 #: One process with threads: requests are short, and each further process costs its memory.
@@ -18,8 +20,13 @@ _KILL_TIMEOUT = 10
 @click.command("web")
 def command() -> None:
     """Serve the HTTP API and its docs (with granian; any WSGI server can run `app:app`)."""
-    bind = addresses.parse(Settings.from_environment().bind, "JOBWORKER_BIND")
+    settings = common.prepare()
+    bind = addresses.parse(settings.bind, "JOBWORKER_BIND")
     addresses.require_free(bind, "JOBWORKER_BIND")
+    if importlib.util.find_spec("app") is None:
+        raise Misconfigured("there is no app.py here; run jobworker web in the folder that has it")
+    with common.database(settings):
+        pass  # What is wrong with it is said here in a sentence; the server would show a traceback.
     options = {
         "interface": "wsgi",
         "http": "1",
@@ -28,8 +35,8 @@ def command() -> None:
         "workers": 1,
         "blocking-threads": _THREADS,
         "workers-kill-timeout": _KILL_TIMEOUT,
+        # Its warning is that there are more threads than processors, which is meant.
         "log-level": "error",
     }
     given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "granian", *given, "--no-ws", "app:app"])

@@ -54,9 +54,9 @@ class System(Up):
     def succeeds(self, execution: str) -> dict[str, Any]:
         """Wait for the execution; it has to succeed."""
 
-        def ended() -> dict[str, Any] | None:
+        def ended() -> dict[str, Any]:
             _, body = self.get(f"{self.api}/api/v1/executions/{execution}")
-            return body if isinstance(body, dict) and body.get("finished_at") else None
+            return body if isinstance(body, dict) and body.get("finished_at") else {}
 
         found = until(ended, within=90, every=0.2, what=f"the end of {execution}")
         assert found["state"] == "Succeeded", found

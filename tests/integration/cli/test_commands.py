@@ -1,6 +1,8 @@
 """submit, executions, wait and db, on a real database."""
 
 import json
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from jobworker.store.executions import ExecutionRow
 from jobworker.store.history import LogLine
 from tests.conftest import NOW
 from tests.integration.cli.conftest import Report, Run
+from tests.servers import free_port
 
 
 def _row(database: Database, execution: str) -> ExecutionRow:
@@ -200,6 +203,33 @@ def test_bad_settings_are_an_error_without_traceback(run: Run, variable: str, va
 
 def test_a_database_without_tables_says_what_to_do(run: Run, tmp_path: Path) -> None:
     done = run("executions", JOBWORKER_DATABASE_URL=f"sqlite:///{tmp_path}/empty.db")
+
+    assert done.exit_code == 2
+    assert "run jobworker db upgrade" in done.stderr
+
+
+def test_web_needs_a_free_port(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        done = run("web", JOBWORKER_BIND=f"127.0.0.1:{port}")
+
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: port {port} on 127.0.0.1 is in use")
+
+
+def test_web_needs_its_app(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [""])
+
+    done = run("web", JOBWORKER_BIND=f"127.0.0.1:{free_port()}")
+
+    assert done.exit_code == 2
+    assert "there is no app.py here" in done.stderr
+
+
+def test_web_needs_a_database_with_tables(run: Run, tmp_path: Path) -> None:
+    where = {"JOBWORKER_DATABASE_URL": f"sqlite:///{tmp_path}/empty.db"}
+    done = run("web", JOBWORKER_BIND=f"127.0.0.1:{free_port()}", **where)
 
     assert done.exit_code == 2
     assert "run jobworker db upgrade" in done.stderr

@@ -127,7 +127,7 @@ def test_a_redis_that_dies_comes_back_with_its_data(start: Start) -> None:
     up.says("worker started")
     client = _client(up)
     client.set("kept", "yes")
-    client.execute_command("WAITAOF", 1, 0, 5000)
+    client.waitaof(1, 0, 5000)
 
     os.kill(up.pids()["redis"], signal.SIGKILL)
     up.says("redis died (killed by SIGKILL)")
