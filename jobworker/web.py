@@ -8,13 +8,16 @@ from jobworker.clock import Clock, SystemClock
 from jobworker.services.health import Health
 from jobworker.settings import Settings
 from jobworker.store.database import Database
+from jobworker.telemetry import logging
 from jobworker.telemetry.metrics import Metrics
 from jobworker.transport.wake import Waker
 
 
 def create_app(settings: Settings | None = None, clock: Clock | None = None) -> Flask:
     """The application. It connects to nothing before the first request, so a server may fork after this."""
-    settings = settings or Settings.from_environment()
+    if settings is None:
+        settings = Settings.from_environment()
+        logging.configure(settings.log_format, settings.log_level, "web")
     clock = clock or SystemClock()
     database = Database(settings.database_url)
     app = Flask("jobworker", static_folder=None)

@@ -25,7 +25,7 @@ def _begin() -> None:
     g.request_id = given if _SANE_ID.match(given) else uuid.uuid4().hex
     g.began = room().clock.monotonic()
     structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+    structlog.contextvars.bind_contextvars(process="web", request_id=g.request_id)
     if request.path.startswith("/api/"):
         room().require_schema()
 

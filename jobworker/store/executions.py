@@ -17,8 +17,9 @@ from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
 _executions = schema.executions
 _transitions = schema.transitions
 
-#: An id carries the millisecond at which a host made it; that host's clock may have been off by so much (s).
-_CLOCK_SLACK = 3600.0
+#: An id carries the millisecond at which it was made, or a later one if the host's clock was set back since:
+#: ids never go back. By so much (s) at most.
+_CLOCK_SLACK = 24 * 3600.0
 
 _UUID_RANDOM_BITS = 80
 
@@ -96,6 +97,11 @@ _COLUMNS = [_executions.c[item.name] for item in fields(ExecutionRow)]
 _BY_ID = sa.select(*_COLUMNS).where(_executions.c.id == sa.bindparam("id"))
 _BY_ID_LOCKED = _BY_ID.with_for_update()
 _STATE = sa.select(_executions.c.state).where(_executions.c.id == sa.bindparam("id"))
+
+#: Queue by queue, because only so SQLite finds the index that holds nothing but what is ready.
+READY_IN_QUEUE = sa.select(sa.func.count(), sa.func.min(_executions.c.due_at)).where(
+    sa.text(schema.READY), _executions.c.queue == sa.bindparam("queue")
+)
 
 _GIVEN = [item.name for item in fields(NewExecution)]
 _FILLED_IN = ("attempt", "started_attempt", "event_id", "created_at", "created_by")
@@ -199,12 +205,8 @@ def count_unfinished(connection: sa.Connection) -> dict[State, int]:
 
 def ready_backlog(connection: sa.Connection) -> dict[str, tuple[int, dt.datetime]]:
     """For each queue with work that may run and was not published: how many, and since when the oldest is due."""
-    query = (
-        sa.select(_executions.c.queue, sa.func.count(), sa.func.min(_executions.c.due_at))
-        .where(sa.text(schema.READY))
-        .group_by(_executions.c.queue)
-    )
-    return {queue: (count, oldest) for queue, count, oldest in connection.execute(query)}
+    found = {name: connection.execute(READY_IN_QUEUE, {"queue": name}).one() for name in queues.names(connection)}
+    return {queue: (count, oldest) for queue, (count, oldest) in found.items() if count}
 
 
 def _conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
@@ -214,7 +216,7 @@ def _conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
             yield _executions.c[name] == wanted
     # Ids are ordered by time and created_at has no index: the id bounds find the range, the column decides.
     if filters.created_after is not None:
-        yield _executions.c.id >= _lowest_id(filters.created_after, -_CLOCK_SLACK)
+        yield _executions.c.id >= _lowest_id(filters.created_after, 0)
         yield _executions.c.created_at > filters.created_after
     if filters.created_before is not None:
         yield _executions.c.id < _lowest_id(filters.created_before, _CLOCK_SLACK)

@@ -10,7 +10,7 @@ from jobworker.api.fields import Coded, Count, Duration, Moment
 from jobworker.api.schemas.base import Answer, PageQuery, Schema, integer, moment, number, text
 from jobworker.domain import admission, job
 from jobworker.domain.admission import Submission
-from jobworker.domain.execution import PRIORITIES, State
+from jobworker.domain.execution import PRIORITIES, AttemptState, State
 from jobworker.domain.ids import is_id
 from jobworker.services.submission import MAX_BATCH
 
@@ -173,7 +173,7 @@ class Attempt(Answer):
     """One attempt that a worker started."""
 
     attempt = fields.Integer()
-    state = fields.String(validate=ma.validate.OneOf(_STATES))
+    state = fields.String(validate=ma.validate.OneOf([each.value for each in AttemptState]))
     reason = fields.String(allow_none=True)
     worker = fields.String(allow_none=True)
     code_version = fields.String(allow_none=True)
