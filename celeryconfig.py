@@ -12,7 +12,3 @@ worker_max_tasks_per_child = 10_000
 
 # SIGTERM lets running jobs end; SIGQUIT gives them this many seconds.
 worker_soft_shutdown_timeout = 30
-
-# One line per log record, with the job that wrote it.
-worker_log_format = "[%(asctime)s %(levelname)s %(processName)s] %(message)s"
-worker_task_log_format = "[%(asctime)s %(levelname)s %(processName)s] %(task_name)s[%(task_id)s] %(message)s"

@@ -3,6 +3,18 @@
 What a job module imports: `from jobworker import Context, job`.
 """
 
-from jobworker.declare import Context, SavedFile, current, job
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jobworker.declare import Context, SavedFile, current, job
 
 __all__ = ["Context", "SavedFile", "current", "job"]
+
+
+def __getattr__(name: str) -> Any:
+    # Only who writes jobs pays for importing Celery; the API and the command line do without.
+    if name in __all__:
+        from jobworker import declare
+
+        return getattr(declare, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,7 @@ from celery import Celery, signals
 from jobworker import loading
 from jobworker.loading import Broken
 from jobworker.settings import Settings
+from jobworker.telemetry import logging
 from jobworker.transport.celery_settings import celery_settings
 from jobworker.worker.setup import install
 from jobworker.worker.task import JobTask
@@ -36,11 +37,22 @@ def _make_app() -> Celery:
         made.config_from_object("celeryconfig")
     install(made, _settings)
     signals.import_modules.connect(_on_import_modules, sender=made, weak=False)
+    signals.setup_logging.connect(_on_setup_logging, weak=False)
     return made
 
 
 def _on_import_modules(**_: Any) -> None:
     load_tasks()
+
+
+def _on_setup_logging(loglevel: int, logfile: str | None, **_: Any) -> None:
+    """The same logs as every other process; Celery's own two log formats are not used."""
+    process = next((word for word in sys.argv if word in ("worker", "beat", "flower")), "celery")
+    # Not sys.stderr: in a child of the pool that leads back into the log.
+    stream = Path(logfile).open("a", encoding="utf-8") if logfile else sys.__stderr__
+    logging.configure(_settings.log_format, loglevel, process, stream or sys.stderr)
+    if process == "worker":
+        app.log.redirect_stdouts("WARNING")  # What a job prints is part of its log.
 
 
 app = _make_app()

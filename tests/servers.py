@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psycopg
@@ -39,11 +39,13 @@ def free_port() -> int:
 class Process:
     """A server process with its guardian and its log."""
 
-    def __init__(self, command: Sequence[str], log: Path, stdin: bytes = b"") -> None:
+    def __init__(
+        self, command: Sequence[str], log: Path, stdin: bytes = b"", environment: Mapping[str, str] | None = None
+    ) -> None:
         self.log = log
         with log.open("ab") as output:
             self._server = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
+                command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, env=environment
             )
         self.pid = self._server.pid
         self._guardian = subprocess.Popen([*_GUARDIAN, str(self.pid)], stdin=subprocess.PIPE, start_new_session=True)
@@ -65,6 +67,10 @@ class Process:
                     self._server.wait(10)
         self._guardian.kill()
         self._guardian.communicate()
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._server.poll() is None
 
     def send(self, number: signal.Signals) -> None:
         """Send one signal."""

@@ -35,6 +35,17 @@ class State(StrEnum):
     SKIPPED = "Skipped"
 
 
+class AttemptState(StrEnum):
+    """How one attempt stands. A Failed one may have been followed by another; Lost means that its worker died."""
+
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    TIMED_OUT = "TimedOut"
+    CANCELLED = "Cancelled"
+    LOST = "Lost"
+
+
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED, State.SKIPPED})
 
 #: Who may follow whom. The chart in docs/states.md is rendered from this table.

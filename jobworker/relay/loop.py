@@ -44,7 +44,7 @@ _BUSY, _BUSY_PACE = 20, 0.04
 _SEND_EVERY = 0.1
 
 #: A leader that was not heard of for so long (s) is replaced.
-_LEADERSHIP = 5.0
+_LEADERSHIP = 3.0
 
 #: How often the leader says that it is there (s).
 _RENEWAL = 1.0

@@ -55,7 +55,7 @@ class Watch:
         self._claims = Claims(client)
         self._projection = Projection(client)
         self._seen_catalogues: set[str] = set()
-        self._connected_since = clock.monotonic()
+        self._connected_since: float | None = None
         self._started_over = False
         self._chores = [
             Chore("epoch", 1.0, self.check_epoch),
@@ -75,7 +75,7 @@ class Watch:
 
     def redis_was_away(self) -> None:
         """Heartbeats could not arrive either: nobody is judged silent before a full lease has passed."""
-        self._connected_since = self._clock.monotonic()
+        self._connected_since = None
 
     def started_over(self) -> bool:
         """Whether reading has to begin anew, since Redis lost its data; says so once."""
@@ -99,7 +99,9 @@ class Watch:
         with self._database.write() as connection:
             workers.seen(connection, present, self._clock.now())
         self._dispatcher.workers = present
-        if self._clock.monotonic() - self._connected_since > self._settings.worker_lease:
+        if self._connected_since is None:
+            self._connected_since = self._clock.monotonic()
+        elif self._clock.monotonic() - self._connected_since > self._settings.worker_lease:
             self._registry.fence_silent()
 
     def mend(self) -> None:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobworker.domain import events
-from jobworker.domain.execution import FINAL, Move, Standing, State
+from jobworker.domain.execution import FINAL, AttemptState, Move, Standing, State
 from jobworker.store.bulk import Bulk
 from jobworker.store.schema import attempts, execution_logs, executions, transitions
 
@@ -189,8 +189,13 @@ def _started(move: Move) -> tuple[Any, ...]:
 
 
 def _ended(move: Move) -> tuple[Any, ...]:
-    state = "Lost" if move.lost else State.FAILED.value if move.state is State.RETRYING else move.state.value
-    return (move.execution, move.attempt, state, move.reason, move.worker, move.at, move.runtime, move.error)
+    return (move.execution, move.attempt, _attempt_state(move).value, move.reason, move.worker, move.at, move.runtime, move.error)
+
+
+def _attempt_state(move: Move) -> AttemptState:
+    if move.lost:
+        return AttemptState.LOST
+    return AttemptState.FAILED if move.state is State.RETRYING else AttemptState(move.state.value)
 
 
 def add_logs(connection: sa.Connection, lines: Sequence[LogLine]) -> None:

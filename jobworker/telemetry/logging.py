@@ -7,13 +7,19 @@ from typing import TextIO
 import structlog
 
 
-def configure(log_format: str, log_level: str, process: str, stream: TextIO = sys.stderr) -> None:
+def configure(log_format: str, log_level: str | int, process: str, stream: TextIO = sys.stderr) -> None:
     """Set up structlog and the standard library's logging for one process.
 
     `process` (web, relay, …) is on every line. Call once, at the entry.
     """
+
+    def name_process(_logger: object, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+        event["process"] = process
+        return event
+
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
+        name_process,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.stdlib.PositionalArgumentsFormatter(),
@@ -39,10 +45,10 @@ def configure(log_format: str, log_level: str, process: str, stream: TextIO = sy
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(log_level)
-    structlog.contextvars.bind_contextvars(process=process)
 
 
 def _renderers(log_format: str, stream: TextIO) -> list[structlog.types.Processor]:
     if log_format == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    # Plain tracebacks: the rich ones show local variables, and with them what must not be in a log.
+    return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]

@@ -32,12 +32,12 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "task_serializer": "json",
         "timezone": "UTC",
         "enable_utc": True,
+        "worker_consumer": "jobworker.worker.consumer:Consumer",
         "worker_prefetch_multiplier": 1,
         # Without remote control a worker that loses Redis while busy never consumes again.
         "worker_enable_remote_control": True,
         "worker_send_task_events": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "worker_hijack_root_logger": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         # A full Redis must not end the worker.

@@ -71,7 +71,8 @@ def _end_now() -> None:
 class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Beats from the event loop where the pool forks, since threads and fork do not mix; else from a thread."""
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+    # Early: what comes later (mingle) takes a second, and the lease runs.
+    requires = ("celery.worker.consumer.connection:Connection",)
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)

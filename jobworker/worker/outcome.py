@@ -15,6 +15,7 @@ MAX_RESULT = 64 * 1024
 #: Longest error message and traceback that are kept (characters).
 _MAX_MESSAGE = 4_000
 _MAX_TRACEBACK = 20_000
+_MAX_REASON = 200
 
 
 class ResultRefused(Exception):
@@ -46,8 +47,9 @@ def of_return(value: Any) -> Outcome:
 def of_exception(error: BaseException) -> Outcome:
     """The job raised `error`."""
     if isinstance(error, Retry):
-        data = {"delay": error.when or 0, "reason": error.message or "the job asked for a retry"}
-        return Outcome(Kind.RETRYING, {**data, "error": describe(error.exc) if error.exc else None})
+        failure = describe(error.exc) if error.exc else None
+        reason = f"{failure['type']}: {failure['message']}"[:_MAX_REASON] if failure else "the job asked for a retry"
+        return Outcome(Kind.RETRYING, {"delay": error.when or 0, "reason": reason, "error": failure})
     if isinstance(error, Ignore):
         return Outcome(Kind.SUCCEEDED, {"result": None, "reason": "the job raised Ignore"})
     if isinstance(error, Reject):

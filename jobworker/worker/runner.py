@@ -64,7 +64,10 @@ class Runner:
         entered = declare.enter(self._context(delivery, parameters))
         self._running.enter(self._reporter, delivery)
         try:
-            return body()
+            with structlog.contextvars.bound_contextvars(
+                job=delivery.job, execution=delivery.execution, attempt=delivery.attempt
+            ):
+                return body()
         finally:
             self._running.leave()
             declare.leave(entered)

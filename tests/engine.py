@@ -1,0 +1,178 @@
+"""The engine under test: real relays and real workers on a real Redis and a real database."""
+
+import collections
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.clock import SystemClock
+from jobworker.domain.admission import Submission
+from jobworker.domain.execution import FINAL
+from jobworker.services import executions, submission
+from jobworker.store import jobs
+from jobworker.store.database import Database
+from jobworker.store.executions import ExecutionRow
+from jobworker.transport.wake import Waker
+from tests.servers import Process
+from tests.waiting import until
+
+#: Short enough that a dead worker is noticed within a test, long enough for a busy machine.
+LEASE = 3.0
+
+
+class Engine:
+    """Starts relays and workers that share one home; submits like the API does; knows what really ran."""
+
+    def __init__(self, folder: Path, database: Database, database_url: str, redis_url: str) -> None:
+        self.folder = folder
+        self.database = database
+        self.diary = folder / "diary.txt"
+        self.clock = SystemClock()
+        self._waker = Waker(redis_url)
+        self._processes: list[Process] = []
+        self._environment = {
+            **os.environ,
+            "JOBWORKER_HOME": str(folder / "home"),
+            "JOBWORKER_DATABASE_URL": database_url,
+            "JOBWORKER_REDIS_URL": redis_url,
+            "JOBWORKER_TASKS": "tests.jobs",
+            "JOBWORKER_WORKER_LEASE": str(LEASE),
+            "JOBWORKER_LOST_MESSAGE_AFTER": "2",
+            "JOB_DIARY": str(self.diary),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def relay(self, **settings: str) -> Process:
+        """Start a relay."""
+        return self._start("relay", ["-m", "jobworker.cli", "relay"], settings)
+
+    def worker(self, *options: str, **settings: str) -> Process:
+        """Start a worker with two processes, unless `options` (of `celery worker`) say otherwise."""
+        command = ["-m", "celery", "-A", "jobworker", "worker", "-c", "2", "--loglevel", "INFO", *options]
+        return self._start("worker", command, settings)
+
+    def start(self) -> tuple[Process, Process]:
+        """A relay and a worker, ready to run every job."""
+        pair = self.relay(), self.worker()
+        self.ready()
+        return pair
+
+    def ready(self, job: str = "noop") -> None:
+        """Wait until a worker has announced `job`."""
+
+        def known() -> bool:
+            with self.database.read() as connection:
+                return jobs.get(connection, job) is not None
+
+        until(known, what=f"a worker that offers {job}; logs in {self.folder}")
+
+    def submit(self, job: str, count: int = 1, **parameters: Any) -> list[str]:
+        """Submit the same thing `count` times in one transaction."""
+        wanted = [Submission(job=job, parameters=parameters) for _ in range(count)]
+        accepted = submission.submit_batch(self.database, self.clock, wanted, "test")
+        self._waker.wake()
+        return list(accepted.execution_ids)
+
+    def submit_one(self, job: str, **fields: Any) -> str:
+        """Submit with options of `Submission`."""
+        row, _ = submission.submit(self.database, self.clock, Submission(job=job, **fields), "test")
+        self._waker.wake()
+        return row.id
+
+    def cancel(self, execution: str) -> ExecutionRow:
+        """Ask to cancel."""
+        row = executions.cancel(self.database, self.clock, execution, "tester")
+        self._waker.wake()
+        return row
+
+    def get(self, execution: str) -> ExecutionRow:
+        """The execution as it stands."""
+        return executions.get(self.database, execution)
+
+    def finished(self, execution: str, within: float = 60.0) -> ExecutionRow:
+        """The execution once it is final."""
+
+        def final() -> ExecutionRow | None:
+            row = self.get(execution)
+            return row if row.state in FINAL else None
+
+        row = until(final, within, what=f"{execution} to end; it is {self.get(execution)}; logs in {self.folder}")
+        assert row is not None
+        return row
+
+    def all_finished(self, within: float = 120.0) -> dict[str, int]:
+        """How many executions ended in which state, once all have ended."""
+
+        def counted() -> dict[str, int] | None:
+            states = self.states()
+            return states if set(states) <= set(FINAL) else None
+
+        answer = until(counted, within, every=0.1, what=f"everything to end; logs in {self.folder}")
+        assert answer is not None
+        return answer
+
+    def states(self) -> dict[str, int]:
+        """How many executions are in which state."""
+        with self.database.read() as connection:
+            rows = connection.execute(sa.text("SELECT state, count(*) FROM executions GROUP BY state"))
+            return {state: count for state, count in rows}
+
+    def succeeded(self) -> set[str]:
+        """The ids of those that SQL knows to have succeeded."""
+        with self.database.read() as connection:
+            return set(connection.scalars(sa.text("SELECT id FROM executions WHERE state = 'Succeeded'")))
+
+    def story(self, execution: str) -> list[tuple[int, str]]:
+        """(attempt, state) of each transition, in order."""
+        rows = executions.transitions(self.database, execution, limit=200).items
+        return [(row.attempt, row.state.value) for row in rows]
+
+    def is_running(self, execution: str, attempt: int = 1) -> bool:
+        """Whether the attempt has begun, by the diary."""
+        return (execution, attempt) in self.starts()
+
+    def starts(self) -> collections.Counter[tuple[str, int]]:
+        """How often each (execution, attempt) really began."""
+        return self._noted("start")
+
+    def ends(self) -> collections.Counter[tuple[str, int]]:
+        """How often each (execution, attempt) really came to its end."""
+        return self._noted("end")
+
+    def log(self, process: Process) -> str:
+        """What a process wrote."""
+        return process.log.read_text(errors="replace")
+
+    def stop(self) -> None:
+        """End everything that is still there."""
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.send(signal.SIGCONT)
+            process.end(signal.SIGTERM, signal.SIGQUIT)
+
+    def _noted(self, what: str) -> collections.Counter[tuple[str, int]]:
+        lines = self.diary.read_text().splitlines() if self.diary.exists() else []
+        words = [line.split() for line in lines]
+        return collections.Counter((execution, int(attempt)) for execution, attempt, noted, _ in words if noted == what)
+
+    def _start(self, name: str, arguments: list[str], settings: Mapping[str, str]) -> Process:
+        log = self.folder / f"{name}-{len(self._processes)}.log"
+        process = Process([sys.executable, *arguments], log, environment={**self._environment, **settings})
+        self._processes.append(process)
+        return process
+
+
+@contextlib.contextmanager
+def engine_on(folder: Path, database: Database, database_url: str, redis_url: str) -> Iterator[Engine]:
+    """An engine that ends with the block, and with it everything that it started."""
+    engine = Engine(folder, database, database_url, redis_url)
+    try:
+        yield engine
+    finally:
+        engine.stop()

@@ -1,0 +1,197 @@
+"""Everything that may go wrong between accepted and final: killed, frozen, doubled, lost, emptied."""
+
+import contextlib
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from jobworker.domain.execution import State
+from jobworker.services import executions
+from jobworker.transport import keys
+from tests.engine import Engine
+from tests.servers import RedisServer
+from tests.waiting import until
+
+
+def test_killed_worker_is_noticed_and_its_work_runs_again(any_engine: Engine, tmp_path: Path) -> None:
+    engine = any_engine
+    _, worker = engine.start()
+    gate = tmp_path / "gate"
+    held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
+    until(lambda: engine.is_running(held))
+    worker.end(signal.SIGKILL)
+    engine.worker()
+    until(lambda: engine.is_running(held, attempt=2), what="the second attempt")
+    gate.touch()
+
+    row = engine.finished(held)
+    assert (row.state, row.attempt) == (State.SUCCEEDED, 2)
+    attempts = executions.attempts(engine.database, held).items
+    assert [attempt.state.value for attempt in attempts] == ["Lost", "Succeeded"]
+    assert attempts[0].worker != attempts[1].worker
+    assert max(engine.starts().values()) == 1
+
+
+def test_frozen_worker_that_wakes_is_fenced_and_reports_nothing(
+    engine: Engine, own_server: RedisServer, tmp_path: Path
+) -> None:
+    relay, sleeper = engine.start()
+    gate = tmp_path / "gate"
+    held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
+    until(lambda: engine.is_running(held))
+    sleeper.send(signal.SIGSTOP)  # the parent only: it cannot beat, its child runs on
+    engine.worker()
+    until(lambda: engine.is_running(held, attempt=2), what="the second attempt")
+    gate.touch()
+
+    row = engine.finished(held)
+    until(lambda: engine.ends()[held, 1], what="the frozen worker's job to come to its own end")
+    sleeper.send(signal.SIGCONT)
+    until(
+        lambda: "worker_was_given_up" in engine.log(sleeper) and not sleeper.is_alive(), what="the fenced worker to end"
+    )
+    assert (row.state, row.attempt) == (State.SUCCEEDED, 2)
+    assert engine.get(held) == row
+    assert engine.story(held)[-2:] == [(2, "Running"), (2, "Succeeded")]
+
+
+def test_doubled_messages_run_once(engine: Engine, own_server: RedisServer) -> None:
+    engine.relay()
+    worker = engine.worker()
+    engine.ready()
+    worker.send(signal.SIGSTOP)
+    wanted = engine.submit("noop", count=50)
+    with contextlib.closing(own_server.client()) as client:
+        lists = ("default", "default\x06\x163")
+        until(lambda: sum(client.llen(name) for name in lists) >= 48, what="the messages in Redis")
+        for name in lists:
+            messages = client.lrange(name, 0, -1)
+            for _ in range(4):
+                if messages:
+                    client.lpush(name, *messages)
+    worker.send(signal.SIGCONT)
+
+    assert engine.all_finished() == {"Succeeded": 50}
+    with contextlib.closing(own_server.client()) as client:
+        until(lambda: not any(client.llen(name) for name in lists), what="every copy to be taken")
+    done = engine.submit_one("noop")
+    engine.finished(done)
+    assert engine.starts() == {(key, 1): 1 for key in [*wanted, done]}
+
+
+def test_lost_messages_are_published_again(engine: Engine, own_server: RedisServer) -> None:
+    engine.relay()
+    worker = engine.worker()
+    engine.ready()
+    worker.send(signal.SIGSTOP)
+    engine.submit("noop", count=50)
+    with contextlib.closing(own_server.client()) as client:
+        until(lambda: client.llen("default\x06\x163") >= 48)
+        client.delete("default\x06\x163")
+    worker.send(signal.SIGCONT)
+
+    assert engine.all_finished() == {"Succeeded": 50}
+    assert set(engine.starts().values()) == {1}
+
+
+def test_redis_emptied_in_the_middle(any_engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
+    engine = any_engine
+    engine.start()
+    gate = tmp_path / "gate"
+    held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
+    until(lambda: engine.is_running(held) and engine.get(held).state is State.RUNNING)
+    engine.submit("noop", count=300)
+    with contextlib.closing(own_server.client()) as client:
+        until(lambda: engine.states().get("Succeeded", 0) > 20)
+        recorded = engine.succeeded()
+        client.flushall()
+    later = engine.submit_one("noop")
+    assert engine.finished(later).state is State.SUCCEEDED
+    gate.touch()
+
+    assert engine.all_finished() == {"Succeeded": 302}
+    assert engine.get(held).attempt == 1, "a running attempt survives the loss of its claim"
+    # What had ended but was not yet read went with Redis and runs once more; what SQL knew does not.
+    starts = engine.starts()
+    assert {starts[key, 1] for key in recorded} == {1}
+    assert starts[held, 1] == 1
+    assert max(starts.values()) <= 2
+
+
+@pytest.mark.parametrize("down", [2.0, 5.0])
+def test_redis_restarted_while_every_slot_is_busy(engine: Engine, own_server: RedisServer, down: float) -> None:
+    _, worker = engine.start()
+    held = engine.submit("hold", count=2, seconds=4)
+    until(lambda: all(engine.is_running(key) for key in held))
+    engine.submit("noop", count=50)
+    own_server.stop()
+    accepted = engine.submit("noop", count=50)  # Redis has no part in accepting
+    time.sleep(down)
+    own_server.start()
+
+    assert engine.all_finished() == {"Succeeded": 102}
+    assert worker.is_alive()
+    assert engine.get(accepted[0]).attempt == 1
+    assert set(engine.starts().values()) == {1}
+
+
+def test_relay_killed_again_and_again(engine: Engine) -> None:
+    relay, _ = engine.start()
+    for _ in range(4):
+        engine.submit("noop", count=100)
+        done = len(engine.succeeded())
+        until(lambda done=done: len(engine.succeeded()) > done, every=0.001)  # type: ignore[misc]
+        relay.end(signal.SIGKILL)
+        relay = engine.relay()
+
+    assert engine.all_finished() == {"Succeeded": 400}
+    assert set(engine.starts().values()) == {1}
+    with engine.database.read() as connection:
+        attempts = connection.exec_driver_sql("SELECT count(*) FROM attempts").scalar()
+        transitions = connection.exec_driver_sql("SELECT count(*) FROM transitions").scalar()
+    assert (attempts, transitions) == (400, 1200)
+
+
+def test_several_relays_and_workers_at_once(any_engine: Engine) -> None:
+    engine = any_engine
+    first, _ = engine.start()
+    engine.relay()
+    engine.worker()
+    engine.submit("noop", count=200)
+    until(lambda: engine.states().get("Succeeded", 0) > 20)
+    first.end(signal.SIGKILL)
+    engine.submit("noop", count=200)
+
+    assert engine.all_finished() == {"Succeeded": 400}
+    assert set(engine.starts().values()) == {1}
+
+
+def test_stream_is_trimmed_only_up_to_what_sql_has(engine: Engine, own_server: RedisServer) -> None:
+    relay, _ = engine.start()
+    engine.submit("noop", count=100)
+    engine.all_finished()
+    with contextlib.closing(own_server.client()) as client:
+        until(lambda: client.xlen(keys.EVENTS) <= 1, what="the stream to be trimmed")
+        relay.end(signal.SIGKILL)
+        engine.relay().end(signal.SIGKILL)
+        later = engine.submit("noop", count=20)
+        relay = engine.relay()
+        until(lambda: all(engine.is_running(key) for key in later))
+        relay.send(signal.SIGSTOP)
+        unread = client.xlen(keys.EVENTS)
+        relay.send(signal.SIGCONT)
+    assert engine.all_finished() == {"Succeeded": 120}
+    assert unread >= 1
+
+
+def test_worker_that_stops_in_good_order_loses_nothing(engine: Engine) -> None:
+    _, worker = engine.start()
+    engine.submit("noop", count=200)
+    until(lambda: engine.states().get("Succeeded", 0) > 20)
+    worker.end(signal.SIGTERM)
+    engine.worker()
+
+    assert engine.all_finished() == {"Succeeded": 200}
+    assert set(engine.starts().values()) == {1}

@@ -1,0 +1,129 @@
+"""What can become of an attempt, and what history says of it."""
+
+from pathlib import Path
+
+import pytest
+
+from jobworker.domain.execution import State
+from jobworker.services import executions
+from tests.engine import Engine
+from tests.waiting import until
+
+
+def test_every_outcome_on_one_worker(any_engine: Engine) -> None:
+    engine = any_engine
+    engine.start()
+    wanted = {
+        "noop": engine.submit_one("noop", parameters={"number": 7}),
+        "flaky": engine.submit_one("flaky", parameters={"good_attempt": 3}),
+        "exhausted": engine.submit_one("flaky", parameters={"good_attempt": 9}),
+        "by hand": engine.submit_one("asks_for_retry", parameters={"countdown": 0.1}),
+        "fails": engine.submit_one("fails", parameters={"message": "as told"}),
+        "plain": engine.submit_one("plain_celery_task", parameters={"left": 2}),
+        "rubbish": engine.submit_one("returns_rubbish"),
+        "much": engine.submit_one("returns_much"),
+        "file": engine.submit_one("saves_file"),
+        "talks": engine.submit_one("talks", parameters={"lines": 3}),
+    }
+    rows = {name: engine.finished(key) for name, key in wanted.items()}
+
+    assert (rows["noop"].state, rows["noop"].result, rows["noop"].attempt) == (State.SUCCEEDED, 7, 1)
+    assert engine.story(wanted["noop"]) == [(0, "Queued"), (1, "Running"), (1, "Succeeded")]
+    assert rows["noop"].worker and rows["noop"].code_version and rows["noop"].job_revision == 1
+
+    assert (rows["flaky"].state, rows["flaky"].result) == (State.SUCCEEDED, 3)
+    assert engine.story(wanted["flaky"]) == [
+        (0, "Queued"),
+        *[(1, "Running"), (1, "Retrying"), (1, "Queued")],
+        *[(2, "Running"), (2, "Retrying"), (2, "Queued")],
+        *[(3, "Running"), (3, "Succeeded")],
+    ]
+    attempts = executions.attempts(engine.database, wanted["flaky"]).items
+    assert [attempt.error["message"] if attempt.error else None for attempt in attempts] == [
+        "not yet: 1",
+        "not yet: 2",
+        None,
+    ]
+    lines = until(lambda: executions.logs(engine.database, wanted["flaky"]).items)
+    assert [line.message for line in lines] == ["attempt 1", "attempt 2", "attempt 3"]
+    progress = engine.get(wanted["flaky"]).progress
+    assert progress == {"done": 3, "total": 3, "message": "trying", "attempt": 3}
+
+    assert (rows["exhausted"].state, rows["exhausted"].attempt) == (State.FAILED, 3)
+    assert rows["exhausted"].error is not None
+    assert rows["exhausted"].error["type"] == "ValueError"
+    assert "raise ValueError" in rows["exhausted"].error["traceback"]
+    assert (rows["by hand"].state, rows["by hand"].attempt) == (State.FAILED, 2)
+    assert rows["fails"].error is not None
+    assert rows["fails"].error["message"] == "as told"
+    assert rows["plain"].result == 3
+    assert rows["rubbish"].state is State.FAILED
+    assert "not JSON" in rows["rubbish"].error["message"]  # type: ignore[index]
+    assert "context.files.save" in rows["much"].error["message"]  # type: ignore[index]
+    assert Path(rows["file"].result).read_text() == "hello"
+    said = [line.message for line in executions.logs(engine.database, wanted["talks"]).items]
+    assert said == ["line 0", "line 1", "line 2", "printed"]
+    assert max(engine.starts().values()) == 1
+
+
+def test_time_limits(engine: Engine) -> None:
+    engine.start()
+    hard, soft = engine.submit_one("overruns"), engine.submit_one("overruns_softly")
+    minded = engine.submit_one("minds_soft_limit")
+
+    assert engine.finished(hard).state is State.TIMED_OUT
+    assert engine.get(hard).reason == "hard time limit exceeded"
+    assert engine.finished(soft).state is State.TIMED_OUT
+    assert engine.get(soft).reason == "soft time limit exceeded"
+    assert engine.finished(minded).result == "cleaned up"
+    assert max(engine.starts().values()) == 1
+
+
+def test_job_that_kills_its_process_is_tried_three_times_and_harms_nobody(engine: Engine) -> None:
+    engine.start()
+    poison, once, leaves = (engine.submit_one(job) for job in ("kills_itself", "kills_itself_once", "exits"))
+    others = engine.submit("noop", count=20)
+
+    row = engine.finished(poison)
+    assert (row.state, row.attempt) == (State.FAILED, 3)
+    assert "it took 3 workers with it" in (row.reason or "")
+    states = [attempt.state for attempt in executions.attempts(engine.database, poison).items]
+    assert states == ["Lost", "Lost", "Lost"]
+    assert (engine.finished(once).state, engine.get(once).attempt) == (State.FAILED, 1)
+    assert (engine.finished(leaves).state, engine.get(leaves).attempt) == (State.FAILED, 3)
+    assert {engine.finished(key).state for key in others} == {State.SUCCEEDED}
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_other_pools_run_report_and_beat(engine: Engine, pool: str) -> None:
+    engine.relay()
+    engine.worker("--pool", pool)
+    engine.ready()
+    held = engine.submit_one("hold", parameters={"seconds": 8})  # longer than the lease: the heart must beat on
+    engine.submit("noop", count=20)
+    flaky = engine.submit_one("flaky", parameters={"good_attempt": 2})
+
+    assert engine.finished(held).state is State.SUCCEEDED
+    assert engine.finished(flaky).result == 2
+    assert engine.all_finished() == {"Succeeded": 22}
+    assert max(engine.starts().values()) == 1
+
+
+def test_delayed_and_cancelled(engine: Engine) -> None:
+    relay, worker = engine.start()
+    blockers = engine.submit("hold", count=2, seconds=3)
+    until(lambda: all(engine.is_running(key) for key in blockers))
+    published = engine.submit_one("noop")
+    until(lambda: engine.get(published).dispatched_at)
+    later = engine.submit_one("noop", delay=3600)
+
+    assert engine.cancel(later).state is State.CANCELLED
+    assert engine.finished(engine.cancel(published).id).state is State.CANCELLED
+    assert {engine.finished(key).state for key in blockers} == {State.SUCCEEDED}
+    due_soon = engine.submit_one("noop", delay=1)
+    assert engine.get(due_soon).state is State.SCHEDULED
+    assert engine.finished(due_soon).state is State.SUCCEEDED
+    assert engine.story(due_soon) == [(0, "Scheduled"), (0, "Queued"), (1, "Running"), (1, "Succeeded")]
+    # The message of the cancelled one was in Redis all along, and a later one has been run since.
+    assert not engine.is_running(published)
+    assert not engine.is_running(later)

@@ -1,0 +1,154 @@
+"""Jobs that misbehave on request. What really ran is written to the file that JOB_DIARY names."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from celery import shared_task
+from celery.exceptions import SoftTimeLimitExceeded
+
+from jobworker import Context, current, job
+
+
+def note(what: str) -> None:
+    """Append one line in one write: the truth that history is compared with."""
+    context = current()
+    line = f"{context.execution_id} {context.attempt} {what} {os.getpid()}\n"
+    descriptor = os.open(os.environ["JOB_DIARY"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, line.encode())
+    os.close(descriptor)
+
+
+@job
+def noop(context: Context, number: int = 0) -> int:
+    """Do nothing but say so."""
+    note("start")
+    note("end")
+    return number
+
+
+@job
+def hold(seconds: float) -> str:
+    """Keep a slot busy."""
+    note("start")
+    time.sleep(seconds)
+    note("end")
+    return "held"
+
+
+@job
+def wait_for_file(path: str) -> str:
+    """Run until a file appears."""
+    note("start")
+    while not Path(path).exists():
+        time.sleep(0.02)
+    note("end")
+    return "seen"
+
+
+@job(autoretry_for=(ValueError,), retry_backoff=0.2, retry_jitter=False, max_retries=2)
+def flaky(context: Context, good_attempt: int) -> int:
+    """Fail until a given attempt, with Celery's autoretry."""
+    note("start")
+    context.log.info("attempt %d", context.attempt)
+    context.progress(context.attempt, 3, "trying")
+    if context.attempt < good_attempt:
+        raise ValueError(f"not yet: {context.attempt}")
+    return context.attempt
+
+
+@job(bind=True, max_retries=1)
+def asks_for_retry(self, countdown: float) -> None:  # type: ignore[no-untyped-def]
+    """Ask for a retry by hand, for ever."""
+    note("start")
+    raise self.retry(countdown=countdown, exc=RuntimeError("never good"))
+
+
+@job(max_retries=0)
+def fails(message: str = "broken") -> None:
+    """Fail once and for all."""
+    note("start")
+    raise RuntimeError(message)
+
+
+@job(time_limit=1)
+def overruns() -> None:
+    """Ignore the hard limit."""
+    note("start")
+    while True:
+        time.sleep(1)
+
+
+@job(soft_time_limit=1, time_limit=20)
+def overruns_softly() -> None:
+    """Let the soft limit end it."""
+    note("start")
+    time.sleep(15)
+
+
+@job(soft_time_limit=1, time_limit=20)
+def minds_soft_limit() -> str:
+    """Clean up when the soft limit strikes."""
+    try:
+        time.sleep(15)
+    except SoftTimeLimitExceeded:
+        return "cleaned up"
+    return "never"
+
+
+@job
+def kills_itself() -> None:
+    """Take the process down, every time."""
+    note("start")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job(on_worker_lost="fail")
+def kills_itself_once() -> None:
+    """Take the process down, and be told not to try again."""
+    note("start")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job
+def exits() -> None:
+    """Leave through the back door."""
+    note("start")
+    sys.exit(3)
+
+
+@job
+def returns_rubbish() -> object:
+    """Return something that is no JSON."""
+    return {"when": object()}
+
+
+@job
+def returns_much() -> str:
+    """Return more than can be kept."""
+    return "x" * 100_000
+
+
+@job
+def talks(lines: int) -> None:
+    """Log a lot, in every way there is."""
+    for number in range(lines):
+        logging.getLogger("elsewhere").warning("line %d", number)
+    print("printed")
+    subprocess.run(["true"], check=True)
+
+
+@job
+def saves_file(context: Context) -> str:
+    """Leave a file behind."""
+    return context.files.save("out.txt", "hello").path
+
+
+@shared_task(name="plain_celery_task")
+def plain(left: int, right: int = 1) -> int:
+    """A task that knows nothing of JobWorker."""
+    return left + right
