@@ -40,7 +40,8 @@ class _Parser(FlaskParser):
     DEFAULT_UNKNOWN_BY_LOCATION = _UNKNOWN
 
     def load_json(self, req: Request, schema: ma.Schema) -> Any:
-        return body.read(req)
+        needed = any(field.required for field in schema.load_fields.values())
+        return body.read(req, needed)
 
     def load_querystring(self, req: Request, schema: ma.Schema) -> Any:
         repeated = [name for name, values in req.args.lists() if len(values) > 1]
@@ -99,16 +100,12 @@ class Blueprint(flask_smorest.Blueprint):
         return _documented("request_headers", described)
 
     @staticmethod
-    def _prepare_problems_doc(
-        doc: dict[str, Any], doc_info: Mapping[str, Any], method: str, **_: Any
-    ) -> dict[str, Any]:
+    def _prepare_problems_doc(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) -> dict[str, Any]:
         doc.setdefault("parameters", []).extend(doc_info.get("request_headers", ()))
-        kinds: list[type[JobWorkerError]] = [*doc_info.get("problems", ()), Busy, JobWorkerError]
-        locations = {each["in"] for each in doc_info.get("arguments", {}).get("parameters", ())}
+        # Any operation refuses query parameters and bodies that it does not know.
+        kinds: list[type[JobWorkerError]] = [*doc_info.get("problems", ()), InvalidInput, Busy, JobWorkerError]
         if "requestBody" in doc:
             kinds += [MalformedBody, UnsupportedMediaType, _BodyTooLarge]
-        if locations or method != "get":
-            kinds.append(InvalidInput)
         responses = doc.setdefault("responses", {})
         for status, about in _by_status(kinds).items():
             responses[str(status)] = {

@@ -19,10 +19,12 @@ _LARGEST_INTEGER = 2**64 - 1
 _MANY_DIGITS = re.compile(rb"[0-9]{19}")
 
 
-def read(request: Request) -> Any:
-    """The body of a request; raises `MalformedBody` or `UnsupportedMediaType`."""
+def read(request: Request, needed: bool) -> Any:
+    """The body of a request, `{}` if there may be none; raises `MalformedBody` or `UnsupportedMediaType`."""
     raw = request.get_data(cache=True)
     if not raw.strip():
+        if not needed:
+            return {}
         raise MalformedBody("this request needs a JSON body")
     if not request.is_json:
         raise UnsupportedMediaType(f"send Content-Type: application/json, not {request.mimetype or 'nothing'}")

@@ -1,0 +1,153 @@
+"""The application under test, and a world that it can talk about."""
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from jobworker.clock import SystemClock
+from jobworker.domain.job import Definition, Owner
+from jobworker.domain.parameters import Parameter
+from jobworker.settings import Settings
+from jobworker.store import jobs, schema, tasks
+from jobworker.store.database import Database
+from jobworker.store.tasks import TaskRow
+from jobworker.web import create_app
+from tests.integration.http.described import DescribedClient
+from tests.servers import free_port
+
+EXPORT = TaskRow(
+    name="tasks.exports.export",
+    description="Exports.",
+    parameters=(
+        Parameter("user_id", "string"),
+        Parameter("format", "string", required=False, default="csv", choices=("csv", "json")),
+        Parameter("rows", "integer", required=False, default=10),
+        Parameter("options", "any", required=False, nullable=True),
+    ),
+    options={"queue": "background"},
+    code_version="v1",
+    updated_at=dt.datetime(2026, 3, 2, tzinfo=dt.UTC),
+)
+
+
+@dataclass
+class World:
+    """A client of the API, and the database behind it."""
+
+    app: Flask
+    client: DescribedClient
+    database: Database
+
+    def submit(self, body: dict[str, Any] | None = None, job: str = "export", **options: Any) -> TestResponse:
+        """Submit one execution."""
+        given = {"parameters": {"user_id": "u-17"}} if body is None else body
+        return self.client.post(f"/api/v1/jobs/{job}/executions", json=given, **options)
+
+    def submitted(self, body: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+        """An execution that was accepted."""
+        response = self.submit(body, **options)
+        assert response.status_code == 202, response.json
+        found: dict[str, Any] = response.json
+        return found
+
+    def update(self, execution_id: str, **values: Any) -> None:
+        """Say something about an execution that a worker would have reported."""
+        table = schema.executions
+        with self.database.write() as connection:
+            connection.execute(sa.update(table).where(table.c.id == execution_id).values(**values))
+
+    def entered(self, execution_id: str, attempt: int, state: str, **values: Any) -> None:
+        """Move an execution to a state, with its transition."""
+        now = SystemClock().now()
+        self.update(execution_id, attempt=attempt, state=state, **values)
+        self.insert("transitions", execution_id=execution_id, attempt=attempt, state=state, at=now, actor="worker:w")
+
+    def log(self, execution_id: str, seq: int, message: str) -> None:
+        """Write a log line."""
+        self.insert(
+            "execution_logs",
+            execution_id=execution_id,
+            seq=f"{seq:013}-00000",
+            attempt=1,
+            at=SystemClock().now(),
+            level="INFO",
+            logger="job",
+            message=message,
+        )
+
+    def worker(self, worker_id: str = "w1", queues: tuple[str, ...] = ("default",), gone: bool = False) -> None:
+        """Let a worker be there that runs the export."""
+        now = SystemClock().now()
+        self.insert(
+            "workers",
+            id=worker_id,
+            host="h",
+            pid=1,
+            pool="prefork",
+            concurrency=2,
+            queues=list(queues),
+            tasks=[EXPORT.name],
+            code_version="v1",
+            started_at=now,
+            seen_at=now,
+            gone_at=now if gone else None,
+        )
+
+    def insert(self, table: str, **values: Any) -> None:
+        """One row."""
+        with self.database.write() as connection:
+            connection.execute(sa.insert(schema.metadata.tables[table]).values(**values))
+
+    def count(self, table: str) -> int:
+        """How many rows a table has."""
+        with self.database.read() as connection:
+            found = connection.scalar(sa.select(sa.func.count()).select_from(schema.metadata.tables[table]))
+        return found or 0
+
+
+def seed(database: Database) -> None:
+    """A task, and a job for it that was defined in code."""
+    now = SystemClock().now()
+    with database.write() as connection:
+        tasks.put(connection, EXPORT)
+        jobs.put(connection, Definition("export", EXPORT.name), Owner.CODE, "relay", now)
+
+
+def settings(database_url: str, **values: str) -> Settings:
+    """Settings for tests; without a URL of its own, Redis is a port where nobody listens."""
+    return Settings.from_environment(
+        {
+            "JOBWORKER_DATABASE_URL": database_url,
+            "JOBWORKER_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
+            **{f"JOBWORKER_{name}": value for name, value in values.items()},
+        }
+    )
+
+
+def world_on(database: Database, **values: str) -> World:
+    """The application on this database."""
+    app = create_app(settings(database.url.render_as_string(hide_password=False), **values))
+    app.test_client_class = DescribedClient
+    client = app.test_client()
+    assert isinstance(client, DescribedClient)
+    return World(app, client, database)
+
+
+@pytest.fixture
+def world(sqlite_database: Database) -> Iterator[World]:
+    """The application on SQLite."""
+    seed(sqlite_database)
+    yield world_on(sqlite_database)
+
+
+@pytest.fixture
+def any_world(database: Database) -> Iterator[World]:
+    """The application, once on SQLite and once on PostgreSQL."""
+    seed(database)
+    yield world_on(database)

@@ -1,0 +1,240 @@
+"""Executions over HTTP: read, list, cancel, wait."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from tests.integration.http.conftest import World
+from tests.waiting import PATIENCE
+
+NOBODY = "/api/v1/executions/0199aaaa-0000-7000-8000-000000000000"
+
+
+def _here(execution: dict[str, Any], below: str = "") -> str:
+    return f"/api/v1/executions/{execution['id']}{below}"
+
+
+def test_an_execution_that_ended_is_read_with_everything(any_world: World) -> None:
+    made = any_world.submitted()
+    failure = {"type": "ValueError", "message": "no", "traceback": "…"}
+    any_world.insert(
+        "attempts", execution_id=made["id"], attempt=1, state="Failed", worker="w", runtime=0.25, error=failure
+    )
+    any_world.entered(
+        made["id"], 1, "Running", worker="w", code_version="v1", progress={"done": 1, "total": 2, "message": None}
+    )
+    any_world.entered(made["id"], 1, "Failed", error=failure, reason="no attempt left")
+    any_world.log(made["id"], 1, "hello")
+    shown = any_world.client.get(_here(made)).json
+    assert (shown["state"], shown["attempt"], shown["error"]) == ("Failed", 1, failure)
+    assert (shown["worker"], shown["progress"]["done"], shown["reason"]) == ("w", 1, "no attempt left")
+    [attempt] = any_world.client.get(shown["links"]["attempts"]).json["items"]
+    assert (attempt["state"], attempt["runtime"], attempt["error"]) == ("Failed", 0.25, failure)
+    transitions = any_world.client.get(shown["links"]["transitions"]).json["items"]
+    assert [each["state"] for each in transitions] == ["Queued", "Running", "Failed"]
+    assert [each["actor"] for each in transitions] == ["api", "worker:w", "worker:w"]
+    [line] = any_world.client.get(shown["links"]["logs"]).json["items"]
+    assert (line["message"], line["level"]) == ("hello", "INFO")
+    result = any_world.client.get(shown["links"]["result"]).json
+    assert (result["state"], result["error"], result["result"]) == ("Failed", failure, None)
+
+
+@pytest.mark.parametrize("result", [None, 0, False, "", [], {"file": "x.csv"}])
+def test_any_json_is_a_result(any_world: World, result: Any) -> None:
+    made = any_world.submitted()
+    any_world.entered(made["id"], 1, "Succeeded", result=result)
+    assert any_world.client.get(_here(made, "/result")).json["result"] == result
+
+
+def test_there_is_no_result_before_the_end(world: World) -> None:
+    response = world.client.get(_here(world.submitted(), "/result"))
+    assert (response.status_code, response.json["code"]) == (409, "not_finished")
+
+
+@pytest.mark.parametrize("below", ["", "/attempts", "/transitions", "/logs", "/result", "/events"])
+@pytest.mark.parametrize("name", ["0199aaaa-0000-7000-8000-000000000000", "nonsense", "a%00b", "BATCH"])
+def test_what_does_not_exist_is_not_found(any_world: World, name: str, below: str) -> None:
+    response = any_world.client.get(f"/api/v1/executions/{name}{below}")
+    assert (response.status_code, response.json["code"]) == (404, "execution_not_found")
+
+
+class TestReason:
+    def test_without_workers_a_queued_execution_says_so(self, world: World) -> None:
+        made = world.submitted()
+        assert world.client.get(_here(made)).json["reason"] == "no live worker offers task tasks.exports.export"
+        [listed] = world.client.get("/api/v1/executions").json["items"]
+        assert listed["reason"] == "no live worker offers task tasks.exports.export"
+
+    def test_a_worker_on_other_queues_does_not_help(self, world: World) -> None:
+        made = world.submitted()
+        world.worker(queues=("critical",))
+        assert world.client.get(_here(made)).json["reason"] == "no live worker consumes queue default"
+
+    def test_a_fitting_worker_does(self, world: World) -> None:
+        made = world.submitted()
+        world.worker("gone", gone=True)
+        assert world.client.get(_here(made)).json["reason"] is not None
+        world.worker("there")
+        assert world.client.get(_here(made)).json["reason"] is None
+
+    def test_what_does_not_wait_for_a_worker_needs_no_reason(self, world: World) -> None:
+        made = world.submitted({"parameters": {"user_id": "u"}, "delay": 60})
+        assert world.client.get(_here(made)).json["reason"] is None
+
+
+class TestList:
+    def test_filters_and_pages_go_together(self, any_world: World) -> None:
+        wanted = [any_world.submitted({"parameters": {"user_id": "u"}, "queue": "mail"})["id"] for _ in range(5)]
+        any_world.submitted()
+        found: list[str] = []
+        url: str | None = "/api/v1/executions?queue=mail&limit=2"
+        while url:
+            page = any_world.client.get(url).json
+            found += [each["id"] for each in page["items"]]
+            url = f"/api/v1/executions?queue=mail&limit=2&cursor={page['next']}" if page["next"] else None
+        assert found == wanted[::-1]
+
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ("job=export", 2),
+            ("job=other", 0),
+            ("state=Queued", 1),
+            ("state=Scheduled&job=export", 1),
+            ("correlation_id=c", 1),
+            ("created_after=2020-01-01T00:00:00Z", 2),
+            ("created_after=2020-01-01T00:00:00%2B01:00", 2),
+            ("created_before=2020-01-01T00:00:00Z", 0),
+            ("created_before=9999-12-31T00:00:00Z", 2),
+            ("created_after=0001-01-01T00:00:00Z", 2),
+        ],
+    )
+    def test_filters(self, any_world: World, query: str, expected: int) -> None:
+        any_world.submitted({"parameters": {"user_id": "u"}, "correlation_id": "c"})
+        any_world.submitted({"parameters": {"user_id": "u"}, "delay": 60})
+        assert len(any_world.client.get(f"/api/v1/executions?{query}").json["items"]) == expected
+
+    @pytest.mark.parametrize(
+        ("query", "pointer", "code"),
+        [
+            ("sate=Queued", "sate", "unknown_field"),
+            ("state=queued", "state", "not_allowed"),
+            ("state=Queued&state=Running", "state", "repeated"),
+            ("limit=0", "limit", "not_allowed"),
+            ("limit=201", "limit", "not_allowed"),
+            ("limit=ten", "limit", "not_allowed"),
+            (f"limit={'9' * 5000}", "limit", "not_allowed"),
+            ("batch_id=7", "batch_id", "not_allowed"),
+            ("job=a%00b", "job", "not_allowed"),
+            ("queue=%00", "queue", "not_allowed"),
+            ("correlation_id=", "correlation_id", "not_allowed"),
+            ("created_after=yesterday", "created_after", "wrong_type"),
+            ("created_after=2026-01-01T00:00:00", "created_after", "naive_time"),
+            ("created_before=2026-01-01T00:00:00+01:00", "created_before", "wrong_type"),
+            ("cursor=nonsense", "cursor", "invalid_cursor"),
+            ("cursor=", "cursor", "invalid_cursor"),
+        ],
+    )
+    def test_what_is_wrong_is_refused_by_name(self, world: World, query: str, pointer: str, code: str) -> None:
+        response = world.client.get(f"/api/v1/executions?{query}")
+        assert response.status_code == 422
+        assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
+
+    def test_a_cursor_of_another_list_is_refused(self, world: World) -> None:
+        for _ in range(3):
+            world.submitted()
+        cursor = world.client.get("/api/v1/executions?limit=1").json["next"]
+        for url in (
+            f"/api/v1/executions?limit=1&job=export&cursor={cursor}",
+            f"/api/v1/executions?limit=1&cursor={'B' if cursor[0] == 'A' else 'A'}{cursor[1:]}",
+            f"/api/v1/jobs?cursor={cursor}",
+        ):
+            assert world.client.get(url).json["code"] == "invalid_cursor"
+
+    def test_resources_without_a_query_refuse_one(self, world: World) -> None:
+        made = world.submitted()
+        for url in (_here(made), "/api/v1/jobs/export", "/healthz", "/metrics"):
+            assert world.client.get(f"{url}?verbose=1").json["errors"][0]["pointer"] == "verbose"
+
+
+class TestCancel:
+    def test_what_is_scheduled_is_cancelled_at_once(self, any_world: World) -> None:
+        made = any_world.submitted({"parameters": {"user_id": "u"}, "delay": 60})
+        for _ in range(2):
+            response = any_world.client.post(_here(made, "/cancel"))
+            assert (response.status_code, response.json["state"]) == (200, "Cancelled")
+        transitions = any_world.client.get(_here(made, "/transitions")).json["items"]
+        assert [(each["state"], each["actor"]) for each in transitions] == [("Scheduled", "api"), ("Cancelled", "api")]
+        assert response.json["finished_at"] is not None
+
+    def test_what_is_queued_is_asked_to_stop(self, any_world: World) -> None:
+        made = any_world.submitted()
+        first = any_world.client.post(_here(made, "/cancel"), json={})
+        second = any_world.client.post(_here(made, "/cancel"))
+        assert (first.status_code, first.json["state"], first.json["cancel_requested_by"]) == (202, "Queued", "api")
+        assert (second.status_code, second.json["cancel_requested_at"]) == (202, first.json["cancel_requested_at"])
+
+    def test_what_is_retrying_is_cancelled_in_its_attempt(self, any_world: World) -> None:
+        made = any_world.submitted()
+        any_world.entered(made["id"], 1, "Retrying")
+        assert any_world.client.post(_here(made, "/cancel")).json["attempt"] == 1
+
+    @pytest.mark.parametrize("state", ["Running", "Succeeded", "Failed", "TimedOut", "Skipped"])
+    def test_what_started_or_ended_is_not(self, world: World, state: str) -> None:
+        made = world.submitted()
+        world.entered(made["id"], 1, state)
+        response = world.client.post(_here(made, "/cancel"))
+        assert (response.status_code, response.json["code"]) == (409, "not_cancellable")
+        assert state in response.json["detail"]
+
+    def test_it_takes_no_body(self, world: World) -> None:
+        response = world.client.post(_here(world.submitted(), "/cancel"), json={"force": True})
+        assert response.status_code == 422
+
+    def test_what_does_not_exist_is_not_found(self, world: World) -> None:
+        assert world.client.post(f"{NOBODY}/cancel").status_code == 404
+
+
+class TestPrefer:
+    def _submit(self, world: World, prefer: str) -> Any:
+        return world.submit(headers={"Prefer": prefer})
+
+    def test_the_result_comes_with_the_answer_when_it_is_there_in_time(self, any_world: World) -> None:
+        answered: list[Any] = []
+        thread = threading.Thread(target=lambda: answered.append(self._submit(any_world, "respond-async, wait=30")))
+        thread.start()
+        done = threading.Event()
+        while not (found := any_world.client.get("/api/v1/executions").json["items"]):
+            assert not done.wait(0.01)
+        any_world.entered(found[0]["id"], 1, "Succeeded", result={"n": 1})
+        thread.join(PATIENCE)
+        [response] = answered
+        assert (response.status_code, response.json["result"]) == (200, {"n": 1})
+        assert response.headers["Preference-Applied"] == "wait=30"
+        assert response.headers["Location"] == _here(found[0])
+
+    def test_it_is_202_when_it_is_not(self, world: World) -> None:
+        response = self._submit(world, "wait=1")
+        assert (response.status_code, response.json["state"]) == (202, "Queued")
+        assert response.headers["Preference-Applied"] == "wait=1"
+
+    def test_nobody_waits_longer_than_half_a_minute(self, world: World) -> None:
+        first = world.submit(headers={"Idempotency-Key": "k"})
+        world.entered(first.json["id"], 1, "Succeeded")
+        response = world.submit(headers={"Idempotency-Key": "k", "Prefer": "wait=600"})
+        assert (response.status_code, response.headers["Preference-Applied"]) == (200, "wait=30")
+
+    @pytest.mark.parametrize("prefer", ["wait", "wait=", "wait=-1", "wait=soon", "wait=0", "xwait=5", "return=minimal"])
+    def test_what_is_not_understood_is_ignored(self, world: World, prefer: str) -> None:
+        response = self._submit(world, prefer)
+        assert response.status_code == 202
+        assert "Preference-Applied" not in response.headers
+
+    def test_when_too_many_wait_the_answer_comes_at_once(self, world: World) -> None:
+        room = world.app.extensions["jobworker"]
+        while room.waiting.acquire(blocking=False):
+            pass
+        response = self._submit(world, "wait=30")
+        assert response.status_code == 202
+        assert "Preference-Applied" not in response.headers

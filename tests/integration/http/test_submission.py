@@ -1,0 +1,256 @@
+"""Submitting: what is accepted, what is refused, and what a refusal says."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from tests.integration.http.conftest import EXPORT, World
+
+IN_AN_HOUR = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)).replace(microsecond=0)
+KEY = {"Idempotency-Key": "order-1"}
+
+
+def _codes(response: Any) -> set[tuple[str, str]]:
+    return {(each["pointer"], each["code"]) for each in response.json["errors"]}
+
+
+def test_a_submission_is_a_committed_row(any_world: World) -> None:
+    response = any_world.submit({"parameters": {"user_id": "ü"}, "priority": 9, "correlation_id": "order-1"})
+    assert response.status_code == 202
+    assert response.headers["Location"] == f"/api/v1/executions/{response.json['id']}"
+    shown = any_world.client.get(response.headers["Location"]).json
+    assert {**shown, "reason": None} == response.json
+    assert (shown["state"], shown["attempt"], shown["priority"], shown["queue"]) == ("Queued", 0, 9, "default")
+    assert (shown["parameters"], shown["correlation_id"], shown["created_by"]) == ({"user_id": "ü"}, "order-1", "api")
+    assert (shown["job_revision"], shown["task"]) == (1, EXPORT.name)
+
+
+def test_left_out_fields_come_from_the_definition(world: World) -> None:
+    definition = {"name": "weekly", "task": EXPORT.name, "defaults": {"user_id": "all", "rows": 5}, "queue": "slow"}
+    assert world.client.post("/api/v1/jobs", json={**definition, "priority": 1}).status_code == 201
+    shown = world.submitted({"parameters": {"rows": 7}}, job="weekly")
+    assert (shown["parameters"], shown["queue"], shown["priority"]) == ({"user_id": "all", "rows": 7}, "slow", 1)
+    assert shown["correlation_id"] == shown["id"]
+
+
+def test_a_submission_for_later_is_scheduled(world: World) -> None:
+    shown = world.submitted({"parameters": {"user_id": "u"}, "due_at": IN_AN_HOUR.isoformat()})
+    assert shown["state"] == "Scheduled"
+    assert dt.datetime.fromisoformat(shown["due_at"]) == IN_AN_HOUR
+    other = world.submitted(
+        {
+            "parameters": {"user_id": "u"},
+            "due_at": IN_AN_HOUR.astimezone(dt.timezone(dt.timedelta(hours=5))).isoformat(),
+        }
+    )
+    assert other["due_at"] == shown["due_at"]
+
+
+@pytest.mark.parametrize(
+    ("delay", "seconds"), [(90, 90), (0.5, 0.5), ("PT1M30S", 90), ("P1DT1H", 90000), ("P1W", 604800)]
+)
+def test_a_delay_is_seconds_or_iso_8601(world: World, delay: Any, seconds: float) -> None:
+    shown = world.submitted({"parameters": {"user_id": "u"}, "delay": delay})
+    created, due = (dt.datetime.fromisoformat(shown[name]) for name in ("created_at", "due_at"))
+    assert due - created == dt.timedelta(seconds=seconds)
+    assert shown["state"] == "Scheduled"
+
+
+def test_no_delay_and_a_moment_that_just_passed_are_now(world: World) -> None:
+    just = (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=5)).isoformat()
+    for timing in ({"delay": 0}, {"due_at": just}, {"due_at": None, "delay": None}):
+        shown = world.submitted({"parameters": {"user_id": "u"}, **timing})
+        assert (shown["state"], shown["due_at"]) == ("Queued", shown["created_at"])
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "code"),
+    [
+        ({"parameters": {}}, "/parameters/user_id", "missing_parameter"),
+        ({"parameters": {"user_id": "u", "colour": 1}}, "/parameters/colour", "unknown_parameter"),
+        ({"parameters": {"user_id": "u", "a/b~c": 1}}, "/parameters/a~1b~0c", "unknown_parameter"),
+        ({"parameters": {"user_id": 17}}, "/parameters/user_id", "wrong_type"),
+        ({"parameters": {"user_id": None}}, "/parameters/user_id", "wrong_type"),
+        ({"parameters": {"user_id": "u", "rows": "5"}}, "/parameters/rows", "wrong_type"),
+        ({"parameters": {"user_id": "u", "rows": True}}, "/parameters/rows", "wrong_type"),
+        ({"parameters": {"user_id": "u", "format": "xml"}}, "/parameters/format", "not_allowed"),
+        ({"parameters": {"user_id": "u" * 70_000}}, "/parameters", "too_large"),
+        ({"parameters": []}, "/parameters", "wrong_type"),
+        ({"parameters": None}, "/parameters", "null"),
+        ({"due_at": "2026-01-01T00:00:00"}, "/due_at", "naive_time"),
+        ({"due_at": "2020-01-01T00:00:00Z"}, "/due_at", "past_time"),
+        ({"due_at": "9998-01-01T00:00:00Z"}, "/due_at", "too_far"),
+        ({"due_at": "9999-12-31T23:59:59-12:00"}, "/due_at", "wrong_type"),
+        ({"due_at": "tomorrow"}, "/due_at", "wrong_type"),
+        ({"due_at": 1770000000}, "/due_at", "wrong_type"),
+        ({"due_at": "2026-13-01T00:00:00Z"}, "/due_at", "wrong_type"),
+        ({"delay": -1}, "/delay", "not_allowed"),
+        ({"delay": 1e300}, "/delay", "too_far"),
+        ({"delay": "P1M"}, "/delay", "wrong_type"),
+        ({"delay": "soon"}, "/delay", "wrong_type"),
+        ({"delay": True}, "/delay", "wrong_type"),
+        ({"delay": 5, "due_at": IN_AN_HOUR.isoformat()}, "/delay", "ambiguous"),
+        ({"priority": 10}, "/priority", "not_allowed"),
+        ({"priority": -1}, "/priority", "not_allowed"),
+        ({"priority": "5"}, "/priority", "wrong_type"),
+        ({"priority": 5.0}, "/priority", "wrong_type"),
+        ({"queue": "No Spaces"}, "/queue", "not_allowed"),
+        ({"queue": ""}, "/queue", "not_allowed"),
+        ({"correlation_id": "x" * 129}, "/correlation_id", "not_allowed"),
+        ({"correlation_id": "a\nb"}, "/correlation_id", "not_allowed"),
+        ({"prio": 5}, "/prio", "unknown_field"),
+        ([], "", "wrong_type"),
+        ("text", "", "wrong_type"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_its_place(world: World, body: Any, pointer: str, code: str) -> None:
+    if isinstance(body, dict) and "parameters" not in body:
+        body = {"parameters": {"user_id": "u"}, **body}
+    response = world.client.post("/api/v1/jobs/export/executions", json=body)
+    assert response.status_code == 422
+    assert _codes(response) == {(pointer, code)}
+    assert world.count("executions") == 0
+
+
+def test_a_job_without_required_parameters_needs_no_body(world: World) -> None:
+    world.client.post("/api/v1/jobs", json={"name": "all", "task": EXPORT.name, "defaults": {"user_id": "all"}})
+    assert world.client.post("/api/v1/jobs/all/executions").status_code == 202
+
+
+def test_every_problem_is_told_at_once(world: World) -> None:
+    response = world.submit({"parameters": {"format": "xml", "colour": 1}})
+    assert _codes(response) == {
+        ("/parameters/user_id", "missing_parameter"),
+        ("/parameters/format", "not_allowed"),
+        ("/parameters/colour", "unknown_parameter"),
+    }
+    assert response.json["code"] == "invalid_parameters"
+    assert "it accepts user_id, format, rows, options" in response.json["detail"]
+
+
+def test_an_unknown_job_is_named_with_what_comes_close(world: World) -> None:
+    response = world.submit(job="exprot")
+    assert (response.status_code, response.json["code"]) == (404, "job_not_found")
+    assert "did you mean export?" in response.json["detail"]
+    assert "GET /api/v1/jobs" in response.json["detail"]
+
+
+@pytest.mark.parametrize("name", ["a%00b", "%F0%9F%98%80", "a%2Fb", "x" * 2000])
+def test_strange_names_are_just_unknown(any_world: World, name: str) -> None:
+    response = any_world.client.post(f"/api/v1/jobs/{name}/executions", json={})
+    assert response.status_code == 404
+
+
+def test_without_any_job_the_answer_says_where_jobs_come_from(world: World) -> None:
+    with world.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM job_definitions")
+    assert "workers announce theirs when they start" in world.submit().json["detail"]
+
+
+def test_a_disabled_job_takes_nothing(world: World) -> None:
+    world.client.post("/api/v1/jobs", json={"name": "off", "task": EXPORT.name, "enabled": False})
+    response = world.submit(job="off")
+    assert (response.status_code, response.json["code"]) == (409, "job_disabled")
+
+
+def test_a_job_whose_task_is_gone_takes_nothing(world: World) -> None:
+    with world.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM tasks")
+    response = world.submit()
+    assert (response.status_code, response.json["code"]) == (404, "task_not_found")
+
+
+class TestIdempotency:
+    def test_the_same_request_gets_the_same_answer(self, any_world: World) -> None:
+        first = any_world.submit(headers=KEY)
+        second = any_world.submit(headers=KEY)
+        assert (first.status_code, second.status_code) == (202, 202)
+        assert first.json["id"] == second.json["id"]
+        assert any_world.count("executions") == 1
+
+    def test_another_request_is_refused(self, any_world: World) -> None:
+        any_world.submit(headers=KEY)
+        for other in ({"parameters": {"user_id": "other"}}, {"parameters": {"user_id": "u-17"}, "priority": 1}):
+            response = any_world.submit(other, headers=KEY)
+            assert (response.status_code, response.json["code"]) == (422, "idempotency_key_reused")
+        assert any_world.count("executions") == 1
+
+    def test_the_order_of_fields_does_not_matter(self, world: World) -> None:
+        one = world.submit({"parameters": {"user_id": "u", "rows": 1}, "priority": 1}, headers=KEY)
+        two = world.submit({"priority": 1, "parameters": {"rows": 1, "user_id": "u"}}, headers=KEY)
+        assert one.json["id"] == two.json["id"]
+
+    def test_a_replay_works_although_the_job_is_gone(self, world: World) -> None:
+        first = world.submit(headers=KEY)
+        with world.database.write() as connection:
+            connection.exec_driver_sql("DELETE FROM job_definitions")
+        assert world.submit(headers=KEY).json["id"] == first.json["id"]
+
+    def test_a_refused_request_does_not_use_the_key_up(self, world: World) -> None:
+        assert world.submit({"parameters": {}}, headers=KEY).status_code == 422
+        assert world.submit(headers=KEY).status_code == 202
+
+    def test_a_batch_and_a_single_do_not_share_a_key(self, world: World) -> None:
+        world.submit(headers=KEY)
+        item = {"job": "export", "parameters": {"user_id": "u-17"}}
+        response = world.client.post("/api/v1/executions/batch", json={"executions": [item]}, headers=KEY)
+        assert response.json["code"] == "idempotency_key_reused"
+
+    @pytest.mark.parametrize("key", ["", "x" * 256])
+    def test_a_key_has_a_sane_length(self, world: World, key: str) -> None:
+        response = world.submit(headers={"Idempotency-Key": key})
+        assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "Idempotency-Key")
+
+
+class TestBatch:
+    def _items(self, count: int) -> list[dict[str, Any]]:
+        return [{"job": "export", "parameters": {"user_id": f"u{number}"}} for number in range(count)]
+
+    def test_all_are_accepted_in_their_order(self, any_world: World) -> None:
+        items = [*self._items(20), {"job": "export", "parameters": {"user_id": "z"}, "delay": 60, "queue": "slow"}]
+        response = any_world.client.post("/api/v1/executions/batch", json={"executions": items})
+        assert response.status_code == 202
+        assert response.json["count"] == 21
+        found = any_world.client.get(f"/api/v1/executions?batch_id={response.json['batch_id']}").json["items"]
+        assert [row["id"] for row in found] == response.json["ids"][::-1]
+        assert [row["parameters"]["user_id"] for row in reversed(found)] == [f"u{n}" for n in range(20)] + ["z"]
+        assert (found[0]["state"], found[0]["queue"]) == ("Scheduled", "slow")
+
+    def test_ten_thousand_fit(self, world: World) -> None:
+        response = world.client.post("/api/v1/executions/batch", json={"executions": self._items(10_000)})
+        assert (response.status_code, response.json["count"]) == (202, 10_000)
+        assert world.count("executions") == 10_000
+
+    @pytest.mark.parametrize("count", [0, 10_001])
+    def test_more_or_none_are_refused(self, world: World, count: int) -> None:
+        response = world.client.post("/api/v1/executions/batch", json={"executions": self._items(count)})
+        assert _codes(response) == {("/executions", "not_allowed")}
+
+    def test_one_wrong_item_refuses_all_and_is_named(self, world: World) -> None:
+        items = self._items(30)
+        items[17]["parameters"] = {"user_id": "u", "format": "xml"}
+        items[19]["job"] = "nothing"
+        items[23]["delay"] = -1
+        response = world.client.post("/api/v1/executions/batch", json={"executions": items})
+        assert response.status_code == 422
+        assert _codes(response) == {
+            ("/executions/17/parameters/format", "not_allowed"),
+            ("/executions/19/job", "job_not_found"),
+            ("/executions/23/delay", "not_allowed"),
+        }
+        assert world.count("executions") == 0
+
+    def test_a_wrong_type_is_named_with_its_index(self, world: World) -> None:
+        items = self._items(3)
+        items[1]["priority"] = "high"
+        items[2] = {"parameters": {}}
+        response = world.client.post("/api/v1/executions/batch", json={"executions": items})
+        assert _codes(response) == {("/executions/1/priority", "wrong_type"), ("/executions/2/job", "missing")}
+
+    def test_a_replay_returns_the_same_batch(self, any_world: World) -> None:
+        body = {"executions": self._items(3)}
+        first = any_world.client.post("/api/v1/executions/batch", json=body, headers=KEY)
+        second = any_world.client.post("/api/v1/executions/batch", json=body, headers=KEY)
+        assert first.json == second.json
+        assert any_world.count("executions") == 3
