@@ -41,7 +41,7 @@ class Up:
         self.home = folder / "var"
         self._log = folder / "up.log"
         self._seen = self._log.stat().st_size if self._log.exists() else 0
-        self.environment = _environment(folder, environment)
+        self.environment = environment_for(folder, environment)
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "jobworker.cli", "up", *arguments],
@@ -103,7 +103,8 @@ class Up:
         self.process.wait()
 
 
-def _environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
+def environment_for(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which `jobworker up` uses free ports and keeps everything in `folder`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("JOBWORKER_")}
     return {
         **inherited,

@@ -7,9 +7,12 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+import redis
+
 from jobworker.clock import Clock
 from jobworker.domain.errors import Misconfigured
-from jobworker.settings import Settings
+from jobworker.settings import Settings, without_password
+from jobworker.transport.client import check, connect
 from jobworker.up import addresses, passwords, procfile
 from jobworker.up.guardian import Guardian
 from jobworker.up.lock import HomeLock
@@ -102,6 +105,7 @@ class _Launch:
     def _start_redis(self) -> str:
         """Where Redis is: the one we were given, else our own."""
         if given := os.environ.get("JOBWORKER_REDIS_URL"):
+            self._examine(given)
             return given
         embedded = EmbeddedRedis(self._settings.home)
         for _ in range(_REDIS_TRIES):
@@ -114,6 +118,14 @@ class _Launch:
                 self._supervisor.keep(REDIS)
                 return embedded.url or ""
         raise Misconfigured(f"the embedded Redis does not start; its own words are above (data: {embedded.folder})")
+
+    def _examine(self, redis_url: str) -> None:
+        """Refuse a Redis that will not do; one that is away may come."""
+        with connect(redis_url) as client:
+            try:
+                check(client)
+            except redis.RedisError as error:
+                self._output.say(f"Redis at {without_password(redis_url)} does not answer yet: {error}")
 
     def _upgrade_database(self, environment: Mapping[str, str]) -> None:
         """In a process of its own, so that the supervisor stays small."""

@@ -1,5 +1,7 @@
 """What `jobworker up` shows: each line with the time and the process it comes from, each process in its colour."""
 
+import os
+import signal
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -40,7 +42,15 @@ class Output:
         if name not in self._colours:
             self._colours[name] = next(self._palette)
         for line in lines:
-            self._printer.write(Message("line", line, self._clock.now().astimezone(), name, self._colours[name]))
+            try:
+                self._printer.write(Message("line", line, self._clock.now().astimezone(), name, self._colours[name]))
+            except OSError:
+                self._nobody_reads()
+
+    def _nobody_reads(self) -> None:
+        """The terminal or the pipe is gone: be quiet from now on, and stop in good order."""
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open until the end
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def say(self, text: str) -> None:
         """Print what the supervisor has to say."""

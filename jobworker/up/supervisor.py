@@ -208,7 +208,9 @@ class Supervisor:
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in _STOP_SIGNALS:
-            signal.signal(number, self._interrupt)
+            # `nohup jobworker up` means that the end of the terminal is not the end of this.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._interrupt)
 
     def _interrupt(self, *_: object) -> None:
         self._interrupts += 1

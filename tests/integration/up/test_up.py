@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 import redis
 
 from jobworker.up.redis_server import EmbeddedRedis
-from tests.supervised import Up, alive, group_members
+from tests.servers import RedisServer
+from tests.supervised import Up, alive, environment_for, group_members
 from tests.waiting import until
 
 _SLEEP = "sleep 600"
@@ -159,6 +161,49 @@ def test_a_redis_that_was_named_is_used(start: Start, redis_url: str) -> None:
 
     up.says(f"| {redis_url}")
     assert "redis started" not in up.output
+
+
+def test_a_redis_that_evicts_is_refused(start: Start, own_redis: Callable[[], RedisServer]) -> None:
+    server = own_redis()
+    with server.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    up = start(f"worker: {_SLEEP}", JOBWORKER_REDIS_URL=server.url)
+
+    assert up.ends() == 2
+    assert "set maxmemory-policy noeviction" in up.output
+    assert "worker started" not in up.output
+
+
+def test_a_redis_that_is_away_is_waited_for(start: Start) -> None:
+    up = start(f"worker: {_SLEEP}", JOBWORKER_REDIS_URL="redis://:secret@127.0.0.1:1/0")
+
+    up.says("Redis at redis://:***@127.0.0.1:1/0 does not answer yet")
+    up.says("worker started")
+    assert "secret" not in up.output
+
+
+def test_when_nobody_reads_any_more_it_stops_in_good_order(tmp_path: Path) -> None:
+    talks = f'{sys.executable} -u -c "import time; [print(n) or time.sleep(0.05) for n in range(9**9)]"'
+    (tmp_path / "tells.py").write_text(_TELLS_CODE)
+    (tmp_path / "Procfile").write_text(f"worker: {_TELLS} worker\ntalker: {talks}\n")
+    piped = subprocess.Popen(
+        [sys.executable, "-m", "jobworker.cli", "up"],
+        cwd=tmp_path,
+        env=environment_for(tmp_path, {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert piped.stdout is not None
+    assert piped.stderr is not None
+    for line in piped.stdout:
+        if b"| ready" in line:
+            break
+
+    piped.stdout.close()
+
+    assert piped.wait(60) == 0
+    assert piped.stderr.read() == b""
+    assert (tmp_path / "stopped").read_text() == "worker\n"
 
 
 @pytest.mark.parametrize(("name", "variable"), [("web", "JOBWORKER_BIND"), ("flower", "JOBWORKER_FLOWER_BIND")])
