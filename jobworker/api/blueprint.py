@@ -15,7 +15,7 @@ from webargs.flaskparser import FlaskParser
 from jobworker.api import body
 from jobworker.api.fields import Coded
 from jobworker.api.problems import MEDIA_TYPE, MalformedBody, UnsupportedMediaType, status_of
-from jobworker.domain.errors import Busy, FieldError, InvalidInput, JobWorkerError, pointer
+from jobworker.domain.errors import Busy, FieldError, InvalidCursor, InvalidInput, JobWorkerError, pointer
 
 View = Callable[..., Any]
 
@@ -83,7 +83,7 @@ class Blueprint(flask_smorest.Blueprint):
         return decorate
 
     def answers(
-        self, status: int, schema: ma.Schema | Mapping[str, Any], description: str, **options: Any
+        self, status: int, schema: ma.Schema | Mapping[str, Any] | None, description: str, **options: Any
     ) -> Callable[[View], View]:
         """Describe an answer. The view writes it itself: dumping through a schema costs ten times as much."""
         decorate: Callable[[View], View] = self.response(status, schema, description=description, **options)
@@ -106,15 +106,19 @@ class Blueprint(flask_smorest.Blueprint):
         kinds: list[type[JobWorkerError]] = [*doc_info.get("problems", ()), InvalidInput, Busy, JobWorkerError]
         if "requestBody" in doc:
             kinds += [MalformedBody, UnsupportedMediaType, _BodyTooLarge]
-        responses = doc.setdefault("responses", {})
+        if any(parameter.get("name") == "cursor" for parameter in doc["parameters"]):
+            kinds.append(InvalidCursor)
+        # flask-smorest's own idea of errors, by number or by default, makes room for ours.
+        answers = {str(status) for status in doc_info.get("response", {}).get("responses", ())}
+        responses = {str(status): each for status, each in doc["responses"].items() if str(status) in answers}
         for status, about in _by_status(kinds).items():
-            responses[str(status)] = {
-                "description": about,
-                "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-            }
-        for implied in [status for status in responses if isinstance(status, int) and status >= 400]:
-            del responses[implied]
+            responses.setdefault(str(status), _problem(about))
+        doc["responses"] = dict(sorted(responses.items()))
         return doc
+
+
+def _problem(about: str) -> dict[str, Any]:
+    return {"description": about, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 
 
 class _BodyTooLarge(JobWorkerError):

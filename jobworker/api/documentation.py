@@ -51,16 +51,30 @@ _CACHE = 24 * 3600
 blueprint = Blueprint("documentation", __name__)
 
 
+class _Api(flask_smorest.Api):
+    """flask-smorest without its own form of errors: each operation names its problems."""
+
+    DEFAULT_ERROR_RESPONSE_NAME = None
+
+
 def register(app: Flask) -> None:
     """Describe and mount the whole interface."""
     app.config.update(API_TITLE="JobWorker", API_VERSION="1", OPENAPI_VERSION="3.1.0", API_SPEC_OPTIONS=_options())
-    api = flask_smorest.Api(app)
+    api = _Api(app)
     api.spec.components.schema("Problem", schema=Problem)
     for each in (jobs, tasks, submissions, executions, events, operations):
         api.register_blueprint(each.blueprint)
-    described = orjson.dumps(_tidy(api.spec.to_dict()), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+    described = orjson.dumps(_tidy(api.spec.to_dict()), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n"
     app.add_url_rule("/openapi.json", "openapi", lambda: Response(described, mimetype="application/json"))
     app.register_blueprint(blueprint)
+
+
+def describe() -> bytes:
+    """The description alone, as it is frozen in docs/openapi.json."""
+    app = Flask("description", static_folder=None)
+    register(app)
+    frozen: bytes = app.test_client().get("/openapi.json").data
+    return frozen
 
 
 @blueprint.get("/docs")

@@ -82,7 +82,7 @@ def change_job(definition: Definition, name: str) -> Response:
 
 
 @blueprint.delete("/<string:name>")
-@blueprint.answers(204, {}, "The definition and its schedule are gone.")
+@blueprint.answers(204, None, "The definition and its schedule are gone.")
 @blueprint.headers(headers.IF_MATCH)
 @blueprint.problems(JobNotFound, JobOwnedByCode, PreconditionFailed, PreconditionRequired)
 def delete_job(name: str) -> Response:

@@ -64,6 +64,7 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 @blueprint.answers(200, Readiness(), "Work is accepted and run.")
+@blueprint.answers(503, Readiness(), "Something is missing.")
 def readyz() -> Response:
     """Is everything there that work needs to be accepted and run? 503, in the same form, if not."""
     checks = room().health.checks()

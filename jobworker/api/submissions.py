@@ -10,7 +10,7 @@ from jobworker.api.blueprint import Blueprint
 from jobworker.api.room import ACTOR, room
 from jobworker.api.schemas.executions import Batch, BatchBody, Execution, SubmissionBody
 from jobworker.domain.admission import Submission
-from jobworker.domain.errors import IdempotencyKeyReused, JobDisabled, JobNotFound, TaskNotFound
+from jobworker.domain.errors import IdempotencyKeyReused, InvalidParameters, JobDisabled, JobNotFound, TaskNotFound
 from jobworker.domain.execution import FINAL
 from jobworker.services import executions, submission
 from jobworker.store.executions import ExecutionRow
@@ -26,11 +26,11 @@ _LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "s
 
 
 @blueprint.post("/jobs/<string:name>/executions")
-@blueprint.arguments(SubmissionBody(), description="May be `{}`.")
+@blueprint.arguments(SubmissionBody(), required=False)
 @blueprint.answers(202, Execution(), "Accepted.", headers=_LOCATION)
 @blueprint.answers(200, Execution(), "It ended while the client preferred to wait.", headers=_LOCATION)
 @blueprint.headers(headers.IDEMPOTENCY_KEY, headers.PREFER)
-@blueprint.problems(JobNotFound, TaskNotFound, JobDisabled, IdempotencyKeyReused)
+@blueprint.problems(JobNotFound, TaskNotFound, JobDisabled, IdempotencyKeyReused, InvalidParameters)
 def submit(body: dict[str, Any], name: str) -> Response:
     """Run a job, now or later."""
     wanted = Submission(job=name, **body)

@@ -25,7 +25,12 @@ class Schema(ma.Schema):
 
 
 class Answer(Schema):
-    """The description of something we answer: every field is always there."""
+    """The description of something we answer: every field is always there, and others may come with a later version."""
+
+    class Meta:
+        """Clients must not trip over a new field."""
+
+        unknown = ma.EXCLUDE
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
         """Mark the field as required, which in the description of an answer means "always present"."""

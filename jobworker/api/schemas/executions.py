@@ -21,12 +21,12 @@ class SubmissionBody(Schema):
     """What to run, and when. Everything may be left out."""
 
     parameters = fields.Dict(load_default=dict, metadata={"example": {"user_id": "u-17", "format": "csv"}})
-    due_at = Moment(load_default=None, allow_none=True, metadata={"type": ["string", "null"], "format": "date-time"})
+    due_at = Moment(load_default=None, allow_none=True, metadata={"type": "string", "format": "date-time"})
     delay = Duration(
         load_default=None,
         allow_none=True,
         metadata={
-            "type": ["number", "string", "null"],
+            "type": ["number", "string"],
             "description": "Instead of due_at: seconds, or ISO 8601 such as PT1H30M.",
         },
     )

@@ -10,7 +10,7 @@ from jobworker.api.schemas.base import Answer, Schema, integer, moment, text
 from jobworker.domain import admission, job
 from jobworker.domain.execution import DEFAULT_PRIORITY, PRIORITIES
 
-_DURATION = {"type": ["number", "string", "null"], "example": 600}
+_DURATION = {"type": ["number", "string"], "example": 600}
 _PRIORITY = {"minimum": PRIORITIES.start, "maximum": PRIORITIES.stop - 1, "description": "9 is the most urgent."}
 _NAME = {"pattern": r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$", "example": "nightly-export"}
 _QUEUE = {"pattern": r"^[a-z0-9][a-z0-9_.-]{0,63}$", "example": job.DEFAULT_QUEUE}

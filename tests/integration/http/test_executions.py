@@ -60,6 +60,8 @@ def test_what_does_not_exist_is_not_found(any_world: World, name: str, below: st
 
 
 class TestReason:
+    """Why a queued execution does not run."""
+
     def test_without_workers_a_queued_execution_says_so(self, world: World) -> None:
         made = world.submitted()
         assert world.client.get(_here(made)).json["reason"] == "no live worker offers task tasks.exports.export"
@@ -84,6 +86,8 @@ class TestReason:
 
 
 class TestList:
+    """Lists, their filters and their pages."""
+
     def test_filters_and_pages_go_together(self, any_world: World) -> None:
         wanted = [any_world.submitted({"parameters": {"user_id": "u"}, "queue": "mail"})["id"] for _ in range(5)]
         any_world.submitted()
@@ -159,6 +163,8 @@ class TestList:
 
 
 class TestCancel:
+    """Cancelling."""
+
     def test_what_is_scheduled_is_cancelled_at_once(self, any_world: World) -> None:
         made = any_world.submitted({"parameters": {"user_id": "u"}, "delay": 60})
         for _ in range(2):
@@ -197,6 +203,8 @@ class TestCancel:
 
 
 class TestPrefer:
+    """Waiting for the result."""
+
     def _submit(self, world: World, prefer: str) -> Any:
         return world.submit(headers={"Prefer": prefer})
 

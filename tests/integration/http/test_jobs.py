@@ -89,6 +89,8 @@ def test_a_name_is_used_once(world: World) -> None:
 
 
 class TestChange:
+    """PUT with If-Match."""
+
     def _put(self, world: World, match: str | None, **changes: Any) -> Any:
         headers = {} if match is None else {"If-Match": match}
         return world.client.put("/api/v1/jobs/nightly", json={**DEFINITION, **changes}, headers=headers)
@@ -136,6 +138,8 @@ class TestChange:
 
 
 class TestDelete:
+    """DELETE with If-Match."""
+
     def test_a_definition_goes_and_its_executions_stay(self, any_world: World) -> None:
         _create(any_world, defaults={"user_id": "all"})
         accepted = any_world.submitted({}, job="nightly")

@@ -162,6 +162,8 @@ def test_a_job_whose_task_is_gone_takes_nothing(world: World) -> None:
 
 
 class TestIdempotency:
+    """The Idempotency-Key."""
+
     def test_the_same_request_gets_the_same_answer(self, any_world: World) -> None:
         first = any_world.submit(headers=KEY)
         second = any_world.submit(headers=KEY)
@@ -204,6 +206,8 @@ class TestIdempotency:
 
 
 class TestBatch:
+    """Many at once."""
+
     def _items(self, count: int) -> list[dict[str, Any]]:
         return [{"job": "export", "parameters": {"user_id": f"u{number}"}} for number in range(count)]
 
