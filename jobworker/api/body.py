@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 from flask import Request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from jobworker.api.problems import MalformedBody, UnsupportedMediaType
 
@@ -22,6 +23,9 @@ _MANY_DIGITS = re.compile(rb"[0-9]{19}")
 def read(request: Request, needed: bool) -> Any:
     """The body of a request, `{}` if there may be none; raises `MalformedBody` or `UnsupportedMediaType`."""
     raw = request.get_data(cache=True)
+    # A body that came in chunks is silently cut at the limit; one that announced its length was refused before.
+    if request.content_length is None and len(raw) >= (request.max_content_length or len(raw) + 1):
+        raise RequestEntityTooLarge
     if not raw.strip():
         if not needed:
             return {}

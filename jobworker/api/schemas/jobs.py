@@ -65,7 +65,7 @@ class DefinitionBody(Schema):
 class ReplacementBody(DefinitionBody):
     """A job definition that replaces the one named in the URL; `name` may be left out, not differ."""
 
-    name = fields.String(load_default="", metadata=_NAME)
+    name = fields.String(load_default="", metadata={"description": "May be left out: a job cannot be renamed."})
 
 
 class Parameter(Answer):

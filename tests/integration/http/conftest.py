@@ -65,7 +65,8 @@ class World:
         """Move an execution to a state, with its transition."""
         now = SystemClock().now()
         self.update(execution_id, attempt=attempt, state=state, **values)
-        self.insert("transitions", execution_id=execution_id, attempt=attempt, state=state, at=now, actor="worker:w")
+        entered = {"execution_id": execution_id, "attempt": attempt, "state": state, "at": now, "actor": "worker:w"}
+        self.insert("transitions", **entered, reason=values.get("reason"))
 
     def log(self, execution_id: str, seq: int, message: str) -> None:
         """Write a log line."""

@@ -1,0 +1,36 @@
+"""Reading server-sent events as a browser does."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event, or a comment."""
+
+    kind: str
+    id: str | None
+    data: Any
+
+
+def read(chunks: Iterable[bytes]) -> Iterator[Event]:
+    """The events in a stream of bytes that may be cut anywhere."""
+    buffer = b""
+    for chunk in chunks:
+        buffer += chunk
+        while b"\n\n" in buffer:
+            block, _, buffer = buffer.partition(b"\n\n")
+            event = _event(block.decode())
+            if event is not None:
+                yield event
+
+
+def _event(block: str) -> Event | None:
+    if block.startswith(":"):
+        return Event("comment", None, {})
+    fields = dict(line.split(": ", 1) for line in block.split("\n"))
+    if "data" not in fields:
+        return None
+    return Event(fields.get("event", "message"), fields.get("id"), json.loads(fields["data"]))

@@ -1,0 +1,92 @@
+"""The description of the API: complete, frozen, and shown without help from outside."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from openapi_spec_validator import validate
+
+from jobworker.api import documentation, problems
+from tests.integration.http.conftest import World
+
+FROZEN = Path("docs/openapi.json")
+
+
+@pytest.fixture(scope="module")
+def operations(document: dict[str, Any]) -> dict[str, Any]:
+    """Each operation by its method and path."""
+    return {
+        f"{method.upper()} {path}": operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if method != "parameters"
+    }
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    """The description as it is served."""
+    found: dict[str, Any] = orjson.loads(documentation.describe())
+    return found
+
+
+def test_it_is_openapi_3_1(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    validate(document)
+
+
+def test_the_frozen_copy_is_up_to_date() -> None:
+    assert FROZEN.read_bytes() == documentation.describe(), "python -m jobworker.api > docs/openapi.json"
+
+
+def test_every_operation_has_a_name_and_a_summary_of_its_own(operations: dict[str, Any]) -> None:
+    names = [operation["operationId"] for operation in operations.values()]
+    assert len(set(names)) == len(names)
+    assert all(
+        operation["summary"].endswith((".", "?", ".)")) or operation["summary"] for operation in operations.values()
+    )
+
+
+def test_every_operation_documents_its_problems(operations: dict[str, Any]) -> None:
+    for name, operation in operations.items():
+        answers = operation["responses"]
+        assert {"422", "500", "503"} <= set(answers), name
+        if "requestBody" in operation:
+            assert {"400", "413", "415"} <= set(answers), name
+        if "{" in name:
+            assert "404" in answers, name
+        if name.startswith(("PUT", "DELETE")):
+            assert {"412", "428"} <= set(answers), name
+        for status, answer in answers.items():
+            if int(status) >= 400 and name != "GET /readyz":
+                assert list(answer["content"]) == [problems.MEDIA_TYPE], (name, status)
+                assert re.search(r"`\w+`", answer["description"]), (name, status)
+
+
+def test_every_route_is_described(world: World, operations: dict[str, Any]) -> None:
+    hidden = {"/openapi.json", "/docs", "/docs/start.js", "/docs/<string:name>"}
+    routes = {
+        f"{method} {re.sub('<(?:string:)?(.+?)>', '{}', rule.rule)}"
+        for rule in world.app.url_map.iter_rules()
+        if rule.rule not in hidden
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert routes == {re.sub("{.+?}", "{}", name) for name in operations}
+
+
+def test_it_is_served(world: World) -> None:
+    assert world.client.get("/openapi.json").data == FROZEN.read_bytes()
+
+
+def test_the_page_loads_nothing_from_elsewhere(world: World) -> None:
+    page = world.client.get("/docs")
+    assert page.mimetype == "text/html"
+    assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+    links = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(links) == 4
+    for link in links:
+        assert link.startswith("/docs/")
+        assert world.client.get(link).status_code == 200
+    assert "validatorUrl: null" in world.client.get("/docs/start.js").text

@@ -1,0 +1,151 @@
+"""Errors that have nothing to do with one endpoint: every one is a problem that says what to do."""
+
+from typing import Any
+
+import pytest
+import structlog
+from flask import Flask
+
+from jobworker.store import executions, schema
+from jobworker.store.database import Database
+from jobworker.web import create_app
+from tests.integration.http.conftest import World, seed, settings, world_on
+
+JSON = "application/json"
+SUBMIT = "/api/v1/jobs/export/executions"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "route_not_found"),
+        ("GET", "/api/v1/nothing", 404, "route_not_found"),
+        ("GET", "/docs/secret.txt", 404, "route_not_found"),
+        ("GET", "/docs/..%2f..%2fetc%2fpasswd", 404, "route_not_found"),
+        ("DELETE", "/api/v1/jobs", 405, "method_not_allowed"),
+        ("GET", SUBMIT, 405, "method_not_allowed"),
+        ("BREW", "/", 405, "method_not_allowed"),
+    ],
+)
+def test_what_is_not_there(world: World, method: str, path: str, status: int, code: str) -> None:
+    response = world.client.open(path, method=method)
+    assert (response.status_code, response.json["code"]) == (status, code)
+
+
+def test_a_wrong_method_is_told_the_right_ones(world: World) -> None:
+    assert set(world.client.get(SUBMIT).headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"", "needs a JSON body"),
+        (b"{", "not valid JSON"),
+        (b"{'name': 1}", "not valid JSON"),
+        (b'{"priority": NaN}', "not valid JSON"),
+        (b'{"priority": Infinity}', "not valid JSON"),
+        (b'{"priority": -Infinity}', "not valid JSON"),
+        (b'{"priority": 1e999}', "not valid JSON"),
+        (b'\xff\xfe{"a": 1}', "not valid JSON"),
+        (b'{"name": "\\ud800"}', "not valid JSON"),
+        (b'{"name": "a\\u0000b"}', "NUL"),
+        (b'{"a\\u0000b": 1}', "NUL"),
+        (b'{"name": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "JSON"),
+        (b'{"name": ' + b"[" * 100 + b"]" * 100 + b"}", "more than 64 levels"),
+        (b'{"priority": 123456789012345678901234567890}', "64 bits"),
+        (b'{"priority": -9223372036854775809}', "64 bits"),
+        (b'{"priority": ' + b"9" * 1_000_000 + b"}", "not valid JSON"),
+    ],
+)
+def test_bodies_that_are_not_json_as_we_take_it(world: World, body: bytes, detail: str) -> None:
+    response = world.client.post("/api/v1/jobs", data=body, content_type=JSON)
+    assert (response.status_code, response.json["code"]) == (400, "invalid_json")
+    assert detail in response.json["detail"]
+
+
+def test_the_largest_numbers_and_many_digits_in_text_are_fine(any_world: World) -> None:
+    options = [2**64 - 1, -(2**63), 1.5e300, "123456789012345678901234567890", {"ü": None}]
+    made = any_world.submitted({"parameters": {"user_id": "u", "options": options}})
+    shown = any_world.client.get(made["links"]["self"]).json
+    assert shown["parameters"]["options"] == options
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_a_body_that_is_said_to_be_something_else(world: World, content_type: str) -> None:
+    response = world.client.post(SUBMIT, data=b'{"parameters": {}}', content_type=content_type)
+    assert (response.status_code, response.json["code"]) == (415, "unsupported_media_type")
+
+
+def test_a_suffix_of_json_is_json(world: World) -> None:
+    body = b'{"parameters": {"user_id": "u"}}'
+    assert world.client.post(SUBMIT, data=body, content_type="application/vnd.x+json; charset=utf-8").status_code == 202
+
+
+def test_a_body_that_is_too_large(sqlite_database: Database) -> None:
+    seed(sqlite_database)
+    world = world_on(sqlite_database, MAX_BODY="2000")
+    response = world.submit({"parameters": {"user_id": "u" * 3000}})
+    assert (response.status_code, response.json["code"]) == (413, "body_too_large")
+    assert world.submit({"parameters": {"user_id": "u" * 1000}}).status_code == 202
+
+
+class TestRequestId:
+    """X-Request-ID."""
+
+    def test_a_sane_one_is_taken_over(self, world: World) -> None:
+        response = world.client.get("/nothing", headers={"X-Request-ID": "abc-123"})
+        assert (response.headers["X-Request-ID"], response.json["request_id"]) == ("abc-123", "abc-123")
+
+    @pytest.mark.parametrize("given", [None, "", "a b", "x" * 129, "<script>", "-first"])
+    def test_another_is_replaced(self, world: World, given: str | None) -> None:
+        headers = {} if given is None else {"X-Request-ID": given}
+        first, second = (world.client.get("/healthz", headers=headers).headers["X-Request-ID"] for _ in range(2))
+        assert first != second
+        assert first != given
+        assert len(first) == 32
+
+
+def test_an_unexpected_error_is_logged_and_shows_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the secret is 42")
+
+    monkeypatch.setattr(executions, "page", explode)
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        response = world.client.get("/api/v1/executions", headers={"X-Request-ID": "it-was-me"})
+    assert (response.status_code, response.json["code"]) == (500, "internal_error")
+    assert "42" not in response.text
+    assert "Traceback" not in response.text
+    [line] = [line for line in lines if line["event"] == "unexpected_error"]
+    assert line["request_id"] == "it-was-me"
+    assert "the secret is 42" in str(line["exc_info"])
+
+
+def _without(database_url: str, table: str) -> Flask:
+    database = Database(database_url)
+    with database.write() as connection:
+        schema.metadata.tables[table].drop(connection)
+    database.dispose()
+    return create_app(settings(database_url))
+
+
+def test_a_database_that_fails_is_busy_not_broken(sqlite_url: str) -> None:
+    response = _without(sqlite_url, "workers").test_client().get("/api/v1/executions")
+    assert response.status_code == 200
+    response = _without(sqlite_url, "execution_logs").test_client().get(f"/api/v1/executions/{'0' * 8}")
+    assert response.status_code == 404
+    broken = _without(sqlite_url, "tasks").test_client().get("/api/v1/tasks")
+    assert (broken.status_code, broken.json["code"]) == (503, "database_unavailable")  # type: ignore[index]
+    assert broken.headers["Retry-After"] == "2"
+
+
+def test_a_database_without_our_schema_is_refused_until_it_has_it(tmp_path: Any) -> None:
+    from jobworker.store import migrate
+
+    url = f"sqlite:///{tmp_path}/new.db"
+    client = create_app(settings(url)).test_client()
+    response: Any = client.get("/api/v1/jobs")
+    assert (response.status_code, response.json["code"]) == (503, "busy")
+    assert "/readyz" in response.json["detail"]
+    assert "jobworker db upgrade" in client.get("/readyz").json["checks"]["migrations"]["detail"]  # type: ignore[index]
+    migrate.upgrade(url)
+    assert client.get("/api/v1/jobs").status_code == 200

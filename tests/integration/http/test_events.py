@@ -1,0 +1,160 @@
+"""Live streams: every change once, in order, resumable, and never more streams than there is room for."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from jobworker.clock import ManualClock
+from jobworker.services import following
+from tests.integration.http.conftest import World
+from tests.integration.http.reading import Event, read
+
+FAILURE = {"type": "E", "message": "no", "traceback": ""}
+
+
+class Stream:
+    """The events of one execution, read one at a time; the clock runs only while somebody waits."""
+
+    def __init__(self, world: World, execution: str, last: str | None = None) -> None:
+        headers = {} if last is None else {"Last-Event-ID": last}
+        self.response = world.client.get(f"/api/v1/executions/{execution}/events", headers=headers, buffered=False)
+        self.events: Iterator[Event] = read(self.response.response)
+
+    def next(self) -> Event:
+        """The next event."""
+        return next(self.events)
+
+    def rest(self) -> list[Event]:
+        """All that still comes until the stream ends."""
+        return list(self.events)
+
+    def close(self) -> None:
+        """Leave."""
+        self.response.close()
+
+
+@pytest.fixture
+def patient(world: World) -> World:
+    """A world whose clock moves by itself, so that no test waits."""
+    world.app.extensions["jobworker"].clock = ManualClock(world.app.extensions["jobworker"].clock.now())
+    return world
+
+
+def _told(found: list[Event]) -> list[Any]:
+    return [each.data.get("state") or each.data.get("message") or each.data.get("done") or each.kind for each in found]
+
+
+def test_the_whole_story_of_an_execution_that_ended(patient: World) -> None:
+    made = patient.submitted()["id"]
+    patient.entered(made, 1, "Running", progress={"done": 2, "total": 2, "message": None})
+    patient.entered(made, 1, "Retrying", error=FAILURE)
+    patient.entered(made, 1, "Queued")
+    patient.log(made, 1, "one")
+    patient.log(made, 2, "two")
+    patient.entered(made, 2, "Running")
+    patient.entered(made, 2, "Succeeded")
+    found = Stream(patient, made).rest()
+    expected = ["Queued", "Running", "Retrying", "Queued", "Running", 2, "one", "two", "Succeeded", "end"]
+    assert _told(found) == expected
+    assert [each.kind for each in found] == ["state"] * 5 + ["progress", "log", "log", "state", "end"]
+
+
+def test_what_happens_is_told_as_it_happens(patient: World) -> None:
+    made = patient.submitted()["id"]
+    stream = Stream(patient, made)
+    assert stream.next().data["state"] == "Queued"
+    patient.entered(made, 1, "Running")
+    assert stream.next().data["state"] == "Running"
+    patient.update(made, progress={"done": 1, "total": 3, "message": "reading"})
+    assert stream.next().data == {"done": 1, "total": 3, "message": "reading"}
+    patient.log(made, 5, "hello")
+    assert stream.next().data["message"] == "hello"
+    patient.entered(made, 1, "Failed", reason="no attempt left")
+    assert stream.next().data["reason"] == "no attempt left"
+    assert [each.kind for each in stream.rest()] == ["end"]
+
+
+def test_lines_that_arrive_after_the_end_are_told_too(patient: World) -> None:
+    made = patient.submitted()["id"]
+    patient.entered(made, 1, "Succeeded")
+    stream = Stream(patient, made)
+    assert [stream.next().data["state"] for _ in range(2)] == ["Queued", "Succeeded"]
+    patient.log(made, 9, "late")
+    assert _told(stream.rest()) == ["late", "end"]
+
+
+def test_a_client_goes_on_where_it_left(patient: World) -> None:
+    made = patient.submitted()["id"]
+    patient.entered(made, 1, "Running")
+    for number in range(3):
+        patient.log(made, number, f"line {number}")
+    patient.entered(made, 1, "Succeeded")
+    whole = [each for each in Stream(patient, made).rest() if each.id]
+    for number, event in enumerate(whole):
+        again = [each for each in Stream(patient, made, event.id).rest() if each.id]
+        assert again == whole[number + 1 :]
+
+
+def test_many_lines_come_in_their_order(patient: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_LINES", 10)
+    made = patient.submitted()["id"]
+    for number in range(35):
+        patient.log(made, number, f"line {number}")
+    patient.entered(made, 1, "Succeeded")
+    found = Stream(patient, made).rest()
+    assert [each.data["message"] for each in found if each.kind == "log"] == [f"line {n}" for n in range(35)]
+
+
+@pytest.mark.parametrize("bookmark", ["", "7", "1.1", "1.1~x", "a.b~", "1.1~1~1", "9" * 500])
+def test_an_id_of_no_stream_is_refused(world: World, bookmark: str) -> None:
+    made = world.submitted()["id"]
+    response = world.client.get(f"/api/v1/executions/{made}/events", headers={"Last-Event-ID": bookmark})
+    assert (response.status_code, response.json["code"]) == (422, "invalid_cursor")
+    assert response.json["errors"][0]["pointer"] == "Last-Event-ID"
+
+
+def test_silence_is_filled_with_comments(patient: World) -> None:
+    stream = Stream(patient, patient.submitted()["id"])
+    assert stream.next().kind == "state"
+    assert stream.next().kind == "comment"
+    assert stream.next().kind == "comment"
+
+
+def test_there_are_never_more_streams_than_there_is_room_for(patient: World) -> None:
+    made = patient.submitted()["id"]
+    room = patient.app.extensions["jobworker"]
+    free = sum(1 for _ in itertools.takewhile(bool, (room.streams.acquire(blocking=False) for _ in itertools.count())))
+    room.streams.release()
+    assert free == 32
+    last = Stream(patient, made)
+    refused = patient.client.get(f"/api/v1/executions/{made}/events")
+    assert (refused.status_code, refused.json["code"], refused.headers["Retry-After"]) == (503, "busy", "2")
+    last.close()
+    another = Stream(patient, made)
+    assert another.response.status_code == 200
+    another.close()
+
+
+def test_open_streams_are_counted(patient: World) -> None:
+    made = patient.submitted()["id"]
+    stream = Stream(patient, made)
+    assert "jobworker_event_streams 1.0" in patient.client.get("/metrics").text
+    stream.close()
+    assert "jobworker_event_streams 0.0" in patient.client.get("/metrics").text
+
+
+def test_a_stream_is_not_cached(patient: World) -> None:
+    stream = Stream(patient, patient.submitted()["id"])
+    assert stream.response.mimetype == "text/event-stream"
+    assert stream.response.headers["Cache-Control"] == "no-store"
+    stream.close()
+
+
+def test_data_are_one_line_of_json(patient: World) -> None:
+    made = patient.submitted()["id"]
+    patient.log(made, 1, "two\nlines\r\nand ünïcode\u2028")
+    patient.entered(made, 1, "Succeeded")
+    [line] = [each for each in Stream(patient, made).rest() if each.kind == "log"]
+    assert line.data["message"] == "two\nlines\r\nand ünïcode\u2028"

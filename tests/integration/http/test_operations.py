@@ -1,0 +1,148 @@
+"""/, /healthz, /readyz and /metrics."""
+
+import datetime as dt
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker.clock import SystemClock
+from jobworker.store import schema
+from jobworker.store.database import Database
+from jobworker.web import create_app
+from tests.integration.http.conftest import World, seed, settings, world_on
+from tests.servers import RedisServer
+
+
+def _alive(world: World, turned: float = 0, ticked: float = 0) -> None:
+    """Let relay and beat have shown themselves so many seconds ago."""
+    now = SystemClock().now()
+    values = {"turned_at": now - dt.timedelta(seconds=turned), "beat_tick_at": now - dt.timedelta(seconds=ticked)}
+    with world.database.write() as connection:
+        connection.execute(sa.update(schema.relay_state).values(**values))
+
+
+@pytest.fixture
+def ready(any_database_world: World) -> World:
+    """A world in which everything is there."""
+    _alive(any_database_world)
+    any_database_world.worker()
+    return any_database_world
+
+
+@pytest.fixture
+def any_database_world(database: Database, redis_url: str) -> World:
+    """The application on either database, with a Redis."""
+    seed(database)
+    return world_on(database, REDIS_URL=redis_url)
+
+
+def _failed(response: Any) -> set[str]:
+    return {name for name, check in response.json["checks"].items() if check["status"] == "failed"}
+
+
+def test_the_signpost_leads_somewhere(world: World) -> None:
+    links = world.client.get("/").json["links"]
+    assert {world.client.get(link).status_code for link in links.values()} <= {200, 503}
+
+
+def test_alive_asks_nobody(tmp_path: Any) -> None:
+    unreachable = settings(f"sqlite:///{tmp_path}/not/there.db")
+    assert create_app(unreachable).test_client().get("/healthz").status_code == 200
+
+
+def test_ready_when_everything_is_there(ready: World) -> None:
+    response = ready.client.get("/readyz")
+    assert (response.status_code, response.json["status"], _failed(response)) == (200, "ready", set())
+    assert set(response.json["checks"]) == {"database", "migrations", "redis", "relay", "beat", "workers"}
+
+
+def test_each_thing_that_is_missing_is_named(any_database_world: World) -> None:
+    response = any_database_world.client.get("/readyz")
+    assert (response.status_code, response.json["status"]) == (503, "degraded")
+    assert _failed(response) == {"relay", "beat", "workers"}
+    assert "never turned" in response.json["checks"]["relay"]["detail"]
+
+
+def test_silence_is_noticed(ready: World) -> None:
+    _alive(ready, turned=60, ticked=120)
+    response = ready.client.get("/readyz")
+    assert _failed(response) == {"relay", "beat"}
+    assert "more than 15 s" in response.json["checks"]["relay"]["detail"]
+
+
+def test_workers_that_are_gone_do_not_count(any_database_world: World) -> None:
+    _alive(any_database_world)
+    any_database_world.worker(gone=True)
+    assert _failed(any_database_world.client.get("/readyz")) == {"workers"}
+
+
+def test_without_a_database_nothing_is_accepted() -> None:
+    url = "postgresql+psycopg://nobody:secret@127.0.0.1:1/none?connect_timeout=1"
+    response: Any = create_app(settings(url)).test_client().get("/readyz")
+    assert (response.status_code, response.json["status"]) == (503, "unready")
+    assert {"database", "migrations", "relay", "beat", "workers"} <= _failed(response)
+    assert "secret" not in response.text
+
+
+def test_a_redis_that_went_away_is_named(sqlite_database: Database, own_redis: Callable[..., RedisServer]) -> None:
+    server = own_redis()
+    seed(sqlite_database)
+    world = world_on(sqlite_database, REDIS_URL=server.url)
+    _alive(world)
+    world.worker()
+    assert world.client.get("/readyz").status_code == 200
+    server.freeze()
+    assert _failed(world.client.get("/readyz")) == {"redis"}
+    server.thaw()
+    assert world.client.get("/readyz").status_code == 200
+    server.kill()
+    assert _failed(world.client.get("/readyz")) == {"redis"}
+
+
+def _samples(world: World) -> dict[str, float]:
+    response = world.client.get("/metrics")
+    assert response.content_type.startswith("text/plain")
+    lines = [line for line in response.text.splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_metrics(any_database_world: World) -> None:
+    world = any_database_world
+    _alive(world, turned=3)
+    world.worker()
+    old = world.submitted()["id"]
+    world.update(old, due_at=SystemClock().now() - dt.timedelta(seconds=100))
+    world.submitted({"parameters": {"user_id": "u"}, "queue": "mail"})
+    world.submitted({"parameters": {"user_id": "u"}, "delay": 60})
+    world.client.get("/nothing")
+    found = _samples(world)
+    assert found["jobworker_submissions_total"] == 3
+    assert found['jobworker_executions{state="Queued"}'] == 2
+    assert found['jobworker_executions{state="Scheduled"}'] == 1
+    assert found['jobworker_executions{state="Running"}'] == 0
+    assert found['jobworker_ready_executions{queue="mail"}'] == 1
+    assert 100 <= found['jobworker_ready_oldest_seconds{queue="default"}'] < 200
+    assert found["jobworker_workers_live"] == 1
+    assert found["jobworker_relay_lag_seconds"] >= 3
+    assert found["jobworker_database_up"] == 1
+    submit = 'method="POST",route="/api/v1/jobs/<string:name>/executions"'
+    assert found[f'jobworker_http_requests_total{{{submit},status="202"}}'] == 3
+    assert found[f"jobworker_http_request_seconds_count{{{submit}}}"] == 3
+    assert found['jobworker_http_requests_total{method="GET",route="none",status="404"}'] == 1
+
+
+def test_a_queue_that_ran_empty_is_not_shown_any_more(world: World) -> None:
+    made = world.submitted()
+    assert 'jobworker_ready_executions{queue="default"}' in _samples(world)
+    world.entered(made["id"], 1, "Succeeded")
+    assert 'jobworker_ready_executions{queue="default"}' not in _samples(world)
+
+
+def test_metrics_without_a_database_still_tell_about_the_process() -> None:
+    url = "postgresql+psycopg://nobody:secret@127.0.0.1:1/none?connect_timeout=1"
+    text = create_app(settings(url)).test_client().get("/metrics").text
+    assert "jobworker_database_up 0.0" in text
+    assert re.search(r"process_resident_memory_bytes \d", text)

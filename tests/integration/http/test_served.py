@@ -1,0 +1,132 @@
+"""Behind the real server: streams, waiting, chunked bodies, and what a client that leaves lets go of."""
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from jobworker.store.database import Database
+from tests.integration.http.conftest import World, seed, settings, world_on
+from tests.integration.http.reading import read
+from tests.servers import Process, free_port
+from tests.waiting import PATIENCE, until
+
+THREADS = 16
+
+
+@pytest.fixture
+def world(sqlite_database: Database) -> World:
+    """A world whose HTTP is spoken by the served application, not by its client."""
+    seed(sqlite_database)
+    return world_on(sqlite_database)
+
+
+@pytest.fixture
+def server(world: World, tmp_path: Path) -> Iterator[httpx.Client]:
+    """The application behind granian on the database of `world`."""
+    port = free_port()
+    command = ["-m", "granian", "--interface", "wsgi", "--http", "1", "--no-ws", "--port", str(port)]
+    threads = ["--blocking-threads", str(THREADS), "--workers-kill-timeout", "2"]
+    environment = {
+        **os.environ,
+        "JOBWORKER_DATABASE_URL": world.database.url.render_as_string(hide_password=False),
+        "JOBWORKER_REDIS_URL": settings(str(world.database.url)).redis_url,
+        "JOBWORKER_MAX_BODY": "100000",
+    }
+    process = Process(
+        [sys.executable, *command, *threads, "app:app"], tmp_path / "granian.log", environment=environment
+    )
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+
+        def answers() -> bool:
+            process.must_live()
+            try:
+                return client.get("/healthz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        until(answers, what="granian")
+        yield client
+    process.end()
+
+
+def _submit(server: httpx.Client, **options: object) -> httpx.Response:
+    body = {"parameters": {"user_id": "u"}}
+    return server.post("/api/v1/jobs/export/executions", json=body, **options)  # type: ignore[arg-type]
+
+
+def test_a_stream_tells_what_happens_while_it_happens(server: httpx.Client, world: World) -> None:
+    made = _submit(server).json()["id"]
+    with server.stream("GET", f"/api/v1/executions/{made}/events") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        events = read(response.iter_bytes())
+        assert next(events).data["state"] == "Queued"
+        world.entered(made, 1, "Running")
+        assert next(events).data["state"] == "Running"
+        world.log(made, 1, "hello")
+        line = next(events)
+        assert line.data["message"] == "hello"
+        world.entered(made, 1, "Succeeded")
+        assert [event.kind for event in events] == ["state", "end"]
+    headers = {"Last-Event-ID": str(line.id)}
+    with server.stream("GET", f"/api/v1/executions/{made}/events", headers=headers) as response:
+        assert [event.kind for event in read(response.iter_bytes())] == ["state", "end"]
+
+
+def test_the_result_comes_with_the_answer(server: httpx.Client, world: World) -> None:
+    answers: list[httpx.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(_submit(server, headers={"Prefer": "wait=30"})))
+    thread.start()
+    [made] = until(lambda: server.get("/api/v1/executions").json()["items"], what="the submission")
+    world.entered(made["id"], 1, "Succeeded", result={"n": 1})
+    thread.join(PATIENCE)
+    assert (answers[0].status_code, answers[0].json()["result"]) == (200, {"n": 1})
+
+
+def _open_streams(server: httpx.Client) -> float:
+    [line] = [line for line in server.get("/metrics").text.splitlines() if line.startswith("jobworker_event_streams ")]
+    return float(line.split()[1])
+
+
+def test_a_client_that_leaves_gives_its_place_back(server: httpx.Client, world: World) -> None:
+    made = _submit(server).json()["id"]
+    with server.stream("GET", f"/api/v1/executions/{made}/events") as response:
+        next(read(response.iter_bytes()))
+        assert _open_streams(server) == 1
+    # The server notices when it next has something to say: make it speak.
+    world.log(made, 1, "anybody there?")
+    world.entered(made, 1, "Running")
+    until(lambda: _open_streams(server) == 0, what="the place to be free")
+
+
+def test_a_body_in_chunks_is_read_and_has_the_same_limit(server: httpx.Client) -> None:
+    headers = {"Content-Type": "application/json"}
+    url = "/api/v1/jobs/export/executions"
+    small = iter([b'{"parameters": ', b'{"user_id": "u"}}'])
+    assert server.post(url, content=small, headers=headers).status_code == 202
+    large = server.post(url, content=iter([b'{"parameters": "', b"x" * 200_000, b'"}']), headers=headers)
+    assert (large.status_code, large.json()["code"]) == (413, "body_too_large")
+    assert server.post(url, content=b" " * 200_000, headers=headers).json()["code"] == "body_too_large"
+
+
+def test_a_client_that_sends_half_a_body_harms_nobody(server: httpx.Client) -> None:
+    with socket.create_connection((server.base_url.host, server.base_url.port or 80), PATIENCE) as half:
+        half.sendall(
+            b"POST /api/v1/jobs/export/executions HTTP/1.1\r\nHost: x\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 5000\r\n\r\n{"
+        )
+        assert _submit(server).status_code == 202
+    assert _submit(server).status_code == 202
+
+
+def test_errors_look_the_same_from_outside(server: httpx.Client) -> None:
+    for method, path, status in (("GET", "/nothing", 404), ("PUT", "/api/v1/jobs", 405)):
+        response = server.request(method, path)
+        assert response.status_code == status
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.headers["x-request-id"] == response.json()["request_id"]
