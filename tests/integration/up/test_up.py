@@ -206,6 +206,19 @@ def test_when_nobody_reads_any_more_it_stops_in_good_order(tmp_path: Path) -> No
     assert (tmp_path / "stopped").read_text() == "worker\n"
 
 
+def test_nohup_and_a_background_job_of_a_shell(start: Start) -> None:
+    before = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)]
+    up = start(f"worker: {_SLEEP}")
+    for number, handler in zip((signal.SIGHUP, signal.SIGINT), before, strict=True):
+        signal.signal(number, handler)
+    up.says("worker started")
+
+    up.send(signal.SIGHUP)
+    os.kill(up.pids()["worker"], signal.SIGKILL)
+    up.says("worker started again")
+    assert up.stop() == 0
+
+
 @pytest.mark.parametrize(("name", "variable"), [("web", "JOBWORKER_BIND"), ("flower", "JOBWORKER_FLOWER_BIND")])
 def test_a_port_in_use_is_said_before_anything_starts(start: Start, name: str, variable: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
