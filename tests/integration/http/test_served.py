@@ -1,6 +1,7 @@
 """Behind the real server: streams, waiting, chunked bodies, and what a client that leaves lets go of."""
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -52,7 +53,7 @@ def server(world: World, tmp_path: Path) -> Iterator[httpx.Client]:
 
         until(answers, what="granian")
         yield client
-    process.end()
+    process.end(signal.SIGTERM)
 
 
 def _submit(server: httpx.Client, **options: object) -> httpx.Response:
