@@ -1,0 +1,45 @@
+"""Cursors: what was handed out is taken back; nothing else is."""
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from jobworker.domain.errors import InvalidCursor
+from jobworker.store.pages import Listing
+
+texts = st.text(st.characters(codec="utf-8"), max_size=40)
+listings = st.builds(
+    Listing, texts, st.dictionaries(texts, st.none() | texts | st.integers(-(2**53), 2**53), max_size=3)
+)
+
+
+@given(listings, texts)
+def test_a_cursor_leads_back_to_its_row(listing: Listing, key: str) -> None:
+    assert listing.position(listing.cursor(key)) == key
+    assert listing.position(None) is None
+
+
+@given(listings, listings, texts)
+def test_another_list_refuses_it(listing: Listing, other: Listing, key: str) -> None:
+    def essence(each: Listing) -> object:
+        return each.name, {name: value for name, value in each.filters.items() if value is not None}
+
+    assume(essence(listing) != essence(other))
+    with pytest.raises(InvalidCursor):
+        other.position(listing.cursor(key))
+
+
+@given(listings, texts, st.data())
+def test_a_changed_cursor_is_refused(listing: Listing, key: str, data: st.DataObject) -> None:
+    cursor = listing.cursor(key)
+    at = data.draw(st.integers(0, len(cursor) - 1))
+    changed = cursor[:at] + data.draw(st.characters(codec="utf-8")) + cursor[at + 1 :]
+    assume(changed != cursor)
+    with pytest.raises(InvalidCursor):
+        listing.position(changed)
+
+
+@given(listings, st.text())
+def test_any_other_text_is_refused(listing: Listing, text: str) -> None:
+    with pytest.raises(InvalidCursor):
+        listing.position(text)

@@ -1,0 +1,85 @@
+"""What is let in, and when it is due. Single fields are tried over HTTP; here are the decisions."""
+
+import datetime as dt
+
+import pytest
+
+from jobworker.domain import admission
+from jobworker.domain.admission import Submission, check_definition, check_submission, due
+from jobworker.domain.errors import InvalidInput
+from jobworker.domain.execution import State
+from jobworker.domain.job import Definition
+from jobworker.domain.parameters import Parameter
+
+NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
+SECOND = dt.timedelta(seconds=1)
+USER = Parameter("user_id", "string")
+
+
+@pytest.mark.parametrize(
+    ("submission", "when", "state"),
+    [
+        (Submission(job="j"), NOW, State.QUEUED),
+        (Submission(job="j", delay=0), NOW, State.QUEUED),
+        (Submission(job="j", delay=5), NOW + 5 * SECOND, State.SCHEDULED),
+        (Submission(job="j", due_at=NOW), NOW, State.QUEUED),
+        (Submission(job="j", due_at=NOW + SECOND), NOW + SECOND, State.SCHEDULED),
+        (Submission(job="j", due_at=NOW - 59 * SECOND), NOW, State.QUEUED),
+    ],
+)
+def test_when_a_submission_is_due(submission: Submission, when: dt.datetime, state: State) -> None:
+    assert check_submission(submission, NOW) == []
+    assert due(submission, NOW) == (when, state)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "codes"), [(-60, []), (-61, ["past_time"]), (3653 * 86400, []), (3653 * 86400 + 1, ["too_far"])]
+)
+def test_the_limits_of_time(seconds: int, codes: list[str]) -> None:
+    submission = Submission(job="j", due_at=NOW + seconds * SECOND)
+    assert [problem.code for problem in check_submission(submission, NOW)] == codes
+
+
+def test_problems_say_where_they_are_in_a_batch() -> None:
+    wrong = Submission(job="j", queue="No", priority=12, correlation_id="", delay=-1)
+    pointers = [problem.pointer for problem in check_submission(wrong, NOW, "/executions/3")]
+    assert pointers == [f"/executions/3/{name}" for name in ("queue", "priority", "correlation_id", "delay")]
+
+
+def test_a_delay_that_is_no_number_is_refused() -> None:
+    [problem] = check_submission(Submission(job="j", delay=float("nan")), NOW)
+    assert problem.code == "not_allowed"
+
+
+def test_defaults_need_not_be_complete_unless_a_schedule_starts_the_job() -> None:
+    assert check_definition(Definition("j", "t"), [USER]) == []
+    scheduled = Definition("j", "t", schedule={"kind": "interval", "every": 5})
+    assert [problem.pointer for problem in check_definition(scheduled, [USER])] == ["/defaults/user_id"]
+
+
+def test_every_problem_of_a_definition_is_found() -> None:
+    wrong = Definition(
+        name="no spaces",
+        task="t",
+        description="x" * 10_001,
+        queue="No",
+        priority=-1,
+        defaults={"colour": 1},
+        max_attempts=0,
+        time_limit=-1,
+        soft_time_limit=10**9,
+        schedule={"kind": "lunar"},
+        tags=("",),
+    )
+    assert {problem.pointer for problem in check_definition(wrong, [USER])} == {
+        "/name", "/description", "/queue", "/priority", "/defaults/colour", "/defaults/user_id", "/retry/max_attempts",
+        "/time_limit", "/soft_time_limit", "/schedule/kind", "/tags",
+    }  # fmt: skip
+
+
+def test_refuse_tells_everything_at_once() -> None:
+    admission.refuse([])
+    problems = check_submission(Submission(job="j", queue="No", priority=12), NOW)
+    with pytest.raises(InvalidInput, match=r"queue must .*; priority must ") as caught:
+        admission.refuse(problems)
+    assert list(caught.value.errors) == problems

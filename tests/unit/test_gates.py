@@ -1,0 +1,34 @@
+"""Why work cannot run now."""
+
+from dataclasses import dataclass
+
+from jobworker.domain.gates import blocked
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a gate looks at."""
+
+    tasks: tuple[str, ...] = ("send",)
+    queues: tuple[str, ...] = ("default",)
+
+
+def test_a_worker_that_fits_is_enough() -> None:
+    assert blocked("send", "default", [Worker(tasks=()), Worker(queues=()), Worker()]) is None
+
+
+def test_nobody_there() -> None:
+    assert blocked("send", "default", []) == "no live worker offers task send"
+
+
+def test_nobody_has_the_task() -> None:
+    assert blocked("send", "default", [Worker(tasks=("other",))]) == "no live worker offers task send"
+
+
+def test_nobody_serves_the_queue() -> None:
+    assert blocked("send", "mail", [Worker()]) == "no live worker consumes queue mail"
+
+
+def test_one_has_the_task_and_another_serves_the_queue() -> None:
+    workers = [Worker(tasks=("other",), queues=("mail",)), Worker()]
+    assert blocked("send", "mail", workers) == "no live worker that consumes queue mail offers task send"
