@@ -124,9 +124,7 @@ def job(
     name = name or function.__name__
     options = _checked_options(name, queue, priority, on_worker_lost, schedule, tags)
     # typing=False: Celery would count the injected context among the caller's arguments.
-    return shared_task(
-        _with_context(function), name=name, job_options=options, queue=queue, typing=False, **celery_options
-    )
+    return shared_task(_with_context(function), name=name, job_options=options, typing=False, **celery_options)
 
 
 def _checked_options(

@@ -57,6 +57,10 @@ class Engine:
         command = ["-m", "celery", "-A", "jobworker", "worker", "-c", "2", "--loglevel", "INFO", *options]
         return self._start("worker", command, settings)
 
+    def beat(self, **settings: str) -> Process:
+        """Start a beat."""
+        return self._start("beat", ["-m", "celery", "-A", "jobworker", "beat", "--loglevel", "INFO"], settings)
+
     def start(self) -> tuple[Process, Process]:
         """A relay and a worker, ready to run every job."""
         pair = self.relay(), self.worker()

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 import structlog
@@ -9,44 +10,59 @@ import structlog
 from jobworker.domain.events import Event, Kind
 from jobworker.domain.execution import State
 from jobworker.domain.ids import IdFactory
-from jobworker.store import executions, jobs, schedules
+from jobworker.store import executions, schedules
 from jobworker.store.executions import NewExecution
-from jobworker.store.jobs import JobRow
+from jobworker.store.schedules import ScheduleRow
 
 logger = structlog.get_logger(__name__)
 
 
 def fire(connection: sa.Connection, reports: Sequence[Event], ids: IdFactory, now: dt.datetime) -> int:
     """Make an execution of each occurrence that has none yet; answers how many."""
-    due = [event for event in reports if event.kind is Kind.DUE]
-    return sum(_fire_one(connection, event, ids, now) for event in due)
+    due = [read for event in reports if event.kind is Kind.DUE and (read := _read(event))]
+    return sum(_fire_one(connection, one, ids, now) for one in due)
 
 
-def _fire_one(connection: sa.Connection, event: Event, ids: IdFactory, now: dt.datetime) -> bool:
-    schedule = schedules.get(connection, event.data["schedule"])
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What beat says: this schedule is due, and its nominal time is that."""
+
+    schedule: str
+    at: dt.datetime
+
+
+def _read(event: Event) -> Due | None:
+    try:
+        at = dt.datetime.fromisoformat(event.data["at"])
+        return Due(str(event.data["schedule"]), at.astimezone(dt.UTC))
+    except (KeyError, TypeError, ValueError) as error:
+        logger.error("event_unreadable", event_id=event.id, error=repr(error), data=event.data)
+        return None
+
+
+def _fire_one(connection: sa.Connection, due: Due, ids: IdFactory, now: dt.datetime) -> bool:
+    schedule = schedules.get(connection, due.schedule)
     if schedule is None:
-        logger.info("schedule_gone", schedule=event.data["schedule"])
+        logger.info("schedule_gone", schedule=due.schedule)
         return False
-    nominal = dt.datetime.fromisoformat(event.data["at"])
-    job = jobs.get(connection, schedule.job)
-    if job is None or not job.definition.enabled:
-        reason = "the job was disabled or deleted when this occurrence was due"
-        schedules.record(connection, schedule.id, nominal, "skipped_paused", None, now, reason)
+    if not schedule.definition.enabled:
+        reason = "the job was disabled when this occurrence was due"
+        schedules.record(connection, schedule.id, due.at, "skipped_paused", None, now, reason)
         return False
-    execution = _execution(job, schedule.id, nominal, ids, now)
-    if not schedules.record(connection, schedule.id, nominal, "fired", execution.id, now):
+    execution = _execution(schedule, due.at, ids, now)
+    if not schedules.record(connection, schedule.id, due.at, "fired", execution.id, now):
         return False
     executions.insert(connection, [execution], f"schedule:{schedule.job}", now)
     return True
 
 
-def _execution(job: JobRow, schedule: str, nominal: dt.datetime, ids: IdFactory, now: dt.datetime) -> NewExecution:
-    definition = job.definition
+def _execution(schedule: ScheduleRow, nominal: dt.datetime, ids: IdFactory, now: dt.datetime) -> NewExecution:
+    definition = schedule.definition
     key = ids.new(int(now.timestamp() * 1000))
     return NewExecution(
         id=key,
         job=definition.name,
-        job_revision=job.revision,
+        job_revision=schedule.revision,
         task=definition.task,
         max_attempts=definition.max_attempts,
         queue=definition.queue,
@@ -54,7 +70,7 @@ def _execution(job: JobRow, schedule: str, nominal: dt.datetime, ids: IdFactory,
         parameters=definition.defaults,
         correlation_id=key,
         batch_id=None,
-        schedule_id=schedule,
+        schedule_id=schedule.id,
         scheduled_for=nominal,
         due_at=now,
         state=State.QUEUED,

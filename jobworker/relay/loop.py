@@ -38,7 +38,7 @@ _LONGEST_WAIT = 1.0
 _PACE = 0.005
 
 #: A turn that moved so many reports and messages is followed at this distance (s), for larger batches.
-_BUSY, _BUSY_PACE = 20, 0.04
+_BUSY, _BUSY_PACE = 20, 0.1
 
 #: How often the feed is filled while nothing new comes in (s).
 _SEND_EVERY = 0.1
@@ -80,7 +80,7 @@ class Relay:
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._offsets: Offsets | None = None
         self._renewed_at = self._trimmed_at = self._sent_at = float("-inf")
-        self._checked = False
+        self._checked = self._leads = False
 
     def run(self, stop: threading.Event) -> None:
         """Turn until `stop` is set. Nothing that Redis or the database does ends it."""
@@ -90,7 +90,7 @@ class Relay:
             try:
                 done = self.turn()
             except NotLeading:
-                self._offsets = None
+                self._offsets, self._leads = None, False
                 self._clock.wait(stop, _RENEWAL)
             except redis.RedisError as error:
                 logger.warning("redis_away", error=str(error), next_try_in=pause)
@@ -158,7 +158,9 @@ class Relay:
             if not relay_state.lead(connection, self._name, now, now + timedelta(seconds=_LEADERSHIP)):
                 raise NotLeading
             state = relay_state.get(connection)
-        logger.info("relay_leads", relay=self._name)
+        if not self._leads:
+            logger.info("relay_leads", relay=self._name)
+        self._leads = True
         self._renewed_at = self._clock.monotonic()
         self._offsets = Offsets(state.events_offset, state.logs_offset)
         return self._offsets

@@ -52,7 +52,7 @@ def _parts(reports: Iterable[Event]) -> Iterator[list[Event]]:
 
 
 def _attempts_of_lost_worker(connection: sa.Connection, event: Event) -> list[Event]:
-    worker = event.data["worker"]
+    worker = str(event.data.get("worker"))
     workers.gone(connection, [worker], event.at)
     held = dispatch.running(connection, worker)
     logger.warning("worker_lost", worker=worker, attempts=len(held))
@@ -73,7 +73,11 @@ def _record_moves(connection: sa.Connection, reports: Sequence[Event]) -> list[C
             logger.warning("report_of_unknown_execution", execution=event.execution, kind=event.kind.value)
             continue
         standing = changed.get(row.id, row.standing)
-        move = _to_move(connection, row, standing, event)
+        try:
+            move = _to_move(connection, row, standing, event)
+        except (KeyError, TypeError, ValueError) as error:  # Nothing that stands in Redis may stop the relay.
+            logger.error("event_unreadable", event_id=event.id, error=repr(error), data=event.data)
+            continue
         merged = merge(standing, move)
         if merged is standing:
             continue
@@ -125,22 +129,25 @@ def record_logs(connection: sa.Connection, reports: Sequence[Event]) -> None:
         return
     present = history.existing(connection, {event.execution for event in reports})
     mine = [event for event in reports if event.execution in present]
-    history.add_logs(connection, [_line(event) for event in mine if event.kind is Kind.LOG])
+    history.add_logs(connection, [line for event in mine if event.kind is Kind.LOG and (line := _line(event))])
     progress = {
         event.execution: {**event.data, "attempt": event.attempt} for event in mine if event.kind is Kind.PROGRESS
     }
     history.save_progress(connection, progress)
 
 
-def _line(event: Event) -> LogLine:
+def _line(event: Event) -> LogLine | None:
     data = event.data
-    return LogLine(
-        execution=event.execution,
-        event_id=event.id,
-        attempt=event.attempt,
-        at=dt.datetime.fromisoformat(data["at"]),
-        level=data["level"],
-        logger=data["logger"][:255],
-        # PostgreSQL cannot keep NUL in text.
-        message=data["message"].replace("\x00", "�"),
-    )
+    try:
+        return LogLine(
+            execution=event.execution,
+            event_id=event.id,
+            attempt=event.attempt,
+            at=dt.datetime.fromisoformat(data["at"]).astimezone(dt.UTC),
+            level=str(data["level"])[:16],
+            logger=str(data["logger"])[:255],
+            message=str(data["message"]).replace("\x00", "�"),  # PostgreSQL cannot keep NUL in text.
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        logger.error("event_unreadable", event_id=event.id, error=repr(error), data=data)
+        return None

@@ -18,9 +18,10 @@ from jobworker.services import catalogue
 from jobworker.settings import Settings
 from jobworker.store import dispatch, relay_state, schedules, workers
 from jobworker.store.database import Database
+from jobworker.store.dispatch import RunningAttempt
 from jobworker.store.workers import WorkerRow
 from jobworker.transport import keys
-from jobworker.transport.claims import Claims, Ticket
+from jobworker.transport.claims import Claims
 from jobworker.transport.projection import Projection
 from jobworker.transport.registry import Announcement, Registry
 
@@ -57,9 +58,11 @@ class Watch:
         self._seen_catalogues: set[str] = set()
         self._connected_since: float | None = None
         self._started_over = False
+        self._suspects: set[RunningAttempt] = set()
         self._chores = [
             Chore("epoch", 1.0, self.check_epoch),
             Chore("workers", 1.0, self.look_for_workers),
+            Chore("lost_attempts", settings.worker_lease, self.look_for_lost_attempts),
             Chore("lost_messages", settings.lost_message_after / 2, self.mend),
             Chore("schedules", 2.0, self.project_schedules),
             Chore("beat", 2.0, self.read_beat),
@@ -76,6 +79,7 @@ class Watch:
     def redis_was_away(self) -> None:
         """Heartbeats could not arrive either: nobody is judged silent before a full lease has passed."""
         self._connected_since = None
+        self._suspects = set()
 
     def started_over(self) -> bool:
         """Whether reading has to begin anew, since Redis lost its data; says so once."""
@@ -103,6 +107,26 @@ class Watch:
             self._connected_since = self._clock.monotonic()
         elif self._clock.monotonic() - self._connected_since > self._settings.worker_lease:
             self._registry.fence_silent()
+
+    def look_for_lost_attempts(self) -> None:
+        """Find attempts that SQL believes to be running and no worker knows of.
+
+        Their end was reported to a Redis that lost it, or their worker went with the data. Twice in a row
+        and a lease apart, so that neither a report on its way nor a worker that reconnects is mistaken.
+        """
+        with self._database.read() as connection:
+            believed = dispatch.running(connection)
+        long_ago = self._clock.now() - dt.timedelta(seconds=self._settings.worker_lease)
+        if self._connected_since is None or not believed:
+            self._suspects = set()
+            return
+        known = self._registry.running()
+        suspects = {row for row in believed if (row.id, row.attempt) not in known and row.started_at < long_ago}
+        for row in suspects & self._suspects:
+            logger.warning("attempt_lost", execution=row.id, attempt=row.attempt, worker=row.worker)
+            why = {"worker": row.worker, "reason": "no worker knows of it; Redis lost its report"}
+            self._claims.abandon(row.id, row.attempt, why)
+        self._suspects = suspects - self._suspects
 
     def mend(self) -> None:
         """Publish again what got lost between Redis and the workers."""
@@ -138,20 +162,17 @@ class Watch:
                 self._seen_catalogues.add(announcement.catalogue)
 
     def _start_over(self, first_time: bool) -> None:
-        """A new epoch. Running attempts keep their claims; messages are published again after a pause.
+        """A new epoch; messages are published again after a pause.
 
-        The pause lets workers announce what they run, in case SQL has not heard of it yet.
+        The pause lets workers say what they run: that keeps its claim, and SQL may not have heard of it yet.
         """
         epoch, now = str(uuid.uuid4()), self._clock.now()
         with self._database.write() as connection:
             relay_state.follow(connection, epoch, None if first_time else now + self._wait_for_workers())
-            held = dispatch.running(connection)
-        for row in held:
-            self._claims.restore(Ticket(row.id, row.attempt, row.worker, row.token))
         self._client.set(keys.EPOCH, epoch)
         self._started_over = True
         if not first_time:
-            logger.warning("redis_lost_its_data", running=len(held), epoch=epoch)
+            logger.warning("redis_lost_its_data", epoch=epoch)
             self.redis_was_away()
 
     def _republish(self, published_before: dt.datetime) -> None:

@@ -63,7 +63,7 @@ class RunningAttempt:
     id: str
     attempt: int
     worker: str
-    token: str
+    started_at: dt.datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def publish_all_again(connection: sa.Connection, before: dt.datetime) -> int:
 
 def running(connection: sa.Connection, worker: str | None = None) -> list[RunningAttempt]:
     """What is running, everywhere or on one worker."""
-    query = sa.select(executions.c.id, executions.c.attempt, executions.c.worker, executions.c.token).where(_RUNNING)
+    query = sa.select(executions.c.id, executions.c.attempt, executions.c.worker, executions.c.started_at).where(_RUNNING)
     if worker is not None:
         query = query.where(executions.c.worker == worker)
     return [RunningAttempt(*row) for row in connection.execute(query)]

@@ -45,6 +45,7 @@ def configure(log_format: str, log_level: str | int, process: str, stream: TextI
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(log_level)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # It would speak at every look at the schema.
 
 
 def _renderers(log_format: str, stream: TextIO) -> list[structlog.types.Processor]:

@@ -44,6 +44,7 @@ class Claims:
         self._finish = client.register_script(scripts.FINISH)
         self._revoke = client.register_script(scripts.REVOKE)
         self._restore = client.register_script(scripts.RESTORE)
+        self._abandon = client.register_script(scripts.ABANDON)
 
     def claim(self, ticket: Ticket, code_version: str) -> Answer:
         """Ask to start the attempt. RUN also when the same ticket asks again: its answer may have got lost."""
@@ -65,6 +66,14 @@ class Claims:
         self._restore(
             keys=[keys.RUN.format(execution=ticket.execution)],
             args=[ticket.attempt, ticket.worker, ticket.token, keys.RUNNING_TTL],
+        )
+
+    def abandon(self, execution: str, attempt: int, data: Mapping[str, Any]) -> None:
+        """End an attempt that no worker knows of; `data` goes into its `lost` event."""
+        fields = events.encode(Kind.LOST, execution, attempt, data)
+        self._abandon(
+            keys=[keys.RUN.format(execution=execution), keys.EVENTS],
+            args=[attempt, keys.FINISHED_TTL, *flat(fields)],
         )
 
     def _report(

@@ -21,6 +21,9 @@ CATALOGUE = "jw:catalogue:{digest}"
 #: hash: what a worker says of itself (`announcement`, JSON). Expires when heartbeats stop.
 WORKER = "jw:worker:{worker}"
 
+#: string: what a worker runs at present, JSON list of [execution, attempt]. Written by each heartbeat.
+RUNNING = "jw:running:{worker}"
+
 #: string: this worker was declared dead; nothing that it reports counts any more.
 FENCE = "jw:fence:{worker}"
 

@@ -62,13 +62,24 @@ class Registry:
         self._heartbeat = client.register_script(scripts.HEARTBEAT)
         self._fence = client.register_script(scripts.FENCE)
 
-    def heartbeat(self, worker: str) -> Pulse:
-        """Say that `worker` is alive."""
+    def heartbeat(self, worker: str, running: Iterable[tuple[str, int]]) -> Pulse:
+        """Say that `worker` is alive, and which (execution, attempt) it is running."""
         answer = self._heartbeat(
-            keys=[keys.FENCE.format(worker=worker), keys.WORKERS, keys.WORKER.format(worker=worker)],
-            args=[worker, self._lease_ms],
+            keys=[
+                keys.FENCE.format(worker=worker),
+                keys.WORKERS,
+                keys.WORKER.format(worker=worker),
+                keys.RUNNING.format(worker=worker),
+            ],
+            args=[worker, self._lease_ms, json.dumps(list(running))],
         )
         return Pulse(answer)
+
+    def running(self) -> set[tuple[str, int]]:
+        """Every (execution, attempt) that some live worker says it is running."""
+        workers = self._client.zrange(keys.WORKERS, 0, -1)
+        texts = self._client.mget([keys.RUNNING.format(worker=worker) for worker in workers]) if workers else []
+        return {(execution, attempt) for text in texts if text for execution, attempt in json.loads(text)}
 
     def announce(self, announcement: Announcement, catalogue: Iterable[Mapping[str, Any]]) -> None:
         """Make the worker and its tasks known."""
@@ -82,7 +93,7 @@ class Registry:
         """Say that `worker` stops in good order: nothing of it is running any more."""
         with self._client.pipeline(transaction=True) as pipe:
             pipe.zrem(keys.WORKERS, worker)
-            pipe.delete(keys.WORKER.format(worker=worker))
+            pipe.delete(keys.WORKER.format(worker=worker), keys.RUNNING.format(worker=worker))
             pipe.execute()
 
     def announcements(self) -> list[Announcement]:

@@ -50,12 +50,13 @@ redis.call('EXPIRE', KEYS[1], ARGV[2])
 return 'revoked'
 """
 
-#: KEYS fence, workers set, the worker's announcement. ARGV worker, lease (ms). Answers 0 if the worker is
-#: fenced and must end, 2 if it has to announce itself (again), else 1.
+#: KEYS fence, workers set, the worker's announcement, what it runs. ARGV worker, lease (ms), what it runs
+#: (JSON). Answers 0 if the worker is fenced and must end, 2 if it has to announce itself (again), else 1.
 HEARTBEAT = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 local now = redis.call('TIME')
 redis.call('ZADD', KEYS[2], now[1] * 1000 + math.floor(now[2] / 1000), ARGV[1])
+redis.call('SET', KEYS[4], ARGV[3], 'PX', ARGV[2] * 2)
 if redis.call('PEXPIRE', KEYS[3], ARGV[2] * 2) == 0 then return 2 end
 return 1
 """
@@ -80,5 +81,16 @@ RESTORE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('HSET', KEYS[1], 'attempt', ARGV[1], 'worker', ARGV[2], 'token', ARGV[3], 'state', 'running')
 redis.call('EXPIRE', KEYS[1], ARGV[4])
+return 1
+"""
+
+#: KEYS run, events stream. ARGV attempt, ttl (s), then the fields of the `lost` event. Ends an attempt that
+#: no worker knows of: whoever reports its end from now on is refused. Answers 1, or 0 if there is a newer one.
+ABANDON = """
+local attempt = tonumber(redis.call('HGET', KEYS[1], 'attempt') or '-1')
+if attempt > tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'attempt', ARGV[1], 'worker', '', 'token', '', 'state', 'finished')
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+redis.call('XADD', KEYS[2], '*', unpack(ARGV, 3))
 return 1
 """

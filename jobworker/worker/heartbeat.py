@@ -33,7 +33,7 @@ class Heartbeat:
         """Tell Redis that this worker lives; end it when another has taken its place."""
         worker = self._announcement.worker
         try:
-            pulse = self._registry.heartbeat(worker)
+            pulse = self._registry.heartbeat(worker, [(job.execution, job.attempt) for job in running()])
             if pulse is Pulse.UNKNOWN:
                 self._announce()
         except redis.RedisError as error:

@@ -6,6 +6,7 @@ import redis
 import structlog
 from billiard.einfo import ExceptionWithTraceback
 from celery.exceptions import WorkerLostError
+from celery.worker import state
 from celery.worker.request import Request
 
 from jobworker.worker import runner as ends
@@ -18,9 +19,6 @@ logger = structlog.get_logger(__name__)
 #: Ends that Redis was not there to hear; told again with the next heartbeat.
 _untold: list[tuple[Delivery, Outcome]] = []
 
-#: What this worker is running, for the case that Redis forgets it.
-_running: dict[str, Delivery] = {}
-
 
 class JobRequest(Request):  # type: ignore[misc]
     """Numbers each delivery, and reports hard limits, lost processes and revocations."""
@@ -28,23 +26,7 @@ class JobRequest(Request):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         token = self._request_dict[TOKEN_HEADER] = new_token()
-        self._delivery = Delivery.read(self._request_dict.get(HEADER), token)
-
-    def on_accepted(self, pid: int, time_accepted: float) -> None:
-        """A process took the job."""
-        if self._delivery:
-            _running[self._delivery.token] = self._delivery
-        super().on_accepted(pid, time_accepted)
-
-    def acknowledge(self) -> None:
-        """The message is done with."""
-        self._forget()
-        super().acknowledge()
-
-    def reject(self, requeue: bool = False) -> None:
-        """The message is done with, too."""
-        self._forget()
-        super().reject(requeue=requeue)
+        self.delivery = Delivery.read(self._request_dict.get(HEADER), token)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """A limit passed. The soft one is the job's to report, the hard one ours."""
@@ -66,13 +48,9 @@ class JobRequest(Request):  # type: ignore[misc]
         super()._announce_revoked(reason, terminated, signum, expired)
 
     def _tell(self, ended: Outcome) -> None:
-        if self._delivery is not None:
-            _untold.append((self._delivery, ended))
+        if self.delivery is not None:
+            _untold.append((self.delivery, ended))
             tell_untold()
-
-    def _forget(self) -> None:
-        if self._delivery:
-            _running.pop(self._delivery.token, None)
 
 
 def tell_untold() -> None:
@@ -91,4 +69,9 @@ def tell_untold() -> None:
 
 def running() -> list[Delivery]:
     """What this worker runs at present."""
-    return list(_running.values())
+    while True:
+        try:
+            requests = list(state.active_requests)
+        except RuntimeError:
+            continue  # In a pool of threads the set may change while it is copied.
+        return [request.delivery for request in requests if getattr(request, "delivery", None)]

@@ -120,6 +120,24 @@ def test_redis_emptied_in_the_middle(any_engine: Engine, own_server: RedisServer
     assert max(starts.values()) <= 2
 
 
+def test_report_of_the_end_lost_with_redis(engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
+    relay, _ = engine.start()
+    gate = tmp_path / "gate"
+    held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
+    until(lambda: engine.get(held).state is State.RUNNING)
+    relay.send(signal.SIGSTOP)
+    gate.touch()
+    with contextlib.closing(own_server.client()) as client:
+        until(lambda: client.hget(keys.RUN.format(execution=held), "state") == "finished", what="the report")
+        client.flushall()
+    relay.send(signal.SIGCONT)
+
+    row = engine.finished(held)
+    assert (row.state, row.attempt) == (State.SUCCEEDED, 2)
+    first = executions.attempts(engine.database, held).items[0]
+    assert (first.state.value, first.reason) == ("Lost", "no worker knows of it; Redis lost its report")
+
+
 @pytest.mark.parametrize("down", [2.0, 5.0])
 def test_redis_restarted_while_every_slot_is_busy(engine: Engine, own_server: RedisServer, down: float) -> None:
     _, worker = engine.start()

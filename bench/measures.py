@@ -1,0 +1,136 @@
+"""What is measured. Each function takes started rigs and answers rows of (what, ours, bare, unit)."""
+
+import statistics
+import threading
+import time
+from dataclasses import dataclass
+
+from bench.rig import Bare, Client, Ours, until
+
+_SUBMIT = "/api/v1/jobs/noop/executions"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One thing measured on both; `bare` is None where bare Celery has no such thing."""
+
+    what: str
+    ours: float
+    bare: float | None
+    unit: str
+
+
+def drain(ours: Ours, bare: Bare, count: int) -> list[Figure]:
+    """No-ops from all accepted to all final in SQL, and from all queued to all acknowledged."""
+    before, cpu = ours.final(), _cpu(ours)
+    _submit_batch(ours, count)
+    began = time.perf_counter()
+    until(lambda: ours.final() >= before + count, every=0.05)
+    rate = count / (time.perf_counter() - began)
+    used = {name: (value - cpu[name]) / count * 1e6 for name, value in _cpu(ours).items()}
+
+    bare_rate, bare_used = _drain_bare(bare, count)
+    rows = [Figure("drain of no-ops, recorded as final", rate, bare_rate, "jobs/s")]
+    rows += [Figure(f"CPU per job, {name}", value, bare_used.get(name), "µs") for name, value in used.items()]
+    return rows
+
+
+def _drain_bare(bare: Bare, count: int) -> tuple[float, dict[str, float]]:
+    with bare.app.app.connection_for_write() as connection:
+        producer = connection.Producer()
+        for number in range(count):
+            bare.app.noop.apply_async((number,), queue="staged", producer=producer)
+    cpu = _cpu(bare)
+    # All at once into the queue that the worker watches, so that publishing is not part of the figure.
+    bare.broker.rename("staged", "bare")
+    began = time.perf_counter()
+    until(bare.done, every=0.02)
+    rate = count / (time.perf_counter() - began)
+    return rate, {name: (value - cpu[name]) / count * 1e6 for name, value in _cpu(bare).items()}
+
+
+def submissions(ours: Ours, bare: Bare, count: int) -> list[Figure]:
+    """Single submissions over HTTP by eight clients, beside `apply_async` in a loop."""
+    began = time.perf_counter()
+    threads = [threading.Thread(target=_submit_singles, args=(ours.http.port, count // 8)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rate = count // 8 * 8 / (time.perf_counter() - began)
+    bare_rate = _apply_async_rate(bare, count)
+    return [Figure("single submissions over HTTP | apply_async", rate, bare_rate, "1/s")]
+
+
+def bulk(ours: Ours, bare: Bare, count: int) -> list[Figure]:
+    """One request with `count` executions, beside as many `apply_async`."""
+    began = time.perf_counter()
+    _submit_batch(ours, count)
+    rate = count / (time.perf_counter() - began)
+    return [Figure("bulk submissions in one request | apply_async", rate, _apply_async_rate(bare, count), "1/s")]
+
+
+def latency(ours: Ours, bare: Bare, per_second: int, seconds: int) -> list[Figure]:
+    """Accepted → started at a steady rate, beside published → body."""
+    known = ours.final()
+    for _ in _paced(per_second, seconds):
+        ours.http.ask("POST", _SUBMIT, {"parameters": {}})
+    until(lambda: ours.final() >= known + per_second * seconds)
+    mine = sorted(ours.latencies()[-per_second * seconds :])
+    bare.broker.delete("bare:latencies")
+    for _ in _paced(per_second, seconds):
+        bare.app.stamp.apply_async((time.time(),))
+    until(lambda: bare.broker.llen("bare:latencies") >= per_second * seconds)
+    theirs = sorted(float(value) for value in bare.broker.lrange("bare:latencies", 0, -1))
+    what = f"accepted → started at {per_second}/s"
+    return [
+        Figure(f"{what}, p50", statistics.median(mine) * 1e3, statistics.median(theirs) * 1e3, "ms"),
+        Figure(f"{what}, p99", _p99(mine) * 1e3, _p99(theirs) * 1e3, "ms"),
+    ]
+
+
+def memory(ours: Ours, bare: Bare) -> list[Figure]:
+    """Proportional set size of each process with its children."""
+    return [
+        Figure(f"memory (PSS), {name}", tree.pss(), bare.trees[name].pss() if name in bare.trees else None, "MiB")
+        for name, tree in ours.trees.items()
+    ]
+
+
+def _submit_batch(ours: Ours, count: int) -> None:
+    client = Client(ours.http.port)
+    status, answer = client.ask("POST", "/api/v1/executions/batch", {"executions": [{"job": "noop"}] * count})
+    if status != 202:
+        raise RuntimeError(f"the batch was refused: {status} {answer}")
+
+
+def _submit_singles(port: int, count: int) -> None:
+    client = Client(port)
+    for _ in range(count):
+        status, answer = client.ask("POST", _SUBMIT, {"parameters": {}})
+        if status != 202:
+            raise RuntimeError(f"a submission was refused: {status} {answer}")
+
+
+def _apply_async_rate(bare: Bare, count: int) -> float:
+    began = time.perf_counter()
+    for number in range(count):
+        bare.app.noop.apply_async((number,))
+    rate = count / (time.perf_counter() - began)
+    until(bare.done, every=0.05)
+    return rate
+
+
+def _paced(per_second: int, seconds: int):  # type: ignore[no-untyped-def]
+    began = time.perf_counter()
+    for number in range(per_second * seconds):
+        time.sleep(max(0.0, began + number / per_second - time.perf_counter()))
+        yield number
+
+
+def _cpu(rig: Ours | Bare) -> dict[str, float]:
+    return {name: tree.cpu() for name, tree in rig.trees.items()}
+
+
+def _p99(values: list[float]) -> float:
+    return values[min(len(values) - 1, int(len(values) * 0.99))]
