@@ -59,7 +59,7 @@ def list_jobs(query: dict[str, Any]) -> Response:
 @blueprint.answers(200, Job(), "The definition.", headers=_ETAG)
 @blueprint.problems(JobNotFound)
 def get_job(name: str) -> Response:
-    """Read a job definition; `If-None-Match` is honoured."""
+    """Read a job definition; If-None-Match is honoured."""
     response = _shown(jobs.get(room().database, name), 200)
     response.make_conditional(request)
     return response

@@ -110,6 +110,7 @@ class Failure(Answer):
 class Progress(Answer):
     """How far a job says it is."""
 
+    attempt = integer("The attempt that said so.")
     done = fields.Float(allow_none=True)
     total = fields.Float(allow_none=True)
     message = fields.String(allow_none=True)

@@ -48,7 +48,7 @@ def _told(found: list[Event]) -> list[Any]:
 
 def test_the_whole_story_of_an_execution_that_ended(patient: World) -> None:
     made = patient.submitted()["id"]
-    patient.entered(made, 1, "Running", progress={"done": 2, "total": 2, "message": None})
+    patient.entered(made, 1, "Running", progress={"attempt": 1, "done": 2, "total": 2, "message": None})
     patient.entered(made, 1, "Retrying", error=FAILURE)
     patient.entered(made, 1, "Queued")
     patient.log(made, 1, "one")
@@ -67,8 +67,8 @@ def test_what_happens_is_told_as_it_happens(patient: World) -> None:
     assert stream.next().data["state"] == "Queued"
     patient.entered(made, 1, "Running")
     assert stream.next().data["state"] == "Running"
-    patient.update(made, progress={"done": 1, "total": 3, "message": "reading"})
-    assert stream.next().data == {"done": 1, "total": 3, "message": "reading"}
+    patient.update(made, progress={"attempt": 1, "done": 1, "total": 3, "message": "reading"})
+    assert stream.next().data == {"attempt": 1, "done": 1, "total": 3, "message": "reading"}
     patient.log(made, 5, "hello")
     assert stream.next().data["message"] == "hello"
     patient.entered(made, 1, "Failed", reason="no attempt left")

@@ -22,7 +22,12 @@ def test_an_execution_that_ended_is_read_with_everything(any_world: World) -> No
         "attempts", execution_id=made["id"], attempt=1, state="Failed", worker="w", runtime=0.25, error=failure
     )
     any_world.entered(
-        made["id"], 1, "Running", worker="w", code_version="v1", progress={"done": 1, "total": 2, "message": None}
+        made["id"],
+        1,
+        "Running",
+        worker="w",
+        code_version="v1",
+        progress={"attempt": 1, "done": 1, "total": 2, "message": None},
     )
     any_world.entered(made["id"], 1, "Failed", error=failure, reason="no attempt left")
     any_world.log(made["id"], 1, "hello")
