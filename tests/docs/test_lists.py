@@ -1,0 +1,141 @@
+"""Lists in the documentation against what they list: states, settings, keys, errors, metrics, commands."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import prometheus_client
+
+from jobworker.api import problems
+from jobworker.api.blueprint import _BodyTooLarge
+from jobworker.cli import main
+from jobworker.domain import errors
+from jobworker.domain.errors import JobWorkerError
+from jobworker.domain.execution import State
+from jobworker.settings import Settings
+from jobworker.telemetry.metrics import Metrics
+from jobworker.transport import entries, keys
+from tests.docs import chart
+from tests.docs.pages import DOCS, ROOT, blocks, section, sections, table
+
+
+def test_the_chart_is_the_table_of_moves() -> None:
+    [shown] = blocks(DOCS / "states.md", "mermaid")
+    assert shown.code == chart.render(), "paste the output of: python -m tests.docs.chart"
+
+
+def test_every_state_has_its_paragraph() -> None:
+    told = [heading for heading in sections(DOCS / "states.md") if heading in set(State)]
+    assert told == list(State)
+
+
+def test_every_setting_with_its_default() -> None:
+    listed = {
+        name.removeprefix("JOBWORKER_").lower(): cells[0]
+        for name, cells in table((DOCS / "settings.md").read_text()).items()
+    }
+    assert list(listed) == list(Settings.__dataclass_fields__)
+    real = Settings.from_environment({})
+    for name, default in listed.items():
+        text = "" if default == "(empty)" else default.strip("`").replace("$JOBWORKER_HOME", str(real.home))
+        told = Settings.from_environment({f"JOBWORKER_{name.upper()}": text})
+        assert getattr(told, name) == getattr(real, name), name
+        assert bool(text) == bool(getattr(real, name)), f"{name}: the default is not shown"
+
+
+def test_every_key_of_ours() -> None:
+    listed = {cells[0].strip("`"): key for key, cells in table(section(DOCS / "redis-keys.md", "Ours")).items()}
+    assert listed == {name: value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)}
+
+
+def test_redbeats_keys() -> None:
+    listed = list(table(section(DOCS / "redis-keys.md", "RedBeat's")))
+    assert listed == [entries.SCHEDULE_KEY, "redbeat::lock", entries.entry_key("{schedule}")]
+
+
+def test_every_error_with_its_status() -> None:
+    listed = {code: int(cells[0]) for code, cells in table(section(DOCS / "errors.md", "Codes")).items()}
+    ours = {kind.code: problems.status_of(kind)[0] for kind in _tree(JobWorkerError) if kind is not _BodyTooLarge}
+    theirs = {code: status for status, code in problems._HTTP_CODES.items()}
+    assert listed == {**ours, **theirs, "database_unavailable": 503}
+    assert list(listed.values()) == sorted(listed.values())
+
+
+def test_every_error_of_the_tree_says_its_own_code() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, JobWorkerError)]
+    assert len({kind.code for kind in kinds}) == len(kinds)
+
+
+def test_every_code_of_a_place() -> None:
+    listed = set(table(section(DOCS / "errors.md", "Codes of places")))
+    passed_on = {"job_not_found", "job_disabled", "task_not_found"}
+    assert listed == set(_codes_of_places()) | passed_on
+
+
+def test_every_metric() -> None:
+    metrics = Metrics()
+    made = [each for each in vars(metrics).values() if isinstance(each, prometheus_client.metrics.MetricWrapperBase)]
+    told = table((DOCS / "metrics.md").read_text())
+    assert told == {_series(each): [each._type, ", ".join(each._labelnames), each._documentation] for each in made}
+
+
+def test_every_command_with_its_options() -> None:
+    page = DOCS / "cli.md"
+    told = {heading: text for heading, text in sections(page).items() if heading.startswith("jobworker ")}
+    commands = dict(_commands("jobworker", main))
+    assert set(told) == set(commands)
+    for name, command in commands.items():
+        assert told[name].strip().splitlines()[0] == " ".join((command.help or "").split()), name
+        options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+        assert table(told[name]) == {option.opts[0]: [option.help] for option in options}, name
+
+
+def _tree(kind: type[JobWorkerError]) -> Iterator[type[JobWorkerError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        if below.__module__.startswith("jobworker."):
+            yield from _tree(below)
+
+
+#: Calls that make a FieldError, and which of their arguments is its code.
+_MAKERS = {"FieldError": 1, "_invalid": 1, "Coded": 0}
+
+
+def _codes_of_places() -> Iterator[str]:
+    for path in (ROOT / "jobworker").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and (at := _MAKERS.get(_called(node))) is not None:
+                code = node.args[at] if len(node.args) > at else None
+                if isinstance(code, ast.Constant) and isinstance(code.value, str):
+                    yield code.value
+
+
+def _called(call: ast.Call) -> str:
+    return str(getattr(call.func, "id", getattr(call.func, "attr", "")))
+
+
+def _series(metric: prometheus_client.metrics.MetricWrapperBase) -> str:
+    return f"{metric._name}_total" if metric._type == "counter" else str(metric._name)
+
+
+def _commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    context = click.Context(command)
+    for each in command.list_commands(context):
+        found = command.get_command(context, each)
+        assert found is not None
+        yield from _commands(f"{name} {each}", found)
+
+
+def test_no_setting_is_read_that_is_not_listed() -> None:
+    listed = set(table((DOCS / "settings.md").read_text()))
+    for path in [*(ROOT / "jobworker").rglob("*.py"), *(ROOT / "tasks").rglob("*.py"), *_top_level()]:
+        assert set(re.findall(r"JOBWORKER_[A-Z_]*[A-Z]", path.read_text())) <= listed, path
+
+
+def _top_level() -> Iterator[Path]:
+    yield from ROOT.glob("*.py")
