@@ -74,7 +74,7 @@ def latency(ours: Ours, bare: Bare, per_second: int, seconds: int) -> list[Figur
     """Accepted → started at a steady rate, beside published → body."""
     known = ours.final()
     for _ in _paced(per_second, seconds):
-        ours.http.ask("POST", _SUBMIT, {"parameters": {}})
+        ours.http.submit(_SUBMIT, {"parameters": {}})
     until(lambda: ours.final() >= known + per_second * seconds)
     mine = sorted(ours.latencies()[-per_second * seconds :])
     bare.broker.delete("bare:latencies")
@@ -98,18 +98,13 @@ def memory(ours: Ours, bare: Bare) -> list[Figure]:
 
 
 def _submit_batch(ours: Ours, count: int) -> None:
-    client = Client(ours.http.port)
-    status, answer = client.ask("POST", "/api/v1/executions/batch", {"executions": [{"job": "noop"}] * count})
-    if status != 202:
-        raise RuntimeError(f"the batch was refused: {status} {answer}")
+    Client(ours.http.port).submit("/api/v1/executions/batch", {"executions": [{"job": "noop"}] * count})
 
 
 def _submit_singles(port: int, count: int) -> None:
     client = Client(port)
     for _ in range(count):
-        status, answer = client.ask("POST", _SUBMIT, {"parameters": {}})
-        if status != 202:
-            raise RuntimeError(f"a submission was refused: {status} {answer}")
+        client.submit(_SUBMIT, {"parameters": {}})
 
 
 def _apply_async_rate(bare: Bare, count: int) -> float:

@@ -178,6 +178,14 @@ class Client:
             self._connection.close()
             return 0, {}
 
+    def submit(self, path: str, body: Any) -> None:
+        """POST and insist on 202; a connection that was closed while it was idle is opened again."""
+        status, answer = self.ask("POST", path, body)
+        if status == 0:
+            status, answer = self.ask("POST", path, body)
+        if status != 202:
+            raise RuntimeError(f"the submission was refused: {status} {answer}")
+
 
 def url(client: redis.Redis) -> str:
     """The URL of a Redis that the rig started."""

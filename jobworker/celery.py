@@ -2,7 +2,8 @@
 
 import importlib.util
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import structlog
 from celery import Celery, signals
@@ -49,10 +50,14 @@ def _on_setup_logging(loglevel: int, logfile: str | None, **_: Any) -> None:
     """The same logs as every other process; Celery's own two log formats are not used."""
     process = next((word for word in sys.argv if word in ("worker", "beat", "flower")), "celery")
     # Not sys.stderr: in a child of the pool that leads back into the log.
-    stream = Path(logfile).open("a", encoding="utf-8") if logfile else sys.__stderr__
+    stream = _append_to(logfile) if logfile else sys.__stderr__
     logging.configure(_settings.log_format, loglevel, process, stream or sys.stderr)
     if process == "worker":
         app.log.redirect_stdouts("WARNING")  # What a job prints is part of its log.
+
+
+def _append_to(logfile: str) -> TextIO:
+    return Path(logfile).open("a", encoding="utf-8")
 
 
 app = _make_app()

@@ -21,7 +21,7 @@ class Broken:
 
 
 def load(package: str) -> list[Broken]:
-    """Import every module of `package`; answers those that failed. Raises `Misconfigured` if there is no such package."""
+    """Import every module of `package`; answers those that failed. Raises `Misconfigured` if there is none."""
     _spec(package)
     return [failure for name in _modules(package) if (failure := _import(name))]
 

@@ -124,8 +124,8 @@ class Engine:
     def states(self) -> dict[str, int]:
         """How many executions are in which state."""
         with self.database.read() as connection:
-            rows = connection.execute(sa.text("SELECT state, count(*) FROM executions GROUP BY state"))
-            return {state: count for state, count in rows}
+            rows = connection.execute(sa.text("SELECT state, count(*) AS number FROM executions GROUP BY state"))
+            return {row.state: row.number for row in rows}
 
     def succeeded(self) -> set[str]:
         """The ids of those that SQL knows to have succeeded."""

@@ -4,11 +4,20 @@ import signal
 import threading
 
 import click
+import structlog
 
+from jobworker import celery, loading
 from jobworker.cli import common
 from jobworker.clock import SystemClock
+from jobworker.domain.errors import Misconfigured
 from jobworker.relay.loop import Relay
+from jobworker.services import catalogue
+from jobworker.settings import Settings
+from jobworker.store.database import Database
 from jobworker.telemetry import logging
+from jobworker.transport.catalogue import describe
+
+logger = structlog.get_logger(__name__)
 
 
 @click.command("relay")
@@ -20,4 +29,16 @@ def command() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with common.database(settings) as database:
+        _introduce_tasks(database, settings)
         Relay(database, settings.redis_url, SystemClock(), settings).run(stop)
+
+
+def _introduce_tasks(database: Database, settings: Settings) -> None:
+    """The first submission need not wait for a worker where the jobs' code is at hand."""
+    try:
+        version = settings.code_version or loading.source_digest(settings.tasks)
+        celery.load_tasks()
+    except Misconfigured as error:
+        logger.info("no_task_modules_here", why=str(error))
+        return
+    catalogue.introduce(database, SystemClock(), describe(celery.app), version)

@@ -70,4 +70,3 @@ class Definition:
         values["tags"] = tuple(values.get("tags", ()))
         values["on_worker_lost"] = OnWorkerLost(values.get("on_worker_lost", "retry"))
         return cls(**values)
-

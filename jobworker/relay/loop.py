@@ -72,9 +72,7 @@ class Relay:
         self._database = database
         self._clock = clock
         self._reader = Reader(self._client)
-        self._dispatcher = Dispatcher(
-            database, Publisher(self._client), Claims(self._client), clock, settings.feed
-        )
+        self._dispatcher = Dispatcher(database, Publisher(self._client), Claims(self._client), clock, settings.feed)
         self._watch = Watch(database, self._client, self._dispatcher, clock, settings)
         self._ids = IdFactory()
         self._name = f"{socket.gethostname()}:{os.getpid()}"

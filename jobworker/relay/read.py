@@ -50,7 +50,7 @@ class Reader:
         if self._wake is None:
             self._wake = self._last_ring()
         streams: dict[Any, Any] = {keys.EVENTS: offsets.events, keys.LOGS: offsets.logs, keys.WAKE: self._wake}
-        answer = self._client.xread(streams, count=_COUNT, block=max(1, int(wait * 1000)))
+        answer: Any = self._client.xread(streams, count=_COUNT, block=max(1, int(wait * 1000)))
         batch = Batch(offsets)
         for name, entries in answer or []:
             batch = self._add(batch, name, entries)
@@ -65,8 +65,8 @@ class Reader:
 
     def _last_ring(self) -> str:
         # Not "$": a ring between two calls would get lost.
-        rings = self._client.xrevrange(keys.WAKE, count=1)
-        return rings[0][0] if rings else "0-0"
+        rings: Any = self._client.xrevrange(keys.WAKE, count=1)
+        return str(rings[0][0]) if rings else "0-0"
 
     def _add(self, batch: Batch, name: str, entries: list[tuple[str, dict[str, str]]]) -> Batch:
         last = entries[-1][0]

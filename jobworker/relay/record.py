@@ -30,9 +30,9 @@ def record(connection: sa.Connection, reports: Sequence[Event]) -> list[Claimed]
     """Write down what workers reported, in the order of the stream; answers which messages were claimed."""
     claimed: list[Claimed] = []
     for part in _parts(reports):
-        if part[0].kind is Kind.WORKER_LOST:
-            part = _attempts_of_lost_worker(connection, part[0])
-        claimed.extend(_record_moves(connection, part))
+        lost = part[0].kind is Kind.WORKER_LOST
+        moves = _attempts_of_lost_worker(connection, part[0]) if lost else part
+        claimed.extend(_record_moves(connection, moves))
     return claimed
 
 

@@ -198,4 +198,3 @@ def _row(announcement: Announcement, now: dt.datetime) -> WorkerRow:
         started_at=announcement.started_at,
         seen_at=now,
     )
-

@@ -31,6 +31,16 @@ def learn(database: Database, clock: Clock, offered: Sequence[Mapping[str, Any]]
                 logger.info("job_kept", job=row.name, why="it was made over HTTP, the task of the same name is not it")
 
 
+def introduce(database: Database, clock: Clock, offered: Sequence[Mapping[str, Any]], code_version: str) -> None:
+    """Make tasks known that nobody has announced yet, from code that this host happens to have.
+
+    Workers know better: what one of them has announced is left as it is.
+    """
+    with database.read() as connection:
+        known = set(tasks.names(connection))
+    learn(database, clock, [described for described in offered if described["name"] not in known], code_version)
+
+
 def _definition(task: TaskRow) -> Definition:
     options = task.options
     retries = options.get("max_retries")

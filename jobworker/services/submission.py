@@ -122,14 +122,17 @@ def _accept(
 ) -> Accepted:
     """The commit. The key goes first: it decides between two requests that bring the same one at once."""
     ids = [each.id for each in prepared]
-    with database.write() as connection:
+
+    def accept(connection: sa.Connection) -> Accepted:
         if once is not None:
             answer = Remembered(once.key, fingerprint, ids, batch_id, now)
             earlier = idempotency.reserve(connection, answer, now - dt.timedelta(seconds=once.ttl))
             if earlier is not None:
                 return _repeat(earlier, fingerprint)
         executions.insert(connection, prepared, actor, now)
-    return Accepted(ids, batch_id, replayed=False)
+        return Accepted(ids, batch_id, replayed=False)
+
+    return database.commit(accept)
 
 
 def _replay(connection: sa.Connection, once: Once | None, fingerprint: str, now: dt.datetime) -> Accepted | None:

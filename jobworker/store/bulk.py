@@ -34,7 +34,7 @@ class Bulk:
     `build` makes the statement from the dialect's name.
     """
 
-    build: Callable[[str], sa.Executable]
+    build: Callable[[str], Any]
     names: Sequence[str]
     _compiled: dict[str, _Compiled] = field(default_factory=dict)
 
@@ -48,7 +48,7 @@ class Bulk:
             connection.exec_driver_sql(compiled.sql, converted)
 
     def _compile(self, dialect: sa.Dialect) -> _Compiled:
-        compiled: Any = self.build(dialect.name).compile(dialect=dialect)  # type: ignore[attr-defined]
+        compiled: Any = self.build(dialect.name).compile(dialect=dialect)
         order = compiled.positiontup if compiled.positional else list(compiled.binds)
         places = {name: at for at, name in enumerate(self.names)}
         parameters = [
@@ -58,6 +58,8 @@ class Bulk:
         return _Compiled(str(compiled), parameters, bool(compiled.positional))
 
 
-def insert(table: sa.Table, names: Sequence[str]) -> Callable[[str], sa.Executable]:
+def insert(table: sa.Table, names: Sequence[str]) -> Callable[[str], Any]:
     """Builds `INSERT INTO table (names) VALUES (…)`."""
-    return lambda _dialect: sa.insert(table).values({name: sa.bindparam(name, type_=table.c[name].type) for name in names})
+    return lambda _dialect: sa.insert(table).values(
+        {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
+    )

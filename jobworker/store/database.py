@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from jobworker.domain.errors import Misconfigured
+from jobworker.store.group_commit import Answer, GroupCommit
 
 #: Longest wait for a lock (ms): far above any transaction of ours, below a client's patience.
 _BUSY_TIMEOUT_MS = 10_000
@@ -59,6 +60,7 @@ class Database:
                 max_overflow=20,
             )
             self._lock = contextlib.nullcontext
+        self._group = GroupCommit(self.write)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -71,6 +73,16 @@ class Database:
         """A transaction: committed when the block ends, rolled back when it raises."""
         with self._lock(), self._writer.begin() as connection:
             yield connection
+
+    def commit(self, work: Callable[[sa.Connection], Answer]) -> Answer:
+        """Do `work` in a transaction that other threads' work may share; the answer, once it is committed.
+
+        For short writes of many threads at once. A failure undoes that work only.
+        """
+        if self.is_sqlite:
+            return self._group.run(work)
+        with self.write() as connection:
+            return work(connection)
 
     def checkpoint(self) -> None:
         """Bring SQLite's write-ahead log back into the database file. Only the relay does this."""

@@ -108,9 +108,7 @@ def release_due(connection: sa.Connection, now: dt.datetime, limit: int) -> int:
 
 def next_due(connection: sa.Connection) -> dt.datetime | None:
     """When the next Scheduled or Retrying execution is due."""
-    return connection.scalar(
-        sa.select(executions.c.due_at).where(_WAITING).order_by(executions.c.due_at).limit(1)
-    )
+    return connection.scalar(sa.select(executions.c.due_at).where(_WAITING).order_by(executions.c.due_at).limit(1))
 
 
 def ready(connection: sa.Connection, queue: str, tasks: Sequence[str], limit: int) -> list[Ready]:
@@ -135,7 +133,7 @@ def mark_published(connection: sa.Connection, published: Iterable[tuple[str, int
     _MARK.run(connection, ((execution, attempt, now) for execution, attempt in published))
 
 
-def _build_mark(_dialect: str) -> sa.Executable:
+def _build_mark(_dialect: str) -> Any:
     return (
         sa.update(executions)
         .where(executions.c.id == sa.bindparam("key"), executions.c.attempt == sa.bindparam("before"), _READY)
@@ -182,7 +180,9 @@ def publish_all_again(connection: sa.Connection, before: dt.datetime) -> int:
 
 def running(connection: sa.Connection, worker: str | None = None) -> list[RunningAttempt]:
     """What is running, everywhere or on one worker."""
-    query = sa.select(executions.c.id, executions.c.attempt, executions.c.worker, executions.c.started_at).where(_RUNNING)
+    query = sa.select(executions.c.id, executions.c.attempt, executions.c.worker, executions.c.started_at).where(
+        _RUNNING
+    )
     if worker is not None:
         query = query.where(executions.c.worker == worker)
     return [RunningAttempt(*row) for row in connection.execute(query)]

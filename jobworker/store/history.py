@@ -106,7 +106,7 @@ _SAVED = (
 )  # fmt: skip
 
 
-def _build_save(_dialect: str) -> sa.Executable:
+def _build_save(_dialect: str) -> Any:
     values = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in _SAVED}
     # Only the dispatcher marks a Queued row; a report of any kind ends that.
     return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(dispatched_at=sa.null(), **values)
@@ -146,7 +146,7 @@ def add_transitions(connection: sa.Connection, moves: Sequence[Move]) -> None:
 _TRANSITION = ("execution_id", "attempt", "state", "at", "actor", "reason")
 
 
-def _build_add_transition(dialect: str) -> sa.Executable:
+def _build_add_transition(dialect: str) -> Any:
     return _insert(dialect, transitions, _TRANSITION).on_conflict_do_nothing()
 
 
@@ -165,14 +165,14 @@ _START = ("execution_id", "attempt", "state", "worker", "code_version", "started
 _END = ("execution_id", "attempt", "state", "reason", "worker", "finished_at", "runtime", "error")
 
 
-def _build_start(dialect: str) -> sa.Executable:
+def _build_start(dialect: str) -> Any:
     statement = _insert(dialect, attempts, _START)
     # A start that comes after its end must not reopen the attempt.
     again = {name: statement.excluded[name] for name in ("worker", "code_version", "started_at")}
     return statement.on_conflict_do_update(index_elements=["execution_id", "attempt"], set_=again)
 
 
-def _build_end(dialect: str) -> sa.Executable:
+def _build_end(dialect: str) -> Any:
     statement = _insert(dialect, attempts, _END)
     told = {name: statement.excluded[name] for name in ("state", "reason", "finished_at", "runtime", "error")}
     return statement.on_conflict_do_update(
@@ -189,7 +189,16 @@ def _started(move: Move) -> tuple[Any, ...]:
 
 
 def _ended(move: Move) -> tuple[Any, ...]:
-    return (move.execution, move.attempt, _attempt_state(move).value, move.reason, move.worker, move.at, move.runtime, move.error)
+    return (
+        move.execution,
+        move.attempt,
+        _attempt_state(move).value,
+        move.reason,
+        move.worker,
+        move.at,
+        move.runtime,
+        move.error,
+    )
 
 
 def _attempt_state(move: Move) -> AttemptState:
@@ -212,7 +221,7 @@ def add_logs(connection: sa.Connection, lines: Sequence[LogLine]) -> None:
 _LOG = ("execution_id", "seq", "attempt", "at", "level", "logger", "message")
 
 
-def _build_add_log(dialect: str) -> sa.Executable:
+def _build_add_log(dialect: str) -> Any:
     return _insert(dialect, execution_logs, _LOG).on_conflict_do_nothing()
 
 

@@ -32,9 +32,7 @@ def get(connection: sa.Connection) -> RelayState:
 
 def lead(connection: sa.Connection, leader: str, now: dt.datetime, until: dt.datetime) -> bool:
     """Become or stay the leader until `until`; False if another one leads."""
-    free = sa.or_(
-        relay_state.c.leader.is_(None), relay_state.c.leader == leader, relay_state.c.leader_until < now
-    )
+    free = sa.or_(relay_state.c.leader.is_(None), relay_state.c.leader == leader, relay_state.c.leader_until < now)
     changed = connection.execute(
         sa.update(relay_state).where(_THE_ROW, free).values(leader=leader, leader_until=until, turned_at=now)
     )

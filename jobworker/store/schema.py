@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql
 #: SQLite numbers rows only through INTEGER PRIMARY KEY.
 _BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
+
 class Json(sa.types.TypeDecorator[Any]):
     """A JSON value; None is NULL. PostgreSQL keeps jsonb, SQLite text.
 
@@ -36,7 +37,6 @@ class Json(sa.types.TypeDecorator[Any]):
         if value is None or dialect.name == "postgresql":
             return value
         return orjson.loads(value)
-
 
 
 class Moment(sa.types.TypeDecorator[dt.datetime]):

@@ -14,7 +14,7 @@ from celery.worker import state
 from kombu.transport import redis as kombu_redis
 
 
-class Channel(kombu_redis.Channel):  # type: ignore[misc]
+class Channel(kombu_redis.Channel):
     """A channel that keeps one client and hands messages back only when the worker stops."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -29,13 +29,14 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
     def _create_client(self, asynchronous: bool = False) -> redis.Redis:
         # kombu makes a new redis.Redis for every command, a fifth of the cost of publishing.
         if asynchronous:
-            return super()._create_client(asynchronous=True)
+            client: redis.Redis = super()._create_client(asynchronous=True)
+            return client
         if self._shared_client is None or self._shared_client.connection_pool is not self.pool:
             self._shared_client = super()._create_client()
         return self._shared_client
 
 
-class Transport(kombu_redis.Transport):  # type: ignore[misc]
+class Transport(kombu_redis.Transport):
     """Selected by workers through `broker_transport`; beat, Flower and control keep the stock one."""
 
     Channel = Channel

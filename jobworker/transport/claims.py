@@ -76,9 +76,7 @@ class Claims:
             args=[attempt, keys.FINISHED_TTL, *flat(fields)],
         )
 
-    def _report(
-        self, script: Any, ticket: Ticket, kind: Kind, data: Mapping[str, Any], ttl: int
-    ) -> Answer:
+    def _report(self, script: Any, ticket: Ticket, kind: Kind, data: Mapping[str, Any], ttl: int) -> Answer:
         fields = events.encode(kind, ticket.execution, ticket.attempt, data)
         answer = script(
             keys=[keys.RUN.format(execution=ticket.execution), keys.FENCE.format(worker=ticket.worker), keys.EVENTS],

@@ -99,7 +99,9 @@ class Publisher:
         }
         body = base64.b64encode(orjson.dumps(([], message.parameters, template["embed"])))
         properties = {**template["properties"], "correlation_id": message.id, "delivery_tag": message.id}
-        return orjson.dumps({**template["envelope"], "headers": headers, "properties": properties, "body": body.decode()})
+        return orjson.dumps(
+            {**template["envelope"], "headers": headers, "properties": properties, "body": body.decode()}
+        )
 
     def _template(self, message: Message) -> dict[str, Any]:
         key = (message.task, message.queue, message.priority, message.time_limit, message.soft_time_limit)

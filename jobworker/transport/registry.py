@@ -99,7 +99,9 @@ class Registry:
     def announcements(self) -> list[Announcement]:
         """Every worker whose heartbeat is recent enough to have an announcement."""
         workers = self._client.zrange(keys.WORKERS, 0, -1)
-        texts = self._client.mget([keys.WORKER.format(worker=worker) for worker in workers]) if workers else []
+        texts: list[Any] = (
+            self._client.mget([keys.WORKER.format(worker=worker) for worker in workers]) if workers else []
+        )
         return [Announcement.from_text(text) for text in texts if text]
 
     def catalogue(self, digest: str) -> list[dict[str, Any]]:
@@ -111,7 +113,7 @@ class Registry:
         """Declare dead whoever has been silent for longer than the lease; answers who that was."""
         seconds, microseconds = self._client.time()
         deadline = seconds * 1000 + microseconds // 1000 - self._lease_ms
-        silent = self._client.zrangebyscore(keys.WORKERS, "-inf", deadline)
+        silent: Any = self._client.zrangebyscore(keys.WORKERS, "-inf", deadline)
         return [worker for worker in silent if self._fence_one(worker)]
 
     def _fence_one(self, worker: str) -> bool:

@@ -10,7 +10,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 _INTERVALS = {"interval_start": 0.2, "interval_step": 0.3, "interval_max": 2.0}
 
 
-class Consumer(CeleryConsumer):  # type: ignore[misc]
+class Consumer(CeleryConsumer):
     """Selected through `worker_consumer`."""
 
     def ensure_connected(self, conn: Any) -> Any:

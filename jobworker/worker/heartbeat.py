@@ -40,7 +40,9 @@ class Heartbeat:
             logger.warning("heartbeat_missed", error=str(error))
             return
         if pulse is Pulse.FENCED:
-            logger.error("worker_was_given_up", worker=worker, why="its heartbeat had stopped for longer than its lease")
+            logger.error(
+                "worker_was_given_up", worker=worker, why="its heartbeat had stopped for longer than its lease"
+            )
             _end_now()
         tell_untold()
 
@@ -68,7 +70,7 @@ def _end_now() -> None:
     os._exit(1)
 
 
-class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class HeartbeatStep(bootsteps.StartStopStep):
     """Beats from the event loop where the pool forks, since threads and fork do not mix; else from a thread."""
 
     # Early: what comes later (mingle) takes a second, and the lease runs.

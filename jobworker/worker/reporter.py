@@ -53,9 +53,7 @@ class Reporter:
         if len(message) > _MAX_LINE:
             message = f"{message[:_MAX_LINE]} … [cut: {len(message)} characters]"
         at = dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat()
-        self._add(
-            Kind.LOG, delivery, {"level": record.levelname, "logger": record.name, "message": message, "at": at}
-        )
+        self._add(Kind.LOG, delivery, {"level": record.levelname, "logger": record.name, "message": message, "at": at})
 
     def flush(self) -> None:
         """Send what is there; what cannot be sent now stays for later."""

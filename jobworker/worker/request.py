@@ -20,7 +20,7 @@ logger = structlog.get_logger(__name__)
 _untold: list[tuple[Delivery, Outcome]] = []
 
 
-class JobRequest(Request):  # type: ignore[misc]
+class JobRequest(Request):
     """Numbers each delivery, and reports hard limits, lost processes and revocations."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -18,7 +18,7 @@ def install(app: Celery, settings: Settings) -> None:
     """Connect the worker's life to ours. Does nothing in processes that are not workers."""
     app.steps["consumer"].add(HeartbeatStep)
 
-    def begin(sender: str, instance: Any, conf: Any, **_: Any) -> None:
+    def begin(sender: str, conf: Any, **_: Any) -> None:
         # Only workers fetch; beat, Flower and remote control keep kombu's own transport.
         conf.broker_transport = "jobworker.transport.broker:Transport"
         version = settings.code_version or loading.source_digest(settings.tasks)

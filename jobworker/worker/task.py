@@ -10,7 +10,7 @@ from jobworker.worker.delivery import HEADER, TOKEN_HEADER, Delivery
 from jobworker.worker.runner import Runner
 
 
-class JobTask(Task):  # type: ignore[misc]
+class JobTask(Task):
     """A Celery task that JobWorker runs. Without a message from the relay it behaves as Celery's own."""
 
     Request = "jobworker.worker.request:JobRequest"

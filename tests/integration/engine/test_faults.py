@@ -37,7 +37,7 @@ def test_killed_worker_is_noticed_and_its_work_runs_again(any_engine: Engine, tm
 def test_frozen_worker_that_wakes_is_fenced_and_reports_nothing(
     engine: Engine, own_server: RedisServer, tmp_path: Path
 ) -> None:
-    relay, sleeper = engine.start()
+    _, sleeper = engine.start()
     gate = tmp_path / "gate"
     held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
     until(lambda: engine.is_running(held))

@@ -29,7 +29,9 @@ def test_every_outcome_on_one_worker(any_engine: Engine) -> None:
 
     assert (rows["noop"].state, rows["noop"].result, rows["noop"].attempt) == (State.SUCCEEDED, 7, 1)
     assert engine.story(wanted["noop"]) == [(0, "Queued"), (1, "Running"), (1, "Succeeded")]
-    assert rows["noop"].worker and rows["noop"].code_version and rows["noop"].job_revision == 1
+    assert rows["noop"].worker
+    assert rows["noop"].code_version
+    assert rows["noop"].job_revision == 1
 
     assert (rows["flaky"].state, rows["flaky"].result) == (State.SUCCEEDED, 3)
     assert engine.story(wanted["flaky"]) == [
@@ -110,7 +112,7 @@ def test_other_pools_run_report_and_beat(engine: Engine, pool: str) -> None:
 
 
 def test_delayed_and_cancelled(engine: Engine) -> None:
-    relay, worker = engine.start()
+    engine.start()
     blockers = engine.submit("hold", count=2, seconds=3)
     until(lambda: all(engine.is_running(key) for key in blockers))
     published = engine.submit_one("noop")

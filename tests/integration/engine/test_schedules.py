@@ -46,9 +46,7 @@ def test_each_occurrence_fires_once_with_two_beats_of_which_one_is_killed(any_en
     assert rows[-1].created_by == "schedule:tick"
 
 
-def test_a_report_of_an_occurrence_that_comes_twice_or_makes_no_sense(
-    engine: Engine, own_server: RedisServer
-) -> None:
+def test_a_report_of_an_occurrence_that_comes_twice_or_makes_no_sense(engine: Engine, own_server: RedisServer) -> None:
     engine.relay()
     engine.worker()
     engine.ready()
