@@ -25,7 +25,8 @@ class _Piece(Generic[Answer]):
         self.error: BaseException | None = None
         self.answer: Any = None
 
-    def run(self, connection: sa.Connection) -> None:
+    def run_apart(self, connection: sa.Connection) -> None:
+        """Run in a savepoint, so that a failure is nobody else's."""
         try:
             with connection.begin_nested():
                 self.answer = self.work(connection)
@@ -60,8 +61,11 @@ class GroupCommit:
             pieces, self._waiting = self._waiting, []
         try:
             with self._transaction() as connection:
-                for piece in pieces:
-                    piece.run(connection)
+                if len(pieces) == 1:
+                    pieces[0].answer = pieces[0].work(connection)
+                else:
+                    for piece in pieces:
+                        piece.run_apart(connection)
         except BaseException as error:  # noqa: BLE001  the commit failed: nobody's work is done
             for piece in pieces:
                 piece.error = piece.error or error
