@@ -1,0 +1,236 @@
+"""What the documentation shows is done on a running system: its jobs are run, its commands are typed."""
+
+import dataclasses
+import inspect
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from jobworker import Context, job
+from jobworker.domain.job import SHIPPED_QUEUES as _QUEUES
+from jobworker.up.redis_server import EmbeddedRedis
+from tests.acceptance.test_up import System
+from tests.docs.matching import must_match
+from tests.docs.pages import DOCS, PAGES, ROOT, Block, blocks, name_of, section, table
+from tests.waiting import until
+
+pytestmark = pytest.mark.timeout(300)
+
+_ADDRESS = "http://127.0.0.1:8000"
+
+#: A block that has such a line needs a running system.
+_TYPED = re.compile(r"^(\w+=\$\()?(curl|jobworker (submit|wait|executions)) ", re.MULTILINE)
+
+
+def _modules() -> Iterator[tuple[str, str]]:
+    """Every Python block that says in which file it belongs, with that file."""
+    for page in PAGES:
+        for block in blocks(page, "python"):
+            if found := re.match(r"# (tasks/\w+\.py)\n", block.code):
+                yield found[1], block.code
+
+
+def _commands() -> Iterator[tuple[str, str, Block | None]]:
+    """Every block of shell commands for a running system, with the answer that is shown for it."""
+    for page in PAGES:
+        found = blocks(page)
+        for block, following in itertools.zip_longest(found, found[1:]):
+            if block.language == "sh" and re.search(
+                r"^(\w+=\$\()?(curl|jobworker (submit|wait|exec))", block.code, re.MULTILINE
+            ):
+                shown = following if following and following.language in ("json", "text") else None
+                yield name_of(page), block.code, shown
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system in a folder like that of a user: the shipped jobs and those of the documentation."""
+    folder = tmp_path_factory.mktemp("documented")
+    shutil.copytree(ROOT / "tasks", folder / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("Procfile", "app.py", "celeryconfig.py", "flowerconfig.py"):
+        shutil.copy(ROOT / file, folder)
+    for file, code in _modules():
+        (folder / file).write_text(code)
+    running = System(folder)
+    running.says("JobWorker is ready.", within=120)
+    yield running
+    running.kill()
+
+
+def _typed(system: System, commands: str) -> str:
+    environment = {**system.environment, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-ec", commands.replace(_ADDRESS, system.api)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr or done.stdout
+    return done.stdout
+
+
+def test_commands_answer_what_is_shown(system: System) -> None:
+    # In their order: some use what those before them made.
+    for page, commands, shown in _commands():
+        answer = _typed(system, commands)
+        if shown is not None:
+            try:
+                must_match(shown.code, answer, shown.language)
+            except AssertionError as error:
+                raise AssertionError(f"{page}: {commands}\nanswered {answer}\n{error}") from None
+
+
+def test_there_are_commands_and_jobs_to_try() -> None:
+    assert len(list(_commands())) >= 12
+    assert len(list(_modules())) >= 6
+
+
+#: Each job of the documentation, what it is submitted with, and what comes of it.
+_RUNS: dict[str, tuple[dict[str, object], object]] = {
+    "greet": ({"name": "Ada", "times": 2}, {"greeting": "hello Ada, hello Ada"}),
+    "everything": ({"text": "t", "mode": "thorough"}, ["t", 1, 0.5, False, [], {}, "thorough", "small", None, None]),
+    "fetch": ({"good_attempt": 3}, 3),
+    "poll": ({"ready_attempt": 4}, 4),
+    "nightly": ({}, None),
+    "tasks.plain.add": ({"left": 2, "right": 3}, 5),
+}
+
+#: Those whose result is looked at by a test of their own.
+_OTHERS = {"write_report", "tick"}
+
+
+def test_the_jobs_do_what_is_said(system: System) -> None:
+    accepted = {name: system.submit(name, parameters=given)["id"] for name, (given, _) in _RUNS.items()}
+    assert {name: system.succeeds(accepted[name])["result"] for name in _RUNS} == {
+        name: result for name, (_, result) in _RUNS.items()
+    }
+
+
+def test_a_report_is_written(system: System) -> None:
+    accepted = system.submit("write_report", parameters={"month": "May", "format": "json"})["id"]
+    ended = system.succeeds(accepted)
+    assert Path(ended["result"]["file"]).read_text().splitlines() == ["May,0", "May,1", "May,2"]
+    assert Path(ended["result"]["file"]).parent == system.home / "files" / accepted
+
+    def told() -> bool:
+        # Log lines and progress travel apart from states and may come a little later.
+        _, logs = system.get(f"{system.api}/api/v1/executions/{accepted}/logs")
+        _, now = system.get(f"{system.api}/api/v1/executions/{accepted}")
+        return bool(logs["items"]) and bool(now["progress"]) and now["progress"]["done"] == 3
+
+    until(told, what="the log line and the progress")
+    _, definition = system.get(f"{system.api}/api/v1/jobs/write_report")
+    assert (definition["queue"], definition["tags"], definition["retry"]) == (
+        "background",
+        ["reports"],
+        {"max_attempts": 6},
+    )
+
+
+def test_a_schedule_starts_its_job(system: System) -> None:
+    def ticked() -> list[str]:
+        _, found = system.get(f"{system.api}/api/v1/executions?job=tick&state=Succeeded")
+        return [each["result"] for each in found["items"]]
+
+    until(lambda: len(ticked()) >= 2, what="the second occurrence")
+    assert len(set(ticked())) == len(ticked())
+
+
+def test_retries_end_where_it_says(system: System) -> None:
+    accepted = system.submit("fetch", parameters={"good_attempt": 4})["id"]
+
+    def ended() -> dict[str, object]:
+        _, found = system.get(f"{system.api}/api/v1/executions/{accepted}")
+        return found if found["finished_at"] else {}
+
+    found = until(ended, what="the end of its attempts")
+    assert (found["state"], found["attempt"]) == ("Failed", 3)
+
+
+def test_parameters_have_the_types_that_are_listed(system: System) -> None:
+    _, definition = system.get(f"{system.api}/api/v1/jobs/everything")
+    assert {each["name"]: each["type"] for each in definition["parameters"]} == {
+        "text": "string",
+        "count": "integer",
+        "ratio": "number",
+        "flag": "boolean",
+        "items": "array",
+        "options": "object",
+        "mode": "string",
+        "size": "string",
+        "note": "string",
+        "anything": "any",
+    }
+    assert [each["name"] for each in definition["parameters"] if each["required"]] == ["text"]
+    choices = {each["name"]: each["choices"] for each in definition["parameters"] if each["choices"]}
+    assert choices == {"mode": ["fast", "thorough"], "size": ["small", "large"]}
+
+
+def test_every_documented_job_is_run(system: System) -> None:
+    _, listed = system.get(f"{system.api}/api/v1/jobs?limit=200")
+    shipped = {"cleanup_inactive_entities", "generate_entity_statistics", "process_data_export"}
+    assert {item["name"] for item in listed["items"] if item["owner"] == "code"} == {*_RUNS, *_OTHERS, *shipped}
+
+
+def test_every_redis_key_that_is_there_is_listed(system: System) -> None:
+    patterns = [
+        re.sub(r"\\\{\w+\\\}", ".+", re.escape(key.replace(r"\x06\x16", "\x06\x16")))
+        for heading in ("Ours", "RedBeat's", "Celery's")
+        for key in table(section(DOCS / "redis-keys.md", heading))
+        # `{queue}` alone would fit anything.
+        if not key.startswith("{queue}")
+    ]
+    others = ["example:entity-statistics", *(rf"{queue}(\x06\x16[369])?" for queue in _QUEUES)]
+    url = running_redis(system)
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        found = list(client.scan_iter())
+    assert "jw:epoch" in found
+    assert [key for key in found if not any(re.fullmatch(pattern, key) for pattern in [*patterns, *others])] == []
+
+
+def running_redis(system: System) -> str:
+    """The URL of the system's own Redis."""
+    url = EmbeddedRedis(system.home).url
+    assert url is not None
+    return url
+
+
+def test_every_metric_that_is_scraped_is_listed(system: System) -> None:
+    _, text = system.get(f"{system.api}/metrics")
+    scraped = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    ours = {name for name in scraped if not name.startswith(("process_", "python_info"))}
+    assert ours == set(table((DOCS / "metrics.md").read_text()))
+
+
+def test_every_option_of_job() -> None:
+    page = (DOCS / "jobs.md").read_text()
+    own = [
+        name
+        for name, parameter in inspect.signature(job).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    listed = table(page)
+    assert sorted(listed) == sorted(own)
+    defaults = {"name": "the function's name", "schedule": "none", "tags": "none"}
+    for name in own:
+        default = inspect.signature(job).parameters[name].default
+        shown = f'"{default}"' if isinstance(default, str) else str(default)
+        assert listed[name][0].strip("`") == defaults.get(name, shown)
+
+
+def test_everything_that_a_context_has() -> None:
+    listed = table(section(DOCS / "jobs.md", "Context"))
+    fields = [field.name for field in dataclasses.fields(Context) if not field.name.startswith("_")]
+    methods = [name for name in vars(Context) if inspect.isfunction(vars(Context)[name]) and not name.startswith("_")]
+    assert list(listed) == [*fields, *methods]
