@@ -93,6 +93,7 @@ class Relay:
             except redis.RedisError as error:
                 logger.warning("redis_away", error=str(error), next_try_in=pause)
                 self._watch.redis_was_away()
+                self._checked = False  # What comes back may be another server.
                 self._clock.wait(stop, pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             except sqlalchemy.exc.OperationalError as error:

@@ -3,11 +3,14 @@
 import secrets
 from typing import Any
 
+import redis
 from celery import Celery, signals
 
 from jobworker import loading
 from jobworker.clock import SystemClock
+from jobworker.domain.errors import Misconfigured
 from jobworker.settings import Settings
+from jobworker.transport.client import check, connect
 from jobworker.worker.announce import worker_id
 from jobworker.worker.heartbeat import HeartbeatStep
 from jobworker.worker.runner import Runner
@@ -21,6 +24,7 @@ def install(app: Celery, settings: Settings) -> None:
     def begin(sender: str, conf: Any, **_: Any) -> None:
         # Only workers fetch; beat, Flower and remote control keep kombu's own transport.
         conf.broker_transport = "jobworker.transport.broker:Transport"
+        _refuse_bad_redis(settings)
         version = settings.code_version or loading.source_digest(settings.tasks)
         worker = worker_id(sender, secrets.token_hex(4))
         JobTask.runner = Runner(settings, SystemClock(), worker, version)
@@ -32,3 +36,14 @@ def install(app: Celery, settings: Settings) -> None:
 
     signals.celeryd_init.connect(begin, weak=False)
     signals.worker_shutdown.connect(end, weak=False)
+
+
+def _refuse_bad_redis(settings: Settings) -> None:
+    """A Redis that would lose our data ends the worker before it takes work; one that is away is waited for."""
+    try:
+        check(connect(settings.redis_url))
+    except redis.RedisError:
+        return
+    except Misconfigured as error:
+        # Celery's signals swallow ordinary exceptions.
+        raise SystemExit(f"error: {error}") from None

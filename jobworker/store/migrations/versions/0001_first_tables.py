@@ -133,12 +133,12 @@ sa.Table(
         sa.text("priority DESC"),
         "due_at",
         "id",
-        where="state = 'Queued' AND dispatched_at IS NULL",
+        where="state || '' = 'Queued' AND dispatched_at IS NULL",
     ),
-    _partial("ix_executions_published", "dispatched_at", where="state = 'Queued' AND dispatched_at IS NOT NULL"),
-    _partial("ix_executions_due", "due_at", where="state IN ('Scheduled', 'Retrying')"),
-    _partial("ix_executions_running", "worker", where="state = 'Running'"),
-    _partial("ix_executions_cancel", "id", where="state = 'Queued' AND cancel_requested_at IS NOT NULL"),
+    _partial("ix_executions_published", "dispatched_at", where="state || '' = 'Queued' AND dispatched_at IS NOT NULL"),
+    _partial("ix_executions_due", "due_at", where="state || '' IN ('Scheduled', 'Retrying')"),
+    _partial("ix_executions_running", "worker", where="state || '' = 'Running'"),
+    _partial("ix_executions_cancel", "id", where="state || '' = 'Queued' AND cancel_requested_at IS NOT NULL"),
 )
 
 sa.Table(
