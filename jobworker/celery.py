@@ -9,6 +9,7 @@ import structlog
 from celery import Celery, signals
 
 from jobworker import loading
+from jobworker.domain.errors import Misconfigured
 from jobworker.loading import Broken
 from jobworker.settings import Settings
 from jobworker.telemetry import logging
@@ -17,7 +18,16 @@ from jobworker.worker.setup import install
 from jobworker.worker.task import JobTask
 
 logger = structlog.get_logger(__name__)
-_settings = Settings.from_environment()
+
+
+def _read_settings() -> Settings:
+    try:
+        return Settings.from_environment()
+    except Misconfigured as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+_settings = _read_settings()
 
 
 def load_tasks() -> list[Broken]:
@@ -43,7 +53,11 @@ def _make_app() -> Celery:
 
 
 def _on_import_modules(**_: Any) -> None:
-    load_tasks()
+    try:
+        load_tasks()
+    except Misconfigured as error:
+        # Beat, Flower and remote control do without the jobs; a worker has refused to start before.
+        logger.warning("no_task_modules_here", why=str(error))
 
 
 def _on_setup_logging(loglevel: int, logfile: str | None, **_: Any) -> None:

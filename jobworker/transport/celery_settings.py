@@ -52,7 +52,6 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "result_expires": None,
         "beat_scheduler": "jobworker.transport.beat:Scheduler",
         "beat_max_loop_interval": _BEAT_INTERVAL,
-        "beat_enable_remote_control": True,
         "redbeat_redis_url": settings.redis_url,
         "redbeat_redis_options": {"socket_timeout": _SOCKET_TIMEOUT, "socket_connect_timeout": _SOCKET_TIMEOUT},
         "redbeat_lock_timeout": _BEAT_LOCK,

@@ -1,5 +1,6 @@
 """Turns Celery's worker into ours: called by Celery's own signals, before the pool starts."""
 
+import contextlib
 import secrets
 from typing import Any
 
@@ -24,8 +25,12 @@ def install(app: Celery, settings: Settings) -> None:
     def begin(sender: str, conf: Any, **_: Any) -> None:
         # Only workers fetch; beat, Flower and remote control keep kombu's own transport.
         conf.broker_transport = "jobworker.transport.broker:Transport"
-        _refuse_bad_redis(settings)
-        version = settings.code_version or loading.source_digest(settings.tasks)
+        try:
+            _refuse_bad_redis(settings)
+            version = settings.code_version or loading.source_digest(settings.tasks)
+        except Misconfigured as error:
+            # Celery's signals swallow ordinary exceptions.
+            raise SystemExit(f"error: {error}") from None
         worker = worker_id(sender, secrets.token_hex(4))
         JobTask.runner = Runner(settings, SystemClock(), worker, version)
 
@@ -40,10 +45,5 @@ def install(app: Celery, settings: Settings) -> None:
 
 def _refuse_bad_redis(settings: Settings) -> None:
     """A Redis that would lose our data ends the worker before it takes work; one that is away is waited for."""
-    try:
+    with contextlib.suppress(redis.RedisError):
         check(connect(settings.redis_url))
-    except redis.RedisError:
-        return
-    except Misconfigured as error:
-        # Celery's signals swallow ordinary exceptions.
-        raise SystemExit(f"error: {error}") from None
