@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,13 @@ import pytest
 from jobworker.domain.execution import State
 from jobworker.services import executions
 from jobworker.transport import keys
+from jobworker.transport.publisher import list_name
 from tests.engine import Engine
 from tests.servers import RedisServer
 from tests.waiting import until
+
+#: The Redis list of the default queue at the default priority.
+_LIST = list_name("default", 5)
 
 
 def test_killed_worker_is_noticed_and_its_work_runs_again(any_engine: Engine, tmp_path: Path) -> None:
@@ -57,42 +62,39 @@ def test_frozen_worker_that_wakes_is_fenced_and_reports_nothing(
     assert engine.story(held)[-2:] == [(2, "Running"), (2, "Succeeded")]
 
 
-def test_doubled_messages_run_once(engine: Engine, own_server: RedisServer) -> None:
-    engine.relay()
-    worker = engine.worker()
-    engine.ready()
-    worker.send(signal.SIGSTOP)
-    wanted = engine.submit("noop", count=50)
+@contextlib.contextmanager
+def _every_slot_busy(engine: Engine, gate: Path) -> Iterator[None]:
+    """Both processes of the worker hold a job, and so fetch nothing, until the block ends."""
+    held = engine.submit("wait_for_file", count=2, path=str(gate))
+    until(lambda: all(engine.is_running(key) for key in held), what="both slots to be busy")
+    yield
+    gate.touch()
+
+
+def test_doubled_messages_run_once(engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
+    engine.start()
     with contextlib.closing(own_server.client()) as client:
-        lists = ("default", "default\x06\x163")
-        until(lambda: sum(client.llen(name) for name in lists) >= 48, what="the messages in Redis")
-        for name in lists:
-            messages = client.lrange(name, 0, -1)
+        with _every_slot_busy(engine, tmp_path / "gate"):
+            engine.submit("noop", count=50)
+            until(lambda: client.llen(_LIST) >= 50, what="the messages in Redis")
+            messages = client.lrange(_LIST, 0, -1)
             for _ in range(4):
-                if messages:
-                    client.lpush(name, *messages)
-    worker.send(signal.SIGCONT)
+                client.lpush(_LIST, *messages)
 
-    assert engine.all_finished() == {"Succeeded": 50}
-    with contextlib.closing(own_server.client()) as client:
-        until(lambda: not any(client.llen(name) for name in lists), what="every copy to be taken")
-    done = engine.submit_one("noop")
-    engine.finished(done)
-    assert engine.starts() == {(key, 1): 1 for key in [*wanted, done]}
+        assert engine.all_finished() == {"Succeeded": 52}
+        until(lambda: client.llen(_LIST) == 0, what="every copy to be taken")
+    engine.finished(engine.submit_one("noop"))
+    assert set(engine.starts().values()) == {1}
 
 
-def test_lost_messages_are_published_again(engine: Engine, own_server: RedisServer) -> None:
-    engine.relay()
-    worker = engine.worker()
-    engine.ready()
-    worker.send(signal.SIGSTOP)
-    engine.submit("noop", count=50)
-    with contextlib.closing(own_server.client()) as client:
-        until(lambda: client.llen("default\x06\x163") >= 48)
-        client.delete("default\x06\x163")
-    worker.send(signal.SIGCONT)
+def test_lost_messages_are_published_again(engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
+    engine.start()
+    with contextlib.closing(own_server.client()) as client, _every_slot_busy(engine, tmp_path / "gate"):
+        engine.submit("noop", count=50)
+        until(lambda: client.llen(_LIST) >= 50, what="the messages in Redis")
+        client.delete(_LIST)
 
-    assert engine.all_finished() == {"Succeeded": 50}
+    assert engine.all_finished() == {"Succeeded": 52}
     assert set(engine.starts().values()) == {1}
 
 
@@ -125,12 +127,12 @@ def test_report_of_the_end_lost_with_redis(engine: Engine, own_server: RedisServ
     gate = tmp_path / "gate"
     held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
     until(lambda: engine.get(held).state is State.RUNNING)
-    relay.send(signal.SIGSTOP)
+    relay.end(signal.SIGKILL)
     gate.touch()
     with contextlib.closing(own_server.client()) as client:
         until(lambda: client.hget(keys.RUN.format(execution=held), "state") == "finished", what="the report")
         client.flushall()
-    relay.send(signal.SIGCONT)
+    engine.relay()
 
     row = engine.finished(held)
     assert (row.state, row.attempt) == (State.SUCCEEDED, 2)
