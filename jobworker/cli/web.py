@@ -10,8 +10,9 @@ from jobworker.cli import common
 from jobworker.domain.errors import Misconfigured
 from jobworker.up import addresses
 
-#: One process with threads: requests are short, and each further process costs its memory.
-_THREADS = 32
+#: One process with threads: requests are short, and each further process costs its memory. Open streams and
+#: requests that wait keep up to 32 + 16 of them (`api/room.py`); the rest is for everybody else.
+THREADS = 64
 
 #: A client that keeps an event stream open does not hold up the stop for longer (s).
 _KILL_TIMEOUT = 10
@@ -33,7 +34,7 @@ def command() -> None:
         "host": bind.host,
         "port": bind.port,
         "workers": 1,
-        "blocking-threads": _THREADS,
+        "blocking-threads": THREADS,
         "workers-kill-timeout": _KILL_TIMEOUT,
         # Its warning is that there are more threads than processors, which is meant.
         "log-level": "error",

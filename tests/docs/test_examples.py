@@ -1,11 +1,13 @@
 """What the documentation shows is done on a running system: its jobs are run, its commands are typed."""
 
+import contextlib
 import dataclasses
 import inspect
 import itertools
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.timeout(300)
 _ADDRESS = "http://127.0.0.1:8000"
 
 #: A block that has such a line needs a running system.
-_TYPED = re.compile(r"^(\w+=\$\()?(curl|jobworker (submit|wait|executions)) ", re.MULTILINE)
+_TYPED = re.compile(r"^(\w+=\$\()?(curl|python3|jobworker (submit|wait|executions)) ", re.MULTILINE)
 
 
 def _modules() -> Iterator[tuple[str, str]]:
@@ -69,7 +71,7 @@ def _typed(system: System, commands: str) -> str:
     environment = {**system.environment, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         ["sh", "-ec", commands.replace(_ADDRESS, system.api)],
-        cwd=ROOT,
+        cwd=system.home.parent,
         env=environment,
         capture_output=True,
         text=True,
@@ -89,6 +91,14 @@ def test_commands_answer_what_is_shown(system: System) -> None:
                 must_match(shown.code, answer, shown.language)
             except AssertionError as error:
                 raise AssertionError(f"{page}: {commands}\nanswered {answer}\n{error}") from None
+
+
+def test_the_backup_has_what_was_accepted(system: System) -> None:
+    accepted = system.submit("generate_entity_statistics")["id"]
+    [block] = [block for block in blocks(DOCS / "operations.md", "sh") if "backup" in block.code]
+    _typed(system, block.code)
+    with contextlib.closing(sqlite3.connect(system.home.parent / "backup.db")) as copy:
+        assert copy.execute("SELECT count(*) FROM executions WHERE id = ?", [accepted]).fetchone() == (1,)
 
 
 def test_there_are_commands_and_jobs_to_try() -> None:
