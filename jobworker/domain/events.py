@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from jobworker.domain import json_values
 from jobworker.domain.execution import Move, State
 
 
@@ -108,7 +109,7 @@ def encode(kind: Kind, execution: str, attempt: int, data: Mapping[str, Any]) ->
 def decode(stream_id: str, fields: Mapping[str, str]) -> Event:
     """The event that a stream entry holds; raises `UnreadableEvent`."""
     try:
-        data = json.loads(fields.get("data", "{}"))
+        data = json_values.read(fields.get("data", "{}"))
         event = Event(stream_id, Kind(fields["kind"]), fields.get("execution", ""), int(fields.get("attempt", 0)), data)
     except (KeyError, ValueError) as error:
         raise UnreadableEvent(f"stream entry {stream_id} cannot be read: {error!r}") from error

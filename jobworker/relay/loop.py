@@ -96,7 +96,7 @@ class Relay:
                 self._checked = False  # What comes back may be another server.
                 self._clock.wait(stop, pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
-            except sqlalchemy.exc.OperationalError as error:
+            except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError) as error:
                 logger.warning("database_away", error=str(error.orig), next_try_in=pause)
                 self._clock.wait(stop, pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
@@ -123,6 +123,21 @@ class Relay:
         return len(batch.events) + self._send(urgent=batch.woken or released > 0)
 
     def _settle(self, offsets: Offsets, batch: Batch) -> int:
+        """Commit what was read. A report that the database cannot take is skipped; it must not stop the others."""
+        try:
+            return self._commit(offsets, batch)
+        except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError):
+            raise  # The database is away.
+        except (sqlalchemy.exc.StatementError, ArithmeticError, TypeError, ValueError) as error:
+            reports = [*batch.events, *batch.logs]
+            if not reports:
+                raise
+            if len(reports) == 1:
+                logger.exception("report_refused", report=reports[0], error=str(error))
+                return self._commit(offsets, Batch(batch.offsets))
+        return sum(self._settle(self._offsets or offsets, part) for part in batch.one_by_one(offsets))
+
+    def _commit(self, offsets: Offsets, batch: Batch) -> int:
         """Everything that was read, in one transaction with how far it was read; answers what became due."""
         now = self._clock.now()
         times = now, now + timedelta(seconds=_LEADERSHIP)

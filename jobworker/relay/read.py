@@ -1,6 +1,6 @@
 """The first step of a turn: what the streams hold beyond what SQL has."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +33,16 @@ class Batch:
     events: list[Event] = field(default_factory=list)
     logs: list[Event] = field(default_factory=list)
     woken: bool = False
+
+    def one_by_one(self, after: Offsets) -> Iterator["Batch"]:
+        """The same reports, each in a batch of its own."""
+        for event in self.events:
+            after = replace(after, events=event.id)
+            yield Batch(after, events=[event])
+        for line in self.logs:
+            after = replace(after, logs=line.id)
+            yield Batch(after, logs=[line])
+        yield Batch(self.offsets)
 
     def __bool__(self) -> bool:
         return bool(self.events or self.logs)

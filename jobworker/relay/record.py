@@ -146,7 +146,7 @@ def _line(event: Event) -> LogLine | None:
             at=dt.datetime.fromisoformat(data["at"]).astimezone(dt.UTC),
             level=str(data["level"])[:16],
             logger=str(data["logger"])[:255],
-            message=str(data["message"]).replace("\x00", "�"),  # PostgreSQL cannot keep NUL in text.
+            message=str(data["message"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         logger.error("event_unreadable", event_id=event.id, error=repr(error), data=data)

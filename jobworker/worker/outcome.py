@@ -7,6 +7,7 @@ from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
+from jobworker.domain import json_values
 from jobworker.domain.events import Kind
 
 #: Longest result that is kept with the execution (bytes of JSON).
@@ -36,6 +37,9 @@ def of_return(value: Any) -> Outcome:
         size = len(json.dumps(value, allow_nan=False).encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultRefused(f"the job returned a {type(value).__name__} that is not JSON: {error}") from None
+    unkept = json_values.why_not_kept(value)
+    if unkept:
+        raise ResultRefused(f"the job returned {unkept}, which cannot be kept; return it as other text")
     if size > MAX_RESULT:
         raise ResultRefused(
             f"the job returned {size} bytes of JSON, more than the {MAX_RESULT} that are kept; "

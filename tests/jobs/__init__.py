@@ -152,3 +152,17 @@ def saves_file(context: Context) -> str:
 def plain(left: int, right: int = 1) -> int:
     """A task that knows nothing of JobWorker."""
     return left + right
+
+
+@job
+def returns(kind: str) -> object:
+    """Return JSON that not everybody can keep."""
+    return {"nul": "a\x00b", "half": "\ud800", "large": 2**70}[kind]
+
+
+@job(max_retries=0)
+def says_strange_things(context: Context) -> None:
+    """Say in every way what cannot be kept as it is."""
+    context.log.info("nul \x00 half \ud800")
+    context.progress(2**70, None, "nul \x00 half \ud800")
+    raise RuntimeError("nul \x00 half \ud800")

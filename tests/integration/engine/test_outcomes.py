@@ -1,12 +1,15 @@
 """What can become of an attempt, and what history says of it."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from jobworker.domain.execution import State
 from jobworker.services import executions
+from jobworker.transport import keys
 from tests.engine import Engine
+from tests.servers import RedisServer
 from tests.waiting import until
 
 
@@ -129,3 +132,25 @@ def test_delayed_and_cancelled(engine: Engine) -> None:
     # The message of the cancelled one was in Redis all along, and a later one has been run since.
     assert not engine.is_running(published)
     assert not engine.is_running(later)
+
+
+def test_text_and_numbers_that_no_database_keeps(any_engine: Engine, own_server: RedisServer) -> None:
+    engine = any_engine
+    engine.start()
+    refused = [engine.submit_one("returns", parameters={"kind": kind}) for kind in ("nul", "half", "large")]
+    strange = engine.submit_one("says_strange_things")
+    with contextlib.closing(own_server.client()) as client:
+        # A report that fits no column: it is skipped, with a line in the log, and stops nobody.
+        event = {"kind": "running", "execution": strange, "attempt": "9" * 30, "data": '{"worker": "x"}'}
+        client.xadd(keys.EVENTS, event)  # type: ignore[arg-type]
+
+    for execution in refused:
+        row = engine.finished(execution)
+        assert row.state is State.FAILED
+        assert "cannot be kept" in row.error["message"]  # type: ignore[index]
+    row = engine.finished(strange)
+    assert row.state is State.FAILED
+    assert "nul \N{REPLACEMENT CHARACTER} half" in row.error["message"]  # type: ignore[index]
+    line = until(lambda: executions.logs(engine.database, strange).items)[0]
+    assert line.message.startswith("nul \N{REPLACEMENT CHARACTER} half")
+    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED

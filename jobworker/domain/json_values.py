@@ -1,0 +1,63 @@
+"""Which JSON can be kept everywhere: no NUL and no half characters in text, no integer beyond 64 bits.
+
+PostgreSQL's jsonb refuses the first two, and so does every strict writer of UTF-8; the third is not
+exact in most readers of JSON. What a job returns has to keep to it; what it merely says is mended.
+"""
+
+import json
+from typing import Any, NoReturn
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_LARGEST = 2**63
+
+#: Digits that surely fit into 64 bits, sign included.
+_SURE_DIGITS = 18
+
+
+def why_not_kept(value: Any) -> str | None:
+    """What about a JSON value cannot be kept; None if it can."""
+    if isinstance(value, str):
+        return "text with a NUL or half a character" if _mended(value) != value else None
+    if isinstance(value, int):
+        return f"the integer {value}, beyond 64 bits" if not -_LARGEST <= value < _LARGEST else None
+    if isinstance(value, dict):
+        inside = (*map(str, value), *value.values())
+    elif isinstance(value, list | tuple):
+        inside = tuple(value)
+    else:
+        return None
+    return next((found for item in inside if (found := why_not_kept(item))), None)
+
+
+def read(text: str) -> Any:
+    """Parse JSON, mending what cannot be kept. Raises `ValueError`."""
+    value = json.loads(text, parse_int=_bounded, parse_constant=_refuse)
+    # Only escapes can bring NUL and surrogates in; most texts have neither.
+    return _mend(value) if "\\u0000" in text or "\\ud" in text.lower() else value
+
+
+def _bounded(digits: str) -> int | str:
+    if len(digits) <= _SURE_DIGITS:
+        return int(digits)
+    if len(digits) > _SURE_DIGITS + 2:
+        return digits
+    number = int(digits)
+    return number if -_LARGEST <= number < _LARGEST else digits
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _mend(value: Any) -> Any:
+    if isinstance(value, str):
+        return _mended(value)
+    if isinstance(value, list):
+        return [_mend(item) for item in value]
+    if isinstance(value, dict):
+        return {_mended(name): _mend(item) for name, item in value.items()}
+    return value
+
+
+def _mended(text: str) -> str:
+    return text.replace("\x00", _REPLACEMENT).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
