@@ -12,7 +12,7 @@ try:
 except Misconfigured as error:
     raise SystemExit(f"error: {error}") from None
 
-# Flower shows the arguments of each job and, unless it is read-only, stops workers.
+# Flower shows which jobs ran and how they failed and, unless it is read-only, stops workers.
 read_only = True
 basic_auth = [f"jobworker:{_password}"]
 if not _settings.flower_password:

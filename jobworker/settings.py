@@ -23,7 +23,7 @@ class Settings:
     home: Path
     #: Address of the HTTP API, host:port.
     bind: str
-    #: Address of Flower, host:port. Whoever reaches it and knows the password sees every job's arguments.
+    #: Address of Flower, host:port. Whoever reaches it and knows the password sees which jobs ran and how they failed.
     flower_bind: str
     #: Flower's password (user jobworker); empty: one that is made up and kept in `$JOBWORKER_HOME/flower.password`.
     flower_password: str

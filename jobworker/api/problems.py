@@ -51,7 +51,7 @@ STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     errors.NotFinished: (409, "The execution has not ended"),
     errors.NotCancellable: (409, "The execution cannot be cancelled any more"),
     errors.PreconditionRequired: (428, "If-Match is required"),
-    errors.PreconditionFailed: (412, "Somebody else changed it"),
+    errors.PreconditionFailed: (412, "Not the current revision"),
     errors.Busy: (503, "Not now"),
     errors.Misconfigured: (503, "The service is not set up"),
 }

@@ -15,18 +15,19 @@ _SURE_DIGITS = 18
 
 
 def why_not_kept(value: Any) -> str | None:
-    """What about a JSON value cannot be kept; None if it can."""
-    if isinstance(value, str):
-        return "text with a NUL or half a character" if _mended(value) != value else None
-    if isinstance(value, int):
-        return f"the integer {value}, beyond 64 bits" if not -_LARGEST <= value < _LARGEST else None
-    if isinstance(value, dict):
-        inside = (*map(str, value), *value.values())
-    elif isinstance(value, list | tuple):
-        inside = tuple(value)
-    else:
-        return None
-    return next((found for item in inside if (found := why_not_kept(item))), None)
+    """What about a JSON value, however deep, cannot be kept; None if it can."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            left.extend((*map(str, item), *item.values()))
+        elif isinstance(item, list | tuple):
+            left.extend(item)
+        elif isinstance(item, str) and _mended(item) != item:
+            return "text with a NUL or half a character"
+        elif isinstance(item, int) and not -_LARGEST <= item < _LARGEST:
+            return f"the integer {item}, beyond 64 bits"
+    return None
 
 
 def read(text: str) -> Any:

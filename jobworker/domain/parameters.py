@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jobworker.domain import json_values
 from jobworker.domain.errors import FieldError, InvalidParameters, pointer
 
 #: JSON names of types, and what Python makes of them.
@@ -126,6 +127,11 @@ def validate(accepted: Sequence[Parameter], given: Mapping[str, Any], where: str
         FieldError(where + pointer(name), "not_finite", f"{name} must hold finite numbers only")
         for name, value in given.items()
         if not _finite(value)
+    )
+    problems.extend(
+        FieldError(where + pointer(name), "not_kept", f"{name} holds {unkept}, which cannot be kept")
+        for name, value in given.items()
+        if (unkept := json_values.why_not_kept(value))
     )
     if problems:
         raise InvalidParameters("; ".join(problem.message for problem in problems), problems)

@@ -112,8 +112,8 @@ def _from_check(result: Check, database_url: str) -> Finding:
 _REMEDIES = {
     "database": "; start it or correct JOBWORKER_DATABASE_URL",
     "redis": "; start it or correct JOBWORKER_REDIS_URL",
-    "relay": " Start jobworker relay: nothing runs without it",
-    "beat": " Start celery -A jobworker beat: schedules do not fire without it",
+    "relay": "; start jobworker relay: nothing runs without it",
+    "beat": "; start celery -A jobworker beat: schedules do not fire without it",
 }
 
 

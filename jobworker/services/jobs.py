@@ -19,7 +19,7 @@ from jobworker.domain.errors import (
 from jobworker.domain.job import Definition, Owner
 from jobworker.domain.parameters import Parameter
 from jobworker.services import naming
-from jobworker.store import jobs, tasks
+from jobworker.store import jobs, tasks, workers
 from jobworker.store.database import Database
 from jobworker.store.jobs import JobRow
 from jobworker.store.pages import DEFAULT_LIMIT, Page
@@ -54,9 +54,14 @@ def change(database: Database, clock: Clock, definition: Definition, expected: E
 
 
 def remove(database: Database, clock: Clock, name: str, expected: Expected, actor: str) -> None:
-    """Remove a definition and its schedule; executions accepted before still run."""
+    """Remove a definition and its schedule; executions accepted before still run.
+
+    One that is defined in code can be removed once no live worker has that code any more.
+    """
     with database.write() as connection:
-        _claim(connection, name, expected)
+        row = _expect(connection, name, expected)
+        if row.owner is Owner.CODE and any(row.definition.task in worker.tasks for worker in workers.live(connection)):
+            raise _owned_by_code(row)
         jobs.delete(connection, name, actor, clock.now())
 
 
@@ -111,11 +116,22 @@ def find_task(connection: sa.Connection, name: str) -> TaskRow:
 
 def _claim(connection: sa.Connection, name: str, expected: Expected) -> None:
     """Make sure that this job may be changed over the API, by somebody who knows its current revision."""
-    row = find(connection, name, lock=True)
+    row = _expect(connection, name, expected)
     if row.owner is Owner.CODE:
-        raise JobOwnedByCode(f"job {name} is defined in code (task {row.definition.task}); change it there")
+        raise _owned_by_code(row)
+
+
+def _owned_by_code(row: JobRow) -> JobOwnedByCode:
+    name, task = row.definition.name, row.definition.task
+    return JobOwnedByCode(f"job {name} is defined in code that a live worker has (task {task}); change it there")
+
+
+def _expect(connection: sa.Connection, name: str, expected: Expected) -> JobRow:
+    """The job, if it is at one of the revisions that the caller knows."""
+    row = find(connection, name, lock=True)
     if expected is not None and row.revision not in expected:
         raise PreconditionFailed(f"job {name} is at revision {row.revision} now; read it again, then repeat the change")
+    return row
 
 
 def _put(connection: sa.Connection, clock: Clock, definition: Definition, actor: str) -> Job:

@@ -204,7 +204,7 @@ def cancel_revoked(connection: sa.Connection, revoked: Sequence[CancelAsked], no
     connection.execute(
         sa.update(executions)
         .where(executions.c.id == sa.bindparam("key"), executions.c.attempt == sa.bindparam("before"), _CANCEL_ASKED)
-        .values(state=State.CANCELLED.value, reason=reason, finished_at=now, dispatched_at=None),
+        .values(state=State.CANCELLED.value, reason=reason, finished_at=now),
         [{"key": row.id, "before": row.attempt} for row in revoked],
     )
     made = [

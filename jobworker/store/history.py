@@ -108,8 +108,7 @@ _SAVED = (
 
 def _build_save(_dialect: str) -> Any:
     values = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in _SAVED}
-    # Only the dispatcher marks a Queued row; a report of any kind ends that.
-    return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(dispatched_at=sa.null(), **values)
+    return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(**values)
 
 
 _SAVE = Bulk(_build_save, ["key", *(f"new_{name}" for name in _SAVED)])

@@ -146,7 +146,8 @@ queues = sa.Table(
     sa.Column("created_at", Moment, nullable=False),
 )
 
-#: Executions: one row each, kept. `dispatched_at` is set while a message for the next attempt is in Redis.
+#: Executions: one row each, kept. `dispatched_at` is when the latest attempt was
+#: published; a Queued row without it is still to be.
 executions = sa.Table(
     "executions",
     metadata,

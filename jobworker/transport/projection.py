@@ -144,7 +144,7 @@ class Projection:
             except (InvalidInput, ValueError, OverflowError) as error:
                 refused[entry.id] = entry.fingerprint
                 if self._refused.get(entry.id) != entry.fingerprint:
-                    _log.error("schedule.unusable", job=entry.schedule.job, schedule=entry.id, error=str(error))
+                    _log.error("schedule_unusable", job=entry.schedule.job, schedule=entry.id, error=str(error))
         self._refused = refused
         return usable
 

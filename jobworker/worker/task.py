@@ -48,9 +48,7 @@ class JobTask(Task):
         if delivery is None:
             return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
         self._refuse_other_parameters(args, kwargs)
-        limit = self.max_retries if max_retries is None else max_retries
-        if delivery.max_attempts is not None:
-            limit = delivery.max_attempts - 1
+        limit = self._limit(delivery, max_retries)
         if limit is not None and self.request.retries >= limit:
             raise exc or MaxRetriesExceededError(f"no attempt is left after {limit + 1}")
         if eta is not None:
@@ -59,6 +57,14 @@ class JobTask(Task):
         if throw:
             raise asked
         return asked
+
+    def _limit(self, delivery: Delivery, max_retries: int | None) -> int | None:
+        """How many retries there may be: as the job or the execution says, else as the call does, else the task."""
+        own = None if self.max_retries is None else self.max_retries + 1
+        if delivery.max_attempts is not None and delivery.max_attempts != own:
+            return delivery.max_attempts - 1
+        limit: int | None = self.max_retries if max_retries is None else max_retries
+        return limit
 
     def _delivery(self) -> Delivery | None:
         header = getattr(self.request, HEADER, None)

@@ -68,6 +68,13 @@ def asks_for_retry(self, countdown: float) -> None:  # type: ignore[no-untyped-d
     raise self.retry(countdown=countdown, exc=RuntimeError("never good"))
 
 
+@job(autoretry_for=(ValueError,), retry_kwargs={"max_retries": 1, "countdown": 0})
+def says_its_limit_with_the_call() -> None:
+    """Fail, with a limit that is in Celery's retry_kwargs."""
+    note("start")
+    raise ValueError("again")
+
+
 @job(max_retries=0)
 def fails(message: str = "broken") -> None:
     """Fail once and for all."""

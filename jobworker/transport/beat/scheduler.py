@@ -118,7 +118,7 @@ class Scheduler(RedBeatScheduler):
         """Nothing to write: the relay keeps the schedule. Entries in `beat_schedule` would have no history."""
         ignored = sorted(self.app.conf.beat_schedule)
         if ignored:
-            _log.error("beat.static_schedule_ignored", entries=ignored, hint="give the job a schedule instead")
+            _log.error("beat_static_schedule_ignored", entries=ignored, hint="give the job a schedule instead")
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """Do what is due; answers in how many seconds to tick again."""
@@ -127,7 +127,7 @@ class Scheduler(RedBeatScheduler):
         except redis.RedisError as error:
             return self._pause(error)
         if self._failures:
-            _log.info("beat.redis_answers_again", failures=self._failures)
+            _log.info("beat_redis_answers_again", failures=self._failures)
             self._failures = 0
         return seconds
 
@@ -138,7 +138,7 @@ class Scheduler(RedBeatScheduler):
             try:
                 self._release(keys=[self.leader_key], args=[self._token])
             except redis.RedisError as error:
-                _log.warning("beat.lock_not_released", error=str(error), expires_in=self.lock_timeout)
+                _log.warning("beat_lock_not_released", error=str(error), expires_in=self.lock_timeout)
         super().close()
 
     @property
@@ -212,17 +212,17 @@ class Scheduler(RedBeatScheduler):
             args=[self._token, due.key, due.score, due.definition, record],
         )
         if taken:
-            _log.error("beat.entry_quarantined", entry=due.name, reason=reason)
+            _log.error("beat_entry_quarantined", entry=due.name, reason=reason)
 
     def _note_role(self, leads: bool) -> None:
         if leads is not self._leads:
-            _log.info("beat.leads" if leads else "beat.stands_by", name=self.name, lock=self.leader_key)
+            _log.info("beat_leads" if leads else "beat_stands_by", name=self.name, lock=self.leader_key)
             self._leads = leads
 
     def _pause(self, error: redis.RedisError) -> float:
         seconds = min(_FIRST_PAUSE * 2.0 ** min(self._failures, 10), _LONGEST_PAUSE)
         self._failures += 1
-        _log.warning("beat.redis_does_not_answer", error=str(error), again_in=seconds)
+        _log.warning("beat_redis_does_not_answer", error=str(error), again_in=seconds)
         return seconds
 
 

@@ -21,6 +21,7 @@ def test_every_outcome_on_one_worker(any_engine: Engine) -> None:
         "flaky": engine.submit_one("flaky", parameters={"good_attempt": 3}),
         "exhausted": engine.submit_one("flaky", parameters={"good_attempt": 9}),
         "by hand": engine.submit_one("asks_for_retry", parameters={"countdown": 0.1}),
+        "by call": engine.submit_one("says_its_limit_with_the_call"),
         "fails": engine.submit_one("fails", parameters={"message": "as told"}),
         "plain": engine.submit_one("plain_celery_task", parameters={"left": 2}),
         "rubbish": engine.submit_one("returns_rubbish"),
@@ -33,6 +34,7 @@ def test_every_outcome_on_one_worker(any_engine: Engine) -> None:
     assert (rows["noop"].state, rows["noop"].result, rows["noop"].attempt) == (State.SUCCEEDED, 7, 1)
     assert engine.story(wanted["noop"]) == [(0, "Queued"), (1, "Running"), (1, "Succeeded")]
     assert rows["noop"].worker
+    assert rows["noop"].dispatched_at
     assert rows["noop"].code_version
     assert rows["noop"].job_revision == 1
 
@@ -59,6 +61,7 @@ def test_every_outcome_on_one_worker(any_engine: Engine) -> None:
     assert rows["exhausted"].error["type"] == "ValueError"
     assert "raise ValueError" in rows["exhausted"].error["traceback"]
     assert (rows["by hand"].state, rows["by hand"].attempt) == (State.FAILED, 2)
+    assert (rows["by call"].state, rows["by call"].attempt) == (State.FAILED, 2)
     assert rows["fails"].error is not None
     assert rows["fails"].error["message"] == "as told"
     assert rows["plain"].result == 3

@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from jobworker.store import workers
+from jobworker.store.workers import WorkerRow
+from tests.conftest import NOW
 from tests.integration.http.conftest import EXPORT, World
 
 DEFINITION = {"name": "nightly", "task": EXPORT.name, "defaults": {"format": "json"}, "tags": ["night"]}
@@ -133,8 +136,16 @@ class TestChange:
         body = {"task": EXPORT.name}
         response = world.client.put("/api/v1/jobs/export", json=body, headers={"If-Match": "*"})
         assert (response.status_code, response.json["code"]) == (409, "job_owned_by_code")
+
+    def test_code_is_deleted_once_no_worker_has_it(self, world: World) -> None:
+        worker = WorkerRow("w", "host", 1, "prefork", 2, ("default",), (EXPORT.name,), "v1", NOW, NOW)
+        with world.database.write() as connection:
+            workers.seen(connection, [worker], NOW)
         response = world.client.delete("/api/v1/jobs/export", headers={"If-Match": "*"})
         assert (response.status_code, response.json["code"]) == (409, "job_owned_by_code")
+        with world.database.write() as connection:
+            workers.seen(connection, [], NOW)
+        assert world.client.delete("/api/v1/jobs/export", headers={"If-Match": "*"}).status_code == 204
 
 
 class TestDelete:
