@@ -32,3 +32,8 @@ def blocked(task: str, queue: str, workers: Iterable[LiveWorker]) -> str | None:
     if not serving_queue:
         return f"no live worker consumes queue {queue}"
     return f"no live worker that consumes queue {queue} offers task {task}"
+
+
+def runnable(queue: str, workers: Iterable[LiveWorker]) -> set[str]:
+    """The tasks that are not `blocked` on this queue."""
+    return {task for worker in workers if queue in worker.queues for task in worker.tasks}

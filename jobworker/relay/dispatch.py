@@ -8,6 +8,7 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.clock import Clock
+from jobworker.domain import gates
 from jobworker.domain.execution import retries_used
 from jobworker.domain.job import Definition
 from jobworker.relay.record import Claimed
@@ -94,8 +95,8 @@ class Dispatcher:
 
     def _ready(self, connection: sa.Connection, queue: str, limit: int) -> list[Ready]:
         """The gate: only tasks that a live worker of this queue can run leave the database."""
-        runnable = {task for worker in self.workers if queue in worker.queues for task in worker.tasks}
-        return dispatch.ready(connection, queue, sorted(runnable), limit) if runnable else []
+        tasks = gates.runnable(queue, self.workers)
+        return dispatch.ready(connection, queue, sorted(tasks), limit) if tasks else []
 
     def _message(self, connection: sa.Connection, row: Ready) -> Message:
         definition = self._definition(connection, row)

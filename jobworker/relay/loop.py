@@ -1,5 +1,5 @@
-"""The relay: one loop. A turn is `read → record → fire → release`, settled in one transaction, then
-`cancel → gate → dispatch`.
+"""The relay: one loop. A turn is `read`, then `cancel → gate → dispatch` of what is ready, then
+`record → fire → release`, settled in one transaction.
 
 A turn writes one transaction with everything it read and how far it read; whatever fails before the
 commit is read again. Of several relays one leads; the others stand by and take over within seconds.
@@ -118,9 +118,11 @@ class Relay:
             offsets = self._lead()
         due = self._next_due()
         batch = self._reader.read(offsets, self._wait(due))
+        # Somebody waits for what was just submitted; nobody waits for the history to be written.
+        sent = self._send(urgent=batch.woken)
         released = self._settle(offsets, batch) if batch or self._is_time(due) else 0
         self._trim()
-        return len(batch.events) + self._send(urgent=batch.woken or released > 0)
+        return len(batch.events) + sent + (self._send(urgent=True) if released else 0)
 
     def _settle(self, offsets: Offsets, batch: Batch) -> int:
         """Commit what was read. A report that the database cannot take is skipped; it must not stop the others."""

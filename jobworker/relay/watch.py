@@ -30,6 +30,9 @@ logger = structlog.get_logger(__name__)
 #: A write-ahead log is brought back into the database when it is this large (bytes).
 _WAL_LIMIT = 4 * 1024 * 1024
 
+#: How often SQL is told that nothing has changed about the workers (s).
+_SEEN_EVERY = 5.0
+
 
 @dataclass(slots=True)
 class Chore:
@@ -58,6 +61,7 @@ class Watch:
         self._seen_catalogues: set[str] = set()
         self._connected_since: float | None = None
         self._started_over = False
+        self._seen_written_at = float("-inf")
         self._suspects: set[RunningAttempt] = set()
         self._chores = [
             Chore("epoch", 1.0, self.check_epoch),
@@ -65,7 +69,7 @@ class Watch:
             Chore("lost_attempts", settings.worker_lease, self.look_for_lost_attempts),
             Chore("lost_messages", settings.lost_message_after / 2, self.mend),
             Chore("schedules", 2.0, self.project_schedules),
-            Chore("beat", 2.0, self.read_beat),
+            Chore("beat", 5.0, self.read_beat),
             Chore("checkpoint", 1.0, self.checkpoint),
         ]
 
@@ -100,8 +104,11 @@ class Watch:
         announced = self._registry.announcements()
         self._learn(announced)
         present = [_row(announcement, self._clock.now()) for announcement in announced]
-        with self._database.write() as connection:
-            workers.seen(connection, present, self._clock.now())
+        changed = {row.id for row in present} != {row.id for row in self._dispatcher.workers}
+        if changed or self._clock.monotonic() - self._seen_written_at >= _SEEN_EVERY:
+            with self._database.write() as connection:
+                workers.seen(connection, present, self._clock.now())
+            self._seen_written_at = self._clock.monotonic()
         self._dispatcher.workers = present
         if self._connected_since is None:
             self._connected_since = self._clock.monotonic()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jobworker.domain.gates import blocked
+from jobworker.domain.gates import blocked, runnable
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,10 @@ def test_nobody_serves_the_queue() -> None:
 def test_one_has_the_task_and_another_serves_the_queue() -> None:
     workers = [Worker(tasks=("other",), queues=("mail",)), Worker()]
     assert blocked("send", "mail", workers) == "no live worker that consumes queue mail offers task send"
+
+
+def test_runnable_is_what_is_not_blocked() -> None:
+    workers = [Worker(("a", "b")), Worker(("c",), ("default", "critical")), Worker(("d",), ("other",))]
+    for queue in ("default", "critical", "other", "unheard"):
+        free = {task for task in "abcde" if blocked(task, queue, workers) is None}
+        assert runnable(queue, workers) == free
