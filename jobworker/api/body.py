@@ -16,6 +16,9 @@ _DEEPEST = 64
 _SMALLEST_INTEGER = -(2**63)
 _LARGEST_INTEGER = 2**64 - 1
 
+#: What JavaScript and Python write where JSON has nothing.
+_NO_NUMBER = re.compile(rb"[:,\[]\s*-?(?:NaN|Infinity)\b")
+
 #: Fewer digits fit into 64 bits, and need no second look.
 _MANY_DIGITS = re.compile(rb"[0-9]{19}")
 
@@ -41,7 +44,8 @@ def parse(raw: bytes) -> Any:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         # NaN and Infinity, numbers that are infinite, bytes that are no UTF-8 and half surrogates end here too.
-        raise MalformedBody(f"the body is not valid JSON: {error}") from None
+        hint = "; JSON has no NaN and no Infinity" if _NO_NUMBER.search(raw) else ""
+        raise MalformedBody(f"the body is not valid JSON: {error}{hint}") from None
     _check(value)
     if _MANY_DIGITS.search(raw):
         # orjson turns integers that do not fit into floats without a word.

@@ -12,7 +12,7 @@ retrying        worker   token, runtime, error, delay (seconds after this report
 cancelled       worker   token, reason: revoked through Celery's own remote control
 lost            worker   token, reason: the process that ran this attempt is gone
 worker_lost     relay    worker: its heartbeat stopped and it is fenced from now on
-due             beat     schedule, at: the nominal time (RFC 3339)
+due             beat     schedule, at: the nominal time (RFC 3339), until?: it stands for all that was missed before
 progress        worker   done, total, message                              (log stream)
 log             worker   level, logger, message, at (RFC 3339)             (log stream)
 """

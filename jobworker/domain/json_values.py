@@ -8,7 +8,8 @@ import json
 from typing import Any, NoReturn
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_LARGEST = 2**63
+#: 64 bits, with or without a sign: what orjson writes and reads exactly.
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 
 #: Digits that surely fit into 64 bits, sign included.
 _SURE_DIGITS = 18
@@ -25,7 +26,7 @@ def why_not_kept(value: Any) -> str | None:
             left.extend(item)
         elif isinstance(item, str) and _mended(item) != item:
             return "text with a NUL or half a character"
-        elif isinstance(item, int) and not -_LARGEST <= item < _LARGEST:
+        elif isinstance(item, int) and not _SMALLEST <= item <= _LARGEST:
             return f"the integer {item}, beyond 64 bits"
     return None
 
@@ -43,7 +44,7 @@ def _bounded(digits: str) -> int | str:
     if len(digits) > _SURE_DIGITS + 2:
         return digits
     number = int(digits)
-    return number if -_LARGEST <= number < _LARGEST else digits
+    return number if _SMALLEST <= number <= _LARGEST else digits
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -10,11 +10,15 @@ import structlog
 from jobworker.domain.events import Event, Kind
 from jobworker.domain.execution import State
 from jobworker.domain.ids import IdFactory
+from jobworker.domain.schedule import parse
 from jobworker.store import executions, schedules
 from jobworker.store.executions import NewExecution
 from jobworker.store.schedules import ScheduleRow
 
 logger = structlog.get_logger(__name__)
+
+#: Rows that one report of missed occurrences may enter; a schedule of seconds misses many in a night.
+_MOST_MISSED = 1000
 
 
 def fire(connection: sa.Connection, reports: Sequence[Event], ids: IdFactory, now: dt.datetime) -> int:
@@ -25,16 +29,21 @@ def fire(connection: sa.Connection, reports: Sequence[Event], ids: IdFactory, no
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What beat says: this schedule is due, and its nominal time is that."""
+    """What beat says: this schedule is due, its nominal time is that, and it stands for what was missed until then."""
 
     schedule: str
     at: dt.datetime
+    until: dt.datetime | None
 
 
 def _read(event: Event) -> Due | None:
     try:
-        at = dt.datetime.fromisoformat(event.data["at"])
-        return Due(str(event.data["schedule"]), at.astimezone(dt.UTC))
+        until = event.data.get("until")
+        return Due(
+            str(event.data["schedule"]),
+            dt.datetime.fromisoformat(event.data["at"]).astimezone(dt.UTC),
+            dt.datetime.fromisoformat(until).astimezone(dt.UTC) if until else None,
+        )
     except (KeyError, TypeError, ValueError) as error:
         logger.error("event_unreadable", event_id=event.id, error=repr(error), data=event.data)
         return None
@@ -53,7 +62,24 @@ def _fire_one(connection: sa.Connection, due: Due, ids: IdFactory, now: dt.datet
     if not schedules.record(connection, schedule.id, due.at, "fired", execution.id, now):
         return False
     executions.insert(connection, [execution], f"schedule:{schedule.job}", now)
+    if due.until is not None:
+        _enter_missed(connection, schedule, due.at, due.until, now)
     return True
+
+
+def _enter_missed(
+    connection: sa.Connection, schedule: ScheduleRow, at: dt.datetime, until: dt.datetime, now: dt.datetime
+) -> None:
+    """What was missed leaves a row, too: it did not run because the execution of `at` stands for it."""
+    rule = parse(schedule.rule)
+    reason = f"missed while beat was away; the occurrence of {at.isoformat()} stands for it"
+    missed = rule.next_after(at)
+    for _ in range(_MOST_MISSED):
+        if missed is None or missed >= until:
+            return
+        schedules.record(connection, schedule.id, missed, "coalesced", None, now, reason)
+        missed = rule.next_after(missed)
+    logger.warning("missed_occurrences_left_out", job=schedule.job, entered=_MOST_MISSED, until=until.isoformat())
 
 
 def _execution(schedule: ScheduleRow, nominal: dt.datetime, ids: IdFactory, now: dt.datetime) -> NewExecution:

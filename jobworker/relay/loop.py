@@ -5,6 +5,7 @@ A turn writes one transaction with everything it read and how far it read; whate
 commit is read again. Of several relays one leads; the others stand by and take over within seconds.
 """
 
+import contextlib
 import os
 import socket
 import threading
@@ -201,6 +202,9 @@ class Relay:
             self._checked = True
 
     def _resign(self) -> None:
+        with contextlib.suppress(redis.RedisError, sqlalchemy.exc.SQLAlchemyError):
+            if self._leads:
+                self._watch.look_for_workers()  # Those that stopped before us are not shown as live.
         try:
             with self._database.write() as connection:
                 relay_state.resign(connection, self._name)

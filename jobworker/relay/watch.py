@@ -68,7 +68,7 @@ class Watch:
             Chore("workers", 1.0, self.look_for_workers),
             Chore("lost_attempts", settings.worker_lease, self.look_for_lost_attempts),
             Chore("lost_messages", settings.lost_message_after / 2, self.mend),
-            Chore("schedules", 2.0, self.project_schedules),
+            Chore("schedules", 1.0, self.project_schedules),
             Chore("beat", 5.0, self.read_beat),
             Chore("checkpoint", 1.0, self.checkpoint),
         ]

@@ -12,7 +12,7 @@ from jobworker.domain.errors import Misconfigured
 from jobworker.store import executions, migrate, relay_state, workers
 from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.telemetry.metrics import Census
-from jobworker.transport.client import connect
+from jobworker.transport import client
 
 #: Redis has to answer within so many seconds: a health check must not hang itself.
 _REDIS_TIMEOUT = 0.5
@@ -38,7 +38,7 @@ class Health:
 
     def __init__(self, database: Database, redis_url: str, clock: Clock) -> None:
         self._database = database
-        self._redis = connect(redis_url, timeout=_REDIS_TIMEOUT)
+        self._redis = client.connect(redis_url, timeout=_REDIS_TIMEOUT)
         self._clock = clock
 
     def checks(self) -> list[Check]:
@@ -82,7 +82,7 @@ class Health:
         return "the schema is the one of this code"
 
     def _check_redis(self) -> str:
-        self._redis.ping()
+        client.check(self._redis)
         return "answers"
 
     def _check_relay(self) -> str:

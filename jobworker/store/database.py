@@ -104,8 +104,10 @@ class Database:
             raise Misconfigured("an in-memory SQLite database cannot be shared by several processes; name a file")
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
+            # Parameters and results are nobody else's business; SQLite gives its other files the same mode.
+            Path(path).touch(mode=0o600)
         except OSError as error:
-            raise Misconfigured(f"the folder of the database {path} cannot be made: {error}") from error
+            raise Misconfigured(f"the database {path} cannot be made: {error}") from error
         options: dict[str, Any] = {
             "connect_args": {"timeout": _BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
             "pool_size": 10,

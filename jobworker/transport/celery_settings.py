@@ -11,7 +11,7 @@ from jobworker.settings import Settings
 _SOCKET_TIMEOUT = 5
 
 #: Seconds between beat's looks at the schedule, and how long its lock lives without one.
-_BEAT_INTERVAL = 2
+_BEAT_INTERVAL = 1
 _BEAT_LOCK = 15
 
 

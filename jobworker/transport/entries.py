@@ -56,6 +56,12 @@ def from_score(score: str | bytes) -> dt.datetime:
     return _EPOCH + dt.timedelta(microseconds=round(float(score) * 1_000_000))
 
 
-def due_event(schedule_id: str, nominal: dt.datetime) -> dict[str, str]:
-    """The fields of the stream entry which says that a schedule is due."""
-    return events.encode(events.Kind.DUE, "", 0, {"schedule": schedule_id, "at": nominal.isoformat()})
+def due_event(schedule_id: str, nominal: dt.datetime, until: dt.datetime | None = None) -> dict[str, str]:
+    """The fields of the stream entry which says that a schedule is due.
+
+    With `until` it stands for every occurrence before that moment, too.
+    """
+    data = {"schedule": schedule_id, "at": nominal.isoformat()}
+    if until is not None:
+        data["until"] = until.isoformat()
+    return events.encode(events.Kind.DUE, "", 0, data)

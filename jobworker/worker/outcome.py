@@ -60,6 +60,8 @@ def of_exception(error: BaseException) -> Outcome:
         return Outcome(Kind.FAILED, {"error": describe(error), "reason": "the job raised Reject"})
     if isinstance(error, SoftTimeLimitExceeded):
         return Outcome(Kind.TIMED_OUT, {"error": describe(error), "reason": "soft time limit exceeded"})
+    if isinstance(error, SystemExit):
+        return Outcome(Kind.FAILED, {"error": describe(error), "reason": f"the job called sys.exit({error.code!r})"})
     return Outcome(Kind.FAILED, {"error": describe(error)})
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore
 
 from jobworker import declare
 from jobworker.clock import Clock
@@ -42,7 +42,7 @@ class Runner:
         try:
             value = self._call(delivery, body, parameters)
             ended = outcome.of_return(value)
-        except (Exception, Ignore, Reject, Retry) as error:
+        except (Exception, SystemExit) as error:
             self._report(delivery, outcome.of_exception(error), started)
             raise
         self._report(delivery, ended, started)

@@ -19,7 +19,7 @@ from jobworker.worker.task import JobTask
 
 
 def install(app: Celery, settings: Settings) -> None:
-    """Connect the worker's life to ours. Does nothing in processes that are not workers."""
+    """Connect the worker's life to ours, and let beat, too, refuse a Redis that would lose its data."""
     app.steps["consumer"].add(HeartbeatStep)
 
     def begin(sender: str, conf: Any, **_: Any) -> None:
@@ -39,7 +39,14 @@ def install(app: Celery, settings: Settings) -> None:
         if heartbeat:
             heartbeat.leave()
 
+    def begin_beat(**_: Any) -> None:
+        try:
+            _refuse_bad_redis(settings)
+        except Misconfigured as error:
+            raise SystemExit(f"error: {error}") from None
+
     signals.celeryd_init.connect(begin, weak=False)
+    signals.beat_init.connect(begin_beat, weak=False)
     signals.worker_shutdown.connect(end, weak=False)
 
 

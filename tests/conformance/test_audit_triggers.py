@@ -3,8 +3,10 @@
 import pytest
 import sqlalchemy as sa
 
-from jobworker.store import schema
+from jobworker.domain.execution import State
+from jobworker.store import executions, schema
 from jobworker.store.database import Database
+from jobworker.store.executions import NewExecution
 from tests.conftest import NOW
 
 _ENTRY = {"at": NOW, "actor": "someone", "action": "job.create", "subject": "export", "after": {"queue": "default"}}
@@ -39,6 +41,18 @@ def test_replace_is_refused_on_sqlite(sqlite_database: Database) -> None:
     columns = "(id, at, actor, action, subject)"
     write_entry(sqlite_database)
     refuses(sqlite_database, f"INSERT OR REPLACE INTO audit {columns} VALUES (1, '2026-01-01', 'nobody', 'x', 'y')")
+
+
+def test_what_happened_to_an_execution_is_not_rewritten(database: Database) -> None:
+    execution = NewExecution(
+        id="01890000-0000-7000-8000-000000000000", job="export", job_revision=1, task="export", max_attempts=1,
+        queue="default", priority=5, parameters={}, correlation_id="c", batch_id=None, schedule_id=None,
+        scheduled_for=None, due_at=NOW, state=State.QUEUED,
+    )  # fmt: skip
+    with database.write() as connection:
+        executions.insert(connection, [execution], "someone", NOW)
+    with pytest.raises(sa.exc.DatabaseError, match="not changed"), database.write() as connection:
+        connection.exec_driver_sql("UPDATE transitions SET actor = 'nobody'")
 
 
 def test_more_entries_are_welcome(audited: Database) -> None:

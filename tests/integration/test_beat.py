@@ -125,6 +125,22 @@ def test_missed_occurrences_are_reported_once_with_the_oldest_time(beat: Schedul
     assert following > schedule.now
 
 
+def test_what_is_a_little_late_is_reported_one_by_one(beat: Scheduler, schedule: Schedule) -> None:
+    began = schedule.now
+    schedule.add("s1", {"kind": "interval", "every": 5}, began - dt.timedelta(seconds=20))
+
+    for _ in range(6):
+        beat.tick()
+
+    first, *others = [at for _, at in schedule.reported()]
+    assert first == began - dt.timedelta(seconds=20)
+    assert others[:4] == [others[0] + dt.timedelta(seconds=5 * number) for number in range(4)]
+    assert others[0] - first <= dt.timedelta(seconds=5)
+    following = schedule.next_of("s1")
+    assert following is not None
+    assert following > schedule.now
+
+
 def test_what_is_not_due_is_left_alone_and_decides_the_sleep(beat: Scheduler, schedule: Schedule) -> None:
     soon = schedule.now + dt.timedelta(seconds=1.5)
     schedule.add("s1", EVERY_10_MINUTES, soon)
@@ -135,8 +151,9 @@ def test_what_is_not_due_is_left_alone_and_decides_the_sleep(beat: Scheduler, sc
 
 
 def test_what_was_just_reported_decides_the_sleep_too(beat: Scheduler, schedule: Schedule) -> None:
-    schedule.add("s1", {"kind": "interval", "every": 1}, schedule.now - MINUTE)
-    assert 0 < beat.tick() <= 1 < beat.max_interval
+    beat.max_interval = 5
+    schedule.add("s1", {"kind": "interval", "every": 1}, schedule.now - 60 * MINUTE)
+    assert 0 < beat.tick() <= 1
 
 
 def test_a_rule_without_another_occurrence_leaves_the_schedule(

@@ -98,7 +98,8 @@ def test_job_that_kills_its_process_is_tried_three_times_and_harms_nobody(engine
     states = [attempt.state for attempt in executions.attempts(engine.database, poison).items]
     assert states == ["Lost", "Lost", "Lost"]
     assert (engine.finished(once).state, engine.get(once).attempt) == (State.FAILED, 1)
-    assert (engine.finished(leaves).state, engine.get(leaves).attempt) == (State.FAILED, 3)
+    assert (engine.finished(leaves).state, engine.get(leaves).attempt) == (State.FAILED, 1)
+    assert engine.get(leaves).reason == "the job called sys.exit(3)"
     assert {engine.finished(key).state for key in others} == {State.SUCCEEDED}
 
 

@@ -258,6 +258,10 @@ _SQLITE_TRIGGERS = (
     WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id)
     BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END
     """,
+    """
+    CREATE TRIGGER transitions_refuse_update BEFORE UPDATE ON transitions
+    BEGIN SELECT RAISE(ABORT, 'what has happened is not changed'); END
+    """,
 )
 
 _POSTGRESQL_TRIGGERS = (
@@ -267,6 +271,14 @@ _POSTGRESQL_TRIGGERS = (
     """,
     "CREATE TRIGGER audit_refuse_change BEFORE UPDATE OR DELETE ON audit FOR EACH ROW EXECUTE FUNCTION audit_refuse()",
     "CREATE TRIGGER audit_refuse_truncate BEFORE TRUNCATE ON audit EXECUTE FUNCTION audit_refuse()",
+    """
+    CREATE FUNCTION transitions_refuse() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'what has happened is not changed'; END $$
+    """,
+    """
+    CREATE TRIGGER transitions_refuse_update BEFORE UPDATE ON transitions
+    FOR EACH ROW EXECUTE FUNCTION transitions_refuse()
+    """,
 )
 
 
