@@ -59,7 +59,7 @@ def submissions(ours: Ours, bare: Bare, count: int) -> list[Figure]:
         thread.join()
     rate = count // 8 * 8 / (time.perf_counter() - began)
     bare_rate = _apply_async_rate(bare, count)
-    return [Figure("single submissions over HTTP | apply_async", rate, bare_rate, "1/s")]
+    return [Figure("single submissions over HTTP (bare: apply_async)", rate, bare_rate, "1/s")]
 
 
 def bulk(ours: Ours, bare: Bare, count: int) -> list[Figure]:
@@ -67,7 +67,7 @@ def bulk(ours: Ours, bare: Bare, count: int) -> list[Figure]:
     began = time.perf_counter()
     _submit_batch(ours, count)
     rate = count / (time.perf_counter() - began)
-    return [Figure("bulk submissions in one request | apply_async", rate, _apply_async_rate(bare, count), "1/s")]
+    return [Figure("bulk submissions in one request (bare: apply_async)", rate, _apply_async_rate(bare, count), "1/s")]
 
 
 def latency(ours: Ours, bare: Bare, per_second: int, seconds: int) -> list[Figure]:
