@@ -107,7 +107,7 @@ _GIVEN = [item.name for item in fields(NewExecution)]
 _FILLED_IN = ("attempt", "started_attempt", "event_id", "created_at", "created_by")
 _ACCEPT = [*_GIVEN, *_FILLED_IN]
 _INSERT = Bulk(bulk.insert(_executions, _ACCEPT), _ACCEPT)
-_ENTER = ["execution_id", "attempt", "state", "at", "actor"]
+_ENTER = ["execution_id", "attempt", "state", "at", "actor", "reason"]
 _INSERT_TRANSITION = Bulk(bulk.insert(_transitions, _ENTER), _ENTER)
 
 #: What only later events fill in.
@@ -120,8 +120,14 @@ def insert(connection: sa.Connection, rows: Sequence[NewExecution], actor: str, 
     """Accept executions: their rows, their first transition, and the names of their queues."""
     given = operator.attrgetter(*_GIVEN)
     _INSERT.run(connection, [(*given(row), 0, 0, "0-0", now, actor) for row in rows])
-    _INSERT_TRANSITION.run(connection, [(row.id, 0, row.state, now, actor) for row in rows])
+    _INSERT_TRANSITION.run(connection, [(row.id, 0, row.state, now, actor, _why(row)) for row in rows])
     queues.remember(connection, {row.queue for row in rows}, now)
+
+
+def _why(row: NewExecution) -> str:
+    if row.scheduled_for is not None:
+        return f"the occurrence of {row.scheduled_for.isoformat()}"
+    return "submitted" if row.state is State.QUEUED else "submitted for later"
 
 
 def accepted(row: NewExecution, actor: str, now: dt.datetime) -> ExecutionRow:

@@ -138,8 +138,18 @@ def add_transitions(connection: sa.Connection, moves: Sequence[Move]) -> None:
     """Keep each move once, however often it is reported."""
     _ADD_TRANSITION.run(
         connection,
-        ((move.execution, move.attempt, move.state.value, move.at, move.actor, move.reason) for move in moves),
+        ((move.execution, move.attempt, move.state.value, move.at, move.actor, _why(move)) for move in moves),
     )
+
+
+_PLAIN_REASONS = {State.RUNNING: "claimed by a worker", State.SUCCEEDED: "the job returned"}
+_MAX_REASON = 200
+
+
+def _why(move: Move) -> str | None:
+    if move.reason is None and move.error is not None:
+        return f"{move.error.get('type')}: {move.error.get('message')}"[:_MAX_REASON]
+    return move.reason or _PLAIN_REASONS.get(move.state)
 
 
 _TRANSITION = ("execution_id", "attempt", "state", "at", "actor", "reason")

@@ -158,3 +158,17 @@ def test_text_and_numbers_that_no_database_keeps(any_engine: Engine, own_server:
     line = until(lambda: executions.logs(engine.database, strange).items)[0]
     assert line.message.startswith("nul \N{REPLACEMENT CHARACTER} half")
     assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED
+
+
+def test_every_change_of_state_says_who_and_why(engine: Engine) -> None:
+    engine.start()
+    wanted = [engine.submit_one("noop"), engine.submit_one("fails", parameters={"message": "as told"})]
+    for execution in wanted:
+        engine.finished(execution)
+    told = [
+        (row.reason, row.actor.partition(":")[0])
+        for execution in wanted
+        for row in executions.transitions(engine.database, execution).items
+    ]
+    begun = [("submitted", "test"), ("claimed by a worker", "worker")]
+    assert told == [*begun, ("the job returned", "worker"), *begun, ("RuntimeError: as told", "worker")]
