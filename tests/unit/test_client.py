@@ -1,0 +1,45 @@
+"""Which Redis is refused, and in what words. Servers that old are not to be had; what they say of themselves is."""
+
+from typing import Any, cast
+
+import pytest
+import redis
+
+from jobworker.domain.errors import Misconfigured
+from jobworker.transport import client
+
+
+class Says:
+    """Answers INFO like a server."""
+
+    def __init__(self, policy: str = "noeviction", **server: str) -> None:
+        self._sections: dict[str, dict[str, Any]] = {"server": server, "memory": {"maxmemory_policy": policy}}
+
+    def info(self, section: str) -> dict[str, Any]:
+        """One section."""
+        return self._sections[section]
+
+
+def _check(server: Says) -> None:
+    client.check(cast(redis.Redis, server))
+
+
+@pytest.mark.parametrize("version", ["2.8.24", "5.0.14", "6.0.16", "6.1.9"])
+def test_an_old_redis_is_refused_with_its_version(version: str) -> None:
+    with pytest.raises(Misconfigured, match=rf"Redis {version} is too old; JobWorker needs Redis 6\.2 or newer"):
+        _check(Says(redis_version=version))
+
+
+@pytest.mark.parametrize("version", ["6.2.0", "7.0.15", "8.0.1", "10.0.0"])
+def test_a_new_one_is_fine(version: str) -> None:
+    _check(Says(redis_version=version))
+
+
+def test_valkey_says_its_own_version_besides_the_redis_that_it_replaces() -> None:
+    _check(Says(redis_version="7.2.4", valkey_version="9.1.2"))
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "allkeys-random"])
+def test_one_that_evicts_is_refused_with_what_to_set(policy: str) -> None:
+    with pytest.raises(Misconfigured, match=rf"maxmemory-policy {policy}.*set maxmemory-policy noeviction"):
+        _check(Says(policy, redis_version="7.0.15"))
