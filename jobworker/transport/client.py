@@ -26,7 +26,7 @@ def connect(url: str, timeout: float = 2.0, retries: int = 0) -> redis.Redis:
             retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.1), retries),
         )
     except ValueError as error:
-        raise Misconfigured(f"JOBWORKER_REDIS_URL={describe(url)} is no URL of a Redis: {error}") from error
+        raise Misconfigured(f"JOBWORKER_REDIS_URL={without_password(url)} is no URL of a Redis: {error}") from error
 
 
 def check(client: redis.Redis) -> None:
@@ -41,8 +41,3 @@ def check(client: redis.Redis) -> None:
             f"Redis evicts keys when it is full (maxmemory-policy {policy}), which loses queued work; "
             "set maxmemory-policy noeviction"
         )
-
-
-def describe(url: str) -> str:
-    """The URL without its password, for messages."""
-    return without_password(url)

@@ -2,6 +2,7 @@
 
 import contextlib
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import redis
@@ -25,12 +26,9 @@ def install(app: Celery, settings: Settings) -> None:
     def begin(sender: str, conf: Any, **_: Any) -> None:
         # Only workers fetch; beat, Flower and remote control keep kombu's own transport.
         conf.broker_transport = "jobworker.transport.broker:Transport"
-        try:
+        with _ending_plainly():
             _refuse_bad_redis(settings)
             version = settings.code_version or loading.source_digest(settings.tasks)
-        except Misconfigured as error:
-            # Celery's signals swallow ordinary exceptions.
-            raise SystemExit(f"error: {error}") from None
         worker = worker_id(sender, secrets.token_hex(4))
         JobTask.runner = Runner(settings, SystemClock(), worker, version)
 
@@ -40,14 +38,21 @@ def install(app: Celery, settings: Settings) -> None:
             heartbeat.leave()
 
     def begin_beat(**_: Any) -> None:
-        try:
+        with _ending_plainly():
             _refuse_bad_redis(settings)
-        except Misconfigured as error:
-            raise SystemExit(f"error: {error}") from None
 
     signals.celeryd_init.connect(begin, weak=False)
     signals.beat_init.connect(begin_beat, weak=False)
     signals.worker_shutdown.connect(end, weak=False)
+
+
+@contextlib.contextmanager
+def _ending_plainly() -> Iterator[None]:
+    """End the process with one line. Celery's signals would swallow an ordinary exception."""
+    try:
+        yield
+    except Misconfigured as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 def _refuse_bad_redis(settings: Settings) -> None:

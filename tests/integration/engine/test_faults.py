@@ -215,3 +215,13 @@ def test_worker_that_stops_in_good_order_loses_nothing(engine: Engine) -> None:
 
     assert engine.all_finished() == {"Succeeded": 200}
     assert set(engine.starts().values()) == {1}
+
+
+def test_worker_and_beat_refuse_a_redis_that_evicts(engine: Engine, own_server: RedisServer) -> None:
+    with contextlib.closing(own_server.client()) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    for process in (engine.worker(), engine.beat()):
+        until(lambda process=process: not process.is_alive(), what="the process to end")  # type: ignore[misc]
+        said = engine.log(process)
+        assert "error: Redis evicts keys when it is full" in said
+        assert "Traceback" not in said
