@@ -1,14 +1,17 @@
 """Messages to workers: rendered by Celery's own producer once per kind of job, then sent by the batch."""
 
-import base64
+import binascii
 import datetime as dt
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import redis
 from celery import Celery
+
+from jobworker.transport import keys
 
 #: kombu's Redis transport keeps one list per priority step and queue; it takes the lowest number first.
 PRIORITY_STEPS = (0, 3, 6, 9)
@@ -17,10 +20,31 @@ _SEPARATOR = "\x06\x16"
 #: Templates kept; a busy system has as many as it has jobs × limits.
 _MOST_TEMPLATES = 1000
 
+#: A message of Celery's protocol 2, as kombu's Redis transport reads it. The scripts that fetch messages know
+#: ours by how they begin: up to `attempt`, not a byte may change. What is doubled in `%` is filled in per message.
+_ENVELOPE = (
+    b'{"headers":{"jobworker":{"execution":"%%(execution)b","attempt":%%(attempt)d,'
+    b'"correlation_id":%%(correlation_id)b,"scheduled_for":%%(scheduled_for)b,%(own)b},'
+    b'"id":"%%(execution)b.%%(attempt)d","root_id":"%%(execution)b","retries":%%(retries)d,%(headers)b},'
+    b'"properties":{"correlation_id":"%%(execution)b.%%(attempt)d","delivery_tag":"%%(execution)b.%%(attempt)d",'
+    b'%(properties)b},"content-type":"application/json","content-encoding":"utf-8","body":"%%(body)b"}'
+)
+
+#: What the envelope fills in itself.
+_OF_ONE_MESSAGE = frozenset({"id", "root_id", "retries", "correlation_id", "delivery_tag"})
+
+#: Messages that agree in these share a template.
+_SAME_FOR_MANY = operator.attrgetter(
+    "task", "queue", "priority", "job", "revision", "max_attempts", "strict", "time_limit", "soft_time_limit"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One attempt to be started by whichever worker gets it first."""
+    """One attempt to be started by whichever worker gets it first.
+
+    `strict`: it must be known to have started before it starts, since it may not run again if its worker dies.
+    """
 
     execution: str
     attempt: int
@@ -34,13 +58,16 @@ class Message:
     max_attempts: int | None
     time_limit: float | None
     soft_time_limit: float | None
+    strict: bool
     correlation_id: str
     scheduled_for: dt.datetime | None
 
-    @property
-    def id(self) -> str:
-        """The Celery task id: the same however often the attempt is published."""
-        return f"{self.execution}.{self.attempt}"
+
+class _Template(NamedTuple):
+    """What messages of one kind have in common, with places for the rest."""
+
+    envelope: bytes
+    body: bytes
 
 
 def list_name(queue: str, priority: int) -> str:
@@ -60,7 +87,7 @@ class Publisher:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._app = Celery("jobworker-publisher", set_as_current=False, broker="memory://")
-        self._templates: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._templates: dict[tuple[Any, ...], _Template] = {}
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """How many messages wait in Redis per list of the given queues."""
@@ -73,38 +100,32 @@ class Publisher:
     def publish(self, messages: Iterable[Message]) -> None:
         """Send; raises `redis.RedisError` if Redis may not have taken all. Repeating is harmless."""
         by_list: dict[str, list[bytes]] = {}
+        queues = set()
         for message in messages:
+            queues.add(message.queue)
             by_list.setdefault(list_name(message.queue, message.priority), []).append(self._render(message))
         with self._client.pipeline(transaction=False) as pipe:
             for name, rendered in by_list.items():
                 pipe.lpush(name, *rendered)
+            for queue in sorted(queues):
+                _wake_a_worker(pipe, queue)
             pipe.execute()
 
     def _render(self, message: Message) -> bytes:
         template = self._template(message)
-        headers = {
-            **template["headers"],
-            "id": message.id,
-            "root_id": message.execution,
-            "retries": message.retries,
-            "jobworker": {
-                "execution": message.execution,
-                "attempt": message.attempt,
-                "job": message.job,
-                "revision": message.revision,
-                "max_attempts": message.max_attempts,
-                "correlation_id": message.correlation_id,
-                "scheduled_for": message.scheduled_for.isoformat() if message.scheduled_for else None,
-            },
+        body = template.body % orjson.dumps(message.parameters)
+        scheduled_for = message.scheduled_for
+        return template.envelope % {
+            b"execution": message.execution.encode(),
+            b"attempt": message.attempt,
+            b"correlation_id": orjson.dumps(message.correlation_id),
+            b"scheduled_for": b'"%b"' % scheduled_for.isoformat().encode() if scheduled_for else b"null",
+            b"retries": message.retries,
+            b"body": binascii.b2a_base64(body, newline=False),
         }
-        body = base64.b64encode(orjson.dumps(([], message.parameters, template["embed"])))
-        properties = {**template["properties"], "correlation_id": message.id, "delivery_tag": message.id}
-        return orjson.dumps(
-            {**template["envelope"], "headers": headers, "properties": properties, "body": body.decode()}
-        )
 
-    def _template(self, message: Message) -> dict[str, Any]:
-        key = (message.task, message.queue, message.priority, message.time_limit, message.soft_time_limit)
+    def _template(self, message: Message) -> _Template:
+        key = _SAME_FOR_MANY(message)
         template = self._templates.get(key)
         if template is None:
             if len(self._templates) >= _MOST_TEMPLATES:
@@ -112,10 +133,25 @@ class Publisher:
             template = self._templates[key] = self._render_template(message)
         return template
 
-    def _render_template(self, message: Message) -> dict[str, Any]:
+    def _render_template(self, message: Message) -> _Template:
+        rendered = self._as_celery_does(message)
+        headers = {name: value for name, value in rendered.headers.items() if name not in _OF_ONE_MESSAGE}
+        properties = {
+            **{name: value for name, value in rendered.properties.items() if name not in _OF_ONE_MESSAGE},
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": message.queue},
+            "priority": 9 - message.priority,
+            "body_encoding": "base64",
+        }
+        own = {name: getattr(message, name) for name in ("job", "revision", "max_attempts", "strict")}
+        parts = {b"own": _inside(own), b"headers": _inside(headers), b"properties": _inside(properties)}
+        # Positional arguments (there are none), the parameters, and what Celery would chain to the task.
+        return _Template(_ENVELOPE % parts, b"[[],%%b,{%b}]" % _inside(rendered.body[2]))
+
+    def _as_celery_does(self, message: Message) -> Any:
         # Parameters stay out of the headers: Flower and `inspect` show those to anyone.
-        rendered = self._app.amqp.as_task_v2(
-            message.id,
+        return self._app.amqp.as_task_v2(
+            "",
             message.task,
             time_limit=message.time_limit,
             soft_time_limit=message.soft_time_limit,
@@ -124,15 +160,15 @@ class Publisher:
             ignore_result=True,
             origin="jobworker",
         )
-        return {
-            "headers": rendered.headers,
-            "embed": rendered.body[2],
-            "envelope": {"content-encoding": "utf-8", "content-type": "application/json"},
-            "properties": {
-                **rendered.properties,
-                "delivery_mode": 2,
-                "delivery_info": {"exchange": "", "routing_key": message.queue},
-                "priority": 9 - message.priority,
-                "body_encoding": "base64",
-            },
-        }
+
+
+def _wake_a_worker(pipe: Any, queue: str) -> None:
+    """One token however much was published: who takes it looks at all its queues."""
+    token = keys.READY.format(queue=queue)
+    pipe.lpush(token, 1)
+    pipe.ltrim(token, 0, 0)
+
+
+def _inside(fields: Mapping[str, Any]) -> bytes:
+    """`{"a": 1}` as `"a":1`, safe inside a template."""
+    return orjson.dumps(fields)[1:-1].replace(b"%", b"%%")

@@ -1,0 +1,147 @@
+"""Messages to workers, as they lie in Redis and as Celery reads them."""
+
+import base64
+import contextlib
+import datetime as dt
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import kombu
+import pytest
+import redis
+from celery import Celery
+
+from jobworker.transport import keys
+from jobworker.transport.publisher import Message, Publisher, list_name
+
+EXECUTION = "01995b7e-0000-7000-8000-000000000001"
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of an empty Redis."""
+    with contextlib.closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
+        yield client
+
+
+def message(**values: object) -> Message:
+    given: dict[str, object] = {
+        "execution": EXECUTION,
+        "attempt": 2,
+        "job": "send",
+        "revision": 3,
+        "task": "tasks.mail.send",
+        "queue": "default",
+        "priority": 9,
+        "parameters": {"to": "a"},
+        "retries": 1,
+        "max_attempts": None,
+        "time_limit": 60.0,
+        "soft_time_limit": None,
+        "strict": False,
+        "correlation_id": "c",
+        "scheduled_for": None,
+        **values,
+    }
+    return Message(**given)  # type: ignore[arg-type]
+
+
+def published(client: redis.Redis, *messages: Message) -> list[str]:
+    """The raw messages of the list of the first, in the order in which workers take them."""
+    Publisher(client).publish(messages)
+    taken: Any = client.lrange(list_name(messages[0].queue, messages[0].priority), 0, -1)
+    return list(reversed(taken))
+
+
+def test_a_message_begins_as_the_scripts_expect(client: redis.Redis) -> None:
+    [raw] = published(client, message())
+    assert raw.startswith(f'{{"headers":{{"jobworker":{{"execution":"{EXECUTION}","attempt":2,')
+
+
+def test_it_is_what_celery_itself_would_send(client: redis.Redis) -> None:
+    [raw] = published(client, message())
+    sent = json.loads(raw)
+    told = sent["headers"].pop("jobworker")
+    app = Celery(set_as_current=False)
+    expected = app.amqp.as_task_v2(
+        f"{EXECUTION}.2",
+        "tasks.mail.send",
+        [],
+        {"to": "a"},
+        retries=1,
+        root_id=EXECUTION,
+        time_limit=60.0,
+        argsrepr="()",
+        kwargsrepr="{…}",
+        ignore_result=True,
+        origin="jobworker",
+    )
+    assert sent["headers"] == json.loads(json.dumps(expected.headers))
+    assert json.loads(base64.b64decode(sent["body"])) == json.loads(json.dumps(expected.body))
+    properties = {name: sent["properties"][name] for name in expected.properties}
+    assert properties == expected.properties
+    assert told == {
+        "execution": EXECUTION,
+        "attempt": 2,
+        "job": "send",
+        "revision": 3,
+        "max_attempts": None,
+        "strict": False,
+        "correlation_id": "c",
+        "scheduled_for": None,
+    }
+
+
+def test_kombus_own_transport_consumes_it(client: redis.Redis, redis_url: str) -> None:
+    Publisher(client).publish([message(attempt=1, priority=0), message(attempt=2, priority=9)])
+    seen: list[tuple[str, Any]] = []
+
+    def note(body: Any, got: kombu.Message) -> None:
+        seen.append((got.headers["id"], body))
+        got.ack()
+
+    with kombu.Connection(redis_url) as connection, connection.Consumer(kombu.Queue("default"), callbacks=[note]):
+        while len(seen) < 2:
+            connection.drain_events(timeout=10)
+    chained = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+    assert seen == [(f"{EXECUTION}.{attempt}", [[], {"to": "a"}, chained]) for attempt in (2, 1)]
+
+
+@pytest.mark.parametrize("text", ["100 %", "%(body)b %b %%", 'a "quoted" \\ word', "ä\N{SNOWMAN}\n", "{}"])
+def test_no_text_can_break_out_of_its_place(client: redis.Redis, text: str) -> None:
+    moment = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
+    strange = message(
+        job=text, task=text, queue="q", parameters={text: text}, correlation_id=text, scheduled_for=moment, strict=True
+    )
+    [raw] = published(client, strange)
+    sent = json.loads(raw)
+    told = sent["headers"]["jobworker"]
+    assert (told["job"], told["correlation_id"], sent["headers"]["task"]) == (text, text, text)
+    assert (told["scheduled_for"], told["strict"]) == ("2026-03-02T12:00:00+00:00", True)
+    assert json.loads(base64.b64decode(sent["body"]))[1] == {text: text}
+
+
+def test_messages_of_one_kind_differ_only_where_they_should(client: redis.Redis) -> None:
+    raws = published(client, *(message(execution=f"e{number}", parameters={"n": number}) for number in range(3)))
+    sent = [json.loads(raw) for raw in raws]
+    assert [one["headers"]["id"] for one in sent] == ["e0.2", "e1.2", "e2.2"]
+    assert [json.loads(base64.b64decode(one["body"]))[1] for one in sent] == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"job": "other"}, {"revision": 4}, {"max_attempts": 5}, {"strict": True}, {"time_limit": 1.0}, {"task": "t"}],
+)
+def test_no_kind_borrows_the_template_of_another(client: redis.Redis, change: dict[str, Any]) -> None:
+    first, second = published(client, message(), message(**change))
+    assert json.loads(first) == json.loads(published(client, message())[-1])
+    assert json.loads(second) != json.loads(first)
+
+
+def test_one_token_for_each_queue_however_much_is_published(client: redis.Redis) -> None:
+    messages = [message(queue=queue, priority=priority) for queue in ("a", "b") for priority in (0, 5, 9)]
+    for _ in range(3):
+        Publisher(client).publish(messages)
+    assert [client.llen(keys.READY.format(queue=queue)) for queue in ("a", "b", "c")] == [1, 1, 0]
+    assert client.llen(list_name("a", 5)) == 3
