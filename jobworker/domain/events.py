@@ -11,10 +11,18 @@ timed_out       worker   token, runtime, error, reason
 retrying        worker   token, runtime, error, delay (seconds after this report), reason
 cancelled       worker   token, reason: revoked through Celery's own remote control
 lost            worker   token, reason: the process that ran this attempt is gone
+interrupted     worker   token, reason: the worker was shut down while it ran this attempt
+expired         worker   reason: the deadline for its start had passed              (the attempt never ran)
+rejected        worker   reason, error?: its message cannot be read                 (the attempt never ran)
+poisoned        relay    reason: its message took workers with it before it started (the attempt never ran)
+unknown_task    worker   reason: this worker does not have the task; the message has to be published again
 worker_lost     relay    worker: its heartbeat stopped and it is fenced from now on
 due             beat     schedule, at: the nominal time (RFC 3339), until?: it stands for all that was missed before
 progress        worker   done, total, message                              (log stream)
 log             worker   level, logger, message, at (RFC 3339)             (log stream)
+
+`expired`, `rejected`, `poisoned` and `unknown_task` may be about a message that JobWorker did not send. Then
+`execution` is empty, and the data have message (its id), task and queue besides the reason.
 """
 
 import datetime as dt
@@ -38,6 +46,11 @@ class Kind(StrEnum):
     RETRYING = "retrying"
     CANCELLED = "cancelled"
     LOST = "lost"
+    INTERRUPTED = "interrupted"
+    EXPIRED = "expired"
+    REJECTED = "rejected"
+    POISONED = "poisoned"
+    UNKNOWN_TASK = "unknown_task"
     WORKER_LOST = "worker_lost"
     DUE = "due"
     PROGRESS = "progress"
@@ -52,7 +65,19 @@ STATES: Mapping[Kind, State] = {
     Kind.TIMED_OUT: State.TIMED_OUT,
     Kind.RETRYING: State.RETRYING,
     Kind.CANCELLED: State.CANCELLED,
+    Kind.EXPIRED: State.SKIPPED,
+    Kind.REJECTED: State.FAILED,
+    Kind.POISONED: State.FAILED,
 }
+
+#: The reports that an attempt will never run.
+NEVER_RAN = frozenset({Kind.EXPIRED, Kind.REJECTED, Kind.POISONED})
+
+#: The reports about an attempt that its worker did not bring to an end; the relay decides what becomes of it.
+CUT_SHORT = frozenset({Kind.LOST, Kind.INTERRUPTED})
+
+#: What users see as the type of the error when the report has none of its own.
+_ERROR_TYPES: Mapping[Kind, str] = {Kind.REJECTED: "MessageRejected", Kind.POISONED: "MessagePoisoned"}
 
 
 class UnreadableEvent(ValueError):
@@ -119,22 +144,40 @@ def decode(stream_id: str, fields: Mapping[str, str]) -> Event:
 
 
 def to_move(event: Event) -> Move:
-    """The change of state that a state report stands for."""
+    """The change of state that a state report stands for.
+
+    An attempt that never ran ends what the one before it left behind: its number stays unused.
+    """
     data = event.data
     delay = data.get("delay")
+    ran = event.kind not in NEVER_RAN
     return Move(
         execution=event.execution,
-        attempt=event.attempt,
+        attempt=event.attempt if ran else event.attempt - 1,
         state=STATES[event.kind],
         event_id=event.order,
         at=event.at,
-        actor=f"worker:{data['worker']}" if data.get("worker") else "worker",
+        actor=actor(event),
         reason=data.get("reason"),
         worker=data.get("worker"),
         token=data.get("token"),
         code_version=data.get("code_version"),
         due_at=event.at + dt.timedelta(seconds=delay) if delay is not None else None,
         result=data.get("result"),
-        error=data.get("error"),
+        error=data.get("error") or _error(event),
         runtime=data.get("runtime"),
+        ran=ran,
     )
+
+
+def actor(event: Event) -> str:
+    """Who a report is from, as history names it."""
+    if event.kind is Kind.POISONED:
+        return "relay"
+    worker = event.data.get("worker")
+    return f"worker:{worker}" if worker else "worker"
+
+
+def _error(event: Event) -> dict[str, Any] | None:
+    kind = _ERROR_TYPES.get(event.kind)
+    return {"type": kind, "message": event.data.get("reason"), "traceback": None} if kind else None

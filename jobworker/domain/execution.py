@@ -2,13 +2,14 @@
 
 Scheduled   Accepted, due later. The submission puts it here; the relay moves it to Queued when it is due.
 Queued      Due. The relay publishes it as soon as nothing speaks against it; a worker's claim moves it to Running.
+            A message that no worker can start ends it: Skipped or Failed.
 Running     A worker holds it. The worker's report moves it on; if the worker dies, the relay does.
 Retrying    An attempt failed and another is due later. The relay moves it to Queued when it is due.
 Succeeded   Final. The job returned.
-Failed      Final. No attempt is left, or the job said that none would help.
+Failed      Final. No attempt is left, or the job said that none would help, or its message could not be started.
 TimedOut    Final. A time limit ended it and no attempt is left.
 Cancelled   Final. Somebody stopped it.
-Skipped     Final. It never ran, for the reason given.
+Skipped     Final. It was not run (or not again), for the reason given.
 
 Reports from workers may arrive late, twice or out of order. `merge` is commutative, associative and
 idempotent, so the row ends the same whatever the order.
@@ -36,7 +37,10 @@ class State(StrEnum):
 
 
 class AttemptState(StrEnum):
-    """How one attempt stands. A Failed one may have been followed by another; Lost means that its worker died."""
+    """How one attempt stands. A Failed one may have been followed by another.
+
+    Lost: its worker died. Interrupted: its worker was shut down. An attempt that never ran has no state.
+    """
 
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
@@ -44,6 +48,7 @@ class AttemptState(StrEnum):
     TIMED_OUT = "TimedOut"
     CANCELLED = "Cancelled"
     LOST = "Lost"
+    INTERRUPTED = "Interrupted"
 
 
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED, State.SKIPPED})
@@ -51,7 +56,7 @@ FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELL
 #: Who may follow whom. The chart in docs/states.md is rendered from this table.
 MOVES: Mapping[State, frozenset[State]] = {
     State.SCHEDULED: frozenset({State.QUEUED, State.CANCELLED, State.SKIPPED}),
-    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.SKIPPED}),
+    State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.CANCELLED, State.SKIPPED}),
     State.RUNNING: frozenset({State.RETRYING, State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED}),
     State.RETRYING: frozenset({State.QUEUED, State.CANCELLED}),
     State.SUCCEEDED: frozenset(),
@@ -86,7 +91,8 @@ DEFAULT_PRIORITY = 5
 class Move:
     """One reported change of state: who, when, why, and what came of it.
 
-    `event_id` orders reports: the pair of numbers of the Redis stream entry it came with.
+    `event_id` orders reports: the pair of numbers of the Redis stream entry it came with. Not `ran`: it is about
+    what follows attempt `attempt` and never started.
     """
 
     execution: str
@@ -104,14 +110,16 @@ class Move:
     error: Mapping[str, Any] | None = None
     runtime: float | None = None
     lost: bool = False
+    interrupted: bool = False
+    ran: bool = True
 
 
 class Standing(NamedTuple):
-    """What is known about an execution: two registers, each a maximum over the reports seen.
+    """What is known about an execution: two registers, each a maximum over the reports seen, and two sets.
 
     The *outcome* register (state, attempt, event_id, …) holds the most advanced report, the *start*
     register (started_…, worker, token, code_version) the latest attempt's start, so that a start
-    which arrives after the end still completes the picture.
+    which arrives after the end still completes the picture. The sets hold the attempts that were cut short.
     """
 
     state: State
@@ -128,6 +136,7 @@ class Standing(NamedTuple):
     token: str | None = None
     code_version: str | None = None
     lost_attempts: frozenset[int] = frozenset()
+    interrupted_attempts: frozenset[int] = frozenset()
 
     @property
     def is_final(self) -> bool:
@@ -154,6 +163,8 @@ def merge(standing: Standing, move: Move) -> Standing:
     merged = standing
     if move.lost and move.attempt not in merged.lost_attempts:
         merged = merged._replace(lost_attempts=merged.lost_attempts | {move.attempt})
+    if move.interrupted and move.attempt not in merged.interrupted_attempts:
+        merged = merged._replace(interrupted_attempts=merged.interrupted_attempts | {move.attempt})
     if move.due_at and (merged.due_at is None or move.due_at > merged.due_at):
         merged = merged._replace(due_at=move.due_at)
     if move.state is State.RUNNING:
@@ -190,9 +201,9 @@ def _moment(at: dt.datetime | None) -> float:
     return at.timestamp() if at else 0.0
 
 
-def retries_used(attempt: int, losses: int) -> int:
+def retries_used(attempt: int, cut_short: int) -> int:
     """How many retries of its policy an execution has used once `attempt` attempts were started.
 
-    An attempt that died with its worker is not the job's fault and uses none up.
+    An attempt that was lost or interrupted with its worker is not the job's fault and uses none up.
     """
-    return max(0, attempt - 1 - losses)
+    return max(0, attempt - 1 - cut_short)

@@ -11,7 +11,7 @@ from jobworker.clock import Clock
 from jobworker.domain import gates
 from jobworker.domain.execution import retries_used
 from jobworker.domain.job import Definition, OnWorkerLost
-from jobworker.relay.record import Claimed
+from jobworker.relay.record import Claimed, Declined
 from jobworker.store import dispatch, jobs, queues
 from jobworker.store.database import Database
 from jobworker.store.dispatch import Published, Ready
@@ -35,8 +35,11 @@ class Dispatcher:
     clock: Clock
     feed: int
     workers: Sequence[WorkerRow] = ()
+    undecided: bool = False
     _definitions: dict[tuple[str, int], Definition | None] = field(default_factory=dict)
     _claimed: dict[str, dt.datetime] = field(default_factory=dict)
+    _declined: dict[str, int] = field(default_factory=dict)
+    _warned: set[tuple[str, str]] = field(default_factory=set)
 
     def dispatch(self) -> int:
         """Publish what may run, mark it; answers how many. Raises `redis.RedisError` with nothing marked."""
@@ -54,10 +57,15 @@ class Dispatcher:
         return len(messages)
 
     def cancel(self) -> int:
-        """Carry out requests to cancel what is queued: it cannot start any more once Redis has said so."""
+        """Carry out requests to cancel what is queued: it cannot start any more once Redis has said so.
+
+        `undecided` says afterwards whether a worker has some in hand that it may start or give back: ask again soon.
+        """
         with self.database.read() as connection:
             asked = dispatch.cancel_asked(connection, _LIMIT)
-        revoked = [row for row in asked if self.claims.revoke(row.id, row.attempt + 1) is Answer.REVOKED]
+        answers = [self.claims.revoke(row.id, row.attempt + 1) for row in asked]
+        self.undecided = Answer.RESERVED in answers
+        revoked = [row for row, answer in zip(asked, answers, strict=True) if answer is Answer.REVOKED]
         if revoked:
             with self.database.write() as connection:
                 dispatch.cancel_revoked(connection, revoked, self.clock.now())
@@ -68,6 +76,21 @@ class Dispatcher:
         for claim in claimed:
             name = list_name(claim.queue, claim.priority)
             self._claimed[name] = max(claim.dispatched_at, self._claimed.get(name, claim.dispatched_at))
+
+    def note_declined(self, declined: Iterable[Declined]) -> None:
+        """Remember messages that went to a worker without their task; warn once of each such worker and task."""
+        for one in declined:
+            self._declined[one.execution] = max(one.attempt, self._declined.get(one.execution, 0))
+            if (one.task, one.worker) not in self._warned:
+                self._warned.add((one.task, one.worker))
+                logger.warning("task_declined", task=one.task, worker=one.worker, execution=one.execution)
+
+    def publish_declined(self) -> None:
+        """Let messages that were declined be published again. What is forgotten when the relay dies, `mend` finds."""
+        if self._declined:
+            with self.database.write() as connection:
+                dispatch.publish_declined(connection, self._declined)
+            self._declined = {}
 
     def mend(self, older_than: dt.datetime) -> int:
         """Find messages that Redis or a worker lost on the way, so that they are published again."""
@@ -100,6 +123,7 @@ class Dispatcher:
 
     def _message(self, connection: sa.Connection, row: Ready) -> Message:
         definition = self._definition(connection, row)
+        cut_short = {*(row.lost_attempts or ()), *(row.interrupted_attempts or ())}
         return Message(
             execution=row.id,
             attempt=row.attempt + 1,
@@ -109,7 +133,7 @@ class Dispatcher:
             queue=row.queue,
             priority=row.priority,
             parameters=row.parameters,
-            retries=retries_used(row.attempt + 1, len(row.lost_attempts or ())),
+            retries=retries_used(row.attempt + 1, len(cut_short)),
             max_attempts=row.max_attempts,
             time_limit=definition.time_limit if definition else None,
             soft_time_limit=definition.soft_time_limit if definition else None,

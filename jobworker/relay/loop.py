@@ -147,13 +147,14 @@ class Relay:
         with self._database.write() as connection:
             if not relay_state.advance(connection, self._name, times, astuple(offsets), astuple(batch.offsets)):
                 raise NotLeading
-            claimed = record(connection, batch.events)
+            told = record(connection, batch.events)
             record_logs(connection, batch.logs)
             fired = fire(connection, batch.events, self._ids, now)
             released = dispatch.release_due(connection, now, _RELEASE_LIMIT)
         self._offsets = batch.offsets
         self._renewed_at = self._clock.monotonic()
-        self._dispatcher.note_claims(claimed)
+        self._dispatcher.note_claims(told.claimed)
+        self._dispatcher.note_declined(told.declined)
         return fired + released
 
     def _send(self, urgent: bool) -> int:
@@ -187,9 +188,10 @@ class Relay:
             return dispatch.next_due(connection)
 
     def _wait(self, due: datetime | None) -> float:
+        longest = _SEND_EVERY if self._dispatcher.undecided else _LONGEST_WAIT
         if due is None:
-            return _LONGEST_WAIT
-        return min(_LONGEST_WAIT, max(0.0, (due - self._clock.now()).total_seconds()))
+            return longest
+        return min(longest, max(0.0, (due - self._clock.now()).total_seconds()))
 
     def _trim(self) -> None:
         if self._offsets and self._clock.monotonic() - self._trimmed_at >= _TRIM_EVERY:

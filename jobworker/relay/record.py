@@ -2,13 +2,13 @@
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 import structlog
 
 from jobworker.domain import events
-from jobworker.domain.events import STATES, Event, Kind
+from jobworker.domain.events import CUT_SHORT, NEVER_RAN, STATES, Event, Kind
 from jobworker.domain.execution import MAX_LOSSES, Move, Standing, State, merge
 from jobworker.domain.job import OnWorkerLost
 from jobworker.store import dispatch, history, jobs, workers
@@ -26,14 +26,52 @@ class Claimed:
     dispatched_at: dt.datetime
 
 
-def record(connection: sa.Connection, reports: Sequence[Event]) -> list[Claimed]:
-    """Write down what workers reported, in the order of the stream; answers which messages were claimed."""
-    claimed: list[Claimed] = []
-    for part in _parts(reports):
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """A message that went to a worker without its task, and back to nobody."""
+
+    execution: str
+    attempt: int
+    task: str
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What reports say about messages, besides what they say about executions."""
+
+    claimed: list[Claimed] = field(default_factory=list)
+    declined: list[Declined] = field(default_factory=list)
+
+
+def record(connection: sa.Connection, reports: Sequence[Event]) -> Told:
+    """Write down what workers reported, in the order of the stream; answers what became of messages."""
+    ours = [event for event in reports if not _is_foreign(event)]
+    told = Told(declined=_declined(connection, ours))
+    for part in _parts(ours):
         lost = part[0].kind is Kind.WORKER_LOST
         moves = _attempts_of_lost_worker(connection, part[0]) if lost else part
-        claimed.extend(_record_moves(connection, moves))
-    return claimed
+        told.claimed.extend(_record_moves(connection, moves))
+    return told
+
+
+def _is_foreign(event: Event) -> bool:
+    """Whether a report is about a message that JobWorker did not send; there is nothing but the log to keep it."""
+    if event.execution or not (event.kind in NEVER_RAN or event.kind is Kind.UNKNOWN_TASK):
+        return False
+    told = {name: event.data.get(name) for name in ("message", "task", "queue", "worker", "reason")}
+    logger.warning("foreign_message_given_up", fate=event.kind.value, **told)
+    return True
+
+
+def _declined(connection: sa.Connection, reports: Iterable[Event]) -> list[Declined]:
+    declined = [event for event in reports if event.kind is Kind.UNKNOWN_TASK]
+    known = history.known(connection, {event.execution for event in declined})
+    return [
+        Declined(event.execution, event.attempt, known[event.execution].task, str(event.data.get("worker")))
+        for event in declined
+        if event.execution in known
+    ]
 
 
 def _parts(reports: Iterable[Event]) -> Iterator[list[Event]]:
@@ -45,7 +83,7 @@ def _parts(reports: Iterable[Event]) -> Iterator[list[Event]]:
                 yield run
             yield [event]
             run = []
-        elif event.kind in STATES or event.kind is Kind.LOST:
+        elif event.kind in STATES or event.kind in CUT_SHORT:
             run.append(event)
     if run:
         yield run
@@ -92,34 +130,37 @@ def _record_moves(connection: sa.Connection, reports: Sequence[Event]) -> list[C
 
 
 def _to_move(connection: sa.Connection, row: Known, standing: Standing, event: Event) -> Move:
-    move = _lost(connection, row, standing, event) if event.kind is Kind.LOST else events.to_move(event)
+    cut_short = event.kind in CUT_SHORT
+    move = _cut_short(connection, row, standing, event) if cut_short else events.to_move(event)
     if move.state is State.RETRYING and row.cancel_requested_by:
         reason = "cancelled before the next attempt"
         return replace(move, state=State.CANCELLED, actor=row.cancel_requested_by, reason=reason, due_at=None)
     return move
 
 
-def _lost(connection: sa.Connection, row: Known, standing: Standing, event: Event) -> Move:
-    """What becomes of an execution whose worker (or process) is gone."""
+def _cut_short(connection: sa.Connection, row: Known, standing: Standing, event: Event) -> Move:
+    """What becomes of an execution whose worker (or process) is gone, or was shut down: that is nobody's fault."""
+    lost = event.kind is Kind.LOST
     why = event.data.get("reason", "its worker is gone")
     losses = standing.lost_attempts | {event.attempt}
     definition = jobs.revision(connection, row.job, row.job_revision)
     again = definition is None or definition.on_worker_lost is OnWorkerLost.RETRY
-    if again and len(losses) >= MAX_LOSSES:
+    if again and lost and len(losses) >= MAX_LOSSES:
         again, why = False, f"{why}; it took {len(losses)} workers with it and is not started again"
-    error = {"type": "WorkerLost", "message": why, "traceback": None}
+    error = {"type": "WorkerLost" if lost else "WorkerStopped", "message": why, "traceback": None}
     return Move(
         execution=event.execution,
         attempt=event.attempt,
         state=State.RETRYING if again else State.FAILED,
         event_id=event.order,
         at=event.at,
-        actor="relay",
+        actor="relay" if lost else events.actor(event),
         reason=why,
         worker=event.data.get("worker"),
         due_at=event.at if again else None,
         error=error,
-        lost=True,
+        lost=lost,
+        interrupted=not lost,
     )
 
 

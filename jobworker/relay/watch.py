@@ -33,6 +33,10 @@ _WAL_LIMIT = 4 * 1024 * 1024
 #: How often SQL is told that nothing has changed about the workers (s).
 _SEEN_EVERY = 5.0
 
+#: How often messages that a worker declined go out again (s). Those who have the task may all be busy, and then
+#: the same idle worker declines them again.
+_DECLINED_EVERY = 1.0
+
 
 @dataclass(slots=True)
 class Chore:
@@ -67,6 +71,7 @@ class Watch:
             Chore("epoch", 1.0, self.check_epoch),
             Chore("workers", 1.0, self.look_for_workers),
             Chore("lost_attempts", settings.worker_lease, self.look_for_lost_attempts),
+            Chore("declined_messages", _DECLINED_EVERY, self._dispatcher.publish_declined),
             Chore("lost_messages", settings.lost_message_after / 2, self.mend),
             Chore("schedules", 1.0, self.project_schedules),
             Chore("beat", 5.0, self.read_beat),
@@ -81,7 +86,7 @@ class Watch:
                 chore.next_at = self._clock.monotonic() + chore.every
 
     def redis_was_away(self) -> None:
-        """Heartbeats could not arrive either: nobody is judged silent before a full lease has passed."""
+        """Heartbeats could not arrive either: no attempt is believed lost before a full lease has passed."""
         self._connected_since = None
         self._suspects = set()
 
@@ -100,7 +105,7 @@ class Watch:
             self._republish(state.republish_at - self._wait_for_workers())
 
     def look_for_workers(self) -> None:
-        """Take note of who is alive and what they offer; fence those who fell silent."""
+        """Take note of who is alive and what they offer; give up those who fell silent."""
         announced = self._registry.announcements()
         self._learn(announced)
         present = [_row(announcement, self._clock.now()) for announcement in announced]
@@ -112,8 +117,7 @@ class Watch:
         self._dispatcher.workers = present
         if self._connected_since is None:
             self._connected_since = self._clock.monotonic()
-        elif self._clock.monotonic() - self._connected_since > self._settings.worker_lease:
-            self._registry.fence_silent()
+        self._registry.reap_silent()
 
     def look_for_lost_attempts(self) -> None:
         """Find attempts that SQL believes to be running and no worker knows of.

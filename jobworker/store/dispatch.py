@@ -1,7 +1,7 @@
 """What is due, what was published, what was lost on the way: the relay's questions about executions."""
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ class Ready:
     attempt: int
     max_attempts: int | None
     lost_attempts: list[int] | None
+    interrupted_attempts: list[int] | None
     correlation_id: str
     scheduled_for: dt.datetime | None
 
@@ -167,6 +168,16 @@ def publish_again(connection: sa.Connection, lost: Iterable[Published]) -> None:
         )
         .values(dispatched_at=None),
         [{"key": row.id, "seen": row.dispatched_at} for row in lost],
+    )
+
+
+def publish_declined(connection: sa.Connection, declined: Mapping[str, int]) -> None:
+    """Workers without the task took these messages (id → attempt): ready once more, unless it goes on already."""
+    connection.execute(
+        sa.update(executions)
+        .where(executions.c.id == sa.bindparam("key"), executions.c.attempt == sa.bindparam("before"), _PUBLISHED)
+        .values(dispatched_at=None),
+        [{"key": execution, "before": attempt - 1} for execution, attempt in declined.items()],
     )
 
 

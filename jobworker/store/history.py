@@ -24,6 +24,7 @@ class Known:
     id: str
     job: str
     job_revision: int
+    task: str
     queue: str
     priority: int
     max_attempts: int | None
@@ -59,9 +60,9 @@ def known(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Known]:
 _KNOWN_COLUMNS = [
     executions.c[name]
     for name in (
-        "id", "job", "job_revision", "queue", "priority", "max_attempts", "dispatched_at", "cancel_requested_by",
-        "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result", "error",
-        "started_attempt", "started_at", "worker", "token", "code_version", "lost_attempts",
+        "id", "job", "job_revision", "task", "queue", "priority", "max_attempts", "dispatched_at",
+        "cancel_requested_by", "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result", "error",
+        "started_attempt", "started_at", "worker", "token", "code_version", "lost_attempts", "interrupted_attempts",
     )
 ]  # fmt: skip
 
@@ -71,6 +72,7 @@ def _known(row: Any) -> Known:
         id=row.id,
         job=row.job,
         job_revision=row.job_revision,
+        task=row.task,
         queue=row.queue,
         priority=row.priority,
         max_attempts=row.max_attempts,
@@ -91,6 +93,7 @@ def _known(row: Any) -> Known:
             token=row.token,
             code_version=row.code_version,
             lost_attempts=frozenset(row.lost_attempts or ()),
+            interrupted_attempts=frozenset(row.interrupted_attempts or ()),
         ),
     )
 
@@ -102,7 +105,7 @@ def save(connection: sa.Connection, standings: Mapping[str, Standing]) -> None:
 
 _SAVED = (
     "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result", "error", "started_attempt",
-    "started_at", "worker", "token", "code_version", "lost_attempts",
+    "started_at", "worker", "token", "code_version", "lost_attempts", "interrupted_attempts",
 )  # fmt: skip
 
 
@@ -131,6 +134,7 @@ def _row(key: str, standing: Standing) -> tuple[Any, ...]:
         standing.token,
         standing.code_version,
         sorted(standing.lost_attempts) or None,
+        sorted(standing.interrupted_attempts) or None,
     )
 
 
@@ -163,9 +167,12 @@ _ADD_TRANSITION = Bulk(_build_add_transition, _TRANSITION)
 
 
 def add_attempts(connection: sa.Connection, moves: Sequence[Move]) -> None:
-    """Keep what these moves say about single attempts: starts open a row, ends complete it."""
+    """Keep what these moves say about single attempts: starts open a row, ends complete it.
+
+    An attempt that never ran (its message expired, say) gets no row: the execution and its transitions tell of it.
+    """
     starts = [move for move in moves if move.state is State.RUNNING]
-    ends = [move for move in moves if move.attempt and (move.state in FINAL or move.state is State.RETRYING)]
+    ends = [move for move in moves if move.ran and (move.state in FINAL or move.state is State.RETRYING)]
     _START_ATTEMPT.run(connection, (_started(move) for move in starts))
     _END_ATTEMPT.run(connection, (_ended(move) for move in ends))
 
@@ -213,6 +220,8 @@ def _ended(move: Move) -> tuple[Any, ...]:
 def _attempt_state(move: Move) -> AttemptState:
     if move.lost:
         return AttemptState.LOST
+    if move.interrupted:
+        return AttemptState.INTERRUPTED
     return AttemptState.FAILED if move.state is State.RETRYING else AttemptState(move.state.value)
 
 

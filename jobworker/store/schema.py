@@ -160,6 +160,7 @@ executions = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False, default=0),
     sa.Column("max_attempts", sa.Integer),
     sa.Column("lost_attempts", Json),
+    sa.Column("interrupted_attempts", Json),
     sa.Column("queue", sa.String(64), nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("parameters", Json, nullable=False),

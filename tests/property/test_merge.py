@@ -10,6 +10,9 @@ from jobworker.domain.execution import FINAL, Move, Standing, State, merge
 
 FRESH = Standing(State.QUEUED)
 REPORTED = (State.RUNNING, State.RETRYING, State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED)
+#: What becomes of an attempt that never ran, and of one that its worker did not bring to an end.
+NEVER_RAN = (State.SKIPPED, State.FAILED)
+CUT_SHORT = (State.RETRYING, State.FAILED)
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 
 #: What the report that decides about the state brings with it.
@@ -20,9 +23,14 @@ START = ("started_attempt", "started_at", "worker", "token", "code_version")
 
 @st.composite
 def a_move(draw: st.DrawFn, number: int) -> Move:
-    """Report number `number` of the stream; two fall into each millisecond. Every claim has a token of its own."""
-    attempt = draw(st.integers(1, 3))
-    state = draw(st.sampled_from(REPORTED))
+    """Report number `number` of the stream; two fall into each millisecond. Every claim has a token of its own.
+
+    One that an attempt never ran is about what the attempt before it left behind, be it the submission.
+    """
+    ran = draw(st.booleans())
+    attempt = draw(st.integers(1, 3)) if ran else draw(st.integers(0, 2))
+    state = draw(st.sampled_from(REPORTED if ran else NEVER_RAN))
+    cut_short = draw(st.sampled_from(("lost", "interrupted", None))) if ran and state in CUT_SHORT else None
     milliseconds = number // 2
     at = NOON + dt.timedelta(milliseconds=milliseconds)
     return Move(
@@ -39,7 +47,9 @@ def a_move(draw: st.DrawFn, number: int) -> Move:
         due_at=at + dt.timedelta(seconds=draw(st.integers(0, 60))) if state is State.RETRYING else None,
         result=number if state is State.SUCCEEDED else None,
         error={"message": str(number)} if state in (State.FAILED, State.TIMED_OUT, State.RETRYING) else None,
-        lost=state in (State.RETRYING, State.FAILED) and draw(st.booleans()),
+        lost=cut_short == "lost",
+        interrupted=cut_short == "interrupted",
+        ran=ran,
     )
 
 
@@ -123,5 +133,14 @@ def _inverse(token: str | None) -> tuple[int, ...]:
 
 
 @given(histories())
-def test_lost_attempts_are_counted_once_each(moves: list[Move]) -> None:
-    assert merged([*moves, *moves]).lost_attempts == {move.attempt for move in moves if move.lost}
+def test_attempts_that_were_cut_short_are_counted_once_each(moves: list[Move]) -> None:
+    standing = merged([*moves, *moves])
+    assert standing.lost_attempts == {move.attempt for move in moves if move.lost}
+    assert standing.interrupted_attempts == {move.attempt for move in moves if move.interrupted}
+
+
+@given(histories())
+def test_a_start_outweighs_the_report_that_its_attempt_never_ran(moves: list[Move]) -> None:
+    assume(any(move.state is State.RUNNING for move in moves))
+    latest = max(move.attempt for move in moves if move.state is State.RUNNING)
+    assert merged(moves).attempt >= latest

@@ -5,8 +5,7 @@ import datetime as dt
 import pytest
 
 from jobworker.domain import events
-from jobworker.domain.events import STATES, Event, Kind, UnreadableEvent
-from jobworker.domain.execution import State
+from jobworker.domain.events import NEVER_RAN, STATES, Event, Kind, UnreadableEvent
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -49,12 +48,27 @@ def test_numbers_that_json_cannot_carry_are_not_sent() -> None:
         events.encode(Kind.SUCCEEDED, "0199", 1, {"result": float("nan")})
 
 
-@pytest.mark.parametrize(("kind", "state"), STATES.items())
-def test_a_state_report_becomes_a_move(kind: Kind, state: State) -> None:
+@pytest.mark.parametrize("kind", set(STATES) - NEVER_RAN)
+def test_a_state_report_becomes_a_move(kind: Kind) -> None:
     move = events.to_move(Event("1000-2", kind, "0199", 2, {"worker": "w1", "token": "t", "reason": "so"}))
-    assert (move.execution, move.attempt, move.state, move.event_id) == ("0199", 2, state, (1000, 2))
+    assert (move.execution, move.attempt, move.state, move.event_id) == ("0199", 2, STATES[kind], (1000, 2))
     assert (move.actor, move.worker, move.token, move.reason) == ("worker:w1", "w1", "t", "so")
-    assert (move.due_at, move.lost) == (None, False)
+    assert (move.due_at, move.lost, move.interrupted, move.ran) == (None, False, False, True)
+
+
+@pytest.mark.parametrize("kind", NEVER_RAN)
+def test_what_never_ran_ends_what_the_attempt_before_it_left_behind(kind: Kind) -> None:
+    move = events.to_move(Event("1000-2", kind, "0199", 2, {"worker": "w1", "reason": "so"}))
+    assert (move.attempt, move.state, move.ran, move.reason) == (1, STATES[kind], False, "so")
+    assert move.actor == ("relay" if kind is Kind.POISONED else "worker:w1")
+
+
+def test_a_failure_always_says_what_it_was() -> None:
+    own = {"type": "DecodeError", "message": "no JSON", "traceback": None}
+    assert events.to_move(Event("1-0", Kind.REJECTED, "0199", 1, {"error": own, "reason": "so"})).error == own
+    for kind, name in ((Kind.REJECTED, "MessageRejected"), (Kind.POISONED, "MessagePoisoned")):
+        move = events.to_move(Event("1-0", kind, "0199", 1, {"reason": "so"}))
+        assert move.error == {"type": name, "message": "so", "traceback": None}
 
 
 def test_a_retry_is_due_by_the_clock_of_redis() -> None:

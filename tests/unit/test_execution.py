@@ -86,9 +86,31 @@ def test_a_lost_attempt_is_counted_once() -> None:
     assert merge(once, lost) is once
 
 
+def test_an_interrupted_attempt_is_no_loss() -> None:
+    interrupted = move(State.RETRYING, due_at=NOON, interrupted=True)
+    once = merge(Standing(State.RUNNING, attempt=1), interrupted)
+    assert once.interrupted_attempts == {1}
+    assert once.lost_attempts == set()
+    assert merge(once, interrupted) is once
+
+
+def test_an_attempt_that_never_ran_ends_what_was_queued_for_it() -> None:
+    queued = Standing(State.QUEUED, attempt=1, started_attempt=1, worker="w1")
+    ended = merge(queued, move(State.SKIPPED, attempt=1, reason="too late", ran=False))
+    assert (ended.state, ended.attempt, ended.reason, ended.is_final) == (State.SKIPPED, 1, "too late", True)
+    assert (ended.started_attempt, ended.worker) == (1, "w1")
+
+
+def test_an_attempt_that_did_start_outweighs_the_report_that_it_never_ran() -> None:
+    never = move(State.FAILED, attempt=0, ran=False)
+    started = move(State.RUNNING, attempt=1, number=2)
+    assert merge(merge(Standing(State.QUEUED), never), started).state is State.RUNNING
+    assert merge(merge(Standing(State.QUEUED), started), never).state is State.RUNNING
+
+
 @pytest.mark.parametrize(
-    ("attempt", "losses", "used"),
+    ("attempt", "cut_short", "used"),
     [(0, 0, 0), (1, 0, 0), (2, 0, 1), (2, 1, 0), (4, 2, 1), (1, 1, 0)],
 )
-def test_losing_a_worker_uses_up_no_retry(attempt: int, losses: int, used: int) -> None:
-    assert retries_used(attempt, losses) == used
+def test_losing_a_worker_uses_up_no_retry(attempt: int, cut_short: int, used: int) -> None:
+    assert retries_used(attempt, cut_short) == used

@@ -100,6 +100,7 @@ sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("max_attempts", sa.Integer),
     sa.Column("lost_attempts", _json),
+    sa.Column("interrupted_attempts", _json),
     sa.Column("queue", sa.String(64), nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("parameters", _json, nullable=False),

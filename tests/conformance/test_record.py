@@ -1,0 +1,252 @@
+"""What reports make of rows: messages that never started, attempts that were cut short, tasks that a worker lacks."""
+
+import datetime as dt
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import structlog.testing
+
+from jobworker.domain import events
+from jobworker.domain.events import Kind
+from jobworker.domain.execution import MAX_LOSSES, AttemptState, State
+from jobworker.domain.job import Definition, OnWorkerLost, Owner
+from jobworker.relay.record import Claimed, Declined, Told, record
+from jobworker.store import dispatch, executions, history, jobs, schema, story
+from jobworker.store.database import Database
+from jobworker.store.executions import ExecutionRow
+from jobworker.store.story import AttemptRow
+from tests.conformance.worlds import NOW, accepted, new
+
+SEND = Definition("send", "tasks.mail.send")
+
+
+class Story:
+    """One published execution, and what workers say about it, in the order of the stream."""
+
+    def __init__(self, database: Database, on_worker_lost: OnWorkerLost = OnWorkerLost.RETRY) -> None:
+        self.database = database
+        self._numbers = itertools.count(1)
+        with database.write() as connection:
+            jobs.put(connection, replace(SEND, on_worker_lost=on_worker_lost), Owner.API, "ann", NOW)
+            [self.id] = accepted(connection, new())
+        self.publish()
+
+    def publish(self) -> None:
+        """Bring the next attempt to Redis."""
+        with self.database.write() as connection:
+            dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
+            found = dispatch.ready(connection, "default", [SEND.task], 10)
+            dispatch.mark_published(connection, [(row.id, row.attempt) for row in found], NOW)
+
+    def tell(self, kind: Kind, attempt: int = 1, execution: str | None = None, **data: Any) -> Told:
+        """One report, recorded."""
+        event_id = events.format_id((int(NOW.timestamp() * 1000) + next(self._numbers), 0))
+        event = events.Event(event_id, kind, self.id if execution is None else execution, attempt, data)
+        with self.database.write() as connection:
+            return record(connection, [event])
+
+    @property
+    def row(self) -> ExecutionRow:
+        """The execution as it stands."""
+        with self.database.read() as connection:
+            row = executions.get(connection, self.id)
+        assert row is not None
+        return row
+
+    @property
+    def attempts(self) -> Sequence[AttemptRow]:
+        """Its attempts."""
+        with self.database.read() as connection:
+            return story.attempts(connection, self.id).items
+
+    @property
+    def transitions(self) -> list[tuple[int, str, str, str | None]]:
+        """(attempt, state, actor, reason) of each change."""
+        with self.database.read() as connection:
+            return [(row.attempt, row.state, row.actor, row.reason) for row in story.transitions(connection, self.id)]
+
+
+UNREADABLE = {"type": "DecodeError", "message": "no JSON", "traceback": None}
+POISON = {"type": "MessagePoisoned", "message": "so", "traceback": None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "state", "error", "actor"),
+    [
+        (Kind.EXPIRED, {"worker": "w"}, State.SKIPPED, None, "worker:w"),
+        (Kind.REJECTED, {"worker": "w", "error": UNREADABLE}, State.FAILED, UNREADABLE, "worker:w"),
+        (Kind.POISONED, {"worker": "w"}, State.FAILED, POISON, "relay"),
+    ],
+)
+def test_a_message_that_never_started_ends_its_execution(
+    database: Database, kind: Kind, data: dict[str, Any], state: State, error: dict[str, Any] | None, actor: str
+) -> None:
+    told = Story(database)
+    told.tell(kind, reason="so", **data)
+    row = told.row
+    assert (row.state, row.reason, row.error, row.finished_at is not None) == (state, "so", error, True)
+    assert (row.attempt, row.started_at, row.worker) == (0, None, None), "it must not look as if it had started"
+    assert told.attempts == []
+    assert told.transitions == [(0, "Queued", "tester", "submitted"), (0, state, actor, "so")]
+
+
+def test_the_attempts_that_did_run_stay_as_they_were(database: Database) -> None:
+    told = Story(database)
+    told.tell(Kind.RUNNING, worker="w1")
+    told.tell(Kind.RETRYING, worker="w1", delay=0, reason="again")
+    before = told.attempts
+    told.publish()
+    told.tell(Kind.POISONED, attempt=2, reason="so")
+    assert (told.row.state, told.row.attempt, told.row.worker) == (State.FAILED, 1, "w1")
+    assert told.attempts == before
+    assert [(attempt, state) for attempt, state, _, _ in told.transitions] == [
+        (0, "Queued"),
+        (1, "Running"),
+        (1, "Retrying"),
+        (1, "Queued"),
+        (1, "Failed"),
+    ]
+
+
+def test_an_attempt_whose_end_is_not_told_yet_is_not_ended_by_its_successor(database: Database) -> None:
+    told = Story(database)
+    told.tell(Kind.RUNNING, worker="w1")
+    told.tell(Kind.EXPIRED, attempt=2, worker="w2", reason="so")
+    assert [(row.attempt, row.state, row.finished_at) for row in told.attempts] == [(1, AttemptState.RUNNING, None)]
+
+
+def test_an_attempt_that_did_start_is_believed_rather(database: Database) -> None:
+    told = Story(database)
+    told.tell(Kind.RUNNING, worker="w1")
+    told.tell(Kind.REJECTED, worker="w2", reason="a copy that cannot be read")
+    assert told.row.state is State.RUNNING
+    told.tell(Kind.SUCCEEDED, worker="w1", result=7)
+    assert (told.row.state, told.row.result) == (State.SUCCEEDED, 7)
+
+
+def test_an_interrupted_attempt_runs_again_at_once(database: Database) -> None:
+    told = Story(database)
+    told.tell(Kind.RUNNING, worker="w1")
+    told.tell(Kind.INTERRUPTED, worker="w1", reason="the worker was shut down")
+    row = told.row
+    assert (row.state, row.attempt, row.reason) == (State.RETRYING, 1, "the worker was shut down")
+    [attempt] = told.attempts
+    assert (attempt.state, attempt.reason) == (AttemptState.INTERRUPTED, "the worker was shut down")
+    assert row.due_at == attempt.finished_at
+    assert told.transitions[-1] == (1, "Retrying", "worker:w1", "the worker was shut down")
+
+
+def test_interruptions_are_never_too_many(database: Database) -> None:
+    told = Story(database)
+    for attempt in range(1, MAX_LOSSES + 3):
+        told.tell(Kind.RUNNING, attempt, worker="w1")
+        told.tell(Kind.INTERRUPTED, attempt, worker="w1", reason="shut down")
+        assert told.row.state is State.RETRYING
+        told.publish()
+    with database.read() as connection:
+        standing = history.known(connection, [told.id])[told.id].standing
+    assert standing.interrupted_attempts == {1, 2, 3, 4, 5}
+    assert standing.lost_attempts == frozenset()
+
+
+def test_losses_count_however_often_it_was_interrupted_between(database: Database) -> None:
+    told = Story(database)
+    ends = [Kind.LOST, Kind.INTERRUPTED, Kind.LOST, Kind.INTERRUPTED, Kind.LOST]
+    for attempt, kind in enumerate(ends, start=1):
+        assert told.row.state is not State.FAILED
+        told.tell(Kind.RUNNING, attempt, worker="w1")
+        told.tell(kind, attempt, worker="w1", reason="gone")
+        told.publish()
+    assert told.row.state is State.FAILED
+    assert told.row.reason == "gone; it took 3 workers with it and is not started again"
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "ended"),
+    [
+        (Kind.INTERRUPTED, "WorkerStopped", AttemptState.INTERRUPTED),
+        (Kind.LOST, "WorkerLost", AttemptState.LOST),
+    ],
+)
+def test_what_must_not_run_twice_fails_when_it_is_cut_short(
+    database: Database, kind: Kind, error: str, ended: AttemptState
+) -> None:
+    told = Story(database, OnWorkerLost.FAIL)
+    told.tell(Kind.RUNNING, worker="w1")
+    told.tell(kind, worker="w1", reason="so")
+    assert (told.row.state, told.row.reason) == (State.FAILED, "so")
+    assert told.row.error == {"type": error, "message": "so", "traceback": None}
+    assert [attempt.state for attempt in told.attempts] == [ended]
+
+
+def test_what_was_interrupted_is_told_to_whoever_publishes_next(database: Database) -> None:
+    told = Story(database)
+    told.tell(Kind.RUNNING, worker="w1")
+    told.tell(Kind.INTERRUPTED, worker="w1", reason="so")
+    with database.write() as connection:
+        dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
+        [ready] = dispatch.ready(connection, "default", [SEND.task], 10)
+    assert (ready.attempt, ready.lost_attempts, ready.interrupted_attempts) == (1, None, [1])
+
+
+def test_a_declined_message_is_handed_on_and_the_row_stays(database: Database) -> None:
+    told = Story(database)
+    before = told.row
+    answer = told.tell(Kind.UNKNOWN_TASK, worker="old", reason="no such task here")
+    assert answer == Told([], [Declined(told.id, 1, SEND.task, "old")])
+    assert told.row == before
+    assert told.tell(Kind.UNKNOWN_TASK, execution="nobody", worker="old") == Told()
+
+
+def test_declined_messages_become_ready_again(database: Database) -> None:
+    told = Story(database)
+    with database.write() as connection:
+        dispatch.publish_declined(connection, {told.id: 1})
+    assert told.row.dispatched_at is None
+    with database.read() as connection:
+        assert [row.id for row in dispatch.ready(connection, "default", [SEND.task], 10)] == [told.id]
+
+
+def test_what_has_gone_on_meanwhile_is_not_declined(database: Database) -> None:
+    told, other = Story(database), Story(database)
+    told.tell(Kind.RUNNING, worker="w1")
+    other.tell(Kind.RUNNING, worker="w1")
+    other.tell(Kind.RETRYING, worker="w1", delay=0, reason="again")
+    other.publish()
+    with database.write() as connection:
+        dispatch.publish_declined(connection, {told.id: 1, other.id: 1})
+    assert told.row.dispatched_at is not None
+    assert other.row.dispatched_at is not None, "the message of attempt 2 was not declined"
+
+
+@pytest.mark.parametrize("kind", [Kind.EXPIRED, Kind.REJECTED, Kind.POISONED, Kind.UNKNOWN_TASK])
+def test_a_message_of_others_leaves_a_warning_and_no_row(database: Database, kind: Kind) -> None:
+    told = Story(database)
+    before = told.row
+    with structlog.testing.capture_logs() as logs:
+        answer = told.tell(kind, 0, "", message="m-1", task="theirs", queue="default", reason="so")
+    assert answer == Told()
+    assert logs == [
+        {
+            "event": "foreign_message_given_up",
+            "log_level": "warning",
+            "fate": kind.value,
+            "message": "m-1",
+            "task": "theirs",
+            "queue": "default",
+            "worker": None,
+            "reason": "so",
+        }
+    ]
+    with database.read() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(schema.transitions)) == 1
+    assert told.row == before
+
+
+def test_a_claim_tells_how_far_its_list_was_worked_off(database: Database) -> None:
+    told = Story(database)
+    assert told.tell(Kind.RUNNING, worker="w1") == Told([Claimed("default", 5, NOW)])
