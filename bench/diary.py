@@ -1,0 +1,92 @@
+"""What jobs note down while they are measured, in a Redis that neither side uses as its broker."""
+
+import json
+import os
+import threading
+import time
+from typing import Any, NamedTuple
+
+import redis
+
+#: Environment variable with the URL of that Redis; workers inherit it.
+VARIABLE = "BENCH_DIARY"
+
+_ARRIVALS = "arrivals"
+_STARTS = "starts"
+_RELEASED = "released"
+
+#: No job waits longer for its release (s).
+_PATIENCE = 120
+
+
+class Start(NamedTuple):
+    """One run of a job's body began."""
+
+    execution: str
+    attempt: int
+    worker: str
+    pid: int
+    at: float
+
+
+def note_arrival(sent_at: float) -> None:
+    """For jobs: this was sent at `sent_at` and runs now."""
+    _client().rpush(_ARRIVALS, time.time() - sent_at)
+
+
+def note_start(execution: str, attempt: int, worker: str) -> None:
+    """For jobs: the body of this attempt runs on this worker."""
+    _client().rpush(_STARTS, json.dumps(Start(execution, attempt, worker, os.getpid(), time.time())))
+
+
+def wait_for_release() -> None:
+    """For jobs: wait until `Diary.release`."""
+    deadline = time.monotonic() + _PATIENCE
+    while not _client().exists(_RELEASED) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+class Diary:
+    """For the bench: reads what was noted."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def clear(self) -> None:
+        """Begin a new page."""
+        self._client.flushdb()
+
+    def release(self) -> None:
+        """Let go every job that waits for it."""
+        self._client.set(_RELEASED, 1)
+
+    def started(self) -> int:
+        """How many bodies began."""
+        return int(self._client.llen(_STARTS))
+
+    def starts(self) -> list[Start]:
+        """Every beginning, in the order in which they were noted."""
+        texts: Any = self._client.lrange(_STARTS, 0, -1)
+        return [Start(*json.loads(text)) for text in texts]
+
+    def arrived(self) -> int:
+        """How many arrivals were noted."""
+        return int(self._client.llen(_ARRIVALS))
+
+    def latencies(self) -> list[float]:
+        """Seconds from sent to running, in the order in which they ran."""
+        texts: Any = self._client.lrange(_ARRIVALS, 0, -1)
+        return [float(text) for text in texts]
+
+
+def _client() -> redis.Redis:
+    global _connection
+    with _opening:
+        if _connection is None:
+            _connection = redis.Redis.from_url(os.environ[VARIABLE])
+    return _connection
+
+
+# Opened by the first job of each process, so after the fork.
+_connection: redis.Redis | None = None
+_opening = threading.Lock()

@@ -1,0 +1,28 @@
+"""The jobs that are measured, as JobWorker runs them. Stock Celery has the same in `transport/stock.py`."""
+
+from bench import diary
+from jobworker import Context, job
+
+
+@job
+def noop(number: int = 0) -> None:
+    """Nothing."""
+
+
+@job
+def stamp(sent_at: float) -> None:
+    """Note how long this took to arrive."""
+    diary.note_arrival(sent_at)
+
+
+@job
+def note(context: Context, number: int) -> None:  # noqa: ARG001  messages as long as those of the peer
+    """Note that this started, and where."""
+    diary.note_start(context.execution_id, context.attempt, context.worker)
+
+
+@job
+def hold(context: Context) -> None:
+    """Note that this started, and keep the slot busy until the bench lets go."""
+    diary.note_start(context.execution_id, context.attempt, context.worker)
+    diary.wait_for_release()

@@ -1,0 +1,102 @@
+"""Both systems as one machine runs them: JobWorker with web, relay and worker, and Celery with a worker."""
+
+import contextlib
+import http.client
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from typing import Any
+
+from bench.rig import Rig, until, url
+from tests.servers import free_port
+
+
+class Ours(Rig):
+    """JobWorker as one machine runs it: web, relay, worker, SQLite."""
+
+    def start(self) -> None:
+        """Start and wait until a no-op can be submitted."""
+        self.broker = self.redis("redis")
+        port = free_port()
+        self.database = self.folder / "jobworker.db"
+        environment = {
+            "JOBWORKER_HOME": str(self.folder),
+            "JOBWORKER_BIND": f"127.0.0.1:{port}",
+            "JOBWORKER_REDIS_URL": url(self.broker),
+            "JOBWORKER_TASKS": "bench.jobs",
+            "JOBWORKER_LOG_LEVEL": "WARNING",
+        }
+        command = [sys.executable, "-m", "jobworker.cli", "db", "upgrade"]
+        subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True)
+        self.python("web", ["-m", "jobworker.cli", "web"], **environment)
+        self.python("relay", ["-m", "jobworker.cli", "relay"], **environment)
+        self.python("worker", _worker_command("jobworker"), **environment)
+        self.http = Client(port)
+        until(lambda: self.http.ask("GET", "/readyz")[1]["checks"]["workers"]["status"] == "ok")
+        until(lambda: self.http.ask("GET", "/api/v1/jobs/noop")[0] == 200)
+
+    def final(self) -> int:
+        """How many executions SQL knows to be final."""
+        with contextlib.closing(sqlite3.connect(self.database)) as connection:
+            query = "SELECT count(*) FROM executions WHERE state = 'Succeeded'"
+            return int(connection.execute(query).fetchone()[0])
+
+    def latencies(self) -> list[float]:
+        """Seconds from accepted to started, of every execution."""
+        query = "SELECT (julianday(started_at) - julianday(created_at)) * 86400 FROM executions"
+        with contextlib.closing(sqlite3.connect(self.database)) as connection:
+            return [float(row[0]) for row in connection.execute(query)]
+
+
+class Bare(Rig):
+    """Celery alone."""
+
+    def start(self) -> None:
+        """Start and wait until the worker answers."""
+        self.broker = self.redis("redis")
+        environment = {"BARE_BROKER": url(self.broker)}
+        self.python("worker", _worker_command("bench.system.bare"), **environment)
+        os.environ.update(environment)
+        from bench.system import bare  # Reads the broker's address when it is imported.
+
+        self.app = bare
+        until(lambda: bare.app.control.ping(timeout=1))
+
+    def done(self) -> bool:
+        """Whether nothing is queued or in flight."""
+        return self.broker.llen("bare") == 0 and self.broker.hlen("unacked") == 0
+
+
+def _worker_command(app: str) -> list[str]:
+    """The same worker for both: two processes, quiet."""
+    return ["-m", "celery", "-A", app, "worker", "--concurrency", "2", "--loglevel", "WARNING"]
+
+
+class Client:
+    """One kept-alive HTTP connection."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Status and JSON of the answer; (0, {}) while nobody listens."""
+        content = json.dumps(body).encode() if body is not None else None
+        headers = {"Content-Type": "application/json"} if content else {}
+        try:
+            self._connection.request(method, path, content, headers)
+            response = self._connection.getresponse()
+            return response.status, json.loads(response.read() or b"{}")
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+            return 0, {}
+
+    def submit(self, path: str, body: Any) -> None:
+        """POST and insist on 202; a connection that was closed while it was idle is opened again."""
+        status, answer = self.ask("POST", path, body)
+        if status == 0:
+            status, answer = self.ask("POST", path, body)
+        if status != 202:
+            raise RuntimeError(f"the submission was refused: {status} {answer}")

@@ -1,0 +1,150 @@
+"""kill -9 under load: what is lost, and what runs twice. Nobody mends anything: there is no relay.
+
+A second worker lives through it all: it takes what the dead one leaves and drains the rest at the end.
+"""
+
+import json
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from bench.diary import Start
+from bench.rig import until
+from bench.table import Figure, at_most
+from bench.transport.bench import Bench
+from bench.transport.sides import Ours, Side
+
+_KILLS = 25
+_PER_KILL = 1_500
+
+#: The victim dies when so many of its 1,500 were started, by both workers together.
+_EARLIEST, _LATEST = 50, 800
+
+#: The worker that is never killed.
+_SURVIVOR = "survivor"
+
+#: For both: so long (s) a dead worker keeps what it held.
+_LEASE = "2"
+
+#: Kinds of events after which an attempt does not run any more.
+_ENDS = frozenset({"succeeded", "failed", "timed_out", "cancelled", "expired", "rejected"})
+
+
+def kill(bench: Bench) -> list[Figure]:
+    """Both sides lose 25 workers over 37,500 messages."""
+    with bench.ours(worker_lease=_LEASE) as ours:
+        published = _kill_workers(bench, ours)
+        until(lambda: _settled(ours), within=180, what="the survivor to drain everything")
+        mine = _what_ours_did(published, bench.diary.starts(), ours.events())
+    with bench.stock(visibility=_LEASE) as stock:
+        published = _kill_workers(bench, stock)
+        until(stock.done, within=300, every=0.1, what="the survivor to drain everything")
+        theirs = _what_stock_did(published, bench.diary.starts())
+    return _figures(mine, theirs)
+
+
+@dataclass
+class Outcome:
+    """What became of the messages; `again_unsaid` and below are possible only on our side."""
+
+    lost: int
+    #: Ran again although its first worker lived, or had said that it started it.
+    again: int
+    #: Ran again because its worker died before it could say that it had started it.
+    again_unsaid: int = 0
+    #: Running on a worker when that was killed, as its Running event says: the relay would start the next attempt.
+    running: int = 0
+    ended_twice: int = 0
+    poisoned: int = 0
+
+
+def _kill_workers(bench: Bench, side: Side) -> list[str]:
+    bench.diary.clear()
+    side.worker(_SURVIVOR)
+    published: list[str] = []
+    for number in range(_KILLS):
+        victim = f"victim{number}"
+        side.worker(victim)
+        enough = bench.diary.started() + random.randint(_EARLIEST, _LATEST)
+        numbers = range(number * _PER_KILL, (number + 1) * _PER_KILL)
+        published += side.publish("note", ({"number": each} for each in numbers))
+        until(lambda: bench.diary.started() >= enough, every=0.002, what="work to be under way")  # noqa: B023
+        time.sleep(random.uniform(0, 0.02))
+        side.kill(victim)
+    return published
+
+
+def _settled(ours: Ours) -> bool:
+    """Only the survivor is left, and nothing is queued or in flight."""
+    survivors = [worker for worker in ours.workers() if _is_survivor(worker)]
+    return ours.workers() == survivors and ours.nothing_left()
+
+
+def _is_survivor(worker: str) -> bool:
+    return worker.startswith(_SURVIVOR)
+
+
+@dataclass
+class _Reported:
+    """What our workers said of one execution."""
+
+    running: set[str] = field(default_factory=set)
+    ends: int = 0
+    poisoned: bool = False
+
+
+def _what_ours_did(published: Iterable[str], starts: Iterable[Start], events: Iterable[Mapping[str, str]]) -> Outcome:
+    reported = _by_execution(events)
+    runs: defaultdict[str, list[str]] = defaultdict(list)
+    for start in starts:
+        runs[start.execution].append(start.worker)
+    outcome = Outcome(0, 0)
+    for execution in published:
+        said = reported[execution]
+        if not said.ends and not said.poisoned:
+            outcome.running += bool(said.running)
+            outcome.lost += not said.running or any(map(_is_survivor, said.running))
+        outcome.ended_twice += said.ends > 1
+        outcome.poisoned += said.poisoned
+        for earlier in runs[execution][:-1]:
+            allowed = not _is_survivor(earlier) and earlier not in said.running
+            outcome.again_unsaid += allowed
+            outcome.again += not allowed
+    return outcome
+
+
+def _by_execution(events: Iterable[Mapping[str, str]]) -> defaultdict[str, _Reported]:
+    reported: defaultdict[str, _Reported] = defaultdict(_Reported)
+    for fields in events:
+        said = reported[fields["execution"]]
+        if fields["kind"] == "running":
+            said.running.add(json.loads(fields["data"])["worker"])
+        said.ends += fields["kind"] in _ENDS
+        said.poisoned |= fields["kind"] == "poisoned"
+    return reported
+
+
+def _what_stock_did(published: Iterable[str], starts: Iterable[Start]) -> Outcome:
+    runs: defaultdict[str, list[str]] = defaultdict(list)
+    for start in starts:
+        runs[start.execution].append(start.worker)
+    again = sum(_is_survivor(earlier) for workers in runs.values() for earlier in workers[:-1])
+    return Outcome(lost=sum(each not in runs for each in published), again=again)
+
+
+def _figures(mine: Outcome, theirs: Outcome) -> list[Figure]:
+    what = f"{_KILLS} × kill -9, {_KILLS * _PER_KILL:,} messages"
+    rows = [
+        ("lost", mine.lost, theirs.lost, True),
+        ("ran again though its worker lived or had said that it ran", mine.again, theirs.again, True),
+        ("ended twice", mine.ended_twice, None, True),
+        ("poisoned", mine.poisoned, None, True),
+        ("ran again: its worker died before it could say", mine.again_unsaid, None, False),
+        ("ran when its worker died, and history knows", mine.running, None, False),
+    ]
+    return [
+        Figure(f"{what}: {name}", "messages", ours, {} if stock is None else {"": stock}, at_most(0) if asked else None)
+        for name, ours, stock, asked in rows
+    ]

@@ -1,0 +1,167 @@
+"""The two that are compared: a Redis and the workers on it, ours or stock Celery's. No relay, no database.
+
+Each is started for one measurement and killed afterwards, so that nothing else runs while one is measured.
+"""
+
+import abc
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+from bench.rig import Rig, until, url
+from bench.transport import stock
+from jobworker.domain.execution import DEFAULT_PRIORITY
+from jobworker.domain.ids import IdFactory
+from jobworker.domain.job import DEFAULT_QUEUE
+from jobworker.transport import keys
+from jobworker.transport.publisher import Message, Publisher, list_name
+
+#: How workers are started: Celery's own options.
+PREFORK = ("--concurrency", "2")
+THREADS = ("--pool", "threads", "--concurrency", "8")
+
+_STAGED = "staged"
+_BATCH = 500
+
+
+class Side(Rig, abc.ABC):
+    """What the measures ask of either side."""
+
+    #: What `celery -A` is given, and the Redis list from which its workers take.
+    app: str
+    waiting: str
+
+    #: Environment of its processes.
+    environment: dict[str, str]
+
+    def start(self) -> None:
+        """Only the Redis; workers are started by name."""
+        self.broker = self.redis("redis")
+        self._control = Celery("control", broker=url(self.broker), set_as_current=False).control
+
+    def worker(self, name: str = "worker", options: Sequence[str] = PREFORK) -> None:
+        """Start a worker and wait until it takes part."""
+        command = ["-m", "celery", "-A", self.app, "worker", "--loglevel", "WARNING", "-n", f"{name}@bench", *options]
+        self.python(name, command, **self.environment)
+        until(lambda: self._answers(f"{name}@bench"), what=f"worker {name}")
+
+    @abc.abstractmethod
+    def publish(self, task: str, parameters: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Send one message for each; answers what the diary will call them."""
+
+    def stage(self, task: str, count: int) -> None:
+        """Publish where no worker looks yet."""
+        self.publish(task, ({"number": number} for number in range(count)))
+        self.broker.rename(self.waiting, _STAGED)
+
+    def release(self) -> None:
+        """Give the workers all that was staged at once, so that publishing is not part of what is measured."""
+        self.broker.rename(_STAGED, self.waiting)
+
+    @abc.abstractmethod
+    def done(self) -> bool:
+        """Whether nothing is queued or in flight and everything is reported."""
+
+    def _answers(self, hostname: str) -> bool:
+        return bool(self._control.ping(destination=[hostname], timeout=1, limit=1))
+
+
+class Ours(Side):
+    """JobWorker's worker; nobody reads what it reports."""
+
+    app = "jobworker"
+    waiting = list_name(DEFAULT_QUEUE, DEFAULT_PRIORITY)
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        super().__init__(folder)
+        self._given = environment
+        self._ids = IdFactory()
+        self._published = 0
+
+    def start(self) -> None:
+        """Redis, and what is put into it and read from it."""
+        super().start()
+        self.environment = {
+            "JOBWORKER_HOME": str(self.folder),
+            "JOBWORKER_REDIS_URL": url(self.broker),
+            "JOBWORKER_TASKS": "bench.jobs",
+            "JOBWORKER_LOG_LEVEL": "WARNING",
+            **self._given,
+        }
+        self._publisher = Publisher(self.broker)
+
+    def publish(self, task: str, parameters: Iterable[Mapping[str, Any]]) -> list[str]:
+        """By the relay's publisher, in batches as it does."""
+        messages = [self.message(task, each) for each in parameters]
+        for first in range(0, len(messages), _BATCH):
+            self._publisher.publish(messages[first : first + _BATCH])
+        self._published += len(messages)
+        return [message.execution for message in messages]
+
+    def message(self, task: str, parameters: Mapping[str, Any]) -> Message:
+        """A first attempt, as the relay makes it of a row."""
+        return Message(
+            execution=self._ids.new(time.time_ns() // 1_000_000), attempt=1, job=task, revision=1, task=task,
+            queue=DEFAULT_QUEUE, priority=DEFAULT_PRIORITY, parameters=parameters, retries=0, max_attempts=1,
+            time_limit=None, soft_time_limit=None, strict=False, correlation_id="bench", scheduled_for=None,
+        )  # fmt: skip
+
+    def release(self) -> None:
+        """What was staged, and the wake-up token that goes with a publication."""
+        super().release()
+        self.broker.lpush(keys.READY.format(queue=DEFAULT_QUEUE), 1)
+
+    def done(self) -> bool:
+        """Nothing queued, nothing in flight, and Running and the end of each are in the stream."""
+        return self.nothing_left() and self.broker.xlen(keys.EVENTS) >= 2 * self._published
+
+    def nothing_left(self) -> bool:
+        """Nothing queued, nothing in flight."""
+        if self.broker.llen(self.waiting):
+            return False
+        return not any(self.broker.hlen(keys.INFLIGHT.format(worker=worker)) for worker in self.workers())
+
+    def workers(self) -> list[str]:
+        """The ids of the workers that are counted as living."""
+        known: Any = self.broker.zrange(keys.WORKERS, 0, -1)
+        return list(known)
+
+    def events(self) -> Iterable[Mapping[str, str]]:
+        """Everything that was reported, in order."""
+        client: Any = self.broker
+        last = "-"
+        while page := client.xrange(keys.EVENTS, min=last, count=1000):
+            yield from (fields for _, fields in page)
+            last = f"({page[-1][0]}"
+
+
+class Stock(Side):
+    """Stock Celery."""
+
+    app = "bench.transport.stock"
+    waiting = stock.QUEUE
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], visibility: str | None = None) -> None:
+        super().__init__(folder)
+        self._given = {**environment, **({"BENCH_VISIBILITY": visibility} if visibility else {})}
+
+    def start(self) -> None:
+        """Redis, and the app with which the bench publishes."""
+        super().start()
+        self.environment = {"BENCH_BROKER": url(self.broker), **self._given}
+        self.celery = stock.make(url(self.broker))
+
+    def publish(self, task: str, parameters: Iterable[Mapping[str, Any]]) -> list[str]:
+        """By `apply_async`, one by one: there is no other way."""
+        names = []
+        for each in parameters:
+            self.celery.tasks[task].apply_async(kwargs=each)
+            names.append(str(each.get("number")))
+        return names
+
+    def done(self) -> bool:
+        """Nothing queued and nothing un-acknowledged."""
+        return self.broker.llen(self.waiting) == 0 and self.broker.hlen("unacked") == 0
