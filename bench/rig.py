@@ -19,7 +19,7 @@ from tests.servers import free_port
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 #: Holds one end of a pipe and kills a process group when the other end closes: when the bench itself is killed.
-_GUARDIAN = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL -- "-$1"', "guardian"]
+_GUARDIAN = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL "-$1"', "guardian"]
 
 
 @dataclass(frozen=True, slots=True)

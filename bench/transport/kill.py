@@ -41,6 +41,7 @@ def kill(bench: Bench) -> list[Figure]:
     with bench.stock(visibility=_LEASE) as stock:
         published = _kill_workers(bench, stock)
         until(stock.done, within=300, every=0.1, what="the survivor to drain everything")
+        time.sleep(1)  # One that was popped and not yet written down is on its way, not lost.
         theirs = _what_stock_did(published, bench.diary.starts())
     return _figures(mine, theirs)
 
