@@ -42,7 +42,7 @@ format: .venv/dev  ## put the code into shape
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-bench: .venv/dev  ## measure this tree beside bare Celery
+bench: .venv/dev  ## measure this tree beside stock Celery (ARGS="transport" for what carries messages)
 	$(BIN)/python -m bench $(ARGS)
 
 constraints: .venv/dev  ## pin the newest versions that pyproject.toml allows (UPGRADE= keeps what is pinned)
