@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from jobworker.domain.execution import FINAL, Move, Standing, State, merge
 
 FRESH = Standing(State.QUEUED)
-REPORTED = (State.RUNNING, State.RETRYING, State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED)
-#: What becomes of an attempt that never ran, and of one that its worker did not bring to an end.
-NEVER_RAN = (State.SKIPPED, State.FAILED)
-CUT_SHORT = (State.RETRYING, State.FAILED)
+#: What may be reported: a state, and whether the attempt was cut short, or never ran.
+REPORTED = (
+    *((state, "") for state in (State.RUNNING, State.RETRYING, State.SUCCEEDED, State.FAILED, State.TIMED_OUT)),
+    (State.CANCELLED, ""),
+    *((state, how) for state in (State.RETRYING, State.FAILED) for how in ("lost", "interrupted")),
+    *((state, "never ran") for state in (State.SKIPPED, State.FAILED)),
+)
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 
 #: What the report that decides about the state brings with it.
@@ -27,10 +30,9 @@ def a_move(draw: st.DrawFn, number: int) -> Move:
 
     One that an attempt never ran is about what the attempt before it left behind, be it the submission.
     """
-    ran = draw(st.booleans())
+    state, how = draw(st.sampled_from(REPORTED))
+    ran = how != "never ran"
     attempt = draw(st.integers(1, 3)) if ran else draw(st.integers(0, 2))
-    state = draw(st.sampled_from(REPORTED if ran else NEVER_RAN))
-    cut_short = draw(st.sampled_from(("lost", "interrupted", None))) if ran and state in CUT_SHORT else None
     milliseconds = number // 2
     at = NOON + dt.timedelta(milliseconds=milliseconds)
     return Move(
@@ -47,8 +49,8 @@ def a_move(draw: st.DrawFn, number: int) -> Move:
         due_at=at + dt.timedelta(seconds=draw(st.integers(0, 60))) if state is State.RETRYING else None,
         result=number if state is State.SUCCEEDED else None,
         error={"message": str(number)} if state in (State.FAILED, State.TIMED_OUT, State.RETRYING) else None,
-        lost=cut_short == "lost",
-        interrupted=cut_short == "interrupted",
+        lost=how == "lost",
+        interrupted=how == "interrupted",
         ran=ran,
     )
 

@@ -1,0 +1,96 @@
+"""Rows become messages; messages that a worker declined go out again; cancellations that a worker holds up wait."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import structlog.testing
+
+from jobworker.domain.events import Event, Kind
+from jobworker.domain.execution import State
+from jobworker.domain.job import OnWorkerLost
+from jobworker.relay.record import Declined, record
+from jobworker.store import dispatch
+from tests.integration.relay.conftest import SEND, World
+
+
+def told(world: World) -> list[dict[str, Any]]:
+    """What the headers of the messages in Redis say to workers."""
+    return [json.loads(raw)["headers"] for raw in world.taken()]
+
+
+@pytest.mark.parametrize(("on_worker_lost", "strict"), [(OnWorkerLost.FAIL, True), (OnWorkerLost.RETRY, False)])
+def test_what_must_not_run_twice_is_strict(world: World, on_worker_lost: OnWorkerLost, strict: bool) -> None:
+    world.submit(replace(SEND, on_worker_lost=on_worker_lost))
+    assert world.dispatcher.dispatch() == 1
+    [headers] = told(world)
+    assert headers["jobworker"]["strict"] is strict
+
+
+def test_attempts_that_were_cut_short_use_up_no_retry(world: World) -> None:
+    execution = world.submit()
+    ends = [Kind.LOST, Kind.INTERRUPTED, Kind.RETRYING, Kind.INTERRUPTED]
+    for attempt, kind in enumerate(ends, start=1):
+        reports = [
+            Event(f"{attempt}-1", Kind.RUNNING, execution, attempt, {"worker": "w1"}),
+            Event(f"{attempt}-2", kind, execution, attempt, {"worker": "w1", "delay": 0, "reason": "so"}),
+        ]
+        with world.database.write() as connection:
+            record(connection, reports)
+            assert dispatch.release_due(connection, world.clock.now(), 10) == 1
+    world.dispatcher.dispatch()
+    [headers] = told(world)
+    assert (headers["jobworker"]["attempt"], headers["retries"]) == (5, 1)
+
+
+def test_a_declined_message_goes_out_again(world: World) -> None:
+    execution = world.submit()
+    world.dispatcher.dispatch()
+    assert len(world.taken()) == 1
+    world.dispatcher.note_declined([Declined(execution, 1, SEND.task, "old")])
+    assert world.dispatcher.dispatch() == 0, "not at once: the same worker would take it again"
+
+    world.dispatcher.publish_declined()
+    assert world.dispatcher.dispatch() == 1
+    assert [headers["id"] for headers in told(world)] == [f"{execution}.1"]
+    world.dispatcher.publish_declined()
+    assert world.dispatcher.dispatch() == 0, "once for each time it was declined"
+
+
+def test_each_worker_that_lacks_a_task_is_warned_of_once(world: World) -> None:
+    executions = [world.submit() for _ in range(3)]
+    with structlog.testing.capture_logs() as logs:
+        for name in ("old", "older"):
+            world.dispatcher.note_declined(Declined(execution, 1, SEND.task, name) for execution in executions)
+        world.dispatcher.note_declined([Declined(executions[0], 1, "tasks.other", "old")])
+    assert [(line["event"], line["task"], line["worker"]) for line in logs] == [
+        ("task_declined", SEND.task, "old"),
+        ("task_declined", SEND.task, "older"),
+        ("task_declined", "tasks.other", "old"),
+    ]
+    assert {line["log_level"] for line in logs} == {"warning"}
+
+
+def test_a_cancellation_waits_while_a_worker_may_yet_start_it(world: World) -> None:
+    execution = world.submit()
+    world.dispatcher.dispatch()
+    world.reserve(execution)
+    world.cancel(execution)
+    assert world.dispatcher.cancel() == 0
+    assert (world.get(execution).state, world.dispatcher.undecided) == (State.QUEUED, True)
+
+    world.give_back(execution)
+    assert world.dispatcher.cancel() == 1
+    assert (world.get(execution).state, world.dispatcher.undecided) == (State.CANCELLED, False)
+
+
+def test_one_that_waits_does_not_hold_up_the_others(world: World) -> None:
+    held, free = world.submit(), world.submit()
+    world.dispatcher.dispatch()
+    world.reserve(held)
+    world.cancel(held)
+    world.cancel(free)
+    assert world.dispatcher.cancel() == 1
+    assert (world.get(held).state, world.get(free).state) == (State.QUEUED, State.CANCELLED)
+    assert world.dispatcher.undecided
