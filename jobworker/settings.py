@@ -37,6 +37,10 @@ class Settings:
     code_version: str
     #: A worker that is not heard of for so long is dead and its attempts are lost.
     worker_lease: float
+    #: How workers take messages from Redis: batched (ours) or stock (kombu's own: slower, and its losses are mended).
+    transport: str
+    #: How often each queue is served, "critical=6 default=3 background=1" (others 1); or strict, in the order of -Q.
+    queue_weights: str
     #: A published message that nobody claimed is examined after so long.
     lost_message_after: float
     #: How many messages may wait in Redis for one queue; the rest of the backlog stays in SQL.
@@ -65,6 +69,8 @@ class Settings:
             tasks=values.text("TASKS", "tasks"),
             code_version=values.text("CODE_VERSION", ""),
             worker_lease=values.number("WORKER_LEASE", 15.0, at_least=1.0),
+            transport=values.choice("TRANSPORT", "batched", ("batched", "stock")),
+            queue_weights=values.text("QUEUE_WEIGHTS", "critical=6 default=3 background=1"),
             lost_message_after=values.number("LOST_MESSAGE_AFTER", 10.0, at_least=1.0),
             feed=int(values.number("FEED", 1000, at_least=1)),
             max_body=int(values.number("MAX_BODY", 16 * 1024 * 1024, at_least=1024)),

@@ -43,7 +43,6 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         # A full Redis must not end the worker.
         "broker_channel_error_retry": True,
         "broker_transport_options": {
-            "ack_emulation": False,
             "socket_timeout": _SOCKET_TIMEOUT,
             "socket_connect_timeout": _SOCKET_TIMEOUT,
             "socket_keepalive": True,

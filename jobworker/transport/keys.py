@@ -27,8 +27,24 @@ RUNNING = "jw:running:{worker}"
 #: string: this worker was declared dead; nothing that it reports counts any more.
 FENCE = "jw:fence:{worker}"
 
-#: hash: attempt, worker, token, state (running | finished | revoked) of an execution's latest attempt.
+#: string: "<attempt> <state> <worker> <token>" of an execution's latest attempt; reserved (fetched, not started),
+#: running, finished or revoked; "-" where there is no worker.
 RUN = "jw:run:{execution}"
+
+#: hash: what a worker has fetched and not acknowledged: tag → "<length of the list's name>:<list's name><message>".
+INFLIGHT = "jw:inflight:{worker}"
+
+#: list of at most one token per queue: something was published to it; idle workers wait for it.
+READY = "jw:ready:{queue}"
+
+#: string: how many workers died with this message in hand before it started. Expires.
+LOSSES = "jw:losses:{message}"
+
+#: list of the latest messages that were given up, as JSON: why, and the message as it was.
+POISON = "jw:poison"
+
+#: hash: `seen` (Redis time, ms) when anybody last looked for silent workers, and `from` when silence counts again.
+WATCH = "jw:watch"
 
 #: hash: leader and its last tick (Redis time, ms). Expires when beat stops.
 BEAT = "jw:beat"
@@ -38,6 +54,12 @@ BEAT_QUARANTINE = "jw:beat:quarantine"
 
 #: hash: schedule id → fingerprint of what the projection wrote for it. Gone = Redis lost the schedule.
 BEAT_PROJECTION = "jw:beat:projection"
+
+#: Messages that POISON keeps.
+MOST_POISON = 1000
+
+#: A worker's death is held against its messages so long (s).
+LOSSES_TTL = 7 * 24 * 3600
 
 #: A finished attempt is remembered so long (s), to refuse late copies of its message.
 FINISHED_TTL = 900

@@ -53,27 +53,37 @@ class Pulse(IntEnum):
     UNKNOWN = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The answer to a heartbeat: how it stands with the worker, and who else has been silent for too long."""
+
+    pulse: Pulse
+    silent: tuple[str, ...] = ()
+
+
 class Registry:
-    """Both sides of the register: workers write it, the relay reads it and fences the dead."""
+    """The register of workers: they write it and look after each other; the relay reads it."""
 
     def __init__(self, client: redis.Redis, lease: float) -> None:
         self._client = client
         self._lease_ms = int(lease * 1000)
         self._heartbeat = client.register_script(scripts.HEARTBEAT)
-        self._fence = client.register_script(scripts.FENCE)
+        self._silent = client.register_script(scripts.SILENT)
+        self._reap = client.register_script(scripts.REAP)
 
-    def heartbeat(self, worker: str, running: Iterable[tuple[str, int]]) -> Pulse:
+    def heartbeat(self, worker: str, running: Iterable[tuple[str, int]]) -> Heard:
         """Say that `worker` is alive, and which (execution, attempt) it is running."""
-        answer = self._heartbeat(
+        pulse, *silent = self._heartbeat(
             keys=[
                 keys.FENCE.format(worker=worker),
                 keys.WORKERS,
                 keys.WORKER.format(worker=worker),
                 keys.RUNNING.format(worker=worker),
+                keys.WATCH,
             ],
             args=[worker, self._lease_ms, json.dumps(list(running))],
         )
-        return Pulse(answer)
+        return Heard(Pulse(pulse), tuple(silent))
 
     def running(self) -> set[tuple[str, int]]:
         """Every (execution, attempt) that some live worker says it is running."""
@@ -109,22 +119,24 @@ class Registry:
         text = self._client.get(keys.CATALOGUE.format(digest=digest))
         return json.loads(text) if text else []
 
-    def fence_silent(self) -> list[str]:
+    def reap_silent(self) -> list[str]:
         """Declare dead whoever has been silent for longer than the lease; answers who that was."""
-        seconds, microseconds = self._client.time()
-        deadline = seconds * 1000 + microseconds // 1000 - self._lease_ms
-        silent: Any = self._client.zrangebyscore(keys.WORKERS, "-inf", deadline)
-        return [worker for worker in silent if self._fence_one(worker)]
+        silent = self._silent(keys=[keys.WATCH, keys.WORKERS], args=[self._lease_ms])
+        return [worker for worker in silent if self.reap(worker)]
 
-    def _fence_one(self, worker: str) -> bool:
+    def reap(self, worker: str) -> bool:
+        """Fence a silent worker and give back what it had not started. False if it has been heard meanwhile."""
         fields = events.encode(Kind.WORKER_LOST, "", 0, {"worker": worker})
-        answer = self._fence(
+        answer = self._reap(
             keys=[
                 keys.WORKERS,
                 keys.FENCE.format(worker=worker),
                 keys.WORKER.format(worker=worker),
+                keys.RUNNING.format(worker=worker),
+                keys.INFLIGHT.format(worker=worker),
                 keys.EVENTS,
+                keys.POISON,
             ],
-            args=[worker, self._lease_ms, keys.FENCE_TTL, *flat(fields)],
+            args=[worker, self._lease_ms, keys.FENCE_TTL, keys.RUNNING_TTL, keys.LOSSES_TTL, *flat(fields)],
         )
         return bool(answer)

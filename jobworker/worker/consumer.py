@@ -1,9 +1,14 @@
-"""Celery's consumer, except that it comes back quickly when Redis does."""
+"""Celery's consumer, except that it comes back quickly when Redis does, and reports what it cannot understand."""
 
 import functools
+import json
 from typing import Any
 
 from celery.worker.consumer import Consumer as CeleryConsumer
+
+from jobworker.domain.events import Kind
+from jobworker.transport.mailbox import reject, ticket_of
+from jobworker.worker.task import JobTask
 
 #: Seconds between two tries to connect: at first, more each time, at most. Celery's own go up to 30, and
 #: a worker that is away for longer than its lease is given up.
@@ -17,3 +22,41 @@ class Consumer(CeleryConsumer):
         """Connect, trying again for as long as it takes."""
         conn.ensure_connection = functools.partial(conn.ensure_connection, **_INTERVALS)
         return super().ensure_connected(conn)
+
+    def on_close(self) -> None:
+        """A connection is gone. Messages in hand stay in hand: their tags belong to the worker, not to a channel."""
+        if JobTask.runner is None or not JobTask.runner.batched:
+            super().on_close()
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """The body cannot be decoded."""
+        _reject(message, exc, "the body of the message cannot be read")
+        super().on_decode_error(message, exc)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """The headers say something impossible, or the content type is none that this worker accepts."""
+        _reject(message, exc, "the message is not one that this worker accepts")
+        super().on_invalid_task(body, message, exc)
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """This is no task at all."""
+        _reject(message, ValueError("no task protocol"), "the message is no task")
+        super().on_unknown_message(body, message)
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """This worker does not have the task; another one may."""
+        runner = JobTask.runner
+        name = message.headers.get("task") if isinstance(message.headers, dict) else None
+        ticket = ticket_of(message.headers, runner.worker, message.delivery_tag) if runner else None
+        if runner and ticket:
+            data = {"worker": ticket.worker, "task": name, "reason": f"this worker has no task {name}"}
+            runner.mailbox.refused(ticket, Kind.UNKNOWN_TASK, json.dumps(data))
+        else:
+            _reject(message, exc, "this worker does not have the task")
+        super().on_unknown_task(body, message, exc)
+
+
+def _reject(message: Any, error: Exception, reason: str) -> None:
+    if JobTask.runner:
+        queue = (message.delivery_info or {}).get("routing_key")
+        reject(JobTask.runner.mailbox, message.delivery_tag, message.headers, error, reason, queue)

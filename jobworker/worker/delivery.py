@@ -20,7 +20,10 @@ def new_token() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One attempt of one execution, as it arrived at this worker."""
+    """One attempt of one execution, as it arrived at this worker.
+
+    `strict`: it must be known to be running before it starts, since it must never start twice.
+    """
 
     execution: str
     attempt: int
@@ -28,13 +31,12 @@ class Delivery:
     max_attempts: int | None
     correlation_id: str
     scheduled_for: dt.datetime | None
+    strict: bool
     token: str
 
     @classmethod
-    def read(cls, header: Mapping[str, Any] | None, token: str | None) -> "Delivery | None":
-        """None for a message that the relay did not send (a task called with Celery's `.delay()`)."""
-        if not header:
-            return None
+    def read(cls, header: Mapping[str, Any], token: str | None) -> "Delivery":
+        """From the relay's header of a message; `token` is the parent's number of this delivery."""
         scheduled_for = header.get("scheduled_for")
         return cls(
             execution=header["execution"],
@@ -43,6 +45,7 @@ class Delivery:
             max_attempts=header.get("max_attempts"),
             correlation_id=header.get("correlation_id", ""),
             scheduled_for=dt.datetime.fromisoformat(scheduled_for) if scheduled_for else None,
+            strict=bool(header.get("strict")),
             token=token or new_token(),
         )
 

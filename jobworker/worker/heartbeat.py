@@ -1,21 +1,20 @@
 """The worker's pulse: it says that it lives, and ends when it is told that it was given up."""
 
-import os
-import signal
 import threading
 from typing import Any
 
 import redis
 import structlog
-from billiard import active_children
 from celery import bootsteps
+from celery.worker import state
 
 from jobworker.clock import SystemClock
 from jobworker.settings import Settings
+from jobworker.transport.broker.channel import Channel
 from jobworker.transport.catalogue import describe
+from jobworker.transport.claims import Answer, Claims
 from jobworker.transport.registry import Announcement, Pulse, Registry
 from jobworker.worker.announce import announcement
-from jobworker.worker.request import running, tell_untold
 from jobworker.worker.task import JobTask
 
 logger = structlog.get_logger(__name__)
@@ -24,50 +23,50 @@ logger = structlog.get_logger(__name__)
 class Heartbeat:
     """One worker's beats. `beat` is called by a timer and must not raise."""
 
-    def __init__(self, registry: Registry, announcement: Announcement, catalogue: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, registry: Registry, claims: Claims, announcement: Announcement, catalogue: list[dict[str, Any]]
+    ) -> None:
+        assert JobTask.runner is not None
+        self._mailbox = JobTask.runner.mailbox
         self._registry = registry
+        self._claims = claims
         self._announcement = announcement
         self._catalogue = catalogue
 
     def beat(self) -> None:
-        """Tell Redis that this worker lives; end it when another has taken its place."""
-        worker = self._announcement.worker
+        """Tell Redis that this worker lives, and look after those that fell silent."""
+        running = [(ticket.execution, ticket.attempt) for ticket in self._mailbox.running()]
         try:
-            pulse = self._registry.heartbeat(worker, [(job.execution, job.attempt) for job in running()])
-            if pulse is Pulse.UNKNOWN:
+            heard = self._registry.heartbeat(self._announcement.worker, running)
+            if heard.pulse is Pulse.FENCED:
+                self._mailbox.fenced()
+            if heard.pulse is Pulse.UNKNOWN:
                 self._announce()
+            for worker in heard.silent:
+                if self._registry.reap(worker):
+                    logger.warning("worker_reaped", worker=worker)
         except redis.RedisError as error:
             logger.warning("heartbeat_missed", error=str(error))
             return
-        if pulse is Pulse.FENCED:
-            logger.error(
-                "worker_was_given_up", worker=worker, why="its heartbeat had stopped for longer than its lease"
-            )
-            _end_now()
-        tell_untold()
+        if self._mailbox.call_soon is None:
+            self._mailbox.settle()
 
     def _announce(self) -> None:
-        """Make this worker known; if Redis lost its data, what it is running, too."""
+        """Make this worker known; if Redis lost its data, what it has in hand, too."""
         self._registry.announce(self._announcement, self._catalogue)
-        assert JobTask.runner is not None
-        for delivery in running():
-            JobTask.runner.link.claims.restore(delivery.ticket(self._announcement.worker))
+        for ticket in self._mailbox.running():
+            self._claims.restore(ticket, Answer.RUNNING)
+        for ticket in self._mailbox.reserved():
+            self._claims.restore(ticket, Answer.RESERVED)
 
     def leave(self) -> None:
         """Say goodbye, unless something is still running: then silence must tell it."""
-        if running():
+        if self._mailbox.running():
             return
         try:
             self._registry.leave(self._announcement.worker)
         except redis.RedisError as error:
             logger.warning("goodbye_missed", error=str(error))
-
-
-def _end_now() -> None:
-    # The jobs running here belong to somebody else now: children first, so that none outlives us.
-    for child in active_children():
-        os.kill(child.pid, signal.SIGKILL)
-    os._exit(1)
 
 
 class HeartbeatStep(bootsteps.StartStopStep):
@@ -83,9 +82,11 @@ class HeartbeatStep(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Announce the worker and begin to beat. Runs again after each reconnection."""
+        self._cancel()
         settings = Settings.from_environment()
         heartbeat = self._heartbeat(consumer, settings)
         consumer.jobworker_heartbeat = heartbeat
+        Channel.announce = staticmethod(heartbeat.beat)
         heartbeat.beat()
         if _forks(consumer.pool):
             self._timer_entry = consumer.timer.call_repeatedly(settings.heartbeat_interval, heartbeat.beat)
@@ -95,7 +96,11 @@ class HeartbeatStep(bootsteps.StartStopStep):
             threading.Thread(target=_beat_until, args=arguments, name="heartbeat", daemon=True).start()
 
     def stop(self, consumer: Any) -> None:
-        """Stop beating, for good or until the connection is back."""
+        """Stop beating until the connection is back; a worker that stops for good lives until its last job is over."""
+        if state.should_stop is None and state.should_terminate is None:
+            self._cancel()
+
+    def _cancel(self) -> None:
         self._stopped.set()
         if self._timer_entry is not None:
             self._timer_entry.cancel()
@@ -104,8 +109,9 @@ class HeartbeatStep(bootsteps.StartStopStep):
     def _heartbeat(self, consumer: Any, settings: Settings) -> Heartbeat:
         assert JobTask.runner is not None
         offered = describe(consumer.app)
-        registry = Registry(JobTask.runner.link.client, settings.worker_lease)
-        return Heartbeat(registry, announcement(consumer, JobTask.runner, offered, SystemClock()), offered)
+        client = JobTask.runner.link.client
+        announced = announcement(consumer, JobTask.runner, offered, SystemClock())
+        return Heartbeat(Registry(client, settings.worker_lease), Claims(client), announced, offered)
 
 
 def _forks(pool: Any) -> bool:

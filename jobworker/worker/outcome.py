@@ -5,7 +5,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 
 from jobworker.domain import json_values
 from jobworker.domain.events import Kind
@@ -63,6 +63,43 @@ def of_exception(error: BaseException) -> Outcome:
     if isinstance(error, SystemExit):
         return Outcome(Kind.FAILED, {"error": describe(error), "reason": f"the job called sys.exit({error.code!r})"})
     return Outcome(Kind.FAILED, {"error": describe(error)})
+
+
+def of_end_without_report(error: BaseException | None) -> Outcome:
+    """The attempt ended and the job could not say how: its process is gone, or it never got as far as the job."""
+    if error is None:
+        return Outcome(Kind.FAILED, {"reason": "the job ended without a report"})
+    if isinstance(error, TimeLimitExceeded):
+        return hard_limit(error.args[0] if error.args else 0)
+    if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt | MemoryError):
+        return process_gone(str(error) or type(error).__name__)
+    return of_exception(error)
+
+
+def hard_limit(seconds: float) -> Outcome:
+    """The parent killed the process because the hard time limit had passed."""
+    error = {"type": "TimeLimitExceeded", "message": f"the hard time limit of {seconds:g} s passed", "traceback": None}
+    return Outcome(Kind.TIMED_OUT, {"error": error, "reason": "hard time limit exceeded"})
+
+
+def process_gone(why: str) -> Outcome:
+    """The process that ran the job is gone."""
+    return Outcome(Kind.LOST, {"reason": f"the process that ran it ended: {why}"})
+
+
+def interrupted() -> Outcome:
+    """The worker was shut down and could not wait."""
+    return Outcome(Kind.INTERRUPTED, {"reason": "its worker was shut down while it ran"})
+
+
+def revoked(why: str) -> Outcome:
+    """Somebody used Celery's own `revoke`."""
+    return Outcome(Kind.CANCELLED, {"reason": f"{why} through Celery's remote control"})
+
+
+def expired() -> Outcome:
+    """The message says that it is too late to start."""
+    return Outcome(Kind.EXPIRED, {"reason": "its start deadline had passed"})
 
 
 def describe(error: BaseException) -> dict[str, str | None]:

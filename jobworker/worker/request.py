@@ -1,77 +1,188 @@
-"""What the worker's parent process knows of a message: the ends that a job cannot report itself."""
+"""What the worker's parent process knows of a message, from its arrival to its end.
 
+Every message that Celery understands becomes one `JobRequest`, and every end of it passes `acknowledge` or
+`reject`: there the report of the attempt and the acknowledgement of the message leave together.
+"""
+
+import json
+import threading
+import weakref
 from typing import Any
 
 import redis
 import structlog
 from billiard.einfo import ExceptionWithTraceback
-from celery.exceptions import WorkerLostError
+from celery.exceptions import TaskRevokedError
 from celery.worker import state
 from celery.worker.request import Request
 
-from jobworker.worker import runner as ends
+from jobworker.transport.claims import Answer, Ticket
+from jobworker.worker import outcome, trace
 from jobworker.worker.delivery import HEADER, TOKEN_HEADER, Delivery, new_token
 from jobworker.worker.outcome import Outcome
 from jobworker.worker.task import JobTask
+from jobworker.worker.trace import Report
 
 logger = structlog.get_logger(__name__)
 
-#: Ends that Redis was not there to hear; told again with the next heartbeat.
-_untold: list[tuple[Delivery, Outcome]] = []
+#: Pause before Redis is asked again whether an attempt may start (s).
+_PAUSE = 0.2
+
+_SHORTCUTS = ("execute_using_pool", "on_success")
 
 
 class JobRequest(Request):
-    """Numbers each delivery, and reports hard limits, lost processes and revocations."""
+    """Celery's request, which reports the attempt that its message is about (if it is about one)."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        token = self._request_dict[TOKEN_HEADER] = new_token()
-        self.delivery = Delivery.read(self._request_dict.get(HEADER), token)
+    delivery: Delivery | None = None
+    acknowledged: bool
+    _ticket: Ticket | None = None
+    _report: Report | None = None
+    _error: BaseException | None = None
+    _claimed = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Celery makes a subclass for each task, with shortcuts that would pass us by."""
+        super().__init_subclass__(**options)
+        for name in _SHORTCUTS:
+            if name in cls.__dict__:
+                delattr(cls, name)
+
+    def __init__(self, message: Any, **options: Any) -> None:
+        super().__init__(message, **options)
+        runner = JobTask.runner
+        header = self._request_dict.get(HEADER)
+        if runner is None or header is None:
+            return
+        token = message.delivery_tag if runner.batched else new_token()
+        self._request_dict[TOKEN_HEADER] = token
+        self.delivery = Delivery.read(header, token)
+        self._mailbox, self._batched = runner.mailbox, runner.batched
+        self._ticket = self.delivery.ticket(runner.worker)
+        if runner.batched:
+            self._mailbox.expect(self._ticket)
+
+    # --- start ------------------------------------------------------------------------------------------------
+
+    def execute_using_pool(self, pool: Any, **_: Any) -> Any:
+        """Send the job to the pool. Raises `TaskRevokedError` when there is nothing to run."""
+        if self.revoked() or not self._may_start(pool):
+            raise TaskRevokedError(self.id)
+        time_limit, soft_time_limit = self.time_limits
+        result = pool.apply_async(
+            trace.fast if self._app.use_fast_trace_task else trace.plain,
+            args=(self._type, self.id, self._request_dict, self._body, self._content_type, self._content_encoding),
+            accept_callback=self.on_accepted,
+            timeout_callback=self.on_timeout,
+            callback=self.on_success,
+            error_callback=self.on_failure,
+            soft_timeout=soft_time_limit or self._task.soft_time_limit,
+            timeout=time_limit or self._task.time_limit,
+            correlation_id=self.id,
+        )
+        self._apply_result = weakref.ref(result) if result is not None else None  # For `terminate`.
+        return result
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """A process or thread begins with the job."""
+        if self._ticket and not self._claimed:
+            self._mailbox.started(self._ticket)
+        super().on_accepted(pid, time_accepted)
+
+    def _may_start(self, pool: Any) -> bool:
+        """Whether the attempt is ours to run. Reserved ones are; others, and those that must be known first, ask."""
+        if self.delivery is None or self._ticket is None:
+            return True
+        if self._batched and not self.delivery.strict and "solo" not in type(pool).__module__:
+            return True
+        answer = self._ask(self._ticket)
+        if answer is Answer.RUN:
+            self._claimed = True
+            return True
+        if answer is not None:
+            logger.info("attempt_refused", execution=self.delivery.execution, why=answer.value)
+            self._ticket = None
+            self.acknowledge()
+        state.task_ready(self)
+        return False
+
+    def _ask(self, ticket: Ticket) -> Answer | None:
+        """The answer of Redis, however long it takes; None if the worker stops meanwhile."""
+        never = threading.Event()
+        while state.should_stop is None and state.should_terminate is None:
+            try:
+                return self._mailbox.start_now(ticket)
+            except redis.RedisError as error:
+                logger.warning("redis_away", error=str(error), next_try_in=_PAUSE)
+                never.wait(_PAUSE)
+        return None
+
+    # --- end --------------------------------------------------------------------------------------------------
+
+    def on_success(self, answer: Any, **options: Any) -> None:
+        """The process or thread that ran the job has answered."""
+        failed, value, runtime, report = answer
+        self._report = self._report or report
+        if failed:
+            self.on_failure(value, return_ok=True)
+        else:
+            super().on_success((failed, value, runtime), **options)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """A limit passed. The soft one is the job's to report, the hard one ours."""
         if not soft:
-            self._tell(ends.hard_limit(timeout))
+            self._end(outcome.hard_limit(timeout))
         super().on_timeout(soft, timeout)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
-        """The job failed (it told so itself) or its process is gone (it could not)."""
+        """The job failed (it has said how), or its process is gone (it could not)."""
         error = exc_info.exception
-        if isinstance(error, ExceptionWithTraceback):
-            error = error.exc
-        if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt | MemoryError):
-            self._tell(ends.process_gone(str(error) or type(error).__name__))
-        super().on_failure(exc_info, send_failed_event, return_ok)
+        self._error = error.exc if isinstance(error, ExceptionWithTraceback) else error
+        if isinstance(self._error, MemoryError) or (isinstance(self._error, SystemExit) and self._report is not None):
+            # Celery would raise it in the event loop, or count a process as lost that has reported and goes on.
+            state.task_ready(self)
+            self.acknowledge()
+        else:
+            super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def acknowledge(self) -> None:
+        """The message is done: report the attempt, and acknowledge it in the same step."""
+        if self._ticket is None:
+            super().acknowledge()
+        elif not self.acknowledged:
+            self.acknowledged = True
+            self._tell(self._ticket)
+
+    def reject(self, requeue: bool = False) -> None:
+        """The message is done without success; an attempt has its report like any other."""
+        if self._ticket is None:
+            super().reject(requeue)
+        else:
+            self.acknowledge()
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
-        self._tell(ends.revoked(reason))
+        self._end(outcome.expired() if expired else outcome.revoked(reason))
         super()._announce_revoked(reason, terminated, signum, expired)
 
-    def _tell(self, ended: Outcome) -> None:
-        if self.delivery is not None:
-            _untold.append((self.delivery, ended))
-            tell_untold()
+    def _announce_cancelled(self, emit_retry: bool = True) -> None:
+        super()._announce_cancelled(emit_retry)
+        if self._ticket is not None:
+            self._end(outcome.interrupted())
+            self.acknowledge()
+
+    def _end(self, ended: Outcome) -> None:
+        if self._ticket is not None and self._report is None:
+            self._report = _report(ended, self._ticket)
+
+    def _tell(self, ticket: Ticket) -> None:
+        kind, data = self._report or _report(outcome.of_end_without_report(self._error), ticket)
+        self._mailbox.ended(ticket, kind, data, None if self._batched else self._acknowledge_message)
+
+    def _acknowledge_message(self) -> None:
+        """On kombu's own transport the message is acknowledged once Redis has the report."""
+        self._on_ack(logger, self._connection_errors)
 
 
-def tell_untold() -> None:
-    """Report the ends that are still owed; those that Redis does not take now stay owed."""
-    runner = JobTask.runner
-    if runner is None:
-        return
-    while _untold:
-        try:
-            runner.report_from_outside(*_untold[0])
-        except redis.RedisError as error:
-            logger.warning("redis_away", error=str(error), owed=len(_untold))
-            return
-        _untold.pop(0)
-
-
-def running() -> list[Delivery]:
-    """What this worker runs at present."""
-    while True:
-        try:
-            requests = list(state.active_requests)
-        except RuntimeError:
-            continue  # In a pool of threads the set may change while it is copied.
-        return [request.delivery for request in requests if getattr(request, "delivery", None)]
+def _report(ended: Outcome, ticket: Ticket) -> Report:
+    data = {"worker": ticket.worker, "token": ticket.token, **ended.data}
+    return ended.kind.value, json.dumps(data, allow_nan=False)

@@ -1,19 +1,20 @@
-"""One attempt from claim to report: the pipeline that every job goes through in the process that runs it."""
+"""One attempt from its start to its report: what every job goes through in the process that runs it."""
 
+import contextlib
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import structlog
-from celery.exceptions import Ignore
+from celery.exceptions import SoftTimeLimitExceeded
 
 from jobworker import declare
 from jobworker.clock import Clock
-from jobworker.domain.events import Kind
 from jobworker.files.local import LocalFiles
 from jobworker.settings import Settings
-from jobworker.transport.claims import Answer
-from jobworker.worker import outcome
+from jobworker.transport.mailbox import Mailbox
+from jobworker.worker import outcome, trace
 from jobworker.worker.delivery import Delivery
 from jobworker.worker.link import Link
 from jobworker.worker.outcome import Outcome
@@ -23,12 +24,17 @@ logger = structlog.get_logger(__name__)
 
 
 class Runner:
-    """What a worker process needs to run jobs. Made in the parent, connected in each child."""
+    """What a worker process needs to run jobs. Made in the parent, before it forks.
 
-    def __init__(self, settings: Settings, clock: Clock, worker: str, code_version: str) -> None:
+    `mailbox` belongs to the parent alone; `batched` says whether messages come through our transport.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, worker: str, mailbox: Mailbox, code_version: str) -> None:
         self.worker = worker
         self.code_version = code_version
-        self.link = Link(settings, clock)
+        self.mailbox = mailbox
+        self.batched = settings.transport == "batched"
+        self.link = Link(settings)
         self._settings = settings
         self._clock = clock
         self._reporter = Reporter(self.link)
@@ -36,28 +42,16 @@ class Runner:
         self._handler = JobLogHandler(self._running)
 
     def run(self, delivery: Delivery, body: Callable[[], Any], parameters: dict[str, Any]) -> Any:
-        """Claim, run, report. Raises what the job raised, and `Ignore` if the attempt is not ours to run."""
-        self._claim(delivery)
+        """Run the job and leave the report for the parent. Raises what the job raised."""
         started = self._clock.monotonic()
         try:
             value = self._call(delivery, body, parameters)
             ended = outcome.of_return(value)
         except (Exception, SystemExit) as error:
-            self._report(delivery, outcome.of_exception(error), started)
+            self._leave(delivery, outcome.of_exception(error), started)
             raise
-        self._report(delivery, ended, started)
+        self._leave(delivery, ended, started)
         return value
-
-    def report_from_outside(self, delivery: Delivery, ended: Outcome) -> None:
-        """The end of an attempt that could not tell it itself. Raises `redis.RedisError`."""
-        self.link.claims.finish(delivery.ticket(self.worker), ended.kind, ended.data)
-
-    def _claim(self, delivery: Delivery) -> None:
-        ticket = delivery.ticket(self.worker)
-        answer = self.link.insist(lambda: self.link.claims.claim(ticket, self.code_version))
-        if answer is not Answer.RUN:
-            logger.info("attempt_refused", execution=delivery.execution, attempt=delivery.attempt, why=answer.value)
-            raise Ignore
 
     def _call(self, delivery: Delivery, body: Callable[[], Any], parameters: dict[str, Any]) -> Any:
         self._listen_to_logs()
@@ -72,13 +66,13 @@ class Runner:
             self._running.leave()
             declare.leave(entered)
 
-    def _report(self, delivery: Delivery, ended: Outcome, started: float) -> None:
-        self._reporter.flush()  # So that whoever follows the job reads its last lines before its end.
-        ticket = delivery.ticket(self.worker)
-        data = {**ended.data, "runtime": round(self._clock.monotonic() - started, 6)}
-        answer = self.link.insist(lambda: self.link.claims.finish(ticket, ended.kind, data))
-        if answer is not Answer.OK:
-            logger.warning("report_refused", execution=delivery.execution, attempt=delivery.attempt, why=answer.value)
+    def _leave(self, delivery: Delivery, ended: Outcome, started: float) -> None:
+        runtime = round(self._clock.monotonic() - started, 6)
+        data = {"worker": self.worker, "token": delivery.token, "runtime": runtime, **ended.data}
+        trace.leave((ended.kind.value, json.dumps(data, allow_nan=False, separators=(",", ":"))))
+        # It counts from here on: a soft limit that strikes now comes too late.
+        with contextlib.suppress(SoftTimeLimitExceeded):
+            self._reporter.flush()  # So that whoever follows the job reads its last lines before its end.
 
     def _context(self, delivery: Delivery, parameters: dict[str, Any]) -> declare.Context:
         return declare.Context(
@@ -101,19 +95,3 @@ class Runner:
             root.addHandler(self._handler)
             # What a job logs is kept whatever the worker itself shows.
             logging.getLogger("jobs").setLevel(logging.INFO)
-
-
-def hard_limit(seconds: float) -> Outcome:
-    """The parent killed the process because the hard time limit had passed."""
-    error = {"type": "TimeLimitExceeded", "message": f"the hard time limit of {seconds:g} s passed", "traceback": None}
-    return Outcome(Kind.TIMED_OUT, {"error": error, "reason": "hard time limit exceeded"})
-
-
-def process_gone(why: str) -> Outcome:
-    """The process that ran the job is gone."""
-    return Outcome(Kind.LOST, {"reason": f"the process that ran it ended: {why}"})
-
-
-def revoked(why: str) -> Outcome:
-    """Somebody used Celery's own `revoke`."""
-    return Outcome(Kind.CANCELLED, {"reason": f"{why} through Celery's remote control"})

@@ -1,38 +1,56 @@
 """Turns Celery's worker into ours: called by Celery's own signals, before the pool starts."""
 
 import contextlib
+import os
 import secrets
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import redis
+from billiard import active_children
 from celery import Celery, signals
 
 from jobworker import loading
 from jobworker.clock import SystemClock
 from jobworker.domain.errors import Misconfigured
 from jobworker.settings import Settings
+from jobworker.transport.broker.channel import Channel
+from jobworker.transport.broker.fetching import Shares
 from jobworker.transport.client import check, connect
+from jobworker.transport.mailbox import Mailbox
 from jobworker.worker.announce import worker_id
 from jobworker.worker.heartbeat import HeartbeatStep
 from jobworker.worker.runner import Runner
+from jobworker.worker.settling import SettleStep
 from jobworker.worker.task import JobTask
+
+#: How long a worker that stops insists on delivering its last reports (s).
+_FAREWELL = 10.0
 
 
 def install(app: Celery, settings: Settings) -> None:
     """Connect the worker's life to ours, and let beat, too, refuse a Redis that would lose its data."""
     app.steps["consumer"].add(HeartbeatStep)
+    app.steps["consumer"].add(SettleStep)
 
     def begin(sender: str, conf: Any, **_: Any) -> None:
-        # Only workers fetch; beat, Flower and remote control keep kombu's own transport.
-        conf.broker_transport = "jobworker.transport.broker:Transport"
         with _ending_plainly():
             _refuse_bad_redis(settings)
             version = settings.code_version or loading.source_digest(settings.tasks)
+            shares = Shares(settings.queue_weights)
+        clock = SystemClock()
         worker = worker_id(sender, secrets.token_hex(4))
-        JobTask.runner = Runner(settings, SystemClock(), worker, version)
+        mailbox = Mailbox(worker, version, clock, lambda: connect(settings.redis_url), _end_now)
+        JobTask.runner = Runner(settings, clock, worker, mailbox, version)
+        if JobTask.runner.batched:
+            # Only workers fetch; beat, Flower and remote control keep kombu's own transport.
+            Channel.mailbox, Channel.shares, Channel.clock = mailbox, shares, clock
+            conf.broker_transport = "jobworker.transport.broker.channel:Transport"
 
     def end(sender: Any, **_: Any) -> None:
+        if JobTask.runner:
+            JobTask.runner.mailbox.settle_for_good(_FAREWELL)
         heartbeat = getattr(sender.consumer, "jobworker_heartbeat", None)
         if heartbeat:
             heartbeat.leave()
@@ -44,6 +62,13 @@ def install(app: Celery, settings: Settings) -> None:
     signals.celeryd_init.connect(begin, weak=False)
     signals.beat_init.connect(begin_beat, weak=False)
     signals.worker_shutdown.connect(end, weak=False)
+
+
+def _end_now() -> None:
+    """This worker was given up. Its jobs belong to somebody else now: children first, so that none outlives us."""
+    for child in active_children():
+        os.kill(child.pid, signal.SIGKILL)
+    os._exit(1)
 
 
 @contextlib.contextmanager

@@ -68,7 +68,8 @@ class JobTask(Task):
 
     def _delivery(self) -> Delivery | None:
         header = getattr(self.request, HEADER, None)
-        return Delivery.read(header, getattr(self.request, TOKEN_HEADER, None))
+        # A task called with Celery's `.delay()` has none.
+        return Delivery.read(header, getattr(self.request, TOKEN_HEADER, None)) if header else None
 
     def _refuse_other_parameters(self, args: Any, kwargs: Any) -> None:
         changed_args = args is not None and list(args) != list(self.request.args or ())

@@ -1,0 +1,1 @@
+"""kombu's Redis transport, as workers need it: see `channel`."""

@@ -1,0 +1,343 @@
+"""kombu's Redis transport, except for how messages are fetched, remembered and acknowledged.
+
+kombu pops a message and writes down afterwards that it is being worked on: a worker that dies between loses it. Here
+one script moves messages from the queues into the worker's in-flight hash, many at once, and the `Mailbox`
+acknowledges them together with what is reported about them. A worker that waits blocks on a wake-up token, never on
+a message. Broken connections are mended in here, so that Celery's consumer does not start over (it would drop and run
+again what it had in hand).
+
+Uses names that kombu keeps to itself; `tests/unit/test_kombu_names.py` says which.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from queue import Empty
+from typing import Any
+
+import orjson
+import redis
+import structlog
+from celery.worker import state
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+
+from jobworker.clock import Clock
+from jobworker.transport import keys, scripts
+from jobworker.transport.broker.fetching import MOST, Shares
+from jobworker.transport.mailbox import Fetched, Mailbox, reject
+
+logger = structlog.get_logger(__name__)
+
+_FETCH_SHA = hashlib.sha1(scripts.FETCH.encode(), usedforsecurity=False).hexdigest()
+
+#: Pause before a broken connection is tried again, or a Redis that refused is asked again (s).
+_PAUSE = 0.5
+
+#: How long a worker that stops insists on delivering its last reports (s).
+_FAREWELL = 10.0
+
+_AWAY = (redis.ConnectionError, redis.TimeoutError, OSError)
+
+
+class QoS(virtual.QoS):
+    """What Celery acknowledges goes to the mailbox; nothing is kept here."""
+
+    restore_at_shutdown = False
+
+    def can_consume(self) -> bool:
+        """Whether the poller should ask Redis for messages, or may read an answer."""
+        return self.channel.wants_to_ask() if self.channel.takes_jobs else super().can_consume()
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """The mailbox knows already."""
+
+    def ack(self, delivery_tag: str) -> None:
+        """Done, without anything to report."""
+        self.channel.mailbox.done(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Done, or back to the front of its list."""
+        if requeue:
+            self.channel.mailbox.give_back(delivery_tag)
+        else:
+            self.channel.mailbox.done(delivery_tag)
+
+
+class Channel(kombu_redis.Channel):
+    """A channel whose messages stay in Redis until they are done."""
+
+    QoS = QoS
+
+    #: Set once per worker, before it connects.
+    mailbox: Mailbox
+    shares: Shares
+    clock: Clock
+    #: Called when Redis does not know this worker (any more).
+    announce: Callable[[], None] = staticmethod(lambda: None)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        #: Whether this channel consumes messages that are acknowledged. Others (replies, remote control) are kombu's.
+        self.takes_jobs = False
+        self._shared_client: redis.Redis | None = None
+        # What was fetched over a connection that broke is in the in-flight hash, and nobody here knows of it.
+        self._in_doubt = True
+        #: What to ask for next, what was asked for last ("" by kombu itself), and how many messages.
+        self._next = "messages"
+        self._asked = ""
+        self._wanted = 0
+        self._paused_until = float("-inf")
+        super().__init__(*args, **kwargs)
+
+    # --- asking -----------------------------------------------------------------------------------------------
+
+    def wants_to_ask(self) -> bool:
+        """Whether there is an answer to read, or room for more messages."""
+        if self._in_poll:
+            return True
+        return self.clock.monotonic() >= self._paused_until and self.mailbox.wants(self._credit()) > 0
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Ask for messages; or, if there were none, for the token that says that there are some again."""
+        self._asked = self._next if self.takes_jobs else ""
+        if not self._asked:
+            super()._brpop_start(timeout)
+            return
+        if self._in_doubt:
+            self._adopt()
+        queues = list(self.active_queues)
+        if self._asked == "messages":
+            command = self._fetch_command(queues)
+        else:
+            seconds = self.brpop_timeout if timeout is None else timeout
+            command = ["BRPOP", *(keys.READY.format(queue=queue) for queue in queues), seconds]
+        connection = self.client.connection
+        self._in_poll = connection
+        self._brpop_sent_at = self.clock.monotonic()
+        connection.send_command(*command)
+
+    def _fetch_command(self, queues: list[str]) -> list[Any]:
+        mailbox = self.mailbox
+        wanted = self._wanted = mailbox.wants(self._credit())
+        names = [
+            keys.FENCE.format(worker=mailbox.worker),
+            keys.WORKERS,
+            keys.INFLIGHT.format(worker=mailbox.worker),
+        ]
+        shares = [word for share in self.shares.of(wanted, queues) for word in share]
+        asked = [mailbox.worker, mailbox.take_tags(wanted), wanted, keys.RUNNING_TTL, *shares]
+        return ["EVALSHA", _FETCH_SHA, len(names), *names, *asked]
+
+    def _brpop_read(self, **options: Any) -> bool:
+        """Take the answer. Whatever is wrong with it, the worker lives and asks again."""
+        if not self._asked:
+            return bool(super()._brpop_read(**options))
+        try:
+            answer = self.client.parse_response(self.client.connection, "EVALSHA", **options)
+        except _AWAY as error:
+            self._connection_broke(error)
+            raise Empty from None
+        except redis.ResponseError as error:
+            self._next = "messages"
+            self._refused(error)
+            raise Empty from None
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+        if self._asked == "messages":
+            self._take(answer)
+        else:
+            self._next = "messages"
+        return True
+
+    def _take(self, answer: list[bytes]) -> None:
+        said, entries = answer[0], answer[1:]
+        if said == b"fenced":
+            self.mailbox.fenced()
+        if said == b"unknown":
+            self.pause(_PAUSE)
+            self.announce()
+            return
+        taken = [(tag.decode(), queue.decode(), raw) for tag, queue, raw in _threes(entries)]
+        self._next = "messages" if len(taken) == self._wanted else "token"
+        self.mailbox.received(taken)
+        self.pump()
+
+    def _adopt(self) -> None:
+        """Take over what this worker has fetched without hearing of it. Raises what a broken connection raises."""
+        held: Any = self._create_client().hgetall(keys.INFLIGHT.format(worker=self.mailbox.worker))
+        known = self.mailbox.known()
+        unknown = sorted((int(tag), value) for tag, value in held.items() if tag.decode() not in known)
+        self.mailbox.received((str(tag), *_unpacked(value)) for tag, value in unknown)
+        self._in_doubt = False
+
+    # --- handing over -----------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Hand to Celery what can start now; what did not start in time goes back."""
+        mailbox = self.mailbox
+        if not self.active_queues:
+            return
+        for _ in range(min(self._credit(), len(mailbox.waiting))):
+            # Handing over may run the job right here (solo), and find out that Redis is away.
+            if not mailbox.waiting or mailbox.is_overdue():
+                break
+            self._hand_over(mailbox.hand_over())
+        mailbox.give_back_late()
+
+    def _hand_over(self, fetched: Fetched) -> None:
+        payload: Any = None
+        try:
+            payload = orjson.loads(fetched.message)
+            payload["properties"]["delivery_tag"] = fetched.tag
+            self.connection._deliver(payload, fetched.queue)
+        except Exception as error:  # noqa: BLE001  nothing that stands in a queue may stop the worker
+            logger.error("message_unreadable", queue=fetched.queue, error=repr(error), message=fetched.message[:1000])
+            headers = payload.get("headers") if isinstance(payload, dict) else None
+            reject(self.mailbox, fetched.tag, headers, error, "the message cannot be read", fetched.queue)
+
+    def _credit(self) -> int:
+        limit = self.qos.prefetch_count
+        return max(0, limit - len(self.mailbox.held)) if limit else MOST
+
+    # --- connections ------------------------------------------------------------------------------------------
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        """Consume from `queue`; if it holds jobs, the mailbox is emptied through this channel from now on."""
+        if not no_ack:
+            self.takes_jobs = True
+            self.mailbox.pump = self.pump
+        return super().basic_consume(queue, no_ack, *args, **kwargs)
+
+    def _basic_cancel(self, consumer_tag: str) -> Any:
+        answer = super()._basic_cancel(consumer_tag)
+        # Nobody would read what is on its way.
+        if self.takes_jobs and not self.active_queues and self._in_poll and self._asked == "messages":
+            with contextlib.suppress(Empty):
+                self._brpop_read()
+        return answer
+
+    def close(self) -> None:
+        """Close. When the worker stops, what it has not started goes back, and its last reports leave."""
+        super().close()
+        if self.takes_jobs and (state.should_stop is not None or state.should_terminate is not None):
+            self.mailbox.give_back_unstarted()
+            self.mailbox.settle_for_good(_FAREWELL)
+
+    def pause(self, seconds: float) -> None:
+        """Ask nothing for a while."""
+        self._paused_until = self.clock.monotonic() + seconds
+        self.connection.cycle.wake_in(seconds)
+
+    def _receive(self) -> Any:
+        """Remote control's messages; a connection that broke is opened again by the poller."""
+        try:
+            return super()._receive()
+        except _AWAY as error:
+            logger.warning("control_connection_broke", error=str(error))
+            self._in_listen = None
+            self.subclient.connection.disconnect()
+            raise Empty from None
+
+    def _connection_broke(self, error: Exception) -> None:
+        logger.warning("fetch_connection_broke", error=str(error))
+        self._in_doubt, self._next = True, "messages"
+        self.client.connection.disconnect()
+
+    def _refused(self, error: redis.RedisError) -> None:
+        if isinstance(error, redis.exceptions.NoScriptError):
+            try:
+                self._create_client().script_load(scripts.FETCH)
+                return
+            except redis.RedisError as failure:
+                error = failure
+        logger.warning("redis_hands_out_no_messages", error=str(error), next_try_in=_PAUSE)
+        self.pause(_PAUSE)
+
+    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
+        """Publish, and wake a worker up (what a job sends with Celery's own `.delay()` comes here)."""
+        super()._put(queue, message, **kwargs)
+        ready = keys.READY.format(queue=queue)
+        with self._create_client().pipeline(transaction=False) as pipe:
+            pipe.lpush(ready, "1")
+            pipe.ltrim(ready, 0, 0)
+            pipe.execute()
+
+    def _create_client(self, asynchronous: bool = False) -> redis.Redis:
+        # kombu makes a new redis.Redis for every command, a fifth of the cost of publishing.
+        if asynchronous:
+            client: redis.Redis = super()._create_client(asynchronous=True)
+            return client
+        if self._shared_client is None or self._shared_client.connection_pool is not self.pool:
+            self._shared_client = super()._create_client()
+        return self._shared_client
+
+
+class Poller(kombu_redis.MultiChannelPoller):
+    """kombu's poller, except that it does without Redis for as long as it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop: Any = None
+        self._paused_until = float("-inf")
+
+    def on_poll_start(self) -> None:
+        """Send what should be asked; what is broken is connected again, or later."""
+        if Channel.clock.monotonic() < self._paused_until:
+            return
+        try:
+            super().on_poll_start()
+        except _AWAY as error:
+            logger.warning("redis_away", error=str(error), next_try_in=_PAUSE)
+            self._paused_until = Channel.clock.monotonic() + _PAUSE
+            self.wake_in(_PAUSE)
+
+    def wake_in(self, seconds: float) -> None:
+        """Make the event loop turn by then."""
+        if self._loop is not None:
+            self._loop.call_later(seconds, _nothing)
+
+    def attach(self, loop: Any, on_readable: Callable[[int], None]) -> None:
+        """Take part in the event loop's ticks."""
+        self._loop = loop
+
+        def on_tick() -> None:
+            self.on_poll_start()
+            # kombu registers every socket in every tick.
+            for descriptor in self.fds:
+                if descriptor not in loop.readers:
+                    loop.add_reader(descriptor, on_readable, descriptor)
+
+        loop.on_tick.add(on_tick)
+
+
+class Transport(kombu_redis.Transport):
+    """Selected by workers through `broker_transport`; beat, Flower and control keep the stock one."""
+
+    Channel = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Join Celery's event loop, with our poller's tick in place of kombu's."""
+        before = set(loop.on_tick)
+        super().register_with_event_loop(connection, loop)
+        loop.on_tick.difference_update(loop.on_tick - before)
+        self.cycle.attach(loop, self.on_readable)
+
+
+def _threes(flat: list[bytes]) -> Any:
+    return zip(flat[0::3], flat[1::3], flat[2::3], strict=True)
+
+
+def _unpacked(value: bytes) -> tuple[str, bytes]:
+    """(queue, message) of an in-flight entry."""
+    size, _, rest = value.partition(b":")
+    queue = rest[: int(size)].decode().partition(scripts.SEPARATOR)[0]
+    return queue, rest[int(size) :]
+
+
+def _nothing() -> None:
+    """For waking up."""

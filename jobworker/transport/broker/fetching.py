@@ -1,0 +1,88 @@
+"""How much a worker fetches at once, and from which queue. Pure: time and counts come as arguments."""
+
+from collections.abc import Mapping, Sequence
+
+from jobworker.domain.errors import Misconfigured
+
+#: Fetched ahead is what starts within so long (s), by the pace of late; so little that order does not suffer.
+_AHEAD = 0.05
+
+#: Over which time the pace is taken (s).
+_WINDOW = 0.2
+
+#: Most messages that one call fetches, and that wait in the worker.
+MOST = 64
+
+STRICT = "strict"
+
+
+class Appetite:
+    """How many messages to have at hand beyond those that can start at once.
+
+    Nothing ahead while jobs take long; a batch while they are over in no time.
+    """
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._ended = 0
+        self._pace = 0.0
+
+    def ended(self, count: int = 1) -> None:
+        """Some jobs have ended."""
+        self._ended += count
+
+    def lose(self) -> None:
+        """What was fetched ahead did not start in time: fetch nothing ahead until the pace is known again."""
+        self._pace, self._ended = 0.0, 0
+
+    def ahead(self, now: float) -> int:
+        """How many messages start within the time that may be fetched ahead."""
+        passed = now - self._since
+        if passed >= _WINDOW:
+            self._pace = self._ended / passed
+            self._since, self._ended = now, 0
+        return min(MOST, int(self._pace * _AHEAD))
+
+
+class Shares:
+    """Which queue is served how often: by weight (none starves), or strictly in the order given.
+
+    By weight it is the smooth weighted round robin: of ten messages a queue with six tenths of the weight gets
+    six, spread evenly, and what one queue does not need goes to the others.
+    """
+
+    def __init__(self, weights: str) -> None:
+        self._strict = weights.strip() == STRICT
+        self._weights = {} if self._strict else parse_weights(weights)
+        self._balance: dict[str, int] = {}
+
+    def of(self, count: int, queues: Sequence[str]) -> list[tuple[str, int]]:
+        """The share of each queue in the next `count` messages; the order tells who gets what is left over."""
+        if self._strict or len(queues) == 1:
+            return [(queue, count) for queue in queues]
+        weights = {queue: self._weights.get(queue, 1) for queue in queues}
+        shares = dict.fromkeys(sorted(queues, key=lambda queue: -weights[queue]), 0)
+        for _ in range(count):
+            shares[self._next(weights)] += 1
+        return list(shares.items())
+
+    def _next(self, weights: Mapping[str, int]) -> str:
+        for queue, weight in weights.items():
+            self._balance[queue] = self._balance.get(queue, 0) + weight
+        chosen = max(weights, key=lambda queue: self._balance[queue])
+        self._balance[chosen] -= sum(weights.values())
+        return chosen
+
+
+def parse_weights(text: str) -> dict[str, int]:
+    """`"critical=6 default=3"` → `{"critical": 6, "default": 3}`; raises `Misconfigured`."""
+    weights: dict[str, int] = {}
+    for word in text.split():
+        queue, _, weight = word.partition("=")
+        if not queue or not weight.isdecimal() or not 1 <= int(weight) <= 1000:
+            raise Misconfigured(
+                f"JOBWORKER_QUEUE_WEIGHTS={text}: {word!r} should look like critical=6 (weights 1 to 1000), "
+                f'or the whole be "{STRICT}"'
+            )
+        weights[queue] = int(weight)
+    return weights

@@ -1,0 +1,344 @@
+"""What a worker has taken out of Redis, and what it owes Redis.
+
+Everything a worker's parent process knows about messages is here, whatever becomes of connections: what
+was fetched and waits, what Celery has in hand, and the reports and acknowledgements that have not
+left yet. Those leave together, in one step of Redis (`scripts.SETTLE`), by the tick of the event loop; what
+Redis does not take is kept and offered again.
+"""
+
+import collections
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import redis
+import structlog
+
+from jobworker.clock import Clock
+from jobworker.domain.events import Kind
+from jobworker.transport import keys, scripts
+from jobworker.transport.broker.fetching import MOST, Appetite
+from jobworker.transport.claims import Answer, Ticket
+
+logger = structlog.get_logger(__name__)
+
+#: Under load reports leave at this distance (s); after a pause the first leaves at once.
+_PACE = 0.01
+
+#: Reports that leave at once however short the last one is ago, and the most that leave in one call.
+_MANY, _MOST_AT_ONCE = 64, 400
+
+#: Pause before Redis is asked again (s), doubled up to the second figure.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+
+#: What was fetched and has not started within so long (s) goes back, for another worker or a more urgent job.
+_PATIENCE = 0.2
+
+#: While reports could not leave for so long (s), nothing new is begun.
+_OVERDUE = 1.0
+
+
+class Fenced(Exception):
+    """This worker was given up: what it does no longer counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A message in this worker's in-flight hash that waits to be handed to Celery."""
+
+    tag: str
+    queue: str
+    message: bytes
+    at: float
+
+
+@dataclass(slots=True)
+class Held:
+    """A message that Celery has in hand; `ticket` if it is an attempt of an execution."""
+
+    ticket: Ticket | None = None
+    started: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """Something to tell Redis (an operation of `scripts.SETTLE`), and what to do once it is told."""
+
+    what: str
+    tag: str
+    execution: str = ""
+    attempt: int = 0
+    fields: tuple[str, ...] = ()
+    then: Callable[[], None] | None = None
+
+
+class Mailbox:
+    """One worker's messages and reports. Reports may come from any thread; the rest belongs to the event loop."""
+
+    def __init__(
+        self,
+        worker: str,
+        code_version: str,
+        clock: Clock,
+        connect: Callable[[], redis.Redis],
+        end: Callable[[], None],
+    ) -> None:
+        """`connect` opens a client of its own; `end` ends the worker when it was given up."""
+        self.worker = worker
+        self.waiting: collections.deque[Fetched] = collections.deque()
+        self.held: dict[str, Held] = {}
+        self.appetite = Appetite()
+        #: Asks for a turn of the event loop soon, from whatever thread; None: there is none, settle at once.
+        self.call_soon: Callable[[], None] | None = None
+        #: Hands to Celery what can start; whoever consumes sets it.
+        self.pump: Callable[[], None] = _nothing
+        self._clock = clock
+        self._connect = connect
+        self._end = end
+        self._client: redis.Redis | None = None
+        self._code_version = json.dumps(code_version)
+        self._next_tag = 1
+        self._owed: list[Owed] = []
+        self._settling = threading.RLock()
+        self._settled_at = float("-inf")
+        self._refused_since: float | None = None
+        self._pause = 0.0
+
+    # --- messages ---------------------------------------------------------------------------------------------
+
+    def take_tags(self, count: int) -> int:
+        """The first of `count` tags that were never used before."""
+        first = self._next_tag
+        self._next_tag += count
+        return first
+
+    def received(self, entries: Iterable[tuple[str, str, bytes]]) -> None:
+        """(tag, queue, message) that are in the in-flight hash now."""
+        now = self._clock.monotonic()
+        self.waiting.extend(Fetched(tag, queue, message, now) for tag, queue, message in entries)
+
+    def hand_over(self) -> Fetched:
+        """The next message, which Celery has in hand from now on."""
+        fetched = self.waiting.popleft()
+        self.held[fetched.tag] = Held()
+        return fetched
+
+    def wants(self, credit: int) -> int:
+        """How many messages to fetch, when `credit` more could start at once."""
+        if self.is_overdue():
+            return 0
+        ahead = self.appetite.ahead(self._clock.monotonic())
+        room = min(MOST, credit + ahead - len(self.waiting))
+        # By the batch: not one call for each message that left.
+        return room if room > 0 and (not self.waiting or room >= ahead // 2) else 0
+
+    def is_overdue(self) -> bool:
+        """Whether Redis has refused reports for so long that nothing new should begin."""
+        since = self._refused_since
+        return since is not None and self._clock.monotonic() - since > _OVERDUE
+
+    def known(self) -> set[str]:
+        """The tags of all messages that are waiting, in hand, or done and not yet acknowledged."""
+        return {fetched.tag for fetched in self.waiting} | set(self.held) | {owed.tag for owed in list(self._owed)}
+
+    def give_back_late(self) -> None:
+        """Return what was fetched ahead and has not started in time."""
+        now = self._clock.monotonic()
+        if self.waiting and now - self.waiting[0].at > _PATIENCE:
+            self.appetite.lose()
+            self.give_back_waiting()
+
+    def give_back_waiting(self) -> None:
+        """Return everything that was not handed to Celery, the last fetched first."""
+        while self.waiting:
+            fetched = self.waiting.pop()
+            self.held[fetched.tag] = Held(self._ticket(fetched))
+            self.give_back(fetched.tag)
+
+    def give_back_unstarted(self) -> None:
+        """Return everything that has not started: the worker stops."""
+        self.give_back_waiting()
+        for tag in [tag for tag, held in self.held.items() if not held.started]:
+            self.give_back(tag)
+
+    # --- reports ----------------------------------------------------------------------------------------------
+
+    def expect(self, ticket: Ticket) -> None:
+        """The message in hand with this tag is this attempt."""
+        self.held[ticket.token] = Held(ticket)
+
+    def start_now(self, ticket: Ticket) -> Answer:
+        """Ask whether the attempt may start, and have it marked Running first. Raises `redis.RedisError`, `Fenced`."""
+        with self._settling:
+            answer = Answer(self._tell([self._start(ticket)])[0])
+        if answer is Answer.RUN:
+            self._held(ticket).started = True
+        return answer
+
+    def started(self, ticket: Ticket) -> None:
+        """An attempt that this worker had reserved has started."""
+        self._held(ticket).started = True
+        self._owe(self._start(ticket))
+
+    def ended(self, ticket: Ticket, kind: str, data: str, then: Callable[[], None] | None = None) -> None:
+        """The attempt ended: the report, its data as JSON, and the acknowledgement. `then` once Redis has it."""
+        self._let_go(ticket.token)
+        fields = _fields(kind, ticket.execution, ticket.attempt, data)
+        self._owe(Owed("end", ticket.token, ticket.execution, ticket.attempt, fields, then))
+
+    def refused(self, ticket: Ticket, kind: str, data: str, then: Callable[[], None] | None = None) -> None:
+        """The attempt cannot start on this worker; somebody else may try it."""
+        self._let_go(ticket.token)
+        fields = _fields(kind, ticket.execution, ticket.attempt, data)
+        self._owe(Owed("refuse", ticket.token, ticket.execution, ticket.attempt, fields, then))
+
+    def done(self, tag: str, kind: str | None = None, data: str = "{}") -> None:
+        """A message is done that is no attempt, or a copy of one. `kind`: what to tell about it."""
+        if tag in self.held or kind:
+            self._let_go(tag)
+            self._owe(Owed("done", tag, fields=_fields(kind, "", 0, data) if kind else ()))
+
+    def give_back(self, tag: str) -> None:
+        """The message was not started and goes back to the front of its list."""
+        held = self.held.pop(tag, None)
+        if held:
+            execution, attempt = (held.ticket.execution, held.ticket.attempt) if held.ticket else ("", 0)
+            self._owe(Owed("back", tag, execution, attempt))
+
+    def running(self) -> list[Ticket]:
+        """The attempts that run here at present."""
+        return [held.ticket for held in list(self.held.values()) if held.ticket and held.started]
+
+    def reserved(self) -> list[Ticket]:
+        """The attempts that this worker has in hand and has not started."""
+        unstarted = [held.ticket for held in list(self.held.values()) if held.ticket and not held.started]
+        return unstarted + [ticket for fetched in list(self.waiting) if (ticket := self._ticket(fetched))]
+
+    def fenced(self) -> NoReturn:
+        """Another has taken this worker's place; it ends, or `Fenced` is raised where it cannot."""
+        logger.error(
+            "worker_was_given_up", worker=self.worker, why="its heartbeat had stopped for longer than its lease"
+        )
+        self._end()
+        raise Fenced
+
+    # --- settling ---------------------------------------------------------------------------------------------
+
+    def due_in(self) -> float | None:
+        """Seconds until what is owed should leave; None if nothing is."""
+        if not self._owed:
+            return None
+        pace = self._pause or (0.0 if len(self._owed) >= _MANY else _PACE)
+        return max(0.0, self._settled_at + pace - self._clock.monotonic())
+
+    def settle(self) -> bool:
+        """Tell Redis what is owed; False if it did not take it (it is kept). Raises `Fenced`."""
+        with self._settling:
+            while self._owed:
+                part = self._owed[:_MOST_AT_ONCE]
+                try:
+                    answers = self._tell(part)
+                except redis.RedisError as error:
+                    self._put_off(error)
+                    return False
+                del self._owed[: len(part)]
+                self._pause, self._refused_since = 0.0, None
+                self._note(part, answers)
+        return True
+
+    def settle_for_good(self, within: float) -> bool:
+        """Settle before the worker ends, insisting for up to `within` seconds. Raises `Fenced`."""
+        deadline = self._clock.monotonic() + within
+        while not self.settle():
+            if self._clock.monotonic() > deadline:
+                logger.error("reports_not_delivered", count=len(self._owed))
+                return False
+            self._clock.wait(threading.Event(), _FIRST_PAUSE)
+        return True
+
+    def _tell(self, part: list[Owed]) -> list[str]:
+        self._settled_at = self._clock.monotonic()
+        if self._client is None:
+            self._client = self._connect()
+            self._script = self._client.register_script(scripts.SETTLE)
+        arguments: list[Any] = [self.worker, keys.RUNNING_TTL, keys.FINISHED_TTL]
+        for owed in part:
+            arguments += (owed.what, owed.tag, owed.execution, owed.attempt, len(owed.fields), *owed.fields)
+        names = [keys.FENCE.format(worker=self.worker), keys.INFLIGHT.format(worker=self.worker), keys.EVENTS]
+        answers: list[str] = self._script(keys=names, args=arguments)
+        if answers == ["fenced"]:
+            self.fenced()
+        return answers
+
+    def _owe(self, owed: Owed) -> None:
+        self._owed.append(owed)
+        if self.call_soon:
+            self.call_soon()
+        else:
+            self.settle()
+
+    def _put_off(self, error: redis.RedisError) -> None:
+        now = self._clock.monotonic()
+        self._settled_at = now
+        self._refused_since = now if self._refused_since is None else self._refused_since
+        self._pause = min(self._pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
+        logger.warning("redis_takes_no_reports", error=str(error), owed=len(self._owed), next_try_in=self._pause)
+
+    def _note(self, part: list[Owed], answers: list[str]) -> None:
+        for owed, answer in zip(part, answers, strict=True):
+            if answer == Answer.STALE and owed.what == "end":
+                logger.warning("report_refused", execution=owed.execution, attempt=owed.attempt, why=answer)
+            if owed.then:
+                owed.then()
+
+    def _start(self, ticket: Ticket) -> Owed:
+        worker, token = json.dumps(ticket.worker), ticket.token
+        data = f'{{"worker":{worker},"token":"{token}","code_version":{self._code_version}}}'
+        fields = _fields(Kind.RUNNING, ticket.execution, ticket.attempt, data)
+        return Owed("start", token, ticket.execution, ticket.attempt, fields)
+
+    def _held(self, ticket: Ticket) -> Held:
+        return self.held.setdefault(ticket.token, Held(ticket))
+
+    def _let_go(self, tag: str) -> None:
+        if self.held.pop(tag, None):
+            self.appetite.ended()
+
+    def _ticket(self, fetched: Fetched) -> Ticket | None:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return ticket_of(json.loads(fetched.message)["headers"], self.worker, fetched.tag)
+        return None
+
+
+def ticket_of(headers: Any, worker: str, tag: str) -> Ticket | None:
+    """The attempt that a message is about; None if the relay did not send it."""
+    header = headers.get("jobworker") if isinstance(headers, dict) else None
+    if not isinstance(header, dict):
+        return None
+    execution, attempt = header.get("execution"), header.get("attempt")
+    return Ticket(execution, attempt, worker, tag) if isinstance(execution, str) and isinstance(attempt, int) else None
+
+
+def reject(mailbox: Mailbox, tag: str, headers: Any, error: Exception, reason: str, queue: str | None) -> None:
+    """Report a message that cannot become a run of a job, and be done with it."""
+    told = {"type": type(error).__name__, "message": str(error)[:1000], "traceback": None}
+    ticket = ticket_of(headers, mailbox.worker, tag)
+    if ticket:
+        mine = {"worker": ticket.worker, "token": tag, "reason": reason, "error": told}
+        mailbox.ended(ticket, Kind.REJECTED, json.dumps(mine))
+    else:
+        known = headers if isinstance(headers, dict) else {}
+        data = {"message": known.get("id"), "task": known.get("task"), "queue": queue, "reason": reason, "error": told}
+        mailbox.done(tag, Kind.REJECTED, json.dumps(data, default=str))
+
+
+def _fields(kind: str, execution: str, attempt: int, data: str) -> tuple[str, ...]:
+    # As `events.encode` makes them, of data that the job's own process has encoded already.
+    return ("kind", kind, "execution", execution, "attempt", str(attempt), "data", data)
+
+
+def _nothing() -> None:
+    """Nobody consumes."""

@@ -1,0 +1,54 @@
+"""What a pool runs for each job: Celery's own tracer, and beside its answer the report that the job left.
+
+Celery's answer carries a result as text cut short, and none for an attempt that was ignored; the report is
+whole. It reaches the worker's parent process with the answer, and leaves from there.
+"""
+
+import threading
+from typing import Any
+
+from billiard.common import terminate_handler_fired
+from billiard.einfo import ExceptionInfo
+from celery.app import trace
+
+#: Kind of the closing event, and its data as JSON.
+Report = tuple[str, str]
+
+
+class _Left(threading.local):
+    report: Report | None = None
+
+
+_left = _Left()
+
+
+def leave(report: Report) -> None:
+    """Say how the attempt that this thread runs has ended."""
+    _left.report = report
+
+
+def fast(*arguments: Any) -> tuple[bool, Any, float, Report | None]:
+    """(failed, answer, runtime, report) of one attempt, in a process that was set up for speed."""
+    return _with_report(trace.fast_trace_task, arguments)
+
+
+def plain(*arguments: Any) -> tuple[bool, Any, float, Report | None]:
+    """The same in any other process."""
+    return _with_report(trace.trace_task_ret, arguments)
+
+
+def _with_report(tracer: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any, float, Report | None]:
+    _left.report = None
+    try:
+        failed, answer, runtime = tracer(*arguments)
+    except (SystemExit, MemoryError):
+        # Raised by the job, which has been reported; it is no reason to lose the process and the report with it.
+        report = _report()
+        if report is None or terminate_handler_fired():
+            raise
+        return True, ExceptionInfo(), 0.0, report
+    return failed, answer, runtime, _report()
+
+
+def _report() -> Report | None:
+    return _left.report
