@@ -7,8 +7,9 @@ Redis does not take is kept and offered again.
 """
 
 import collections
-import contextlib
+import itertools
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -41,26 +42,23 @@ _PATIENCE = 0.2
 _OVERDUE = 1.0
 
 
+#: As `attempt_of` in the scripts.
+_ATTEMPT = re.compile(rb'{"headers":{"jobworker":{"execution":"([A-Za-z0-9-]+)","attempt":(\d+),')
+
+
 class Fenced(Exception):
     """This worker was given up: what it does no longer counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A message in this worker's in-flight hash that waits to be handed to Celery."""
+    """A message in this worker's in-flight hash; `ticket` if it is an attempt of an execution."""
 
     tag: str
     queue: str
     message: bytes
+    ticket: Ticket | None
     at: float
-
-
-@dataclass(slots=True)
-class Held:
-    """A message that Celery has in hand; `ticket` if it is an attempt of an execution."""
-
-    ticket: Ticket | None = None
-    started: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +86,26 @@ class Mailbox:
     ) -> None:
         """`connect` opens a client of its own; `end` ends the worker when it was given up."""
         self.worker = worker
+        #: What was fetched and is not in Celery's hands; the first `_cleared` of it are known to be running.
         self.waiting: collections.deque[Fetched] = collections.deque()
-        self.held: dict[str, Held] = {}
+        #: What Celery has in hand, by tag.
+        self.held: dict[str, Ticket | None] = {}
         self.appetite = Appetite()
         #: Asks for a turn of the event loop soon, from whatever thread; None: there is none, settle at once.
         self.call_soon: Callable[[], None] | None = None
-        #: Hands to Celery what can start; whoever consumes sets it.
+        #: Hands to Celery what can start, and how many could; whoever consumes sets them.
         self.pump: Callable[[], None] = _nothing
+        self.credit: Callable[[], int] = _none
+        self._cleared = 0
         self._clock = clock
         self._connect = connect
         self._end = end
         self._client: redis.Redis | None = None
-        self._code_version = json.dumps(code_version)
+        #: The data of a `running` event, before and after the tag.
+        self.start_data = (
+            f'{{"worker":{json.dumps(worker)},"code_version":{json.dumps(code_version)},"token":"',
+            '"}',
+        )
         self._next_tag = 1
         self._owed: list[Owed] = []
         self._settling = threading.RLock()
@@ -115,25 +121,41 @@ class Mailbox:
         self._next_tag += count
         return first
 
-    def received(self, entries: Iterable[tuple[str, str, bytes]]) -> None:
-        """(tag, queue, message) that are in the in-flight hash now."""
+    def received(self, entries: Iterable[tuple[str, str, bytes]], started: int = 0) -> None:
+        """(tag, queue, message) that are in the in-flight hash now; the first `started` are known to be running."""
         now = self._clock.monotonic()
-        self.waiting.extend(Fetched(tag, queue, message, now) for tag, queue, message in entries)
+        new = [
+            Fetched(tag, queue, message, ticket_of_text(message, self.worker, tag), now)
+            for tag, queue, message in entries
+        ]
+        # What is known to be running goes before what is not.
+        unclear = [self.waiting.pop() for _ in range(len(self.waiting) - self._cleared)] if started else []
+        self.waiting.extend(new[:started])
+        self.waiting.extend(reversed(unclear))
+        self.waiting.extend(new[started:])
+        self._cleared += min(started, len(new))
 
-    def hand_over(self) -> Fetched:
-        """The next message, which Celery has in hand from now on."""
+    def hand_over(self) -> Fetched | None:
+        """The next message that may start, which Celery has in hand from now on."""
+        if not self._cleared or self.is_overdue():
+            return None
+        self._cleared -= 1
         fetched = self.waiting.popleft()
-        self.held[fetched.tag] = Held()
+        self.held[fetched.tag] = fetched.ticket
         return fetched
 
-    def wants(self, credit: int) -> int:
-        """How many messages to fetch, when `credit` more could start at once."""
+    def wants(self) -> int:
+        """How many messages to fetch."""
         if self.is_overdue():
             return 0
         ahead = self.appetite.ahead(self._clock.monotonic())
-        room = min(MOST, credit + ahead - len(self.waiting))
+        room = min(MOST, self.credit() + ahead - len(self.waiting))
         # By the batch: not one call for each message that left.
         return room if room > 0 and (not self.waiting or room >= ahead // 2) else 0
+
+    def starting(self) -> int:
+        """How many more messages should be known to be running, since they start before the next settling."""
+        return max(0, self.credit() + self.appetite.soon(self._clock.monotonic(), _PACE) - self._cleared)
 
     def is_overdue(self) -> bool:
         """Whether Redis has refused reports for so long that nothing new should begin."""
@@ -146,42 +168,49 @@ class Mailbox:
 
     def give_back_late(self) -> None:
         """Return what was fetched ahead and has not started in time."""
-        now = self._clock.monotonic()
-        if self.waiting and now - self.waiting[0].at > _PATIENCE:
+        if self.waiting and self._clock.monotonic() - self.waiting[0].at > _PATIENCE:
             self.appetite.lose()
             self.give_back_waiting()
 
     def give_back_waiting(self) -> None:
-        """Return everything that was not handed to Celery, the last fetched first."""
-        while self.waiting:
-            fetched = self.waiting.pop()
-            self.held[fetched.tag] = Held(self._ticket(fetched))
-            self.give_back(fetched.tag)
+        """Return everything that was not handed to Celery, the last fetched first.
 
-    def give_back_unstarted(self) -> None:
-        """Return everything that has not started: the worker stops."""
+        What is known to be running cannot be called back: its attempt is reported as interrupted.
+        """
+        while self.waiting:
+            clear = len(self.waiting) == self._cleared
+            self._cleared -= clear
+            fetched = self.waiting.pop()
+            self.held[fetched.tag] = fetched.ticket
+            self._put_back(fetched.tag, clear)
+
+    def give_back_all(self) -> None:
+        """Return everything that is not done: the worker stops."""
         self.give_back_waiting()
-        for tag in [tag for tag, held in self.held.items() if not held.started]:
+        for tag in list(self.held):
+            self._put_back(tag, True)
+
+    def _put_back(self, tag: str, clear: bool) -> None:
+        ticket = self.held.get(tag)
+        if ticket and clear:
+            data = {"worker": ticket.worker, "token": tag, "reason": "its worker had no slot for it"}
+            self.ended(ticket, Kind.INTERRUPTED, json.dumps(data))
+        else:
             self.give_back(tag)
 
     # --- reports ----------------------------------------------------------------------------------------------
 
-    def expect(self, ticket: Ticket) -> None:
-        """The message in hand with this tag is this attempt."""
-        self.held[ticket.token] = Held(ticket)
+    def has_started(self, ticket: Ticket) -> bool:
+        """Whether the attempt is known to be running here."""
+        return self.held.get(ticket.token) == ticket
 
     def start_now(self, ticket: Ticket) -> Answer:
-        """Ask whether the attempt may start, and have it marked Running first. Raises `redis.RedisError`, `Fenced`."""
+        """Ask whether an attempt that was not reserved may start. Raises `redis.RedisError`, `Fenced`."""
         with self._settling:
             answer = Answer(self._tell([self._start(ticket)])[0])
         if answer is Answer.RUN:
-            self._held(ticket).started = True
+            self.held[ticket.token] = ticket
         return answer
-
-    def started(self, ticket: Ticket) -> None:
-        """An attempt that this worker had reserved has started."""
-        self._held(ticket).started = True
-        self._owe(self._start(ticket))
 
     def ended(self, ticket: Ticket, kind: str, data: str, then: Callable[[], None] | None = None) -> None:
         """The attempt ended: the report, its data as JSON, and the acknowledgement. `then` once Redis has it."""
@@ -203,19 +232,19 @@ class Mailbox:
 
     def give_back(self, tag: str) -> None:
         """The message was not started and goes back to the front of its list."""
-        held = self.held.pop(tag, None)
-        if held:
-            execution, attempt = (held.ticket.execution, held.ticket.attempt) if held.ticket else ("", 0)
+        if tag in self.held:
+            ticket = self.held.pop(tag)
+            execution, attempt = (ticket.execution, ticket.attempt) if ticket else ("", 0)
             self._owe(Owed("back", tag, execution, attempt))
 
     def running(self) -> list[Ticket]:
-        """The attempts that run here at present."""
-        return [held.ticket for held in list(self.held.values()) if held.ticket and held.started]
+        """The attempts that run here, as far as Redis knows."""
+        clear = [fetched.ticket for fetched in list(self.waiting)[: self._cleared]]
+        return [ticket for ticket in [*self.held.values(), *clear] if ticket]
 
     def reserved(self) -> list[Ticket]:
         """The attempts that this worker has in hand and has not started."""
-        unstarted = [held.ticket for held in list(self.held.values()) if held.ticket and not held.started]
-        return unstarted + [ticket for fetched in list(self.waiting) if (ticket := self._ticket(fetched))]
+        return [fetched.ticket for fetched in list(self.waiting)[self._cleared :] if fetched.ticket]
 
     def fenced(self) -> NoReturn:
         """Another has taken this worker's place; it ends, or `Fenced` is raised where it cannot."""
@@ -228,23 +257,22 @@ class Mailbox:
     # --- settling ---------------------------------------------------------------------------------------------
 
     def due_in(self) -> float | None:
-        """Seconds until what is owed should leave; None if nothing is."""
-        if not self._owed:
+        """Seconds until Redis should be told something; None if there is nothing to tell."""
+        idle = self.waiting and not self._cleared and self.credit() > 0
+        if not self._owed and not idle:
             return None
-        pace = self._pause or (0.0 if len(self._owed) >= _MANY else _PACE)
+        pace = self._pause or (0.0 if idle or len(self._owed) >= _MANY else _PACE)
         return max(0.0, self._settled_at + pace - self._clock.monotonic())
 
     def settle(self) -> bool:
-        """Tell Redis what is owed; False if it did not take it (it is kept). Raises `Fenced`."""
+        """Tell Redis what is owed and what starts next; False if it did not take it (it is kept). Raises `Fenced`."""
         with self._settling:
-            while self._owed:
-                part = self._owed[:_MOST_AT_ONCE]
+            while part := self._owed[:_MOST_AT_ONCE] + self._starts():
                 try:
                     answers = self._tell(part)
                 except redis.RedisError as error:
                     self._put_off(error)
                     return False
-                del self._owed[: len(part)]
                 self._pause, self._refused_since = 0.0, None
                 self._note(part, answers)
         return True
@@ -287,30 +315,40 @@ class Mailbox:
         self._pause = min(self._pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
         logger.warning("redis_takes_no_reports", error=str(error), owed=len(self._owed), next_try_in=self._pause)
 
+    def _starts(self) -> list[Owed]:
+        first = self._cleared
+        next_ones = itertools.islice(self.waiting, first, first + self.starting())
+        return [self._start(fetched.ticket) if fetched.ticket else Owed("start", fetched.tag) for fetched in next_ones]
+
+    def _start(self, ticket: Ticket) -> Owed:
+        data = ticket.token.join(self.start_data)
+        fields = _fields(Kind.RUNNING, ticket.execution, ticket.attempt, data)
+        return Owed("start", ticket.token, ticket.execution, ticket.attempt, fields)
+
     def _note(self, part: list[Owed], answers: list[str]) -> None:
+        told = sum(owed.what != "start" for owed in part)
+        del self._owed[:told]
         for owed, answer in zip(part, answers, strict=True):
-            if answer == Answer.STALE and owed.what == "end":
+            if owed.what == "start":
+                self._clear(owed, answer)
+            elif answer == Answer.STALE:
                 logger.warning("report_refused", execution=owed.execution, attempt=owed.attempt, why=answer)
             if owed.then:
                 owed.then()
 
-    def _start(self, ticket: Ticket) -> Owed:
-        worker, token = json.dumps(ticket.worker), ticket.token
-        data = f'{{"worker":{worker},"token":"{token}","code_version":{self._code_version}}}'
-        fields = _fields(Kind.RUNNING, ticket.execution, ticket.attempt, data)
-        return Owed("start", token, ticket.execution, ticket.attempt, fields)
-
-    def _held(self, ticket: Ticket) -> Held:
-        return self.held.setdefault(ticket.token, Held(ticket))
+    def _clear(self, owed: Owed, answer: str) -> None:
+        if answer == Answer.RUN:
+            self._cleared += 1
+        else:
+            # Redis lost its data meanwhile, and somebody else has the attempt.
+            logger.info("attempt_refused", execution=owed.execution, attempt=owed.attempt, why=answer)
+            del self.waiting[self._cleared]
+            self._owed.append(Owed("done", owed.tag))
 
     def _let_go(self, tag: str) -> None:
-        if self.held.pop(tag, None):
+        if tag in self.held:
+            del self.held[tag]
             self.appetite.ended()
-
-    def _ticket(self, fetched: Fetched) -> Ticket | None:
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            return ticket_of(json.loads(fetched.message)["headers"], self.worker, fetched.tag)
-        return None
 
 
 def ticket_of(headers: Any, worker: str, tag: str) -> Ticket | None:
@@ -320,6 +358,12 @@ def ticket_of(headers: Any, worker: str, tag: str) -> Ticket | None:
         return None
     execution, attempt = header.get("execution"), header.get("attempt")
     return Ticket(execution, attempt, worker, tag) if isinstance(execution, str) and isinstance(attempt, int) else None
+
+
+def ticket_of_text(message: bytes, worker: str, tag: str) -> Ticket | None:
+    """The same for a message as it stands in Redis, by the rule of the scripts: what they reserved."""
+    found = _ATTEMPT.match(message)
+    return Ticket(found[1].decode(), int(found[2]), worker, tag) if found else None
 
 
 def reject(mailbox: Mailbox, tag: str, headers: Any, error: Exception, reason: str, queue: str | None) -> None:
@@ -342,3 +386,8 @@ def _fields(kind: str, execution: str, attempt: int, data: str) -> tuple[str, ..
 
 def _nothing() -> None:
     """Nobody consumes."""
+
+
+def _none() -> int:
+    """Nobody consumes."""
+    return 0

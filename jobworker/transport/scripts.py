@@ -4,10 +4,9 @@ All of them use Redis's own clock (TIME), never a host's. Keys that follow from 
 built inside, so all of JobWorker's data live on one Redis (no cluster).
 """
 
-from jobworker.domain.events import Kind
 from jobworker.transport import keys
 
-#: An attempt whose message went down with so many workers before it started is not given back again.
+#: A foreign message that was started by so many workers that died is not given back again.
 MOST_LOSSES = 3
 
 #: kombu's names: one list per queue and priority step, 0 the most urgent.
@@ -62,24 +61,33 @@ local function milliseconds()
 end
 """
 
-#: KEYS fence, workers set, in-flight hash. ARGV worker, first tag, how many, ttl of a reservation (s), then
+#: KEYS fence, workers set, in-flight hash, events stream. ARGV worker, first tag, how many, how many of them start at
+#: once, ttl of a record (s), what comes before and after the tag in the data of a `running` event, then
 #: (queue, share) of each queue in the order of preference. Moves messages into the in-flight hash: of each queue
-#: its share, urgent ones first, then whatever there is. Each attempt is reserved; a copy of one that is taken or
-#: over is dropped. Answers {"ok", tag, queue, message, …}, {"fenced"} or {"unknown"} (announce yourself first).
-#: A queue in which something remains keeps a token, so that one more worker wakes up.
+#: its share, urgent ones first, then whatever there is. The first ones are marked running, with their event; the
+#: others are reserved. A copy of an attempt that is taken or over is dropped. Answers {"ok", tag, queue, message, …},
+#: {"fenced"} or {"unknown"} (announce yourself first). A queue in which something remains keeps a token, so
+#: that one more worker wakes up. A foreign message that starts has a field "<tag>!" beside it.
 FETCH = (
     _COMMON
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'fenced'} end
 if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return {'unknown'} end
-local worker, tag, wanted, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local worker, tag, wanted, starting, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local answer, held = {'ok'}, {}
 
-local function reserve(message)
+local function claim(message)
   local execution, attempt = attempt_of(message)
-  if not execution then return true end
+  if not execution then
+    if starting > 0 then held[#held + 1], held[#held + 2] = tag .. '!', '1' end
+    return true
+  end
   if record(execution) >= attempt then return false end
-  write(execution, attempt, 'reserved', worker, tag, ttl)
+  write(execution, attempt, starting > 0 and 'running' or 'reserved', worker, tag, ttl)
+  if starting > 0 then
+    redis.call('XADD', KEYS[4], '*', 'kind', 'running', 'execution', execution, 'attempt', attempt,
+               'data', ARGV[6] .. tag .. ARGV[7])
+  end
   return true
 end
 
@@ -89,7 +97,7 @@ local function keep(queue, list, message)
   answer[#answer + 1] = tostring(tag)
   answer[#answer + 1] = queue
   answer[#answer + 1] = message
-  tag, wanted = tag + 1, wanted - 1
+  tag, wanted, starting = tag + 1, wanted - 1, starting - 1
 end
 
 local function take(queue, count)
@@ -98,7 +106,7 @@ local function take(queue, count)
       local messages = redis.call('RPOP', list, count)
       if not messages then break end
       for _, message in ipairs(messages) do
-        if reserve(message) then
+        if claim(message) then
           keep(queue, list, message)
           count = count - 1
         end
@@ -107,8 +115,8 @@ local function take(queue, count)
   end
 end
 
-for i = 5, #ARGV, 2 do take(ARGV[i], math.min(tonumber(ARGV[i + 1]), wanted)) end
-for i = 5, #ARGV, 2 do
+for i = 8, #ARGV, 2 do take(ARGV[i], math.min(tonumber(ARGV[i + 1]), wanted)) end
+for i = 8, #ARGV, 2 do
   if wanted > 0 then take(ARGV[i], wanted) end
   if redis.call('EXISTS', unpack(lists_of(ARGV[i]))) > 0 then ring(ARGV[i])
   else redis.call('DEL', ready_key(ARGV[i])) end
@@ -124,7 +132,7 @@ return answer
 #:   end     it ended, message done       → "ok" (also when told twice) or "stale"; its event unless stale
 #:   done    message done, nothing to say → "ok"; its event, if there is one
 #:   back    not started, back to the front of its list                        → "ok" or "gone"
-#:   refuse  not started, message done, nobody else was told: the event says so → "ok"
+#:   refuse  cannot start here, message done; the event asks for somebody else → "ok"
 #: Answers one word each, or {"fenced"}: then nothing was done. All or nothing also when Redis is full: if it
 #: is, the first command that needs memory fails before anything was written.
 SETTLE = (
@@ -140,6 +148,10 @@ end
 
 -- A record that is missing or older: Redis lost its data, or nobody reserved the attempt. The worker is believed.
 function ops.start(tag, execution, attempt, first, count)
+  if execution == '' then
+    redis.call('HSET', KEYS[2], tag .. '!', '1')
+    return 'run'
+  end
   local known, state, owner, token = record(execution)
   if known > attempt then return 'stale' end
   if known == attempt then
@@ -165,13 +177,13 @@ end
 
 function ops.done(tag, execution, attempt, first, count)
   tell(first, count)
-  redis.call('HDEL', KEYS[2], tag)
+  redis.call('HDEL', KEYS[2], tag, tag .. '!')
   return 'ok'
 end
 
 local function release(tag, execution, attempt)
   local known, state, owner, token = record(execution)
-  local ours = known == attempt and state == 'reserved' and owner == worker and token == tag
+  local ours = known == attempt and owner == worker and token == tag and state ~= 'finished'
   if ours then write(execution, attempt - 1, 'finished', '-', '-', running_ttl) end
   return ours
 end
@@ -185,7 +197,7 @@ function ops.back(tag, execution, attempt)
     redis.call('RPUSH', list, message)
     ring(queue_of(list))
   end
-  redis.call('HDEL', KEYS[2], tag)
+  redis.call('HDEL', KEYS[2], tag, tag .. '!')
   return ours and 'ok' or 'gone'
 end
 
@@ -252,8 +264,9 @@ return {redis.call('PEXPIRE', KEYS[3], ARGV[2] * 2) == 0 and 2 or 1, unpack(othe
 #: KEYS workers set, fence, announcement, what it runs, in-flight hash, events stream, poison list. ARGV worker,
 #: lease (ms), ttl of the fence, of a run record and of a count of losses (s), then the fields of the `worker_lost`
 #: event. Answers 1 if the worker was silent and is fenced now, else 0. From that moment nothing of it counts; the
-#: event stands behind everything that it reported; what it had not started goes back to the front of its lists,
-#: unless the message has taken too many workers with it.
+#: event stands behind everything that it reported, and is about the attempts that it was running. What it had not
+#: started goes back to the front of its lists. So do foreign messages, started or not, except one that has been
+#: started by too many workers that died: it is put aside.
 REAP = (
     _COMMON
     + f"""
@@ -265,45 +278,47 @@ redis.call('ZREM', KEYS[1], worker)
 redis.call('DEL', KEYS[3], KEYS[4])
 redis.call('XADD', KEYS[6], '*', unpack(ARGV, 6))
 
-local function give_up(list, message, execution, attempt)
-  local why = 'its message went down with {MOST_LOSSES} workers before it started'
+local function put_aside(list, message)
+  local why = 'it was started by {MOST_LOSSES} workers that died'
   local data = {{reason = why, worker = worker, queue = queue_of(list)}}
   local readable, whole = pcall(cjson.decode, message)
-  if readable and not execution and type(whole) == 'table' and type(whole.headers) == 'table' then
+  if readable and type(whole) == 'table' and type(whole.headers) == 'table' then
     data.message, data.task = whole.headers.id, whole.headers.task
   end
-  redis.call('XADD', KEYS[6], '*', 'kind', '{Kind.POISONED.value}', 'execution', execution or '',
-             'attempt', attempt or 0, 'data', cjson.encode(data))
+  redis.call('XADD', KEYS[6], '*', 'kind', 'poisoned', 'execution', '', 'attempt', 0, 'data', cjson.encode(data))
   redis.call('LPUSH', KEYS[7], cjson.encode({{reason = why, worker = worker, list = list, message = message}}))
   redis.call('LTRIM', KEYS[7], 0, {keys.MOST_POISON - 1})
 end
 
-local function back(tag, value)
+local function is_poison(message)
+  local key = '{keys.LOSSES.format(message="")}' .. redis.sha1hex(message)
+  redis.call('SET', key, 0, 'EX', ARGV[5], 'NX')
+  return redis.call('INCR', key) >= {MOST_LOSSES}
+end
+
+local function back(tag, value, started)
   local list, message = unpacked(value)
   local execution, attempt = attempt_of(message)
   if execution then
     local known, state, owner, token = record(execution)
-    -- What is running is the business of the event; what is over needs nothing.
     if known ~= attempt or state ~= 'reserved' or owner ~= worker or token ~= tag then return end
+    write(execution, attempt - 1, 'finished', '-', '-', ARGV[4])
+  elseif started and is_poison(message) then
+    put_aside(list, message)
+    return
   end
-  local name = execution and execution .. '.' .. attempt or redis.sha1hex(message)
-  local losses = redis.call('INCR', '{keys.LOSSES.format(message="")}' .. name)
-  redis.call('EXPIRE', '{keys.LOSSES.format(message="")}' .. name, ARGV[5])
-  local over = losses >= {MOST_LOSSES}
-  if execution then write(execution, over and attempt or attempt - 1, 'finished', '-', '-', ARGV[4]) end
-  if over then give_up(list, message, execution, attempt) return end
   redis.call('RPUSH', list, message)
   ring(queue_of(list))
 end
 
 local flat, tags, values = redis.call('HGETALL', KEYS[5]), {{}}, {{}}
 for i = 1, #flat, 2 do
-  tags[#tags + 1] = flat[i]
+  if tonumber(flat[i]) then tags[#tags + 1] = flat[i] end
   values[flat[i]] = flat[i + 1]
 end
 -- The last one pushed is the next one fetched.
 table.sort(tags, function(one, other) return tonumber(one) > tonumber(other) end)
-for _, tag in ipairs(tags) do back(tag, values[tag]) end
+for _, tag in ipairs(tags) do back(tag, values[tag], values[tag .. '!']) end
 redis.call('DEL', KEYS[5])
 return 1
 """

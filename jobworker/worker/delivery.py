@@ -20,10 +20,7 @@ def new_token() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One attempt of one execution, as it arrived at this worker.
-
-    `strict`: it must be known to be running before it starts, since it must never start twice.
-    """
+    """One attempt of one execution, as it arrived at this worker."""
 
     execution: str
     attempt: int
@@ -31,7 +28,6 @@ class Delivery:
     max_attempts: int | None
     correlation_id: str
     scheduled_for: dt.datetime | None
-    strict: bool
     token: str
 
     @classmethod
@@ -45,7 +41,6 @@ class Delivery:
             max_attempts=header.get("max_attempts"),
             correlation_id=header.get("correlation_id", ""),
             scheduled_for=dt.datetime.fromisoformat(scheduled_for) if scheduled_for else None,
-            strict=bool(header.get("strict")),
             token=token or new_token(),
         )
 

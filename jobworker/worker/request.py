@@ -39,7 +39,6 @@ class JobRequest(Request):
     _ticket: Ticket | None = None
     _report: Report | None = None
     _error: BaseException | None = None
-    _claimed = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Celery makes a subclass for each task, with shortcuts that would pass us by."""
@@ -59,14 +58,12 @@ class JobRequest(Request):
         self.delivery = Delivery.read(header, token)
         self._mailbox, self._batched = runner.mailbox, runner.batched
         self._ticket = self.delivery.ticket(runner.worker)
-        if runner.batched:
-            self._mailbox.expect(self._ticket)
 
     # --- start ------------------------------------------------------------------------------------------------
 
     def execute_using_pool(self, pool: Any, **_: Any) -> Any:
         """Send the job to the pool. Raises `TaskRevokedError` when there is nothing to run."""
-        if self.revoked() or not self._may_start(pool):
+        if self.revoked() or not self._may_start():
             raise TaskRevokedError(self.id)
         time_limit, soft_time_limit = self.time_limits
         result = pool.apply_async(
@@ -83,21 +80,12 @@ class JobRequest(Request):
         self._apply_result = weakref.ref(result) if result is not None else None  # For `terminate`.
         return result
 
-    def on_accepted(self, pid: int, time_accepted: float) -> None:
-        """A process or thread begins with the job."""
-        if self._ticket and not self._claimed:
-            self._mailbox.started(self._ticket)
-        super().on_accepted(pid, time_accepted)
-
-    def _may_start(self, pool: Any) -> bool:
-        """Whether the attempt is ours to run. Reserved ones are; others, and those that must be known first, ask."""
-        if self.delivery is None or self._ticket is None:
-            return True
-        if self._batched and not self.delivery.strict and "solo" not in type(pool).__module__:
+    def _may_start(self) -> bool:
+        """Whether the attempt is ours to run. Our transport has made sure; on another one we have to ask."""
+        if self.delivery is None or self._ticket is None or self._mailbox.has_started(self._ticket):
             return True
         answer = self._ask(self._ticket)
         if answer is Answer.RUN:
-            self._claimed = True
             return True
         if answer is not None:
             logger.info("attempt_refused", execution=self.delivery.execution, why=answer.value)

@@ -47,7 +47,7 @@ class QoS(virtual.QoS):
 
     def can_consume(self) -> bool:
         """Whether the poller should ask Redis for messages, or may read an answer."""
-        return self.channel.wants_to_ask() if self.channel.takes_jobs else super().can_consume()
+        return bool(self.channel.wants_to_ask() if self.channel.takes_jobs else super().can_consume())
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """The mailbox knows already."""
@@ -82,10 +82,11 @@ class Channel(kombu_redis.Channel):
         self._shared_client: redis.Redis | None = None
         # What was fetched over a connection that broke is in the in-flight hash, and nobody here knows of it.
         self._in_doubt = True
-        #: What to ask for next, what was asked for last ("" by kombu itself), and how many messages.
+        #: What to ask for next, what was asked for last ("" by kombu itself), how many messages, and
+        #: how many of them to start at once.
         self._next = "messages"
         self._asked = ""
-        self._wanted = 0
+        self._wanted = self._starting = 0
         self._paused_until = float("-inf")
         super().__init__(*args, **kwargs)
 
@@ -95,7 +96,7 @@ class Channel(kombu_redis.Channel):
         """Whether there is an answer to read, or room for more messages."""
         if self._in_poll:
             return True
-        return self.clock.monotonic() >= self._paused_until and self.mailbox.wants(self._credit()) > 0
+        return self.clock.monotonic() >= self._paused_until and self.mailbox.wants() > 0
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Ask for messages; or, if there were none, for the token that says that there are some again."""
@@ -118,15 +119,18 @@ class Channel(kombu_redis.Channel):
 
     def _fetch_command(self, queues: list[str]) -> list[Any]:
         mailbox = self.mailbox
-        wanted = self._wanted = mailbox.wants(self._credit())
+        self._wanted = mailbox.wants()
+        self._starting = mailbox.starting()
         names = [
             keys.FENCE.format(worker=mailbox.worker),
             keys.WORKERS,
             keys.INFLIGHT.format(worker=mailbox.worker),
+            keys.EVENTS,
         ]
-        shares = [word for share in self.shares.of(wanted, queues) for word in share]
-        asked = [mailbox.worker, mailbox.take_tags(wanted), wanted, keys.RUNNING_TTL, *shares]
-        return ["EVALSHA", _FETCH_SHA, len(names), *names, *asked]
+        tags = mailbox.take_tags(self._wanted)
+        asked = [mailbox.worker, tags, self._wanted, self._starting, keys.RUNNING_TTL, *mailbox.start_data]
+        shares = [word for share in self.shares.of(self._wanted, queues) for word in share]
+        return ["EVALSHA", _FETCH_SHA, len(names), *names, *asked, *shares]
 
     def _brpop_read(self, **options: Any) -> bool:
         """Take the answer. Whatever is wrong with it, the worker lives and asks again."""
@@ -160,14 +164,19 @@ class Channel(kombu_redis.Channel):
             return
         taken = [(tag.decode(), queue.decode(), raw) for tag, queue, raw in _threes(entries)]
         self._next = "messages" if len(taken) == self._wanted else "token"
-        self.mailbox.received(taken)
+        self.mailbox.received(taken, self._starting)
         self.pump()
 
     def _adopt(self) -> None:
-        """Take over what this worker has fetched without hearing of it. Raises what a broken connection raises."""
+        """Take over what this worker has fetched without hearing of it. Raises what a broken connection raises.
+
+        Some of it may be known to be running; to start it again does no harm, since it bears our tag.
+        """
         held: Any = self._create_client().hgetall(keys.INFLIGHT.format(worker=self.mailbox.worker))
         known = self.mailbox.known()
-        unknown = sorted((int(tag), value) for tag, value in held.items() if tag.decode() not in known)
+        unknown = sorted(
+            (int(tag), value) for tag, value in held.items() if tag.isdigit() and tag.decode() not in known
+        )
         self.mailbox.received((str(tag), *_unpacked(value)) for tag, value in unknown)
         self._in_doubt = False
 
@@ -175,15 +184,20 @@ class Channel(kombu_redis.Channel):
 
     def pump(self) -> None:
         """Hand to Celery what can start now; what did not start in time goes back."""
-        mailbox = self.mailbox
         if not self.active_queues:
             return
-        for _ in range(min(self._credit(), len(mailbox.waiting))):
-            # Handing over may run the job right here (solo), and find out that Redis is away.
-            if not mailbox.waiting or mailbox.is_overdue():
+        # Not more than there is room for now: handing over may run the job right here (solo).
+        for _ in range(self.credit()):
+            fetched = self.mailbox.hand_over()
+            if fetched is None:
                 break
-            self._hand_over(mailbox.hand_over())
-        mailbox.give_back_late()
+            self._hand_over(fetched)
+        self.mailbox.give_back_late()
+
+    def credit(self) -> int:
+        """How many more messages Celery takes."""
+        limit = self.qos.prefetch_count
+        return max(0, limit - len(self.mailbox.held)) if limit else MOST
 
     def _hand_over(self, fetched: Fetched) -> None:
         payload: Any = None
@@ -196,17 +210,13 @@ class Channel(kombu_redis.Channel):
             headers = payload.get("headers") if isinstance(payload, dict) else None
             reject(self.mailbox, fetched.tag, headers, error, "the message cannot be read", fetched.queue)
 
-    def _credit(self) -> int:
-        limit = self.qos.prefetch_count
-        return max(0, limit - len(self.mailbox.held)) if limit else MOST
-
     # --- connections ------------------------------------------------------------------------------------------
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
         """Consume from `queue`; if it holds jobs, the mailbox is emptied through this channel from now on."""
         if not no_ack:
             self.takes_jobs = True
-            self.mailbox.pump = self.pump
+            self.mailbox.pump, self.mailbox.credit = self.pump, self.credit
         return super().basic_consume(queue, no_ack, *args, **kwargs)
 
     def _basic_cancel(self, consumer_tag: str) -> Any:
@@ -221,7 +231,7 @@ class Channel(kombu_redis.Channel):
         """Close. When the worker stops, what it has not started goes back, and its last reports leave."""
         super().close()
         if self.takes_jobs and (state.should_stop is not None or state.should_terminate is not None):
-            self.mailbox.give_back_unstarted()
+            self.mailbox.give_back_all()
             self.mailbox.settle_for_good(_FAREWELL)
 
     def pause(self, seconds: float) -> None:
