@@ -11,7 +11,7 @@ from bench.transport.bench import Bench
 from bench.transport.sides import PREFORK, THREADS, Ours, Side
 
 #: Enough for about five seconds or more of either side.
-_OURS = 20_000
+_OURS = 15_000
 _STOCK = 5_000
 
 #: Run before the clock starts, so that everything is loaded and connected.

@@ -69,7 +69,7 @@ def _after_a_kill(bench: Bench, ours: Ours, house: _House) -> list[Figure]:
     until(lambda: bench.diary.started() == 1, what="the victim to run one job")
     # With a free process for each job: what it does not start now is held by the victim.
     ours.worker("heir", ("--concurrency", str(_JOBS)))
-    until(lambda: not ours.broker.llen(ours.waiting), what="an empty queue")
+    until(lambda: not ours.broker.llen(ours.waiting()), what="an empty queue")
     time.sleep(1)
     before = bench.diary.starts()
     killed_at = time.time()

@@ -30,9 +30,9 @@ _BATCH = 500
 class Side(Rig, abc.ABC):
     """What the measures ask of either side."""
 
-    #: What `celery -A` is given, and the Redis list from which its workers take.
+    #: What `celery -A` is given, the queue of its workers, and the Redis list in which messages wait.
     app: str
-    waiting: str
+    queue: str
 
     #: Environment of its processes.
     environment: dict[str, str]
@@ -49,17 +49,20 @@ class Side(Rig, abc.ABC):
         until(lambda: self._answers(f"{name}@bench"), what=f"worker {name}")
 
     @abc.abstractmethod
-    def publish(self, task: str, parameters: Iterable[Mapping[str, Any]]) -> list[str]:
-        """Send one message for each; answers what the diary will call them."""
+    def publish(self, task: str, parameters: Iterable[Mapping[str, Any]], queue: str = "") -> list[str]:
+        """Send one message for each, to the workers' queue by default; answers what the diary will call them."""
+
+    @abc.abstractmethod
+    def waiting(self, queue: str = "") -> str:
+        """The Redis list in which published messages wait."""
 
     def stage(self, task: str, count: int) -> None:
-        """Publish where no worker looks yet."""
-        self.publish(task, ({"number": number} for number in range(count)))
-        self.broker.rename(self.waiting, _STAGED)
+        """Publish where no worker looks."""
+        self.publish(task, ({"number": number} for number in range(count)), _STAGED)
 
     def release(self) -> None:
         """Give the workers all that was staged at once, so that publishing is not part of what is measured."""
-        self.broker.rename(_STAGED, self.waiting)
+        self.broker.rename(self.waiting(_STAGED), self.waiting())
 
     @abc.abstractmethod
     def done(self) -> bool:
@@ -73,7 +76,7 @@ class Ours(Side):
     """JobWorker's worker; nobody reads what it reports."""
 
     app = "jobworker"
-    waiting = list_name(DEFAULT_QUEUE, DEFAULT_PRIORITY)
+    queue = DEFAULT_QUEUE
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         super().__init__(folder)
@@ -93,26 +96,30 @@ class Ours(Side):
         }
         self._publisher = Publisher(self.broker)
 
-    def publish(self, task: str, parameters: Iterable[Mapping[str, Any]]) -> list[str]:
+    def publish(self, task: str, parameters: Iterable[Mapping[str, Any]], queue: str = "") -> list[str]:
         """By the relay's publisher, in batches as it does."""
-        messages = [self.message(task, each) for each in parameters]
+        messages = [self._message(task, each, queue or self.queue) for each in parameters]
         for first in range(0, len(messages), _BATCH):
             self._publisher.publish(messages[first : first + _BATCH])
         self._published += len(messages)
         return [message.execution for message in messages]
 
-    def message(self, task: str, parameters: Mapping[str, Any]) -> Message:
-        """A first attempt, as the relay makes it of a row."""
+    def waiting(self, queue: str = "") -> str:
+        """One list for each queue and priority."""
+        return list_name(queue or self.queue, DEFAULT_PRIORITY)
+
+    def _message(self, task: str, parameters: Mapping[str, Any], queue: str) -> Message:
+        # A first attempt, as the relay makes it of a row.
         return Message(
             execution=self._ids.new(time.time_ns() // 1_000_000), attempt=1, job=task, revision=1, task=task,
-            queue=DEFAULT_QUEUE, priority=DEFAULT_PRIORITY, parameters=parameters, retries=0, max_attempts=1,
+            queue=queue, priority=DEFAULT_PRIORITY, parameters=parameters, retries=0, max_attempts=1,
             time_limit=None, soft_time_limit=None, strict=False, correlation_id="bench", scheduled_for=None,
         )  # fmt: skip
 
     def release(self) -> None:
         """What was staged, and the wake-up token that goes with a publication."""
         super().release()
-        self.broker.lpush(keys.READY.format(queue=DEFAULT_QUEUE), 1)
+        self.broker.lpush(keys.READY.format(queue=self.queue), 1)
 
     def done(self) -> bool:
         """Nothing queued, nothing in flight, and Running and the end of each are in the stream."""
@@ -120,7 +127,7 @@ class Ours(Side):
 
     def nothing_left(self) -> bool:
         """Nothing queued, nothing in flight."""
-        if self.broker.llen(self.waiting):
+        if self.broker.llen(self.waiting()):
             return False
         return not any(self.broker.hlen(keys.INFLIGHT.format(worker=worker)) for worker in self.workers())
 
@@ -142,7 +149,7 @@ class Stock(Side):
     """Stock Celery."""
 
     app = "bench.transport.stock"
-    waiting = stock.QUEUE
+    queue = stock.QUEUE
 
     def __init__(self, folder: Path, environment: Mapping[str, str], visibility: str | None = None) -> None:
         super().__init__(folder)
@@ -154,14 +161,18 @@ class Stock(Side):
         self.environment = {"BENCH_BROKER": url(self.broker), **self._given}
         self.celery = stock.make(url(self.broker))
 
-    def publish(self, task: str, parameters: Iterable[Mapping[str, Any]]) -> list[str]:
+    def publish(self, task: str, parameters: Iterable[Mapping[str, Any]], queue: str = "") -> list[str]:
         """By `apply_async`, one by one: there is no other way."""
         names = []
         for each in parameters:
-            self.celery.tasks[task].apply_async(kwargs=each)
+            self.celery.tasks[task].apply_async(kwargs=each, queue=queue or None)
             names.append(str(each.get("number")))
         return names
 
+    def waiting(self, queue: str = "") -> str:
+        """The list has the name of the queue."""
+        return queue or self.queue
+
     def done(self) -> bool:
         """Nothing queued and nothing un-acknowledged."""
-        return self.broker.llen(self.waiting) == 0 and self.broker.hlen("unacked") == 0
+        return self.broker.llen(self.waiting()) == 0 and self.broker.hlen("unacked") == 0
