@@ -113,7 +113,7 @@ class Ours(Side):
         return Message(
             execution=self._ids.new(time.time_ns() // 1_000_000), attempt=1, job=task, revision=1, task=task,
             queue=queue, priority=DEFAULT_PRIORITY, parameters=parameters, retries=0, max_attempts=1,
-            time_limit=None, soft_time_limit=None, strict=False, correlation_id="bench", scheduled_for=None,
+            time_limit=None, soft_time_limit=None, correlation_id="bench", scheduled_for=None,
         )  # fmt: skip
 
     def release(self) -> None:

@@ -14,14 +14,14 @@ lost            worker   token, reason: the process that ran this attempt is gon
 interrupted     worker   token, reason: the worker was shut down while it ran this attempt
 expired         worker   reason: the deadline for its start had passed              (the attempt never ran)
 rejected        worker   reason, error?: its message cannot be read                 (the attempt never ran)
-poisoned        relay    reason: its message took workers with it before it started (the attempt never ran)
 unknown_task    worker   reason: this worker does not have the task; the message has to be published again
+poisoned        relay    reason: a message that JobWorker did not send was started by several workers that died
 worker_lost     relay    worker: its heartbeat stopped and it is fenced from now on
 due             beat     schedule, at: the nominal time (RFC 3339), until?: it stands for all that was missed before
 progress        worker   done, total, message                              (log stream)
 log             worker   level, logger, message, at (RFC 3339)             (log stream)
 
-`expired`, `rejected`, `poisoned` and `unknown_task` may be about a message that JobWorker did not send. Then
+`rejected` and `unknown_task` may be about a message that JobWorker did not send, and `poisoned` always is. Then
 `execution` is empty, and the data have message (its id), task and queue besides the reason.
 """
 
@@ -67,17 +67,16 @@ STATES: Mapping[Kind, State] = {
     Kind.CANCELLED: State.CANCELLED,
     Kind.EXPIRED: State.SKIPPED,
     Kind.REJECTED: State.FAILED,
-    Kind.POISONED: State.FAILED,
 }
 
 #: The reports that an attempt will never run.
-NEVER_RAN = frozenset({Kind.EXPIRED, Kind.REJECTED, Kind.POISONED})
+NEVER_RAN = frozenset({Kind.EXPIRED, Kind.REJECTED})
 
 #: The reports about an attempt that its worker did not bring to an end; the relay decides what becomes of it.
 CUT_SHORT = frozenset({Kind.LOST, Kind.INTERRUPTED})
 
 #: What users see as the type of the error when the report has none of its own.
-_ERROR_TYPES: Mapping[Kind, str] = {Kind.REJECTED: "MessageRejected", Kind.POISONED: "MessagePoisoned"}
+_ERROR_TYPES: Mapping[Kind, str] = {Kind.REJECTED: "MessageRejected"}
 
 
 class UnreadableEvent(ValueError):
@@ -172,8 +171,6 @@ def to_move(event: Event) -> Move:
 
 def actor(event: Event) -> str:
     """Who a report is from, as history names it."""
-    if event.kind is Kind.POISONED:
-        return "relay"
     worker = event.data.get("worker")
     return f"worker:{worker}" if worker else "worker"
 

@@ -10,7 +10,7 @@ import structlog
 from jobworker.clock import Clock
 from jobworker.domain import gates
 from jobworker.domain.execution import retries_used
-from jobworker.domain.job import Definition, OnWorkerLost
+from jobworker.domain.job import Definition
 from jobworker.relay.record import Claimed, Declined
 from jobworker.store import dispatch, jobs, queues
 from jobworker.store.database import Database
@@ -137,7 +137,6 @@ class Dispatcher:
             max_attempts=row.max_attempts,
             time_limit=definition.time_limit if definition else None,
             soft_time_limit=definition.soft_time_limit if definition else None,
-            strict=definition is not None and definition.on_worker_lost is OnWorkerLost.FAIL,
             correlation_id=row.correlation_id,
             scheduled_for=row.scheduled_for,
         )

@@ -86,7 +86,7 @@ class Mailbox:
     ) -> None:
         """`connect` opens a client of its own; `end` ends the worker when it was given up."""
         self.worker = worker
-        #: What was fetched and is not in Celery's hands; the first `_cleared` of it are known to be running.
+        #: What was fetched and is not in Celery's hands; the first `_cleared` of it may start.
         self.waiting: collections.deque[Fetched] = collections.deque()
         #: What Celery has in hand, by tag.
         self.held: dict[str, Ticket | None] = {}
@@ -101,8 +101,8 @@ class Mailbox:
         self._connect = connect
         self._end = end
         self._client: redis.Redis | None = None
-        #: The data of a `running` event, before and after the tag.
-        self.start_data = (
+        # The data of a `running` event, before and after the tag.
+        self._start_data = (
             f'{{"worker":{json.dumps(worker)},"code_version":{json.dumps(code_version)},"token":"',
             '"}',
         )
@@ -122,13 +122,13 @@ class Mailbox:
         return first
 
     def received(self, entries: Iterable[tuple[str, str, bytes]], started: int = 0) -> None:
-        """(tag, queue, message) that are in the in-flight hash now; the first `started` are known to be running."""
+        """(tag, queue, message) that are in the in-flight hash now; the first `started` may start."""
         now = self._clock.monotonic()
         new = [
             Fetched(tag, queue, message, ticket_of_text(message, self.worker, tag), now)
             for tag, queue, message in entries
         ]
-        # What is known to be running goes before what is not.
+        # What may start goes before what may not yet.
         unclear = [self.waiting.pop() for _ in range(len(self.waiting) - self._cleared)] if started else []
         self.waiting.extend(new[:started])
         self.waiting.extend(reversed(unclear))
@@ -154,7 +154,7 @@ class Mailbox:
         return room if room > 0 and (not self.waiting or room >= ahead // 2) else 0
 
     def starting(self) -> int:
-        """How many more messages should be known to be running, since they start before the next settling."""
+        """How many more messages should be cleared, since they start before the next settling."""
         return max(0, self.credit() + self.appetite.soon(self._clock.monotonic(), _PACE) - self._cleared)
 
     def is_overdue(self) -> bool:
@@ -173,44 +173,41 @@ class Mailbox:
             self.give_back_waiting()
 
     def give_back_waiting(self) -> None:
-        """Return everything that was not handed to Celery, the last fetched first.
-
-        What is known to be running cannot be called back: its attempt is reported as interrupted.
-        """
+        """Return everything that was not handed to Celery, the last fetched first."""
+        self._cleared = 0
         while self.waiting:
-            clear = len(self.waiting) == self._cleared
-            self._cleared -= clear
             fetched = self.waiting.pop()
             self.held[fetched.tag] = fetched.ticket
-            self._put_back(fetched.tag, clear)
+            self.give_back(fetched.tag)
 
     def give_back_all(self) -> None:
-        """Return everything that is not done: the worker stops."""
+        """Return everything that is not done: the worker stops. What Celery had in hand may have started."""
         self.give_back_waiting()
-        for tag in list(self.held):
-            self._put_back(tag, True)
-
-    def _put_back(self, tag: str, clear: bool) -> None:
-        ticket = self.held.get(tag)
-        if ticket and clear:
-            data = {"worker": ticket.worker, "token": tag, "reason": "its worker had no slot for it"}
-            self.ended(ticket, Kind.INTERRUPTED, json.dumps(data))
-        else:
-            self.give_back(tag)
+        for tag, ticket in list(self.held.items()):
+            if ticket:
+                data = {"worker": ticket.worker, "token": tag, "reason": "its worker was shut down"}
+                self.ended(ticket, Kind.INTERRUPTED, json.dumps(data))
+            else:
+                self.give_back(tag)
 
     # --- reports ----------------------------------------------------------------------------------------------
 
-    def has_started(self, ticket: Ticket) -> bool:
-        """Whether the attempt is known to be running here."""
+    def may_start(self, ticket: Ticket) -> bool:
+        """Whether the attempt was cleared when it was handed over."""
         return self.held.get(ticket.token) == ticket
 
-    def start_now(self, ticket: Ticket) -> Answer:
+    def claim(self, ticket: Ticket) -> Answer:
         """Ask whether an attempt that was not reserved may start. Raises `redis.RedisError`, `Fenced`."""
         with self._settling:
-            answer = Answer(self._tell([self._start(ticket)])[0])
+            answer = Answer(self._tell([Owed("clear", ticket.token, ticket.execution, ticket.attempt)])[0])
         if answer is Answer.RUN:
             self.held[ticket.token] = ticket
         return answer
+
+    def started(self, ticket: Ticket) -> None:
+        """A process or thread has begun with the attempt."""
+        fields = _fields(Kind.RUNNING, ticket.execution, ticket.attempt, ticket.token.join(self._start_data))
+        self._owe(Owed("tell", ticket.token, ticket.execution, ticket.attempt, fields))
 
     def ended(self, ticket: Ticket, kind: str, data: str, then: Callable[[], None] | None = None) -> None:
         """The attempt ended: the report, its data as JSON, and the acknowledgement. `then` once Redis has it."""
@@ -238,12 +235,12 @@ class Mailbox:
             self._owe(Owed("back", tag, execution, attempt))
 
     def running(self) -> list[Ticket]:
-        """The attempts that run here, as far as Redis knows."""
+        """The attempts that run here or may start at any moment."""
         clear = [fetched.ticket for fetched in list(self.waiting)[: self._cleared]]
         return [ticket for ticket in [*self.held.values(), *clear] if ticket]
 
     def reserved(self) -> list[Ticket]:
-        """The attempts that this worker has in hand and has not started."""
+        """The attempts that this worker has fetched and may not start yet."""
         return [fetched.ticket for fetched in list(self.waiting)[self._cleared :] if fetched.ticket]
 
     def fenced(self) -> NoReturn:
@@ -267,7 +264,7 @@ class Mailbox:
     def settle(self) -> bool:
         """Tell Redis what is owed and what starts next; False if it did not take it (it is kept). Raises `Fenced`."""
         with self._settling:
-            while part := self._owed[:_MOST_AT_ONCE] + self._starts():
+            while part := self._owed[:_MOST_AT_ONCE] + self._clearances():
                 try:
                     answers = self._tell(part)
                 except redis.RedisError as error:
@@ -315,21 +312,21 @@ class Mailbox:
         self._pause = min(self._pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
         logger.warning("redis_takes_no_reports", error=str(error), owed=len(self._owed), next_try_in=self._pause)
 
-    def _starts(self) -> list[Owed]:
+    def _clearances(self) -> list[Owed]:
         first = self._cleared
         next_ones = itertools.islice(self.waiting, first, first + self.starting())
-        return [self._start(fetched.ticket) if fetched.ticket else Owed("start", fetched.tag) for fetched in next_ones]
-
-    def _start(self, ticket: Ticket) -> Owed:
-        data = ticket.token.join(self.start_data)
-        fields = _fields(Kind.RUNNING, ticket.execution, ticket.attempt, data)
-        return Owed("start", ticket.token, ticket.execution, ticket.attempt, fields)
+        return [
+            Owed("clear", fetched.tag, fetched.ticket.execution, fetched.ticket.attempt)
+            if fetched.ticket
+            else Owed("clear", fetched.tag)
+            for fetched in next_ones
+        ]
 
     def _note(self, part: list[Owed], answers: list[str]) -> None:
-        told = sum(owed.what != "start" for owed in part)
+        told = sum(owed.what != "clear" for owed in part)
         del self._owed[:told]
         for owed, answer in zip(part, answers, strict=True):
-            if owed.what == "start":
+            if owed.what == "clear":
                 self._clear(owed, answer)
             elif answer == Answer.STALE:
                 logger.warning("report_refused", execution=owed.execution, attempt=owed.attempt, why=answer)

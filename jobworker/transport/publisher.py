@@ -35,16 +35,13 @@ _OF_ONE_MESSAGE = frozenset({"id", "root_id", "retries", "correlation_id", "deli
 
 #: Messages that agree in these share a template.
 _SAME_FOR_MANY = operator.attrgetter(
-    "task", "queue", "priority", "job", "revision", "max_attempts", "strict", "time_limit", "soft_time_limit"
+    "task", "queue", "priority", "job", "revision", "max_attempts", "time_limit", "soft_time_limit"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One attempt to be started by whichever worker gets it first.
-
-    `strict`: it must be known to have started before it starts, since it may not run again if its worker dies.
-    """
+    """One attempt to be started by whichever worker gets it first."""
 
     execution: str
     attempt: int
@@ -58,7 +55,6 @@ class Message:
     max_attempts: int | None
     time_limit: float | None
     soft_time_limit: float | None
-    strict: bool
     correlation_id: str
     scheduled_for: dt.datetime | None
 
@@ -143,7 +139,7 @@ class Publisher:
             "priority": 9 - message.priority,
             "body_encoding": "base64",
         }
-        own = {name: getattr(message, name) for name in ("job", "revision", "max_attempts", "strict")}
+        own = {name: getattr(message, name) for name in ("job", "revision", "max_attempts")}
         parts = {b"own": _inside(own), b"headers": _inside(headers), b"properties": _inside(properties)}
         # Positional arguments (there are none), the parameters, and what Celery would chain to the task.
         return _Template(_ENVELOPE % parts, b"[[],%%b,{%b}]" % _inside(rendered.body[2]))

@@ -127,6 +127,7 @@ class Registry:
     def reap(self, worker: str) -> bool:
         """Fence a silent worker and give back what it had not started. False if it has been heard meanwhile."""
         fields = events.encode(Kind.WORKER_LOST, "", 0, {"worker": worker})
+        lost = json.dumps({"worker": worker, "reason": "its worker stopped responding"})
         answer = self._reap(
             keys=[
                 keys.WORKERS,
@@ -137,6 +138,14 @@ class Registry:
                 keys.EVENTS,
                 keys.POISON,
             ],
-            args=[worker, self._lease_ms, keys.FENCE_TTL, keys.RUNNING_TTL, keys.LOSSES_TTL, *flat(fields)],
+            args=[
+                worker,
+                self._lease_ms,
+                keys.FENCE_TTL,
+                keys.RUNNING_TTL,
+                keys.LOSSES_TTL,
+                lost,
+                *flat(fields),
+            ],
         )
         return bool(answer)

@@ -61,13 +61,12 @@ local function milliseconds()
 end
 """
 
-#: KEYS fence, workers set, in-flight hash, events stream. ARGV worker, first tag, how many, how many of them start at
-#: once, ttl of a record (s), what comes before and after the tag in the data of a `running` event, then
-#: (queue, share) of each queue in the order of preference. Moves messages into the in-flight hash: of each queue
-#: its share, urgent ones first, then whatever there is. The first ones are marked running, with their event; the
-#: others are reserved. A copy of an attempt that is taken or over is dropped. Answers {"ok", tag, queue, message, …},
-#: {"fenced"} or {"unknown"} (announce yourself first). A queue in which something remains keeps a token, so
-#: that one more worker wakes up. A foreign message that starts has a field "<tag>!" beside it.
+#: KEYS fence, workers set, in-flight hash. ARGV worker, first tag, how many, how many of them may start at once, ttl
+#: of a record (s), then (queue, share) of each queue in the order of preference. Moves messages into the in-flight
+#: hash: of each queue its share, urgent ones first, then whatever there is. The attempts that may start at once are
+#: marked running, the others reserved. A copy of an attempt that is taken or over is dropped. Answers
+#: {"ok", tag, queue, message, …}, {"fenced"} or {"unknown"} (announce yourself first). A queue in which something
+#: remains keeps a token, so that one more worker wakes up. A foreign message that may start has a field "<tag>!".
 FETCH = (
     _COMMON
     + """
@@ -84,10 +83,6 @@ local function claim(message)
   end
   if record(execution) >= attempt then return false end
   write(execution, attempt, starting > 0 and 'running' or 'reserved', worker, tag, ttl)
-  if starting > 0 then
-    redis.call('XADD', KEYS[4], '*', 'kind', 'running', 'execution', execution, 'attempt', attempt,
-               'data', ARGV[6] .. tag .. ARGV[7])
-  end
   return true
 end
 
@@ -115,8 +110,8 @@ local function take(queue, count)
   end
 end
 
-for i = 8, #ARGV, 2 do take(ARGV[i], math.min(tonumber(ARGV[i + 1]), wanted)) end
-for i = 8, #ARGV, 2 do
+for i = 6, #ARGV, 2 do take(ARGV[i], math.min(tonumber(ARGV[i + 1]), wanted)) end
+for i = 6, #ARGV, 2 do
   if wanted > 0 then take(ARGV[i], wanted) end
   if redis.call('EXISTS', unpack(lists_of(ARGV[i]))) > 0 then ring(ARGV[i])
   else redis.call('DEL', ready_key(ARGV[i])) end
@@ -128,9 +123,10 @@ return answer
 
 #: KEYS fence, in-flight hash, events stream. ARGV worker, ttl of a running and of a finished record (s), then
 #: any number of (what, tag, execution, attempt, number of fields, fields of an event …):
-#:   start   the attempt begins           → "run", "duplicate", "stale" or "revoked"; its event unless refused
+#:   clear   the attempt may start from now on → "run", "duplicate", "stale" or "revoked"; its event, unless refused
+#:   tell    the event                                                          → "ok"
 #:   end     it ended, message done       → "ok" (also when told twice) or "stale"; its event unless stale
-#:   done    message done, nothing to say → "ok"; its event, if there is one
+#:   done    message done, no attempt     → "ok"; its event, if there is one
 #:   back    not started, back to the front of its list                        → "ok" or "gone"
 #:   refuse  cannot start here, message done; the event asks for somebody else → "ok"
 #: Answers one word each, or {"fenced"}: then nothing was done. All or nothing also when Redis is full: if it
@@ -147,7 +143,7 @@ local function tell(first, count)
 end
 
 -- A record that is missing or older: Redis lost its data, or nobody reserved the attempt. The worker is believed.
-function ops.start(tag, execution, attempt, first, count)
+function ops.clear(tag, execution, attempt, first, count)
   if execution == '' then
     redis.call('HSET', KEYS[2], tag .. '!', '1')
     return 'run'
@@ -162,6 +158,11 @@ function ops.start(tag, execution, attempt, first, count)
   tell(first, count)
   write(execution, attempt, 'running', worker, tag, running_ttl)
   return 'run'
+end
+
+function ops.tell(tag, execution, attempt, first, count)
+  tell(first, count)
+  return 'ok'
 end
 
 ops['end'] = function(tag, execution, attempt, first, count)
@@ -262,11 +263,11 @@ return {redis.call('PEXPIRE', KEYS[3], ARGV[2] * 2) == 0 and 2 or 1, unpack(othe
 )
 
 #: KEYS workers set, fence, announcement, what it runs, in-flight hash, events stream, poison list. ARGV worker,
-#: lease (ms), ttl of the fence, of a run record and of a count of losses (s), then the fields of the `worker_lost`
-#: event. Answers 1 if the worker was silent and is fenced now, else 0. From that moment nothing of it counts; the
-#: event stands behind everything that it reported, and is about the attempts that it was running. What it had not
-#: started goes back to the front of its lists. So do foreign messages, started or not, except one that has been
-#: started by too many workers that died: it is put aside.
+#: lease (ms), ttl of the fence, of a run record and of a count of losses (s), data of a `lost` event, then the fields
+#: of the `worker_lost` event. Answers 1 if the worker was silent and is fenced now, else 0. From that moment nothing
+#: of it counts, and the events stand behind everything that it reported. What it had not started goes back to the
+#: front of its lists; an attempt that may have started is lost. Foreign messages go back, started or not, except
+#: one that has been started by too many workers that died: it is put aside.
 REAP = (
     _COMMON
     + f"""
@@ -276,7 +277,7 @@ if not heard or milliseconds() - heard < tonumber(ARGV[2]) then return 0 end
 redis.call('SET', KEYS[2], '1', 'EX', ARGV[3])
 redis.call('ZREM', KEYS[1], worker)
 redis.call('DEL', KEYS[3], KEYS[4])
-redis.call('XADD', KEYS[6], '*', unpack(ARGV, 6))
+redis.call('XADD', KEYS[6], '*', unpack(ARGV, 7))
 
 local function put_aside(list, message)
   local why = 'it was started by {MOST_LOSSES} workers that died'
@@ -301,7 +302,11 @@ local function back(tag, value, started)
   local execution, attempt = attempt_of(message)
   if execution then
     local known, state, owner, token = record(execution)
-    if known ~= attempt or state ~= 'reserved' or owner ~= worker or token ~= tag then return end
+    if known ~= attempt or owner ~= worker or token ~= tag or state == 'finished' then return end
+    if state == 'running' then
+      redis.call('XADD', KEYS[6], '*', 'kind', 'lost', 'execution', execution, 'attempt', attempt, 'data', ARGV[6])
+      return
+    end
     write(execution, attempt - 1, 'finished', '-', '-', ARGV[4])
   elseif started and is_poison(message) then
     put_aside(list, message)

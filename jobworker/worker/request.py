@@ -80,9 +80,15 @@ class JobRequest(Request):
         self._apply_result = weakref.ref(result) if result is not None else None  # For `terminate`.
         return result
 
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """A process or thread begins with the job."""
+        if self._ticket:
+            self._mailbox.started(self._ticket)
+        super().on_accepted(pid, time_accepted)
+
     def _may_start(self) -> bool:
         """Whether the attempt is ours to run. Our transport has made sure; on another one we have to ask."""
-        if self.delivery is None or self._ticket is None or self._mailbox.has_started(self._ticket):
+        if self.delivery is None or self._ticket is None or self._mailbox.may_start(self._ticket):
             return True
         answer = self._ask(self._ticket)
         if answer is Answer.RUN:
@@ -99,7 +105,7 @@ class JobRequest(Request):
         never = threading.Event()
         while state.should_stop is None and state.should_terminate is None:
             try:
-                return self._mailbox.start_now(ticket)
+                return self._mailbox.claim(ticket)
             except redis.RedisError as error:
                 logger.warning("redis_away", error=str(error), next_try_in=_PAUSE)
                 never.wait(_PAUSE)

@@ -71,7 +71,6 @@ class Story:
 
 
 UNREADABLE = {"type": "DecodeError", "message": "no JSON", "traceback": None}
-POISON = {"type": "MessagePoisoned", "message": "so", "traceback": None}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,6 @@ POISON = {"type": "MessagePoisoned", "message": "so", "traceback": None}
     [
         (Kind.EXPIRED, {"worker": "w"}, State.SKIPPED, None, "worker:w"),
         (Kind.REJECTED, {"worker": "w", "error": UNREADABLE}, State.FAILED, UNREADABLE, "worker:w"),
-        (Kind.POISONED, {"worker": "w"}, State.FAILED, POISON, "relay"),
     ],
 )
 def test_a_message_that_never_started_ends_its_execution(
@@ -100,7 +98,7 @@ def test_the_attempts_that_did_run_stay_as_they_were(database: Database) -> None
     told.tell(Kind.RETRYING, worker="w1", delay=0, reason="again")
     before = told.attempts
     told.publish()
-    told.tell(Kind.POISONED, attempt=2, reason="so")
+    told.tell(Kind.REJECTED, attempt=2, reason="so")
     assert (told.row.state, told.row.attempt, told.row.worker) == (State.FAILED, 1, "w1")
     assert told.attempts == before
     assert [(attempt, state) for attempt, state, _, _ in told.transitions] == [

@@ -39,7 +39,6 @@ def message(**values: object) -> Message:
         "max_attempts": None,
         "time_limit": 60.0,
         "soft_time_limit": None,
-        "strict": False,
         "correlation_id": "c",
         "scheduled_for": None,
         **values,
@@ -87,7 +86,6 @@ def test_it_is_what_celery_itself_would_send(client: redis.Redis) -> None:
         "job": "send",
         "revision": 3,
         "max_attempts": None,
-        "strict": False,
         "correlation_id": "c",
         "scheduled_for": None,
     }
@@ -112,13 +110,13 @@ def test_kombus_own_transport_consumes_it(client: redis.Redis, redis_url: str) -
 def test_no_text_can_break_out_of_its_place(client: redis.Redis, text: str) -> None:
     moment = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
     strange = message(
-        job=text, task=text, queue="q", parameters={text: text}, correlation_id=text, scheduled_for=moment, strict=True
+        job=text, task=text, queue="q", parameters={text: text}, correlation_id=text, scheduled_for=moment
     )
     [raw] = published(client, strange)
     sent = json.loads(raw)
     told = sent["headers"]["jobworker"]
     assert (told["job"], told["correlation_id"], sent["headers"]["task"]) == (text, text, text)
-    assert (told["scheduled_for"], told["strict"]) == ("2026-03-02T12:00:00+00:00", True)
+    assert told["scheduled_for"] == "2026-03-02T12:00:00+00:00"
     assert json.loads(base64.b64decode(sent["body"]))[1] == {text: text}
 
 
@@ -131,7 +129,7 @@ def test_messages_of_one_kind_differ_only_where_they_should(client: redis.Redis)
 
 @pytest.mark.parametrize(
     "change",
-    [{"job": "other"}, {"revision": 4}, {"max_attempts": 5}, {"strict": True}, {"time_limit": 1.0}, {"task": "t"}],
+    [{"job": "other"}, {"revision": 4}, {"max_attempts": 5}, {"time_limit": 1.0}, {"task": "t"}],
 )
 def test_no_kind_borrows_the_template_of_another(client: redis.Redis, change: dict[str, Any]) -> None:
     first, second = published(client, message(), message(**change))

@@ -83,7 +83,7 @@ class Channel(kombu_redis.Channel):
         # What was fetched over a connection that broke is in the in-flight hash, and nobody here knows of it.
         self._in_doubt = True
         #: What to ask for next, what was asked for last ("" by kombu itself), how many messages, and
-        #: how many of them to start at once.
+        #: how many of them may start at once.
         self._next = "messages"
         self._asked = ""
         self._wanted = self._starting = 0
@@ -125,10 +125,9 @@ class Channel(kombu_redis.Channel):
             keys.FENCE.format(worker=mailbox.worker),
             keys.WORKERS,
             keys.INFLIGHT.format(worker=mailbox.worker),
-            keys.EVENTS,
         ]
         tags = mailbox.take_tags(self._wanted)
-        asked = [mailbox.worker, tags, self._wanted, self._starting, keys.RUNNING_TTL, *mailbox.start_data]
+        asked = [mailbox.worker, tags, self._wanted, self._starting, keys.RUNNING_TTL]
         shares = [word for share in self.shares.of(self._wanted, queues) for word in share]
         return ["EVALSHA", _FETCH_SHA, len(names), *names, *asked, *shares]
 
@@ -170,7 +169,7 @@ class Channel(kombu_redis.Channel):
     def _adopt(self) -> None:
         """Take over what this worker has fetched without hearing of it. Raises what a broken connection raises.
 
-        Some of it may be known to be running; to start it again does no harm, since it bears our tag.
+        Some of it may be cleared; to clear it again does no harm, since it bears our tag.
         """
         held: Any = self._create_client().hgetall(keys.INFLIGHT.format(worker=self.mailbox.worker))
         known = self.mailbox.known()

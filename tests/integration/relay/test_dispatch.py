@@ -1,15 +1,12 @@
 """Rows become messages; messages that a worker declined go out again; cancellations that a worker holds up wait."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
-import pytest
 import structlog.testing
 
 from jobworker.domain.events import Event, Kind
 from jobworker.domain.execution import State
-from jobworker.domain.job import OnWorkerLost
 from jobworker.relay.record import Declined, record
 from jobworker.store import dispatch
 from tests.integration.relay.conftest import SEND, World
@@ -18,14 +15,6 @@ from tests.integration.relay.conftest import SEND, World
 def told(world: World) -> list[dict[str, Any]]:
     """What the headers of the messages in Redis say to workers."""
     return [json.loads(raw)["headers"] for raw in world.taken()]
-
-
-@pytest.mark.parametrize(("on_worker_lost", "strict"), [(OnWorkerLost.FAIL, True), (OnWorkerLost.RETRY, False)])
-def test_what_must_not_run_twice_is_strict(world: World, on_worker_lost: OnWorkerLost, strict: bool) -> None:
-    world.submit(replace(SEND, on_worker_lost=on_worker_lost))
-    assert world.dispatcher.dispatch() == 1
-    [headers] = told(world)
-    assert headers["jobworker"]["strict"] is strict
 
 
 def test_attempts_that_were_cut_short_use_up_no_retry(world: World) -> None:
