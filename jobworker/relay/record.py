@@ -26,6 +26,10 @@ class Claimed:
     dispatched_at: dt.datetime
 
 
+#: Reports that may be about a message which is no attempt of an execution.
+_ABOUT_MESSAGES = NEVER_RAN | {Kind.POISONED, Kind.UNKNOWN_TASK}
+
+
 @dataclass(frozen=True, slots=True)
 class Declined:
     """A message that went to a worker without its task, and back to nobody."""
@@ -57,7 +61,7 @@ def record(connection: sa.Connection, reports: Sequence[Event]) -> Told:
 
 def _is_foreign(event: Event) -> bool:
     """Whether a report is about a message that JobWorker did not send; there is nothing but the log to keep it."""
-    if event.execution or not (event.kind in NEVER_RAN or event.kind is Kind.UNKNOWN_TASK):
+    if event.execution or event.kind not in _ABOUT_MESSAGES:
         return False
     told = {name: event.data.get(name) for name in ("message", "task", "queue", "worker", "reason")}
     logger.warning("foreign_message_given_up", fate=event.kind.value, **told)

@@ -12,7 +12,8 @@ import redis
 
 from jobworker.domain import events
 from jobworker.domain.events import Kind
-from jobworker.transport import keys, scripts
+from jobworker.transport import keys
+from jobworker.transport.scripts import attempts
 
 
 class Answer(StrEnum):
@@ -44,9 +45,9 @@ class Claims:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._revoke = client.register_script(scripts.REVOKE)
-        self._restore = client.register_script(scripts.RESTORE)
-        self._abandon = client.register_script(scripts.ABANDON)
+        self._revoke = client.register_script(attempts.REVOKE)
+        self._restore = client.register_script(attempts.RESTORE)
+        self._abandon = client.register_script(attempts.ABANDON)
 
     def revoke(self, execution: str, attempt: int) -> Answer:
         """Make sure that `attempt` never starts: REVOKED; or how far it is: RESERVED, RUNNING, FINISHED.

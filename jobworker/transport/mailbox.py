@@ -2,17 +2,15 @@
 
 Everything a worker's parent process knows about messages is here, whatever becomes of connections: what
 was fetched and waits, what Celery has in hand, and the reports and acknowledgements that have not
-left yet. Those leave together, in one step of Redis (`scripts.SETTLE`), by the tick of the event loop; what
+left yet. Those leave together, in one step of Redis (`SETTLE`), by the tick of the event loop; what
 Redis does not take is kept and offered again.
 """
 
 import collections
 import itertools
 import json
-import re
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import redis
@@ -20,9 +18,11 @@ import structlog
 
 from jobworker.clock import Clock
 from jobworker.domain.events import Kind
-from jobworker.transport import keys, scripts
+from jobworker.transport import keys
 from jobworker.transport.broker.fetching import MOST, Appetite
 from jobworker.transport.claims import Answer, Ticket
+from jobworker.transport.messages import Fetched, Owed, event_fields, ticket_of, ticket_of_text
+from jobworker.transport.scripts.messages import SETTLE
 
 logger = structlog.get_logger(__name__)
 
@@ -42,35 +42,8 @@ _PATIENCE = 0.2
 _OVERDUE = 1.0
 
 
-#: As `attempt_of` in the scripts.
-_ATTEMPT = re.compile(rb'{"headers":{"jobworker":{"execution":"([A-Za-z0-9-]+)","attempt":(\d+),')
-
-
 class Fenced(Exception):
     """This worker was given up: what it does no longer counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """A message in this worker's in-flight hash; `ticket` if it is an attempt of an execution."""
-
-    tag: str
-    queue: str
-    message: bytes
-    ticket: Ticket | None
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Owed:
-    """Something to tell Redis (an operation of `scripts.SETTLE`), and what to do once it is told."""
-
-    what: str
-    tag: str
-    execution: str = ""
-    attempt: int = 0
-    fields: tuple[str, ...] = ()
-    then: Callable[[], None] | None = None
 
 
 class Mailbox:
@@ -206,26 +179,38 @@ class Mailbox:
 
     def started(self, ticket: Ticket) -> None:
         """A process or thread has begun with the attempt."""
-        fields = _fields(Kind.RUNNING, ticket.execution, ticket.attempt, ticket.token.join(self._start_data))
+        fields = event_fields(Kind.RUNNING, ticket.execution, ticket.attempt, ticket.token.join(self._start_data))
         self._owe(Owed("tell", ticket.token, ticket.execution, ticket.attempt, fields))
 
     def ended(self, ticket: Ticket, kind: str, data: str, then: Callable[[], None] | None = None) -> None:
         """The attempt ended: the report, its data as JSON, and the acknowledgement. `then` once Redis has it."""
         self._let_go(ticket.token)
-        fields = _fields(kind, ticket.execution, ticket.attempt, data)
+        fields = event_fields(kind, ticket.execution, ticket.attempt, data)
         self._owe(Owed("end", ticket.token, ticket.execution, ticket.attempt, fields, then))
 
     def refused(self, ticket: Ticket, kind: str, data: str, then: Callable[[], None] | None = None) -> None:
         """The attempt cannot start on this worker; somebody else may try it."""
         self._let_go(ticket.token)
-        fields = _fields(kind, ticket.execution, ticket.attempt, data)
+        fields = event_fields(kind, ticket.execution, ticket.attempt, data)
         self._owe(Owed("refuse", ticket.token, ticket.execution, ticket.attempt, fields, then))
 
     def done(self, tag: str, kind: str | None = None, data: str = "{}") -> None:
         """A message is done that is no attempt, or a copy of one. `kind`: what to tell about it."""
         if tag in self.held or kind:
             self._let_go(tag)
-            self._owe(Owed("done", tag, fields=_fields(kind, "", 0, data) if kind else ()))
+            self._owe(Owed("done", tag, fields=event_fields(kind, "", 0, data) if kind else ()))
+
+    def reject(self, tag: str, headers: Any, error: Exception, reason: str, queue: str | None) -> None:
+        """A message that cannot become a run of a job: report it, and be done with it."""
+        told = {"type": type(error).__name__, "message": str(error)[:1000], "traceback": None}
+        ticket = ticket_of(headers, self.worker, tag)
+        if ticket:
+            mine = {"worker": ticket.worker, "token": tag, "reason": reason, "error": told}
+            self.ended(ticket, Kind.REJECTED, json.dumps(mine))
+        else:
+            known = headers if isinstance(headers, dict) else {}
+            ids = {"message": known.get("id"), "task": known.get("task"), "queue": queue}
+            self.done(tag, Kind.REJECTED, json.dumps({**ids, "reason": reason, "error": told}, default=str))
 
     def give_back(self, tag: str) -> None:
         """The message was not started and goes back to the front of its list."""
@@ -288,7 +273,7 @@ class Mailbox:
         self._settled_at = self._clock.monotonic()
         if self._client is None:
             self._client = self._connect()
-            self._script = self._client.register_script(scripts.SETTLE)
+            self._script = self._client.register_script(SETTLE)
         arguments: list[Any] = [self.worker, keys.RUNNING_TTL, keys.FINISHED_TTL]
         for owed in part:
             arguments += (owed.what, owed.tag, owed.execution, owed.attempt, len(owed.fields), *owed.fields)
@@ -346,39 +331,6 @@ class Mailbox:
         if tag in self.held:
             del self.held[tag]
             self.appetite.ended()
-
-
-def ticket_of(headers: Any, worker: str, tag: str) -> Ticket | None:
-    """The attempt that a message is about; None if the relay did not send it."""
-    header = headers.get("jobworker") if isinstance(headers, dict) else None
-    if not isinstance(header, dict):
-        return None
-    execution, attempt = header.get("execution"), header.get("attempt")
-    return Ticket(execution, attempt, worker, tag) if isinstance(execution, str) and isinstance(attempt, int) else None
-
-
-def ticket_of_text(message: bytes, worker: str, tag: str) -> Ticket | None:
-    """The same for a message as it stands in Redis, by the rule of the scripts: what they reserved."""
-    found = _ATTEMPT.match(message)
-    return Ticket(found[1].decode(), int(found[2]), worker, tag) if found else None
-
-
-def reject(mailbox: Mailbox, tag: str, headers: Any, error: Exception, reason: str, queue: str | None) -> None:
-    """Report a message that cannot become a run of a job, and be done with it."""
-    told = {"type": type(error).__name__, "message": str(error)[:1000], "traceback": None}
-    ticket = ticket_of(headers, mailbox.worker, tag)
-    if ticket:
-        mine = {"worker": ticket.worker, "token": tag, "reason": reason, "error": told}
-        mailbox.ended(ticket, Kind.REJECTED, json.dumps(mine))
-    else:
-        known = headers if isinstance(headers, dict) else {}
-        data = {"message": known.get("id"), "task": known.get("task"), "queue": queue, "reason": reason, "error": told}
-        mailbox.done(tag, Kind.REJECTED, json.dumps(data, default=str))
-
-
-def _fields(kind: str, execution: str, attempt: int, data: str) -> tuple[str, ...]:
-    # As `events.encode` makes them, of data that the job's own process has encoded already.
-    return ("kind", kind, "execution", execution, "attempt", str(attempt), "data", data)
 
 
 def _nothing() -> None:

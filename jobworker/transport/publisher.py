@@ -12,10 +12,7 @@ import redis
 from celery import Celery
 
 from jobworker.transport import keys
-
-#: kombu's Redis transport keeps one list per priority step and queue; it takes the lowest number first.
-PRIORITY_STEPS = (0, 3, 6, 9)
-_SEPARATOR = "\x06\x16"
+from jobworker.transport.scripts.common import PRIORITY_STEPS, SEPARATOR
 
 #: Templates kept; a busy system has as many as it has jobs × limits.
 _MOST_TEMPLATES = 1000
@@ -69,12 +66,12 @@ class _Template(NamedTuple):
 def list_name(queue: str, priority: int) -> str:
     """The Redis list for a queue and one of our priorities (9 is the most urgent)."""
     step = max(step for step in PRIORITY_STEPS if step <= 9 - priority)
-    return f"{queue}{_SEPARATOR}{step}" if step else queue
+    return f"{queue}{SEPARATOR}{step}" if step else queue
 
 
 def lists_of(queue: str) -> list[str]:
     """All Redis lists of a queue, the most urgent first."""
-    return [f"{queue}{_SEPARATOR}{step}" if step else queue for step in PRIORITY_STEPS]
+    return [f"{queue}{SEPARATOR}{step}" if step else queue for step in PRIORITY_STEPS]
 
 
 class Publisher:

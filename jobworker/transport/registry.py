@@ -11,8 +11,9 @@ import redis
 
 from jobworker.domain import events
 from jobworker.domain.events import Kind
-from jobworker.transport import keys, scripts
+from jobworker.transport import keys
 from jobworker.transport.claims import flat
+from jobworker.transport.scripts import workers
 
 #: A catalogue that no worker announces again is forgotten after so long (s).
 _CATALOGUE_TTL = 7 * 24 * 3600
@@ -67,9 +68,9 @@ class Registry:
     def __init__(self, client: redis.Redis, lease: float) -> None:
         self._client = client
         self._lease_ms = int(lease * 1000)
-        self._heartbeat = client.register_script(scripts.HEARTBEAT)
-        self._silent = client.register_script(scripts.SILENT)
-        self._reap = client.register_script(scripts.REAP)
+        self._heartbeat = client.register_script(workers.HEARTBEAT)
+        self._silent = client.register_script(workers.SILENT)
+        self._reap = client.register_script(workers.REAP)
 
     def heartbeat(self, worker: str, running: Iterable[tuple[str, int]]) -> Heard:
         """Say that `worker` is alive, and which (execution, attempt) it is running."""

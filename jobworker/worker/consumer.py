@@ -7,7 +7,7 @@ from typing import Any
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from jobworker.domain.events import Kind
-from jobworker.transport.mailbox import reject, ticket_of
+from jobworker.transport.messages import ticket_of
 from jobworker.worker.task import JobTask
 
 #: Seconds between two tries to connect: at first, more each time, at most. Celery's own go up to 30, and
@@ -59,4 +59,4 @@ class Consumer(CeleryConsumer):
 def _reject(message: Any, error: Exception, reason: str) -> None:
     if JobTask.runner:
         queue = (message.delivery_info or {}).get("routing_key")
-        reject(JobTask.runner.mailbox, message.delivery_tag, message.headers, error, reason, queue)
+        JobTask.runner.mailbox.reject(message.delivery_tag, message.headers, error, reason, queue)

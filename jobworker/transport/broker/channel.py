@@ -23,21 +23,23 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
 from jobworker.clock import Clock
-from jobworker.transport import keys, scripts
+from jobworker.transport import keys
 from jobworker.transport.broker.fetching import MOST, Shares
-from jobworker.transport.mailbox import Fetched, Mailbox, reject
+from jobworker.transport.broker.poller import AWAY, Poller
+from jobworker.transport.mailbox import Mailbox
+from jobworker.transport.messages import Fetched
+from jobworker.transport.scripts.common import SEPARATOR
+from jobworker.transport.scripts.messages import FETCH
 
 logger = structlog.get_logger(__name__)
 
-_FETCH_SHA = hashlib.sha1(scripts.FETCH.encode(), usedforsecurity=False).hexdigest()
+_FETCH_SHA = hashlib.sha1(FETCH.encode(), usedforsecurity=False).hexdigest()
 
 #: Pause before a broken connection is tried again, or a Redis that refused is asked again (s).
 _PAUSE = 0.5
 
 #: How long a worker that stops insists on delivering its last reports (s).
 _FAREWELL = 10.0
-
-_AWAY = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 
 class QoS(virtual.QoS):
@@ -137,7 +139,7 @@ class Channel(kombu_redis.Channel):
             return bool(super()._brpop_read(**options))
         try:
             answer = self.client.parse_response(self.client.connection, "EVALSHA", **options)
-        except _AWAY as error:
+        except AWAY as error:
             self._connection_broke(error)
             raise Empty from None
         except redis.ResponseError as error:
@@ -207,7 +209,7 @@ class Channel(kombu_redis.Channel):
         except Exception as error:  # noqa: BLE001  nothing that stands in a queue may stop the worker
             logger.error("message_unreadable", queue=fetched.queue, error=repr(error), message=fetched.message[:1000])
             headers = payload.get("headers") if isinstance(payload, dict) else None
-            reject(self.mailbox, fetched.tag, headers, error, "the message cannot be read", fetched.queue)
+            self.mailbox.reject(fetched.tag, headers, error, "the message cannot be read", fetched.queue)
 
     # --- connections ------------------------------------------------------------------------------------------
 
@@ -242,7 +244,7 @@ class Channel(kombu_redis.Channel):
         """Remote control's messages; a connection that broke is opened again by the poller."""
         try:
             return super()._receive()
-        except _AWAY as error:
+        except AWAY as error:
             logger.warning("control_connection_broke", error=str(error))
             self._in_listen = None
             self.subclient.connection.disconnect()
@@ -256,7 +258,7 @@ class Channel(kombu_redis.Channel):
     def _refused(self, error: redis.RedisError) -> None:
         if isinstance(error, redis.exceptions.NoScriptError):
             try:
-                self._create_client().script_load(scripts.FETCH)
+                self._create_client().script_load(FETCH)
                 return
             except redis.RedisError as failure:
                 error = failure
@@ -282,44 +284,6 @@ class Channel(kombu_redis.Channel):
         return self._shared_client
 
 
-class Poller(kombu_redis.MultiChannelPoller):
-    """kombu's poller, except that it does without Redis for as long as it takes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._loop: Any = None
-        self._paused_until = float("-inf")
-
-    def on_poll_start(self) -> None:
-        """Send what should be asked; what is broken is connected again, or later."""
-        if Channel.clock.monotonic() < self._paused_until:
-            return
-        try:
-            super().on_poll_start()
-        except _AWAY as error:
-            logger.warning("redis_away", error=str(error), next_try_in=_PAUSE)
-            self._paused_until = Channel.clock.monotonic() + _PAUSE
-            self.wake_in(_PAUSE)
-
-    def wake_in(self, seconds: float) -> None:
-        """Make the event loop turn by then."""
-        if self._loop is not None:
-            self._loop.call_later(seconds, _nothing)
-
-    def attach(self, loop: Any, on_readable: Callable[[int], None]) -> None:
-        """Take part in the event loop's ticks."""
-        self._loop = loop
-
-        def on_tick() -> None:
-            self.on_poll_start()
-            # kombu registers every socket in every tick.
-            for descriptor in self.fds:
-                if descriptor not in loop.readers:
-                    loop.add_reader(descriptor, on_readable, descriptor)
-
-        loop.on_tick.add(on_tick)
-
-
 class Transport(kombu_redis.Transport):
     """Selected by workers through `broker_transport`; beat, Flower and control keep the stock one."""
 
@@ -327,7 +291,7 @@ class Transport(kombu_redis.Transport):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.cycle = Poller()
+        self.cycle = Poller(self.Channel.clock)
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Join Celery's event loop, with our poller's tick in place of kombu's."""
@@ -344,9 +308,5 @@ def _threes(flat: list[bytes]) -> Any:
 def _unpacked(value: bytes) -> tuple[str, bytes]:
     """(queue, message) of an in-flight entry."""
     size, _, rest = value.partition(b":")
-    queue = rest[: int(size)].decode().partition(scripts.SEPARATOR)[0]
+    queue = rest[: int(size)].decode().partition(SEPARATOR)[0]
     return queue, rest[int(size) :]
-
-
-def _nothing() -> None:
-    """For waking up."""

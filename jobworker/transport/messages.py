@@ -1,0 +1,54 @@
+"""A message on its way through a worker, and what is said about it."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jobworker.transport.claims import Ticket
+
+#: As `attempt_of` in the scripts.
+_ATTEMPT = re.compile(rb'{"headers":{"jobworker":{"execution":"([A-Za-z0-9-]+)","attempt":(\d+),')
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A message in this worker's in-flight hash; `ticket` if it is an attempt of an execution."""
+
+    tag: str
+    queue: str
+    message: bytes
+    ticket: Ticket | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """Something to tell Redis (an operation of `SETTLE`), and what to do once it is told."""
+
+    what: str
+    tag: str
+    execution: str = ""
+    attempt: int = 0
+    fields: tuple[str, ...] = ()
+    then: Callable[[], None] | None = None
+
+
+def ticket_of(headers: Any, worker: str, tag: str) -> Ticket | None:
+    """The attempt that a message is about; None if the relay did not send it."""
+    header = headers.get("jobworker") if isinstance(headers, dict) else None
+    if not isinstance(header, dict):
+        return None
+    execution, attempt = header.get("execution"), header.get("attempt")
+    return Ticket(execution, attempt, worker, tag) if isinstance(execution, str) and isinstance(attempt, int) else None
+
+
+def ticket_of_text(message: bytes, worker: str, tag: str) -> Ticket | None:
+    """The same for a message as it stands in Redis, by the rule of the scripts: what they reserved."""
+    found = _ATTEMPT.match(message)
+    return Ticket(found[1].decode(), int(found[2]), worker, tag) if found else None
+
+
+def event_fields(kind: str, execution: str, attempt: int, data: str) -> tuple[str, ...]:
+    """The fields of a stream entry, as `events.encode` makes them, of data that are JSON already."""
+    return ("kind", kind, "execution", execution, "attempt", str(attempt), "data", data)

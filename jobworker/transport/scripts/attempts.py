@@ -1,0 +1,38 @@
+"""What is decided about an attempt from outside the worker that may have it."""
+
+from jobworker.transport.scripts.common import COMMON
+
+#: KEYS run. ARGV execution, attempt that must not start, ttl (s). Answers "revoked", or how far a worker is:
+#: "reserved", "running" or "finished".
+REVOKE = (
+    COMMON
+    + """
+local known, state = record(ARGV[1])
+if known >= tonumber(ARGV[2]) then return state end
+write(ARGV[1], ARGV[2], 'revoked', '-', '-', ARGV[3])
+return 'revoked'
+"""
+)
+
+#: KEYS run. ARGV execution, attempt, worker, token, state, ttl (s). Writes the record of an attempt that a worker
+#: has in hand again after Redis lost its data, unless there is one.
+RESTORE = (
+    COMMON
+    + """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+write(ARGV[1], ARGV[2], ARGV[5], ARGV[3], ARGV[4], ARGV[6])
+return 1
+"""
+)
+
+#: KEYS run, events stream. ARGV execution, attempt, ttl (s), then the fields of the `lost` event. Ends an attempt
+#: that no worker knows of: whoever reports its end from now on is refused. Answers 1, or 0 if there is a newer one.
+ABANDON = (
+    COMMON
+    + """
+if record(ARGV[1]) > tonumber(ARGV[2]) then return 0 end
+write(ARGV[1], ARGV[2], 'finished', '-', '-', ARGV[3])
+redis.call('XADD', KEYS[2], '*', unpack(ARGV, 4))
+return 1
+"""
+)

@@ -1,0 +1,105 @@
+"""Who lives, who is silent, and what becomes of what the dead had in hand."""
+
+from jobworker.transport import keys
+from jobworker.transport.scripts.common import COMMON
+
+#: A foreign message that was started by so many workers that died is not given back again.
+MOST_LOSSES = 3
+
+#: KEYS watch, workers set. ARGV lease (ms). Answers some workers that have been silent for longer than that.
+#: Silence is not held against anybody while nobody could be heard: if no one has looked for a good part of a lease
+#: (Redis was away, or everything was), it counts again a full lease later.
+_SILENT = """
+local function silent(watch, workers, lease)
+  local now = milliseconds()
+  local seen, from = unpack(redis.call('HMGET', watch, 'seen', 'from'))
+  if not seen or now - tonumber(seen) > lease * 2 / 3 then from = now + lease end
+  redis.call('HSET', watch, 'seen', now, 'from', from)
+  if now < tonumber(from) then return {} end
+  return redis.call('ZRANGEBYSCORE', workers, '-inf', now - lease, 'LIMIT', 0, 10)
+end
+"""
+
+SILENT = COMMON + _SILENT + "return silent(KEYS[1], KEYS[2], tonumber(ARGV[1]))"
+
+#: KEYS fence, workers set, the worker's announcement, what it runs, watch. ARGV worker, lease (ms), what it runs
+#: (JSON). Answers {0} if the worker is fenced and must end, {2} if it has to announce itself (again), else {1},
+#: followed by the workers that are silent.
+HEARTBEAT = (
+    COMMON
+    + _SILENT
+    + """
+if redis.call('EXISTS', KEYS[1]) == 1 then return {0} end
+local others = silent(KEYS[5], KEYS[2], tonumber(ARGV[2]))
+redis.call('ZADD', KEYS[2], milliseconds(), ARGV[1])
+redis.call('SET', KEYS[4], ARGV[3], 'PX', ARGV[2] * 2)
+return {redis.call('PEXPIRE', KEYS[3], ARGV[2] * 2) == 0 and 2 or 1, unpack(others)}
+"""
+)
+
+#: KEYS workers set, fence, announcement, what it runs, in-flight hash, events stream, poison list. ARGV worker,
+#: lease (ms), ttl of the fence, of a run record and of a count of losses (s), data of a `lost` event, then the fields
+#: of the `worker_lost` event. Answers 1 if the worker was silent and is fenced now, else 0. From that moment nothing
+#: of it counts, and the events stand behind everything that it reported. What it had not started goes back to the
+#: front of its lists; an attempt that may have started is lost. Foreign messages go back, started or not, except
+#: one that has been started by too many workers that died: it is put aside.
+REAP = (
+    COMMON
+    + f"""
+local worker = ARGV[1]
+local heard = redis.call('ZSCORE', KEYS[1], worker)
+if not heard or milliseconds() - heard < tonumber(ARGV[2]) then return 0 end
+redis.call('SET', KEYS[2], '1', 'EX', ARGV[3])
+redis.call('ZREM', KEYS[1], worker)
+redis.call('DEL', KEYS[3], KEYS[4])
+redis.call('XADD', KEYS[6], '*', unpack(ARGV, 7))
+
+local function put_aside(list, message)
+  local why = 'it was started by {MOST_LOSSES} workers that died'
+  local data = {{reason = why, worker = worker, queue = queue_of(list)}}
+  local readable, whole = pcall(cjson.decode, message)
+  if readable and type(whole) == 'table' and type(whole.headers) == 'table' then
+    data.message, data.task = whole.headers.id, whole.headers.task
+  end
+  redis.call('XADD', KEYS[6], '*', 'kind', 'poisoned', 'execution', '', 'attempt', 0, 'data', cjson.encode(data))
+  redis.call('LPUSH', KEYS[7], cjson.encode({{reason = why, worker = worker, list = list, message = message}}))
+  redis.call('LTRIM', KEYS[7], 0, {keys.MOST_POISON - 1})
+end
+
+local function is_poison(message)
+  local key = '{keys.LOSSES.format(message="")}' .. redis.sha1hex(message)
+  redis.call('SET', key, 0, 'EX', ARGV[5], 'NX')
+  return redis.call('INCR', key) >= {MOST_LOSSES}
+end
+
+local function back(tag, value, started)
+  local list, message = unpacked(value)
+  local execution, attempt = attempt_of(message)
+  if execution then
+    local known, state, owner, token = record(execution)
+    if known ~= attempt or owner ~= worker or token ~= tag or state == 'finished' then return end
+    if state == 'running' then
+      redis.call('XADD', KEYS[6], '*', 'kind', 'lost', 'execution', execution, 'attempt', attempt, 'data', ARGV[6])
+      return
+    end
+    write(execution, attempt - 1, 'finished', '-', '-', ARGV[4])
+  elseif started and is_poison(message) then
+    put_aside(list, message)
+    return
+  end
+  redis.call('RPUSH', list, message)
+  ring(queue_of(list))
+end
+
+local flat, tags, values = redis.call('HGETALL', KEYS[5]), {{}}, {{}}
+for i = 1, #flat, 2 do
+  if tonumber(flat[i]) then tags[#tags + 1] = flat[i] end
+  values[flat[i]] = flat[i + 1]
+end
+-- The last one pushed is the next one fetched.
+table.sort(tags, function(one, other) return tonumber(one) > tonumber(other) end)
+for _, tag in ipairs(tags) do back(tag, values[tag], values[tag .. '!']) end
+redis.call('DEL', KEYS[5])
+return 1
+"""
+)
