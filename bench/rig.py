@@ -159,6 +159,12 @@ def until(condition: Callable[[], Any], within: float = 120.0, every: float = 0.
         time.sleep(every)
 
 
+def machine_cpu() -> float:
+    """Seconds of CPU that all processes of this machine have used, and that other machines have taken from it."""
+    user, nice, system, _idle, _waiting, *interrupts_and_stolen = Path("/proc/stat").read_text().split()[1:9]
+    return sum(int(value) for value in (user, nice, system, *interrupts_and_stolen)) / _TICKS
+
+
 def paced(per_second: int, seconds: int) -> Iterator[int]:
     """Numbers at a steady rate."""
     began = time.perf_counter()

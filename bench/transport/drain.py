@@ -1,18 +1,24 @@
-"""No-ops that lie in the queue already: how fast they go, and what each costs. Ours reports, stock does not."""
+"""No-ops that lie in the queue already: how fast they go, and what each costs. Ours reports, stock does not.
 
+All workers are up during a round and drain a slice each in turns, so that whatever else the machine does meets all
+of them alike. Who is not draining is idle.
+"""
+
+import contextlib
+import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from bench.rig import until
+from bench.rig import machine_cpu, until
 from bench.table import Bar, Figure, ratio_at_least, ratio_at_most
 from bench.transport.bench import Bench
 from bench.transport.sides import PREFORK, THREADS, Ours, Side
 
-#: Enough for about five seconds or more of either side.
-_OURS = 15_000
-_STOCK = 5_000
+#: No-ops in one slice, and slices in one round: five seconds or more of either side.
+_OURS = 3_000
+_STOCK = 1_000
+_SLICES = 6
 
 #: Run before the clock starts, so that everything is loaded and connected.
 _WARM = 500
@@ -20,14 +26,8 @@ _WARM = 500
 #: How far stock Celery may fetch ahead, per process or thread: its default, and what suits it best.
 _PREFETCH = ("4", "64")
 
-
-@dataclass(frozen=True, slots=True)
-class Used:
-    """Jobs per second, and CPU per job (µs) of the worker with its children and of Redis."""
-
-    rate: float
-    worker: float
-    redis: float
+#: More than this part of a core taken by strangers is worth a word.
+_DISTURBED = 0.1
 
 
 def prefork(bench: Bench) -> list[Figure]:
@@ -41,41 +41,75 @@ def threads(bench: Bench) -> list[Figure]:
 
 
 def _drain(bench: Bench, pool: str, options: Sequence[str], rate: Bar, cpu: Bar) -> list[Figure]:
-    with bench.ours() as ours:
+    with contextlib.ExitStack() as started:
+        ours = started.enter_context(bench.ours())
         ours.worker(options=options)
-        mine = _measure(ours, _OURS)
+        stock = {f"prefetch {prefetch}": started.enter_context(bench.stock()) for prefetch in _PREFETCH}
+        for prefetch, side in zip(_PREFETCH, stock.values(), strict=True):
+            side.worker(options=[*options, "--prefetch-multiplier", prefetch])
+        mine, theirs = _in_turns(ours, stock)
         _insist_on_ends(ours)
-    theirs = {}
-    for prefetch in _PREFETCH:
-        with bench.stock() as stock:
-            stock.worker(options=[*options, "--prefetch-multiplier", prefetch])
-            theirs[f"prefetch {prefetch}"] = _measure(stock, _STOCK)
     return [
-        Figure(f"drain, {pool}", "jobs/s", mine.rate, {how: used.rate for how, used in theirs.items()}, rate),
-        Figure(f"worker CPU, {pool}", "µs/job", mine.worker, {how: used.worker for how, used in theirs.items()}, cpu),
-        Figure(
-            f"Redis CPU, {pool}", "µs/job", mine.redis, {how: used.redis for how, used in theirs.items()},
-            ratio_at_most(0.4),
-        ),
-    ]  # fmt: skip
+        Figure(f"drain, {pool}", "jobs/s", mine.rate(), {how: used.rate() for how, used in theirs.items()}, rate),
+        _cost(f"worker CPU, {pool}", "worker", mine, theirs, cpu),
+        _cost(f"Redis CPU, {pool}", "redis", mine, theirs, ratio_at_most(0.4)),
+    ]
 
 
-def _measure(side: Side, count: int) -> Used:
-    side.stage("noop", _WARM)
-    side.release()
-    until(side.done, what="the no-ops that warm the worker up")
-    side.stage("noop", count)
-    cpu = {name: tree.cpu() for name, tree in side.trees.items()}
-    side.release()
-    began = time.perf_counter()
-    until(side.done, every=0.05, what="the no-ops")
-    took = time.perf_counter() - began
-    used = {name: (tree.cpu() - cpu[name]) / count * 1e6 for name, tree in side.trees.items()}
-    return Used(count / took, used["worker"], used["redis"])
+class _Used:
+    """What the slices of one side took: jobs, seconds, and CPU seconds of each of its processes and of strangers."""
+
+    def __init__(self) -> None:
+        self.jobs = 0
+        self.seconds = 0.0
+        self.cpu: Counter[str] = Counter()
+
+    def drain(self, side: Side, count: int) -> None:
+        """One slice."""
+        side.stage("noop", count)
+        before, began = self._cpu(side), time.perf_counter()
+        side.release()
+        until(side.done, every=0.02, what="the no-ops")
+        self.seconds += time.perf_counter() - began
+        self.cpu.update({name: used - before[name] for name, used in self._cpu(side).items()})
+        self.jobs += count
+
+    def rate(self) -> float:
+        return self.jobs / self.seconds
+
+    def per_job(self, name: str) -> float:
+        """CPU in µs."""
+        return self.cpu[name] / self.jobs * 1e6
+
+    @staticmethod
+    def _cpu(side: Side) -> dict[str, float]:
+        used = {name: tree.cpu() for name, tree in side.trees.items()}
+        return {**used, "strangers": machine_cpu() - sum(used.values()) - time.process_time()}
+
+
+def _in_turns(ours: Ours, stock: Mapping[str, Side]) -> tuple[_Used, dict[str, _Used]]:
+    for side in (ours, *stock.values()):
+        _Used().drain(side, _WARM)
+    mine, theirs = _Used(), {how: _Used() for how in stock}
+    for _ in range(_SLICES):
+        mine.drain(ours, _OURS)
+        for how, side in stock.items():
+            theirs[how].drain(side, _STOCK)
+    for how, used in {"ours": mine, **theirs}.items():
+        share = used.cpu["strangers"] / used.seconds
+        if share > _DISTURBED:
+            print(f"disturbed ({how}): other processes took {share:.2f} of a core", file=sys.stderr)
+    return mine, theirs
+
+
+def _cost(what: str, process: str, mine: _Used, theirs: Mapping[str, _Used], bar: Bar) -> Figure:
+    stock = {how: used.per_job(process) for how, used in theirs.items()}
+    return Figure(what, "µs/job", mine.per_job(process), stock, bar)
 
 
 def _insist_on_ends(ours: Ours) -> None:
     """A drain counts only if each attempt was reported Running once and ended once."""
+    expected = _WARM + _SLICES * _OURS
     kinds = Counter(fields["kind"] for fields in ours.events())
-    if kinds != {"running": _WARM + _OURS, "succeeded": _WARM + _OURS}:
-        raise RuntimeError(f"{_WARM + _OURS} no-ops were reported as {dict(kinds)}")
+    if kinds != {"running": expected, "succeeded": expected}:
+        raise RuntimeError(f"{expected} no-ops were reported as {dict(kinds)}")

@@ -123,13 +123,14 @@ class Ours(Side):
 
     def done(self) -> bool:
         """Nothing queued, nothing in flight, and Running and the end of each are in the stream."""
-        return self.nothing_left() and self.broker.xlen(keys.EVENTS) >= 2 * self._published
+        return self.broker.xlen(keys.EVENTS) >= 2 * self._published and self.nothing_left()
 
     def nothing_left(self) -> bool:
         """Nothing queued, nothing in flight."""
         if self.broker.llen(self.waiting()):
             return False
-        return not any(self.broker.hlen(keys.INFLIGHT.format(worker=worker)) for worker in self.workers())
+        # "!" is no message.
+        return not any(set(self.broker.hkeys(keys.INFLIGHT.format(worker=worker))) - {"!"} for worker in self.workers())
 
     def workers(self) -> list[str]:
         """The ids of the workers that are counted as living."""
