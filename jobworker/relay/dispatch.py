@@ -64,7 +64,7 @@ class Dispatcher:
         with self.database.read() as connection:
             asked = dispatch.cancel_asked(connection, _LIMIT)
         answers = [self.claims.revoke(row.id, row.attempt + 1) for row in asked]
-        self.undecided = Answer.RESERVED in answers
+        self.undecided = Answer.RUNNING in answers
         revoked = [row for row, answer in zip(asked, answers, strict=True) if answer is Answer.REVOKED]
         if revoked:
             with self.database.write() as connection:

@@ -4,9 +4,8 @@ Workers write it as they fetch, start and end (`mailbox.py`); here is what the r
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
@@ -25,13 +24,11 @@ class Answer(StrEnum):
     DUPLICATE = "duplicate"
     STALE = "stale"
     REVOKED = "revoked"
-    RESERVED = "reserved"
     RUNNING = "running"
     FINISHED = "finished"
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """One delivery of one attempt to one worker; `token` tells deliveries apart."""
 
     execution: str
@@ -50,18 +47,18 @@ class Claims:
         self._abandon = client.register_script(attempts.ABANDON)
 
     def revoke(self, execution: str, attempt: int) -> Answer:
-        """Make sure that `attempt` never starts: REVOKED; or how far it is: RESERVED, RUNNING, FINISHED.
+        """Make sure that `attempt` never starts: REVOKED; or how far it is: RUNNING, FINISHED.
 
-        A worker that has reserved an attempt starts it or gives it back within a quarter of a second.
+        RUNNING also when a worker has only fetched it; it starts or goes back within a quarter of a second.
         """
         run = keys.RUN.format(execution=execution)
         return Answer(self._revoke(keys=[run], args=[execution, attempt, keys.RUNNING_TTL]))
 
-    def restore(self, ticket: Ticket, state: Answer) -> None:
+    def restore(self, ticket: Ticket) -> None:
         """Write the record of an attempt that a worker has in hand again after Redis lost it."""
         self._restore(
             keys=[keys.RUN.format(execution=ticket.execution)],
-            args=[ticket.execution, ticket.attempt, ticket.worker, ticket.token, state.value, keys.RUNNING_TTL],
+            args=[ticket.execution, ticket.attempt, ticket.worker, ticket.token, keys.RUNNING_TTL],
         )
 
     def abandon(self, execution: str, attempt: int, data: Mapping[str, Any]) -> None:

@@ -27,11 +27,12 @@ RUNNING = "jw:running:{worker}"
 #: string: this worker was declared dead; nothing that it reports counts any more.
 FENCE = "jw:fence:{worker}"
 
-#: string: "<attempt> <state> <worker> <token>" of an execution's latest attempt; reserved (fetched, not started),
-#: running, finished or revoked; "-" where there is no worker.
+#: string: "<attempt> <state> <worker> <token>" of an execution's latest attempt; running (also when it was only
+#: fetched), finished or revoked; "-" where there is no worker.
 RUN = "jw:run:{execution}"
 
-#: hash: what a worker has fetched and not acknowledged: tag → "<length of the list's name>:<list's name><message>".
+#: hash: what a worker has fetched and not acknowledged: tag → "<length of the list's name>:<list's name><message>";
+#: "!" → the last tag that may have started.
 INFLIGHT = "jw:inflight:{worker}"
 
 #: list of at most one token per queue: something was published to it; idle workers wait for it.

@@ -7,7 +7,6 @@ Redis does not take is kept and offered again.
 """
 
 import collections
-import itertools
 import json
 import threading
 from collections.abc import Callable, Iterable
@@ -21,16 +20,16 @@ from jobworker.domain.events import Kind
 from jobworker.transport import keys
 from jobworker.transport.broker.fetching import MOST, Appetite
 from jobworker.transport.claims import Answer, Ticket
-from jobworker.transport.messages import Fetched, Owed, event_fields, ticket_of, ticket_of_text
+from jobworker.transport.messages import Fetched, Owed, ticket_of, ticket_of_text
 from jobworker.transport.scripts.messages import SETTLE
 
 logger = structlog.get_logger(__name__)
 
 #: Under load reports leave at this distance (s); after a pause the first leaves at once.
-_PACE = 0.01
+_PACE = 0.02
 
 #: Reports that leave at once however short the last one is ago, and the most that leave in one call.
-_MANY, _MOST_AT_ONCE = 64, 400
+_MANY, _MOST_AT_ONCE = 200, 400
 
 #: Pause before Redis is asked again (s), doubled up to the second figure.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
@@ -94,19 +93,20 @@ class Mailbox:
         self._next_tag += count
         return first
 
-    def received(self, entries: Iterable[tuple[str, str, bytes]], started: int = 0) -> None:
-        """(tag, queue, message) that are in the in-flight hash now; the first `started` may start."""
+    def received(self, entries: Iterable[tuple[str, str, bytes]], starting: int = 0) -> None:
+        """(tag, queue, message) that are in the in-flight hash now; `starting` of them may start, and all before."""
         now = self._clock.monotonic()
-        new = [
-            Fetched(tag, queue, message, ticket_of_text(message, self.worker, tag), now)
-            for tag, queue, message in entries
-        ]
-        # What may start goes before what may not yet.
-        unclear = [self.waiting.pop() for _ in range(len(self.waiting) - self._cleared)] if started else []
-        self.waiting.extend(new[:started])
-        self.waiting.extend(reversed(unclear))
-        self.waiting.extend(new[started:])
-        self._cleared += min(started, len(new))
+        before = len(self.waiting)
+        for tag, queue, message in entries:
+            self.waiting.append(Fetched(tag, queue, message, ticket_of_text(message, self.worker, tag), now))
+        if starting:
+            self._cleared = min(before + starting, len(self.waiting))
+
+    def adopted(self, entries: Iterable[tuple[str, str, bytes]]) -> None:
+        """The same, of messages that were fetched earlier than those that are waiting."""
+        later, self.waiting, self._cleared = self.waiting, collections.deque(), 0
+        self.received(entries)
+        self.waiting.extend(later)
 
     def hand_over(self) -> Fetched | None:
         """The next message that may start, which Celery has in hand from now on."""
@@ -127,8 +127,8 @@ class Mailbox:
         return room if room > 0 and (not self.waiting or room >= ahead // 2) else 0
 
     def starting(self) -> int:
-        """How many more messages should be cleared, since they start before the next settling."""
-        return max(0, self.credit() + self.appetite.soon(self._clock.monotonic(), _PACE) - self._cleared)
+        """How many of the messages that are waiting may have started before Redis is told the next time."""
+        return self.credit() + self.appetite.soon(self._clock.monotonic(), _PACE)
 
     def is_overdue(self) -> bool:
         """Whether Redis has refused reports for so long that nothing new should begin."""
@@ -138,6 +138,10 @@ class Mailbox:
     def known(self) -> set[str]:
         """The tags of all messages that are waiting, in hand, or done and not yet acknowledged."""
         return {fetched.tag for fetched in self.waiting} | set(self.held) | {owed.tag for owed in list(self._owed)}
+
+    def is_empty(self) -> bool:
+        """Whether this worker has nothing in hand and owes nothing."""
+        return not (self.waiting or self.held or self._owed)
 
     def give_back_late(self) -> None:
         """Return what was fetched ahead and has not started in time."""
@@ -172,33 +176,31 @@ class Mailbox:
     def claim(self, ticket: Ticket) -> Answer:
         """Ask whether an attempt that was not reserved may start. Raises `redis.RedisError`, `Fenced`."""
         with self._settling:
-            answer = Answer(self._tell([Owed("clear", ticket.token, ticket.execution, ticket.attempt)])[0])
+            answer = Answer(self._tell([Owed("claim", ticket.token, ticket.execution, ticket.attempt)])[0])
         if answer is Answer.RUN:
             self.held[ticket.token] = ticket
         return answer
 
     def started(self, ticket: Ticket) -> None:
         """A process or thread has begun with the attempt."""
-        fields = event_fields(Kind.RUNNING, ticket.execution, ticket.attempt, ticket.token.join(self._start_data))
-        self._owe(Owed("tell", ticket.token, ticket.execution, ticket.attempt, fields))
+        data = ticket.token.join(self._start_data)
+        self._owe(Owed("tell", ticket.token, ticket.execution, ticket.attempt, Kind.RUNNING, data))
 
     def ended(self, ticket: Ticket, kind: str, data: str, then: Callable[[], None] | None = None) -> None:
         """The attempt ended: the report, its data as JSON, and the acknowledgement. `then` once Redis has it."""
         self._let_go(ticket.token)
-        fields = event_fields(kind, ticket.execution, ticket.attempt, data)
-        self._owe(Owed("end", ticket.token, ticket.execution, ticket.attempt, fields, then))
+        self._owe(Owed("end", ticket.token, ticket.execution, ticket.attempt, kind, data, then))
 
     def refused(self, ticket: Ticket, kind: str, data: str, then: Callable[[], None] | None = None) -> None:
         """The attempt cannot start on this worker; somebody else may try it."""
         self._let_go(ticket.token)
-        fields = event_fields(kind, ticket.execution, ticket.attempt, data)
-        self._owe(Owed("refuse", ticket.token, ticket.execution, ticket.attempt, fields, then))
+        self._owe(Owed("refuse", ticket.token, ticket.execution, ticket.attempt, kind, data, then))
 
     def done(self, tag: str, kind: str | None = None, data: str = "{}") -> None:
         """A message is done that is no attempt, or a copy of one. `kind`: what to tell about it."""
         if tag in self.held or kind:
             self._let_go(tag)
-            self._owe(Owed("done", tag, fields=event_fields(kind, "", 0, data) if kind else ()))
+            self._owe(Owed("done", tag, kind=kind or "", data=data))
 
     def reject(self, tag: str, headers: Any, error: Exception, reason: str, queue: str | None) -> None:
         """A message that cannot become a run of a job: report it, and be done with it."""
@@ -219,14 +221,10 @@ class Mailbox:
             execution, attempt = (ticket.execution, ticket.attempt) if ticket else ("", 0)
             self._owe(Owed("back", tag, execution, attempt))
 
-    def running(self) -> list[Ticket]:
-        """The attempts that run here or may start at any moment."""
-        clear = [fetched.ticket for fetched in list(self.waiting)[: self._cleared]]
-        return [ticket for ticket in [*self.held.values(), *clear] if ticket]
-
-    def reserved(self) -> list[Ticket]:
-        """The attempts that this worker has fetched and may not start yet."""
-        return [fetched.ticket for fetched in list(self.waiting)[self._cleared :] if fetched.ticket]
+    def tickets(self) -> list[Ticket]:
+        """The attempts that this worker has in hand: they run, or may start at any moment."""
+        waiting = [fetched.ticket for fetched in list(self.waiting)]
+        return [ticket for ticket in [*self.held.values(), *waiting] if ticket]
 
     def fenced(self) -> NoReturn:
         """Another has taken this worker's place; it ends, or `Fenced` is raised where it cannot."""
@@ -249,15 +247,18 @@ class Mailbox:
     def settle(self) -> bool:
         """Tell Redis what is owed and what starts next; False if it did not take it (it is kept). Raises `Fenced`."""
         with self._settling:
-            while part := self._owed[:_MOST_AT_ONCE] + self._clearances():
+            while True:
+                part = self._owed[:_MOST_AT_ONCE]
+                clear = min(len(self.waiting), self.starting())
+                if not part and clear <= self._cleared:
+                    return True
                 try:
-                    answers = self._tell(part)
+                    answers = self._tell(part, clear)
                 except redis.RedisError as error:
                     self._put_off(error)
                     return False
                 self._pause, self._refused_since = 0.0, None
                 self._note(part, answers)
-        return True
 
     def settle_for_good(self, within: float) -> bool:
         """Settle before the worker ends, insisting for up to `within` seconds. Raises `Fenced`."""
@@ -269,18 +270,20 @@ class Mailbox:
             self._clock.wait(threading.Event(), _FIRST_PAUSE)
         return True
 
-    def _tell(self, part: list[Owed]) -> list[str]:
+    def _tell(self, part: list[Owed], clear: int = 0) -> list[str]:
         self._settled_at = self._clock.monotonic()
         if self._client is None:
             self._client = self._connect()
             self._script = self._client.register_script(SETTLE)
-        arguments: list[Any] = [self.worker, keys.RUNNING_TTL, keys.FINISHED_TTL]
+        last = self.waiting[clear - 1].tag if clear > self._cleared else ""
+        arguments: list[Any] = [self.worker, keys.RUNNING_TTL, keys.FINISHED_TTL, last]
         for owed in part:
-            arguments += (owed.what, owed.tag, owed.execution, owed.attempt, len(owed.fields), *owed.fields)
+            arguments += (owed.what, owed.tag, owed.execution, owed.attempt, owed.kind, owed.data)
         names = [keys.FENCE.format(worker=self.worker), keys.INFLIGHT.format(worker=self.worker), keys.EVENTS]
         answers: list[str] = self._script(keys=names, args=arguments)
         if answers == ["fenced"]:
             self.fenced()
+        self._cleared = max(self._cleared, clear)
         return answers
 
     def _owe(self, owed: Owed) -> None:
@@ -297,35 +300,13 @@ class Mailbox:
         self._pause = min(self._pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
         logger.warning("redis_takes_no_reports", error=str(error), owed=len(self._owed), next_try_in=self._pause)
 
-    def _clearances(self) -> list[Owed]:
-        first = self._cleared
-        next_ones = itertools.islice(self.waiting, first, first + self.starting())
-        return [
-            Owed("clear", fetched.tag, fetched.ticket.execution, fetched.ticket.attempt)
-            if fetched.ticket
-            else Owed("clear", fetched.tag)
-            for fetched in next_ones
-        ]
-
     def _note(self, part: list[Owed], answers: list[str]) -> None:
-        told = sum(owed.what != "clear" for owed in part)
-        del self._owed[:told]
+        del self._owed[: len(part)]
         for owed, answer in zip(part, answers, strict=True):
-            if owed.what == "clear":
-                self._clear(owed, answer)
-            elif answer == Answer.STALE:
+            if answer == Answer.STALE:
                 logger.warning("report_refused", execution=owed.execution, attempt=owed.attempt, why=answer)
             if owed.then:
                 owed.then()
-
-    def _clear(self, owed: Owed, answer: str) -> None:
-        if answer == Answer.RUN:
-            self._cleared += 1
-        else:
-            # Redis lost its data meanwhile, and somebody else has the attempt.
-            logger.info("attempt_refused", execution=owed.execution, attempt=owed.attempt, why=answer)
-            del self.waiting[self._cleared]
-            self._owed.append(Owed("done", owed.tag))
 
     def _let_go(self, tag: str) -> None:
         if tag in self.held:

@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobworker.transport.claims import Ticket
 
@@ -11,8 +10,7 @@ from jobworker.transport.claims import Ticket
 _ATTEMPT = re.compile(rb'{"headers":{"jobworker":{"execution":"([A-Za-z0-9-]+)","attempt":(\d+),')
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(NamedTuple):
     """A message in this worker's in-flight hash; `ticket` if it is an attempt of an execution."""
 
     tag: str
@@ -22,15 +20,15 @@ class Fetched:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Owed:
+class Owed(NamedTuple):
     """Something to tell Redis (an operation of `SETTLE`), and what to do once it is told."""
 
     what: str
     tag: str
     execution: str = ""
     attempt: int = 0
-    fields: tuple[str, ...] = ()
+    kind: str = ""
+    data: str = ""
     then: Callable[[], None] | None = None
 
 
@@ -47,8 +45,3 @@ def ticket_of_text(message: bytes, worker: str, tag: str) -> Ticket | None:
     """The same for a message as it stands in Redis, by the rule of the scripts: what they reserved."""
     found = _ATTEMPT.match(message)
     return Ticket(found[1].decode(), int(found[2]), worker, tag) if found else None
-
-
-def event_fields(kind: str, execution: str, attempt: int, data: str) -> tuple[str, ...]:
-    """The fields of a stream entry, as `events.encode` makes them, of data that are JSON already."""
-    return ("kind", kind, "execution", execution, "attempt", str(attempt), "data", data)

@@ -101,10 +101,11 @@ class Registry:
             pipe.execute()
 
     def leave(self, worker: str) -> None:
-        """Say that `worker` stops in good order: nothing of it is running any more."""
+        """Say that `worker` stops in good order: it has nothing in hand any more."""
         with self._client.pipeline(transaction=True) as pipe:
             pipe.zrem(keys.WORKERS, worker)
-            pipe.delete(keys.WORKER.format(worker=worker), keys.RUNNING.format(worker=worker))
+            names = (keys.WORKER, keys.RUNNING, keys.INFLIGHT)
+            pipe.delete(*(name.format(worker=worker) for name in names))
             pipe.execute()
 
     def announcements(self) -> list[Announcement]:

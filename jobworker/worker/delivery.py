@@ -3,8 +3,7 @@
 import datetime as dt
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobworker.transport.claims import Ticket
 
@@ -18,8 +17,7 @@ def new_token() -> str:
     return secrets.token_hex(8)
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """One attempt of one execution, as it arrived at this worker."""
 
     execution: str

@@ -12,7 +12,7 @@ from jobworker.clock import SystemClock
 from jobworker.settings import Settings
 from jobworker.transport.broker.channel import Channel
 from jobworker.transport.catalogue import describe
-from jobworker.transport.claims import Answer, Claims
+from jobworker.transport.claims import Claims
 from jobworker.transport.registry import Announcement, Pulse, Registry
 from jobworker.worker.announce import announcement
 from jobworker.worker.task import JobTask
@@ -35,7 +35,7 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Tell Redis that this worker lives, and look after those that fell silent."""
-        running = [(ticket.execution, ticket.attempt) for ticket in self._mailbox.running()]
+        running = [(ticket.execution, ticket.attempt) for ticket in self._mailbox.tickets()]
         try:
             heard = self._registry.heartbeat(self._announcement.worker, running)
             if heard.pulse is Pulse.FENCED:
@@ -54,15 +54,15 @@ class Heartbeat:
     def _announce(self) -> None:
         """Make this worker known; if Redis lost its data, what it has in hand, too."""
         self._registry.announce(self._announcement, self._catalogue)
-        for ticket in self._mailbox.running():
-            self._claims.restore(ticket, Answer.RUNNING)
-        for ticket in self._mailbox.reserved():
-            self._claims.restore(ticket, Answer.RESERVED)
+        for ticket in self._mailbox.tickets():
+            self._claims.restore(ticket)
 
     def leave(self) -> None:
-        """Say goodbye, unless something is still running: then silence must tell it."""
-        if self._mailbox.running():
-            return
+        """Say goodbye, unless something is not settled: then silence must tell it."""
+        if self._mailbox.is_empty():
+            self._leave()
+
+    def _leave(self) -> None:
         try:
             self._registry.leave(self._announcement.worker)
         except redis.RedisError as error:

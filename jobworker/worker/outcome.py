@@ -33,6 +33,8 @@ class Outcome:
 
 def of_return(value: Any) -> Outcome:
     """The job returned `value`; raises `ResultRefused` if that is no JSON or too long."""
+    if value is None:
+        return Outcome(Kind.SUCCEEDED, {"result": None})
     try:
         size = len(json.dumps(value, allow_nan=False).encode())
     except (TypeError, ValueError, RecursionError) as error:

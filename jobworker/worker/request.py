@@ -34,7 +34,6 @@ _SHORTCUTS = ("execute_using_pool", "on_success")
 class JobRequest(Request):
     """Celery's request, which reports the attempt that its message is about (if it is about one)."""
 
-    delivery: Delivery | None = None
     acknowledged: bool
     _ticket: Ticket | None = None
     _report: Report | None = None
@@ -53,11 +52,10 @@ class JobRequest(Request):
         header = self._request_dict.get(HEADER)
         if runner is None or header is None:
             return
-        token = message.delivery_tag if runner.batched else new_token()
-        self._request_dict[TOKEN_HEADER] = token
-        self.delivery = Delivery.read(header, token)
         self._mailbox, self._batched = runner.mailbox, runner.batched
-        self._ticket = self.delivery.ticket(runner.worker)
+        token = message.delivery_tag if self._batched else new_token()
+        self._request_dict[TOKEN_HEADER] = token
+        self._ticket = self._mailbox.held.get(token) or Delivery.read(header, token).ticket(runner.worker)
 
     # --- start ------------------------------------------------------------------------------------------------
 
@@ -88,13 +86,13 @@ class JobRequest(Request):
 
     def _may_start(self) -> bool:
         """Whether the attempt is ours to run. Our transport has made sure; on another one we have to ask."""
-        if self.delivery is None or self._ticket is None or self._mailbox.may_start(self._ticket):
+        if self._ticket is None or self._mailbox.may_start(self._ticket):
             return True
         answer = self._ask(self._ticket)
         if answer is Answer.RUN:
             return True
         if answer is not None:
-            logger.info("attempt_refused", execution=self.delivery.execution, why=answer.value)
+            logger.info("attempt_refused", execution=self._ticket.execution, why=answer.value)
             self._ticket = None
             self.acknowledge()
         state.task_ready(self)

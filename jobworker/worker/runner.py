@@ -22,6 +22,8 @@ from jobworker.worker.reporter import JobLogHandler, Reporter, Running
 
 logger = structlog.get_logger(__name__)
 
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
 
 class Runner:
     """What a worker process needs to run jobs. Made in the parent, before it forks.
@@ -40,6 +42,7 @@ class Runner:
         self._reporter = Reporter(self.link)
         self._running = Running()
         self._handler = JobLogHandler(self._running)
+        self._listens = False
 
     def run(self, delivery: Delivery, body: Callable[[], Any], parameters: dict[str, Any]) -> Any:
         """Run the job and leave the report for the parent. Raises what the job raised."""
@@ -54,22 +57,24 @@ class Runner:
         return value
 
     def _call(self, delivery: Delivery, body: Callable[[], Any], parameters: dict[str, Any]) -> Any:
-        self._listen_to_logs()
+        if not self._listens:
+            self._listen_to_logs()
         entered = declare.enter(self._context(delivery, parameters))
         self._running.enter(self._reporter, delivery)
+        bound = structlog.contextvars.bind_contextvars(
+            job=delivery.job, execution=delivery.execution, attempt=delivery.attempt
+        )
         try:
-            with structlog.contextvars.bound_contextvars(
-                job=delivery.job, execution=delivery.execution, attempt=delivery.attempt
-            ):
-                return body()
+            return body()
         finally:
+            structlog.contextvars.reset_contextvars(**bound)
             self._running.leave()
             declare.leave(entered)
 
     def _leave(self, delivery: Delivery, ended: Outcome, started: float) -> None:
         runtime = round(self._clock.monotonic() - started, 6)
         data = {"worker": self.worker, "token": delivery.token, "runtime": runtime, **ended.data}
-        trace.leave((ended.kind.value, json.dumps(data, allow_nan=False, separators=(",", ":"))))
+        trace.leave((ended.kind.value, _encode(data)))
         # It counts from here on: a soft limit that strikes now comes too late.
         with contextlib.suppress(SoftTimeLimitExceeded):
             self._reporter.flush()  # So that whoever follows the job reads its last lines before its end.
@@ -90,8 +95,8 @@ class Runner:
         )
 
     def _listen_to_logs(self) -> None:
-        root = logging.getLogger()
-        if self._handler not in root.handlers:
-            root.addHandler(self._handler)
-            # What a job logs is kept whatever the worker itself shows.
-            logging.getLogger("jobs").setLevel(logging.INFO)
+        # In the process that runs jobs, and not before: a parent that forks has nothing to report.
+        logging.getLogger().addHandler(self._handler)
+        # What a job logs is kept whatever the worker itself shows.
+        logging.getLogger("jobs").setLevel(logging.INFO)
+        self._listens = True

@@ -24,10 +24,10 @@ class JobTask(Task):
         """Run one attempt, or just the function when it is called as one."""
         if self.request.called_directly:
             return super().__call__(*args, **kwargs)
-        delivery = self._delivery()
-        if delivery is None or JobTask.runner is None:
+        runner, delivery = JobTask.runner, self._delivery()
+        if delivery is None or runner is None:
             return self.run(*args, **kwargs)
-        return JobTask.runner.run(delivery, lambda: self.run(*args, **kwargs), kwargs)
+        return runner.run(delivery, lambda: self.run(*args, **kwargs), kwargs)
 
     def retry(
         self,
@@ -67,9 +67,10 @@ class JobTask(Task):
         return limit
 
     def _delivery(self) -> Delivery | None:
-        header = getattr(self.request, HEADER, None)
+        request = self.request
+        header = getattr(request, HEADER, None)
         # A task called with Celery's `.delay()` has none.
-        return Delivery.read(header, getattr(self.request, TOKEN_HEADER, None)) if header else None
+        return Delivery.read(header, getattr(request, TOKEN_HEADER, None)) if header else None
 
     def _refuse_other_parameters(self, args: Any, kwargs: Any) -> None:
         changed_args = args is not None and list(args) != list(self.request.args or ())

@@ -122,7 +122,7 @@ class Channel(kombu_redis.Channel):
     def _fetch_command(self, queues: list[str]) -> list[Any]:
         mailbox = self.mailbox
         self._wanted = mailbox.wants()
-        self._starting = mailbox.starting()
+        self._starting = min(self._wanted, max(0, mailbox.starting() - len(mailbox.waiting)))
         names = [
             keys.FENCE.format(worker=mailbox.worker),
             keys.WORKERS,
@@ -169,23 +169,20 @@ class Channel(kombu_redis.Channel):
         self.pump()
 
     def _adopt(self) -> None:
-        """Take over what this worker has fetched without hearing of it. Raises what a broken connection raises.
-
-        Some of it may be cleared; to clear it again does no harm, since it bears our tag.
-        """
+        """Take over what this worker has fetched without hearing of it. Raises what a broken connection raises."""
         held: Any = self._create_client().hgetall(keys.INFLIGHT.format(worker=self.mailbox.worker))
         known = self.mailbox.known()
         unknown = sorted(
             (int(tag), value) for tag, value in held.items() if tag.isdigit() and tag.decode() not in known
         )
-        self.mailbox.received((str(tag), *_unpacked(value)) for tag, value in unknown)
+        self.mailbox.adopted((str(tag), *_unpacked(value)) for tag, value in unknown)
         self._in_doubt = False
 
     # --- handing over -----------------------------------------------------------------------------------------
 
     def pump(self) -> None:
         """Hand to Celery what can start now; what did not start in time goes back."""
-        if not self.active_queues:
+        if not self._active_queues:
             return
         # Not more than there is room for now: handing over may run the job right here (solo).
         for _ in range(self.credit()):
@@ -238,7 +235,7 @@ class Channel(kombu_redis.Channel):
     def pause(self, seconds: float) -> None:
         """Ask nothing for a while."""
         self._paused_until = self.clock.monotonic() + seconds
-        self.connection.cycle.wake_in(seconds)
+        self.connection.cycle.look_soon(seconds)
 
     def _receive(self) -> Any:
         """Remote control's messages; a connection that broke is opened again by the poller."""
@@ -248,6 +245,7 @@ class Channel(kombu_redis.Channel):
             logger.warning("control_connection_broke", error=str(error))
             self._in_listen = None
             self.subclient.connection.disconnect()
+            self.connection.cycle.look_soon()
             raise Empty from None
 
     def _connection_broke(self, error: Exception) -> None:

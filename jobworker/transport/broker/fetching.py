@@ -32,8 +32,8 @@ class Appetite:
         self._ended += count
 
     def soon(self, now: float, within: float) -> int:
-        """How many messages start within so many seconds, at the pace of late; never all that is ahead."""
-        return min(self.ahead(now) // 2, int(self._pace * within) + 1)
+        """How many messages start within so many seconds, at the pace of late."""
+        return min(self.ahead(now), int(self._pace * within * 1.5))
 
     def lose(self) -> None:
         """What was fetched ahead did not start in time: fetch nothing ahead until the pace is known again."""

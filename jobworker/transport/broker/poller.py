@@ -17,6 +17,9 @@ AWAY = (redis.ConnectionError, redis.TimeoutError, OSError)
 #: Pause before broken connections are tried again (s).
 _PAUSE = 0.5
 
+#: Connections are looked after so often (s), not in every turn of the event loop; messages are asked for at once.
+_LOOK_EVERY = 0.1
+
 
 class Poller(kombu_redis.MultiChannelPoller):
     """kombu's poller, except that it does without Redis for as long as it takes."""
@@ -25,23 +28,29 @@ class Poller(kombu_redis.MultiChannelPoller):
         super().__init__()
         self._clock = clock
         self._loop: Any = None
-        self._paused_until = float("-inf")
+        self._paused_until = self._look_at = float("-inf")
 
     def on_poll_start(self) -> None:
         """Send what should be asked; what is broken is connected again, or later."""
-        if self._clock.monotonic() < self._paused_until:
+        now = self._clock.monotonic()
+        if now < self._paused_until or (now < self._look_at and not self._is_hungry()):
             return
+        self._look_at = now + _LOOK_EVERY
         try:
             super().on_poll_start()
         except AWAY as error:
             logger.warning("redis_away", error=str(error), next_try_in=_PAUSE)
             self._paused_until = self._clock.monotonic() + _PAUSE
-            self.wake_in(_PAUSE)
+            self.look_soon(_PAUSE)
 
-    def wake_in(self, seconds: float) -> None:
-        """Make the event loop turn by then."""
+    def look_soon(self, seconds: float = 0.0) -> None:
+        """Look at all connections again in the event loop's turn after so many seconds."""
+        self._look_at = float("-inf")
         if self._loop is not None:
             self._loop.call_later(seconds, _nothing)
+
+    def _is_hungry(self) -> bool:
+        return any(channel.takes_jobs and not channel._in_poll and channel.wants_to_ask() for channel in self._channels)
 
     def attach(self, loop: Any, on_readable: Callable[[int], None]) -> None:
         """Take part in the event loop's ticks."""

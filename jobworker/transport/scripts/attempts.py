@@ -3,7 +3,7 @@
 from jobworker.transport.scripts.common import COMMON
 
 #: KEYS run. ARGV execution, attempt that must not start, ttl (s). Answers "revoked", or how far a worker is:
-#: "reserved", "running" or "finished".
+#: "running" (it may also only have been fetched) or "finished".
 REVOKE = (
     COMMON
     + """
@@ -14,13 +14,13 @@ return 'revoked'
 """
 )
 
-#: KEYS run. ARGV execution, attempt, worker, token, state, ttl (s). Writes the record of an attempt that a worker
+#: KEYS run. ARGV execution, attempt, worker, token, ttl (s). Writes the record of an attempt that a worker
 #: has in hand again after Redis lost its data, unless there is one.
 RESTORE = (
     COMMON
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-write(ARGV[1], ARGV[2], ARGV[5], ARGV[3], ARGV[4], ARGV[6])
+write(ARGV[1], ARGV[2], 'running', ARGV[3], ARGV[4], ARGV[5])
 return 1
 """
 )

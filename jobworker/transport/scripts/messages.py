@@ -4,36 +4,34 @@ from jobworker.transport.scripts.common import COMMON
 
 #: KEYS fence, workers set, in-flight hash. ARGV worker, first tag, how many, how many of them may start at once, ttl
 #: of a record (s), then (queue, share) of each queue in the order of preference. Moves messages into the in-flight
-#: hash: of each queue its share, urgent ones first, then whatever there is. The attempts that may start at once are
-#: marked running, the others reserved. A copy of an attempt that is taken or over is dropped. Answers
-#: {"ok", tag, queue, message, …}, {"fenced"} or {"unknown"} (announce yourself first). A queue in which something
-#: remains keeps a token, so that one more worker wakes up. A foreign message that may start has a field "<tag>!".
+#: hash: of each queue its share, urgent ones first, then whatever there is. Each attempt is marked as taken; a copy
+#: of one that is taken or over is dropped. Answers {"ok", tag, queue, message, …}, {"fenced"} or {"unknown"}
+#: (announce yourself first). A queue in which something remains keeps a token, so that one more worker wakes up.
+#: The field "!" of the in-flight hash is the last tag that may start; what comes after it certainly has not.
 FETCH = (
     COMMON
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'fenced'} end
 if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return {'unknown'} end
 local worker, tag, wanted, starting, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local answer, held = {'ok'}, {}
+local answer, held, taken = {'ok'}, {}, ' running ' .. worker .. ' '
+if starting > 0 then held = {'!', tag + starting - 1} end
 
 local function claim(message)
   local execution, attempt = attempt_of(message)
-  if not execution then
-    if starting > 0 then held[#held + 1], held[#held + 2] = tag .. '!', '1' end
-    return true
-  end
-  if record(execution) >= attempt then return false end
-  write(execution, attempt, starting > 0 and 'running' or 'reserved', worker, tag, ttl)
-  return true
+  if not execution then return true end
+  local known = redis.call('SET', run_key(execution), attempt .. taken .. tag, 'EX', ttl, 'GET')
+  if not known or tonumber(string.match(known, '^%d+')) < attempt then return true end
+  redis.call('SET', run_key(execution), known, 'EX', ttl)
+  return false
 end
 
 local function keep(queue, list, message)
   held[#held + 1] = tag
   held[#held + 1] = #list .. ':' .. list .. message
-  answer[#answer + 1] = tostring(tag)
-  answer[#answer + 1] = queue
-  answer[#answer + 1] = message
-  tag, wanted, starting = tag + 1, wanted - 1, starting - 1
+  local last = #answer
+  answer[last + 1], answer[last + 2], answer[last + 3] = tostring(tag), queue, message
+  tag, wanted = tag + 1, wanted - 1
 end
 
 local function take(queue, count)
@@ -51,23 +49,31 @@ local function take(queue, count)
   end
 end
 
-for i = 6, #ARGV, 2 do take(ARGV[i], math.min(tonumber(ARGV[i + 1]), wanted)) end
+local filled, empty = {}, {}
 for i = 6, #ARGV, 2 do
-  if wanted > 0 then take(ARGV[i], wanted) end
-  if redis.call('EXISTS', unpack(lists_of(ARGV[i]))) > 0 then ring(ARGV[i])
-  else redis.call('DEL', ready_key(ARGV[i])) end
+  local queue = ARGV[i]
+  if redis.call('EXISTS', unpack(lists_of(queue))) > 0 then
+    filled[#filled + 1] = queue
+    take(queue, math.min(tonumber(ARGV[i + 1]), wanted))
+  else empty[#empty + 1] = ready_key(queue) end
 end
-if #held > 0 then redis.call('HSET', KEYS[3], unpack(held)) end
+for _, queue in ipairs(filled) do
+  if wanted > 0 then take(queue, wanted) end
+  if redis.call('EXISTS', unpack(lists_of(queue))) > 0 then ring(queue) else empty[#empty + 1] = ready_key(queue) end
+end
+if #empty > 0 then redis.call('DEL', unpack(empty)) end
+if #answer > 1 then redis.call('HSET', KEYS[3], unpack(held)) end
 return answer
 """
 )
 
-#: KEYS fence, in-flight hash, events stream. ARGV worker, ttl of a running and of a finished record (s), then
-#: any number of (what, tag, execution, attempt, number of fields, fields of an event …):
-#:   clear   the attempt may start from now on → "run", "duplicate", "stale" or "revoked"; its event, unless refused
-#:   tell    the event                                                          → "ok"
-#:   end     it ended, message done       → "ok" (also when told twice) or "stale"; its event unless stale
-#:   done    message done, no attempt     → "ok"; its event, if there is one
+#: KEYS fence, in-flight hash, events stream. ARGV worker, ttl of a running and of a finished record (s), the last tag
+#: that may start from now on ("" if that has not changed), then any number of (what, tag, execution, attempt, kind of
+#: an event or "", its data):
+#:   claim   may an attempt that was not fetched by `FETCH` start here? → "run", "duplicate", "stale" or "revoked"
+#:   tell    the event                                                  → "ok"
+#:   end     the attempt ended, message done         → "ok" (also when told twice) or "stale"; its event unless stale
+#:   done    message done, no attempt; its event, if there is one              → "ok"
 #:   back    not started, back to the front of its list                        → "ok" or "gone"
 #:   refuse  cannot start here, message done; the event asks for somebody else → "ok"
 #: Answers one word each, or {"fenced"}: then nothing was done. All or nothing also when Redis is full: if it
@@ -77,55 +83,56 @@ SETTLE = (
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'fenced'} end
 local worker, running_ttl, finished_ttl = ARGV[1], ARGV[2], ARGV[3]
-local answers, ops = {}, {}
+local answers, ops, done = {}, {}, {}
 
-local function tell(first, count)
-  if count > 0 then redis.call('XADD', KEYS[3], '*', unpack(ARGV, first, first + count - 1)) end
+local function tell(execution, attempt, kind, data)
+  if kind == '' then return end
+  redis.call('XADD', KEYS[3], '*', 'kind', kind, 'execution', execution, 'attempt', attempt, 'data', data)
 end
 
--- A record that is missing or older: Redis lost its data, or nobody reserved the attempt. The worker is believed.
-function ops.clear(tag, execution, attempt, first, count)
-  if execution == '' then
-    redis.call('HSET', KEYS[2], tag .. '!', '1')
-    return 'run'
-  end
+local function mine(attempt, state, tag)
+  return attempt .. ' ' .. state .. ' ' .. worker .. ' ' .. tag
+end
+
+-- A record that is missing or older: Redis lost its data, or nobody has taken the attempt. The worker is believed.
+function ops.claim(tag, execution, attempt)
   local known, state, owner, token = record(execution)
-  if known > attempt then return 'stale' end
-  if known == attempt then
+  if known > tonumber(attempt) then return 'stale' end
+  if known == tonumber(attempt) then
     if state == 'revoked' or state == 'finished' then return state == 'revoked' and 'revoked' or 'stale' end
     if owner ~= worker or token ~= tag then return 'duplicate' end
-    if state == 'running' then return 'run' end
   end
-  tell(first, count)
-  write(execution, attempt, 'running', worker, tag, running_ttl)
+  redis.call('SET', run_key(execution), mine(attempt, 'running', tag), 'EX', running_ttl)
   return 'run'
 end
 
-function ops.tell(tag, execution, attempt, first, count)
-  tell(first, count)
+function ops.tell(tag, execution, attempt, kind, data)
+  tell(execution, attempt, kind, data)
   return 'ok'
 end
 
-ops['end'] = function(tag, execution, attempt, first, count)
-  local known, state, owner, token = record(execution)
-  local stale = known > attempt or (known == attempt and (owner ~= worker or token ~= tag))
-  if not stale and not (known == attempt and state == 'finished') then
-    tell(first, count)
-    write(execution, attempt, 'finished', worker, tag, finished_ttl)
+ops['end'] = function(tag, execution, attempt, kind, data)
+  done[#done + 1] = tag
+  local over = mine(attempt, 'finished', tag)
+  local known = redis.call('SET', run_key(execution), over, 'EX', finished_ttl, 'GET')
+  if known == over then return 'ok' end
+  if known and known ~= mine(attempt, 'running', tag)
+     and tonumber(string.match(known, '^%d+')) >= tonumber(attempt) then
+    redis.call('SET', run_key(execution), known, 'EX', running_ttl)
+    return 'stale'
   end
-  redis.call('HDEL', KEYS[2], tag)
-  return stale and 'stale' or 'ok'
+  tell(execution, attempt, kind, data)
+  return 'ok'
 end
 
-function ops.done(tag, execution, attempt, first, count)
-  tell(first, count)
-  redis.call('HDEL', KEYS[2], tag, tag .. '!')
+function ops.done(tag, execution, attempt, kind, data)
+  tell(execution, attempt, kind, data)
+  done[#done + 1] = tag
   return 'ok'
 end
 
 local function release(tag, execution, attempt)
-  local known, state, owner, token = record(execution)
-  local ours = known == attempt and owner == worker and token == tag and state ~= 'finished'
+  local ours = redis.call('GET', run_key(execution)) == mine(attempt, 'running', tag)
   if ours then write(execution, attempt - 1, 'finished', '-', '-', running_ttl) end
   return ours
 end
@@ -139,23 +146,22 @@ function ops.back(tag, execution, attempt)
     redis.call('RPUSH', list, message)
     ring(queue_of(list))
   end
-  redis.call('HDEL', KEYS[2], tag, tag .. '!')
+  done[#done + 1] = tag
   return ours and 'ok' or 'gone'
 end
 
-function ops.refuse(tag, execution, attempt, first, count)
-  tell(first, count)
+function ops.refuse(tag, execution, attempt, kind, data)
+  tell(execution, attempt, kind, data)
   release(tag, execution, attempt)
-  redis.call('HDEL', KEYS[2], tag)
+  done[#done + 1] = tag
   return 'ok'
 end
 
-local i = 4
-while i <= #ARGV do
-  local count = tonumber(ARGV[i + 4])
-  answers[#answers + 1] = ops[ARGV[i]](ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), i + 5, count)
-  i = i + 5 + count
+for i = 5, #ARGV, 6 do
+  answers[#answers + 1] = ops[ARGV[i]](ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
 end
+if #done > 0 then redis.call('HDEL', KEYS[2], unpack(done)) end
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[2], '!', ARGV[4]) end
 return answers
 """
 )

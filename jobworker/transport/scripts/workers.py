@@ -78,7 +78,7 @@ local function back(tag, value, started)
   if execution then
     local known, state, owner, token = record(execution)
     if known ~= attempt or owner ~= worker or token ~= tag or state == 'finished' then return end
-    if state == 'running' then
+    if started then
       redis.call('XADD', KEYS[6], '*', 'kind', 'lost', 'execution', execution, 'attempt', attempt, 'data', ARGV[6])
       return
     end
@@ -98,7 +98,8 @@ for i = 1, #flat, 2 do
 end
 -- The last one pushed is the next one fetched.
 table.sort(tags, function(one, other) return tonumber(one) > tonumber(other) end)
-for _, tag in ipairs(tags) do back(tag, values[tag], values[tag .. '!']) end
+local last = tonumber(values['!'] or 0)
+for _, tag in ipairs(tags) do back(tag, values[tag], tonumber(tag) <= last) end
 redis.call('DEL', KEYS[5])
 return 1
 """
