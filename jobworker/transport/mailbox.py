@@ -71,7 +71,7 @@ class Mailbox:
         self._cleared = 0
         self._clock = clock
         self._connect = connect
-        self._end = end
+        self.end = end
         self._client: redis.Redis | None = None
         # The data of a `running` event, before and after the tag.
         self._start_data = (
@@ -231,7 +231,7 @@ class Mailbox:
         logger.error(
             "worker_was_given_up", worker=self.worker, why="its heartbeat had stopped for longer than its lease"
         )
-        self._end()
+        self.end()
         raise Fenced
 
     # --- settling ---------------------------------------------------------------------------------------------

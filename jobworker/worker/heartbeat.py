@@ -1,5 +1,7 @@
 """The worker's pulse: it says that it lives, and ends when it is told that it was given up."""
 
+import contextlib
+import functools
 import threading
 from typing import Any
 
@@ -15,9 +17,14 @@ from jobworker.transport.catalogue import describe
 from jobworker.transport.claims import Claims
 from jobworker.transport.registry import Announcement, Pulse, Registry
 from jobworker.worker.announce import announcement
+from jobworker.worker.runner import Runner
 from jobworker.worker.task import JobTask
+from jobworker.worker.watchdog import Watchdog
 
 logger = structlog.get_logger(__name__)
+
+#: A worker that takes no work for so many leases, although there is some and it has room, is ended.
+_PATIENCE = 4
 
 
 class Heartbeat:
@@ -82,17 +89,19 @@ class HeartbeatStep(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Announce the worker and begin to beat. Runs again after each reconnection."""
+        assert JobTask.runner is not None
         self._cancel()
         settings = Settings.from_environment()
-        heartbeat = self._heartbeat(consumer, settings)
-        consumer.jobworker_heartbeat = heartbeat
+        heartbeat = consumer.jobworker_heartbeat = _heartbeat(consumer, JobTask.runner, settings)
+        watchdog = _watchdog(consumer, JobTask.runner, settings)
         Channel.announce = staticmethod(heartbeat.beat)
         heartbeat.beat()
         if _forks(consumer.pool):
-            self._timer_entry = consumer.timer.call_repeatedly(settings.heartbeat_interval, heartbeat.beat)
+            beat = functools.partial(_beat_in_loop, heartbeat, watchdog)
+            self._timer_entry = consumer.timer.call_repeatedly(settings.heartbeat_interval, beat)
         else:
             self._stopped = threading.Event()
-            arguments = (heartbeat, settings.heartbeat_interval, self._stopped)
+            arguments = (heartbeat, watchdog, settings.heartbeat_interval, self._stopped)
             threading.Thread(target=_beat_until, args=arguments, name="heartbeat", daemon=True).start()
 
     def stop(self, consumer: Any) -> None:
@@ -106,18 +115,33 @@ class HeartbeatStep(bootsteps.StartStopStep):
             self._timer_entry.cancel()
             self._timer_entry = None
 
-    def _heartbeat(self, consumer: Any, settings: Settings) -> Heartbeat:
-        assert JobTask.runner is not None
-        offered = describe(consumer.app)
-        client = JobTask.runner.link.client
-        announced = announcement(consumer, JobTask.runner, offered, SystemClock())
-        return Heartbeat(Registry(client, settings.worker_lease), Claims(client), announced, offered)
+
+def _heartbeat(consumer: Any, runner: Runner, settings: Settings) -> Heartbeat:
+    client, offered = runner.link.client, describe(consumer.app)
+    announced = announcement(consumer, runner, offered, SystemClock())
+    return Heartbeat(Registry(client, settings.worker_lease), Claims(client), announced, offered)
+
+
+def _watchdog(consumer: Any, runner: Runner, settings: Settings) -> Watchdog:
+    patience = settings.worker_lease * _PATIENCE
+    return Watchdog(consumer, runner.link.client, SystemClock(), patience, runner.mailbox.end)
 
 
 def _forks(pool: Any) -> bool:
     return "prefork" in type(pool).__module__
 
 
-def _beat_until(heartbeat: Heartbeat, interval: float, stopped: threading.Event) -> None:
+def _beat_in_loop(heartbeat: Heartbeat, watchdog: Watchdog) -> None:
+    watchdog.expect_another()
+    _beat(heartbeat, watchdog)
+
+
+def _beat_until(heartbeat: Heartbeat, watchdog: Watchdog, interval: float, stopped: threading.Event) -> None:
     while not stopped.wait(interval):
-        heartbeat.beat()
+        _beat(heartbeat, watchdog)
+
+
+def _beat(heartbeat: Heartbeat, watchdog: Watchdog) -> None:
+    heartbeat.beat()
+    with contextlib.suppress(redis.RedisError):
+        watchdog.look()

@@ -1,0 +1,58 @@
+"""Ends a worker that looks alive and does nothing, so that whatever supervises it starts another.
+
+Its heart beats and it answers pings, and yet it takes no work: such a worker is worse than a dead one, since
+nobody takes its place.
+"""
+
+import faulthandler
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import redis
+import structlog
+from celery.worker import state
+
+from jobworker.clock import Clock
+from jobworker.transport.publisher import lists_of
+
+logger = structlog.get_logger(__name__)
+
+
+class Watchdog:
+    """Looks at one worker with every heartbeat.
+
+    `patience`: so long (s) there may be work waiting and a slot free, and nothing taken.
+    """
+
+    def __init__(
+        self, consumer: Any, client: redis.Redis, clock: Clock, patience: float, end: Callable[[], None]
+    ) -> None:
+        self._consumer = consumer
+        self._client = client
+        self._clock = clock
+        self._patience = patience
+        self._end = end
+        self._taken = -1
+        self._since = clock.monotonic()
+
+    def look(self) -> None:
+        """End the worker if it has taken nothing for too long. Raises `redis.RedisError`."""
+        taken, now = sum(state.total_count.values()), self._clock.monotonic()
+        if taken != self._taken or not self._has_room() or not self._is_work_waiting():
+            self._taken, self._since = taken, now
+        elif now - self._since > self._patience:
+            logger.error("worker_takes_nothing", seconds=round(now - self._since), why="work waits and a slot is free")
+            self._end()
+
+    def expect_another(self) -> None:
+        """For a beat of the event loop: end the process, with all its stacks on standard error, if none follows."""
+        faulthandler.dump_traceback_later(self._patience, exit=True, file=sys.__stderr__ or sys.stderr)
+
+    def _has_room(self) -> bool:
+        return len(state.reserved_requests) < (self._consumer.pool.num_processes or 1)
+
+    def _is_work_waiting(self) -> bool:
+        consumer = self._consumer.task_consumer
+        names = [name for queue in consumer.queues for name in lists_of(queue.name)] if consumer else []
+        return bool(names) and bool(self._client.exists(*names))
