@@ -1,0 +1,133 @@
+"""Names that kombu, Celery and billiard keep to themselves and that our transport and worker rely on.
+
+When one of these fails after an upgrade, read how the name's owner does it now, mend the code that uses it, and
+only then this list.
+"""
+
+import inspect
+from importlib import metadata
+from typing import Any
+
+import pytest
+from billiard import common
+from celery.app import trace
+from celery.worker import request as celery_request
+from celery.worker import state
+from celery.worker.consumer import Consumer
+from kombu.asynchronous.hub import Hub
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+
+from jobworker.transport.scripts import common as scripts
+from jobworker.worker.request import JobRequest
+
+#: (owner, method, its parameters without self, where it is used)
+METHODS = [
+    (kombu_redis.Channel, "_brpop_start", ["timeout"], "broker.channel asks for messages in its place"),
+    (kombu_redis.Channel, "_brpop_read", ["options"], "broker.channel reads the answer in its place"),
+    (kombu_redis.Channel, "_receive", [], "broker.channel survives a broken control connection"),
+    (kombu_redis.Channel, "_create_client", ["asynchronous"], "broker.channel keeps one client"),
+    (kombu_redis.Channel, "_put", ["queue", "message", "kwargs"], "broker.channel wakes a worker up"),
+    (kombu_redis.Channel, "_basic_cancel", ["consumer_tag"], "broker.channel reads what is on its way"),
+    (kombu_redis.Channel, "_flush_brpop_reauth", [], "broker.channel reads answers in kombu's place"),
+    (kombu_redis.Channel, "basic_consume", ["queue", "args", "kwargs"], "broker.channel tells jobs from replies"),
+    (kombu_redis.MultiChannelPoller, "on_poll_start", [], "broker.poller decides when to look"),
+    (kombu_redis.Transport, "register_with_event_loop", ["connection", "loop"], "broker.channel joins the loop"),
+    (kombu_redis.Transport, "on_readable", ["fileno"], "broker.poller registers sockets"),
+    (virtual.Transport, "_deliver", ["message", "queue"], "broker.channel hands over"),
+    (virtual.Channel, "basic_consume", ["queue", "no_ack", "callback", "consumer_tag", "kwargs"], "broker.channel"),
+    (virtual.QoS, "can_consume", [], "broker.channel.QoS"),
+    (virtual.QoS, "append", ["message", "delivery_tag"], "broker.channel.QoS"),
+    (virtual.QoS, "ack", ["delivery_tag"], "broker.channel.QoS"),
+    (virtual.QoS, "reject", ["delivery_tag", "requeue"], "broker.channel.QoS"),
+    (celery_request.Request, "_announce_revoked", ["reason", "terminated", "signum", "expired"], "worker.request"),
+    (celery_request.Request, "_announce_cancelled", ["emit_retry"], "worker.request"),
+    (celery_request.Request, "on_accepted", ["pid", "time_accepted"], "worker.request"),
+    (celery_request.Request, "on_timeout", ["soft", "timeout"], "worker.request"),
+    (celery_request.Request, "on_failure", ["exc_info", "send_failed_event", "return_ok"], "worker.request"),
+    (celery_request.Request, "acknowledge", [], "worker.request"),
+    (celery_request.Request, "reject", ["requeue"], "worker.request"),
+    (Consumer, "on_close", [], "worker.consumer keeps what is in hand"),
+    (Consumer, "on_decode_error", ["message", "exc"], "worker.consumer"),
+    (Consumer, "on_invalid_task", ["body", "message", "exc"], "worker.consumer"),
+    (Consumer, "on_unknown_message", ["body", "message"], "worker.consumer"),
+    (Consumer, "on_unknown_task", ["body", "message", "exc"], "worker.consumer"),
+    (Hub, "call_soon", ["callback", "args"], "worker.settling, from any thread"),
+    (Hub, "call_later", ["delay", "callback", "args"], "worker.settling, broker.poller"),
+]
+
+#: (owner, attribute, where it is used)
+ATTRIBUTES = [
+    (kombu_redis.Channel, "_in_poll", "broker.channel says which connection waits for an answer"),
+    (kombu_redis.Channel, "_brpop_sent_at", "kombu drops a connection whose answer is overdue"),
+    (kombu_redis.Channel, "_in_listen", "broker.channel resubscribes"),
+    (kombu_redis.Channel, "active_queues", "broker.channel"),
+    (kombu_redis.Channel, "pool", "broker.channel"),
+    (kombu_redis.MultiChannelPoller, "fds", "broker.poller"),
+    (virtual.QoS, "restore_at_shutdown", "broker.channel.QoS puts nothing back by itself"),
+    (state, "total_count", "worker.watchdog"),
+    (state, "reserved_requests", "worker.watchdog"),
+    (state, "should_stop", "broker.channel, worker.settling, worker.heartbeat"),
+    (state, "should_terminate", "broker.channel, worker.settling, worker.heartbeat"),
+    (common, "terminate_handler_fired", "worker.trace"),
+]
+
+
+def test_kombu_is_the_minor_version_that_was_read() -> None:
+    assert metadata.version("kombu").split(".")[:2] == ["5", "7"], "read the names below in the new version first"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "parameters", "where"), METHODS, ids=lambda value: getattr(value, "__name__", None)
+)
+def test_a_method_takes_what_it_took(owner: Any, name: str, parameters: list[str], where: str) -> None:
+    method = getattr(owner, name, None)
+    assert method is not None, f"{owner.__name__}.{name} is gone; used in {where}"
+    found = [parameter for parameter in inspect.signature(method).parameters if parameter != "self"]
+    assert found == parameters, f"{owner.__name__}.{name} takes {found} now; used in {where}"
+
+
+@pytest.mark.parametrize(("owner", "name", "where"), ATTRIBUTES, ids=lambda value: getattr(value, "__name__", None))
+def test_an_attribute_is_still_there(owner: Any, name: str, where: str) -> None:
+    assert hasattr(owner, name), f"{owner.__name__}.{name} is gone; used in {where}"
+
+
+def test_the_poller_calls_what_we_replace() -> None:
+    for caller, called in (
+        (kombu_redis.MultiChannelPoller._register_BRPOP, "channel._brpop_start()"),
+        (kombu_redis.MultiChannelPoller.on_poll_start, "channel.qos.can_consume()"),
+        (kombu_redis.MultiChannelPoller.on_readable, "chan.handlers[type]()"),
+        (kombu_redis.Channel.__init__, "'BRPOP': self._brpop_read, 'LISTEN': self._receive"),
+        (kombu_redis.Transport.__init__, "self.cycle = MultiChannelPoller()"),
+        (kombu_redis.Transport.register_with_event_loop, "loop.on_tick.add(on_poll_start)"),
+    ):
+        assert called in inspect.getsource(caller), f"{caller.__qualname__} does not say {called} any more"
+
+
+def test_lists_are_named_as_kombu_names_them() -> None:
+    assert kombu_redis.Channel.sep == scripts.SEPARATOR
+    assert tuple(kombu_redis.PRIORITY_STEPS) == scripts.PRIORITY_STEPS
+
+
+def test_celery_shortcuts_are_those_that_are_taken_out() -> None:
+    """`create_request_cls` makes a subclass per task with methods that would bypass the reports."""
+    source = inspect.getsource(celery_request.create_request_cls)
+    defined = {line.split("def ")[1].split("(")[0] for line in source.splitlines() if line.startswith("        def ")}
+    assert defined == {"execute_using_pool", "on_success"}
+
+    class Shortcut(JobRequest):
+        def execute_using_pool(self, pool: Any, **_: Any) -> Any:
+            raise AssertionError
+
+        def on_success(self, answer: Any, **_: Any) -> None:
+            raise AssertionError
+
+    assert Shortcut.execute_using_pool is JobRequest.execute_using_pool
+    assert Shortcut.on_success is JobRequest.on_success
+
+
+def test_the_tracers_answer_three_values() -> None:
+    for tracer in (trace.fast_trace_task, trace.trace_task_ret):
+        assert "return (1, R, T) if I else (0, Rstr, T)" in inspect.getsource(tracer)
+        names = list(inspect.signature(tracer).parameters)
+        assert names[1:6] == ["uuid", "request", "body", "content_type", "content_encoding"]
