@@ -6,7 +6,7 @@ A second worker lives through it all: it takes what the dead one leaves and drai
 import json
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -48,15 +48,17 @@ def kill(bench: Bench) -> list[Figure]:
 
 @dataclass
 class Outcome:
-    """What became of the messages; `again_unsaid` and below are possible only on our side."""
+    """What became of the attempts; below `again` what only our side can tell."""
 
-    lost: int
-    #: Ran again although its first worker lived, or had said that it started it.
-    again: int
-    #: Ran again because its worker died before it could say that it had started it.
+    #: Neither ended nor reported as gone down with its worker.
+    lost: int = 0
+    #: Started again although its first worker lived or had reported it.
+    again: int = 0
+    #: Started again because its worker died before it had reported that.
     again_unsaid: int = 0
-    #: Running on a worker when that was killed, as its Running event says: the relay would start the next attempt.
-    running: int = 0
+    #: Reported as gone down with its worker, for the relay to start the next attempt: it had started, or it only might.
+    down_started: int = 0
+    down_unstarted: int = 0
     ended_twice: int = 0
     poisoned: int = 0
 
@@ -92,8 +94,16 @@ class _Reported:
     """What our workers said of one execution."""
 
     running: set[str] = field(default_factory=set)
-    ends: int = 0
-    poisoned: bool = False
+    kinds: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def ends(self) -> int:
+        return sum(self.kinds[kind] for kind in _ENDS)
+
+    @property
+    def down(self) -> bool:
+        """Whether the relay learns that the attempt ran, or was about to, on a worker that died."""
+        return bool(self.kinds["lost"]) or any(not _is_survivor(worker) for worker in self.running)
 
 
 def _what_ours_did(published: Iterable[str], starts: Iterable[Start], events: Iterable[Mapping[str, str]]) -> Outcome:
@@ -101,15 +111,17 @@ def _what_ours_did(published: Iterable[str], starts: Iterable[Start], events: It
     runs: defaultdict[str, list[str]] = defaultdict(list)
     for start in starts:
         runs[start.execution].append(start.worker)
-    outcome = Outcome(0, 0)
+    outcome = Outcome()
     for execution in published:
         said = reported[execution]
-        if not said.ends and not said.poisoned:
-            outcome.running += bool(said.running)
-            outcome.lost += not said.running or any(map(_is_survivor, said.running))
+        poisoned = bool(said.kinds["poisoned"])
+        if not said.ends and not poisoned:
+            outcome.lost += not said.down
+            outcome.down_started += said.down and execution in runs
+            outcome.down_unstarted += said.down and execution not in runs
         outcome.ended_twice += said.ends > 1
-        outcome.poisoned += said.poisoned
-        for earlier in runs[execution][:-1]:
+        outcome.poisoned += poisoned
+        for earlier in runs[execution][:-1] if execution in runs else ():
             allowed = not _is_survivor(earlier) and earlier not in said.running
             outcome.again_unsaid += allowed
             outcome.again += not allowed
@@ -122,8 +134,7 @@ def _by_execution(events: Iterable[Mapping[str, str]]) -> defaultdict[str, _Repo
         said = reported[fields["execution"]]
         if fields["kind"] == "running":
             said.running.add(json.loads(fields["data"])["worker"])
-        said.ends += fields["kind"] in _ENDS
-        said.poisoned |= fields["kind"] == "poisoned"
+        said.kinds[fields["kind"]] += 1
     return reported
 
 
@@ -139,11 +150,12 @@ def _figures(mine: Outcome, theirs: Outcome) -> list[Figure]:
     what = f"{_KILLS} × kill -9, {_KILLS * _PER_KILL:,} messages"
     rows = [
         ("lost", mine.lost, theirs.lost, True),
-        ("ran again though its worker lived or had said that it ran", mine.again, theirs.again, True),
+        ("started twice though its worker lived or had reported it", mine.again, theirs.again, True),
         ("ended twice", mine.ended_twice, None, True),
         ("poisoned", mine.poisoned, None, True),
-        ("ran again: its worker died before it could say", mine.again_unsaid, None, False),
-        ("ran when its worker died, and history knows", mine.running, None, False),
+        ("started twice, its worker had died before it could report", mine.again_unsaid, None, False),
+        ("down with their worker and reported so, started", mine.down_started, None, False),
+        ("down with their worker and reported so, not started", mine.down_unstarted, None, False),
     ]
     return [
         Figure(f"{what}: {name}", "messages", ours, {} if stock is None else {"": stock}, at_most(0) if asked else None)

@@ -31,7 +31,7 @@ def recovery(bench: Bench) -> list[Figure]:
     with bench.ours(worker_lease=str(_LEASE)) as ours:
         house = _House(ours)
         try:
-            ours.worker("victim", ("--concurrency", "1"))
+            ours.worker("victim", ("--concurrency", "1", "--prefetch-multiplier", str(_JOBS)))
             return _after_a_kill(bench, ours, house)
         finally:
             house.database.dispose()
