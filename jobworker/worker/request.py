@@ -66,7 +66,7 @@ class JobRequest(Request):
         time_limit, soft_time_limit = self.time_limits
         result = pool.apply_async(
             trace.fast if self._app.use_fast_trace_task else trace.plain,
-            args=(self._type, self.id, self._request_dict, self._body, self._content_type, self._content_encoding),
+            args=(self._type, self.id, self._request_dict, self._payload, None, None),  # Decoded already.
             accept_callback=self.on_accepted,
             timeout_callback=self.on_timeout,
             callback=self.on_success,
