@@ -32,7 +32,7 @@ FENCE = "jw:fence:{worker}"
 RUN = "jw:run:{execution}"
 
 #: hash: what a worker has fetched and not acknowledged: tag → "<length of the list's name>:<list's name><message>";
-#: "!" → the last tag that may have started.
+#: "!" → the last tag that may have started; "?" → fetches with earlier tags come too late; "#" → reports taken.
 INFLIGHT = "jw:inflight:{worker}"
 
 #: list of at most one token per queue: something was published to it; idle workers wait for it.

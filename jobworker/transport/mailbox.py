@@ -80,6 +80,8 @@ class Mailbox:
         )
         self._next_tag = 1
         self._owed: list[Owed] = []
+        # How many reports Redis has taken: each has its number, so that none is told twice.
+        self._told = 0
         self._settling = threading.RLock()
         self._settled_at = float("-inf")
         self._refused_since: float | None = None
@@ -87,7 +89,7 @@ class Mailbox:
 
     # --- messages ---------------------------------------------------------------------------------------------
 
-    def take_tags(self, count: int) -> int:
+    def take_tags(self, count: int = 0) -> int:
         """The first of `count` tags that were never used before."""
         first = self._next_tag
         self._next_tag += count
@@ -101,6 +103,8 @@ class Mailbox:
             self.waiting.append(Fetched(tag, queue, message, ticket_of_text(message, self.worker, tag), now))
         if starting:
             self._cleared = min(before + starting, len(self.waiting))
+        if self._cleared < len(self.waiting):
+            self._ring()
 
     def adopted(self, entries: Iterable[tuple[str, str, bytes]]) -> None:
         """The same, of messages that were fetched earlier than those that are waiting."""
@@ -253,7 +257,7 @@ class Mailbox:
                 if not part and clear <= self._cleared:
                     return True
                 try:
-                    answers = self._tell(part, clear)
+                    answers = self._tell(part, clear, self._told + 1)
                 except redis.RedisError as error:
                     self._put_off(error)
                     return False
@@ -270,13 +274,13 @@ class Mailbox:
             self._clock.wait(threading.Event(), _FIRST_PAUSE)
         return True
 
-    def _tell(self, part: list[Owed], clear: int = 0) -> list[str]:
+    def _tell(self, part: list[Owed], clear: int = 0, number: int = 0) -> list[str]:
         self._settled_at = self._clock.monotonic()
         if self._client is None:
             self._client = self._connect()
             self._script = self._client.register_script(SETTLE)
         last = self.waiting[clear - 1].tag if clear > self._cleared else ""
-        arguments: list[Any] = [self.worker, keys.RUNNING_TTL, keys.FINISHED_TTL, last]
+        arguments: list[Any] = [self.worker, keys.RUNNING_TTL, keys.FINISHED_TTL, last, number]
         for owed in part:
             arguments += (owed.what, owed.tag, owed.execution, owed.attempt, owed.kind, owed.data)
         names = [keys.FENCE.format(worker=self.worker), keys.INFLIGHT.format(worker=self.worker), keys.EVENTS]
@@ -288,6 +292,10 @@ class Mailbox:
 
     def _owe(self, owed: Owed) -> None:
         self._owed.append(owed)
+        self._ring()
+
+    def _ring(self) -> None:
+        """There is something to settle."""
         if self.call_soon:
             self.call_soon()
         else:
@@ -302,6 +310,7 @@ class Mailbox:
 
     def _note(self, part: list[Owed], answers: list[str]) -> None:
         del self._owed[: len(part)]
+        self._told += len(part)
         for owed, answer in zip(part, answers, strict=True):
             if answer == Answer.STALE:
                 logger.warning("report_refused", execution=owed.execution, attempt=owed.attempt, why=answer)

@@ -29,7 +29,7 @@ from jobworker.transport.broker.poller import AWAY, Poller
 from jobworker.transport.mailbox import Mailbox
 from jobworker.transport.messages import Fetched
 from jobworker.transport.scripts.common import SEPARATOR
-from jobworker.transport.scripts.messages import FETCH
+from jobworker.transport.scripts.messages import ADOPT, FETCH
 
 logger = structlog.get_logger(__name__)
 
@@ -114,10 +114,18 @@ class Channel(kombu_redis.Channel):
         else:
             seconds = self.brpop_timeout if timeout is None else timeout
             command = ["BRPOP", *(keys.READY.format(queue=queue) for queue in queues), seconds]
-        connection = self.client.connection
+        self._ask(command)
+
+    def _ask(self, command: list[Any]) -> None:
+        connection: Any = self.client.connection
+        wire = connection._sock
         self._in_poll = connection
         self._brpop_sent_at = self.clock.monotonic()
         connection.send_command(*command)
+        if connection._sock is not wire:
+            # redis-py found it dead and opened another, on which the event loop does not listen: start again.
+            connection.disconnect()
+            raise redis.ConnectionError("the connection was replaced")
 
     def _fetch_command(self, queues: list[str]) -> list[Any]:
         mailbox = self.mailbox
@@ -127,6 +135,7 @@ class Channel(kombu_redis.Channel):
             keys.FENCE.format(worker=mailbox.worker),
             keys.WORKERS,
             keys.INFLIGHT.format(worker=mailbox.worker),
+            keys.EVENTS,
         ]
         tags = mailbox.take_tags(self._wanted)
         asked = [mailbox.worker, tags, self._wanted, self._starting, keys.RUNNING_TTL]
@@ -170,11 +179,11 @@ class Channel(kombu_redis.Channel):
 
     def _adopt(self) -> None:
         """Take over what this worker has fetched without hearing of it. Raises what a broken connection raises."""
-        held: Any = self._create_client().hgetall(keys.INFLIGHT.format(worker=self.mailbox.worker))
+        inflight = keys.INFLIGHT.format(worker=self.mailbox.worker)
+        flat: Any = self._create_client().eval(ADOPT, 1, inflight, self.mailbox.take_tags())
+        held = zip(flat[0::2], flat[1::2], strict=True)
         known = self.mailbox.known()
-        unknown = sorted(
-            (int(tag), value) for tag, value in held.items() if tag.isdigit() and tag.decode() not in known
-        )
+        unknown = sorted((int(tag), value) for tag, value in held if tag.isdigit() and tag.decode() not in known)
         self.mailbox.adopted((str(tag), *_unpacked(value)) for tag, value in unknown)
         self._in_doubt = False
 
@@ -247,6 +256,12 @@ class Channel(kombu_redis.Channel):
             self.subclient.connection.disconnect()
             self.connection.cycle.look_soon()
             raise Empty from None
+
+    def _on_connection_disconnect(self, connection: Any) -> None:
+        """Whoever closes it (here, or kombu when an answer is overdue): an answer that was on its way is lost."""
+        if self._asked and self._in_poll is connection:
+            self._in_doubt, self._next = True, "messages"
+        super()._on_connection_disconnect(connection)
 
     def _connection_broke(self, error: Exception) -> None:
         logger.warning("fetch_connection_broke", error=str(error))

@@ -23,6 +23,17 @@ local function write(execution, attempt, state, worker, token, ttl)
   redis.call('SET', run_key(execution), text, 'EX', ttl)
 end
 
+-- A copy of an attempt came up whose worker was given up. Nobody else may know (it was not among the messages that its
+-- worker had in hand, as our transport keeps them), so it is said here, once, that the attempt is lost.
+local function mourn(execution, attempt, known, events, ttl)
+  local same, owner = string.match(known, '^(%d+) running (%S+) ')
+  if tonumber(same) ~= tonumber(attempt) then return end
+  if redis.call('EXISTS', '{keys.FENCE.format(worker="")}' .. owner) == 0 then return end
+  write(execution, attempt, 'finished', '-', '-', ttl)
+  local data = cjson.encode({{worker = owner, reason = 'its worker stopped responding'}})
+  redis.call('XADD', events, '*', 'kind', 'lost', 'execution', execution, 'attempt', attempt, 'data', data)
+end
+
 local function attempt_of(message)
   local execution, attempt = string.match(
     message, '^{{"headers":{{"jobworker":{{"execution":"([%w%-]+)","attempt":(%d+),')

@@ -2,11 +2,11 @@
 
 from jobworker.transport.scripts.common import COMMON
 
-#: KEYS fence, workers set, in-flight hash. ARGV worker, first tag, how many, how many of them may start at once, ttl
+#: KEYS fence, workers set, in-flight hash, events stream. ARGV worker, first tag, how many, how many of them may start at once, ttl
 #: of a record (s), then (queue, share) of each queue in the order of preference. Moves messages into the in-flight
 #: hash: of each queue its share, urgent ones first, then whatever there is. Each attempt is marked as taken; a copy
-#: of one that is taken or over is dropped. Answers {"ok", tag, queue, message, …}, {"fenced"} or {"unknown"}
-#: (announce yourself first). A queue in which something remains keeps a token, so that one more worker wakes up.
+#: of one that is taken or over is dropped. Answers {"ok", tag, queue, message, …}, {"fenced"}, {"unknown"}
+#: (announce yourself first) or {"late"} (the worker has stopped waiting for this answer: see `ADOPT`). A queue in which something remains keeps a token, so that one more worker wakes up.
 #: The field "!" of the in-flight hash is the last tag that may start; what comes after it certainly has not.
 FETCH = (
     COMMON
@@ -14,6 +14,7 @@ FETCH = (
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'fenced'} end
 if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return {'unknown'} end
 local worker, tag, wanted, starting, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+if tag < tonumber(redis.call('HGET', KEYS[3], '?') or 0) then return {'late'} end
 local answer, held, taken = {'ok'}, {}, ' running ' .. worker .. ' '
 if starting > 0 then held = {'!', tag + starting - 1} end
 
@@ -23,6 +24,7 @@ local function claim(message)
   local known = redis.call('SET', run_key(execution), attempt .. taken .. tag, 'EX', ttl, 'GET')
   if not known or tonumber(string.match(known, '^%d+')) < attempt then return true end
   redis.call('SET', run_key(execution), known, 'EX', ttl)
+  mourn(execution, attempt, known, KEYS[4], ttl)
   return false
 end
 
@@ -67,9 +69,19 @@ return answer
 """
 )
 
+#: KEYS in-flight hash. ARGV the next tag that the worker will use. Answers what it has in flight. A fetch with earlier
+#: tags that arrives only now, over a connection that was given up, takes nothing any more. Also when Redis is full:
+#: after a command that needs no memory the others are let through.
+ADOPT = """
+redis.call('HDEL', KEYS[1], '?')
+redis.call('HSET', KEYS[1], '?', ARGV[1])
+return redis.call('HGETALL', KEYS[1])
+"""
+
 #: KEYS fence, in-flight hash, events stream. ARGV worker, ttl of a running and of a finished record (s), the last tag
-#: that may start from now on ("" if that has not changed), then any number of (what, tag, execution, attempt, kind of
-#: an event or "", its data):
+#: that may start from now on ("" if that has not changed), the number of the first report (each worker counts its
+#: own; what has been told is not told again, if only the answer was lost), or 0: do not count; then any number of
+#: (what, tag, execution, attempt, kind of an event or "", its data):
 #:   claim   may an attempt that was not fetched by `FETCH` start here? → "run", "duplicate", "stale" or "revoked"
 #:   tell    the event                                                  → "ok"
 #:   end     the attempt ended, message done         → "ok" (also when told twice) or "stale"; its event unless stale
@@ -83,6 +95,7 @@ SETTLE = (
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'fenced'} end
 local worker, running_ttl, finished_ttl = ARGV[1], ARGV[2], ARGV[3]
+local number, told = tonumber(ARGV[5]), tonumber(redis.call('HGET', KEYS[2], '#') or 0)
 local answers, ops, done = {}, {}, {}
 
 local function tell(execution, attempt, kind, data)
@@ -100,7 +113,10 @@ function ops.claim(tag, execution, attempt)
   if known > tonumber(attempt) then return 'stale' end
   if known == tonumber(attempt) then
     if state == 'revoked' or state == 'finished' then return state == 'revoked' and 'revoked' or 'stale' end
-    if owner ~= worker or token ~= tag then return 'duplicate' end
+    if owner ~= worker or token ~= tag then
+      mourn(execution, attempt, redis.call('GET', run_key(execution)), KEYS[3], running_ttl)
+      return 'duplicate'
+    end
   end
   redis.call('SET', run_key(execution), mine(attempt, 'running', tag), 'EX', running_ttl)
   return 'run'
@@ -157,11 +173,17 @@ function ops.refuse(tag, execution, attempt, kind, data)
   return 'ok'
 end
 
-for i = 5, #ARGV, 6 do
-  answers[#answers + 1] = ops[ARGV[i]](ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+for i = 6, #ARGV, 6 do
+  if number > 0 and number + #answers <= told then answers[#answers + 1] = 'ok'
+  else answers[#answers + 1] = ops[ARGV[i]](ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]) end
 end
 if #done > 0 then redis.call('HDEL', KEYS[2], unpack(done)) end
-if ARGV[4] ~= '' then redis.call('HSET', KEYS[2], '!', ARGV[4]) end
+local marks = {}
+if ARGV[4] ~= '' then marks = {'!', ARGV[4]} end
+if number > 0 and number + #answers - 1 > told then
+  marks[#marks + 1], marks[#marks + 2] = '#', number + #answers - 1
+end
+if #marks > 0 then redis.call('HSET', KEYS[2], unpack(marks)) end
 return answers
 """
 )

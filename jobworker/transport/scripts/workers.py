@@ -24,16 +24,18 @@ SILENT = COMMON + _SILENT + "return silent(KEYS[1], KEYS[2], tonumber(ARGV[1]))"
 
 #: KEYS fence, workers set, the worker's announcement, what it runs, watch. ARGV worker, lease (ms), what it runs
 #: (JSON). Answers {0} if the worker is fenced and must end, {2} if it has to announce itself (again), else {1},
-#: followed by the workers that are silent.
+#: followed by the workers that are silent. Also when Redis is full: PEXPIRE needs no memory, and what
+#: follows a command that has written is let through.
 HEARTBEAT = (
     COMMON
     + _SILENT
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return {0} end
+local unknown = redis.call('PEXPIRE', KEYS[3], ARGV[2] * 2) == 0
 local others = silent(KEYS[5], KEYS[2], tonumber(ARGV[2]))
 redis.call('ZADD', KEYS[2], milliseconds(), ARGV[1])
 redis.call('SET', KEYS[4], ARGV[3], 'PX', ARGV[2] * 2)
-return {redis.call('PEXPIRE', KEYS[3], ARGV[2] * 2) == 0 and 2 or 1, unpack(others)}
+return {unknown and 2 or 1, unpack(others)}
 """
 )
 
@@ -49,8 +51,8 @@ REAP = (
 local worker = ARGV[1]
 local heard = redis.call('ZSCORE', KEYS[1], worker)
 if not heard or milliseconds() - heard < tonumber(ARGV[2]) then return 0 end
+redis.call('ZREM', KEYS[1], worker)  -- First, so that the rest is let through when Redis is full.
 redis.call('SET', KEYS[2], '1', 'EX', ARGV[3])
-redis.call('ZREM', KEYS[1], worker)
 redis.call('DEL', KEYS[3], KEYS[4])
 redis.call('XADD', KEYS[6], '*', unpack(ARGV, 7))
 
@@ -79,6 +81,7 @@ local function back(tag, value, started)
     local known, state, owner, token = record(execution)
     if known ~= attempt or owner ~= worker or token ~= tag or state == 'finished' then return end
     if started then
+      write(execution, attempt, 'finished', '-', '-', ARGV[4])
       redis.call('XADD', KEYS[6], '*', 'kind', 'lost', 'execution', execution, 'attempt', attempt, 'data', ARGV[6])
       return
     end

@@ -1,0 +1,153 @@
+"""Redis and workers, without a relay and without a database: what the transport does by itself."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from jobworker.domain.ids import IdFactory
+from jobworker.transport import keys
+from jobworker.transport.publisher import Message, Publisher, lists_of
+from jobworker.transport.registry import Registry
+from tests.engine import LEASE, Engine
+from tests.servers import Process, RedisServer
+from tests.waiting import until
+
+#: One worker's messages in flight: tag → message.
+Flight = dict[str, str]
+
+
+class Yard:
+    """Publishes like the relay does, and looks into Redis."""
+
+    def __init__(self, engine: Engine, server: RedisServer) -> None:
+        self.engine = engine
+        self.server = server
+        self.client: redis.Redis = server.client()
+        self._publisher = Publisher(self.client)
+        self._ids = IdFactory()
+
+    # --- workers ----------------------------------------------------------------------------------------------
+
+    def worker(self, *options: str, wait: bool = True, **settings: str) -> Process:
+        """Start a worker with two slots (unless `options` say otherwise), and wait until it consumes."""
+        worker = self.engine.worker("--without-mingle", *options, **settings)
+        if wait:
+            self.ready(worker)
+        return worker
+
+    def ready(self, *workers: Process) -> None:
+        """Wait until the workers consume."""
+        for worker in workers:
+            until(
+                lambda worker=worker: " ready." in self.engine.log(worker) or not worker.is_alive(),  # type: ignore[misc]
+                what=f"a worker to be ready; its log is {worker.log}",
+            )
+            worker.must_live()
+
+    def id_of(self, worker: Process) -> str:
+        """The name under which Redis knows a worker."""
+        return next(name for name in self.workers() if f":{worker.pid}:" in name)
+
+    def workers(self) -> list[str]:
+        """The workers that Redis knows."""
+        known: Any = self.client.zrange(keys.WORKERS, 0, -1)
+        return list(known)
+
+    def cut_connections(self) -> None:
+        """Close every connection to Redis but ours."""
+        for kind in ("normal", "pubsub"):
+            self.client.client_kill_filter(_type=kind, skipme=True)
+
+    # --- messages ---------------------------------------------------------------------------------------------
+
+    def publish(
+        self, job: str = "noop", count: int = 1, *, queue: str = "default", priority: int = 5, **parameters: Any
+    ) -> list[str]:
+        """Publish first attempts of `count` executions; answers their ids."""
+        messages = [self.message(job, queue=queue, priority=priority, **parameters) for _ in range(count)]
+        self._publisher.publish(messages)
+        return [message.execution for message in messages]
+
+    def message(self, job: str = "noop", *, queue: str = "default", priority: int = 5, **parameters: Any) -> Message:
+        """A first attempt, not yet published."""
+        return Message(
+            execution=self._ids.new(int(self.engine.clock.now().timestamp() * 1000)),
+            attempt=1,
+            job=job,
+            revision=1,
+            task=job,
+            queue=queue,
+            priority=priority,
+            parameters=parameters,
+            retries=0,
+            max_attempts=None,
+            time_limit=None,
+            soft_time_limit=None,
+            correlation_id="test",
+            scheduled_for=None,
+        )
+
+    def waiting(self, *queues: str) -> int:
+        """How many messages stand in the queues."""
+        return sum(self.client.llen(name) for queue in queues or ("default",) for name in lists_of(queue))
+
+    def in_flight(self) -> dict[str, Flight]:
+        """The messages that each worker has taken and not acknowledged."""
+        prefix = keys.INFLIGHT.format(worker="")
+        names = [name for name in self.client.scan_iter(match=prefix + "*", count=1000)]
+        held = {name.removeprefix(prefix): self.client.hgetall(name) for name in names}
+        return {
+            worker: {tag: value for tag, value in entries.items() if tag.isdigit()} for worker, entries in held.items()
+        }
+
+    def is_clear(self) -> bool:
+        """Whether no message is left anywhere."""
+        return self.waiting("critical", "default", "background") == 0 and not any(self.in_flight().values())
+
+    # --- reports ----------------------------------------------------------------------------------------------
+
+    def told(self) -> list[tuple[str, str, int]]:
+        """(kind, execution, attempt) of every report, in order."""
+        entries: Any = self.client.xrange(keys.EVENTS)
+        return [(fields["kind"], fields["execution"], int(fields["attempt"])) for _, fields in entries]
+
+    def kinds(self, execution: str) -> list[str]:
+        """What was told about an execution, in order."""
+        return [kind for kind, about, _ in self.told() if about == execution]
+
+    def data(self, kind: str) -> list[dict[str, Any]]:
+        """The data of every report of a kind."""
+        entries: Any = self.client.xrange(keys.EVENTS)
+        return [json.loads(fields["data"]) for _, fields in entries if fields["kind"] == kind]
+
+    def all_done(self, executions: list[str], within: float = 60.0) -> None:
+        """Wait until all have ended and nothing is left; each has begun and ended once, by diary and reports."""
+        wanted = set(executions)
+        until(
+            lambda: wanted <= {execution for kind, execution, _ in self.told() if kind == "succeeded"},
+            within,
+            every=0.1,
+            what=f"everything to end; logs in {self.engine.folder}",
+        )
+        until(self.is_clear, what="every message to be acknowledged")
+        starts, ends, told = self.engine.starts(), self.engine.ends(), self.told()
+        assert {key: starts[key, 1] for key in wanted if starts[key, 1] != 1} == {}
+        assert {key: ends[key, 1] for key in wanted if ends[key, 1] != 1} == {}
+        for kind in ("running", "succeeded"):
+            about = [execution for one, execution, _ in told if one == kind and execution in wanted]
+            assert len(about) == len(set(about)) == len(wanted), kind
+
+    def reap(self) -> list[str]:
+        """Look for silent workers once, as the relay does every second."""
+        return Registry(self.client, LEASE).reap_silent()
+
+    def close(self) -> None:
+        """Let go of Redis."""
+        self.client.close()
+
+
+def is_busy(yard: Yard, executions: list[str]) -> Callable[[], bool]:
+    """Whether all of them are running."""
+    return lambda: all(yard.engine.is_running(execution) for execution in executions)
