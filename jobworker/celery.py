@@ -15,7 +15,7 @@ from jobworker.settings import Settings
 from jobworker.telemetry import logging
 from jobworker.transport.celery_settings import celery_settings
 from jobworker.worker.setup import install
-from jobworker.worker.task import JobTask
+from jobworker.worker.task import JobApp
 
 logger = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ def _make_app() -> Celery:
     # `celery -A` looks into the current folder only while it finds this module; the jobs lie there too.
     if "" not in sys.path:
         sys.path.insert(0, "")
-    made = Celery("jobworker", task_cls=JobTask)
+    made = JobApp("jobworker")
     made.add_defaults(celery_settings(_settings))
     if importlib.util.find_spec("celeryconfig") is not None:
         made.config_from_object("celeryconfig")

@@ -73,8 +73,8 @@ def of_end_without_report(error: BaseException | None) -> Outcome:
         return Outcome(Kind.FAILED, {"reason": "the job ended without a report"})
     if isinstance(error, TimeLimitExceeded):
         return hard_limit(error.args[0] if error.args else 0)
-    if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt | MemoryError):
-        return process_gone(str(error) or type(error).__name__)
+    if isinstance(error, WorkerLostError):
+        return process_gone(str(error))
     return of_exception(error)
 
 

@@ -130,7 +130,8 @@ class JobRequest(Request):
         """The job failed (it has said how), or its process is gone (it could not)."""
         error = exc_info.exception
         self._error = error.exc if isinstance(error, ExceptionWithTraceback) else error
-        if isinstance(self._error, MemoryError) or (isinstance(self._error, SystemExit) and self._report is not None):
+        exits = isinstance(self._error, SystemExit | KeyboardInterrupt)
+        if isinstance(self._error, MemoryError) or (exits and self._report is not None):
             # Celery would raise it in the event loop, or count a process as lost that has reported and goes on.
             state.task_ready(self)
             self.acknowledge()

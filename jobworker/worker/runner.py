@@ -50,7 +50,7 @@ class Runner:
         try:
             value = self._call(delivery, body, parameters)
             ended = outcome.of_return(value)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._leave(delivery, outcome.of_exception(error), started)
             raise
         self._leave(delivery, ended, started)

@@ -1,8 +1,10 @@
-"""The class of every task: Celery's, except that attempts are claimed and retries are durable."""
+"""The class of every task: Celery's, except that attempts are reported and retries are durable."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
-from celery import Task
+from celery import Celery, Task
 from celery.exceptions import MaxRetriesExceededError, Retry
 
 from jobworker.declare import JobOptions
@@ -22,12 +24,11 @@ class JobTask(Task):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run one attempt, or just the function when it is called as one."""
-        if self.request.called_directly:
-            return super().__call__(*args, **kwargs)
-        runner, delivery = JobTask.runner, self._delivery()
-        if delivery is None or runner is None:
-            return self.run(*args, **kwargs)
-        return runner.run(delivery, lambda: self.run(*args, **kwargs), kwargs)
+        body = super().__call__  # It may be that of a base class of the user's.
+        delivery = None if self.request.called_directly else self._delivery()
+        if delivery is None or JobTask.runner is None:
+            return body(*args, **kwargs)
+        return JobTask.runner.run(delivery, lambda: body(*args, **kwargs), kwargs)
 
     def retry(
         self,
@@ -77,3 +78,27 @@ class JobTask(Task):
         changed_kwargs = kwargs is not None and kwargs != self.request.kwargs
         if changed_args or changed_kwargs:
             raise ValueError("a retry keeps its parameters; submit another execution to run with others")
+
+
+class JobApp(Celery):
+    """A Celery app whose tasks are all of them a `JobTask`, also those for which users chose a base class of their own.
+
+    Otherwise such a task would run, and nobody would hear of it.
+    """
+
+    task_cls = JobTask
+
+    def _task_from_fun(
+        self, fun: Callable[..., Any], name: str | None = None, base: type | None = None, **options: Any
+    ) -> Any:
+        return super()._task_from_fun(fun, name, base and _as_job(base), **options)
+
+    def register_task(self, task: Any, **options: Any) -> Any:
+        """Add a task that is a class, or an object of one."""
+        made = task() if inspect.isclass(task) else task
+        made.__class__ = _as_job(type(made))
+        return super().register_task(made, **options)
+
+
+def _as_job(base: type) -> type:
+    return base if issubclass(base, JobTask) else type(base.__name__, (JobTask, base), {"abstract": True})

@@ -10,6 +10,10 @@ from typing import Any
 from billiard.common import terminate_handler_fired
 from billiard.einfo import ExceptionInfo
 from celery.app import trace
+from celery.exceptions import WorkerShutdown, WorkerTerminate
+
+#: What Celery raises in the worker's own thread, where solo runs jobs.
+_ENDS_THE_WORKER = (WorkerShutdown, WorkerTerminate)
 
 #: Kind of the closing event, and its data as JSON.
 Report = tuple[str, str]
@@ -41,12 +45,11 @@ def _with_report(tracer: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any, fl
     _left.report = None
     try:
         failed, answer, runtime = tracer(*arguments)
-    except (SystemExit, MemoryError):
-        # Raised by the job, which has been reported; it is no reason to lose the process and the report with it.
-        report = _report()
-        if report is None or terminate_handler_fired():
+    except BaseException as error:  # noqa: BLE001  SystemExit, asyncio's cancellation, …: the job ends, not who runs it
+        if terminate_handler_fired() or isinstance(error, _ENDS_THE_WORKER):
             raise
-        return True, ExceptionInfo(), 0.0, report
+        # A thread that let it pass would never answer.
+        return True, ExceptionInfo(), 0.0, _report()
     return failed, answer, runtime, _report()
 
 
