@@ -129,8 +129,9 @@ class Ours(Side):
         """Nothing queued, nothing in flight."""
         if self.broker.llen(self.waiting()):
             return False
-        # "!" is no message.
-        return not any(set(self.broker.hkeys(keys.INFLIGHT.format(worker=worker))) - {"!"} for worker in self.workers())
+        held = (self.broker.hkeys(keys.INFLIGHT.format(worker=worker)) for worker in self.workers())
+        # Messages have numbers; the other fields are the worker's book-keeping.
+        return not any(tag.isdecimal() for tags in held for tag in tags)
 
     def workers(self) -> list[str]:
         """The ids of the workers that are counted as living."""
