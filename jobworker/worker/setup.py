@@ -33,6 +33,7 @@ def install(app: Celery, settings: Settings) -> None:
     """Connect the worker's life to ours, and let beat, too, refuse a Redis that would lose its data."""
     app.steps["consumer"].add(HeartbeatStep)
     app.steps["consumer"].add(SettleStep)
+    app.events.dispatcher_cls = "jobworker.worker.events:Dispatcher"
 
     def begin(sender: str, conf: Any, **_: Any) -> None:
         with _ending_plainly():

@@ -49,6 +49,11 @@ class Watchdog:
         """For a beat of the event loop: end the process, with all its stacks on standard error, if none follows."""
         faulthandler.dump_traceback_later(self._patience, exit=True, file=sys.__stderr__ or sys.stderr)
 
+    @staticmethod
+    def expect_nothing() -> None:
+        """The event loop stands still for good reason: it waits for Redis to come back, or for a new start."""
+        faulthandler.cancel_dump_traceback_later()
+
     def _has_room(self) -> bool:
         return len(state.reserved_requests) < (self._consumer.pool.num_processes or 1)
 

@@ -2,12 +2,13 @@
 
 from jobworker.transport.scripts.common import COMMON
 
-#: KEYS fence, workers set, in-flight hash, events stream. ARGV worker, first tag, how many, how many of them may start at once, ttl
-#: of a record (s), then (queue, share) of each queue in the order of preference. Moves messages into the in-flight
-#: hash: of each queue its share, urgent ones first, then whatever there is. Each attempt is marked as taken; a copy
-#: of one that is taken or over is dropped. Answers {"ok", tag, queue, message, …}, {"fenced"}, {"unknown"}
-#: (announce yourself first) or {"late"} (the worker has stopped waiting for this answer: see `ADOPT`). A queue in which something remains keeps a token, so that one more worker wakes up.
-#: The field "!" of the in-flight hash is the last tag that may start; what comes after it certainly has not.
+#: KEYS fence, workers set, in-flight hash, events stream. ARGV worker, first tag, how many, how many of them may start
+#: at once, ttl of a record (s), then (queue, share) of each queue in the order of preference. Moves messages into the
+#: in-flight hash: of each queue its share, urgent ones first, then whatever there is. Each attempt is marked as taken;
+#: a copy of one that is taken or over is dropped. Answers {"ok", tag, queue, message, …}, {"fenced"}, {"unknown"}
+#: (announce yourself first) or {"late"} (the worker does not wait for this answer any more: see `ADOPT`). A queue in
+#: which something remains keeps a token, so that one more worker wakes up. The field "!" of the in-flight hash is the
+#: last tag that may start; what comes after it certainly has not.
 FETCH = (
     COMMON
     + """

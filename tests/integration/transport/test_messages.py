@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobworker.transport import keys
 from jobworker.transport.broker.channel import _FETCH_SHA
-from jobworker.transport.scripts.messages import ADOPT
 from tests.integration.transport.proxy import Proxy, Sees
 from tests.integration.transport.yard import Yard, is_busy
 from tests.waiting import until
@@ -19,32 +17,20 @@ def _is_fetch(sent: bytes) -> bool:
 
 def _settles(what: str) -> Sees:
     """Whether a worker reports something of that kind."""
-
-    def sees(sent: bytes) -> bool:
-        return b"EVALSHA" in sent and b"$%d\r\n%s\r\n" % (len(what), what.encode()) in sent
-
-    return sees
+    word = b"$%d\r\n%s\r\n" % (len(what), what.encode())
+    return lambda sent: b"EVALSHA" in sent and word in sent
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_fetch_whose_answer_is_lost_is_adopted_and_runs_once(yard: Yard, proxy: Proxy, pool: str) -> None:
     worker = yard.worker("--pool", pool, JOBWORKER_REDIS_URL=proxy.url)
+    yard.all_done(yard.publish())
     proxy.cut_answer_to(_is_fetch)
-    executions = yard.publish(count=5)
+    executions = yard.publish(count=2)  # Not more than there are slots: nothing else will wake the worker up.
     until(proxy.has_cut.is_set, what="the answer to be cut")
     yard.all_done(executions)
     assert "fetch_connection_broke" in yard.engine.log(worker)
     assert worker.is_alive()
-
-
-def test_messages_fetched_over_a_wire_that_was_cut_go_elsewhere_when_the_worker_dies(yard: Yard, proxy: Proxy) -> None:
-    worker = yard.worker(JOBWORKER_REDIS_URL=proxy.url)
-    proxy.cut_answer_to(_is_fetch)
-    executions = yard.publish(count=2)
-    until(proxy.has_cut.is_set, what="the answer to be cut")
-    worker.end(signal.SIGKILL)
-    taken = sum(len(flight) for flight in yard.in_flight().values())
-    assert taken + yard.waiting() == 2 or any(yard.told())
 
 
 @pytest.mark.parametrize("what", ["tell", "end"])
@@ -60,3 +46,43 @@ def test_report_whose_answer_is_lost_is_told_once(yard: Yard, proxy: Proxy, what
     gate.touch()
     until(proxy.has_cut.is_set, what="the answer to be cut")
     yard.all_done([*held, *yard.publish(count=10)])
+
+
+def test_messages_of_a_worker_that_dies_at_any_moment_go_to_another_one(yard: Yard, proxy: Proxy) -> None:
+    survivor = yard.worker("--pool", "solo", "--queues", "critical", wait=False)
+    frozen = yard.worker("--pool", "threads", wait=False)
+    unheard = yard.worker("--pool", "threads", "--queues", "background", wait=False, JOBWORKER_REDIS_URL=proxy.url)
+    yard.ready(survivor, frozen, unheard)
+    # The first message of an empty queue: whoever waits for it is frozen, and killed.
+    frozen.send(signal.SIGSTOP)
+    first = yard.publish(queue="default")
+    # One that was fetched, and the worker never hears of it.
+    proxy.cut_answer_to(_is_fetch)
+    second = yard.publish(queue="background", count=2)
+    until(proxy.has_cut.is_set, what="the answer to be cut")
+    unheard.send(signal.SIGKILL)
+    assert yard.waiting("default", "background") + sum(map(len, yard.in_flight().values())) == 3
+    frozen.end(signal.SIGKILL)
+    unheard.end(signal.SIGKILL)
+    heir = yard.worker()
+    yard.all_done(first)
+    # The same attempt, unless it was told that it may start: then it is lost, and that is told.
+    until(lambda: all(yard.kinds(execution)[-1:] in (["succeeded"], ["lost"]) for execution in second))
+    assert heir.is_alive()
+
+
+def test_worker_frozen_while_it_fetches(yard: Yard) -> None:
+    """As many moments as there are: frozen under load, again and again, and killed there."""
+    executions = yard.publish(count=300)
+    for _ in range(2):
+        worker = yard.worker("--pool", "threads")
+        done = len(yard.told())
+        until(lambda done=done: len(yard.told()) > done + 20, every=0.001)  # type: ignore[misc]
+        worker.end(signal.SIGKILL)
+    yard.worker()
+    until(lambda: {execution for kind, execution, _ in yard.told() if kind in ("succeeded", "lost")} == set(executions))
+    until(yard.is_clear)
+    lost = {execution for kind, execution, _ in yard.told() if kind == "lost"}
+    starts = yard.engine.starts()
+    assert all(starts[execution, 1] == 1 for execution in set(executions) - lost)
+    assert max(starts.values()) == 1

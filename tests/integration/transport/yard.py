@@ -96,11 +96,9 @@ class Yard:
     def in_flight(self) -> dict[str, Flight]:
         """The messages that each worker has taken and not acknowledged."""
         prefix = keys.INFLIGHT.format(worker="")
-        names = [name for name in self.client.scan_iter(match=prefix + "*", count=1000)]
-        held = {name.removeprefix(prefix): self.client.hgetall(name) for name in names}
-        return {
-            worker: {tag: value for tag, value in entries.items() if tag.isdigit()} for worker, entries in held.items()
-        }
+        names: list[str] = list(self.client.scan_iter(match=prefix + "*", count=1000))
+        held: dict[str, Any] = {name.removeprefix(prefix): self.client.hgetall(name) for name in names}
+        return {worker: {tag: text for tag, text in flight.items() if tag.isdigit()} for worker, flight in held.items()}
 
     def is_clear(self) -> bool:
         """Whether no message is left anywhere."""

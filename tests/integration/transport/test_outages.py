@@ -1,0 +1,123 @@
+"""Redis goes away, drops connections, is full: workers live, do not stall, and run nothing twice."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobworker.transport import keys
+from tests.integration.transport.yard import Yard, is_busy
+from tests.servers import Process
+from tests.waiting import until
+
+#: A pool each on a queue of its own, and how many jobs it runs at a time.
+_POOLS = {"prefork": ("critical", 2), "threads": ("default", 2), "solo": ("background", 1)}
+
+
+@pytest.fixture
+def workers(yard: Yard) -> dict[str, Process]:
+    """One worker of each pool, each with its own queue."""
+    started = {
+        pool: yard.worker("--pool", pool, "--queues", queue, "-n", f"{pool}@%h", wait=False)
+        for pool, (queue, _) in _POOLS.items()
+    }
+    yard.ready(*started.values())
+    return started
+
+
+@contextlib.contextmanager
+def _every_slot_busy(yard: Yard, gate: Path) -> Iterator[list[str]]:
+    """The executions that keep every slot of every worker busy until the gate opens, at the latest with the block."""
+    held = [
+        execution
+        for queue, slots in _POOLS.values()
+        for execution in yard.publish("wait_for_file", count=slots, queue=queue, path=str(gate))
+    ]
+    until(is_busy(yard, held), what="every slot to be busy")
+    yield held
+    gate.touch()
+
+
+def _publish_everywhere(yard: Yard, count: int) -> list[str]:
+    return [execution for queue, _ in _POOLS.values() for execution in yard.publish(count=count, queue=queue)]
+
+
+def _must_be_well(yard: Yard, workers: dict[str, Process], names: set[str]) -> None:
+    """All alive, under the same names, never taken for dead; and each still takes work."""
+    for worker in workers.values():
+        worker.must_live()
+    assert set(yard.workers()) == names
+    assert not [kind for kind, _, _ in yard.told() if kind in ("worker_lost", "lost")]
+    yard.all_done(_publish_everywhere(yard, 5), within=15)
+
+
+@pytest.mark.timeout(180)
+def test_redis_restarts(yard: Yard, workers: dict[str, Process], tmp_path: Path) -> None:
+    """Idle and with all slots busy; the last time for several leases, and jobs end meanwhile."""
+    names = set(yard.workers())
+    _restart(yard, down=2)
+    _must_be_well(yard, workers, names)
+    for down in (4, 15):
+        gate = tmp_path / f"gate-{down}"
+        with _every_slot_busy(yard, gate) as held:
+            waiting = _publish_everywhere(yard, 20)
+            yard.server.stop()
+            time.sleep(down / 2)
+            if down == 15:
+                gate.touch()
+            time.sleep(down / 2)
+            yard.server.start()
+        yard.all_done([*held, *waiting])
+        _must_be_well(yard, workers, names)
+
+
+def _restart(yard: Yard, down: float) -> None:
+    yard.server.stop()
+    time.sleep(down)
+    yard.server.start()
+
+
+def test_connections_dropped_every_second_under_load(yard: Yard, workers: dict[str, Process]) -> None:
+    names, executions = set(yard.workers()), []
+    for _ in range(10):
+        for _ in range(10):
+            executions += _publish_everywhere(yard, 8)
+            time.sleep(0.1)
+        yard.cut_connections()
+    yard.all_done(executions)
+    _must_be_well(yard, workers, names)
+
+
+def test_redis_is_full(yard: Yard, workers: dict[str, Process], tmp_path: Path) -> None:
+    names = set(yard.workers())
+    with _every_slot_busy(yard, tmp_path / "gate") as held:
+        waiting = _publish_everywhere(yard, 20)
+        yard.client.config_set("maxmemory", "1mb")
+    until(
+        lambda: all("redis_takes_no_reports" in yard.engine.log(worker) for worker in workers.values()),
+        what="reports to be refused",
+    )
+    until(lambda: all(yard.engine.ends()[execution, 1] for execution in held), what="the jobs to end")
+    _wait_for_heartbeats(yard, seconds=4)
+    assert sum(map(len, yard.in_flight().values())) >= len(held)
+    assert not [kind for kind, execution, _ in yard.told() if kind == "succeeded" and execution in held]
+    begun = len(yard.engine.starts())
+    _wait_for_heartbeats(yard, seconds=1)
+    assert len(yard.engine.starts()) == begun, "nothing begins while reports cannot leave"
+    yard.client.config_set("maxmemory", "0")
+    yard.all_done([*held, *waiting])
+    _must_be_well(yard, workers, names)
+
+
+def _wait_for_heartbeats(yard: Yard, seconds: float) -> None:
+    """So many seconds, by the clock of Redis and the heartbeats of all workers."""
+
+    def oldest() -> float:
+        heard: Any = yard.client.zrange(keys.WORKERS, 0, -1, withscores=True)
+        return min(float(score) for _, score in heard)
+
+    begun = oldest()
+    until(lambda: oldest() - begun > seconds * 1000, what="heartbeats while Redis is full")
