@@ -2,37 +2,47 @@
 
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What a figure is asked to reach, as a function of ours and stock's, and in words."""
+    """What a figure is asked to reach: the median over the rounds of something made of ours and stock's."""
 
     words: str
-    reached: Callable[[float, float], bool]
+    of: Callable[[float, float], float]
+    limit: float
     more_is_better: bool = False
+
+    def is_reached(self, pairs: Iterable[tuple[float, float]]) -> bool:
+        """Whether it is, by (ours, stock's) of each round."""
+        value = statistics.median(self.of(ours, stock) for ours, stock in pairs)
+        return value >= self.limit if self.more_is_better else value <= self.limit
 
 
 def ratio_at_least(limit: float) -> Bar:
     """Ours must be so many times stock's, or more."""
-    return Bar(f"≥ {limit:g} ×", lambda ours, stock: ours >= limit * stock, more_is_better=True)
+    return Bar(f"≥ {limit:g} ×", _ratio, limit, more_is_better=True)
 
 
 def ratio_at_most(limit: float) -> Bar:
     """Ours must be this part of stock's, or less."""
-    return Bar(f"≤ {limit:g} ×", lambda ours, stock: ours <= limit * stock)
+    return Bar(f"≤ {limit:g} ×", _ratio, limit)
 
 
 def above_stock_at_most(limit: float) -> Bar:
     """Ours may be so much more than stock's."""
-    return Bar(f"≤ stock + {limit:g}", lambda ours, stock: ours <= stock + limit)
+    return Bar(f"≤ stock + {limit:g}", lambda ours, stock: ours - stock, limit)
 
 
 def at_most(limit: float) -> Bar:
     """Ours must not be more, whatever stock does."""
-    return Bar(f"≤ {limit:g}" if limit else "0", lambda ours, _: ours <= limit)
+    return Bar(f"≤ {limit:g}" if limit else "0", lambda ours, _: ours, limit)
+
+
+def _ratio(ours: float, stock: float) -> float:
+    return ours / stock
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,7 @@ class Table:
         print(f"{figure.what}: ours {figure.ours:.2f}, {stock or 'stock –'} {figure.unit}", file=sys.stderr, flush=True)
 
     def print(self) -> None:
-        """One line for each thing measured, in markdown."""
+        """One line for each thing measured, in markdown: medians of the rounds; the ratio is the median of their ratios."""
         print("| what | ours | stock | ratio | bar | unit |\n|---|---:|---:|---:|---|---|")
         for what, figures in self._figures.items():
             print(f"| {what} | {' | '.join(_cells(figures))} |")
@@ -67,11 +77,14 @@ class Table:
 
 def _cells(figures: list[Figure]) -> list[str]:
     ours = statistics.median(figure.ours for figure in figures)
-    unit, bar = figures[0].unit, figures[0].bar
-    stock = _best(figures)
-    told = f"{stock[1]:.1f}{f' ({stock[0]})' if stock[0] else ''}" if stock else "–"
-    ratio = f"{ours / stock[1]:.2f}" if stock and stock[1] else "–"
-    return [f"{ours:.1f}", told, ratio, _judged(bar, ours, stock[1] if stock else 0.0), unit]
+    how, stock = _best(figures) or ("", 0.0)
+    pairs = [(figure.ours, figure.stock.get(how, 0.0)) for figure in figures]
+    # Of each round, since both were measured in the same minutes.
+    ratio = f"{statistics.median(mine / theirs for mine, theirs in pairs):.2f}" if stock else "–"
+    told = f"{stock:.1f}{f' ({how})' if how else ''}" if figures[0].stock else "–"
+    bar = figures[0].bar
+    judged = f"{bar.words}: {'reached' if bar.is_reached(pairs) else '**missed**'}" if bar else "–"
+    return [f"{ours:.1f}", told, ratio, judged, figures[0].unit]
 
 
 def _best(figures: list[Figure]) -> tuple[str, float] | None:
@@ -82,9 +95,3 @@ def _best(figures: list[Figure]) -> tuple[str, float] | None:
     bar = figures[0].bar
     best = max if bar and bar.more_is_better else min
     return best(medians.items(), key=lambda pair: pair[1])
-
-
-def _judged(bar: Bar | None, ours: float, stock: float) -> str:
-    if bar is None:
-        return "–"
-    return f"{bar.words}: {'reached' if bar.reached(ours, stock) else '**missed**'}"
