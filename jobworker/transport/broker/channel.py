@@ -193,8 +193,10 @@ class Channel(kombu_redis.Channel):
         """Hand to Celery what can start now; what did not start in time goes back."""
         if not self._active_queues:
             return
-        # Not more than there is room for now: handing over may run the job right here (solo).
+        # Not more than there is room for now, and each time a look at what has waited for too long: where the event
+        # loop runs the jobs itself (solo), handing over takes as long as the job.
         for _ in range(self.credit()):
+            self.mailbox.give_back_late()
             fetched = self.mailbox.hand_over()
             if fetched is None:
                 break

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
+from celery import Celery
 
 from jobworker.domain.ids import IdFactory
 from jobworker.transport import keys
@@ -60,13 +61,22 @@ class Yard:
         for kind in ("normal", "pubsub"):
             self.client.client_kill_filter(_type=kind, skipme=True)
 
+    def control(self, command: str, *arguments: Any, destination: Process | None = None, **options: Any) -> Any:
+        """Use one of Celery's remote control commands, and wait for the answers."""
+        to = [self.id_of(destination).rsplit(":", 2)[0]] if destination else None
+        with Celery(broker=self.server.url, set_as_current=False) as app:
+            return getattr(app.control, command)(*arguments, destination=to, reply=True, timeout=5, **options)
+
     # --- messages ---------------------------------------------------------------------------------------------
 
     def publish(
         self, job: str = "noop", count: int = 1, *, queue: str = "default", priority: int = 5, **parameters: Any
     ) -> list[str]:
         """Publish first attempts of `count` executions; answers their ids."""
-        messages = [self.message(job, queue=queue, priority=priority, **parameters) for _ in range(count)]
+        return self.publish_all([self.message(job, queue=queue, priority=priority, **parameters) for _ in range(count)])
+
+    def publish_all(self, messages: list[Message]) -> list[str]:
+        """Publish messages at once; answers the ids of their executions."""
         self._publisher.publish(messages)
         return [message.execution for message in messages]
 

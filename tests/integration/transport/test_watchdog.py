@@ -1,0 +1,41 @@
+"""A worker that lives and does nothing is ended, so that whatever supervises it starts another."""
+
+import pytest
+
+from tests.integration.transport.yard import Yard
+from tests.servers import Process
+from tests.waiting import until
+
+#: So short that four leases, a worker's grace, pass within a test.
+_LEASE = "1"
+
+
+def _ends(yard: Yard, worker: Process, says: str) -> None:
+    until(lambda: not worker.is_alive(), what="the worker to be ended")
+    assert says in yard.engine.log(worker)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_worker_that_fetches_nothing_is_ended(yard: Yard, pool: str) -> None:
+    deaf = yard.worker("--pool", pool, JOB_SABOTAGE="deaf", JOBWORKER_WORKER_LEASE=_LEASE)
+    first = yard.publish()
+    until(lambda: [kind for kind, _, _ in yard.told()] == ["running", "succeeded"])
+    yard.publish()
+    _ends(yard, deaf, "worker_takes_nothing")
+    assert len(yard.engine.starts()) == len(first)
+
+
+def test_worker_whose_event_loop_hangs_is_ended(yard: Yard) -> None:
+    hung = yard.worker(JOB_SABOTAGE="hang", JOBWORKER_WORKER_LEASE=_LEASE)
+    yard.publish()
+    _ends(yard, hung, "Timeout (0:00:04)!")
+    assert "time.sleep" in yard.engine.log(hung) or "most recent call first" in yard.engine.log(hung)
+
+
+def test_worker_that_is_idle_or_busy_is_not_ended(yard: Yard) -> None:
+    """For longer than its grace: nothing to do, then no slot free while work waits."""
+    worker = yard.worker(JOBWORKER_WORKER_LEASE=_LEASE)
+    held = yard.publish("hold", count=2, seconds=6)
+    waiting = yard.publish(count=5)
+    yard.all_done([*held, *waiting])
+    worker.must_live()
