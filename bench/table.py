@@ -69,7 +69,7 @@ class Table:
         print(f"{figure.what}: ours {figure.ours:.2f}, {stock or 'stock –'} {figure.unit}", file=sys.stderr, flush=True)
 
     def print(self) -> None:
-        """One line for each thing measured, in markdown: medians of the rounds; the ratio is the median of their ratios."""
+        """One line for each thing measured, in markdown: medians of the rounds, and the median of their ratios."""
         print("| what | ours | stock | ratio | bar | unit |\n|---|---:|---:|---:|---|---|")
         for what, figures in self._figures.items():
             print(f"| {what} | {' | '.join(_cells(figures))} |")

@@ -129,7 +129,8 @@ class Ours(Side):
         """Nothing queued, nothing in flight."""
         if self.broker.llen(self.waiting()):
             return False
-        held = (self.broker.hkeys(keys.INFLIGHT.format(worker=worker)) for worker in self.workers())
+        client: Any = self.broker
+        held = (client.hkeys(keys.INFLIGHT.format(worker=worker)) for worker in self.workers())
         # Messages have numbers; the other fields are the worker's book-keeping.
         return not any(tag.isdecimal() for tags in held for tag in tags)
 
