@@ -121,6 +121,7 @@ def _heartbeat(consumer: Any, runner: Runner, settings: Settings) -> Heartbeat:
     announced = announcement(consumer, runner, offered, SystemClock())
     return Heartbeat(Registry(client, settings.worker_lease), Claims(client), announced, offered)
 
+        Watchdog.expect_nothing()
 
 def _watchdog(consumer: Any, runner: Runner, settings: Settings) -> Watchdog:
     patience = settings.worker_lease * _PATIENCE

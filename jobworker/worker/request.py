@@ -173,7 +173,8 @@ class JobRequest(Request):
 
     def _acknowledge_message(self) -> None:
         """On kombu's own transport the message is acknowledged once Redis has the report."""
-        self._on_ack(logger, self._connection_errors)
+        # Not through `_on_ack`: that waits for the event loop's next turn, which may be a second away.
+        self.message.ack_log_error(logger, self._connection_errors)
 
 
 def _report(ended: Outcome, ticket: Ticket) -> Report:
