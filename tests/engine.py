@@ -61,6 +61,10 @@ class Engine:
         """Start a beat."""
         return self._start("beat", ["-m", "celery", "-A", "jobworker", "beat", "--loglevel", "INFO"], settings)
 
+    def celery(self, *arguments: str, **settings: str) -> Process:
+        """Start one of Celery's other commands."""
+        return self._start(arguments[0], ["-m", "celery", "-A", "jobworker", *arguments], settings)
+
     def start(self) -> tuple[Process, Process]:
         """A relay and a worker, ready to run every job."""
         pair = self.relay(), self.worker()

@@ -65,7 +65,13 @@ class Yard:
         """Use one of Celery's remote control commands, and wait for the answers."""
         to = [self.id_of(destination).rsplit(":", 2)[0]] if destination else None
         with Celery(broker=self.server.url, set_as_current=False) as app:
-            return getattr(app.control, command)(*arguments, destination=to, reply=True, timeout=5, **options)
+            answers = {"reply": True, "timeout": 10, "limit": 1 if to else len(self.workers())}
+            return getattr(app.control, command)(*arguments, destination=to, **answers, **options)
+
+    def inspect(self, what: str) -> Any:
+        """What the workers answer to one of Celery's questions, by their names."""
+        with Celery(broker=self.server.url, set_as_current=False) as app:
+            return getattr(app.control.inspect(timeout=10, limit=len(self.workers())), what)()
 
     # --- messages ---------------------------------------------------------------------------------------------
 
@@ -131,7 +137,12 @@ class Yard:
         return [json.loads(fields["data"]) for _, fields in entries if fields["kind"] == kind]
 
     def all_done(self, executions: list[str], within: float = 60.0) -> None:
-        """Wait until all have ended and nothing is left; each has begun and ended once, by diary and reports."""
+        """The same, and no message of any other is left."""
+        self.all_done_of(executions, within)
+        until(self.is_clear, what="every message to be acknowledged")
+
+    def all_done_of(self, executions: list[str], within: float = 60.0) -> None:
+        """Wait until all have ended; each has begun and ended once, by diary and reports."""
         wanted = set(executions)
         until(
             lambda: wanted <= {execution for kind, execution, _ in self.told() if kind == "succeeded"},
@@ -139,7 +150,6 @@ class Yard:
             every=0.1,
             what=f"everything to end; logs in {self.engine.folder}",
         )
-        until(self.is_clear, what="every message to be acknowledged")
         starts, ends, told = self.engine.starts(), self.engine.ends(), self.told()
         assert {key: starts[key, 1] for key in wanted if starts[key, 1] != 1} == {}
         assert {key: ends[key, 1] for key in wanted if ends[key, 1] != 1} == {}
