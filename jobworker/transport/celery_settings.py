@@ -32,6 +32,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "task_serializer": "json",
         "timezone": "UTC",
         "enable_utc": True,
+        "worker_pool": "jobworker.worker.pool:TaskPool",
         "worker_consumer": "jobworker.worker.consumer:Consumer",
         "worker_prefetch_multiplier": 1,
         # Without remote control a worker that loses Redis while busy never consumes again.

@@ -7,6 +7,7 @@ from typing import Any
 from jobworker.clock import Clock
 from jobworker.transport import catalogue
 from jobworker.transport.registry import Announcement
+from jobworker.worker import pool
 from jobworker.worker.runner import Runner
 
 
@@ -21,7 +22,7 @@ def announcement(consumer: Any, runner: Runner, offered: list[dict[str, Any]], c
         worker=runner.worker,
         host=socket.gethostname(),
         pid=os.getpid(),
-        pool=type(consumer.pool).__module__.rpartition(".")[2],
+        pool=pool.name(consumer.pool),
         concurrency=consumer.pool.limit or 0,
         queues=tuple(sorted(consumer.app.amqp.queues.consume_from)),
         tasks=tuple(task["name"] for task in offered),
