@@ -1,0 +1,70 @@
+"""A job and its length leave in one write; whatever the pipe takes, the bytes arrive whole and in order."""
+
+import struct
+
+import pytest
+from billiard.pool import Pool
+from celery.concurrency.asynpool import AsynPool
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobworker.worker.pool import JobPool, OneWrite
+
+
+class Pipe:
+    """Takes as many bytes as the next of `room` says; None: it is full."""
+
+    def __init__(self, room: list[int | None]) -> None:
+        self.room = room
+        self.taken = b""
+        self.writes = 0
+
+    def send(self, buffer: bytes, offset: int) -> int:
+        room = self.room.pop(0) if self.room else len(buffer)
+        if room is None:
+            raise BlockingIOError
+        self.writes += 1
+        self.taken += bytes(buffer[offset : offset + room])
+        return min(room, len(buffer) - offset)
+
+
+def write(send: OneWrite, job: bytes) -> None:
+    """As Celery's pool does it: first the length, then the job, again while the pipe is full."""
+    for part in (memoryview(struct.pack(">I", len(job))), memoryview(job)):
+        done = 0
+        while done < len(part):
+            try:
+                done += send(part, done)
+            except BlockingIOError:
+                continue
+
+
+def test_length_and_job_are_one_write() -> None:
+    pipe = Pipe([])
+    write(OneWrite(pipe.send), b"job" * 100)
+    assert (pipe.writes, pipe.taken) == (1, struct.pack(">I", 300) + b"job" * 100)
+
+
+def test_a_large_job_is_not_copied() -> None:
+    pipe = Pipe([])
+    write(OneWrite(pipe.send), b"x" * 100_000)
+    assert (pipe.writes, len(pipe.taken)) == (2, 100_004)
+
+
+@given(
+    jobs=st.lists(st.binary(min_size=5, max_size=50), min_size=1, max_size=5),
+    room=st.lists(st.one_of(st.none(), st.integers(1, 30)), max_size=60),
+)
+def test_whatever_the_pipe_takes_everything_arrives_in_order(jobs: list[bytes], room: list[int | None]) -> None:
+    pipe = Pipe(room)
+    send = OneWrite(pipe.send)
+    for job in jobs:
+        write(send, job)
+    assert pipe.taken == b"".join(struct.pack(">I", len(job)) + job for job in jobs)
+
+
+@pytest.mark.parametrize("owner", [AsynPool, Pool])
+def test_the_pool_makes_processes_where_we_expect_it(owner: type) -> None:
+    """A name that Celery and billiard keep to themselves; `JobPool` stands on it."""
+    assert "_create_worker_process" in vars(owner)
+    assert "_create_worker_process" in vars(JobPool)
