@@ -21,7 +21,7 @@ due             beat     schedule, at: the nominal time (RFC 3339), until?: it s
 progress        worker   done, total, message                              (log stream)
 log             worker   level, logger, message, at (RFC 3339)             (log stream)
 
-`rejected` and `unknown_task` may be about a message that JobWorker did not send, and `poisoned` always is. Then
+`expired` and `rejected` may be about a message that JobWorker did not send, and `poisoned` always is. Then
 `execution` is empty, and the data have message (its id), task and queue besides the reason.
 """
 

@@ -208,7 +208,9 @@ class Mailbox:
 
     def reject(self, tag: str, headers: Any, error: Exception, reason: str, queue: str | None) -> None:
         """A message that cannot become a run of a job: report it, and be done with it."""
-        told = {"type": type(error).__name__, "message": str(error)[:1000], "traceback": None}
+        # The job has raised nothing, so it is not shown as what a job raised.
+        why = f"{reason}: {type(error).__name__}: {error}"[:1000]
+        told = {"type": "MessageRejected", "message": why, "traceback": None}
         ticket = ticket_of(headers, self.worker, tag)
         if ticket:
             mine = {"worker": ticket.worker, "token": tag, "reason": reason, "error": told}

@@ -4,19 +4,31 @@ import functools
 import json
 from typing import Any
 
+from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from jobworker.domain.events import Kind
 from jobworker.transport.messages import ticket_of
+from jobworker.worker.pool import forks
+from jobworker.worker.request import JobRequest
+from jobworker.worker.shutdown import stop_warmly
 from jobworker.worker.task import JobTask
 
 #: Seconds between two tries to connect: at first, more each time, at most. Celery's own go up to 30, and
 #: a worker that is away for longer than its lease is given up.
 _INTERVALS = {"interval_start": 0.2, "interval_step": 0.3, "interval_max": 2.0}
 
+#: How long a worker that stops insists on delivering its last reports (s).
+_FAREWELL = 10.0
+
 
 class Consumer(CeleryConsumer):
     """Selected through `worker_consumer`."""
+
+    #: Set by the bootstep that beats.
+    jobworker_heartbeat: Any = None
+
+    # --- connections ------------------------------------------------------------------------------------------
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, trying again for as long as it takes."""
@@ -27,6 +39,36 @@ class Consumer(CeleryConsumer):
         """A connection is gone. Messages in hand stay in hand: their tags belong to the worker, not to a channel."""
         if JobTask.runner is None or not JobTask.runner.batched:
             super().on_close()
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """The worker stops. What Celery has in hand and holds back (rate limits) goes back to Redis unstarted."""
+        # Remote control and unforeseen errors stop a worker without saying so; whoever has to know looks there.
+        stop_warmly()
+        super().stop()
+        for request in tuple(JobRequest.held_back):
+            request.give_back()
+        for bucket in self.task_buckets.values():
+            if bucket:
+                bucket.clear_pending()
+        for request in tuple(state.scheduled_requests):
+            self.timer.cancel(request._eta_timer_entry)
+
+    def cancel_active_requests(self) -> None:
+        """A cold shutdown: interrupt what runs, where that is possible."""
+        if forks(self.pool):
+            super().cancel_active_requests()
+
+    def shutdown(self) -> None:
+        """Close connections; what is in hand goes back, the last reports leave, and the worker says goodbye."""
+        super().shutdown()
+        if JobTask.runner:
+            JobTask.runner.mailbox.settle_for_good(_FAREWELL)
+        if self.jobworker_heartbeat:
+            self.jobworker_heartbeat.leave()
+
+    # --- messages that cannot become a run of a job -----------------------------------------------------------
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """The body cannot be decoded."""

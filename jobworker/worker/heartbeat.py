@@ -17,6 +17,7 @@ from jobworker.transport.catalogue import describe
 from jobworker.transport.claims import Claims
 from jobworker.transport.registry import Announcement, Pulse, Registry
 from jobworker.worker.announce import announcement
+from jobworker.worker.pool import forks
 from jobworker.worker.runner import Runner
 from jobworker.worker.task import JobTask
 from jobworker.worker.watchdog import Watchdog
@@ -39,9 +40,16 @@ class Heartbeat:
         self._claims = claims
         self._announcement = announcement
         self._catalogue = catalogue
+        self._beating = threading.RLock()
+        self._left = False
 
     def beat(self) -> None:
         """Tell Redis that this worker lives, and look after those that fell silent."""
+        with self._beating:
+            if not self._left:
+                self._beat()
+
+    def _beat(self) -> None:
         running = [(ticket.execution, ticket.attempt) for ticket in self._mailbox.tickets()]
         try:
             heard = self._registry.heartbeat(self._announcement.worker, running)
@@ -65,9 +73,11 @@ class Heartbeat:
             self._claims.restore(ticket)
 
     def leave(self) -> None:
-        """Say goodbye, unless something is not settled: then silence must tell it."""
-        if self._mailbox.is_empty():
-            self._leave()
+        """Say goodbye, unless something is not settled: then silence must tell it. No beat comes after this."""
+        with self._beating:
+            self._left = True
+            if self._mailbox.is_empty():
+                self._leave()
 
     def _leave(self) -> None:
         try:
@@ -96,7 +106,7 @@ class HeartbeatStep(bootsteps.StartStopStep):
         watchdog = _watchdog(consumer, JobTask.runner, settings)
         Channel.announce = staticmethod(heartbeat.beat)
         heartbeat.beat()
-        if _forks(consumer.pool):
+        if forks(consumer.pool):
             beat = functools.partial(_beat_in_loop, heartbeat, watchdog)
             self._timer_entry = consumer.timer.call_repeatedly(settings.heartbeat_interval, beat)
         else:
@@ -111,6 +121,7 @@ class HeartbeatStep(bootsteps.StartStopStep):
 
     def _cancel(self) -> None:
         self._stopped.set()
+        Watchdog.expect_nothing()
         if self._timer_entry is not None:
             self._timer_entry.cancel()
             self._timer_entry = None
@@ -121,15 +132,10 @@ def _heartbeat(consumer: Any, runner: Runner, settings: Settings) -> Heartbeat:
     announced = announcement(consumer, runner, offered, SystemClock())
     return Heartbeat(Registry(client, settings.worker_lease), Claims(client), announced, offered)
 
-        Watchdog.expect_nothing()
 
 def _watchdog(consumer: Any, runner: Runner, settings: Settings) -> Watchdog:
     patience = settings.worker_lease * _PATIENCE
     return Watchdog(consumer, runner.link.client, SystemClock(), patience, runner.mailbox.end)
-
-
-def _forks(pool: Any) -> bool:
-    return "prefork" in type(pool).__module__
 
 
 def _beat_in_loop(heartbeat: Heartbeat, watchdog: Watchdog) -> None:

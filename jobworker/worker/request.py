@@ -7,11 +7,12 @@ Every message that Celery understands becomes one `JobRequest`, and every end of
 import json
 import threading
 import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 import structlog
 from billiard.einfo import ExceptionWithTraceback
+from celery.concurrency import solo
 from celery.exceptions import TaskRevokedError
 from celery.worker import state
 from celery.worker.request import Request
@@ -34,8 +35,12 @@ _SHORTCUTS = ("execute_using_pool", "on_success")
 class JobRequest(Request):
     """Celery's request, which reports the attempt that its message is about (if it is about one)."""
 
+    #: Requests of attempts that Celery holds back (rate limits, full pools) and the pool has never seen.
+    held_back: ClassVar["weakref.WeakSet[JobRequest]"] = weakref.WeakSet()
+
     acknowledged: bool
     _ticket: Ticket | None = None
+    _runs_here = False
     _report: Report | None = None
     _error: BaseException | None = None
 
@@ -56,6 +61,7 @@ class JobRequest(Request):
         token = message.delivery_tag if self._batched else new_token()
         self._request_dict[TOKEN_HEADER] = token
         self._ticket = self._mailbox.held.get(token) or Delivery.read(header, token).ticket(runner.worker)
+        self.held_back.add(self)
 
     # --- start ------------------------------------------------------------------------------------------------
 
@@ -64,6 +70,8 @@ class JobRequest(Request):
         if self.revoked() or not self._may_start():
             raise TaskRevokedError(self.id)
         time_limit, soft_time_limit = self.time_limits
+        self.held_back.discard(self)
+        self._runs_here = isinstance(pool, solo.TaskPool)
         result = pool.apply_async(
             trace.fast if self._app.use_fast_trace_task else trace.plain,
             args=(self._type, self.id, self._request_dict, self._payload, None, None),  # Decoded already.
@@ -78,10 +86,18 @@ class JobRequest(Request):
         self._apply_result = weakref.ref(result) if result is not None else None  # For `terminate`.
         return result
 
+    def give_back(self) -> None:
+        """The worker stops before this has started: the same attempt is for somebody else."""
+        if self._ticket and self._batched and not self.acknowledged:
+            self.acknowledged = True
+            self._mailbox.give_back(self._ticket.token)
+
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """A process or thread begins with the job."""
         if self._ticket:
             self._mailbox.started(self._ticket)
+            if self._runs_here and self._mailbox.due_in() == 0:
+                self._mailbox.settle()  # The event loop turns again when the job is over.
         super().on_accepted(pid, time_accepted)
 
     def _may_start(self) -> bool:
@@ -154,7 +170,11 @@ class JobRequest(Request):
             self.acknowledge()
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
-        self._end(outcome.expired() if expired else outcome.revoked(reason))
+        ended = outcome.expired() if expired else outcome.revoked(reason)
+        if expired and self._ticket is None and JobTask.runner:
+            about = {"message": self.id, "task": self.name, "queue": self.delivery_info["routing_key"]}
+            JobTask.runner.mailbox.done(self.message.delivery_tag, ended.kind, json.dumps({**about, **ended.data}))
+        self._end(ended)
         super()._announce_revoked(reason, terminated, signum, expired)
 
     def _announce_cancelled(self, emit_retry: bool = True) -> None:

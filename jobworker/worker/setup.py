@@ -23,10 +23,8 @@ from jobworker.worker.announce import worker_id
 from jobworker.worker.heartbeat import HeartbeatStep
 from jobworker.worker.runner import Runner
 from jobworker.worker.settling import SettleStep
+from jobworker.worker.shutdown import take_over_signals
 from jobworker.worker.task import JobTask
-
-#: How long a worker that stops insists on delivering its last reports (s).
-_FAREWELL = 10.0
 
 
 def install(app: Celery, settings: Settings) -> None:
@@ -49,12 +47,8 @@ def install(app: Celery, settings: Settings) -> None:
             Channel.mailbox, Channel.shares, Channel.clock = mailbox, shares, clock
             conf.broker_transport = "jobworker.transport.broker.channel:Transport"
 
-    def end(sender: Any, **_: Any) -> None:
-        if JobTask.runner:
-            JobTask.runner.mailbox.settle_for_good(_FAREWELL)
-        heartbeat = getattr(sender.consumer, "jobworker_heartbeat", None)
-        if heartbeat:
-            heartbeat.leave()
+    def ready(sender: Any, **_: Any) -> None:
+        take_over_signals(sender)
 
     def begin_beat(**_: Any) -> None:
         with _ending_plainly():
@@ -62,7 +56,7 @@ def install(app: Celery, settings: Settings) -> None:
 
     signals.celeryd_init.connect(begin, weak=False)
     signals.beat_init.connect(begin_beat, weak=False)
-    signals.worker_shutdown.connect(end, weak=False)
+    signals.worker_ready.connect(ready, weak=False)
 
 
 def _end_now() -> None:

@@ -45,7 +45,8 @@ def _with_report(tracer: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any, fl
     _left.report = None
     try:
         failed, answer, runtime = tracer(*arguments)
-    except BaseException as error:  # noqa: BLE001  SystemExit, asyncio's cancellation, …: the job ends, not who runs it
+    except BaseException as error:
+        # SystemExit, asyncio's cancellation, …: the job ends, and not who runs it.
         if terminate_handler_fired() or isinstance(error, _ENDS_THE_WORKER):
             raise
         # A thread that let it pass would never answer.

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 from billiard import common
+from celery import Celery
 from celery.app import trace
+from celery.apps import worker as apps_worker
+from celery.worker import WorkController, state
 from celery.worker import request as celery_request
-from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.asynchronous.hub import Hub
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+from kombu.utils.limits import TokenBucket
 
 from jobworker.transport.scripts import common as scripts
 from jobworker.worker.request import JobRequest
@@ -52,6 +55,21 @@ METHODS = [
     (Consumer, "on_invalid_task", ["body", "message", "exc"], "worker.consumer"),
     (Consumer, "on_unknown_message", ["body", "message"], "worker.consumer"),
     (Consumer, "on_unknown_task", ["body", "message", "exc"], "worker.consumer"),
+    (Consumer, "stop", [], "worker.consumer gives back what is held back"),
+    (Consumer, "shutdown", [], "worker.consumer says goodbye"),
+    (Consumer, "cancel_active_requests", [], "worker.consumer: not in threads"),
+    (WorkController, "wait_for_soft_shutdown", [], "worker.shutdown waits in its own way"),
+    (
+        Celery,
+        "_task_from_fun",
+        [
+            *["fun", "name", "base", "bind", "pydantic", "pydantic_strict", "pydantic_context"],
+            *["pydantic_dump_kwargs", "options"],
+        ],
+        "worker.task gives every task our class",
+    ),
+    (Celery, "register_task", ["task", "options"], "worker.task, likewise"),
+    (TokenBucket, "clear_pending", [], "worker.consumer"),
     (Hub, "call_soon", ["callback", "args"], "worker.settling, from any thread"),
     (Hub, "call_later", ["delay", "callback", "args"], "worker.settling, broker.poller"),
 ]
@@ -69,6 +87,9 @@ ATTRIBUTES = [
     (state, "reserved_requests", "worker.watchdog"),
     (state, "should_stop", "broker.channel, worker.settling, worker.heartbeat"),
     (state, "should_terminate", "broker.channel, worker.settling, worker.heartbeat"),
+    (state, "scheduled_requests", "worker.consumer"),
+    (celery_request.Request, "_eta_timer_entry", "worker.consumer"),
+    (apps_worker, "REMAP_SIGTERM", "worker.shutdown"),
     (common, "terminate_handler_fired", "worker.trace"),
 ]
 
@@ -131,3 +152,10 @@ def test_the_tracers_answer_three_values() -> None:
         assert "return (1, R, T) if I else (0, Rstr, T)" in inspect.getsource(tracer)
         names = list(inspect.signature(tracer).parameters)
         assert names[1:6] == ["uuid", "request", "body", "content_type", "content_encoding"]
+
+
+def test_a_soft_shutdown_waits_where_we_have_it_wait_for_nothing() -> None:
+    source = inspect.getsource(apps_worker.on_cold_shutdown)
+    assert "worker.wait_for_soft_shutdown()" in source
+    assert "worker.consumer.cancel_active_requests()" in source
+    assert "signals.worker_ready.send(sender=consumer)" in inspect.getsource(apps_worker.Worker.on_consumer_ready)

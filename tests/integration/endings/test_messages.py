@@ -1,0 +1,131 @@
+"""How a message ends that never becomes a run of a job: too late, unreadable, refused, unknown; also foreign ones."""
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.integration.endings.conftest import BATCHED, STOCK, Office
+from tests.waiting import until
+
+_EVERY_KIND = pytest.mark.parametrize("office", BATCHED, indirect=True, ids=str)
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+def _body(text: bytes) -> Change:
+    return lambda envelope: envelope.update(body=base64.b64encode(text).decode())
+
+
+def _headers(**changed: Any) -> Change:
+    return lambda envelope: envelope["headers"].update(changed)
+
+
+#: What is done to one of our messages → the report, and what its reason begins with.
+_CHANGES: dict[str, tuple[Change, str, str]] = {
+    "expired": (_headers(expires="2020-01-01T00:00:00+00:00"), "expired", "its start deadline had passed"),
+    "no base64": (lambda envelope: envelope.update(body="%%%"), "rejected", "the message cannot be read"),
+    "no JSON": (_body(b"{nope"), "rejected", "the body of the message cannot be read"),
+    "other JSON": (_body(b'{"a": 1}'), "rejected", "the message cannot be read"),
+    "content type": (
+        lambda envelope: envelope.update({"content-type": "application/x-python-serialize"}),
+        "rejected",
+        "the message is not one that this worker accepts",
+    ),
+    "no time": (_headers(eta="yesterday"), "rejected", "the message is not one that this worker accepts"),
+    "no task": (lambda envelope: envelope["headers"].pop("task"), "rejected", "the message is no task"),
+    "unknown task": (_headers(task="nobody.has.it"), "unknown_task", "this worker has no task nobody.has.it"),
+}
+
+
+@_EVERY_KIND
+@pytest.mark.parametrize("change", _CHANGES)
+def test_an_attempt_that_never_starts(office: Office, change: str) -> None:
+    post = office.post
+    how, kind, reason = _CHANGES[change]
+    execution = post.send_changed(how)
+    told = post.told(kind, execution)
+    post.all_said()
+    assert post.kinds(execution) == [kind]
+    assert told["reason"] == reason
+    assert told["worker"] in post.workers()
+    assert not post.starts(execution)
+    # It may start elsewhere if this worker does not have the task, and never again if it is over.
+    assert post.record(execution) == ((0, "finished") if kind == "unknown_task" else (1, "finished"))
+
+
+@pytest.mark.parametrize("office", [STOCK], indirect=True, ids=str)
+@pytest.mark.parametrize("change", ["expired", "content type", "unknown task"])
+def test_the_same_on_kombus_own_transport(office: Office, change: str) -> None:
+    post = office.post
+    how, kind, _ = _CHANGES[change]
+    execution = post.send_changed(how)
+    post.told(kind, execution)
+    post.all_said()
+    assert post.kinds(execution) == [kind]
+
+
+_PLAIN = {"id": "plain-1", "task": "noop", "lang": "py"}
+
+
+def _foreign(**headers: Any) -> str:
+    envelope = {
+        "headers": {**_PLAIN, **headers},
+        "properties": {"delivery_info": {"exchange": "", "routing_key": "default"}, "correlation_id": "plain-1"},
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "body": "[[], {}, {}]",
+    }
+    return json.dumps(envelope)
+
+
+#: What somebody else may put into our queues.
+_FOREIGN: dict[str, str | bytes] = {
+    "no JSON": "garbage",
+    "a list": "[]",
+    "a number": "7",
+    "nothing": "{}",
+    "no text": b"\xff\xfe\x00",
+    "no headers": '{"headers": null, "properties": {}, "body": ""}',
+    "strange headers": _foreign(jobworker="strange"),
+    "half a header": _foreign(jobworker={"execution": 5, "attempt": "one"}),
+    "unknown task": _foreign(task="nobody.has.it"),
+}
+
+
+@_EVERY_KIND
+@pytest.mark.parametrize("what", _FOREIGN)
+def test_what_nobody_can_read_is_told_and_dropped(office: Office, what: str) -> None:
+    post = office.post
+    before = len(post.events())
+    post.send_raw(_FOREIGN[what])
+    until(lambda: len(post.events()) > before, what="a report")
+    post.all_said()
+    [(kind, told)] = post.events()[before:]
+    assert kind == "rejected"
+    assert {"message", "task", "queue", "reason", "error"} == set(told)
+    assert office.worker.is_alive()
+
+
+@_EVERY_KIND
+def test_a_foreign_message_that_came_too_late_is_told(office: Office) -> None:
+    post = office.post
+    before = len(post.events())
+    post.send_raw(_foreign(id="late-1", expires="2020-01-01T00:00:00+00:00"))
+    until(lambda: len(post.events()) > before, what="a report")
+    post.all_said()
+    [(kind, told)] = post.events()[before:]
+    assert kind == "expired"
+    assert (told["message"], told["task"], told["queue"]) == ("late-1", "noop", "default")
+
+
+@_EVERY_KIND
+def test_a_plain_celery_message_runs_and_nothing_is_told(office: Office) -> None:
+    post = office.post
+    before = post.events()
+    post.send_raw(_foreign(task="plain_celery_task").replace("[[], {}, {}]", "[[1], {}, {}]"))
+    post.all_said()
+    assert post.events() == before
+    assert "plain_celery_task[plain-1] succeeded" in office.worker.log.read_text()
