@@ -1,4 +1,4 @@
-"""Celery's prefork pool, except that a job reaches its process in one write.
+"""Celery's prefork pool, except that a job reaches its process in one write, and that the end of one is seen at once.
 
 Celery writes the length and then the job. The process wakes up for the length, finds no job yet, and sleeps again:
 two changes of process for each job, which is most of what a short one costs where processes outnumber cores.
@@ -14,6 +14,9 @@ from celery.concurrency.asynpool import AsynPool
 _MOST_COPIED = 32 * 1024
 
 _HEADER = 4
+
+#: After this time (s) a process whose pipe has closed is gone.
+_A_MOMENT = 0.1
 
 
 class OneWrite:
@@ -49,6 +52,11 @@ class JobPool(AsynPool):
         process = super()._create_worker_process(i)
         process.send_job_offset = OneWrite(process.send_job_offset)
         return process
+
+    def _event_process_exit(self, hub: Any, proc: Any) -> None:
+        super()._event_process_exit(hub, proc)
+        # Its pipe closes a moment before the process is gone, and Celery itself looks again in five seconds.
+        hub.call_later(_A_MOMENT, self.maintain_pool)
 
 
 class TaskPool(prefork.TaskPool):

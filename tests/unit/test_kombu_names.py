@@ -13,6 +13,7 @@ from billiard import common
 from celery import Celery
 from celery.app import trace
 from celery.apps import worker as apps_worker
+from celery.concurrency.asynpool import AsynPool
 from celery.worker import WorkController, state
 from celery.worker import request as celery_request
 from celery.worker.consumer import Consumer
@@ -69,6 +70,7 @@ METHODS = [
         "worker.task gives every task our class",
     ),
     (Celery, "register_task", ["task", "options"], "worker.task, likewise"),
+    (AsynPool, "_event_process_exit", ["hub", "proc"], "worker.pool looks again soon"),
     (TokenBucket, "clear_pending", [], "worker.consumer"),
     (Hub, "call_soon", ["callback", "args"], "worker.settling, from any thread"),
     (Hub, "call_later", ["delay", "callback", "args"], "worker.settling, broker.poller"),

@@ -1,6 +1,8 @@
 """A job and its length leave in one write; whatever the pipe takes, the bytes arrive whole and in order."""
 
 import struct
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from billiard.pool import Pool
@@ -68,3 +70,26 @@ def test_the_pool_makes_processes_where_we_expect_it(owner: type) -> None:
     """A name that Celery and billiard keep to themselves; `JobPool` stands on it."""
     assert "_create_worker_process" in vars(owner)
     assert "_create_worker_process" in vars(JobPool)
+
+
+class Loop:
+    """Notes what it is asked to call later."""
+
+    def __init__(self) -> None:
+        self.later: list[Callable[[], None]] = []
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
+        self.later.append(callback)
+
+
+def test_a_process_that_has_closed_its_pipe_is_looked_for_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pipe may close before the system says that it is gone."""
+    looked: list[Any] = []
+    monkeypatch.setattr(AsynPool, "_untrack_child_process", lambda *_: None)
+    monkeypatch.setattr(AsynPool, "maintain_pool", lambda pool: looked.extend([pool]))
+    pool, loop = JobPool.__new__(JobPool), Loop()
+    pool._event_process_exit(loop, None)
+    assert looked == [pool]
+    for callback in loop.later:
+        callback()
+    assert looked == [pool, pool]

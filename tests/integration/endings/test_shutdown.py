@@ -15,6 +15,12 @@ from tests.waiting import until
 #: Longer than a lease, so a worker that nobody beats for is given up.
 _LONG = LEASE + 2
 
+#: Those whose jobs can be interrupted.
+_INTERRUPTIBLE = [BATCHED[0], STOCK]
+
+#: One that is told to end by remote control.
+_ASKED = Kind("prefork", "asked")
+
 
 @pytest.fixture
 def post(tmp_path: Path) -> Iterator[Post]:
@@ -24,8 +30,8 @@ def post(tmp_path: Path) -> Iterator[Post]:
 
 
 def _start(post: Post, kind: Kind, soft: float = 0, slots: int = 2) -> Process:
-    options = ["-Q", str(kind), "-c", str(slots), "--", f"worker.soft_shutdown_timeout={soft}"]
-    return post.worker(kind.pool, *options, JOBWORKER_TRANSPORT=kind.transport)
+    options = ["-Q", str(kind), "-n", f"{kind}@here", "-c", str(slots), "--", f"worker.soft_shutdown_timeout={soft}"]
+    return post.worker(kind.pool, *options, JOBWORKER_TRANSPORT="stock" if kind is STOCK else "batched")
 
 
 def _hold(post: Post, kind: Kind, seconds: float) -> str:
@@ -44,12 +50,15 @@ def _ended_in_good_order(post: Post, *workers: Process) -> None:
 
 
 def test_warm_jobs_end_while_the_worker_is_kept_alive(post: Post) -> None:
-    kinds = [*BATCHED, STOCK]
+    """Told so by a signal, or, the one with a name, by remote control."""
+    kinds = [*BATCHED, STOCK, _ASKED]
     workers = {kind: _start(post, kind, slots=1) for kind in kinds}
     held = {kind: _hold(post, kind, _LONG) for kind in kinds}
     rest = [post.send("noop", str(kind)) for kind in kinds]
-    for worker in workers.values():
-        worker.send(signal.SIGTERM)
+    for kind, worker in workers.items():
+        if kind is not _ASKED:
+            worker.send(signal.SIGTERM)
+    post.control.shutdown(destination=[f"{_ASKED}@here"])
 
     _ended_in_good_order(post, *workers.values())
     for kind in kinds:
@@ -58,24 +67,16 @@ def test_warm_jobs_end_while_the_worker_is_kept_alive(post: Post) -> None:
     assert [post.kinds(execution) for execution in rest] == [[]] * len(kinds)
 
 
-def test_asked_by_remote_control_it_ends_as_warmly(post: Post) -> None:
-    kind = BATCHED[0]
-    worker = _start(post, kind)
-    held = _hold(post, kind, _LONG)
-    post.control.shutdown()
-    _ended_in_good_order(post, worker)
-    assert post.kinds(held) == ["running", "succeeded"]
-
-
-@pytest.mark.parametrize("kind", [BATCHED[0], STOCK], ids=str)
-def test_soft_what_ends_in_time_has_ended_and_the_rest_is_interrupted(post: Post, kind: Kind) -> None:
-    worker = _start(post, kind, soft=LEASE + 1)
-    short, long = (_hold(post, kind, seconds) for seconds in (1, 60))
-    worker.send(signal.SIGQUIT)
-    _ended_in_good_order(post, worker)
-    assert post.kinds(short) == ["running", "succeeded"]
-    assert post.kinds(long) == ["running", "interrupted"]
-    assert not post.engine.ends()[long, 1]
+def test_soft_what_ends_in_time_has_ended_and_the_rest_is_interrupted(post: Post) -> None:
+    workers = [_start(post, kind, soft=LEASE + 1) for kind in _INTERRUPTIBLE]
+    short = [_hold(post, kind, 1) for kind in _INTERRUPTIBLE]
+    long = [_hold(post, kind, 60) for kind in _INTERRUPTIBLE]
+    for worker in workers:
+        worker.send(signal.SIGQUIT)
+    _ended_in_good_order(post, *workers)
+    assert [post.kinds(execution) for execution in short] == [["running", "succeeded"]] * 2
+    assert [post.kinds(execution) for execution in long] == [["running", "interrupted"]] * 2
+    assert set(post.engine.ends()) == {(execution, 1) for execution in short}
 
 
 def test_soft_a_second_signal_makes_it_cold(post: Post) -> None:
@@ -90,16 +91,17 @@ def test_soft_a_second_signal_makes_it_cold(post: Post) -> None:
 
 
 @pytest.mark.parametrize("first", [(), (signal.SIGTERM,)], ids=["at once", "while it is warm"])
-@pytest.mark.parametrize("kind", [BATCHED[0], STOCK], ids=str)
-def test_cold_what_runs_is_interrupted(post: Post, kind: Kind, first: tuple[signal.Signals, ...]) -> None:
-    worker = _start(post, kind)
-    held = [_hold(post, kind, 60), _hold(post, kind, 60)]
-    for number in first:
-        worker.send(number)
-        until(lambda: "Warm shutdown" in worker.log.read_text())
-    worker.send(signal.SIGQUIT)
-    _ended_in_good_order(post, worker)
-    assert [post.kinds(execution) for execution in held] == [["running", "interrupted"]] * 2
+def test_cold_what_runs_is_interrupted(post: Post, first: tuple[signal.Signals, ...]) -> None:
+    workers = [_start(post, kind) for kind in _INTERRUPTIBLE]
+    held = [_hold(post, kind, 60) for kind in [*_INTERRUPTIBLE, *_INTERRUPTIBLE]]
+    for worker in workers:
+        for number in first:
+            worker.send(number)
+    until(lambda: all("Warm shutdown" in worker.log.read_text() for worker in workers) or not first)
+    for worker in workers:
+        worker.send(signal.SIGQUIT)
+    _ended_in_good_order(post, *workers)
+    assert [post.kinds(execution) for execution in held] == [["running", "interrupted"]] * 4
     assert not post.engine.ends()
 
 
