@@ -162,6 +162,8 @@ class Engine:
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 process.send(signal.SIGCONT)
+                process.send(signal.SIGTERM)  # All at once: each takes its time.
+        for process in self._processes:
             process.end(signal.SIGTERM, signal.SIGQUIT)
 
     def _noted(self, what: str) -> collections.Counter[tuple[str, int]]:

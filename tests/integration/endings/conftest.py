@@ -1,4 +1,4 @@
-"""One worker of each kind for all the tests of a module."""
+"""One worker of each kind for all the tests that do not end it."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -37,7 +37,7 @@ class Office(NamedTuple):
     worker: Process
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def office(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
     """A post office with a worker of the kind that the test asks for (indirectly)."""
     kind: Kind = request.param

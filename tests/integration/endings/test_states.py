@@ -62,7 +62,7 @@ def test_states_of_what_never_ran_and_of_what_was_stopped(
 ) -> None:
     control = Celery(broker=server.url, set_as_current=False).control
     engine.relay()
-    engine.worker("-c", "1")
+    worker = engine.worker("-c", "1", "--", "worker.soft_shutdown_timeout=0")
     engine.ready()
     gate = tmp_path / "gate"
     blocker = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
@@ -90,6 +90,16 @@ def test_states_of_what_never_ran_and_of_what_was_stopped(
     assert engine.story(running) == [(0, "Queued"), (1, "Running"), (1, "Cancelled")]
     assert set(engine.starts()) == {(blocker, 1), (running, 1)}
 
+    held = engine.submit_one("hold", parameters={"seconds": 2})
+    until(lambda: engine.is_running(held))
+    worker.send(signal.SIGQUIT)
+    until(lambda: engine.get(held).attempt == 1 and engine.get(held).state is not State.RUNNING)
+    engine.worker()
+    row = engine.finished(held)
+    assert (row.state, row.attempt) == (State.SUCCEEDED, 2), "an interrupted attempt burns no retry"
+    assert (1, "Retrying") in engine.story(held)
+    assert not engine.ends()[held, 1]
+
 
 def test_a_task_that_one_worker_lacks_runs_on_the_other(engine: Engine, client: redis.Redis, tmp_path: Path) -> None:
     relay = engine.relay()
@@ -109,18 +119,3 @@ def test_a_task_that_one_worker_lacks_runs_on_the_other(engine: Engine, client: 
         assert (row.state, row.attempt) == (State.SUCCEEDED, 1)
         assert engine.starts()[execution, 1] == 1
     assert engine.log(relay).count("task_declined") == 1
-
-
-def test_what_a_shutdown_interrupts_is_tried_again_and_burns_no_retry(engine: Engine) -> None:
-    engine.relay()
-    worker = engine.worker("--", "worker.soft_shutdown_timeout=0")
-    engine.ready()
-    held = engine.submit_one("hold", parameters={"seconds": 2})
-    until(lambda: engine.is_running(held))
-    worker.send(signal.SIGQUIT)
-    until(lambda: engine.get(held).attempt == 1 and engine.get(held).state is not State.RUNNING)
-    engine.worker()
-    row = engine.finished(held)
-    assert (row.state, row.attempt) == (State.SUCCEEDED, 2)
-    assert (1, "Retrying") in engine.story(held)
-    assert not engine.ends()[held, 1]
