@@ -62,9 +62,9 @@ class World:
         found: Any = self.client.lpop(list_name("default", 5), 1000)
         return list(reversed(found or []))
 
-    def reserve(self, execution: str, attempt: int = 1) -> None:
+    def fetch(self, execution: str, attempt: int = 1) -> None:
         """As if a worker had fetched the attempt and not started it."""
-        self.client.set(keys.RUN.format(execution=execution), f"{attempt} reserved w1 7")
+        self.client.set(keys.RUN.format(execution=execution), f"{attempt} running w1 7")
 
     def give_back(self, execution: str, attempt: int = 1) -> None:
         """As if that worker could not start it after all."""

@@ -64,7 +64,7 @@ def test_each_worker_that_lacks_a_task_is_warned_of_once(world: World) -> None:
 def test_a_cancellation_waits_while_a_worker_may_yet_start_it(world: World) -> None:
     execution = world.submit()
     world.dispatcher.dispatch()
-    world.reserve(execution)
+    world.fetch(execution)
     world.cancel(execution)
     assert world.dispatcher.cancel() == 0
     assert (world.get(execution).state, world.dispatcher.undecided) == (State.QUEUED, True)
@@ -77,7 +77,7 @@ def test_a_cancellation_waits_while_a_worker_may_yet_start_it(world: World) -> N
 def test_one_that_waits_does_not_hold_up_the_others(world: World) -> None:
     held, free = world.submit(), world.submit()
     world.dispatcher.dispatch()
-    world.reserve(held)
+    world.fetch(held)
     world.cancel(held)
     world.cancel(free)
     assert world.dispatcher.cancel() == 1

@@ -25,7 +25,7 @@ def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(world: World, r
     asleep = relay._reader = Asleep()  # type: ignore[assignment]
     relay._dispatcher.workers = [worker(world.clock.now())]
     execution = world.submit()
-    world.reserve(execution)
+    world.fetch(execution)
     world.cancel(execution)
 
     def turn() -> float:
