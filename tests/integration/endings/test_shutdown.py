@@ -106,13 +106,18 @@ def test_cold_what_runs_is_interrupted(post: Post, first: tuple[signal.Signals, 
 
 
 def test_cold_threads_are_waited_for(post: Post) -> None:
-    kinds = BATCHED[1:]
-    workers = {kind: _start(post, kind) for kind in kinds}
-    held = {kind: _hold(post, kind, 2) for kind in kinds}
-    for worker in workers.values():
-        worker.send(signal.SIGQUIT)
+    """Told so by SIGQUIT, or by Ctrl-C and Ctrl-C again."""
+    by_signal, by_keyboard = BATCHED[1:], [Kind("threads", "keyboard"), Kind("solo", "keyboard")]
+    workers = {kind: _start(post, kind) for kind in [*by_signal, *by_keyboard]}
+    held = [_hold(post, kind, 3) for kind in workers]
+    for kind in by_signal:
+        workers[kind].send(signal.SIGQUIT)
+    for kind in by_keyboard:
+        workers[kind].send(signal.SIGINT)
+        until(lambda kind=kind: "Warm shutdown" in workers[kind].log.read_text())  # type: ignore[misc]
+        workers[kind].send(signal.SIGINT)
     _ended_in_good_order(post, *workers.values())
-    assert [post.kinds(held[kind]) for kind in kinds] == [["running", "succeeded"]] * 2
+    assert [post.kinds(execution) for execution in held] == [["running", "succeeded"]] * 4
 
 
 def test_what_was_held_back_is_the_next_ones_unstarted(post: Post) -> None:
