@@ -76,6 +76,8 @@ class Relay:
         self._dispatcher = Dispatcher(database, Publisher(self._client), Claims(self._client), clock, settings.feed)
         self._watch = Watch(database, self._client, self._dispatcher, clock, settings)
         self._ids = IdFactory()
+        # Who looks for silent workers has to look often, or nobody is held to have been silent.
+        self._longest_wait = min(_LONGEST_WAIT, settings.heartbeat_interval)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._offsets: Offsets | None = None
         self._renewed_at = self._trimmed_at = self._sent_at = float("-inf")
@@ -188,7 +190,7 @@ class Relay:
             return dispatch.next_due(connection)
 
     def _wait(self, due: datetime | None) -> float:
-        longest = _SEND_EVERY if self._dispatcher.undecided else _LONGEST_WAIT
+        longest = _SEND_EVERY if self._dispatcher.undecided else self._longest_wait
         if due is None:
             return longest
         return min(longest, max(0.0, (due - self._clock.now()).total_seconds()))

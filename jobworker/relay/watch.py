@@ -69,7 +69,7 @@ class Watch:
         self._suspects: set[RunningAttempt] = set()
         self._chores = [
             Chore("epoch", 1.0, self.check_epoch),
-            Chore("workers", 1.0, self.look_for_workers),
+            Chore("workers", min(1.0, settings.heartbeat_interval), self.look_for_workers),
             Chore("lost_attempts", settings.worker_lease, self.look_for_lost_attempts),
             Chore("declined_messages", _DECLINED_EVERY, self._dispatcher.publish_declined),
             Chore("lost_messages", settings.lost_message_after / 2, self.mend),

@@ -56,8 +56,10 @@ def test_frozen_worker_wakes_fenced_and_ends_without_a_word(yard: Yard, tmp_path
 
 
 def test_foreign_message_that_kills_its_workers_is_put_aside(yard: Yard) -> None:
-    lease = {"JOBWORKER_WORKER_LEASE": "1.5"}
-    workers = [yard.worker("--pool", "solo", "-n", f"w{number}@%h", wait=False, **lease) for number in range(4)]
+    workers = [
+        yard.worker("--pool", "solo", "-n", f"w{number}@%h", wait=False, JOBWORKER_WORKER_LEASE="1.5")
+        for number in range(4)
+    ]
     yard.ready(*workers)
     with Celery(broker=yard.server.url, set_as_current=False) as app:
         sent = app.send_task("kills_worker", queue="default")
@@ -71,3 +73,12 @@ def test_foreign_message_that_kills_its_workers_is_put_aside(yard: Yard) -> None
     [survivor] = [worker for worker in workers if worker.is_alive()]
     yard.all_done(yard.publish(count=5))
     survivor.must_live()
+
+
+def test_relay_alone_notices_a_dead_worker_however_short_the_lease(yard: Yard, tmp_path: Path) -> None:
+    worker = yard.worker("--pool", "solo", JOBWORKER_WORKER_LEASE="1")
+    [held] = yard.publish("wait_for_file", path=str(tmp_path / "gate"))
+    until(is_busy(yard, [held]))
+    worker.end(signal.SIGKILL)
+    yard.engine.relay(JOBWORKER_WORKER_LEASE="1")
+    until(lambda: not yard.workers(), what="the dead worker to be given up")

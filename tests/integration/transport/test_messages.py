@@ -49,10 +49,9 @@ def test_report_whose_answer_is_lost_is_told_once(yard: Yard, proxy: Proxy, what
 
 
 def test_messages_of_a_worker_that_dies_at_any_moment_go_to_another_one(yard: Yard, proxy: Proxy) -> None:
-    survivor = yard.worker("--pool", "solo", "--queues", "critical", wait=False)
     frozen = yard.worker("--pool", "threads", wait=False)
     unheard = yard.worker("--pool", "threads", "--queues", "background", wait=False, JOBWORKER_REDIS_URL=proxy.url)
-    yard.ready(survivor, frozen, unheard)
+    yard.ready(frozen, unheard)
     # The first message of an empty queue: whoever waits for it is frozen, and killed.
     frozen.send(signal.SIGSTOP)
     first = yard.publish(queue="default")
@@ -71,8 +70,7 @@ def test_messages_of_a_worker_that_dies_at_any_moment_go_to_another_one(yard: Ya
     assert heir.is_alive()
 
 
-def test_worker_frozen_while_it_fetches(yard: Yard) -> None:
-    """As many moments as there are: frozen under load, again and again, and killed there."""
+def test_worker_killed_under_load_again_and_again(yard: Yard) -> None:
     executions = yard.publish(count=300)
     for _ in range(2):
         worker = yard.worker("--pool", "threads")

@@ -62,10 +62,10 @@ class Yard:
             self.client.client_kill_filter(_type=kind, skipme=True)
 
     def control(self, command: str, *arguments: Any, destination: Process | None = None, **options: Any) -> Any:
-        """Use one of Celery's remote control commands, and wait for the answers."""
+        """Use one of Celery's remote control commands, and wait for the answers (there is none to `shutdown`)."""
         to = [self.id_of(destination).rsplit(":", 2)[0]] if destination else None
         with Celery(broker=self.server.url, set_as_current=False) as app:
-            answers = {"reply": True, "timeout": 10, "limit": 1 if to else len(self.workers())}
+            answers = {"reply": command != "shutdown", "timeout": 10, "limit": 1 if to else len(self.workers())}
             return getattr(app.control, command)(*arguments, destination=to, **answers, **options)
 
     def inspect(self, what: str) -> Any:

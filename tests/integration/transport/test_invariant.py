@@ -1,0 +1,318 @@
+"""Whatever happens in whatever order, an attempt starts at most once and is never lost between two places.
+
+Real scripts on a real Redis, and real mailboxes; only what runs the jobs is played.
+"""
+
+import contextlib
+import datetime as dt
+from collections import Counter
+from typing import Any
+
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jobworker.clock import ManualClock
+from jobworker.domain.events import Kind
+from jobworker.transport import keys
+from jobworker.transport.broker.fetching import Appetite
+from jobworker.transport.claims import Ticket
+from jobworker.transport.mailbox import Mailbox
+from jobworker.transport.messages import Owed
+from jobworker.transport.publisher import Message, Publisher, lists_of
+from jobworker.transport.registry import Registry
+from jobworker.transport.scripts.messages import ADOPT, FETCH
+from tests.servers import RedisServer
+
+_SLOTS = 3
+_QUEUES = ("one", "two")
+
+
+class _Away(Exception):
+    """The mailbox was fenced."""
+
+
+class _Line:
+    """A mailbox's connection, which may lose an answer after Redis has acted on the request."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self.loses_answer = False
+
+    def register_script(self, text: str) -> Any:
+        script = self._client.register_script(text)
+
+        def call(**arguments: Any) -> Any:
+            answer = script(**arguments)
+            if self.loses_answer:
+                self.loses_answer = False
+                raise redis.ConnectionError("cut")
+            return answer
+
+        return call
+
+
+class _Greedy(Appetite):
+    """As while jobs are over in no time: some are fetched ahead, and `soon` of these may start at once."""
+
+    def __init__(self, soon: int) -> None:
+        super().__init__()
+        self._soon = soon
+
+    def ahead(self, now: float) -> int:
+        return 5
+
+    def soon(self, now: float, within: float) -> int:
+        return self._soon
+
+
+class _Worker:
+    """Fetches as a channel does, and plays the pool."""
+
+    def __init__(self, world: "_World", number: int) -> None:
+        self.world = world
+        self.name = f"worker{number}"
+        self.line = _Line(world.client)
+        self.mailbox = Mailbox(self.name, "1", world.clock, lambda: self.line, self._end)  # type: ignore[arg-type, return-value]
+        self.mailbox.call_soon = lambda: None
+        self.mailbox.appetite = _Greedy(soon=number % 2 * 2)
+        self.mailbox.credit = lambda: _SLOTS - len(self.mailbox.held)
+        self.running: list[Ticket] = []
+        self.in_doubt = True
+        self.late: list[tuple[list[str], list[Any]]] = []
+        world.client.zadd(keys.WORKERS, {self.name: 10**15})
+
+    def fetch(self, lose: bool, never_arrives: bool = False) -> None:
+        if self.in_doubt:
+            self.adopt()
+        mailbox = self.mailbox
+        wanted = mailbox.wants()
+        starting = min(wanted, max(0, mailbox.starting() - len(mailbox.waiting)))
+        names = [
+            keys.FENCE.format(worker=self.name),
+            keys.WORKERS,
+            keys.INFLIGHT.format(worker=self.name),
+            keys.EVENTS,
+        ]
+        shares = [word for queue in _QUEUES for word in (queue, wanted // 2)]
+        request = names, [self.name, mailbox.take_tags(wanted), wanted, starting, 1000, *shares]
+        if never_arrives:
+            self.late.append(request)
+            self.in_doubt = True
+            return
+        answer = self._send(request)
+        if lose:
+            self.in_doubt = True
+        else:
+            entries = zip(answer[1::3], answer[2::3], answer[3::3], strict=True)
+            mailbox.received([(tag, queue, text.encode()) for tag, queue, text in entries], starting)
+
+    def _send(self, request: tuple[list[str], list[Any]]) -> list[str]:
+        answer: list[str] = self.world.fetch(keys=request[0], args=request[1])
+        if answer == ["fenced"]:
+            raise _Away
+        return answer
+
+    def arrives_late(self) -> None:
+        """What was sent over a connection that is given up; it must change nothing once the worker has adopted."""
+        if self.late and not self.in_doubt:
+            assert len(self._send(self.late.pop())) == 1, "no message, just a word"
+
+    def adopt(self) -> None:
+        flat: Any = self.world.client.eval(ADOPT, 1, keys.INFLIGHT.format(worker=self.name), self.mailbox.take_tags())
+        held = zip(flat[0::2], flat[1::2], strict=True)
+        unknown = sorted((int(tag), text) for tag, text in held if tag.isdigit() and tag not in self.mailbox.known())
+        entries = []
+        for tag, text in unknown:
+            size, _, rest = text.partition(":")
+            entries.append((str(tag), rest[: int(size)], rest[int(size) :].encode()))
+        self.mailbox.adopted(entries)
+        self.in_doubt = False
+
+    def pump(self) -> None:
+        while self.mailbox.credit() > 0:
+            fetched = self.mailbox.hand_over()
+            if fetched is None:
+                return
+            assert fetched.ticket is not None
+            assert self.mailbox.may_start(fetched.ticket)
+            self.world.starts[fetched.ticket.execution] += 1
+            self.running.append(fetched.ticket)
+            self.mailbox.started(fetched.ticket)
+
+    def end(self) -> None:
+        if self.running:
+            self.mailbox.ended(self.running.pop(0), Kind.SUCCEEDED, "{}")
+
+    def settle(self, lose: bool) -> None:
+        self.line.loses_answer = lose
+        self.mailbox.settle()
+        self.line.loses_answer = False
+
+    def give_back(self) -> None:
+        self.world.clock.advance(0.3)
+        self.mailbox.give_back_late()
+
+    def _end(self) -> None:
+        raise _Away
+
+
+class _World:
+    """Redis, what was published, and what began."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.client: redis.Redis = server.client()
+        self.client.flushdb()
+        self.clock = ManualClock(dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+        self.fetch = self.client.register_script(FETCH)
+        self.publisher = Publisher(self.client)
+        self.registry = Registry(self.client, lease=1.0)
+        self.published: list[Message] = []
+        self.starts: Counter[str] = Counter()
+        self.copied: set[str] = set()
+        self.workers = [_Worker(self, 0), _Worker(self, 1)]
+        self.born = 2
+
+    def publish(self, priority: int) -> None:
+        number = len(self.published)
+        common = {"job": "j", "revision": 1, "task": "j", "parameters": {}, "retries": 0, "max_attempts": None}
+        more = {"time_limit": None, "soft_time_limit": None, "correlation_id": "", "scheduled_for": None}
+        place = {"queue": _QUEUES[number % 2], "priority": priority}
+        message = Message(execution=f"e-{number}", attempt=1, **place, **common, **more)  # type: ignore[arg-type]
+        self.published.append(message)
+        self.publisher.publish([message])
+
+    def copy(self, number: int) -> None:
+        if self.published:
+            message = self.published[number % len(self.published)]
+            self.copied.add(message.execution)
+            self.publisher.publish([message])
+
+    def die(self, number: int, woken: bool) -> None:
+        """One is silent for too long; another takes its place. If it is woken, it must find itself fenced."""
+        number %= 2
+        dead = self.workers[number]
+        self.client.zadd(keys.WORKERS, {dead.name: 1})
+        assert self.registry.reap(dead.name)
+        if woken:
+            with contextlib.suppress(_Away):
+                dead.fetch(lose=False)
+                raise AssertionError("a fenced worker was given messages")
+            with contextlib.suppress(_Away):
+                dead.end()
+                dead.mailbox._owe(Owed("done", "0"))
+                dead.mailbox.settle()
+                raise AssertionError("a fenced worker's report was taken")
+        self.workers[number] = _Worker(self, self.born)
+        self.born += 1
+
+    def told(self) -> dict[str, Counter[str]]:
+        entries: Any = self.client.xrange(keys.EVENTS)
+        told: dict[str, Counter[str]] = {message.execution: Counter() for message in self.published}
+        for _, fields in entries:
+            if fields["execution"]:
+                told[fields["execution"]][fields["kind"]] += 1
+        return told
+
+    def queued(self) -> Counter[str]:
+        names = [name for queue in _QUEUES for name in lists_of(queue)]
+        texts: list[Any] = [text for name in names for text in self.client.lrange(name, 0, -1)]
+        return Counter(_execution(text) for text in texts)
+
+    def in_flight(self) -> Counter[str]:
+        flights: list[Any] = [
+            self.client.hgetall(keys.INFLIGHT.format(worker=f"worker{number}")) for number in range(self.born)
+        ]
+        return Counter(_execution(text) for held in flights for tag, text in held.items() if tag.isdigit())
+
+    def check(self) -> None:
+        """Each attempt is in exactly one place (copies may stand in queues besides), and has begun at most once."""
+        queued, in_flight, told = self.queued(), self.in_flight(), self.told()
+        for message in self.published:
+            execution = message.execution
+            over = told[execution]["succeeded"] + told[execution]["lost"]
+            assert self.starts[execution] <= 1
+            assert told[execution]["running"] <= 1
+            assert over <= 1
+            assert in_flight[execution] <= 1
+            if execution in self.copied:
+                assert queued[execution] + in_flight[execution] + over >= 1
+            else:
+                assert queued[execution] + in_flight[execution] + over == 1
+
+    def run_dry(self) -> None:
+        """Let the workers do what there is to do, with nothing going wrong any more."""
+        for _ in range(400):
+            for worker in self.workers:
+                worker.fetch(lose=False)
+                worker.settle(lose=False)
+                worker.pump()
+                worker.end()
+                worker.settle(lose=False)
+                worker.give_back()
+            if not self.queued() and not self.in_flight():
+                return
+        raise AssertionError(f"something is stuck: {self.queued()} {self.in_flight()}")
+
+
+def _execution(text: str) -> str:
+    return text.partition('"execution":"')[2].partition('"')[0]
+
+
+_WORKER = st.integers(0, 1)
+_LOST = st.booleans()
+_STEPS = st.one_of(
+    st.tuples(st.just("publish"), st.integers(1, 5), st.sampled_from([1, 5, 9])),
+    st.tuples(st.just("copy"), st.integers(0, 20)),
+    # What a worker does in one turn of its event loop, and where the wire breaks.
+    st.tuples(st.just("turn"), _WORKER, _LOST, _LOST, st.integers(0, 3)),
+    st.tuples(st.just("fetch"), _WORKER, _LOST),
+    st.tuples(st.just("late"), _WORKER),
+    st.tuples(st.just("back"), _WORKER, _LOST),
+    st.tuples(st.just("die"), _WORKER, st.booleans()),
+)
+
+
+def _do(world: _World, step: Any) -> None:
+    what, first, *rest = step
+    worker = world.workers[first % 2]
+    match what:
+        case "publish":
+            for _ in range(first):
+                world.publish(*rest)
+        case "copy":
+            world.copy(first)
+        case "turn":
+            lose_fetch, lose_settle, ended = rest
+            worker.fetch(lose_fetch)
+            worker.pump()
+            for _ in range(ended):
+                worker.end()
+            worker.settle(lose_settle)
+        case "fetch":
+            worker.fetch(*rest)
+        case "late":
+            worker.fetch(lose=False, never_arrives=True)
+            worker.adopt()
+            world.publish(priority=5)
+            worker.arrives_late()
+        case "back":
+            worker.give_back()
+            worker.settle(*rest)
+        case "die":
+            world.die(first, *rest)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=st.lists(_STEPS, min_size=8, max_size=40))
+def test_every_attempt_is_in_one_place_and_starts_once(redis_server: RedisServer, steps: list[Any]) -> None:
+    world = _World(redis_server)
+    with contextlib.closing(world.client):
+        world.publish(priority=5)
+        for step in steps:
+            _do(world, step)
+            world.check()
+        world.run_dry()
+        world.check()
+        told = world.told()
+        assert all(kinds["succeeded"] + kinds["lost"] == 1 for kinds in told.values())

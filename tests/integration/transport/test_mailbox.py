@@ -1,0 +1,207 @@
+"""What a worker's parent process remembers: with a real Redis, and a clock that stands still until it is moved."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from jobworker.clock import ManualClock
+from jobworker.domain.events import Kind
+from jobworker.transport import keys
+from jobworker.transport.claims import Answer, Ticket
+from jobworker.transport.mailbox import Fenced, Mailbox
+
+_INFLIGHT = keys.INFLIGHT.format(worker="w")
+
+
+class _Box:
+    """A mailbox, and the Redis behind it."""
+
+    def __init__(self, url: str, clock: ManualClock) -> None:
+        self.client: redis.Redis = redis.Redis.from_url(url, decode_responses=True)
+        self.clock = clock
+        self.away = False
+        self.slots = 2
+        self.rung = 0
+        self.mailbox = Mailbox("w", "1", clock, self._connect, self._end)
+        self.mailbox.call_soon = self._ring
+        self.mailbox.credit = lambda: self.slots - len(self.mailbox.held)
+
+    def receive(self, count: int, starting: int) -> list[Ticket]:
+        """Messages as `FETCH` leaves them."""
+        first = self.mailbox.take_tags(count)
+        texts = [_text(f"e-{tag}") for tag in range(first, first + count)]
+        entries = [(str(first + number), "q", text.encode()) for number, text in enumerate(texts)]
+        for tag, _, text in entries:
+            self.client.hset(_INFLIGHT, tag, f"1:q{text.decode()}")
+            self.client.set(keys.RUN.format(execution=f"e-{tag}"), f"1 running w {tag}")
+        self.mailbox.received(entries, starting)
+        return [Ticket(f"e-{tag}", 1, "w", tag) for tag, _, _ in entries]
+
+    def begin(self) -> Ticket:
+        """Hand one over, and start it."""
+        fetched = self.mailbox.hand_over()
+        assert fetched is not None
+        assert fetched.ticket is not None
+        self.mailbox.started(fetched.ticket)
+        return fetched.ticket
+
+    def told(self) -> list[tuple[str, str]]:
+        entries: Any = self.client.xrange(keys.EVENTS)
+        return [(fields["kind"], fields["execution"]) for _, fields in entries]
+
+    def _connect(self) -> redis.Redis:
+        if self.away:
+            raise redis.ConnectionError("away")
+        return self.client
+
+    def _ring(self) -> None:
+        self.rung += 1
+
+    def _end(self) -> None:
+        """In a worker this ends the process."""
+
+
+def _text(execution: str) -> str:
+    return f'{{"headers":{{"jobworker":{{"execution":"{execution}","attempt":1,"job":"j"}}}}}}'
+
+
+@pytest.fixture
+def box(redis_url: str, clock: ManualClock) -> Iterator[_Box]:
+    """An empty one."""
+    box = _Box(redis_url, clock)
+    with contextlib.closing(box.client):
+        yield box
+
+
+def test_start_and_end_leave_together_with_the_acknowledgement(box: _Box) -> None:
+    [one, two] = box.receive(2, starting=2)
+    assert (box.begin(), box.begin()) == (one, two)
+    box.mailbox.ended(one, Kind.SUCCEEDED, "{}")
+    assert box.told() == []
+    assert box.mailbox.settle()
+    assert box.told() == [("running", one.execution), ("running", two.execution), ("succeeded", one.execution)]
+    assert set(box.client.hgetall(_INFLIGHT)) == {two.token, "#"}
+    assert box.mailbox.settle()
+    assert len(box.told()) == 3
+
+
+def test_what_may_not_start_yet_is_not_handed_over_until_redis_knows(box: _Box) -> None:
+    box.slots = 3
+    box.receive(3, starting=1)
+    assert box.rung, "somebody must come and have the rest cleared"
+    assert box.begin().token == "1"
+    assert box.mailbox.hand_over() is None
+    assert box.mailbox.settle()
+    assert box.client.hget(_INFLIGHT, "!") == "3"
+    assert [box.begin().token, box.begin().token] == ["2", "3"]
+
+
+def test_adopted_messages_come_first_and_ask_to_be_cleared(box: _Box) -> None:
+    box.receive(1, starting=1)
+    box.rung = 0
+    box.mailbox.adopted([("0", "q", _text("e-0").encode())])
+    assert box.rung
+    assert box.mailbox.hand_over() is None
+    box.mailbox.settle()
+    assert [box.begin().execution, box.begin().execution] == ["e-0", "e-1"]
+
+
+def test_reports_are_kept_while_redis_is_away_and_nothing_begins(box: _Box) -> None:
+    [one, _] = box.receive(2, starting=2)
+    box.begin()
+    box.away = True
+    box.mailbox.ended(one, Kind.SUCCEEDED, "{}")
+    assert not box.mailbox.settle()
+    assert not box.mailbox.is_overdue()
+    box.clock.advance(1.5)
+    assert not box.mailbox.settle()
+    assert box.mailbox.is_overdue()
+    assert box.mailbox.hand_over() is None
+    assert box.mailbox.wants() == 0
+    assert box.mailbox.due_in() == pytest.approx(0.2), "the pause doubles"
+    box.away = False
+    assert box.mailbox.settle_for_good(within=5.0)
+    assert box.told() == [("running", one.execution), ("succeeded", one.execution)]
+    assert box.begin().token == "2"
+
+
+def test_giving_up_on_the_last_reports_takes_as_long_as_was_said(box: _Box) -> None:
+    [one] = box.receive(1, starting=1)
+    box.begin()
+    box.mailbox.ended(one, Kind.SUCCEEDED, "{}")
+    box.away = True
+    before = box.clock.monotonic()
+    assert not box.mailbox.settle_for_good(within=3.0)
+    assert 3.0 <= box.clock.monotonic() - before < 4.0
+    assert not box.mailbox.is_empty()
+
+
+def test_what_did_not_start_in_time_goes_back_in_its_order(box: _Box) -> None:
+    box.slots = 1
+    tickets = box.receive(4, starting=1)
+    box.begin()
+    box.mailbox.give_back_late()
+    assert len(box.mailbox.waiting) == 3
+    box.clock.advance(0.3)
+    box.mailbox.give_back_late()
+    box.mailbox.settle()
+    assert [json.loads(text)["headers"]["jobworker"]["execution"] for text in box.client.lrange("q", 0, -1)[::-1]] == [
+        ticket.execution for ticket in tickets[1:]
+    ]
+    assert box.client.get(keys.RUN.format(execution=tickets[1].execution)) == "0 finished - -"
+    assert box.client.llen(keys.READY.format(queue="q")) == 1
+    assert box.told() == [("running", tickets[0].execution)]
+
+
+def test_stopping_gives_back_what_was_not_started_and_reports_the_rest_as_interrupted(box: _Box) -> None:
+    [one, two] = box.receive(2, starting=1)
+    box.begin()
+    box.mailbox.give_back_all()
+    box.mailbox.settle()
+    assert box.told() == [("running", one.execution), ("interrupted", one.execution)]
+    assert box.client.lrange("q", 0, -1) == [_text(two.execution)]
+    assert box.mailbox.is_empty()
+
+
+def test_attempt_that_another_has_is_refused_and_a_fenced_worker_ends(box: _Box) -> None:
+    run = keys.RUN.format(execution="e")
+    assert box.mailbox.claim(Ticket("e", 1, "w", "1")) is Answer.RUN
+    assert box.mailbox.claim(Ticket("e", 1, "w", "1")) is Answer.RUN, "its answer may have been lost"
+    assert box.mailbox.claim(Ticket("e", 1, "w", "2")) is Answer.DUPLICATE
+    box.client.set(run, "2 finished w 3")
+    assert box.mailbox.claim(Ticket("e", 1, "w", "4")) is Answer.STALE
+    box.client.set(run, "3 revoked - -")
+    assert box.mailbox.claim(Ticket("e", 3, "w", "5")) is Answer.REVOKED
+    assert box.told() == []
+    box.client.set(keys.FENCE.format(worker="w"), "1")
+    with pytest.raises(Fenced):
+        box.mailbox.claim(Ticket("e", 4, "w", "6"))
+
+
+def test_attempt_whose_worker_was_given_up_is_lost_once(box: _Box) -> None:
+    box.client.set(keys.RUN.format(execution="e"), "1 running dead 7")
+    box.client.set(keys.FENCE.format(worker="dead"), "1")
+    assert box.mailbox.claim(Ticket("e", 1, "w", "1")) is Answer.DUPLICATE
+    assert box.mailbox.claim(Ticket("e", 1, "w", "1")) is Answer.STALE
+    assert box.told() == [("lost", "e")]
+
+
+def test_message_that_is_no_attempt_is_done_without_a_word_or_with_its_reason(box: _Box) -> None:
+    box.client.hset(_INFLIGHT, mapping={"1": "1:qplain", "2": "1:qbad"})
+    box.mailbox.take_tags(2)
+    box.mailbox.received([("1", "q", b"plain"), ("2", "q", b"bad")], starting=2)
+    for _ in range(2):
+        assert box.mailbox.hand_over()
+    box.mailbox.done("1")
+    box.mailbox.done("1")
+    box.mailbox.reject("2", {"id": "x", "task": "t"}, ValueError("no"), "it cannot be read", "q")
+    box.mailbox.settle()
+    entries: Any = box.client.xrange(keys.EVENTS)
+    [(_, fields)] = entries
+    assert fields["kind"] == "rejected"
+    assert json.loads(fields["data"])["message"] == "x"
+    assert set(box.client.hgetall(_INFLIGHT)) == {"#"}
