@@ -30,7 +30,7 @@ def app() -> JobApp:
 
 
 def test_a_function_with_a_base_class_keeps_what_that_does(app: JobApp) -> None:
-    app.task(name="double", base=Counting)(double)
+    app.task(name="double", base=Counting, shared=False)(double)
     task = app.tasks["double"]
     assert isinstance(task, JobTask)
     assert isinstance(task, Counting)
@@ -38,7 +38,7 @@ def test_a_function_with_a_base_class_keeps_what_that_does(app: JobApp) -> None:
 
 
 def test_a_function_without_one(app: JobApp) -> None:
-    app.task(name="double")(double)
+    app.task(name="double", shared=False)(double)
     assert type(app.tasks["double"]).__mro__[1] is app.Task
     assert issubclass(app.Task, JobTask)
 
