@@ -25,8 +25,8 @@ from jobworker.transport.scripts.messages import SETTLE
 
 logger = structlog.get_logger(__name__)
 
-#: Under load reports leave at this distance (s); after a pause the first leaves at once.
-_PACE = 0.02
+#: Reports leave at this distance (s), the second while many jobs end; after a pause the first leaves at once.
+_SHORT_PACE, _PACE = 0.002, 0.02
 
 #: Reports that leave at once however short the last one is ago, and the most that leave in one call.
 _MANY, _MOST_AT_ONCE = 200, 400
@@ -247,8 +247,11 @@ class Mailbox:
         idle = self.waiting and not self._cleared and self.credit() > 0
         if not self._owed and not idle:
             return None
-        pace = self._pause or (0.0 if idle or len(self._owed) >= _MANY else _PACE)
+        pace = self._pause or (0.0 if idle or len(self._owed) >= _MANY else self._pace())
         return max(0.0, self._settled_at + pace - self._clock.monotonic())
+
+    def _pace(self) -> float:
+        return _PACE if self.appetite.is_brisk() else _SHORT_PACE
 
     def settle(self) -> bool:
         """Tell Redis what is owed and what starts next; False if it did not take it (it is kept). Raises `Fenced`."""

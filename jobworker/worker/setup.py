@@ -1,6 +1,7 @@
 """Turns Celery's worker into ours: called by Celery's own signals, before the pool starts."""
 
 import contextlib
+import gc
 import os
 import secrets
 import signal
@@ -50,6 +51,13 @@ def install(app: Celery, settings: Settings) -> None:
     def ready(sender: Any, **_: Any) -> None:
         take_over_signals(sender)
 
+    def before_fork(**_: Any) -> None:
+        # What exists by now is shared with the processes of the pool, which saves a quarter of the memory, as long as
+        # their garbage collectors leave it alone. Once: what a parent at work has in hand is not there to stay.
+        if not gc.get_freeze_count():
+            gc.collect()
+            gc.freeze()
+
     def begin_beat(**_: Any) -> None:
         with _ending_plainly():
             _refuse_bad_redis(settings)
@@ -57,6 +65,7 @@ def install(app: Celery, settings: Settings) -> None:
     signals.celeryd_init.connect(begin, weak=False)
     signals.beat_init.connect(begin_beat, weak=False)
     signals.worker_ready.connect(ready, weak=False)
+    signals.worker_before_create_process.connect(before_fork, weak=False)
 
 
 def _end_now() -> None:

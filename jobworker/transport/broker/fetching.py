@@ -10,6 +10,9 @@ _AHEAD = 0.05
 #: Over which time the pace is taken (s).
 _WINDOW = 0.2
 
+#: From so many jobs a second on, reports are collected for longer.
+_BRISK = 200
+
 #: Most messages that one call fetches, and that wait in the worker.
 MOST = 64
 
@@ -30,6 +33,10 @@ class Appetite:
     def ended(self, count: int = 1) -> None:
         """Some jobs have ended."""
         self._ended += count
+
+    def is_brisk(self) -> bool:
+        """Whether so many jobs end that it pays to tell of many at once."""
+        return self._pace > _BRISK
 
     def soon(self, now: float, within: float) -> int:
         """How many messages start within so many seconds, at the pace of late."""
