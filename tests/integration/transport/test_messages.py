@@ -36,6 +36,7 @@ def test_fetch_whose_answer_is_lost_is_adopted_and_runs_once(yard: Yard, proxy: 
 @pytest.mark.parametrize("what", ["tell", "end"])
 def test_report_whose_answer_is_lost_is_told_once(yard: Yard, proxy: Proxy, what: str, tmp_path: Path) -> None:
     yard.worker(JOBWORKER_REDIS_URL=proxy.url)
+    yard.all_done(yard.publish())  # From here on Redis knows the scripts.
     gate = tmp_path / "gate"
     if what == "tell":
         proxy.cut_answer_to(_settles(what))

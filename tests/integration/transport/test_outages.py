@@ -121,3 +121,18 @@ def _wait_for_heartbeats(yard: Yard, seconds: float) -> None:
 
     begun = oldest()
     until(lambda: oldest() - begun > seconds * 1000, what="heartbeats while Redis is full")
+
+
+@pytest.mark.parametrize("pool", list(_POOLS))
+def test_celerys_consumer_starts_over(yard: Yard, pool: str, tmp_path: Path) -> None:
+    """For whatever reason, with jobs in hand and messages on their way."""
+    worker = yard.worker("--pool", pool, JOB_SABOTAGE="start over")
+    gate = tmp_path / "gate"
+    first = [] if pool == "solo" else yard.publish("wait_for_file", path=str(gate))
+    executions = yard.publish(count=300)
+    until(lambda: len(yard.engine.starts()) > 200)
+    gate.touch()
+    yard.all_done([*first, *executions])
+    assert yard.engine.log(worker).count("Connection to broker lost") >= 2
+    yard.all_done(yard.publish(count=5))
+    worker.must_live()
