@@ -19,8 +19,6 @@ class Answer(StrEnum):
     """What Redis says to a start, an end or a revocation."""
 
     RUN = "run"
-    OK = "ok"
-    GONE = "gone"
     DUPLICATE = "duplicate"
     STALE = "stale"
     REVOKED = "revoked"

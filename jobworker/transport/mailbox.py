@@ -178,7 +178,7 @@ class Mailbox:
         return self.held.get(ticket.token) == ticket
 
     def claim(self, ticket: Ticket) -> Answer:
-        """Ask whether an attempt that was not reserved may start. Raises `redis.RedisError`, `Fenced`."""
+        """Ask whether an attempt that no fetch has taken may start. Raises `redis.RedisError`, `Fenced`."""
         with self._settling:
             answer = Answer(self._tell([Owed("claim", ticket.token, ticket.execution, ticket.attempt)])[0])
         if answer is Answer.RUN:
@@ -195,10 +195,10 @@ class Mailbox:
         self._let_go(ticket.token)
         self._owe(Owed("end", ticket.token, ticket.execution, ticket.attempt, kind, data, then))
 
-    def refused(self, ticket: Ticket, kind: str, data: str, then: Callable[[], None] | None = None) -> None:
+    def refused(self, ticket: Ticket, kind: str, data: str) -> None:
         """The attempt cannot start on this worker; somebody else may try it."""
         self._let_go(ticket.token)
-        self._owe(Owed("refuse", ticket.token, ticket.execution, ticket.attempt, kind, data, then))
+        self._owe(Owed("refuse", ticket.token, ticket.execution, ticket.attempt, kind, data))
 
     def done(self, tag: str, kind: str | None = None, data: str = "{}") -> None:
         """A message is done that is no attempt, or a copy of one. `kind`: what to tell about it."""

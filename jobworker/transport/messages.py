@@ -42,6 +42,6 @@ def ticket_of(headers: Any, worker: str, tag: str) -> Ticket | None:
 
 
 def ticket_of_text(message: bytes, worker: str, tag: str) -> Ticket | None:
-    """The same for a message as it stands in Redis, by the rule of the scripts: what they reserved."""
+    """The same for a message as it stands in Redis, by the rule of the scripts: what they have taken."""
     found = _ATTEMPT.match(message)
     return Ticket(found[1].decode(), int(found[2]), worker, tag) if found else None

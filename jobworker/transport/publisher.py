@@ -101,7 +101,7 @@ class Publisher:
             for name, rendered in by_list.items():
                 pipe.lpush(name, *rendered)
             for queue in sorted(queues):
-                _wake_a_worker(pipe, queue)
+                ring(pipe, queue)
             pipe.execute()
 
     def _render(self, message: Message) -> bytes:
@@ -155,7 +155,7 @@ class Publisher:
         )
 
 
-def _wake_a_worker(pipe: Any, queue: str) -> None:
+def ring(pipe: Any, queue: str) -> None:
     """One token however much was published: who takes it looks at all its queues."""
     token = keys.READY.format(queue=queue)
     pipe.lpush(token, 1)

@@ -64,6 +64,8 @@ class Consumer(CeleryConsumer):
         """Close connections; what is in hand goes back, the last reports leave, and the worker says goodbye."""
         super().shutdown()
         if JobTask.runner:
+            if JobTask.runner.batched:
+                JobTask.runner.mailbox.give_back_all()
             JobTask.runner.mailbox.settle_for_good(_FAREWELL)
         if self.jobworker_heartbeat:
             self.jobworker_heartbeat.leave()

@@ -18,7 +18,6 @@ from typing import Any
 import orjson
 import redis
 import structlog
-from celery.worker import state
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
@@ -28,6 +27,7 @@ from jobworker.transport.broker.fetching import MOST, Shares
 from jobworker.transport.broker.poller import AWAY, Poller
 from jobworker.transport.mailbox import Mailbox
 from jobworker.transport.messages import Fetched
+from jobworker.transport.publisher import ring
 from jobworker.transport.scripts.common import SEPARATOR
 from jobworker.transport.scripts.messages import ADOPT, FETCH
 
@@ -35,11 +35,8 @@ logger = structlog.get_logger(__name__)
 
 _FETCH_SHA = hashlib.sha1(FETCH.encode(), usedforsecurity=False).hexdigest()
 
-#: Pause before a broken connection is tried again, or a Redis that refused is asked again (s).
+#: Pause before a Redis that refused is asked again (s).
 _PAUSE = 0.5
-
-#: How long a worker that stops insists on delivering its last reports (s).
-_FAREWELL = 10.0
 
 
 class QoS(virtual.QoS):
@@ -236,13 +233,6 @@ class Channel(kombu_redis.Channel):
                 self._brpop_read()
         return answer
 
-    def close(self) -> None:
-        """Close. When the worker stops, what it has not started goes back, and its last reports leave."""
-        super().close()
-        if self.takes_jobs and (state.should_stop is not None or state.should_terminate is not None):
-            self.mailbox.give_back_all()
-            self.mailbox.settle_for_good(_FAREWELL)
-
     def pause(self, seconds: float) -> None:
         """Ask nothing for a while."""
         self._paused_until = self.clock.monotonic() + seconds
@@ -267,7 +257,6 @@ class Channel(kombu_redis.Channel):
 
     def _connection_broke(self, error: Exception) -> None:
         logger.warning("fetch_connection_broke", error=str(error))
-        self._in_doubt, self._next = True, "messages"
         self.client.connection.disconnect()
 
     def _refused(self, error: redis.RedisError) -> None:
@@ -283,10 +272,8 @@ class Channel(kombu_redis.Channel):
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
         """Publish, and wake a worker up (what a job sends with Celery's own `.delay()` comes here)."""
         super()._put(queue, message, **kwargs)
-        ready = keys.READY.format(queue=queue)
         with self._create_client().pipeline(transaction=False) as pipe:
-            pipe.lpush(ready, "1")
-            pipe.ltrim(ready, 0, 0)
+            ring(pipe, queue)
             pipe.execute()
 
     def _create_client(self, asynchronous: bool = False) -> redis.Redis:

@@ -1,6 +1,6 @@
-"""An engine on SQLite, or on both databases, with a Redis of its own that a test may break."""
+"""An engine on both databases."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,19 +8,6 @@ import pytest
 from jobworker.store.database import Database
 from tests.engine import Engine, engine_on
 from tests.servers import RedisServer
-
-
-@pytest.fixture
-def own_server(own_redis: Callable[..., RedisServer]) -> RedisServer:
-    """The engine's Redis, with an append-only file as under `jobworker up`."""
-    return own_redis(persistent=True)
-
-
-@pytest.fixture
-def engine(tmp_path: Path, sqlite_database: Database, sqlite_url: str, own_server: RedisServer) -> Iterator[Engine]:
-    """Nothing started yet, on SQLite."""
-    with engine_on(tmp_path, sqlite_database, sqlite_url, own_server.url) as engine:
-        yield engine
 
 
 @pytest.fixture

@@ -1,29 +1,14 @@
-"""A Redis of its own that a test may break, and a yard on it."""
+"""A yard on a Redis of its own, and a wire to it that can be cut."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from jobworker.store.database import Database
-from tests.engine import Engine, engine_on
+from tests.engine import Engine
 from tests.integration.transport.proxy import Proxy
 from tests.integration.transport.yard import Yard
 from tests.servers import RedisServer
-
-
-@pytest.fixture
-def own_server(own_redis: Callable[..., RedisServer]) -> RedisServer:
-    """With an append-only file, as under `jobworker up`."""
-    return own_redis(persistent=True)
-
-
-@pytest.fixture
-def engine(tmp_path: Path, sqlite_database: Database, sqlite_url: str, own_server: RedisServer) -> Iterator[Engine]:
-    """Nothing started yet."""
-    with engine_on(tmp_path, sqlite_database, sqlite_url, own_server.url) as engine:
-        yield engine
 
 
 @pytest.fixture
