@@ -138,7 +138,6 @@ class Registry:
                 keys.RUNNING.format(worker=worker),
                 keys.INFLIGHT.format(worker=worker),
                 keys.EVENTS,
-                keys.POISON,
             ],
             args=[
                 worker,

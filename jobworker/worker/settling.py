@@ -6,6 +6,7 @@ import structlog
 from celery import bootsteps
 from celery.worker import state
 
+from jobworker.clock import Clock, SystemClock
 from jobworker.transport.mailbox import Mailbox
 from jobworker.worker.task import JobTask
 
@@ -18,11 +19,13 @@ _LOOK_AGAIN = 0.1
 class Ticker:
     """Turns the wishes of the mailbox into calls by the event loop, one for any number of wishes."""
 
-    def __init__(self, hub: Any, mailbox: Mailbox) -> None:
+    def __init__(self, hub: Any, mailbox: Mailbox, clock: Clock) -> None:
         self._hub = hub
         self._mailbox = mailbox
+        self._clock = clock
         self._asked = False
         self._timer: Any = None
+        self._rings_at = float("inf")
 
     def soon(self) -> None:
         """Tick in the loop's next turn. May be called from any thread."""
@@ -42,11 +45,17 @@ class Ticker:
         due = self._mailbox.due_in()
         if due is None and self._mailbox.waiting:
             due = _LOOK_AGAIN
-        if due is not None and self._timer is None:
-            self._timer = self._hub.call_later(due, self._ring)
+        if due is None:
+            return
+        at = self._clock.monotonic() + due
+        # A report that is due sooner does not wait for a look at the messages.
+        if at < self._rings_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer, self._rings_at = self._hub.call_later(due, self._ring), at
 
     def _ring(self) -> None:
-        self._timer = None
+        self._timer, self._rings_at = None, float("inf")
         self.tick()
 
 
@@ -59,7 +68,7 @@ class SettleStep(bootsteps.StartStopStep):
         """Runs again after each reconnection."""
         mailbox = _mailbox()
         if mailbox and consumer.hub:
-            ticker = Ticker(consumer.hub, mailbox)
+            ticker = Ticker(consumer.hub, mailbox, SystemClock())
             mailbox.call_soon = ticker.soon
             ticker.soon()
 

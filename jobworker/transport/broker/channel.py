@@ -81,11 +81,11 @@ class Channel(kombu_redis.Channel):
         self._shared_client: redis.Redis | None = None
         # What was fetched over a connection that broke is in the in-flight hash, and nobody here knows of it.
         self._in_doubt = True
-        #: What to ask for next, what was asked for last ("" by kombu itself), how many messages, and
-        #: how many of them may start at once.
+        #: What to ask for next, what was asked for last ("" by kombu itself), how many messages, and the last tag
+        #: that may start at once.
         self._next = "messages"
         self._asked = ""
-        self._wanted = self._starting = 0
+        self._wanted = self._last_starting = 0
         self._paused_until = float("-inf")
         super().__init__(*args, **kwargs)
 
@@ -127,15 +127,17 @@ class Channel(kombu_redis.Channel):
     def _fetch_command(self, queues: list[str]) -> list[Any]:
         mailbox = self.mailbox
         self._wanted = mailbox.wants()
-        self._starting = min(self._wanted, max(0, mailbox.starting() - len(mailbox.waiting)))
+        starting = min(self._wanted, max(0, mailbox.starting() - len(mailbox.waiting)))
         names = [
             keys.FENCE.format(worker=mailbox.worker),
             keys.WORKERS,
             keys.INFLIGHT.format(worker=mailbox.worker),
             keys.EVENTS,
         ]
-        tags = mailbox.take_tags(self._wanted)
-        asked = [mailbox.worker, tags, self._wanted, self._starting, keys.RUNNING_TTL]
+        first = mailbox.take_tags(self._wanted)
+        # Copies are dropped, and leave gaps: what may start is told by its tag.
+        self._last_starting = first + starting - 1
+        asked = [mailbox.worker, first, self._wanted, starting, keys.RUNNING_TTL]
         shares = [word for share in self.shares.of(self._wanted, queues) for word in share]
         return ["EVALSHA", _FETCH_SHA, len(names), *names, *asked, *shares]
 
@@ -149,7 +151,8 @@ class Channel(kombu_redis.Channel):
             self._connection_broke(error)
             raise Empty from None
         except redis.ResponseError as error:
-            self._next = "messages"
+            # A script that was stopped may have put something into the hash.
+            self._in_doubt, self._next = True, "messages"
             self._refused(error)
             raise Empty from None
         finally:
@@ -171,7 +174,7 @@ class Channel(kombu_redis.Channel):
             return
         taken = [(tag.decode(), queue.decode(), raw) for tag, queue, raw in _threes(entries)]
         self._next = "messages" if len(taken) == self._wanted else "token"
-        self.mailbox.received(taken, self._starting)
+        self.mailbox.received(taken, sum(int(tag) <= self._last_starting for tag, _, _ in taken))
         self.pump()
 
     def _adopt(self) -> None:

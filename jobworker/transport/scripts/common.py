@@ -11,11 +11,26 @@ COMMON = f"""
 local function run_key(execution) return '{keys.RUN.format(execution="")}' .. execution end
 local function ready_key(queue) return '{keys.READY.format(queue="")}' .. queue end
 
-local function record(execution)
-  local text = redis.call('GET', run_key(execution))
-  if not text then return -1, '', '', '' end
+-- Of a text that is no record, or a key of another kind: as if there were none. A script that stops half-way would
+-- leave behind what it has done by then.
+local function read(text)
+  if type(text) ~= 'string' then return -1, '', '', '' end
   local attempt, state, worker, token = string.match(text, '^(%d+) (%a+) (%S+) (%S+)$')
+  if not attempt then return -1, '', '', '' end
   return tonumber(attempt), state, worker, token
+end
+
+local function record(execution) return read(redis.pcall('GET', run_key(execution))) end
+
+-- Writes a record and answers the text of the one before.
+local function exchange(execution, text, ttl)
+  local known = redis.pcall('SET', run_key(execution), text, 'EX', ttl, 'GET')
+  if type(known) ~= 'table' then return known end
+  if string.find(known.err, 'WRONGTYPE', 1, true) then
+    redis.call('SET', run_key(execution), text, 'EX', ttl)
+    return false
+  end
+  error(known.err)
 end
 
 local function write(execution, attempt, state, worker, token, ttl)
@@ -25,9 +40,9 @@ end
 
 -- A copy of an attempt came up whose worker was given up. Nobody else may know (it was not among the messages that its
 -- worker had in hand, as our transport keeps them), so it is said here, once, that the attempt is lost.
-local function mourn(execution, attempt, known, events, ttl)
-  local same, owner = string.match(known, '^(%d+) running (%S+) ')
-  if tonumber(same) ~= tonumber(attempt) then return end
+local function mourn(execution, attempt, events, ttl)
+  local same, state, owner = record(execution)
+  if same ~= tonumber(attempt) or state ~= 'running' then return end
   if redis.call('EXISTS', '{keys.FENCE.format(worker="")}' .. owner) == 0 then return end
   write(execution, attempt, 'finished', '-', '-', ttl)
   local data = cjson.encode({{worker = owner, reason = 'its worker stopped responding'}})
@@ -49,8 +64,24 @@ local function lists_of(queue)
   return {{queue, {", ".join(f"queue .. '{SEPARATOR}{step}'" for step in PRIORITY_STEPS if step)}}}
 end
 
+local function put_aside(list, message, why)
+  redis.call('LPUSH', '{keys.POISON}', cjson.encode({{reason = why, list = list, message = message}}))
+  redis.call('LTRIM', '{keys.POISON}', 0, {keys.MOST_POISON - 1})
+end
+
 local function ring(queue)
   if redis.call('LLEN', ready_key(queue)) == 0 then redis.call('LPUSH', ready_key(queue), '1') end
+end
+
+-- To the front of its list. What has taken the list's place is left alone, and the message put aside.
+local function give_back(list, message)
+  local pushed = redis.pcall('RPUSH', list, message)
+  if type(pushed) == 'table' and pushed.err then
+    if not string.find(pushed.err, 'WRONGTYPE', 1, true) then error(pushed.err) end
+    put_aside(list, message, 'its queue is no list any more')
+  else
+    ring(queue_of(list))
+  end
 end
 
 local function unpacked(value)

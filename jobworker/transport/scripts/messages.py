@@ -8,7 +8,8 @@ from jobworker.transport.scripts.common import COMMON
 #: a copy of one that is taken or over is dropped. Answers {"ok", tag, queue, message, …}, {"fenced"}, {"unknown"}
 #: (announce yourself first) or {"late"} (the worker does not wait for this answer any more: see `ADOPT`). A queue in
 #: which something remains keeps a token, so that one more worker wakes up. The field "!" of the in-flight hash is the
-#: last tag that may start; what comes after it certainly has not.
+#: last tag that may start; what comes after it certainly has not. What leaves a list is in the hash before anything
+#: else is done with it: whatever stops the script loses nothing.
 FETCH = (
     COMMON
     + """
@@ -16,38 +17,43 @@ if redis.call('EXISTS', KEYS[1]) == 1 then return {'fenced'} end
 if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return {'unknown'} end
 local worker, tag, wanted, starting, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 if tag < tonumber(redis.call('HGET', KEYS[3], '?') or 0) then return {'late'} end
-local answer, held, taken = {'ok'}, {}, ' running ' .. worker .. ' '
-if starting > 0 then held = {'!', tag + starting - 1} end
+local answer, copies, broken, taken = {'ok'}, {}, {}, ' running ' .. worker .. ' '
+local mark = starting > 0 and {'!', tag + starting - 1} or {}
 
-local function claim(message)
+local function is_copy(message, number)
   local execution, attempt = attempt_of(message)
-  if not execution then return true end
-  local known = redis.call('SET', run_key(execution), attempt .. taken .. tag, 'EX', ttl, 'GET')
-  if not known or tonumber(string.match(known, '^%d+')) < attempt then return true end
+  if not execution then return false end
+  local known = exchange(execution, attempt .. taken .. number, ttl)
+  if read(known) < attempt then return false end
   redis.call('SET', run_key(execution), known, 'EX', ttl)
-  mourn(execution, attempt, known, KEYS[4], ttl)
-  return false
+  mourn(execution, attempt, KEYS[4], ttl)
+  return true
 end
 
-local function keep(queue, list, message)
-  held[#held + 1] = tag
-  held[#held + 1] = #list .. ':' .. list .. message
-  local last = #answer
-  answer[last + 1], answer[last + 2], answer[last + 3] = tostring(tag), queue, message
-  tag, wanted = tag + 1, wanted - 1
+local function keep(queue, list, messages)
+  local fields = {unpack(mark)}
+  for i, message in ipairs(messages) do
+    fields[#fields + 1] = tag + i - 1
+    fields[#fields + 1] = #list .. ':' .. list .. message
+  end
+  redis.call('HSET', KEYS[3], unpack(fields))
+  for _, message in ipairs(messages) do
+    if is_copy(message, tag) then copies[#copies + 1] = tag
+    else
+      local last = #answer
+      answer[last + 1], answer[last + 2], answer[last + 3] = tostring(tag), queue, message
+    end
+    tag, wanted = tag + 1, wanted - 1
+  end
 end
 
 local function take(queue, count)
   for _, list in ipairs(lists_of(queue)) do
-    while count > 0 do
-      local messages = redis.call('RPOP', list, count)
-      if not messages then break end
-      for _, message in ipairs(messages) do
-        if claim(message) then
-          keep(queue, list, message)
-          count = count - 1
-        end
-      end
+    local messages = count > 0 and redis.pcall('RPOP', list, count)
+    if messages and messages.err then broken[queue] = true
+    elseif messages then
+      count = count - #messages
+      keep(queue, list, messages)
     end
   end
 end
@@ -62,10 +68,12 @@ for i = 6, #ARGV, 2 do
 end
 for _, queue in ipairs(filled) do
   if wanted > 0 then take(queue, wanted) end
-  if redis.call('EXISTS', unpack(lists_of(queue))) > 0 then ring(queue) else empty[#empty + 1] = ready_key(queue) end
+  -- A key that is no list is nothing to wake up for.
+  if not broken[queue] and redis.call('EXISTS', unpack(lists_of(queue))) > 0 then ring(queue)
+  else empty[#empty + 1] = ready_key(queue) end
 end
 if #empty > 0 then redis.call('DEL', unpack(empty)) end
-if #answer > 1 then redis.call('HSET', KEYS[3], unpack(held)) end
+if #copies > 0 then redis.call('HDEL', KEYS[3], unpack(copies)) end
 return answer
 """
 )
@@ -115,7 +123,7 @@ function ops.claim(tag, execution, attempt)
   if known == tonumber(attempt) then
     if state == 'revoked' or state == 'finished' then return state == 'revoked' and 'revoked' or 'stale' end
     if owner ~= worker or token ~= tag then
-      mourn(execution, attempt, redis.call('GET', run_key(execution)), KEYS[3], running_ttl)
+      mourn(execution, attempt, KEYS[3], running_ttl)
       return 'duplicate'
     end
   end
@@ -131,10 +139,9 @@ end
 ops['end'] = function(tag, execution, attempt, kind, data)
   done[#done + 1] = tag
   local over = mine(attempt, 'finished', tag)
-  local known = redis.call('SET', run_key(execution), over, 'EX', finished_ttl, 'GET')
+  local known = exchange(execution, over, finished_ttl)
   if known == over then return 'ok' end
-  if known and known ~= mine(attempt, 'running', tag)
-     and tonumber(string.match(known, '^%d+')) >= tonumber(attempt) then
+  if known ~= mine(attempt, 'running', tag) and read(known) >= tonumber(attempt) then
     redis.call('SET', run_key(execution), known, 'EX', running_ttl)
     return 'stale'
   end
@@ -149,7 +156,7 @@ function ops.done(tag, execution, attempt, kind, data)
 end
 
 local function release(tag, execution, attempt)
-  local ours = redis.call('GET', run_key(execution)) == mine(attempt, 'running', tag)
+  local ours = redis.pcall('GET', run_key(execution)) == mine(attempt, 'running', tag)
   if ours then write(execution, attempt - 1, 'finished', '-', '-', running_ttl) end
   return ours
 end
@@ -159,10 +166,7 @@ function ops.back(tag, execution, attempt)
   if not value then return 'gone' end
   local list, message = unpacked(value)
   local ours = execution == '' or release(tag, execution, attempt)
-  if ours then
-    redis.call('RPUSH', list, message)
-    ring(queue_of(list))
-  end
+  if ours then give_back(list, message) end
   done[#done + 1] = tag
   return ours and 'ok' or 'gone'
 end

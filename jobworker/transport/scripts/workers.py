@@ -39,7 +39,7 @@ return {unknown and 2 or 1, unpack(others)}
 """
 )
 
-#: KEYS workers set, fence, announcement, what it runs, in-flight hash, events stream, poison list. ARGV worker,
+#: KEYS workers set, fence, announcement, what it runs, in-flight hash, events stream. ARGV worker,
 #: lease (ms), ttl of the fence, of a run record and of a count of losses (s), data of a `lost` event, then the fields
 #: of the `worker_lost` event. Answers 1 if the worker was silent and is fenced now, else 0. From that moment nothing
 #: of it counts, and the events stand behind everything that it reported. What it had not started goes back to the
@@ -56,7 +56,7 @@ redis.call('SET', KEYS[2], '1', 'EX', ARGV[3])
 redis.call('DEL', KEYS[3], KEYS[4])
 redis.call('XADD', KEYS[6], '*', unpack(ARGV, 7))
 
-local function put_aside(list, message)
+local function give_up(list, message)
   local why = 'it was started by {MOST_LOSSES} workers that died'
   local data = {{reason = why, worker = worker, queue = queue_of(list)}}
   local readable, whole = pcall(cjson.decode, message)
@@ -64,8 +64,7 @@ local function put_aside(list, message)
     data.message, data.task = whole.headers.id, whole.headers.task
   end
   redis.call('XADD', KEYS[6], '*', 'kind', 'poisoned', 'execution', '', 'attempt', 0, 'data', cjson.encode(data))
-  redis.call('LPUSH', KEYS[7], cjson.encode({{reason = why, worker = worker, list = list, message = message}}))
-  redis.call('LTRIM', KEYS[7], 0, {keys.MOST_POISON - 1})
+  put_aside(list, message, why)
 end
 
 local function is_poison(message)
@@ -87,11 +86,10 @@ local function back(tag, value, started)
     end
     write(execution, attempt - 1, 'finished', '-', '-', ARGV[4])
   elseif started and is_poison(message) then
-    put_aside(list, message)
+    give_up(list, message)
     return
   end
-  redis.call('RPUSH', list, message)
-  ring(queue_of(list))
+  give_back(list, message)
 end
 
 local flat, tags, values = redis.call('HGETALL', KEYS[5]), {{}}, {{}}

@@ -1,0 +1,66 @@
+"""Redis holds what nobody expects there: nothing is lost for it, and nobody stops."""
+
+import signal
+
+import pytest
+
+from jobworker.transport import keys
+from jobworker.transport.publisher import list_name
+from tests.integration.transport.yard import Yard
+from tests.waiting import until
+
+
+def _spoil(yard: Yard, execution: str, how: str) -> None:
+    """Put something else where the record of the execution belongs."""
+    name = keys.RUN.format(execution=execution)
+    if how == "a hash":
+        yard.client.hset(name, "attempt", "1")
+    else:
+        yard.client.set(name, how)
+
+
+@pytest.mark.parametrize("how", ["a hash", "nonsense", "", "1 running"])
+def test_records_that_are_none_keep_nobody_from_running(yard: Yard, how: str) -> None:
+    messages = [yard.message() for _ in range(20)]
+    for message in messages[::3]:
+        _spoil(yard, message.execution, how)
+    executions = yard.publish_all(messages)
+    yard.worker()
+    yard.all_done_of(executions)
+
+
+def test_a_list_that_is_none_is_passed_over(yard: Yard) -> None:
+    """One of several lists of a queue, and the only one of another."""
+    worker = yard.worker()
+    for name in (list_name("critical", 9), list_name("background", 5)):
+        yard.client.set(name, "no list")
+    yard.all_done_of([*yard.publish(count=30), *yard.publish(queue="critical", count=3)])
+    asked = _calls(yard)
+    yard.all_done_of(yard.publish())
+    assert _calls(yard) - asked < 50, "it does not ask over and over for what it cannot get"
+    worker.must_live()
+
+
+def test_what_a_dead_worker_held_comes_back_whatever_has_become_of_its_record_and_list(yard: Yard) -> None:
+    victim = yard.worker("--pool", "threads", "-c", "1")
+    [blocking] = yard.publish("hold", seconds=600)
+    until(lambda: yard.engine.is_running(blocking))
+    victim.send(signal.SIGSTOP)
+    # As if it had fetched these, too, and started none.
+    inflight = keys.INFLIGHT.format(worker=yard.id_of(victim))
+    spoilt, homeless = yard.message(), yard.message(queue="elsewhere")
+    for tag, message in ((900, spoilt), (901, homeless)):
+        yard.publish_all([message])
+        name = list_name(message.queue, 5)
+        yard.client.hset(inflight, str(tag), f"{len(name)}:{name}{yard.client.rpop(name)!s}")
+        yard.client.set(keys.RUN.format(execution=message.execution), f"1 running {yard.id_of(victim)} {tag}")
+    yard.client.set(list_name("elsewhere", 5), "no list")
+    yard.worker()
+    until(lambda: yard.client.llen(keys.POISON) == 1, what="the homeless one to be put aside")
+    yard.all_done_of([spoilt.execution])
+    assert homeless.execution in str(yard.client.lindex(keys.POISON, 0))
+
+
+def _calls(yard: Yard) -> int:
+    """How many scripts Redis has run."""
+    return int(yard.client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
