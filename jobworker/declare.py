@@ -7,11 +7,12 @@ import inspect
 import logging
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from celery import shared_task
 
+from jobworker.domain import policies
 from jobworker.domain.errors import Misconfigured
 from jobworker.domain.execution import DEFAULT_PRIORITY, PRIORITIES
 from jobworker.domain.job import DEFAULT_QUEUE, QUEUE, OnWorkerLost
@@ -95,6 +96,7 @@ class JobOptions:
     on_worker_lost: OnWorkerLost = OnWorkerLost.RETRY
     schedule: Mapping[str, Any] | None = None
     tags: tuple[str, ...] = ()
+    policies: Mapping[str, Any] = field(default_factory=dict)
 
 
 def job(
@@ -106,25 +108,28 @@ def job(
     on_worker_lost: str = "retry",
     schedule: Mapping[str, Any] | None = None,
     tags: tuple[str, ...] = (),
-    **celery_options: Any,
+    **more: Any,
 ) -> Any:
     """Make a function a job. Works bare (`@job`) and with options (`@job(queue="background")`).
 
     The job is called as the function unless `name` says otherwise; its parameters are read from the
     signature. `priority` goes from 0 to 9, the most urgent. `on_worker_lost` is "retry" or "fail".
     `schedule` is a rule such as `{"kind": "cron", "expression": "0 3 * * *", "zone": "Europe/Berlin"}`.
-    Everything else is a Celery task option: `max_retries`, `autoretry_for`, `retry_backoff`,
-    `retry_backoff_max`, `retry_jitter`, `time_limit`, `soft_time_limit`, …
+    `retry` and the other policies of a definition are given as they are over HTTP. Everything else is a Celery
+    task option: `max_retries`, `autoretry_for`, `retry_backoff`, `retry_backoff_max`, `retry_jitter`, `time_limit`,
+    `soft_time_limit`, …
     """
     if function is None:
         return functools.partial(
             job, name=name, queue=queue, priority=priority, on_worker_lost=on_worker_lost,
-            schedule=schedule, tags=tags, **celery_options,
+            schedule=schedule, tags=tags, **more,
         )  # fmt: skip
     name = name or function.__name__
+    own = {option: more.pop(option) for option in policies.PARSERS if option in more}
     options = _checked_options(name, queue, priority, on_worker_lost, schedule, tags)
+    options = replace(options, policies=_checked_policies(name, own))
     # typing=False: Celery would count the injected context among the caller's arguments.
-    return shared_task(_with_context(function), name=name, job_options=options, typing=False, **celery_options)
+    return shared_task(_with_context(function), name=name, job_options=options, typing=False, **more)
 
 
 def _checked_options(
@@ -138,6 +143,14 @@ def _checked_options(
         raise Misconfigured(f"@job {name}: on_worker_lost {on_worker_lost!r} must be 'retry' or 'fail'")
     rule = parse_rule(schedule).to_json() if schedule is not None else None
     return JobOptions(queue, priority, OnWorkerLost(on_worker_lost), rule, tuple(tags))
+
+
+def _checked_policies(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    made, problems = policies.normalise(given)
+    if problems:
+        told = "; ".join(f"{problem.pointer}: {problem.message}" for problem in problems)
+        raise Misconfigured(f"@job {name}: {told}")
+    return {option: made[option] for option in given}
 
 
 def _with_context(function: Callable[..., Any]) -> Callable[..., Any]:

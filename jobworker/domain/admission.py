@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jobworker.domain import job, parameters, schedule
+from jobworker.domain import job, parameters, policies, schedule
 from jobworker.domain.errors import FieldError, InvalidInput
 from jobworker.domain.execution import PRIORITIES, State
 from jobworker.domain.parameters import Parameter
@@ -22,7 +22,6 @@ FARTHEST_DAYS = 3653
 #: No time limit may be longer (s): Redis forgets a running attempt after as long.
 LONGEST_LIMIT = 30 * 24 * 3600.0
 
-MAX_ATTEMPTS = 1000
 MAX_CORRELATION_ID = 128
 MAX_DESCRIPTION = 10_000
 MAX_TAGS = 50
@@ -40,6 +39,19 @@ class Submission:
     priority: int | None = None
     queue: str | None = None
     correlation_id: str | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    retry: Mapping[str, Any] | None = None
+
+    def overrides(self) -> dict[str, Any] | None:
+        """What this execution has otherwise than its definition says, as it is stored; of a checked submission."""
+        limits = {"time_limit": self.time_limit, "soft_time_limit": self.soft_time_limit}
+        own, _ = policies.normalise(self._policies())
+        found = {**limits, **{name: own[name] for name, given in self._policies().items() if given is not None}}
+        return {name: value for name, value in found.items() if value is not None} or None
+
+    def _policies(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in policies.OVERRIDABLE}
 
 
 def check_submission(submission: Submission, now: dt.datetime, where: str = "") -> list[FieldError]:
@@ -52,6 +64,8 @@ def check_submission(submission: Submission, now: dt.datetime, where: str = "") 
         message = f"correlation_id must have 1 to {MAX_CORRELATION_ID} printable characters"
         problems.append(FieldError(f"{where}/correlation_id", "not_allowed", message))
     problems.extend(_timing(submission, now, where))
+    problems.extend(_limits(submission.time_limit, submission.soft_time_limit, where))
+    problems.extend(policies.normalise(submission._policies(), where)[1])
     return problems
 
 
@@ -66,9 +80,10 @@ def check_definition(definition: job.Definition, accepted: Sequence[Parameter]) 
     return [
         *_naming(definition),
         *_routing(definition.queue, definition.priority, ""),
-        *_limits(definition),
+        *_limits(definition.time_limit, definition.soft_time_limit, ""),
         *_defaults(definition, accepted),
         *_rule(definition),
+        *policies.normalise(definition.policies)[1],
     ]
 
 
@@ -116,16 +131,14 @@ def _naming(definition: job.Definition) -> Iterator[FieldError]:
         yield FieldError("/tags", "not_allowed", f"at most {MAX_TAGS} tags of 1 to {MAX_TAG} characters")
 
 
-def _limits(definition: job.Definition) -> Iterator[FieldError]:
-    hard, soft = definition.time_limit, definition.soft_time_limit
+def _limits(hard: float | None, soft: float | None, where: str) -> Iterator[FieldError]:
     for name, limit in (("time_limit", hard), ("soft_time_limit", soft)):
         if limit is not None and not 0 < limit <= LONGEST_LIMIT:
             message = f"{name} must be more than 0 and at most {LONGEST_LIMIT / 86400:g} days"
-            yield FieldError(f"/{name}", "not_allowed", message)
+            yield FieldError(f"{where}/{name}", "not_allowed", message)
     if hard is not None and soft is not None and soft >= hard:
-        yield FieldError("/soft_time_limit", "not_allowed", "soft_time_limit must be shorter than time_limit")
-    if definition.max_attempts is not None and not 1 <= definition.max_attempts <= MAX_ATTEMPTS:
-        yield FieldError("/retry/max_attempts", "not_allowed", f"max_attempts must be 1 to {MAX_ATTEMPTS}")
+        message = "soft_time_limit must be shorter than time_limit"
+        yield FieldError(f"{where}/soft_time_limit", "not_allowed", message)
 
 
 def _defaults(definition: job.Definition, accepted: Iterable[Parameter]) -> Iterable[FieldError]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from jobworker.domain import policies
 from jobworker.domain.execution import DEFAULT_PRIORITY
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}\Z")
@@ -34,8 +35,8 @@ class Owner(StrEnum):
 class Definition:
     """What a job is.
 
-    `max_attempts` None means: as the task's own `max_retries` says. Limits are in seconds.
-    `schedule` is a rule as JSON (see `domain.schedule`).
+    Limits are in seconds. `schedule` is a rule as JSON (see `domain.schedule`), `policies` holds the JSON of each
+    of `domain.policies`, by its name.
     """
 
     name: str
@@ -45,28 +46,34 @@ class Definition:
     queue: str = DEFAULT_QUEUE
     priority: int = DEFAULT_PRIORITY
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    max_attempts: int | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
     on_worker_lost: OnWorkerLost = OnWorkerLost.RETRY
     schedule: Mapping[str, Any] | None = None
     tags: tuple[str, ...] = ()
+    policies: Mapping[str, Any] = field(default_factory=lambda: dict(policies.DEFAULTS))
+
+    @property
+    def max_attempts(self) -> int | None:
+        """How many attempts there may be; None: as the task's own `max_retries` says."""
+        attempts: int | None = self.policies["retry"]["max_attempts"]
+        return attempts
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown; `max_attempts` is nested under `retry`, as in the API."""
+        """As stored and shown: each policy stands beside the other fields."""
         shown = {item.name: getattr(self, item.name) for item in fields(self)}
         shown["defaults"] = dict(self.defaults)
         shown["tags"] = list(self.tags)
         shown["on_worker_lost"] = self.on_worker_lost.value
         shown["schedule"] = dict(self.schedule) if self.schedule else None
-        shown["retry"] = {"max_attempts": shown.pop("max_attempts")}
-        return shown
+        named = shown.pop("policies")
+        return {**shown, **named}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Definition":
         """The inverse of `to_json`, for what has been validated before."""
-        values = dict(stored)
-        values["max_attempts"] = values.pop("retry", {}).get("max_attempts")
+        values = {name: value for name, value in stored.items() if name not in policies.PARSERS}
+        values["policies"] = {name: stored.get(name) or default for name, default in policies.DEFAULTS.items()}
         values["tags"] = tuple(values.get("tags", ()))
         values["on_worker_lost"] = OnWorkerLost(values.get("on_worker_lost", "retry"))
         return cls(**values)

@@ -1,14 +1,16 @@
 """The last steps of a turn: what may run now is gated, published, and then marked as published."""
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.domain import gates
+from jobworker.domain import gates, retry
 from jobworker.domain.execution import retries_used
 from jobworker.domain.job import Definition
 from jobworker.relay.record import Claimed, Declined
@@ -37,6 +39,7 @@ class Dispatcher:
     workers: Sequence[WorkerRow] = ()
     undecided: bool = False
     _definitions: dict[tuple[str, int], Definition | None] = field(default_factory=dict)
+    _policies_sent: dict[tuple[str, int], str] = field(default_factory=dict)
     _claimed: dict[str, dt.datetime] = field(default_factory=dict)
     _declined: dict[str, int] = field(default_factory=dict)
     _warned: set[tuple[str, str]] = field(default_factory=set)
@@ -135,11 +138,20 @@ class Dispatcher:
             parameters=row.parameters,
             retries=retries_used(row.attempt + 1, len(cut_short)),
             max_attempts=row.max_attempts,
-            time_limit=definition.time_limit if definition else None,
-            soft_time_limit=definition.soft_time_limit if definition else None,
+            time_limit=_effective("time_limit", row, definition.time_limit if definition else None),
+            soft_time_limit=_effective("soft_time_limit", row, definition.soft_time_limit if definition else None),
+            policies=self._policies(row, definition),
             correlation_id=row.correlation_id,
             scheduled_for=row.scheduled_for,
         )
+
+    def _policies(self, row: Ready, definition: Definition | None) -> str:
+        if row.overrides is not None:
+            return _for_worker({**(definition.policies if definition else {}), **row.overrides})
+        key = (row.job, row.job_revision)
+        if key not in self._policies_sent:
+            self._policies_sent[key] = _for_worker(definition.policies if definition else {})
+        return self._policies_sent[key]
 
     def _definition(self, connection: sa.Connection, row: Ready) -> Definition | None:
         # A revision never changes, so it can be kept for ever.
@@ -147,3 +159,15 @@ class Dispatcher:
         if key not in self._definitions:
             self._definitions[key] = jobs.revision(connection, *key)
         return self._definitions[key]
+
+
+def _effective(name: str, row: Ready, of_definition: Any) -> Any:
+    """What holds for this execution: what its submission said, or else its definition."""
+    return (row.overrides or {}).get(name, of_definition)
+
+
+def _for_worker(policies: Mapping[str, Any]) -> str:
+    """Those that a worker applies. Without a retry policy that decides, the task's own options do."""
+    described = policies.get("retry")
+    sent = {"retry": described} if described and retry.parse(described).decides else {}
+    return json.dumps(sent, separators=(",", ":"), sort_keys=True)

@@ -6,6 +6,7 @@ from typing import Any
 import structlog
 
 from jobworker.clock import Clock
+from jobworker.domain import policies
 from jobworker.domain.job import Definition, OnWorkerLost, Owner
 from jobworker.domain.parameters import Parameter
 from jobworker.store import jobs, tasks
@@ -43,17 +44,20 @@ def introduce(database: Database, clock: Clock, offered: Sequence[Mapping[str, A
 
 def _definition(task: TaskRow) -> Definition:
     options = task.options
+    declared, _ = policies.normalise(options.get("policies", {}))
     retries = options.get("max_retries")
+    if declared["retry"]["max_attempts"] is None and retries is not None:
+        declared["retry"] = {**declared["retry"], "max_attempts": retries + 1}
     return Definition(
         name=task.name,
         task=task.name,
         description=task.description,
         queue=options["queue"],
         priority=options["priority"],
-        max_attempts=retries + 1 if retries is not None else None,
         time_limit=options.get("time_limit"),
         soft_time_limit=options.get("soft_time_limit"),
         on_worker_lost=OnWorkerLost(options["on_worker_lost"]),
         schedule=options.get("schedule"),
         tags=tuple(options.get("tags", ())),
+        policies=declared,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.domain import admission, schedule
+from jobworker.domain import admission, policies, schedule
 from jobworker.domain.errors import (
     FieldError,
     InvalidInput,
@@ -142,6 +142,7 @@ def _put(connection: sa.Connection, clock: Clock, definition: Definition, actor:
     admission.refuse(admission.check_definition(definition, task.parameters))
     if definition.schedule is not None:
         definition = replace(definition, schedule=schedule.parse(definition.schedule).to_json())
+    definition = replace(definition, policies=policies.normalise(definition.policies)[0])
     return Job(jobs.put(connection, definition, Owner.API, actor, clock.now()), task.parameters)
 
 

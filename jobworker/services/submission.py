@@ -207,13 +207,14 @@ def _prepare(
         raise JobDisabled(f"job {definition.name} is disabled; enable it with PUT /api/v1/jobs/{definition.name}")
     admission.refuse(admission.check_submission(submission, now, where))
     due_at, state = admission.due(submission, now)
+    overrides = submission.overrides() or {}
     new_id = _new_id(now)
     return NewExecution(
         id=new_id,
         job=definition.name,
         job_revision=row.revision,
         task=definition.task,
-        max_attempts=definition.max_attempts,
+        max_attempts=overrides.get("retry", {}).get("max_attempts") or definition.max_attempts,
         queue=submission.queue or definition.queue,
         priority=definition.priority if submission.priority is None else submission.priority,
         parameters=_parameters(submission, row, known, where),
@@ -223,6 +224,7 @@ def _prepare(
         scheduled_for=None,
         due_at=due_at,
         state=state,
+        overrides=overrides or None,
     )
 
 

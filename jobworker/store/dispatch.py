@@ -44,6 +44,7 @@ class Ready:
     interrupted_attempts: list[int] | None
     correlation_id: str
     scheduled_for: dt.datetime | None
+    overrides: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ class NewExecution:
     scheduled_for: dt.datetime | None
     due_at: dt.datetime
     state: State
+    overrides: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class ExecutionRow:
     worker: str | None
     code_version: str | None
     correlation_id: str
+    overrides: Mapping[str, Any] | None
     batch_id: str | None
     schedule_id: str | None
     scheduled_for: dt.datetime | None

@@ -39,6 +39,7 @@ def _describe(task: Any) -> dict[str, Any]:
             "on_worker_lost": options.on_worker_lost.value,
             "schedule": dict(options.schedule) if options.schedule else None,
             "tags": list(options.tags),
+            "policies": dict(options.policies),
         },
     }
 

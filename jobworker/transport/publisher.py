@@ -32,13 +32,16 @@ _OF_ONE_MESSAGE = frozenset({"id", "root_id", "retries", "correlation_id", "deli
 
 #: Messages that agree in these share a template.
 _SAME_FOR_MANY = operator.attrgetter(
-    "task", "queue", "priority", "job", "revision", "max_attempts", "time_limit", "soft_time_limit"
+    "task", "queue", "priority", "job", "revision", "max_attempts", "time_limit", "soft_time_limit", "policies"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One attempt to be started by whichever worker gets it first."""
+    """One attempt to be started by whichever worker gets it first.
+
+    `policies`: those that the worker applies, by name, as the text of a JSON object.
+    """
 
     execution: str
     attempt: int
@@ -54,6 +57,7 @@ class Message:
     soft_time_limit: float | None
     correlation_id: str
     scheduled_for: dt.datetime | None
+    policies: str = "{}"
 
 
 class _Template(NamedTuple):
@@ -137,6 +141,7 @@ class Publisher:
             "body_encoding": "base64",
         }
         own = {name: getattr(message, name) for name in ("job", "revision", "max_attempts")}
+        own["policies"] = orjson.Fragment(message.policies)
         parts = {b"own": _inside(own), b"headers": _inside(headers), b"properties": _inside(properties)}
         # Positional arguments (there are none), the parameters, and what Celery would chain to the task.
         return _Template(_ENVELOPE % parts, b"[[],%%b,{%b}]" % _inside(rendered.body[2]))

@@ -18,7 +18,7 @@ def new_token() -> str:
 
 
 class Delivery(NamedTuple):
-    """One attempt of one execution, as it arrived at this worker."""
+    """One attempt of one execution, as it arrived at this worker; `policies` by name, if they are set."""
 
     execution: str
     attempt: int
@@ -27,6 +27,7 @@ class Delivery(NamedTuple):
     correlation_id: str
     scheduled_for: dt.datetime | None
     token: str
+    policies: Mapping[str, Any] = {}
 
     @classmethod
     def read(cls, header: Mapping[str, Any], token: str | None) -> "Delivery":
@@ -40,6 +41,7 @@ class Delivery(NamedTuple):
             correlation_id=header.get("correlation_id", ""),
             scheduled_for=dt.datetime.fromisoformat(scheduled_for) if scheduled_for else None,
             token=token or new_token(),
+            policies=header.get("policies", {}),
         )
 
     def ticket(self, worker: str) -> Ticket:

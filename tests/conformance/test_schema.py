@@ -21,7 +21,19 @@ _POSTGRESQL_DESCRIPTION = """
     UNION ALL SELECT 'constraint ' || conname, pg_get_constraintdef(oid)
       FROM pg_constraint WHERE connamespace = 'public'::regnamespace
 """
-_SQLITE_DESCRIPTION = "SELECT type || ' ' || name, sql FROM sqlite_master WHERE type <> 'trigger' AND sql IS NOT NULL"
+#: Not the text of CREATE TABLE: a column that is added later stands behind the constraints there.
+_SQLITE_DESCRIPTION = """
+    SELECT 'column ' || m.name || '.' || c.name,
+           c.cid || ' ' || c.type || ' ' || c."notnull" || ' ' || ifnull(c.dflt_value, '-') || ' ' || c.pk
+      FROM sqlite_master AS m, pragma_table_xinfo(m.name) AS c WHERE m.type = 'table'
+    UNION ALL SELECT 'foreign key ' || m.name || '.' || f."from", f."table" || ' ' || f."to" || ' ' || f.on_delete
+      FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f WHERE m.type = 'table'
+    UNION ALL SELECT 'unique ' || m.name || ' ' || group_concat(c.name), u.origin
+      FROM sqlite_master AS m, pragma_index_list(m.name) AS u, pragma_index_info(u.name) AS c
+     WHERE m.type = 'table' AND u."unique" GROUP BY m.name, u.name
+    UNION ALL SELECT 'without rowid ' || name, wr FROM pragma_table_list WHERE type = 'table'
+    UNION ALL SELECT 'index ' || name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL
+"""
 
 
 @pytest.fixture
@@ -69,7 +81,7 @@ def describe(database: Database) -> dict[str, str]:
     statement = _SQLITE_DESCRIPTION if database.is_sqlite else _POSTGRESQL_DESCRIPTION
     with database.read() as connection:
         rows = connection.execute(sa.text(statement)).all()
-    return {name: re.sub(r"\s+", " ", described) for name, described in rows if "alembic_version" not in name}
+    return {name: re.sub(r"\s+", " ", str(described)) for name, described in rows if "alembic_version" not in name}
 
 
 def _reflectable(thing: object, name: str | None, *_: object) -> bool:

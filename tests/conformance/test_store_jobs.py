@@ -15,7 +15,7 @@ from tests.conformance.worlds import NOW
 
 LATER = NOW + dt.timedelta(hours=1)
 EVERY_MINUTE = {"kind": "interval", "every": 60}
-SEND = Definition("send", "tasks.mail.send", defaults={"to": "a"}, tags=("mail",), max_attempts=3)
+SEND = Definition("send", "tasks.mail.send", defaults={"to": "a"}, tags=("mail",))
 
 
 def _schedule(database: Database, job: str = "send") -> Any:

@@ -88,6 +88,7 @@ def test_it_is_what_celery_itself_would_send(client: redis.Redis) -> None:
         "max_attempts": None,
         "correlation_id": "c",
         "scheduled_for": None,
+        "policies": {},
     }
 
 
@@ -129,7 +130,14 @@ def test_messages_of_one_kind_differ_only_where_they_should(client: redis.Redis)
 
 @pytest.mark.parametrize(
     "change",
-    [{"job": "other"}, {"revision": 4}, {"max_attempts": 5}, {"time_limit": 1.0}, {"task": "t"}],
+    [
+        {"job": "other"},
+        {"revision": 4},
+        {"max_attempts": 5},
+        {"time_limit": 1.0},
+        {"task": "t"},
+        {"policies": "[]"},
+    ],
 )
 def test_no_kind_borrows_the_template_of_another(client: redis.Redis, change: dict[str, Any]) -> None:
     first, second = published(client, message(), message(**change))

@@ -65,11 +65,11 @@ def test_every_problem_of_a_definition_is_found() -> None:
         queue="No",
         priority=-1,
         defaults={"colour": 1},
-        max_attempts=0,
         time_limit=-1,
         soft_time_limit=10**9,
         schedule={"kind": "lunar"},
         tags=("",),
+        policies={"retry": {"max_attempts": 0}},
     )
     assert {problem.pointer for problem in check_definition(wrong, [USER])} == {
         "/name", "/description", "/queue", "/priority", "/defaults/colour", "/defaults/user_id", "/retry/max_attempts",
@@ -83,3 +83,17 @@ def test_refuse_tells_everything_at_once() -> None:
     with pytest.raises(InvalidInput, match=r"queue must .*; priority must ") as caught:
         admission.refuse(problems)
     assert list(caught.value.errors) == problems
+
+
+def test_what_an_execution_has_otherwise_than_its_job() -> None:
+    assert Submission(job="j").overrides() is None
+    other = Submission(job="j", time_limit=5.0, retry={"strategy": "fixed"})
+    assert check_submission(other, NOW) == []
+    told = other.overrides() or {}
+    assert (set(told), told["time_limit"], told["retry"]["strategy"]) == ({"time_limit", "retry"}, 5.0, "fixed")
+
+
+def test_policies_of_a_submission_are_checked_in_their_place() -> None:
+    wrong = Submission(job="j", time_limit=0, soft_time_limit=5.0, retry={"delays": []})
+    pointers = [problem.pointer for problem in check_submission(wrong, NOW, "/executions/3")]
+    assert pointers == [f"/executions/3/{name}" for name in ("time_limit", "soft_time_limit", "retry/delays")]

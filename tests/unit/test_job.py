@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from jobworker.domain import policies
 from jobworker.domain.job import NAME, QUEUE, SHIPPED_QUEUES, Definition, OnWorkerLost
+from jobworker.domain.retry import parse
 
 FULL = Definition(
     name="nightly",
@@ -14,12 +16,12 @@ FULL = Definition(
     queue="background",
     priority=9,
     defaults={"format": "csv"},
-    max_attempts=3,
     time_limit=60,
     soft_time_limit=50,
     on_worker_lost=OnWorkerLost.FAIL,
     schedule={"kind": "interval", "every": 60},
     tags=("reports", "slow"),
+    policies={**policies.DEFAULTS, "retry": parse({"max_attempts": 3}).to_json()},
 )
 
 
@@ -28,10 +30,10 @@ def test_a_definition_survives_being_stored(definition: Definition) -> None:
     assert Definition.from_json(json.loads(json.dumps(definition.to_json()))) == definition
 
 
-def test_attempts_are_shown_where_the_api_has_them() -> None:
+def test_policies_are_shown_beside_the_other_fields() -> None:
     shown = FULL.to_json()
-    assert shown["retry"] == {"max_attempts": 3}
-    assert "max_attempts" not in shown
+    assert shown["retry"]["max_attempts"] == 3
+    assert not {"max_attempts", "policies"} & set(shown)
 
 
 def test_what_an_older_version_did_not_store_has_its_default() -> None:

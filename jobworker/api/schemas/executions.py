@@ -8,6 +8,7 @@ from marshmallow import fields
 
 from jobworker.api.fields import Coded, Count, Duration, Moment
 from jobworker.api.schemas.base import Answer, PageQuery, Schema, integer, moment, number, text
+from jobworker.api.schemas.policies import policy
 from jobworker.domain import admission, job
 from jobworker.domain.admission import Submission
 from jobworker.domain.execution import PRIORITIES, AttemptState, State
@@ -15,6 +16,7 @@ from jobworker.domain.ids import is_id
 from jobworker.services.submission import MAX_BATCH
 
 _STATES = [state.value for state in State]
+_LIMIT = {"type": ["number", "string"], "description": "null: as the job says."}
 
 
 class SubmissionBody(Schema):
@@ -47,6 +49,10 @@ class SubmissionBody(Schema):
         allow_none=True,
         metadata={"maxLength": admission.MAX_CORRELATION_ID, "description": "null: the id of the execution."},
     )
+
+    time_limit = Duration(load_default=None, allow_none=True, metadata=_LIMIT)
+    soft_time_limit = Duration(load_default=None, allow_none=True, metadata=_LIMIT)
+    retry = policy("retry")
 
 
 class BatchItem(SubmissionBody):
@@ -136,6 +142,9 @@ class Execution(Answer):
     worker = text("Who started the latest attempt.", allow_none=True)
     code_version = text("The version of the code that the worker ran.", allow_none=True)
     correlation_id = fields.String()
+    overrides = fields.Dict(
+        allow_none=True, metadata={"description": "What it has otherwise than the job's definition."}
+    )
     batch_id = fields.String(allow_none=True)
     schedule_id = fields.String(allow_none=True)
     scheduled_for = moment("The occurrence that it stands for.", allow_none=True)

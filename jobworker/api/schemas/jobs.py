@@ -7,6 +7,7 @@ from marshmallow import fields
 
 from jobworker.api.fields import Count, Duration, Flag
 from jobworker.api.schemas.base import Answer, Schema, integer, moment, text
+from jobworker.api.schemas.policies import POLICIES, policy
 from jobworker.domain import admission, job
 from jobworker.domain.execution import DEFAULT_PRIORITY, PRIORITIES
 
@@ -21,20 +22,6 @@ _SCHEDULE = {
 }
 
 
-class RetryBody(Schema):
-    """How often a failing execution is tried."""
-
-    max_attempts = Count(
-        load_default=None,
-        allow_none=True,
-        metadata={
-            "minimum": 1,
-            "maximum": admission.MAX_ATTEMPTS,
-            "description": "null: as the task's own max_retries says.",
-        },
-    )
-
-
 class DefinitionBody(Schema):
     """A job definition as somebody writes it; what is left out has its default."""
 
@@ -47,7 +34,6 @@ class DefinitionBody(Schema):
     defaults = fields.Dict(
         load_default=dict, metadata={"description": "Parameters for executions that do not give them."}
     )
-    retry = fields.Nested(RetryBody, load_default=lambda: {"max_attempts": None})
     time_limit = Duration(load_default=None, allow_none=True, metadata=_DURATION)
     soft_time_limit = Duration(load_default=None, allow_none=True, metadata=_DURATION)
     on_worker_lost = fields.String(
@@ -55,6 +41,7 @@ class DefinitionBody(Schema):
     )
     schedule = fields.Dict(load_default=None, allow_none=True, metadata=_SCHEDULE)
     tags = fields.List(fields.String(), load_default=list, metadata={"maxItems": admission.MAX_TAGS})
+    retry = policy("retry")
 
     @ma.post_load
     def to_definition(self, data: dict[str, Any], **_: Any) -> job.Definition:
@@ -92,12 +79,6 @@ class Task(Answer):
     updated_at = moment("When a worker last announced a change.")
 
 
-class Retry(Answer):
-    """How often a failing execution is tried."""
-
-    max_attempts = integer("null: as the task's own max_retries says.", allow_none=True)
-
-
 class Job(Answer):
     """A job definition."""
 
@@ -109,7 +90,7 @@ class Job(Answer):
     priority = fields.Integer()
     parameters = fields.List(fields.Nested(Parameter), metadata={"description": "What the task accepts."})
     defaults = fields.Dict()
-    retry = fields.Nested(Retry)
+    retry = fields.Dict(metadata=POLICIES["retry"])
     time_limit = fields.Float(allow_none=True)
     soft_time_limit = fields.Float(allow_none=True)
     on_worker_lost = fields.String(validate=ma.validate.OneOf([each.value for each in job.OnWorkerLost]))

@@ -24,7 +24,7 @@ def test_a_definition_is_created_and_read(any_world: World) -> None:
     read = any_world.client.get(made.headers["Location"])
     assert (read.json, read.headers["ETag"]) == (made.json, '"1"')
     shown = read.json
-    assert (shown["time_limit"], shown["retry"], shown["priority"]) == (600, {"max_attempts": 3}, 7)
+    assert (shown["time_limit"], shown["retry"]["max_attempts"], shown["priority"]) == (600, 3, 7)
     assert (shown["owner"], shown["revision"], shown["queue"], shown["enabled"]) == ("api", 1, "default", True)
     assert [each["name"] for each in shown["parameters"]] == ["user_id", "format", "rows", "options"]
 

@@ -1,0 +1,158 @@
+"""Reading what somebody describes as a JSON object: strictly, and with every problem at once."""
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from jobworker.domain import durations
+from jobworker.domain.errors import FieldError, InvalidInput, pointer
+
+
+class Described:
+    """A JSON object while it is read. Each method takes a field, answers its value and notes what is wrong with it.
+
+    A field that is absent, null or wrong has its default; `finish` raises `InvalidInput` with everything that was
+    noted, and with fields that nobody asked for.
+    """
+
+    def __init__(self, given: object, where: str) -> None:
+        self.where = where
+        self.problems: list[FieldError] = []
+        self._asked: set[str] = set()
+        self._given: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+        if not isinstance(given, Mapping):
+            self.problems.append(FieldError(where, "wrong_type", f"{_name(where)} must be a JSON object"))
+
+    def value(self, name: str) -> Any:
+        """Whatever stands there; None if it is absent."""
+        self._asked.add(name)
+        return self._given.get(name)
+
+    def refuse(self, name: str, code: str, message: str) -> None:
+        """Note that something is wrong with a field."""
+        self.problems.append(FieldError(self.where + pointer(name), code, message))
+
+    def choice(self, name: str, allowed: Collection[str], default: str) -> str:
+        """One of the allowed words."""
+        found = self.value(name)
+        if found is None:
+            return default
+        if not isinstance(found, str) or found not in allowed:
+            self.refuse(name, "not_allowed", f"{name} must be one of {', '.join(allowed)}")
+            return default
+        return found
+
+    def integer(self, name: str, lowest: int, highest: int, default: int | None = None) -> int | None:
+        """A JSON integer within these bounds."""
+        found = self.value(name)
+        if found is None:
+            return default
+        if isinstance(found, bool) or not isinstance(found, int):
+            self.refuse(name, "wrong_type", f"{name} must be an integer")
+        elif not lowest <= found <= highest:
+            self.refuse(name, "not_allowed", f"{name} must be {lowest} to {highest}")
+        else:
+            return found
+        return default
+
+    def number(self, name: str, lowest: float, highest: float, default: float | None = None) -> float | None:
+        """A JSON number within these bounds."""
+        found = self.value(name)
+        if found is None:
+            return default
+        if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+            self.refuse(name, "wrong_type", f"{name} must be a number")
+        elif not lowest <= found <= highest:
+            self.refuse(name, "not_allowed", f"{name} must be {lowest:g} to {highest:g}")
+        else:
+            return float(found)
+        return default
+
+    def seconds(self, name: str, lowest: float, highest: float, default: float | None = None) -> float | None:
+        """A duration within these bounds (s), as a number or in ISO 8601."""
+        found = self.value(name)
+        return default if found is None else self._seconds(name, found, lowest, highest, default)
+
+    def durations(self, name: str, lowest: float, highest: float, most: int) -> tuple[float, ...] | None:
+        """A list of 1 to `most` durations (s)."""
+        found = self.value(name)
+        if found is None:
+            return None
+        if not isinstance(found, list) or not 0 < len(found) <= most:
+            self.refuse(name, "wrong_type", f"{name} must be a list of 1 to {most} durations")
+            return None
+        read = [self._seconds(f"{name}/{at}", each, lowest, highest, None) for at, each in enumerate(found)]
+        return tuple(each for each in read if each is not None)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """true or false."""
+        found = self.value(name)
+        if found is None:
+            return default
+        if not isinstance(found, bool):
+            self.refuse(name, "wrong_type", f"{name} must be true or false")
+            return default
+        return found
+
+    def text(self, name: str, longest: int, default: str | None = None) -> str | None:
+        """1 to `longest` printable characters."""
+        found = self.value(name)
+        if found is None:
+            return default
+        if not isinstance(found, str) or not (0 < len(found) <= longest and found.isprintable()):
+            self.refuse(name, "wrong_type", f"{name} must be a text of 1 to {longest} printable characters")
+            return default
+        return found
+
+    def texts(self, name: str, longest: int, most: int) -> tuple[str, ...]:
+        """A list of at most `most` texts."""
+        found = self.value(name)
+        if found is None:
+            return ()
+        fits = isinstance(found, list) and len(found) <= most
+        if not fits or any(not isinstance(each, str) or not 0 < len(each) <= longest for each in found):
+            message = f"{name} must be a list of at most {most} texts of 1 to {longest} characters"
+            self.refuse(name, "wrong_type", message)
+            return ()
+        return tuple(found)
+
+    def require(self, *names: str) -> None:
+        """These fields must be there."""
+        for name in names:
+            if self._given.get(name) is None and not any(each.pointer == self.where for each in self.problems):
+                self.refuse(name, "missing", f"{name} is required")
+
+    def finish(self) -> None:
+        """Raise `InvalidInput` if anything was wrong."""
+        problems = [*self.problems, *self._unknown()]
+        if problems:
+            raise InvalidInput("; ".join(problem.message for problem in problems), problems)
+
+    def _unknown(self) -> Iterator[FieldError]:
+        known = ", ".join(sorted(self._asked))
+        for name in self._given:
+            if name not in self._asked:
+                place = self.where + pointer(str(name))
+                yield FieldError(place, "unknown_field", f"{name} is not known here; known are: {known}")
+
+    def _seconds(self, name: str, found: Any, lowest: float, highest: float, default: float | None) -> float | None:
+        place = self.where + "/" + name
+        try:
+            read = durations.parse(found)
+        except ValueError as error:
+            self.problems.append(FieldError(place, "wrong_type", f"{name} {error}"))
+            return default
+        if not lowest <= read <= highest:
+            message = f"{name} must be {lowest:g} to {highest:g} seconds"
+            self.problems.append(FieldError(place, "not_allowed", message))
+            return default
+        return read
+
+
+def problems_of(errors: Iterable[InvalidInput]) -> list[FieldError]:
+    """All the problems that these errors list."""
+    return [problem for error in errors for problem in error.errors]
+
+
+def _name(where: str) -> str:
+    return where.rpartition("/")[2] or "the body"

@@ -1,0 +1,44 @@
+"""What a definition may say about how its executions are run: each policy is JSON with a parser of its own.
+
+A definition keeps policies as they were normalised; the API, `@job`, the catalogue and the revisions pass
+all of them on alike. A new one needs a parser, and a line here.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from jobworker.domain import retry
+from jobworker.domain.errors import FieldError, InvalidInput
+
+
+class Policy(Protocol):
+    """What a parser answers."""
+
+    def to_json(self) -> Any:
+        """As stored and shown."""
+        ...
+
+
+#: Parsers by the field of the definition; each takes what was given and where it stands, and raises `InvalidInput`.
+PARSERS: Mapping[str, Callable[[Any, str], Policy]] = {
+    "retry": retry.parse,
+}
+
+#: What holds when a definition says nothing: None if there is no such policy then.
+DEFAULTS: Mapping[str, Any] = {**dict.fromkeys(PARSERS), "retry": retry.RetryPolicy().to_json()}
+
+#: The policies that one execution may have otherwise than its definition.
+OVERRIDABLE = frozenset({"retry"})
+
+
+def normalise(given: Mapping[str, Any], where: str = "") -> tuple[dict[str, Any], list[FieldError]]:
+    """Each policy as it is stored, the missing ones by default; and what is wrong with those that were given."""
+    made, problems = dict(DEFAULTS), list[FieldError]()
+    for name, value in given.items():
+        if value is None:
+            continue
+        try:
+            made[name] = PARSERS[name](value, f"{where}/{name}").to_json()
+        except InvalidInput as error:
+            problems.extend(error.errors)
+    return made, problems

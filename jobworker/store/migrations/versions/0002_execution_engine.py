@@ -1,0 +1,40 @@
+"""What an execution is limited by, waits for and leaves behind; pauses of queues."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0002"
+down_revision = "0001"
+
+_json = sa.Text().with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+_moment = sa.DateTime(timezone=True)
+
+
+def upgrade() -> None:
+    """Columns come after those that are there: so a database that has grown is the same as a new one."""
+    for column in (
+        sa.Column("overrides", _json),
+        sa.Column("expires_at", _moment),
+        sa.Column("concurrency_key", sa.String(255)),
+        sa.Column("rate_key", sa.String(255)),
+        sa.Column("limit_key", sa.String(520)),
+        sa.Column("unique_key", sa.String(255)),
+        sa.Column("urgency", sa.Integer),
+        sa.Column("snoozed_attempts", _json),
+        sa.Column("metadata", _json),
+        sa.Column("result_file", _json),
+        sa.Column("log_bytes", sa.Integer),
+        sa.Column("rerun_of", sa.String(36)),
+        sa.Column("dead_letter", sa.String(16)),
+        sa.Column("fingerprint", sa.String(32)),
+        sa.Column("step", sa.String(64)),
+        sa.Column("waiting_for", sa.Integer),
+    ):
+        op.add_column("executions", column)
+    for column in (
+        sa.Column("paused_at", _moment),
+        sa.Column("paused_by", sa.String(255)),
+        sa.Column("pause_note", sa.Text),
+    ):
+        op.add_column("queues", column)

@@ -1,0 +1,93 @@
+"""How long executions wait between their attempts."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from jobworker.domain import retry
+from jobworker.domain.errors import InvalidInput
+
+NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("described", "bounds"),
+    [
+        ({"strategy": "fixed", "delay": 30}, [(30, 30), (30, 30), (30, 30)]),
+        ({"strategy": "linear", "delay": 30}, [(30, 30), (60, 60), (90, 90)]),
+        ({"strategy": "exponential", "delay": 30}, [(30, 30), (60, 60), (120, 120)]),
+        ({"strategy": "exponential_jitter", "delay": 30}, [(15, 45), (30, 90), (60, 180)]),
+        ({"strategy": "exponential_jitter", "delay": 30, "jitter": "up"}, [(30, 45), (60, 90), (120, 180)]),
+        ({"strategy": "exponential_jitter", "delay": 30, "jitter": "down"}, [(15, 30), (30, 60), (60, 120)]),
+        ({"strategy": "exponential", "delay": 30, "max_delay": 45}, [(30, 30), (45, 45), (45, 45)]),
+        ({"strategy": "exponential_jitter", "delay": 30, "max_delay": 100}, [(15, 45), (30, 90), (50, 100)]),
+        ({"strategy": "linear"}, [(30, 30), (60, 60), (90, 90)]),
+        ({"strategy": "fixed", "delay": 0}, [(0, 0), (0, 0), (0, 0)]),
+        ({"delays": [1, "PT5M"]}, [(1, 1), (300, 300), (300, 300)]),
+    ],
+)
+def test_waits(described: dict[str, Any], bounds: list[tuple[float, float]]) -> None:
+    policy = retry.parse(described)
+    assert policy.decides
+    assert [policy.bounds(number) for number in (1, 2, 3)] == bounds
+    assert retry.parse(policy.to_json()) == policy
+
+
+def test_a_wait_that_would_be_beyond_any_number_is_the_longest() -> None:
+    policy = retry.parse({"strategy": "exponential", "delay": 30, "max_delay": "P1D"})
+    assert policy.bounds(1000) == (86400, 86400)
+
+
+def test_chance_moves_a_wait_from_one_bound_to_the_other() -> None:
+    policy = retry.parse({"strategy": "exponential_jitter", "delay": 30})
+    assert [policy.wait(2, chance) for chance in (0.0, 0.5, 1.0)] == [30, 60, 90]
+
+
+def test_a_policy_that_only_counts_leaves_the_rest_to_the_task() -> None:
+    assert not retry.parse({"max_attempts": 3}).decides
+
+
+@pytest.mark.parametrize(
+    ("described", "names", "covered"),
+    [
+        ({}, ["ValueError"], True),
+        ({"retry_on": ["OSError"]}, ["ConnectionError", "OSError"], True),
+        ({"retry_on": ["OSError"]}, ["ValueError"], False),
+        ({"not_on": ["ValueError"]}, ["ValueError"], False),
+        ({"retry_on": ["OSError"], "not_on": ["FileNotFoundError"]}, ["FileNotFoundError", "OSError"], False),
+    ],
+)
+def test_what_is_tried_again(described: dict[str, Any], names: list[str], covered: bool) -> None:
+    assert retry.parse({"strategy": "fixed", **described}).covers(names) is covered
+
+
+@pytest.mark.parametrize(
+    ("described", "pointer", "code"),
+    [
+        ("often", "/retry", "wrong_type"),
+        ({"strategy": "quadratic"}, "/retry/strategy", "not_allowed"),
+        ({"strategy": "fixed", "delay": -1}, "/retry/delay", "not_allowed"),
+        ({"strategy": "fixed", "delay": "soon"}, "/retry/delay", "wrong_type"),
+        ({"strategy": "fixed", "max_delay": -1}, "/retry/max_delay", "not_allowed"),
+        ({"delays": []}, "/retry/delays", "wrong_type"),
+        ({"delays": [1, -2]}, "/retry/delays/1", "not_allowed"),
+        ({"delays": [1], "strategy": "fixed"}, "/retry/delays", "ambiguous"),
+        ({"max_attempts": 0}, "/retry/max_attempts", "not_allowed"),
+        ({"max_attempts": True}, "/retry/max_attempts", "wrong_type"),
+        ({"strategy": "fixed", "jitter": "sideways"}, "/retry/jitter", "not_allowed"),
+        ({"strategy": "fixed", "retry_on": "OSError"}, "/retry/retry_on", "wrong_type"),
+        ({"retry_on": ["OSError"]}, "/retry/strategy", "missing"),
+        ({"strategy": "fixed", "forever": True}, "/retry/forever", "unknown_field"),
+    ],
+)
+def test_no_policies(described: Any, pointer: str, code: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        retry.parse(described)
+    assert [(problem.pointer, problem.code) for problem in refused.value.errors] == [(pointer, code)]
+
+
+def test_a_plan_adds_up() -> None:
+    planned = retry.plan(retry.parse({"strategy": "exponential_jitter", "delay": 30}), NOON, 4)
+    ahead = [tuple((moment - NOON).total_seconds() for moment in each.due) for each in planned]
+    assert ahead == [(0, 0), (15, 45), (45, 135), (105, 315)]
