@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jobworker.domain import job, parameters, policies, schedule
+from jobworker.domain import isolation, job, parameters, policies, schedule
 from jobworker.domain.errors import FieldError, InvalidInput
 from jobworker.domain.execution import PRIORITIES, State
 from jobworker.domain.parameters import Parameter
@@ -84,6 +84,7 @@ def check_definition(definition: job.Definition, accepted: Sequence[Parameter]) 
         *_defaults(definition, accepted),
         *_rule(definition),
         *policies.normalise(definition.policies)[1],
+        *_container(definition),
     ]
 
 
@@ -150,6 +151,19 @@ def _defaults(definition: job.Definition, accepted: Iterable[Parameter]) -> Iter
     except InvalidInput as error:
         return error.errors
     return ()
+
+
+def _container(definition: job.Definition) -> Iterator[FieldError]:
+    """A container is the job of one task, and that task's only way to run."""
+    given = definition.policies.get("isolation")
+    in_container = isinstance(given, Mapping) and given.get("mode") == isolation.Mode.CONTAINER
+    is_container_task = definition.task == isolation.CONTAINER_TASK
+    if in_container and not is_container_task:
+        message = f"in a container the image's command is the job: task must be {isolation.CONTAINER_TASK}"
+        yield FieldError("/task", "not_allowed", message)
+    if is_container_task and not in_container:
+        message = f"{isolation.CONTAINER_TASK} needs isolation with the mode container, and an image"
+        yield FieldError("/isolation", "missing", message)
 
 
 def _rule(definition: job.Definition) -> Iterable[FieldError]:

@@ -7,7 +7,7 @@ all of them on alike. A new one needs a parser, and a line here.
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from jobworker.domain import retry
+from jobworker.domain import isolation, retry
 from jobworker.domain.errors import FieldError, InvalidInput
 
 
@@ -22,10 +22,15 @@ class Policy(Protocol):
 #: Parsers by the field of the definition; each takes what was given and where it stands, and raises `InvalidInput`.
 PARSERS: Mapping[str, Callable[[Any, str], Policy]] = {
     "retry": retry.parse,
+    "isolation": isolation.parse,
 }
 
 #: What holds when a definition says nothing: None if there is no such policy then.
-DEFAULTS: Mapping[str, Any] = {**dict.fromkeys(PARSERS), "retry": retry.RetryPolicy().to_json()}
+DEFAULTS: Mapping[str, Any] = {
+    **dict.fromkeys(PARSERS),
+    "retry": retry.RetryPolicy().to_json(),
+    "isolation": isolation.InProcess().to_json(),
+}
 
 #: The policies that one execution may have otherwise than its definition.
 OVERRIDABLE = frozenset({"retry"})

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.domain import gates, retry
+from jobworker.domain import gates, isolation, retry
 from jobworker.domain.execution import retries_used
 from jobworker.domain.job import Definition
 from jobworker.relay.record import Claimed, Declined
@@ -170,4 +170,7 @@ def _for_worker(policies: Mapping[str, Any]) -> str:
     """Those that a worker applies. Without a retry policy that decides, the task's own options do."""
     described = policies.get("retry")
     sent = {"retry": described} if described and retry.parse(described).decides else {}
+    where = policies.get("isolation")
+    if where and where["mode"] != isolation.Mode.IN_PROCESS:
+        sent["isolation"] = where
     return json.dumps(sent, separators=(",", ":"), sort_keys=True)

@@ -42,6 +42,7 @@ class DefinitionBody(Schema):
     schedule = fields.Dict(load_default=None, allow_none=True, metadata=_SCHEDULE)
     tags = fields.List(fields.String(), load_default=list, metadata={"maxItems": admission.MAX_TAGS})
     retry = policy("retry")
+    isolation = policy("isolation")
 
     @ma.post_load
     def to_definition(self, data: dict[str, Any], **_: Any) -> job.Definition:
@@ -91,6 +92,7 @@ class Job(Answer):
     parameters = fields.List(fields.Nested(Parameter), metadata={"description": "What the task accepts."})
     defaults = fields.Dict()
     retry = fields.Dict(metadata=POLICIES["retry"])
+    isolation = fields.Dict(metadata=POLICIES["isolation"])
     time_limit = fields.Float(allow_none=True)
     soft_time_limit = fields.Float(allow_none=True)
     on_worker_lost = fields.String(validate=ma.validate.OneOf([each.value for each in job.OnWorkerLost]))

@@ -1,0 +1,96 @@
+"""When a program is told that its time is over, and when it is ended: time limits and cancellation."""
+
+from collections.abc import Callable, Iterator
+from enum import Enum, StrEnum
+
+from jobworker.clock import Clock
+
+#: So long (s) a cancelled program may end by itself, before it is told by a signal.
+COOPERATION = 3.0
+
+#: So long (s) a program that was told to end has for it, before it is killed.
+GRACE = 2.0
+
+#: So long (s) a job's own process may take until the job begins.
+STARTUP = 60.0
+
+
+class Step(Enum):
+    """What is to be done now."""
+
+    TELL_SOFT_LIMIT = "tell_soft_limit"
+    TELL_CANCELLED = "tell_cancelled"
+    TERMINATE = "terminate"
+    END = "end"
+
+
+class Cut(StrEnum):
+    """Why a program was told to end."""
+
+    HARD_LIMIT = "hard time limit"
+    CANCELLED = "cancelled"
+    NEVER_BEGAN = "never began"
+
+
+class Deadlines:
+    """The times of one program; limits are in seconds. `cut` says why it has to end, if it has to."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        soft: float | None = None,
+        hard: float | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.soft = soft
+        self.hard = hard
+        self.cut: Cut | None = None
+        self._clock = clock
+        self._cancelled = cancelled
+        self._made_at = clock.monotonic()
+        self._begun_at: float | None = None
+        self._told_at: float | None = None
+        self._end_at: float | None = None
+        #: The soft limit that has passed: another warning comes when it was extended since.
+        self._warned_of: float | None = None
+
+    def begin(self) -> None:
+        """The job begins: from now on its limits count."""
+        self._begun_at = self._clock.monotonic()
+
+    def extend(self, seconds: float) -> None:
+        """Both limits come so much later."""
+        self.soft = self.soft and self.soft + seconds
+        self.hard = self.hard and self.hard + seconds
+
+    def over(self) -> None:
+        """The job has ended, and its process is about to."""
+        self._end_at = self._end_at or self._clock.monotonic() + GRACE
+
+    def steps(self) -> Iterator[Step]:
+        """What has become due since this was last asked."""
+        now = self._clock.monotonic()
+        if self._end_at is not None:
+            if now >= self._end_at:
+                yield Step.END
+            return
+        if self._told_at is None and self._cancelled():
+            self._told_at = now
+            yield Step.TELL_CANCELLED
+        self.cut = self._why_cut(now)
+        if self.cut is not None:
+            self._end_at = now + GRACE
+            yield Step.TERMINATE
+        elif self._passed(self.soft, now) and self._warned_of != self.soft:
+            self._warned_of = self.soft
+            yield Step.TELL_SOFT_LIMIT
+
+    def _why_cut(self, now: float) -> Cut | None:
+        if self._told_at is not None and now >= self._told_at + COOPERATION:
+            return Cut.CANCELLED
+        if self._begun_at is None:
+            return Cut.NEVER_BEGAN if now >= self._made_at + STARTUP else None
+        return Cut.HARD_LIMIT if self._passed(self.hard, now) else None
+
+    def _passed(self, limit: float | None, now: float) -> bool:
+        return limit is not None and self._begun_at is not None and now >= self._begun_at + limit

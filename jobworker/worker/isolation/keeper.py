@@ -1,0 +1,271 @@
+"""Runs one program and lets nothing of it survive: neither the program's own end nor the worker's.
+
+The worker starts it by its path with a bare interpreter (`python -I -S keeper.py`), one for each program; it imports
+nothing but the standard library. On standard input comes first the order, one line of JSON:
+
+    argv         what to run; `argv[0]` is looked for on PATH
+    environment  of the program; null: the worker's own
+    stdin        descriptor that becomes the program's standard input
+    wire, wired  descriptor for messages, and whether it becomes the program's descriptor 3
+    report       descriptor to which the keeper writes how the program ended
+    limits       {"memory": bytes, "cpu": seconds, "open_files": number}, each of them may be missing
+    adopt        whether what the program leaves behind is killed, wherever it went
+    afterwards   commands to run when the program did not end by itself
+
+and then a word a line: `leader N` sends signal N to the program, `group N` to all of its process group, `end` ends it.
+The end of standard input is the end of the worker, and has the program ended at once. The report is one line of JSON:
+{"exit": its code, "signal": what killed it, "error": why it could not start}, two of them null.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+#: The descriptor at which a program finds the pipe for its messages.
+WIRE = 3
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+#: Pause between two rounds of killing (s): who forks while it is killed is seen in the next.
+_ROUND = 0.01
+
+#: Rounds before what cannot be killed (it hangs in the kernel, or belongs to another user) is left alone.
+_MOST_ROUNDS = 500
+
+#: How long one command that cleans up may take (s).
+_PATIENCE = 30.0
+
+_CHUNK = 64 * 1024
+
+
+class Keeper:
+    """One program from its start to its last descendant's end."""
+
+    def __init__(self, order: Mapping[str, Any]) -> None:
+        self._order = order
+        self._prctl = _prctl()
+        self._wake = _wake_on_children()
+        self._status: int | None = None
+        if order["adopt"]:
+            # What the program leaves behind becomes our child, also if it went into a session of its own.
+            self._prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._pid = self._start()
+
+    def keep(self, words: "Words") -> dict[str, Any]:
+        """Obey until the program has ended or has to; answers the report."""
+        for word in words.early:
+            self._obey(word)
+        while self._status is None and not words.ended:
+            ready, _, _ = select.select([0, self._wake], [], [])
+            if self._wake in ready:
+                self._reap()
+            if 0 in ready and self._status is None:
+                for word in words.read():
+                    self._obey(word)
+        by_itself = self._status is not None
+        self._end_all()
+        if not by_itself:
+            self._clean_up()
+        return self._report()
+
+    def _obey(self, word: str) -> None:
+        whom, _, number = word.partition(" ")
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            (os.killpg if whom == "group" else os.kill)(self._pid, int(number))
+
+    def _start(self) -> int:
+        keeper = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_program(keeper)
+        # What the program writes to ends with the program.
+        for descriptor in (self._order["stdin"], self._order["wire"]):
+            os.close(descriptor)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        return pid
+
+    def _become_program(self, keeper: int) -> NoReturn:
+        order = self._order
+        try:
+            os.setsid()
+            self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != keeper:
+                os._exit(1)
+            signal.set_wakeup_fd(-1)
+            for number in _IGNORED:
+                signal.signal(number, signal.SIG_DFL)
+            for name in ("stdin", "wire", "report"):
+                os.set_inheritable(order[name], False)
+            os.dup2(order["stdin"], 0)
+            _limit(order["limits"])
+            if order["wired"]:
+                os.dup2(order["wire"], WIRE)
+            if order["environment"] is None:
+                os.execvp(order["argv"][0], order["argv"])
+            os.execvpe(order["argv"][0], order["argv"], order["environment"])
+        except BaseException as error:  # noqa: BLE001  whatever it is, this process must not go on as a keeper
+            why = getattr(error, "strerror", None) or str(error)
+            _tell(order["report"], {"exit": None, "signal": None, "error": f"{order['argv'][0]}: {why}"})
+        os._exit(127)
+
+    def _reap(self) -> bool:
+        """Take note of who has ended; False: nobody is left."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake, _CHUNK)
+        try:
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == self._pid:
+                    self._status = ended[1]
+        except ChildProcessError:
+            return False
+        return True
+
+    def _end_all(self) -> None:
+        for _ in range(_MOST_ROUNDS):
+            if self._status is None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._pid, signal.SIGKILL)
+            if self._order["adopt"]:
+                for pid in descendants(os.getpid()):
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGKILL)
+            if not self._reap() or (self._status is not None and not self._order["adopt"]):
+                return
+            select.select([self._wake], [], [], _ROUND)
+
+    def _clean_up(self) -> None:
+        silence = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
+        for command in self._order["afterwards"]:
+            with contextlib.suppress(OSError):
+                pid = os.posix_spawnp(command[0], command, os.environ, file_actions=silence)  # noqa: TID251  as it is
+                _wait(pid, self._wake)
+
+    def _report(self) -> dict[str, Any]:
+        code = os.waitstatus_to_exitcode(self._status) if self._status is not None else -signal.SIGKILL
+        return {"exit": code if code >= 0 else None, "signal": -code if code < 0 else None, "error": None}
+
+
+#: What is meant for the worker, or comes from a program that signals whole groups, is not for the keeper.
+_IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1)
+
+
+def descendants(ancestor: int) -> list[int]:
+    """The ids of all processes below one, as far as the system tells."""
+    below: dict[int, list[int]] = {}
+    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError):
+                below.setdefault(_parent(name), []).append(int(name))
+    found, left = [], [ancestor]
+    while left:
+        children = below.get(left.pop(), [])
+        found += children
+        left += children
+    return found
+
+
+def _parent(pid: str) -> int:
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+        # The name, in parentheses, may hold anything.
+        return int(stat.read().rpartition(")")[2].split()[1])
+
+
+def _wait(pid: int, wake: int) -> None:
+    for _ in range(int(_PATIENCE / _ROUND)):
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return
+        select.select([wake], [], [], _ROUND)
+        with contextlib.suppress(BlockingIOError):
+            os.read(wake, _CHUNK)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _prctl() -> Any:
+    # Elsewhere the process group is all that can be ended.
+    return getattr(ctypes.CDLL(None), "prctl", lambda *_: 0)
+
+
+def _wake_on_children() -> int:
+    """A descriptor that can be read when a child has ended."""
+    readable, writable = os.pipe()
+    for descriptor in (readable, writable):
+        os.set_blocking(descriptor, False)
+    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    return readable
+
+
+def _limit(limits: Mapping[str, Any]) -> None:
+    _set_limit(resource.RLIMIT_CORE, 0)
+    if limits.get("memory"):
+        # What the program itself takes; libraries that it maps and address space that it only reserves do not count.
+        _set_limit(resource.RLIMIT_DATA, limits["memory"])
+    if limits.get("open_files"):
+        _set_limit(resource.RLIMIT_NOFILE, limits["open_files"])
+    if limits.get("cpu"):
+        _set_limit(resource.RLIMIT_CPU, limits["cpu"])
+
+
+def _set_limit(which: int, most: int) -> None:
+    _, allowed = resource.getrlimit(which)
+    bound = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+    # Of CPU time: SIGXCPU comes at the soft limit, and says more than SIGKILL, which comes at the hard one.
+    spare = 1 if which == resource.RLIMIT_CPU and bound != allowed else 0
+    resource.setrlimit(which, (bound, bound + spare))
+
+
+class Words:
+    """The lines of standard input. `ended`: the worker said `end`, or is gone. `early`: what came with the order."""
+
+    def __init__(self) -> None:
+        self._unread = b""
+        self.ended = False
+        self.early: list[str] = []
+
+    def read(self) -> list[str]:
+        """The words that have come; waits for the first piece."""
+        chunk = os.read(0, _CHUNK)
+        *lines, self._unread = (self._unread + chunk).split(b"\n")
+        words = [line.decode() for line in lines]
+        if not chunk or "end" in words:
+            self.ended = True
+            words = words[: words.index("end")] if "end" in words else words
+        return words
+
+    def order(self) -> dict[str, Any] | None:
+        """The first line; None if the worker is gone before it gave one."""
+        while not self.ended:
+            first, *self.early = self.read() or [""]
+            if first:
+                order: dict[str, Any] = json.loads(first)
+                return order
+        return None
+
+
+def _tell(descriptor: int, report: Mapping[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        os.write(descriptor, json.dumps(report).encode() + b"\n")
+
+
+def main() -> None:
+    """Read the order, run the program, report."""
+    words = Words()
+    order = words.order()
+    if order is not None:
+        _tell(order["report"], Keeper(order).keep(words))
+
+
+if __name__ == "__main__":
+    main()

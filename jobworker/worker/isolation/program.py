@@ -1,0 +1,280 @@
+"""A program that runs under a keeper: its pipes, its time, its end."""
+
+import contextlib
+import io
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from jobworker.worker.isolation import keeper
+from jobworker.worker.isolation.deadlines import Cut, Deadlines, Step
+from jobworker.worker.isolation.output import Lines, Messages
+
+#: Seconds between two looks at the deadlines and at whether somebody cancelled.
+_LOOK = 0.2
+
+#: How long the keeper may take to end what it keeps, and itself (s).
+_PATIENCE = 10.0
+
+_CHUNK = 64 * 1024
+
+#: Reads after the end. Each pipe holds less; what escaped its keeper may write for ever.
+_LAST_PIECES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What each process of a program may use: bytes of memory, seconds of CPU, open files. None: as the worker."""
+
+    memory: int | None = None
+    cpu: int | None = None
+    open_files: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run.
+
+    `wired`: it reads words from standard input to its end, and writes messages (lines of JSON) to `keeper.WIRE`.
+    `environment` None is the worker's own. `adopt` and `afterwards` are explained in `keeper`.
+    """
+
+    argv: Sequence[str]
+    stdin: bytes = b""
+    environment: Mapping[str, str] | None = None
+    limits: Limits = field(default_factory=Limits)
+    wired: bool = False
+    adopt: bool = True
+    afterwards: Sequence[Sequence[str]] = ()
+
+
+class End(NamedTuple):
+    """How a program ended: one of its exit code, the signal that killed it, and why it could not start.
+
+    `cut`: it was told to end.
+    """
+
+    exit: int | None
+    signal: int | None
+    error: str | None
+    cut: Cut | None
+
+    def __str__(self) -> str:
+        if self.error is not None:
+            return self.error
+        if self.signal is not None:
+            return f"it was killed by {signal_name(self.signal)}"
+        return f"it ended with exit code {self.exit}"
+
+
+class Listener(Protocol):
+    """Who is told what a program prints and says."""
+
+    def printed(self, stream: str, line: str) -> None:
+        """A line on `stdout` or `stderr`."""
+        ...
+
+    def said(self, message: dict[str, Any]) -> None:
+        """A message over the wire."""
+        ...
+
+
+def signal_name(number: int) -> str:
+    """`SIGSEGV` for 11."""
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
+
+
+def run(program: Program, deadlines: Deadlines, listener: Listener) -> End:
+    """Run it to its end, whatever that takes. Nothing of it is left, also when this is left by an exception."""
+    running = _Running(program, deadlines, listener)
+    try:
+        return running.until_the_end()
+    finally:
+        running.close()
+
+
+class _Running:
+    """One program, from the worker's side."""
+
+    def __init__(self, program: Program, deadlines: Deadlines, listener: Listener) -> None:
+        self._program = program
+        self._deadlines = deadlines
+        self._listener = listener
+        self._selector = selectors.DefaultSelector()
+        self._report: dict[str, Any] | None = None
+        self._ended = False
+        self._unsent = memoryview(program.stdin)
+        self._start()
+
+    # --- start ------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        with contextlib.ExitStack() as theirs:
+            stdin, self._stdin = _pipe_to(theirs)
+            self._report_pipe, report = _pipe_from(theirs)
+            self._wire, wire = _pipe_from(theirs)
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(Path(keeper.__file__).resolve())],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                pass_fds=(stdin, report, wire), start_new_session=True, bufsize=0,
+            )  # fmt: skip
+        self._listen()
+        self._tell_keeper(json.dumps(self._order(stdin, report, wire)))
+
+    def _order(self, stdin: int, report: int, wire: int) -> dict[str, Any]:
+        program = self._program
+        return {
+            "argv": list(program.argv),
+            "environment": dict(program.environment) if program.environment is not None else None,
+            "stdin": stdin,
+            "report": report,
+            "wire": wire,
+            "wired": program.wired,
+            "limits": asdict(program.limits),
+            "adopt": program.adopt,
+            "afterwards": [list(command) for command in program.afterwards],
+        }
+
+    def _listen(self) -> None:
+        for pipe, take in (
+            (self._keeper.stdout, self._printed("stdout")),
+            (self._keeper.stderr, self._printed("stderr")),
+            (self._report_pipe, self._reported()),
+            (self._wire, self._said()),
+        ):
+            assert pipe is not None
+            os.set_blocking(pipe.fileno(), False)
+            self._selector.register(pipe, selectors.EVENT_READ, take)
+        os.set_blocking(self._stdin.fileno(), False)
+        self._selector.register(self._stdin, selectors.EVENT_WRITE)
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    def until_the_end(self) -> End:
+        """Pass on what it says, tell it what it has to know, until nothing of it is left."""
+        while not self._ended:
+            self._pass_on(_LOOK)
+            for step in self._deadlines.steps():
+                self._take(step)
+        for _ in range(_LAST_PIECES):
+            if not self._pass_on(0):
+                break
+        report = self._report or {"exit": None, "signal": None, "error": "the process that kept it was killed"}
+        return End(report["exit"], report["signal"], report["error"], self._deadlines.cut)
+
+    def _pass_on(self, timeout: float) -> bool:
+        """Whether anything happened."""
+        ready = self._selector.select(timeout)
+        for key, _ in ready:
+            if key.fileobj is self._stdin:
+                self._feed()
+            else:
+                self._read(key.fileobj, key.data)
+        return bool(ready)
+
+    def _read(self, pipe: Any, take: Callable[[bytes], None]) -> None:
+        piece = pipe.read(_CHUNK)
+        if piece is not None:  # None: it was too early.
+            take(piece)
+        if piece == b"":
+            self._forget(pipe)
+
+    def _feed(self) -> None:
+        try:
+            written = self._stdin.write(self._unsent[:_CHUNK])
+            self._unsent = self._unsent[written or 0 :]
+        except BrokenPipeError:
+            self._unsent = memoryview(b"")
+        if not self._unsent:
+            self._selector.unregister(self._stdin)
+            if not self._program.wired:
+                self._stdin.close()
+
+    def _forget(self, pipe: Any) -> None:
+        self._selector.unregister(pipe)
+        pipe.close()
+
+    # --- what it is told --------------------------------------------------------------------------------------
+
+    def _take(self, step: Step) -> None:
+        if step is Step.END:
+            self._tell_keeper("end")
+        elif step is Step.TERMINATE or not self._program.wired:
+            self._tell_keeper(f"group {signal.SIGTERM:d}")
+        elif step is Step.TELL_SOFT_LIMIT:
+            self._tell_keeper(f"leader {signal.SIGUSR1:d}")
+        else:
+            with contextlib.suppress(BrokenPipeError):
+                self._stdin.write(b"cancelled\n")
+
+    def _tell_keeper(self, word: str) -> None:
+        assert self._keeper.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._keeper.stdin.write(word.encode() + b"\n")
+
+    # --- what it says -----------------------------------------------------------------------------------------
+
+    def _printed(self, stream: str) -> Callable[[bytes], None]:
+        lines = Lines()
+
+        def take(piece: bytes) -> None:
+            for line in lines.feed(piece) if piece else lines.end():
+                self._listener.printed(stream, line)
+
+        return take
+
+    def _said(self) -> Callable[[bytes], None]:
+        messages = Messages()
+
+        def take(piece: bytes) -> None:
+            for message in messages.feed(piece):
+                self._listener.said(message)
+
+        return take
+
+    def _reported(self) -> Callable[[bytes], None]:
+        messages = Messages()
+
+        def take(piece: bytes) -> None:
+            for message in messages.feed(piece):
+                # What could not start is told twice: why, and that nothing ran.
+                self._report = self._report or message
+            self._ended = self._ended or not piece
+
+        return take
+
+    # --- end --------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """The keeper sees the end of its input, ends whatever is left, and then itself."""
+        assert self._keeper.stdin is not None
+        self._keeper.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._keeper.wait(_PATIENCE)
+        for key in list(self._selector.get_map().values()):
+            self._forget(key.fileobj)
+        self._selector.close()
+        self._stdin.close()
+
+
+def _pipe_to(theirs: contextlib.ExitStack) -> tuple[int, io.FileIO]:
+    """Their end for reading, which is closed with `theirs`, and ours for writing."""
+    read, write = os.pipe()
+    theirs.callback(os.close, read)
+    return read, io.FileIO(write, "wb")
+
+
+def _pipe_from(theirs: contextlib.ExitStack) -> tuple[io.FileIO, int]:
+    """Our end for reading, and theirs for writing, which is closed with `theirs`."""
+    read, write = os.pipe()
+    theirs.callback(os.close, write)
+    return io.FileIO(read, "rb"), write

@@ -1,0 +1,287 @@
+"""Programs under a keeper, without a worker around them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobworker.clock import SystemClock
+from jobworker.worker.isolation.deadlines import Cut, Deadlines
+from jobworker.worker.isolation.output import MOST_KEPT
+from jobworker.worker.isolation.program import End, Limits, Program, run
+from tests.waiting import until
+
+MIB = 1024**2
+CLOCK = SystemClock()
+
+
+class Notes:
+    """Takes down what a program prints and says."""
+
+    def __init__(self, on_message: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
+        self.lines: list[tuple[str, str]] = []
+        self.messages: list[dict[str, Any]] = []
+        self._on_message = on_message
+
+    def printed(self, stream: str, line: str) -> None:
+        self.lines.append((stream, line))
+
+    def said(self, message: dict[str, Any]) -> None:
+        self.messages.append(message)
+        self._on_message(message)
+
+
+def python(code: str, **options: Any) -> Program:
+    """A program in Python."""
+    return Program([sys.executable, "-I", "-S", "-c", textwrap.dedent(code)], **options)
+
+
+def run_it(program: Program, notes: Notes | None = None, **limits: Any) -> End:
+    """Run a program that begins at once."""
+    deadlines = Deadlines(CLOCK, **limits)
+    deadlines.begin()
+    return run(program, deadlines, notes or Notes())
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and no zombie of it."""
+    try:
+        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+
+
+def test_what_goes_in_and_what_comes_out() -> None:
+    notes = Notes()
+    program = Program(["/bin/sh", "-c", "cat; echo problem >&2; exit 3"], stdin=b"given\n")
+    end = run_it(program, notes)
+    assert end == End(3, None, None, None)
+    assert sorted(notes.lines) == [("stderr", "problem"), ("stdout", "given")]
+
+
+def test_much_goes_in_and_out_at_once() -> None:
+    notes = Notes()
+    assert run_it(Program(["cat"], stdin=b"0123456789abcde\n" * 20_000), notes).exit == 0
+    assert notes.lines == [("stdout", "0123456789abcde")] * 20_000
+
+
+def test_a_program_need_not_read_what_it_is_given() -> None:
+    assert run_it(Program(["true"], stdin=b"x" * 10**6)).exit == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["/no/such/program"], "/no/such/program: No such file or directory"),
+        (["/etc/passwd"], "/etc/passwd: Permission denied"),
+        (["sh", "-c", "kill -SEGV $$"], "it was killed by SIGSEGV"),
+        (["sh", "-c", "exit 127"], "it ended with exit code 127"),
+    ],
+)
+def test_ends_are_told(argv: list[str], why: str) -> None:
+    assert str(run_it(Program(argv))) == why
+
+
+def test_it_has_the_environment_that_it_is_given() -> None:
+    notes = Notes()
+    assert run_it(Program(["env"], environment={"PATH": "/usr/bin:/bin", "A": "b"}), notes).exit == 0
+    assert sorted(notes.lines) == [("stdout", "A=b"), ("stdout", "PATH=/usr/bin:/bin")]
+
+
+def test_nothing_of_the_worker_is_open_in_it() -> None:
+    notes = Notes()
+    with open(__file__, encoding="utf-8") as stream:
+        os.set_inheritable(stream.fileno(), True)
+        run_it(python("import os; print(sorted(map(int, os.listdir('/proc/self/fd')))[:-1])"), notes)
+    assert notes.lines == [("stdout", "[0, 1, 2]")]
+
+
+def test_memory_is_limited() -> None:
+    program = python(
+        """
+        kept = bytearray(50 * 1024 ** 2)
+        try:
+            more = bytearray(500 * 1024 ** 2)
+        except MemoryError:
+            print("refused")
+        """,
+        limits=Limits(memory=200 * MIB),
+    )
+    notes = Notes()
+    assert run_it(program, notes).exit == 0
+    assert notes.lines == [("stdout", "refused")]
+
+
+def test_cpu_time_is_limited() -> None:
+    assert run_it(python("while True: pass", limits=Limits(cpu=1))).signal == signal.SIGXCPU
+
+
+def test_open_files_are_limited_and_nobody_dumps_core() -> None:
+    notes = Notes()
+    code = "import resource as r; print(r.getrlimit(r.RLIMIT_NOFILE), r.getrlimit(r.RLIMIT_CORE))"
+    assert run_it(python(code, limits=Limits(open_files=40)), notes).exit == 0
+    assert notes.lines == [("stdout", "(40, 40) (0, 0)")]
+
+
+#: Starts two descendants that mind no signal and tells their numbers: one in its group, one in a session of its own.
+STUBBORN = """
+import os, signal, sys, time
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for leave in (False, True):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            if leave:
+                os.setsid()
+            os.write(int(sys.argv[1]) if len(sys.argv) > 1 else 1, f"{os.getpid()}\\n".encode())
+            time.sleep(600)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_who_ignores_sigterm_and_forks_is_gone_after_the_hard_limit() -> None:
+    notes = Notes()
+    end = run_it(python(STUBBORN + "time.sleep(600)"), notes, hard=1.0)
+    assert (end.signal, end.cut) == (signal.SIGKILL, Cut.HARD_LIMIT)
+    family = [int(line) for _, line in notes.lines]
+    assert len(family) == 2
+    assert not any(is_alive(pid) for pid in family)
+
+
+def test_nothing_is_left_of_a_program_that_ended_by_itself() -> None:
+    notes = Notes()
+    assert run_it(python(STUBBORN + "time.sleep(0.5)"), notes).exit == 0
+    family = [int(line) for _, line in notes.lines]
+    assert len(family) == 2
+    assert not any(is_alive(pid) for pid in family)
+
+
+def test_nothing_is_left_of_a_program_whose_worker_was_killed(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers"
+    program = f"""
+    import os, sys
+    sys.argv[1:] = [str(os.open({str(numbers)!r}, os.O_CREAT | os.O_WRONLY | os.O_APPEND))]
+    """
+    code = textwrap.dedent(program) + STUBBORN + "time.sleep(600)"
+    worker = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys\n"
+            "from tests.integration.isolation.test_program import Notes, python, run_it\n"
+            "run_it(python(sys.argv[1]))",
+            code,
+        ]
+    )
+    until(lambda: numbers.exists() and numbers.read_text().count("\n") == 2, what="two descendants")
+    family = [int(line) for line in numbers.read_text().split()]
+    assert all(is_alive(pid) for pid in family)
+    worker.kill()
+    worker.wait()
+    until(lambda: not any(is_alive(pid) for pid in family), what="the end of the family")
+
+
+def test_an_interrupted_worker_leaves_nothing_behind() -> None:
+    class Impatient(Notes):
+        def printed(self, stream: str, line: str) -> None:
+            super().printed(stream, line)
+            if len(self.lines) == 2:
+                raise KeyboardInterrupt
+
+    notes = Impatient()
+    with pytest.raises(KeyboardInterrupt):
+        run_it(python(STUBBORN + "time.sleep(600)"), notes)
+    assert not any(is_alive(int(line)) for _, line in notes.lines)
+
+
+def test_cancelled_it_ends_at_the_first_word() -> None:
+    wanted: list[bool] = []
+
+    class Watcher(Notes):
+        def printed(self, stream: str, line: str) -> None:
+            super().printed(stream, line)
+            wanted.append(True)
+
+    notes = Watcher()
+    program = Program(["sh", "-c", "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.1; done"])
+    end = run_it(program, notes, cancelled=lambda: bool(wanted))
+    assert (end.exit, end.cut) == (5, None)
+    assert [line for stream, line in notes.lines if stream == "stdout"] == ["ready", "bye"]
+
+
+def test_a_wired_program_speaks_and_is_spoken_to() -> None:
+    wanted: list[bool] = []
+    program = python(
+        """
+        import os, sys
+        os.write(3, b'{"said": 1}\\nno message\\n')
+        for line in sys.stdin:
+            os.write(3, b'{"heard": "%s"}\\n' % line.strip().encode())
+            if line == "cancelled\\n":
+                break
+        """,
+        stdin=b"order\n",
+        wired=True,
+    )
+    notes = Notes(on_message=lambda message: wanted.append(True))
+    assert run_it(program, notes, cancelled=lambda: bool(wanted)).exit == 0
+    assert notes.messages == [{"said": 1}, {"heard": "order"}, {"heard": "cancelled"}]
+
+
+@pytest.mark.parametrize(
+    "command", ["head -c 1000000000 /dev/zero", "yes | head -c 1000000000"], ids=["one line", "short lines"]
+)
+def test_a_gigabyte_is_read_and_not_kept(command: str) -> None:
+    class Scales:
+        kept = lines = 0
+        last = ""
+
+        def printed(self, stream: str, line: str) -> None:
+            self.kept += len(line)
+            self.lines += 1
+            self.last = line
+
+        def said(self, message: dict[str, Any]) -> None: ...
+
+    scales = Scales()
+    deadlines = Deadlines(CLOCK)
+    deadlines.begin()
+    assert run(Program(["sh", "-c", command]), deadlines, scales).exit == 0
+    assert scales.kept <= MOST_KEPT + 100
+    assert scales.lines < 200_000
+    assert "were printed and are not kept" in scales.last
+
+
+def test_what_has_to_be_done_afterwards_is_done_even_without_the_worker(tmp_path: Path) -> None:
+    done, ready = tmp_path / "done", tmp_path / "ready"
+    script = f"import signal; open({str(ready)!r}, 'w'); signal.pause()"
+    order = json.dumps([sys.executable, "-I", "-S", "-c", script])
+    worker = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import json, sys\n"
+            "from tests.integration.isolation.test_program import Program, run_it\n"
+            "run_it(Program(json.loads(sys.argv[1]), afterwards=[['touch', sys.argv[2]]]))",
+            order,
+            str(done),
+        ]
+    )
+    until(ready.exists)
+    worker.kill()
+    worker.wait()
+    until(done.exists, what="what was to be done afterwards")
+
+
+def test_what_has_to_be_done_afterwards_is_not_done_when_all_went_well(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    assert run_it(Program(["true"], afterwards=[["touch", str(done)]])).exit == 0
+    assert not done.exists()

@@ -1,0 +1,44 @@
+"""Lines and messages of what comes out of pipes in pieces."""
+
+import pytest
+
+from jobworker.worker.isolation.output import LONGEST_LINE, LONGEST_MESSAGE, Lines, Messages
+
+
+def test_lines_are_put_together_again() -> None:
+    lines = Lines()
+    told = [line for piece in (b"on", b"e\ntwo\r\n\nthr", b"ee") for line in lines.feed(piece)]
+    assert [*told, *lines.end()] == ["one", "two", "", "three"]
+
+
+def test_what_is_no_text_is_shown_as_well_as_it_can_be() -> None:
+    assert list(Lines().feed(b"\xff\xfe caf\xc3\xa9\n")) == ["\ufffd\ufffd café"]
+
+
+def test_a_line_without_an_end_is_cut_into_lines() -> None:
+    lines = Lines()
+    told = [line for _ in range(5) for line in lines.feed(b"x" * LONGEST_LINE)]
+    assert all(0 < len(line) <= LONGEST_LINE for line in told)
+    assert sum(map(len, [*told, *lines.end()])) == 5 * LONGEST_LINE
+
+
+def test_what_is_too_much_is_counted() -> None:
+    lines = Lines(most=200)
+    told = list(lines.feed(b"0123456789\n" * 10))
+    assert told == ["0123456789"] * 3
+    assert list(lines.feed(b"more\n" * 1000)) == []
+    assert list(lines.end()) == [f"[{7 * 11 + 5000} more bytes, 1007 lines, were printed and are not kept]"]
+
+
+def test_messages_are_objects_and_the_rest_is_passed_over() -> None:
+    messages = Messages()
+    pieces = [b'{"a": 1}\n[2]\nrub', b"bish\n\xff\n", b'{"b": {"c"', b": 2}}\n"]
+    assert [message for piece in pieces for message in messages.feed(piece)] == [{"a": 1}, {"b": {"c": 2}}]
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_a_message_that_never_ends_fills_nothing(pieces: int) -> None:
+    messages = Messages()
+    for _ in range(pieces):
+        assert list(messages.feed(b"x" * (LONGEST_MESSAGE + 1))) == []
+    assert list(messages.feed(b'tail\n{"good": true}\n')) == [{"good": True}]
