@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -46,7 +46,8 @@ class Context:
     """What a running job may know and do. Handed to a parameter annotated `Context`, or by `current()`.
 
     `attempt` counts from 1; `max_attempts` is None when there is no limit; `scheduled_for` is the nominal
-    time of a scheduled execution (UTC).
+    time of a scheduled execution (UTC). `metadata` is kept with the execution: names and JSON values, together
+    up to 16 KiB; the next attempt finds what the one before it has left.
     """
 
     execution_id: str
@@ -60,6 +61,7 @@ class Context:
     log: logging.Logger
     files: Files
     _progress: Progress = field(repr=False)
+    metadata: MutableMapping[str, Any] = field(default_factory=dict)
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Show how far the job is; never fails and never waits."""

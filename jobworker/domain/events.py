@@ -18,8 +18,12 @@ unknown_task    worker   reason: this worker does not have the task; the message
 poisoned        relay    reason: a message that JobWorker did not send was started by several workers that died
 worker_lost     relay    worker: its heartbeat stopped and it is fenced from now on
 due             beat     schedule, at: the nominal time (RFC 3339), until?: it stands for all that was missed before
-progress        worker   done, total, message                              (log stream)
+progress        worker   done, total, message
+metadata        worker   what has changed: names and their values, null for what was deleted
 log             worker   level, logger, message, at (RFC 3339)             (log stream)
+log_cut         worker   dropped [lines, bytes] beyond what is kept        (log stream)
+
+What ends an attempt may also have `progress` and `metadata`, with what `progress` and `metadata` had not told before.
 
 `expired` and `rejected` may be about a message that JobWorker did not send, and `poisoned` always is. Then
 `execution` is empty, and the data have message (its id), task and queue besides the reason.
@@ -54,7 +58,9 @@ class Kind(StrEnum):
     WORKER_LOST = "worker_lost"
     DUE = "due"
     PROGRESS = "progress"
+    METADATA = "metadata"
     LOG = "log"
+    LOG_CUT = "log_cut"
 
 
 #: The reports that move an execution, and where to.

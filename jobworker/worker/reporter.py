@@ -1,138 +1,196 @@
-"""Log lines and progress of the running job, on their way to the log stream.
+"""What the running jobs of this process say, on its way to Redis: log lines on one stream, how far they are on another.
 
-A thread sends them by the batch, so that a talkative job waits for nobody. When Redis is away they
-are kept up to a limit; beyond it they are dropped and a line says how many.
+A thread sends it by the batch, so that a talkative job waits for nobody. Nothing here grows without bound: a line
+that finds no room is dropped and counted, and of progress and metadata only the latest waits. Neither does Redis:
+while the relay is behind, lines wait here.
 """
 
 import collections
-import datetime as dt
-import logging
 import threading
-from typing import Any
+from typing import Protocol
 
 import redis
 import structlog
 
-from jobworker.domain import events
-from jobworker.domain.events import Kind
+from jobworker.clock import Clock
 from jobworker.transport import keys
-from jobworker.worker.delivery import Delivery
 from jobworker.worker.link import Link
 
 logger = structlog.get_logger(__name__)
 
 #: Seconds between a line and its leaving; long enough to make batches, short enough to watch live.
-_DELAY = 0.2
-_BATCH = 500
-_MOST_KEPT = 10_000
+_DELAY = 0.25
 
-#: Longest log line (characters).
-_MAX_LINE = 16 * 1024
+#: Most that is sent at once, in entries and in bytes.
+_BATCH, _BATCH_SIZE = 500, 256 * 1024
+
+#: Most that waits in this process, in lines and in bytes.
+_MOST_LINES, _MOST_SIZE = 10_000, 4 * 1024 * 1024
+
+#: Beyond so many bytes of lines, or so many events, the relay is behind, and what is said waits here.
+_MOST_LOGS, _MOST_EVENTS = 64 * 1024 * 1024, 10_000
+
+#: Parts of the log stream that Redis weighs to say how large it is.
+_SAMPLES = 5
+
+#: After Redis was found away, nobody but the thread tries again for so long (s).
+_PATIENCE = 1.0
+
+Fields = dict[str, str]
+
+
+class Teller(Protocol):
+    """Somebody with news of which only the latest counts."""
+
+    def take_news(self) -> list[Fields]:
+        """The entries that stand for what is new."""
+        ...
+
+    def give_news_back(self) -> None:
+        """They could not be sent: `take_news` is to answer them again, or newer ones."""
+        ...
 
 
 class Reporter:
-    """Collects what jobs of this process say. One for each process."""
+    """Collects what jobs of this process say. One for each process; any thread may call it."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, clock: Clock) -> None:
         self._link = link
-        self._entries: collections.deque[dict[str, str]] = collections.deque()
-        self._dropped = 0
-        self._something = threading.Event()
+        self._clock = clock
+        self._lines: collections.deque[tuple[Fields, int]] = collections.deque()
+        self._size = 0
+        self._tellers: dict[int, Teller] = {}
+        self._adding = threading.Lock()
         self._sending = threading.Lock()
+        self._something = threading.Event()
         self._thread: threading.Thread | None = None
+        self._logs_full = self._events_full = False
+        self._failed_at = float("-inf")
 
-    def progress(self, delivery: Delivery, done: float, total: float | None, message: str | None) -> None:
-        """Note how far the job is."""
-        self._add(Kind.PROGRESS, delivery, {"done": done, "total": total, "message": message})
+    def add(self, entry: Fields, size: int, always: bool = False) -> bool:
+        """Take a log entry of `size` bytes; False when there is no room, which `always` does not ask about."""
+        with self._adding:
+            full = len(self._lines) >= _MOST_LINES or self._size + size > _MOST_SIZE
+            if full and not always:
+                return False
+            self._lines.append((entry, size))
+            self._size += size
+        self._wake()
+        return True
 
-    def log(self, delivery: Delivery, record: logging.LogRecord) -> None:
-        """Note a log record."""
-        message = record.getMessage()
-        if record.exc_info:
-            message = f"{message}\n{logging.Formatter().formatException(record.exc_info)}"
-        if len(message) > _MAX_LINE:
-            message = f"{message[:_MAX_LINE]} … [cut: {len(message)} characters]"
-        at = dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat()
-        self._add(Kind.LOG, delivery, {"level": record.levelname, "logger": record.name, "message": message, "at": at})
+    def announce(self, teller: Teller) -> None:
+        """`teller` has news."""
+        with self._adding:
+            self._tellers[id(teller)] = teller
+        self._wake()
+
+    def is_own_thread(self) -> bool:
+        """Whether it is the reporter that is asking: what it logs is nobody's news."""
+        return threading.current_thread() is self._thread
 
     def flush(self) -> None:
-        """Send what is there; what cannot be sent now stays for later."""
-        with self._sending:
-            while self._entries:
-                batch = [self._entries[index] for index in range(min(_BATCH, len(self._entries)))]
-                try:
-                    self._send(batch)
-                except redis.RedisError as error:
-                    logger.debug("log_lines_delayed", error=str(error))
-                    return
+        """Send the lines that are there; what cannot be sent now stays for later."""
+        if self._clock.monotonic() - self._failed_at >= _PATIENCE:
+            with self._sending:
+                self._send_lines()
+
+    def settle(self, teller: Teller) -> None:
+        """Forget about `teller`, who says the rest by other means; nothing of it is under way afterwards."""
+        with self._sending, self._adding:
+            self._tellers.pop(id(teller), None)
+
+    def _send_lines(self) -> None:
+        self._logs_full = self._logs_full and self._is_crowded()
+        left = len(self._lines)  # Not what comes meanwhile: somebody may be waiting for us.
+        while left and not self._logs_full:
+            batch = self._next_batch(left)
+            if not self._try(batch):
+                return
+            left -= len(batch)
+            with self._adding:
                 for _ in batch:
-                    self._entries.popleft()
+                    self._size -= self._lines.popleft()[1]
 
-    def _send(self, batch: list[dict[str, str]]) -> None:
-        with self._link.client.pipeline(transaction=False) as pipe:
-            for fields in batch:
-                pipe.xadd(keys.LOGS, fields)  # type: ignore[arg-type]
-            pipe.execute()
+    def _next_batch(self, most: int) -> list[Fields]:
+        batch: list[Fields] = []
+        size = 0
+        with self._adding:
+            for entry, its_size in self._lines:
+                if batch and (len(batch) >= min(most, _BATCH) or size + its_size > _BATCH_SIZE):
+                    break
+                batch.append(entry)
+                size += its_size
+        return batch
 
-    def _add(self, kind: Kind, delivery: Delivery, data: dict[str, Any]) -> None:
-        if len(self._entries) >= _MOST_KEPT:
-            self._dropped += 1
+    def _try(self, lines: list[Fields]) -> bool:
+        try:
+            with self._link.client.pipeline(transaction=False) as pipe:
+                for entry in lines:
+                    pipe.xadd(keys.LOGS, entry)  # type: ignore[arg-type]
+                pipe.memory_usage(keys.LOGS, samples=_SAMPLES)
+                self._logs_full = (pipe.execute()[-1] or 0) > _MOST_LOGS
+        except redis.RedisError as error:
+            self._note_failure(error)
+            return False
+        return True
+
+    def _is_crowded(self) -> bool:
+        try:
+            size = self._link.client.memory_usage(keys.LOGS, samples=_SAMPLES)
+        except redis.RedisError as error:
+            self._note_failure(error)
+            return True
+        return (size or 0) > _MOST_LOGS
+
+    def _send_news(self) -> None:
+        with self._adding:
+            tellers, self._tellers = list(self._tellers.values()), {}
+        if not tellers or (self._events_full and self._behind()):
+            self._keep(tellers)
             return
-        if self._dropped:
-            data = {**data, "message": f"[{self._dropped} lines lost while Redis was away] {data['message'] or ''}"}
-            self._dropped = 0
-        self._entries.append(events.encode(kind, delivery.execution, delivery.attempt, data))
-        self._ensure_thread()
-        self._something.set()
+        try:
+            with self._link.client.pipeline(transaction=False) as pipe:
+                for entry in (entry for teller in tellers for entry in teller.take_news()):
+                    pipe.xadd(keys.EVENTS, entry)  # type: ignore[arg-type]
+                pipe.xlen(keys.EVENTS)
+                self._events_full = pipe.execute()[-1] > _MOST_EVENTS
+        except redis.RedisError as error:
+            self._note_failure(error)
+            for teller in tellers:
+                teller.give_news_back()
+            self._keep(tellers)
 
-    def _ensure_thread(self) -> None:
+    def _behind(self) -> bool:
+        try:
+            self._events_full = self._link.client.xlen(keys.EVENTS) > _MOST_EVENTS
+        except redis.RedisError as error:
+            self._note_failure(error)
+        return self._events_full
+
+    def _keep(self, tellers: list[Teller]) -> None:
+        with self._adding:
+            for teller in tellers:
+                self._tellers.setdefault(id(teller), teller)
+
+    def _note_failure(self, error: redis.RedisError) -> None:
+        self._failed_at = self._clock.monotonic()
+        logger.debug("log_lines_delayed", error=str(error))
+
+    def _wake(self) -> None:
         # Started by the first line and not before: the process may still fork until then.
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._send_for_ever, name="reporter", daemon=True)
             self._thread.start()
+        self._something.set()
 
     def _send_for_ever(self) -> None:
         pause = threading.Event()
         while True:
             self._something.wait()
             self._something.clear()
-            pause.wait(_DELAY)
-            self.flush()
-            if self._entries:
-                self._something.set()  # Redis was away; try again.
-
-
-class JobLogHandler(logging.Handler):
-    """Passes log records of the running job on to its reporter; records from elsewhere are not its business."""
-
-    def __init__(self, running: "Running") -> None:
-        super().__init__()
-        self._running = running
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Never raises: a job must not fail because it said something."""
-        here = self._running.here()
-        if here is not None:
-            try:
-                here[0].log(here[1], record)
-            except Exception:  # noqa: BLE001  logging's own rule: handleError decides
-                self.handleError(record)
-
-
-class Running:
-    """Which delivery runs in this thread (or greenlet), and who reports for it."""
-
-    def __init__(self) -> None:
-        self._local = threading.local()
-
-    def here(self) -> tuple[Reporter, Delivery] | None:
-        """The job of this thread, if there is one."""
-        return getattr(self._local, "job", None)
-
-    def enter(self, reporter: Reporter, delivery: Delivery) -> None:
-        """From now on this thread runs `delivery`."""
-        self._local.job = (reporter, delivery)
-
-    def leave(self) -> None:
-        """This thread runs no job any more."""
-        self._local.job = None
+            self._clock.wait(pause, _DELAY)
+            with self._sending:
+                self._send_news()
+                self._send_lines()
+            if self._lines or self._tellers:
+                self._something.set()  # Redis was away, or full; try again.

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,12 @@ from jobworker.files.local import LocalFiles
 from jobworker.settings import Settings
 from jobworker.transport.mailbox import Mailbox
 from jobworker.worker import outcome, trace
+from jobworker.worker.attempt_reporter import AttemptReporter
 from jobworker.worker.delivery import Delivery
+from jobworker.worker.job_logging import JobLogHandler
 from jobworker.worker.link import Link
 from jobworker.worker.outcome import Outcome
-from jobworker.worker.reporter import JobLogHandler, Reporter, Running
+from jobworker.worker.reporter import Reporter
 
 logger = structlog.get_logger(__name__)
 
@@ -39,28 +42,30 @@ class Runner:
         self.link = Link(settings)
         self._settings = settings
         self._clock = clock
-        self._reporter = Reporter(self.link)
-        self._running = Running()
-        self._handler = JobLogHandler(self._running)
-        self._listens = False
+        self._reporter = Reporter(self.link, clock)
+        self._parent = os.getpid()
+        self._handler: JobLogHandler | None = None
 
     def run(self, delivery: Delivery, body: Callable[[], Any], parameters: dict[str, Any]) -> Any:
         """Run the job and leave the report for the parent. Raises what the job raised."""
         started = self._clock.monotonic()
+        attempt = AttemptReporter(self._reporter, self._clock, delivery, {})
+        context = self._context(delivery, parameters, attempt)
         try:
-            value = self._call(delivery, body, parameters)
+            value = self._call(delivery, body, context, attempt)
             ended = outcome.of_return(value)
         except BaseException as error:
-            self._leave(delivery, outcome.of_exception(error), started)
+            self._leave(delivery, outcome.of_exception(error), started, attempt)
             raise
-        self._leave(delivery, ended, started)
+        self._leave(delivery, ended, started, attempt)
         return value
 
-    def _call(self, delivery: Delivery, body: Callable[[], Any], parameters: dict[str, Any]) -> Any:
-        if not self._listens:
-            self._listen_to_logs()
-        entered = declare.enter(self._context(delivery, parameters))
-        self._running.enter(self._reporter, delivery)
+    def _call(
+        self, delivery: Delivery, body: Callable[[], Any], context: declare.Context, attempt: AttemptReporter
+    ) -> Any:
+        handler = self._handler or self._listen_to_logs()
+        entered = declare.enter(context)
+        listening = handler.enter(attempt)
         bound = structlog.contextvars.bind_contextvars(
             job=delivery.job, execution=delivery.execution, attempt=delivery.attempt
         )
@@ -68,18 +73,20 @@ class Runner:
             return body()
         finally:
             structlog.contextvars.reset_contextvars(**bound)
-            self._running.leave()
+            handler.leave(listening)
             declare.leave(entered)
 
-    def _leave(self, delivery: Delivery, ended: Outcome, started: float) -> None:
+    def _leave(self, delivery: Delivery, ended: Outcome, started: float, attempt: AttemptReporter) -> None:
         runtime = round(self._clock.monotonic() - started, 6)
         data = {"worker": self.worker, "token": delivery.token, "runtime": runtime, **ended.data}
         trace.leave((ended.kind.value, _encode(data)))
         # It counts from here on: a soft limit that strikes now comes too late.
         with contextlib.suppress(SoftTimeLimitExceeded):
-            self._reporter.flush()  # So that whoever follows the job reads its last lines before its end.
+            last_words = attempt.close()
+            if last_words:
+                trace.leave((ended.kind.value, _encode({**data, **last_words})))
 
-    def _context(self, delivery: Delivery, parameters: dict[str, Any]) -> declare.Context:
+    def _context(self, delivery: Delivery, parameters: dict[str, Any], attempt: AttemptReporter) -> declare.Context:
         return declare.Context(
             execution_id=delivery.execution,
             job=delivery.job,
@@ -91,12 +98,11 @@ class Runner:
             worker=self.worker,
             log=logging.getLogger(f"jobs.{delivery.job}"),
             files=LocalFiles(self._settings.home, delivery.execution),
-            _progress=lambda done, total, message: self._reporter.progress(delivery, done, total, message),
+            _progress=attempt.progress,
+            metadata=attempt.metadata,
         )
 
-    def _listen_to_logs(self) -> None:
-        # In the process that runs jobs, and not before: a parent that forks has nothing to report.
-        logging.getLogger().addHandler(self._handler)
-        # What a job logs is kept whatever the worker itself shows.
-        logging.getLogger("jobs").setLevel(logging.INFO)
-        self._listens = True
+    def _listen_to_logs(self) -> JobLogHandler:
+        self._handler = JobLogHandler(self._reporter, one_at_a_time=os.getpid() != self._parent)
+        self._handler.listen()
+        return self._handler

@@ -1,0 +1,97 @@
+"""A small mapping that a job keeps with its execution while it runs."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+from jobworker.domain import json_values
+
+#: Most that all of it may take (bytes of JSON).
+MAX_METADATA = 16 * 1024
+
+#: Longest name (characters).
+_MAX_NAME = 128
+
+
+class Metadata(MutableMapping[str, Any]):
+    """Names and JSON values. What is assigned is checked at once; `ValueError` says what is wrong with it.
+
+    Values are copies: a list that was read and appended to has to be assigned again. `changed` is called after
+    each change; `take` answers what has changed since the last time, with None for what was deleted.
+    """
+
+    def __init__(self, values: Mapping[str, Any], changed: Callable[[], None]) -> None:
+        self._values = {name: json.dumps(value, separators=(",", ":")) for name, value in values.items()}
+        self._changes: dict[str, Any] = {}
+        self._changed = changed
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> Any:
+        return json.loads(self._values[name])
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if value is None:
+            raise ValueError(f"metadata {name!r} cannot be None; use `del` to remove it")
+        text = _written(name, value)
+        with self._lock:
+            others = sum(_cost(each, kept) for each, kept in self._values.items() if each != name)
+            if others + _cost(name, text) > MAX_METADATA:
+                raise ValueError(f"metadata {name!r} does not fit: all of it may be {MAX_METADATA} bytes of JSON")
+            self._values[name] = text
+            self._changes[name] = json.loads(text)
+        self._changed()
+
+    def __delitem__(self, name: str) -> None:
+        with self._lock:
+            del self._values[name]
+            self._changes[name] = None
+        self._changed()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._values))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Metadata({dict(self)!r})"
+
+    def take(self) -> dict[str, Any]:
+        """What has changed since this was last called."""
+        with self._lock:
+            changes, self._changes = self._changes, {}
+        return changes
+
+    def give_back(self, changes: Mapping[str, Any]) -> None:
+        """What was taken could not be passed on; it is to be taken again, unless it has changed since."""
+        with self._lock:
+            self._changes = {**changes, **self._changes}
+
+
+def merge(kept: Mapping[str, Any] | None, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping after the changes of `Metadata.take`."""
+    return {name: value for name, value in {**(kept or {}), **changes}.items() if value is not None}
+
+
+def size(values: Mapping[str, Any]) -> int:
+    """What a mapping takes of `MAX_METADATA`."""
+    return sum(_cost(name, json.dumps(value, separators=(",", ":"))) for name, value in values.items())
+
+
+def _cost(name: str, text: str) -> int:
+    # Quotes, colon and comma.
+    return len(name.encode("utf-8", "replace")) + len(text) + 4
+
+
+def _written(name: Any, value: Any) -> str:
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME:
+        raise ValueError(f"metadata is named by text of 1 to {_MAX_NAME} characters, not {name!r:.100}")
+    try:
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"metadata {name!r} is a {type(value).__name__} that is not JSON: {error}") from None
+    unkept = json_values.why_not_kept({name: value})
+    if unkept:
+        raise ValueError(f"metadata {name!r} holds {unkept}, which cannot be kept")
+    return text

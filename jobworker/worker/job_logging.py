@@ -1,0 +1,60 @@
+"""Python's logging, as far as it is the running job's: each record goes to the attempt that it belongs to.
+
+It belongs to the attempt in whose context it was made: the job's own thread, its asyncio tasks, and threads that were
+started with a copy of the context. In a process that runs one job at a time, so does what any other thread says.
+"""
+
+import contextvars
+import logging
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from jobworker.worker.attempt_reporter import AttemptReporter
+from jobworker.worker.reporter import Reporter
+
+_here: contextvars.ContextVar[AttemptReporter | None] = contextvars.ContextVar("jobworker_attempt", default=None)
+
+#: Least level of what is kept with an execution, whatever the worker itself shows.
+_LEVEL = logging.INFO
+
+
+class JobLogHandler(logging.Handler):
+    """Passes records of running jobs on; records from elsewhere are not its business."""
+
+    def __init__(self, reporter: Reporter, one_at_a_time: bool) -> None:
+        super().__init__(_LEVEL)
+        self._reporter = reporter
+        self._one_at_a_time = one_at_a_time
+        self._only: AttemptReporter | None = None
+
+    def listen(self) -> None:
+        """Begin, in the process that runs jobs: a parent that forks has nothing to report."""
+        root = logging.getLogger()
+        shown = root.level
+        if shown > _LEVEL:
+            for handler in root.handlers:
+                handler.setLevel(max(shown, handler.level))
+            root.setLevel(_LEVEL)
+        root.addHandler(self)
+
+    def enter(self, attempt: AttemptReporter) -> contextvars.Token[AttemptReporter | None]:
+        """From now on `attempt` runs here."""
+        self._only = attempt if self._one_at_a_time else None
+        return _here.set(attempt)
+
+    def leave(self, entered: contextvars.Token[AttemptReporter | None]) -> None:
+        """The inverse of `enter`."""
+        self._only = None
+        _here.reset(entered)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Never raises, but for a time limit that strikes here: a job must not fail because it said something."""
+        attempt = _here.get() or self._only
+        if attempt is None or self._reporter.is_own_thread():
+            return
+        try:
+            attempt.log(record)
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception:  # noqa: BLE001  logging's own rule: handleError decides
+            self.handleError(record)
