@@ -89,4 +89,6 @@ def batch(accepted: Accepted) -> dict[str, Any]:
 
 def result(row: ExecutionRow) -> dict[str, Any]:
     """What came of an execution."""
-    return {name: getattr(row, name) for name in ("id", "state", "reason", "result", "error", "finished_at")}
+    return {
+        name: getattr(row, name) for name in ("id", "state", "reason", "result", "result_file", "error", "finished_at")
+    }

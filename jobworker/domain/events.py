@@ -5,7 +5,7 @@ the Redis server's time in milliseconds, so reports of all hosts are ordered by 
 
 kind            from     data
 running         worker   worker, token, code_version
-succeeded       worker   token, runtime (seconds), result
+succeeded       worker   token, runtime (seconds), result; or result_file {name, size, sha256, host}
 failed          worker   token, runtime, error {type, message, traceback}, reason?
 timed_out       worker   token, runtime, error, reason
 retrying        worker   token, runtime, error, delay (seconds after this report), reason
@@ -169,6 +169,7 @@ def to_move(event: Event) -> Move:
         code_version=data.get("code_version"),
         due_at=event.at + dt.timedelta(seconds=delay) if delay is not None else None,
         result=data.get("result"),
+        result_file=data.get("result_file"),
         error=data.get("error") or _error(event),
         runtime=data.get("runtime"),
         ran=ran,

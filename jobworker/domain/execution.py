@@ -107,6 +107,7 @@ class Move:
     code_version: str | None = None
     due_at: dt.datetime | None = None
     result: Any = None
+    result_file: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
     runtime: float | None = None
     lost: bool = False
@@ -129,6 +130,7 @@ class Standing(NamedTuple):
     due_at: dt.datetime | None = None
     finished_at: dt.datetime | None = None
     result: Any = None
+    result_file: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
     started_attempt: int = 0
     started_at: dt.datetime | None = None
@@ -180,6 +182,7 @@ def merge(standing: Standing, move: Move) -> Standing:
         reason=move.reason,
         finished_at=move.at if final else None,
         result=move.result if final else None,
+        result_file=move.result_file if final else None,
         error=move.error,
     )
 

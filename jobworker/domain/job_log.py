@@ -1,12 +1,15 @@
-"""How much of what a job writes is kept, and what stands where something is missing. Sizes are bytes of UTF-8."""
+"""How much of what a job writes is kept, and what stands where something is missing."""
 
 from dataclasses import dataclass
 
-#: Longest line; what is longer is cut and says so.
+#: Longest line (bytes of UTF-8); what is longer is cut and says so.
 MAX_LINE = 16 * 1024
 
-#: Most that is kept of one execution, all its attempts together.
+#: Most that is kept of one execution, all its attempts together; see `size`.
 MAX_LOG = 10 * 1024 * 1024
+
+#: What a line takes besides its text: its time, its level, whose it is (bytes).
+_BESIDES = 32
 
 #: Room for the words that mark a cut.
 _MARK = 64
@@ -14,7 +17,7 @@ _MARK = 64
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """What was not kept."""
+    """How many lines were not kept, and what they would have taken (see `size`)."""
 
     lines: int = 0
     size: int = 0
@@ -29,14 +32,18 @@ class Dropped:
         return f"{self.lines:,} {'line' if self.lines == 1 else 'lines'} ({self.size:,} bytes)"
 
 
-def size(text: str) -> int:
-    """How many bytes a text takes."""
+def size(line: str) -> int:
+    """How much a line takes of `MAX_LOG`."""
+    return _length(line) + _BESIDES
+
+
+def _length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def cut_line(text: str) -> str:
     """The text, or as much of its beginning as fits into a line together with the words that it was cut."""
-    if len(text) <= MAX_LINE and size(text) <= MAX_LINE:
+    if len(text) <= MAX_LINE and _length(text) <= MAX_LINE:
         return text
     # Not all of a text that may be as large as memory is turned into bytes for this.
     start = text[:MAX_LINE].encode("utf-8", "surrogatepass")[: MAX_LINE - _MARK]

@@ -1,27 +1,85 @@
-"""Files on the worker's own disk: `<home>/files/<execution id>/<name>`."""
+"""Files on this host's own disk: `<home>/files/<execution id>/<name>`."""
 
+import errno
+import hashlib
 import os
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 from jobworker.declare import SavedFile
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A file of an execution: its name, its size (bytes), when it was last written (seconds since 1970)."""
+
+    name: str
+    size: int
+    modified_at: float
 
 
 class LocalFiles:
     """The folder of one execution. It is made when the first file is saved."""
 
     def __init__(self, home: Path, execution_id: str) -> None:
-        self._home = home
-        self._execution = execution_id
+        self._folder = home.absolute() / "files" / execution_id
 
     def save(self, name: str, data: bytes | str) -> SavedFile:
         """Write the whole file or nothing; raises `ValueError` for a name that is not a plain file name."""
-        if name != Path(name).name or name in ("", ".", ".."):
+        if not is_plain(name):
             raise ValueError(f"{name!r} is not a plain file name")
         content = data.encode() if isinstance(data, str) else data
-        folder = self._home.absolute() / "files" / self._execution
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / name
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / name
         unfinished = path.with_name(f".{name}.{os.getpid()}")
         unfinished.write_bytes(content)
         unfinished.replace(path)
         return SavedFile(str(path), len(content))
+
+    def save_result(self, attempt: int, text: bytes) -> dict[str, Any]:
+        """Keep a result that is too long for the database; answers name, size, sha256 and host.
+
+        Each attempt has a file of its own, so that one that was given up and goes on cannot replace a later one's.
+        """
+        name = f"result-{attempt}.json"
+        saved = self.save(name, text)
+        digest = hashlib.sha256(text).hexdigest()
+        return {"name": name, "size": saved.size, "sha256": digest, "host": socket.gethostname()}
+
+    def found(self) -> Iterator[FoundFile]:
+        """The files that are here, in no order."""
+        if not self._folder.is_dir():
+            return
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if is_plain(entry.name) and entry.is_file(follow_symlinks=False):
+                    status = entry.stat(follow_symlinks=False)
+                    yield FoundFile(entry.name, status.st_size, status.st_mtime)
+
+    def open(self, name: str) -> tuple[IO[bytes], FoundFile] | None:
+        """The file of this name, opened; None if there is none here, or it is no file that `found` would show.
+
+        A link that a job may have left leads nowhere.
+        """
+        if not is_plain(name):
+            return None
+        try:
+            descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO):
+                return None
+            raise
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            return None
+        return os.fdopen(descriptor, "rb"), FoundFile(name, status.st_size, status.st_mtime)
+
+
+def is_plain(name: str) -> bool:
+    """Whether it is the name of a file that a job may keep: no path, and no file that is still being written."""
+    return 0 < len(name) <= 255 and name == Path(name).name and not name.startswith(".") and name.isprintable()

@@ -20,8 +20,10 @@ from jobworker.clock import Clock
 from jobworker.domain.ids import IdFactory
 from jobworker.relay.dispatch import Dispatcher
 from jobworker.relay.fire import fire
+from jobworker.relay.log_lines import record_logs
+from jobworker.relay.progress import record_progress
 from jobworker.relay.read import Batch, Offsets, Reader
-from jobworker.relay.record import record, record_logs
+from jobworker.relay.record import record
 from jobworker.relay.watch import Watch
 from jobworker.settings import Settings
 from jobworker.store import dispatch, relay_state
@@ -40,6 +42,9 @@ _PACE = 0.005
 
 #: A turn that moved so many reports and messages is followed at this distance (s), for larger batches.
 _BUSY, _BUSY_PACE = 20, 0.1
+
+#: How long a turn goes on with nothing but log lines (s).
+_FLOOD = 0.05
 
 #: How often the feed is filled while nothing new comes in (s).
 _SEND_EVERY = 0.1
@@ -123,9 +128,21 @@ class Relay:
         batch = self._reader.read(offsets, self._wait(due))
         # Somebody waits for what was just submitted; nobody waits for the history to be written.
         sent = self._send(urgent=batch.woken)
-        released = self._settle(offsets, batch) if batch or self._is_time(due) else 0
+        first, lines = batch.split(offsets)
+        released = self._settle(offsets, first) if first or self._is_time(due) else 0
+        sent += self._send(urgent=True) if released else 0
+        self._write_flood(lines)
         self._trim()
-        return len(batch.events) + sent + (self._send(urgent=True) if released else 0)
+        return len(batch.events) + sent
+
+    def _write_flood(self, batch: Batch) -> None:
+        """When jobs say more than one transaction should take: piece by piece, and not for long."""
+        until = self._clock.monotonic() + _FLOOD
+        while batch.logs and self._offsets:
+            self._settle(self._offsets, batch)
+            if not batch.flooded or self._clock.monotonic() >= until:
+                return
+            batch = self._reader.read_logs(self._offsets)
 
     def _settle(self, offsets: Offsets, batch: Batch) -> int:
         """Commit what was read. A report that the database cannot take is skipped; it must not stop the others."""
@@ -147,8 +164,10 @@ class Relay:
         now = self._clock.now()
         times = now, now + timedelta(seconds=_LEADERSHIP)
         with self._database.write() as connection:
-            if not relay_state.advance(connection, self._name, times, astuple(offsets), astuple(batch.offsets)):
+            moved = astuple(offsets), astuple(batch.offsets)
+            if not relay_state.advance(connection, self._name, times, *moved, not batch.flooded):
                 raise NotLeading
+            record_progress(connection, batch.events)
             told = record(connection, batch.events)
             record_logs(connection, batch.logs)
             fired = fire(connection, batch.events, self._ids, now)

@@ -13,8 +13,8 @@ from jobworker.transport import keys
 
 logger = structlog.get_logger(__name__)
 
-#: Entries of one stream that one turn takes.
-_COUNT = 1000
+#: Reports that one turn takes, and log lines that one transaction takes beside them or alone.
+_REPORTS, _LINES = 1000, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +27,36 @@ class Offsets:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one turn works on, and how far the streams are read once it is done."""
+    """What one turn works on, and how far the streams are read once it is done.
+
+    `flooded`: there are more log lines than it holds.
+    """
 
     offsets: Offsets
     events: list[Event] = field(default_factory=list)
     logs: list[Event] = field(default_factory=list)
     woken: bool = False
+    flooded: bool = False
+
+    def split(self, before: Offsets) -> tuple["Batch", "Batch"]:
+        """What to commit first, and what to commit after it; `before` is how far the streams were read.
+
+        Log lines come with the changes of state, so that whoever sees an end finds the last lines; in a flood, after.
+        """
+        if not self.flooded:
+            return self, Batch(self.offsets)
+        states = replace(self, logs=[], offsets=replace(self.offsets, logs=before.logs))
+        return states, replace(self, events=[])
 
     def one_by_one(self, after: Offsets) -> Iterator["Batch"]:
         """The same reports, each in a batch of its own."""
         for event in self.events:
             after = replace(after, events=event.id)
-            yield Batch(after, events=[event])
+            yield Batch(after, events=[event], flooded=True)
         for line in self.logs:
             after = replace(after, logs=line.id)
-            yield Batch(after, logs=[line])
-        yield Batch(self.offsets)
+            yield Batch(after, logs=[line], flooded=True)
+        yield Batch(self.offsets, flooded=self.flooded)
 
     def __bool__(self) -> bool:
         return bool(self.events or self.logs)
@@ -59,9 +73,21 @@ class Reader:
         """What came after `offsets`; waits up to `wait` seconds for it. Raises `redis.RedisError`."""
         if self._wake is None:
             self._wake = self._last_ring()
-        streams: dict[Any, Any] = {keys.EVENTS: offsets.events, keys.LOGS: offsets.logs, keys.WAKE: self._wake}
-        answer: Any = self._client.xread(streams, count=_COUNT, block=max(1, int(wait * 1000)))
-        batch = Batch(offsets)
+        streams = {keys.EVENTS: offsets.events, keys.LOGS: offsets.logs, keys.WAKE: self._wake}
+        batch = self._read(Batch(offsets), streams, _LINES, max(1, int(wait * 1000)))
+        if len(batch.events) >= _LINES:
+            # From both streams in one step, again: the last lines of a job are never later than its end.
+            streams = {keys.EVENTS: batch.offsets.events, keys.LOGS: batch.offsets.logs}
+            batch = self._read(batch, streams, _REPORTS - _LINES)
+        return replace(batch, flooded=len(batch.logs) >= _LINES)
+
+    def read_logs(self, offsets: Offsets) -> Batch:
+        """The next log lines. Raises `redis.RedisError`."""
+        batch = self._read(Batch(offsets), {keys.LOGS: offsets.logs}, _LINES)
+        return replace(batch, flooded=len(batch.logs) >= _LINES)
+
+    def _read(self, batch: Batch, streams: dict[Any, Any], count: int, wait: int | None = None) -> Batch:
+        answer: Any = self._client.xread(streams, count=count, block=wait)
         for name, entries in answer or []:
             batch = self._add(batch, name, entries)
         return batch
@@ -81,9 +107,11 @@ class Reader:
     def _add(self, batch: Batch, name: str, entries: list[tuple[str, dict[str, str]]]) -> Batch:
         last = entries[-1][0]
         if name == keys.EVENTS:
-            return replace(batch, events=list(_decode(entries)), offsets=replace(batch.offsets, events=last))
+            found = [*batch.events, *_decode(entries)]
+            return replace(batch, events=found, offsets=replace(batch.offsets, events=last))
         if name == keys.LOGS:
-            return replace(batch, logs=list(_decode(entries)), offsets=replace(batch.offsets, logs=last))
+            found = [*batch.logs, *_decode(entries)]
+            return replace(batch, logs=found, offsets=replace(batch.offsets, logs=last))
         self._wake = last
         return replace(batch, woken=True)
 

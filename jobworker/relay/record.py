@@ -12,7 +12,7 @@ from jobworker.domain.events import CUT_SHORT, NEVER_RAN, STATES, Event, Kind
 from jobworker.domain.execution import MAX_LOSSES, Move, Standing, State, merge
 from jobworker.domain.job import OnWorkerLost
 from jobworker.store import dispatch, history, jobs, workers
-from jobworker.store.history import Known, LogLine
+from jobworker.store.history import Known
 
 logger = structlog.get_logger(__name__)
 
@@ -166,33 +166,3 @@ def _cut_short(connection: sa.Connection, row: Known, standing: Standing, event:
         lost=lost,
         interrupted=not lost,
     )
-
-
-def record_logs(connection: sa.Connection, reports: Sequence[Event]) -> None:
-    """Write down what jobs said: log lines, and of progress the latest."""
-    if not reports:
-        return
-    present = history.existing(connection, {event.execution for event in reports})
-    mine = [event for event in reports if event.execution in present]
-    history.add_logs(connection, [line for event in mine if event.kind is Kind.LOG and (line := _line(event))])
-    progress = {
-        event.execution: {**event.data, "attempt": event.attempt} for event in mine if event.kind is Kind.PROGRESS
-    }
-    history.save_progress(connection, progress)
-
-
-def _line(event: Event) -> LogLine | None:
-    data = event.data
-    try:
-        return LogLine(
-            execution=event.execution,
-            event_id=event.id,
-            attempt=event.attempt,
-            at=dt.datetime.fromisoformat(data["at"]).astimezone(dt.UTC),
-            level=str(data["level"])[:16],
-            logger=str(data["logger"])[:255],
-            message=str(data["message"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        logger.error("event_unreadable", event_id=event.id, error=repr(error), data=data)
-        return None

@@ -61,8 +61,10 @@ class ExecutionRow:
     priority: int
     parameters: Mapping[str, Any]
     result: Any
+    result_file: Mapping[str, Any] | None
     error: Mapping[str, Any] | None
     progress: Mapping[str, Any] | None
+    metadata: Mapping[str, Any] | None
     worker: str | None
     code_version: str | None
     correlation_id: str

@@ -1,4 +1,4 @@
-"""Writing down what was reported: standings, attempts, transitions, logs."""
+"""Writing down what was reported: standings, attempts, transitions."""
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobworker.domain import events
 from jobworker.domain.execution import FINAL, AttemptState, Move, Standing, State
 from jobworker.store.bulk import Bulk
-from jobworker.store.schema import attempts, execution_logs, executions, transitions
+from jobworker.store.schema import attempts, executions, transitions
 
 #: Most ids in one IN list; SQLite allows 32,766 variables.
 _CHUNK = 5_000
@@ -33,19 +33,6 @@ class Known:
     standing: Standing
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One line that a job wrote."""
-
-    execution: str
-    event_id: str
-    attempt: int
-    at: dt.datetime
-    level: str
-    logger: str
-    message: str
-
-
 def known(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Known]:
     """The executions with these ids; unknown ids are absent."""
     wanted = list(ids)
@@ -61,8 +48,9 @@ _KNOWN_COLUMNS = [
     executions.c[name]
     for name in (
         "id", "job", "job_revision", "task", "queue", "priority", "max_attempts", "dispatched_at",
-        "cancel_requested_by", "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result", "error",
-        "started_attempt", "started_at", "worker", "token", "code_version", "lost_attempts", "interrupted_attempts",
+        "cancel_requested_by", "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result",
+        "result_file", "error", "started_attempt", "started_at", "worker", "token", "code_version", "lost_attempts",
+        "interrupted_attempts",
     )
 ]  # fmt: skip
 
@@ -86,6 +74,7 @@ def _known(row: Any) -> Known:
             due_at=row.due_at,
             finished_at=row.finished_at,
             result=row.result,
+            result_file=row.result_file,
             error=row.error,
             started_attempt=row.started_attempt,
             started_at=row.started_at,
@@ -104,8 +93,8 @@ def save(connection: sa.Connection, standings: Mapping[str, Standing]) -> None:
 
 
 _SAVED = (
-    "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result", "error", "started_attempt",
-    "started_at", "worker", "token", "code_version", "lost_attempts", "interrupted_attempts",
+    "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result", "result_file", "error",
+    "started_attempt", "started_at", "worker", "token", "code_version", "lost_attempts", "interrupted_attempts",
 )  # fmt: skip
 
 
@@ -127,6 +116,7 @@ def _row(key: str, standing: Standing) -> tuple[Any, ...]:
         standing.due_at,
         standing.finished_at,
         standing.result,
+        standing.result_file,
         standing.error,
         standing.started_attempt,
         standing.started_at,
@@ -160,7 +150,7 @@ _TRANSITION = ("execution_id", "attempt", "state", "at", "actor", "reason")
 
 
 def _build_add_transition(dialect: str) -> Any:
-    return _insert(dialect, transitions, _TRANSITION).on_conflict_do_nothing()
+    return insert(dialect, transitions, _TRANSITION).on_conflict_do_nothing()
 
 
 _ADD_TRANSITION = Bulk(_build_add_transition, _TRANSITION)
@@ -182,14 +172,14 @@ _END = ("execution_id", "attempt", "state", "reason", "worker", "finished_at", "
 
 
 def _build_start(dialect: str) -> Any:
-    statement = _insert(dialect, attempts, _START)
+    statement = insert(dialect, attempts, _START)
     # A start that comes after its end must not reopen the attempt.
     again = {name: statement.excluded[name] for name in ("worker", "code_version", "started_at")}
     return statement.on_conflict_do_update(index_elements=["execution_id", "attempt"], set_=again)
 
 
 def _build_end(dialect: str) -> Any:
-    statement = _insert(dialect, attempts, _END)
+    statement = insert(dialect, attempts, _END)
     told = {name: statement.excluded[name] for name in ("state", "reason", "finished_at", "runtime", "error")}
     return statement.on_conflict_do_update(
         index_elements=["execution_id", "attempt"], set_=told, where=sa.text("attempts.finished_at IS NULL")
@@ -225,49 +215,7 @@ def _attempt_state(move: Move) -> AttemptState:
     return AttemptState.FAILED if move.state is State.RETRYING else AttemptState(move.state.value)
 
 
-def add_logs(connection: sa.Connection, lines: Sequence[LogLine]) -> None:
-    """Keep each line once. Lines of executions that do not exist must have been left out."""
-    _ADD_LOG.run(
-        connection,
-        (
-            (line.execution, sortable(line.event_id), line.attempt, line.at, line.level, line.logger, line.message)
-            for line in lines
-        ),
-    )
-
-
-_LOG = ("execution_id", "seq", "attempt", "at", "level", "logger", "message")
-
-
-def _build_add_log(dialect: str) -> Any:
-    return _insert(dialect, execution_logs, _LOG).on_conflict_do_nothing()
-
-
-_ADD_LOG = Bulk(_build_add_log, _LOG)
-
-
-def save_progress(connection: sa.Connection, progress: Mapping[str, Mapping[str, Any]]) -> None:
-    """Overwrite how far these executions are."""
-    if progress:
-        connection.execute(
-            sa.update(executions)
-            .where(executions.c.id == sa.bindparam("key"))
-            .values(progress=sa.bindparam("new_progress")),
-            [{"key": key, "new_progress": dict(value)} for key, value in progress.items()],
-        )
-
-
-def existing(connection: sa.Connection, ids: Iterable[str]) -> set[str]:
-    """Which of these executions exist."""
-    return set(connection.scalars(sa.select(executions.c.id).where(executions.c.id.in_(list(ids)))))
-
-
-def sortable(stream_id: str) -> str:
-    """A stream id in a form that sorts as text: 14 + 6 digits."""
-    milliseconds, sequence = events.parse_id(stream_id)
-    return f"{milliseconds:014d}-{sequence:06d}"
-
-
-def _insert(dialect: str, table: sa.Table, names: Sequence[str]) -> Any:
+def insert(dialect: str, table: sa.Table, names: Sequence[str]) -> Any:
+    """An INSERT of this dialect, which may go on with ON CONFLICT."""
     values = {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
     return (postgresql if dialect == "postgresql" else sqlite).insert(table).values(values)

@@ -52,8 +52,11 @@ def advance(
     times: tuple[dt.datetime, dt.datetime],
     before: tuple[str, str],
     after: tuple[str, str],
+    logs_complete: bool,
 ) -> bool:
     """Move the (events, logs) offsets on, and lead until the second of `times` (now, until).
+
+    `logs_complete`: every line that was written before the events up to here is recorded with them, or was before.
 
     Belongs into the transaction that writes what was read. False, with nothing changed, if another relay
     leads or has read on: then nothing may be written.
@@ -67,7 +70,13 @@ def advance(
             relay_state.c.events_offset == before[0],
             relay_state.c.logs_offset == before[1],
         )
-        .values(events_offset=after[0], logs_offset=after[1], turned_at=now, leader_until=until)
+        .values(
+            events_offset=after[0],
+            logs_offset=after[1],
+            logged_through=after[0] if logs_complete else relay_state.c.logged_through,
+            turned_at=now,
+            leader_until=until,
+        )
     )
     return changed.rowcount == 1
 

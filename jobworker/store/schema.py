@@ -198,6 +198,7 @@ executions = sa.Table(
     sa.Column("metadata", Json),
     sa.Column("result_file", Json),
     sa.Column("log_bytes", sa.Integer),
+    sa.Column("log_dropped", Json),
     sa.Column("rerun_of", sa.String(36)),
     sa.Column("dead_letter", sa.String(16)),
     sa.Column("fingerprint", sa.String(32)),
@@ -295,7 +296,8 @@ idempotency_keys = sa.Table(
     sa.Index("ix_idempotency_keys_created_at", "created_at"),
 )
 
-#: The relay's one row: which Redis data set it follows, how far it has read, who leads.
+#: The relay's one row: which Redis data set it follows, how far it has read, who leads. `logged_through`: the log
+#: lines of whatever was reported up to this entry of the event stream are recorded.
 relay_state = sa.Table(
     "relay_state",
     metadata,
@@ -308,6 +310,7 @@ relay_state = sa.Table(
     sa.Column("turned_at", Moment),
     sa.Column("beat_tick_at", Moment),
     sa.Column("republish_at", Moment),
+    sa.Column("logged_through", sa.String(40)),
 )
 
 #: Who changed what besides executions. Append-only: triggers refuse UPDATE and DELETE.

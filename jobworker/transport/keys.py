@@ -3,10 +3,11 @@
 #: string: random id of this Redis data set; gone or different = the data were lost.
 EPOCH = "jw:epoch"
 
-#: stream: changes of state from workers, due occurrences from beat. Trimmed up to what SQL has committed.
+#: stream: changes of state, progress and metadata from workers, due occurrences from beat. Trimmed up to what SQL has
+#: committed.
 EVENTS = "jw:events"
 
-#: stream: log lines and progress, apart from EVENTS so that a flood delays no change of state.
+#: stream: log lines, apart from EVENTS so that a flood delays no change of state. Workers hold back at 64 MiB.
 LOGS = "jw:logs"
 
 #: stream of at most one entry: "there is something new in SQL". Losing it costs a second.

@@ -2,6 +2,7 @@
 
 import json
 import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,9 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, Time
 from jobworker.domain import json_values
 from jobworker.domain.events import Kind
 
-#: Longest result that is kept with the execution (bytes of JSON).
+#: Longest result that is kept with the execution, and longest that is kept in a file (bytes of JSON).
 MAX_RESULT = 64 * 1024
+MAX_RESULT_FILE = 100 * 1024 * 1024
 
 #: Longest error message and traceback that are kept (characters).
 _MAX_MESSAGE = 4_000
@@ -31,23 +33,28 @@ class Outcome:
     data: dict[str, Any]
 
 
-def of_return(value: Any) -> Outcome:
-    """The job returned `value`; raises `ResultRefused` if that is no JSON or too long."""
+def of_return(value: Any, keep: Callable[[bytes], Mapping[str, Any]]) -> Outcome:
+    """The job returned `value`; raises `ResultRefused` if that is no JSON or too long.
+
+    What is too long for the database goes to `keep`, which answers where it is; raises what `keep` raises.
+    """
     if value is None:
         return Outcome(Kind.SUCCEEDED, {"result": None})
     try:
-        size = len(json.dumps(value, allow_nan=False).encode())
+        text = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultRefused(f"the job returned a {type(value).__name__} that is not JSON: {error}") from None
     unkept = json_values.why_not_kept(value)
     if unkept:
         raise ResultRefused(f"the job returned {unkept}, which cannot be kept; return it as other text")
-    if size > MAX_RESULT:
+    if len(text) <= MAX_RESULT:
+        return Outcome(Kind.SUCCEEDED, {"result": value})
+    if len(text) > MAX_RESULT_FILE:
         raise ResultRefused(
-            f"the job returned {size} bytes of JSON, more than the {MAX_RESULT} that are kept; "
+            f"the job returned {len(text):,} bytes of JSON, more than the {MAX_RESULT_FILE:,} that are kept; "
             "save them with context.files.save() and return the path"
         )
-    return Outcome(Kind.SUCCEEDED, {"result": value})
+    return Outcome(Kind.SUCCEEDED, {"result": None, "result_file": dict(keep(text))})
 
 
 def of_exception(error: BaseException) -> Outcome:

@@ -50,10 +50,11 @@ class Runner:
         """Run the job and leave the report for the parent. Raises what the job raised."""
         started = self._clock.monotonic()
         attempt = AttemptReporter(self._reporter, self._clock, delivery, {})
-        context = self._context(delivery, parameters, attempt)
+        files = LocalFiles(self._settings.home, delivery.execution)
+        context = self._context(delivery, parameters, attempt, files)
         try:
             value = self._call(delivery, body, context, attempt)
-            ended = outcome.of_return(value)
+            ended = outcome.of_return(value, lambda text: files.save_result(delivery.attempt, text))
         except BaseException as error:
             self._leave(delivery, outcome.of_exception(error), started, attempt)
             raise
@@ -86,7 +87,9 @@ class Runner:
             if last_words:
                 trace.leave((ended.kind.value, _encode({**data, **last_words})))
 
-    def _context(self, delivery: Delivery, parameters: dict[str, Any], attempt: AttemptReporter) -> declare.Context:
+    def _context(
+        self, delivery: Delivery, parameters: dict[str, Any], attempt: AttemptReporter, files: LocalFiles
+    ) -> declare.Context:
         return declare.Context(
             execution_id=delivery.execution,
             job=delivery.job,
@@ -97,7 +100,7 @@ class Runner:
             correlation_id=delivery.correlation_id,
             worker=self.worker,
             log=logging.getLogger(f"jobs.{delivery.job}"),
-            files=LocalFiles(self._settings.home, delivery.execution),
+            files=files,
             _progress=attempt.progress,
             metadata=attempt.metadata,
         )

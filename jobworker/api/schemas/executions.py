@@ -122,6 +122,15 @@ class Progress(Answer):
     message = fields.String(allow_none=True)
 
 
+class ResultFile(Answer):
+    """A result that is too long for the database."""
+
+    name = fields.String()
+    size = integer("Bytes of JSON.")
+    sha256 = text("Of the file, in hexadecimal.")
+    host = text("Where the worker wrote it.")
+
+
 class Execution(Answer):
     """One execution of a job."""
 
@@ -137,8 +146,10 @@ class Execution(Answer):
     priority = fields.Integer()
     parameters = fields.Dict()
     result = fields.Raw(allow_none=True, metadata={"description": "What the job returned."})
+    result_file = fields.Nested(ResultFile, allow_none=True, metadata={"description": "Instead of a long result."})
     error = fields.Nested(Failure, allow_none=True)
     progress = fields.Nested(Progress, allow_none=True)
+    metadata = fields.Dict(allow_none=True, metadata={"description": "What the job keeps with its execution."})
     worker = text("Who started the latest attempt.", allow_none=True)
     code_version = text("The version of the code that the worker ran.", allow_none=True)
     correlation_id = fields.String()
@@ -166,6 +177,7 @@ class Result(Answer):
     state = fields.String(validate=ma.validate.OneOf(_STATES))
     reason = fields.String(allow_none=True)
     result = fields.Raw(allow_none=True)
+    result_file = fields.Nested(ResultFile, allow_none=True, metadata={"description": "Instead of a long result."})
     error = fields.Nested(Failure, allow_none=True)
     finished_at = moment("When it ended.", allow_none=True)
 

@@ -12,10 +12,11 @@ import pytest
 from jobworker.cli import telling
 from jobworker.clock import SystemClock
 from jobworker.domain.execution import State
-from jobworker.store import executions, history
+from jobworker.store import executions, log_lines, progress
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
-from jobworker.store.history import LogLine
+from jobworker.store.log_lines import LogLine
+from jobworker.store.progress import Present
 from tests.conftest import NOW
 from tests.integration.cli.conftest import Report, Run
 from tests.servers import free_port
@@ -161,8 +162,9 @@ def test_following_tells_the_whole_story(
     execution = run("submit", "clean", "days=1").stdout.strip()
     report(execution, State.RUNNING, worker="w1", token="t")
     with sqlite_database.write() as connection:
-        history.add_logs(connection, [LogLine(execution, "1-1", 1, NOW, "INFO", "clean", "looking around")])
-        history.save_progress(connection, {execution: {"done": 3, "total": 10, "message": "removing"}})
+        log_lines.add(connection, [LogLine(execution, "1-1", 1, NOW, "INFO", "clean", "looking around")])
+        said = {"done": 3, "total": 10, "message": "removing"}
+        progress.save(connection, {execution: Present(State.RUNNING, 1, said, None)})
     report(execution, State.SUCCEEDED, result=["a"])
 
     assert telling.follow(sqlite_database, SystemClock(), execution) == 0

@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("metadata", _json),
         sa.Column("result_file", _json),
         sa.Column("log_bytes", sa.Integer),
+        sa.Column("log_dropped", _json),
         sa.Column("rerun_of", sa.String(36)),
         sa.Column("dead_letter", sa.String(16)),
         sa.Column("fingerprint", sa.String(32)),
@@ -38,3 +39,4 @@ def upgrade() -> None:
         sa.Column("pause_note", sa.Text),
     ):
         op.add_column("queues", column)
+    op.add_column("relay_state", sa.Column("logged_through", sa.String(40)))

@@ -1,0 +1,68 @@
+"""What jobs wrote becomes rows, as much of it as is kept. Runs inside a transaction of the turn."""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import replace
+
+import sqlalchemy as sa
+import structlog
+
+from jobworker.domain import job_log
+from jobworker.domain.events import Event, Kind
+from jobworker.domain.job_log import MAX_LOG, Dropped
+from jobworker.store import log_lines
+from jobworker.store.log_lines import LogLine, Size
+
+logger = structlog.get_logger(__name__)
+
+
+def record_logs(connection: sa.Connection, reports: Sequence[Event]) -> None:
+    """Write down log lines in their order, until a log is full; from then on only how much was dropped."""
+    if not reports:
+        return
+    before = log_lines.sizes(connection, {event.execution for event in reports})
+    after: dict[str, Size] = {}
+    lines: list[LogLine] = []
+    marks: dict[str, LogLine] = {}
+    for event in reports:
+        size = after.get(event.execution) or before.get(event.execution)
+        if size is None:
+            continue
+        try:
+            line, size = _take(event, size)
+        except (KeyError, TypeError, ValueError) as error:  # Nothing that stands in Redis may stop the relay.
+            logger.error("event_unreadable", event_id=event.id, error=repr(error), data=event.data)
+            continue
+        after[event.execution] = size
+        if line is not None:
+            lines.append(line)
+        else:
+            marks[event.execution] = log_lines.cut_mark(event.execution, size.dropped, event.attempt, event.at)
+    log_lines.add(connection, lines)
+    log_lines.save_sizes(connection, after)
+    log_lines.put_cut_marks(connection, list(marks.values()))
+
+
+def _take(event: Event, size: Size) -> tuple[LogLine | None, Size]:
+    """The line to keep, if there is one, and the size of the log afterwards."""
+    if event.kind is not Kind.LOG:
+        lines, length = event.data["dropped"]
+        return None, replace(size, dropped=size.dropped + Dropped(int(lines), int(length)))
+    line = _line(event)
+    length = job_log.size(line.message)
+    if size.dropped or size.kept + length > MAX_LOG:
+        return None, replace(size, dropped=size.dropped + Dropped(1, length))
+    return line, replace(size, kept=size.kept + length)
+
+
+def _line(event: Event) -> LogLine:
+    data = event.data
+    return LogLine(
+        execution_id=event.execution,
+        seq=log_lines.sortable(event.id),
+        attempt=event.attempt,
+        at=dt.datetime.fromisoformat(data["at"]).astimezone(dt.UTC),
+        level=str(data["level"])[:16],
+        logger=str(data["logger"])[:255],
+        message=job_log.cut_line(str(data["message"])),
+    )

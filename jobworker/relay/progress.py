@@ -1,0 +1,70 @@
+"""What running jobs say of themselves becomes part of their rows. Runs inside the turn's transaction."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from jobworker.domain import metadata
+from jobworker.domain.events import Event, Kind
+from jobworker.domain.execution import FINAL
+from jobworker.domain.metadata import MAX_METADATA
+from jobworker.store import progress
+from jobworker.store.progress import Present
+
+logger = structlog.get_logger(__name__)
+
+
+def record_progress(connection: sa.Connection, reports: Sequence[Event]) -> None:
+    """Write down progress and metadata, before the changes of state that came with them.
+
+    What an older attempt says, or one that was given up, is not listened to.
+    """
+    news = list(_news(reports))
+    if not news:
+        return
+    before = progress.present(connection, {event.execution for event, _, _ in news})
+    after: dict[str, Present] = {}
+    for event, told, changes in news:
+        row = after.get(event.execution) or before.get(event.execution)
+        if row is None or row.state in FINAL or event.attempt < row.attempt:
+            continue
+        if told:
+            row = replace(row, progress={name: told.get(name) for name in _PROGRESS} | {"attempt": event.attempt})
+        if changes:
+            row = _with_metadata(event, row, changes)
+        after[event.execution] = row
+    progress.save(connection, after)
+
+
+_PROGRESS = ("done", "total", "message")
+
+
+def _news(reports: Iterable[Event]) -> Iterator[tuple[Event, Mapping[str, Any], Mapping[str, Any]]]:
+    """(event, progress, changes of the metadata) of each report that has any."""
+    for event in reports:
+        if event.kind is Kind.PROGRESS:
+            yield event, event.data, {}
+        elif event.kind is Kind.METADATA:
+            yield event, {}, event.data
+        elif "progress" in event.data or "metadata" in event.data:
+            yield event, _mapping(event, "progress"), _mapping(event, "metadata")
+
+
+def _mapping(event: Event, name: str) -> Mapping[str, Any]:
+    found = event.data.get(name) or {}
+    if isinstance(found, Mapping):
+        return found
+    logger.error("event_unreadable", event_id=event.id, error=f"{name} is no object", data=event.data)
+    return {}
+
+
+def _with_metadata(event: Event, row: Present, changes: Mapping[str, Any]) -> Present:
+    merged = metadata.merge(row.metadata, changes)
+    if metadata.size(merged) > MAX_METADATA:
+        # The job was told when it said so; two attempts that ran at once may together have said more.
+        logger.warning("metadata_too_large", execution=event.execution, attempt=event.attempt)
+        return row
+    return replace(row, metadata=merged)

@@ -1,0 +1,31 @@
+"""How much of a log is kept."""
+
+import pytest
+
+from jobworker.domain import job_log
+from jobworker.domain.job_log import MAX_LINE, Dropped
+
+
+@pytest.mark.parametrize("text", ["", "short", "x" * MAX_LINE, "ü" * (MAX_LINE // 2), "\ud800"])
+def test_a_line_that_fits_stays(text: str) -> None:
+    assert job_log.cut_line(text) == text
+
+
+@pytest.mark.parametrize("text", ["x" * (MAX_LINE + 1), "ü" * MAX_LINE, "€" * 10 * MAX_LINE, "\ud800" * MAX_LINE])
+def test_a_longer_line_is_cut_and_says_so(text: str) -> None:
+    cut = job_log.cut_line(text)
+    assert cut.endswith(f" … [cut: {len(text):,} characters]")
+    assert MAX_LINE - 100 < len(cut.encode("utf-8", "surrogatepass")) <= MAX_LINE or "\ud800" in text
+    assert job_log.cut_line(cut) == cut
+
+
+def test_a_line_takes_its_text_and_a_little_more() -> None:
+    assert job_log.size("ü€") - job_log.size("") == 5
+    assert job_log.size("") > 0, "or a log of empty lines would never be full"
+
+
+def test_what_was_dropped_is_counted_and_told() -> None:
+    dropped = Dropped(1, 40) + Dropped(2_000, 60)
+    assert not Dropped()
+    assert "2,001 lines (100 bytes)" in job_log.full(dropped)
+    assert "1 line (40 bytes)" in job_log.gap(Dropped(1, 40))
