@@ -18,8 +18,15 @@ class Number:
 
 @pytest.mark.parametrize(
     ("done", "kept"),
-    [(0, 0), (3, 3), (0.5, 0.5), (2**70, float(2**70)), (decimal.Decimal("1.5"), 1.5), (fractions.Fraction(1, 4), 0.25)]
-    + [(Number(), 2.5)],
+    [
+        (0, 0),
+        (3, 3),
+        (0.5, 0.5),
+        (2**70, float(2**70)),
+        (decimal.Decimal("1.5"), 1.5),
+        (fractions.Fraction(1, 4), 0.25),
+        (Number(), 2.5),
+    ],
 )
 def test_any_number_will_do(done: Any, kept: float) -> None:
     assert progress.read(done, done, "so far") == {"done": kept, "total": kept, "message": "so far"}
