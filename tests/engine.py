@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
 from jobworker.domain.admission import Submission
-from jobworker.domain.execution import FINAL
+from jobworker.domain.execution import FINAL, State
 from jobworker.services import executions, submission
 from jobworker.store import jobs
 from jobworker.store.database import Database
@@ -102,6 +102,17 @@ class Engine:
     def get(self, execution: str) -> ExecutionRow:
         """The execution as it stands."""
         return executions.get(self.database, execution)
+
+    def reaches(self, execution: str, state: State, within: float = 60.0) -> ExecutionRow:
+        """The execution once it is in this state."""
+
+        def there() -> ExecutionRow | None:
+            row = self.get(execution)
+            return row if row.state is state else None
+
+        row = until(there, within, what=f"{execution} to be {state}; logs in {self.folder}")
+        assert row is not None
+        return row
 
     def finished(self, execution: str, within: float = 60.0) -> ExecutionRow:
         """The execution once it is final."""

@@ -39,7 +39,8 @@ class State(StrEnum):
 class AttemptState(StrEnum):
     """How one attempt stands. A Failed one may have been followed by another.
 
-    Lost: its worker died. Interrupted: its worker was shut down. An attempt that never ran has no state.
+    Lost: its worker died. Interrupted: its worker was shut down. Snoozed: the job put it off. An attempt that never
+    ran has no state.
     """
 
     RUNNING = "Running"
@@ -49,6 +50,7 @@ class AttemptState(StrEnum):
     CANCELLED = "Cancelled"
     LOST = "Lost"
     INTERRUPTED = "Interrupted"
+    SNOOZED = "Snoozed"
 
 
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED, State.SKIPPED})
@@ -82,6 +84,9 @@ _RANK: Mapping[State, int] = {
 #: A job that took its worker with it this often is not started again.
 MAX_LOSSES = 3
 
+#: A job that put itself off this often fails: each time costs a row that is kept.
+MAX_SNOOZES = 1000
+
 #: Highest and lowest priority that a submission may ask for; 9 is the most urgent.
 PRIORITIES = range(10)
 DEFAULT_PRIORITY = 5
@@ -113,14 +118,15 @@ class Move:
     lost: bool = False
     interrupted: bool = False
     ran: bool = True
+    snoozed: bool = False
 
 
 class Standing(NamedTuple):
-    """What is known about an execution: two registers, each a maximum over the reports seen, and two sets.
+    """What is known about an execution: two registers, each a maximum over the reports seen, and three sets.
 
     The *outcome* register (state, attempt, event_id, …) holds the most advanced report, the *start*
     register (started_…, worker, token, code_version) the latest attempt's start, so that a start
-    which arrives after the end still completes the picture. The sets hold the attempts that were cut short.
+    which arrives after the end still completes the picture. The sets hold the attempts that used up no retry.
     """
 
     state: State
@@ -139,6 +145,7 @@ class Standing(NamedTuple):
     code_version: str | None = None
     lost_attempts: frozenset[int] = frozenset()
     interrupted_attempts: frozenset[int] = frozenset()
+    snoozed_attempts: frozenset[int] = frozenset()
 
     @property
     def is_final(self) -> bool:
@@ -167,6 +174,8 @@ def merge(standing: Standing, move: Move) -> Standing:
         merged = merged._replace(lost_attempts=merged.lost_attempts | {move.attempt})
     if move.interrupted and move.attempt not in merged.interrupted_attempts:
         merged = merged._replace(interrupted_attempts=merged.interrupted_attempts | {move.attempt})
+    if move.snoozed and move.attempt not in merged.snoozed_attempts:
+        merged = merged._replace(snoozed_attempts=merged.snoozed_attempts | {move.attempt})
     if move.due_at and (merged.due_at is None or move.due_at > merged.due_at):
         merged = merged._replace(due_at=move.due_at)
     if move.state is State.RUNNING:
@@ -204,9 +213,9 @@ def _moment(at: dt.datetime | None) -> float:
     return at.timestamp() if at else 0.0
 
 
-def retries_used(attempt: int, cut_short: int) -> int:
+def retries_used(attempt: int, free: int) -> int:
     """How many retries of its policy an execution has used once `attempt` attempts were started.
 
-    An attempt that was lost or interrupted with its worker is not the job's fault and uses none up.
+    `free` of them used none up: they were lost or interrupted with their worker, or the job put them off.
     """
-    return max(0, attempt - 1 - cut_short)
+    return max(0, attempt - 1 - free)

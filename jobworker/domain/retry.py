@@ -96,6 +96,15 @@ class RetryPolicy:
         low, high = self.bounds(retry)
         return low + (high - low) * chance
 
+    def next_wait(self, names: Collection[str], used: int, limit: int | None, chance: float) -> float | None:
+        """The wait (s) before another attempt, after a failure with these names; None: there is none.
+
+        `used` retries were used up so far, of `limit` (None: any number); `chance` is 0 to 1.
+        """
+        if not self.covers(names) or (limit is not None and used >= limit):
+            return None
+        return self.wait(used + 1, chance)
+
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
         return {
@@ -137,6 +146,12 @@ def parse(given: object, where: str = "/retry") -> RetryPolicy:
         read.refuse("strategy", "missing", "retry_on and not_on need a strategy or delays")
     read.finish()
     return policy
+
+
+def names_of(kind: type[BaseException]) -> list[str]:
+    """By which names a policy knows this exception: its own and its bases', plain and with the module."""
+    bases = [base for base in kind.__mro__ if issubclass(base, BaseException)]
+    return [name for base in bases for name in (base.__qualname__, f"{base.__module__}.{base.__qualname__}")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ class Dispatcher:
 
     def _message(self, connection: sa.Connection, row: Ready) -> Message:
         definition = self._definition(connection, row)
-        cut_short = {*(row.lost_attempts or ()), *(row.interrupted_attempts or ())}
+        free = {*(row.lost_attempts or ()), *(row.interrupted_attempts or ()), *(row.snoozed_attempts or ())}
         return Message(
             execution=row.id,
             attempt=row.attempt + 1,
@@ -136,7 +136,7 @@ class Dispatcher:
             queue=row.queue,
             priority=row.priority,
             parameters=row.parameters,
-            retries=retries_used(row.attempt + 1, len(cut_short)),
+            retries=retries_used(row.attempt + 1, len(free)),
             max_attempts=row.max_attempts,
             time_limit=_effective("time_limit", row, definition.time_limit if definition else None),
             soft_time_limit=_effective("soft_time_limit", row, definition.soft_time_limit if definition else None),

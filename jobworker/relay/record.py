@@ -9,7 +9,7 @@ import structlog
 
 from jobworker.domain import events
 from jobworker.domain.events import CUT_SHORT, NEVER_RAN, STATES, Event, Kind
-from jobworker.domain.execution import MAX_LOSSES, Move, Standing, State, merge
+from jobworker.domain.execution import MAX_LOSSES, MAX_SNOOZES, Move, Standing, State, merge
 from jobworker.domain.job import OnWorkerLost
 from jobworker.store import dispatch, history, jobs, workers
 from jobworker.store.history import Known
@@ -139,6 +139,9 @@ def _to_move(connection: sa.Connection, row: Known, standing: Standing, event: E
     if move.state is State.RETRYING and row.cancel_requested_by:
         reason = "cancelled before the next attempt"
         return replace(move, state=State.CANCELLED, actor=row.cancel_requested_by, reason=reason, due_at=None)
+    if move.snoozed and len(standing.snoozed_attempts | {move.attempt}) >= MAX_SNOOZES:
+        reason = f"it was put off {MAX_SNOOZES} times; the last time: {move.reason}"
+        return replace(move, state=State.FAILED, reason=reason, due_at=None, error=_error("Snoozed", reason))
     return move
 
 
@@ -151,7 +154,6 @@ def _cut_short(connection: sa.Connection, row: Known, standing: Standing, event:
     again = definition is None or definition.on_worker_lost is OnWorkerLost.RETRY
     if again and lost and len(losses) >= MAX_LOSSES:
         again, why = False, f"{why}; it took {len(losses)} workers with it and is not started again"
-    error = {"type": "WorkerLost" if lost else "WorkerStopped", "message": why, "traceback": None}
     return Move(
         execution=event.execution,
         attempt=event.attempt,
@@ -162,7 +164,11 @@ def _cut_short(connection: sa.Connection, row: Known, standing: Standing, event:
         reason=why,
         worker=event.data.get("worker"),
         due_at=event.at if again else None,
-        error=error,
+        error=_error("WorkerLost" if lost else "WorkerStopped", why),
         lost=lost,
         interrupted=not lost,
     )
+
+
+def _error(kind: str, message: str) -> dict[str, str | None]:
+    return {"type": kind, "message": message, "traceback": None}

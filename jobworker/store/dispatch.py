@@ -42,6 +42,7 @@ class Ready:
     max_attempts: int | None
     lost_attempts: list[int] | None
     interrupted_attempts: list[int] | None
+    snoozed_attempts: list[int] | None
     correlation_id: str
     scheduled_for: dt.datetime | None
     overrides: dict[str, Any] | None

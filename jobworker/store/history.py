@@ -50,7 +50,7 @@ _KNOWN_COLUMNS = [
         "id", "job", "job_revision", "task", "queue", "priority", "max_attempts", "dispatched_at",
         "cancel_requested_by", "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result",
         "result_file", "error", "started_attempt", "started_at", "worker", "token", "code_version", "lost_attempts",
-        "interrupted_attempts",
+        "interrupted_attempts", "snoozed_attempts",
     )
 ]  # fmt: skip
 
@@ -83,6 +83,7 @@ def _known(row: Any) -> Known:
             code_version=row.code_version,
             lost_attempts=frozenset(row.lost_attempts or ()),
             interrupted_attempts=frozenset(row.interrupted_attempts or ()),
+            snoozed_attempts=frozenset(row.snoozed_attempts or ()),
         ),
     )
 
@@ -95,6 +96,7 @@ def save(connection: sa.Connection, standings: Mapping[str, Standing]) -> None:
 _SAVED = (
     "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result", "result_file", "error",
     "started_attempt", "started_at", "worker", "token", "code_version", "lost_attempts", "interrupted_attempts",
+    "snoozed_attempts",
 )  # fmt: skip
 
 
@@ -125,6 +127,7 @@ def _row(key: str, standing: Standing) -> tuple[Any, ...]:
         standing.code_version,
         sorted(standing.lost_attempts) or None,
         sorted(standing.interrupted_attempts) or None,
+        sorted(standing.snoozed_attempts) or None,
     )
 
 
@@ -212,6 +215,8 @@ def _attempt_state(move: Move) -> AttemptState:
         return AttemptState.LOST
     if move.interrupted:
         return AttemptState.INTERRUPTED
+    if move.snoozed:
+        return AttemptState.SNOOZED
     return AttemptState.FAILED if move.state is State.RETRYING else AttemptState(move.state.value)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 
+from jobworker import declare
+from jobworker.declare import Abort, Snooze
 from jobworker.domain import json_values
 from jobworker.domain.events import Kind
 
@@ -60,18 +62,36 @@ def of_return(value: Any, keep: Callable[[bytes], Mapping[str, Any]]) -> Outcome
 def of_exception(error: BaseException) -> Outcome:
     """The job raised `error`."""
     if isinstance(error, Retry):
-        failure = describe(error.exc) if error.exc else None
-        reason = f"{failure['type']}: {failure['message']}"[:_MAX_REASON] if failure else "the job asked for a retry"
-        return Outcome(Kind.RETRYING, {"delay": error.when or 0, "reason": reason, "error": failure})
+        return _snoozed(error) if isinstance(error, Snooze) else _retrying(error)
     if isinstance(error, Ignore):
         return Outcome(Kind.SUCCEEDED, {"result": None, "reason": "the job raised Ignore"})
+    kind = Kind.TIMED_OUT if isinstance(error, SoftTimeLimitExceeded) else Kind.FAILED
+    reason = _reason(error)
+    return Outcome(kind, {"error": describe(error), **({"reason": reason} if reason else {})})
+
+
+def _reason(error: BaseException) -> str | None:
+    """Why the execution ended, where its error alone does not say."""
+    if isinstance(error, Abort):
+        return error.reason[:_MAX_REASON]
     if isinstance(error, Reject):
-        return Outcome(Kind.FAILED, {"error": describe(error), "reason": "the job raised Reject"})
+        return "the job raised Reject"
     if isinstance(error, SoftTimeLimitExceeded):
-        return Outcome(Kind.TIMED_OUT, {"error": describe(error), "reason": "soft time limit exceeded"})
-    if isinstance(error, SystemExit):
-        return Outcome(Kind.FAILED, {"error": describe(error), "reason": f"the job called sys.exit({error.code!r})"})
-    return Outcome(Kind.FAILED, {"error": describe(error)})
+        return "soft time limit exceeded"
+    return f"the job called sys.exit({error.code!r})" if isinstance(error, SystemExit) else None
+
+
+def _retrying(error: Retry) -> Outcome:
+    cause = error.__cause__ or error.exc
+    failure = describe(cause) if cause else None
+    told = f"{failure['type']}: {failure['message']}" if failure else "the job asked for a retry"
+    reason = error.reason if isinstance(error, declare.Retry) and error.reason else told
+    return Outcome(Kind.RETRYING, {"delay": error.when or 0, "reason": reason[:_MAX_REASON], "error": failure})
+
+
+def _snoozed(error: Snooze) -> Outcome:
+    reason = error.reason or "the job put itself off"
+    return Outcome(Kind.RETRYING, {"delay": error.delay, "reason": reason[:_MAX_REASON], "snoozed": True})
 
 
 def of_end_without_report(error: BaseException | None) -> Outcome:

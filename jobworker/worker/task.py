@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, Task
-from celery.exceptions import MaxRetriesExceededError, Retry
+from celery.exceptions import Retry
 
-from jobworker.declare import JobOptions
+from jobworker.declare import Abort, JobOptions
+from jobworker.worker import retrying
 from jobworker.worker.delivery import HEADER, TOKEN_HEADER, Delivery
 from jobworker.worker.runner import Runner
 
@@ -25,10 +26,20 @@ class JobTask(Task):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run one attempt, or just the function when it is called as one."""
         body = super().__call__  # It may be that of a base class of the user's.
-        delivery = None if self.request.called_directly else self._delivery()
+        delivery = None if self.request.called_directly else self.delivery()
         if delivery is None or JobTask.runner is None:
             return body(*args, **kwargs)
-        return JobTask.runner.run(delivery, lambda: body(*args, **kwargs), kwargs)
+
+        def attempt() -> Any:
+            try:
+                return body(*args, **kwargs)
+            except Exception as error:
+                settled = retrying.settle(self, delivery, error)
+                if settled is error:
+                    raise
+                raise settled from settled.__cause__
+
+        return JobTask.runner.run(delivery, attempt, kwargs)
 
     def retry(
         self,
@@ -43,31 +54,27 @@ class JobTask(Task):
     ) -> Any:
         """Ask for another attempt. Unlike Celery's this publishes nothing: the relay starts it when it is due.
 
-        `autoretry_for` ends here too. Raises `exc` (or `MaxRetriesExceededError`) when no attempt is left.
+        `autoretry_for` ends here too. Raises `exc` (or `MaxRetriesExceededError`) when no attempt is left, and an `exc`
+        that forbids another attempt.
         """
-        delivery = self._delivery()
+        delivery = self.delivery()
         if delivery is None:
             return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
         self._refuse_other_parameters(args, kwargs)
-        limit = self._limit(delivery, max_retries)
-        if limit is not None and self.request.retries >= limit:
-            raise exc or MaxRetriesExceededError(f"no attempt is left after {limit + 1}")
+        if isinstance(exc, Abort):
+            raise exc
+        limit = retrying.limit(self, delivery, max_retries)
+        if retrying.is_exhausted(self, limit):
+            raise exc or retrying.exhausted(limit)
         if eta is not None:
             countdown = max(0.0, (eta - self.app.now()).total_seconds())
-        asked = Retry(exc=exc, when=self.default_retry_delay if countdown is None else countdown)
+        asked = Retry(exc=exc, when=retrying.default_wait(self, delivery) if countdown is None else countdown)
         if throw:
             raise asked
         return asked
 
-    def _limit(self, delivery: Delivery, max_retries: int | None) -> int | None:
-        """How many retries there may be: as the job or the execution says, else as the call does, else the task."""
-        own = None if self.max_retries is None else self.max_retries + 1
-        if delivery.max_attempts is not None and delivery.max_attempts != own:
-            return delivery.max_attempts - 1
-        limit: int | None = self.max_retries if max_retries is None else max_retries
-        return limit
-
-    def _delivery(self) -> Delivery | None:
+    def delivery(self) -> Delivery | None:
+        """The attempt that this thread runs; None if the message is not about one."""
         request = self.request
         header = getattr(request, HEADER, None)
         # A task called with Celery's `.delay()` has none.
@@ -91,13 +98,17 @@ class JobApp(Celery):
     def _task_from_fun(
         self, fun: Callable[..., Any], name: str | None = None, base: type | None = None, **options: Any
     ) -> Any:
-        return super()._task_from_fun(fun, name, base and _as_job(base), **options)
+        made = super()._task_from_fun(fun, name, base and _as_job(base), **options)
+        retrying.let_policies_decide(made, made.delivery)
+        return made
 
     def register_task(self, task: Any, **options: Any) -> Any:
         """Add a task that is a class, or an object of one."""
         made = task() if inspect.isclass(task) else task
         made.__class__ = _as_job(type(made))
-        return super().register_task(made, **options)
+        registered = super().register_task(made, **options)
+        retrying.let_policies_decide(registered, registered.delivery)
+        return registered
 
 
 def _as_job(base: type) -> type:

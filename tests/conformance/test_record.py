@@ -14,6 +14,7 @@ from jobworker.domain import events
 from jobworker.domain.events import Kind
 from jobworker.domain.execution import MAX_LOSSES, AttemptState, State
 from jobworker.domain.job import Definition, OnWorkerLost, Owner
+from jobworker.relay import record as record_step
 from jobworker.relay.record import Claimed, Declined, Told, record
 from jobworker.store import dispatch, executions, history, jobs, schema, story
 from jobworker.store.database import Database
@@ -149,6 +150,32 @@ def test_interruptions_are_never_too_many(database: Database) -> None:
         standing = history.known(connection, [told.id])[told.id].standing
     assert standing.interrupted_attempts == {1, 2, 3, 4, 5}
     assert standing.lost_attempts == frozenset()
+
+
+def test_being_put_off_uses_up_no_retry_and_is_told_to_whoever_publishes_next(database: Database) -> None:
+    told = Story(database)
+    told.tell(Kind.RUNNING, worker="w1")
+    told.tell(Kind.RETRYING, worker="w1", delay=5, reason="closed", snoozed=True)
+    assert (told.row.state, told.row.reason, told.row.error) == (State.RETRYING, "closed", None)
+    assert [(attempt.state, attempt.reason) for attempt in told.attempts] == [(AttemptState.SNOOZED, "closed")]
+    with database.write() as connection:
+        dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
+        [ready] = dispatch.ready(connection, "default", [SEND.task], 10)
+    assert (ready.attempt, ready.lost_attempts, ready.snoozed_attempts) == (1, None, [1])
+
+
+def test_nobody_is_put_off_for_ever(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_step, "MAX_SNOOZES", 3)
+    told = Story(database)
+    for attempt in (1, 2, 3):
+        assert told.row.state is not State.FAILED
+        told.tell(Kind.RUNNING, attempt, worker="w1")
+        told.tell(Kind.RETRYING, attempt, worker="w1", delay=0, reason="closed", snoozed=True)
+        told.publish()
+    reason = "it was put off 3 times; the last time: closed"
+    assert (told.row.state, told.row.reason) == (State.FAILED, reason)
+    assert told.row.error == {"type": "Snoozed", "message": reason, "traceback": None}
+    assert [attempt.state for attempt in told.attempts] == [AttemptState.SNOOZED] * 3
 
 
 def test_losses_count_however_often_it_was_interrupted_between(database: Database) -> None:

@@ -111,6 +111,8 @@ _RUNS: dict[str, tuple[dict[str, object], object]] = {
     "greet": ({"name": "Ada", "times": 2}, {"greeting": "hello Ada, hello Ada"}),
     "everything": ({"text": "t", "mode": "thorough"}, ["t", 1, 0.5, False, [], {}, "thorough", "small", None, None]),
     "fetch": ({"good_attempt": 3}, 3),
+    "synchronise": ({"answer": "busy"}, "busy in attempt 2"),
+    "look": ({"good_attempt": 3}, 3),
     "poll": ({"ready_attempt": 4}, 4),
     "nightly": ({}, None),
     "tasks.plain.add": ({"left": 2, "right": 3}, 5),

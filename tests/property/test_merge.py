@@ -14,7 +14,7 @@ FRESH = Standing(State.QUEUED)
 REPORTED = (
     *((state, "") for state in (State.RUNNING, State.RETRYING, State.SUCCEEDED, State.FAILED, State.TIMED_OUT)),
     (State.CANCELLED, ""),
-    *((state, how) for state in (State.RETRYING, State.FAILED) for how in ("lost", "interrupted")),
+    *((state, how) for state in (State.RETRYING, State.FAILED) for how in ("lost", "interrupted", "snoozed")),
     *((state, "never ran") for state in (State.SKIPPED, State.FAILED)),
 )
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
@@ -52,6 +52,7 @@ def a_move(draw: st.DrawFn, number: int) -> Move:
         error={"message": str(number)} if state in (State.FAILED, State.TIMED_OUT, State.RETRYING) else None,
         lost=how == "lost",
         interrupted=how == "interrupted",
+        snoozed=how == "snoozed",
         ran=ran,
     )
 
@@ -142,6 +143,7 @@ def test_attempts_that_were_cut_short_are_counted_once_each(moves: list[Move]) -
     standing = merged([*moves, *moves])
     assert standing.lost_attempts == {move.attempt for move in moves if move.lost}
     assert standing.interrupted_attempts == {move.attempt for move in moves if move.interrupted}
+    assert standing.snoozed_attempts == {move.attempt for move in moves if move.snoozed}
 
 
 @given(histories())

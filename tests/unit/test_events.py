@@ -53,7 +53,7 @@ def test_a_state_report_becomes_a_move(kind: Kind) -> None:
     move = events.to_move(Event("1000-2", kind, "0199", 2, {"worker": "w1", "token": "t", "reason": "so"}))
     assert (move.execution, move.attempt, move.state, move.event_id) == ("0199", 2, STATES[kind], (1000, 2))
     assert (move.actor, move.worker, move.token, move.reason) == ("worker:w1", "w1", "t", "so")
-    assert (move.due_at, move.lost, move.interrupted, move.ran) == (None, False, False, True)
+    assert (move.due_at, move.lost, move.interrupted, move.snoozed, move.ran) == (None, False, False, False, True)
 
 
 @pytest.mark.parametrize("kind", sorted(NEVER_RAN))

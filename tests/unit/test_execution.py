@@ -94,6 +94,14 @@ def test_an_interrupted_attempt_is_no_loss() -> None:
     assert merge(once, interrupted) is once
 
 
+def test_an_attempt_that_was_put_off_is_no_loss() -> None:
+    snoozed = move(State.RETRYING, due_at=NOON, snoozed=True)
+    once = merge(Standing(State.RUNNING, attempt=1), snoozed)
+    assert once.snoozed_attempts == {1}
+    assert once.lost_attempts == once.interrupted_attempts == frozenset()
+    assert merge(once, snoozed) is once
+
+
 def test_an_attempt_that_never_ran_ends_what_was_queued_for_it() -> None:
     queued = Standing(State.QUEUED, attempt=1, started_attempt=1, worker="w1")
     ended = merge(queued, move(State.SKIPPED, attempt=1, reason="too late", ran=False))
@@ -109,8 +117,8 @@ def test_an_attempt_that_did_start_outweighs_the_report_that_it_never_ran() -> N
 
 
 @pytest.mark.parametrize(
-    ("attempt", "cut_short", "used"),
+    ("attempt", "free", "used"),
     [(0, 0, 0), (1, 0, 0), (2, 0, 1), (2, 1, 0), (4, 2, 1), (1, 1, 0)],
 )
-def test_losing_a_worker_uses_up_no_retry(attempt: int, cut_short: int, used: int) -> None:
-    assert retries_used(attempt, cut_short) == used
+def test_losing_a_worker_or_being_put_off_uses_up_no_retry(attempt: int, free: int, used: int) -> None:
+    assert retries_used(attempt, free) == used

@@ -87,6 +87,35 @@ def test_no_policies(described: Any, pointer: str, code: str) -> None:
     assert [(problem.pointer, problem.code) for problem in refused.value.errors] == [(pointer, code)]
 
 
+class Unreachable(ConnectionError):
+    """An exception of somebody's."""
+
+
+def test_an_exception_goes_by_its_names_and_those_of_its_bases() -> None:
+    assert retry.names_of(Unreachable) == [
+        *("Unreachable", f"{__name__}.Unreachable", "ConnectionError", "builtins.ConnectionError"),
+        *("OSError", "builtins.OSError", "Exception", "builtins.Exception"),
+        *("BaseException", "builtins.BaseException"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "used", "limit", "wait"),
+    [
+        (["OSError"], 0, None, 30),
+        (["OSError"], 1, 2, 60),
+        (["OSError"], 2, 2, None),
+        (["OSError"], 0, 0, None),
+        (["ValueError"], 0, None, None),
+    ],
+)
+def test_whether_and_when_there_is_another_attempt(
+    names: list[str], used: int, limit: int | None, wait: float | None
+) -> None:
+    policy = retry.parse({"strategy": "linear", "delay": 30, "retry_on": ["OSError"]})
+    assert policy.next_wait(names, used, limit, 0.5) == wait
+
+
 def test_a_plan_adds_up() -> None:
     planned = retry.plan(retry.parse({"strategy": "exponential_jitter", "delay": 30}), NOON, 4)
     ahead = [tuple((moment - NOON).total_seconds() for moment in each.due) for each in planned]

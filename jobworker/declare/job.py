@@ -1,92 +1,20 @@
-"""What users write jobs with: `@job` and the `Context` that a running job may ask for."""
+"""`@job`: a function becomes a job."""
 
-import contextvars
-import datetime as dt
 import functools
 import inspect
-import logging
 import typing
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from celery import shared_task
 
+from jobworker.declare.context import Context, current
 from jobworker.domain import policies
 from jobworker.domain.errors import Misconfigured
 from jobworker.domain.execution import DEFAULT_PRIORITY, PRIORITIES
 from jobworker.domain.job import DEFAULT_QUEUE, QUEUE, OnWorkerLost
 from jobworker.domain.schedule import parse as parse_rule
-
-
-class Progress(Protocol):
-    """Where progress goes."""
-
-    def __call__(self, done: float, total: float | None, message: str | None) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SavedFile:
-    """A file that a job left behind: where it is and how many bytes it has."""
-
-    path: str
-    size: int
-
-
-class Files(Protocol):
-    """Where the files of one execution go."""
-
-    def save(self, name: str, data: bytes | str) -> SavedFile:
-        """Keep `data` under `name` (a plain file name); text is written as UTF-8."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a running job may know and do. Handed to a parameter annotated `Context`, or by `current()`.
-
-    `attempt` counts from 1; `max_attempts` is None when there is no limit; `scheduled_for` is the nominal
-    time of a scheduled execution (UTC). `metadata` is kept with the execution: names and JSON values, together
-    up to 16 KiB; the next attempt finds what the one before it has left.
-    """
-
-    execution_id: str
-    job: str
-    attempt: int
-    max_attempts: int | None
-    parameters: Mapping[str, Any]
-    scheduled_for: dt.datetime | None
-    correlation_id: str
-    worker: str
-    log: logging.Logger
-    files: Files
-    _progress: Progress = field(repr=False)
-    metadata: MutableMapping[str, Any] = field(default_factory=dict)
-
-    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Show how far the job is; never fails and never waits."""
-        self._progress(done, total, message)
-
-
-_current: contextvars.ContextVar[Context | None] = contextvars.ContextVar("jobworker_context", default=None)
-
-
-def current() -> Context:
-    """The context of the job that is running here; raises `LookupError` outside of one."""
-    context = _current.get()
-    if context is None:
-        raise LookupError("no job is running here; jobworker.current() works only inside a job")
-    return context
-
-
-def enter(context: Context) -> contextvars.Token[Context | None]:
-    """Make `context` the current one (for the code that runs jobs)."""
-    return _current.set(context)
-
-
-def leave(token: contextvars.Token[Context | None]) -> None:
-    """The inverse of `enter`."""
-    _current.reset(token)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,20 @@
+"""What users write jobs with: `@job`, the `Context` that a running job may ask for, and what it may raise."""
+
+from jobworker.declare.context import Context, Files, Progress, SavedFile, current, enter, leave
+from jobworker.declare.control import Abort, Retry, Snooze
+from jobworker.declare.job import JobOptions, job
+
+__all__ = [
+    "Abort",
+    "Context",
+    "Files",
+    "JobOptions",
+    "Progress",
+    "Retry",
+    "SavedFile",
+    "Snooze",
+    "current",
+    "enter",
+    "job",
+    "leave",
+]

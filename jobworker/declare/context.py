@@ -1,0 +1,78 @@
+"""What a running job knows of itself, and whom it may talk to."""
+
+import contextvars
+import datetime as dt
+import logging
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """Where progress goes."""
+
+    def __call__(self, done: float, total: float | None, message: str | None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SavedFile:
+    """A file that a job left behind: where it is and how many bytes it has."""
+
+    path: str
+    size: int
+
+
+class Files(Protocol):
+    """Where the files of one execution go."""
+
+    def save(self, name: str, data: bytes | str) -> SavedFile:
+        """Keep `data` under `name` (a plain file name); text is written as UTF-8."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a running job may know and do. Handed to a parameter annotated `Context`, or by `current()`.
+
+    `attempt` counts from 1; `max_attempts` is None when there is no limit; `scheduled_for` is the nominal
+    time of a scheduled execution (UTC). `metadata` is kept with the execution: names and JSON values, together
+    up to 16 KiB; the next attempt finds what the one before it has left.
+    """
+
+    execution_id: str
+    job: str
+    attempt: int
+    max_attempts: int | None
+    parameters: Mapping[str, Any]
+    scheduled_for: dt.datetime | None
+    correlation_id: str
+    worker: str
+    log: logging.Logger
+    files: Files
+    _progress: Progress = field(repr=False)
+    metadata: MutableMapping[str, Any] = field(default_factory=dict)
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Show how far the job is; never fails and never waits."""
+        self._progress(done, total, message)
+
+
+_current: contextvars.ContextVar[Context | None] = contextvars.ContextVar("jobworker_context", default=None)
+
+
+def current() -> Context:
+    """The context of the job that is running here; raises `LookupError` outside of one."""
+    context = _current.get()
+    if context is None:
+        raise LookupError("no job is running here; jobworker.current() works only inside a job")
+    return context
+
+
+def enter(context: Context) -> contextvars.Token[Context | None]:
+    """Make `context` the current one (for the code that runs jobs)."""
+    return _current.set(context)
+
+
+def leave(token: contextvars.Token[Context | None]) -> None:
+    """The inverse of `enter`."""
+    _current.reset(token)

@@ -1,0 +1,61 @@
+"""What a job raises to say how it goes on: `Retry`, `Snooze`, `Abort`."""
+
+import datetime as dt
+import math
+from typing import Any
+
+import celery.exceptions
+
+from jobworker.domain.retry import LONGEST_DELAY
+
+#: Seconds, or as a `timedelta`.
+Delay = float | dt.timedelta
+
+
+class Retry(celery.exceptions.Retry):  # type: ignore[misc]
+    """This attempt failed, and another may follow: after `delay`, or as the policy says; `reason` is for history.
+
+    It uses up an attempt. When none is left, the execution fails with what it was raised `from`.
+    Raises `ValueError` for a delay that cannot be.
+    """
+
+    def __init__(self, delay: Delay | None = None, reason: str | None = None) -> None:
+        self.delay = None if delay is None else _seconds(delay)
+        self.reason = _text(reason)
+        super().__init__(self.reason, when=self.delay)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.when, self.reason)
+
+
+class Snooze(celery.exceptions.Retry):  # type: ignore[misc]
+    """Not now: the same again after `delay`. It uses up no attempt; `reason` is for history."""
+
+    def __init__(self, delay: Delay, reason: str | None = None) -> None:
+        self.delay = _seconds(delay)
+        self.reason = _text(reason)
+        super().__init__(self.reason, when=self.delay)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.delay, self.reason)
+
+
+class Abort(Exception):
+    """It failed, and no other attempt would help: none follows, whatever the policy says."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = str(reason)
+        super().__init__(self.reason)
+
+
+def _text(reason: Any) -> str | None:
+    return None if reason is None else str(reason)
+
+
+def _seconds(delay: Any) -> float:
+    found = delay.total_seconds() if isinstance(delay, dt.timedelta) else delay
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        raise ValueError(f"delay must be a number of seconds or a timedelta, not {delay!r}")
+    if not 0 <= found <= LONGEST_DELAY:
+        raise ValueError(f"delay must be 0 seconds to {LONGEST_DELAY / 86400:g} days, not {found:g} s")
+    return float(found)

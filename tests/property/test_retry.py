@@ -1,0 +1,69 @@
+"""Whatever a policy says, its waits are ordered, bounded and grow as promised."""
+
+import datetime as dt
+import itertools
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobworker.domain import retry
+from jobworker.domain.retry import RetryPolicy, Strategy
+
+NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
+
+seconds = st.floats(0, retry.LONGEST_DELAY)
+retries = st.integers(1, retry.MAX_ATTEMPTS)
+
+
+@st.composite
+def policies(draw: st.DrawFn, strategies: tuple[Strategy, ...] = tuple(Strategy)) -> RetryPolicy:
+    """Any policy that can be written down."""
+    described: dict[str, Any] = {"strategy": draw(st.sampled_from(strategies)).value}
+    if described["strategy"] == "none":
+        described["delays"] = draw(st.lists(seconds, min_size=1, max_size=5))
+    described["delay"], described["max_delay"] = draw(seconds), draw(seconds)
+    described["jitter"] = draw(st.sampled_from(["up", "down", "both"]))
+    return retry.parse(described)
+
+
+@given(policies(), retries, st.floats(0, 1))
+def test_a_wait_lies_between_its_bounds(policy: RetryPolicy, number: int, chance: float) -> None:
+    low, high = policy.bounds(number)
+    assert 0 <= low <= high
+    assert low <= policy.wait(number, chance) <= high or low == high
+
+
+@given(policies(), retries)
+def test_no_wait_of_a_strategy_is_longer_than_the_longest(policy: RetryPolicy, number: int) -> None:
+    longest = max(policy.delays) if policy.delays else policy.max_delay
+    assert policy.bounds(number)[1] <= longest
+
+
+@given(policies(tuple(strategy for strategy in Strategy if strategy is not Strategy.NONE)), retries)
+def test_the_waits_of_a_strategy_never_shrink(policy: RetryPolicy, number: int) -> None:
+    earlier, later = policy.bounds(number), policy.bounds(number + 1)
+    assert earlier[0] <= later[0]
+    assert earlier[1] <= later[1]
+
+
+@given(policies())
+def test_what_was_stored_is_the_same_policy(policy: RetryPolicy) -> None:
+    assert retry.parse(policy.to_json()) == policy
+
+
+@given(policies(), st.integers(1, 30))
+def test_a_plan_is_the_sum_of_its_waits(policy: RetryPolicy, attempts: int) -> None:
+    planned = retry.plan(policy, NOON, attempts)
+    assert [each.attempt for each in planned] == list(range(1, attempts + 1))
+    for before, after in itertools.pairwise(planned):
+        for bound in (0, 1):
+            assert after.due[bound] == before.due[bound] + dt.timedelta(seconds=after.wait[bound])
+
+
+@given(policies(), st.integers(0, 20), st.none() | st.integers(0, 20), st.floats(0, 1))
+def test_there_is_a_next_wait_as_long_as_retries_are_left(
+    policy: RetryPolicy, used: int, limit: int | None, chance: float
+) -> None:
+    wait = policy.next_wait(["ValueError"], used, limit, chance)
+    assert (wait is None) == (limit is not None and used >= limit)
