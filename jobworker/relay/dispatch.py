@@ -143,6 +143,7 @@ class Dispatcher:
             policies=self._policies(row, definition),
             correlation_id=row.correlation_id,
             scheduled_for=row.scheduled_for,
+            metadata=row.metadata,
         )
 
     def _policies(self, row: Ready, definition: Definition | None) -> str:

@@ -46,6 +46,7 @@ class Ready:
     correlation_id: str
     scheduled_for: dt.datetime | None
     overrides: dict[str, Any] | None
+    metadata: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ _MOST_TEMPLATES = 1000
 #: ours by how they begin: up to `attempt`, not a byte may change. What is doubled in `%` is filled in per message.
 _ENVELOPE = (
     b'{"headers":{"jobworker":{"execution":"%%(execution)b","attempt":%%(attempt)d,'
-    b'"correlation_id":%%(correlation_id)b,"scheduled_for":%%(scheduled_for)b,%(own)b},'
+    b'"correlation_id":%%(correlation_id)b,"scheduled_for":%%(scheduled_for)b%%(metadata)b,%(own)b},'
     b'"id":"%%(execution)b.%%(attempt)d","root_id":"%%(execution)b","retries":%%(retries)d,%(headers)b},'
     b'"properties":{"correlation_id":"%%(execution)b.%%(attempt)d","delivery_tag":"%%(execution)b.%%(attempt)d",'
     b'%(properties)b},"content-type":"application/json","content-encoding":"utf-8","body":"%%(body)b"}'
@@ -40,7 +40,8 @@ _SAME_FOR_MANY = operator.attrgetter(
 class Message:
     """One attempt to be started by whichever worker gets it first.
 
-    `policies`: those that the worker applies, by name, as the text of a JSON object.
+    `policies`: those that the worker applies, by name, as the text of a JSON object. `metadata`: what the attempts
+    before this one have left.
     """
 
     execution: str
@@ -58,6 +59,7 @@ class Message:
     correlation_id: str
     scheduled_for: dt.datetime | None
     policies: str = "{}"
+    metadata: Mapping[str, Any] | None = None
 
 
 class _Template(NamedTuple):
@@ -117,6 +119,7 @@ class Publisher:
             b"attempt": message.attempt,
             b"correlation_id": orjson.dumps(message.correlation_id),
             b"scheduled_for": b'"%b"' % scheduled_for.isoformat().encode() if scheduled_for else b"null",
+            b"metadata": b',"metadata":%b' % orjson.dumps(message.metadata) if message.metadata else b"",
             b"retries": message.retries,
             b"body": binascii.b2a_base64(body, newline=False),
         }

@@ -30,7 +30,7 @@ _LOGGER = "jobworker"
 class AttemptReporter:
     """The words of one attempt. `metadata` is the mapping that the job may read and write."""
 
-    def __init__(self, reporter: Reporter, clock: Clock, delivery: Delivery, metadata: Mapping[str, Any]) -> None:
+    def __init__(self, reporter: Reporter, clock: Clock, delivery: Delivery) -> None:
         self._reporter = reporter
         self._clock = clock
         self._delivery = delivery
@@ -43,7 +43,7 @@ class AttemptReporter:
         self._progress: dict[str, Any] | None = None
         self._refused = False
         self._taken: tuple[dict[str, Any] | None, dict[str, Any]] = (None, {})
-        self.metadata = Metadata(metadata, self._has_news)
+        self.metadata = Metadata(delivery.metadata, self._has_news)
 
     # --- what is said ------------------------------------------------------------------------------------------
 

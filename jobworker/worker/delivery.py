@@ -18,7 +18,10 @@ def new_token() -> str:
 
 
 class Delivery(NamedTuple):
-    """One attempt of one execution, as it arrived at this worker; `policies` by name, if they are set."""
+    """One attempt of one execution, as it arrived at this worker.
+
+    `policies` by name, if they are set; `metadata` is what the attempts before this one have left.
+    """
 
     execution: str
     attempt: int
@@ -28,6 +31,7 @@ class Delivery(NamedTuple):
     scheduled_for: dt.datetime | None
     token: str
     policies: Mapping[str, Any] = {}
+    metadata: Mapping[str, Any] = {}
 
     @classmethod
     def read(cls, header: Mapping[str, Any], token: str | None) -> "Delivery":
@@ -42,6 +46,7 @@ class Delivery(NamedTuple):
             scheduled_for=dt.datetime.fromisoformat(scheduled_for) if scheduled_for else None,
             token=token or new_token(),
             policies=header.get("policies", {}),
+            metadata=header.get("metadata", {}),
         )
 
     def ticket(self, worker: str) -> Ticket:

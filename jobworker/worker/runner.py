@@ -49,7 +49,7 @@ class Runner:
     def run(self, delivery: Delivery, body: Callable[[], Any], parameters: dict[str, Any]) -> Any:
         """Run the job and leave the report for the parent. Raises what the job raised."""
         started = self._clock.monotonic()
-        attempt = AttemptReporter(self._reporter, self._clock, delivery, {})
+        attempt = AttemptReporter(self._reporter, self._clock, delivery)
         files = LocalFiles(self._settings.home, delivery.execution)
         context = self._context(delivery, parameters, attempt, files)
         try:

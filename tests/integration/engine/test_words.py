@@ -1,0 +1,146 @@
+"""What running jobs say: it arrives, it is bounded, and it disturbs nobody."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from jobworker.domain import job_log
+from jobworker.domain.execution import State
+from jobworker.domain.job_log import MAX_LOG
+from jobworker.services import executions
+from jobworker.store import log_lines, story
+from jobworker.store.story import LogRow
+from tests.engine import Engine
+from tests.waiting import until
+
+_NUMBER = re.compile(r"([\d,]+) lines? \(")
+
+
+def _log(engine: Engine, execution: str) -> list[LogRow]:
+    with engine.database.read() as connection:
+        return list(story.logs_after(connection, execution, "", 100_000))
+
+
+def _said(engine: Engine, execution: str) -> list[str]:
+    return [line.message for line in _log(engine, execution)]
+
+
+def _counted(messages: list[str], mark: str) -> int:
+    return sum(int(_NUMBER.findall(each)[0].replace(",", "")) for each in messages if each.startswith(mark))
+
+
+def test_a_job_that_prints_without_end_is_cut_and_delays_nobody(any_engine: Engine) -> None:
+    engine = any_engine
+    engine.start()
+    total, length = 20_000, 1_000
+    flood = engine.submit_one("floods", parameters={"lines": total, "length": length})
+    until(lambda: engine.is_running(flood))
+    others = [engine.finished(engine.submit_one("noop", parameters={"number": n})).result for n in range(5)]
+    assert others == list(range(5))
+    assert engine.finished(flood).result == total
+
+    def all_counted() -> list[str] | None:
+        said = _said(engine, flood)
+        missing = _counted(said, "[lost:") + _counted(said, "[cut: this execution")
+        return said if len([each for each in said if each[0] != "["]) + missing == total else None
+
+    said = until(all_counted, what="each line to be kept or counted")
+    assert said is not None
+    lines = [each for each in said if each[0] != "["]
+    assert lines == sorted(lines)
+    assert MAX_LOG * 0.5 < sum(map(job_log.size, lines)) <= MAX_LOG
+    assert [each for each in said if each.startswith("[cut:")] == said[-1:]
+
+
+def test_all_attempts_share_one_log(engine: Engine) -> None:
+    engine.start()
+    execution = engine.submit_one("floods_again", parameters={"lines": 4_500, "length": 1_000})
+    assert engine.finished(execution).attempt == 3
+    with engine.database.read() as connection:
+        size = log_lines.sizes(connection, [execution])[execution]
+    assert size.kept <= MAX_LOG
+    assert size.dropped.lines > 1_000
+    rows = _log(engine, execution)
+    assert rows[0].attempt == 1
+    assert rows[-1].attempt == 3
+    assert rows[-1].message == job_log.full(size.dropped)
+
+
+def test_the_last_progress_arrives_however_fast_a_job_reports(engine: Engine) -> None:
+    engine.start()
+    fast = engine.submit_one("counts", parameters={"until": 30_000})
+    wrong = engine.submit_one("misreports")
+    assert engine.finished(fast).progress == {"done": 30_000, "total": 30_000, "message": "step 30000", "attempt": 1}
+    row = engine.finished(wrong)
+    assert (row.result, row.progress) == ("unharmed", {"done": 2, "total": 4, "message": "good", "attempt": 1})
+    assert _said(engine, wrong) == ["progress was ignored: done must be a finite number, not negative; it is nan"]
+
+
+def test_metadata_outlives_its_attempt(any_engine: Engine) -> None:
+    engine = any_engine
+    engine.start()
+    resumed, refused = engine.submit_one("resumes", parameters={"pages": 3}), engine.submit_one("keeps_too_much")
+    row = engine.finished(resumed)
+    assert (row.state, row.attempt) == (State.SUCCEEDED, 3)
+    assert row.result == row.metadata == {"page": 3, "page 3": {"attempt": 3}}
+    row = engine.finished(refused)
+    assert row.metadata == {"good": 1}
+    assert [text.partition(" is a ")[0].partition(" does ")[0] for text in row.result] == ["metadata 'bad'"] * 3
+
+
+def test_what_a_job_says_can_be_read_while_it_runs(engine: Engine, tmp_path: Path) -> None:
+    engine.start()
+    execution = engine.submit_one("waits_with_metadata", parameters={"path": str(tmp_path / "go")})
+    until(lambda: engine.get(execution).metadata == {"phase": "waiting"})
+    until(lambda: engine.get(execution).progress == {"done": 1, "total": 2, "message": "waiting", "attempt": 1})
+    until(lambda: _said(engine, execution))
+    assert engine.get(execution).state is State.RUNNING
+    (tmp_path / "go").touch()
+    assert engine.finished(execution).state is State.SUCCEEDED
+
+
+def test_words_from_threads_and_coroutines_belong_to_the_job(engine: Engine) -> None:
+    engine.start()
+    execution = engine.submit_one("speaks_from_threads", parameters={"name": "a"})
+    assert engine.finished(execution).state is State.SUCCEEDED
+    spoken = ["a: plain thread", "a: coroutine", "a: thread with context speaks_from_threads"]
+    assert _said(engine, execution) == spoken
+
+
+def test_where_jobs_share_a_process_each_has_what_it_said_itself(engine: Engine) -> None:
+    engine.relay()
+    engine.worker("--pool", "threads", "-c", "4")
+    engine.ready()
+    wanted = {name: engine.submit_one("speaks_from_threads", parameters={"name": name}) for name in "abcdefgh"}
+    for name, execution in wanted.items():
+        assert engine.finished(execution).state is State.SUCCEEDED
+        assert _said(engine, execution) == [f"{name}: coroutine", f"{name}: thread with context speaks_from_threads"]
+
+
+@pytest.mark.parametrize("level", ["ERROR", "DEBUG"])
+def test_what_a_worker_shows_does_not_decide_what_a_job_keeps(engine: Engine, level: str) -> None:
+    engine.relay()
+    worker = engine.worker("--loglevel", level)
+    engine.ready()
+    execution = engine.submit_one("whispers")
+    assert engine.finished(execution).state is State.SUCCEEDED
+    assert _said(engine, execution) == ["a info", "a warning"]
+    assert ("a info" in engine.log(worker)) == (level == "DEBUG")
+
+
+def test_a_long_result_goes_to_a_file(any_engine: Engine) -> None:
+    engine = any_engine
+    engine.start()
+    inline, long = (engine.submit_one("returns_size", parameters={"size": 65_534 + more}) for more in (0, 1))
+    row = engine.finished(inline)
+    assert (len(row.result), row.result_file) == (65_534, None)
+    row = engine.finished(long)
+    assert (row.state, row.result) == (State.SUCCEEDED, None)
+    file = row.result_file
+    assert file is not None
+    content = (engine.folder / "home" / "files" / long / file["name"]).read_bytes()
+    assert content == b'"' + b"x" * 65_535 + b'"'
+    assert (file["size"], file["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    assert executions.result(engine.database, long).result_file == file

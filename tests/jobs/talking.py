@@ -1,0 +1,107 @@
+"""Jobs that say a lot, in every way there is."""
+
+import asyncio
+import logging
+import threading
+from typing import Any
+
+from jobworker import Context, current, job
+from tests.jobs import note, wait_for_file
+
+_elsewhere = logging.getLogger("a.library")
+
+
+@job
+def floods(lines: int, length: int) -> int:
+    """Print as fast as it can."""
+    note("start")
+    for number in range(lines):
+        print(f"{number:08d} " + "x" * (length - 9))
+    return lines
+
+
+@job(autoretry_for=(ValueError,), retry_backoff=False, default_retry_delay=0, max_retries=2)
+def floods_again(context: Context, lines: int, length: int) -> None:
+    """Print a lot in each of three attempts."""
+    for number in range(lines):
+        context.log.info("%s", f"{context.attempt} {number:06d} " + "x" * (length - 9))
+    raise ValueError("again")
+
+
+@job
+def counts(context: Context, until: int) -> None:
+    """Report each step."""
+    for number in range(until):
+        context.progress(number + 1, until, f"step {number + 1}")
+
+
+@job
+def misreports(context: Context) -> str:
+    """Report what is no progress."""
+    for nonsense in (float("nan"), "half", None, object(), -1):
+        context.progress(nonsense)  # type: ignore[arg-type]
+    context.progress(1, float("inf"))
+    context.progress(2, 4, "good")
+    return "unharmed"
+
+
+@job(autoretry_for=(ValueError,), retry_backoff=False, default_retry_delay=0, max_retries=3)
+def resumes(context: Context, pages: int) -> dict[str, Any]:
+    """Do one page in each attempt, and remember which."""
+    page = context.metadata.get("page", 0) + 1
+    context.metadata["page"] = page
+    context.metadata[f"page {page}"] = {"attempt": context.attempt}
+    if page > 1:
+        del context.metadata[f"page {page - 1}"]
+    if page < pages:
+        raise ValueError("more to come")
+    return dict(context.metadata)
+
+
+@job
+def keeps_too_much(context: Context) -> list[str]:
+    """Try to keep what metadata cannot hold."""
+    refused = []
+    for value in (object(), float("nan"), "x" * 20_000):
+        try:
+            context.metadata["bad"] = value
+        except ValueError as error:
+            refused.append(str(error))
+    context.metadata["good"] = 1
+    return refused
+
+
+@job
+def waits_with_metadata(context: Context, path: str) -> None:
+    """Show something, and then run until a file appears."""
+    context.metadata["phase"] = "waiting"
+    context.progress(1, 2, "waiting")
+    context.log.info("waiting for %s", path)
+    wait_for_file(path)
+
+
+@job
+def speaks_from_threads(name: str) -> None:
+    """Log from threads, with and without the job's context."""
+    thread = threading.Thread(target=_elsewhere.info, args=("%s: plain thread", name))
+    thread.start()
+    thread.join()
+    asyncio.run(_speak(name))
+
+
+async def _speak(name: str) -> None:
+    _elsewhere.info("%s: coroutine", name)
+    await asyncio.to_thread(lambda: _elsewhere.info("%s: thread with context %s", name, current().job))
+
+
+@job
+def whispers() -> None:
+    """Log at every level."""
+    for level in ("debug", "info", "warning"):
+        getattr(_elsewhere, level)("a %s", level)
+
+
+@job
+def returns_size(size: int) -> str:
+    """Return that many bytes of JSON, and two for the quotes."""
+    return "x" * size
