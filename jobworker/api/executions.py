@@ -10,10 +10,11 @@ from jobworker.api.blueprint import Blueprint
 from jobworker.api.room import ACTOR, room
 from jobworker.api.schemas.base import PageQuery, page_of
 from jobworker.api.schemas.executions import Attempt, Execution, ExecutionQuery, LogLine, Result, Transition
-from jobworker.domain.errors import ExecutionNotFound, NotCancellable, NotFinished
+from jobworker.api.schemas.selections import CancelBody, Done
+from jobworker.domain.errors import ExecutionNotFound, InvalidCursor, NotCancellable, NotFinished
 from jobworker.domain.execution import State
-from jobworker.services import executions
-from jobworker.store.executions import Filters
+from jobworker.services import cancelling, executions
+from jobworker.store.filters import Filters
 
 blueprint = Blueprint(
     "executions",
@@ -88,3 +89,14 @@ def cancel(execution_id: str) -> Response:
     row = executions.cancel(room().database, room().clock, execution_id, ACTOR)
     room().changed()
     return answer(show.execution(row), 200 if row.state is State.CANCELLED else 202)
+
+
+@blueprint.post("/cancel")
+@blueprint.arguments(CancelBody())
+@blueprint.answers(200, Done(), "What was done, or would be; `next` says whether something remains.")
+@blueprint.problems(InvalidCursor)
+def cancel_many(body: dict[str, Any]) -> Response:
+    """Cancel everything that a filter names and that has not ended."""
+    done = cancelling.cancel(room().database, room().clock, body["selection"], ACTOR)
+    room().changed()
+    return answer(show.done(done))

@@ -50,6 +50,7 @@ STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     errors.JobDisabled: (409, "The job is disabled"),
     errors.NotFinished: (409, "The execution has not ended"),
     errors.NotCancellable: (409, "The execution cannot be cancelled any more"),
+    errors.NotADeadLetter: (409, "The execution is no open dead letter"),
     errors.PreconditionRequired: (428, "If-Match is required"),
     errors.PreconditionFailed: (412, "Not the current revision"),
     errors.Busy: (503, "Not now"),

@@ -5,7 +5,9 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from jobworker.services.jobs import Job
+from jobworker.services.selection import Done
 from jobworker.services.submission import Accepted
+from jobworker.store.dead_letters import DeadLetterRow, Group
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.pages import Page
 from jobworker.store.story import AttemptRow, LogRow, TransitionRow
@@ -16,6 +18,7 @@ Item = TypeVar("Item")
 ROOT = "/api/v1"
 
 _EXECUTION_FIELDS = [each.name for each in fields(ExecutionRow)]
+_DEAD_LETTER_FIELDS = [each.name for each in fields(DeadLetterRow)]
 
 
 def page(found: Page[Item], show: Callable[[Item], Any]) -> dict[str, Any]:
@@ -72,6 +75,8 @@ def execution(row: ExecutionRow) -> dict[str, Any]:
         "result": f"{here}/result",
         "events": f"{here}/events",
         "cancel": f"{here}/cancel",
+        "rerun": f"{here}/rerun",
+        "reruns": f"{ROOT}/executions?rerun_of={row.id}",
         "job": f"{ROOT}/jobs/{row.job}",
     }
     return shown
@@ -84,6 +89,42 @@ def batch(accepted: Accepted) -> dict[str, Any]:
         "count": len(accepted.execution_ids),
         "ids": accepted.execution_ids,
         "links": {"executions": f"{ROOT}/executions?batch_id={accepted.batch_id}"},
+    }
+
+
+def dead_letter(row: DeadLetterRow) -> dict[str, Any]:
+    """A dead letter."""
+    here = f"{ROOT}/executions/{row.id}"
+    shown: dict[str, Any] = {name: getattr(row, name) for name in _DEAD_LETTER_FIELDS}
+    shown["links"] = {"execution": here, "rerun": f"{here}/rerun", "discard": f"{here}/discard"}
+    return shown
+
+
+def group(found: Group) -> dict[str, Any]:
+    """Dead letters with the same failure."""
+    return {
+        "fingerprint": found.fingerprint,
+        "count": found.count,
+        "first_seen": found.first_seen,
+        "last_seen": found.last_seen,
+        "example": dead_letter(found.example),
+        "links": {"dead_letters": f"{ROOT}/dead-letters?fingerprint={found.fingerprint}"},
+    }
+
+
+def done(found: Done) -> dict[str, Any]:
+    """What came of an action on many executions."""
+    return {
+        "dry_run": found.dry_run,
+        "matched": sum(found.matched.values()),
+        "states": {state.value: number for state, number in found.matched.items()},
+        "done": found.done,
+        "refused": found.refused,
+        "left": found.left,
+        "next": found.next,
+        "until": found.until,
+        "sample": [{"id": key, "rerun": rerun} for key, rerun in found.sample],
+        "problems": found.problems,
     }
 
 

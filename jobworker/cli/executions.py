@@ -6,7 +6,8 @@ import orjson
 from jobworker.cli import common, telling
 from jobworker.domain.execution import State
 from jobworker.services import executions
-from jobworker.store.executions import ExecutionRow, Filters
+from jobworker.store.executions import ExecutionRow
+from jobworker.store.filters import Filters
 from jobworker.store.pages import MAX_LIMIT
 
 _STATES = [state.value for state in State]

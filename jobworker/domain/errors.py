@@ -121,6 +121,12 @@ class NotCancellable(Conflict):
     code = "not_cancellable"
 
 
+class NotADeadLetter(Conflict):
+    """The execution did not end badly, or somebody has decided about it already."""
+
+    code = "not_a_dead_letter"
+
+
 class PreconditionRequired(JobWorkerError):
     """A change came without If-Match."""
 

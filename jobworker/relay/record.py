@@ -1,13 +1,14 @@
 """The second step of a turn: reports become rows. Runs inside the turn's transaction."""
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 import structlog
 
-from jobworker.domain import events
+from jobworker.domain import events, fingerprint
+from jobworker.domain.dead_letter import DEAD
 from jobworker.domain.events import CUT_SHORT, NEVER_RAN, STATES, Event, Kind
 from jobworker.domain.execution import MAX_LOSSES, MAX_SNOOZES, Move, Standing, State, merge
 from jobworker.domain.job import OnWorkerLost
@@ -127,10 +128,19 @@ def _record_moves(connection: sa.Connection, reports: Sequence[Event]) -> list[C
             claimed.append(Claimed(row.queue, row.priority, row.dispatched_at))
         moves.append(move)
         changed[row.id] = merged
-    history.save(connection, changed)
+    history.save(connection, changed, _dead(changed, known))
     history.add_attempts(connection, moves)
     history.add_transitions(connection, moves)
     return claimed
+
+
+def _dead(changed: Mapping[str, Standing], known: Mapping[str, Known]) -> dict[str, str]:
+    """Those that have become dead letters, with the fingerprints of their failures."""
+    return {
+        key: fingerprint.of(standing.error, known[key].task)
+        for key, standing in changed.items()
+        if standing.state in DEAD
+    }
 
 
 def _to_move(connection: sa.Connection, row: Known, standing: Standing, event: Event) -> Move:

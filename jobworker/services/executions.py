@@ -13,7 +13,8 @@ from jobworker.domain.execution import FINAL, State
 from jobworker.domain.ids import is_id
 from jobworker.store import executions, story, workers
 from jobworker.store.database import Database
-from jobworker.store.executions import ExecutionRow, Filters
+from jobworker.store.executions import ExecutionRow
+from jobworker.store.filters import Filters
 from jobworker.store.pages import DEFAULT_LIMIT, Page
 from jobworker.store.story import AttemptRow, LogRow, TransitionRow
 

@@ -7,7 +7,7 @@ in between (a definition, say) counts as having changed afterwards: an execution
 
 import datetime as dt
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -64,7 +64,7 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class Known:
     """The definitions and tasks that a submission names."""
 
     jobs: dict[str, JobRow]
@@ -82,7 +82,7 @@ def submit(
         if replay is None:
             known = _look_up_one(connection, submission.job)
     if replay is None:
-        prepared = _prepare(submission, known, now)
+        prepared = prepare(submission, known, now)
         replay = _accept(database, [prepared], None, actor, now, once, fingerprint)
         if not replay.replayed:
             return executions.accepted(prepared, actor, now), False
@@ -105,7 +105,7 @@ def submit_batch(
         replay = _replay(connection, once, fingerprint, now)
         if replay is not None:
             return replay
-        known = _look_up(connection, submissions)
+        known = look_up(connection, [each.job for each in submissions])
     batch_id = _new_id(now)
     prepared = _prepare_all(submissions, known, now, batch_id)
     return _accept(database, prepared, batch_id, actor, now, once, fingerprint)
@@ -162,27 +162,28 @@ def _fingerprint(submissions: Sequence[Submission], batch: bool) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _look_up_one(connection: sa.Connection, name: str) -> _Known:
+def _look_up_one(connection: sa.Connection, name: str) -> Known:
     row = job_services.find(connection, name)
     task = tasks.get(connection, row.definition.task)
-    return _Known({name: row}, {task.name: task} if task else {})
+    return Known({name: row}, {task.name: task} if task else {})
 
 
-def _look_up(connection: sa.Connection, submissions: Sequence[Submission]) -> _Known:
-    named = jobs.some(connection, sorted({each.job for each in submissions if each.job.isprintable()}))
+def look_up(connection: sa.Connection, names: Iterable[str]) -> Known:
+    """The jobs of these names, as far as they exist, and their tasks."""
+    named = jobs.some(connection, sorted({name for name in names if name.isprintable()}))
     needed = sorted({row.definition.task for row in named.values()})
-    return _Known(named, tasks.some(connection, needed))
+    return Known(named, tasks.some(connection, needed))
 
 
 def _prepare_all(
-    submissions: Sequence[Submission], known: _Known, now: dt.datetime, batch_id: str
+    submissions: Sequence[Submission], known: Known, now: dt.datetime, batch_id: str
 ) -> list[NewExecution]:
     prepared: list[NewExecution] = []
     problems: list[FieldError] = []
     for index, submission in enumerate(submissions):
         where = pointer("executions", index)
         try:
-            prepared.append(_prepare(submission, known, now, where, batch_id))
+            prepared.append(prepare(submission, known, now, where, batch_id))
         except InvalidInput as error:
             problems.extend(error.errors)
         except JobWorkerError as error:
@@ -194,8 +195,8 @@ def _prepare_all(
     return prepared
 
 
-def _prepare(
-    submission: Submission, known: _Known, now: dt.datetime, where: str = "", batch_id: str | None = None
+def prepare(
+    submission: Submission, known: Known, now: dt.datetime, where: str = "", batch_id: str | None = None
 ) -> NewExecution:
     """The execution that this submission asks for; raises what is wrong with it."""
     row = known.jobs.get(submission.job)
@@ -228,7 +229,7 @@ def _prepare(
     )
 
 
-def _parameters(submission: Submission, row: JobRow, known: _Known, where: str) -> dict[str, object]:
+def _parameters(submission: Submission, row: JobRow, known: Known, where: str) -> dict[str, object]:
     """The definition's defaults overlaid by what was submitted, as the task accepts it."""
     task = known.tasks.get(row.definition.task)
     if task is None:

@@ -2,8 +2,7 @@
 
 import datetime as dt
 import operator
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -12,16 +11,11 @@ import sqlalchemy as sa
 from jobworker.domain.execution import State
 from jobworker.store import bulk, queues, schema
 from jobworker.store.bulk import Bulk
+from jobworker.store.filters import Filters, conditions
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
 
 _executions = schema.executions
 _transitions = schema.transitions
-
-#: An id carries the millisecond at which it was made, or a later one if the host's clock was set back since:
-#: ids never go back. By so much (s) at most.
-_CLOCK_SLACK = 24 * 3600.0
-
-_UUID_RANDOM_BITS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +37,7 @@ class NewExecution:
     due_at: dt.datetime
     state: State
     overrides: Mapping[str, Any] | None = None
+    rerun_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +75,12 @@ class ExecutionRow:
     finished_at: dt.datetime | None
     cancel_requested_at: dt.datetime | None
     cancel_requested_by: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """Which executions a list holds; None does not filter."""
-
-    job: str | None = None
-    state: State | None = None
-    queue: str | None = None
-    correlation_id: str | None = None
-    batch_id: str | None = None
-    created_after: dt.datetime | None = None
-    created_before: dt.datetime | None = None
+    rerun_of: str | None
+    dead_letter: str | None
+    dead_letter_at: dt.datetime | None
+    dead_letter_by: str | None
+    dead_letter_note: str | None
+    fingerprint: str | None
 
 
 _COLUMNS = [_executions.c[item.name] for item in fields(ExecutionRow)]
@@ -129,6 +117,8 @@ def insert(connection: sa.Connection, rows: Sequence[NewExecution], actor: str, 
 
 
 def _why(row: NewExecution) -> str:
+    if row.rerun_of is not None:
+        return f"rerun of {row.rerun_of}"
     if row.scheduled_for is not None:
         return f"the occurrence of {row.scheduled_for.isoformat()}"
     return "submitted" if row.state is State.QUEUED else "submitted for later"
@@ -163,7 +153,7 @@ def page(
 ) -> Page[ExecutionRow]:
     """Executions that pass the filters, newest first."""
     listing = Listing("executions", asdict(filters))
-    query = sa.select(*_COLUMNS).where(*_conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
+    query = sa.select(*_COLUMNS).where(*conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:
         query = query.where(_executions.c.id < after)
@@ -217,25 +207,6 @@ def ready_backlog(connection: sa.Connection) -> dict[str, tuple[int, dt.datetime
     """For each queue with work that may run and was not published: how many, and since when the oldest is due."""
     found = {name: connection.execute(READY_IN_QUEUE, {"queue": name}).one() for name in queues.names(connection)}
     return {queue: (count, oldest) for queue, (count, oldest) in found.items() if count}
-
-
-def _conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
-    for name in ("job", "state", "queue", "correlation_id", "batch_id"):
-        wanted = getattr(filters, name)
-        if wanted is not None:
-            yield _executions.c[name] == wanted
-    # Ids are ordered by time and created_at has no index: the id bounds find the range, the column decides.
-    if filters.created_after is not None:
-        yield _executions.c.id >= _lowest_id(filters.created_after, 0)
-        yield _executions.c.created_at > filters.created_after
-    if filters.created_before is not None:
-        yield _executions.c.id < _lowest_id(filters.created_before, _CLOCK_SLACK)
-        yield _executions.c.created_at < filters.created_before
-
-
-def _lowest_id(moment: dt.datetime, slack: float) -> str:
-    milliseconds = max(0, int((moment.timestamp() + slack) * 1000))
-    return str(uuid.UUID(int=milliseconds << _UUID_RANDOM_BITS))
 
 
 def _to_row(row: sa.Row[Any]) -> ExecutionRow:

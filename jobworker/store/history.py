@@ -3,12 +3,14 @@
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobworker.domain import events
+from jobworker.domain.dead_letter import DeadLetter
 from jobworker.domain.execution import FINAL, AttemptState, Move, Standing, State
 from jobworker.store.bulk import Bulk
 from jobworker.store.schema import attempts, executions, transitions
@@ -88,9 +90,14 @@ def _known(row: Any) -> Known:
     )
 
 
-def save(connection: sa.Connection, standings: Mapping[str, Standing]) -> None:
-    """Write the rows of these executions."""
-    _SAVE.run(connection, (_row(key, standing) for key, standing in standings.items()))
+def save(
+    connection: sa.Connection, standings: Mapping[str, Standing], dead: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Write the rows of these executions. Those in `dead` (id → fingerprint) are dead letters from now on.
+
+    What somebody has decided about a dead letter stays.
+    """
+    _SAVE.run(connection, ((*_row(key, standing), dead.get(key), key in dead) for key, standing in standings.items()))
 
 
 _SAVED = (
@@ -101,11 +108,15 @@ _SAVED = (
 
 
 def _build_save(_dialect: str) -> Any:
-    values = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in _SAVED}
+    names = (*_SAVED, "fingerprint")
+    values: dict[str, Any] = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in names}
+    is_dead = sa.bindparam("is_dead", type_=sa.Boolean)
+    open_letter: Any = sa.literal_column(f"'{DeadLetter.OPEN}'")
+    values["dead_letter"] = sa.case((is_dead, sa.func.coalesce(executions.c.dead_letter, open_letter)))
     return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(**values)
 
 
-_SAVE = Bulk(_build_save, ["key", *(f"new_{name}" for name in _SAVED)])
+_SAVE = Bulk(_build_save, ["key", *(f"new_{name}" for name in _SAVED), "new_fingerprint", "is_dead"])
 
 
 def _row(key: str, standing: Standing) -> tuple[Any, ...]:

@@ -83,6 +83,7 @@ PUBLISHED = "state || '' = 'Queued' AND dispatched_at IS NOT NULL"
 WAITING_FOR_TIME = "state || '' IN ('Scheduled', 'Retrying')"
 RUNNING = "state || '' = 'Running'"
 CANCEL_ASKED = "state || '' = 'Queued' AND cancel_requested_at IS NOT NULL"
+DEAD_LETTER = "dead_letter || '' = 'open'"
 
 #: The current revision of each job. `definition` is `domain.job.Definition` as JSON.
 job_definitions = sa.Table(
@@ -201,6 +202,9 @@ executions = sa.Table(
     sa.Column("log_dropped", Json),
     sa.Column("rerun_of", sa.String(36)),
     sa.Column("dead_letter", sa.String(16)),
+    sa.Column("dead_letter_at", Moment),
+    sa.Column("dead_letter_by", sa.String(255)),
+    sa.Column("dead_letter_note", sa.Text),
     sa.Column("fingerprint", sa.String(32)),
     sa.Column("step", sa.String(64)),
     sa.Column("waiting_for", sa.Integer),
@@ -213,6 +217,10 @@ executions = sa.Table(
     _partial("ix_executions_due", "due_at", where=WAITING_FOR_TIME),
     _partial("ix_executions_running", "worker", where=RUNNING),
     _partial("ix_executions_cancel", "id", where=CANCEL_ASKED),
+    _partial("ix_executions_dead_letter", "id", where=DEAD_LETTER),
+    _partial("ix_executions_dead_letter_job", "job", "id", where=DEAD_LETTER),
+    _partial("ix_executions_dead_letter_fingerprint", "fingerprint", "id", "finished_at", where=DEAD_LETTER),
+    _partial("ix_executions_rerun_of", "rerun_of", "id", where="rerun_of IS NOT NULL"),
 )
 
 #: One row for each attempt that a worker started.

@@ -10,7 +10,8 @@ from jobworker.domain.errors import InvalidCursor
 from jobworker.domain.execution import State
 from jobworker.store import executions, queues, schema, story
 from jobworker.store.database import Database
-from jobworker.store.executions import ExecutionRow, Filters
+from jobworker.store.executions import ExecutionRow
+from jobworker.store.filters import Filters
 from tests.conformance.worlds import NOW, accepted, new
 
 HOUR = dt.timedelta(hours=1)

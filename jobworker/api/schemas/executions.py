@@ -8,11 +8,12 @@ from marshmallow import fields
 
 from jobworker.api.fields import Coded, Count, Duration, Moment
 from jobworker.api.schemas.base import Answer, PageQuery, Schema, integer, moment, number, text
+from jobworker.api.schemas.filters import ExecutionFilter, check_id
 from jobworker.api.schemas.policies import policy
 from jobworker.domain import admission, job
 from jobworker.domain.admission import Submission
+from jobworker.domain.dead_letter import DeadLetter
 from jobworker.domain.execution import PRIORITIES, AttemptState, State
-from jobworker.domain.ids import is_id
 from jobworker.services.submission import MAX_BATCH
 
 _STATES = [state.value for state in State]
@@ -81,28 +82,15 @@ class BatchBody(Schema):
         return data
 
 
-class ExecutionQuery(PageQuery):
+class ExecutionQuery(ExecutionFilter, PageQuery):
     """Which executions to list."""
 
-    job = fields.String()
-    state = fields.String(validate=ma.validate.OneOf(_STATES))
-    queue = fields.String()
-    correlation_id = fields.String()
-    batch_id = fields.String()
-    created_after = Moment(metadata={"type": "string", "format": "date-time"})
-    created_before = Moment(metadata={"type": "string", "format": "date-time"})
+    rerun_of = fields.String(metadata={"description": "Those that ran this execution again."})
 
-    @ma.validates("batch_id")
-    def check_id(self, value: str, data_key: str) -> None:
+    @ma.validates("rerun_of")
+    def check_old(self, value: str, data_key: str) -> None:
         """An id that cannot exist is a mistake, not an empty list."""
-        if not is_id(value):
-            raise ma.ValidationError(Coded("not_allowed", "must be an id as a batch submission returned it"))
-
-    @ma.validates("job", "queue", "correlation_id")
-    def check_text(self, value: str, data_key: str) -> None:
-        """No name of ours has other characters."""
-        if not 0 < len(value) <= admission.MAX_CORRELATION_ID or not value.isprintable():
-            raise ma.ValidationError(Coded("not_allowed", "must have 1 to 128 printable characters"))
+        check_id(value)
 
 
 class Failure(Answer):
@@ -167,6 +155,16 @@ class Execution(Answer):
     finished_at = moment("When it ended.", allow_none=True)
     cancel_requested_at = moment("When somebody asked for it not to start.", allow_none=True)
     cancel_requested_by = fields.String(allow_none=True)
+    rerun_of = text("The execution that this one runs again.", allow_none=True)
+    dead_letter = text(
+        "`open`: it ended badly and somebody has to decide; `redriven` or `discarded`: somebody has.",
+        allow_none=True,
+        validate=ma.validate.OneOf([each.value for each in DeadLetter]),
+    )
+    dead_letter_at = moment("When somebody decided.", allow_none=True)
+    dead_letter_by = text("Who decided.", allow_none=True)
+    dead_letter_note = text("What they said about it.", allow_none=True)
+    fingerprint = text("The same for failures of the same kind; of dead letters only.", allow_none=True)
     links = fields.Dict(values=fields.String())
 
 

@@ -7,7 +7,8 @@ from jobworker.domain.execution import State
 from jobworker.domain.job import Definition
 from jobworker.services import jobs
 from jobworker.store import executions
-from jobworker.store.executions import ExecutionRow, Filters
+from jobworker.store.executions import ExecutionRow
+from jobworker.store.filters import Filters
 from jobworker.transport import keys
 from tests.engine import Engine
 from tests.servers import RedisServer

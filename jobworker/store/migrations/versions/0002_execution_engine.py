@@ -28,6 +28,9 @@ def upgrade() -> None:
         sa.Column("log_dropped", _json),
         sa.Column("rerun_of", sa.String(36)),
         sa.Column("dead_letter", sa.String(16)),
+        sa.Column("dead_letter_at", _moment),
+        sa.Column("dead_letter_by", sa.String(255)),
+        sa.Column("dead_letter_note", sa.Text),
         sa.Column("fingerprint", sa.String(32)),
         sa.Column("step", sa.String(64)),
         sa.Column("waiting_for", sa.Integer),
@@ -40,3 +43,12 @@ def upgrade() -> None:
     ):
         op.add_column("queues", column)
     op.add_column("relay_state", sa.Column("logged_through", sa.String(40)))
+    dead = "dead_letter || '' = 'open'"
+    for name, columns, condition in (
+        ("dead_letter", ["id"], dead),
+        ("dead_letter_job", ["job", "id"], dead),
+        ("dead_letter_fingerprint", ["fingerprint", "id", "finished_at"], dead),
+        ("rerun_of", ["rerun_of", "id"], "rerun_of IS NOT NULL"),
+    ):
+        where = sa.text(condition)
+        op.create_index(f"ix_executions_{name}", "executions", columns, sqlite_where=where, postgresql_where=where)

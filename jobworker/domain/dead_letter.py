@@ -1,0 +1,47 @@
+"""Dead letters: executions that ended badly and that nobody has decided about yet."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from jobworker.domain.execution import MAX_LOSSES, State
+
+#: The states of which an execution becomes a dead letter.
+DEAD = frozenset({State.FAILED, State.TIMED_OUT})
+
+
+class DeadLetter(StrEnum):
+    """What became of a dead letter.
+
+    Open: somebody has to decide. Redriven: it was run again, as another execution. Discarded: it is left at that.
+    """
+
+    OPEN = "open"
+    REDRIVEN = "redriven"
+    DISCARDED = "discarded"
+
+
+class Cause(StrEnum):
+    """Why an execution is a dead letter."""
+
+    RAISED = "raised"
+    TIMED_OUT = "timed_out"
+    POISONED = "poisoned"
+    WORKER_LOST = "worker_lost"
+    WORKER_STOPPED = "worker_stopped"
+    REJECTED = "rejected"
+
+
+_CAUSES: Mapping[str, Cause] = {
+    "WorkerLost": Cause.WORKER_LOST,
+    "WorkerStopped": Cause.WORKER_STOPPED,
+    "MessageRejected": Cause.REJECTED,
+}
+
+
+def cause(state: State, error: Mapping[str, Any] | None, losses: int) -> Cause:
+    """Why an execution that ended so, after `losses` attempts that were lost with their worker, is a dead letter."""
+    if state is State.TIMED_OUT:
+        return Cause.TIMED_OUT
+    found = _CAUSES.get(str((error or {}).get("type")), Cause.RAISED)
+    return Cause.POISONED if found is Cause.WORKER_LOST and losses >= MAX_LOSSES else found

@@ -1,0 +1,58 @@
+"""What tells one kind of failure from another: a short hash of the exception's type and the frames that raised it.
+
+Neither line numbers nor messages belong to it, so that it stays the same while code around it changes and
+whatever values the job was given. It is read from the error as it was reported, so every kind of worker has one.
+"""
+
+import hashlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+#: A line of a traceback, also inside of an exception group.
+_FRAME = re.compile(r'^[ |+-]*File "(?P<path>[^"\n]{1,1000})", line \d+, in (?P<function>[^\n]{1,200})$', re.MULTILINE)
+
+#: What stands between the traceback of a cause and that of what came of it.
+_NEXT = re.compile(
+    r"^(?:During handling of the above exception|The above exception was the direct cause)", re.MULTILINE
+)
+
+#: Folders with code that is not the user's. Of two hosts, one may have it elsewhere, or in another version.
+_NOT_THEIRS = re.compile(
+    r"/(?:site-packages|dist-packages|python3(?:\.\d+)?|jobworker/(?:worker|transport))/|^<frozen "
+)
+
+#: Exceptions that strike wherever the job is at the moment: where that was says nothing.
+_ANYWHERE = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded", "MemoryError", "KeyboardInterrupt"})
+
+#: Of a deep stack the frames nearest to the failure.
+_MOST_FRAMES = 50
+
+
+def of(error: Mapping[str, Any] | None, task: str) -> str:
+    """The fingerprint (16 hexadecimal digits) of `error` (type, message, traceback), which `task` ended with.
+
+    Without frames, as when a worker died, it is that of the task and the type.
+    """
+    kind = str((error or {}).get("type"))
+    traceback = (error or {}).get("traceback")
+    frames = _frames(traceback) if isinstance(traceback, str) and kind not in _ANYWHERE else []
+    seen = "\n".join([kind, *(frames or [task])])
+    return hashlib.blake2b(seen.encode(errors="replace"), digest_size=8).hexdigest()
+
+
+def _frames(traceback: str) -> list[str]:
+    """`module function` of each frame of the user's code, or of all if there is none; recursion counts once."""
+    last = _NEXT.split(traceback)[-1]
+    found = list(_read(last))
+    theirs = [frame for path, frame in found if not _NOT_THEIRS.search(path)]
+    frames = theirs or [frame for _, frame in found]
+    return [frame for frame, _ in itertools.groupby(frames)][-_MOST_FRAMES:]
+
+
+def _read(traceback: str) -> Iterator[tuple[str, str]]:
+    for line in _FRAME.finditer(traceback):
+        path = line["path"].replace("\\", "/")
+        # The folder of the file is its package; what is above differs from host to host.
+        yield path, f"{'/'.join(path.split('/')[-2:])} {line['function']}"

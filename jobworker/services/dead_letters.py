@@ -1,0 +1,170 @@
+"""Dead letters: look at them, run them again, let them be."""
+
+import datetime as dt
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain.dead_letter import DeadLetter
+from jobworker.domain.errors import FieldError, InvalidInput, NotADeadLetter, NotFinished
+from jobworker.domain.execution import FINAL
+from jobworker.services import executions as execution_services
+from jobworker.services import selection as selecting
+from jobworker.services.rerunning import Rerunner
+from jobworker.services.selection import Action, Done, Part, Selection
+from jobworker.store import audit, dead_letters, executions
+from jobworker.store.audit import AuditEntry
+from jobworker.store.database import Database
+from jobworker.store.dead_letters import DeadLetterRow, Group
+from jobworker.store.executions import ExecutionRow, NewExecution
+from jobworker.store.filters import Filters
+from jobworker.store.pages import DEFAULT_LIMIT, Page
+
+#: Reruns become due at this distance (s) at least, and at most.
+_HIGHEST_RATE, _LOWEST_RATE = 1000.0, 1 / 3600
+
+_MAX_NOTE = 1000
+
+_OPEN = Action("dead-letters", [dead_letters.OPEN], "not_a_dead_letter", "is no open dead letter")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """How to run again: a JSON merge patch for the parameters, how many each second, and why."""
+
+    patch: Mapping[str, Any] = field(default_factory=dict)
+    rate: float | None = None
+    note: str | None = None
+
+    def check(self) -> None:
+        """Raise `InvalidInput` if it cannot be meant."""
+        rate = self.rate
+        if rate is not None and not (math.isfinite(rate) and _LOWEST_RATE <= rate <= _HIGHEST_RATE):
+            message = f"rate must be one an hour to {_HIGHEST_RATE:g} a second"
+            raise InvalidInput(message, [FieldError("/rate", "not_allowed", message)])
+        check_note(self.note)
+
+
+def check_note(note: str | None) -> None:
+    """Raise `InvalidInput` unless it can be kept with the dead letter."""
+    if note is not None and not 0 < len(note) <= _MAX_NOTE:
+        message = f"note must have 1 to {_MAX_NOTE} characters"
+        raise InvalidInput(message, [FieldError("/note", "not_allowed", message)])
+
+
+def page(
+    database: Database, filters: Filters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[DeadLetterRow]:
+    """Open dead letters that pass the filters, newest first."""
+    with database.read() as connection:
+        return dead_letters.page(connection, filters, limit, cursor)
+
+
+def groups(database: Database, limit: int = DEFAULT_LIMIT) -> list[Group]:
+    """Open dead letters by their fingerprints, the largest groups first."""
+    with database.read() as connection:
+        return dead_letters.groups(connection, limit)
+
+
+def redrive(database: Database, clock: Clock, selection: Selection, order: Order, actor: str) -> Done:
+    """Run open dead letters again, each as a new execution; what has been decided before stays decided.
+
+    Whatever speaks against one of them leaves it open, is told, and disturbs no other.
+    """
+    order.check()
+    begin = selecting.bookmark(_OPEN, selection)
+    now = clock.now()
+    first = max(now, begin.until + dt.timedelta(seconds=1 / order.rate)) if order.rate and begin.until else now
+    rerunner = Rerunner(now, order.patch, order.rate, first if order.rate else None)
+
+    def work(ids: Sequence[str]) -> Part:
+        with database.read() as connection:
+            rows = [row for row in executions.some(connection, ids) if row.dead_letter == DeadLetter.OPEN]
+            rerunner.look_up(connection, rows)
+        made, refused = rerunner.prepare_all(rows)
+        if selection.dry_run:
+            return Part(dict.fromkeys(each.rerun_of or "" for each in made), refused, rerunner.last_due)
+        done = _redrive(database, made, order, actor, now) if made else {}
+        return Part(done, refused, rerunner.last_due)
+
+    return selecting.work_off(database, _OPEN, selection, work)
+
+
+def discard(database: Database, clock: Clock, selection: Selection, note: str | None, actor: str) -> Done:
+    """Leave open dead letters at that."""
+    check_note(note)
+    now = clock.now()
+
+    def work(ids: Sequence[str]) -> Part:
+        if selection.dry_run:
+            return Part(dict.fromkeys(ids))
+        with database.write() as connection:
+            settled = dead_letters.settle(connection, ids, DeadLetter.DISCARDED, actor, note, now)
+            if settled:
+                _audit(connection, "dead_letters.discard", actor, now, {"ids": sorted(settled), "note": note})
+        return Part(dict.fromkeys(sorted(settled)))
+
+    return selecting.work_off(database, _OPEN, selection, work)
+
+
+def discard_one(database: Database, clock: Clock, execution_id: str, note: str | None, actor: str) -> ExecutionRow:
+    """Leave one open dead letter at that; discarding it again changes nothing. Raises `NotADeadLetter`."""
+    check_note(note)
+    now = clock.now()
+    row = execution_services.get(database, execution_id)
+    if row.dead_letter == DeadLetter.DISCARDED:
+        return row
+    with database.write() as connection:
+        if not dead_letters.settle(connection, [execution_id], DeadLetter.DISCARDED, actor, note, now):
+            became = f": it was {row.dead_letter}" if row.dead_letter else f": it is {row.state}"
+            raise NotADeadLetter(f"execution {execution_id} is no open dead letter{became}")
+        _audit(connection, "dead_letters.discard", actor, now, {"ids": [execution_id], "note": note})
+    return execution_services.get(database, execution_id)
+
+
+def rerun(database: Database, clock: Clock, execution_id: str, order: Order, actor: str) -> ExecutionRow:
+    """Run an execution that has ended again, however it ended and however often it was run again before.
+
+    An open dead letter counts as redriven by that. Raises `NotFinished`, or what speaks against it.
+    """
+    order.check()
+    now = clock.now()
+    row = execution_services.get(database, execution_id)
+    if row.state not in FINAL:
+        raise NotFinished(f"execution {execution_id} is {row.state}; it can be run again when it has ended")
+    rerunner = Rerunner(now, order.patch)
+    with database.read() as connection:
+        rerunner.look_up(connection, [row])
+    made = rerunner.prepare(row)
+    with database.write() as connection:
+        dead_letters.settle(connection, [execution_id], DeadLetter.REDRIVEN, actor, order.note, now)
+        executions.insert(connection, [made], actor, now)
+        _audit(connection, "execution.rerun", actor, now, _told(order, {execution_id: made.id}))
+    return executions.accepted(made, actor, now)
+
+
+def _redrive(
+    database: Database, made: Sequence[NewExecution], order: Order, actor: str, now: dt.datetime
+) -> dict[str, str | None]:
+    """One transaction: the reruns of those that are open still, and that they are redriven."""
+    by_old = {each.rerun_of or "": each for each in made}
+    with database.write() as connection:
+        settled = dead_letters.settle(connection, list(by_old), DeadLetter.REDRIVEN, actor, order.note, now)
+        wanted = {old: each for old, each in by_old.items() if old in settled}
+        reruns = {old: each.id for old, each in wanted.items()}
+        if wanted:
+            executions.insert(connection, list(wanted.values()), actor, now)
+            _audit(connection, "dead_letters.redrive", actor, now, _told(order, reruns))
+    return dict(reruns)
+
+
+def _told(order: Order, reruns: Mapping[str, str]) -> dict[str, Any]:
+    return {"reruns": dict(reruns), "patch": dict(order.patch), "rate": order.rate, "note": order.note}
+
+
+def _audit(connection: sa.Connection, action: str, actor: str, now: dt.datetime, after: Mapping[str, Any]) -> None:
+    audit.record(connection, AuditEntry(now, actor, action, "dead-letters", None, after))

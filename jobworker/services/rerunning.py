@@ -1,0 +1,77 @@
+"""Running an execution again, as another one: with the same parameters, or some of them changed.
+
+The new execution is of the job as it is defined now, and what it may be limited by is checked like a submission's.
+It keeps what was said for this execution alone: its own limits and policies, a queue or priority that were not those
+of the job, the correlation id, and the occurrence of a schedule that it stands for. It is of no batch.
+"""
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain import merge_patch
+from jobworker.domain.admission import Submission
+from jobworker.domain.errors import JobWorkerError
+from jobworker.domain.job import Definition
+from jobworker.services import submission
+from jobworker.services.selection import Refused
+from jobworker.services.submission import Known
+from jobworker.store import jobs
+from jobworker.store.executions import ExecutionRow, NewExecution
+
+
+@dataclass(slots=True)
+class Rerunner:
+    """Prepares reruns at the moment `now`, `rate` of them due each second beginning at `next_due` (None: all at once).
+
+    `patch` is a JSON merge patch for the parameters of each.
+    """
+
+    now: dt.datetime
+    patch: Mapping[str, Any] = field(default_factory=dict)
+    rate: float | None = None
+    next_due: dt.datetime | None = None
+    last_due: dt.datetime | None = None
+    _known: Known = field(default_factory=lambda: Known({}, {}))
+    _definitions: dict[tuple[str, int], Definition | None] = field(default_factory=dict)
+
+    def look_up(self, connection: sa.Connection, rows: Iterable[ExecutionRow]) -> None:
+        """Learn what has to be known of the jobs of these executions."""
+        for key in {(row.job, row.job_revision) for row in rows} - set(self._definitions):
+            self._definitions[key] = jobs.revision(connection, *key)
+        self._known = submission.look_up(connection, {row.job for row in rows})
+
+    def prepare(self, row: ExecutionRow) -> NewExecution:
+        """The rerun of an execution; raises what speaks against it."""
+        wanted = replace(self._submission(row), due_at=self.next_due)
+        made = submission.prepare(wanted, self._known, self.now)
+        if self.rate is not None:
+            self.last_due = made.due_at
+            self.next_due = made.due_at + dt.timedelta(seconds=1 / self.rate)
+        return replace(made, rerun_of=row.id, schedule_id=row.schedule_id, scheduled_for=row.scheduled_for)
+
+    def prepare_all(self, rows: Sequence[ExecutionRow]) -> tuple[list[NewExecution], list[Refused]]:
+        """The reruns of these executions, and what speaks against the others."""
+        made: list[NewExecution] = []
+        refused: list[Refused] = []
+        for row in rows:
+            try:
+                made.append(self.prepare(row))
+            except JobWorkerError as error:
+                places = [(each.pointer, each.code, each.message) for each in error.errors]
+                refused.extend(Refused(row.id, *place) for place in places or [("", error.code, error.detail)])
+        return made, refused
+
+    def _submission(self, row: ExecutionRow) -> Submission:
+        then = self._definitions[row.job, row.job_revision]
+        return Submission(
+            job=row.job,
+            parameters=merge_patch.apply(row.parameters, self.patch),
+            queue=None if then and row.queue == then.queue else row.queue,
+            priority=None if then and row.priority == then.priority else row.priority,
+            correlation_id=row.correlation_id,
+            **(row.overrides or {}),
+        )

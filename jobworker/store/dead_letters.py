@@ -1,0 +1,118 @@
+"""Dead letters: those that are open, in groups of the same failure, and what somebody decided about them."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain import dead_letter
+from jobworker.domain.dead_letter import Cause, DeadLetter
+from jobworker.domain.execution import State
+from jobworker.store import schema
+from jobworker.store.filters import Filters, conditions
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+
+_executions = schema.executions
+
+#: What an open dead letter fulfils.
+OPEN = sa.text(schema.DEAD_LETTER)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterRow:
+    """An execution that ended badly, as far as somebody who decides about it wants to know."""
+
+    id: str
+    job: str
+    job_revision: int
+    task: str
+    queue: str
+    state: State
+    cause: Cause
+    reason: str | None
+    error: Mapping[str, Any] | None
+    fingerprint: str | None
+    attempt: int
+    max_attempts: int | None
+    parameters: Mapping[str, Any]
+    worker: str | None
+    code_version: str | None
+    correlation_id: str
+    batch_id: str | None
+    rerun_of: str | None
+    created_at: dt.datetime
+    finished_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Open dead letters of one fingerprint: how many, when the first and the last of them ended, and one of them."""
+
+    fingerprint: str
+    count: int
+    first_seen: dt.datetime
+    last_seen: dt.datetime
+    example: DeadLetterRow
+
+
+_COLUMNS = [
+    *(_executions.c[item.name] for item in fields(DeadLetterRow) if item.name != "cause"),
+    _executions.c.lost_attempts,
+]
+
+
+def page(
+    connection: sa.Connection, filters: Filters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[DeadLetterRow]:
+    """Open dead letters that pass the filters, the executions that were accepted last first."""
+    listing = Listing("dead-letters", asdict(filters))
+    query = sa.select(*_COLUMNS).where(OPEN, *conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
+    after = listing.position(cursor)
+    if after is not None:
+        query = query.where(_executions.c.id < after)
+    rows = [_to_row(row) for row in connection.execute(query)]
+    return listing.page(rows, limit, lambda row: row.id)
+
+
+def groups(connection: sa.Connection, limit: int = DEFAULT_LIMIT) -> list[Group]:
+    """The groups of which there are most."""
+    table = _executions.c
+    number = sa.func.count()
+    found = connection.execute(
+        sa.select(
+            table.fingerprint,
+            number,
+            sa.func.min(table.finished_at),
+            sa.func.max(table.finished_at),
+            sa.func.max(table.id),
+        )
+        .where(OPEN)
+        .group_by(table.fingerprint)
+        .order_by(number.desc(), table.fingerprint)
+        .limit(limit)
+    ).all()
+    query = sa.select(*_COLUMNS).where(table.id.in_([row[4] for row in found]))
+    examples = {row.id: _to_row(row) for row in connection.execute(query)}
+    return [Group(row[0], row[1], row[2], row[3], examples[row[4]]) for row in found]
+
+
+def settle(
+    connection: sa.Connection, ids: Sequence[str], became: DeadLetter, actor: str, note: str | None, now: dt.datetime
+) -> set[str]:
+    """Note what became of these dead letters; answers those that were open until now."""
+    changed = connection.execute(
+        _executions.update()
+        .where(_executions.c.id.in_(ids), OPEN)
+        .values(dead_letter=became.value, dead_letter_at=now, dead_letter_by=actor, dead_letter_note=note)
+        .returning(_executions.c.id)
+    )
+    return set(changed.scalars())
+
+
+def _to_row(row: sa.Row[Any]) -> DeadLetterRow:
+    values = dict(row._mapping)
+    losses = len(values.pop("lost_attempts") or ())
+    values["state"] = State(values["state"])
+    return DeadLetterRow(**values, cause=dead_letter.cause(values["state"], values["error"], losses))

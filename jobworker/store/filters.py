@@ -1,0 +1,83 @@
+"""Which executions are meant: the one set of filters that lists and actions on many share."""
+
+import datetime as dt
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.execution import State
+from jobworker.store.schema import executions
+
+#: An id carries the millisecond at which it was made, or a later one if the host's clock was set back since:
+#: ids never go back. By so much (s) at most.
+_CLOCK_SLACK = 24 * 3600.0
+
+_UUID_RANDOM_BITS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which executions a list holds; None does not filter."""
+
+    job: str | None = None
+    state: State | None = None
+    queue: str | None = None
+    correlation_id: str | None = None
+    batch_id: str | None = None
+    rerun_of: str | None = None
+    fingerprint: str | None = None
+    error_type: str | None = None
+    created_after: dt.datetime | None = None
+    created_before: dt.datetime | None = None
+    ended_after: dt.datetime | None = None
+    ended_before: dt.datetime | None = None
+
+
+_EQUAL = ("job", "state", "queue", "correlation_id", "batch_id", "rerun_of", "fingerprint")
+
+
+def conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
+    """What an execution has to fulfil to pass."""
+    for name in _EQUAL:
+        wanted = getattr(filters, name)
+        if wanted is not None:
+            yield executions.c[name] == wanted
+    if filters.error_type is not None:
+        # Both databases know this operator; the column's type hides it from SQLAlchemy.
+        found: sa.ColumnElement[str] = sa.literal_column("executions.error ->> 'type'", sa.Text)
+        yield found == filters.error_type
+    # Ids are ordered by time and created_at has no index: the id bounds find the range, the column decides.
+    if filters.created_after is not None:
+        yield executions.c.id >= _lowest_id(filters.created_after, 0)
+        yield executions.c.created_at > filters.created_after
+    if filters.created_before is not None:
+        yield executions.c.id < _lowest_id(filters.created_before, _CLOCK_SLACK)
+        yield executions.c.created_at < filters.created_before
+    if filters.ended_after is not None:
+        yield executions.c.finished_at > filters.ended_after
+    if filters.ended_before is not None:
+        yield executions.c.finished_at < filters.ended_before
+
+
+def ids(connection: sa.Connection, where: Sequence[Any], after: str | None, limit: int) -> list[str]:
+    """The first `limit` ids of executions that fulfil `where`, after the id `after`."""
+    query = sa.select(executions.c.id).where(*where).order_by(executions.c.id).limit(limit)
+    if after is not None:
+        query = query.where(executions.c.id > after)
+    return list(connection.scalars(query))
+
+
+def count(connection: sa.Connection, where: Sequence[Any], after: str | None) -> dict[State, int]:
+    """How many executions fulfil `where` after the id `after`, by their states."""
+    query = sa.select(executions.c.state, sa.func.count()).where(*where).group_by(executions.c.state)
+    if after is not None:
+        query = query.where(executions.c.id > after)
+    return {State(state): number for state, number in connection.execute(query)}
+
+
+def _lowest_id(moment: dt.datetime, slack: float) -> str:
+    milliseconds = max(0, int((moment.timestamp() + slack) * 1000))
+    return str(uuid.UUID(int=milliseconds << _UUID_RANDOM_BITS))

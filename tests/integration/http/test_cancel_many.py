@@ -1,0 +1,87 @@
+"""Cancelling by filter: everything that has not ended, and nothing else."""
+
+from typing import Any
+
+from jobworker.domain.execution import State
+from jobworker.store import audit
+from tests.integration.http.conftest import World
+
+
+def _cancel(world: World, **body: Any) -> dict[str, Any]:
+    response = world.client.post("/api/v1/executions/cancel", json=body)
+    assert response.status_code == 200, response.json
+    found: dict[str, Any] = response.json
+    return found
+
+
+def _get(world: World, execution: str) -> dict[str, Any]:
+    found: dict[str, Any] = world.client.get(f"/api/v1/executions/{execution}").json
+    return found
+
+
+def _one_of_each(world: World) -> dict[str, str]:
+    made = {"Scheduled": world.submitted({"parameters": {"user_id": "u"}, "delay": 3600})["id"]}
+    for state in ("Queued", "Running", "Retrying", "Succeeded", "Failed"):
+        made[state] = world.submitted()["id"]
+        if state != "Queued":
+            world.entered(made[state], 1, state)
+    return made
+
+
+def test_what_waits_is_cancelled_and_what_is_in_redis_is_asked(any_world: World) -> None:
+    made = _one_of_each(any_world)
+    done = _cancel(any_world, filter={"job": "export"})
+    assert (done["matched"], done["done"], done["refused"], done["next"]) == (4, 4, 0, None)
+    assert done["states"] == {"Scheduled": 1, "Queued": 1, "Running": 1, "Retrying": 1}
+    shown = {state: _get(any_world, key) for state, key in made.items()}
+    assert {state: row["state"] for state, row in shown.items()} == {
+        **{state: state for state in made},
+        "Scheduled": "Cancelled",
+        "Retrying": "Cancelled",
+    }
+    asked = {state for state, row in shown.items() if row["cancel_requested_by"] == "api"}
+    assert asked == {"Scheduled", "Queued", "Running", "Retrying"}
+    assert shown["Retrying"]["finished_at"]
+    last = any_world.client.get(shown["Retrying"]["links"]["transitions"]).json["items"][-1]
+    assert (last["state"], last["attempt"], last["actor"], last["reason"]) == (
+        "Cancelled",
+        1,
+        "api",
+        "cancelled by api",
+    )
+    with any_world.database.read() as connection:
+        [entry] = audit.of(connection, "executions")
+    assert entry.after is not None
+    assert {len(entry.after["cancelled"]), len(entry.after["asked"])} == {2}
+    # The first request stays, and asking again does nothing.
+    assert _cancel(any_world, filter={"job": "export"})["done"] == 0
+
+
+def test_a_dry_run_tells_and_changes_nothing(any_world: World) -> None:
+    made = _one_of_each(any_world)
+    done = _cancel(any_world, all=True, dry_run=True)
+    assert (done["dry_run"], done["matched"], done["done"]) == (True, 4, 4)
+    assert {each["id"] for each in done["sample"]} == {
+        made[state] for state in ("Scheduled", "Queued", "Running", "Retrying")
+    }
+    assert {state: _get(any_world, key)["state"] for state, key in made.items()} == {state: state for state in made}
+    assert _get(any_world, made["Queued"])["cancel_requested_at"] is None
+
+
+def test_filters_choose(any_world: World) -> None:
+    mail = any_world.submitted({"parameters": {"user_id": "u"}, "queue": "mail", "delay": 60})["id"]
+    other = any_world.submitted({"parameters": {"user_id": "u"}, "correlation_id": "c-1", "delay": 60})["id"]
+    assert [each["id"] for each in _cancel(any_world, filter={"queue": "mail"})["sample"]] == [mail]
+    assert _get(any_world, other)["state"] == State.SCHEDULED
+    assert _cancel(any_world, filter={"correlation_id": "c-1", "state": "Queued"})["done"] == 0
+    ended = _cancel(any_world, ids=[mail, other])
+    assert (ended["done"], [each["code"] for each in ended["problems"]]) == (1, ["not_cancellable"])
+
+
+def test_many_take_several_requests(any_world: World) -> None:
+    made = [any_world.submitted({"parameters": {"user_id": "u"}, "delay": 60})["id"] for _ in range(5)]
+    first = _cancel(any_world, all=True, limit=2)
+    second = _cancel(any_world, all=True, limit=2, cursor=first["next"])
+    third = _cancel(any_world, all=True, limit=2, cursor=second["next"])
+    assert [(each["done"], each["left"]) for each in (first, second, third)] == [(2, 3), (2, 1), (1, 0)]
+    assert {_get(any_world, key)["state"] for key in made} == {"Cancelled"}

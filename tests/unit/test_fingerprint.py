@@ -1,0 +1,96 @@
+"""Failures are the same when the same exception comes out of the same frames of the user's code."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jobworker.domain import fingerprint
+from jobworker.worker import outcome
+
+TRACEBACK = """Traceback (most recent call last):
+  File "/srv/one/.venv/lib/python3.11/site-packages/celery/app/trace.py", line 453, in trace_task
+    R = retval = fun(*args, **kwargs)
+  File "/srv/one/tasks/exports.py", line 12, in export
+    rows = read(user)
+           ^^^^^^^^^^
+  File "/srv/one/tasks/exports.py", line 30, in read
+    raise ValueError(user)
+ValueError: u-17
+"""
+
+
+def _of(
+    traceback: str | None = TRACEBACK, kind: str = "ValueError", message: str = "u-17", task: str = "export"
+) -> str:
+    return fingerprint.of({"type": kind, "message": message, "traceback": traceback}, task)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        TRACEBACK.replace("line 12", "line 99"),
+        TRACEBACK.replace("ValueError: u-17", "ValueError: something else"),
+        TRACEBACK.replace("/srv/one/", "/home/two/"),
+        TRACEBACK.replace("python3.11", "python3.13").replace("trace_task", "_trace"),
+    ],
+)
+def test_lines_messages_hosts_and_libraries_do_not_matter(same: str) -> None:
+    assert same != TRACEBACK
+    assert _of(same, message="else", task="other") == _of()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"kind": "KeyError"},
+        {"traceback": TRACEBACK.replace("in read", "in write")},
+        {"traceback": TRACEBACK.replace("tasks/exports.py", "tasks/imports.py")},
+        {"traceback": None},
+    ],
+)
+def test_type_functions_and_modules_do(other: dict[str, Any]) -> None:
+    assert _of(**other) != _of()
+
+
+def test_what_has_no_frames_is_told_apart_by_its_task() -> None:
+    assert _of(None, "WorkerLost", task="a") == _of(None, "WorkerLost", "x", task="a")
+    assert len({_of(None, "WorkerLost", task="a"), _of(None, "WorkerLost", task="b"), _of(None, task="a")}) == 3
+
+
+def test_where_a_time_limit_struck_says_nothing() -> None:
+    elsewhere = TRACEBACK.replace("in read", "in write")
+    assert _of(elsewhere, "SoftTimeLimitExceeded") == _of(TRACEBACK, "SoftTimeLimitExceeded")
+
+
+def _dive(depth: int) -> None:
+    if depth == 0:
+        raise RuntimeError("deep")
+    _dive(depth - 1)
+
+
+def _wrap(error: type[Exception]) -> None:
+    try:
+        raise error("cause")
+    except error as cause:
+        raise RuntimeError("wrapped") from cause
+
+
+def _raised(call: Callable[[], None]) -> str:
+    with pytest.raises(RuntimeError) as caught:
+        call()
+    return fingerprint.of(outcome.describe(caught.value), "t")
+
+
+def test_recursion_counts_once_however_deep() -> None:
+    assert len({_raised(lambda: _dive(1)), _raised(lambda: _dive(7)), _raised(lambda: _dive(900))}) == 1
+
+
+def test_of_a_chain_the_exception_that_came_out_counts() -> None:
+    assert _raised(lambda: _wrap(KeyError)) == _raised(lambda: _wrap(ValueError))
+    assert _raised(lambda: _wrap(KeyError)) != _raised(lambda: _dive(1))
+
+
+@pytest.mark.parametrize("error", [None, {}, {"type": 3, "traceback": 4}, {"type": "\ud800", "traceback": "\ud800"}])
+def test_whatever_was_reported_has_one(error: Any) -> None:
+    assert len(fingerprint.of(error, "t")) == 16
