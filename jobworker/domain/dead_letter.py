@@ -25,6 +25,7 @@ class Cause(StrEnum):
     """Why an execution is a dead letter."""
 
     RAISED = "raised"
+    ABORTED = "aborted"
     TIMED_OUT = "timed_out"
     POISONED = "poisoned"
     WORKER_LOST = "worker_lost"
@@ -33,6 +34,7 @@ class Cause(StrEnum):
 
 
 _CAUSES: Mapping[str, Cause] = {
+    "Abort": Cause.ABORTED,
     "WorkerLost": Cause.WORKER_LOST,
     "WorkerStopped": Cause.WORKER_STOPPED,
     "MessageRejected": Cause.REJECTED,
