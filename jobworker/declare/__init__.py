@@ -1,5 +1,6 @@
 """What users write jobs with: `@job`, the `Context` that a running job may ask for, and what it may raise."""
 
+from jobworker.declare.classes import Job
 from jobworker.declare.context import Context, Files, Progress, SavedFile, current, enter, leave
 from jobworker.declare.control import Abort, Retry, Snooze
 from jobworker.declare.job import JobOptions, job
@@ -8,6 +9,7 @@ __all__ = [
     "Abort",
     "Context",
     "Files",
+    "Job",
     "JobOptions",
     "Progress",
     "Retry",

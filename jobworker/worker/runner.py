@@ -1,6 +1,7 @@
 """One attempt from its start to its report: what every job goes through in the process that runs it."""
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -46,8 +47,17 @@ class Runner:
         self._parent = os.getpid()
         self._handler: JobLogHandler | None = None
 
-    def run(self, delivery: Delivery, body: Callable[[], Any], parameters: dict[str, Any]) -> Any:
-        """Run the job and leave the report for the parent. Raises what the job raised."""
+    def run(
+        self,
+        delivery: Delivery,
+        body: Callable[[], Any],
+        parameters: dict[str, Any],
+        after: Callable[[Outcome, Any], None] | None = None,
+    ) -> Any:
+        """Run the job and leave the report for the parent. Raises what the job raised.
+
+        `after` is told the outcome, and what the job returned or raised, while the job's context is still there.
+        """
         started = self._clock.monotonic()
         attempt = AttemptReporter(self._reporter, self._clock, delivery)
         files = LocalFiles(self._settings.home, delivery.execution)
@@ -56,8 +66,13 @@ class Runner:
             value = self._call(delivery, body, context, attempt)
             ended = outcome.of_return(value, lambda text: files.save_result(delivery.attempt, text))
         except BaseException as error:
-            self._leave(delivery, outcome.of_exception(error), started, attempt)
+            ended = outcome.of_exception(error)
+            if after:
+                self._call(delivery, functools.partial(after, ended, error), context, attempt)
+            self._leave(delivery, ended, started, attempt)
             raise
+        if after:
+            self._call(delivery, functools.partial(after, ended, value), context, attempt)
         self._leave(delivery, ended, started, attempt)
         return value
 

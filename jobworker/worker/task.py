@@ -1,5 +1,6 @@
 """The class of every task: Celery's, except that attempts are reported and retries are durable."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 from celery import Celery, Task
 from celery.exceptions import Retry
 
-from jobworker.declare import Abort, JobOptions
-from jobworker.worker import retrying
+from jobworker.declare import Abort, Job, JobOptions, classes
+from jobworker.worker import hooks, retrying
 from jobworker.worker.delivery import HEADER, TOKEN_HEADER, Delivery
 from jobworker.worker.runner import Runner
 
@@ -22,6 +23,7 @@ class JobTask(Task):
     #: Set once per worker, before it forks.
     runner: Runner | None = None
     job_options = JobOptions()
+    job_class: type[Job] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run one attempt, or just the function when it is called as one."""
@@ -31,6 +33,7 @@ class JobTask(Task):
             return body(*args, **kwargs)
 
         def attempt() -> Any:
+            classes.forget()
             try:
                 return body(*args, **kwargs)
             except Exception as error:
@@ -39,7 +42,8 @@ class JobTask(Task):
                     raise
                 raise settled from settled.__cause__
 
-        return JobTask.runner.run(delivery, attempt, kwargs)
+        after = functools.partial(hooks.after, self.job_class) if self.job_class else None
+        return JobTask.runner.run(delivery, attempt, kwargs, after)
 
     def retry(
         self,

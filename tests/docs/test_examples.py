@@ -115,6 +115,7 @@ _RUNS: dict[str, tuple[dict[str, object], object]] = {
     "look": ({"good_attempt": 3}, 3),
     "poll": ({"ready_attempt": 4}, 4),
     "nightly": ({}, None),
+    "Transfer": ({"source": "there", "rows": 2}, {"source": "there", "moved": 2}),
     "tasks.plain.add": ({"left": 2, "right": 3}, 5),
 }
 

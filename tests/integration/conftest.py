@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from jobworker.store import migrate
 from jobworker.store.database import Database
 from tests.engine import Engine, engine_on
-from tests.servers import RedisServer
+from tests.servers import RedisServer, running
 
 
 @pytest.fixture
@@ -21,3 +22,19 @@ def engine(tmp_path: Path, sqlite_database: Database, sqlite_url: str, own_serve
     """Nothing started yet, on SQLite."""
     with engine_on(tmp_path, sqlite_database, sqlite_url, own_server.url) as engine:
         yield engine
+
+
+@pytest.fixture(scope="module", params=["prefork", "threads"])
+def at_work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A relay and a worker of each kind, ready to run every job."""
+    folder = tmp_path_factory.mktemp(request.param)
+    url = f"sqlite:///{folder / 'jobworker.db'}"
+    migrate.upgrade(url)
+    database = Database(url)
+    server = RedisServer(folder / "redis")
+    with running(server), engine_on(folder, database, url, server.url) as engine:
+        engine.relay()
+        engine.worker("--pool", request.param)
+        engine.ready()
+        yield engine
+    database.dispose()

@@ -1,0 +1,134 @@
+"""Jobs that are classes: a method that does the work, and hooks around it."""
+
+import contextvars
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from jobworker.declare.context import Context, current
+from jobworker.declare.job import job
+from jobworker.domain import policies
+from jobworker.domain.errors import Misconfigured
+
+#: Class attributes that are options of `@job`; what a policy is called is one as well.
+_OPTIONS = (
+    "queue", "priority", "on_worker_lost", "schedule", "tags", "time_limit", "soft_time_limit", "max_retries",
+    "default_retry_delay", "autoretry_for", "dont_autoretry_for", "retry_backoff", "retry_backoff_max", "retry_jitter",
+    "retry_kwargs", "throws",
+)  # fmt: skip
+
+
+class Job:
+    """A job that is a class: `class Export(Job): def run(self, month: str): …`.
+
+    Class attributes are the options of `@job`; `run` is typed as a function's parameters are. There is one object for
+    each attempt, made without arguments. A hook that raises is logged on the execution and changes nothing.
+    A class that others are derived from and that is no job itself says `class Base(Job, abstract=True)`.
+    """
+
+    #: The Celery task.
+    task: ClassVar[Any]
+    #: The work; what it returns is the result.
+    run: Callable[..., Any]
+    #: What `run` was called with, defaults included and without the context.
+    parameters: Mapping[str, Any]
+
+    def __init_subclass__(cls, abstract: bool = False, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if not abstract:
+            cls.task = _register(cls)
+
+    @property
+    def context(self) -> Context:
+        """What the attempt knows of itself; raises `LookupError` if none is running."""
+        return current()
+
+    def before_start(self) -> None:
+        """Before `run`, in each attempt."""
+
+    def on_success(self, result: Any) -> None:
+        """`run` returned, and what it returned can be kept."""
+
+    def on_failure(self, error: BaseException) -> None:
+        """The execution failed, or ran out of time, and no attempt follows."""
+
+    def on_retry(self, error: BaseException, delay: float) -> None:
+        """The attempt failed; another one follows after so many seconds. Not after a `Snooze`."""
+
+    def on_cancel(self) -> None:
+        """The job stopped because somebody had it cancelled."""
+
+    def after_return(self, state: str) -> None:
+        """At the very end: Succeeded, Failed, TimedOut, Retrying or Cancelled."""
+
+
+_present: contextvars.ContextVar[Job | None] = contextvars.ContextVar("jobworker_job", default=None)
+
+
+def forget() -> None:
+    """An attempt begins; no object has been made for it (for the code that runs jobs)."""
+    _present.set(None)
+
+
+def present() -> Job | None:
+    """The object of the attempt that runs here; None if there is none (yet)."""
+    return _present.get()
+
+
+def complain(hook: Callable[..., None]) -> None:
+    """What a hook has just raised stands in the log of the execution."""
+    logging.getLogger(f"jobs.{hook.__qualname__}").exception("%s() failed", hook.__name__)
+
+
+def _register(cls: type[Job]) -> Any:
+    if not callable(getattr(cls, "run", None)):
+        raise Misconfigured(f"job {cls.__name__}: a class that is a job needs a method run()")
+    names = (*_OPTIONS, *policies.PARSERS)
+    options = {name: getattr(cls, name) for name in names if hasattr(cls, name)}
+    return job(_entry(cls), name=cls.__dict__.get("name"), job_class=cls, **options)
+
+
+def _entry(cls: type[Job]) -> Callable[..., Any]:
+    """The function that is the task: it has the parameters of `run`, without `self`."""
+    signature = _without_self(inspect.signature(cls.run))
+
+    @functools.wraps(cls.run)
+    def start(*args: Any, **kwargs: Any) -> Any:
+        made = cls()
+        made.parameters = _values(signature, args, kwargs)
+        if _present.get() is None:  # Else a job that runs already calls another one as a function.
+            _present.set(made)
+        _before_start(made)
+        return made.run(*args, **kwargs)
+
+    start.__signature__ = signature  # type: ignore[attr-defined]
+    start.__name__, start.__qualname__ = cls.__name__, cls.__qualname__
+    start.__doc__ = cls.__doc__ or cls.run.__doc__
+    return start
+
+
+def _without_self(signature: inspect.Signature) -> inspect.Signature:
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def _values(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    given = signature.bind(*args, **kwargs)
+    given.apply_defaults()
+    values = dict(given.arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            values.update(values.pop(name))
+    return {name: value for name, value in values.items() if not isinstance(value, Context)}
+
+
+def _before_start(made: Job) -> None:
+    try:
+        made.before_start()
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception:  # noqa: BLE001  a hook changes nothing
+        complain(made.before_start)

@@ -1,0 +1,103 @@
+"""Jobs that are classes, in processes and in threads: their parameters, their options and their hooks."""
+
+from typing import Any
+
+import pytest
+
+from jobworker.domain.execution import State
+from jobworker.services import executions, jobs
+from tests.engine import Engine
+from tests.waiting import until
+
+
+def told(engine: Engine, execution: str, last: str) -> list[str]:
+    """The log of an execution, once it has its last line."""
+
+    def lines() -> list[str]:
+        found = [line.message for line in executions.logs(engine.database, execution).items]
+        return found if found and found[-1].splitlines()[0] == last else []
+
+    return until(lines, what=f"{last!r} in the log of {execution}; logs in {engine.folder}")
+
+
+def test_a_class_is_a_job_with_its_attributes_as_options(at_work: Engine) -> None:
+    row = at_work.finished(at_work.submit_one("Export", parameters={"month": "May", "rows": 5}))
+    assert row.result == {"month": "May", "format": "csv", "rows": 5, "heard": ["before_start"]}
+    assert (row.priority, row.max_attempts, row.metadata) == (7, 2, {"heard": "before_start on_success after_return"})
+    found = jobs.get(at_work.database, "Export")
+    assert [(each.name, each.type, each.required) for each in found.parameters] == [
+        ("month", "string", True),
+        ("format", "string", False),
+        ("rows", "integer", False),
+    ]
+    definition = found.row.definition
+    assert (definition.description, definition.tags) == ("Write the report of a month.", ("told",))
+    assert definition.policies["retry"]["strategy"] == "fixed"
+
+
+@pytest.mark.parametrize(
+    ("how", "state", "hooks"),
+    [
+        ("returns", State.SUCCEEDED, ["on_success 3", "after_return Succeeded"]),
+        (
+            "raises",
+            State.FAILED,
+            [
+                *("on_retry ValueError: raises 0.05", "after_return Retrying"),
+                *("before_start {'how': 'raises', 'a': 1, 'b': 2}", "on_failure ValueError: raises"),
+                "after_return Failed",
+            ],
+        ),
+        ("gives up", State.FAILED, ["on_failure Abort: gives up", "after_return Failed"]),
+        (
+            "recovers",
+            State.SUCCEEDED,
+            [
+                *("on_retry Retry: recovers 0.01", "after_return Retrying"),
+                *("before_start {'how': 'recovers', 'a': 1, 'b': 2}", "on_success 3", "after_return Succeeded"),
+            ],
+        ),
+        (
+            "put off",
+            State.SUCCEEDED,
+            [
+                "after_return Retrying",
+                *("before_start {'how': 'put off', 'a': 1, 'b': 2}", "on_success 3", "after_return Succeeded"),
+            ],
+        ),
+    ],
+)
+def test_each_end_has_its_hooks(at_work: Engine, how: str, state: State, hooks: list[str]) -> None:
+    parameters: dict[str, Any] = {"how": how, "a": 1, "b": 2}
+    row = at_work.finished(at_work.submit_one("ends", parameters=parameters))
+    assert row.state is state
+    assert told(at_work, row.id, hooks[-1]) == [f"before_start {parameters}", *hooks]
+    assert max(at_work.starts().values()) == 1
+
+
+def test_a_result_that_cannot_be_kept_is_no_success(at_work: Engine) -> None:
+    row = at_work.finished(at_work.submit_one("ends", parameters={"how": "rubbish"}))
+    assert row.state is State.FAILED
+    heard = told(at_work, row.id, "after_return Failed")
+    assert heard[1].startswith("on_failure ResultRefused: ")
+
+
+def test_hooks_that_raise_are_logged_and_change_nothing(at_work: Engine) -> None:
+    row = at_work.finished(at_work.submit_one("BadHooks", parameters={"good": True}))
+    assert (row.state, row.result) == (State.SUCCEEDED, "good")
+    lines = told(at_work, row.id, "after_return() failed")
+    assert [line.splitlines()[0] for line in lines] == [
+        *("before_start() failed", "on_success() failed", "after_return() failed"),
+    ]
+    assert lines[2].splitlines()[-1] == "RuntimeError: after Succeeded"
+    bad = at_work.finished(at_work.submit_one("BadHooks", parameters={"good": False}))
+    assert (bad.state, bad.attempt) == (State.FAILED, 2)
+    lines = [line.splitlines()[0] for line in told(at_work, bad.id, "after_return() failed")]
+    assert lines[:3] == ["before_start() failed", "on_retry() failed", "after_return() failed"]
+
+
+def test_a_class_called_as_a_function_has_no_ends(at_work: Engine) -> None:
+    row = at_work.finished(at_work.submit_one("Caller"))
+    assert (row.state, row.result) == (State.SUCCEEDED, "May")
+    [line] = [line.message for line in executions.logs(at_work.database, row.id).items]
+    assert line.startswith("before_start {'month': 'May'")

@@ -1,0 +1,109 @@
+"""Jobs that are classes."""
+
+import datetime as dt
+from typing import Any, ClassVar, Literal
+
+from jobworker import Abort, Context, Job, Retry, Snooze
+from tests.jobs import note
+
+
+class _Telling(Job, abstract=True):
+    """Writes down which hooks are called, and with what."""
+
+    queue = "default"
+    tags = ("told",)
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def before_start(self) -> None:
+        self.tell("before_start", self.parameters)
+
+    def on_success(self, result: Any) -> None:
+        self.tell("on_success", result)
+
+    def on_failure(self, error: BaseException) -> None:
+        self.tell("on_failure", f"{type(error).__name__}: {error}")
+
+    def on_retry(self, error: BaseException, delay: float) -> None:
+        self.tell("on_retry", f"{type(error).__name__}: {error} {delay}")
+
+    def on_cancel(self) -> None:
+        self.tell("on_cancel", None)
+
+    def after_return(self, state: str) -> None:
+        self.tell("after_return", state)
+        self.context.metadata["heard"] = " ".join(self.heard)
+
+    def tell(self, hook: str, what: object) -> None:
+        """In the log, in the metadata and in the object."""
+        self.heard.append(hook)
+        self.context.log.info("%s %s", hook, what)
+
+
+class Export(_Telling):
+    """Write the report of a month."""
+
+    retry: ClassVar = {"strategy": "fixed", "delay": 0.05, "max_attempts": 2}
+    priority = 7
+
+    def run(
+        self, month: str, context: Context, format: Literal["csv", "json"] = "csv", rows: int = 3
+    ) -> dict[str, Any]:
+        note("start")
+        context.progress(rows, rows)
+        return {"month": month, "format": format, "rows": self.parameters["rows"], "heard": list(self.heard)}
+
+
+class Ends(_Telling):
+    """End in many ways."""
+
+    name = "ends"
+    retry: ClassVar = {"strategy": "fixed", "delay": 0.05, "max_attempts": 2}
+
+    def run(self, how: str, **more: int) -> object:
+        note("start")
+        if how == "raises":
+            raise ValueError(how)
+        if how == "gives up":
+            raise Abort(how)
+        if how == "recovers" and self.context.attempt == 1:
+            raise Retry(dt.timedelta(seconds=0.01), reason=how)
+        if how == "put off" and self.context.attempt == 1:
+            raise Snooze(0.01)
+        return {object} if how == "rubbish" else sum(more.values())
+
+
+class BadHooks(Job):
+    """Hooks that raise."""
+
+    autoretry_for = (KeyError,)
+    retry_kwargs: ClassVar = {"countdown": 0}
+    max_retries = 1
+
+    def before_start(self) -> None:
+        raise RuntimeError("before")
+
+    def run(self, good: bool) -> str:
+        if not good:
+            raise KeyError("bad")
+        return "good"
+
+    def on_success(self, result: str) -> None:
+        raise SystemExit(3)
+
+    def on_retry(self, error: BaseException, delay: float) -> None:
+        raise RuntimeError("retry")
+
+    def on_failure(self, error: BaseException) -> None:
+        raise RuntimeError("failure")
+
+    def after_return(self, state: str) -> None:
+        raise RuntimeError(f"after {state}")
+
+
+class Caller(Job):
+    """Calls another job that is a class as a function."""
+
+    def run(self) -> Any:
+        return Export.task(month="May", context=self.context)["month"]
