@@ -6,9 +6,9 @@ What a job module imports: `from jobworker import Context, job`.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jobworker.declare import Abort, Context, Job, Retry, SavedFile, Snooze, current, job
+    from jobworker.declare import Abort, Context, Job, JobCancelled, Retry, SavedFile, Snooze, current, job
 
-__all__ = ["Abort", "Context", "Job", "Retry", "SavedFile", "Snooze", "current", "job"]
+__all__ = ["Abort", "Context", "Job", "JobCancelled", "Retry", "SavedFile", "Snooze", "current", "job"]
 
 
 def __getattr__(name: str) -> Any:

@@ -82,10 +82,10 @@ def get_result(execution_id: str) -> Response:
 
 @blueprint.post("/<string:execution_id>/cancel")
 @blueprint.answers(200, Execution(), "It is cancelled.")
-@blueprint.answers(202, Execution(), "It will not start; it is Cancelled as soon as Redis has been told.")
+@blueprint.answers(202, Execution(), "It will not start, or its worker stops it; then it is Cancelled.")
 @blueprint.problems(ExecutionNotFound, NotCancellable)
 def cancel(execution_id: str) -> Response:
-    """Cancel an execution that has not started. Asking again changes nothing."""
+    """Cancel an execution that has not ended. Asking again changes nothing."""
     row = executions.cancel(room().database, room().clock, execution_id, ACTOR)
     room().changed()
     return answer(show.execution(row), 200 if row.state is State.CANCELLED else 202)

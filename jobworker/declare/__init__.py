@@ -2,7 +2,7 @@
 
 from jobworker.declare.classes import Job
 from jobworker.declare.context import Context, Files, Progress, SavedFile, current, enter, leave
-from jobworker.declare.control import Abort, Retry, Snooze
+from jobworker.declare.control import Abort, JobCancelled, Retry, Snooze
 from jobworker.declare.job import JobOptions, job
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Context",
     "Files",
     "Job",
+    "JobCancelled",
     "JobOptions",
     "Progress",
     "Retry",

@@ -7,6 +7,9 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from jobworker.declare.control import JobCancelled
+from jobworker.domain.admission import LONGEST_LIMIT
+
 
 class Progress(Protocol):
     """Where progress goes."""
@@ -30,6 +33,24 @@ class Files(Protocol):
         ...
 
 
+class Seat(Protocol):
+    """Where the job hears of its cancellation, and asks for more time."""
+
+    @property
+    def cancelled(self) -> bool: ...
+
+    def extend(self, seconds: float) -> None: ...
+
+
+class _Undisturbed:
+    """For a context that no worker has made: in a test, say."""
+
+    cancelled = False
+
+    def extend(self, seconds: float) -> None:
+        """There is no limit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a running job may know and do. Handed to a parameter annotated `Context`, or by `current()`.
@@ -51,10 +72,31 @@ class Context:
     files: Files
     _progress: Progress = field(repr=False)
     metadata: MutableMapping[str, Any] = field(default_factory=dict)
+    _seat: Seat = field(repr=False, default=_Undisturbed())
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Show how far the job is; never fails and never waits."""
         self._progress(done, total, message)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody wants this execution stopped. Costs nothing: ask as often as you like."""
+        return self._seat.cancelled
+
+    def raise_if_cancelled(self) -> None:
+        """Raise `JobCancelled` if somebody wants this execution stopped; it ends as Cancelled then."""
+        if self.cancelled:
+            raise JobCancelled("the job stopped by itself")
+
+    def extend(self, seconds: float) -> None:
+        """Move both time limits of this attempt by so many seconds. Raises `TypeError`, `ValueError`."""
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise TypeError(f"context.extend() takes a number of seconds, not {seconds!r}")
+        if not 0 < seconds <= LONGEST_LIMIT:
+            raise ValueError(
+                f"context.extend() takes more than 0 and at most {LONGEST_LIMIT:.0f} seconds, not {seconds!r}"
+            )
+        self._seat.extend(seconds)
 
 
 _current: contextvars.ContextVar[Context | None] = contextvars.ContextVar("jobworker_context", default=None)

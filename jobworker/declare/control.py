@@ -1,4 +1,4 @@
-"""What a job raises to say how it goes on: `Retry`, `Snooze`, `Abort`."""
+"""What a job raises to say how it goes on: `Retry`, `Snooze`, `Abort`, `JobCancelled`."""
 
 import datetime as dt
 import math
@@ -46,6 +46,10 @@ class Abort(Exception):
     def __init__(self, reason: str) -> None:
         self.reason = str(reason)
         super().__init__(self.reason)
+
+
+class JobCancelled(BaseException):
+    """The job ends because somebody had it cancelled. Not an `Exception`, so that no `except Exception` hides it."""
 
 
 def _text(reason: Any) -> str | None:

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,8 @@ from celery import shared_task
 
 from jobworker.declare.context import Context, current
 from jobworker.domain import policies
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.admission import check_limits
+from jobworker.domain.errors import FieldError, Misconfigured
 from jobworker.domain.execution import DEFAULT_PRIORITY, PRIORITIES
 from jobworker.domain.job import DEFAULT_QUEUE, QUEUE, OnWorkerLost
 from jobworker.domain.schedule import parse as parse_rule
@@ -58,6 +59,7 @@ def job(
     own = {option: more.pop(option) for option in policies.PARSERS if option in more}
     options = _checked_options(name, queue, priority, on_worker_lost, schedule, tags)
     options = replace(options, policies=_checked_policies(name, own))
+    _refuse(name, check_limits(more.get("time_limit"), more.get("soft_time_limit")))
     # typing=False: Celery would count the injected context among the caller's arguments.
     return shared_task(_with_context(function), name=name, job_options=options, typing=False, **more)
 
@@ -77,10 +79,13 @@ def _checked_options(
 
 def _checked_policies(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     made, problems = policies.normalise(given)
-    if problems:
-        told = "; ".join(f"{problem.pointer}: {problem.message}" for problem in problems)
-        raise Misconfigured(f"@job {name}: {told}")
+    _refuse(name, problems)
     return {option: made[option] for option in given}
+
+
+def _refuse(name: str, problems: Iterable[FieldError]) -> None:
+    if told := "; ".join(f"{problem.pointer}: {problem.message}" for problem in problems):
+        raise Misconfigured(f"@job {name}: {told}")
 
 
 def _with_context(function: Callable[..., Any]) -> Callable[..., Any]:

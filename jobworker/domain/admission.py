@@ -64,7 +64,7 @@ def check_submission(submission: Submission, now: dt.datetime, where: str = "") 
         message = f"correlation_id must have 1 to {MAX_CORRELATION_ID} printable characters"
         problems.append(FieldError(f"{where}/correlation_id", "not_allowed", message))
     problems.extend(_timing(submission, now, where))
-    problems.extend(_limits(submission.time_limit, submission.soft_time_limit, where))
+    problems.extend(check_limits(submission.time_limit, submission.soft_time_limit, where))
     problems.extend(policies.normalise(submission._policies(), where)[1])
     return problems
 
@@ -80,7 +80,7 @@ def check_definition(definition: job.Definition, accepted: Sequence[Parameter]) 
     return [
         *_naming(definition),
         *_routing(definition.queue, definition.priority, ""),
-        *_limits(definition.time_limit, definition.soft_time_limit, ""),
+        *check_limits(definition.time_limit, definition.soft_time_limit),
         *_defaults(definition, accepted),
         *_rule(definition),
         *policies.normalise(definition.policies)[1],
@@ -132,7 +132,8 @@ def _naming(definition: job.Definition) -> Iterator[FieldError]:
         yield FieldError("/tags", "not_allowed", f"at most {MAX_TAGS} tags of 1 to {MAX_TAG} characters")
 
 
-def _limits(hard: float | None, soft: float | None, where: str) -> Iterator[FieldError]:
+def check_limits(hard: float | None, soft: float | None, where: str = "") -> Iterator[FieldError]:
+    """What is wrong with two time limits (s)."""
     for name, limit in (("time_limit", hard), ("soft_time_limit", soft)):
         if limit is not None and not 0 < limit <= LONGEST_LIMIT:
             message = f"{name} must be more than 0 and at most {LONGEST_LIMIT / 86400:g} days"

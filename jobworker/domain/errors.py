@@ -116,7 +116,7 @@ class NotFinished(Conflict):
 
 
 class NotCancellable(Conflict):
-    """The execution has started or ended already."""
+    """The execution has ended already."""
 
     code = "not_cancellable"
 

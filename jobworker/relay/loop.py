@@ -24,12 +24,14 @@ from jobworker.relay.log_lines import record_logs
 from jobworker.relay.progress import record_progress
 from jobworker.relay.read import Batch, Offsets, Reader
 from jobworker.relay.record import record
+from jobworker.relay.stop import Stopper
 from jobworker.relay.watch import Watch
 from jobworker.settings import Settings
 from jobworker.store import dispatch, relay_state
 from jobworker.store.database import Database
 from jobworker.transport.claims import Claims
 from jobworker.transport.client import check, connect
+from jobworker.transport.orders import Orders
 from jobworker.transport.publisher import Publisher
 
 logger = structlog.get_logger(__name__)
@@ -79,6 +81,7 @@ class Relay:
         self._clock = clock
         self._reader = Reader(self._client)
         self._dispatcher = Dispatcher(database, Publisher(self._client), Claims(self._client), clock, settings.feed)
+        self._stopper = Stopper(database, Orders(self._client), clock)
         self._watch = Watch(database, self._client, self._dispatcher, clock, settings)
         self._ids = IdFactory()
         # Who looks for silent workers has to look often, or nobody is held to have been silent.
@@ -184,6 +187,7 @@ class Relay:
             return 0
         self._sent_at = self._clock.monotonic()
         self._dispatcher.cancel()
+        self._stopper.run()
         return self._dispatcher.dispatch()
 
     def _is_time(self, due: datetime | None) -> bool:

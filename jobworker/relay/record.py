@@ -146,13 +146,19 @@ def _dead(changed: Mapping[str, Standing], known: Mapping[str, Known]) -> dict[s
 def _to_move(connection: sa.Connection, row: Known, standing: Standing, event: Event) -> Move:
     cut_short = event.kind in CUT_SHORT
     move = _cut_short(connection, row, standing, event) if cut_short else events.to_move(event)
-    if move.state is State.RETRYING and row.cancel_requested_by:
-        reason = "cancelled before the next attempt"
-        return replace(move, state=State.CANCELLED, actor=row.cancel_requested_by, reason=reason, due_at=None)
+    if row.cancel_requested_by:
+        return _cancelled(move, row.cancel_requested_by, cut_short)
     if move.snoozed and len(standing.snoozed_attempts | {move.attempt}) >= MAX_SNOOZES:
         reason = f"it was put off {MAX_SNOOZES} times; the last time: {move.reason}"
         return replace(move, state=State.FAILED, reason=reason, due_at=None, error=_error("Snoozed", reason))
     return move
+
+
+def _cancelled(move: Move, by: str, cut_short: bool) -> Move:
+    """What a report of an execution means that `by` wants cancelled: no other attempt follows."""
+    if move.state is State.RETRYING or cut_short:
+        return replace(move, state=State.CANCELLED, actor=by, reason="cancelled before the next attempt", due_at=None)
+    return replace(move, actor=by) if move.state is State.CANCELLED else move
 
 
 def _cut_short(connection: sa.Connection, row: Known, standing: Standing, event: Event) -> Move:

@@ -88,27 +88,22 @@ def wait(database: Database, clock: Clock, execution_id: str, seconds: float) ->
 
 
 def cancel(database: Database, clock: Clock, execution_id: str, actor: str) -> ExecutionRow:
-    """Make sure that an execution does not start; asking again changes nothing.
+    """Make sure that an execution does not start, or stops; asking again changes nothing.
 
     One that waits for its time is cancelled here. One that is queued may be in Redis already, so the
-    relay revokes it there before it says Cancelled; until then `cancel_requested_at` is set.
+    relay revokes it there before it says Cancelled, and one that runs is stopped by its worker; until then
+    `cancel_requested_at` is set.
     """
     now = clock.now()
     with database.write() as connection:
         row = _find(connection, execution_id, lock=True)
-        if row.state is State.QUEUED:
+        if row.state in (State.QUEUED, State.RUNNING):
             executions.request_cancel(connection, execution_id, actor, now)
         elif row.state is not State.CANCELLED and not executions.cancel_waiting(
             connection, execution_id, actor, f"cancelled by {actor}", now
         ):
-            raise NotCancellable(_not_cancellable(row))
+            raise NotCancellable(f"execution {row.id} has ended already: {row.state}")
         return _find(connection, execution_id)
-
-
-def _not_cancellable(row: ExecutionRow) -> str:
-    if row.state in FINAL:
-        return f"execution {row.id} has ended already: {row.state}"
-    return f"execution {row.id} is {row.state}: only one that has not started can be cancelled"
 
 
 def _find(connection: sa.Connection, execution_id: str, lock: bool = False) -> ExecutionRow:

@@ -183,12 +183,12 @@ def cancel_waiting(connection: sa.Connection, execution_id: str, actor: str, rea
 
 
 def request_cancel(connection: sa.Connection, execution_id: str, actor: str, now: dt.datetime) -> bool:
-    """Ask the relay to stop an execution that is queued. The first request stays; False: it is not queued."""
+    """Ask the relay to stop an execution that is queued or runs. The first request stays; False: it is neither."""
     requested_at = sa.func.coalesce(_executions.c.cancel_requested_at, now)
     requested_by = sa.func.coalesce(_executions.c.cancel_requested_by, actor)
     changed = connection.execute(
         _executions.update()
-        .where(_executions.c.id == execution_id, _executions.c.state == State.QUEUED)
+        .where(_executions.c.id == execution_id, _executions.c.state.in_([State.QUEUED, State.RUNNING]))
         .values(cancel_requested_at=requested_at, cancel_requested_by=requested_by)
     )
     return changed.rowcount == 1

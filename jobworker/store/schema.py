@@ -84,6 +84,7 @@ WAITING_FOR_TIME = "state || '' IN ('Scheduled', 'Retrying')"
 RUNNING = "state || '' = 'Running'"
 CANCEL_ASKED = "state || '' = 'Queued' AND cancel_requested_at IS NOT NULL"
 DEAD_LETTER = "dead_letter || '' = 'open'"
+STOP_ASKED = "state || '' IN ('Running', 'Retrying') AND cancel_requested_at IS NOT NULL"
 
 #: The current revision of each job. `definition` is `domain.job.Definition` as JSON.
 job_definitions = sa.Table(
@@ -221,6 +222,7 @@ executions = sa.Table(
     _partial("ix_executions_dead_letter_job", "job", "id", where=DEAD_LETTER),
     _partial("ix_executions_dead_letter_fingerprint", "fingerprint", "id", "finished_at", where=DEAD_LETTER),
     _partial("ix_executions_rerun_of", "rerun_of", "id", where="rerun_of IS NOT NULL"),
+    _partial("ix_executions_stop", "id", where=STOP_ASKED),
 )
 
 #: One row for each attempt that a worker started.

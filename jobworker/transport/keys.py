@@ -28,6 +28,9 @@ RUNNING = "jw:running:{worker}"
 #: string: this worker was declared dead; nothing that it reports counts any more.
 FENCE = "jw:fence:{worker}"
 
+#: hash: execution → JSON [attempt, who asked] of what this worker runs and has to stop. Expires.
+ORDERS = "jw:orders:{worker}"
+
 #: string: "<attempt> <state> <worker> <token>" of an execution's latest attempt; running (also when it was only
 #: fetched), finished or revoked; "-" where there is no worker.
 RUN = "jw:run:{execution}"
@@ -65,6 +68,9 @@ LOSSES_TTL = 7 * 24 * 3600
 
 #: A finished attempt is remembered so long (s), to refuse late copies of its message.
 FINISHED_TTL = 900
+
+#: An order that nobody repeats is forgotten after so long (s).
+ORDERS_TTL = 60
 
 #: A running attempt that nobody ever ends is forgotten after so long (s).
 RUNNING_TTL = 30 * 24 * 3600

@@ -9,7 +9,7 @@ from typing import Any
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 
 from jobworker import declare
-from jobworker.declare import Abort, Snooze
+from jobworker.declare import Abort, JobCancelled, Snooze
 from jobworker.domain import json_values
 from jobworker.domain.events import Kind
 
@@ -35,11 +35,15 @@ class Outcome:
     data: dict[str, Any]
 
 
-def of_return(value: Any, keep: Callable[[bytes], Mapping[str, Any]]) -> Outcome:
+def of_return(value: Any, keep: Callable[[bytes], Mapping[str, Any]], limit_passed: float | None = None) -> Outcome:
     """The job returned `value`; raises `ResultRefused` if that is no JSON or too long.
 
     What is too long for the database goes to `keep`, which answers where it is; raises what `keep` raises.
+    `limit_passed`: the soft time limit (s) that it went on after.
     """
+    if limit_passed is not None:
+        reason = f"succeeded after its soft time limit of {limit_passed:g} s had passed"
+        return Outcome(Kind.SUCCEEDED, {**of_return(value, keep).data, "reason": reason})
     if value is None:
         return Outcome(Kind.SUCCEEDED, {"result": None})
     try:
@@ -65,6 +69,8 @@ def of_exception(error: BaseException) -> Outcome:
         return _snoozed(error) if isinstance(error, Snooze) else _retrying(error)
     if isinstance(error, Ignore):
         return Outcome(Kind.SUCCEEDED, {"result": None, "reason": "the job raised Ignore"})
+    if isinstance(error, JobCancelled):
+        return Outcome(Kind.CANCELLED, {"reason": _printable(error)[:_MAX_REASON] or "the job stopped by itself"})
     kind = Kind.TIMED_OUT if isinstance(error, SoftTimeLimitExceeded) else Kind.FAILED
     reason = _reason(error)
     return Outcome(kind, {"error": describe(error), **({"reason": reason} if reason else {})})
@@ -111,6 +117,24 @@ def hard_limit(seconds: float) -> Outcome:
     return Outcome(Kind.TIMED_OUT, {"error": error, "reason": "hard time limit exceeded"})
 
 
+def limits_not_kept(pool: str, hard: float | None, soft: float | None) -> Outcome:
+    """The job has time limits that this worker cannot keep, so it was not begun."""
+    told = [f"{name} {limit:g} s" for name, limit in (("time_limit", hard), ("soft_time_limit", soft)) if limit]
+    why = f"a worker with the pool {pool} cannot keep its limits ({', '.join(told)})"
+    error = {
+        "type": "TimeLimitNotKept",
+        "message": f"{why}; start a worker with --pool prefork for its queue, send it to another queue, "
+        "or take the limits away",
+        "traceback": None,
+    }
+    return Outcome(Kind.REJECTED, {"error": error, "reason": why})
+
+
+def stopped(by_signal: str) -> Outcome:
+    """Somebody had it cancelled, and it did not stop by itself."""
+    return Outcome(Kind.CANCELLED, {"reason": f"it did not stop by itself and was ended by {by_signal}"})
+
+
 def process_gone(why: str) -> Outcome:
     """The process that ran the job is gone."""
     return Outcome(Kind.LOST, {"reason": f"the process that ran it ended: {why}"})
@@ -142,6 +166,8 @@ def describe(error: BaseException) -> dict[str, str | None]:
 
 
 def _printable(error: BaseException) -> str:
+    if isinstance(error, SoftTimeLimitExceeded) and error.args:
+        return str(error.args[0])  # Celery would show its class once more.
     try:
         return str(error)
     except Exception:  # noqa: BLE001  an exception's own __str__ may be broken, and the outcome must still be told

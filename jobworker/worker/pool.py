@@ -1,14 +1,23 @@
-"""Celery's prefork pool, except that a job reaches its process in one write, and that the end of one is seen at once.
+"""Celery's prefork pool, except for how a job reaches its process, and for how a process ends.
 
 Celery writes the length and then the job. The process wakes up for the length, finds no job yet, and sleeps again:
-two changes of process for each job, which is most of what a short one costs where processes outnumber cores.
+two changes of process for each job, which is most of what a short one costs where processes outnumber cores. Here it is
+one write.
+
+Each process leads a group of its own, so that what its jobs started ends with it, however it ends; and its end is seen
+at once. Time limits are not the pool's business (`limits.py`).
 """
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
-from celery.concurrency import prefork
+from celery.concurrency import asynpool, prefork
 from celery.concurrency.asynpool import AsynPool
+
+from jobworker.worker import processes
+from jobworker.worker.limits import GRACE
+from jobworker.worker.task import JobTask
 
 #: Longer jobs are not copied for it (bytes); a pipe takes so much at once.
 _MOST_COPIED = 32 * 1024
@@ -45,8 +54,34 @@ class OneWrite:
         return written - of_header
 
 
+class Worker(asynpool.Worker):
+    """What runs in each process."""
+
+    def after_fork(self) -> None:
+        """Before the first job."""
+        processes.begin_session()
+        super().after_fork()
+        if JobTask.runner:
+            # Celery's own handler would raise it in whatever runs by then, be it the next job.
+            signal.signal(signal.SIGUSR1, JobTask.runner.desk.on_soft_limit)
+
+
 class JobPool(AsynPool):
     """The pool of processes behind `TaskPool`."""
+
+    Worker = Worker
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Runs again after each reconnection."""
+        self._loop = hub
+        super().register_with_event_loop(hub)
+
+    def terminate_job(self, pid: int, sig: int | None = None) -> None:
+        """Send a signal to a process because of its job, and SIGKILL if the job minds it not."""
+        super().terminate_job(pid, sig)
+        for job in list(self._cache.values()):
+            if job._worker_pid == pid:
+                self._loop.call_later(GRACE, _kill_unless_ready, job)
 
     def _create_worker_process(self, i: int) -> Any:
         process = super()._create_worker_process(i)
@@ -58,16 +93,61 @@ class JobPool(AsynPool):
         # Its pipe closes a moment before the process is gone, and Celery itself looks again in five seconds.
         hub.call_later(_A_MOMENT, self.maintain_pool)
 
+    def _join_exited_workers(self, shutdown: bool = False) -> Any:
+        before = {process.pid for process in self._pool}
+        try:
+            return super()._join_exited_workers(shutdown)
+        finally:
+            for pid in before - {process.pid for process in self._pool}:
+                processes.kill_group(pid)
+
+
+def _kill_unless_ready(job: Any) -> None:
+    if not job.ready():
+        processes.kill(job._worker_pid)
+
 
 class TaskPool(prefork.TaskPool):
     """Selected through `worker_pool`: what `--pool prefork` means here."""
 
     Pool = JobPool
 
+    #: The limits (s) of what has none of its own: those of `celery worker --time-limit` and `--soft-time-limit`.
+    default_limits: tuple[float | None, float | None] = (None, None)
+
+    def on_start(self) -> None:
+        """Fork the processes."""
+        self.default_limits = self.options.pop("timeout", None), self.options.pop("soft_timeout", None)
+        super().on_start()
+
+    def on_stop(self) -> None:
+        """End when the last job has."""
+        pool = self._pool
+        super().on_stop()
+        _leave_nothing(pool)
+
+    def on_terminate(self) -> None:
+        """End now."""
+        pool = self._pool
+        super().on_terminate()
+        _leave_nothing(pool)
+
+
+def _leave_nothing(pool: Any) -> None:
+    for process in pool._pool if pool else ():
+        processes.kill_group(process.pid)
+
 
 def forks(pool: Any) -> bool:
     """Whether jobs run in processes that this one has forked."""
     return isinstance(pool, prefork.TaskPool)
+
+
+def default_limits(pool: Any) -> tuple[float | None, float | None]:
+    """The hard and the soft limit (s) that any pool was started with."""
+    if isinstance(pool, TaskPool):
+        return pool.default_limits
+    return pool.options.get("timeout"), pool.options.get("soft_timeout")
 
 
 def name(pool: Any) -> str:

@@ -18,7 +18,7 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from jobworker.transport.claims import Answer, Ticket
-from jobworker.worker import outcome, trace
+from jobworker.worker import outcome, pool, trace
 from jobworker.worker.delivery import HEADER, TOKEN_HEADER, Delivery, new_token
 from jobworker.worker.outcome import Outcome
 from jobworker.worker.task import JobTask
@@ -39,6 +39,9 @@ class JobRequest(Request):
     held_back: ClassVar["weakref.WeakSet[JobRequest]"] = weakref.WeakSet()
 
     acknowledged: bool
+    #: Time limits (s), known once it is sent to the pool.
+    hard: float | None = None
+    soft: float | None = None
     _ticket: Ticket | None = None
     _runs_here = False
     _report: Report | None = None
@@ -65,22 +68,23 @@ class JobRequest(Request):
 
     # --- start ------------------------------------------------------------------------------------------------
 
+    @property
+    def token(self) -> str | None:
+        """Tells this delivery of an attempt from every other; None if it is about no attempt."""
+        return self._ticket.token if self._ticket else None
+
     def execute_using_pool(self, pool: Any, **_: Any) -> Any:
         """Send the job to the pool. Raises `TaskRevokedError` when there is nothing to run."""
-        if self.revoked() or not self._may_start():
+        if self.revoked() or not self._may_start() or not self._keeps_limits(pool):
             raise TaskRevokedError(self.id)
-        time_limit, soft_time_limit = self.time_limits
         self.held_back.discard(self)
         self._runs_here = isinstance(pool, solo.TaskPool)
         result = pool.apply_async(
             trace.fast if self._app.use_fast_trace_task else trace.plain,
             args=(self._type, self.id, self._request_dict, self._payload, None, None),  # Decoded already.
             accept_callback=self.on_accepted,
-            timeout_callback=self.on_timeout,
             callback=self.on_success,
             error_callback=self.on_failure,
-            soft_timeout=soft_time_limit or self._task.soft_time_limit,
-            timeout=time_limit or self._task.time_limit,
             correlation_id=self.id,
         )
         self._apply_result = weakref.ref(result) if result is not None else None  # For `terminate`.
@@ -99,6 +103,24 @@ class JobRequest(Request):
             if self._runs_here and self._mailbox.due_in() == 0:
                 self._mailbox.settle()  # The event loop turns again when the job is over.
         super().on_accepted(pid, time_accepted)
+        if (self.hard or self.soft) and JobTask.runner:
+            JobTask.runner.limits.watch(self, time_accepted)
+
+    def _keeps_limits(self, on: Any) -> bool:
+        """Whether this pool can keep the limits of the attempt, if it has any; else it ends here."""
+        hard, soft = self.time_limits
+        default_hard, default_soft = pool.default_limits(on)
+        self.hard = hard or self._task.time_limit or default_hard
+        self.soft = soft or self._task.soft_time_limit or default_soft
+        if not (self.hard or self.soft) or pool.forks(on):
+            return True
+        if self._ticket is not None:
+            self._end(outcome.limits_not_kept(pool.name(on), self.hard, self.soft))
+            state.task_ready(self)
+            self.acknowledge()
+            return False
+        self.hard = self.soft = None  # A plain Celery task: as Celery does.
+        return True
 
     def _may_start(self) -> bool:
         """Whether the attempt is ours to run. Our transport has made sure; on another one we have to ask."""
@@ -129,6 +151,8 @@ class JobRequest(Request):
 
     def on_success(self, answer: Any, **options: Any) -> None:
         """The process or thread that ran the job has answered."""
+        if self._was_stopped():
+            return
         failed, value, runtime, report = answer
         self._report = self._report or report
         if failed:
@@ -140,10 +164,14 @@ class JobRequest(Request):
         """A limit passed. The soft one is the job's to report, the hard one ours."""
         if not soft:
             self._end(outcome.hard_limit(timeout))
+        elif self._ticket and JobTask.runner:
+            JobTask.runner.say(self._ticket, "WARNING", f"its soft time limit of {timeout:g} s has passed")
         super().on_timeout(soft, timeout)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """The job failed (it has said how), or its process is gone (it could not)."""
+        if self._was_stopped():
+            return
         error = exc_info.exception
         self._error = error.exc if isinstance(error, ExceptionWithTraceback) else error
         exits = isinstance(self._error, SystemExit | KeyboardInterrupt)
@@ -179,9 +207,22 @@ class JobRequest(Request):
 
     def _announce_cancelled(self, emit_retry: bool = True) -> None:
         super()._announce_cancelled(emit_retry)
-        if self._ticket is not None:
+        if not self._was_stopped() and self._ticket is not None:
             self._end(outcome.interrupted())
             self.acknowledge()
+
+    def _was_stopped(self) -> bool:
+        """Whether the attempt was brought to its end by force: then that is told, whatever else was said."""
+        stop = JobTask.runner.limits.ended(self) if JobTask.runner else None
+        if stop is None:
+            return False
+        if stop.limit is not None:
+            self.on_timeout(soft=False, timeout=stop.limit)
+        else:
+            self._end(outcome.stopped(stop.signal))
+            state.task_ready(self)
+            self.acknowledge()
+        return True
 
     def _end(self, ended: Outcome) -> None:
         if self._ticket is not None and self._report is None:

@@ -8,18 +8,24 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import redis
 import structlog
-from celery.exceptions import SoftTimeLimitExceeded
 
 from jobworker import declare
 from jobworker.clock import Clock
+from jobworker.domain import events
+from jobworker.domain.events import Kind
 from jobworker.files.local import LocalFiles
 from jobworker.settings import Settings
+from jobworker.transport import keys
+from jobworker.transport.claims import Ticket
 from jobworker.transport.mailbox import Mailbox
 from jobworker.worker import outcome, trace
 from jobworker.worker.attempt_reporter import AttemptReporter
 from jobworker.worker.delivery import Delivery
+from jobworker.worker.desk import Desk, NearSeat, Seat
 from jobworker.worker.job_logging import JobLogHandler
+from jobworker.worker.limits import Limits
 from jobworker.worker.link import Link
 from jobworker.worker.outcome import Outcome
 from jobworker.worker.reporter import Reporter
@@ -41,6 +47,8 @@ class Runner:
         self.mailbox = mailbox
         self.batched = settings.transport == "batched"
         self.link = Link(settings)
+        self.desk = Desk()
+        self.limits = Limits(self.desk, clock)
         self._settings = settings
         self._clock = clock
         self._reporter = Reporter(self.link, clock)
@@ -61,10 +69,11 @@ class Runner:
         started = self._clock.monotonic()
         attempt = AttemptReporter(self._reporter, self._clock, delivery)
         files = LocalFiles(self._settings.home, delivery.execution)
-        context = self._context(delivery, parameters, attempt, files)
+        seat = self.desk.sit(delivery.token)
+        context = self._context(delivery, parameters, attempt, files, seat)
         try:
-            value = self._call(delivery, body, context, attempt)
-            ended = outcome.of_return(value, lambda text: files.save_result(delivery.attempt, text))
+            value = self._call(delivery, body, context, attempt, seat)
+            ended = outcome.of_return(value, lambda text: files.save_result(delivery.attempt, text), seat.limit_passed)
         except BaseException as error:
             ended = outcome.of_exception(error)
             if after:
@@ -76,8 +85,20 @@ class Runner:
         self._leave(delivery, ended, started, attempt)
         return value
 
+    def say(self, ticket: Ticket, level: str, message: str) -> None:
+        """A line in the log of an execution, from the worker's parent process; lost if Redis does not take it."""
+        data = {"level": level, "logger": "jobworker", "message": message, "at": self._clock.now().isoformat()}
+        with contextlib.suppress(redis.RedisError):
+            fields = events.encode(Kind.LOG, ticket.execution, ticket.attempt, data)
+            self.link.client.xadd(keys.LOGS, fields)  # type: ignore[arg-type]
+
     def _call(
-        self, delivery: Delivery, body: Callable[[], Any], context: declare.Context, attempt: AttemptReporter
+        self,
+        delivery: Delivery,
+        body: Callable[[], Any],
+        context: declare.Context,
+        attempt: AttemptReporter,
+        seat: Seat | NearSeat,
     ) -> Any:
         handler = self._handler or self._listen_to_logs()
         entered = declare.enter(context)
@@ -88,6 +109,7 @@ class Runner:
         try:
             return body()
         finally:
+            seat.leave()  # It counts from here on: a soft limit that strikes now comes too late.
             structlog.contextvars.reset_contextvars(**bound)
             handler.leave(listening)
             declare.leave(entered)
@@ -96,14 +118,17 @@ class Runner:
         runtime = round(self._clock.monotonic() - started, 6)
         data = {"worker": self.worker, "token": delivery.token, "runtime": runtime, **ended.data}
         trace.leave((ended.kind.value, _encode(data)))
-        # It counts from here on: a soft limit that strikes now comes too late.
-        with contextlib.suppress(SoftTimeLimitExceeded):
-            last_words = attempt.close()
-            if last_words:
-                trace.leave((ended.kind.value, _encode({**data, **last_words})))
+        last_words = attempt.close()
+        if last_words:
+            trace.leave((ended.kind.value, _encode({**data, **last_words})))
 
     def _context(
-        self, delivery: Delivery, parameters: dict[str, Any], attempt: AttemptReporter, files: LocalFiles
+        self,
+        delivery: Delivery,
+        parameters: dict[str, Any],
+        attempt: AttemptReporter,
+        files: LocalFiles,
+        seat: Seat | NearSeat,
     ) -> declare.Context:
         return declare.Context(
             execution_id=delivery.execution,
@@ -118,6 +143,7 @@ class Runner:
             files=files,
             _progress=attempt.progress,
             metadata=attempt.metadata,
+            _seat=seat,
         )
 
     def _listen_to_logs(self) -> JobLogHandler:

@@ -4,7 +4,6 @@ import contextlib
 import gc
 import os
 import secrets
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,8 +19,10 @@ from jobworker.transport.broker.channel import Channel
 from jobworker.transport.broker.fetching import Shares
 from jobworker.transport.client import check, connect
 from jobworker.transport.mailbox import Mailbox
+from jobworker.worker import processes
 from jobworker.worker.announce import worker_id
 from jobworker.worker.heartbeat import HeartbeatStep
+from jobworker.worker.orders import OrdersStep
 from jobworker.worker.runner import Runner
 from jobworker.worker.settling import SettleStep
 from jobworker.worker.shutdown import take_over_signals
@@ -32,6 +33,7 @@ def install(app: Celery, settings: Settings) -> None:
     """Connect the worker's life to ours, and let beat, too, refuse a Redis that would lose its data."""
     app.steps["consumer"].add(HeartbeatStep)
     app.steps["consumer"].add(SettleStep)
+    app.steps["consumer"].add(OrdersStep)
     app.events.dispatcher_cls = "jobworker.worker.events:Dispatcher"
 
     def begin(sender: str, conf: Any, **_: Any) -> None:
@@ -71,7 +73,7 @@ def install(app: Celery, settings: Settings) -> None:
 def _end_now() -> None:
     """This worker was given up. Its jobs belong to somebody else now: children first, so that none outlives us."""
     for child in active_children():
-        os.kill(child.pid, signal.SIGKILL)
+        processes.kill(child.pid)
     os._exit(1)
 
 

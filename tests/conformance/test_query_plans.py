@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from jobworker.store import dispatch
+from jobworker.store import dispatch, stopping
 from jobworker.store.database import Database
 from tests.conftest import NOW
 
@@ -42,3 +42,5 @@ def test_published_running_and_to_be_cancelled_have_their_indexes(sqlite_databas
     assert running == ["SEARCH executions USING INDEX ix_executions_running (worker=?)"]
     cancelled = _plans(sqlite_database, lambda connection: dispatch.cancel_asked(connection, 10))
     assert cancelled == ["SCAN executions USING INDEX ix_executions_cancel"]
+    stopped = _plans(sqlite_database, lambda connection: stopping.asked(connection, 10))
+    assert stopped == ["SCAN executions USING INDEX ix_executions_stop"]

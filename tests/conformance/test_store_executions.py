@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.errors import InvalidCursor
 from jobworker.domain.execution import State
-from jobworker.store import executions, queues, schema, story
+from jobworker.store import executions, queues, schema, stopping, story
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.filters import Filters
@@ -145,18 +145,24 @@ def test_what_waits_for_its_time_is_cancelled_at_once(database: Database, state:
     assert (last.attempt, last.state, last.actor, last.reason) == (attempt, State.CANCELLED, "ann", "not wanted")
 
 
-def test_only_what_is_queued_can_be_asked_to_stop_and_the_first_who_asks_is_remembered(database: Database) -> None:
+def test_what_is_queued_or_runs_can_be_asked_to_stop_and_the_first_who_asks_is_remembered(database: Database) -> None:
     with database.write() as connection:
-        [queued] = accepted(connection, new())
-        [running] = accepted(connection, new())
-    _set(database, running, state="Running")
+        [queued, running, over] = accepted(connection, new(), new(), new())
+    _set(database, running, state="Running", attempt=2, worker="w")
+    _set(database, over, state="Succeeded")
     with database.write() as connection:
         assert executions.request_cancel(connection, queued, "ann", NOW + HOUR)
         assert executions.request_cancel(connection, queued, "bob", NOW + 2 * HOUR)
-        assert not executions.request_cancel(connection, running, "ann", NOW)
+        assert executions.request_cancel(connection, running, "ann", NOW)
+        assert not executions.request_cancel(connection, over, "ann", NOW)
         assert not executions.cancel_waiting(connection, queued, "ann", "no", NOW)
     row = _row(database, queued)
     assert (row.state, row.cancel_requested_by, row.cancel_requested_at) == (State.QUEUED, "ann", NOW + HOUR)
+    with database.read() as connection:
+        assert stopping.asked(connection, 10) == [stopping.StopAsked(running, State.RUNNING, 2, "w", "ann")]
+    _set(database, running, state="Succeeded")
+    with database.read() as connection:
+        assert stopping.asked(connection, 10) == []
 
 
 def test_counts(database: Database) -> None:

@@ -1,5 +1,6 @@
 """A Redis that a test may break, and an engine on it."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,5 +37,16 @@ def at_work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         engine.relay()
         engine.worker("--pool", request.param)
         engine.ready()
+        yield engine
+    database.dispose()
+
+
+@pytest.fixture(scope="module")
+def lasting_engine(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> Iterator[Engine]:
+    """Nothing started yet, on SQLite, for all the tests of a module: what one starts the others find running."""
+    folder = tmp_path_factory.mktemp("engine")
+    url = f"sqlite:///{shutil.copy(_sqlite_template, folder / 'jobworker.db')}"
+    server, database = RedisServer(folder / "redis", persistent=True), Database(url)
+    with running(server), engine_on(folder, database, url, server.url) as engine:
         yield engine
     database.dispose()

@@ -60,7 +60,7 @@ def test_the_soft_limit_is_kept_by_processes_only(office: Office) -> None:
     if office.kind.forks:
         assert ended(office, execution, "running", "timed_out")["reason"] == "soft time limit exceeded"
     else:
-        assert ended(office, execution, "running", "succeeded")["result"] == "held"
+        _refused(office, execution, "soft_time_limit 0.5 s")
 
 
 @_EVERY_KIND
@@ -70,7 +70,16 @@ def test_the_hard_limit_is_kept_by_processes_only(office: Office) -> None:
         assert ended(office, execution, "running", "timed_out")["reason"] == "hard time limit exceeded"
         assert not office.post.engine.ends()[execution, 1]
     else:
-        assert ended(office, execution, "running", "succeeded")["result"] == "held"
+        _refused(office, execution, "time_limit 0.5 s")
+
+
+def _refused(office: Office, execution: str, limit: str) -> None:
+    """It was not begun, and the reason names pool and limit."""
+    told = ended(office, execution, "rejected")
+    assert told["reason"] == f"a worker with the pool {office.kind.pool} cannot keep its limits ({limit})"
+    assert told["error"]["type"] == "TimeLimitNotKept"
+    assert "--pool prefork" in told["error"]["message"]
+    assert not office.post.starts(execution)
 
 
 _PROCESSES = pytest.mark.parametrize("office", [BATCHED[0], STOCK], indirect=True, ids=str)

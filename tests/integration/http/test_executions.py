@@ -191,8 +191,16 @@ class TestCancel:
         any_world.entered(made["id"], 1, "Retrying")
         assert any_world.client.post(_here(made, "/cancel")).json["attempt"] == 1
 
-    @pytest.mark.parametrize("state", ["Running", "Succeeded", "Failed", "TimedOut", "Skipped"])
-    def test_what_started_or_ended_is_not(self, world: World, state: str) -> None:
+    def test_what_runs_is_asked_to_stop_and_goes_on_until_its_worker_says_so(self, any_world: World) -> None:
+        made = any_world.submitted()
+        any_world.entered(made["id"], 1, "Running")
+        first = any_world.client.post(_here(made, "/cancel"))
+        second = any_world.client.post(_here(made, "/cancel"))
+        assert (first.status_code, first.json["state"], first.json["cancel_requested_by"]) == (202, "Running", "api")
+        assert (second.status_code, second.json["cancel_requested_at"]) == (202, first.json["cancel_requested_at"])
+
+    @pytest.mark.parametrize("state", ["Succeeded", "Failed", "TimedOut", "Skipped"])
+    def test_what_has_ended_is_not(self, world: World, state: str) -> None:
         made = world.submitted()
         world.entered(made["id"], 1, state)
         response = world.client.post(_here(made, "/cancel"))

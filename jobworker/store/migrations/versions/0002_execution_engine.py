@@ -44,7 +44,9 @@ def upgrade() -> None:
         op.add_column("queues", column)
     op.add_column("relay_state", sa.Column("logged_through", sa.String(40)))
     dead = "dead_letter || '' = 'open'"
+    stop = "state || '' IN ('Running', 'Retrying') AND cancel_requested_at IS NOT NULL"
     for name, columns, condition in (
+        ("stop", ["id"], stop),
         ("dead_letter", ["id"], dead),
         ("dead_letter_job", ["job", "id"], dead),
         ("dead_letter_fingerprint", ["fingerprint", "id", "finished_at"], dead),

@@ -1,0 +1,52 @@
+"""Carries requests to cancel to the workers that run what is to be cancelled."""
+
+from collections import defaultdict
+
+import structlog
+
+from jobworker.clock import Clock
+from jobworker.domain.execution import State
+from jobworker.store import executions, stopping
+from jobworker.store.database import Database
+from jobworker.store.stopping import StopAsked
+from jobworker.transport.orders import Order, Orders
+
+logger = structlog.get_logger(__name__)
+
+#: An order is repeated after so long (s), for as long as SQL shows the attempt as running: whatever loses it.
+_REPEAT = 5.0
+
+_LIMIT = 1000
+
+
+class Stopper:
+    """Gives orders, and repeats them until the execution has ended."""
+
+    def __init__(self, database: Database, orders: Orders, clock: Clock) -> None:
+        self._database = database
+        self._orders = orders
+        self._clock = clock
+        self._given: dict[tuple[str, int], float] = {}
+
+    def run(self) -> None:
+        """Tell workers what they do not know yet. Raises `redis.RedisError`."""
+        with self._database.read() as connection:
+            asked = stopping.asked(connection, _LIMIT)
+        given, now = self._given, self._clock.monotonic()
+        self._given = {(row.id, row.attempt): given.get((row.id, row.attempt), float("-inf")) for row in asked}
+        if between := [row for row in asked if row.state is State.RETRYING]:
+            self._cancel(between)
+        orders = defaultdict(list)
+        for row in asked:
+            if row.state is State.RUNNING and now - self._given[row.id, row.attempt] >= _REPEAT:
+                orders[row.worker].append(Order(row.id, row.attempt, row.actor))
+        for worker, part in orders.items():
+            self._orders.give(worker, part)
+            self._given.update({(order.execution, order.attempt): now for order in part})
+
+    def _cancel(self, rows: list[StopAsked]) -> None:
+        """The request came while the end of the attempt was written down."""
+        with self._database.write() as connection:
+            for row in rows:
+                reason = "cancelled before the next attempt"
+                executions.cancel_waiting(connection, row.id, row.actor, reason, self._clock.now())

@@ -1,0 +1,44 @@
+"""What a worker is told about the attempts that it runs: which of them have to stop.
+
+The relay repeats an order for as long as SQL shows the attempt as running, so losing one costs seconds.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import redis
+
+from jobworker.transport import keys
+
+
+class Order(NamedTuple):
+    """This attempt has to stop, because `by` wants so."""
+
+    execution: str
+    attempt: int
+    by: str
+
+
+class Orders:
+    """The orders to workers, on one client."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def give(self, worker: str, orders: Iterable[Order]) -> None:
+        """Leave orders where the worker looks. Raises `redis.RedisError`."""
+        name = keys.ORDERS.format(worker=worker)
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.hset(name, mapping={each.execution: json.dumps([each.attempt, each.by]) for each in orders})
+            pipe.expire(name, keys.ORDERS_TTL)
+            pipe.execute()
+
+    def of(self, worker: str) -> list[Order]:
+        """The orders to a worker. Raises `redis.RedisError`."""
+        found: Any = self._client.hgetall(keys.ORDERS.format(worker=worker))
+        return [Order(execution, *json.loads(text)) for execution, text in found.items()]
+
+    def done(self, worker: str, orders: Iterable[Order]) -> None:
+        """Take orders back that are about nothing that the worker runs. Raises `redis.RedisError`."""
+        self._client.hdel(keys.ORDERS.format(worker=worker), *(each.execution for each in orders))

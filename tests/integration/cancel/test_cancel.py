@@ -1,0 +1,131 @@
+"""Cancelling what runs, on real workers: by its own will, by SIGTERM, by SIGKILL; and nothing is left."""
+
+import pytest
+
+from jobworker.domain.execution import AttemptState, State
+from jobworker.services import executions
+from jobworker.store.executions import ExecutionRow
+from tests.engine import Engine
+from tests.offspring import alive, children, process_of
+from tests.waiting import until
+
+#: From the request to Cancelled (s): what is promised.
+_PROMISED = 10.0
+
+
+@pytest.fixture(scope="module")
+def prefork(lasting_engine: Engine) -> Engine:
+    """A relay and a worker with two processes."""
+    lasting_engine.relay()
+    lasting_engine.worker()
+    lasting_engine.ready("clings")
+    return lasting_engine
+
+
+def _begun(engine: Engine, job: str, **fields: object) -> str:
+    execution = engine.submit_one(job, **fields)
+    until(lambda: engine.get(execution).state is State.RUNNING and engine.is_running(execution), what=f"{job} to run")
+    return execution
+
+
+def _is_cancelled(engine: Engine, execution: str, reason: str) -> ExecutionRow:
+    """Within the promise, in the name of who asked, with this reason."""
+    row = engine.finished(execution)
+    assert (row.state, row.reason) == (State.CANCELLED, reason)
+    assert row.finished_at is not None
+    assert row.cancel_requested_at is not None
+    assert (row.finished_at - row.cancel_requested_at).total_seconds() <= _PROMISED
+    last = executions.transitions(engine.database, execution).items[-1]
+    assert (last.state, last.actor, last.reason) == (State.CANCELLED, "tester", reason)
+    [attempt] = executions.attempts(engine.database, execution).items
+    assert attempt.state is AttemptState.CANCELLED
+    return row
+
+
+def test_a_job_that_looks_stops_by_itself(prefork: Engine) -> None:
+    engine = prefork
+    raising, saying = (
+        _begun(engine, "minds_cancellation"),
+        _begun(engine, "minds_cancellation", parameters={"in_its_own_words": True}),
+    )
+    for execution in (raising, saying):
+        row = engine.cancel(execution)
+        assert (row.state, row.cancel_requested_by) == (State.RUNNING, "tester")
+    _is_cancelled(engine, raising, "the job stopped by itself")
+    _is_cancelled(engine, saying, "put everything back")
+
+
+def test_a_job_that_does_not_look_is_ended_by_sigterm_and_what_it_started_too(prefork: Engine) -> None:
+    engine = prefork
+    execution = _begun(engine, "clings", parameters={"ignore_signals": False})
+    started = [process_of(engine, execution), *children(engine, execution)]
+    engine.cancel(execution)
+    _is_cancelled(engine, execution, "it did not stop by itself and was ended by SIGTERM")
+    until(lambda: not alive(started), what=f"the end of {started}")
+
+
+def test_a_job_that_ignores_sigterm_and_forks_is_killed_and_what_it_started_too(prefork: Engine) -> None:
+    engine = prefork
+    execution = _begun(engine, "clings")
+    started = [process_of(engine, execution), *children(engine, execution)]
+    assert len(alive(started)) == 4
+    engine.cancel(execution)
+    _is_cancelled(engine, execution, "it did not stop by itself and was ended by SIGKILL")
+    until(lambda: not alive(started), what=f"the end of {started}")
+    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED
+
+
+def test_a_job_that_comes_to_its_end_all_the_same_has_succeeded(prefork: Engine) -> None:
+    engine = prefork
+    execution = _begun(engine, "finishes_when_cancelled")
+    engine.cancel(execution)
+    row = engine.finished(execution)
+    assert (row.state, row.result) == (State.SUCCEEDED, "what there was")
+
+
+def test_a_cancellation_reaches_no_other_job_of_the_same_process(prefork: Engine, tmp_path: object) -> None:
+    engine = prefork
+    gate = engine.folder / "gate"
+    held = [_begun(engine, "finishes_when_cancelled") for _ in range(2)]
+    for execution in held:
+        engine.cancel(execution)
+    after = [engine.submit_one("waits_and_looks", parameters={"path": str(gate)}) for _ in range(2)]
+    until(lambda: all(engine.is_running(execution) for execution in after))
+    gate.touch()
+    assert [engine.finished(execution).result for execution in after] == [False, False]
+
+
+def test_one_that_nobody_asked_for_is_cancelled_by_its_worker(prefork: Engine) -> None:
+    engine = prefork
+    row = engine.finished(engine.submit_one("cancels_itself_for_no_reason"))
+    assert (row.state, row.reason) == (State.CANCELLED, "the job stopped by itself")
+    last = executions.transitions(engine.database, row.id).items[-1]
+    assert last.actor == f"worker:{row.worker}"
+
+
+def test_a_job_with_limits_is_cancelled_before_they_pass(prefork: Engine) -> None:
+    engine = prefork
+    execution = _begun(engine, "clings", soft_time_limit=50, time_limit=60)
+    engine.cancel(execution)
+    _is_cancelled(engine, execution, "it did not stop by itself and was ended by SIGKILL")
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_where_there_are_no_processes_a_job_has_to_look(engine: Engine, pool: str) -> None:
+    engine.relay()
+    engine.worker("--pool", pool, "-c", "2")
+    engine.ready()
+    minds = _begun(engine, "minds_cancellation")
+    engine.cancel(minds)
+    _is_cancelled(engine, minds, "the job stopped by itself")
+    gate = engine.folder / "gate"
+    runs_on = _begun(engine, "wait_for_file", parameters={"path": str(gate)})
+    assert engine.cancel(runs_on).cancel_requested_by == "tester"
+    looks = _begun(engine, "minds_cancellation") if pool == "threads" else None
+    if looks:
+        engine.cancel(looks)
+        _is_cancelled(engine, looks, "the job stopped by itself")
+    row = engine.get(runs_on)
+    assert (row.state, row.cancel_requested_by) == (State.RUNNING, "tester")
+    gate.touch()
+    assert engine.finished(runs_on).state is State.SUCCEEDED

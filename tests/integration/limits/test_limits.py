@@ -1,0 +1,121 @@
+"""Time limits on real workers: what is stopped, what is recorded, and that nothing is left."""
+
+import pytest
+
+from jobworker.domain.execution import AttemptState, State
+from jobworker.services import executions
+from tests.engine import Engine
+from tests.offspring import alive, children, process_of
+from tests.waiting import until
+
+#: Recorded within so long after the limit (s): what is promised.
+_PROMISED = 5.0
+
+
+@pytest.fixture(scope="module")
+def running(lasting_engine: Engine) -> Engine:
+    """A relay and a worker with one process."""
+    lasting_engine.relay()
+    lasting_engine.worker("-c", "1")
+    lasting_engine.ready("clings")
+    return lasting_engine
+
+
+def _log(engine: Engine, execution: str) -> list[tuple[str, str]]:
+    return [(line.level, line.message) for line in executions.logs(engine.database, execution).items]
+
+
+@pytest.mark.parametrize("stubborn", [True, False], ids=["ignores SIGTERM", "minds SIGTERM"])
+def test_the_hard_limit_ends_the_job_and_all_that_it_started(running: Engine, stubborn: bool) -> None:
+    engine = running
+    execution = engine.submit_one("clings", parameters={"ignore_signals": stubborn}, time_limit=1.0)
+    until(lambda: engine.is_running(execution))
+    started = [process_of(engine, execution), *children(engine, execution)]
+    assert len(alive(started)) == 4
+
+    row = engine.finished(execution)
+    assert (row.state, row.reason) == (State.TIMED_OUT, "hard time limit exceeded")
+    assert row.error is not None
+    assert row.error["message"] == "the hard time limit of 1 s passed"
+    assert row.finished_at is not None
+    assert row.started_at is not None
+    assert 1.0 <= (row.finished_at - row.started_at).total_seconds() <= 1.0 + _PROMISED
+    until(lambda: not alive(started), what=f"the end of {started}")
+    [attempt] = executions.attempts(engine.database, execution).items
+    assert attempt.state is AttemptState.TIMED_OUT
+    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED, "another process has taken its place"
+
+
+def test_a_job_that_survives_its_hard_limit_by_swallowing_everything_is_timed_out_all_the_same(running: Engine) -> None:
+    engine = running
+    execution = engine.submit_one("swallows_everything", parameters={"seconds": 2.0}, time_limit=0.5)
+    assert engine.finished(execution).state is State.TIMED_OUT
+    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED
+
+
+def test_a_soft_limit_that_the_job_swallows_is_recorded(running: Engine) -> None:
+    engine = running
+    execution = engine.submit_one("swallows", parameters={"seconds": 1.5}, soft_time_limit=0.5)
+    row = engine.finished(execution)
+    assert (row.state, row.result) == (State.SUCCEEDED, "done all the same")
+    assert row.reason == "succeeded after its soft time limit of 0.5 s had passed"
+    told = ("WARNING", "its soft time limit of 0.5 s has passed")
+    until(lambda: told in _log(engine, execution), what=f"{told}; told: {_log(engine, execution)}")
+
+
+def test_an_extended_job_ends_in_time_and_one_that_takes_longer_still_does_not(running: Engine) -> None:
+    engine = running
+    limits = {"soft_time_limit": 0.6, "time_limit": 0.9}
+    row = engine.finished(engine.submit_one("extends", parameters={"seconds": 1.5, "by": 5}, **limits))
+    assert (row.state, row.reason) == (State.SUCCEEDED, None)
+    row = engine.finished(engine.submit_one("extends", parameters={"seconds": 30, "by": 0.5}, time_limit=0.5))
+    assert row.state is State.TIMED_OUT
+    assert row.error is not None
+    assert row.error["message"] == "the hard time limit of 1 s passed", "what it was extended by counts"
+    row = engine.finished(engine.submit_one("extends", parameters={"seconds": 30, "by": 0.5}, soft_time_limit=0.5))
+    assert row.state is State.TIMED_OUT
+    assert row.error is not None
+    assert row.error["message"] == "the soft time limit of 1 s passed"
+
+
+def test_what_cannot_be_had_is_refused_with_words_that_say_so(running: Engine) -> None:
+    told = running.finished(running.submit_one("extends_wrongly", time_limit=60)).result
+    assert told[0] == "ValueError: context.extend() takes more than 0 and at most 2592000 seconds, not 0"
+    assert [each.partition(":")[0] for each in told] == [*["ValueError"] * 4, *["TypeError"] * 2]
+
+
+def test_an_extension_ends_with_its_attempt(running: Engine) -> None:
+    engine = running
+    limits = {"time_limit": 1.0}
+    first = engine.submit_one("extends", parameters={"seconds": 0.1, "by": 1000}, **limits)
+    second = engine.submit_one("clings", **limits)
+    assert engine.finished(first).state is State.SUCCEEDED
+    assert engine.finished(second).state is State.TIMED_OUT
+
+
+def test_each_process_leads_a_group_and_a_session_of_its_own(running: Engine) -> None:
+    who = running.finished(running.submit_one("says_who_it_is")).result
+    assert who["pid"] == who["group"] == who["session"]
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_a_pool_that_cannot_keep_a_limit_does_not_begin(engine: Engine, pool: str) -> None:
+    engine.relay()
+    engine.worker("--pool", pool, "-c", "1")
+    engine.ready()
+    execution = engine.submit_one("noop", time_limit=60, soft_time_limit=30)
+    row = engine.finished(execution)
+    why = f"a worker with the pool {pool} cannot keep its limits (time_limit 60 s, soft_time_limit 30 s)"
+    assert (row.state, row.reason, row.attempt) == (State.FAILED, why, 0)
+    assert row.error is not None
+    assert row.error["type"] == "TimeLimitNotKept"
+    assert not engine.is_running(execution)
+    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED, "nothing else is disturbed"
+
+
+def test_a_worker_may_have_limits_for_what_has_none(engine: Engine) -> None:
+    engine.relay()
+    engine.worker("-c", "1", "--soft-time-limit", "1", "--time-limit", "60")
+    engine.ready()
+    row = engine.finished(engine.submit_one("hold", parameters={"seconds": 30}))
+    assert (row.state, row.reason) == (State.TIMED_OUT, "soft time limit exceeded")

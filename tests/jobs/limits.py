@@ -1,0 +1,132 @@
+"""Jobs that do not want to end, and take others with them. The processes that they start are in the diary."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from jobworker import Context, JobCancelled, current, job
+from tests.jobs import note
+
+#: A child that minds no signal that can be minded, and starts another one like it.
+_STUBBORN = "trap '' TERM INT HUP; sleep 600 & while :; do sleep 1; done"
+
+
+def note_children(*pids: int) -> None:
+    """Say which processes were started."""
+    for pid in pids:
+        note(f"child:{pid}")
+
+
+def _start_children() -> None:
+    """One in the job's group, one with a session of its own, and one whose parent is gone at once."""
+    plain = subprocess.Popen(["sh", "-c", _STUBBORN])
+    apart = subprocess.Popen(["sh", "-c", _STUBBORN], start_new_session=True)
+    orphan = subprocess.run(["sh", "-c", f"({_STUBBORN}) >/dev/null 2>&1 & echo $!"], capture_output=True, check=True)
+    note_children(plain.pid, apart.pid, int(orphan.stdout))
+
+
+@job
+def clings(ignore_signals: bool = True) -> None:
+    """Start children, and run until somebody uses force."""
+    if ignore_signals:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _start_children()
+    note("start")
+    while True:
+        time.sleep(0.1)
+
+
+@job
+def swallows(seconds: float) -> str:
+    """Let no exception pass."""
+    note("start")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.05)
+        except Exception:  # noqa: BLE001  that is what it is about
+            pass
+    note("end")
+    return "done all the same"
+
+
+@job
+def swallows_everything(seconds: float) -> str:
+    """Not even those that are no `Exception`."""
+    note("start")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.05)
+        except BaseException:  # noqa: BLE001
+            pass
+    note("end")
+    return "done all the same"
+
+
+@job
+def extends(context: Context, seconds: float, by: float, times: int = 1) -> str:
+    """Ask for more time, and take it."""
+    note("start")
+    for _ in range(times):
+        context.extend(by)
+        time.sleep(seconds / times)
+    note("end")
+    return "in time"
+
+
+@job
+def extends_wrongly(context: Context) -> list[str]:
+    """Ask for what cannot be had."""
+    told = []
+    for wrong in (0, -1, float("nan"), float("inf"), True, "5"):
+        try:
+            context.extend(wrong)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            told.append(f"{type(error).__name__}: {error}")
+    return told
+
+
+@job
+def minds_cancellation(context: Context, in_its_own_words: bool = False) -> None:
+    """Look often, and end."""
+    note("start")
+    while True:
+        if in_its_own_words and context.cancelled:
+            raise JobCancelled("put everything back")
+        context.raise_if_cancelled()
+        time.sleep(0.02)
+
+
+@job
+def finishes_when_cancelled() -> str:
+    """Look, and come to an end of its own."""
+    note("start")
+    while not current().cancelled:
+        time.sleep(0.02)
+    note("end")
+    return "what there was"
+
+
+@job
+def cancels_itself_for_no_reason() -> None:
+    """Nobody has asked."""
+    note("start")
+    raise JobCancelled
+
+
+@job
+def waits_and_looks(path: str) -> bool:
+    """Run until a file appears; answers whether it was cancelled."""
+    note("start")
+    while not Path(path).exists():
+        time.sleep(0.02)
+    return current().cancelled
+
+
+@job
+def says_who_it_is() -> dict[str, int]:
+    """Process, group and session."""
+    return {"pid": os.getpid(), "group": os.getpgid(0), "session": os.getsid(0)}

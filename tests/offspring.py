@@ -1,0 +1,43 @@
+"""The processes that jobs of tests have started, by the diary, and whether they are gone."""
+
+from pathlib import Path
+
+from tests.engine import Engine
+
+
+def children(engine: Engine, execution: str) -> list[int]:
+    """The processes that an execution said it has started."""
+    lines = engine.diary.read_text().splitlines() if engine.diary.exists() else []
+    noted = [line.split()[2] for line in lines if line.startswith(f"{execution} ")]
+    return [int(what.removeprefix("child:")) for what in noted if what.startswith("child:")]
+
+
+def process_of(engine: Engine, execution: str) -> int:
+    """The process that began its first attempt."""
+    [begun] = [line for line in engine.diary.read_text().splitlines() if line.startswith(f"{execution} 1 start ")]
+    return int(begun.split()[-1])
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those that run; a zombie does not, whoever has forgotten to bury it."""
+    return [pid for pid in pids if _state(pid) not in ("", "Z", "X")]
+
+
+def offspring(pid: int) -> list[int]:
+    """All that descends from a process."""
+    found = [int(child) for task in _tasks(pid) for child in task.split()]
+    return found + [each for child in found for each in offspring(child)]
+
+
+def _tasks(pid: int) -> list[str]:
+    try:
+        return [(task / "children").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:
+        return []
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
