@@ -57,9 +57,8 @@ class Seat:
             self._desk.seconds[self._base + _EXTENDED] += seconds
 
     def leave(self) -> None:
-        """The attempt is over."""
+        """The job is over: its soft limit does not reach it any more."""
         self._desk.sitting = None
-        self._desk.numbers[self._base + _SITTING] = 0
 
     def strike(self) -> None:
         """Raise `SoftTimeLimitExceeded` if it is this attempt whose limit passed."""
@@ -82,7 +81,7 @@ class NearSeat:
         """Nothing to move: here nobody keeps a time limit."""
 
     def leave(self) -> None:
-        """The attempt is over."""
+        """The job is over."""
         self._leave()
 
 

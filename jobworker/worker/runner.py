@@ -72,7 +72,7 @@ class Runner:
         seat = self.desk.sit(delivery.token)
         context = self._context(delivery, parameters, attempt, files, seat)
         try:
-            value = self._call(delivery, body, context, attempt, seat)
+            value = self._call(delivery, functools.partial(_seated, seat, body), context, attempt)
             ended = outcome.of_return(value, lambda text: files.save_result(delivery.attempt, text), seat.limit_passed)
         except BaseException as error:
             ended = outcome.of_exception(error)
@@ -93,12 +93,7 @@ class Runner:
             self.link.client.xadd(keys.LOGS, fields)  # type: ignore[arg-type]
 
     def _call(
-        self,
-        delivery: Delivery,
-        body: Callable[[], Any],
-        context: declare.Context,
-        attempt: AttemptReporter,
-        seat: Seat | NearSeat,
+        self, delivery: Delivery, body: Callable[[], Any], context: declare.Context, attempt: AttemptReporter
     ) -> Any:
         handler = self._handler or self._listen_to_logs()
         entered = declare.enter(context)
@@ -109,7 +104,6 @@ class Runner:
         try:
             return body()
         finally:
-            seat.leave()  # It counts from here on: a soft limit that strikes now comes too late.
             structlog.contextvars.reset_contextvars(**bound)
             handler.leave(listening)
             declare.leave(entered)
@@ -150,3 +144,10 @@ class Runner:
         self._handler = JobLogHandler(self._reporter, one_at_a_time=os.getpid() != self._parent)
         self._handler.listen()
         return self._handler
+
+
+def _seated(seat: Seat | NearSeat, body: Callable[[], Any]) -> Any:
+    try:
+        return body()
+    finally:
+        seat.leave()  # It counts from here on: a soft limit that strikes now comes too late.
