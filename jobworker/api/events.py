@@ -15,7 +15,7 @@ from jobworker.api.blueprint import Blueprint
 from jobworker.api.room import Room, room
 from jobworker.domain.errors import Busy, ExecutionNotFound, InvalidCursor
 from jobworker.services import following
-from jobworker.services.following import Follower, News
+from jobworker.services.following import Follower, Metadata, News, Progress
 from jobworker.store.story import LogRow, TransitionRow
 
 blueprint = Blueprint(
@@ -28,13 +28,13 @@ _PAUSE = 0.2
 #: A comment after so much silence (s) keeps proxies from closing the stream, and notices who has left.
 _HEARTBEAT = 10.0
 
-#: Log lines travel apart from states and may come later; a stream stays open for so long (s) after the end.
-_LAST_LINES = 1.0
+#: What a worker could not send before the end is waited for so long (s).
+_GRACE = 1.0
 
 _STREAM = {
     "type": "string",
-    "description": "Events `state` (attempt, state, at, actor, reason), `progress` (done, total, message) and "
-    "`log` (seq, attempt, at, level, logger, message), then `end`. Data are JSON objects.",
+    "description": "Events `state` (attempt, state, at, actor, reason), `progress` (attempt, done, total, message), "
+    "`metadata` (all of it) and `log` (seq, attempt, at, level, logger, message), then `end`. Data are JSON objects.",
 }
 
 
@@ -43,7 +43,7 @@ _STREAM = {
 @blueprint.headers(headers.LAST_EVENT_ID)
 @blueprint.problems(ExecutionNotFound, InvalidCursor)
 def follow_execution(execution_id: str) -> Response:
-    """Follow an execution: states, progress and log lines as they come (server-sent events)."""
+    """Follow an execution: states, progress, metadata and log lines as they come (server-sent events)."""
     here = room()
     follower = following.follow(here.database, execution_id, request.headers.get("Last-Event-ID"))
     if not here.streams.acquire(blocking=False):
@@ -64,17 +64,14 @@ def _stream(here: Room, follower: Follower) -> Iterator[bytes]:
     """Events until the execution has ended and its last lines were sent."""
     nothing = threading.Event()
     spoken = here.clock.monotonic()
-    ended_at: float | None = None
     yield b"retry: 2000\n\n"
     while True:
         for news in follower.look(here.database):
             yield _event(news, follower.bookmark)
             spoken = here.clock.monotonic()
         now = here.clock.monotonic()
-        if follower.ended:
-            ended_at = now if ended_at is None else ended_at
-            if now - ended_at >= _LAST_LINES:
-                break
+        if follower.done(now, _GRACE):
+            break
         if now - spoken >= _HEARTBEAT:
             yield b": still here\n\n"
             spoken = now
@@ -83,7 +80,10 @@ def _stream(here: Room, follower: Follower) -> Iterator[bytes]:
 
 
 def _event(news: News, bookmark: str) -> bytes:
-    kind = "state" if isinstance(news, TransitionRow) else "log" if isinstance(news, LogRow) else "progress"
+    data = news.told if isinstance(news, Progress | Metadata) else news
     # JSON has no line breaks of its own, so one data line is enough.
-    data = orjson.dumps(news, option=orjson.OPT_UTC_Z)
-    return f"id: {bookmark}\nevent: {kind}\ndata: ".encode() + data + b"\n\n"
+    line = orjson.dumps(data, option=orjson.OPT_UTC_Z)
+    return f"id: {bookmark}\nevent: {_KINDS[type(news)]}\ndata: ".encode() + line + b"\n\n"
+
+
+_KINDS = {TransitionRow: "state", LogRow: "log", Progress: "progress", Metadata: "metadata"}

@@ -1,9 +1,11 @@
 """How our things look in JSON."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any, TypeVar
+from urllib.parse import quote
 
+from jobworker.services.files import KeptFile
 from jobworker.services.jobs import Job
 from jobworker.services.selection import Done
 from jobworker.services.submission import Accepted
@@ -67,12 +69,14 @@ def execution(row: ExecutionRow) -> dict[str, Any]:
     """An execution."""
     here = f"{ROOT}/executions/{row.id}"
     shown: dict[str, Any] = {name: getattr(row, name) for name in _EXECUTION_FIELDS}
+    shown["result_file"] = _result_file(row)
     shown["links"] = {
         "self": here,
         "attempts": f"{here}/attempts",
         "transitions": f"{here}/transitions",
         "logs": f"{here}/logs",
         "result": f"{here}/result",
+        "files": f"{here}/files",
         "events": f"{here}/events",
         "cancel": f"{here}/cancel",
         "rerun": f"{here}/rerun",
@@ -130,6 +134,18 @@ def done(found: Done) -> dict[str, Any]:
 
 def result(row: ExecutionRow) -> dict[str, Any]:
     """What came of an execution."""
-    return {
-        name: getattr(row, name) for name in ("id", "state", "reason", "result", "result_file", "error", "finished_at")
-    }
+    shown = {name: getattr(row, name) for name in ("id", "state", "reason", "result", "error", "finished_at")}
+    return {**shown, "result_file": _result_file(row)}
+
+
+def _result_file(row: ExecutionRow) -> dict[str, Any] | None:
+    return {**row.result_file, "url": _file_url(row.id, row.result_file["name"])} if row.result_file else None
+
+
+def file(execution_id: str, found: KeptFile) -> dict[str, Any]:
+    """A file of an execution."""
+    return {**asdict(found), "links": {"self": _file_url(execution_id, found.name)}}
+
+
+def _file_url(execution_id: str, name: str) -> str:
+    return f"{ROOT}/executions/{execution_id}/files/{quote(name, safe='')}"

@@ -16,6 +16,7 @@ _COMMANDS = {
     "db": "db",
     "doctor": "doctor",
     "executions": "executions",
+    "logs": "logs",
     "relay": "relay",
     "submit": "submit",
     "up": "up",

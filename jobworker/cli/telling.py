@@ -1,6 +1,7 @@
 """How an execution is told on a terminal."""
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -9,13 +10,13 @@ import orjson
 from jobworker.clock import Clock
 from jobworker.domain.execution import FINAL, State
 from jobworker.services import executions, following
-from jobworker.services.following import News
+from jobworker.services.following import Metadata, News
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.story import LogRow, TransitionRow
 
 #: How often SQL is asked for news (s).
-_LOOK_EVERY = 0.2
+LOOK_EVERY = 0.2
 
 #: Exit codes: it succeeded, it ended otherwise, it has not ended.
 SUCCEEDED, NOT_SUCCEEDED, NOT_ENDED = 0, 1, 3
@@ -25,18 +26,23 @@ _BAD = frozenset(FINAL - {State.SUCCEEDED})
 
 
 def follow(database: Database, clock: Clock, execution_id: str) -> int:
-    """Print each change of state, progress and log line until the execution has ended; the exit code."""
+    """Print each change of state, progress, metadata and log line until the execution has ended; the exit code."""
     follower = following.follow(database, execution_id, None)
-    while not follower.ended:
+    while True:
         for news in follower.look(database):
             click.echo(_line(news))
-        if not follower.ended:
-            clock.wait(threading.Event(), _LOOK_EVERY)
+        if follower.done(clock.monotonic()):
+            break
+        clock.wait(threading.Event(), LOOK_EVERY)
     return outcome(executions.get(database, execution_id))
 
 
 def outcome(execution: ExecutionRow) -> int:
     """Print what came of it; the exit code."""
+    if execution.result_file is not None:
+        file = execution.result_file
+        click.echo(f"the result is in {file['name']} ({file['size']:,} bytes) on {file['host']}")
+        return SUCCEEDED
     if execution.state is State.SUCCEEDED:
         click.echo(orjson.dumps(execution.result, option=orjson.OPT_INDENT_2).decode())
         return SUCCEEDED
@@ -59,11 +65,18 @@ def _line(news: News) -> str:
         attempt = f" (attempt {news.attempt})" if news.attempt else ""
         return f"{news.at.astimezone():%H:%M:%S} {state(news.state)}{attempt} by {news.actor}{_because(news.reason)}"
     if isinstance(news, LogRow):
-        return f"{news.at.astimezone():%H:%M:%S}   {news.level} {news.message}"
-    return f"           {_progress(news)}"
+        return log_line(news)
+    if isinstance(news, Metadata):
+        return f"           {orjson.dumps(news.told).decode()}"
+    return f"           {_progress(news.told)}"
 
 
-def _progress(progress: dict[str, Any]) -> str:
+def log_line(line: LogRow) -> str:
+    """A line of a job's log."""
+    return f"{line.at.astimezone():%H:%M:%S}   {line.level} {line.message}"
+
+
+def _progress(progress: Mapping[str, Any]) -> str:
     total = progress.get("total")
     message = progress.get("message")
     return f"{progress.get('done')}{f'/{total}' if total else ''}{f' {message}' if message else ''}"

@@ -85,6 +85,18 @@ class ExecutionNotFound(NotFound):
     code = "execution_not_found"
 
 
+class FileNotFound(NotFound):
+    """The execution has left no file of this name here."""
+
+    code = "file_not_found"
+
+
+class FileElsewhere(NotFound):
+    """The file is on the disk of another host."""
+
+    code = "file_elsewhere"
+
+
 class Conflict(JobWorkerError):
     """The request does not fit the present state."""
 

@@ -1,7 +1,7 @@
 """Following one execution while it happens: what is new since the last look, in pieces that can be resumed."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from jobworker.domain.execution import FINAL
 from jobworker.services import executions
 from jobworker.store import story
 from jobworker.store.database import Database
+from jobworker.store.log_lines import is_cut_mark
 from jobworker.store.story import LogRow, Pulse, TransitionRow
 
 #: Log lines that one look brings at most; the next look brings the rest.
@@ -17,37 +18,63 @@ _LINES = 500
 
 _BOOKMARK = re.compile(r"(-?\d{1,9})\.(-?\d{1,9})~([0-9-]{0,40})\Z", re.ASCII)
 
-News = TransitionRow | LogRow | dict[str, Any]
+#: What the lines of a log are waited for when the execution has ended (s): they may travel slower than states.
+_LATEST_LINES = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the job is: attempt, done, total, message."""
+
+    told: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What the job keeps with its execution."""
+
+    told: Mapping[str, Any]
+
+
+News = TransitionRow | LogRow | Progress | Metadata
 
 
 @dataclass(slots=True)
 class Follower:
     """Somebody who follows an execution, and how far they have read.
 
-    The bookmark names the last change of state and the last log line; progress needs none, as only
-    the latest counts. A late report about an earlier state is not news to somebody past it.
+    The bookmark names the last change of state and the last log line; progress and metadata need none, as only
+    the latest counts. A late report about an earlier state is not news to somebody past it. `has_more`: the last
+    look has not brought everything.
     """
 
     execution_id: str
     state: tuple[int, int] = (-1, -1)
     line: str = ""
     progress: Any = None
+    metadata: Any = None
+    has_more: bool = False
     _pulse: Pulse | None = None
+    _ended_at: float | None = None
 
     @property
     def bookmark(self) -> str:
         """Where to go on reading."""
         return f"{self.state[0]}.{self.state[1]}~{self.line}"
 
-    @property
-    def ended(self) -> bool:
-        """Whether the execution has ended and every change of state was read."""
-        return self._pulse is not None and self._pulse.state in FINAL
+    def done(self, now: float, grace: float = 0.0) -> bool:
+        """Whether the execution has ended, and all was read that it said; `now` on any scale that goes forward (s).
+
+        `grace`: what a worker could not send in time is waited for so long (s).
+        """
+        if self._pulse is None or self._pulse.state not in FINAL:
+            return False
+        if self._ended_at is None:
+            self._ended_at = now
+        return now - self._ended_at >= (grace if self._pulse.lines_complete else _LATEST_LINES)
 
     def look(self, database: Database) -> Iterator[News]:
         """What is new, first things first. The bookmark moves with each item."""
-        changes: list[TransitionRow] = []
-        lines: list[LogRow] = []
         with database.read() as connection:
             pulse = story.pulse(connection, self.execution_id)
             if pulse is None or pulse == self._pulse:
@@ -55,7 +82,8 @@ class Follower:
             changes = [row for row in story.transitions(connection, self.execution_id) if row.position > self.state]
             lines = list(story.logs_after(connection, self.execution_id, self.line, _LINES))
         # More lines than one look brings: the same pulse must not hide them from the next look.
-        self._pulse = pulse if len(lines) < _LINES else None
+        self.has_more = len(lines) == _LINES
+        self._pulse = None if self.has_more else pulse
         yield from self._read(changes, lines, pulse)
 
     def _read(self, changes: list[TransitionRow], lines: list[LogRow], pulse: Pulse) -> Iterator[News]:
@@ -66,13 +94,22 @@ class Follower:
                 yield row
         if pulse.progress is not None and pulse.progress != self.progress:
             self.progress = pulse.progress
-            yield dict(pulse.progress)
-        for line in lines:
-            self.line = line.seq
-            yield line
+            yield Progress(pulse.progress)
+        if pulse.metadata is not None and pulse.metadata != self.metadata:
+            self.metadata = pulse.metadata
+            yield Metadata(pulse.metadata)
+        yield from self._read_lines(lines, settled=pulse.state in FINAL and pulse.lines_complete)
         for row in final:
             self.state = row.position
             yield row
+
+    def _read_lines(self, lines: list[LogRow], settled: bool) -> Iterator[LogRow]:
+        for line in lines:
+            # A full log counts what it drops: that is news when it begins, and once more when it is final.
+            if not settled and is_cut_mark(line.seq) and is_cut_mark(self.line):
+                return
+            self.line = line.seq
+            yield line
 
 
 def follow(database: Database, execution_id: str, bookmark: str | None) -> Follower:

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from jobworker.domain import events
 from jobworker.domain.execution import AttemptState, State, position
 from jobworker.store import schema
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
@@ -22,7 +23,10 @@ _PULSE = sa.select(
     _executions.c.attempt,
     sa.select(sa.func.count()).where(_transitions.c.execution_id == _ID).scalar_subquery(),
     _executions.c.progress,
+    _executions.c["metadata"],
     sa.select(sa.func.max(_logs.c.seq)).where(_logs.c.execution_id == _ID).scalar_subquery(),
+    _executions.c.event_id,
+    sa.select(schema.relay_state.c.logged_through).where(schema.relay_state.c.id == 1).scalar_subquery(),
 ).where(_executions.c.id == _ID)
 
 
@@ -71,19 +75,28 @@ class LogRow:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """The little that tells whether anything happened: cheap enough to ask several times a second."""
+    """The little that tells whether anything happened: cheap enough to ask several times a second.
+
+    `lines_complete`: everything that was written before the latest change of state is there to be read.
+    """
 
     state: State
     attempt: int
     transitions: int
     progress: Mapping[str, Any] | None
+    metadata: Mapping[str, Any] | None
     last_log: str | None
+    lines_complete: bool
 
 
 def pulse(connection: sa.Connection, execution_id: str) -> Pulse | None:
     """The pulse of an execution."""
     row = connection.execute(_PULSE, {"id": execution_id}).one_or_none()
-    return Pulse(State(row[0]), row[1], row[2], row[3], row[4]) if row is not None else None
+    if row is None:
+        return None
+    # Lines may travel slower than states: both name the entry of the event stream up to which they are recorded.
+    complete = row[7] is None or events.parse_id(row[6]) <= events.parse_id(row[7])
+    return Pulse(State(row[0]), *row[1:6], lines_complete=complete)
 
 
 def attempts(

@@ -33,6 +33,11 @@ def live(connection: sa.Connection) -> list[WorkerRow]:
     return [_from_row(row) for row in rows]
 
 
+def host(connection: sa.Connection, worker: str) -> str | None:
+    """Where a worker runs, or ran; None if it was never heard of."""
+    return connection.scalar(sa.select(workers.c.host).where(workers.c.id == worker))
+
+
 def seen(connection: sa.Connection, present: Sequence[WorkerRow], now: dt.datetime) -> None:
     """Take note of exactly these live workers; those not among them are gone."""
     known = {row.id for row in live(connection)}

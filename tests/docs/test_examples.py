@@ -114,6 +114,7 @@ _RUNS: dict[str, tuple[dict[str, object], object]] = {
     "synchronise": ({"answer": "busy"}, "busy in attempt 2"),
     "look": ({"good_attempt": 3}, 3),
     "poll": ({"ready_attempt": 4}, 4),
+    "fetch_pages": ({"pages": 3, "fails_at": 2}, {"attempt": 2, "pages": 3}),
     "nightly": ({}, None),
     "Transfer": ({"source": "there", "rows": 2}, {"source": "there", "moved": 2}),
     "tasks.plain.add": ({"left": 2, "right": 3}, 5),
@@ -135,14 +136,9 @@ def test_a_report_is_written(system: System) -> None:
     ended = system.succeeds(accepted)
     assert Path(ended["result"]["file"]).read_text().splitlines() == ["May,0", "May,1", "May,2"]
     assert Path(ended["result"]["file"]).parent == system.home / "files" / accepted
-
-    def told() -> bool:
-        # Log lines and progress travel apart from states and may come a little later.
-        _, logs = system.get(f"{system.api}/api/v1/executions/{accepted}/logs")
-        _, now = system.get(f"{system.api}/api/v1/executions/{accepted}")
-        return bool(logs["items"]) and bool(now["progress"]) and now["progress"]["done"] == 3
-
-    until(told, what="the log line and the progress")
+    _, logs = system.get(f"{system.api}/api/v1/executions/{accepted}/logs")
+    assert [line["message"] for line in logs["items"]] == ["3 rows"]
+    assert ended["progress"]["done"] == 3
     _, definition = system.get(f"{system.api}/api/v1/jobs/write_report")
     assert (definition["queue"], definition["tags"], definition["retry"]["max_attempts"]) == (
         "background",

@@ -117,6 +117,19 @@ class ResultFile(Answer):
     size = integer("Bytes of JSON.")
     sha256 = text("Of the file, in hexadecimal.")
     host = text("Where the worker wrote it.")
+    url = text("Where to download it, if the API has it.")
+
+
+class KeptFile(Answer):
+    """A file that a job left behind."""
+
+    name = fields.String()
+    size = integer("Bytes.")
+    sha256 = text("Known of results.", allow_none=True)
+    modified_at = moment("When it was written; null: it is not here.", allow_none=True)
+    host = text("Where it is.")
+    here = fields.Boolean(metadata={"description": "Whether this host has it."})
+    links = fields.Dict(values=fields.String())
 
 
 class Execution(Answer):

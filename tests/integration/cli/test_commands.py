@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,49 @@ def test_following_tells_the_whole_story(
     positions = [told.index(part) for part in parts]
     assert positions == sorted(positions)
     assert orjson.loads(told[told.rindex("[") :]) == ["a"]
+
+
+def _says(database: Database, execution: str, *messages: str) -> None:
+    lines = [
+        LogLine(execution, log_lines.sortable(f"{number}-0"), 1, NOW, "INFO", "clean", message)
+        for number, message in enumerate(messages)
+    ]
+    with database.write() as connection:
+        log_lines.add(connection, lines)
+
+
+def test_logs_prints_what_there_is_and_does_not_wait(run: Run, sqlite_database: Database) -> None:
+    execution = run("submit", "clean", "days=1").stdout.strip()
+    messages = [f"line {number}" for number in range(1_203)]
+    _says(sqlite_database, execution, *messages)
+    done = run("logs", execution)
+    assert done.exit_code == 0
+    assert [line.partition(" INFO ")[2] for line in done.stdout.splitlines()] == messages
+
+
+def test_logs_follows_until_the_end(run: Run, report: Report, sqlite_database: Database) -> None:
+    execution = run("submit", "clean", "days=1").stdout.strip()
+    _says(sqlite_database, execution, "before")
+
+    def later() -> None:
+        with sqlite_database.write() as connection:
+            log_lines.add(connection, [LogLine(execution, "9", 1, NOW, "INFO", "clean", "after")])
+        report(execution, State.FAILED)
+
+    timer = threading.Timer(0.5, later)
+    timer.start()
+    done = run("logs", execution, "--follow")
+    timer.join()
+    assert [line.partition(" INFO ")[2] for line in done.stdout.splitlines()] == ["before", "after"]
+    assert run("logs", "nonsense").exit_code == 2
+
+
+def test_a_result_in_a_file_is_named(run: Run, report: Report) -> None:
+    execution = run("submit", "clean", "days=1").stdout.strip()
+    file = {"name": "result-1.json", "size": 100_000, "sha256": "ab", "host": "far-away"}
+    report(execution, State.SUCCEEDED, result_file=file)
+    done = run("wait", execution)
+    assert (done.exit_code, done.stdout) == (0, "the result is in result-1.json (100,000 bytes) on far-away\n")
 
 
 def test_db_upgrade_makes_the_tables_and_can_be_repeated(run: Run, tmp_path: Path) -> None:

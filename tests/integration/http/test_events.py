@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from jobworker.clock import ManualClock
+from jobworker.domain.job_log import Dropped
 from jobworker.services import following
+from jobworker.store import log_lines
+from tests.conftest import NOW
 from tests.integration.http.conftest import World
 from tests.integration.http.reading import Event, read
 
@@ -36,10 +39,10 @@ class Stream:
 
 
 @pytest.fixture
-def patient(world: World) -> World:
-    """A world whose clock moves by itself, so that no test waits."""
-    world.app.extensions["jobworker"].clock = ManualClock(world.app.extensions["jobworker"].clock.now())
-    return world
+def patient(any_world: World) -> World:
+    """A world whose clock moves by itself, so that no test waits; once on SQLite and once on PostgreSQL."""
+    any_world.app.extensions["jobworker"].clock = ManualClock(any_world.app.extensions["jobworker"].clock.now())
+    return any_world
 
 
 def _told(found: list[Event]) -> list[Any]:
@@ -74,6 +77,69 @@ def test_what_happens_is_told_as_it_happens(patient: World) -> None:
     patient.entered(made, 1, "Failed", reason="no attempt left")
     assert stream.next().data["reason"] == "no attempt left"
     assert [each.kind for each in stream.rest()] == ["end"]
+
+
+def test_metadata_is_told_as_a_whole_whenever_it_changes(patient: World) -> None:
+    made = patient.submitted()["id"]
+    stream = Stream(patient, made)
+    assert stream.next().kind == "state"
+    for metadata in ({"page": 1}, {"page": 2, "of": 3}):
+        patient.update(made, metadata=metadata)
+        event = stream.next()
+        assert (event.kind, event.data) == ("metadata", metadata)
+    assert patient.client.get(f"/api/v1/executions/{made}").json["metadata"] == {"page": 2, "of": 3}
+    patient.entered(made, 1, "Succeeded")
+    assert _told(stream.rest()) == ["Succeeded", "end"]
+
+
+def test_a_stream_waits_for_lines_that_are_known_to_come(patient: World) -> None:
+    made = patient.submitted()["id"]
+    patient.entered(made, 1, "Succeeded", event_id="2000-1")
+    _logged_through(patient, "2000-0")
+    stream = Stream(patient, made)
+    assert [stream.next().data["state"] for _ in range(2)] == ["Queued", "Succeeded"]
+    assert stream.next().kind == "comment", "ten seconds, and still there"
+    patient.log(made, 1, "a line that travelled slowly")
+    _logged_through(patient, "2000-1")
+    assert _told(stream.rest()) == ["a line that travelled slowly", "end"]
+
+
+def test_but_not_for_ever(patient: World) -> None:
+    made = patient.submitted()["id"]
+    patient.entered(made, 1, "Succeeded", event_id="2000-1")
+    _logged_through(patient, "1999-7")
+    assert [each.kind for each in Stream(patient, made).rest()] == ["state", "state", *["comment"] * 5, "end"]
+
+
+def _logged_through(world: World, event_id: str) -> None:
+    with world.database.write() as connection:
+        connection.exec_driver_sql(f"UPDATE relay_state SET logged_through = '{event_id}'")
+
+
+def _mark(world: World, execution: str, lines: int) -> str:
+    mark = log_lines.cut_mark(execution, Dropped(lines, lines), 1, NOW)
+    with world.database.write() as connection:
+        log_lines.put_cut_marks(connection, [mark])
+    return mark.message
+
+
+def test_a_full_log_says_so_at_once_and_counts_at_the_end(patient: World) -> None:
+    made = patient.submitted()["id"]
+    patient.log(made, 1, "one")
+    first = _mark(patient, made, 3)
+    stream = Stream(patient, made)
+    events = [stream.next() for _ in range(3)]
+    assert _told(events) == ["Queued", "one", first]
+    _mark(patient, made, 4)
+    patient.entered(made, 1, "Running")
+    assert stream.next().data["state"] == "Running"
+    last = _mark(patient, made, 5)
+    patient.entered(made, 1, "Succeeded")
+    assert _told(stream.rest()) == [last, "Succeeded", "end"]
+    # Whoever saw the first word of it comes upon the last, and whoever saw that one has seen all.
+    again = Stream(patient, made, events[-1].id).rest()
+    assert _told(again) == ["Running", last, "Succeeded", "end"]
+    assert _told(Stream(patient, made, again[1].id).rest()) == ["Succeeded", "end"]
 
 
 def test_lines_that_arrive_after_the_end_are_told_too(patient: World) -> None:

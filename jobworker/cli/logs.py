@@ -1,0 +1,28 @@
+"""`jobworker logs`: what a job wrote."""
+
+import threading
+
+import click
+
+from jobworker.cli import common, telling
+from jobworker.clock import SystemClock
+from jobworker.services import following
+from jobworker.store.story import LogRow
+
+
+@click.command("logs")
+@click.argument("execution_id", metavar="ID")
+@click.option("--follow", is_flag=True, help="Go on until the execution has ended.")
+def command(execution_id: str, follow: bool) -> None:
+    """Print the log of execution ID."""
+    clock = SystemClock()
+    with common.database(common.prepare()) as database:
+        follower = following.follow(database, execution_id, None)
+        while True:
+            for news in follower.look(database):
+                if isinstance(news, LogRow):
+                    click.echo(telling.log_line(news))
+            if follower.done(clock.monotonic()) or not (follow or follower.has_more):
+                return
+            if not follower.has_more:
+                clock.wait(threading.Event(), telling.LOOK_EVERY)
