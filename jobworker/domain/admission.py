@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jobworker.domain import isolation, job, parameters, policies, schedule
+from jobworker.domain import deadline, isolation, job, parameters, policies, schedule
 from jobworker.domain.errors import FieldError, InvalidInput
 from jobworker.domain.execution import PRIORITIES, State
 from jobworker.domain.parameters import Parameter
@@ -30,7 +30,10 @@ MAX_TAG = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What somebody asks to be run. What is None is decided by the job's definition; `delay` is in seconds."""
+    """What somebody asks to be run. What is None is decided by the job's definition.
+
+    `delay` is in seconds; so is `expires`, from when it is due.
+    """
 
     job: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -41,6 +44,8 @@ class Submission:
     correlation_id: str | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
+    expires: float | None = None
+    expires_at: dt.datetime | None = None
     retry: Mapping[str, Any] | None = None
 
     def overrides(self) -> dict[str, Any] | None:
@@ -65,6 +70,7 @@ def check_submission(submission: Submission, now: dt.datetime, where: str = "") 
         problems.append(FieldError(f"{where}/correlation_id", "not_allowed", message))
     problems.extend(_timing(submission, now, where))
     problems.extend(check_limits(submission.time_limit, submission.soft_time_limit, where))
+    problems.extend(_expiry(submission, now, where))
     problems.extend(policies.normalise(submission._policies(), where)[1])
     return problems
 
@@ -75,12 +81,20 @@ def due(submission: Submission, now: dt.datetime) -> tuple[dt.datetime, State]:
     return (wanted, State.SCHEDULED) if wanted > now else (now, State.QUEUED)
 
 
+def expires(submission: Submission, due_at: dt.datetime) -> float | None:
+    """What a checked submission that is due at `due_at` says itself of its deadline: seconds from then on."""
+    if submission.expires_at is not None:
+        return (submission.expires_at - due_at).total_seconds()
+    return submission.expires
+
+
 def check_definition(definition: job.Definition, accepted: Sequence[Parameter]) -> list[FieldError]:
     """What is wrong with a definition of a job whose task accepts these parameters."""
     return [
         *_naming(definition),
         *_routing(definition.queue, definition.priority, ""),
         *check_limits(definition.time_limit, definition.soft_time_limit),
+        *deadline.problems(definition.expires, ""),
         *_defaults(definition, accepted),
         *_rule(definition),
         *policies.normalise(definition.policies)[1],
@@ -120,6 +134,15 @@ def _timing(submission: Submission, now: dt.datetime, where: str) -> Iterator[Fi
         yield FieldError(f"{where}/delay", "not_allowed", "delay must not be negative")
     elif ahead > farthest:
         yield FieldError(f"{where}/{name}", "too_far", f"{name} is more than {FARTHEST_DAYS // 365} years ahead")
+
+
+def _expiry(submission: Submission, now: dt.datetime, where: str) -> Iterator[FieldError]:
+    if submission.expires_at is None:
+        yield from deadline.problems(submission.expires, where)
+    elif submission.expires is not None:
+        yield FieldError(f"{where}/expires", "ambiguous", "give expires_at or expires, not both")
+    elif next(_timing(submission, now, where), None) is None:
+        yield from deadline.problems_of_moment(submission.expires_at, due(submission, now)[0], now, where)
 
 
 def _naming(definition: job.Definition) -> Iterator[FieldError]:

@@ -35,8 +35,8 @@ class Owner(StrEnum):
 class Definition:
     """What a job is.
 
-    Limits are in seconds. `schedule` is a rule as JSON (see `domain.schedule`), `policies` holds the JSON of each
-    of `domain.policies`, by its name.
+    Limits are in seconds, and so is `expires`, the deadline for a start after it is due. `schedule` is a rule as
+    JSON (see `domain.schedule`), `policies` holds the JSON of each of `domain.policies`, by its name.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Definition:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     time_limit: float | None = None
     soft_time_limit: float | None = None
+    expires: float | None = None
     on_worker_lost: OnWorkerLost = OnWorkerLost.RETRY
     schedule: Mapping[str, Any] | None = None
     tags: tuple[str, ...] = ()

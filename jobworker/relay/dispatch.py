@@ -143,6 +143,7 @@ class Dispatcher:
             policies=self._policies(row, definition),
             correlation_id=row.correlation_id,
             scheduled_for=row.scheduled_for,
+            expires_at=row.expires_at if row.attempt == 0 else None,
             metadata=row.metadata,
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 import structlog
 
+from jobworker.domain import deadline
 from jobworker.domain.events import Event, Kind
 from jobworker.domain.execution import State
 from jobworker.domain.ids import IdFactory
@@ -100,4 +101,5 @@ def _execution(schedule: ScheduleRow, nominal: dt.datetime, ids: IdFactory, now:
         scheduled_for=nominal,
         due_at=now,
         state=State.QUEUED,
+        expires_at=deadline.of(now, definition.expires),
     )

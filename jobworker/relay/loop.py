@@ -174,6 +174,7 @@ class Relay:
             told = record(connection, batch.events)
             record_logs(connection, batch.logs)
             fired = fire(connection, batch.events, self._ids, now)
+            dispatch.expire(connection, now, _RELEASE_LIMIT)
             released = dispatch.release_due(connection, now, _RELEASE_LIMIT)
         self._offsets = batch.offsets
         self._renewed_at = self._clock.monotonic()

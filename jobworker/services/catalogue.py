@@ -56,6 +56,7 @@ def _definition(task: TaskRow) -> Definition:
         priority=options["priority"],
         time_limit=options.get("time_limit"),
         soft_time_limit=options.get("soft_time_limit"),
+        expires=options.get("expires"),
         on_worker_lost=OnWorkerLost(options["on_worker_lost"]),
         schedule=options.get("schedule"),
         tags=tuple(options.get("tags", ())),

@@ -14,7 +14,7 @@ import orjson
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.domain import admission, parameters
+from jobworker.domain import admission, deadline, parameters
 from jobworker.domain.admission import Submission
 from jobworker.domain.errors import (
     FieldError,
@@ -209,6 +209,9 @@ def prepare(
     admission.refuse(admission.check_submission(submission, now, where))
     due_at, state = admission.due(submission, now)
     overrides = submission.overrides() or {}
+    expires = admission.expires(submission, due_at)
+    if expires is not None:
+        overrides["expires"] = expires
     new_id = _new_id(now)
     return NewExecution(
         id=new_id,
@@ -226,6 +229,7 @@ def prepare(
         due_at=due_at,
         state=state,
         overrides=overrides or None,
+        expires_at=deadline.of(due_at, overrides.get("expires", definition.expires)),
     )
 
 

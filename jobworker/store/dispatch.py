@@ -7,11 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from jobworker.domain import deadline
 from jobworker.domain.execution import State
 from jobworker.store.bulk import Bulk
 from jobworker.store.queues import insert_or_ignore
 from jobworker.store.schema import (
     CANCEL_ASKED,
+    EXPIRING,
     PUBLISHED,
     READY,
     RUNNING,
@@ -25,6 +27,7 @@ _PUBLISHED = sa.text(PUBLISHED)
 _WAITING = sa.text(WAITING_FOR_TIME)
 _RUNNING = sa.text(RUNNING)
 _CANCEL_ASKED = sa.text(CANCEL_ASKED)
+_EXPIRING = sa.text(EXPIRING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Ready:
     correlation_id: str
     scheduled_for: dt.datetime | None
     overrides: dict[str, Any] | None
+    expires_at: dt.datetime | None
     metadata: dict[str, Any] | None
 
 
@@ -110,9 +114,43 @@ def release_due(connection: sa.Connection, now: dt.datetime, limit: int) -> int:
     return len(due)
 
 
+def expire(connection: sa.Connection, now: dt.datetime, limit: int) -> list[str]:
+    """What is still here although the deadline for its start has passed is Skipped; answers which.
+
+    What has been published is its worker's: the message says the deadline, too.
+    """
+    late = connection.execute(
+        sa.select(executions.c.id, executions.c.expires_at)
+        .where(_EXPIRING, executions.c.expires_at <= now)
+        .order_by(executions.c.expires_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    if not late:
+        return []
+    reasons = [(row.id, deadline.missed(row.expires_at)) for row in late]
+    connection.execute(
+        sa.update(executions)
+        .where(executions.c.id == sa.bindparam("key"))
+        .values(state=State.SKIPPED.value, reason=sa.bindparam("why"), finished_at=now),
+        [{"key": key, "why": why} for key, why in reasons],
+    )
+    entered = [
+        {"execution_id": key, "attempt": 0, "state": State.SKIPPED.value, "at": now, "actor": "relay", "reason": why}
+        for key, why in reasons
+    ]
+    connection.execute(insert_or_ignore(connection, transitions), entered)
+    return [key for key, _ in reasons]
+
+
 def next_due(connection: sa.Connection) -> dt.datetime | None:
-    """When the next Scheduled or Retrying execution is due."""
-    return connection.scalar(sa.select(executions.c.due_at).where(_WAITING).order_by(executions.c.due_at).limit(1))
+    """When the next Scheduled or Retrying execution is due, or the next deadline for a start passes."""
+    moments = [connection.scalar(_NEXT_DUE), connection.scalar(_NEXT_DEADLINE)]
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
+_NEXT_DUE = sa.select(executions.c.due_at).where(_WAITING).order_by(executions.c.due_at).limit(1)
+_NEXT_DEADLINE = sa.select(executions.c.expires_at).where(_EXPIRING).order_by(executions.c.expires_at).limit(1)
 
 
 def ready(connection: sa.Connection, queue: str, tasks: Sequence[str], limit: int) -> list[Ready]:

@@ -38,6 +38,7 @@ class NewExecution:
     state: State
     overrides: Mapping[str, Any] | None = None
     rerun_of: str | None = None
+    expires_at: dt.datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class ExecutionRow:
     created_at: dt.datetime
     created_by: str
     due_at: dt.datetime
+    expires_at: dt.datetime | None
     dispatched_at: dt.datetime | None
     started_at: dt.datetime | None
     finished_at: dt.datetime | None

@@ -83,6 +83,7 @@ PUBLISHED = "state || '' = 'Queued' AND dispatched_at IS NOT NULL"
 WAITING_FOR_TIME = "state || '' IN ('Scheduled', 'Retrying')"
 RUNNING = "state || '' = 'Running'"
 CANCEL_ASKED = "state || '' = 'Queued' AND cancel_requested_at IS NOT NULL"
+EXPIRING = "expires_at IS NOT NULL AND attempt = 0 AND dispatched_at IS NULL AND finished_at IS NULL"
 DEAD_LETTER = "dead_letter || '' = 'open'"
 STOP_ASKED = "state || '' IN ('Running', 'Retrying') AND cancel_requested_at IS NOT NULL"
 
@@ -218,9 +219,10 @@ executions = sa.Table(
     _partial("ix_executions_due", "due_at", where=WAITING_FOR_TIME),
     _partial("ix_executions_running", "worker", where=RUNNING),
     _partial("ix_executions_cancel", "id", where=CANCEL_ASKED),
+    _partial("ix_executions_expiring", "expires_at", where=EXPIRING),
     _partial("ix_executions_dead_letter", "id", where=DEAD_LETTER),
     _partial("ix_executions_dead_letter_job", "job", "id", where=DEAD_LETTER),
-    _partial("ix_executions_dead_letter_fingerprint", "fingerprint", "id", "finished_at", where=DEAD_LETTER),
+    _partial("ix_executions_dead_letter_fingerprint", "fingerprint", "id", where=DEAD_LETTER),
     _partial("ix_executions_rerun_of", "rerun_of", "id", where="rerun_of IS NOT NULL"),
     _partial("ix_executions_stop", "id", where=STOP_ASKED),
 )

@@ -27,6 +27,8 @@ def digest(catalogue: list[dict[str, Any]]) -> str:
 def _describe(task: Any) -> dict[str, Any]:
     options: JobOptions = getattr(task, "job_options", None) or JobOptions()
     shown = {name: getattr(task, name, None) for name in _CELERY_OPTIONS}
+    # Celery also takes a time there, which is one for all executions.
+    shown["expires"] = task.expires if isinstance(getattr(task, "expires", None), int | float) else None
     shown["autoretry_for"] = [error.__name__ for error in getattr(task, "autoretry_for", ())]
     return {
         "name": task.name,

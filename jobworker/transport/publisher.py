@@ -22,13 +22,14 @@ _MOST_TEMPLATES = 1000
 _ENVELOPE = (
     b'{"headers":{"jobworker":{"execution":"%%(execution)b","attempt":%%(attempt)d,'
     b'"correlation_id":%%(correlation_id)b,"scheduled_for":%%(scheduled_for)b%%(metadata)b,%(own)b},'
-    b'"id":"%%(execution)b.%%(attempt)d","root_id":"%%(execution)b","retries":%%(retries)d,%(headers)b},'
+    b'"id":"%%(execution)b.%%(attempt)d","root_id":"%%(execution)b","retries":%%(retries)d,'
+    b'"expires":%%(expires)b,%(headers)b},'
     b'"properties":{"correlation_id":"%%(execution)b.%%(attempt)d","delivery_tag":"%%(execution)b.%%(attempt)d",'
     b'%(properties)b},"content-type":"application/json","content-encoding":"utf-8","body":"%%(body)b"}'
 )
 
 #: What the envelope fills in itself.
-_OF_ONE_MESSAGE = frozenset({"id", "root_id", "retries", "correlation_id", "delivery_tag"})
+_OF_ONE_MESSAGE = frozenset({"id", "root_id", "retries", "expires", "correlation_id", "delivery_tag"})
 
 #: Messages that agree in these share a template.
 _SAME_FOR_MANY = operator.attrgetter(
@@ -40,8 +41,8 @@ _SAME_FOR_MANY = operator.attrgetter(
 class Message:
     """One attempt to be started by whichever worker gets it first.
 
-    `policies`: those that the worker applies, by name, as the text of a JSON object. `metadata`: what the attempts
-    before this one have left.
+    `expires_at`: it may not be started any more after that. `policies`: those that the worker applies, by name, as
+    the text of a JSON object. `metadata`: what the attempts before this one have left.
     """
 
     execution: str
@@ -59,6 +60,7 @@ class Message:
     correlation_id: str
     scheduled_for: dt.datetime | None
     policies: str = "{}"
+    expires_at: dt.datetime | None = None
     metadata: Mapping[str, Any] | None = None
 
 
@@ -121,6 +123,7 @@ class Publisher:
             b"scheduled_for": b'"%b"' % scheduled_for.isoformat().encode() if scheduled_for else b"null",
             b"metadata": b',"metadata":%b' % orjson.dumps(message.metadata) if message.metadata else b"",
             b"retries": message.retries,
+            b"expires": b'"%b"' % message.expires_at.isoformat().encode() if message.expires_at else b"null",
             b"body": binascii.b2a_base64(body, newline=False),
         }
 

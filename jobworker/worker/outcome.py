@@ -1,5 +1,6 @@
 """What came of an attempt, in the words of the event stream."""
 
+import datetime as dt
 import json
 import traceback
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, Time
 
 from jobworker import declare
 from jobworker.declare import Abort, JobCancelled, Snooze
-from jobworker.domain import json_values
+from jobworker.domain import deadline, json_values
 from jobworker.domain.events import Kind
 
 #: Longest result that is kept with the execution, and longest that is kept in a file (bytes of JSON).
@@ -150,9 +151,9 @@ def revoked(why: str) -> Outcome:
     return Outcome(Kind.CANCELLED, {"reason": f"{why} through Celery's remote control"})
 
 
-def expired() -> Outcome:
+def expired(after: dt.datetime) -> Outcome:
     """The message says that it is too late to start."""
-    return Outcome(Kind.EXPIRED, {"reason": "its start deadline had passed"})
+    return Outcome(Kind.EXPIRED, {"reason": deadline.missed(after)})
 
 
 def describe(error: BaseException) -> dict[str, str | None]:

@@ -198,7 +198,7 @@ class JobRequest(Request):
             self.acknowledge()
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
-        ended = outcome.expired() if expired else outcome.revoked(reason)
+        ended = outcome.expired(self.expires) if expired else outcome.revoked(reason)
         if expired and self._ticket is None and JobTask.runner:
             about = {"message": self.id, "task": self.name, "queue": self.delivery_info["routing_key"]}
             JobTask.runner.mailbox.done(self.message.delivery_tag, ended.kind, json.dumps({**about, **ended.data}))

@@ -2,8 +2,10 @@
 
 import sqlalchemy as sa
 
-from jobworker.store import dispatch, stopping
+from jobworker.domain.execution import State
+from jobworker.store import dead_letters, dispatch, executions, stopping
 from jobworker.store.database import Database
+from jobworker.store.filters import Filters, conditions, ids
 from tests.conftest import NOW
 
 
@@ -32,7 +34,31 @@ def test_ready_is_read_in_the_order_of_its_index(sqlite_database: Database) -> N
 
 
 def test_what_is_due_next_is_the_first_entry_of_its_index(sqlite_database: Database) -> None:
-    assert all("ix_executions_due" in step for step in _plans(sqlite_database, dispatch.next_due))
+    plan = _plans(sqlite_database, dispatch.next_due)
+    assert plan == [
+        "SCAN executions USING INDEX ix_executions_due",
+        "SEARCH executions USING INDEX ix_executions_expiring (expires_at>?)",
+    ]
+
+
+def test_deadlines_and_dead_letters_have_their_indexes(sqlite_database: Database) -> None:
+    late = _plans(sqlite_database, lambda connection: dispatch.expire(connection, NOW, 10))
+    assert late == ["SEARCH executions USING INDEX ix_executions_expiring (expires_at>? AND expires_at<?)"]
+    index = "USING INDEX ix_executions_dead_letter"
+    for filters, plan in (
+        (Filters(), f"SCAN executions {index}"),
+        (Filters(queue="mail", error_type="KeyError"), f"SCAN executions {index}"),
+        (Filters(job="send"), f"SEARCH executions {index}_job (job=?)"),
+        (Filters(job="send", state=State.FAILED, ended_after=NOW), f"SEARCH executions {index}_job (job=?)"),
+        (Filters(fingerprint="f"), f"SEARCH executions {index}_fingerprint (fingerprint=?)"),
+    ):
+        where = [dead_letters.OPEN, *conditions(filters)]
+        assert _plans(sqlite_database, lambda one, given=filters: dead_letters.page(one, given)) == [plan]
+        assert _plans(sqlite_database, lambda one, given=where: ids(one, given, None, 10)) == [plan]
+    grouped = _plans(sqlite_database, dead_letters.groups)[0]
+    assert grouped == "SCAN executions USING INDEX ix_executions_dead_letter_fingerprint"
+    reruns = _plans(sqlite_database, lambda connection: executions.page(connection, Filters(rerun_of="x")))
+    assert reruns == ["SEARCH executions USING INDEX ix_executions_rerun_of (rerun_of=?)"]
 
 
 def test_published_running_and_to_be_cancelled_have_their_indexes(sqlite_database: Database) -> None:

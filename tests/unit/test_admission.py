@@ -40,6 +40,37 @@ def test_the_limits_of_time(seconds: int, codes: list[str]) -> None:
     assert [problem.code for problem in check_submission(submission, NOW)] == codes
 
 
+_DAY = 86400
+
+
+@pytest.mark.parametrize(
+    ("submission", "found"),
+    [
+        (Submission(job="j", expires=0.001), []),
+        (Submission(job="j", expires=3653 * _DAY), []),
+        (Submission(job="j", expires=0), [("/expires", "not_allowed")]),
+        (Submission(job="j", expires=-1), [("/expires", "not_allowed")]),
+        (Submission(job="j", expires=float("nan")), [("/expires", "not_allowed")]),
+        (Submission(job="j", expires=3653 * _DAY + 1), [("/expires", "not_allowed")]),
+        (Submission(job="j", expires_at=NOW + SECOND), []),
+        (Submission(job="j", expires_at=NOW), [("/expires_at", "past_time")]),
+        (Submission(job="j", expires_at=NOW - SECOND), [("/expires_at", "past_time")]),
+        (Submission(job="j", delay=60, expires_at=NOW + 61 * SECOND), []),
+        (Submission(job="j", delay=60, expires_at=NOW + 60 * SECOND), [("/expires_at", "not_allowed")]),
+        (Submission(job="j", expires_at=NOW + 3654 * _DAY * SECOND), [("/expires_at", "too_far")]),
+        (Submission(job="j", expires=5, expires_at=NOW + SECOND), [("/expires", "ambiguous")]),
+        (Submission(job="j", delay=-1, expires_at=NOW + SECOND), [("/delay", "not_allowed")]),
+    ],
+)
+def test_deadlines_for_the_start(submission: Submission, found: list[tuple[str, str]]) -> None:
+    assert [(each.pointer, each.code) for each in check_submission(submission, NOW)] == found
+
+
+@pytest.mark.parametrize("expires", [0, -5, float("inf"), 3654 * _DAY])
+def test_a_definition_may_not_have_such_a_deadline(expires: float) -> None:
+    assert [each.pointer for each in check_definition(Definition("j", "t", expires=expires), [])] == ["/expires"]
+
+
 def test_problems_say_where_they_are_in_a_batch() -> None:
     wrong = Submission(job="j", queue="No", priority=12, correlation_id="", delay=-1)
     pointers = [problem.pointer for problem in check_submission(wrong, NOW, "/executions/3")]

@@ -53,6 +53,16 @@ class SubmissionBody(Schema):
 
     time_limit = Duration(load_default=None, allow_none=True, metadata=_LIMIT)
     soft_time_limit = Duration(load_default=None, allow_none=True, metadata=_LIMIT)
+    expires = Duration(
+        load_default=None,
+        allow_none=True,
+        metadata={**_LIMIT, "description": "It starts within so long after it is due, or not at all."},
+    )
+    expires_at = Moment(
+        load_default=None,
+        allow_none=True,
+        metadata={"type": "string", "format": "date-time", "description": "Instead of expires: it starts by then."},
+    )
     retry = policy("retry")
 
 
@@ -163,6 +173,7 @@ class Execution(Answer):
     created_at = moment("When it was accepted.")
     created_by = fields.String()
     due_at = moment("When it may start.")
+    expires_at = moment("By when its first attempt has to start.", allow_none=True)
     dispatched_at = moment("Since when a message for it is in Redis.", allow_none=True)
     started_at = moment("When the latest attempt started.", allow_none=True)
     finished_at = moment("When it ended.", allow_none=True)

@@ -36,6 +36,9 @@ class DefinitionBody(Schema):
     )
     time_limit = Duration(load_default=None, allow_none=True, metadata=_DURATION)
     soft_time_limit = Duration(load_default=None, allow_none=True, metadata=_DURATION)
+    expires = Duration(
+        load_default=None, allow_none=True, metadata={**_DURATION, "description": "It starts within so long, or not."}
+    )
     on_worker_lost = fields.String(
         load_default=job.OnWorkerLost.RETRY.value, validate=ma.validate.OneOf([each.value for each in job.OnWorkerLost])
     )
@@ -95,6 +98,7 @@ class Job(Answer):
     isolation = fields.Dict(metadata=POLICIES["isolation"])
     time_limit = fields.Float(allow_none=True)
     soft_time_limit = fields.Float(allow_none=True)
+    expires = fields.Float(allow_none=True)
     on_worker_lost = fields.String(validate=ma.validate.OneOf([each.value for each in job.OnWorkerLost]))
     schedule = fields.Dict(allow_none=True)
     tags = fields.List(fields.String())

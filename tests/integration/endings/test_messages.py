@@ -24,8 +24,10 @@ def _headers(**changed: Any) -> Change:
 
 
 #: What is done to one of our messages → the report, and what its reason begins with.
+_TOO_LATE = "its deadline 2020-01-01T00:00:00+00:00 passed before it started"
+
 _CHANGES: dict[str, tuple[Change, str, str]] = {
-    "expired": (_headers(expires="2020-01-01T00:00:00+00:00"), "expired", "its start deadline had passed"),
+    "expired": (_headers(expires="2020-01-01T00:00:00+00:00"), "expired", _TOO_LATE),
     "no base64": (lambda envelope: envelope.update(body="%%%"), "rejected", "the message cannot be read"),
     "no JSON": (_body(b"{nope"), "rejected", "the body of the message cannot be read"),
     "other JSON": (_body(b'{"a": 1}'), "rejected", "the message cannot be read"),

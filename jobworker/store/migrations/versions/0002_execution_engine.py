@@ -43,13 +43,15 @@ def upgrade() -> None:
     ):
         op.add_column("queues", column)
     op.add_column("relay_state", sa.Column("logged_through", sa.String(40)))
+    expiring = "expires_at IS NOT NULL AND attempt = 0 AND dispatched_at IS NULL AND finished_at IS NULL"
     dead = "dead_letter || '' = 'open'"
     stop = "state || '' IN ('Running', 'Retrying') AND cancel_requested_at IS NOT NULL"
     for name, columns, condition in (
         ("stop", ["id"], stop),
+        ("expiring", ["expires_at"], expiring),
         ("dead_letter", ["id"], dead),
         ("dead_letter_job", ["job", "id"], dead),
-        ("dead_letter_fingerprint", ["fingerprint", "id", "finished_at"], dead),
+        ("dead_letter_fingerprint", ["fingerprint", "id"], dead),
         ("rerun_of", ["rerun_of", "id"], "rerun_of IS NOT NULL"),
     ):
         where = sa.text(condition)

@@ -1,0 +1,46 @@
+"""The deadline for the start of an execution: what has not started by then is not started any more.
+
+It holds for the first attempt only. Once that may have started, others follow as the job's retry policy says.
+"""
+
+import datetime as dt
+from collections.abc import Iterator
+
+from jobworker.domain.errors import FieldError
+
+#: No deadline may be later than so many days after it is due: it is a typing error.
+LONGEST_DAYS = 3653
+_LONGEST = LONGEST_DAYS * 24 * 3600.0
+
+
+def of(due_at: dt.datetime, expires: float | None) -> dt.datetime | None:
+    """The deadline of what is due at `due_at` and has to start within `expires` seconds; None: there is none."""
+    return due_at + dt.timedelta(seconds=expires) if expires is not None else None
+
+
+def problems(expires: float | None, where: str) -> Iterator[FieldError]:
+    """What is wrong with a deadline that is given in seconds after the execution is due."""
+    if expires is not None and not 0 < expires <= _LONGEST:
+        yield FieldError(
+            f"{where}/expires", "not_allowed", f"expires must be more than 0 and at most {LONGEST_DAYS} days"
+        )
+
+
+def problems_of_moment(
+    expires_at: dt.datetime, due_at: dt.datetime, now: dt.datetime, where: str
+) -> Iterator[FieldError]:
+    """What is wrong with a deadline that is given as a time, for what is due at `due_at`."""
+    place = f"{where}/expires_at"
+    if expires_at <= now:
+        yield FieldError(
+            place, "past_time", f"expires_at {expires_at.isoformat()} is past: it could not start any more"
+        )
+    elif expires_at <= due_at:
+        yield FieldError(place, "not_allowed", f"expires_at must be later than {due_at.isoformat()}, when it is due")
+    elif (expires_at - due_at).total_seconds() > _LONGEST:
+        yield FieldError(place, "too_far", f"expires_at is more than {LONGEST_DAYS // 365} years after it is due")
+
+
+def missed(deadline: dt.datetime) -> str:
+    """Why an execution was skipped."""
+    return f"its deadline {deadline.astimezone(dt.UTC).isoformat()} passed before it started"
