@@ -10,10 +10,11 @@ from jobworker.api.blueprint import Blueprint
 from jobworker.api.room import ACTOR, room
 from jobworker.api.schemas.base import PageQuery, page_of
 from jobworker.api.schemas.executions import Attempt, Execution, ExecutionQuery, LogLine, Result, Transition
+from jobworker.api.schemas.revisions import Changes
 from jobworker.api.schemas.selections import CancelBody, Done
 from jobworker.domain.errors import ExecutionNotFound, InvalidCursor, NotCancellable, NotFinished
 from jobworker.domain.execution import State
-from jobworker.services import cancelling, executions
+from jobworker.services import cancelling, executions, revisions
 from jobworker.store.filters import Filters
 
 blueprint = Blueprint(
@@ -70,6 +71,14 @@ def list_logs(query: dict[str, Any], execution_id: str) -> Response:
     """List what the job wrote to its log."""
     found = executions.logs(room().database, execution_id, query["limit"], query["cursor"])
     return answer(show.page(found, show.as_is))
+
+
+@blueprint.get("/<string:execution_id>/changes")
+@blueprint.answers(200, Changes(), "What is different.")
+@blueprint.problems(ExecutionNotFound)
+def get_changes(execution_id: str) -> Response:
+    """Compare an execution with the last one of the same job before it that succeeded."""
+    return answer(show.changes(revisions.changes(room().database, execution_id)))
 
 
 @blueprint.get("/<string:execution_id>/result")

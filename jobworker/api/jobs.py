@@ -11,6 +11,7 @@ from jobworker.api.blueprint import Blueprint
 from jobworker.api.room import ACTOR, room
 from jobworker.api.schemas.base import PageQuery, page_of
 from jobworker.api.schemas.jobs import DefinitionBody, Job, ReplacementBody
+from jobworker.api.schemas.revisions import Revision
 from jobworker.domain.errors import (
     FieldError,
     InvalidInput,
@@ -19,9 +20,10 @@ from jobworker.domain.errors import (
     JobOwnedByCode,
     PreconditionFailed,
     PreconditionRequired,
+    RevisionNotFound,
 )
 from jobworker.domain.job import Definition
-from jobworker.services import jobs
+from jobworker.services import jobs, revisions
 
 blueprint = Blueprint(
     "jobs",
@@ -90,6 +92,24 @@ def delete_job(name: str) -> Response:
     jobs.remove(room().database, room().clock, name, headers.expected_revisions(), ACTOR)
     room().changed()
     return Response(status=204)
+
+
+@blueprint.get("/<string:name>/revisions")
+@blueprint.query(PageQuery())
+@blueprint.answers(200, page_of(Revision), "Revisions, the latest first.")
+@blueprint.problems(JobNotFound)
+def list_revisions(query: dict[str, Any], name: str) -> Response:
+    """List how a definition was at each time; revisions outlive their job."""
+    found = revisions.page(room().database, name, query["limit"], query["cursor"])
+    return answer(show.page(found, show.revision))
+
+
+@blueprint.get("/<string:name>/revisions/<int:number>")
+@blueprint.answers(200, Revision(), "The definition as it was.")
+@blueprint.problems(JobNotFound, RevisionNotFound)
+def get_revision(name: str, number: int) -> Response:
+    """Read a definition as it was at a revision."""
+    return answer(show.revision(revisions.get(room().database, name, number)))
 
 
 def _shown(job: jobs.Job, status: int) -> Response:

@@ -46,6 +46,7 @@ STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     errors.ExecutionNotFound: (404, "There is no such execution"),
     errors.FileNotFound: (404, "There is no such file"),
     errors.FileElsewhere: (404, "The file is on another host"),
+    errors.RevisionNotFound: (404, "There is no such revision"),
     errors.Conflict: (409, "The request does not fit the present state"),
     errors.JobExists: (409, "The job exists already"),
     errors.JobOwnedByCode: (409, "The job is defined in code"),

@@ -1,12 +1,14 @@
 """How our things look in JSON."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from jobworker.domain.retry import PlannedAttempt
 from jobworker.services.files import KeptFile
 from jobworker.services.jobs import Job
+from jobworker.services.revisions import Changed, Changes
 from jobworker.services.selection import Done
 from jobworker.services.submission import Accepted
 from jobworker.store.dead_letters import DeadLetterRow, Group
@@ -61,8 +63,49 @@ def job(found: Job) -> dict[str, Any]:
             "submit": f"{here}/executions",
             "executions": f"{ROOT}/executions?job={row.definition.name}",
             "task": f"{ROOT}/tasks/{row.definition.task}",
+            "revisions": f"{here}/revisions",
         },
     }
+
+
+def revision(found: Changed) -> dict[str, Any]:
+    """A definition as it was."""
+    row = found.row
+    job_url = f"{ROOT}/jobs/{row.job}"
+    return {
+        "job": row.job,
+        "revision": row.revision,
+        "created_at": row.created_at,
+        "actor": row.actor,
+        "changed": found.changed,
+        "definition": row.definition.to_json(),
+        "links": {"self": f"{job_url}/revisions/{row.revision}", "job": job_url},
+    }
+
+
+def changes(found: Changes) -> dict[str, Any]:
+    """How an execution differs from the last success before it."""
+    success, told = found.last_success, None
+    if success is not None:
+        told = {name: getattr(success, name) for name in ("id", "job_revision", "code_version", "worker")}
+        told |= {"finished_at": success.finished_at, "links": {"self": f"{ROOT}/executions/{success.id}"}}
+    row = found.execution
+    return {"id": row.id, "job": row.job, "last_success": told, "differences": found.differences}
+
+
+def plan(planned: Sequence[PlannedAttempt]) -> dict[str, Any]:
+    """What a retry policy would do."""
+    attempts = [
+        {"attempt": each.attempt, "wait": _span(each.wait), "due": {"earliest": each.due[0], "latest": each.due[1]}}
+        for each in planned
+    ]
+    start, end = planned[0].due[0], planned[-1].due
+    total = (end[0] - start).total_seconds(), (end[1] - start).total_seconds()
+    return {"attempts": attempts, "total": _span(total)}
+
+
+def _span(bounds: tuple[float, float]) -> dict[str, float]:
+    return {"shortest": bounds[0], "longest": bounds[1]}
 
 
 def execution(row: ExecutionRow) -> dict[str, Any]:
@@ -78,6 +121,7 @@ def execution(row: ExecutionRow) -> dict[str, Any]:
         "result": f"{here}/result",
         "files": f"{here}/files",
         "events": f"{here}/events",
+        "changes": f"{here}/changes",
         "cancel": f"{here}/cancel",
         "rerun": f"{here}/rerun",
         "reruns": f"{ROOT}/executions?rerun_of={row.id}",

@@ -97,6 +97,12 @@ class FileElsewhere(NotFound):
     code = "file_elsewhere"
 
 
+class RevisionNotFound(NotFound):
+    """The job never had this revision."""
+
+    code = "revision_not_found"
+
+
 class Conflict(JobWorkerError):
     """The request does not fit the present state."""
 

@@ -20,11 +20,15 @@ from enum import StrEnum
 from typing import Any
 
 from jobworker.domain.described import Described
+from jobworker.domain.errors import FieldError, InvalidInput
 
 MAX_ATTEMPTS = 1000
 
 #: No wait may be longer (s).
 LONGEST_DELAY = 366 * 24 * 3600.0
+
+#: Attempts that a preview shows of a policy without an end.
+_SHOWN = 10
 
 _MOST_NAMES = 50
 _LONGEST_NAME = 200
@@ -164,6 +168,23 @@ class PlannedAttempt:
     attempt: int
     wait: tuple[float, float]
     due: tuple[dt.datetime, dt.datetime]
+
+
+def preview(described: object, start: dt.datetime, attempts: int | None = None) -> Sequence[PlannedAttempt]:
+    """What the policy in a request would do; raises `InvalidInput`. `attempts`: how many to tell at most."""
+    policy = parse(described)
+    if not policy.decides:
+        message = "there is nothing to preview: without a strategy or delays the task's own options decide"
+        raise InvalidInput(message, [FieldError("/retry/strategy", "missing", message)])
+    if attempts is not None and not 1 <= attempts <= MAX_ATTEMPTS:
+        message = f"attempts must be 1 to {MAX_ATTEMPTS}"
+        raise InvalidInput(message, [FieldError("/attempts", "not_allowed", message)])
+    told = attempts or policy.max_attempts or _SHOWN
+    try:
+        return plan(policy, start, min(told, policy.max_attempts or told))
+    except OverflowError:
+        message = "the last attempts would be after the end of all calendars"
+        raise InvalidInput(message, [FieldError("/from", "too_far", message)]) from None
 
 
 def plan(policy: RetryPolicy, start: dt.datetime, attempts: int) -> Sequence[PlannedAttempt]:

@@ -90,6 +90,14 @@ _COLUMNS = [_executions.c[item.name] for item in fields(ExecutionRow)]
 # Statements of the submission's way are built once: building one costs as much as running it.
 _BY_ID = sa.select(*_COLUMNS).where(_executions.c.id == sa.bindparam("id"))
 _BY_ID_LOCKED = _BY_ID.with_for_update()
+_LAST_SUCCESS = (
+    sa.select(*_COLUMNS)
+    .where(
+        sa.text(schema.SUCCEEDED), _executions.c.job == sa.bindparam("job"), _executions.c.id < sa.bindparam("before")
+    )
+    .order_by(_executions.c.id.desc())
+    .limit(1)
+)
 _STATE = sa.select(_executions.c.state).where(_executions.c.id == sa.bindparam("id"))
 
 #: Queue by queue, because only so SQLite finds the index that holds nothing but what is ready.
@@ -142,6 +150,12 @@ def some(connection: sa.Connection, ids: Sequence[str]) -> list[ExecutionRow]:
     """Those of these executions that exist, by id."""
     query = sa.select(*_COLUMNS).where(_executions.c.id.in_(ids)).order_by(_executions.c.id)
     return [_to_row(row) for row in connection.execute(query)]
+
+
+def last_success(connection: sa.Connection, job: str, before: str) -> ExecutionRow | None:
+    """The latest execution of `job` with an id below `before` that succeeded."""
+    row = connection.execute(_LAST_SUCCESS, {"job": job, "before": before}).one_or_none()
+    return _to_row(row) if row is not None else None
 
 
 def state(connection: sa.Connection, execution_id: str) -> State | None:

@@ -36,6 +36,17 @@ class JobRow:
     updated_at: dt.datetime
 
 
+@dataclass(frozen=True, slots=True)
+class RevisionRow:
+    """A definition as it was at one revision."""
+
+    job: str
+    revision: int
+    definition: Definition
+    created_at: dt.datetime
+    actor: str
+
+
 def get(connection: sa.Connection, name: str, lock: bool = False) -> JobRow | None:
     """The job of this name; `lock` keeps other transactions from changing it before this one ends."""
     row = connection.execute(_BY_NAME_LOCKED if lock else _BY_NAME, {"name": name}).one_or_none()
@@ -69,6 +80,26 @@ def revision(connection: sa.Connection, job: str, number: int) -> Definition | N
     query = sa.select(_revisions.c.definition).where(_revisions.c.job == job, _revisions.c.revision == number)
     stored = connection.scalar(query)
     return Definition.from_json(stored) if stored is not None else None
+
+
+def revision_row(connection: sa.Connection, job: str, number: int) -> RevisionRow | None:
+    """A revision, with who made it and when."""
+    query = sa.select(_revisions).where(_revisions.c.job == job, _revisions.c.revision == number)
+    row = connection.execute(query).one_or_none()
+    return _to_revision(row) if row is not None else None
+
+
+def revisions(
+    connection: sa.Connection, job: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[RevisionRow]:
+    """The revisions of a job, the latest first."""
+    listing = Listing("revisions", {"job": job})
+    query = sa.select(_revisions).where(_revisions.c.job == job).order_by(_revisions.c.revision.desc()).limit(limit + 1)
+    after = listing.position(cursor)
+    if after is not None:
+        query = query.where(_revisions.c.revision < int(after))
+    rows = [_to_revision(row) for row in connection.execute(query)]
+    return listing.page(rows, limit, lambda row: str(row.revision))
 
 
 def put(connection: sa.Connection, definition: Definition, owner: Owner, actor: str, now: dt.datetime) -> JobRow:
@@ -140,6 +171,10 @@ def _write_schedule(connection: sa.Connection, definition: Definition, now: dt.d
         connection.execute(_schedules.insert().values(values))
     elif (present.rule, present.enabled) != (wanted["rule"], wanted["enabled"]):
         connection.execute(_schedules.update().where(mine).values(changed_at=now, **wanted))
+
+
+def _to_revision(row: sa.Row[Any]) -> RevisionRow:
+    return RevisionRow(row.job, row.revision, Definition.from_json(row.definition), row.created_at, row.actor)
 
 
 def _to_row(row: sa.Row[Any]) -> JobRow:

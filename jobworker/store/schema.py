@@ -82,6 +82,7 @@ READY = "state || '' = 'Queued' AND dispatched_at IS NULL"
 PUBLISHED = "state || '' = 'Queued' AND dispatched_at IS NOT NULL"
 WAITING_FOR_TIME = "state || '' IN ('Scheduled', 'Retrying')"
 RUNNING = "state || '' = 'Running'"
+SUCCEEDED = "state || '' = 'Succeeded'"
 CANCEL_ASKED = "state || '' = 'Queued' AND cancel_requested_at IS NOT NULL"
 EXPIRING = "expires_at IS NOT NULL AND attempt = 0 AND dispatched_at IS NULL AND finished_at IS NULL"
 DEAD_LETTER = "dead_letter || '' = 'open'"
@@ -218,6 +219,7 @@ executions = sa.Table(
     _partial("ix_executions_published", "dispatched_at", where=PUBLISHED),
     _partial("ix_executions_due", "due_at", where=WAITING_FOR_TIME),
     _partial("ix_executions_running", "worker", where=RUNNING),
+    _partial("ix_executions_succeeded", "job", "id", where=SUCCEEDED),
     _partial("ix_executions_cancel", "id", where=CANCEL_ASKED),
     _partial("ix_executions_expiring", "expires_at", where=EXPIRING),
     _partial("ix_executions_dead_letter", "id", where=DEAD_LETTER),

@@ -70,3 +70,8 @@ def test_published_running_and_to_be_cancelled_have_their_indexes(sqlite_databas
     assert cancelled == ["SCAN executions USING INDEX ix_executions_cancel"]
     stopped = _plans(sqlite_database, lambda connection: stopping.asked(connection, 10))
     assert stopped == ["SCAN executions USING INDEX ix_executions_stop"]
+
+
+def test_the_last_success_is_the_first_entry_of_its_index(sqlite_database: Database) -> None:
+    plan = _plans(sqlite_database, lambda connection: executions.last_success(connection, "job", "id"))
+    assert plan == ["SEARCH executions USING INDEX ix_executions_succeeded (job=? AND id<?)"]

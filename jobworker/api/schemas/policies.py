@@ -21,6 +21,8 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def policy(name: str) -> fields.Raw:
+def policy(name: str, required: bool = False) -> fields.Raw:
     """A policy as somebody writes it."""
+    if required:
+        return fields.Raw(required=True, metadata=dict(POLICIES[name]))
     return fields.Raw(load_default=None, allow_none=True, metadata=dict(POLICIES[name]))

@@ -53,6 +53,7 @@ def upgrade() -> None:
         ("dead_letter_job", ["job", "id"], dead),
         ("dead_letter_fingerprint", ["fingerprint", "id"], dead),
         ("rerun_of", ["rerun_of", "id"], "rerun_of IS NOT NULL"),
+        ("succeeded", ["job", "id"], "state || '' = 'Succeeded'"),
     ):
         where = sa.text(condition)
         op.create_index(f"ix_executions_{name}", "executions", columns, sqlite_where=where, postgresql_where=where)

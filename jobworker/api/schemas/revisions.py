@@ -1,0 +1,57 @@
+"""Revisions of definitions, and what executions did otherwise."""
+
+import marshmallow as ma
+from marshmallow import fields
+
+from jobworker.api.schemas.base import Answer, integer, moment, text
+
+
+class Revision(Answer):
+    """A definition as it was."""
+
+    job = fields.String()
+    revision = integer("Counts the changes, from 1.")
+    created_at = moment("When it was made.")
+    actor = text("Who made it; `code:…` is a version of the code.")
+    changed = fields.List(
+        fields.String(),
+        allow_none=True,
+        metadata={"description": "JSON pointers to what is different from the revision before; null: it is the first."},
+    )
+    definition = fields.Dict()
+    links = fields.Dict(values=fields.String())
+
+
+class Difference(Answer):
+    """One place where two executions differ."""
+
+    part = text(
+        "What differs.",
+        validate=ma.validate.OneOf(
+            ["revision", "definition", "parameters", "overrides", "code_version", "worker", "host"]
+        ),
+    )
+    pointer = text("Where in it (RFC 6901); empty: all of it.")
+    change = fields.String(validate=ma.validate.OneOf(["added", "removed", "changed"]))
+    before = fields.Raw(allow_none=True)
+    now = fields.Raw(allow_none=True)
+
+
+class Success(Answer):
+    """The execution that is compared with."""
+
+    id = fields.String()
+    job_revision = fields.Integer()
+    code_version = fields.String(allow_none=True)
+    worker = fields.String(allow_none=True)
+    finished_at = moment("When it succeeded.", allow_none=True)
+    links = fields.Dict(values=fields.String())
+
+
+class Changes(Answer):
+    """What is different from the last success of the same job before it."""
+
+    id = fields.String()
+    job = fields.String()
+    last_success = fields.Nested(Success, allow_none=True, metadata={"description": "null: there was none."})
+    differences = fields.List(fields.Nested(Difference))

@@ -1,0 +1,103 @@
+"""How definitions were, and what an execution did otherwise than the last good one."""
+
+from typing import Any
+
+from tests.integration.http.conftest import EXPORT, World
+
+DEFINITION = {"name": "nightly", "task": EXPORT.name, "defaults": {"user_id": "all"}}
+
+
+def _change(world: World, revision: int, **changes: Any) -> None:
+    body = {**DEFINITION, **changes}
+    answered = world.client.put("/api/v1/jobs/nightly", json=body, headers={"If-Match": f'"{revision}"'})
+    assert answered.status_code == 200, answered.json
+
+
+def _nightly(world: World) -> None:
+    assert world.client.post("/api/v1/jobs", json=DEFINITION).status_code == 201
+    _change(world, 1, queue="background", retry={"strategy": "fixed", "delay": 5})
+    _change(world, 2, queue="background", retry={"strategy": "fixed", "delay": 6})
+
+
+def test_every_revision_is_there_with_what_it_changed(any_world: World) -> None:
+    _nightly(any_world)
+    found = any_world.client.get("/api/v1/jobs/nightly/revisions").json["items"]
+    assert [(each["revision"], each["actor"], each["changed"]) for each in found] == [
+        (3, "api", ["/retry/delay"]),
+        (2, "api", ["/queue", "/retry/delay", "/retry/strategy"]),
+        (1, "api", None),
+    ]
+    assert found[0]["definition"]["retry"]["delay"] == 6
+    assert any_world.client.get(found[1]["links"]["self"]).json == found[1]
+
+
+def test_revisions_come_in_pages(world: World) -> None:
+    _nightly(world)
+    first = world.client.get("/api/v1/jobs/nightly/revisions?limit=2").json
+    assert [(each["revision"], len(each["changed"])) for each in first["items"]] == [(3, 1), (2, 3)]
+    second = world.client.get(f"/api/v1/jobs/nightly/revisions?limit=2&cursor={first['next']}").json
+    assert ([each["revision"] for each in second["items"]], second["next"]) == ([1], None)
+
+
+def test_revisions_outlive_their_job(world: World) -> None:
+    _nightly(world)
+    assert world.client.delete("/api/v1/jobs/nightly", headers={"If-Match": "*"}).status_code == 204
+    assert len(world.client.get("/api/v1/jobs/nightly/revisions").json["items"]) == 3
+    assert world.client.get("/api/v1/jobs/nightly/revisions/3").status_code == 200
+
+
+def test_what_never_was(world: World) -> None:
+    _nightly(world)
+    for path, code in (
+        ("nightly/revisions/4", "revision_not_found"),
+        ("nightly/revisions/0", "revision_not_found"),
+        ("nightly/revisions/999999999999999999999", "revision_not_found"),
+        ("nihgtly/revisions", "job_not_found"),
+        ("nihgtly/revisions/1", "job_not_found"),
+    ):
+        answered = world.client.get(f"/api/v1/jobs/{path}")
+        assert (answered.status_code, answered.json["code"]) == (404, code)
+    assert world.client.get("/api/v1/jobs/nightly/revisions/x").status_code == 404
+
+
+def _ran(world: World, state: str, worker: str = "celery@one:1:a", version: str = "v1", **fields: Any) -> str:
+    made: str = world.submitted({"parameters": {"user_id": "u-1"}, **fields}, job="nightly")["id"]
+    world.entered(made, 1, state, worker=worker, code_version=version)
+    return made
+
+
+def _differences(world: World, execution: str) -> list[tuple[str, str, Any, Any]]:
+    found = world.client.get(f"/api/v1/executions/{execution}/changes").json
+    return [(each["part"], each["pointer"], each["before"], each["now"]) for each in found["differences"]]
+
+
+def test_what_is_different_from_the_last_success(any_world: World) -> None:
+    assert any_world.client.post("/api/v1/jobs", json=DEFINITION).status_code == 201
+    first = _ran(any_world, "Succeeded")
+    good = _ran(any_world, "Succeeded")
+    bad = _ran(any_world, "Failed", "celery@one:2:b")
+    _change(any_world, 1, priority=9)
+    worse = _ran(any_world, "Failed", "celery@two:3:c", "v2", parameters={"user_id": "u-2", "rows": 5}, time_limit=60)
+    found = any_world.client.get(f"/api/v1/executions/{bad}/changes").json
+    assert (found["last_success"]["id"], found["differences"]) == (good, [])
+    assert _differences(any_world, worse) == [
+        ("revision", "", 1, 2),
+        ("definition", "/priority", 5, 9),
+        ("parameters", "/rows", None, 5),
+        ("parameters", "/user_id", "u-1", "u-2"),
+        ("overrides", "/time_limit", None, 60),
+        ("code_version", "", "v1", "v2"),
+        ("worker", "", "celery@one", "celery@two"),
+        ("host", "", "one", "two"),
+    ]
+    nothing = any_world.client.get(f"/api/v1/executions/{first}/changes").json
+    assert (nothing["last_success"], nothing["differences"]) == (None, [])
+
+
+def test_what_waits_is_compared_as_far_as_it_is_known(world: World) -> None:
+    world.client.post("/api/v1/jobs", json=DEFINITION)
+    _ran(world, "Succeeded")
+    waits = world.submitted({"parameters": {"user_id": "u-1", "format": "json"}}, job="nightly")["id"]
+    assert _differences(world, waits) == [("parameters", "/format", None, "json")]
+    unknown = world.client.get("/api/v1/executions/0199c8a0-0000-7000-8000-000000000000/changes")
+    assert (unknown.status_code, unknown.json["code"]) == (404, "execution_not_found")
