@@ -1,6 +1,7 @@
 """Jobs that are classes."""
 
 import datetime as dt
+import time
 from typing import Any, ClassVar, Literal
 
 from jobworker import Abort, Context, Job, Retry, Snooze
@@ -107,3 +108,13 @@ class Caller(Job):
 
     def run(self) -> Any:
         return Export.task(month="May", context=self.context)["month"]
+
+
+class Waits(_Telling):
+    """Runs until somebody has it cancelled."""
+
+    def run(self) -> None:
+        note("start")
+        while True:
+            self.context.raise_if_cancelled()
+            time.sleep(0.05)

@@ -112,7 +112,7 @@ def raises_what_celery_raises(good_attempt: int = 2) -> int:
     return current().attempt
 
 
-@job(soft_time_limit=60, retry={**_QUICKLY, "max_attempts": 2})
+@job(retry={**_QUICKLY, "max_attempts": 2})
 def is_too_slow() -> None:
     """Be told that it is late."""
     note("start")

@@ -75,6 +75,16 @@ def test_each_end_has_its_hooks(at_work: Engine, how: str, state: State, hooks: 
     assert max(at_work.starts().values()) == 1
 
 
+def test_a_job_that_is_cancelled_is_told(at_work: Engine) -> None:
+    waits = at_work.submit_one("Waits")
+    until(lambda: at_work.is_running(waits))
+    at_work.cancel(waits)
+    row = at_work.finished(waits)
+    assert (row.state, row.metadata) == (State.CANCELLED, {"heard": "before_start on_cancel after_return"})
+    heard = told(at_work, waits, "after_return Cancelled")
+    assert heard == ["before_start {}", "on_cancel None", "after_return Cancelled"]
+
+
 def test_a_result_that_cannot_be_kept_is_no_success(at_work: Engine) -> None:
     row = at_work.finished(at_work.submit_one("ends", parameters={"how": "rubbish"}))
     assert row.state is State.FAILED
