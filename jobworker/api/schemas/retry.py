@@ -7,7 +7,7 @@ from jobworker.api.schemas.base import Answer, Schema, moment, number
 from jobworker.api.schemas.policies import policy
 from jobworker.domain.retry import MAX_ATTEMPTS
 
-_FROM = {"type": ["string", "null"], "format": "date-time", "description": "When attempt 1 fails; null: now."}
+_FROM = {"type": "string", "format": "date-time", "description": "When attempt 1 fails; null: now."}
 _ATTEMPTS = {
     "minimum": 1,
     "maximum": MAX_ATTEMPTS,
