@@ -8,7 +8,8 @@ running         worker   worker, token, code_version
 succeeded       worker   token, runtime (seconds), result; or result_file {name, size, sha256, host}
 failed          worker   token, runtime, error {type, message, traceback}, reason?
 timed_out       worker   token, runtime, error, reason
-retrying        worker   token, runtime, error, delay (seconds after this report), reason, snoozed?: it uses up none
+retrying        worker   token, runtime, error, delay (seconds after this report), reason, snoozed?: it uses up none,
+                         timed_out?: a time limit ended it
 cancelled       worker   token, reason: revoked through Celery's own remote control
 lost            worker   token, reason: the process that ran this attempt is gone
 interrupted     worker   token, reason: the worker was shut down while it ran this attempt
@@ -171,6 +172,7 @@ def to_move(event: Event) -> Move:
         result=data.get("result"),
         result_file=data.get("result_file"),
         error=data.get("error") or _error(event),
+        timed_out=bool(data.get("timed_out")),
         runtime=data.get("runtime"),
         ran=ran,
         snoozed=bool(data.get("snoozed")),

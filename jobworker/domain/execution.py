@@ -119,6 +119,7 @@ class Move:
     interrupted: bool = False
     ran: bool = True
     snoozed: bool = False
+    timed_out: bool = False
 
 
 class Standing(NamedTuple):

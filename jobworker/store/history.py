@@ -228,6 +228,8 @@ def _attempt_state(move: Move) -> AttemptState:
         return AttemptState.INTERRUPTED
     if move.snoozed:
         return AttemptState.SNOOZED
+    if move.timed_out:
+        return AttemptState.TIMED_OUT
     return AttemptState.FAILED if move.state is State.RETRYING else AttemptState(move.state.value)
 
 

@@ -11,10 +11,10 @@ import redis
 
 from jobworker.clock import Clock
 from jobworker.domain.errors import Misconfigured
+from jobworker.guardian import Guardian
 from jobworker.settings import Settings, without_password
 from jobworker.transport.client import check, connect
 from jobworker.up import addresses, passwords, procfile
-from jobworker.up.guardian import Guardian
 from jobworker.up.lock import HomeLock
 from jobworker.up.output import Output
 from jobworker.up.procfile import Service

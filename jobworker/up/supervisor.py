@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobworker.clock import Clock
+from jobworker.guardian import Guardian
 from jobworker.up.child import Child
-from jobworker.up.guardian import Guardian
 from jobworker.up.output import Output
 from jobworker.up.procfile import Service
 

@@ -91,9 +91,10 @@ def _reason(error: BaseException) -> str | None:
 def _retrying(error: Retry) -> Outcome:
     cause = error.__cause__ or error.exc
     failure = describe(cause) if cause else None
-    told = f"{failure['type']}: {failure['message']}" if failure else "the job asked for a retry"
-    reason = error.reason if isinstance(error, declare.Retry) and error.reason else told
-    return Outcome(Kind.RETRYING, {"delay": error.when or 0, "reason": reason[:_MAX_REASON], "error": failure})
+    why = f"{failure['type']}: {failure['message']}" if failure else "the job asked for a retry"
+    reason = error.reason if isinstance(error, declare.Retry) and error.reason else why
+    told = {"delay": error.when or 0, "reason": reason[:_MAX_REASON], "error": failure}
+    return Outcome(Kind.RETRYING, told | ({"timed_out": True} if isinstance(cause, SoftTimeLimitExceeded) else {}))
 
 
 def _snoozed(error: Snooze) -> Outcome:
@@ -112,10 +113,13 @@ def of_end_without_report(error: BaseException | None) -> Outcome:
     return of_exception(error)
 
 
-def hard_limit(seconds: float) -> Outcome:
-    """The parent killed the process because the hard time limit had passed."""
+def hard_limit(seconds: float, wait: float | None = None) -> Outcome:
+    """The parent killed the process because the hard time limit had passed. `wait` (s): another attempt follows."""
     error = {"type": "TimeLimitExceeded", "message": f"the hard time limit of {seconds:g} s passed", "traceback": None}
-    return Outcome(Kind.TIMED_OUT, {"error": error, "reason": "hard time limit exceeded"})
+    told = {"error": error, "reason": "hard time limit exceeded"}
+    if wait is None:
+        return Outcome(Kind.TIMED_OUT, told)
+    return Outcome(Kind.RETRYING, {**told, "delay": wait, "timed_out": True})
 
 
 def limits_not_kept(pool: str, hard: float | None, soft: float | None) -> Outcome:

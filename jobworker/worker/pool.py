@@ -15,6 +15,7 @@ from typing import Any
 from celery.concurrency import asynpool, prefork
 from celery.concurrency.asynpool import AsynPool
 
+from jobworker.guardian import Guardian
 from jobworker.worker import processes
 from jobworker.worker.limits import GRACE
 from jobworker.worker.task import JobTask
@@ -57,9 +58,13 @@ class OneWrite:
 class Worker(asynpool.Worker):
     """What runs in each process."""
 
+    guardian: Guardian | None = None
+
     def after_fork(self) -> None:
         """Before the first job."""
         processes.begin_session()
+        if self.guardian:
+            self.guardian.release()
         super().after_fork()
         if JobTask.runner:
             # Celery's own handler would raise it in whatever runs by then, be it the next job.
@@ -70,6 +75,16 @@ class JobPool(AsynPool):
     """The pool of processes behind `TaskPool`."""
 
     Worker = Worker
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        # The processes end with this one, whatever ends it; it takes a guardian to end what their jobs started, too.
+        self._guardian = Guardian()
+        super().__init__(*arguments, **options)
+
+    def WorkerProcess(self, worker: Any) -> Any:  # noqa: N802  billiard's name
+        """Before the fork."""
+        worker.guardian = self._guardian
+        return super().WorkerProcess(worker)
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Runs again after each reconnection."""
@@ -86,6 +101,7 @@ class JobPool(AsynPool):
     def _create_worker_process(self, i: int) -> Any:
         process = super()._create_worker_process(i)
         process.send_job_offset = OneWrite(process.send_job_offset)
+        self._guard()
         return process
 
     def _event_process_exit(self, hub: Any, proc: Any) -> None:
@@ -98,8 +114,14 @@ class JobPool(AsynPool):
         try:
             return super()._join_exited_workers(shutdown)
         finally:
-            for pid in before - {process.pid for process in self._pool}:
+            gone = before - {process.pid for process in self._pool}
+            for pid in gone:
                 processes.kill_group(pid)
+            if gone:
+                self._guard()
+
+    def _guard(self) -> None:
+        self._guardian.watch(process.pid for process in self._pool)
 
 
 def _kill_unless_ready(job: Any) -> None:

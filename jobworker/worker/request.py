@@ -18,7 +18,7 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from jobworker.transport.claims import Answer, Ticket
-from jobworker.worker import outcome, pool, trace
+from jobworker.worker import outcome, pool, retrying, trace
 from jobworker.worker.delivery import HEADER, TOKEN_HEADER, Delivery, new_token
 from jobworker.worker.outcome import Outcome
 from jobworker.worker.task import JobTask
@@ -163,7 +163,7 @@ class JobRequest(Request):
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """A limit passed. The soft one is the job's to report, the hard one ours."""
         if not soft:
-            self._end(outcome.hard_limit(timeout))
+            self._end(outcome.hard_limit(timeout, self._wait_after_limit()))
         elif self._ticket and JobTask.runner:
             JobTask.runner.say(self._ticket, "WARNING", f"its soft time limit of {timeout:g} s has passed")
         super().on_timeout(soft, timeout)
@@ -223,6 +223,13 @@ class JobRequest(Request):
             state.task_ready(self)
             self.acknowledge()
         return True
+
+    def _wait_after_limit(self) -> float | None:
+        header = self._request_dict.get(HEADER)
+        if header is None:
+            return None
+        delivery = Delivery.read(header, self.token)
+        return retrying.after_hard_limit(self._task, delivery, self._request_dict["retries"])
 
     def _end(self, ended: Outcome) -> None:
         if self._ticket is not None and self._report is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import celery.exceptions
 from celery import Task
-from celery.exceptions import Ignore, MaxRetriesExceededError, Reject
+from celery.exceptions import Ignore, MaxRetriesExceededError, Reject, TimeLimitExceeded
 
 from jobworker.declare import Abort, Retry, Snooze
 from jobworker.domain import retry
@@ -62,7 +62,7 @@ def settle(task: Task, delivery: Delivery, error: Exception) -> Exception:
     policy = policy_of(delivery)
     if policy is None or isinstance(error, _DECIDED):
         return error
-    names = retry.names_of(type(error))
+    names = _names_of(type(error))
     wait = policy.next_wait(names, task.request.retries, limit(task, delivery), random.random())
     if wait is None:
         return error
@@ -79,6 +79,23 @@ def _asked(task: Task, delivery: Delivery, asked: Retry) -> Exception:
     if asked.when is None:
         asked.when = default_wait(task, delivery)
     return asked
+
+
+def after_hard_limit(task: Task, delivery: Delivery, used: int) -> float | None:
+    """The wait (s) before another attempt when the hard limit ended one; None: there is none. `used`: retries so far.
+
+    The job was not asked, so only a policy can want it.
+    """
+    policy = policy_of(delivery)
+    if policy is None:
+        return None
+    return policy.next_wait(_names_of(TimeLimitExceeded), used, limit(task, delivery), random.random())
+
+
+def _names_of(kind: type[BaseException]) -> list[str]:
+    """Celery's time limits are billiard's, which nobody imports from there."""
+    names = retry.names_of(kind)
+    return names + [name.replace("billiard.", "celery.") for name in names if name.startswith("billiard.exceptions.")]
 
 
 def exhausted(most: int | None, reason: str | None = None) -> MaxRetriesExceededError:

@@ -130,3 +130,24 @@ def waits_and_looks(path: str) -> bool:
 def says_who_it_is() -> dict[str, int]:
     """Process, group and session."""
     return {"pid": os.getpid(), "group": os.getpgid(0), "session": os.getsid(0)}
+
+
+@job
+def overruns_until(context: Context, good_attempt: int, softly: bool = False) -> int:
+    """Take too long until an attempt is good."""
+    note("start")
+    if context.attempt < good_attempt:
+        time.sleep(60)
+    return context.attempt
+
+
+@job
+def holds_politely(context: Context, seconds: float) -> str:
+    """Keep a slot busy, and look."""
+    note("start")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        context.raise_if_cancelled()
+        time.sleep(0.01)
+    note("end")
+    return "held"

@@ -1,5 +1,7 @@
 """Time limits on real workers: what is stopped, what is recorded, and that nothing is left."""
 
+from typing import Any
+
 import pytest
 
 from jobworker.domain.execution import AttemptState, State
@@ -119,3 +121,28 @@ def test_a_worker_may_have_limits_for_what_has_none(engine: Engine) -> None:
     engine.ready()
     row = engine.finished(engine.submit_one("hold", parameters={"seconds": 30}))
     assert (row.state, row.reason) == (State.TIMED_OUT, "soft time limit exceeded")
+
+
+@pytest.mark.parametrize("limit", ["time_limit", "soft_time_limit"])
+def test_a_retry_policy_covers_a_limit_like_any_failure(running: Engine, limit: str) -> None:
+    engine = running
+    names = {"time_limit": "TimeLimitExceeded", "soft_time_limit": "celery.exceptions.SoftTimeLimitExceeded"}
+    policy = {"strategy": "fixed", "delay": 0.1, "max_attempts": 2, "retry_on": [names[limit]]}
+    limits: dict[str, Any] = {limit: 0.5}
+    good, bad = (
+        engine.submit_one("overruns_until", parameters={"good_attempt": attempt}, retry=policy, **limits)
+        for attempt in (2, 9)
+    )
+    row = engine.finished(good)
+    assert (row.state, row.result) == (State.SUCCEEDED, 2)
+    states = [attempt.state for attempt in executions.attempts(engine.database, good).items]
+    assert states == [AttemptState.TIMED_OUT, AttemptState.SUCCEEDED]
+    assert (1, "Retrying") in engine.story(good)
+    row = engine.finished(bad)
+    assert (row.state, row.attempt) == (State.TIMED_OUT, 2)
+
+
+def test_a_policy_for_something_else_leaves_a_limit_final(running: Engine) -> None:
+    policy = {"strategy": "fixed", "delay": 0.1, "retry_on": ["OSError"]}
+    row = running.finished(running.submit_one("clings", retry=policy, time_limit=0.5))
+    assert (row.state, row.attempt) == (State.TIMED_OUT, 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobworker.clock import SystemClock
-from jobworker.up.guardian import Guardian
+from jobworker.guardian import Guardian
 from jobworker.up.output import Output
 from jobworker.up.procfile import Service
 from jobworker.up.supervisor import Backoff, Stage, Supervisor

@@ -1,9 +1,9 @@
-"""Sees to it that nothing outlives the supervisor, not even one that was killed with -9.
+"""Sees to it that nothing outlives who has started it (`jobworker up`, a worker), not even one that was killed with -9.
 
-A tiny shell waits for the end of a pipe that only the supervisor can write to. What the supervisor
-told it last is the list of process groups to kill then. It also holds the lock on the home, so that
-the next `jobworker up` starts after the last process is gone. Unlike a parent-death signal this
-reaches the children of children, and works on every Unix.
+A tiny shell waits for the end of a pipe that only its owner can write to. What the owner told it last is
+the list of process groups to kill then. It also holds the lock on the home, so that the next `jobworker up`
+starts after the last process is gone. Unlike a parent-death signal this reaches the children of children, and works
+on every Unix.
 """
 
 import subprocess
@@ -35,6 +35,11 @@ class Guardian:
             self._shell.wait()
             self._shell = self._start()
             self._write(line)
+
+    def release(self) -> None:
+        """For a process that was forked from the owner: it must not keep the pipe open."""
+        assert self._shell.stdin is not None
+        self._shell.stdin.close()
 
     def _start(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(

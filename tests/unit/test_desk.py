@@ -1,0 +1,114 @@
+"""What is said at a seat reaches whom it is about, and nobody after them."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from celery.exceptions import SoftTimeLimitExceeded
+
+from jobworker.worker import desk as module
+from jobworker.worker.desk import Desk, Seat
+
+
+class Process:
+    """A process of the pool, as far as the desk looks at it."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """A desk, seen from the third process of a pool."""
+    monkeypatch.setattr(module, "current_process", lambda: Process(2))
+    return Desk(seats=4)
+
+
+def _sit(desk: Desk, token: str) -> Seat:
+    seat = desk.sit(token)
+    assert isinstance(seat, Seat)
+    return seat
+
+
+def test_a_cancellation_reaches_its_attempt_and_not_the_next(desk: Desk) -> None:
+    seat = _sit(desk, "17")
+    heard = [seat.cancelled]
+    desk.cancel("17", 2)
+    heard.append(seat.cancelled)
+    seat.leave()
+    assert [*heard, _sit(desk, "18").cancelled, seat.cancelled] == [False, True, False, True]
+
+
+def test_one_that_comes_too_late_reaches_nobody(desk: Desk) -> None:
+    _sit(desk, "17").leave()
+    seat = _sit(desk, "18")
+    desk.cancel("17", 2)
+    desk.pass_limit("17", 2, 1.0)
+    desk.on_soft_limit()
+    assert not seat.cancelled
+    assert seat.limit_passed is None
+
+
+def test_extensions_add_up_and_end_with_their_attempt(desk: Desk) -> None:
+    seat = _sit(desk, "17")
+    seat.extend(1.5)
+    seat.extend(2)
+    assert desk.extension("17", 2) == 3.5
+    seat.leave()
+    assert desk.extension("17", 2) == 3.5, "while its hooks run its hard limit is kept"
+    later = _sit(desk, "18")
+    seat.extend(100)
+    assert (desk.extension("17", 2), desk.extension("18", 2)) == (0.0, 0.0)
+    later.extend(1)
+    assert desk.extension("18", 2) == 1.0
+
+
+def test_a_soft_limit_strikes_while_the_job_runs_and_not_after(desk: Desk) -> None:
+    seat = _sit(desk, "17")
+    desk.on_soft_limit()
+    desk.pass_limit("17", 2, 2.5)
+    with pytest.raises(SoftTimeLimitExceeded, match=r"the soft time limit of 2\.5 s passed"):
+        desk.on_soft_limit()
+    assert seat.limit_passed == 2.5
+    seat.leave()
+    desk.on_soft_limit()
+
+
+def test_two_seats_are_apart(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = _sit(desk, "17")
+    monkeypatch.setattr(module, "current_process", lambda: Process(3))
+    other = _sit(desk, "18")
+    desk.cancel("18", 3)
+    other.extend(5)
+    assert (one.cancelled, other.cancelled) == (False, True)
+    assert (desk.extension("17", 2), desk.extension("18", 3)) == (0.0, 5.0)
+
+
+def test_what_is_said_in_one_process_is_heard_in_another(desk: Desk) -> None:
+    desk.cancel("17", 2)
+    child = os.fork()
+    if child == 0:
+        seat = _sit(desk, "17")
+        seat.extend(7)
+        os._exit(0 if seat.cancelled else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert desk.extension("17", 2) == 7.0
+
+
+@pytest.mark.parametrize("token", ["1", "18446744073709551615"[:16], "ffffffffffffffff"])
+def test_every_token_has_room(desk: Desk, token: str) -> None:
+    seat = _sit(desk, token)
+    desk.cancel(token, 2)
+    assert seat.cancelled
+
+
+def test_in_the_same_process_a_seat_is_found_by_its_token() -> None:
+    desk = Desk(seats=1)
+    one, other = desk.sit("17"), desk.sit("18")
+    desk.cancel("18", None)
+    assert (one.cancelled, other.cancelled) == (False, True)
+    one.extend(5)
+    one.leave()
+    desk.cancel("17", None)
+    assert not one.cancelled
