@@ -1,7 +1,6 @@
 """What is said at a seat reaches whom it is about, and nobody after them."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
@@ -18,7 +17,7 @@ class Process:
 
 
 @pytest.fixture
-def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     """A desk, seen from the third process of a pool."""
     monkeypatch.setattr(module, "current_process", lambda: Process(2))
     return Desk(seats=4)

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from billiard import common
+from billiard import pool as billiard_pool
 from celery import Celery
 from celery.app import trace
 from celery.apps import worker as apps_worker
+from celery.concurrency import asynpool, prefork
 from celery.concurrency.asynpool import AsynPool
 from celery.worker import WorkController, state
 from celery.worker import request as celery_request
@@ -71,6 +73,15 @@ METHODS = [
     ),
     (Celery, "register_task", ["task", "options"], "worker.task, likewise"),
     (AsynPool, "_event_process_exit", ["hub", "proc"], "worker.pool looks again soon"),
+    (AsynPool, "_join_exited_workers", ["shutdown"], "worker.pool ends what a process leaves behind"),
+    (AsynPool, "_process_by_pid", ["pid"], "worker.limits finds the process of an attempt"),
+    (AsynPool, "WorkerProcess", ["worker"], "worker.pool hands over the guardian"),
+    (AsynPool, "terminate_job", ["pid", "sig"], "worker.pool kills what minds no signal"),
+    (AsynPool, "register_with_event_loop", ["hub"], "worker.pool, likewise"),
+    (asynpool.Worker, "after_fork", [], "worker.pool begins a session and takes SIGUSR1"),
+    (prefork.TaskPool, "on_start", [], "worker.pool keeps the limits to itself"),
+    (prefork.TaskPool, "on_stop", [], "worker.pool leaves nothing behind"),
+    (prefork.TaskPool, "on_terminate", [], "worker.pool, likewise"),
     (TokenBucket, "clear_pending", [], "worker.consumer"),
     (Hub, "call_soon", ["callback", "args"], "worker.settling, from any thread"),
     (Hub, "call_later", ["delay", "callback", "args"], "worker.settling, broker.poller"),
@@ -93,6 +104,17 @@ ATTRIBUTES = [
     (celery_request.Request, "_eta_timer_entry", "worker.consumer"),
     (apps_worker, "REMAP_SIGTERM", "worker.shutdown"),
     (common, "terminate_handler_fired", "worker.trace"),
+    (state, "active_requests", "worker.orders"),
+    (celery_request.Request, "worker_pid", "worker.limits"),
+]
+
+#: Names that instances get: a line of the class that gives them.
+GIVEN = [
+    (billiard_pool.ApplyResult, "self._worker_pid = None", "worker.pool finds the job of a process"),
+    (billiard_pool.Pool, "w.index = i", "worker.desk: a process knows its seat"),
+    (billiard_pool.Pool, "getattr(worker, '_controlled_termination', False)", "worker.limits ends it on purpose"),
+    (billiard_pool.Pool, "self._cache = {}", "worker.pool finds the job of a process"),
+    (billiard_pool.Worker, "signal.signal(SIG_SOFT_TIMEOUT", "worker.pool puts its own handler there"),
 ]
 
 
@@ -113,6 +135,11 @@ def test_a_method_takes_what_it_took(owner: Any, name: str, parameters: list[str
 @pytest.mark.parametrize(("owner", "name", "where"), ATTRIBUTES, ids=lambda value: getattr(value, "__name__", None))
 def test_an_attribute_is_still_there(owner: Any, name: str, where: str) -> None:
     assert hasattr(owner, name), f"{owner.__name__}.{name} is gone; used in {where}"
+
+
+@pytest.mark.parametrize(("owner", "line", "where"), GIVEN, ids=lambda value: getattr(value, "__name__", None))
+def test_instances_get_what_they_got(owner: Any, line: str, where: str) -> None:
+    assert line in inspect.getsource(owner), f"{owner.__name__} does not say {line} any more; used in {where}"
 
 
 def test_the_poller_calls_what_we_replace() -> None:
