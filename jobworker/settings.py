@@ -43,8 +43,10 @@ class Settings:
     queue_weights: str
     #: A published message that nobody claimed is examined after so long.
     lost_message_after: float
-    #: How many messages may wait in Redis for one queue; the rest of the backlog stays in SQL.
+    #: How many messages may wait in Redis before one of a queue that is no less urgent; the rest stays in SQL.
     feed: int
+    #: What was overtaken by more urgent work for so long has its share of what goes out: one in ten.
+    ageing: float
     #: Largest request body.
     max_body: int
     #: How long a key given as Idempotency-Key is remembered.
@@ -73,6 +75,7 @@ class Settings:
             queue_weights=values.text("QUEUE_WEIGHTS", "critical=6 default=3 background=1"),
             lost_message_after=values.number("LOST_MESSAGE_AFTER", 10.0, at_least=1.0),
             feed=int(values.number("FEED", 1000, at_least=1)),
+            ageing=values.number("AGEING", 60.0, at_least=1.0),
             max_body=int(values.number("MAX_BODY", 16 * 1024 * 1024, at_least=1024)),
             idempotency_ttl=values.number("IDEMPOTENCY_TTL", 24 * 3600.0, at_least=60.0),
             log_format=values.choice("LOG_FORMAT", "text", ("text", "json")),

@@ -10,7 +10,7 @@ from typing import Any
 from celery import shared_task
 
 from jobworker.declare.context import Context, current
-from jobworker.domain import policies
+from jobworker.domain import limits, parameters, policies
 from jobworker.domain.admission import check_limits
 from jobworker.domain.errors import FieldError, Misconfigured
 from jobworker.domain.execution import DEFAULT_PRIORITY, PRIORITIES
@@ -58,7 +58,7 @@ def job(
     name = name or function.__name__
     own = {option: more.pop(option) for option in policies.PARSERS if option in more}
     options = _checked_options(name, queue, priority, on_worker_lost, schedule, tags)
-    options = replace(options, policies=_checked_policies(name, own))
+    options = replace(options, policies=_checked_policies(name, own, function))
     _refuse(name, check_limits(more.get("time_limit"), more.get("soft_time_limit")))
     # typing=False: Celery would count the injected context among the caller's arguments.
     return shared_task(_with_context(function), name=name, job_options=options, typing=False, **more)
@@ -77,8 +77,10 @@ def _checked_options(
     return JobOptions(queue, priority, OnWorkerLost(on_worker_lost), rule, tuple(tags))
 
 
-def _checked_policies(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_policies(name: str, given: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
     made, problems = policies.normalise(given)
+    if any(made[option] for option in limits.KEYED):
+        problems += limits.check_keys(made, parameters.from_signature(function, (Context,)))
     _refuse(name, problems)
     return {option: made[option] for option in given}
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jobworker.domain import deadline, isolation, job, parameters, policies, schedule
+from jobworker.domain import deadline, isolation, job, limits, parameters, policies, schedule
 from jobworker.domain.errors import FieldError, InvalidInput
 from jobworker.domain.execution import PRIORITIES, State
 from jobworker.domain.parameters import Parameter
@@ -164,6 +164,11 @@ def check_limits(hard: float | None, soft: float | None, where: str = "") -> Ite
     if hard is not None and soft is not None and soft >= hard:
         message = "soft_time_limit must be shorter than time_limit"
         yield FieldError(f"{where}/soft_time_limit", "not_allowed", message)
+
+
+def _policies(definition: job.Definition, accepted: Sequence[Parameter]) -> Iterable[FieldError]:
+    made, problems = policies.normalise(definition.policies)
+    return [*problems, *limits.check_keys(made, accepted)]
 
 
 def _defaults(definition: job.Definition, accepted: Iterable[Parameter]) -> Iterable[FieldError]:

@@ -103,6 +103,12 @@ class RevisionNotFound(NotFound):
     code = "revision_not_found"
 
 
+class QueueNotFound(NotFound):
+    """Nobody submits to this queue or consumes it."""
+
+    code = "queue_not_found"
+
+
 class Conflict(JobWorkerError):
     """The request does not fit the present state."""
 
@@ -125,6 +131,12 @@ class JobDisabled(Conflict):
     """The job accepts no submissions at present."""
 
     code = "job_disabled"
+
+
+class NotUnique(Conflict):
+    """Another execution has the unique key; the text names it."""
+
+    code = "not_unique"
 
 
 class NotFinished(Conflict):

@@ -1,7 +1,24 @@
-"""Why work that is due cannot run now. The relay asks before it publishes, the API when it shows an execution."""
+"""Why work does not run now. The relay asks before it publishes, the API when somebody asks why.
 
-from collections.abc import Collection, Iterable
-from typing import Protocol
+A gate answers None, or the reason that it sees; it looks only at what it is given.
+"""
+
+import datetime as dt
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from jobworker.domain.execution import State
+from jobworker.domain.limits import Concurrency, RateLimit
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One thing that an execution waits for: a stable code, words for people, and figures for programs (JSON)."""
+
+    code: str
+    message: str
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LiveWorker(Protocol):
@@ -18,8 +35,31 @@ class LiveWorker(Protocol):
         ...
 
 
-def blocked(task: str, queue: str, workers: Iterable[LiveWorker]) -> str | None:
-    """The reason why no live worker would take this task from this queue; None: one would."""
+class Queue(Protocol):
+    """What the gates want to know of a queue; `paused_at` is None unless somebody has stopped it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def paused_at(self) -> dt.datetime | None: ...
+    @property
+    def paused_by(self) -> str | None: ...
+    @property
+    def pause_note(self) -> str | None: ...
+
+
+def paused(queue: Queue) -> Reason | None:
+    """Somebody has paused its queue."""
+    if queue.paused_at is None:
+        return None
+    note = f": {queue.pause_note}" if queue.pause_note else ""
+    message = f"queue {queue.name} has been paused by {queue.paused_by} since {queue.paused_at.isoformat()}{note}"
+    details = {"queue": queue.name, "since": queue.paused_at, "by": queue.paused_by, "note": queue.pause_note}
+    return Reason("queue_paused", message, details)
+
+
+def blocked(task: str, queue: str, workers: Iterable[LiveWorker]) -> Reason | None:
+    """No live worker would take this task from this queue."""
     serving_queue = serving_task = False
     for worker in workers:
         has_task, has_queue = task in worker.tasks, queue in worker.queues
@@ -27,13 +67,97 @@ def blocked(task: str, queue: str, workers: Iterable[LiveWorker]) -> str | None:
             return None
         serving_task = serving_task or has_task
         serving_queue = serving_queue or has_queue
+    details = {"task": task, "queue": queue}
     if not serving_task:
-        return f"no live worker offers task {task}"
+        return Reason("no_worker_for_task", f"no live worker offers task {task}", details)
     if not serving_queue:
-        return f"no live worker consumes queue {queue}"
-    return f"no live worker that consumes queue {queue} offers task {task}"
+        return Reason("no_worker_for_queue", f"no live worker consumes queue {queue}", details)
+    return Reason("no_worker", f"no live worker that consumes queue {queue} offers task {task}", details)
 
 
 def runnable(queue: str, workers: Iterable[LiveWorker]) -> set[str]:
     """The tasks that are not `blocked` on this queue."""
     return {task for worker in workers if queue in worker.queues for task in worker.tasks}
+
+
+def full(policy: Concurrency, key: str, held: int, holders: Sequence[str] = ()) -> Reason | None:
+    """As many of this key run (or are with workers already) as may; `holders` are some of them, to be named."""
+    return _full("concurrency_limit", policy.limit, key, held, holders)
+
+
+def full_in_total(policy: Concurrency, job: str, held: int, holders: Sequence[str] = ()) -> Reason | None:
+    """As many of all keys of the job run as may."""
+    return None if policy.total is None else _full("concurrency_total", policy.total, job, held, holders)
+
+
+def _full(code: str, limit: int, key: str, held: int, holders: Sequence[str]) -> Reason | None:
+    if held < limit:
+        return None
+    named = f" by {', '.join(holders)}" if holders else ""
+    details = {"key": key, "limit": limit, "held": held, "holders": list(holders)}
+    return Reason(code, f"{held} of {limit} places for {key} are held{named}", details)
+
+
+def too_fast(policy: RateLimit, key: str, full_at: dt.datetime | None, ahead: int, now: dt.datetime) -> Reason | None:
+    """No more of this key may start yet; `ahead` of them have been published and have not started."""
+    details: dict[str, Any] = {"key": key, "limit": policy.limit, "per": policy.per, "ahead": ahead}
+    if ahead >= policy.most_ahead():
+        return Reason("rate_limit_ahead", f"{ahead} others of {key} may start and wait for a free worker", details)
+    if policy.permits(full_at, now) > 0:
+        return None
+    until = policy.next_at(full_at, now)
+    message = f"{key} may start {policy.limit} times in {policy.per:g} s: the next at {until.isoformat()}"
+    return Reason("rate_limit", message, {**details, "until": until})
+
+
+def not_due(
+    state: State, due_at: dt.datetime, attempt: int, max_attempts: int | None, why: str | None
+) -> Reason | None:
+    """Its time has not come; `why` is what made the last attempt end."""
+    if state is State.SCHEDULED:
+        return Reason("not_due", f"it is due at {due_at.isoformat()}", {"due_at": due_at})
+    if state is not State.RETRYING:
+        return None
+    of = f" of {max_attempts}" if max_attempts is not None else ""
+    message = f"attempt {attempt + 1}{of} is due at {due_at.isoformat()}{f' ({why})' if why else ''}"
+    details = {"attempt": attempt + 1, "max_attempts": max_attempts, "due_at": due_at, "reason": why}
+    return Reason("retry_not_due", message, details)
+
+
+def expired(expires_at: dt.datetime | None, now: dt.datetime) -> Reason | None:
+    """It is too late to start it."""
+    if expires_at is None or now < expires_at:
+        return None
+    return Reason("expired", f"it was to start before {expires_at.isoformat()}", {"expires_at": expires_at})
+
+
+def cancelling(requested_at: dt.datetime | None, by: str | None) -> Reason | None:
+    """Somebody has asked for it not to go on."""
+    if requested_at is None:
+        return None
+    message = f"{by} asked at {requested_at.isoformat()} for it to be cancelled"
+    return Reason("cancel_requested", message, {"since": requested_at, "by": by})
+
+
+def running(state: State, worker: str | None, since: dt.datetime | None, attempt: int) -> Reason | None:
+    """It has not finished yet."""
+    if state is not State.RUNNING:
+        return None
+    message = f"attempt {attempt} has been running on {worker} since {since.isoformat() if since else '?'}"
+    return Reason("running", message, {"worker": worker, "since": since, "attempt": attempt})
+
+
+def with_workers(state: State, dispatched_at: dt.datetime | None, queue: str, others: int) -> Reason | None:
+    """Its message is in Redis and no worker has started it; `others` of the queue are there, too."""
+    if state is not State.QUEUED or dispatched_at is None:
+        return None
+    message = (
+        f"it has waited for a free worker of queue {queue} since {dispatched_at.isoformat()}, with {others} others"
+    )
+    return Reason("waiting_for_worker", message, {"queue": queue, "since": dispatched_at, "others": others})
+
+
+def in_line(queue: str, ahead: int, oldest: dt.datetime) -> Reason:
+    """What is ready leaves the database in order, as workers take what was published."""
+    message = f"{ahead} executions are before it in queue {queue}; the oldest has been due since {oldest.isoformat()}"
+    return Reason("position", message, {"queue": queue, "ahead": ahead, "oldest_due_at": oldest})

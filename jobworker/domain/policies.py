@@ -7,7 +7,7 @@ all of them on alike. A new one needs a parser, and a line here.
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from jobworker.domain import isolation, retry
+from jobworker.domain import isolation, limits, retry
 from jobworker.domain.errors import FieldError, InvalidInput
 
 
@@ -23,6 +23,9 @@ class Policy(Protocol):
 PARSERS: Mapping[str, Callable[[Any, str], Policy]] = {
     "retry": retry.parse,
     "isolation": isolation.parse,
+    "concurrency": limits.parse_concurrency,
+    "rate_limit": limits.parse_rate_limit,
+    "unique": limits.parse_unique,
 }
 
 #: What holds when a definition says nothing: None if there is no such policy then.

@@ -13,10 +13,12 @@ from jobworker.clock import Clock
 from jobworker.domain import gates, isolation, retry
 from jobworker.domain.execution import retries_used
 from jobworker.domain.job import Definition
+from jobworker.relay.choose import Chooser, Chosen
 from jobworker.relay.record import Claimed, Declined
-from jobworker.store import dispatch, jobs, queues
+from jobworker.store import dispatch, jobs, limits, queues, relay_state
 from jobworker.store.database import Database
 from jobworker.store.dispatch import Published, Ready
+from jobworker.store.queues import QueueRow
 from jobworker.store.workers import WorkerRow
 from jobworker.transport.claims import Answer, Claims
 from jobworker.transport.publisher import Message, Publisher, list_name, lists_of
@@ -29,35 +31,95 @@ _LIMIT = 1000
 
 @dataclass(slots=True)
 class Dispatcher:
-    """Turns rows that are due into messages. `workers` is who is alive, kept current by the watch."""
+    """Turns rows that are due into messages.
+
+    `name` is the relay's, `workers` is who is alive (kept current by the watch), `next_permit` is when a rate lets
+    something through again.
+    """
 
     database: Database
     publisher: Publisher
     claims: Claims
     clock: Clock
     feed: int
+    name: str
+    ageing: dt.timedelta
     workers: Sequence[WorkerRow] = ()
     undecided: bool = False
+    next_permit: dt.datetime | None = None
+    _chooser: Chooser = field(init=False)
     _definitions: dict[tuple[str, int], Definition | None] = field(default_factory=dict)
     _policies_sent: dict[tuple[str, int], str] = field(default_factory=dict)
     _claimed: dict[str, dt.datetime] = field(default_factory=dict)
     _declined: dict[str, int] = field(default_factory=dict)
     _warned: set[tuple[str, str]] = field(default_factory=set)
+    _foreign: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._chooser = Chooser(self.feed, self.ageing)
 
     def dispatch(self) -> int:
-        """Publish what may run, mark it; answers how many. Raises `redis.RedisError` with nothing marked."""
+        """Publish what may run, mark it; answers how many.
+
+        Raises `redis.RedisError`; then `mend` finds what was marked and not published.
+        """
         with self.database.read() as connection:
-            names = queues.names(connection)
-        room = self._room(names)
+            known = queues.all(connection)
+        depths = self.publisher.depths([queue.name for queue in known])
+        self._take_back_paused(known, depths)
         with self.database.read() as connection:
-            chosen = [row for name in names if room[name] > 0 for row in self._ready(connection, name, room[name])]
-            messages = [self._message(connection, row) for row in chosen]
-        if not messages:
+            round = self._chooser.choose(connection, known, depths, self.workers, self.clock.now())
+            messages = {one.row.id: self._message(connection, one.row, one.urgency) for one in round.chosen}
+        self.next_permit = round.next_at
+        limited = [one for one in round.chosen if one.row.limit_key is not None]
+        if limited and not self._hold_places(limited, round.buckets):
             return 0
-        self.publisher.publish(messages)
-        with self.database.write() as connection:
-            dispatch.mark_published(connection, [(row.id, row.attempt) for row in chosen], self.clock.now())
+        if messages:
+            self.publisher.publish(messages.values())
+        free = [one for one in round.chosen if one.row.limit_key is None]
+        if free:
+            with self.database.write() as connection:
+                dispatch.mark_published(connection, _marks(free), self.clock.now())
         return len(messages)
+
+    def _hold_places(self, limited: Sequence[Chosen], buckets: Mapping[str, dt.datetime]) -> bool:
+        """Mark what is under limits before anybody can start it; False: another relay leads and counts for itself."""
+        with self.database.write() as connection:
+            if not relay_state.leads(connection, self.name):
+                return False
+            dispatch.mark_published(connection, _marks(limited), self.clock.now())
+            limits.fill(connection, buckets)
+        return True
+
+    def _take_back_paused(self, known: Sequence[QueueRow], depths: Mapping[str, int]) -> None:
+        """What lies in Redis for a paused queue goes back to SQL."""
+        for queue in known:
+            waiting = sum(depths[name] for name in lists_of(queue.name))
+            # What is not ours stays there, and need not be looked at again and again.
+            if not gates.paused(queue) or self._foreign.get(queue.name, 0) == waiting:
+                continue
+            count = self.take_back(lists_of(queue.name))
+            self._foreign[queue.name] = waiting - count
+
+    def take_back(self, lists: Sequence[str]) -> int:
+        """Take our messages out of these lists; their executions are ready once more. Answers how many there were."""
+        messages = self.claims.take_back(lists)
+        if messages:
+            with self.database.write() as connection:
+                dispatch.taken_back(connection, messages)
+        return len(messages)
+
+    def age(self) -> None:
+        """Take back what has waited for long in a list while a more urgent one of its queue is not empty."""
+        with self.database.read() as connection:
+            waiting = dispatch.published_before(connection, self.clock.now() - self.ageing, _LIMIT)
+        if not waiting:
+            return
+        depths = self.publisher.depths(sorted({row.queue for row in waiting}))
+        for queue, name in sorted({(row.queue, list_name(row.queue, row.urgency)) for row in waiting}):
+            above = lists_of(queue)[: lists_of(queue).index(name)]
+            if depths[name] and any(depths[each] for each in above):
+                self.take_back([name])
 
     def cancel(self) -> int:
         """Carry out requests to cancel what is queued: it cannot start any more once Redis has said so.
@@ -77,7 +139,7 @@ class Dispatcher:
     def note_claims(self, claimed: Iterable[Claimed]) -> None:
         """Remember how far each list has been worked off."""
         for claim in claimed:
-            name = list_name(claim.queue, claim.priority)
+            name = list_name(claim.queue, claim.urgency)
             self._claimed[name] = max(claim.dispatched_at, self._claimed.get(name, claim.dispatched_at))
 
     def note_declined(self, declined: Iterable[Declined]) -> None:
@@ -92,7 +154,7 @@ class Dispatcher:
         """Let messages that were declined be published again. What is forgotten when the relay dies, `mend` finds."""
         if self._declined:
             with self.database.write() as connection:
-                dispatch.publish_declined(connection, self._declined)
+                dispatch.taken_back(connection, self._declined.items())
             self._declined = {}
 
     def mend(self, older_than: dt.datetime) -> int:
@@ -105,26 +167,28 @@ class Dispatcher:
         lost = [row for row in unclaimed if self._is_lost(row, depths)]
         if lost:
             logger.warning("messages_lost", count=len(lost), example=lost[0].id)
-            with self.database.write() as connection:
-                dispatch.publish_again(connection, lost)
+            self._publish_again(lost)
         return len(lost)
+
+    def _publish_again(self, lost: Sequence[Published]) -> None:
+        """What is under limits goes out again at once and keeps its place: it may run, unheard of as yet."""
+        placed = {row.id: row for row in lost if row.limit_key is not None}
+        with self.database.read() as connection:
+            rows = dispatch.rows(connection, list(placed))
+            messages = [self._message(connection, row, placed[row.id].urgency) for row in rows]
+        if messages:
+            self.publisher.publish(messages)
+        with self.database.write() as connection:
+            dispatch.publish_again(connection, placed.values(), self.clock.now())
+            dispatch.publish_again(connection, [row for row in lost if row.limit_key is None])
 
     def _is_lost(self, row: Published, depths: dict[str, int]) -> bool:
         """Its list is empty, or something that was published later has been claimed already."""
-        name = list_name(row.queue, row.priority)
+        name = list_name(row.queue, row.urgency)
         overtaken = name in self._claimed and self._claimed[name] > row.dispatched_at
         return depths[name] == 0 or overtaken
 
-    def _room(self, names: Sequence[str]) -> dict[str, int]:
-        depths = self.publisher.depths(names)
-        return {name: self.feed - sum(depths[part] for part in lists_of(name)) for name in names}
-
-    def _ready(self, connection: sa.Connection, queue: str, limit: int) -> list[Ready]:
-        """The gate: only tasks that a live worker of this queue can run leave the database."""
-        tasks = gates.runnable(queue, self.workers)
-        return dispatch.ready(connection, queue, sorted(tasks), limit) if tasks else []
-
-    def _message(self, connection: sa.Connection, row: Ready) -> Message:
+    def _message(self, connection: sa.Connection, row: Ready, urgency: int) -> Message:
         definition = self._definition(connection, row)
         free = {*(row.lost_attempts or ()), *(row.interrupted_attempts or ()), *(row.snoozed_attempts or ())}
         return Message(
@@ -134,7 +198,7 @@ class Dispatcher:
             revision=row.job_revision,
             task=row.task,
             queue=row.queue,
-            priority=row.priority,
+            priority=urgency,
             parameters=row.parameters,
             retries=retries_used(row.attempt + 1, len(free)),
             max_attempts=row.max_attempts,
@@ -161,6 +225,10 @@ class Dispatcher:
         if key not in self._definitions:
             self._definitions[key] = jobs.revision(connection, *key)
         return self._definitions[key]
+
+
+def _marks(chosen: Iterable[Chosen]) -> list[tuple[str, int, int]]:
+    return [(one.row.id, one.row.attempt, one.urgency) for one in chosen]
 
 
 def _effective(name: str, row: Ready, of_definition: Any) -> Any:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 import structlog
 
-from jobworker.domain import deadline
+from jobworker.domain import deadline, limits
+from jobworker.domain.errors import NotUnique
 from jobworker.domain.events import Event, Kind
 from jobworker.domain.execution import State
 from jobworker.domain.ids import IdFactory
 from jobworker.domain.schedule import parse
-from jobworker.store import executions, schedules
+from jobworker.services import unique
+from jobworker.store import executions, schedules, tasks
 from jobworker.store.executions import NewExecution
 from jobworker.store.schedules import ScheduleRow
 
@@ -59,13 +61,28 @@ def _fire_one(connection: sa.Connection, due: Due, ids: IdFactory, now: dt.datet
         reason = "the job was disabled when this occurrence was due"
         schedules.record(connection, schedule.id, due.at, "skipped_paused", None, now, reason)
         return False
-    execution = _execution(schedule, due.at, ids, now)
-    if not schedules.record(connection, schedule.id, due.at, "fired", execution.id, now):
+    if schedules.is_recorded(connection, schedule.id, due.at):
         return False
+    execution = _execution(connection, schedule, due.at, ids, now)
+    other = _taken(connection, schedule, execution, now)
+    if other is not None:
+        schedules.record(connection, schedule.id, due.at, "skipped_duplicate", None, now, other)
+        return False
+    schedules.record(connection, schedule.id, due.at, "fired", execution.id, now)
     executions.insert(connection, [execution], f"schedule:{schedule.job}", now)
     if due.until is not None:
         _enter_missed(connection, schedule, due.at, due.until, now)
     return True
+
+
+def _taken(connection: sa.Connection, schedule: ScheduleRow, execution: NewExecution, now: dt.datetime) -> str | None:
+    """Why another execution stands for this occurrence."""
+    policies = {schedule.job: schedule.definition.policies["unique"]}
+    try:
+        [answer] = unique.decide(connection, [execution], policies, now).ids
+    except NotUnique as error:
+        return error.detail
+    return f"execution {answer} stands for it" if answer != execution.id else None
 
 
 def _enter_missed(
@@ -83,8 +100,13 @@ def _enter_missed(
     logger.warning("missed_occurrences_left_out", job=schedule.job, entered=_MOST_MISSED, until=until.isoformat())
 
 
-def _execution(schedule: ScheduleRow, nominal: dt.datetime, ids: IdFactory, now: dt.datetime) -> NewExecution:
+def _execution(
+    connection: sa.Connection, schedule: ScheduleRow, nominal: dt.datetime, ids: IdFactory, now: dt.datetime
+) -> NewExecution:
     definition = schedule.definition
+    task = tasks.get(connection, definition.task)
+    accepted = task.parameters if task else ()
+    keys = limits.keys(definition.name, definition.policies, definition.defaults, accepted)
     key = ids.new(int(now.timestamp() * 1000))
     return NewExecution(
         id=key,
@@ -102,4 +124,5 @@ def _execution(schedule: ScheduleRow, nominal: dt.datetime, ids: IdFactory, now:
         due_at=now,
         state=State.QUEUED,
         expires_at=deadline.of(now, definition.expires),
+        **keys._asdict(),
     )

@@ -80,13 +80,21 @@ class Relay:
         self._database = database
         self._clock = clock
         self._reader = Reader(self._client)
-        self._dispatcher = Dispatcher(database, Publisher(self._client), Claims(self._client), clock, settings.feed)
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._dispatcher = Dispatcher(
+            database,
+            Publisher(self._client),
+            Claims(self._client),
+            clock,
+            settings.feed,
+            self._name,
+            timedelta(seconds=settings.ageing),
+        )
         self._stopper = Stopper(database, Orders(self._client), clock)
         self._watch = Watch(database, self._client, self._dispatcher, clock, settings)
         self._ids = IdFactory()
         # Who looks for silent workers has to look often, or nobody is held to have been silent.
         self._longest_wait = min(_LONGEST_WAIT, settings.heartbeat_interval)
-        self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._offsets: Offsets | None = None
         self._renewed_at = self._trimmed_at = self._sent_at = float("-inf")
         self._checked = self._leads = False
@@ -215,9 +223,10 @@ class Relay:
 
     def _wait(self, due: datetime | None) -> float:
         longest = _SEND_EVERY if self._dispatcher.undecided else self._longest_wait
-        if due is None:
+        moments = [moment for moment in (due, self._dispatcher.next_permit) if moment is not None]
+        if not moments:
             return longest
-        return min(longest, max(0.0, (due - self._clock.now()).total_seconds()))
+        return min(longest, max(0.0, (min(moments) - self._clock.now()).total_seconds()))
 
     def _trim(self) -> None:
         if self._offsets and self._clock.monotonic() - self._trimmed_at >= _TRIM_EVERY:

@@ -23,7 +23,7 @@ class Claimed:
     """A message that a worker took: everything published before it to the same list should be gone, too."""
 
     queue: str
-    priority: int
+    urgency: int
     dispatched_at: dt.datetime
 
 
@@ -125,7 +125,7 @@ def _record_moves(connection: sa.Connection, reports: Sequence[Event]) -> list[C
         if merged is standing:
             continue
         if move.state is State.RUNNING and row.dispatched_at:
-            claimed.append(Claimed(row.queue, row.priority, row.dispatched_at))
+            claimed.append(Claimed(row.queue, row.urgency, row.dispatched_at))
         moves.append(move)
         changed[row.id] = merged
     history.save(connection, changed, _dead(changed, known))

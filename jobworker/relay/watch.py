@@ -16,7 +16,7 @@ from jobworker.clock import Clock
 from jobworker.relay.dispatch import Dispatcher
 from jobworker.services import catalogue
 from jobworker.settings import Settings
-from jobworker.store import dispatch, relay_state, schedules, workers
+from jobworker.store import dispatch, limits, relay_state, schedules, unique_keys, workers
 from jobworker.store.database import Database
 from jobworker.store.dispatch import RunningAttempt
 from jobworker.store.workers import WorkerRow
@@ -73,6 +73,8 @@ class Watch:
             Chore("lost_attempts", settings.worker_lease, self.look_for_lost_attempts),
             Chore("declined_messages", _DECLINED_EVERY, self._dispatcher.publish_declined),
             Chore("lost_messages", settings.lost_message_after / 2, self.mend),
+            Chore("ageing", settings.ageing / 2, self._dispatcher.age),
+            Chore("limits", 60.0, self.tidy_limits),
             Chore("schedules", 1.0, self.project_schedules),
             Chore("beat", 5.0, self.read_beat),
             Chore("checkpoint", 1.0, self.checkpoint),
@@ -143,6 +145,12 @@ class Watch:
         """Publish again what got lost between Redis and the workers."""
         patience = dt.timedelta(seconds=self._settings.lost_message_after)
         self._dispatcher.mend(self._clock.now() - patience)
+
+    def tidy_limits(self) -> None:
+        """Forget buckets that are full and unique keys that keep nobody out."""
+        with self._database.write() as connection:
+            limits.forget_full(connection, self._clock.now())
+            unique_keys.tidy(connection, self._clock.now())
 
     def project_schedules(self) -> None:
         """Make RedBeat's entries agree with SQL."""

@@ -1,7 +1,7 @@
 """Executions: read them, follow them, stop them."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import sqlalchemy as sa
@@ -10,13 +10,15 @@ from jobworker.clock import Clock
 from jobworker.domain import gates
 from jobworker.domain.errors import ExecutionNotFound, NotCancellable, NotFinished
 from jobworker.domain.execution import FINAL, State
+from jobworker.domain.gates import Reason
 from jobworker.domain.ids import is_id
-from jobworker.store import executions, story, workers
+from jobworker.store import executions, queues, story, workers
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.filters import Filters
 from jobworker.store.pages import DEFAULT_LIMIT, Page
 from jobworker.store.story import AttemptRow, LogRow, TransitionRow
+from jobworker.store.workers import WorkerRow
 
 #: While waiting, SQL is asked after so many seconds, then less and less often up to the longest pause.
 _FIRST_PAUSE = 0.02
@@ -114,13 +116,14 @@ def _find(connection: sa.Connection, execution_id: str, lock: bool = False) -> E
 
 
 def _explained(connection: sa.Connection, rows: Sequence[ExecutionRow]) -> Sequence[ExecutionRow]:
-    """The rows, each queued one with the reason why it cannot run now, where SQL knows one."""
+    """The rows, each queued one with the reason why it cannot run now, where it is easily told."""
     if not any(row.state is State.QUEUED for row in rows):
         return rows
     live = workers.live(connection)
-    return [
-        replace(row, reason=gates.blocked(row.task, row.queue, live) or row.reason)
-        if row.state is State.QUEUED
-        else row
-        for row in rows
-    ]
+    stopped = {queue.name: reason for queue in queues.all(connection) if (reason := gates.paused(queue))}
+    return [_with_reason(row, stopped, live) if row.state is State.QUEUED else row for row in rows]
+
+
+def _with_reason(row: ExecutionRow, stopped: Mapping[str, Reason], live: Sequence[WorkerRow]) -> ExecutionRow:
+    reason = stopped.get(row.queue) or gates.blocked(row.task, row.queue, live)
+    return replace(row, reason=reason.message) if reason else row

@@ -9,12 +9,13 @@ import datetime as dt
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.domain import admission, deadline, parameters
+from jobworker.domain import admission, deadline, limits, parameters
 from jobworker.domain.admission import Submission
 from jobworker.domain.errors import (
     FieldError,
@@ -28,6 +29,7 @@ from jobworker.domain.errors import (
 )
 from jobworker.domain.ids import IdFactory
 from jobworker.services import jobs as job_services
+from jobworker.services import unique
 from jobworker.store import executions, idempotency, jobs, tasks
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow, NewExecution
@@ -70,11 +72,15 @@ class Known:
     jobs: dict[str, JobRow]
     tasks: dict[str, TaskRow]
 
+    def unique(self) -> dict[str, Any]:
+        """What each job says about unique executions."""
+        return {name: row.definition.policies["unique"] for name, row in self.jobs.items()}
+
 
 def submit(
     database: Database, clock: Clock, submission: Submission, actor: str, once: Once | None = None
 ) -> tuple[ExecutionRow, bool]:
-    """Accept one execution; the row as accepted (or, replayed, as it stands now), and whether it is a replay."""
+    """Accept one execution; the row as accepted, and whether it is another one, which stands for it, as it is now."""
     now = clock.now()
     fingerprint = _fingerprint([submission], batch=False)
     with database.read() as connection:
@@ -83,8 +89,8 @@ def submit(
             known = _look_up_one(connection, submission.job)
     if replay is None:
         prepared = prepare(submission, known, now)
-        replay = _accept(database, [prepared], None, actor, now, once, fingerprint)
-        if not replay.replayed:
+        replay = _accept(database, [prepared], known, actor, now, once, fingerprint)
+        if not replay.replayed and replay.execution_ids[0] == prepared.id:
             return executions.accepted(prepared, actor, now), False
     with database.read() as connection:
         row = executions.get(connection, replay.execution_ids[0])
@@ -108,20 +114,20 @@ def submit_batch(
         known = look_up(connection, [each.job for each in submissions])
     batch_id = _new_id(now)
     prepared = _prepare_all(submissions, known, now, batch_id)
-    return _accept(database, prepared, batch_id, actor, now, once, fingerprint)
+    return _accept(database, prepared, known, actor, now, once, fingerprint)
 
 
 def _accept(
     database: Database,
     prepared: Sequence[NewExecution],
-    batch_id: str | None,
+    known: Known,
     actor: str,
     now: dt.datetime,
     once: Once | None,
     fingerprint: str,
 ) -> Accepted:
     """The commit. The key goes first: it decides between two requests that bring the same one at once."""
-    ids = [each.id for each in prepared]
+    ids, batch_id = [each.id for each in prepared], prepared[0].batch_id
 
     def accept(connection: sa.Connection) -> Accepted:
         if once is not None:
@@ -129,8 +135,11 @@ def _accept(
             earlier = idempotency.reserve(connection, answer, now - dt.timedelta(seconds=once.ttl))
             if earlier is not None:
                 return _repeat(earlier, fingerprint)
-        executions.insert(connection, prepared, actor, now)
-        return Accepted(ids, batch_id, replayed=False)
+        decided = unique.decide(connection, prepared, known.unique(), now)
+        if once is not None and decided.ids != ids:
+            idempotency.amend(connection, once.key, decided.ids)
+        executions.insert(connection, decided.accepted, actor, now)
+        return Accepted(decided.ids, batch_id, replayed=False)
 
     return database.commit(accept)
 
@@ -212,6 +221,8 @@ def prepare(
     expires = admission.expires(submission, due_at)
     if expires is not None:
         overrides["expires"] = expires
+    given = _parameters(submission, row, known, where)
+    keys = limits.keys(definition.name, definition.policies, given, known.tasks[definition.task].parameters)
     new_id = _new_id(now)
     return NewExecution(
         id=new_id,
@@ -221,7 +232,7 @@ def prepare(
         max_attempts=overrides.get("retry", {}).get("max_attempts") or definition.max_attempts,
         queue=submission.queue or definition.queue,
         priority=definition.priority if submission.priority is None else submission.priority,
-        parameters=_parameters(submission, row, known, where),
+        parameters=given,
         correlation_id=submission.correlation_id or new_id,
         batch_id=batch_id,
         schedule_id=None,
@@ -230,6 +241,7 @@ def prepare(
         state=state,
         overrides=overrides or None,
         expires_at=deadline.of(due_at, overrides.get("expires", definition.expires)),
+        **keys._asdict(),
     )
 
 

@@ -1,19 +1,20 @@
 """What is due, what was published, what was lost on the way: the relay's questions about executions."""
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from jobworker.domain import deadline
-from jobworker.domain.execution import State
+from jobworker.domain.execution import PRIORITIES, State
 from jobworker.store.bulk import Bulk
 from jobworker.store.queues import insert_or_ignore
 from jobworker.store.schema import (
     CANCEL_ASKED,
     EXPIRING,
+    FREE,
     PUBLISHED,
     READY,
     RUNNING,
@@ -22,7 +23,11 @@ from jobworker.store.schema import (
     transitions,
 )
 
+#: Most ids in one IN list; SQLite allows 32,766 variables.
+_CHUNK = 5_000
+
 _READY = sa.text(READY)
+_FREE = sa.text(FREE)
 _PUBLISHED = sa.text(PUBLISHED)
 _WAITING = sa.text(WAITING_FOR_TIME)
 _RUNNING = sa.text(RUNNING)
@@ -51,6 +56,8 @@ class Ready:
     overrides: dict[str, Any] | None
     expires_at: dt.datetime | None
     metadata: dict[str, Any] | None
+    due_at: dt.datetime
+    limit_key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +66,10 @@ class Published:
 
     id: str
     queue: str
-    priority: int
+    urgency: int
     attempt: int
     dispatched_at: dt.datetime
+    limit_key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,79 +161,113 @@ _NEXT_DUE = sa.select(executions.c.due_at).where(_WAITING).order_by(executions.c
 _NEXT_DEADLINE = sa.select(executions.c.expires_at).where(_EXPIRING).order_by(executions.c.expires_at).limit(1)
 
 
-def ready(connection: sa.Connection, queue: str, tasks: Sequence[str], limit: int) -> list[Ready]:
-    """What may be published to `queue`, the most urgent first, of tasks that somebody can run."""
-    columns = [executions.c[name] for name in Ready.__dataclass_fields__]
-    rows = connection.execute(
-        sa.select(*columns)
-        .where(
-            _READY,
-            executions.c.queue == queue,
-            executions.c.task.in_(tasks),
-            executions.c.cancel_requested_at.is_(None),
-        )
-        .order_by(executions.c.priority.desc(), executions.c.due_at, executions.c.id)
-        .limit(limit)
+def ready(
+    connection: sa.Connection, queue: str, tasks: Sequence[str], limit: int, priorities: range = PRIORITIES
+) -> list[Ready]:
+    """What may be published to `queue` and is under no limit, of tasks that somebody can run; the most urgent first."""
+    query = _READY_ROWS.where(
+        _FREE, executions.c.queue == queue, executions.c.priority.between(priorities.start, priorities.stop - 1)
     )
+    rows = connection.execute(_startable(query, tasks).order_by(*_IN_ORDER).limit(limit))
     return [Ready(*row) for row in rows]
 
 
-def mark_published(connection: sa.Connection, published: Iterable[tuple[str, int]], now: dt.datetime) -> None:
-    """Note (id, attempt before) pairs as published; those that have moved on meanwhile stay as they are."""
-    _MARK.run(connection, ((execution, attempt, now) for execution, attempt in published))
+def overtaken(
+    connection: sa.Connection, queue: str, tasks: Sequence[str], below: int, before: dt.datetime, limit: int
+) -> list[Ready]:
+    """As `ready`, but what is less urgent than `below` and has been due since `before`; the oldest first."""
+    found: list[Any] = []
+    # Priority by priority, because only so the index has them in this order.
+    for priority in range(PRIORITIES.start, below):
+        query = _READY_ROWS.where(_FREE, executions.c.queue == queue, executions.c.priority == priority)
+        query = _startable(query.where(executions.c.due_at <= before), tasks)
+        found += connection.execute(query.order_by(executions.c.due_at, executions.c.id).limit(limit))
+    return sorted((Ready(*row) for row in found), key=lambda row: (row.due_at, row.id))[:limit]
+
+
+def rows(connection: sa.Connection, ids: Sequence[str]) -> list[Ready]:
+    """These of what may be published, in no order."""
+    found: list[Ready] = []
+    for start in range(0, len(ids), _CHUNK):
+        query = _READY_ROWS.where(executions.c.id.in_(ids[start : start + _CHUNK]))
+        found += [Ready(*row) for row in connection.execute(query)]
+    return found
+
+
+def _startable(query: sa.Select[Any], tasks: Sequence[str]) -> sa.Select[Any]:
+    return query.where(executions.c.task.in_(tasks), executions.c.cancel_requested_at.is_(None))
+
+
+_READY_ROWS: sa.Select[Any] = sa.select(*(executions.c[name] for name in Ready.__dataclass_fields__))
+_IN_ORDER = (executions.c.priority.desc(), executions.c.due_at, executions.c.id)
+
+
+def mark_published(connection: sa.Connection, published: Iterable[tuple[str, int, int]], now: dt.datetime) -> None:
+    """Note (id, attempt before, urgency) as published; those that have moved on meanwhile stay as they are."""
+    _MARK.run(connection, ((*one, now) for one in published))
 
 
 def _build_mark(_dialect: str) -> Any:
     return (
         sa.update(executions)
         .where(executions.c.id == sa.bindparam("key"), executions.c.attempt == sa.bindparam("before"), _READY)
-        .values(dispatched_at=sa.bindparam("now", type_=executions.c.dispatched_at.type))
+        .values(
+            dispatched_at=sa.bindparam("now", type_=executions.c.dispatched_at.type),
+            urgency=sa.bindparam("given", type_=executions.c.urgency.type),
+        )
     )
 
 
-_MARK = Bulk(_build_mark, ("key", "before", "now"))
+_MARK = Bulk(_build_mark, ("key", "before", "given", "now"))
 
 
 def published_before(connection: sa.Connection, moment: dt.datetime, limit: int) -> list[Published]:
     """Messages that nobody has claimed since `moment`, the oldest first."""
-    columns = [executions.c[name] for name in Published.__dataclass_fields__]
-    rows = connection.execute(
-        sa.select(*columns)
-        .where(_PUBLISHED, executions.c.dispatched_at <= moment)
+    found = connection.execute(
+        _PUBLISHED_ROWS.where(_PUBLISHED, executions.c.dispatched_at <= moment)
         .order_by(executions.c.dispatched_at)
         .limit(limit)
     )
-    return [Published(*row) for row in rows]
+    return [Published(*row) for row in found]
 
 
-def publish_again(connection: sa.Connection, lost: Iterable[Published]) -> None:
-    """These messages are gone: their executions are ready once more."""
-    connection.execute(
-        sa.update(executions)
-        .where(
-            executions.c.id == sa.bindparam("key"),
-            executions.c.dispatched_at == sa.bindparam("seen"),
-            _PUBLISHED,
+# Rows from before there were urgencies have none: theirs is the priority.
+_PUBLISHED_ROWS = sa.select(
+    *(
+        sa.func.coalesce(executions.c.urgency, executions.c.priority) if name == "urgency" else executions.c[name]
+        for name in Published.__dataclass_fields__
+    )
+)
+
+
+def publish_again(connection: sa.Connection, lost: Iterable[Published], at: dt.datetime | None = None) -> None:
+    """These messages are gone: their executions are ready once more, or (`at`) were just published again."""
+    given = [{"key": row.id, "seen": row.dispatched_at} for row in lost]
+    if given:
+        query = sa.update(executions).where(
+            executions.c.id == sa.bindparam("key"), executions.c.dispatched_at == sa.bindparam("seen"), _PUBLISHED
         )
-        .values(dispatched_at=None),
-        [{"key": row.id, "seen": row.dispatched_at} for row in lost],
-    )
+        connection.execute(query.values(dispatched_at=at), given)
 
 
-def publish_declined(connection: sa.Connection, declined: Mapping[str, int]) -> None:
-    """Workers without the task took these messages (id → attempt): ready once more, unless it goes on already."""
-    connection.execute(
-        sa.update(executions)
-        .where(executions.c.id == sa.bindparam("key"), executions.c.attempt == sa.bindparam("before"), _PUBLISHED)
-        .values(dispatched_at=None),
-        [{"key": execution, "before": attempt - 1} for execution, attempt in declined.items()],
+def taken_back(connection: sa.Connection, messages: Iterable[tuple[str, int]]) -> int:
+    """These messages (id, attempt) are out of Redis again: ready once more, unless it went on; answers how many."""
+    query = sa.update(executions).where(
+        executions.c.id == sa.bindparam("key"), executions.c.attempt == sa.bindparam("before"), _PUBLISHED
     )
+    given = [{"key": execution, "before": attempt - 1} for execution, attempt in messages]
+    return connection.execute(query.values(dispatched_at=None), given).rowcount if given else 0
 
 
 def publish_all_again(connection: sa.Connection, before: dt.datetime) -> int:
-    """Every message published before then is gone; answers how many there were."""
+    """Every message published before then is gone; answers how many there were.
+
+    Those under limits keep their places until `mend` finds them: some may run already, and nobody has heard of it.
+    """
     changed = connection.execute(
-        sa.update(executions).where(_PUBLISHED, executions.c.dispatched_at <= before).values(dispatched_at=None)
+        sa.update(executions)
+        .where(_PUBLISHED, executions.c.dispatched_at <= before, executions.c.limit_key.is_(None))
+        .values(dispatched_at=None)
     )
     return changed.rowcount
 

@@ -39,6 +39,10 @@ class NewExecution:
     overrides: Mapping[str, Any] | None = None
     rerun_of: str | None = None
     expires_at: dt.datetime | None = None
+    concurrency_key: str | None = None
+    rate_key: str | None = None
+    limit_key: str | None = None
+    unique_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,9 @@ class ExecutionRow:
     dead_letter_by: str | None
     dead_letter_note: str | None
     fingerprint: str | None
+    concurrency_key: str | None
+    rate_key: str | None
+    unique_key: str | None
 
 
 _COLUMNS = [_executions.c[item.name] for item in fields(ExecutionRow)]
@@ -100,10 +107,17 @@ _LAST_SUCCESS = (
 )
 _STATE = sa.select(_executions.c.state).where(_executions.c.id == sa.bindparam("id"))
 
-#: Queue by queue, because only so SQLite finds the index that holds nothing but what is ready.
-READY_IN_QUEUE = sa.select(sa.func.count(), sa.func.min(_executions.c.due_at)).where(
-    sa.text(schema.READY), _executions.c.queue == sa.bindparam("queue")
-)
+_READY_PARTS = sa.union_all(
+    *(
+        sa.select(sa.func.count().label("number"), sa.func.min(_executions.c.due_at).label("oldest")).where(
+            sa.text(condition), _executions.c.queue == sa.bindparam("queue")
+        )
+        for condition in (schema.FREE, schema.LIMITED)
+    )
+).subquery()
+
+#: Queue by queue, because only so SQLite finds the indexes that hold nothing but what is ready.
+READY_IN_QUEUE = sa.select(sa.cast(sa.func.sum(_READY_PARTS.c.number), sa.Integer), sa.func.min(_READY_PARTS.c.oldest))
 
 _GIVEN = [item.name for item in fields(NewExecution)]
 _FILLED_IN = ("attempt", "started_attempt", "event_id", "created_at", "created_by")
@@ -111,6 +125,8 @@ _ACCEPT = [*_GIVEN, *_FILLED_IN]
 _INSERT = Bulk(bulk.insert(_executions, _ACCEPT), _ACCEPT)
 _ENTER = ["execution_id", "attempt", "state", "at", "actor", "reason"]
 _INSERT_TRANSITION = Bulk(bulk.insert(_transitions, _ENTER), _ENTER)
+
+_SHOWN_AT_ONCE = [item.name for item in fields(ExecutionRow) if item.name in _GIVEN]
 
 #: What only later events fill in.
 _UNTOUCHED: Mapping[str, Any] = dict.fromkeys(
@@ -136,7 +152,7 @@ def _why(row: NewExecution) -> str:
 
 def accepted(row: NewExecution, actor: str, now: dt.datetime) -> ExecutionRow:
     """The execution as it stands right after `insert`, without asking the database."""
-    given = {name: getattr(row, name) for name in _GIVEN}
+    given = {name: getattr(row, name) for name in _SHOWN_AT_ONCE}
     return ExecutionRow(**given, **_UNTOUCHED, attempt=0, created_at=now, created_by=actor)
 
 

@@ -28,7 +28,7 @@ class Known:
     job_revision: int
     task: str
     queue: str
-    priority: int
+    urgency: int
     max_attempts: int | None
     dispatched_at: dt.datetime | None
     cancel_requested_by: str | None
@@ -49,7 +49,7 @@ def known(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Known]:
 _KNOWN_COLUMNS = [
     executions.c[name]
     for name in (
-        "id", "job", "job_revision", "task", "queue", "priority", "max_attempts", "dispatched_at",
+        "id", "job", "job_revision", "task", "queue", "priority", "urgency", "max_attempts", "dispatched_at",
         "cancel_requested_by", "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result",
         "result_file", "error", "started_attempt", "started_at", "worker", "token", "code_version", "lost_attempts",
         "interrupted_attempts", "snoozed_attempts",
@@ -64,7 +64,7 @@ def _known(row: Any) -> Known:
         job_revision=row.job_revision,
         task=row.task,
         queue=row.queue,
-        priority=row.priority,
+        urgency=row.priority if row.urgency is None else row.urgency,
         max_attempts=row.max_attempts,
         dispatched_at=row.dispatched_at,
         cancel_requested_by=row.cancel_requested_by,

@@ -45,6 +45,11 @@ def reserve(connection: sa.Connection, answer: Remembered, forget_before: dt.dat
     return None if inserted.rowcount == 1 else find(connection, answer.key)
 
 
+def amend(connection: sa.Connection, key: str, execution_ids: Sequence[str]) -> None:
+    """Other executions answer, after all, for what was asked under `key`."""
+    connection.execute(_keys.update().where(_keys.c.key == key).values(execution_ids=list(execution_ids)))
+
+
 def find(connection: sa.Connection, key: str) -> Remembered | None:
     """What was answered under `key`."""
     row = connection.execute(sa.select(_keys).where(_keys.c.key == key)).one_or_none()

@@ -23,6 +23,7 @@ _ids = IdFactory()
 # Statements of the submission's way are built once: building one costs as much as running it.
 _BY_NAME = sa.select(_jobs).where(_jobs.c.name == sa.bindparam("name"))
 _BY_NAME_LOCKED = _BY_NAME.with_for_update()
+_DEFINITIONS = sa.select(_jobs.c.name, _jobs.c.definition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,15 @@ def revisions(
         query = query.where(_revisions.c.revision < int(after))
     rows = [_to_revision(row) for row in connection.execute(query)]
     return listing.page(rows, limit, lambda row: str(row.revision))
+
+
+def policies(connection: sa.Connection, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What these definitions say as they stand (as JSON); of those that are gone, what they said last."""
+    found = {row.name: row.definition for row in connection.execute(_DEFINITIONS.where(_jobs.c.name.in_(names)))}
+    for name in set(names) - found.keys():
+        query = sa.select(_revisions.c.definition).where(_revisions.c.job == name)
+        found[name] = connection.scalar(query.order_by(_revisions.c.revision.desc()).limit(1)) or {}
+    return found
 
 
 def put(connection: sa.Connection, definition: Definition, owner: Owner, actor: str, now: dt.datetime) -> JobRow:

@@ -1,7 +1,8 @@
-"""The names of queues that were ever submitted to."""
+"""Queues that were ever submitted to, or paused."""
 
 import datetime as dt
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +20,37 @@ def remember(connection: sa.Connection, names: Collection[str], now: dt.datetime
 def names(connection: sa.Connection) -> list[str]:
     """Every queue's name."""
     return list(connection.scalars(sa.select(schema.queues.c.name).order_by(schema.queues.c.name)))
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """A queue; `paused_at` is None unless somebody has stopped it."""
+
+    name: str
+    paused_at: dt.datetime | None = None
+    paused_by: str | None = None
+    pause_note: str | None = None
+
+
+_ROWS = sa.select(*(schema.queues.c[name] for name in QueueRow.__dataclass_fields__)).order_by(schema.queues.c.name)
+
+
+def all(connection: sa.Connection) -> list[QueueRow]:
+    """Every queue, by name."""
+    return [QueueRow(*row) for row in connection.execute(_ROWS)]
+
+
+def get(connection: sa.Connection, name: str, lock: bool = False) -> QueueRow | None:
+    """One queue; `lock` keeps other transactions from changing it before this one ends."""
+    query = _ROWS.where(schema.queues.c.name == name)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    return QueueRow(*row) if row is not None else None
+
+
+def pause(connection: sa.Connection, row: QueueRow) -> None:
+    """Write who has paused the queue, and why; or that nobody has."""
+    values = {name: getattr(row, name) for name in ("paused_at", "paused_by", "pause_note")}
+    connection.execute(sa.update(schema.queues).where(schema.queues.c.name == row.name).values(**values))
 
 
 def insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:

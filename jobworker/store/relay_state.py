@@ -39,6 +39,11 @@ def lead(connection: sa.Connection, leader: str, now: dt.datetime, until: dt.dat
     return changed.rowcount == 1
 
 
+def leads(connection: sa.Connection, leader: str) -> bool:
+    """Whether this relay leads, and nobody else will before the transaction ends."""
+    return connection.scalar(sa.select(relay_state.c.leader).where(_THE_ROW).with_for_update()) == leader
+
+
 def resign(connection: sa.Connection, leader: str) -> None:
     """Let another relay lead at once."""
     connection.execute(

@@ -67,6 +67,12 @@ def record(
     return bool(connection.execute(insert_or_ignore(connection, _occurrences), values).rowcount == 1)
 
 
+def is_recorded(connection: sa.Connection, schedule_id: str, scheduled_for: dt.datetime) -> bool:
+    """Whether it was entered what became of an occurrence."""
+    mine = sa.and_(_occurrences.c.schedule_id == schedule_id, _occurrences.c.scheduled_for == scheduled_for)
+    return connection.scalar(sa.select(_occurrences.c.outcome).where(mine)) is not None
+
+
 def _query() -> sa.Select[Any]:
     # One look at the end of the primary key per schedule, however long its ledger is.
     last = (

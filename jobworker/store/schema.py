@@ -1,88 +1,23 @@
 """The tables. `migrations/` must add up to exactly this; a test compares the two."""
 
-import datetime as dt
-from typing import Any
-
-import orjson
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
-#: SQLite numbers rows only through INTEGER PRIMARY KEY.
-_BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-
-
-class Json(sa.types.TypeDecorator[Any]):
-    """A JSON value; None is NULL. PostgreSQL keeps jsonb, SQLite text.
-
-    Not SQLAlchemy's own type: SQLite gives a column declared JSON numeric affinity and turns the text
-    `0` into a number.
-    """
-
-    impl = sa.Text
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
-        """The column type in this database."""
-        own = postgresql.JSONB(none_as_null=True) if dialect.name == "postgresql" else sa.Text()
-        return dialect.type_descriptor(own)
-
-    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
-        """jsonb is serialized by the engine, text here."""
-        if value is None or dialect.name == "postgresql":
-            return value
-        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
-
-    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
-        """The inverse."""
-        if value is None or dialect.name == "postgresql":
-            return value
-        return orjson.loads(value)
-
-
-class Moment(sa.types.TypeDecorator[dt.datetime]):
-    """An aware UTC time. SQLite stores it as readable UTC text, PostgreSQL as timestamptz."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
-        """Refuses naive times: nobody could say which moment they mean."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"naive time {value!r}")
-        value = value.astimezone(dt.UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
-
-    def process_result_value(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
-        """Always aware, always UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
-
-
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-
-def _partial(name: str, *columns: Any, where: str) -> sa.Index:
-    condition = sa.text(where)
-    return sa.Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
-
+from jobworker.store.columns import BigId, Json, Moment, partial
+from jobworker.store.columns import metadata as metadata
 
 #: Conditions of partial indexes; a query must use the very same words for SQLite to find the index. The
 #: empty string keeps its planner from taking ix_executions_state instead, which would read the whole backlog.
 READY = "state || '' = 'Queued' AND dispatched_at IS NULL"
+FREE = f"{READY} AND limit_key IS NULL"
+LIMITED = f"{READY} AND limit_key IS NOT NULL"
 PUBLISHED = "state || '' = 'Queued' AND dispatched_at IS NOT NULL"
 WAITING_FOR_TIME = "state || '' IN ('Scheduled', 'Retrying')"
 RUNNING = "state || '' = 'Running'"
 SUCCEEDED = "state || '' = 'Succeeded'"
+HOLDING = (
+    "(state || '' = 'Running' OR state || '' = 'Queued' AND dispatched_at IS NOT NULL) AND concurrency_key IS NOT NULL"
+)
+AHEAD = f"{PUBLISHED} AND rate_key IS NOT NULL"
 CANCEL_ASKED = "state || '' = 'Queued' AND cancel_requested_at IS NOT NULL"
 EXPIRING = "expires_at IS NOT NULL AND attempt = 0 AND dispatched_at IS NULL AND finished_at IS NULL"
 DEAD_LETTER = "dead_letter || '' = 'open'"
@@ -139,7 +74,7 @@ workers = sa.Table(
     sa.Column("started_at", Moment, nullable=False),
     sa.Column("seen_at", Moment, nullable=False),
     sa.Column("gone_at", Moment),
-    _partial("ix_workers_live", "id", where="gone_at IS NULL"),
+    partial("ix_workers_live", "id", where="gone_at IS NULL"),
 )
 
 #: Names of queues that were ever submitted to; the relay feeds each.
@@ -214,19 +149,22 @@ executions = sa.Table(
     sa.Index("ix_executions_job", "job", "id"),
     sa.Index("ix_executions_state", "state", "id"),
     sa.Index("ix_executions_correlation_id", "correlation_id", "id"),
-    _partial("ix_executions_batch_id", "batch_id", "id", where="batch_id IS NOT NULL"),
-    _partial("ix_executions_ready", "queue", sa.text("priority DESC"), "due_at", "id", where=READY),
-    _partial("ix_executions_published", "dispatched_at", where=PUBLISHED),
-    _partial("ix_executions_due", "due_at", where=WAITING_FOR_TIME),
-    _partial("ix_executions_running", "worker", where=RUNNING),
-    _partial("ix_executions_succeeded", "job", "id", where=SUCCEEDED),
-    _partial("ix_executions_cancel", "id", where=CANCEL_ASKED),
-    _partial("ix_executions_expiring", "expires_at", where=EXPIRING),
-    _partial("ix_executions_dead_letter", "id", where=DEAD_LETTER),
-    _partial("ix_executions_dead_letter_job", "job", "id", where=DEAD_LETTER),
-    _partial("ix_executions_dead_letter_fingerprint", "fingerprint", "id", where=DEAD_LETTER),
-    _partial("ix_executions_rerun_of", "rerun_of", "id", where="rerun_of IS NOT NULL"),
-    _partial("ix_executions_stop", "id", where=STOP_ASKED),
+    partial("ix_executions_batch_id", "batch_id", "id", where="batch_id IS NOT NULL"),
+    partial("ix_executions_ready", "queue", sa.text("priority DESC"), "due_at", "id", where=FREE),
+    partial("ix_executions_limited", "queue", "limit_key", sa.text("priority DESC"), "due_at", "id", where=LIMITED),
+    partial("ix_executions_holding", "concurrency_key", "id", where=HOLDING),
+    partial("ix_executions_ahead", "rate_key", where=AHEAD),
+    partial("ix_executions_published", "dispatched_at", where=PUBLISHED),
+    partial("ix_executions_due", "due_at", where=WAITING_FOR_TIME),
+    partial("ix_executions_running", "worker", where=RUNNING),
+    partial("ix_executions_cancel", "id", where=CANCEL_ASKED),
+    partial("ix_executions_expiring", "expires_at", where=EXPIRING),
+    partial("ix_executions_dead_letter", "id", where=DEAD_LETTER),
+    partial("ix_executions_dead_letter_job", "job", "id", where=DEAD_LETTER),
+    partial("ix_executions_dead_letter_fingerprint", "fingerprint", "id", where=DEAD_LETTER),
+    partial("ix_executions_rerun_of", "rerun_of", "id", where="rerun_of IS NOT NULL"),
+    partial("ix_executions_stop", "id", where=STOP_ASKED),
+    partial("ix_executions_succeeded", "job", "id", where=SUCCEEDED),
 )
 
 #: One row for each attempt that a worker started.
@@ -298,6 +236,25 @@ occurrences = sa.Table(
     sqlite_with_rowid=False,
 )
 
+#: Rates: when each bucket is full again. A bucket without a row is full.
+rate_buckets = sa.Table(
+    "rate_buckets",
+    metadata,
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("full_at", Moment, nullable=False),
+)
+
+#: Who keeps others with a unique key out: until it has started or finished, or until `expires_at`.
+unique_keys = sa.Table(
+    "unique_keys",
+    metadata,
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("execution_id", sa.String(36), nullable=False),
+    sa.Column("until", sa.String(16)),
+    sa.Column("expires_at", Moment),
+    sa.Column("taken_at", Moment, nullable=False),
+)
+
 #: Answers given under an Idempotency-Key.
 idempotency_keys = sa.Table(
     "idempotency_keys",
@@ -331,7 +288,7 @@ relay_state = sa.Table(
 audit = sa.Table(
     "audit",
     metadata,
-    sa.Column("id", _BigId, primary_key=True, autoincrement=True),
+    sa.Column("id", BigId, primary_key=True, autoincrement=True),
     sa.Column("at", Moment, nullable=False),
     sa.Column("actor", sa.String(255), nullable=False),
     sa.Column("action", sa.String(64), nullable=False),

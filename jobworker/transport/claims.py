@@ -3,7 +3,7 @@
 Workers write it as they fetch, start and end (`mailbox.py`); here is what the relay does to it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -13,6 +13,9 @@ from jobworker.domain import events
 from jobworker.domain.events import Kind
 from jobworker.transport import keys
 from jobworker.transport.scripts import attempts
+
+#: So many messages of one list are looked at in one step: Redis does nothing else meanwhile.
+_LOOKED_AT = 5000
 
 
 class Answer(StrEnum):
@@ -42,6 +45,7 @@ class Claims:
         self._client = client
         self._revoke = client.register_script(attempts.REVOKE)
         self._restore = client.register_script(attempts.RESTORE)
+        self._take_back = client.register_script(attempts.TAKE_BACK)
         self._abandon = client.register_script(attempts.ABANDON)
 
     def revoke(self, execution: str, attempt: int) -> Answer:
@@ -51,6 +55,14 @@ class Claims:
         """
         run = keys.RUN.format(execution=execution)
         return Answer(self._revoke(keys=[run], args=[execution, attempt, keys.RUNNING_TTL]))
+
+    def take_back(self, lists: Sequence[str]) -> list[tuple[str, int]]:
+        """Take our messages out of these lists; the (execution, attempt) of each. Others' messages stay.
+
+        Of a list that is very long, because others use it, only a part is looked at.
+        """
+        found = self._take_back(keys=list(lists), args=[_LOOKED_AT])
+        return [(execution, int(attempt)) for execution, attempt in zip(found[::2], found[1::2], strict=True)]
 
     def restore(self, ticket: Ticket) -> None:
         """Write the record of an attempt that a worker has in hand again after Redis lost it."""

@@ -1,11 +1,14 @@
 """What the relay asks in every turn is answered from an index alone, however long history is (SQLite)."""
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from jobworker.domain.execution import State
-from jobworker.store import dead_letters, dispatch, executions, stopping
+from jobworker.store import dead_letters, dispatch, executions, limits, stopping
 from jobworker.store.database import Database
 from jobworker.store.filters import Filters, conditions, ids
+from jobworker.store.limits import Head
 from tests.conftest import NOW
 
 
@@ -23,14 +26,73 @@ def _plans(database: Database, ask: object) -> list[str]:
         return [
             row[3]
             for statement, parameters in statements
-            if statement.startswith("SELECT")
+            if statement.lstrip().startswith(("SELECT", "WITH"))
             for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)  # type: ignore[arg-type]
         ]
 
 
 def test_ready_is_read_in_the_order_of_its_index(sqlite_database: Database) -> None:
     plan = _plans(sqlite_database, lambda connection: dispatch.ready(connection, "default", ["noop", "other"], 10))
-    assert plan == ["SEARCH executions USING INDEX ix_executions_ready (queue=?)"]
+    assert plan == ["SEARCH executions USING INDEX ix_executions_ready (queue=? AND priority>? AND priority<?)"]
+    overtaken = _plans(sqlite_database, lambda connection: dispatch.overtaken(connection, "default", ["a"], 5, NOW, 1))
+    assert overtaken == ["SEARCH executions USING INDEX ix_executions_ready (queue=? AND priority=? AND due_at<?)"] * 5
+
+
+def test_limit_keys_are_found_one_after_the_other(sqlite_database: Database) -> None:
+    plan = _plans(sqlite_database, lambda connection: limits.heads(connection, "default", ["noop"], "", 10))
+    steps = [step for step in plan if "ix_executions" in step]
+    assert steps == ["SEARCH executions USING INDEX ix_executions_limited (queue=? AND limit_key>?)"] * 2
+    assert not [step for step in plan if "TEMP B-TREE" in step or "SCAN executions" in step]
+
+
+def test_what_waits_under_one_limit_key_is_read_in_the_order_of_its_index(sqlite_database: Database) -> None:
+    line = _plans(sqlite_database, lambda connection: limits.line(connection, "default", ["noop"], "key", 10))
+    assert line == ["SEARCH executions USING INDEX ix_executions_limited (queue=? AND limit_key=?)"]
+    head = Head("key", "id", 5, NOW)
+    overtaken = _plans(sqlite_database, lambda connection: limits.overtaken(connection, "default", ["a"], head, NOW))
+    priority_by_priority = "(queue=? AND limit_key=? AND priority=? AND due_at<?)"
+    assert overtaken == [f"SEARCH executions USING INDEX ix_executions_limited {priority_by_priority}"] * 5
+
+
+def test_nobody_is_looked_at_to_count_holders_but_they(sqlite_database: Database) -> None:
+    held = _plans(sqlite_database, limits.held)
+    assert held == ["SEARCH executions USING INDEX ix_executions_holding (concurrency_key>?)"]
+    ahead = _plans(sqlite_database, lambda connection: limits.ahead(connection, {"key"}))
+    assert ahead == ["SEARCH executions USING INDEX ix_executions_ahead (rate_key>?)"]
+    one = _plans(sqlite_database, lambda connection: limits.holders(connection, "job/key", 5))
+    assert one == ["SEARCH executions USING INDEX ix_executions_holding (concurrency_key=?)"]
+    assert "ix_executions_limited" in str(_plans(sqlite_database, limits.any_ready))
+
+
+def test_postgresql_finds_the_same_indexes(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    asked = {
+        "ix_executions_limited": lambda connection: limits.heads(connection, "default", ["noop"], "", 10),
+        "ix_executions_holding": limits.held,
+        "ix_executions_ahead": lambda connection: limits.ahead(connection, {"key"}),
+        "ix_executions_ready": lambda connection: dispatch.ready(connection, "default", ["noop"], 10),
+    }
+    try:
+        for index, ask in asked.items():
+            assert index in str(_plans_on_postgresql(database, ask)), index
+    finally:
+        database.dispose()
+
+
+def _plans_on_postgresql(database: Database, ask: object) -> list[str]:
+    plans: list[str] = []
+
+    def explain(connection: sa.Connection, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if statement.lstrip().startswith(("SELECT", "WITH")):
+            rows = connection.connection.cursor().execute(f"EXPLAIN {statement}", parameters)
+            plans.extend(row[0] for row in rows)
+
+    with database.read() as connection:
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        sa.event.listen(database._reader, "before_cursor_execute", explain)
+        ask(connection)  # type: ignore[operator]
+    sa.event.remove(database._reader, "before_cursor_execute", explain)
+    return plans
 
 
 def test_what_is_due_next_is_the_first_entry_of_its_index(sqlite_database: Database) -> None:

@@ -41,7 +41,7 @@ class Story:
         with self.database.write() as connection:
             dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
             found = dispatch.ready(connection, "default", [SEND.task], 10)
-            dispatch.mark_published(connection, [(row.id, row.attempt) for row in found], NOW)
+            dispatch.mark_published(connection, [(row.id, row.attempt, row.priority) for row in found], NOW)
 
     def tell(self, kind: Kind, attempt: int = 1, execution: str | None = None, **data: Any) -> Told:
         """One report, recorded."""
@@ -227,23 +227,23 @@ def test_a_declined_message_is_handed_on_and_the_row_stays(database: Database) -
     assert told.tell(Kind.UNKNOWN_TASK, execution="nobody", worker="old") == Told()
 
 
-def test_declined_messages_become_ready_again(database: Database) -> None:
+def test_messages_that_were_taken_back_become_ready_again(database: Database) -> None:
     told = Story(database)
     with database.write() as connection:
-        dispatch.publish_declined(connection, {told.id: 1})
+        dispatch.taken_back(connection, [(told.id, 1)])
     assert told.row.dispatched_at is None
     with database.read() as connection:
         assert [row.id for row in dispatch.ready(connection, "default", [SEND.task], 10)] == [told.id]
 
 
-def test_what_has_gone_on_meanwhile_is_not_declined(database: Database) -> None:
+def test_what_has_gone_on_meanwhile_is_not_taken_back(database: Database) -> None:
     told, other = Story(database), Story(database)
     told.tell(Kind.RUNNING, worker="w1")
     other.tell(Kind.RUNNING, worker="w1")
     other.tell(Kind.RETRYING, worker="w1", delay=0, reason="again")
     other.publish()
     with database.write() as connection:
-        dispatch.publish_declined(connection, {told.id: 1, other.id: 1})
+        dispatch.taken_back(connection, [(told.id, 1), (other.id, 1)])
     assert told.row.dispatched_at is not None
     assert other.row.dispatched_at is not None, "the message of attempt 2 was not declined"
 

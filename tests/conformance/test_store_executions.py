@@ -183,5 +183,6 @@ def test_counts(database: Database) -> None:
 def test_the_backlog_is_read_from_its_index(sqlite_database: Database) -> None:
     with sqlite_database.read() as connection:
         query = executions.READY_IN_QUEUE.compile(dialect=connection.dialect)
-        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", ("default",)).all()
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", ("default", "default")).all()
     assert "INDEX ix_executions_ready (queue=?)" in str(plan)
+    assert "INDEX ix_executions_limited (queue=?" in str(plan)

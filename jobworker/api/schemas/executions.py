@@ -189,6 +189,9 @@ class Execution(Answer):
     dead_letter_by = text("Who decided.", allow_none=True)
     dead_letter_note = text("What they said about it.", allow_none=True)
     fingerprint = text("The same for failures of the same kind; of dead letters only.", allow_none=True)
+    concurrency_key = text("Of all with this key only so many run at a time.", allow_none=True)
+    rate_key = text("Of all with this key only so many start in a time.", allow_none=True)
+    unique_key = text("The key that keeps others like it out.", allow_none=True)
     links = fields.Dict(values=fields.String())
 
 

@@ -46,6 +46,9 @@ class DefinitionBody(Schema):
     tags = fields.List(fields.String(), load_default=list, metadata={"maxItems": admission.MAX_TAGS})
     retry = policy("retry")
     isolation = policy("isolation")
+    concurrency = policy("concurrency")
+    rate_limit = policy("rate_limit")
+    unique = policy("unique")
 
     @ma.post_load
     def to_definition(self, data: dict[str, Any], **_: Any) -> job.Definition:
@@ -95,6 +98,9 @@ class Job(Answer):
     parameters = fields.List(fields.Nested(Parameter), metadata={"description": "What the task accepts."})
     defaults = fields.Dict()
     retry = fields.Dict(metadata=POLICIES["retry"])
+    concurrency = fields.Dict(allow_none=True, metadata=POLICIES["concurrency"])
+    rate_limit = fields.Dict(allow_none=True, metadata=POLICIES["rate_limit"])
+    unique = fields.Dict(allow_none=True, metadata=POLICIES["unique"])
     isolation = fields.Dict(metadata=POLICIES["isolation"])
     time_limit = fields.Float(allow_none=True)
     soft_time_limit = fields.Float(allow_none=True)

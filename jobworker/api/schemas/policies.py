@@ -18,6 +18,22 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
         "container with image, command, memory, cpus, processes and network (none, or a name).",
         "example": {"mode": "process", "memory": 536870912, "cpu": 60},
     },
+    "concurrency": {
+        "description": "How many executions run at a time, on all hosts together: limit for each key, total for all "
+        "keys (shared out evenly). A key names parameters in braces; without one, limit holds for the job.",
+        "example": {"limit": 2, "key": "tenant:{tenant_id}", "total": 10},
+    },
+    "rate_limit": {
+        "description": "How many executions start (limit) in how many seconds (per), evenly spaced but for burst of "
+        "them at once, for each key.",
+        "example": {"limit": 100, "per": 60, "burst": 10, "key": "tenant:{tenant_id}"},
+    },
+    "unique": {
+        "description": "No two executions with the same key (without one: with the same parameters) until the first "
+        "has started or finished (until), or for so many seconds (for). on_conflict: reject, return the first, or "
+        "replace it while it has not started.",
+        "example": {"key": "report:{month}", "until": "finished", "on_conflict": "return"},
+    },
 }
 
 

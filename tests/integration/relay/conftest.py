@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 import redis
 
 from jobworker.clock import ManualClock
+from jobworker.domain import limits
+from jobworker.domain.events import Event, Kind
 from jobworker.domain.job import Definition, Owner
 from jobworker.relay.dispatch import Dispatcher
-from jobworker.store import executions, jobs
+from jobworker.relay.record import record
+from jobworker.store import dispatch, executions, jobs, relay_state
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.workers import WorkerRow
@@ -28,6 +32,10 @@ def worker(now: dt.datetime) -> WorkerRow:
     return WorkerRow("w1", "host", 1, "prefork", 2, ("default",), (SEND.task,), "v1", now, now)
 
 
+_MOMENT = dt.timedelta(milliseconds=1)
+_DAY = dt.timedelta(days=1)
+
+
 class World:
     """What the dispatcher sees, and what can be seen of it."""
 
@@ -35,15 +43,67 @@ class World:
         self.database = database
         self.client = client
         self.clock = clock
-        self.dispatcher = Dispatcher(database, Publisher(client), Claims(client), clock, feed=100)
-        self.dispatcher.workers = [worker(clock.now())]
+        self._reports = 0
+        self._submitted: list[str] = []
+        self.dispatcher = self.another_dispatcher()
 
-    def submit(self, definition: Definition = SEND) -> str:
+    def another_dispatcher(self, name: str = "relay", feed: int = 100) -> Dispatcher:
+        """One that leads from now on, and knows of a worker."""
+        ageing = dt.timedelta(seconds=60)
+        made = Dispatcher(self.database, Publisher(self.client), Claims(self.client), self.clock, feed, name, ageing)
+        made.workers = [worker(self.clock.now())]
+        with self.database.write() as connection:
+            a_moment_ago = self.clock.now() - dt.timedelta(seconds=1)  # So that others may lead after it.
+            assert relay_state.lead(connection, name, self.clock.now(), a_moment_ago)
+        return made
+
+    def submit(self, definition: Definition = SEND, **values: Any) -> str:
         """A queued execution of `definition`."""
+        return self.submit_many(definition, 1, **values)[0]
+
+    def submit_many(self, definition: Definition, count: int, **values: Any) -> list[str]:
+        """As many, each a moment after the one before it."""
+        values = {"parameters": {"to": "a"}, "job": definition.name, **values}
+        keys = limits.keys(definition.name, definition.policies, values["parameters"])._asdict()
+        rows = [new(at=self.clock.now() + number * _MOMENT, **keys, **values) for number in range(count)]
         with self.database.write() as connection:
             jobs.put(connection, definition, Owner.API, "ann", self.clock.now())
-            [made] = accepted(connection, new(at=self.clock.now()), now=self.clock.now())
+            made = accepted(connection, *rows, now=self.clock.now())
+        self._submitted += made
         return made
+
+    def put(self, definition: Definition) -> None:
+        """Change a definition."""
+        with self.database.write() as connection:
+            jobs.put(connection, definition, Owner.API, "ann", self.clock.now())
+
+    def report(self, kind: Kind, execution: str, attempt: int = 1, **data: Any) -> None:
+        """A worker reports, and the report is recorded."""
+        self._reports += 1
+        event = Event(f"{self._reports}-1", kind, execution, attempt, {"worker": "w1", **data})
+        with self.database.write() as connection:
+            record(connection, [event])
+
+    def release(self) -> None:
+        """What is due becomes ready."""
+        with self.database.write() as connection:
+            dispatch.release_due(connection, self.clock.now() + _DAY, 100)
+
+    def dispatch(self) -> list[str]:
+        """The executions that go out in one round, in the order in which they were submitted."""
+        before = self.published()
+        self.dispatcher.dispatch()
+        return sorted(self.published() - before, key=self._submitted.index)
+
+    def published(self) -> set[str]:
+        """The executions whose messages are with the workers, as SQL has it."""
+        with self.database.read() as connection:
+            return {row.id for row in dispatch.published_before(connection, self.clock.now() + _DAY, 100_000)}
+
+    def waiting(self, priority: int = 5) -> list[str]:
+        """The executions whose messages wait in the list of this priority, the next one first."""
+        found: Any = self.client.lrange(list_name("default", priority), 0, -1)
+        return [json.loads(raw)["headers"]["jobworker"]["execution"] for raw in reversed(found)]
 
     def cancel(self, execution: str) -> None:
         """Ask for it not to start."""

@@ -1,5 +1,7 @@
 """What an execution is limited by, waits for and leaves behind; pauses of queues."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -57,3 +59,37 @@ def upgrade() -> None:
     ):
         where = sa.text(condition)
         op.create_index(f"ix_executions_{name}", "executions", columns, sqlite_where=where, postgresql_where=where)
+    _limits()
+
+
+def _limits() -> None:
+    """What is ready has two indexes from now on, one for executions under limits."""
+    op.drop_index("ix_executions_ready", "executions")
+    ready = "state || '' = 'Queued' AND dispatched_at IS NULL"
+    published = "state || '' = 'Queued' AND dispatched_at IS NOT NULL"
+    order = [sa.text("priority DESC"), "due_at", "id"]
+    _partial("ix_executions_ready", ["queue", *order], f"{ready} AND limit_key IS NULL")
+    _partial("ix_executions_limited", ["queue", "limit_key", *order], f"{ready} AND limit_key IS NOT NULL")
+    holding = f"(state || '' = 'Running' OR {published}) AND concurrency_key IS NOT NULL"
+    _partial("ix_executions_holding", ["concurrency_key", "id"], holding)
+    _partial("ix_executions_ahead", ["rate_key"], f"{published} AND rate_key IS NOT NULL")
+    op.create_table(
+        "rate_buckets",
+        sa.Column("key", sa.String(255), nullable=False),
+        sa.Column("full_at", _moment, nullable=False),
+        sa.PrimaryKeyConstraint("key", name="pk_rate_buckets"),
+    )
+    op.create_table(
+        "unique_keys",
+        sa.Column("key", sa.String(255), nullable=False),
+        sa.Column("execution_id", sa.String(36), nullable=False),
+        sa.Column("until", sa.String(16)),
+        sa.Column("expires_at", _moment),
+        sa.Column("taken_at", _moment, nullable=False),
+        sa.PrimaryKeyConstraint("key", name="pk_unique_keys"),
+    )
+
+
+def _partial(name: str, columns: list[Any], where: str) -> None:
+    condition = sa.text(where)
+    op.create_index(name, "executions", columns, sqlite_where=condition, postgresql_where=condition)

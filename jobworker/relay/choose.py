@@ -1,0 +1,149 @@
+"""What goes out next: of each queue the most urgent, past the gates, as far as there is room in Redis.
+
+Room is counted by urgency: a message may go if fewer than `feed` wait in its own list and the more urgent ones, so
+what is urgent never waits for what is not. When there is no room for all, one in ten goes to what was overtaken.
+"""
+
+import datetime as dt
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from jobworker.domain import gates
+from jobworker.domain.execution import PRIORITIES
+from jobworker.relay.line import SHARE, Backlog, Line, Next, Turns
+from jobworker.relay.places import Places
+from jobworker.store import dispatch, limits
+from jobworker.store.dispatch import Ready
+from jobworker.store.queues import QueueRow
+from jobworker.store.workers import WorkerRow
+from jobworker.transport.publisher import list_name, lists_of
+
+#: Limit keys of a queue that one round looks at; the next round goes on with the others.
+_MOST_KEYS = 1000
+
+
+class Chosen(NamedTuple):
+    """An execution to publish, and the priority that decides about its list."""
+
+    row: Ready
+    urgency: int
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Priorities for which there is the same room."""
+
+    priorities: range
+    room: int
+
+
+@dataclass(slots=True)
+class Round:
+    """What one round has decided: what goes out, and how full the buckets are afterwards."""
+
+    chosen: list[Chosen] = field(default_factory=list)
+    buckets: Mapping[str, dt.datetime] = field(default_factory=dict)
+    next_at: dt.datetime | None = None
+
+
+@dataclass(slots=True)
+class Chooser:
+    """Decides round after round; what it remembers in between is only about fairness, and may be lost."""
+
+    feed: int
+    ageing: dt.timedelta
+    _turns: Turns = field(default_factory=Turns)
+    _looked_at: dict[str, str] = field(default_factory=dict)
+    _owed: dict[str, int] = field(default_factory=dict)
+
+    def choose(
+        self,
+        connection: sa.Connection,
+        queues: Sequence[QueueRow],
+        depths: Mapping[str, int],
+        workers: Sequence[WorkerRow],
+        now: dt.datetime,
+    ) -> Round:
+        """One round over all queues; `depths` are those of the lists in Redis."""
+        places = Places.read(connection, now) if limits.any_ready(connection) else None
+        round = Round()
+        for queue in queues:
+            tasks = sorted(gates.runnable(queue.name, workers))
+            bands = self._bands(queue.name, depths)
+            if tasks and not gates.paused(queue) and bands[0].room > 0:
+                backlog = Backlog(connection, queue.name, tasks)
+                line = self._line(backlog, places) if places else None
+                round.chosen += self._of_queue(backlog, bands, line, now)
+        if places:
+            round.buckets, round.next_at = places.taken_at, places.next_at
+        return round
+
+    def _of_queue(self, backlog: Backlog, bands: Sequence[Band], line: Line | None, now: dt.datetime) -> list[Chosen]:
+        chosen: list[Chosen | Next] = []
+        for band in bands:
+            left = band.room - len(chosen)
+            if left <= 0:
+                break
+            free = dispatch.ready(backlog.connection, backlog.queue, backlog.tasks, left, band.priorities)
+            chosen += itertools.islice(_merged(free, line, band.priorities.start), left)
+        complete = _complete(backlog.connection, chosen)
+        return complete + (self._overtaken(backlog, complete, now) if len(complete) >= bands[-1].room else [])
+
+    def _overtaken(self, backlog: Backlog, chosen: Sequence[Chosen], now: dt.datetime) -> list[Chosen]:
+        """When there was no room for all: what goes beyond the room, which shrinks by as much for the next round."""
+        owed = self._owed.get(backlog.queue, 0) + len(chosen)
+        self._owed[backlog.queue] = owed % SHARE
+        if owed < SHARE or not chosen:
+            return []
+        urgency = chosen[-1].urgency
+        found = dispatch.overtaken(
+            backlog.connection, backlog.queue, backlog.tasks, urgency, now - self.ageing, owed // SHARE
+        )
+        return [Chosen(row, urgency) for row in found]
+
+    def _bands(self, queue: str, depths: Mapping[str, int]) -> list[Band]:
+        """The priorities from the most urgent down, together as long as there is the same room."""
+        names = lists_of(queue)
+        waiting = list(itertools.accumulate(depths[name] for name in names))
+        room = {name: self.feed - count for name, count in zip(names, waiting, strict=True)}
+        bands: list[Band] = []
+        for priority in reversed(PRIORITIES):
+            here = room[list_name(queue, priority)]
+            if bands and bands[-1].room == here:
+                bands[-1] = replace(bands[-1], priorities=range(priority, bands[-1].priorities.stop))
+            else:
+                bands.append(Band(range(priority, priority + 1), here))
+        return bands
+
+    def _line(self, backlog: Backlog, places: Places) -> Line:
+        after = self._looked_at.get(backlog.queue, "")
+        heads = limits.heads(backlog.connection, backlog.queue, backlog.tasks, after, _MOST_KEYS)
+        self._looked_at[backlog.queue] = heads[-1].limit_key if len(heads) == _MOST_KEYS else ""
+        places.learn(backlog.connection, [head.limit_key for head in heads])
+        return Line(backlog, heads, places, self._turns, self.ageing)
+
+
+def _merged(free: Iterable[Ready], line: Line | None, lowest: int) -> Iterator[Chosen | Next]:
+    """Both, the more urgent first and then the older. What is under limits is taken only when its turn has come."""
+    rows = iter(free)
+    row = next(rows, None)
+    while True:
+        top = line.top(lowest) if line else None
+        if line and top and (row is None or (-top.urgency, top.head.due_at) < (-row.priority, row.due_at)):
+            yield line.take()
+        elif row is not None:
+            yield Chosen(row, row.priority)
+            row = next(rows, None)
+        else:
+            return
+
+
+def _complete(connection: sa.Connection, chosen: Sequence[Chosen | Next]) -> list[Chosen]:
+    """Of what is under limits only the ids were read so far."""
+    ids = [each.head.id for each in chosen if isinstance(each, Next)]
+    rows = {row.id: row for row in dispatch.rows(connection, ids)} if ids else {}
+    return [Chosen(rows[each.head.id], each.urgency) if isinstance(each, Next) else each for each in chosen]

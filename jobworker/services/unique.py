@@ -1,0 +1,95 @@
+"""Unique keys: who comes second is refused, answered with the first, or takes its place."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain import limits
+from jobworker.domain.errors import FieldError, NotUnique
+from jobworker.domain.execution import State
+from jobworker.domain.limits import OnConflict, Unique
+from jobworker.store import executions, unique_keys
+from jobworker.store.executions import NewExecution
+from jobworker.store.unique_keys import Claim, Holder
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What is accepted of what was asked for, and, in the order of the question, the ids that answer for it."""
+
+    accepted: Sequence[NewExecution]
+    ids: Sequence[str]
+
+
+def decide(
+    connection: sa.Connection, asked: Sequence[NewExecution], policies: Mapping[str, Any], now: dt.datetime
+) -> Decided:
+    """Take the keys of these executions, in the transaction that accepts them; raises `NotUnique`.
+
+    `policies` are the `unique` ones of their jobs, as JSON.
+    """
+    read = {job: limits.parse_unique(policy) for job, policy in policies.items() if policy}
+    stands_for: dict[str, str] = {}
+    chosen = _among_themselves(asked, read, stands_for)
+    # By key, so that two transactions cannot wait for each other.
+    for key in sorted(chosen):
+        policy = read[chosen[key].job]
+        claim = _claim(key, chosen[key], policy, now)
+        holder = unique_keys.take(connection, claim)
+        if holder is not None and policy.on_conflict is OnConflict.RETURN:
+            stands_for[claim.execution_id] = holder.id
+        elif holder is not None:
+            _replace(connection, claim, holder, policy)
+    ids = [stands_for.get(each.id, each.id) for each in asked]
+    return Decided(
+        [each for each in asked if each.id not in stands_for], [stands_for.get(found, found) for found in ids]
+    )
+
+
+def _among_themselves(
+    asked: Sequence[NewExecution], policies: Mapping[str, Unique], stands_for: dict[str, str]
+) -> dict[str, NewExecution]:
+    """Of those with the same key one is left: the first, or the last if each replaces the one before it."""
+    chosen: dict[str, NewExecution] = {}
+    for index, execution in enumerate(asked):
+        policy, key = policies.get(execution.job), execution.unique_key
+        if policy is None or key is None:
+            continue
+        rival = chosen.setdefault(key, execution)
+        if rival is execution:
+            continue
+        if policy.on_conflict is OnConflict.REJECT:
+            message = f"two executions of this batch have the unique key {key}"
+            raise NotUnique(message, [FieldError(f"/executions/{index}", "not_unique", message)])
+        if policy.on_conflict is OnConflict.REPLACE:
+            chosen[key] = execution
+        kept, gone = (execution, rival) if chosen[key] is execution else (rival, execution)
+        before = [dropped for dropped, other in stands_for.items() if other == gone.id]
+        stands_for.update(dict.fromkeys([gone.id, *before], kept.id))
+    return chosen
+
+
+def _claim(key: str, execution: NewExecution, policy: Unique, now: dt.datetime) -> Claim:
+    if policy.seconds is None:
+        return Claim(key, execution.id, policy.until, None, now)
+    return Claim(key, execution.id, None, now + dt.timedelta(seconds=policy.seconds), now)
+
+
+def _replace(connection: sa.Connection, claim: Claim, holder: Holder, policy: Unique) -> None:
+    """The execution that has the key is cancelled, unless it has started or the policy says otherwise."""
+    actor = f"execution:{claim.execution_id}"
+    if policy.on_conflict is OnConflict.REPLACE and not holder.started:
+        reason = f"replaced by execution {claim.execution_id}"
+        if holder.state is State.QUEUED:
+            gone = executions.request_cancel(connection, holder.id, actor, claim.taken_at)
+        else:
+            gone = executions.cancel_waiting(connection, holder.id, actor, reason, claim.taken_at)
+        if gone:
+            unique_keys.pass_on(connection, claim)
+            return
+    started = " and has started" if holder.started and policy.on_conflict is OnConflict.REPLACE else ""
+    message = f"execution {holder.id} has the unique key {claim.key}{started}; it is {holder.state}"
+    raise NotUnique(message, [FieldError("", "not_unique", message)])

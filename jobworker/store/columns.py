@@ -1,0 +1,77 @@
+"""What columns are made of: the types that look the same on SQLite and PostgreSQL, and how things are named."""
+
+import datetime as dt
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+#: SQLite numbers rows only through INTEGER PRIMARY KEY.
+BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+class Json(sa.types.TypeDecorator[Any]):
+    """A JSON value; None is NULL. PostgreSQL keeps jsonb, SQLite text.
+
+    Not SQLAlchemy's own type: SQLite gives a column declared JSON numeric affinity and turns the text
+    `0` into a number.
+    """
+
+    impl = sa.Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        """The column type in this database."""
+        own = postgresql.JSONB(none_as_null=True) if dialect.name == "postgresql" else sa.Text()
+        return dialect.type_descriptor(own)
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        """jsonb is serialized by the engine, text here."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        """The inverse."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return orjson.loads(value)
+
+
+class Moment(sa.types.TypeDecorator[dt.datetime]):
+    """An aware UTC time. SQLite stores it as readable UTC text, PostgreSQL as timestamptz."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
+        """Refuses naive times: nobody could say which moment they mean."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive time {value!r}")
+        value = value.astimezone(dt.UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
+        """Always aware, always UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def partial(name: str, *columns: Any, where: str) -> sa.Index:
+    """An index of those rows only that fulfil a condition."""
+    condition = sa.text(where)
+    return sa.Index(name, *columns, sqlite_where=condition, postgresql_where=condition)

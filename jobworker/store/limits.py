@@ -1,0 +1,144 @@
+"""What is ready but under limits, by its limit keys; who holds the places; how full the buckets of rates are.
+
+The cost of a question grows with the number of keys, not with what waits under them.
+"""
+
+import datetime as dt
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from jobworker.domain import limits
+from jobworker.domain.execution import PRIORITIES
+from jobworker.store.schema import AHEAD, HOLDING, LIMITED, executions, rate_buckets
+
+_LIMITED = sa.text(LIMITED)
+_HOLDING = sa.text(HOLDING)
+_AHEAD = sa.text(AHEAD)
+
+#: Most keys in one IN list; SQLite allows 32,766 variables.
+_CHUNK = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """An execution that would be the next of its limit key."""
+
+    limit_key: str
+    id: str
+    priority: int
+    due_at: dt.datetime
+
+
+_FIRST = f"""
+    SELECT id FROM executions
+     WHERE {LIMITED} AND queue = :queue AND limit_key > %s AND task IN :tasks AND cancel_requested_at IS NULL
+     ORDER BY limit_key, priority DESC, due_at, id LIMIT 1"""
+
+# One step from key to key for each; a DISTINCT would read everything that waits.
+_HEADS: Any = (
+    sa.text(
+        f"""
+WITH RECURSIVE heads(id, limit_key, priority, due_at, number) AS (
+    SELECT id, limit_key, priority, due_at, 1 FROM executions WHERE id = ({_FIRST % ":after"})
+    UNION ALL
+    SELECT found.id, found.limit_key, found.priority, found.due_at, heads.number + 1
+      FROM heads JOIN executions AS found ON found.id = ({_FIRST % "heads.limit_key"})
+     WHERE heads.number < :most
+) SELECT limit_key, id, priority, due_at FROM heads"""
+    )
+    .bindparams(sa.bindparam("tasks", expanding=True))
+    .columns(limit_key=sa.String, id=sa.String, priority=sa.Integer, due_at=executions.c.due_at.type)
+)
+
+
+def any_ready(connection: sa.Connection) -> bool:
+    """Whether anything waits under a limit at all."""
+    return connection.scalar(sa.select(executions.c.queue).where(_LIMITED).limit(1)) is not None
+
+
+def heads(connection: sa.Connection, queue: str, tasks: Sequence[str], after: str, most: int) -> list[Head]:
+    """The next of each limit key beyond `after`, by key; of tasks that somebody can run."""
+    given = {"queue": queue, "tasks": list(tasks), "after": after, "most": most}
+    return [Head(*row) for row in connection.execute(_HEADS, given)]
+
+
+def line(connection: sa.Connection, queue: str, tasks: Sequence[str], limit_key: str, count: int) -> list[Head]:
+    """The next `count` of one limit key, the most urgent first."""
+    found = connection.execute(
+        _of_key(queue, tasks, limit_key)
+        .order_by(executions.c.priority.desc(), executions.c.due_at, executions.c.id)
+        .limit(count)
+    )
+    return [Head(*row) for row in found]
+
+
+def overtaken(
+    connection: sa.Connection, queue: str, tasks: Sequence[str], head: Head, before: dt.datetime
+) -> Head | None:
+    """What is less urgent than the head of its key, and has been due the longest, since `before` at least."""
+    found: list[Head] = []
+    for priority in range(PRIORITIES.start, head.priority):
+        query = _of_key(queue, tasks, head.limit_key).where(
+            executions.c.priority == priority, executions.c.due_at <= before
+        )
+        found += [Head(*row) for row in connection.execute(query.order_by(executions.c.due_at).limit(1))]
+    return min(found, key=lambda one: one.due_at, default=None)
+
+
+def _of_key(queue: str, tasks: Sequence[str], limit_key: str) -> sa.Select[Any]:
+    columns = (executions.c[name] for name in Head.__dataclass_fields__)
+    return sa.select(*columns).where(
+        _LIMITED,
+        executions.c.queue == queue,
+        executions.c.limit_key == limit_key,
+        executions.c.task.in_(tasks),
+        executions.c.cancel_requested_at.is_(None),
+    )
+
+
+def held(connection: sa.Connection) -> dict[str, int]:
+    """How many hold a place, by concurrency key: they run, or their message is with the workers."""
+    query = sa.select(executions.c.concurrency_key, sa.func.count()).where(_HOLDING)
+    return {row[0]: row[1] for row in connection.execute(query.group_by(executions.c.concurrency_key))}
+
+
+def holders(connection: sa.Connection, key: str, most: int) -> list[str]:
+    """Some of those that hold a place of a concurrency key, the oldest first; of a job, when `key` is its name."""
+    query = sa.select(executions.c.id, executions.c.concurrency_key).where(_HOLDING).order_by(executions.c.id)
+    if limits.job_of(key) != key:
+        query = query.where(executions.c.concurrency_key == key)
+    rows = connection.execute(query)
+    return [row.id for row in rows if limits.job_of(row.concurrency_key) == limits.job_of(key)][:most]
+
+
+def ahead(connection: sa.Connection, keys: Collection[str]) -> dict[str, int]:
+    """How many of each rate key have been published and have not started."""
+    query = sa.select(executions.c.rate_key, sa.func.count()).where(_AHEAD).group_by(executions.c.rate_key)
+    return {row[0]: row[1] for row in connection.execute(query) if row[0] in keys}
+
+
+def buckets(connection: sa.Connection, keys: Iterable[str]) -> dict[str, dt.datetime]:
+    """When each of these buckets is full again; those that are, are absent."""
+    wanted, found = list(keys), dict[str, dt.datetime]()
+    for start in range(0, len(wanted), _CHUNK):
+        query = sa.select(rate_buckets).where(rate_buckets.c.key.in_(wanted[start : start + _CHUNK]))
+        found.update((row.key, row.full_at) for row in connection.execute(query))
+    return found
+
+
+def fill(connection: sa.Connection, full_at: Mapping[str, dt.datetime]) -> None:
+    """Note when these buckets are full again."""
+    if full_at:
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        query = dialect.insert(rate_buckets)
+        changed = query.on_conflict_do_update(index_elements=["key"], set_={"full_at": query.excluded.full_at})
+        connection.execute(changed, [{"key": key, "full_at": at} for key, at in full_at.items()])
+
+
+def forget_full(connection: sa.Connection, now: dt.datetime) -> int:
+    """Drop the rows of buckets that are full; answers how many."""
+    return connection.execute(sa.delete(rate_buckets).where(rate_buckets.c.full_at < now)).rowcount

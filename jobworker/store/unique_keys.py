@@ -1,0 +1,86 @@
+"""Who keeps others with its unique key out. Whether it still does is looked up when somebody else comes."""
+
+import datetime as dt
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.execution import FINAL, State
+from jobworker.domain.limits import Until
+from jobworker.store.queues import insert_or_ignore
+from jobworker.store.schema import executions, unique_keys
+
+#: Keys that one round of tidying drops.
+_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An execution that wants a key: until it has started or finished, or until `expires_at`."""
+
+    key: str
+    execution_id: str
+    until: Until | None
+    expires_at: dt.datetime | None
+    taken_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """An execution that has the key that another one wants."""
+
+    id: str
+    state: State
+    started: bool
+
+
+def take(connection: sa.Connection, claim: Claim) -> Holder | None:
+    """Give the key to the claim's execution, or say who holds it.
+
+    Of two transactions that ask at once the second waits here until the first has ended.
+    """
+    given = insert_or_ignore(connection, unique_keys).values(**asdict(claim))
+    if connection.execute(given).rowcount == 1:
+        return None
+    query = sa.select(unique_keys).where(unique_keys.c.key == claim.key).with_for_update()
+    holder = _holder(connection, connection.execute(query).one(), claim.taken_at)
+    if holder is None:
+        pass_on(connection, claim)
+    return holder
+
+
+def pass_on(connection: sa.Connection, claim: Claim) -> None:
+    """Give the key to the claim's execution, whoever holds it."""
+    connection.execute(sa.update(unique_keys).where(unique_keys.c.key == claim.key).values(**asdict(claim)))
+
+
+def tidy(connection: sa.Connection, now: dt.datetime) -> int:
+    """Drop keys that keep nobody out any more; answers how many."""
+    timed = unique_keys.c.expires_at
+    over = sa.or_(timed < now, sa.and_(timed.is_(None), executions.c.finished_at.is_not(None)))
+    query = (
+        sa.select(unique_keys.c.key, unique_keys.c.execution_id)
+        .join(executions, executions.c.id == unique_keys.c.execution_id)
+        .where(over)
+        .limit(_AT_ONCE)
+    )
+    found = connection.execute(query).all()
+    if found:
+        # By its holder, too: the key may have changed hands since it was read.
+        mine = sa.and_(unique_keys.c.key == sa.bindparam("k"), unique_keys.c.execution_id == sa.bindparam("e"))
+        connection.execute(sa.delete(unique_keys).where(mine), [{"k": row.key, "e": row.execution_id} for row in found])
+    return len(found)
+
+
+def _holder(connection: sa.Connection, taken: Any, now: dt.datetime) -> Holder | None:
+    columns = executions.c.id, executions.c.state, executions.c.started_attempt
+    row = connection.execute(sa.select(*columns).where(executions.c.id == taken.execution_id)).one_or_none()
+    if row is None:
+        return None
+    state, started = State(row.state), row.started_attempt > 0
+    if taken.expires_at is not None:
+        holds = now < taken.expires_at
+    else:
+        holds = state not in FINAL and (taken.until == Until.FINISHED or not started)
+    return Holder(row.id, state, started) if holds else None

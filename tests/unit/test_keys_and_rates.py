@@ -1,0 +1,184 @@
+"""Keys made from parameters; how a bucket fills and empties; what is refused."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from jobworker import job
+from jobworker.domain import limits, policies
+from jobworker.domain.errors import InvalidInput, Misconfigured
+from jobworker.domain.limits import RateLimit
+from jobworker.domain.parameters import VARIADIC, Parameter
+
+NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
+TENANT = Parameter("tenant", "string")
+REGION = Parameter("region", "string", required=False, default="eu")
+
+
+def after(seconds: float) -> dt.datetime:
+    return NOON + dt.timedelta(seconds=seconds)
+
+
+def key_of(template: str | None, *accepted: Parameter, **parameters: Any) -> str | None:
+    made, problems = policies.normalise({"concurrency": {"limit": 1, "key": template}})
+    assert not problems
+    return limits.keys("send", made, parameters, accepted).concurrency_key
+
+
+@pytest.mark.parametrize(
+    ("template", "parameters", "key"),
+    [
+        (None, {}, "send/"),
+        ("all", {}, "send/all"),
+        ("tenant:{tenant}", {"tenant": "t1"}, "send/tenant:t1"),
+        ("{tenant}:{region}", {"tenant": "t1"}, "send/t1:eu"),
+        ("{tenant}:{region}", {"tenant": "t1", "region": "us"}, "send/t1:us"),
+        ("{tenant}", {}, "send/null"),
+        ("{tenant}", {"tenant": 5}, "send/5"),
+        ("{tenant}", {"tenant": 1.5}, "send/1.5"),
+        ("{tenant}", {"tenant": True}, "send/true"),
+        ("{tenant}", {"tenant": [2, "a"]}, 'send/[2,"a"]'),
+        ("{tenant}", {"tenant": {"b": 1, "a": 2}}, 'send/{"a":2,"b":1}'),
+        ("{tenant.address.city}", {"tenant": {"address": {"city": "Köln"}}}, "send/Köln"),
+        ("{tenant.address.city}", {"tenant": {"address": "none"}}, "send/null"),
+        ("{tenant}", {"tenant": "{region}"}, "send/{region}"),
+        ("{tenant}", {"tenant": "a\nb"}, 'send/"a\\nb"'),
+    ],
+)
+def test_keys(template: str | None, parameters: dict[str, Any], key: str) -> None:
+    assert key_of(template, TENANT, REGION, **parameters) == key
+
+
+def test_a_long_key_is_cut_and_still_its_own() -> None:
+    long, longer = key_of("{tenant}", tenant="x" * 500), key_of("{tenant}", tenant="x" * 501)
+    assert long != longer
+    assert str(long).startswith("send/xxx")
+    assert len(str(long)) < 255 - 128
+
+
+def test_a_limit_key_holds_both_parts() -> None:
+    made, _ = policies.normalise({"concurrency": {"limit": 1}, "rate_limit": {"limit": 1, "per": 1, "key": "{tenant}"}})
+    keys = limits.keys("send", made, {"tenant": "a\nb"})
+    assert keys.limit_key is not None
+    assert limits.parts(keys.limit_key) == (keys.concurrency_key, keys.rate_key) == ("send/", 'send/"a\\nb"')
+    assert {limits.job_of(part) for part in keys[:2] if part} == {"send"}
+    only_rate = limits.keys("send", {"rate_limit": made["rate_limit"]}, {}).limit_key
+    assert only_rate is not None
+    assert limits.parts(only_rate) == (None, "send/null")
+
+
+def test_a_job_without_limits_has_no_keys() -> None:
+    assert limits.keys("send", policies.DEFAULTS, {"tenant": "a"}) == (None, None, None, None)
+
+
+def test_without_a_key_unique_means_the_same_parameters() -> None:
+    made, _ = policies.normalise({"unique": {}})
+
+    def key(**parameters: Any) -> str | None:
+        return limits.keys("send", made, parameters, [TENANT, REGION]).unique_key
+
+    assert key(tenant="a") == key(region="eu", tenant="a")
+    assert len({key(tenant="a"), key(tenant="b"), key(tenant="a", region="us")}) == 3
+
+
+def test_a_bucket_gives_what_it_holds_and_fills_at_its_rate() -> None:
+    rate = RateLimit(limit=60, per=60, burst=3)
+    assert rate.permits(None, NOON) == 3
+    full_at = rate.take(None, NOON, 3)
+    assert rate.permits(full_at, NOON) == 0
+    assert rate.next_at(full_at, NOON) == after(1)
+    assert [rate.permits(full_at, after(seconds)) for seconds in (0.9, 1, 2, 3, 4, 999)] == [0, 1, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize(("limit", "per"), [(1, 3600), (10, 60), (3, 1), (7, 3), (1000, 1), (1, 0.3)])
+def test_no_more_start_than_the_rate_allows_however_often_one_looks(limit: int, per: float) -> None:
+    rate, full_at, started = RateLimit(limit, per), None, 0
+    step = max(per / limit / 3, 0.01)
+    together = max(1, limit / per * 0.2 + 1)
+    for number in range(1000):
+        now = after(number * step)
+        count = rate.permits(full_at, now)
+        if count:
+            full_at = rate.take(full_at, now, count)
+        started += count
+        assert started <= number * step * limit / per + together + 1e-3
+    assert started >= 999 * step * limit / per - 1, "and no fewer"
+
+
+def test_the_next_permit_is_there_when_it_was_promised() -> None:
+    rate = RateLimit(3, 1.0)
+    full_at = rate.take(None, NOON, 1)
+    for _ in range(50):
+        now = rate.next_at(full_at, NOON)
+        assert rate.permits(full_at, now) == 1
+        full_at = rate.take(full_at, now, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "problems"),
+    [
+        ({"concurrency": {}}, {("/concurrency/limit", "missing")}),
+        ({"concurrency": {"limit": 0}}, {("/concurrency/limit", "not_allowed")}),
+        ({"concurrency": {"limit": -1}}, {("/concurrency/limit", "not_allowed")}),
+        ({"concurrency": {"limit": 1.5}}, {("/concurrency/limit", "wrong_type")}),
+        ({"concurrency": 5}, {("/concurrency", "wrong_type")}),
+        ({"concurrency": {"limit": 1, "total": 5}}, {("/concurrency/total", "not_allowed")}),
+        ({"concurrency": {"limit": 1, "key": "{tenant"}}, {("/concurrency/key", "not_allowed")}),
+        ({"concurrency": {"limit": 1, "key": "{}"}}, {("/concurrency/key", "not_allowed")}),
+        ({"concurrency": {"limit": 1, "key": "{a b}"}}, {("/concurrency/key", "not_allowed")}),
+        ({"concurrency": {"limit": 1, "keys": "a"}}, {("/concurrency/keys", "unknown_field")}),
+        ({"rate_limit": {"limit": 5}}, {("/rate_limit/per", "missing")}),
+        ({"rate_limit": {"limit": 0, "per": 1}}, {("/rate_limit/limit", "not_allowed")}),
+        ({"rate_limit": {"limit": 1, "per": 0}}, {("/rate_limit/per", "not_allowed")}),
+        ({"rate_limit": {"limit": 1, "per": -5}}, {("/rate_limit/per", "not_allowed")}),
+        ({"rate_limit": {"limit": 1, "per": 1, "burst": 0}}, {("/rate_limit/burst", "not_allowed")}),
+        ({"unique": {"until": "never"}}, {("/unique/until", "not_allowed")}),
+        ({"unique": {"until": "started", "for": 5}}, {("/unique/for", "ambiguous")}),
+        ({"unique": {"for": 0}}, {("/unique/for", "not_allowed")}),
+        ({"unique": {"on_conflict": "shrug"}}, {("/unique/on_conflict", "not_allowed")}),
+    ],
+)  # fmt: skip
+def test_what_is_refused(given: dict[str, Any], problems: set[tuple[str, str]]) -> None:
+    _, found = policies.normalise(given)
+    assert {(each.pointer, each.code) for each in found} == problems
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"concurrency": {"limit": 2, "key": "{a}", "total": 5}},
+        {"rate_limit": {"limit": 2, "per": "PT1M", "burst": 5}},
+        {"unique": {"for": 60, "on_conflict": "replace"}},
+        {"unique": {"key": "a", "until": "started"}},
+    ],
+)
+def test_what_is_stored_is_read_again(given: dict[str, Any]) -> None:
+    made, problems = policies.normalise(given)
+    assert not problems
+    assert policies.normalise(made) == (made, [])
+
+
+def test_keys_name_parameters_that_the_task_has() -> None:
+    made, _ = policies.normalise({"concurrency": {"limit": 1, "key": "{tenant.id}:{nobody}"}, "unique": {"key": "{x}"}})
+    found = limits.check_keys(made, [TENANT])
+    assert [(each.pointer, each.code) for each in found] == [
+        ("/concurrency/key", "unknown_parameter"),
+        ("/unique/key", "unknown_parameter"),
+    ]
+    assert "{nobody}" in found[0].message
+    assert "tenant" in found[0].message
+    assert limits.check_keys(made, [TENANT, VARIADIC]) == []
+
+
+def test_a_job_in_code_is_checked_when_it_is_written() -> None:
+    def limited(somebody: str) -> None: ...
+
+    with pytest.raises(Misconfigured, match="nobody"):
+        job(limited, concurrency={"limit": 1, "key": "{nobody}"})
+
+
+def test_problems_are_raised_together() -> None:
+    with pytest.raises(InvalidInput, match="limit must be 1") as caught:
+        limits.parse_rate_limit({"limit": 0, "per": "soon"})
+    assert len(caught.value.errors) == 2
