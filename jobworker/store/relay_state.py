@@ -34,7 +34,14 @@ def lead(connection: sa.Connection, leader: str, now: dt.datetime, until: dt.dat
     """Become or stay the leader until `until`; False if another one leads."""
     free = sa.or_(relay_state.c.leader.is_(None), relay_state.c.leader == leader, relay_state.c.leader_until < now)
     changed = connection.execute(
-        sa.update(relay_state).where(_THE_ROW, free).values(leader=leader, leader_until=until, turned_at=now)
+        sa.update(relay_state)
+        .where(_THE_ROW, free)
+        .values(
+            leader=leader,
+            leader_until=until,
+            turned_at=now,
+            logged_through=sa.func.coalesce(relay_state.c.logged_through, "0-0"),
+        )
     )
     return changed.rowcount == 1
 
