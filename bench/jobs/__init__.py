@@ -26,3 +26,10 @@ def hold(context: Context) -> None:
     """Note that this started, and keep the slot busy until the bench lets go."""
     diary.note_start(context.execution_id, context.attempt, context.worker)
     diary.wait_for_release()
+
+
+@job
+def floods(lines: int, length: int) -> None:
+    """Print, as fast as it can."""
+    for number in range(lines):
+        print(f"{number:010} " + "x" * (length - 11))

@@ -37,4 +37,5 @@ _MEASURES: dict[str, Callable[[Ours, Bare, int], list[Figure]]] = {
     "submissions": lambda ours, bare, jobs: measures.submissions(ours, bare, jobs // 2),
     "bulk": lambda ours, bare, jobs: measures.bulk(ours, bare, min(jobs, 10_000)),
     "drain": measures.drain,
+    "flood": lambda ours, _bare, _jobs: measures.flood(ours),
 }

@@ -3,6 +3,7 @@
 import statistics
 import threading
 import time
+from dataclasses import dataclass, field
 
 from bench.rig import p99, paced, until
 from bench.system.sides import Bare, Client, Ours
@@ -79,6 +80,53 @@ def latency(ours: Ours, bare: Bare, per_second: int, seconds: int) -> list[Figur
         _figure(f"{what}, p50", "ms", statistics.median(mine) * 1e3, statistics.median(theirs) * 1e3),
         _figure(f"{what}, p99", "ms", p99(mine) * 1e3, p99(theirs) * 1e3),
     ]
+
+
+def flood(ours: Ours) -> list[Figure]:
+    """From a submission to its end in SQL: alone, while another job prints a gibibyte, and while one fills its log."""
+    quiet = _Seen("alone", _round_trips(ours, seconds=10))
+    gibibyte = _beside(ours, "while another job prints 1 GiB", lines=128 * 1024, length=8 * 1024)
+    short = _beside(ours, "while another job writes short lines", lines=45_000, length=200)
+    rows = [
+        _figure(f"submitted → Succeeded, {seen.what}, {name}", "ms", value * 1e3, None)
+        for seen in (quiet, gibibyte, short)
+        for name, value in (("p50", statistics.median(seen.taken)), ("p99", p99(sorted(seen.taken))))
+    ]
+    grown = gibibyte.grown.items()
+    return rows + [
+        _figure(f"memory (PSS) that 1 GiB of output takes, {name}", "MiB", size, None) for name, size in grown
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Round trips (s) and how much each process grew meanwhile (MiB)."""
+
+    what: str
+    taken: list[float]
+    grown: dict[str, float] = field(default_factory=dict)
+
+
+def _beside(ours: Ours, what: str, **parameters: int) -> _Seen:
+    before = {name: tree.pss() for name, tree in ours.trees.items()}
+    seen = _Seen(what, [], dict.fromkeys(before, 0.0))
+    ours.http.submit("/api/v1/jobs/floods/executions", {"parameters": parameters})
+    until(lambda: ours.broker.xlen("jw:logs"))
+    unfinished = "/api/v1/executions?job=floods&state=Running&limit=1"
+    while not seen.taken or ours.http.ask("GET", unfinished)[1]["items"]:
+        seen.taken.extend(_round_trips(ours, seconds=1))
+        for name, tree in ours.trees.items():
+            seen.grown[name] = max(seen.grown[name], tree.pss() - before[name])
+    return seen
+
+
+def _round_trips(ours: Ours, seconds: int) -> list[float]:
+    taken = []
+    for _ in paced(5, seconds):
+        began = time.perf_counter()
+        ours.http.submit_and_wait(_SUBMIT, {"parameters": {}})
+        taken.append(time.perf_counter() - began)
+    return taken
 
 
 def memory(ours: Ours, bare: Bare) -> list[Figure]:

@@ -81,10 +81,10 @@ class Client:
         self.port = port
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
-    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and JSON of the answer; (0, {}) while nobody listens."""
+    def ask(self, method: str, path: str, body: Any = None, **more: str) -> tuple[int, Any]:
+        """Status and JSON of the answer; (0, {}) while nobody listens. `more` are headers."""
         content = json.dumps(body).encode() if body is not None else None
-        headers = {"Content-Type": "application/json"} if content else {}
+        headers = {"Content-Type": "application/json", **more} if content else more
         try:
             self._connection.request(method, path, content, headers)
             response = self._connection.getresponse()
@@ -100,3 +100,9 @@ class Client:
             status, answer = self.ask("POST", path, body)
         if status != 202:
             raise RuntimeError(f"the submission was refused: {status} {answer}")
+
+    def submit_and_wait(self, path: str, body: Any) -> None:
+        """POST, and insist on an end within the time that a request may wait."""
+        status, answer = self.ask("POST", path, body, Prefer="wait=30")
+        if status != 200:
+            raise RuntimeError(f"the execution did not end in time: {status} {answer}")

@@ -28,7 +28,7 @@ _LOGGER = "jobworker"
 
 
 class AttemptReporter:
-    """The words of one attempt. `metadata` is the mapping that the job may read and write."""
+    """The words of one attempt. `metadata` is the mapping that the job may read and write; `full` its log may be."""
 
     def __init__(self, reporter: Reporter, clock: Clock, delivery: Delivery) -> None:
         self._reporter = reporter
@@ -36,7 +36,7 @@ class AttemptReporter:
         self._delivery = delivery
         self._lock = threading.RLock()
         self._left = job_log.MAX_LOG
-        self._full = False
+        self.full = False
         #: Lines beyond what is kept, and lines that found no room: as far as they were not told.
         self._beyond = self._lost = Dropped()
         self._told_at = float("-inf")
@@ -60,8 +60,8 @@ class AttemptReporter:
         message = job_log.cut_line(message)
         size = job_log.size(message)
         with self._lock:
-            if self._full or size > self._left:
-                self._full = True
+            if self.full or size > self._left:
+                self.full = True
                 self._beyond += Dropped(1, size)
                 self._tell_beyond()
             elif self._tell_lost() and self._add(level, logger, message, at):

@@ -31,10 +31,11 @@ class JobLogHandler(logging.Handler):
         """Begin, in the process that runs jobs: a parent that forks has nothing to report."""
         root = logging.getLogger()
         shown = root.level
-        if shown > _LEVEL:
-            for handler in root.handlers:
+        for handler in root.handlers:
+            handler.addFilter(self._is_shown)
+            if shown > _LEVEL:
                 handler.setLevel(max(shown, handler.level))
-            root.setLevel(_LEVEL)
+        root.setLevel(min(shown, _LEVEL))
         root.addHandler(self)
 
     def enter(self, attempt: AttemptReporter) -> contextvars.Token[AttemptReporter | None]:
@@ -49,8 +50,8 @@ class JobLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never raises, but for a time limit that strikes here: a job must not fail because it said something."""
-        attempt = _here.get() or self._only
-        if attempt is None or self._reporter.is_own_thread():
+        attempt = self._attempt()
+        if attempt is None:
             return
         try:
             attempt.log(record)
@@ -58,3 +59,12 @@ class JobLogHandler(logging.Handler):
             raise
         except Exception:  # noqa: BLE001  logging's own rule: handleError decides
             self.handleError(record)
+
+    def _attempt(self) -> AttemptReporter | None:
+        """Whose words these are."""
+        return None if self._reporter.is_own_thread() else _here.get() or self._only
+
+    def _is_shown(self, _record: logging.LogRecord) -> bool:
+        """What is too much for the execution's log is too much for the worker's own."""
+        attempt = self._attempt()
+        return attempt is None or not attempt.full

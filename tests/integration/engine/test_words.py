@@ -33,7 +33,9 @@ def _counted(messages: list[str], mark: str) -> int:
 
 def test_a_job_that_prints_without_end_is_cut_and_delays_nobody(any_engine: Engine) -> None:
     engine = any_engine
-    engine.start()
+    engine.relay()
+    worker = engine.worker()
+    engine.ready()
     total, length = 20_000, 1_000
     flood = engine.submit_one("floods", parameters={"lines": total, "length": length})
     until(lambda: engine.is_running(flood))
@@ -52,6 +54,8 @@ def test_a_job_that_prints_without_end_is_cut_and_delays_nobody(any_engine: Engi
     assert lines == sorted(lines)
     assert MAX_LOG * 0.5 < sum(map(job_log.size, lines)) <= MAX_LOG
     assert [each for each in said if each.startswith("[cut:")] == said[-1:]
+    assert "x" * 900 in engine.log(worker), "the worker shows what its jobs print"
+    assert len(engine.log(worker)) < total * length * 0.7, "but not more of it than is kept"
 
 
 def test_all_attempts_share_one_log(engine: Engine) -> None:
