@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from jobworker.domain.execution import MAX_LOSSES, State
+from jobworker.domain.execution import State
 
 #: The states of which an execution becomes a dead letter.
 DEAD = frozenset({State.FAILED, State.TIMED_OUT})
@@ -36,14 +36,14 @@ class Cause(StrEnum):
 _CAUSES: Mapping[str, Cause] = {
     "Abort": Cause.ABORTED,
     "WorkerLost": Cause.WORKER_LOST,
+    "Poisoned": Cause.POISONED,
     "WorkerStopped": Cause.WORKER_STOPPED,
     "MessageRejected": Cause.REJECTED,
 }
 
 
-def cause(state: State, error: Mapping[str, Any] | None, losses: int) -> Cause:
-    """Why an execution that ended so, after `losses` attempts that were lost with their worker, is a dead letter."""
+def cause(state: State, error: Mapping[str, Any] | None) -> Cause:
+    """Why an execution that ended so is a dead letter."""
     if state is State.TIMED_OUT:
         return Cause.TIMED_OUT
-    found = _CAUSES.get(str((error or {}).get("type")), Cause.RAISED)
-    return Cause.POISONED if found is Cause.WORKER_LOST and losses >= MAX_LOSSES else found
+    return _CAUSES.get(str((error or {}).get("type")), Cause.RAISED)

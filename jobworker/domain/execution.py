@@ -81,9 +81,6 @@ _RANK: Mapping[State, int] = {
     State.SKIPPED: 4,
 }
 
-#: A job that took its worker with it this often is not started again.
-MAX_LOSSES = 3
-
 #: A job that put itself off this often fails: each time costs a row that is kept.
 MAX_SNOOZES = 1000
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.domain import gates, isolation, retry
+from jobworker.domain import gates, isolation, losses, retry
 from jobworker.domain.execution import retries_used
 from jobworker.domain.job import Definition
 from jobworker.relay.choose import Chooser, Chosen
@@ -209,6 +209,7 @@ class Dispatcher:
             scheduled_for=row.scheduled_for,
             expires_at=row.expires_at if row.attempt == 0 else None,
             metadata=row.metadata,
+            announce=definition is not None and losses.announced(definition.on_worker_lost, row.lost_attempts),
         )
 
     def _policies(self, row: Ready, definition: Definition | None) -> str:

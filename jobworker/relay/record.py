@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 import sqlalchemy as sa
 import structlog
 
-from jobworker.domain import events, fingerprint
+from jobworker.domain import events, fingerprint, losses
 from jobworker.domain.dead_letter import DEAD
 from jobworker.domain.events import CUT_SHORT, NEVER_RAN, STATES, Event, Kind
-from jobworker.domain.execution import MAX_LOSSES, MAX_SNOOZES, Move, Standing, State, merge
+from jobworker.domain.execution import MAX_SNOOZES, Move, Standing, State, merge
 from jobworker.domain.job import OnWorkerLost
+from jobworker.domain.losses import MAX_LOSSES
 from jobworker.store import dispatch, history, jobs, workers
 from jobworker.store.history import Known
 
@@ -165,11 +166,15 @@ def _cut_short(connection: sa.Connection, row: Known, standing: Standing, event:
     """What becomes of an execution whose worker (or process) is gone, or was shut down: that is nobody's fault."""
     lost = event.kind is Kind.LOST
     why = event.data.get("reason", "its worker is gone")
-    losses = standing.lost_attempts | {event.attempt}
+    began = standing.started_attempt >= event.attempt
     definition = jobs.revision(connection, row.job, row.job_revision)
-    again = definition is None or definition.on_worker_lost is OnWorkerLost.RETRY
-    if again and lost and len(losses) >= MAX_LOSSES:
-        again, why = False, f"{why}; it took {len(losses)} workers with it and is not started again"
+    again = definition is None or definition.on_worker_lost is OnWorkerLost.RETRY or not began
+    kind = "WorkerLost" if lost else "WorkerStopped"
+    if not began:
+        why = f"{why}, as far as is known before it began"
+    elif again and lost and _is_poison(connection, standing, event):
+        again, kind = False, "Poisoned"
+        why = f"{why}; it took {MAX_LOSSES} workers with it and is not started again"
     return Move(
         execution=event.execution,
         attempt=event.attempt,
@@ -180,10 +185,15 @@ def _cut_short(connection: sa.Connection, row: Known, standing: Standing, event:
         reason=why,
         worker=event.data.get("worker"),
         due_at=event.at if again else None,
-        error=_error("WorkerLost" if lost else "WorkerStopped", why),
+        error=_error(kind, why),
         lost=lost,
         interrupted=not lost,
     )
+
+
+def _is_poison(connection: sa.Connection, standing: Standing, event: Event) -> bool:
+    lost = standing.lost_attempts | {event.attempt}
+    return losses.is_poison(lost, history.began(connection, event.execution, lost) | {event.attempt})
 
 
 def _error(kind: str, message: str) -> dict[str, str | None]:

@@ -57,10 +57,7 @@ class Group:
     example: DeadLetterRow
 
 
-_COLUMNS = [
-    *(_executions.c[item.name] for item in fields(DeadLetterRow) if item.name != "cause"),
-    _executions.c.lost_attempts,
-]
+_COLUMNS = [_executions.c[item.name] for item in fields(DeadLetterRow) if item.name != "cause"]
 
 
 def page(
@@ -113,6 +110,5 @@ def settle(
 
 def _to_row(row: sa.Row[Any]) -> DeadLetterRow:
     values = dict(row._mapping)
-    losses = len(values.pop("lost_attempts") or ())
     values["state"] = State(values["state"])
-    return DeadLetterRow(**values, cause=dead_letter.cause(values["state"], values["error"], losses))
+    return DeadLetterRow(**values, cause=dead_letter.cause(values["state"], values["error"]))

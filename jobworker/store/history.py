@@ -1,7 +1,7 @@
 """Writing down what was reported: standings, attempts, transitions."""
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -237,3 +237,11 @@ def insert(dialect: str, table: sa.Table, names: Sequence[str]) -> Any:
     """An INSERT of this dialect, which may go on with ON CONFLICT."""
     values = {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
     return (postgresql if dialect == "postgresql" else sqlite).insert(table).values(values)
+
+
+def began(connection: sa.Connection, execution: str, numbers: Collection[int]) -> set[int]:
+    """Which of these attempts of an execution are known to have begun."""
+    query = sa.select(attempts.c.attempt).where(
+        attempts.c.execution_id == execution, attempts.c.attempt.in_(numbers), attempts.c.started_at.is_not(None)
+    )
+    return set(connection.scalars(query))

@@ -33,7 +33,16 @@ _OF_ONE_MESSAGE = frozenset({"id", "root_id", "retries", "expires", "correlation
 
 #: Messages that agree in these share a template.
 _SAME_FOR_MANY = operator.attrgetter(
-    "task", "queue", "priority", "job", "revision", "max_attempts", "time_limit", "soft_time_limit", "policies"
+    "task",
+    "queue",
+    "priority",
+    "job",
+    "revision",
+    "max_attempts",
+    "time_limit",
+    "soft_time_limit",
+    "policies",
+    "announce",
 )
 
 
@@ -42,7 +51,8 @@ class Message:
     """One attempt to be started by whichever worker gets it first.
 
     `expires_at`: it may not be started any more after that. `policies`: those that the worker applies, by name, as
-    the text of a JSON object. `metadata`: what the attempts before this one have left.
+    the text of a JSON object. `metadata`: what the attempts before this one have left. `announce`: the worker says that
+    it starts before it does.
     """
 
     execution: str
@@ -62,6 +72,7 @@ class Message:
     policies: str = "{}"
     expires_at: dt.datetime | None = None
     metadata: Mapping[str, Any] | None = None
+    announce: bool = False
 
 
 class _Template(NamedTuple):
@@ -147,6 +158,8 @@ class Publisher:
             "body_encoding": "base64",
         }
         own = {name: getattr(message, name) for name in ("job", "revision", "max_attempts")}
+        if message.announce:
+            own["announce"] = True
         own["policies"] = orjson.Fragment(message.policies)
         parts = {b"own": _inside(own), b"headers": _inside(headers), b"properties": _inside(properties)}
         # Positional arguments (there are none), the parameters, and what Celery would chain to the task.

@@ -43,6 +43,7 @@ class JobRequest(Request):
     hard: float | None = None
     soft: float | None = None
     _ticket: Ticket | None = None
+    _announced = False
     _runs_here = False
     _report: Report | None = None
     _error: BaseException | None = None
@@ -75,7 +76,7 @@ class JobRequest(Request):
 
     def execute_using_pool(self, pool: Any, **_: Any) -> Any:
         """Send the job to the pool. Raises `TaskRevokedError` when there is nothing to run."""
-        if self.revoked() or not self._may_start() or not self._keeps_limits(pool):
+        if self.revoked() or not self._may_start() or not self._keeps_limits(pool) or not self._is_announced():
             raise TaskRevokedError(self.id)
         self.held_back.discard(self)
         self._runs_here = isinstance(pool, solo.TaskPool)
@@ -99,7 +100,8 @@ class JobRequest(Request):
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """A process or thread begins with the job."""
         if self._ticket:
-            self._mailbox.started(self._ticket)
+            if not self._announced:
+                self._mailbox.started(self._ticket)
             if self._runs_here and self._mailbox.due_in() == 0:
                 self._mailbox.settle()  # The event loop turns again when the job is over.
         super().on_accepted(pid, time_accepted)
@@ -135,6 +137,20 @@ class JobRequest(Request):
             self.acknowledge()
         state.task_ready(self)
         return False
+
+    def _is_announced(self) -> bool:
+        """Say that the attempt starts, where that has to be known before; False if the worker stops meanwhile."""
+        if self._ticket is None or not self._request_dict[HEADER].get("announce"):
+            return True
+        self._announced = True
+        self._mailbox.started(self._ticket)
+        never = threading.Event()
+        while not self._mailbox.settle():
+            if state.should_stop is not None or state.should_terminate is not None:
+                state.task_ready(self)
+                return False
+            never.wait(_PAUSE)
+        return True
 
     def _ask(self, ticket: Ticket) -> Answer | None:
         """The answer of Redis, however long it takes; None if the worker stops meanwhile."""

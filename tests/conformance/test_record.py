@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 import structlog.testing
 
-from jobworker.domain import events
+from jobworker.domain import events, losses
 from jobworker.domain.events import Kind
-from jobworker.domain.execution import MAX_LOSSES, AttemptState, State
+from jobworker.domain.execution import AttemptState, State
 from jobworker.domain.job import Definition, OnWorkerLost, Owner
+from jobworker.domain.losses import MAX_LOSSES
 from jobworker.relay import record as record_step
 from jobworker.relay.record import Claimed, Declined, Told, record
 from jobworker.store import dispatch, executions, history, jobs, schema, story
@@ -188,6 +189,55 @@ def test_losses_count_however_often_it_was_interrupted_between(database: Databas
         told.publish()
     assert told.row.state is State.FAILED
     assert told.row.reason == "gone; it took 3 workers with it and is not started again"
+
+
+def _lose(told: Story, attempt: int, begun: bool) -> None:
+    if begun:
+        told.tell(Kind.RUNNING, attempt, worker="w1")
+    told.tell(Kind.LOST, attempt, worker="w1", reason="gone")
+    told.publish()
+
+
+@pytest.mark.parametrize(
+    ("begun", "poisoned"),
+    [
+        ([True, True, True], True),
+        ([False, True, True], True),  # The first is not announced: it may have killed its worker before it was told.
+        ([False, False, False, False], False),
+        ([True, False, False, False], False),
+        ([True, False, True], True),
+        ([False, False, True], False),
+        ([False, False, True, True], True),
+        ([True, True], False),
+    ],
+)
+def test_only_what_had_begun_is_held_against_a_job(database: Database, begun: list[bool], poisoned: bool) -> None:
+    told = Story(database)
+    for attempt, each in enumerate(begun, start=1):
+        assert told.row.state is State.QUEUED
+        _lose(told, attempt, each)
+    assert told.row.state is (State.FAILED if poisoned else State.QUEUED)
+    if poisoned:
+        assert told.row.error is not None
+        assert told.row.error["type"] == "Poisoned"
+        assert told.row.dead_letter == "open"
+
+
+def test_a_job_that_must_not_run_twice_starts_again_if_it_never_began(database: Database) -> None:
+    told = Story(database, OnWorkerLost.FAIL)
+    _lose(told, 1, begun=False)
+    assert (told.row.state, told.row.attempt) == (State.QUEUED, 1)
+    told.tell(Kind.INTERRUPTED, 2, worker="w1", reason="shut down")
+    assert (told.row.state, told.row.reason) == (State.RETRYING, "shut down, as far as is known before it began")
+    told.publish()
+    _lose(told, 3, begun=True)
+    assert (told.row.state, told.row.attempt) == (State.FAILED, 3)
+
+
+def test_the_start_after_a_loss_is_announced_and_that_of_what_must_not_run_twice() -> None:
+    assert not losses.announced(OnWorkerLost.RETRY, None)
+    assert losses.announced(OnWorkerLost.RETRY, [1])
+    assert losses.announced(OnWorkerLost.FAIL, None)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,24 @@
+"""What becomes of an execution whose attempt was cut short with its worker.
+
+A worker that dies may have had an attempt in hand that it was about to start: nobody knows whether it did, unless
+it had said so. Where it matters, workers say that they start before they do (`announced`): after a first loss,
+so that a job is blamed only for what it did, and where a job must not run twice, so that one that never began runs.
+"""
+
+from collections.abc import Collection
+
+from jobworker.domain.job import OnWorkerLost
+
+#: A job that took its worker with it this often is not started again. One of the losses may be doubtful: the first
+#: is not announced, and a job that kills its worker at once does not come to say that it has begun.
+MAX_LOSSES = 3
+
+
+def announced(policy: OnWorkerLost, lost: Collection[int] | None) -> bool:
+    """Whether a worker has to say that it starts the next attempt before it does; `lost` are those before."""
+    return policy is OnWorkerLost.FAIL or bool(lost)
+
+
+def is_poison(lost: Collection[int], began: Collection[int]) -> bool:
+    """Whether the attempts that were lost, of which `began` are known to have begun, are held against the job."""
+    return len(lost) >= MAX_LOSSES and len(began) >= MAX_LOSSES - 1

@@ -1,0 +1,61 @@
+"""A worker's death is held against the job that caused it, and against no other."""
+
+import signal
+from pathlib import Path
+
+from jobworker.domain.execution import State
+from jobworker.services import dead_letters, executions
+from jobworker.store.filters import Filters
+from tests.engine import Engine
+from tests.servers import Process
+from tests.waiting import until
+
+
+def _solo(engine: Engine, count: int) -> list[Process]:
+    return [engine.worker("--pool", "solo", "-n", f"w{number}@%h") for number in range(count)]
+
+
+def test_a_job_that_kills_its_worker_three_times_is_a_dead_letter_and_harms_nobody(any_engine: Engine) -> None:
+    engine = any_engine
+    engine.relay()
+    workers = _solo(engine, 4)
+    engine.ready("poison")
+    before = engine.submit("noop", count=30)
+    poison = engine.submit_one("poison")
+    after = engine.submit("noop", count=30)
+    single = engine.submit("once", count=10)
+
+    row = engine.finished(poison, within=120)
+    assert (row.state, row.attempt, row.dead_letter) == (State.FAILED, 3, "open")
+    assert (row.error or {})["type"] == "Poisoned"
+    assert "it took 3 workers with it" in (row.reason or "")
+    assert engine.all_finished()["Succeeded"] == len([*before, *after, *single])
+    [letter] = dead_letters.page(engine.database, Filters()).items
+    assert (letter.id, letter.cause, letter.attempt) == (poison, "poisoned", 3)
+    starts = engine.starts()
+    assert [starts[poison, attempt] for attempt in range(1, 5)] == [1, 1, 1, 0]
+    assert {starts[key, 1] + starts[key, 2] for key in single} == {1}, "what must not run twice ran once"
+    until(lambda: len([worker for worker in workers if worker.is_alive()]) == 1)
+
+
+def test_what_was_only_marked_to_start_next_runs_elsewhere_and_nothing_is_held_against_it(
+    engine: Engine, tmp_path: Path
+) -> None:
+    engine.relay()
+    [dead] = _solo(engine, 1)
+    engine.ready("once")
+    engine.submit("once", count=600)  # Over in no time, so that it marks several ahead.
+    engine.all_finished()
+    gate = tmp_path / "gate"
+    held = engine.submit_one("once_until", parameters={"path": str(gate)}, priority=9)
+    wanted = engine.submit("once", count=60)
+    until(lambda: engine.is_running(held))
+    dead.end(signal.SIGKILL)
+    _solo(engine, 1)
+
+    assert engine.all_finished() == {"Succeeded": 660, "Failed": 1}
+    assert engine.get(held).state is State.FAILED
+    starts = engine.starts()
+    assert {sum(starts[key, attempt] for attempt in (1, 2)) for key in wanted} == {1}
+    lost = [row for key in wanted for row in executions.attempts(engine.database, key).items if row.state == "Lost"]
+    assert all(row.started_at is None and "before it began" in (row.reason or "") for row in lost)
