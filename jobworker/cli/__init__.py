@@ -14,6 +14,7 @@ USAGE = 2
 #: Commands and the modules they live in; only the one that is used is loaded, `up` and `web` stay small.
 _COMMANDS = {
     "db": "db",
+    "dead-letters": "dead_letters",
     "doctor": "doctor",
     "executions": "executions",
     "logs": "logs",

@@ -15,7 +15,7 @@ from jobworker.domain.parameters import Parameter
 def parameters(pairs: Iterable[str], document: str | None, accepted: Sequence[Parameter]) -> dict[str, Any]:
     """`key=value` pairs laid over a JSON object; values are read as the types of the task's parameters say."""
     types = {parameter.name: parameter.type for parameter in accepted}
-    given = _object(document) if document else {}
+    given = object_of(document, "--json") if document else {}
     for pair in pairs:
         name, found, text = pair.partition("=")
         if not (found and name):
@@ -24,13 +24,14 @@ def parameters(pairs: Iterable[str], document: str | None, accepted: Sequence[Pa
     return given
 
 
-def _object(document: str) -> dict[str, Any]:
+def object_of(document: str, option: str) -> dict[str, Any]:
+    """The JSON object that an option was given; raises `InvalidInput`."""
     try:
         read = orjson.loads(document)
     except ValueError as error:
-        raise InvalidInput(f"--json is not JSON: {error}") from None
+        raise InvalidInput(f"{option} is not JSON: {error}") from None
     if not isinstance(read, Mapping):
-        raise InvalidInput('--json must be an object such as {"days": 90}')
+        raise InvalidInput(f'{option} must be an object such as {{"days": 90}}')
     return dict(read)
 
 

@@ -19,6 +19,7 @@ from jobworker.transport.wake import Waker
 @click.option("--priority", type=int, help="0 to 9, 9 is the most urgent.")
 @click.option("--delay", type=arguments.Duration(), help="Run it after so long: seconds, or ISO 8601 such as PT10M.")
 @click.option("--due-at", type=arguments.Moment(), help="Run it then: 2030-01-31T12:00:00Z.")
+@click.option("--expires", type=arguments.Duration(), help="Start it within so long after it is due, or not at all.")
 @click.option("--correlation-id", help="To find it again by.")
 @click.option("--json", "document", help="Parameters as a JSON object; KEY=VALUE pairs come on top.")
 @click.pass_context

@@ -121,8 +121,9 @@ def _series(metric: prometheus_client.metrics.MetricWrapperBase) -> str:
 
 
 def _commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
-    if not isinstance(command, click.Group):
+    if not isinstance(command, click.Group) or command.invoke_without_command:
         yield name, command
+    if not isinstance(command, click.Group):
         return
     context = click.Context(command)
     for each in command.list_commands(context):

@@ -9,6 +9,8 @@ from click.testing import CliRunner, Result
 
 from jobworker.cli import main
 from jobworker.clock import SystemClock
+from jobworker.domain import fingerprint
+from jobworker.domain.dead_letter import DEAD
 from jobworker.domain.execution import Move, State, merge
 from jobworker.domain.parameters import Parameter
 from jobworker.services import catalogue
@@ -57,8 +59,9 @@ def report(sqlite_database: Database) -> Report:
         at = dt.datetime.now(dt.UTC)
         move = Move(execution, 1, state, (2, 0), at, "worker:w1", **details)  # type: ignore[arg-type]
         with sqlite_database.write() as connection:
-            standing = history.known(connection, [execution])[execution].standing
-            history.save(connection, {execution: merge(standing, move)})
+            standing = merge(history.known(connection, [execution])[execution].standing, move)
+            dead = {execution: fingerprint.of(standing.error, "clean")} if standing.state in DEAD else {}
+            history.save(connection, {execution: standing}, dead)
             history.add_transitions(connection, [move])
 
     return record

@@ -44,18 +44,18 @@ def test_what_was_only_marked_to_start_next_runs_elsewhere_and_nothing_is_held_a
     engine.relay()
     [dead] = _solo(engine, 1)
     engine.ready("once")
-    engine.submit("once", count=600)  # Over in no time, so that it marks several ahead.
-    engine.all_finished()
-    gate = tmp_path / "gate"
-    held = engine.submit_one("once_until", parameters={"path": str(gate)}, priority=9)
-    wanted = engine.submit("once", count=60)
+    # Over in no time, so that the worker marks several ahead of the one that it starts.
+    wanted = engine.submit("once", count=900)
+    until(lambda: len(engine.succeeded()) > 100, every=0.001)
+    held = engine.submit_one("once_until", parameters={"path": str(tmp_path / "gate")}, priority=9)
     until(lambda: engine.is_running(held))
     dead.end(signal.SIGKILL)
     _solo(engine, 1)
 
-    assert engine.all_finished() == {"Succeeded": 660, "Failed": 1}
+    assert engine.all_finished() == {"Succeeded": 900, "Failed": 1}
     assert engine.get(held).state is State.FAILED
     starts = engine.starts()
     assert {sum(starts[key, attempt] for attempt in (1, 2)) for key in wanted} == {1}
     lost = [row for key in wanted for row in executions.attempts(engine.database, key).items if row.state == "Lost"]
+    assert lost
     assert all(row.started_at is None and "before it began" in (row.reason or "") for row in lost)

@@ -1,0 +1,111 @@
+"""`jobworker dead-letters …` and `jobworker executions cancel`, on a real database."""
+
+import json
+
+import pytest
+
+from jobworker.domain.execution import State
+from jobworker.services import selection
+from jobworker.store import executions
+from jobworker.store.database import Database
+from jobworker.store.executions import ExecutionRow
+from jobworker.store.filters import Filters
+from tests.integration.cli.conftest import Report, Run
+
+_ERROR = {"type": "OSError", "message": "disk full", "traceback": None}
+
+
+def _rows(database: Database) -> dict[str, ExecutionRow]:
+    with database.read() as connection:
+        return {row.id: row for row in executions.page(connection, Filters(), 200).items}
+
+
+def _dead(run: Run, report: Report, *arguments: str) -> str:
+    execution = run("submit", "clean", "days=1", *arguments).stdout.strip()
+    report(execution, State.FAILED, error=_ERROR)
+    return execution
+
+
+def test_dead_letters_are_listed_and_counted(run: Run, report: Report) -> None:
+    first, second = _dead(run, report), _dead(run, report, "--queue", "mail")
+
+    lines = run("dead-letters", "list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [second, first]
+    assert all("clean: OSError: disk full" in line for line in lines)
+    assert run("dead-letters", "list", "--queue", "mail").stdout.split()[0] == second
+    [shown] = [json.loads(line) for line in run("dead-letters", "list", "--limit", "1", "--json").stdout.splitlines()]
+    assert (shown["id"], shown["cause"]) == (second, "raised")
+    [group] = run("dead-letters", "groups").stdout.splitlines()
+    assert group.split()[:2] == ["2", shown["fingerprint"]]
+    assert json.loads(run("dead-letters", "groups", "--json").stdout)["count"] == 2
+
+
+def test_redrive_goes_on_until_nothing_is_left(
+    run: Run, report: Report, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters = [_dead(run, report) for _ in range(3)]
+    assert run("dead-letters", "redrive", "--job", "clean", "--dry-run").stdout == "3 would be redriven\n"
+    monkeypatch.setattr(selection.Selection.__init__, "__kwdefaults__", {**_defaults(), "limit": 2})
+
+    done = run("dead-letters", "redrive", "--job", "clean", "--patch", '{"days": 7}', "--note", "larger disk")
+
+    assert (done.exit_code, done.stdout) == (0, "3 redriven\n")
+    rows = _rows(sqlite_database)
+    assert {rows[key].dead_letter for key in letters} == {"redriven"}
+    assert {rows[key].dead_letter_note for key in letters} == {"larger disk"}
+    made = [row for row in rows.values() if row.rerun_of]
+    assert sorted(row.rerun_of or "" for row in made) == letters
+    assert {row.parameters["days"] for row in made} == {7}
+    assert all(row.created_by.startswith("cli") for row in made)
+
+
+def _defaults() -> dict[str, object]:
+    made = selection.Selection()
+    return {name: getattr(made, name) for name in selection.Selection.__dataclass_fields__}
+
+
+def test_what_cannot_be_redriven_is_told(run: Run, report: Report) -> None:
+    letter = _dead(run, report)
+
+    done = run("dead-letters", "redrive", letter, "--patch", '{"days": "many"}')
+
+    assert (done.exit_code, done.stdout) == (1, "0 redriven, 1 left as they are\n")
+    assert done.stderr == f"{letter}: days must be of type integer, not string\n"
+
+
+def test_discard_and_cancel(run: Run, report: Report, sqlite_database: Database) -> None:
+    letter = _dead(run, report)
+    later = run("submit", "clean", "days=1", "--delay", "60", "--expires", "30").stdout.strip()
+
+    assert run("dead-letters", "discard", letter, "--note", "a test").stdout == "1 discarded\n"
+    assert run("executions", "cancel", "--job", "clean", "--dry-run").stdout == "1 would be cancelled\n"
+    assert run("executions", "cancel", "--state", "scheduled").stdout == "1 cancelled\n"
+    rows = _rows(sqlite_database)
+    assert (rows[letter].dead_letter, rows[later].state) == ("discarded", State.CANCELLED)
+    expires_at = rows[later].expires_at
+    assert expires_at is not None
+    assert (expires_at - rows[later].due_at).total_seconds() == 30
+    done = run("executions", "cancel", letter)
+    assert (done.exit_code, done.stderr) == (1, f"{letter}: execution {letter} has ended already\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["dead-letters", "redrive"], "say which: ids, or a filter"),
+        (["dead-letters", "discard"], "say which: ids, or a filter"),
+        (["executions", "cancel"], "say which: ids, or a filter"),
+        (["executions", "cancel", "nonsense"], "ids must hold ids"),
+        (["executions", "cancel", "--all", "--job", "x"], "give one of filter, all"),
+        (["executions", "--job", "x", "cancel", "--all"], "put options behind cancel"),
+        (["dead-letters", "redrive", "--all", "--patch", "{"], "--patch is not JSON"),
+        (["dead-letters", "redrive", "--all", "--patch", "[]"], "--patch must be an object"),
+        (["dead-letters", "redrive", "--all", "--rate", "0"], "rate must be"),
+        (["executions", "cancel", "--state", "Failed"], "is not one of"),
+    ],
+)
+def test_what_is_meant_must_be_clear(run: Run, arguments: list[str], complaint: str) -> None:
+    done = run(*arguments)
+
+    assert done.exit_code == 2
+    assert complaint in done.stderr
