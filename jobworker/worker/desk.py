@@ -12,7 +12,6 @@ So nothing that comes too late reaches the next job.
 import mmap
 from typing import Any
 
-from billiard import current_process
 from celery import current_task
 from celery.exceptions import SoftTimeLimitExceeded
 
@@ -94,15 +93,19 @@ class Desk:
         self.seconds = memory.cast("d")
         #: In a process of the pool: who sits there now.
         self.sitting: Seat | None = None
+        self._index: int | None = None
         self._near: dict[str, NearSeat] = {}
 
     # --- where jobs run ---------------------------------------------------------------------------------------
 
+    def open(self, index: int) -> None:
+        """This is the process of the pool with that index, from 0: who sits down here has its seat."""
+        self._index = index
+
     def sit(self, token: str) -> Seat | NearSeat:
         """The seat for the attempt that begins here and now."""
-        index = getattr(current_process(), "index", None)
-        if index is not None:
-            self.sitting = Seat(self, index, token)
+        if self._index is not None:
+            self.sitting = Seat(self, self._index, token)
             return self.sitting
         seat = NearSeat(lambda: self._near.pop(token, None))
         self._near[token] = seat

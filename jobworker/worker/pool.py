@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+from billiard import current_process
 from celery.concurrency import asynpool, prefork
 from celery.concurrency.asynpool import AsynPool
 
@@ -67,6 +68,7 @@ class Worker(asynpool.Worker):
             self.guardian.release()
         super().after_fork()
         if JobTask.runner:
+            JobTask.runner.desk.open(current_process().index)
             # Celery's own handler would raise it in whatever runs by then, be it the next job.
             signal.signal(signal.SIGUSR1, JobTask.runner.desk.on_soft_limit)
 

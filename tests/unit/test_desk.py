@@ -5,22 +5,15 @@ import os
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
-from jobworker.worker import desk as module
 from jobworker.worker.desk import Desk, Seat
 
 
-class Process:
-    """A process of the pool, as far as the desk looks at it."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-
-
 @pytest.fixture
-def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+def desk() -> Desk:
     """A desk, seen from the third process of a pool."""
-    monkeypatch.setattr(module, "current_process", lambda: Process(2))
-    return Desk(seats=4)
+    made = Desk(seats=4)
+    made.open(2)
+    return made
 
 
 def _sit(desk: Desk, token: str) -> Seat:
@@ -73,9 +66,9 @@ def test_a_soft_limit_strikes_while_the_job_runs_and_not_after(desk: Desk) -> No
     desk.on_soft_limit()
 
 
-def test_two_seats_are_apart(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_seats_are_apart(desk: Desk) -> None:
     one = _sit(desk, "17")
-    monkeypatch.setattr(module, "current_process", lambda: Process(3))
+    desk.open(3)
     other = _sit(desk, "18")
     desk.cancel("18", 3)
     other.extend(5)
