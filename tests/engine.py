@@ -34,6 +34,7 @@ class Engine:
         self.database = database
         self.diary = folder / "diary.txt"
         self.clock = SystemClock()
+        self.redis_url = redis_url
         self._waker = Waker(redis_url)
         self._processes: list[Process] = []
         self._environment = {

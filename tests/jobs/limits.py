@@ -6,6 +6,9 @@ import subprocess
 import time
 from pathlib import Path
 
+from celery import shared_task
+from celery.exceptions import SoftTimeLimitExceeded
+
 from jobworker import Context, JobCancelled, current, job
 from tests.jobs import note
 
@@ -36,6 +39,15 @@ def clings(ignore_signals: bool = True) -> None:
     note("start")
     while True:
         time.sleep(0.1)
+
+
+@shared_task(name="plain_and_slow", soft_time_limit=0.5)
+def plain_and_slow(path: str) -> None:
+    """A task that knows nothing of JobWorker says how it was ended."""
+    try:
+        time.sleep(60)
+    except SoftTimeLimitExceeded:
+        Path(path).write_text("softly")
 
 
 @job

@@ -177,7 +177,7 @@ class Execution(Answer):
     dispatched_at = moment("Since when a message for it is in Redis.", allow_none=True)
     started_at = moment("When the latest attempt started.", allow_none=True)
     finished_at = moment("When it ended.", allow_none=True)
-    cancel_requested_at = moment("When somebody asked for it not to start.", allow_none=True)
+    cancel_requested_at = moment("When somebody asked for it not to start, or to stop.", allow_none=True)
     cancel_requested_by = fields.String(allow_none=True)
     rerun_of = text("The execution that this one runs again.", allow_none=True)
     dead_letter = text(

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from jobworker.domain.execution import AttemptState, State
 from jobworker.services import executions
@@ -146,3 +147,14 @@ def test_a_policy_for_something_else_leaves_a_limit_final(running: Engine) -> No
     policy = {"strategy": "fixed", "delay": 0.1, "retry_on": ["OSError"]}
     row = running.finished(running.submit_one("clings", retry=policy, time_limit=0.5))
     assert (row.state, row.attempt) == (State.TIMED_OUT, 1)
+
+
+@pytest.mark.parametrize("limit", ["time_limit", "soft_time_limit"])
+def test_a_plain_celery_task_has_its_limits_too(running: Engine, limit: str) -> None:
+    engine = running
+    path = engine.folder / limit
+    options: dict[str, Any] = {"time_limit": 1.0, "soft_time_limit": 30} if limit == "time_limit" else {}
+    sender = Celery(broker=engine.redis_url, set_as_current=False)
+    sender.send_task("plain_and_slow", kwargs={"path": str(path)}, queue="default", **options)
+    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED, "the only process is free again"
+    assert path.exists() is (limit == "soft_time_limit")
