@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,12 @@ class Settings:
     max_body: int
     #: How long a key given as Idempotency-Key is remembered.
     idempotency_ttl: float
+    #: The programs that the job shell.run may start, absolute paths; empty: none, the job is off.
+    shell: tuple[str, ...]
+    #: What runs containers: auto (podman if it is there, else docker), or the name or path of an engine like these.
+    container_engine: str
+    #: More options for the engine's `run`.
+    container_args: tuple[str, ...]
     #: text (for people) or json (for machines).
     log_format: str
     #: Least severe level that is logged.
@@ -78,6 +85,9 @@ class Settings:
             ageing=values.number("AGEING", 60.0, at_least=1.0),
             max_body=int(values.number("MAX_BODY", 16 * 1024 * 1024, at_least=1024)),
             idempotency_ttl=values.number("IDEMPOTENCY_TTL", 24 * 3600.0, at_least=60.0),
+            shell=values.programs("SHELL"),
+            container_engine=values.text("CONTAINER_ENGINE", "auto"),
+            container_args=values.words("CONTAINER_ARGS"),
             log_format=values.choice("LOG_FORMAT", "text", ("text", "json")),
             log_level=values.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
         )
@@ -121,6 +131,20 @@ class _Variables:
         if given not in allowed:
             raise Misconfigured(f"JOBWORKER_{name}={given} must be one of {', '.join(allowed)}")
         return given
+
+    def words(self, name: str) -> tuple[str, ...]:
+        given = self.text(name, "")
+        try:
+            return tuple(shlex.split(given))
+        except ValueError as error:
+            raise Misconfigured(f"JOBWORKER_{name}={given} must be words as in a shell: {error}") from None
+
+    def programs(self, name: str) -> tuple[str, ...]:
+        found = tuple(self.text(name, "").replace(",", " ").split())
+        for program in found:
+            if not program.startswith("/"):
+                raise Misconfigured(f"JOBWORKER_{name}={program} must be the absolute path of a program")
+        return found
 
     def database(self, name: str, home: Path) -> str:
         given = self.text(name, f"sqlite:///{home / 'jobworker.db'}")

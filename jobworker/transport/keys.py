@@ -51,6 +51,10 @@ POISON = "jw:poison"
 #: hash: `seen` (Redis time, ms) when anybody last looked for silent workers, and `from` when silence counts again.
 WATCH = "jw:watch"
 
+#: hash: of a target of http.request that failed: `failures` in a row, `until` when it is left alone and `trial` until
+#: when somebody tries whether it is well again (Redis time, ms). Expires.
+CIRCUIT = "jw:circuit:{target}"
+
 #: hash: leader and its last tick (Redis time, ms). Expires when beat stops.
 BEAT = "jw:beat"
 

@@ -14,6 +14,9 @@ from jobworker.worker.reporter import Reporter
 
 _here: contextvars.ContextVar[AttemptReporter | None] = contextvars.ContextVar("jobworker_attempt", default=None)
 
+#: A record with this attribute is the worker's business, although it was made while a job ran.
+OF_WORKER = "of_worker"
+
 #: Least level of what is kept with an execution, whatever the worker itself shows.
 _LEVEL = logging.INFO
 
@@ -50,7 +53,7 @@ class JobLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never raises, but for a time limit that strikes here: a job must not fail because it said something."""
-        attempt = self._attempt()
+        attempt = self._attempt(record)
         if attempt is None:
             return
         try:
@@ -60,11 +63,12 @@ class JobLogHandler(logging.Handler):
         except Exception:  # noqa: BLE001  logging's own rule: handleError decides
             self.handleError(record)
 
-    def _attempt(self) -> AttemptReporter | None:
+    def _attempt(self, record: logging.LogRecord) -> AttemptReporter | None:
         """Whose words these are."""
-        return None if self._reporter.is_own_thread() else _here.get() or self._only
+        of_worker = self._reporter.is_own_thread() or getattr(record, OF_WORKER, False)
+        return None if of_worker else _here.get() or self._only
 
-    def _is_shown(self, _record: logging.LogRecord) -> bool:
+    def _is_shown(self, record: logging.LogRecord) -> bool:
         """What is too much for the execution's log is too much for the worker's own."""
-        attempt = self._attempt()
+        attempt = self._attempt(record)
         return attempt is None or not attempt.full

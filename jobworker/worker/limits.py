@@ -33,12 +33,16 @@ _NEVER = float("inf")
 
 
 class Attempt(Protocol):
-    """What is to be known of an attempt. `token` is None for a plain Celery task; limits are in seconds."""
+    """What is to be known of an attempt. `token` is None for a plain Celery task; limits are in seconds.
+
+    `patience` is how long (s) it may take to end by itself once it is told that it is cancelled.
+    """
 
     worker_pid: int
     token: str | None
     hard: float | None
     soft: float | None
+    patience: float
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """A limit has passed."""
@@ -102,7 +106,7 @@ class Limits:
             return
         if attempt.token is not None:
             self._desk.cancel(attempt.token, watched.process.index)
-        watched.stop = Stop(None, by, now + PATIENCE, now + PATIENCE + GRACE)
+        watched.stop = Stop(None, by, now + attempt.patience, now + attempt.patience + GRACE)
         self._ring_at(watched.stop.term_at)
 
     def ended(self, attempt: Attempt) -> Stop | None:

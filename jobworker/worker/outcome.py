@@ -64,8 +64,18 @@ def of_return(value: Any, keep: Callable[[bytes], Mapping[str, Any]], limit_pass
     return Outcome(Kind.SUCCEEDED, {"result": None, "result_file": dict(keep(text))})
 
 
+class Told(BaseException):
+    """The attempt ended elsewhere, and this was said of it. Not an `Exception`: nothing here decides about it again."""
+
+    def __init__(self, ended: Outcome) -> None:
+        super().__init__(ended)
+        self.ended = ended
+
+
 def of_exception(error: BaseException) -> Outcome:
     """The job raised `error`."""
+    if isinstance(error, Told):
+        return error.ended
     if isinstance(error, Retry):
         return _snoozed(error) if isinstance(error, Snooze) else _retrying(error)
     if isinstance(error, Ignore):
@@ -129,7 +139,7 @@ def limits_not_kept(pool: str, hard: float | None, soft: float | None) -> Outcom
     error = {
         "type": "TimeLimitNotKept",
         "message": f"{why}; start a worker with --pool prefork for its queue, send it to another queue, "
-        "or take the limits away",
+        'give the job isolation with the mode "process", or take the limits away',
         "traceback": None,
     }
     return Outcome(Kind.REJECTED, {"error": error, "reason": why})

@@ -18,8 +18,10 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from jobworker.transport.claims import Answer, Ticket
-from jobworker.worker import outcome, pool, retrying, trace
+from jobworker.worker import outcome, pool, retrying
 from jobworker.worker.delivery import HEADER, TOKEN_HEADER, Delivery, new_token
+from jobworker.worker.isolation import choice
+from jobworker.worker.limits import PATIENCE
 from jobworker.worker.outcome import Outcome
 from jobworker.worker.task import JobTask
 from jobworker.worker.trace import Report
@@ -42,6 +44,8 @@ class JobRequest(Request):
     #: Time limits (s), known once it is sent to the pool.
     hard: float | None = None
     soft: float | None = None
+    #: When it is cancelled it has so long (s) to end by itself.
+    patience = PATIENCE
     _ticket: Ticket | None = None
     _announced = False
     _runs_here = False
@@ -58,7 +62,7 @@ class JobRequest(Request):
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)
         runner = JobTask.runner
-        header = self._request_dict.get(HEADER)
+        header = self._header
         if runner is None or header is None:
             return
         self._mailbox, self._batched = runner.mailbox, runner.batched
@@ -74,6 +78,11 @@ class JobRequest(Request):
         """Tells this delivery of an attempt from every other; None if it is about no attempt."""
         return self._ticket.token if self._ticket else None
 
+    @property
+    def _header(self) -> dict[str, Any] | None:
+        header: dict[str, Any] | None = self._request_dict.get(HEADER)
+        return header
+
     def execute_using_pool(self, pool: Any, **_: Any) -> Any:
         """Send the job to the pool. Raises `TaskRevokedError` when there is nothing to run."""
         if self.revoked() or not self._may_start() or not self._keeps_limits(pool) or not self._is_announced():
@@ -81,7 +90,7 @@ class JobRequest(Request):
         self.held_back.discard(self)
         self._runs_here = isinstance(pool, solo.TaskPool)
         result = pool.apply_async(
-            trace.fast if self._app.use_fast_trace_task else trace.plain,
+            choice.tracer(self._type, self._header, fast=self._app.use_fast_trace_task),
             args=(self._type, self.id, self._request_dict, self._payload, None, None),  # Decoded already.
             accept_callback=self.on_accepted,
             callback=self.on_success,
@@ -114,6 +123,11 @@ class JobRequest(Request):
         default_hard, default_soft = pool.default_limits(on)
         self.hard = hard or self._task.time_limit or default_hard
         self.soft = soft or self._task.soft_time_limit or default_soft
+        if choice.keeps_its_limits(self._type, self._header):
+            self._request_dict["timelimit"] = [self.hard, self.soft]
+            self.hard = self.hard + choice.BACKSTOP if self.hard and pool.forks(on) else None
+            self.soft = None
+            self.patience += choice.BACKSTOP
         if not (self.hard or self.soft) or pool.forks(on):
             return True
         if self._ticket is not None:

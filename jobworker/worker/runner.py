@@ -49,11 +49,20 @@ class Runner:
         self.link = Link(settings)
         self.desk = Desk()
         self.limits = Limits(self.desk, clock)
-        self._settings = settings
+        self.settings = settings
         self._clock = clock
         self._reporter = Reporter(self.link, clock)
-        self._parent = os.getpid()
+        self._parent: int | None = os.getpid()
         self._handler: JobLogHandler | None = None
+
+    def log(self, record: logging.LogRecord) -> None:
+        """A line for the job that runs here, and not for the worker's own log."""
+        if self._handler is not None:
+            self._handler.emit(record)
+
+    def serve_one(self, desk: Desk, reporter: Reporter) -> None:
+        """This process runs one job and no other, and these pass on what it says and hears."""
+        self.desk, self._reporter, self._parent = desk, reporter, None
 
     def run(
         self,
@@ -68,7 +77,7 @@ class Runner:
         """
         started = self._clock.monotonic()
         attempt = AttemptReporter(self._reporter, self._clock, delivery)
-        files = LocalFiles(self._settings.home, delivery.execution)
+        files = LocalFiles(self.settings.home, delivery.execution)
         seat = self.desk.sit(delivery.token)
         context = self._context(delivery, parameters, attempt, files, seat)
         try:

@@ -19,7 +19,7 @@ from jobworker.transport.broker.channel import Channel
 from jobworker.transport.broker.fetching import Shares
 from jobworker.transport.client import check, connect
 from jobworker.transport.mailbox import Mailbox
-from jobworker.worker import processes
+from jobworker.worker import builtin, processes
 from jobworker.worker.announce import worker_id
 from jobworker.worker.heartbeat import HeartbeatStep
 from jobworker.worker.orders import OrdersStep
@@ -34,6 +34,7 @@ def install(app: Celery, settings: Settings) -> None:
     app.steps["consumer"].add(HeartbeatStep)
     app.steps["consumer"].add(SettleStep)
     app.steps["consumer"].add(OrdersStep)
+    builtin.offer()
     app.events.dispatcher_cls = "jobworker.worker.events:Dispatcher"
 
     def begin(sender: str, conf: Any, **_: Any) -> None:

@@ -9,6 +9,8 @@ from celery import Celery, Task
 from celery.exceptions import Retry
 
 from jobworker.declare import Abort, Job, JobOptions, classes
+from jobworker.domain import isolation
+from jobworker.domain.isolation import Isolation
 from jobworker.worker import hooks, retrying
 from jobworker.worker.delivery import HEADER, TOKEN_HEADER, Delivery
 from jobworker.worker.runner import Runner
@@ -31,19 +33,36 @@ class JobTask(Task):
         delivery = None if self.request.called_directly else self.delivery()
         if delivery is None or JobTask.runner is None:
             return body(*args, **kwargs)
+        after = functools.partial(hooks.after, self.job_class) if self.job_class else None
+        return JobTask.runner.run(delivery, self.job_attempt(delivery, lambda: body(*args, **kwargs)), kwargs, after)
+
+    def job_attempt(self, delivery: Delivery, body: Callable[[], Any]) -> Callable[[], Any]:
+        """`body`, except that a failure of it becomes what follows it: another attempt, or none."""
 
         def attempt() -> Any:
             classes.forget()
             try:
-                return body(*args, **kwargs)
+                return body()
             except Exception as error:
                 settled = retrying.settle(self, delivery, error)
                 if settled is error:
                     raise
                 raise settled from settled.__cause__
 
-        after = functools.partial(hooks.after, self.job_class) if self.job_class else None
-        return JobTask.runner.run(delivery, attempt, kwargs, after)
+        return attempt
+
+    @staticmethod
+    def job_runner() -> Runner:
+        """The runner of this worker; raises `LookupError` outside of one."""
+        if JobTask.runner is None:
+            raise LookupError("this works only in a worker of JobWorker")
+        return JobTask.runner
+
+    def job_isolation(self) -> Isolation:
+        """Where the present attempt is to run."""
+        delivery = self.delivery()
+        described = delivery.policies.get("isolation") if delivery else None
+        return isolation.parse(described) if described else isolation.InProcess()
 
     def retry(
         self,

@@ -11,6 +11,7 @@ from billiard.common import terminate_handler_fired
 from billiard.einfo import ExceptionInfo
 from celery.app import trace
 from celery.exceptions import WorkerShutdown, WorkerTerminate
+from celery.utils.serialization import get_pickleable_etype, get_pickleable_exception
 
 #: What Celery raises in the worker's own thread, where solo runs jobs.
 _ENDS_THE_WORKER = (WorkerShutdown, WorkerTerminate)
@@ -33,15 +34,16 @@ def leave(report: Report) -> None:
 
 def fast(*arguments: Any) -> tuple[bool, Any, float, Report | None]:
     """(failed, answer, runtime, report) of one attempt, in a process that was set up for speed."""
-    return _with_report(trace.fast_trace_task, arguments)
+    return with_report(trace.fast_trace_task, arguments)
 
 
 def plain(*arguments: Any) -> tuple[bool, Any, float, Report | None]:
     """The same in any other process."""
-    return _with_report(trace.trace_task_ret, arguments)
+    return with_report(trace.trace_task_ret, arguments)
 
 
-def _with_report(tracer: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any, float, Report | None]:
+def with_report(tracer: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any, float, Report | None]:
+    """The same by any tracer, which answers (failed, answer, runtime)."""
     _left.report = None
     try:
         failed, answer, runtime = tracer(*arguments)
@@ -50,8 +52,16 @@ def _with_report(tracer: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any, fl
         if terminate_handler_fired() or isinstance(error, _ENDS_THE_WORKER):
             raise
         # A thread that let it pass would never answer.
-        return True, ExceptionInfo(), 0.0, _report()
+        return True, _safely_described(), 0.0, _report()
     return failed, answer, runtime, _report()
+
+
+def _safely_described() -> ExceptionInfo:
+    """The present exception, as something that survives its way to the parent: what does not would end the worker."""
+    described = ExceptionInfo()
+    described.exception = get_pickleable_exception(getattr(described.exception, "exc", described.exception))
+    described.type = get_pickleable_etype(described.type)
+    return described
 
 
 def _report() -> Report | None:

@@ -71,6 +71,21 @@ def raises_what_cannot_be_pickled() -> None:
     raise NotPicklable(1, 2)
 
 
+class NoException(BaseException):
+    """Neither an `Exception` nor fit to be sent to another process: it cannot be made again from its arguments."""
+
+    def __init__(self, one: object, two: object) -> None:
+        super().__init__(one)
+        self.two = two
+
+
+@job
+def raises_no_exception() -> None:
+    """Fail with it."""
+    note("start")
+    raise NoException("one", "two")
+
+
 class _NeverReady(Task):
     """A task that Celery cannot even start."""
 

@@ -23,7 +23,7 @@ def test_a_line_without_an_end_is_cut_into_lines() -> None:
 
 
 def test_what_is_too_much_is_counted() -> None:
-    lines = Lines(most=200)
+    lines = Lines(most=400)
     told = list(lines.feed(b"0123456789\n" * 10))
     assert told == ["0123456789"] * 3
     assert list(lines.feed(b"more\n" * 1000)) == []

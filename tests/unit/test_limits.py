@@ -22,6 +22,7 @@ class Attempt:
         self.token: str | None = token
         self.hard = hard
         self.soft = soft
+        self.patience = PATIENCE
         self.passed: list[tuple[bool, float]] = []
 
     def on_timeout(self, soft: bool, timeout: float) -> None:

@@ -29,6 +29,13 @@ def test_an_empty_variable_is_as_good_as_none() -> None:
     assert Settings.from_environment({"JOBWORKER_FEED": ""}).feed == 1000
 
 
+def test_lists_of_words_and_programs() -> None:
+    told = {"JOBWORKER_SHELL": "/bin/a,/bin/b  /bin/c", "JOBWORKER_CONTAINER_ARGS": "--label 'a b' -v"}
+    settings = Settings.from_environment(told)
+    assert settings.shell == ("/bin/a", "/bin/b", "/bin/c")
+    assert settings.container_args == ("--label", "a b", "-v")
+
+
 def test_three_heartbeats_fit_into_a_lease() -> None:
     assert Settings.from_environment({"JOBWORKER_WORKER_LEASE": "6"}).heartbeat_interval == 2
 
@@ -42,6 +49,8 @@ def test_three_heartbeats_fit_into_a_lease() -> None:
         ("JOBWORKER_WORKER_LEASE", "inf"),
         ("JOBWORKER_FEED", "inf"),
         ("JOBWORKER_FEED", "-1"),
+        ("JOBWORKER_SHELL", "/bin/true, rm"),
+        ("JOBWORKER_CONTAINER_ARGS", "--label 'open"),
         ("JOBWORKER_MAX_BODY", "12"),
         ("JOBWORKER_LOG_FORMAT", "xml"),
         ("JOBWORKER_LOG_LEVEL", "debug"),

@@ -54,6 +54,11 @@ class Deadlines:
         #: The soft limit that has passed: another warning comes when it was extended since.
         self._warned_of: float | None = None
 
+    @property
+    def warned(self) -> bool:
+        """Whether the soft limit has passed, and the program was told."""
+        return self._warned_of is not None
+
     def begin(self) -> None:
         """The job begins: from now on its limits count."""
         self._begun_at = self._clock.monotonic()

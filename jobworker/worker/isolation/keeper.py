@@ -12,9 +12,9 @@ nothing but the standard library. On standard input comes first the order, one l
     adopt        whether what the program leaves behind is killed, wherever it went
     afterwards   commands to run when the program did not end by itself
 
-and then a word a line: `leader N` sends signal N to the program, `group N` to all of its process group, `end` ends it.
-The end of standard input is the end of the worker, and has the program ended at once. The report is one line of JSON:
-{"exit": its code, "signal": what killed it, "error": why it could not start}, two of them null.
+and then a word a line: a number is the signal that the program's process group is to get, `end` ends it. The end of
+standard input is the end of the worker, and has the program ended at once. The report is one line of JSON: {"exit": its
+code, "signal": what killed it, "error": why it could not start}, two of them null.
 """
 
 import contextlib
@@ -76,9 +76,8 @@ class Keeper:
         return self._report()
 
     def _obey(self, word: str) -> None:
-        whom, _, number = word.partition(" ")
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            (os.killpg if whom == "group" else os.kill)(self._pid, int(number))
+            os.killpg(self._pid, int(word))
 
     def _start(self) -> int:
         keeper = os.getpid()

@@ -11,7 +11,7 @@ LONGEST_LINE = 16 * 1024
 MOST_KEPT = 10 * 1024 * 1024
 
 #: What a line costs beside its text (bytes): one that holds nothing is still a line in the database.
-_OF_A_LINE = 64
+_OF_A_LINE = 128
 
 #: Longest message (bytes); what is longer is none.
 LONGEST_MESSAGE = 1024 * 1024

@@ -85,6 +85,10 @@ class Listener(Protocol):
         """A message over the wire."""
         ...
 
+    def warned(self, limit: float) -> None:
+        """Its soft time limit (s) has passed, and it was told."""
+        ...
+
 
 def signal_name(number: int) -> str:
     """`SIGSEGV` for 11."""
@@ -206,15 +210,21 @@ class _Running:
     # --- what it is told --------------------------------------------------------------------------------------
 
     def _take(self, step: Step) -> None:
+        if step is Step.TELL_SOFT_LIMIT:
+            self._listener.warned(self._deadlines.soft or 0)
         if step is Step.END:
             self._tell_keeper("end")
         elif step is Step.TERMINATE or not self._program.wired:
-            self._tell_keeper(f"group {signal.SIGTERM:d}")
+            self._tell_keeper(f"{signal.SIGTERM:d}")
         elif step is Step.TELL_SOFT_LIMIT:
-            self._tell_keeper(f"leader {signal.SIGUSR1:d}")
+            self._tell(f"limit {self._deadlines.soft}")
         else:
-            with contextlib.suppress(BrokenPipeError):
-                self._stdin.write(b"cancelled\n")
+            self._tell("cancelled")
+
+    def _tell(self, word: str) -> None:
+        if not self._unsent and not self._stdin.closed:
+            self._selector.register(self._stdin, selectors.EVENT_WRITE)
+        self._unsent = memoryview(bytes(self._unsent) + word.encode() + b"\n")
 
     def _tell_keeper(self, word: str) -> None:
         assert self._keeper.stdin is not None

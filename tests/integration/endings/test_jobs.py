@@ -24,6 +24,7 @@ _ENDINGS: dict[str, tuple[dict[str, Any], str]] = {
     "is_interrupted": ({}, "failed"),
     "cancels_itself": ({}, "failed"),
     "raises_what_cannot_be_pickled": ({}, "failed"),
+    "raises_no_exception": ({}, "failed"),
     "is_never_ready": ({}, "failed"),
     "returns_rubbish": ({}, "failed"),
 }

@@ -37,6 +37,9 @@ class Notes:
         self.messages.append(message)
         self._on_message(message)
 
+    def warned(self, limit: float) -> None:
+        self.lines.append(("warned", f"{limit:g}"))
+
 
 def python(code: str, **options: Any) -> Program:
     """A program in Python."""
@@ -250,6 +253,8 @@ def test_a_gigabyte_is_read_and_not_kept(command: str) -> None:
             self.last = line
 
         def said(self, message: dict[str, Any]) -> None: ...
+
+        def warned(self, limit: float) -> None: ...
 
     scales = Scales()
     deadlines = Deadlines(CLOCK)

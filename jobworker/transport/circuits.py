@@ -1,0 +1,44 @@
+"""Circuit breakers that all workers share: a target that fails again and again is left alone for a while."""
+
+import redis
+
+from jobworker.transport import keys
+from jobworker.transport.scripts import circuits
+
+#: So long (s) a failure is held against a target when no other follows.
+_REMEMBERED = 3600
+
+#: While somebody tries whether a target is well again, the others look again so soon (s).
+_LOOK_AGAIN = 2.0
+
+
+class Circuits:
+    """The circuits, by the name of the target. Every method raises `redis.RedisError`."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._enter = client.register_script(circuits.ENTER)
+        self._failed = client.register_script(circuits.FAILED)
+
+    def enter(self, target: str, patience: float) -> float:
+        """0: the target may be asked. Else how long (s) to leave it alone.
+
+        After a pause one who asks is let through as a trial, which may take `patience` seconds.
+        """
+        return int(self._enter(keys=[_key(target)], args=[_ms(patience), _ms(_LOOK_AGAIN)])) / 1000
+
+    def succeeded(self, target: str) -> None:
+        """The target answered as it should: what was held against it is forgotten."""
+        self._client.delete(_key(target))
+
+    def failed(self, target: str, most: int, pause: float) -> int:
+        """It did not. After `most` failures in a row it is left alone for `pause` seconds; answers how many."""
+        return int(self._failed(keys=[_key(target)], args=[most, _ms(pause), _REMEMBERED * 1000]))
+
+
+def _key(target: str) -> str:
+    return keys.CIRCUIT.format(target=target)
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

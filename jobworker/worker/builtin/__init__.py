@@ -1,0 +1,11 @@
+"""Jobs that every worker has: `http.request`, `shell.run` and `container.run`."""
+
+import importlib
+
+_MODULES = ("container", "http", "shell")
+
+
+def offer() -> None:
+    """Make them tasks of every Celery app."""
+    for module in _MODULES:
+        importlib.import_module(f"{__name__}.{module}")

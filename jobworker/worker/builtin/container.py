@@ -1,0 +1,147 @@
+"""`container.run`: the command of an image, in a container that docker or podman runs."""
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from jobworker.declare import Abort, Context, job
+from jobworker.domain.isolation import Container
+from jobworker.settings import Settings
+from jobworker.worker.isolation import attended
+from jobworker.worker.isolation.attended import JobLog
+from jobworker.worker.isolation.program import End, Program
+from jobworker.worker.task import JobTask
+
+logger = structlog.get_logger(__name__)
+
+#: The engines that are looked for, in this order.
+_ENGINES = ("podman", "docker")
+
+#: Where the container finds the folder in which it may leave its result, and how that is called.
+_FOLDER, _RESULT = "/jobworker", "result.json"
+
+#: Longest result that is read (bytes); how much is kept is not decided here.
+_LONGEST_RESULT = 64 * 1024 * 1024
+
+#: The exit code of an engine that could not start the container.
+_NOT_STARTED = 125
+
+#: The exit code of what was killed by SIGKILL.
+_KILLED = 137
+
+
+class ContainerFailed(Exception):
+    """The container's command failed, or it left a result that is none."""
+
+
+class ContainerNotStarted(Exception):
+    """The engine could not start the container: the image is missing, say."""
+
+
+class EngineMissing(Exception):
+    """This worker has neither docker nor podman."""
+
+
+@job(name="container.run", bind=True)
+def container_run(self: Any, context: Context, **parameters: Any) -> Any:
+    """Run a container as `isolation` of the job's definition says.
+
+    The parameters are JSON on its standard input, what it prints is the log, and exit code 0 is success. The result is
+    what it leaves in /jobworker/result.json.
+    """
+    policy, settings = self.job_isolation(), JobTask.job_runner().settings
+    if not isinstance(policy, Container):
+        raise Abort("container.run needs a definition of its own whose isolation has the mode container, and an image")
+    engine = _engine(settings)
+    name = f"jobworker-{context.execution_id}-{context.attempt}"
+    log = JobLog()
+    with _folder(settings.home, name) as folder:
+        program = Program(
+            _command(engine, [*_options(policy, context, name, folder), *settings.container_args], policy),
+            stdin=json.dumps(parameters).encode(),
+            # The engine keeps what it has started elsewhere, and ends it itself.
+            adopt=False,
+            afterwards=[[engine, "kill", name], [engine, "rm", "--force", name]],
+        )
+        end = attended.run(program, self, log)
+        _check(end, policy, log.last)
+        return _result(folder / _RESULT)
+
+
+def _engine(settings: Settings) -> str:
+    wanted = _ENGINES if settings.container_engine == "auto" else (settings.container_engine,)
+    for name in wanted:
+        if found := shutil.which(name):
+            return found
+    raise EngineMissing(f"this worker has no container engine: there is no {' and no '.join(wanted)} on its PATH")
+
+
+def _command(engine: str, options: list[str], policy: Container) -> list[str]:
+    return [engine, "run", *options, policy.image, *policy.command]
+
+
+def _options(policy: Container, context: Context, name: str, folder: Path) -> list[str]:
+    options = [
+        "--rm", "--interactive", f"--name={name}", f"--network={policy.network}",
+        "--read-only", "--tmpfs=/tmp", f"--volume={folder}:{_FOLDER}",
+        "--cap-drop=all", "--security-opt=no-new-privileges", f"--pids-limit={policy.processes}",
+        # What it prints is kept with the execution, and nowhere else.
+        "--log-driver=none",
+    ]  # fmt: skip
+    options += [f"--env={name}={value}" for name, value in attended.variables(context).items()]
+    if policy.memory is not None:
+        options += [f"--memory={policy.memory}", f"--memory-swap={policy.memory}"]
+    if policy.cpus is not None:
+        options.append(f"--cpus={policy.cpus:g}")
+    return options
+
+
+@contextlib.contextmanager
+def _folder(home: Path, name: str) -> Iterator[Path]:
+    """A folder that any user inside of the container can write to, and nobody else outside of it can reach."""
+    parent = home.absolute() / "containers"
+    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = parent / name
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o777)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, onerror=lambda _, path, why: logger.warning("folder_left", path=path, why=str(why[1])))
+
+
+def _check(end: End, policy: Container, last_line: str) -> None:
+    said = f": {last_line}" if last_line else ""
+    if end.exit == _NOT_STARTED:
+        raise ContainerNotStarted(f"the container with the image {policy.image} could not be started{said}")
+    if end.exit == _KILLED and policy.memory is not None:
+        raise ContainerFailed(f"the container was killed, most likely for its memory limit of {policy.memory} bytes")
+    if end.exit != 0:
+        raise ContainerFailed(f"{end}{said}")
+
+
+def _result(path: Path) -> Any:
+    """What the container has left; None if it left nothing. It may have left anything: a link, a pipe."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ContainerFailed(f"{_FOLDER}/{_RESULT} cannot be read: {error.strerror}") from None
+    with open(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ContainerFailed(f"{_FOLDER}/{_RESULT} is no file")
+        text = stream.read(_LONGEST_RESULT + 1)
+    if len(text) > _LONGEST_RESULT:
+        raise ContainerFailed(f"{_FOLDER}/{_RESULT} has more than {_LONGEST_RESULT} bytes")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ContainerFailed(f"{_FOLDER}/{_RESULT} is not JSON: {error}") from None

@@ -1,0 +1,50 @@
+"""`shell.run`: a program of the worker's host, if the operator has allowed it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jobworker.declare import Abort, Context, job
+from jobworker.domain.isolation import Process
+from jobworker.settings import Settings
+from jobworker.worker.isolation import attended
+from jobworker.worker.isolation.attended import JobLog
+from jobworker.worker.isolation.program import Limits, Program
+from jobworker.worker.task import JobTask
+
+#: Nothing of the worker's own environment: secrets of others stand there.
+_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+
+
+class CommandFailed(Exception):
+    """The program ended with another exit code than 0, or was killed."""
+
+
+@job(name="shell.run", bind=True)
+def shell_run(self: Any, context: Context, command: list[str], input: str = "") -> dict[str, int]:
+    """Run a program that JOBWORKER_SHELL of the worker allows, without a shell.
+
+    `command` is the program's absolute path and its arguments, `input` its standard input. What it prints is the log.
+    The result is {"exit_code": 0}; any other exit code is a failure.
+    """
+    _check(command, JobTask.job_runner().settings)
+    policy = self.job_isolation()
+    limits = Limits(policy.memory, policy.cpu, policy.open_files) if isinstance(policy, Process) else Limits()
+    program = Program(
+        command,
+        stdin=input.encode(),
+        environment={**_ENVIRONMENT, **attended.variables(context)},
+        limits=limits,
+    )
+    end = attended.run(program, self, JobLog())
+    if end.exit != 0:
+        raise CommandFailed(f"{command[0]}: {end}")
+    return {"exit_code": end.exit}
+
+
+def _check(command: Sequence[Any], settings: Settings) -> None:
+    if not command or not all(isinstance(word, str) and "\0" not in word for word in command):
+        raise Abort("command must be a list of texts: the program's absolute path, and its arguments")
+    if not settings.shell:
+        raise Abort("shell.run is off on this worker; JOBWORKER_SHELL lists the programs that it may run")
+    if command[0] not in settings.shell:
+        raise Abort(f"{command[0]} is none of the programs that JOBWORKER_SHELL allows on this worker")

@@ -1,0 +1,94 @@
+"""A program that is the running job: its output is the job's log, its limits and its cancellation are the job's."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from jobworker import declare
+from jobworker.clock import SystemClock
+from jobworker.declare import Context, JobCancelled
+from jobworker.worker import outcome, retrying
+from jobworker.worker.isolation import program
+from jobworker.worker.isolation.deadlines import Cut, Deadlines
+from jobworker.worker.isolation.program import End, Program
+from jobworker.worker.outcome import Told
+from jobworker.worker.task import JobTask
+
+#: How a line of each stream is shown.
+_LEVELS: Mapping[str, int] = {"stdout": logging.INFO, "stderr": logging.WARNING}
+
+#: Who says what we say ourselves.
+_OURSELVES = "jobworker"
+
+#: How the names of environment variables begin that a program is given.
+_PREFIX = "JOBWORKER_"
+
+
+class JobLog:
+    """Makes what a program prints lines of the current job's log. `last`: its last line."""
+
+    def __init__(self) -> None:
+        self.last = ""
+
+    def printed(self, stream: str, line: str) -> None:
+        """A line on `stdout` or `stderr`."""
+        self.last = line
+        self.line(line, _LEVELS[stream], stream)
+
+    def said(self, message: dict[str, Any]) -> None:
+        """Not by a program without a wire."""
+
+    def warned(self, limit: float) -> None:
+        """Its soft time limit (s) has passed, and it was told."""
+        self.line(f"its soft time limit of {limit:g} s has passed", logging.WARNING, _OURSELVES)
+
+    @staticmethod
+    def line(message: str, level: int, logger: str) -> None:
+        """A line by some logger."""
+        record = {"name": logger, "msg": message, "levelname": logging.getLevelName(level)}
+        JobTask.job_runner().log(logging.makeLogRecord(record))
+
+
+def variables(context: Context) -> dict[str, str]:
+    """What a program may know of the attempt that it is."""
+    return {
+        f"{_PREFIX}EXECUTION": context.execution_id,
+        f"{_PREFIX}ATTEMPT": str(context.attempt),
+        f"{_PREFIX}JOB": context.job,
+    }
+
+
+def deadlines(task: JobTask) -> Deadlines:
+    """Those of the current job, which is an attempt of `task`."""
+    context = declare.current()
+    hard, soft = task.request.timelimit or (None, None)
+    return Deadlines(SystemClock(), soft, hard, lambda: context.cancelled)
+
+
+def run(what: Program, task: JobTask, log: JobLog) -> End:
+    """Run a program as the current job, an attempt of `task`; it ended by itself if this returns.
+
+    Raises what stands for another end: `Told`, `JobCancelled`, `SoftTimeLimitExceeded`.
+    """
+    times = deadlines(task)
+    times.begin()
+    end = program.run(what, times, log)
+    refuse(end, times, task)
+    if end.exit != 0 and declare.current().cancelled:
+        raise JobCancelled("the program was told to end, and did")
+    if end.exit != 0 and times.warned:
+        raise SoftTimeLimitExceeded(f"the soft time limit of {times.soft:g} s passed")
+    return end
+
+
+def refuse(end: End, times: Deadlines, task: JobTask) -> None:
+    """Raise what stands for an end that was forced."""
+    if end.cut is Cut.HARD_LIMIT:
+        delivery = task.delivery()
+        wait = retrying.after_hard_limit(task, delivery, task.request.retries) if delivery else None
+        raise Told(outcome.hard_limit(times.hard or 0, wait))
+    if end.cut is Cut.CANCELLED:
+        name = program.signal_name(end.signal) if end.signal is not None else "SIGTERM"
+        raise Told(outcome.stopped(name))

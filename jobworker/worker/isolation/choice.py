@@ -1,0 +1,31 @@
+"""Which attempts run outside of the pool's own processes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jobworker.domain.isolation import CONTAINER_TASK, Mode
+from jobworker.worker import trace
+from jobworker.worker.isolation import host
+
+#: Tasks that start another program and look after it.
+_PROGRAMS = frozenset({CONTAINER_TASK, "shell.run"})
+
+#: The worker's parent process steps in so much later (s) than an attempt that looks after itself.
+BACKSTOP = 15.0
+
+
+def tracer(task: str, header: Mapping[str, Any] | None, fast: bool) -> Callable[..., Any]:
+    """What a pool runs for a message; one that is about no attempt has no header."""
+    if _mode(header) is Mode.PROCESS and task not in _PROGRAMS:
+        return host.isolated
+    return trace.fast if fast else trace.plain
+
+
+def keeps_its_limits(task: str, header: Mapping[str, Any] | None) -> bool:
+    """Whether an attempt looks after its time limits and its cancellation by itself, on whatever pool."""
+    return header is not None and (task in _PROGRAMS or _mode(header) is Mode.PROCESS)
+
+
+def _mode(header: Mapping[str, Any] | None) -> Mode:
+    described = (header or {}).get("policies", {}).get("isolation")
+    return Mode(described["mode"]) if described else Mode.IN_PROCESS

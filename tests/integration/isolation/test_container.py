@@ -1,0 +1,185 @@
+"""`container.run` with a real engine. Images are made here; without an engine there is nothing to try."""
+
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobworker.clock import SystemClock
+from jobworker.domain import policies
+from jobworker.domain.execution import State
+from jobworker.domain.job import Definition
+from jobworker.services import jobs
+from jobworker.store.executions import ExecutionRow
+from tests.engine import Engine
+from tests.integration.isolation.conftest import error_of, log_of, said
+from tests.servers import Process
+from tests.waiting import until
+
+MIB = 1024**2
+ENGINE = next((found for found in map(shutil.which, ("podman", "docker")) if found), None)
+BUSYBOX = shutil.which("busybox")
+
+#: Podman as root in a virtual machine without systemd; harmless elsewhere.
+ARGUMENTS = "--ulimit nofile=1024:1024 --ulimit nproc=1024:1024"
+if ENGINE and ENGINE.endswith("podman") and shutil.which("runc"):
+    ARGUMENTS += " --runtime runc"
+
+SETTINGS = {"JOBWORKER_CONTAINER_ARGS": ARGUMENTS}
+
+#: The commands of busybox that the image has.
+_COMMANDS = ("sh", "cat", "echo", "sleep", "id", "ls", "touch", "dd", "env", "ip", "mount")
+
+
+def engine_run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    assert ENGINE is not None
+    return subprocess.run([ENGINE, *arguments], capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An image with nothing but busybox in it."""
+    missing = "a container engine" if ENGINE is None else None if BUSYBOX else "busybox"
+    if missing:
+        why = f"{missing} is not installed (Debian: apt-get install podman runc busybox-static)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+    archive = tmp_path_factory.mktemp("image") / "image.tar"
+    _pack(archive)
+    name = f"jobworker-test-{os.getpid()}"
+    made = engine_run("import", str(archive), f"{name}:1")
+    assert made.returncode == 0, made.stderr
+    tried = engine_run("run", "--rm", "--network=none", *ARGUMENTS.split(), f"{name}:1", "/bin/echo", "works")
+    if tried.returncode != 0:
+        pytest.skip(f"the container engine does not work here: {tried.stderr.strip()[-300:]}")
+    yield f"localhost/{name}:1" if ENGINE and ENGINE.endswith("podman") else f"{name}:1"
+    engine_run("rmi", "--force", f"{name}:1")
+
+
+def _pack(archive: Path) -> None:
+    assert BUSYBOX is not None
+    with tarfile.open(archive, "w") as tar:
+        for folder in ("bin", "tmp", "jobworker", "proc", "sys", "dev"):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
+        program = tarfile.TarInfo("bin/busybox")
+        content = Path(BUSYBOX).read_bytes()
+        program.size, program.mode = len(content), 0o755
+        tar.addfile(program, io.BytesIO(content))
+        for command in _COMMANDS:
+            link = tarfile.TarInfo(f"bin/{command}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(link)
+
+
+@pytest.fixture
+def define(engine: Engine, image: str) -> Any:
+    """Makes a definition of a container that runs a script, and submits it once."""
+    names = iter(f"container-{number}" for number in range(100))
+
+    def submit(script: str, parameters: dict[str, Any] | None = None, **fields: Any) -> str:
+        limits = {name: fields.pop(name) for name in ("time_limit", "soft_time_limit") if name in fields}
+        described = {"mode": "container", "image": image, "command": ["/bin/sh", "-c", script], **fields}
+        name = f"{next(names)}-{os.urandom(4).hex()}"
+        isolation = {**policies.DEFAULTS, "isolation": described, "retry": {"max_attempts": 1}}
+        definition = Definition(name, "container.run", policies=isolation, **limits)
+        until(lambda: _known(engine), what="container.run")
+        jobs.create(engine.database, SystemClock(), definition, "test")
+        return engine.submit_one(name, parameters=parameters or {})
+
+    return submit
+
+
+def _known(engine: Engine) -> bool:
+    return any(task.name == "container.run" for task in jobs.page_tasks(engine.database, 200).items)
+
+
+def names_of_containers() -> str:
+    return engine_run("ps", "--all", "--format", "{{.Names}}").stdout
+
+
+def failed(engine: Engine, execution: str) -> tuple[str, str, ExecutionRow]:
+    row = engine.finished(execution)
+    assert row.state is State.FAILED
+    return error_of(row)["type"], error_of(row)["message"], row
+
+
+def test_a_container_is_the_job(engine: Engine, define: Any) -> None:
+    script = """
+    cat > /tmp/given
+    echo printed; echo complained >&2
+    env
+    (touch /bin/more || echo the root cannot be written to) 2>&1
+    ip addr | cat
+    echo "{\\"given\\": $(cat /tmp/given), \\"user\\": $(id -u)}" > /jobworker/result.json
+    """
+    execution = define(script, parameters={"any": ["thing", 1]}, memory=64 * MIB)
+    row = engine.finished(execution)
+    assert row.state is State.SUCCEEDED, (row.error, row.reason)
+    assert row.result == {"given": {"any": ["thing", 1]}, "user": 0}
+    assert said(engine, execution, "printed").logger == "stdout"
+    assert said(engine, execution, "complained").logger == "stderr"
+    said(engine, execution, f"JOBWORKER_EXECUTION={execution}")
+    said(engine, execution, "JOBWORKER_ATTEMPT=1")
+    said(engine, execution, "the root cannot be written to")
+    everything = "\n".join(line.message for line in log_of(engine, execution))
+    assert "REDIS" not in everything
+    assert "eth0" not in everything
+    assert not list((engine.folder / "home" / "containers").iterdir())
+    assert execution not in names_of_containers()
+
+
+def test_failures_say_why(engine: Engine, define: Any) -> None:
+    wanted = {
+        "code": define("echo last words; exit 7"),
+        "no image": define("true", image="localhost/there-is-no:such-image"),
+        "no program": define("true", command=["/bin/nothing"]),
+        "no json": define("echo rubbish > /jobworker/result.json"),
+        "no file": define("busybox mkfifo /jobworker/result.json || /bin/busybox mkfifo /jobworker/result.json"),
+        "memory": define("dd if=/dev/zero of=/tmp/much bs=1M count=200", memory=32 * MIB),
+        "undefined": engine.submit_one("container.run", retry={"max_attempts": 1}),
+    }
+    ends = {name: failed(engine, execution)[:2] for name, execution in wanted.items()}
+    assert ends["code"] == ("ContainerFailed", "it ended with exit code 7: last words")
+    assert ends["no image"][0] == "ContainerNotStarted"
+    assert "there-is-no:such-image" in ends["no image"][1]
+    assert ends["no program"][0] in ("ContainerNotStarted", "ContainerFailed")
+    assert "/bin/nothing" in ends["no program"][1]
+    assert ends["no json"][0] == "ContainerFailed"
+    assert "is not JSON" in ends["no json"][1]
+    assert ends["no file"] == ("ContainerFailed", "/jobworker/result.json is no file")
+    assert ends["memory"][0] == "ContainerFailed"
+    assert ends["undefined"][0] == "Abort"
+    assert "mode container" in ends["undefined"][1]
+
+
+def test_it_ends_when_its_time_is_over(engine: Engine, define: Any) -> None:
+    stubborn = "trap '' TERM; echo begun; while :; do sleep 1; done"
+    late = define(stubborn, time_limit=3)
+    unwanted = define(stubborn)
+    said(engine, unwanted, "begun")
+    engine.cancel(unwanted)
+    row = engine.finished(late)
+    assert (row.state, row.reason) == (State.TIMED_OUT, "hard time limit exceeded")
+    row = engine.finished(unwanted)
+    assert row.state is State.CANCELLED
+    names = names_of_containers()
+    assert not [execution for execution in (late, unwanted) if execution in names]
+
+
+def test_it_ends_with_its_worker(define: Any, running_engine: tuple[Engine, Process]) -> None:
+    engine, worker = running_engine
+    execution = define("trap '' TERM; echo begun; while :; do sleep 1; done")
+    said(engine, execution, "begun")
+    assert execution in names_of_containers()
+    worker.end()
+    until(lambda: execution not in names_of_containers(), every=0.3, what="the end of the container")
+    engine.worker("--pool", "threads", **SETTINGS)  # Whatever comes next needs one.

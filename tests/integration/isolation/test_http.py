@@ -1,0 +1,195 @@
+"""`http.request` with real workers, against a server of the test's own."""
+
+import collections
+import contextlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from jobworker.domain.execution import State
+from jobworker.services import executions
+from jobworker.store.executions import ExecutionRow
+from tests.engine import Engine
+from tests.integration.isolation.conftest import error_of, said
+from tests.servers import free_port
+from tests.waiting import until
+
+
+class Site(http.server.ThreadingHTTPServer):
+    """Answers as its path says, and remembers what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked: collections.Counter[str] = collections.Counter()
+        self.broken = False
+        self.released = threading.Event()
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Site
+
+    def log_message(self, *_: Any) -> None:
+        """Silence."""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.server.asked[path] += 1
+        times = self.server.asked[path]
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        if self.server.broken:
+            self._answer(500, b"broken")
+        elif path == "/echo":
+            told = {
+                "method": self.command,
+                "body": body,
+                "headers": {name.lower(): v for name, v in self.headers.items()},
+            }
+            self._answer(201, json.dumps(told).encode(), {"X-Long": "x" * 5000})
+        elif path == "/later":
+            self._answer(503, b"later", {"Retry-After": "1"}) if times == 1 else self._answer(200, b"now")
+        elif path == "/missing":
+            self._answer(404, b"nothing here")
+        elif path == "/moved":
+            self._answer(302, b"", {"Location": "/echo"})
+        elif path == "/large":
+            self._answer(200, "é\0".encode() * 500_000)
+        elif path == "/silent":
+            self.server.released.wait(60)
+        elif path == "/drip":
+            self._drip()
+        else:
+            self._answer(200, b"fine")
+
+    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815  the names that the base class calls
+
+    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(body)
+
+    def _drip(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            while not self.server.released.wait(0.05):
+                self.wfile.write(b".")
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server
+        server.released.set()
+        server.shutdown()
+        thread.join()
+
+
+def request(engine: Engine, url: str, attempts: int = 1, **parameters: Any) -> str:
+    """Submit a request."""
+    return engine.submit_one("http.request", parameters={"url": url, **parameters}, retry={"max_attempts": attempts})
+
+
+def done(engine: Engine, execution: str) -> dict[str, Any]:
+    row = engine.finished(execution)
+    assert row.state is State.SUCCEEDED, (row.error, row.reason)
+    assert row.result is not None
+    return dict(row.result)
+
+
+def test_what_is_sent_and_what_comes_back(engine: Engine, site: Site) -> None:
+    as_json = request(engine, f"{site.url}/echo?secret=1", method="POST", json={"a": [1]}, headers={"X-Mine": "yes"})
+    as_text = request(engine, f"{site.url}/echo", method="PUT", body="plain")
+    moved = request(engine, f"{site.url}/moved")
+    accepted = request(engine, f"{site.url}/missing", success_codes="200, 400-404")
+    large = request(engine, f"{site.url}/large")
+
+    result = done(engine, as_json)
+    echoed = json.loads(result["body"])
+    assert (result["status"], result["complete"]) == (201, True)
+    assert (echoed["method"], json.loads(echoed["body"])) == ("POST", {"a": [1]})
+    assert (echoed["headers"]["x-mine"], echoed["headers"]["content-type"]) == ("yes", "application/json")
+    assert len(result["headers"]["X-Long"]) == 200
+    line = said(engine, as_json, "POST http")
+    assert line.message == f"POST {site.url}: 201"
+
+    echoed = json.loads(done(engine, as_text)["body"])
+    assert (echoed["method"], echoed["body"]) == ("PUT", "plain")
+    assert json.loads(done(engine, moved)["body"])["method"] == "GET"
+    assert done(engine, accepted)["status"] == 404
+    result = done(engine, large)
+    assert result["complete"] is False
+    assert len(json.dumps(result)) < 64 * 1024
+    assert result["body"].startswith("é\N{REPLACEMENT CHARACTER}é")
+
+
+def test_failures_say_why(engine: Engine, site: Site) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    wanted = {
+        "status": request(engine, f"{site.url}/missing"),
+        "nobody": request(engine, nobody, circuit_failures=1000),
+        "silent": request(engine, f"{site.url}/silent", timeout=0.5, circuit_failures=1000),
+        "drip": request(engine, f"{site.url}/drip", timeout=0.5, circuit_failures=1000),
+        "scheme": request(engine, "ftp://example.org/file"),
+        "no host": request(engine, "http:///path"),
+        "port": request(engine, "http://host:port/"),
+        "codes": request(engine, site.url, success_codes="2xx"),
+        "both": request(engine, site.url, body="a", json=1),
+        "timeout": request(engine, site.url, timeout=0),
+    }
+    ends = {name: error_of(engine.finished(execution)) for name, execution in wanted.items()}
+    assert {name: error["type"] for name, error in ends.items()} == {
+        "status": "UnexpectedStatus",
+        **dict.fromkeys(["nobody", "silent", "drip"], "RequestFailed"),
+        **dict.fromkeys(["scheme", "no host", "port", "codes", "both", "timeout"], "Abort"),
+    }
+    assert ends["status"]["message"] == f"GET {site.url} answered 404: nothing here"
+    assert "Connection refused" in ends["nobody"]["message"]
+    assert "timed out" in ends["silent"]["message"].lower()
+    assert ends["drip"]["message"] == f"GET {site.url}: the answer was not complete after 0.5 s"
+
+
+def test_it_comes_back_when_the_server_says(engine: Engine, site: Site) -> None:
+    again = request(engine, f"{site.url}/later", attempts=2)
+    row = engine.finished(again)
+    assert (row.state, row.attempt) == (State.SUCCEEDED, 2), row.error
+    first, _ = executions.attempts(engine.database, again).items
+    assert first.reason == f"{site.url} answered 503 and asks to come back after 1 s"
+
+
+def test_the_circuit_opens_puts_off_and_closes(engine: Engine, site: Site) -> None:
+    site.broken = True
+    circuit = {"circuit_failures": 3, "circuit_pause": 4}
+    for number in range(3):
+        row = engine.finished(request(engine, f"{site.url}/{number}", **circuit))
+        assert error_of(row)["type"] == "UnexpectedStatus"
+    site.broken = False
+    put_off = [request(engine, f"{site.url}/after-{number}", **circuit) for number in range(4)]
+
+    def all_wait() -> bool:
+        return all(engine.get(execution).state is State.RETRYING for execution in put_off)
+
+    until(all_wait, what="executions that wait")
+    assert "is open: it failed several times in a row" in (engine.get(put_off[0]).reason or "")
+    assert not [path for path in site.asked if path.startswith("/after")]
+
+    rows: list[ExecutionRow] = [engine.finished(execution) for execution in put_off]
+    assert {row.state for row in rows} == {State.SUCCEEDED}, [row.error for row in rows]
+    # One attempt was all that each of them had.
+    assert all(site.asked[f"/after-{number}"] == 1 for number in range(4))

@@ -1,0 +1,186 @@
+"""Jobs in processes of their own, with real workers."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker.domain.execution import FINAL, State
+from jobworker.services import executions
+from jobworker.store.executions import ExecutionRow
+from jobworker.worker.isolation.keeper import descendants
+from tests.engine import Engine
+from tests.integration.isolation.conftest import POOLS, engine_in, error_of, log_of, pids_of, said, started
+from tests.integration.isolation.test_program import is_alive
+from tests.servers import Process
+from tests.waiting import until
+
+MIB = 1024**2
+
+
+def resident(pid: int) -> int:
+    """How much memory a process has (bytes)."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def test_it_finds_everything_and_is_heard(engine: Engine) -> None:
+    secret = "in nobody's list of processes"
+    execution = engine.submit_one("tells_of_itself", parameters={"secret": secret}, correlation_id="c-1")
+    row = engine.finished(execution)
+    assert row.state is State.SUCCEEDED, (row.error, row.reason)
+    assert row.result is not None
+    told = row.result
+    assert (told["execution"], told["attempt"], told["correlation_id"]) == (execution, 1, "c-1")
+    assert told["parameters"] == {"secret": secret}
+    assert told["worker"] == row.worker
+    assert told["stdin"] == ""
+    assert row.code_version
+
+    assert told["command"][-2] == "jobworker.worker.isolation.child"
+    everybody_sees = " ".join(told["command"] + told["environment"])
+    assert not [word for word in (secret, execution, "tells_of_itself") if word in everybody_sees]
+    assert not is_alive(told["pid"])
+
+    for text, level, logger in (
+        ("by its logger", "INFO", "jobs.tells_of_itself"),
+        ("by another", "WARNING", "elsewhere"),
+        ("printed", "INFO", "stdout"),
+        ("past Python", "INFO", "stdout"),
+        ("complained", "WARNING", "stderr"),
+    ):
+        line = said(engine, execution, text)
+        assert (line.level, line.logger, line.message) == (level, logger, text)
+    shown = until(lambda: engine.get(execution).progress)
+    assert shown
+    assert (shown["done"], shown["total"], shown["message"]) == (3, 10, "on the way")
+    assert engine.get(execution).metadata == {"colour": "red"}
+    assert len(log_of(engine, execution)) == 5
+
+
+def test_ends_of_every_kind(engine: Engine) -> None:
+    ways = ["segfault", "leave", "exit", "kill", "raise", "not json", "lie"]
+    wanted = {how: engine.submit_one("ends_badly", parameters={"how": how}) for how in ways}
+    rows = {how: engine.finished(execution) for how, execution in wanted.items()}
+    assert {how: row.state for how, row in rows.items()} == {
+        **dict.fromkeys(ways, State.FAILED),
+        "lie": State.SUCCEEDED,
+    }
+    errors = {how: error_of(row) for how, row in rows.items() if how != "lie"}
+    assert {how: error["type"] for how, error in errors.items()} == {
+        "segfault": "ProcessCrashed", "leave": "ProcessCrashed", "exit": "SystemExit", "kill": "ProcessCrashed",
+        "raise": "ValueError", "not json": "ResultRefused",
+    }  # fmt: skip
+    assert errors["segfault"]["message"] == "the job's process is gone: it was killed by SIGSEGV"
+    assert errors["kill"]["message"] == "the job's process is gone: it was killed by SIGKILL"
+    assert errors["leave"]["message"] == "the job's process is gone: it ended with exit code 7"
+    assert rows["exit"].reason == "the job called sys.exit(3)"
+    assert "in ends_badly" in errors["raise"]["traceback"]
+    assert (rows["lie"].result, rows["lie"].attempt) == ("well", 1)
+    assert all(engine.starts()[(execution, 1)] == 1 for execution in wanted.values())
+
+
+def test_its_limits_end_only_the_job_itself(engine: Engine) -> None:
+    fits = engine.submit_one("takes_memory", parameters={"mib": 50})
+    much = engine.submit_one("takes_memory", parameters={"mib": 1000})
+    long = engine.submit_one("takes_time")
+    assert engine.finished(fits).result == 50
+    row = engine.finished(much)
+    assert (row.state, error_of(row)["type"]) == (State.FAILED, "MemoryError")
+    assert row.reason == f"its memory limit of {200 * MIB} bytes is used up"
+    row = engine.finished(long)
+    assert (row.state, error_of(row)["type"]) == (State.FAILED, "ProcessCrashed")
+    assert error_of(row)["message"] == "the job's process used up its 3 s of CPU time"
+
+
+def test_retries_are_decided_as_everywhere(engine: Engine) -> None:
+    by_celery = engine.submit_one("succeeds_at_last")
+    by_itself = engine.submit_one("asks_to_come_back")
+    after_a_crash = engine.submit_one("crashes_once")
+    exhausted = engine.submit_one("succeeds_at_last", parameters={"good_attempt": 9})
+    for execution in (by_celery, by_itself, after_a_crash):
+        row = engine.finished(execution)
+        assert (row.state, row.result, row.attempt) == (State.SUCCEEDED, 2, 2)
+    row = engine.finished(exhausted)
+    assert (row.state, row.attempt, error_of(row)["message"]) == (State.FAILED, 3, "not yet: 3")
+    attempts = executions.attempts(engine.database, after_a_crash).items
+    assert attempts[0].error
+    assert "SIGABRT" in attempts[0].error["message"]
+
+
+def test_nothing_is_left_after_the_hard_limit(engine: Engine) -> None:
+    policy = {"strategy": "fixed", "delay": 0.1, "max_attempts": 2}
+    execution = engine.submit_one("will_not_go", retry=policy)
+    row = engine.finished(execution)
+    assert (row.state, row.reason, row.attempt) == (State.TIMED_OUT, "hard time limit exceeded", 2)
+    assert error_of(row)["message"] == "the hard time limit of 2 s passed"
+    assert row.started_at is not None
+    assert row.finished_at is not None
+    pids = pids_of(engine, execution)
+    assert len(pids) == 2 * 3
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def test_soft_limits_and_extensions(engine: Engine) -> None:
+    minds = engine.submit_one("is_warned", parameters={"minds": True})
+    does_not = engine.submit_one("is_warned", parameters={"minds": False})
+    longer = engine.submit_one("takes_its_time")
+    row = engine.finished(minds)
+    assert (row.state, row.result) == (State.SUCCEEDED, "cleaned up")
+    assert row.reason == "succeeded after its soft time limit of 1 s had passed"
+    said(engine, minds, "its soft time limit of 1 s has passed")
+    row = engine.finished(does_not)
+    assert (row.state, row.reason) == (State.TIMED_OUT, "soft time limit exceeded")
+    row = engine.finished(longer)
+    assert (row.state, row.result) == (State.SUCCEEDED, "in the end")
+
+
+@pytest.mark.parametrize("minds", [True, False])
+def test_cancelled_while_it_runs(engine: Engine, minds: bool) -> None:
+    execution = engine.submit_one("can_be_stopped", parameters={"minds": minds})
+    pids = started(engine, execution)
+    engine.cancel(execution)
+    row = engine.finished(execution)
+    assert row.state is State.CANCELLED
+    by_itself = "the job stopped by itself"
+    assert row.reason == (by_itself if minds else "it did not stop by itself and was ended by SIGKILL")
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def test_a_thread_that_goes_on_holds_nothing_up(engine: Engine) -> None:
+    row = engine.finished(engine.submit_one("leaves_a_thread"))
+    assert (row.state, row.result) == (State.SUCCEEDED, "returned")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_it_ends_with_its_worker(tmp_path: Path, pool: str) -> None:
+    with engine_in(tmp_path) as engine:
+        engine.relay()
+        worker = engine.worker("--pool", pool)
+        engine.ready("can_be_stopped")
+        [pid] = started(engine, engine.submit_one("can_be_stopped", parameters={"minds": False}))
+        worker.end()
+        until(lambda: not is_alive(pid), what="the end of the job's process")
+
+
+def test_gigabytes_fill_nothing(engine: Engine, worker: Process) -> None:
+    wanted = [engine.submit_one("prints_a_gigabyte", parameters={"how": how}) for how in ("line", "lines", "log")]
+    most = 0
+
+    def final() -> list[ExecutionRow] | None:
+        nonlocal most
+        most = max(most, *map(resident, [worker.pid, *descendants(worker.pid)]))
+        rows = [engine.get(execution) for execution in wanted]
+        return rows if all(row.state in FINAL for row in rows) else None
+
+    rows = until(final, within=110, every=0.1)
+    assert [(row.state, row.result) for row in rows or ()] == [(State.SUCCEEDED, "said")] * 3
+    assert most < 300 * MIB
+    with engine.database.read() as connection:
+        statement = sa.text(
+            "SELECT max(size) FROM (SELECT sum(length(message)) AS size FROM execution_logs GROUP BY execution_id)"
+        )
+        assert 0 < connection.execute(statement).scalar_one() < 11 * MIB

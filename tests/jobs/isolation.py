@@ -1,0 +1,171 @@
+"""Jobs that run in processes of their own, and what they do there."""
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from jobworker import Context, Retry, current, job
+from tests.jobs import note
+
+MIB = 1024**2
+PROCESS = {"mode": "process"}
+
+
+@job(isolation=PROCESS)
+def tells_of_itself(context: Context, secret: str = "") -> dict[str, Any]:
+    """Say in every way what can be said, and what is known here."""
+    note("start")
+    context.log.info("by its logger")
+    logging.getLogger("elsewhere").warning("by another")
+    print("printed")
+    print("complained", file=sys.stderr)
+    os.write(1, b"past Python\n")
+    context.progress(3, 10, "on the way")
+    context.metadata["colour"] = "red"
+    note("end")
+    return {
+        "pid": os.getpid(),
+        "execution": context.execution_id,
+        "attempt": context.attempt,
+        "worker": context.worker,
+        "parameters": dict(context.parameters),
+        "correlation_id": context.correlation_id,
+        "command": Path("/proc/self/cmdline").read_text().split("\0"),
+        "environment": Path("/proc/self/environ").read_text().split("\0"),
+        "stdin": sys.stdin.read(),
+    }
+
+
+@job(isolation=PROCESS, max_retries=0)
+def ends_badly(how: str) -> str:
+    """End in the way that is asked for."""
+    note("start")
+    if how == "segfault":
+        ctypes.string_at(0)
+    elif how == "leave":
+        os._exit(7)
+    elif how == "exit":
+        sys.exit(3)
+    elif how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "raise":
+        raise ValueError("as told")
+    elif how == "not json":
+        return object()  # type: ignore[return-value]
+    elif how == "lie":
+        os.write(3, b'{"ended": {"report": ["nonsense", "{}"]}}\n{"line": 3}\nrubbish\n')
+    return "well"
+
+
+@job(isolation={"mode": "process", "memory": 200 * MIB}, max_retries=0)
+def takes_memory(mib: int) -> int:
+    """Take so much memory."""
+    return len(bytearray(mib * MIB)) // MIB
+
+
+@job(isolation={"mode": "process", "cpu": 3}, max_retries=0)
+def takes_time() -> None:
+    """Compute for ever."""
+    while True:
+        pass
+
+
+@job(isolation=PROCESS, autoretry_for=(ValueError,), max_retries=2, retry_backoff=0.1, retry_jitter=False)
+def succeeds_at_last(context: Context, good_attempt: int = 2) -> int:
+    """Fail until an attempt is good."""
+    note("start")
+    if context.attempt < good_attempt:
+        raise ValueError(f"not yet: {context.attempt}")
+    return context.attempt
+
+
+@job(isolation=PROCESS, max_retries=2)
+def asks_to_come_back(context: Context) -> int:
+    """Say when to try again."""
+    if context.attempt == 1:
+        raise Retry(0.1, "not today")
+    return context.attempt
+
+
+@job(isolation=PROCESS, retry={"strategy": "fixed", "delay": 0.1, "max_attempts": 2})
+def crashes_once(context: Context) -> int:
+    """Take the process down at the first attempt."""
+    if context.attempt == 1:
+        os.abort()
+    return context.attempt
+
+
+@job(isolation=PROCESS, time_limit=2, max_retries=0)
+def will_not_go() -> None:
+    """Ignore SIGTERM, fork into the group and out of it, and never end."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for leave in (False, True):
+        if os.fork() == 0:
+            if leave:
+                os.setsid()
+            note("start")
+            time.sleep(600)
+    note("start")
+    while True:
+        time.sleep(600)
+
+
+@job(isolation=PROCESS, soft_time_limit=1, time_limit=60, max_retries=0)
+def is_warned(minds: bool) -> str:
+    """Sleep through the soft limit."""
+    try:
+        time.sleep(50)
+    except SoftTimeLimitExceeded:
+        if not minds:
+            raise
+    return "cleaned up"
+
+
+@job(isolation=PROCESS, time_limit=3, max_retries=0)
+def takes_its_time(context: Context) -> str:
+    """Ask for more time, and take it."""
+    context.extend(60)
+    time.sleep(5)
+    return "in the end"
+
+
+@job(isolation=PROCESS, max_retries=0)
+def can_be_stopped(context: Context, minds: bool) -> str:
+    """Run until cancelled, and end by itself if it `minds`."""
+    if not minds:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    note("start")
+    while True:
+        time.sleep(0.05)
+        if minds:
+            context.raise_if_cancelled()
+
+
+@job(isolation=PROCESS, max_retries=0)
+def prints_a_gigabyte(how: str) -> str:
+    """Print 1 GB, in one line or in many, by itself or by its logger."""
+    note("start")
+    if how == "log":
+        for number in range(70_000):
+            current().log.info("%d %s", number, "x" * 15_000)
+    else:
+        command = {"line": "head -c 1000000000 /dev/zero", "lines": "yes | head -c 1000000000"}[how]
+        subprocess.run(["sh", "-c", command], check=True)
+    note("end")
+    return "said"
+
+
+@job(isolation=PROCESS)
+def leaves_a_thread() -> str:
+    """Return while a thread goes on."""
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    return "returned"
