@@ -10,11 +10,12 @@ from jobworker.api.blueprint import Blueprint
 from jobworker.api.room import ACTOR, room
 from jobworker.api.schemas.base import PageQuery, page_of
 from jobworker.api.schemas.executions import Attempt, Execution, ExecutionQuery, LogLine, Result, Transition
+from jobworker.api.schemas.queues import Why
 from jobworker.api.schemas.revisions import Changes
 from jobworker.api.schemas.selections import CancelBody, Done
 from jobworker.domain.errors import ExecutionNotFound, InvalidCursor, NotCancellable, NotFinished
 from jobworker.domain.execution import State
-from jobworker.services import cancelling, executions, revisions
+from jobworker.services import cancelling, executions, revisions, why
 from jobworker.store.filters import Filters
 
 blueprint = Blueprint(
@@ -87,6 +88,14 @@ def get_changes(execution_id: str) -> Response:
 def get_result(execution_id: str) -> Response:
     """Read the result, or the error, of an execution that has ended."""
     return answer(show.result(executions.result(room().database, execution_id)))
+
+
+@blueprint.get("/<string:execution_id>/why")
+@blueprint.answers(200, Why(), "Every reason.")
+@blueprint.problems(ExecutionNotFound)
+def explain(execution_id: str) -> Response:
+    """Say why an execution has not run, or has not finished: all that it waits for."""
+    return answer(show.why(why.why(room().database, room().clock, execution_id)))
 
 
 @blueprint.post("/<string:execution_id>/cancel")

@@ -11,6 +11,7 @@ from jobworker.services.jobs import Job
 from jobworker.services.revisions import Changed, Changes
 from jobworker.services.selection import Done
 from jobworker.services.submission import Accepted
+from jobworker.services.why import Why
 from jobworker.store.dead_letters import DeadLetterRow, Group
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.pages import Page
@@ -121,6 +122,7 @@ def execution(row: ExecutionRow) -> dict[str, Any]:
         "result": f"{here}/result",
         "files": f"{here}/files",
         "events": f"{here}/events",
+        "why": f"{here}/why",
         "changes": f"{here}/changes",
         "cancel": f"{here}/cancel",
         "rerun": f"{here}/rerun",
@@ -128,6 +130,13 @@ def execution(row: ExecutionRow) -> dict[str, Any]:
         "job": f"{ROOT}/jobs/{row.job}",
     }
     return shown
+
+
+def why(found: Why) -> dict[str, Any]:
+    """What an execution waits for."""
+    row = found.execution
+    links = {"self": f"{ROOT}/executions/{row.id}/why", "execution": f"{ROOT}/executions/{row.id}"}
+    return {"id": row.id, "state": row.state, "reasons": found.reasons, "links": links}
 
 
 def batch(accepted: Accepted) -> dict[str, Any]:

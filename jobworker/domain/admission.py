@@ -97,7 +97,7 @@ def check_definition(definition: job.Definition, accepted: Sequence[Parameter]) 
         *deadline.problems(definition.expires, ""),
         *_defaults(definition, accepted),
         *_rule(definition),
-        *policies.normalise(definition.policies)[1],
+        *_policies(definition, accepted),
         *_container(definition),
     ]
 

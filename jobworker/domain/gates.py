@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from jobworker.domain import deadline
 from jobworker.domain.execution import State
 from jobworker.domain.limits import Concurrency, RateLimit
 
@@ -128,7 +129,7 @@ def expired(expires_at: dt.datetime | None, now: dt.datetime) -> Reason | None:
     """It is too late to start it."""
     if expires_at is None or now < expires_at:
         return None
-    return Reason("expired", f"it was to start before {expires_at.isoformat()}", {"expires_at": expires_at})
+    return Reason("expired", deadline.missed(expires_at), {"expires_at": expires_at})
 
 
 def cancelling(requested_at: dt.datetime | None, by: str | None) -> Reason | None:
@@ -139,18 +140,14 @@ def cancelling(requested_at: dt.datetime | None, by: str | None) -> Reason | Non
     return Reason("cancel_requested", message, {"since": requested_at, "by": by})
 
 
-def running(state: State, worker: str | None, since: dt.datetime | None, attempt: int) -> Reason | None:
+def running(worker: str | None, since: dt.datetime | None, attempt: int) -> Reason:
     """It has not finished yet."""
-    if state is not State.RUNNING:
-        return None
     message = f"attempt {attempt} has been running on {worker} since {since.isoformat() if since else '?'}"
     return Reason("running", message, {"worker": worker, "since": since, "attempt": attempt})
 
 
-def with_workers(state: State, dispatched_at: dt.datetime | None, queue: str, others: int) -> Reason | None:
+def with_workers(dispatched_at: dt.datetime, queue: str, others: int) -> Reason:
     """Its message is in Redis and no worker has started it; `others` of the queue are there, too."""
-    if state is not State.QUEUED or dispatched_at is None:
-        return None
     message = (
         f"it has waited for a free worker of queue {queue} since {dispatched_at.isoformat()}, with {others} others"
     )

@@ -28,7 +28,7 @@ _LONGEST_PAUSE = 0.25
 def get(database: Database, execution_id: str) -> ExecutionRow:
     """One execution; raises `ExecutionNotFound`."""
     with database.read() as connection:
-        row = _find(connection, execution_id)
+        row = find(connection, execution_id)
         return _explained(connection, [row])[0]
 
 
@@ -54,7 +54,7 @@ def attempts(
 ) -> Page[AttemptRow]:
     """The attempts that workers started."""
     with database.read() as connection:
-        _find(connection, execution_id)
+        find(connection, execution_id)
         return story.attempts(connection, execution_id, limit, cursor)
 
 
@@ -63,14 +63,14 @@ def transitions(
 ) -> Page[TransitionRow]:
     """Every change of state, with time, reason and actor."""
     with database.read() as connection:
-        _find(connection, execution_id)
+        find(connection, execution_id)
         return story.transitions_page(connection, execution_id, limit, cursor)
 
 
 def logs(database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[LogRow]:
     """What the job wrote."""
     with database.read() as connection:
-        _find(connection, execution_id)
+        find(connection, execution_id)
         return story.logs(connection, execution_id, limit, cursor)
 
 
@@ -98,17 +98,18 @@ def cancel(database: Database, clock: Clock, execution_id: str, actor: str) -> E
     """
     now = clock.now()
     with database.write() as connection:
-        row = _find(connection, execution_id, lock=True)
+        row = find(connection, execution_id, lock=True)
         if row.state in (State.QUEUED, State.RUNNING):
             executions.request_cancel(connection, execution_id, actor, now)
         elif row.state is not State.CANCELLED and not executions.cancel_waiting(
             connection, execution_id, actor, f"cancelled by {actor}", now
         ):
             raise NotCancellable(f"execution {row.id} has ended already: {row.state}")
-        return _find(connection, execution_id)
+        return find(connection, execution_id)
 
 
-def _find(connection: sa.Connection, execution_id: str, lock: bool = False) -> ExecutionRow:
+def find(connection: sa.Connection, execution_id: str, lock: bool = False) -> ExecutionRow:
+    """The row of an execution; raises `ExecutionNotFound`."""
     row = executions.get(connection, execution_id, lock) if is_id(execution_id) else None
     if row is None:
         raise ExecutionNotFound(f"there is no execution {execution_id[:40]!r}; GET /api/v1/executions lists the latest")

@@ -235,10 +235,29 @@ def count_unfinished(connection: sa.Connection) -> dict[State, int]:
     return counts
 
 
+def ready_in(connection: sa.Connection, queue: str) -> tuple[int, dt.datetime | None]:
+    """How many of a queue may run and were not published, and since when the oldest is due."""
+    number, oldest = connection.execute(READY_IN_QUEUE, {"queue": queue}).one()
+    return number or 0, oldest
+
+
+def ready_before(connection: sa.Connection, row: ExecutionRow) -> int:
+    """How many of these in its queue are more urgent than this one, or as urgent and older."""
+    same = sa.and_(_executions.c.queue == row.queue, _executions.c.priority == row.priority)
+    older = sa.tuple_(_executions.c.due_at, _executions.c.id) < sa.tuple_(sa.literal(row.due_at), sa.literal(row.id))
+    more_urgent = sa.and_(_executions.c.queue == row.queue, _executions.c.priority > row.priority)
+    asked = [
+        sa.select(sa.func.count()).select_from(_executions).where(sa.text(condition), part)
+        for condition in (schema.FREE, schema.LIMITED)
+        for part in (more_urgent, sa.and_(same, older))
+    ]
+    return sum(connection.scalar(query) or 0 for query in asked)
+
+
 def ready_backlog(connection: sa.Connection) -> dict[str, tuple[int, dt.datetime]]:
     """For each queue with work that may run and was not published: how many, and since when the oldest is due."""
-    found = {name: connection.execute(READY_IN_QUEUE, {"queue": name}).one() for name in queues.names(connection)}
-    return {queue: (count, oldest) for queue, (count, oldest) in found.items() if count}
+    found = {name: ready_in(connection, name) for name in queues.names(connection)}
+    return {queue: (count, oldest) for queue, (count, oldest) in found.items() if oldest is not None}
 
 
 def _to_row(row: sa.Row[Any]) -> ExecutionRow:

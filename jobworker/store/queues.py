@@ -53,6 +53,22 @@ def pause(connection: sa.Connection, row: QueueRow) -> None:
     connection.execute(sa.update(schema.queues).where(schema.queues.c.name == row.name).values(**values))
 
 
+def published(connection: sa.Connection) -> dict[str, int]:
+    """How many messages of each queue are with the workers and have not started."""
+    return _count(connection, schema.PUBLISHED)
+
+
+def running(connection: sa.Connection) -> dict[str, int]:
+    """How many executions of each queue run."""
+    return _count(connection, schema.RUNNING)
+
+
+def _count(connection: sa.Connection, condition: str) -> dict[str, int]:
+    queue = schema.executions.c.queue
+    query = sa.select(queue, sa.func.count()).where(sa.text(condition)).group_by(queue)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
 def insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:
     """INSERT … ON CONFLICT DO NOTHING in this database's dialect; the row count tells whether it was new."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite

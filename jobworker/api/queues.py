@@ -1,0 +1,82 @@
+"""/api/v1/queues: what waits in them, and stopping them for a while."""
+
+from typing import Any
+
+from flask import Response
+
+from jobworker.api import show
+from jobworker.api.answers import answer
+from jobworker.api.blueprint import Blueprint
+from jobworker.api.room import ACTOR, room
+from jobworker.api.schemas.base import PageQuery, page_of
+from jobworker.api.schemas.queues import PauseBody, Queue
+from jobworker.domain.errors import QueueNotFound
+from jobworker.services import queues
+
+blueprint = Blueprint(
+    "queues",
+    __name__,
+    url_prefix=f"{show.ROOT}/queues",
+    description="Queues: what waits in them. One that is paused lets nothing more start.",
+)
+
+
+@blueprint.get("")
+@blueprint.query(PageQuery())
+@blueprint.answers(200, page_of(Queue), "Queues by name.")
+def list_queues(query: dict[str, Any]) -> Response:
+    """List the queues that were submitted to, are shipped, or are served by a live worker."""
+    found = queues.page(room().database, query["limit"], query["cursor"])
+    return answer(show.page(found, _shown))
+
+
+@blueprint.get("/<string:name>")
+@blueprint.answers(200, Queue(), "The queue.")
+@blueprint.problems(QueueNotFound)
+def get_queue(name: str) -> Response:
+    """Read a queue."""
+    return answer(_shown(queues.get(room().database, name)))
+
+
+@blueprint.post("/<string:name>/pause")
+@blueprint.arguments(PauseBody(), required=False)
+@blueprint.answers(200, Queue(), "It is paused.")
+@blueprint.problems(QueueNotFound)
+def pause_queue(body: dict[str, Any], name: str) -> Response:
+    """Let nothing more of a queue start; what runs goes on. Asking again changes nothing but the note."""
+    paused = queues.pause(room().database, room().clock, name, ACTOR, body["note"])
+    room().changed()
+    return answer(_shown(paused))
+
+
+@blueprint.post("/<string:name>/resume")
+@blueprint.answers(200, Queue(), "It goes on.")
+@blueprint.problems(QueueNotFound)
+def resume_queue(name: str) -> Response:
+    """Let a queue go on. Asking again changes nothing."""
+    resumed = queues.resume(room().database, room().clock, name, ACTOR)
+    room().changed()
+    return answer(_shown(resumed))
+
+
+def _shown(queue: queues.Queue) -> dict[str, Any]:
+    here, oldest = f"{show.ROOT}/queues/{queue.row.name}", queue.oldest_due_at
+    age = max(0.0, (room().clock.now() - oldest).total_seconds()) if oldest else None
+    return {
+        "name": queue.row.name,
+        "paused_at": queue.row.paused_at,
+        "paused_by": queue.row.paused_by,
+        "pause_note": queue.row.pause_note,
+        "ready": queue.ready,
+        "oldest_due_at": oldest,
+        "oldest_age": age,
+        "published": queue.published,
+        "running": queue.running,
+        "workers": queue.workers,
+        "links": {
+            "self": here,
+            "pause": f"{here}/pause",
+            "resume": f"{here}/resume",
+            "executions": f"{show.ROOT}/executions?queue={queue.row.name}",
+        },
+    }

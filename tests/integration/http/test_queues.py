@@ -1,0 +1,156 @@
+"""Queues over HTTP, and why executions wait."""
+
+import datetime as dt
+from typing import Any
+
+from jobworker.clock import SystemClock
+from jobworker.domain.job import Owner
+from jobworker.store import audit, jobs
+from tests.integration.http.conftest import EXPORT, World
+
+PAUSE, RESUME = "/api/v1/queues/default/pause", "/api/v1/queues/default/resume"
+LIMITED = {"name": "limited", "task": EXPORT.name, "concurrency": {"limit": 1, "key": "{user_id}"}}
+
+
+def _reasons(world: World, execution: str) -> dict[str, Any]:
+    shown = world.client.get(f"/api/v1/executions/{execution}/why").json
+    assert shown["id"] == execution
+    assert all(each["message"] for each in shown["reasons"])
+    return {each["code"]: each["details"] for each in shown["reasons"]}
+
+
+def _define(world: World, **definition: Any) -> None:
+    assert world.client.post("/api/v1/jobs", json=definition).status_code == 201
+
+
+def test_shipped_and_served_queues_are_there_before_anybody_submits(world: World) -> None:
+    world.worker(queues=("default", "mail"))
+    shown = world.client.get("/api/v1/queues").json["items"]
+    assert [(each["name"], each["workers"]) for each in shown] == [
+        ("background", 0),
+        ("critical", 0),
+        ("default", 1),
+        ("mail", 1),
+    ]
+    cursor = world.client.get("/api/v1/queues?limit=1").json["next"]
+    second = world.client.get(f"/api/v1/queues?limit=1&cursor={cursor}")
+    assert [each["name"] for each in second.json["items"]] == ["critical"]
+
+
+def test_a_queue_says_what_waits_in_it(any_world: World) -> None:
+    ready, published, running = (any_world.submitted()["id"] for _ in range(3))
+    now = SystemClock().now()
+    any_world.update(ready, due_at=now - dt.timedelta(hours=1))
+    any_world.update(published, dispatched_at=now)
+    any_world.update(running, dispatched_at=now, state="Running", worker="w1")
+    shown = any_world.client.get("/api/v1/queues/default").json
+    assert (shown["ready"], shown["published"], shown["running"]) == (1, 1, 1)
+    assert 3600 <= shown["oldest_age"] < 3700
+    empty = any_world.client.get("/api/v1/queues/critical").json
+    assert (empty["ready"], empty["oldest_due_at"], empty["oldest_age"]) == (0, None, None)
+
+
+def test_a_queue_is_paused_once_and_says_by_whom(any_world: World) -> None:
+    first = any_world.client.post(PAUSE, json={"note": "the mail server moves"}).json
+    assert (first["paused_by"], first["pause_note"]) == ("api", "the mail server moves")
+    assert any_world.client.post(PAUSE).json == first
+    assert any_world.client.post(PAUSE, json={"note": "it still moves"}).json["pause_note"] == "it still moves"
+
+    execution = any_world.submitted()["id"]
+    shown = any_world.client.get(f"/api/v1/executions/{execution}").json["reason"]
+    assert "paused by api" in shown and "it still moves" in shown  # noqa: PT018
+    assert _reasons(any_world, execution)["queue_paused"]["note"] == "it still moves"
+
+    resumed = any_world.client.post(RESUME).json
+    assert (resumed["paused_at"], resumed["paused_by"], resumed["pause_note"]) == (None, None, None)
+    assert any_world.client.post(RESUME).json["paused_at"] is None
+    with any_world.database.read() as connection:
+        done = [entry.action for entry in audit.of(connection, "default")]
+    assert done == ["queue.pause", "queue.pause", "queue.resume"]
+
+
+def test_a_queue_that_nobody_knows_is_a_mistake(world: World) -> None:
+    world.client.post("/api/v1/queues/critical/pause")
+    for response in (world.client.post("/api/v1/queues/critcal/pause"), world.client.get("/api/v1/queues/critcal")):
+        assert (response.status_code, response.json["code"]) == (404, "queue_not_found")
+        assert "critical" in response.json["detail"]
+    long = world.client.post(PAUSE, json={"note": "x" * 1001})
+    assert (long.status_code, long.json["errors"][0]["pointer"]) == (422, "/note")
+
+
+def test_why_names_every_reason(any_world: World) -> None:
+    _define(any_world, **LIMITED)
+    holder = any_world.submitted(job="limited")["id"]
+    any_world.update(holder, state="Running", worker="w1", started_at=SystemClock().now(), attempt=1)
+    waiting = any_world.submitted(job="limited")["id"]
+    any_world.submitted({"parameters": {"user_id": "other"}, "priority": 9}, job="limited")
+    any_world.client.post(PAUSE)
+    reasons = _reasons(any_world, waiting)
+    assert set(reasons) == {"queue_paused", "no_worker_for_task", "concurrency_limit", "position"}
+    assert reasons["concurrency_limit"] == {"key": "limited/u-17", "limit": 1, "held": 1, "holders": [holder]}
+    assert reasons["position"]["ahead"] == 1
+    running = _reasons(any_world, holder)
+    assert (set(running), running["running"]["worker"]) == ({"running"}, "w1")
+
+
+def test_why_a_total_and_a_rate_hold_it_up(any_world: World) -> None:
+    now = SystemClock().now()
+    concurrency, rate = {"limit": 5, "key": "{user_id}", "total": 1}, {"limit": 1, "per": 3600}
+    _define(any_world, name="strict", task=EXPORT.name, concurrency=concurrency, rate_limit=rate)
+    holder = any_world.submitted(job="strict")["id"]
+    any_world.update(holder, state="Running", worker="w1")
+    full_at = now + dt.timedelta(seconds=1800)
+    any_world.insert("rate_buckets", key="strict/", full_at=full_at)
+    any_world.worker()
+    waiting = any_world.submitted({"parameters": {"user_id": "other"}}, job="strict")["id"]
+    reasons = _reasons(any_world, waiting)
+    assert set(reasons) == {"concurrency_total", "rate_limit", "position"}
+    assert reasons["concurrency_total"]["holders"] == [holder]
+    assert abs(dt.datetime.fromisoformat(reasons["rate_limit"]["until"]) - full_at) < dt.timedelta(seconds=5)
+
+
+def test_why_it_is_not_due(any_world: World) -> None:
+    any_world.worker()
+    later = any_world.submitted({"parameters": {"user_id": "u"}, "delay": 3600})["id"]
+    assert set(_reasons(any_world, later)) == {"not_due"}
+    again = any_world.submitted()["id"]
+    due = SystemClock().now() + dt.timedelta(seconds=30)
+    any_world.update(again, state="Retrying", attempt=2, max_attempts=5, due_at=due, reason="ValueError: no")
+    [reason] = any_world.client.get(f"/api/v1/executions/{again}/why").json["reasons"]
+    assert (reason["code"], reason["details"]["attempt"]) == ("retry_not_due", 3)
+    assert reason["message"].startswith("attempt 3 of 5 is due at")
+
+
+def test_why_it_waits_for_a_worker_is_cancelled_or_over(any_world: World) -> None:
+    any_world.worker()
+    now = SystemClock().now()
+    waiting, other = (any_world.submitted()["id"] for _ in range(2))
+    for execution in (waiting, other):
+        any_world.update(execution, dispatched_at=now)
+    assert _reasons(any_world, waiting)["waiting_for_worker"]["others"] == 1
+    assert any_world.client.post(f"/api/v1/executions/{waiting}/cancel").status_code == 202
+    assert set(_reasons(any_world, waiting)) == {"cancel_requested", "waiting_for_worker"}
+    any_world.entered(other, 1, "Succeeded", finished_at=now)
+    assert _reasons(any_world, other) == {}
+    assert any_world.client.get("/api/v1/executions/nobody/why").status_code == 404
+
+
+def test_a_key_that_names_no_parameter_is_refused_with_its_place(world: World) -> None:
+    refused = world.client.post("/api/v1/jobs", json={**LIMITED, "concurrency": {"limit": 1, "key": "{tenant}"}})
+    [problem] = refused.json["errors"]
+    assert (refused.status_code, problem["pointer"], problem["code"]) == (422, "/concurrency/key", "unknown_parameter")
+    assert "user_id" in problem["message"]
+
+
+def test_what_a_job_in_code_says_about_limits_is_shown(world: World) -> None:
+    _define(world, **LIMITED, rate_limit={"limit": 5, "per": "PT1M"}, unique={"for": 60})
+    shown = world.client.get("/api/v1/jobs/limited").json
+    assert shown["concurrency"] == {"limit": 1, "key": "{user_id}", "total": None}
+    assert shown["rate_limit"] == {"limit": 5, "per": 60.0, "burst": 1, "key": None}
+    assert shown["unique"] == {"key": None, "until": None, "for": 60.0, "on_conflict": "reject"}
+    with world.database.write() as connection:
+        row = jobs.get(connection, "limited")
+        assert row is not None
+        assert row.owner is Owner.API
+    made = world.submitted(job="limited")
+    assert (made["concurrency_key"], made["rate_key"]) == ("limited/u-17", "limited/")

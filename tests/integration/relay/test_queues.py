@@ -1,0 +1,129 @@
+"""What is urgent finds room whatever waits; what was overtaken has its share; a paused queue lets nothing start."""
+
+import json
+
+from jobworker.domain.events import Kind
+from jobworker.store import queues
+from jobworker.store.queues import QueueRow
+from tests.integration.relay.conftest import SEND, World
+
+
+def pause(world: World, paused: bool = True) -> None:
+    with world.database.write() as connection:
+        queues.pause(connection, QueueRow("default", world.clock.now(), "ann") if paused else QueueRow("default"))
+
+
+def start(world: World, *executions: str) -> None:
+    """As if workers had taken these messages, and done the work."""
+    for execution in executions:
+        world.report(Kind.RUNNING, execution)
+        world.report(Kind.SUCCEEDED, execution)
+
+
+def test_the_feed_is_full_for_what_is_no_more_urgent_only(world: World) -> None:
+    world.dispatcher = world.another_dispatcher(feed=3)
+    usual = world.submit_many(SEND, 5)
+    assert world.dispatch() == usual[:3]
+    assert world.dispatch() == []
+    slow = world.submit(priority=1)
+    urgent = world.submit_many(SEND, 5, priority=9)
+    assert world.dispatch() == urgent[:3]
+    assert world.waiting(9) == urgent[:3]
+    assert world.get(slow).dispatched_at is None
+
+
+def test_each_priority_goes_to_its_list_the_urgent_first(world: World) -> None:
+    executions = [world.submit(priority=priority) for priority in range(10)]
+    assert world.dispatch() == executions
+    assert [world.waiting(priority) for priority in (9, 5, 2, 0)] == [
+        executions[:6:-1],
+        executions[6:3:-1],
+        executions[3:0:-1],
+        executions[:1],
+    ]
+
+
+def test_while_there_is_no_room_for_all_one_in_ten_was_overtaken_for_long(world: World) -> None:
+    world.dispatcher = world.another_dispatcher(feed=20)
+    old = world.submit_many(SEND, 3, priority=0)
+    world.dispatcher.feed = 20
+    urgent = world.submit_many(SEND, 100, priority=9)
+    assert world.dispatch() == urgent[:20], "nobody was overtaken for long yet"
+    world.clock.advance(61)
+    world.client.delete("default")
+    assert world.dispatch() == [*old[:2], *urgent[20:40]]
+    assert world.waiting(9)[-2:] == old[:2], "in the list of those that overtook them"
+    assert len(world.waiting(9)) == 22
+    assert world.dispatch() == [], "more than the feed is there already"
+
+
+def test_without_a_crowd_nobody_is_lifted(world: World) -> None:
+    old = world.submit_many(SEND, 15, priority=0)
+    world.clock.advance(1000)
+    urgent = world.submit(priority=9)
+    assert world.dispatch() == [*old, urgent]
+    assert (world.waiting(9), world.waiting(0)) == ([urgent], old)
+
+
+def test_what_waits_in_redis_for_long_while_it_is_overtaken_goes_back(world: World) -> None:
+    world.dispatcher = world.another_dispatcher(feed=20)
+    old = world.submit_many(SEND, 2, priority=0)
+    assert world.dispatch() == old
+    world.clock.advance(61)
+    world.dispatcher.age()
+    assert world.waiting(0) == old, "nothing overtakes them"
+    world.submit_many(SEND, 100, priority=9)
+    assert len(world.dispatch()) == 20
+    world.dispatcher.age()
+    assert (world.waiting(0), world.published() & set(old)) == ([], set())
+    world.client.delete("default")
+    assert set(old) <= set(world.dispatch())
+    assert world.waiting(9)[-2:] == old
+
+
+def test_a_message_is_not_lost_because_another_list_was_worked_off(world: World) -> None:
+    world.dispatcher = world.another_dispatcher(feed=10)
+    [old] = world.submit_many(SEND, 1, priority=0)
+    world.clock.advance(61)
+    world.submit_many(SEND, 30, priority=9)
+    went = world.dispatch()
+    assert old in went
+    assert old in world.waiting(9)
+    world.clock.advance(20)
+    assert world.dispatcher.mend(world.clock.now()) == 0
+
+
+def test_a_paused_queue_publishes_nothing_and_takes_back_what_lies_there(world: World) -> None:
+    executions = world.submit_many(SEND, 3)
+    foreign = json.dumps({"headers": {"task": "plain"}, "body": ""})
+    world.dispatch()
+    world.client.rpush("default\x06\x163", foreign)
+    world.client.lpush("default\x06\x163", foreign)
+    pause(world)
+    assert world.dispatch() == []
+    assert world.published() == set()
+    assert world.taken() == [foreign, foreign], "what others have sent stays"
+    world.clock.advance(1)
+    more = world.submit()
+    assert world.dispatch() == []
+    pause(world, paused=False)
+    assert world.dispatch() == [*executions, more]
+    assert world.waiting() == [*executions, more]
+
+
+def test_what_a_worker_has_fetched_is_not_taken_back(world: World) -> None:
+    execution = world.submit()
+    world.dispatch()
+    world.fetch(execution)
+    world.taken()
+    pause(world)
+    world.dispatch()
+    assert world.published() == {execution}
+
+
+def test_taking_back_leaves_alone_what_is_no_list(world: World) -> None:
+    world.submit()
+    world.dispatch()
+    world.client.set("default", "something else")
+    assert world.dispatcher.claims.take_back(["default", "nothing"]) == []
+    assert world.client.get("default") == "something else"
