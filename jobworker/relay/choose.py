@@ -43,10 +43,14 @@ class Band:
 
 @dataclass(slots=True)
 class Round:
-    """What one round has decided: what goes out, and how full the buckets are afterwards."""
+    """What one round has decided: what goes out, and how full the buckets are afterwards.
+
+    `refused` says whether limits held anything up, `next_at` when a rate opens again.
+    """
 
     chosen: list[Chosen] = field(default_factory=list)
     buckets: Mapping[str, dt.datetime] = field(default_factory=dict)
+    refused: bool = False
     next_at: dt.datetime | None = None
 
 
@@ -79,7 +83,7 @@ class Chooser:
                 line = self._line(backlog, places) if places else None
                 round.chosen += self._of_queue(backlog, bands, line, now)
         if places:
-            round.buckets, round.next_at = places.taken_at, places.next_at
+            round.buckets, round.refused, round.next_at = places.taken_at, places.refused, places.next_at
         return round
 
     def _of_queue(self, backlog: Backlog, bands: Sequence[Band], line: Line | None, now: dt.datetime) -> list[Chosen]:

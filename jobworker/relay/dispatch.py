@@ -33,8 +33,8 @@ _LIMIT = 1000
 class Dispatcher:
     """Turns rows that are due into messages.
 
-    `name` is the relay's, `workers` is who is alive (kept current by the watch), `next_permit` is when a rate lets
-    something through again.
+    `name` is the relay's, `workers` is who is alive (kept current by the watch). `held_up` says whether something had
+    to wait for a place or a rate, `next_permit` when a rate lets something through again.
     """
 
     database: Database
@@ -46,6 +46,7 @@ class Dispatcher:
     ageing: dt.timedelta
     workers: Sequence[WorkerRow] = ()
     undecided: bool = False
+    held_up: bool = False
     next_permit: dt.datetime | None = None
     _chooser: Chooser = field(init=False)
     _definitions: dict[tuple[str, int], Definition | None] = field(default_factory=dict)
@@ -70,7 +71,7 @@ class Dispatcher:
         with self.database.read() as connection:
             round = self._chooser.choose(connection, known, depths, self.workers, self.clock.now())
             messages = {one.row.id: self._message(connection, one.row, one.urgency) for one in round.chosen}
-        self.next_permit = round.next_at
+        self.held_up, self.next_permit = round.refused, round.next_at
         limited = [one for one in round.chosen if one.row.limit_key is not None]
         if limited and not self._hold_places(limited, round.buckets):
             return 0

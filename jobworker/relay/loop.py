@@ -171,7 +171,7 @@ class Relay:
         return sum(self._settle(self._offsets or offsets, part) for part in batch.one_by_one(offsets))
 
     def _commit(self, offsets: Offsets, batch: Batch) -> int:
-        """Everything that was read, in one transaction with how far it was read; answers what became due."""
+        """Everything that was read, in one transaction with how far it was read; answers what may go out now."""
         now = self._clock.now()
         times = now, now + timedelta(seconds=_LEADERSHIP)
         with self._database.write() as connection:
@@ -188,7 +188,8 @@ class Relay:
         self._renewed_at = self._clock.monotonic()
         self._dispatcher.note_claims(told.claimed)
         self._dispatcher.note_declined(told.declined)
-        return fired + released
+        # Whoever ends or starts may have made room for somebody who waits for just that.
+        return fired + released + (len(batch.events) if self._dispatcher.held_up else 0)
 
     def _send(self, urgent: bool) -> int:
         """Cancel and dispatch, when there is something new or it is time to fill the feed again."""

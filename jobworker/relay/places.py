@@ -16,7 +16,10 @@ from jobworker.store import limits as stored
 
 @dataclass(slots=True)
 class Places:
-    """What is held and what may still go, by key; `take` counts on. `next_at` is when a rate opens again."""
+    """What is held and what may still go, by key; `take` counts on.
+
+    `refused` says whether anything had to wait, `next_at` when a rate opens again.
+    """
 
     now: dt.datetime
     held: dict[str, int] = field(default_factory=dict)
@@ -25,6 +28,7 @@ class Places:
     full_at: dict[str, dt.datetime] = field(default_factory=dict)
     taken_at: dict[str, dt.datetime] = field(default_factory=dict)
     next_at: dt.datetime | None = None
+    refused: bool = False
     _concurrency: dict[str, Concurrency | None] = field(default_factory=dict)
     _rates: dict[str, RateLimit | None] = field(default_factory=dict)
 
@@ -53,7 +57,9 @@ class Places:
     def refusal(self, limit_key: str) -> Reason | None:
         """Why nothing more of this key may go now."""
         key, rate_key = limits.parts(limit_key)
-        return (key and self._no_place(key)) or (rate_key and self._too_fast(rate_key)) or None
+        reason = (key and self._no_place(key)) or (rate_key and self._too_fast(rate_key)) or None
+        self.refused = self.refused or reason is not None
+        return reason
 
     def rank(self, limit_key: str) -> int:
         """How many of its kind hold places already: whoever has the fewest is next."""

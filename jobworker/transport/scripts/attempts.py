@@ -38,21 +38,23 @@ return 1
 )
 
 #: KEYS lists of messages. ARGV how many of each are looked at, from the next to go on. Takes ours out and answers their
-#: executions and attempts; others stay, in their order. What is no list is left alone. Also when Redis is full: after
-#: a command that needs no memory the others are let through.
+#: executions and attempts, but for copies of what a worker has or had: they are dropped. Messages of others stay, in
+#: their order. What is no list is left alone. Also when Redis is full: after a command that needs no memory the others
+#: are let through.
 TAKE_BACK = (
     COMMON
     + """
 local taken = {}
 for _, list in ipairs(KEYS) do
   local messages, others = redis.pcall('LRANGE', list, -ARGV[1], -1), {}
-  local before = #taken
   for _, message in ipairs(messages.err and {} or messages) do
     local execution, attempt = attempt_of(message)
-    if execution then taken[#taken + 1], taken[#taken + 2] = execution, tostring(attempt)
-    else others[#others + 1] = message end
+    if not execution then others[#others + 1] = message
+    elseif record(execution) < attempt then
+      taken[#taken + 1], taken[#taken + 2] = execution, tostring(attempt)
+    end
   end
-  if #taken > before then
+  if not messages.err and #others < #messages then
     redis.call('LTRIM', list, 0, -#messages - 1)
     for _, message in ipairs(others) do redis.call('RPUSH', list, message) end
   end

@@ -6,6 +6,7 @@ from jobworker.domain.events import Kind
 from jobworker.store import queues
 from jobworker.store.queues import QueueRow
 from tests.integration.relay.conftest import SEND, World
+from tests.integration.relay.test_limits import limited
 
 
 def pause(world: World, paused: bool = True) -> None:
@@ -119,6 +120,18 @@ def test_what_a_worker_has_fetched_is_not_taken_back(world: World) -> None:
     pause(world)
     world.dispatch()
     assert world.published() == {execution}
+
+
+def test_a_copy_of_what_a_worker_has_is_dropped_and_the_place_stays_taken(world: World) -> None:
+    definition = limited(concurrency={"limit": 1})
+    first, _ = world.submit_many(definition, 2)
+    assert world.dispatch() == [first]
+    world.fetch(first)
+    pause(world)
+    world.dispatch()
+    assert (world.waiting(), world.published()) == ([], {first})
+    pause(world, paused=False)
+    assert world.dispatch() == []
 
 
 def test_taking_back_leaves_alone_what_is_no_list(world: World) -> None:
