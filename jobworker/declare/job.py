@@ -94,13 +94,20 @@ def _with_context(function: Callable[..., Any]) -> Callable[..., Any]:
     wanted = _context_parameters(function)
     if not wanted:
         return function
+    places = _places(function)
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         # A caller in a test may hand in a context of its own, by position or by name.
-        if not any(isinstance(value, Context) for value in (*args, *kwargs.values())):
-            kwargs.update(dict.fromkeys(wanted, current()))
-        return function(*args, **kwargs)
+        if any(isinstance(value, Context) for value in (*args, *kwargs.values())):
+            return function(*args, **kwargs)
+        context, rest, filled = current(), list(args), dict[str, Any]()
+        # Who calls by position does not know of the context, wherever it stands.
+        for name in places:
+            if rest:
+                filled[name] = context if name in wanted else rest.pop(0)
+        kwargs.update({name: context for name in wanted if name not in filled})
+        return function(*filled.values(), *rest, **kwargs)
 
     return run
 
@@ -108,3 +115,9 @@ def _with_context(function: Callable[..., Any]) -> Callable[..., Any]:
 def _context_parameters(function: Callable[..., Any]) -> list[str]:
     hints = typing.get_type_hints(function)
     return [name for name in inspect.signature(function).parameters if hints.get(name) is Context]
+
+
+def _places(function: Callable[..., Any]) -> list[str]:
+    """The parameters that may be given by position."""
+    found = inspect.signature(function).parameters.values()
+    return [each.name for each in found if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]

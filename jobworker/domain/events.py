@@ -4,6 +4,7 @@ A stream entry has the fields `kind`, `execution`, `attempt` and `data` (JSON). 
 the Redis server's time in milliseconds, so reports of all hosts are ordered by one clock.
 
 kind            from     data
+called          worker   by, at, task, queue, priority, correlation_id, args, kwargs, embedded (Python called it)
 running         worker   worker, token, code_version
 succeeded       worker   token, runtime (seconds), result; or result_file {name, size, sha256, host}
 failed          worker   token, runtime, error {type, message, traceback}, reason?
@@ -44,6 +45,7 @@ from jobworker.domain.execution import Move, State
 class Kind(StrEnum):
     """What a report is about."""
 
+    CALLED = "called"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"

@@ -39,6 +39,15 @@ DEFAULTS: Mapping[str, Any] = {
 OVERRIDABLE = frozenset({"retry"})
 
 
+def for_worker(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an execution that a worker applies. Without a retry policy that decides, the task's own options do."""
+    described, where = given.get("retry"), given.get("isolation")
+    sent = {"retry": described} if described and retry.parse(described).decides else {}
+    if where and where["mode"] != isolation.Mode.IN_PROCESS:
+        sent["isolation"] = where
+    return sent
+
+
 def normalise(given: Mapping[str, Any], where: str = "") -> tuple[dict[str, Any], list[FieldError]]:
     """Each policy as it is stored, the missing ones by default; and what is wrong with those that were given."""
     made, problems = dict(DEFAULTS), list[FieldError]()

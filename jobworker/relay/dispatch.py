@@ -10,7 +10,7 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.domain import gates, isolation, losses, retry
+from jobworker.domain import gates, losses, policies
 from jobworker.domain.execution import retries_used
 from jobworker.domain.job import Definition
 from jobworker.relay.choose import Chooser, Chosen
@@ -211,14 +211,15 @@ class Dispatcher:
             expires_at=row.expires_at if row.attempt == 0 else None,
             metadata=row.metadata,
             announce=definition is not None and losses.announced(definition.on_worker_lost, row.lost_attempts),
+            call=row.call,
         )
 
     def _policies(self, row: Ready, definition: Definition | None) -> str:
         if row.overrides is not None:
-            return _for_worker({**(definition.policies if definition else {}), **row.overrides})
+            return _sent({**(definition.policies if definition else {}), **row.overrides})
         key = (row.job, row.job_revision)
         if key not in self._policies_sent:
-            self._policies_sent[key] = _for_worker(definition.policies if definition else {})
+            self._policies_sent[key] = _sent(definition.policies if definition else {})
         return self._policies_sent[key]
 
     def _definition(self, connection: sa.Connection, row: Ready) -> Definition | None:
@@ -238,11 +239,5 @@ def _effective(name: str, row: Ready, of_definition: Any) -> Any:
     return (row.overrides or {}).get(name, of_definition)
 
 
-def _for_worker(policies: Mapping[str, Any]) -> str:
-    """Those that a worker applies. Without a retry policy that decides, the task's own options do."""
-    described = policies.get("retry")
-    sent = {"retry": described} if described and retry.parse(described).decides else {}
-    where = policies.get("isolation")
-    if where and where["mode"] != isolation.Mode.IN_PROCESS:
-        sent["isolation"] = where
-    return json.dumps(sent, separators=(",", ":"), sort_keys=True)
+def _sent(of_execution: Mapping[str, Any]) -> str:
+    return json.dumps(policies.for_worker(of_execution), separators=(",", ":"), sort_keys=True)

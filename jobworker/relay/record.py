@@ -13,6 +13,7 @@ from jobworker.domain.events import CUT_SHORT, NEVER_RAN, STATES, Event, Kind
 from jobworker.domain.execution import MAX_SNOOZES, Move, Standing, State, merge
 from jobworker.domain.job import OnWorkerLost
 from jobworker.domain.losses import MAX_LOSSES
+from jobworker.relay.called import adopt
 from jobworker.store import dispatch, history, jobs, workers
 from jobworker.store.history import Known
 
@@ -52,6 +53,7 @@ class Told:
 
 def record(connection: sa.Connection, reports: Sequence[Event]) -> Told:
     """Write down what workers reported, in the order of the stream; answers what became of messages."""
+    adopt(connection, reports)
     ours = [event for event in reports if not _is_foreign(event)]
     told = Told(declined=_declined(connection, ours))
     for part in _parts(ours):

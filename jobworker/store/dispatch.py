@@ -58,6 +58,7 @@ class Ready:
     metadata: dict[str, Any] | None
     due_at: dt.datetime
     limit_key: str | None
+    call: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)

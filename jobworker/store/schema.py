@@ -127,6 +127,7 @@ executions = sa.Table(
     sa.Column("cancel_requested_by", sa.String(255)),
     sa.Column("event_id", sa.String(40), nullable=False, default="0-0"),
     sa.Column("overrides", Json),
+    sa.Column("call", Json),
     sa.Column("expires_at", Moment),
     sa.Column("concurrency_key", sa.String(255)),
     sa.Column("rate_key", sa.String(255)),

@@ -185,6 +185,10 @@ class Mailbox:
             self.held[ticket.token] = ticket
         return answer
 
+    def called(self, ticket: Ticket, data: str) -> None:
+        """The attempt is the first of an execution that was called from Python; said before anything else about it."""
+        self._owe(Owed("tell", ticket.token, ticket.execution, ticket.attempt, Kind.CALLED, data))
+
     def started(self, ticket: Ticket) -> None:
         """A process or thread has begun with the attempt."""
         data = ticket.token.join(self._start_data)

@@ -11,6 +11,7 @@ import orjson
 import redis
 from celery import Celery
 
+from jobworker.domain.calls import POSITIONAL
 from jobworker.transport import keys
 from jobworker.transport.scripts.common import PRIORITY_STEPS, SEPARATOR
 
@@ -52,7 +53,8 @@ class Message:
 
     `expires_at`: it may not be started any more after that. `policies`: those that the worker applies, by name, as
     the text of a JSON object. `metadata`: what the attempts before this one have left. `announce`: the worker says that
-    it starts before it does.
+    it starts before it does. `call`: it was called from Python with what Celery chains to it, or with positional
+    arguments that have no names.
     """
 
     execution: str
@@ -73,6 +75,7 @@ class Message:
     expires_at: dt.datetime | None = None
     metadata: Mapping[str, Any] | None = None
     announce: bool = False
+    call: Mapping[str, Any] | None = None
 
 
 class _Template(NamedTuple):
@@ -125,7 +128,7 @@ class Publisher:
 
     def _render(self, message: Message) -> bytes:
         template = self._template(message)
-        body = template.body % orjson.dumps(message.parameters)
+        body = template.body % orjson.dumps(message.parameters) if message.call is None else _body_of_call(message)
         scheduled_for = message.scheduled_for
         return template.envelope % {
             b"execution": message.execution.encode(),
@@ -177,6 +180,13 @@ class Publisher:
             ignore_result=True,
             origin="jobworker",
         )
+
+
+def _body_of_call(message: Message) -> bytes:
+    named = dict(message.parameters)
+    positional = named.pop(POSITIONAL, [])
+    embedded = {"callbacks": None, "errbacks": None, "chain": None, "chord": None, **(message.call or {})}
+    return orjson.dumps([positional, named, embedded])
 
 
 def ring(pipe: Any, queue: str) -> None:

@@ -8,7 +8,9 @@ from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from jobworker.domain.events import Kind
+from jobworker.transport.claims import Ticket
 from jobworker.transport.messages import ticket_of
+from jobworker.worker import calls
 from jobworker.worker.pool import forks
 from jobworker.worker.request import JobRequest
 from jobworker.worker.shutdown import stop_warmly
@@ -93,6 +95,7 @@ class Consumer(CeleryConsumer):
         name = message.headers.get("task") if isinstance(message.headers, dict) else None
         ticket = ticket_of(message.headers, runner.worker, message.delivery_tag) if runner else None
         if runner and ticket:
+            _introduce(message, ticket)
             data = {"worker": ticket.worker, "task": name, "reason": f"this worker has no task {name}"}
             runner.mailbox.refused(ticket, Kind.UNKNOWN_TASK, json.dumps(data))
         else:
@@ -100,7 +103,23 @@ class Consumer(CeleryConsumer):
         super().on_unknown_task(body, message, exc)
 
 
+def _introduce(message: Any, ticket: Ticket) -> None:
+    """If the message is a call from Python, the relay does not know of it yet."""
+    try:
+        payload = message.payload
+    except Exception:  # noqa: BLE001  that it cannot be read is said anyway
+        payload = None
+    properties = message.properties or {}
+    told = calls.told(message.headers, payload, message.delivery_info or {}, properties.get("priority"))
+    if told is not None and JobTask.runner:
+        JobTask.runner.mailbox.called(ticket, told)
+
+
 def _reject(message: Any, error: Exception, reason: str) -> None:
-    if JobTask.runner:
+    runner = JobTask.runner
+    if runner:
+        ticket = ticket_of(message.headers, runner.worker, message.delivery_tag)
+        if ticket:
+            _introduce(message, ticket)
         queue = (message.delivery_info or {}).get("routing_key")
-        JobTask.runner.mailbox.reject(message.delivery_tag, message.headers, error, reason, queue)
+        runner.mailbox.reject(message.delivery_tag, message.headers, error, reason, queue)

@@ -18,7 +18,7 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from jobworker.transport.claims import Answer, Ticket
-from jobworker.worker import outcome, pool, retrying
+from jobworker.worker import calls, outcome, pool, retrying
 from jobworker.worker.delivery import HEADER, TOKEN_HEADER, Delivery, new_token
 from jobworker.worker.isolation import choice
 from jobworker.worker.limits import PATIENCE
@@ -48,6 +48,8 @@ class JobRequest(Request):
     patience = PATIENCE
     _ticket: Ticket | None = None
     _announced = False
+    #: What is told about a call from Python before anything else.
+    _call: str | None = None
     _runs_here = False
     _report: Report | None = None
     _error: BaseException | None = None
@@ -66,6 +68,9 @@ class JobRequest(Request):
         if runner is None or header is None:
             return
         self._mailbox, self._batched = runner.mailbox, runner.batched
+        self._call = calls.told(message.headers, self._payload, self.delivery_info, self.delivery_info["priority"])
+        if self._call is not None:
+            header = self._request_dict[HEADER] = calls.completed(header, self._task)
         token = message.delivery_tag if self._batched else new_token()
         self._request_dict[TOKEN_HEADER] = token
         self._ticket = self._mailbox.held.get(token) or Delivery.read(header, token).ticket(runner.worker)
@@ -144,6 +149,7 @@ class JobRequest(Request):
             return True
         answer = self._ask(self._ticket)
         if answer is Answer.RUN:
+            self._introduce(self._ticket)
             return True
         if answer is not None:
             logger.info("attempt_refused", execution=self._ticket.execution, why=answer.value)
@@ -165,6 +171,12 @@ class JobRequest(Request):
                 return False
             never.wait(_PAUSE)
         return True
+
+    def _introduce(self, ticket: Ticket) -> None:
+        """The relay does not know yet what was called from Python."""
+        if self._call is not None:
+            self._mailbox.called(ticket, self._call)
+            self._call = None
 
     def _ask(self, ticket: Ticket) -> Answer | None:
         """The answer of Redis, however long it takes; None if the worker stops meanwhile."""
@@ -266,6 +278,7 @@ class JobRequest(Request):
             self._report = _report(ended, self._ticket)
 
     def _tell(self, ticket: Ticket) -> None:
+        self._introduce(ticket)
         kind, data = self._report or _report(outcome.of_end_without_report(self._error), ticket)
         self._mailbox.ended(ticket, kind, data, None if self._batched else self._acknowledge_message)
 

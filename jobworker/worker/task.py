@@ -8,12 +8,15 @@ from typing import Any
 from celery import Celery, Task
 from celery.exceptions import Retry
 
+from jobworker.clock import SystemClock
 from jobworker.declare import Abort, Job, JobOptions, classes
 from jobworker.domain import isolation
 from jobworker.domain.isolation import Isolation
-from jobworker.worker import hooks, retrying
+from jobworker.worker import calls, hooks, retrying
 from jobworker.worker.delivery import HEADER, TOKEN_HEADER, Delivery
 from jobworker.worker.runner import Runner
+
+_clock = SystemClock()
 
 
 class JobTask(Task):
@@ -124,6 +127,13 @@ class JobApp(Celery):
         made = super()._task_from_fun(fun, name, base and _as_job(base), **options)
         retrying.let_policies_decide(made, made.delivery)
         return made
+
+    def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Publish a call of a task. Everything that calls a task comes here, and so into the history."""
+        own = options.get("task_type") or self._tasks.get(name)
+        routed = bool(self.conf.task_routes)
+        added = calls.options_of(_clock, name, args, kwargs, options, own, routed)
+        return super().send_task(name, args, kwargs, **{**options, **added})
 
     def register_task(self, task: Any, **options: Any) -> Any:
         """Add a task that is a class, or an object of one."""

@@ -17,6 +17,7 @@ def upgrade() -> None:
     """Columns come after those that are there: so a database that has grown is the same as a new one."""
     for column in (
         sa.Column("overrides", _json),
+        sa.Column("call", _json),
         sa.Column("expires_at", _moment),
         sa.Column("concurrency_key", sa.String(255)),
         sa.Column("rate_key", sa.String(255)),

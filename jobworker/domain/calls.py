@@ -1,0 +1,62 @@
+"""A task that was called from Python, with `.delay()` and what is like it: read from what a worker says of it."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobworker.domain import ids, job
+from jobworker.domain.execution import PRIORITIES
+from jobworker.domain.parameters import VARIADIC, Parameter
+
+#: Stands among parameters for positional arguments that have no names.
+POSITIONAL = "*"
+
+_LONGEST_TASK = 255
+_LONGEST_TEXT = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Who called which task, when, with what, and what Celery chained to it."""
+
+    task: str
+    queue: str
+    priority: int
+    by: str
+    at: dt.datetime
+    correlation_id: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    embedded: Mapping[str, Any]
+
+
+def read(execution: str, data: Mapping[str, Any], seen: dt.datetime) -> Call:
+    """The call that a worker tells of; `seen` is when. Raises `KeyError`, `TypeError` or `ValueError` for nonsense."""
+    task, queue, priority = data["task"], data["queue"], data["priority"]
+    if not ids.is_id(execution) or not 0 < len(task) <= _LONGEST_TASK:
+        raise ValueError(f"no call: execution {execution!r}, task {task!r}")
+    if not job.QUEUE.match(queue) or priority not in PRIORITIES:
+        raise ValueError(f"no call: queue {queue!r}, priority {priority!r}")
+    args, kwargs, embedded = data["args"], data["kwargs"], data["embedded"]
+    if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(embedded, dict)):
+        raise TypeError("args must be a list, kwargs and embedded objects")
+    return Call(
+        task=task,
+        queue=queue,
+        priority=priority,
+        by=str(data["by"])[:_LONGEST_TEXT],
+        at=min(dt.datetime.fromisoformat(data["at"]).astimezone(dt.UTC), seen),
+        correlation_id=str(data.get("correlation_id") or "")[:_LONGEST_TEXT],
+        args=args,
+        kwargs=kwargs,
+        embedded=embedded,
+    )
+
+
+def parameters(call: Call, accepted: Sequence[Parameter]) -> tuple[dict[str, Any], bool]:
+    """What the call gives to the task, by name as far as names are known; and whether all of it has one."""
+    names = [parameter.name for parameter in accepted if parameter.name != VARIADIC.name]
+    if len(call.args) > len(names) or any(name in call.kwargs for name in names[: len(call.args)]):
+        return {POSITIONAL: list(call.args), **call.kwargs}, False
+    return {**dict(zip(names, call.args, strict=False)), **call.kwargs}, True

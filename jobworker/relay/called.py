@@ -1,0 +1,76 @@
+"""What was called from Python becomes an execution: the first that is heard of it makes the row."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from jobworker.domain import calls
+from jobworker.domain.calls import Call
+from jobworker.domain.events import Event, Kind
+from jobworker.domain.execution import State
+from jobworker.domain.job import Definition
+from jobworker.domain.parameters import Parameter
+from jobworker.store import called, history, jobs, tasks
+from jobworker.store.called import Adopted
+from jobworker.store.executions import NewExecution
+
+logger = structlog.get_logger(__name__)
+
+
+def adopt(connection: sa.Connection, reports: Sequence[Event]) -> None:
+    """Make a row of each call that has none yet."""
+    found = {event.execution: call for event in reports if event.kind is Kind.CALLED and (call := _read(event))}
+    if not found:
+        return
+    present = history.known(connection, found)
+    kinds = {call.task: _kind(connection, call.task) for call in found.values()}
+    rows = [_row(execution, call, *kinds[call.task]) for execution, call in found.items() if execution not in present]
+    called.insert(connection, rows)
+
+
+def _read(event: Event) -> Call | None:
+    try:
+        return calls.read(event.execution, event.data, event.at)
+    except (KeyError, TypeError, ValueError) as error:  # Nothing that stands in Redis may stop the relay.
+        logger.error("event_unreadable", event_id=event.id, error=repr(error), data=event.data)
+        return None
+
+
+Known = tuple[Definition | None, int, tuple[Parameter, ...]]
+
+
+def _kind(connection: sa.Connection, name: str) -> Known:
+    """The definition that the task is by itself, its revision, and what the task accepts."""
+    row, task = jobs.get(connection, name), tasks.get(connection, name)
+    own = row if row and row.definition.task == name else None
+    return own.definition if own else None, own.revision if own else 0, task.parameters if task else ()
+
+
+def _row(
+    execution: str, call: Call, definition: Definition | None, revision: int, accepted: Sequence[Parameter]
+) -> Adopted:
+    parameters, by_name = calls.parameters(call, accepted)
+    new = NewExecution(
+        id=execution,
+        job=call.task,
+        job_revision=revision,
+        task=call.task,
+        max_attempts=definition.max_attempts if definition else None,
+        queue=call.queue,
+        priority=call.priority,
+        parameters=parameters,
+        correlation_id=call.correlation_id or execution,
+        batch_id=None,
+        schedule_id=None,
+        scheduled_for=None,
+        due_at=call.at,
+        state=State.QUEUED,
+    )
+    return Adopted(new, call.by, call.at, _message(call, by_name))
+
+
+def _message(call: Call, by_name: bool) -> Mapping[str, Any] | None:
+    """What further attempts have in their message besides the parameters."""
+    return call.embedded if call.embedded or not by_name else None

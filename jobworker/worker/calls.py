@@ -1,0 +1,120 @@
+"""Tasks that are called from Python, with `.delay()` and what is like it: how they come into the history.
+
+The caller gives the message an execution id of its own; the worker that gets the message tells the relay what was
+called before it tells anything else, and the relay makes the row. From then on it is an execution like any other.
+"""
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from celery import Task
+from celery._state import get_current_worker_task
+from kombu.utils import json
+
+from jobworker.clock import Clock
+from jobworker.declare import JobOptions
+from jobworker.domain import losses, policies
+from jobworker.domain.ids import IdFactory
+from jobworker.domain.parameters import MAX_BYTES
+from jobworker.worker.delivery import HEADER
+
+logger = structlog.get_logger(__name__)
+
+_ids = IdFactory()
+
+#: Celery's own tasks, which nobody wants to see as jobs.
+_CELERYS = "celery."
+
+#: What Celery chains to a task; it belongs to every attempt of it.
+_EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
+
+_NO_OPTIONS = JobOptions()
+
+
+def options_of(
+    clock: Clock, name: str, args: Any, kwargs: Any, given: Mapping[str, Any], task: Task | None, routed: bool
+) -> dict[str, Any]:
+    """What a call of task `name` gets besides the options `given` to Celery's `send_task`.
+
+    `routed`: somebody else decides about queues. Queue and priority are the job's unless the call says otherwise.
+    """
+    headers = given.get("headers") or {}
+    if name.startswith(_CELERYS) or HEADER in headers:
+        return {}
+    added: dict[str, Any] = {}
+    options = getattr(task, "job_options", _NO_OPTIONS)
+    if given.get("priority") is None:
+        added["priority"] = 9 - options.priority
+    if not routed and not any(given.get(option) for option in ("queue", "exchange", "routing_key")):
+        added["queue"] = options.queue
+    if _is_kept(name, args, kwargs, given):
+        called = _header(clock, name, given)
+        added["headers"] = {**headers, HEADER: called}
+        added["task_id"] = given.get("task_id") or called["execution"]
+    return added
+
+
+def _header(clock: Clock, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    now = clock.now()
+    execution = _ids.new(int(now.timestamp() * 1000))
+    caller = _calling_execution()
+    return {
+        "execution": execution,
+        "attempt": 1,
+        "job": name,
+        "correlation_id": caller["correlation_id"] if caller else str(given.get("task_id") or execution)[:128],
+        "called": {
+            "by": f"execution:{caller['execution']}" if caller else f"python:{socket.gethostname()}",
+            "at": now.isoformat(),
+        },
+    }
+
+
+def _calling_execution() -> Mapping[str, Any] | None:
+    """The header of the execution that makes the call, if one does."""
+    task = get_current_worker_task()
+    return getattr(task.request, HEADER, None) if task else None
+
+
+def _is_kept(name: str, args: Any, kwargs: Any, given: Mapping[str, Any]) -> bool:
+    """Whether the call is small enough for the history, and JSON."""
+    try:
+        size = len(json.dumps([args or (), kwargs or {}, given.get("chain"), given.get("link")]))
+    except (TypeError, ValueError):
+        return False  # Celery will say what is wrong with it.
+    if size > MAX_BYTES:
+        logger.warning("call_not_in_history", task=name, why=f"its {size} bytes of arguments are more than {MAX_BYTES}")
+    return size <= MAX_BYTES
+
+
+def completed(header: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """The header of a call with what the relay would have said of the task."""
+    own = task.job_options.policies
+    return {
+        **header,
+        "policies": policies.for_worker(own),
+        "max_attempts": (own.get("retry") or {}).get("max_attempts"),
+        "announce": losses.announced(task.job_options.on_worker_lost, None),
+    }
+
+
+def told(headers: Mapping[str, Any], payload: Any, delivery_info: Mapping[str, Any], priority: Any) -> str | None:
+    """The data of the `called` event, as JSON; None if the message is not a call. `payload` may be unknown: None."""
+    header = headers.get(HEADER)
+    if not isinstance(header, Mapping) or not isinstance(header.get("called"), Mapping):
+        return None
+    args, kwargs, embedded = payload or ([], {}, {})
+    data = {
+        **header["called"],
+        "task": headers.get("task"),
+        "queue": delivery_info.get("routing_key"),
+        "priority": 9 - priority if isinstance(priority, int) else 9,
+        "correlation_id": header.get("correlation_id"),
+        "args": args,
+        "kwargs": kwargs,
+        "embedded": {name: value for name, value in embedded.items() if name in _EMBEDDED and value},
+    }
+    text: str = json.dumps(data)
+    return text
