@@ -4,6 +4,7 @@ import collections
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,9 +16,11 @@ from jobworker.clock import SystemClock
 from jobworker.domain.admission import Submission
 from jobworker.domain.execution import FINAL, State
 from jobworker.services import executions, submission
+from jobworker.store import executions as store
 from jobworker.store import jobs
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
+from jobworker.store.filters import Filters
 from jobworker.transport.wake import Waker
 from tests.servers import Process
 from tests.waiting import until
@@ -65,6 +68,13 @@ class Engine:
     def celery(self, *arguments: str, **settings: str) -> Process:
         """Start one of Celery's other commands."""
         return self._start(arguments[0], ["-m", "celery", "-A", "jobworker", *arguments], settings)
+
+    def python(self, code: str) -> str:
+        """Run a program of a user's, with the jobs and the Celery app at hand; answers what it printed."""
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
     def start(self) -> tuple[Process, Process]:
         """A relay and a worker, ready to run every job."""
@@ -136,6 +146,26 @@ class Engine:
         answer = until(counted, within, every=0.1, what=f"everything to end; logs in {self.folder}")
         assert answer is not None
         return answer
+
+    def history(self, job: str, count: int = 1, within: float = 60.0) -> list[ExecutionRow]:
+        """The executions of a job, the oldest first, once there are so many and all have ended."""
+
+        def ended() -> list[ExecutionRow]:
+            with self.database.read() as connection:
+                rows = store.page(connection, Filters(job=job), count + 1).items
+            return list(rows)[::-1] if len(rows) == count and all(row.state in FINAL for row in rows) else []
+
+        return until(ended, within, what=f"{count} executions of {job} to end; logs in {self.folder}")
+
+    def is_known(self, execution: str) -> bool:
+        """Whether there is a row of it."""
+        with self.database.read() as connection:
+            return store.get(connection, execution) is not None
+
+    def finished_when_known(self, execution: str) -> ExecutionRow:
+        """An execution that somebody else has brought about, once it is final."""
+        until(lambda: self.is_known(execution), 60.0, what=f"{execution} to be known; logs in {self.folder}")
+        return self.finished(execution)
 
     def states(self) -> dict[str, int]:
         """How many executions are in which state."""

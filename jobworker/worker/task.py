@@ -130,7 +130,7 @@ class JobApp(Celery):
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Publish a call of a task. Everything that calls a task comes here, and so into the history."""
-        own = options.get("task_type") or self._tasks.get(name)
+        own = options.get("task_type") or self.tasks.get(name)
         routed = bool(self.conf.task_routes)
         added = calls.options_of(_clock, name, args, kwargs, options, own, routed)
         return super().send_task(name, args, kwargs, **{**options, **added})

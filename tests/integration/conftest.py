@@ -25,6 +25,13 @@ def engine(tmp_path: Path, sqlite_database: Database, sqlite_url: str, own_serve
         yield engine
 
 
+@pytest.fixture
+def any_engine(tmp_path: Path, database: Database, database_url: str, own_server: RedisServer) -> Iterator[Engine]:
+    """Nothing started yet, once on SQLite and once on PostgreSQL."""
+    with engine_on(tmp_path, database, database_url, own_server.url) as engine:
+        yield engine
+
+
 @pytest.fixture(scope="module", params=["prefork", "threads"])
 def at_work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """A relay and a worker of each kind, ready to run every job."""

@@ -1,0 +1,118 @@
+"""Tasks that are called from Python, as Celery's users do: they are executions like any other."""
+
+import signal
+
+import pytest
+
+from jobworker.domain.execution import State
+from jobworker.services import executions
+from jobworker.store.executions import ExecutionRow
+from tests.engine import Engine
+from tests.waiting import until
+
+_PREPARE = "import jobworker.celery, datetime as dt\nfrom tests.jobs import calls\nfrom jobworker.celery import app\n"
+
+
+def call(engine: Engine, expression: str) -> str:
+    """Evaluate a call in a program of its own; answers the task's id."""
+    return engine.python(f"{_PREPARE}print(({expression}).id)")
+
+
+def attempts(engine: Engine, row: ExecutionRow) -> list[str]:
+    """The states of the attempts."""
+    return [each.state.value for each in executions.attempts(engine.database, row.id).items]
+
+
+@pytest.fixture
+def called_engine(any_engine: Engine) -> Engine:
+    """A relay and a worker, on both databases."""
+    any_engine.start()
+    any_engine.ready("called")
+    return any_engine
+
+
+def test_a_call_is_an_execution_with_everything(called_engine: Engine) -> None:
+    engine = called_engine
+    execution = call(engine, "calls.called.delay(4, good_attempt=2)")
+    row = engine.finished_when_known(execution)
+    assert (row.state, row.result, row.attempt, row.max_attempts) == (State.SUCCEEDED, 40, 2, 3)
+    assert (row.job, row.job_revision, row.task, row.queue, row.priority) == ("called", 1, "called", "background", 7)
+    assert row.parameters == {"number": 4, "good_attempt": 2}
+    assert row.created_by.startswith("python:")
+    assert row.correlation_id == execution
+    assert engine.story(execution) == [
+        *[(0, "Queued"), (1, "Running"), (1, "Retrying"), (1, "Queued")],
+        *[(2, "Running"), (2, "Succeeded")],
+    ]
+    assert attempts(engine, row) == ["Failed", "Succeeded"]
+    lines = until(lambda: executions.logs(engine.database, execution).items)
+    assert [line.message for line in lines] == ["called with 4"] * 2
+    assert engine.starts() == {(execution, 1): 1, (execution, 2): 1}
+
+
+def test_calls_of_every_kind(called_engine: Engine) -> None:
+    engine = called_engine
+    own = "0199c8a0-aaaa-4000-8000-000000000001"
+    assert call(engine, f"calls.called.apply_async(kwargs={{'number': 1}}, task_id='{own}', queue='critical')") == own
+    by_name = call(engine, "app.send_task('called', (2,), priority=1)")
+    many = call(engine, "calls.summed.delay(1, 2, 3, good_attempt=2)")
+    dated = call(engine, "calls.tells_weekday.delay(dt.datetime(2026, 3, 2))")
+    later = call(engine, "calls.summed.apply_async((5,), countdown=1)")
+
+    [one, two] = engine.history("called", 2)
+    assert (one.result, one.queue, one.priority, one.correlation_id) == (10, "critical", 7, own)
+    assert (two.id, two.result, two.queue, two.priority) == (by_name, 20, "background", 8)
+    row = engine.finished_when_known(many)
+    assert (row.result, row.attempt, row.parameters) == (6, 2, {"*": [1, 2, 3], "good_attempt": 2})
+    assert engine.finished_when_known(dated).result == 1
+    assert engine.finished_when_known(later).result == 5
+
+
+def test_what_a_job_calls_knows_where_it_came_from(called_engine: Engine) -> None:
+    engine = called_engine
+    parent = engine.submit_one("caller", correlation_id="order-17")
+    assert engine.finished(parent).state is State.SUCCEEDED
+    numbers = engine.history("called", 3)
+    assert sorted(row.result for row in numbers) == [10, 20, 30]
+    steps = engine.history("plain_step", 3)
+    # The chain goes on although its first step took two attempts.
+    assert [(row.result, row.attempt) for row in steps] == [(2, 2), (12, 1), (112, 1)]
+    assert {row.correlation_id for row in [*numbers, *steps]} == {"order-17"}
+    assert [row.created_by for row in steps] == [f"execution:{key}" for key in (parent, steps[0].id, steps[1].id)]
+
+
+def test_a_call_survives_its_process(engine: Engine) -> None:
+    engine.start()
+    execution = call(engine, "calls.dies_once.delay()")
+    row = engine.finished_when_known(execution)
+    assert (row.state, row.result) == (State.SUCCEEDED, 2)
+    assert attempts(engine, row) == ["Lost", "Succeeded"]
+
+
+def test_a_call_goes_to_a_worker_that_has_the_task(engine: Engine) -> None:
+    engine.relay()
+    other = engine.worker(JOBWORKER_TASKS="tests.docs")
+    until(lambda: "ready" in engine.log(other))
+    execution = call(engine, "calls.called.delay(4)")
+    until(lambda: engine.is_known(execution))
+    engine.worker()
+    assert engine.finished_when_known(execution).result == 40
+
+
+def test_calls_in_threads_and_while_the_relay_is_away(engine: Engine) -> None:
+    relay = engine.relay()
+    engine.worker("--pool", "threads")
+    engine.ready("called")
+    relay.end(signal.SIGKILL)
+    execution = call(engine, "calls.called.delay(4, good_attempt=2)")
+    until(lambda: engine.is_running(execution))
+    engine.relay()
+    assert engine.finished_when_known(execution).result == 40
+
+
+def test_what_is_too_much_for_the_history_runs_all_the_same(engine: Engine) -> None:
+    engine.start()
+    told = engine.python(f"{_PREPARE}calls.summed.delay(*range(20000))\ncalls.called.delay(1)")
+    assert engine.history("called")[0].result == 10
+    assert engine.states() == {"Succeeded": 1}
+    assert "call_not_in_history" in told

@@ -1,0 +1,62 @@
+"""Jobs that are called from Python, and one that calls."""
+
+import datetime as dt
+from typing import Any
+
+from celery import chain, group, shared_task
+
+from jobworker import Context, current, job
+from tests.jobs import note
+
+
+@job(queue="background", priority=7, retry={"strategy": "fixed", "delay": 0.05, "max_attempts": 3})
+def called(context: Context, number: int, good_attempt: int = 1) -> int:
+    """Say how often it was tried."""
+    note("start")
+    context.log.info("called with %d", number)
+    if context.attempt < good_attempt:
+        raise ValueError(f"attempt {context.attempt}")
+    return number * 10
+
+
+@job(retry={"strategy": "fixed", "delay": 0.05, "max_attempts": 3})
+def summed(*numbers: int, good_attempt: int = 1) -> int:
+    """Take any number of numbers."""
+    if current().attempt < good_attempt:
+        raise ValueError("not yet")
+    return sum(numbers)
+
+
+@shared_task(name="plain_step", bind=True, max_retries=2)
+def plain_step(self: Any, before: int, add: int, good_attempt: int = 1) -> int:
+    """One step of a chain, as a plain task."""
+    if self.request.retries + 1 < good_attempt:
+        raise self.retry(countdown=0.05)
+    return before + add
+
+
+@shared_task(name="tells_weekday")
+def tells_weekday(day: dt.datetime) -> int:
+    """Take what only Celery's JSON knows."""
+    return day.isoweekday()
+
+
+@shared_task(name="dies_once")
+def dies_once() -> int:
+    """Take the process down at the first attempt."""
+    import os
+    import signal
+
+    note("start")
+    if current().attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return current().attempt
+
+
+@job
+def caller() -> str:
+    """Call others in every way."""
+    called.delay(1)
+    group(called.s(number) for number in (2, 3))()
+    chain(plain_step.s(1, 1, good_attempt=2), plain_step.s(10), plain_step.s(100))()
+    return current().execution_id
