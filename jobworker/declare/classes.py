@@ -14,11 +14,10 @@ from jobworker.declare.job import job
 from jobworker.domain import policies
 from jobworker.domain.errors import Misconfigured
 
-#: Class attributes that are options of `@job`; what a policy is called is one as well.
-_OPTIONS = (
-    "queue", "priority", "on_worker_lost", "schedule", "tags", "time_limit", "soft_time_limit", "max_retries",
-    "default_retry_delay", "autoretry_for", "dont_autoretry_for", "retry_backoff", "retry_backoff_max", "retry_jitter",
-    "retry_kwargs", "throws",
+#: Celery's options that class attributes may be, besides those of `@job` and the names of policies.
+_CELERYS = (
+    "time_limit", "soft_time_limit", "max_retries", "default_retry_delay", "autoretry_for", "dont_autoretry_for",
+    "retry_backoff", "retry_backoff_max", "retry_jitter", "retry_kwargs", "throws",
 )  # fmt: skip
 
 
@@ -87,7 +86,8 @@ def complain(hook: Callable[..., None]) -> None:
 def _register(cls: type[Job]) -> Any:
     if not callable(getattr(cls, "run", None)):
         raise Misconfigured(f"job {cls.__name__}: a class that is a job needs a method run()")
-    names = (*_OPTIONS, *policies.PARSERS)
+    own = [each.name for each in inspect.signature(job).parameters.values() if each.kind is each.KEYWORD_ONLY]
+    names = {*own, *policies.PARSERS, *_CELERYS} - {"name"}
     options = {name: getattr(cls, name) for name in names if hasattr(cls, name)}
     return job(_entry(cls), name=cls.__dict__.get("name"), job_class=cls, **options)
 

@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from jobworker.domain import calls
+from jobworker.domain import calls, limits
 from jobworker.domain.calls import Call
 from jobworker.domain.events import Event, Kind
 from jobworker.domain.execution import State
@@ -52,6 +52,7 @@ def _row(
     execution: str, call: Call, definition: Definition | None, revision: int, accepted: Sequence[Parameter]
 ) -> Adopted:
     parameters, by_name = calls.parameters(call, accepted)
+    keys = limits.keys(call.task, definition.policies if definition else {}, parameters, accepted)
     new = NewExecution(
         id=execution,
         job=call.task,
@@ -67,6 +68,8 @@ def _row(
         scheduled_for=None,
         due_at=call.at,
         state=State.QUEUED,
+        # It runs already, and counts; whether it is unique nobody has asked.
+        **keys._replace(unique_key=None)._asdict(),
     )
     return Adopted(new, call.by, call.at, _message(call, by_name))
 

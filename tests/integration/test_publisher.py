@@ -151,3 +151,13 @@ def test_one_token_for_each_queue_however_much_is_published(client: redis.Redis)
         Publisher(client).publish(messages)
     assert [client.llen(keys.READY.format(queue=queue)) for queue in ("a", "b", "c")] == [1, 1, 0]
     assert client.llen(list_name("a", 5)) == 3
+
+
+def test_a_call_keeps_what_celery_chained_to_it_and_what_has_no_name(client: redis.Redis) -> None:
+    chain = [{"task": "next"}]
+    [raw] = published(client, message(parameters={"*": [1, 2], "to": "a"}, call={"chain": chain}))
+    args, kwargs, embedded = json.loads(base64.b64decode(json.loads(raw)["body"]))
+    assert (args, kwargs) == ([1, 2], {"to": "a"})
+    assert embedded == {"callbacks": None, "errbacks": None, "chain": chain, "chord": None}
+    [plain] = published(client, message(parameters={"*": [1]}, queue="other"))
+    assert json.loads(base64.b64decode(json.loads(plain)["body"]))[:2] == [[], {"*": [1]}]

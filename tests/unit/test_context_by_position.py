@@ -1,0 +1,52 @@
+"""Who calls a job by position does not know of its context."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from jobworker import Context, job
+from jobworker.declare import enter, leave
+
+
+def _first(context: Context, a: int, b: int = 2) -> tuple[Any, ...]:
+    """The context first."""
+    return context.job, a, b
+
+
+def _second(a: int, context: Context, *rest: int, b: int = 2) -> tuple[Any, ...]:
+    """The context between."""
+    return context.job, a, rest, b
+
+
+first = job(_first, name="first-wants-context")
+second = job(_second, name="second-wants-context")
+
+
+@pytest.fixture
+def context() -> Any:
+    """A context that is the current one."""
+    made = Context(
+        execution_id="1", job="j", attempt=1, max_attempts=None, parameters={}, scheduled_for=None, correlation_id="c",
+        worker="w", log=logging.getLogger(), files=None, _progress=lambda *_: None,  # type: ignore[arg-type]
+    )  # fmt: skip
+    token = enter(made)
+    yield made
+    leave(token)
+
+
+def test_wherever_it_stands(context: Context) -> None:
+    assert first(1) == first(a=1) == ("j", 1, 2)
+    assert first(1, 3) == first(1, b=3) == ("j", 1, 3)
+    assert second(1) == ("j", 1, (), 2)
+    assert second(1, 5, 6, b=7) == ("j", 1, (5, 6), 7)
+    assert second(a=1) == ("j", 1, (), 2)
+
+
+def test_a_context_of_the_callers_own_goes_where_it_was_put(context: Context) -> None:
+    assert first(context, 1) == first(a=1, context=context) == ("j", 1, 2)
+
+
+def test_too_many_are_too_many(context: Context) -> None:
+    with pytest.raises(TypeError):
+        first(1, 2, 3)
