@@ -23,6 +23,8 @@ from jobworker.worker.reporter import Fields, Reporter
 #: While lines are dropped, history is told so this often (s).
 _TELL_EVERY = 2.0
 
+_NONE = Dropped()
+
 #: Who says what we say ourselves.
 _LOGGER = "jobworker"
 
@@ -38,10 +40,11 @@ class AttemptReporter:
         self._left = job_log.MAX_LOG
         self.full = False
         #: Lines beyond what is kept, and lines that found no room: as far as they were not told.
-        self._beyond = self._lost = Dropped()
+        self._beyond = self._lost = _NONE
         self._told_at = float("-inf")
         self._progress: dict[str, Any] | None = None
         self._refused = False
+        self._said_something = False
         self._taken: tuple[dict[str, Any] | None, dict[str, Any]] = (None, {})
         self.metadata = Metadata(delivery.metadata, self._has_news)
 
@@ -57,6 +60,7 @@ class AttemptReporter:
 
     def line(self, message: str, level: str = "INFO", logger: str = "stdout", at: dt.datetime | None = None) -> None:
         """A line; `at` is when it was said, now if absent."""
+        self._said_something = True
         message = job_log.cut_line(message)
         size = job_log.size(message)
         with self._lock:
@@ -84,6 +88,8 @@ class AttemptReporter:
 
     def close(self) -> dict[str, Any]:
         """The attempt has ended: send its last lines, and answer what its report has to say for it."""
+        if not self._said_something:
+            return {}
         with self._lock:
             if self._lost:
                 self._add("WARNING", _LOGGER, job_log.gap(self._lost), always=True)
@@ -122,20 +128,21 @@ class AttemptReporter:
             return last, self.metadata.take()
 
     def _has_news(self) -> None:
+        self._said_something = True
         self._reporter.announce(self)
 
     def _tell_lost(self) -> bool:
         """Where lines were lost, a line says so, as soon as there is room for it."""
         if self._lost and not self._add("WARNING", _LOGGER, job_log.gap(self._lost)):
             return False
-        self._lost = Dropped()
+        self._lost = _NONE
         return True
 
     def _tell_beyond(self, always: bool = False) -> None:
         if self._beyond and self._clock.monotonic() - self._told_at >= _TELL_EVERY:
             data = {"dropped": [self._beyond.lines, self._beyond.size]}
             if self._reporter.add(self._entry(Kind.LOG_CUT, data), 0, always):
-                self._beyond = Dropped()
+                self._beyond = _NONE
                 self._told_at = self._clock.monotonic()
 
     def _add(self, level: str, logger: str, message: str, at: dt.datetime | None = None, always: bool = False) -> bool:

@@ -1,6 +1,7 @@
 """What running jobs say: it arrives, it is bounded, and it disturbs nobody."""
 
 import hashlib
+import itertools
 import re
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import pytest
 from jobworker.domain import job_log
 from jobworker.domain.execution import State
 from jobworker.domain.job_log import MAX_LOG
-from jobworker.services import executions
+from jobworker.services import executions, following
 from jobworker.store import log_lines, story
-from jobworker.store.story import LogRow
+from jobworker.store.story import LogRow, TransitionRow
 from tests.engine import Engine
 from tests.waiting import until
 
@@ -56,6 +57,32 @@ def test_a_job_that_prints_without_end_is_cut_and_delays_nobody(any_engine: Engi
     assert [each for each in said if each.startswith("[cut:")] == said[-1:]
     assert "x" * 900 in engine.log(worker), "the worker shows what its jobs print"
     assert len(engine.log(worker)) < total * length * 0.7, "but not more of it than is kept"
+
+
+def test_a_reader_who_keeps_losing_the_connection_misses_nothing(any_engine: Engine) -> None:
+    engine = any_engine
+    engine.start()
+    execution = engine.submit_one("floods_again", parameters={"lines": 1_500, "length": 60})
+    bookmark: str | None = None
+    lines: list[LogRow] = []
+    states: list[tuple[int, str]] = []
+
+    def read_a_little() -> bool:
+        nonlocal bookmark
+        follower = following.follow(engine.database, execution, bookmark)
+        for news in itertools.islice(follower.look(engine.database), 137):
+            bookmark = follower.bookmark
+            if isinstance(news, LogRow):
+                lines.append(news)
+            elif isinstance(news, TransitionRow):
+                states.append((news.attempt, news.state.value))
+        return len(lines) >= 4_500 and (3, "Failed") in states
+
+    until(read_a_little, what=f"the end of {execution}")
+    assert lines == _log(engine, execution)
+    assert [line.message[:8] for line in lines] == [f"{n} {m:06d}" for n in (1, 2, 3) for m in range(1_500)]
+    told = iter(engine.story(execution))
+    assert all(state in told for state in states), "in the order of the story, and each once"
 
 
 def test_all_attempts_share_one_log(engine: Engine) -> None:
