@@ -1,5 +1,8 @@
 """The processes that jobs of tests have started, by the diary, and whether they are gone."""
 
+import contextlib
+import os
+import signal
 from pathlib import Path
 
 from tests.engine import Engine
@@ -21,6 +24,13 @@ def process_of(engine: Engine, execution: str) -> int:
 def alive(pids: list[int]) -> list[int]:
     """Those that run; a zombie does not, whoever has forgotten to bury it."""
     return [pid for pid in pids if _state(pid) not in ("", "Z", "X")]
+
+
+def end(*pids: int) -> None:
+    """Kill what a test leaves."""
+    for pid in alive(list(pids)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def offspring(pid: int) -> list[int]:

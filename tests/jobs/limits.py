@@ -12,8 +12,8 @@ from celery.exceptions import SoftTimeLimitExceeded
 from jobworker import Context, JobCancelled, current, job
 from tests.jobs import note
 
-#: A child that minds no signal that can be minded, and starts another one like it.
-_STUBBORN = "trap '' TERM INT HUP; sleep 600 & while :; do sleep 1; done"
+#: A child that minds no signal that can be minded, and starts another one. After a test that fails they end by themselves.
+_STUBBORN = "trap '' TERM INT HUP; sleep 120 & for i in $(seq 120); do sleep 1; done"
 
 
 def note_children(*pids: int) -> None:

@@ -8,7 +8,7 @@ from jobworker.domain.errors import NotCancellable
 from jobworker.domain.execution import FINAL, State
 from jobworker.services import executions
 from tests.engine import Engine
-from tests.offspring import alive, children, process_of
+from tests.offspring import alive, children, end, offspring, process_of
 from tests.servers import RedisServer
 from tests.waiting import until
 
@@ -56,7 +56,7 @@ def test_what_loses_its_worker_while_it_is_being_cancelled_is_not_started_again(
     _, worker = engine.start()
     engine.ready("clings")
     execution = _begun(engine, "clings")
-    plain, _apart, orphan = children(engine, execution)
+    plain, apart, orphan = children(engine, execution)
     started = [process_of(engine, execution), plain, orphan]
     worker.send(signal.SIGSTOP)
     engine.cancel(execution)
@@ -67,6 +67,7 @@ def test_what_loses_its_worker_while_it_is_being_cancelled_is_not_started_again(
     assert _asker(engine, execution) == "tester"
     assert engine.starts()[execution, 1] == 1
     until(lambda: not alive(started), what=f"the end of {started}")
+    end(apart, *offspring(apart))
 
 
 def test_a_worker_that_waits_for_its_jobs_to_end_still_stops_those_that_are_cancelled(engine: Engine) -> None:

@@ -2,13 +2,14 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from jobworker.domain.execution import State
 from jobworker.transport import keys
 from tests.engine import Engine
-from tests.offspring import alive, children, offspring, process_of
+from tests.offspring import alive, children, end, offspring, process_of
 from tests.servers import Process, RedisServer
 from tests.waiting import until
 
@@ -34,8 +35,10 @@ class Household:
 
 
 @pytest.fixture
-def household(engine: Engine) -> Household:
-    return Household(engine, "--", "worker.soft_shutdown_timeout=0")
+def household(engine: Engine) -> Iterator[Household]:
+    made = Household(engine, "--", "worker.soft_shutdown_timeout=0")
+    yield made
+    end(made.apart, *offspring(made.apart))
 
 
 def test_told_to_interrupt_its_jobs(household: Household) -> None:
