@@ -123,25 +123,35 @@ class JobRequest(Request):
             JobTask.runner.limits.watch(self, time_accepted)
 
     def _keeps_limits(self, on: Any) -> bool:
-        """Whether this pool can keep the limits of the attempt, if it has any; else it ends here."""
+        """Whether somebody keeps the limits of the attempt, if it has any: the pool, or a process of its own.
+
+        Else it ends here.
+        """
         hard, soft = self.time_limits
         default_hard, default_soft = pool.default_limits(on)
         self.hard = hard or self._task.time_limit or default_hard
         self.soft = soft or self._task.soft_time_limit or default_soft
+        forks = pool.forks(on)
+        if (self.hard or self.soft) and not forks and not self._keeps_them_elsewhere(pool.name(on)):
+            return False
         if choice.keeps_its_limits(self._type, self._header):
             self._request_dict["timelimit"] = [self.hard, self.soft]
-            self.hard = self.hard + choice.BACKSTOP if self.hard and pool.forks(on) else None
+            self.hard = self.hard + choice.BACKSTOP if self.hard and forks else None
             self.soft = None
             self.patience += choice.BACKSTOP
-        if not (self.hard or self.soft) or pool.forks(on):
-            return True
-        if self._ticket is not None:
-            self._end(outcome.limits_not_kept(pool.name(on), self.hard, self.soft))
-            state.task_ready(self)
-            self.acknowledge()
-            return False
-        self.hard = self.soft = None  # A plain Celery task: as Celery does.
         return True
+
+    def _keeps_them_elsewhere(self, pool: str) -> bool:
+        header = self._header
+        if header is None or self._ticket is None:
+            self.hard = self.soft = None  # A plain Celery task: as Celery does.
+            return True
+        if choice.keeps_its_limits(self._type, header) or choice.isolate(header, pool):
+            return True
+        self._end(outcome.limits_not_kept(pool, self.hard, self.soft))
+        state.task_ready(self)
+        self.acknowledge()
+        return False
 
     def _may_start(self) -> bool:
         """Whether the attempt is ours to run. Our transport has made sure; on another one we have to ask."""

@@ -12,7 +12,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from jobworker import Context, JobCancelled, current, job
 from tests.jobs import note
 
-#: A child that minds no signal that can be minded, and starts another one. After a test that fails they end by themselves.
+#: A child that minds no signal that can be minded, and starts another one. They end by themselves if a test fails.
 _STUBBORN = "trap '' TERM INT HUP; sleep 120 & for i in $(seq 120); do sleep 1; done"
 
 

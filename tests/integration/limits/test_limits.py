@@ -102,16 +102,36 @@ def test_each_process_leads_a_group_and_a_session_of_its_own(running: Engine) ->
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_a_pool_that_cannot_keep_a_limit_does_not_begin(engine: Engine, pool: str) -> None:
+def test_on_a_pool_that_keeps_no_limit_a_job_with_one_has_a_process_of_its_own(engine: Engine, pool: str) -> None:
     engine.relay()
-    engine.worker("--pool", pool, "-c", "1")
+    worker = engine.worker("--pool", pool, "-c", "1")
+    engine.ready("clings")
+    who = engine.finished(engine.submit_one("says_who_it_is", time_limit=60))
+    assert (who.state, who.attempt) == (State.SUCCEEDED, 1)
+    assert who.result["pid"] != worker.pid
+    execution = engine.submit_one("clings", time_limit=1.0)
+    until(lambda: engine.is_running(execution))
+    started = [process_of(engine, execution), *children(engine, execution)]
+    assert engine.finished(execution).state is State.TIMED_OUT
+    until(lambda: not alive(started), what=f"the end of {started}")
+    row = engine.finished(engine.submit_one("swallows", parameters={"seconds": 1.5}, soft_time_limit=0.5))
+    assert (row.state, row.reason) == (State.SUCCEEDED, "succeeded after its soft time limit of 0.5 s had passed")
+    row = engine.finished(engine.submit_one("extends", parameters={"seconds": 1.5, "by": 60}, time_limit=1.0))
+    assert row.state is State.SUCCEEDED
+    assert engine.finished(engine.submit_one("says_who_it_is")).result["pid"] == worker.pid, "without a limit as ever"
+
+
+def test_a_pool_on_which_that_is_not_possible_does_not_begin(engine: Engine) -> None:
+    engine.relay()
+    engine.worker("--pool", "custom", "-c", "1", CELERY_CUSTOM_WORKER_POOL="tests.jobs.otherpool:TaskPool")
     engine.ready()
     execution = engine.submit_one("noop", time_limit=60, soft_time_limit=30)
     row = engine.finished(execution)
-    why = f"a worker with the pool {pool} cannot keep its limits (time_limit 60 s, soft_time_limit 30 s)"
+    why = "a worker with the pool otherpool cannot keep its limits (time_limit 60 s, soft_time_limit 30 s)"
     assert (row.state, row.reason, row.attempt) == (State.FAILED, why, 0)
     assert row.error is not None
     assert row.error["type"] == "TimeLimitNotKept"
+    assert "--pool prefork" in row.error["message"]
     assert not engine.is_running(execution)
     assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED, "nothing else is disturbed"
 
