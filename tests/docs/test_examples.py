@@ -108,6 +108,7 @@ def test_there_are_commands_and_jobs_to_try() -> None:
 
 #: Each job of the documentation, what it is submitted with, and what comes of it.
 _RUNS: dict[str, tuple[dict[str, object], object]] = {
+    "crawl": ({"pages": 2}, 2),
     "greet": ({"name": "Ada", "times": 2}, {"greeting": "hello Ada, hello Ada"}),
     "everything": ({"text": "t", "mode": "thorough"}, ["t", 1, 0.5, False, [], {}, "thorough", "small", None, None]),
     "fetch": ({"good_attempt": 3}, 3),
@@ -241,5 +242,9 @@ def test_every_option_of_job() -> None:
 def test_everything_that_a_context_has() -> None:
     listed = table(section(DOCS / "jobs.md", "Context"))
     fields = [field.name for field in dataclasses.fields(Context) if not field.name.startswith("_")]
-    methods = [name for name in vars(Context) if inspect.isfunction(vars(Context)[name]) and not name.startswith("_")]
-    assert list(listed) == [*fields, *methods]
+    more = [
+        name
+        for name, value in vars(Context).items()
+        if (inspect.isfunction(value) or isinstance(value, property)) and not name.startswith("_")
+    ]
+    assert list(listed) == [*fields, *more]
