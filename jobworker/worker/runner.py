@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -50,6 +51,8 @@ class Runner:
         self.desk = Desk()
         self.limits = Limits(self.desk, clock)
         self.settings = settings
+        #: Where the worker was started: a job may go elsewhere, and stay there.
+        self.folder = Path.cwd()
         self._clock = clock
         self._reporter = Reporter(self.link, clock)
         self._parent: int | None = os.getpid()

@@ -117,6 +117,7 @@ _RUNS: dict[str, tuple[dict[str, object], object]] = {
     "poll": ({"ready_attempt": 4}, 4),
     "fetch_pages": ({"pages": 3, "fails_at": 2}, {"attempt": 2, "pages": 3}),
     "nightly": ({}, None),
+    "crunch": ({"rows": 10}, 45),
     "Transfer": ({"source": "there", "rows": 2}, {"source": "there", "moved": 2}),
     "tasks.plain.add": ({"left": 2, "right": 3}, 5),
 }

@@ -9,11 +9,11 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from jobworker import Context, Retry, current, job
+from jobworker import Context, Job, Retry, current, job
 from tests.jobs import note
 
 MIB = 1024**2
@@ -162,6 +162,38 @@ def prints_a_gigabyte(how: str) -> str:
         subprocess.run(["sh", "-c", command], check=True)
     note("end")
     return "said"
+
+
+class TellsOfItsHooks(Job):
+    """Note which process each hook runs in."""
+
+    isolation: ClassVar = PROCESS
+    max_retries = 0
+
+    def before_start(self) -> None:
+        note("before")
+
+    def run(self, fails: bool = False) -> str:
+        note("start")
+        if fails:
+            raise ValueError("as told")
+        return "done"
+
+    def on_success(self, result: str) -> None:
+        note(result)
+
+    def on_failure(self, error: BaseException) -> None:
+        note(type(error).__name__)
+
+    def after_return(self, state: str) -> None:
+        note(state)
+
+
+@job
+def goes_elsewhere() -> str:
+    """Leave the folder in which the worker was started, for good."""
+    os.chdir("/")
+    return str(Path.cwd())
 
 
 @job(isolation=PROCESS)

@@ -87,7 +87,9 @@ def http_request(  # noqa: PLR0913  what a request takes
     sent = {**kind, **{str(name): str(value) for name, value in (headers or {}).items()}}
     try:
         answer = _send(SystemClock(), method, url, sent, content, timeout)
-    except (HTTPError, OSError, ValueError) as error:
+    except ValueError as error:
+        raise Abort(f"{method} {target} cannot be asked for: {error}") from None
+    except (HTTPError, OSError) as error:
         circuit.failed()
         raise RequestFailed(f"{method} {target}: {_plainly(error)}") from None
     circuit.failed() if answer.status in _FAULTS else circuit.succeeded()

@@ -80,6 +80,7 @@ def _elsewhere(order: Order, policy: Process, task: JobTask) -> None:
     what = Program(
         [sys.executable, "-u", "-m", _CHILD],
         stdin=order.to_line(),
+        folder=JobTask.job_runner().folder,
         limits=Limits(policy.memory, policy.cpu, policy.open_files),
         wired=True,
     )

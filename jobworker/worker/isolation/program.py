@@ -43,12 +43,13 @@ class Program:
     """What to run.
 
     `wired`: it reads words from standard input to its end, and writes messages (lines of JSON) to `keeper.WIRE`.
-    `environment` None is the worker's own. `adopt` and `afterwards` are explained in `keeper`.
+    `environment` and `folder` None are the worker's own. `adopt` and `afterwards` are explained in `keeper`.
     """
 
     argv: Sequence[str]
     stdin: bytes = b""
     environment: Mapping[str, str] | None = None
+    folder: Path | None = None
     limits: Limits = field(default_factory=Limits)
     wired: bool = False
     adopt: bool = True
@@ -129,7 +130,7 @@ class _Running:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(Path(keeper.__file__).resolve())],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                pass_fds=(stdin, report, wire), start_new_session=True, bufsize=0,
+                pass_fds=(stdin, report, wire), start_new_session=True, bufsize=0, cwd=self._program.folder,
             )  # fmt: skip
         self._listen()
         self._tell_keeper(json.dumps(self._order(stdin, report, wire)))

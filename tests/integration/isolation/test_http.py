@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobworker.domain.execution import State
-from jobworker.services import executions
+from jobworker.services import executions, jobs
 from jobworker.store.executions import ExecutionRow
 from tests.engine import Engine
 from tests.integration.isolation.conftest import error_of, said
@@ -113,6 +113,16 @@ def done(engine: Engine, execution: str) -> dict[str, Any]:
     return dict(row.result)
 
 
+def test_it_is_in_the_catalogue(engine: Engine) -> None:
+    known = {name: jobs.get_task(engine.database, name) for name in ("http.request", "shell.run", "container.run")}
+    assert [parameter.name for parameter in known["shell.run"].parameters] == ["command", "input"]
+    assert [parameter.name for parameter in known["container.run"].parameters] == ["**"]
+    shown = {parameter.name: parameter for parameter in known["http.request"].parameters}
+    assert shown["url"].required
+    assert "PATCH" in (shown["method"].choices or ())
+    assert (shown["timeout"].type, shown["timeout"].default) == ("number", 30.0)
+
+
 def test_what_is_sent_and_what_comes_back(engine: Engine, site: Site) -> None:
     as_json = request(engine, f"{site.url}/echo?secret=1", method="POST", json={"a": [1]}, headers={"X-Mine": "yes"})
     as_text = request(engine, f"{site.url}/echo", method="PUT", body="plain")
@@ -152,12 +162,13 @@ def test_failures_say_why(engine: Engine, site: Site) -> None:
         "codes": request(engine, site.url, success_codes="2xx"),
         "both": request(engine, site.url, body="a", json=1),
         "timeout": request(engine, site.url, timeout=0),
+        "header": request(engine, site.url, headers={"X-Mine": "two\r\nlines"}),
     }
     ends = {name: error_of(engine.finished(execution)) for name, execution in wanted.items()}
     assert {name: error["type"] for name, error in ends.items()} == {
         "status": "UnexpectedStatus",
         **dict.fromkeys(["nobody", "silent", "drip"], "RequestFailed"),
-        **dict.fromkeys(["scheme", "no host", "port", "codes", "both", "timeout"], "Abort"),
+        **dict.fromkeys(["scheme", "no host", "port", "codes", "both", "timeout", "header"], "Abort"),
     }
     assert ends["status"]["message"] == f"GET {site.url} answered 404: nothing here"
     assert "Connection refused" in ends["nobody"]["message"]

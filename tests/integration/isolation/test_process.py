@@ -150,6 +150,37 @@ def test_cancelled_while_it_runs(engine: Engine, minds: bool) -> None:
     assert not any(is_alive(pid) for pid in pids)
 
 
+def test_hooks_run_over_there(engine: Engine) -> None:
+    good = engine.submit_one("TellsOfItsHooks")
+    bad = engine.submit_one("TellsOfItsHooks", parameters={"fails": True})
+    assert engine.finished(good).result == "done"
+    assert error_of(engine.finished(bad))["message"] == "as told"
+    for execution, expected in (
+        (good, ["before", "start", "done", "Succeeded"]),
+        (bad, ["before", "start", "ValueError", "Failed"]),
+    ):
+        noted = [line.split() for line in engine.diary.read_text().splitlines() if line.startswith(execution)]
+        assert [what for _, _, what, _ in noted] == expected
+        assert len({pid for *_, pid in noted}) == 1
+
+
+def test_where_another_job_went_is_no_matter(engine: Engine) -> None:
+    engine.finished(engine.submit_one("goes_elsewhere"))
+    rows = [engine.finished(engine.submit_one("succeeds_at_last", parameters={"good_attempt": 1})) for _ in range(2)]
+    assert [row.result for row in rows] == [1, 1]
+
+
+def test_time_limits_hold_on_a_pool_of_one(tmp_path: Path) -> None:
+    with engine_in(tmp_path) as engine:
+        engine.relay()
+        engine.worker("--pool", "solo")
+        engine.ready("will_not_go")
+        execution = engine.submit_one("will_not_go")
+        row = engine.finished(execution)
+        assert (row.state, row.reason) == (State.TIMED_OUT, "hard time limit exceeded")
+        assert not any(is_alive(pid) for pid in pids_of(engine, execution))
+
+
 def test_a_thread_that_goes_on_holds_nothing_up(engine: Engine) -> None:
     row = engine.finished(engine.submit_one("leaves_a_thread"))
     assert (row.state, row.result) == (State.SUCCEEDED, "returned")

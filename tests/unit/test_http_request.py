@@ -1,0 +1,63 @@
+"""What `http.request` makes of its parameters and of answers."""
+
+import datetime as dt
+
+import pytest
+
+from jobworker.clock import ManualClock
+from jobworker.declare import Abort
+from jobworker.worker.builtin import http
+
+NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("http://host.example/path?secret=1", "http://host.example:80"),
+        ("https://user:password@HOST.example", "https://host.example:443"),
+        ("http://[::1]:8080/", "http://::1:8080"),
+    ],
+)
+def test_a_target_tells_no_secrets(url: str, target: str) -> None:
+    assert http._target(url) == target
+
+
+@pytest.mark.parametrize(
+    "url", ["", "host.example", "file:///etc/passwd", "http://", "http://host:99999", "http://[::1"]
+)
+def test_no_targets(url: str) -> None:
+    with pytest.raises(Abort, match="url"):
+        http._target(url)
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [("200-299", [200, 299], [199, 300]), ("204", [204], [200]), ("200, 301-302", [200, 301, 302], [201, 303])],
+)
+def test_success_codes(text: str, inside: list[int], outside: list[int]) -> None:
+    codes = http._codes(text)
+    assert codes >= set(inside)
+    assert not codes & set(outside)
+
+
+@pytest.mark.parametrize("text", ["", "2xx", "200-", "-200", "200..299", "1000", "all"])
+def test_no_success_codes(text: str) -> None:
+    with pytest.raises(Abort, match="success_codes"):
+        http._codes(text)
+
+
+@pytest.mark.parametrize(
+    ("told", "wait"),
+    [
+        ("7", 7.0),
+        ("Mon, 02 Mar 2026 12:01:30 GMT", 90.0),
+        ("Mon, 02 Mar 2026 11:00:00 GMT", 0.0),
+        ("99999999999", 86400.0),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_when_to_come_back(told: str, wait: float | None) -> None:
+    answer = http._Answer(503, {"Retry-After": told}, b"", True)
+    assert http._retry_after(answer, ManualClock(NOON)) == wait
