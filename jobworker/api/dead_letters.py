@@ -28,6 +28,7 @@ from jobworker.domain.errors import (
     JobDisabled,
     NotADeadLetter,
     NotFinished,
+    NotUnique,
     TaskNotFound,
 )
 from jobworker.services import dead_letters
@@ -92,7 +93,7 @@ def discard(body: dict[str, Any]) -> Response:
     "The new execution.",
     headers={"Location": {"description": "The new execution.", "schema": {"type": "string"}}},
 )
-@blueprint.problems(ExecutionNotFound, NotFinished, JobDisabled, TaskNotFound, InvalidParameters)
+@blueprint.problems(ExecutionNotFound, NotFinished, JobDisabled, NotUnique, TaskNotFound, InvalidParameters)
 def rerun(body: dict[str, Any], execution_id: str) -> Response:
     """Run an execution that has ended again, however it ended. Asking again runs it once more."""
     made = dead_letters.rerun(room().database, room().clock, execution_id, Order(**body), ACTOR)

@@ -10,12 +10,12 @@ import sqlalchemy as sa
 
 from jobworker.clock import Clock
 from jobworker.domain.dead_letter import DeadLetter
-from jobworker.domain.errors import FieldError, InvalidInput, NotADeadLetter, NotFinished
+from jobworker.domain.errors import FieldError, InvalidInput, NotADeadLetter, NotFinished, NotUnique
 from jobworker.domain.execution import FINAL
 from jobworker.services import executions as execution_services
 from jobworker.services import selection as selecting
 from jobworker.services.rerunning import Rerunner
-from jobworker.services.selection import Action, Done, Part, Selection
+from jobworker.services.selection import Action, Done, Part, Refused, Selection
 from jobworker.store import audit, dead_letters, executions
 from jobworker.store.audit import AuditEntry
 from jobworker.store.database import Database
@@ -88,8 +88,8 @@ def redrive(database: Database, clock: Clock, selection: Selection, order: Order
         made, refused = rerunner.prepare_all(rows)
         if selection.dry_run:
             return Part(dict.fromkeys(each.rerun_of or "" for each in made), refused, rerunner.last_due)
-        done = _redrive(database, made, order, actor, now) if made else {}
-        return Part(done, refused, rerunner.last_due)
+        done, kept_out = _redrive(database, rerunner, made, order, actor)
+        return Part(done, [*refused, *kept_out], rerunner.last_due)
 
     return selecting.work_off(database, _OPEN, selection, work)
 
@@ -141,25 +141,28 @@ def rerun(database: Database, clock: Clock, execution_id: str, order: Order, act
         rerunner.look_up(connection, [row])
     made = rerunner.prepare(row)
     with database.write() as connection:
+        _, kept_out = rerunner.accept(connection, [made], actor)
+        if kept_out:
+            raise NotUnique(kept_out[0].message)
         dead_letters.settle(connection, [execution_id], DeadLetter.REDRIVEN, actor, order.note, now)
-        executions.insert(connection, [made], actor, now)
         _audit(connection, "execution.rerun", actor, now, _told(order, {execution_id: made.id}))
     return executions.accepted(made, actor, now)
 
 
 def _redrive(
-    database: Database, made: Sequence[NewExecution], order: Order, actor: str, now: dt.datetime
-) -> dict[str, str | None]:
+    database: Database, rerunner: Rerunner, made: Sequence[NewExecution], order: Order, actor: str
+) -> tuple[dict[str, str | None], Sequence[Refused]]:
     """One transaction: the reruns of those that are open still, and that they are redriven."""
-    by_old = {each.rerun_of or "": each for each in made}
+    if not made:
+        return {}, ()
     with database.write() as connection:
-        settled = dead_letters.settle(connection, list(by_old), DeadLetter.REDRIVEN, actor, order.note, now)
-        wanted = {old: each for old, each in by_old.items() if old in settled}
-        reruns = {old: each.id for old, each in wanted.items()}
-        if wanted:
-            executions.insert(connection, list(wanted.values()), actor, now)
-            _audit(connection, "dead_letters.redrive", actor, now, _told(order, reruns))
-    return dict(reruns)
+        still_open = dead_letters.lock_open(connection, [each.rerun_of or "" for each in made])
+        accepted, kept_out = rerunner.accept(connection, [each for each in made if each.rerun_of in still_open], actor)
+        reruns = {each.rerun_of or "": each.id for each in sorted(accepted, key=lambda each: each.rerun_of or "")}
+        if reruns:
+            dead_letters.settle(connection, list(reruns), DeadLetter.REDRIVEN, actor, order.note, rerunner.now)
+            _audit(connection, "dead_letters.redrive", actor, rerunner.now, _told(order, reruns))
+    return dict(reruns), kept_out
 
 
 def _told(order: Order, reruns: Mapping[str, str]) -> dict[str, Any]:

@@ -14,12 +14,12 @@ import sqlalchemy as sa
 
 from jobworker.domain import merge_patch
 from jobworker.domain.admission import Submission
-from jobworker.domain.errors import JobWorkerError
+from jobworker.domain.errors import JobWorkerError, NotUnique
 from jobworker.domain.job import Definition
-from jobworker.services import submission
+from jobworker.services import submission, unique
 from jobworker.services.selection import Refused
 from jobworker.services.submission import Known
-from jobworker.store import jobs
+from jobworker.store import executions, jobs
 from jobworker.store.executions import ExecutionRow, NewExecution
 
 
@@ -64,6 +64,33 @@ class Rerunner:
                 places = [(each.pointer, each.code, each.message) for each in error.errors]
                 refused.extend(Refused(row.id, *place) for place in places or [("", error.code, error.detail)])
         return made, refused
+
+    def accept(
+        self, connection: sa.Connection, made: Sequence[NewExecution], actor: str
+    ) -> tuple[list[NewExecution], list[Refused]]:
+        """Accept these reruns, in the caller's transaction; answers which, and what keeps the others out."""
+        accepted = [each for each in made if each.unique_key is None]
+        if accepted:
+            executions.insert(connection, accepted, actor, self.now)
+        refused = []
+        # One after another, each seen by the next; by key, so that two transactions cannot wait for each other.
+        for each in sorted(made, key=lambda one: one.unique_key or ""):
+            if each.unique_key is None:
+                continue
+            if problem := self._take_key(connection, each):
+                refused.append(Refused(each.rerun_of or "", "", NotUnique.code, problem))
+            else:
+                executions.insert(connection, [each], actor, self.now)
+                accepted.append(each)
+        return accepted, refused
+
+    def _take_key(self, connection: sa.Connection, made: NewExecution) -> str | None:
+        """Take the rerun's unique key; answers why that cannot be."""
+        try:
+            decided = unique.decide(connection, [made], self._known.unique(), self.now)
+        except NotUnique as error:
+            return error.detail
+        return None if decided.accepted else f"execution {decided.ids[0]} has the unique key {made.unique_key}"
 
     def _submission(self, row: ExecutionRow) -> Submission:
         then = self._definitions[row.job, row.job_revision]

@@ -95,6 +95,11 @@ def groups(connection: sa.Connection, limit: int = DEFAULT_LIMIT) -> list[Group]
     return [Group(row[0], row[1], row[2], row[3], examples[row[4]]) for row in found]
 
 
+def lock_open(connection: sa.Connection, ids: Sequence[str]) -> set[str]:
+    """Those of these dead letters that are open; nobody else decides about them before this transaction ends."""
+    return set(connection.scalars(sa.select(_executions.c.id).where(_executions.c.id.in_(ids), OPEN).with_for_update()))
+
+
 def settle(
     connection: sa.Connection, ids: Sequence[str], became: DeadLetter, actor: str, note: str | None, now: dt.datetime
 ) -> set[str]:

@@ -171,6 +171,21 @@ def test_parameters_are_patched_and_checked_for_each_by_itself(any_world: World)
     assert ([each["id"] for each in done["sample"]], _list(any_world)) == ([fine], [wrong])
 
 
+def test_of_those_with_one_unique_key_one_runs_again(any_world: World) -> None:
+    letters = [_dead(any_world, parameters={"user_id": user}) for user in ("u-1", "u-1", "u-2")]
+    policy = {"unique": {"key": "{user_id}", "until": "finished", "on_conflict": "reject"}}
+    definition = Definition.from_json({"name": "export", "task": EXPORT.name, **policy})
+    with any_world.database.write() as connection:
+        jobs.put(connection, definition, Owner.CODE, "relay", SystemClock().now())
+    done = _do(any_world, "redrive", all=True)
+    assert (done["done"], done["refused"]) == (2, 1)
+    assert [(each["id"], each["code"]) for each in done["problems"]] == [(letters[1], "not_unique")]
+    assert _list(any_world) == [letters[1]]
+    refused = any_world.client.post(f"/api/v1/executions/{letters[1]}/rerun")
+    assert (refused.status_code, refused.json["code"]) == (409, "not_unique")
+    assert _list(any_world) == [letters[1]]
+
+
 def test_a_dry_run_tells_and_changes_nothing(any_world: World) -> None:
     letters = [_dead(any_world) for _ in range(3)]
     other = _dead(any_world, error=_error("KeyError"))
