@@ -5,14 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobworker.domain import ids, job
+from jobworker.domain import ids
 from jobworker.domain.execution import PRIORITIES
 from jobworker.domain.parameters import VARIADIC, Parameter
 
 #: Stands among parameters for positional arguments that have no names.
 POSITIONAL = "*"
 
-_LONGEST_TASK = 255
+#: Longer names have no place in the history. Celery is less strict about them than our own submissions are.
+LONGEST_TASK, LONGEST_QUEUE = 255, 64
+
 _LONGEST_TEXT = 128
 
 
@@ -34,9 +36,9 @@ class Call:
 def read(execution: str, data: Mapping[str, Any], seen: dt.datetime) -> Call:
     """The call that a worker tells of; `seen` is when. Raises `KeyError`, `TypeError` or `ValueError` for nonsense."""
     task, queue, priority = data["task"], data["queue"], data["priority"]
-    if not ids.is_id(execution) or not 0 < len(task) <= _LONGEST_TASK:
+    if not ids.is_id(execution) or not 0 < len(task) <= LONGEST_TASK:
         raise ValueError(f"no call: execution {execution!r}, task {task!r}")
-    if not job.QUEUE.match(queue) or priority not in PRIORITIES:
+    if not 0 < len(queue) <= LONGEST_QUEUE or priority not in PRIORITIES:
         raise ValueError(f"no call: queue {queue!r}, priority {priority!r}")
     args, kwargs, embedded = data["args"], data["kwargs"], data["embedded"]
     if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(embedded, dict)):

@@ -6,7 +6,7 @@ called before it tells anything else, and the relay makes the row. From then on 
 
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import structlog
 from celery import Task
@@ -16,6 +16,7 @@ from kombu.utils import json
 from jobworker.clock import Clock
 from jobworker.declare import JobOptions
 from jobworker.domain import losses, policies
+from jobworker.domain.calls import LONGEST_QUEUE, LONGEST_TASK
 from jobworker.domain.ids import IdFactory
 from jobworker.domain.parameters import MAX_BYTES
 from jobworker.worker.delivery import HEADER
@@ -100,17 +101,25 @@ def completed(header: Mapping[str, Any], task: Task) -> dict[str, Any]:
     }
 
 
+def is_call(header: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a message with this header is a call."""
+    return isinstance(header, Mapping) and isinstance(header.get("called"), Mapping)
+
+
 def told(headers: Mapping[str, Any], payload: Any, delivery_info: Mapping[str, Any], priority: Any) -> str | None:
-    """The data of the `called` event, as JSON; None if the message is not a call. `payload` may be unknown: None."""
-    header = headers.get(HEADER)
-    if not isinstance(header, Mapping) or not isinstance(header.get("called"), Mapping):
+    """The data of the `called` event, as JSON; None if the message is no call that can be kept.
+
+    `payload` may be unknown: None.
+    """
+    header, task, queue = headers.get(HEADER), headers.get("task"), delivery_info.get("routing_key")
+    if not is_call(header) or len(str(task)) > LONGEST_TASK or not 0 < len(str(queue or "")) <= LONGEST_QUEUE:
         return None
     args, kwargs, embedded = payload or ([], {}, {})
     data = {
         **header["called"],
-        "task": headers.get("task"),
-        "queue": delivery_info.get("routing_key"),
-        "priority": 9 - priority if isinstance(priority, int) else 9,
+        "task": task,
+        "queue": queue,
+        "priority": min(9, max(0, 9 - priority)) if isinstance(priority, int) else 9,
         "correlation_id": header.get("correlation_id"),
         "args": args,
         "kwargs": kwargs,

@@ -69,6 +69,9 @@ class JobRequest(Request):
             return
         self._mailbox, self._batched = runner.mailbox, runner.batched
         self._call = calls.told(message.headers, self._payload, self.delivery_info, self.delivery_info["priority"])
+        if calls.is_call(header) and self._call is None:
+            del self._request_dict[HEADER]  # Celery's alone.
+            return
         if self._call is not None:
             header = self._request_dict[HEADER] = calls.completed(header, self._task)
         token = message.delivery_tag if self._batched else new_token()

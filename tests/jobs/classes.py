@@ -1,6 +1,7 @@
 """Jobs that are classes."""
 
 import datetime as dt
+import os
 import time
 from typing import Any, ClassVar, Literal
 
@@ -118,3 +119,16 @@ class Waits(_Telling):
         while True:
             self.context.raise_if_cancelled()
             time.sleep(0.05)
+
+
+class Isolated(_Telling):
+    """Runs in a process of its own."""
+
+    isolation: ClassVar = {"mode": "process"}
+    retry: ClassVar = {"strategy": "fixed", "delay": 0.05, "max_attempts": 2}
+
+    def run(self) -> int:
+        note("start")
+        if self.context.attempt == 1:
+            raise ValueError("first")
+        return os.getpid()

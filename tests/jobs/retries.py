@@ -75,6 +75,15 @@ def puts_itself_off(context: Context, times: int) -> int:
     return context.attempt
 
 
+@job(retry={**_QUICKLY, "max_attempts": 2})
+def puts_itself_off_and_fails(context: Context) -> None:
+    """Be put off twice, and fail then."""
+    note("start")
+    if context.attempt <= 2:
+        raise Snooze(0)
+    raise ValueError("after all")
+
+
 @job(bind=True, autoretry_for=(Exception,), retry_kwargs={"countdown": 0})
 def gives_up(self: Task) -> None:
     """Say that no other attempt would help."""

@@ -116,3 +116,17 @@ def test_what_is_too_much_for_the_history_runs_all_the_same(engine: Engine) -> N
     assert engine.history("called")[0].result == 10
     assert engine.states() == {"Succeeded": 1}
     assert "call_not_in_history" in told
+
+
+def test_a_queue_of_somebody_elses_choice(engine: Engine) -> None:
+    engine.relay()
+    long = "x" * 65
+    worker = engine.worker("-Q", f"default,Mail,{long}")
+    engine.ready("called")
+    kept = call(engine, "calls.called.apply_async((4, 2), queue='Mail')")
+    row = engine.finished_when_known(kept)
+    assert (row.result, row.attempt, row.queue) == (40, 2, "Mail")
+    # The name has no room in the history; the task runs as Celery's own.
+    call(engine, f"calls.plain_step.apply_async((5, 6), queue='{long}')")
+    until(lambda: "succeeded" in engine.log(worker) and "plain_step" in engine.log(worker))
+    assert engine.states() == {"Succeeded": 1}

@@ -85,6 +85,15 @@ def test_a_job_that_is_cancelled_is_told(at_work: Engine) -> None:
     assert heard == ["before_start {}", "on_cancel None", "after_return Cancelled"]
 
 
+def test_a_process_of_its_own_has_the_same_hooks(at_work: Engine) -> None:
+    row = at_work.finished(at_work.submit_one("Isolated"))
+    assert (row.state, row.attempt) == (State.SUCCEEDED, 2)
+    assert told(at_work, row.id, "after_return Succeeded") == [
+        *("before_start {}", "on_retry ValueError: first 0.05", "after_return Retrying"),
+        *("before_start {}", f"on_success {row.result}", "after_return Succeeded"),
+    ]
+
+
 def test_a_result_that_cannot_be_kept_is_no_success(at_work: Engine) -> None:
     row = at_work.finished(at_work.submit_one("ends", parameters={"how": "rubbish"}))
     assert row.state is State.FAILED

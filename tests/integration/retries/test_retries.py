@@ -92,6 +92,12 @@ def test_being_put_off_uses_up_no_attempt(at_work: Engine) -> None:
     assert max(at_work.starts().values()) == 1
 
 
+def test_what_was_put_off_has_all_its_attempts_left(at_work: Engine) -> None:
+    row = ended(at_work, "puts_itself_off_and_fails")
+    assert (row.state, row.attempt, error_of(row)) == (State.FAILED, 4, ("ValueError", "after all"))
+    assert attempts(at_work, row.id) == ["Snoozed", "Snoozed", "Failed", "Failed"]
+
+
 @pytest.mark.parametrize("job", ["gives_up", "plain_gives_up", "gives_up_with_a_policy"])
 def test_giving_up_ends_it_whatever_else_is_said(at_work: Engine, job: str) -> None:
     row = ended(at_work, job)
