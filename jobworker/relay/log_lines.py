@@ -16,6 +16,10 @@ from jobworker.store.log_lines import LogLine, Size
 logger = structlog.get_logger(__name__)
 
 
+#: More lines or bytes than this nobody has dropped in a moment.
+_MOST_BELIEVED = 10**10
+
+
 def record_logs(connection: sa.Connection, reports: Sequence[Event]) -> None:
     """Write down log lines in their order, until a log is full; from then on only how much was dropped."""
     if not reports:
@@ -46,8 +50,8 @@ def record_logs(connection: sa.Connection, reports: Sequence[Event]) -> None:
 def _take(event: Event, size: Size) -> tuple[LogLine | None, Size]:
     """The line to keep, if there is one, and the size of the log afterwards."""
     if event.kind is not Kind.LOG:
-        lines, length = event.data["dropped"]
-        return None, replace(size, dropped=size.dropped + Dropped(int(lines), int(length)))
+        lines, length = (min(max(0, int(told)), _MOST_BELIEVED) for told in event.data["dropped"])
+        return None, replace(size, dropped=size.dropped + Dropped(lines, length))
     line = _line(event)
     length = job_log.size(line.message)
     if size.dropped or size.kept + length > MAX_LOG:

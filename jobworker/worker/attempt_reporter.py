@@ -65,13 +65,18 @@ class AttemptReporter:
         size = job_log.size(message)
         with self._lock:
             if self.full or size > self._left:
-                self.full = True
-                self._beyond += Dropped(1, size)
-                self._tell_beyond()
+                self.drop(Dropped(1, size))
             elif self._tell_lost() and self._add(level, logger, message, at):
                 self._left -= size
             else:
                 self._lost += Dropped(1, size)
+
+    def drop(self, dropped: Dropped) -> None:
+        """Lines that there is no room for, here or where they were said; no other is kept after them."""
+        with self._lock:
+            self._said_something = self.full = True
+            self._beyond += dropped
+            self._tell_beyond()
 
     def progress(self, done: Any, total: Any = None, message: Any = None) -> None:
         """How far the job is. What makes no sense is refused by a line in the log, once."""

@@ -9,6 +9,7 @@ import logging
 
 from celery.exceptions import SoftTimeLimitExceeded
 
+from jobworker.domain.job_log import Dropped
 from jobworker.worker.attempt_reporter import AttemptReporter
 from jobworker.worker.reporter import Reporter
 
@@ -62,6 +63,12 @@ class JobLogHandler(logging.Handler):
             raise
         except Exception:  # noqa: BLE001  logging's own rule: handleError decides
             self.handleError(record)
+
+    def drop(self, dropped: Dropped) -> None:
+        """What the job that runs here has said, and nobody has kept."""
+        attempt = _here.get() or self._only
+        if attempt is not None:
+            attempt.drop(dropped)
 
     def _attempt(self, record: logging.LogRecord) -> AttemptReporter | None:
         """Whose words these are."""

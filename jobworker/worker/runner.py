@@ -16,6 +16,7 @@ from jobworker import declare
 from jobworker.clock import Clock
 from jobworker.domain import events
 from jobworker.domain.events import Kind
+from jobworker.domain.job_log import Dropped
 from jobworker.files.local import LocalFiles
 from jobworker.settings import Settings
 from jobworker.transport import keys
@@ -62,6 +63,11 @@ class Runner:
         """A line for the job that runs here, and not for the worker's own log."""
         if self._handler is not None:
             self._handler.emit(record)
+
+    def drop(self, dropped: Dropped) -> None:
+        """What the job that runs here has said, and nobody has kept."""
+        if self._handler is not None:
+            self._handler.drop(dropped)
 
     def serve_one(self, desk: Desk, reporter: Reporter) -> None:
         """This process runs one job and no other, and these pass on what it says and hears."""

@@ -40,10 +40,12 @@ class WireReporter(Reporter):
         self._wire = wire
 
     def add(self, entry: Fields, size: int, always: bool = False) -> bool:
-        """A line."""
+        """A line, or how many there were that no log can hold."""
         data = json.loads(entry["data"])
         if "message" in data:
             self._wire.send("line", [data["message"], data["level"], data["logger"], data["at"]])
+        else:
+            self._wire.send("dropped", data["dropped"])
         return True
 
     def announce(self, teller: Teller) -> None:

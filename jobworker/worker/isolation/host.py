@@ -15,6 +15,7 @@ from jobworker.clock import SystemClock
 from jobworker.declare import Context
 from jobworker.domain.events import Kind
 from jobworker.domain.isolation import Process
+from jobworker.domain.job_log import Dropped
 from jobworker.worker import trace
 from jobworker.worker.isolation import attended, program
 from jobworker.worker.isolation.attended import JobLog
@@ -139,6 +140,10 @@ class _Ear(JobLog):
         created = dt.datetime.fromisoformat(at).timestamp()
         record = {"name": logger, "msg": message, "levelname": level, "created": created}
         JobTask.job_runner().log(logging.makeLogRecord(record))
+
+    def _hear_dropped(self, said: Any) -> None:
+        lines, size = map(int, said)
+        JobTask.job_runner().drop(Dropped(lines, size))
 
     def _hear_record(self, said: Any) -> None:
         message, level, logger = said

@@ -6,6 +6,7 @@ JSON, each an object with one of these fields:
 
     begun      true: the job begins, its limits count from now
     line       a line of its log: [message, level, logger, time (RFC 3339)]
+    dropped    it has said more than a log holds: [lines, bytes] more
     record     a line of the worker's own log: [message, level (number), logger]
     progress   {"done", "total", "message"}
     metadata   what has changed; null: removed

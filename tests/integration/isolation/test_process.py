@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.execution import FINAL, State
 from jobworker.services import executions
+from jobworker.store import story
 from jobworker.store.executions import ExecutionRow
 from jobworker.worker.isolation.keeper import descendants
 from tests.engine import Engine
@@ -215,3 +216,10 @@ def test_gigabytes_fill_nothing(engine: Engine, worker: Process) -> None:
             "SELECT max(size) FROM (SELECT sum(length(message)) AS size FROM execution_logs GROUP BY execution_id)"
         )
         assert 0 < connection.execute(statement).scalar_one() < 11 * MIB
+
+    def what_is_missing() -> bool:
+        with engine.database.read() as connection:
+            lasts = [story.logs_after(connection, each, "", 100_000)[-1].message for each in wanted]
+        return all("not kept" in last for last in lasts)
+
+    until(what_is_missing, what="a last line in each log that says what is missing")
