@@ -7,7 +7,19 @@ import flask_smorest
 import orjson
 from flask import Blueprint, Flask, Response, abort, send_from_directory
 
-from jobworker.api import dead_letters, events, executions, files, jobs, operations, queues, retry, submissions, tasks
+from jobworker.api import (
+    batches,
+    dead_letters,
+    events,
+    executions,
+    files,
+    jobs,
+    operations,
+    queues,
+    retry,
+    submissions,
+    tasks,
+)
 from jobworker.api.schemas.base import Problem
 
 #: The package is taken for its copy of Swagger UI only.
@@ -62,7 +74,7 @@ def register(app: Flask) -> None:
     app.config.update(API_TITLE="JobWorker", API_VERSION="1", OPENAPI_VERSION="3.1.0", API_SPEC_OPTIONS=_options())
     api = _Api(app)
     api.spec.components.schema("Problem", schema=Problem)
-    for each in (jobs, tasks, retry, submissions, executions, queues, files, dead_letters, events, operations):
+    for each in (jobs, tasks, retry, submissions, batches, executions, queues, files, dead_letters, events, operations):
         api.register_blueprint(each.blueprint)
     described = orjson.dumps(_tidy(api.spec.to_dict()), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n"
     app.add_url_rule("/openapi.json", "openapi", lambda: Response(described, mimetype="application/json"))

@@ -9,7 +9,7 @@ from jobworker.api.answers import answer
 from jobworker.api.blueprint import Blueprint
 from jobworker.api.room import ACTOR, room
 from jobworker.api.schemas.base import PageQuery, page_of
-from jobworker.api.schemas.executions import Attempt, Execution, ExecutionQuery, LogLine, Result, Transition
+from jobworker.api.schemas.executions import Attempt, Dependency, Execution, ExecutionQuery, LogLine, Result, Transition
 from jobworker.api.schemas.queues import Why
 from jobworker.api.schemas.revisions import Changes
 from jobworker.api.schemas.selections import CancelBody, Done
@@ -61,6 +61,16 @@ def list_attempts(query: dict[str, Any], execution_id: str) -> Response:
 def list_transitions(query: dict[str, Any], execution_id: str) -> Response:
     """List every change of state, with time, reason and actor."""
     found = executions.transitions(room().database, execution_id, query["limit"], query["cursor"])
+    return answer(show.page(found, show.as_is))
+
+
+@blueprint.get("/<string:execution_id>/dependencies")
+@blueprint.query(PageQuery())
+@blueprint.answers(200, page_of(Dependency), "What it waits or waited for.")
+@blueprint.problems(ExecutionNotFound)
+def list_dependencies(query: dict[str, Any], execution_id: str) -> Response:
+    """List the executions that have to end before this one, how they stand, and what each came to."""
+    found = executions.parents(room().database, execution_id, query["limit"], query["cursor"])
     return answer(show.page(found, show.as_is))
 
 

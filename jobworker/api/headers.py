@@ -8,7 +8,7 @@ from flask import request
 
 from jobworker.api.room import room
 from jobworker.domain.errors import PreconditionRequired
-from jobworker.services.submission import Once
+from jobworker.services.accepting import Once
 
 #: Nobody may keep a request waiting for longer (s): proxies on the way give up as well.
 LONGEST_WAIT = 30

@@ -5,24 +5,31 @@ from dataclasses import asdict, fields
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from jobworker.domain.execution import State
 from jobworker.domain.retry import PlannedAttempt
+from jobworker.services.accepting import Accepted
+from jobworker.services.batches import BatchStatus, StepStatus
 from jobworker.services.files import KeptFile
 from jobworker.services.jobs import Job
 from jobworker.services.revisions import Changed, Changes
 from jobworker.services.selection import Done
-from jobworker.services.submission import Accepted
 from jobworker.services.why import Why
+from jobworker.store.batches import BatchRow, StepRow
 from jobworker.store.dead_letters import DeadLetterRow, Group
+from jobworker.store.dependencies import ParentRow
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.pages import Page
 from jobworker.store.story import AttemptRow, LogRow, TransitionRow
 from jobworker.store.tasks import TaskRow
 
 Item = TypeVar("Item")
+Row = TypeVar("Row", AttemptRow, TransitionRow, LogRow, ParentRow)
 
 ROOT = "/api/v1"
 
 _EXECUTION_FIELDS = [each.name for each in fields(ExecutionRow)]
+_BATCH_FIELDS = [each.name for each in fields(BatchRow)]
+_STEP_FIELDS = [each.name for each in fields(StepRow)]
 _DEAD_LETTER_FIELDS = [each.name for each in fields(DeadLetterRow)]
 
 
@@ -31,7 +38,7 @@ def page(found: Page[Item], show: Callable[[Item], Any]) -> dict[str, Any]:
     return {"items": [show(item) for item in found.items], "next": found.next}
 
 
-def as_is(row: AttemptRow | TransitionRow | LogRow) -> AttemptRow | TransitionRow | LogRow:
+def as_is(row: Row) -> Row:
     """Rows that are shown just as they are stored (orjson writes dataclasses)."""
     return row
 
@@ -118,6 +125,7 @@ def execution(row: ExecutionRow) -> dict[str, Any]:
         "self": here,
         "attempts": f"{here}/attempts",
         "transitions": f"{here}/transitions",
+        "dependencies": f"{here}/dependencies",
         "logs": f"{here}/logs",
         "result": f"{here}/result",
         "files": f"{here}/files",
@@ -145,8 +153,32 @@ def batch(accepted: Accepted) -> dict[str, Any]:
         "batch_id": accepted.batch_id,
         "count": len(accepted.execution_ids),
         "ids": accepted.execution_ids,
-        "links": {"executions": f"{ROOT}/executions?batch_id={accepted.batch_id}"},
+        "links": {
+            "batch": f"{ROOT}/batches/{accepted.batch_id}",
+            "executions": f"{ROOT}/executions?batch_id={accepted.batch_id}",
+        },
     }
+
+
+def batch_status(found: BatchStatus) -> dict[str, Any]:
+    """A batch, or a workflow, as it stands."""
+    row, here = found.row, f"{ROOT}/batches/{found.row.id}"
+    shown: dict[str, Any] = {name: getattr(row, name) for name in _BATCH_FIELDS}
+    counts = {state.value: found.counts.get(state, 0) for state in State}
+    progress = found.finished / found.total
+    steps = None if found.steps is None else [step(each) for each in found.steps]
+    shown |= {"total": found.total, "finished": found.finished, "progress": progress, "counts": counts, "steps": steps}
+    shown["links"] = {
+        "self": here,
+        "executions": f"{ROOT}/executions?batch_id={row.id}",
+        "cancel": f"{here}/cancel",
+    }
+    return shown
+
+
+def step(found: StepStatus) -> dict[str, Any]:
+    """One step of a workflow."""
+    return {**{name: getattr(found.row, name) for name in _STEP_FIELDS}, "needs": found.needs}
 
 
 def dead_letter(row: DeadLetterRow) -> dict[str, Any]:

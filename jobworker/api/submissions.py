@@ -10,9 +10,17 @@ from jobworker.api.blueprint import Blueprint
 from jobworker.api.room import ACTOR, room
 from jobworker.api.schemas.executions import Batch, BatchBody, Execution, SubmissionBody
 from jobworker.domain.admission import Submission
-from jobworker.domain.errors import IdempotencyKeyReused, InvalidParameters, JobDisabled, JobNotFound, TaskNotFound
+from jobworker.domain.errors import (
+    IdempotencyKeyReused,
+    InvalidDependency,
+    InvalidParameters,
+    JobDisabled,
+    JobNotFound,
+    TaskNotFound,
+)
 from jobworker.domain.execution import FINAL
 from jobworker.services import executions, submission
+from jobworker.services.completion import About
 from jobworker.store.executions import ExecutionRow
 
 blueprint = Blueprint(
@@ -30,7 +38,7 @@ _LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "s
 @blueprint.answers(202, Execution(), "Accepted.", headers=_LOCATION)
 @blueprint.answers(200, Execution(), "It ended while the client preferred to wait.", headers=_LOCATION)
 @blueprint.headers(headers.IDEMPOTENCY_KEY, headers.PREFER)
-@blueprint.problems(JobNotFound, TaskNotFound, JobDisabled, IdempotencyKeyReused, InvalidParameters)
+@blueprint.problems(JobNotFound, TaskNotFound, JobDisabled, IdempotencyKeyReused, InvalidParameters, InvalidDependency)
 def submit(body: dict[str, Any], name: str) -> Response:
     """Run a job, now or later."""
     wanted = Submission(job=name, **body)
@@ -44,10 +52,11 @@ def submit(body: dict[str, Any], name: str) -> Response:
 @blueprint.arguments(BatchBody())
 @blueprint.answers(202, Batch(), "All are accepted.")
 @blueprint.headers(headers.IDEMPOTENCY_KEY)
-@blueprint.problems(IdempotencyKeyReused)
+@blueprint.problems(IdempotencyKeyReused, InvalidDependency)
 def submit_batch(body: dict[str, Any]) -> Response:
     """Run many executions: all are accepted, or none if one of them is wrong."""
-    accepted = submission.submit_batch(room().database, room().clock, body["executions"], ACTOR, headers.once())
+    about = About(name=body["name"], on_complete=body["on_complete"])
+    accepted = submission.submit_batch(room().database, room().clock, body["executions"], ACTOR, headers.once(), about)
     if not accepted.replayed:
         room().submitted(len(accepted.execution_ids))
     return answer(show.batch(accepted), 202)

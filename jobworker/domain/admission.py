@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jobworker.domain import deadline, isolation, job, limits, parameters, policies, schedule
-from jobworker.domain.errors import FieldError, InvalidInput
+from jobworker.domain import deadline, dependencies, isolation, job, limits, parameters, policies, references, schedule
+from jobworker.domain.errors import FieldError, InvalidInput, pointer
 from jobworker.domain.execution import PRIORITIES, State
 from jobworker.domain.parameters import Parameter
 
@@ -47,6 +47,7 @@ class Submission:
     expires: float | None = None
     expires_at: dt.datetime | None = None
     retry: Mapping[str, Any] | None = None
+    depends_on: Sequence[Any] = ()
 
     def overrides(self) -> dict[str, Any] | None:
         """What this execution has otherwise than its definition says, as it is stored; of a checked submission."""
@@ -72,6 +73,7 @@ def check_submission(submission: Submission, now: dt.datetime, where: str = "") 
     problems.extend(check_limits(submission.time_limit, submission.soft_time_limit, where))
     problems.extend(_expiry(submission, now, where))
     problems.extend(policies.normalise(submission._policies(), where)[1])
+    problems.extend(_parents(submission.depends_on, where))
     return problems
 
 
@@ -97,6 +99,7 @@ def check_definition(definition: job.Definition, accepted: Sequence[Parameter]) 
         *deadline.problems(definition.expires, ""),
         *_defaults(definition, accepted),
         *_rule(definition),
+        *_triggered(definition, accepted),
         *_policies(definition, accepted),
         *_container(definition),
     ]
@@ -115,6 +118,14 @@ def _routing(queue: str | None, priority: int | None, where: str) -> Iterator[Fi
     if priority is not None and priority not in PRIORITIES:
         message = f"priority must be {PRIORITIES.start} to {PRIORITIES.stop - 1}; {PRIORITIES.stop - 1} is most urgent"
         yield FieldError(f"{where}/priority", "not_allowed", message)
+
+
+def _parents(depends_on: Sequence[Any], where: str) -> Iterable[FieldError]:
+    try:
+        dependencies.parse(depends_on, f"{where}/depends_on")
+    except InvalidInput as error:
+        return error.errors
+    return ()
 
 
 def _timing(submission: Submission, now: dt.datetime, where: str) -> Iterator[FieldError]:
@@ -193,6 +204,21 @@ def _container(definition: job.Definition) -> Iterator[FieldError]:
     if is_container_task and not in_container:
         message = f"{isolation.CONTAINER_TASK} needs isolation with the mode container, and an image"
         yield FieldError("/isolation", "missing", message)
+
+
+def _triggered(definition: job.Definition, accepted: Sequence[Parameter]) -> Iterator[FieldError]:
+    """What a trigger gives must be complete with the defaults: nobody else gives the rest."""
+    try:
+        wanted = definition.triggers
+    except InvalidInput:  # The policy's own problems are told with those of the others.
+        return
+    for at, each in enumerate(wanted):
+        where = pointer("trigger_after", at, "parameters")
+        try:
+            known = parameters.with_anything(accepted, references.names(each.parameters))
+            parameters.validate(known, {**definition.defaults, **each.parameters}, where)
+        except InvalidInput as error:
+            yield from error.errors
 
 
 def _rule(definition: job.Definition) -> Iterable[FieldError]:

@@ -49,6 +49,12 @@ class InvalidParameters(InvalidInput):
     code = "invalid_parameters"
 
 
+class InvalidDependency(InvalidInput):
+    """It depends on an execution that does not exist, or that has already ended otherwise."""
+
+    code = "invalid_dependency"
+
+
 class InvalidCursor(InvalidInput):
     """A page was asked for with a cursor that no list handed out."""
 
@@ -107,6 +113,12 @@ class QueueNotFound(NotFound):
     """Nobody submits to this queue or consumes it."""
 
     code = "queue_not_found"
+
+
+class BatchNotFound(NotFound):
+    """No batch or workflow has this id."""
+
+    code = "batch_not_found"
 
 
 class Conflict(JobWorkerError):

@@ -1,5 +1,7 @@
 """One execution of a job: its states, the moves between them, and how reports are merged.
 
+Waiting     Accepted, and it depends on others. When the last of them has ended as it should, the relay moves it to
+            Scheduled or Queued; when one has ended otherwise, to Skipped or Failed, as the dependency says.
 Scheduled   Accepted, due later. The submission puts it here; the relay moves it to Queued when it is due.
 Queued      Due. The relay publishes it as soon as nothing speaks against it; a worker's claim moves it to Running.
             A message that no worker can start ends it: Skipped or Failed.
@@ -25,6 +27,7 @@ from typing import Any, NamedTuple
 class State(StrEnum):
     """Where an execution stands."""
 
+    WAITING = "Waiting"
     SCHEDULED = "Scheduled"
     QUEUED = "Queued"
     RUNNING = "Running"
@@ -57,6 +60,7 @@ FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELL
 
 #: Who may follow whom. The chart in docs/states.md is rendered from this table.
 MOVES: Mapping[State, frozenset[State]] = {
+    State.WAITING: frozenset({State.SCHEDULED, State.QUEUED, State.FAILED, State.CANCELLED, State.SKIPPED}),
     State.SCHEDULED: frozenset({State.QUEUED, State.CANCELLED, State.SKIPPED}),
     State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.CANCELLED, State.SKIPPED}),
     State.RUNNING: frozenset({State.RETRYING, State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED}),
@@ -70,6 +74,7 @@ MOVES: Mapping[State, frozenset[State]] = {
 
 #: Order of the states within one attempt. Queued after attempt n waits for attempt n + 1.
 _RANK: Mapping[State, int] = {
+    State.WAITING: -1,
     State.SCHEDULED: 0,
     State.RUNNING: 1,
     State.RETRYING: 2,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jobworker.domain import deadline
+from jobworker.domain.dependencies import On
 from jobworker.domain.execution import State
 from jobworker.domain.limits import Concurrency, RateLimit
 
@@ -123,6 +124,13 @@ def not_due(
     message = f"attempt {attempt + 1}{of} is due at {due_at.isoformat()}{f' ({why})' if why else ''}"
     details = {"attempt": attempt + 1, "max_attempts": max_attempts, "due_at": due_at, "reason": why}
     return Reason("retry_not_due", message, details)
+
+
+def depends(parent: str, job: str | None, state: State | None, on: On) -> Reason:
+    """The execution waits for the end of another one."""
+    message = f"it depends on {parent} (job {job}), which is {state}, and waits for its {on}"
+    details = {"execution": parent, "job": job, "state": state and state.value, "on": on.value}
+    return Reason("dependency", message, details)
 
 
 def expired(expires_at: dt.datetime | None, now: dt.datetime) -> Reason | None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
-from jobworker.domain import policies
+from jobworker.domain import policies, triggers
 from jobworker.domain.execution import DEFAULT_PRIORITY
+from jobworker.domain.triggers import Trigger
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}\Z")
 QUEUE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}\Z")
@@ -59,6 +60,11 @@ class Definition:
         """How many attempts there may be; None: as the task's own `max_retries` says."""
         attempts: int | None = self.policies["retry"]["max_attempts"]
         return attempts
+
+    @property
+    def triggers(self) -> tuple[Trigger, ...]:
+        """The jobs after which it starts; raises `InvalidInput` if its policy is wrong."""
+        return triggers.parse(self.policies.get("trigger_after") or [], "/trigger_after").items
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown: each policy stands beside the other fields."""

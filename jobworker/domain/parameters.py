@@ -6,8 +6,8 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from jobworker.domain import json_values
@@ -104,6 +104,11 @@ def _without_none(hint: Any) -> tuple[Any, bool]:
 def _common_type(choices: Iterable[Any]) -> Any:
     kinds = {type(choice) for choice in choices}
     return kinds.pop() if len(kinds) == 1 else Any
+
+
+def with_anything(accepted: Sequence[Parameter], names: Collection[str]) -> Sequence[Parameter]:
+    """What a task accepts, with these parameters taken whatever they are."""
+    return [replace(each, type="any", choices=None) if each.name in names else each for each in accepted]
 
 
 def validate(accepted: Sequence[Parameter], given: Mapping[str, Any], where: str = "/parameters") -> dict[str, Any]:

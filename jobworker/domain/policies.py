@@ -7,7 +7,7 @@ all of them on alike. A new one needs a parser, and a line here.
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from jobworker.domain import isolation, limits, retry
+from jobworker.domain import isolation, limits, retry, triggers
 from jobworker.domain.errors import FieldError, InvalidInput
 
 
@@ -26,6 +26,7 @@ PARSERS: Mapping[str, Callable[[Any, str], Policy]] = {
     "concurrency": limits.parse_concurrency,
     "rate_limit": limits.parse_rate_limit,
     "unique": limits.parse_unique,
+    "trigger_after": triggers.parse,
 }
 
 #: What holds when a definition says nothing: None if there is no such policy then.
@@ -33,6 +34,7 @@ DEFAULTS: Mapping[str, Any] = {
     **dict.fromkeys(PARSERS),
     "retry": retry.RetryPolicy().to_json(),
     "isolation": isolation.InProcess().to_json(),
+    "trigger_after": [],
 }
 
 #: The policies that one execution may have otherwise than its definition.

@@ -15,7 +15,8 @@ from jobworker.domain.execution import retries_used
 from jobworker.domain.job import Definition
 from jobworker.relay.choose import Chooser, Chosen
 from jobworker.relay.record import Claimed, Declined
-from jobworker.store import dispatch, jobs, limits, queues, relay_state
+from jobworker.services import release
+from jobworker.store import dependencies, dispatch, jobs, limits, queues, relay_state
 from jobworker.store.database import Database
 from jobworker.store.dispatch import Published, Ready
 from jobworker.store.queues import QueueRow
@@ -133,8 +134,10 @@ class Dispatcher:
         self.undecided = Answer.RUNNING in answers
         revoked = [row for row, answer in zip(asked, answers, strict=True) if answer is Answer.REVOKED]
         if revoked:
+            now = self.clock.now()
             with self.database.write() as connection:
-                dispatch.cancel_revoked(connection, revoked, self.clock.now())
+                dispatch.cancel_revoked(connection, revoked, now)
+                release.release(connection, dependencies.ended(connection, [row.id for row in revoked]), now)
         return len(revoked)
 
     def note_claims(self, claimed: Iterable[Claimed]) -> None:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 import structlog
 
-from jobworker.domain import deadline, limits
+from jobworker.domain import limits
 from jobworker.domain.errors import NotUnique
 from jobworker.domain.events import Event, Kind
-from jobworker.domain.execution import State
 from jobworker.domain.ids import IdFactory
 from jobworker.domain.schedule import parse
-from jobworker.services import unique
-from jobworker.store import executions, schedules, tasks
+from jobworker.services import preparing, release, unique
+from jobworker.store import dependencies, executions, schedules, tasks
 from jobworker.store.executions import NewExecution
 from jobworker.store.schedules import ScheduleRow
 
@@ -79,9 +78,11 @@ def _taken(connection: sa.Connection, schedule: ScheduleRow, execution: NewExecu
     """Why another execution stands for this occurrence."""
     policies = {schedule.job: schedule.definition.policies["unique"]}
     try:
-        [answer] = unique.decide(connection, [execution], policies, now).ids
+        decided = unique.decide(connection, [execution], policies, now)
     except NotUnique as error:
         return error.detail
+    release.release(connection, dependencies.ended(connection, decided.cancelled), now)
+    [answer] = decided.ids
     return f"execution {answer} stands for it" if answer != execution.id else None
 
 
@@ -108,21 +109,5 @@ def _execution(
     accepted = task.parameters if task else ()
     keys = limits.keys(definition.name, definition.policies, definition.defaults, accepted)
     key = ids.new(int(now.timestamp() * 1000))
-    return NewExecution(
-        id=key,
-        job=definition.name,
-        job_revision=schedule.revision,
-        task=definition.task,
-        max_attempts=definition.max_attempts,
-        queue=definition.queue,
-        priority=definition.priority,
-        parameters=definition.defaults,
-        correlation_id=key,
-        batch_id=None,
-        schedule_id=schedule.id,
-        scheduled_for=nominal,
-        due_at=now,
-        state=State.QUEUED,
-        expires_at=deadline.of(now, definition.expires),
-        **keys._asdict(),
-    )
+    own = {"id": key, "correlation_id": key, "schedule_id": schedule.id, "scheduled_for": nominal, **keys._asdict()}
+    return preparing.new_execution(definition, schedule.revision, definition.defaults, now, **own)

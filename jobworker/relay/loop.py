@@ -24,10 +24,11 @@ from jobworker.relay.log_lines import record_logs
 from jobworker.relay.progress import record_progress
 from jobworker.relay.read import Batch, Offsets, Reader
 from jobworker.relay.record import record
+from jobworker.relay.release import Releases
 from jobworker.relay.stop import Stopper
 from jobworker.relay.watch import Watch
 from jobworker.settings import Settings
-from jobworker.store import dispatch, relay_state
+from jobworker.store import dependencies, dispatch, relay_state
 from jobworker.store.database import Database
 from jobworker.transport.claims import Claims
 from jobworker.transport.client import check, connect
@@ -63,6 +64,9 @@ _TRIM_EVERY = 1.0
 #: Executions that become due in one turn.
 _RELEASE_LIMIT = 1000
 
+#: How often is looked for what should have been let go on (s).
+_SWEEP_EVERY = 2.0
+
 #: Pause after something was away (s), doubled up to the second figure.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
@@ -91,7 +95,9 @@ class Relay:
             timedelta(seconds=settings.ageing),
         )
         self._stopper = Stopper(database, Orders(self._client), clock)
+        self._releases = Releases(database, clock)
         self._watch = Watch(database, self._client, self._dispatcher, clock, settings)
+        self._watch.add("stranded", _SWEEP_EVERY, self._releases.sweep)
         self._ids = IdFactory()
         # Who looks for silent workers has to look often, or nobody is held to have been silent.
         self._longest_wait = min(_LONGEST_WAIT, settings.heartbeat_interval)
@@ -182,20 +188,25 @@ class Relay:
             told = record(connection, batch.events)
             record_logs(connection, batch.logs)
             fired = fire(connection, batch.events, self._ids, now)
-            dispatch.expire(connection, now, _RELEASE_LIMIT)
-            released = dispatch.release_due(connection, now, _RELEASE_LIMIT)
+            expired = dispatch.expire(connection, now, _RELEASE_LIMIT)
+            ended = [*told.ended, *dependencies.ended(connection, expired)]
+            freed = self._releases.release(connection, ended, now)
+            due = dispatch.release_due(connection, now, _RELEASE_LIMIT)
+        self._releases.done(freed)
         self._offsets = batch.offsets
         self._renewed_at = self._clock.monotonic()
         self._dispatcher.note_claims(told.claimed)
         self._dispatcher.note_declined(told.declined)
         # Whoever ends or starts may have made room for somebody who waits for just that.
-        return fired + released + (len(batch.events) if self._dispatcher.held_up else 0)
+        return fired + freed.count + due + (len(batch.events) if self._dispatcher.held_up else 0)
 
     def _send(self, urgent: bool) -> int:
         """Cancel and dispatch, when there is something new or it is time to fill the feed again."""
         if not urgent and self._clock.monotonic() - self._sent_at < _SEND_EVERY:
             return 0
         self._sent_at = self._clock.monotonic()
+        # First: what belongs to a cancelled batch is not dispatched any more.
+        self._releases.cancel_batches()
         self._dispatcher.cancel()
         self._stopper.run()
         return self._dispatcher.dispatch()
@@ -203,7 +214,7 @@ class Relay:
     def _is_time(self, due: datetime | None) -> bool:
         """Whether there is something to write although nothing was read."""
         renew = self._clock.monotonic() - self._renewed_at >= _RENEWAL
-        return renew or (due is not None and due <= self._clock.now())
+        return renew or self._releases.pending or (due is not None and due <= self._clock.now())
 
     def _lead(self) -> Offsets:
         with self._database.write() as connection:
@@ -223,6 +234,8 @@ class Relay:
             return dispatch.next_due(connection)
 
     def _wait(self, due: datetime | None) -> float:
+        if self._releases.pending:
+            return 0.0
         longest = _SEND_EVERY if self._dispatcher.undecided else self._longest_wait
         moments = [moment for moment in (due, self._dispatcher.next_permit) if moment is not None]
         if not moments:

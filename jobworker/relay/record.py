@@ -9,6 +9,7 @@ import structlog
 
 from jobworker.domain import events, fingerprint, losses
 from jobworker.domain.dead_letter import DEAD
+from jobworker.domain.dependencies import Parent
 from jobworker.domain.events import CUT_SHORT, NEVER_RAN, STATES, Event, Kind
 from jobworker.domain.execution import MAX_SNOOZES, Move, Standing, State, merge
 from jobworker.domain.job import OnWorkerLost
@@ -45,10 +46,11 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What reports say about messages, besides what they say about executions."""
+    """What reports say about messages, and which executions have ended with them."""
 
     claimed: list[Claimed] = field(default_factory=list)
     declined: list[Declined] = field(default_factory=list)
+    ended: list[Parent] = field(default_factory=list)
 
 
 def record(connection: sa.Connection, reports: Sequence[Event]) -> Told:
@@ -59,7 +61,7 @@ def record(connection: sa.Connection, reports: Sequence[Event]) -> Told:
     for part in _parts(ours):
         lost = part[0].kind is Kind.WORKER_LOST
         moves = _attempts_of_lost_worker(connection, part[0]) if lost else part
-        told.claimed.extend(_record_moves(connection, moves))
+        _record_moves(connection, moves, told)
     return told
 
 
@@ -108,11 +110,10 @@ def _attempts_of_lost_worker(connection: sa.Connection, event: Event) -> list[Ev
     ]
 
 
-def _record_moves(connection: sa.Connection, reports: Sequence[Event]) -> list[Claimed]:
+def _record_moves(connection: sa.Connection, reports: Sequence[Event], told: Told) -> None:
     known = history.known(connection, {event.execution for event in reports})
     changed: dict[str, Standing] = {}
     moves: list[Move] = []
-    claimed: list[Claimed] = []
     for event in reports:
         row = known.get(event.execution)
         if row is None:
@@ -128,13 +129,21 @@ def _record_moves(connection: sa.Connection, reports: Sequence[Event]) -> list[C
         if merged is standing:
             continue
         if move.state is State.RUNNING and row.dispatched_at:
-            claimed.append(Claimed(row.queue, row.urgency, row.dispatched_at))
+            told.claimed.append(Claimed(row.queue, row.urgency, row.dispatched_at))
         moves.append(move)
         changed[row.id] = merged
     history.save(connection, changed, _dead(changed, known))
     history.add_attempts(connection, moves)
     history.add_transitions(connection, moves)
-    return claimed
+    told.ended.extend(_ended(known, changed))
+
+
+def _ended(known: Mapping[str, Known], changed: Mapping[str, Standing]) -> Iterator[Parent]:
+    """The executions that were not final before."""
+    for key, standing in changed.items():
+        row = known[key]
+        if standing.is_final and not row.standing.is_final:
+            yield Parent(row.id, row.job, standing.state, row.batch_id, row.correlation_id)
 
 
 def _dead(changed: Mapping[str, Standing], known: Mapping[str, Known]) -> dict[str, str]:

@@ -6,7 +6,8 @@ import structlog
 
 from jobworker.clock import Clock
 from jobworker.domain.execution import State
-from jobworker.store import executions, stopping
+from jobworker.services import release
+from jobworker.store import dependencies, executions, stopping
 from jobworker.store.database import Database
 from jobworker.store.stopping import StopAsked
 from jobworker.transport.orders import Order, Orders
@@ -47,6 +48,8 @@ class Stopper:
     def _cancel(self, rows: list[StopAsked]) -> None:
         """The request came while the end of the attempt was written down."""
         with self._database.write() as connection:
+            now = self._clock.now()
             for row in rows:
                 reason = "cancelled before the next attempt"
-                executions.cancel_waiting(connection, row.id, row.actor, reason, self._clock.now())
+                executions.cancel_waiting(connection, row.id, row.actor, reason, now)
+            release.release(connection, dependencies.ended(connection, [row.id for row in rows]), now)

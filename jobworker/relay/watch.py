@@ -80,6 +80,10 @@ class Watch:
             Chore("checkpoint", 1.0, self.checkpoint),
         ]
 
+    def add(self, name: str, every: float, run: Callable[[], None]) -> None:
+        """Look after one more thing."""
+        self._chores.append(Chore(name, every, run))
+
     def run_due(self) -> None:
         """Do the chores whose time has come. Raises `redis.RedisError` when Redis is away."""
         for chore in self._chores:

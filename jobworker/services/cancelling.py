@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from jobworker.clock import Clock
 from jobworker.domain.errors import FieldError, InvalidInput
 from jobworker.domain.execution import FINAL
+from jobworker.services import release
 from jobworker.services import selection as selecting
 from jobworker.services.selection import Action, Done, Part, Selection
-from jobworker.store import audit, cancelling, schema
+from jobworker.store import audit, cancelling, dependencies, schema
 from jobworker.store.audit import AuditEntry
 from jobworker.store.database import Database
 
@@ -33,6 +34,7 @@ def cancel(database: Database, clock: Clock, selection: Selection, actor: str) -
         with database.write() as connection:
             cancelled = cancelling.cancel_waiting(connection, ids, actor, f"cancelled by {actor}", now)
             asked = cancelling.ask(connection, ids, actor, now)
+            release.release(connection, dependencies.ended(connection, cancelled), now)
             if cancelled or asked:
                 told = {"cancelled": cancelled, "asked": asked}
                 audit.record(connection, AuditEntry(now, actor, "executions.cancel", "executions", None, told))

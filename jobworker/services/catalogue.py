@@ -1,14 +1,17 @@
 """What workers announce becomes known: their tasks, and the job that each task is by itself."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import sqlalchemy as sa
 import structlog
 
 from jobworker.clock import Clock
 from jobworker.domain import policies
 from jobworker.domain.job import Definition, OnWorkerLost, Owner
 from jobworker.domain.parameters import Parameter
+from jobworker.services import trigger_rules
 from jobworker.store import jobs, tasks
 from jobworker.store.database import Database
 from jobworker.store.tasks import TaskRow
@@ -27,7 +30,8 @@ def learn(database: Database, clock: Clock, offered: Sequence[Mapping[str, Any]]
             tasks.put(connection, row)
             present = jobs.get(connection, row.name)
             if present is None or present.owner is Owner.CODE:
-                jobs.put(connection, _definition(row), Owner.CODE, f"code:{code_version}", now)
+                definition = _without_cycle(connection, _definition(row))
+                jobs.put(connection, definition, Owner.CODE, f"code:{code_version}", now)
             else:
                 logger.info("job_kept", job=row.name, why="it was made over HTTP, the task of the same name is not it")
 
@@ -40,6 +44,15 @@ def introduce(database: Database, clock: Clock, offered: Sequence[Mapping[str, A
     with database.read() as connection:
         known = set(tasks.names(connection))
     learn(database, clock, [described for described in offered if described["name"] not in known], code_version)
+
+
+def _without_cycle(connection: sa.Connection, definition: Definition) -> Definition:
+    """The definition; without its triggers if jobs would start each other for ever. Code cannot be refused."""
+    path = trigger_rules.cycle(connection, definition.name, definition.triggers) if definition.triggers else None
+    if path is None:
+        return definition
+    logger.error("triggers_left_out", job=definition.name, cycle=" -> ".join(path))
+    return replace(definition, policies={**definition.policies, "trigger_after": []})
 
 
 def _definition(task: TaskRow) -> Definition:

@@ -12,8 +12,10 @@ from jobworker.domain.errors import ExecutionNotFound, NotCancellable, NotFinish
 from jobworker.domain.execution import FINAL, State
 from jobworker.domain.gates import Reason
 from jobworker.domain.ids import is_id
-from jobworker.store import executions, queues, story, workers
+from jobworker.services import release
+from jobworker.store import dependencies, executions, queues, story, workers
 from jobworker.store.database import Database
+from jobworker.store.dependencies import ParentRow
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.filters import Filters
 from jobworker.store.pages import DEFAULT_LIMIT, Page
@@ -67,6 +69,15 @@ def transitions(
         return story.transitions_page(connection, execution_id, limit, cursor)
 
 
+def parents(
+    database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[ParentRow]:
+    """What the execution waits or waited for."""
+    with database.read() as connection:
+        find(connection, execution_id)
+        return dependencies.of(connection, execution_id, limit, cursor)
+
+
 def logs(database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[LogRow]:
     """What the job wrote."""
     with database.read() as connection:
@@ -101,10 +112,10 @@ def cancel(database: Database, clock: Clock, execution_id: str, actor: str) -> E
         row = find(connection, execution_id, lock=True)
         if row.state in (State.QUEUED, State.RUNNING):
             executions.request_cancel(connection, execution_id, actor, now)
-        elif row.state is not State.CANCELLED and not executions.cancel_waiting(
-            connection, execution_id, actor, f"cancelled by {actor}", now
-        ):
-            raise NotCancellable(f"execution {row.id} has ended already: {row.state}")
+        elif row.state is not State.CANCELLED:
+            if not executions.cancel_waiting(connection, execution_id, actor, f"cancelled by {actor}", now):
+                raise NotCancellable(f"execution {row.id} has ended already: {row.state}")
+            release.release(connection, dependencies.ended(connection, [execution_id]), now)
         return find(connection, execution_id)
 
 

@@ -18,7 +18,7 @@ from jobworker.domain.errors import (
 )
 from jobworker.domain.job import Definition, Owner
 from jobworker.domain.parameters import Parameter
-from jobworker.services import naming
+from jobworker.services import naming, trigger_rules
 from jobworker.store import jobs, tasks, workers
 from jobworker.store.database import Database
 from jobworker.store.jobs import JobRow
@@ -140,6 +140,7 @@ def _put(connection: sa.Connection, clock: Clock, definition: Definition, actor:
     except TaskNotFound as error:
         raise InvalidInput(error.detail, [FieldError("/task", error.code, error.detail)]) from None
     admission.refuse(admission.check_definition(definition, task.parameters))
+    trigger_rules.check(connection, definition)
     if definition.schedule is not None:
         definition = replace(definition, schedule=schedule.parse(definition.schedule).to_json())
     definition = replace(definition, policies=policies.normalise(definition.policies)[0])

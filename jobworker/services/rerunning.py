@@ -16,10 +16,10 @@ from jobworker.domain import merge_patch
 from jobworker.domain.admission import Submission
 from jobworker.domain.errors import JobWorkerError, NotUnique
 from jobworker.domain.job import Definition
-from jobworker.services import submission, unique
+from jobworker.services import preparing, release, unique
+from jobworker.services.preparing import Known
 from jobworker.services.selection import Refused
-from jobworker.services.submission import Known
-from jobworker.store import executions, jobs
+from jobworker.store import dependencies, executions, jobs
 from jobworker.store.executions import ExecutionRow, NewExecution
 
 
@@ -42,12 +42,12 @@ class Rerunner:
         """Learn what has to be known of the jobs of these executions."""
         for key in {(row.job, row.job_revision) for row in rows} - set(self._definitions):
             self._definitions[key] = jobs.revision(connection, *key)
-        self._known = submission.look_up(connection, {row.job for row in rows})
+        self._known = preparing.look_up(connection, {row.job for row in rows})
 
     def prepare(self, row: ExecutionRow) -> NewExecution:
         """The rerun of an execution; raises what speaks against it."""
         wanted = replace(self._submission(row), due_at=self.next_due)
-        made = submission.prepare(wanted, self._known, self.now)
+        made = preparing.prepare(wanted, self._known, self.now).row
         if self.rate is not None:
             self.last_due = made.due_at
             self.next_due = made.due_at + dt.timedelta(seconds=1 / self.rate)
@@ -90,6 +90,7 @@ class Rerunner:
             decided = unique.decide(connection, [made], self._known.unique(), self.now)
         except NotUnique as error:
             return error.detail
+        release.release(connection, dependencies.ended(connection, decided.cancelled), self.now)
         return None if decided.accepted else f"execution {decided.ids[0]} has the unique key {made.unique_key}"
 
     def _submission(self, row: ExecutionRow) -> Submission:

@@ -18,10 +18,14 @@ from jobworker.store.unique_keys import Claim, Holder
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What is accepted of what was asked for, and, in the order of the question, the ids that answer for it."""
+    """What is accepted of what was asked for, and, in the order of the question, the ids that answer for it.
+
+    `cancelled` are executions that ended for it: what waits for them has to be told.
+    """
 
     accepted: Sequence[NewExecution]
     ids: Sequence[str]
+    cancelled: Sequence[str] = ()
 
 
 def decide(
@@ -33,20 +37,40 @@ def decide(
     """
     read = {job: limits.parse_unique(policy) for job, policy in policies.items() if policy}
     stands_for: dict[str, str] = {}
+    cancelled: list[str] = []
     chosen = _among_themselves(asked, read, stands_for)
     # By key, so that two transactions cannot wait for each other.
     for key in sorted(chosen):
         policy = read[chosen[key].job]
-        claim = _claim(key, chosen[key], policy, now)
+        claim = _claim(key, chosen[key].id, policy, now)
         holder = unique_keys.take(connection, claim)
         if holder is not None and policy.on_conflict is OnConflict.RETURN:
             stands_for[claim.execution_id] = holder.id
         elif holder is not None:
-            _replace(connection, claim, holder, policy)
+            cancelled += _replace(connection, claim, holder, policy)
     ids = [stands_for.get(each.id, each.id) for each in asked]
     return Decided(
-        [each for each in asked if each.id not in stands_for], [stands_for.get(found, found) for found in ids]
+        [each for each in asked if each.id not in stands_for],
+        [stands_for.get(found, found) for found in ids],
+        cancelled,
     )
+
+
+def take(
+    connection: sa.Connection, execution_id: str, key: str, policy: Mapping[str, Any], now: dt.datetime
+) -> Sequence[str]:
+    """Take a key for an execution that was accepted before its key was known; answers whom that cancelled.
+
+    Raises `NotUnique` if another execution stands for it.
+    """
+    read = limits.parse_unique(policy)
+    claim = _claim(key, execution_id, read, now)
+    holder = unique_keys.take(connection, claim)
+    if holder is None:
+        return ()
+    if read.on_conflict is OnConflict.RETURN:
+        raise NotUnique(f"execution {holder.id} stands for it: it has the unique key {key}")
+    return _replace(connection, claim, holder, read)
 
 
 def _among_themselves(
@@ -72,24 +96,27 @@ def _among_themselves(
     return chosen
 
 
-def _claim(key: str, execution: NewExecution, policy: Unique, now: dt.datetime) -> Claim:
+def _claim(key: str, execution_id: str, policy: Unique, now: dt.datetime) -> Claim:
     if policy.seconds is None:
-        return Claim(key, execution.id, policy.until, None, now)
-    return Claim(key, execution.id, None, now + dt.timedelta(seconds=policy.seconds), now)
+        return Claim(key, execution_id, policy.until, None, now)
+    return Claim(key, execution_id, None, now + dt.timedelta(seconds=policy.seconds), now)
 
 
-def _replace(connection: sa.Connection, claim: Claim, holder: Holder, policy: Unique) -> None:
-    """The execution that has the key is cancelled, unless it has started or the policy says otherwise."""
+def _replace(connection: sa.Connection, claim: Claim, holder: Holder, policy: Unique) -> Sequence[str]:
+    """The execution that has the key is cancelled, unless it has started or the policy says otherwise.
+
+    Answers who has ended with that: one that is queued is only asked to.
+    """
     actor = f"execution:{claim.execution_id}"
     if policy.on_conflict is OnConflict.REPLACE and not holder.started:
         reason = f"replaced by execution {claim.execution_id}"
         if holder.state is State.QUEUED:
-            gone = executions.request_cancel(connection, holder.id, actor, claim.taken_at)
+            gone, ended = executions.request_cancel(connection, holder.id, actor, claim.taken_at), False
         else:
-            gone = executions.cancel_waiting(connection, holder.id, actor, reason, claim.taken_at)
+            gone = ended = executions.cancel_waiting(connection, holder.id, actor, reason, claim.taken_at)
         if gone:
             unique_keys.pass_on(connection, claim)
-            return
+            return [holder.id] if ended else []
     started = " and has started" if holder.started and policy.on_conflict is OnConflict.REPLACE else ""
     message = f"execution {holder.id} has the unique key {claim.key}{started}; it is {holder.state}"
     raise NotUnique(message, [FieldError("", "not_unique", message)])

@@ -11,7 +11,7 @@ from jobworker.domain import gates, limits
 from jobworker.domain.execution import FINAL, State
 from jobworker.domain.gates import Reason
 from jobworker.services import executions as execution_services
-from jobworker.store import executions, jobs, queues, workers
+from jobworker.store import dependencies, executions, jobs, queues, workers
 from jobworker.store import limits as stored
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
@@ -42,6 +42,9 @@ def _reasons(connection: sa.Connection, row: ExecutionRow, now: dt.datetime) -> 
     if row.state is State.RUNNING:
         yield gates.running(row.worker, row.started_at, row.attempt)
         return
+    if row.state is State.WAITING:
+        for parent in dependencies.of(connection, row.id, _MOST_NAMED, only_unsettled=True).items:
+            yield gates.depends(parent.execution_id, parent.job, parent.state, parent.on)
     yield gates.not_due(row.state, row.due_at, row.attempt, row.max_attempts, row.reason)
     if row.attempt == 0:
         yield gates.expired(row.expires_at, now)

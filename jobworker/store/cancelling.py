@@ -12,7 +12,7 @@ _executions = schema.executions
 _transitions = schema.transitions
 
 #: States in which nothing of an execution is in Redis, so that SQL alone decides.
-WAITING = (State.SCHEDULED, State.RETRYING)
+WAITING = (State.WAITING, State.SCHEDULED, State.RETRYING)
 
 #: States in which the relay has to see to it.
 IN_REDIS = (State.QUEUED, State.RUNNING)

@@ -43,6 +43,9 @@ class NewExecution:
     rate_key: str | None = None
     limit_key: str | None = None
     unique_key: str | None = None
+    step: str | None = None
+    waiting_for: int | None = None
+    triggered_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,9 @@ class ExecutionRow:
     correlation_id: str
     overrides: Mapping[str, Any] | None
     batch_id: str | None
+    step: str | None
+    waiting_for: int | None
+    triggered_by: str | None
     schedule_id: str | None
     scheduled_for: dt.datetime | None
     created_at: dt.datetime
@@ -127,6 +133,12 @@ _ENTER = ["execution_id", "attempt", "state", "at", "actor", "reason"]
 _INSERT_TRANSITION = Bulk(bulk.insert(_transitions, _ENTER), _ENTER)
 
 _SHOWN_AT_ONCE = [item.name for item in fields(ExecutionRow) if item.name in _GIVEN]
+#: Why an execution begins in its first state.
+_SUBMITTED = {
+    State.QUEUED: "submitted",
+    State.SCHEDULED: "submitted for later",
+    State.WAITING: "submitted; it waits for others",
+}
 
 #: What only later events fill in.
 _UNTOUCHED: Mapping[str, Any] = dict.fromkeys(
@@ -147,7 +159,9 @@ def _why(row: NewExecution) -> str:
         return f"rerun of {row.rerun_of}"
     if row.scheduled_for is not None:
         return f"the occurrence of {row.scheduled_for.isoformat()}"
-    return "submitted" if row.state is State.QUEUED else "submitted for later"
+    if row.triggered_by is not None:
+        return f"triggered by the end of {row.triggered_by}"
+    return _SUBMITTED[row.state]
 
 
 def accepted(row: NewExecution, actor: str, now: dt.datetime) -> ExecutionRow:
@@ -194,10 +208,12 @@ def page(
 
 
 def cancel_waiting(connection: sa.Connection, execution_id: str, actor: str, reason: str, now: dt.datetime) -> bool:
-    """Cancel an execution that waits for its time. False: it does not wait (any more)."""
+    """Cancel an execution that waits for its time, or for others. False: it does not wait (any more)."""
     row = connection.execute(
         _executions.update()
-        .where(_executions.c.id == execution_id, _executions.c.state.in_([State.SCHEDULED, State.RETRYING]))
+        .where(
+            _executions.c.id == execution_id, _executions.c.state.in_([State.WAITING, State.SCHEDULED, State.RETRYING])
+        )
         .values(
             state=State.CANCELLED,
             reason=reason,
@@ -229,7 +245,7 @@ def request_cancel(connection: sa.Connection, execution_id: str, actor: str, now
 def count_unfinished(connection: sa.Connection) -> dict[State, int]:
     """How many executions are in each state that is not final, from the index alone."""
     counts = {}
-    for unfinished in (State.SCHEDULED, State.QUEUED, State.RUNNING, State.RETRYING):
+    for unfinished in (State.WAITING, State.SCHEDULED, State.QUEUED, State.RUNNING, State.RETRYING):
         query = sa.select(sa.func.count()).select_from(_executions).where(_executions.c.state == unfinished)
         counts[unfinished] = connection.scalar(query) or 0
     return counts

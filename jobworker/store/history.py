@@ -32,6 +32,8 @@ class Known:
     max_attempts: int | None
     dispatched_at: dt.datetime | None
     cancel_requested_by: str | None
+    batch_id: str | None
+    correlation_id: str
     standing: Standing
 
 
@@ -52,7 +54,7 @@ _KNOWN_COLUMNS = [
         "id", "job", "job_revision", "task", "queue", "priority", "urgency", "max_attempts", "dispatched_at",
         "cancel_requested_by", "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result",
         "result_file", "error", "started_attempt", "started_at", "worker", "token", "code_version", "lost_attempts",
-        "interrupted_attempts", "snoozed_attempts",
+        "interrupted_attempts", "snoozed_attempts", "batch_id", "correlation_id",
     )
 ]  # fmt: skip
 
@@ -68,6 +70,8 @@ def _known(row: Any) -> Known:
         max_attempts=row.max_attempts,
         dispatched_at=row.dispatched_at,
         cancel_requested_by=row.cancel_requested_by,
+        batch_id=row.batch_id,
+        correlation_id=row.correlation_id,
         standing=Standing(
             state=State(row.state),
             attempt=row.attempt,

@@ -11,7 +11,7 @@ from jobworker.domain import schedule as schedule_rules
 from jobworker.domain.errors import Conflict
 from jobworker.domain.ids import IdFactory
 from jobworker.domain.job import Definition, Owner
-from jobworker.store import audit, schema
+from jobworker.store import audit, schema, triggers
 from jobworker.store.audit import AuditEntry
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
 
@@ -127,6 +127,7 @@ def put(connection: sa.Connection, definition: Definition, owner: Owner, actor: 
             )
         )
         _write_schedule(connection, definition, now)
+        triggers.put(connection, definition.name, definition.triggers)
     except sa.exc.IntegrityError as error:
         raise Conflict(f"job {definition.name} was changed by somebody else at the same moment; try again") from error
     action = "job.change" if before else "job.create"
@@ -141,6 +142,7 @@ def delete(connection: sa.Connection, name: str, actor: str, now: dt.datetime) -
     if before is None:
         return False
     connection.execute(_schedules.delete().where(_schedules.c.job == name))
+    triggers.put(connection, name, ())
     connection.execute(_jobs.delete().where(_jobs.c.name == name))
     audit.record(connection, AuditEntry(now, actor, "job.delete", name, before.definition.to_json(), None))
     return True

@@ -4,6 +4,9 @@ import sqlalchemy as sa
 
 from jobworker.store.columns import BigId, Json, Moment, partial
 from jobworker.store.columns import metadata as metadata
+from jobworker.store.relations import batches as batches
+from jobworker.store.relations import dependencies as dependencies
+from jobworker.store.relations import job_triggers as job_triggers
 
 #: Conditions of partial indexes; a query must use the very same words for SQLite to find the index. The
 #: empty string keeps its planner from taking ix_executions_state instead, which would read the whole backlog.
@@ -147,6 +150,7 @@ executions = sa.Table(
     sa.Column("fingerprint", sa.String(32)),
     sa.Column("step", sa.String(64)),
     sa.Column("waiting_for", sa.Integer),
+    sa.Column("triggered_by", sa.String(36)),
     sa.Index("ix_executions_job", "job", "id"),
     sa.Index("ix_executions_state", "state", "id"),
     sa.Index("ix_executions_correlation_id", "correlation_id", "id"),
@@ -166,6 +170,8 @@ executions = sa.Table(
     partial("ix_executions_rerun_of", "rerun_of", "id", where="rerun_of IS NOT NULL"),
     partial("ix_executions_stop", "id", where=STOP_ASKED),
     partial("ix_executions_succeeded", "job", "id", where=SUCCEEDED),
+    partial("ix_executions_batch_state", "batch_id", "state", where="batch_id IS NOT NULL"),
+    partial("ix_executions_triggered_by", "triggered_by", "job", where="triggered_by IS NOT NULL"),
 )
 
 #: One row for each attempt that a worker started.

@@ -172,6 +172,7 @@ def test_counts(database: Database) -> None:
     _set(database, ids[3], dispatched_at=NOW)
     with database.read() as connection:
         assert executions.count_unfinished(connection) == {
+            State.WAITING: 0,
             State.SCHEDULED: 1,
             State.QUEUED: 4,
             State.RUNNING: 0,

@@ -16,7 +16,7 @@ from jobworker.domain.execution import State
 from jobworker.domain.job import Definition, Owner
 from jobworker.domain.parameters import Parameter
 from jobworker.services import submission
-from jobworker.services.submission import Once
+from jobworker.services.accepting import Once
 from jobworker.store import executions, jobs, schema, tasks, unique_keys
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow

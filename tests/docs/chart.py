@@ -3,7 +3,7 @@
 from jobworker.domain.execution import FINAL, MOVES, State
 
 #: Where a submission begins.
-_FIRST = (State.SCHEDULED, State.QUEUED)
+_FIRST = (State.WAITING, State.SCHEDULED, State.QUEUED)
 
 
 def render() -> str:

@@ -25,7 +25,7 @@ def test_final_states_are_those_that_nothing_leaves() -> None:
 
 
 def test_every_state_can_be_reached_and_reaches_an_end() -> None:
-    reached, frontier = set[State](), {State.SCHEDULED}
+    reached, frontier = set[State](), {State.WAITING}
     while frontier:
         reached |= frontier
         frontier = {after for state in frontier for after in MOVES[state]} - reached

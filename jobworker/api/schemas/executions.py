@@ -13,10 +13,11 @@ from jobworker.api.schemas.policies import policy
 from jobworker.domain import admission, job
 from jobworker.domain.admission import Submission
 from jobworker.domain.dead_letter import DeadLetter
+from jobworker.domain.dependencies import MAX_PARENTS, On, Otherwise, Verdict
 from jobworker.domain.execution import PRIORITIES, AttemptState, State
 from jobworker.services.submission import MAX_BATCH
 
-_STATES = [state.value for state in State]
+STATES = [state.value for state in State]
 _LIMIT = {"type": ["number", "string"], "description": "null: as the job says."}
 
 
@@ -64,6 +65,15 @@ class SubmissionBody(Schema):
         metadata={"type": "string", "format": "date-time", "description": "Instead of expires: it starts by then."},
     )
     retry = policy("retry")
+    depends_on = fields.Raw(
+        load_default=(),
+        metadata={
+            "type": "array",
+            "maxItems": MAX_PARENTS,
+            "description": "Executions that have to end first: ids, or objects with execution, on (success, failure, "
+            "any) and otherwise (skip, fail, continue).",
+        },
+    )
 
 
 class BatchItem(SubmissionBody):
@@ -77,9 +87,29 @@ class BatchItem(SubmissionBody):
         return Submission(**data)
 
 
+class CompletionBody(Schema):
+    """The job that runs when the last execution has ended. Its parameters may refer to `{"$from": "batch"}`."""
+
+    job = fields.String(required=True)
+    parameters = fields.Dict(
+        load_default=dict, metadata={"example": {"failed": {"$from": "batch", "path": "/counts/Failed"}}}
+    )
+    queue = fields.String(load_default=None, allow_none=True)
+    priority = Count(
+        load_default=None, allow_none=True, metadata={"minimum": PRIORITIES.start, "maximum": PRIORITIES.stop - 1}
+    )
+
+    @ma.post_load
+    def to_submission(self, data: dict[str, Any], **_: Any) -> Submission:
+        """What the use case takes."""
+        return Submission(**data)
+
+
 class BatchBody(Schema):
     """Many executions that are accepted together or not at all."""
 
+    name = fields.String(load_default=None, allow_none=True, metadata={"maxLength": 128})
+    on_complete = fields.Nested(CompletionBody, load_default=None, allow_none=True)
     executions = fields.List(fields.Nested(BatchItem), required=True, metadata={"minItems": 1, "maxItems": MAX_BATCH})
 
     @ma.pre_load
@@ -149,7 +179,7 @@ class Execution(Answer):
     job = fields.String()
     job_revision = integer("The revision of the definition that it was accepted under.")
     task = fields.String()
-    state = fields.String(validate=ma.validate.OneOf(_STATES))
+    state = fields.String(validate=ma.validate.OneOf(STATES))
     reason = text("Why it is in this state, or why it cannot run now.", allow_none=True)
     attempt = integer("The latest attempt; 0 before the first.")
     max_attempts = integer("null: as the task says.", allow_none=True)
@@ -168,6 +198,9 @@ class Execution(Answer):
         allow_none=True, metadata={"description": "What it has otherwise than the job's definition."}
     )
     batch_id = fields.String(allow_none=True)
+    step = text("Its name in the workflow that it belongs to.", allow_none=True)
+    waiting_for = integer("On how many executions it still waits; null: it never did.", allow_none=True)
+    triggered_by = text("The execution whose end started it.", allow_none=True)
     schedule_id = fields.String(allow_none=True)
     scheduled_for = moment("The occurrence that it stands for.", allow_none=True)
     created_at = moment("When it was accepted.")
@@ -199,7 +232,7 @@ class Result(Answer):
     """What came of an execution that ended."""
 
     id = fields.String()
-    state = fields.String(validate=ma.validate.OneOf(_STATES))
+    state = fields.String(validate=ma.validate.OneOf(STATES))
     reason = fields.String(allow_none=True)
     result = fields.Raw(allow_none=True)
     result_file = fields.Nested(ResultFile, allow_none=True, metadata={"description": "Instead of a long result."})
@@ -234,10 +267,26 @@ class Transition(Answer):
     """One change of state."""
 
     attempt = fields.Integer()
-    state = fields.String(validate=ma.validate.OneOf(_STATES))
+    state = fields.String(validate=ma.validate.OneOf(STATES))
     at = moment("When.")
     actor = text("Who: api, relay, worker:…")
     reason = text("Why.", allow_none=True)
+
+
+class Dependency(Answer):
+    """One execution that another one waits or waited for."""
+
+    execution_id = fields.String()
+    job = text("null: it is gone.", allow_none=True)
+    state = fields.String(allow_none=True, metadata={"enum": [*STATES, None]})
+    step = text("Its name in its workflow.", allow_none=True)
+    on = fields.String(validate=ma.validate.OneOf([each.value for each in On]))
+    otherwise = fields.String(validate=ma.validate.OneOf([each.value for each in Otherwise]))
+    outcome = fields.String(
+        allow_none=True,
+        metadata={"enum": [*(each.value for each in Verdict), None], "description": "null: it has not ended."},
+    )
+    settled_at = moment("When it ended.", allow_none=True)
 
 
 class LogLine(Answer):

@@ -13,6 +13,11 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
         "jitter (up, down, both), or a list of delays; retry_on and not_on name exceptions.",
         "example": {"max_attempts": 5, "strategy": "exponential_jitter", "delay": 30, "max_delay": 3600},
     },
+    "trigger_after": {
+        "description": "The jobs after whose executions it starts: job, on (success, failure, any) and parameters, "
+        'which may refer to the result of that execution: {"$from": job, "path": "/file"}.',
+        "example": [{"job": "extract", "on": "success", "parameters": {"file": {"$from": "extract", "path": "/file"}}}],
+    },
     "isolation": {
         "description": "Where it runs: mode in_process; process with memory (bytes), cpu (seconds) and open_files; or "
         "container with image, command, memory, cpus, processes and network (none, or a name).",

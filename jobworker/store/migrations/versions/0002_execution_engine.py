@@ -37,6 +37,7 @@ def upgrade() -> None:
         sa.Column("fingerprint", sa.String(32)),
         sa.Column("step", sa.String(64)),
         sa.Column("waiting_for", sa.Integer),
+        sa.Column("triggered_by", sa.String(36)),
     ):
         op.add_column("executions", column)
     for column in (
@@ -60,6 +61,9 @@ def upgrade() -> None:
     ):
         where = sa.text(condition)
         op.create_index(f"ix_executions_{name}", "executions", columns, sqlite_where=where, postgresql_where=where)
+    _create_dependencies()
+    _create_batches()
+    _create_triggers()
     _limits()
 
 
@@ -69,11 +73,13 @@ def _limits() -> None:
     ready = "state || '' = 'Queued' AND dispatched_at IS NULL"
     published = "state || '' = 'Queued' AND dispatched_at IS NOT NULL"
     order = [sa.text("priority DESC"), "due_at", "id"]
-    _partial("ix_executions_ready", ["queue", *order], f"{ready} AND limit_key IS NULL")
-    _partial("ix_executions_limited", ["queue", "limit_key", *order], f"{ready} AND limit_key IS NOT NULL")
+    _partial("ix_executions_ready", "executions", ["queue", *order], f"{ready} AND limit_key IS NULL")
+    _partial(
+        "ix_executions_limited", "executions", ["queue", "limit_key", *order], f"{ready} AND limit_key IS NOT NULL"
+    )
     holding = f"(state || '' = 'Running' OR {published}) AND concurrency_key IS NOT NULL"
-    _partial("ix_executions_holding", ["concurrency_key", "id"], holding)
-    _partial("ix_executions_ahead", ["rate_key"], f"{published} AND rate_key IS NOT NULL")
+    _partial("ix_executions_holding", "executions", ["concurrency_key", "id"], holding)
+    _partial("ix_executions_ahead", "executions", ["rate_key"], f"{published} AND rate_key IS NOT NULL")
     op.create_table(
         "rate_buckets",
         sa.Column("key", sa.String(255), nullable=False),
@@ -91,6 +97,67 @@ def _limits() -> None:
     )
 
 
-def _partial(name: str, columns: list[Any], where: str) -> None:
+def _create_dependencies() -> None:
+    op.create_table(
+        "dependencies",
+        sa.Column("execution_id", sa.String(36), nullable=False),
+        sa.Column("parent_id", sa.String(36), nullable=False),
+        sa.Column("condition", sa.String(16), nullable=False),
+        sa.Column("otherwise", sa.String(16), nullable=False),
+        sa.Column("outcome", sa.String(16)),
+        sa.Column("settled_at", _moment),
+        sa.PrimaryKeyConstraint("execution_id", "parent_id", name="pk_dependencies"),
+        sa.ForeignKeyConstraint(
+            ["execution_id"], ["executions.id"], name="fk_dependencies_execution_id", ondelete="CASCADE"
+        ),
+        sqlite_with_rowid=False,
+    )
+    _partial("ix_dependencies_unsettled", "dependencies", ["parent_id", "execution_id"], "settled_at IS NULL")
+
+
+def _create_batches() -> None:
+    op.create_table(
+        "batches",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("name", sa.String(128)),
+        sa.Column("correlation_id", sa.String(128), nullable=False),
+        sa.Column("on_complete", _json),
+        sa.Column("created_at", _moment, nullable=False),
+        sa.Column("created_by", sa.String(255), nullable=False),
+        sa.Column("cancel_requested_at", _moment),
+        sa.Column("cancel_requested_by", sa.String(255)),
+        sa.Column("completed_at", _moment),
+        sa.Column("completion_id", sa.String(36)),
+        sa.Column("problem", sa.Text),
+        sa.PrimaryKeyConstraint("id", name="pk_batches"),
+    )
+    _partial("ix_batches_open", "batches", ["id"], "completed_at IS NULL")
+    _partial("ix_batches_cancelling", "batches", ["id"], "cancel_requested_at IS NOT NULL AND completed_at IS NULL")
+    _partial("ix_executions_batch_state", "executions", ["batch_id", "state"], "batch_id IS NOT NULL")
+    # Batches had no row of their own before.
+    op.execute(
+        "INSERT INTO batches (id, kind, correlation_id, created_at, created_by, completed_at) "
+        "SELECT batch_id, 'batch', batch_id, min(created_at), min(created_by), "
+        "CASE WHEN count(finished_at) = count(*) THEN max(finished_at) END "
+        "FROM executions WHERE batch_id IS NOT NULL GROUP BY batch_id"
+    )
+
+
+def _create_triggers() -> None:
+    op.create_table(
+        "job_triggers",
+        sa.Column("after", sa.String(128), nullable=False),
+        sa.Column("job", sa.String(128), nullable=False),
+        sa.Column("condition", sa.String(16), nullable=False),
+        sa.Column("parameters", _json, nullable=False),
+        sa.PrimaryKeyConstraint("after", "job", "condition", name="pk_job_triggers"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_job_triggers_job", "job_triggers", ["job"])
+    _partial("ix_executions_triggered_by", "executions", ["triggered_by", "job"], "triggered_by IS NOT NULL")
+
+
+def _partial(name: str, table: str, columns: list[Any], where: str) -> None:
     condition = sa.text(where)
-    op.create_index(name, "executions", columns, sqlite_where=condition, postgresql_where=condition)
+    op.create_index(name, table, columns, sqlite_where=condition, postgresql_where=condition)

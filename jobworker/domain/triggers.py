@@ -1,0 +1,81 @@
+"""Jobs that start after others: `trigger_after` of a definition is a list.
+
+job         the job after whose executions this one starts
+on          the end that counts: success (Succeeded), failure (Failed, TimedOut), any (also Cancelled and Skipped)
+parameters  for the executions that it starts, over the definition's defaults; they may refer to the result of the
+            execution that ended: `{"$from": "extract", "path": "/file"}`, where `extract` is that job
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobworker.domain import references
+from jobworker.domain.dependencies import On
+from jobworker.domain.described import Described
+from jobworker.domain.errors import FieldError, InvalidInput, pointer
+
+#: After so many jobs may one start.
+MAX_TRIGGERS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """One job after which another starts."""
+
+    job: str
+    on: On = On.SUCCESS
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        return {"job": self.job, "on": self.on.value, "parameters": dict(self.parameters)}
+
+
+@dataclass(frozen=True, slots=True)
+class Triggers:
+    """The whole policy."""
+
+    items: tuple[Trigger, ...]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """As stored and shown."""
+        return [each.to_json() for each in self.items]
+
+
+def parse(given: Any, where: str) -> Triggers:
+    """The policy; raises `InvalidInput` with every problem."""
+    if not isinstance(given, list) or len(given) > MAX_TRIGGERS:
+        message = f"trigger_after must be a list of at most {MAX_TRIGGERS} objects"
+        raise InvalidInput(message, [FieldError(where, "wrong_type", message)])
+    found: list[Trigger] = []
+    problems: list[FieldError] = []
+    for at, each in enumerate(given):
+        place = where + pointer(at)
+        try:
+            one = _parse_one(each, place)
+        except InvalidInput as error:
+            problems.extend(error.errors)
+            continue
+        if any((one.job, one.on) == (other.job, other.on) for other in found):
+            message = f"{one.on} of job {one.job} is named more than once"
+            problems.append(FieldError(place, "repeated", message))
+        found.append(one)
+    if problems:
+        raise InvalidInput("; ".join(problem.message for problem in problems), problems)
+    return Triggers(tuple(found))
+
+
+def _parse_one(given: Any, where: str) -> Trigger:
+    described = Described(given, where)
+    job = described.text("job", 128) or ""
+    described.require("job")
+    on = On(described.choice("on", list(On), On.SUCCESS))
+    parameters = described.value("parameters")
+    if parameters is not None and not isinstance(parameters, dict):
+        described.refuse("parameters", "wrong_type", "parameters must be a JSON object")
+        parameters = None
+    if job:
+        described.problems.extend(references.check(parameters or {}, {job}, f"{where}/parameters"))
+    described.finish()
+    return Trigger(job, on, parameters or {})

@@ -1,0 +1,77 @@
+"""The step of a turn that lets go on what waited for others, and the chores beside it."""
+
+import datetime as dt
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+import structlog
+
+from jobworker.clock import Clock
+from jobworker.domain.dependencies import Parent
+from jobworker.services import release
+from jobworker.services.release import Released
+from jobworker.store import batches, cancelling, dependencies
+from jobworker.store.batches import BatchRow
+from jobworker.store.database import Database
+
+logger = structlog.get_logger(__name__)
+
+#: Parents, or batches, that one round of the sweep looks at.
+_SWEPT = 500
+
+#: Members of cancelled batches that one transaction ends.
+_CANCELLED = 1000
+
+
+class Releases:
+    """What is still to be let go on. Nothing here has to survive: the sweep finds it again."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._unfinished: Sequence[Parent] = ()
+        self._swept_parent = self._swept_batch = ""
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to do although nobody reports anything."""
+        return bool(self._unfinished)
+
+    def release(self, connection: sa.Connection, ended: Sequence[Parent], now: dt.datetime) -> Released:
+        """Let go on what these ends, and those left over, allow. Once it is committed, call `done` with the answer."""
+        return release.release(connection, ended, now, self._unfinished)
+
+    def done(self, released: Released) -> None:
+        """It is committed."""
+        self._unfinished = released.unfinished
+
+    def cancel_batches(self) -> None:
+        """Carry out requests to cancel whole batches: nothing of them is dispatched after this."""
+        with self._database.read() as connection:
+            asked = batches.cancelling(connection)
+        for batch in asked:
+            self._cancel_batch(batch)
+
+    def sweep(self) -> None:
+        """Find what an end should have let go on and did not: left over when a relay died, or a chain too long."""
+        with self._database.read() as connection:
+            parents = dependencies.parents_after(connection, self._swept_parent, _SWEPT)
+            ended = dependencies.ended(connection, parents)
+            opened = batches.open_after(connection, self._swept_batch, _SWEPT)
+            complete = [each for each in opened if not batches.has_unfinished(connection, each)]
+        self._swept_parent = parents[-1] if len(parents) == _SWEPT else ""
+        self._swept_batch = opened[-1] if len(opened) == _SWEPT else ""
+        if ended or complete:
+            logger.warning("stranded", parents=len(ended), batches=len(complete))
+            with self._database.write() as connection:
+                release.settle(connection, ended, complete, self._clock.now())
+
+    def _cancel_batch(self, batch: BatchRow) -> None:
+        now, actor = self._clock.now(), batch.cancel_requested_by or "api"
+        with self._database.write() as connection:
+            asked = batches.stop_members(connection, batch)
+            idle = batches.idle(connection, batch.id, _CANCELLED)
+            ended = cancelling.cancel_waiting(connection, idle, actor, f"its {batch.kind} was cancelled", now)
+            release.release(connection, dependencies.ended(connection, ended), now)
+        if asked or ended:
+            logger.info("batch_cancelling", batch=batch.id, asked=asked, ended=len(ended))

@@ -1,0 +1,120 @@
+"""The commit of a submission: executions, what they depend on, the batch that they are, the key that came with them."""
+
+import datetime as dt
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from jobworker.domain.errors import FieldError, IdempotencyKeyReused, InvalidInput, NotUnique
+from jobworker.services import completion, dependencies, release, unique
+from jobworker.services.preparing import Known, Prepared
+from jobworker.services.unique import Decided
+from jobworker.store import batches, executions, idempotency
+from jobworker.store import dependencies as store_dependencies
+from jobworker.store.batches import Kind, NewBatch
+from jobworker.store.database import Database
+from jobworker.store.idempotency import Remembered
+
+_MAX_KEY = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """An Idempotency-Key, and for how long (s) it is remembered."""
+
+    key: str
+    ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a submission: the same again if its key was used before."""
+
+    execution_ids: Sequence[str]
+    batch_id: str | None
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Who asks, when, and under which Idempotency-Key, if any; `fingerprint` tells one request from another."""
+
+    actor: str
+    now: dt.datetime
+    once: Once | None
+    fingerprint: str
+
+
+def accept(
+    database: Database, prepared: Sequence[Prepared], known: Known, batch: NewBatch | None, request: Request
+) -> Accepted:
+    """The commit. The key goes first: it decides between two requests that bring the same one at once."""
+    ids = [each.row.id for each in prepared]
+    batch_id = batch.id if batch else None
+    once, now = request.once, request.now
+
+    def work(connection: sa.Connection) -> Accepted:
+        if once is not None:
+            answer = Remembered(once.key, request.fingerprint, ids, batch_id, now)
+            earlier = idempotency.reserve(connection, answer, now - dt.timedelta(seconds=once.ttl))
+            if earlier is not None:
+                return _repeat(earlier, request.fingerprint)
+        ended = dependencies.check(connection, prepared)
+        decided = unique.decide(connection, [each.row for each in prepared], known.unique(), now)
+        if once is not None and decided.ids != ids:
+            idempotency.amend(connection, once.key, decided.ids)
+        _enter(connection, prepared, decided, batch, request)
+        release.release(connection, store_dependencies.ended(connection, decided.cancelled), now)
+        if ended:
+            release.of_dependents(connection, [each.row.id for each in prepared if each.depends_on], ended, now)
+        return Accepted(decided.ids, batch_id, replayed=False)
+
+    return database.commit(work)
+
+
+def _enter(
+    connection: sa.Connection, prepared: Sequence[Prepared], decided: Decided, batch: NewBatch | None, request: Request
+) -> None:
+    """The rows of those for which no other execution stands."""
+    accepted = {each.id for each in decided.accepted}
+    if batch is not None:
+        if batch.kind is Kind.WORKFLOW and len(accepted) < len(prepared):
+            raise NotUnique("another execution has the unique key of a step, and no other can stand for a step")
+        batches.insert(connection, batch)
+    executions.insert(connection, decided.accepted, request.actor, request.now)
+    dependencies.insert(connection, [each for each in prepared if each.row.id in accepted])
+    if batch is not None and not accepted:
+        completion.complete(connection, [batch.id], request.now)
+
+
+def replayed(connection: sa.Connection, request: Request) -> Accepted | None:
+    """The answer that was given under this key, if it was used before."""
+    once = request.once
+    if once is None:
+        return None
+    if not (0 < len(once.key) <= _MAX_KEY and once.key.isprintable()):
+        message = f"Idempotency-Key must have 1 to {_MAX_KEY} printable characters"
+        raise InvalidInput(message, [FieldError("Idempotency-Key", "not_allowed", message)])
+    earlier = idempotency.find(connection, once.key)
+    if earlier is None or earlier.created_at < request.now - dt.timedelta(seconds=once.ttl):
+        return None
+    return _repeat(earlier, request.fingerprint)
+
+
+def _repeat(earlier: Remembered, fingerprint: str) -> Accepted:
+    if earlier.fingerprint != fingerprint:
+        raise IdempotencyKeyReused(
+            f"Idempotency-Key {earlier.key} was used at {earlier.created_at.isoformat()} for another request; "
+            "use a new key for new work"
+        )
+    return Accepted(earlier.execution_ids, earlier.batch_id, replayed=True)
+
+
+def fingerprint(asked: Any, kind: str) -> str:
+    """What tells this request from another of its kind."""
+    content = orjson.dumps([kind, asked], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,93 @@
+"""Batches and workflows: how they stand, and their end."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain.errors import BatchNotFound, NotCancellable
+from jobworker.domain.execution import FINAL, State
+from jobworker.domain.ids import is_id
+from jobworker.store import audit, batches
+from jobworker.store.audit import AuditEntry
+from jobworker.store.batches import BatchRow, Kind, StepRow
+from jobworker.store.database import Database
+from jobworker.store.pages import DEFAULT_LIMIT, Page
+
+
+@dataclass(frozen=True, slots=True)
+class StepStatus:
+    """A step, and the names of those that it needs."""
+
+    row: StepRow
+    needs: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStatus:
+    """A batch as it stands; `steps` of a workflow that was asked for by itself."""
+
+    row: BatchRow
+    counts: Mapping[State, int]
+    steps: Sequence[StepStatus] | None = None
+
+    @property
+    def total(self) -> int:
+        """How many executions it has."""
+        return sum(self.counts.values())
+
+    @property
+    def finished(self) -> int:
+        """How many of them have ended."""
+        return sum(number for state, number in self.counts.items() if state in FINAL)
+
+
+def get(database: Database, batch_id: str) -> BatchStatus:
+    """One batch; raises `BatchNotFound`."""
+    with database.read() as connection:
+        return _status(connection, _find(connection, batch_id))
+
+
+def page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[BatchStatus]:
+    """Batches, newest first, without their steps."""
+    with database.read() as connection:
+        found = batches.page(connection, limit, cursor)
+        counts = batches.counts(connection, [row.id for row in found.items])
+    return Page([BatchStatus(row, counts[row.id]) for row in found.items], found.next)
+
+
+def cancel(database: Database, clock: Clock, batch_id: str, actor: str) -> BatchStatus:
+    """Ask for a whole batch to be cancelled; asking again changes nothing. Raises `NotCancellable` if it has ended.
+
+    After this commit the relay dispatches nothing of it; it cancels what waits, and stops what is queued or runs.
+    """
+    now = clock.now()
+    with database.write() as connection:
+        asked = batches.request_cancel(connection, batch_id, actor, now)
+        row = _find(connection, batch_id)
+        if row.cancel_requested_at is None:
+            raise NotCancellable(f"{row.kind} {batch_id} has ended already; nothing of it can be cancelled")
+        if asked:
+            audit.record(connection, AuditEntry(now, actor, f"{row.kind}.cancel", batch_id, None, None))
+        return _status(connection, row)
+
+
+def _find(connection: sa.Connection, batch_id: str) -> BatchRow:
+    row = batches.get(connection, batch_id) if is_id(batch_id) else None
+    if row is None:
+        raise BatchNotFound(f"there is no batch {batch_id[:40]!r}; GET /api/v1/batches lists the latest")
+    return row
+
+
+def _status(connection: sa.Connection, row: BatchRow) -> BatchStatus:
+    counts = batches.counts(connection, [row.id])[row.id]
+    return BatchStatus(row, counts, _steps(connection, row) if row.kind is Kind.WORKFLOW else None)
+
+
+def _steps(connection: sa.Connection, row: BatchRow) -> list[StepStatus]:
+    steps = batches.steps(connection, row.id)
+    names = {step.execution_id: step.step for step in steps}
+    needs = batches.needs(connection, row.id)
+    # What a step depends on outside of the workflow has no name in it.
+    return [StepStatus(step, [names.get(each, each) for each in needs.get(step.execution_id, ())]) for step in steps]

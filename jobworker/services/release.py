@@ -1,0 +1,185 @@
+"""What happens when executions have ended, in the transaction that ends them: whoever waits for them goes on.
+
+Whoever ends executions calls `release` with them. First starts what is triggered by them; then everything that depends
+on them is settled: it goes on, or it ends as its dependency says, and then what depends on *it* is settled, in waves.
+Last, batches are complete whose last execution has ended.
+"""
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain import deadline, limits, references
+from jobworker.domain.dependencies import Parent, Verdict
+from jobworker.domain.errors import InvalidParameters, NotUnique
+from jobworker.domain.execution import State
+from jobworker.domain.limits import Keys
+from jobworker.domain.references import UnresolvedParameter
+from jobworker.services import completion, preparing, triggers, unique
+from jobworker.store import dependencies, jobs, tasks
+from jobworker.store.dependencies import Changed, Edge, Source, Waiting
+
+#: Dependencies that one wave settles, and waves that one transaction goes through: others want to write, too.
+_EDGES, _WAVES = 2000, 50
+
+_Outcome = tuple[Edge, Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """How many executions go on, and whose dependents are still to be settled: give them to the next call."""
+
+    count: int
+    unfinished: Sequence[Parent]
+
+
+@dataclass(slots=True)
+class _Wave:
+    """What came of one look at dependencies."""
+
+    freed: int = 0
+    ended: list[Parent] = field(default_factory=list)
+    unfinished: list[Parent] = field(default_factory=list)
+
+
+def release(
+    connection: sa.Connection, ended: Sequence[Parent], now: dt.datetime, unfinished: Sequence[Parent] = ()
+) -> Released:
+    """Let go on what these ends allow. `unfinished` is what an earlier call left over."""
+    triggers.fire(connection, ended, now)
+    everything, queue = list(ended), [*unfinished, *ended]
+    count = waves = 0
+    while queue and waves < _WAVES:
+        wave = _wave(connection, queue, now)
+        triggers.fire(connection, wave.ended, now)
+        everything += wave.ended
+        queue = [*wave.unfinished, *wave.ended]
+        count, waves = count + wave.freed, waves + 1
+    complete = {each.batch_id for each in everything if each.batch_id}
+    return Released(count + completion.complete(connection, complete, now), queue)
+
+
+def of_dependents(connection: sa.Connection, ids: Sequence[str], ended: Mapping[str, Parent], now: dt.datetime) -> None:
+    """Let go on those of these executions that were accepted when what they depend on had ended already."""
+    edges = [edge for edge in dependencies.unsettled_of(connection, ids) if edge.dependency.parent in ended]
+    release(connection, _settle(connection, edges, ended, now).ended, now)
+
+
+def settle(connection: sa.Connection, ended: Sequence[Parent], complete: Sequence[str], now: dt.datetime) -> None:
+    """What should have been done when these executions, and the last ones of these batches, ended."""
+    release(connection, (), now, unfinished=ended)
+    completion.complete(connection, complete, now)
+
+
+def _wave(connection: sa.Connection, parents: Sequence[Parent], now: dt.datetime) -> _Wave:
+    edges = dependencies.unsettled(connection, [each.id for each in parents], _EDGES)
+    if not edges:
+        return _Wave()
+    wave = _settle(connection, edges, {each.id: each for each in parents}, now)
+    if len(edges) == _EDGES:
+        wave.unfinished = list(parents)
+    return wave
+
+
+def _settle(connection: sa.Connection, edges: Sequence[Edge], parents: Mapping[str, Parent], now: dt.datetime) -> _Wave:
+    """Settle these dependencies on executions that have ended."""
+    outcomes = [(edge, edge.dependency.verdict(parents[edge.dependency.parent].state)) for edge in edges]
+    dependencies.settle(connection, outcomes, now)
+    mine: dict[str, list[_Outcome]] = {}
+    for outcome in outcomes:
+        mine.setdefault(outcome[0].execution_id, []).append(outcome)
+    # One that was cancelled meanwhile is not Waiting any more, and stays as it is.
+    waiting = dependencies.lock_waiting(connection, sorted(mine))
+    against = {key: found for key in waiting if (found := _against(mine[key]))}
+    left = {key: row.waiting_for - len(mine[key]) for key, row in waiting.items() if key not in against}
+    dependencies.count_down(connection, [(key, number) for key, number in left.items() if number > 0])
+    free = [waiting[key] for key, number in left.items() if number <= 0]
+    freed, replaced = _freed(connection, free, now)
+    changed = [*(_stopped(waiting[key], outcome, parents) for key, outcome in against.items()), *freed]
+    dependencies.save(connection, changed, now)
+    ended = [_as_parent(waiting[each.id], each) for each in changed if each.finished]
+    return _Wave(len(changed) - len(ended), [*ended, *dependencies.ended(connection, replaced)])
+
+
+def _against(outcomes: Iterable[_Outcome]) -> _Outcome | None:
+    """What keeps an execution from going on; a failure weighs more than a skip."""
+    found = [outcome for outcome in outcomes if outcome[1] is not Verdict.MET]
+    return min(found, key=lambda outcome: outcome[1] is not Verdict.FAIL, default=None)
+
+
+def _stopped(row: Waiting, outcome: _Outcome, parents: Mapping[str, Parent]) -> Changed:
+    edge, verdict = outcome
+    parent = parents[edge.dependency.parent]
+    reason = f"it depends on {parent.id} (job {parent.job}), which ended {parent.state}"
+    if verdict is Verdict.FAIL:
+        return _failed(row, "DependencyFailed", reason)
+    return Changed(row.id, State.SKIPPED, reason, row.due_at, row.parameters, row.expires_at)
+
+
+def _freed(connection: sa.Connection, rows: Sequence[Waiting], now: dt.datetime) -> tuple[list[Changed], set[str]]:
+    """Those for which all has ended as it should, on their way or stopped by what their parameters come to; and whom
+    they replaced.
+    """
+    late = [row for row in rows if row.triggered_by or references.names(row.parameters)]
+    results = dependencies.sources(connection, [row.id for row in late])
+    accepted = tasks.some(connection, sorted({row.task for row in late}))
+    definitions = {key: jobs.revision(connection, *key) for key in {(row.job, row.job_revision) for row in rows}}
+    changed: list[Changed] = []
+    replaced: set[str] = set()
+    for row in rows:
+        definition, given = definitions[row.job, row.job_revision], row.parameters
+        expires = definition.expires if definition else None
+        if row.id not in results:
+            changed.append(_on_its_way(row, given, expires, now))
+            continue
+        task = accepted.get(row.task)
+        known = task.parameters if task else ()
+        try:
+            given = references.resolve(given, _by_name(results[row.id]))
+            preparing.check_parameters(known, given, "/parameters")
+            policies = definition.policies if definition else {}
+            replaced.update(_take_keys(connection, row.id, policies, limits.keys(row.job, policies, given, known), now))
+            changed.append(_on_its_way(row, given, expires, now))
+        except UnresolvedParameter as error:
+            changed.append(_failed(row, "UnresolvedParameter", str(error)))
+        except InvalidParameters as error:
+            changed.append(_failed(row, "InvalidParameters", error.detail))
+        except NotUnique as error:
+            changed.append(Changed(row.id, State.SKIPPED, error.detail, row.due_at, given, row.expires_at))
+    return [each for each in changed if each.id not in replaced], replaced
+
+
+def _take_keys(
+    connection: sa.Connection, execution_id: str, policies: Mapping[str, Any], keys: Keys, now: dt.datetime
+) -> Sequence[str]:
+    """Limits and uniqueness go by what the parameters are; answers whom it replaced. Raises `NotUnique`."""
+    taken = unique.take(connection, execution_id, keys.unique_key, policies["unique"], now) if keys.unique_key else ()
+    if any(keys):
+        dependencies.save_keys(connection, {execution_id: keys})
+    return taken
+
+
+def _on_its_way(row: Waiting, given: Mapping[str, Any], expires: float | None, now: dt.datetime) -> Changed:
+    """When it is due counts from now if that is past, and so does its deadline."""
+    later = row.due_at > now
+    due_at = row.due_at if later else now
+    expires_at = row.expires_at or deadline.of(due_at, (row.overrides or {}).get("expires", expires))
+    return Changed(row.id, State.SCHEDULED if later else State.QUEUED, None, due_at, given, expires_at)
+
+
+def _by_name(parents: Iterable[Source]) -> dict[str, Any]:
+    """Results by every name under which a dependent may refer to them; one that went to a file is not there."""
+    here = [each for each in parents if each.result_file is None]
+    return {name: each.result for each in here for name in (each.job, each.step, each.execution_id) if name}
+
+
+def _failed(row: Waiting, kind: str, why: str) -> Changed:
+    error = {"type": kind, "message": why, "traceback": None}
+    return Changed(row.id, State.FAILED, why, row.due_at, row.parameters, row.expires_at, error)
+
+
+def _as_parent(row: Waiting, changed: Changed) -> Parent:
+    return Parent(row.id, row.job, changed.state, row.batch_id, row.correlation_id)

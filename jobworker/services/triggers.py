@@ -1,0 +1,61 @@
+"""Jobs that start after others: the start."""
+
+import datetime as dt
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+import structlog
+
+from jobworker.domain.dependencies import Dependency, On, Parent, covers
+from jobworker.domain.execution import State
+from jobworker.domain.job import Definition
+from jobworker.domain.triggers import Trigger
+from jobworker.services import preparing
+from jobworker.store import dependencies, executions, jobs, triggers
+from jobworker.store.dependencies import Edge
+from jobworker.store.executions import NewExecution
+
+logger = structlog.get_logger(__name__)
+
+
+def fire(connection: sa.Connection, ended: Sequence[Parent], now: dt.datetime) -> None:
+    """Make the executions that these ends start. They wait for their parents as any dependent does."""
+    known = triggers.after(connection, {each.job for each in ended}) if ended else []
+    if not known:
+        return
+    wanted: dict[tuple[str, str], tuple[Parent, Trigger]] = {}
+    for parent in ended:
+        for each in known:
+            if each.trigger.job == parent.job and covers(each.trigger.on, parent.state):
+                wanted.setdefault((parent.id, each.job), (parent, each.trigger))
+    done = triggers.fired(connection, {parent for parent, _ in wanted})
+    found = jobs.some(connection, sorted({job for _, job in wanted}))
+    for (_, job), (parent, trigger) in wanted.items():
+        row = found.get(job)
+        if (parent.id, job) in done or row is None:
+            continue
+        if not row.definition.enabled:
+            logger.info("trigger_of_disabled_job", job=job, after=parent.id)
+            continue
+        _start(connection, parent, _execution(row.definition, row.revision, parent, trigger, now), now)
+
+
+def _start(connection: sa.Connection, parent: Parent, made: NewExecution, now: dt.datetime) -> None:
+    executions.insert(connection, [made], f"trigger:{parent.job}", now)
+    dependencies.insert(connection, [Edge(made.id, Dependency(parent.id, On.ANY))])
+
+
+def _execution(
+    definition: Definition, revision: int, parent: Parent, trigger: Trigger, now: dt.datetime
+) -> NewExecution:
+    return preparing.new_execution(
+        definition,
+        revision,
+        {**definition.defaults, **trigger.parameters},
+        now,
+        correlation_id=parent.correlation_id,
+        state=State.WAITING,
+        waiting_for=1,
+        triggered_by=parent.id,
+        expires_at=None,
+    )

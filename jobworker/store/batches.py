@@ -1,0 +1,194 @@
+"""Executions that were accepted together. What they amount to is counted from an index, so no counter can drift."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.execution import State
+from jobworker.store import schema
+from jobworker.store.cancelling import IN_REDIS, UNFINISHED, WAITING
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.relations import CANCELLING
+
+_batches = schema.batches
+_executions = schema.executions
+_dependencies = schema.dependencies
+
+
+class Kind(StrEnum):
+    """How the executions belong together."""
+
+    BATCH = "batch"
+    WORKFLOW = "workflow"
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """What has to be known of a batch when it is accepted. `on_complete` has job, parameters, queue and priority."""
+
+    id: str
+    kind: Kind
+    name: str | None
+    correlation_id: str
+    on_complete: Mapping[str, Any] | None
+    created_at: dt.datetime
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """A batch as it stands."""
+
+    id: str
+    kind: Kind
+    name: str | None
+    correlation_id: str
+    on_complete: Mapping[str, Any] | None
+    created_at: dt.datetime
+    created_by: str
+    cancel_requested_at: dt.datetime | None
+    cancel_requested_by: str | None
+    completed_at: dt.datetime | None
+    completion_id: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One step of a workflow."""
+
+    step: str
+    execution_id: str
+    job: str
+    state: State
+    reason: str | None
+
+
+_COLUMNS = [_batches.c[item.name] for item in fields(BatchRow)]
+
+
+def insert(connection: sa.Connection, batch: NewBatch) -> None:
+    """Accept a batch; its executions come in the same transaction."""
+    values = {item.name: getattr(batch, item.name) for item in fields(NewBatch)}
+    connection.execute(_batches.insert().values({**values, "kind": batch.kind.value}))
+
+
+def get(connection: sa.Connection, batch_id: str) -> BatchRow | None:
+    """The batch with this id."""
+    row = connection.execute(sa.select(*_COLUMNS).where(_batches.c.id == batch_id)).one_or_none()
+    return _to_row(row) if row is not None else None
+
+
+def lock_open(connection: sa.Connection, batch_id: str) -> BatchRow | None:
+    """The batch, if it is not complete; only one transaction at a time looks whether it is."""
+    query = sa.select(*_COLUMNS).where(_batches.c.id == batch_id, _batches.c.completed_at.is_(None))
+    row = connection.execute(query.with_for_update()).one_or_none()
+    return _to_row(row) if row is not None else None
+
+
+def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[BatchRow]:
+    """Batches, newest first."""
+    listing = Listing("batches", {})
+    query = sa.select(*_COLUMNS).order_by(_batches.c.id.desc()).limit(limit + 1)
+    after = listing.position(cursor)
+    if after is not None:
+        query = query.where(_batches.c.id < after)
+    return listing.page([_to_row(row) for row in connection.execute(query)], limit, lambda row: row.id)
+
+
+def counts(connection: sa.Connection, batch_ids: Sequence[str]) -> dict[str, dict[State, int]]:
+    """For each of these batches, how many of its executions are in which state; states without any are left out."""
+    query = (
+        sa.select(_executions.c.batch_id, _executions.c.state, sa.func.count().label("number"))
+        .where(_executions.c.batch_id.in_(batch_ids))
+        .group_by(_executions.c.batch_id, _executions.c.state)
+    )
+    found: dict[str, dict[State, int]] = {each: {} for each in batch_ids}
+    for row in connection.execute(query):
+        found[row.batch_id][State(row.state)] = row.number
+    return found
+
+
+def has_unfinished(connection: sa.Connection, batch_id: str) -> bool:
+    """Whether an execution of the batch has not ended."""
+    mine = (_executions.c.batch_id == batch_id, _executions.c.state.in_(UNFINISHED))
+    return connection.execute(sa.select(_executions.c.state).where(*mine).limit(1)).first() is not None
+
+
+def complete(
+    connection: sa.Connection, batch_id: str, now: dt.datetime, completion_id: str | None, problem: str | None
+) -> None:
+    """The last execution of the batch has ended."""
+    values = {"completed_at": now, "completion_id": completion_id, "problem": problem}
+    connection.execute(_batches.update().where(_batches.c.id == batch_id).values(values))
+
+
+def steps(connection: sa.Connection, batch_id: str) -> list[StepRow]:
+    """The steps of a workflow, in the order in which they were accepted."""
+    columns = (_executions.c.step, _executions.c.id, _executions.c.job, _executions.c.state, _executions.c.reason)
+    query = sa.select(*columns).where(_executions.c.batch_id == batch_id).order_by(_executions.c.id)
+    return [StepRow(row.step, row.id, row.job, State(row.state), row.reason) for row in connection.execute(query)]
+
+
+def needs(connection: sa.Connection, batch_id: str) -> dict[str, list[str]]:
+    """The ids of what each execution of a batch depends on, by its own id."""
+    query = (
+        sa.select(_dependencies.c.execution_id, _dependencies.c.parent_id)
+        .join(_executions, _executions.c.id == _dependencies.c.execution_id)
+        .where(_executions.c.batch_id == batch_id)
+        .order_by(_dependencies.c.parent_id)
+    )
+    found: dict[str, list[str]] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.execution_id, []).append(row.parent_id)
+    return found
+
+
+def request_cancel(connection: sa.Connection, batch_id: str, actor: str, now: dt.datetime) -> bool:
+    """Ask for the whole batch to be cancelled. The first request stays; False: it is complete, or cancelled already."""
+    changed = connection.execute(
+        _batches.update()
+        .where(_batches.c.id == batch_id, _batches.c.completed_at.is_(None), _batches.c.cancel_requested_at.is_(None))
+        .values(cancel_requested_at=now, cancel_requested_by=actor)
+    )
+    return changed.rowcount == 1
+
+
+def cancelling(connection: sa.Connection) -> list[BatchRow]:
+    """Batches whose cancellation is under way."""
+    query = sa.select(*_COLUMNS).where(sa.text(CANCELLING)).order_by(_batches.c.id)
+    return [_to_row(row) for row in connection.execute(query)]
+
+
+def stop_members(connection: sa.Connection, batch: BatchRow) -> int:
+    """Ask for everything of the batch that is queued or running to be stopped; answers how many were asked anew."""
+    changed = connection.execute(
+        _executions.update()
+        .where(
+            _executions.c.batch_id == batch.id,
+            _executions.c.state.in_(IN_REDIS),
+            _executions.c.cancel_requested_at.is_(None),
+        )
+        .values(cancel_requested_at=batch.cancel_requested_at, cancel_requested_by=batch.cancel_requested_by)
+    )
+    return changed.rowcount
+
+
+def idle(connection: sa.Connection, batch_id: str, limit: int) -> list[str]:
+    """Up to `limit` executions of the batch that wait, so that SQL alone decides about them."""
+    query = sa.select(_executions.c.id).where(_executions.c.batch_id == batch_id, _executions.c.state.in_(WAITING))
+    return list(connection.scalars(query.order_by(_executions.c.id).limit(limit)))
+
+
+def open_after(connection: sa.Connection, batch_id: str, limit: int) -> list[str]:
+    """Up to `limit` batches that are not complete, by id, after this one."""
+    query = sa.select(_batches.c.id).where(_batches.c.completed_at.is_(None), _batches.c.id > batch_id)
+    return list(connection.scalars(query.order_by(_batches.c.id).limit(limit)))
+
+
+def _to_row(row: sa.Row[Any]) -> BatchRow:
+    return BatchRow(**{**row._mapping, "kind": Kind(row.kind)})

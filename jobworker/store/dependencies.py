@@ -1,0 +1,311 @@
+"""What executions wait for. Whoever ends an execution settles in the same transaction what depends on it."""
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.dependencies import Dependency, On, Otherwise, Parent, Verdict
+from jobworker.domain.execution import FINAL, State
+from jobworker.domain.limits import Keys
+from jobworker.store import bulk
+from jobworker.store.bulk import Bulk
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.queues import insert_or_ignore
+from jobworker.store.schema import dependencies, executions, transitions
+
+#: Most ids in one IN list; SQLite allows 32,766 variables.
+_CHUNK = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """An unsettled dependency of one execution."""
+
+    execution_id: str
+    dependency: Dependency
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An execution that waits for others; it is locked, so what is decided about it holds."""
+
+    id: str
+    job: str
+    task: str
+    batch_id: str | None
+    correlation_id: str
+    parameters: Mapping[str, Any]
+    due_at: dt.datetime
+    waiting_for: int
+    job_revision: int
+    overrides: Mapping[str, Any] | None
+    expires_at: dt.datetime | None
+    triggered_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """How an execution stands that waits no longer."""
+
+    id: str
+    state: State
+    reason: str | None
+    due_at: dt.datetime
+    parameters: Mapping[str, Any]
+    expires_at: dt.datetime | None
+    error: Mapping[str, Any] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended instead of going on."""
+        return self.state in FINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The result of a parent, and the names under which a dependent may refer to it."""
+
+    execution_id: str
+    job: str
+    step: str | None
+    result: Any
+    result_file: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParentRow:
+    """One parent of an execution, for reading. `outcome` is None until the parent has ended."""
+
+    execution_id: str
+    job: str | None
+    state: State | None
+    step: str | None
+    on: On
+    otherwise: Otherwise
+    outcome: Verdict | None
+    settled_at: dt.datetime | None
+
+
+_EDGES = (
+    sa.select(dependencies.c.execution_id, dependencies.c.parent_id, dependencies.c.condition, dependencies.c.otherwise)
+    .where(dependencies.c.settled_at.is_(None))
+    .order_by(dependencies.c.parent_id, dependencies.c.execution_id)
+)
+
+_SOURCE = ("id", "job", "step", "result", "result_file")
+
+_INSERTED = ("execution_id", "parent_id", "condition", "otherwise")
+_INSERT = Bulk(bulk.insert(dependencies, _INSERTED), _INSERTED)
+
+_SAVED = ("state", "reason", "waiting_for", "due_at", "parameters", "expires_at", "error", "finished_at")
+
+
+def _build_save(_dialect: str) -> Any:
+    values = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in _SAVED}
+    return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(**values)
+
+
+_SAVE = Bulk(_build_save, ["key", *(f"new_{name}" for name in _SAVED)])
+
+
+def _build_save_keys(_dialect: str) -> Any:
+    values = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in Keys._fields}
+    return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(**values)
+
+
+_SAVE_KEYS = Bulk(_build_save_keys, ["key", *(f"new_{name}" for name in Keys._fields)])
+
+
+def _build_count(_dialect: str) -> Any:
+    left = sa.bindparam("left", type_=executions.c.waiting_for.type)
+    return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(waiting_for=left)
+
+
+_COUNT = Bulk(_build_count, ("key", "left"))
+
+
+def _build_settle(_dialect: str) -> Any:
+    mine = (dependencies.c.execution_id == sa.bindparam("child"), dependencies.c.parent_id == sa.bindparam("parent"))
+    told = {name: sa.bindparam(f"new_{name}", type_=dependencies.c[name].type) for name in ("outcome", "settled_at")}
+    return sa.update(dependencies).where(*mine).values(told)
+
+
+_SETTLE = Bulk(_build_settle, ("child", "parent", "new_outcome", "new_settled_at"))
+
+
+def insert(connection: sa.Connection, edges: Iterable[Edge]) -> None:
+    """Let executions that were just inserted wait."""
+    needed = ((edge.execution_id, edge.dependency) for edge in edges)
+    _INSERT.run(connection, [(child, each.parent, each.on.value, each.otherwise.value) for child, each in needed])
+
+
+def lock_parents(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Parent]:
+    """Those of these executions that exist; none of them can end before this transaction does."""
+    return {each.id: each for each in _parents(connection, ids, sa.true(), lock=True)}
+
+
+def ended(connection: sa.Connection, ids: Iterable[str]) -> list[Parent]:
+    """Those of these executions that have ended."""
+    return list(_parents(connection, ids, executions.c.state.in_([state.value for state in FINAL])))
+
+
+def _parents(
+    connection: sa.Connection, ids: Iterable[str], condition: sa.ColumnElement[bool], lock: bool = False
+) -> Iterable[Parent]:
+    columns = [executions.c[name] for name in Parent.__dataclass_fields__]
+    for chunk in _chunks(sorted(set(ids))):
+        query = sa.select(*columns).where(executions.c.id.in_(chunk), condition).order_by(executions.c.id)
+        for row in connection.execute(query.with_for_update(read=True) if lock else query):
+            yield Parent(row.id, row.job, State(row.state), row.batch_id, row.correlation_id)
+
+
+def unsettled(connection: sa.Connection, parents: Sequence[str], limit: int) -> list[Edge]:
+    """Up to `limit` dependencies on these parents that are not settled."""
+    found: list[Edge] = []
+    for chunk in _chunks(parents):
+        mine = _EDGES.where(dependencies.c.parent_id.in_(chunk)).limit(limit - len(found))
+        found.extend(_edge(row) for row in connection.execute(mine))
+        if len(found) >= limit:
+            break
+    return found
+
+
+def unsettled_of(connection: sa.Connection, ids: Sequence[str]) -> list[Edge]:
+    """What these executions still wait for."""
+    return [
+        _edge(row)
+        for chunk in _chunks(ids)
+        for row in connection.execute(_EDGES.where(dependencies.c.execution_id.in_(chunk)))
+    ]
+
+
+def lock_waiting(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Waiting]:
+    """Those of these executions that are Waiting. Nobody else changes them before this transaction ends."""
+    found: dict[str, Waiting] = {}
+    columns = [executions.c[name] for name in Waiting.__dataclass_fields__]
+    for chunk in _chunks(ids):
+        query = sa.select(*columns).where(executions.c.id.in_(chunk), executions.c.state == State.WAITING)
+        rows = connection.execute(query.order_by(executions.c.id).with_for_update())
+        found.update((row.id, Waiting(*row)) for row in rows)
+    return found
+
+
+def settle(connection: sa.Connection, outcomes: Iterable[tuple[Edge, Verdict]], now: dt.datetime) -> None:
+    """Write down what became of dependencies."""
+    _SETTLE.run(
+        connection,
+        [(edge.execution_id, edge.dependency.parent, verdict.value, now) for edge, verdict in outcomes],
+    )
+
+
+def count_down(connection: sa.Connection, waiting: Iterable[tuple[str, int]]) -> None:
+    """(id, for how many it still waits) of executions that go on waiting."""
+    _COUNT.run(connection, waiting)
+
+
+def save_keys(connection: sa.Connection, keys: Mapping[str, Keys]) -> None:
+    """The keys of executions that were accepted before their parameters were known."""
+    _SAVE_KEYS.run(connection, [(execution, *each) for execution, each in keys.items()])
+
+
+def save(connection: sa.Connection, changed: Sequence[Changed], now: dt.datetime) -> None:
+    """Write down executions that wait no longer."""
+    _SAVE.run(connection, [_row(each, now) for each in changed])
+    entered = [
+        {"execution_id": each.id, "attempt": 0, "state": each.state.value, "at": now, "actor": "relay"}
+        | {"reason": each.reason or "all that it waited for has ended"}
+        for each in changed
+    ]
+    if entered:
+        connection.execute(insert_or_ignore(connection, transitions), entered)
+
+
+def sources(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[Source]]:
+    """The results of the parents of these executions, by the id of the dependent."""
+    found: dict[str, list[Source]] = {each: [] for each in ids}
+    parent = executions.c
+    for chunk in _chunks(ids):
+        query = (
+            sa.select(dependencies.c.execution_id.label("child"), *(parent[name] for name in _SOURCE))
+            .join(executions, parent.id == dependencies.c.parent_id)
+            .where(dependencies.c.execution_id.in_(chunk))
+        )
+        for row in connection.execute(query):
+            found[row.child].append(Source(*row[1:]))
+    return found
+
+
+def of(
+    connection: sa.Connection,
+    execution_id: str,
+    limit: int = DEFAULT_LIMIT,
+    cursor: str | None = None,
+    only_unsettled: bool = False,
+) -> Page[ParentRow]:
+    """What an execution waits or waited for."""
+    listing = Listing("dependencies", {"execution": execution_id})
+    query = (
+        sa.select(dependencies, executions.c.job, executions.c.state, executions.c.step)
+        .outerjoin(executions, executions.c.id == dependencies.c.parent_id)
+        .where(dependencies.c.execution_id == execution_id)
+        .order_by(dependencies.c.parent_id)
+        .limit(limit + 1)
+    )
+    if only_unsettled:
+        query = query.where(dependencies.c.settled_at.is_(None))
+    after = listing.position(cursor)
+    if after is not None:
+        query = query.where(dependencies.c.parent_id > after)
+    rows = [_parent(row) for row in connection.execute(query)]
+    return listing.page(rows, limit, lambda row: row.execution_id)
+
+
+def parents_after(connection: sa.Connection, parent: str, limit: int) -> list[str]:
+    """Up to `limit` executions with unsettled dependents, by id, after this one."""
+    query = (
+        sa.select(dependencies.c.parent_id)
+        .distinct()
+        .where(dependencies.c.settled_at.is_(None), dependencies.c.parent_id > parent)
+        .order_by(dependencies.c.parent_id)
+        .limit(limit)
+    )
+    return list(connection.scalars(query))
+
+
+def _row(each: Changed, now: dt.datetime) -> tuple[Any, ...]:
+    finished_at = now if each.finished else None
+    return (
+        each.id,
+        each.state.value,
+        each.reason,
+        0,
+        each.due_at,
+        each.parameters,
+        each.expires_at,
+        each.error,
+        finished_at,
+    )
+
+
+def _edge(row: Any) -> Edge:
+    return Edge(row.execution_id, Dependency(row.parent_id, On(row.condition), Otherwise(row.otherwise)))
+
+
+def _parent(row: Any) -> ParentRow:
+    return ParentRow(
+        execution_id=row.parent_id,
+        job=row.job,
+        state=State(row.state) if row.state else None,
+        step=row.step,
+        on=On(row.condition),
+        otherwise=Otherwise(row.otherwise),
+        outcome=Verdict(row.outcome) if row.outcome else None,
+        settled_at=row.settled_at,
+    )
+
+
+def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))

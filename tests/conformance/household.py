@@ -1,0 +1,95 @@
+"""A database with jobs in which executions are accepted and end, as the API and the relay make them."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.clock import ManualClock
+from jobworker.domain import events
+from jobworker.domain.admission import Submission
+from jobworker.domain.events import Event, Kind
+from jobworker.domain.execution import State
+from jobworker.domain.job import Definition, Owner
+from jobworker.domain.parameters import VARIADIC, Parameter
+from jobworker.relay.record import record
+from jobworker.services import executions, release, submission
+from jobworker.services.completion import About
+from jobworker.store import jobs, schema, tasks
+from jobworker.store.database import Database
+from jobworker.store.executions import ExecutionRow
+from tests.conformance.worlds import NOW, task
+
+#: What ends an execution, and the state that it has then.
+SUCCEEDED, FAILED, TIMED_OUT, CANCELLED = Kind.SUCCEEDED, Kind.FAILED, Kind.TIMED_OUT, Kind.CANCELLED
+
+_JOBS = ("extract", "load", "report")
+
+
+class Household:
+    """Accepts executions, and ends them one report at a time."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.clock = ManualClock(NOW)
+        self._numbers = itertools.count(1)
+        with database.write() as connection:
+            tasks.put(connection, task("tasks.any", VARIADIC))
+            tasks.put(connection, task("tasks.strict", Parameter("rows", "integer")))
+            for name in _JOBS:
+                jobs.put(connection, Definition(name, "tasks.any"), Owner.API, "ann", NOW)
+            jobs.put(connection, Definition("strict", "tasks.strict"), Owner.API, "ann", NOW)
+
+    def define(self, name: str, **fields: Any) -> None:
+        """Change a definition."""
+        policies = {"retry": {"max_attempts": None}, **fields.pop("policies", {})}
+        with self.database.write() as connection:
+            definition = Definition(name, fields.pop("task", "tasks.any"), policies=policies, **fields)
+            jobs.put(connection, definition, Owner.API, "ann", NOW)
+
+    def submit(self, job: str = "load", **fields: Any) -> str:
+        """Accept an execution."""
+        row, _ = submission.submit(self.database, self.clock, Submission(job=job, **fields), "ann")
+        return row.id
+
+    def batch(self, *wanted: Submission, **about: Any) -> tuple[str, Sequence[str]]:
+        """Accept a batch: its id, and those of its executions."""
+        accepted = submission.submit_batch(self.database, self.clock, wanted, "ann", about=About(**about))
+        assert accepted.batch_id
+        return accepted.batch_id, accepted.execution_ids
+
+    def end(self, execution: str, kind: Kind = SUCCEEDED, **data: Any) -> None:
+        """Let a worker report the end, and the relay record it."""
+        with self.database.write() as connection:
+            self.report(connection, execution, kind, **data)
+
+    def report(self, connection: sa.Connection, execution: str, kind: Kind = SUCCEEDED, **data: Any) -> None:
+        """The same in a transaction of the caller's."""
+        event_id = events.format_id((int(NOW.timestamp() * 1000) + next(self._numbers), 0))
+        error = {"error": {"type": "E", "message": "m", "traceback": None}} if kind in (FAILED, TIMED_OUT) else {}
+        told = record(connection, [Event(event_id, kind, execution, 1, {**error, **data})])
+        release.release(connection, told.ended, self.clock.now())
+
+    def get(self, execution: str) -> ExecutionRow:
+        """An execution as it stands."""
+        return executions.get(self.database, execution)
+
+    def state(self, execution: str) -> State:
+        """Its state."""
+        return self.get(execution).state
+
+    def story(self, execution: str) -> list[str]:
+        """The states that it went through."""
+        return [row.state.value for row in executions.transitions(self.database, execution).items]
+
+    def all(self, job: str) -> list[ExecutionRow]:
+        """The executions of a job, first to last."""
+        with self.database.read() as connection:
+            query = sa.select(schema.executions.c.id).where(schema.executions.c.job == job)
+            ids = sorted(connection.scalars(query))
+        return [self.get(each) for each in ids]
+
+    def cancel(self, execution: str) -> ExecutionRow:
+        """Cancel through the API."""
+        return executions.cancel(self.database, self.clock, execution, "ann")

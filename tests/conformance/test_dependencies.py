@@ -1,0 +1,266 @@
+"""What waits for others is let go on, or ends, in the transaction that ends them."""
+
+import datetime as dt
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker.domain.errors import InvalidDependency
+from jobworker.domain.execution import State
+from jobworker.relay.release import Releases
+from jobworker.services import release, why
+from jobworker.store import dependencies, schema
+from jobworker.store.database import Database
+from tests.conformance.household import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, Household
+from tests.conformance.worlds import NOW
+from tests.waiting import until
+
+NOBODY = "01980000-0000-7000-8000-000000000000"
+
+
+@pytest.fixture
+def house(database: Database) -> Household:
+    return Household(database)
+
+
+def test_a_dependent_waits_for_its_last_parent(house: Household) -> None:
+    parents = [house.submit("extract") for _ in range(3)]
+    child = house.submit("load", depends_on=parents)
+    assert (house.state(child), house.get(child).waiting_for) == (State.WAITING, 3)
+    for left, parent in ((2, parents[1]), (1, parents[0])):
+        house.end(parent)
+        assert (house.state(child), house.get(child).waiting_for) == (State.WAITING, left)
+    house.clock.advance(90)
+    house.end(parents[2])
+
+    row = house.get(child)
+    assert (row.state, row.waiting_for, row.due_at) == (State.QUEUED, 0, NOW + dt.timedelta(seconds=90))
+    assert house.story(child) == ["Waiting", "Queued"]
+
+
+def test_what_is_due_later_is_scheduled(house: Household) -> None:
+    parent = house.submit("extract")
+    due_at = NOW + dt.timedelta(hours=1)
+    child = house.submit("load", depends_on=[parent], due_at=due_at)
+    house.end(parent)
+    assert (house.state(child), house.get(child).due_at) == (State.SCHEDULED, due_at)
+
+
+@pytest.mark.parametrize(
+    ("kind", "on", "goes_on"),
+    [
+        (SUCCEEDED, "success", True), (SUCCEEDED, "failure", False), (SUCCEEDED, "any", True),
+        (FAILED, "success", False), (FAILED, "failure", True), (FAILED, "any", True),
+        (TIMED_OUT, "success", False), (TIMED_OUT, "failure", True), (TIMED_OUT, "any", True),
+        (CANCELLED, "success", False), (CANCELLED, "failure", False), (CANCELLED, "any", True),
+    ],
+)  # fmt: skip
+def test_ends_that_let_a_dependent_go(house: Household, kind: Any, on: str, goes_on: bool) -> None:
+    parent = house.submit("extract")
+    child = house.submit("load", depends_on=[{"execution": parent, "on": on}])
+    house.end(parent, kind)
+    assert house.state(child) is (State.QUEUED if goes_on else State.SKIPPED)
+
+
+def test_what_becomes_of_dependents_of_a_failure(house: Household) -> None:
+    parent = house.submit("extract")
+    skipped, failed, going_on = (
+        house.submit("load", depends_on=[{"execution": parent, "otherwise": word}])
+        for word in ("skip", "fail", "continue")
+    )
+    after = house.submit("report", depends_on=[{"execution": failed, "on": "failure"}])
+    house.end(parent, FAILED)
+
+    assert [house.state(each) for each in (skipped, failed, going_on, after)] == [
+        State.SKIPPED, State.FAILED, State.QUEUED, State.QUEUED,
+    ]  # fmt: skip
+    why = f"it depends on {parent} (job extract), which ended Failed"
+    assert house.get(skipped).reason == house.get(failed).reason == why
+    error = house.get(failed).error
+    assert error
+    assert (error["type"], error["message"]) == ("DependencyFailed", why)
+
+
+def test_a_chain_is_skipped_to_its_end_and_a_second_end_changes_nothing(house: Household) -> None:
+    chain = [house.submit("extract")]
+    for _ in range(10):
+        chain.append(house.submit("load", depends_on=[chain[-1]]))
+    house.end(chain[0], FAILED)
+    assert {house.state(each) for each in chain[1:]} == {State.SKIPPED}
+    told = [house.get(each) for each in chain]
+    house.end(chain[0], SUCCEEDED)
+    assert [house.get(each) for each in chain] == told
+
+
+def test_a_chain_that_is_too_long_for_one_transaction_is_finished_by_the_sweep(
+    house: Household, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "_WAVES", 3)
+    monkeypatch.setattr(release, "_EDGES", 2)
+    chain = [house.submit("extract")]
+    for _ in range(10):
+        chain.append(house.submit("load", depends_on=[chain[-1]]))
+    wide = [house.submit("load", depends_on=[chain[-1]]) for _ in range(9)]
+    house.end(chain[0], FAILED)
+    assert house.state(chain[3]) is State.SKIPPED
+    assert house.state(chain[4]) is State.WAITING
+    sweeper = Releases(house.database, house.clock)
+    for _ in range(20):
+        sweeper.sweep()
+    assert {house.state(each) for each in (*chain[1:], *wide)} == {State.SKIPPED}
+
+
+def test_cancelling_ends_what_depends_on_it(house: Household) -> None:
+    first = house.submit("extract", delay=3600)
+    second = house.submit("load", depends_on=[first])
+    third = house.submit("report", depends_on=[second])
+    assert house.cancel(second).state is State.CANCELLED
+    assert house.state(third) is State.SKIPPED
+    house.cancel(first)
+    assert house.story(second) == ["Waiting", "Cancelled"]
+
+
+def test_parents_that_have_ended_already(house: Household) -> None:
+    done, failed = house.submit("extract"), house.submit("extract")
+    house.end(done, result={"rows": [7]})
+    house.end(failed, FAILED)
+    lucky = house.submit(
+        "load", depends_on=[done, {"execution": failed, "otherwise": "continue"}],
+        parameters={"row": {"$from": done, "path": "/rows/0"}},
+    )  # fmt: skip
+    assert house.state(lucky) is State.QUEUED
+    assert house.get(lucky).parameters == {"row": 7}
+
+    with pytest.raises(InvalidDependency) as refused:
+        house.submit("load", depends_on=[done, failed, NOBODY])
+    assert [(each.pointer, each.code) for each in refused.value.errors] == [
+        ("/depends_on/1", "dependency_failed"),
+        ("/depends_on/2", "dependency_not_found"),
+    ]
+    assert len(house.all("load")) == 1
+
+
+def test_results_become_parameters(house: Household) -> None:
+    parent = house.submit("extract")
+    good, gone, saved, wrong = (
+        house.submit(job, depends_on=[parent], parameters=given)
+        for job, given in (
+            ("load", {"all": {"$from": parent}, "deep": [{"one": {"$from": parent, "path": "/a~1b/1"}}]}),
+            ("load", {"x": {"$from": parent, "path": "/nothing"}}),
+            ("load", {"x": {"$from": parent, "path": "/nothing", "default": 3}}),
+            ("strict", {"rows": {"$from": parent, "path": "/a~1b"}}),
+        )
+    )
+    after = house.submit("report", depends_on=[{"execution": gone, "on": "failure"}])
+    house.end(parent, result={"a/b": [1, 2]})
+
+    assert house.get(good).parameters == {"all": {"a/b": [1, 2]}, "deep": [{"one": 2}]}
+    assert house.get(saved).parameters == {"x": 3}
+    assert (house.state(gone), house.state(wrong), house.state(after)) == (State.FAILED, State.FAILED, State.QUEUED)
+    assert house.get(gone).reason == f"the result of {parent} has nothing at /nothing"
+    assert house.get(wrong).reason == "rows must be of type integer, not array"
+
+
+def test_what_an_execution_waits_for_is_listed(house: Household) -> None:
+    parents = sorted(house.submit("extract") for _ in range(3))
+    child = house.submit("load", depends_on=parents)
+    house.end(parents[0])
+    with house.database.read() as connection:
+        first = dependencies.of(connection, child, limit=2)
+        second = dependencies.of(connection, child, limit=2, cursor=first.next)
+    reasons = why.why(house.database, house.clock, child).reasons
+    assert [each.details["execution"] for each in reasons if each.code == "dependency"] == parents[1:]
+    rows = [*first.items, *second.items]
+    assert [row.execution_id for row in rows] == parents
+    assert [(row.state, row.outcome) for row in rows] == [
+        (State.SUCCEEDED, "met"), (State.QUEUED, None), (State.QUEUED, None),
+    ]  # fmt: skip
+    assert second.next is None
+
+
+@pytest.mark.parametrize("first", ["end", "child"])
+def test_an_end_and_a_dependent_that_come_at_the_same_moment(house: Household, first: str) -> None:
+    """Whichever transaction is first, the other waits for it, and nobody is left behind."""
+    parent, children = house.submit("extract"), list[str]()
+
+    def end() -> None:
+        house.end(parent)
+
+    def accept() -> None:
+        children.append(house.submit("load", depends_on=[parent]))
+
+    one, other = (end, accept) if first == "end" else (accept, end)
+    _run_inside(house, one, other)
+    assert house.state(children[0]) is State.QUEUED
+
+
+def _run_inside(house: Household, one: Callable[[], None], other: Callable[[], None]) -> None:
+    """Run `other` while the transaction of `one` has written everything and is not committed."""
+    thread = threading.Thread(target=other)
+    started = threading.Event()
+    engine = house.database._writer
+
+    def before_commit(_connection: sa.Connection) -> None:
+        if threading.current_thread() is not thread and not started.is_set():
+            started.set()
+            thread.start()
+            until(lambda: not thread.is_alive() or _is_blocked(house), what="the other transaction to wait")
+
+    sa.event.listen(engine, "commit", before_commit)
+    try:
+        one()
+    finally:
+        sa.event.remove(engine, "commit", before_commit)
+    thread.join(timeout=30)
+    assert started.is_set()
+    assert not thread.is_alive()
+
+
+def _is_blocked(house: Household) -> bool:
+    if house.database.is_sqlite:
+        return True  # One writes at a time; there is nothing to see of the other.
+    with house.database.read() as connection:
+        waiting = connection.scalar(
+            sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()")
+        )
+    return bool(waiting)
+
+
+def test_what_was_stranded_is_found_by_the_sweep(house: Household) -> None:
+    parent = house.submit("extract")
+    child = house.submit("load", depends_on=[parent])
+    with house.database.write() as connection:
+        table = schema.executions
+        connection.execute(sa.update(table).where(table.c.id == parent).values(state="Succeeded", finished_at=NOW))
+    assert house.state(child) is State.WAITING
+    Releases(house.database, house.clock).sweep()
+    assert house.state(child) is State.QUEUED
+
+
+def test_a_unique_key_that_is_known_late_is_taken_late(house: Household) -> None:
+    for name, conflict in (("load", "return"), ("report", "replace")):
+        house.define(
+            name, policies={"unique": {"key": "{n}", "until": "finished", "for": None, "on_conflict": conflict}}
+        )
+    parent = house.submit("extract")
+    given = {"parameters": {"n": {"$from": parent}}, "depends_on": [parent]}
+    loads, reports = (
+        [house.submit("load", **given) for _ in range(2)],
+        [house.submit("report", **given) for _ in range(2)],
+    )
+    house.end(parent, result=7)
+    first, second = sorted(loads)
+    assert [house.state(each) for each in (first, second)] == [State.QUEUED, State.SKIPPED]
+    assert house.get(second).reason == f"execution {first} stands for it: it has the unique key load/7"
+    assert [house.state(each) for each in sorted(reports)] == [State.CANCELLED, State.QUEUED]
+
+
+def test_what_waits_for_an_execution_that_is_replaced_is_told(house: Household) -> None:
+    house.define("load", policies={"unique": {"key": "k", "until": "finished", "for": None, "on_conflict": "replace"}})
+    first = house.submit("load", delay=60)
+    child = house.submit("report", depends_on=[first])
+    house.submit("load")
+    assert (house.state(first), house.state(child)) == (State.CANCELLED, State.SKIPPED)

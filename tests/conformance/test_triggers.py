@@ -1,0 +1,117 @@
+"""Jobs that start after others."""
+
+from typing import Any
+
+import pytest
+
+from jobworker.domain.errors import InvalidInput
+from jobworker.domain.execution import State
+from jobworker.domain.job import Definition
+from jobworker.services import catalogue, jobs
+from jobworker.store import triggers
+from jobworker.store.database import Database
+from tests.conformance.household import FAILED, SUCCEEDED, Household
+
+
+@pytest.fixture
+def house(database: Database) -> Household:
+    return Household(database)
+
+
+def _after(*items: dict[str, Any]) -> dict[str, Any]:
+    return {"trigger_after": list(items)}
+
+
+def test_an_end_starts_another_job_once(house: Household) -> None:
+    item = {"job": "extract", "on": "success", "parameters": {"rows": {"$from": "extract", "path": "/rows"}, "n": 2}}
+    house.define("load", defaults={"n": 1, "m": 1}, policies=_after(item))
+    parent = house.submit("extract", correlation_id="order-1")
+    house.end(parent, result={"rows": [1]})
+    house.end(parent, result={"rows": [1]})
+
+    [row] = house.all("load")
+    assert (row.state, row.parameters) == (State.QUEUED, {"rows": [1], "n": 2, "m": 1})
+    assert (row.triggered_by, row.correlation_id, row.created_by) == (parent, "order-1", "trigger:extract")
+    assert house.story(row.id) == ["Waiting", "Queued"]
+
+
+def test_only_the_ends_that_count(house: Household) -> None:
+    house.define("load", policies=_after({"job": "extract", "on": "failure"}, {"job": "report", "on": "any"}))
+    house.end(house.submit("extract"), SUCCEEDED)
+    assert house.all("load") == []
+    house.end(house.submit("extract"), FAILED)
+    assert len(house.all("load")) == 1
+    waiting = house.submit("report", delay=60)
+    house.cancel(waiting)
+    assert [row.triggered_by for row in house.all("load")][1:] == [waiting]
+
+
+def test_a_chain_of_triggers(house: Household) -> None:
+    house.define("load", policies=_after({"job": "extract", "parameters": {"x": {"$from": "extract", "path": "/no"}}}))
+    house.define("report", policies=_after({"job": "load", "on": "failure"}))
+    house.end(house.submit("extract"), result={})
+    [load], [report] = house.all("load"), house.all("report")
+    assert (load.state, load.reason) == (State.FAILED, "the result of extract has nothing at /no")
+    assert (report.state, report.triggered_by) == (State.QUEUED, load.id)
+
+
+def test_what_is_disabled_changed_or_removed_is_not_started(house: Household) -> None:
+    policies = _after({"job": "extract"})
+    house.define("load", policies=policies)
+    house.define("load", policies=policies, enabled=False)
+    house.define("report", policies=policies)
+    house.define("report")
+    house.end(house.submit("extract"))
+    assert house.all("load") == house.all("report") == []
+    house.define("load", policies=policies)
+    jobs.remove(house.database, house.clock, "load", None, "ann")
+    with house.database.read() as connection:
+        assert triggers.after(connection, ["extract"]) == []
+
+
+def _create(house: Household, name: str, *items: dict[str, Any]) -> None:
+    jobs.create(house.database, house.clock, Definition(name, "tasks.any", policies=_after(*items)), "ann")
+
+
+@pytest.mark.parametrize(
+    ("items", "place", "code", "text"),
+    [
+        ([{"job": "nobody"}], "/trigger_after/0/job", "job_not_found", "there is no job 'nobody'"),
+        ([{"job": "new"}], "/trigger_after", "cycle", "new -> new"),
+        ([{"job": "c"}], "/trigger_after", "cycle", " -> "),
+        ([{}], "/trigger_after/0/job", "missing", "job is required"),
+        ([{"job": "a", "on": "monday"}], "/trigger_after/0/on", "not_allowed", "on must be one of"),
+        ([{"job": "a"}, {"job": "a"}], "/trigger_after/1", "repeated", "more than once"),
+        ([{"job": "a", "parameters": {"x": {"$from": "b"}}}], "/trigger_after/0/parameters/x/$from", "unknown_source",
+         "none of what this waits for: a"),
+    ],
+)  # fmt: skip
+def test_triggers_that_are_refused(house: Household, items: Any, place: str, code: str, text: str) -> None:
+    for name in ("new", "a", "b", "c"):
+        house.define(name, policies=_after())
+    house.define("b", policies=_after({"job": "new"}))
+    house.define("c", policies=_after({"job": "b"}))
+    wanted = Definition("new", "tasks.any", policies=_after(*items))
+    with pytest.raises(InvalidInput) as refused:
+        jobs.change(house.database, house.clock, wanted, None, "ann")
+    [problem] = [each for each in refused.value.errors if each.code == code]
+    assert problem.pointer == place
+    assert text in problem.message
+
+
+def test_triggers_need_complete_parameters(house: Household) -> None:
+    wanted = Definition("new", "tasks.strict", policies=_after({"job": "extract"}))
+    with pytest.raises(InvalidInput) as refused:
+        jobs.create(house.database, house.clock, wanted, "ann")
+    assert [each.pointer for each in refused.value.errors] == ["/trigger_after/0/parameters/rows"]
+
+
+def test_code_whose_jobs_would_start_each_other_for_ever_loses_its_triggers(house: Household) -> None:
+    def offered(name: str, after: str) -> dict[str, Any]:
+        policies = {"retry": {}, "trigger_after": [{"job": after, "on": "success", "parameters": {}}]}
+        options = {"queue": "default", "priority": 5, "on_worker_lost": "retry", "policies": policies}
+        return {"name": name, "description": "", "parameters": [], "options": options}
+
+    catalogue.learn(house.database, house.clock, [offered("one", "two"), offered("two", "one")], "v1")
+    assert [item.job for item in jobs.get(house.database, "one").row.definition.triggers] == ["two"]
+    assert jobs.get(house.database, "two").row.definition.triggers == ()

@@ -1,0 +1,32 @@
+"""Whatever needs whatever: there is an order, or the way round is a real one."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobworker.domain import graph
+
+NAMES = st.sampled_from("abcdefgh")
+GRAPHS = st.dictionaries(NAMES, st.lists(NAMES, unique=True, max_size=4))
+
+
+@given(GRAPHS)
+def test_an_order_or_a_cycle(before: dict[str, list[str]]) -> None:
+    path = graph.cycle(before)
+    if path is None:
+        order = graph.order(before)
+        place = {name: at for at, name in enumerate(order)}
+        assert len(place) == len(order)
+        assert all(place[first] < place[name] for name, needed in before.items() for first in needed)
+        return
+    assert path[0] == path[-1]
+    assert len(set(path)) == len(path) - 1
+    # Each comes before the next.
+    assert all(first in before[then] for first, then in itertools.pairwise(path))
+
+
+@given(GRAPHS)
+def test_what_only_needs_what_came_earlier_has_no_cycle(before: dict[str, list[str]]) -> None:
+    forward = {name: [each for each in needed if each < name] for name, needed in before.items()}
+    assert graph.cycle(forward) is None

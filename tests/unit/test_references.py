@@ -1,0 +1,64 @@
+"""Parameters that are taken from results."""
+
+from typing import Any
+
+import pytest
+
+from jobworker.domain import references
+from jobworker.domain.references import UnresolvedParameter
+
+RESULT = {"rows": [{"id": 7}, None], "a/b": {"m~n": 1}, "": "empty", "0": "zero"}
+
+
+def _from(path: Any = None, **more: Any) -> dict[str, Any]:
+    return {"$from": "extract", **({} if path is None else {"path": path}), **more}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (None, RESULT), ("", RESULT), ("/rows/0/id", 7), ("/rows/1", None), ("/a~1b/m~0n", 1), ("/", "empty"),
+        ("/0", "zero"),
+    ],
+)  # fmt: skip
+def test_a_pointer_leads_to_a_value(path: str | None, value: Any) -> None:
+    assert references.resolve({"x": _from(path)}, {"extract": RESULT}) == {"x": value}
+
+
+@pytest.mark.parametrize("path", ["/rows/2", "/rows/-", "/rows/00", "/rows/-1", "/rows/1/x", "/no", "/rows/9999999999"])
+def test_a_pointer_that_leads_nowhere(path: str) -> None:
+    with pytest.raises(UnresolvedParameter, match="the result of extract has nothing at "):
+        references.resolve({"x": _from(path)}, {"extract": RESULT})
+    assert references.resolve({"x": _from(path, default=None)}, {"extract": RESULT}) == {"x": None}
+
+
+def test_a_source_without_a_result() -> None:
+    with pytest.raises(UnresolvedParameter, match="nothing at its root"):
+        references.resolve({"x": _from()}, {})
+    with pytest.raises(UnresolvedParameter):
+        references.resolve({"x": _from("/a")}, {"extract": None})
+
+
+def test_references_are_found_at_any_depth_and_values_are_not_looked_through() -> None:
+    given = {"plain": {"a": 1}, "deep": [{"x": [_from("/rows")]}], "n": 1}
+    assert references.names(given) == {"deep"}
+    resolved = references.resolve(given, {"extract": {"rows": _from("/else")}})
+    assert resolved == {"plain": {"a": 1}, "deep": [{"x": [_from("/else")]}], "n": 1}
+
+
+def test_what_is_wrong_with_references_is_told_with_its_place() -> None:
+    given = {
+        "a": [{"$from": "load"}],
+        "b/c": _from("rows"),
+        "c": _from("/m~n"),
+        "d": _from(1, more=2),
+        "e": {"$from": ["extract"]},
+    }
+    assert [(each.pointer, each.code) for each in references.check(given, {"extract"}, "/p")] == [
+        ("/p/a/0/$from", "unknown_source"),
+        ("/p/b~1c/path", "not_allowed"),
+        ("/p/c/path", "not_allowed"),
+        ("/p/d/path", "not_allowed"),
+        ("/p/d/more", "unknown_field"),
+        ("/p/e/$from", "unknown_source"),
+    ]
