@@ -104,6 +104,10 @@ class Engine:
         self._waker.wake()
         return row.id
 
+    def wake(self) -> None:
+        """Tell the relay that there is something to do, as the API does."""
+        self._waker.wake()
+
     def cancel(self, execution: str) -> ExecutionRow:
         """Ask to cancel."""
         row = executions.cancel(self.database, self.clock, execution, "tester")

@@ -1,0 +1,39 @@
+"""A relay and a worker at work, on both databases."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobworker.store.database import Database
+from tests.engine import engine_on
+from tests.integration.workflows.yard import Yard
+from tests.servers import PostgresServer, RedisServer, running
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def yard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+    """Ready to run every job, for all the tests of a module."""
+    folder = tmp_path_factory.mktemp("yard")
+    if request.param == "sqlite":
+        template: Path = request.getfixturevalue("_sqlite_template")
+        url = f"sqlite:///{shutil.copy(template, folder / 'jobworker.db')}"
+    else:
+        postgres: PostgresServer = request.getfixturevalue("postgres")
+        postgres.create("yard", "jobworker_template")
+        url = postgres.url("yard")
+    server, database = RedisServer(folder / "redis", persistent=True), Database(url)
+    with running(server), engine_on(folder, database, url, server.url) as engine:
+        engine.start()
+        yield Yard(engine)
+    database.dispose()
+    if request.param == "postgresql":
+        postgres.drop("yard")
+
+
+@pytest.fixture
+def own_yard(tmp_path: Path, database: Database, database_url: str, own_server: RedisServer) -> Iterator[Yard]:
+    """Nothing started yet, for this test alone."""
+    with engine_on(tmp_path, database, database_url, own_server.url) as engine:
+        yield Yard(engine)

@@ -1,0 +1,66 @@
+"""Batches with workers that really run: one completion, one cancel."""
+
+import signal
+from pathlib import Path
+
+from jobworker.domain.admission import Submission
+from jobworker.domain.execution import State
+from tests.integration.workflows.yard import Yard, step
+from tests.waiting import until
+
+
+def _path(name: str) -> dict[str, str]:
+    return {"$from": "batch", "path": name}
+
+
+def test_the_on_complete_job_runs_once(yard: Yard) -> None:
+    wanted = [Submission(job="noop", parameters={"number": number}) for number in range(95)]
+    wanted += [Submission(job="fails") for _ in range(5)]
+    report = Submission(
+        job="plain_celery_task",
+        parameters={"left": _path("/counts/Succeeded"), "right": _path("/counts/Failed")},
+        queue="critical",
+    )
+    batch, _ = yard.submit_batch(wanted, name="numbers", on_complete=report)
+    status = yard.completed(batch)
+    assert status.counts == {State.SUCCEEDED: 95, State.FAILED: 5}
+    assert status.row.completion_id
+    row = yard.engine.finished(status.row.completion_id)
+    assert (row.result, row.queue) == (100, "critical")
+    assert len(yard.executions(correlation_id=batch)) == 1
+
+
+def test_a_batch_of_a_thousand_is_cancelled_in_one_step(own_yard: Yard, tmp_path: Path) -> None:
+    engine = own_yard.engine
+    engine.start()
+    blocking = Submission(job="wait_for_file", parameters={"path": str(tmp_path / "never")}, priority=9)
+    later = Submission(job="noop", delay=3600)
+    wanted = [blocking, blocking, *(Submission(job="noop") for _ in range(698)), *([later] * 300)]
+    batch, ids = own_yard.submit_batch(wanted)
+    until(lambda: all(engine.is_running(each) for each in ids[:2]), what="both slots to be taken")
+    after = engine.submit_one("noop", depends_on=[{"execution": ids[-1], "on": "any"}])
+    own_yard.cancel(batch)
+    own_yard.cancel(batch)
+
+    status = own_yard.completed(batch)
+    assert status.counts == {State.CANCELLED: 1000}
+    assert set(engine.starts()) <= {(ids[0], 1), (ids[1], 1), (after, 1)}
+    assert engine.finished(after).state is State.SUCCEEDED
+    assert {row.cancel_requested_by for row in own_yard.executions(batch_id=batch)} == {"tester"}
+
+
+def test_a_batch_that_is_cancelled_while_no_relay_lives_never_starts(own_yard: Yard, tmp_path: Path) -> None:
+    engine, done = own_yard.engine, tmp_path / "done"
+    relay, _ = engine.start()
+    for each in (blocking := [engine.submit_one("wait_for_file", parameters={"path": str(done)}) for _ in range(2)]):
+        until(lambda each=each: engine.is_running(each))  # type: ignore[misc]
+    batch, ids = own_yard.workflow(a=step("noop"), b=step("noop", "a"), c=step("noop", delay=1))
+    until(lambda: engine.get(ids["a"]).dispatched_at, what="a message in Redis")
+    relay.end(signal.SIGKILL)
+    own_yard.cancel(batch)
+    engine.relay()
+    assert own_yard.completed(batch).counts == {State.CANCELLED: 3}
+    done.touch()
+    assert {engine.finished(each).state for each in blocking} == {State.SUCCEEDED}
+    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED
+    assert not {execution for execution, _ in engine.starts()} & set(ids.values())

@@ -1,0 +1,68 @@
+"""An engine to which workflows and batches are submitted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobworker.domain.admission import Submission
+from jobworker.domain.execution import State
+from jobworker.domain.workflow import Step, Workflow
+from jobworker.services import batches, submission, workflows
+from jobworker.services.batches import BatchStatus
+from jobworker.services.completion import About
+from jobworker.store import executions
+from jobworker.store.executions import ExecutionRow
+from jobworker.store.filters import Filters
+from tests.engine import Engine
+from tests.waiting import until
+
+
+def step(job: str, *needs: Any, on_failure: str | None = None, **fields: Any) -> Step:
+    """A step of a workflow."""
+    return Step(Submission(job=job, **fields), needs, on_failure)
+
+
+@dataclass
+class Yard:
+    """What the tests do to an engine."""
+
+    engine: Engine
+
+    def workflow(self, **steps: Step) -> tuple[str, dict[str, str]]:
+        """Accept a workflow: its id, and those of its executions by step."""
+        engine = self.engine
+        accepted = workflows.submit(engine.database, engine.clock, Workflow(steps), "tester")
+        engine.wake()
+        found = self.batch(accepted.batch_id or "")
+        assert found.steps is not None
+        return found.row.id, {each.row.step: each.row.execution_id for each in found.steps}
+
+    def submit_batch(self, wanted: Sequence[Submission], **about: Any) -> tuple[str, Sequence[str]]:
+        """Accept a batch: its id, and those of its executions."""
+        engine = self.engine
+        accepted = submission.submit_batch(engine.database, engine.clock, wanted, "tester", about=About(**about))
+        engine.wake()
+        return accepted.batch_id or "", accepted.execution_ids
+
+    def batch(self, batch_id: str) -> BatchStatus:
+        """A batch as it stands."""
+        return batches.get(self.engine.database, batch_id)
+
+    def completed(self, batch_id: str) -> BatchStatus:
+        """A batch once it is complete."""
+        until(lambda: self.batch(batch_id).row.completed_at, within=120, what=f"{batch_id} to be complete")
+        return self.batch(batch_id)
+
+    def cancel(self, batch_id: str) -> None:
+        """Cancel a batch."""
+        batches.cancel(self.engine.database, self.engine.clock, batch_id, "tester")
+        self.engine.wake()
+
+    def ends(self, ids: dict[str, str]) -> dict[str, State]:
+        """How each step ended."""
+        return {name: self.engine.finished(each).state for name, each in ids.items()}
+
+    def executions(self, **filters: Any) -> Sequence[ExecutionRow]:
+        """The executions that pass a filter, newest first."""
+        with self.engine.database.read() as connection:
+            return executions.page(connection, Filters(**filters), 200).items
