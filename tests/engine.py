@@ -17,7 +17,7 @@ from jobworker.domain.admission import Submission
 from jobworker.domain.execution import FINAL, State
 from jobworker.services import executions, submission
 from jobworker.store import executions as store
-from jobworker.store import jobs
+from jobworker.store import jobs, workers
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.filters import Filters
@@ -83,13 +83,15 @@ class Engine:
         return pair
 
     def ready(self, job: str = "noop") -> None:
-        """Wait until a worker has announced `job`."""
+        """Wait until `job` is known, and a live worker offers it."""
 
         def known() -> bool:
             with self.database.read() as connection:
-                return jobs.get(connection, job) is not None
+                offered = any(job in worker.tasks for worker in workers.live(connection))
+                return offered and jobs.get(connection, job) is not None
 
-        until(known, what=f"a worker that offers {job}; logs in {self.folder}")
+        # A worker's start takes a second of a processor that others want as well.
+        until(known, within=120.0, what=f"a worker that offers {job}; logs in {self.folder}")
 
     def submit(self, job: str, count: int = 1, **parameters: Any) -> list[str]:
         """Submit the same thing `count` times in one transaction."""
