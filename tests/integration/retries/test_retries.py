@@ -119,4 +119,4 @@ def test_a_moment_is_as_good_as_a_wait(at_work: Engine) -> None:
 def test_a_soft_limit_is_retried_by_the_policy(at_work: Engine) -> None:
     row = ended(at_work, "is_too_slow")
     assert (row.state, row.attempt, row.reason) == (State.TIMED_OUT, 2, "soft time limit exceeded")
-    assert attempts(at_work, row.id) == ["Failed", "TimedOut"]
+    assert attempts(at_work, row.id) == ["TimedOut", "TimedOut"]
