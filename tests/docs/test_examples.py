@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from jobworker import Context, job
+from jobworker.domain import policies
 from jobworker.domain.job import SHIPPED_QUEUES as _QUEUES
 from jobworker.up.redis_server import EmbeddedRedis
 from tests.acceptance.test_up import System
@@ -119,6 +120,8 @@ _RUNS: dict[str, tuple[dict[str, object], object]] = {
     "nightly": ({}, None),
     "crunch": ({"rows": 10}, 45),
     "Transfer": ({"source": "there", "rows": 2}, {"source": "there", "moved": 2}),
+    "sync_tenant": ({"tenant_id": "t-1"}, "t-1"),
+    "report_once": ({"month": "May"}, "May"),
     "tasks.plain.add": ({"left": 2, "right": 3}, 5),
 }
 
@@ -191,6 +194,7 @@ def test_parameters_have_the_types_that_are_listed(system: System) -> None:
 def test_every_documented_job_is_run(system: System) -> None:
     _, listed = system.get(f"{system.api}/api/v1/jobs?limit=200")
     shipped = {"cleanup_inactive_entities", "generate_entity_statistics", "process_data_export"}
+    shipped |= {"http.request", "shell.run", "container.run"}
     assert {item["name"] for item in listed["items"] if item["owner"] == "code"} == {*_RUNS, *_OTHERS, *shipped}
 
 
@@ -232,7 +236,7 @@ def test_every_option_of_job() -> None:
         if parameter.kind is parameter.KEYWORD_ONLY
     ]
     listed = table(page)
-    assert sorted(listed) == sorted(own)
+    assert sorted(listed) == sorted({*own, *policies.PARSERS})
     defaults = {"name": "the function's name", "schedule": "none", "tags": "none"}
     for name in own:
         default = inspect.signature(job).parameters[name].default
