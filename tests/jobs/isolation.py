@@ -152,10 +152,10 @@ def can_be_stopped(context: Context, minds: bool) -> str:
 
 @job(isolation=PROCESS, max_retries=0)
 def prints_a_gigabyte(how: str) -> str:
-    """Print 1 GB, in one line or in many, by itself or by its logger."""
+    """Print 1 GB, in one line or in many; or a third of that by its logger."""
     note("start")
     if how == "log":
-        for number in range(70_000):
+        for number in range(22_000):
             current().log.info("%d %s", number, "x" * 15_000)
     else:
         command = {"line": "head -c 1000000000 /dev/zero", "lines": "yes | head -c 1000000000"}[how]
@@ -187,6 +187,13 @@ class TellsOfItsHooks(Job):
 
     def after_return(self, state: str) -> None:
         note(state)
+
+
+@job(isolation=PROCESS)
+def calls_another() -> str:
+    """Call an isolated job from an isolated job."""
+    called: str = tells_of_itself.delay(secret="called").id
+    return called
 
 
 @job
