@@ -1,0 +1,1 @@
+"""Limits and order with real workers on several hosts."""

@@ -1,0 +1,34 @@
+"""An engine on both databases, and two workers that share its work: one with processes, one with threads."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobworker.store.database import Database
+from tests.engine import Engine, engine_on
+from tests.servers import RedisServer
+
+
+@pytest.fixture
+def any_engine(tmp_path: Path, database: Database, database_url: str, own_server: RedisServer) -> Iterator[Engine]:
+    """Nothing started yet, once on SQLite and once on PostgreSQL."""
+    with engine_on(tmp_path, database, database_url, own_server.url) as engine:
+        yield engine
+
+
+def two_workers(engine: Engine) -> None:
+    """Together they could run seven at once."""
+    engine.worker("-c", "3")
+    engine.worker("-P", "threads", "-c", "4")
+
+
+def diary(engine: Engine) -> list[tuple[str, str]]:
+    """(execution, "start" or "end"), in the order in which it happened on whichever worker."""
+    lines = engine.diary.read_text().splitlines() if engine.diary.exists() else []
+    return [(line.split()[0], line.split()[2]) for line in lines]
+
+
+def started(engine: Engine) -> list[str]:
+    """The executions in the order in which they began."""
+    return [execution for execution, what in diary(engine) if what == "start"]

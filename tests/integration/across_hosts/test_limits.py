@@ -1,0 +1,63 @@
+"""With real workers: never more than may run, never faster than is allowed, and everybody has a turn."""
+
+import collections
+import datetime as dt
+import signal
+
+from jobworker.domain.execution import State
+from tests.engine import Engine
+from tests.integration.across_hosts.conftest import diary, started, two_workers
+from tests.waiting import until
+
+
+def test_never_more_than_may_run_also_when_the_relay_dies(any_engine: Engine) -> None:
+    engine = any_engine
+    relay = engine.relay()
+    two_workers(engine)
+    engine.ready("shared")
+    owner = {
+        execution: tenant for tenant in ("a", "b", "c") for execution in engine.submit("shared", 12, tenant=tenant)
+    }
+    until(lambda: len(started(engine)) >= 8)
+    relay.end(signal.SIGKILL)
+    engine.relay()
+    assert engine.all_finished() == {State.SUCCEEDED: 36}
+
+    running: collections.Counter[str] = collections.Counter()
+    most: collections.Counter[str] = collections.Counter()
+    for execution, what in diary(engine):
+        running[owner[execution]] += 1 if what == "start" else -1
+        most["total"] = max(most["total"], running.total())
+        most[owner[execution]] = max(most[owner[execution]], running[owner[execution]])
+    assert most == {"total": 4, "a": 2, "b": 2, "c": 2}, "no more, and as many as may"
+    assert len(set(started(engine))) == 36
+    assert {engine.get(execution).attempt for execution in owner} == {1}
+
+
+def test_whoever_comes_late_with_little_does_not_wait_for_whoever_has_much(engine: Engine) -> None:
+    engine.relay()
+    two_workers(engine)
+    engine.ready("shared")
+    much = set(engine.submit("shared", 60, tenant="much"))
+    until(lambda: len(started(engine)) >= 4)
+    little = set(engine.submit("shared", 4, tenant="little"))
+    engine.all_finished()
+    order = started(engine)
+    last_of_little = max(order.index(execution) for execution in little)
+    after = sum(execution in much for execution in order[last_of_little:])
+    assert after > 30, "what came first is far from done"
+
+
+def test_a_rate_holds_on_two_workers(engine: Engine) -> None:
+    engine.relay()
+    two_workers(engine)
+    engine.ready("paced")
+    executions = {tenant: engine.submit("paced", 12, tenant=tenant) for tenant in ("a", "b")}
+    engine.all_finished()
+    for of_tenant in executions.values():
+        starts = sorted(row.started_at for each in of_tenant if (row := engine.get(each)).started_at is not None)
+        assert len(starts) == 12
+        # Five in a second; and a fifth of a second's worth of them together, however late a worker hears of it.
+        for first, sixth in zip(starts, starts[7:], strict=False):
+            assert sixth - first > dt.timedelta(seconds=1), "eight within a second"
+        assert starts[-1] - starts[0] > dt.timedelta(seconds=1.5)

@@ -1,0 +1,75 @@
+"""With real workers: urgent work overtakes a backlog, the rest has its share, a paused queue lets nothing start."""
+
+from jobworker.clock import SystemClock
+from jobworker.domain.execution import State
+from jobworker.services import queues
+from tests.engine import Engine
+from tests.integration.across_hosts.conftest import started
+from tests.waiting import until
+
+SMALL_FEED = {"JOBWORKER_FEED": "20"}
+
+
+def submit(engine: Engine, count: int, priority: int) -> list[str]:
+    """So many that take a moment each."""
+    return [engine.submit_one("hold", parameters={"seconds": 0.02}, priority=priority) for _ in range(count)]
+
+
+def test_an_urgent_execution_overtakes_a_backlog(engine: Engine) -> None:
+    engine.relay(**SMALL_FEED)
+    engine.worker("-c", "1")
+    engine.ready("hold")
+    backlog = engine.submit("hold", 400, seconds=0.02)
+    until(lambda: len(started(engine)) > 5)
+    urgent = engine.submit_one("hold", parameters={"seconds": 0.02}, priority=9)
+    before = len(started(engine))
+    engine.finished(urgent)
+    overtook = len(started(engine)) - before
+    assert overtook < 200, "the rest of the backlog came later"
+    assert engine.all_finished() == {State.SUCCEEDED: len(backlog) + 1}
+
+
+def test_what_is_overtaken_has_its_share(engine: Engine) -> None:
+    engine.relay(**SMALL_FEED, JOBWORKER_AGEING="1")
+    paused = queues.pause(engine.database, SystemClock(), "default", "tester", None)
+    assert paused.row.paused_at is not None
+    engine.worker("-c", "1")
+    engine.ready("hold")
+    slow = engine.submit_one("hold", parameters={"seconds": 0.02}, priority=0)
+    crowd = submit(engine, 200, 9)
+    until(lambda: SystemClock().now().timestamp() > engine.get(slow).due_at.timestamp() + 1, what="its second")
+    queues.resume(engine.database, SystemClock(), "default", "tester")
+    engine.all_finished()
+    order = started(engine)
+    assert order.index(slow) < len(crowd) - 20, "long before the crowd was gone"
+
+
+def test_a_paused_queue_lets_nothing_start_and_another_goes_on(any_engine: Engine) -> None:
+    engine = any_engine
+    engine.start()
+    engine.finished(engine.submit_one("noop"))
+    queues.pause(engine.database, SystemClock(), "default", "tester", "a test")
+    held = engine.submit("noop", 5)
+    others = [engine.submit_one("noop", queue="critical") for _ in range(5)]
+    for other in others:
+        engine.finished(other)
+    assert not set(started(engine)) & set(held)
+    assert "paused by tester" in str(engine.get(held[0]).reason)
+    assert engine.states()[State.QUEUED] == 5
+    queues.resume(engine.database, SystemClock(), "default", "tester")
+    assert engine.all_finished() == {State.SUCCEEDED: 11}
+
+
+def test_pausing_takes_back_what_lies_in_redis(engine: Engine) -> None:
+    engine.relay()
+    engine.worker("-c", "1")
+    engine.ready("hold")
+    backlog = engine.submit("hold", 300, seconds=0.05)
+    until(lambda: len(started(engine)) > 5)
+    queues.pause(engine.database, SystemClock(), "default", "tester", None)
+    shown = until(lambda: (found := queues.get(engine.database, "default")).published < 20 and found)
+    assert shown
+    assert shown.ready > 200
+    queues.resume(engine.database, SystemClock(), "default", "tester")
+    assert engine.all_finished() == {State.SUCCEEDED: len(backlog)}
+    assert set(engine.starts().values()) == {1}
