@@ -1,13 +1,18 @@
-"""`python -m bench [system | transport] [options] [measure …]`; `system` by default, `--help` shows what there is."""
+"""`python -m bench [system | transport | engine] [options] [measure …]`; `system` by default, `--help` tells more."""
 
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from bench.engine import command as engine
 from bench.system import command as system
 from bench.transport import command as transport
 
-_SUITES: dict[str, Callable[[Sequence[str]], None]] = {"system": system.main, "transport": transport.main}
+_SUITES: dict[str, Callable[[Sequence[str]], None]] = {
+    "system": system.main,
+    "transport": transport.main,
+    "engine": engine.main,
+}
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """The jobs that are measured, as JobWorker runs them. Stock Celery has the same in `transport/stock.py`."""
 
+import time
+
 from bench import diary
 from jobworker import Context, job
 
@@ -7,6 +9,17 @@ from jobworker import Context, job
 @job
 def noop(number: int = 0) -> None:
     """Nothing."""
+
+
+@job(concurrency={"limit": 1, "key": "{key}"})
+def limited(key: int) -> None:
+    """Nothing, but one at a time of each key."""
+
+
+@job
+def brief() -> None:
+    """Keep a slot busy for a moment."""
+    time.sleep(0.02)
 
 
 @job

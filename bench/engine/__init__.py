@@ -1,0 +1,1 @@
+"""What limits and order cost, on the whole house."""

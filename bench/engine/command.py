@@ -1,0 +1,31 @@
+"""`python -m bench engine …`: what limits cost the relay, and how soon urgent work starts. Stock Celery has neither."""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench.engine import measures
+from bench.table import Figure, Table
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the measures that were asked for, each on servers of its own, and print one table."""
+    parser = argparse.ArgumentParser(prog="python -m bench engine", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("measure", nargs="*", help=f"of {', '.join(_MEASURES)}; all by default")
+    wanted = parser.parse_args(arguments)
+    table = Table()
+    with tempfile.TemporaryDirectory(prefix="jobworker-bench-") as folder:
+        for number in range(wanted.rounds):
+            for name in wanted.measure or _MEASURES:
+                for figure in _MEASURES[name](Path(folder, f"{name}-{number}")):
+                    table.add(figure)
+    table.print()
+
+
+_MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
+    "gates": measures.gates,
+    "rounds": measures.rounds,
+    "urgent": measures.urgent,
+}

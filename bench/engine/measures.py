@@ -1,0 +1,179 @@
+"""What is measured of limits and order. Each function starts what it needs in a folder and answers figures."""
+
+import contextlib
+import datetime as dt
+import json
+import sqlite3
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import redis
+import sqlalchemy as sa
+
+from bench.rig import Rig, until
+from bench.system.sides import Client, Ours
+from bench.table import Figure, at_most
+from jobworker.clock import SystemClock
+from jobworker.domain import limits, policies
+from jobworker.domain.execution import State
+from jobworker.domain.ids import IdFactory
+from jobworker.domain.job import Definition, Owner
+from jobworker.relay.dispatch import Dispatcher
+from jobworker.store import executions, jobs, migrate, schema
+from jobworker.store.database import Database
+from jobworker.store.executions import NewExecution
+from jobworker.store.workers import WorkerRow
+from jobworker.transport.claims import Claims
+from jobworker.transport.publisher import Publisher
+
+_KEYS = 100
+_MOST_IN_A_BATCH = 10_000
+_ROUNDS = 20
+
+
+def gates(folder: Path) -> list[Figure]:
+    """CPU of the relay for one execution, ready → final in SQL: without limits, and with 100 keys of one place each."""
+    with Ours(folder) as ours:
+        free = _cpu_per_execution(ours, "noop", 10_000)
+        few = _cpu_per_execution(ours, "limited", 1_000)
+        many = _cpu_per_execution(ours, "limited", 10_000)
+    words = f"relay CPU per execution, {_KEYS} concurrency keys"
+    return [
+        Figure("relay CPU per execution, no limits, 10,000 waiting", "µs", free),
+        Figure(f"{words}, 1,000 waiting", "µs", few),
+        Figure(f"{words}, 10,000 waiting", "µs", many),
+        Figure(f"{words}: 10,000 waiting ÷ 1,000 waiting", "×", many / few, bar=at_most(10)),
+    ]
+
+
+def rounds(folder: Path) -> list[Figure]:
+    """One round of the dispatcher, in this process, while every key is full: nothing may go, and it has to see that."""
+    figures = []
+    with Rig(folder) as rig:
+        client = rig.redis("redis")
+        backlog = Backlog(folder / "jobworker.db")
+        for count in (1_000, 10_000, 100_000):
+            backlog.grow_to(count)
+            taken = backlog.round_in_vain(client) * 1000
+            figures.append(Figure(f"CPU of a round in vain, {_KEYS} keys are full, {count:,} waiting", "ms", taken))
+        backlog.database.dispose()
+    return figures
+
+
+def urgent(folder: Path) -> list[Figure]:
+    """How soon an execution with priority 9 starts while 100,000 with the usual priority wait, of 20 ms each."""
+    with Ours(folder) as ours:
+        _submit(ours, "brief", 100_000)
+        until(lambda: ours.final() > 100)
+        ids = []
+        for _ in range(20):
+            time.sleep(0.5)
+            ids.append(_ask(ours, "POST", "/api/v1/jobs/brief/executions", {"priority": 9})["id"])
+        until(lambda: len(_latencies(ours, ids)) == len(ids))
+        waits = sorted(_latencies(ours, ids))
+        waiting = _ask(ours, "GET", "/api/v1/queues/default")["ready"]
+    words = "accepted → started with priority 9, 100,000 waiting"
+    return [
+        Figure(f"{words}, p50", "s", statistics.median(waits)),
+        Figure(f"{words}, the latest of 20", "s", waits[-1], bar=at_most(2)),
+        Figure("still waiting after these", "executions", waiting),
+    ]
+
+
+def _cpu_per_execution(ours: Ours, job: str, count: int) -> float:
+    _ask(ours, "POST", "/api/v1/queues/default/pause")
+    before = ours.final()
+    _submit(ours, job, count)
+    relay = ours.trees["relay"]
+    used = relay.cpu()
+    _ask(ours, "POST", "/api/v1/queues/default/resume")
+    until(lambda: ours.final() >= before + count, within=600, every=0.1)
+    return (relay.cpu() - used) / count * 1e6
+
+
+class Backlog:
+    """A database in which one execution of each key runs, and others wait for it to end."""
+
+    def __init__(self, path: Path) -> None:
+        migrate.upgrade(f"sqlite:///{path}")
+        self.database = Database(f"sqlite:///{path}")
+        self._clock = SystemClock()
+        self._ids = IdFactory()
+        self._count = 0
+        made, _ = policies.normalise({"concurrency": {"limit": 1, "key": "{key}"}})
+        self._definition = Definition("limited", "limited", policies=made)
+        with self.database.write() as connection:
+            jobs.put(connection, self._definition, Owner.API, "bench", self._clock.now())
+            executions.insert(connection, [self._new(key) for key in range(_KEYS)], "bench", self._clock.now())
+            connection.execute(sa.update(schema.executions).values(state="Running", worker="bench"))
+
+    def grow_to(self, count: int) -> None:
+        """Let so many wait."""
+        rows = [self._new(number % _KEYS) for number in range(self._count, count)]
+        self._count = count
+        with self.database.write() as connection:
+            executions.insert(connection, rows, "bench", self._clock.now())
+
+    def round_in_vain(self, client: redis.Redis) -> float:
+        """Seconds of CPU that a round takes."""
+        ageing, now = dt.timedelta(seconds=60), self._clock.now()
+        dispatcher = Dispatcher(self.database, Publisher(client), Claims(client), self._clock, 1000, "bench", ageing)
+        dispatcher.workers = [WorkerRow("bench", "bench", 1, "solo", 1, ("default",), ("limited",), "", now, now)]
+        dispatcher.dispatch()
+        began = time.process_time()
+        published = sum(dispatcher.dispatch() for _ in range(_ROUNDS))
+        taken = time.process_time() - began
+        if published or not dispatcher.held_up:
+            raise RuntimeError("the round was not in vain")
+        return taken / _ROUNDS
+
+    def _new(self, key: int) -> NewExecution:
+        now = self._clock.now()
+        new_id = self._ids.new(int(now.timestamp() * 1000))
+        keys = limits.keys("limited", self._definition.policies, {"key": key})
+        return NewExecution(
+            id=new_id,
+            job="limited",
+            job_revision=1,
+            task="limited",
+            max_attempts=None,
+            queue="default",
+            priority=5,
+            parameters={"key": key},
+            correlation_id=new_id,
+            batch_id=None,
+            schedule_id=None,
+            scheduled_for=None,
+            due_at=now,
+            state=State.QUEUED,
+            **keys._asdict(),
+        )
+
+
+def _submit(ours: Ours, job: str, count: int) -> None:
+    client = Client(ours.http.port)
+    for start in range(0, count, _MOST_IN_A_BATCH):
+        numbers = range(start, min(start + _MOST_IN_A_BATCH, count))
+        items = [{"job": job, "parameters": {"key": number % _KEYS} if job == "limited" else {}} for number in numbers]
+        client.submit("/api/v1/executions/batch", {"executions": items})
+
+
+def _ask(ours: Ours, method: str, path: str, body: Any = None) -> Any:
+    status, answer = ours.http.ask(method, path, body)
+    if status == 0:  # The connection was closed while it was idle.
+        status, answer = ours.http.ask(method, path, body)
+    if status not in (200, 202):
+        raise RuntimeError(f"{method} {path}: {status} {answer}")
+    return answer
+
+
+def _latencies(ours: Ours, ids: list[str]) -> list[float]:
+    """Seconds from accepted to started, of those of these that have started."""
+    query = (
+        "SELECT (julianday(started_at) - julianday(created_at)) * 86400 FROM executions WHERE started_at IS NOT NULL"
+    )
+    with contextlib.closing(sqlite3.connect(ours.database)) as connection:
+        rows = connection.execute(f"{query} AND id IN (SELECT value FROM json_each(?))", (json.dumps(ids),))
+        return [float(row[0]) for row in rows]
