@@ -166,24 +166,22 @@ def ready(
     connection: sa.Connection, queue: str, tasks: Sequence[str], limit: int, priorities: range = PRIORITIES
 ) -> list[Ready]:
     """What may be published to `queue` and is under no limit, of tasks that somebody can run; the most urgent first."""
-    query = _READY_ROWS.where(
-        _FREE, executions.c.queue == queue, executions.c.priority.between(priorities.start, priorities.stop - 1)
-    )
-    rows = connection.execute(_startable(query, tasks).order_by(*_IN_ORDER).limit(limit))
-    return [Ready(*row) for row in rows]
+    given = {"of_queue": queue, "tasks": tasks, "lowest": priorities.start, "highest": priorities.stop - 1}
+    return [Ready(*row) for row in connection.execute(_READY_QUERY, {**given, "count": limit})]
 
 
 def overtaken(
     connection: sa.Connection, queue: str, tasks: Sequence[str], below: int, before: dt.datetime, limit: int
 ) -> list[Ready]:
     """As `ready`, but what is less urgent than `below` and has been due since `before`; the oldest first."""
-    found: list[Any] = []
+    found: list[Ready] = []
+    given = {"of_queue": queue, "tasks": tasks, "count": limit}
+    lowest = connection.scalar(_LOWEST, {"of_queue": queue})
     # Priority by priority, because only so the index has them in this order.
-    for priority in range(PRIORITIES.start, below):
-        query = _READY_ROWS.where(_FREE, executions.c.queue == queue, executions.c.priority == priority)
-        query = _startable(query.where(executions.c.due_at <= before), tasks)
-        found += connection.execute(query.order_by(executions.c.due_at, executions.c.id).limit(limit))
-    return sorted((Ready(*row) for row in found), key=lambda row: (row.due_at, row.id))[:limit]
+    for priority in range(below if lowest is None else lowest, below):
+        asked = {**given, "lowest": priority, "before": before}
+        found += [Ready(*row) for row in connection.execute(_OVERTAKEN_QUERY, asked)]
+    return sorted(found, key=lambda row: (row.due_at, row.id))[:limit]
 
 
 def rows(connection: sa.Connection, ids: Sequence[str]) -> list[Ready]:
@@ -195,12 +193,26 @@ def rows(connection: sa.Connection, ids: Sequence[str]) -> list[Ready]:
     return found
 
 
-def _startable(query: sa.Select[Any], tasks: Sequence[str]) -> sa.Select[Any]:
-    return query.where(executions.c.task.in_(tasks), executions.c.cancel_requested_at.is_(None))
-
-
+# The statements of every turn are built once: building one costs more than running it.
 _READY_ROWS: sa.Select[Any] = sa.select(*(executions.c[name] for name in Ready.__dataclass_fields__))
-_IN_ORDER = (executions.c.priority.desc(), executions.c.due_at, executions.c.id)
+_OF_QUEUE = executions.c.queue == sa.bindparam("of_queue")
+_STARTABLE = (
+    executions.c.task.in_(sa.bindparam("tasks", expanding=True)),
+    executions.c.cancel_requested_at.is_(None),
+)
+_READY_QUERY = (
+    _READY_ROWS.where(_FREE, _OF_QUEUE, *_STARTABLE)
+    .where(executions.c.priority.between(sa.bindparam("lowest"), sa.bindparam("highest")))
+    .order_by(executions.c.priority.desc(), executions.c.due_at, executions.c.id)
+    .limit(sa.bindparam("count", type_=sa.Integer))
+)
+_OVERTAKEN_QUERY = (
+    _READY_ROWS.where(_FREE, _OF_QUEUE, *_STARTABLE)
+    .where(executions.c.priority == sa.bindparam("lowest"), executions.c.due_at <= sa.bindparam("before"))
+    .order_by(executions.c.due_at, executions.c.id)
+    .limit(sa.bindparam("count", type_=sa.Integer))
+)
+_LOWEST = sa.select(executions.c.priority).where(_FREE, _OF_QUEUE).order_by(executions.c.priority).limit(1)
 
 
 def mark_published(connection: sa.Connection, published: Iterable[tuple[str, int, int]], now: dt.datetime) -> None:

@@ -55,9 +55,12 @@ WITH RECURSIVE heads(id, limit_key, priority, due_at, number) AS (
 )
 
 
+_ANY_READY = sa.select(executions.c.queue).where(_LIMITED).limit(1)
+
+
 def any_ready(connection: sa.Connection) -> bool:
     """Whether anything waits under a limit at all."""
-    return connection.scalar(sa.select(executions.c.queue).where(_LIMITED).limit(1)) is not None
+    return connection.scalar(_ANY_READY) is not None
 
 
 def heads(connection: sa.Connection, queue: str, tasks: Sequence[str], after: str, most: int) -> list[Head]:
