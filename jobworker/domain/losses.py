@@ -19,6 +19,14 @@ def announced(policy: OnWorkerLost, lost: Collection[int] | None) -> bool:
     return policy is OnWorkerLost.FAIL or bool(lost)
 
 
+def apart(lost: Collection[int] | None) -> bool:
+    """Whether the next attempt runs in a process of its own, in pools whose jobs share one.
+
+    If it is this job that kills workers, the others have no part in it any more; if it is another, it is safe itself.
+    """
+    return len(lost or ()) >= MAX_LOSSES - 1
+
+
 def is_poison(lost: Collection[int], began: Collection[int]) -> bool:
     """Whether the attempts that were lost, of which `began` are known to have begun, are held against the job."""
     return len(lost) >= MAX_LOSSES and len(began) >= MAX_LOSSES - 1

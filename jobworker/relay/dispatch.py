@@ -213,6 +213,7 @@ class Dispatcher:
             scheduled_for=row.scheduled_for,
             expires_at=row.expires_at if row.attempt == 0 else None,
             metadata=row.metadata,
+            apart=losses.apart(row.lost_attempts),
             announce=definition is not None and losses.announced(definition.on_worker_lost, row.lost_attempts),
             call=row.call,
         )

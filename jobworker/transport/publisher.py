@@ -44,6 +44,7 @@ _SAME_FOR_MANY = operator.attrgetter(
     "soft_time_limit",
     "policies",
     "announce",
+    "apart",
 )
 
 
@@ -53,8 +54,8 @@ class Message:
 
     `expires_at`: it may not be started any more after that. `policies`: those that the worker applies, by name, as
     the text of a JSON object. `metadata`: what the attempts before this one have left. `announce`: the worker says that
-    it starts before it does. `call`: it was called from Python with what Celery chains to it, or with positional
-    arguments that have no names.
+    it starts before it does. `apart`: it shares its process with no other job. `call`: it was called from Python with
+    what Celery chains to it, or with positional arguments that have no names.
     """
 
     execution: str
@@ -75,6 +76,7 @@ class Message:
     expires_at: dt.datetime | None = None
     metadata: Mapping[str, Any] | None = None
     announce: bool = False
+    apart: bool = False
     call: Mapping[str, Any] | None = None
 
 
@@ -161,8 +163,7 @@ class Publisher:
             "body_encoding": "base64",
         }
         own = {name: getattr(message, name) for name in ("job", "revision", "max_attempts")}
-        if message.announce:
-            own["announce"] = True
+        own.update((name, True) for name in ("announce", "apart") if getattr(message, name))
         own["policies"] = orjson.Fragment(message.policies)
         parts = {b"own": _inside(own), b"headers": _inside(headers), b"properties": _inside(properties)}
         # Positional arguments (there are none), the parameters, and what Celery would chain to the task.

@@ -98,7 +98,7 @@ class JobRequest(Request):
         self.held_back.discard(self)
         self._runs_here = isinstance(pool, solo.TaskPool)
         result = pool.apply_async(
-            choice.tracer(self._type, self._header, fast=self._app.use_fast_trace_task),
+            self._tracer(pool),
             args=(self._type, self.id, self._request_dict, self._payload, None, None),  # Decoded already.
             accept_callback=self.on_accepted,
             callback=self.on_success,
@@ -124,6 +124,11 @@ class JobRequest(Request):
         super().on_accepted(pid, time_accepted)
         if (self.hard or self.soft) and JobTask.runner:
             JobTask.runner.limits.watch(self, time_accepted)
+
+    def _tracer(self, on: Any) -> Any:
+        """What this pool runs for the attempt."""
+        fast = self._app.use_fast_trace_task
+        return choice.tracer(self._type, self._header, fast=fast, shared=not pool.forks(on))
 
     def _keeps_limits(self, on: Any) -> bool:
         """Whether somebody keeps the limits of the attempt, if it has any: the pool, or a process of its own.

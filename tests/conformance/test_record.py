@@ -238,6 +238,7 @@ def test_the_start_after_a_loss_is_announced_and_that_of_what_must_not_run_twice
     assert not losses.announced(OnWorkerLost.RETRY, None)
     assert losses.announced(OnWorkerLost.RETRY, [1])
     assert losses.announced(OnWorkerLost.FAIL, None)
+    assert [losses.apart(lost) for lost in (None, [1], [1, 3], [1, 2, 5])] == [False, False, True, True]
 
 
 @pytest.mark.parametrize(

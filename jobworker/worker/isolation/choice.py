@@ -17,10 +17,16 @@ _PATIENT_POOLS = frozenset({"threads", "solo"})
 BACKSTOP = 15.0
 
 
-def tracer(task: str, header: Mapping[str, Any] | None, fast: bool) -> Callable[..., Any]:
-    """What a pool runs for a message; one that is about no attempt has no header."""
-    if _mode(header) is Mode.PROCESS and task not in _PROGRAMS:
-        return host.isolated
+def tracer(task: str, header: Mapping[str, Any] | None, fast: bool, shared: bool) -> Callable[..., Any]:
+    """What a pool runs for a message; one that is about no attempt has no header.
+
+    `shared`: the jobs of this pool share a process.
+    """
+    if task not in _PROGRAMS:
+        if _mode(header) is Mode.PROCESS:
+            return host.isolated
+        if shared and header is not None and header.get("apart"):
+            return host.apart
     return trace.fast if fast else trace.plain
 
 

@@ -16,7 +16,8 @@ from jobworker.declare import Context
 from jobworker.domain.events import Kind
 from jobworker.domain.isolation import Process
 from jobworker.domain.job_log import Dropped
-from jobworker.worker import trace
+from jobworker.worker import outcome, trace
+from jobworker.worker.delivery import TOKEN_HEADER
 from jobworker.worker.isolation import attended, program
 from jobworker.worker.isolation.attended import JobLog
 from jobworker.worker.isolation.deadlines import STARTUP, Cut, Deadlines
@@ -49,6 +50,21 @@ def isolated(*arguments: Any) -> tuple[bool, Any, float, Report | None]:
     return trace.with_report(_attempt, arguments)
 
 
+def apart(*arguments: Any) -> tuple[bool, Any, float, Report | None]:
+    """The same of an attempt that may kill its worker: when its process goes instead, it is lost all the same."""
+    return trace.with_report(_suspected, arguments)
+
+
+def _suspected(name: str, id: str, request: dict[str, Any], *rest: Any) -> tuple[bool, Any, float]:
+    try:
+        return _attempt(name, id, request, *rest)
+    except ProcessCrashed as crash:
+        lost = {"worker": JobTask.job_runner().worker, "token": request[TOKEN_HEADER]}
+        lost.update(outcome.process_gone(str(crash)).data)
+        trace.leave((Kind.LOST.value, json.dumps(lost)))
+        raise
+
+
 def _attempt(name: str, id: str, request: dict[str, Any], payload: Any, *_: Any) -> tuple[bool, Any, float]:
     task, runner, clock = current_app.tasks[name], JobTask.job_runner(), SystemClock()
     started = clock.monotonic()
@@ -57,7 +73,9 @@ def _attempt(name: str, id: str, request: dict[str, Any], payload: Any, *_: Any)
     try:
         order = Order(name, id, request, payload, runner.worker, runner.code_version, logging.getLogger().level)
         delivery = task.delivery()
-        attempt = task.job_attempt(delivery, lambda: _elsewhere(order, task.job_isolation(), task))
+        policy = task.job_isolation()
+        policy = policy if isinstance(policy, Process) else Process()
+        attempt = task.job_attempt(delivery, lambda: _elsewhere(order, policy, task))
         runner.run(delivery, attempt, payload[1])
     except Told as told:
         return _answer(told.ended, clock.monotonic() - started)

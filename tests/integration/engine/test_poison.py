@@ -35,7 +35,24 @@ def test_a_job_that_kills_its_worker_three_times_is_a_dead_letter_and_harms_nobo
     starts = engine.starts()
     assert [starts[poison, attempt] for attempt in range(1, 5)] == [1, 1, 1, 0]
     assert {starts[key, 1] + starts[key, 2] for key in single} == {1}, "what must not run twice ran once"
-    until(lambda: len([worker for worker in workers if worker.is_alive()]) == 1)
+    # The third time it has a process of its own, and takes that with it.
+    assert len([worker for worker in workers if worker.is_alive()]) == 2
+
+
+def test_those_who_share_their_process_with_it_are_not_taken_down_three_times(engine: Engine, tmp_path: Path) -> None:
+    engine.relay()
+    workers = [engine.worker("--pool", "threads", "-c", "16", "-n", f"w{number}@%h") for number in range(3)]
+    engine.ready("poison")
+    gate = tmp_path / "gate"
+    innocent = engine.submit("wait_for_file", count=10, path=str(gate))
+    until(lambda: all(engine.is_running(key) for key in innocent), what="all to run beside each other")
+    poison = engine.submit_one("poison", priority=9)
+
+    row = engine.finished(poison, within=120)
+    assert (row.state, row.attempt, (row.error or {})["type"]) == (State.FAILED, 3, "Poisoned")
+    gate.touch()
+    assert {engine.finished(key).state for key in innocent} == {State.SUCCEEDED}
+    assert len([worker for worker in workers if worker.is_alive()]) == 1
 
 
 def test_what_was_only_marked_to_start_next_runs_elsewhere_and_nothing_is_held_against_it(
