@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.execution import State
-from jobworker.store import dead_letters, dispatch, executions, limits, stopping
+from jobworker.store import batches, dead_letters, dependencies, dispatch, executions, limits, stopping, triggers
 from jobworker.store.database import Database
 from jobworker.store.filters import Filters, conditions, ids
 from jobworker.store.limits import Head
@@ -143,3 +143,23 @@ def test_published_running_and_to_be_cancelled_have_their_indexes(sqlite_databas
 def test_the_last_success_is_the_first_entry_of_its_index(sqlite_database: Database) -> None:
     plan = _plans(sqlite_database, lambda connection: executions.last_success(connection, "job", "id"))
     assert plan == ["SEARCH executions USING INDEX ix_executions_succeeded (job=? AND id<?)"]
+
+
+def test_what_an_end_lets_go_on_is_found_through_indexes(sqlite_database: Database) -> None:
+    waiting = _plans(sqlite_database, lambda connection: dependencies.unsettled(connection, ["p", "q"], 10))
+    assert waiting == ["SEARCH dependencies USING INDEX ix_dependencies_unsettled (parent_id=?)"]
+    started = _plans(sqlite_database, lambda connection: triggers.after(connection, ["a", "b"]))
+    assert started[0] == "SEARCH job_triggers USING PRIMARY KEY (after=?)"
+    swept = _plans(sqlite_database, lambda connection: dependencies.parents_after(connection, "p", 10))
+    assert swept == ["SEARCH dependencies USING INDEX ix_dependencies_unsettled (parent_id>?)"]
+
+
+def test_how_a_batch_stands_is_counted_from_an_index(sqlite_database: Database) -> None:
+    counted = _plans(sqlite_database, lambda connection: batches.counts(connection, ["b"]))
+    assert counted == ["SEARCH executions USING COVERING INDEX ix_executions_batch_state (batch_id=?)"]
+    over = _plans(sqlite_database, lambda connection: batches.has_unfinished(connection, "b"))
+    assert over == ["SEARCH executions USING COVERING INDEX ix_executions_batch_state (batch_id=? AND state=?)"]
+    cancelling = _plans(sqlite_database, batches.cancelling)
+    assert cancelling == ["SCAN batches USING INDEX ix_batches_cancelling"]
+    opened = _plans(sqlite_database, lambda connection: batches.open_after(connection, "b", 10))
+    assert opened == ["SEARCH batches USING INDEX ix_batches_open (id>?)"]
