@@ -95,6 +95,11 @@ _EDGES = (
     .order_by(dependencies.c.parent_id, dependencies.c.execution_id)
 )
 
+# Asked in every turn in which something ends: built once, because building a statement costs as much as running it.
+_UNSETTLED = _EDGES.where(dependencies.c.parent_id.in_(sa.bindparam("parents", expanding=True))).limit(
+    sa.bindparam("most", type_=sa.Integer)
+)
+
 _SOURCE = ("id", "job", "step", "result", "result_file")
 
 _INSERTED = ("execution_id", "parent_id", "condition", "otherwise")
@@ -166,8 +171,8 @@ def unsettled(connection: sa.Connection, parents: Sequence[str], limit: int) -> 
     """Up to `limit` dependencies on these parents that are not settled."""
     found: list[Edge] = []
     for chunk in _chunks(parents):
-        mine = _EDGES.where(dependencies.c.parent_id.in_(chunk)).limit(limit - len(found))
-        found.extend(_edge(row) for row in connection.execute(mine))
+        rows = connection.execute(_UNSETTLED, {"parents": chunk, "most": limit - len(found)})
+        found.extend(_edge(row) for row in rows)
         if len(found) >= limit:
             break
     return found

@@ -19,6 +19,14 @@ class TriggerRow:
     trigger: Trigger
 
 
+# Asked in every turn in which something ends: built once, because building a statement costs as much as running it.
+_AFTER = (
+    sa.select(job_triggers)
+    .where(job_triggers.c.after.in_(sa.bindparam("jobs", expanding=True)))
+    .order_by(job_triggers.c.job, job_triggers.c.condition)
+)
+
+
 def put(connection: sa.Connection, job: str, triggers: Sequence[Trigger]) -> None:
     """Make the table say what the definition of `job` says."""
     connection.execute(job_triggers.delete().where(job_triggers.c.job == job))
@@ -34,8 +42,7 @@ def put(connection: sa.Connection, job: str, triggers: Sequence[Trigger]) -> Non
 
 def after(connection: sa.Connection, jobs: Collection[str]) -> list[TriggerRow]:
     """What starts after these jobs."""
-    query = sa.select(job_triggers).where(job_triggers.c.after.in_(sorted(jobs)))
-    return [_to_row(row) for row in connection.execute(query.order_by(job_triggers.c.job, job_triggers.c.condition))]
+    return [_to_row(row) for row in connection.execute(_AFTER, {"jobs": sorted(jobs)})]
 
 
 def edges(connection: sa.Connection) -> list[tuple[str, str]]:
