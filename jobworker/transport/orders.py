@@ -29,16 +29,32 @@ class Orders:
     def give(self, worker: str, orders: Iterable[Order]) -> None:
         """Leave orders where the worker looks. Raises `redis.RedisError`."""
         name = keys.ORDERS.format(worker=worker)
+        told = {each.execution: json.dumps([each.attempt, each.by]) for each in orders}
+        try:
+            self._write(name, told)
+        except redis.ResponseError:  # Something else has taken its place.
+            self._client.delete(name)
+            self._write(name, told)
+
+    def _write(self, name: str, told: dict[Any, Any]) -> None:
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.hset(name, mapping={each.execution: json.dumps([each.attempt, each.by]) for each in orders})
+            pipe.hset(name, mapping=told)
             pipe.expire(name, keys.ORDERS_TTL)
             pipe.execute()
 
     def of(self, worker: str) -> list[Order]:
         """The orders to a worker. Raises `redis.RedisError`."""
         found: Any = self._client.hgetall(keys.ORDERS.format(worker=worker))
-        return [Order(execution, *json.loads(text)) for execution, text in found.items()]
+        return [_read(execution, text) for execution, text in found.items()]
 
     def done(self, worker: str, orders: Iterable[Order]) -> None:
         """Take orders back that are about nothing that the worker runs. Raises `redis.RedisError`."""
         self._client.hdel(keys.ORDERS.format(worker=worker), *(each.execution for each in orders))
+
+
+def _read(execution: str, text: str) -> Order:
+    try:
+        attempt, by = json.loads(text)
+        return Order(execution, int(attempt), str(by))
+    except (TypeError, ValueError):
+        return Order(execution, 0, "")  # Nobody's: it is taken back.

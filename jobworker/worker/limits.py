@@ -136,8 +136,9 @@ class Limits:
                 self._keep_limits(watched)
             if watched.stop is not None:
                 self._go_on(watched, watched.stop)
-        if self._watched:
-            self._ring_at(min(map(self._due, self._watched.values())))
+        # What ends meanwhile is taken out: while the worker stops, the loop's timers run in a thread of their own.
+        if dues := [self._due(watched) for watched in list(self._watched.values())]:
+            self._ring_at(min(dues))
 
     def _keep_limits(self, watched: Watched) -> None:
         attempt, extended = watched.attempt, self._extended(watched)

@@ -1,0 +1,101 @@
+"""Requests to cancel what has begun, on their way to the workers: given, repeated, and taken for what they are."""
+
+from collections.abc import Iterable
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker.clock import ManualClock
+from jobworker.domain.execution import State
+from jobworker.relay.stop import Stopper
+from jobworker.store import executions, schema
+from jobworker.store.database import Database
+from jobworker.transport.orders import Order
+from tests.conformance.worlds import NOW, accepted, new
+
+
+class Redis:
+    """Takes orders, and notes them."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[str, list[Order]]] = []
+
+    def give(self, worker: str, orders: Iterable[Order]) -> None:
+        """Note them."""
+        self.given.append((worker, list(orders)))
+
+
+class World:
+    """Executions that somebody wants cancelled."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.clock = ManualClock(NOW)
+        self.redis = Redis()
+        self.stopper = Stopper(database, self.redis, self.clock)  # type: ignore[arg-type]
+
+    def asked(self, state: str, attempt: int = 1, worker: str = "w1") -> str:
+        """One in this state, and the request."""
+        with self.database.write() as connection:
+            [made] = accepted(connection, new())
+            assert executions.request_cancel(connection, made, "ann", NOW)
+        self.set(made, state=state, attempt=attempt, worker=worker)
+        return made
+
+    def set(self, execution: str, **values: object) -> None:
+        """Change the row."""
+        table = schema.executions
+        with self.database.write() as connection:
+            connection.execute(sa.update(table).where(table.c.id == execution).values(**values))
+
+    def run(self, after: float = 0.0) -> list[tuple[str, list[Order]]]:
+        """The orders that are given in a turn, so many seconds later."""
+        self.clock.advance(after)
+        self.redis.given.clear()
+        self.stopper.run()
+        return self.redis.given
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    return World(database)
+
+
+def test_each_worker_gets_its_orders(world: World) -> None:
+    one, other, third = world.asked("Running"), world.asked("Running", 2, "w2"), world.asked("Running")
+    given = dict(world.run())
+    assert sorted(given["w1"]) == sorted([Order(one, 1, "ann"), Order(third, 1, "ann")])
+    assert given["w2"] == [Order(other, 2, "ann")]
+
+
+def test_an_order_is_repeated_until_the_execution_has_ended(world: World) -> None:
+    execution = world.asked("Running")
+    assert [len(world.run(after)) for after in (0.0, 1.0, 3.0, 1.5, 1.0)] == [1, 0, 0, 1, 0]
+    world.set(execution, state="Succeeded")
+    assert world.run(60) == []
+
+
+def test_another_attempt_is_another_order(world: World) -> None:
+    execution = world.asked("Running")
+    world.run()
+    world.set(execution, attempt=2, worker="w2")
+    assert world.run(0.1) == [("w2", [Order(execution, 2, "ann")])]
+
+
+def test_what_nobody_wants_cancelled_runs_on(world: World) -> None:
+    with world.database.write() as connection:
+        [made] = accepted(connection, new())
+    world.set(made, state="Running", attempt=1, worker="w1")
+    assert world.run() == []
+
+
+def test_what_got_between_two_attempts_is_cancelled_at_once_and_not_when_it_is_due(world: World) -> None:
+    """The request came while the end of the attempt was written down, and found it running."""
+    execution = world.asked("Retrying")
+    world.set(execution, due_at=NOW.replace(year=NOW.year + 1))
+    assert world.run() == []
+    with world.database.read() as connection:
+        row = executions.get(connection, execution)
+    assert row is not None
+    assert (row.state, row.cancel_requested_by, row.finished_at) == (State.CANCELLED, "ann", NOW)
+    assert world.run(60) == []

@@ -1,0 +1,89 @@
+"""How a worker hears what it has to stop: a Redis that is none, and a worker that holds what the test says."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import fakeredis
+import pytest
+
+from jobworker.transport import keys
+from jobworker.transport.claims import Ticket
+from jobworker.transport.orders import Order, Orders
+from jobworker.worker.desk import Desk
+from jobworker.worker.orders import Lookout
+
+_KEY = keys.ORDERS.format(worker="w1")
+
+
+class World:
+    """One worker of a pool of threads, and its Redis."""
+
+    def __init__(self) -> None:
+        self.redis = fakeredis.FakeRedis(decode_responses=True)
+        self.orders = Orders(self.redis)
+        self.desk = Desk(seats=1)
+        self.held: dict[str, Ticket | None] = {}
+        runner: Any = SimpleNamespace(
+            worker="w1",
+            desk=self.desk,
+            mailbox=SimpleNamespace(held=self.held),
+            link=SimpleNamespace(client=self.redis),
+        )
+        self.lookout = Lookout(runner, forks=False)
+
+    def runs(self, execution: str, attempt: int, token: str) -> Any:
+        """An attempt begins; its seat."""
+        self.held[token] = Ticket(execution, attempt, "w1", token)
+        return self.desk.sit(token)
+
+    def told(self) -> dict[str, str]:
+        """What is left of the orders."""
+        found: Any = self.redis.hgetall(_KEY)
+        return dict(found)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_what_has_to_stop_is_told_and_the_rest_is_not(world: World) -> None:
+    one, other = world.runs("e1", 1, "1"), world.runs("e2", 3, "2")
+    world.orders.give("w1", [Order("e2", 3, "ann")])
+    world.lookout.look()
+    assert (one.cancelled, other.cancelled) == (False, True)
+    assert 0 < world.redis.ttl(_KEY) <= keys.ORDERS_TTL
+    assert list(world.told()) == ["e2"], "the relay may give it again; nothing changes"
+
+
+def test_an_order_about_another_attempt_or_another_time_is_taken_back(world: World) -> None:
+    seat = world.runs("e1", 2, "1")
+    world.orders.give("w1", [Order("e1", 1, "ann"), Order("e9", 1, "ann")])
+    world.lookout.look()
+    assert not seat.cancelled
+    assert world.told() == {}
+
+
+def test_what_nobody_can_read_is_taken_back(world: World) -> None:
+    seat = world.runs("e1", 1, "1")
+    world.redis.hset(_KEY, mapping={"e1": "garbage", "e2": "[1]", "e3": '["x", 1]', "e4": "7"})
+    world.lookout.look()
+    assert not seat.cancelled
+    assert world.told() == {}
+
+
+def test_an_idle_worker_does_not_ask(world: World) -> None:
+    world.orders.give("w1", [Order("e1", 1, "ann")])
+    world.lookout.look()
+    assert list(world.told()) == ["e1"]
+
+
+def test_a_key_of_another_kind_stops_nothing(world: World) -> None:
+    seat = world.runs("e1", 1, "1")
+    world.redis.set(_KEY, "no hash")
+    world.lookout.look()
+    world.redis.delete(_KEY)
+    world.orders.give("w1", [Order("e1", 1, "ann")])
+    for _ in range(7):
+        world.lookout.look()
+    assert seat.cancelled, "after a pause it asks again"
