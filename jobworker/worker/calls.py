@@ -10,7 +10,6 @@ from typing import Any, TypeGuard
 
 import structlog
 from celery import Task
-from celery._state import get_current_worker_task
 from kombu.utils import json
 
 from jobworker.clock import Clock
@@ -35,11 +34,19 @@ _NO_OPTIONS = JobOptions()
 
 
 def options_of(
-    clock: Clock, name: str, args: Any, kwargs: Any, given: Mapping[str, Any], task: Task | None, routed: bool
+    clock: Clock,
+    name: str,
+    args: Any,
+    kwargs: Any,
+    given: Mapping[str, Any],
+    task: Task | None,
+    caller: Task | None,
+    routed: bool,
 ) -> dict[str, Any]:
     """What a call of task `name` gets besides the options `given` to Celery's `send_task`.
 
-    `routed`: somebody else decides about queues. Queue and priority are the job's unless the call says otherwise.
+    `caller`: the task that makes the call, if one does; `routed`: somebody else decides about queues. Queue and
+    priority are the job's unless the call says otherwise.
     """
     headers = given.get("headers") or {}
     if name.startswith(_CELERYS) or HEADER in headers:
@@ -51,16 +58,15 @@ def options_of(
     if not routed and not any(given.get(option) for option in ("queue", "exchange", "routing_key")):
         added["queue"] = options.queue
     if _is_kept(name, args, kwargs, given):
-        called = _header(clock, name, given)
+        called = _header(clock, name, given, getattr(caller.request, HEADER, None) if caller else None)
         added["headers"] = {**headers, HEADER: called}
         added["task_id"] = given.get("task_id") or called["execution"]
     return added
 
 
-def _header(clock: Clock, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _header(clock: Clock, name: str, given: Mapping[str, Any], caller: Mapping[str, Any] | None) -> dict[str, Any]:
     now = clock.now()
     execution = _ids.new(int(now.timestamp() * 1000))
-    caller = _calling_execution()
     return {
         "execution": execution,
         "attempt": 1,
@@ -71,12 +77,6 @@ def _header(clock: Clock, name: str, given: Mapping[str, Any]) -> dict[str, Any]
             "at": now.isoformat(),
         },
     }
-
-
-def _calling_execution() -> Mapping[str, Any] | None:
-    """The header of the execution that makes the call, if one does."""
-    task = get_current_worker_task()
-    return getattr(task.request, HEADER, None) if task else None
 
 
 def _is_kept(name: str, args: Any, kwargs: Any, given: Mapping[str, Any]) -> bool:

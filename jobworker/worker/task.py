@@ -132,7 +132,7 @@ class JobApp(Celery):
         """Publish a call of a task. Everything that calls a task comes here, and so into the history."""
         own = options.get("task_type") or self.tasks.get(name)
         routed = bool(self.conf.task_routes)
-        added = calls.options_of(_clock, name, args, kwargs, options, own, routed)
+        added = calls.options_of(_clock, name, args, kwargs, options, own, self.current_worker_task, routed)
         return super().send_task(name, args, kwargs, **{**options, **added})
 
     def register_task(self, task: Any, **options: Any) -> Any:
