@@ -74,6 +74,13 @@ def test_every_code_of_a_place() -> None:
     assert listed == set(_codes_of_places()) | passed_on
 
 
+def test_every_reason_why_an_execution_waits() -> None:
+    listed = set(table(section(DOCS / "http.md", "Why it does not run")))
+    nodes = ast.walk(ast.parse((ROOT / "jobworker/domain/gates.py").read_text()))
+    calls = [node for node in nodes if isinstance(node, ast.Call) and _called(node) in ("Reason", "_full")]
+    assert listed == {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
+
+
 def test_every_metric() -> None:
     metrics = Metrics()
     made = [each for each in vars(metrics).values() if isinstance(each, prometheus_client.metrics.MetricWrapperBase)]
