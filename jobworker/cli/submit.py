@@ -20,6 +20,7 @@ from jobworker.transport.wake import Waker
 @click.option("--delay", type=arguments.Duration(), help="Run it after so long: seconds, or ISO 8601 such as PT10M.")
 @click.option("--due-at", type=arguments.Moment(), help="Run it then: 2030-01-31T12:00:00Z.")
 @click.option("--expires", type=arguments.Duration(), help="Start it within so long after it is due, or not at all.")
+@click.option("--after", multiple=True, help="When this execution (its id) has succeeded; more than once: all of them.")
 @click.option("--correlation-id", help="To find it again by.")
 @click.option("--json", "document", help="Parameters as a JSON object; KEY=VALUE pairs come on top.")
 @click.pass_context
@@ -30,6 +31,7 @@ def command(
     pairs: tuple[str, ...],
     follow: bool,
     document: str | None,
+    after: tuple[str, ...],
     **options: str | int | float | dt.datetime | None,
 ) -> None:
     """Submit job NAME and print the id of its execution."""
@@ -38,7 +40,7 @@ def command(
     with common.database(settings) as database:
         accepted = jobs.get(database, name).parameters
         given = arguments.parameters(pairs, document, accepted)
-        wanted = Submission(job=name, parameters=given, **options)  # type: ignore[arg-type]
+        wanted = Submission(job=name, parameters=given, depends_on=after, **options)  # type: ignore[arg-type]
         execution, _ = submission.submit(database, clock, wanted, common.actor())
         Waker(settings.redis_url).ring()
         click.echo(execution.id)

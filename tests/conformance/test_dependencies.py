@@ -49,6 +49,18 @@ def test_what_is_due_later_is_scheduled(house: Household) -> None:
     assert (house.state(child), house.get(child).due_at) == (State.SCHEDULED, due_at)
 
 
+def test_a_deadline_counts_from_when_it_goes_on_unless_it_is_a_time(house: Household) -> None:
+    parent = house.submit("extract")
+    moment = NOW + dt.timedelta(hours=2)
+    relative = house.submit("load", depends_on=[parent], expires=60.0)
+    absolute = house.submit("load", depends_on=[parent], expires_at=moment)
+    assert house.get(relative).expires_at is None
+    house.clock.advance(3600)
+    house.end(parent)
+    assert house.get(relative).expires_at == NOW + dt.timedelta(seconds=3660)
+    assert house.get(absolute).expires_at == moment
+
+
 @pytest.mark.parametrize(
     ("kind", "on", "goes_on"),
     [

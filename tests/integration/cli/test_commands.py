@@ -68,6 +68,15 @@ def test_submit_passes_its_options_on(run: Run, sqlite_database: Database) -> No
     assert (row.due_at - row.created_at).total_seconds() == 3600
 
 
+def test_submit_after_others(run: Run, sqlite_database: Database) -> None:
+    first, second = (run("submit", "clean", "days=1").stdout.strip() for _ in range(2))
+    row = _row(sqlite_database, run("submit", "clean", "days=1", "--after", first, "--after", second).stdout.strip())
+    assert (row.state, row.waiting_for) == (State.WAITING, 2)
+    refused = run("submit", "clean", "days=1", "--after", "x")
+    assert refused.exit_code == 2
+    assert "execution must be the id of an execution, not 'x'" in refused.stderr
+
+
 def test_submit_for_a_moment(run: Run, sqlite_database: Database) -> None:
     done = run("submit", "clean", "days=1", "--due-at", "2031-05-01T12:00:00+02:00")
 
