@@ -85,7 +85,10 @@ def test_a_total_is_shared_evenly_whoever_was_first(world: World) -> None:
 
 def test_with_one_place_keys_take_turns(world: World) -> None:
     definition = limited(concurrency={"limit": 1, "key": "{tenant}", "total": 1})
-    waiting = {name: world.submit_many(definition, 4, **tenant(name)) for name in "abc"}
+    waiting = {}
+    for name in "abc":
+        waiting[name] = world.submit_many(definition, 4, **tenant(name))
+        world.clock.advance(1)
     owner = {execution: name for name, executions in waiting.items() for execution in executions}
     served = ""
     for _ in range(9):
