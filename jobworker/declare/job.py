@@ -46,8 +46,8 @@ def job(
     The job is called as the function unless `name` says otherwise; its parameters are read from the
     signature. `priority` goes from 0 to 9, the most urgent. `on_worker_lost` is "retry" or "fail".
     `schedule` is a rule such as `{"kind": "cron", "expression": "0 3 * * *", "zone": "Europe/Berlin"}`.
-    `retry` and the other policies of a definition are given as they are over HTTP. Everything else is a Celery
-    task option: `max_retries`, `autoretry_for`, `retry_backoff`, `retry_backoff_max`, `retry_jitter`, `time_limit`,
+    `retry` and the other policies of a definition are given as they are over HTTP (`rate_limit="10/m"` is Celery's
+    own option, which each worker keeps by itself). Everything else is a Celery task option: `max_retries`, `autoretry_for`, `retry_backoff`, `retry_backoff_max`, `retry_jitter`, `time_limit`,
     `soft_time_limit`, …
     """
     if function is None:
@@ -56,12 +56,17 @@ def job(
             schedule=schedule, tags=tags, **more,
         )  # fmt: skip
     name = name or function.__name__
-    own = {option: more.pop(option) for option in policies.PARSERS if option in more}
+    own = {option: more.pop(option) for option in policies.PARSERS if option in more and not _is_celerys(option, more)}
     options = _checked_options(name, queue, priority, on_worker_lost, schedule, tags)
     options = replace(options, policies=_checked_policies(name, own, function))
     _refuse(name, check_limits(more.get("time_limit"), more.get("soft_time_limit")))
     # typing=False: Celery would count the injected context among the caller's arguments.
     return shared_task(_with_context(function), name=name, job_options=options, typing=False, **more)
+
+
+def _is_celerys(option: str, given: Mapping[str, Any]) -> bool:
+    """Celery has an option of this name, too: `rate_limit="10/m"`, for each worker by itself."""
+    return option == "rate_limit" and isinstance(given[option], str | int | float)
 
 
 def _checked_options(

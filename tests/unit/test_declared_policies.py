@@ -32,3 +32,14 @@ def test_a_policy_is_kept_as_it_is_normalised() -> None:
     made = job(work, name="kept-work", retry={"strategy": "linear", "delay": "PT10S"})
     assert list(made.job_options.policies) == ["retry"]
     assert made.job_options.policies["retry"]["delay"] == 10
+
+
+def test_celerys_own_rate_limit_is_left_to_celery() -> None:
+    @job(name="rarely", rate_limit="10/m")
+    def rarely() -> None: ...
+
+    @job(name="limited", rate_limit={"limit": 10, "per": 60})
+    def limited() -> None: ...
+
+    assert (rarely.rate_limit, "rate_limit" in rarely.job_options.policies) == ("10/m", False)
+    assert (limited.rate_limit, limited.job_options.policies["rate_limit"]["limit"]) == (None, 10)
