@@ -47,8 +47,8 @@ def job(
     signature. `priority` goes from 0 to 9, the most urgent. `on_worker_lost` is "retry" or "fail".
     `schedule` is a rule such as `{"kind": "cron", "expression": "0 3 * * *", "zone": "Europe/Berlin"}`.
     `retry` and the other policies of a definition are given as they are over HTTP (`rate_limit="10/m"` is Celery's
-    own option, which each worker keeps by itself). Everything else is a Celery task option: `max_retries`, `autoretry_for`, `retry_backoff`, `retry_backoff_max`, `retry_jitter`, `time_limit`,
-    `soft_time_limit`, …
+    own option, which each worker keeps to by itself). Everything else is a Celery task option: `max_retries`,
+    `autoretry_for`, `retry_backoff`, `retry_backoff_max`, `retry_jitter`, `time_limit`, `soft_time_limit`, …
     """
     if function is None:
         return functools.partial(
