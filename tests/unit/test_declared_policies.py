@@ -35,11 +35,7 @@ def test_a_policy_is_kept_as_it_is_normalised() -> None:
 
 
 def test_celerys_own_rate_limit_is_left_to_celery() -> None:
-    @job(name="rarely", rate_limit="10/m")
-    def rarely() -> None: ...
-
-    @job(name="limited", rate_limit={"limit": 10, "per": 60})
-    def limited() -> None: ...
-
+    rarely = job(work, name="rare-work", rate_limit="10/m")
+    limited = job(work, name="limited-work", rate_limit={"limit": 10, "per": 60})
     assert (rarely.rate_limit, "rate_limit" in rarely.job_options.policies) == ("10/m", False)
     assert (limited.rate_limit, limited.job_options.policies["rate_limit"]["limit"]) == (None, 10)
