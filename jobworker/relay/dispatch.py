@@ -96,12 +96,13 @@ class Dispatcher:
     def _take_back_paused(self, known: Sequence[QueueRow], depths: Mapping[str, int]) -> None:
         """What lies in Redis for a paused queue goes back to SQL."""
         for queue in known:
+            if not gates.paused(queue):
+                self._foreign.pop(queue.name, None)
+                continue
             waiting = sum(depths[name] for name in lists_of(queue.name))
             # What is not ours stays there, and need not be looked at again and again.
-            if not gates.paused(queue) or self._foreign.get(queue.name, 0) == waiting:
-                continue
-            count = self.take_back(lists_of(queue.name))
-            self._foreign[queue.name] = waiting - count
+            if self._foreign.get(queue.name, 0) != waiting:
+                self._foreign[queue.name] = waiting - self.take_back(lists_of(queue.name))
 
     def take_back(self, lists: Sequence[str]) -> int:
         """Take our messages out of these lists; their executions are ready once more. Answers how many there were."""

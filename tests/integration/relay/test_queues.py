@@ -112,6 +112,20 @@ def test_a_paused_queue_publishes_nothing_and_takes_back_what_lies_there(world: 
     assert world.waiting() == [*executions, more]
 
 
+def test_what_others_left_in_a_paused_queue_says_nothing_about_the_next_pause(world: World) -> None:
+    world.submit()
+    world.client.lpush("default", *[json.dumps({"headers": {}})] * 3)
+    pause(world)
+    world.dispatch()
+    pause(world, paused=False)
+    world.client.delete("default")
+    world.submit_many(SEND, 2)
+    assert len(world.dispatch()) == 3
+    pause(world)
+    world.dispatch()
+    assert world.published() == set()
+
+
 def test_what_a_worker_has_fetched_is_not_taken_back(world: World) -> None:
     execution = world.submit()
     world.dispatch()
