@@ -1,11 +1,14 @@
 """The HTTP service as a WSGI application: `granian --interface wsgi app:app`."""
 
+import functools
+
 from flask import Flask
 
 from jobworker.api import documentation, problems, requests
 from jobworker.api.room import Room
 from jobworker.clock import Clock, SystemClock
 from jobworker.services.health import Health
+from jobworker.services.revoking import revoke_asked
 from jobworker.settings import Settings
 from jobworker.store.database import Database
 from jobworker.telemetry import logging
@@ -26,7 +29,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         settings=settings,
         database=database,
         clock=clock,
-        waker=Waker(settings.redis_url),
+        waker=Waker(settings.redis_url, functools.partial(revoke_asked, database)),
         metrics=Metrics(),
         health=Health(database, settings.redis_url, clock),
     )

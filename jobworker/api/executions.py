@@ -115,7 +115,7 @@ def explain(execution_id: str) -> Response:
 def cancel(execution_id: str) -> Response:
     """Cancel an execution that has not ended. Asking again changes nothing."""
     row = executions.cancel(room().database, room().clock, execution_id, ACTOR)
-    room().changed()
+    room().cancelled()
     return answer(show.execution(row), 200 if row.state is State.CANCELLED else 202)
 
 
@@ -126,5 +126,5 @@ def cancel(execution_id: str) -> Response:
 def cancel_many(body: dict[str, Any]) -> Response:
     """Cancel everything that a filter names and that has not ended."""
     done = cancelling.cancel(room().database, room().clock, body["selection"], ACTOR)
-    room().changed()
+    room().cancelled()
     return answer(show.done(done))

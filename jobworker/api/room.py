@@ -44,6 +44,10 @@ class Room:
         """Something was committed that the relay should look at."""
         self.waker.wake()
 
+    def cancelled(self) -> None:
+        """Somebody wants something cancelled, and that is committed."""
+        self.waker.wake(cancelled=True)
+
     def submitted(self, count: int) -> None:
         """So many executions were accepted and committed."""
         self.metrics.submissions.inc(count)

@@ -1,5 +1,6 @@
 """`jobworker executions`: what was submitted, and how it stands."""
 
+import functools
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ from jobworker.cli import common, many, telling
 from jobworker.clock import SystemClock
 from jobworker.domain.execution import State
 from jobworker.services import cancelling, executions
+from jobworker.services.revoking import revoke_asked
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.filters import Filters
 from jobworker.store.pages import MAX_LIMIT
@@ -48,7 +50,7 @@ def cancel(context: click.Context, /, ids: tuple[str, ...], everything: bool, dr
         code = many.carry_out(
             lambda one: cancelling.cancel(database, SystemClock(), one, common.actor()), wanted, "cancelled"
         )
-    Waker(settings.redis_url).ring()
+        Waker(settings.redis_url, functools.partial(revoke_asked, database)).ring(cancelled=True)
     context.exit(code)
 
 

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from collections.abc import Callable
 
 import redis
 import structlog
@@ -22,27 +23,35 @@ _PAUSE = 1.0
 class Waker:
     """Rings in a thread of its own. Rings that come while one is under way become one.
 
-    A ring that gets lost costs the job at most the second after which the relay looks by itself.
+    A ring that gets lost costs the job at most the second after which the relay looks by itself. `revoke` is what
+    is to be done in Redis first, when something was cancelled.
     """
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, revoke: Callable[[redis.Redis], None] | None = None) -> None:
         self._client = connect(redis_url, timeout=_TIMEOUT)
+        self._revoke = revoke
+        self._cancelled = threading.Event()
         self._pending: queue.Queue[None] = queue.Queue(maxsize=1)
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._nothing = threading.Event()
 
-    def wake(self) -> None:
-        """Ring soon; returns at once."""
+    def wake(self, cancelled: bool = False) -> None:
+        """Ring soon; returns at once. `cancelled`: there is something to be revoked."""
+        if cancelled:
+            self._cancelled.set()
         self._ensure_thread()
         try:
             self._pending.put_nowait(None)
         except queue.Full:
             pass  # One is waiting to go out already; it will do for both.
 
-    def ring(self) -> None:
+    def ring(self, cancelled: bool = False) -> None:
         """Ring now, and wait for it as long as a ring may take: for a process that ends afterwards."""
         try:
+            if self._revoke is not None and (cancelled or self._cancelled.is_set()):
+                self._cancelled.clear()
+                self._revoke(self._client)
             self._client.xadd(keys.WAKE, {"new": "1"}, maxlen=1, approximate=False)
         except redis.RedisError as error:
             logger.debug("wake_lost", error=str(error))

@@ -1,0 +1,30 @@
+"""Who takes a request to cancel revokes in Redis at once what is queued: the relay may be away, and workers go on.
+
+Nothing depends on it: the relay does the same again, and only then writes Cancelled.
+"""
+
+import redis
+import sqlalchemy as sa
+import structlog
+
+from jobworker.store import dispatch
+from jobworker.store.database import Database
+from jobworker.transport.claims import Claims
+
+logger = structlog.get_logger(__name__)
+
+#: So many at a time; the relay takes care of the others.
+_LIMIT = 1000
+
+
+def revoke_asked(database: Database, client: redis.Redis) -> None:
+    """See to it that nothing queued starts whose cancellation was asked for. Raises `redis.RedisError`."""
+    try:
+        with database.read() as connection:
+            asked = dispatch.cancel_asked(connection, _LIMIT)
+    except sa.exc.SQLAlchemyError as error:
+        logger.debug("revocation_left_to_the_relay", error=str(error))
+        return
+    claims = Claims(client)
+    for row in asked:
+        claims.revoke(row.id, row.attempt + 1)
