@@ -13,6 +13,9 @@ from jobworker.domain.dependencies import On
 from jobworker.domain.execution import State
 from jobworker.domain.limits import Concurrency, RateLimit
 
+#: The relay turns at least every few seconds, also when there is nothing to do (s).
+RELAY_SILENT_AFTER = 15.0
+
 
 @dataclass(frozen=True, slots=True)
 class Reason:
@@ -138,6 +141,14 @@ def expired(expires_at: dt.datetime | None, now: dt.datetime) -> Reason | None:
     if expires_at is None or now < expires_at:
         return None
     return Reason("expired", deadline.missed(expires_at), {"expires_at": expires_at})
+
+
+def unattended(turned_at: dt.datetime | None, now: dt.datetime) -> Reason | None:
+    """No relay is at work: it would publish what may run, and write down what became of it."""
+    if turned_at is None or (now - turned_at).total_seconds() <= RELAY_SILENT_AFTER:
+        return None
+    message = f"no relay has been at work since {turned_at.isoformat()}; start jobworker relay"
+    return Reason("no_relay", message, {"since": turned_at})
 
 
 def cancelling(requested_at: dt.datetime | None, by: str | None) -> Reason | None:

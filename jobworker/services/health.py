@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from jobworker.clock import Clock
 from jobworker.domain.errors import Misconfigured
+from jobworker.domain.gates import RELAY_SILENT_AFTER
 from jobworker.store import executions, migrate, relay_state, workers
 from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.telemetry.metrics import Census
@@ -16,9 +17,6 @@ from jobworker.transport import client
 
 #: Redis has to answer within so many seconds: a health check must not hang itself.
 _REDIS_TIMEOUT = 0.5
-
-#: The relay turns at least every few seconds, also when there is nothing to do (s).
-_RELAY_SILENT_AFTER = 15.0
 
 #: Beat ticks every few seconds; another beat needs a while to take over from a dead one (s).
 _BEAT_SILENT_AFTER = 45.0
@@ -88,7 +86,7 @@ class Health:
     def _check_relay(self) -> str:
         with self._database.read() as connection:
             turned_at = relay_state.get(connection).turned_at
-        return self._recent("the relay", "turned", turned_at, _RELAY_SILENT_AFTER)
+        return self._recent("the relay", "turned", turned_at, RELAY_SILENT_AFTER)
 
     def _check_beat(self) -> str:
         with self._database.read() as connection:

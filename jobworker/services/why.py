@@ -11,7 +11,7 @@ from jobworker.domain import gates, limits
 from jobworker.domain.execution import FINAL, State
 from jobworker.domain.gates import Reason
 from jobworker.services import executions as execution_services
-from jobworker.store import dependencies, executions, jobs, queues, workers
+from jobworker.store import dependencies, executions, jobs, queues, relay_state, workers
 from jobworker.store import limits as stored
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
@@ -38,6 +38,7 @@ def why(database: Database, clock: Clock, execution_id: str) -> Why:
 
 
 def _reasons(connection: sa.Connection, row: ExecutionRow, now: dt.datetime) -> Iterator[Reason | None]:
+    yield gates.unattended(relay_state.get(connection).turned_at, now)
     yield gates.cancelling(row.cancel_requested_at, row.cancel_requested_by)
     if row.state is State.RUNNING:
         yield gates.running(row.worker, row.started_at, row.attempt)

@@ -5,7 +5,7 @@ from typing import Any
 
 from jobworker.clock import SystemClock
 from jobworker.domain.job import Owner
-from jobworker.store import audit, jobs
+from jobworker.store import audit, jobs, schema
 from tests.integration.http.conftest import EXPORT, World
 
 PAUSE, RESUME = "/api/v1/queues/default/pause", "/api/v1/queues/default/resume"
@@ -107,6 +107,16 @@ def test_why_a_total_and_a_rate_hold_it_up(any_world: World) -> None:
     assert set(reasons) == {"concurrency_total", "rate_limit", "position"}
     assert reasons["concurrency_total"]["holders"] == [holder]
     assert abs(dt.datetime.fromisoformat(reasons["rate_limit"]["until"]) - full_at) < dt.timedelta(seconds=5)
+
+
+def test_why_nobody_attends_to_it(any_world: World) -> None:
+    execution = any_world.submitted()["id"]
+    silent = SystemClock().now() - dt.timedelta(seconds=60)
+    with any_world.database.write() as connection:
+        connection.execute(schema.relay_state.update().values(turned_at=silent))
+    reasons = any_world.client.get(f"/api/v1/executions/{execution}/why").json["reasons"]
+    assert reasons[0]["code"] == "no_relay"
+    assert str(silent.year) in reasons[0]["message"]
 
 
 def test_why_it_is_not_due(any_world: World) -> None:
