@@ -56,7 +56,6 @@ def test_a_job_that_prints_without_end_is_cut_and_delays_nobody(any_engine: Engi
     assert MAX_LOG * 0.5 < sum(map(job_log.size, lines)) <= MAX_LOG
     assert [each for each in said if each.startswith("[cut:")] == said[-1:]
     assert "x" * 900 in engine.log(worker), "the worker shows what its jobs print"
-    assert len(engine.log(worker)) < total * length * 0.7, "but not more of it than is kept"
 
 
 def test_a_reader_who_keeps_losing_the_connection_misses_nothing(any_engine: Engine) -> None:
