@@ -33,21 +33,24 @@ _MOST_FRAMES = 50
 def of(error: Mapping[str, Any] | None, task: str) -> str:
     """The fingerprint (16 hexadecimal digits) of `error` (type, message, traceback), which `task` ended with.
 
-    Without frames, as when a worker died, it is that of the task and the type.
+    Without frames of the user's code, as when a worker died or a built-in job refuses, the task belongs to it.
     """
     kind = str((error or {}).get("type"))
     traceback = (error or {}).get("traceback")
-    frames = _frames(traceback) if isinstance(traceback, str) and kind not in _ANYWHERE else []
-    seen = "\n".join([kind, *(frames or [task])])
+    theirs, others = _frames(traceback) if isinstance(traceback, str) and kind not in _ANYWHERE else ([], [])
+    seen = "\n".join([kind, *(theirs or [task, *others])])
     return hashlib.blake2b(seen.encode(errors="replace"), digest_size=8).hexdigest()
 
 
-def _frames(traceback: str) -> list[str]:
-    """`module function` of each frame of the user's code, or of all if there is none; recursion counts once."""
+def _frames(traceback: str) -> tuple[list[str], list[str]]:
+    """`module function` of each frame of the user's code, and of every frame; recursion counts once."""
     last = _NEXT.split(traceback)[-1]
     found = list(_read(last))
     theirs = [frame for path, frame in found if not _NOT_THEIRS.search(path)]
-    frames = theirs or [frame for _, frame in found]
+    return _once(theirs), _once([frame for _, frame in found])
+
+
+def _once(frames: list[str]) -> list[str]:
     return [frame for frame, _ in itertools.groupby(frames)][-_MOST_FRAMES:]
 
 

@@ -58,6 +58,12 @@ def test_what_has_no_frames_is_told_apart_by_its_task() -> None:
     assert len({_of(None, "WorkerLost", task="a"), _of(None, "WorkerLost", task="b"), _of(None, task="a")}) == 3
 
 
+def test_where_no_user_wrote_the_code_the_task_tells_failures_apart() -> None:
+    ours = TRACEBACK.replace("/srv/one/tasks/exports.py", "/srv/one/jobworker/worker/builtin/shell.py")
+    assert _of(ours, task="shell.run") != _of(ours, task="http.request")
+    assert _of(task="shell.run") == _of(task="http.request")
+
+
 def test_where_a_time_limit_struck_says_nothing() -> None:
     elsewhere = TRACEBACK.replace("in read", "in write")
     assert _of(elsewhere, "SoftTimeLimitExceeded") == _of(TRACEBACK, "SoftTimeLimitExceeded")
