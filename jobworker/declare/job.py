@@ -9,9 +9,9 @@ from typing import Any
 
 from celery import shared_task
 
+from jobworker.declare import celery_options
 from jobworker.declare.context import Context, current
 from jobworker.domain import limits, parameters, policies
-from jobworker.domain.admission import check_limits
 from jobworker.domain.errors import FieldError, Misconfigured
 from jobworker.domain.execution import DEFAULT_PRIORITY, PRIORITIES
 from jobworker.domain.job import DEFAULT_QUEUE, QUEUE, OnWorkerLost
@@ -56,12 +56,13 @@ def job(
             schedule=schedule, tags=tags, **more,
         )  # fmt: skip
     name = name or function.__name__
+    celery_options.refuse_coroutine(name, function)
     own = {option: more.pop(option) for option in policies.PARSERS if option in more and not _is_celerys(option, more)}
     options = _checked_options(name, queue, priority, on_worker_lost, schedule, tags)
     options = replace(options, policies=_checked_policies(name, own, function))
-    _refuse(name, check_limits(more.get("time_limit"), more.get("soft_time_limit")))
+    _refuse(name, celery_options.check(more))
     # typing=False: Celery would count the injected context among the caller's arguments.
-    return shared_task(_with_context(function), name=name, job_options=options, typing=False, **more)
+    return shared_task(_with_context(function), name=name, job_options=options, **{"typing": False, **more})
 
 
 def _is_celerys(option: str, given: Mapping[str, Any]) -> bool:

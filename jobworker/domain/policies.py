@@ -40,6 +40,9 @@ DEFAULTS: Mapping[str, Any] = {
 #: The policies that one execution may have otherwise than its definition.
 OVERRIDABLE = frozenset({"retry"})
 
+#: The policies that a worker applies.
+FOR_WORKER = ("retry", "isolation")
+
 
 def for_worker(given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of an execution that a worker applies. Without a retry policy that decides, the task's own options do."""

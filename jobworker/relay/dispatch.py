@@ -55,6 +55,7 @@ class Dispatcher:
     _claimed: dict[str, dt.datetime] = field(default_factory=dict)
     _declined: dict[str, int] = field(default_factory=dict)
     _warned: set[tuple[str, str]] = field(default_factory=set)
+    _complained: set[tuple[str, int]] = field(default_factory=set)
     _foreign: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -221,11 +222,20 @@ class Dispatcher:
 
     def _policies(self, row: Ready, definition: Definition | None) -> str:
         if row.overrides is not None:
-            return _sent({**(definition.policies if definition else {}), **row.overrides})
+            return self._sent(row, {**(definition.policies if definition else {}), **row.overrides})
         key = (row.job, row.job_revision)
         if key not in self._policies_sent:
-            self._policies_sent[key] = _sent(definition.policies if definition else {})
+            self._policies_sent[key] = self._sent(row, definition.policies if definition else {})
         return self._policies_sent[key]
+
+    def _sent(self, row: Ready, given: Mapping[str, Any]) -> str:
+        """As JSON. A policy that is wrong is left out: one job must not keep the others from going out."""
+        made, problems = policies.normalise({name: given.get(name) for name in policies.FOR_WORKER})
+        if problems and (row.job, row.job_revision) not in self._complained:
+            self._complained.add((row.job, row.job_revision))
+            told = "; ".join(f"{problem.pointer}: {problem.message}" for problem in problems)
+            logger.error("policies_left_out", job=row.job, revision=row.job_revision, why=told)
+        return json.dumps(policies.for_worker(made), separators=(",", ":"), sort_keys=True)
 
     def _definition(self, connection: sa.Connection, row: Ready) -> Definition | None:
         # A revision never changes, so it can be kept for ever.
@@ -242,7 +252,3 @@ def _marks(chosen: Iterable[Chosen]) -> list[tuple[str, int, int]]:
 def _effective(name: str, row: Ready, of_definition: Any) -> Any:
     """What holds for this execution: what its submission said, or else its definition."""
     return (row.overrides or {}).get(name, of_definition)
-
-
-def _sent(of_execution: Mapping[str, Any]) -> str:
-    return json.dumps(policies.for_worker(of_execution), separators=(",", ":"), sort_keys=True)

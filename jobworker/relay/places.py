@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 
-from jobworker.domain import gates, limits
+from jobworker.domain import gates, limits, policies
 from jobworker.domain.gates import Reason
 from jobworker.domain.limits import Concurrency, RateLimit
 from jobworker.store import jobs
 from jobworker.store import limits as stored
+
+logger = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -46,8 +49,8 @@ class Places:
         """Look up what the gates have to know of these keys."""
         keys = [limits.parts(limit_key) for limit_key in limit_keys]
         unknown = {limits.job_of(key) for pair in keys for key in pair if key} - self._concurrency.keys()
-        for name, policies in jobs.policies(connection, sorted(unknown)).items():
-            self._learn_policies(name, policies)
+        for name, definition in jobs.policies(connection, sorted(unknown)).items():
+            self._learn_policies(name, definition)
         rates = {rate for _, rate in keys if rate} - self.ahead.keys()
         if rates:
             published = stored.ahead(connection, rates)
@@ -98,7 +101,11 @@ class Places:
             self.next_at = until
         return reason
 
-    def _learn_policies(self, job: str, policies: Mapping[str, Any]) -> None:
-        concurrency, rate = policies.get("concurrency"), policies.get("rate_limit")
+    def _learn_policies(self, job: str, definition: Mapping[str, Any]) -> None:
+        """A policy that is wrong is left out: one job must not keep the others from going out."""
+        made, problems = policies.normalise({name: definition.get(name) for name in ("concurrency", "rate_limit")})
+        for problem in problems:
+            logger.error("limit_left_out", job=job, why=f"{problem.pointer}: {problem.message}")
+        concurrency, rate = made["concurrency"], made["rate_limit"]
         self._concurrency[job] = limits.parse_concurrency(concurrency) if concurrency else None
         self._rates[job] = limits.parse_rate_limit(rate) if rate else None

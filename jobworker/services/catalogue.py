@@ -1,5 +1,6 @@
 """What workers announce becomes known: their tasks, and the job that each task is by itself."""
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,31 +10,33 @@ import structlog
 
 from jobworker.clock import Clock
 from jobworker.domain import policies
+from jobworker.domain.errors import Conflict
 from jobworker.domain.job import Definition, OnWorkerLost, Owner
 from jobworker.domain.parameters import Parameter
+from jobworker.domain.retry import MAX_ATTEMPTS
 from jobworker.services import trigger_rules
 from jobworker.store import jobs, tasks
-from jobworker.store.database import Database
+from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.store.tasks import TaskRow
 
 logger = structlog.get_logger(__name__)
 
 
 def learn(database: Database, clock: Clock, offered: Sequence[Mapping[str, Any]], code_version: str) -> None:
-    """Keep the catalogue of one version of the code. A job that somebody made over HTTP stays theirs."""
+    """Keep the catalogue of one version of the code. A job that somebody made over HTTP stays theirs.
+
+    A task that cannot be kept is logged and left out; the others are learnt.
+    """
     with database.write() as connection:
         now = clock.now()
         for described in offered:
-            parameters = tuple(Parameter.from_json(item) for item in described["parameters"])
-            options = dict(described["options"])
-            row = TaskRow(described["name"], described["description"], parameters, options, code_version, now)
-            tasks.put(connection, row)
-            present = jobs.get(connection, row.name)
-            if present is None or present.owner is Owner.CODE:
-                definition = _without_cycle(connection, _definition(row))
-                jobs.put(connection, definition, Owner.CODE, f"code:{code_version}", now)
-            else:
-                logger.info("job_kept", job=row.name, why="it was made over HTTP, the task of the same name is not it")
+            try:
+                with connection.begin_nested():
+                    _learn(connection, described, code_version, now)
+            except (*UNAVAILABLE, sa.exc.IntegrityError, Conflict):
+                raise  # That is not the task's fault: the whole catalogue is learnt another time.
+            except Exception:
+                logger.exception("task_not_learnt", task=described.get("name"))
 
 
 def introduce(database: Database, clock: Clock, offered: Sequence[Mapping[str, Any]], code_version: str) -> None:
@@ -44,6 +47,19 @@ def introduce(database: Database, clock: Clock, offered: Sequence[Mapping[str, A
     with database.read() as connection:
         known = set(tasks.names(connection))
     learn(database, clock, [described for described in offered if described["name"] not in known], code_version)
+
+
+def _learn(connection: sa.Connection, described: Mapping[str, Any], code_version: str, now: dt.datetime) -> None:
+    parameters = tuple(Parameter.from_json(item) for item in described["parameters"])
+    options = dict(described["options"])
+    row = TaskRow(described["name"], described["description"], parameters, options, code_version, now)
+    tasks.put(connection, row)
+    present = jobs.get(connection, row.name)
+    if present is None or present.owner is Owner.CODE:
+        definition = _without_cycle(connection, _definition(row))
+        jobs.put(connection, definition, Owner.CODE, f"code:{code_version}", now)
+    else:
+        logger.info("job_kept", job=row.name, why="it was made over HTTP, the task of the same name is not it")
 
 
 def _without_cycle(connection: sa.Connection, definition: Definition) -> Definition:
@@ -58,9 +74,9 @@ def _without_cycle(connection: sa.Connection, definition: Definition) -> Definit
 def _definition(task: TaskRow) -> Definition:
     options = task.options
     declared, _ = policies.normalise(options.get("policies", {}))
-    retries = options.get("max_retries")
-    if declared["retry"]["max_attempts"] is None and retries is not None:
-        declared["retry"] = {**declared["retry"], "max_attempts": retries + 1}
+    if declared["retry"]["max_attempts"] is None:
+        attempts = _attempts(task.name, options.get("max_retries"))
+        declared["retry"] = {**declared["retry"], "max_attempts": attempts}
     return Definition(
         name=task.name,
         task=task.name,
@@ -75,3 +91,13 @@ def _definition(task: TaskRow) -> Definition:
         tags=tuple(options.get("tags", ())),
         policies=declared,
     )
+
+
+def _attempts(job: str, retries: Any) -> int | None:
+    """How many attempts Celery's `max_retries` stands for. A plain task may say anything there: it is not refused."""
+    if retries is None:
+        return None
+    if type(retries) is not int or retries < 0:
+        logger.warning("max_retries_ignored", job=job, max_retries=retries, why="it must be an integer, 0 or more")
+        return None
+    return min(retries + 1, MAX_ATTEMPTS)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jobworker import job
+from jobworker import Job, job
 from jobworker.domain.errors import Misconfigured
 
 
@@ -20,6 +20,18 @@ def work() -> None:
         ({"retry": {"strategy": "fixed", "tries": 3}}, "/retry/tries: tries is not known here"),
         ({"retry": [1, 2]}, "/retry: retry must be a JSON object"),
         ({"priority": 10}, "priority 10 must be a number from 0 to 9"),
+        ({"max_retries": 1000}, "/max_retries: max_retries must be an integer from 0 to 999, or None"),
+        ({"max_retries": -1}, "/max_retries: max_retries must be an integer"),
+        ({"max_retries": 2.5}, "/max_retries: max_retries must be an integer"),
+        ({"max_retries": True}, "/max_retries: max_retries must be an integer"),
+        ({"default_retry_delay": -1}, "/default_retry_delay: default_retry_delay must be a number of seconds"),
+        ({"default_retry_delay": "5"}, "/default_retry_delay: default_retry_delay must be a number of seconds"),
+        ({"retry_backoff_max": None}, "/retry_backoff_max: retry_backoff_max must be a number of seconds"),
+        ({"retry_backoff_max": float("inf")}, "/retry_backoff_max: retry_backoff_max must be a number of seconds"),
+        ({"retry_backoff": -1}, "/retry_backoff: retry_backoff must be True, False or a number of seconds"),
+        ({"retry_backoff": "1"}, "/retry_backoff: retry_backoff must be True, False or a number of seconds"),
+        ({"time_limit": "60"}, "/time_limit: time_limit must be a number of seconds"),
+        ({"soft_time_limit": True}, "/soft_time_limit: soft_time_limit must be a number of seconds"),
     ],
 )
 def test_it_is_refused(options: dict[str, Any], told: str) -> None:
@@ -39,3 +51,27 @@ def test_celerys_own_rate_limit_is_left_to_celery() -> None:
     limited = job(work, name="limited-work", rate_limit={"limit": 10, "per": 60})
     assert (rarely.rate_limit, "rate_limit" in rarely.job_options.policies) == ("10/m", False)
     assert (limited.rate_limit, limited.job_options.policies["rate_limit"]["limit"]) == (None, 10)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_retries": None, "retry_backoff": True},
+        {"max_retries": 0, "retry_backoff": 0.1, "retry_backoff_max": 0, "default_retry_delay": 0.5},
+        {"max_retries": 999, "retry_backoff": False, "time_limit": None, "soft_time_limit": 1.5},
+        {"typing": True},
+    ],
+)
+def test_celerys_options_are_kept_as_they_are_given(options: dict[str, Any]) -> None:
+    made = job(work, name=f"kept-{options}", **options)
+    assert {name: getattr(made, name) for name in options} == options
+
+
+def test_a_coroutine_is_refused() -> None:
+    async def wait() -> None:
+        """Never run."""
+
+    with pytest.raises(Misconfigured, match=r"@job waits: .*`def` that runs its coroutine with asyncio.run\(\)"):
+        job(wait, name="waits")
+    with pytest.raises(Misconfigured, match="@job Waits: workers call plain functions"):
+        type("Waits", (Job,), {"run": wait})

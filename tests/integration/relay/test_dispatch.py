@@ -1,10 +1,13 @@
 """Rows become messages; messages that a worker declined go out again; cancellations that a worker holds up wait."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
+import pytest
 import structlog.testing
 
+from jobworker.domain import policies
 from jobworker.domain.events import Event, Kind
 from jobworker.domain.execution import State
 from jobworker.relay.record import Declined, record
@@ -83,3 +86,26 @@ def test_one_that_waits_does_not_hold_up_the_others(world: World) -> None:
     assert world.dispatcher.cancel() == 1
     assert (world.get(held).state, world.get(free).state) == (State.QUEUED, State.CANCELLED)
     assert world.dispatcher.undecided
+
+
+@pytest.mark.parametrize("overrides", [None, {"time_limit": 5}])
+def test_a_policy_that_is_wrong_is_left_out_and_told_of_once(world: World, overrides: dict[str, Any] | None) -> None:
+    wrong = {"retry": {"max_attempts": 1001, "strategy": "fixed"}, "isolation": {"mode": "thread"}}
+    broken = replace(SEND, name="broken", policies={**SEND.policies, **wrong})
+    executions = world.submit_many(broken, 2, overrides=overrides)
+    other = world.submit()
+    with structlog.testing.capture_logs() as logs:
+        assert world.dispatch() == [*executions, other]
+    [line] = [line for line in logs if line["event"] == "policies_left_out"]
+    assert (line["log_level"], line["job"], line["revision"]) == ("error", "broken", 1)
+    assert "max_attempts must be 1 to 1000" in line["why"]
+    assert "mode must be one of" in line["why"]
+
+
+def test_a_limit_that_is_wrong_holds_nothing_up(world: World) -> None:
+    limited = replace(SEND, policies=policies.normalise({"concurrency": {"limit": 1}})[0])
+    executions = world.submit_many(limited, 2)
+    world.put(replace(limited, policies={**limited.policies, "concurrency": {"limit": -1}}))
+    with structlog.testing.capture_logs() as logs:
+        assert world.dispatch() == executions
+    assert [line["job"] for line in logs if line["event"] == "limit_left_out"] == [SEND.name]
