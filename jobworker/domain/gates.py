@@ -123,7 +123,8 @@ def not_due(
         return Reason("not_due", f"it is due at {due_at.isoformat()}", {"due_at": due_at})
     if state is not State.RETRYING:
         return None
-    of = f" of {max_attempts}" if max_attempts is not None else ""
+    # What uses up no retry, a snooze for example, is an attempt beyond their number.
+    of = f" of {max_attempts}" if max_attempts is not None and attempt < max_attempts else ""
     message = f"attempt {attempt + 1}{of} is due at {due_at.isoformat()}{f' ({why})' if why else ''}"
     details = {"attempt": attempt + 1, "max_attempts": max_attempts, "due_at": due_at, "reason": why}
     return Reason("retry_not_due", message, details)

@@ -79,7 +79,7 @@ def plan(workflow: Workflow) -> dict[str, list[Need]]:
     before = {name: [each.step for each in needs] for name, needs in reading.needs.items()}
     path = graph.cycle(before)
     if path is not None:
-        message = f"steps would wait for each other: {' -> '.join(path)}"
+        message = f"no step could be the first: {' -> '.join(path)}, each before the next"
         reading.problems.append(FieldError("/steps", "cycle", message))
     if reading.problems:
         raise InvalidInput("; ".join(each.message for each in reading.problems[:5]), reading.problems[:100])
