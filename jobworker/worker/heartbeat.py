@@ -7,8 +7,6 @@ from typing import Any
 
 import redis
 import structlog
-from celery import bootsteps
-from celery.worker import state
 
 from jobworker.clock import SystemClock
 from jobworker.settings import Settings
@@ -18,6 +16,7 @@ from jobworker.transport.claims import Claims
 from jobworker.transport.registry import Announcement, Pulse, Registry
 from jobworker.worker.announce import announcement
 from jobworker.worker.pool import forks
+from jobworker.worker.repeated import RepeatedStep
 from jobworker.worker.runner import Runner
 from jobworker.worker.task import JobTask
 from jobworker.worker.watchdog import Watchdog
@@ -86,45 +85,25 @@ class Heartbeat:
             logger.warning("goodbye_missed", error=str(error))
 
 
-class HeartbeatStep(bootsteps.StartStopStep):
-    """Beats from the event loop where the pool forks, since threads and fork do not mix; else from a thread."""
-
-    # Early: what comes later (mingle) takes a second, and the lease runs.
-    requires = ("celery.worker.consumer.connection:Connection",)
-
-    def __init__(self, consumer: Any, **options: Any) -> None:
-        super().__init__(consumer, **options)
-        self._timer_entry: Any = None
-        self._stopped = threading.Event()
+class HeartbeatStep(RepeatedStep):
+    """Announces the worker and beats."""
 
     def start(self, consumer: Any) -> None:
-        """Announce the worker and begin to beat. Runs again after each reconnection."""
+        """Announce the worker and begin to beat."""
         assert JobTask.runner is not None
-        self._cancel()
+        self.cancel()
         settings = Settings.from_environment()
         heartbeat = consumer.jobworker_heartbeat = _heartbeat(consumer, JobTask.runner, settings)
         watchdog = _watchdog(consumer, JobTask.runner, settings)
         Channel.announce = staticmethod(heartbeat.beat)
         heartbeat.beat()
-        if forks(consumer.pool):
-            beat = functools.partial(_beat_in_loop, heartbeat, watchdog)
-            self._timer_entry = consumer.timer.call_repeatedly(settings.heartbeat_interval, beat)
-        else:
-            self._stopped = threading.Event()
-            arguments = (heartbeat, watchdog, settings.heartbeat_interval, self._stopped)
-            threading.Thread(target=_beat_until, args=arguments, name="heartbeat", daemon=True).start()
+        beat = functools.partial(_beat_in_loop if forks(consumer.pool) else _beat, heartbeat, watchdog)
+        self.repeat(consumer, settings.heartbeat_interval, beat, "heartbeat")
 
-    def stop(self, consumer: Any) -> None:
-        """Stop beating until the connection is back; a worker that stops for good lives until its last job is over."""
-        if state.should_stop is None and state.should_terminate is None:
-            self._cancel()
-
-    def _cancel(self) -> None:
-        self._stopped.set()
+    def cancel(self) -> None:
+        """Stop; nobody expects another beat."""
         Watchdog.expect_nothing()
-        if self._timer_entry is not None:
-            self._timer_entry.cancel()
-            self._timer_entry = None
+        super().cancel()
 
 
 def _heartbeat(consumer: Any, runner: Runner, settings: Settings) -> Heartbeat:
@@ -141,11 +120,6 @@ def _watchdog(consumer: Any, runner: Runner, settings: Settings) -> Watchdog:
 def _beat_in_loop(heartbeat: Heartbeat, watchdog: Watchdog) -> None:
     watchdog.expect_another()
     _beat(heartbeat, watchdog)
-
-
-def _beat_until(heartbeat: Heartbeat, watchdog: Watchdog, interval: float, stopped: threading.Event) -> None:
-    while not stopped.wait(interval):
-        _beat(heartbeat, watchdog)
 
 
 def _beat(heartbeat: Heartbeat, watchdog: Watchdog) -> None:

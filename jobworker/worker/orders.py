@@ -1,16 +1,15 @@
 """A worker that runs something looks once a second whether it has to stop some of it."""
 
-import threading
 from typing import Any
 
 import redis
 import structlog
-from celery import bootsteps
 from celery.worker import state
 
 from jobworker.transport.claims import Ticket
 from jobworker.transport.orders import Order, Orders
 from jobworker.worker.pool import forks
+from jobworker.worker.repeated import RepeatedStep
 from jobworker.worker.request import JobRequest
 from jobworker.worker.runner import Runner
 from jobworker.worker.task import JobTask
@@ -66,42 +65,15 @@ def _is_of(request: Any, ticket: Ticket) -> bool:
     return isinstance(request, JobRequest) and request.token == ticket.token
 
 
-class OrdersStep(bootsteps.StartStopStep):
-    """Looks from the event loop where the pool forks, else from a thread; and lets the event loop keep time limits."""
-
-    requires = ("celery.worker.consumer.connection:Connection",)
-
-    def __init__(self, consumer: Any, **options: Any) -> None:
-        super().__init__(consumer, **options)
-        self._timer_entry: Any = None
-        self._stopped = threading.Event()
+class OrdersStep(RepeatedStep):
+    """Looks for orders, and lets the event loop keep time limits."""
 
     def start(self, consumer: Any) -> None:
-        """Runs again after each reconnection."""
+        """Begin to look."""
         runner = JobTask.runner
         if runner is None:
             return
-        self._cancel()
-        lookout = Lookout(runner, forks(consumer.pool))
+        self.cancel()
         if forks(consumer.pool):
             runner.limits.attach(consumer.hub, consumer.pool._pool)
-            self._timer_entry = consumer.timer.call_repeatedly(_EVERY, lookout.look)
-        else:
-            self._stopped = threading.Event()
-            threading.Thread(target=_look_until, args=(lookout, self._stopped), name="orders", daemon=True).start()
-
-    def stop(self, consumer: Any) -> None:
-        """Stop until the connection is back; while a worker that stops for good waits for its jobs, it looks on."""
-        if state.should_stop is None and state.should_terminate is None:
-            self._cancel()
-
-    def _cancel(self) -> None:
-        self._stopped.set()
-        if self._timer_entry is not None:
-            self._timer_entry.cancel()
-            self._timer_entry = None
-
-
-def _look_until(lookout: Lookout, stopped: threading.Event) -> None:
-    while not stopped.wait(_EVERY):
-        lookout.look()
+        self.repeat(consumer, _EVERY, Lookout(runner, forks(consumer.pool)).look, "orders")
