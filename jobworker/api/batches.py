@@ -61,5 +61,5 @@ def get_batch(batch_id: str) -> Response:
 def cancel_batch(batch_id: str) -> Response:
     """Cancel all of a batch that has not ended. Asking again changes nothing."""
     found = batches.cancel(room().database, room().clock, batch_id, ACTOR)
-    room().changed()
+    room().cancelled()
     return answer(show.batch_status(found), 202)

@@ -7,7 +7,7 @@ import redis
 import sqlalchemy as sa
 import structlog
 
-from jobworker.store import dispatch
+from jobworker.store import batches, dispatch
 from jobworker.store.database import Database
 from jobworker.transport.claims import Claims
 
@@ -20,6 +20,11 @@ _LIMIT = 1000
 def revoke_asked(database: Database, client: redis.Redis) -> None:
     """See to it that nothing queued starts whose cancellation was asked for. Raises `redis.RedisError`."""
     try:
+        with database.read() as connection:
+            cancelled = batches.cancelling(connection)
+        for batch in cancelled:
+            with database.write() as connection:
+                batches.stop_members(connection, batch)
         with database.read() as connection:
             asked = dispatch.cancel_asked(connection, _LIMIT)
     except sa.exc.SQLAlchemyError as error:

@@ -35,6 +35,18 @@ def test_a_cancelled_execution_is_revoked_by_who_took_the_request(database: Data
     assert world.client.get(f"/api/v1/executions/{one}").json["state"] == "Queued", "that is the relay's to say"
 
 
+def test_so_are_the_members_of_a_batch(database: Database, redis_url: str) -> None:
+    seed(database)
+    world = world_on(database, REDIS_URL=redis_url)
+    item = {"job": "export", "parameters": {"user_id": "u"}}
+    batch = world.client.post("/api/v1/executions/batch", json={"executions": [item, item]}).json
+    for member in batch["ids"]:
+        world.update(member, dispatched_at=dt.datetime.now(dt.UTC))
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        assert world.client.post(f"/api/v1/batches/{batch['batch_id']}/cancel").status_code == 202
+        until(lambda: all((_record(client, each) or "").startswith("1 revoked ") for each in batch["ids"]))
+
+
 def test_redis_away_keeps_nobody_from_asking(world: World) -> None:
     execution = _published(world)
     assert world.client.post(f"/api/v1/executions/{execution}/cancel").status_code == 202
