@@ -12,10 +12,10 @@ from celery import shared_task
 from jobworker.declare import celery_options
 from jobworker.declare.context import Context, current
 from jobworker.domain import limits, parameters, policies
+from jobworker.domain import schedule as schedules
 from jobworker.domain.errors import FieldError, Misconfigured
 from jobworker.domain.execution import DEFAULT_PRIORITY, PRIORITIES
 from jobworker.domain.job import DEFAULT_QUEUE, QUEUE, OnWorkerLost
-from jobworker.domain.schedule import parse as parse_rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def _checked_options(
         raise Misconfigured(f"@job {name}: priority {priority!r} must be a number from 0 to 9")
     if on_worker_lost not in list(OnWorkerLost):
         raise Misconfigured(f"@job {name}: on_worker_lost {on_worker_lost!r} must be 'retry' or 'fail'")
-    rule = parse_rule(schedule).to_json() if schedule is not None else None
+    rule = schedules.to_job(schedules.of_job(name, schedule)) if schedule is not None else None
     return JobOptions(queue, priority, OnWorkerLost(on_worker_lost), rule, tuple(tags))
 
 

@@ -225,7 +225,7 @@ def _rule(definition: job.Definition) -> Iterable[FieldError]:
     if definition.schedule is None:
         return ()
     try:
-        schedule.parse(definition.schedule)
+        schedule.of_job(definition.name, definition.schedule)
     except InvalidInput as error:
         return error.errors
     return ()

@@ -37,7 +37,7 @@ class Definition:
     """What a job is.
 
     Limits are in seconds, and so is `expires`, the deadline for a start after it is due. `schedule` is a rule as
-    JSON (see `domain.schedule`), `policies` holds the JSON of each of `domain.policies`, by its name.
+    JSON (see `domain.schedule.of_job`), `policies` holds the JSON of each of `domain.policies`, by its name.
     """
 
     name: str

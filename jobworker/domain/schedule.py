@@ -1,125 +1,318 @@
-"""When a job that carries a schedule is due: pure functions of time.
+"""A schedule: a job, the rule by which it is due, and what holds when clocks, outages and long runs get in the way.
 
-Two kinds of rule: `{"kind": "interval", "every": seconds, "anchor": RFC 3339 or absent}` counts elapsed
-time from its anchor (1970 by default); `{"kind": "cron", "expression": …}` with an IANA zone follows
-the wall clock as Debian's cron does (cronsim).
+As JSON (what is absent has its default):
+
+name, job               the schedule's own name, and the job that it starts
+description, enabled
+rule, zone              a rule of `domain.rules.reading`, on the wall clock of an IANA zone ("UTC")
+calendar                by whose business days a `business_day` rule counts; none: Monday to Friday
+require, exclude        names of calendars whose times it is kept to, and kept away from
+dst                     {"gap": shift | skip, "fold": first | second | both}; absent: as people mean the rule
+start, end              RFC 3339; nothing is due before `start`, nor at `end` or later
+max_runs                after so many executions it is exhausted
+initial_delay           nothing is due so soon after it was created
+run_at_start            whether it is due, too, when it is created and whenever the system starts
+jitter, spread          an execution starts up to so much later: by chance each time, or always by the same share
+parameters, queue, priority   of its executions; absent: the job's
+overlap                 what becomes of an occurrence while an execution of the schedule is unfinished
+misfire                 {"policy": fire_once | skip | catch_up, "grace", "max"}: what becomes of occurrences that nobody
+                        noticed for longer than `grace`; `catch_up` makes up for the latest `max`
+on_resume               what becomes of the occurrences of a pause when it ends: skip, fire_once or catch_up
+pause_after_failures    after so many failures in a row it is paused
+
+Durations are seconds (or ISO 8601).
 """
 
 import datetime as dt
 import zoneinfo
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
-import cronsim
+from jobworker.domain.calendars import Business, Calendar
+from jobworker.domain.described import Described
+from jobworker.domain.errors import InvalidInput
+from jobworker.domain.job import NAME, QUEUE
+from jobworker.domain.rules import reading
+from jobworker.domain.rules.days import BusinessDay
+from jobworker.domain.timetable import Rule, Timetable, WallClockRule
+from jobworker.domain.zones import Dst, Fold, Gap
 
-from jobworker.domain.errors import FieldError, InvalidInput
+#: A grace of more than a week is no grace, and more occurrences than that cannot be made up for (s, occurrences).
+_LONGEST_GRACE = 7 * 24 * 3600.0
+MOST_CAUGHT_UP = 1000
 
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_LONGEST_DELAY = 366 * 24 * 3600.0
+_LONGEST_SPREAD = 24 * 3600.0
+_MOST_CALENDARS = 20
+_LONGEST_TEXT = 1000
 
-#: RedBeat keeps due times in whole seconds; a shorter interval cannot be kept.
-SHORTEST = 1.0
 
-#: A longer interval is a typing error, and moments that far away cannot be expressed (s).
-LONGEST = 3660 * 24 * 3600.0
+class Overlap(StrEnum):
+    """What becomes of an occurrence while an execution of the schedule is unfinished."""
 
-_LONGEST_EXPRESSION = 255
+    #: It is left out.
+    SKIP = "skip"
+    #: One waits until the others have ended; those behind it are left out.
+    QUEUE_ONE = "queue_one"
+    #: It waits until the one before it has ended.
+    QUEUE_ALL = "queue_all"
+    #: It runs beside them.
+    ALLOW = "allow"
+    #: The others are cancelled, and it runs when they have ended.
+    CANCEL_RUNNING = "cancel_running"
+
+
+class Owner(StrEnum):
+    """Where a schedule is edited."""
+
+    CODE = "code"
+    API = "api"
+    #: In the definition of its job.
+    JOB = "job"
+
+
+class State(StrEnum):
+    """Whether anything is ahead of a schedule."""
+
+    ACTIVE = "active"
+    #: It has come to its end: of its rule, of its time, or of its runs.
+    EXHAUSTED = "exhausted"
+    #: It was declared in code, and is not any more.
+    RETIRED = "retired"
+
+
+class Missed(StrEnum):
+    """What becomes of occurrences that nobody noticed in time, or that a pause held up."""
+
+    #: One execution stands for all of them.
+    FIRE_ONCE = "fire_once"
+    #: None of them runs.
+    SKIP = "skip"
+    #: The latest of them run, each with its own nominal time.
+    CATCH_UP = "catch_up"
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """Every `every` seconds, counted from `anchor`."""
+class Misfire:
+    """What holds for occurrences that are later than `grace` (s) when they are noticed; `most` bounds `catch_up`."""
 
-    every: float
-    anchor: dt.datetime = _EPOCH
-
-    def next_after(self, moment: dt.datetime) -> dt.datetime:
-        """The first occurrence strictly after `moment` (aware, UTC)."""
-        # timedelta counts whole microseconds; with floats the answer could be `moment` itself.
-        every = dt.timedelta(seconds=self.every)
-        return self.anchor + ((moment - self.anchor) // every + 1) * every
+    policy: Missed = Missed.FIRE_ONCE
+    grace: float = 60.0
+    most: int = 100
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
-        return {"kind": "interval", "every": self.every, "anchor": self.anchor.isoformat()}
+        return {"policy": self.policy.value, "grace": self.grace, "max": self.most}
 
 
 @dataclass(frozen=True, slots=True)
-class Cron:
-    """A cron expression (5 fields, or 6 with seconds first) on the wall clock of `zone`."""
+class Schedule:
+    """What somebody decided; the module says what each field means."""
 
-    expression: str
+    name: str
+    job: str
+    rule: Rule
     zone: str = "UTC"
+    description: str = ""
+    enabled: bool = True
+    calendar: str | None = None
+    require: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    dst: Dst | None = None
+    start: dt.datetime | None = None
+    end: dt.datetime | None = None
+    max_runs: int | None = None
+    initial_delay: float = 0.0
+    run_at_start: bool = False
+    jitter: float = 0.0
+    spread: float = 0.0
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    queue: str | None = None
+    priority: int | None = None
+    overlap: Overlap = Overlap.SKIP
+    misfire: Misfire = Misfire()
+    on_resume: Missed = Missed.SKIP
+    pause_after_failures: int | None = None
 
-    def next_after(self, moment: dt.datetime) -> dt.datetime | None:
-        """The first occurrence strictly after `moment` (aware, UTC); None if there is none within 50 years."""
-        local = moment.astimezone(zoneinfo.ZoneInfo(self.zone))
-        found = next(cronsim.CronSim(self.expression, local), None)
-        return found.astimezone(dt.UTC) if found else None
+    @property
+    def calendars(self) -> tuple[str, ...]:
+        """Every calendar that it names, each once."""
+        named = ([self.calendar] if self.calendar else []) + [*self.require, *self.exclude]
+        return tuple(dict.fromkeys(named))
+
+    def timetable(self, calendars: Mapping[str, Calendar]) -> Timetable:
+        """When it is due, with the calendars of these names; raises `KeyError` if one is missing."""
+        rule = self.rule
+        if isinstance(rule, BusinessDay) and self.calendar:
+            counted = calendars[self.calendar]
+            if not isinstance(counted, Business):
+                raise TypeError(f"calendar {self.calendar} has no business days")
+            rule = replace(rule, calendar=counted)
+        require, exclude = [calendars[name] for name in self.require], [calendars[name] for name in self.exclude]
+        return Timetable(rule, zoneinfo.ZoneInfo(self.zone), self.dst, self.start, self.end, require, exclude)
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
-        return {"kind": "cron", "expression": self.expression, "zone": self.zone}
+        """As stored and shown; `parse` reads it."""
+        return {
+            "name": self.name,
+            "job": self.job,
+            "description": self.description,
+            "enabled": self.enabled,
+            "rule": self.rule.to_json(),
+            "zone": self.zone,
+            "calendar": self.calendar,
+            "require": list(self.require),
+            "exclude": list(self.exclude),
+            "dst": {"gap": self.dst.gap.value, "fold": self.dst.fold.value} if self.dst else None,
+            "start": self.start.isoformat() if self.start else None,
+            "end": self.end.isoformat() if self.end else None,
+            "max_runs": self.max_runs,
+            "initial_delay": self.initial_delay,
+            "run_at_start": self.run_at_start,
+            "jitter": self.jitter,
+            "spread": self.spread,
+            "parameters": dict(self.parameters),
+            "queue": self.queue,
+            "priority": self.priority,
+            "overlap": self.overlap.value,
+            "misfire": self.misfire.to_json(),
+            "on_resume": self.on_resume.value,
+            "pause_after_failures": self.pause_after_failures,
+        }
 
 
-Rule = Interval | Cron
+def parse(given: object, where: str = "") -> Schedule:
+    """The schedule that a JSON object describes; raises `InvalidInput` with every problem.
+
+    Whether the job and the calendars exist, and the parameters fit, only SQL can tell.
+    """
+    read = Described(given, where)
+    read.require("name", "job", "rule")
+    values = _values(read, where)
+    read.finish()
+    return Schedule(**values)
 
 
-def parse(described: Mapping[str, Any], where: str = "/schedule") -> Rule:
-    """The rule that a JSON object describes; raises `InvalidInput` that names the field."""
-    kind = described.get("kind")
-    if kind == "interval":
-        _only(described, {"kind", "every", "anchor"}, where)
-        return _parse_interval(described, where)
-    if kind == "cron":
-        _only(described, {"kind", "expression", "zone"}, where)
-        return _parse_cron(described, where)
-    raise _invalid(f"{where}/kind", "not_allowed", 'kind must be "interval" or "cron"')
+def of_job(job: str, given: object, where: str = "/schedule") -> Schedule:
+    """The schedule that a definition carries: a rule which may name its `zone` itself; raises `InvalidInput`.
 
-
-def _parse_interval(described: Mapping[str, Any], where: str) -> Interval:
-    every = described.get("every")
-    if isinstance(every, bool) or not isinstance(every, int | float) or not SHORTEST <= every <= LONGEST:
-        raise _invalid(f"{where}/every", "not_allowed", "every must be a number of seconds, 1 second to 10 years")
-    anchor = described.get("anchor")
-    if anchor is None:
-        return Interval(every)
+    It has the name of its job.
+    """
+    fields = dict(given) if isinstance(given, Mapping) else {}
+    read = Described({"zone": fields.pop("zone", None)}, where)
+    found = zone(read)
+    problems = [*read.problems]
     try:
-        moment = dt.datetime.fromisoformat(anchor)
-    except (TypeError, ValueError):
-        raise _invalid(f"{where}/anchor", "wrong_type", "anchor must be an RFC 3339 time") from None
-    if moment.tzinfo is None:
-        raise _invalid(f"{where}/anchor", "naive_time", "anchor needs an offset, for example 2026-01-01T00:00:00Z")
+        rule = reading.parse(fields if isinstance(given, Mapping) else given, where)
+    except InvalidInput as error:
+        problems = [*error.errors, *problems]
+    if problems:
+        raise InvalidInput("; ".join(problem.message for problem in problems), problems)
+    return Schedule(job, job, rule, found)
+
+
+def to_job(schedule: Schedule) -> dict[str, Any]:
+    """As the definition of its job shows it: the inverse of `of_job`."""
+    named = {"zone": schedule.zone} if isinstance(schedule.rule, WallClockRule) else {}
+    return {**schedule.rule.to_json(), **named}
+
+
+def _values(read: Described, where: str) -> dict[str, Any]:
+    start, end = reading.moment(read, "start"), reading.moment(read, "end")
+    if start and end and end <= start:
+        read.refuse("end", "not_allowed", f"end must be later than start, {start.isoformat()}")
+    parameters = read.value("parameters")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        read.refuse("parameters", "wrong_type", "parameters must be a JSON object")
+    return {
+        "name": _matching(read, "name", NAME, "1 to 128 of the characters A-Z a-z 0-9 _ . : -"),
+        "job": _matching(read, "job", NAME, "the name of a job"),
+        "rule": _rule(read, where),
+        "zone": zone(read),
+        "description": read.text("description", _LONGEST_TEXT, "") if read.value("description") else "",
+        "enabled": read.flag("enabled", True),
+        "calendar": read.text("calendar", 128),
+        "require": read.texts("require", 128, _MOST_CALENDARS),
+        "exclude": read.texts("exclude", 128, _MOST_CALENDARS),
+        "dst": dst(read),
+        "start": start,
+        "end": end,
+        "max_runs": read.integer("max_runs", 1, 1_000_000_000),
+        "initial_delay": read.seconds("initial_delay", 0.0, _LONGEST_DELAY, 0.0),
+        "run_at_start": read.flag("run_at_start", False),
+        "jitter": read.seconds("jitter", 0.0, _LONGEST_SPREAD, 0.0),
+        "spread": read.seconds("spread", 0.0, _LONGEST_SPREAD, 0.0),
+        "parameters": parameters or {},
+        "queue": _matching(read, "queue", QUEUE, "the name of a queue, such as background"),
+        "priority": read.integer("priority", 0, 9),
+        "overlap": Overlap(read.choice("overlap", list(Overlap), Overlap.SKIP)),
+        "misfire": _misfire(read),
+        "on_resume": Missed(read.choice("on_resume", list(Missed), Missed.SKIP)),
+        "pause_after_failures": read.integer("pause_after_failures", 1, 1000),
+    }
+
+
+def zone(read: Described) -> str:
+    """The field `zone` of whatever has one."""
+    name = read.text("zone", 64, "UTC") or "UTC"
     try:
-        return Interval(every, moment.astimezone(dt.UTC))
-    except OverflowError:
-        raise _invalid(f"{where}/anchor", "not_allowed", "anchor is not within the years 1 to 9999 in UTC") from None
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, OSError, ValueError):
+        read.refuse("zone", "unknown_zone", f"{name!r} is not an IANA time zone; an example is Europe/Berlin")
+    return name
 
 
-def _parse_cron(described: Mapping[str, Any], where: str) -> Cron:
-    zone = described.get("zone", "UTC")
-    expression = described.get("expression")
+def dst(read: Described) -> Dst | None:
+    """The field `dst` of whatever has one."""
+    given = read.value("dst")
+    if given is None:
+        return None
+    inner = Described(given, f"{read.where}/dst")
+    found = Dst(
+        Gap(inner.choice("gap", list(Gap), Gap.SHIFT)),
+        Fold(inner.choice("fold", list(Fold), Fold.FIRST)),
+    )
+    _take(read, inner)
+    return found
+
+
+def _misfire(read: Described) -> Misfire:
+    given = read.value("misfire")
+    if given is None:
+        return Misfire()
+    inner = Described(given, f"{read.where}/misfire")
+    default = Misfire()
+    found = Misfire(
+        Missed(inner.choice("policy", list(Missed), default.policy)),
+        inner.seconds("grace", 1.0, _LONGEST_GRACE, default.grace) or default.grace,
+        inner.integer("max", 1, MOST_CAUGHT_UP, default.most) or default.most,
+    )
+    _take(read, inner)
+    return found
+
+
+def _rule(read: Described, where: str) -> Rule | None:
+    given = read.value("rule")
+    if given is None:
+        return None
     try:
-        zoneinfo.ZoneInfo(zone)
-    except (zoneinfo.ZoneInfoNotFoundError, TypeError, ValueError):
-        message = f"{zone!r} is not an IANA time zone; an example is Europe/Berlin"
-        raise _invalid(f"{where}/zone", "unknown_zone", message) from None
-    if not isinstance(expression, str) or len(expression) > _LONGEST_EXPRESSION:
-        raise _invalid(f"{where}/expression", "wrong_type", "expression must be a string such as '0 3 * * *'")
+        return reading.parse(given, f"{where}/rule")
+    except InvalidInput as error:
+        read.problems.extend(error.errors)
+        return None
+
+
+def _matching(read: Described, name: str, pattern: Any, expected: str) -> str | None:
+    found = read.text(name, 128)
+    if found is not None and not pattern.match(found):
+        read.refuse(name, "not_allowed", f"{name} must be {expected}")
+    return found
+
+
+def _take(read: Described, inner: Described) -> None:
     try:
-        cronsim.CronSim(expression, _EPOCH)
-    except cronsim.CronSimError as error:
-        message = f"{expression!r} is not a cron expression of 5 or 6 fields: {error}"
-        raise _invalid(f"{where}/expression", "bad_cron", message) from None
-    return Cron(expression, zone)
-
-
-def _only(described: Mapping[str, Any], allowed: set[str], where: str) -> None:
-    for name in described:
-        if name not in allowed:
-            message = f"{name} is not a field of this rule; it has {', '.join(sorted(allowed))}"
-            raise _invalid(f"{where}/{name}", "unknown_field", message)
-
-
-def _invalid(pointer: str, code: str, message: str) -> InvalidInput:
-    return InvalidInput(message, [FieldError(pointer, code, message)])
+        inner.finish()
+    except InvalidInput as error:
+        read.problems.extend(error.errors)

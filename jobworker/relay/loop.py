@@ -17,7 +17,6 @@ import sqlalchemy.exc
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.domain.ids import IdFactory
 from jobworker.relay.dispatch import Dispatcher
 from jobworker.relay.fire import fire
 from jobworker.relay.log_lines import record_logs
@@ -98,7 +97,6 @@ class Relay:
         self._releases = Releases(database, clock)
         self._watch = Watch(database, self._client, self._dispatcher, clock, settings)
         self._watch.add("stranded", _SWEEP_EVERY, self._releases.sweep)
-        self._ids = IdFactory()
         # Who looks for silent workers has to look often, or nobody is held to have been silent.
         self._longest_wait = min(_LONGEST_WAIT, settings.heartbeat_interval)
         self._offsets: Offsets | None = None
@@ -187,7 +185,7 @@ class Relay:
             record_progress(connection, batch.events)
             told = record(connection, batch.events)
             record_logs(connection, batch.logs)
-            fired = fire(connection, batch.events, self._ids, now)
+            fired = fire(connection, batch.events, now)
             expired = dispatch.expire(connection, now, _RELEASE_LIMIT)
             ended = [*told.ended, *dependencies.ended(connection, expired)]
             freed = self._releases.release(connection, ended, now)

@@ -142,7 +142,8 @@ def _put(connection: sa.Connection, clock: Clock, definition: Definition, actor:
     admission.refuse(admission.check_definition(definition, task.parameters))
     trigger_rules.check(connection, definition)
     if definition.schedule is not None:
-        definition = replace(definition, schedule=schedule.parse(definition.schedule).to_json())
+        made = schedule.of_job(definition.name, definition.schedule)
+        definition = replace(definition, schedule=schedule.to_job(made))
     definition = replace(definition, policies=policies.normalise(definition.policies)[0])
     return Job(jobs.put(connection, definition, Owner.API, actor, clock.now()), task.parameters)
 

@@ -2,23 +2,22 @@
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from jobworker.domain import schedule as schedule_rules
 from jobworker.domain.errors import Conflict
-from jobworker.domain.ids import IdFactory
 from jobworker.domain.job import Definition, Owner
-from jobworker.store import audit, schema, triggers
+from jobworker.domain.schedule import Owner as ScheduleOwner
+from jobworker.domain.timetable import next_after
+from jobworker.store import audit, schedules, schema, triggers
 from jobworker.store.audit import AuditEntry
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
 
 _jobs = schema.job_definitions
 _revisions = schema.job_revisions
-_schedules = schema.job_schedules
-_ids = IdFactory()
 
 # Statements of the submission's way are built once: building one costs as much as running it.
 _BY_NAME = sa.select(_jobs).where(_jobs.c.name == sa.bindparam("name"))
@@ -126,7 +125,7 @@ def put(connection: sa.Connection, definition: Definition, owner: Owner, actor: 
                 job=definition.name, revision=number, definition=described, created_at=now, actor=actor
             )
         )
-        _write_schedule(connection, definition, now)
+        _write_schedule(connection, definition, actor, now)
         triggers.put(connection, definition.name, definition.triggers)
     except sa.exc.IntegrityError as error:
         raise Conflict(f"job {definition.name} was changed by somebody else at the same moment; try again") from error
@@ -141,7 +140,7 @@ def delete(connection: sa.Connection, name: str, actor: str, now: dt.datetime) -
     before = get(connection, name, lock=True)
     if before is None:
         return False
-    connection.execute(_schedules.delete().where(_schedules.c.job == name))
+    _remove_schedule(connection, name, actor, now)
     triggers.put(connection, name, ())
     connection.execute(_jobs.delete().where(_jobs.c.name == name))
     audit.record(connection, AuditEntry(now, actor, "job.delete", name, before.definition.to_json(), None))
@@ -169,20 +168,23 @@ def _write(
         connection.execute(_jobs.update().where(_jobs.c.name == definition.name).values(values))
 
 
-def _write_schedule(connection: sa.Connection, definition: Definition, now: dt.datetime) -> None:
-    """Make the job's row in job_schedules say what its definition says."""
-    mine = _schedules.c.job == definition.name
+def _write_schedule(connection: sa.Connection, definition: Definition, actor: str, now: dt.datetime) -> None:
+    """Make the job's own schedule say what its definition says."""
     if definition.schedule is None:
-        connection.execute(_schedules.delete().where(mine))
+        _remove_schedule(connection, definition.name, actor, now)
         return
-    wanted = {"rule": schedule_rules.parse(definition.schedule).to_json(), "enabled": definition.enabled}
-    present = connection.execute(sa.select(_schedules.c.rule, _schedules.c.enabled).where(mine)).one_or_none()
-    if present is None:
-        new_id = _ids.new(int(now.timestamp() * 1000))
-        values = {"id": new_id, "job": definition.name, "created_at": now, "changed_at": now, **wanted}
-        connection.execute(_schedules.insert().values(values))
-    elif (present.rule, present.enabled) != (wanted["rule"], wanted["enabled"]):
-        connection.execute(_schedules.update().where(mine).values(changed_at=now, **wanted))
+    other = schedules.named(connection, definition.name)
+    if other is not None and other.owner is not ScheduleOwner.JOB:
+        message = f"there is a schedule named {definition.name} already; remove it, or the one in the definition"
+        raise Conflict(message)
+    made = replace(schedule_rules.of_job(definition.name, definition.schedule), enabled=definition.enabled)
+    schedules.put(connection, made, ScheduleOwner.JOB, actor, now, next_after(made.timetable({}), now))
+
+
+def _remove_schedule(connection: sa.Connection, job: str, actor: str, now: dt.datetime) -> None:
+    own = schedules.named(connection, job)
+    if own is not None and own.owner is ScheduleOwner.JOB:
+        schedules.delete(connection, own, actor, now)
 
 
 def _to_revision(row: sa.Row[Any]) -> RevisionRow:

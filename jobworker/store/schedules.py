@@ -1,49 +1,139 @@
-"""Schedules of jobs as the relay needs them, and the ledger of what was due."""
+"""Schedules with their revisions, and the ledger of what was due."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain.job import Definition
-from jobworker.store import schema
+from jobworker.domain.errors import Conflict
+from jobworker.domain.ids import IdFactory
+from jobworker.domain.schedule import Owner, Schedule, State, parse
+from jobworker.store import audit, schema
+from jobworker.store.audit import AuditEntry
 from jobworker.store.queues import insert_or_ignore
 
-_jobs = schema.job_definitions
 _schedules = schema.job_schedules
+_revisions = schema.schedule_revisions
+_calendars = schema.schedule_calendars
 _occurrences = schema.occurrences
+
+_ids = IdFactory()
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRow:
-    """A schedule, the job it starts as that stands now, and how far its occurrences are recorded."""
+    """A schedule, and how far it has come. `store.scheduling` says what each column means."""
 
     id: str
+    name: str
     job: str
-    rule: Mapping[str, Any]
-    enabled: bool
-    changed_at: dt.datetime
-    definition: Definition
+    owner: Owner
     revision: int
-    last_occurrence: dt.datetime | None
+    spec: Mapping[str, Any]
+    enabled: bool
+    state: State
+    paused_at: dt.datetime | None
+    paused_by: str | None
+    pause_note: str | None
+    paused_until: dt.datetime | None
+    settled_until: dt.datetime
+    next_at: dt.datetime | None
+    runs: int
+    failures: int
+    created_at: dt.datetime
+    changed_at: dt.datetime
 
     @property
-    def after(self) -> dt.datetime:
-        """Occurrences up to here are settled: they have a row, or lie before the rule (or a pause) ended."""
-        return max(self.changed_at, self.last_occurrence) if self.last_occurrence else self.changed_at
+    def schedule(self) -> Schedule:
+        """What somebody decided, as a value."""
+        return parse(self.spec)
 
 
-def get(connection: sa.Connection, schedule_id: str) -> ScheduleRow | None:
-    """The schedule with this id."""
-    row = connection.execute(_query().where(_schedules.c.id == schedule_id)).one_or_none()
-    return _to_row(row) if row is not None else None
+def get(connection: sa.Connection, name: str) -> ScheduleRow | None:
+    """The schedule with this name, or else with this id."""
+    return named(connection, name) or _one(connection, _schedules.c.id == name)
+
+
+def named(connection: sa.Connection, name: str) -> ScheduleRow | None:
+    """The schedule with this name."""
+    return _one(connection, _schedules.c.name == name)
 
 
 def all(connection: sa.Connection) -> list[ScheduleRow]:
     """Every schedule, in the order of their ids."""
-    return [_to_row(row) for row in connection.execute(_query().order_by(_schedules.c.id))]
+    return [to_row(row) for row in connection.execute(sa.select(_schedules).order_by(_schedules.c.id))]
+
+
+def put(
+    connection: sa.Connection,
+    schedule: Schedule,
+    owner: Owner,
+    actor: str,
+    now: dt.datetime,
+    next_at: dt.datetime | None,
+) -> ScheduleRow:
+    """Insert the schedule or change the one of this name. What is due up to `now` is settled, or not its business.
+
+    `next_at` is its first occurrence after `now` (and after its initial delay, if it is new). Nothing to change: no
+    new revision.
+    """
+    spec = schedule.to_json()
+    before = named(connection, schedule.name)
+    if before and before.owner is owner and before.spec == spec and before.state is not State.RETIRED:
+        return before
+    revision = before.revision + 1 if before else 1
+    begins = now if before else now + dt.timedelta(seconds=schedule.initial_delay)
+    values = {
+        "job": schedule.job,
+        "owner": owner.value,
+        "revision": revision,
+        "spec": spec,
+        "enabled": schedule.enabled,
+        "state": (State.ACTIVE if next_at else State.EXHAUSTED).value,
+        "settled_until": max(begins, before.settled_until) if before else begins,
+        "next_at": next_at,
+        "changed_at": now,
+    }
+    schedule_id = before.id if before else _ids.new(int(now.timestamp() * 1000))
+    try:
+        if before is None:
+            own = {"id": schedule_id, "name": schedule.name, "created_at": now, "runs": 0, "failures": 0}
+            connection.execute(_schedules.insert().values(**own, **values))
+        else:
+            connection.execute(_schedules.update().where(_schedules.c.id == schedule_id).values(values))
+        connection.execute(
+            _revisions.insert().values(
+                schedule_id=schedule_id, revision=revision, spec=spec, created_at=now, actor=actor
+            )
+        )
+    except sa.exc.IntegrityError as error:
+        message = f"schedule {schedule.name} was changed by somebody else at the same moment; try again"
+        raise Conflict(message) from error
+    _name_calendars(connection, schedule_id, schedule.calendars)
+    action = "schedule.change" if before else "schedule.create"
+    audit.record(connection, AuditEntry(now, actor, action, schedule.name, before.spec if before else None, spec))
+    written = named(connection, schedule.name)
+    assert written is not None, "it was just written"
+    return written
+
+
+def settled(
+    connection: sa.Connection, schedule_id: str, settled_until: dt.datetime, next_at: dt.datetime | None
+) -> None:
+    """Remember how far the ledger goes, and what comes next."""
+    values: dict[str, Any] = {"settled_until": settled_until, "next_at": next_at}
+    if next_at is None:
+        values["state"] = State.EXHAUSTED.value
+    connection.execute(_schedules.update().where(_schedules.c.id == schedule_id).values(values))
+
+
+def delete(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> None:
+    """Remove a schedule; its revisions, its ledger and its executions stay."""
+    _name_calendars(connection, row.id, ())
+    connection.execute(_schedules.delete().where(_schedules.c.id == row.id))
+    audit.record(connection, AuditEntry(now, actor, "schedule.delete", row.name, row.spec, None))
 
 
 def record(
@@ -67,32 +157,20 @@ def record(
     return bool(connection.execute(insert_or_ignore(connection, _occurrences), values).rowcount == 1)
 
 
-def is_recorded(connection: sa.Connection, schedule_id: str, scheduled_for: dt.datetime) -> bool:
-    """Whether it was entered what became of an occurrence."""
-    mine = sa.and_(_occurrences.c.schedule_id == schedule_id, _occurrences.c.scheduled_for == scheduled_for)
-    return connection.scalar(sa.select(_occurrences.c.outcome).where(mine)) is not None
+def _name_calendars(connection: sa.Connection, schedule_id: str, names: Sequence[str]) -> None:
+    connection.execute(_calendars.delete().where(_calendars.c.schedule_id == schedule_id))
+    if names:
+        rows = [{"calendar": name, "schedule_id": schedule_id} for name in names]
+        connection.execute(_calendars.insert(), rows)
 
 
-def _query() -> sa.Select[Any]:
-    # One look at the end of the primary key per schedule, however long its ledger is.
-    last = (
-        sa.select(sa.func.max(_occurrences.c.scheduled_for))
-        .where(_occurrences.c.schedule_id == _schedules.c.id)
-        .scalar_subquery()
-        .label("last_occurrence")
-    )
-    columns = (_schedules, _jobs.c.definition, _jobs.c.revision, last)
-    return sa.select(*columns).join(_jobs, _jobs.c.name == _schedules.c.job)
+def _one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> ScheduleRow | None:
+    row = connection.execute(sa.select(_schedules).where(condition)).one_or_none()
+    return to_row(row) if row is not None else None
 
 
-def _to_row(row: sa.Row[Any]) -> ScheduleRow:
-    return ScheduleRow(
-        id=row.id,
-        job=row.job,
-        rule=row.rule,
-        enabled=row.enabled,
-        changed_at=row.changed_at,
-        definition=Definition.from_json(row.definition),
-        revision=row.revision,
-        last_occurrence=row.last_occurrence,
-    )
+def to_row(row: sa.Row[Any]) -> ScheduleRow:
+    """From a row of the table."""
+    values = dict(row._mapping)
+    values["owner"], values["state"] = Owner(row.owner), State(row.state)
+    return ScheduleRow(**values)

@@ -7,6 +7,12 @@ from jobworker.store.columns import metadata as metadata
 from jobworker.store.relations import batches as batches
 from jobworker.store.relations import dependencies as dependencies
 from jobworker.store.relations import job_triggers as job_triggers
+from jobworker.store.scheduling import calendar_revisions as calendar_revisions
+from jobworker.store.scheduling import calendars as calendars
+from jobworker.store.scheduling import job_schedules as job_schedules
+from jobworker.store.scheduling import occurrences as occurrences
+from jobworker.store.scheduling import schedule_calendars as schedule_calendars
+from jobworker.store.scheduling import schedule_revisions as schedule_revisions
 
 #: Conditions of partial indexes; a query must use the very same words for SQLite to find the index. The
 #: empty string keeps its planner from taking ix_executions_state instead, which would read the whole backlog.
@@ -24,6 +30,7 @@ AHEAD = f"{PUBLISHED} AND rate_key IS NOT NULL"
 CANCEL_ASKED = "state || '' = 'Queued' AND cancel_requested_at IS NOT NULL"
 EXPIRING = "expires_at IS NOT NULL AND attempt = 0 AND dispatched_at IS NULL AND finished_at IS NULL"
 DEAD_LETTER = "dead_letter || '' = 'open'"
+OF_SCHEDULE = "schedule_id IS NOT NULL AND finished_at IS NULL"
 STOP_ASKED = "state || '' IN ('Running', 'Retrying') AND cancel_requested_at IS NOT NULL"
 
 #: The current revision of each job. `definition` is `domain.job.Definition` as JSON.
@@ -171,6 +178,7 @@ executions = sa.Table(
     partial("ix_executions_stop", "id", where=STOP_ASKED),
     partial("ix_executions_succeeded", "job", "id", where=SUCCEEDED),
     partial("ix_executions_batch_state", "batch_id", "state", where="batch_id IS NOT NULL"),
+    partial("ix_executions_schedule_id", "schedule_id", "id", where=OF_SCHEDULE),
     partial("ix_executions_triggered_by", "triggered_by", "job", where="triggered_by IS NOT NULL"),
 )
 
@@ -215,31 +223,6 @@ execution_logs = sa.Table(
     sa.Column("level", sa.String(16), nullable=False),
     sa.Column("logger", sa.String(255), nullable=False),
     sa.Column("message", sa.Text, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-#: What is to happen by itself. `rule` is a rule of `domain.schedule` as JSON.
-job_schedules = sa.Table(
-    "job_schedules",
-    metadata,
-    sa.Column("id", sa.String(36), primary_key=True),
-    sa.Column("job", sa.String(128), nullable=False, unique=True),
-    sa.Column("rule", Json, nullable=False),
-    sa.Column("enabled", sa.Boolean(create_constraint=False), nullable=False),
-    sa.Column("created_at", Moment, nullable=False),
-    sa.Column("changed_at", Moment, nullable=False),
-)
-
-#: The ledger of what was due. The key is what makes an occurrence happen once.
-occurrences = sa.Table(
-    "occurrences",
-    metadata,
-    sa.Column("schedule_id", sa.String(36), primary_key=True),
-    sa.Column("scheduled_for", Moment, primary_key=True),
-    sa.Column("outcome", sa.String(32), nullable=False),
-    sa.Column("reason", sa.Text),
-    sa.Column("execution_id", sa.String(36)),
-    sa.Column("recorded_at", Moment, nullable=False),
     sqlite_with_rowid=False,
 )
 

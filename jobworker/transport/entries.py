@@ -1,4 +1,4 @@
-"""How a schedule looks in Redis: RedBeat's hash and sorted set, with a rule of `domain.schedule` inside.
+"""How a schedule looks in Redis: RedBeat's hash and sorted set, with what `domain.schedule` says about when it is due.
 
 Free of Celery, so that whoever writes the schedule need not load it.
 """
@@ -30,8 +30,9 @@ def entry_key(schedule_id: str) -> str:
     return KEY_PREFIX + schedule_id
 
 
-def encode(schedule_id: str, job: str, rule: Mapping[str, Any]) -> str:
-    """An entry's definition as RedBeat stores it. Equal schedules give equal text."""
+def encode(schedule_id: str, job: str, spec: Mapping[str, Any]) -> str:
+    """An entry's definition as RedBeat stores it. Equal timetables give equal text."""
+    rule = {name: spec.get(name) for name in ("name", "job", "rule", "zone", "dst", "start", "end")}
     return json.dumps(
         {
             "name": schedule_id,
@@ -56,12 +57,6 @@ def from_score(score: str | bytes) -> dt.datetime:
     return _EPOCH + dt.timedelta(microseconds=round(float(score) * 1_000_000))
 
 
-def due_event(schedule_id: str, nominal: dt.datetime, until: dt.datetime | None = None) -> dict[str, str]:
-    """The fields of the stream entry which says that a schedule is due.
-
-    With `until` it stands for every occurrence before that moment, too.
-    """
-    data = {"schedule": schedule_id, "at": nominal.isoformat()}
-    if until is not None:
-        data["until"] = until.isoformat()
-    return events.encode(events.Kind.DUE, "", 0, data)
+def due_event(schedule_id: str, nominal: dt.datetime) -> dict[str, str]:
+    """The fields of the stream entry which says that a schedule is due."""
+    return events.encode(events.Kind.DUE, "", 0, {"schedule": schedule_id, "at": nominal.isoformat()})

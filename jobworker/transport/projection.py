@@ -7,13 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
 import redis
-import structlog
 
-from jobworker.domain.errors import InvalidInput
-from jobworker.domain.schedule import parse
 from jobworker.transport import entries, keys
-
-_log = structlog.get_logger(__name__)
 
 _Item = TypeVar("_Item")
 
@@ -23,20 +18,14 @@ AUDIT_EVERY = dt.timedelta(seconds=60)
 #: Entries in one round trip.
 _CHUNK = 500
 
-#: KEYS schedule, entry, events stream, projection, quarantine. ARGV definition, first score or "" for never,
-#: schedule id, fingerprint, score of an occurrence that is still to be reported or "", fields of its event.
-#: Reports that occurrence unless beat was faster, and writes the entry.
+#: KEYS schedule, entry, projection, quarantine. ARGV definition, score or "" for never, schedule id, fingerprint.
 _PUT = """
-local score = redis.call('ZSCORE', KEYS[1], KEYS[2])
-if ARGV[5] ~= '' and score and tonumber(score) == tonumber(ARGV[5]) then
-  redis.call('XADD', KEYS[3], '*', unpack(ARGV, 6))
-end
 redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[2], 'definition', ARGV[1])
 if ARGV[2] == '' then redis.call('ZREM', KEYS[1], KEYS[2])
 else redis.call('ZADD', KEYS[1], ARGV[2], KEYS[2]) end
-redis.call('HSET', KEYS[4], ARGV[3], ARGV[4])
-redis.call('HDEL', KEYS[5], KEYS[2])
+redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
+redis.call('HDEL', KEYS[4], KEYS[2])
 """
 
 
@@ -48,18 +37,13 @@ class Planned(Protocol):
     @property
     def job(self) -> str: ...
     @property
-    def rule(self) -> Mapping[str, Any]: ...
+    def spec(self) -> Mapping[str, Any]: ...
     @property
     def enabled(self) -> bool: ...
 
     @property
-    def changed_at(self) -> dt.datetime:
-        """When the rule became what it is."""
-        ...
-
-    @property
-    def after(self) -> dt.datetime:
-        """Occurrences up to here are settled: they have a row, or lie before the rule."""
+    def next_at(self) -> dt.datetime | None:
+        """When it is due next: the first nominal time that has no row in SQL."""
         ...
 
 
@@ -80,7 +64,7 @@ class _Wanted:
 
     @classmethod
     def of(cls, schedule: Planned) -> "_Wanted":
-        return cls(schedule, entries.encode(schedule.id, schedule.job, schedule.rule))
+        return cls(schedule, entries.encode(schedule.id, schedule.job, schedule.spec))
 
     @property
     def id(self) -> str:
@@ -95,58 +79,34 @@ class _Wanted:
         return hashlib.sha256(self.definition.encode()).hexdigest()[:16]
 
     def first(self) -> str:
-        """The score to begin with, "" for never; raises what a rule that cannot be used raises."""
-        following = parse(self.schedule.rule).next_after(self.schedule.after)
-        return "" if following is None else entries.to_score(following)
-
-    def pending(self, score: float | None) -> list[str]:
-        """What `_PUT` is to report of the entry as it was: the occurrence that was due before the change."""
-        if score is None or not 0 <= score <= float(entries.to_score(self.schedule.changed_at)):
-            return [""]
-        event = entries.due_event(self.id, entries.from_score(repr(score)))
-        return [repr(score), *(text for pair in event.items() for text in pair)]
+        """The score to begin with, "" for never."""
+        return "" if self.schedule.next_at is None else entries.to_score(self.schedule.next_at)
 
 
 class Projection:
     """Keeps beat's schedule equal to SQL's. One caller at a time; needs a client that decodes answers.
 
-    A schedule that did not change keeps its entry with its score, so an occurrence that is due and not yet
-    reported stays due. One whose rule changed reports what was due before the change and starts anew. One that is
-    missing (new, or lost by Redis) starts with the first occurrence that has no row in SQL, be it long past.
+    A schedule that did not change keeps its entry with its score. One that changed, or is missing (new, or lost by
+    Redis), starts with the first occurrence that has no row in SQL, be it long past.
     """
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._put = client.register_script(_PUT)
         self._audited: dt.datetime | None = None
-        self._refused: dict[str, str] = {}
 
     def sync(self, schedules: Iterable[Planned], now: dt.datetime) -> Synced:
         """Make the entries in Redis agree with `schedules`, all there are. One round trip if they do."""
-        wanted = {schedule.id: _Wanted.of(schedule) for schedule in schedules if schedule.enabled}
+        wanted = {schedule.id: _Wanted.of(schedule) for schedule in schedules if schedule.enabled and schedule.next_at}
         known = cast("dict[str, str]", self._client.hgetall(keys.BEAT_PROJECTION))
         stale = {entry.id: entry for entry in wanted.values() if known.get(entry.id) != entry.fingerprint}
         if self._audited is None or not dt.timedelta(0) <= now - self._audited < AUDIT_EVERY:
             stale |= {entry.id: entry for entry in self._damaged(list(wanted.values()))}
             self._audited = now
-        usable = self._usable(stale.values())
-        self._write(usable)
-        gone = sorted(known.keys() - wanted.keys() | known.keys() & self._refused.keys())
+        self._write(list(stale.values()))
+        gone = sorted(known.keys() - wanted.keys())
         self._remove(gone)
-        return Synced(len(usable), len(gone))
-
-    def _usable(self, stale: Iterable[_Wanted]) -> list[tuple[_Wanted, str]]:
-        """The entries to write, each with its first score. Those whose rule fails are named, once."""
-        usable, refused = [], {}
-        for entry in stale:
-            try:
-                usable.append((entry, entry.first()))
-            except (InvalidInput, ValueError, OverflowError) as error:
-                refused[entry.id] = entry.fingerprint
-                if self._refused.get(entry.id) != entry.fingerprint:
-                    _log.error("schedule_unusable", job=entry.schedule.job, schedule=entry.id, error=str(error))
-        self._refused = refused
-        return usable
+        return Synced(len(stale), len(gone))
 
     def _damaged(self, wanted: Sequence[_Wanted]) -> Iterator[_Wanted]:
         """Entries that are not in Redis as they should be, or have come to their end."""
@@ -161,13 +121,12 @@ class Projection:
                 if definition != entry.definition or score is None:
                     yield entry
 
-    def _write(self, changed: Sequence[tuple[_Wanted, str]]) -> None:
+    def _write(self, changed: Sequence[_Wanted]) -> None:
         for chunk in _chunks(changed):
-            scores = self._client.zmscore(entries.SCHEDULE_KEY, [entry.key for entry, _first in chunk])
             pipeline = self._client.pipeline(transaction=False)
-            for (entry, first), score in zip(chunk, scores, strict=True):
-                names = [entries.SCHEDULE_KEY, entry.key, keys.EVENTS, keys.BEAT_PROJECTION, keys.BEAT_QUARANTINE]
-                arguments = [entry.definition, first, entry.id, entry.fingerprint, *entry.pending(score)]
+            for entry in chunk:
+                names = [entries.SCHEDULE_KEY, entry.key, keys.BEAT_PROJECTION, keys.BEAT_QUARANTINE]
+                arguments = [entry.definition, entry.first(), entry.id, entry.fingerprint]
                 self._put(keys=names, args=arguments, client=pipeline)
             pipeline.execute()
 

@@ -90,7 +90,7 @@ def test_a_schedule_comes_and_goes_with_its_definition(database: Database) -> No
     with database.write() as connection:
         jobs.put(connection, replace(SEND, schedule=EVERY_MINUTE), Owner.API, "ann", NOW)
     first = _schedule(database)
-    assert first.rule["every"] == 60
+    assert first.spec["rule"]["every"] == 60
     assert first.enabled is True
     with database.write() as connection:
         jobs.put(connection, SEND, Owner.API, "ann", LATER)

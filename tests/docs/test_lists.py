@@ -113,10 +113,17 @@ _MAKERS = {"FieldError": 1, "_invalid": 1, "Coded": 0}
 def _codes_of_places() -> Iterator[str]:
     for path in (ROOT / "jobworker").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and (at := _MAKERS.get(_called(node))) is not None:
+            if isinstance(node, ast.Call) and (at := _code_in(node)) is not None:
                 code = node.args[at] if len(node.args) > at else None
                 if isinstance(code, ast.Constant) and isinstance(code.value, str):
                     yield code.value
+
+
+def _code_in(call: ast.Call) -> int | None:
+    # A reader's `refuse(name, code, message)`; others of that name take fewer arguments.
+    if _called(call) == "refuse":
+        return 1 if len(call.args) == 3 else None
+    return _MAKERS.get(_called(call))
 
 
 def _called(call: ast.Call) -> str:

@@ -2,26 +2,33 @@
 
 import datetime as dt
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from celery.schedules import BaseSchedule, schedstate
 from redbeat.decoder import RedBeatJSONDecoder, RedBeatJSONEncoder
 from redbeat.schedulers import RedBeatSchedulerEntry, get_redis
 
-from jobworker.domain.schedule import Rule, parse
+from jobworker.domain import timetable
+from jobworker.domain.schedule import parse
 from jobworker.transport import entries
 
 
 class RuleSchedule(BaseSchedule):
-    """A rule of `domain.schedule` as Celery sees a schedule; every moment comes from the rule's `next_after`."""
+    """A timetable of ours as Celery sees a schedule; `described` is its JSON (see `entries.encode`)."""
 
-    def __init__(self, rule: Rule, app: Any = None) -> None:
+    def __init__(self, described: Mapping[str, Any], app: Any = None) -> None:
         super().__init__(app=app)
-        self.rule = rule
+        self.described = dict(described)
+        self._timetable = parse(described).timetable({})
+
+    def next_after(self, moment: dt.datetime) -> dt.datetime | None:
+        """The first occurrence strictly after `moment`."""
+        return timetable.next_after(self._timetable, moment)
 
     def remaining_estimate(self, last_run_at: dt.datetime) -> dt.timedelta | None:
         """From now to the occurrence after `last_run_at`; negative if it is past, None if there is none."""
-        following = self.rule.next_after(last_run_at)
+        following = self.next_after(last_run_at)
         return None if following is None else following - self.now()
 
     def is_due(self, last_run_at: dt.datetime) -> Any:
@@ -33,10 +40,10 @@ class RuleSchedule(BaseSchedule):
         return schedstate(is_due=seconds <= 0, next=max(seconds, 0.0))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, RuleSchedule) and other.rule == self.rule
+        return isinstance(other, RuleSchedule) and other.described == self.described
 
     def __repr__(self) -> str:
-        return f"<{entries.RULE_TYPE}: {self.rule}>"
+        return f"<{entries.RULE_TYPE}: {self.described}>"
 
 
 class Decoder(RedBeatJSONDecoder):
@@ -45,7 +52,7 @@ class Decoder(RedBeatJSONDecoder):
     def dict_to_object(self, d: dict[str, Any]) -> Any:
         """Called for each JSON object, the inner ones first."""
         if d.get("__type__") == entries.RULE_TYPE:
-            return RuleSchedule(parse(d["rule"]))
+            return RuleSchedule(d["rule"])
         return super().dict_to_object(d)
 
 
@@ -55,7 +62,7 @@ class Encoder(RedBeatJSONEncoder):
     def default(self, obj: Any) -> Any:
         """Called for each value that JSON does not know."""
         if isinstance(obj, RuleSchedule):
-            return {"__type__": entries.RULE_TYPE, "rule": obj.rule.to_json()}
+            return {"__type__": entries.RULE_TYPE, "rule": obj.described}
         return super().default(obj)
 
 
@@ -70,7 +77,7 @@ class Entry(RedBeatSchedulerEntry):
     @property
     def due_at(self) -> dt.datetime | None:
         """The first occurrence after the last run (RedBeat's own sum goes wrong when clocks change)."""
-        found: dt.datetime | None = self.schedule.rule.next_after(self.last_run_at or self.schedule.now())
+        found: dt.datetime | None = self.schedule.next_after(self.last_run_at or self.schedule.now())
         return found
 
     @property

@@ -29,10 +29,6 @@ BATCH = 500
 #: A lock must outlive a few slow ticks, or leadership wanders.
 _LOCK_TICKS = 5
 
-#: Beat that is late by no more than this reports every occurrence: it was busy, or the schedule is new. After
-#: a longer silence the oldest missed occurrence stands for the others.
-_LATE = dt.timedelta(seconds=60)
-
 #: Waits (s) between tries while Redis does not answer: the first, and the longest.
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 5.0
@@ -187,12 +183,9 @@ class Scheduler(RedBeatScheduler):
         schedule = self._schedule_of(due)
         try:
             nominal = entries.from_score(due.score)
-            following = schedule.rule.next_after(nominal)
-            until = None
-            if following is not None and nominal < now - _LATE:
-                # This report stands for all that was missed.
-                until = following = schedule.rule.next_after(now)
-            event = entries.due_event(_schedule_id(due), nominal, until)
+            # After a silence one report is enough: the relay looks at everything that was due until now.
+            following = schedule.next_after(max(nominal, now))
+            event = entries.due_event(_schedule_id(due), nominal)
         except (ValueError, OverflowError) as error:
             raise Unusable(f"its next time cannot be computed: {error!r}") from error
         return Occurrence(due, event, following)

@@ -1,0 +1,215 @@
+"""Rules as JSON: what somebody writes becomes a rule, or an error that says where and what would be right.
+
+{"kind": "once", "at": RFC 3339}                     {"kind": "interval", "every": seconds, "anchor"?: RFC 3339}
+{"kind": "daily", "time": "06:00"}                   {"kind": "weekly", "days": ["monday", …], "time"}
+{"kind": "monthly", "day": 1 to 31 | "last", "time"} {"kind": "business_day", "n": 10 | -1, "time", "roll"?}
+{"kind": "cron", "expression": "0 3 * * *"}          {"kind": "rrule", "expression": "FREQ=…", "start"?: local time}
+"""
+
+import datetime as dt
+import re
+from collections.abc import Callable, Mapping
+
+import cronsim
+
+from jobworker.domain.described import Described
+from jobworker.domain.errors import FieldError, InvalidInput
+from jobworker.domain.rules.days import WEEKDAYS, BusinessDay, Daily, Monthly, Roll, Weekly
+from jobworker.domain.rules.expressions import MOST_COUNTED, Cron, RRule, plain
+from jobworker.domain.rules.moments import EPOCH, Interval, Once
+from jobworker.domain.timetable import Rule
+
+#: RedBeat keeps due times in whole seconds; a shorter interval cannot be kept.
+SHORTEST = 1.0
+
+#: A longer interval is a typing error, and moments that far away cannot be expressed (s).
+LONGEST = 3660 * 24 * 3600.0
+
+_LONGEST_EXPRESSION = 255
+_MOST_BUSINESS_DAYS = 23
+_TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?\Z", re.ASCII)
+
+#: Where an RRULE counts from when nobody says; a Monday.
+_RRULE_START = dt.datetime.combine(dt.date(2024, 1, 1), dt.time())
+
+
+def parse(given: object, where: str = "/rule") -> Rule:
+    """The rule that a JSON object describes; raises `InvalidInput` with every problem."""
+    read = Described(given, where)
+    kind = read.choice("kind", list(_KINDS), "")
+    if not kind:
+        read.require("kind")
+        raise _refusal(read.problems)
+    rule = _KINDS[kind](read)
+    read.finish()
+    assert rule is not None, "a rule that cannot be read has left its problem"
+    return rule
+
+
+def _once(read: Described) -> Rule | None:
+    at = moment(read, "at")
+    read.require("at")
+    return Once(at) if at else None
+
+
+def _interval(read: Described) -> Rule | None:
+    read.require("every")
+    every = read.seconds("every", SHORTEST, LONGEST)
+    anchor = moment(read, "anchor") or EPOCH
+    return Interval(every, anchor) if every else None
+
+
+def _daily(read: Described) -> Rule | None:
+    time = _time(read)
+    return Daily(time) if time else None
+
+
+def _weekly(read: Described) -> Rule | None:
+    read.require("days")
+    days = read.texts("days", 9, len(WEEKDAYS))
+    for at, day in enumerate(days):
+        if day not in WEEKDAYS:
+            read.refuse(f"days/{at}", "not_allowed", f"{day!r} is no day of the week; they are {', '.join(WEEKDAYS)}")
+    if read.value("days") == []:
+        read.refuse("days", "not_allowed", "days must name at least one day of the week")
+    time = _time(read)
+    chosen = frozenset(WEEKDAYS.index(day) for day in days if day in WEEKDAYS)
+    return Weekly(chosen, time) if chosen and time else None
+
+
+def _monthly(read: Described) -> Rule | None:
+    read.require("day")
+    last = read.value("day") == "last"
+    day = None if last else read.integer("day", 1, 31)
+    time = _time(read)
+    return Monthly(day, time) if time and (last or day) else None
+
+
+def _business_day(read: Described) -> Rule | None:
+    read.require("n")
+    number = read.integer("n", -_MOST_BUSINESS_DAYS, _MOST_BUSINESS_DAYS)
+    if number == 0:
+        read.refuse("n", "not_allowed", "n counts from 1; -1 is the last business day of the month")
+    roll = read.choice("roll", list(Roll), "")
+    time = _time(read)
+    return BusinessDay(number, time, Roll(roll) if roll else None) if number and time else None
+
+
+def _cron(read: Described) -> Rule | None:
+    read.require("expression")
+    expression = read.text("expression", _LONGEST_EXPRESSION)
+    if expression is None:
+        return None
+    fields = len(plain(expression).split())
+    if fields not in (5, 6):
+        message = (
+            f"{expression!r} has {fields} fields; a cron expression has 5 (minute, hour, day of month, month, day of "
+            "week), or 6 with the seconds first"
+        )
+        read.refuse("expression", "bad_cron", message)
+        return None
+    try:
+        cronsim.CronSim(plain(expression), _RRULE_START)
+    except cronsim.CronSimError as error:
+        read.refuse("expression", "bad_cron", f"{expression!r} is not a cron expression: {error}{_hint(expression)}")
+        return None
+    return Cron(expression)
+
+
+def _hint(expression: str) -> str:
+    if re.search(r"\d+W\b", expression.upper()):
+        return "; LW (the last weekday of the month) is known, the weekday nearest to a day is not"
+    if "?" in expression:
+        return "; write * instead of ?"
+    return ""
+
+
+def _rrule(read: Described) -> Rule | None:
+    read.require("expression")
+    expression = read.text("expression", _LONGEST_EXPRESSION)
+    start = _local(read, "start") or _RRULE_START
+    if expression is None:
+        return None
+    rule = RRule(expression, start)
+    problem = _rrule_problem(rule)
+    if problem:
+        read.refuse("expression", "bad_rrule", problem)
+        return None
+    return rule
+
+
+def _rrule_problem(rule: RRule) -> str | None:
+    frequency, count = rule.part("FREQ"), rule.part("COUNT")
+    if frequency in ("SECONDLY", "MINUTELY"):
+        return f"FREQ={frequency} is too often for an RRULE; use an interval or a cron expression"
+    if count.isdecimal() and not 0 < int(count) <= MOST_COUNTED:
+        return f"COUNT must be 1 to {MOST_COUNTED}"
+    if rule.part("INTERVAL") and not 0 < int(rule.part("INTERVAL").zfill(1)) <= MOST_COUNTED:
+        return f"INTERVAL must be 1 to {MOST_COUNTED}"
+    try:
+        rule.read()
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return f"{rule.expression!r} is not a rule of RFC 5545 such as FREQ=WEEKLY;BYDAY=MO,WE: {error}"
+    return None
+
+
+_KINDS: Mapping[str, Callable[[Described], Rule | None]] = {
+    "once": _once,
+    "interval": _interval,
+    "daily": _daily,
+    "weekly": _weekly,
+    "monthly": _monthly,
+    "business_day": _business_day,
+    "cron": _cron,
+    "rrule": _rrule,
+}
+
+
+def _time(read: Described) -> dt.time | None:
+    given = read.value("time")
+    if given is None:
+        read.require("time")
+        return None
+    found = _TIME.match(given) if isinstance(given, str) else None
+    if found is None:
+        read.refuse("time", "wrong_type", 'time must be a time of day such as "06:00" or "18:30:15"')
+        return None
+    return dt.time(int(found[1]), int(found[2]), int(found[3] or 0))
+
+
+def moment(read: Described, name: str) -> dt.datetime | None:
+    """A moment in time (UTC), for a field of whatever has one."""
+    found = _datetime(read, name, "an RFC 3339 time such as 2026-01-31T12:00:00Z")
+    if found is None:
+        return None
+    if found.tzinfo is None:
+        read.refuse(name, "naive_time", f"{name} needs an offset, for example 2026-01-01T00:00:00Z")
+        return None
+    try:
+        return found.astimezone(dt.UTC)
+    except OverflowError:
+        read.refuse(name, "not_allowed", f"{name} is not within the years 1 to 9999 in UTC")
+        return None
+
+
+def _local(read: Described, name: str) -> dt.datetime | None:
+    found = _datetime(read, name, "a time on the wall clock such as 2026-01-31T12:00:00")
+    if found is not None and found.tzinfo is not None:
+        read.refuse(name, "not_allowed", f"{name} is a time on the schedule's own clock: give it without an offset")
+        return None
+    return found
+
+
+def _datetime(read: Described, name: str, expected: str) -> dt.datetime | None:
+    given = read.value(name)
+    if given is None:
+        return None
+    try:
+        return dt.datetime.fromisoformat(given)
+    except (TypeError, ValueError):
+        read.refuse(name, "wrong_type", f"{name} must be {expected}")
+        return None
+
+
+def _refusal(problems: list[FieldError]) -> InvalidInput:
+    return InvalidInput("; ".join(problem.message for problem in problems), problems)

@@ -1,0 +1,96 @@
+"""The tables of what happens by itself: schedules with their calendars, and the ledger of what was due."""
+
+import sqlalchemy as sa
+
+from jobworker.store.columns import Json, Moment, metadata, partial
+
+#: Schedules with something ahead of them.
+AHEAD_OF_TIME = "next_at IS NOT NULL"
+
+#: Pauses that end by themselves.
+PAUSED_UNTIL = "paused_until IS NOT NULL"
+
+#: `spec` is `domain.schedule.Schedule` as JSON; `owner` is code, api, or job (it is part of that job's definition).
+#: `state` is active, exhausted (nothing more is due) or retired (gone from code). Every occurrence up to
+#: `settled_until` has its row in the ledger; `next_at` is the nominal time of the next one, NULL: there is none.
+#: `runs` counts executions, `failures` those that failed in a row.
+job_schedules = sa.Table(
+    "job_schedules",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("name", sa.String(128), nullable=False, unique=True),
+    sa.Column("job", sa.String(128), nullable=False, index=True),
+    sa.Column("owner", sa.String(16), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("spec", Json, nullable=False),
+    sa.Column("enabled", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("paused_at", Moment),
+    sa.Column("paused_by", sa.String(255)),
+    sa.Column("pause_note", sa.Text),
+    sa.Column("paused_until", Moment),
+    sa.Column("settled_until", Moment, nullable=False),
+    sa.Column("next_at", Moment),
+    sa.Column("runs", sa.Integer, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("changed_at", Moment, nullable=False, index=True),
+    partial("ix_job_schedules_next_at", "next_at", "id", where=AHEAD_OF_TIME),
+    partial("ix_job_schedules_paused_until", "paused_until", "id", where=PAUSED_UNTIL),
+)
+
+#: Every revision that ever was of a schedule. Names are given again, so it is the id that counts.
+schedule_revisions = sa.Table(
+    "schedule_revisions",
+    metadata,
+    sa.Column("schedule_id", sa.String(36), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("spec", Json, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("actor", sa.String(255), nullable=False),
+)
+
+#: Which calendars a schedule names.
+schedule_calendars = sa.Table(
+    "schedule_calendars",
+    metadata,
+    sa.Column("calendar", sa.String(128), primary_key=True),
+    sa.Column("schedule_id", sa.String(36), primary_key=True, index=True),
+    sqlite_with_rowid=False,
+)
+
+#: The current revision of each calendar. `spec` is JSON of `domain.calendars`; `owner` is code or api.
+calendars = sa.Table(
+    "calendars",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("owner", sa.String(16), nullable=False),
+    sa.Column("spec", Json, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("changed_at", Moment, nullable=False),
+)
+
+#: Every revision that ever was; it outlives its calendar, so numbers are never used twice.
+calendar_revisions = sa.Table(
+    "calendar_revisions",
+    metadata,
+    sa.Column("calendar", sa.String(128), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("spec", Json, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("actor", sa.String(255), nullable=False),
+)
+
+#: The ledger of what was due. The key is what makes an occurrence happen once.
+occurrences = sa.Table(
+    "occurrences",
+    metadata,
+    sa.Column("schedule_id", sa.String(36), primary_key=True),
+    sa.Column("scheduled_for", Moment, primary_key=True),
+    sa.Column("outcome", sa.String(32), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("execution_id", sa.String(36)),
+    sa.Column("recorded_at", Moment, nullable=False),
+    sqlite_with_rowid=False,
+)
