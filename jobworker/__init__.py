@@ -1,14 +1,52 @@
 """JobWorker: submit work over HTTP, know for ever what happened to it, let Celery workers run it.
 
-What a job module imports: `from jobworker import Context, job`.
+A job module begins with `from jobworker import Context, job`, one of schedules with `from jobworker import schedule`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jobworker.declare import Abort, Context, Job, JobCancelled, Retry, SavedFile, Snooze, current, job
+    from jobworker.declare import (
+        Abort,
+        Context,
+        Job,
+        JobCancelled,
+        Retry,
+        SavedFile,
+        Snooze,
+        business_day,
+        cron,
+        current,
+        daily,
+        every,
+        job,
+        monthly,
+        once,
+        rrule,
+        schedule,
+        weekly,
+    )
 
-__all__ = ["Abort", "Context", "Job", "JobCancelled", "Retry", "SavedFile", "Snooze", "current", "job"]
+__all__ = [
+    "Abort",
+    "Context",
+    "Job",
+    "JobCancelled",
+    "Retry",
+    "SavedFile",
+    "Snooze",
+    "business_day",
+    "cron",
+    "current",
+    "daily",
+    "every",
+    "job",
+    "monthly",
+    "once",
+    "rrule",
+    "schedule",
+    "weekly",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,13 +1,15 @@
-"""Importing the modules that users write jobs in. One that does not import must not stop the others."""
+"""Importing the modules that users write jobs and schedules in. One that does not import must not stop the others."""
 
 import hashlib
 import importlib
 import importlib.util
 import pkgutil
+import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from jobworker.domain.errors import Misconfigured
 
@@ -20,37 +22,67 @@ class Broken:
     traceback: str
 
 
-def load(package: str) -> list[Broken]:
+def load(package: str, holds: str = "jobs", setting: str = "JOBWORKER_TASKS") -> list[Broken]:
     """Import every module of `package`; answers those that failed. Raises `Misconfigured` if there is none."""
-    _spec(package)
+    _required(package, holds, setting)
     return [failure for name in _modules(package) if (failure := _import(name))]
+
+
+def load_anew(package: str, holds: str, setting: str) -> list[Broken]:
+    """The same, for modules that are read for what they do when they run: they run, whoever imported them before.
+
+    Others keep what they imported.
+    """
+    before = _take_out(package)
+    importlib.invalidate_caches()
+    try:
+        return load(package, holds, setting)
+    finally:
+        _take_out(package)
+        sys.modules.update(before)
+
+
+def exists(package: str) -> bool:
+    """Whether there is such a package."""
+    return bool(_folders(package))
 
 
 def source_digest(package: str) -> str:
     """A short digest of the package's source files: the same code has the same digest on every host."""
     digest = hashlib.sha256()
-    for folder in _spec(package):
+    for folder in _required(package, "jobs", "JOBWORKER_TASKS"):
         for path in sorted(Path(folder).rglob("*.py")):
             digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 
-def _spec(package: str) -> list[str]:
+def _required(package: str, holds: str, setting: str) -> list[str]:
+    found = _folders(package)
+    if not found:
+        raise Misconfigured(
+            f"there is no package {package!r} with {holds} here; start from the folder that holds it, "
+            f"or set {setting} to the package's name"
+        )
+    return found
+
+
+def _folders(package: str) -> list[str]:
+    """Where the package's modules are; nowhere if there is no such package."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
         spec = None
-    if spec is None or spec.submodule_search_locations is None:
-        raise Misconfigured(
-            f"there is no package {package!r} with jobs here; start from the folder that holds it, "
-            "or set JOBWORKER_TASKS to the package's name"
-        )
-    return list(spec.submodule_search_locations)
+    return list(spec.submodule_search_locations or ()) if spec is not None else []
+
+
+def _take_out(package: str) -> dict[str, ModuleType]:
+    inside = [name for name in sys.modules if name == package or name.startswith(f"{package}.")]
+    return {name: sys.modules.pop(name) for name in inside}
 
 
 def _modules(package: str) -> Iterator[str]:
     yield package
-    for module in pkgutil.walk_packages(_spec(package), f"{package}.", onerror=lambda _: None):
+    for module in pkgutil.walk_packages(_folders(package), f"{package}.", onerror=lambda _: None):
         if not module.name.rpartition(".")[2].startswith("__"):
             yield module.name
 

@@ -34,6 +34,8 @@ class Settings:
     redis_url: str
     #: Python package whose modules define the jobs.
     tasks: str
+    #: Python package whose modules declare schedules and calendars; it may be absent.
+    schedules: str
     #: Version shown on each execution; empty: a digest of the task modules' source.
     code_version: str
     #: A worker that is not heard of for so long is dead and its attempts are lost.
@@ -76,6 +78,7 @@ class Settings:
             database_url=values.database("DATABASE_URL", home),
             redis_url=values.text("REDIS_URL", DEFAULT_REDIS_URL),
             tasks=values.text("TASKS", "tasks"),
+            schedules=values.text("SCHEDULES", "schedules"),
             code_version=values.text("CODE_VERSION", ""),
             worker_lease=values.number("WORKER_LEASE", 15.0, at_least=1.0),
             transport=values.choice("TRANSPORT", "batched", ("batched", "stock")),

@@ -1,9 +1,15 @@
-"""What users write jobs with: `@job`, the `Context` that a running job may ask for, and what it may raise."""
+"""What users write with: `@job`, the `Context` that a running job may ask for, what it may raise; `schedule(...)`."""
 
-from jobworker.declare.classes import Job
-from jobworker.declare.context import Context, Files, Progress, SavedFile, current, enter, leave
-from jobworker.declare.control import Abort, JobCancelled, Retry, Snooze
-from jobworker.declare.job import JobOptions, job
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jobworker.declare.classes import Job
+    from jobworker.declare.context import Context, Files, Progress, SavedFile, current, enter, leave
+    from jobworker.declare.control import Abort, JobCancelled, Retry, Snooze
+    from jobworker.declare.functions import JobOptions, job
+    from jobworker.declare.rules import business_day, cron, daily, every, monthly, once, rrule, weekly
+    from jobworker.declare.schedules import schedule
 
 __all__ = [
     "Abort",
@@ -16,8 +22,34 @@ __all__ = [
     "Retry",
     "SavedFile",
     "Snooze",
+    "business_day",
+    "cron",
     "current",
+    "daily",
     "enter",
+    "every",
     "job",
     "leave",
+    "monthly",
+    "once",
+    "rrule",
+    "schedule",
+    "weekly",
 ]
+
+#: Workers need no schedules, who reads schedules needs no Celery: each name is fetched from its home when it is wanted.
+_HOMES = {
+    "classes": ("Job",),
+    "context": ("Context", "Files", "Progress", "SavedFile", "current", "enter", "leave"),
+    "control": ("Abort", "JobCancelled", "Retry", "Snooze"),
+    "functions": ("JobOptions", "job"),
+    "rules": ("business_day", "cron", "daily", "every", "monthly", "once", "rrule", "weekly"),
+    "schedules": ("schedule",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"jobworker.declare.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

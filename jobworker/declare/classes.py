@@ -11,7 +11,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from jobworker.declare.celery_options import refuse_coroutine
 from jobworker.declare.context import Context, current
-from jobworker.declare.job import job
+from jobworker.declare.functions import job
 from jobworker.domain import policies
 from jobworker.domain.errors import Misconfigured
 

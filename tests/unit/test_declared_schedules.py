@@ -1,0 +1,179 @@
+"""`schedule(...)` in a user's module: what it makes, what it refuses, and what a process pays for it."""
+
+import datetime as dt
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobworker import business_day, cron, daily, every, monthly, once, rrule, schedule, weekly
+from jobworker.declare import schedules as declarations
+from jobworker.declare.rules import Rule
+from jobworker.domain.errors import Misconfigured
+from jobworker.domain.rules import reading
+from jobworker.domain.schedule import Schedule, parse
+
+Write = Callable[..., None]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes modules of the package `planned` in the current folder: `write(nightly="schedule(…)")`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "planned").mkdir()
+
+    def put(**modules: str) -> None:
+        for name, code in modules.items():
+            (tmp_path / "planned" / f"{name}.py").write_text(f"from jobworker import *\n{code}\n")
+
+    put(__init__="")
+    return put
+
+
+UTC, CET = dt.UTC, dt.timezone(dt.timedelta(hours=1))
+
+
+@pytest.mark.parametrize(
+    ("made", "described"),
+    [
+        (once(dt.datetime(2030, 1, 31, 12, tzinfo=CET)), {"kind": "once", "at": "2030-01-31T12:00:00+01:00"}),
+        (every(dt.timedelta(minutes=5)), {"kind": "interval", "every": 300}),
+        (
+            every("PT5M", anchor="2026-01-01T00:00:00Z"),
+            {"kind": "interval", "every": 300, "anchor": "2026-01-01T00:00:00Z"},
+        ),
+        (daily(dt.time(2)), {"kind": "daily", "time": "02:00"}),
+        (daily("02:00:30"), {"kind": "daily", "time": "02:00:30"}),
+        (weekly("friday", "17:00"), {"kind": "weekly", "days": ["friday"], "time": "17:00"}),
+        (weekly({"monday", "friday"}, "17:00"), {"kind": "weekly", "days": ["friday", "monday"], "time": "17:00"}),
+        (monthly("last", "18:00"), {"kind": "monthly", "day": "last", "time": "18:00"}),
+        (
+            business_day(-1, "18:00", roll="preceding"),
+            {"kind": "business_day", "n": -1, "time": "18:00", "roll": "preceding"},
+        ),
+        (cron("*/15 8-18 * * 1-5"), {"kind": "cron", "expression": "*/15 8-18 * * 1-5"}),
+        (
+            rrule("FREQ=WEEKLY", start=dt.datetime.fromisoformat("2026-01-05T00:00")),
+            {"kind": "rrule", "expression": "FREQ=WEEKLY", "start": "2026-01-05T00:00"},
+        ),
+    ],
+)
+def test_a_rule_is_what_the_api_takes(made: Rule, described: Rule) -> None:
+    assert reading.parse(made) == reading.parse(described)
+
+
+def test_a_schedule_has_the_fields_of_the_api() -> None:
+    made = schedule(
+        "month-close",
+        job="close_month",
+        rule=business_day(10, dt.time(18), roll="preceding"),
+        zone="Europe/Berlin",
+        calendar="DE",
+        start=dt.datetime(2026, 1, 1, tzinfo=UTC),
+        jitter=dt.timedelta(minutes=2),
+        misfire={"policy": "catch_up", "grace": dt.timedelta(hours=1), "max": 3},
+        parameters={"since": dt.date(2026, 1, 1), "kinds": ("a", "b")},
+    )
+    assert made == parse(
+        {
+            "name": "month-close",
+            "job": "close_month",
+            "rule": {"kind": "business_day", "n": 10, "time": "18:00", "roll": "preceding"},
+            "zone": "Europe/Berlin",
+            "calendar": "DE",
+            "start": "2026-01-01T00:00:00Z",
+            "jitter": 120,
+            "misfire": {"policy": "catch_up", "grace": 3600, "max": 3},
+            "parameters": {"since": "2026-01-01", "kinds": ["a", "b"]},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (
+            "schedule('s', job='j', rule=daily('25:00'))",
+            ["planned/nightly.py:2: schedule 's': /rule/time: ", '"06:00"'],
+        ),
+        ("schedule('s', job='j')", ["planned/nightly.py:2: schedule 's': /rule: rule is required"]),
+        (
+            "\nschedule(\n    's', job='j', rule=daily('06:00'), zone='Mars')",
+            ["planned/nightly.py:3: ", "/zone: 'Mars'"],
+        ),
+        ("schedule('s', jop='j', rule=daily('06:00'))", ["/job: job is required", "/jop: jop is not known here"]),
+        ("schedule('s', job='j', rule=cron('*/0 * * * *'), priority=10)", ["/rule/expression: ", "/priority: "]),
+        ("schedule('s', job='j', rule=daily('06:00'), parameters={'a': object()})", ["/parameters: ", "object"]),
+        ("schedule('s', job='j', rule=daily('06:00'), parameters={'a': float('nan')})", ["/parameters: "]),
+        ("schedule('a b', job='j', rule=daily('06:00'))", ["/name: name must be"]),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(write: Write, code: str, told: list[str]) -> None:
+    write(nightly=code)
+    [broken] = declarations.read("planned").broken
+    assert broken.module == "planned.nightly"
+    for text in told:
+        assert text in broken.traceback.splitlines()[-1]
+
+
+def test_a_name_is_declared_once(write: Write) -> None:
+    write(one="schedule('s', job='j', rule=daily('06:00'))", two="schedule('s', job='k', rule=daily('07:00'))")
+    found = declarations.read("planned")
+    assert found.schedules["s"].place == "planned/one.py:2"
+    assert "planned/two.py:2: schedule s is declared already, at planned/one.py:2" in found.broken[0].traceback
+
+
+def test_a_line_that_runs_twice_cannot_declare_the_same(write: Write) -> None:
+    write(
+        one="def declare(name):\n    schedule(name, job='j', rule=daily('06:00'))\n"
+        "declare('a')\ndeclare('b')\ndeclare('b')"
+    )
+    found = declarations.read("planned")
+    assert list(found.schedules) == ["a", "b"]
+    assert "schedule b is declared twice by the same line" in found.broken[0].traceback
+
+
+def test_every_reading_finds_the_same(write: Write) -> None:
+    write(one="schedule('s', job='j', rule=daily('06:00'))")
+    sys.modules.pop("planned", None)
+    first = declarations.read("planned")
+    assert "planned" not in sys.modules
+    assert declarations.read("planned").schedules == first.schedules
+    write(one="schedule('s', job='j', rule=daily('06:00:01'))")
+    assert declarations.read("planned").schedules != first.schedules
+
+
+def test_a_module_that_was_imported_before_stays_what_it_was(write: Write) -> None:
+    write(one="made = schedule('s', job='j', rule=daily('06:00'))")
+    import planned.one  # type: ignore[import-not-found]
+
+    before = planned.one
+    found = declarations.read("planned")
+    assert sys.modules["planned.one"] is before
+    assert isinstance(before.made, Schedule)
+    assert found.schedules["s"].value == before.made
+    assert found.schedules["s"].value is not before.made
+
+
+def test_without_a_package_nothing_is_read() -> None:
+    with pytest.raises(Misconfigured, match=r"no package 'nowhere' with schedules here.*JOBWORKER_SCHEDULES"):
+        declarations.read("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("statement", "kept_out"),
+    [
+        ("from jobworker import schedule, daily", ["celery", "sqlalchemy", "flask", "holidays"]),
+        (
+            "from jobworker import job, Context",
+            ["jobworker.declare.schedules", "jobworker.declare.rules", "sqlalchemy"],
+        ),
+    ],
+)
+def test_each_side_loads_only_its_own(statement: str, kept_out: list[str]) -> None:
+    code = f"{statement}\nimport sys\nprint([name for name in {kept_out} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
