@@ -17,6 +17,7 @@ from jobworker.api import (
     operations,
     queues,
     retry,
+    schedules,
     submissions,
     tasks,
 )
@@ -74,7 +75,10 @@ def register(app: Flask) -> None:
     app.config.update(API_TITLE="JobWorker", API_VERSION="1", OPENAPI_VERSION="3.1.0", API_SPEC_OPTIONS=_options())
     api = _Api(app)
     api.spec.components.schema("Problem", schema=Problem)
-    for each in (jobs, tasks, retry, submissions, batches, executions, queues, files, dead_letters, events, operations):
+    for each in (
+        *(jobs, tasks, retry, schedules, submissions, batches, executions),
+        *(queues, files, dead_letters, events, operations),
+    ):
         api.register_blueprint(each.blueprint)
     described = orjson.dumps(_tidy(api.spec.to_dict()), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n"
     app.add_url_rule("/openapi.json", "openapi", lambda: Response(described, mimetype="application/json"))

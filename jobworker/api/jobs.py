@@ -18,6 +18,7 @@ from jobworker.domain.errors import (
     JobExists,
     JobNotFound,
     JobOwnedByCode,
+    JobScheduled,
     PreconditionFailed,
     PreconditionRequired,
     RevisionNotFound,
@@ -86,7 +87,7 @@ def change_job(definition: Definition, name: str) -> Response:
 @blueprint.delete("/<string:name>")
 @blueprint.answers(204, None, "The definition and its schedule are gone.")
 @blueprint.headers(headers.IF_MATCH)
-@blueprint.problems(JobNotFound, JobOwnedByCode, PreconditionFailed, PreconditionRequired)
+@blueprint.problems(JobNotFound, JobOwnedByCode, JobScheduled, PreconditionFailed, PreconditionRequired)
 def delete_job(name: str) -> Response:
     """Remove a job definition; executions accepted before still run, and history stays."""
     jobs.remove(room().database, room().clock, name, headers.expected_revisions(), ACTOR)

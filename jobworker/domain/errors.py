@@ -104,9 +104,15 @@ class FileElsewhere(NotFound):
 
 
 class RevisionNotFound(NotFound):
-    """The job never had this revision."""
+    """There never was such a revision."""
 
     code = "revision_not_found"
+
+
+class ScheduleNotFound(NotFound):
+    """No schedule has this name or id."""
+
+    code = "schedule_not_found"
 
 
 class QueueNotFound(NotFound):
@@ -143,6 +149,24 @@ class JobDisabled(Conflict):
     """The job accepts no submissions at present."""
 
     code = "job_disabled"
+
+
+class JobScheduled(Conflict):
+    """Schedules would start the job that is to be removed."""
+
+    code = "job_scheduled"
+
+
+class ScheduleExists(Conflict):
+    """A schedule with this name is there already."""
+
+    code = "schedule_exists"
+
+
+class ScheduleOwnedElsewhere(Conflict):
+    """The schedule comes from code, or from the definition of its job, and can only be changed there."""
+
+    code = "schedule_owned_elsewhere"
 
 
 class NotUnique(Conflict):

@@ -1,6 +1,6 @@
 """Job definitions: create, change, remove, look up; and the tasks that they name."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
@@ -13,13 +13,14 @@ from jobworker.domain.errors import (
     JobExists,
     JobNotFound,
     JobOwnedByCode,
+    JobScheduled,
     PreconditionFailed,
     TaskNotFound,
 )
 from jobworker.domain.job import Definition, Owner
 from jobworker.domain.parameters import Parameter
 from jobworker.services import naming, trigger_rules
-from jobworker.store import jobs, tasks, workers
+from jobworker.store import jobs, schedule_lists, tasks, workers
 from jobworker.store.database import Database
 from jobworker.store.jobs import JobRow
 from jobworker.store.pages import DEFAULT_LIMIT, Page
@@ -33,6 +34,9 @@ class Job:
     row: JobRow
     parameters: tuple[Parameter, ...]
 
+
+#: So many names are told.
+_SHOWN = 10
 
 #: The revisions that a change may replace; None: whichever is current.
 Expected = Collection[int] | None
@@ -56,12 +60,16 @@ def change(database: Database, clock: Clock, definition: Definition, expected: E
 def remove(database: Database, clock: Clock, name: str, expected: Expected, actor: str) -> None:
     """Remove a definition and its schedule; executions accepted before still run.
 
-    One that is defined in code can be removed once no live worker has that code any more.
+    One that is defined in code can be removed once no live worker has that code any more, and one that other
+    schedules start once they do not.
     """
     with database.write() as connection:
         row = _expect(connection, name, expected)
         if row.owner is Owner.CODE and any(row.definition.task in worker.tasks for worker in workers.live(connection)):
             raise _owned_by_code(row)
+        starting = schedule_lists.starting(connection, name)
+        if starting:
+            raise JobScheduled(f"job {name} is started by {_several('schedule', starting)}; delete them first")
         jobs.delete(connection, name, actor, clock.now())
 
 
@@ -146,6 +154,13 @@ def _put(connection: sa.Connection, clock: Clock, definition: Definition, actor:
         definition = replace(definition, schedule=schedule.to_job(made))
     definition = replace(definition, policies=policies.normalise(definition.policies)[0])
     return Job(jobs.put(connection, definition, Owner.API, actor, clock.now()), task.parameters)
+
+
+def _several(noun: str, names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    if len(names) == 1:
+        return f"{noun} {shown}"
+    return f"{noun}s {shown}" + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _accepted(known: dict[str, TaskRow], row: JobRow) -> tuple[Parameter, ...]:

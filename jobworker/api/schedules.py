@@ -1,0 +1,165 @@
+"""/api/v1/schedules: what starts jobs by itself, and when."""
+
+from typing import Any
+
+from flask import Response
+
+from jobworker.api import headers, show
+from jobworker.api.answers import answer, etag
+from jobworker.api.blueprint import Blueprint
+from jobworker.api.room import ACTOR, room
+from jobworker.api.schemas.base import PageQuery, page_of
+from jobworker.api.schemas.schedules import (
+    Schedule,
+    ScheduleBody,
+    ScheduleQuery,
+    ScheduleReplacementBody,
+    ScheduleRevision,
+)
+from jobworker.domain.errors import (
+    PreconditionFailed,
+    PreconditionRequired,
+    RevisionNotFound,
+    ScheduleExists,
+    ScheduleNotFound,
+    ScheduleOwnedElsewhere,
+)
+from jobworker.domain.schedule import Owner
+from jobworker.services import schedules
+from jobworker.services.schedules import Asked, Changed, Known
+from jobworker.store.schedule_lists import Standing
+
+ROOT = f"{show.ROOT}/schedules"
+
+blueprint = Blueprint(
+    "schedules",
+    __name__,
+    url_prefix=ROOT,
+    description="Schedules: which job is due when. A URL takes the name of a schedule, or its id.",
+)
+
+_ETAG = {"ETag": {"description": "The revision.", "schema": {"type": "string"}}}
+
+
+@blueprint.post("")
+@blueprint.arguments(ScheduleBody())
+@blueprint.answers(201, Schedule(), "The schedule as created.", headers=_ETAG)
+@blueprint.problems(ScheduleExists)
+def create_schedule(body: dict[str, Any]) -> Response:
+    """Let a job be started by itself."""
+    made = schedules.create(room().database, room().clock, body, ACTOR)
+    room().changed()
+    response = shown(made, 201)
+    response.headers["Location"] = f"{ROOT}/{made.row.name}"
+    return response
+
+
+@blueprint.get("")
+@blueprint.query(ScheduleQuery())
+@blueprint.answers(200, page_of(Schedule), "Schedules by name.")
+def list_schedules(query: dict[str, Any]) -> Response:
+    """List schedules; filters are combined with "and"."""
+    asked = Asked(
+        job=query["job"],
+        owner=Owner(query["owner"]) if query["owner"] else None,
+        state=Standing(query["state"]) if query["state"] else None,
+        calendar=query["calendar"],
+        overdue=True if query["overdue"] else None,
+    )
+    found = schedules.page(room().database, room().clock, asked, query["limit"], query["cursor"])
+    return answer(show.page(found, _schedule))
+
+
+@blueprint.get("/<string:name>")
+@blueprint.answers(200, Schedule(), "The schedule.", headers=_ETAG)
+@blueprint.problems(ScheduleNotFound)
+def get_schedule(name: str) -> Response:
+    """Read a schedule, and how far it has come."""
+    return shown(schedules.get(room().database, room().clock, name), 200)
+
+
+@blueprint.put("/<string:name>")
+@blueprint.arguments(ScheduleReplacementBody())
+@blueprint.answers(200, Schedule(), "The schedule as changed.", headers=_ETAG)
+@blueprint.headers(headers.IF_MATCH)
+@blueprint.problems(ScheduleNotFound, ScheduleOwnedElsewhere, PreconditionFailed, PreconditionRequired)
+def change_schedule(body: dict[str, Any], name: str) -> Response:
+    """Replace a schedule; what the body leaves out gets its default. What is due by now stays as it was."""
+    expected = headers.expected_revisions()
+    changed = schedules.change(room().database, room().clock, name, body, expected, ACTOR)
+    room().changed()
+    return shown(changed, 200)
+
+
+@blueprint.delete("/<string:name>")
+@blueprint.answers(204, None, "The schedule is gone.")
+@blueprint.headers(headers.IF_MATCH)
+@blueprint.problems(ScheduleNotFound, ScheduleOwnedElsewhere, PreconditionFailed, PreconditionRequired)
+def delete_schedule(name: str) -> Response:
+    """Remove a schedule; what it started still runs, and its ledger stays."""
+    schedules.remove(room().database, room().clock, name, headers.expected_revisions(), ACTOR)
+    room().changed()
+    return Response(status=204)
+
+
+@blueprint.get("/<string:name>/revisions")
+@blueprint.query(PageQuery())
+@blueprint.answers(200, page_of(ScheduleRevision), "Revisions, the latest first.")
+@blueprint.problems(ScheduleNotFound)
+def list_schedule_revisions(query: dict[str, Any], name: str) -> Response:
+    """List how a schedule was at each time."""
+    found = schedules.revisions(room().database, name, query["limit"], query["cursor"])
+    return answer(show.page(found, _revision))
+
+
+@blueprint.get("/<string:name>/revisions/<int:number>")
+@blueprint.answers(200, ScheduleRevision(), "The schedule as it was.")
+@blueprint.problems(ScheduleNotFound, RevisionNotFound)
+def get_schedule_revision(name: str, number: int) -> Response:
+    """Read a schedule as it was at a revision."""
+    return answer(_revision(schedules.revision(room().database, name, number)))
+
+
+def shown(found: Known, status: int) -> Response:
+    """The answer with a schedule."""
+    return answer(_schedule(found), status, {"ETag": etag(found.row.revision)})
+
+
+def _schedule(found: Known) -> dict[str, Any]:
+    row, here = found.row, f"{ROOT}/{found.row.name}"
+    paused = {"at": row.paused_at, "by": row.paused_by, "note": row.pause_note, "until": row.paused_until}
+    return {
+        **row.spec,
+        "id": row.id,
+        "owner": row.owner.value,
+        "revision": row.revision,
+        "state": found.standing.value,
+        "paused": paused if row.paused_at else None,
+        "next_at": row.next_at,
+        "settled_until": row.settled_until,
+        "expected_by": found.expected_by,
+        "overdue": found.overdue,
+        "runs": row.runs,
+        "failures": row.failures,
+        "warnings": found.warnings,
+        "created_at": row.created_at,
+        "changed_at": row.changed_at,
+        "links": {
+            "self": here,
+            "job": f"{show.ROOT}/jobs/{row.job}",
+            "revisions": f"{here}/revisions",
+        },
+    }
+
+
+def _revision(found: Changed) -> dict[str, Any]:
+    row, schedule_url = found.row, f"{ROOT}/{found.name}"
+    return {
+        "schedule": found.name,
+        "revision": row.revision,
+        "created_at": row.created_at,
+        "actor": row.actor,
+        "changed": found.changed,
+        "definition": row.spec,
+        "links": {"self": f"{schedule_url}/revisions/{row.revision}", "schedule": schedule_url},
+    }

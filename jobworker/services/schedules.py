@@ -1,0 +1,227 @@
+"""Schedules: create, change, remove, look up. Whatever is due by then is settled before one changes."""
+
+import datetime as dt
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain import differences
+from jobworker.domain import schedule as schedule_rules
+from jobworker.domain.errors import (
+    FieldError,
+    InvalidInput,
+    PreconditionFailed,
+    RevisionNotFound,
+    ScheduleExists,
+    ScheduleNotFound,
+    ScheduleOwnedElsewhere,
+)
+from jobworker.domain.schedule import Owner, Schedule, State
+from jobworker.domain.timetable import next_after
+from jobworker.services import firing, naming, overdue, schedule_checks
+from jobworker.store import jobs, schedule_lists, schedules
+from jobworker.store.database import Database
+from jobworker.store.jobs import JobRow
+from jobworker.store.pages import DEFAULT_LIMIT, Page
+from jobworker.store.schedule_lists import Filters, RevisionRow, Standing
+from jobworker.store.schedules import ScheduleRow
+
+#: The revisions that a change may replace; None: whichever is current.
+Expected = Collection[int] | None
+
+#: Databases keep no higher number.
+_HIGHEST = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A schedule as it stands, and what somebody who looks at it should notice."""
+
+    row: ScheduleRow
+    standing: Standing
+    expected_by: dt.datetime | None
+    overdue: bool
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which schedules are listed; None does not filter."""
+
+    job: str | None = None
+    owner: Owner | None = None
+    state: Standing | None = None
+    calendar: str | None = None
+    overdue: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A revision of a schedule, and the fields that it changed; None for the first."""
+
+    name: str
+    row: RevisionRow
+    changed: Sequence[str] | None
+
+
+def create(database: Database, clock: Clock, described: Mapping[str, Any], actor: str) -> Known:
+    """Add a schedule; raises `ScheduleExists`, and `InvalidInput` with everything that is wrong with it."""
+    wanted = schedule_rules.parse(described)
+    with database.write() as connection:
+        if schedules.named(connection, wanted.name):
+            raise ScheduleExists(f"schedule {wanted.name} exists already; change it with PUT and If-Match")
+        return _put(connection, wanted, None, actor, clock.now())
+
+
+def change(
+    database: Database, clock: Clock, name: str, described: Mapping[str, Any], expected: Expected, actor: str
+) -> Known:
+    """Replace a schedule, if its current revision is one of those expected.
+
+    What is due by now is settled as the schedule was; afterwards it is as it is described.
+    """
+    with database.write() as connection:
+        row = _expect(connection, name, expected)
+        _editable(row)
+        if described.get("name", row.name) != row.name:
+            message = f"name is {described['name']!r}, but this is schedule {row.name}; a schedule cannot be renamed"
+            raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
+        wanted = schedule_rules.parse({**described, "name": row.name})
+        return _put(connection, wanted, row, actor, clock.now())
+
+
+def remove(database: Database, clock: Clock, name: str, expected: Expected, actor: str) -> None:
+    """Remove a schedule once what is due is settled; its executions still run, and its ledger stays."""
+    with database.write() as connection:
+        row = _expect(connection, name, expected)
+        if row.state is not State.RETIRED:
+            _editable(row)
+        schedules.delete(connection, settled(connection, row, clock.now()), actor, clock.now())
+
+
+def get(database: Database, clock: Clock, name: str) -> Known:
+    """The schedule with this name, or id; raises `ScheduleNotFound`."""
+    with database.read() as connection:
+        return known(connection, [find(connection, name)], clock.now())[0]
+
+
+def page(
+    database: Database, clock: Clock, asked: Asked, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[Known]:
+    """Schedules by name."""
+    now = clock.now()
+    since = overdue.since(now) if asked.overdue else None
+    filters = Filters(asked.job, asked.owner, asked.state, asked.calendar, since)
+    with database.read() as connection:
+        found = schedule_lists.page(connection, filters, _shown(asked), limit, cursor)
+        return Page(known(connection, found.items, now), found.next)
+
+
+def revisions(database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Changed]:
+    """The revisions of a schedule, the latest first."""
+    with database.read() as connection:
+        row = find(connection, name)
+        found = schedule_lists.revisions(connection, row.id, limit, cursor)
+        earliest = found.items[-1].revision if found.items else 1
+        before = schedule_lists.revision(connection, row.id, earliest - 1)
+    older = [*found.items[1:], before]
+    items = [_changed(row.name, one, was) for one, was in zip(found.items, older, strict=False)]
+    return Page(items, found.next)
+
+
+def revision(database: Database, name: str, number: int) -> Changed:
+    """One revision; raises `ScheduleNotFound`, `RevisionNotFound`."""
+    with database.read() as connection:
+        row = find(connection, name)
+        found = schedule_lists.revision(connection, row.id, number) if number <= _HIGHEST else None
+        if found is None:
+            raise RevisionNotFound(f"schedule {row.name} has no revision {number}; the latest is {row.revision}")
+        return _changed(row.name, found, schedule_lists.revision(connection, row.id, number - 1))
+
+
+def find(connection: sa.Connection, name: str) -> ScheduleRow:
+    """The schedule with this name, or id; raises `ScheduleNotFound` with the names that come close."""
+    row = schedules.get(connection, name) if name.isprintable() else None
+    if row is None:
+        raise ScheduleNotFound(
+            naming.unknown("schedule", name, schedule_lists.names(connection), "GET /api/v1/schedules")
+        )
+    return row
+
+
+def known(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> list[Known]:
+    """What there is to know about these schedules at this moment."""
+    found = jobs.some(connection, sorted({row.job for row in rows}))
+    return [_known(row, found.get(row.job), now) for row in rows]
+
+
+def settled(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) -> ScheduleRow:
+    """The schedule once everything that is due by now has become what it had to."""
+    while row.next_at is not None and row.next_at <= now:
+        firing.settle(connection, row.id, now, now)
+        row = find(connection, row.id)
+    return row
+
+
+def _put(
+    connection: sa.Connection, wanted: Schedule, before: ScheduleRow | None, actor: str, now: dt.datetime
+) -> Known:
+    timetable = schedule_checks.check(connection, wanted)
+    if before is not None:
+        before = settled(connection, before, now)
+    begins = max(now, before.settled_until) if before else now + dt.timedelta(seconds=wanted.initial_delay)
+    first = next_after(timetable, begins)
+    row = schedules.put(connection, wanted, Owner.API, actor, now, first)
+    return known(connection, [row], now)[0]
+
+
+def _known(row: ScheduleRow, job: JobRow | None, now: dt.datetime) -> Known:
+    by = overdue.expected_by(row)
+    return Known(row, schedule_lists.standing(row), by, by is not None and by < now, list(_warnings(row, job)))
+
+
+def _warnings(row: ScheduleRow, job: JobRow | None) -> Iterator[str]:
+    if job is None:
+        yield f"there is no job {row.job} any more: nothing starts"
+    elif not job.definition.enabled:
+        yield f"job {row.job} is disabled: its occurrences are left out"
+    if row.next_at is None and row.runs == 0:
+        yield "it never fires: within 50 years nothing is due by its rule, its bounds and its calendars"
+
+
+def _expect(connection: sa.Connection, name: str, expected: Expected) -> ScheduleRow:
+    """The schedule, if it is at one of the revisions that the caller knows."""
+    row = find(connection, name)
+    if expected is not None and row.revision not in expected:
+        message = f"schedule {row.name} is at revision {row.revision} now; read it again, then repeat the change"
+        raise PreconditionFailed(message)
+    return row
+
+
+def _editable(row: ScheduleRow) -> None:
+    if row.owner is Owner.CODE:
+        message = f"schedule {row.name} is declared in code; change it there (schedules/*.py)"
+        raise ScheduleOwnedElsewhere(message)
+    if row.owner is Owner.JOB:
+        message = f"schedule {row.name} is part of the definition of its job; change it with PUT /api/v1/jobs/{row.job}"
+        raise ScheduleOwnedElsewhere(message)
+
+
+def _shown(asked: Asked) -> dict[str, Any]:
+    """The filters as a cursor belongs to them: overdue is overdue, whatever the time."""
+    return {
+        "job": asked.job,
+        "owner": asked.owner,
+        "state": asked.state,
+        "calendar": asked.calendar,
+        "overdue": asked.overdue,
+    }
+
+
+def _changed(name: str, row: RevisionRow, before: RevisionRow | None) -> Changed:
+    if before is None:
+        return Changed(name, row, None)
+    return Changed(name, row, [each.pointer for each in differences.of_values("spec", before.spec, row.spec)])

@@ -1,0 +1,150 @@
+"""Schedules and what is kept of them, page by page; and which of them nobody looked at in time."""
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.schedule import Owner, State
+from jobworker.store import schema
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.schedules import ScheduleRow, to_row
+
+_schedules = schema.job_schedules
+_revisions = schema.schedule_revisions
+_calendars = schema.schedule_calendars
+
+
+class Standing(StrEnum):
+    """Whether a schedule will start anything, and if not, why: the first of these reasons that holds."""
+
+    #: It was declared in code, and is not any more.
+    RETIRED = "retired"
+    #: Nothing more is due.
+    EXHAUSTED = "exhausted"
+    #: Its specification says that it is not enabled.
+    DISABLED = "disabled"
+    #: Somebody stopped it for a while, or too many failures did.
+    PAUSED = "paused"
+    #: It will.
+    ACTIVE = "active"
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which schedules a list holds; None does not filter. `overdue_since`: due before this moment, and not settled."""
+
+    job: str | None = None
+    owner: Owner | None = None
+    state: Standing | None = None
+    calendar: str | None = None
+    overdue_since: dt.datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRow:
+    """A schedule as it was at one revision."""
+
+    schedule_id: str
+    revision: int
+    spec: dict[str, Any]
+    created_at: dt.datetime
+    actor: str
+
+
+def page(
+    connection: sa.Connection, filters: Filters, shown: Any, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[ScheduleRow]:
+    """Schedules by name; `shown` are the filters as the client gave them, to which the cursor belongs."""
+    listing = Listing("schedules", shown)
+    query = sa.select(_schedules).where(*_conditions(filters)).order_by(_schedules.c.name).limit(limit + 1)
+    after = listing.position(cursor)
+    if after is not None:
+        query = query.where(_schedules.c.name > after)
+    return listing.page([to_row(row) for row in connection.execute(query)], limit, lambda row: row.name)
+
+
+def names(connection: sa.Connection) -> list[str]:
+    """Every schedule's name."""
+    return list(connection.scalars(sa.select(_schedules.c.name).order_by(_schedules.c.name)))
+
+
+def starting(connection: sa.Connection, job: str) -> list[str]:
+    """The names of the schedules that will start this job, but for the one in its definition."""
+    query = sa.select(_schedules.c.name).where(
+        _schedules.c.job == job, _schedules.c.owner != Owner.JOB.value, _schedules.c.next_at.is_not(None)
+    )
+    return list(connection.scalars(query.order_by(_schedules.c.name)))
+
+
+def revisions(
+    connection: sa.Connection, schedule_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[RevisionRow]:
+    """The revisions of a schedule, the latest first."""
+    listing = Listing("schedule_revisions", {"schedule": schedule_id})
+    query = sa.select(_revisions).where(_revisions.c.schedule_id == schedule_id)
+    query = query.order_by(_revisions.c.revision.desc()).limit(limit + 1)
+    after = listing.position(cursor)
+    if after is not None:
+        query = query.where(_revisions.c.revision < int(after))
+    rows = [RevisionRow(**row._mapping) for row in connection.execute(query)]
+    return listing.page(rows, limit, lambda row: str(row.revision))
+
+
+def revision(connection: sa.Connection, schedule_id: str, number: int) -> RevisionRow | None:
+    """One revision of a schedule."""
+    query = sa.select(_revisions).where(_revisions.c.schedule_id == schedule_id, _revisions.c.revision == number)
+    row = connection.execute(query).one_or_none()
+    return RevisionRow(**row._mapping) if row is not None else None
+
+
+def overdue(connection: sa.Connection, since: dt.datetime) -> Sequence[tuple[str, dt.datetime]]:
+    """Schedules that were due before `since` and are not settled, the most overdue first, and when they were."""
+    query = sa.select(_schedules.c.name, _schedules.c.next_at).where(*_overdue(since)).order_by(_schedules.c.next_at)
+    return [(row.name, row.next_at) for row in connection.execute(query)]
+
+
+def count(connection: sa.Connection) -> dict[Standing, int]:
+    """How many schedules there are of each standing; those without any are left out."""
+    found = connection.execute(sa.select(_STANDING, sa.func.count()).group_by(_STANDING))
+    return {Standing(row[0]): row[1] for row in found}
+
+
+def standing(row: ScheduleRow) -> Standing:
+    """Whether this schedule will start anything."""
+    if row.state is not State.ACTIVE:
+        return Standing(row.state.value)
+    if not row.enabled:
+        return Standing.DISABLED
+    return Standing.PAUSED if row.paused_at else Standing.ACTIVE
+
+
+#: The same in SQL.
+_STANDING = sa.case(
+    (_schedules.c.state != State.ACTIVE.value, _schedules.c.state),
+    (_schedules.c.enabled.is_(False), Standing.DISABLED.value),
+    (_schedules.c.paused_at.is_not(None), Standing.PAUSED.value),
+    else_=Standing.ACTIVE.value,
+)
+
+
+def _conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
+    if filters.job is not None:
+        yield _schedules.c.job == filters.job
+    if filters.owner is not None:
+        yield _schedules.c.owner == filters.owner.value
+    if filters.state is not None:
+        yield _STANDING.in_([filters.state.value])
+    if filters.calendar is not None:
+        using = sa.select(_calendars.c.schedule_id).where(_calendars.c.calendar == filters.calendar)
+        yield _schedules.c.id.in_(using)
+    if filters.overdue_since is not None:
+        yield from _overdue(filters.overdue_since)
+
+
+def _overdue(since: dt.datetime) -> Iterator[sa.ColumnElement[bool]]:
+    yield _schedules.c.next_at < since
+    yield _STANDING.in_([Standing.ACTIVE.value])

@@ -1,0 +1,275 @@
+"""Schedules over HTTP: created, read, listed, changed and removed."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from jobworker.clock import SystemClock
+from jobworker.domain.job import Definition
+from jobworker.domain.job import Owner as JobOwner
+from jobworker.domain.schedule import Owner, parse
+from jobworker.store import jobs, schedules
+from tests.integration.http.conftest import EXPORT, World
+
+DAILY = {"kind": "daily", "time": "06:00"}
+SCHEDULE = {"name": "morning", "job": "export", "rule": DAILY, "parameters": {"user_id": "all"}}
+URL = "/api/v1/schedules/morning"
+
+
+def create(world: World, **changes: Any) -> Any:
+    """Ask for a schedule like `SCHEDULE`."""
+    return world.client.post("/api/v1/schedules", json={**SCHEDULE, **changes})
+
+
+def created(world: World, **changes: Any) -> dict[str, Any]:
+    """A schedule that was created."""
+    response = create(world, **changes)
+    assert response.status_code == 201, response.json
+    found: dict[str, Any] = response.json
+    return found
+
+
+def declare(world: World, name: str, owner: Owner) -> None:
+    """Let there be a schedule that is edited elsewhere."""
+    now = SystemClock().now()
+    with world.database.write() as connection:
+        given = parse({**SCHEDULE, "name": name})
+        schedules.put(connection, given, owner, "code:v1", now, now + dt.timedelta(hours=1))
+
+
+def test_a_schedule_is_created_and_read(any_world: World) -> None:
+    made = create(any_world, zone="Europe/Berlin", queue="background", misfire={"policy": "catch_up", "max": 7})
+    assert made.status_code == 201, made.json
+    assert (made.headers["Location"], made.headers["ETag"]) == (URL, '"1"')
+    read = any_world.client.get(URL)
+    assert (read.json, read.headers["ETag"]) == (made.json, '"1"')
+    shown = read.json
+    assert (shown["rule"], shown["zone"], shown["queue"]) == (DAILY, "Europe/Berlin", "background")
+    assert shown["misfire"] == {"policy": "catch_up", "grace": 60.0, "max": 7}
+    assert (shown["owner"], shown["state"], shown["paused"], shown["warnings"]) == ("api", "active", None, [])
+    assert any_world.client.get(f"/api/v1/schedules/{shown['id']}").json == shown
+
+
+def test_it_says_what_is_next_and_by_when_that_is_seen(world: World) -> None:
+    now = SystemClock().now()
+    shown = created(world, rule={"kind": "interval", "every": 3600})
+    following = dt.datetime.fromisoformat(shown["next_at"])
+    assert now < following <= now + dt.timedelta(hours=1, seconds=10)
+    assert dt.datetime.fromisoformat(shown["expected_by"]) == following + dt.timedelta(seconds=60)
+    assert shown["overdue"] is False
+
+
+def test_a_name_is_used_once(world: World) -> None:
+    created(world)
+    response = create(world)
+    assert (response.status_code, response.json["code"]) == (409, "schedule_exists")
+
+
+def test_what_does_not_exist_is_told_with_what_comes_close(world: World) -> None:
+    created(world)
+    response = world.client.get("/api/v1/schedules/mornign")
+    assert (response.status_code, response.json["code"]) == (404, "schedule_not_found")
+    assert "did you mean morning?" in response.json["detail"]
+
+
+def test_a_rule_that_never_fires_is_accepted_with_a_warning(world: World) -> None:
+    shown = created(world, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
+    assert (shown["next_at"], shown["state"], shown["expected_by"]) == (None, "exhausted", None)
+    [warning] = shown["warnings"]
+    assert warning.startswith("it never fires")
+
+
+def test_a_disabled_job_is_worth_a_warning(world: World) -> None:
+    with world.database.write() as connection:
+        now = SystemClock().now()
+        jobs.put(connection, Definition("off", EXPORT.name, enabled=False), JobOwner.API, "api", now)
+    assert created(world, job="off")["warnings"] == ["job off is disabled: its occurrences are left out"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "code", "words"),
+    [
+        ({"rule": {"kind": "cron", "expression": "0 0 30 2 *"}}, "/rule/expression", "bad_cron", "30"),
+        ({"rule": {"kind": "cron", "expression": "*/0 * * * *"}}, "/rule/expression", "bad_cron", "*/0"),
+        ({"rule": {"kind": "cron", "expression": "0 0 0 * * * 2026"}}, "/rule/expression", "bad_cron", "has 7 fields"),
+        ({"rule": {}}, "/rule/kind", "missing", "kind is required"),
+        ({"rule": None}, "/rule", "missing", "rule is required"),
+        ({"rule": {"kind": "rrule", "expression": ""}}, "/rule/expression", "wrong_type", "1 to"),
+        ({"zone": "Mars/Base"}, "/zone", "unknown_zone", "Europe/Berlin"),
+        ({"exclude": ["holidays-de"]}, "/exclude/0", "unknown_calendar", "holidays-de"),
+        ({"end": "2026-01-01T00:00:00Z", "start": "2026-02-01T00:00:00Z"}, "/end", "not_allowed", "later than start"),
+        ({"misfire": {"policy": "catch_up", "max": 1_000_000}}, "/misfire/max", "not_allowed", "1 to 1000"),
+        ({"job": "exprot"}, "/job", "job_not_found", "did you mean export?"),
+        ({"parameters": {"user_id": 17}}, "/parameters/user_id", "wrong_type", "string"),
+        ({"parameters": {}}, "/parameters/user_id", "missing_parameter", "user_id"),
+        ({"parameters": {"user_id": "u", "colour": 1}}, "/parameters/colour", "unknown_parameter", "colour"),
+        ({"parameters": ["u"]}, "/parameters", "wrong_type", "JSON object"),
+        ({"queue": "Critical Ones"}, "/queue", "not_allowed", "such as background"),
+        ({"priority": 10}, "/priority", "not_allowed", "0 to 9"),
+        ({"start": "2026-01-01T00:00:00"}, "/start", "naive_time", "offset"),
+        ({"overlap": "maybe"}, "/overlap", "not_allowed", "skip, queue_one"),
+        ({"name": "no spaces"}, "/name", "not_allowed", "A-Z"),
+        ({"colour": "red"}, "/colour", "unknown_field", "known are"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_its_place(
+    world: World, changes: dict[str, Any], pointer: str, code: str, words: str
+) -> None:
+    response = create(world, **changes)
+    assert response.status_code == 422
+    [problem] = response.json["errors"]
+    assert (problem["pointer"], problem["code"]) == (pointer, code), problem
+    assert words in problem["message"]
+    assert world.count("job_schedules") == 0
+
+
+def test_everything_that_is_wrong_is_told_at_once(world: World) -> None:
+    response = create(world, job="nothing", require=["a", "b"])
+    assert [each["pointer"] for each in response.json["errors"]] == ["/job", "/require/0", "/require/1"]
+
+
+class TestList:
+    """GET /api/v1/schedules."""
+
+    @pytest.fixture
+    def several(self, any_world: World) -> World:
+        """Four schedules, each different."""
+        with any_world.database.write() as connection:
+            given = Definition("other", EXPORT.name, defaults={"user_id": "u"})
+            jobs.put(connection, given, JobOwner.API, "api", SystemClock().now())
+        created(any_world, name="a", job="other")
+        created(any_world, name="b", enabled=False)
+        created(any_world, name="c", rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
+        declare(any_world, "d", Owner.CODE)
+        return any_world
+
+    def _names(self, world: World, query: str = "") -> list[str]:
+        response = world.client.get(f"/api/v1/schedules{query}")
+        assert response.status_code == 200, response.json
+        return [each["name"] for each in response.json["items"]]
+
+    def test_schedules_come_by_name_page_by_page(self, several: World) -> None:
+        first = several.client.get("/api/v1/schedules?limit=3").json
+        assert [each["name"] for each in first["items"]] == ["a", "b", "c"]
+        assert self._names(several, f"?limit=3&cursor={first['next']}") == ["d"]
+        assert several.client.get(f"/api/v1/schedules?job=other&cursor={first['next']}").status_code == 422
+
+    @pytest.mark.parametrize(
+        ("query", "names"),
+        [
+            ("?job=other", ["a"]),
+            ("?owner=code", ["d"]),
+            ("?owner=api&state=active", ["a"]),
+            ("?state=disabled", ["b"]),
+            ("?state=exhausted", ["c"]),
+            ("?state=paused", []),
+            ("?overdue=true", []),
+            ("?calendar=holidays", []),
+        ],
+    )
+    def test_filters_are_combined(self, several: World, query: str, names: list[str]) -> None:
+        assert self._names(several, query) == names
+
+    def test_what_nobody_looked_at_in_time_is_overdue(self, several: World) -> None:
+        now = SystemClock().now()
+        for name, late in (("a", 61), ("b", 600), ("d", 30)):
+            self._due(several, name, now - dt.timedelta(seconds=late))
+        assert self._names(several, "?overdue=true") == ["a"]
+        shown = several.client.get("/api/v1/schedules/a").json
+        assert shown["overdue"] is True
+
+    def _due(self, world: World, name: str, at: dt.datetime) -> None:
+        with world.database.write() as connection:
+            row = schedules.named(connection, name)
+            assert row is not None
+            schedules.settled(connection, row.id, at - dt.timedelta(days=1), at)
+
+    @pytest.mark.parametrize("query", ["?state=sleeping", "?owner=me", "?overdue=false", "?colour=red"])
+    def test_filters_that_say_nothing_are_refused(self, world: World, query: str) -> None:
+        assert world.client.get(f"/api/v1/schedules{query}").status_code == 422
+
+
+class TestChange:
+    """PUT and DELETE with If-Match."""
+
+    def _put(self, world: World, match: str | None = '"1"', **changes: Any) -> Any:
+        headers = {} if match is None else {"If-Match": match}
+        return world.client.put(URL, json={**SCHEDULE, **changes}, headers=headers)
+
+    def test_a_change_makes_a_revision(self, any_world: World) -> None:
+        created(any_world)
+        response = self._put(any_world, zone="Asia/Tokyo")
+        assert (response.status_code, response.headers["ETag"], response.json["zone"]) == (200, '"2"', "Asia/Tokyo")
+        assert any_world.client.get(URL).json == response.json
+        told = any_world.client.get(f"{URL}/revisions").json["items"]
+        assert [(each["revision"], each["changed"]) for each in told] == [(2, ["/zone"]), (1, None)]
+        first = any_world.client.get(f"{URL}/revisions/1").json
+        assert (first["definition"]["zone"], first["actor"]) == ("UTC", "api")
+        missing = any_world.client.get(f"{URL}/revisions/3")
+        assert (missing.status_code, missing.json["code"]) == (404, "revision_not_found")
+
+    def test_the_revision_before_is_needed(self, world: World) -> None:
+        created(world)
+        assert self._put(world, None).json["code"] == "precondition_required"
+        assert self._put(world, '"7"', zone="Asia/Tokyo").json["code"] == "precondition_failed"
+        assert world.client.delete(URL).status_code == 428
+        assert world.client.delete(URL, headers={"If-Match": '"7"'}).status_code == 412
+        assert world.client.get(URL).headers["ETag"] == '"1"'
+
+    def test_what_was_due_under_the_old_rule_stays_due(self, any_world: World) -> None:
+        created(any_world)
+        now = SystemClock().now()
+        every = {"kind": "interval", "every": 3600, "anchor": (now - dt.timedelta(seconds=30)).isoformat()}
+        assert self._put(any_world, rule=every).status_code == 200
+        with any_world.database.write() as connection:
+            row = schedules.named(connection, "morning")
+            assert row is not None
+            schedules.settled(connection, row.id, now - dt.timedelta(minutes=5), now - dt.timedelta(seconds=30))
+        assert self._put(any_world, "*").status_code == 200
+        assert (any_world.count("occurrences"), any_world.count("executions")) == (1, 1)
+
+    def test_a_schedule_cannot_be_renamed(self, world: World) -> None:
+        created(world)
+        assert self._put(world, name="evening").json["errors"][0]["pointer"] == "/name"
+        body = {name: value for name, value in SCHEDULE.items() if name != "name"}
+        unnamed = world.client.put(URL, json={**body, "priority": 3}, headers={"If-Match": "*"})
+        assert (unnamed.status_code, unnamed.json["name"], unnamed.json["priority"]) == (200, "morning", 3)
+
+    def test_what_is_wrong_changes_nothing(self, world: World) -> None:
+        created(world)
+        response = self._put(world, rule={"kind": "daily", "time": "25:00"})
+        assert [each["pointer"] for each in response.json["errors"]] == ["/rule/time"]
+        assert world.client.get(URL).json["revision"] == 1
+
+    def test_a_schedule_is_deleted(self, any_world: World) -> None:
+        created(any_world)
+        assert any_world.client.delete(URL, headers={"If-Match": '"1"'}).status_code == 204
+        assert any_world.client.get(URL).status_code == 404
+        assert created(any_world)["revision"] == 1
+
+    def test_what_code_declares_is_edited_there(self, world: World) -> None:
+        declare(world, "morning", Owner.CODE)
+        for response in (self._put(world), world.client.delete(URL, headers={"If-Match": "*"})):
+            assert (response.status_code, response.json["code"]) == (409, "schedule_owned_elsewhere")
+            assert "schedules/*.py" in response.json["detail"]
+
+    def test_what_a_job_carries_is_edited_there(self, world: World) -> None:
+        declare(world, "morning", Owner.JOB)
+        response = self._put(world)
+        assert (response.status_code, response.json["code"]) == (409, "schedule_owned_elsewhere")
+        assert "PUT /api/v1/jobs/export" in response.json["detail"]
+
+
+class TestJob:
+    """What a schedule and its job have to do with each other."""
+
+    def test_a_job_that_schedules_start_is_not_removed(self, any_world: World) -> None:
+        created(any_world)
+        created(any_world, name="evening")
+        refused = any_world.client.delete("/api/v1/jobs/export", headers={"If-Match": "*"})
+        assert (refused.status_code, refused.json["code"]) == (409, "job_scheduled")
+        assert "schedules evening, morning" in refused.json["detail"]
+        for name in ("morning", "evening"):
+            any_world.client.delete(f"/api/v1/schedules/{name}", headers={"If-Match": "*"})
+        assert any_world.client.delete("/api/v1/jobs/export", headers={"If-Match": "*"}).status_code == 204
