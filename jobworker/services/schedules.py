@@ -160,7 +160,9 @@ def known(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.dateti
 
 def settled(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) -> ScheduleRow:
     """The schedule once everything that is due by now has become what it had to."""
-    while row.next_at is not None and row.next_at <= now:
+    before = None
+    while row.next_at is not None and row.next_at <= now and row.settled_until != before:
+        before = row.settled_until
         firing.settle(connection, row.id, now, now)
         row = find(connection, row.id)
     return row

@@ -4,12 +4,13 @@ import datetime as dt
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
 from jobworker.domain.job import Definition
 from jobworker.domain.job import Owner as JobOwner
 from jobworker.domain.schedule import Owner, parse
-from jobworker.store import jobs, schedules
+from jobworker.store import jobs, schedules, schema
 from tests.integration.http.conftest import EXPORT, World
 
 DAILY = {"kind": "daily", "time": "06:00"}
@@ -36,6 +37,14 @@ def declare(world: World, name: str, owner: Owner) -> None:
     with world.database.write() as connection:
         given = parse({**SCHEDULE, "name": name})
         schedules.put(connection, given, owner, "code:v1", now, now + dt.timedelta(hours=1))
+
+
+def due(world: World, name: str, at: dt.datetime) -> None:
+    """Let something of a schedule be due at a moment, and nobody have looked since then."""
+    table = schema.job_schedules
+    with world.database.write() as connection:
+        values = {"settled_until": at - dt.timedelta(minutes=1), "next_at": at}
+        connection.execute(sa.update(table).where(table.c.name == name).values(values))
 
 
 def test_a_schedule_is_created_and_read(any_world: World) -> None:
@@ -174,16 +183,10 @@ class TestList:
     def test_what_nobody_looked_at_in_time_is_overdue(self, several: World) -> None:
         now = SystemClock().now()
         for name, late in (("a", 61), ("b", 600), ("d", 30)):
-            self._due(several, name, now - dt.timedelta(seconds=late))
+            due(several, name, now - dt.timedelta(seconds=late))
         assert self._names(several, "?overdue=true") == ["a"]
         shown = several.client.get("/api/v1/schedules/a").json
         assert shown["overdue"] is True
-
-    def _due(self, world: World, name: str, at: dt.datetime) -> None:
-        with world.database.write() as connection:
-            row = schedules.named(connection, name)
-            assert row is not None
-            schedules.settled(connection, row.id, at - dt.timedelta(days=1), at)
 
     @pytest.mark.parametrize("query", ["?state=sleeping", "?owner=me", "?overdue=false", "?colour=red"])
     def test_filters_that_say_nothing_are_refused(self, world: World, query: str) -> None:
@@ -222,10 +225,7 @@ class TestChange:
         now = SystemClock().now()
         every = {"kind": "interval", "every": 3600, "anchor": (now - dt.timedelta(seconds=30)).isoformat()}
         assert self._put(any_world, rule=every).status_code == 200
-        with any_world.database.write() as connection:
-            row = schedules.named(connection, "morning")
-            assert row is not None
-            schedules.settled(connection, row.id, now - dt.timedelta(minutes=5), now - dt.timedelta(seconds=30))
+        due(any_world, "morning", now - dt.timedelta(seconds=30))
         assert self._put(any_world, "*").status_code == 200
         assert (any_world.count("occurrences"), any_world.count("executions")) == (1, 1)
 
