@@ -19,7 +19,7 @@ rejected        worker   reason, error?: its message cannot be read             
 unknown_task    worker   reason: this worker does not have the task; the message has to be published again
 poisoned        relay    reason: a message that JobWorker did not send was started by several workers that died
 worker_lost     relay    worker: its heartbeat stopped and it is fenced from now on
-due             beat     schedule, at: the nominal time (RFC 3339), until?: it stands for all that was missed before
+due             beat     schedule, at: the nominal time (RFC 3339)
 progress        worker   done, total, message
 metadata        worker   what has changed: names and their values, null for what was deleted
 log             worker   level, logger, message, at (RFC 3339)             (log stream)

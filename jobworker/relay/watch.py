@@ -14,9 +14,10 @@ import structlog
 
 from jobworker.clock import Clock
 from jobworker.relay.dispatch import Dispatcher
+from jobworker.relay.project import Projector
 from jobworker.services import catalogue
 from jobworker.settings import Settings
-from jobworker.store import dispatch, limits, relay_state, schedules, unique_keys, workers
+from jobworker.store import dispatch, limits, relay_state, unique_keys, workers
 from jobworker.store.database import Database
 from jobworker.store.dispatch import RunningAttempt
 from jobworker.store.workers import WorkerRow
@@ -61,7 +62,7 @@ class Watch:
         self._settings = settings
         self._registry = Registry(client, settings.worker_lease)
         self._claims = Claims(client)
-        self._projection = Projection(client)
+        self._projector = Projector(database, Projection(client), clock)
         self._seen_catalogues: set[str] = set()
         self._connected_since: float | None = None
         self._started_over = False
@@ -75,7 +76,7 @@ class Watch:
             Chore("lost_messages", settings.lost_message_after / 2, self.mend),
             Chore("ageing", settings.ageing / 2, self._dispatcher.age),
             Chore("limits", 60.0, self.tidy_limits),
-            Chore("schedules", 1.0, self.project_schedules),
+            Chore("schedules", 0.5, self._projector.run),
             Chore("beat", 5.0, self.read_beat),
             Chore("checkpoint", 1.0, self.checkpoint),
         ]
@@ -156,12 +157,6 @@ class Watch:
             limits.forget_full(connection, self._clock.now())
             unique_keys.tidy(connection, self._clock.now())
 
-    def project_schedules(self) -> None:
-        """Make RedBeat's entries agree with SQL."""
-        with self._database.read() as connection:
-            rows = schedules.all(connection)
-        self._projection.sync(rows, self._clock.now())
-
     def read_beat(self) -> None:
         """Take note of beat's last tick, so that readiness can be told from SQL."""
         tick = self._client.hget(keys.BEAT, "tick_ms")
@@ -194,6 +189,7 @@ class Watch:
             relay_state.follow(connection, epoch, None if first_time else now + self._wait_for_workers())
         self._client.set(keys.EPOCH, epoch)
         self._started_over = True
+        self._projector.start_over()
         if not first_time:
             logger.warning("redis_lost_its_data", epoch=epoch)
             self.redis_was_away()

@@ -22,6 +22,9 @@ DEFINITION = "definition"
 #: The `__type__` under which RedBeat's JSON carries a rule of ours.
 RULE_TYPE = "jobworker.rule"
 
+#: What of a schedule's JSON says when it is due.
+_TIMETABLE = ("rule", "zone", "dst", "start", "end")
+
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -30,21 +33,19 @@ def entry_key(schedule_id: str) -> str:
     return KEY_PREFIX + schedule_id
 
 
-def encode(schedule_id: str, job: str, spec: Mapping[str, Any]) -> str:
-    """An entry's definition as RedBeat stores it. Equal timetables give equal text."""
-    rule = {name: spec.get(name) for name in ("name", "job", "rule", "zone", "dst", "start", "end")}
-    return json.dumps(
-        {
-            "name": schedule_id,
-            "task": job,
-            "args": [],
-            "kwargs": {},
-            "options": {},
-            "schedule": {"__type__": RULE_TYPE, "rule": rule},
-            "enabled": True,
-        },
-        sort_keys=True,
-    )
+def encode(schedule_id: str, spec: Mapping[str, Any]) -> str:
+    """An entry's definition as RedBeat stores it, from a schedule's JSON."""
+    timetable = {name: spec[name] for name in _TIMETABLE if spec.get(name) is not None}
+    definition = {
+        "name": schedule_id,
+        "task": spec["job"],
+        "args": [],
+        "kwargs": {},
+        "options": {},
+        "schedule": {"__type__": RULE_TYPE, "rule": timetable},
+        "enabled": True,
+    }
+    return json.dumps(definition, sort_keys=True)
 
 
 def to_score(moment: dt.datetime) -> str:

@@ -61,7 +61,8 @@ BEAT = "jw:beat"
 #: hash: RedBeat key of an entry that beat cannot use → why, as JSON. The projection takes it out when it heals it.
 BEAT_QUARANTINE = "jw:beat:quarantine"
 
-#: hash: schedule id → fingerprint of what the projection wrote for it. Gone = Redis lost the schedule.
+#: hash: schedule id → "<revision>.<revisions of its calendars> <SHA-1 of the definition>" that the projection wrote for
+#: it. Gone = Redis lost the schedule.
 BEAT_PROJECTION = "jw:beat:projection"
 
 #: Messages that POISON keeps.

@@ -1,10 +1,9 @@
 """Writes the schedule that beat follows, from what SQL says. Redis may lose it; SQL does not."""
 
 import datetime as dt
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import redis
 
@@ -12,125 +11,111 @@ from jobworker.transport import entries, keys
 
 _Item = TypeVar("_Item")
 
-#: How often entries are compared one by one, to heal what was quarantined or edited by hand.
-AUDIT_EVERY = dt.timedelta(seconds=60)
-
-#: Entries in one round trip.
+#: Entries that one script looks at or writes: a few milliseconds of Redis's time.
 _CHUNK = 500
 
-#: KEYS schedule, entry, projection, quarantine. ARGV definition, score or "" for never, schedule id, fingerprint.
-_PUT = """
-redis.call('DEL', KEYS[2])
-redis.call('HSET', KEYS[2], 'definition', ARGV[1])
-if ARGV[2] == '' then redis.call('ZREM', KEYS[1], KEYS[2])
-else redis.call('ZADD', KEYS[1], ARGV[2], KEYS[2]) end
-redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
-redis.call('HDEL', KEYS[4], KEYS[2])
+#: What beat has reported is settled within a second; an occurrence that has waited for so long was not heard of.
+_UNHEARD_AFTER = dt.timedelta(seconds=10)
+
+#: KEYS schedule, projection. ARGV prefix of entries, now, before when what was due counts as lost (scores), then for
+#: each schedule its id, version ("" if beat must not know it) and the score of its next occurrence.
+#: Beat reports again what it reported and nobody heard. Answers {ids that are not as they should be, ids put back}.
+_COMPARE = """
+local now, unheard = tonumber(ARGV[2]), tonumber(ARGV[3])
+local wrong, back = {}, {}
+for i = 4, #ARGV, 3 do
+  local id, version, first = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  local mark = redis.call('HGET', KEYS[2], id)
+  if version == '' then
+    if mark then wrong[#wrong + 1] = id end
+  else
+    local key = ARGV[1] .. id
+    local score = redis.call('ZSCORE', KEYS[1], key)
+    local definition = redis.pcall('HGET', key, 'definition')
+    if not score or type(definition) ~= 'string' or mark ~= version .. ' ' .. redis.sha1hex(definition) then
+      wrong[#wrong + 1] = id
+    elseif tonumber(score) > first and (first < unheard or first > now) then
+      redis.call('ZADD', KEYS[1], ARGV[i + 2], key)
+      back[#back + 1] = id
+    end
+  end
+end
+return {wrong, back}
+"""
+
+#: KEYS schedule, projection, quarantine. ARGV prefix of entries, then for each: id, version, definition, score.
+_WRITE = """
+for i = 2, #ARGV, 4 do
+  local key = ARGV[1] .. ARGV[i]
+  redis.call('DEL', key)
+  redis.call('HSET', key, 'definition', ARGV[i + 2])
+  redis.call('ZADD', KEYS[1], ARGV[i + 3], key)
+  redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1] .. ' ' .. redis.sha1hex(ARGV[i + 2]))
+  redis.call('HDEL', KEYS[3], key)
+end
 """
 
 
-class Planned(Protocol):
-    """What the projection wants to know of a schedule."""
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """How an entry should be: of this version, due no later than `next_at`; None: there should be none."""
 
-    @property
-    def id(self) -> str: ...
-    @property
-    def job(self) -> str: ...
-    @property
-    def spec(self) -> Mapping[str, Any]: ...
-    @property
-    def enabled(self) -> bool: ...
-
-    @property
-    def next_at(self) -> dt.datetime | None:
-        """When it is due next: the first nominal time that has no row in SQL."""
-        ...
+    id: str
+    version: str
+    next_at: dt.datetime | None
 
 
 @dataclass(frozen=True, slots=True)
-class Synced:
-    """What a sync did, in numbers of schedules."""
+class Planned:
+    """A schedule that beat has to know, as JSON (`domain.schedule`), and when it is due next."""
 
-    written: int
-    removed: int
+    id: str
+    version: str
+    spec: Mapping[str, Any]
+    next_at: dt.datetime
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """An entry as it should be."""
+class Compared(NamedTuple):
+    """What a comparison found: ids of schedules to be written or removed, and of those that are reported again."""
 
-    schedule: Planned
-    definition: str
-
-    @classmethod
-    def of(cls, schedule: Planned) -> "_Wanted":
-        return cls(schedule, entries.encode(schedule.id, schedule.job, schedule.spec))
-
-    @property
-    def id(self) -> str:
-        return self.schedule.id
-
-    @property
-    def key(self) -> str:
-        return entries.entry_key(self.id)
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(self.definition.encode()).hexdigest()[:16]
-
-    def first(self) -> str:
-        """The score to begin with, "" for never."""
-        return "" if self.schedule.next_at is None else entries.to_score(self.schedule.next_at)
+    wrong: list[str]
+    unheard: list[str]
 
 
 class Projection:
-    """Keeps beat's schedule equal to SQL's. One caller at a time; needs a client that decodes answers.
-
-    A schedule that did not change keeps its entry with its score. One that changed, or is missing (new, or lost by
-    Redis), starts with the first occurrence that has no row in SQL, be it long past.
-    """
+    """Beat's schedule as the relay sees it. Needs a client that decodes answers."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._put = client.register_script(_PUT)
-        self._audited: dt.datetime | None = None
+        self._compare = client.register_script(_COMPARE)
+        self._write = client.register_script(_WRITE)
 
-    def sync(self, schedules: Iterable[Planned], now: dt.datetime) -> Synced:
-        """Make the entries in Redis agree with `schedules`, all there are. One round trip if they do."""
-        wanted = {schedule.id: _Wanted.of(schedule) for schedule in schedules if schedule.enabled and schedule.next_at}
-        known = cast("dict[str, str]", self._client.hgetall(keys.BEAT_PROJECTION))
-        stale = {entry.id: entry for entry in wanted.values() if known.get(entry.id) != entry.fingerprint}
-        if self._audited is None or not dt.timedelta(0) <= now - self._audited < AUDIT_EVERY:
-            stale |= {entry.id: entry for entry in self._damaged(list(wanted.values()))}
-            self._audited = now
-        self._write(list(stale.values()))
-        gone = sorted(known.keys() - wanted.keys())
-        self._remove(gone)
-        return Synced(len(stale), len(gone))
+    def compare(self, expected: Sequence[Expected], now: dt.datetime) -> Compared:
+        """Find the entries that are not as they should be.
 
-    def _damaged(self, wanted: Sequence[_Wanted]) -> Iterator[_Wanted]:
-        """Entries that are not in Redis as they should be, or have come to their end."""
-        for chunk in _chunks(wanted):
-            pipeline = self._client.pipeline(transaction=False)
-            for entry in chunk:
-                pipeline.zscore(entries.SCHEDULE_KEY, entry.key)
-                pipeline.hget(entry.key, entries.DEFINITION)
-            # An answer may be an error: the key of an entry can hold something else.
-            answers = pipeline.execute(raise_on_error=False)
-            for entry, score, definition in zip(chunk, answers[::2], answers[1::2], strict=True):
-                if definition != entry.definition or score is None:
-                    yield entry
+        An entry that is well keeps its place, unless SQL waits for an occurrence which beat has passed already: the
+        event was lost, and the entry is put back so that beat reports it again.
+        """
+        answer = Compared([], [])
+        bounds = [entries.to_score(now), entries.to_score(now - _UNHEARD_AFTER)]
+        for chunk in _chunks(expected):
+            asked = [text for each in chunk for text in _question(each)]
+            found: Any = self._compare(
+                keys=[entries.SCHEDULE_KEY, keys.BEAT_PROJECTION], args=[entries.KEY_PREFIX, *bounds, *asked]
+            )
+            answer.wrong.extend(found[0])
+            answer.unheard.extend(found[1])
+        return answer
 
-    def _write(self, changed: Sequence[_Wanted]) -> None:
-        for chunk in _chunks(changed):
-            pipeline = self._client.pipeline(transaction=False)
-            for entry in chunk:
-                names = [entries.SCHEDULE_KEY, entry.key, keys.BEAT_PROJECTION, keys.BEAT_QUARANTINE]
-                arguments = [entry.definition, entry.first(), entry.id, entry.fingerprint]
-                self._put(keys=names, args=arguments, client=pipeline)
-            pipeline.execute()
+    def write(self, planned: Sequence[Planned]) -> None:
+        """Write these entries anew. Each starts with its next occurrence, be it long past."""
+        for chunk in _chunks(planned):
+            told = [text for each in chunk for text in _telling(each)]
+            names = [entries.SCHEDULE_KEY, keys.BEAT_PROJECTION, keys.BEAT_QUARANTINE]
+            self._write(keys=names, args=[entries.KEY_PREFIX, *told])
 
-    def _remove(self, ids: Sequence[str]) -> None:
+    def remove(self, ids: Sequence[str]) -> None:
+        """Leave nothing of these schedules."""
         for chunk in _chunks(ids):
             entry_keys = [entries.entry_key(schedule_id) for schedule_id in chunk]
             pipeline = self._client.pipeline()
@@ -139,6 +124,25 @@ class Projection:
             pipeline.hdel(keys.BEAT_QUARANTINE, *entry_keys)
             pipeline.hdel(keys.BEAT_PROJECTION, *chunk)
             pipeline.execute()
+
+    def count(self) -> int:
+        """How many schedules beat knows from us."""
+        return self._client.hlen(keys.BEAT_PROJECTION)
+
+    def some(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        """About `count` of their ids, and where to go on: 0 is the beginning, and the end."""
+        answer: Any = self._client.hscan(keys.BEAT_PROJECTION, cursor, count=count, no_values=True)
+        return int(answer[0]), list(answer[1])
+
+
+def _question(each: Expected) -> tuple[str, str, str]:
+    if each.next_at is None:
+        return each.id, "", ""
+    return each.id, each.version, entries.to_score(each.next_at)
+
+
+def _telling(each: Planned) -> tuple[str, str, str, str]:
+    return each.id, each.version, entries.encode(each.id, each.spec), entries.to_score(each.next_at)
 
 
 def _chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:

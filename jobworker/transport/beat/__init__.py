@@ -4,8 +4,8 @@ Any number of beats may run. One leads, by RedBeat's lock; the others look every
 seconds whether the lock has become free, so that a leader that died is replaced within
 `redbeat_lock_timeout` plus one look.
 
-An occurrence that was missed (beat, or Redis, was down) is reported when beat is back: once, with the
-oldest missed nominal time; then the schedule goes on with the first occurrence after the present.
+After a silence (beat, or Redis, was down) a schedule is reported once, with the oldest missed nominal time, and goes on
+with the first occurrence after the present: SQL settles everything that was due until then.
 """
 
 from jobworker.transport.beat.scheduler import Scheduler

@@ -100,7 +100,11 @@ class Scheduler(RedBeatScheduler):
         # RedBeat takes its lock once, when beat starts, waits for it there for ever, and ends when it is lost.
         # Without a `lock_key` it leaves that to us.
         self.lock_key = None
-        self.lock_timeout = max(self.lock_timeout, _LOCK_TICKS * self.max_interval)
+        if self.lock_timeout < _LOCK_TICKS * self.max_interval:
+            raise Misconfigured(
+                f"redbeat_lock_timeout is {self.lock_timeout:g} s; with beat_max_loop_interval {self.max_interval:g} s "
+                f"it must be at least {_LOCK_TICKS * self.max_interval:g} s, or two beats take turns"
+            )
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._token = secrets.token_hex(16)
         self._leads: bool | None = None

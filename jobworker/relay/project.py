@@ -1,0 +1,103 @@
+"""Beat's schedule follows SQL's: what was changed at once, and all of it in turns.
+
+Each round is bounded, so that the relay's other work never waits for a hundred thousand schedules.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+
+import structlog
+
+from jobworker.clock import Clock
+from jobworker.store import planned
+from jobworker.store.database import Database
+from jobworker.store.planned import Plan
+from jobworker.transport.projection import Expected, Planned, Projection
+
+logger = structlog.get_logger(__name__)
+
+#: What was changed so short ago (s) is read in each round: who changed it may have committed late.
+_RECENT = 10.0
+
+#: Recent changes that one round looks at. If there are more, all is compared.
+_MOST_RECENT = 1000
+
+#: Schedules that one round of the comparison of all takes; with a round a second 100,000 take half a minute.
+_MOST_COMPARED = 4000
+
+#: How often that comparison begins (s): with the time it takes, every entry is looked at within a minute.
+_EVERY = 30.0
+
+#: Ids that are named in the log.
+_MOST_NAMED = 5
+
+
+class Projector:
+    """Keeps the entries in Redis equal to SQL. One caller at a time."""
+
+    def __init__(self, database: Database, projection: Projection, clock: Clock) -> None:
+        self._database = database
+        self._projection = projection
+        self._clock = clock
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Compare everything, now."""
+        self._began = float("-inf")
+        self._at: str | None = None
+        self._cursor: int | None = None
+        self._expected = 0
+
+    def run(self) -> None:
+        """One round. Raises `redis.RedisError`."""
+        self._follow()
+        if self._cursor is not None:
+            self._look_for_strays(self._cursor)
+        elif self._at is not None or self._clock.monotonic() - self._began >= _EVERY:
+            self._compare_all(self._at)
+
+    def _follow(self) -> None:
+        since = self._clock.now() - dt.timedelta(seconds=_RECENT)
+        with self._database.read() as connection:
+            plans = planned.changed(connection, since, _MOST_RECENT)
+        self._agree(plans)
+        if len(plans) == _MOST_RECENT:
+            self._began = float("-inf")
+
+    def _compare_all(self, at: str | None) -> None:
+        if at is None:
+            at, self._began, self._expected = "", self._clock.monotonic(), 0
+        with self._database.read() as connection:
+            plans = planned.after(connection, at, _MOST_COMPARED)
+        self._agree(plans)
+        self._expected += sum(plan.next_at is not None for plan in plans)
+        self._at = plans[-1].id if len(plans) == _MOST_COMPARED else None
+        # All that should be there is there; if there is more, some of it is of schedules that are gone.
+        if self._at is None and self._projection.count() != self._expected:
+            self._cursor = 0
+
+    def _look_for_strays(self, cursor: int) -> None:
+        cursor, ids = self._projection.some(cursor, _MOST_COMPARED)
+        with self._database.read() as connection:
+            known = {plan.id for plan in planned.of(connection, ids) if plan.next_at is not None}
+        strays = [schedule_id for schedule_id in ids if schedule_id not in known]
+        if strays:
+            logger.info("beat_entries_removed", count=len(strays), schedules=strays[:_MOST_NAMED])
+            self._projection.remove(strays)
+        self._cursor = cursor or None
+
+    def _agree(self, plans: Sequence[Plan]) -> None:
+        """Make the entries of these schedules what they should be."""
+        expected = [Expected(plan.id, plan.version, plan.next_at) for plan in plans]
+        wrong, unheard = self._projection.compare(expected, self._clock.now())
+        if unheard:
+            logger.warning("due_event_lost", count=len(unheard), schedules=unheard[:_MOST_NAMED])
+        if wrong:
+            self._mend(wrong)
+
+    def _mend(self, ids: Sequence[str]) -> None:
+        with self._database.read() as connection:
+            rows = planned.specified(connection, ids)
+        known = [Planned(plan.id, plan.version, spec, plan.next_at) for plan, spec in rows if plan.next_at is not None]
+        self._projection.write(known)
+        self._projection.remove(sorted(set(ids) - {each.id for each in known}))

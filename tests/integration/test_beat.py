@@ -1,0 +1,400 @@
+"""Two schedulers in one process against a real Redis, tick by tick."""
+
+import collections
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from jobworker.domain import events, timetable
+from jobworker.domain import schedule as schedules
+from jobworker.domain.errors import Misconfigured
+from jobworker.settings import Settings
+from jobworker.transport import entries, keys
+from jobworker.transport.beat import Scheduler
+from jobworker.transport.beat.scheduler import BATCH, Reading
+from jobworker.transport.celery_settings import celery_settings
+from tests.servers import RedisServer
+
+HOURLY = {"kind": "cron", "expression": "0 * * * *"}
+EVERY_10_MINUTES = {"kind": "interval", "every": 600}
+MINUTE = dt.timedelta(minutes=1)
+
+
+def spec_of(rule: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
+    """A schedule as SQL keeps it."""
+    return schedules.parse({"name": "nightly", "job": "job", "rule": rule, **fields}).to_json()
+
+
+def next_after(rule: Mapping[str, Any], moment: dt.datetime) -> dt.datetime | None:
+    """When a schedule with this rule is due next, in UTC."""
+    return timetable.next_after(schedules.parse(spec_of(rule)).timetable({}), moment)
+
+
+def make_scheduler(url: str, **conf: Any) -> Scheduler:
+    app = Celery("test", set_as_current=False)
+    app.conf.update(celery_settings(Settings.from_environment({"JOBWORKER_REDIS_URL": url})))
+    app.conf.update(conf)
+    return Scheduler(app)
+
+
+@dataclass
+class Schedule:
+    """The schedule in Redis as a test sees it."""
+
+    client: Any  # redis-py's annotations allow for every kind of client at once
+    now: dt.datetime = field(init=False)
+
+    def __post_init__(self) -> None:
+        seconds, microseconds = self.client.time()
+        self.now = dt.datetime.fromtimestamp(seconds, dt.UTC) + dt.timedelta(microseconds=microseconds)
+
+    def add(self, schedule_id: str, rule: dict[str, Any], due: dt.datetime) -> None:
+        key = entries.entry_key(schedule_id)
+        self.client.hset(key, entries.DEFINITION, entries.encode(schedule_id, spec_of(rule)))
+        self.client.zadd(entries.SCHEDULE_KEY, {key: entries.to_score(due)})
+
+    def next_of(self, schedule_id: str) -> dt.datetime | None:
+        score = self.client.zscore(entries.SCHEDULE_KEY, entries.entry_key(schedule_id))
+        return None if score is None else entries.from_score(repr(score))
+
+    def reported(self) -> list[tuple[str, dt.datetime]]:
+        found = [events.decode(stream_id, fields) for stream_id, fields in self.client.xrange(keys.EVENTS)]
+        assert all(event.kind is events.Kind.DUE for event in found)
+        return [(event.data["schedule"], dt.datetime.fromisoformat(event.data["at"])) for event in found]
+
+    def quarantine(self) -> dict[str, str]:
+        found = self.client.hgetall(keys.BEAT_QUARANTINE)
+        return {key: json.loads(record)["reason"] for key, record in found.items()}
+
+
+@pytest.fixture
+def schedule(redis_url: str) -> Iterator[Schedule]:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield Schedule(client)
+
+
+@pytest.fixture
+def beat(redis_url: str) -> Scheduler:
+    return make_scheduler(redis_url)
+
+
+@pytest.fixture
+def other_beat(redis_url: str) -> Scheduler:
+    return make_scheduler(redis_url)
+
+
+def interrupt(beat: Scheduler, meanwhile: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop `beat` once between reading and reporting, as SIGSTOP would, and let something happen."""
+    report = beat._report
+
+    def late(reading: Reading) -> list[dt.datetime]:
+        monkeypatch.setattr(beat, "_report", report)
+        meanwhile()
+        return report(reading)
+
+    monkeypatch.setattr(beat, "_report", late)
+
+
+@pytest.mark.parametrize("rule", [HOURLY, EVERY_10_MINUTES])
+def test_a_due_entry_is_reported_once_with_its_nominal_time(
+    beat: Scheduler, schedule: Schedule, rule: dict[str, Any]
+) -> None:
+    nominal = schedule.now - MINUTE
+    schedule.add("s1", rule, nominal)
+
+    beat.tick()
+    beat.tick()
+
+    assert schedule.reported() == [("s1", nominal)]
+    assert schedule.next_of("s1") == next_after(rule, schedule.now)
+
+
+def test_nominal_times_keep_their_microseconds(beat: Scheduler, schedule: Schedule) -> None:
+    nominal = schedule.now.replace(microsecond=123457) - MINUTE
+    schedule.add("s1", HOURLY, nominal)
+    beat.tick()
+    assert schedule.reported() == [("s1", nominal)]
+
+
+def test_missed_occurrences_are_reported_once_with_the_oldest_time(beat: Scheduler, schedule: Schedule) -> None:
+    oldest = schedule.now - dt.timedelta(hours=5)
+    schedule.add("s1", EVERY_10_MINUTES, oldest)
+
+    for _ in range(3):
+        beat.tick()
+
+    assert schedule.reported() == [("s1", oldest)]
+    following = schedule.next_of("s1")
+    assert following is not None
+    assert following > schedule.now
+
+
+def test_what_is_not_due_is_left_alone_and_decides_the_sleep(beat: Scheduler, schedule: Schedule) -> None:
+    soon = schedule.now + dt.timedelta(seconds=1.5)
+    schedule.add("s1", EVERY_10_MINUTES, soon)
+
+    assert 0 < beat.tick() <= 1.5
+    assert schedule.reported() == []
+    assert schedule.next_of("s1") == soon
+
+
+def test_what_was_just_reported_decides_the_sleep_too(beat: Scheduler, schedule: Schedule) -> None:
+    beat.max_interval = 5
+    schedule.add("s1", {"kind": "interval", "every": 1}, schedule.now - 60 * MINUTE)
+    assert 0 < beat.tick() <= 1
+
+
+def test_a_rule_without_another_occurrence_leaves_the_schedule(beat: Scheduler, schedule: Schedule) -> None:
+    nominal = schedule.now - MINUTE
+    schedule.add("s1", {"kind": "once", "at": nominal.isoformat()}, nominal)
+
+    beat.tick()
+
+    assert schedule.next_of("s1") is None
+    assert len(schedule.reported()) == 1
+
+
+def test_a_large_backlog_is_done_in_batches(beat: Scheduler, schedule: Schedule) -> None:
+    for number in range(BATCH + 1):
+        schedule.add(f"s{number}", HOURLY, schedule.now - MINUTE)
+
+    assert beat.tick() == 0
+    assert len(schedule.reported()) == BATCH
+    assert beat.tick() > 0
+    assert len(set(schedule.reported())) == BATCH + 1
+
+
+def test_only_one_leads(beat: Scheduler, other_beat: Scheduler, schedule: Schedule) -> None:
+    beat.tick()
+    schedule.add("s1", HOURLY, schedule.now - MINUTE)
+
+    assert other_beat.tick() == other_beat.max_interval
+    assert schedule.reported() == []
+    beat.tick()
+    assert len(schedule.reported()) == 1
+    said = schedule.client.hgetall(keys.BEAT)
+    assert said["leader"] == beat.name
+    assert int(said["tick_ms"]) >= schedule.now.timestamp() * 1000 - 1
+    assert 0 < schedule.client.pttl(keys.BEAT) <= beat.lock_timeout * 1000
+
+
+def test_a_leader_that_ends_hands_over_at_once(beat: Scheduler, other_beat: Scheduler, schedule: Schedule) -> None:
+    beat.tick()
+    other_beat.tick()
+    beat.close()
+    beat.close()
+    other_beat.tick()
+    assert schedule.client.hget(keys.BEAT, "leader") == other_beat.name
+    # A beat that never led, or led long ago, does not take the lock away from the leader.
+    beat.close()
+    assert schedule.client.exists(beat.leader_key)
+
+
+def test_a_stopped_leader_that_resumes_reports_nothing_twice(
+    beat: Scheduler, other_beat: Scheduler, schedule: Schedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(50):
+        schedule.add(f"s{number}", HOURLY, schedule.now - MINUTE)
+    late = ("late", schedule.now - MINUTE)
+
+    def lock_expires_and_the_other_leads() -> None:
+        schedule.client.delete(beat.leader_key)
+        other_beat.tick()
+        # Due and still unreported: the token must fence the first leader here, the scores cannot.
+        schedule.add("late", HOURLY, late[1])
+
+    interrupt(beat, lock_expires_and_the_other_leads, monkeypatch)
+    beat.tick()
+    assert len(schedule.reported()) == 50
+    other_beat.tick()
+    counted = collections.Counter(schedule.reported())
+    assert len(counted) == 51
+    assert set(counted.values()) == {1}
+
+
+def test_a_stopped_leader_that_resumes_without_the_lock_reports_nothing(
+    beat: Scheduler, other_beat: Scheduler, schedule: Schedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lock_changes_hands() -> None:
+        schedule.client.set(beat.leader_key, "somebody else", px=60_000)
+
+    schedule.add("s1", HOURLY, schedule.now - MINUTE)
+    schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:poison": 1})
+    interrupt(beat, lock_changes_hands, monkeypatch)
+    beat.tick()
+    assert schedule.reported() == []
+    assert schedule.quarantine() == {}
+    assert schedule.next_of("s1") == schedule.now - MINUTE
+
+
+@pytest.mark.parametrize("what", ["score", "rule", "removed"])
+def test_an_entry_that_changes_while_it_is_read_is_not_reported(
+    beat: Scheduler, schedule: Schedule, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    nominal = schedule.now - MINUTE
+    tomorrow = schedule.now + dt.timedelta(days=1)
+
+    def change() -> None:
+        if what == "score":
+            schedule.add("s1", HOURLY, tomorrow)
+        elif what == "rule":
+            schedule.add("s1", EVERY_10_MINUTES, nominal)
+        else:
+            schedule.client.zrem(entries.SCHEDULE_KEY, entries.entry_key("s1"))
+
+    schedule.add("s1", HOURLY, nominal)
+    interrupt(beat, change, monkeypatch)
+    beat.tick()
+
+    assert schedule.reported() == []
+    assert schedule.next_of("s1") == {"score": tomorrow, "rule": nominal, "removed": None}[what]
+
+
+def test_a_lost_lock_is_taken_again(beat: Scheduler, schedule: Schedule) -> None:
+    beat.tick()
+    schedule.client.delete(beat.leader_key)
+    schedule.add("s1", HOURLY, schedule.now - MINUTE)
+    beat.tick()
+    assert len(schedule.reported()) == 1
+
+
+def test_a_lock_that_would_never_expire_does(beat: Scheduler, schedule: Schedule) -> None:
+    schedule.client.set(beat.leader_key, "by hand")
+    beat.tick()
+    assert 0 < schedule.client.pttl(beat.leader_key) <= beat.lock_timeout * 1000
+
+
+POISON: dict[str, bytes] = {
+    "empty": b"",
+    "not JSON": b"{",
+    "not UTF-8": b'{"name": "\xff\xfe"}',
+    "not an object": b"[1, 2]",
+    "deeply nested": b"[" * 200_000,
+    "no schedule": b'{"name": "x"}',
+    "another kind of schedule": b'{"schedule": {"__type__": "interval", "every": 60, "relative": false}}',
+    "unknown rule": b'{"schedule": {"__type__": "jobworker.rule", "rule": {"rule": {"kind": "moon"}}}}',
+    "no rule": b'{"schedule": {"__type__": "jobworker.rule"}}',
+    "disabled": json.dumps(json.loads(entries.encode("x", spec_of(HOURLY))) | {"enabled": False}).encode(),
+}
+
+
+def test_an_entry_that_cannot_be_read_is_set_aside_and_the_others_go_on(beat: Scheduler, schedule: Schedule) -> None:
+    for name, definition in POISON.items():
+        schedule.client.hset(entries.entry_key(name), entries.DEFINITION, definition)
+        schedule.client.zadd(entries.SCHEDULE_KEY, {entries.entry_key(name): 1})
+    schedule.client.set(entries.entry_key("not a hash"), "text")
+    schedule.client.zadd(entries.SCHEDULE_KEY, {entries.entry_key("not a hash"): 1})
+    schedule.client.zadd(entries.SCHEDULE_KEY, {entries.entry_key("missing"): 1, b"redbeat:\xff": 1})
+    schedule.client.hset(b"redbeat:\xff", entries.DEFINITION, entries.encode("x", spec_of(HOURLY)))
+    schedule.add("good", HOURLY, schedule.now - MINUTE)
+
+    beat.tick()
+
+    assert [name for name, _ in schedule.reported()] == ["good"]
+    assert schedule.client.zcard(entries.SCHEDULE_KEY) == 1
+    with redis.Redis.from_url(beat.app.redbeat_conf.redis_url) as raw:
+        found = {key.decode(errors="replace") for key in raw.hkeys(keys.BEAT_QUARANTINE)}
+        raw.hdel(keys.BEAT_QUARANTINE, b"redbeat:\xff")
+    bad = {*POISON, "not a hash", "missing", "\ufffd"}
+    assert found == {entries.entry_key(name) for name in bad}
+    reasons = schedule.quarantine()
+    assert "interval" in reasons[entries.entry_key("unknown rule")]
+    assert reasons[entries.entry_key("missing")] == "it has no definition"
+    assert "disable the job" in reasons[entries.entry_key("disabled")]
+
+
+def test_an_infinite_score_does_no_harm(beat: Scheduler, schedule: Schedule) -> None:
+    schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:never": "inf", "redbeat:parked": "-1"})
+    assert beat.tick() == beat.max_interval
+
+
+def test_a_restarted_redis_is_waited_for(own_redis: Callable[..., RedisServer]) -> None:
+    server = own_redis(persistent=True)
+    beat = make_scheduler(server.url)
+    with server.client() as client:
+        schedule = Schedule(client)
+        schedule.add("s1", HOURLY, schedule.now + dt.timedelta(hours=1))
+    beat.tick()
+
+    server.stop()
+    pauses = [beat.tick() for _ in range(8)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] < 1
+    assert pauses[-1] <= 5
+    server.start()
+    with server.client() as client:
+        schedule = Schedule(client)
+        schedule.add("s1", HOURLY, schedule.now - MINUTE)
+        beat.tick()
+        assert schedule.reported() == [("s1", schedule.now - MINUTE)]
+
+
+def test_dropped_connections_are_made_again(beat: Scheduler, schedule: Schedule) -> None:
+    beat.tick()
+    schedule.client.client_kill_filter(_type="normal", skipme=True)
+    schedule.add("s1", HOURLY, schedule.now - MINUTE)
+    beat.tick()
+    assert len(schedule.reported()) == 1
+
+
+def test_a_full_redis_loses_no_occurrence(own_redis: Callable[..., RedisServer]) -> None:
+    server = own_redis()
+    beat = make_scheduler(server.url)
+    with server.client() as client:
+        schedule = Schedule(client)
+        schedule.add("s1", HOURLY, schedule.now - MINUTE)
+        beat.tick()
+        schedule.add("s2", HOURLY, schedule.now - MINUTE)
+        client.config_set("maxmemory", 1)
+        beat.tick()
+        client.config_set("maxmemory", 0)
+        assert schedule.next_of("s2") == schedule.now - MINUTE
+        beat.tick()
+        assert [name for name, _ in schedule.reported()] == ["s1", "s2"]
+
+
+def test_entries_of_celeryconfig_are_refused_by_name(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    beat = make_scheduler(redis_url, beat_schedule={"mine": {"task": "t", "schedule": 60}})
+    assert "mine" in "".join(capsys.readouterr())
+    assert beat.tick() == beat.max_interval
+
+
+def test_another_key_prefix_is_refused(redis_url: str) -> None:
+    with pytest.raises(Misconfigured, match="redbeat_key_prefix"):
+        make_scheduler(redis_url, redbeat_key_prefix="other:")
+
+
+@pytest.mark.parametrize(("interval", "lock"), [(60, 15), (1, 4.9), (300, 1499)])
+def test_a_lock_that_does_not_outlive_several_looks_is_refused(redis_url: str, interval: float, lock: float) -> None:
+    with pytest.raises(Misconfigured, match="redbeat_lock_timeout") as refused:
+        make_scheduler(redis_url, beat_max_loop_interval=interval, redbeat_lock_timeout=lock)
+    assert f"at least {5 * interval} s" in str(refused.value)
+
+
+def test_as_shipped_a_dead_leader_is_replaced_within_half_a_minute(beat: Scheduler, schedule: Schedule) -> None:
+    beat.tick()
+    # It dies right after a tick; who stands by looks when the lock has just not expired, and once more.
+    assert schedule.client.pttl(beat.leader_key) / 1000 + beat.max_interval <= 30
+
+
+def test_redbeats_own_tools_read_and_save_an_entry(beat: Scheduler, schedule: Schedule) -> None:
+    schedule.add("s1", HOURLY, schedule.now + MINUTE)
+    key = entries.entry_key("s1")
+    before = schedule.client.hget(key, entries.DEFINITION)
+
+    entry = beat.Entry.from_key(key, app=beat.app)
+    assert (entry.name, entry.task) == ("s1", "job")
+    assert entry.schedule.described == {"rule": spec_of(HOURLY)["rule"], "zone": "UTC"}
+    is_due, seconds = entry.schedule.is_due(schedule.now)
+    assert not is_due
+    assert 0 < seconds <= 3600
+    entry.save()
+
+    assert schedule.client.hget(key, entries.DEFINITION) == before
+    assert schedule.next_of("s1") == next_after(HOURLY, schedule.now)

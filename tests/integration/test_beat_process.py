@@ -1,0 +1,177 @@
+"""Real `celery beat` processes: killed, stopped and left alone by Redis."""
+
+import collections
+import datetime as dt
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from jobworker.transport import entries, keys
+from tests.integration.test_beat import Schedule
+from tests.servers import RedisServer
+from tests.waiting import until
+
+ROOT = Path(__file__).parents[2]
+EVERY_SECOND = {"kind": "interval", "every": 1}
+SECOND = dt.timedelta(seconds=1)
+
+#: Enough that a tick has work and a leader can be stopped in the middle of it.
+SCHEDULES = 20
+
+
+class Beats:
+    """The beat processes of one test."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self._environment = {**os.environ, "JOBWORKER_REDIS_URL": url, "JOBWORKER_HOME": str(folder)}
+        self._environment.pop("PYTHONPATH", None)
+        self._folder = folder
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, app: str = "tests.integration.beat_app") -> int:
+        # The console script, as people start it: it does not look into the current folder by itself.
+        celery = Path(sys.executable).parent / "celery"
+        command = [str(celery), "-A", app, "beat", "-l", "INFO"]
+        log = self._folder / f"beat-{len(self._processes)}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=self._environment, stdout=output, stderr=output, start_new_session=True
+            )
+        self._processes[process.pid] = process
+        return process.pid
+
+    def send(self, pid: int, number: signal.Signals) -> None:
+        self._processes[pid].send_signal(number)
+
+    def lives(self, pid: int) -> bool:
+        return self._processes[pid].poll() is None
+
+    def ended(self, pid: int) -> int:
+        return self._processes[pid].wait(20)
+
+    def stop(self) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+
+    def logs(self) -> str:
+        return "".join(path.read_text() for path in sorted(self._folder.glob("beat-*.log")))
+
+
+@pytest.fixture
+def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
+    return own_redis(persistent=True)
+
+
+@pytest.fixture
+def schedule(server: RedisServer) -> Iterator[Schedule]:
+    with server.client() as client:
+        schedule = Schedule(client)
+        for number in range(SCHEDULES):
+            schedule.add(f"s{number}", EVERY_SECOND, schedule.now.replace(microsecond=0) + SECOND)
+        yield schedule
+
+
+@pytest.fixture
+def beats(server: RedisServer, tmp_path: Path) -> Iterator[Beats]:
+    beats = Beats(server.url, tmp_path)
+    try:
+        yield beats
+    finally:
+        beats.stop()
+        # Shown by pytest if the test failed.
+        sys.stderr.write(beats.logs())
+
+
+def leader(schedule: Schedule) -> int:
+    """The process id of the beat that leads, 0 if none does."""
+    try:
+        name = schedule.client.hget(keys.BEAT, "leader")
+    except redis.RedisError:
+        return 0
+    return int(str(name).rpartition(":")[2]) if name else 0
+
+
+def grows(schedule: Schedule, by: int = 3 * SCHEDULES) -> None:
+    """Wait until so many more occurrences were reported."""
+    wanted = schedule.client.xlen(keys.EVENTS) + by
+    until(lambda: schedule.client.xlen(keys.EVENTS) >= wanted, what="more due events")
+
+
+def nothing_twice(schedule: Schedule) -> None:
+    counted = collections.Counter(schedule.reported())
+    assert [event for event, times in counted.items() if times > 1] == []
+    assert all(at.microsecond == 0 for _, at in counted)
+
+
+def test_another_beat_takes_over_from_one_that_was_killed(beats: Beats, schedule: Schedule) -> None:
+    pids = {beats.start(), beats.start()}
+    first = until(lambda: leader(schedule), what="a leader")
+    grows(schedule)
+    beats.send(first, signal.SIGKILL)
+    (second,) = pids - {first}
+    until(lambda: leader(schedule) == second, what="the other beat to lead")
+    grows(schedule)
+    nothing_twice(schedule)
+    assert beats.lives(second)
+
+
+def test_a_frozen_leader_that_wakes_up_reports_nothing_twice(beats: Beats, schedule: Schedule) -> None:
+    pids = {beats.start(), beats.start()}
+    first = until(lambda: leader(schedule), what="a leader")
+    (second,) = pids - {first}
+    grows(schedule)
+    beats.send(first, signal.SIGSTOP)
+    until(lambda: leader(schedule) == second, what="the other beat to lead")
+    beats.send(first, signal.SIGCONT)
+    grows(schedule)
+    nothing_twice(schedule)
+    assert beats.lives(first)
+    # It leads again when its turn comes, so it is well and standing by.
+    beats.send(second, signal.SIGTERM)
+    assert beats.ended(second) == 0
+    until(lambda: leader(schedule) == first, what="the first beat to lead again")
+
+
+def test_beat_outlives_a_restart_of_redis(beats: Beats, schedule: Schedule, server: RedisServer) -> None:
+    pid = beats.start()
+    grows(schedule)
+    server.stop()
+    until(lambda: "redis_does_not_answer" in beats.logs(), what="beat to notice")
+    server.start()
+    grows(schedule)
+    nothing_twice(schedule)
+    schedule.client.delete(f"{entries.KEY_PREFIX}:lock")
+    grows(schedule)
+    assert beats.lives(pid)
+
+
+def test_a_beat_that_is_asked_to_end_gives_the_lock_back(beats: Beats, schedule: Schedule) -> None:
+    pid = beats.start()
+    grows(schedule, 1)
+    beats.send(pid, signal.SIGTERM)
+    assert beats.ended(pid) == 0
+    assert not schedule.client.exists(f"{entries.KEY_PREFIX}:lock")
+
+
+def test_the_shipped_app_runs_beat(beats: Beats, schedule: Schedule) -> None:
+    pid = beats.start("jobworker")
+    grows(schedule)
+    nothing_twice(schedule)
+    beats.send(pid, signal.SIGINT)
+    assert beats.ended(pid) == 0
+
+
+def test_beat_loads_neither_sql_nor_http() -> None:
+    check = (
+        "import sys, jobworker.celery, jobworker.transport.beat, jobworker.transport.projection;"
+        "print([m for m in ('sqlalchemy', 'flask', 'marshmallow', 'werkzeug') if m in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"

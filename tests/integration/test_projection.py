@@ -1,0 +1,356 @@
+"""From schedules as SQL has them to the entries that beat follows."""
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from jobworker.clock import ManualClock
+from jobworker.domain import schedule as schedules
+from jobworker.domain.schedule import Owner
+from jobworker.relay import project
+from jobworker.relay.project import Projector
+from jobworker.store import schedules as store
+from jobworker.store import schema
+from jobworker.store.database import Database
+from jobworker.transport import entries, keys
+from jobworker.transport.beat import Scheduler
+from jobworker.transport.projection import Projection
+from tests.integration.test_beat import EVERY_10_MINUTES, HOURLY, Schedule, make_scheduler, next_after, spec_of
+
+HOUR = dt.timedelta(hours=1)
+SECOND = dt.timedelta(seconds=1)
+
+#: Longer than the relay may need until it has looked at everything (s).
+LONG = 60.0
+
+_table = schema.job_schedules
+
+
+@dataclass
+class House:
+    """A relay's projector with its clock, the database that it reads and the Redis that it writes."""
+
+    database: Database
+    schedule: Schedule
+    clock: ManualClock
+    projector: Projector
+
+    @property
+    def now(self) -> dt.datetime:
+        return self.schedule.now
+
+    def put(self, name: str, rule: Mapping[str, Any], settled: dt.datetime, **fields: Any) -> str:
+        """Make or change a schedule whose occurrences up to `settled` are in the ledger; answers its id."""
+        with self.database.write() as connection:
+            spec = schedules.parse(spec_of(rule, **{"name": name, **fields}))
+            row = store.put(connection, spec, Owner.API, "ann", self.clock.now(), next_after(rule, settled))
+            return row.id
+
+    def put_many(self, count: int, settled: dt.datetime) -> list[str]:
+        """Hourly schedules, all at once and long ago."""
+        with self.database.write() as connection:
+            common = {
+                "owner": "api",
+                "revision": 1,
+                "enabled": True,
+                "state": "active",
+                "settled_until": settled,
+                "next_at": next_after(HOURLY, settled),
+                "runs": 0,
+                "failures": 0,
+                "created_at": self.now - 24 * HOUR,
+                "changed_at": self.now - 24 * HOUR,
+            }
+            rows: list[dict[str, Any]] = [
+                {"id": f"id-{n:05}", "name": f"s{n}", "job": "job", "spec": spec_of(HOURLY, name=f"s{n}"), **common}
+                for n in range(count)
+            ]
+            connection.execute(_table.insert(), rows)
+        return [row["id"] for row in rows]
+
+    def update(self, schedule_id: str, **values: Any) -> None:
+        with self.database.write() as connection:
+            connection.execute(sa.update(_table).where(_table.c.id == schedule_id).values(values))
+
+    def delete(self, schedule_id: str) -> None:
+        with self.database.write() as connection:
+            row = store.get(connection, schedule_id)
+            assert row is not None
+            store.delete(connection, row, "ann", self.clock.now())
+
+    def rounds(self, seconds: float = LONG) -> None:
+        """What the relay does in this time."""
+        for _ in range(int(seconds)):
+            self.projector.run()
+            self.clock.advance(1.0)
+
+    def used(self) -> dict[str, int]:
+        """How often each command was called so far."""
+        return {name: stat["calls"] for name, stat in self.schedule.client.info("commandstats").items()}
+
+    def next_of(self, schedule_id: str) -> dt.datetime | None:
+        return self.schedule.next_of(schedule_id)
+
+    def known(self) -> set[str]:
+        """The ids of all schedules of which there is a complete entry."""
+        found = set(self.schedule.client.zrange(entries.SCHEDULE_KEY, 0, -1))
+        ids = {key.removeprefix(entries.KEY_PREFIX) for key in found if self.schedule.client.hexists(key, "definition")}
+        assert set(self.schedule.client.hkeys(keys.BEAT_PROJECTION)) == ids
+        return ids
+
+
+def house_on(database: Database, client: redis.Redis) -> House:
+    schedule = Schedule(client)
+    clock = ManualClock(schedule.now)
+    return House(database, schedule, clock, Projector(database, Projection(client), clock))
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def house(sqlite_database: Database, client: redis.Redis) -> House:
+    return house_on(sqlite_database, client)
+
+
+@pytest.fixture
+def beat(redis_url: str) -> Scheduler:
+    return make_scheduler(redis_url)
+
+
+def test_a_new_schedule_is_known_with_the_next_round(database: Database, client: redis.Redis, redis_url: str) -> None:
+    house = house_on(database, client)
+    house.rounds()
+    first = house.put("nightly", HOURLY, house.clock.now(), zone="Europe/Berlin")
+    house.rounds(1)
+    assert house.known() == {first}
+    assert house.next_of(first) == next_after(HOURLY, house.clock.now())
+    beat = make_scheduler(redis_url)
+    entry = beat.Entry.from_key(entries.entry_key(first), app=beat.app)
+    assert (entry.name, entry.task, entry.schedule.described["zone"]) == (first, "job", "Europe/Berlin")
+
+
+def test_nothing_changed_writes_nothing(house: House) -> None:
+    house.put_many(100, house.now)
+    house.rounds()
+    before = house.used()
+    house.rounds()
+    after = house.used()
+    read = {"evalsha", "hget", "zscore", "hlen", "info"}
+    assert {name.removeprefix("cmdstat_") for name in after if after[name] != before.get(name)} <= read
+
+
+def test_an_occurrence_that_is_due_survives_a_round_and_another_relay(house: House, beat: Scheduler) -> None:
+    nominal = next_after(HOURLY, house.now - HOUR)
+    due = house.put("due", HOURLY, house.now - HOUR)
+    house.rounds()
+    house.projector.start_over()
+    house.rounds()
+    assert house.next_of(due) == nominal
+    beat.tick()
+    assert house.schedule.reported() == [(due, nominal)]
+
+
+@pytest.mark.parametrize("settled", [HOUR, dt.timedelta(0)])
+def test_a_changed_schedule_begins_with_the_next_occurrence_that_has_no_row(
+    house: House, beat: Scheduler, settled: dt.timedelta
+) -> None:
+    house.put("mine", HOURLY, house.now)
+    house.rounds()
+    changed = house.put("mine", EVERY_10_MINUTES, house.now - settled)
+    house.rounds(1)
+    assert house.next_of(changed) == next_after(EVERY_10_MINUTES, house.now - settled)
+    assert house.schedule.reported() == []
+
+
+@pytest.mark.parametrize("how", ["deleted", "disabled", "retired", "exhausted"])
+def test_a_schedule_that_has_nothing_ahead_leaves_nothing_behind(house: House, how: str) -> None:
+    gone, other = house.put("gone", HOURLY, house.now), house.put("other", HOURLY, house.now)
+    house.rounds()
+    assert house.known() == {gone, other}
+    changes: dict[str, dict[str, Any]] = {
+        "disabled": {"enabled": False},
+        "retired": {"state": "retired"},
+        "exhausted": {"state": "exhausted", "next_at": None},
+    }
+    if how == "deleted":
+        house.delete(gone)
+    else:
+        house.update(gone, **changes[how])
+    house.rounds()
+    assert set(house.schedule.client.keys("*")) == {
+        entries.SCHEDULE_KEY,
+        entries.entry_key(other),
+        keys.BEAT_PROJECTION,
+    }
+    assert house.known() == {other}
+
+
+def test_a_paused_schedule_stays_for_its_occurrences_leave_rows(house: House) -> None:
+    paused = house.put("paused", HOURLY, house.now)
+    house.rounds()
+    house.update(paused, paused_at=house.now, paused_by="ann", changed_at=house.clock.now())
+    house.rounds()
+    assert house.known() == {paused}
+
+
+def test_of_thousands_only_the_changed_one_is_looked_at(house: House) -> None:
+    ids = house.put_many(3000, house.now)
+    house.rounds(3)
+    house.put("s17", EVERY_10_MINUTES, house.now)
+    before = house.used()
+    house.projector.run()
+    after = house.used()
+    looked_at = after["cmdstat_zscore"] - before["cmdstat_zscore"]
+    written = after["cmdstat_del"] - before.get("cmdstat_del", 0)
+    assert (looked_at, written) == (1, 1)
+    assert house.next_of(ids[17]) == next_after(EVERY_10_MINUTES, house.now)
+
+
+def test_so_many_changes_that_they_are_not_read_one_by_one(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(project, "_MOST_RECENT", 10)
+    ids = house.put_many(50, house.now)
+    house.rounds()
+    with house.database.write() as connection:
+        connection.execute(sa.update(_table).values(revision=2, changed_at=house.clock.now()))
+    house.rounds(3)
+    found = house.schedule.client.hvals(keys.BEAT_PROJECTION)
+    assert len(found) == len(ids)
+    assert all(mark.startswith("2.") for mark in found)
+
+
+def test_a_change_that_was_committed_late_is_found_all_the_same(house: House) -> None:
+    house.rounds()
+    late = house.put_many(1, house.now)
+    house.rounds()
+    assert house.known() == set(late)
+
+
+def test_another_revision_of_a_calendar_writes_its_schedules_again(house: House) -> None:
+    named = house.put("named", HOURLY, house.now, require=["open"])
+    with house.database.write() as connection:
+        common = {"owner": "api", "spec": {}, "created_at": house.now, "changed_at": house.now}
+        connection.execute(schema.calendars.insert(), {"name": "open", "revision": 1, **common})
+    house.rounds()
+    before = house.schedule.client.hget(keys.BEAT_PROJECTION, named)
+    with house.database.write() as connection:
+        connection.execute(sa.update(schema.calendars).values(revision=2))
+    house.rounds()
+    after = house.schedule.client.hget(keys.BEAT_PROJECTION, named)
+    assert (str(before).split()[0], str(after).split()[0]) == ("1.1", "1.2")
+
+
+def test_everything_is_rebuilt_in_bounded_rounds_when_redis_lost_it(
+    house: House, beat: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(project, "_MOST_COMPARED", 700)
+    ids = house.put_many(5000, house.now - 3 * HOUR)
+    house.rounds()
+    assert house.known() == set(ids)
+    house.schedule.client.flushall()
+
+    house.projector.start_over()
+    house.projector.run()
+    assert len(house.known()) == 700
+    house.rounds(7)
+
+    assert house.known() == set(ids)
+    missed = next_after(HOURLY, house.now - 3 * HOUR)
+    for _ in range(11):
+        beat.tick()
+    assert sorted(house.schedule.reported()) == [(each, missed) for each in ids]
+
+
+def test_without_being_told_everything_is_rebuilt_within_a_minute(house: House) -> None:
+    ids = house.put_many(50, house.now)
+    house.rounds(37)
+    house.schedule.client.flushall()
+    house.rounds(LONG)
+    assert house.known() == set(ids)
+
+
+def test_many_that_are_gone_are_found_in_bounded_rounds(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(project, "_MOST_COMPARED", 100)
+    ids = house.put_many(1500, house.now)
+    house.rounds()
+    with house.database.write() as connection:
+        connection.execute(_table.delete().where(_table.c.id > ids[99]))
+    house.rounds()
+    assert house.known() == set(ids[:100])
+
+
+def test_an_occurrence_that_beat_reported_and_nobody_heard_of_is_reported_again(house: House, beat: Scheduler) -> None:
+    nominal = next_after(HOURLY, house.now - HOUR)
+    assert nominal is not None
+    due = house.put("due", HOURLY, house.now - HOUR)
+    house.rounds()
+    beat.tick()
+    house.schedule.client.delete(keys.EVENTS)
+    # Not at once: it is on its way to whoever settles.
+    soon = ManualClock(nominal + 5 * SECOND)
+    Projector(house.database, Projection(house.schedule.client), soon).run()
+    assert house.next_of(due) == next_after(HOURLY, house.now)
+
+    later = ManualClock(max(nominal + 11 * SECOND, house.now))
+    Projector(house.database, Projection(house.schedule.client), later).run()
+    assert house.next_of(due) == nominal
+    beat.tick()
+    assert house.schedule.reported() == [(due, nominal)]
+
+
+def test_an_entry_that_somebody_put_off_comes_back(house: House) -> None:
+    due = house.put("due", HOURLY, house.now)
+    house.rounds()
+    house.schedule.client.zadd(entries.SCHEDULE_KEY, {entries.entry_key(due): entries.to_score(house.now + 48 * HOUR)})
+    house.rounds()
+    assert house.next_of(due) == next_after(HOURLY, house.now)
+
+
+@pytest.mark.parametrize("how", ["quarantined", "text", "another definition", "no definition"])
+def test_a_broken_entry_is_healed_with_its_occurrence(house: House, beat: Scheduler, how: str) -> None:
+    nominal = next_after(HOURLY, house.now - HOUR)
+    due = house.put("due", HOURLY, house.now - HOUR)
+    house.rounds()
+    key, client = entries.entry_key(due), house.schedule.client
+    if how == "quarantined":
+        client.hset(key, entries.DEFINITION, "{")
+        beat.tick()
+        assert house.next_of(due) is None
+    elif how == "another definition":
+        client.hset(key, entries.DEFINITION, entries.encode(due, spec_of(EVERY_10_MINUTES)))
+    else:
+        client.delete(key)
+        if how == "text":
+            client.set(key, "text")
+    house.rounds()
+    beat.tick()
+    assert house.schedule.quarantine() == {}
+    assert house.schedule.reported() == [(due, nominal)]
+    assert house.known() == {due}
+
+
+def test_a_schedule_that_beat_cannot_read_is_named_and_the_others_go_on(house: House, beat: Scheduler) -> None:
+    nominal = next_after(HOURLY, house.now - HOUR)
+    broken, good = house.put("broken", HOURLY, house.now - HOUR), house.put("good", HOURLY, house.now - HOUR)
+    house.update(broken, spec={**spec_of(HOURLY, name="broken"), "rule": {"kind": "moon"}})
+    house.rounds(1)
+    beat.tick()
+    assert house.schedule.reported() == [(good, nominal)]
+    assert list(house.schedule.quarantine()) == [entries.entry_key(broken)]
+
+
+def test_entries_of_others_are_not_touched(house: House) -> None:
+    house.schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:mine": 10**10})
+    mine = house.put("mine", HOURLY, house.now)
+    house.rounds()
+    house.delete(mine)
+    house.rounds()
+    assert house.schedule.client.zrange(entries.SCHEDULE_KEY, 0, -1) == ["redbeat:mine"]
