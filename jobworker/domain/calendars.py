@@ -1,23 +1,31 @@
 """Named calendars: which times of which days belong to them, on a wall clock (naive times).
 
 A *business* calendar holds working time: every day but weekends, holidays and what else is closed, within business
-hours if there are any. A *dates* calendar holds what is listed: days, windows of time, the holidays of a country.
+hours if there are any. A *dates* calendar holds what is listed: days, windows of time, the holidays of countries.
 A schedule may be kept to the times that a calendar holds, or away from them.
+
+As JSON (what is absent has its default; `domain.calendar_reading` reads it):
+
+{"kind": "business", "description", "weekend": ["saturday", "sunday"], "holidays": [{"country": "DE", "subdivision"}],
+ "closed": {"2026-12-24": "Christmas Eve"}, "opened": ["2026-12-19"], "hours": {"monday": ["09:00-12:30", …], …}}
+{"kind": "dates", "description", "days": {"2026-12-24": "stocktaking"}, "holidays": […],
+ "windows": [{"from": "2026-12-31T22:00", "to": "2027-01-01T06:00", "name": "year's end"}]}
 """
 
 import datetime as dt
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, ClassVar, Protocol
 
-if TYPE_CHECKING:
-    from holidays import HolidayBase
+from jobworker.domain import public_holidays
 
 _DAY = dt.timedelta(days=1)
 
 #: So far ahead is looked for the next time that a calendar holds (days).
 _HORIZON = 3660
+
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 #: From one time to another of a day; `None` as the end is midnight.
 Hours = tuple[dt.time, dt.time | None]
@@ -25,6 +33,13 @@ Hours = tuple[dt.time, dt.time | None]
 
 class Calendar(Protocol):
     """What schedules ask of a calendar."""
+
+    kind: ClassVar[str]
+
+    @property
+    def description(self) -> str:
+        """What somebody says about it."""
+        ...
 
     def holds(self, time: dt.datetime) -> bool:
         """Whether this time belongs to it."""
@@ -38,51 +53,64 @@ class Calendar(Protocol):
         """The times of a day that belong to it, ascending."""
         ...
 
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Holidays:
-    """The public holidays of a country, or of a part of it (ISO 3166 codes); `country` None has none."""
+    """The public holidays of a country, or of a part of it (ISO 3166 codes)."""
 
-    country: str | None = None
+    country: str
     subdivision: str | None = None
 
     def name_of(self, day: dt.date) -> str | None:
         """The name of the holiday on this day."""
-        if self.country is None:
-            return None
-        found: str | None = _holidays(self.country, self.subdivision).get(day)
-        return found
+        return public_holidays.of_year(self.country, self.subdivision, day.year).get(day)
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        return {"country": self.country, "subdivision": self.subdivision}
 
 
 @dataclass(frozen=True, slots=True)
 class Business:
-    """Working time. `weekend` holds days of the week (0 is Monday); `opened` goes before everything that closes."""
+    """Working time. `weekend` holds days of the week (0 is Monday); `opened` goes before everything that closes.
 
+    With `hours`, the days of the week that have none are closed; a day in `opened` then is open all day.
+    """
+
+    kind: ClassVar[str] = "business"
     weekend: frozenset[int] = frozenset({5, 6})
-    holidays: Holidays = Holidays()
+    holidays: Sequence[Holidays] = ()
     closed: Mapping[dt.date, str] = field(default_factory=dict)
     opened: frozenset[dt.date] = frozenset()
     hours: Mapping[int, Sequence[Hours]] | None = None
+    description: str = ""
 
     def is_business_day(self, day: dt.date) -> bool:
         """Whether anybody works on this day."""
         if day in self.opened:
             return True
-        return day.weekday() not in self.weekend and self.name_of(day) is None
+        weekday = day.weekday()
+        if weekday in self.weekend or (self.hours is not None and not self.hours.get(weekday)):
+            return False
+        return day not in self.closed and _holiday(self.holidays, day) is None
 
     def name_of(self, day: dt.date) -> str | None:
         """Why the day is closed, weekends apart."""
-        return self.closed.get(day) or self.holidays.name_of(day)
+        return self.closed.get(day) or _holiday(self.holidays, day)
 
     def parts(self, day: dt.date) -> Sequence[Hours]:
         """The business hours of the day."""
         if not self.is_business_day(day):
             return ()
-        return _WHOLE_DAY if self.hours is None else self.hours.get(day.weekday(), ())
+        return _WHOLE_DAY if self.hours is None else self.hours.get(day.weekday()) or _WHOLE_DAY
 
     def holds(self, time: dt.datetime) -> bool:
         """Whether somebody works at this time."""
-        return _within(time, self.parts(time.date()))
+        return _within(time.time(), self.parts(time.date()))
 
     def business_days(self, first: dt.date) -> list[dt.date]:
         """Those of the month that begins with `first`."""
@@ -96,36 +124,89 @@ class Business:
             day += _DAY
         return days
 
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        hours = self.hours
+        return {
+            "kind": self.kind,
+            "description": self.description,
+            "weekend": [WEEKDAYS[day] for day in sorted(self.weekend)],
+            "holidays": [each.to_json() for each in self.holidays],
+            "closed": _named(self.closed),
+            "opened": [day.isoformat() for day in sorted(self.opened)],
+            "hours": None if hours is None else {WEEKDAYS[day]: _hours(hours[day]) for day in sorted(hours)},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The times from `begin` up to `end` (naive, `end` not included)."""
+
+    begin: dt.datetime
+    end: dt.datetime
+    name: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        return {"from": _minutes(self.begin), "to": _minutes(self.end), "name": self.name}
+
 
 @dataclass(frozen=True, slots=True)
 class Dates:
-    """What is listed: days with their names, windows [from, to) with theirs, and holidays."""
+    """What is listed: days with their names, windows with theirs, and holidays."""
 
+    kind: ClassVar[str] = "dates"
     days: Mapping[dt.date, str] = field(default_factory=dict)
-    windows: Sequence[tuple[dt.datetime, dt.datetime, str]] = ()
-    holidays: Holidays = Holidays()
+    windows: Sequence[Window] = ()
+    holidays: Sequence[Holidays] = ()
+    description: str = ""
+    #: The windows without overlaps, by time, for looking up: where they begin, and where they end.
+    _begins: Sequence[dt.datetime] = field(init=False, repr=False, compare=False)
+    _ends: Sequence[dt.datetime] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Sort the windows."""
+        merged = _merged(self.windows)
+        object.__setattr__(self, "_begins", [begin for begin, _ in merged])
+        object.__setattr__(self, "_ends", [end for _, end in merged])
 
     def name_of(self, day: dt.date) -> str | None:
         """What the day, or a window that touches it, is called."""
-        touching = (name for begin, end, name in self.windows if begin.date() <= day and _touches(day, end))
-        return self.days.get(day) or self.holidays.name_of(day) or next(touching, None)
+        midnight = dt.datetime.combine(day, dt.time())
+        touching = (each.name for each in self.windows if each.begin.date() <= day and each.end > midnight)
+        return self.days.get(day) or _holiday(self.holidays, day) or next(touching, None)
 
     def parts(self, day: dt.date) -> Sequence[Hours]:
         """The times of the day that are listed."""
-        if day in self.days or self.holidays.name_of(day):
+        if day in self.days or _holiday(self.holidays, day) is not None:
             return _WHOLE_DAY
-        return sorted(self._windows_on(day), key=lambda hours: hours[0])
+        return list(self._windows_on(day))
 
     def holds(self, time: dt.datetime) -> bool:
         """Whether this time is listed."""
-        return _within(time, self.parts(time.date()))
+        at = bisect_right(self._begins, time) - 1
+        if at >= 0 and time < self._ends[at]:
+            return True
+        day = time.date()
+        return day in self.days or _holiday(self.holidays, day) is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        return {
+            "kind": self.kind,
+            "description": self.description,
+            "days": _named(self.days),
+            "windows": [each.to_json() for each in sorted(self.windows, key=lambda window: window.begin)],
+            "holidays": [each.to_json() for each in self.holidays],
+        }
 
     def _windows_on(self, day: dt.date) -> Iterator[Hours]:
         midnight = dt.datetime.combine(day, dt.time())
-        for begin, end, _ in self.windows:
-            if begin.date() <= day and end > midnight:
-                starts = begin.time() if begin > midnight else dt.time()
-                yield starts, end.time() if end.date() == day else None
+        for at in range(bisect_right(self._ends, midnight), len(self._begins)):
+            begin, end = self._begins[at], self._ends[at]
+            if begin.date() > day:
+                return
+            yield begin.time() if begin > midnight else dt.time(), end.time() if end.date() == day else None
 
 
 _WHOLE_DAY: Sequence[Hours] = ((dt.time(), None),)
@@ -159,18 +240,40 @@ def next_outside(calendar: Calendar, time: dt.datetime) -> dt.datetime | None:
     return None
 
 
-def _within(time: dt.datetime, parts: Sequence[Hours]) -> bool:
-    return any(begin <= time.time() and (end is None or time.time() < end) for begin, end in parts)
+def _within(time: dt.time, parts: Sequence[Hours]) -> bool:
+    return any(begin <= time and (end is None or time < end) for begin, end in parts)
 
 
-def _touches(day: dt.date, end: dt.datetime) -> bool:
-    return end > dt.datetime.combine(day, dt.time())
+def _holiday(holidays: Iterable[Holidays], day: dt.date) -> str | None:
+    for each in holidays:
+        if name := each.name_of(day):
+            return name
+    return None
 
 
-@functools.lru_cache(maxsize=256)
-def _holidays(country: str, subdivision: str | None) -> "HolidayBase":
-    # 10 to 20 MiB that most processes, workers above all, never need.
-    import holidays
+def _merged(windows: Iterable[Window]) -> list[tuple[dt.datetime, dt.datetime]]:
+    """Where windows begin and end that neither overlap nor touch, by time."""
+    merged: list[tuple[dt.datetime, dt.datetime]] = []
+    for window in sorted(windows, key=lambda each: each.begin):
+        if merged and window.begin <= merged[-1][1]:
+            begin, end = merged.pop()
+            merged.append((begin, max(end, window.end)))
+        else:
+            merged.append((window.begin, window.end))
+    return merged
 
-    # Years are worked out as they are asked for.
-    return holidays.country_holidays(country, subdiv=subdivision)
+
+def _named(days: Mapping[dt.date, str]) -> dict[str, str]:
+    return {day.isoformat(): days[day] for day in sorted(days)}
+
+
+def _hours(parts: Iterable[Hours]) -> list[str]:
+    return [f"{_clock(begin)}-{'24:00' if end is None else _clock(end)}" for begin, end in parts]
+
+
+def _clock(time: dt.time) -> str:
+    return time.isoformat("seconds" if time.second else "minutes")
+
+
+def _minutes(time: dt.datetime) -> str:
+    return time.isoformat(timespec="seconds" if time.second else "minutes")

@@ -29,8 +29,8 @@ class Described:
         return self._given.get(name)
 
     def refuse(self, name: str, code: str, message: str) -> None:
-        """Note that something is wrong with a field."""
-        self.problems.append(FieldError(self.where + pointer(name), code, message))
+        """Note that something is wrong with a field, or with what is inside of it (`days/0`)."""
+        self.problems.append(FieldError(self.where + pointer(*name.split("/")), code, message))
 
     def choice(self, name: str, allowed: Collection[str], default: str) -> str:
         """One of the allowed words."""

@@ -115,6 +115,12 @@ class ScheduleNotFound(NotFound):
     code = "schedule_not_found"
 
 
+class CalendarNotFound(NotFound):
+    """No calendar has this name."""
+
+    code = "calendar_not_found"
+
+
 class QueueNotFound(NotFound):
     """Nobody submits to this queue or consumes it."""
 
@@ -143,6 +149,24 @@ class JobOwnedByCode(Conflict):
     """The definition comes from code and can only be changed there."""
 
     code = "job_owned_by_code"
+
+
+class CalendarExists(Conflict):
+    """A calendar with this name is there already."""
+
+    code = "calendar_exists"
+
+
+class CalendarOwnedByCode(Conflict):
+    """The calendar comes from code and can only be changed there."""
+
+    code = "calendar_owned_by_code"
+
+
+class CalendarInUse(Conflict):
+    """Schedules name the calendar; the text names them."""
+
+    code = "calendar_in_use"
 
 
 class JobDisabled(Conflict):

@@ -1,0 +1,151 @@
+"""Calendars with their revisions, and which schedules use them."""
+
+import datetime as dt
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.domain.errors import Conflict
+from jobworker.domain.job import Owner
+from jobworker.store import audit, schema
+from jobworker.store.audit import AuditEntry
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+
+_calendars = schema.calendars
+_revisions = schema.calendar_revisions
+_uses = schema.schedule_calendars
+_schedules = schema.job_schedules
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarRow:
+    """A calendar as it stands; `spec` is JSON of `domain.calendars`."""
+
+    name: str
+    revision: int
+    owner: Owner
+    spec: Mapping[str, Any]
+    created_at: dt.datetime
+    changed_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarRevision:
+    """A calendar as it was at one revision."""
+
+    calendar: str
+    revision: int
+    spec: Mapping[str, Any]
+    created_at: dt.datetime
+    actor: str
+
+
+def get(connection: sa.Connection, name: str, lock: bool = False) -> CalendarRow | None:
+    """The calendar of this name; `lock` keeps other transactions from changing it before this one ends."""
+    query = sa.select(_calendars).where(_calendars.c.name == name)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    return _to_row(row) if row is not None else None
+
+
+def some(connection: sa.Connection, names: Collection[str]) -> dict[str, CalendarRow]:
+    """Those of these calendars that exist, by name."""
+    rows = connection.execute(sa.select(_calendars).where(_calendars.c.name.in_(names)))
+    return {row.name: _to_row(row) for row in rows}
+
+
+def current(
+    connection: sa.Connection, names: Collection[str], lock: bool = False
+) -> dict[str, tuple[int, dt.datetime]]:
+    """The revisions of those of these calendars that exist, and since when they are current, by name.
+
+    With `lock` none of them changes or goes before this transaction ends.
+    """
+    query = sa.select(_calendars.c.name, _calendars.c.revision, _calendars.c.changed_at)
+    query = query.where(_calendars.c.name.in_(names)).order_by(_calendars.c.name)
+    rows = connection.execute(query.with_for_update(read=True) if lock else query)
+    return {row.name: (row.revision, row.changed_at) for row in rows}
+
+
+def names(connection: sa.Connection) -> list[str]:
+    """Every calendar's name."""
+    return list(connection.scalars(sa.select(_calendars.c.name).order_by(_calendars.c.name)))
+
+
+def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[CalendarRow]:
+    """Calendars by name."""
+    listing = Listing("calendars", {})
+    query = sa.select(_calendars).order_by(_calendars.c.name).limit(limit + 1)
+    after = listing.position(cursor)
+    if after is not None:
+        query = query.where(_calendars.c.name > after)
+    rows = [_to_row(row) for row in connection.execute(query)]
+    return listing.page(rows, limit, lambda row: row.name)
+
+
+def revision_row(connection: sa.Connection, calendar: str, number: int) -> CalendarRevision | None:
+    """A revision; it outlives the calendar."""
+    query = sa.select(_revisions).where(_revisions.c.calendar == calendar, _revisions.c.revision == number)
+    row = connection.execute(query).one_or_none()
+    return CalendarRevision(**row._mapping) if row is not None else None
+
+
+def revisions(
+    connection: sa.Connection, calendar: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[CalendarRevision]:
+    """The revisions of a calendar, the latest first."""
+    listing = Listing("calendar_revisions", {"calendar": calendar})
+    query = sa.select(_revisions).where(_revisions.c.calendar == calendar)
+    query = query.order_by(_revisions.c.revision.desc()).limit(limit + 1)
+    after = listing.position(cursor)
+    if after is not None:
+        query = query.where(_revisions.c.revision < int(after))
+    rows = [CalendarRevision(**row._mapping) for row in connection.execute(query)]
+    return listing.page(rows, limit, lambda row: str(row.revision))
+
+
+def put(
+    connection: sa.Connection, name: str, spec: Mapping[str, Any], owner: Owner, actor: str, now: dt.datetime
+) -> CalendarRow:
+    """Insert the calendar or change it. Nothing to change: no new revision."""
+    before = get(connection, name, lock=True)
+    if before and before.owner is owner and before.spec == spec:
+        return before
+    number = _next_revision(connection, name)
+    values = {"revision": number, "owner": owner.value, "spec": spec, "changed_at": now}
+    try:
+        if before is None:
+            connection.execute(_calendars.insert().values(name=name, created_at=now, **values))
+        else:
+            connection.execute(_calendars.update().where(_calendars.c.name == name).values(values))
+        connection.execute(
+            _revisions.insert().values(calendar=name, revision=number, spec=spec, created_at=now, actor=actor)
+        )
+    except sa.exc.IntegrityError as error:
+        raise Conflict(f"calendar {name} was changed by somebody else at the same moment; try again") from error
+    action = "calendar.change" if before else "calendar.create"
+    audit.record(connection, AuditEntry(now, actor, action, name, before.spec if before else None, spec))
+    return CalendarRow(name, number, owner, spec, before.created_at if before else now, now)
+
+
+def delete(connection: sa.Connection, row: CalendarRow, actor: str, now: dt.datetime) -> None:
+    """Remove a calendar; its revisions stay."""
+    connection.execute(_calendars.delete().where(_calendars.c.name == row.name))
+    audit.record(connection, AuditEntry(now, actor, "calendar.delete", row.name, row.spec, None))
+
+
+def users(connection: sa.Connection, calendar: str) -> Sequence[tuple[str, str]]:
+    """The ids and names of the schedules that name this calendar, by name."""
+    query = sa.select(_schedules.c.id, _schedules.c.name).join(_uses, _uses.c.schedule_id == _schedules.c.id)
+    rows = connection.execute(query.where(_uses.c.calendar == calendar).order_by(_schedules.c.name))
+    return [(row.id, row.name) for row in rows]
+
+
+def _next_revision(connection: sa.Connection, name: str) -> int:
+    highest = connection.scalar(sa.select(sa.func.max(_revisions.c.revision)).where(_revisions.c.calendar == name))
+    return (highest or 0) + 1
+
+
+def _to_row(row: sa.Row[Any]) -> CalendarRow:
+    return CalendarRow(**{**row._mapping, "owner": Owner(row.owner)})

@@ -1,0 +1,289 @@
+"""Calendars: what they hold, how they are written down, and what is said to somebody who writes them wrongly."""
+
+import datetime as dt
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from jobworker.domain.calendar_reading import MOST_DATES, parse
+from jobworker.domain.calendars import Business, Calendar, next_inside, next_outside
+from jobworker.domain.errors import FieldError, InvalidInput
+from jobworker.domain.public_holidays import countries, of_year
+
+BUSINESS = {
+    "kind": "business",
+    "description": "The office in Munich",
+    "weekend": ["saturday", "sunday"],
+    "holidays": [{"country": "DE", "subdivision": "BY"}],
+    "closed": {"2026-12-24": "Christmas Eve", "2026-12-31": "New Year's Eve"},
+    "opened": ["2026-12-19"],
+    "hours": {
+        "monday": ["09:00-12:30", "13:30-18:00"],
+        "tuesday": ["09:00-18:00"],
+        "wednesday": ["09:00-18:00"],
+        "thursday": ["09:00-18:00"],
+        "friday": ["09:00-24:00"],
+    },
+}
+DATES = {
+    "kind": "dates",
+    "description": "Black-outs",
+    "days": {"2026-06-30": "stocktaking"},
+    "windows": [
+        {"from": "2026-12-31T22:00", "to": "2027-01-01T06:00", "name": "year's end"},
+        {"from": "2027-02-01T00:00:30", "to": "2027-02-03T00:00", "name": "move"},
+    ],
+    "holidays": [{"country": "FR", "subdivision": None}],
+}
+
+
+def at(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text)
+
+
+def problems(given: object) -> list[FieldError]:
+    with pytest.raises(InvalidInput) as raised:
+        parse(given)
+    assert all(problem.message for problem in raised.value.errors)
+    return list(raised.value.errors)
+
+
+def business(**given: Any) -> Business:
+    calendar = parse({"kind": "business", **given})
+    assert isinstance(calendar, Business)
+    return calendar
+
+
+def dates(**given: Any) -> Calendar:
+    return parse({"kind": "dates", **given})
+
+
+@pytest.mark.parametrize("given", [BUSINESS, DATES])
+def test_a_calendar_is_shown_as_it_was_written(given: dict[str, Any]) -> None:
+    shown = parse(given).to_json()
+    assert shown == given
+    assert parse(shown) == parse(given)
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    assert business() == Business()
+    assert business(closed=["2026-12-24"]).name_of(dt.date(2026, 12, 24)) == "closed"
+    assert dates(days=["2026-12-24"]).name_of(dt.date(2026, 12, 24)) == "listed"
+    window = {"from": "2026-01-01T00:00", "to": "2026-01-01T01:00"}
+    assert dates(windows=[window]).name_of(dt.date(2026, 1, 1)) == "listed"
+
+
+@pytest.mark.parametrize(
+    ("country", "subdivision", "day", "name"),
+    [
+        ("DE", None, "2026-01-06", None),
+        ("DE", "BY", "2026-01-06", "Epiphany"),
+        ("DE", None, "2026-04-03", "Good Friday"),
+        ("US", None, "2026-11-26", "Thanksgiving Day"),
+        # The 4th of July 2026 is a Saturday: Friday is free.
+        ("US", None, "2026-07-03", "Independence Day (observed)"),
+        ("GB", "SCT", "2026-11-30", "Saint Andrew's Day"),
+        ("GB", "ENG", "2026-11-30", None),
+        ("FR", None, "2028-07-14", "National Day"),
+        ("JP", None, "2026-05-05", "Children's Day"),
+        ("BR", None, "2027-09-07", "Independence Day"),
+        ("IN", None, "2026-08-15", "Independence Day"),
+        ("SA", None, "2026-09-23", "National Day Holiday"),
+        # The 16th of June 2024 was a Sunday: Monday was free, too.
+        ("ZA", None, "2024-06-17", "Youth Day (observed)"),
+        ("ZA", None, "2024-06-16", "Youth Day"),
+    ],
+)
+def test_holidays_of_countries(country: str, subdivision: str | None, day: str, name: str | None) -> None:
+    calendar = business(weekend=[], holidays=[{"country": country, "subdivision": subdivision}])
+    assert calendar.name_of(dt.date.fromisoformat(day)) == name
+    assert calendar.is_business_day(dt.date.fromisoformat(day)) == (name is None)
+
+
+def test_every_country_can_be_asked_about_any_year() -> None:
+    assert len(countries()) > 200
+    for country in countries():
+        for year in (1970, 2026, 2399):
+            assert all(day.year == year for day in of_year(country.code, None, year))
+
+
+def test_holidays_of_several_countries() -> None:
+    calendar = business(holidays=[{"country": "US"}, {"country": "DE"}])
+    names = [calendar.name_of(dt.date(2026, month, day)) for month, day in ((11, 26), (5, 1), (5, 4))]
+    assert names == ["Thanksgiving Day", "Labor Day", None]
+
+
+def test_what_is_opened_goes_before_everything_that_closes() -> None:
+    calendar = business(holidays=[{"country": "DE"}], opened=["2026-12-25", "2026-12-27"])
+    assert calendar.holds(at("2026-12-25T10:00"))
+    assert calendar.holds(at("2026-12-27T10:00"))
+    assert not calendar.holds(at("2026-12-26T10:00"))
+
+
+def test_business_hours() -> None:
+    calendar = parse(BUSINESS)
+    held = ["2026-03-02T09:00", "2026-03-02T12:29:59", "2026-03-02T13:30", "2026-03-06T23:59:59"]
+    others = ["2026-03-02T08:59:59", "2026-03-02T12:30", "2026-03-02T18:00", "2026-03-07T10:00", "2026-12-24T10:00"]
+    assert [calendar.holds(at(time)) for time in held] == [True] * len(held)
+    assert [calendar.holds(at(time)) for time in others] == [False] * len(others)
+    # An opened Saturday has no hours of its own.
+    assert calendar.parts(dt.date(2026, 12, 19)) == ((dt.time(), None),)
+
+
+def test_a_day_of_the_week_without_hours_is_no_business_day() -> None:
+    calendar = business(weekend=[], hours={"monday": ["09:00-17:00"], "tuesday": []})
+    assert calendar.business_days(dt.date(2026, 3, 1)) == [dt.date(2026, 3, day) for day in (2, 9, 16, 23, 30)]
+
+
+def test_business_days_of_the_last_month_there_is() -> None:
+    assert business().business_days(dt.date(9999, 12, 1))[-1] == dt.date(9999, 12, 31)
+
+
+def test_a_black_out_over_midnight() -> None:
+    calendar = parse(DATES)
+    held = ["2026-12-31T22:00", "2026-12-31T23:59:59", "2027-01-01T00:00", "2027-02-01T00:00:30", "2027-02-02T12:00"]
+    others = ["2026-12-31T21:59:59", "2027-01-02T00:00", "2027-02-01T00:00:29", "2027-02-03T00:00"]
+    assert [calendar.holds(at(time)) for time in held] == [True] * len(held)
+    assert [calendar.holds(at(time)) for time in others] == [False] * len(others)
+    alone = dates(windows=DATES["windows"])
+    assert not alone.holds(at("2027-01-01T06:00"))
+    assert next_outside(alone, at("2026-12-31T23:00")) == at("2027-01-01T06:00")
+    assert next_inside(alone, at("2026-12-31T21:00")) == at("2026-12-31T22:00")
+    assert next_outside(alone, at("2027-02-01T12:00")) == at("2027-02-03T00:00")
+    assert [alone.name_of(dt.date(2027, *day)) for day in ((1, 1), (2, 2), (2, 3))] == ["year's end", "move", None]
+
+
+def test_windows_may_overlap() -> None:
+    spans = [("10:00", "12:00"), ("11:00", "11:30"), ("12:00", "13:00"), ("14:00", "15:00")]
+    calendar = dates(windows=[{"from": f"2026-03-02T{begin}", "to": f"2026-03-02T{end}"} for begin, end in spans])
+    expected = [(dt.time(10), dt.time(13)), (dt.time(14), dt.time(15))]
+    assert calendar.parts(dt.date(2026, 3, 2)) == expected
+    minutes = [at("2026-03-02T09:00") + dt.timedelta(minutes=number) for number in range(420)]
+    assert sum(calendar.holds(minute) for minute in minutes) == 240
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "code", "says"),
+    [
+        (17, "", "wrong_type", "must be a JSON object"),
+        ({}, "/kind", "missing", "kind is required"),
+        ({"kind": "lunar"}, "/kind", "not_allowed", "kind must be one of business, dates"),
+        ({"kind": "dates"}, "/days", "empty", "give days, windows or holidays"),
+        ({"kind": "dates", "day": []}, "/day", "unknown_field", "known are: days, description, holidays"),
+        ({"kind": "dates", "days": {"2026-02-30": "x"}}, "/days/2026-02-30", "not_allowed", "there is no 2026-02-30"),
+        ({"kind": "dates", "days": ["2026-02-30"]}, "/days/0", "not_allowed", "there is no 2026-02-30"),
+        ({"kind": "dates", "days": ["20260301"]}, "/days/0", "wrong_type", "'20260301' is not a date such as"),
+        ({"kind": "dates", "days": {"1.3./26": "x"}}, "/days/1.3.~126", "wrong_type", "is not a date such as"),
+        ({"kind": "dates", "days": ["0026-03-01"]}, "/days/0", "not_allowed", "not in 1970 to 2399"),
+        ({"kind": "dates", "days": {"2026-03-01": ""}}, "/days/2026-03-01", "wrong_type", "1 to 200 printable"),
+        ({"kind": "dates", "days": "2026-03-01"}, "/days", "wrong_type", "or a list of dates"),
+        ({"kind": "dates", "windows": {}}, "/windows", "wrong_type", "a list of objects with from and to"),
+        ({"kind": "dates", "windows": [{"from": "2026-03-01T10:00"}]}, "/windows/0/to", "missing", "to is required"),
+        (
+            {"kind": "dates", "windows": [{"from": "2026-03-01T10:00", "to": "2026-03-01T10:00"}]},
+            "/windows/0/to",
+            "not_allowed",
+            "to must be later than from, 2026-03-01T10:00",
+        ),
+        (
+            {"kind": "dates", "windows": [{"from": "2026-03-01", "to": "2026-03-02T00:00"}]},
+            "/windows/0/from",
+            "wrong_type",
+            "a time on the wall clock such as 2026-12-31T22:00",
+        ),
+        (
+            {"kind": "dates", "windows": [{"from": "2026-03-01T10:00Z", "to": "2026-03-02T00:00"}]},
+            "/windows/0/from",
+            "wrong_type",
+            "without an offset",
+        ),
+        (
+            {"kind": "dates", "windows": [{"from": "2026-03-01T25:00", "to": "2026-03-02T00:00"}]},
+            "/windows/0/from",
+            "not_allowed",
+            "there is no 2026-03-01T25:00",
+        ),
+        ({"kind": "business", "weekend": ["Caturday"]}, "/weekend/0", "not_allowed", "they are monday, tuesday"),
+        (
+            {"kind": "business", "weekend": [*BUSINESS["hours"], "saturday", "sunday"]},
+            "/weekend",
+            "empty",
+            "nobody would ever work",
+        ),
+        ({"kind": "business", "hours": {}}, "/weekend", "empty", "nobody would ever work"),
+        ({"kind": "business", "hours": []}, "/hours", "wrong_type", '{"monday": ["09:00-17:00"]}'),
+        ({"kind": "business", "hours": {"Mon": []}}, "/hours/Mon", "not_allowed", "'Mon' is no day of the week"),
+        ({"kind": "business", "hours": {"monday": "9-17"}}, "/hours/monday", "wrong_type", "must be a list of at most"),
+        ({"kind": "business", "hours": {"monday": ["9-17"]}}, "/hours/monday/0", "wrong_type", '"09:00-17:00"'),
+        ({"kind": "business", "hours": {"monday": ["09:00-24:30"]}}, "/hours/monday/0", "wrong_type", "spans such as"),
+        (
+            {"kind": "business", "hours": {"monday": ["22:00-06:00"]}},
+            "/hours/monday/0",
+            "not_allowed",
+            "what goes on after midnight belongs to the next day",
+        ),
+        (
+            {"kind": "business", "hours": {"monday": ["09:00-12:00", "11:00-13:00"]}},
+            "/hours/monday/1",
+            "not_allowed",
+            "begins before the span before it ends",
+        ),
+        (
+            {"kind": "business", "closed": ["2026-03-02"], "opened": ["2026-03-02"]},
+            "/opened",
+            "not_allowed",
+            "2026-03-02 cannot be both closed and opened",
+        ),
+        ({"kind": "business", "holidays": {"country": "DE"}}, "/holidays", "wrong_type", "holidays must be a list"),
+        ({"kind": "business", "holidays": [{}]}, "/holidays/0/country", "missing", "country is required"),
+        (
+            {"kind": "business", "holidays": [{"country": "Germany"}]},
+            "/holidays/0/country",
+            "unknown_country",
+            "did you mean DE (Germany)",
+        ),
+        ({"kind": "business", "holidays": [{"country": "de"}]}, "/holidays/0/country", "unknown_country", "mean DE"),
+        ({"kind": "business", "holidays": [{"country": "XX"}]}, "/holidays/0/country", "unknown_country", "such as DE"),
+        (
+            {"kind": "business", "holidays": [{"country": "DE", "subdivision": "Bayer"}]},
+            "/holidays/0/subdivision",
+            "unknown_subdivision",
+            "did you mean BY? known are: BB, BE",
+        ),
+        (
+            {"kind": "business", "holidays": [{"country": "VA", "subdivision": "X"}]},
+            "/holidays/0/subdivision",
+            "unknown_subdivision",
+            "leave subdivision out",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(given: object, place: str, code: str, says: str) -> None:
+    found = problems(given)
+    assert (place, code) in [(problem.pointer, problem.code) for problem in found]
+    assert says in " ".join(problem.message for problem in found)
+
+
+def test_everything_that_is_wrong_is_said_at_once() -> None:
+    given = {"kind": "business", "weekend": ["x"], "closed": {"2026-13-01": "y"}, "holidays": [{"country": "XX"}]}
+    places = {problem.pointer for problem in problems(given)}
+    assert places == {"/weekend/0", "/closed/2026-13-01", "/holidays/0/country"}
+
+
+def test_sizes_are_bounded() -> None:
+    day = dt.date(2000, 1, 1)
+    listed = [(day + dt.timedelta(days=number)).isoformat() for number in range(MOST_DATES + 1)]
+    assert len(dates(days=listed[:-1]).to_json()["days"]) == MOST_DATES
+    [problem] = problems({"kind": "dates", "days": listed})
+    assert problem.message == f"days may have {MOST_DATES} entries, not {MOST_DATES + 1}"
+    assert len(problems({"kind": "dates", "days": ["x"] * MOST_DATES})) == 50
+
+
+def test_who_needs_no_holidays_does_not_load_them() -> None:
+    code = (
+        "import sys; from jobworker.domain.calendar_reading import parse;"
+        "parse({'kind': 'business', 'closed': ['2026-12-24']}); assert 'holidays' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
