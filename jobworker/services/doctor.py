@@ -105,7 +105,7 @@ def _from_check(result: Check, database_url: str) -> Finding:
     if result.ok:
         return Finding(Level.OK, result.name, detail)
     # Without beat everything runs but what a schedule starts.
-    level = Level.WARN if result.name == "beat" else Level.FAIL
+    level = Level.WARN if result.name in ("beat", "schedules") else Level.FAIL
     return Finding(level, result.name, f"{detail}{_REMEDIES.get(result.name, '')}")
 
 
@@ -114,6 +114,7 @@ _REMEDIES = {
     "redis": "; start it or correct JOBWORKER_REDIS_URL",
     "relay": "; start jobworker relay: nothing runs without it",
     "beat": "; start celery -A jobworker beat: schedules do not fire without it",
+    "schedules": "; see to relay and beat: all that is late is made up for as each schedule says",
 }
 
 

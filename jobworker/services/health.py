@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from jobworker.clock import Clock
 from jobworker.domain.errors import Misconfigured
 from jobworker.domain.gates import RELAY_SILENT_AFTER
-from jobworker.store import executions, migrate, relay_state, workers
+from jobworker.services import overdue
+from jobworker.store import executions, migrate, relay_state, schedule_lists, workers
 from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.telemetry.metrics import Census
 from jobworker.transport import client
@@ -51,6 +52,7 @@ class Health:
             ("relay", self._check_relay),
             ("beat", self._check_beat),
             ("workers", self._check_workers),
+            ("schedules", self._check_schedules),
         ]
         return [_run(name, check) for name, check in named]
 
@@ -60,12 +62,16 @@ class Health:
         try:
             with self._database.read() as connection:
                 state = relay_state.get(connection)
+                late = overdue.look(connection, now)
                 return Census(
                     unfinished={state.value: count for state, count in executions.count_unfinished(connection).items()},
                     backlog=executions.ready_backlog(connection),
                     live_workers=len(workers.live(connection)),
                     relay_lag=_age(state.turned_at, now),
                     beat_age=_age(state.beat_tick_at, now),
+                    schedules={each.value: number for each, number in schedule_lists.count(connection).items()},
+                    overdue=late.count,
+                    lateness=late.lateness(now),
                 )
         except sa.exc.SQLAlchemyError:
             return None
@@ -99,6 +105,14 @@ class Health:
         if live == 0:
             raise Misconfigured("no live worker: what is accepted waits; start celery -A jobworker worker")
         return f"{live} live"
+
+    def _check_schedules(self) -> str:
+        now = self._clock.now()
+        with self._database.read() as connection:
+            late = overdue.look(connection, now)
+        if late.count:
+            raise Misconfigured(late.told(now))
+        return "none is overdue"
 
     def _recent(self, who: str, did: str, at: dt.datetime | None, limit: float) -> str:
         age = _age(at, self._clock.now())

@@ -1,6 +1,10 @@
 """Is it on time? Asked of SQL alone, so it is answered when beat and relay are not at work, above all then."""
 
 import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
 
 from jobworker.store import schedule_lists
 from jobworker.store.schedule_lists import Standing
@@ -8,6 +12,27 @@ from jobworker.store.schedules import ScheduleRow
 
 #: So late an occurrence may be entered in the ledger: another beat, or relay, needs a while to take over (s).
 PATIENCE = 60.0
+
+#: So many are named; when there are more, it is not one of them that is to blame.
+_NAMED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """How many schedules are overdue, and the worst of them: their names, and since when each is due."""
+
+    count: int
+    worst: Sequence[tuple[str, dt.datetime]]
+
+    def told(self, now: dt.datetime) -> str:
+        """In a few words."""
+        shown = ", ".join(f"{name} (due {(now - at).total_seconds():.0f} s ago)" for name, at in self.worst)
+        more = f" and {self.count - len(self.worst)} more" if self.count > len(self.worst) else ""
+        return f"{self.count} overdue: {shown}{more}"
+
+    def lateness(self, now: dt.datetime) -> float:
+        """How long ago (s) the worst was due; 0: none is overdue."""
+        return (now - self.worst[0][1]).total_seconds() if self.worst else 0.0
 
 
 def expected_by(row: ScheduleRow) -> dt.datetime | None:
@@ -20,3 +45,9 @@ def expected_by(row: ScheduleRow) -> dt.datetime | None:
 def since(now: dt.datetime) -> dt.datetime:
     """What was due before this moment, and is not entered, is overdue."""
     return now - dt.timedelta(seconds=PATIENCE)
+
+
+def look(connection: sa.Connection, now: dt.datetime) -> Overdue:
+    """Which schedules should have been due by now, and nothing came of it."""
+    before = since(now)
+    return Overdue(schedule_lists.count_overdue(connection, before), schedule_lists.overdue(connection, before, _NAMED))

@@ -1,7 +1,7 @@
 """Schedules and what is kept of them, page by page; and which of them nobody looked at in time."""
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -101,10 +101,16 @@ def revision(connection: sa.Connection, schedule_id: str, number: int) -> Revisi
     return RevisionRow(**row._mapping) if row is not None else None
 
 
-def overdue(connection: sa.Connection, since: dt.datetime) -> Sequence[tuple[str, dt.datetime]]:
-    """Schedules that were due before `since` and are not settled, the most overdue first, and when they were."""
-    query = sa.select(_schedules.c.name, _schedules.c.next_at).where(*_overdue(since)).order_by(_schedules.c.next_at)
+def overdue(connection: sa.Connection, since: dt.datetime, limit: int) -> list[tuple[str, dt.datetime]]:
+    """Up to `limit` schedules that were due before `since` and are not settled, the longest first; and since when."""
+    query = sa.select(_schedules.c.name, _schedules.c.next_at).where(*_overdue(since))
+    query = query.order_by(_schedules.c.next_at, _schedules.c.id).limit(limit)
     return [(row.name, row.next_at) for row in connection.execute(query)]
+
+
+def count_overdue(connection: sa.Connection, since: dt.datetime) -> int:
+    """How many schedules were due before `since` and are not settled."""
+    return connection.scalar(sa.select(sa.func.count()).select_from(_schedules).where(*_overdue(since))) or 0
 
 
 def count(connection: sa.Connection) -> dict[Standing, int]:

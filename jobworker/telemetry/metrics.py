@@ -25,6 +25,9 @@ class Census:
     live_workers: int
     relay_lag: float | None
     beat_age: float | None
+    schedules: Mapping[str, int]
+    overdue: int
+    lateness: float
 
 
 class Metrics:
@@ -65,6 +68,15 @@ class Metrics:
         self.workers = self._gauge("jobworker_workers_live", "Workers whose heartbeat is recent.")
         self.relay_lag = self._gauge("jobworker_relay_lag_seconds", "Time since the relay's last turn.")
         self.beat_age = self._gauge("jobworker_beat_tick_age_seconds", "Time since beat last looked at the schedule.")
+        self.schedules = self._gauge(
+            "jobworker_schedules", "Schedules by state: active, or why they start nothing.", "state"
+        )
+        self.overdue = self._gauge(
+            "jobworker_schedules_overdue", "Schedules that were due more than a minute ago, and nothing came of it."
+        )
+        self.lateness = self._gauge(
+            "jobworker_schedules_lateness_seconds", "How long ago the most overdue of these was due; 0 without any."
+        )
 
     def scrape(self, census: Census | None, now: dt.datetime) -> bytes:
         """Everything in Prometheus' text format; no census: the database did not answer."""
@@ -83,6 +95,11 @@ class Metrics:
         for queue, (count, due_at) in census.backlog.items():
             self.ready.labels(queue).set(count)
             self.oldest.labels(queue).set(max(0.0, (now - due_at).total_seconds()))
+        self.schedules.clear()
+        for state, count in census.schedules.items():
+            self.schedules.labels(state).set(count)
+        self.overdue.set(census.overdue)
+        self.lateness.set(census.lateness)
         self.workers.set(census.live_workers)
         never = float("nan")
         self.relay_lag.set(never if census.relay_lag is None else census.relay_lag)

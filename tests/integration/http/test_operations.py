@@ -9,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
-from jobworker.store import schema
+from jobworker.domain.schedule import Owner, parse
+from jobworker.store import schedules, schema
 from jobworker.store.database import Database
 from jobworker.web import create_app
 from tests.integration.http.conftest import World, seed, settings, world_on
@@ -56,7 +57,7 @@ def test_alive_asks_nobody(tmp_path: Any) -> None:
 def test_ready_when_everything_is_there(ready: World) -> None:
     response = ready.client.get("/readyz")
     assert (response.status_code, response.json["status"], _failed(response)) == (200, "ready", set())
-    assert set(response.json["checks"]) == {"database", "migrations", "redis", "relay", "beat", "workers"}
+    assert set(response.json["checks"]) == {"database", "migrations", "redis", "relay", "beat", "workers", "schedules"}
 
 
 def test_each_thing_that_is_missing_is_named(any_database_world: World) -> None:
@@ -79,11 +80,52 @@ def test_workers_that_are_gone_do_not_count(any_database_world: World) -> None:
     assert _failed(any_database_world.client.get("/readyz")) == {"workers"}
 
 
+def _due(world: World, **ago: float) -> None:
+    """Let there be schedules that were due so many seconds ago."""
+    now = SystemClock().now()
+    with world.database.write() as connection:
+        for name, seconds in ago.items():
+            given = parse({"name": name, "job": "export", "rule": {"kind": "interval", "every": 3600}})
+            at = now - dt.timedelta(seconds=seconds)
+            schedules.put(connection, given, Owner.API, "api", at - dt.timedelta(hours=1), at)
+
+
+def test_schedules_that_are_overdue_are_named(ready: World) -> None:
+    _due(ready, early=-300, fresh=30, late=90, later=600)
+    response = ready.client.get("/readyz")
+    assert (response.status_code, _failed(response)) == (503, {"schedules"})
+    detail = response.json["checks"]["schedules"]["detail"]
+    assert re.fullmatch(r"2 overdue: later \(due 60\d s ago\), late \(due 9\d s ago\)", detail), detail
+    found = _samples(ready)
+    assert (found['jobworker_schedules{state="active"}'], found["jobworker_schedules_overdue"]) == (4, 2)
+    assert 600 <= found["jobworker_schedules_lateness_seconds"] < 700
+
+
+def test_not_all_that_are_overdue_are_named(ready: World) -> None:
+    _due(ready, **{f"s{number:02}": 1000.0 - number for number in range(12)})
+    detail = ready.client.get("/readyz").json["checks"]["schedules"]["detail"]
+    assert detail.startswith("12 overdue: s00 (")
+    assert detail.endswith("and 2 more")
+
+
+def test_nobody_waits_for_what_is_paused_or_disabled(ready: World) -> None:
+    _due(ready, paused=600, disabled=600)
+    with ready.database.write() as connection:
+        table = schema.job_schedules
+        now = SystemClock().now()
+        connection.execute(sa.update(table).where(table.c.name == "paused").values(paused_at=now))
+        connection.execute(sa.update(table).where(table.c.name == "disabled").values(enabled=False))
+    assert ready.client.get("/readyz").status_code == 200
+    found = _samples(ready)
+    assert found["jobworker_schedules_overdue"] == 0
+    assert found['jobworker_schedules{state="paused"}'] == found['jobworker_schedules{state="disabled"}'] == 1
+
+
 def test_without_a_database_nothing_is_accepted() -> None:
     url = "postgresql+psycopg://nobody:secret@127.0.0.1:1/none?connect_timeout=1"
     response: Any = create_app(settings(url)).test_client().get("/readyz")
     assert (response.status_code, response.json["status"]) == (503, "unready")
-    assert {"database", "migrations", "relay", "beat", "workers"} <= _failed(response)
+    assert {"database", "migrations", "relay", "beat", "workers", "schedules"} <= _failed(response)
     assert "secret" not in response.text
 
 
