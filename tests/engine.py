@@ -46,6 +46,7 @@ class Engine:
             "JOBWORKER_DATABASE_URL": database_url,
             "JOBWORKER_REDIS_URL": redis_url,
             "JOBWORKER_TASKS": "tests.jobs",
+            "JOBWORKER_SCHEDULES": "none",
             "JOBWORKER_WORKER_LEASE": str(LEASE),
             "JOBWORKER_LOST_MESSAGE_AFTER": "2",
             "JOB_DIARY": str(self.diary),
@@ -61,9 +62,9 @@ class Engine:
         command = ["-m", "celery", "-A", "jobworker", "worker", "-c", "2", "--loglevel", "INFO", *options]
         return self._start("worker", command, settings)
 
-    def beat(self, app: str = "jobworker", **settings: str) -> Process:
-        """Start a beat of this Celery app."""
-        return self._start("beat", ["-m", "celery", "-A", app, "beat", "--loglevel", "INFO"], settings)
+    def beat(self, **settings: str) -> Process:
+        """Start a beat."""
+        return self._start("beat", ["-m", "celery", "-A", "jobworker", "beat", "--loglevel", "INFO"], settings)
 
     def celery(self, *arguments: str, **settings: str) -> Process:
         """Start one of Celery's other commands."""

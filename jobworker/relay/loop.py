@@ -17,6 +17,7 @@ import sqlalchemy.exc
 import structlog
 
 from jobworker.clock import Clock
+from jobworker.relay import declared
 from jobworker.relay.dispatch import Dispatcher
 from jobworker.relay.fire import fire
 from jobworker.relay.log_lines import record_logs
@@ -97,6 +98,8 @@ class Relay:
         self._releases = Releases(database, clock)
         self._watch = Watch(database, self._client, self._dispatcher, clock, settings)
         self._watch.add("stranded", _SWEEP_EVERY, self._releases.sweep)
+        schedules = declared.DeclaredSchedules(database, clock, settings)
+        self._watch.add("declared_schedules", declared.EVERY, schedules.synchronise)
         # Who looks for silent workers has to look often, or nobody is held to have been silent.
         self._longest_wait = min(_LONGEST_WAIT, settings.heartbeat_interval)
         self._offsets: Offsets | None = None

@@ -73,7 +73,8 @@ def create(database: Database, clock: Clock, described: Mapping[str, Any], actor
     with database.write() as connection:
         if schedules.named(connection, wanted.name):
             raise ScheduleExists(f"schedule {wanted.name} exists already; change it with PUT and If-Match")
-        return _put(connection, wanted, None, actor, clock.now())
+        now = clock.now()
+        return known(connection, [put(connection, wanted, None, Owner.API, actor, now)], now)[0]
 
 
 def change(
@@ -90,7 +91,8 @@ def change(
             message = f"name is {described['name']!r}, but this is schedule {row.name}; a schedule cannot be renamed"
             raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
         wanted = schedule_rules.parse({**described, "name": row.name})
-        return _put(connection, wanted, row, actor, clock.now())
+        now = clock.now()
+        return known(connection, [put(connection, wanted, row, Owner.API, actor, now)], now)[0]
 
 
 def remove(database: Database, clock: Clock, name: str, expected: Expected, actor: str) -> None:
@@ -168,16 +170,20 @@ def settled(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) -> Sc
     return row
 
 
-def _put(
-    connection: sa.Connection, wanted: Schedule, before: ScheduleRow | None, actor: str, now: dt.datetime
-) -> Known:
+def put(
+    connection: sa.Connection,
+    wanted: Schedule,
+    before: ScheduleRow | None,
+    owner: Owner,
+    actor: str,
+    now: dt.datetime,
+) -> ScheduleRow:
+    """Enter a schedule, or change it once what is due is settled; raises `InvalidInput` if it cannot run."""
     timetable = schedule_checks.check(connection, wanted)
     if before is not None:
         before = settled(connection, before, now)
     begins = max(now, before.settled_until) if before else now + dt.timedelta(seconds=wanted.initial_delay)
-    first = next_after(timetable, begins)
-    row = schedules.put(connection, wanted, Owner.API, actor, now, first)
-    return known(connection, [row], now)[0]
+    return schedules.put(connection, wanted, owner, actor, now, next_after(timetable, begins))
 
 
 def _known(row: ScheduleRow, job: JobRow | None, now: dt.datetime) -> Known:

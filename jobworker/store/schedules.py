@@ -66,6 +66,12 @@ def all(connection: sa.Connection) -> list[ScheduleRow]:
     return [to_row(row) for row in connection.execute(sa.select(_schedules).order_by(_schedules.c.id))]
 
 
+def owned(connection: sa.Connection, owner: Owner) -> list[ScheduleRow]:
+    """Every schedule that is edited there, by name."""
+    query = sa.select(_schedules).where(_schedules.c.owner == owner.value).order_by(_schedules.c.name)
+    return [to_row(row) for row in connection.execute(query)]
+
+
 def put(
     connection: sa.Connection,
     schedule: Schedule,
@@ -127,6 +133,14 @@ def settled(
     if next_at is None:
         values["state"] = State.EXHAUSTED.value
     connection.execute(_schedules.update().where(_schedules.c.id == schedule_id).values(values))
+
+
+def retire(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> None:
+    """Nothing of the schedule is due any more; it is kept with its history. `put` brings it back."""
+    values = {"state": State.RETIRED.value, "next_at": None, "changed_at": now}
+    connection.execute(_schedules.update().where(_schedules.c.id == row.id).values(values))
+    _name_calendars(connection, row.id, ())
+    audit.record(connection, AuditEntry(now, actor, "schedule.retire", row.name, row.spec, None))
 
 
 def delete(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> None:

@@ -1,0 +1,81 @@
+"""The chore that makes SQL say what the code here declares: once, when this relay begins to lead.
+
+What has to wait, for a worker that announces the job for instance, is tried again until it is there.
+"""
+
+import structlog
+
+from jobworker import loading
+from jobworker.clock import Clock
+from jobworker.declare import schedules as declarations
+from jobworker.declare.schedules import Declarations
+from jobworker.domain.errors import Conflict
+from jobworker.services import schedule_sync
+from jobworker.services.schedule_sync import Change, Step
+from jobworker.settings import Settings
+from jobworker.store.database import Database
+
+logger = structlog.get_logger(__name__)
+
+#: How often what had to wait is tried again (s).
+EVERY = 10.0
+
+
+class DeclaredSchedules:
+    """The schedules of this process's code."""
+
+    def __init__(self, database: Database, clock: Clock, settings: Settings) -> None:
+        self._database = database
+        self._clock = clock
+        self._package = settings.schedules
+        self._code_version = settings.code_version
+        self._declared: Declarations | None = None
+        self._over = False
+        self._told: set[tuple[str, str | None]] = set()
+
+    def synchronise(self) -> None:
+        """Do what is left to do. Raises what the database raises when it is away: then it is tried again."""
+        if self._over:
+            return
+        self._declared = self._declared or self._read()
+        if self._declared is None:
+            self._over = True
+            return
+        try:
+            changes = schedule_sync.apply(self._database, self._clock, self._declared, f"code:{self._version()}")
+        except Conflict as error:
+            logger.info("schedules_not_synchronised_yet", why=str(error))
+            return
+        self._over = all(change.step is not Step.REFUSED for change in changes)
+        for change in changes:
+            self._tell(change)
+
+    def _read(self) -> Declarations | None:
+        """What the code declares; None: that cannot be told, and nothing is to be changed."""
+        if not loading.exists(self._package):
+            left = schedule_sync.in_code(self._database)
+            if left:
+                why = (
+                    f"there is no package {self._package!r} here; JOBWORKER_SCHEDULES names the one that declares them"
+                )
+                logger.warning("schedules_left_as_they_are", schedules=left, why=why)
+            return None
+        found = declarations.read(self._package)
+        for module in found.broken:
+            logger.error("schedule_module_broken", module=module.module, traceback=module.traceback)
+        if found.broken:
+            logger.error("schedules_left_as_they_are", why="a module that declares schedules does not import")
+            return None
+        return found
+
+    def _version(self) -> str:
+        return self._code_version or loading.source_digest(self._package)
+
+    def _tell(self, change: Change) -> None:
+        """Log it, once."""
+        about = {change.kind: change.name, "place": change.place}
+        if change.step is not Step.REFUSED:
+            logger.info("declaration_taken", **about, what=change.step.value)
+        elif (change.name, change.reason) not in self._told:
+            self._told.add((change.name, change.reason))
+            logger.warning("declaration_not_taken_yet", **about, why=change.reason)

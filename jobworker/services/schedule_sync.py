@@ -1,0 +1,131 @@
+"""What code declares becomes so in SQL: schedules and calendars that are new, changed, or not declared any more.
+
+One transaction does it all, or shows what it would do (`plan`) and undoes it. What cannot be is left as it was and
+told with its reason; everything else goes its way. What belongs to the API or to a job's definition is never touched.
+"""
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.declare.schedules import Declarations, Declared
+from jobworker.domain import differences
+from jobworker.domain.differences import Difference
+from jobworker.domain.errors import InvalidInput
+from jobworker.domain.schedule import Owner, Schedule, State
+from jobworker.domain.timetable import occurrences
+from jobworker.services import schedule_checks
+from jobworker.services import schedules as editing
+from jobworker.store import schedules
+from jobworker.store.database import Database
+from jobworker.store.schedules import ScheduleRow
+
+#: So many of the next moments are shown of what is new or changed.
+_SHOWN = 3
+
+
+class Step(StrEnum):
+    """What becomes of something that code declares, or did."""
+
+    CREATED = "created"
+    CHANGED = "changed"
+    #: It had been retired, and is declared again.
+    RESTORED = "restored"
+    #: It is not declared any more: nothing of it is due, its history stays.
+    RETIRED = "retired"
+    #: It cannot be; the reason says why. It is left as it was.
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference between code and SQL. `kind` is schedule or calendar, `place` a file and a line."""
+
+    step: Step
+    kind: str
+    name: str
+    place: str | None = None
+    reason: str | None = None
+    differences: Sequence[Difference] = ()
+    next: Sequence[dt.datetime] = ()
+
+
+def plan(database: Database, clock: Clock, declared: Declarations) -> list[Change]:
+    """What `apply` would do now."""
+    with database.write() as connection:
+        tried = connection.begin_nested()
+        try:
+            return list(_apply(connection, declared, "plan", clock.now()))
+        finally:
+            tried.rollback()
+
+
+def apply(database: Database, clock: Clock, declared: Declarations, actor: str) -> list[Change]:
+    """Make SQL say what code says; answers what that changed, and what it could not."""
+    with database.write() as connection:
+        return list(_apply(connection, declared, actor, clock.now()))
+
+
+def in_code(database: Database) -> list[str]:
+    """The names of the schedules that are there because code declares them."""
+    with database.read() as connection:
+        return [row.name for row in schedules.owned(connection, Owner.CODE) if row.state is not State.RETIRED]
+
+
+def _apply(connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime) -> Iterator[Change]:
+    known = {row.name: row for row in schedules.owned(connection, Owner.CODE)}
+    for name, each in declared.schedules.items():
+        row = known.get(name) or schedules.named(connection, name)
+        if row is None or not _is_so(row, each.value):
+            yield _put(connection, row, each, actor, now)
+    for name, row in known.items():
+        if name not in declared.schedules and row.state is not State.RETIRED:
+            schedules.retire(connection, editing.settled(connection, row, now), actor, now)
+            yield Change(Step.RETIRED, "schedule", name, reason="it is not declared any more")
+
+
+def _is_so(row: ScheduleRow, wanted: Schedule) -> bool:
+    return row.owner is Owner.CODE and row.state is not State.RETIRED and row.schedule == wanted
+
+
+def _put(
+    connection: sa.Connection, row: ScheduleRow | None, declared: Declared[Schedule], actor: str, now: dt.datetime
+) -> Change:
+    wanted = declared.value
+    if row is not None and row.owner is not Owner.CODE:
+        return _refused(declared, _TAKEN[row.owner].format(row.job))
+    try:
+        with connection.begin_nested():
+            editing.put(connection, wanted, row, Owner.CODE, actor, now)
+    except InvalidInput as error:
+        return _refused(declared, "; ".join(f"{each.pointer}: {each.message}" for each in error.errors))
+    return _changed(connection, row, declared, now)
+
+
+_TAKEN = {
+    Owner.API: "a schedule of this name was made over HTTP; delete that one, or give this one another name",
+    Owner.JOB: "the definition of job {} has a schedule of this name; take it out there, or give this one another name",
+}
+
+
+def _refused(declared: Declared[Schedule], reason: str) -> Change:
+    return Change(Step.REFUSED, "schedule", declared.value.name, declared.place, reason)
+
+
+def _changed(
+    connection: sa.Connection, row: ScheduleRow | None, declared: Declared[Schedule], now: dt.datetime
+) -> Change:
+    wanted = declared.value
+    timetable = schedule_checks.check(connection, wanted)
+    begins = now if row else now + dt.timedelta(seconds=wanted.initial_delay)
+    coming = list(islice(occurrences(timetable, begins, dt.datetime.max.replace(tzinfo=dt.UTC)), _SHOWN))
+    if row is None:
+        return Change(Step.CREATED, "schedule", wanted.name, declared.place, next=coming)
+    step = Step.RESTORED if row.state is State.RETIRED else Step.CHANGED
+    found = list(differences.of_values("schedule", row.schedule.to_json(), wanted.to_json()))
+    return Change(step, "schedule", wanted.name, declared.place, None, found, coming)

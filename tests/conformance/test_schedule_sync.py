@@ -1,0 +1,199 @@
+"""What code declares becomes so in SQL."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker import daily, every, schedule
+from jobworker.clock import ManualClock
+from jobworker.declare.schedules import Declarations, collecting
+from jobworker.domain.schedule import Owner, State
+from jobworker.services import schedule_sync
+from jobworker.services import schedules as editing
+from jobworker.services.schedule_sync import Change, Step
+from jobworker.store import audit, schedules, schema
+from jobworker.store.database import Database
+from jobworker.store.schedules import ScheduleRow
+from tests.conformance.household import Household
+from tests.conformance.worlds import NOW
+
+DAY = dt.timedelta(days=1)
+
+
+class House:
+    """A database with jobs, and the code that declares schedules for them."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.household = Household(database)
+        self.clock: ManualClock = self.household.clock
+        self.fields: dict[str, dict[str, Any]] = {}
+
+    def declares(self, name: str, **fields: Any) -> None:
+        self.fields[name] = {"job": "load", "rule": daily("13:00"), **fields}
+
+    @property
+    def code(self) -> Declarations:
+        with collecting() as found:
+            for name, fields in self.fields.items():
+                schedule(name, **fields)
+        return found
+
+    def apply(self) -> list[Change]:
+        return schedule_sync.apply(self.database, self.clock, self.code, "code:v1")
+
+    def plan(self) -> list[Change]:
+        return schedule_sync.plan(self.database, self.clock, self.code)
+
+    def row(self, name: str) -> ScheduleRow:
+        with self.database.read() as connection:
+            row = schedules.named(connection, name)
+        assert row is not None
+        return row
+
+    def ledger(self, name: str) -> list[tuple[dt.datetime, str]]:
+        table = schema.occurrences
+        query = sa.select(table.c.scheduled_for, table.c.outcome).where(table.c.schedule_id == self.row(name).id)
+        with self.database.read() as connection:
+            return [
+                (row.scheduled_for, row.outcome) for row in connection.execute(query.order_by(table.c.scheduled_for))
+            ]
+
+
+@pytest.fixture
+def house(database: Database) -> House:
+    return House(database)
+
+
+def steps(changes: list[Change]) -> list[tuple[Step, str]]:
+    return [(change.step, change.name) for change in changes]
+
+
+def test_what_is_new_is_created(house: House) -> None:
+    house.declares("nightly", zone="Europe/Berlin", parameters={"days": 9})
+    [change] = house.apply()
+    assert (change.step, change.kind, change.name, change.reason) == (Step.CREATED, "schedule", "nightly", None)
+    assert change.place is not None
+    assert change.place.startswith("tests/conformance/test_schedule_sync.py:")
+    assert list(change.next) == [NOW + n * DAY for n in (1, 2, 3)]  # 13:00 in Berlin is 12:00, and that is now.
+    row = house.row("nightly")
+    assert (row.owner, row.state, row.job, row.revision) == (Owner.CODE, State.ACTIVE, "load", 1)
+    assert (row.next_at, row.schedule.parameters) == (NOW + DAY, {"days": 9})
+    with house.database.read() as connection:
+        assert [entry.actor for entry in audit.of(connection, "nightly")] == ["code:v1"]
+
+
+def test_what_is_so_already_is_left_alone(house: House) -> None:
+    house.declares("nightly")
+    house.apply()
+    house.clock.advance(1)
+    before = house.row("nightly")
+    assert house.apply() == []
+    assert house.row("nightly") == before
+
+
+def test_a_change_settles_what_was_due_before(house: House) -> None:
+    house.declares("nightly")
+    house.apply()
+    due = NOW + dt.timedelta(hours=1)
+    house.clock.advance(3600.0 + 10)
+    house.declares("nightly", rule=daily("14:00"), priority=7)
+    [change] = house.apply()
+    assert (change.step, change.name) == (Step.CHANGED, "nightly")
+    assert [(each.pointer, each.before, each.now) for each in change.differences] == [
+        ("/priority", None, 7),
+        ("/rule/time", "13:00", "14:00"),
+    ]
+    assert house.ledger("nightly") == [(due, "fired")]
+    row = house.row("nightly")
+    assert (row.revision, row.next_at) == (2, due + dt.timedelta(hours=1))
+
+
+def test_what_is_gone_from_code_is_retired_and_comes_back(house: House) -> None:
+    house.declares("nightly")
+    house.apply()
+    house.clock.advance(3600.0 + 10)
+    house.fields.clear()
+    assert steps(house.apply()) == [(Step.RETIRED, "nightly")]
+    retired = house.row("nightly")
+    assert (retired.state, retired.next_at) == (State.RETIRED, None)
+    assert house.ledger("nightly") == [(NOW + dt.timedelta(hours=1), "fired")], "it was due while it was declared"
+    assert house.apply() == []
+
+    house.clock.advance(3 * 86400)
+    house.declares("nightly")
+    [change] = house.apply()
+    assert (change.step, change.differences) == (Step.RESTORED, [])
+    again = house.row("nightly")
+    assert (again.id, again.state, again.revision) == (retired.id, State.ACTIVE, 2)
+    assert again.next_at == NOW + dt.timedelta(days=4, hours=1)
+    assert len(house.ledger("nightly")) == 1, "what was due while it was retired stays as it is"
+
+
+def test_what_others_own_is_left_alone(house: House) -> None:
+    theirs = {"name": "theirs", "job": "load", "rule": {"kind": "daily", "time": "01:00"}}
+    editing.create(house.database, house.clock, theirs, "ann")
+    house.household.define("report", schedule={"kind": "daily", "time": "02:00"})
+    for name in ("theirs", "report", "mine"):
+        house.declares(name)
+    before = house.row("theirs"), house.row("report")
+    changes = {change.name: change for change in house.apply()}
+    assert {name: change.step for name, change in changes.items()} == {
+        "theirs": Step.REFUSED,
+        "report": Step.REFUSED,
+        "mine": Step.CREATED,
+    }
+    assert "made over HTTP" in (changes["theirs"].reason or "")
+    assert "definition of job report" in (changes["report"].reason or "")
+    assert (house.row("theirs"), house.row("report")) == before
+
+
+def test_what_cannot_run_waits_until_it_can(house: House) -> None:
+    house.declares("early", job="later")
+    house.declares("wrong", job="strict", parameters={"rows": "many"})
+    house.declares("mine")
+    first = {change.name: change for change in house.apply()}
+    assert "/job: there is no job 'later'" in (first["early"].reason or "")
+    assert "/parameters/rows: " in (first["wrong"].reason or "")
+    assert first["mine"].step is Step.CREATED
+    house.household.define("later")
+    assert steps(house.apply()) == [(Step.CREATED, "early"), (Step.REFUSED, "wrong")]
+
+
+def test_a_change_that_cannot_be_leaves_what_is_there(house: House) -> None:
+    house.declares("nightly")
+    house.apply()
+    before = house.row("nightly")
+    house.declares("nightly", job="nobody")
+    assert steps(house.apply()) == [(Step.REFUSED, "nightly")]
+    assert house.row("nightly") == before
+
+
+def test_a_plan_tells_what_would_be_and_changes_nothing(house: House) -> None:
+    for name in ("kept", "changed", "gone"):
+        house.declares(name)
+    house.apply()
+    house.clock.advance(7200)
+    del house.fields["gone"]
+    house.declares("changed", rule=every(60))
+    house.declares("new")
+    house.declares("wrong", job="nobody")
+
+    def all_rows() -> dict[str, list[Any]]:
+        tables = (schema.job_schedules, schema.occurrences, schema.executions, schema.audit, schema.schedule_revisions)
+        with house.database.read() as connection:
+            return {table.name: sorted(map(str, connection.execute(sa.select(table)))) for table in tables}
+
+    before = all_rows()
+    planned = house.plan()
+    assert steps(planned) == [
+        (Step.CHANGED, "changed"),
+        (Step.CREATED, "new"),
+        (Step.REFUSED, "wrong"),
+        (Step.RETIRED, "gone"),
+    ]
+    assert all_rows() == before
+    assert house.apply() == planned
+    assert house.plan() == [planned[2]]

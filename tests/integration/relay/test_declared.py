@@ -1,0 +1,112 @@
+"""The relay makes SQL say what its code declares, once it leads."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from jobworker.domain.schedule import State
+from jobworker.relay.declared import DeclaredSchedules
+from jobworker.settings import Settings
+from jobworker.store import schedules
+from jobworker.store.database import Database
+from tests.conformance.household import Household
+
+Start = Callable[[], DeclaredSchedules]
+Log = list[structlog.typing.EventDict]
+
+_NIGHTLY = "schedule('nightly', job='load', rule=daily('02:00'))"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the relay runs: an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def start(folder: Path, sqlite_database: Database) -> Start:
+    """Starts a relay's chore anew."""
+    household = Household(sqlite_database)
+    settings = Settings.from_environment({"JOBWORKER_SCHEDULES": "nights"})
+    return lambda: DeclaredSchedules(sqlite_database, household.clock, settings)
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+
+
+def write(folder: Path, code: str, module: str = "__init__") -> None:
+    (folder / "nights").mkdir(exist_ok=True)
+    (folder / "nights" / f"{module}.py").write_text(f"from jobworker import daily, schedule\n{code}\n")
+
+
+def states(database: Database) -> dict[str, State]:
+    with database.read() as connection:
+        return {row.name: row.state for row in schedules.all(connection)}
+
+
+def test_it_is_done_once(start: Start, folder: Path, sqlite_database: Database, log: Log) -> None:
+    write(folder, _NIGHTLY)
+    chore = start()
+    chore.synchronise()
+    assert states(sqlite_database) == {"nightly": State.ACTIVE}
+    [told] = log
+    assert (told["event"], told["what"], told["schedule"], told["place"]) == (
+        "declaration_taken",
+        "created",
+        "nightly",
+        "nights/__init__.py:2",
+    )
+    write(folder, "")
+    chore.synchronise()
+    assert states(sqlite_database) == {"nightly": State.ACTIVE}, "the code of a process does not change"
+    start().synchronise()
+    assert states(sqlite_database) == {"nightly": State.RETIRED}
+
+
+def test_what_has_to_wait_is_told_once(start: Start, folder: Path, sqlite_database: Database, log: Log) -> None:
+    write(folder, "schedule('early', job='later', rule=daily('02:00'))")
+    chore = start()
+    for _ in range(3):
+        chore.synchronise()
+    [told] = log
+    assert (told["event"], told["log_level"]) == ("declaration_not_taken_yet", "warning")
+    assert "there is no job 'later'" in told["why"]
+    Household(sqlite_database).define("later")
+    chore.synchronise()
+    assert states(sqlite_database) == {"early": State.ACTIVE}
+
+
+def test_without_the_package_nothing_is_retired(
+    start: Start, folder: Path, sqlite_database: Database, log: Log
+) -> None:
+    start().synchronise()
+    assert log == [], "nobody misses it"
+    write(folder, _NIGHTLY)
+    start().synchronise()
+    (folder / "nights" / "__init__.py").unlink()
+    (folder / "nights").rename(folder / "elsewhere")
+    start().synchronise()
+    assert states(sqlite_database) == {"nightly": State.ACTIVE}
+    assert (log[-1]["event"], log[-1]["schedules"]) == ("schedules_left_as_they_are", ["nightly"])
+    assert "JOBWORKER_SCHEDULES" in log[-1]["why"]
+
+
+def test_a_broken_module_changes_nothing(start: Start, folder: Path, sqlite_database: Database, log: Log) -> None:
+    write(folder, _NIGHTLY)
+    start().synchronise()
+    write(folder, "schedule('other', job='load', rule=daily('03:00'))")
+    write(folder, "schedule('third', job='load', rule=daily('3 am'))", "third")
+    chore = start()
+    for _ in range(2):
+        chore.synchronise()
+    assert states(sqlite_database) == {"nightly": State.ACTIVE}
+    errors = [line for line in log if line["log_level"] == "error"]
+    assert [line["event"] for line in errors] == ["schedule_module_broken", "schedules_left_as_they_are"]
+    assert "nights/third.py:2: schedule 'third': /rule/time: " in errors[0]["traceback"]
