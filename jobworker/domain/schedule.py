@@ -226,10 +226,16 @@ def _values(read: Described, where: str) -> dict[str, Any]:
     parameters = read.value("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
         read.refuse("parameters", "wrong_type", "parameters must be a JSON object")
+    rule = _rule(read, where)
+    if rule is not None and not isinstance(rule, BusinessDay) and read.value("calendar") is not None:
+        message = (
+            "only a business_day rule counts by a calendar; keep this one to it with require, or away with exclude"
+        )
+        read.refuse("calendar", "not_allowed", message)
     return {
         "name": _matching(read, "name", NAME, "1 to 128 of the characters A-Z a-z 0-9 _ . : -"),
         "job": _matching(read, "job", NAME, "the name of a job"),
-        "rule": _rule(read, where),
+        "rule": rule,
         "zone": zone(read),
         "description": read.text("description", _LONGEST_TEXT, "") if read.value("description") else "",
         "enabled": read.flag("enabled", True),

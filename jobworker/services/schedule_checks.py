@@ -13,21 +13,25 @@ from jobworker.services import jobs as job_services
 from jobworker.store import tasks
 
 
-def check(connection: sa.Connection, schedule: Schedule, where: str = "") -> Timetable:
-    """When the schedule is due; raises `InvalidInput` with everything that keeps it from being kept."""
-    admission.refuse([*_job(connection, schedule, where), *calendars.problems(connection, schedule, where)])
+def check(connection: sa.Connection, schedule: Schedule) -> Timetable:
+    """When the schedule is due; raises `InvalidInput` with everything that keeps it from being kept.
+
+    None of its calendars changes before this transaction ends.
+    """
+    admission.refuse([*runnable(connection, schedule), *calendars.problems(connection, schedule)])
     return schedule.timetable(calendars.known(connection, schedule.calendars, lock=True))
 
 
-def _job(connection: sa.Connection, schedule: Schedule, where: str) -> Sequence[FieldError]:
+def runnable(connection: sa.Connection, schedule: Schedule) -> Sequence[FieldError]:
+    """What is wrong with the job that a schedule starts, and the parameters that it gives."""
     try:
         definition = job_services.find(connection, schedule.job).definition
     except JobNotFound as error:
-        return [FieldError(f"{where}/job", error.code, error.detail)]
+        return [FieldError("/job", error.code, error.detail)]
     task = tasks.get(connection, definition.task)
     given = {**definition.defaults, **schedule.parameters}
     try:
-        preparing.check_parameters(task.parameters if task else (), given, f"{where}/parameters")
+        preparing.check_parameters(task.parameters if task else (), given, "/parameters")
     except InvalidInput as error:
         return error.errors
     return ()

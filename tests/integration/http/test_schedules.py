@@ -1,6 +1,7 @@
 """Schedules over HTTP: created, read, listed, changed and removed."""
 
 import datetime as dt
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from jobworker.clock import SystemClock
 from jobworker.domain.job import Definition
 from jobworker.domain.job import Owner as JobOwner
 from jobworker.domain.schedule import Owner, parse
-from jobworker.store import jobs, schedules, schema
+from jobworker.store import calendars, jobs, schedules, schema
 from tests.integration.http.conftest import EXPORT, World
 
 DAILY = {"kind": "daily", "time": "06:00"}
@@ -106,7 +107,8 @@ def test_a_disabled_job_is_worth_a_warning(world: World) -> None:
         ({"rule": None}, "/rule", "missing", "rule is required"),
         ({"rule": {"kind": "rrule", "expression": ""}}, "/rule/expression", "wrong_type", "1 to"),
         ({"zone": "Mars/Base"}, "/zone", "unknown_zone", "Europe/Berlin"),
-        ({"exclude": ["holidays-de"]}, "/exclude/0", "unknown_calendar", "holidays-de"),
+        ({"exclude": ["holidays-de"]}, "/exclude/0", "unknown_calendar", "POST /api/v1/calendars"),
+        ({"calendar": "office"}, "/calendar", "not_allowed", "require"),
         ({"end": "2026-01-01T00:00:00Z", "start": "2026-02-01T00:00:00Z"}, "/end", "not_allowed", "later than start"),
         ({"misfire": {"policy": "catch_up", "max": 1_000_000}}, "/misfire/max", "not_allowed", "1 to 1000"),
         ({"job": "exprot"}, "/job", "job_not_found", "did you mean export?"),
@@ -136,6 +138,39 @@ def test_what_is_wrong_is_refused_with_its_place(
 def test_everything_that_is_wrong_is_told_at_once(world: World) -> None:
     response = create(world, job="nothing", require=["a", "b"])
     assert [each["pointer"] for each in response.json["errors"]] == ["/job", "/require/0", "/require/1"]
+
+
+class TestCalendars:
+    """Schedules that name calendars."""
+
+    RULE = MappingProxyType({"kind": "business_day", "n": 1, "time": "18:00"})
+
+    @pytest.fixture
+    def office(self, any_world: World) -> World:
+        """A calendar by which business days are counted, and one that lists dates."""
+        now = SystemClock().now()
+        with any_world.database.write() as connection:
+            for name, spec in (("office", {"kind": "business"}), ("fair", {"kind": "dates", "days": ["2026-05-04"]})):
+                calendars.put(connection, name, spec, JobOwner.API, "api", now)
+        return any_world
+
+    def test_they_are_shown_and_found_by_them(self, office: World) -> None:
+        created(office, rule=dict(self.RULE), calendar="office", exclude=["fair"])
+        created(office, name="other")
+        for name in ("office", "fair"):
+            listed = office.client.get(f"/api/v1/schedules?calendar={name}").json["items"]
+            assert [(each["calendar"], each["exclude"]) for each in listed] == [("office", ["fair"])]
+
+    def test_business_days_are_counted_by_a_business_calendar(self, office: World) -> None:
+        response = create(office, rule=dict(self.RULE), calendar="fair")
+        [problem] = response.json["errors"]
+        assert (problem["pointer"], problem["code"]) == ("/calendar", "not_allowed")
+
+    def test_names_that_come_close_are_told(self, office: World) -> None:
+        response = create(office, require=["offcie"])
+        [problem] = response.json["errors"]
+        assert problem["pointer"] == "/require/0"
+        assert "did you mean office?" in problem["message"]
 
 
 class TestList:
