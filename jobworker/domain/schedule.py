@@ -150,7 +150,7 @@ class Schedule:
             if not isinstance(counted, Business):
                 raise TypeError(f"calendar {self.calendar} has no business days")
             rule = replace(rule, calendar=counted)
-        require, exclude = [calendars[name] for name in self.require], [calendars[name] for name in self.exclude]
+        require, exclude = ({name: calendars[name] for name in names} for names in (self.require, self.exclude))
         return Timetable(rule, zoneinfo.ZoneInfo(self.zone), self.dst, self.start, self.end, require, exclude)
 
     def to_json(self) -> dict[str, Any]:

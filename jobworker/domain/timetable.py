@@ -1,11 +1,14 @@
-"""When a schedule fires: its rule on the wall clock of its zone, within its bounds and kept to its calendars.
+"""When a schedule is due: its rule on the wall clock of its zone, within its bounds; and what its calendars say.
 
 Everything here is a pure function of what it is given. Moments are aware and in UTC, times of day naive.
+
+What a rule yields are *nominal* times. Calendars that a schedule requires or excludes take none of them away: each is
+settled, and its row in the ledger says that a calendar forbade it. Only a business day that is rolled asks them.
 """
 
 import datetime as dt
 import zoneinfo
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
@@ -13,24 +16,23 @@ from jobworker.domain.calendars import Calendar, next_inside, next_outside
 from jobworker.domain.rules.days import BusinessDay, Daily, Monthly, Weekly
 from jobworker.domain.rules.expressions import Cron, RRule
 from jobworker.domain.rules.moments import Interval, Once
-from jobworker.domain.zones import LARGEST_CHANGE, Dst, Fold, Gap, earliest, stretches, wall_clock
-
-#: So far ahead one look goes; beyond it the rule says where to look next.
-_REACH = dt.timedelta(days=2)
+from jobworker.domain.zones import FARTHEST, Dst, Fold, Gap, earliest, span_at, stretches, wall_clock
 
 #: Nothing is due later than so many years ahead.
 _HORIZON = dt.timedelta(days=50 * 366)
 
-#: So many occurrences in a row that calendars forbid are looked through, and no more.
-_MOST_FORBIDDEN = 400
+#: So often calendars are asked in turn for a time that all of them allow.
+_MOST_TURNS = 400
+
+_TICK = dt.timedelta(microseconds=1)
 
 
 @runtime_checkable
 class WallClockRule(Protocol):
     """A rule about times of day."""
 
-    def times(self, begin: dt.datetime) -> Iterator[dt.datetime]:
-        """The naive times from `begin` on that it names, ascending."""
+    def first(self, begin: dt.datetime) -> dt.datetime | None:
+        """The first naive time from `begin` on that it names."""
         ...
 
 
@@ -39,50 +41,64 @@ Rule = Once | Interval | Daily | Weekly | Monthly | BusinessDay | Cron | RRule
 
 @dataclass(frozen=True, slots=True)
 class Timetable:
-    """A rule with everything that bounds it. `dst` None: as people mean the rule (`meant`)."""
+    """A rule with everything that bounds it. `dst` None: as people mean the rule (`meant`); calendars by name."""
 
     rule: Rule
     zone: zoneinfo.ZoneInfo = field(default_factory=lambda: zoneinfo.ZoneInfo("UTC"))
     dst: Dst | None = None
     start: dt.datetime | None = None
     end: dt.datetime | None = None
-    requires: Sequence[Calendar] = ()
-    excludes: Sequence[Calendar] = ()
-
-    def allows(self, time: dt.datetime) -> bool:
-        """Whether the calendars let it fire at this time of the wall clock."""
-        return all(each.holds(time) for each in self.requires) and not any(each.holds(time) for each in self.excludes)
+    requires: Mapping[str, Calendar] = field(default_factory=dict)
+    excludes: Mapping[str, Calendar] = field(default_factory=dict)
 
 
 def meant(rule: Rule) -> Dst:
     """What people mean who say nothing: a time of day happens once a day; every few minutes goes on as time does."""
     frequent = isinstance(rule, Cron | RRule) and rule.is_frequent()
-    return Dst(Gap.SKIP, Fold.BOTH) if frequent else Dst(Gap.SHIFT, Fold.FIRST)
+    return _FREQUENT if frequent else _ONCE_A_DAY
+
+
+_FREQUENT, _ONCE_A_DAY = Dst(Gap.SKIP, Fold.BOTH), Dst(Gap.SHIFT, Fold.FIRST)
 
 
 def next_after(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
-    """The first occurrence strictly after `moment`; None: there is none within 50 years."""
+    """The first nominal time strictly after `moment`; None: there is none within 50 years."""
     if timetable.start is not None:
-        moment = max(moment, timetable.start - dt.timedelta(microseconds=1))
-    if isinstance(timetable.rule, BusinessDay):
-        timetable = replace(timetable, rule=replace(timetable.rule, allowed=timetable.allows))
-    found = _next_allowed(timetable, moment.astimezone(dt.UTC))
+        moment = max(moment, timetable.start - _TICK)
+    rule = timetable.rule
+    if isinstance(rule, Once | Interval):
+        found = rule.next_after(moment)
+    else:
+        if isinstance(rule, BusinessDay) and rule.roll is not None:
+            rule = replace(rule, allowed=lambda time: _forbidden_by(timetable, time) is None)
+        found = _on_the_wall_clock(rule, timetable.zone, timetable.dst or meant(rule), moment)
     return found if found is not None and (timetable.end is None or found < timetable.end) else None
 
 
 def occurrences(timetable: Timetable, after: dt.datetime, before: dt.datetime) -> Iterator[dt.datetime]:
-    """Every occurrence after `after` and before `before`."""
+    """Every nominal time after `after` and before `before`."""
     found = next_after(timetable, after)
     while found is not None and found < before:
         yield found
         found = next_after(timetable, found)
 
 
-def _next_allowed(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
-    for _ in range(_MOST_FORBIDDEN):
-        found = _next(timetable, moment)
-        if found is None:
-            return None
+def allows(timetable: Timetable, moment: dt.datetime) -> bool:
+    """Whether the calendars let it fire at this moment."""
+    return forbidden_by(timetable, moment) is None
+
+
+def forbidden_by(timetable: Timetable, moment: dt.datetime) -> str | None:
+    """Why the calendars do not let it fire at this moment, in words: which one, and what it calls the day."""
+    if not timetable.requires and not timetable.excludes:
+        return None
+    return _forbidden_by(timetable, wall_clock(moment, timetable.zone))
+
+
+def next_allowed(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
+    """The first nominal time strictly after `moment` that the calendars allow; None: none within 50 years."""
+    horizon = moment + _HORIZON
+    while (found := next_after(timetable, moment)) is not None and found < horizon:
         shown = wall_clock(found, timetable.zone)
         opens = _opens(timetable, shown)
         if opens == shown:
@@ -93,13 +109,28 @@ def _next_allowed(timetable: Timetable, moment: dt.datetime) -> dt.datetime | No
     return None
 
 
+def _forbidden_by(timetable: Timetable, time: dt.datetime) -> str | None:
+    for name, calendar in timetable.requires.items():
+        if not calendar.holds(time):
+            return f"not within calendar {name}" + _called(calendar, time)
+    for name, calendar in timetable.excludes.items():
+        if calendar.holds(time):
+            return f"within calendar {name}" + _called(calendar, time)
+    return None
+
+
+def _called(calendar: Calendar, time: dt.datetime) -> str:
+    name = calendar.name_of(time.date())
+    return f": {name}" if name else ""
+
+
 def _opens(timetable: Timetable, time: dt.datetime) -> dt.datetime | None:
     """The first time from `time` on that every calendar allows."""
-    for _ in range(_MOST_FORBIDDEN):
+    for _ in range(_MOST_TURNS):
         later: dt.datetime | None = time
-        for calendar in timetable.requires:
+        for calendar in timetable.requires.values():
             later = next_inside(calendar, later) if later else None
-        for calendar in timetable.excludes:
+        for calendar in timetable.excludes.values():
             later = next_outside(calendar, later) if later else None
         if later is None or later == time:
             return later
@@ -107,37 +138,39 @@ def _opens(timetable: Timetable, time: dt.datetime) -> dt.datetime | None:
     return None
 
 
-def _next(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
-    rule = timetable.rule
-    if isinstance(rule, Once | Interval):
-        return rule.next_after(moment)
-    dst, zone = timetable.dst or meant(rule), timetable.zone
-    try:
-        horizon = moment + _HORIZON
-        while moment < horizon:
-            until = moment + _REACH
-            found = _first(rule, zone, dst, moment, until)
-            if found is not None:
-                return found
-            coming = next(rule.times(wall_clock(until, zone) - LARGEST_CHANGE), None)
-            if coming is None:
-                return None
-            moment = max(until - _TICK, coming.replace(tzinfo=dt.UTC) - _REACH)
-    except OverflowError:  # The last year is reached.
-        pass
-    return None
-
-
-_TICK = dt.timedelta(microseconds=1)
-
-
-def _first(
-    rule: WallClockRule, zone: zoneinfo.ZoneInfo, dst: Dst, after: dt.datetime, until: dt.datetime
+def _on_the_wall_clock(
+    rule: WallClockRule, zone: zoneinfo.ZoneInfo, dst: Dst, moment: dt.datetime
 ) -> dt.datetime | None:
-    """The first occurrence between these moments."""
-    found: list[dt.datetime] = []
-    for stretch in stretches(after, until, zone, dst):
-        time = next(rule.times(stretch.begin), None)
-        if time is not None and time < stretch.end:
-            found.append((time - stretch.offset).replace(tzinfo=dt.UTC))
-    return min(found, default=None)
+    """The first moment after `moment` at which the clock of the zone shows a time of the rule, as `dst` has it."""
+    now = moment.astimezone(dt.UTC).replace(tzinfo=None)
+    try:
+        found = _before_clocks_change(rule, zone, now) or _whatever_clocks_do(rule, zone, dst, now)
+    except OverflowError:  # The last year is reached.
+        return None
+    return found.replace(tzinfo=dt.UTC) if found else None
+
+
+def _before_clocks_change(rule: WallClockRule, zone: zoneinfo.ZoneInfo, now: dt.datetime) -> dt.datetime | None:
+    """The first time after `now` (naive UTC) if no change of clocks is near: the short way to the same answer."""
+    span = span_at(now, zone)
+    if now < span.calm:
+        return None
+    time = rule.first(now + span.offset + _TICK)
+    return time - span.offset if time is not None and time - span.offset < span.unrest else None
+
+
+def _whatever_clocks_do(rule: WallClockRule, zone: zoneinfo.ZoneInfo, dst: Dst, now: dt.datetime) -> dt.datetime | None:
+    horizon = now + _HORIZON
+    while now < horizon:
+        time = rule.first(now - FARTHEST)
+        if time is None:
+            return None
+        # Whatever the clocks do, that time stands for no moment before this one, and for none after `until`.
+        now = max(now, time - FARTHEST - _TICK)
+        until = max(now, time) + 2 * FARTHEST
+        times = ((rule.first(each.begin), each) for each in stretches(now, until, zone, dst))
+        found = [time - each.offset for time, each in times if time is not None and time < each.end]
+        if found:
+            return min(found)
+        now = until - _TICK
+    return None

@@ -1,20 +1,30 @@
 """From the wall clock of a zone to moments in time, where the clock is set forward or back.
 
 In a *gap* the clock jumps over a time of day: it does not exist. In a *fold* it is set back: a time of day comes twice.
+Moments are naive UTC in here: the arithmetic of aware ones asks the zone again and again.
 """
 
 import datetime as dt
-import itertools
+import functools
 import zoneinfo
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-_HOUR = dt.timedelta(hours=1)
-_SECOND = dt.timedelta(seconds=1)
+#: No zone is, or ever was, farther from UTC: 15:56 is the most.
+FARTHEST = dt.timedelta(hours=16)
 
 #: No change of a clock is larger: zones have crossed the date line.
-LARGEST_CHANGE = 26 * _HOUR
+_LARGEST_CHANGE = dt.timedelta(hours=26)
+
+#: Offsets are asked for at this distance. Two changes of a zone were never closer than 167 hours.
+_STEP = dt.timedelta(days=3)
+
+_SECOND = dt.timedelta(seconds=1)
+_NOTHING = dt.timedelta(0)
+
+#: Zones can be asked between these: closer to the ends of the calendar, an offset leads out of it.
+_FIRST, _LAST = (dt.datetime.combine(day, dt.time()) for day in (dt.date(1, 1, 3), dt.date(9999, 12, 29)))
 
 
 class Gap(StrEnum):
@@ -41,6 +51,30 @@ class Dst:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """From one change of a zone's clocks to the next: moments from `begin` up to `end` (naive UTC).
+
+    `offset` holds meanwhile, `before` did until then, and `behind` will.
+    """
+
+    begin: dt.datetime
+    end: dt.datetime
+    offset: dt.timedelta
+    before: dt.timedelta
+    behind: dt.timedelta
+
+    @property
+    def calm(self) -> dt.datetime:
+        """From here on nothing is left of the change at the beginning: no repeated time, and none that was shifted."""
+        return self.begin + abs(self.offset - self.before)
+
+    @property
+    def unrest(self) -> dt.datetime:
+        """From here on a time on the clock may come once more."""
+        return self.end - max(self.offset - self.behind, _NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
 class Stretch:
     """Wall clock times from `begin` up to `end` (naive, `end` not included) and their offset: they stand for
     the moments `time - offset`.
@@ -61,25 +95,33 @@ def earliest(local: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     return min(local.replace(tzinfo=zone, fold=fold).astimezone(dt.UTC) for fold in (0, 1))
 
 
+def span_at(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> Span:
+    """The span that a moment lies in."""
+    spans = _spans(zone, moment.year)
+    return next((each for each in spans if moment < each.end), spans[-1])
+
+
 def stretches(after: dt.datetime, until: dt.datetime, zone: zoneinfo.ZoneInfo, dst: Dst) -> Iterator[Stretch]:
-    """The times of day whose occurrences fall into the moments after `after` and before `until` (UTC).
+    """The times of day whose occurrences fall into the moments after `after` and before `until`, less than a year.
 
     Two stretches may overlap in time: what a gap shifts, and what comes by itself.
     """
-    spans = list(_spans(after - LARGEST_CHANGE, until + LARGEST_CHANGE, zone))
-    # With guards at both ends every span has neighbours; nothing within reach of `after` and `until` touches them.
-    guarded = [spans[0], *spans, spans[-1]]
-    lowest, highest = _naive(after) + dt.timedelta(microseconds=1), _naive(until)
-    for before, (begin, end, offset), behind in zip(guarded, spans, guarded[2:], strict=False):
-        first, last = begin + offset, end + offset
-        change = offset - before[2]
-        if change > dt.timedelta(0) and dst.gap is Gap.SHIFT:
-            yield from _cut(Stretch(begin + before[2], begin + offset, before[2]), lowest, highest)
-        if change < dt.timedelta(0) and dst.fold is Fold.FIRST:
-            first = begin + before[2]
-        if behind[2] < offset and dst.fold is Fold.SECOND:
-            last = end + behind[2]
-        yield from _cut(Stretch(first, last, offset), lowest, highest)
+    lowest = after + dt.timedelta(microseconds=1)
+    for span in _spans(zone, after.year):
+        if span.begin < until and after < span.end + _LARGEST_CHANGE:
+            for stretch in _of_span(span, dst):
+                yield from _cut(stretch, lowest, until)
+
+
+def _of_span(span: Span, dst: Dst) -> Iterator[Stretch]:
+    first, last = span.begin + span.offset, span.end + span.offset
+    if span.before < span.offset and dst.gap is Gap.SHIFT:
+        yield Stretch(span.begin + span.before, first, span.before)
+    if span.offset < span.before and dst.fold is Fold.FIRST:
+        first = span.begin + span.before
+    if span.behind < span.offset and dst.fold is Fold.SECOND:
+        last = span.end + span.behind
+    yield Stretch(first, last, span.offset)
 
 
 def _cut(stretch: Stretch, lowest: dt.datetime, highest: dt.datetime) -> Iterator[Stretch]:
@@ -90,26 +132,37 @@ def _cut(stretch: Stretch, lowest: dt.datetime, highest: dt.datetime) -> Iterato
         yield Stretch(begin, end, stretch.offset)
 
 
-def _spans(
-    begin: dt.datetime, end: dt.datetime, zone: zoneinfo.ZoneInfo
-) -> Iterator[tuple[dt.datetime, dt.datetime, dt.timedelta]]:
-    """Spans of time (naive UTC) with one offset each, from `begin` to `end`."""
-    hours = [begin + number * _HOUR for number in range(int((end - begin) / _HOUR) + 1)] + [end]
-    known = [(moment, _offset(moment, zone)) for moment in hours]
-    started = begin
-    for (earlier, offset), (later, other) in itertools.pairwise(known):
+@functools.lru_cache(maxsize=4096)
+def _spans(zone: zoneinfo.ZoneInfo, year: int) -> tuple[Span, ...]:
+    """The spans of a year, the one before and the one behind it, ascending."""
+    begin = _new_year(year - 1) if year > dt.MINYEAR + 1 else _FIRST
+    end = _new_year(year + 2) if year < dt.MAXYEAR - 1 else _LAST
+    changes = list(_changes(begin, end, zone))
+    bounds = [begin, *changes, end]
+    offsets = [_offset(each, zone) for each in bounds[:-1]]
+    around = [offsets[0], *offsets, offsets[-1]]
+    return tuple(
+        Span(bounds[at], bounds[at + 1], offsets[at], around[at], around[at + 2]) for at in range(len(offsets))
+    )
+
+
+def _new_year(year: int) -> dt.datetime:
+    return dt.datetime.combine(dt.date(year, 1, 1), dt.time())
+
+
+def _changes(begin: dt.datetime, end: dt.datetime, zone: zoneinfo.ZoneInfo) -> Iterator[dt.datetime]:
+    earlier, offset = begin, _offset(begin, zone)
+    while earlier < end:
+        later = min(earlier + _STEP, end)
+        other = _offset(later, zone)
         if other != offset:
-            change = _change(earlier, later, zone)
-            yield _naive(started), _naive(change), offset
-            started = change
-    yield _naive(started), _naive(end), known[-1][1]
+            yield _change(earlier, later, offset, zone)
+        earlier, offset = later, other
 
 
-def _change(earlier: dt.datetime, later: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
-    """The moment (whole seconds) between these two at which the offset of `earlier` ends."""
-    offset = _offset(earlier, zone)
-    seconds = int((later - earlier) / _SECOND)
-    low, high = 0, seconds
+def _change(earlier: dt.datetime, later: dt.datetime, offset: dt.timedelta, zone: zoneinfo.ZoneInfo) -> dt.datetime:
+    """The moment (whole seconds) between these two at which `offset` ends."""
+    low, high = 0, int((later - earlier) / _SECOND)
     while high - low > 1:
         middle = (low + high) // 2
         if _offset(earlier + middle * _SECOND, zone) == offset:
@@ -120,8 +173,4 @@ def _change(earlier: dt.datetime, later: dt.datetime, zone: zoneinfo.ZoneInfo) -
 
 
 def _offset(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.timedelta:
-    return moment.astimezone(zone).utcoffset() or dt.timedelta(0)
-
-
-def _naive(moment: dt.datetime) -> dt.datetime:
-    return moment.replace(tzinfo=None)
+    return moment.replace(tzinfo=dt.UTC).astimezone(zone).utcoffset() or _NOTHING

@@ -1,6 +1,8 @@
 """Rules about days: a time of day, on some of them. Times are those of a wall clock (naive)."""
 
+import calendar
 import datetime as dt
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,6 +13,10 @@ from jobworker.domain.calendars import Business
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 _DAY = dt.timedelta(days=1)
+_MONTH = dt.timedelta(days=31)
+
+#: So many months are looked through for a business day that may never come.
+_MOST_MONTHS = 120
 
 #: An occurrence is rolled by at most so many days; farther it would stand for something else.
 _FARTHEST_ROLL = 31
@@ -22,9 +28,9 @@ class Daily:
 
     time: dt.time
 
-    def times(self, begin: dt.datetime) -> Iterator[dt.datetime]:
-        """The occurrences from `begin` on, ascending."""
-        return _at(self.time, _days(begin.date()), begin)
+    def first(self, begin: dt.datetime) -> dt.datetime | None:
+        """The first time from `begin` on."""
+        return dt.datetime.combine(_day_from(begin, self.time), self.time)
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
@@ -38,10 +44,12 @@ class Weekly:
     days: frozenset[int]
     time: dt.time
 
-    def times(self, begin: dt.datetime) -> Iterator[dt.datetime]:
-        """The occurrences from `begin` on, ascending."""
-        chosen = (day for day in _days(begin.date()) if day.weekday() in self.days)
-        return _at(self.time, chosen, begin)
+    def first(self, begin: dt.datetime) -> dt.datetime | None:
+        """The first time from `begin` on."""
+        day = _day_from(begin, self.time)
+        while day.weekday() not in self.days:
+            day += _DAY
+        return dt.datetime.combine(day, self.time)
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
@@ -55,21 +63,21 @@ class Monthly:
     day: int | None
     time: dt.time
 
-    def times(self, begin: dt.datetime) -> Iterator[dt.datetime]:
-        """The occurrences from `begin` on, ascending."""
-        return _at(self.time, self._chosen(begin.date()), begin)
+    def first(self, begin: dt.datetime) -> dt.datetime | None:
+        """The first time from `begin` on."""
+        earliest = _day_from(begin, self.time)
+        chosen = (self._of_month(first) for first in months(earliest))
+        day = next(day for day in chosen if day is not None and day >= earliest)
+        return dt.datetime.combine(day, self.time)
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
         return {"kind": "monthly", "day": "last" if self.day is None else self.day, "time": shown(self.time)}
 
-    def _chosen(self, begin: dt.date) -> Iterator[dt.date]:
-        for first in months(begin):
-            last = _last_of_month(first)
-            if self.day is None:
-                yield last
-            elif self.day <= last.day:
-                yield first.replace(day=self.day)
+    def _of_month(self, first: dt.date) -> dt.date | None:
+        last = calendar.monthrange(first.year, first.month)[1]
+        day = last if self.day is None else self.day
+        return first.replace(day=day) if day <= last else None
 
 
 class Roll(StrEnum):
@@ -87,8 +95,8 @@ class Roll(StrEnum):
 class BusinessDay:
     """The `number`-th business day of each month, as `calendar` counts them, at `time`; -1 is the last.
 
-    `allowed` tells whether the schedule may fire at a time; one that it may not fire at is rolled to another business
-    day, or left out if `roll` is None.
+    `roll` says where it goes when it is not `allowed` at its time, or the month has too few business days; with None
+    it stays in the first case, and is left out in the second.
     """
 
     number: int
@@ -97,25 +105,22 @@ class BusinessDay:
     calendar: Business = field(default_factory=Business)
     allowed: Callable[[dt.datetime], bool] = field(default=lambda _: True, compare=False, repr=False)
 
-    def times(self, begin: dt.datetime) -> Iterator[dt.datetime]:
-        """The occurrences from `begin` on, ascending."""
-        # What was rolled may come from the month before, or the one behind.
-        earlier = (begin.date().replace(day=1) - _DAY).replace(day=1)
-        return _at(self.time, self._chosen(earlier), begin)
+    def first(self, begin: dt.datetime) -> dt.datetime | None:
+        """The first time from `begin` on; None: there is none within ten years."""
+        earliest = _day_from(begin, self.time)
+        # What is rolled may come from two months before, and be overtaken by what comes from two months behind.
+        days = (self._of_month(first) for first in itertools.islice(months(earliest - 2 * _MONTH), _MOST_MONTHS))
+        ahead = (day for day in days if day is None or day >= earliest)
+        found = next((day for day in ahead if day is not None), None)
+        if found is None:
+            return None
+        nearest = min([found, *(day for day in itertools.islice(ahead, 2) if day is not None)])
+        return dt.datetime.combine(nearest, self.time)
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
         roll = self.roll.value if self.roll else None
         return {"kind": "business_day", "n": self.number, "time": shown(self.time), "roll": roll}
-
-    def _chosen(self, begin: dt.date) -> Iterator[dt.date]:
-        latest = dt.date.min
-        for first in months(begin):
-            day = self._of_month(first)
-            # Two months can roll onto the same day; it is one occurrence.
-            if day is not None and day > latest:
-                latest = day
-                yield day
 
     def _of_month(self, first: dt.date) -> dt.date | None:
         days = self.calendar.business_days(first)
@@ -123,7 +128,7 @@ class BusinessDay:
             return None
         if abs(self.number) <= len(days):
             day = days[self.number - 1 if self.number > 0 else self.number]
-            return day if self._open(day) else self._rolled(day)
+            return day if self.roll is None or self._open(day) else self._rolled(day)
         # The month has fewer business days: the wanted one would lie behind its end, or before its beginning.
         return self._rolled(_last_of_month(first) + _DAY if self.number > 0 else first - _DAY, first)
 
@@ -169,15 +174,7 @@ def _last_of_month(first: dt.date) -> dt.date:
     return (first.replace(day=28) + 4 * _DAY).replace(day=1) - _DAY
 
 
-def _days(begin: dt.date) -> Iterator[dt.date]:
-    day = begin
-    while day < dt.date.max:
-        yield day
-        day += _DAY
-
-
-def _at(time: dt.time, days: Iterator[dt.date], begin: dt.datetime) -> Iterator[dt.datetime]:
-    for day in days:
-        found = dt.datetime.combine(day, time)
-        if found >= begin:
-            yield found
+def _day_from(begin: dt.datetime, time: dt.time) -> dt.date:
+    """The first day on which `time` is at `begin` or later."""
+    day = begin.date()
+    return day if begin.time() <= time else day + _DAY

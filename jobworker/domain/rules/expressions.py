@@ -1,8 +1,8 @@
 """Rules that are written as expressions: cron (cronsim reads it) and RRULE (dateutil does), on a wall clock."""
 
+import copy
 import datetime as dt
-import itertools
-from collections.abc import Iterator
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ _NAMED = {
     "@hourly": "0 * * * *",
 }
 
+#: cronsim wants a time to start from when it reads an expression.
+_ANY = dt.datetime.combine(dt.date(2000, 1, 1), dt.time())
+
 #: An RRULE with COUNT is counted through from its start, at most so far.
 MOST_COUNTED = 10_000
 
@@ -36,12 +39,13 @@ class Cron:
 
     expression: str
 
-    def times(self, begin: dt.datetime) -> Iterator[dt.datetime]:
-        """The occurrences from `begin` on, ascending; cronsim gives up after 50 years without one."""
+    def first(self, begin: dt.datetime) -> dt.datetime | None:
+        """The first time from `begin` on; cronsim gives up after 50 years without one."""
+        search = copy.copy(_parsed(self.expression))
         # It answers what comes after, in whole seconds.
         whole = begin.replace(microsecond=0)
-        before = whole if begin.microsecond else whole - dt.timedelta(seconds=1)
-        return iter(cronsim.CronSim(plain(self.expression), before))
+        search.dt = whole if begin.microsecond else whole - dt.timedelta(seconds=1)
+        return next(search, None)
 
     def is_frequent(self) -> bool:
         """Whether it says more than times of day: every few minutes, or every hour."""
@@ -51,6 +55,11 @@ class Cron:
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
         return {"kind": "cron", "expression": self.expression}
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(expression: str) -> cronsim.CronSim:
+    return cronsim.CronSim(plain(expression), _ANY)
 
 
 def plain(expression: str) -> str:
@@ -65,12 +74,10 @@ class RRule:
     expression: str
     start: dt.datetime
 
-    def times(self, begin: dt.datetime) -> Iterator[dt.datetime]:
-        """The occurrences from `begin` on, ascending."""
-        found: Iterator[dt.datetime] = self._nearer(begin).xafter(begin, inc=True)
-        years = _HORIZON_YEARS.get(self.part("FREQ"), 100)
-        last = min(begin.year + years, dt.MAXYEAR)
-        return itertools.takewhile(lambda time: time.year <= last, found)
+    def first(self, begin: dt.datetime) -> dt.datetime | None:
+        """The first time from `begin` on."""
+        found: dt.datetime | None = self._nearer(begin).after(begin, inc=True)
+        return found
 
     def is_frequent(self) -> bool:
         """Whether it says more than times of day."""
