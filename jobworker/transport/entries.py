@@ -8,8 +8,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from jobworker.domain import events
-
 #: What RedBeat puts before its keys unless `redbeat_key_prefix` says otherwise. Ours does not.
 KEY_PREFIX = "redbeat:"
 
@@ -24,6 +22,8 @@ RULE_TYPE = "jobworker.rule"
 
 #: What of a schedule's JSON says when it is due.
 _TIMETABLE = ("rule", "zone", "dst", "start", "end")
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -58,6 +58,6 @@ def from_score(score: str | bytes) -> dt.datetime:
     return _EPOCH + dt.timedelta(microseconds=round(float(score) * 1_000_000))
 
 
-def due_event(schedule_id: str, nominal: dt.datetime) -> dict[str, str]:
-    """The fields of the stream entry which says that a schedule is due."""
-    return events.encode(events.Kind.DUE, "", 0, {"schedule": schedule_id, "at": nominal.isoformat()})
+def due_data(schedule_id: str, nominal: dt.datetime) -> str:
+    """The data of the event which says that a schedule is due."""
+    return _encode({"schedule": schedule_id, "at": nominal.isoformat()})

@@ -5,7 +5,17 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.execution import State
-from jobworker.store import batches, dead_letters, dependencies, dispatch, executions, limits, stopping, triggers
+from jobworker.store import (
+    batches,
+    dead_letters,
+    dependencies,
+    dispatch,
+    executions,
+    limits,
+    planned,
+    stopping,
+    triggers,
+)
 from jobworker.store.database import Database
 from jobworker.store.filters import Filters, conditions, ids
 from jobworker.store.limits import Head
@@ -68,6 +78,20 @@ def test_nobody_is_looked_at_to_count_holders_but_they(sqlite_database: Database
     one = _plans(sqlite_database, lambda connection: limits.holders(connection, "job/key", 5))
     assert one == ["SEARCH executions USING INDEX ix_executions_holding (concurrency_key=?)"]
     assert "ix_executions_limited" in str(_plans(sqlite_database, limits.any_ready))
+
+
+def test_what_beat_has_to_know_is_read_in_the_order_of_an_index(sqlite_database: Database) -> None:
+    revisions = [
+        "CORRELATED SCALAR SUBQUERY 1",
+        "SEARCH schedule_calendars USING COVERING INDEX ix_schedule_calendars_schedule_id (schedule_id=?)",
+        "SEARCH calendars USING INDEX sqlite_autoindex_calendars_1 (name=?)",
+    ]
+    changed = _plans(sqlite_database, lambda connection: planned.changed(connection, NOW, 10))
+    assert changed == ["SEARCH job_schedules USING INDEX ix_job_schedules_changed_at (changed_at>?)", *revisions]
+    all_of_them = _plans(sqlite_database, lambda connection: planned.after(connection, "id", 10))
+    assert all_of_them == ["SEARCH job_schedules USING INDEX sqlite_autoindex_job_schedules_1 (id>?)", *revisions]
+    some = _plans(sqlite_database, lambda connection: planned.of(connection, ["a", "b"]))
+    assert some == ["SEARCH job_schedules USING INDEX sqlite_autoindex_job_schedules_1 (id=?)", *revisions]
 
 
 def test_postgresql_finds_the_same_indexes(postgres_url: str) -> None:

@@ -3,6 +3,7 @@
 import collections
 import datetime as dt
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -158,6 +159,45 @@ def test_a_rule_without_another_occurrence_leaves_the_schedule(beat: Scheduler, 
 
     assert schedule.next_of("s1") is None
     assert len(schedule.reported()) == 1
+
+
+@pytest.mark.parametrize("ahead", [dt.timedelta(days=2), -dt.timedelta(days=2)])
+def test_it_is_redis_whose_clock_counts(
+    schedule: Schedule, redis_url: str, monkeypatch: pytest.MonkeyPatch, ahead: dt.timedelta
+) -> None:
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead.total_seconds())
+    beat = make_scheduler(redis_url)
+    beat.app.now = lambda: dt.datetime.fromtimestamp(time.time(), dt.UTC)
+    due, early = schedule.now - MINUTE, schedule.now + 60 * MINUTE
+    schedule.add("due", HOURLY, due)
+    schedule.add("early", HOURLY, early)
+    beat.tick()
+    assert schedule.reported() == [("due", due)]
+    assert schedule.next_of("due") == next_after(HOURLY, schedule.now)
+    assert schedule.next_of("early") == early
+
+
+def test_entries_with_the_same_times_are_read_once(
+    beat: Scheduler, schedule: Schedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dt.datetime] = []
+
+    def note(table: timetable.Timetable, moment: dt.datetime) -> dt.datetime | None:
+        asked.append(moment)
+        return real(table, moment)
+
+    real = timetable.next_after
+    daily = {"kind": "daily", "time": "03:00"}
+    following = next_after(daily, schedule.now)
+    monkeypatch.setattr(timetable, "next_after", note)
+    for number in range(3 * BATCH):
+        schedule.add(f"s{number}", daily, schedule.now - MINUTE)
+    for _ in range(4):
+        beat.tick()
+    assert len(schedule.reported()) == 3 * BATCH
+    assert {schedule.next_of(f"s{number}") for number in range(3 * BATCH)} == {following}
+    assert len(asked) <= 1
 
 
 def test_a_large_backlog_is_done_in_batches(beat: Scheduler, schedule: Schedule) -> None:

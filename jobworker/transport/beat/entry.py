@@ -1,7 +1,6 @@
 """RedBeat's entry and its JSON, taught our rules. RedBeat's own tools can read and save what is in the schedule."""
 
 import datetime as dt
-import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -12,36 +11,10 @@ from redbeat.schedulers import RedBeatSchedulerEntry, get_redis
 
 from jobworker.domain import timetable
 from jobworker.domain.schedule import parse
-from jobworker.domain.timetable import Timetable
 from jobworker.transport import entries
-
-#: Different timetables that are kept read.
-_REMEMBERED = 10_000
 
 #: What a whole schedule has besides, and nobody asks for here.
 _ANYBODY = {"name": "entry", "job": "entry"}
-
-
-class Answers:
-    """What a timetable answers, and its latest answer: many entries share it and ask for the same occurrence."""
-
-    def __init__(self, timetable: Timetable) -> None:
-        self._timetable = timetable
-        self._asked: dt.datetime | None = None
-        self._answer: dt.datetime | None = None
-
-    def next_after(self, moment: dt.datetime) -> dt.datetime | None:
-        """The first occurrence strictly after `moment`."""
-        # Between what was asked and what was answered there is none.
-        if self._asked is None or moment < self._asked or (self._answer is not None and moment >= self._answer):
-            self._answer = timetable.next_after(self._timetable, moment)
-            self._asked = moment
-        return self._answer
-
-
-@functools.lru_cache(maxsize=_REMEMBERED)
-def _read(described: str) -> Answers:
-    return Answers(parse({**_ANYBODY, **json.loads(described)}).timetable({}))
 
 
 class RuleSchedule(BaseSchedule):
@@ -50,11 +23,17 @@ class RuleSchedule(BaseSchedule):
     def __init__(self, described: Mapping[str, Any], app: Any = None) -> None:
         super().__init__(app=app)
         self.described = dict(described)
-        self._timetable = _read(json.dumps(self.described, sort_keys=True))
+        self._timetable = parse({**_ANYBODY, **self.described}).timetable({})
+        self._asked: dt.datetime | None = None
+        self._answer: dt.datetime | None = None
 
     def next_after(self, moment: dt.datetime) -> dt.datetime | None:
-        """The first occurrence strictly after `moment`."""
-        return self._timetable.next_after(moment)
+        """The first occurrence strictly after `moment`. The latest answer is kept: many ask for the same one."""
+        # Between what was asked and what was answered there is none.
+        if self._asked is None or moment < self._asked or (self._answer is not None and moment >= self._answer):
+            self._answer = timetable.next_after(self._timetable, moment)
+            self._asked = moment
+        return self._answer
 
     def remaining_estimate(self, last_run_at: dt.datetime) -> dt.timedelta | None:
         """From now to the occurrence after `last_run_at`; negative if it is past, None if there is none."""

@@ -1,14 +1,15 @@
 """The scheduler that `celery beat` drives: one tick = read a batch of what is due, report and advance it."""
 
 import datetime as dt
+import functools
 import json
 import math
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 import structlog
@@ -26,6 +27,9 @@ _log = structlog.get_logger(__name__)
 #: Due entries taken in one tick: some milliseconds of Redis's time. The rest follows at once.
 BATCH = 500
 
+#: Definitions that are kept read.
+_KEPT = 10_000
+
 #: A lock must outlive a few slow ticks, or leadership wanders.
 _LOCK_TICKS = 5
 
@@ -37,8 +41,7 @@ _LONGEST_PAUSE = 5.0
 _SHORTEST_SLEEP = 0.005
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(NamedTuple):
     """An entry whose time has come, as it was read. Bytes: it may hold anything."""
 
     key: bytes
@@ -66,19 +69,17 @@ class Reading:
         return cls(entries.from_score(now), _moments(following), tuple(Due(*entry) for entry in due))
 
 
-@dataclass(frozen=True, slots=True)
-class Occurrence:
+class Occurrence(NamedTuple):
     """What is to be said of a due entry, and when it will be due again (None: never)."""
 
     due: Due
-    event: Mapping[str, str]
+    data: str
     following: dt.datetime | None
 
-    def arguments(self) -> list[bytes | str]:
+    def arguments(self) -> tuple[bytes | str, ...]:
         """For `scripts.COMMIT`."""
         score = "" if self.following is None else entries.to_score(self.following)
-        fields = [text for pair in self.event.items() for text in pair]
-        return [self.due.key, self.due.score, self.due.definition, score, *fields]
+        return *self.due, score, self.data
 
 
 class Unusable(ValueError):
@@ -184,29 +185,16 @@ class Scheduler(RedBeatScheduler):
 
     def _occurrence(self, due: Due, now: dt.datetime) -> Occurrence:
         """What an entry has to report and when it comes next; raises `Unusable`."""
-        schedule = self._schedule_of(due)
+        schedule_id = _schedule_id(due)
+        # What is left without its name is the same for all who run the same job at the same times.
+        schedule = _schedule_in(due.definition.replace(b'"name": "%b"' % schedule_id.encode(), b'"name": ""', 1))
         try:
             nominal = entries.from_score(due.score)
             # After a silence one report is enough: the relay looks at everything that was due until now.
             following = schedule.next_after(max(nominal, now))
-            event = entries.due_event(_schedule_id(due), nominal)
         except (ValueError, OverflowError) as error:
             raise Unusable(f"its next time cannot be computed: {error!r}") from error
-        return Occurrence(due, event, following)
-
-    def _schedule_of(self, due: Due) -> RuleSchedule:
-        if not due.definition:
-            raise Unusable("it has no definition")
-        try:
-            definition = self.Entry.decode_definition(due.definition)
-            schedule, enabled = definition["schedule"], definition.get("enabled", True)
-        except Exception as error:  # Anything may be in there, and none of it may stop the others.
-            raise Unusable(f"its definition cannot be read: {error!r}") from error
-        if not isinstance(schedule, RuleSchedule):
-            raise Unusable("its schedule is not a rule of JobWorker; give the job a schedule instead")
-        if not enabled:
-            raise Unusable("it was disabled here; disable the job instead")
-        return schedule
+        return Occurrence(due, entries.due_data(schedule_id, nominal), following)
 
     def _set_aside(self, due: Due, now: dt.datetime, reason: str) -> None:
         score = due.score.decode(errors="backslashreplace")
@@ -231,7 +219,27 @@ class Scheduler(RedBeatScheduler):
 
 
 def _schedule_id(due: Due) -> str:
-    return due.key.decode().removeprefix(entries.KEY_PREFIX)
+    try:
+        return due.key.decode().removeprefix(entries.KEY_PREFIX)
+    except UnicodeDecodeError as error:
+        raise Unusable(f"its key cannot be read: {error!r}") from error
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _schedule_in(definition: bytes) -> RuleSchedule:
+    """When an entry with this definition is due; raises `Unusable`."""
+    if not definition:
+        raise Unusable("it has no definition")
+    try:
+        decoded = Entry.decode_definition(definition)
+        schedule, enabled = decoded["schedule"], decoded.get("enabled", True)
+    except Exception as error:  # Anything may be in there, and none of it may stop the others.
+        raise Unusable(f"its definition cannot be read: {error!r}") from error
+    if not isinstance(schedule, RuleSchedule):
+        raise Unusable("its schedule is not a rule of JobWorker; give the job a schedule instead")
+    if not enabled:
+        raise Unusable("it was disabled here; disable the job instead")
+    return schedule
 
 
 def _moments(score: bytes) -> tuple[dt.datetime, ...]:

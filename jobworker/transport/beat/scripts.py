@@ -41,18 +41,18 @@ return {now, following[2] or '', entries}
 """
 )
 
-#: KEYS lock, schedule, events stream. ARGV token, then twelve per entry: key, score and definition as read,
-#: next score or "" for never, and the four fields of the `due` event with their values.
+#: KEYS lock, schedule, events stream. ARGV token, then five per entry: key, score and definition as read,
+#: next score or "" for never, and the data of the `due` event (see `domain.events`).
 #: Reports and advances each entry that is still as it was read. Answers how many, or -1 if the lock is lost.
 COMMIT = (
     _DEFINITION
     + """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
 local reported = 0
-for i = 2, #ARGV, 12 do
+for i = 2, #ARGV, 5 do
   local key = ARGV[i]
   if redis.call('ZSCORE', KEYS[2], key) == ARGV[i + 1] and definition_of(key) == ARGV[i + 2] then
-    redis.call('XADD', KEYS[3], '*', unpack(ARGV, i + 4, i + 11))
+    redis.call('XADD', KEYS[3], '*', 'kind', 'due', 'execution', '', 'attempt', '0', 'data', ARGV[i + 4])
     if ARGV[i + 3] == '' then redis.call('ZREM', KEYS[2], key)
     else redis.call('ZADD', KEYS[2], ARGV[i + 3], key) end
     reported = reported + 1
