@@ -62,9 +62,9 @@ class Engine:
         command = ["-m", "celery", "-A", "jobworker", "worker", "-c", "2", "--loglevel", "INFO", *options]
         return self._start("worker", command, settings)
 
-    def beat(self, **settings: str) -> Process:
-        """Start a beat."""
-        return self._start("beat", ["-m", "celery", "-A", "jobworker", "beat", "--loglevel", "INFO"], settings)
+    def beat(self, app: str = "jobworker", **settings: str) -> Process:
+        """Start a beat of this Celery app."""
+        return self._start("beat", ["-m", "celery", "-A", app, "beat", "--loglevel", "INFO"], settings)
 
     def celery(self, *arguments: str, **settings: str) -> Process:
         """Start one of Celery's other commands."""

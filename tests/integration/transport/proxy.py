@@ -1,4 +1,4 @@
-"""A wire between a worker and Redis that a test can cut between a request and its answer."""
+"""A wire between a client and Redis that a test can hold, or cut between a request and its answer."""
 
 import contextlib
 import socket
@@ -23,6 +23,9 @@ class Proxy:
         self._lock = threading.Lock()
         #: Whether a connection was cut since `cut_answer_to`.
         self.has_cut = threading.Event()
+        self._held_back: Sees | None = None
+        self._passes = threading.Event()
+        self._passes.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut_answer_to(self, sees: Sees) -> None:
@@ -30,6 +33,22 @@ class Proxy:
         with self._lock:
             self.has_cut.clear()
             self._waiting = sees
+
+    def hold(self, sees: Sees) -> None:
+        """The next request for which `sees` is true waits on the wire until `let_go`, and so does all that follows."""
+        with self._lock:
+            self._held_back = sees
+
+    @property
+    def holds(self) -> bool:
+        """Whether something waits on the wire."""
+        return not self._passes.is_set()
+
+    def let_go(self) -> None:
+        """Send what was held."""
+        with self._lock:
+            self._held_back = None
+            self._passes.set()
 
     def close(self) -> None:
         """Accept no more connections."""
@@ -50,6 +69,7 @@ class Proxy:
                 while sent := client.recv(1 << 20):
                     if self._strikes(sent):
                         cut.set()
+                    self._wait(sent)
                     server.sendall(sent)
             _end(client, server)
             back.join()
@@ -62,6 +82,13 @@ class Proxy:
                     break
                 client.sendall(answer)
         _end(client, server)
+
+    def _wait(self, sent: bytes) -> None:
+        with self._lock:
+            if self._held_back is not None and self._held_back(sent):
+                self._held_back = None
+                self._passes.clear()
+        self._passes.wait()
 
     def _strikes(self, sent: bytes) -> bool:
         with self._lock:

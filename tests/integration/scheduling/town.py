@@ -1,0 +1,189 @@
+"""A town that lives by its schedules: a relay, a worker and two beats, each beat on a wire of its own.
+
+Whatever happens to any of them, every occurrence runs once: `Town.ordinary_day` says so for what happens within it.
+"""
+
+import contextlib
+import datetime as dt
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+import sqlalchemy as sa
+
+from jobworker.domain.execution import FINAL
+from jobworker.domain.schedule import Owner, parse
+from jobworker.domain.timetable import next_after
+from jobworker.store import schedules, schema
+from jobworker.transport import keys
+from tests.engine import Engine
+from tests.integration.transport.proxy import Proxy
+from tests.servers import Process, RedisServer
+from tests.waiting import until
+from tests.windows import CLEAN, Findings, Occurrence, check, named
+
+#: The leader's lock of `IMPATIENT` lives so long (s).
+LOCK = 2.0
+
+IMPATIENT = "tests.integration.beat_app"
+SHIPPED = "jobworker"
+
+#: A beat's request that reports what is due: it names entries, and the one that reads names none.
+_REPORTS = re.compile(rb"redbeat:[0-9a-zA-Z]")
+
+_RULES: Sequence[dict[str, Any]] = [
+    *[{"kind": "interval", "every": 1}] * 6,
+    *[{"kind": "interval", "every": 2, "anchor": "2026-01-01T00:00:00.25+00:00"}] * 3,
+    *[{"kind": "interval", "every": 1.5}] * 3,
+    *[{"kind": "cron", "expression": "*/2 * * * * *"}] * 6,
+    *[{"kind": "cron", "expression": "1-59/2 * * * * *"}] * 6,
+]
+
+
+@dataclass
+class Beat:
+    """A beat process, and its wire to Redis."""
+
+    process: Process
+    wire: Proxy
+
+    def hold_report(self) -> None:
+        """Stop it inside a tick: what it has read as due stays on the wire."""
+        self.wire.hold(lambda sent: _REPORTS.search(sent) is not None)
+
+    def lose_answer(self) -> None:
+        """The next report arrives, and the connection breaks before the answer does."""
+        self.wire.cut_answer_to(lambda sent: _REPORTS.search(sent) is not None)
+
+    def cut_off(self) -> None:
+        """Nothing of what it sends arrives any more."""
+        self.wire.hold(lambda _: True)
+
+
+class Town:
+    """Everything that runs, and what is to be expected of it."""
+
+    def __init__(self, engine: Engine, server: RedisServer) -> None:
+        self.engine = engine
+        self.server = server
+        self.client = server.client()
+        self.specs: dict[str, dict[str, Any]] = {}
+        self.beats: list[Beat] = []
+        self.relay = engine.relay()
+
+    def plant(self, rules: Sequence[dict[str, Any]] = _RULES) -> None:
+        """Add schedules of which nothing may be left out, however late it is."""
+        with self.engine.database.write() as connection:
+            for number, rule in enumerate(rules):
+                misfire = {"policy": "catch_up", "grace": 3600, "max": 1000}
+                spec = {"name": f"s{number}", "job": "noop", "rule": rule, "overlap": "allow", "misfire": misfire}
+                schedule, now = parse(spec), self.engine.clock.now()
+                first = next_after(schedule.timetable({}), now)
+                row = schedules.put(connection, schedule, Owner.API, "tester", now, first)
+                self.specs[row.id] = spec
+
+    def start_beat(self, app: str = IMPATIENT) -> Beat:
+        """One more beat."""
+        wire = Proxy(self.server.url)
+        beat = Beat(self.engine.beat(app, JOBWORKER_REDIS_URL=wire.url), wire)
+        self.beats.append(beat)
+        return beat
+
+    def replace_beats(self, app: str) -> None:
+        """Two others instead of those that are there."""
+        for beat in [*self.beats]:
+            self.kill(beat)
+        self.lose_lock()
+        for _ in range(2):
+            self.start_beat(app)
+
+    def leader(self) -> Beat:
+        """The beat that leads, once one does."""
+        answer = until(self._leader, what=f"a beat to lead; logs in {self.engine.folder}")
+        assert answer is not None
+        return answer
+
+    def other(self, beat: Beat) -> Beat:
+        """A beat that is not this one."""
+        return next(each for each in self.beats if each is not beat)
+
+    def leads(self, beat: Beat, within: float = 60.0) -> None:
+        """Wait until it does."""
+        until(lambda: self._leader() is beat, within, what=f"the other beat to lead; logs in {self.engine.folder}")
+
+    def stops(self, beat: Beat) -> None:
+        """Wait until it stands still with something in hand."""
+        until(lambda: beat.wire.holds, what="a beat to be stopped inside a tick")
+
+    def kill(self, beat: Beat) -> None:
+        """As kill -9 does."""
+        beat.process.send(signal.SIGKILL)
+        self.beats.remove(beat)
+
+    def lose_lock(self) -> None:
+        """Somebody deletes the leader's lock."""
+        self.client.delete("redbeat::lock")
+
+    def lasts(self, seconds: float) -> None:
+        """Wait until occurrences of so many seconds have come, or would have."""
+        then = self.engine.clock.now() + dt.timedelta(seconds=seconds)
+        until(lambda: self.engine.clock.now() >= then, what="time to pass")
+
+    def goes_on(self) -> None:
+        """Wait until every schedule has fired something that became due after this moment."""
+        now, table = self.engine.clock.now(), schema.occurrences
+
+        def all_fired() -> bool:
+            wanted = sa.select(table.c.schedule_id).distinct().where(table.c.scheduled_for >= now)
+            with self.engine.database.read() as connection:
+                return set(connection.scalars(wanted)) == set(self.specs)
+
+        until(all_fired, 90.0, every=0.1, what=f"every schedule to go on; logs in {self.engine.folder}")
+
+    @contextlib.contextmanager
+    def ordinary_day(self, began_once: bool = True, bound: float | None = None) -> Iterator[None]:
+        """Whatever happens in this block, each occurrence fires once, at most `bound` s late, and its execution begins.
+
+        Where Redis loses data, an attempt may have begun that nobody knows of, and begin again: not `began_once`.
+        """
+        begin = self.engine.clock.now()
+        yield
+        end = self.engine.clock.now()
+        expected: dict[Occurrence, str] = {
+            (schedule, at): "fired" for schedule, spec in self.specs.items() for at in named(spec, begin, end)
+        }
+
+        def findings() -> Findings:
+            starts = self.engine.starts() if began_once else None
+            late = dt.timedelta(seconds=bound) if bound else None
+            return check(self.engine.database, expected, begin, end, starts, late)
+
+        with contextlib.suppress(AssertionError):  # What is missing is shown below.
+            until(lambda: not findings().missing, 60.0, every=0.2)
+        until(lambda: self._all_ended(begin, end), 90.0, every=0.2, what="every execution to end")
+        assert len(expected) > len(self.specs)
+        assert findings() == CLEAN
+
+    def close(self) -> None:
+        """Let go of all wires."""
+        for beat in self.beats:
+            beat.wire.let_go()
+            beat.wire.close()
+        self.client.close()
+
+    def _leader(self) -> Beat | None:
+        with contextlib.suppress(redis.RedisError):
+            name = str(self.client.hget(keys.BEAT, "leader") or "")
+            return next((beat for beat in self.beats if name.endswith(f":{beat.process.pid}")), None)
+        return None
+
+    def _all_ended(self, begin: dt.datetime, end: dt.datetime) -> bool:
+        table = schema.executions
+        open_ones = sa.select(sa.func.count()).where(
+            table.c.scheduled_for >= begin, table.c.scheduled_for < end, table.c.state.not_in(FINAL)
+        )
+        with self.engine.database.read() as connection:
+            return connection.execute(open_ones).scalar_one() == 0

@@ -1,0 +1,129 @@
+"""The window checker finds what was planted; nothing else in the tests would notice if it went blind."""
+
+import collections
+import datetime as dt
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.windows import CLEAN, Entry, Findings, Occurrence, Run, find, named
+
+BEGIN = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
+SECOND = dt.timedelta(seconds=1)
+TIMES: list[Occurrence] = [("s", BEGIN + number * SECOND) for number in range(4)]
+EXPECTED = dict.fromkeys(TIMES, "fired")
+LEDGER = [Entry(at, "fired", f"e{number}", at[1] + SECOND / 2) for number, at in enumerate(TIMES)]
+RUNS = [Run(f"e{number}", at) for number, at in enumerate(TIMES)]
+STARTS = collections.Counter({(run.execution, 1): 1 for run in RUNS})
+SECOND_ONE = "2026-03-02T12:00:01+00:00 of s"
+
+
+def test_it_has_nothing_to_say_of_what_went_well() -> None:
+    assert find(EXPECTED, LEDGER, RUNS, STARTS, bound=SECOND) == CLEAN
+
+
+def test_it_finds_an_occurrence_without_a_row() -> None:
+    found = find(EXPECTED, [*LEDGER[:1], *LEDGER[2:]], [*RUNS[:1], *RUNS[2:]])
+    assert found == Findings(missing=(f"{SECOND_ONE} has no row",))
+
+
+def test_it_finds_a_row_without_its_execution() -> None:
+    assert find(EXPECTED, LEDGER, [*RUNS[:1], *RUNS[2:]]) == Findings(missing=(f"{SECOND_ONE} has no execution",))
+
+
+def test_it_finds_what_was_late() -> None:
+    ledger = [*LEDGER[:1], replace(LEDGER[1], recorded_at=TIMES[1][1] + 2 * SECOND), *LEDGER[2:]]
+    assert find(EXPECTED, ledger, RUNS) == CLEAN
+    assert find(EXPECTED, ledger, RUNS, bound=SECOND) == Findings(late=(f"{SECOND_ONE} fired 2 s later",))
+
+
+def test_it_finds_a_row_that_no_rule_names() -> None:
+    between = ("s", BEGIN + SECOND / 2)
+    found = find(EXPECTED, [*LEDGER, Entry(between, "missed", None, BEGIN + SECOND)], RUNS)
+    assert found == Findings(extra=("2026-03-02T12:00:00.500000+00:00 of s is named by no rule, and is missed",))
+
+
+@pytest.mark.parametrize("of", ["an occurrence that has one", "nothing"])
+def test_it_finds_an_execution_too_many(of: str) -> None:
+    at = TIMES[1] if of == "an occurrence that has one" else ("s", BEGIN - SECOND)
+    [extra] = find(EXPECTED, LEDGER, [*RUNS, Run("e9", at)]).extra
+    assert "has execution e9, which is not in the ledger" in extra
+
+
+@pytest.mark.parametrize("again", [("e1", 1), ("e1", 2)])
+def test_it_finds_an_execution_that_began_twice(again: tuple[str, int]) -> None:
+    found = find(EXPECTED, LEDGER, RUNS, STARTS + collections.Counter([again]))
+    assert found == Findings(extra=(f"{SECOND_ONE} began 2 times",))
+
+
+def test_it_finds_a_wrong_outcome() -> None:
+    ledger = [*LEDGER[:1], replace(LEDGER[1], outcome="coalesced", execution=None), *LEDGER[2:]]
+    found = find(EXPECTED, ledger, [*RUNS[:1], *RUNS[2:]])
+    assert found == Findings(wrong=(f"{SECOND_ONE} is coalesced instead of fired",))
+
+
+def test_it_finds_what_was_recorded_too_early() -> None:
+    ledger = [*LEDGER[:1], replace(LEDGER[1], recorded_at=BEGIN), *LEDGER[2:]]
+    assert find(EXPECTED, ledger, RUNS) == Findings(wrong=(f"{SECOND_ONE} was recorded before its time",))
+
+
+@pytest.mark.parametrize(
+    ("spec", "begin", "hours", "shown"),
+    [
+        ({"rule": {"kind": "interval", "every": 5400}}, "2026-03-02T12:00:00+00:00", 4, "12:00 13:30 15:00"),
+        (
+            {"rule": {"kind": "interval", "every": 3600, "anchor": "2030-01-01T00:10:00+00:00"}},
+            "2026-03-02T12:00:00+00:00",
+            3,
+            "12:10 13:10 14:10",
+        ),
+        (
+            {"rule": {"kind": "cron", "expression": "*/20 13 * * *"}},
+            "2026-03-02T12:00:00+00:00",
+            4,
+            "13:00 13:20 13:40",
+        ),
+        ({"rule": {"kind": "cron", "expression": "5 0 13 * 1"}}, "2026-03-02T00:00:00+00:00", 24, "00:05"),
+        ({"rule": {"kind": "weekly", "days": ["monday"], "time": "06:00"}}, "2026-03-02T00:00:00+00:00", 48, "06:00"),
+        ({"rule": {"kind": "monthly", "day": "last", "time": "06:00"}}, "2026-02-27T12:00:00+00:00", 48, "06:00"),
+        # 02:30 does not exist on this day in Berlin, and comes twice on the other.
+        (
+            {"zone": "Europe/Berlin", "rule": {"kind": "daily", "time": "02:30"}},
+            "2026-03-29T00:00:00+00:00",
+            6,
+            "01:30",
+        ),
+        (
+            {"zone": "Europe/Berlin", "rule": {"kind": "daily", "time": "02:30"}},
+            "2026-10-25T00:00:00+00:00",
+            6,
+            "00:30",
+        ),
+        (
+            {
+                "zone": "Europe/Berlin",
+                "rule": {"kind": "daily", "time": "02:30"},
+                "dst": {"gap": "skip", "fold": "second"},
+            },
+            "2026-10-25T00:00:00+00:00",
+            6,
+            "01:30",
+        ),
+        (
+            {"zone": "Europe/Berlin", "rule": {"kind": "cron", "expression": "30 * * * *"}},
+            "2026-10-25T00:00:00+00:00",
+            3,
+            "00:30 01:30 02:30",
+        ),
+    ],
+)
+def test_what_should_happen_is_what_a_clock_says(spec: dict[str, Any], begin: str, hours: int, shown: str) -> None:
+    first = dt.datetime.fromisoformat(begin)
+    found = named(spec, first, first + dt.timedelta(hours=hours))
+    assert " ".join(f"{moment:%H:%M}" for moment in found) == shown
+
+
+def test_seconds_are_looked_at_where_a_rule_has_them() -> None:
+    found = named({"rule": {"kind": "cron", "expression": "*/20 * * * * *"}}, BEGIN + SECOND, BEGIN + 45 * SECOND)
+    assert [moment.second for moment in found] == [20, 40]
