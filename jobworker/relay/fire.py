@@ -1,25 +1,41 @@
 """The third step of a turn: schedules that are said to be due are settled. Runs inside the turn's transaction."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 import structlog
 
 from jobworker.domain.events import Event, Kind
 from jobworker.services import firing
+from jobworker.services.firing import Fired
 
 logger = structlog.get_logger(__name__)
 
 
-def fire(connection: sa.Connection, reports: Sequence[Event], now: dt.datetime) -> int:
-    """Settle every schedule that beat says is due; answers how many executions that made."""
-    due: dict[str, dt.datetime] = {}
-    for event in reports:
-        if event.kind is Kind.DUE and (read := _read(event)):
-            schedule, at = read
-            due[schedule] = max(at, due.get(schedule, at))
-    return sum(firing.settle(connection, schedule, max(at, now), now) for schedule, at in due.items())
+class Schedules:
+    """What is due. Nothing here has to survive: whoever says next that a schedule is due has all of it settled."""
+
+    def __init__(self) -> None:
+        self._unfinished: Mapping[str, dt.datetime] = {}
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to do although nobody reports anything."""
+        return bool(self._unfinished)
+
+    def fire(self, connection: sa.Connection, reports: Sequence[Event], now: dt.datetime) -> Fired:
+        """Settle what is said to be due, and what was left over. Once it is committed, call `done` with the answer."""
+        due = dict(self._unfinished)
+        for event in reports:
+            if event.kind is Kind.DUE and (read := _read(event)):
+                schedule, at = read
+                due[schedule] = max(at, due.get(schedule, at))
+        return firing.settle(connection, due, now) if due else Fired()
+
+    def done(self, fired: Fired) -> None:
+        """It is committed."""
+        self._unfinished = fired.unfinished
 
 
 def _read(event: Event) -> tuple[str, dt.datetime] | None:

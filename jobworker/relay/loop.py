@@ -19,7 +19,7 @@ import structlog
 from jobworker.clock import Clock
 from jobworker.relay import declared
 from jobworker.relay.dispatch import Dispatcher
-from jobworker.relay.fire import fire
+from jobworker.relay.fire import Schedules
 from jobworker.relay.log_lines import record_logs
 from jobworker.relay.progress import record_progress
 from jobworker.relay.read import Batch, Offsets, Reader
@@ -96,6 +96,7 @@ class Relay:
         )
         self._stopper = Stopper(database, Orders(self._client), clock)
         self._releases = Releases(database, clock)
+        self._schedules = Schedules()
         self._watch = Watch(database, self._client, self._dispatcher, clock, settings)
         self._watch.add("stranded", _SWEEP_EVERY, self._releases.sweep)
         schedules = declared.DeclaredSchedules(database, clock, settings)
@@ -188,18 +189,19 @@ class Relay:
             record_progress(connection, batch.events)
             told = record(connection, batch.events)
             record_logs(connection, batch.logs)
-            fired = fire(connection, batch.events, now)
+            fired = self._schedules.fire(connection, batch.events, now)
             expired = dispatch.expire(connection, now, _RELEASE_LIMIT)
             ended = [*told.ended, *dependencies.ended(connection, expired)]
             freed = self._releases.release(connection, ended, now)
             due = dispatch.release_due(connection, now, _RELEASE_LIMIT)
         self._releases.done(freed)
+        self._schedules.done(fired)
         self._offsets = batch.offsets
         self._renewed_at = self._clock.monotonic()
         self._dispatcher.note_claims(told.claimed)
         self._dispatcher.note_declined(told.declined)
         # Whoever ends or starts may have made room for somebody who waits for just that.
-        return fired + freed.count + due + (len(batch.events) if self._dispatcher.held_up else 0)
+        return fired.count + freed.count + due + (len(batch.events) if self._dispatcher.held_up else 0)
 
     def _send(self, urgent: bool) -> int:
         """Cancel and dispatch, when there is something new or it is time to fill the feed again."""
@@ -215,7 +217,7 @@ class Relay:
     def _is_time(self, due: datetime | None) -> bool:
         """Whether there is something to write although nothing was read."""
         renew = self._clock.monotonic() - self._renewed_at >= _RENEWAL
-        return renew or self._releases.pending or (due is not None and due <= self._clock.now())
+        return renew or self._has_pending or (due is not None and due <= self._clock.now())
 
     def _lead(self) -> Offsets:
         with self._database.write() as connection:
@@ -235,13 +237,17 @@ class Relay:
             return dispatch.next_due(connection)
 
     def _wait(self, due: datetime | None) -> float:
-        if self._releases.pending:
+        if self._has_pending:
             return 0.0
         longest = _SEND_EVERY if self._dispatcher.undecided else self._longest_wait
         moments = [moment for moment in (due, self._dispatcher.next_permit) if moment is not None]
         if not moments:
             return longest
         return min(longest, max(0.0, (min(moments) - self._clock.now()).total_seconds()))
+
+    @property
+    def _has_pending(self) -> bool:
+        return self._releases.pending or self._schedules.pending
 
     def _trim(self) -> None:
         if self._offsets and self._clock.monotonic() - self._trimmed_at >= _TRIM_EVERY:

@@ -1,70 +1,221 @@
-"""Settling a schedule: every occurrence that is due gets its row in the ledger, and those that run their execution."""
+"""Settling schedules: every occurrence that is due gets its row in the ledger, and those that fire their execution.
+
+Many schedules at once, in one transaction: what is looked up is looked up once, and what is written is written in bulk.
+Who says that something is due, and how often, does not matter: everything since the last settlement is settled.
+"""
 
 import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import sqlalchemy as sa
-import structlog
 
-from jobworker.domain import limits
-from jobworker.domain.errors import NotUnique
+from jobworker.domain import settling
+from jobworker.domain.errors import Conflict, JobDisabled
+from jobworker.domain.schedule import Overlap, State
+from jobworker.domain.settling import Busy, Decision, Outcome, Pause, Situation
 from jobworker.domain.timetable import next_after, occurrences
-from jobworker.services import preparing, release, unique
-from jobworker.store import dependencies, executions, jobs, schedules, tasks
-from jobworker.store.executions import NewExecution
-from jobworker.store.jobs import JobRow
-from jobworker.store.schedules import ScheduleRow
+from jobworker.services import entering, occasions, plans, preparing
+from jobworker.services.entering import Entered, Occasion
+from jobworker.services.plans import Plan
+from jobworker.services.preparing import Known
+from jobworker.store import schedules
+from jobworker.store.schedules import Due, ScheduleRow, Settled
 
-logger = structlog.get_logger(__name__)
+#: So many occurrences of one schedule are settled at a time; the others wait for the next turn.
+_AT_ONCE = 1000
 
+#: Before somebody changes a schedule so many such parts are settled and no more: others want to write, too.
+_PARTS = 100
 
-def settle(connection: sa.Connection, schedule_id: str, horizon: dt.datetime, now: dt.datetime) -> int:
-    """Enter what becomes of each occurrence up to `horizon`; answers how many executions that made."""
-    row = schedules.get(connection, schedule_id)
-    if row is None:
-        logger.info("schedule_gone", schedule=schedule_id)
-        return 0
-    table = row.schedule.timetable({})
-    due = list(occurrences(table, row.settled_until, horizon + dt.timedelta(microseconds=1)))
-    fired = sum(_fire_one(connection, row, nominal, now) for nominal in due)
-    schedules.settled(connection, row.id, max([*due, row.settled_until]), next_after(table, max([*due, horizon])))
-    return fired
+#: So far ahead (s) may be due what somebody says is due: the clocks of two hosts are never quite equal.
+_AHEAD = dt.timedelta(seconds=60)
+
+_TICK = dt.timedelta(microseconds=1)
 
 
-def _fire_one(connection: sa.Connection, row: ScheduleRow, nominal: dt.datetime, now: dt.datetime) -> bool:
-    job = jobs.get(connection, row.job)
-    if job is None or not job.definition.enabled:
-        reason = "the job was disabled when this occurrence was due"
-        schedules.record(connection, row.id, nominal, "skipped_paused", None, now, reason)
-        return False
-    execution = _execution(connection, row, job, nominal, now)
-    other = _taken(connection, job, execution, now)
-    if other is not None:
-        schedules.record(connection, row.id, nominal, "skipped_duplicate", None, now, other)
-        return False
-    schedules.record(connection, row.id, nominal, "fired", execution.id, now)
-    executions.insert(connection, [execution], f"schedule:{row.name}", now)
-    return True
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """How many executions were made, and which schedules have more that is due: id, up to when."""
+
+    count: int = 0
+    unfinished: Mapping[str, dt.datetime] = field(default_factory=dict)
 
 
-def _taken(connection: sa.Connection, job: JobRow, execution: NewExecution, now: dt.datetime) -> str | None:
-    """Why another execution stands for this occurrence."""
-    policies = {job.definition.name: job.definition.policies["unique"]}
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A schedule in this settlement: what is due of it, and the first nominal time after that."""
+
+    row: Due
+    plan: Plan
+    horizon: dt.datetime
+    due: Sequence[dt.datetime]
+    following: dt.datetime | None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is more that is due already."""
+        return self.following is not None and self.following <= self.horizon
+
+    def further(self) -> Iterator[dt.datetime]:
+        """What is due and not settled in this turn."""
+        if self.following is None or not self.unfinished:
+            return iter(())
+        return chain([self.following], occurrences(self.plan.timetable, self.following, self.horizon + _TICK))
+
+
+def settle(connection: sa.Connection, due: Mapping[str, dt.datetime], now: dt.datetime) -> Fired:
+    """Settle these schedules up to now, or a little later if somebody says that they are due then."""
+    rows = schedules.due(connection, sorted(due))
+    found = plans.of(connection, rows)
+    turns = []
+    for row in rows:
+        horizon = max(now, min(due[row.id], now + _AHEAD))
+        turn = _turn(row, found[row.id], horizon) if row.id in found and row.next_at else None
+        turns += [turn] if turn else []
+    known = preparing.look_up(connection, {turn.row.job for turn in turns})
+    entered = entering.enter(connection, [_occasion(connection, turn, known, now) for turn in turns], known, now)
+    schedules.advance(connection, map(_settled, turns, entered))
+    more = {turn.row.id: turn.horizon for turn in turns if turn.unfinished}
+    for turn, done in zip(turns, entered, strict=True):
+        if done.exhausted:
+            more.pop(turn.row.id, None)
+    return Fired(sum(len(done.made) for done in entered), more)
+
+
+def settle_now(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) -> ScheduleRow:
+    """Settle everything of a schedule that is due by now, before it is changed; answers how it stands then.
+
+    Raises `Conflict` if that is too much for one transaction.
+    """
+    more: Mapping[str, dt.datetime] = {row.id: now}
+    for _ in range(_PARTS):
+        more = settle(connection, more, now).unfinished
+        if not more:
+            settled = schedules.by_id(connection, row.id)
+            assert settled is not None, "it is locked"
+            return settled
+    raise Conflict(
+        f"more than {_PARTS * _AT_ONCE} occurrences of schedule {row.name} are due and not settled yet; "
+        "the relay settles them step by step: try again later"
+    )
+
+
+def fire(
+    connection: sa.Connection, row: ScheduleRow, now: dt.datetime, actor: str, overlap: Overlap | None = None
+) -> Decision:
+    """One more occurrence, due now, because `actor` wants it: in a pause, too. Raises `JobDisabled`.
+
+    `overlap` None: as the schedule says.
+    """
+    [due], found = schedules.due(connection, [row.id]), plans.of(connection, [row])
+    plan = found[row.id]
+    known = preparing.look_up(connection, [row.job])
+    closed = occasions.closed(known.jobs.get(row.job), row.job)
+    if closed is not None:
+        raise JobDisabled(f"schedule {row.name} cannot be fired: {closed}")
+    situation = Situation(now, plan.schedule.misfire, overlap or plan.schedule.overlap)
+    return _extra(connection, due, plan, known, situation, f"fired by hand by {actor}")
+
+
+def start(connection: sa.Connection, ids: Sequence[str], now: dt.datetime, reason: str) -> int:
+    """One more occurrence, due now, of each of these schedules that says `run_at_start`; answers how many fired."""
+    rows = schedules.due(connection, sorted(ids))
+    found = plans.of(connection, rows)
+    known = preparing.look_up(connection, {row.job for row in rows})
+    count = 0
+    for row in rows:
+        plan = found.get(row.id)
+        if plan is not None and plan.schedule.run_at_start and _in_force(row):
+            situation = _situation(row, plan, known, now)
+            decision = _extra(connection, row, plan, known, situation, reason)
+            count += decision.outcome is Outcome.FIRED
+    return count
+
+
+def _extra(
+    connection: sa.Connection, row: Due, plan: Plan, known: Known, situation: Situation, reason: str
+) -> Decision:
+    """An occurrence besides those of the rule, at this moment."""
+    now = situation.now
+    line = entering.line(connection, row, situation.overlap)
+    situation = replace(situation, busy=Busy(row.oldest, line.waits))
+    [decision] = settling.settle([now], situation)
+    if decision.outcome is Outcome.FIRED:
+        decision = replace(decision, reason=reason)
+    [entered] = entering.enter(connection, [Occasion(row, plan, [decision], line)], known, now)
+    runs = row.runs + len(entered.made)
+    state = _state(row, plan, runs, row.next_at)
+    schedules.advance(connection, [Settled(row.id, row.settled_until, row.next_at, runs, state)])
+    return entered.entries[0].decision
+
+
+def _turn(row: Due, plan: Plan, horizon: dt.datetime) -> _Turn | None:
+    """What of a schedule is due by `horizon`."""
     try:
-        decided = unique.decide(connection, [execution], policies, now)
-    except NotUnique as error:
-        return error.detail
-    release.release(connection, dependencies.ended(connection, decided.cancelled), now)
-    [answer] = decided.ids
-    return f"execution {answer} stands for it" if answer != execution.id else None
+        if not _in_force(row):
+            return _Turn(row, plan, horizon, (), next_after(plan.timetable, horizon))
+        due: list[dt.datetime] = []
+        following = row.next_at
+        if following is not None and following <= row.settled_until:  # What it really is has not been worked out.
+            following = next_after(plan.timetable, row.settled_until)
+        while following is not None and following <= horizon and len(due) < _AT_ONCE:
+            due.append(following)
+            following = next_after(plan.timetable, following)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        plans.refused(row, error)
+        return None
+    return _Turn(row, plan, horizon, due, following)
 
 
-def _execution(
-    connection: sa.Connection, row: ScheduleRow, job: JobRow, nominal: dt.datetime, now: dt.datetime
-) -> NewExecution:
-    definition = job.definition
-    task = tasks.get(connection, definition.task)
-    accepted = task.parameters if task else ()
-    keys = limits.keys(definition.name, definition.policies, definition.defaults, accepted)
-    key = preparing.make_id(now)
-    own = {"id": key, "correlation_id": key, "schedule_id": row.id, "scheduled_for": nominal, **keys._asdict()}
-    return preparing.new_execution(definition, job.revision, definition.defaults, now, **own)
+def _in_force(row: Due) -> bool:
+    """Whether its occurrences count. Those of one that is not enabled are none: they leave no rows."""
+    return row.enabled and row.state != State.RETIRED
+
+
+def _occasion(connection: sa.Connection, turn: _Turn, known: Known, now: dt.datetime) -> Occasion:
+    """What becomes of what is due."""
+    row, plan = turn.row, turn.plan
+    if not turn.due:
+        return Occasion(row, plan, [])
+    line = entering.line(connection, row, plan.schedule.overlap)
+    situation = _situation(row, plan, known, now)
+    situation = replace(situation, busy=Busy(row.oldest, line.waits))
+    return Occasion(row, plan, settling.settle(turn.due, situation, turn.further()), line)
+
+
+def _situation(row: Due, plan: Plan, known: Known, now: dt.datetime) -> Situation:
+    schedule = plan.schedule
+    pause = None
+    if row.paused_at is not None:
+        note = f": {row.pause_note}" if row.pause_note else ""
+        why = f"paused by {row.paused_by} at {row.paused_at.isoformat(timespec='seconds')}{note}"
+        pause = Pause(row.paused_at, row.paused_until, why)
+    return Situation(
+        now=now,
+        misfire=schedule.misfire,
+        overlap=schedule.overlap,
+        runs=row.runs,
+        max_runs=schedule.max_runs,
+        pause=pause,
+        closed=occasions.closed(known.jobs.get(row.job), row.job),
+    )
+
+
+def _settled(turn: _Turn, entered: Entered) -> Settled:
+    """How far the schedule has come."""
+    row = turn.row
+    if not _in_force(row):
+        return Settled(row.id, turn.horizon, turn.following, row.runs, row.state)
+    until = max(row.settled_until, turn.due[-1]) if turn.due else row.settled_until
+    following = None if entered.exhausted else turn.following
+    runs = row.runs + len(entered.made)
+    return Settled(row.id, until, following, runs, _state(row, turn.plan, runs, following))
+
+
+def _state(row: Due, plan: Plan, runs: int, following: dt.datetime | None) -> str:
+    """It is exhausted with its last run, be it that another occurrence is to come that says so in the ledger."""
+    most = plan.schedule.max_runs
+    over = following is None or (most is not None and runs >= most)
+    return State.EXHAUSTED.value if over else row.state

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 _Processor = Callable[[Any], Any] | None
 
@@ -38,14 +39,16 @@ class Bulk:
     names: Sequence[str]
     _compiled: dict[str, _Compiled] = field(default_factory=dict)
 
-    def run(self, connection: sa.Connection, rows: Iterable[Sequence[Any]]) -> None:
-        """Execute for each row, in the connection's transaction."""
+    def run(self, connection: sa.Connection, rows: Iterable[Sequence[Any]]) -> int:
+        """Execute for each row, in the connection's transaction; answers how many rows that changed in all."""
         compiled = self._compiled.get(connection.dialect.name)
         if compiled is None:
             compiled = self._compiled[connection.dialect.name] = self._compile(connection.dialect)
         converted = [compiled.convert(row) for row in rows]
-        if converted:
-            connection.exec_driver_sql(compiled.sql, converted)
+        if not converted:
+            return 0
+        # SQLAlchemy forgets the count on PostgreSQL (-1) unless it is told to keep it.
+        return connection.exec_driver_sql(compiled.sql, converted, {"preserve_rowcount": True}).rowcount
 
     def _compile(self, dialect: sa.Dialect) -> _Compiled:
         compiled: Any = self.build(dialect.name).compile(dialect=dialect)
@@ -56,6 +59,17 @@ class Bulk:
             for name in order
         ]
         return _Compiled(str(compiled), parameters, bool(compiled.positional))
+
+
+def insert_or_ignore(table: sa.Table, names: Sequence[str]) -> Callable[[str], Any]:
+    """Builds `INSERT INTO table (names) VALUES (…)` that leaves rows alone which are there already."""
+
+    def build(name: str) -> Any:
+        values = {each: sa.bindparam(each, type_=table.c[each].type) for each in names}
+        dialect = postgresql if name == "postgresql" else sqlite
+        return dialect.insert(table).values(values).on_conflict_do_nothing()
+
+    return build
 
 
 def insert(table: sa.Table, names: Sequence[str]) -> Callable[[str], Any]:

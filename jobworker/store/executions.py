@@ -148,9 +148,15 @@ _UNTOUCHED: Mapping[str, Any] = dict.fromkeys(
 
 def insert(connection: sa.Connection, rows: Sequence[NewExecution], actor: str, now: dt.datetime) -> None:
     """Accept executions: their rows, their first transition, and the names of their queues."""
+    insert_of(connection, rows, [actor] * len(rows), now)
+
+
+def insert_of(connection: sa.Connection, rows: Sequence[NewExecution], actors: Sequence[str], now: dt.datetime) -> None:
+    """Accept executions of several actors, of each row its own."""
     given = operator.attrgetter(*_GIVEN)
-    _INSERT.run(connection, [(*given(row), 0, 0, "0-0", now, actor) for row in rows])
-    _INSERT_TRANSITION.run(connection, [(row.id, 0, row.state, now, actor, _why(row)) for row in rows])
+    by = list(zip(rows, actors, strict=True))
+    _INSERT.run(connection, [(*given(row), 0, 0, "0-0", now, actor) for row, actor in by])
+    _INSERT_TRANSITION.run(connection, [(row.id, 0, row.state, now, actor, _why(row)) for row, actor in by])
     queues.remember(connection, {row.queue for row in rows}, now)
 
 

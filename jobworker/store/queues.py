@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from jobworker.store import schema
+from jobworker.store import bulk, schema
 from jobworker.store.bulk import Bulk
 
 
@@ -76,15 +76,5 @@ def insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:
     return dialect.insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
 
-def _insert(dialect: str) -> Any:
-    values = {name: sa.bindparam(name, type_=schema.queues.c[name].type) for name in _NAMES}
-    return (
-        (postgresql if dialect == "postgresql" else sqlite)
-        .insert(schema.queues)
-        .values(values)
-        .on_conflict_do_nothing()
-    )
-
-
 _NAMES = ("name", "created_at")
-_REMEMBER = Bulk(_insert, _NAMES)
+_REMEMBER = Bulk(bulk.insert_or_ignore(schema.queues, _NAMES), _NAMES)

@@ -4,8 +4,8 @@ import sqlalchemy as sa
 
 from jobworker.store.columns import Json, Moment, metadata, partial
 
-#: Schedules with something ahead of them.
-AHEAD_OF_TIME = "next_at IS NOT NULL"
+#: Schedules with something ahead of them; a query must use the very same words for SQLite to find the index.
+AHEAD_OF_TIME = "next_at IS NOT NULL AND enabled"
 
 #: Pauses that end by themselves.
 PAUSED_UNTIL = "paused_until IS NOT NULL"

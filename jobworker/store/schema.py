@@ -7,6 +7,8 @@ from jobworker.store.columns import metadata as metadata
 from jobworker.store.relations import batches as batches
 from jobworker.store.relations import dependencies as dependencies
 from jobworker.store.relations import job_triggers as job_triggers
+from jobworker.store.scheduling import AHEAD_OF_TIME as AHEAD_OF_TIME
+from jobworker.store.scheduling import PAUSED_UNTIL as PAUSED_UNTIL
 from jobworker.store.scheduling import calendar_revisions as calendar_revisions
 from jobworker.store.scheduling import calendars as calendars
 from jobworker.store.scheduling import job_schedules as job_schedules

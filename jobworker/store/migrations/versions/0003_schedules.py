@@ -56,7 +56,7 @@ def _create_schedules() -> None:
     )
     op.create_index("ix_job_schedules_job", "job_schedules", ["job"])
     op.create_index("ix_job_schedules_changed_at", "job_schedules", ["changed_at"])
-    _partial("ix_job_schedules_next_at", "job_schedules", ["next_at", "id"], "next_at IS NOT NULL")
+    _partial("ix_job_schedules_next_at", "job_schedules", ["next_at", "id"], "next_at IS NOT NULL AND enabled")
     _partial("ix_job_schedules_paused_until", "job_schedules", ["paused_until", "id"], "paused_until IS NOT NULL")
     op.create_table(
         "schedule_revisions",

@@ -1,0 +1,166 @@
+"""Entering what was decided: rows of the ledger, executions, what these wait for, and whom they take the place of."""
+
+import datetime as dt
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import sqlalchemy as sa
+
+from jobworker.domain.dependencies import Dependency, On
+from jobworker.domain.errors import NotUnique
+from jobworker.domain.execution import State
+from jobworker.domain.schedule import Overlap
+from jobworker.domain.settling import Decision, Outcome
+from jobworker.services import dependencies, occasions, preparing, release, unique
+from jobworker.services.plans import Plan
+from jobworker.services.preparing import Known, Prepared
+from jobworker.store import cancelling, executions, occurrences, schedules
+from jobworker.store import dependencies as store_dependencies
+from jobworker.store.executions import NewExecution
+from jobworker.store.occurrences import Occurrence
+from jobworker.store.schedules import Due
+
+#: An execution waits for so many of the oldest that are unfinished, which run, and of the latest, which wait as well:
+#: whoever waits for the latest waits for all of them, unless somebody cancels these.
+_OLDEST = _LATEST = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Executions of a schedule that have not ended, the oldest first; whether any of them waits for the others."""
+
+    ids: Sequence[str] = ()
+    waits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """A schedule, and what was decided about occurrences of it."""
+
+    row: Due
+    plan: Plan
+    decisions: Sequence[Decision]
+    line: Line = Line()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What became of an occurrence, and its execution."""
+
+    decision: Decision
+    made: Prepared | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """What was entered for one schedule."""
+
+    entries: Sequence[Entry]
+
+    @property
+    def made(self) -> Sequence[Prepared]:
+        """The executions."""
+        return [each.made for each in self.entries if each.made is not None]
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing is due any more."""
+        return bool(self.entries) and self.entries[-1].decision.outcome is Outcome.EXHAUSTED
+
+
+def line(connection: sa.Connection, row: Due, overlap: Overlap) -> Line:
+    """The executions that a new one may have to wait for."""
+    if row.oldest is None or overlap in (Overlap.ALLOW, Overlap.SKIP):
+        return Line([row.oldest] if row.oldest else [])
+    found = schedules.unfinished(connection, row.id)
+    return Line([each for each, _ in found], any(state is State.WAITING for _, state in found))
+
+
+def enter(connection: sa.Connection, asked: Sequence[Occasion], known: Known, now: dt.datetime) -> list[Entered]:
+    """Write down what was decided, in bulk; answers what was entered for each."""
+    entered = [Entered(_make(connection, occasion, known, now)) for occasion in asked]
+    rows = [row for one, done in zip(asked, entered, strict=True) for row in _rows(one.row.id, done, now)]
+    refused = occurrences.enter(connection, rows)
+    if refused:
+        entered = [Entered([_without(each, refused) for each in done.entries]) for done in entered]
+    _insert(connection, asked, entered, now)
+    _cancel(connection, asked, now)
+    return entered
+
+
+def _make(connection: sa.Connection, occasion: Occasion, known: Known, now: dt.datetime) -> list[Entry]:
+    """The executions of those that fire, each after those before it."""
+    entries: list[Entry] = []
+    ids = list(occasion.line.ids)
+    for decision in occasion.decisions:
+        if decision.outcome is not Outcome.FIRED:
+            entries.append(Entry(decision))
+            continue
+        like = occasions.pattern(occasion.row, occasion.plan, known, now)
+        made = occasions.execution(occasion.row, occasion.plan, like, decision.nominal, now)
+        taken = _taken(connection, made, known, now) if made.unique_key else None
+        if taken is not None:
+            entries.append(Entry(replace(decision, outcome=Outcome.SKIPPED_DUPLICATE, reason=taken)))
+            continue
+        before = [Dependency(each, On.ANY) for each in _some(ids)] if decision.waits else []
+        entries.append(Entry(decision, preparing.waiting(Prepared(made), before)))
+        ids.append(made.id)
+    return entries
+
+
+def _some(ids: Sequence[str]) -> Sequence[str]:
+    return ids if len(ids) <= _OLDEST + _LATEST else [*ids[:_OLDEST], *ids[-_LATEST:]]
+
+
+def _taken(connection: sa.Connection, execution: NewExecution, known: Known, now: dt.datetime) -> str | None:
+    """Why another execution stands for this occurrence."""
+    try:
+        decided = unique.decide(connection, [execution], known.unique(), now)
+    except NotUnique as error:
+        return error.detail
+    release.release(connection, store_dependencies.ended(connection, decided.cancelled), now)
+    [answer] = decided.ids
+    return f"execution {answer} stands for it" if answer != execution.id else None
+
+
+def _rows(schedule_id: str, entered: Entered, now: dt.datetime) -> Iterator[Occurrence]:
+    for entry in entered.entries:
+        decision = entry.decision
+        made = entry.made.row.id if entry.made else None
+        yield Occurrence(schedule_id, decision.nominal, decision.outcome.value, decision.reason, made, now)
+
+
+def _without(entry: Entry, refused: Collection[str]) -> Entry:
+    """The entry without executions that must not be: the ledger has another one for their occurrence."""
+    if entry.made is None or entry.made.row.id in refused:
+        return replace(entry, made=None)
+    depends_on = [each for each in entry.made.depends_on if each.parent not in refused]
+    if len(depends_on) == len(entry.made.depends_on):
+        return entry
+    row = replace(entry.made.row, waiting_for=len(depends_on))
+    return replace(entry, made=replace(entry.made, row=row, depends_on=depends_on))
+
+
+def _insert(connection: sa.Connection, asked: Sequence[Occasion], entered: Sequence[Entered], now: dt.datetime) -> None:
+    """The executions, and what they wait for."""
+    made = [each for done in entered for each in done.made]
+    waiting = [each for each in made if each.depends_on]
+    ended = dependencies.check(connection, made) if waiting else {}
+    actors = [f"schedule:{one.row.name}" for one, done in zip(asked, entered, strict=True) for _ in done.made]
+    executions.insert_of(connection, [each.row for each in made], actors, now)
+    dependencies.insert(connection, waiting)
+    if ended:
+        release.of_dependents(connection, [each.row.id for each in waiting], ended, now)
+
+
+def _cancel(connection: sa.Connection, asked: Sequence[Occasion], now: dt.datetime) -> None:
+    """Cancel what has to make room for an occurrence."""
+    for occasion in asked:
+        taking = next((each for each in occasion.decisions if each.cancels), None)
+        if taking is None:
+            continue
+        actor = f"schedule:{occasion.row.name}"
+        reason = f"the occurrence of {taking.nominal.isoformat(timespec='seconds')} takes its place"
+        ended = cancelling.cancel_waiting(connection, occasion.line.ids, actor, reason, now)
+        cancelling.ask(connection, occasion.line.ids, actor, now)
+        release.release(connection, store_dependencies.ended(connection, ended), now)

@@ -1,0 +1,95 @@
+"""From an occurrence that fires to its execution: what schedule, job and task say together, worked out once."""
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from jobworker.domain import deadline, limits, spreading
+from jobworker.domain.errors import InvalidParameters
+from jobworker.domain.execution import State
+from jobworker.services import preparing
+from jobworker.services.plans import Plan
+from jobworker.services.preparing import Known
+from jobworker.store.executions import NewExecution
+from jobworker.store.jobs import JobRow
+from jobworker.store.schedules import Due
+from jobworker.store.tasks import TaskRow
+
+#: So many patterns are kept (a few KB each).
+_KEPT = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """What all executions of a schedule have in common; `problem`: why its parameters are refused, if they are."""
+
+    of: tuple[object, ...]
+    row: NewExecution
+    expires: float | None
+    problem: InvalidParameters | None
+
+
+_patterns: dict[str, Pattern] = {}
+
+
+def closed(job: JobRow | None, name: str) -> str | None:
+    """Why nothing of this job may run."""
+    if job is None:
+        return f"there is no job {name}"
+    return None if job.definition.enabled else f"job {name} is disabled"
+
+
+def pattern(row: Due, plan: Plan, known: Known, now: dt.datetime) -> Pattern:
+    """What the executions of a schedule are like. Its parameters are checked like those of a submission."""
+    job = known.jobs[row.job]
+    task = known.tasks.get(job.definition.task)
+    of = (plan.revision, job.revision, task.updated_at if task else None)
+    kept = _patterns.get(row.id)
+    if kept is not None and kept.of == of:
+        return kept
+    made = _pattern(row, plan, job, task, of, now)
+    _patterns.pop(row.id, None)
+    _patterns[row.id] = made
+    if len(_patterns) > _KEPT:
+        del _patterns[next(iter(_patterns))]
+    return made
+
+
+def execution(row: Due, plan: Plan, like: Pattern, nominal: dt.datetime, now: dt.datetime) -> NewExecution:
+    """The execution of one occurrence. It is due at its nominal time and its share of what spreads it, or now."""
+    schedule, key = plan.schedule, preparing.make_id(now)
+    spread = spreading.delay(row.id, nominal, schedule.jitter, schedule.spread)
+    due_at, state = now, State.QUEUED
+    if spread and nominal + spread > now:
+        due_at, state = nominal + spread, State.SCHEDULED
+    return replace(
+        like.row,
+        id=key,
+        correlation_id=key,
+        scheduled_for=nominal,
+        due_at=due_at,
+        state=state,
+        expires_at=deadline.of(due_at, like.expires),
+    )
+
+
+def _pattern(
+    row: Due, plan: Plan, job: JobRow, task: TaskRow | None, of: tuple[object, ...], now: dt.datetime
+) -> Pattern:
+    schedule, definition = plan.schedule, job.definition
+    given: Mapping[str, object] = {**definition.defaults, **schedule.parameters}
+    problem = None
+    if task is not None:
+        try:
+            given = preparing.check_parameters(task.parameters, given, "/parameters")
+        except InvalidParameters as error:
+            problem = error
+    keys = limits.keys(definition.name, definition.policies, given, task.parameters if task else ())
+    own = {
+        "schedule_id": row.id,
+        "queue": schedule.queue or definition.queue,
+        "priority": definition.priority if schedule.priority is None else schedule.priority,
+        **keys._asdict(),
+    }
+    made = preparing.new_execution(definition, job.revision, given, now, **own)
+    return Pattern(of, made, definition.expires, problem)

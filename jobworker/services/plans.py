@@ -1,0 +1,104 @@
+"""What schedules say, read and made ready once for each revision: settling 10,000 of them leaves no time to parse."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import sqlalchemy as sa
+import structlog
+
+from jobworker.domain.calendars import Calendar
+from jobworker.domain.errors import InvalidInput
+from jobworker.domain.schedule import Schedule, parse
+from jobworker.domain.timetable import Timetable
+from jobworker.store import schedules
+
+logger = structlog.get_logger(__name__)
+
+#: So many are kept (a few KB each).
+_KEPT = 20_000
+
+
+class Named(Protocol):
+    """What has to be known of a schedule to find its plan."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def revision(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A revision of a schedule, the calendars that it names, and when it is due."""
+
+    revision: int
+    schedule: Schedule
+    calendars: Mapping[str, Calendar]
+    timetable: Timetable
+
+
+_plans: dict[str, Plan] = {}
+
+#: Schedules that cannot be read, by id and revision: each is named in the log once.
+_unreadable: set[tuple[str, int]] = set()
+
+
+def of(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Plan]:
+    """The plans of these schedules, by id. One that cannot be read is named in the log, and left out."""
+    read = _read(connection, rows)
+    calendars: Mapping[str, Calendar] = {}
+    found: dict[str, Plan] = {}
+    for row in rows:
+        schedule = read.get(row.id)
+        if schedule is None:
+            continue
+        plan = _plan(row, schedule, calendars)
+        if plan is not None:
+            found[row.id] = plan
+    return found
+
+
+def refused(row: Named, error: Exception) -> None:
+    """Say once that a schedule cannot be settled. Somebody has to mend it; the others must not wait for that."""
+    if (row.id, row.revision) not in _unreadable:
+        _unreadable.add((row.id, row.revision))
+        logger.error("schedule_unreadable", schedule=row.name, revision=row.revision, error=repr(error))
+
+
+def _read(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Schedule]:
+    """What each of them says, from memory if that is of this revision."""
+    found = {row.id: plan.schedule for row in rows if (plan := _kept(row)) is not None}
+    new = [row for row in rows if row.id not in found]
+    specs = schedules.specs(connection, [row.id for row in new]) if new else {}
+    for row in new:
+        try:
+            found[row.id] = parse(specs[row.id])
+        except (InvalidInput, KeyError, TypeError, ValueError) as error:
+            refused(row, error)
+    return found
+
+
+def _plan(row: Named, schedule: Schedule, calendars: Mapping[str, Calendar]) -> Plan | None:
+    kept = _kept(row)
+    try:
+        named = {name: calendars[name] for name in schedule.calendars}
+        # A calendar that has not changed is the same object as before.
+        if kept is not None and all(kept.calendars[name] is named[name] for name in named):
+            return kept
+        plan = Plan(row.revision, schedule, named, schedule.timetable(named))
+    except (KeyError, TypeError, ValueError) as error:
+        refused(row, error)
+        return None
+    _plans.pop(row.id, None)
+    _plans[row.id] = plan
+    if len(_plans) > _KEPT:
+        del _plans[next(iter(_plans))]
+    return plan
+
+
+def _kept(row: Named) -> Plan | None:
+    plan = _plans.get(row.id)
+    return plan if plan is not None and plan.revision == row.revision else None
