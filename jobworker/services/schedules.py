@@ -101,7 +101,7 @@ def remove(database: Database, clock: Clock, name: str, expected: Expected, acto
         row = _expect(connection, name, expected)
         if row.state is not State.RETIRED:
             _editable(row)
-        schedules.delete(connection, settled(connection, row, clock.now()), actor, clock.now())
+        schedules.delete(connection, firing.settle_now(connection, row, clock.now()), actor, clock.now())
 
 
 def get(database: Database, clock: Clock, name: str) -> Known:
@@ -160,16 +160,6 @@ def known(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.dateti
     return [_known(row, found.get(row.job), now) for row in rows]
 
 
-def settled(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) -> ScheduleRow:
-    """The schedule once everything that is due by now has become what it had to."""
-    before = None
-    while row.next_at is not None and row.next_at <= now and row.settled_until != before:
-        before = row.settled_until
-        firing.settle(connection, row.id, now, now)
-        row = find(connection, row.id)
-    return row
-
-
 def put(
     connection: sa.Connection,
     wanted: Schedule,
@@ -181,7 +171,7 @@ def put(
     """Enter a schedule, or change it once what is due is settled; raises `InvalidInput` if it cannot run."""
     timetable = schedule_checks.check(connection, wanted)
     if before is not None:
-        before = settled(connection, before, now)
+        before = firing.settle_now(connection, before, now)
     begins = max(now, before.settled_until) if before else now + dt.timedelta(seconds=wanted.initial_delay)
     return schedules.put(connection, wanted, owner, actor, now, next_after(timetable, begins))
 

@@ -1,8 +1,9 @@
 """Schedules with their revisions, and how far each has come."""
 
 import datetime as dt
+import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -95,6 +96,7 @@ def _build_advance(_dialect: str) -> Any:
 
 
 _ADVANCED = ("settled_until", "next_at", "runs", "state")
+_SETTLED = operator.attrgetter("id", *_ADVANCED)
 _ADVANCE = Bulk(_build_advance, ["key", *(f"new_{name}" for name in _ADVANCED)])
 
 # Statements of every turn are built once: building one costs as much as running it.
@@ -244,7 +246,7 @@ def next_due(connection: sa.Connection, after: dt.datetime) -> dt.datetime | Non
 
 def advance(connection: sa.Connection, settled: Iterable[Settled]) -> None:
     """Remember how far the ledger goes, and what comes next."""
-    _ADVANCE.run(connection, map(astuple, settled))
+    _ADVANCE.run(connection, map(_SETTLED, settled))
 
 
 def retire(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> None:
