@@ -5,6 +5,7 @@ Who says that something is due, and how often, does not matter: everything since
 """
 
 import datetime as dt
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -15,7 +16,7 @@ from jobworker.domain import settling
 from jobworker.domain.errors import Conflict, JobDisabled
 from jobworker.domain.schedule import Overlap, State
 from jobworker.domain.settling import Busy, Decision, Outcome, Pause, Situation
-from jobworker.domain.timetable import next_after, occurrences
+from jobworker.domain.timetable import forbidden_by, next_after, occurrences
 from jobworker.services import entering, occasions, plans, preparing
 from jobworker.services.entering import Entered, Occasion
 from jobworker.services.plans import Plan
@@ -199,6 +200,7 @@ def _situation(row: Due, plan: Plan, known: Known, now: dt.datetime) -> Situatio
         runs=row.runs,
         max_runs=schedule.max_runs,
         pause=pause,
+        forbidden=functools.partial(forbidden_by, plan.timetable),
         closed=occasions.closed(known.jobs.get(row.job), row.job),
     )
 

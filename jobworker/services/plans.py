@@ -1,6 +1,7 @@
 """What schedules say, read and made ready once for each revision: settling 10,000 of them leaves no time to parse."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,12 +12,18 @@ from jobworker.domain.calendars import Calendar
 from jobworker.domain.errors import InvalidInput
 from jobworker.domain.schedule import Schedule, parse
 from jobworker.domain.timetable import Timetable
+from jobworker.services import calendars as calendar_services
+from jobworker.store import calendars as stored_calendars
 from jobworker.store import schedules
 
 logger = structlog.get_logger(__name__)
 
 #: So many are kept (a few KB each).
 _KEPT = 20_000
+
+
+#: What reading raises when somebody has written nonsense into SQL.
+_UNREADABLE = (InvalidInput, KeyError, TypeError, ValueError)
 
 
 class Named(Protocol):
@@ -49,7 +56,8 @@ _unreadable: set[tuple[str, int]] = set()
 def of(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Plan]:
     """The plans of these schedules, by id. One that cannot be read is named in the log, and left out."""
     read = _read(connection, rows)
-    calendars: Mapping[str, Calendar] = {}
+    named = {name for schedule in read.values() for name in schedule.calendars}
+    calendars = _calendars(connection, named) if named else {}
     found: dict[str, Plan] = {}
     for row in rows:
         schedule = read.get(row.id)
@@ -76,20 +84,32 @@ def _read(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Schedul
     for row in new:
         try:
             found[row.id] = parse(specs[row.id])
-        except (InvalidInput, KeyError, TypeError, ValueError) as error:
+        except _UNREADABLE as error:
             refused(row, error)
     return found
+
+
+def _calendars(connection: sa.Connection, names: Collection[str]) -> Mapping[str, Calendar]:
+    """Those of these calendars that are there and can be read; a calendar that has not changed is the same object."""
+    there = stored_calendars.current(connection, names)
+    try:
+        return calendar_services.known(connection, there)
+    except _UNREADABLE:
+        found: dict[str, Calendar] = {}
+        for name in there:
+            with contextlib.suppress(*_UNREADABLE):
+                found.update(calendar_services.known(connection, [name]))
+        return found
 
 
 def _plan(row: Named, schedule: Schedule, calendars: Mapping[str, Calendar]) -> Plan | None:
     kept = _kept(row)
     try:
         named = {name: calendars[name] for name in schedule.calendars}
-        # A calendar that has not changed is the same object as before.
         if kept is not None and all(kept.calendars[name] is named[name] for name in named):
             return kept
         plan = Plan(row.revision, schedule, named, schedule.timetable(named))
-    except (KeyError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         refused(row, error)
         return None
     _plans.pop(row.id, None)

@@ -19,7 +19,7 @@ from jobworker.domain.differences import Difference
 from jobworker.domain.errors import InvalidInput
 from jobworker.domain.schedule import Owner, Schedule, State
 from jobworker.domain.timetable import occurrences
-from jobworker.services import schedule_checks
+from jobworker.services import firing, schedule_checks
 from jobworker.services import schedules as editing
 from jobworker.store import schedules
 from jobworker.store.database import Database
@@ -85,7 +85,7 @@ def _apply(connection: sa.Connection, declared: Declarations, actor: str, now: d
             yield _put(connection, row, each, actor, now)
     for name, row in known.items():
         if name not in declared.schedules and row.state is not State.RETIRED:
-            schedules.retire(connection, editing.settled(connection, row, now), actor, now)
+            schedules.retire(connection, firing.settle_now(connection, row, now), actor, now)
             yield Change(Step.RETIRED, "schedule", name, reason="it is not declared any more")
 
 
