@@ -19,6 +19,7 @@ _COMMANDS = {
     "executions": "executions",
     "logs": "logs",
     "relay": "relay",
+    "schedules": "schedules",
     "submit": "submit",
     "up": "up",
     "wait": "wait",

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from jobworker.declare.control import Abort, JobCancelled, Retry, Snooze
     from jobworker.declare.functions import JobOptions, job
     from jobworker.declare.rules import business_day, cron, daily, every, monthly, once, rrule, weekly
-    from jobworker.declare.schedules import schedule
+    from jobworker.declare.schedules import calendar, schedule
 
 __all__ = [
     "Abort",
@@ -23,6 +23,7 @@ __all__ = [
     "SavedFile",
     "Snooze",
     "business_day",
+    "calendar",
     "cron",
     "current",
     "daily",
@@ -44,7 +45,7 @@ _HOMES = {
     "control": ("Abort", "JobCancelled", "Retry", "Snooze"),
     "functions": ("JobOptions", "job"),
     "rules": ("business_day", "cron", "daily", "every", "monthly", "once", "rrule", "weekly"),
-    "schedules": ("schedule",),
+    "schedules": ("calendar", "schedule"),
 }
 
 

@@ -63,12 +63,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, dt.timedelta):
         return value.total_seconds()
     if isinstance(value, Mapping):
-        return {name: plain(each) for name, each in value.items()}
+        return {_key(name): plain(each) for name, each in value.items()}
     if isinstance(value, set | frozenset):
         return sorted(map(plain, value))
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     return value
+
+
+def _key(name: Any) -> Any:
+    return name.isoformat() if isinstance(name, dt.date) else name
 
 
 def _rule(kind: str, **fields: Any) -> Rule:

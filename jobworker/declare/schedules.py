@@ -6,6 +6,7 @@ with its place, otherwise the value is just handed back. What is declared takes 
 
 import contextlib
 import contextvars
+import datetime as dt
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +16,11 @@ from typing import Any, Generic, Required, TypedDict, TypeVar, Unpack
 
 from jobworker import loading
 from jobworker.declare.rules import Duration, Moment, plain
-from jobworker.domain import json_values
+from jobworker.domain import calendar_reading, json_values
 from jobworker.domain import schedule as schedules
+from jobworker.domain.calendars import Calendar
 from jobworker.domain.errors import FieldError, InvalidInput, Misconfigured
+from jobworker.domain.job import NAME
 from jobworker.domain.schedule import Schedule
 from jobworker.loading import Broken
 
@@ -67,6 +70,25 @@ class ScheduleFields(TypedDict, total=False):
     pause_after_failures: int
 
 
+class CalendarFields(TypedDict, total=False):
+    """What a calendar may say; `domain.calendar_reading` explains each.
+
+    `country` (and `subdivision`) is short for the holidays of one country.
+    """
+
+    kind: str
+    description: str
+    country: str
+    subdivision: str
+    holidays: Sequence[Mapping[str, str]]
+    weekend: Sequence[str]
+    hours: Mapping[str, Sequence[str]]
+    closed: Mapping[str | dt.date, str] | Sequence[str | dt.date]
+    opened: Sequence[str | dt.date]
+    days: Mapping[str | dt.date, str] | Sequence[str | dt.date]
+    windows: Sequence[Mapping[str, Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class Declared(Generic[_Value]):
     """What was declared, and where: `schedules/nightly.py:12`."""
@@ -80,6 +102,7 @@ class Declarations:
     """Everything that a package declares, by name."""
 
     schedules: dict[str, Declared[Schedule]] = field(default_factory=dict)
+    calendars: dict[str, Declared[Calendar]] = field(default_factory=dict)
     #: Modules that did not import: what they would have declared is not known.
     broken: list[Broken] = field(default_factory=list)
 
@@ -121,6 +144,32 @@ def schedule(name: str, **fields: Unpack[ScheduleFields]) -> Schedule:
     if into is not None:
         _note(into.schedules, "schedule", name, Declared(made, place))
     return made
+
+
+def calendar(name: str, **fields: Unpack[CalendarFields]) -> Calendar:
+    """Declare a calendar: `calendar("DE", country="DE")` has the business days of Germany.
+
+    The fields are those of the API, `kind` is business unless it says dates. Raises `Misconfigured` like `schedule`.
+    """
+    place = _place()
+    given: dict[str, Any] = {"kind": "business", **{key: plain(value) for key, value in fields.items()}}
+    try:
+        if not NAME.match(str(name)):
+            message = "name must be 1 to 128 of the characters A-Z a-z 0-9 _ . : -"
+            raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
+        made = calendar_reading.parse(_with_country(given))
+    except InvalidInput as error:
+        raise _refused("calendar", name, place, error) from None
+    into = _collected.get()
+    if into is not None:
+        _note(into.calendars, "calendar", name, Declared(made, place))
+    return made
+
+
+def _with_country(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the API: `country` stands for one entry of `holidays`."""
+    place = {key: given.pop(key) for key in ("country", "subdivision") if key in given}
+    return {**given, "holidays": [place, *given.get("holidays", ())]} if place else given
 
 
 def _require_json(parameters: Any) -> None:

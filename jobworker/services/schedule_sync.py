@@ -44,7 +44,10 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference between code and SQL. `kind` is schedule or calendar, `place` a file and a line."""
+    """One difference between code and SQL.
+
+    `kind` is schedule or calendar, `place` a file and a line; `next` are its first moments, in the schedule's zone.
+    """
 
     step: Step
     kind: str
@@ -123,7 +126,8 @@ def _changed(
     wanted = declared.value
     timetable = schedule_checks.check(connection, wanted)
     begins = now if row else now + dt.timedelta(seconds=wanted.initial_delay)
-    coming = list(islice(occurrences(timetable, begins, dt.datetime.max.replace(tzinfo=dt.UTC)), _SHOWN))
+    moments = occurrences(timetable, begins, dt.datetime.max.replace(tzinfo=dt.UTC))
+    coming = [moment.astimezone(timetable.zone) for moment in islice(moments, _SHOWN)]
     if row is None:
         return Change(Step.CREATED, "schedule", wanted.name, declared.place, next=coming)
     step = Step.RESTORED if row.state is State.RETIRED else Step.CHANGED

@@ -1,0 +1,124 @@
+"""`jobworker schedules …`, on a real database."""
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+
+from jobworker.clock import SystemClock
+from jobworker.services import schedules
+from jobworker.store.database import Database
+from tests.integration.cli.conftest import Run
+
+_NIGHTLY = "schedule('nightly', job='clean', rule=daily('02:00'), zone='Europe/Berlin', parameters={'days': 90})"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which the commands are typed, with the package `nights`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "nights").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def jobworker(run: Run, folder: Path) -> Run:
+    """Runs `jobworker …` there."""
+    return functools.partial(run, JOBWORKER_SCHEDULES="nights")
+
+
+def code(folder: Path, *lines: str) -> None:
+    text = "\n".join(["from jobworker import cron, daily, schedule", *lines, ""])
+    (folder / "nights" / "__init__.py").write_text(text)
+
+
+def test_plan_shows_the_difference_and_apply_makes_it_so(jobworker: Run, folder: Path) -> None:
+    code(folder, _NIGHTLY)
+    planned = jobworker("schedules", "plan")
+    assert planned.exit_code == 0
+    first, *moments = planned.stdout.splitlines()
+    assert first == "+ schedule nightly created  (nights/__init__.py:2)"
+    assert len(moments) == 3
+    assert all(" 02:00:00 CE" in each and each.startswith("    next ") for each in moments)
+    assert jobworker("schedules", "plan", "--exit-code").exit_code == 1
+    assert jobworker("schedules", "list").stdout == ""
+
+    assert jobworker("schedules", "apply").stdout == planned.stdout
+    same = jobworker("schedules", "plan", "--exit-code")
+    assert (same.exit_code, same.stdout) == (0, "everything is as code says\n")
+
+    code(folder, _NIGHTLY.replace("02:00", "03:00").replace("90", "30"))
+    assert jobworker("schedules", "plan").stdout.splitlines()[:3] == [
+        "~ schedule nightly changed  (nights/__init__.py:2)",
+        "    /parameters/days: 90 -> 30",
+        '    /rule/time: "02:00" -> "03:00"',
+    ]
+    code(folder)
+    [retired] = map(json.loads, jobworker("schedules", "plan", "--json").stdout.splitlines())
+    assert (retired["step"], retired["name"], retired["place"]) == ("retired", "nightly", None)
+
+
+def test_apply_says_what_cannot_be(jobworker: Run, folder: Path) -> None:
+    code(folder, _NIGHTLY, "schedule('wrong', job='clean', rule=daily('02:00'))")
+    done = jobworker("schedules", "apply")
+    assert done.exit_code == 1
+    assert "! schedule wrong refused  (nights/__init__.py:3)" in done.stdout
+    assert "    /parameters/days: " in done.stdout
+    assert jobworker("schedules", "list").stdout.startswith("nightly  active ")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("schedule('s', job='clean', rule=daily('26:00'))", "error: nights/__init__.py:2: schedule 's': /rule/time: "),
+        ("schedule('s', job='clean', rule=daly('06:00'))", "error: nights does not import\nTraceback"),
+    ],
+)
+def test_code_that_cannot_be_read_is_told(jobworker: Run, folder: Path, line: str, told: str) -> None:
+    code(folder, line)
+    for command in ("plan", "apply"):
+        done = jobworker("schedules", command)
+        assert done.exit_code == 2
+        assert done.stderr.startswith(told)
+
+
+def test_without_the_package_it_says_so(jobworker: Run) -> None:
+    done = jobworker("schedules", "plan", JOBWORKER_SCHEDULES="nowhere")
+    assert done.exit_code == 2
+    assert "no package 'nowhere' with schedules here" in done.stderr
+
+
+def test_list_and_show(jobworker: Run, folder: Path, sqlite_database: Database) -> None:
+    code(folder, _NIGHTLY)
+    jobworker("schedules", "apply")
+    theirs = {
+        "name": "theirs",
+        "job": "clean",
+        "rule": {"kind": "interval", "every": 60},
+        "parameters": {"days": 1},
+        "enabled": False,
+    }
+    schedules.create(sqlite_database, SystemClock(), theirs, "ann")
+
+    first, second = jobworker("schedules", "list").stdout.splitlines()
+    assert first.startswith("nightly  active     ")
+    assert first.endswith("  job clean  (code)")
+    assert second.startswith("theirs  disabled ")
+    for options, names in (
+        (["--owner", "api"], ["theirs"]),
+        (["--state", "active"], ["nightly"]),
+        (["--job", "other"], []),
+        (["--overdue"], []),
+        (["--limit", "1"], ["nightly"]),
+    ):
+        listed = jobworker("schedules", "list", "--json", *options).stdout.splitlines()
+        assert [json.loads(line)["name"] for line in listed] == names
+
+    shown = jobworker("schedules", "show", "nightly").stdout.partition("\n")[2]
+    assert json.loads(shown)["zone"] == "Europe/Berlin"
+    assert json.loads(jobworker("schedules", "show", "nightly", "--json").stdout)["owner"] == "code"
+    unknown = jobworker("schedules", "show", "nigthly")
+    assert unknown.exit_code == 2
+    assert "nightly" in unknown.stderr
