@@ -83,10 +83,16 @@ class RRule:
         """Whether it says more than times of day."""
         return self.part("FREQ") == "HOURLY"
 
+    def names(self) -> set[str]:
+        """What it has a part for, such as FREQ."""
+        return {each.partition("=")[0] for each in self._parts()}
+
     def part(self, name: str) -> str:
         """What the expression says after `name=`; empty if nothing."""
-        parts = dict(each.partition("=")[::2] for each in self.expression.upper().removeprefix("RRULE:").split(";"))
-        return parts.get(name, "")
+        return dict(each.partition("=")[::2] for each in self._parts()).get(name, "")
+
+    def _parts(self) -> list[str]:
+        return self.expression.upper().removeprefix("RRULE:").split(";")
 
     def read(self) -> rrule.rrule:
         """What dateutil makes of it; raises `ValueError`."""

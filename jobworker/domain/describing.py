@@ -1,0 +1,187 @@
+"""Rules and schedules in plain English, for people who want to know whether they wrote what they meant."""
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+
+from cronsim.explain import explain
+
+from jobworker.domain.rules.days import WEEKDAYS, BusinessDay, Daily, Monthly, Roll, Weekly, shown
+from jobworker.domain.rules.expressions import Cron, RRule, plain
+from jobworker.domain.rules.moments import EPOCH, Interval, Once
+from jobworker.domain.schedule import Schedule
+from jobworker.domain.timetable import Rule, WallClockRule
+from jobworker.domain.zones import Dst, Fold, Gap
+
+_WEEKEND = frozenset({5, 6})
+_EVERY_DAY = frozenset(range(7))
+_WORKING = _EVERY_DAY - _WEEKEND
+
+_UNITS = (("week", 604800), ("day", 86400), ("hour", 3600), ("minute", 60))
+
+_ROLLS = {
+    Roll.FOLLOWING: "the next business day if it is closed then",
+    Roll.PRECEDING: "the business day before if it is closed then",
+    Roll.MODIFIED_FOLLOWING: "the next business day of the month, or else the one before, if it is closed then",
+}
+
+_GAPS = {Gap.SHIFT: "made up for when clocks skip it", Gap.SKIP: "left out when clocks skip it"}
+_FOLDS = {
+    Fold.FIRST: "once, the first time, when it comes twice",
+    Fold.SECOND: "once, the second time, when it comes twice",
+    Fold.BOTH: "both times when it comes twice",
+}
+
+#: What RRULE calls days, in the order of the week.
+_DAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
+
+_PERIODS = {"HOURLY": "hour", "DAILY": "day", "WEEKLY": "week", "MONTHLY": "month", "YEARLY": "year"}
+
+
+def of_schedule(schedule: Schedule) -> str:
+    """When a schedule is due: `every weekday at 06:00 (Europe/Berlin), at most 5 times`."""
+    on_the_clock = isinstance(schedule.rule, WallClockRule)
+    text = of_rule(schedule.rule) + (f" ({schedule.zone})" if on_the_clock else "")
+    return ", ".join([text, *_business(schedule), *_clocks(schedule.dst), *_bounds(schedule), *_lateness(schedule)])
+
+
+def of_rule(rule: Rule) -> str:
+    """The rule alone: `on the last day of each month at 18:00`."""
+    match rule:
+        case Once():
+            text = f"once, at {_moment(rule.at)}"
+        case Interval():
+            text = _every(rule.every) + ("" if rule.anchor == EPOCH else f", counted from {_moment(rule.anchor)}")
+        case Daily():
+            text = f"every day at {shown(rule.time)}"
+        case Weekly():
+            text = f"every {_weekdays(rule.days)} at {shown(rule.time)}"
+        case Monthly():
+            text = f"on {_monthday(rule.day)} of each month{_where_it_exists(rule.day)} at {shown(rule.time)}"
+        case BusinessDay():
+            text = f"on {_counted(rule.number, 'business day')} of each month at {shown(rule.time)}"
+        case Cron():
+            explained = explain(plain(rule.expression))
+            text = explained[0].lower() + explained[1:]
+        case RRule():
+            text = _recurrence(rule)
+    return text
+
+
+def duration(seconds: float) -> str:
+    """`1 hour 30 minutes`."""
+    parts = []
+    for unit, length in _UNITS:
+        number, seconds = divmod(seconds, length)
+        if number:
+            parts.append(_number(int(number), unit))
+    if seconds or not parts:
+        parts.append(f"{seconds:g} second" + ("" if seconds == 1 else "s"))
+    return " ".join(parts)
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _business(schedule: Schedule) -> Iterator[str]:
+    if isinstance(schedule.rule, BusinessDay):
+        yield f"as calendar {schedule.calendar} counts" if schedule.calendar else "Monday to Friday being business days"
+        if schedule.rule.roll:
+            yield _ROLLS[schedule.rule.roll]
+
+
+def _clocks(dst: Dst | None) -> Iterator[str]:
+    if dst is not None:
+        yield f"{_GAPS[dst.gap]}, {_FOLDS[dst.fold]}"
+
+
+def _bounds(schedule: Schedule) -> Iterator[str]:
+    if schedule.require:
+        yield f"only within {_calendars(schedule.require)}"
+    if schedule.exclude:
+        yield f"not within {_calendars(schedule.exclude)}"
+    if schedule.start:
+        yield f"from {_moment(schedule.start)} on"
+    if schedule.end:
+        yield f"until {_moment(schedule.end)}"
+    if schedule.initial_delay:
+        yield f"not in the first {duration(schedule.initial_delay)} after it was made"
+    if schedule.max_runs:
+        yield f"at most {_number(schedule.max_runs, 'time')}"
+
+
+def _lateness(schedule: Schedule) -> Iterator[str]:
+    if schedule.run_at_start:
+        yield "and whenever the system starts"
+    if schedule.spread:
+        yield f"up to {duration(schedule.spread)} later, always by the same share"
+    if schedule.jitter:
+        yield f"up to {duration(schedule.jitter)} later, by chance each time"
+
+
+def _calendars(names: Sequence[str]) -> str:
+    return ("calendar " if len(names) == 1 else "calendars ") + listed(names)
+
+
+def _moment(moment: dt.datetime) -> str:
+    local = moment.astimezone(dt.UTC).replace(tzinfo=None)
+    return f"{local.date()} {shown(local.time())} UTC"
+
+
+def _every(seconds: float) -> str:
+    text = duration(seconds)
+    number, _, unit = text.partition(" ")
+    return f"every {unit if number == '1' and ' ' not in unit else text}"
+
+
+def _number(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _weekdays(days: frozenset[int]) -> str:
+    if days == _EVERY_DAY:
+        return "day"
+    if days == _WORKING:
+        return "weekday"
+    return listed([WEEKDAYS[day].capitalize() for day in sorted(days)])
+
+
+def _monthday(day: int | None) -> str:
+    return "the last day" if day is None else f"day {day}"
+
+
+def _where_it_exists(day: int | None) -> str:
+    # Every month has 28 days.
+    return " that has it" if day is not None and day > 28 else ""
+
+
+def _counted(number: int, noun: str) -> str:
+    if number == -1:
+        return f"the last {noun}"
+    return f"the {_ordinal(number)} {noun}" if number > 0 else f"the {_ordinal(-number)} to last {noun}"
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def _recurrence(rule: RRule) -> str:
+    """In words as far as a frequency, an interval, days of the week and an end go; the expression itself beyond."""
+    days = [each for each in rule.part("BYDAY").split(",") if each]
+    plainly = {"FREQ", "INTERVAL", "BYDAY", "COUNT", "WKST"}.issuperset(rule.names())
+    period = _PERIODS[rule.part("FREQ")]
+    # A month or year without days takes them from the start, which says more than words would.
+    if not plainly or not set(days) <= set(_DAYS) or (period in ("month", "year") and not days):
+        return f"by the recurrence rule {rule.expression}, counted from {_local(rule.start)}"
+    number = int(rule.part("INTERVAL") or 1)
+    often = f"every {period if number == 1 else _number(number, period)}"
+    chosen = frozenset(_DAYS.index(day) for day in days)
+    on = f" on {listed([WEEKDAYS[day].capitalize() for day in sorted(chosen)])}" if chosen else ""
+    count = f", {_number(int(rule.part('COUNT')), 'time')}" if rule.part("COUNT") else ""
+    return f"{often}{on}, counted from {_local(rule.start)}{count}"
+
+
+def _local(time: dt.datetime) -> str:
+    return f"{time.date()} {shown(time.time())}"
