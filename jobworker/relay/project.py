@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.store import planned
+from jobworker.store import calendars, planned
 from jobworker.store.database import Database
 from jobworker.store.planned import Plan
+from jobworker.transport import entries
 from jobworker.transport.projection import Expected, Planned, Projection
 
 logger = structlog.get_logger(__name__)
@@ -27,6 +28,9 @@ _MOST_COMPARED = 4000
 
 #: How often that comparison begins (s): with the time it takes, every entry is looked at within a minute.
 _EVERY = 30.0
+
+#: Entries that are written in one step.
+_MANY = 500
 
 #: Ids that are named in the log.
 _MOST_NAMED = 5
@@ -92,12 +96,16 @@ class Projector:
         wrong, unheard = self._projection.compare(expected, self._clock.now())
         if unheard:
             logger.warning("due_event_lost", count=len(unheard), schedules=unheard[:_MOST_NAMED])
-        if wrong:
-            self._mend(wrong)
+        for start in range(0, len(wrong), _MANY):
+            self._mend(wrong[start : start + _MANY])
 
     def _mend(self, ids: Sequence[str]) -> None:
         with self._database.read() as connection:
             rows = planned.specified(connection, ids)
-        known = [Planned(plan.id, plan.version, spec, plan.next_at) for plan, spec in rows if plan.next_at is not None]
+            named = {name for _, spec in rows for name in entries.calendars(spec)}
+            specs = {name: row.spec for name, row in calendars.some(connection, named).items()} if named else {}
+        known = [
+            Planned(plan.id, plan.version, plan.next_at, spec, specs) for plan, spec in rows if plan.next_at is not None
+        ]
         self._projection.write(known)
         self._projection.remove(sorted(set(ids) - {each.id for each in known}))

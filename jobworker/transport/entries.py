@@ -5,7 +5,7 @@ Free of Celery, so that whoever writes the schedule need not load it.
 
 import datetime as dt
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 #: What RedBeat puts before its keys unless `redbeat_key_prefix` says otherwise. Ours does not.
@@ -33,9 +33,18 @@ def entry_key(schedule_id: str) -> str:
     return KEY_PREFIX + schedule_id
 
 
-def encode(schedule_id: str, spec: Mapping[str, Any]) -> str:
-    """An entry's definition as RedBeat stores it, from a schedule's JSON."""
-    timetable = {name: spec[name] for name in _TIMETABLE if spec.get(name) is not None}
+def calendars(spec: Mapping[str, Any]) -> list[str]:
+    """The names of the calendars without which nobody could say when this schedule is due."""
+    return [name for field in _calendar_fields(spec) for name in _names(spec.get(field))]
+
+
+def encode(schedule_id: str, spec: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> str:
+    """An entry's definition as RedBeat stores it, from a schedule's JSON and that of its `calendars` by name."""
+    fields = (*_TIMETABLE, *_calendar_fields(spec))
+    timetable = {name: spec[name] for name in fields if spec.get(name) is not None}
+    needed = {name: known[name] for name in calendars(spec) if known and name in known}
+    if needed:
+        timetable["calendars"] = needed
     definition = {
         "name": schedule_id,
         "task": spec["job"],
@@ -46,6 +55,18 @@ def encode(schedule_id: str, spec: Mapping[str, Any]) -> str:
         "enabled": True,
     }
     return json.dumps(definition, sort_keys=True)
+
+
+def _calendar_fields(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where they are named: what calendars forbid takes no nominal time away, but a business day rolls out of it."""
+    rule = spec["rule"]
+    if rule.get("kind") != "business_day":
+        return ()
+    return ("calendar", "require", "exclude") if rule.get("roll") else ("calendar",)
+
+
+def _names(named: str | Sequence[str] | None) -> Sequence[str]:
+    return [named] if isinstance(named, str) else named or ()
 
 
 def to_score(moment: dt.datetime) -> str:

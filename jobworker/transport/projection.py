@@ -67,12 +67,13 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A schedule that beat has to know, as JSON (`domain.schedule`), and when it is due next."""
+    """A schedule that beat has to know, when it is due next, and what says when: itself and calendars, as JSON."""
 
     id: str
     version: str
-    spec: Mapping[str, Any]
     next_at: dt.datetime
+    spec: Mapping[str, Any]
+    calendars: Mapping[str, Any]
 
 
 class Compared(NamedTuple):
@@ -142,7 +143,7 @@ def _question(each: Expected) -> tuple[str, str, str]:
 
 
 def _telling(each: Planned) -> tuple[str, str, str, str]:
-    return each.id, each.version, entries.encode(each.id, each.spec), entries.to_score(each.next_at)
+    return each.id, each.version, entries.encode(each.id, each.spec, each.calendars), entries.to_score(each.next_at)
 
 
 def _chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:

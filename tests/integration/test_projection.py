@@ -11,11 +11,13 @@ import sqlalchemy as sa
 
 from jobworker.clock import ManualClock
 from jobworker.domain import schedule as schedules
+from jobworker.domain.calendars import Business, Dates
+from jobworker.domain.job import Owner as CalendarOwner
 from jobworker.domain.schedule import Owner
 from jobworker.relay import project
 from jobworker.relay.project import Projector
+from jobworker.store import calendars, schema
 from jobworker.store import schedules as store
-from jobworker.store import schema
 from jobworker.store.database import Database
 from jobworker.transport import entries, keys
 from jobworker.transport.beat import Scheduler
@@ -234,15 +236,51 @@ def test_a_change_that_was_committed_late_is_found_all_the_same(house: House) ->
     assert house.known() == set(late)
 
 
-def test_another_revision_of_a_calendar_writes_its_schedules_again(house: House) -> None:
-    named = house.put("named", HOURLY, house.now, require=["open"])
+FIRST_DAY = {"kind": "business_day", "n": 1, "time": "06:00", "roll": "following"}
+
+
+def test_beat_finds_the_calendars_that_it_needs_in_the_entry(house: House, beat: Scheduler) -> None:
+    month = house.now.replace(day=1, hour=0, minute=0, second=0, microsecond=0) + 32 * 24 * HOUR
+    days = [month.date().replace(day=number) for number in range(1, 29)]
+    nominal = dt.datetime.combine(days[0], dt.time(6), dt.UTC)
+    # Every day is a business day, but the first is closed and the second forbidden.
+    office = Business(weekend=frozenset(), closed={days[0]: "moving"}).to_json()
+    forbidden, elsewhere = (Dates({day: "stocktaking"}).to_json() for day in (days[1], days[20]))
     with house.database.write() as connection:
-        common = {"owner": "api", "spec": {}, "created_at": house.now, "changed_at": house.now}
-        connection.execute(schema.calendars.insert(), {"name": "open", "revision": 1, **common})
+        calendars.put(connection, "office", office, CalendarOwner.API, "ann", house.now)
+        calendars.put(connection, "forbidden", forbidden, CalendarOwner.API, "ann", house.now)
+        spec = schedules.parse(spec_of(FIRST_DAY, name="first", calendar="office", exclude=["forbidden"]))
+        row = store.put(connection, spec, Owner.API, "ann", house.clock.now(), nominal)
+    house.rounds(1)
+    entry = beat.Entry.from_key(entries.entry_key(row.id), app=beat.app)
+    assert entry.schedule.next_after(nominal - 24 * HOUR) == nominal + 48 * HOUR
+
+    with house.database.write() as connection:
+        calendars.put(connection, "forbidden", elsewhere, CalendarOwner.API, "ann", house.clock.now())
+    house.rounds()
+    entry = beat.Entry.from_key(entries.entry_key(row.id), app=beat.app)
+    assert entry.schedule.next_after(nominal - 24 * HOUR) == nominal + 24 * HOUR
+
+
+def test_calendars_that_change_no_nominal_time_are_left_out(house: House) -> None:
+    with house.database.write() as connection:
+        calendars.put(connection, "office", Business().to_json(), CalendarOwner.API, "ann", house.now)
+    hourly = house.put("hourly", HOURLY, house.now, require=["office"])
+    house.rounds(1)
+    definition = house.schedule.client.hget(entries.entry_key(hourly), entries.DEFINITION)
+    assert "office" not in str(definition)
+
+
+def test_another_revision_of_a_calendar_writes_its_schedules_again(house: House) -> None:
+    with house.database.write() as connection:
+        calendars.put(connection, "open", Business().to_json(), CalendarOwner.API, "ann", house.now)
+    named = house.put("named", HOURLY, house.now, require=["open"])
     house.rounds()
     before = house.schedule.client.hget(keys.BEAT_PROJECTION, named)
     with house.database.write() as connection:
-        connection.execute(sa.update(schema.calendars).values(revision=2))
+        calendars.put(
+            connection, "open", Dates({house.now.date(): "fair"}).to_json(), CalendarOwner.API, "ann", house.now
+        )
     house.rounds()
     after = house.schedule.client.hget(keys.BEAT_PROJECTION, named)
     assert (str(before).split()[0], str(after).split()[0]) == ("1.1", "1.2")

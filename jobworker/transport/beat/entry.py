@@ -9,7 +9,7 @@ from celery.schedules import BaseSchedule, schedstate
 from redbeat.decoder import RedBeatJSONDecoder, RedBeatJSONEncoder
 from redbeat.schedulers import RedBeatSchedulerEntry, get_redis
 
-from jobworker.domain import timetable
+from jobworker.domain import calendar_reading, timetable
 from jobworker.domain.schedule import parse
 from jobworker.transport import entries
 
@@ -23,7 +23,10 @@ class RuleSchedule(BaseSchedule):
     def __init__(self, described: Mapping[str, Any], app: Any = None) -> None:
         super().__init__(app=app)
         self.described = dict(described)
-        self._timetable = parse({**_ANYBODY, **self.described}).timetable({})
+        inline = self.described.get("calendars", {})
+        calendars = {name: calendar_reading.parse(each) for name, each in inline.items()}
+        spec = {name: each for name, each in self.described.items() if name != "calendars"}
+        self._timetable = parse({**_ANYBODY, **spec}).timetable(calendars)
         self._asked: dt.datetime | None = None
         self._answer: dt.datetime | None = None
 
