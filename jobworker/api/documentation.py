@@ -9,6 +9,7 @@ from flask import Blueprint, Flask, Response, abort, send_from_directory
 
 from jobworker.api import (
     batches,
+    calendars,
     dead_letters,
     events,
     executions,
@@ -76,7 +77,7 @@ def register(app: Flask) -> None:
     api = _Api(app)
     api.spec.components.schema("Problem", schema=Problem)
     for each in (
-        *(jobs, tasks, retry, schedules, submissions, batches, executions),
+        *(jobs, tasks, retry, schedules, calendars, submissions, batches, executions),
         *(queues, files, dead_letters, events, operations),
     ):
         api.register_blueprint(each.blueprint)

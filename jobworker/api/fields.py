@@ -13,6 +13,8 @@ _RFC3339 = re.compile(
     r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?P<offset>[Zz]|[+-]\d{2}:\d{2})?\Z", re.ASCII
 )
 
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}\Z", re.ASCII)
+
 
 class Coded(str):
     """A message with the stable code of what it complains about. It says what must be, after the field's name."""
@@ -95,6 +97,20 @@ class Moment(fields.Field[dt.datetime]):
             return dt.datetime.fromisoformat(value.upper()).astimezone(dt.UTC)
         except (ValueError, OverflowError):
             raise self.make_error("invalid") from None
+
+
+class Day(fields.Field[dt.date]):
+    """A date."""
+
+    default_error_messages = _wrong_type("must be a date such as 2026-01-31")
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dt.date:
+        if not isinstance(value, str) or not _DATE.match(value):
+            raise self.make_error("invalid")
+        try:
+            return dt.date.fromisoformat(value)
+        except ValueError:
+            raise ma.ValidationError(Coded("not_allowed", f"is no day: there is no {value}")) from None
 
 
 class Limit(fields.Integer):

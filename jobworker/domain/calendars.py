@@ -134,7 +134,9 @@ class Business:
             "holidays": [each.to_json() for each in self.holidays],
             "closed": _named(self.closed),
             "opened": [day.isoformat() for day in sorted(self.opened)],
-            "hours": None if hours is None else {WEEKDAYS[day]: _hours(hours[day]) for day in sorted(hours)},
+            "hours": None
+            if hours is None
+            else {WEEKDAYS[day]: [span(part) for part in hours[day]] for day in sorted(hours)},
         }
 
 
@@ -212,6 +214,12 @@ class Dates:
 _WHOLE_DAY: Sequence[Hours] = ((dt.time(), None),)
 
 
+def span(part: Hours) -> str:
+    """A part of a day as it is written: `09:00-17:00`."""
+    begin, end = part
+    return f"{_clock(begin)}-{'24:00' if end is None else _clock(end)}"
+
+
 def next_inside(calendar: Calendar, time: dt.datetime) -> dt.datetime | None:
     """The first time from `time` on that the calendar holds; None: not within ten years."""
     day = time.date()
@@ -265,10 +273,6 @@ def _merged(windows: Iterable[Window]) -> list[tuple[dt.datetime, dt.datetime]]:
 
 def _named(days: Mapping[dt.date, str]) -> dict[str, str]:
     return {day.isoformat(): days[day] for day in sorted(days)}
-
-
-def _hours(parts: Iterable[Hours]) -> list[str]:
-    return [f"{_clock(begin)}-{'24:00' if end is None else _clock(end)}" for begin, end in parts]
 
 
 def _clock(time: dt.time) -> str:

@@ -1,13 +1,14 @@
 """Calendars as they stand and as they were; the values that timetables are made with."""
 
+import datetime as dt
 import weakref
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from jobworker.domain.calendar_reading import parse
-from jobworker.domain.calendars import Business, Calendar
+from jobworker.domain.calendars import Business, Calendar, Hours
 from jobworker.domain.errors import CalendarNotFound, FieldError, RevisionNotFound, pointer
 from jobworker.domain.rules.days import BusinessDay
 from jobworker.domain.schedule import Schedule
@@ -24,8 +25,17 @@ _HIGHEST = 2**31 - 1
 _MOST_KEPT = 500
 
 #: By database and name: the revision, since when it is current, and the calendar.
-_kept: weakref.WeakKeyDictionary[sa.Engine, dict[str, tuple[tuple[int, datetime], Calendar]]]
+_kept: weakref.WeakKeyDictionary[sa.Engine, dict[str, tuple[tuple[int, dt.datetime], Calendar]]]
 _kept = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarDay:
+    """A day in a calendar: its name if it has one, and its times that the calendar holds."""
+
+    day: dt.date
+    name: str | None
+    parts: Sequence[Hours]
 
 
 def known(connection: sa.Connection, names: Collection[str], lock: bool = False) -> Mapping[str, Calendar]:
@@ -78,6 +88,15 @@ def find(connection: sa.Connection, name: str, lock: bool = False) -> CalendarRo
     if row is None:
         raise not_found(connection, name)
     return row
+
+
+def days(database: Database, name: str, first: dt.date, count: int) -> list[CalendarDay]:
+    """What the calendar says about `count` days: those that it holds, or has names for. Raises `CalendarNotFound`."""
+    with database.read() as connection:
+        calendar = known(connection, [name])[name]
+    some = (first + dt.timedelta(days=number) for number in range(count))
+    found = (CalendarDay(day, calendar.name_of(day), calendar.parts(day)) for day in some)
+    return [each for each in found if each.parts or each.name]
 
 
 def page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[CalendarRow]:

@@ -1,7 +1,7 @@
 """Calendars with their revisions, and which schedules use them."""
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,10 @@ import sqlalchemy as sa
 
 from jobworker.domain.errors import Conflict
 from jobworker.domain.job import Owner
-from jobworker.store import audit, schema
+from jobworker.store import audit, schedules, schema
 from jobworker.store.audit import AuditEntry
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.schedules import ScheduleRow
 
 _calendars = schema.calendars
 _revisions = schema.calendar_revisions
@@ -135,11 +136,13 @@ def delete(connection: sa.Connection, row: CalendarRow, actor: str, now: dt.date
     audit.record(connection, AuditEntry(now, actor, "calendar.delete", row.name, row.spec, None))
 
 
-def users(connection: sa.Connection, calendar: str) -> Sequence[tuple[str, str]]:
-    """The ids and names of the schedules that name this calendar, by name."""
-    query = sa.select(_schedules.c.id, _schedules.c.name).join(_uses, _uses.c.schedule_id == _schedules.c.id)
-    rows = connection.execute(query.where(_uses.c.calendar == calendar).order_by(_schedules.c.name))
-    return [(row.id, row.name) for row in rows]
+def users(connection: sa.Connection, calendar: str) -> list[ScheduleRow]:
+    """The schedules that name this calendar, locked, in the order of their ids."""
+    query = (
+        sa.select(_schedules).join(_uses, _uses.c.schedule_id == _schedules.c.id).where(_uses.c.calendar == calendar)
+    )
+    rows = connection.execute(query.order_by(_schedules.c.id).with_for_update(of=_schedules))
+    return [schedules.to_row(row) for row in rows]
 
 
 def _next_revision(connection: sa.Connection, name: str) -> int:

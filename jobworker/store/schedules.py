@@ -257,6 +257,14 @@ def retire(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.date
     audit.record(connection, AuditEntry(now, actor, "schedule.retire", row.name, row.spec, None))
 
 
+def moved(connection: sa.Connection, schedule_id: str, now: dt.datetime, next_at: dt.datetime | None) -> None:
+    """A calendar was changed that says when it is due: from `now` on that is otherwise."""
+    until = sa.case((_schedules.c.settled_until > now, _schedules.c.settled_until), else_=now)
+    state = State.ACTIVE if next_at else State.EXHAUSTED
+    values = {"settled_until": until, "next_at": next_at, "state": state.value, "changed_at": now}
+    connection.execute(_schedules.update().where(_schedules.c.id == schedule_id).values(values))
+
+
 def delete(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> None:
     """Remove a schedule; its revisions, its ledger and its executions stay."""
     _name_calendars(connection, row.id, ())

@@ -80,8 +80,8 @@ def test_which_schedules_use_it(database: Database) -> None:
     with database.write() as connection:
         for name, fields in given:
             schedules.put(connection, _schedule(name, **fields), ScheduleOwner.API, "ann", NOW, LATER)
-        assert [name for _, name in calendars.users(connection, "holidays")] == ["a", "z"]
-        assert [name for _, name in calendars.users(connection, "office")] == ["a"]
+        assert [row.name for row in calendars.users(connection, "holidays")] == ["z", "a"]
+        assert [row.name for row in calendars.users(connection, "office")] == ["a"]
         assert calendars.users(connection, "other") == []
 
 

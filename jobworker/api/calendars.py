@@ -1,0 +1,185 @@
+"""/api/v1/calendars: which times are working time, and which dates are listed."""
+
+from typing import Any
+
+from flask import Response, request
+
+from jobworker.api import headers, show
+from jobworker.api.answers import answer, etag
+from jobworker.api.blueprint import Blueprint
+from jobworker.api.room import ACTOR, room
+from jobworker.api.schemas.base import PageQuery, page_of
+from jobworker.api.schemas.calendars import (
+    Calendar,
+    CalendarBody,
+    CalendarDays,
+    CalendarReplacementBody,
+    CalendarRevision,
+    CalendarSummary,
+    Countries,
+    DaysQuery,
+)
+from jobworker.domain import public_holidays
+from jobworker.domain.calendars import WEEKDAYS, span
+from jobworker.domain.errors import (
+    CalendarExists,
+    CalendarInUse,
+    CalendarNotFound,
+    CalendarOwnedByCode,
+    FieldError,
+    InvalidInput,
+    PreconditionFailed,
+    PreconditionRequired,
+    RevisionNotFound,
+)
+from jobworker.services import calendar_editing, calendars
+from jobworker.services.calendars import CalendarDay
+from jobworker.store.calendars import CalendarRevision as RevisionRow
+from jobworker.store.calendars import CalendarRow
+
+ROOT = f"{show.ROOT}/calendars"
+
+#: So many days are shown at once.
+_MOST_DAYS = 366
+
+blueprint = Blueprint(
+    "calendars",
+    __name__,
+    url_prefix=show.ROOT,
+    description="Calendars: working time with holidays, or lists of dates. Schedules are kept to them, or away.",
+)
+
+_ETAG = {"ETag": {"description": "The revision.", "schema": {"type": "string"}}}
+
+
+@blueprint.post("/calendars")
+@blueprint.arguments(CalendarBody())
+@blueprint.answers(201, Calendar(), "The calendar as created.", headers=_ETAG)
+@blueprint.problems(CalendarExists)
+def create_calendar(body: dict[str, Any]) -> Response:
+    """Make a calendar."""
+    made = calendar_editing.create(room().database, room().clock, body, ACTOR)
+    response = shown(made, 201)
+    response.headers["Location"] = f"{ROOT}/{made.name}"
+    return response
+
+
+@blueprint.get("/calendars")
+@blueprint.query(PageQuery())
+@blueprint.answers(200, page_of(CalendarSummary), "Calendars by name.")
+def list_calendars(query: dict[str, Any]) -> Response:
+    """List the calendars, without their dates."""
+    found = calendars.page(room().database, query["limit"], query["cursor"])
+    return answer(show.page(found, _summary))
+
+
+@blueprint.get("/calendars/<string:name>")
+@blueprint.answers(200, Calendar(), "The calendar.", headers=_ETAG)
+@blueprint.problems(CalendarNotFound)
+def get_calendar(name: str) -> Response:
+    """Read a calendar; If-None-Match is honoured."""
+    response = shown(calendars.get(room().database, name), 200)
+    response.make_conditional(request)
+    return response
+
+
+@blueprint.put("/calendars/<string:name>")
+@blueprint.arguments(CalendarReplacementBody())
+@blueprint.answers(200, Calendar(), "The calendar as changed.", headers=_ETAG)
+@blueprint.headers(headers.IF_MATCH)
+@blueprint.problems(CalendarNotFound, CalendarOwnedByCode, CalendarInUse, PreconditionFailed, PreconditionRequired)
+def change_calendar(body: dict[str, Any], name: str) -> Response:
+    """Replace a calendar; the schedules that name it follow. What is due by now stays as it was."""
+    expected = headers.expected_revisions()
+    changed = calendar_editing.change(room().database, room().clock, name, body, expected, ACTOR)
+    room().changed()
+    return shown(changed, 200)
+
+
+@blueprint.delete("/calendars/<string:name>")
+@blueprint.answers(204, None, "The calendar is gone.")
+@blueprint.headers(headers.IF_MATCH)
+@blueprint.problems(CalendarNotFound, CalendarOwnedByCode, CalendarInUse, PreconditionFailed, PreconditionRequired)
+def delete_calendar(name: str) -> Response:
+    """Remove a calendar that no schedule names; its revisions stay."""
+    calendar_editing.remove(room().database, room().clock, name, headers.expected_revisions(), ACTOR)
+    return Response(status=204)
+
+
+@blueprint.get("/calendars/<string:name>/days")
+@blueprint.query(DaysQuery())
+@blueprint.answers(200, CalendarDays(), "The days that it holds or has names for.")
+@blueprint.problems(CalendarNotFound)
+def list_calendar_days(query: dict[str, Any], name: str) -> Response:
+    """See what a calendar says about some days: which times it holds, and what holidays are called."""
+    first, count = query["first"], (query["end"] - query["first"]).days
+    if not 0 < count <= _MOST_DAYS:
+        message = f"to must be 1 to {_MOST_DAYS} days after from"
+        raise InvalidInput(message, [FieldError("to", "not_allowed", message)])
+    found = calendars.days(room().database, name, first, count)
+    return answer({"items": [_day(each) for each in found]})
+
+
+@blueprint.get("/calendars/<string:name>/revisions")
+@blueprint.query(PageQuery())
+@blueprint.answers(200, page_of(CalendarRevision), "Revisions, the latest first.")
+@blueprint.problems(CalendarNotFound)
+def list_calendar_revisions(query: dict[str, Any], name: str) -> Response:
+    """List how a calendar was at each time; revisions outlive their calendar."""
+    found = calendars.revisions(room().database, name, query["limit"], query["cursor"])
+    return answer(show.page(found, _revision))
+
+
+@blueprint.get("/calendars/<string:name>/revisions/<int:number>")
+@blueprint.answers(200, CalendarRevision(), "The calendar as it was.")
+@blueprint.problems(CalendarNotFound, RevisionNotFound)
+def get_calendar_revision(name: str, number: int) -> Response:
+    """Read a calendar as it was at a revision."""
+    return answer(_revision(calendars.revision(room().database, name, number)))
+
+
+@blueprint.get("/countries")
+@blueprint.answers(200, Countries(), "Countries by code.")
+def list_countries() -> Response:
+    """List the countries, and their parts, whose public holidays are known."""
+    return answer({"items": public_holidays.countries()})
+
+
+def shown(row: CalendarRow, status: int) -> Response:
+    """The answer with a calendar."""
+    return answer({**_summary(row), **row.spec}, status, {"ETag": etag(row.revision)})
+
+
+def _summary(row: CalendarRow) -> dict[str, Any]:
+    here = f"{ROOT}/{row.name}"
+    return {
+        "name": row.name,
+        "kind": row.spec["kind"],
+        "description": row.spec["description"],
+        "owner": row.owner.value,
+        "revision": row.revision,
+        "created_at": row.created_at,
+        "changed_at": row.changed_at,
+        "links": {
+            "self": here,
+            "days": f"{here}/days",
+            "revisions": f"{here}/revisions",
+            "schedules": f"{show.ROOT}/schedules?calendar={row.name}",
+        },
+    }
+
+
+def _revision(row: RevisionRow) -> dict[str, Any]:
+    here = f"{ROOT}/{row.calendar}"
+    links = {"self": f"{here}/revisions/{row.revision}", "calendar": here}
+    shown = {name: getattr(row, name) for name in ("calendar", "revision", "created_at", "actor")}
+    return {**shown, "definition": row.spec, "links": links}
+
+
+def _day(found: CalendarDay) -> dict[str, Any]:
+    return {
+        "date": found.day,
+        "weekday": WEEKDAYS[found.day.weekday()],
+        "name": found.name,
+        "holds": [span(part) for part in found.parts],
+    }

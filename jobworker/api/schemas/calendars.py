@@ -1,0 +1,168 @@
+"""Calendars. Their parser in the domain says what is wrong; here is what they look like."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import marshmallow as ma
+from marshmallow import fields
+
+from jobworker.api.fields import Day
+from jobworker.api.schemas.base import Answer, Schema, integer, moment, text
+from jobworker.domain.calendars import Business, Dates
+from jobworker.domain.job import Owner
+
+_HOLIDAYS = {
+    "type": "array",
+    "description": "Public holidays of countries, or of parts of them (ISO 3166); `/countries` lists them.",
+    "example": [{"country": "DE", "subdivision": "BY"}],
+}
+_FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "name": {"type": "string", "description": "Its own name.", "example": "office"},
+    "kind": {"type": "string", "enum": [Business.kind, Dates.kind], "description": "Working time, or what is listed."},
+    "description": {"type": "string", "description": "For people."},
+    "holidays": _HOLIDAYS,
+    "weekend": {
+        "type": "array",
+        "description": "business: on these days of the week nobody works.",
+        "default": ["saturday", "sunday"],
+    },
+    "closed": {
+        "description": "business: other days when nobody works, with their names; or a list of dates.",
+        "example": {"2026-12-24": "Christmas Eve"},
+    },
+    "opened": {
+        "type": "array",
+        "description": "business: days when people work whatever else is said.",
+        "example": ["2026-12-19"],
+    },
+    "hours": {
+        "type": ["object", "null"],
+        "description": "business: when people work on which days of the week; null: all day.",
+        "example": {"monday": ["09:00-12:30", "13:30-18:00"]},
+    },
+    "days": {"description": "dates: days with their names; or a list of dates.", "example": {"2026-06-30": "closing"}},
+    "windows": {
+        "type": "array",
+        "description": "dates: times from `from` up to `to`, on the wall clock of whoever uses the calendar.",
+        "example": [{"from": "2026-12-31T22:00", "to": "2027-01-01T06:00", "name": "year's end"}],
+    },
+}
+
+
+def _given(name: str) -> fields.Raw:
+    return fields.Raw(allow_none=True, metadata=dict(_FIELDS[name]))
+
+
+class CalendarBody(Schema):
+    """A calendar as somebody writes it; what is left out has its default."""
+
+    name = fields.Raw(required=True, allow_none=True, metadata=dict(_FIELDS["name"]))
+    kind = fields.Raw(required=True, allow_none=True, metadata=dict(_FIELDS["kind"]))
+    description = _given("description")
+    weekend = _given("weekend")
+    holidays = _given("holidays")
+    closed = _given("closed")
+    opened = _given("opened")
+    hours = _given("hours")
+    days = _given("days")
+    windows = _given("windows")
+
+
+class CalendarReplacementBody(CalendarBody):
+    """A calendar that replaces the one named in the URL; `name` may be left out, not differ."""
+
+    name = _given("name")
+
+
+class CalendarSummary(Answer):
+    """A calendar in a list."""
+
+    name = fields.String()
+    kind = fields.String(validate=ma.validate.OneOf([Business.kind, Dates.kind]))
+    description = fields.String()
+    owner = text("`code`: changed there, not over the API.", validate=ma.validate.OneOf([each.value for each in Owner]))
+    revision = integer("Counts the changes; the ETag is made from it.")
+    created_at = moment("When it was first made.")
+    changed_at = moment("When it was last changed.")
+    links = fields.Dict(values=fields.String())
+
+
+class Calendar(CalendarSummary):
+    """A calendar. Which of its other fields there are depends on `kind`."""
+
+    holidays = fields.List(fields.Dict(), metadata={"description": _HOLIDAYS["description"]})
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        """Fields of one kind are not always there."""
+        if field_name not in _OF_ONE_KIND:
+            super().on_bind_field(field_name, field_obj)
+
+    weekend = _given("weekend")
+    closed = _given("closed")
+    opened = _given("opened")
+    hours = _given("hours")
+    days = _given("days")
+    windows = _given("windows")
+
+
+_OF_ONE_KIND = {"weekend", "closed", "opened", "hours", "days", "windows"}
+
+
+class CalendarRevision(Answer):
+    """A calendar as it was."""
+
+    calendar = fields.String()
+    revision = integer("Counts the changes, from 1.")
+    created_at = moment("When it was made.")
+    actor = text("Who made it.")
+    definition = fields.Dict()
+    links = fields.Dict(values=fields.String())
+
+
+class DaysQuery(Schema):
+    """Which days to show."""
+
+    first = Day(
+        data_key="from", required=True, metadata={"format": "date", "description": "The first day.", "type": "string"}
+    )
+    end = Day(
+        data_key="to",
+        required=True,
+        metadata={
+            "format": "date",
+            "description": "The day after the last one; at most 366 days on.",
+            "type": "string",
+        },
+    )
+
+
+class CalendarDay(Answer):
+    """A day that the calendar holds, or has a name for."""
+
+    date = text("The day.", allow_none=False)
+    weekday = fields.String()
+    name = text("What it is called: a holiday, for instance.", allow_none=True)
+    holds = fields.List(
+        fields.String(),
+        metadata={"description": "Its times that belong to the calendar, such as 09:00-17:00; none of them: none."},
+    )
+
+
+class CalendarDays(Answer):
+    """The days of a calendar."""
+
+    items = fields.List(fields.Nested(CalendarDay))
+
+
+class Country(Answer):
+    """A country whose public holidays are known."""
+
+    code = fields.String()
+    name = fields.String()
+    subdivisions = fields.List(fields.String(), metadata={"description": "Its parts with holidays of their own."})
+
+
+class Countries(Answer):
+    """Every country whose public holidays are known."""
+
+    items = fields.List(fields.Nested(Country))

@@ -1,0 +1,141 @@
+"""Calendars are created, changed and removed; the schedules that name them follow."""
+
+import datetime as dt
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain import admission
+from jobworker.domain.calendar_reading import parse
+from jobworker.domain.calendars import Business, Calendar
+from jobworker.domain.errors import (
+    CalendarExists,
+    CalendarInUse,
+    CalendarOwnedByCode,
+    FieldError,
+    InvalidInput,
+    PreconditionFailed,
+)
+from jobworker.domain.job import NAME, Owner
+from jobworker.domain.rules.days import BusinessDay
+from jobworker.domain.schedule import State
+from jobworker.domain.timetable import next_after
+from jobworker.services import calendars as values
+from jobworker.services import schedules as schedule_services
+from jobworker.store import calendars, schedules
+from jobworker.store.calendars import CalendarRow
+from jobworker.store.database import Database
+from jobworker.store.schedules import ScheduleRow
+
+#: The revisions that a change may replace; None: whichever is current.
+Expected = Collection[int] | None
+
+#: So many schedules are named to somebody who cannot remove their calendar.
+_MOST_NAMED = 20
+
+
+def create(database: Database, clock: Clock, described: Mapping[str, Any], actor: str) -> CalendarRow:
+    """Add a calendar; raises `CalendarExists`, and `InvalidInput` with everything that is wrong with it."""
+    name, calendar = _read(described)
+    with database.write() as connection:
+        if calendars.get(connection, name):
+            raise CalendarExists(f"calendar {name} exists already; change it with PUT and If-Match")
+        return put(connection, name, calendar, Owner.API, actor, clock.now())
+
+
+def change(
+    database: Database, clock: Clock, name: str, described: Mapping[str, Any], expected: Expected, actor: str
+) -> CalendarRow:
+    """Replace a calendar, if its current revision is one of those expected.
+
+    What is due by now is settled as the calendar was; afterwards it is as it is described.
+    """
+    if described.get("name", name) != name:
+        message = f"name is {described['name']!r}, but the URL says {name}; a calendar cannot be renamed"
+        raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
+    with database.write() as connection:
+        expect(connection, name, expected)
+        _, calendar = _read({**described, "name": name})
+        return put(connection, name, calendar, Owner.API, actor, clock.now())
+
+
+def remove(database: Database, clock: Clock, name: str, expected: Expected, actor: str) -> None:
+    """Remove a calendar that no schedule names; its revisions stay. Raises `CalendarInUse`."""
+    with database.write() as connection:
+        delete(connection, expect(connection, name, expected), actor, clock.now())
+
+
+def put(
+    connection: sa.Connection, name: str, calendar: Calendar, owner: Owner, actor: str, now: dt.datetime
+) -> CalendarRow:
+    """Insert the calendar or change it, and let the schedules follow that name it.
+
+    Raises `CalendarInUse` if some count business days by it, and it would have none any more.
+    """
+    before, spec = calendars.get(connection, name, lock=True), calendar.to_json()
+    if before is None or before.spec == spec:
+        return calendars.put(connection, name, spec, owner, actor, now)
+    users = calendars.users(connection, name)
+    counting = [row for row in users if row.schedule.calendar == name and isinstance(row.schedule.rule, BusinessDay)]
+    if counting and not isinstance(calendar, Business):
+        message = (
+            f"calendar {name} cannot become a list of dates: business days are counted by it in {_named(counting)}"
+        )
+        raise CalendarInUse(message)
+    settled = [schedule_services.settled(connection, row, now) for row in users]
+    changed = calendars.put(connection, name, spec, owner, actor, now)
+    for row in settled:
+        _follow(connection, row, now)
+    return changed
+
+
+def delete(connection: sa.Connection, row: CalendarRow, actor: str, now: dt.datetime) -> None:
+    """Remove a calendar that no schedule names. Raises `CalendarInUse`."""
+    users = calendars.users(connection, row.name)
+    if users:
+        message = f"calendar {row.name} is named by {_named(users)}; change or delete them first"
+        raise CalendarInUse(message)
+    calendars.delete(connection, row, actor, now)
+
+
+def expect(connection: sa.Connection, name: str, expected: Expected) -> CalendarRow:
+    """The calendar, if it may be changed over the API, by somebody who knows its current revision."""
+    row = values.find(connection, name, lock=True)
+    if expected is not None and row.revision not in expected:
+        message = f"calendar {name} is at revision {row.revision} now; read it again, then repeat the change"
+        raise PreconditionFailed(message)
+    if row.owner is Owner.CODE:
+        raise CalendarOwnedByCode(f"calendar {name} is declared in code; change it there (schedules/*.py)")
+    return row
+
+
+def _read(described: Mapping[str, Any]) -> tuple[str, Calendar]:
+    """The name and the calendar; raises `InvalidInput` with all that is wrong with both."""
+    name, problems = described.get("name"), []
+    if not isinstance(name, str) or not NAME.match(name):
+        message = "name must be 1 to 128 of the characters A-Z a-z 0-9 _ . : -, the first a letter or a digit"
+        problems.append(FieldError("/name", "not_allowed", message))
+    try:
+        calendar = parse({field: value for field, value in described.items() if field != "name"})
+    except InvalidInput as error:
+        problems.extend(error.errors)
+    admission.refuse(problems)
+    return str(name), calendar
+
+
+def _follow(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) -> None:
+    """Work out anew when a schedule is due. What its calendars only forbid is seen when it is due."""
+    schedule = row.schedule
+    ended = schedule.max_runs is not None and row.runs >= schedule.max_runs
+    if row.state is State.RETIRED or ended or not isinstance(schedule.rule, BusinessDay):
+        return
+    timetable = schedule.timetable(values.known(connection, schedule.calendars))
+    schedules.moved(connection, row.id, now, next_after(timetable, max(now, row.settled_until)))
+
+
+def _named(rows: Sequence[ScheduleRow]) -> str:
+    names = sorted(row.name for row in rows)
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"{'schedule' if len(names) == 1 else 'schedules'} {', '.join(names[:_MOST_NAMED])}{more}"

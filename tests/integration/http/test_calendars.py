@@ -1,0 +1,257 @@
+"""Calendars over HTTP: made, read, changed and removed; schedules follow."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker.clock import SystemClock
+from jobworker.domain.calendars import Dates
+from jobworker.domain.job import Owner
+from jobworker.services import calendar_editing
+from jobworker.store import calendars, schema
+from tests.integration.http.conftest import World
+
+OFFICE: dict[str, Any] = {
+    "name": "office",
+    "kind": "business",
+    "holidays": [{"country": "DE", "subdivision": "BY"}],
+    "closed": {"2026-12-24": "Christmas Eve"},
+    "hours": {day: ["09:00-17:00"] for day in ("monday", "tuesday", "wednesday", "thursday", "friday")},
+}
+DATES: dict[str, Any] = {"name": "black-outs", "kind": "dates", "days": {"2026-06-30": "stocktaking"}}
+ROOT = "/api/v1/calendars"
+
+
+def create(world: World, given: dict[str, Any] | None = None, **changes: Any) -> Any:
+    """Ask for a calendar like `OFFICE`, or for the one given."""
+    return world.client.post(ROOT, json={**(given or OFFICE), **changes})
+
+
+def created(world: World, given: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """A calendar that was created."""
+    response = create(world, given, **changes)
+    assert response.status_code == 201, response.json
+    found: dict[str, Any] = response.json
+    return found
+
+
+def change(world: World, given: dict[str, Any], name: str = "office", revision: int | str = "*") -> Any:
+    """Replace a calendar."""
+    match = revision if revision == "*" else f'"{revision}"'
+    return world.client.put(f"{ROOT}/{name}", json=given, headers={"If-Match": match})
+
+
+def schedule(world: World, name: str, rule: dict[str, Any], **given: Any) -> dict[str, Any]:
+    """A schedule that was created."""
+    body = {"name": name, "job": "export", "rule": rule, "parameters": {"user_id": "all"}, **given}
+    response = world.client.post("/api/v1/schedules", json=body)
+    assert response.status_code == 201, response.json
+    found: dict[str, Any] = response.json
+    return found
+
+
+def test_a_calendar_is_made_and_read(any_world: World) -> None:
+    made = create(any_world)
+    assert made.status_code == 201, made.json
+    assert (made.headers["Location"], made.headers["ETag"]) == (f"{ROOT}/office", '"1"')
+    read = any_world.client.get(f"{ROOT}/office")
+    assert (read.json, read.headers["ETag"]) == (made.json, '"1"')
+    shown = read.json
+    assert {name: shown[name] for name in OFFICE} == OFFICE
+    assert (shown["weekend"], shown["opened"], shown["owner"]) == (["saturday", "sunday"], [], "api")
+    unchanged = any_world.client.get(f"{ROOT}/office", headers={"If-None-Match": '"1"'})
+    assert unchanged.status_code == 304
+
+
+def test_calendars_are_listed_without_their_dates(world: World) -> None:
+    created(world)
+    created(world, DATES, description="When nothing may run")
+    listed = world.client.get(f"{ROOT}?limit=1").json
+    [first] = listed["items"]
+    assert (first["name"], first["kind"], first["description"]) == ("black-outs", "dates", "When nothing may run")
+    assert "days" not in first
+    [second] = world.client.get(f"{ROOT}?limit=1&cursor={listed['next']}").json["items"]
+    assert second["name"] == "office"
+
+
+def test_a_name_is_used_once(world: World) -> None:
+    created(world)
+    response = create(world, DATES, name="office")
+    assert (response.status_code, response.json["code"]) == (409, "calendar_exists")
+
+
+def test_what_does_not_exist_is_told_with_what_comes_close(world: World) -> None:
+    response = world.client.get(f"{ROOT}/ofice")
+    assert (response.status_code, response.json["code"]) == (404, "calendar_not_found")
+    assert "nor any other yet" in response.json["detail"]
+    created(world)
+    for path in ("ofice", "ofice/days?from=2026-01-01&to=2026-01-02", "ofice/revisions", "ofice/revisions/1"):
+        response = world.client.get(f"{ROOT}/{path}")
+        assert (response.status_code, response.json["code"]) == (404, "calendar_not_found")
+        assert "did you mean office?" in response.json["detail"]
+
+
+def test_everything_that_is_wrong_is_said_at_once(world: World) -> None:
+    response = create(world, name="a b", weekend=["frunday"], holidays=[{"country": "Germany"}])
+    assert (response.status_code, response.json["code"]) == (422, "invalid_input")
+    found = {each["pointer"]: each["code"] for each in response.json["errors"]}
+    expected = {"/name": "not_allowed", "/weekend/0": "not_allowed", "/holidays/0/country": "unknown_country"}
+    assert found == expected
+    assert "did you mean DE (Germany)?" in response.json["detail"]
+    assert world.client.post(ROOT, json={**OFFICE, "colour": "red"}).json["errors"][0]["code"] == "unknown_field"
+    wrong_kind = create(world, DATES, weekend=["saturday"]).json["errors"]
+    assert [(each["pointer"], each["code"]) for each in wrong_kind] == [("/weekend", "unknown_field")]
+
+
+def test_a_change_names_the_revision_that_it_knows(any_world: World) -> None:
+    created(any_world)
+    assert any_world.client.put(f"{ROOT}/office", json=OFFICE).status_code == 428
+    changed = change(any_world, {**OFFICE, "closed": ["2026-12-31"]}, revision=1)
+    assert (changed.status_code, changed.headers["ETag"]) == (200, '"2"')
+    assert changed.json["closed"] == {"2026-12-31": "closed"}
+    late = change(any_world, OFFICE, revision=1)
+    assert (late.status_code, late.json["code"]) == (412, "precondition_failed")
+    renamed = change(any_world, {**OFFICE, "name": "other"})
+    assert (renamed.status_code, renamed.json["errors"][0]["pointer"]) == (422, "/name")
+    again = change(any_world, {"kind": "business", "closed": ["2026-12-31"]}, revision=2)
+    assert (again.json["revision"], again.json["hours"]) == (3, None)
+
+
+def test_revisions_outlive_their_calendar(any_world: World) -> None:
+    created(any_world)
+    change(any_world, {"kind": "business"})
+    assert any_world.client.delete(f"{ROOT}/office").status_code == 428
+    gone = any_world.client.delete(f"{ROOT}/office", headers={"If-Match": '"2"'})
+    assert gone.status_code == 204
+    assert any_world.client.get(f"{ROOT}/office").status_code == 404
+    found = any_world.client.get(f"{ROOT}/office/revisions").json["items"]
+    assert [(each["revision"], each["actor"]) for each in found] == [(2, "api"), (1, "api")]
+    first = any_world.client.get(f"{ROOT}/office/revisions/1").json
+    assert first == found[1]
+    assert first["definition"]["closed"] == OFFICE["closed"]
+    assert created(any_world)["revision"] == 3
+    unknown = any_world.client.get(f"{ROOT}/office/revisions/9")
+    assert (unknown.status_code, unknown.json["code"]) == (404, "revision_not_found")
+
+
+def test_which_days_it_holds(world: World) -> None:
+    created(world)
+    found = world.client.get(f"{ROOT}/office/days?from=2026-12-23&to=2026-12-29").json["items"]
+    assert found == [
+        {"date": "2026-12-23", "weekday": "wednesday", "name": None, "holds": ["09:00-17:00"]},
+        {"date": "2026-12-24", "weekday": "thursday", "name": "Christmas Eve", "holds": []},
+        {"date": "2026-12-25", "weekday": "friday", "name": "Christmas Day", "holds": []},
+        {"date": "2026-12-26", "weekday": "saturday", "name": "Second Day of Christmas", "holds": []},
+        {"date": "2026-12-28", "weekday": "monday", "name": None, "holds": ["09:00-17:00"]},
+    ]
+    window = {"from": "2026-12-31T22:00", "to": "2027-01-01T06:00", "name": "year's end"}
+    created(world, DATES, windows=[window])
+    found = world.client.get(f"{ROOT}/black-outs/days?from=2026-06-29&to=2027-06-29").json["items"]
+    assert [(each["date"], each["name"], each["holds"]) for each in found] == [
+        ("2026-06-30", "stocktaking", ["00:00-24:00"]),
+        ("2026-12-31", "year's end", ["22:00-24:00"]),
+        ("2027-01-01", "year's end", ["00:00-06:00"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "place", "code"),
+    [
+        ("from=2026-02-30&to=2026-03-01", "from", "not_allowed"),
+        ("from=2026-2-3&to=2026-03-01", "from", "wrong_type"),
+        ("from=2026-03-01&to=2026-03-01", "to", "not_allowed"),
+        ("from=2026-03-01&to=2027-03-03", "to", "not_allowed"),
+        ("to=2026-03-01", "from", "missing"),
+    ],
+)
+def test_a_range_of_days_is_bounded(world: World, query: str, place: str, code: str) -> None:
+    created(world)
+    response = world.client.get(f"{ROOT}/office/days?{query}")
+    assert response.status_code == 422
+    assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(place, code)]
+
+
+def test_countries(world: World) -> None:
+    found = {each["code"]: each for each in world.client.get("/api/v1/countries").json["items"]}
+    assert len(found) > 200
+    assert found["DE"]["name"] == "Germany"
+    assert {"BY", "BE"} <= set(found["DE"]["subdivisions"])
+
+
+def test_what_code_declares_is_changed_there(world: World) -> None:
+    with world.database.write() as connection:
+        dates = Dates({dt.date(2026, 6, 30): "stocktaking"})
+        calendar_editing.put(connection, "black-outs", dates, Owner.CODE, "code:v1", SystemClock().now())
+    assert world.client.get(f"{ROOT}/black-outs").json["owner"] == "code"
+    deleted = world.client.delete(f"{ROOT}/black-outs", headers={"If-Match": "*"})
+    for response in (change(world, DATES, "black-outs"), deleted):
+        assert (response.status_code, response.json["code"]) == (409, "calendar_owned_by_code")
+
+
+def test_a_calendar_in_use_stays(any_world: World) -> None:
+    created(any_world)
+    daily = {"kind": "daily", "time": "06:00"}
+    schedule(any_world, "z", daily, require=["office"])
+    schedule(any_world, "a", daily, exclude=["office"])
+    response = any_world.client.delete(f"{ROOT}/office", headers={"If-Match": "*"})
+    assert (response.status_code, response.json["code"]) == (409, "calendar_in_use")
+    assert "named by schedules a, z;" in response.json["detail"]
+    for name in ("a", "z"):
+        gone = any_world.client.delete(f"/api/v1/schedules/{name}", headers={"If-Match": "*"})
+        assert gone.status_code == 204
+    assert any_world.client.delete(f"{ROOT}/office", headers={"If-Match": "*"}).status_code == 204
+
+
+def test_business_days_need_a_calendar_that_has_some(any_world: World) -> None:
+    created(any_world)
+    rule = {"kind": "business_day", "n": 1, "time": "06:00"}
+    schedule(any_world, "first", rule, calendar="office")
+    response = change(any_world, {**DATES, "name": "office"})
+    assert (response.status_code, response.json["code"]) == (409, "calendar_in_use")
+    assert "in schedule first" in response.json["detail"]
+    created(any_world, DATES)
+    body = {"name": "x", "job": "export", "parameters": {"user_id": "u"}, "rule": rule, "calendar": "black-outs"}
+    refused = any_world.client.post("/api/v1/schedules", json={**body, "exclude": ["offise"]})
+    found = [(each["pointer"], each["code"]) for each in refused.json["errors"]]
+    assert found == [("/exclude/0", "unknown_calendar"), ("/calendar", "not_allowed")]
+
+
+def test_schedules_follow_their_calendar(any_world: World) -> None:
+    created(any_world, holidays=[])
+    rule = {"kind": "business_day", "n": 1, "time": "06:00"}
+    first = schedule(any_world, "first", rule, calendar="office", zone="Europe/Berlin")
+    weekly = schedule(any_world, "weekly", {"kind": "weekly", "days": ["monday"], "time": "06:00"}, exclude=["office"])
+    before = dt.datetime.fromisoformat(first["next_at"])
+    assert change(any_world, {**OFFICE, "holidays": [], "closed": [before.date().isoformat()]}).status_code == 200
+    after = any_world.client.get("/api/v1/schedules/first").json
+    following = dt.datetime.fromisoformat(after["next_at"])
+    assert before < following <= before + dt.timedelta(days=4)
+    assert (after["revision"], after["state"]) == (1, "active")
+    assert after["changed_at"] > first["changed_at"]
+    # What calendars only forbid is seen when it is due.
+    assert any_world.client.get("/api/v1/schedules/weekly").json["next_at"] == weekly["next_at"]
+
+
+def test_what_is_due_is_settled_as_the_calendar_was(any_world: World) -> None:
+    created(any_world, holidays=[])
+    rule = {"kind": "business_day", "n": 1, "time": "00:00"}
+    made = schedule(any_world, "first", rule, calendar="office")
+    now = SystemClock().now()
+    begins = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    table = schema.job_schedules
+    with any_world.database.write() as connection:
+        # Nobody has looked since the beginning of the month, whose first business day was before today.
+        values = {"settled_until": begins - dt.timedelta(days=40), "next_at": begins - dt.timedelta(days=39)}
+        connection.execute(sa.update(table).where(table.c.id == made["id"]).values(values))
+    assert change(any_world, {"kind": "business", "weekend": []}).status_code == 200
+    with any_world.database.read() as connection:
+        ledger = sa.select(schema.occurrences.c.scheduled_for).where(schema.occurrences.c.schedule_id == made["id"])
+        settled = list(connection.scalars(ledger.order_by(schema.occurrences.c.scheduled_for)))
+        row = connection.execute(sa.select(table).where(table.c.id == made["id"])).one()
+        assert calendars.current(connection, ["office"])["office"][0] == 2
+    assert settled
+    assert all(moment.weekday() < 5 for moment in settled)
+    assert row.settled_until >= now
+    assert row.next_at.day == 1
