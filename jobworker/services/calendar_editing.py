@@ -23,7 +23,7 @@ from jobworker.domain.rules.days import BusinessDay
 from jobworker.domain.schedule import State
 from jobworker.domain.timetable import next_after
 from jobworker.services import calendars as values
-from jobworker.services import schedules as schedule_services
+from jobworker.services import firing
 from jobworker.store import calendars, schedules
 from jobworker.store.calendars import CalendarRow
 from jobworker.store.database import Database
@@ -84,7 +84,7 @@ def put(
             f"calendar {name} cannot become a list of dates: business days are counted by it in {_named(counting)}"
         )
         raise CalendarInUse(message)
-    settled = [schedule_services.settled(connection, row, now) for row in users]
+    settled = [firing.settle_now(connection, row, now) if _is_due(row, now) else row for row in users]
     changed = calendars.put(connection, name, spec, owner, actor, now)
     for row in settled:
         _follow(connection, row, now)
@@ -123,6 +123,10 @@ def _read(described: Mapping[str, Any]) -> tuple[str, Calendar]:
         problems.extend(error.errors)
     admission.refuse(problems)
     return str(name), calendar
+
+
+def _is_due(row: ScheduleRow, now: dt.datetime) -> bool:
+    return row.next_at is not None and row.next_at <= now
 
 
 def _follow(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) -> None:

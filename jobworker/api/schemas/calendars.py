@@ -36,7 +36,7 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
         "example": ["2026-12-19"],
     },
     "hours": {
-        "type": ["object", "null"],
+        "type": "object",
         "description": "business: when people work on which days of the week; null: all day.",
         "example": {"monday": ["09:00-12:30", "13:30-18:00"]},
     },

@@ -1,0 +1,15 @@
+"""The calendars that the documentation shows can be made."""
+
+import json
+
+from jobworker.domain.calendar_reading import parse
+from tests.docs.pages import DOCS, blocks
+
+
+def test_the_calendars_that_are_shown_can_be_read() -> None:
+    found = [json.loads(block.code) for block in blocks(DOCS / "schedules.md", "json")]
+    shown = [each for each in found if each.get("kind") in ("business", "dates")]
+    assert len(shown) >= 3
+    for each in shown:
+        calendar = parse({name: value for name, value in each.items() if name != "name"})
+        assert calendar.to_json()["kind"] == each["kind"]
