@@ -1,0 +1,160 @@
+"""Ten hours in which nobody looks at the schedules, over nights when clocks change, under each misfire policy.
+
+Time is virtual; the ledger must be the one that a few plain sentences predict (`_predicted`).
+"""
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker.domain.job import Definition, Owner
+from jobworker.domain.schedule import Owner as ScheduleOwner
+from jobworker.domain.schedule import parse
+from jobworker.domain.timetable import next_after
+from jobworker.services import firing
+from jobworker.store import jobs, schedules, schema, tasks
+from jobworker.store.database import Database
+from tests.conformance.worlds import task
+from tests.windows import CLEAN, Occurrence, check, named
+
+HOUR = dt.timedelta(hours=1)
+
+#: Due at whole seconds, occurrences are noticed so much later while somebody looks.
+LAG = dt.timedelta(milliseconds=300)
+
+#: Nights in which the clocks of a zone are set, and the hour (UTC) at which the outage begins.
+NIGHTS = [
+    ("Europe/Berlin", dt.datetime(2026, 3, 28, 20, tzinfo=dt.UTC)),
+    ("Europe/Berlin", dt.datetime(2026, 10, 24, 20, tzinfo=dt.UTC)),
+    ("America/New_York", dt.datetime(2026, 11, 1, 1, tzinfo=dt.UTC)),
+    ("Australia/Lord_Howe", dt.datetime(2026, 10, 3, 10, tzinfo=dt.UTC)),
+]
+
+POLICIES: list[dict[str, Any]] = [
+    {"policy": "fire_once"},
+    {"policy": "fire_once", "grace": 1800},
+    {"policy": "skip"},
+    {"policy": "skip", "grace": 3600},
+    {"policy": "catch_up"},
+    {"policy": "catch_up", "max": 3, "grace": 600},
+    {"policy": "catch_up", "max": 1000},
+]
+
+RULES: list[dict[str, Any]] = [
+    {"rule": {"kind": "interval", "every": 2520, "anchor": "2026-01-01T00:00:07+00:00"}},
+    {"rule": {"kind": "cron", "expression": "*/15 * * * *"}},
+    {"rule": {"kind": "cron", "expression": "0 1,2,3 * * *"}},
+    {"rule": {"kind": "daily", "time": "02:15"}},
+    {"rule": {"kind": "daily", "time": "01:30"}, "dst": {"gap": "skip", "fold": "both"}},
+    {"rule": {"kind": "weekly", "days": ["sunday"], "time": "02:30"}, "dst": {"gap": "skip", "fold": "second"}},
+    {"rule": {"kind": "monthly", "day": 29, "time": "02:59"}},
+]
+
+
+def often(outage: dt.datetime) -> dict[str, Any]:
+    """Due so often in an outage that it is settled in several parts, and not for long before and after it."""
+    start, end = outage - HOUR / 20, outage + 10 * HOUR + HOUR / 20
+    return {"rule": {"kind": "interval", "every": 30}, "start": start.isoformat(), "end": end.isoformat()}
+
+
+class Village:
+    """Schedules, and somebody who looks after them except during an outage. What it does takes no time."""
+
+    def __init__(self, database: Database, begin: dt.datetime, outage: dt.datetime) -> None:
+        self.database = database
+        self.now = self.begin = begin
+        self.outage = outage, outage + 10 * HOUR + dt.timedelta(seconds=1)
+        self.specs: dict[str, dict[str, Any]] = {}
+        with database.write() as connection:
+            tasks.put(connection, task())
+            jobs.put(connection, Definition("send", task="tasks.mail.send"), Owner.API, "me", begin)
+
+    def plant(self, **fields: Any) -> str:
+        """Add a schedule; answers its id."""
+        spec = {"name": f"s{len(self.specs)}", "job": "send", "overlap": "allow", **fields}
+        made = parse(spec)
+        with self.database.write() as connection:
+            first = next_after(made.timetable({}), self.now)
+            row = schedules.put(connection, made, ScheduleOwner.API, "me", self.now, first)
+        self.specs[row.id] = spec
+        return row.id
+
+    def live(self, until: dt.datetime) -> None:
+        """Settle whatever is due as soon as it is, until then."""
+        while (moment := self._next_look()) is not None and moment < until:
+            self.now = moment
+            self._settle()
+        self.now = until
+
+    def noticed(self, nominal: dt.datetime) -> dt.datetime:
+        """When an occurrence is noticed."""
+        begin, end = self.outage
+        return end if begin <= nominal + LAG < end else nominal + LAG
+
+    def _next_look(self) -> dt.datetime | None:
+        with self.database.read() as connection:
+            earliest = connection.execute(sa.select(sa.func.min(schema.job_schedules.c.next_at))).scalar_one()
+        return None if earliest is None else max(self.now, self.noticed(earliest))
+
+    def _settle(self) -> None:
+        table = schema.job_schedules.c
+        wanted = sa.select(table.id, table.next_at).where(table.next_at <= self.now)
+        with self.database.read() as connection:
+            due = {row.id: row.next_at for row in connection.execute(wanted)}
+        while due:
+            with self.database.write() as connection:
+                due = dict(firing.settle(connection, due, self.now).unfinished)
+
+
+def _predicted(village: Village, end: dt.datetime) -> Iterator[tuple[Occurrence, str]]:
+    for schedule, spec in village.specs.items():
+        moments = named(spec, *_bounds(spec, village.begin, end))
+        together: dict[dt.datetime, list[dt.datetime]] = {}
+        for moment in moments:
+            together.setdefault(village.noticed(moment), []).append(moment)
+        for noticed, group in together.items():
+            for moment, outcome in _outcomes(group, noticed, **spec["misfire"]):
+                yield (schedule, moment), outcome
+
+
+def _bounds(spec: dict[str, Any], begin: dt.datetime, end: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
+    start, over = spec.get("start"), spec.get("end")
+    first = dt.datetime.fromisoformat(start) if start else begin
+    return max(begin, first), min(end, dt.datetime.fromisoformat(over) if over else end)
+
+
+def _outcomes(
+    group: list[dt.datetime], noticed: dt.datetime, policy: str, grace: float = 60, max: int = 100
+) -> Iterator[tuple[dt.datetime, str]]:
+    """What becomes of occurrences that are noticed together, and later than the grace or not."""
+    late = [moment for moment in group if moment < noticed - dt.timedelta(seconds=grace)]
+    for moment in group:
+        if moment not in late:
+            yield moment, "fired"
+        elif policy == "skip":
+            yield moment, "missed"
+        elif policy == "catch_up":
+            yield moment, "fired" if moment in late[-max:] else "missed"
+        else:
+            stands = late == group and moment == late[-1]
+            yield moment, "fired" if stands else "coalesced"
+
+
+@pytest.mark.parametrize(("zone", "outage"), NIGHTS)
+def test_an_outage_leaves_exactly_the_rows_that_the_policy_says(
+    database: Database, zone: str, outage: dt.datetime
+) -> None:
+    village = Village(database, outage - HOUR - LAG, outage)
+    for misfire in POLICIES:
+        for fields in RULES:
+            village.plant(zone=zone, misfire=misfire, **fields)
+        village.plant(misfire=misfire, **often(outage))
+    end = outage + 12 * HOUR
+    village.live(end)
+
+    expected = dict(_predicted(village, end))
+    assert check(database, expected, village.begin, end) == CLEAN
+    assert set(expected.values()) == {"fired", "coalesced", "missed"}
