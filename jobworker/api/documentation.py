@@ -15,6 +15,7 @@ from jobworker.api import (
     executions,
     files,
     jobs,
+    occurrences,
     operations,
     queues,
     retry,
@@ -77,7 +78,7 @@ def register(app: Flask) -> None:
     api = _Api(app)
     api.spec.components.schema("Problem", schema=Problem)
     for each in (
-        *(jobs, tasks, retry, schedules, calendars, submissions, batches, executions),
+        *(jobs, tasks, retry, schedules, occurrences, calendars, submissions, batches, executions),
         *(queues, files, dead_letters, events, operations),
     ):
         api.register_blueprint(each.blueprint)

@@ -116,7 +116,7 @@ class Day(fields.Field[dt.date]):
 class Limit(fields.Integer):
     """How many items a page has, out of a URL."""
 
-    def __init__(self, default: int, highest: int) -> None:
+    def __init__(self, default: int | None, highest: int) -> None:
         self._highest = highest
         description = f"At most so many items, 1 to {highest}."
         shown = {"minimum": 1, "maximum": highest, "description": description}

@@ -148,6 +148,9 @@ def _schedule(found: Known) -> dict[str, Any]:
             "self": here,
             "job": f"{show.ROOT}/jobs/{row.job}",
             "revisions": f"{here}/revisions",
+            "occurrences": f"{here}/occurrences",
+            "upcoming": f"{here}/occurrences?upcoming=10",
+            "fire": f"{here}/fire",
         },
     }
 

@@ -23,12 +23,12 @@ class Revision(Answer):
 
 
 class Difference(Answer):
-    """One place where two executions differ."""
+    """One place where two executions, or two schedules, differ."""
 
     part = text(
         "What differs.",
         validate=ma.validate.OneOf(
-            ["revision", "definition", "parameters", "overrides", "code_version", "worker", "host"]
+            ["revision", "definition", "parameters", "overrides", "code_version", "worker", "host", "schedule"]
         ),
     )
     pointer = text("Where in it (RFC 6901); empty: all of it.")

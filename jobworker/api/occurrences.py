@@ -1,0 +1,129 @@
+"""/api/v1/schedules, continued: what was due, what will be, and what would be."""
+
+import datetime as dt
+import zoneinfo
+from typing import Any
+
+from flask import Response
+
+from jobworker.api import headers, show
+from jobworker.api.answers import answer
+from jobworker.api.blueprint import Blueprint
+from jobworker.api.room import ACTOR, room
+from jobworker.api.schedules import ROOT
+from jobworker.api.schemas.base import page_of
+from jobworker.api.schemas.occurrences import (
+    FireBody,
+    Fired,
+    Occurrence,
+    OccurrenceQuery,
+    PreviewScheduleBody,
+    SchedulePreview,
+    split,
+)
+from jobworker.domain.errors import IdempotencyKeyReused, JobDisabled, ScheduleNotFound
+from jobworker.domain.schedule import Overlap
+from jobworker.domain.settling import Outcome
+from jobworker.services import occurrences
+from jobworker.services import preview as previews
+from jobworker.services.coming import Coming
+from jobworker.services.preview import Asked, Compared, Preview
+from jobworker.store import occurrences as store_occurrences
+from jobworker.store.ledger import Range
+
+blueprint = Blueprint(
+    "occurrences",
+    __name__,
+    url_prefix=ROOT,
+    description="Occurrences of schedules: each leaves a row in the ledger, whatever becomes of it.",
+)
+
+_LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "string"}}}
+
+
+@blueprint.post("/preview")
+@blueprint.arguments(PreviewScheduleBody())
+@blueprint.answers(200, SchedulePreview(), "What it would do.")
+@blueprint.problems(ScheduleNotFound)
+def preview_schedule(body: dict[str, Any]) -> Response:
+    """Say when a schedule would be due, without saving it; and what would be different from a saved one."""
+    described, about = split(body)
+    asked = Asked(described, about["count"], about["after"], about["calendars"], about["schedule"])
+    return answer(_preview(previews.preview(room().database, room().clock, asked)))
+
+
+@blueprint.get("/<string:name>/occurrences")
+@blueprint.query(OccurrenceQuery())
+@blueprint.answers(200, page_of(Occurrence), "Past ones, the latest first; or those ahead, the first one first.")
+@blueprint.problems(ScheduleNotFound)
+def list_occurrences(query: dict[str, Any], name: str) -> Response:
+    """List what became of the occurrences of a schedule; with `upcoming`, so many of those that are ahead."""
+    if query["upcoming"] is not None:
+        row, found = occurrences.ahead(room().database, name, query["begin"], query["upcoming"])
+        items = [{**_coming(each), "execution_id": None, "recorded_at": None, "links": {}} for each in found]
+        return answer({"items": items, "next": None})
+    outcome = Outcome(query["outcome"]) if query["outcome"] else None
+    wanted = Range(query["begin"], query["end"], outcome)
+    row, page = occurrences.past(room().database, name, wanted, query["limit"], query["cursor"])
+    zone = zoneinfo.ZoneInfo(row.spec["zone"])
+    return answer(show.page(page, lambda each: _past(each, zone)))
+
+
+@blueprint.post("/<string:name>/fire")
+@blueprint.arguments(FireBody(), required=False)
+@blueprint.answers(202, Fired(), "Its execution is accepted.", headers=_LOCATION)
+@blueprint.answers(200, Fired(), "Nothing was started; the occurrence says why.")
+@blueprint.headers(headers.IDEMPOTENCY_KEY)
+@blueprint.problems(ScheduleNotFound, JobDisabled, IdempotencyKeyReused)
+def fire_schedule(body: dict[str, Any], name: str) -> Response:
+    """Let one more occurrence be due now, also in a pause. Its nominal time is now."""
+    overlap = Overlap(body["overlap"]) if body["overlap"] else None
+    fired = occurrences.fire(room().database, room().clock, name, overlap, ACTOR, headers.once())
+    room().changed()
+    shown = {
+        "occurrence": _past(fired.occurrence, zoneinfo.ZoneInfo(fired.row.spec["zone"])),
+        "execution": show.execution(fired.execution) if fired.execution else None,
+    }
+    if fired.execution is None:
+        return answer(shown)
+    return answer(shown, 202, {"Location": f"{show.ROOT}/executions/{fired.execution.id}"})
+
+
+def _past(row: store_occurrences.Occurrence, zone: dt.tzinfo) -> dict[str, Any]:
+    return {
+        "scheduled_for": row.scheduled_for,
+        "local": row.scheduled_for.astimezone(zone).isoformat(),
+        "outcome": row.outcome,
+        "reason": row.reason,
+        "execution_id": row.execution_id,
+        "recorded_at": row.recorded_at,
+        "links": {"execution": f"{show.ROOT}/executions/{row.execution_id}"} if row.execution_id else {},
+    }
+
+
+def _coming(each: Coming) -> dict[str, Any]:
+    return {
+        "scheduled_for": each.at,
+        "local": each.local.isoformat(),
+        "outcome": each.outcome.value,
+        "reason": each.reason,
+    }
+
+
+def _preview(found: Preview) -> dict[str, Any]:
+    return {
+        "schedule": found.schedule,
+        "occurrences": [_coming(each) for each in found.moments],
+        "difference": _compared(found.compared) if found.compared else None,
+    }
+
+
+def _compared(found: Compared) -> dict[str, Any]:
+    return {
+        "schedule": found.row.name,
+        "revision": found.row.revision,
+        "fields": found.fields,
+        "comes": found.comes,
+        "goes": found.goes,
+        "until": found.until,
+    }

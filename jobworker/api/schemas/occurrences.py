@@ -1,0 +1,124 @@
+"""Occurrences of schedules, and previews of them."""
+
+from typing import Any
+
+import marshmallow as ma
+from marshmallow import fields
+
+from jobworker.api.fields import Count, Limit, Moment
+from jobworker.api.schemas.base import Answer, PageQuery, Schema, integer, moment, text
+from jobworker.api.schemas.executions import Execution
+from jobworker.api.schemas.filters import check_text
+from jobworker.api.schemas.revisions import Difference
+from jobworker.api.schemas.schedules import ScheduleBody
+from jobworker.domain.schedule import Overlap
+from jobworker.domain.settling import Outcome
+from jobworker.services.coming import Expected
+from jobworker.services.preview import MOST
+
+_TIME = {"type": "string", "format": "date-time"}
+_OUTCOMES = [each.value for each in Outcome]
+_SHOWN = 10
+
+
+class OccurrenceQuery(PageQuery):
+    """Which occurrences of a schedule."""
+
+    begin = Moment(load_default=None, data_key="from", metadata={**_TIME, "description": "Nominal times from then on."})
+    end = Moment(load_default=None, data_key="to", metadata={**_TIME, "description": "Nominal times before that."})
+    outcome = fields.String(load_default=None, validate=ma.validate.OneOf(_OUTCOMES))
+    upcoming = Limit(None, MOST)
+
+
+class OccurrenceBase(Answer):
+    """A nominal time, and what becomes of it."""
+
+    scheduled_for = moment("The nominal time.")
+    local = moment("The same, as clocks of the schedule's zone show it.")
+    outcome = text(
+        "What became of it; `expected`: it is ahead, and something will start.",
+        validate=ma.validate.OneOf([Expected.FIRE.value, *_OUTCOMES]),
+    )
+    reason = text("Why.", allow_none=True)
+
+
+class Occurrence(OccurrenceBase):
+    """An occurrence of a schedule."""
+
+    execution_id = text("Its execution.", allow_none=True)
+    recorded_at = moment("When this was entered in the ledger; null: it is ahead.", allow_none=True)
+    links = fields.Dict(values=fields.String())
+
+
+class FireBody(Schema):
+    """What is different about one more occurrence."""
+
+    overlap = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=ma.validate.OneOf([each.value for each in Overlap]),
+        metadata={"description": "What if an execution of the schedule has not ended; null: as the schedule says."},
+    )
+
+
+class Fired(Answer):
+    """One more occurrence."""
+
+    occurrence = fields.Nested(Occurrence)
+    execution = fields.Nested(Execution, allow_none=True, metadata={"description": "null: it was left out."})
+
+
+class PreviewScheduleBody(ScheduleBody):
+    """The schedule to look at; it need not have a name or a job."""
+
+    name = fields.Raw(allow_none=True, metadata={"description": "null: whatever it will be."})
+    job = fields.Raw(allow_none=True, metadata={"description": "null: not checked; nor are the parameters."})
+    count = Count(
+        load_default=_SHOWN,
+        validate=ma.validate.Range(1, MOST),
+        metadata={"minimum": 1, "maximum": MOST, "description": "How many moments to show."},
+    )
+    after = Moment(
+        load_default=None,
+        allow_none=True,
+        data_key="from",
+        metadata={**_TIME, "description": "Moments after this one; null: now."},
+    )
+    calendars = fields.Dict(
+        load_default=dict, metadata={"description": "Calendars that are not saved, or not like this, by name."}
+    )
+    schedule = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=check_text,
+        metadata={"description": "The saved schedule to compare with; its name and job are taken over."},
+    )
+
+
+class Compared(Answer):
+    """What is different from the saved schedule."""
+
+    schedule = fields.String()
+    revision = integer("Of the saved schedule.")
+    fields_ = fields.List(fields.Nested(Difference), data_key="fields")
+    comes = fields.List(
+        moment("UTC."), metadata={"description": "Moments at which something starts then, and does not now."}
+    )
+    goes = fields.List(
+        moment("UTC."), metadata={"description": "Moments at which something starts now, and does not then."}
+    )
+    until = moment("Up to here these are all there are; null: for ever.", allow_none=True)
+
+
+class SchedulePreview(Answer):
+    """What a schedule would do."""
+
+    schedule = fields.Dict(metadata={"description": "As it was understood, with its defaults."})
+    occurrences = fields.List(fields.Nested(OccurrenceBase))
+    difference = fields.Nested(Compared, allow_none=True)
+
+
+def split(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What of the body of a preview describes the schedule, and what says how to look at it."""
+    about = {name: body.pop(name) for name in ("count", "after", "calendars", "schedule")}
+    return {name: value for name, value in body.items() if value is not None or name not in ("name", "job")}, about

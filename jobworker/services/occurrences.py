@@ -1,0 +1,92 @@
+"""Occurrences of a schedule: what became of those that were due, what is ahead, and one more by hand."""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain.errors import Conflict, IdempotencyKeyReused
+from jobworker.domain.schedule import Overlap
+from jobworker.services import accepting, coming, firing, plans, schedules
+from jobworker.services.accepting import Once, Request
+from jobworker.services.coming import Coming
+from jobworker.store import executions, idempotency, ledger
+from jobworker.store import schedules as store_schedules
+from jobworker.store.database import Database
+from jobworker.store.executions import ExecutionRow
+from jobworker.store.idempotency import Remembered
+from jobworker.store.ledger import Range
+from jobworker.store.occurrences import Occurrence
+from jobworker.store.pages import DEFAULT_LIMIT, Page
+from jobworker.store.schedules import ScheduleRow
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """An occurrence that somebody wanted, and its execution; None: the overlap policy left it out."""
+
+    row: ScheduleRow
+    occurrence: Occurrence
+    execution: ExecutionRow | None
+
+
+def past(
+    database: Database, name: str, wanted: Range, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> tuple[ScheduleRow, Page[Occurrence]]:
+    """What became of the occurrences of a schedule, the latest first; raises `ScheduleNotFound`."""
+    with database.read() as connection:
+        row = schedules.find(connection, name)
+        return row, ledger.page(connection, row.id, wanted, limit, cursor)
+
+
+def ahead(database: Database, name: str, begin: dt.datetime | None, count: int) -> tuple[ScheduleRow, Sequence[Coming]]:
+    """Up to `count` occurrences that are not settled yet, from `begin` on; raises `ScheduleNotFound`."""
+    with database.read() as connection:
+        row = schedules.find(connection, name)
+        plan = plans.of(connection, [row]).get(row.id)
+    if plan is None:
+        raise Conflict(f"schedule {row.name} cannot be read by this version; change it")
+    after = begin - dt.timedelta(microseconds=1) if begin else row.settled_until
+    return row, coming.of_schedule(row, plan.timetable, after, count)
+
+
+def fire(
+    database: Database, clock: Clock, name: str, overlap: Overlap | None, actor: str, once: Once | None = None
+) -> Fired:
+    """One more occurrence, now. Asked again under the same key, it is the one of then."""
+    asked = accepting.fingerprint([name, overlap], "fire")
+    request = Request(actor, clock.now(), once, asked)
+    with database.write() as connection:
+        row = schedules.find(connection, name)
+        # Who brings the same key at the same moment waits here.
+        store_schedules.due(connection, [row.id])
+        earlier = accepting.replayed(connection, request)
+        if earlier is not None:
+            return _fired(connection, row, earlier.execution_ids[0])
+        decision = firing.fire(connection, row, request.now, actor, overlap)
+        occurrence = ledger.get(connection, row.id, decision.nominal)
+        assert occurrence is not None, "it was just entered"
+        if occurrence.execution_id is None:
+            return Fired(row, occurrence, None)
+        _remember(connection, request, occurrence.execution_id)
+        return _fired(connection, row, occurrence.execution_id)
+
+
+def _fired(connection: sa.Connection, row: ScheduleRow, execution_id: str) -> Fired:
+    execution = executions.get(connection, execution_id)
+    assert execution is not None, "executions are kept"
+    assert execution.scheduled_for is not None, "it was made by a schedule"
+    occurrence = ledger.get(connection, row.id, execution.scheduled_for)
+    assert occurrence is not None, "an occurrence is kept"
+    return Fired(row, occurrence, execution)
+
+
+def _remember(connection: sa.Connection, request: Request, execution_id: str) -> None:
+    once = request.once
+    if once is None:
+        return
+    answer = Remembered(once.key, request.fingerprint, [execution_id], None, request.now)
+    if idempotency.reserve(connection, answer, request.now - dt.timedelta(seconds=once.ttl)) is not None:
+        raise IdempotencyKeyReused(f"Idempotency-Key {once.key} was used for another request; use a new key")

@@ -1,0 +1,184 @@
+"""Occurrences of schedules over HTTP: what became of them, what is ahead, and one more by hand."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker.clock import SystemClock
+from jobworker.domain.job import Definition
+from jobworker.domain.job import Owner as JobOwner
+from jobworker.store import calendars, jobs, schema
+from tests.integration.http.conftest import EXPORT, World
+from tests.integration.http.test_schedules import created, due
+
+URL = "/api/v1/schedules/morning"
+DAY = dt.datetime(2026, 3, 2, 6, tzinfo=dt.UTC)
+
+
+def entered(world: World, *rows: tuple[int, str]) -> None:
+    """Let the ledger have rows: so many days after `DAY`, and what became of it."""
+    found = world.client.get(URL).json["id"]
+    for days, outcome in rows:
+        world.insert(
+            "occurrences",
+            schedule_id=found,
+            scheduled_for=DAY + dt.timedelta(days=days),
+            outcome=outcome,
+            reason=f"because of {outcome}" if outcome != "fired" else None,
+            execution_id=None,
+            recorded_at=DAY + dt.timedelta(days=days, seconds=1),
+        )
+
+
+def listed(world: World, query: str = "") -> list[dict[str, Any]]:
+    """The occurrences that a query finds."""
+    response = world.client.get(f"{URL}/occurrences{query}")
+    assert response.status_code == 200, response.json
+    found: list[dict[str, Any]] = response.json["items"]
+    return found
+
+
+class TestPast:
+    """GET …/occurrences."""
+
+    def test_the_latest_comes_first_page_by_page(self, any_world: World) -> None:
+        created(any_world, zone="Europe/Berlin")
+        entered(any_world, (0, "fired"), (1, "skipped_overlap"), (2, "missed"))
+        first = any_world.client.get(f"{URL}/occurrences?limit=2").json
+        assert [each["outcome"] for each in first["items"]] == ["missed", "skipped_overlap"]
+        [last] = listed(any_world, f"?limit=2&cursor={first['next']}")
+        assert (last["scheduled_for"], last["local"]) == ("2026-03-02T06:00:00Z", "2026-03-02T07:00:00+01:00")
+        assert first["items"][0]["reason"] == "because of missed"
+
+    @pytest.mark.parametrize(
+        ("query", "days"),
+        [
+            ("?from=2026-03-03T06:00:00Z", [3, 2, 1]),
+            ("?to=2026-03-03T06:00:00Z", [0]),
+            ("?from=2026-03-03T06:00:00Z&to=2026-03-05T06:00:00Z", [2, 1]),
+            ("?outcome=missed", [3, 1]),
+            ("?outcome=missed&to=2026-03-05T06:00:00Z", [1]),
+        ],
+    )
+    def test_filters_are_combined(self, any_world: World, query: str, days: list[int]) -> None:
+        created(any_world)
+        entered(any_world, (0, "fired"), (1, "missed"), (2, "fired"), (3, "missed"))
+        found = [dt.datetime.fromisoformat(each["scheduled_for"]) for each in listed(any_world, query)]
+        assert [(each - DAY).days for each in found] == days
+
+    @pytest.mark.parametrize("query", ["?outcome=lost", "?from=yesterday", "?upcoming=0", "?upcoming=1001"])
+    def test_what_says_nothing_is_refused(self, world: World, query: str) -> None:
+        created(world)
+        assert world.client.get(f"{URL}/occurrences{query}").status_code == 422
+
+    def test_a_schedule_must_be_there(self, world: World) -> None:
+        assert world.client.get(f"{URL}/occurrences").json["code"] == "schedule_not_found"
+        assert world.client.get(f"{URL}/occurrences?upcoming=3").json["code"] == "schedule_not_found"
+
+
+class TestAhead:
+    """GET …/occurrences?upcoming=n."""
+
+    def test_the_first_comes_first(self, any_world: World) -> None:
+        created(any_world, zone="Asia/Kolkata")
+        found = listed(any_world, "?upcoming=3")
+        assert [each["outcome"] for each in found] == ["expected"] * 3
+        assert {each["local"][10:] for each in found} == {"T06:00:00+05:30"}
+        moments = [dt.datetime.fromisoformat(each["scheduled_for"]) for each in found]
+        assert moments[2] - moments[0] == dt.timedelta(days=2)
+        assert found[0]["scheduled_for"] == any_world.client.get(URL).json["next_at"]
+
+    def test_they_begin_where_one_says(self, world: World) -> None:
+        created(world)
+        [found] = listed(world, "?upcoming=1&from=2031-07-01T00:00:00Z")
+        assert found["scheduled_for"] == "2031-07-01T06:00:00Z"
+        [found] = listed(world, "?upcoming=1&from=2031-07-01T06:00:00Z")
+        assert found["scheduled_for"] == "2031-07-01T06:00:00Z"
+
+    def test_what_is_late_is_ahead_still(self, world: World) -> None:
+        created(world, rule={"kind": "interval", "every": 60})
+        late = SystemClock().now().replace(second=0, microsecond=0) - dt.timedelta(minutes=10)
+        due(world, "morning", late)
+        assert dt.datetime.fromisoformat(listed(world, "?upcoming=1")[0]["scheduled_for"]) == late
+
+    def test_what_a_calendar_forbids_is_told(self, world: World) -> None:
+        with world.database.write() as connection:
+            spec = {"kind": "dates", "days": {"2031-07-02": "Company day"}}
+            calendars.put(connection, "days-off", spec, JobOwner.API, "api", SystemClock().now())
+        created(world, exclude=["days-off"])
+        found = listed(world, "?upcoming=3&from=2031-07-01T00:00:00Z")
+        assert [each["outcome"] for each in found] == ["expected", "skipped_calendar", "expected"]
+        assert found[1]["reason"] == "within calendar days-off: Company day"
+
+    def test_a_pause_and_the_last_run_are_told(self, world: World) -> None:
+        created(world, max_runs=2)
+        with world.database.write() as connection:
+            values = {
+                "paused_at": SystemClock().now(),
+                "paused_by": "api",
+                "paused_until": dt.datetime(2031, 7, 2, tzinfo=dt.UTC),
+            }
+            connection.execute(sa.update(schema.job_schedules).values(values))
+        found = listed(world, "?upcoming=5&from=2031-07-01T00:00:00Z")
+        assert [each["outcome"] for each in found] == ["skipped_paused", "expected", "expected"]
+        assert found[0]["reason"] == "paused by api until 2031-07-02T00:00:00+00:00"
+
+    def test_nothing_is_ahead_of_what_is_exhausted(self, world: World) -> None:
+        created(world, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
+        assert listed(world, "?upcoming=3") == []
+
+
+class TestFire:
+    """POST …/fire."""
+
+    def test_it_makes_an_execution_and_a_row(self, any_world: World) -> None:
+        created(any_world, queue="background")
+        response = any_world.client.post(f"{URL}/fire")
+        assert response.status_code == 202, response.json
+        execution, occurrence = response.json["execution"], response.json["occurrence"]
+        assert response.headers["Location"] == f"/api/v1/executions/{execution['id']}"
+        assert (execution["queue"], execution["parameters"]["user_id"]) == ("background", "all")
+        assert execution["scheduled_for"] == occurrence["scheduled_for"]
+        assert (occurrence["outcome"], occurrence["reason"]) == ("fired", "fired by hand by api")
+        assert listed(any_world) == [occurrence]
+        assert any_world.client.get(URL).json["runs"] == 1
+
+    def test_the_overlap_policy_holds_unless_one_says_otherwise(self, world: World) -> None:
+        created(world)
+        first = world.client.post(f"{URL}/fire").json["execution"]["id"]
+        skipped = world.client.post(f"{URL}/fire")
+        assert (skipped.status_code, skipped.json["execution"]) == (200, None)
+        assert skipped.json["occurrence"]["outcome"] == "skipped_overlap"
+        assert first in skipped.json["occurrence"]["reason"]
+        beside = world.client.post(f"{URL}/fire", json={"overlap": "allow"})
+        assert (beside.status_code, beside.json["execution"]["state"]) == (202, "Queued")
+        waiting = world.client.post(f"{URL}/fire", json={"overlap": "queue_all"})
+        assert waiting.json["execution"]["state"] == "Waiting"
+
+    def test_the_same_key_fires_once(self, any_world: World) -> None:
+        created(any_world, overlap="allow")
+        key = {"Idempotency-Key": "k-1"}
+        first = any_world.client.post(f"{URL}/fire", headers=key)
+        again = any_world.client.post(f"{URL}/fire", headers=key)
+        assert (first.status_code, again.status_code) == (202, 202)
+        assert first.json == again.json
+        assert any_world.count("executions") == 1
+        other = any_world.client.post(f"{URL}/fire", headers=key, json={"overlap": "skip"})
+        assert (other.status_code, other.json["code"]) == (422, "idempotency_key_reused")
+
+    def test_a_disabled_job_is_not_started(self, world: World) -> None:
+        with world.database.write() as connection:
+            given = Definition("off", EXPORT.name, enabled=False)
+            jobs.put(connection, given, JobOwner.API, "api", SystemClock().now())
+        created(world, job="off")
+        response = world.client.post(f"{URL}/fire")
+        assert (response.status_code, response.json["code"]) == (409, "job_disabled")
+        assert "schedule morning cannot be fired: job off is disabled" in response.json["detail"]
+
+    @pytest.mark.parametrize("body", [{"overlap": "maybe"}, {"at": "now"}])
+    def test_what_says_nothing_is_refused(self, world: World, body: dict[str, str]) -> None:
+        created(world)
+        assert world.client.post(f"{URL}/fire", json=body).status_code == 422
+        assert world.count("occurrences") == 0

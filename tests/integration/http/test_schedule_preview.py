@@ -1,0 +1,134 @@
+"""POST /api/v1/schedules/preview."""
+
+from typing import Any
+
+import pytest
+
+from jobworker.clock import SystemClock
+from jobworker.domain.job import Owner as JobOwner
+from jobworker.store import calendars
+from tests.integration.http.conftest import World
+from tests.integration.http.test_schedules import created
+
+DAILY = {"kind": "daily", "time": "02:30"}
+START = "2026-03-27T12:00:00Z"
+
+
+def preview(world: World, **body: Any) -> Any:
+    """Ask for a preview."""
+    return world.client.post("/api/v1/schedules/preview", json={"rule": DAILY, "from": START, **body})
+
+
+def previewed(world: World, **body: Any) -> dict[str, Any]:
+    """A preview that was answered."""
+    response = preview(world, **body)
+    assert response.status_code == 200, response.json
+    found: dict[str, Any] = response.json
+    return found
+
+
+def test_the_next_moments_in_utc_and_in_the_zone(any_world: World) -> None:
+    found = previewed(any_world, zone="Europe/Berlin", count=3)
+    assert [(each["scheduled_for"], each["local"]) for each in found["occurrences"]] == [
+        ("2026-03-28T01:30:00Z", "2026-03-28T02:30:00+01:00"),
+        ("2026-03-29T01:30:00Z", "2026-03-29T03:30:00+02:00"),
+        ("2026-03-30T00:30:00Z", "2026-03-30T02:30:00+02:00"),
+    ]
+    assert (found["schedule"]["name"], found["schedule"]["job"], found["difference"]) == (None, None, None)
+    assert found["schedule"]["misfire"] == {"policy": "fire_once", "grace": 60, "max": 100}
+    assert any_world.count("job_schedules") == 0
+
+
+def test_up_to_a_thousand_moments(world: World) -> None:
+    assert len(previewed(world)["occurrences"]) == 10
+    assert len(previewed(world, count=1000, rule={"kind": "interval", "every": 60})["occurrences"]) == 1000
+    assert len(previewed(world, max_runs=4)["occurrences"]) == 4
+    assert previewed(world, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})["occurrences"] == []
+
+
+def test_calendars_that_are_not_saved(world: World) -> None:
+    off = {"off": {"kind": "dates", "days": {"2026-03-29": "Inventory"}}}
+    found = previewed(world, exclude=["off"], calendars=off, count=3)["occurrences"]
+    assert [(each["outcome"], each["reason"]) for each in found] == [
+        ("expected", None),
+        ("skipped_calendar", "within calendar off: Inventory"),
+        ("expected", None),
+    ]
+    open_on_friday = {"office": {"kind": "business", "closed": {"2026-04-01": "All fools"}}}
+    rule = {"kind": "business_day", "n": 1, "time": "09:00"}
+    [first] = previewed(world, rule=rule, calendar="office", calendars=open_on_friday, count=1)["occurrences"]
+    assert first["scheduled_for"] == "2026-04-02T09:00:00Z"
+
+
+def test_an_unsaved_calendar_goes_before_the_saved_one(world: World) -> None:
+    with world.database.write() as connection:
+        spec = {"kind": "dates", "days": ["2026-03-28"]}
+        calendars.put(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
+    saved = previewed(world, exclude=["off"], count=1)["occurrences"]
+    assert saved[0]["outcome"] == "skipped_calendar"
+    other = {"off": {"kind": "dates", "days": ["2026-03-30"]}}
+    changed = previewed(world, exclude=["off"], calendars=other, count=1)["occurrences"]
+    assert changed[0]["outcome"] == "expected"
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "code"),
+    [
+        ({"rule": None}, "/rule", "missing"),
+        ({"rule": {"kind": "cron", "expression": "0 0 30 2 *"}}, "/rule/expression", "bad_cron"),
+        ({"zone": "Mars/Base"}, "/zone", "unknown_zone"),
+        ({"count": 0}, "/count", "not_allowed"),
+        ({"count": 1001}, "/count", "not_allowed"),
+        ({"from": "2026-03-27"}, "/from", "wrong_type"),
+        ({"job": "exprot"}, "/job", "job_not_found"),
+        ({"job": "export"}, "/parameters/user_id", "missing_parameter"),
+        ({"exclude": ["off"]}, "/exclude/0", "unknown_calendar"),
+        ({"exclude": ["off"], "calendars": {"off": {"kind": "moon"}}}, "/calendars/off/kind", "not_allowed"),
+        (
+            {
+                "rule": {"kind": "business_day", "n": 1, "time": "09:00"},
+                "calendar": "off",
+                "calendars": {"off": {"kind": "dates", "days": ["2026-03-28"]}},
+            },
+            "/calendar",
+            "not_allowed",
+        ),
+        ({"colour": "red"}, "/colour", "unknown_field"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_its_place(world: World, body: dict[str, Any], pointer: str, code: str) -> None:
+    response = preview(world, **body)
+    assert response.status_code == 422
+    assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
+
+
+class TestComparison:
+    """With `schedule`."""
+
+    def test_fields_and_moments(self, any_world: World) -> None:
+        created(any_world, rule={"kind": "weekly", "days": ["monday", "tuesday"], "time": "02:30"})
+        given = {"rule": {"kind": "weekly", "days": ["tuesday", "friday"], "time": "02:30"}, "priority": 7}
+        found = previewed(any_world, schedule="morning", count=3, parameters={"user_id": "all"}, **given)["difference"]
+        assert (found["schedule"], found["revision"]) == ("morning", 1)
+        changed = {each["pointer"]: (each["change"], each["now"]) for each in found["fields"]}
+        assert changed["/priority"] == ("changed", 7)
+        assert {name.split("/")[1] for name in changed} == {"priority", "rule"}
+        # Of the saved one three moments lead up to April 6, of the new one up to April 7: compared is what both know.
+        assert found["until"] == "2026-04-06T02:30:00Z"
+        assert found["comes"] == ["2026-04-03T02:30:00Z"]
+        assert found["goes"] == ["2026-03-30T02:30:00Z", "2026-04-06T02:30:00Z"]
+
+    def test_the_same_is_no_difference(self, world: World) -> None:
+        created(world, rule=DAILY)
+        found = previewed(world, schedule="morning", parameters={"user_id": "all"})["difference"]
+        assert (found["fields"], found["comes"], found["goes"]) == ([], [], [])
+
+    def test_what_ends_is_compared_for_ever(self, world: World) -> None:
+        created(world, rule=DAILY)
+        given = {"parameters": {"user_id": "all"}, "end": "2026-03-29T00:00:00Z", "count": 3}
+        found = previewed(world, schedule="morning", **given)["difference"]
+        assert found["goes"] == ["2026-03-29T02:30:00Z", "2026-03-30T02:30:00Z"]
+
+    def test_it_must_be_there(self, world: World) -> None:
+        response = preview(world, schedule="evening")
+        assert (response.status_code, response.json["code"]) == (404, "schedule_not_found")
