@@ -14,7 +14,7 @@ BIN := .venv/bin
 # then nothing is left to resolve, and the package itself comes without looking anything up.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SELF := $(INSTALL) --no-index --no-deps --no-build-isolation --editable .
-SOURCES := jobworker tests tasks bench app.py celeryconfig.py flowerconfig.py
+SOURCES := jobworker tests tasks schedules bench app.py celeryconfig.py flowerconfig.py
 
 help:  ## list the commands
 	@echo "make <command>:"

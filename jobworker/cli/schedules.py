@@ -28,6 +28,7 @@ _SIGNS = {
     Step.RESTORED: ("+", "green"),
     Step.CHANGED: ("~", "yellow"),
     Step.RETIRED: ("-", "red"),
+    Step.REMOVED: ("-", "red"),
     Step.REFUSED: ("!", "red"),
 }
 _COLOURS = {Standing.ACTIVE: "green", Standing.PAUSED: "yellow", Standing.DISABLED: "yellow"}

@@ -15,13 +15,16 @@ import sqlalchemy as sa
 from jobworker.clock import Clock
 from jobworker.declare.schedules import Declarations, Declared
 from jobworker.domain import differences
+from jobworker.domain.calendars import Calendar
 from jobworker.domain.differences import Difference
-from jobworker.domain.errors import InvalidInput
+from jobworker.domain.errors import CalendarInUse, Conflict, InvalidInput
+from jobworker.domain.job import Owner as JobOwner
 from jobworker.domain.schedule import Owner, Schedule, State
 from jobworker.domain.timetable import occurrences
-from jobworker.services import firing, schedule_checks
+from jobworker.services import calendar_editing, firing, schedule_checks
 from jobworker.services import schedules as editing
-from jobworker.store import schedules
+from jobworker.store import calendars, schedules
+from jobworker.store.calendars import CalendarRow
 from jobworker.store.database import Database
 from jobworker.store.schedules import ScheduleRow
 
@@ -36,8 +39,10 @@ class Step(StrEnum):
     CHANGED = "changed"
     #: It had been retired, and is declared again.
     RESTORED = "restored"
-    #: It is not declared any more: nothing of it is due, its history stays.
+    #: A schedule is not declared any more: nothing of it is due, its history stays.
     RETIRED = "retired"
+    #: A calendar is not declared any more; its revisions stay.
+    REMOVED = "removed"
     #: It cannot be; the reason says why. It is left as it was.
     REFUSED = "refused"
 
@@ -81,22 +86,76 @@ def in_code(database: Database) -> list[str]:
 
 
 def _apply(connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime) -> Iterator[Change]:
+    # Calendars first and last: schedules name them.
+    for name, calendar in declared.calendars.items():
+        before = calendars.get(connection, name)
+        if before is None or before.owner is not JobOwner.CODE or before.spec != calendar.value.to_json():
+            yield _put_calendar(connection, name, before, calendar, actor, now)
+    yield from _apply_schedules(connection, declared, actor, now)
+    for row in calendars.owned(connection, JobOwner.CODE):
+        if row.name not in declared.calendars:
+            yield _remove_calendar(connection, row, actor, now)
+
+
+def _apply_schedules(
+    connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime
+) -> Iterator[Change]:
     known = {row.name: row for row in schedules.owned(connection, Owner.CODE)}
     for name, each in declared.schedules.items():
         row = known.get(name) or schedules.named(connection, name)
         if row is None or not _is_so(row, each.value):
-            yield _put(connection, row, each, actor, now)
+            yield _put_schedule(connection, row, each, actor, now)
     for name, row in known.items():
         if name not in declared.schedules and row.state is not State.RETIRED:
+            yield _retire(connection, row, actor, now)
+
+
+def _retire(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> Change:
+    gone = "it is not declared any more"
+    try:
+        with connection.begin_nested():
             schedules.retire(connection, firing.settle_now(connection, row, now), actor, now)
-            yield Change(Step.RETIRED, "schedule", name, reason="it is not declared any more")
+    except Conflict as error:
+        return Change(Step.REFUSED, "schedule", row.name, None, f"{gone}, but {error.detail}")
+    return Change(Step.RETIRED, "schedule", row.name, None, gone)
+
+
+def _put_calendar(
+    connection: sa.Connection,
+    name: str,
+    before: CalendarRow | None,
+    declared: Declared[Calendar],
+    actor: str,
+    now: dt.datetime,
+) -> Change:
+    if before is not None and before.owner is not JobOwner.CODE:
+        reason = "a calendar of this name was made over HTTP; delete that one, or give this one another name"
+        return Change(Step.REFUSED, "calendar", name, declared.place, reason)
+    try:
+        with connection.begin_nested():
+            calendar_editing.put(connection, name, declared.value, JobOwner.CODE, actor, now)
+    except Conflict as error:
+        return Change(Step.REFUSED, "calendar", name, declared.place, error.detail)
+    if before is None:
+        return Change(Step.CREATED, "calendar", name, declared.place)
+    found = list(differences.of_values("calendar", before.spec, declared.value.to_json()))
+    return Change(Step.CHANGED, "calendar", name, declared.place, None, found)
+
+
+def _remove_calendar(connection: sa.Connection, row: CalendarRow, actor: str, now: dt.datetime) -> Change:
+    gone = "it is not declared any more"
+    try:
+        calendar_editing.delete(connection, row, actor, now)
+    except CalendarInUse as error:
+        return Change(Step.REFUSED, "calendar", row.name, None, f"{gone}, but {error.detail}")
+    return Change(Step.REMOVED, "calendar", row.name, None, gone)
 
 
 def _is_so(row: ScheduleRow, wanted: Schedule) -> bool:
     return row.owner is Owner.CODE and row.state is not State.RETIRED and row.schedule == wanted
 
 
-def _put(
+def _put_schedule(
     connection: sa.Connection, row: ScheduleRow | None, declared: Declared[Schedule], actor: str, now: dt.datetime
 ) -> Change:
     wanted = declared.value
@@ -107,6 +166,8 @@ def _put(
             editing.put(connection, wanted, row, Owner.CODE, actor, now)
     except InvalidInput as error:
         return _refused(declared, "; ".join(f"{each.pointer}: {each.message}" for each in error.errors))
+    except Conflict as error:
+        return _refused(declared, error.detail)
     return _changed(connection, row, declared, now)
 
 

@@ -74,6 +74,12 @@ def names(connection: sa.Connection) -> list[str]:
     return list(connection.scalars(sa.select(_calendars.c.name).order_by(_calendars.c.name)))
 
 
+def owned(connection: sa.Connection, owner: Owner) -> list[CalendarRow]:
+    """Every calendar that is edited there, by name."""
+    query = sa.select(_calendars).where(_calendars.c.owner == owner.value).order_by(_calendars.c.name)
+    return [_to_row(row) for row in connection.execute(query)]
+
+
 def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[CalendarRow]:
     """Calendars by name."""
     listing = Listing("calendars", {})

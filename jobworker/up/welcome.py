@@ -18,6 +18,7 @@ _TEXT = """
 
     API        {api}/api/v1
     docs       {api}/docs
+    schedules  jobworker schedules list
     Flower     {flower}
     database   {database}
     Redis      {redis}

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from jobworker import daily, every, schedule
+from jobworker import business_day, calendar, daily, every, schedule
 from jobworker.clock import ManualClock
 from jobworker.declare.schedules import Declarations, collecting
 from jobworker.domain.schedule import Owner, State
-from jobworker.services import schedule_sync
+from jobworker.services import calendar_editing, schedule_sync
 from jobworker.services import schedules as editing
 from jobworker.services.schedule_sync import Change, Step
 from jobworker.store import audit, schedules, schema
@@ -30,6 +30,7 @@ class House:
         self.household = Household(database)
         self.clock: ManualClock = self.household.clock
         self.fields: dict[str, dict[str, Any]] = {}
+        self.calendars: dict[str, dict[str, Any]] = {}
 
     def declares(self, name: str, **fields: Any) -> None:
         self.fields[name] = {"job": "load", "rule": daily("13:00"), **fields}
@@ -39,6 +40,8 @@ class House:
         with collecting() as found:
             for name, fields in self.fields.items():
                 schedule(name, **fields)
+            for name, fields in self.calendars.items():
+                calendar(name, **fields)
         return found
 
     def apply(self) -> list[Change]:
@@ -197,3 +200,39 @@ def test_a_plan_tells_what_would_be_and_changes_nothing(house: House) -> None:
     assert all_rows() == before
     assert house.apply() == planned
     assert house.plan() == [planned[2]]
+
+
+def test_calendars_come_before_the_schedules_that_name_them_and_go_after(house: House) -> None:
+    house.declares("month-end", rule=business_day(-1, "18:00"), calendar="office")
+    assert steps(house.apply()) == [(Step.REFUSED, "month-end")]
+    house.calendars["office"] = {"closed": ["2026-03-31"]}
+    first = house.apply()
+    assert steps(first) == [(Step.CREATED, "office"), (Step.CREATED, "month-end")]
+    assert house.row("month-end").next_at == dt.datetime(2026, 3, 30, 18, tzinfo=dt.UTC)
+
+    house.calendars["office"] = {"closed": {"2026-03-31": "moving", "2026-03-30": "moving"}}
+    [changed] = house.apply()
+    assert (changed.step, changed.kind, changed.name) == (Step.CHANGED, "calendar", "office")
+    assert [each.pointer for each in changed.differences] == ["/closed/2026-03-30", "/closed/2026-03-31"]
+    assert house.row("month-end").next_at == dt.datetime(2026, 3, 27, 18, tzinfo=dt.UTC)
+    assert house.apply() == []
+
+    del house.calendars["office"]
+    [refused] = house.apply()
+    assert (refused.step, refused.kind) == (Step.REFUSED, "calendar")
+    assert "schedule month-end" in (refused.reason or "")
+    house.fields.clear()
+    assert steps(house.apply()) == [(Step.RETIRED, "month-end"), (Step.REMOVED, "office")]
+    assert house.apply() == []
+
+
+def test_calendars_of_others_are_left_alone(house: House) -> None:
+    calendar_editing.create(house.database, house.clock, {"name": "office", "kind": "business"}, "ann")
+    house.calendars["office"] = {"country": "DE"}
+    house.declares("month-end", rule=business_day(-1, "18:00"), calendar="office")
+    refused, created = house.apply()
+    assert (refused.step, refused.name) == (Step.REFUSED, "office")
+    assert "made over HTTP" in (refused.reason or "")
+    assert created.step is Step.CREATED, "the calendar that is there will do"
+    house.calendars.clear()
+    assert house.apply() == []

@@ -37,7 +37,7 @@ def _modules() -> Iterator[tuple[str, str]]:
     """Every Python block that says in which file it belongs, with that file."""
     for page in PAGES:
         for block in blocks(page, "python"):
-            if found := re.match(r"# (tasks/\w+\.py)\n", block.code):
+            if found := re.match(r"# ((?:tasks|schedules)/\w+\.py)\n", block.code):
                 yield found[1], block.code
 
 
@@ -57,7 +57,8 @@ def _commands() -> Iterator[tuple[str, str, Block | None]]:
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system in a folder like that of a user: the shipped jobs and those of the documentation."""
     folder = tmp_path_factory.mktemp("documented")
-    shutil.copytree(ROOT / "tasks", folder / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("tasks", "schedules"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("Procfile", "app.py", "celeryconfig.py", "flowerconfig.py"):
         shutil.copy(ROOT / file, folder)
     for file, code in _modules():

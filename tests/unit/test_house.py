@@ -43,6 +43,13 @@ def test_nobody_inside_imports_what_the_package_root_exports(path: Path) -> None
             assert {alias.name for alias in node.names} <= rooms
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "schedules").rglob("*.py")), ids=name_of)
+def test_schedules_need_nothing_but_what_the_package_root_exports(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not isinstance(node, ast.Import)
+        assert not isinstance(node, ast.ImportFrom) or node.module == "jobworker"
+
+
 def pinned(file: str) -> dict[str, str]:
     """Name and version of everything that a file pins."""
     lines = re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / file).read_text(), re.MULTILINE)
