@@ -1,7 +1,5 @@
 """/api/v1/schedules, continued: what was due, what will be, and what would be."""
 
-import datetime as dt
-import zoneinfo
 from typing import Any
 
 from flask import Response
@@ -21,12 +19,13 @@ from jobworker.api.schemas.occurrences import (
     SchedulePreview,
     split,
 )
-from jobworker.domain.errors import IdempotencyKeyReused, JobDisabled, ScheduleNotFound
+from jobworker.domain.errors import Conflict, IdempotencyKeyReused, JobDisabled, ScheduleNotFound
 from jobworker.domain.schedule import Overlap
 from jobworker.domain.settling import Outcome
+from jobworker.domain.timetable import Timetable
 from jobworker.services import occurrences
 from jobworker.services import preview as previews
-from jobworker.services.coming import Coming
+from jobworker.services.coming import Coming, notes
 from jobworker.services.preview import Asked, Compared, Preview
 from jobworker.store import occurrences as store_occurrences
 from jobworker.store.ledger import Range
@@ -55,18 +54,17 @@ def preview_schedule(body: dict[str, Any]) -> Response:
 @blueprint.get("/<string:name>/occurrences")
 @blueprint.query(OccurrenceQuery())
 @blueprint.answers(200, page_of(Occurrence), "Past ones, the latest first; or those ahead, the first one first.")
-@blueprint.problems(ScheduleNotFound)
+@blueprint.problems(ScheduleNotFound, Conflict)
 def list_occurrences(query: dict[str, Any], name: str) -> Response:
     """List what became of the occurrences of a schedule; with `upcoming`, so many of those that are ahead."""
     if query["upcoming"] is not None:
-        row, found = occurrences.ahead(room().database, name, query["begin"], query["upcoming"])
+        found = occurrences.ahead(room().database, name, query["begin"], query["upcoming"])
         items = [{**_coming(each), "execution_id": None, "recorded_at": None, "links": {}} for each in found]
         return answer({"items": items, "next": None})
     outcome = Outcome(query["outcome"]) if query["outcome"] else None
     wanted = Range(query["begin"], query["end"], outcome)
-    row, page = occurrences.past(room().database, name, wanted, query["limit"], query["cursor"])
-    zone = zoneinfo.ZoneInfo(row.spec["zone"])
-    return answer(show.page(page, lambda each: _past(each, zone)))
+    timetable, page = occurrences.past(room().database, name, wanted, query["limit"], query["cursor"])
+    return answer(show.page(page, lambda each: _past(each, timetable)))
 
 
 @blueprint.post("/<string:name>/fire")
@@ -74,14 +72,14 @@ def list_occurrences(query: dict[str, Any], name: str) -> Response:
 @blueprint.answers(202, Fired(), "Its execution is accepted.", headers=_LOCATION)
 @blueprint.answers(200, Fired(), "Nothing was started; the occurrence says why.")
 @blueprint.headers(headers.IDEMPOTENCY_KEY)
-@blueprint.problems(ScheduleNotFound, JobDisabled, IdempotencyKeyReused)
+@blueprint.problems(ScheduleNotFound, Conflict, JobDisabled, IdempotencyKeyReused)
 def fire_schedule(body: dict[str, Any], name: str) -> Response:
     """Let one more occurrence be due now, also in a pause. Its nominal time is now."""
     overlap = Overlap(body["overlap"]) if body["overlap"] else None
     fired = occurrences.fire(room().database, room().clock, name, overlap, ACTOR, headers.once())
     room().changed()
     shown = {
-        "occurrence": _past(fired.occurrence, zoneinfo.ZoneInfo(fired.row.spec["zone"])),
+        "occurrence": _past(fired.occurrence, fired.timetable),
         "execution": show.execution(fired.execution) if fired.execution else None,
     }
     if fired.execution is None:
@@ -89,12 +87,13 @@ def fire_schedule(body: dict[str, Any], name: str) -> Response:
     return answer(shown, 202, {"Location": f"{show.ROOT}/executions/{fired.execution.id}"})
 
 
-def _past(row: store_occurrences.Occurrence, zone: dt.tzinfo) -> dict[str, Any]:
+def _past(row: store_occurrences.Occurrence, timetable: Timetable) -> dict[str, Any]:
     return {
         "scheduled_for": row.scheduled_for,
-        "local": row.scheduled_for.astimezone(zone).isoformat(),
+        "local": row.scheduled_for.astimezone(timetable.zone).isoformat(),
         "outcome": row.outcome,
         "reason": row.reason,
+        "notes": notes(timetable, row.scheduled_for),
         "execution_id": row.execution_id,
         "recorded_at": row.recorded_at,
         "links": {"execution": f"{show.ROOT}/executions/{row.execution_id}"} if row.execution_id else {},
@@ -107,12 +106,15 @@ def _coming(each: Coming) -> dict[str, Any]:
         "local": each.local.isoformat(),
         "outcome": each.outcome.value,
         "reason": each.reason,
+        "notes": each.notes,
     }
 
 
 def _preview(found: Preview) -> dict[str, Any]:
     return {
         "schedule": found.schedule,
+        "in_words": found.in_words,
+        "warnings": found.warnings,
         "occurrences": [_coming(each) for each in found.moments],
         "difference": _compared(found.compared) if found.compared else None,
     }

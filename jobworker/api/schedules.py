@@ -141,6 +141,7 @@ def _schedule(found: Known) -> dict[str, Any]:
         "overdue": found.overdue,
         "runs": row.runs,
         "failures": row.failures,
+        "in_words": found.in_words,
         "warnings": found.warnings,
         "created_at": row.created_at,
         "changed_at": row.changed_at,

@@ -1,12 +1,13 @@
 """What is ahead of a schedule: its next nominal times, and what is to be expected of each."""
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import islice
 
-from jobworker.domain.timetable import Timetable, forbidden_by, next_after
+from jobworker.domain import outlook
+from jobworker.domain.outlook import Upcoming
+from jobworker.domain.timetable import Timetable, forbidden_by
 from jobworker.store.schedules import ScheduleRow
 
 
@@ -23,22 +24,21 @@ class Expected(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Coming:
-    """One nominal time, as UTC and as clocks of the schedule's zone show it; and why nothing starts then."""
+    """One nominal time, as UTC and as clocks of the schedule's zone show it; why nothing starts then, if so.
+
+    `notes` say what is remarkable about it: holidays, clocks that change.
+    """
 
     at: dt.datetime
     local: dt.datetime
     outcome: Expected
     reason: str | None
+    notes: Sequence[str]
 
 
-def coming(timetable: Timetable, after: dt.datetime) -> Iterator[Coming]:
-    """What is due after this moment."""
-    found = next_after(timetable, after)
-    while found is not None:
-        reason = forbidden_by(timetable, found)
-        outcome = Expected.FIRE if reason is None else Expected.SKIPPED_CALENDAR
-        yield Coming(found, found.astimezone(timetable.zone), outcome, reason)
-        found = next_after(timetable, found)
+def coming(timetable: Timetable, after: dt.datetime, count: int) -> list[Coming]:
+    """The next `count` times at which something starts, and before each the first that calendars forbid, if any."""
+    return [_coming(timetable, each) for each in outlook.upcoming(timetable, after, count)]
 
 
 def of_schedule(row: ScheduleRow, timetable: Timetable, after: dt.datetime, count: int) -> Sequence[Coming]:
@@ -48,7 +48,7 @@ def of_schedule(row: ScheduleRow, timetable: Timetable, after: dt.datetime, coun
     left = None if row.schedule.max_runs is None else row.schedule.max_runs - row.runs
     after = max(after, row.settled_until, row.next_at - dt.timedelta(microseconds=1))
     found: list[Coming] = []
-    for each in islice(coming(timetable, after), count):
+    for each in coming(timetable, after, count):
         if left is not None and left <= 0:
             break
         found.append(_in_pause(row, each))
@@ -57,8 +57,21 @@ def of_schedule(row: ScheduleRow, timetable: Timetable, after: dt.datetime, coun
     return found
 
 
+def notes(timetable: Timetable, at: dt.datetime) -> Sequence[str]:
+    """What is remarkable about a nominal time, whether or not something starts then."""
+    found = outlook.marks(timetable, at)
+    # What forbids it comes first, and is told as the reason.
+    return found if forbidden_by(timetable, at) is None else found[1:]
+
+
+def _coming(timetable: Timetable, each: Upcoming) -> Coming:
+    reason = forbidden_by(timetable, each.at)
+    outcome = Expected.FIRE if reason is None else Expected.SKIPPED_CALENDAR
+    return Coming(each.at, each.local, outcome, reason, notes(timetable, each.at))
+
+
 def _in_pause(row: ScheduleRow, each: Coming) -> Coming:
     if row.paused_at is None or (row.paused_until is not None and each.at >= row.paused_until):
         return each
     until = f" until {row.paused_until.isoformat(timespec='seconds')}" if row.paused_until else ""
-    return Coming(each.at, each.local, Expected.SKIPPED_PAUSED, f"paused by {row.paused_by}{until}")
+    return replace(each, outcome=Expected.SKIPPED_PAUSED, reason=f"paused by {row.paused_by}{until}")

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from jobworker.clock import Clock
 from jobworker.domain.errors import Conflict, IdempotencyKeyReused
 from jobworker.domain.schedule import Overlap
+from jobworker.domain.timetable import Timetable
 from jobworker.services import accepting, coming, firing, plans, schedules
 from jobworker.services.accepting import Once, Request
 from jobworker.services.coming import Coming
@@ -27,29 +28,36 @@ from jobworker.store.schedules import ScheduleRow
 class Fired:
     """An occurrence that somebody wanted, and its execution; None: the overlap policy left it out."""
 
-    row: ScheduleRow
+    timetable: Timetable
     occurrence: Occurrence
     execution: ExecutionRow | None
 
 
 def past(
     database: Database, name: str, wanted: Range, limit: int = DEFAULT_LIMIT, cursor: str | None = None
-) -> tuple[ScheduleRow, Page[Occurrence]]:
+) -> tuple[Timetable, Page[Occurrence]]:
     """What became of the occurrences of a schedule, the latest first; raises `ScheduleNotFound`."""
     with database.read() as connection:
         row = schedules.find(connection, name)
-        return row, ledger.page(connection, row.id, wanted, limit, cursor)
+        return timetable(connection, row), ledger.page(connection, row.id, wanted, limit, cursor)
 
 
-def ahead(database: Database, name: str, begin: dt.datetime | None, count: int) -> tuple[ScheduleRow, Sequence[Coming]]:
+def ahead(database: Database, name: str, begin: dt.datetime | None, count: int) -> Sequence[Coming]:
     """Up to `count` occurrences that are not settled yet, from `begin` on; raises `ScheduleNotFound`."""
     with database.read() as connection:
         row = schedules.find(connection, name)
-        plan = plans.of(connection, [row]).get(row.id)
-    if plan is None:
-        raise Conflict(f"schedule {row.name} cannot be read by this version; change it")
+        found = timetable(connection, row)
     after = begin - dt.timedelta(microseconds=1) if begin else row.settled_until
-    return row, coming.of_schedule(row, plan.timetable, after, count)
+    return coming.of_schedule(row, found, after, count)
+
+
+def timetable(connection: sa.Connection, row: ScheduleRow) -> Timetable:
+    """When a schedule is due; raises `Conflict` if that cannot be read."""
+    plan = plans.of(connection, [row]).get(row.id)
+    if plan is None:
+        message = f"schedule {row.name} cannot be read by this version, or a calendar of it is gone; change it"
+        raise Conflict(message)
+    return plan.timetable
 
 
 def fire(
@@ -69,7 +77,7 @@ def fire(
         occurrence = ledger.get(connection, row.id, decision.nominal)
         assert occurrence is not None, "it was just entered"
         if occurrence.execution_id is None:
-            return Fired(row, occurrence, None)
+            return Fired(timetable(connection, row), occurrence, None)
         _remember(connection, request, occurrence.execution_id)
         return _fired(connection, row, occurrence.execution_id)
 
@@ -80,7 +88,7 @@ def _fired(connection: sa.Connection, row: ScheduleRow, execution_id: str) -> Fi
     assert execution.scheduled_for is not None, "it was made by a schedule"
     occurrence = ledger.get(connection, row.id, execution.scheduled_for)
     assert occurrence is not None, "an occurrence is kept"
-    return Fired(row, occurrence, execution)
+    return Fired(timetable(connection, row), occurrence, execution)
 
 
 def _remember(connection: sa.Connection, request: Request, execution_id: str) -> None:

@@ -1,15 +1,14 @@
 """What a schedule would do if it were saved: its next moments, and what is different from the one that is."""
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.domain import admission, calendar_reading, differences
+from jobworker.domain import admission, calendar_reading, describing, differences, outlook
 from jobworker.domain import schedule as schedule_rules
 from jobworker.domain.calendars import Business, Calendar
 from jobworker.domain.differences import Difference
@@ -18,7 +17,7 @@ from jobworker.domain.rules.days import BusinessDay
 from jobworker.domain.schedule import Schedule
 from jobworker.domain.timetable import Timetable
 from jobworker.services import calendars, schedule_checks, schedules
-from jobworker.services.coming import Coming, Expected, coming
+from jobworker.services.coming import Coming, coming
 from jobworker.store.database import Database
 from jobworker.store.schedules import ScheduleRow
 
@@ -63,6 +62,8 @@ class Preview:
     """The schedule as it was understood, as JSON, and when it would be due."""
 
     schedule: Mapping[str, Any]
+    in_words: str
+    warnings: Sequence[str]
     moments: Sequence[Coming]
     compared: Compared | None
 
@@ -83,10 +84,11 @@ def preview(database: Database, clock: Clock, asked: Asked) -> Preview:
         timetable, after = wanted.timetable({**known, **inline}), begin
         if saved is None and asked.after is None:
             after += dt.timedelta(seconds=wanted.initial_delay)
-        moments = list(islice(coming(timetable, after), _most(asked.count, wanted, saved)))
+        moments = coming(timetable, after, _most(asked.count, wanted, saved))
         compared = _compare(connection, saved, wanted, timetable, begin, asked.count) if saved else None
     unnamed = {name: None for name in names if saved is None and name not in asked.described}
-    return Preview({**wanted.to_json(), **unnamed}, moments, compared)
+    warnings = outlook.warnings(timetable, begin)
+    return Preview({**wanted.to_json(), **unnamed}, describing.of_schedule(wanted), warnings, moments, compared)
 
 
 def _most(count: int, wanted: Schedule, saved: ScheduleRow | None) -> int:
@@ -106,17 +108,16 @@ def _compare(
     was = saved.schedule.timetable(calendars.known(connection, saved.schedule.calendars))
     (old, old_end), (new, new_end) = _firing(was, after, count), _firing(timetable, after, count)
     until = min((end for end in (old_end, new_end) if end is not None), default=None)
-    comes = [at for at in new if at not in old and (until is None or at <= until)]
-    goes = [at for at in old if at not in new and (until is None or at <= until)]
+    comes = sorted(at for at in set(new) - set(old) if until is None or at <= until)
+    goes = sorted(at for at in set(old) - set(new) if until is None or at <= until)
     fields = list(differences.of_values("schedule", saved.spec, wanted.to_json()))
     return Compared(saved, fields, comes, goes, until)
 
 
-def _firing(timetable: Timetable, after: dt.datetime, count: int) -> tuple[Collection[dt.datetime], dt.datetime | None]:
+def _firing(timetable: Timetable, after: dt.datetime, count: int) -> tuple[list[dt.datetime], dt.datetime | None]:
     """The next moments at which something starts, ascending, and up to when that is all; None: for ever."""
-    looked = list(islice(coming(timetable, after), count))
-    found = dict.fromkeys(each.at for each in looked if each.outcome is Expected.FIRE)
-    return found.keys(), looked[-1].at if len(looked) == count else None
+    found = [each.at for each in outlook.upcoming(timetable, after, count) if each.fires]
+    return found, found[-1] if len(found) == count else None
 
 
 def _inline(given: Mapping[str, Any]) -> dict[str, Calendar]:

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.domain import differences
+from jobworker.domain import describing, differences, outlook
 from jobworker.domain import schedule as schedule_rules
 from jobworker.domain.errors import (
     FieldError,
@@ -21,7 +21,8 @@ from jobworker.domain.errors import (
 )
 from jobworker.domain.schedule import Owner, Schedule, State
 from jobworker.domain.timetable import next_after
-from jobworker.services import firing, naming, overdue, schedule_checks
+from jobworker.services import firing, naming, overdue, plans, schedule_checks
+from jobworker.services.plans import Plan
 from jobworker.store import jobs, schedule_lists, schedules
 from jobworker.store.database import Database
 from jobworker.store.jobs import JobRow
@@ -38,10 +39,14 @@ _HIGHEST = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A schedule as it stands, and what somebody who looks at it should notice."""
+    """A schedule as it stands, and what somebody who looks at it should notice.
+
+    `in_words` says when it is due; None: it cannot be read.
+    """
 
     row: ScheduleRow
     standing: Standing
+    in_words: str | None
     expected_by: dt.datetime | None
     overdue: bool
     warnings: Sequence[str]
@@ -156,8 +161,8 @@ def find(connection: sa.Connection, name: str) -> ScheduleRow:
 
 def known(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> list[Known]:
     """What there is to know about these schedules at this moment."""
-    found = jobs.some(connection, sorted({row.job for row in rows}))
-    return [_known(row, found.get(row.job), now) for row in rows]
+    found, read = jobs.some(connection, sorted({row.job for row in rows})), plans.of(connection, rows)
+    return [_known(row, found.get(row.job), read.get(row.id), now) for row in rows]
 
 
 def put(
@@ -173,21 +178,28 @@ def put(
     if before is not None:
         before = firing.settle_now(connection, before, now)
     begins = max(now, before.settled_until) if before else now + dt.timedelta(seconds=wanted.initial_delay)
-    return schedules.put(connection, wanted, owner, actor, now, next_after(timetable, begins))
+    row = schedules.put(connection, wanted, owner, actor, now, next_after(timetable, begins))
+    if before is None and wanted.run_at_start:
+        firing.start(connection, [row.id], now, "it was created")
+        return find(connection, row.id)
+    return row
 
 
-def _known(row: ScheduleRow, job: JobRow | None, now: dt.datetime) -> Known:
-    by = overdue.expected_by(row)
-    return Known(row, schedule_lists.standing(row), by, by is not None and by < now, list(_warnings(row, job)))
+def _known(row: ScheduleRow, job: JobRow | None, plan: Plan | None, now: dt.datetime) -> Known:
+    by, standing = overdue.expected_by(row), schedule_lists.standing(row)
+    in_words = describing.of_schedule(plan.schedule) if plan else None
+    return Known(row, standing, in_words, by, by is not None and by < now, list(_warnings(row, job, plan, now)))
 
 
-def _warnings(row: ScheduleRow, job: JobRow | None) -> Iterator[str]:
+def _warnings(row: ScheduleRow, job: JobRow | None, plan: Plan | None, now: dt.datetime) -> Iterator[str]:
     if job is None:
         yield f"there is no job {row.job} any more: nothing starts"
     elif not job.definition.enabled:
         yield f"job {row.job} is disabled: its occurrences are left out"
-    if row.next_at is None and row.runs == 0:
-        yield "it never fires: within 50 years nothing is due by its rule, its bounds and its calendars"
+    if plan is None:
+        yield "it cannot be read by this version, or a calendar of it is gone: nothing starts; change it"
+    elif row.runs == 0:
+        yield from outlook.warnings(plan.timetable, now)
 
 
 def _expect(connection: sa.Connection, name: str, expected: Expected) -> ScheduleRow:

@@ -40,6 +40,9 @@ class OccurrenceBase(Answer):
         validate=ma.validate.OneOf([Expected.FIRE.value, *_OUTCOMES]),
     )
     reason = text("Why.", allow_none=True)
+    notes = fields.List(
+        fields.String(), metadata={"description": "What is remarkable about it: a holiday, clocks that change."}
+    )
 
 
 class Occurrence(OccurrenceBase):
@@ -114,6 +117,8 @@ class SchedulePreview(Answer):
     """What a schedule would do."""
 
     schedule = fields.Dict(metadata={"description": "As it was understood, with its defaults."})
+    in_words = text("When it is due, in plain English.")
+    warnings = fields.List(fields.String(), metadata={"description": "What may not be meant."})
     occurrences = fields.List(fields.Nested(OccurrenceBase))
     difference = fields.Nested(Compared, allow_none=True)
 

@@ -183,6 +183,7 @@ class Schedule(Answer):
     overdue = fields.Boolean(metadata={"description": "Whether that has passed."})
     runs = integer("Executions so far.")
     failures = integer("How many of them failed in a row, up to now.")
+    in_words = text("When it is due, in plain English; null: it cannot be read.", allow_none=True)
     warnings = fields.List(fields.String(), metadata={"description": "What may not be meant."})
     created_at = moment("When it was first described.")
     changed_at = moment("When it was last changed, paused or resumed.")

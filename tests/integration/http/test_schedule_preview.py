@@ -34,6 +34,12 @@ def test_the_next_moments_in_utc_and_in_the_zone(any_world: World) -> None:
         ("2026-03-29T01:30:00Z", "2026-03-29T03:30:00+02:00"),
         ("2026-03-30T00:30:00Z", "2026-03-30T02:30:00+02:00"),
     ]
+    assert [each["notes"] for each in found["occurrences"]] == [
+        [],
+        ["02:30 does not exist in Europe/Berlin that day: 1 hour later"],
+        [],
+    ]
+    assert (found["in_words"], found["warnings"]) == ("every day at 02:30 (Europe/Berlin)", [])
     assert (found["schedule"]["name"], found["schedule"]["job"], found["difference"]) == (None, None, None)
     assert found["schedule"]["misfire"] == {"policy": "fire_once", "grace": 60, "max": 100}
     assert any_world.count("job_schedules") == 0
@@ -43,12 +49,27 @@ def test_up_to_a_thousand_moments(world: World) -> None:
     assert len(previewed(world)["occurrences"]) == 10
     assert len(previewed(world, count=1000, rule={"kind": "interval", "every": 60})["occurrences"]) == 1000
     assert len(previewed(world, max_runs=4)["occurrences"]) == 4
-    assert previewed(world, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})["occurrences"] == []
+
+
+def test_what_never_fires_is_told(world: World) -> None:
+    found = previewed(world, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
+    assert found["occurrences"] == []
+    assert found["warnings"] == ["it never fires: its rule names no time within the next years"]
+
+
+def test_clocks_that_are_set_back_and_holidays_are_told(world: World) -> None:
+    off = {"off": {"kind": "dates", "days": {"2026-10-25": "Clocks"}}}
+    given = {"zone": "Europe/Berlin", "dst": {"fold": "both"}, "from": "2026-10-24T12:00:00Z", "require": ["off"]}
+    found = previewed(world, calendars=off, count=2, **given)["occurrences"]
+    assert [each["notes"] for each in found] == [
+        ["Clocks (calendar off)", "02:30 comes twice in Europe/Berlin that day; this is the first"],
+        ["Clocks (calendar off)", "02:30 comes twice in Europe/Berlin that day; this is the second"],
+    ]
 
 
 def test_calendars_that_are_not_saved(world: World) -> None:
     off = {"off": {"kind": "dates", "days": {"2026-03-29": "Inventory"}}}
-    found = previewed(world, exclude=["off"], calendars=off, count=3)["occurrences"]
+    found = previewed(world, exclude=["off"], calendars=off, count=2)["occurrences"]
     assert [(each["outcome"], each["reason"]) for each in found] == [
         ("expected", None),
         ("skipped_calendar", "within calendar off: Inventory"),

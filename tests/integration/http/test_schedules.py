@@ -58,6 +58,7 @@ def test_a_schedule_is_created_and_read(any_world: World) -> None:
     assert (shown["rule"], shown["zone"], shown["queue"]) == (DAILY, "Europe/Berlin", "background")
     assert shown["misfire"] == {"policy": "catch_up", "grace": 60.0, "max": 7}
     assert (shown["owner"], shown["state"], shown["paused"], shown["warnings"]) == ("api", "active", None, [])
+    assert shown["in_words"] == "every day at 06:00 (Europe/Berlin)"
     assert any_world.client.get(f"/api/v1/schedules/{shown['id']}").json == shown
 
 
@@ -68,6 +69,15 @@ def test_it_says_what_is_next_and_by_when_that_is_seen(world: World) -> None:
     assert now < following <= now + dt.timedelta(hours=1, seconds=10)
     assert dt.datetime.fromisoformat(shown["expected_by"]) == following + dt.timedelta(seconds=60)
     assert shown["overdue"] is False
+
+
+def test_one_that_runs_at_start_is_due_at_once(any_world: World) -> None:
+    shown = created(any_world, run_at_start=True)
+    assert (shown["runs"], any_world.count("executions")) == (1, 1)
+    [row] = any_world.client.get(f"{URL}/occurrences").json["items"]
+    assert (row["outcome"], row["reason"]) == ("fired", "it was created")
+    any_world.client.put(URL, json={**SCHEDULE, "run_at_start": True, "priority": 7}, headers={"If-Match": "*"})
+    assert any_world.count("executions") == 1
 
 
 def test_a_name_is_used_once(world: World) -> None:
