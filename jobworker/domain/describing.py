@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 
 from cronsim.explain import explain
 
+from jobworker.domain.rules.cron import Cron, plain
 from jobworker.domain.rules.days import WEEKDAYS, BusinessDay, Daily, Monthly, Roll, Weekly, shown
-from jobworker.domain.rules.expressions import Cron, RRule, plain
 from jobworker.domain.rules.moments import EPOCH, Interval, Once
+from jobworker.domain.rules.recurrence import RRule
+from jobworker.domain.rules.rrule_reading import Frequency, Parts
 from jobworker.domain.schedule import Schedule
 from jobworker.domain.timetable import Rule, WallClockRule
 from jobworker.domain.zones import Dst, Fold, Gap
@@ -31,10 +33,11 @@ _FOLDS = {
     Fold.BOTH: "both times when it comes twice",
 }
 
-#: What RRULE calls days, in the order of the week.
-_DAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
-
-_PERIODS = {"HOURLY": "hour", "DAILY": "day", "WEEKLY": "week", "MONTHLY": "month", "YEARLY": "year"}
+_PERIODS = {
+    Frequency.HOURLY: "hour",
+    Frequency.DAILY: "day",
+    Frequency.WEEKLY: "week",
+}
 
 
 def of_schedule(schedule: Schedule) -> str:
@@ -168,18 +171,17 @@ def _ordinal(number: int) -> str:
 
 
 def _recurrence(rule: RRule) -> str:
-    """In words as far as a frequency, an interval, days of the week and an end go; the expression itself beyond."""
-    days = [each for each in rule.part("BYDAY").split(",") if each]
-    plainly = {"FREQ", "INTERVAL", "BYDAY", "COUNT", "WKST"}.issuperset(rule.names())
-    period = _PERIODS[rule.part("FREQ")]
-    # A month or year without days takes them from the start, which says more than words would.
-    if not plainly or not set(days) <= set(_DAYS) or (period in ("month", "year") and not days):
+    """In words as far as a frequency, an interval, days of the week and a count go; the expression itself beyond."""
+    parts = rule.parts
+    days = frozenset(weekday for _, weekday in parts.days)
+    plainest = Parts(parts.frequency, parts.interval, parts.count, days=tuple((None, day) for _, day in parts.days))
+    # A month or a year without days takes them from the start, and with days means each of them.
+    if parts != plainest or parts.frequency not in _PERIODS:
         return f"by the recurrence rule {rule.expression}, counted from {_local(rule.start)}"
-    number = int(rule.part("INTERVAL") or 1)
-    often = f"every {period if number == 1 else _number(number, period)}"
-    chosen = frozenset(_DAYS.index(day) for day in days)
-    on = f" on {listed([WEEKDAYS[day].capitalize() for day in sorted(chosen)])}" if chosen else ""
-    count = f", {_number(int(rule.part('COUNT')), 'time')}" if rule.part("COUNT") else ""
+    period = _PERIODS[parts.frequency]
+    often = f"every {period if parts.interval == 1 else _number(parts.interval, period)}"
+    on = f" on {listed([WEEKDAYS[day].capitalize() for day in sorted(days)])}" if days else ""
+    count = f", {_number(parts.count, 'time')}" if parts.count else ""
     return f"{often}{on}, counted from {_local(rule.start)}{count}"
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from jobworker.domain.calendars import Calendar, next_inside, next_outside
+from jobworker.domain.rules.cron import Cron
 from jobworker.domain.rules.days import BusinessDay, Daily, Monthly, Weekly
-from jobworker.domain.rules.expressions import Cron, RRule
 from jobworker.domain.rules.moments import Interval, Once
+from jobworker.domain.rules.recurrence import RRule
 from jobworker.domain.zones import FARTHEST, Dst, Fold, Gap, earliest, span_at, stretches, wall_clock
 
 #: Nothing is due later than so many years ahead.

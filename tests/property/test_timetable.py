@@ -9,8 +9,9 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobworker.domain.rules.cron import Cron
 from jobworker.domain.rules.days import BusinessDay, Daily, Monthly, Weekly
-from jobworker.domain.rules.expressions import Cron, RRule
+from jobworker.domain.rules.recurrence import RRule
 from jobworker.domain.timetable import Rule, Timetable, occurrences
 from jobworker.domain.zones import Dst, Fold, Gap
 

@@ -8,15 +8,17 @@
 
 import datetime as dt
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import cronsim
 
 from jobworker.domain.described import Described
 from jobworker.domain.errors import FieldError, InvalidInput
+from jobworker.domain.rules import rrule_reading
+from jobworker.domain.rules.cron import NAMED, Cron, check, plain
 from jobworker.domain.rules.days import WEEKDAYS, BusinessDay, Daily, Monthly, Roll, Weekly
-from jobworker.domain.rules.expressions import MOST_COUNTED, Cron, RRule, plain
 from jobworker.domain.rules.moments import EPOCH, Interval, Once
+from jobworker.domain.rules.recurrence import RRule
 from jobworker.domain.timetable import Rule
 
 #: RedBeat keeps due times in whole seconds; a shorter interval cannot be kept.
@@ -100,20 +102,37 @@ def _cron(read: Described) -> Rule | None:
     expression = read.text("expression", _LONGEST_EXPRESSION)
     if expression is None:
         return None
-    fields = len(plain(expression).split())
-    if fields not in (5, 6):
-        message = (
-            f"{expression!r} has {fields} fields; a cron expression has 5 (minute, hour, day of month, month, day of "
-            "week), or 6 with the seconds first"
-        )
-        read.refuse("expression", "bad_cron", message)
-        return None
-    try:
-        cronsim.CronSim(plain(expression), _RRULE_START)
-    except cronsim.CronSimError as error:
-        read.refuse("expression", "bad_cron", f"{expression!r} is not a cron expression: {error}{_hint(expression)}")
+    problem = _cron_problem(expression)
+    if problem:
+        read.refuse("expression", "bad_cron", f"{expression!r} {problem}")
         return None
     return Cron(expression)
+
+
+def _cron_problem(expression: str) -> str | None:
+    fields = plain(expression).split()
+    if expression.strip().startswith("@") and len(fields) == 1:
+        return f"is not known; the names are {', '.join(NAMED)}, and run_at_start is for the start of the system"
+    if len(fields) not in (5, 6):
+        return (
+            f"has {len(fields)} fields; a cron expression has 5 (minute, hour, day of month, month, day of week), "
+            "or 6 with the seconds first"
+        )
+    try:
+        check(expression)
+    except cronsim.CronSimError as error:
+        if "day-of-month" in str(error) and _can_be_read([*fields[:-2], "*", fields[-1]]):
+            return "names a day that none of its months has"
+        return f"is not a cron expression: {error}{_hint(expression)}"
+    return None
+
+
+def _can_be_read(fields: Sequence[str]) -> bool:
+    try:
+        check(" ".join(fields))
+    except cronsim.CronSimError:
+        return False
+    return True
 
 
 def _hint(expression: str) -> str:
@@ -130,27 +149,12 @@ def _rrule(read: Described) -> Rule | None:
     start = _local(read, "start") or _RRULE_START
     if expression is None:
         return None
-    rule = RRule(expression, start)
-    problem = _rrule_problem(rule)
-    if problem:
-        read.refuse("expression", "bad_rrule", problem)
-        return None
-    return rule
-
-
-def _rrule_problem(rule: RRule) -> str | None:
-    frequency, count = rule.part("FREQ"), rule.part("COUNT")
-    if frequency in ("SECONDLY", "MINUTELY"):
-        return f"FREQ={frequency} is too often for an RRULE; use an interval or a cron expression"
-    if count.isdecimal() and not 0 < int(count) <= MOST_COUNTED:
-        return f"COUNT must be 1 to {MOST_COUNTED}"
-    if rule.part("INTERVAL") and not 0 < int(rule.part("INTERVAL").zfill(1)) <= MOST_COUNTED:
-        return f"INTERVAL must be 1 to {MOST_COUNTED}"
     try:
-        rule.read()
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return f"{rule.expression!r} is not a rule of RFC 5545 such as FREQ=WEEKLY;BYDAY=MO,WE: {error}"
-    return None
+        rrule_reading.read(expression)
+    except ValueError as error:
+        read.refuse("expression", "bad_rrule", f"{expression!r} is not a recurrence rule: {error}")
+        return None
+    return RRule(expression, start)
 
 
 _KINDS: Mapping[str, Callable[[Described], Rule | None]] = {

@@ -1,0 +1,242 @@
+"""The recurrence rules of RFC 5545, on a wall clock (naive times): what follows from a start."""
+
+import bisect
+import calendar
+import datetime as dt
+import functools
+import itertools
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jobworker.domain.rules import rrule_reading
+from jobworker.domain.rules.rrule_reading import Frequency, Parts
+
+#: After so many years, or so many days that were looked at, without an occurrence there is none.
+_YEARS = 50
+_MOST_DAYS = 5_000
+
+#: BYSETPOS that has found nothing in so many periods finds nothing.
+_MOST_PERIODS = 1_000
+
+#: So many years a rule with COUNT is followed from its start.
+_COUNTED_YEARS = 200
+
+_DAY = dt.timedelta(days=1)
+_MONTHS = range(1, 13)
+
+
+@dataclass(frozen=True, slots=True)
+class RRule:
+    """A recurrence rule, counted from `start`, a time on the wall clock. The start itself counts only if it fits.
+
+    A date as UNTIL includes that day; BYWEEKNO alone means the start's day of the week. Easter is unknown.
+    """
+
+    expression: str
+    start: dt.datetime
+
+    @property
+    def parts(self) -> Parts:
+        """The expression as it is read; raises `ValueError`."""
+        return _read(self.expression)
+
+    def first(self, begin: dt.datetime) -> dt.datetime | None:
+        """The first time from `begin` on; None: it has ended, or there is none within 50 years."""
+        parts = self.parts
+        if parts.count is not None:
+            times = _counted(self)
+            at = bisect.bisect_left(times, begin)
+            return times[at] if at < len(times) else None
+        begin = max(begin, self.start)
+        found = next(_Search(_completed(self.expression, self.start), self.start).times(begin, _YEARS), None)
+        return found if found is not None and (parts.until is None or found <= parts.until) else None
+
+    def is_frequent(self) -> bool:
+        """Whether it says more than times of day."""
+        return self.parts.frequency is Frequency.HOURLY
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+        return {"kind": "rrule", "expression": self.expression, "start": self.start.isoformat()}
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(expression: str) -> Parts:
+    return rrule_reading.read(expression)
+
+
+@functools.lru_cache(maxsize=256)
+def _counted(rule: RRule) -> list[dt.datetime]:
+    times = _Search(_completed(rule.expression, rule.start), rule.start).times(rule.start, _COUNTED_YEARS)
+    return list(itertools.islice(times, rule.parts.count))
+
+
+@functools.lru_cache(maxsize=4096)
+def _completed(expression: str, start: dt.datetime) -> Parts:
+    """The parts of a rule, with what it leaves to its start."""
+    parts = _read(expression)
+    hourly = parts.frequency is Frequency.HOURLY
+    parts = replace(
+        parts,
+        hours=tuple(sorted(parts.hours or (range(24) if hourly else (start.hour,)))),
+        minutes=tuple(sorted(parts.minutes or (start.minute,))),
+        seconds=tuple(sorted(parts.seconds or (start.second,))),
+    )
+    if parts.weeks:
+        return parts if parts.days or parts.month_days else replace(parts, days=((None, start.weekday()),))
+    if parts.year_days or parts.month_days or parts.days:
+        return parts
+    match parts.frequency:
+        case Frequency.YEARLY:
+            return replace(parts, months=parts.months or (start.month,), month_days=(start.day,))
+        case Frequency.MONTHLY:
+            return replace(parts, month_days=(start.day,))
+        case Frequency.WEEKLY:
+            return replace(parts, days=((None, start.weekday()),))
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The times of a rule that leaves nothing open."""
+
+    parts: Parts
+    start: dt.datetime
+
+    def times(self, begin: dt.datetime, years: int) -> Iterator[dt.datetime]:
+        """From `begin` on, ascending, until nothing was found for long."""
+        last_year = begin.year + years
+        if self.parts.positions:
+            times = self._placed(self._days(self._period_begins(begin.date()), last_year))
+        else:
+            times = (time for day in self._days(begin.date(), last_year) for time in self._on(day, begin))
+        return (time for time in times if time >= begin and time >= self.start)
+
+    def _placed(self, days: Iterator[dt.date]) -> Iterator[dt.datetime]:
+        """BYSETPOS: these of all the times of each period."""
+        empty = 0
+        for _, period in itertools.groupby(days, self._period):
+            times = [time for day in period for time in self._on(day, dt.datetime.combine(dt.date.min, dt.time()))]
+            places = {place - 1 if place > 0 else len(times) + place for place in self.parts.positions}
+            chosen = [times[place] for place in sorted(places) if 0 <= place < len(times)]
+            empty = 0 if chosen else empty + 1
+            if empty > _MOST_PERIODS:
+                return
+            yield from chosen
+
+    def _on(self, day: dt.date, begin: dt.datetime) -> Iterator[dt.datetime]:
+        """The times of a day; those of an hour that has passed at `begin` are left out."""
+        for hour in self._hours(day):
+            if hour >= begin.hour or day > begin.date():
+                for minute, second in itertools.product(self.parts.minutes, self.parts.seconds):
+                    yield dt.datetime.combine(day, dt.time(hour, minute, second))
+
+    def _hours(self, day: dt.date) -> tuple[int, ...]:
+        if self.parts.frequency is not Frequency.HOURLY or self.parts.interval == 1:
+            return self.parts.hours
+        passed = (day - self.start.date()).days * 24 - self.start.hour
+        return tuple(hour for hour in self.parts.hours if (passed + hour) % self.parts.interval == 0)
+
+    def _days(self, begin: dt.date, last_year: int) -> Iterator[dt.date]:
+        """The days that are named, from `begin` on."""
+        looked = 0
+        for year in range(begin.year, min(last_year, dt.MAXYEAR) + 1):
+            for day in self._candidates(year, begin):
+                looked += 1
+                if self._fits(day):
+                    looked = 0
+                    yield day
+            if looked > _MOST_DAYS:
+                return
+
+    def _candidates(self, year: int, begin: dt.date) -> Iterator[dt.date]:
+        parts = self.parts
+        if parts.frequency is Frequency.YEARLY and (year - self.start.year) % parts.interval:
+            return
+        for month in sorted(parts.months) or _MONTHS:
+            length = calendar.monthrange(year, month)[1]
+            if (year, month) < (begin.year, begin.month) or self._leaves_out(year, month):
+                continue
+            for number in _month_days(parts.month_days, length) if parts.month_days else range(1, length + 1):
+                if (day := dt.date(year, month, number)) >= begin:
+                    yield day
+
+    def _leaves_out(self, year: int, month: int) -> bool:
+        passed = (year - self.start.year) * 12 + month - self.start.month
+        return self.parts.frequency is Frequency.MONTHLY and passed % self.parts.interval != 0
+
+    def _fits(self, day: dt.date) -> bool:
+        parts = self.parts
+        if parts.days and not any(weekday == day.weekday() and self._is_nth(day, n) for n, weekday in parts.days):
+            return False
+        if parts.year_days and not _counts(_year_day(day), 365 + calendar.isleap(day.year), parts.year_days):
+            return False
+        if parts.weeks and not _counts(*_week(day, parts.week_start), parts.weeks):
+            return False
+        return parts.interval == 1 or self._is_due(day)
+
+    def _is_due(self, day: dt.date) -> bool:
+        """Whether the interval has come to this day; years and months that it leaves out are passed over before."""
+        start, week_start = self.start.date(), self.parts.week_start
+        if self.parts.frequency is Frequency.DAILY:
+            return (day - start).days % self.parts.interval == 0
+        if self.parts.frequency is Frequency.WEEKLY:
+            passed = _begin_of_week(day, week_start) - _begin_of_week(start, week_start)
+            return passed.days // 7 % self.parts.interval == 0
+        return self.parts.frequency is not Frequency.HOURLY or bool(self._hours(day))
+
+    def _is_nth(self, day: dt.date, number: int | None) -> bool:
+        """Whether it is the n-th of its kind of the month; of the year, if the rule is yearly and names no months."""
+        if number is None:
+            return True
+        if self.parts.frequency is Frequency.YEARLY and not self.parts.months:
+            place, length = _year_day(day), 365 + calendar.isleap(day.year)
+        else:
+            place, length = day.day, calendar.monthrange(day.year, day.month)[1]
+        return number == (place - 1) // 7 + 1 if number > 0 else -number == (length - place) // 7 + 1
+
+    def _period(self, day: dt.date) -> Hashable:
+        match self.parts.frequency:
+            case Frequency.YEARLY:
+                return day.year
+            case Frequency.MONTHLY:
+                return day.year, day.month
+        return _begin_of_week(day, self.parts.week_start)
+
+    def _period_begins(self, day: dt.date) -> dt.date:
+        match self.parts.frequency:
+            case Frequency.YEARLY:
+                return day.replace(month=1, day=1)
+            case Frequency.MONTHLY:
+                return day.replace(day=1)
+        return _begin_of_week(day, self.parts.week_start)
+
+
+def _month_days(numbers: tuple[int, ...], length: int) -> list[int]:
+    days = {number if number > 0 else length + 1 + number for number in numbers}
+    return sorted(day for day in days if 1 <= day <= length)
+
+
+def _counts(place: int, length: int, numbers: tuple[int, ...]) -> bool:
+    return place in numbers or place - length - 1 in numbers
+
+
+def _year_day(day: dt.date) -> int:
+    return day.toordinal() - dt.date(day.year, 1, 1).toordinal() + 1
+
+
+def _begin_of_week(day: dt.date, week_start: int) -> dt.date:
+    return day - (day.weekday() - week_start) % 7 * _DAY
+
+
+def _week(day: dt.date, week_start: int) -> tuple[int, int]:
+    """The number of a day's week, and how many its year has; the first week has four days in the year, or more."""
+    # December 28 lies in the last week of its year, and the fourth day of a week in the year of the week.
+    number, year = _number_of_week(day, week_start)
+    return number, _number_of_week(dt.date(year, 12, 28), week_start)[0]
+
+
+def _number_of_week(day: dt.date, week_start: int) -> tuple[int, int]:
+    middle = _begin_of_week(day, week_start) + 3 * _DAY
+    return (_year_day(middle) - 1) // 7 + 1, middle.year
