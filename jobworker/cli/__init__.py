@@ -20,6 +20,7 @@ _COMMANDS = {
     "logs": "logs",
     "relay": "relay",
     "schedules": "schedules",
+    "simulate": "simulate",
     "submit": "submit",
     "up": "up",
     "wait": "wait",

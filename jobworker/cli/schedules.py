@@ -85,9 +85,9 @@ def show(name: str, as_json: bool) -> None:
 def plan(context: click.Context, /, tells: bool, as_json: bool) -> None:
     """Show what the schedules in code would change, and change nothing."""
     settings = common.prepare()
-    declared = _declared(settings)
+    wanted = declared(settings)
     with common.database(settings) as database:
-        changes = schedule_sync.plan(database, SystemClock(), declared)
+        changes = schedule_sync.plan(database, SystemClock(), wanted)
     _tell(changes, as_json)
     context.exit(1 if tells and changes else 0)
 
@@ -98,14 +98,14 @@ def plan(context: click.Context, /, tells: bool, as_json: bool) -> None:
 def apply(context: click.Context, /, as_json: bool) -> None:
     """Make schedules as code says, as the relay does when it starts; exit code 1 if some of them cannot be."""
     settings = common.prepare()
-    declared = _declared(settings)
+    wanted = declared(settings)
     with common.database(settings) as database:
-        changes = schedule_sync.apply(database, SystemClock(), declared, common.actor())
+        changes = schedule_sync.apply(database, SystemClock(), wanted, common.actor())
     _tell(changes, as_json)
     context.exit(1 if any(change.step is Step.REFUSED for change in changes) else 0)
 
 
-def _declared(settings: Settings) -> Declarations:
+def declared(settings: Settings) -> Declarations:
     """What the code here declares; raises `Misconfigured` unless all of it can be read."""
     found = declarations.read(settings.schedules)
     if found.broken:

@@ -68,7 +68,7 @@ def plan(database: Database, clock: Clock, declared: Declarations) -> list[Chang
     with database.write() as connection:
         tried = connection.begin_nested()
         try:
-            return list(_apply(connection, declared, "plan", clock.now()))
+            return carry_out(connection, declared, "plan", clock.now())
         finally:
             tried.rollback()
 
@@ -76,13 +76,18 @@ def plan(database: Database, clock: Clock, declared: Declarations) -> list[Chang
 def apply(database: Database, clock: Clock, declared: Declarations, actor: str) -> list[Change]:
     """Make SQL say what code says; answers what that changed, and what it could not."""
     with database.write() as connection:
-        return list(_apply(connection, declared, actor, clock.now()))
+        return carry_out(connection, declared, actor, clock.now())
 
 
 def in_code(database: Database) -> list[str]:
     """The names of the schedules that are there because code declares them."""
     with database.read() as connection:
         return [row.name for row in schedules.owned(connection, Owner.CODE) if row.state is not State.RETIRED]
+
+
+def carry_out(connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime) -> list[Change]:
+    """The same in a transaction of the caller's."""
+    return list(_apply(connection, declared, actor, now))
 
 
 def _apply(connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime) -> Iterator[Change]:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(300)
 _ADDRESS = "http://127.0.0.1:8000"
 
 #: A block that has such a line needs a running system.
-_TYPED = re.compile(r"^(\w+=\$\()?(curl|python3|jobworker (submit|wait|executions)) ", re.MULTILINE)
+_TYPED = re.compile(r"^(\w+=\$\()?(curl|python3|jobworker (submit|wait|executions|simulate|schedules)) ", re.MULTILINE)
 
 
 def _modules() -> Iterator[tuple[str, str]]:
@@ -47,7 +47,7 @@ def _commands() -> Iterator[tuple[str, str, Block | None]]:
         found = blocks(page)
         for block, following in itertools.zip_longest(found, found[1:]):
             if block.language == "sh" and re.search(
-                r"^(\w+=\$\()?(curl|jobworker (submit|wait|exec))", block.code, re.MULTILINE
+                r"^(\w+=\$\()?(curl|jobworker (submit|wait|exec|simulate|schedules))", block.code, re.MULTILINE
             ):
                 shown = following if following and following.language in ("json", "text") else None
                 yield name_of(page), block.code, shown

@@ -122,3 +122,39 @@ def test_list_and_show(jobworker: Run, folder: Path, sqlite_database: Database) 
     unknown = jobworker("schedules", "show", "nigthly")
     assert unknown.exit_code == 2
     assert "nightly" in unknown.stderr
+
+
+def test_simulate_shows_what_would_happen(jobworker: Run, folder: Path) -> None:
+    code(folder, _NIGHTLY)
+    jobworker("schedules", "apply")
+    span = ["--from", "2026-03-28", "--to", "2026-03-30", "--zone", "Europe/Berlin"]
+    done = jobworker("simulate", *span, "--outage", "01:00-04:00", "--duration", "PT10M")
+    assert done.exit_code == 0, done.stderr
+    first, second, closing = done.stdout.splitlines()
+    assert first.startswith("Sat 2026-03-28 02:00:00 CET   nightly  fired")
+    assert "runs 04:00:00 to 04:10:00; noticed at " in first
+    assert second.startswith("Sun 2026-03-29 03:00:00 CEST  nightly  fired"), "the clocks skip 02:00"
+    assert closing == "2 occurrences: 2 fired"
+
+    code(folder, _NIGHTLY.replace("02:00", "00:30"))
+    [line] = jobworker("simulate", *span, "--code", "--json", "--limit", "1").stdout.splitlines()
+    assert json.loads(line)["scheduled_for"] == "2026-03-28T00:30:00+01:00"
+    stopped = jobworker("simulate", *span, "--limit", "1")
+    assert "stopped at 2026-03-29T01:00:00Z: more than 1 occurrences; see --limit" in stopped.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--from", "tomorrow", "--to", "2026-03-30"], "'tomorrow' must be a date such as 2026-03-28"),
+        (["--from", "2026-03-30", "--to", "2026-03-28"], "2026-03-28 must be later than 2026-03-30"),
+        (["--from", "2026-03-28", "--to", "2026-03-30", "--outage", "night"], "must be times of each day such as"),
+        (["--from", "2026-03-28", "--to", "2026-03-30", "--zone", "Mars"], "Mars is not an IANA time zone"),
+        (["--from", "2026-03-28", "--to", "2026-03-30", "--duration", "long"], "long must be a number of seconds"),
+        (["--from", "2026-03-28", "--to", "2026-03-30", "--schedule", "x"], "x"),
+    ],
+)
+def test_simulate_says_what_it_does_not_understand(jobworker: Run, options: list[str], told: str) -> None:
+    done = jobworker("simulate", *options)
+    assert done.exit_code == 2
+    assert told in " ".join(done.stderr.replace("│", " ").split())

@@ -1,0 +1,77 @@
+"""Spans of time as people name them: `01:00-04:00` is each day, `2026-03-28T22:00Z/2026-03-29T04:00Z` is once.
+
+Whatever has no offset is on the wall clock of a zone.
+"""
+
+import datetime as dt
+import re
+import zoneinfo
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_DAILY = re.compile(r"(\d{2}:\d{2}(?::\d{2})?)-(\d{2}:\d{2}(?::\d{2})?)\Z", re.ASCII)
+
+_DAY = dt.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A span [begin, end) in which nobody looks at schedules; aware, in UTC."""
+
+    begin: dt.datetime
+    end: dt.datetime
+
+
+def moment(given: str | dt.date, zone: zoneinfo.ZoneInfo) -> dt.datetime:
+    """A date (its midnight) or a time, as text or as a value; raises `ValueError` that says what would be right."""
+    if isinstance(given, str):
+        try:
+            given = dt.datetime.fromisoformat(given)
+        except ValueError:
+            raise ValueError(f"{given!r} must be a date such as 2026-03-28, or a time: 2026-03-28T22:00Z") from None
+    if not isinstance(given, dt.datetime):
+        given = dt.datetime.combine(given, dt.time(), zone)
+    return (given if given.tzinfo else given.replace(tzinfo=zone)).astimezone(dt.UTC)
+
+
+def parse(text: str, begin: dt.datetime, end: dt.datetime, zone: zoneinfo.ZoneInfo) -> list[Outage]:
+    """The outages that a text names between two moments; raises `ValueError` that says what would be right."""
+    daily = _DAILY.match(text)
+    if daily:
+        return list(_daily(_time(daily[1]), _time(daily[2]), begin, end, zone))
+    first, slash, last = text.partition("/")
+    if not slash:
+        raise ValueError(f"{text!r} must be times of each day such as 01:00-04:00, or BEGIN/END with dates")
+    return [span(moment(first, zone), moment(last, zone))]
+
+
+def span(begin: dt.datetime, end: dt.datetime) -> Outage:
+    """One outage; raises `ValueError` unless it ends after it begins."""
+    if end <= begin:
+        raise ValueError(f"an outage must end later than {begin.isoformat()}, when it begins")
+    return Outage(begin, end)
+
+
+def _time(text: str) -> dt.time:
+    try:
+        return dt.time.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a time of day such as 01:00") from None
+
+
+def _daily(
+    first: dt.time, last: dt.time, begin: dt.datetime, end: dt.datetime, zone: zoneinfo.ZoneInfo
+) -> Iterator[Outage]:
+    """Each day from `first` to `last`, over midnight if `last` is earlier."""
+    if first == last:
+        raise ValueError(f"an outage from {first} to {last} is the whole day; give BEGIN/END with dates")
+    day = begin.astimezone(zone).date() - _DAY
+    while day <= end.astimezone(zone).date():
+        found = Outage(
+            dt.datetime.combine(day, first, zone).astimezone(dt.UTC),
+            dt.datetime.combine(day + _DAY if last < first else day, last, zone).astimezone(dt.UTC),
+        )
+        # A change of the clocks may leave nothing of it.
+        if found.begin < min(found.end, end) and found.end > begin:
+            yield found
+        day += _DAY

@@ -1,0 +1,194 @@
+"""What schedules would do, on virtual time."""
+
+import datetime as dt
+import itertools
+import zoneinfo
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from jobworker import calendar, cron, daily, every, once, schedule
+from jobworker.declare.schedules import Declarations, collecting
+from jobworker.domain.errors import InvalidInput, ScheduleNotFound
+from jobworker.domain.outages import Outage
+from jobworker.domain.rules.days import Daily
+from jobworker.services import schedules, simulation
+from jobworker.services.simulation import Question, Simulated
+from jobworker.store import schedules as store
+from jobworker.store.database import Database
+from tests.conformance.household import Household
+
+BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
+
+
+def at(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(f"2026-{text}Z" if "T" in text else f"2026-{text}T00:00Z")
+
+
+def code(**fields: Any) -> Declarations:
+    """Code that declares one schedule."""
+    with collecting() as found:
+        schedule("s", **{"job": "load", **fields})
+    return found
+
+
+def told(occurrences: Sequence[Simulated]) -> list[tuple[str, str]]:
+    """When each is due (UTC) and what becomes of it."""
+    return [(f"{each.scheduled_for.astimezone(dt.UTC):%m-%dT%H:%M}", each.outcome.value) for each in occurrences]
+
+
+def lived(declared: Declarations, begin: str, end: str, **more: Any) -> list[Simulated]:
+    return list(simulation.of_code(declared, Question(at(begin), at(end), **more)).occurrences)
+
+
+def test_every_occurrence_is_there_in_local_time() -> None:
+    found = lived(code(rule=daily("02:30"), zone="Europe/Berlin"), "03-27", "03-31", duration=600)
+    assert told(found) == [
+        ("03-27T01:30", "fired"),
+        ("03-28T01:30", "fired"),
+        ("03-29T01:30", "fired"),
+        ("03-30T00:30", "fired"),
+    ]
+    assert [each.scheduled_for.strftime("%H:%M %Z") for each in found] == [
+        "02:30 CET",
+        "02:30 CET",
+        "03:30 CEST",
+        "02:30 CEST",
+    ], "the clocks skip 02:30 on the 29th"
+    last = found[-1]
+    assert last.started_at == last.settled_at == last.scheduled_for
+    assert last.ended_at == last.scheduled_for + dt.timedelta(minutes=10)
+
+
+def test_the_beginning_is_part_of_it_and_the_end_is_not() -> None:
+    assert told(lived(code(rule=every(3600)), "01-01", "01-01T02:00")) == [
+        ("01-01T00:00", "fired"),
+        ("01-01T01:00", "fired"),
+    ]
+
+
+_NIGHT = [Outage(at("01-01T00:30"), at("01-01T03:30"))]
+
+
+@pytest.mark.parametrize(
+    ("misfire", "outcomes"),
+    [
+        ({"policy": "skip"}, ["missed", "missed", "missed", "fired"]),
+        ({"policy": "fire_once"}, ["coalesced", "coalesced", "fired", "fired"]),
+        ({"policy": "catch_up", "max": 2}, ["missed", "fired", "fired", "fired"]),
+        ({"policy": "skip", "grace": 7200}, ["missed", "fired", "fired", "fired"]),
+    ],
+)
+def test_after_an_outage_the_misfire_policy_decides(misfire: Any, outcomes: list[str]) -> None:
+    found = lived(
+        code(rule=every(3600), misfire=misfire, overlap="allow"), "01-01T00:10", "01-01T04:30", outages=_NIGHT
+    )
+    assert told(found) == [(f"01-01T0{hour}:00", outcome) for hour, outcome in enumerate(outcomes, start=1)]
+    late = [each for each in found if each.scheduled_for < _NIGHT[0].end]
+    assert {each.settled_at for each in late} == {_NIGHT[0].end}
+    assert all(each.started_at is None or each.started_at == _NIGHT[0].end for each in late)
+
+
+@pytest.mark.parametrize(
+    ("overlap", "outcomes"),
+    [
+        ("skip", ["Succeeded", None, None, "Succeeded"]),
+        ("allow", ["Succeeded"] * 4),
+        ("queue_all", ["Succeeded"] * 4),
+        ("queue_one", ["Succeeded", "Succeeded", None, "Succeeded"]),
+        ("cancel_running", ["Cancelled", "Cancelled", "Cancelled", "Succeeded"]),
+    ],
+)
+def test_the_assumed_duration_makes_overlaps_visible(overlap: str, outcomes: list[str | None]) -> None:
+    found = lived(code(rule=every(3600), overlap=overlap), "01-01", "01-01T04:00", duration=9000)
+    assert [each.state.value if each.state else None for each in found] == outcomes
+    spans = sorted((each.started_at, each.ended_at) for each in found if each.started_at and each.ended_at)
+    one_by_one = all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
+    assert one_by_one is (overlap != "allow")
+
+
+def test_a_reason_names_the_occurrence_and_not_an_execution_that_is_nowhere() -> None:
+    _, skipped = lived(code(rule=every(3600)), "01-01", "01-01T02:00", duration=5400)
+    assert skipped.reason == "the execution of 2026-01-01T00:00:00Z had not ended"
+
+
+def test_durations_of_some_schedules() -> None:
+    declared = code(rule=every(3600))
+    with collecting() as other:
+        schedule("long", job="load", rule=every(3600))
+    declared.schedules.update(other.schedules)
+    found = lived(declared, "01-01", "01-01T02:00", durations={"long": 5400})
+    assert [(each.schedule, each.outcome.value) for each in found] == [
+        ("long", "fired"),
+        ("s", "fired"),
+        ("long", "skipped_overlap"),
+        ("s", "fired"),
+    ]
+
+
+def test_runs_end_calendars_and_jitter_are_the_real_ones() -> None:
+    with collecting() as declared:
+        calendar("closed", kind="dates", days=["2026-01-02"])
+        schedule("s", job="load", rule=daily("12:00"), exclude=["closed"], max_runs=2, jitter=3600)
+    found = lived(declared, "01-01", "01-06")
+    assert told(found) == [
+        ("01-01T12:00", "fired"),
+        ("01-02T12:00", "skipped_calendar"),
+        ("01-03T12:00", "fired"),
+        ("01-04T12:00", "exhausted"),
+    ]
+    assert found[0].started_at is not None
+    assert dt.timedelta(0) < found[0].started_at - found[0].scheduled_for < dt.timedelta(hours=1)
+
+
+def test_there_is_an_end_to_it() -> None:
+    story = simulation.of_code(code(rule=every(1), overlap="allow"), Question(at("01-01"), at("12-31"), limit=50))
+    assert len(story.occurrences) == 50
+    assert story.stopped_at == at("01-01") + dt.timedelta(seconds=50)
+    nothing = simulation.of_code(code(rule=once("2020-01-01T00:00Z")), Question(at("01-01"), at("12-31")))
+    assert (nothing.occurrences, nothing.stopped_at) == ([], None)
+
+
+def test_an_outage_that_does_not_end_leaves_something_to_be_settled() -> None:
+    outage = Outage(at("01-01T01:30"), at("01-03"))
+    story = simulation.of_code(code(rule=every(3600)), Question(at("01-01"), at("01-02"), [outage], duration=60))
+    assert told(story.occurrences) == [("01-01T00:00", "fired"), ("01-01T01:00", "fired")]
+    assert story.unsettled == {"s": at("01-01T02:00")}
+
+
+def test_what_cannot_be_declared_is_told() -> None:
+    with pytest.raises(InvalidInput, match=r"schedule s .*/exclude/0: there is no calendar 'DE'"):
+        lived(code(rule=daily("12:00"), exclude=["DE"]), "01-01", "01-02")
+
+
+def test_of_a_database_and_of_code_beside_it(sqlite_database: Database) -> None:
+    household = Household(sqlite_database)
+    for name, time in (("mine", "06:00"), ("other", "07:00")):
+        described = {"name": name, "job": "load", "rule": Daily(dt.time.fromisoformat(time)).to_json()}
+        schedules.create(sqlite_database, household.clock, described, "ann")
+    question = Question(at("06-01"), at("06-02"))
+
+    def names(*chosen: str, code: Declarations | None = None) -> list[str]:
+        found = simulation.of_database(sqlite_database, question, chosen or None, code)
+        return [each.schedule for each in found.occurrences]
+
+    assert names() == ["mine", "other"]
+    assert names("other") == ["other"]
+    assert names(code=code(rule=cron("0 9 * * *"))) == ["s"]
+    with pytest.raises(ScheduleNotFound):
+        names("nobody")
+    with pytest.raises(InvalidInput, match="there is no job 'nowhere'"):
+        names(code=code(rule=daily("12:00"), job="nowhere"))
+    with sqlite_database.read() as connection:
+        assert [row.name for row in store.all(connection)] == ["mine", "other"]
+
+
+def test_definitions_of_a_database_hold(sqlite_database: Database) -> None:
+    household = Household(sqlite_database)
+    household.define("load", enabled=False)
+    described = {"name": "s", "job": "load", "rule": {"kind": "daily", "time": "06:00"}}
+    schedules.create(sqlite_database, household.clock, described, "ann")
+    [only] = simulation.of_database(sqlite_database, Question(at("06-01"), at("06-02"))).occurrences
+    assert (only.outcome.value, only.reason) == ("skipped_paused", "job load is disabled")
+    assert only.state is None
