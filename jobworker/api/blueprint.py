@@ -100,10 +100,18 @@ class Blueprint(flask_smorest.Blueprint):
         return _documented("request_headers", described)
 
     @staticmethod
+    def text(media_type: str, description: str) -> Callable[[View], View]:
+        """The view reads the body itself (`body.text`): a text of this type, not JSON."""
+        content = {media_type: {"schema": {"type": "string"}}}
+        return _documented("text_body", [{"required": True, "description": description, "content": content}])
+
+    @staticmethod
     def _prepare_problems_doc(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) -> dict[str, Any]:
         doc.setdefault("parameters", []).extend(doc_info.get("request_headers", ()))
         # Any operation refuses query parameters and bodies that it does not know.
         kinds: list[type[JobWorkerError]] = [*doc_info.get("problems", ()), InvalidInput, Busy, JobWorkerError]
+        for told in doc_info.get("text_body", ()):
+            doc["requestBody"] = told
         if "requestBody" in doc:
             kinds += [MalformedBody, UnsupportedMediaType, _BodyTooLarge]
         if any(parameter.get("name") == "cursor" for parameter in doc["parameters"]):
@@ -147,15 +155,16 @@ def _documented(key: str, values: Iterable[Any]) -> Callable[[View], View]:
 
 def _without_surprises(view: View) -> View:
     """The view, refusing a query or a body if it was declared with none: a typing error must not pass silently."""
-    declared = getattr(view, "_apidoc", {}).get("arguments", {}).get("parameters", ())
-    locations = {each["in"] for each in declared}
+    described = getattr(view, "_apidoc", {})
+    locations = {each["in"] for each in described.get("arguments", {}).get("parameters", ())}
+    takes_body = "json" in locations or "text_body" in described
 
     @functools.wraps(view)
     def strict(*args: Any, **kwargs: Any) -> Any:
         if "query" not in locations and request.args:
             message = "is not known here; this resource has no query parameters"
             _refuse([FieldError(name, "unknown_field", f"{name} {message}") for name in request.args])
-        if "json" not in locations and request.get_data().strip() not in (b"", b"{}"):
+        if not takes_body and request.get_data().strip() not in (b"", b"{}"):
             raise InvalidInput("this request takes no body", [FieldError("", "unknown_field", "there must be no body")])
         return view(*args, **kwargs)
 

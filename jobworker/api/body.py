@@ -25,10 +25,7 @@ _MANY_DIGITS = re.compile(rb"[0-9]{19}")
 
 def read(request: Request, needed: bool) -> Any:
     """The body of a request, `{}` if there may be none; raises `MalformedBody` or `UnsupportedMediaType`."""
-    raw = request.get_data(cache=True)
-    # A body that came in chunks is silently cut at the limit; one that announced its length was refused before.
-    if request.content_length is None and len(raw) >= (request.max_content_length or len(raw) + 1):
-        raise RequestEntityTooLarge
+    raw = _all(request)
     if not raw.strip():
         if not needed:
             return {}
@@ -36,6 +33,13 @@ def read(request: Request, needed: bool) -> Any:
     if not request.is_json:
         raise UnsupportedMediaType(f"send Content-Type: application/json, not {request.mimetype or 'nothing'}")
     return parse(raw)
+
+
+def text(request: Request, media_type: str) -> bytes:
+    """The body of a request that must be of this type; raises `UnsupportedMediaType`."""
+    if request.mimetype != media_type:
+        raise UnsupportedMediaType(f"send Content-Type: {media_type}, not {request.mimetype or 'nothing'}")
+    return _all(request)
 
 
 def parse(raw: bytes) -> Any:
@@ -51,6 +55,14 @@ def parse(raw: bytes) -> Any:
         # orjson turns integers that do not fit into floats without a word.
         json.loads(raw, parse_int=_bounded)
     return value
+
+
+def _all(request: Request) -> bytes:
+    raw = request.get_data(cache=True)
+    # A body that came in chunks is silently cut at the limit; one that announced its length was refused before.
+    if request.content_length is None and len(raw) >= (request.max_content_length or len(raw) + 1):
+        raise RequestEntityTooLarge
+    return raw
 
 
 def _check(value: Any) -> None:

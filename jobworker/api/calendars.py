@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Response, request
 
-from jobworker.api import headers, show
+from jobworker.api import body, headers, show
 from jobworker.api.answers import answer, etag
 from jobworker.api.blueprint import Blueprint
 from jobworker.api.room import ACTOR, room
@@ -13,11 +13,13 @@ from jobworker.api.schemas.calendars import (
     Calendar,
     CalendarBody,
     CalendarDays,
+    CalendarImport,
     CalendarReplacementBody,
     CalendarRevision,
     CalendarSummary,
     Countries,
     DaysQuery,
+    ImportQuery,
 )
 from jobworker.domain import public_holidays
 from jobworker.domain.calendars import WEEKDAYS, span
@@ -32,7 +34,8 @@ from jobworker.domain.errors import (
     PreconditionRequired,
     RevisionNotFound,
 )
-from jobworker.services import calendar_editing, calendars
+from jobworker.services import calendar_editing, calendar_import, calendars
+from jobworker.services.calendar_import import Asked, Imported
 from jobworker.services.calendars import CalendarDay
 from jobworker.store.calendars import CalendarRevision as RevisionRow
 from jobworker.store.calendars import CalendarRow
@@ -41,6 +44,11 @@ ROOT = f"{show.ROOT}/calendars"
 
 #: So many days are shown at once.
 _MOST_DAYS = 366
+
+#: So many events are told that were left out.
+_MOST_LEFT_OUT = 100
+
+_ICALENDAR = "text/calendar"
 
 blueprint = Blueprint(
     "calendars",
@@ -56,9 +64,9 @@ _ETAG = {"ETag": {"description": "The revision.", "schema": {"type": "string"}}}
 @blueprint.arguments(CalendarBody())
 @blueprint.answers(201, Calendar(), "The calendar as created.", headers=_ETAG)
 @blueprint.problems(CalendarExists)
-def create_calendar(body: dict[str, Any]) -> Response:
+def create_calendar(given: dict[str, Any]) -> Response:
     """Make a calendar."""
-    made = calendar_editing.create(room().database, room().clock, body, ACTOR)
+    made = calendar_editing.create(room().database, room().clock, given, ACTOR)
     response = shown(made, 201)
     response.headers["Location"] = f"{ROOT}/{made.name}"
     return response
@@ -88,10 +96,10 @@ def get_calendar(name: str) -> Response:
 @blueprint.answers(200, Calendar(), "The calendar as changed.", headers=_ETAG)
 @blueprint.headers(headers.IF_MATCH)
 @blueprint.problems(CalendarNotFound, CalendarOwnedByCode, CalendarInUse, PreconditionFailed, PreconditionRequired)
-def change_calendar(body: dict[str, Any], name: str) -> Response:
+def change_calendar(given: dict[str, Any], name: str) -> Response:
     """Replace a calendar; the schedules that name it follow. What is due by now stays as it was."""
     expected = headers.expected_revisions()
-    changed = calendar_editing.change(room().database, room().clock, name, body, expected, ACTOR)
+    changed = calendar_editing.change(room().database, room().clock, name, given, expected, ACTOR)
     room().changed()
     return shown(changed, 200)
 
@@ -104,6 +112,30 @@ def delete_calendar(name: str) -> Response:
     """Remove a calendar that no schedule names; its revisions stay."""
     calendar_editing.remove(room().database, room().clock, name, headers.expected_revisions(), ACTOR)
     return Response(status=204)
+
+
+@blueprint.post("/calendars/<string:name>/import")
+@blueprint.query(ImportQuery())
+@blueprint.text(_ICALENDAR, "An iCalendar file (RFC 5545) as calendar programs export it.")
+@blueprint.answers(200, CalendarImport(), "What the calendar has now, or would have.", headers=_ETAG)
+@blueprint.headers({**headers.IF_MATCH, "required": False})
+@blueprint.problems(CalendarNotFound, CalendarOwnedByCode, PreconditionFailed, PreconditionRequired)
+def import_calendar(query: dict[str, Any], name: str) -> Response:
+    """Make a calendar of dates out of an iCalendar file, or replace the dates of one (with If-Match).
+
+    Events are taken from a year ago to ten years ahead; a file with an event that cannot be read is refused.
+    """
+    asked = Asked(
+        name,
+        body.text(request, _ICALENDAR),
+        query["zone"],
+        dry_run=query["dry_run"] is not None,
+        replaces="If-Match" in request.headers,
+        expected=headers.expected_revisions() if "If-Match" in request.headers else None,
+    )
+    done = calendar_import.run(room().database, room().clock, asked, ACTOR)
+    room().changed()
+    return answer(_imported(asked, done), 200, {"ETag": etag(done.row.revision)} if done.row else None)
 
 
 @blueprint.get("/calendars/<string:name>/days")
@@ -174,6 +206,24 @@ def _revision(row: RevisionRow) -> dict[str, Any]:
     links = {"self": f"{here}/revisions/{row.revision}", "calendar": here}
     shown = {name: getattr(row, name) for name in ("calendar", "revision", "created_at", "actor")}
     return {**shown, "definition": row.spec, "links": links}
+
+
+def _imported(asked: Asked, done: Imported) -> dict[str, Any]:
+    return {
+        "name": asked.name,
+        "dry_run": asked.dry_run,
+        "created": done.created,
+        "changed": done.changed,
+        "revision": done.row.revision if done.row else None,
+        "zone": done.contents.zone,
+        "from": done.first,
+        "to": done.end,
+        "events": done.contents.events,
+        "days": done.spec["days"],
+        "windows": done.spec["windows"],
+        "left_out": done.contents.left_out[:_MOST_LEFT_OUT],
+        "links": {"calendar": f"{ROOT}/{asked.name}"},
+    }
 
 
 def _day(found: CalendarDay) -> dict[str, Any]:

@@ -111,12 +111,20 @@ def expect(connection: sa.Connection, name: str, expected: Expected) -> Calendar
     return row
 
 
-def _read(described: Mapping[str, Any]) -> tuple[str, Calendar]:
-    """The name and the calendar; raises `InvalidInput` with all that is wrong with both."""
-    name, problems = described.get("name"), []
+def check_name(name: object) -> None:
+    """Raise `InvalidInput` if no calendar can have this name."""
     if not isinstance(name, str) or not NAME.match(name):
         message = "name must be 1 to 128 of the characters A-Z a-z 0-9 _ . : -, the first a letter or a digit"
-        problems.append(FieldError("/name", "not_allowed", message))
+        raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
+
+
+def _read(described: Mapping[str, Any]) -> tuple[str, Calendar]:
+    """The name and the calendar; raises `InvalidInput` with all that is wrong with both."""
+    name, problems = described.get("name"), list[FieldError]()
+    try:
+        check_name(name)
+    except InvalidInput as error:
+        problems.extend(error.errors)
     try:
         calendar = parse({field: value for field, value in described.items() if field != "name"})
     except InvalidInput as error:

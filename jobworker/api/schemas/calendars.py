@@ -6,7 +6,7 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.fields import Day
+from jobworker.api.fields import Coded, Day
 from jobworker.api.schemas.base import Answer, Schema, integer, moment, text
 from jobworker.domain.calendars import Business, Dates
 from jobworker.domain.job import Owner
@@ -134,6 +134,51 @@ class DaysQuery(Schema):
             "type": "string",
         },
     )
+
+
+class ImportQuery(Schema):
+    """How to read a file."""
+
+    zone = fields.String(
+        load_default=None,
+        metadata={"description": "On the clock of this IANA zone times are meant; absent: as the file says."},
+    )
+    dry_run = fields.String(
+        load_default=None,
+        metadata={"description": "`true`: nothing is written, only told.", "enum": ["true"]},
+    )
+
+    @ma.validates("dry_run")
+    def check_dry_run(self, value: str | None, data_key: str) -> None:
+        """Only `true` says anything."""
+        if value not in (None, "true"):
+            raise ma.ValidationError(Coded("not_allowed", "must be true, or left out"))
+
+
+class LeftOut(Answer):
+    """An event of a file that adds nothing."""
+
+    uid = fields.String(allow_none=True)
+    name = fields.String()
+    reason = fields.String()
+
+
+class CalendarImport(Answer):
+    """What came of a file."""
+
+    name = fields.String()
+    dry_run = fields.Boolean()
+    created = fields.Boolean(metadata={"description": "Whether the calendar is new."})
+    changed = fields.Boolean(metadata={"description": "Whether the file says anything else than the calendar did."})
+    revision = integer("The current one; null: there is none yet.", allow_none=True)
+    zone = text("On whose clock times are; null: no time of the file needs one.", allow_none=True)
+    first = text("From this day on events were looked at.", data_key="from")
+    end = text("Up to this day; without it.", data_key="to")
+    events = integer("Events in the file.")
+    days = fields.Dict(metadata={"description": "The days with their names, as the calendar has them."})
+    windows = fields.List(fields.Dict())
+    left_out = fields.List(fields.Nested(LeftOut), metadata={"description": "At most 100 events that add nothing."})
+    links = fields.Dict(values=fields.String())
 
 
 class CalendarDay(Answer):

@@ -1,0 +1,147 @@
+"""iCalendar files over HTTP."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from jobworker.clock import SystemClock
+from jobworker.domain.calendars import Dates
+from jobworker.domain.job import Owner
+from jobworker.services import calendar_editing
+from tests.integration.http.conftest import World
+from tests.unit.icalendar_files import APPLE
+
+ROOT = "/api/v1/calendars"
+TODAY = SystemClock().now().date()
+
+
+def file(*days: int, zone: str = "Europe/Berlin") -> str:
+    """A file with an event of two hours so many days from now, each."""
+    events = []
+    for number in days:
+        day = f"{TODAY + dt.timedelta(days=number):%Y%m%d}"
+        lines = [f"UID:{number}", f"SUMMARY:Event {number}", f"DTSTART:{day}T100000Z", f"DTEND:{day}T120000Z"]
+        events += ["BEGIN:VEVENT", *lines, "END:VEVENT"]
+    head = [f"X-WR-TIMEZONE:{zone}"] if zone else []
+    return "\r\n".join(["BEGIN:VCALENDAR", *head, *events, "END:VCALENDAR", ""])
+
+
+def send(world: World, text: str, query: str = "", match: str | None = None, **options: Any) -> Any:
+    """Import a file."""
+    headers = {} if match is None else {"If-Match": match}
+    given = {"content_type": "text/calendar; charset=utf-8", **options}
+    return world.client.post(f"{ROOT}/releases/import{query}", data=text.encode(), headers=headers, **given)
+
+
+def names(world: World) -> list[str]:
+    """What the windows of the calendar are called."""
+    return [each["name"] for each in world.client.get(f"{ROOT}/releases").json["windows"]]
+
+
+def test_a_file_makes_a_calendar(any_world: World) -> None:
+    response = send(any_world, file(1, 2, -500))
+    assert (response.status_code, response.headers["ETag"]) == (200, '"1"'), response.json
+    done = response.json
+    assert (done["created"], done["changed"], done["dry_run"], done["revision"]) == (True, True, False, 1)
+    assert (done["zone"], done["events"], done["days"]) == ("Europe/Berlin", 3, {})
+    assert [each["name"] for each in done["windows"]] == ["Event 1", "Event 2"]
+    [left_out] = done["left_out"]
+    assert (left_out["uid"], left_out["name"]) == ("-500", "Event -500")
+    assert left_out["reason"].startswith("nothing of it is from ")
+    assert dt.date.fromisoformat(done["to"]) - dt.date.fromisoformat(done["from"]) == dt.timedelta(days=4026)
+    shown = any_world.client.get(f"{ROOT}/releases").json
+    assert (shown["kind"], shown["windows"], shown["owner"]) == ("dates", done["windows"], "api")
+
+
+def test_a_file_replaces_what_a_calendar_lists(any_world: World) -> None:
+    given = {"name": "releases", "kind": "dates", "days": ["2026-06-30"], "description": "d"}
+    kept = {"holidays": [{"country": "DE", "subdivision": None}]}
+    assert any_world.client.post(ROOT, json={**given, **kept}).status_code == 201
+    missing = send(any_world, file(1))
+    assert (missing.status_code, missing.json["code"]) == (428, "precondition_required")
+    stale = send(any_world, file(1), match='"7"')
+    assert (stale.status_code, stale.json["code"]) == (412, "precondition_failed")
+    done = send(any_world, file(1), match='"1"')
+    assert (done.status_code, done.json["revision"], done.json["created"]) == (200, 2, False), done.json
+    shown = any_world.client.get(f"{ROOT}/releases").json
+    assert (shown["description"], shown["holidays"], shown["days"]) == ("d", kept["holidays"], {})
+    again = send(any_world, file(1), match='"2"').json
+    assert (again["revision"], again["changed"]) == (2, False)
+
+
+def test_a_dry_run_writes_nothing(any_world: World) -> None:
+    response = send(any_world, file(1), "?dry_run=true")
+    assert (response.status_code, "ETag" in response.headers) == (200, False)
+    assert (response.json["dry_run"], response.json["created"], response.json["revision"]) == (True, True, None)
+    assert any_world.client.get(f"{ROOT}/releases").status_code == 404
+    assert send(any_world, file(1)).status_code == 200
+    response = send(any_world, file(2), "?dry_run=true")
+    assert (response.json["changed"], response.json["revision"]) == (True, 1)
+    assert names(any_world) == ["Event 1"]
+
+
+def test_the_zone_is_the_files_or_the_one_given(world: World) -> None:
+    response = send(world, file(1, zone=""))
+    assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "zone")
+    unknown = send(world, file(1), "?zone=Berlin").json["errors"]
+    assert [(each["pointer"], each["code"]) for each in unknown] == [("zone", "unknown_zone")]
+    [window] = send(world, file(1, zone=""), "?zone=Asia/Tokyo&dry_run=true").json["windows"]
+    assert window["from"].endswith("T19:00")
+
+
+def test_what_a_calendar_program_writes(world: World) -> None:
+    done = send(world, APPLE).json
+    assert len(done["days"]) >= 10
+    assert set(done["days"].values()) == {"Black Friday 🛒"}
+    first = min(done["days"])
+    held = world.client.get(f"{ROOT}/releases/days?from={first}&to={dt.date.fromisoformat(first) + dt.timedelta(1)}")
+    assert [(each["name"], each["holds"]) for each in held.json["items"]] == [("Black Friday 🛒", ["00:00-24:00"])]
+
+
+def test_a_calendar_that_was_deleted_is_not_replaced(world: World) -> None:
+    response = send(world, file(1), match='"1"')
+    assert (response.status_code, response.json["code"]) == (404, "calendar_not_found")
+
+
+def test_working_time_is_not_replaced_by_dates(world: World) -> None:
+    assert world.client.post(ROOT, json={"name": "releases", "kind": "business"}).status_code == 201
+    response = send(world, file(1), match="*")
+    assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "name")
+    assert "is of kind business" in response.json["detail"]
+
+
+def test_what_code_declares_is_not_replaced(world: World) -> None:
+    with world.database.write() as connection:
+        dates = Dates({dt.date(2026, 6, 30): "stocktaking"})
+        calendar_editing.put(connection, "releases", dates, Owner.CODE, "code:v1", SystemClock().now())
+    response = send(world, file(1), match="*")
+    assert (response.status_code, response.json["code"]) == (409, "calendar_owned_by_code")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        ("", "bad_icalendar", "it must begin with BEGIN:VCALENDAR"),
+        ("{}", "bad_icalendar", "it must begin with BEGIN:VCALENDAR"),
+        (file(-1000), "empty", "none of the file's 1 events is from"),
+        (file(1).replace("T120000Z", "T990000Z"), "bad_icalendar", "event 'Event 1' (UID 1): DTEND"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(world: World, text: str, code: str, says: str) -> None:
+    response = send(world, text)
+    assert (response.status_code, response.json["code"]) == (422, "invalid_input")
+    assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [("", code)]
+    assert says in response.json["detail"]
+    assert world.client.get(f"{ROOT}/releases").status_code == 404
+
+
+def test_the_body_must_say_what_it_is(world: World) -> None:
+    response = send(world, file(1), content_type="application/json")
+    assert (response.status_code, response.json["code"]) == (415, "unsupported_media_type")
+    assert "send Content-Type: text/calendar" in response.json["detail"]
+
+
+def test_a_name_that_no_calendar_can_have(world: World) -> None:
+    response = world.client.post(f"{ROOT}/a b/import", data=file(1), content_type="text/calendar")
+    assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "/name")
