@@ -1,10 +1,14 @@
-"""`python -m bench [system | transport | engine] [options] [measure …]`; `system` by default, `--help` tells more."""
+"""`python -m bench [system | transport | engine | scheduling] [options] [measure …]`; `--help` tells more.
+
+Without the name of a suite it runs `system`.
+"""
 
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from bench.engine import command as engine
+from bench.scheduling import command as scheduling
 from bench.system import command as system
 from bench.transport import command as transport
 
@@ -12,6 +16,7 @@ _SUITES: dict[str, Callable[[Sequence[str]], None]] = {
     "system": system.main,
     "transport": transport.main,
     "engine": engine.main,
+    "scheduling": scheduling.main,
 }
 
 

@@ -79,5 +79,6 @@ def _plans(connection: sa.Connection, statement: sa.Select[Any]) -> list[Plan]:
 
 
 def _plan(row: Any) -> Plan:
-    known = row.enabled and row.state == State.ACTIVE.value
+    # One that is exhausted may have an occurrence to come that says so in the ledger.
+    known = row.enabled and row.state != State.RETIRED.value
     return Plan(row.id, f"{row.revision}.{row.calendar_revisions}", row.next_at if known else None)

@@ -1,0 +1,34 @@
+"""`python -m bench scheduling …`: many schedules at once, none, and very many, beside stock RedBeat."""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench.scheduling import measures
+from bench.table import Figure, Table
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the measures that were asked for, each on servers of its own, and print one table."""
+    parser = argparse.ArgumentParser(prog="python -m bench scheduling", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--many", type=int, default=10_000, help="schedules of `burst` and `idle`")
+    parser.add_argument("--stored", type=int, default=100_000, help="schedules of `stored`")
+    parser.add_argument("measure", nargs="*", help=f"of {', '.join(_MEASURES)}; all by default")
+    wanted = parser.parse_args(arguments)
+    table = Table()
+    with tempfile.TemporaryDirectory(prefix="jobworker-bench-") as folder:
+        for number in range(wanted.rounds):
+            for name in wanted.measure or _MEASURES:
+                count = wanted.stored if name == "stored" else wanted.many
+                for figure in _MEASURES[name](Path(folder, f"{name}-{number}"), count):
+                    table.add(figure)
+    table.print()
+
+
+_MEASURES: dict[str, Callable[[Path, int], list[Figure]]] = {
+    "burst": measures.burst,
+    "idle": measures.idle,
+    "stored": measures.stored,
+}

@@ -1,0 +1,158 @@
+"""Both systems with schedules: what is due goes into a queue. JobWorker has relay, beat and SQLite."""
+
+import contextlib
+import datetime as dt
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+
+import sqlalchemy as sa
+
+from bench.rig import Rig, url
+from bench.scheduling import stock
+from jobworker.domain.ids import IdFactory
+from jobworker.domain.job import DEFAULT_QUEUE, Definition, Owner
+from jobworker.domain.schedule import parse
+from jobworker.store import jobs, migrate, schema, tasks
+from jobworker.store.database import Database
+from jobworker.store.tasks import TaskRow
+from jobworker.transport import entries, keys
+from jobworker.transport.publisher import lists_of
+from jobworker.transport.registry import Announcement, Registry
+
+#: The relay believes in a worker that nobody started, and publishes all that there is.
+_LEASE, _FEED = 3600, 1_000_000
+
+_BATCH = 10_000
+
+
+class Ours(Rig):
+    """JobWorker's Redis and database; relay and beat are started by name, with a worker if one is wanted."""
+
+    def start(self) -> None:
+        """Redis, and a database with the job."""
+        self.broker = self.redis("redis")
+        self.path = self.folder / "jobworker.db"
+        migrate.upgrade(f"sqlite:///{self.path}")
+        self._database = Database(f"sqlite:///{self.path}")
+        self._environment = {
+            "JOBWORKER_HOME": str(self.folder),
+            "JOBWORKER_REDIS_URL": url(self.broker),
+            "JOBWORKER_TASKS": "bench.jobs",
+            "JOBWORKER_SCHEDULES": "none",
+            "JOBWORKER_LOG_LEVEL": "WARNING",
+        }
+
+    def fill(self, every: float, due: Iterable[dt.datetime]) -> None:
+        """Write a schedule for each of these times, due then and every so many seconds."""
+        ids, now = IdFactory(), dt.datetime.now(dt.UTC)
+        with self._database.write() as connection:
+            tasks.put(connection, TaskRow("noop", "", (), {}, "bench", now))
+            jobs.put(connection, Definition("noop", "noop"), Owner.CODE, "bench", now)
+        rows = []
+        for number, at in enumerate(due):
+            rule = {"kind": "interval", "every": every, "anchor": at.isoformat()}
+            spec = parse({"name": f"s{number}", "job": "noop", "rule": rule}).to_json()
+            rows.append(
+                {
+                    "id": ids.new(int(now.timestamp() * 1000)),
+                    "name": f"s{number}",
+                    "job": "noop",
+                    "owner": "api",
+                    "revision": 1,
+                    "spec": spec,
+                    "enabled": True,
+                    "state": "active",
+                    "settled_until": now,
+                    "next_at": at,
+                    "runs": 0,
+                    "failures": 0,
+                    "created_at": now,
+                    "changed_at": now - dt.timedelta(days=1),
+                }
+            )
+        for start in range(0, len(rows), _BATCH):
+            with self._database.write() as connection:
+                connection.execute(sa.insert(schema.job_schedules), rows[start : start + _BATCH])
+        self._database.dispose()
+
+    def pretend_worker(self) -> None:
+        """Let the relay believe in a worker, so that it publishes; nobody takes what it publishes."""
+        self._environment |= {"JOBWORKER_WORKER_LEASE": str(_LEASE), "JOBWORKER_FEED": str(_FEED)}
+        registry = Registry(self.broker, _LEASE)
+        now = dt.datetime.now(dt.UTC)
+        registry.heartbeat("bench", [])
+        registry.announce(
+            Announcement("bench", "bench", 1, "solo", 1, (DEFAULT_QUEUE,), ("noop",), "bench", "bench", now), []
+        )
+
+    def relay(self) -> None:
+        """Start the relay."""
+        self.python("relay", ["-m", "jobworker.cli", "relay"], **self._environment)
+
+    def beat(self) -> None:
+        """Start beat as it is shipped."""
+        self.python("beat", ["-m", "celery", "-A", "jobworker", "beat", "--loglevel", "WARNING"], **self._environment)
+
+    def worker(self) -> None:
+        """Start a worker."""
+        command = ["-m", "celery", "-A", "jobworker", "worker", "--concurrency", "2", "--loglevel", "WARNING"]
+        self.python("worker", command, **self._environment)
+
+    def known(self) -> int:
+        """How many schedules beat knows."""
+        return int(self.broker.zcard(entries.SCHEDULE_KEY))
+
+    def leads(self) -> bool:
+        """Whether a beat is at work."""
+        return bool(self.broker.exists(keys.BEAT))
+
+    def settled(self) -> int:
+        """How many occurrences have their row, and so their execution."""
+        return self.number("SELECT count(*) FROM occurrences WHERE outcome = 'fired'")
+
+    def published(self) -> int:
+        """How many messages wait in Redis."""
+        return sum(int(self.broker.llen(name)) for name in lists_of(DEFAULT_QUEUE))
+
+    def number(self, query: str) -> int:
+        """One number from SQL."""
+        with self._reading() as connection:
+            return int(connection.execute(query).fetchone()[0] or 0)
+
+    def lateness(self) -> list[float]:
+        """Seconds from the nominal time to the start, of every execution that started."""
+        query = "SELECT (julianday(started_at) - julianday(scheduled_for)) * 86400 FROM executions"
+        with self._reading() as connection:
+            rows = connection.execute(f"{query} WHERE started_at IS NOT NULL").fetchall()
+        return sorted(float(row[0]) for row in rows)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with contextlib.closing(sqlite3.connect(self.path, timeout=30)) as connection:
+            yield connection
+
+
+class Stock(Rig):
+    """Stock Celery's Redis; its beat publishes at once."""
+
+    def start(self) -> None:
+        """Only the Redis."""
+        self.broker = self.redis("redis")
+
+    def fill(self, every: float, due: Iterable[dt.datetime]) -> None:
+        """Write an entry for each of these times."""
+        stock.fill(self.broker, every, due)
+
+    def beat(self) -> None:
+        """Start beat with RedBeat's defaults."""
+        command = ["-m", "celery", "-A", "bench.scheduling.stock", "beat", "--loglevel", "WARNING"]
+        self.python("beat", command, **{**os.environ, "BENCH_BROKER": url(self.broker)})
+
+    def leads(self) -> bool:
+        """Whether its beat is at work."""
+        return bool(self.broker.exists("redbeat::lock"))
+
+    def published(self) -> int:
+        """How many messages wait in Redis."""
+        return int(self.broker.llen(stock.QUEUE))
