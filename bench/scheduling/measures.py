@@ -94,7 +94,9 @@ def stored(folder: Path, count: int) -> list[Figure]:
         ours.relay()
         _written(ours, count)
         ours.broker.flushall()
-        figures.append(Figure(f"{count:,} schedules: rebuilt after FLUSHALL", "s", _written(ours, count), bar=at_most(60)))
+        figures.append(
+            Figure(f"{count:,} schedules: rebuilt after FLUSHALL", "s", _written(ours, count), bar=at_most(60))
+        )
         ours.worker()
         ours.beat()
         other.beat()

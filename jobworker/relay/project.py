@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.store import calendars, planned
+from jobworker.store import calendars, planned, relay_state
 from jobworker.store.database import Database
 from jobworker.store.planned import Plan
 from jobworker.transport import entries
@@ -92,8 +92,12 @@ class Projector:
 
     def _agree(self, plans: Sequence[Plan]) -> None:
         """Make the entries of these schedules what they should be."""
+        if not plans:
+            return
         expected = [Expected(plan.id, plan.version, plan.next_at) for plan in plans]
-        wrong, unheard = self._projection.compare(expected, self._clock.now())
+        with self._database.read() as connection:
+            read_to = relay_state.get(connection).events_offset
+        wrong, unheard = self._projection.compare(expected, self._clock.now(), read_to)
         if unheard:
             logger.warning("due_event_lost", count=len(unheard), schedules=unheard[:_MOST_NAMED])
         for start in range(0, len(wrong), _MANY):

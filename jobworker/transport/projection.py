@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import redis
 
+from jobworker.domain import events
 from jobworker.transport import entries, keys
 
 _Item = TypeVar("_Item")
@@ -14,7 +15,7 @@ _Item = TypeVar("_Item")
 #: Entries that one script looks at or writes: a few milliseconds of Redis's time.
 _CHUNK = 500
 
-#: What beat has reported is settled within a second; an occurrence that has waited for so long was not heard of.
+#: What beat has reported is settled within a second; who was passed for so long was not heard of.
 _UNHEARD_AFTER = dt.timedelta(seconds=10)
 
 #: KEYS schedule, projection. ARGV prefix of entries, now, before when what was due counts as lost (scores), then for
@@ -91,14 +92,17 @@ class Projection:
         self._compare = client.register_script(_COMPARE)
         self._write = client.register_script(_WRITE)
 
-    def compare(self, expected: Sequence[Expected], now: dt.datetime) -> Compared:
-        """Find the entries that are not as they should be.
+    def compare(self, expected: Sequence[Expected], now: dt.datetime, read_to: str) -> Compared:
+        """Find the entries that are not as they should be; events are settled up to the stream id `read_to`.
 
         An entry that is well keeps its place, unless SQL waits for an occurrence which beat has passed already: the
         event was lost, and the entry is put back so that beat reports it again.
         """
         answer = Compared([], [])
-        bounds = [entries.to_score(now), entries.to_score(now - _UNHEARD_AFTER)]
+        bounds = [
+            entries.to_score(now),
+            entries.to_score(min(now, self._waiting_since(read_to) or now) - _UNHEARD_AFTER),
+        ]
         for chunk in _chunks(expected):
             asked = [text for each in chunk for text in _question(each)]
             found: Any = self._compare(
@@ -107,6 +111,11 @@ class Projection:
             answer.wrong.extend(found[0])
             answer.unheard.extend(found[1])
         return answer
+
+    def _waiting_since(self, read_to: str) -> dt.datetime | None:
+        """When the first report came that is not settled yet."""
+        first: Any = self._client.xrange(keys.EVENTS, min=f"({read_to}", count=1)
+        return events.moment(first[0][0]) if first else None
 
     def write(self, planned: Sequence[Planned]) -> None:
         """Write these entries anew. Each starts with its next occurrence, be it long past."""

@@ -344,6 +344,26 @@ def test_an_occurrence_that_beat_reported_and_nobody_heard_of_is_reported_again(
     assert house.schedule.reported() == [(due, nominal)]
 
 
+def test_nothing_is_reported_again_while_reports_wait_to_be_settled(house: House, beat: Scheduler) -> None:
+    nominal = house.now - SECOND
+    rule = {"kind": "interval", "every": 3600, "anchor": nominal.isoformat()}
+    due = house.put("due", rule, nominal - SECOND)
+    house.rounds(1)
+    beat.tick()
+    # The relay has much to do, and reads that later.
+    house.clock.advance(600)
+    house.projector.start_over()
+    house.projector.run()
+    assert house.next_of(due) == nominal + HOUR
+
+    [(stream_id, _)] = house.schedule.client.xrange(keys.EVENTS)
+    with house.database.write() as connection:
+        connection.execute(sa.update(schema.relay_state).values(events_offset=stream_id))
+    house.projector.start_over()
+    house.projector.run()
+    assert house.next_of(due) == nominal
+
+
 def test_an_entry_that_somebody_put_off_comes_back(house: House) -> None:
     due = house.put("due", HOURLY, house.now)
     house.rounds()
