@@ -44,7 +44,15 @@ def of_schedule(schedule: Schedule) -> str:
     """When a schedule is due: `every weekday at 06:00 (Europe/Berlin), at most 5 times`."""
     on_the_clock = isinstance(schedule.rule, WallClockRule)
     text = of_rule(schedule.rule) + (f" ({schedule.zone})" if on_the_clock else "")
-    return ", ".join([text, *_business(schedule), *_clocks(schedule.dst), *_bounds(schedule), *_lateness(schedule)])
+    return ", ".join(
+        [
+            text,
+            *_business(schedule),
+            *_clocks(schedule.dst if on_the_clock else None),
+            *_bounds(schedule),
+            *_lateness(schedule),
+        ]
+    )
 
 
 def of_rule(rule: Rule) -> str:

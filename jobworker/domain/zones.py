@@ -85,6 +85,12 @@ class Stretch:
     offset: dt.timedelta
 
 
+@functools.cache
+def known_zones() -> frozenset[str]:
+    """The zones that mean the same on every host."""
+    return frozenset(zoneinfo.available_timezones() - {"Factory", "localtime"})
+
+
 def wall_clock(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     """What the clock of `zone` shows at `moment` (aware): naive."""
     return moment.astimezone(zone).replace(tzinfo=None, fold=0)

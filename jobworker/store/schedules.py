@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from jobworker.domain.errors import Conflict
 from jobworker.domain.execution import State as ExecutionState
 from jobworker.domain.ids import IdFactory
-from jobworker.domain.schedule import Owner, Schedule, State, parse
+from jobworker.domain.schedule import Owner, Schedule, State, stored
 from jobworker.store import audit, schema
 from jobworker.store.audit import AuditEntry
 from jobworker.store.bulk import Bulk
@@ -53,7 +53,7 @@ class ScheduleRow:
     @property
     def schedule(self) -> Schedule:
         """What somebody decided, as a value."""
-        return parse(self.spec)
+        return stored(self.spec)
 
 
 @dataclass(frozen=True, slots=True)

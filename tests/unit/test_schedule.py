@@ -1,0 +1,209 @@
+"""The whole specification of a schedule: what is read, stored and refused."""
+
+import dataclasses
+import datetime as dt
+import json
+from typing import Any
+
+import pytest
+
+from jobworker.domain import schedule
+from jobworker.domain.calendars import Business, Dates
+from jobworker.domain.errors import InvalidInput
+from jobworker.domain.rules.days import BusinessDay, Roll
+from jobworker.domain.schedule import Misfire, Missed, Overlap, Schedule
+from jobworker.domain.zones import Dst, Fold, Gap
+
+LEAST: dict[str, Any] = {"name": "nightly", "job": "clean", "rule": {"kind": "daily", "time": "06:00"}}
+EVERYTHING: dict[str, Any] = {
+    "name": "month-close:1.eu",
+    "job": "close_month",
+    "description": "what the books need",
+    "enabled": False,
+    "rule": {"kind": "business_day", "n": 10, "time": "18:00", "roll": "preceding"},
+    "zone": "Europe/Berlin",
+    "calendar": "DE",
+    "require": ["office"],
+    "exclude": ["stocktaking", "strike"],
+    "dst": {"gap": "skip", "fold": "both"},
+    "start": "2026-01-01T00:00:00+01:00",
+    "end": "2027-01-01T00:00:00Z",
+    "max_runs": 12,
+    "initial_delay": "PT10M",
+    "run_at_start": True,
+    "jitter": "PT1M30S",
+    "spread": 300,
+    "parameters": {"deep": {"list": [1, 2]}},
+    "queue": "background",
+    "priority": 9,
+    "overlap": "cancel_running",
+    "misfire": {"policy": "catch_up", "grace": "PT5M", "max": 7},
+    "on_resume": "fire_once",
+    "pause_after_failures": 3,
+}
+
+
+def test_every_field_is_read() -> None:
+    assert schedule.parse(EVERYTHING) == Schedule(
+        "month-close:1.eu",
+        "close_month",
+        BusinessDay(10, dt.time(18), Roll.PRECEDING),
+        "Europe/Berlin",
+        "what the books need",
+        False,
+        "DE",
+        ("office",),
+        ("stocktaking", "strike"),
+        Dst(Gap.SKIP, Fold.BOTH),
+        dt.datetime(2025, 12, 31, 23, tzinfo=dt.UTC),
+        dt.datetime(2027, 1, 1, tzinfo=dt.UTC),
+        12,
+        600.0,
+        True,
+        90.0,
+        300.0,
+        {"deep": {"list": [1, 2]}},
+        "background",
+        9,
+        Overlap.CANCEL_RUNNING,
+        Misfire(Missed.CATCH_UP, 300.0, 7),
+        Missed.FIRE_ONCE,
+        3,
+    )
+
+
+def test_what_is_absent_has_its_default() -> None:
+    found = schedule.parse(LEAST)
+    assert found == Schedule("nightly", "clean", found.rule)
+    assert found.overlap is Overlap.SKIP
+    assert found.misfire == Misfire(Missed.FIRE_ONCE, 60.0, 100)
+    assert found.on_resume is Missed.SKIP
+    nulls = {field.name: None for field in dataclasses.fields(Schedule)}
+    assert schedule.parse({**nulls, **LEAST}) == found
+
+
+@pytest.mark.parametrize("given", [LEAST, EVERYTHING])
+def test_a_schedule_survives_being_stored(given: dict[str, Any]) -> None:
+    found = schedule.parse(given)
+    kept = json.loads(json.dumps(found.to_json()))
+    assert schedule.parse(kept) == found
+    assert schedule.stored(kept) == found
+    assert set(kept) == {field.name for field in dataclasses.fields(Schedule)}
+
+
+def test_what_is_stored_may_leave_out_what_has_a_default() -> None:
+    assert schedule.stored(LEAST) == schedule.parse(LEAST)
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "code"),
+    [
+        ({"name": None}, "/name", "missing"),
+        ({"name": "a b"}, "/name", "not_allowed"),
+        ({"name": "n" * 129}, "/name", "wrong_type"),
+        ({"job": None}, "/job", "missing"),
+        ({"job": "über"}, "/job", "not_allowed"),
+        ({"rule": None}, "/rule", "missing"),
+        ({"rule": {}}, "/rule/kind", "missing"),
+        ({"rule": []}, "/rule", "wrong_type"),
+        ({"rule": {"kind": "daily"}}, "/rule/time", "missing"),
+        ({"zone": "Mars/Olympus"}, "/zone", "unknown_zone"),
+        ({"zone": "../etc/passwd"}, "/zone", "unknown_zone"),
+        ({"zone": "localtime"}, "/zone", "unknown_zone"),
+        ({"zone": ["UTC"]}, "/zone", "wrong_type"),
+        ({"description": "x" * 1001}, "/description", "wrong_type"),
+        ({"enabled": "yes"}, "/enabled", "wrong_type"),
+        ({"calendar": "DE"}, "/calendar", "not_allowed"),
+        ({"require": "office"}, "/require", "wrong_type"),
+        ({"exclude": [5]}, "/exclude", "wrong_type"),
+        ({"exclude": ["a"] * 21}, "/exclude", "wrong_type"),
+        ({"dst": "skip"}, "/dst", "wrong_type"),
+        ({"dst": {"gap": "twice"}}, "/dst/gap", "not_allowed"),
+        ({"dst": {"fold": "never"}}, "/dst/fold", "not_allowed"),
+        ({"dst": {"spring": "skip"}}, "/dst/spring", "unknown_field"),
+        ({"start": "2026-01-01"}, "/start", "naive_time"),
+        ({"end": "soon"}, "/end", "wrong_type"),
+        ({"start": "2026-01-02T00:00:00Z", "end": "2026-01-01T00:00:00Z"}, "/end", "not_allowed"),
+        ({"start": "2026-01-01T01:00:00+01:00", "end": "2026-01-01T00:00:00Z"}, "/end", "not_allowed"),
+        ({"max_runs": 0}, "/max_runs", "not_allowed"),
+        ({"initial_delay": -1}, "/initial_delay", "not_allowed"),
+        ({"run_at_start": 1}, "/run_at_start", "wrong_type"),
+        ({"jitter": "P1Y"}, "/jitter", "wrong_type"),
+        ({"spread": 86401}, "/spread", "not_allowed"),
+        ({"parameters": []}, "/parameters", "wrong_type"),
+        ({"queue": "no spaces"}, "/queue", "not_allowed"),
+        ({"priority": 10}, "/priority", "not_allowed"),
+        ({"overlap": "explode"}, "/overlap", "not_allowed"),
+        ({"misfire": {"policy": "panic"}}, "/misfire/policy", "not_allowed"),
+        ({"misfire": {"policy": "catch_up", "max": 1_000_000}}, "/misfire/max", "not_allowed"),
+        ({"misfire": {"grace": "P8D"}}, "/misfire/grace", "not_allowed"),
+        ({"misfire": {"patience": 5}}, "/misfire/patience", "unknown_field"),
+        ({"on_resume": "all"}, "/on_resume", "not_allowed"),
+        ({"pause_after_failures": 0}, "/pause_after_failures", "not_allowed"),
+        ({"cron": "* * * * *"}, "/cron", "unknown_field"),
+    ],
+)
+def test_a_wrong_field_is_refused_at_its_place(change: dict[str, Any], pointer: str, code: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        schedule.parse({**LEAST, **change})
+    assert [(error.pointer, error.code) for error in caught.value.errors] == [(pointer, code)]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"zone": "Europe/Berln"}, "did you mean Europe/Berlin?"),
+        ({"zone": "CEST+2"}, "is not an IANA time zone"),
+        ({"misfire": {"max": 1_000_000}}, "max must be 1 to 1000"),
+        ({"start": "2026-01-02T00:00:00Z", "end": "2026-01-01T00:00:00Z"}, "end must be later than start, 2026-01-02"),
+        ({"cron": "* * * * *"}, "known are: calendar, description"),
+    ],
+)
+def test_a_refusal_says_what_would_be_right(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidInput, match=says.replace("?", r"\?")):
+        schedule.parse({**LEAST, **change})
+
+
+def test_a_timetable_is_made_with_the_calendars_that_are_named() -> None:
+    found = schedule.parse(EVERYTHING)
+    assert found.calendars == ("DE", "office", "stocktaking", "strike")
+    counting, office, taking, strike = Business(weekend=frozenset({4})), Business(), Dates(), Dates()
+    known = {"DE": counting, "office": office, "stocktaking": taking, "strike": strike}
+    table = found.timetable(known)
+    assert isinstance(table.rule, BusinessDay)
+    assert table.rule.calendar is counting
+    assert table.requires == {"office": office}
+    assert list(table.excludes) == ["stocktaking", "strike"]
+    with pytest.raises(KeyError):
+        found.timetable({"DE": counting})
+    with pytest.raises(TypeError, match="DE has no business days"):
+        found.timetable({**known, "DE": Dates()})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"kind": "cron", "expression": "0 3 * * *", "zone": "Asia/Kolkata"},
+        {"kind": "daily", "time": "06:00", "zone": "UTC"},
+        {"kind": "interval", "every": 60, "anchor": "1970-01-01T00:00:00+00:00"},
+    ],
+)
+def test_a_definition_carries_a_rule_with_its_zone(given: dict[str, Any]) -> None:
+    found = schedule.of_job("clean", given)
+    assert (found.name, found.job, found.zone) == ("clean", "clean", given.get("zone", "UTC"))
+    assert schedule.of_job("clean", schedule.to_job(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "places"),
+    [
+        ({"kind": "daily", "time": "24:00", "zone": "Mars"}, ["/schedule/time", "/schedule/zone"]),
+        ({}, ["/schedule/kind"]),
+        ([], ["/schedule"]),
+        ({"kind": "daily", "time": "06:00", "jitter": 5}, ["/schedule/jitter"]),
+    ],
+)
+def test_a_wrong_rule_of_a_definition_is_refused_at_its_place(given: Any, places: list[str]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        schedule.of_job("clean", given)
+    assert [error.pointer for error in caught.value.errors] == places
