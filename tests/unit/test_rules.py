@@ -213,7 +213,7 @@ def test_two_months_that_are_rolled_onto_one_day_make_one_occurrence() -> None:
 )
 def test_a_rule_survives_being_stored(described: dict[str, Any]) -> None:
     rule = reading.parse(described)
-    assert reading.parse(rule.to_json()) == rule
+    assert reading.parse(rule.to_json()) == reading.stored(rule.to_json()) == rule
     assert rule.to_json()["kind"] == described["kind"]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobworker.domain import schedule
-from jobworker.domain.calendars import Business, Dates
+from jobworker.domain.calendars import Business, Calendar, Dates
 from jobworker.domain.errors import InvalidInput
 from jobworker.domain.rules.days import BusinessDay, Roll
 from jobworker.domain.schedule import Misfire, Missed, Overlap, Schedule
@@ -168,7 +168,7 @@ def test_a_timetable_is_made_with_the_calendars_that_are_named() -> None:
     found = schedule.parse(EVERYTHING)
     assert found.calendars == ("DE", "office", "stocktaking", "strike")
     counting, office, taking, strike = Business(weekend=frozenset({4})), Business(), Dates(), Dates()
-    known = {"DE": counting, "office": office, "stocktaking": taking, "strike": strike}
+    known: dict[str, Calendar] = {"DE": counting, "office": office, "stocktaking": taking, "strike": strike}
     table = found.timetable(known)
     assert isinstance(table.rule, BusinessDay)
     assert table.rule.calendar is counting

@@ -9,6 +9,7 @@
 import datetime as dt
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import cronsim
 
@@ -167,6 +168,23 @@ _KINDS: Mapping[str, Callable[[Described], Rule | None]] = {
     "cron": _cron,
     "rrule": _rrule,
 }
+
+
+def stored(found: Mapping[str, Any]) -> Rule:
+    """What `to_json` of a rule wrote; nothing is checked again."""
+    match found["kind"]:
+        case "once":
+            rule: Rule = Once(dt.datetime.fromisoformat(found["at"]))
+        case "interval":
+            rule = Interval(found["every"], dt.datetime.fromisoformat(found["anchor"]))
+        case "daily":
+            rule = Daily(dt.time.fromisoformat(found["time"]))
+        case "cron":
+            rule = Cron(found["expression"])
+        case _:
+            # Few have the others.
+            rule = parse(found)
+    return rule
 
 
 def _time(read: Described) -> dt.time | None:
