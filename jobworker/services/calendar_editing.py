@@ -95,7 +95,8 @@ def delete(connection: sa.Connection, row: CalendarRow, actor: str, now: dt.date
     """Remove a calendar that no schedule names. Raises `CalendarInUse`."""
     users = calendars.users(connection, row.name)
     if users:
-        message = f"calendar {row.name} is named by {_named(users)}; change or delete them first"
+        them = "it" if len(users) == 1 else "them"
+        message = f"calendar {row.name} is named by {_named(users)}; change or delete {them} first"
         raise CalendarInUse(message)
     calendars.delete(connection, row, actor, now)
 

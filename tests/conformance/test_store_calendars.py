@@ -1,15 +1,18 @@
 """Calendars, their revisions, and the values that are made of them."""
 
 import datetime as dt
+import threading
 from typing import Any
 
 import pytest
 
+from jobworker.clock import ManualClock
 from jobworker.domain.calendars import Business, Dates
-from jobworker.domain.errors import CalendarNotFound
+from jobworker.domain.errors import CalendarInUse, CalendarNotFound
 from jobworker.domain.job import Owner
 from jobworker.domain.schedule import Owner as ScheduleOwner
 from jobworker.domain.schedule import parse
+from jobworker.services import calendar_editing
 from jobworker.services import calendars as values
 from jobworker.store import audit, calendars, schedules
 from jobworker.store.database import Database
@@ -123,3 +126,35 @@ def test_what_is_wrong_with_the_calendars_of_a_schedule(database: Database) -> N
         ("/schedule/calendar", "not_allowed"),
     ]
     assert "did you mean black-outs?" in found[1].message
+
+
+def test_a_calendar_stays_while_somebody_enters_a_schedule_that_names_it(database: Database) -> None:
+    with database.write() as connection:
+        calendars.put(connection, "office", OFFICE, Owner.API, "ann", NOW)
+    refused: list[str] = []
+
+    def remove() -> None:
+        try:
+            calendar_editing.remove(database, ManualClock(NOW), "office", None, "bob")
+        except CalendarInUse as error:
+            refused.append(error.detail)
+
+    other = threading.Thread(target=remove)
+    with database.write() as connection:
+        values.known(connection, ["office"], lock=True)
+        other.start()
+        other.join(timeout=1)
+        assert other.is_alive()
+        schedules.put(connection, _schedule("a", exclude=["office"]), ScheduleOwner.API, "ann", NOW, LATER)
+    other.join(timeout=60)
+    assert refused == ["calendar office is named by schedule a; change or delete it first"]
+
+
+def test_a_change_that_is_undone_leaves_nothing_behind(database: Database) -> None:
+    with database.write() as connection:
+        calendars.put(connection, "office", OFFICE, Owner.API, "ann", NOW)
+        tried = connection.begin_nested()
+        calendars.put(connection, "office", BLACK_OUTS, Owner.API, "ann", LATER)
+        assert values.known(connection, ["office"])["office"].to_json() == BLACK_OUTS
+        tried.rollback()
+        assert values.known(connection, ["office"])["office"].to_json() == OFFICE
