@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 
 from cronsim.explain import explain
 
+from jobworker.domain.calendars import WEEKDAYS
 from jobworker.domain.rules.cron import Cron, plain
-from jobworker.domain.rules.days import WEEKDAYS, BusinessDay, Daily, Monthly, Roll, Weekly, shown
+from jobworker.domain.rules.days import BusinessDay, Daily, Monthly, Roll, Weekly, shown
 from jobworker.domain.rules.moments import EPOCH, Interval, Once
 from jobworker.domain.rules.recurrence import RRule
 from jobworker.domain.rules.rrule_reading import Frequency, Parts

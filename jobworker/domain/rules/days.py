@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from jobworker.domain.calendars import Business
-
-WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+from jobworker.domain.calendars import WEEKDAYS, Business
 
 _DAY = dt.timedelta(days=1)
 _MONTH = dt.timedelta(days=31)

@@ -13,11 +13,12 @@ from typing import Any
 
 import cronsim
 
+from jobworker.domain.calendars import WEEKDAYS
 from jobworker.domain.described import Described
 from jobworker.domain.errors import FieldError, InvalidInput
 from jobworker.domain.rules import rrule_reading
 from jobworker.domain.rules.cron import NAMED, Cron, check, plain
-from jobworker.domain.rules.days import WEEKDAYS, BusinessDay, Daily, Monthly, Roll, Weekly
+from jobworker.domain.rules.days import BusinessDay, Daily, Monthly, Roll, Weekly
 from jobworker.domain.rules.moments import EPOCH, Interval, Once
 from jobworker.domain.rules.recurrence import RRule
 from jobworker.domain.timetable import Rule
