@@ -45,6 +45,11 @@ def parse(text: str, begin: dt.datetime, end: dt.datetime, zone: zoneinfo.ZoneIn
     return [span(moment(first, zone), moment(last, zone))]
 
 
+def is_time_of_day(text: str) -> bool:
+    """Whether it looks like one: `01:00`."""
+    return _DAILY.match(f"{text}-{text}") is not None
+
+
 def span(begin: dt.datetime, end: dt.datetime) -> Outage:
     """One outage; raises `ValueError` unless it ends after it begins."""
     if end <= begin:

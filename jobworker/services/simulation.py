@@ -13,7 +13,7 @@ import re
 import tempfile
 import zoneinfo
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -139,7 +139,11 @@ def _world() -> Iterator[sa.Connection]:
 
 
 def _apply(connection: sa.Connection, code: Declarations, now: dt.datetime) -> None:
-    changes = schedule_sync.carry_out(connection, code, _ACTOR, now)
+    # When a schedule is created, and when somebody starts, is not what is asked.
+    begun = {
+        name: replace(each, value=replace(each.value, run_at_start=False)) for name, each in code.schedules.items()
+    }
+    changes = schedule_sync.carry_out(connection, replace(code, schedules=begun), _ACTOR, now)
     refused = [change for change in changes if change.step is Step.REFUSED]
     if refused:
         told = (f"{each.kind} {each.name} ({each.place}): {each.reason}" for each in refused)

@@ -1,0 +1,123 @@
+"""The fixture `simulate_schedules` in the tests of somebody who has schedules, run by a pytest of their own."""
+
+import ast
+import tomllib
+
+import pytest
+
+from tests.docs.pages import DOCS, ROOT, Block, blocks
+
+pytest_plugins = ["pytester"]
+
+_SCHEDULES = """
+from jobworker import calendar, business_day, daily, schedule
+
+calendar("office", closed=["2026-03-31"])
+schedule("nightly", job="clean", rule=daily("02:30"), zone="Europe/Berlin", misfire={"policy": "skip"})
+schedule("month-end", job="report", rule=business_day(-1, "18:00"), calendar="office", overlap="allow")
+"""
+
+_TESTS = """
+import datetime as dt
+import pytest
+
+
+def told(occurrences):
+    return [(each.schedule, each.scheduled_for.strftime("%dT%H:%M%z"), str(each.outcome)) for each in occurrences]
+
+
+def test_it_is_about_the_package(simulate_schedules):
+    found = simulate_schedules("2026-03-28", "2026-04-01", names=["month-end"])
+    assert told(found) == [("month-end", "30T18:00+0000", "fired")]
+
+
+ONCE = [("2026-03-28T01:00", dt.datetime(2026, 3, 28, 4))]
+
+
+@pytest.mark.parametrize("outage", [("01:00", "04:00"), "01:00-04:00", ONCE])
+def test_outages(simulate_schedules, outage):
+    given = {"names": ["nightly"], "outage": outage, "zone": "Europe/Berlin"}
+    first, second = simulate_schedules("2026-03-28", "2026-03-30", **given)
+    assert (str(first.outcome), first.started_at) == ("missed", None)
+    assert str(second.outcome) == ("fired" if isinstance(outage, list) else "missed")
+
+
+def test_durations(simulate_schedules):
+    for duration in (600, {"nightly": 600}):
+        [only] = simulate_schedules(dt.date(2026, 3, 28), "2026-03-29", names=["nightly"], duration=duration)
+        assert only.ended_at - only.started_at == dt.timedelta(minutes=10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"end": "someday"}, "'someday' must be a date such as"),
+        ({"limit": 1}, "more than 1 occurrences"),
+        ({"names": ["nobody"]}, "nobody"),
+        ({"outage": "night"}, "must be times of each day such as"),
+    ],
+)
+def test_what_is_wrong_is_told(simulate_schedules, arguments, told):
+    with pytest.raises(Exception, match=told):
+        simulate_schedules("2026-03-28", **{"end": "2026-03-31", **arguments})
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A project with schedules in a folder of its own."""
+    package = pytester.mkpydir("schedules")
+    (package / "nightly.py").write_text(_SCHEDULES)
+    return pytester
+
+
+def run(project: pytest.Pytester) -> pytest.RunResult:
+    # In a process of its own, without what this repository's pytest is set up with.
+    return project.runpytest_subprocess("-p", "jobworker.testing.plugin", "-q")
+
+
+def test_users_test_their_schedules(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    project.makepyfile(_TESTS)
+    run(project).assert_outcomes(passed=9)
+
+
+def test_code_that_cannot_be_read_is_told(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (project.path / "schedules" / "nightly.py").write_text(_SCHEDULES.replace("02:30", "26:30"))
+    project.makepyfile("def test(simulate_schedules):\n    simulate_schedules('2026-03-28', '2026-03-29')")
+    result = run(project)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*Misconfigured: *schedules/nightly.py:5: schedule 'nightly': /rule/time: *"])
+
+
+def test_who_does_not_use_it_pays_nothing(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    project.makepyfile(
+        "import sys\n\ndef test():\n    assert not [name for name in ('sqlalchemy', 'celery') if name in sys.modules]"
+    )
+    run(project).assert_outcomes(passed=1)
+
+
+def test_the_entry_point_is_the_module_and_nobody_else_imports_it() -> None:
+    entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
+    assert entries == {"jobworker.testing.plugin": "jobworker.testing.plugin"}
+    for path in (ROOT / "jobworker").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                assert node.module.partition(".")[0] != "pytest" or path.name == "plugin.py", path
+                assert not node.module.startswith("jobworker.testing") or path.parent.name == "testing", path
+
+
+def _documented() -> list[Block]:
+    return [block for block in blocks(DOCS / "schedules.md", "python") if block.code.startswith("# tests/")]
+
+
+def test_the_documented_test_passes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    package = pytester.mkpydir("schedules")
+    for file in (ROOT / "schedules").glob("[a-z]*.py"):
+        (package / file.name).write_text(file.read_text())
+    [block] = _documented()
+    pytester.makepyfile(block.code)
+    run(pytester).assert_outcomes(passed=block.code.count("\ndef test_"))
