@@ -15,6 +15,7 @@ from jobworker.domain.execution import MAX_SNOOZES, Move, Standing, State, merge
 from jobworker.domain.job import OnWorkerLost
 from jobworker.domain.losses import MAX_LOSSES
 from jobworker.relay.called import adopt
+from jobworker.services.failures import End
 from jobworker.store import dispatch, history, jobs, workers
 from jobworker.store.history import Known
 
@@ -46,11 +47,12 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What reports say about messages, and which executions have ended with them."""
+    """What reports say about messages, and which executions have ended with them, those of schedules once more."""
 
     claimed: list[Claimed] = field(default_factory=list)
     declined: list[Declined] = field(default_factory=list)
     ended: list[Parent] = field(default_factory=list)
+    of_schedules: list[End] = field(default_factory=list)
 
 
 def record(connection: sa.Connection, reports: Sequence[Event]) -> Told:
@@ -135,15 +137,12 @@ def _record_moves(connection: sa.Connection, reports: Sequence[Event], told: Tol
     history.save(connection, changed, _dead(changed, known))
     history.add_attempts(connection, moves)
     history.add_transitions(connection, moves)
-    told.ended.extend(_ended(known, changed))
-
-
-def _ended(known: Mapping[str, Known], changed: Mapping[str, Standing]) -> Iterator[Parent]:
-    """The executions that were not final before."""
     for key, standing in changed.items():
         row = known[key]
         if standing.is_final and not row.standing.is_final:
-            yield Parent(row.id, row.job, standing.state, row.batch_id, row.correlation_id)
+            told.ended.append(Parent(row.id, row.job, standing.state, row.batch_id, row.correlation_id))
+            if row.schedule_id is not None:
+                told.of_schedules.append(End(row.schedule_id, row.id, standing.state))
 
 
 def _dead(changed: Mapping[str, Standing], known: Mapping[str, Known]) -> dict[str, str]:

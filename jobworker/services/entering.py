@@ -10,15 +10,16 @@ from jobworker.domain.dependencies import Dependency, On
 from jobworker.domain.errors import NotUnique
 from jobworker.domain.execution import State
 from jobworker.domain.schedule import Overlap
-from jobworker.domain.settling import Decision, Outcome
-from jobworker.services import dependencies, occasions, preparing, release, unique
+from jobworker.domain.settling import Busy, Decision, Outcome
+from jobworker.services import dependencies, failures, occasions, preparing, release, unique
 from jobworker.services.plans import Plan
 from jobworker.services.preparing import Known, Prepared
-from jobworker.store import cancelling, executions, occurrences, schedules
+from jobworker.store import cancelling, executions, occurrences, settling
 from jobworker.store import dependencies as store_dependencies
+from jobworker.store.dependencies import Changed
 from jobworker.store.executions import NewExecution
 from jobworker.store.occurrences import Occurrence
-from jobworker.store.schedules import Due
+from jobworker.store.settling import Due
 
 #: An execution waits for so many of the oldest that are unfinished, which run, and of the latest, which wait as well:
 #: whoever waits for the latest waits for all of them, unless somebody cancels these.
@@ -31,6 +32,11 @@ class Line:
 
     ids: Sequence[str] = ()
     waits: bool = False
+
+    @property
+    def busy(self) -> Busy:
+        """What the overlap policy asks about."""
+        return Busy(self.ids[0] if self.ids else None, self.waits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,8 @@ class Entry:
 
     decision: Decision
     made: Prepared | None = None
+    #: Why it cannot run.
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +80,31 @@ def line(connection: sa.Connection, row: Due, overlap: Overlap) -> Line:
     """The executions that a new one may have to wait for."""
     if row.oldest is None or overlap in (Overlap.ALLOW, Overlap.SKIP):
         return Line([row.oldest] if row.oldest else [])
-    found = schedules.unfinished(connection, row.id)
+    found = settling.unfinished(connection, row.id)
     return Line([each for each, _ in found], any(state is State.WAITING for _, state in found))
 
 
-def enter(connection: sa.Connection, asked: Sequence[Occasion], known: Known, now: dt.datetime) -> list[Entered]:
-    """Write down what was decided, in bulk; answers what was entered for each."""
-    entered = [Entered(_make(connection, occasion, known, now)) for occasion in asked]
+def enter(
+    connection: sa.Connection, asked: Sequence[Occasion], known: Known, now: dt.datetime, again: bool = False
+) -> list[Entered]:
+    """Write down what was decided, in bulk; answers what was entered for each. `again`: over what is in the ledger."""
+    keys: dict[str, str] = {}
+    entered = [Entered(_make(connection, occasion, known, keys, now)) for occasion in asked]
     rows = [row for one, done in zip(asked, entered, strict=True) for row in _rows(one.row.id, done, now)]
-    refused = occurrences.enter(connection, rows)
-    if refused:
+    if again:
+        occurrences.change(connection, rows)
+    elif refused := occurrences.enter(connection, rows):
         entered = [Entered([_without(each, refused) for each in done.entries]) for done in entered]
     _insert(connection, asked, entered, now)
+    _fail(connection, entered, now)
     _cancel(connection, asked, now)
     return entered
 
 
-def _make(connection: sa.Connection, occasion: Occasion, known: Known, now: dt.datetime) -> list[Entry]:
-    """The executions of those that fire, each after those before it."""
+def _make(
+    connection: sa.Connection, occasion: Occasion, known: Known, keys: dict[str, str], now: dt.datetime
+) -> list[Entry]:
+    """The executions of those that fire, each after those before it; `keys` are the unique ones taken by now."""
     entries: list[Entry] = []
     ids = list(occasion.line.ids)
     for decision in occasion.decisions:
@@ -98,12 +113,13 @@ def _make(connection: sa.Connection, occasion: Occasion, known: Known, now: dt.d
             continue
         like = occasions.pattern(occasion.row, occasion.plan, known, now)
         made = occasions.execution(occasion.row, occasion.plan, like, decision.nominal, now)
-        taken = _taken(connection, made, known, now) if made.unique_key else None
+        taken = _taken(connection, made, known, keys, now) if made.unique_key else None
         if taken is not None:
             entries.append(Entry(replace(decision, outcome=Outcome.SKIPPED_DUPLICATE, reason=taken)))
             continue
-        before = [Dependency(each, On.ANY) for each in _some(ids)] if decision.waits else []
-        entries.append(Entry(decision, preparing.waiting(Prepared(made), before)))
+        waits = decision.waits and like.problem is None
+        before = [Dependency(each, On.ANY) for each in _some(ids)] if waits else []
+        entries.append(Entry(decision, preparing.waiting(Prepared(made), before), like.problem))
         ids.append(made.id)
     return entries
 
@@ -112,8 +128,13 @@ def _some(ids: Sequence[str]) -> Sequence[str]:
     return ids if len(ids) <= _OLDEST + _LATEST else [*ids[:_OLDEST], *ids[-_LATEST:]]
 
 
-def _taken(connection: sa.Connection, execution: NewExecution, known: Known, now: dt.datetime) -> str | None:
-    """Why another execution stands for this occurrence."""
+def _taken(
+    connection: sa.Connection, execution: NewExecution, known: Known, keys: dict[str, str], now: dt.datetime
+) -> str | None:
+    """Why another execution stands for this occurrence. Those that are about to be made are in no table yet."""
+    first = keys.setdefault(execution.unique_key or "", execution.id)
+    if first != execution.id:
+        return f"execution {first} stands for it"
     try:
         decided = unique.decide(connection, [execution], known.unique(), now)
     except NotUnique as error:
@@ -137,7 +158,8 @@ def _without(entry: Entry, refused: Collection[str]) -> Entry:
     depends_on = [each for each in entry.made.depends_on if each.parent not in refused]
     if len(depends_on) == len(entry.made.depends_on):
         return entry
-    row = replace(entry.made.row, waiting_for=len(depends_on))
+    left = {"waiting_for": len(depends_on)} if depends_on else {"waiting_for": None, "state": State.QUEUED}
+    row = replace(entry.made.row, **left)
     return replace(entry, made=replace(entry.made, row=row, depends_on=depends_on))
 
 
@@ -151,6 +173,23 @@ def _insert(connection: sa.Connection, asked: Sequence[Occasion], entered: Seque
     dependencies.insert(connection, waiting)
     if ended:
         release.of_dependents(connection, [each.row.id for each in waiting], ended, now)
+
+
+def _fail(connection: sa.Connection, entered: Sequence[Entered], now: dt.datetime) -> None:
+    """What its task does not accept fails at once, where everybody looks for failures."""
+    refused = [(entry.made.row, entry.problem) for done in entered for entry in done.entries if entry.made]
+    failed = [_failed(row, problem) for row, problem in refused if problem is not None]
+    if not failed:
+        return
+    store_dependencies.save(connection, failed, now)
+    release.release(connection, store_dependencies.ended(connection, [each.id for each in failed]), now)
+    ended = [failures.End(row.schedule_id or "", row.id, State.FAILED) for row, problem in refused if problem]
+    failures.count(connection, ended, now)
+
+
+def _failed(row: NewExecution, problem: str) -> Changed:
+    error = {"type": "InvalidParameters", "message": problem, "traceback": None}
+    return Changed(row.id, State.FAILED, problem, row.due_at, row.parameters, row.expires_at, error)
 
 
 def _cancel(connection: sa.Connection, asked: Sequence[Occasion], now: dt.datetime) -> None:

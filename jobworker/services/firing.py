@@ -5,7 +5,6 @@ Who says that something is due, and how often, does not matter: everything since
 """
 
 import datetime as dt
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -15,14 +14,16 @@ import sqlalchemy as sa
 from jobworker.domain import settling
 from jobworker.domain.errors import Conflict, JobDisabled
 from jobworker.domain.schedule import Overlap, State
-from jobworker.domain.settling import Busy, Decision, Outcome, Pause, Situation
-from jobworker.domain.timetable import forbidden_by, next_after, occurrences
+from jobworker.domain.settling import Busy, Outcome, Situation
+from jobworker.domain.timetable import next_after, occurrences
 from jobworker.services import entering, occasions, plans, preparing
-from jobworker.services.entering import Entered, Occasion
+from jobworker.services.entering import Entered, Entry, Occasion
 from jobworker.services.plans import Plan
 from jobworker.services.preparing import Known
 from jobworker.store import schedules
-from jobworker.store.schedules import Due, ScheduleRow, Settled
+from jobworker.store import settling as settling_store
+from jobworker.store.schedules import ScheduleRow
+from jobworker.store.settling import Due, Settled
 
 #: So many occurrences of one schedule are settled at a time; the others wait for the next turn.
 _AT_ONCE = 1000
@@ -68,7 +69,7 @@ class _Turn:
 
 def settle(connection: sa.Connection, due: Mapping[str, dt.datetime], now: dt.datetime) -> Fired:
     """Settle these schedules up to now, or a little later if somebody says that they are due then."""
-    rows = schedules.due(connection, sorted(due))
+    rows = settling_store.due(connection, sorted(due))
     found = plans.of(connection, rows)
     turns = []
     for row in rows:
@@ -77,7 +78,7 @@ def settle(connection: sa.Connection, due: Mapping[str, dt.datetime], now: dt.da
         turns += [turn] if turn else []
     known = preparing.look_up(connection, {turn.row.job for turn in turns})
     entered = entering.enter(connection, [_occasion(connection, turn, known, now) for turn in turns], known, now)
-    schedules.advance(connection, map(_settled, turns, entered))
+    settling_store.advance(connection, map(_settled, turns, entered))
     more = {turn.row.id: turn.horizon for turn in turns if turn.unfinished}
     for turn, done in zip(turns, entered, strict=True):
         if done.exhausted:
@@ -105,57 +106,62 @@ def settle_now(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) ->
 
 def fire(
     connection: sa.Connection, row: ScheduleRow, now: dt.datetime, actor: str, overlap: Overlap | None = None
-) -> Decision:
-    """One more occurrence, due now, because `actor` wants it: in a pause, too. Raises `JobDisabled`.
+) -> Entry:
+    """One more occurrence, due now, because `actor` wants it: in a pause and on a holiday, too. Raises `JobDisabled`.
 
     `overlap` None: as the schedule says.
     """
-    [due], found = schedules.due(connection, [row.id]), plans.of(connection, [row])
-    plan = found[row.id]
+    [due], plan = settling_store.due(connection, [row.id]), plans.of(connection, [row]).get(row.id)
+    if plan is None:
+        raise Conflict(f"schedule {row.name} cannot be read; change it first")
     known = preparing.look_up(connection, [row.job])
     closed = occasions.closed(known.jobs.get(row.job), row.job)
     if closed is not None:
         raise JobDisabled(f"schedule {row.name} cannot be fired: {closed}")
-    situation = Situation(now, plan.schedule.misfire, overlap or plan.schedule.overlap)
-    return _extra(connection, due, plan, known, situation, f"fired by hand by {actor}")
+    situation = Situation(now, overlap=overlap or plan.schedule.overlap)
+    return _besides(connection, due, plan, known, situation, f"fired by hand by {actor}")
 
 
 def start(connection: sa.Connection, ids: Sequence[str], now: dt.datetime, reason: str) -> int:
     """One more occurrence, due now, of each of these schedules that says `run_at_start`; answers how many fired."""
-    rows = schedules.due(connection, sorted(ids))
+    rows = settling_store.due(connection, sorted(ids))
     found = plans.of(connection, rows)
     known = preparing.look_up(connection, {row.job for row in rows})
     count = 0
     for row in rows:
         plan = found.get(row.id)
-        if plan is not None and plan.schedule.run_at_start and _in_force(row):
-            situation = _situation(row, plan, known, now)
-            decision = _extra(connection, row, plan, known, situation, reason)
-            count += decision.outcome is Outcome.FIRED
+        if plan is not None and plan.schedule.run_at_start and in_force(row):
+            situation = occasions.situation(row, plan, known, Busy(), now)
+            count += _besides(connection, row, plan, known, situation, reason).made is not None
     return count
 
 
-def _extra(
-    connection: sa.Connection, row: Due, plan: Plan, known: Known, situation: Situation, reason: str
-) -> Decision:
-    """An occurrence besides those of the rule, at this moment."""
-    now = situation.now
+def enter_besides(
+    connection: sa.Connection, occasion: Occasion, known: Known, now: dt.datetime, again: bool = False
+) -> Entered:
+    """Enter occurrences that are not the next ones of the rule; `again`: their rows are there already."""
+    [entered] = entering.enter(connection, [occasion], known, now, again)
+    row = occasion.row
+    runs = row.runs + len(entered.made)
+    state = _state(row, occasion.plan, runs, row.next_at)
+    settling_store.advance(connection, [Settled(row.id, row.settled_until, row.next_at, runs, state)])
+    return entered
+
+
+def _besides(connection: sa.Connection, row: Due, plan: Plan, known: Known, situation: Situation, reason: str) -> Entry:
+    """One occurrence that is due at this moment."""
     line = entering.line(connection, row, situation.overlap)
-    situation = replace(situation, busy=Busy(row.oldest, line.waits))
-    [decision] = settling.settle([now], situation)
+    [decision] = settling.settle([situation.now], replace(situation, busy=line.busy))
     if decision.outcome is Outcome.FIRED:
         decision = replace(decision, reason=reason)
-    [entered] = entering.enter(connection, [Occasion(row, plan, [decision], line)], known, now)
-    runs = row.runs + len(entered.made)
-    state = _state(row, plan, runs, row.next_at)
-    schedules.advance(connection, [Settled(row.id, row.settled_until, row.next_at, runs, state)])
-    return entered.entries[0].decision
+    [entry] = enter_besides(connection, Occasion(row, plan, [decision], line), known, situation.now).entries
+    return entry
 
 
 def _turn(row: Due, plan: Plan, horizon: dt.datetime) -> _Turn | None:
     """What of a schedule is due by `horizon`."""
     try:
-        if not _in_force(row):
+        if not in_force(row):
             return _Turn(row, plan, horizon, (), next_after(plan.timetable, horizon))
         due: list[dt.datetime] = []
         following = row.next_at
@@ -170,7 +176,7 @@ def _turn(row: Due, plan: Plan, horizon: dt.datetime) -> _Turn | None:
     return _Turn(row, plan, horizon, due, following)
 
 
-def _in_force(row: Due) -> bool:
+def in_force(row: Due) -> bool:
     """Whether its occurrences count. Those of one that is not enabled are none: they leave no rows."""
     return row.enabled and row.state != State.RETIRED
 
@@ -181,34 +187,14 @@ def _occasion(connection: sa.Connection, turn: _Turn, known: Known, now: dt.date
     if not turn.due:
         return Occasion(row, plan, [])
     line = entering.line(connection, row, plan.schedule.overlap)
-    situation = _situation(row, plan, known, now)
-    situation = replace(situation, busy=Busy(row.oldest, line.waits))
+    situation = occasions.situation(row, plan, known, line.busy, now)
     return Occasion(row, plan, settling.settle(turn.due, situation, turn.further()), line)
-
-
-def _situation(row: Due, plan: Plan, known: Known, now: dt.datetime) -> Situation:
-    schedule = plan.schedule
-    pause = None
-    if row.paused_at is not None:
-        note = f": {row.pause_note}" if row.pause_note else ""
-        why = f"paused by {row.paused_by} at {row.paused_at.isoformat(timespec='seconds')}{note}"
-        pause = Pause(row.paused_at, row.paused_until, why)
-    return Situation(
-        now=now,
-        misfire=schedule.misfire,
-        overlap=schedule.overlap,
-        runs=row.runs,
-        max_runs=schedule.max_runs,
-        pause=pause,
-        forbidden=functools.partial(forbidden_by, plan.timetable),
-        closed=occasions.closed(known.jobs.get(row.job), row.job),
-    )
 
 
 def _settled(turn: _Turn, entered: Entered) -> Settled:
     """How far the schedule has come."""
     row = turn.row
-    if not _in_force(row):
+    if not in_force(row):
         return Settled(row.id, turn.horizon, turn.following, row.runs, row.state)
     until = max(row.settled_until, turn.due[-1]) if turn.due else row.settled_until
     following = None if entered.exhausted else turn.following

@@ -1,18 +1,22 @@
 """From an occurrence that fires to its execution: what schedule, job and task say together, worked out once."""
 
 import datetime as dt
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from jobworker.domain import deadline, limits, spreading
 from jobworker.domain.errors import InvalidParameters
 from jobworker.domain.execution import State
+from jobworker.domain.limits import Keys
+from jobworker.domain.settling import Busy, Pause, Situation
+from jobworker.domain.timetable import forbidden_by
 from jobworker.services import preparing
 from jobworker.services.plans import Plan
 from jobworker.services.preparing import Known
 from jobworker.store.executions import NewExecution
 from jobworker.store.jobs import JobRow
-from jobworker.store.schedules import Due
+from jobworker.store.settling import Due
 from jobworker.store.tasks import TaskRow
 
 #: So many patterns are kept (a few KB each).
@@ -26,7 +30,7 @@ class Pattern:
     of: tuple[object, ...]
     row: NewExecution
     expires: float | None
-    problem: InvalidParameters | None
+    problem: str | None
 
 
 _patterns: dict[str, Pattern] = {}
@@ -37,6 +41,26 @@ def closed(job: JobRow | None, name: str) -> str | None:
     if job is None:
         return f"there is no job {name}"
     return None if job.definition.enabled else f"job {name} is disabled"
+
+
+def situation(row: Due, plan: Plan, known: Known, busy: Busy, now: dt.datetime) -> Situation:
+    """Everything that decides about occurrences of a schedule now."""
+    schedule, pause = plan.schedule, None
+    if row.paused_at is not None:
+        note = f": {row.pause_note}" if row.pause_note else ""
+        why = f"paused by {row.paused_by} at {row.paused_at.isoformat(timespec='seconds')}{note}"
+        pause = Pause(row.paused_at, row.paused_until, why)
+    return Situation(
+        now=now,
+        misfire=schedule.misfire,
+        overlap=schedule.overlap,
+        runs=row.runs,
+        max_runs=schedule.max_runs,
+        pause=pause,
+        closed=closed(known.jobs.get(row.job), row.job),
+        forbidden=functools.partial(forbidden_by, plan.timetable),
+        busy=busy,
+    )
 
 
 def pattern(row: Due, plan: Plan, known: Known, now: dt.datetime) -> Pattern:
@@ -83,8 +107,9 @@ def _pattern(
         try:
             given = preparing.check_parameters(task.parameters, given, "/parameters")
         except InvalidParameters as error:
-            problem = error
-    keys = limits.keys(definition.name, definition.policies, given, task.parameters if task else ())
+            problem = error.detail
+    accepted = task.parameters if task else ()
+    keys = Keys() if problem else limits.keys(definition.name, definition.policies, given, accepted)
     own = {
         "schedule_id": row.id,
         "queue": schedule.queue or definition.queue,

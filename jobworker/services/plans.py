@@ -14,7 +14,7 @@ from jobworker.domain.schedule import Schedule, parse
 from jobworker.domain.timetable import Timetable
 from jobworker.services import calendars as calendar_services
 from jobworker.store import calendars as stored_calendars
-from jobworker.store import schedules
+from jobworker.store import settling
 
 logger = structlog.get_logger(__name__)
 
@@ -80,7 +80,7 @@ def _read(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Schedul
     """What each of them says, from memory if that is of this revision."""
     found = {row.id: plan.schedule for row in rows if (plan := _kept(row)) is not None}
     new = [row for row in rows if row.id not in found]
-    specs = schedules.specs(connection, [row.id for row in new]) if new else {}
+    specs = settling.specs(connection, [row.id for row in new]) if new else {}
     for row in new:
         try:
             found[row.id] = parse(specs[row.id])

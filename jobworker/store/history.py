@@ -33,6 +33,7 @@ class Known:
     dispatched_at: dt.datetime | None
     cancel_requested_by: str | None
     batch_id: str | None
+    schedule_id: str | None
     correlation_id: str
     standing: Standing
 
@@ -54,7 +55,7 @@ _KNOWN_COLUMNS = [
         "id", "job", "job_revision", "task", "queue", "priority", "urgency", "max_attempts", "dispatched_at",
         "cancel_requested_by", "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result",
         "result_file", "error", "started_attempt", "started_at", "worker", "token", "code_version", "lost_attempts",
-        "interrupted_attempts", "snoozed_attempts", "batch_id", "correlation_id",
+        "interrupted_attempts", "snoozed_attempts", "batch_id", "schedule_id", "correlation_id",
     )
 ]  # fmt: skip
 
@@ -71,6 +72,7 @@ def _known(row: Any) -> Known:
         dispatched_at=row.dispatched_at,
         cancel_requested_by=row.cancel_requested_by,
         batch_id=row.batch_id,
+        schedule_id=row.schedule_id,
         correlation_id=row.correlation_id,
         standing=Standing(
             state=State(row.state),

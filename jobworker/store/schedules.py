@@ -1,28 +1,21 @@
 """Schedules with their revisions, and how far each has come."""
 
 import datetime as dt
-import operator
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from jobworker.domain.errors import Conflict
-from jobworker.domain.execution import State as ExecutionState
 from jobworker.domain.ids import IdFactory
 from jobworker.domain.schedule import Owner, Schedule, State, stored
 from jobworker.store import audit, schema
 from jobworker.store.audit import AuditEntry
-from jobworker.store.bulk import Bulk
 
 _schedules = schema.job_schedules
 _revisions = schema.schedule_revisions
 _calendars = schema.schedule_calendars
-_executions = schema.executions
-
-#: Most ids in one IN list; SQLite allows 32,766 variables.
-_CHUNK = 5_000
 
 _ids = IdFactory()
 
@@ -57,77 +50,18 @@ class ScheduleRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
-    """Where a schedule stands, without what somebody decided: what settling it has to know.
+class Paused:
+    """The pause of a schedule: since when, by whom, why and until when; of one that is not paused, nothing."""
 
-    `oldest` is the first of its executions that have not ended.
-    """
+    paused_at: dt.datetime | None = None
+    paused_by: str | None = None
+    pause_note: str | None = None
+    paused_until: dt.datetime | None = None
 
-    id: str
-    name: str
-    job: str
-    revision: int
-    enabled: bool
-    state: str
-    paused_at: dt.datetime | None
-    paused_by: str | None
-    pause_note: str | None
-    paused_until: dt.datetime | None
-    settled_until: dt.datetime
-    next_at: dt.datetime | None
-    runs: int
-    oldest: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """How far a schedule has come."""
-
-    id: str
-    settled_until: dt.datetime
-    next_at: dt.datetime | None
-    runs: int
-    state: str
-
-
-def _build_advance(_dialect: str) -> Any:
-    values = {name: sa.bindparam(f"new_{name}", type_=_schedules.c[name].type) for name in _ADVANCED}
-    return sa.update(_schedules).where(_schedules.c.id == sa.bindparam("key")).values(values)
-
-
-_ADVANCED = ("settled_until", "next_at", "runs", "state")
-_SETTLED = operator.attrgetter("id", *_ADVANCED)
-_ADVANCE = Bulk(_build_advance, ["key", *(f"new_{name}" for name in _ADVANCED)])
-
-# Statements of every turn are built once: building one costs as much as running it.
-_OLDEST = (
-    sa.select(_executions.c.id)
-    .where(_executions.c.schedule_id == _schedules.c.id, sa.text(schema.OF_SCHEDULE))
-    .order_by(_executions.c.id)
-    .limit(1)
-    .correlate(_schedules)
-    .scalar_subquery()
-)
-_UNFINISHED = (
-    sa.select(_executions.c.id, _executions.c.state)
-    .where(_executions.c.schedule_id == sa.bindparam("id"), sa.text(schema.OF_SCHEDULE))
-    .order_by(_executions.c.id)
-    .limit(_CHUNK)
-)
-_DUE: sa.Select[Any] = sa.select(
-    *(_schedules.c[item.name] for item in fields(Due) if item.name != "oldest"), _OLDEST.label("oldest")
-)
-_AHEAD = (
-    sa.select(_schedules.c.id, _schedules.c.next_at)
-    .where(sa.text(schema.AHEAD_OF_TIME))
-    .order_by(_schedules.c.next_at, _schedules.c.id)
-)
-_NEXT = (
-    sa.select(_schedules.c.next_at)
-    .where(sa.text(schema.AHEAD_OF_TIME), _schedules.c.next_at > sa.bindparam("after", type_=_schedules.c.next_at.type))
-    .order_by(_schedules.c.next_at)
-    .limit(1)
-)
+    @classmethod
+    def of(cls, row: ScheduleRow) -> "Paused":
+        """That of this schedule."""
+        return cls(row.paused_at, row.paused_by, row.pause_note, row.paused_until)
 
 
 def get(connection: sa.Connection, name: str) -> ScheduleRow | None:
@@ -209,44 +143,9 @@ def put(
     return written
 
 
-def due(connection: sa.Connection, ids: Sequence[str], lock: bool = True) -> list[Due]:
-    """Where these schedules stand, by id; `lock` keeps other transactions from settling them before this one ends."""
-    found: list[Due] = []
-    for start in range(0, len(ids), _CHUNK):
-        query = _DUE.where(_schedules.c.id.in_(ids[start : start + _CHUNK])).order_by(_schedules.c.id)
-        found += [Due(*row) for row in connection.execute(query.with_for_update() if lock else query)]
-    return found
-
-
-def specs(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Any]:
-    """What somebody decided about these schedules, as it is stored, by id."""
-    found: dict[str, Any] = {}
-    for start in range(0, len(ids), _CHUNK):
-        query = sa.select(_schedules.c.id, _schedules.c.spec).where(_schedules.c.id.in_(ids[start : start + _CHUNK]))
-        found.update((row.id, row.spec) for row in connection.execute(query))
-    return found
-
-
-def unfinished(connection: sa.Connection, schedule_id: str) -> list[tuple[str, ExecutionState]]:
-    """Executions of a schedule that have not ended, the oldest first, up to a sensible number: id and state."""
-    rows = connection.execute(_UNFINISHED, {"id": schedule_id})
-    return [(row.id, ExecutionState(row.state)) for row in rows]
-
-
-def due_by(connection: sa.Connection, now: dt.datetime, limit: int) -> list[tuple[str, dt.datetime]]:
-    """Up to `limit` schedules with something due at `now` or before: (id, when), the longest due first."""
-    query = _AHEAD.where(_schedules.c.next_at <= now).limit(limit)
-    return [(row.id, row.next_at) for row in connection.execute(query)]
-
-
-def next_due(connection: sa.Connection, after: dt.datetime) -> dt.datetime | None:
-    """When the first schedule is due after this moment."""
-    return connection.scalar(_NEXT, {"after": after})
-
-
-def advance(connection: sa.Connection, settled: Iterable[Settled]) -> None:
-    """Remember how far the ledger goes, and what comes next."""
-    _ADVANCE.run(connection, map(_SETTLED, settled))
+def pause(connection: sa.Connection, schedule_id: str, paused: Paused) -> None:
+    """Write down a pause, or that there is none."""
+    connection.execute(_schedules.update().where(_schedules.c.id == schedule_id).values(asdict(paused)))
 
 
 def retire(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> None:

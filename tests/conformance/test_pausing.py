@@ -1,0 +1,108 @@
+"""Pauses of schedules, on both databases: by hand, for a while, and after failures."""
+
+import pytest
+
+from jobworker.domain.errors import InvalidInput
+from jobworker.domain.execution import State
+from jobworker.domain.schedule import Missed
+from jobworker.services import failures, pausing
+from jobworker.services.failures import End
+from jobworker.store import audit, settling
+from jobworker.store.database import Database
+from jobworker.store.schedules import ScheduleRow
+from tests.conformance.timetables import Town, at
+
+
+@pytest.fixture
+def town(database: Database) -> Town:
+    """One job, and schedules that are due every minute."""
+    return Town(database)
+
+
+def pause(town: Town, row: ScheduleRow, minutes: float, until: float | None = None) -> ScheduleRow:
+    with town.database.write() as connection:
+        moment = at(until) if until is not None else None
+        return pausing.pause(connection, row, "stock-taking", moment, "me", at(minutes))
+
+
+def resume(town: Town, row: ScheduleRow, minutes: float, policy: Missed | None = None) -> ScheduleRow:
+    with town.database.write() as connection:
+        return pausing.resume(connection, town.standing(row), "me", at(minutes), policy)
+
+
+def fail(town: Town, row: ScheduleRow, *states: State) -> ScheduleRow:
+    with town.database.write() as connection:
+        failures.count(connection, [End(row.id, f"e{number}", state) for number, state in enumerate(states)], at(0.5))
+    return town.standing(row)
+
+
+def test_a_pause_holds_occurrences_up_and_says_why(town: Town) -> None:
+    tick = town.schedule()
+    pause(town, tick, 1.5)
+    town.settle(tick, minutes=3)
+    assert town.ledger(tick) == [(1, "fired"), (2, "skipped_paused"), (3, "skipped_paused")]
+    assert town.rows(tick)[1].reason == f"paused by me at {at(1.5).isoformat()}: stock-taking"
+    after = resume(town, tick, 4.5)
+    assert (after.paused_at, after.pause_note, after.next_at) == (None, None, at(5))
+    town.settle(tick, minutes=5)
+    assert [outcome for _, outcome in town.ledger(tick)][3:] == ["skipped_paused", "skipped_overlap"]
+    with town.database.read() as connection:
+        assert [entry.action for entry in audit.of(connection, "tick")][1:] == ["schedule.pause", "schedule.resume"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "fired"),
+    [("skip", []), ("fire_once", [4]), ("catch_up", [3, 4])],
+)
+def test_the_end_of_a_pause_makes_up_as_the_schedule_says(town: Town, policy: str, fired: list[int]) -> None:
+    tick = town.schedule(on_resume=policy, misfire={"policy": "skip", "max": 2}, max_runs=10)
+    pause(town, tick, 0.5)
+    after = resume(town, tick, 4.5)
+    assert [minute for minute, outcome in town.ledger(tick) if outcome == "fired"] == fired
+    assert len(town.ledger(tick)) == 4
+    assert [execution.scheduled_for for execution in town.made()] == [at(minute) for minute in fired]
+    assert after.runs == len(fired)
+    again = resume(town, tick, 4.6)
+    assert again == after
+    for row in town.rows(tick):
+        if row.outcome == "fired":
+            assert row.reason == "held up by a pause, and made up for when me ended it"
+
+
+def test_whoever_resumes_it_may_say_otherwise(town: Town) -> None:
+    tick = town.schedule()
+    pause(town, tick, 0.5)
+    resume(town, tick, 2.5, Missed.FIRE_ONCE)
+    assert town.ledger(tick) == [(1, "skipped_paused"), (2, "fired")]
+
+
+def test_a_pause_with_an_end_holds_nothing_up_after_it(town: Town) -> None:
+    tick = town.schedule()
+    pause(town, tick, 0.5, until=2)
+    town.settle(tick, minutes=1)
+    town.settle(tick, minutes=2)
+    assert town.ledger(tick) == [(1, "skipped_paused"), (2, "fired")]
+    with town.database.read() as connection:
+        assert settling.pauses_over(connection, at(1.9), 10) == []
+        assert settling.pauses_over(connection, at(2), 10) == [tick.id]
+
+
+def test_a_pause_can_be_changed_and_begins_where_it_began(town: Town) -> None:
+    tick = town.schedule()
+    row = pause(town, tick, 0.5, until=2)
+    row = pause(town, row, 1)
+    assert (row.paused_at, row.paused_until) == (at(0.5), None)
+    with pytest.raises(InvalidInput) as refused:
+        pause(town, row, 3, until=2)
+    assert [(problem.pointer, problem.code) for problem in refused.value.errors] == [("/until", "past_time")]
+
+
+def test_so_many_failures_in_a_row_pause_it(town: Town) -> None:
+    tick = town.schedule(pause_after_failures=3)
+    assert fail(town, tick, State.FAILED, State.TIMED_OUT).failures == 2
+    assert fail(town, tick, State.CANCELLED, State.SUCCEEDED).failures == 0
+    after = fail(town, tick, State.FAILED, State.FAILED, State.FAILED, State.FAILED)
+    assert (after.paused_at, after.paused_by) == (at(0.5), "relay")
+    assert after.pause_note == "3 executions in a row failed; the last of them is e2"
+    assert resume(town, tick, 0.6).failures == 0
+    assert fail(town, town.schedule("other"), *[State.FAILED] * 9).paused_at is None

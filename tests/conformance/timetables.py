@@ -1,0 +1,82 @@
+"""Schedules that a test settles, and what it finds in the database afterwards."""
+
+import datetime as dt
+from typing import Any
+
+from jobworker.domain.execution import State
+from jobworker.domain.job import Definition, Owner
+from jobworker.domain.parameters import Parameter
+from jobworker.domain.schedule import Owner as ScheduleOwner
+from jobworker.domain.schedule import parse
+from jobworker.domain.timetable import next_after
+from jobworker.services import calendars, firing
+from jobworker.services.firing import Fired
+from jobworker.store import executions, jobs, schedules, schema, tasks
+from jobworker.store.database import Database
+from jobworker.store.executions import ExecutionRow
+from jobworker.store.filters import Filters
+from jobworker.store.schedules import ScheduleRow
+from tests.conformance.worlds import task
+from tests.conftest import NOW
+
+MINUTE = dt.timedelta(minutes=1)
+EVERY_MINUTE = {"kind": "interval", "every": 60}
+
+
+class Town:
+    """A database with one job, and schedules of it that are due every minute from `NOW` on."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.job()
+
+    def job(self, name: str = "send", *accepted: Parameter, **fields: Any) -> None:
+        """Make, or change, a job."""
+        with self.database.write() as connection:
+            tasks.put(connection, task("tasks.mail.send", *accepted))
+            jobs.put(connection, Definition(name, task="tasks.mail.send", **fields), Owner.API, "me", NOW)
+
+    def schedule(self, name: str = "tick", now: dt.datetime = NOW, **fields: Any) -> ScheduleRow:
+        """Make, or change, a schedule."""
+        made = parse({"name": name, "job": "send", "rule": EVERY_MINUTE, **fields})
+        with self.database.write() as connection:
+            timetable = made.timetable(calendars.known(connection, made.calendars))
+            return schedules.put(connection, made, ScheduleOwner.API, "me", now, next_after(timetable, now))
+
+    def settle(self, *rows: ScheduleRow, minutes: float = 1) -> Fired:
+        """Settle these schedules, so long after `NOW`."""
+        now = at(minutes)
+        with self.database.write() as connection:
+            return firing.settle(connection, {row.id: now for row in rows}, now)
+
+    def ledger(self, row: ScheduleRow) -> list[tuple[float, str]]:
+        """(minutes after `NOW`, outcome) of each row."""
+        return [((found.scheduled_for - NOW) / MINUTE, found.outcome) for found in self.rows(row)]
+
+    def rows(self, row: ScheduleRow) -> list[Any]:
+        """The ledger of a schedule."""
+        table = schema.occurrences.c
+        with self.database.read() as connection:
+            query = schema.occurrences.select().where(table.schedule_id == row.id).order_by(table.scheduled_for)
+            return list(connection.execute(query))
+
+    def made(self) -> list[ExecutionRow]:
+        """The executions there are, the oldest first."""
+        with self.database.read() as connection:
+            return list(reversed(executions.page(connection, Filters(), limit=200).items))
+
+    def states(self) -> list[State]:
+        """Theirs."""
+        return [execution.state for execution in self.made()]
+
+    def standing(self, row: ScheduleRow) -> ScheduleRow:
+        """The schedule as it stands."""
+        with self.database.read() as connection:
+            found = schedules.by_id(connection, row.id)
+        assert found is not None
+        return found
+
+
+def at(minutes: float) -> dt.datetime:
+    """So long after `NOW`."""
+    return NOW + minutes * MINUTE
