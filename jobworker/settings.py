@@ -44,6 +44,8 @@ class Settings:
     transport: str
     #: How often each queue is served, "critical=6 default=3 background=1" (others 1); or strict, in the order of -Q.
     queue_weights: str
+    #: Who notices that schedules are due: redbeat (beat processes, on any number of hosts) or internal (the relay).
+    scheduling_provider: str
     #: A published message that nobody claimed is examined after so long.
     lost_message_after: float
     #: How many messages may wait in Redis before one of a queue that is no less urgent; the rest stays in SQL.
@@ -83,6 +85,7 @@ class Settings:
             worker_lease=values.number("WORKER_LEASE", 15.0, at_least=1.0),
             transport=values.choice("TRANSPORT", "batched", ("batched", "stock")),
             queue_weights=values.text("QUEUE_WEIGHTS", "critical=6 default=3 background=1"),
+            scheduling_provider=values.choice("SCHEDULING_PROVIDER", "redbeat", ("redbeat", "internal")),
             lost_message_after=values.number("LOST_MESSAGE_AFTER", 10.0, at_least=1.0),
             feed=int(values.number("FEED", 1000, at_least=1)),
             ageing=values.number("AGEING", 60.0, at_least=1.0),
@@ -94,6 +97,11 @@ class Settings:
             log_format=values.choice("LOG_FORMAT", "text", ("text", "json")),
             log_level=values.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
         )
+
+    @property
+    def needs_beat(self) -> bool:
+        """Whether schedules are due when beat says so."""
+        return self.scheduling_provider == "redbeat"
 
     @property
     def heartbeat_interval(self) -> float:

@@ -1,47 +1,101 @@
-"""The third step of a turn: schedules that are said to be due are settled. Runs inside the turn's transaction."""
+"""The third step of a turn: schedules that are due are settled. Runs inside the turn's transaction."""
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import sqlalchemy as sa
 import structlog
 
+from jobworker.clock import Clock
 from jobworker.domain.events import Event, Kind
-from jobworker.services import firing
+from jobworker.services import failures, firing, pausing, plans
+from jobworker.services.failures import End
 from jobworker.services.firing import Fired
+from jobworker.store import settling
+from jobworker.store.database import Database
 
 logger = structlog.get_logger(__name__)
 
+#: Schedules that one turn finds due by itself.
+_AT_ONCE = 2000
+
+#: Pauses that one round ends.
+_ENDED = 100
+
+#: A relay that leads so soon after it was started (s) was started with the system; later it takes over from another.
+_STARTING = 10.0
+
+_BEGINNING = dt.datetime.min.replace(tzinfo=dt.UTC)
+
 
 class Schedules:
-    """What is due. Nothing here has to survive: whoever says next that a schedule is due has all of it settled."""
+    """What is due. Nothing here has to survive: whoever says next that a schedule is due has all of it settled.
 
-    def __init__(self) -> None:
+    `looks`: nobody else does, so this one looks itself what is due.
+    """
+
+    def __init__(self, database: Database, clock: Clock, looks: bool) -> None:
+        self._database = database
+        self._clock = clock
+        self._looks = looks
+        self._looked_at = _BEGINNING
         self._unfinished: Mapping[str, dt.datetime] = {}
+        self._born_at: float | None = clock.monotonic()
 
     @property
     def pending(self) -> bool:
         """Whether there is something to do although nobody reports anything."""
         return bool(self._unfinished)
 
-    def fire(self, connection: sa.Connection, reports: Sequence[Event], now: dt.datetime) -> Fired:
-        """Settle what is said to be due, and what was left over. Once it is committed, call `done` with the answer."""
+    def start(self, connection: sa.Connection, now: dt.datetime) -> None:
+        """What runs whenever the system starts does so, if this is its start. Once it is committed, call `started`."""
+        if self._born_at is not None and self._clock.monotonic() - self._born_at <= _STARTING:
+            firing.start(connection, settling.starting(connection), now, "the relay was started")
+
+    def started(self) -> None:
+        """It is committed."""
+        self._born_at = None
+
+    def fire(
+        self, connection: sa.Connection, reports: Sequence[Event], ended: Sequence[End], now: dt.datetime
+    ) -> Fired:
+        """Settle what is due, and what was left over. Once it is committed, call `done` with the answer."""
+        failures.count(connection, ended, now)
         due = dict(self._unfinished)
-        for event in reports:
-            if event.kind is Kind.DUE and (read := _read(event)):
-                schedule, at = read
-                due[schedule] = max(at, due.get(schedule, at))
+        found = self._look(connection, now) if self._looks else {}
+        for schedule, moment in (*_told(reports), *found.items()):
+            due[schedule] = max(moment, due.get(schedule, moment))
         return firing.settle(connection, due, now) if due else Fired()
 
-    def done(self, fired: Fired) -> None:
+    def done(self, fired: Fired, now: dt.datetime) -> None:
         """It is committed."""
-        self._unfinished = fired.unfinished
+        self._unfinished, self._looked_at = fired.unfinished, now
+
+    def next_due(self, connection: sa.Connection) -> dt.datetime | None:
+        """When there is something to settle, as far as this one has to notice that itself."""
+        # What was due at the last look is settled, or cannot be.
+        return settling.next_due(connection, self._looked_at) if self._looks else None
+
+    def end_pauses(self) -> None:
+        """Resume schedules whose pause has come to its end."""
+        now = self._clock.now()
+        with self._database.read() as connection:
+            over = settling.pauses_over(connection, now, _ENDED)
+        for schedule_id in over:
+            with self._database.write() as connection:
+                pausing.end(connection, schedule_id, now)
+
+    def _look(self, connection: sa.Connection, now: dt.datetime) -> dict[str, dt.datetime]:
+        # Those that cannot be read stay due, and must not keep the others from being found.
+        return dict(settling.due_by(connection, now, _AT_ONCE + plans.unreadable()))
 
 
-def _read(event: Event) -> tuple[str, dt.datetime] | None:
-    """The id of a schedule, and the nominal time at which it is due."""
-    try:
-        return str(event.data["schedule"]), dt.datetime.fromisoformat(event.data["at"]).astimezone(dt.UTC)
-    except (KeyError, TypeError, ValueError) as error:
-        logger.error("event_unreadable", event_id=event.id, error=repr(error), data=event.data)
-        return None
+def _told(reports: Sequence[Event]) -> Iterator[tuple[str, dt.datetime]]:
+    """The ids of schedules that beat says are due, and when."""
+    for event in reports:
+        if event.kind is not Kind.DUE:
+            continue
+        try:
+            yield str(event.data["schedule"]), dt.datetime.fromisoformat(event.data["at"]).astimezone(dt.UTC)
+        except (KeyError, TypeError, ValueError) as error:
+            logger.error("event_unreadable", event_id=event.id, error=repr(error), data=event.data)

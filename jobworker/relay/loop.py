@@ -67,6 +67,9 @@ _RELEASE_LIMIT = 1000
 #: How often is looked for what should have been let go on (s).
 _SWEEP_EVERY = 2.0
 
+#: How often is looked for pauses of schedules that have come to their end (s).
+_RESUME_EVERY = 1.0
+
 #: Pause after something was away (s), doubled up to the second figure.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
@@ -96,9 +99,10 @@ class Relay:
         )
         self._stopper = Stopper(database, Orders(self._client), clock)
         self._releases = Releases(database, clock)
-        self._schedules = Schedules()
+        self._schedules = Schedules(database, clock, looks=not settings.needs_beat)
         self._watch = Watch(database, self._client, self._dispatcher, clock, settings)
         self._watch.add("stranded", _SWEEP_EVERY, self._releases.sweep)
+        self._watch.add("pauses", _RESUME_EVERY, self._schedules.end_pauses)
         schedules = declared.DeclaredSchedules(database, clock, settings)
         self._watch.add("declared_schedules", declared.EVERY, schedules.synchronise)
         # Who looks for silent workers has to look often, or nobody is held to have been silent.
@@ -189,13 +193,13 @@ class Relay:
             record_progress(connection, batch.events)
             told = record(connection, batch.events)
             record_logs(connection, batch.logs)
-            fired = self._schedules.fire(connection, batch.events, now)
+            fired = self._schedules.fire(connection, batch.events, told.of_schedules, now)
             expired = dispatch.expire(connection, now, _RELEASE_LIMIT)
             ended = [*told.ended, *dependencies.ended(connection, expired)]
             freed = self._releases.release(connection, ended, now)
             due = dispatch.release_due(connection, now, _RELEASE_LIMIT)
         self._releases.done(freed)
-        self._schedules.done(fired)
+        self._schedules.done(fired, now)
         self._offsets = batch.offsets
         self._renewed_at = self._clock.monotonic()
         self._dispatcher.note_claims(told.claimed)
@@ -224,7 +228,9 @@ class Relay:
             now = self._clock.now()
             if not relay_state.lead(connection, self._name, now, now + timedelta(seconds=_LEADERSHIP)):
                 raise NotLeading
+            self._schedules.start(connection, now)
             state = relay_state.get(connection)
+        self._schedules.started()
         if not self._leads:
             logger.info("relay_leads", relay=self._name)
         self._leads = True
@@ -234,7 +240,8 @@ class Relay:
 
     def _next_due(self) -> datetime | None:
         with self._database.read() as connection:
-            return dispatch.next_due(connection)
+            moments = [dispatch.next_due(connection), self._schedules.next_due(connection)]
+        return min((moment for moment in moments if moment is not None), default=None)
 
     def _wait(self, due: datetime | None) -> float:
         if self._has_pending:

@@ -60,6 +60,13 @@ class Projector:
         elif self._at is not None or self._clock.monotonic() - self._began >= _EVERY:
             self._compare_all(self._at)
 
+    def empty(self) -> None:
+        """Take every entry away: nobody is to follow them. Raises `redis.RedisError`."""
+        cursor = None
+        while cursor != 0:
+            cursor, ids = self._projection.some(cursor or 0, _MOST_COMPARED)
+            self._projection.remove(ids)
+
     def _follow(self) -> None:
         since = self._clock.now() - dt.timedelta(seconds=_RECENT)
         with self._database.read() as connection:

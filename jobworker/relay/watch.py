@@ -39,6 +39,10 @@ _SEEN_EVERY = 5.0
 _DECLINED_EVERY = 1.0
 
 
+#: How often entries are taken away that no beat should follow (s).
+_EMPTIED_EVERY = 30.0
+
+
 @dataclass(slots=True)
 class Chore:
     """Something done every `every` seconds."""
@@ -68,6 +72,8 @@ class Watch:
         self._started_over = False
         self._seen_written_at = float("-inf")
         self._suspects: set[RunningAttempt] = set()
+        followed = settings.needs_beat
+        projecting = (0.5, self._projector.run) if followed else (_EMPTIED_EVERY, self._projector.empty)
         self._chores = [
             Chore("epoch", 1.0, self.check_epoch),
             Chore("workers", min(1.0, settings.heartbeat_interval), self.look_for_workers),
@@ -76,7 +82,7 @@ class Watch:
             Chore("lost_messages", settings.lost_message_after / 2, self.mend),
             Chore("ageing", settings.ageing / 2, self._dispatcher.age),
             Chore("limits", 60.0, self.tidy_limits),
-            Chore("schedules", 0.5, self._projector.run),
+            Chore("schedules", *projecting),
             Chore("beat", 5.0, self.read_beat),
             Chore("checkpoint", 1.0, self.checkpoint),
         ]

@@ -14,7 +14,7 @@ from jobworker.domain.errors import Conflict
 from jobworker.domain.job import Definition, OnWorkerLost, Owner
 from jobworker.domain.parameters import Parameter
 from jobworker.domain.retry import MAX_ATTEMPTS
-from jobworker.services import trigger_rules
+from jobworker.services import firing, trigger_rules
 from jobworker.store import jobs, tasks
 from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.store.tasks import TaskRow
@@ -57,6 +57,7 @@ def _learn(connection: sa.Connection, described: Mapping[str, Any], code_version
     present = jobs.get(connection, row.name)
     if present is None or present.owner is Owner.CODE:
         definition = _without_cycle(connection, _definition(row))
+        firing.settle_own(connection, row.name, now)
         jobs.put(connection, definition, Owner.CODE, f"code:{code_version}", now)
     else:
         logger.info("job_kept", job=row.name, why="it was made over HTTP, the task of the same name is not it")

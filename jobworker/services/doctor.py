@@ -94,7 +94,7 @@ def _database(settings: Settings, clock: Clock) -> Iterator[Finding]:
     if database.is_sqlite:
         yield _sqlite()
     try:
-        for result in Health(database, settings.redis_url, clock).checks():
+        for result in Health(database, settings.redis_url, clock, settings.needs_beat).checks():
             yield _from_check(result, shown)
     finally:
         database.dispose()

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from jobworker.domain import settling
 from jobworker.domain.errors import Conflict, JobDisabled
-from jobworker.domain.schedule import Overlap, State
+from jobworker.domain.schedule import Overlap, Owner, State
 from jobworker.domain.settling import Busy, Outcome, Situation
 from jobworker.domain.timetable import next_after, occurrences
 from jobworker.services import entering, occasions, plans, preparing
@@ -102,6 +102,13 @@ def settle_now(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) ->
         f"more than {_PARTS * _AT_ONCE} occurrences of schedule {row.name} are due and not settled yet; "
         "the relay settles them step by step: try again later"
     )
+
+
+def settle_own(connection: sa.Connection, job: str, now: dt.datetime) -> None:
+    """Settle what is due of the schedule in a job's definition, before that is changed or removed."""
+    row = schedules.named(connection, job)
+    if row is not None and row.owner is Owner.JOB:
+        settle_now(connection, row, now)
 
 
 def fire(

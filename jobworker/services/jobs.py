@@ -11,7 +11,6 @@ from jobworker.domain.errors import (
     FieldError,
     InvalidInput,
     JobExists,
-    JobNotFound,
     JobOwnedByCode,
     JobScheduled,
     PreconditionFailed,
@@ -19,7 +18,7 @@ from jobworker.domain.errors import (
 )
 from jobworker.domain.job import Definition, Owner
 from jobworker.domain.parameters import Parameter
-from jobworker.services import naming, trigger_rules
+from jobworker.services import finding, firing, trigger_rules
 from jobworker.store import jobs, schedule_lists, tasks, workers
 from jobworker.store.database import Database
 from jobworker.store.jobs import JobRow
@@ -70,13 +69,15 @@ def remove(database: Database, clock: Clock, name: str, expected: Expected, acto
         starting = schedule_lists.starting(connection, name)
         if starting:
             raise JobScheduled(f"job {name} is started by {_several('schedule', starting)}; delete them first")
-        jobs.delete(connection, name, actor, clock.now())
+        now = clock.now()
+        firing.settle_own(connection, name, now)
+        jobs.delete(connection, name, actor, now)
 
 
 def get(database: Database, name: str) -> Job:
     """One definition; raises `JobNotFound`."""
     with database.read() as connection:
-        row = find(connection, name)
+        row = finding.job(connection, name)
         task = tasks.get(connection, row.definition.task)
     return Job(row, task.parameters if task else ())
 
@@ -92,34 +93,13 @@ def page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = No
 def get_task(database: Database, name: str) -> TaskRow:
     """One task; raises `TaskNotFound`."""
     with database.read() as connection:
-        return find_task(connection, name)
+        return finding.task(connection, name)
 
 
 def page_tasks(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[TaskRow]:
     """Tasks by name."""
     with database.read() as connection:
         return tasks.page(connection, limit, cursor)
-
-
-def find(connection: sa.Connection, name: str, lock: bool = False) -> JobRow:
-    """The job of this name; raises `JobNotFound` with the names that come close."""
-    row = jobs.get(connection, name, lock) if name.isprintable() else None
-    if row is None:
-        raise not_found(connection, name)
-    return row
-
-
-def not_found(connection: sa.Connection, name: str) -> JobNotFound:
-    """The error for a job that does not exist."""
-    return JobNotFound(naming.unknown("job", name, jobs.names(connection), "GET /api/v1/jobs"))
-
-
-def find_task(connection: sa.Connection, name: str) -> TaskRow:
-    """The task of this name; raises `TaskNotFound` with the names that come close."""
-    task = tasks.get(connection, name) if name.isprintable() else None
-    if task is None:
-        raise TaskNotFound(naming.unknown("task", name, tasks.names(connection), "GET /api/v1/tasks"))
-    return task
 
 
 def _claim(connection: sa.Connection, name: str, expected: Expected) -> None:
@@ -136,7 +116,7 @@ def _owned_by_code(row: JobRow) -> JobOwnedByCode:
 
 def _expect(connection: sa.Connection, name: str, expected: Expected) -> JobRow:
     """The job, if it is at one of the revisions that the caller knows."""
-    row = find(connection, name, lock=True)
+    row = finding.job(connection, name, lock=True)
     if expected is not None and row.revision not in expected:
         raise PreconditionFailed(f"job {name} is at revision {row.revision} now; read it again, then repeat the change")
     return row
@@ -144,7 +124,7 @@ def _expect(connection: sa.Connection, name: str, expected: Expected) -> JobRow:
 
 def _put(connection: sa.Connection, clock: Clock, definition: Definition, actor: str) -> Job:
     try:
-        task = find_task(connection, definition.task)
+        task = finding.task(connection, definition.task)
     except TaskNotFound as error:
         raise InvalidInput(error.detail, [FieldError("/task", error.code, error.detail)]) from None
     admission.refuse(admission.check_definition(definition, task.parameters))
@@ -153,7 +133,9 @@ def _put(connection: sa.Connection, clock: Clock, definition: Definition, actor:
         made = schedule.of_job(definition.name, definition.schedule)
         definition = replace(definition, schedule=schedule.to_job(made))
     definition = replace(definition, policies=policies.normalise(definition.policies)[0])
-    return Job(jobs.put(connection, definition, Owner.API, actor, clock.now()), task.parameters)
+    now = clock.now()
+    firing.settle_own(connection, definition.name, now)
+    return Job(jobs.put(connection, definition, Owner.API, actor, now), task.parameters)
 
 
 def _several(noun: str, names: Sequence[str]) -> str:

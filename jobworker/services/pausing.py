@@ -50,6 +50,15 @@ def resume(
     return _write(connection, row, Paused(), "schedule.resume", actor, now)
 
 
+def end(connection: sa.Connection, schedule_id: str, now: dt.datetime) -> None:
+    """End a pause that has come to its end, unless more is due than can be settled now: then another time."""
+    if firing.settle(connection, {schedule_id: now}, now).unfinished:
+        return
+    row = schedules.by_id(connection, schedule_id)
+    if row is not None and row.paused_until is not None and row.paused_until <= now:
+        resume(connection, row, "relay", now)
+
+
 def _make_up(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime, policy: Missed | None) -> None:
     """Fire those of the occurrences that were held up which should be made up for."""
     [due], plan = settling_store.due(connection, [row.id]), plans.of(connection, [row]).get(row.id)

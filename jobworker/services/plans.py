@@ -69,6 +69,11 @@ def of(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Plan]:
     return found
 
 
+def unreadable() -> int:
+    """How many have been refused."""
+    return len(_unreadable)
+
+
 def refused(row: Named, error: Exception) -> None:
     """Say once that a schedule cannot be settled. Somebody has to mend it; the others must not wait for that."""
     if (row.id, row.revision) not in _unreadable:

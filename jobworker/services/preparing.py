@@ -25,7 +25,7 @@ from jobworker.domain.ids import IdFactory
 from jobworker.domain.job import Definition
 from jobworker.domain.limits import Keys
 from jobworker.domain.parameters import Parameter
-from jobworker.services import jobs as job_services
+from jobworker.services import finding
 from jobworker.store import jobs, tasks
 from jobworker.store.executions import NewExecution
 from jobworker.store.jobs import JobRow
@@ -60,7 +60,7 @@ class Prepared:
 
 def look_up_one(connection: sa.Connection, name: str) -> Known:
     """What a submission of this job names; raises `JobNotFound`."""
-    row = job_services.find(connection, name)
+    row = finding.job(connection, name)
     task = tasks.get(connection, row.definition.task)
     return Known({name: row}, {task.name: task} if task else {})
 

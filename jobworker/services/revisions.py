@@ -9,7 +9,7 @@ from jobworker.domain import differences
 from jobworker.domain.differences import Difference
 from jobworker.domain.errors import RevisionNotFound
 from jobworker.services import executions as execution_services
-from jobworker.services import jobs as job_services
+from jobworker.services import finding
 from jobworker.store import executions, jobs
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
@@ -42,7 +42,7 @@ def page(database: Database, job: str, limit: int = DEFAULT_LIMIT, cursor: str |
     with database.read() as connection:
         found = jobs.revisions(connection, job, limit, cursor) if job.isprintable() else Page[RevisionRow]([], None)
         if not found.items:
-            job_services.find(connection, job)
+            finding.job(connection, job)
         earliest = found.items[-1].revision if found.items else 1
         before = jobs.revision_row(connection, job, earliest - 1)
     older = [*found.items[1:], before]
@@ -54,7 +54,7 @@ def get(database: Database, job: str, number: int) -> Changed:
     with database.read() as connection:
         row = jobs.revision_row(connection, job, number) if number <= _HIGHEST and job.isprintable() else None
         if row is None:
-            latest = job_services.find(connection, job).revision
+            latest = finding.job(connection, job).revision
             raise RevisionNotFound(f"job {job} has no revision {number}; the latest is {latest}")
         return Changed(row, _changed(row, jobs.revision_row(connection, job, number - 1)))
 

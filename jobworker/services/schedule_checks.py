@@ -8,8 +8,7 @@ from jobworker.domain import admission
 from jobworker.domain.errors import FieldError, InvalidInput, JobNotFound
 from jobworker.domain.schedule import Schedule
 from jobworker.domain.timetable import Timetable
-from jobworker.services import calendars, preparing
-from jobworker.services import jobs as job_services
+from jobworker.services import calendars, finding, preparing
 from jobworker.store import tasks
 
 
@@ -25,7 +24,7 @@ def check(connection: sa.Connection, schedule: Schedule) -> Timetable:
 def runnable(connection: sa.Connection, schedule: Schedule) -> Sequence[FieldError]:
     """What is wrong with the job that a schedule starts, and the parameters that it gives."""
     try:
-        definition = job_services.find(connection, schedule.job).definition
+        definition = finding.job(connection, schedule.job).definition
     except JobNotFound as error:
         return [FieldError("/job", error.code, error.detail)]
     task = tasks.get(connection, definition.task)

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -177,7 +177,7 @@ def _write_schedule(connection: sa.Connection, definition: Definition, actor: st
     if other is not None and other.owner is not ScheduleOwner.JOB:
         message = f"there is a schedule named {definition.name} already; remove it, or the one in the definition"
         raise Conflict(message)
-    made = replace(schedule_rules.of_job(definition.name, definition.schedule), enabled=definition.enabled)
+    made = schedule_rules.of_job(definition.name, definition.schedule)
     schedules.put(connection, made, ScheduleOwner.JOB, actor, now, next_after(made.timetable({}), now))
 
 

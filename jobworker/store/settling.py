@@ -94,6 +94,14 @@ def advance(connection: sa.Connection, settled: Iterable[Settled]) -> None:
     _ADVANCE.run(connection, map(_SETTLED, settled))
 
 
+def starting(connection: sa.Connection) -> list[str]:
+    """Schedules that may say `run_at_start`: a look at all of them, made once."""
+    said = sa.cast(_schedules.c.spec, sa.Text).op("LIKE")
+    flag = sa.or_(said('%"run_at_start":true%'), said('%"run_at_start": true%'))
+    query = sa.select(_schedules.c.id).where(_schedules.c.enabled, flag).order_by(_schedules.c.id)
+    return list(connection.scalars(query))
+
+
 def pauses_over(connection: sa.Connection, now: dt.datetime, limit: int) -> list[str]:
     """Up to `limit` schedules whose pause has come to its end, the longest over first."""
     over = _schedules.c.paused_until <= now

@@ -33,6 +33,9 @@ _REDIS_TRIES = 3
 #: A worker finishes the jobs it runs: 45 s were seen to be too few under load (s).
 _WORKER_PATIENCE = 60.0
 
+#: What the Procfile calls beat.
+_BEAT = "beat"
+
 #: granian itself gives its streams 10 s (s).
 _PATIENCE = 20.0
 
@@ -41,6 +44,8 @@ def up(settings: Settings, clock: Clock, demo: bool = False) -> int:
     """Run everything until a signal says stop; the exit code."""
     folder = Path.cwd()
     services = procfile.read(folder / "Procfile")
+    if not settings.needs_beat:
+        services = [service for service in services if service.name != _BEAT]
     names = [service.name for service in services]
     lock = HomeLock(settings.home)
     descriptor = lock.acquire(clock)

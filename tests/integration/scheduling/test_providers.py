@@ -1,0 +1,185 @@
+"""Whoever notices that schedules are due, beat or the relay itself: the same becomes of them."""
+
+import datetime as dt
+import itertools
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker.domain.execution import State
+from jobworker.services import pausing, schedules
+from jobworker.services.schedules import Known
+from jobworker.store import executions, schema
+from jobworker.store import schedules as stored
+from jobworker.store.database import Database
+from jobworker.store.executions import ExecutionRow
+from jobworker.store.filters import Filters
+from jobworker.store.schedules import ScheduleRow
+from tests.engine import Engine, engine_on
+from tests.servers import Process, RedisServer
+from tests.waiting import until
+
+_PATIENCE = 60.0
+
+Redis = Callable[..., RedisServer]
+
+
+class Village:
+    """An engine with schedules, and somebody who notices that they are due."""
+
+    def __init__(self, engine: Engine, provider: str) -> None:
+        self.engine = engine
+        self._settings = {"JOBWORKER_SCHEDULING_PROVIDER": provider}
+        self._beats = provider == "redbeat"
+        self.relay = self.start_relay()
+        if self._beats:
+            engine.beat(**self._settings)
+        engine.worker(**self._settings)
+        engine.ready()
+
+    def start_relay(self) -> Process:
+        """Start a relay, another one perhaps."""
+        return self.engine.relay(**self._settings)
+
+    def schedule(self, name: str = "tick", **fields: Any) -> Known:
+        """A schedule of `noop` that is due every second, unless it says otherwise."""
+        spec = {"name": name, "job": "noop", "rule": {"kind": "interval", "every": 1}, **fields}
+        return schedules.create(self.engine.database, self.engine.clock, spec, "test")
+
+    def standing(self, name: str = "tick") -> ScheduleRow:
+        """The schedule as it stands."""
+        with self.engine.database.read() as connection:
+            found = stored.named(connection, name)
+        assert found is not None
+        return found
+
+    def ledger(self, name: str = "tick") -> list[Any]:
+        """Its rows, by nominal time."""
+        table, schedule_id = schema.occurrences, self.standing(name).id
+        with self.engine.database.read() as connection:
+            query = sa.select(table).where(table.c.schedule_id == schedule_id).order_by(table.c.scheduled_for)
+            return list(connection.execute(query))
+
+    def outcomes(self, name: str = "tick") -> list[str]:
+        """What became of its occurrences."""
+        return [row.outcome for row in self.ledger(name)]
+
+    def made(self, name: str = "tick") -> list[ExecutionRow]:
+        """Its executions."""
+        schedule_id = self.standing(name).id
+        with self.engine.database.read() as connection:
+            found = executions.page(connection, Filters(), limit=200).items
+        return [row for row in reversed(found) if row.schedule_id == schedule_id]
+
+    def fired(self, count: int, name: str = "tick") -> None:
+        """Wait until so many occurrences have fired."""
+        until(lambda: self.outcomes(name).count("fired") >= count, _PATIENCE, what=f"{count} occurrences of {name}")
+
+
+@pytest.fixture(params=["redbeat", "internal"])
+def provider(request: pytest.FixtureRequest) -> str:
+    """Who notices that something is due."""
+    answer: str = request.param
+    return answer
+
+
+@pytest.fixture
+def village(
+    tmp_path: Path, sqlite_database: Database, sqlite_url: str, own_redis: Any, provider: str
+) -> Iterator[Village]:
+    """A relay, a worker, and a beat if there has to be one, on SQLite."""
+    server = own_redis()
+    with engine_on(tmp_path, sqlite_database, sqlite_url, server.url) as engine:
+        yield Village(engine, provider)
+
+
+@pytest.fixture
+def any_village(
+    tmp_path: Path, database: Database, database_url: str, own_redis: Any, provider: str
+) -> Iterator[Village]:
+    """The same, on each database."""
+    server = own_redis()
+    with engine_on(tmp_path, database, database_url, server.url) as engine:
+        yield Village(engine, provider)
+
+
+def test_each_occurrence_has_one_execution_with_its_nominal_time(any_village: Village) -> None:
+    village = any_village
+    village.schedule(parameters={"number": 5}, overlap="allow")
+    village.fired(3)
+    rows = village.ledger()
+    nominal = [row.scheduled_for for row in rows]
+    assert {later - earlier for earlier, later in itertools.pairwise(nominal)} == {dt.timedelta(seconds=1)}
+    first = village.made()[0]
+    assert (first.scheduled_for, first.created_by) == (nominal[0], "schedule:tick")
+    assert village.engine.finished(first.id).result == 5
+
+
+def test_a_relay_that_was_away_makes_up_for_what_was_due(village: Village) -> None:
+    village.schedule(misfire={"policy": "catch_up", "grace": 1}, overlap="allow")
+    village.fired(1)
+    village.relay.end(signal.SIGKILL)
+    seen = village.ledger()[-1].scheduled_for
+    until(lambda: village.engine.clock.now() > seen + dt.timedelta(seconds=5), what="some seconds without a relay")
+    village.start_relay()
+    village.fired(8)
+    nominal = [row.scheduled_for for row in village.ledger()]
+    assert len(nominal) == len(set(nominal))
+    assert nominal[-1] - nominal[0] == dt.timedelta(seconds=len(nominal) - 1)
+    assert len(village.made()) == village.outcomes().count("fired")
+
+
+def test_overlap_is_seen_while_an_execution_runs(village: Village) -> None:
+    village.schedule("skips", job="hold", parameters={"seconds": 3.5})
+    until(lambda: village.outcomes("skips")[:3] == ["fired", "skipped_overlap", "skipped_overlap"], _PATIENCE)
+    village.fired(2, "skips")
+    first, second = village.made("skips")[:2]
+    assert village.engine.finished(first.id).finished_at is not None
+    assert second.scheduled_for is not None
+    assert second.scheduled_for > (first.scheduled_for or second.scheduled_for)
+
+
+def test_the_next_one_cancels_the_one_that_runs(village: Village) -> None:
+    village.schedule("takes_over", job="hold", parameters={"seconds": 60}, overlap="cancel_running", max_runs=2,
+                  rule={"kind": "interval", "every": 4})  # fmt: skip
+    village.fired(2, "takes_over")
+    first, second = village.made("takes_over")
+    assert village.engine.finished(first.id).state is State.CANCELLED
+    village.engine.reaches(second.id, State.RUNNING)
+    village.engine.cancel(second.id)
+    until(lambda: "exhausted" in village.outcomes("takes_over"), _PATIENCE, what="the row after the last run")
+    assert village.standing("takes_over").next_at is None
+
+
+def test_a_pause_ends_by_itself_and_makes_up(village: Village) -> None:
+    village.schedule(on_resume="fire_once", overlap="allow")
+    village.fired(1)
+    now = village.engine.clock.now()
+    with village.engine.database.write() as connection:
+        until_moment = now + dt.timedelta(seconds=3)
+        pausing.pause(connection, village.standing(), "a moment", until_moment, "test", now)
+    until(lambda: village.standing().paused_at is None, _PATIENCE, what="the end of the pause")
+    held_up = [row for row in village.ledger() if now <= row.scheduled_for < until_moment]
+    assert [row.outcome for row in held_up] == ["skipped_paused"] * (len(held_up) - 1) + ["fired"]
+    assert held_up[-1].reason == "held up by a pause, and made up for when relay ended it"
+    village.fired(4)
+
+
+def test_failures_in_a_row_pause_it(village: Village) -> None:
+    village.schedule("fails", job="fails", pause_after_failures=2, overlap="queue_all")
+    until(lambda: village.standing("fails").paused_at, _PATIENCE, what="the pause after two failures")
+    failed = [row.id for row in village.made("fails") if row.state is State.FAILED]
+    assert village.standing("fails").pause_note == f"2 executions in a row failed; the last of them is {failed[1]}"
+
+
+def test_it_runs_when_it_is_created_and_when_the_system_starts(village: Village) -> None:
+    village.schedule("at_start", run_at_start=True, rule={"kind": "daily", "time": "03:00"}, overlap="allow")
+    village.fired(1, "at_start")
+    village.relay.end(signal.SIGTERM)
+    village.start_relay()
+    village.fired(2, "at_start")
+    assert [row.reason for row in village.ledger("at_start")] == ["it was created", "the relay was started"]
