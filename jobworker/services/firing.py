@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from jobworker.domain import settling
 from jobworker.domain.errors import Conflict, JobDisabled
 from jobworker.domain.schedule import Overlap, Owner, State
-from jobworker.domain.settling import Busy, Outcome, Situation
+from jobworker.domain.settling import Busy, Decision, Outcome, Situation
 from jobworker.domain.timetable import next_after, occurrences
 from jobworker.services import entering, occasions, plans, preparing
 from jobworker.services.entering import Entered, Entry, Occasion
@@ -113,7 +113,7 @@ def settle_own(connection: sa.Connection, job: str, now: dt.datetime) -> None:
 
 def fire(
     connection: sa.Connection, row: ScheduleRow, now: dt.datetime, actor: str, overlap: Overlap | None = None
-) -> Entry:
+) -> Decision:
     """One more occurrence, due now, because `actor` wants it: in a pause and on a holiday, too. Raises `JobDisabled`.
 
     `overlap` None: as the schedule says.
@@ -126,7 +126,7 @@ def fire(
     if closed is not None:
         raise JobDisabled(f"schedule {row.name} cannot be fired: {closed}")
     situation = Situation(now, overlap=overlap or plan.schedule.overlap)
-    return _besides(connection, due, plan, known, situation, f"fired by hand by {actor}")
+    return _besides(connection, due, plan, known, situation, f"fired by hand by {actor}").decision
 
 
 def start(connection: sa.Connection, ids: Sequence[str], now: dt.datetime, reason: str) -> int:

@@ -13,8 +13,7 @@ from jobworker.domain.timetable import Timetable
 from jobworker.services import accepting, coming, firing, plans, schedules
 from jobworker.services.accepting import Once, Request
 from jobworker.services.coming import Coming
-from jobworker.store import executions, idempotency, ledger
-from jobworker.store import schedules as store_schedules
+from jobworker.store import executions, idempotency, ledger, settling
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.idempotency import Remembered
@@ -69,7 +68,7 @@ def fire(
     with database.write() as connection:
         row = schedules.find(connection, name)
         # Who brings the same key at the same moment waits here.
-        store_schedules.due(connection, [row.id])
+        settling.due(connection, [row.id])
         earlier = accepting.replayed(connection, request)
         if earlier is not None:
             return _fired(connection, row, earlier.execution_ids[0])

@@ -30,7 +30,7 @@ from jobworker.domain.settling import Outcome
 from jobworker.services import firing, release, schedule_sync
 from jobworker.services import schedules as editing
 from jobworker.services.schedule_sync import Step
-from jobworker.store import dependencies, dispatch, history, jobs, schedules, simulated, stopping, tasks
+from jobworker.store import dependencies, dispatch, history, jobs, schedules, settling, simulated, stopping, tasks
 from jobworker.store.database import Database
 from jobworker.store.simulated import LedgerRow
 from jobworker.store.tasks import TaskRow
@@ -197,7 +197,7 @@ class _Simulation:
 
     def _next(self) -> dt.datetime:
         """When something happens next."""
-        due = schedules.due_by(self._connection, _NEVER, 1)
+        due = settling.due_by(self._connection, _NEVER, 1)
         moments = [at for _, at in due] + [at for at, _ in self._running[:1]]
         waiting = dispatch.next_due(self._connection)
         return min([*moments, waiting] if waiting else moments, default=_NEVER)
@@ -212,10 +212,10 @@ class _Simulation:
     def _turn(self) -> bool:
         """What the relay does now; whether anything came of it."""
         ended = self._record()
-        due = dict(schedules.due_by(self._connection, self._now, _AT_ONCE))
+        due = dict(settling.due_by(self._connection, self._now, _AT_ONCE))
         if due:
             firing.settle(self._connection, due, self._now)
-        advanced = bool(due) and due != dict(schedules.due_by(self._connection, self._now, _AT_ONCE))
+        advanced = bool(due) and due != dict(settling.due_by(self._connection, self._now, _AT_ONCE))
         return self._release_and_start() or ended or advanced
 
     def _end_and_start(self) -> None:

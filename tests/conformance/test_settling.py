@@ -10,6 +10,7 @@ from jobworker.domain.execution import State
 from jobworker.domain.parameters import Parameter
 from jobworker.domain.schedule import Overlap
 from jobworker.domain.schedule import State as Standing
+from jobworker.domain.settling import Outcome
 from jobworker.services import firing
 from jobworker.store import dependencies, occurrences, schema, settling
 from jobworker.store.database import Database
@@ -222,13 +223,13 @@ def test_one_that_cannot_be_read_is_named_once_and_stops_nobody(town: Town, capl
 def test_somebody_fires_it_by_hand(town: Town) -> None:
     tick = town.schedule()
     with town.database.write() as connection:
-        entry = firing.fire(connection, tick, at(0.5), "me")
-        assert entry.made is not None
-        assert firing.fire(connection, tick, at(0.6), "me").made is None
-        assert firing.fire(connection, tick, at(0.7), "me", Overlap.ALLOW).made is not None
+        assert firing.fire(connection, tick, at(0.5), "me").outcome is Outcome.FIRED
+        assert firing.fire(connection, tick, at(0.6), "me").outcome is Outcome.SKIPPED_OVERLAP
+        assert firing.fire(connection, tick, at(0.7), "me", Overlap.ALLOW).outcome is Outcome.FIRED
+    first = town.made()[0]
     assert [row.reason for row in town.rows(tick)] == [
         "fired by hand by me",
-        f"execution {entry.made.row.id} had not ended",
+        f"execution {first.id} had not ended",
         "fired by hand by me",
     ]
     assert (town.standing(tick).next_at, town.standing(tick).runs) == (at(1), 2)
