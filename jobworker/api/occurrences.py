@@ -11,6 +11,9 @@ from jobworker.api.room import ACTOR, room
 from jobworker.api.schedules import ROOT
 from jobworker.api.schemas.base import page_of
 from jobworker.api.schemas.occurrences import (
+    SHOWN,
+    BackfillBody,
+    Backfilled,
     FireBody,
     Fired,
     Occurrence,
@@ -19,12 +22,22 @@ from jobworker.api.schemas.occurrences import (
     SchedulePreview,
     split,
 )
-from jobworker.domain.errors import Conflict, IdempotencyKeyReused, JobDisabled, ScheduleNotFound
+from jobworker.domain.errors import (
+    Conflict,
+    IdempotencyKeyReused,
+    InvalidParameters,
+    JobDisabled,
+    NotUnique,
+    ScheduleNotFound,
+    TaskNotFound,
+)
 from jobworker.domain.schedule import Overlap
 from jobworker.domain.settling import Outcome
 from jobworker.domain.timetable import Timetable
+from jobworker.services import backfill as backfills
 from jobworker.services import occurrences
 from jobworker.services import preview as previews
+from jobworker.services.backfill import Order
 from jobworker.services.coming import Coming, notes
 from jobworker.services.preview import Asked, Compared, Preview
 from jobworker.store import occurrences as store_occurrences
@@ -85,6 +98,33 @@ def fire_schedule(body: dict[str, Any], name: str) -> Response:
     if fired.execution is None:
         return answer(shown)
     return answer(shown, 202, {"Location": f"{show.ROOT}/executions/{fired.execution.id}"})
+
+
+@blueprint.post("/<string:name>/backfill")
+@blueprint.arguments(BackfillBody())
+@blueprint.answers(200, Backfilled(), "What would be done; or there is nothing to do.")
+@blueprint.answers(202, Backfilled(), "The executions are accepted.")
+@blueprint.problems(ScheduleNotFound, Conflict, JobDisabled, NotUnique, TaskNotFound, InvalidParameters)
+def backfill_schedule(body: dict[str, Any], name: str) -> Response:
+    """Give past occurrences without an execution one, also those before the schedule was created.
+
+    Asked again, it finds nothing left to do.
+    """
+    asked = backfills.Asked(**{**body, "order": Order(body["order"])})
+    done = backfills.backfill(room().database, room().clock, name, asked, ACTOR)
+    if done.batch_id is not None:
+        room().submitted(len(done.items))
+    batch = {"batch": f"{show.ROOT}/batches/{done.batch_id}"} if done.batch_id else {}
+    shown = {
+        "schedule": name,
+        "dry_run": asked.dry_run,
+        "count": len(done.items),
+        "left_out": done.left_out,
+        "batch_id": done.batch_id,
+        "occurrences": done.items[:SHOWN],
+        "links": batch,
+    }
+    return answer(shown, 202 if done.batch_id else 200)
 
 
 def _past(row: store_occurrences.Occurrence, timetable: Timetable) -> dict[str, Any]:

@@ -152,6 +152,7 @@ def _schedule(found: Known) -> dict[str, Any]:
             "occurrences": f"{here}/occurrences",
             "upcoming": f"{here}/occurrences?upcoming=10",
             "fire": f"{here}/fire",
+            "backfill": f"{here}/backfill",
         },
     }
 

@@ -13,7 +13,7 @@ from jobworker.domain.timetable import Timetable
 from jobworker.services import accepting, coming, firing, plans, schedules
 from jobworker.services.accepting import Once, Request
 from jobworker.services.coming import Coming
-from jobworker.store import executions, idempotency, ledger, settling
+from jobworker.store import executions, idempotency, ledger
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.idempotency import Remembered
@@ -46,7 +46,9 @@ def ahead(database: Database, name: str, begin: dt.datetime | None, count: int) 
     with database.read() as connection:
         row = schedules.find(connection, name)
         found = timetable(connection, row)
-    after = begin - dt.timedelta(microseconds=1) if begin else row.settled_until
+    after = row.settled_until
+    if begin is not None and begin > after:
+        after = begin - dt.timedelta(microseconds=1)
     return coming.of_schedule(row, found, after, count)
 
 
@@ -68,7 +70,7 @@ def fire(
     with database.write() as connection:
         row = schedules.find(connection, name)
         # Who brings the same key at the same moment waits here.
-        settling.due(connection, [row.id])
+        ledger.lock(connection, row.id)
         earlier = accepting.replayed(connection, request)
         if earlier is not None:
             return _fired(connection, row, earlier.execution_ids[0])

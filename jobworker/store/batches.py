@@ -24,6 +24,7 @@ class Kind(StrEnum):
 
     BATCH = "batch"
     WORKFLOW = "workflow"
+    BACKFILL = "backfill"
 
 
 @dataclass(frozen=True, slots=True)

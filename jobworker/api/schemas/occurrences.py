@@ -5,7 +5,7 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.fields import Count, Limit, Moment
+from jobworker.api.fields import Count, Flag, Limit, Moment
 from jobworker.api.schemas.base import Answer, PageQuery, Schema, integer, moment, text
 from jobworker.api.schemas.executions import Execution
 from jobworker.api.schemas.filters import check_text
@@ -13,12 +13,16 @@ from jobworker.api.schemas.revisions import Difference
 from jobworker.api.schemas.schedules import ScheduleBody
 from jobworker.domain.schedule import Overlap
 from jobworker.domain.settling import Outcome
+from jobworker.services.backfill import MOST_LANES, Order
 from jobworker.services.coming import Expected
 from jobworker.services.preview import MOST
 
 _TIME = {"type": "string", "format": "date-time"}
 _OUTCOMES = [each.value for each in Outcome]
 _SHOWN = 10
+
+#: So many occurrences of a backfill are told.
+SHOWN = 1000
 
 
 class OccurrenceQuery(PageQuery):
@@ -69,6 +73,56 @@ class Fired(Answer):
 
     occurrence = fields.Nested(Occurrence)
     execution = fields.Nested(Execution, allow_none=True, metadata={"description": "null: it was left out."})
+
+
+class BackfillBody(Schema):
+    """Which past occurrences are made up for, and how."""
+
+    begin = Moment(required=True, data_key="from", metadata={**_TIME, "description": "Nominal times from then on."})
+    end = Moment(required=True, data_key="to", metadata={**_TIME, "description": "Before that; not in the future."})
+    dry_run = Flag(load_default=False, metadata={"description": "Only say what would be done."})
+    order = fields.String(
+        load_default=Order.OLDEST_FIRST.value, validate=ma.validate.OneOf([each.value for each in Order])
+    )
+    concurrency = Count(
+        load_default=1,
+        validate=ma.validate.Range(1, MOST_LANES),
+        metadata={"minimum": 1, "maximum": MOST_LANES, "description": "How many run at a time."},
+    )
+    parameters = fields.Dict(
+        load_default=dict, metadata={"description": "They go before those of the schedule and of its job."}
+    )
+
+
+class FilledOccurrence(Answer):
+    """An occurrence that gets an execution."""
+
+    scheduled_for = moment("The nominal time.")
+    was = text("What the ledger said about it before; null: nothing.", allow_none=True)
+    execution_id = text("null: it was a dry run.", allow_none=True)
+
+
+class LeftOut(Answer):
+    """How many occurrences of the range get no execution."""
+
+    fired = integer("They have one already, however it ended.")
+    forbidden = integer("Calendars forbid them.")
+    pending = integer("They are due, and settled by themselves in a moment.")
+    duplicate = integer("Another execution has the unique key.")
+
+
+class Backfilled(Answer):
+    """What was done, or would be."""
+
+    schedule = fields.String()
+    dry_run = fields.Boolean()
+    count = integer("How many occurrences get an execution.")
+    left_out = fields.Nested(LeftOut)
+    batch_id = text("The batch of the executions; null: there are none.", allow_none=True)
+    occurrences = fields.List(
+        fields.Nested(FilledOccurrence), metadata={"description": f"The first {SHOWN} in the order of their runs."}
+    )
+    links = fields.Dict(values=fields.String())
 
 
 class PreviewScheduleBody(ScheduleBody):
