@@ -1,42 +1,38 @@
-"""`jobworker schedules`: what happens by itself, and what code says that should."""
+"""`jobworker schedules`: what happens by itself."""
 
 import datetime as dt
-import zoneinfo
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
-import orjson
 
-from jobworker import loading
-from jobworker.cli import common
+from jobworker.cli import arguments, common, schedule_plans, telling
 from jobworker.clock import SystemClock
-from jobworker.declare import schedules as declarations
-from jobworker.declare.schedules import Declarations
-from jobworker.domain.errors import Misconfigured
-from jobworker.domain.schedule import Owner
-from jobworker.services import schedule_sync, schedules
-from jobworker.services.schedule_sync import Change, Step
+from jobworker.domain import describing
+from jobworker.domain.schedule import Overlap, Owner
+from jobworker.services import occurrences, preview, schedules
+from jobworker.services.coming import Coming, Expected
+from jobworker.services.preview import Asked as Wanted
 from jobworker.services.schedules import Asked, Known
-from jobworker.settings import Settings
+from jobworker.store.ledger import Range
 from jobworker.store.pages import MAX_LIMIT
 from jobworker.store.schedule_lists import Standing
+from jobworker.transport.wake import Waker
+
+#: So many of the moments ahead, and of those behind, are shown with a schedule.
+_AROUND = 5
 
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
-_SIGNS = {
-    Step.CREATED: ("+", "green"),
-    Step.RESTORED: ("+", "green"),
-    Step.CHANGED: ("~", "yellow"),
-    Step.RETIRED: ("-", "red"),
-    Step.REMOVED: ("-", "red"),
-    Step.REFUSED: ("!", "red"),
-}
 _COLOURS = {Standing.ACTIVE: "green", Standing.PAUSED: "yellow", Standing.DISABLED: "yellow"}
 
 
 @click.group("schedules")
 def command() -> None:
     """Look after what happens by itself."""
+
+
+command.add_command(schedule_plans.plan)
+command.add_command(schedule_plans.apply)
 
 
 @command.command("list")
@@ -54,97 +50,107 @@ def list_(job: str | None, owner: str | None, state: str | None, overdue: bool, 
     with common.database(common.prepare()) as database:
         found = schedules.page(database, SystemClock(), asked, limit).items
     for each in found:
-        click.echo(_dumped(_shown(each)) if as_json else _line(each))
+        click.echo(telling.json(_shown(each)) if as_json else _line(each))
 
 
 @command.command()
 @click.argument("name")
 @_json
 def show(name: str, as_json: bool) -> None:
-    """Show schedule NAME, with everything that it says."""
+    """Show schedule NAME: what it says, what came of it last, and what is ahead."""
+    clock = SystemClock()
     with common.database(common.prepare()) as database:
-        found = schedules.get(database, SystemClock(), name)
-    if as_json:
-        click.echo(_dumped(_shown(found)))
-        return
+        found = schedules.get(database, clock, name)
+        if as_json:
+            click.echo(telling.json(_shown(found)))
+            return
+        ahead = occurrences.ahead(database, name, clock.now(), _AROUND)
+        _, behind = occurrences.past(database, name, Range(), _AROUND)
     click.echo(_line(found))
-    row = found.row
-    if row.paused_at:
-        until = f" until {_local(row.paused_until, row.schedule.zone)}" if row.paused_until else ""
-        note = f": {row.pause_note}" if row.pause_note else ""
-        click.echo(f"  paused by {row.paused_by} at {_local(row.paused_at, row.schedule.zone)}{until}{note}")
+    click.echo(f"  {describing.of_schedule(found.row.schedule)}")
     for warning in found.warnings:
         click.echo(f"  {click.style(warning, fg='yellow')}")
-    click.echo(orjson.dumps(row.spec, option=orjson.OPT_INDENT_2).decode())
+    zone = found.row.schedule.zone
+    for each in reversed(behind.items):
+        reason = f"  {each.reason}" if each.reason else ""
+        click.echo(f"  {telling.moment(each.scheduled_for, zone)}  {each.outcome}{reason}")
+    for coming in ahead:
+        click.echo(f"  {_coming(coming)}")
+    click.echo(telling.json(found.row.spec, indented=True))
 
 
-@command.command()
-@click.option("--exit-code", "tells", is_flag=True, help="Exit with 1 if there is a difference.")
+@command.command("preview")
+@click.argument("described", metavar="JSON")
+@click.option("--zone", help="The time zone, if JSON is a rule alone.")
+@click.option("--from", "begin", type=arguments.Moment(), help="What is due after this time (now).")
+@click.option("--count", type=click.IntRange(1, preview.MOST), default=10, show_default=True, help="So many moments.")
+@click.option("--saved", metavar="NAME", help="Show the difference to this schedule, too.")
 @_json
-@click.pass_context
-def plan(context: click.Context, /, tells: bool, as_json: bool) -> None:
-    """Show what the schedules in code would change, and change nothing."""
-    settings = common.prepare()
-    wanted = declared(settings)
-    with common.database(settings) as database:
-        changes = schedule_sync.plan(database, SystemClock(), wanted)
-    _tell(changes, as_json)
-    context.exit(1 if tells and changes else 0)
-
-
-@command.command()
-@_json
-@click.pass_context
-def apply(context: click.Context, /, as_json: bool) -> None:
-    """Make schedules as code says, as the relay does when it starts; exit code 1 if some of them cannot be."""
-    settings = common.prepare()
-    wanted = declared(settings)
-    with common.database(settings) as database:
-        changes = schedule_sync.apply(database, SystemClock(), wanted, common.actor())
-    _tell(changes, as_json)
-    context.exit(1 if any(change.step is Step.REFUSED for change in changes) else 0)
-
-
-def declared(settings: Settings) -> Declarations:
-    """What the code here declares; raises `Misconfigured` unless all of it can be read."""
-    found = declarations.read(settings.schedules)
-    if found.broken:
-        raise Misconfigured("\n".join(_why(module) for module in found.broken))
-    return found
-
-
-def _why(broken: loading.Broken) -> str:
-    """What is wrong with a module: one sentence if it is a declaration, else where the code failed."""
-    last = broken.traceback.strip().splitlines()[-1]
-    kind, _, told = last.partition(": ")
-    return told if kind.endswith(Misconfigured.__name__) else f"{broken.module} does not import\n{broken.traceback}"
-
-
-def _tell(changes: Sequence[Change], as_json: bool) -> None:
+def preview_(
+    described: str, zone: str | None, begin: dt.datetime | None, count: int, saved: str | None, as_json: bool
+) -> None:
+    """Show when a schedule would be due that is not saved: JSON is its fields, or a rule."""
+    given = arguments.object_of(described, "JSON")
+    fields = {"rule": given, **({"zone": zone} if zone else {})} if "kind" in given else given
+    with common.database(common.prepare()) as database:
+        found = preview.preview(database, SystemClock(), Wanted(fields, count, begin, saved=saved))
     if as_json:
-        for change in changes:
-            click.echo(_dumped(change))
+        click.echo(telling.json(found))
         return
-    for change in changes:
-        sign, colour = _SIGNS[change.step]
-        place = f"  ({change.place})" if change.place else ""
-        click.echo(click.style(f"{sign} {change.kind} {change.name} {change.step}", fg=colour) + place)
-        if change.reason:
-            click.echo(f"    {change.reason}")
-        for each in change.differences:
-            click.echo(f"    {each.pointer}: {_dumped(each.before)} -> {_dumped(each.now)}")
-        for moment in change.next:
-            click.echo(f"    next {_told(moment)}")
-    if not changes:
-        click.echo("everything is as code says")
+    click.echo(found.in_words)
+    for warning in found.warnings:
+        click.echo(click.style(warning, fg="yellow"))
+    for each in found.moments:
+        click.echo(f"  {_coming(each)}")
+    if found.compared is not None:
+        for line in telling.differences(found.compared.fields):
+            click.echo(f"  {line}")
+        for sign, moments in (("+", found.compared.comes), ("-", found.compared.goes)):
+            for moment in moments:
+                click.echo(f"  {sign} {telling.moment(moment, found.schedule['zone'])}")
+
+
+@command.command()
+@click.argument("name")
+@click.option(
+    "--overlap",
+    type=click.Choice([each.value for each in Overlap]),
+    help="Instead of what the schedule says about executions that have not ended.",
+)
+@click.pass_context
+def fire(context: click.Context, /, name: str, overlap: str | None) -> None:
+    """Let schedule NAME be due now and print the id of its execution; exit code 1 if its overlap policy says no."""
+    settings = common.prepare()
+    with common.database(settings) as database:
+        fired = occurrences.fire(database, SystemClock(), name, Overlap(overlap) if overlap else None, common.actor())
+    if fired.execution is None:
+        click.echo(f"{fired.occurrence.outcome}: {fired.occurrence.reason}", err=True)
+        context.exit(1)
+    Waker(settings.redis_url).ring()
+    click.echo(fired.execution.id)
 
 
 def _line(found: Known) -> str:
     row = found.row
     state = click.style(f"{found.standing.value:<9}", fg=_COLOURS.get(found.standing, "red"))
-    due = _local(row.next_at, row.schedule.zone) if row.next_at else "nothing more is due"
-    late = click.style("  overdue", fg="red") if found.overdue else ""
-    return f"{row.name}  {state}  {due}{late}  job {row.job}  ({row.owner.value})"
+    return f"{row.name}  {state}  {'  '.join(_standing(found))}  job {row.job}  ({row.owner.value})"
+
+
+def _standing(found: Known) -> Iterator[str]:
+    row, zone = found.row, found.row.schedule.zone
+    yield telling.moment(row.next_at, zone) if row.next_at else "nothing more is due"
+    if found.overdue:
+        yield click.style("overdue", fg="red")
+    if row.paused_at:
+        until = f" until {telling.moment(row.paused_until, zone)}" if row.paused_until else ""
+        note = f": {row.pause_note}" if row.pause_note else ""
+        yield f"paused by {row.paused_by} since {telling.moment(row.paused_at, zone)}{until}{note}"
+
+
+def _coming(each: Coming) -> str:
+    told: Sequence[str] = [each.outcome.value] if each.outcome is not Expected.FIRE else []
+    told = [*told, *([each.reason] if each.reason else []), *each.notes]
+    return "  ".join([telling.moment(each.local), "; ".join(told)]).rstrip()
 
 
 def _shown(found: Known) -> dict[str, object]:
@@ -165,15 +171,3 @@ def _shown(found: Known) -> dict[str, object]:
         "failures": row.failures,
         "warnings": found.warnings,
     }
-
-
-def _local(moment: dt.datetime, zone: str) -> str:
-    return _told(moment.astimezone(zoneinfo.ZoneInfo(zone)))
-
-
-def _told(moment: dt.datetime) -> str:
-    return f"{moment:%a %Y-%m-%d %H:%M:%S} {moment.tzname()}"
-
-
-def _dumped(value: object) -> str:
-    return orjson.dumps(value, option=orjson.OPT_UTC_Z).decode()

@@ -6,10 +6,9 @@ import zoneinfo
 from collections.abc import Iterator, Sequence
 
 import click
-import orjson
 
-from jobworker.cli import arguments, common
-from jobworker.cli.schedules import declared
+from jobworker.cli import arguments, common, telling
+from jobworker.cli.schedule_plans import declared
 from jobworker.domain import outages
 from jobworker.domain.outages import Outage
 from jobworker.domain.settling import Outcome
@@ -63,7 +62,7 @@ def command(
     with common.database(settings) as database:
         story = simulation.of_database(database, question, names or None, found)
     for each in story.occurrences:
-        click.echo(orjson.dumps(each, option=orjson.OPT_UTC_Z).decode() if shown["as_json"] else _line(each))
+        click.echo(telling.json(each) if shown["as_json"] else _line(each))
     for line in _closing(story, question):
         click.echo(line, err=bool(shown["as_json"]))
 
@@ -97,7 +96,7 @@ def _duration(text: str) -> tuple[str, float]:
 
 
 def _line(each: Simulated) -> str:
-    due = f"{each.scheduled_for:%a %Y-%m-%d %H:%M:%S} {each.scheduled_for.tzname():<4}"
+    due = f"{telling.moment(each.scheduled_for):<28}"
     outcome = click.style(f"{each.outcome:<16}", fg=_COLOURS.get(each.outcome, "yellow"))
     return f"{due}  {each.schedule}  {outcome}  {'; '.join(_told(each))}".rstrip()
 

@@ -1,13 +1,16 @@
-"""How an execution is told on a terminal."""
+"""How things are told on a terminal: executions, moments, differences."""
 
+import datetime as dt
 import threading
-from collections.abc import Mapping
+import zoneinfo
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import click
 import orjson
 
 from jobworker.clock import Clock
+from jobworker.domain.differences import Difference
 from jobworker.domain.execution import FINAL, State
 from jobworker.services import executions, following
 from jobworker.services.following import Metadata, News
@@ -58,6 +61,23 @@ def outcome(execution: ExecutionRow) -> int:
 def state(name: State) -> str:
     """The state in its colour."""
     return click.style(name.value, fg="red" if name in _BAD else _COLOURS.get(name))
+
+
+def moment(at: dt.datetime, zone: str | None = None) -> str:
+    """A moment as clocks show it, those of `zone` if it is named."""
+    local = at.astimezone(zoneinfo.ZoneInfo(zone)) if zone else at
+    return f"{local:%a %Y-%m-%d %H:%M:%S} {local.tzname()}"
+
+
+def differences(found: Iterable[Difference]) -> Iterator[str]:
+    """Each place, with what was there and what is."""
+    for each in found:
+        yield f"{each.pointer}: {json(each.before)} -> {json(each.now)}"
+
+
+def json(value: object, indented: bool = False) -> str:
+    """As JSON, in one line unless it is indented."""
+    return orjson.dumps(value, option=orjson.OPT_UTC_Z | (orjson.OPT_INDENT_2 if indented else 0)).decode()
 
 
 def _line(news: News) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from jobworker.clock import SystemClock
 from jobworker.services import schedules
+from jobworker.store import executions
 from jobworker.store.database import Database
 from tests.integration.cli.conftest import Run
 
@@ -116,12 +117,58 @@ def test_list_and_show(jobworker: Run, folder: Path, sqlite_database: Database) 
         listed = jobworker("schedules", "list", "--json", *options).stdout.splitlines()
         assert [json.loads(line)["name"] for line in listed] == names
 
-    shown = jobworker("schedules", "show", "nightly").stdout.partition("\n")[2]
-    assert json.loads(shown)["zone"] == "Europe/Berlin"
+    line, words, *ahead = jobworker("schedules", "show", "nightly").stdout.splitlines()
+    assert line == first
+    assert words == "  every day at 02:00 (Europe/Berlin)"
+    assert all(" 02:00:00 CE" in each for each in ahead[:5])
+    assert json.loads("\n".join(ahead[5:]))["zone"] == "Europe/Berlin"
     assert json.loads(jobworker("schedules", "show", "nightly", "--json").stdout)["owner"] == "code"
     unknown = jobworker("schedules", "show", "nigthly")
     assert unknown.exit_code == 2
     assert "nightly" in unknown.stderr
+
+
+def test_fire_makes_an_execution_unless_one_has_not_ended(
+    jobworker: Run, folder: Path, sqlite_database: Database
+) -> None:
+    code(folder, _NIGHTLY)
+    jobworker("schedules", "apply")
+    execution = jobworker("schedules", "fire", "nightly").stdout.strip()
+    with sqlite_database.read() as connection:
+        row = executions.get(connection, execution)
+    assert row is not None
+    assert (row.job, row.parameters["days"], row.scheduled_for is None) == ("clean", 90, False)
+
+    left_out = jobworker("schedules", "fire", "nightly")
+    assert (left_out.exit_code, left_out.stdout) == (1, "")
+    assert left_out.stderr == f"skipped_overlap: execution {execution} had not ended\n"
+    assert jobworker("schedules", "fire", "nightly", "--overlap", "allow").exit_code == 0
+    shown = jobworker("schedules", "show", "nightly").stdout
+    assert shown.count("  fired  fired by hand by cli") == 2
+    assert "  skipped_overlap  " in shown
+    assert jobworker("schedules", "fire", "nobody").exit_code == 2
+
+
+def test_preview_shows_what_is_not_saved(jobworker: Run, folder: Path) -> None:
+    code(folder, _NIGHTLY)
+    jobworker("schedules", "apply")
+    rule = '{"kind": "daily", "time": "02:30"}'
+    span = ["--from", "2026-03-28T00:00:00Z", "--count", "2"]
+    shown = jobworker("schedules", "preview", rule, "--zone", "Europe/Berlin", *span).stdout.splitlines()
+    assert shown[0] == "every day at 02:30 (Europe/Berlin)"
+    assert shown[1] == "  Sat 2026-03-28 02:30:00 CET"
+    assert shown[2].startswith("  Sun 2026-03-29 03:30:00 CEST  ")
+
+    changed = f'{{"rule": {rule}, "zone": "Europe/Berlin", "parameters": {{"days": 90}}}}'
+    compared = jobworker("schedules", "preview", changed, "--saved", "nightly", *span).stdout
+    assert '  /rule/time: "02:00" -> "02:30"\n' in compared
+    assert "  + Sat 2026-03-28 02:30:00 CET\n" in compared
+    assert "  - Sat 2026-03-28 02:00:00 CET\n" in compared
+    told = json.loads(jobworker("schedules", "preview", changed, "--json", *span).stdout)
+    assert told["in_words"] == shown[0]
+    wrong = jobworker("schedules", "preview", '{"kind": "daily", "time": "26:00"}')
+    assert wrong.exit_code == 2
+    assert "time must be a time of day" in wrong.stderr
 
 
 def test_simulate_shows_what_would_happen(jobworker: Run, folder: Path) -> None:
