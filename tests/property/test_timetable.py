@@ -103,7 +103,7 @@ def around_a_change(draw: st.DrawFn) -> tuple[str, dt.datetime, dt.timedelta]:
 DSTS = st.builds(Dst, st.sampled_from(list(Gap)), st.sampled_from(list(Fold)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), around_a_change(), DSTS)
 def test_what_happens_around_changes_of_clocks(
     data: st.DataObject, where: tuple[str, dt.datetime, dt.timedelta], dst: Dst

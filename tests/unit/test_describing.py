@@ -1,0 +1,88 @@
+"""Schedules in plain English."""
+
+from typing import Any
+
+import pytest
+
+from jobworker.domain import describing, schedule
+
+BUSINESS = {"kind": "business_day", "n": 10, "time": "18:00"}
+WEEKLY = {"kind": "rrule", "expression": "FREQ=WEEKLY;INTERVAL=2;BYDAY=WE,MO;COUNT=4", "start": "2026-01-05T06:00:00"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ({"kind": "once", "at": "2026-12-01T01:00:00+01:00"}, "once, at 2026-12-01 00:00 UTC"),
+        ({"kind": "interval", "every": 900}, "every 15 minutes"),
+        ({"kind": "interval", "every": 3600}, "every hour"),
+        ({"kind": "interval", "every": 5400.5}, "every 1 hour 30 minutes 0.5 seconds"),
+        (
+            {"kind": "interval", "every": 60, "anchor": "2026-01-01T00:00:05Z"},
+            "every minute, counted from 2026-01-01 00:00:05 UTC",
+        ),
+        ({"kind": "daily", "time": "06:00"}, "every day at 06:00 (UTC)"),
+        ({"kind": "weekly", "days": ["monday"], "time": "18:30:15"}, "every Monday at 18:30:15 (UTC)"),
+        (
+            {"kind": "weekly", "days": ["friday", "monday", "tuesday"], "time": "06:00"},
+            "every Monday, Tuesday and Friday at 06:00 (UTC)",
+        ),
+        (
+            {"kind": "weekly", "days": ["monday", "tuesday", "wednesday", "thursday", "friday"], "time": "06:00"},
+            "every weekday at 06:00 (UTC)",
+        ),
+        ({"kind": "monthly", "day": 1, "time": "06:00"}, "on day 1 of each month at 06:00 (UTC)"),
+        ({"kind": "monthly", "day": 31, "time": "06:00"}, "on day 31 of each month that has it at 06:00 (UTC)"),
+        ({"kind": "monthly", "day": "last", "time": "06:00"}, "on the last day of each month at 06:00 (UTC)"),
+        (
+            {**BUSINESS, "n": -1},
+            "on the last business day of each month at 18:00 (UTC), Monday to Friday being business days",
+        ),
+        (
+            {**BUSINESS, "n": -2},
+            "on the 2nd to last business day of each month at 18:00 (UTC), Monday to Friday being business days",
+        ),
+        ({"kind": "cron", "expression": "0 9-17 * * MON-FRI"}, None),
+        ({"kind": "cron", "expression": "@daily"}, "at 00:00 every day (UTC)"),
+        (WEEKLY, "every 2 weeks on Monday and Wednesday, counted from 2026-01-05 06:00, 4 times (UTC)"),
+        (
+            {"kind": "rrule", "expression": "FREQ=MONTHLY;BYDAY=1MO", "start": "2026-01-05T06:00:00"},
+            "by the recurrence rule FREQ=MONTHLY;BYDAY=1MO, counted from 2026-01-05 06:00 (UTC)",
+        ),
+    ],
+)
+def test_a_rule_in_words(rule: dict[str, Any], expected: str | None) -> None:
+    text = describing.of_schedule(schedule.parse({"name": "a", "job": "b", "rule": rule}))
+    if expected is None:
+        # The words are cronsim's.
+        assert "Monday through Friday" in text
+        assert text[0].islower()
+    else:
+        assert text == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"zone": "Europe/Berlin", "calendar": "DE"}, " (Europe/Berlin), as calendar DE counts"),
+        (
+            {"calendar": "DE", "rule": {**BUSINESS, "roll": "preceding"}},
+            ", the business day before if it is closed then",
+        ),
+        ({"dst": {"gap": "skip", "fold": "both"}}, ", left out when clocks skip it, both times when it comes twice"),
+        ({"require": ["office"]}, ", only within calendar office"),
+        ({"exclude": ["a", "b", "c"]}, ", not within calendars a, b and c"),
+        (
+            {"start": "2026-01-01T00:00:00Z", "end": "2027-01-01T00:00:00Z"},
+            ", from 2026-01-01 00:00 UTC on, until 2027-01-01 00:00 UTC",
+        ),
+        ({"max_runs": 1}, ", at most 1 time"),
+        ({"initial_delay": 90}, ", not in the first 1 minute 30 seconds after it was made"),
+        ({"run_at_start": True}, ", and whenever the system starts"),
+        ({"jitter": 300}, ", up to 5 minutes later, by chance each time"),
+        ({"spread": 300}, ", up to 5 minutes later, always by the same share"),
+    ],
+)
+def test_what_bounds_a_schedule_is_told(more: dict[str, Any], expected: str) -> None:
+    found = schedule.parse({"name": "a", "job": "b", "rule": BUSINESS, **more})
+    assert expected in describing.of_schedule(found)
