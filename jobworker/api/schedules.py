@@ -12,11 +12,14 @@ from jobworker.api.schemas.base import PageQuery, page_of
 from jobworker.api.schemas.schedules import (
     Schedule,
     ScheduleBody,
+    SchedulePauseBody,
     ScheduleQuery,
     ScheduleReplacementBody,
+    ScheduleResumeBody,
     ScheduleRevision,
 )
 from jobworker.domain.errors import (
+    Conflict,
     PreconditionFailed,
     PreconditionRequired,
     RevisionNotFound,
@@ -24,7 +27,7 @@ from jobworker.domain.errors import (
     ScheduleNotFound,
     ScheduleOwnedElsewhere,
 )
-from jobworker.domain.schedule import Owner
+from jobworker.domain.schedule import Missed, Owner
 from jobworker.services import schedules
 from jobworker.services.schedules import Asked, Changed, Known
 from jobworker.store.schedule_lists import Standing
@@ -102,6 +105,32 @@ def delete_schedule(name: str) -> Response:
     return Response(status=204)
 
 
+@blueprint.post("/<string:name>/pause")
+@blueprint.arguments(SchedulePauseBody(), required=False)
+@blueprint.answers(200, Schedule(), "It is paused.")
+@blueprint.problems(ScheduleNotFound, Conflict)
+def pause_schedule(body: dict[str, Any], name: str) -> Response:
+    """Let a schedule start nothing more for a while. Its occurrences are entered all the same.
+
+    Asking again changes the note and the end.
+    """
+    paused = schedules.pause(room().database, room().clock, name, body["note"], body["until"], ACTOR)
+    room().changed()
+    return shown(paused, 200)
+
+
+@blueprint.post("/<string:name>/resume")
+@blueprint.arguments(ScheduleResumeBody(), required=False)
+@blueprint.answers(200, Schedule(), "It goes on.")
+@blueprint.problems(ScheduleNotFound, Conflict)
+def resume_schedule(body: dict[str, Any], name: str) -> Response:
+    """Let a schedule go on, and make up for the occurrences of the pause as it says. Asking again changes nothing."""
+    policy = Missed(body["policy"]) if body["policy"] else None
+    resumed = schedules.resume(room().database, room().clock, name, policy, ACTOR)
+    room().changed()
+    return shown(resumed, 200)
+
+
 @blueprint.get("/<string:name>/revisions")
 @blueprint.query(PageQuery())
 @blueprint.answers(200, page_of(ScheduleRevision), "Revisions, the latest first.")
@@ -151,6 +180,8 @@ def _schedule(found: Known) -> dict[str, Any]:
             "revisions": f"{here}/revisions",
             "occurrences": f"{here}/occurrences",
             "upcoming": f"{here}/occurrences?upcoming=10",
+            "pause": f"{here}/pause",
+            "resume": f"{here}/resume",
             "fire": f"{here}/fire",
             "backfill": f"{here}/backfill",
         },

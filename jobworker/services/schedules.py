@@ -21,7 +21,7 @@ from jobworker.domain.errors import (
 )
 from jobworker.domain.schedule import Owner, Schedule, State
 from jobworker.domain.timetable import next_after
-from jobworker.services import firing, naming, overdue, plans, schedule_checks
+from jobworker.services import firing, naming, overdue, pausing, plans, schedule_checks
 from jobworker.services.plans import Plan
 from jobworker.store import jobs, schedule_lists, schedules
 from jobworker.store.database import Database
@@ -107,6 +107,24 @@ def remove(database: Database, clock: Clock, name: str, expected: Expected, acto
         if row.state is not State.RETIRED:
             _editable(row)
         schedules.delete(connection, firing.settle_now(connection, row, clock.now()), actor, clock.now())
+
+
+def pause(
+    database: Database, clock: Clock, name: str, note: str | None, until: dt.datetime | None, actor: str
+) -> Known:
+    """Let a schedule start nothing from now on, until somebody resumes it or `until` has come."""
+    now = clock.now()
+    with database.write() as connection:
+        row = pausing.pause(connection, find(connection, name), note, until, actor, now)
+        return known(connection, [row], now)[0]
+
+
+def resume(database: Database, clock: Clock, name: str, policy: schedule_rules.Missed | None, actor: str) -> Known:
+    """End a pause; `policy` says what becomes of the occurrences that it held up, None: the schedule does."""
+    now = clock.now()
+    with database.write() as connection:
+        row = pausing.resume(connection, find(connection, name), actor, now, policy)
+        return known(connection, [row], now)[0]
 
 
 def get(database: Database, clock: Clock, name: str) -> Known:

@@ -132,9 +132,11 @@ def _build_count(_dialect: str) -> Any:
 _COUNT = Bulk(_build_count, ["key", "number"])
 
 # Statements of every turn are built once: building one costs as much as running it.
+#: A backfill is a batch, and nothing that is due waits for it or is left out because of it.
+_OWN = sa.and_(sa.text(schema.OF_SCHEDULE), _executions.c.batch_id.is_(None))
 _OLDEST = (
     sa.select(_executions.c.id)
-    .where(_executions.c.schedule_id == _schedules.c.id, sa.text(schema.OF_SCHEDULE))
+    .where(_executions.c.schedule_id == _schedules.c.id, _OWN)
     .order_by(_executions.c.id)
     .limit(1)
     .correlate(_schedules)
@@ -142,7 +144,7 @@ _OLDEST = (
 )
 _UNFINISHED = (
     sa.select(_executions.c.id, _executions.c.state)
-    .where(_executions.c.schedule_id == sa.bindparam("id"), sa.text(schema.OF_SCHEDULE))
+    .where(_executions.c.schedule_id == sa.bindparam("id"), _OWN)
     .order_by(_executions.c.id)
     .limit(_CHUNK)
 )

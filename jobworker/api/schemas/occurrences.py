@@ -102,7 +102,7 @@ class FilledOccurrence(Answer):
     execution_id = text("null: it was a dry run.", allow_none=True)
 
 
-class LeftOut(Answer):
+class NotFilled(Answer):
     """How many occurrences of the range get no execution."""
 
     fired = integer("They have one already, however it ended.")
@@ -117,7 +117,7 @@ class Backfilled(Answer):
     schedule = fields.String()
     dry_run = fields.Boolean()
     count = integer("How many occurrences get an execution.")
-    left_out = fields.Nested(LeftOut)
+    left_out = fields.Nested(NotFilled)
     batch_id = text("The batch of the executions; null: there are none.", allow_none=True)
     occurrences = fields.List(
         fields.Nested(FilledOccurrence), metadata={"description": f"The first {SHOWN} in the order of their runs."}

@@ -6,10 +6,11 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.fields import Coded
+from jobworker.api.fields import Coded, Moment
 from jobworker.api.schemas.base import Answer, PageQuery, Schema, integer, moment, text
 from jobworker.api.schemas.filters import check_text
 from jobworker.domain import schedule
+from jobworker.services.queues import MAX_NOTE
 from jobworker.store.schedule_lists import Standing
 
 _DURATION = "Seconds, or ISO 8601."
@@ -120,6 +121,37 @@ class ScheduleQuery(PageQuery):
         """Only `true` says anything."""
         if value not in (None, "true"):
             raise ma.ValidationError(Coded("not_allowed", "must be true, or left out"))
+
+
+class SchedulePauseBody(Schema):
+    """Why a schedule is paused, and for how long."""
+
+    note = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=ma.validate.Length(max=MAX_NOTE),
+        metadata={"description": "Shown with the schedule and its occurrences.", "maxLength": MAX_NOTE},
+    )
+    until = Moment(
+        load_default=None,
+        allow_none=True,
+        metadata={
+            "type": "string",
+            "format": "date-time",
+            "description": "When it goes on by itself; null: when somebody resumes it.",
+        },
+    )
+
+
+class ScheduleResumeBody(Schema):
+    """How a schedule goes on."""
+
+    policy = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=ma.validate.OneOf(_MISSED),
+        metadata={"description": "What becomes of the occurrences of the pause; null: as its `on_resume` says."},
+    )
 
 
 class Misfire(Answer):

@@ -179,3 +179,10 @@ class TestUnique:
         response = fill(any_world)
         assert (response.status_code, response.json["code"]) == (409, "not_unique")
         assert any_world.count("executions") == any_world.count("occurrences") == 0
+
+
+def test_a_schedule_goes_on_while_its_past_is_made_up_for(world: World) -> None:
+    created(world)
+    assert fill(world).json["count"] == 5
+    response = world.client.post(f"{URL}/fire")
+    assert response.json["occurrence"]["outcome"] == "fired"
