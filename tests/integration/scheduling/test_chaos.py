@@ -15,8 +15,6 @@ from tests.integration.scheduling.town import IMPATIENT, LOCK, SHIPPED, Town
 from tests.servers import PostgresServer, RedisServer, running
 from tests.waiting import until
 
-pytestmark = pytest.mark.xdist_group("town")
-
 #: Where the database has no part in it, one of them is enough.
 ON_SQLITE = pytest.mark.parametrize("built", ["sqlite"], indirect=True)
 ON_POSTGRESQL = pytest.mark.parametrize("built", ["postgresql"], indirect=True)
