@@ -26,8 +26,8 @@ _MOST_RECENT = 1000
 #: Schedules that one round of the comparison of all takes; with a round a second 100,000 take half a minute.
 _MOST_COMPARED = 4000
 
-#: How often that comparison begins (s): with the time it takes, every entry is looked at within a minute.
-_EVERY = 30.0
+#: How often that comparison begins (s): so every entry is looked at once a minute.
+_EVERY = 50.0
 
 #: Entries that are written in one step.
 _MANY = 500

@@ -17,6 +17,8 @@ _calendars = schema.calendars
 #: Ids in one statement.
 _CHUNK = 500
 
+_RETIRED = State.RETIRED.value
+
 #: Changes with what a schedule says, and with what its calendars say.
 _calendar_revisions = (
     sa.select(sa.func.coalesce(sa.func.sum(_calendars.c.revision), 0))
@@ -80,5 +82,5 @@ def _plans(connection: sa.Connection, statement: sa.Select[Any]) -> list[Plan]:
 
 def _plan(row: Any) -> Plan:
     # One that is exhausted may have an occurrence to come that says so in the ledger.
-    known = row.enabled and row.state != State.RETIRED.value
+    known = row.enabled and row.state != _RETIRED
     return Plan(row.id, f"{row.revision}.{row.calendar_revisions}", row.next_at if known else None)
