@@ -83,6 +83,10 @@ def test_rules_are_due_where_the_clock_shows_their_times(part: int) -> None:
                 expected = sorted(moment for moment in moments if after < moment < before)
                 found = list(occurrences(Timetable(rule, zone, dst), after, before))
                 assert found == expected, (name, rule, dst, moment)
+                # Asked from in between, within a gap or a fold above all.
+                for asked in (moment + quarter * dt.timedelta(minutes=15) for quarter in range(-4, 9, 2)):
+                    following = next((each for each in expected if each > asked), None)
+                    assert following in (None, next_after(Timetable(rule, zone, dst), asked)), (name, rule, dst, asked)
 
 
 @pytest.mark.parametrize("name", ["UTC", "Europe/Berlin", "Australia/Lord_Howe", "Pacific/Apia", "America/St_Johns"])
