@@ -19,6 +19,10 @@ logger = structlog.get_logger(__name__)
 #: Schedules that one turn finds due by itself.
 _AT_ONCE = 2000
 
+#: What is due so soon is read beforehand, so many schedules in a round.
+_SOON = dt.timedelta(minutes=5)
+_PREPARED = 200
+
 #: Pauses that one round ends.
 _ENDED = 100
 
@@ -39,6 +43,7 @@ class Schedules:
         self._clock = clock
         self._looks = looks
         self._looked_at = _BEGINNING
+        self._prepared = _BEGINNING, ""
         self._unfinished: Mapping[str, dt.datetime] = {}
         self._born_at: float | None = clock.monotonic()
 
@@ -84,6 +89,15 @@ class Schedules:
         for schedule_id in over:
             with self._database.write() as connection:
                 pausing.end(connection, schedule_id, now)
+
+    def prepare(self) -> None:
+        """Read what will be due soon, so that nobody has to when 10,000 schedules are due at once."""
+        now = self._clock.now()
+        after, until = max(self._prepared, (now, "")), now + _SOON
+        with self._database.read() as connection:
+            rows = settling.coming(connection, after, until, _PREPARED)
+            plans.of(connection, rows)
+        self._prepared = (rows[-1].next_at, rows[-1].id) if len(rows) == _PREPARED else (until, "")
 
     def _look(self, connection: sa.Connection, now: dt.datetime) -> dict[str, dt.datetime]:
         # Those that cannot be read stay due, and must not keep the others from being found.

@@ -67,6 +67,9 @@ _RELEASE_LIMIT = 1000
 #: How often is looked for what should have been let go on (s).
 _SWEEP_EVERY = 2.0
 
+#: How often schedules that are due soon are read (s).
+_PREPARE_EVERY = 0.5
+
 #: How often is looked for pauses of schedules that have come to their end (s).
 _RESUME_EVERY = 1.0
 
@@ -102,6 +105,7 @@ class Relay:
         self._schedules = Schedules(database, clock, looks=not settings.needs_beat)
         self._watch = Watch(database, self._client, self._dispatcher, clock, settings)
         self._watch.add("stranded", _SWEEP_EVERY, self._releases.sweep)
+        self._watch.add("plans", _PREPARE_EVERY, self._schedules.prepare)
         self._watch.add("pauses", _RESUME_EVERY, self._schedules.end_pauses)
         schedules = declared.DeclaredSchedules(database, clock, settings)
         self._watch.add("declared_schedules", declared.EVERY, schedules.synchronise)

@@ -10,7 +10,7 @@ import structlog
 
 from jobworker.domain.calendars import Calendar
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.schedule import Schedule, parse
+from jobworker.domain.schedule import Schedule, stored
 from jobworker.domain.timetable import Timetable
 from jobworker.services import calendars as calendar_services
 from jobworker.store import calendars as stored_calendars
@@ -23,7 +23,7 @@ _KEPT = 20_000
 
 
 #: What reading raises when somebody has written nonsense into SQL.
-_UNREADABLE = (InvalidInput, KeyError, TypeError, ValueError)
+_UNREADABLE = (InvalidInput, AttributeError, LookupError, TypeError, ValueError)
 
 
 class Named(Protocol):
@@ -88,7 +88,7 @@ def _read(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Schedul
     specs = settling.specs(connection, [row.id for row in new]) if new else {}
     for row in new:
         try:
-            found[row.id] = parse(specs[row.id])
+            found[row.id] = stored(specs[row.id])
         except _UNREADABLE as error:
             refused(row, error)
     return found

@@ -44,6 +44,16 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True)
+class Coming:
+    """A schedule that will be due."""
+
+    id: str
+    name: str
+    revision: int
+    next_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """How far a schedule has come."""
 
@@ -82,6 +92,13 @@ def due_by(connection: sa.Connection, now: dt.datetime, limit: int) -> list[tupl
     """Up to `limit` schedules with something due at `now` or before: (id, when), the longest due first."""
     query = _AHEAD.where(_schedules.c.next_at <= now).limit(limit)
     return [(row.id, row.next_at) for row in connection.execute(query)]
+
+
+def coming(connection: sa.Connection, after: tuple[dt.datetime, str], until: dt.datetime, limit: int) -> list[Coming]:
+    """Up to `limit` schedules that are due next after this time, or at it with a later id, and not after `until`."""
+    place = sa.tuple_(_schedules.c.next_at, _schedules.c.id) > sa.tuple_(sa.literal(after[0]), sa.literal(after[1]))
+    query = _COMING.where(place, _schedules.c.next_at <= until).limit(limit)
+    return [Coming(*row) for row in connection.execute(query)]
 
 
 def next_due(connection: sa.Connection, after: dt.datetime) -> dt.datetime | None:
@@ -153,6 +170,11 @@ _DUE: sa.Select[Any] = sa.select(
 )
 _AHEAD = (
     sa.select(_schedules.c.id, _schedules.c.next_at)
+    .where(sa.text(schema.AHEAD_OF_TIME))
+    .order_by(_schedules.c.next_at, _schedules.c.id)
+)
+_COMING: sa.Select[Any] = (
+    sa.select(*(_schedules.c[item.name] for item in fields(Coming)))
     .where(sa.text(schema.AHEAD_OF_TIME))
     .order_by(_schedules.c.next_at, _schedules.c.id)
 )
