@@ -13,6 +13,7 @@ from jobworker.store import (
     executions,
     limits,
     planned,
+    settling,
     stopping,
     triggers,
 )
@@ -187,3 +188,24 @@ def test_how_a_batch_stands_is_counted_from_an_index(sqlite_database: Database) 
     assert cancelling == ["SCAN batches USING INDEX ix_batches_cancelling"]
     opened = _plans(sqlite_database, lambda connection: batches.open_after(connection, "b", 10))
     assert opened == ["SEARCH batches USING INDEX ix_batches_open (id>?)"]
+
+
+def test_what_schedules_are_due_is_read_from_their_index(sqlite_database: Database) -> None:
+    index = "job_schedules USING INDEX ix_job_schedules_next_at"
+    due = _plans(sqlite_database, lambda connection: settling.due_by(connection, NOW, 10))
+    assert due == [f"SEARCH {index} (next_at>? AND next_at<?)"]
+    coming = _plans(sqlite_database, lambda connection: settling.coming(connection, (NOW, ""), NOW, 10))
+    assert [index in step for step in coming] == [True]
+    after = _plans(sqlite_database, lambda connection: settling.next_due(connection, NOW))
+    assert after == ["SEARCH job_schedules USING INDEX ix_job_schedules_next_at (next_at>?)"]
+    over = _plans(sqlite_database, lambda connection: settling.pauses_over(connection, NOW, 10))
+    assert ["ix_job_schedules_paused_until" in step for step in over] == [True]
+
+
+def test_unfinished_executions_of_a_schedule_are_found_through_their_index(sqlite_database: Database) -> None:
+    index = "executions USING INDEX ix_executions_schedule_id (schedule_id=?)"
+    due = _plans(sqlite_database, lambda connection: settling.due(connection, ["a", "b"]))
+    assert f"SEARCH {index}" in due
+    assert not [step for step in due if step.startswith("SCAN executions")]
+    unfinished = _plans(sqlite_database, lambda connection: settling.unfinished(connection, "a"))
+    assert unfinished == [f"SEARCH {index}"]
