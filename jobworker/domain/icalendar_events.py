@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dateutil import rrule
-
 from jobworker.domain.calendar_reading import LONGEST_NAME
+from jobworker.domain.rules import rrule_reading
+from jobworker.domain.rules.recurrence import RRule
 
 #: Events begin in these years; others are typing errors, and would have to be followed for centuries.
 _YEARS = range(1900, 2400)
@@ -32,26 +32,18 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A recurrence rule without its bounds, and those: a time on the event's own clock, a number of occurrences.
-
-    Moved by `step`, or by a multiple of it, a rule that is not counted stays the same; None: one that is.
-    """
+    """A recurrence rule, and until when it holds: a time on the event's own clock."""
 
     text: str
     until: dt.datetime | None = None
-    count: int | None = None
-    step: dt.timedelta | None = None
 
     def begins(self, start: dt.datetime, after: dt.datetime, before: dt.datetime) -> Iterator[dt.datetime]:
-        """The occurrences of an event that starts at `start`, up to `before`; those until `after` may be missing."""
-        if self.step is not None and after > start:
-            start += (after - start) // self.step * self.step
-        made = rrule.rrulestr(self.text, dtstart=start)
-        assert isinstance(made, rrule.rrule), "one line is one rule"
-        for number, begin in enumerate(made.replace(until=min(self.until or before, before))):
-            if self.count is not None and number >= self.count:
-                return
+        """The occurrences from `after` to `before` of an event that starts at `start`."""
+        rule, last = RRule(self.text, start), min(self.until or before, before)
+        begin = rule.first(after)
+        while begin is not None and begin <= last:
             yield begin
+            begin = rule.first(begin + dt.timedelta(seconds=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +178,9 @@ def _rule(given: Any, tz: dt.tzinfo | None, all_day: bool) -> Rule:
         raise ValueError(f"RRULE: INTERVAL and COUNT must be 1 to {_MOST_COUNTED}")
     if any(len(given.get(name, [])) > 1 for name in ("BYHOUR", "BYMINUTE", "BYSECOND")):
         raise ValueError("RRULE: an event that repeats within a day is not read; give it as several events")
-    text = ";".join(each for each in given.to_ical().decode().split(";") if not each.startswith(("UNTIL=", "COUNT=")))
-    rrule.rrulestr(text, dtstart=dt.datetime.combine(dt.date(2024, 1, 1), dt.time()))
-    step = {"DAILY": interval * _DAY, "WEEKLY": interval * 7 * _DAY}.get(frequency) if count is None else None
-    return Rule(text, _until(until, tz, all_day), count, step)
+    text = ";".join(each for each in given.to_ical().decode().split(";") if not each.startswith("UNTIL="))
+    rrule_reading.read(text)
+    return Rule(text, _until(until, tz, all_day))
 
 
 def _until(given: Moment | None, tz: dt.tzinfo | None, all_day: bool) -> dt.datetime | None:

@@ -20,7 +20,7 @@ from jobworker.domain.errors import (
 )
 from jobworker.domain.job import NAME, Owner
 from jobworker.domain.rules.days import BusinessDay
-from jobworker.domain.schedule import State
+from jobworker.domain.schedule import Schedule, State
 from jobworker.domain.timetable import next_after
 from jobworker.services import calendars as values
 from jobworker.services import firing
@@ -86,8 +86,7 @@ def put(
         raise CalendarInUse(message)
     settled = [firing.settle_now(connection, row, now) if _is_due(row, now) else row for row in users]
     changed = calendars.put(connection, name, spec, owner, actor, now)
-    for row in settled:
-        _follow(connection, row, now)
+    _follow(connection, settled, now)
     return changed
 
 
@@ -138,14 +137,18 @@ def _is_due(row: ScheduleRow, now: dt.datetime) -> bool:
     return row.next_at is not None and row.next_at <= now
 
 
-def _follow(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) -> None:
-    """Work out anew when a schedule is due. What its calendars only forbid is seen when it is due."""
-    schedule = row.schedule
+def _follow(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> None:
+    """Work out anew when schedules are due. What their calendars only forbid is seen when it is due."""
+    moving = [(row, schedule) for row in rows if _moves(row, schedule := row.schedule)]
+    named = {name for _, schedule in moving for name in schedule.calendars}
+    found = values.known(connection, named)
+    coming = {row.id: next_after(schedule.timetable(found), max(now, row.settled_until)) for row, schedule in moving}
+    schedules.moved(connection, coming, now)
+
+
+def _moves(row: ScheduleRow, schedule: Schedule) -> bool:
     ended = schedule.max_runs is not None and row.runs >= schedule.max_runs
-    if row.state is State.RETIRED or ended or not isinstance(schedule.rule, BusinessDay):
-        return
-    timetable = schedule.timetable(values.known(connection, schedule.calendars))
-    schedules.moved(connection, row.id, now, next_after(timetable, max(now, row.settled_until)))
+    return row.state is not State.RETIRED and not ended and isinstance(schedule.rule, BusinessDay)
 
 
 def _named(rows: Sequence[ScheduleRow]) -> str:

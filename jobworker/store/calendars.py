@@ -19,6 +19,14 @@ _revisions = schema.calendar_revisions
 _uses = schema.schedule_calendars
 _schedules = schema.job_schedules
 
+# Asked in every settlement: building the statement costs as much as running it.
+_CURRENT = (
+    sa.select(_calendars.c.name, _calendars.c.revision, _calendars.c.changed_at)
+    .where(_calendars.c.name.in_(sa.bindparam("names", expanding=True)))
+    .order_by(_calendars.c.name)
+)
+_CURRENT_LOCKED = _CURRENT.with_for_update(read=True)
+
 
 @dataclass(frozen=True, slots=True)
 class CalendarRow:
@@ -63,9 +71,7 @@ def current(
 
     With `lock` none of them changes or goes before this transaction ends.
     """
-    query = sa.select(_calendars.c.name, _calendars.c.revision, _calendars.c.changed_at)
-    query = query.where(_calendars.c.name.in_(names)).order_by(_calendars.c.name)
-    rows = connection.execute(query.with_for_update(read=True) if lock else query)
+    rows = connection.execute(_CURRENT_LOCKED if lock else _CURRENT, {"names": list(names)})
     return {row.name: (row.revision, row.changed_at) for row in rows}
 
 

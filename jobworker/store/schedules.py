@@ -20,6 +20,21 @@ _calendars = schema.schedule_calendars
 _ids = IdFactory()
 
 
+_AT = sa.bindparam("at", type_=_schedules.c.settled_until.type)
+
+# One statement for many rows: building it for each would cost more than running it.
+_MOVE = (
+    sa.update(_schedules)
+    .where(_schedules.c.id == sa.bindparam("key"))
+    .values(
+        settled_until=sa.case((_schedules.c.settled_until > _AT, _schedules.c.settled_until), else_=_AT),
+        next_at=sa.bindparam("following"),
+        state=sa.bindparam("then"),
+        changed_at=_AT,
+    )
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ScheduleRow:
     """A schedule, and how far it has come. `store.scheduling` says what each column means."""
@@ -156,12 +171,14 @@ def retire(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.date
     audit.record(connection, AuditEntry(now, actor, "schedule.retire", row.name, row.spec, None))
 
 
-def moved(connection: sa.Connection, schedule_id: str, now: dt.datetime, next_at: dt.datetime | None) -> None:
-    """A calendar was changed that says when it is due: from `now` on that is otherwise."""
-    until = sa.case((_schedules.c.settled_until > now, _schedules.c.settled_until), else_=now)
-    state = State.ACTIVE if next_at else State.EXHAUSTED
-    values = {"settled_until": until, "next_at": next_at, "state": state.value, "changed_at": now}
-    connection.execute(_schedules.update().where(_schedules.c.id == schedule_id).values(values))
+def moved(connection: sa.Connection, coming: Mapping[str, dt.datetime | None], now: dt.datetime) -> None:
+    """A calendar was changed that says when these schedules are due next (by id): from `now` on that is otherwise."""
+    rows = [
+        {"key": key, "following": following, "then": (State.ACTIVE if following else State.EXHAUSTED).value, "at": now}
+        for key, following in coming.items()
+    ]
+    if rows:
+        connection.execute(_MOVE, rows)
 
 
 def delete(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> None:

@@ -155,7 +155,7 @@ class ImportQuery(Schema):
             raise ma.ValidationError(Coded("not_allowed", "must be true, or left out"))
 
 
-class LeftOut(Answer):
+class LeftOutEvent(Answer):
     """An event of a file that adds nothing."""
 
     uid = fields.String(allow_none=True)
@@ -177,7 +177,9 @@ class CalendarImport(Answer):
     events = integer("Events in the file.")
     days = fields.Dict(metadata={"description": "The days with their names, as the calendar has them."})
     windows = fields.List(fields.Dict())
-    left_out = fields.List(fields.Nested(LeftOut), metadata={"description": "At most 100 events that add nothing."})
+    left_out = fields.List(
+        fields.Nested(LeftOutEvent), metadata={"description": "At most 100 events that add nothing."}
+    )
     links = fields.Dict(values=fields.String())
 
 
