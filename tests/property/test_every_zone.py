@@ -62,8 +62,11 @@ def remarkable(zone: zoneinfo.ZoneInfo, *years: int) -> list[dt.datetime]:
     found = [dt.datetime(2024, 2, 29, tzinfo=dt.UTC) if len(zone.key) % 2 else dt.datetime(2025, 1, 1, tzinfo=dt.UTC)]
     for year in years:
         hours = [dt.datetime(year, 1, 1, tzinfo=dt.UTC) + dt.timedelta(hours=at) for at in range(0, 8784, 6)]
-        offsets = [hour.astimezone(zone).utcoffset() for hour in hours]
-        found += [hours[at] for at in range(1, len(hours)) if offsets[at] != offsets[at - 1]]
+        for earlier, hour in itertools.pairwise(hours):
+            offset = earlier.astimezone(zone).utcoffset()
+            quarters = (earlier + quarter * dt.timedelta(minutes=15) for quarter in range(25))
+            if hour.astimezone(zone).utcoffset() != offset:
+                found.append(next(each for each in quarters if each.astimezone(zone).utcoffset() != offset))
     return found
 
 

@@ -5,7 +5,7 @@ import calendar
 import datetime as dt
 import functools
 import itertools
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from jobworker.domain.rules.rrule_reading import Frequency, Parts
 
 #: After so many years, or so many days that were looked at, without an occurrence there is none.
 _YEARS = 50
-_MOST_DAYS = 5_000
+_MOST_DAYS = 3_000
 
 #: BYSETPOS that has found nothing in so many periods finds nothing.
 _MOST_PERIODS = 1_000
@@ -158,9 +158,20 @@ class _Search:
             length = calendar.monthrange(year, month)[1]
             if (year, month) < (begin.year, begin.month) or self._leaves_out(year, month):
                 continue
-            for number in _month_days(parts.month_days, length) if parts.month_days else range(1, length + 1):
+            for number in self._numbers(year, month, length):
                 if (day := dt.date(year, month, number)) >= begin:
                     yield day
+
+    def _numbers(self, year: int, month: int, length: int) -> Iterable[int]:
+        """The days of a month that come into question."""
+        if self.parts.month_days:
+            return _month_days(self.parts.month_days, length)
+        if not self.parts.year_days:
+            return range(1, length + 1)
+        passed = _year_day(dt.date(year, month, 1)) - 1
+        whole = 365 + calendar.isleap(year)
+        days = {number if number > 0 else whole + 1 + number for number in self.parts.year_days}
+        return sorted(day - passed for day in days if 1 <= day - passed <= length)
 
     def _leaves_out(self, year: int, month: int) -> bool:
         passed = (year - self.start.year) * 12 + month - self.start.month
