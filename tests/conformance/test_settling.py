@@ -241,6 +241,7 @@ def test_somebody_fires_it_by_hand(town: Town) -> None:
 def test_what_runs_at_start_has_an_occurrence_then(town: Town) -> None:
     eager, lazy = town.schedule("eager", run_at_start=True), town.schedule("lazy")
     with town.database.write() as connection:
+        assert settling.starting(connection) == [eager.id]
         assert firing.start(connection, [eager.id, lazy.id], at(0.5), "the relay was started") == 1
     assert town.ledger(eager) == [(0.5, "fired")]
     assert town.ledger(lazy) == []
@@ -262,5 +263,9 @@ def test_due_schedules_are_found_in_sql(town: Town) -> None:
         assert settling.due_by(connection, at(2), 10) == [(first.id, at(1)), (second.id, at(2))]
         assert settling.due_by(connection, at(2), 1) == [(first.id, at(1))]
         assert settling.next_due(connection, NOW) == at(1)
+        [one] = settling.coming(connection, (NOW, ""), at(5), 1)
+        assert (one.id, one.next_at) == (first.id, at(1))
+        assert [each.id for each in settling.coming(connection, (one.next_at, one.id), at(5), 9)] == [second.id]
+        assert settling.coming(connection, (NOW, ""), at(0.5), 9) == []
         assert settling.next_due(connection, at(1)) == at(2)
         assert settling.next_due(connection, at(2)) is None
