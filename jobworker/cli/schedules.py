@@ -8,7 +8,7 @@ import click
 from jobworker.cli import arguments, common, schedule_plans, telling
 from jobworker.clock import SystemClock
 from jobworker.domain import describing
-from jobworker.domain.schedule import Overlap, Owner
+from jobworker.domain.schedule import Missed, Overlap, Owner
 from jobworker.services import occurrences, preview, schedules
 from jobworker.services.coming import Coming, Expected
 from jobworker.services.preview import Asked as Wanted
@@ -108,6 +108,33 @@ def preview_(
         for sign, moments in (("+", found.compared.comes), ("-", found.compared.goes)):
             for moment in moments:
                 click.echo(f"  {sign} {telling.moment(moment, found.schedule['zone'])}")
+
+
+@command.command()
+@click.argument("name")
+@click.option("--note", help="Why: it is shown with the schedule.")
+@click.option("--until", type=arguments.Moment(), help="It is resumed then: 2030-01-31T12:00:00Z.")
+def pause(name: str, note: str | None, until: dt.datetime | None) -> None:
+    """Let schedule NAME start nothing until it is resumed."""
+    with common.database(common.prepare()) as database:
+        click.echo(_line(schedules.pause(database, SystemClock(), name, note, until, common.actor())))
+
+
+@command.command()
+@click.argument("name")
+@click.option(
+    "--on-resume",
+    "policy",
+    type=click.Choice([each.value for each in Missed]),
+    help="What becomes of the occurrences of the pause, instead of what the schedule says.",
+)
+def resume(name: str, policy: str | None) -> None:
+    """Let schedule NAME start its job again."""
+    settings = common.prepare()
+    with common.database(settings) as database:
+        found = schedules.resume(database, SystemClock(), name, Missed(policy) if policy else None, common.actor())
+    Waker(settings.redis_url).ring()
+    click.echo(_line(found))
 
 
 @command.command()

@@ -27,7 +27,7 @@ from jobworker.domain.outages import Outage
 from jobworker.domain.parameters import VARIADIC
 from jobworker.domain.schedule import Owner
 from jobworker.domain.settling import Outcome
-from jobworker.services import firing, release, schedule_sync
+from jobworker.services import firing, pausing, release, schedule_sync
 from jobworker.services import schedules as editing
 from jobworker.services.schedule_sync import Step
 from jobworker.store import dependencies, dispatch, history, jobs, schedules, settling, simulated, stopping, tasks
@@ -176,9 +176,9 @@ class _Simulation:
 
     def _live(self) -> dt.datetime | None:
         """Take turns until the time is over; answers when it was stopped before."""
-        while (moment := self._awake(self._next())) < self._question.end:
-            self._now = max(self._now, moment)
-            if not self._turn() and moment <= self._now == self._awake(self._next()):
+        while (moment := self._next()) < self._question.end:
+            self._now = moment
+            if not self._turn() and self._next() == self._now:
                 simulated.leave_out(self._connection, self._now)
             if simulated.count(self._connection) > self._question.limit:
                 return self._now
@@ -192,15 +192,16 @@ class _Simulation:
     def _finish(self) -> None:
         """Let what was begun come to its end; nothing more falls due."""
         while self._running:
-            self._now = max(self._now, self._awake(self._running[0][0]))
+            self._now = self._awake(max(self._now, self._running[0][0]))
             self._end_and_start()
 
     def _next(self) -> dt.datetime:
-        """When something happens next."""
+        """When the next turn is taken."""
         due = settling.due_by(self._connection, _NEVER, 1)
         moments = [at for _, at in due] + [at for at, _ in self._running[:1]]
-        waiting = dispatch.next_due(self._connection)
-        return min([*moments, waiting] if waiting else moments, default=_NEVER)
+        others = dispatch.next_due(self._connection), simulated.next_end_of_a_pause(self._connection)
+        found = min([*moments, *(each for each in others if each is not None)], default=_NEVER)
+        return self._awake(max(self._now, found))
 
     def _awake(self, moment: dt.datetime) -> dt.datetime:
         """The first moment from this one on at which somebody takes a turn."""
@@ -215,8 +216,11 @@ class _Simulation:
         due = dict(settling.due_by(self._connection, self._now, _AT_ONCE))
         if due:
             firing.settle(self._connection, due, self._now)
+        resumed = settling.pauses_over(self._connection, self._now, _AT_ONCE)
+        for each in resumed:
+            pausing.end(self._connection, each, self._now)
         advanced = bool(due) and due != dict(settling.due_by(self._connection, self._now, _AT_ONCE))
-        return self._release_and_start() or ended or advanced
+        return self._release_and_start() or ended or advanced or bool(resumed)
 
     def _end_and_start(self) -> None:
         self._record()

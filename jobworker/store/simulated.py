@@ -68,6 +68,12 @@ def begin(connection: sa.Connection, moment: dt.datetime) -> None:
     connection.execute(_schedules.update().values(values))
 
 
+def next_end_of_a_pause(connection: sa.Connection) -> dt.datetime | None:
+    """When the next pause ends by itself."""
+    found: dt.datetime | None = connection.scalar(sa.select(sa.func.min(_schedules.c.paused_until)))
+    return found
+
+
 def leave_out(connection: sa.Connection, now: dt.datetime) -> None:
     """Schedules that are due and cannot be settled stand in nobody's way."""
     connection.execute(_schedules.update().where(_schedules.c.next_at <= now).values(next_at=None))

@@ -13,7 +13,7 @@ from jobworker.declare.schedules import Declarations, collecting
 from jobworker.domain.errors import InvalidInput, ScheduleNotFound
 from jobworker.domain.outages import Outage
 from jobworker.domain.rules.days import Daily
-from jobworker.services import schedules, simulation
+from jobworker.services import pausing, schedules, simulation
 from jobworker.services.simulation import Question, Simulated
 from jobworker.store import schedules as store
 from jobworker.store.database import Database
@@ -155,6 +155,25 @@ def test_an_outage_that_does_not_end_leaves_something_to_be_settled() -> None:
     story = simulation.of_code(code(rule=every(3600)), Question(at("01-01"), at("01-02"), [outage], duration=60))
     assert told(story.occurrences) == [("01-01T00:00", "fired"), ("01-01T01:00", "fired")]
     assert story.unsettled == {"s": at("01-01T02:00")}
+
+
+def test_an_outage_at_the_beginning_counts() -> None:
+    found = lived(code(rule=every(3600)), "01-01", "01-01T02:00", outages=[Outage(at("01-01"), at("01-01T00:30"))])
+    assert [f"{each.settled_at:%H:%M}" for each in found] == ["00:30", "01:00"]
+
+
+def test_a_pause_holds_and_ends_as_it_is_in_the_database(sqlite_database: Database) -> None:
+    household = Household(sqlite_database)
+    described = {"name": "s", "job": "load", "rule": {"kind": "interval", "every": 3600}, "on_resume": "fire_once"}
+    schedules.create(sqlite_database, household.clock, described, "ann")
+    with sqlite_database.write() as connection:
+        row = schedules.find(connection, "s")
+        pausing.pause(connection, row, "moving", at("06-01T01:30"), "ann", household.clock.now())
+    question = Question(at("06-01"), at("06-01T03:00"), duration=60)
+    found = simulation.of_database(sqlite_database, question).occurrences
+    assert told(found) == [("06-01T00:00", "skipped_paused"), ("06-01T01:00", "fired"), ("06-01T02:00", "fired")]
+    assert found[1].started_at == at("06-01T01:30")
+    assert "moving" in (found[0].reason or "")
 
 
 def test_what_cannot_be_declared_is_told() -> None:

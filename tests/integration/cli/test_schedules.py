@@ -149,6 +149,22 @@ def test_fire_makes_an_execution_unless_one_has_not_ended(
     assert jobworker("schedules", "fire", "nobody").exit_code == 2
 
 
+def test_pause_and_resume(jobworker: Run, folder: Path) -> None:
+    code(folder, _NIGHTLY)
+    jobworker("schedules", "apply")
+    paused = jobworker("schedules", "pause", "nightly", "--note", "moving", "--until", "2099-01-01T12:00:00Z")
+    assert paused.exit_code == 0, paused.stderr
+    assert paused.stdout.startswith("nightly  paused ")
+    assert "paused by cli" in paused.stdout
+    assert " until Thu 2099-01-01 13:00:00 CET: moving  job clean  (code)" in paused.stdout
+    assert jobworker("schedules", "list", "--state", "paused").stdout == paused.stdout
+    past = jobworker("schedules", "pause", "nightly", "--until", "2020-01-01T12:00:00Z")
+    assert (past.exit_code, "is past" in past.stderr) == (2, True)
+    resumed = jobworker("schedules", "resume", "nightly", "--on-resume", "fire_once")
+    assert resumed.stdout.startswith("nightly  active ")
+    assert jobworker("schedules", "resume", "nobody").exit_code == 2
+
+
 def test_preview_shows_what_is_not_saved(jobworker: Run, folder: Path) -> None:
     code(folder, _NIGHTLY)
     jobworker("schedules", "apply")
