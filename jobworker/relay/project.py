@@ -23,8 +23,8 @@ _RECENT = 10.0
 #: Recent changes that one round looks at. If there are more, all is compared.
 _MOST_RECENT = 1000
 
-#: Schedules that one round of the comparison of all takes; with a round a second 100,000 take half a minute.
-_MOST_COMPARED = 4000
+#: Schedules that one round of the comparison of all takes; with a round a second 100,000 take a third of a minute.
+_MOST_COMPARED = 5000
 
 #: How often that comparison begins (s): so every entry is looked at once a minute.
 _EVERY = 50.0

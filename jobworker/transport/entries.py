@@ -23,6 +23,7 @@ RULE_TYPE = "jobworker.rule"
 #: What of a schedule's JSON says when it is due.
 _TIMETABLE = ("rule", "zone", "dst", "start", "end")
 
+_encode_sorted = json.JSONEncoder(sort_keys=True).encode
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -54,7 +55,7 @@ def encode(schedule_id: str, spec: Mapping[str, Any], known: Mapping[str, Any] |
         "schedule": {"__type__": RULE_TYPE, "rule": timetable},
         "enabled": True,
     }
-    return json.dumps(definition, sort_keys=True)
+    return _encode_sorted(definition)
 
 
 def _calendar_fields(spec: Mapping[str, Any]) -> tuple[str, ...]:
