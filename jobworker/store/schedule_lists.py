@@ -152,5 +152,6 @@ def _conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
 
 
 def _overdue(since: dt.datetime) -> Iterator[sa.ColumnElement[bool]]:
+    yield sa.text(schema.AHEAD_OF_TIME)
     yield _schedules.c.next_at < since
     yield _STANDING.in_([Standing.ACTIVE.value])
