@@ -13,6 +13,7 @@ from jobworker.store import (
     executions,
     limits,
     planned,
+    schedule_lists,
     settling,
     stopping,
     triggers,
@@ -209,3 +210,9 @@ def test_unfinished_executions_of_a_schedule_are_found_through_their_index(sqlit
     assert not [step for step in due if step.startswith("SCAN executions")]
     unfinished = _plans(sqlite_database, lambda connection: settling.unfinished(connection, "a"))
     assert unfinished == [f"SEARCH {index}"]
+
+
+def test_what_is_overdue_is_read_in_the_order_of_its_index(sqlite_database: Database) -> None:
+    by_index = ["SEARCH job_schedules USING INDEX ix_job_schedules_next_at (next_at>? AND next_at<?)"]
+    assert _plans(sqlite_database, lambda connection: schedule_lists.overdue(connection, NOW, 10)) == by_index
+    assert _plans(sqlite_database, lambda connection: schedule_lists.count_overdue(connection, NOW)) == by_index
