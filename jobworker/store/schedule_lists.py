@@ -137,7 +137,7 @@ _STANDING = sa.case(
 )
 
 
-def _conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
+def _conditions(filters: Filters) -> Iterator[Any]:
     if filters.job is not None:
         yield _schedules.c.job == filters.job
     if filters.owner is not None:
@@ -151,7 +151,7 @@ def _conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
         yield from _overdue(filters.overdue_since)
 
 
-def _overdue(since: dt.datetime) -> Iterator[sa.ColumnElement[bool]]:
+def _overdue(since: dt.datetime) -> Iterator[Any]:
     yield sa.text(schema.AHEAD_OF_TIME)
     yield _schedules.c.next_at < since
     yield _STANDING.in_([Standing.ACTIVE.value])
