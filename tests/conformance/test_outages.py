@@ -1,4 +1,4 @@
-"""Ten hours in which nobody looks at the schedules, over nights when clocks change, under each misfire policy.
+"""Ten hours in which nobody looks at the schedules, over nights when clocks change, under each policy.
 
 Time is virtual; the ledger must be the one that a few plain sentences predict (`_predicted`).
 """
@@ -14,8 +14,8 @@ from jobworker.domain.job import Definition, Owner
 from jobworker.domain.schedule import Owner as ScheduleOwner
 from jobworker.domain.schedule import parse
 from jobworker.domain.timetable import next_after
-from jobworker.services import firing
-from jobworker.store import jobs, schedules, schema, tasks
+from jobworker.services import firing, pausing
+from jobworker.store import jobs, schedules, schema, settling, tasks
 from jobworker.store.database import Database
 from tests.conformance.worlds import task
 from tests.windows import CLEAN, Occurrence, check, named
@@ -68,6 +68,7 @@ class Village:
         self.now = self.begin = begin
         self.outage = outage, outage + 10 * HOUR + dt.timedelta(seconds=1)
         self.specs: dict[str, dict[str, Any]] = {}
+        self.paused: tuple[dt.datetime, dt.datetime] | None = None
         with database.write() as connection:
             tasks.put(connection, task())
             jobs.put(connection, Definition("send", task="tasks.mail.send"), Owner.API, "me", begin)
@@ -89,21 +90,44 @@ class Village:
             self._settle()
         self.now = until
 
+    def pause(self, until: dt.datetime, by_itself: bool) -> None:
+        """Pause every schedule now; it ends by itself, or somebody has to `resume` them then."""
+        with self.database.write() as connection:
+            for row in schedules.all(connection):
+                pausing.pause(connection, row, None, until if by_itself else None, "me", self.now)
+        self.paused = self.now, until
+
+    def resume(self, *ids: str) -> None:
+        """End the pause of these schedules, or of every one."""
+        with self.database.write() as connection:
+            for row in schedules.all(connection):
+                if row.id in (ids or self.specs):
+                    pausing.resume(connection, row, "me", self.now)
+
+    def is_paused(self, nominal: dt.datetime) -> bool:
+        """Whether an occurrence falls into the pause."""
+        return self.paused is not None and self.paused[0] <= nominal < self.paused[1]
+
     def noticed(self, nominal: dt.datetime) -> dt.datetime:
         """When an occurrence is noticed."""
         begin, end = self.outage
         return end if begin <= nominal + LAG < end else nominal + LAG
 
     def _next_look(self) -> dt.datetime | None:
+        table = schema.job_schedules.c
         with self.database.read() as connection:
-            earliest = connection.execute(sa.select(sa.func.min(schema.job_schedules.c.next_at))).scalar_one()
-        return None if earliest is None else max(self.now, self.noticed(earliest))
+            looks = connection.execute(sa.select(sa.func.min(table.next_at), sa.func.min(table.paused_until))).one()
+        moments = [self.noticed(moment) for moment in looks if moment is not None]
+        return max(self.now, min(moments)) if moments else None
 
     def _settle(self) -> None:
         table = schema.job_schedules.c
         wanted = sa.select(table.id, table.next_at).where(table.next_at <= self.now)
         with self.database.read() as connection:
             due = {row.id: row.next_at for row in connection.execute(wanted)}
+            over = settling.pauses_over(connection, self.now, 1000)
+        if over:
+            self.resume(*over)
         while due:
             with self.database.write() as connection:
                 due = dict(firing.settle(connection, due, self.now).unfinished)
@@ -111,13 +135,20 @@ class Village:
 
 def _predicted(village: Village, end: dt.datetime) -> Iterator[tuple[Occurrence, str]]:
     for schedule, spec in village.specs.items():
-        moments = named(spec, *_bounds(spec, village.begin, end))
         together: dict[dt.datetime, list[dt.datetime]] = {}
-        for moment in moments:
-            together.setdefault(village.noticed(moment), []).append(moment)
+        held_up = []
+        for moment in named(spec, *_bounds(spec, village.begin, end)):
+            if village.is_paused(moment):
+                held_up.append(moment)
+            else:
+                together.setdefault(village.noticed(moment), []).append(moment)
         for noticed, group in together.items():
             for moment, outcome in _outcomes(group, noticed, **spec["misfire"]):
                 yield (schedule, moment), outcome
+        most = {"skip": 0, "fire_once": 1, "catch_up": spec["misfire"].get("max", 100)}[spec.get("on_resume", "skip")]
+        made_up_for = held_up[max(0, len(held_up) - most) :]
+        for moment in held_up:
+            yield (schedule, moment), "fired" if moment in made_up_for else "skipped_paused"
 
 
 def _bounds(spec: dict[str, Any], begin: dt.datetime, end: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
@@ -158,3 +189,28 @@ def test_an_outage_leaves_exactly_the_rows_that_the_policy_says(
     expected = dict(_predicted(village, end))
     assert check(database, expected, village.begin, end) == CLEAN
     assert set(expected.values()) == {"fired", "coalesced", "missed"}
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+@pytest.mark.parametrize("on_resume", ["skip", "fire_once", "catch_up"])
+def test_a_pause_in_an_outage_leaves_exactly_the_rows_that_the_policies_say(
+    database: Database, on_resume: str, by_itself: bool
+) -> None:
+    zone, outage = NIGHTS[0]
+    village = Village(database, outage - HOUR - LAG, outage)
+    for misfire in POLICIES[1::2]:
+        for fields in RULES[1::2]:
+            village.plant(zone=zone, misfire=misfire, on_resume=on_resume, **fields)
+    village.live(outage - HOUR / 3)
+    # One that ends by itself does so while nobody looks.
+    until = outage + (7 if by_itself else 11.1) * HOUR
+    village.pause(until, by_itself)
+    if not by_itself:
+        village.live(until)
+        village.resume()
+    end = outage + 12 * HOUR
+    village.live(end)
+
+    expected = dict(_predicted(village, end))
+    assert check(database, expected, village.begin, end) == CLEAN
+    assert {"fired", "skipped_paused"} <= set(expected.values())
