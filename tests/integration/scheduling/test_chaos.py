@@ -15,20 +15,26 @@ from tests.integration.scheduling.town import IMPATIENT, LOCK, SHIPPED, Town
 from tests.servers import PostgresServer, RedisServer, running
 from tests.waiting import until
 
-#: Where the database has no part in it, one of them is enough.
-ON_SQLITE = pytest.mark.parametrize("built", ["sqlite"], indirect=True)
-ON_POSTGRESQL = pytest.mark.parametrize("built", ["postgresql"], indirect=True)
+#: The database, and who says what is due.
+SQLITE, POSTGRESQL, NO_BEAT = ("sqlite", "redbeat"), ("postgresql", "redbeat"), ("sqlite", "internal")
+
+
+def of(*towns: tuple[str, str]) -> pytest.MarkDecorator:
+    """What happens in these towns; where database or beat have no part in it, one of them is enough."""
+    return pytest.mark.parametrize("built", towns, ids="-".join, indirect=True)
+
 
 TEMPLATE = "jobworker_template"
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module")
 def built(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path
 ) -> Iterator[Town]:
     """A town at work, for all the tests."""
     folder = tmp_path_factory.mktemp("town")
-    if request.param == "sqlite":
+    kind, provider = request.param
+    if kind == "sqlite":
         url = f"sqlite:///{shutil.copy(_sqlite_template, folder / 'jobworker.db')}"
     else:
         postgres: PostgresServer = request.getfixturevalue("postgres")
@@ -36,7 +42,7 @@ def built(
         url = postgres.url("town")
     server, database = RedisServer(folder / "redis", persistent=True), Database(url)
     with running(server), engine_on(folder, database, url, server.url) as engine:
-        town = Town(engine, server)
+        town = Town(engine, server, provider)
         engine.worker()
         engine.ready()
         town.plant()
@@ -49,13 +55,15 @@ def built(
 
 @pytest.fixture
 def town(built: Town) -> Town:
-    """The town with two beats, one of which leads."""
-    while len(built.beats) < 2:
-        built.start_beat()
-    built.leader()
+    """The town with two beats, one of which leads; or without any."""
+    if built.has_beats:
+        while len(built.beats) < 2:
+            built.start_beat()
+        built.leader()
     return built
 
 
+@of(SQLITE, POSTGRESQL)
 def test_the_leader_is_killed(town: Town) -> None:
     with town.ordinary_day():
         first = town.leader()
@@ -65,7 +73,7 @@ def test_the_leader_is_killed(town: Town) -> None:
         town.goes_on()
 
 
-@ON_SQLITE
+@of(SQLITE)
 def test_the_leader_stands_still_for_longer_than_its_lock(town: Town) -> None:
     with town.ordinary_day():
         first = town.leader()
@@ -77,7 +85,7 @@ def test_the_leader_stands_still_for_longer_than_its_lock(town: Town) -> None:
         assert first.process.is_alive()
 
 
-@ON_SQLITE
+@of(SQLITE)
 def test_two_beats_lead_at_once(town: Town) -> None:
     with town.ordinary_day():
         for _ in range(4):
@@ -92,7 +100,7 @@ def test_two_beats_lead_at_once(town: Town) -> None:
         assert all(beat.process.is_alive() for beat in town.beats)
 
 
-@ON_SQLITE
+@of(SQLITE)
 def test_the_host_of_the_leader_is_cut_off(town: Town) -> None:
     with town.ordinary_day():
         first = town.leader()
@@ -104,7 +112,7 @@ def test_the_host_of_the_leader_is_cut_off(town: Town) -> None:
         assert first.process.is_alive()
 
 
-@ON_SQLITE
+@of(SQLITE)
 def test_the_answer_to_a_report_gets_lost(town: Town) -> None:
     with town.ordinary_day():
         leader = town.leader()
@@ -113,7 +121,7 @@ def test_the_answer_to_a_report_gets_lost(town: Town) -> None:
         town.goes_on()
 
 
-@ON_SQLITE
+@of(SQLITE)
 def test_redis_is_restarted(town: Town) -> None:
     with town.ordinary_day():
         town.server.stop()
@@ -122,7 +130,7 @@ def test_redis_is_restarted(town: Town) -> None:
         town.goes_on()
 
 
-@ON_SQLITE
+@of(SQLITE)
 def test_as_shipped_another_beat_leads_within_30_seconds(town: Town) -> None:
     town.replace_beats(SHIPPED)
     with town.ordinary_day(bound=30):
@@ -135,6 +143,7 @@ def test_as_shipped_another_beat_leads_within_30_seconds(town: Town) -> None:
     town.replace_beats(IMPATIENT)
 
 
+@of(SQLITE, POSTGRESQL, NO_BEAT)
 def test_redis_is_killed(town: Town) -> None:
     with town.ordinary_day(began_once=False):
         town.server.kill()
@@ -143,22 +152,25 @@ def test_redis_is_killed(town: Town) -> None:
         town.goes_on()
 
 
+@of(SQLITE, POSTGRESQL, NO_BEAT)
 def test_redis_forgets_everything(town: Town) -> None:
     with town.ordinary_day(began_once=False):
         town.client.flushall()
-        until(lambda: town.client.zcard(entries.SCHEDULE_KEY) == len(town.specs), 60.0, what="the entries to be back")
+        if town.has_beats:
+            until(lambda: town.client.zcard(entries.SCHEDULE_KEY) == len(town.specs), 60.0, what="all entries")
         town.goes_on()
 
 
+@of(SQLITE, POSTGRESQL, NO_BEAT)
 def test_the_relay_is_killed(town: Town) -> None:
     with town.ordinary_day():
         town.relay.send(signal.SIGKILL)
         town.lasts(2)
-        town.relay = town.engine.relay()
+        town.start_relay()
         town.goes_on()
 
 
-@ON_POSTGRESQL
+@of(POSTGRESQL)
 def test_the_database_goes_away(town: Town) -> None:
     database = town.engine.database
     name = str(database.url.database)

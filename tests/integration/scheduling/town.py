@@ -1,5 +1,7 @@
 """A town that lives by its schedules: a relay, a worker and two beats, each beat on a wire of its own.
 
+Or without any beat: then the relay itself looks what is due.
+
 Whatever happens to any of them, every occurrence runs once: `Town.ordinary_day` says so for what happens within it.
 """
 
@@ -66,13 +68,20 @@ class Beat:
 class Town:
     """Everything that runs, and what is to be expected of it."""
 
-    def __init__(self, engine: Engine, server: RedisServer) -> None:
+    def __init__(self, engine: Engine, server: RedisServer, provider: str) -> None:
         self.engine = engine
+        self.has_beats = provider == "redbeat"
+        self._provider = provider
         self.server = server
         self.client = server.client()
         self.specs: dict[str, dict[str, Any]] = {}
         self.beats: list[Beat] = []
-        self.relay = engine.relay()
+        self.relay = self.start_relay()
+
+    def start_relay(self) -> Process:
+        """The relay, instead of the one that was there."""
+        self.relay = self.engine.relay(JOBWORKER_SCHEDULING_PROVIDER=self._provider)
+        return self.relay
 
     def plant(self, rules: Sequence[dict[str, Any]] = _RULES) -> None:
         """Add schedules of which nothing may be left out, however late it is."""
