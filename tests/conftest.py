@@ -22,28 +22,6 @@ _TEMPLATE = "jobworker_template"
 NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a fixture of their module or package run in one process, so that it is made once."""
-    for item in items:
-        group = _shares(item)
-        if group:
-            item.add_marker(pytest.mark.xdist_group(group))
-
-
-def _shares(item: pytest.Item) -> str:
-    """What a test shares with others of its module or package, and in which variant."""
-    definitions = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
-    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    shared = [
-        f"{found[-1].baseid if found[-1].scope == 'package' else item.nodeid.partition('::')[0]}:{name}"
-        f"={parameters.get(name, '')}"
-        for name, found in definitions.items()
-        if found[-1].scope in ("module", "package")
-    ]
-    return " ".join(sorted(shared))
-
-
 @pytest.fixture
 def clock() -> ManualClock:
     """A clock that stands at `NOW` until the test moves it."""
