@@ -23,7 +23,7 @@ from jobworker.domain.schedule import Owner, Schedule, State
 from jobworker.domain.timetable import next_after
 from jobworker.services import firing, naming, overdue, pausing, plans, schedule_checks
 from jobworker.services.plans import Plan
-from jobworker.store import jobs, schedule_lists, schedules
+from jobworker.store import jobs, ledger, schedule_lists, schedules
 from jobworker.store.database import Database
 from jobworker.store.jobs import JobRow
 from jobworker.store.pages import DEFAULT_LIMIT, Page
@@ -221,7 +221,8 @@ def _warnings(row: ScheduleRow, job: JobRow | None, plan: Plan | None, now: dt.d
 
 
 def _expect(connection: sa.Connection, name: str, expected: Expected) -> ScheduleRow:
-    """The schedule, if it is at one of the revisions that the caller knows."""
+    """The schedule, if it is at one of the revisions that the caller knows; nobody else changes it meanwhile."""
+    ledger.lock(connection, find(connection, name).id)
     row = find(connection, name)
     if expected is not None and row.revision not in expected:
         message = f"schedule {row.name} is at revision {row.revision} now; read it again, then repeat the change"

@@ -1,6 +1,8 @@
 """Schedules over HTTP: created, read, listed, changed and removed."""
 
 import datetime as dt
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any
 
@@ -264,6 +266,21 @@ class TestChange:
         assert world.client.delete(URL).status_code == 428
         assert world.client.delete(URL, headers={"If-Match": '"7"'}).status_code == 412
         assert world.client.get(URL).headers["ETag"] == '"1"'
+
+    def test_one_of_two_changes_at_the_same_moment_is_refused(self, any_world: World) -> None:
+        created(any_world)
+        both = threading.Barrier(2)
+
+        def change(zone: str) -> int:
+            client: Any = any_world.app.test_client()
+            both.wait()
+            body = {**SCHEDULE, "zone": zone}
+            status: int = client.put(URL, json=body, headers={"If-Match": '"1"'}).status_code
+            return status
+
+        with ThreadPoolExecutor(2) as threads:
+            assert sorted(threads.map(change, ["Asia/Tokyo", "Asia/Kolkata"])) == [200, 412]
+        assert any_world.client.get(URL).headers["ETag"] == '"2"'
 
     def test_what_was_due_under_the_old_rule_stays_due(self, any_world: World) -> None:
         created(any_world)
