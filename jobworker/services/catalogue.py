@@ -14,8 +14,9 @@ from jobworker.domain.errors import Conflict
 from jobworker.domain.job import Definition, OnWorkerLost, Owner
 from jobworker.domain.parameters import Parameter
 from jobworker.domain.retry import MAX_ATTEMPTS
+from jobworker.domain.schedule import Owner as ScheduleOwner
 from jobworker.services import firing, trigger_rules
-from jobworker.store import jobs, tasks
+from jobworker.store import jobs, schedules, tasks
 from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.store.tasks import TaskRow
 
@@ -56,7 +57,7 @@ def _learn(connection: sa.Connection, described: Mapping[str, Any], code_version
     tasks.put(connection, row)
     present = jobs.get(connection, row.name)
     if present is None or present.owner is Owner.CODE:
-        definition = _without_cycle(connection, _definition(row))
+        definition = _without_taken_schedule(connection, _without_cycle(connection, _definition(row)))
         firing.settle_own(connection, row.name, now)
         jobs.put(connection, definition, Owner.CODE, f"code:{code_version}", now)
     else:
@@ -70,6 +71,16 @@ def _without_cycle(connection: sa.Connection, definition: Definition) -> Definit
         return definition
     logger.error("triggers_left_out", job=definition.name, cycle=" -> ".join(path))
     return replace(definition, policies={**definition.policies, "trigger_after": []})
+
+
+def _without_taken_schedule(connection: sa.Connection, definition: Definition) -> Definition:
+    """The definition; without its schedule if its name is that of one which is edited elsewhere."""
+    other = schedules.named(connection, definition.name) if definition.schedule is not None else None
+    if other is None or other.owner is ScheduleOwner.JOB:
+        return definition
+    why = f"there is a schedule of this name already, by {other.owner.value}: remove that one, or the one in @job"
+    logger.error("schedule_left_out", job=definition.name, why=why)
+    return replace(definition, schedule=None)
 
 
 def _definition(task: TaskRow) -> Definition:

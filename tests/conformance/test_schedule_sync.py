@@ -10,10 +10,10 @@ from jobworker import business_day, calendar, daily, every, schedule
 from jobworker.clock import ManualClock
 from jobworker.declare.schedules import Declarations, collecting
 from jobworker.domain.schedule import Owner, State
-from jobworker.services import calendar_editing, schedule_sync
+from jobworker.services import calendar_editing, catalogue, schedule_sync
 from jobworker.services import schedules as editing
 from jobworker.services.schedule_sync import Change, Step
-from jobworker.store import audit, schedules, schema
+from jobworker.store import audit, jobs, schedules, schema
 from jobworker.store.database import Database
 from jobworker.store.schedules import ScheduleRow
 from tests.conformance.household import Household
@@ -236,3 +236,17 @@ def test_calendars_of_others_are_left_alone(house: House) -> None:
     assert created.step is Step.CREATED, "the calendar that is there will do"
     house.calendars.clear()
     assert house.apply() == []
+
+
+def test_a_job_whose_schedule_has_a_name_that_is_taken_is_learnt_without_it(house: House) -> None:
+    house.declares("nightly")
+    house.apply()
+    rule = {"kind": "daily", "time": "01:00"}
+    options = {"queue": "default", "priority": 5, "on_worker_lost": "retry", "schedule": rule}
+    task = {"name": "nightly", "description": "", "parameters": [], "options": options}
+    catalogue.learn(house.database, house.clock, [task, {**task, "name": "weekly"}], "v1")
+    with house.database.read() as connection:
+        found = jobs.some(connection, ["nightly", "weekly"])
+    assert found["nightly"].definition.schedule is None
+    assert found["weekly"].definition.schedule is not None
+    assert (house.row("nightly").owner, house.row("weekly").owner) == (Owner.CODE, Owner.JOB)
