@@ -111,7 +111,7 @@ def _make(
         if decision.outcome is not Outcome.FIRED:
             entries.append(Entry(decision))
             continue
-        like = occasions.pattern(occasion.row, occasion.plan, known, now)
+        like = occasions.pattern(occasion.plan, known, now)
         made = occasions.execution(occasion.row, occasion.plan, like, decision.nominal, now)
         taken = _taken(connection, made, known, keys, now) if made.unique_key else None
         if taken is not None:

@@ -3,7 +3,10 @@
 import datetime as dt
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
+from typing import Any
+
+import orjson
 
 from jobworker.domain import deadline, limits, spreading
 from jobworker.domain.errors import InvalidParameters
@@ -25,15 +28,18 @@ _KEPT = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """What all executions of a schedule have in common; `problem`: why its parameters are refused, if they are."""
+    """What all executions that ask for the same have in common: the fields of `NewExecution`.
 
-    of: tuple[object, ...]
-    row: NewExecution
+    `problem`: why its parameters are refused, if they are.
+    """
+
+    fields: Mapping[str, Any]
     expires: float | None
     problem: str | None
 
 
-_patterns: dict[str, Pattern] = {}
+#: By what they depend on. Thousands of schedules may start the same job with the same parameters.
+_patterns: dict[tuple[object, ...], Pattern] = {}
 
 
 def closed(job: JobRow | None, name: str) -> str | None:
@@ -63,19 +69,18 @@ def situation(row: Due, plan: Plan, known: Known, busy: Busy, now: dt.datetime) 
     )
 
 
-def pattern(row: Due, plan: Plan, known: Known, now: dt.datetime) -> Pattern:
+def pattern(plan: Plan, known: Known, now: dt.datetime) -> Pattern:
     """What the executions of a schedule are like. Its parameters are checked like those of a submission."""
-    job = known.jobs[row.job]
+    schedule = plan.schedule
+    job = known.jobs[schedule.job]
     task = known.tasks.get(job.definition.task)
-    of = (plan.revision, job.revision, task.updated_at if task else None)
-    kept = _patterns.get(row.id)
-    if kept is not None and kept.of == of:
-        return kept
-    made = _pattern(row, plan, job, task, of, now)
-    _patterns.pop(row.id, None)
-    _patterns[row.id] = made
-    if len(_patterns) > _KEPT:
-        del _patterns[next(iter(_patterns))]
+    given = orjson.dumps(schedule.parameters, option=orjson.OPT_SORT_KEYS) if schedule.parameters else b""
+    asked = (schedule.job, job.revision, task.updated_at if task else None, schedule.queue, schedule.priority, given)
+    made = _patterns.get(asked)
+    if made is None:
+        made = _patterns[asked] = _pattern(plan, job, task, now)
+        if len(_patterns) > _KEPT:
+            del _patterns[next(iter(_patterns))]
     return made
 
 
@@ -86,20 +91,19 @@ def execution(row: Due, plan: Plan, like: Pattern, nominal: dt.datetime, now: dt
     due_at, state = now, State.QUEUED
     if spread and nominal + spread > now:
         due_at, state = nominal + spread, State.SCHEDULED
-    return replace(
-        like.row,
-        id=key,
-        correlation_id=key,
-        scheduled_for=nominal,
-        due_at=due_at,
-        state=state,
-        expires_at=deadline.of(due_at, like.expires),
-    )
+    own = {
+        "id": key,
+        "correlation_id": key,
+        "schedule_id": row.id,
+        "scheduled_for": nominal,
+        "due_at": due_at,
+        "state": state,
+        "expires_at": deadline.of(due_at, like.expires),
+    }
+    return NewExecution(**{**like.fields, **own})
 
 
-def _pattern(
-    row: Due, plan: Plan, job: JobRow, task: TaskRow | None, of: tuple[object, ...], now: dt.datetime
-) -> Pattern:
+def _pattern(plan: Plan, job: JobRow, task: TaskRow | None, now: dt.datetime) -> Pattern:
     schedule, definition = plan.schedule, job.definition
     given: Mapping[str, object] = {**definition.defaults, **schedule.parameters}
     problem = None
@@ -111,10 +115,9 @@ def _pattern(
     accepted = task.parameters if task else ()
     keys = Keys() if problem else limits.keys(definition.name, definition.policies, given, accepted)
     own = {
-        "schedule_id": row.id,
         "queue": schedule.queue or definition.queue,
         "priority": definition.priority if schedule.priority is None else schedule.priority,
         **keys._asdict(),
     }
     made = preparing.new_execution(definition, job.revision, given, now, **own)
-    return Pattern(of, made, definition.expires, problem)
+    return Pattern({each.name: getattr(made, each.name) for each in fields(made)}, definition.expires, problem)

@@ -5,12 +5,18 @@ time. Here the statement is compiled once per dialect, and a row costs little mo
 conversions.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+
+from jobworker.store.columns import Moment
+
+#: So many converted times are remembered for each parameter.
+_TIMES = 64
 
 _Processor = Callable[[Any], Any] | None
 
@@ -55,10 +61,15 @@ class Bulk:
         order = compiled.positiontup if compiled.positional else list(compiled.binds)
         places = {name: at for at, name in enumerate(self.names)}
         parameters = [
-            (name, places[name], compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect))
-            for name in order
+            (name, places[name], _processor(compiled.binds[name].type.dialect_impl(dialect), dialect)) for name in order
         ]
         return _Compiled(str(compiled), parameters, bool(compiled.positional))
+
+
+def _processor(kind: Any, dialect: sa.Dialect) -> _Processor:
+    """How a type converts a value. The rows of one statement have few different times, and these are dear."""
+    process: _Processor = kind.bind_processor(dialect)
+    return functools.lru_cache(maxsize=_TIMES)(process) if process and isinstance(kind, Moment) else process
 
 
 def insert_or_ignore(table: sa.Table, names: Sequence[str]) -> Callable[[str], Any]:
