@@ -188,3 +188,12 @@ def test_metrics_without_a_database_still_tell_about_the_process() -> None:
     text = create_app(settings(url)).test_client().get("/metrics").text
     assert "jobworker_database_up 0.0" in text
     assert re.search(r"process_resident_memory_bytes \d", text)
+
+
+def test_beat_is_not_missed_where_the_relay_looks_itself(database: Database, redis_url: str) -> None:
+    seed(database)
+    world = world_on(database, REDIS_URL=redis_url, SCHEDULING_PROVIDER="internal")
+    _alive(world, ticked=3600)
+    world.worker()
+    response = world.client.get("/readyz")
+    assert (response.status_code, _failed(response)) == (200, set())

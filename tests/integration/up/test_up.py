@@ -265,3 +265,9 @@ def test_a_redis_that_cannot_start_is_an_error(start: Start, tmp_path: Path) -> 
 
     assert up.ends() == 2
     assert "error: the embedded Redis does not start" in up.output
+
+
+def test_no_beat_is_started_where_the_relay_looks_itself(start: Start) -> None:
+    up = start(f"beat: {_TELLS} beat", f"web: {_TELLS} web", JOBWORKER_SCHEDULING_PROVIDER="internal")
+    up.says("| ready")
+    assert set(up.pids()) == {"redis", "db", "web"}

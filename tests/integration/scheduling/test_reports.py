@@ -1,0 +1,55 @@
+"""Reports that something is due: late, repeated, ahead of time, or nonsense."""
+
+import contextlib
+import datetime as dt
+
+import sqlalchemy as sa
+
+from jobworker.domain import events
+from jobworker.domain.events import Kind
+from jobworker.domain.execution import State
+from jobworker.services import schedules
+from jobworker.store import schema
+from jobworker.transport import keys
+from tests.engine import Engine
+from tests.servers import RedisServer
+from tests.waiting import until
+
+
+def test_reports_that_make_no_sense_are_passed_over_and_none_makes_an_occurrence_of_its_own(
+    engine: Engine, own_server: RedisServer
+) -> None:
+    engine.relay()
+    engine.worker()
+    engine.ready()
+    rule = {"kind": "interval", "every": 86400, "anchor": (engine.clock.now() + dt.timedelta(hours=1)).isoformat()}
+    known = schedules.create(engine.database, engine.clock, {"name": "tick", "job": "noop", "rule": rule}, "test")
+    early, late = (engine.clock.now() + dt.timedelta(days=days) for days in (-400, 400))
+    reports = [
+        {"kind": "due", "data": "{}"},
+        {"kind": "due", "data": '{"schedule": 5, "at": "tomorrow"}'},
+        {"kind": "nonsense"},
+        {"data": "["},
+        _due("nobody", early),
+        *(_due(known.row.id, at) for at in (early, late, early)),
+    ]
+    with contextlib.closing(own_server.client()) as client:
+        for fields in reports:
+            client.xadd(keys.EVENTS, fields)  # type: ignore[arg-type]
+    # Reports are read in their order: what was said after these has been read, so these have.
+    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED
+    until(lambda: not _unread(own_server, engine), what="every report to be read")
+    with engine.database.read() as connection:
+        assert list(connection.execute(sa.select(schema.occurrences))) == []
+        assert schedules.find(connection, "tick").next_at == known.row.next_at
+
+
+def _due(schedule_id: str, at: dt.datetime) -> dict[str, str]:
+    return events.encode(Kind.DUE, "", 0, {"schedule": schedule_id, "at": at.isoformat()})
+
+
+def _unread(server: RedisServer, engine: Engine) -> bool:
+    with engine.database.read() as connection:
+        read = connection.scalar(sa.select(schema.relay_state.c.events_offset))
+    with contextlib.closing(server.client()) as client:
+        return bool(client.xrange(keys.EVENTS, min=f"({read}", max="+"))
