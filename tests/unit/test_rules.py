@@ -180,6 +180,27 @@ def test_a_closed_business_day_is_rolled(number: int, roll: Roll | None, begin: 
     assert first(1, rule, f"{begin} 00:00") == [f"{expected} 18:00"]
 
 
+@pytest.mark.parametrize(
+    ("number", "roll", "expected"),
+    [
+        # November 2026 has 21 business days, October 22, December 23; the first of November is a Sunday.
+        (23, None, ["2026-12-31", "2027-03-31"]),
+        (23, Roll.PRECEDING, ["2026-10-30", "2026-11-30", "2026-12-31", "2027-01-29"]),
+        (23, Roll.MODIFIED_FOLLOWING, ["2026-10-30", "2026-11-30", "2026-12-31", "2027-01-29"]),
+        (23, Roll.FOLLOWING, ["2026-10-01", "2026-11-02", "2026-12-01", "2026-12-31", "2027-02-01"]),
+        (-23, None, ["2026-12-01", "2027-03-01"]),
+        (-23, Roll.PRECEDING, ["2026-10-30", "2026-12-01", "2026-12-31"]),
+        (-23, Roll.MODIFIED_FOLLOWING, ["2026-10-01", "2026-11-02", "2026-12-01", "2027-01-01"]),
+        (-23, Roll.FOLLOWING, ["2026-10-01", "2026-11-02", "2026-12-01", "2027-01-01"]),
+    ],
+)
+def test_a_month_with_too_few_business_days_is_rolled_from_its_own_end(
+    number: int, roll: Roll | None, expected: list[str]
+) -> None:
+    rule = BusinessDay(number, dt.time(18), roll)
+    assert first(len(expected), rule, "2026-10-01 00:00") == [f"{day} 18:00" for day in expected]
+
+
 def test_two_months_that_are_rolled_onto_one_day_make_one_occurrence() -> None:
     closed = {dt.date(2026, 1, 30), dt.date(2026, 2, 27)}
     late = BusinessDay(-1, dt.time(18), Roll.FOLLOWING, allowed=lambda time: time.date() not in closed)

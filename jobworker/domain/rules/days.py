@@ -126,19 +126,21 @@ class BusinessDay:
             return None
         if abs(self.number) <= len(days):
             day = days[self.number - 1 if self.number > 0 else self.number]
-            return day if self.roll is None or self._open(day) else self._rolled(day)
-        # The month has fewer business days: the wanted one would lie behind its end, or before its beginning.
-        return self._rolled(_last_of_month(first) + _DAY if self.number > 0 else first - _DAY, first)
+            return day if self.roll is None or self._open(day) else self._rolled(day, day, day)
+        # The month has fewer business days: the wanted one would lie between its last day and the next month's first,
+        # or between its first day and the last one of the month before.
+        behind = _last_of_month(first) + _DAY if self.number > 0 else first
+        return self._rolled(behind - _DAY, behind, first)
 
-    def _rolled(self, day: dt.date, month: dt.date | None = None) -> dt.date | None:
-        month = month or day
+    def _rolled(self, back: dt.date, forth: dt.date, month: dt.date) -> dt.date | None:
+        """The nearest open business day: `back` or before it, `forth` or behind it."""
         if self.roll is None:
             return None
         if self.roll is Roll.PRECEDING:
-            return self._nearest(day, -_DAY)
-        found = self._nearest(day, _DAY)
+            return self._nearest(back, -_DAY)
+        found = self._nearest(forth, _DAY)
         leaves = found is None or (found.year, found.month) != (month.year, month.month)
-        return self._nearest(day, -_DAY) if leaves and self.roll is Roll.MODIFIED_FOLLOWING else found
+        return self._nearest(back, -_DAY) if leaves and self.roll is Roll.MODIFIED_FOLLOWING else found
 
     def _nearest(self, day: dt.date, step: dt.timedelta) -> dt.date | None:
         for _ in range(_FARTHEST_ROLL):
