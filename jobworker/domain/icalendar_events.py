@@ -9,6 +9,7 @@ from typing import Any
 from jobworker.domain.calendar_reading import LONGEST_NAME
 from jobworker.domain.rules import rrule_reading
 from jobworker.domain.rules.recurrence import RRule
+from jobworker.domain.rules.rrule_reading import Frequency
 
 #: Events begin in these years; others are typing errors, and would have to be followed for centuries.
 _YEARS = range(1900, 2400)
@@ -18,6 +19,15 @@ _FREQUENCIES = ("DAILY", "WEEKLY", "MONTHLY", "YEARLY")
 
 #: Rules that are counted must be followed from the first occurrence on.
 _MOST_COUNTED = 10_000
+
+#: So many occurrences of a file are worked out; a calendar holds no more than a quarter of them.
+MOST_OCCURRENCES = 20_000
+
+#: Through so many days the rules and the long events of a file are followed.
+MOST_DAYS = 500_000
+
+#: What makes a yearly rule look at every day of the year, and not at some dates.
+_LOOKS_AT_DAYS = ("BYDAY", "BYWEEKNO", "BYYEARDAY", "BYSETPOS")
 
 _DAY = dt.timedelta(days=1)
 _LONGEST = 3660 * _DAY
@@ -30,6 +40,27 @@ class Unreadable(ValueError):
     """An event cannot be read; the text names it and says why."""
 
 
+class TooMuch(ValueError):
+    """A file would take too long to read; the text says why."""
+
+
+@dataclass(slots=True)
+class Effort:
+    """What has been done about one file so far. It is bounded: somebody waits for the answer, and others wait too."""
+
+    occurrences: int = 0
+    days: int = 0
+
+    def spend(self, occurrences: int, days: int) -> None:
+        """Raises `TooMuch` before more is done than can be."""
+        self.occurrences += occurrences
+        self.days += days
+        if self.occurrences > MOST_OCCURRENCES:
+            raise TooMuch(f"the file's events occur more than {MOST_OCCURRENCES} times")
+        if self.days > MOST_DAYS:
+            raise TooMuch(f"its events have to be followed through more than {MOST_DAYS} days in sum")
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A recurrence rule, and until when it holds: a time on the event's own clock."""
@@ -37,13 +68,25 @@ class Rule:
     text: str
     until: dt.datetime | None = None
 
-    def begins(self, start: dt.datetime, after: dt.datetime, before: dt.datetime) -> Iterator[dt.datetime]:
+    def begins(
+        self, start: dt.datetime, after: dt.datetime, before: dt.datetime, effort: Effort
+    ) -> Iterator[dt.datetime]:
         """The occurrences from `after` to `before` of an event that starts at `start`."""
-        rule, last = RRule(self.text, start), min(self.until or before, before)
-        begin = rule.first(after)
-        while begin is not None and begin <= last:
-            yield begin
-            begin = rule.first(begin + dt.timedelta(seconds=1))
+        last = min(self.until or before, before)
+        if start > last or after > last:
+            return
+        rule = RRule(self.text, start)
+        scale = 366 if rule.parts.frequency is Frequency.YEARLY and not self._looks_at_days() else 1
+        seen = start if rule.parts.count is not None else max(start, after)
+        for begin in rule.followed(after, last):
+            effort.spend(1, (begin - seen).days // scale)
+            seen = begin
+            if begin >= after:
+                yield begin
+        effort.spend(0, (last - seen).days // scale)
+
+    def _looks_at_days(self) -> bool:
+        return any(part in self.text for part in _LOOKS_AT_DAYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +118,23 @@ class Event:
         return str(getattr(self.tz, "key", self.tz))
 
     def occurrences(
-        self, first: dt.date, end: dt.date, zone: dt.tzinfo | None, others: set[dt.datetime]
+        self, first: dt.date, end: dt.date, zone: dt.tzinfo | None, others: set[dt.datetime], effort: Effort
     ) -> Iterator[tuple[Moment, Moment]]:
         """Begin and end of what is on the days from `first` up to `end`: days, or times on the clock of `zone`."""
         lowest, highest = dt.datetime.combine(first, dt.time()), dt.datetime.combine(end, dt.time())
         # Clocks differ by little more than a day; what is too much is cut off below.
         after, before = lowest - self.length - 2 * _DAY, highest + 2 * _DAY
-        begins = {self.start, *self.more}.union(*(rule.begins(self.start, after, before) for rule in self.rules))
+        begins = {self.start, *self.more}.union(
+            *(rule.begins(self.start, after, before, effort) for rule in self.rules)
+        )
         for begin in sorted(begins - self.fewer - others):
             if begin.date() in self.days_off:
                 continue
             shown, until = self._shown(begin, zone), self._shown(begin + self.length, zone)
             shown, until = max(shown, lowest), min(until, highest)
             if shown < until:
+                # A long event that repeats every day names the same days over and over.
+                effort.spend(0, (until - shown).days)
                 yield (shown.date(), until.date()) if self.all_day else (shown, until)
 
     def _shown(self, time: dt.datetime, zone: dt.tzinfo | None) -> dt.datetime:

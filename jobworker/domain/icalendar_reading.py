@@ -15,7 +15,7 @@ from typing import Any
 from jobworker.domain.calendar_reading import LONGEST_NAME, MOST_DATES
 from jobworker.domain.calendars import Window
 from jobworker.domain.errors import FieldError, InvalidInput
-from jobworker.domain.icalendar_events import Event, Unreadable, event_of
+from jobworker.domain.icalendar_events import Effort, Event, TooMuch, Unreadable, event_of
 
 #: Bytes of a file: ten times what 5,000 events of a calendar program need.
 LARGEST = 5 * 1024 * 1024
@@ -62,19 +62,35 @@ def read(file: bytes, zone: str | None, first: dt.date, end: dt.date) -> Content
     left_out: list[LeftOut] = []
     days: defaultdict[dt.date, list[str]] = defaultdict(list)
     windows: set[Window] = set()
-    for event, exceptions in _latest(events, left_out):
-        found = False
-        for begin, until in event.occurrences(first, end, zoneinfo.ZoneInfo(zone) if zone else None, exceptions):
-            found = True
-            _enter(days, windows, event.name, begin, until)
-            if len(days) > MOST_DATES or len(windows) > MOST_DATES:
-                message = f"the file has more than {MOST_DATES} days or windows from {first} to {end}; split it"
-                raise InvalidInput(message, [FieldError("", "too_large", message)])
-        if not found:
-            left_out.append(LeftOut(event.uid, event.name, f"nothing of it is from {first} to {end}"))
+    try:
+        _expand(events, zoneinfo.ZoneInfo(zone) if zone else None, (first, end), days, windows, left_out)
+    except TooMuch as error:
+        message = f"{error}, from {first} to {end}; split it"
+        raise InvalidInput(message, [FieldError("", "too_large", message)]) from None
     named = {day: "; ".join(dict.fromkeys(names))[:LONGEST_NAME] for day, names in sorted(days.items())}
     ordered = sorted(windows, key=lambda window: (window.begin, window.end, window.name))
     return Contents(len(events), zone, named, ordered, left_out)
+
+
+def _expand(
+    events: Sequence[Event],
+    zone: dt.tzinfo | None,
+    within: tuple[dt.date, dt.date],
+    days: defaultdict[dt.date, list[str]],
+    windows: set[Window],
+    left_out: list[LeftOut],
+) -> None:
+    """Enter what the events come to; raises `TooMuch` before that takes long."""
+    effort = Effort()
+    for event, exceptions in _latest(events, left_out):
+        found = False
+        for begin, until in event.occurrences(*within, zone, exceptions, effort):
+            found = True
+            _enter(days, windows, event.name, begin, until)
+            if len(days) > MOST_DATES or len(windows) > MOST_DATES:
+                raise TooMuch(f"the file has more than {MOST_DATES} days or windows")
+        if not found:
+            left_out.append(LeftOut(event.uid, event.name, f"nothing of it is from {within[0]} to {within[1]}"))
 
 
 def _components(file: bytes) -> list[Any]:

@@ -29,8 +29,10 @@ from jobworker.store import dependencies as store_dependencies
 from jobworker.store.batches import Kind, NewBatch
 from jobworker.store.database import Database
 from jobworker.store.executions import NewExecution
+from jobworker.store.jobs import JobRow
 from jobworker.store.occurrences import Occurrence
 from jobworker.store.schedules import ScheduleRow
+from jobworker.store.tasks import TaskRow
 
 #: So many executions one backfill makes at most.
 MOST = 10_000
@@ -97,7 +99,10 @@ def backfill(database: Database, clock: Clock, name: str, asked: Asked, actor: s
         timetable = occurrence_services.timetable(connection, row)
         named = _named(timetable, asked)
         if asked.dry_run:
-            return _choose(connection, row, timetable, named, asked)
+            chosen = _choose(connection, row, timetable, named, asked)
+            if chosen.items:
+                _job(row, preparing.look_up(connection, [row.job]), asked)
+            return chosen
     with database.write() as connection:
         ledger.lock(connection, row.id)
         current = schedules.find(connection, row.id)
@@ -179,19 +184,25 @@ def _fill(
     return Backfill(items, left_out, batch_id)
 
 
+def _job(row: ScheduleRow, known: Known, asked: Asked) -> tuple[JobRow, TaskRow, dict[str, Any]]:
+    """What is to run, with which parameters; raises what keeps it from running."""
+    closed = occasions.closed(known.jobs.get(row.job), row.job)
+    if closed is not None:
+        raise JobDisabled(f"schedule {row.name} cannot be made up for: {closed}")
+    job = known.jobs[row.job]
+    task = known.tasks.get(job.definition.task)
+    if task is None:
+        raise TaskNotFound(f"job {row.job} runs task {job.definition.task}, which no worker announced yet")
+    given = {**job.definition.defaults, **row.schedule.parameters, **asked.parameters}
+    return job, task, preparing.check_parameters(task.parameters, given, "/parameters")
+
+
 def _make(
     row: ScheduleRow, known: Known, items: Sequence[Filled], asked: Asked, batch_id: str, now: dt.datetime
 ) -> list[NewExecution]:
     """The executions, due now; raises what keeps them from running."""
-    schedule, closed = row.schedule, occasions.closed(known.jobs.get(row.job), row.job)
-    if closed is not None:
-        raise JobDisabled(f"schedule {row.name} cannot be made up for: {closed}")
-    job = known.jobs[row.job]
-    definition, task = job.definition, known.tasks.get(job.definition.task)
-    if task is None:
-        raise TaskNotFound(f"job {row.job} runs task {definition.task}, which no worker announced yet")
-    given = {**definition.defaults, **schedule.parameters, **asked.parameters}
-    given = preparing.check_parameters(task.parameters, given, "/parameters")
+    job, task, given = _job(row, known, asked)
+    schedule, definition = row.schedule, job.definition
     own = {
         "schedule_id": row.id,
         "batch_id": batch_id,

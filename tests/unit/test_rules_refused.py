@@ -1,12 +1,16 @@
 """Rules that nobody could mean: what is refused, at which place, and what the text says would be right."""
 
+import datetime as dt
 import re
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.rules import reading
+from jobworker.domain.rules import cron_reading, reading
+from jobworker.domain.rules.cron import Cron
 
 
 def refused(described: Any) -> list[tuple[str, str]]:
@@ -72,20 +76,44 @@ def test_a_wrong_rule_is_refused_at_its_place(described: Any, pointer: str, code
     [
         ("0 0 30 2 *", "names a day that none of its months has"),
         ("0 0 31 4,6,9,11 *", "names a day that none of its months has"),
-        ("*/0 * * * *", "Bad minute"),
-        ("61 * * * *", "Bad minute"),
-        ("* 24 * * *", "Bad hour"),
-        ("* * 0 * *", "Bad day-of-month"),
-        ("* * * 13 *", "Bad month"),
-        ("* * * * 8", "Bad day-of-week"),
-        ("* * * * MON#6", "Bad day-of-week"),
+        ("0 0 30 FEB MON-*", "day of week 'MON-*' is not 0 to 7 or SUN to SAT, 5L or 5#2"),
+        ("*/0 * * * *", "minute '*/0' has a step that is not 1 to 59"),
+        ("*/60 * * * *", "minute '*/60' has a step that is not 1 to 59"),
+        ("0 */25 * * *", "hour '*/25' has a step that is not 1 to 23"),
+        ("0 0 */32 * *", "day of month '*/32' has a step that is not 1 to 30"),
+        ("0 0 1 */13 *", "month '*/13' has a step that is not 1 to 11"),
+        ("0 0 * * */7", "day of week '*/7' has a step that is not 1 to 6"),
+        ("1-5/0 * * * *", "minute '1-5/0' has a step that is not 1 to 59"),
+        ("*/x * * * *", "minute '*/x' has a step"),
+        ("*/5/2 * * * *", "minute '*/5/2' has a step"),
+        ("60 * * * *", "minute '60' is not 0 to 59, a range such as 0-4, or *"),
+        ("61 * * * * *", "second '61' is not 0 to 59"),
+        ("٣ * * * *", "minute '٣' is not 0 to 59"),
+        ("* 24 * * *", "hour '24' is not 0 to 23"),
+        ("* * 0 * *", "day of month '0' is not 1 to 31, L or LW, a range"),
+        ("* * * 13 *", "month '13' is not 1 to 12 or JAN to DEC"),
+        ("* * * * 8", "day of week '8' is not 0 to 7 or SUN to SAT"),
+        ("0 0 0 0 0", "day of month '0' is not 1 to 31, L or LW, a range such as 1-5, or *; month '0' is not"),
+        ("5-1 * * * *", "minute '5-1' runs backwards; write 5-59,0-1 if it goes over the end, or 1-5"),
+        ("* 22-2 * * *", "write 22-23,0-2"),
+        ("* * * * FRI-SUN", "Sunday is 7, too: write 5-7"),
+        ("1,,2 * * * *", "minute '1,,2' has a comma too many"),
+        ("* 1-24 * * *", "hour '1-24' is not 0 to 23"),
+        ("H * * * *", "give the schedule a spread"),
+        ("0 0 L-3 * *", "day of month 'L-3' is not known here; L is the last day"),
+        ("0 0 L5 * *", "day of month 'L5' is not known here; L is the last day"),
+        ("0 0 L/2 * *", "day of month 'L/2' is not known here; L is the last day"),
+        ("* * * * L", "write 5L for the last Friday"),
+        ("* * * * FRIL", "write 5L for the last Friday"),
+        ("* * * * 5#6", "write FRI#2 for the second Friday, with 1 to 5"),
+        ("* * * * MON#2#3", "write FRI#2 for the second Friday"),
         ("0 0 1 1 * 2026 *", "has 7 fields"),
         ("0 0 1 1", "has 4 fields"),
         ("@reboot", "run_at_start"),
         ("@fortnightly", "@daily"),
         ("0 0 15W * *", "the weekday nearest to a day is not"),
         ("0 0 ? * MON", "write * instead of ?"),
-        ("0 0 1-L * *", "Bad day-of-month"),
+        ("0 0 1-L * *", "day of month '1-L' is not known here"),
     ],
 )
 def test_a_wrong_cron_expression_is_refused_with_what_is_wrong(expression: str, says: str) -> None:
@@ -93,6 +121,36 @@ def test_a_wrong_cron_expression_is_refused_with_what_is_wrong(expression: str, 
     assert refused(described) == [("/rule/expression", "bad_cron")]
     with pytest.raises(InvalidInput, match=re.escape(says)):
         reading.parse(described)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "*/59 */23 */30 */11 */6",
+        "0,30 0-5/2 1,15,L,LW jan-MAR,12 sun,5L,FRI#2,0#5,7",
+        "5/10 * * * *",
+        "0-0 0 * * *",
+        "59 59 23 31 12 7",
+        "0 0 30 2 5",
+    ],
+)
+def test_what_cron_knows_is_read(expression: str) -> None:
+    assert reading.parse({"kind": "cron", "expression": expression}) == Cron(expression)
+
+
+TERMS = st.from_regex(
+    r"(\*|0|5|07|59|L|LW|MON|FRI|JAN|jul|W|5W|H|)((-|#|/)(0|5|31|2|FRI|MAR|\*|)){0,2}L?", fullmatch=True
+)
+
+
+@given(st.lists(st.lists(TERMS, min_size=1, max_size=2).map(",".join), min_size=5, max_size=6), st.integers(0, 5))
+@settings(max_examples=100)
+def test_the_reading_and_the_words_about_it_agree(fields: list[str], place: int) -> None:
+    """The words about what is wrong are ours, the reading is cronsim's: what we find right, it must understand."""
+    for each in (fields, ["1" if at != place % len(fields) else text for at, text in enumerate(fields)]):
+        expression = " ".join(each)
+        if cron_reading.problem(expression) is None:
+            Cron(expression).first(dt.datetime(2026, 1, 1))  # noqa: DTZ001
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,14 @@ class RRule:
         found = next(_Search(_completed(self.expression, self.start), self.start).times(begin, _YEARS), None)
         return found if found is not None and (parts.until is None or found <= parts.until) else None
 
+    def followed(self, begin: dt.datetime, end: dt.datetime) -> Iterator[dt.datetime]:
+        """The times from `begin` to `end`, both included; with COUNT also those before, for each has to be counted."""
+        parts = self.parts
+        begin = self.start if parts.count is not None else max(begin, self.start)
+        last = end if parts.until is None else min(end, parts.until)
+        times = _Search(_completed(self.expression, self.start), self.start).times(begin, last.year - begin.year)
+        return itertools.takewhile(lambda time: time <= last, itertools.islice(times, parts.count))
+
     def is_frequent(self) -> bool:
         """Whether it says more than times of day."""
         return self.parts.frequency is Frequency.HOURLY
