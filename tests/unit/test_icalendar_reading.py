@@ -239,3 +239,28 @@ def test_sizes_are_bounded() -> None:
         contents(daily, end=dt.date(2046, 1, 1))
     broken = "BEGIN:VEVENT\nEND:VEVENT\n"
     assert len(problems(f"BEGIN:VCALENDAR\n{broken * 100}END:VCALENDAR")) == 20
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["DTSTART;VALUE=DATE:20260301", "RRULE:FREQ=DAILY"], "occur more than 20000 times, from 2026-01-01 to"),
+        (["DTSTART;VALUE=DATE:19900301", "RRULE:FREQ=DAILY;COUNT=1000"], "occur more than 20000 times"),
+        (["DTSTART;VALUE=DATE:19000301", "RRULE:FREQ=DAILY;INTERVAL=300;COUNT=999"], "more than 500000 days in sum"),
+        (["DTSTART;VALUE=DATE:19000301", "RRULE:FREQ=YEARLY;BYWEEKNO=53;BYDAY=MO"], "more than 500000 days in sum"),
+        (["DTSTART;VALUE=DATE:20260301", "DURATION:P3660D", "RRULE:FREQ=WEEKLY"], "more than 500000 days in sum"),
+    ],
+)
+def test_a_file_that_would_take_long_is_refused_before(lines: list[str], says: str) -> None:
+    event = "\n".join(["BEGIN:VEVENT", *lines, "END:VEVENT", ""])
+    with pytest.raises(InvalidInput) as raised:
+        contents(f"BEGIN:VCALENDAR\n{event * 500}END:VCALENDAR\n", end=dt.date(2037, 1, 1))
+    [problem] = raised.value.errors
+    assert problem.code == "too_large"
+    assert says in problem.message
+
+
+def test_many_events_are_read_that_repeat_now_and_then() -> None:
+    event = "BEGIN:VEVENT\nSUMMARY:Birthday\nDTSTART;VALUE=DATE:19500301\nRRULE:FREQ=YEARLY{}\nEND:VEVENT\n"
+    found = contents(f"BEGIN:VCALENDAR\n{event.format('') * 250}{event.format(';COUNT=78') * 250}END:VCALENDAR\n")
+    assert list(found.days) == [dt.date(2026, 3, 1)]

@@ -8,16 +8,14 @@
 
 import datetime as dt
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import cronsim
 
 from jobworker.domain.calendars import WEEKDAYS
 from jobworker.domain.described import Described
 from jobworker.domain.errors import FieldError, InvalidInput
-from jobworker.domain.rules import rrule_reading
-from jobworker.domain.rules.cron import NAMED, Cron, check, plain
+from jobworker.domain.rules import cron_reading, rrule_reading
+from jobworker.domain.rules.cron import Cron
 from jobworker.domain.rules.days import BusinessDay, Daily, Monthly, Roll, Weekly
 from jobworker.domain.rules.moments import EPOCH, Interval, Once
 from jobworker.domain.rules.recurrence import RRule
@@ -104,45 +102,11 @@ def _cron(read: Described) -> Rule | None:
     expression = read.text("expression", _LONGEST_EXPRESSION)
     if expression is None:
         return None
-    problem = _cron_problem(expression)
+    problem = cron_reading.problem(expression)
     if problem:
         read.refuse("expression", "bad_cron", f"{expression!r} {problem}")
         return None
     return Cron(expression)
-
-
-def _cron_problem(expression: str) -> str | None:
-    fields = plain(expression).split()
-    if expression.strip().startswith("@") and len(fields) == 1:
-        return f"is not known; the names are {', '.join(NAMED)}, and run_at_start is for the start of the system"
-    if len(fields) not in (5, 6):
-        return (
-            f"has {len(fields)} fields; a cron expression has 5 (minute, hour, day of month, month, day of week), "
-            "or 6 with the seconds first"
-        )
-    try:
-        check(expression)
-    except cronsim.CronSimError as error:
-        if "day-of-month" in str(error) and _can_be_read([*fields[:-2], "*", fields[-1]]):
-            return "names a day that none of its months has"
-        return f"is not a cron expression: {error}{_hint(expression)}"
-    return None
-
-
-def _can_be_read(fields: Sequence[str]) -> bool:
-    try:
-        check(" ".join(fields))
-    except cronsim.CronSimError:
-        return False
-    return True
-
-
-def _hint(expression: str) -> str:
-    if re.search(r"\d+W\b", expression.upper()):
-        return "; LW (the last weekday of the month) is known, the weekday nearest to a day is not"
-    if "?" in expression:
-        return "; write * instead of ?"
-    return ""
 
 
 def _rrule(read: Described) -> Rule | None:

@@ -124,11 +124,12 @@ def test_parameters_of_their_own(world: World) -> None:
         ({"colour": "red"}, "/colour", "unknown_field", "known are"),
     ],
 )
+@pytest.mark.parametrize("dry_run", [False, True])
 def test_what_is_wrong_is_refused_with_its_place(
-    world: World, body: dict[str, Any], pointer: str, code: str, words: str
+    world: World, body: dict[str, Any], pointer: str, code: str, words: str, dry_run: bool
 ) -> None:
     created(world)
-    response = fill(world, **body)
+    response = fill(world, **body, dry_run=dry_run)
     assert response.status_code == 422
     [problem] = response.json["errors"]
     assert (problem["pointer"], problem["code"]) == (pointer, code)
@@ -158,6 +159,7 @@ def test_a_disabled_job_is_not_started(world: World) -> None:
     created(world, job="off")
     response = fill(world)
     assert (response.status_code, response.json["code"]) == (409, "job_disabled")
+    assert fill(world, dry_run=True).json["detail"] == response.json["detail"]
 
 
 class TestUnique:
