@@ -1,9 +1,9 @@
 """What becomes of the occurrences of a schedule that are due: each gets exactly one outcome, and a reason in words.
 
-In the order of their nominal times. First it is asked whether an occurrence may fire at all: not in a pause, not while
-its job is disabled, not when calendars forbid it. What is left are *candidates*. Those that are noticed later than the
-grace are *late*, and the misfire policy says which of them fire. What fires meets the unfinished executions of the
-schedule, and the overlap policy says what that means.
+In the order of their nominal times. First it is asked whether an occurrence may fire at all: not when calendars
+forbid it, not in a pause, not while its job is disabled. What is left are *candidates*. Those that are noticed later
+than the grace are *late*, and the misfire policy says which of them fire. What fires meets the unfinished executions of
+the schedule, and the overlap policy says what that means.
 """
 
 import datetime as dt
@@ -123,13 +123,14 @@ def _is_plain(nominal: dt.datetime, situation: Situation) -> bool:
 
 def _refused(nominal: dt.datetime, situation: Situation) -> Decision | None:
     """Why an occurrence may not fire, whenever it is noticed."""
+    # Calendars come first: what they forbid in a pause is not made up for when that ends, whatever they say by then.
+    forbidden = situation.forbidden(nominal)
+    if forbidden is not None:
+        return Decision(nominal, Outcome.SKIPPED_CALENDAR, forbidden)
     pause = situation.pause
     if pause is not None and pause.covers(nominal):
         return Decision(nominal, Outcome.SKIPPED_PAUSED, pause.why)
-    if situation.closed is not None:
-        return Decision(nominal, Outcome.SKIPPED_PAUSED, situation.closed)
-    forbidden = situation.forbidden(nominal)
-    return Decision(nominal, Outcome.SKIPPED_CALENDAR, forbidden) if forbidden is not None else None
+    return Decision(nominal, Outcome.SKIPPED_PAUSED, situation.closed) if situation.closed is not None else None
 
 
 def _late(

@@ -71,7 +71,11 @@ def _coming(timetable: Timetable, each: Upcoming) -> Coming:
 
 
 def _in_pause(row: ScheduleRow, each: Coming) -> Coming:
-    if row.paused_at is None or (row.paused_until is not None and each.at >= row.paused_until):
+    if (
+        each.outcome is not Expected.FIRE
+        or row.paused_at is None
+        or (row.paused_until is not None and each.at >= row.paused_until)
+    ):
         return each
     until = f" until {row.paused_until.isoformat(timespec='seconds')}" if row.paused_until else ""
     return replace(each, outcome=Expected.SKIPPED_PAUSED, reason=f"paused by {row.paused_by}{until}")

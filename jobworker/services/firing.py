@@ -137,7 +137,7 @@ def start(connection: sa.Connection, ids: Sequence[str], now: dt.datetime, reaso
     count = 0
     for row in rows:
         plan = found.get(row.id)
-        if plan is not None and plan.schedule.run_at_start and in_force(row):
+        if plan is not None and plan.schedule.run_at_start and _may_start(row, plan, now):
             situation = occasions.situation(row, plan, known, Busy(), now)
             count += _besides(connection, row, plan, known, situation, reason).made is not None
     return count
@@ -186,6 +186,17 @@ def _turn(row: Due, plan: Plan, horizon: dt.datetime) -> _Turn | None:
 def in_force(row: Due) -> bool:
     """Whether its occurrences count. Those of one that is not enabled are none: they leave no rows."""
     return row.enabled and row.state != State.RETIRED
+
+
+def _may_start(row: Due, plan: Plan, now: dt.datetime) -> bool:
+    """Whether the bounds of a schedule let it have an occurrence at this moment that its rule does not name."""
+    bounds = plan.timetable
+    if not in_force(row) or row.state == State.EXHAUSTED:
+        return False
+    if (bounds.start is not None and now < bounds.start) or (bounds.end is not None and now >= bounds.end):
+        return False
+    # So far its initial delay goes. Settled before its time is, else, only what two clocks do not agree about.
+    return not plan.schedule.initial_delay or now >= row.settled_until
 
 
 def _occasion(connection: sa.Connection, turn: _Turn, known: Known, now: dt.datetime) -> Occasion:

@@ -16,9 +16,6 @@ from jobworker.store import settling as settling_store
 from jobworker.store.audit import AuditEntry
 from jobworker.store.schedules import Paused, ScheduleRow
 
-#: So many of the latest occurrences of a pause are looked through for the one that calendars allow.
-_LOOKED_AT = 100
-
 
 def pause(
     connection: sa.Connection,
@@ -74,13 +71,19 @@ def _make_up(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.da
         occasions.situation(due, plan, known, line.busy, now),
         misfire=Misfire(wanted, 0.0, schedule.misfire.most),
         pause=None,
+        # When they were due, calendars allowed them.
+        forbidden=_allowed,
     )
-    most = schedule.misfire.most if wanted is Missed.CATCH_UP else _LOOKED_AT
+    most = schedule.misfire.most if wanted is Missed.CATCH_UP else 1
     held_up = occurrences.held_up(connection, row.id, row.paused_at, most)
     reason = f"held up by a pause, and made up for when {actor} ended it"
     decided = settling.settle(held_up, situation)
     fired = [replace(each, reason=reason) for each in decided if each.outcome is Outcome.FIRED]
     firing.enter_besides(connection, Occasion(due, plan, fired, line), known, now, again=True)
+
+
+def _allowed(_: dt.datetime) -> None:
+    return None
 
 
 def _write(

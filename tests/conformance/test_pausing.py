@@ -4,10 +4,11 @@ import pytest
 
 from jobworker.domain.errors import InvalidInput
 from jobworker.domain.execution import State
+from jobworker.domain.job import Owner
 from jobworker.domain.schedule import Missed
 from jobworker.services import failures, pausing
 from jobworker.services.failures import End
-from jobworker.store import audit, settling
+from jobworker.store import audit, calendars, settling
 from jobworker.store.database import Database
 from jobworker.store.schedules import ScheduleRow
 from tests.conformance.timetables import Town, at
@@ -74,6 +75,22 @@ def test_whoever_resumes_it_may_say_otherwise(town: Town) -> None:
     pause(town, tick, 0.5)
     resume(town, tick, 2.5, Missed.FIRE_ONCE)
     assert town.ledger(tick) == [(1, "skipped_paused"), (2, "fired")]
+
+
+def test_what_a_pause_held_up_is_what_calendars_allowed_then(town: Town) -> None:
+    def close(*days: str) -> None:
+        with town.database.write() as connection:
+            spec = {"kind": "dates", "days": dict.fromkeys(days, "closed")}
+            calendars.put(connection, "days-off", spec, Owner.API, "me", at(0))
+
+    first, second, third = (at(days * 1440).date().isoformat() for days in (1, 2, 3))
+    close(third)
+    daily = town.schedule(rule={"kind": "interval", "every": 86400}, exclude=["days-off"], misfire={"max": 2})
+    pause(town, daily, 0.5)
+    town.settle(daily, minutes=3 * 1440)
+    close(first, second)
+    resume(town, daily, 3 * 1440 + 1, Missed.CATCH_UP)
+    assert [outcome for _, outcome in town.ledger(daily)] == ["fired", "fired", "skipped_calendar"]
 
 
 def test_a_pause_with_an_end_holds_nothing_up_after_it(town: Town) -> None:

@@ -12,9 +12,10 @@ from jobworker.domain.schedule import Overlap
 from jobworker.domain.schedule import State as Standing
 from jobworker.domain.settling import Outcome
 from jobworker.services import firing
-from jobworker.store import dependencies, occurrences, schema, settling
+from jobworker.store import dependencies, occurrences, schedules, schema, settling
 from jobworker.store.database import Database
 from jobworker.store.occurrences import Occurrence
+from jobworker.store.schedules import Paused
 from tests.conformance.timetables import Town, at
 from tests.conftest import NOW
 
@@ -245,6 +246,34 @@ def test_what_runs_at_start_has_an_occurrence_then(town: Town) -> None:
         assert firing.start(connection, [eager.id, lazy.id], at(0.5), "the relay was started") == 1
     assert town.ledger(eager) == [(0.5, "fired")]
     assert town.ledger(lazy) == []
+
+
+def test_what_runs_at_start_keeps_to_the_bounds_of_its_schedule(town: Town) -> None:
+    rows = [
+        town.schedule("early", run_at_start=True, start=at(1).isoformat()),
+        town.schedule("late", run_at_start=True, end=at(0.5).isoformat()),
+        town.schedule("new", run_at_start=True, initial_delay=31),
+        town.schedule("never", run_at_start=True, rule={"kind": "once", "at": at(-1).isoformat()}),
+        town.schedule("off", run_at_start=True, enabled=False),
+    ]
+    once = town.schedule("once", run_at_start=True, max_runs=1)
+    ids = [row.id for row in (*rows, once)]
+    with town.database.write() as connection:
+        assert firing.start(connection, ids, at(0.5), "it was created") == 1
+        assert firing.start(connection, ids, at(0.51), "the relay was started") == 0
+    assert [town.ledger(row) for row in rows] == [[]] * 5
+    assert town.ledger(once) == [(0.5, "fired")]
+    with town.database.write() as connection:
+        assert firing.start(connection, [row.id for row in rows], at(1), "the relay was started") == 2
+    assert [town.ledger(row) for row in rows[:3]] == [[(1, "fired")], [], [(1, "fired")]]
+
+
+def test_what_runs_at_start_is_held_up_by_a_pause(town: Town) -> None:
+    tick = town.schedule(run_at_start=True)
+    with town.database.write() as connection:
+        schedules.pause(connection, tick.id, Paused(at(0.2), "ann"))
+        assert firing.start(connection, [tick.id], at(0.5), "the relay was started") == 0
+    assert town.ledger(tick) == [(0.5, "skipped_paused")]
 
 
 def test_a_change_settles_first_what_is_due(town: Town) -> None:

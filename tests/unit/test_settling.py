@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobworker.domain.schedule import Misfire, Missed, Overlap
-from jobworker.domain.settling import Busy, Pause, Situation, settle
+from jobworker.domain.settling import Busy, Outcome, Pause, Situation, settle
 
 NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 
@@ -51,10 +51,14 @@ def test_a_pause_is_half_open_and_says_who_and_why() -> None:
     assert outcomes(ago(9, 1), pause=pause(5, why="")) == ["fired", "skipped_paused"]
 
 
-def test_a_pause_weighs_more_than_a_disabled_job_and_that_more_than_calendars() -> None:
-    stopped = pause(3, 2, why="paused")
-    decided = settle(ago(3, 2), Situation(NOW, pause=stopped, closed="job x is disabled", forbidden=lambda _: "closed"))
-    assert [each.reason for each in decided] == ["paused", "job x is disabled"]
+def test_calendars_weigh_more_than_a_pause_and_that_more_than_a_disabled_job() -> None:
+    stopped, forbidden = pause(4, 2, why="paused"), {ago(4)[0]: "closed"}.get
+    decided = settle(ago(4, 3, 2), Situation(NOW, pause=stopped, closed="job x is disabled", forbidden=forbidden))
+    assert [(each.outcome, each.reason) for each in decided] == [
+        (Outcome.SKIPPED_CALENDAR, "closed"),
+        (Outcome.SKIPPED_PAUSED, "paused"),
+        (Outcome.SKIPPED_PAUSED, "job x is disabled"),
+    ]
 
 
 def test_calendars_say_why() -> None:
