@@ -77,6 +77,8 @@ def _tell(changes: Sequence[Change], as_json: bool) -> None:
         click.echo(click.style(f"{sign} {change.kind} {change.name} {change.step}", fg=colour) + place)
         if change.reason:
             click.echo(f"    {change.reason}")
+        for warning in change.warnings:
+            click.echo(click.style(f"    {warning}", fg="yellow"))
         for line in telling.differences(change.differences):
             click.echo(f"    {line}")
         for moment in change.next:

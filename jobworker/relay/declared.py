@@ -76,6 +76,8 @@ class DeclaredSchedules:
         about = {change.kind: change.name, "place": change.place}
         if change.step is not Step.REFUSED:
             logger.info("declaration_taken", **about, what=change.step.value)
+            for warning in change.warnings:
+                logger.warning("declaration_is_odd", **about, why=warning)
         elif (change.name, change.reason) not in self._told:
             self._told.add((change.name, change.reason))
             logger.warning("declaration_not_taken_yet", **about, why=change.reason)

@@ -114,10 +114,13 @@ def settle_own(connection: sa.Connection, job: str, now: dt.datetime) -> None:
 def fire(
     connection: sa.Connection, row: ScheduleRow, now: dt.datetime, actor: str, overlap: Overlap | None = None
 ) -> Decision:
-    """One more occurrence, due now, because `actor` wants it: in a pause and on a holiday, too. Raises `JobDisabled`.
+    """One more occurrence, due now, because `actor` wants it: in a pause and on a holiday, too.
 
-    `overlap` None: as the schedule says.
+    `overlap` None: as the schedule says. Raises `Conflict` if it is retired or cannot be read, and `JobDisabled`.
     """
+    if row.state is State.RETIRED:
+        message = f"schedule {row.name} is retired, code declares it no more: it cannot be fired; submit job {row.job}"
+        raise Conflict(message)
     [due], plan = settling_store.due(connection, [row.id]), plans.of(connection, [row]).get(row.id)
     if plan is None:
         raise Conflict(f"schedule {row.name} cannot be read; change it first")
@@ -221,7 +224,12 @@ def _settled(turn: _Turn, entered: Entered) -> Settled:
 
 
 def _state(row: Due, plan: Plan, runs: int, following: dt.datetime | None) -> str:
-    """It is exhausted with its last run, be it that another occurrence is to come that says so in the ledger."""
+    """It is exhausted with its last run, be it that another occurrence is to come that says so in the ledger.
+
+    What is retired stays so, whatever a backfill or the end of a pause adds to it.
+    """
+    if row.state == State.RETIRED:
+        return row.state
     most = plan.schedule.max_runs
     over = following is None or (most is not None and runs >= most)
     return State.EXHAUSTED.value if over else row.state

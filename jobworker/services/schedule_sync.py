@@ -8,19 +8,17 @@ import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
 
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
 from jobworker.declare.schedules import Declarations, Declared
-from jobworker.domain import differences
+from jobworker.domain import differences, outlook
 from jobworker.domain.calendars import Calendar
 from jobworker.domain.differences import Difference
 from jobworker.domain.errors import CalendarInUse, Conflict, InvalidInput
 from jobworker.domain.job import Owner as JobOwner
 from jobworker.domain.schedule import Owner, Schedule, State
-from jobworker.domain.timetable import occurrences
 from jobworker.services import calendar_editing, firing, schedule_checks
 from jobworker.services import schedules as editing
 from jobworker.store import calendars, schedules
@@ -51,7 +49,8 @@ class Step(StrEnum):
 class Change:
     """One difference between code and SQL.
 
-    `kind` is schedule or calendar, `place` a file and a line; `next` are its first moments, in the schedule's zone.
+    `kind` is schedule or calendar, `place` a file and a line; `next` are the first moments at which it fires, in the
+    schedule's zone; `warnings` say what somebody should know about it, that it never fires for instance.
     """
 
     step: Step
@@ -61,6 +60,7 @@ class Change:
     reason: str | None = None
     differences: Sequence[Difference] = ()
     next: Sequence[dt.datetime] = ()
+    warnings: Sequence[str] = ()
 
 
 def plan(database: Database, clock: Clock, declared: Declarations) -> list[Change]:
@@ -192,10 +192,10 @@ def _changed(
     wanted = declared.value
     timetable = schedule_checks.check(connection, wanted)
     begins = now if row else now + dt.timedelta(seconds=wanted.initial_delay)
-    moments = occurrences(timetable, begins, dt.datetime.max.replace(tzinfo=dt.UTC))
-    coming = [moment.astimezone(timetable.zone) for moment in islice(moments, _SHOWN)]
+    coming = [each.local for each in outlook.upcoming(timetable, begins, _SHOWN) if each.fires]
+    noticed = outlook.warnings(timetable, begins)
     if row is None:
-        return Change(Step.CREATED, "schedule", wanted.name, declared.place, next=coming)
+        return Change(Step.CREATED, "schedule", wanted.name, declared.place, next=coming, warnings=noticed)
     step = Step.RESTORED if row.state is State.RETIRED else Step.CHANGED
     found = list(differences.of_values("schedule", row.schedule.to_json(), wanted.to_json()))
-    return Change(step, "schedule", wanted.name, declared.place, None, found, coming)
+    return Change(step, "schedule", wanted.name, declared.place, None, found, coming, noticed)

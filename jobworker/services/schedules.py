@@ -76,8 +76,9 @@ def create(database: Database, clock: Clock, described: Mapping[str, Any], actor
     """Add a schedule; raises `ScheduleExists`, and `InvalidInput` with everything that is wrong with it."""
     wanted = schedule_rules.parse(described)
     with database.write() as connection:
-        if schedules.named(connection, wanted.name):
-            raise ScheduleExists(f"schedule {wanted.name} exists already; change it with PUT and If-Match")
+        there = schedules.named(connection, wanted.name)
+        if there is not None:
+            raise ScheduleExists(f"schedule {wanted.name} exists already; {_instead(there)}")
         now = clock.now()
         return known(connection, [put(connection, wanted, None, Owner.API, actor, now)], now)[0]
 
@@ -230,7 +231,21 @@ def _expect(connection: sa.Connection, name: str, expected: Expected) -> Schedul
     return row
 
 
+def _instead(row: ScheduleRow) -> str:
+    """What somebody can do who wants a schedule of the name of this one."""
+    if row.state is State.RETIRED:
+        return "it is retired, code declares it no more: DELETE it first"
+    if row.owner is Owner.CODE:
+        return "it is declared in code; change it there (schedules/*.py), or take another name"
+    if row.owner is Owner.JOB:
+        return f"it is part of the definition of job {row.job}; change it there, or take another name"
+    return "change it with PUT and If-Match"
+
+
 def _editable(row: ScheduleRow) -> None:
+    if row.state is State.RETIRED:
+        message = f"schedule {row.name} is retired, code declares it no more; DELETE it, then create it anew"
+        raise ScheduleOwnedElsewhere(message)
     if row.owner is Owner.CODE:
         message = f"schedule {row.name} is declared in code; change it there (schedules/*.py)"
         raise ScheduleOwnedElsewhere(message)

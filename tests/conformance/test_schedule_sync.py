@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from jobworker import business_day, calendar, daily, every, schedule
 from jobworker.clock import ManualClock
 from jobworker.declare.schedules import Declarations, collecting
+from jobworker.domain.errors import Conflict, ScheduleExists, ScheduleOwnedElsewhere
 from jobworker.domain.schedule import Owner, State
-from jobworker.services import calendar_editing, catalogue, schedule_sync
+from jobworker.services import backfill, calendar_editing, catalogue, occurrences, schedule_sync
 from jobworker.services import schedules as editing
 from jobworker.services.schedule_sync import Change, Step
 from jobworker.store import audit, jobs, schedules, schema
@@ -133,6 +134,56 @@ def test_what_is_gone_from_code_is_retired_and_comes_back(house: House) -> None:
     assert (again.id, again.state, again.revision) == (retired.id, State.ACTIVE, 2)
     assert again.next_at == NOW + dt.timedelta(days=4, hours=1)
     assert len(house.ledger("nightly")) == 1, "what was due while it was retired stays as it is"
+
+
+def test_what_is_retired_stays_so_until_it_is_deleted(house: House) -> None:
+    house.declares("nightly")
+    house.apply()
+    house.fields.clear()
+    house.apply()
+    with pytest.raises(Conflict, match="retired, code declares it no more: it cannot be fired; submit job load"):
+        occurrences.fire(house.database, house.clock, "nightly", None, "ann")
+    assert house.row("nightly").state is State.RETIRED
+    again = {"name": "nightly", "job": "load", "rule": {"kind": "daily", "time": "01:00"}}
+    with pytest.raises(ScheduleExists, match="it is retired, code declares it no more: DELETE it first"):
+        editing.create(house.database, house.clock, again, "ann")
+    with pytest.raises(ScheduleOwnedElsewhere, match="DELETE it, then create it anew"):
+        editing.change(house.database, house.clock, "nightly", again, None, "ann")
+
+    house.clock.advance(2 * 86400)
+    asked = backfill.Asked(NOW - DAY, NOW)
+    assert backfill.backfill(house.database, house.clock, "nightly", asked, "ann").items, "its past can still be had"
+    assert house.row("nightly").state is State.RETIRED
+
+    editing.remove(house.database, house.clock, "nightly", None, "ann")
+    made = editing.create(house.database, house.clock, again, "ann")
+    assert (made.row.owner, made.row.state) == (Owner.API, State.ACTIVE)
+
+
+def test_a_name_that_is_taken_is_told_with_where_it_is_changed(house: House) -> None:
+    house.declares("nightly")
+    house.apply()
+    house.household.define("report", schedule={"kind": "daily", "time": "02:00"})
+    for name, told in (("nightly", "declared in code"), ("report", "part of the definition of job report")):
+        wanted = {"name": name, "job": "load", "rule": {"kind": "daily", "time": "01:00"}}
+        with pytest.raises(ScheduleExists, match=told):
+            editing.create(house.database, house.clock, wanted, "ann")
+
+
+def test_what_never_fires_is_accepted_and_told(house: House) -> None:
+    house.calendars["summer"] = {"kind": "dates", "days": ["2026-06-01", "2026-06-03"]}
+    house.calendars["past"] = {"kind": "dates", "days": ["2020-06-01"]}
+    house.declares("never", end="2020-01-01T00:00:00Z")
+    house.declares("forbidden", require=["past"])
+    house.declares("summer", require=["summer"], zone="Europe/Berlin")
+    changes = {change.name: change for change in house.apply() if change.kind == "schedule"}
+    assert {change.step for change in changes.values()} == {Step.CREATED}
+    for name, told in (("never", "it has ended already"), ("forbidden", "its calendars (past) allow no time")):
+        assert changes[name].next == []
+        [warning] = changes[name].warnings
+        assert told in warning
+    assert [f"{moment:%m-%dT%H:%M%z}" for moment in changes["summer"].next] == ["06-01T13:00+0200", "06-03T13:00+0200"]
+    assert changes["summer"].warnings == []
 
 
 def test_what_others_own_is_left_alone(house: House) -> None:

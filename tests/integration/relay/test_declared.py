@@ -110,3 +110,11 @@ def test_a_broken_module_changes_nothing(start: Start, folder: Path, sqlite_data
     errors = [line for line in log if line["log_level"] == "error"]
     assert [line["event"] for line in errors] == ["schedule_module_broken", "schedules_left_as_they_are"]
     assert "nights/third.py:2: schedule 'third': /rule/time: " in errors[0]["traceback"]
+
+
+def test_what_is_odd_is_told(start: Start, folder: Path, sqlite_database: Database, log: Log) -> None:
+    write(folder, "schedule('over', job='load', rule=daily('02:00'), end='2020-01-01T00:00:00Z')")
+    start().synchronise()
+    taken, odd = log
+    assert (taken["event"], odd["event"], odd["log_level"]) == ("declaration_taken", "declaration_is_odd", "warning")
+    assert (odd["schedule"], odd["why"][:14]) == ("over", "it never fires")
