@@ -164,7 +164,7 @@ def _schedule(found: Known) -> dict[str, Any]:
         "revision": row.revision,
         "state": found.standing.value,
         "paused": paused if row.paused_at else None,
-        "next_at": row.next_at,
+        "next_at": found.next_at,
         "settled_until": row.settled_until,
         "expected_by": found.expected_by,
         "overdue": found.overdue,

@@ -165,7 +165,7 @@ def _line(found: Known) -> str:
 
 def _standing(found: Known) -> Iterator[str]:
     row, zone = found.row, found.row.schedule.zone
-    yield telling.moment(row.next_at, zone) if row.next_at else "nothing more is due"
+    yield telling.moment(found.next_at, zone) if found.next_at else "nothing more is due"
     if found.overdue:
         yield click.style("overdue", fg="red")
     if row.paused_at:
@@ -192,7 +192,7 @@ def _shown(found: Known) -> dict[str, object]:
         "paused_by": row.paused_by,
         "pause_note": row.pause_note,
         "paused_until": row.paused_until,
-        "next_at": row.next_at,
+        "next_at": found.next_at,
         "overdue": found.overdue,
         "runs": row.runs,
         "failures": row.failures,

@@ -70,7 +70,7 @@ class Health:
                     live_workers=len(workers.live(connection)),
                     relay_lag=_age(state.turned_at, now),
                     beat_age=_age(state.beat_tick_at, now),
-                    schedules={each.value: number for each, number in schedule_lists.count(connection).items()},
+                    schedules={each.value: number for each, number in schedule_lists.count(connection, now).items()},
                     overdue=late.count,
                     lateness=late.lateness(now),
                 )

@@ -13,6 +13,11 @@ from jobworker.store.schedules import ScheduleRow
 #: So late an occurrence may be entered in the ledger: another beat, or relay, needs a while to take over (s).
 PATIENCE = 60.0
 
+_PATIENCE = dt.timedelta(seconds=PATIENCE)
+
+#: What is due after this is due when time ends.
+_LATEST = dt.datetime.max.replace(tzinfo=dt.UTC) - _PATIENCE
+
 #: So many are named; when there are more, it is not one of them that is to blame.
 _NAMED = 10
 
@@ -35,16 +40,20 @@ class Overdue:
         return (now - self.worst[0][1]).total_seconds() if self.worst else 0.0
 
 
-def expected_by(row: ScheduleRow) -> dt.datetime | None:
-    """When the next occurrence of a schedule is entered at the latest; None: nobody waits for one."""
-    if row.next_at is None or schedule_lists.standing(row) is not Standing.ACTIVE:
+def expected_by(row: ScheduleRow, now: dt.datetime) -> dt.datetime | None:
+    """When the next occurrence of a schedule is entered at the latest; None: nobody waits for one.
+
+    After a pause whose end has come, that of what it held up.
+    """
+    if row.next_at is None or schedule_lists.standing(row, now) is not Standing.ACTIVE:
         return None
-    return row.next_at + dt.timedelta(seconds=PATIENCE)
+    due = max(row.next_at, row.paused_until or row.next_at)
+    return due + _PATIENCE if due <= _LATEST else None
 
 
 def since(now: dt.datetime) -> dt.datetime:
     """What was due before this moment, and is not entered, is overdue."""
-    return now - dt.timedelta(seconds=PATIENCE)
+    return now - _PATIENCE
 
 
 def look(connection: sa.Connection, now: dt.datetime) -> Overdue:

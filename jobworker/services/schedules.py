@@ -41,12 +41,14 @@ _HIGHEST = 2**31 - 1
 class Known:
     """A schedule as it stands, and what somebody who looks at it should notice.
 
-    `in_words` says when it is due; None: it cannot be read.
+    `in_words` says when it is due; None: it cannot be read. `next_at` is what is due next; None: nothing is, though
+    a row may say so when its time has come.
     """
 
     row: ScheduleRow
     standing: Standing
     in_words: str | None
+    next_at: dt.datetime | None
     expected_by: dt.datetime | None
     overdue: bool
     warnings: Sequence[str]
@@ -142,7 +144,7 @@ def page(
     since = overdue.since(now) if asked.overdue else None
     filters = Filters(asked.job, asked.owner, asked.state, asked.calendar, since)
     with database.read() as connection:
-        found = schedule_lists.page(connection, filters, _shown(asked), limit, cursor)
+        found = schedule_lists.page(connection, filters, _shown(asked), now, limit, cursor)
         return Page(known(connection, found.items, now), found.next)
 
 
@@ -205,9 +207,11 @@ def put(
 
 
 def _known(row: ScheduleRow, job: JobRow | None, plan: Plan | None, now: dt.datetime) -> Known:
-    by, standing = overdue.expected_by(row), schedule_lists.standing(row)
+    by, standing = overdue.expected_by(row, now), schedule_lists.standing(row, now)
     in_words = describing.of_schedule(plan.schedule) if plan else None
-    return Known(row, standing, in_words, by, by is not None and by < now, list(_warnings(row, job, plan, now)))
+    late = by is not None and by < now
+    following = row.next_at if standing in (Standing.ACTIVE, Standing.PAUSED) else None
+    return Known(row, standing, in_words, following, by, late, list(_warnings(row, job, plan, now)))
 
 
 def _warnings(row: ScheduleRow, job: JobRow | None, plan: Plan | None, now: dt.datetime) -> Iterator[str]:

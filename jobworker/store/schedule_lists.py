@@ -56,11 +56,16 @@ class RevisionRow:
 
 
 def page(
-    connection: sa.Connection, filters: Filters, shown: Any, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    connection: sa.Connection,
+    filters: Filters,
+    shown: Any,
+    now: dt.datetime,
+    limit: int = DEFAULT_LIMIT,
+    cursor: str | None = None,
 ) -> Page[ScheduleRow]:
     """Schedules by name; `shown` are the filters as the client gave them, to which the cursor belongs."""
     listing = Listing("schedules", shown)
-    query = sa.select(_schedules).where(*_conditions(filters)).order_by(_schedules.c.name).limit(limit + 1)
+    query = sa.select(_schedules).where(*_conditions(filters, now)).order_by(_schedules.c.name).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:
         query = query.where(_schedules.c.name > after)
@@ -102,10 +107,14 @@ def revision(connection: sa.Connection, schedule_id: str, number: int) -> Revisi
 
 
 def overdue(connection: sa.Connection, since: dt.datetime, limit: int) -> list[tuple[str, dt.datetime]]:
-    """Up to `limit` schedules that were due before `since` and are not settled, the longest first; and since when."""
-    query = sa.select(_schedules.c.name, _schedules.c.next_at).where(*_overdue(since))
+    """Up to `limit` schedules that were due before `since` and are not settled, the longest first; and since when.
+
+    The end of a pause counts as such a time: what it held up is due then.
+    """
+    query = sa.select(_schedules.c.name, _schedules.c.next_at, _schedules.c.paused_until).where(*_overdue(since))
     query = query.order_by(_schedules.c.next_at, _schedules.c.id).limit(limit)
-    return [(row.name, row.next_at) for row in connection.execute(query)]
+    found = [(row.name, max(row.next_at, row.paused_until or row.next_at)) for row in connection.execute(query)]
+    return sorted(found, key=lambda each: each[1])
 
 
 def count_overdue(connection: sa.Connection, since: dt.datetime) -> int:
@@ -113,37 +122,45 @@ def count_overdue(connection: sa.Connection, since: dt.datetime) -> int:
     return connection.scalar(sa.select(sa.func.count()).select_from(_schedules).where(*_overdue(since))) or 0
 
 
-def count(connection: sa.Connection) -> dict[Standing, int]:
+def count(connection: sa.Connection, now: dt.datetime) -> dict[Standing, int]:
     """How many schedules there are of each standing; those without any are left out."""
-    found = connection.execute(sa.select(_STANDING, sa.func.count()).group_by(_STANDING))
+    each = sa.select(_standing(now).label("standing")).subquery()
+    found = connection.execute(sa.select(each.c.standing, sa.func.count()).group_by(each.c.standing))
     return {Standing(row[0]): row[1] for row in found}
 
 
-def standing(row: ScheduleRow) -> Standing:
-    """Whether this schedule will start anything."""
+def standing(row: ScheduleRow, now: dt.datetime) -> Standing:
+    """Whether this schedule will start anything. A pause whose end has come is none, whether or not anybody noticed."""
     if row.state is not State.ACTIVE:
         return Standing(row.state.value)
     if not row.enabled:
         return Standing.DISABLED
-    return Standing.PAUSED if row.paused_at else Standing.ACTIVE
+    paused = row.paused_at is not None and (row.paused_until is None or row.paused_until > now)
+    return Standing.PAUSED if paused else Standing.ACTIVE
 
 
-#: The same in SQL.
-_STANDING = sa.case(
-    (_schedules.c.state != State.ACTIVE.value, _schedules.c.state),
-    (_schedules.c.enabled.is_(False), Standing.DISABLED.value),
-    (_schedules.c.paused_at.is_not(None), Standing.PAUSED.value),
-    else_=Standing.ACTIVE.value,
-)
+def _standing(now: dt.datetime) -> sa.ColumnElement[str]:
+    """The same in SQL."""
+    return sa.case(
+        (_schedules.c.state != State.ACTIVE.value, _schedules.c.state),
+        (_schedules.c.enabled.is_(False), Standing.DISABLED.value),
+        (_is_paused(now), Standing.PAUSED.value),
+        else_=Standing.ACTIVE.value,
+    )
 
 
-def _conditions(filters: Filters) -> Iterator[Any]:
+def _is_paused(now: dt.datetime) -> sa.ColumnElement[bool]:
+    endless = sa.or_(_schedules.c.paused_until.is_(None), _schedules.c.paused_until > now)
+    return sa.and_(_schedules.c.paused_at.is_not(None), endless)
+
+
+def _conditions(filters: Filters, now: dt.datetime) -> Iterator[Any]:
     if filters.job is not None:
         yield _schedules.c.job == filters.job
     if filters.owner is not None:
         yield _schedules.c.owner == filters.owner.value
     if filters.state is not None:
-        yield _STANDING.in_([filters.state.value])
+        yield _standing(now) == filters.state.value
     if filters.calendar is not None:
         using = sa.select(_calendars.c.schedule_id).where(_calendars.c.calendar == filters.calendar)
         yield _schedules.c.id.in_(using)
@@ -154,4 +171,5 @@ def _conditions(filters: Filters) -> Iterator[Any]:
 def _overdue(since: dt.datetime) -> Iterator[Any]:
     yield sa.text(schema.AHEAD_OF_TIME)
     yield _schedules.c.next_at < since
-    yield _STANDING.in_([Standing.ACTIVE.value])
+    yield _schedules.c.state == State.ACTIVE.value
+    yield sa.not_(_is_paused(since))

@@ -123,6 +123,7 @@ def put(
     if before and before.owner is owner and before.spec == spec and before.state is not State.RETIRED:
         return before
     revision = before.revision + 1 if before else 1
+    spent = schedule.max_runs is not None and before is not None and before.runs >= schedule.max_runs
     begins = now if before else now + dt.timedelta(seconds=schedule.initial_delay)
     values = {
         "job": schedule.job,
@@ -130,7 +131,7 @@ def put(
         "revision": revision,
         "spec": spec,
         "enabled": schedule.enabled,
-        "state": (State.ACTIVE if next_at else State.EXHAUSTED).value,
+        "state": (State.EXHAUSTED if next_at is None or spent else State.ACTIVE).value,
         "settled_until": max(begins, before.settled_until) if before else begins,
         "next_at": next_at,
         "changed_at": now,

@@ -38,6 +38,22 @@ def test_a_pause_is_shown_with_its_note_and_its_end(any_world: World) -> None:
     assert (gone_on.status_code, gone_on.json["state"], gone_on.json["paused"]) == (200, "active", None)
 
 
+def test_a_pause_whose_end_has_come_is_none_though_nobody_noticed(any_world: World) -> None:
+    created(any_world, rule={"kind": "interval", "every": 60})
+    pause(any_world, until=LATER)
+    now = SystemClock().now().replace(microsecond=0)
+    due(any_world, "morning", now - dt.timedelta(minutes=10))
+    for ended, state, overdue in ((-600, "paused", False), (30, "active", False), (61, "active", True)):
+        end = now - dt.timedelta(seconds=ended)
+        _set(any_world, paused_at=now - dt.timedelta(hours=1), paused_until=end)
+        shown = any_world.client.get(URL).json
+        by = (end + dt.timedelta(seconds=60)).isoformat().replace("+00:00", "Z") if state == "active" else None
+        assert (shown["state"], shown["overdue"], shown["expected_by"]) == (state, overdue, by)
+        assert any_world.client.get(f"/api/v1/schedules?state={state}").json["items"] == [shown]
+        late = any_world.client.get("/api/v1/schedules?overdue=true").json["items"]
+        assert [each["name"] for each in late] == ["morning"] * overdue
+
+
 def test_asking_again_changes_the_note_alone(world: World) -> None:
     created(world)
     since = world.client.post(f"{URL}/pause").json["paused"]["at"]

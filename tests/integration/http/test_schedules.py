@@ -73,6 +73,25 @@ def test_it_says_what_is_next_and_by_when_that_is_seen(world: World) -> None:
     assert shown["overdue"] is False
 
 
+def test_the_last_moment_there_is_can_be_named(world: World) -> None:
+    shown = created(world, rule={"kind": "once", "at": "9999-12-31T23:59:59Z"})
+    assert (shown["next_at"], shown["expected_by"], shown["overdue"]) == ("9999-12-31T23:59:59Z", None, False)
+
+
+def test_nothing_is_next_of_what_is_disabled_or_exhausted(any_world: World) -> None:
+    assert created(any_world, enabled=False)["next_at"] is None
+    spent = created(any_world, name="spent", max_runs=1, run_at_start=True)
+    assert (spent["state"], spent["runs"], spent["next_at"]) == ("exhausted", 1, None)
+
+
+def test_max_runs_below_the_runs_so_far_exhausts_it(any_world: World) -> None:
+    created(any_world)
+    any_world.client.post(f"{URL}/fire")
+    for most, state in ((1, "exhausted"), (2, "active")):
+        changed = any_world.client.put(URL, json={**SCHEDULE, "max_runs": most}, headers={"If-Match": "*"}).json
+        assert (changed["state"], changed["next_at"] is None) == (state, state == "exhausted")
+
+
 def test_one_that_runs_at_start_is_due_at_once(any_world: World) -> None:
     shown = created(any_world, run_at_start=True)
     assert (shown["runs"], any_world.count("executions")) == (1, 1)
