@@ -1,5 +1,6 @@
 """The Celery app: what `celery -A jobworker worker | beat | flower | inspect …` finds."""
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from jobworker.domain.errors import Misconfigured
 from jobworker.loading import Broken
 from jobworker.settings import Settings
 from jobworker.telemetry import logging
-from jobworker.transport.celery_settings import celery_settings
+from jobworker.transport.celery_settings import celery_settings, lay_over
 from jobworker.worker.setup import install
 from jobworker.worker.task import JobApp
 
@@ -43,13 +44,24 @@ def _make_app() -> Celery:
     if "" not in sys.path:
         sys.path.insert(0, "")
     made = JobApp("jobworker")
-    made.add_defaults(celery_settings(_settings))
-    if importlib.util.find_spec("celeryconfig") is not None:
-        made.config_from_object("celeryconfig")
+    try:
+        _configure(made)
+    except Misconfigured as error:
+        raise SystemExit(f"error: {error}") from None
     install(made, _settings)
     signals.import_modules.connect(_on_import_modules, sender=made, weak=False)
     signals.setup_logging.connect(_on_setup_logging, weak=False)
     return made
+
+
+def _configure(made: Celery) -> None:
+    """What JobWorker needs, with what `celeryconfig.py` says in its place."""
+    ours = celery_settings(_settings)
+    if importlib.util.find_spec("celeryconfig") is not None:
+        # Celery itself puts defaults that are added before what it reads from a module.
+        ours = lay_over(ours, vars(importlib.import_module("celeryconfig")))
+        made.config_from_object("celeryconfig")
+    made.add_defaults(ours)
 
 
 def _on_import_modules(**_: Any) -> None:

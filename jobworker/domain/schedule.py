@@ -224,7 +224,8 @@ def stored(found: Mapping[str, Any]) -> Schedule:
 def of_job(job: str, given: object, where: str = "/schedule") -> Schedule:
     """The schedule that a definition carries: a rule which may name its `zone` itself; raises `InvalidInput`.
 
-    It has the name of its job.
+    It has the name of its job, and its executions run beside each other, as those of other calls of the job do: who
+    wants more decided makes a schedule of its own.
     """
     fields = dict(given) if isinstance(given, Mapping) else {}
     read = Described({"zone": fields.pop("zone", None)}, where)
@@ -236,7 +237,7 @@ def of_job(job: str, given: object, where: str = "/schedule") -> Schedule:
         problems = [*error.errors, *problems]
     if problems:
         raise InvalidInput("; ".join(problem.message for problem in problems), problems)
-    return Schedule(job, job, rule, found)
+    return Schedule(job, job, rule, found, overlap=Overlap.ALLOW)
 
 
 def to_job(schedule: Schedule) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""What JobWorker needs Celery to do. `celeryconfig.py` is laid over it and may change the rest."""
+"""What JobWorker needs Celery to do, and what `celeryconfig.py` may say in its place."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from kombu import Queue
 
+from jobworker.domain.errors import Misconfigured
 from jobworker.domain.job import DEFAULT_QUEUE, SHIPPED_QUEUES
 from jobworker.settings import Settings
 
@@ -13,6 +15,18 @@ _SOCKET_TIMEOUT = 5
 #: Seconds between beat's looks at the schedule, and how long its lock lives without one.
 _BEAT_INTERVAL = 1
 _BEAT_LOCK = 15
+
+#: What every process has to know, and not only those of Celery: the variable that says it, or why nobody may.
+_ELSEWHERE = {
+    "broker_url": "set JOBWORKER_REDIS_URL",
+    "redbeat_redis_url": "set JOBWORKER_REDIS_URL",
+    "timezone": "times are UTC; a schedule has a zone of its own",
+    "enable_utc": "times are UTC; a schedule has a zone of its own",
+    "accept_content": "what is sent is JSON",
+    "task_serializer": "what is sent is JSON",
+    "beat_scheduler": "schedules are JobWorker's",
+    "worker_consumer": "set JOBWORKER_TRANSPORT",
+}
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
@@ -56,3 +70,17 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "redbeat_redis_options": {"socket_timeout": _SOCKET_TIMEOUT, "socket_connect_timeout": _SOCKET_TIMEOUT},
         "redbeat_lock_timeout": _BEAT_LOCK,
     }
+
+
+def lay_over(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Our settings with those that an operator has made in their place, mappings key by key.
+
+    Raises `Misconfigured` for one that is not decided there.
+    """
+    laid = dict(ours)
+    for name in sorted(ours.keys() & theirs.keys()):
+        if name in _ELSEWHERE:
+            raise Misconfigured(f"celeryconfig.py: {name} is not decided there; {_ELSEWHERE[name]}")
+        both = isinstance(ours[name], Mapping) and isinstance(theirs[name], Mapping)
+        laid[name] = {**ours[name], **theirs[name]} if both else theirs[name]
+    return laid

@@ -99,21 +99,34 @@ def _create_calendars() -> None:
     )
 
 
+#: What a schedule says that nobody has decided otherwise. Until now executions ran beside those before them.
+_UNDECIDED: dict[str, Any] = {
+    "description": "", "enabled": True, "calendar": None, "require": [], "exclude": [], "dst": None,
+    "start": None, "end": None, "max_runs": None, "initial_delay": 0.0, "run_at_start": False,
+    "jitter": 0.0, "spread": 0.0, "parameters": {}, "queue": None, "priority": None, "overlap": "allow",
+    "misfire": {"policy": "fire_once", "grace": 60.0, "max": 100}, "on_resume": "skip", "pause_after_failures": None,
+}  # fmt: skip
+
+
 def _insert(connection: sa.Connection, row: Any) -> None:
     rule = json.loads(row.rule) if isinstance(row.rule, str) else row.rule
     zone = rule.pop("zone", "UTC")
-    spec = {"name": row.job, "job": row.job, "rule": rule, "zone": zone, "enabled": bool(row.enabled)}
+    spec = {"name": row.job, "job": row.job, "rule": rule, "zone": zone, **_UNDECIDED}
     settled = max(row.changed_at, row.last) if row.last else row.changed_at
     values = {
-        "id": row.id, "name": row.job, "spec": json.dumps(spec), "enabled": row.enabled, "settled": settled,
+        "id": row.id, "name": row.job, "spec": json.dumps(spec), "settled": settled,
         "created": row.created_at, "changed": row.changed_at,
     }  # fmt: skip
-    kind = "jsonb" if connection.dialect.name == "postgresql" else "text"
+    on_postgresql = connection.dialect.name == "postgresql"
+    kind = "jsonb" if on_postgresql else "text"
+    # While its job was disabled nothing was due; from now on such occurrences have a row.
+    now = "now()" if on_postgresql else "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+    begins = ":settled" if row.enabled else now
     connection.execute(
         sa.text(
             "INSERT INTO job_schedules (id, name, job, owner, revision, spec, enabled, state, settled_until, next_at, "
             "runs, failures, created_at, changed_at) VALUES (:id, :name, :name, 'job', 1, "
-            f"CAST(:spec AS {kind}), :enabled, 'active', :settled, :settled, 0, 0, :created, :changed)"
+            f"CAST(:spec AS {kind}), true, 'active', {begins}, {begins}, 0, 0, :created, :changed)"
         ),
         values,
     )

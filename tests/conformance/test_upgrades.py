@@ -1,0 +1,114 @@
+"""Databases that hold something are upgraded with it, from each released revision."""
+
+import datetime as dt
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker.domain.schedule import Owner, State, parse
+from jobworker.services import firing
+from jobworker.store import migrate, schedules, schema
+from jobworker.store.database import Database
+
+DAY = dt.timedelta(days=1)
+CHANGED = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+FIRED = CHANGED + dt.timedelta(hours=15)
+
+CRON = {"kind": "cron", "expression": "0 3 * * *", "zone": "Europe/Berlin"}
+INTERVAL = {"kind": "interval", "every": 86400, "anchor": "2026-01-01T03:00:00+00:00"}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'old.db'}"
+        return
+    server = request.getfixturevalue("postgres")
+    server.create("older")
+    yield server.url("older")
+    server.drop("older")
+
+
+@pytest.fixture
+def before_schedules(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """A database at revision 0002: what a definition's rule was kept in has two rows, and a ledger."""
+    with monkeypatch.context() as patched:
+        steps = migrate._steps_to_head
+        patched.setattr(migrate, "_steps_to_head", lambda *given: steps(*given)[:2])
+        migrate.upgrade(empty_url)
+    database = Database(empty_url)
+    with database.write() as connection:
+        for name, rule, enabled in (("nightly", CRON, True), ("stopped", INTERVAL, False)):
+            _insert_0002(connection, name, rule, enabled)
+        connection.execute(
+            sa.insert(schema.occurrences).values(
+                schedule_id="id-nightly", scheduled_for=FIRED, outcome="fired", execution_id="e", recorded_at=FIRED
+            )
+        )
+    yield database
+    database.dispose()
+
+
+def _insert_0002(connection: sa.Connection, name: str, rule: dict[str, Any], enabled: bool) -> None:
+    moment = schema.occurrences.c.scheduled_for.type
+    table = sa.table(
+        "job_schedules",
+        *(sa.column(each, sa.String) for each in ("id", "job")),
+        sa.column("rule", schema.job_definitions.c.definition.type),
+        sa.column("enabled", sa.Boolean),
+        *(sa.column(each, moment) for each in ("created_at", "changed_at")),
+    )
+    values = {"id": f"id-{name}", "job": name, "rule": rule, "enabled": enabled}
+    connection.execute(table.insert().values(**values, created_at=CHANGED - DAY, changed_at=CHANGED))
+
+
+def test_the_rule_of_a_definition_becomes_a_schedule_that_goes_on(before_schedules: Database) -> None:
+    url = before_schedules.url.render_as_string(hide_password=False)
+    migrate.upgrade(url)
+    with before_schedules.read() as connection:
+        row = schedules.named(connection, "nightly")
+    assert row is not None
+    assert (row.id, row.job, row.owner, row.state, row.enabled) == (
+        "id-nightly",
+        "nightly",
+        Owner.JOB,
+        State.ACTIVE,
+        True,
+    )
+    # All of it, as what is entered from now on; and executions run beside each other, as they did.
+    wanted = {"name": "nightly", "job": "nightly", "zone": "Europe/Berlin", "overlap": "allow"}
+    assert row.spec == parse({**wanted, "rule": {"kind": "cron", "expression": "0 3 * * *"}}).to_json()
+    assert row.settled_until == FIRED
+    now = FIRED + DAY + dt.timedelta(hours=3)
+    with before_schedules.write() as connection:
+        firing.settle(connection, {row.id: now}, now)
+        ledger = sa.select(schema.occurrences.c.scheduled_for).where(schema.occurrences.c.schedule_id == row.id)
+        found = sorted(connection.scalars(ledger))
+    # 03:00 in Berlin is 02:00 in UTC in winter; what had its row has no other.
+    assert found == [FIRED, dt.datetime(2026, 3, 3, 2, tzinfo=dt.UTC)]
+
+
+def test_what_was_not_due_while_its_job_was_disabled_is_not_made_up(before_schedules: Database) -> None:
+    migrate.upgrade(before_schedules.url.render_as_string(hide_password=False))
+    with before_schedules.read() as connection:
+        row = schedules.named(connection, "stopped")
+    now = dt.datetime.now(dt.UTC)
+    assert row is not None
+    assert row.enabled is True
+    assert dt.timedelta(0) <= now - row.settled_until < dt.timedelta(minutes=5)
+
+
+def test_a_revision_stands_for_what_there_was(before_schedules: Database) -> None:
+    migrate.upgrade(before_schedules.url.render_as_string(hide_password=False))
+    with before_schedules.read() as connection:
+        found = connection.execute(sa.select(schema.schedule_revisions)).all()
+    assert {(row.schedule_id, row.revision, row.actor) for row in found} == {
+        ("id-nightly", 1, "migration"),
+        ("id-stopped", 1, "migration"),
+    }
+    assert all(json.dumps(row.spec) for row in found)
