@@ -1,7 +1,7 @@
 """What an operator edits for Celery, by Celery's own setting names.
 
 It is laid over what JobWorker itself needs (jobworker/transport/celery_settings.py). Where Redis is, and
-everything else that is not Celery's, comes from JOBWORKER_* variables (see docs/settings.md).
+everything else that is not Celery's alone, comes from JOBWORKER_* variables (see docs/settings.md) and is refused here.
 """
 
 # How many jobs one worker runs at a time; also `--concurrency`. Default: the number of cores.
