@@ -224,8 +224,7 @@ def stored(found: Mapping[str, Any]) -> Schedule:
 def of_job(job: str, given: object, where: str = "/schedule") -> Schedule:
     """The schedule that a definition carries: a rule which may name its `zone` itself; raises `InvalidInput`.
 
-    It has the name of its job, and its executions run beside each other, as those of other calls of the job do: who
-    wants more decided makes a schedule of its own.
+    It has the name of its job, and its executions run beside each other, as those of other calls of the job do.
     """
     fields = dict(given) if isinstance(given, Mapping) else {}
     read = Described({"zone": fields.pop("zone", None)}, where)
