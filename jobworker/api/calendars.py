@@ -36,8 +36,7 @@ from jobworker.domain.errors import (
 )
 from jobworker.services import calendar_editing, calendar_import, calendars
 from jobworker.services.calendar_import import Asked, Imported
-from jobworker.services.calendars import CalendarDay
-from jobworker.store.calendars import CalendarRevision as RevisionRow
+from jobworker.services.calendars import CalendarDay, Changed
 from jobworker.store.calendars import CalendarRow
 
 ROOT = f"{show.ROOT}/calendars"
@@ -201,11 +200,12 @@ def _summary(row: CalendarRow) -> dict[str, Any]:
     }
 
 
-def _revision(row: RevisionRow) -> dict[str, Any]:
+def _revision(found: Changed) -> dict[str, Any]:
+    row = found.row
     here = f"{ROOT}/{row.calendar}"
     links = {"self": f"{here}/revisions/{row.revision}", "calendar": here}
     shown = {name: getattr(row, name) for name in ("calendar", "revision", "created_at", "actor")}
-    return {**shown, "definition": row.spec, "links": links}
+    return {**shown, "changed": found.changed, "definition": row.spec, "links": links}
 
 
 def _imported(asked: Asked, done: Imported) -> dict[str, Any]:

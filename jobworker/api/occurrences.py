@@ -69,13 +69,16 @@ def preview_schedule(body: dict[str, Any]) -> Response:
 @blueprint.answers(200, page_of(Occurrence), "Past ones, the latest first; or those ahead, the first one first.")
 @blueprint.problems(ScheduleNotFound, Conflict)
 def list_occurrences(query: dict[str, Any], name: str) -> Response:
-    """List what became of the occurrences of a schedule; with `upcoming`, so many of those that are ahead."""
-    if query["upcoming"] is not None:
-        found = occurrences.ahead(room().database, name, query["begin"], query["upcoming"])
-        items = [{**_coming(each), "execution_id": None, "recorded_at": None, "links": {}} for each in found]
-        return answer({"items": items, "next": None})
+    """List what became of the occurrences of a schedule; with `upcoming`, so many of those that are ahead.
+
+    `from` and `to` go with both. The ledger of a schedule that was removed is found by its id.
+    """
     outcome = Outcome(query["outcome"]) if query["outcome"] else None
     wanted = Range(query["begin"], query["end"], outcome)
+    if query["upcoming"] is not None:
+        found = occurrences.ahead(room().database, name, wanted, query["upcoming"])
+        items = [{**_coming(each), "execution_id": None, "recorded_at": None, "links": {}} for each in found]
+        return answer({"items": items, "next": None})
     timetable, page = occurrences.past(room().database, name, wanted, query["limit"], query["cursor"])
     return answer(show.page(page, lambda each: _past(each, timetable)))
 

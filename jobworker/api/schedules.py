@@ -136,7 +136,7 @@ def resume_schedule(body: dict[str, Any], name: str) -> Response:
 @blueprint.answers(200, page_of(ScheduleRevision), "Revisions, the latest first.")
 @blueprint.problems(ScheduleNotFound)
 def list_schedule_revisions(query: dict[str, Any], name: str) -> Response:
-    """List how a schedule was at each time."""
+    """List how a schedule was at each time; the revisions of one that was removed are found by its id."""
     found = schedules.revisions(room().database, name, query["limit"], query["cursor"])
     return answer(show.page(found, _revision))
 
@@ -189,7 +189,9 @@ def _schedule(found: Known) -> dict[str, Any]:
 
 
 def _revision(found: Changed) -> dict[str, Any]:
-    row, schedule_url = found.row, f"{ROOT}/{found.name}"
+    row, schedule_url = found.row, f"{ROOT}/{found.row.schedule_id if found.removed else found.name}"
+    # Of one that was removed, what it did is there still.
+    related = {"occurrences": f"{schedule_url}/occurrences"} if found.removed else {"schedule": schedule_url}
     return {
         "schedule": found.name,
         "revision": row.revision,
@@ -197,5 +199,5 @@ def _revision(found: Changed) -> dict[str, Any]:
         "actor": row.actor,
         "changed": found.changed,
         "definition": row.spec,
-        "links": {"self": f"{schedule_url}/revisions/{row.revision}", "schedule": schedule_url},
+        "links": {"self": f"{schedule_url}/revisions/{row.revision}", **related},
     }

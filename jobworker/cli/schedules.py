@@ -64,7 +64,7 @@ def show(name: str, as_json: bool) -> None:
         if as_json:
             click.echo(telling.json(_shown(found)))
             return
-        ahead = occurrences.ahead(database, name, clock.now(), _AROUND)
+        ahead = occurrences.ahead(database, name, Range(clock.now()), _AROUND)
         _, behind = occurrences.past(database, name, Range(), _AROUND)
     click.echo(_line(found))
     click.echo(f"  {describing.of_schedule(found.row.schedule)}")

@@ -111,11 +111,11 @@ def expect(connection: sa.Connection, name: str, expected: Expected) -> Calendar
     return row
 
 
-def check_name(name: object) -> None:
+def check_name(name: object, where: str = "/name") -> None:
     """Raise `InvalidInput` if no calendar can have this name."""
     if not isinstance(name, str) or not NAME.match(name):
         message = "name must be 1 to 128 of the characters A-Z a-z 0-9 _ . : -, the first a letter or a digit"
-        raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
+        raise InvalidInput(message, [FieldError(where, "not_allowed", message)])
 
 
 def _read(described: Mapping[str, Any]) -> tuple[str, Calendar]:

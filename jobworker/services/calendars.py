@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from jobworker.domain import differences
 from jobworker.domain.calendar_reading import parse
 from jobworker.domain.calendars import Business, Calendar, Hours
 from jobworker.domain.errors import CalendarNotFound, FieldError, RevisionNotFound, pointer
@@ -27,6 +28,14 @@ _MOST_KEPT = 500
 #: By database and name: the revision, since when it is current, and the calendar.
 _kept: weakref.WeakKeyDictionary[sa.Engine, dict[str, tuple[tuple[int, dt.datetime], Calendar]]]
 _kept = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A revision of a calendar, and JSON pointers to what it changed; None for the first."""
+
+    row: CalendarRevision
+    changed: Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +114,7 @@ def page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = No
         return calendars.page(connection, limit, cursor)
 
 
-def revisions(
-    database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
-) -> Page[CalendarRevision]:
+def revisions(database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Changed]:
     """The revisions of a calendar, the latest first; they outlive it. Raises `CalendarNotFound`."""
     with database.read() as connection:
         if not name.isprintable():
@@ -115,17 +122,26 @@ def revisions(
         found = calendars.revisions(connection, name, limit, cursor)
         if not found.items:
             find(connection, name)
-        return found
+            return Page([], found.next)
+        before = calendars.revision_row(connection, name, found.items[-1].revision - 1)
+    older = [*found.items[1:], before]
+    return Page([_changed(one, was) for one, was in zip(found.items, older, strict=True)], found.next)
 
 
-def revision(database: Database, name: str, number: int) -> CalendarRevision:
+def revision(database: Database, name: str, number: int) -> Changed:
     """One revision; raises `CalendarNotFound`, `RevisionNotFound`."""
     with database.read() as connection:
         row = calendars.revision_row(connection, name, number) if number <= _HIGHEST and name.isprintable() else None
         if row is None:
             latest = find(connection, name).revision
             raise RevisionNotFound(f"calendar {name} has no revision {number}; the latest is {latest}")
-        return row
+        return _changed(row, calendars.revision_row(connection, name, number - 1))
+
+
+def _changed(row: CalendarRevision, before: CalendarRevision | None) -> Changed:
+    if before is None:
+        return Changed(row, None)
+    return Changed(row, [each.pointer for each in differences.of_values("spec", before.spec, row.spec)])
 
 
 def not_found(connection: sa.Connection, *names: str) -> CalendarNotFound:

@@ -2,13 +2,13 @@
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.domain.errors import Conflict, IdempotencyKeyReused
-from jobworker.domain.schedule import Overlap
+from jobworker.domain.errors import Conflict, FieldError, IdempotencyKeyReused, InvalidInput
+from jobworker.domain.schedule import Overlap, Schedule, stored
 from jobworker.domain.timetable import Timetable
 from jobworker.services import accepting, coming, firing, plans, schedules
 from jobworker.services.accepting import Once, Request
@@ -35,21 +35,28 @@ class Fired:
 def past(
     database: Database, name: str, wanted: Range, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> tuple[Timetable, Page[Occurrence]]:
-    """What became of the occurrences of a schedule, the latest first; raises `ScheduleNotFound`."""
+    """What became of the occurrences of a schedule, the latest first; by its id also of one that was removed.
+
+    Raises `ScheduleNotFound`, and `InvalidInput` for a range that ends before it begins.
+    """
+    _check(wanted)
     with database.read() as connection:
-        row = schedules.find(connection, name)
-        return timetable(connection, row), ledger.page(connection, row.id, wanted, limit, cursor)
+        kept = schedules.kept(connection, name)
+        known = timetable(connection, kept.row) if kept.row else _without_calendars(stored(kept.spec))
+        return known, ledger.page(connection, kept.id, wanted, limit, cursor)
 
 
-def ahead(database: Database, name: str, begin: dt.datetime | None, count: int) -> Sequence[Coming]:
-    """Up to `count` occurrences that are not settled yet, from `begin` on; raises `ScheduleNotFound`."""
+def ahead(database: Database, name: str, wanted: Range, count: int) -> Sequence[Coming]:
+    """Of the next `count` occurrences that are not settled yet, those that are wanted; raises what `past` raises."""
+    _check(wanted)
+    begin, end = wanted.begin, wanted.end
     with database.read() as connection:
         row = schedules.find(connection, name)
         found = timetable(connection, row)
     after = row.settled_until
     if begin is not None and begin > after:
         after = begin - dt.timedelta(microseconds=1)
-    return coming.of_schedule(row, found, after, count)
+    return [each for each in coming.of_schedule(row, found, after, count) if end is None or each.at < end]
 
 
 def timetable(connection: sa.Connection, row: ScheduleRow) -> Timetable:
@@ -59,6 +66,17 @@ def timetable(connection: sa.Connection, row: ScheduleRow) -> Timetable:
         message = f"schedule {row.name} cannot be read by this version, or a calendar of it is gone; change it"
         raise Conflict(message)
     return plan.timetable
+
+
+def _check(wanted: Range) -> None:
+    if wanted.begin is not None and wanted.end is not None and wanted.end <= wanted.begin:
+        message = f"to must be later than from, {wanted.begin.isoformat()}"
+        raise InvalidInput(message, [FieldError("to", "not_allowed", message)])
+
+
+def _without_calendars(schedule: Schedule) -> Timetable:
+    """Of a schedule that was removed: its calendars may be others by now, or gone."""
+    return replace(schedule, calendar=None, require=(), exclude=()).timetable({})
 
 
 def fire(

@@ -16,7 +16,7 @@ from jobworker.domain.errors import FieldError, InvalidInput, pointer
 from jobworker.domain.rules.days import BusinessDay
 from jobworker.domain.schedule import Schedule
 from jobworker.domain.timetable import Timetable
-from jobworker.services import calendars, schedule_checks, schedules
+from jobworker.services import calendar_editing, calendars, schedule_checks, schedules
 from jobworker.services.coming import Coming, coming
 from jobworker.store.database import Database
 from jobworker.store.schedules import ScheduleRow
@@ -126,6 +126,7 @@ def _inline(given: Mapping[str, Any]) -> dict[str, Calendar]:
     problems: list[FieldError] = []
     for name, spec in given.items():
         try:
+            calendar_editing.check_name(name, pointer("calendars", name))
             found[name] = calendar_reading.parse(spec, pointer("calendars", name))
         except InvalidInput as error:
             problems += error.errors

@@ -19,6 +19,7 @@ from jobworker.domain.errors import (
     ScheduleNotFound,
     ScheduleOwnedElsewhere,
 )
+from jobworker.domain.ids import is_id
 from jobworker.domain.schedule import Owner, Schedule, State
 from jobworker.domain.timetable import next_after
 from jobworker.services import firing, naming, overdue, pausing, plans, schedule_checks
@@ -72,6 +73,18 @@ class Changed:
     name: str
     row: RevisionRow
     changed: Sequence[str] | None
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of a schedule; `row` None: it was removed, and only its id leads here. `revision` is its latest."""
+
+    id: str
+    name: str
+    revision: int
+    spec: Mapping[str, Any]
+    row: ScheduleRow | None
 
 
 def create(database: Database, clock: Clock, described: Mapping[str, Any], actor: str) -> Known:
@@ -149,25 +162,35 @@ def page(
 
 
 def revisions(database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Changed]:
-    """The revisions of a schedule, the latest first."""
+    """The revisions of a schedule, the latest first; by its id also those of one that was removed."""
     with database.read() as connection:
-        row = find(connection, name)
+        row = kept(connection, name)
         found = schedule_lists.revisions(connection, row.id, limit, cursor)
         earliest = found.items[-1].revision if found.items else 1
         before = schedule_lists.revision(connection, row.id, earliest - 1)
     older = [*found.items[1:], before]
-    items = [_changed(row.name, one, was) for one, was in zip(found.items, older, strict=False)]
+    items = [_changed(row, one, was) for one, was in zip(found.items, older, strict=False)]
     return Page(items, found.next)
 
 
 def revision(database: Database, name: str, number: int) -> Changed:
     """One revision; raises `ScheduleNotFound`, `RevisionNotFound`."""
     with database.read() as connection:
-        row = find(connection, name)
+        row = kept(connection, name)
         found = schedule_lists.revision(connection, row.id, number) if number <= _HIGHEST else None
         if found is None:
             raise RevisionNotFound(f"schedule {row.name} has no revision {number}; the latest is {row.revision}")
-        return _changed(row.name, found, schedule_lists.revision(connection, row.id, number - 1))
+        return _changed(row, found, schedule_lists.revision(connection, row.id, number - 1))
+
+
+def kept(connection: sa.Connection, name: str) -> Kept:
+    """What is kept of the schedule with this name, or of the one that has or had this id; raises `ScheduleNotFound`."""
+    row = schedules.get(connection, name) if name.isprintable() else None
+    latest = schedule_lists.latest(connection, name) if row is None and is_id(name) else None
+    if latest is not None:
+        return Kept(latest.schedule_id, latest.spec["name"], latest.revision, latest.spec, None)
+    row = row or find(connection, name)
+    return Kept(row.id, row.name, row.revision, row.spec, row)
 
 
 def find(connection: sa.Connection, name: str) -> ScheduleRow:
@@ -269,7 +292,8 @@ def _shown(asked: Asked) -> dict[str, Any]:
     }
 
 
-def _changed(name: str, row: RevisionRow, before: RevisionRow | None) -> Changed:
-    if before is None:
-        return Changed(name, row, None)
-    return Changed(name, row, [each.pointer for each in differences.of_values("spec", before.spec, row.spec)])
+def _changed(of: Kept, row: RevisionRow, before: RevisionRow | None) -> Changed:
+    changed = None
+    if before is not None:
+        changed = [each.pointer for each in differences.of_values("spec", before.spec, row.spec)]
+    return Changed(of.name, row, changed, of.row is None)

@@ -106,6 +106,12 @@ def revision(connection: sa.Connection, schedule_id: str, number: int) -> Revisi
     return RevisionRow(**row._mapping) if row is not None else None
 
 
+def latest(connection: sa.Connection, schedule_id: str) -> RevisionRow | None:
+    """The latest revision of a schedule, be it there or removed."""
+    found = revisions(connection, schedule_id, 1).items
+    return found[0] if found else None
+
+
 def overdue(connection: sa.Connection, since: dt.datetime, limit: int) -> list[tuple[str, dt.datetime]]:
     """Up to `limit` schedules that were due before `since` and are not settled, the longest first; and since when.
 

@@ -132,6 +132,11 @@ def test_business_hours() -> None:
     assert calendar.parts(dt.date(2026, 12, 19)) == ((dt.time(), None),)
 
 
+def test_hours_of_an_opened_day_of_the_weekend() -> None:
+    calendar = business(opened=["2026-12-19"], hours={"monday": ["09:00-17:00"], "saturday": ["10:00-14:00"]})
+    assert calendar.parts(dt.date(2026, 12, 19)) == ((dt.time(10), dt.time(14)),)
+
+
 def test_a_day_of_the_week_without_hours_is_no_business_day() -> None:
     calendar = business(weekend=[], hours={"monday": ["09:00-17:00"], "tuesday": []})
     assert calendar.business_days(dt.date(2026, 3, 1)) == [dt.date(2026, 3, day) for day in (2, 9, 16, 23, 30)]
@@ -213,6 +218,12 @@ def test_windows_may_overlap() -> None:
             "nobody would ever work",
         ),
         ({"kind": "business", "hours": {}}, "/weekend", "empty", "nobody would ever work"),
+        (
+            {"kind": "business", "hours": {"monday": ["09:00-17:00"], "saturday": ["10:00-14:00"]}},
+            "/hours/saturday",
+            "not_allowed",
+            "saturday is in weekend",
+        ),
         ({"kind": "business", "hours": []}, "/hours", "wrong_type", '{"monday": ["09:00-17:00"]}'),
         ({"kind": "business", "hours": {"Mon": []}}, "/hours/Mon", "not_allowed", "'Mon' is no day of the week"),
         ({"kind": "business", "hours": {"monday": "9-17"}}, "/hours/monday", "wrong_type", "must be a list of at most"),

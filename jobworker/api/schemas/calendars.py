@@ -115,6 +115,11 @@ class CalendarRevision(Answer):
     revision = integer("Counts the changes, from 1.")
     created_at = moment("When it was made.")
     actor = text("Who made it.")
+    changed = fields.List(
+        fields.String(),
+        allow_none=True,
+        metadata={"description": "JSON pointers to what is different from the revision before; null: it is the first."},
+    )
     definition = fields.Dict()
     links = fields.Dict(values=fields.String())
 

@@ -5,7 +5,7 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.fields import Count, Flag, Limit, Moment
+from jobworker.api.fields import Coded, Count, Flag, Limit, Moment
 from jobworker.api.schemas.base import Answer, PageQuery, Schema, integer, moment, text
 from jobworker.api.schemas.executions import Execution
 from jobworker.api.schemas.filters import check_text
@@ -32,6 +32,15 @@ class OccurrenceQuery(PageQuery):
     end = Moment(load_default=None, data_key="to", metadata={**_TIME, "description": "Nominal times before that."})
     outcome = fields.String(load_default=None, validate=ma.validate.OneOf(_OUTCOMES))
     upcoming = Limit(None, MOST)
+
+    @ma.validates_schema
+    def check_ahead(self, data: dict[str, Any], **_: Any) -> None:
+        """What is ahead has no outcome yet, and no pages."""
+        if data.get("upcoming") is not None:
+            wrong = [name for name in ("outcome", "cursor") if data.get(name) is not None]
+            if wrong:
+                message = "does not go with upcoming: it is about what has been"
+                raise ma.ValidationError({name: [Coded("not_allowed", message)] for name in wrong})
 
 
 class OccurrenceBase(Answer):

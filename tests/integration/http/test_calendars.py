@@ -130,6 +130,11 @@ def test_revisions_outlive_their_calendar(any_world: World) -> None:
     assert [(each["revision"], each["actor"]) for each in found] == [(2, "api"), (1, "api")]
     first = any_world.client.get(f"{ROOT}/office/revisions/1").json
     assert first == found[1]
+    assert found[0]["changed"] is not None
+    assert "/closed/2026-12-24" in found[0]["changed"]
+    assert first["changed"] is None
+    [latest] = any_world.client.get(f"{ROOT}/office/revisions?limit=1").json["items"]
+    assert latest == any_world.client.get(f"{ROOT}/office/revisions/2").json == found[0]
     assert first["definition"]["closed"] == OFFICE["closed"]
     assert created(any_world)["revision"] == 3
     unknown = any_world.client.get(f"{ROOT}/office/revisions/9")

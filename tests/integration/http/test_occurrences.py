@@ -40,6 +40,14 @@ def listed(world: World, query: str = "") -> list[dict[str, Any]]:
     return found
 
 
+_SENSELESS = [
+    "?from=2026-03-02T00:00:00Z&to=2026-03-01T00:00:00Z",
+    "?upcoming=2&from=2031-03-02T00:00:00Z&to=2031-03-01T00:00:00Z",
+    "?upcoming=2&outcome=missed",
+    "?upcoming=2&cursor=abc",
+]
+
+
 class TestPast:
     """GET …/occurrences."""
 
@@ -68,7 +76,9 @@ class TestPast:
         found = [dt.datetime.fromisoformat(each["scheduled_for"]) for each in listed(any_world, query)]
         assert [(each - DAY).days for each in found] == days
 
-    @pytest.mark.parametrize("query", ["?outcome=lost", "?from=yesterday", "?upcoming=0", "?upcoming=1001"])
+    @pytest.mark.parametrize(
+        "query", ["?outcome=lost", "?from=yesterday", "?upcoming=0", "?upcoming=1001", *_SENSELESS]
+    )
     def test_what_says_nothing_is_refused(self, world: World, query: str) -> None:
         created(world)
         assert world.client.get(f"{URL}/occurrences{query}").status_code == 422
@@ -96,6 +106,11 @@ class TestAhead:
         assert found["scheduled_for"] == "2031-07-01T06:00:00Z"
         [found] = listed(world, "?upcoming=1&from=2031-07-01T06:00:00Z")
         assert found["scheduled_for"] == "2031-07-01T06:00:00Z"
+
+    def test_they_end_where_one_says(self, world: World) -> None:
+        created(world)
+        found = listed(world, "?upcoming=9&from=2031-07-01T00:00:00Z&to=2031-07-03T06:00:00Z")
+        assert [each["scheduled_for"] for each in found] == ["2031-07-01T06:00:00Z", "2031-07-02T06:00:00Z"]
 
     def test_what_is_late_is_ahead_still(self, world: World) -> None:
         created(world, rule={"kind": "interval", "every": 60})

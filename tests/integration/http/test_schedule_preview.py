@@ -114,6 +114,7 @@ def test_an_unsaved_calendar_goes_before_the_saved_one(world: World) -> None:
             "/calendar",
             "not_allowed",
         ),
+        ({"exclude": ["a b"], "calendars": {"a b": {"kind": "business"}}}, "/calendars/a b", "not_allowed"),
         ({"colour": "red"}, "/colour", "unknown_field"),
     ],
 )

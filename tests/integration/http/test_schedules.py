@@ -278,6 +278,32 @@ class TestChange:
         missing = any_world.client.get(f"{URL}/revisions/3")
         assert (missing.status_code, missing.json["code"]) == (404, "revision_not_found")
 
+    def test_what_is_kept_of_a_schedule_that_was_removed_is_found_by_its_id(self, any_world: World) -> None:
+        spec = {"kind": "dates", "days": {"2031-07-02": "Company day"}}
+        with any_world.database.write() as connection:
+            calendars.put(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
+        found = created(any_world, exclude=["off"], zone="Asia/Tokyo")["id"]
+        at = dt.datetime(2026, 3, 2, 21, tzinfo=dt.UTC)
+        row = {"scheduled_for": at, "outcome": "missed", "reason": None, "execution_id": None, "recorded_at": at}
+        any_world.insert("occurrences", schedule_id=found, **row)
+        assert any_world.client.delete(URL, headers={"If-Match": '"1"'}).status_code == 204
+        with any_world.database.write() as connection:
+            off = calendars.get(connection, "off")
+            assert off is not None
+            calendars.delete(connection, off, "api", SystemClock().now())
+        [revision] = any_world.client.get(f"/api/v1/schedules/{found}/revisions").json["items"]
+        assert (revision["schedule"], revision["definition"]["exclude"]) == ("morning", ["off"])
+        assert any_world.client.get(revision["links"]["self"]).json == revision
+        [occurrence] = any_world.client.get(revision["links"]["occurrences"]).json["items"]
+        assert (occurrence["outcome"], occurrence["local"]) == ("missed", "2026-03-03T06:00:00+09:00")
+        for url in (
+            URL,
+            f"{URL}/revisions",
+            f"/api/v1/schedules/{found}",
+            revision["links"]["occurrences"] + "?upcoming=1",
+        ):
+            assert any_world.client.get(url).status_code == 404
+
     def test_the_revision_before_is_needed(self, world: World) -> None:
         created(world)
         assert self._put(world, None).json["code"] == "precondition_required"
