@@ -48,9 +48,9 @@ def _business(read: Described) -> Calendar:
     weekend, hours = _weekend(read), _business_hours(read)
     given = {day for day, parts in (hours or {}).items() if parts}
     for weekday in sorted(given & weekend - {day.weekday() for day in opened}):
-        day = WEEKDAYS[weekday]
-        message = f"{day} is in weekend, and nobody works then: give a weekend without it, or leave out its hours"
-        _refuse(read, ("hours", day), "not_allowed", message)
+        called = WEEKDAYS[weekday]
+        message = f"{called} is in weekend, and nobody works then: give a weekend without it, or leave out its hours"
+        _refuse(read, ("hours", called), "not_allowed", message)
     working = {day for day in range(7) if day not in weekend and (hours is None or hours.get(day))}
     if not working and not opened and not read.problems:
         message = "nobody would ever work: leave a day of the week out of weekend and give it hours, or open some days"

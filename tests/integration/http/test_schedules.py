@@ -296,12 +296,8 @@ class TestChange:
         assert any_world.client.get(revision["links"]["self"]).json == revision
         [occurrence] = any_world.client.get(revision["links"]["occurrences"]).json["items"]
         assert (occurrence["outcome"], occurrence["local"]) == ("missed", "2026-03-03T06:00:00+09:00")
-        for url in (
-            URL,
-            f"{URL}/revisions",
-            f"/api/v1/schedules/{found}",
-            revision["links"]["occurrences"] + "?upcoming=1",
-        ):
+        ahead = revision["links"]["occurrences"] + "?upcoming=1"
+        for url in (URL, f"{URL}/revisions", f"/api/v1/schedules/{found}", ahead):
             assert any_world.client.get(url).status_code == 404
 
     def test_the_revision_before_is_needed(self, world: World) -> None:
