@@ -3,10 +3,9 @@
 import datetime as dt
 from collections.abc import Iterator, Sequence
 
-from cronsim.explain import explain
-
 from jobworker.domain.calendars import WEEKDAYS
-from jobworker.domain.rules.cron import Cron, plain
+from jobworker.domain.describing_cron import of_cron, ordinal
+from jobworker.domain.rules.cron import Cron
 from jobworker.domain.rules.days import BusinessDay, Daily, Monthly, Roll, Weekly, shown
 from jobworker.domain.rules.moments import EPOCH, Interval, Once
 from jobworker.domain.rules.recurrence import RRule
@@ -72,8 +71,7 @@ def of_rule(rule: Rule) -> str:
         case BusinessDay():
             text = f"on {_counted(rule.number, 'business day')} of each month at {shown(rule.time)}"
         case Cron():
-            explained = explain(plain(rule.expression))
-            text = explained[0].lower() + explained[1:]
+            text = of_cron(rule.expression)
         case RRule():
             text = _recurrence(rule)
     return text
@@ -82,12 +80,14 @@ def of_rule(rule: Rule) -> str:
 def duration(seconds: float) -> str:
     """`1 hour 30 minutes`."""
     parts = []
+    seconds = round(seconds, 6)  # Nothing shorter than a microsecond is kept.
     for unit, length in _UNITS:
         number, seconds = divmod(seconds, length)
         if number:
             parts.append(_number(int(number), unit))
-    if seconds or not parts:
-        parts.append(f"{seconds:g} second" + ("" if seconds == 1 else "s"))
+    rest = f"{seconds:.6f}".rstrip("0").rstrip(".")
+    if rest != "0" or not parts:
+        parts.append(f"{rest} second" + ("" if rest == "1" else "s"))
     return " ".join(parts)
 
 
@@ -113,6 +113,8 @@ def _bounds(schedule: Schedule) -> Iterator[str]:
         yield f"only within {_calendars(schedule.require)}"
     if schedule.exclude:
         yield f"not within {_calendars(schedule.exclude)}"
+    if schedule.run_at_start:
+        yield "and whenever the system starts"
     if schedule.start:
         yield f"from {_moment(schedule.start)} on"
     if schedule.end:
@@ -124,12 +126,12 @@ def _bounds(schedule: Schedule) -> Iterator[str]:
 
 
 def _lateness(schedule: Schedule) -> Iterator[str]:
-    if schedule.run_at_start:
-        yield "and whenever the system starts"
     if schedule.spread:
         yield f"up to {duration(schedule.spread)} later, always by the same share"
     if schedule.jitter:
         yield f"up to {duration(schedule.jitter)} later, by chance each time"
+    if not schedule.enabled:
+        yield "but it is disabled"
 
 
 def _calendars(names: Sequence[str]) -> str:
@@ -171,12 +173,7 @@ def _where_it_exists(day: int | None) -> str:
 def _counted(number: int, noun: str) -> str:
     if number == -1:
         return f"the last {noun}"
-    return f"the {_ordinal(number)} {noun}" if number > 0 else f"the {_ordinal(-number)} to last {noun}"
-
-
-def _ordinal(number: int) -> str:
-    ending = "th" if number in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"
+    return f"the {ordinal(number)} {noun}" if number > 0 else f"the {ordinal(-number)} to last {noun}"
 
 
 def _recurrence(rule: RRule) -> str:
