@@ -27,6 +27,9 @@ _MOST_TURNS = 400
 
 _TICK = dt.timedelta(microseconds=1)
 
+#: Between these, every zone has a time of day for every moment. Nothing is due outside.
+_BEGINNING, _END = (dt.datetime.combine(day, dt.time(), dt.UTC) for day in (dt.date(1, 1, 4), dt.date(9999, 12, 29)))
+
 
 @runtime_checkable
 class WallClockRule(Protocol):
@@ -66,6 +69,7 @@ def next_after(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
     """The first nominal time strictly after `moment`; None: there is none within 50 years."""
     if timetable.start is not None:
         moment = max(moment, timetable.start - _TICK)
+    moment = max(moment, _BEGINNING)
     rule = timetable.rule
     if isinstance(rule, Once | Interval):
         found = rule.next_after(moment)
@@ -73,7 +77,7 @@ def next_after(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
         if isinstance(rule, BusinessDay) and rule.roll is not None:
             rule = replace(rule, allowed=lambda time: _forbidden_by(timetable, time) is None)
         found = _on_the_wall_clock(rule, timetable.zone, timetable.dst or meant(rule), moment)
-    return found if found is not None and (timetable.end is None or found < timetable.end) else None
+    return found if found is not None and found < (timetable.end or _END) else None
 
 
 def occurrences(timetable: Timetable, after: dt.datetime, before: dt.datetime) -> Iterator[dt.datetime]:
@@ -97,9 +101,13 @@ def forbidden_by(timetable: Timetable, moment: dt.datetime) -> str | None:
 
 
 def next_allowed(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
-    """The first nominal time strictly after `moment` that the calendars allow; None: none within 50 years."""
-    horizon = moment + _HORIZON
-    while (found := next_after(timetable, moment)) is not None and found < horizon:
+    """The first nominal time strictly after `moment` that the calendars allow.
+
+    None: there is none within 50 years of the first that they forbid.
+    """
+    horizon = None
+    while (found := next_after(timetable, moment)) is not None and found < (horizon or _END):
+        horizon = horizon or _years_ahead(found)
         shown = wall_clock(found, timetable.zone)
         opens = _opens(timetable, shown)
         if opens == shown:
@@ -108,6 +116,11 @@ def next_allowed(timetable: Timetable, moment: dt.datetime) -> dt.datetime | Non
             return None
         moment = max(found, earliest(opens, timetable.zone) - _TICK)
     return None
+
+
+def _years_ahead(moment: dt.datetime) -> dt.datetime:
+    end = _END.replace(tzinfo=moment.tzinfo)
+    return moment + _HORIZON if moment < end - _HORIZON else end
 
 
 def _forbidden_by(timetable: Timetable, time: dt.datetime) -> str | None:
@@ -161,7 +174,7 @@ def _before_clocks_change(rule: WallClockRule, zone: zoneinfo.ZoneInfo, now: dt.
 
 
 def _whatever_clocks_do(rule: WallClockRule, zone: zoneinfo.ZoneInfo, dst: Dst, now: dt.datetime) -> dt.datetime | None:
-    horizon = now + _HORIZON
+    horizon = _years_ahead(now)
     while now < horizon:
         time = rule.first(now - FARTHEST)
         if time is None:

@@ -15,6 +15,8 @@ CALENDARS: dict[str, Calendar] = {
     "never": Business(weekend=frozenset(range(7))),
 }
 NIGHTLY = {"kind": "daily", "time": "02:30"}
+ZONE = "Europe/Berlin"
+LAST = {"kind": "business_day", "n": -1, "time": "18:00"}
 
 
 def utc(text: str) -> dt.datetime:
@@ -88,21 +90,90 @@ def test_a_long_closure_is_jumped_over() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"rule": {"kind": "once", "at": "2026-01-01T00:00:00Z"}}, "its rule names no time"),
-        ({"rule": {"kind": "rrule", "expression": "FREQ=DAILY;BYMONTH=2;BYMONTHDAY=30"}}, "its rule names no time"),
+        ({"rule": {"kind": "once", "at": "2026-01-01T00:00:00Z"}}, "its time is past: 2026-01-01T00:00:00"),
+        ({"rule": {"kind": "once", "at": "2026-01-01T00:00:00Z"}, "require": ["office"]}, "its time is past"),
+        ({"rule": {"kind": "rrule", "expression": "FREQ=YEARLY;BYWEEKNO=20;BYMONTH=1"}}, "its rule names no time"),
+        (
+            {"rule": {"kind": "rrule", "expression": "FREQ=DAILY;COUNT=5"}},
+            "its COUNT has been reached; it is counted",
+        ),
+        ({"rule": {"kind": "rrule", "expression": "FREQ=DAILY;UNTIL=20260101"}}, "its UNTIL is past: 2026-01-01"),
+        ({"rule": {**LAST, "roll": "following"}, "require": ["never"]}, "its calendars (never) allow no time"),
         ({"end": "2026-03-01T00:00:00Z"}, "it has ended already, at 2026-03-01"),
         ({"end": "2026-03-02T12:30:00Z"}, "no time from now until 2026-03-02T12:30:00"),
         ({"require": ["never"]}, "its calendars (never) allow no time"),
-        ({"require": ["office"], "exclude": ["office"]}, "its calendars (office, office) allow no time"),
+        ({"require": ["office"], "exclude": ["office"]}, "calendar office is both required and excluded"),
     ],
 )
 def test_what_never_fires_is_warned_of(given: dict[str, Any], says: str) -> None:
     rule = given.pop("rule", NIGHTLY)
     [warning] = outlook.warnings(table(rule, **given), utc("2026-03-02 12:00"))
     assert warning.startswith("it never fires: ")
-    assert outlook.upcoming(table(rule, **given), utc("2026-03-02 12:00"), 3) == [] or "calendars" in warning
+    assert outlook.upcoming(table(rule, **given), utc("2026-03-02 12:00"), 3) == [] or "calendar" in warning
     assert says in warning
 
 
-def test_what_fires_needs_no_warning() -> None:
-    assert outlook.warnings(table(NIGHTLY, exclude=["stocktaking"]), utc("2026-03-02 12:00")) == []
+@pytest.mark.parametrize(
+    ("rule", "more"),
+    [
+        (NIGHTLY, {"exclude": ["stocktaking"]}),
+        (NIGHTLY, {"start": "2090-01-01T00:00:00Z", "exclude": ["stocktaking"]}),
+        ({"kind": "once", "at": "2090-01-01T00:00:00Z"}, {}),
+        ({"kind": "once", "at": "9998-12-31T23:59:59Z"}, {"exclude": ["stocktaking"]}),
+        ({"kind": "rrule", "expression": "FREQ=DAILY;COUNT=5", "start": "2090-01-01T00:00:00"}, {}),
+    ],
+)
+def test_what_fires_needs_no_warning(rule: dict[str, Any], more: dict[str, Any]) -> None:
+    timetable = table(rule, **more)
+    assert outlook.warnings(timetable, utc("2026-03-02 12:00")) == []
+    assert outlook.upcoming(timetable, utc("2026-03-02 12:00"), 1)[0].fires
+
+
+def test_a_time_that_clocks_skip_and_that_is_left_out_is_noted_at_the_next_one() -> None:
+    left_out = ["before it, 2026-03-29 02:30 does not exist in Europe/Berlin: left out"]
+    nightly = table(NIGHTLY, dst={"gap": "skip"})
+    assert ahead(nightly, "2026-03-28 01:00") == [
+        ("2026-03-28 02:30+01:00", True, []),
+        ("2026-03-30 02:30+02:00", True, left_out),
+        ("2026-03-31 02:30+02:00", True, []),
+    ]
+    # A year is long, and the next one has a change of clocks of its own.
+    yearly = table({"kind": "cron", "expression": "30 2 29 3 *"}, dst={"gap": "skip"})
+    assert ahead(yearly, "2026-03-28 12:00", 1) == [("2027-03-29 02:30+02:00", True, left_out)]
+    assert ahead(nightly, "2026-03-29 12:00", 1) == [("2026-03-30 02:30+02:00", True, [])]
+    half_hourly = table({"kind": "cron", "expression": "*/30 * * * *"}, dst={"gap": "skip"})
+    assert ahead(half_hourly, "2026-03-29 00:45", 1) == [("2026-03-29 03:00+02:00", True, [])]
+
+
+def test_a_time_that_is_made_up_for_together_with_another_is_noted() -> None:
+    timetable = table({"kind": "cron", "expression": "0,30 2,3 * * *"}, dst={"gap": "shift"})
+    assert ahead(timetable, "2026-03-28 12:00", 2) == [
+        (
+            f"2026-03-29 {later}+02:00",
+            True,
+            [f"{time} does not exist in {ZONE} that day: 1 hour later, together with {later}"],
+        )
+        for time, later in (("02:00", "03:00"), ("02:30", "03:30"))
+    ]
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Adak", "UTC", "Europe/Berlin"])
+@pytest.mark.parametrize(
+    "rule",
+    [NIGHTLY, LAST, {"kind": "interval", "every": 86400 * 300}, {"kind": "cron", "expression": "*/30 * 29 2 *"}],
+)
+def test_the_ends_of_the_calendar_are_ends(zone: str, rule: dict[str, Any]) -> None:
+    """Years 1 and 9999 are typing errors, but no reason to fail."""
+    timetable = table(rule, zone=zone, exclude=["stocktaking"])
+    [early] = outlook.upcoming(timetable, utc("0001-01-01 00:00"), 1)
+    assert early.at.year <= 4
+    for late in ("9949-01-01", "9990-01-01", "9999-11-01", "9999-12-28", "9999-12-31"):
+        found = outlook.upcoming(timetable, utc(f"{late} 23:59"), 3)
+        assert late < "9999" or len(found) < 4
+        assert not outlook.warnings(timetable, utc(f"{late} 23:59")) or not found
+    last = outlook.upcoming(timetable, utc("9998-12-01 00:00"), 1)
+    assert [each.at.year for each in last] in ([9998], [9999], [])
+
+
+def test_nothing_comes_twice_in_a_zone_without_changes() -> None:
+    assert outlook.marks(table(NIGHTLY, zone="UTC"), utc("9999-12-31 23:59")) == []

@@ -241,11 +241,11 @@ def test_a_rule_survives_being_stored(described: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "described",
     [
-        {"kind": "rrule", "expression": "FREQ=DAILY;BYMONTH=2;BYMONTHDAY=30"},
+        {"kind": "rrule", "expression": "FREQ=MONTHLY;BYMONTHDAY=1;BYDAY=2MO"},
         {"kind": "rrule", "expression": "FREQ=HOURLY;INTERVAL=2;BYHOUR=3"},
         {"kind": "rrule", "expression": "FREQ=MONTHLY;BYDAY=MO;BYSETPOS=6"},
         {"kind": "cron", "expression": "0 0 */30 2 MON#5"},
-        {"kind": "rrule", "expression": "FREQ=HOURLY;COUNT=9;BYMONTH=2;BYMONTHDAY=30"},
+        {"kind": "rrule", "expression": "FREQ=HOURLY;COUNT=9;BYMONTH=2;BYYEARDAY=200"},
     ],
 )
 def test_what_names_nothing_for_long_is_told_soon(described: dict[str, Any]) -> None:

@@ -13,6 +13,9 @@ from jobworker.domain.calendars import WEEKDAYS, Business
 _DAY = dt.timedelta(days=1)
 _MONTH = dt.timedelta(days=31)
 
+#: Nothing is rolled from before the calendar begins.
+_SECOND_QUARTER = dt.date(1, 4, 1)
+
 #: So many months are looked through for a business day that may never come.
 _MOST_MONTHS = 120
 
@@ -107,7 +110,8 @@ class BusinessDay:
         """The first time from `begin` on; None: there is none within ten years."""
         earliest = _day_from(begin, self.time)
         # What is rolled may come from two months before, and be overtaken by what comes from two months behind.
-        days = (self._of_month(first) for first in itertools.islice(months(earliest - 2 * _MONTH), _MOST_MONTHS))
+        begin_of_search = max(earliest, _SECOND_QUARTER) - 2 * _MONTH
+        days = (self._of_month(first) for first in itertools.islice(months(begin_of_search), _MOST_MONTHS))
         ahead = (day for day in days if day is None or day >= earliest)
         found = next((day for day in ahead if day is not None), None)
         if found is None:

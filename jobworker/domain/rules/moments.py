@@ -30,10 +30,13 @@ class Interval:
     anchor: dt.datetime = EPOCH
 
     def next_after(self, moment: dt.datetime) -> dt.datetime | None:
-        """The first occurrence strictly after `moment` (aware, UTC)."""
+        """The first occurrence strictly after `moment` (aware, UTC); None: it would lie behind the year 9999."""
         # timedelta counts whole microseconds; with floats the answer could be `moment` itself.
         every = dt.timedelta(seconds=self.every)
-        return self.anchor + ((moment - self.anchor) // every + 1) * every
+        try:
+            return self.anchor + ((moment - self.anchor) // every + 1) * every
+        except OverflowError:
+            return None
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""

@@ -111,6 +111,11 @@ def _cron(read: Described) -> Rule | None:
 
 def _rrule(read: Described) -> Rule | None:
     read.require("expression")
+    given = read.value("expression")
+    if isinstance(given, str) and "DTSTART" in given.upper():
+        message = 'expression is the rule alone, such as FREQ=WEEKLY;BYDAY=MO; the time of DTSTART goes into "start"'
+        read.refuse("expression", "bad_rrule", message)
+        return None
     expression = read.text("expression", _LONGEST_EXPRESSION)
     start = _local(read, "start") or _RRULE_START
     if expression is None:
@@ -120,7 +125,11 @@ def _rrule(read: Described) -> Rule | None:
     except ValueError as error:
         read.refuse("expression", "bad_rrule", f"{expression!r} is not a recurrence rule: {error}")
         return None
-    return RRule(expression, start)
+    rule = RRule(expression, start)
+    if not rule.has_days():
+        read.refuse("expression", "bad_rrule", f"{expression!r} names a day that none of its months has")
+        return None
+    return rule
 
 
 _KINDS: Mapping[str, Callable[[Described], Rule | None]] = {
@@ -172,11 +181,11 @@ def moment(read: Described, name: str) -> dt.datetime | None:
     if found.tzinfo is None:
         read.refuse(name, "naive_time", f"{name} needs an offset, for example 2026-01-01T00:00:00Z")
         return None
-    try:
-        return found.astimezone(dt.UTC)
-    except OverflowError:
-        read.refuse(name, "not_allowed", f"{name} is not within the years 1 to 9999 in UTC")
+    # Closer to the ends of the calendar, a zone's offset or a grace would lead out of it.
+    if not dt.MINYEAR < found.year < dt.MAXYEAR:
+        read.refuse(name, "not_allowed", f"{name} is not within the years {dt.MINYEAR + 1} to {dt.MAXYEAR - 1}")
         return None
+    return found.astimezone(dt.UTC)
 
 
 def _local(read: Described, name: str) -> dt.datetime | None:

@@ -64,6 +64,15 @@ class RRule:
         """Whether it says more than times of day."""
         return self.parts.frequency is Frequency.HOURLY
 
+    def has_days(self) -> bool:
+        """Whether any month that it names has any day of the month that it names."""
+        parts = _completed(self.expression, self.start)
+        if not parts.months or not parts.month_days:
+            return True
+        # That of a leap year is a month's greatest length.
+        longest = max(calendar.monthrange(2024, month)[1] for month in parts.months)
+        return any(abs(day) <= longest for day in parts.month_days)
+
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
         return {"kind": "rrule", "expression": self.expression, "start": self.start.isoformat()}

@@ -111,6 +111,9 @@ def _frequency(_: str, text: str) -> Frequency:
 
 def _until(name: str, text: str) -> dt.datetime:
     found = _UNTIL.match(text)
+    if found is None and text.endswith("Z") and _UNTIL.match(text[:-1]):
+        message = f"{name}={text} is in UTC, and a rule knows no zone; write the same on the schedule's own clock"
+        raise ValueError(f"{message}, without the Z")
     if found is None:
         message = (
             f"{name} must be a time on the schedule's own clock such as 20261231T180000, or a date such as 20261231"
