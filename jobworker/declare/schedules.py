@@ -155,7 +155,7 @@ def calendar(name: str, **fields: Unpack[CalendarFields]) -> Calendar:
     given: dict[str, Any] = {"kind": "business", **{key: plain(value) for key, value in fields.items()}}
     try:
         if not NAME.match(str(name)):
-            message = "name must be 1 to 128 of the characters A-Z a-z 0-9 _ . : -"
+            message = "name must be 1 to 128 of the characters A-Z a-z 0-9 _ . : -, the first a letter or a digit"
             raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
         made = calendar_reading.parse(_with_country(given))
     except InvalidInput as error:

@@ -7,6 +7,8 @@ from typing import Any
 from jobworker.domain import durations
 from jobworker.domain.errors import FieldError, InvalidInput, pointer
 
+_DAY = 24 * 3600.0
+
 
 class Described:
     """A JSON object while it is read. Each method takes a field, answers its value and notes what is wrong with it.
@@ -63,7 +65,7 @@ class Described:
         if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
             self.refuse(name, "wrong_type", f"{name} must be a number")
         elif not lowest <= found <= highest:
-            self.refuse(name, "not_allowed", f"{name} must be {lowest:g} to {highest:g}")
+            self.refuse(name, "not_allowed", f"{name} must be {_plain(lowest)} to {_plain(highest)}")
         else:
             return float(found)
         return default
@@ -143,7 +145,7 @@ class Described:
             self.problems.append(FieldError(place, "wrong_type", f"{name} {error}"))
             return default
         if not lowest <= read <= highest:
-            message = f"{name} must be {lowest:g} to {highest:g} seconds"
+            message = f"{name} must be {_plain(lowest)} to {_plain(highest)} seconds{_in_days(highest)}"
             self.problems.append(FieldError(place, "not_allowed", message))
             return default
         return read
@@ -156,3 +158,13 @@ def problems_of(errors: Iterable[InvalidInput]) -> list[FieldError]:
 
 def _name(where: str) -> str:
     return where.rpartition("/")[2] or "the body"
+
+
+def _plain(number: float) -> str:
+    """Without an exponent: nobody counts zeros in 3.1e+08."""
+    return str(int(number)) if number == int(number) else f"{number:g}"
+
+
+def _in_days(seconds: float) -> str:
+    days = seconds / _DAY
+    return f" ({int(days)} days)" if days > 1 and days == int(days) else ""

@@ -24,7 +24,6 @@ Durations are seconds (or ISO 8601).
 """
 
 import datetime as dt
-import difflib
 import zoneinfo
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -38,7 +37,7 @@ from jobworker.domain.job import NAME, QUEUE
 from jobworker.domain.rules import reading
 from jobworker.domain.rules.days import BusinessDay
 from jobworker.domain.timetable import Rule, Timetable, WallClockRule
-from jobworker.domain.zones import Dst, Fold, Gap, known_zones
+from jobworker.domain.zones import Dst, Fold, Gap, hint, known_zones
 
 #: A grace of more than a week is no grace, and more occurrences than that cannot be made up for (s, occurrences).
 _LONGEST_GRACE = 7 * 24 * 3600.0
@@ -48,6 +47,7 @@ _LONGEST_DELAY = 366 * 24 * 3600.0
 _LONGEST_SPREAD = 24 * 3600.0
 _MOST_CALENDARS = 20
 _LONGEST_TEXT = 1000
+_NAMED = "1 to 128 of the characters A-Z a-z 0-9 _ . : -, the first a letter or a digit"
 
 
 #: Fields that are not in JSON what they are here.
@@ -259,7 +259,7 @@ def _values(read: Described, where: str) -> dict[str, Any]:
         )
         read.refuse("calendar", "not_allowed", message)
     return {
-        "name": _matching(read, "name", NAME, "1 to 128 of the characters A-Z a-z 0-9 _ . : -"),
+        "name": _matching(read, "name", NAME, _NAMED),
         "job": _matching(read, "job", NAME, "the name of a job"),
         "rule": rule,
         "zone": zone(read),
@@ -290,9 +290,7 @@ def zone(read: Described) -> str:
     """The field `zone` of whatever has one."""
     name = read.text("zone", 64, "UTC") or "UTC"
     if name not in known_zones():
-        near = difflib.get_close_matches(name, known_zones(), 1)
-        hint = f"did you mean {near[0]}?" if near else "an example is Europe/Berlin"
-        read.refuse("zone", "unknown_zone", f"{name!r} is not an IANA time zone; {hint}")
+        read.refuse("zone", "unknown_zone", f"{name!r} is not an IANA time zone; {hint(name)}")
     return name
 
 

@@ -5,7 +5,9 @@ Moments are naive UTC in here: the arithmetic of aware ones asks the zone again 
 """
 
 import datetime as dt
+import difflib
 import functools
+import re
 import zoneinfo
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +27,10 @@ _NOTHING = dt.timedelta(0)
 
 #: Zones can be asked between these: closer to the ends of the calendar, an offset leads out of it.
 _FIRST, _LAST = (dt.datetime.combine(day, dt.time()) for day in (dt.date(1, 1, 3), dt.date(9999, 12, 29)))
+
+
+#: What people write who know an offset only.
+_OFFSET = re.compile(r"(?:UTC|GMT)?[+-]\d", re.IGNORECASE | re.ASCII)
 
 
 class Gap(StrEnum):
@@ -89,6 +95,14 @@ class Stretch:
 def known_zones() -> frozenset[str]:
     """The zones that mean the same on every host."""
     return frozenset(zoneinfo.available_timezones() - {"Factory", "localtime"})
+
+
+def hint(name: str) -> str:
+    """What to write instead of a zone that nobody knows."""
+    if _OFFSET.match(name):
+        return "an offset alone is none: name a place, such as Europe/Berlin, or Etc/GMT-1 for UTC+1 all the year"
+    near = difflib.get_close_matches(name, known_zones(), 1)
+    return f"did you mean {near[0]}?" if near else "an example is Europe/Berlin"
 
 
 def wall_clock(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:

@@ -194,6 +194,22 @@ def test_a_wrong_recurrence_rule_is_refused_with_what_is_wrong(expression: str, 
     assert [error.pointer for error in caught.value.errors] == ["/rule/expression"]
 
 
+@pytest.mark.parametrize(
+    ("described", "says"),
+    [
+        ({}, "kind is required; it is one of once, interval, daily, weekly"),
+        ({"kind": "interval", "every": 0}, "every must be 1 to 316224000 seconds (3660 days)"),
+        ({"kind": "monthly", "day": "first", "time": "06:00"}, 'day must be 1 to 31, or "last"'),
+        ({"kind": "monthly", "day": "30", "time": "06:00"}, 'day must be 1 to 31, or "last"'),
+        ({"kind": "monthly", "day": True, "time": "06:00"}, 'day must be 1 to 31, or "last"'),
+        ({"kind": "monthly", "day": -1, "time": "06:00"}, 'day must be 1 to 31, or "last"'),
+    ],
+)
+def test_what_would_be_right_is_told(described: Any, says: str) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(says)):
+        reading.parse(described)
+
+
 def test_every_problem_is_told_at_once() -> None:
     described = {"kind": "weekly", "days": ["someday", "monday"], "time": "25:00", "zone": "UTC"}
     assert [pointer for pointer, _ in refused(described)] == ["/rule/days/0", "/rule/time", "/rule/zone"]

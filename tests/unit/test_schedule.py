@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 import json
+import re
 from typing import Any
 
 import pytest
@@ -207,3 +208,20 @@ def test_a_wrong_rule_of_a_definition_is_refused_at_its_place(given: Any, places
     with pytest.raises(InvalidInput) as caught:
         schedule.of_job("clean", given)
     assert [error.pointer for error in caught.value.errors] == places
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"zone": "Europe/Berlyn"}, "did you mean Europe/Berlin?"),
+        ({"zone": "UTC+1"}, "an offset alone is none: name a place"),
+        ({"zone": "+02:00"}, "an offset alone is none: name a place"),
+        ({"zone": "Mars/Olympus"}, "an example is Europe/Berlin"),
+        ({"name": "-a"}, "the first a letter or a digit"),
+        ({"initial_delay": -1}, "initial_delay must be 0 to 31622400 seconds (366 days)"),
+        ({"misfire": {"grace": 0.5}}, "grace must be 1 to 604800 seconds (7 days)"),
+    ],
+)
+def test_what_would_be_right_is_told(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(says)):
+        schedule.parse({**LEAST, **given})

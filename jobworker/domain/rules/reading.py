@@ -40,7 +40,8 @@ def parse(given: object, where: str = "/rule") -> Rule:
     read = Described(given, where)
     kind = read.choice("kind", list(_KINDS), "")
     if not kind:
-        read.require("kind")
+        if isinstance(given, Mapping) and read.value("kind") is None:
+            read.refuse("kind", "missing", f"kind is required; it is one of {', '.join(_KINDS)}")
         raise _refusal(read.problems)
     rule = _KINDS[kind](read)
     read.finish()
@@ -81,8 +82,12 @@ def _weekly(read: Described) -> Rule | None:
 
 def _monthly(read: Described) -> Rule | None:
     read.require("day")
-    last = read.value("day") == "last"
-    day = None if last else read.integer("day", 1, 31)
+    given = read.value("day")
+    last, is_day = given == "last", isinstance(given, int) and not isinstance(given, bool) and 1 <= given <= 31
+    day = given if is_day else None
+    if given is not None and not last and not is_day:
+        code = "not_allowed" if isinstance(given, int) and not isinstance(given, bool) else "wrong_type"
+        read.refuse("day", code, 'day must be 1 to 31, or "last"')
     time = _time(read)
     return Monthly(day, time) if time and (last or day) else None
 
