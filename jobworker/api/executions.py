@@ -13,7 +13,7 @@ from jobworker.api.schemas.executions import Attempt, Dependency, Execution, Exe
 from jobworker.api.schemas.queues import Why
 from jobworker.api.schemas.revisions import Changes
 from jobworker.api.schemas.selections import CancelBody, Done
-from jobworker.domain.errors import ExecutionNotFound, InvalidCursor, NotCancellable, NotFinished
+from jobworker.domain.errors import ExecutionNotFound, InvalidCursor, NotCancellable, NotFinished, ScheduleNotFound
 from jobworker.domain.execution import State
 from jobworker.services import cancelling, executions, revisions, why
 from jobworker.store.filters import Filters
@@ -29,10 +29,11 @@ blueprint = Blueprint(
 @blueprint.get("")
 @blueprint.query(ExecutionQuery())
 @blueprint.answers(200, page_of(Execution), "Executions, newest first.")
+@blueprint.problems(ScheduleNotFound)
 def list_executions(query: dict[str, Any]) -> Response:
     """List executions; filters are combined with "and"."""
-    limit, cursor = query.pop("limit"), query.pop("cursor")
-    found = executions.page(room().database, Filters(**query), limit, cursor)
+    limit, cursor, schedule = query.pop("limit"), query.pop("cursor"), query.pop("schedule")
+    found = executions.page(room().database, Filters(**query), limit, cursor, schedule)
     return answer(show.page(found, show.execution))
 
 

@@ -12,7 +12,7 @@ from jobworker.domain.errors import ExecutionNotFound, NotCancellable, NotFinish
 from jobworker.domain.execution import FINAL, State
 from jobworker.domain.gates import Reason
 from jobworker.domain.ids import is_id
-from jobworker.services import release
+from jobworker.services import release, schedules
 from jobworker.store import dependencies, executions, queues, story, workers
 from jobworker.store.database import Database
 from jobworker.store.dependencies import ParentRow
@@ -43,10 +43,19 @@ def result(database: Database, execution_id: str) -> ExecutionRow:
 
 
 def page(
-    database: Database, filters: Filters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    database: Database,
+    filters: Filters,
+    limit: int = DEFAULT_LIMIT,
+    cursor: str | None = None,
+    schedule: str | None = None,
 ) -> Page[ExecutionRow]:
-    """Executions that pass the filters, newest first."""
+    """Executions that pass the filters, newest first; those of one schedule by its name, or id.
+
+    Raises `ScheduleNotFound`.
+    """
     with database.read() as connection:
+        if schedule is not None:
+            filters = replace(filters, schedule_id=schedules.kept(connection, schedule).id)
         found = executions.page(connection, filters, limit, cursor)
         return Page(_explained(connection, found.items), found.next)
 

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.execution import State
-from jobworker.store.schema import executions
+from jobworker.store.schema import executions, occurrences
 
 #: An id carries the millisecond at which it was made, or a later one if the host's clock was set back since:
 #: ids never go back. By so much (s) at most.
@@ -29,6 +29,7 @@ class Filters:
     batch_id: str | None = None
     rerun_of: str | None = None
     fingerprint: str | None = None
+    schedule_id: str | None = None
     error_type: str | None = None
     created_after: dt.datetime | None = None
     created_before: dt.datetime | None = None
@@ -45,6 +46,10 @@ def conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
         wanted = getattr(filters, name)
         if wanted is not None:
             yield executions.c[name] == wanted
+    if filters.schedule_id is not None:
+        # The ledger's key begins with the schedule; executions have no index on theirs, for most have none.
+        started = sa.select(occurrences.c.execution_id).where(occurrences.c.schedule_id == filters.schedule_id)
+        yield executions.c.id.in_(started)
     if filters.error_type is not None:
         # Both databases know this operator; the column's type hides it from SQLAlchemy.
         found: sa.ColumnElement[str] = sa.literal_column("executions.error ->> 'type'", sa.Text)

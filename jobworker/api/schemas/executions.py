@@ -8,7 +8,7 @@ from marshmallow import fields
 
 from jobworker.api.fields import Coded, Count, Duration, Moment
 from jobworker.api.schemas.base import Answer, PageQuery, Schema, integer, moment, number, text
-from jobworker.api.schemas.filters import ExecutionFilter, check_id
+from jobworker.api.schemas.filters import ExecutionFilter, check_id, check_text
 from jobworker.api.schemas.policies import policy
 from jobworker.domain import admission, job
 from jobworker.domain.admission import Submission
@@ -126,6 +126,11 @@ class ExecutionQuery(ExecutionFilter, PageQuery):
     """Which executions to list."""
 
     rerun_of = fields.String(metadata={"description": "Those that ran this execution again."})
+    schedule = fields.String(
+        load_default=None,
+        validate=check_text,
+        metadata={"description": "Those that this schedule started: its name, or its id, also after it was removed."},
+    )
 
     @ma.validates("rerun_of")
     def check_old(self, value: str, data_key: str) -> None:

@@ -88,6 +88,22 @@ class TestPast:
         assert world.client.get(f"{URL}/occurrences?upcoming=3").json["code"] == "schedule_not_found"
 
 
+def test_executions_are_found_by_their_schedule(any_world: World) -> None:
+    found = created(any_world, overlap="allow")["id"]
+    created(any_world, name="evening", overlap="allow")
+    url = "/api/v1/executions?schedule="
+    ids = [any_world.client.post(f"{URL}/fire").json["execution"]["id"] for _ in range(3)]
+    other = any_world.client.post("/api/v1/schedules/evening/fire").json["execution"]["id"]
+    assert [each["id"] for each in any_world.client.get(f"{url}evening").json["items"]] == [other]
+    first = any_world.client.get(f"{url}morning&limit=2").json
+    last = any_world.client.get(f"{url}morning&limit=2&cursor={first['next']}").json
+    assert [each["id"] for each in [*first["items"], *last["items"]]] == ids[::-1]
+    assert any_world.client.get(f"{url}morning&state=Succeeded").json["items"] == []
+    assert any_world.client.delete(URL, headers={"If-Match": "*"}).status_code == 204
+    assert [each["id"] for each in any_world.client.get(f"{url}{found}").json["items"]] == ids[::-1]
+    assert any_world.client.get(f"{url}morning").json["code"] == "schedule_not_found"
+
+
 class TestAhead:
     """GET …/occurrences?upcoming=n."""
 
