@@ -21,7 +21,7 @@ from jobworker.store import dispatch, limits, relay_state, unique_keys, workers
 from jobworker.store.database import Database
 from jobworker.store.dispatch import RunningAttempt
 from jobworker.store.workers import WorkerRow
-from jobworker.transport import keys
+from jobworker.transport import beat_keys, keys
 from jobworker.transport.claims import Claims
 from jobworker.transport.projection import Projection
 from jobworker.transport.registry import Announcement, Registry
@@ -73,7 +73,7 @@ class Watch:
         self._seen_written_at = float("-inf")
         self._suspects: set[RunningAttempt] = set()
         followed = settings.needs_beat
-        projecting = (0.5, self._projector.run) if followed else (_EMPTIED_EVERY, self._projector.empty)
+        self._project = self._projector.run if followed else self._projector.empty
         self._chores = [
             Chore("epoch", 1.0, self.check_epoch),
             Chore("workers", min(1.0, settings.heartbeat_interval), self.look_for_workers),
@@ -82,7 +82,7 @@ class Watch:
             Chore("lost_messages", settings.lost_message_after / 2, self.mend),
             Chore("ageing", settings.ageing / 2, self._dispatcher.age),
             Chore("limits", 60.0, self.tidy_limits),
-            Chore("schedules", *projecting),
+            Chore("schedules", 0.5 if followed else _EMPTIED_EVERY, self.write_schedules),
             Chore("beat", 5.0, self.read_beat),
             Chore("checkpoint", 1.0, self.checkpoint),
         ]
@@ -163,11 +163,26 @@ class Watch:
             limits.forget_full(connection, self._clock.now())
             unique_keys.tidy(connection, self._clock.now())
 
+    def write_schedules(self) -> None:
+        """Let beat's schedule follow SQL's. What Redis refuses there stops no other work."""
+        try:
+            self._project()
+        except redis.ResponseError as error:
+            self._discard_foreign(error)
+
+    def _discard_foreign(self, error: redis.ResponseError) -> None:
+        discarded = beat_keys.discard_foreign(self._client, beat_keys.TYPES)
+        for key in discarded:
+            logger.error("beat_key_of_another_type", key=key)
+        if discarded:
+            self._projector.start_over()
+        else:
+            logger.error("schedules_not_written", error=str(error))
+
     def read_beat(self) -> None:
         """Take note of beat's last tick, so that readiness can be told from SQL."""
-        tick = self._client.hget(keys.BEAT, "tick_ms")
-        if tick:
-            at = dt.datetime.fromtimestamp(int(tick) / 1000, dt.UTC)
+        at = beat_keys.last_tick(self._client)
+        if at is not None:
             with self._database.write() as connection:
                 relay_state.beat_ticked(connection, at)
 

@@ -14,7 +14,7 @@ from jobworker.services import overdue
 from jobworker.store import executions, migrate, relay_state, schedule_lists, workers
 from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.telemetry.metrics import Census
-from jobworker.transport import client
+from jobworker.transport import beat_keys, client
 
 #: Redis has to answer within so many seconds: a health check must not hang itself.
 _REDIS_TIMEOUT = 0.5
@@ -93,14 +93,39 @@ class Health:
     def _check_relay(self) -> str:
         with self._database.read() as connection:
             turned_at = relay_state.get(connection).turned_at
-        return self._recent("the relay", "turned", turned_at, RELAY_SILENT_AFTER)
+        try:
+            return self._recent("the relay", "turned", turned_at, RELAY_SILENT_AFTER)
+        except Misconfigured as error:
+            # It waits for Redis with everything else; whether it lives nobody can see meanwhile.
+            if self._redis_answers():
+                raise
+            return f"not known: it does not turn without Redis ({error.detail})"
 
     def _check_beat(self) -> str:
         if not self._needs_beat:
             return "not needed: the relay looks for what is due"
+        ticked_at, passed_on = self._last_tick()
+        try:
+            return self._recent("beat", "ticked", ticked_at, _BEAT_SILENT_AFTER)
+        except Misconfigured:
+            if passed_on:
+                raise
+            return "not known: it says so in Redis, which does not answer"
+
+    def _last_tick(self) -> tuple[dt.datetime | None, bool]:
+        """Beat's last tick, and whether Redis said so too: there it expires soon, in SQL only the relay writes it."""
         with self._database.read() as connection:
-            ticked_at = relay_state.get(connection).beat_tick_at
-        return self._recent("beat", "ticked", ticked_at, _BEAT_SILENT_AFTER)
+            noted = relay_state.get(connection).beat_tick_at
+        try:
+            return beat_keys.last_tick(self._redis) or noted, True
+        except redis.RedisError:
+            return noted, False
+
+    def _redis_answers(self) -> bool:
+        try:
+            return bool(self._redis.ping())
+        except redis.RedisError:
+            return False
 
     def _check_workers(self) -> str:
         with self._database.read() as connection:

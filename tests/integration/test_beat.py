@@ -14,9 +14,8 @@ from celery import Celery
 
 from jobworker.domain import events, timetable
 from jobworker.domain import schedule as schedules
-from jobworker.domain.errors import Misconfigured
 from jobworker.settings import Settings
-from jobworker.transport import entries, keys
+from jobworker.transport import beat_keys, entries, keys
 from jobworker.transport.beat import Scheduler
 from jobworker.transport.beat.scheduler import BATCH, Reading
 from jobworker.transport.celery_settings import celery_settings
@@ -349,6 +348,69 @@ def test_an_entry_that_cannot_be_read_is_set_aside_and_the_others_go_on(beat: Sc
     assert "disable the job" in reasons[entries.entry_key("disabled")]
 
 
+def put_strange(client: Any, key: str, kind: str) -> None:
+    """Let somebody else's value of this type stand under a key of ours."""
+    client.delete(key)
+    if kind == "text":
+        client.set(key, "something")
+    elif kind == "list":
+        client.rpush(key, "something")
+    else:
+        client.hset(key, "field", "something")
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        (f"{entries.KEY_PREFIX}:lock", "hash"),
+        (f"{entries.KEY_PREFIX}:lock", "list"),
+        (keys.BEAT, "text"),
+        (keys.BEAT, "list"),
+        (keys.BEAT_QUARANTINE, "text"),
+    ],
+)
+def test_a_key_of_another_type_is_deleted_and_beat_goes_on(
+    beat: Scheduler, schedule: Schedule, capsys: pytest.CaptureFixture[str], key: str, kind: str
+) -> None:
+    put_strange(schedule.client, key, kind)
+    schedule.add("s1", HOURLY, schedule.now - MINUTE)
+    schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:poison": 1})
+    for _ in range(3):
+        beat.tick()
+    assert [name for name, _ in schedule.reported()] == ["s1"]
+    assert schedule.client.hget(keys.BEAT, "leader") == beat.name
+    assert "redbeat:poison" in schedule.quarantine()
+    assert f"key={key}" in "".join(capsys.readouterr())
+
+
+def test_a_schedule_of_another_type_is_deleted(beat: Scheduler, schedule: Schedule) -> None:
+    schedule.client.set(entries.SCHEDULE_KEY, "something")
+    assert beat.tick() == 0
+    assert beat.tick() == beat.max_interval
+    assert not schedule.client.exists(entries.SCHEDULE_KEY)
+
+
+def test_what_else_redis_refuses_is_waited_for(beat: Scheduler, schedule: Schedule) -> None:
+    schedule.add("s1", HOURLY, schedule.now - MINUTE)
+    schedule.client.set(keys.EVENTS, "something")
+    assert 0 < beat.tick() < 1
+    assert schedule.next_of("s1") == schedule.now - MINUTE
+
+
+@pytest.mark.parametrize("tick", ["", "soon", "9" * 30])
+def test_a_strange_tick_is_none(schedule: Schedule, tick: str) -> None:
+    schedule.client.hset(keys.BEAT, "tick_ms", tick)
+    assert beat_keys.last_tick(schedule.client) is None
+
+
+def test_an_entry_without_a_key_is_named(
+    beat: Scheduler, schedule: Schedule, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schedule.client.zadd(entries.SCHEDULE_KEY, {"": 1})
+    beat.tick()
+    assert "entry='\"\"'" in "".join(capsys.readouterr())
+
+
 def test_an_infinite_score_does_no_harm(beat: Scheduler, schedule: Schedule) -> None:
     schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:never": "inf", "redbeat:parked": "-1"})
     assert beat.tick() == beat.max_interval
@@ -406,13 +468,13 @@ def test_entries_of_celeryconfig_are_refused_by_name(redis_url: str, capsys: pyt
 
 
 def test_another_key_prefix_is_refused(redis_url: str) -> None:
-    with pytest.raises(Misconfigured, match="redbeat_key_prefix"):
+    with pytest.raises(SystemExit, match="error: redbeat_key_prefix"):
         make_scheduler(redis_url, redbeat_key_prefix="other:")
 
 
 @pytest.mark.parametrize(("interval", "lock"), [(60, 15), (1, 4.9), (300, 1499)])
 def test_a_lock_that_does_not_outlive_several_looks_is_refused(redis_url: str, interval: float, lock: float) -> None:
-    with pytest.raises(Misconfigured, match="redbeat_lock_timeout") as refused:
+    with pytest.raises(SystemExit, match="error: redbeat_lock_timeout") as refused:
         make_scheduler(redis_url, beat_max_loop_interval=interval, redbeat_lock_timeout=lock)
     assert f"at least {5 * interval} s" in str(refused.value)
 

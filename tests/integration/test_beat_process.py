@@ -34,10 +34,10 @@ class Beats:
         self._folder = folder
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
-    def start(self, app: str = "tests.integration.beat_app") -> int:
+    def start(self, app: str = "tests.integration.beat_app", *options: str) -> int:
         # The console script, as people start it: it does not look into the current folder by itself.
         celery = Path(sys.executable).parent / "celery"
-        command = [str(celery), "-A", app, "beat", "-l", "INFO"]
+        command = [str(celery), "-A", app, "beat", "-l", "INFO", *options]
         log = self._folder / f"beat-{len(self._processes)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -166,6 +166,12 @@ def test_the_shipped_app_runs_beat(beats: Beats, schedule: Schedule) -> None:
     nothing_twice(schedule)
     beats.send(pid, signal.SIGINT)
     assert beats.ended(pid) == 0
+
+
+def test_an_interval_that_is_too_long_for_the_lock_is_told_in_one_line(beats: Beats) -> None:
+    assert beats.ended(beats.start("jobworker", "--max-interval", "60")) == 1
+    assert "error: redbeat_lock_timeout is 15 s; with beat_max_loop_interval (--max-interval) 60 s" in beats.logs()
+    assert "Traceback" not in beats.logs()
 
 
 def test_beat_loads_neither_sql_nor_http() -> None:

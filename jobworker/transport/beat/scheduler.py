@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from jobworker.domain.errors import Misconfigured
-from jobworker.transport import entries, keys
+from jobworker.transport import beat_keys, entries, keys
 from jobworker.transport.beat import scripts
 from jobworker.transport.beat.entry import Entry, RuleSchedule
 
@@ -51,7 +51,7 @@ class Due(NamedTuple):
     @property
     def name(self) -> str:
         """The key for people."""
-        return self.key.decode(errors="backslashreplace")
+        return self.key.decode(errors="backslashreplace") or '""'
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +95,14 @@ class Scheduler(RedBeatScheduler):
     def __init__(self, app: Any, **options: Any) -> None:
         super().__init__(app, **options)
         conf = app.redbeat_conf
-        if conf.key_prefix != entries.KEY_PREFIX:
-            raise Misconfigured(f"redbeat_key_prefix must stay {entries.KEY_PREFIX!r}: the relay writes under it")
+        try:
+            self._check(conf)
+        except Misconfigured as error:
+            raise SystemExit(f"error: {error}") from None
         self.leader_key = conf.lock_key or f"{entries.KEY_PREFIX}:lock"
         # RedBeat takes its lock once, when beat starts, waits for it there for ever, and ends when it is lost.
         # Without a `lock_key` it leaves that to us.
         self.lock_key = None
-        if self.lock_timeout < _LOCK_TICKS * self.max_interval:
-            raise Misconfigured(
-                f"redbeat_lock_timeout is {self.lock_timeout:g} s; with beat_max_loop_interval {self.max_interval:g} s "
-                f"it must be at least {_LOCK_TICKS * self.max_interval:g} s, or two beats take turns"
-            )
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._token = secrets.token_hex(16)
         self._leads: bool | None = None
@@ -113,7 +110,7 @@ class Scheduler(RedBeatScheduler):
         # Bytes in and out: one entry that is not UTF-8 would otherwise make every answer unreadable.
         # One retry at once: the scripts may run twice, and a connection may have died while it was idle.
         options = {"retry": Retry(NoBackoff(), 1), **conf.redbeat_redis_options, "decode_responses": False}
-        client = redis.Redis.from_url(conf.redis_url, **options)
+        self._client = client = redis.Redis.from_url(conf.redis_url, **options)
         self._read = client.register_script(scripts.READ)
         self._commit = client.register_script(scripts.COMMIT)
         self._quarantine = client.register_script(scripts.QUARANTINE)
@@ -129,6 +126,8 @@ class Scheduler(RedBeatScheduler):
         """Do what is due; answers in how many seconds to tick again."""
         try:
             seconds = self._turn()
+        except redis.ResponseError as error:
+            return 0.0 if self._discard_foreign() else self._pause(error)
         except redis.RedisError as error:
             return self._pause(error)
         if self._failures:
@@ -150,6 +149,16 @@ class Scheduler(RedBeatScheduler):
     def info(self) -> str:
         """For Celery's banner."""
         return f"       . schedule -> {entries.SCHEDULE_KEY}, lock {self.leader_key} ({self.lock_timeout:g}s)"
+
+    def _check(self, conf: Any) -> None:
+        if conf.key_prefix != entries.KEY_PREFIX:
+            raise Misconfigured(f"redbeat_key_prefix must stay {entries.KEY_PREFIX!r}: the relay writes under it")
+        if self.lock_timeout < _LOCK_TICKS * self.max_interval:
+            raise Misconfigured(
+                f"redbeat_lock_timeout is {self.lock_timeout:g} s; with beat_max_loop_interval (--max-interval) "
+                f"{self.max_interval:g} s it must be at least {_LOCK_TICKS * self.max_interval:g} s, "
+                "or two beats take turns"
+            )
 
     def _turn(self) -> float:
         lock_ms = int(self.lock_timeout * 1000)
@@ -205,6 +214,16 @@ class Scheduler(RedBeatScheduler):
         )
         if taken:
             _log.error("beat_entry_quarantined", entry=due.name, reason=reason)
+
+    def _discard_foreign(self) -> bool:
+        """Whether there was something under our keys that is not ours; then it is gone."""
+        try:
+            discarded = beat_keys.discard_foreign(self._client, {**beat_keys.TYPES, self.leader_key: "string"})
+        except redis.RedisError:
+            return False
+        for key in discarded:
+            _log.error("beat_key_of_another_type", key=key)
+        return bool(discarded)
 
     def _note_role(self, leads: bool) -> None:
         if leads is not self._leads:

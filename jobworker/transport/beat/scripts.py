@@ -69,8 +69,8 @@ QUARANTINE = (
     + """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if redis.call('ZSCORE', KEYS[2], ARGV[2]) ~= ARGV[3] or definition_of(ARGV[2]) ~= ARGV[4] then return 0 end
-redis.call('ZREM', KEYS[2], ARGV[2])
 redis.call('HSET', KEYS[3], ARGV[2], ARGV[5])
+redis.call('ZREM', KEYS[2], ARGV[2])
 return 1
 """
 )

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
 from jobworker.domain.schedule import Owner, parse
 from jobworker.store import schedules, schema
 from jobworker.store.database import Database
+from jobworker.transport import keys
 from jobworker.web import create_app
 from tests.integration.http.conftest import World, seed, settings, world_on
 from tests.servers import RedisServer
@@ -72,6 +74,34 @@ def test_silence_is_noticed(ready: World) -> None:
     response = ready.client.get("/readyz")
     assert _failed(response) == {"relay", "beat"}
     assert "more than 15 s" in response.json["checks"]["relay"]["detail"]
+
+
+def test_a_dead_relay_is_no_accusation_of_beat(ready: World, redis_url: str) -> None:
+    _alive(ready, turned=76, ticked=76)
+    with redis.Redis.from_url(redis_url) as client:
+        now = SystemClock().now().timestamp()
+        client.hset(keys.BEAT, mapping={"leader": "beat", "tick_ms": str(int(now * 1000))})
+        assert _failed(ready.client.get("/readyz")) == {"relay"}
+        # Whatever else stands there is not a tick.
+        client.delete(keys.BEAT)
+        client.set(keys.BEAT, "something")
+    assert _failed(ready.client.get("/readyz")) == {"relay", "beat"}
+
+
+def test_nobody_but_redis_is_accused_when_it_is_away(
+    sqlite_database: Database, own_redis: Callable[..., RedisServer]
+) -> None:
+    server = own_redis()
+    seed(sqlite_database)
+    world = world_on(sqlite_database, REDIS_URL=server.url)
+    _alive(world, turned=76, ticked=76)
+    world.worker()
+    server.freeze()
+    response = world.client.get("/readyz")
+    server.thaw()
+    assert (response.status_code, _failed(response)) == (503, {"redis"})
+    assert response.json["checks"]["beat"]["detail"].startswith("not known")
+    assert response.json["checks"]["relay"]["detail"].startswith("not known")
 
 
 def test_workers_that_are_gone_do_not_count(any_database_world: World) -> None:

@@ -1,9 +1,14 @@
-"""How long a turn sleeps."""
+"""How long a turn sleeps, and what does not stop it."""
+
+import pytest
 
 from jobworker.relay.loop import Relay
 from jobworker.relay.read import Batch, Offsets
 from jobworker.settings import Settings
+from jobworker.transport import entries, keys
 from tests.integration.relay.conftest import World, worker
+from tests.integration.test_beat import HOURLY, Schedule, put_strange
+from tests.integration.test_projection import House
 
 
 class Asleep:
@@ -40,3 +45,25 @@ def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(world: World, r
     turn()
     assert world.get(execution).state == "Cancelled"
     assert turn() == first
+
+
+@pytest.mark.parametrize("provider", ["redbeat", "internal"])
+@pytest.mark.parametrize("key", [entries.SCHEDULE_KEY, keys.BEAT, keys.BEAT_PROJECTION, keys.BEAT_QUARANTINE])
+def test_a_key_of_beat_that_is_of_another_type_stops_nothing(
+    world: World, redis_url: str, key: str, provider: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    relay = Relay(
+        world.database, redis_url, world.clock, Settings.from_environment({"JOBWORKER_SCHEDULING_PROVIDER": provider})
+    )
+    house = House(world.database, Schedule(world.client), world.clock, relay._watch._projector)
+    relay._reader = Asleep()  # type: ignore[assignment]
+    relay.turn()
+    put_strange(world.client, key, "text")
+    known = house.put("nightly", HOURLY, world.clock.now())
+    for _ in range(20):
+        world.clock.advance(4)
+        relay.turn()
+    if provider == "redbeat":
+        assert house.known() == {known}
+        if key != keys.BEAT:
+            assert f"key={key}" in "".join(capsys.readouterr())
