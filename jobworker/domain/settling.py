@@ -158,6 +158,9 @@ def _once(late: Sequence[dt.datetime], later: dt.datetime | None, situation: Sit
     if later is None:
         others = f", and stands for {len(late) - 1} before it" if len(late) > 1 else ""
         decided[stands] = Decision(stands, Outcome.FIRED, f"{why}{others}")
+    else:
+        told = f"stands for {len(late)} before it, which were noticed late"
+        decided[stands] = Decision(stands, Outcome.FIRED, told)
     return decided
 
 

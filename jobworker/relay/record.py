@@ -141,7 +141,8 @@ def _record_moves(connection: sa.Connection, reports: Sequence[Event], told: Tol
         row = known[key]
         if standing.is_final and not row.standing.is_final:
             told.ended.append(Parent(row.id, row.job, standing.state, row.batch_id, row.correlation_id))
-            if row.schedule_id is not None:
+            # A backfill is a batch: how that goes says nothing about what is due.
+            if row.schedule_id is not None and row.batch_id is None:
                 told.of_schedules.append(End(row.schedule_id, row.id, standing.state))
 
 

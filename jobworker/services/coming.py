@@ -18,7 +18,7 @@ class Expected(StrEnum):
     FIRE = "expected"
     #: A calendar forbids it.
     SKIPPED_CALENDAR = "skipped_calendar"
-    #: It lies in a pause.
+    #: It lies in a pause, or its job is disabled.
     SKIPPED_PAUSED = "skipped_paused"
 
 
@@ -41,9 +41,27 @@ def coming(timetable: Timetable, after: dt.datetime, count: int) -> list[Coming]
     return [_coming(timetable, each) for each in outlook.upcoming(timetable, after, count)]
 
 
-def of_schedule(row: ScheduleRow, timetable: Timetable, after: dt.datetime, count: int) -> Sequence[Coming]:
-    """Up to `count` of what is due after this moment, and not settled yet, as the schedule stands."""
-    if row.next_at is None:
+def at_start(timetable: Timetable, now: dt.datetime) -> Coming:
+    """The occurrence that a schedule has when it is created, if it runs at start."""
+    one = _coming(timetable, Upcoming(now, now.astimezone(timetable.zone), True, ()))
+    return replace(one, notes=[*one.notes, "it runs at start"])
+
+
+def left_out(each: Coming, reason: str | None) -> Coming:
+    """The same if something keeps the schedule from starting anything then; None: nothing does."""
+    if reason is None or each.outcome is not Expected.FIRE:
+        return each
+    return replace(each, outcome=Expected.SKIPPED_PAUSED, reason=reason)
+
+
+def of_schedule(
+    row: ScheduleRow, timetable: Timetable, closed: str | None, after: dt.datetime, count: int
+) -> Sequence[Coming]:
+    """Up to `count` of what is due after this moment, and not settled yet, as the schedule stands.
+
+    `closed`: why nothing of its job may run.
+    """
+    if row.next_at is None or not row.enabled:
         return []
     left = None if row.schedule.max_runs is None else row.schedule.max_runs - row.runs
     after = max(after, row.settled_until, row.next_at - dt.timedelta(microseconds=1))
@@ -51,7 +69,7 @@ def of_schedule(row: ScheduleRow, timetable: Timetable, after: dt.datetime, coun
     for each in coming(timetable, after, count):
         if left is not None and left <= 0:
             break
-        found.append(_in_pause(row, each))
+        found.append(left_out(left_out(each, _pause(row, each.at)), closed))
         if left is not None and found[-1].outcome is Expected.FIRE:
             left -= 1
     return found
@@ -70,12 +88,9 @@ def _coming(timetable: Timetable, each: Upcoming) -> Coming:
     return Coming(each.at, each.local, outcome, reason, notes(timetable, each.at))
 
 
-def _in_pause(row: ScheduleRow, each: Coming) -> Coming:
-    if (
-        each.outcome is not Expected.FIRE
-        or row.paused_at is None
-        or (row.paused_until is not None and each.at >= row.paused_until)
-    ):
-        return each
+def _pause(row: ScheduleRow, at: dt.datetime) -> str | None:
+    """Why nothing starts then, if that is in a pause."""
+    if row.paused_at is None or (row.paused_until is not None and at >= row.paused_until):
+        return None
     until = f" until {row.paused_until.isoformat(timespec='seconds')}" if row.paused_until else ""
-    return replace(each, outcome=Expected.SKIPPED_PAUSED, reason=f"paused by {row.paused_by}{until}")
+    return f"paused by {row.paused_by}{until}"

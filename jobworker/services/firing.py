@@ -193,10 +193,7 @@ def in_force(row: Due) -> bool:
 
 def _may_start(row: Due, plan: Plan, now: dt.datetime) -> bool:
     """Whether the bounds of a schedule let it have an occurrence at this moment that its rule does not name."""
-    bounds = plan.timetable
-    if not in_force(row) or row.state == State.EXHAUSTED:
-        return False
-    if (bounds.start is not None and now < bounds.start) or (bounds.end is not None and now >= bounds.end):
+    if not in_force(row) or row.state == State.EXHAUSTED or not occasions.in_bounds(plan.timetable, now):
         return False
     # So far its initial delay goes. Settled before its time is, else, only what two clocks do not agree about.
     return not plan.schedule.initial_delay or now >= row.settled_until

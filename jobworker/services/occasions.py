@@ -13,7 +13,7 @@ from jobworker.domain.errors import InvalidParameters
 from jobworker.domain.execution import State
 from jobworker.domain.limits import Keys
 from jobworker.domain.settling import Busy, Pause, Situation
-from jobworker.domain.timetable import forbidden_by
+from jobworker.domain.timetable import Timetable, forbidden_by
 from jobworker.services import preparing
 from jobworker.services.plans import Plan
 from jobworker.services.preparing import Known
@@ -47,6 +47,12 @@ def closed(job: JobRow | None, name: str) -> str | None:
     if job is None:
         return f"there is no job {name}"
     return None if job.definition.enabled else f"job {name} is disabled"
+
+
+def in_bounds(timetable: Timetable, moment: dt.datetime) -> bool:
+    """Whether a moment that the rule does not name lies between the start and the end of a schedule."""
+    begun = timetable.start is None or moment >= timetable.start
+    return begun and (timetable.end is None or moment < timetable.end)
 
 
 def situation(row: Due, plan: Plan, known: Known, busy: Busy, now: dt.datetime) -> Situation:

@@ -10,10 +10,10 @@ from jobworker.clock import Clock
 from jobworker.domain.errors import Conflict, FieldError, IdempotencyKeyReused, InvalidInput
 from jobworker.domain.schedule import Overlap, Schedule, stored
 from jobworker.domain.timetable import Timetable
-from jobworker.services import accepting, coming, firing, plans, schedules
+from jobworker.services import accepting, coming, firing, occasions, plans, schedules
 from jobworker.services.accepting import Once, Request
 from jobworker.services.coming import Coming
-from jobworker.store import executions, idempotency, ledger
+from jobworker.store import executions, idempotency, jobs, ledger
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.idempotency import Remembered
@@ -52,11 +52,13 @@ def ahead(database: Database, name: str, wanted: Range, count: int) -> Sequence[
     begin, end = wanted.begin, wanted.end
     with database.read() as connection:
         row = schedules.find(connection, name)
-        found = timetable(connection, row)
+        rules = timetable(connection, row)
+        closed = occasions.closed(jobs.some(connection, [row.job]).get(row.job), row.job)
     after = row.settled_until
     if begin is not None and begin > after:
         after = begin - dt.timedelta(microseconds=1)
-    return [each for each in coming.of_schedule(row, found, after, count) if end is None or each.at < end]
+    found = coming.of_schedule(row, rules, closed, after, count)
+    return [each for each in found if end is None or each.at < end]
 
 
 def timetable(connection: sa.Connection, row: ScheduleRow) -> Timetable:

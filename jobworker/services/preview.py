@@ -1,7 +1,7 @@
 """What a schedule would do if it were saved: its next moments, and what is different from the one that is."""
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,9 @@ from jobworker.domain.errors import FieldError, InvalidInput, pointer
 from jobworker.domain.rules.days import BusinessDay
 from jobworker.domain.schedule import Schedule
 from jobworker.domain.timetable import Timetable
-from jobworker.services import calendar_editing, calendars, schedule_checks, schedules
-from jobworker.services.coming import Coming, coming
+from jobworker.services import calendar_editing, calendars, occasions, schedule_checks, schedules
+from jobworker.services.coming import Coming, Expected, at_start, coming, left_out
+from jobworker.store import jobs
 from jobworker.store.database import Database
 from jobworker.store.schedules import ScheduleRow
 
@@ -80,15 +81,39 @@ def preview(database: Database, clock: Clock, asked: Asked) -> Preview:
             problems += schedule_checks.runnable(connection, wanted)
         admission.refuse(problems)
         known = calendars.known(connection, [name for name in wanted.calendars if name not in inline])
-        begin = asked.after or clock.now()
-        timetable, after = wanted.timetable({**known, **inline}), begin
-        if saved is None and asked.after is None:
-            after += dt.timedelta(seconds=wanted.initial_delay)
-        moments = coming(timetable, after, _most(asked.count, wanted, saved))
+        closed = _closed(connection, wanted) if saved or "job" in asked.described else None
+        now = clock.now()
+        begin, timetable = asked.after or now, wanted.timetable({**known, **inline})
+        moments = _moments(asked, wanted, timetable, saved, now) if wanted.enabled else []
         compared = _compare(connection, saved, wanted, timetable, begin, asked.count) if saved else None
     unnamed = {name: None for name in names if saved is None and name not in asked.described}
-    warnings = outlook.warnings(timetable, begin)
-    return Preview({**wanted.to_json(), **unnamed}, describing.of_schedule(wanted), warnings, moments, compared)
+    warnings = [*_warnings(wanted, closed), *outlook.warnings(timetable, begin)]
+    shown = [left_out(each, closed) for each in moments]
+    return Preview({**wanted.to_json(), **unnamed}, describing.of_schedule(wanted), warnings, shown, compared)
+
+
+def _closed(connection: sa.Connection, wanted: Schedule) -> str | None:
+    return occasions.closed(jobs.some(connection, [wanted.job]).get(wanted.job), wanted.job)
+
+
+def _warnings(wanted: Schedule, closed: str | None) -> Iterator[str]:
+    if not wanted.enabled:
+        yield "it is not enabled: nothing is due"
+    if closed is not None:
+        yield f"{closed}: its occurrences are left out"
+
+
+def _moments(
+    asked: Asked, wanted: Schedule, timetable: Timetable, saved: ScheduleRow | None, now: dt.datetime
+) -> list[Coming]:
+    """What is due next. A schedule that is not saved would be created now."""
+    begin, count = asked.after or now, _most(asked.count, wanted, saved)
+    if saved is None and wanted.initial_delay:
+        return coming(timetable, max(begin, now + dt.timedelta(seconds=wanted.initial_delay)), count)
+    at_once = saved is None and asked.after is None and wanted.run_at_start and occasions.in_bounds(timetable, now)
+    first = [at_start(timetable, now)] if at_once and count else []
+    fires = sum(each.outcome is Expected.FIRE for each in first)
+    return [*first, *coming(timetable, begin, count - fires)]
 
 
 def _most(count: int, wanted: Schedule, saved: ScheduleRow | None) -> int:

@@ -22,11 +22,10 @@ from jobworker.domain.errors import (
 from jobworker.domain.ids import is_id
 from jobworker.domain.schedule import Owner, Schedule, State
 from jobworker.domain.timetable import next_after
-from jobworker.services import firing, naming, overdue, pausing, plans, schedule_checks
+from jobworker.services import firing, naming, occasions, overdue, pausing, plans, preparing, schedule_checks
 from jobworker.services.plans import Plan
-from jobworker.store import jobs, ledger, schedule_lists, schedules
+from jobworker.store import ledger, schedule_lists, schedules
 from jobworker.store.database import Database
-from jobworker.store.jobs import JobRow
 from jobworker.store.pages import DEFAULT_LIMIT, Page
 from jobworker.store.schedule_lists import Filters, RevisionRow, Standing
 from jobworker.store.schedules import ScheduleRow
@@ -205,8 +204,8 @@ def find(connection: sa.Connection, name: str) -> ScheduleRow:
 
 def known(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> list[Known]:
     """What there is to know about these schedules at this moment."""
-    found, read = jobs.some(connection, sorted({row.job for row in rows})), plans.of(connection, rows)
-    return [_known(row, found.get(row.job), read.get(row.id), now) for row in rows]
+    found, read = preparing.look_up(connection, {row.job for row in rows}), plans.of(connection, rows)
+    return [_known(row, found, read.get(row.id), now) for row in rows]
 
 
 def put(
@@ -229,19 +228,22 @@ def put(
     return row
 
 
-def _known(row: ScheduleRow, job: JobRow | None, plan: Plan | None, now: dt.datetime) -> Known:
+def _known(row: ScheduleRow, found: preparing.Known, plan: Plan | None, now: dt.datetime) -> Known:
     by, standing = overdue.expected_by(row, now), schedule_lists.standing(row, now)
     in_words = describing.of_schedule(plan.schedule) if plan else None
     late = by is not None and by < now
     following = row.next_at if standing in (Standing.ACTIVE, Standing.PAUSED) else None
-    return Known(row, standing, in_words, following, by, late, list(_warnings(row, job, plan, now)))
+    return Known(row, standing, in_words, following, by, late, list(_warnings(row, found, plan, now)))
 
 
-def _warnings(row: ScheduleRow, job: JobRow | None, plan: Plan | None, now: dt.datetime) -> Iterator[str]:
+def _warnings(row: ScheduleRow, found: preparing.Known, plan: Plan | None, now: dt.datetime) -> Iterator[str]:
+    job = found.jobs.get(row.job)
     if job is None:
         yield f"there is no job {row.job} any more: nothing starts"
     elif not job.definition.enabled:
         yield f"job {row.job} is disabled: its occurrences are left out"
+    elif plan is not None and (problem := occasions.pattern(plan, found, now).problem) is not None:
+        yield f"its executions fail, because job {row.job} refuses its parameters: {problem}"
     if plan is None:
         yield "it cannot be read by this version, or a calendar of it is gone: nothing starts; change it"
     elif row.runs == 0:

@@ -94,6 +94,16 @@ def test_a_message_that_never_started_ends_its_execution(
     assert told.transitions == [(0, "Queued", "tester", "submitted"), (0, state, actor, "so")]
 
 
+def test_the_ends_of_a_backfill_say_nothing_about_its_schedule(database: Database) -> None:
+    for batch, told in ((None, 1), ("b", 0)):
+        story = Story(database)
+        with database.write() as connection:
+            mine = schema.executions.c.id == story.id
+            connection.execute(sa.update(schema.executions).where(mine).values(schedule_id="s", batch_id=batch))
+        ended = story.tell(Kind.REJECTED, worker="w", error=UNREADABLE)
+        assert len(ended.of_schedules) == told
+
+
 def test_the_attempts_that_did_run_stay_as_they_were(database: Database) -> None:
     told = Story(database)
     told.tell(Kind.RUNNING, worker="w1")

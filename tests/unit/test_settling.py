@@ -93,7 +93,7 @@ def test_what_is_late_is_told_in_words() -> None:
         "noticed at 2026-03-02T12:00:00+00:00, later than the grace of 60 s; "
         "the occurrence of 2026-03-02T11:59:00+00:00 stands for it"
     )
-    assert (second.outcome, third.reason) == ("coalesced", None)
+    assert (second.outcome, third.reason) == ("coalesced", "stands for 2 before it, which were noticed late")
     [_, last] = settle(ago(9, 8), Situation(NOW))
     assert str(last.reason).endswith("later than the grace of 60 s, and stands for 1 before it")
     [_, missed, _] = settle(ago(9, 8, 7), Situation(NOW, **late(Missed.CATCH_UP, 1)))

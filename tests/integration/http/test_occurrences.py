@@ -156,6 +156,20 @@ class TestAhead:
         assert [each["outcome"] for each in found] == ["skipped_paused", "expected", "expected"]
         assert found[0]["reason"] == "paused by api until 2031-07-02T00:00:00+00:00"
 
+    def test_nothing_is_ahead_of_what_is_not_enabled(self, world: World) -> None:
+        created(world, enabled=False)
+        assert listed(world, "?upcoming=3") == []
+
+    def test_a_disabled_job_is_told(self, world: World) -> None:
+        created(world)
+        with world.database.write() as connection:
+            off = Definition("export", EXPORT.name, enabled=False)
+            jobs.put(connection, off, JobOwner.API, "api", SystemClock().now())
+        found = listed(world, "?upcoming=2")
+        assert [(each["outcome"], each["reason"]) for each in found] == [
+            ("skipped_paused", "job export is disabled")
+        ] * 2
+
     def test_nothing_is_ahead_of_what_is_exhausted(self, world: World) -> None:
         created(world, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
         assert listed(world, "?upcoming=3") == []

@@ -1,13 +1,15 @@
 """POST /api/v1/schedules/preview."""
 
+import datetime as dt
 from typing import Any
 
 import pytest
 
 from jobworker.clock import SystemClock
+from jobworker.domain.job import Definition
 from jobworker.domain.job import Owner as JobOwner
-from jobworker.store import calendars
-from tests.integration.http.conftest import World
+from jobworker.store import calendars, jobs
+from tests.integration.http.conftest import EXPORT, World
 from tests.integration.http.test_schedules import created
 
 DAILY = {"kind": "daily", "time": "02:30"}
@@ -55,6 +57,40 @@ def test_what_never_fires_is_told(world: World) -> None:
     found = previewed(world, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
     assert found["occurrences"] == []
     assert found["warnings"] == ["it never fires: its time is past: 2020-01-01T00:00:00+00:00"]
+
+
+def test_nothing_is_due_of_what_is_not_enabled(world: World) -> None:
+    found = previewed(world, enabled=False)
+    assert (found["occurrences"], found["warnings"]) == ([], ["it is not enabled: nothing is due"])
+
+
+def test_a_disabled_job_is_told(world: World) -> None:
+    with world.database.write() as connection:
+        off = Definition("off", EXPORT.name, enabled=False)
+        jobs.put(connection, off, JobOwner.API, "api", SystemClock().now())
+    found = previewed(world, job="off", parameters={"user_id": "u"}, count=1)
+    assert found["warnings"] == ["job off is disabled: its occurrences are left out"]
+    assert [each["outcome"] for each in found["occurrences"]] == ["skipped_paused"]
+
+
+def test_what_is_due_at_once_and_what_not_so_soon(world: World) -> None:
+    now = SystemClock().now()
+
+    def at_start(**body: Any) -> list[dict[str, Any]]:
+        often = {"rule": {"kind": "interval", "every": 3600}, "count": 2, "run_at_start": True}
+        found: list[dict[str, Any]] = world.client.post("/api/v1/schedules/preview", json=often | body).json[
+            "occurrences"
+        ]
+        return found
+
+    first, second = at_start()
+    assert now <= dt.datetime.fromisoformat(first["scheduled_for"]) <= SystemClock().now()
+    assert (first["outcome"], first["notes"], second["notes"]) == ("expected", ["it runs at start"], [])
+    [only] = at_start(max_runs=1)
+    assert only["notes"] == ["it runs at start"]
+    for begin in ({}, {"from": now.isoformat()}):
+        [later, _] = at_start(initial_delay=86400, **begin)
+        assert dt.datetime.fromisoformat(later["scheduled_for"]) > now + dt.timedelta(days=1)
 
 
 def test_clocks_that_are_set_back_and_holidays_are_told(world: World) -> None:

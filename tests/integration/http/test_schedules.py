@@ -3,6 +3,7 @@
 import datetime as dt
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,8 +13,9 @@ import sqlalchemy as sa
 from jobworker.clock import SystemClock
 from jobworker.domain.job import Definition
 from jobworker.domain.job import Owner as JobOwner
+from jobworker.domain.parameters import Parameter
 from jobworker.domain.schedule import Owner, parse
-from jobworker.store import calendars, jobs, schedules, schema
+from jobworker.store import calendars, jobs, schedules, schema, tasks
 from tests.integration.http.conftest import EXPORT, World
 
 DAILY = {"kind": "daily", "time": "06:00"}
@@ -126,6 +128,16 @@ def test_a_disabled_job_is_worth_a_warning(world: World) -> None:
         now = SystemClock().now()
         jobs.put(connection, Definition("off", EXPORT.name, enabled=False), JobOwner.API, "api", now)
     assert created(world, job="off")["warnings"] == ["job off is disabled: its occurrences are left out"]
+
+
+def test_parameters_that_the_job_does_not_take_any_more_are_worth_a_warning(world: World) -> None:
+    created(world)
+    now = SystemClock().now()
+    with world.database.write() as connection:
+        tasks.put(connection, replace(EXPORT, parameters=(Parameter("user_id", "integer"),), updated_at=now))
+    [warning] = world.client.get(URL).json["warnings"]
+    assert warning.startswith("its executions fail, because job export refuses its parameters: ")
+    assert "user_id" in warning
 
 
 @pytest.mark.parametrize(
