@@ -77,7 +77,7 @@ def next_after(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
         if isinstance(rule, BusinessDay) and rule.roll is not None:
             rule = replace(rule, allowed=lambda time: _forbidden_by(timetable, time) is None)
         found = _on_the_wall_clock(rule, timetable.zone, timetable.dst or meant(rule), moment)
-    return found if found is not None and found < (timetable.end or _END) else None
+    return found if found is not None and found < min(timetable.end or _END, _END) else None
 
 
 def occurrences(timetable: Timetable, after: dt.datetime, before: dt.datetime) -> Iterator[dt.datetime]:

@@ -247,7 +247,8 @@ def _warnings(row: ScheduleRow, found: preparing.Known, plan: Plan | None, now: 
     if plan is None:
         yield "it cannot be read by this version, or a calendar of it is gone: nothing starts; change it"
     elif row.runs == 0:
-        yield from outlook.warnings(plan.timetable, now)
+        # What is due and not settled yet is still ahead.
+        yield from outlook.warnings(plan.timetable, min(now, row.settled_until))
 
 
 def _expect(connection: sa.Connection, name: str, expected: Expected) -> ScheduleRow:

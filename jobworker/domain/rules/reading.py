@@ -51,6 +51,9 @@ def parse(given: object, where: str = "/rule") -> Rule:
 
 def _once(read: Described) -> Rule | None:
     at = moment(read, "at")
+    if at is not None and at.year == dt.MAXYEAR:
+        # Closer to the end of the calendar, a zone's offset or a grace would lead out of it.
+        read.refuse("at", "not_allowed", "at must lie before the year 9999")
     read.require("at")
     return Once(at) if at else None
 
@@ -186,11 +189,13 @@ def moment(read: Described, name: str) -> dt.datetime | None:
     if found.tzinfo is None:
         read.refuse(name, "naive_time", f"{name} needs an offset, for example 2026-01-01T00:00:00Z")
         return None
-    # Closer to the ends of the calendar, a zone's offset or a grace would lead out of it.
-    if not dt.MINYEAR < found.year < dt.MAXYEAR:
-        read.refuse(name, "not_allowed", f"{name} is not within the years {dt.MINYEAR + 1} to {dt.MAXYEAR - 1}")
-        return None
-    return found.astimezone(dt.UTC)
+    if found.year > dt.MINYEAR:
+        try:
+            return found.astimezone(dt.UTC)
+        except OverflowError:
+            pass
+    read.refuse(name, "not_allowed", f"{name} is not within the years 2 to 9999 in UTC")
+    return None
 
 
 def _local(read: Described, name: str) -> dt.datetime | None:

@@ -21,6 +21,7 @@ from tests.integration.http.conftest import EXPORT, World
 DAILY = {"kind": "daily", "time": "06:00"}
 SCHEDULE = {"name": "morning", "job": "export", "rule": DAILY, "parameters": {"user_id": "all"}}
 URL = "/api/v1/schedules/morning"
+PAST = "it never fires: its time is past"
 
 
 def create(world: World, **changes: Any) -> Any:
@@ -75,9 +76,20 @@ def test_it_says_what_is_next_and_by_when_that_is_seen(world: World) -> None:
     assert shown["overdue"] is False
 
 
-def test_the_last_moment_there_is_can_be_named(world: World) -> None:
-    shown = created(world, rule={"kind": "once", "at": "9999-12-31T23:59:59Z"})
-    assert (shown["next_at"], shown["expected_by"], shown["overdue"]) == ("9999-12-31T23:59:59Z", None, False)
+def test_the_last_moment_there_is_can_be_an_end_but_nothing_is_due_then(world: World) -> None:
+    assert created(world, end="9999-12-31T23:59:59Z")["warnings"] == []
+    refused = create(world, name="last", rule={"kind": "once", "at": "9999-12-31T23:59:59Z"})
+    assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (422, "/rule/at")
+
+
+def test_a_moment_that_has_come_and_is_not_settled_yet_is_still_ahead(world: World) -> None:
+    now = SystemClock().now()
+    late = (now - dt.timedelta(seconds=30)).isoformat()
+    assert created(world, rule={"kind": "once", "at": late})["warnings"] == [
+        f"it never fires: its time is past: {late}"
+    ]
+    due(world, "morning", now - dt.timedelta(seconds=30))
+    assert world.client.get(URL).json["warnings"] == []
 
 
 def test_nothing_is_next_of_what_is_disabled_or_exhausted(any_world: World) -> None:
