@@ -26,6 +26,7 @@ def prepare() -> Settings:
 @contextlib.contextmanager
 def database(found: Settings) -> Iterator[Database]:
     """The database, if it has the schema of this code; raises `Misconfigured` otherwise."""
+    migrate.require(found.database_url)
     opened = Database(found.database_url)
     try:
         migrate.check(opened)

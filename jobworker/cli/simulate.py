@@ -1,6 +1,7 @@
 """`jobworker simulate`: what schedules would do."""
 
 import collections
+import contextlib
 import datetime as dt
 import zoneinfo
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,12 @@ import click
 from jobworker.cli import arguments, common, telling
 from jobworker.cli.schedule_plans import declared
 from jobworker.domain import outages
+from jobworker.domain.errors import Misconfigured
 from jobworker.domain.outages import Outage
 from jobworker.domain.settling import Outcome
 from jobworker.services import simulation
 from jobworker.services.simulation import Question, Simulated, Story
+from jobworker.settings import Settings
 
 #: More is nothing that anybody reads.
 _MOST = 100_000
@@ -58,13 +61,28 @@ def command(
     """Show what schedules would do in a span of time, by running the code that decides it on virtual time."""
     settings = common.prepare()
     question = _question(begin, end, out, zone, takes, int(shown["limit"]))
-    found = declared(settings) if code else None
-    with common.database(settings) as database:
-        story = simulation.of_database(database, question, names or None, found)
+    story = _of_code(settings, question, names or None) if code else _in_force(settings, question, names or None)
     for each in story.occurrences:
         click.echo(telling.json(each) if shown["as_json"] else _line(each))
     for line in _closing(story, question):
         click.echo(line, err=bool(shown["as_json"]))
+
+
+def _in_force(settings: Settings, question: Question, names: Sequence[str] | None) -> Story:
+    with common.database(settings) as database:
+        return simulation.of_database(database, question, names)
+
+
+def _of_code(settings: Settings, question: Question, names: Sequence[str] | None) -> Story:
+    """Beside the database, if one can be used: whoever writes schedules need not have one yet."""
+    found = declared(settings)
+    with contextlib.ExitStack() as opened:
+        try:
+            database = opened.enter_context(common.database(settings))
+        except Misconfigured as error:
+            click.echo(f"without a database: {error}", err=True)
+            database = None
+        return simulation.of_code(found, question, names, database)
 
 
 def _question(
@@ -91,8 +109,13 @@ def _moment(text: str, option: str, zone: zoneinfo.ZoneInfo) -> dt.datetime:
 
 
 def _duration(text: str) -> tuple[str, float]:
-    name, _, seconds = text.rpartition("=")
-    return name, arguments.Duration().convert(seconds, None, None)
+    name, found, seconds = text.rpartition("=")
+    if found and not name:
+        raise click.BadParameter(f"{text} must look like NAME=SECONDS", param_hint="--duration")
+    takes = arguments.Duration().convert(seconds, None, None)
+    if takes < 0:
+        raise click.BadParameter(f"{text} must not be negative", param_hint="--duration")
+    return name, takes
 
 
 def _line(each: Simulated) -> str:
@@ -118,6 +141,8 @@ def _near(moment: dt.datetime, other: dt.datetime) -> str:
 
 
 def _closing(story: Story, question: Question) -> Iterator[str]:
+    if story.assumed:
+        yield f"not known, taken as jobs that accept every parameter: {', '.join(story.assumed)}"
     for name, since in story.unsettled.items():
         yield f"{name}: nobody looked any more at what was due since {since:%Y-%m-%dT%H:%M:%SZ}"
     if story.stopped_at is not None:

@@ -3,12 +3,25 @@
 import difflib
 from collections.abc import Sequence
 
+#: So many names are read, no more.
+_NAMED = 10
+
 
 def unknown(noun: str, name: str, known: Sequence[str], how_to_list: str) -> str:
     """A sentence that names what comes closest, and how to see everything."""
     shown = name if len(name) <= 128 else f"{name[:128]}…"
     if not known:
         return f"there is no {noun} {shown!r}, nor any other yet: workers announce theirs when they start"
-    close = difflib.get_close_matches(shown, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(close)}?" if close else "."
-    return f"there is no {noun} {shown!r}{hint} {how_to_list} lists all {len(known)}"
+    return f"there is no {noun} {shown!r}{_near(shown, known)} {how_to_list} lists all {len(known)}"
+
+
+def undeclared(noun: str, name: str, declared: Sequence[str]) -> str:
+    """The same of what code declares, which nothing else lists: the first ten are named."""
+    more = f" and {len(declared) - _NAMED} more" if len(declared) > _NAMED else ""
+    there = f"{', '.join(declared[:_NAMED])}{more}" if declared else "none"
+    return f"code declares no {noun} {name!r}{_near(name, declared)} It declares {there}"
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else "."

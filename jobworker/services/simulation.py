@@ -9,6 +9,7 @@ import contextlib
 import datetime as dt
 import heapq
 import itertools
+import math
 import re
 import tempfile
 import zoneinfo
@@ -19,7 +20,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from jobworker.declare.schedules import Declarations
-from jobworker.domain.errors import InvalidInput
+from jobworker.domain.errors import InvalidInput, ScheduleNotFound
 from jobworker.domain.execution import Move, State, merge
 from jobworker.domain.job import Definition
 from jobworker.domain.job import Owner as JobOwner
@@ -27,7 +28,7 @@ from jobworker.domain.outages import Outage
 from jobworker.domain.parameters import VARIADIC
 from jobworker.domain.schedule import Owner
 from jobworker.domain.settling import Outcome
-from jobworker.services import firing, pausing, release, schedule_sync
+from jobworker.services import firing, naming, pausing, release, schedule_sync
 from jobworker.services import schedules as editing
 from jobworker.services.schedule_sync import Step
 from jobworker.store import dependencies, dispatch, history, jobs, schedules, settling, simulated, stopping, tasks
@@ -52,7 +53,8 @@ _EXECUTION = re.compile(r"\bexecution ([0-9a-f-]{36})\b")
 class Question:
     """What somebody wants to know: [begin, end), and how long (s) executions take, those of some schedules otherwise.
 
-    Nothing is settled, and nothing starts, in an outage. It ends after `limit` occurrences.
+    Nothing is settled, and nothing starts, in an outage. It ends after `limit` occurrences. Raises `InvalidInput` for
+    a span that ends before it begins, and for what is no duration.
     """
 
     begin: dt.datetime
@@ -61,6 +63,16 @@ class Question:
     duration: float = 0.0
     durations: Mapping[str, float] = field(default_factory=dict)
     limit: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.end <= self.begin:
+            raise InvalidInput(
+                f"the end, {self.end.isoformat()}, must be later than the beginning, {self.begin.isoformat()}"
+            )
+        for name, seconds in [("", self.duration), *self.durations.items()]:
+            if not (math.isfinite(seconds) and seconds >= 0):
+                whose = f" of schedule {name}" if name else ""
+                raise InvalidInput(f"the duration{whose} is {seconds:g}; it must be a number of seconds, 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,43 +98,63 @@ class Story:
     """Everything that would happen, by nominal time.
 
     `unsettled`: schedules with something due that nobody looks at before the end, and since when it is due;
-    `stopped_at`: when there were too many occurrences to go on.
+    `stopped_at`: when there were too many occurrences to go on; `assumed`: jobs that are nowhere known.
     """
 
     occurrences: Sequence[Simulated]
     unsettled: Mapping[str, dt.datetime]
     stopped_at: dt.datetime | None
+    assumed: Sequence[str] = ()
 
 
-def of_database(
-    database: Database, question: Question, names: Collection[str] | None = None, code: Declarations | None = None
-) -> Story:
-    """What the schedules of a database would do, or those of `code` as they would be there; `names` chooses some.
-
-    Raises `InvalidInput` with what cannot be of `code`, and `ScheduleNotFound`.
-    """
+def of_database(database: Database, question: Question, names: Collection[str] | None = None) -> Story:
+    """What the schedules of a database would do; `names` chooses some. Raises `ScheduleNotFound`."""
     with _world() as connection:
         with database.read() as source:
             simulated.copy(source, connection)
-        if code is not None:
-            _apply(connection, code, question.begin)
-        for name in names or ():
+        for name in [*(names or ()), *question.durations]:
             editing.find(connection, name)
-        simulated.keep(connection, names, Owner.CODE if code is not None else None)
+        simulated.keep(connection, names, None)
         return _Simulation(connection, question).run()
 
 
-def of_code(code: Declarations, question: Question, names: Collection[str] | None = None) -> Story:
-    """What declared schedules would do where each of their jobs is known, and takes every parameter."""
+def of_code(
+    code: Declarations, question: Question, names: Collection[str] | None = None, database: Database | None = None
+) -> Story:
+    """What declared schedules would do beside the jobs and calendars of a database; `names` chooses some.
+
+    A job that is not there (without a database: each) is taken as one that takes every parameter. Raises
+    `InvalidInput` with what cannot be of those schedules, and `ScheduleNotFound`.
+    """
+    for name in [*(names or ()), *question.durations]:
+        if name not in code.schedules:
+            raise ScheduleNotFound(naming.undeclared("schedule", name, sorted(code.schedules)))
+    chosen = _chosen(code, code.schedules if names is None else names)
     with _world() as connection:
-        for name in {each.value.job for each in code.schedules.values()}:
-            tasks.put(connection, TaskRow(name, "", (VARIADIC,), {}, _ACTOR, question.begin))
-            jobs.put(connection, Definition(name, name), JobOwner.API, _ACTOR, question.begin)
-        _apply(connection, code, question.begin)
-        for name in names or ():
-            editing.find(connection, name)
-        simulated.keep(connection, names, Owner.CODE)
-        return _Simulation(connection, question).run()
+        if database is not None:
+            with database.read() as source:
+                simulated.copy(source, connection)
+        simulated.keep(connection, chosen.schedules, None)
+        assumed = _assume(connection, {each.value.job for each in chosen.schedules.values()}, question.begin)
+        _apply(connection, chosen, question.begin)
+        simulated.keep(connection, None, Owner.CODE)
+        return replace(_Simulation(connection, question).run(), assumed=assumed)
+
+
+def _chosen(code: Declarations, names: Collection[str]) -> Declarations:
+    """These schedules, and the calendars that they name."""
+    found = {name: each for name, each in code.schedules.items() if name in names}
+    needed = {name for each in found.values() for name in each.value.calendars}
+    return Declarations(found, {name: each for name, each in code.calendars.items() if name in needed})
+
+
+def _assume(connection: sa.Connection, needed: Collection[str], now: dt.datetime) -> list[str]:
+    """Let there be these jobs; answers those that were not there."""
+    missing = sorted(set(needed) - jobs.some(connection, sorted(needed)).keys())
+    for name in missing:
+        tasks.put(connection, TaskRow(name, "", (VARIADIC,), {}, _ACTOR, now))
+        jobs.put(connection, Definition(name, name), JobOwner.API, _ACTOR, now)
+    return missing
 
 
 @contextlib.contextmanager

@@ -64,6 +64,13 @@ def check(database: Database) -> None:
         )
 
 
+def require(url: str) -> None:
+    """Raise `Misconfigured` if there is no such SQLite file: who only wants to read must not make one."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
+        raise Misconfigured(f"there is no database {parsed.database} yet: run jobworker db upgrade")
+
+
 def _script() -> ScriptDirectory:
     return ScriptDirectory(str(_MIGRATIONS))
 

@@ -26,10 +26,10 @@ def at(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(f"2026-{text}Z" if "T" in text else f"2026-{text}T00:00Z")
 
 
-def code(**fields: Any) -> Declarations:
+def code(name: str = "s", **fields: Any) -> Declarations:
     """Code that declares one schedule."""
     with collecting() as found:
-        schedule("s", **{"job": "load", **fields})
+        schedule(name, **{"job": "load", **fields})
     return found
 
 
@@ -189,7 +189,10 @@ def test_of_a_database_and_of_code_beside_it(sqlite_database: Database) -> None:
     question = Question(at("06-01"), at("06-02"))
 
     def names(*chosen: str, code: Declarations | None = None) -> list[str]:
-        found = simulation.of_database(sqlite_database, question, chosen or None, code)
+        if code is not None:
+            found = simulation.of_code(code, question, chosen or None, sqlite_database)
+        else:
+            found = simulation.of_database(sqlite_database, question, chosen or None)
         return [each.schedule for each in found.occurrences]
 
     assert names() == ["mine", "other"]
@@ -197,8 +200,8 @@ def test_of_a_database_and_of_code_beside_it(sqlite_database: Database) -> None:
     assert names(code=code(rule=cron("0 9 * * *"))) == ["s"]
     with pytest.raises(ScheduleNotFound):
         names("nobody")
-    with pytest.raises(InvalidInput, match="there is no job 'nowhere'"):
-        names(code=code(rule=daily("12:00"), job="nowhere"))
+    with pytest.raises(InvalidInput, match=r"schedule mine .*made over HTTP"):
+        names(code=code("mine", rule=daily("12:00")))
     with sqlite_database.read() as connection:
         assert [row.name for row in store.all(connection)] == ["mine", "other"]
 
@@ -211,3 +214,41 @@ def test_definitions_of_a_database_hold(sqlite_database: Database) -> None:
     [only] = simulation.of_database(sqlite_database, Question(at("06-01"), at("06-02"))).occurrences
     assert (only.outcome.value, only.reason) == ("skipped_paused", "job load is disabled")
     assert only.state is None
+
+
+def test_code_is_taken_with_what_is_not_known_yet(sqlite_database: Database) -> None:
+    Household(sqlite_database)
+    with collecting() as declared:
+        schedule("mine", job="load", rule=daily("06:00"))
+        schedule("early", job="nowhere", rule=daily("07:00"), parameters={"any": 1})
+        schedule("wrong", job="strict", rule=daily("08:00"), parameters={"rows": "many"})
+    question = Question(at("06-01"), at("06-02"))
+    story = simulation.of_code(declared, question, ["mine", "early"], sqlite_database)
+    assert [each.schedule for each in story.occurrences] == ["mine", "early"]
+    assert story.assumed == ["nowhere"]
+    with pytest.raises(InvalidInput, match=r"schedule wrong .*/parameters/rows: "):
+        simulation.of_code(declared, question, None, sqlite_database)
+    with pytest.raises(ScheduleNotFound, match=r"code declares no schedule 'nope'\. It declares early, mine, wrong"):
+        simulation.of_code(declared, question, ["nope"], sqlite_database)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "more", "told"),
+    [
+        ("01-02", "01-01", {}, r"the end, 2026-01-01T00:00:00\+00:00, must be later than the beginning"),
+        ("01-01", "01-02", {"duration": -1}, "the duration is -1; it must be a number of seconds, 0 or more"),
+        ("01-01", "01-02", {"durations": {"s": -3}}, "the duration of schedule s is -3"),
+        ("01-01", "01-02", {"duration": float("nan")}, "the duration is nan"),
+    ],
+)
+def test_questions_that_make_no_sense(begin: str, end: str, more: dict[str, Any], told: str) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        Question(at(begin), at(end), **more)
+
+
+def test_a_duration_of_a_schedule_that_is_not_there(sqlite_database: Database) -> None:
+    question = Question(at("01-01"), at("01-02"), durations={"t": 3})
+    with pytest.raises(ScheduleNotFound, match="code declares no schedule 't'"):
+        simulation.of_code(code(rule=daily("12:00")), question)
+    with pytest.raises(ScheduleNotFound, match="there is no schedule 't'"):
+        simulation.of_database(sqlite_database, question)

@@ -214,10 +214,29 @@ def test_simulate_shows_what_would_happen(jobworker: Run, folder: Path) -> None:
         (["--from", "2026-03-28", "--to", "2026-03-30", "--outage", "night"], "must be times of each day such as"),
         (["--from", "2026-03-28", "--to", "2026-03-30", "--zone", "Mars"], "Mars is not an IANA time zone"),
         (["--from", "2026-03-28", "--to", "2026-03-30", "--duration", "long"], "long must be a number of seconds"),
-        (["--from", "2026-03-28", "--to", "2026-03-30", "--schedule", "x"], "x"),
+        (["--from", "2026-03-28", "--to", "2026-03-30", "--duration=-3"], "-3 must not be negative"),
+        (["--from", "2026-03-28", "--to", "2026-03-30", "--duration", "s=-3"], "s=-3 must not be negative"),
+        (["--from", "2026-03-28", "--to", "2026-03-30", "--duration", "=3"], "=3 must look like NAME=SECONDS"),
+        (["--from", "2026-03-28", "--to", "2026-03-30", "--duration", "s=3"], "there is no schedule 's'"),
+        (["--from", "2026-03-28", "--to", "2026-03-30", "--schedule", "x"], "there is no schedule 'x'"),
     ],
 )
 def test_simulate_says_what_it_does_not_understand(jobworker: Run, options: list[str], told: str) -> None:
     done = jobworker("simulate", *options)
     assert done.exit_code == 2
     assert told in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_simulate_code_needs_no_database(jobworker: Run, folder: Path) -> None:
+    code(folder, _NIGHTLY)
+    file = folder / "none" / "jobworker.db"
+    span = ["--from", "2026-03-28", "--to", "2026-03-29"]
+    none = {"JOBWORKER_DATABASE_URL": f"sqlite:///{file}"}
+    done = jobworker("simulate", *span, "--code", **none)
+    assert done.exit_code == 0, done.stderr
+    assert "1 occurrences: 1 fired" in done.stdout
+    assert "not known, taken as jobs that accept every parameter: clean" in done.stdout
+    assert f"without a database: there is no database {file} yet" in done.stderr
+    refused = jobworker("simulate", *span, **none)
+    assert (refused.exit_code, "run jobworker db upgrade" in refused.stderr) == (2, True)
+    assert not file.parent.exists()
