@@ -104,9 +104,11 @@ class Projector:
         expected = [Expected(plan.id, plan.version, plan.next_at) for plan in plans]
         with self._database.read() as connection:
             read_to = relay_state.get(connection).events_offset
-        wrong, unheard = self._projection.compare(expected, self._clock.now(), read_to)
+        wrong, unheard, put_off = self._projection.compare(expected, self._clock.now(), read_to)
         if unheard:
             logger.warning("due_event_lost", count=len(unheard), schedules=unheard[:_MOST_NAMED])
+        if put_off:
+            logger.warning("beat_entries_put_back", count=len(put_off), schedules=put_off[:_MOST_NAMED])
         for start in range(0, len(wrong), _MANY):
             self._mend(wrong[start : start + _MANY])
 

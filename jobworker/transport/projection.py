@@ -20,10 +20,11 @@ _UNHEARD_AFTER = dt.timedelta(seconds=10)
 
 #: KEYS schedule, projection. ARGV prefix of entries, now, before when what was due counts as lost (scores), then for
 #: each schedule its id, version ("" if beat must not know it) and the score of its next occurrence.
-#: Beat reports again what it reported and nobody heard. Answers {ids that are not as they should be, ids put back}.
+#: Beat reports again what it reported and nobody heard. Answers {ids that are not as they should be, ids that nobody
+#: heard of, ids that somebody had put off}; the latter two were put back.
 _COMPARE = """
 local now, unheard = tonumber(ARGV[2]), tonumber(ARGV[3])
-local wrong, back = {}, {}
+local wrong, lost, put_off = {}, {}, {}
 for i = 4, #ARGV, 3 do
   local id, version, first = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
   local mark = redis.call('HGET', KEYS[2], id)
@@ -37,11 +38,13 @@ for i = 4, #ARGV, 3 do
       wrong[#wrong + 1] = id
     elseif tonumber(score) > first and (first < unheard or first > now) then
       redis.call('ZADD', KEYS[1], ARGV[i + 2], key)
-      back[#back + 1] = id
+      -- Beat goes on to a time, and only from what was due.
+      local told = first <= now and tonumber(score) < math.huge and lost or put_off
+      told[#told + 1] = id
     end
   end
 end
-return {wrong, back}
+return {wrong, lost, put_off}
 """
 
 #: KEYS schedule, projection, quarantine. ARGV prefix of entries, then for each: id, version, definition, score.
@@ -78,10 +81,11 @@ class Planned:
 
 
 class Compared(NamedTuple):
-    """What a comparison found: ids of schedules to be written or removed, and of those that are reported again."""
+    """What a comparison found: ids of schedules to be written or removed; unheard or put off by hand: put back."""
 
     wrong: list[str]
     unheard: list[str]
+    put_off: list[str]
 
 
 class Projection:
@@ -98,7 +102,7 @@ class Projection:
         An entry that is well keeps its place, unless SQL waits for an occurrence which beat has passed already: the
         event was lost, and the entry is put back so that beat reports it again.
         """
-        answer = Compared([], [])
+        answer = Compared([], [], [])
         bounds = [
             entries.to_score(now),
             entries.to_score(min(now, self._waiting_since(read_to) or now) - _UNHEARD_AFTER),
@@ -110,6 +114,7 @@ class Projection:
             )
             answer.wrong.extend(found[0])
             answer.unheard.extend(found[1])
+            answer.put_off.extend(found[2])
         return answer
 
     def _waiting_since(self, read_to: str) -> dt.datetime | None:

@@ -364,12 +364,21 @@ def test_nothing_is_reported_again_while_reports_wait_to_be_settled(house: House
     assert house.next_of(due) == nominal
 
 
-def test_an_entry_that_somebody_put_off_comes_back(house: House) -> None:
-    due = house.put("due", HOURLY, house.now)
+@pytest.mark.parametrize(("settled", "score"), [(0, None), (0, "inf"), (1, "inf")])
+def test_an_entry_that_somebody_put_off_comes_back(
+    house: House, capsys: pytest.CaptureFixture[str], settled: int, score: str | None
+) -> None:
+    since = house.now - settled * HOUR
+    due = house.put("due", HOURLY, since)
     house.rounds()
-    house.schedule.client.zadd(entries.SCHEDULE_KEY, {entries.entry_key(due): entries.to_score(house.now + 48 * HOUR)})
+    score = score or entries.to_score(house.now + 48 * HOUR)
+    house.schedule.client.zadd(entries.SCHEDULE_KEY, {entries.entry_key(due): score})
+    house.clock.advance(11)
     house.rounds()
-    assert house.next_of(due) == next_after(HOURLY, house.now)
+    assert house.next_of(due) == next_after(HOURLY, since)
+    said = "".join(capsys.readouterr())
+    assert "beat_entries_put_back" in said
+    assert "due_event_lost" not in said
 
 
 @pytest.mark.parametrize("how", ["quarantined", "text", "another definition", "no definition"])
