@@ -120,10 +120,14 @@ def test_while_the_relay_is_behind_lines_wait_here(
     seen: list[str] = []
 
     def read() -> bool:
-        size: Any = client.memory_usage(keys.LOGS) or 0
-        assert size < 450_000
-        seen.extend(lines(client))
-        client.delete(keys.LOGS)
+        # In one step: a line that comes between reading and deleting would be lost.
+        with client.pipeline(transaction=True) as pipe:
+            pipe.memory_usage(keys.LOGS)
+            pipe.xrange(keys.LOGS)
+            pipe.delete(keys.LOGS)
+            size, found, _ = pipe.execute()
+        assert (size or 0) < 450_000
+        seen.extend(json.loads(fields["data"])["message"] for _, fields in found)
         return len(seen) >= len(said)
 
     until(read, every=0.3)
