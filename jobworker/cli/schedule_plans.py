@@ -1,5 +1,6 @@
 """`jobworker schedules plan` and `apply`: what code declares, beside what is in force."""
 
+import re
 from collections.abc import Sequence
 
 import click
@@ -63,7 +64,15 @@ def _why(broken: loading.Broken) -> str:
     """What is wrong with a module: one sentence if it is a declaration, else where the code failed."""
     last = broken.traceback.strip().splitlines()[-1]
     kind, _, told = last.partition(": ")
-    return told if kind.endswith(Misconfigured.__name__) else f"{broken.module} does not import\n{broken.traceback}"
+    if kind.endswith(Misconfigured.__name__):
+        return told
+    places = _PLACE.findall(broken.traceback)
+    file, line = places[-1] if places else (broken.module, "?")
+    return f"{file}:{line}: {last} ({broken.module} does not import)"
+
+
+#: A frame of a traceback; the last one is where the code failed.
+_PLACE = re.compile(r'^  +File "(.+)", line (\d+)', re.MULTILINE)
 
 
 def _tell(changes: Sequence[Change], as_json: bool) -> None:

@@ -73,8 +73,11 @@ def test_apply_says_what_cannot_be(jobworker: Run, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("schedule('s', job='clean', rule=daily('26:00'))", "error: nights/__init__.py:2: schedule 's': /rule/time: "),
-        ("schedule('s', job='clean', rule=daly('06:00'))", "error: nights does not import\nTraceback"),
+        ("schedule('s', job='clean', rule=daily('26:00'))", "nights/__init__.py:2: schedule 's': /rule/time: "),
+        (
+            "schedule('s', job='clean', rule=daly('06:00'))",
+            "/nights/__init__.py:2: NameError: name 'daly' is not defined",
+        ),
     ],
 )
 def test_code_that_cannot_be_read_is_told(jobworker: Run, folder: Path, line: str, told: str) -> None:
@@ -82,7 +85,8 @@ def test_code_that_cannot_be_read_is_told(jobworker: Run, folder: Path, line: st
     for command in ("plan", "apply"):
         done = jobworker("schedules", command)
         assert done.exit_code == 2
-        assert done.stderr.startswith(told)
+        assert told in done.stderr.splitlines()[0]
+        assert "Traceback" not in done.stderr
 
 
 def test_without_the_package_it_says_so(jobworker: Run) -> None:
