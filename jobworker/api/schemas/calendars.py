@@ -8,6 +8,7 @@ from marshmallow import fields
 
 from jobworker.api.fields import Coded, Day
 from jobworker.api.schemas.base import Answer, Schema, integer, moment, text
+from jobworker.api.schemas.revisions import AsItWas
 from jobworker.domain.calendars import Business, Dates
 from jobworker.domain.job import Owner
 
@@ -108,20 +109,10 @@ class Calendar(CalendarSummary):
 _OF_ONE_KIND = {"weekend", "closed", "opened", "hours", "days", "windows"}
 
 
-class CalendarRevision(Answer):
+class CalendarRevision(AsItWas):
     """A calendar as it was."""
 
     calendar = fields.String()
-    revision = integer("Counts the changes, from 1.")
-    created_at = moment("When it was made.")
-    actor = text("Who made it.")
-    changed = fields.List(
-        fields.String(),
-        allow_none=True,
-        metadata={"description": "JSON pointers to what is different from the revision before; null: it is the first."},
-    )
-    definition = fields.Dict()
-    links = fields.Dict(values=fields.String())
 
 
 class DaysQuery(Schema):

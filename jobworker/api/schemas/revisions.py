@@ -6,13 +6,12 @@ from marshmallow import fields
 from jobworker.api.schemas.base import Answer, integer, moment, text
 
 
-class Revision(Answer):
-    """A definition as it was."""
+class AsItWas(Answer):
+    """What every revision has."""
 
-    job = fields.String()
     revision = integer("Counts the changes, from 1.")
     created_at = moment("When it was made.")
-    actor = text("Who made it; `code:…` is a version of the code.")
+    actor = text("Who made it; `code…` is code that declares it.")
     changed = fields.List(
         fields.String(),
         allow_none=True,
@@ -20,6 +19,12 @@ class Revision(Answer):
     )
     definition = fields.Dict()
     links = fields.Dict(values=fields.String())
+
+
+class Revision(AsItWas):
+    """The definition of a job as it was."""
+
+    job = fields.String()
 
 
 class Difference(Answer):

@@ -9,6 +9,7 @@ from marshmallow import fields
 from jobworker.api.fields import Coded, Moment
 from jobworker.api.schemas.base import Answer, PageQuery, Schema, integer, moment, text
 from jobworker.api.schemas.filters import check_text
+from jobworker.api.schemas.revisions import AsItWas
 from jobworker.domain import schedule
 from jobworker.services.queues import MAX_NOTE
 from jobworker.store.schedule_lists import Standing
@@ -222,17 +223,7 @@ class Schedule(Answer):
     links = fields.Dict(values=fields.String())
 
 
-class ScheduleRevision(Answer):
+class ScheduleRevision(AsItWas):
     """A schedule as it was."""
 
     schedule = fields.String()
-    revision = integer("Counts the changes, from 1.")
-    created_at = moment("When it was made.")
-    actor = text("Who made it.")
-    changed = fields.List(
-        fields.String(),
-        allow_none=True,
-        metadata={"description": "JSON pointers to what is different from the revision before; null: it is the first."},
-    )
-    definition = fields.Dict()
-    links = fields.Dict(values=fields.String())
