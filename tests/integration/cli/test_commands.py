@@ -237,11 +237,17 @@ def test_db_upgrade_makes_the_tables_and_can_be_repeated(run: Run, tmp_path: Pat
     assert run("executions", JOBWORKER_DATABASE_URL=url).exit_code == 0
 
 
+def test_a_database_that_cannot_be_made_is_named(run: Run) -> None:
+    done = run("db", "upgrade", JOBWORKER_DATABASE_URL="sqlite:////proc/none/x.db")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: the database /proc/none/x.db cannot be made: ")
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "complaint"),
     [
         ("JOBWORKER_DATABASE_URL", "mysql://x", "must start with sqlite:/// or postgresql+psycopg://"),
-        ("JOBWORKER_DATABASE_URL", "sqlite:////proc/none/x.db", "cannot be made"),
+        ("JOBWORKER_DATABASE_URL", "sqlite:////proc/none/x.db", "there is no database /proc/none/x.db yet"),
         ("JOBWORKER_DATABASE_URL", "postgresql://u:secret@127.0.0.1:1/x", "cannot be used"),
         ("JOBWORKER_REDIS_URL", "tcp://x", "JOBWORKER_REDIS_URL=tcp://x is no URL of a Redis"),
         ("JOBWORKER_FEED", "many", "JOBWORKER_FEED=many must be a number"),
