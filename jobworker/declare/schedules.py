@@ -137,6 +137,7 @@ def schedule(name: str, **fields: Unpack[ScheduleFields]) -> Schedule:
     given = {"name": name, **{key: plain(value) for key, value in fields.items() if value is not None}}
     try:
         _require_json(given.get("parameters"))
+        _require_rule(given.get("rule"))
         made = schedules.parse(given)
     except InvalidInput as error:
         raise _refused("schedule", name, place, error) from None
@@ -182,6 +183,13 @@ def _require_json(parameters: Any) -> None:
     if why is not None:
         message = f"parameters cannot be kept as JSON: {why}"
         raise InvalidInput(message, [FieldError("/parameters", "not_allowed", message)])
+
+
+def _require_rule(rule: Any) -> None:
+    """Who writes `rule="0 3 * * *"` means the function of that kind."""
+    if isinstance(rule, str):
+        message = f"rule is what a function makes: cron({rule!r}), or daily, weekly, monthly, every, once, rrule, …"
+        raise InvalidInput(message, [FieldError("/rule", "wrong_type", message)])
 
 
 def _note(known: dict[str, Declared[_Value]], what: str, name: str, declared: Declared[_Value]) -> None:

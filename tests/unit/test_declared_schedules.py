@@ -99,6 +99,10 @@ def test_a_schedule_has_the_fields_of_the_api() -> None:
             "schedule('s', job='j', rule=daily('25:00'))",
             ["planned/nightly.py:2: schedule 's': /rule/time: ", '"06:00"'],
         ),
+        (
+            "schedule('s', job='j', rule='5 0 * * *')",
+            ["/rule: rule is what a function makes: cron('5 0 * * *'), or daily"],
+        ),
         ("schedule('s', job='j')", ["planned/nightly.py:2: schedule 's': /rule: rule is required"]),
         (
             "\nschedule(\n    's', job='j', rule=daily('06:00'), zone='Mars')",
