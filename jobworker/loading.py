@@ -1,5 +1,6 @@
 """Importing the modules that users write jobs and schedules in. One that does not import must not stop the others."""
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -35,11 +36,20 @@ def load_anew(package: str, holds: str, setting: str) -> list[Broken]:
     """
     before = _take_out(package)
     importlib.invalidate_caches()
+    _forget_compiled(package)
     try:
         return load(package, holds, setting)
     finally:
         _take_out(package)
         sys.modules.update(before)
+
+
+def _forget_compiled(package: str) -> None:
+    """Python takes what it compiled for up to date if a file was changed within a second and has the same length."""
+    for folder in _folders(package):
+        for path in Path(folder).rglob("*.py"):
+            with contextlib.suppress(OSError):
+                Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
 
 
 def exists(package: str) -> bool:

@@ -1,6 +1,7 @@
 """`schedule(...)` in a user's module: what it makes, what it refuses, and what a process pays for it."""
 
 import datetime as dt
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -160,6 +161,17 @@ def test_a_module_that_was_imported_before_stays_what_it_was(write: Write) -> No
     assert isinstance(before.made, Schedule)
     assert found.schedules["s"].value == before.made
     assert found.schedules["s"].value is not before.made
+
+
+def test_what_python_compiled_a_moment_ago_is_not_taken_for_what_is_written_now(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for hour in ("02", "03"):
+        write(nightly=f"schedule('s', job='j', rule=daily('{hour}:00'))")
+        # Changed within the same second, and of the same length.
+        os.utime(tmp_path / "planned" / "nightly.py", (1_800_000_000, 1_800_000_000))
+        assert declarations.read("planned").schedules["s"].value.rule == reading.parse(daily(f"{hour}:00"))
 
 
 def test_without_a_package_nothing_is_read() -> None:
