@@ -56,12 +56,10 @@ blueprint = Blueprint(
     description="Calendars: working time with holidays, or lists of dates. Schedules are kept to them, or away.",
 )
 
-_ETAG = {"ETag": {"description": "The revision.", "schema": {"type": "string"}}}
-
 
 @blueprint.post("/calendars")
 @blueprint.arguments(CalendarBody())
-@blueprint.answers(201, Calendar(), "The calendar as created.", headers=_ETAG)
+@blueprint.answers(201, Calendar(), "The calendar as created.", headers=headers.ETAG)
 @blueprint.problems(CalendarExists)
 def create_calendar(given: dict[str, Any]) -> Response:
     """Make a calendar."""
@@ -81,7 +79,7 @@ def list_calendars(query: dict[str, Any]) -> Response:
 
 
 @blueprint.get("/calendars/<string:name>")
-@blueprint.answers(200, Calendar(), "The calendar.", headers=_ETAG)
+@blueprint.answers(200, Calendar(), "The calendar.", headers=headers.ETAG)
 @blueprint.problems(CalendarNotFound)
 def get_calendar(name: str) -> Response:
     """Read a calendar; If-None-Match is honoured."""
@@ -92,7 +90,7 @@ def get_calendar(name: str) -> Response:
 
 @blueprint.put("/calendars/<string:name>")
 @blueprint.arguments(CalendarReplacementBody())
-@blueprint.answers(200, Calendar(), "The calendar as changed.", headers=_ETAG)
+@blueprint.answers(200, Calendar(), "The calendar as changed.", headers=headers.ETAG)
 @blueprint.headers(headers.IF_MATCH)
 @blueprint.problems(CalendarNotFound, CalendarOwnedByCode, CalendarInUse, PreconditionFailed, PreconditionRequired)
 def change_calendar(given: dict[str, Any], name: str) -> Response:
@@ -116,7 +114,7 @@ def delete_calendar(name: str) -> Response:
 @blueprint.post("/calendars/<string:name>/import")
 @blueprint.query(ImportQuery())
 @blueprint.text(_ICALENDAR, "An iCalendar file (RFC 5545) as calendar programs export it.")
-@blueprint.answers(200, CalendarImport(), "What the calendar has now, or would have.", headers=_ETAG)
+@blueprint.answers(200, CalendarImport(), "What the calendar has now, or would have.", headers=headers.ETAG)
 @blueprint.headers({**headers.IF_MATCH, "required": False})
 @blueprint.problems(CalendarNotFound, CalendarOwnedByCode, PreconditionFailed, PreconditionRequired)
 def import_calendar(query: dict[str, Any], name: str) -> Response:

@@ -28,6 +28,9 @@ def _header(name: str, description: str, example: str) -> dict[str, Any]:
     }
 
 
+#: Of answers with something that has revisions.
+ETAG = {"ETag": {"description": "The revision.", "schema": {"type": "string"}}}
+
 IDEMPOTENCY_KEY = _header(
     "Idempotency-Key",
     "1 to 255 characters. The same key with the same request gets the same answer for 24 hours and starts "

@@ -33,12 +33,10 @@ blueprint = Blueprint(
     description="Definitions: which task, where it runs, what it may use. Each change makes a revision.",
 )
 
-_ETAG = {"ETag": {"description": "The revision.", "schema": {"type": "string"}}}
-
 
 @blueprint.post("")
 @blueprint.arguments(DefinitionBody())
-@blueprint.answers(201, Job(), "The definition as created.", headers=_ETAG)
+@blueprint.answers(201, Job(), "The definition as created.", headers=headers.ETAG)
 @blueprint.problems(JobExists)
 def create_job(definition: Definition) -> Response:
     """Define a job."""
@@ -59,7 +57,7 @@ def list_jobs(query: dict[str, Any]) -> Response:
 
 
 @blueprint.get("/<string:name>")
-@blueprint.answers(200, Job(), "The definition.", headers=_ETAG)
+@blueprint.answers(200, Job(), "The definition.", headers=headers.ETAG)
 @blueprint.problems(JobNotFound)
 def get_job(name: str) -> Response:
     """Read a job definition; If-None-Match is honoured."""
@@ -70,7 +68,7 @@ def get_job(name: str) -> Response:
 
 @blueprint.put("/<string:name>")
 @blueprint.arguments(ReplacementBody())
-@blueprint.answers(200, Job(), "The definition as changed.", headers=_ETAG)
+@blueprint.answers(200, Job(), "The definition as changed.", headers=headers.ETAG)
 @blueprint.headers(headers.IF_MATCH)
 @blueprint.problems(JobNotFound, JobOwnedByCode, PreconditionFailed, PreconditionRequired)
 def change_job(definition: Definition, name: str) -> Response:

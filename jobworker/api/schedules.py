@@ -41,12 +41,10 @@ blueprint = Blueprint(
     description="Schedules: which job is due when. A URL takes the name of a schedule, or its id.",
 )
 
-_ETAG = {"ETag": {"description": "The revision.", "schema": {"type": "string"}}}
-
 
 @blueprint.post("")
 @blueprint.arguments(ScheduleBody())
-@blueprint.answers(201, Schedule(), "The schedule as created.", headers=_ETAG)
+@blueprint.answers(201, Schedule(), "The schedule as created.", headers=headers.ETAG)
 @blueprint.problems(ScheduleExists)
 def create_schedule(body: dict[str, Any]) -> Response:
     """Let a job be started by itself."""
@@ -74,7 +72,7 @@ def list_schedules(query: dict[str, Any]) -> Response:
 
 
 @blueprint.get("/<string:name>")
-@blueprint.answers(200, Schedule(), "The schedule.", headers=_ETAG)
+@blueprint.answers(200, Schedule(), "The schedule.", headers=headers.ETAG)
 @blueprint.problems(ScheduleNotFound)
 def get_schedule(name: str) -> Response:
     """Read a schedule, and how far it has come."""
@@ -83,7 +81,7 @@ def get_schedule(name: str) -> Response:
 
 @blueprint.put("/<string:name>")
 @blueprint.arguments(ScheduleReplacementBody())
-@blueprint.answers(200, Schedule(), "The schedule as changed.", headers=_ETAG)
+@blueprint.answers(200, Schedule(), "The schedule as changed.", headers=headers.ETAG)
 @blueprint.headers(headers.IF_MATCH)
 @blueprint.problems(ScheduleNotFound, ScheduleOwnedElsewhere, PreconditionFailed, PreconditionRequired)
 def change_schedule(body: dict[str, Any], name: str) -> Response:

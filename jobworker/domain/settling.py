@@ -101,24 +101,10 @@ def settle(due: Sequence[dt.datetime], situation: Situation, further: Iterable[d
     """
     if not due:
         return []
-    if len(due) == 1 and _is_plain(due[0], situation):
-        return [Decision(due[0], Outcome.FIRED)]
     refused = {nominal: why for nominal in due if (why := _refused(nominal, situation)) is not None}
     candidates = [nominal for nominal in due if nominal not in refused]
     late = _late(candidates, situation, further)
     return list(_in_order(due, refused, late, situation))
-
-
-def _is_plain(nominal: dt.datetime, situation: Situation) -> bool:
-    """Whether nothing keeps the only occurrence from firing: what nearly always is so, found out at once."""
-    return (
-        situation.pause is None
-        and situation.closed is None
-        and situation.max_runs is None
-        and situation.busy.oldest is None
-        and not situation.is_late(nominal)
-        and situation.forbidden(nominal) is None
-    )
 
 
 def _refused(nominal: dt.datetime, situation: Situation) -> Decision | None:

@@ -26,6 +26,7 @@ from jobworker.services import occurrences as occurrence_services
 from jobworker.services.preparing import Known, Prepared
 from jobworker.store import batches, executions, ledger, occurrences
 from jobworker.store import dependencies as store_dependencies
+from jobworker.store import schedules as schedule_rows
 from jobworker.store.batches import Kind, NewBatch
 from jobworker.store.database import Database
 from jobworker.store.executions import NewExecution
@@ -104,7 +105,7 @@ def backfill(database: Database, clock: Clock, name: str, asked: Asked, actor: s
                 _job(row, preparing.look_up(connection, [row.job]), asked)
             return chosen
     with database.write() as connection:
-        ledger.lock(connection, row.id)
+        schedule_rows.lock(connection, row.id)
         current = schedules.find(connection, row.id)
         if current.revision != row.revision:
             raise Conflict(f"schedule {row.name} was changed by somebody else at the same moment; try again")

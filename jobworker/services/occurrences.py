@@ -14,6 +14,7 @@ from jobworker.services import accepting, coming, firing, occasions, plans, sche
 from jobworker.services.accepting import Once, Request
 from jobworker.services.coming import Coming
 from jobworker.store import executions, idempotency, jobs, ledger
+from jobworker.store import schedules as schedule_rows
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.idempotency import Remembered
@@ -90,7 +91,7 @@ def fire(
     with database.write() as connection:
         row = schedules.find(connection, name)
         # Who brings the same key at the same moment waits here.
-        ledger.lock(connection, row.id)
+        schedule_rows.lock(connection, row.id)
         earlier = accepting.replayed(connection, request)
         if earlier is not None:
             return _fired(connection, row, earlier.execution_ids[0])

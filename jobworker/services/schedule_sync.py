@@ -191,7 +191,7 @@ def _changed(
 ) -> Change:
     wanted = declared.value
     timetable = schedule_checks.check(connection, wanted)
-    begins = now if row else now + dt.timedelta(seconds=wanted.initial_delay)
+    begins = schedules.begins(wanted, row, now)
     coming = [each.local for each in outlook.upcoming(timetable, begins, _SHOWN) if each.fires]
     noticed = outlook.warnings(timetable, begins)
     if row is None:

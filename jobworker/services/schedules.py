@@ -24,7 +24,7 @@ from jobworker.domain.schedule import Owner, Schedule, State
 from jobworker.domain.timetable import next_after
 from jobworker.services import firing, naming, occasions, overdue, pausing, plans, preparing, schedule_checks
 from jobworker.services.plans import Plan
-from jobworker.store import ledger, schedule_lists, schedules
+from jobworker.store import schedule_lists, schedules
 from jobworker.store.database import Database
 from jobworker.store.pages import DEFAULT_LIMIT, Page
 from jobworker.store.schedule_lists import Filters, RevisionRow, Standing
@@ -220,8 +220,8 @@ def put(
     timetable = schedule_checks.check(connection, wanted)
     if before is not None:
         before = firing.settle_now(connection, before, now)
-    begins = max(now, before.settled_until) if before else now + dt.timedelta(seconds=wanted.initial_delay)
-    row = schedules.put(connection, wanted, owner, actor, now, next_after(timetable, begins))
+    first = next_after(timetable, schedules.begins(wanted, before, now))
+    row = schedules.put(connection, wanted, owner, actor, now, first)
     if before is None and wanted.run_at_start:
         firing.start(connection, [row.id], now, "it was created")
         return find(connection, row.id)
@@ -253,7 +253,7 @@ def _warnings(row: ScheduleRow, found: preparing.Known, plan: Plan | None, now: 
 
 def _expect(connection: sa.Connection, name: str, expected: Expected) -> ScheduleRow:
     """The schedule, if it is at one of the revisions that the caller knows; nobody else changes it meanwhile."""
-    ledger.lock(connection, find(connection, name).id)
+    schedules.lock(connection, find(connection, name).id)
     row = find(connection, name)
     if expected is not None and row.revision not in expected:
         message = f"schedule {row.name} is at revision {row.revision} now; read it again, then repeat the change"

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from jobworker.domain.errors import Conflict
 from jobworker.domain.job import Owner
 from jobworker.store import audit, schedules, schema
+from jobworker.store import revisions as stored_revisions
 from jobworker.store.audit import AuditEntry
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
 from jobworker.store.schedules import ScheduleRow
@@ -101,7 +102,7 @@ def revision_row(connection: sa.Connection, calendar: str, number: int) -> Calen
     """A revision; it outlives the calendar."""
     query = sa.select(_revisions).where(_revisions.c.calendar == calendar, _revisions.c.revision == number)
     row = connection.execute(query).one_or_none()
-    return CalendarRevision(**row._mapping) if row is not None else None
+    return _to_revision(row) if row is not None else None
 
 
 def revisions(
@@ -110,12 +111,7 @@ def revisions(
     """The revisions of a calendar, the latest first."""
     listing = Listing("calendar_revisions", {"calendar": calendar})
     query = sa.select(_revisions).where(_revisions.c.calendar == calendar)
-    query = query.order_by(_revisions.c.revision.desc()).limit(limit + 1)
-    after = listing.position(cursor)
-    if after is not None:
-        query = query.where(_revisions.c.revision < int(after))
-    rows = [CalendarRevision(**row._mapping) for row in connection.execute(query)]
-    return listing.page(rows, limit, lambda row: str(row.revision))
+    return stored_revisions.page(connection, listing, query, _to_revision, limit, cursor)
 
 
 def put(
@@ -164,3 +160,7 @@ def _next_revision(connection: sa.Connection, name: str) -> int:
 
 def _to_row(row: sa.Row[Any]) -> CalendarRow:
     return CalendarRow(**{**row._mapping, "owner": Owner(row.owner)})
+
+
+def _to_revision(row: sa.Row[Any]) -> CalendarRevision:
+    return CalendarRevision(**row._mapping)

@@ -13,6 +13,7 @@ from jobworker.domain.job import Definition, Owner
 from jobworker.domain.schedule import Owner as ScheduleOwner
 from jobworker.domain.timetable import next_after
 from jobworker.store import audit, schedules, schema, triggers
+from jobworker.store import revisions as stored_revisions
 from jobworker.store.audit import AuditEntry
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
 
@@ -93,13 +94,8 @@ def revisions(
     connection: sa.Connection, job: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[RevisionRow]:
     """The revisions of a job, the latest first."""
-    listing = Listing("revisions", {"job": job})
-    query = sa.select(_revisions).where(_revisions.c.job == job).order_by(_revisions.c.revision.desc()).limit(limit + 1)
-    after = listing.position(cursor)
-    if after is not None:
-        query = query.where(_revisions.c.revision < int(after))
-    rows = [_to_revision(row) for row in connection.execute(query)]
-    return listing.page(rows, limit, lambda row: str(row.revision))
+    query = sa.select(_revisions).where(_revisions.c.job == job)
+    return stored_revisions.page(connection, Listing("revisions", {"job": job}), query, _to_revision, limit, cursor)
 
 
 def policies(connection: sa.Connection, names: Sequence[str]) -> dict[str, dict[str, Any]]:

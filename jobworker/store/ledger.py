@@ -23,12 +23,6 @@ class Range:
     outcome: Outcome | None = None
 
 
-def lock(connection: sa.Connection, schedule_id: str) -> None:
-    """Keep other transactions from entering occurrences of this schedule before this one ends."""
-    schedules = schema.job_schedules
-    connection.execute(sa.select(schedules.c.id).where(schedules.c.id == schedule_id).with_for_update())
-
-
 def page(
     connection: sa.Connection, schedule_id: str, wanted: Range, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[Occurrence]:

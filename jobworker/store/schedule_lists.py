@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.schedule import Owner, State
+from jobworker.store import revisions as stored_revisions
 from jobworker.store import schema
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
 from jobworker.store.schedules import ScheduleRow, to_row
@@ -91,19 +92,14 @@ def revisions(
     """The revisions of a schedule, the latest first."""
     listing = Listing("schedule_revisions", {"schedule": schedule_id})
     query = sa.select(_revisions).where(_revisions.c.schedule_id == schedule_id)
-    query = query.order_by(_revisions.c.revision.desc()).limit(limit + 1)
-    after = listing.position(cursor)
-    if after is not None:
-        query = query.where(_revisions.c.revision < int(after))
-    rows = [RevisionRow(**row._mapping) for row in connection.execute(query)]
-    return listing.page(rows, limit, lambda row: str(row.revision))
+    return stored_revisions.page(connection, listing, query, _to_revision, limit, cursor)
 
 
 def revision(connection: sa.Connection, schedule_id: str, number: int) -> RevisionRow | None:
     """One revision of a schedule."""
     query = sa.select(_revisions).where(_revisions.c.schedule_id == schedule_id, _revisions.c.revision == number)
     row = connection.execute(query).one_or_none()
-    return RevisionRow(**row._mapping) if row is not None else None
+    return _to_revision(row) if row is not None else None
 
 
 def latest(connection: sa.Connection, schedule_id: str) -> RevisionRow | None:
@@ -179,3 +175,7 @@ def _overdue(since: dt.datetime) -> Iterator[Any]:
     yield _schedules.c.next_at < since
     yield _schedules.c.state == State.ACTIVE.value
     yield sa.not_(_is_paused(since))
+
+
+def _to_revision(row: sa.Row[Any]) -> RevisionRow:
+    return RevisionRow(**row._mapping)

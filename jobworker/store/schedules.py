@@ -99,10 +99,22 @@ def all(connection: sa.Connection) -> list[ScheduleRow]:
     return [to_row(row) for row in connection.execute(sa.select(_schedules).order_by(_schedules.c.id))]
 
 
+def lock(connection: sa.Connection, schedule_id: str) -> None:
+    """Keep other transactions from changing or settling this schedule before this one ends."""
+    connection.execute(sa.select(_schedules.c.id).where(_schedules.c.id == schedule_id).with_for_update())
+
+
 def owned(connection: sa.Connection, owner: Owner) -> list[ScheduleRow]:
     """Every schedule that is edited there, by name."""
     query = sa.select(_schedules).where(_schedules.c.owner == owner.value).order_by(_schedules.c.name)
     return [to_row(row) for row in connection.execute(query)]
+
+
+def begins(schedule: Schedule, before: ScheduleRow | None, now: dt.datetime) -> dt.datetime:
+    """From when on something is due of a schedule that is entered now, in the place of the one `before`."""
+    if before is None:
+        return now + dt.timedelta(seconds=schedule.initial_delay)
+    return max(now, before.settled_until)
 
 
 def put(
@@ -115,8 +127,7 @@ def put(
 ) -> ScheduleRow:
     """Insert the schedule or change the one of this name. What is due up to `now` is settled, or not its business.
 
-    `next_at` is its first occurrence after `now` (and after its initial delay, if it is new). Nothing to change: no
-    new revision.
+    `next_at` is its first occurrence after it `begins`. Nothing to change: no new revision.
     """
     spec = schedule.to_json()
     before = named(connection, schedule.name)
@@ -124,7 +135,6 @@ def put(
         return before
     revision = before.revision + 1 if before else 1
     spent = schedule.max_runs is not None and before is not None and before.runs >= schedule.max_runs
-    begins = now if before else now + dt.timedelta(seconds=schedule.initial_delay)
     values = {
         "job": schedule.job,
         "owner": owner.value,
@@ -132,7 +142,7 @@ def put(
         "spec": spec,
         "enabled": schedule.enabled,
         "state": (State.EXHAUSTED if next_at is None or spent else State.ACTIVE).value,
-        "settled_until": max(begins, before.settled_until) if before else begins,
+        "settled_until": begins(schedule, before, now),
         "next_at": next_at,
         "changed_at": now,
     }

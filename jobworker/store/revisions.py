@@ -1,0 +1,28 @@
+"""Pages of revisions, whatever it is that they are of."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from jobworker.store.pages import Listing, Page
+
+Made = TypeVar("Made")
+
+
+def page(
+    connection: sa.Connection,
+    listing: Listing,
+    query: sa.Select[Any],
+    make: Callable[[sa.Row[Any]], Made],
+    limit: int,
+    cursor: str | None,
+) -> Page[Made]:
+    """Those that `query` finds (it selects a column `revision`), the latest first."""
+    number = query.selected_columns["revision"]
+    after = listing.position(cursor)
+    if after is not None:
+        query = query.where(number < int(after))
+    rows = list(connection.execute(query.order_by(number.desc()).limit(limit + 1)))
+    found = listing.page(rows, limit, lambda row: str(row.revision))
+    return Page([make(row) for row in found.items], found.next)
