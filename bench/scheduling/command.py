@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.scheduling import measures
+from bench.scheduling import measures, rules
 from bench.table import Figure, Table
 
 
@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 _MEASURES: dict[str, Callable[[Path, int], list[Figure]]] = {
+    "rules": lambda _folder, _count: rules.rules(),
     "burst": measures.burst,
     "idle": measures.idle,
     "stored": measures.stored,

@@ -112,3 +112,28 @@ def test_a_revision_stands_for_what_there_was(before_schedules: Database) -> Non
         ("id-stopped", 1, "migration"),
     }
     assert all(json.dumps(row.spec) for row in found)
+
+
+def test_an_upgrade_that_ends_in_the_middle_leaves_everything_as_it_was(
+    before_schedules: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, rows = (
+        before_schedules.url.render_as_string(hide_password=False),
+        "SELECT id, job FROM job_schedules ORDER BY id",
+    )
+    with before_schedules.read() as connection:
+        before = connection.exec_driver_sql(rows).all()
+    # By then the table has been dropped and made anew; it is a row that cannot be taken over.
+    with monkeypatch.context() as patched:
+        patched.setattr(json, "dumps", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            migrate.upgrade(url)
+    assert migrate.revision(url) == "0002"
+    with before_schedules.read() as connection:
+        assert connection.exec_driver_sql(rows).all() == before
+    migrate.upgrade(url)
+    migrate.check(before_schedules)
+
+
+def _killed(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt

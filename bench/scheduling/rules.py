@@ -1,0 +1,64 @@
+"""What it costs to find the next moment of a rule, beside croniter where it knows the rule."""
+
+import datetime as dt
+import statistics
+import time
+import zoneinfo
+from collections.abc import Callable
+from typing import Any
+
+import croniter  # type: ignore[import-untyped]
+
+from bench.table import Figure, at_most
+from jobworker.domain import schedule
+from jobworker.domain.timetable import Timetable, next_after
+
+_ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Tokyo", "Africa/Casablanca")
+_CALLS = 300
+_BEGIN = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+_STEP = dt.timedelta(hours=29, minutes=7)
+
+_CRON = "*/15 8-18 * * MON-FRI"
+
+_RULES: dict[str, dict[str, Any]] = {
+    "interval": {"kind": "interval", "every": 900},
+    "daily": {"kind": "daily", "time": "02:30"},
+    "weekly": {"kind": "weekly", "days": ["monday", "friday"], "time": "06:00"},
+    "monthly": {"kind": "monthly", "day": "last", "time": "06:00"},
+    "business day": {"kind": "business_day", "n": 10, "time": "18:00", "roll": "preceding"},
+    "cron": {"kind": "cron", "expression": _CRON},
+    "cron for Feb 29": {"kind": "cron", "expression": "0 0 29 2 *"},
+    "RRULE monthly": {"kind": "rrule", "expression": "FREQ=MONTHLY;BYDAY=-1FR"},
+    "RRULE with COUNT": {"kind": "rrule", "expression": "FREQ=DAILY;COUNT=1000", "start": "2026-01-01T06:00:00"},
+    "RRULE that never fires": {"kind": "rrule", "expression": "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29;BYWEEKNO=20"},
+}
+
+
+def rules() -> list[Figure]:
+    """µs of CPU for a call, the median; and the dearest one, the first of a zone and year among them."""
+    figures = []
+    for name, rule in _RULES.items():
+        times = [each for zone in _ZONES for each in _ours(rule, zone)]
+        peer = {"croniter": statistics.median(_croniters())} if name == "cron" else {}
+        figures.append(Figure(f"next moment of a rule, {name}: median", "µs", statistics.median(times), peer))
+        figures.append(Figure(f"next moment of a rule, {name}: the dearest", "µs", max(times), bar=at_most(10_000)))
+    return figures
+
+
+def _ours(rule: dict[str, Any], zone: str) -> list[float]:
+    table: Timetable = schedule.parse({"name": "bench", "job": "bench", "rule": rule, "zone": zone}).timetable({})
+    return _timed(lambda moment: next_after(table, moment))
+
+
+def _croniters() -> list[float]:
+    zone = zoneinfo.ZoneInfo(_ZONES[1])
+    return _timed(lambda moment: croniter.croniter(_CRON, moment.astimezone(zone)).get_next(dt.datetime))
+
+
+def _timed(call: Callable[[dt.datetime], object]) -> list[float]:
+    times = []
+    for number in range(_CALLS):
+        began = time.process_time_ns()
+        call(_BEGIN + number * _STEP)
+        times.append((time.process_time_ns() - began) / 1000)
+    return times
