@@ -73,7 +73,8 @@ def accept(
             release.of_dependents(connection, [each.row.id for each in prepared if each.depends_on], ended, now)
         return Accepted(decided.ids, batch_id, replayed=False)
 
-    return database.commit(work)
+    only_adds = not any(each.depends_on or each.row.unique_key for each in prepared)
+    return database.commit(work, only_adds)
 
 
 def _enter(

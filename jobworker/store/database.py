@@ -3,7 +3,8 @@
 SQLite: WAL, `synchronous=FULL`, foreign keys; a writer takes an advisory file lock and then
 `BEGIN IMMEDIATE`, so that writers queue up instead of failing with "database is locked"; nobody
 checkpoints but the relay (`checkpoint`), because SQLite before 3.51.3 can corrupt a WAL with several
-checkpointers. PostgreSQL needs none of that.
+checkpointers. PostgreSQL: transactions of `write` take one advisory lock first, so that whatever reads,
+decides and writes rows that exist does so alone, as on SQLite; submissions, which only add rows, do not.
 """
 
 import contextlib
@@ -22,6 +23,9 @@ from jobworker.store.group_commit import Answer, GroupCommit
 
 #: Longest wait for a lock (ms): far above any transaction of ours, below a client's patience.
 _BUSY_TIMEOUT_MS = 10_000
+
+#: PostgreSQL: held to the end of the transaction. The number is ours alone among advisory locks ("jobwork" in ASCII).
+_ONE_WRITER = sa.text(f"SELECT pg_advisory_xact_lock({int.from_bytes(b'jobwork', 'big')})")
 
 #: What SQLAlchemy raises when the database cannot be reached, is full, or does not answer in time.
 UNAVAILABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
@@ -70,18 +74,21 @@ class Database:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction: committed when the block ends, rolled back when it raises."""
+        """A transaction, and no other of `write` beside it: committed when the block ends, rolled back when it raises."""
         with self._lock(), self._writer.begin() as connection:
+            if not self.is_sqlite:
+                connection.execute(_ONE_WRITER)
             yield connection
 
-    def commit(self, work: Callable[[sa.Connection], Answer]) -> Answer:
-        """Do `work` in a transaction that other threads' work may share; the answer, once it is committed.
+    def commit(self, work: Callable[[sa.Connection], Answer], only_adds: bool = False) -> Answer:
+        """Do `work` in a transaction that other threads' work may share; return what it returned, once committed.
 
-        For short writes of many threads at once. A failure undoes that work only.
+        For short writes of many threads at once. A failure undoes that work only. `only_adds`: the work changes no
+        row that others may change, so on PostgreSQL it need not wait for the transactions of `write`.
         """
         if self.is_sqlite:
             return self._group.run(work)
-        with self.write() as connection:
+        with self._writer.begin() if only_adds else self.write() as connection:
             return work(connection)
 
     def checkpoint(self) -> None:

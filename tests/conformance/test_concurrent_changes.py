@@ -1,0 +1,118 @@
+"""The relay and the API change the same executions at once: one decides after the other, and neither is undone."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import event
+
+from jobworker.domain import events
+from jobworker.domain.errors import NotCancellable
+from jobworker.domain.events import Event, Kind
+from jobworker.domain.execution import State
+from jobworker.relay.progress import record_progress
+from jobworker.relay.record import record
+from jobworker.services import cancelling, release
+from jobworker.services.selection import Selection
+from jobworker.store import history
+from jobworker.store.database import Database
+from tests.conformance.household import Household
+from tests.conformance.worlds import NOW
+
+#: Longer than a transaction of these tests takes (s): who is still at it then waits for the other one.
+_A_WHILE = 0.5
+
+
+class Pause:
+    """Stops the first call of a function between its answer and what the caller does with it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        original: Callable[..., object] = getattr(module, name)
+
+        def paused(*args: object, **options: object) -> object:
+            answer = original(*args, **options)
+            if not self.reached.is_set():
+                self.reached.set()
+                assert self.go_on.wait(30)
+            return answer
+
+        monkeypatch.setattr(module, name, paused)
+
+
+@pytest.fixture
+def household(database: Database) -> Household:
+    return Household(database)
+
+
+def in_threads(
+    pool: ThreadPoolExecutor, pause: Pause, first: Callable[[], object], second: Callable[[], object]
+) -> Future[object]:
+    """Run `first` up to the pause, then `second` as far as it comes, then both to the end; the future of `second`."""
+    one = pool.submit(first)
+    assert pause.reached.wait(30)
+    other = pool.submit(second)
+    threading.Event().wait(_A_WHILE)
+    pause.go_on.set()
+    one.result(30)
+    return other
+
+
+def test_a_late_success_does_not_undo_a_cancellation(household: Household, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = household.submit()
+    child = household.submit("report", depends_on=[{"execution": parent}])
+    household.end(parent, Kind.LOST, reason="its worker is gone")
+    assert household.state(parent) is State.RETRYING
+    pause = Pause(monkeypatch, history, "known")
+    with ThreadPoolExecutor(2) as pool:
+        cancelled = in_threads(pool, pause, lambda: household.end(parent), lambda: household.cancel(parent))
+        with pytest.raises(NotCancellable):
+            cancelled.result(30)
+    finals = [state for state in household.story(parent) if state in ("Succeeded", "Cancelled")]
+    assert finals == [household.state(parent)] == ["Succeeded"]
+    assert household.state(child) is State.QUEUED
+
+
+def test_changes_in_any_order_do_not_wait_for_each_other_for_ever(
+    household: Household, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = household.submit(), household.submit()
+    for execution in (first, second):
+        household.end(execution, Kind.LOST, reason="its worker is gone")
+    number = int(NOW.timestamp() * 1000) + 10_000
+
+    def relay() -> None:
+        progress = Event(events.format_id((number, 0)), Kind.PROGRESS, second, 1, {"done": 1})
+        end = Event(events.format_id((number + 1, 0)), Kind.SUCCEEDED, first, 1, {"result": 1})
+        with household.database.write() as connection:
+            record_progress(connection, [progress])
+            told = record(connection, [end])
+            release.release(connection, told.ended, NOW)
+
+    pause = Pause(monkeypatch, history, "known")
+    with ThreadPoolExecutor(2) as pool:
+        selection = Selection(ids=[first, second])
+        cancelled = in_threads(
+            pool, pause, relay, lambda: cancelling.cancel(household.database, household.clock, selection, "ann")
+        )
+        cancelled.result(30)
+    assert {household.state(first), household.state(second)} == {State.SUCCEEDED, State.CANCELLED}
+
+
+def test_what_takes_part_in_the_life_of_others_waits_its_turn_and_what_only_adds_rows_does_not(
+    postgres_url: str,
+) -> None:
+    database = Database(postgres_url)
+    household = Household(database)
+    statements: list[str] = []
+
+    @event.listens_for(database._writer, "before_cursor_execute")
+    def note(_c: object, _k: object, statement: str, *_rest: object) -> None:
+        statements.append(statement)
+
+    parent = household.submit()
+    assert not any("pg_advisory_xact_lock" in statement for statement in statements)
+    household.submit("report", depends_on=[{"execution": parent}])
+    assert any("pg_advisory_xact_lock" in statement for statement in statements)
+    database.dispose()
