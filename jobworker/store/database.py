@@ -74,7 +74,7 @@ class Database:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction, and no other of `write` beside it: committed when the block ends, rolled back when it raises."""
+        """Open a transaction, the only one of `write` at a time; commit it, or roll it back when the block raises."""
         with self._lock(), self._writer.begin() as connection:
             if not self.is_sqlite:
                 connection.execute(_ONE_WRITER)
