@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from jobworker.domain.errors import Misconfigured
+from jobworker.domain.job import MAX_CODE_VERSION
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
@@ -36,7 +37,7 @@ class Settings:
     tasks: str
     #: Python package whose modules declare schedules and calendars; it may be absent.
     schedules: str
-    #: Version shown on each execution; empty: a digest of the task modules' source.
+    #: Version shown on each execution, cut to 64 characters; empty: a digest of the task modules' source.
     code_version: str
     #: A worker that is not heard of for so long is dead and its attempts are lost.
     worker_lease: float
@@ -81,7 +82,7 @@ class Settings:
             redis_url=values.text("REDIS_URL", DEFAULT_REDIS_URL),
             tasks=values.text("TASKS", "tasks"),
             schedules=values.text("SCHEDULES", "schedules"),
-            code_version=values.text("CODE_VERSION", ""),
+            code_version=values.text("CODE_VERSION", "")[:MAX_CODE_VERSION],
             worker_lease=values.number("WORKER_LEASE", 15.0, at_least=1.0),
             transport=values.choice("TRANSPORT", "batched", ("batched", "stock")),
             queue_weights=values.text("QUEUE_WEIGHTS", "critical=6 default=3 background=1"),

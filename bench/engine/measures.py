@@ -21,6 +21,7 @@ from jobworker.domain.execution import State
 from jobworker.domain.ids import IdFactory
 from jobworker.domain.job import Definition, Owner
 from jobworker.relay.dispatch import Dispatcher
+from jobworker.relay.problems import Problems
 from jobworker.store import executions, jobs, migrate, schema
 from jobworker.store.database import Database
 from jobworker.store.executions import NewExecution
@@ -119,7 +120,9 @@ class Backlog:
     def round_in_vain(self, client: redis.Redis) -> float:
         """Seconds of CPU that a round takes."""
         ageing, now = dt.timedelta(seconds=60), self._clock.now()
-        dispatcher = Dispatcher(self.database, Publisher(client), Claims(client), self._clock, 1000, "bench", ageing)
+        clock, problems = self._clock, Problems(self._clock)
+        publisher, claims = Publisher(client), Claims(client)
+        dispatcher = Dispatcher(self.database, publisher, claims, clock, 1000, "bench", ageing, problems)
         dispatcher.workers = [WorkerRow("bench", "bench", 1, "solo", 1, ("default",), ("limited",), "", now, now)]
         dispatcher.dispatch()
         began = time.process_time()

@@ -33,13 +33,16 @@ What ends an attempt may also have `progress` and `metadata`, with what `progres
 
 import datetime as dt
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from jobworker.domain import json_values
 from jobworker.domain.execution import Move, State
+from jobworker.domain.job import MAX_CODE_VERSION
 
 
 class Kind(StrEnum):
@@ -140,15 +143,79 @@ def encode(kind: Kind, execution: str, attempt: int, data: Mapping[str, Any]) ->
 
 
 def decode(stream_id: str, fields: Mapping[str, str]) -> Event:
-    """The event that a stream entry holds; raises `UnreadableEvent`."""
+    """Return the event that a stream entry holds, with data of the types that its readers expect.
+
+    Raises `UnreadableEvent` for anything that no version of JobWorker wrote.
+    """
     try:
         data = json_values.read(fields.get("data", "{}"))
         event = Event(stream_id, Kind(fields["kind"]), fields.get("execution", ""), int(fields.get("attempt", 0)), data)
-    except (KeyError, ValueError) as error:
-        raise UnreadableEvent(f"stream entry {stream_id} cannot be read: {error!r}") from error
-    if not isinstance(data, dict):
-        raise UnreadableEvent(f"stream entry {stream_id}: data is not an object")
+        _check(event)
+    except (KeyError, ValueError, RecursionError, OverflowError, OSError) as error:
+        raise UnreadableEvent(f"stream entry {stream_id} cannot be read: {error!r:.300}") from error
     return event
+
+
+#: Most attempts that SQL can count.
+_MOST_ATTEMPTS = 2**31 - 1
+
+#: Longest pause before another attempt (s): what is beyond it cannot be expressed as a time.
+_LONGEST_DELAY = 100 * 366 * 86400.0
+
+
+def _check(event: Event) -> None:
+    """Raise `ValueError` unless everything in the event is of the type that its readers expect."""
+    if not isinstance(event.data, dict):
+        raise ValueError("data is no object")
+    if not _ID.match(event.execution) or not 0 <= event.attempt <= _MOST_ATTEMPTS:
+        raise ValueError("execution or attempt is none")
+    _ = event.at
+    for name, is_right in _TYPES.items():
+        value = event.data.get(name)
+        if value is not None and not is_right(value):
+            raise ValueError(f"{name} is of another type or too long")
+    if event.kind in _NAMES_A_WORKER and not event.data.get("worker"):
+        raise ValueError("worker is missing")
+
+
+def _text(longest: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and len(value) <= longest and "\0" not in value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_error(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        value.get(name) is None or isinstance(value[name], str) for name in ("type", "message", "traceback")
+    )
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+#: The id of an execution, or none.
+_ID = re.compile(r"[0-9A-Za-z-]{0,36}\Z")
+
+#: As wide as the columns (characters).
+_LONGEST_WORKER, _LONGEST_TOKEN = 255, 64
+
+#: What the data of a report may hold that its readers rely on, if it is there; the rest is the business of its kind.
+_TYPES: Mapping[str, Callable[[Any], bool]] = {
+    "worker": _text(_LONGEST_WORKER),
+    "token": _text(_LONGEST_TOKEN),
+    "code_version": lambda value: isinstance(value, str),
+    "reason": lambda value: isinstance(value, str),
+    "runtime": lambda value: _is_number(value) and abs(value) < _LONGEST_DELAY,
+    "delay": lambda value: _is_number(value) and 0 <= value <= _LONGEST_DELAY,
+    "error": _is_error,
+    "result_file": _is_object,
+}
+
+#: Reports that are about the worker that they name.
+_NAMES_A_WORKER = frozenset({Kind.WORKER_LOST})
 
 
 def to_move(event: Event) -> Move:
@@ -169,7 +236,7 @@ def to_move(event: Event) -> Move:
         reason=data.get("reason"),
         worker=data.get("worker"),
         token=data.get("token"),
-        code_version=data.get("code_version"),
+        code_version=(data.get("code_version") or "")[:MAX_CODE_VERSION] or None,
         due_at=event.at + dt.timedelta(seconds=delay) if delay is not None else None,
         result=data.get("result"),
         result_file=data.get("result_file"),

@@ -14,6 +14,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}\Z")
 QUEUE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}\Z")
 DEFAULT_QUEUE = "default"
 
+#: Characters of a code version that are kept. An image digest has 71: its end says no more than its beginning.
+MAX_CODE_VERSION = 64
+
 #: Queues that every worker serves unless it is told otherwise.
 SHIPPED_QUEUES = ("critical", DEFAULT_QUEUE, "background")
 

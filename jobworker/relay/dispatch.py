@@ -6,14 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import redis
 import sqlalchemy as sa
 import structlog
+from cachetools import LRUCache
 
 from jobworker.clock import Clock
 from jobworker.domain import gates, losses, policies
 from jobworker.domain.execution import retries_used
 from jobworker.domain.job import Definition
 from jobworker.relay.choose import Chooser, Chosen
+from jobworker.relay.problems import Problems
 from jobworker.relay.record import Claimed, Declined
 from jobworker.services import release
 from jobworker.store import dependencies, dispatch, jobs, limits, queues, relay_state
@@ -21,6 +24,7 @@ from jobworker.store.database import Database
 from jobworker.store.dispatch import Published, Ready
 from jobworker.store.queues import QueueRow
 from jobworker.store.workers import WorkerRow
+from jobworker.telemetry.once import OncePerKey
 from jobworker.transport.claims import Answer, Claims
 from jobworker.transport.publisher import Message, Publisher, list_name, lists_of
 
@@ -28,6 +32,12 @@ logger = structlog.get_logger(__name__)
 
 #: Cancellations and lost messages that one turn settles.
 _LIMIT = 1000
+
+#: Revisions, lists and queues that are remembered. Each can be looked up again.
+_REMEMBERED = 10_000
+
+#: After Redis was full, the feed grows again by one in so many each round.
+_REGROWTH = 10
 
 
 @dataclass(slots=True)
@@ -45,30 +55,31 @@ class Dispatcher:
     feed: int
     name: str
     ageing: dt.timedelta
+    problems: Problems
     workers: Sequence[WorkerRow] = ()
     undecided: bool = False
     held_up: bool = False
     next_permit: dt.datetime | None = None
     _chooser: Chooser = field(init=False)
-    _definitions: dict[tuple[str, int], Definition | None] = field(default_factory=dict)
-    _policies_sent: dict[tuple[str, int], str] = field(default_factory=dict)
-    _claimed: dict[str, dt.datetime] = field(default_factory=dict)
+    _definitions: LRUCache[tuple[str, int], Definition | None] = field(default_factory=lambda: LRUCache(_REMEMBERED))
+    _policies_sent: LRUCache[tuple[str, int], str] = field(default_factory=lambda: LRUCache(_REMEMBERED))
+    _claimed: LRUCache[str, dt.datetime] = field(default_factory=lambda: LRUCache(_REMEMBERED))
     _declined: dict[str, int] = field(default_factory=dict)
-    _warned: set[tuple[str, str]] = field(default_factory=set)
-    _complained: set[tuple[str, int]] = field(default_factory=set)
-    _foreign: dict[str, int] = field(default_factory=dict)
+    _warned: OncePerKey = field(default_factory=OncePerKey)
+    _foreign: LRUCache[str, int] = field(default_factory=lambda: LRUCache(_REMEMBERED))
 
     def __post_init__(self) -> None:
         self._chooser = Chooser(self.feed, self.ageing)
 
     def dispatch(self) -> int:
-        """Publish what may run, mark it; answers how many.
+        """Publish what may run, mark it; return how many.
 
-        Raises `redis.RedisError`; then `mend` finds what was marked and not published.
+        Raises `redis.RedisError`; then `mend` finds what was marked and not published. If Redis is full, what waits
+        there goes back to SQL: messages must not take the room that workers need for their reports.
         """
         with self.database.read() as connection:
             known = queues.all(connection)
-        depths = self.publisher.depths([queue.name for queue in known])
+        depths = self._depths([queue.name for queue in known])
         self._take_back_paused(known, depths)
         with self.database.read() as connection:
             round = self._chooser.choose(connection, known, depths, self.workers, self.clock.now())
@@ -78,12 +89,31 @@ class Dispatcher:
         if limited and not self._hold_places(limited, round.buckets):
             return 0
         if messages:
-            self.publisher.publish(messages.values())
+            self._publish(messages.values(), [queue.name for queue in known])
         free = [one for one in round.chosen if one.row.limit_key is None]
         if free:
             with self.database.write() as connection:
                 dispatch.mark_published(connection, _marks(free), self.clock.now())
         return len(messages)
+
+    def _publish(self, messages: Iterable[Message], queues: Sequence[str]) -> None:
+        try:
+            self.publisher.publish(messages)
+        except redis.OutOfMemoryError:
+            self._chooser.feed = max(1, self._chooser.feed // 2)
+            taken = self.take_back([name for queue in queues for name in lists_of(queue)])
+            logger.warning("redis_full", messages_taken_back=taken, feed=self._chooser.feed)
+            raise
+        self._chooser.feed = min(self.feed, self._chooser.feed + self._chooser.feed // _REGROWTH + 1)
+
+    def _depths(self, queues: Sequence[str]) -> dict[str, int]:
+        """How many messages wait per list; one that is no list takes none, and counts as full."""
+        depths = self.publisher.depths(queues)
+        for name, depth in depths.items():
+            if depth is None:
+                why = "it holds no list, so nothing can be published to this queue: another program uses its name"
+                self.problems.report("redis_key_unusable", f"redis key {name!r}", why)
+        return {name: self.feed if depth is None else depth for name, depth in depths.items()}
 
     def _hold_places(self, limited: Sequence[Chosen], buckets: Mapping[str, dt.datetime]) -> bool:
         """Mark what is under limits before anybody can start it; False: another relay leads and counts for itself."""
@@ -119,7 +149,7 @@ class Dispatcher:
             waiting = dispatch.published_before(connection, self.clock.now() - self.ageing, _LIMIT)
         if not waiting:
             return
-        depths = self.publisher.depths(sorted({row.queue for row in waiting}))
+        depths = self._depths(sorted({row.queue for row in waiting}))
         for queue, name in sorted({(row.queue, list_name(row.queue, row.urgency)) for row in waiting}):
             above = lists_of(queue)[: lists_of(queue).index(name)]
             if depths[name] and any(depths[each] for each in above):
@@ -132,7 +162,7 @@ class Dispatcher:
         """
         with self.database.read() as connection:
             asked = dispatch.cancel_asked(connection, _LIMIT)
-        answers = [self.claims.revoke(row.id, row.attempt + 1) for row in asked]
+        answers = self.claims.revoke([(row.id, row.attempt + 1) for row in asked])
         self.undecided = Answer.RUNNING in answers
         revoked = [row for row, answer in zip(asked, answers, strict=True) if answer is Answer.REVOKED]
         if revoked:
@@ -152,8 +182,7 @@ class Dispatcher:
         """Remember messages that went to a worker without their task; warn once of each such worker and task."""
         for one in declined:
             self._declined[one.execution] = max(one.attempt, self._declined.get(one.execution, 0))
-            if (one.task, one.worker) not in self._warned:
-                self._warned.add((one.task, one.worker))
+            if self._warned.first(f"declined {one.task} {one.worker}"):
                 logger.warning("task_declined", task=one.task, worker=one.worker, execution=one.execution)
 
     def publish_declined(self) -> None:
@@ -169,7 +198,7 @@ class Dispatcher:
             unclaimed = dispatch.published_before(connection, older_than, _LIMIT)
         if not unclaimed:
             return 0
-        depths = self.publisher.depths(sorted({row.queue for row in unclaimed}))
+        depths = self._depths(sorted({row.queue for row in unclaimed}))
         lost = [row for row in unclaimed if self._is_lost(row, depths)]
         if lost:
             logger.warning("messages_lost", count=len(lost), example=lost[0].id)
@@ -231,8 +260,7 @@ class Dispatcher:
     def _sent(self, row: Ready, given: Mapping[str, Any]) -> str:
         """As JSON. A policy that is wrong is left out: one job must not keep the others from going out."""
         made, problems = policies.normalise({name: given.get(name) for name in policies.FOR_WORKER})
-        if problems and (row.job, row.job_revision) not in self._complained:
-            self._complained.add((row.job, row.job_revision))
+        if problems and self._warned.first(f"policies {row.job} {row.job_revision}"):
             told = "; ".join(f"{problem.pointer}: {problem.message}" for problem in problems)
             logger.error("policies_left_out", job=row.job, revision=row.job_revision, why=told)
         return json.dumps(policies.for_worker(made), separators=(",", ":"), sort_keys=True)

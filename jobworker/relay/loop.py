@@ -1,12 +1,15 @@
-"""The relay: one loop. A turn is `read`, then `cancel → gate → dispatch` of what is ready, then
-`record → fire → release`, settled in one transaction.
+"""The relay: one loop. A turn is `read`, then `record → fire → release` in one transaction, then `trim`, the
+maintenance tasks, and `cancel → gate → dispatch` of what is ready.
 
 A turn writes one transaction with everything it read and how far it read; whatever fails before the
-commit is read again. Of several relays one leads; the others stand by and take over within seconds.
+commit is read again. Reading, recording and trimming come first, because they give a full Redis room again;
+each step after them fails and is tried again by itself. What was just submitted is dispatched before the recording
+as well, for its latency. Of several relays one leads; the others stand by and take over within seconds.
 """
 
 import contextlib
 import os
+import secrets
 import socket
 import threading
 from dataclasses import astuple
@@ -17,14 +20,18 @@ import sqlalchemy.exc
 import structlog
 
 from jobworker.clock import Clock
+from jobworker.domain.errors import Misconfigured
 from jobworker.relay import declared
 from jobworker.relay.dispatch import Dispatcher
 from jobworker.relay.fire import Schedules
+from jobworker.relay.leadership import Rival
 from jobworker.relay.log_lines import record_logs
+from jobworker.relay.problems import Problem, Problems
 from jobworker.relay.progress import record_progress
 from jobworker.relay.read import Batch, Offsets, Reader
 from jobworker.relay.record import record
 from jobworker.relay.release import Releases
+from jobworker.relay.steps import NotLeading, Step, Steps
 from jobworker.relay.stop import Stopper
 from jobworker.relay.watch import Watch
 from jobworker.settings import Settings
@@ -52,10 +59,7 @@ _FLOOD = 0.05
 #: How often the feed is filled while nothing new comes in (s).
 _SEND_EVERY = 0.1
 
-#: A leader that was not heard of for so long (s) is replaced.
-_LEADERSHIP = 3.0
-
-#: How often the leader says that it is there (s).
+#: How often the leader renews its leadership (s).
 _RENEWAL = 1.0
 
 #: How often the streams are trimmed (s).
@@ -73,12 +77,11 @@ _PREPARE_EVERY = 0.5
 #: How often is looked for pauses of schedules that have come to their end (s).
 _RESUME_EVERY = 1.0
 
+#: A turn as the item of a problem.
+_TURN = "turn"
+
 #: Pause after something was away (s), doubled up to the second figure.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
-
-
-class NotLeading(Exception):
-    """Another relay leads, or has read on meanwhile."""
 
 
 class Relay:
@@ -89,8 +92,12 @@ class Relay:
         self._client = connect(redis_url, timeout=_LONGEST_WAIT + 2.0)
         self._database = database
         self._clock = clock
-        self._reader = Reader(self._client)
-        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._problems = Problems(clock)
+        self._steps = Steps(clock, self._problems)
+        self._reader = Reader(self._client, self._problems)
+        # Host and process id alone are not unique: every container has a process 1, and some have the host's name.
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._rival = Rival(clock)
         self._dispatcher = Dispatcher(
             database,
             Publisher(self._client),
@@ -99,24 +106,38 @@ class Relay:
             settings.feed,
             self._name,
             timedelta(seconds=settings.ageing),
+            self._problems,
         )
         self._stopper = Stopper(database, Orders(self._client), clock)
         self._releases = Releases(database, clock)
         self._schedules = Schedules(database, clock, looks=not settings.needs_beat)
-        self._watch = Watch(database, self._client, self._dispatcher, clock, settings)
+        self._watch = Watch(database, self._client, self._dispatcher, clock, settings, self._steps, self._problems)
         self._watch.add("stranded", _SWEEP_EVERY, self._releases.sweep)
         self._watch.add("plans", _PREPARE_EVERY, self._schedules.prepare)
         self._watch.add("pauses", _RESUME_EVERY, self._schedules.end_pauses)
         schedules = declared.DeclaredSchedules(database, clock, settings)
         self._watch.add("declared_schedules", declared.EVERY, schedules.synchronise)
+        self._watch.add("problems", _RENEWAL, self._save_problems)
+        self._trimming = Step("trim", self._trim, _TRIM_EVERY)
+        self._before_sending = [
+            # First: what belongs to a cancelled batch is not dispatched any more.
+            Step("cancel_batches", self._releases.cancel_batches),
+            Step("cancel", self._dispatcher.cancel),
+            Step("stop", self._stopper.run),
+        ]
+        self._dispatching = Step("dispatch", self._dispatcher.dispatch)
         # Who looks for silent workers has to look often, or nobody is held to have been silent.
         self._longest_wait = min(_LONGEST_WAIT, settings.heartbeat_interval)
         self._offsets: Offsets | None = None
-        self._renewed_at = self._trimmed_at = self._sent_at = float("-inf")
+        self._renewed_at = self._sent_at = float("-inf")
         self._checked = self._leads = False
+        self._saved_problems: list[Problem] = []
 
     def run(self, stop: threading.Event) -> None:
-        """Turn until `stop` is set. Nothing that Redis or the database does ends it."""
+        """Turn until `stop` is set. Nothing that Redis or the database does or holds ends it.
+
+        Raises `Misconfigured` for a Redis that would lose work.
+        """
         pause = _FIRST_PAUSE
         while not stop.is_set():
             began = self._clock.monotonic()
@@ -125,41 +146,52 @@ class Relay:
             except NotLeading:
                 self._offsets, self._leads = None, False
                 self._clock.wait(stop, _RENEWAL)
-            except redis.RedisError as error:
-                logger.warning("redis_away", error=str(error), next_try_in=pause)
-                self._watch.redis_was_away()
-                self._checked = False  # What comes back may be another server.
-                self._clock.wait(stop, pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-            except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError) as error:
-                logger.warning("database_away", error=str(error.orig), next_try_in=pause)
+            except Misconfigured:
+                raise
+            except Exception as error:  # noqa: BLE001  what one turn meets must not end the relay
+                self._note_failure(error, pause)
                 self._clock.wait(stop, pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             else:
+                if pause > _FIRST_PAUSE:
+                    self._problems.solved(_TURN)
                 pause = _FIRST_PAUSE
                 pace = _BUSY_PACE if done >= _BUSY else _PACE
                 self._clock.wait(stop, max(0.0, pace - (self._clock.monotonic() - began)))
         self._resign()
 
+    def _note_failure(self, error: Exception, pause: float) -> None:
+        """Log what ended a turn; the next one begins after `pause` seconds."""
+        if isinstance(error, redis.RedisError):
+            logger.warning("redis_away", error=str(error), next_try_in=pause)
+            self._watch.redis_was_away()
+            self._checked = False  # What comes back may be another server.
+        elif isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError):
+            logger.warning("database_away", error=str(error.orig), next_try_in=pause)
+        else:
+            self._problems.report("turn_failed", _TURN, f"{type(error).__name__}: {error}")
+
     def turn(self) -> int:
-        """One round; answers how many reports and messages it moved.
+        """Do one round; return how many reports and messages it moved.
 
         Raises `NotLeading`, or what Redis or the database raised, with nothing lost.
         """
         self._check_redis_once()
         offsets = self._offsets or self._lead()
-        self._watch.run_due()
+        self._watch.run_first()
         if self._watch.started_over():
             offsets = self._lead()
         due = self._next_due()
         batch = self._reader.read(offsets, self._wait(due))
-        # Somebody waits for what was just submitted; nobody waits for the history to be written.
-        sent = self._send(urgent=batch.woken)
+        # A client waits for what was just submitted; none waits for the history to be written.
+        sent = self._send() if batch.woken else 0
         first, lines = batch.split(offsets)
         released = self._settle(offsets, first) if first or self._is_time(due) else 0
-        sent += self._send(urgent=True) if released else 0
         self._write_flood(lines)
-        self._trim()
+        self._steps.attempt(self._trimming)
+        self._watch.run_due()
+        if released or self._clock.monotonic() - self._sent_at >= _SEND_EVERY:
+            sent += self._send()
         return len(batch.events) + sent
 
     def _write_flood(self, batch: Batch) -> None:
@@ -189,10 +221,9 @@ class Relay:
     def _commit(self, offsets: Offsets, batch: Batch) -> int:
         """Everything that was read, in one transaction with how far it was read; answers what may go out now."""
         now = self._clock.now()
-        times = now, now + timedelta(seconds=_LEADERSHIP)
         with self._database.write() as connection:
             moved = astuple(offsets), astuple(batch.offsets)
-            if not relay_state.advance(connection, self._name, times, *moved, not batch.flooded):
+            if not relay_state.advance(connection, self._name, now, *moved, not batch.flooded):
                 raise NotLeading
             record_progress(connection, batch.events)
             told = record(connection, batch.events)
@@ -211,16 +242,12 @@ class Relay:
         # Whoever ends or starts may have made room for somebody who waits for just that.
         return fired.count + freed.count + due + (len(batch.events) if self._dispatcher.held_up else 0)
 
-    def _send(self, urgent: bool) -> int:
-        """Cancel and dispatch, when there is something new or it is time to fill the feed again."""
-        if not urgent and self._clock.monotonic() - self._sent_at < _SEND_EVERY:
-            return 0
+    def _send(self) -> int:
+        """Cancel and dispatch; return how many messages went out."""
         self._sent_at = self._clock.monotonic()
-        # First: what belongs to a cancelled batch is not dispatched any more.
-        self._releases.cancel_batches()
-        self._dispatcher.cancel()
-        self._stopper.run()
-        return self._dispatcher.dispatch()
+        for step in self._before_sending:
+            self._steps.attempt(step)
+        return self._steps.attempt(self._dispatching)
 
     def _is_time(self, due: datetime | None) -> bool:
         """Whether there is something to write although nothing was read."""
@@ -228,9 +255,14 @@ class Relay:
         return renew or self._has_pending or (due is not None and due <= self._clock.now())
 
     def _lead(self) -> Offsets:
+        with self._database.read() as connection:
+            tenure = relay_state.get(connection).tenure
+        silent = self._rival.silent(tenure) if tenure.leader not in (None, self._name) else None
+        if silent is None and tenure.leader not in (None, self._name):
+            raise NotLeading
         with self._database.write() as connection:
             now = self._clock.now()
-            if not relay_state.lead(connection, self._name, now, now + timedelta(seconds=_LEADERSHIP)):
+            if not relay_state.lead(connection, self._name, now, silent):
                 raise NotLeading
             self._schedules.start(connection, now)
             state = relay_state.get(connection)
@@ -261,9 +293,16 @@ class Relay:
         return self._releases.pending or self._schedules.pending
 
     def _trim(self) -> None:
-        if self._offsets and self._clock.monotonic() - self._trimmed_at >= _TRIM_EVERY:
+        if self._offsets:
             self._reader.trim(self._offsets)
-            self._trimmed_at = self._clock.monotonic()
+
+    def _save_problems(self) -> None:
+        """Let `/readyz` know of the problems."""
+        current = self._problems.current()
+        if current != self._saved_problems:
+            with self._database.write() as connection:
+                relay_state.save_problems(connection, self._name, [problem.to_json() for problem in current])
+            self._saved_problems = current
 
     def _check_redis_once(self) -> None:
         if not self._checked:

@@ -5,13 +5,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import redis
-import structlog
 
 from jobworker.domain import events
 from jobworker.domain.events import Event, UnreadableEvent
+from jobworker.relay.problems import Problems
 from jobworker.transport import keys
-
-logger = structlog.get_logger(__name__)
 
 #: Reports that one turn takes, and log lines that one transaction takes beside them or alone.
 _REPORTS, _LINES = 1000, 200
@@ -65,8 +63,9 @@ class Batch:
 class Reader:
     """Reads both streams and the doorbell in one blocking call."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, problems: Problems) -> None:
         self._client = client
+        self._problems = problems
         self._wake: str | None = None
 
     def read(self, offsets: Offsets, wait: float) -> Batch:
@@ -107,18 +106,17 @@ class Reader:
     def _add(self, batch: Batch, name: str, entries: list[tuple[str, dict[str, str]]]) -> Batch:
         last = entries[-1][0]
         if name == keys.EVENTS:
-            found = [*batch.events, *_decode(entries)]
+            found = [*batch.events, *self._decode(name, entries)]
             return replace(batch, events=found, offsets=replace(batch.offsets, events=last))
         if name == keys.LOGS:
-            found = [*batch.logs, *_decode(entries)]
+            found = [*batch.logs, *self._decode(name, entries)]
             return replace(batch, logs=found, offsets=replace(batch.offsets, logs=last))
         self._wake = last
         return replace(batch, woken=True)
 
-
-def _decode(entries: Iterable[tuple[str, dict[str, str]]]) -> Iterable[Event]:
-    for stream_id, fields in entries:
-        try:
-            yield events.decode(stream_id, fields)
-        except UnreadableEvent as error:
-            logger.error("event_unreadable", error=str(error), fields=fields)
+    def _decode(self, stream: str, entries: Iterable[tuple[str, dict[str, str]]]) -> Iterator[Event]:
+        for stream_id, fields in entries:
+            try:
+                yield events.decode(stream_id, fields)
+            except UnreadableEvent as error:
+                self._problems.report("event_unreadable", f"redis key {stream}", str(error), stream_id)

@@ -19,7 +19,7 @@ logger = structlog.get_logger(__name__)
 #: Parents, or batches, that one round of the sweep looks at.
 _SWEPT = 500
 
-#: Members of cancelled batches that one transaction ends.
+#: Members of each cancelled batch that one transaction ends.
 _CANCELLED = 1000
 
 
@@ -46,11 +46,14 @@ class Releases:
         self._unfinished = released.unfinished
 
     def cancel_batches(self) -> None:
-        """Carry out requests to cancel whole batches: nothing of them is dispatched after this."""
+        """Carry out requests to cancel whole batches, in one transaction: nothing of them is dispatched after this."""
         with self._database.read() as connection:
             asked = batches.cancelling(connection)
-        for batch in asked:
-            self._cancel_batch(batch)
+        if not asked:
+            return
+        with self._database.write() as connection:
+            for batch in asked:
+                self._cancel_batch(connection, batch)
 
     def sweep(self) -> None:
         """Find what an end should have let go on and did not: left over when a relay died, or a chain too long."""
@@ -66,12 +69,10 @@ class Releases:
             with self._database.write() as connection:
                 release.settle(connection, ended, complete, self._clock.now())
 
-    def _cancel_batch(self, batch: BatchRow) -> None:
+    def _cancel_batch(self, connection: sa.Connection, batch: BatchRow) -> None:
         now, actor = self._clock.now(), batch.cancel_requested_by or "api"
-        with self._database.write() as connection:
-            asked = batches.stop_members(connection, batch)
-            idle = batches.idle(connection, batch.id, _CANCELLED)
-            ended = cancelling.cancel_waiting(connection, idle, actor, f"its {batch.kind} was cancelled", now)
-            release.release(connection, dependencies.ended(connection, ended), now)
-        if asked or ended:
-            logger.info("batch_cancelling", batch=batch.id, asked=asked, ended=len(ended))
+        stopped = batches.stop_members(connection, batch)
+        idle = batches.idle(connection, batch.id, _CANCELLED)
+        ended = cancelling.cancel_waiting(connection, idle, actor, f"its {batch.kind} was cancelled", now)
+        release.release(connection, dependencies.ended(connection, ended), now)
+        logger.info("batch_cancelling", batch=batch.id, asked=stopped, ended=len(ended))

@@ -1,12 +1,8 @@
-"""Chores: what the relay looks after by itself, each every so many seconds.
-
-Twins by design: a name, an interval, and `run` for one bounded round.
-"""
+"""Maintenance tasks: what the relay looks after by itself. Each has a name, an interval, and one bounded round."""
 
 import datetime as dt
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import redis
@@ -14,7 +10,9 @@ import structlog
 
 from jobworker.clock import Clock
 from jobworker.relay.dispatch import Dispatcher
+from jobworker.relay.problems import Problems
 from jobworker.relay.project import Projector
+from jobworker.relay.steps import Step, Steps
 from jobworker.services import catalogue
 from jobworker.settings import Settings
 from jobworker.store import dispatch, limits, relay_state, unique_keys, workers
@@ -23,8 +21,9 @@ from jobworker.store.dispatch import RunningAttempt
 from jobworker.store.workers import WorkerRow
 from jobworker.transport import beat_keys, keys
 from jobworker.transport.claims import Claims
+from jobworker.transport.foreign import set_aside
 from jobworker.transport.projection import Projection
-from jobworker.transport.registry import Announcement, Registry
+from jobworker.transport.registry import Announcement, Registry, Unreadable
 
 logger = structlog.get_logger(__name__)
 
@@ -43,27 +42,33 @@ _DECLINED_EVERY = 1.0
 _EMPTIED_EVERY = 30.0
 
 
-@dataclass(slots=True)
-class Chore:
-    """Something done every `every` seconds."""
+#: How often keys are looked for that hold something of another type than JobWorker keeps there (s).
+_TYPES_EVERY = 5.0
 
-    name: str
-    every: float
-    run: Callable[[], None]
-    next_at: float = 0.0
+#: Catalogues that are remembered as learnt; each version of the code has one.
+_MOST_CATALOGUES = 1000
 
 
 class Watch:
     """Everything that the relay notices by itself."""
 
     def __init__(
-        self, database: Database, client: redis.Redis, dispatcher: Dispatcher, clock: Clock, settings: Settings
+        self,
+        database: Database,
+        client: redis.Redis,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        settings: Settings,
+        steps: Steps,
+        problems: Problems,
     ) -> None:
         self._database = database
         self._client = client
         self._dispatcher = dispatcher
         self._clock = clock
         self._settings = settings
+        self._steps = steps
+        self._problems = problems
         self._registry = Registry(client, settings.worker_lease)
         self._claims = Claims(client)
         self._projector = Projector(database, Projection(client), clock)
@@ -74,29 +79,33 @@ class Watch:
         self._suspects: set[RunningAttempt] = set()
         followed = settings.needs_beat
         self._project = self._projector.run if followed else self._projector.empty
-        self._chores = [
-            Chore("epoch", 1.0, self.check_epoch),
-            Chore("workers", min(1.0, settings.heartbeat_interval), self.look_for_workers),
-            Chore("lost_attempts", settings.worker_lease, self.look_for_lost_attempts),
-            Chore("declined_messages", _DECLINED_EVERY, self._dispatcher.publish_declined),
-            Chore("lost_messages", settings.lost_message_after / 2, self.mend),
-            Chore("ageing", settings.ageing / 2, self._dispatcher.age),
-            Chore("limits", 60.0, self.tidy_limits),
-            Chore("schedules", 0.5 if followed else _EMPTIED_EVERY, self.write_schedules),
-            Chore("beat", 5.0, self.read_beat),
-            Chore("checkpoint", 1.0, self.checkpoint),
+        #: Before anything is read or trimmed: what was read before the data were lost says nothing about what is there.
+        self._epoch = Step("epoch", self.check_epoch, 1.0)
+        self._tasks = [
+            Step("foreign_keys", self.set_foreign_keys_aside, _TYPES_EVERY),
+            Step("workers", self.look_for_workers, min(1.0, settings.heartbeat_interval)),
+            Step("lost_attempts", self.look_for_lost_attempts, settings.worker_lease),
+            Step("declined_messages", self._dispatcher.publish_declined, _DECLINED_EVERY),
+            Step("lost_messages", self.mend, settings.lost_message_after / 2),
+            Step("ageing", self._dispatcher.age, settings.ageing / 2),
+            Step("limits", self.tidy_limits, 60.0),
+            Step("schedules", self.write_schedules, 0.5 if followed else _EMPTIED_EVERY),
+            Step("beat", self.read_beat, 5.0),
+            Step("checkpoint", self.checkpoint, 1.0),
         ]
 
-    def add(self, name: str, every: float, run: Callable[[], None]) -> None:
+    def add(self, name: str, every: float, run: Callable[[], int | None]) -> None:
         """Look after one more thing."""
-        self._chores.append(Chore(name, every, run))
+        self._tasks.append(Step(name, run, every))
+
+    def run_first(self) -> None:
+        """Notice that Redis lost its data, before its streams are read."""
+        self._steps.attempt(self._epoch)
 
     def run_due(self) -> None:
-        """Do the chores whose time has come. Raises `redis.RedisError` when Redis is away."""
-        for chore in self._chores:
-            if self._clock.monotonic() >= chore.next_at:
-                chore.run()
-                chore.next_at = self._clock.monotonic() + chore.every
+        """Run the tasks whose time has come. Raises `redis.RedisError` when Redis does not answer."""
+        for task in self._tasks:
+            self._steps.attempt(task)
 
     def redis_was_away(self) -> None:
         """Heartbeats could not arrive either: no attempt is believed lost before a full lease has passed."""
@@ -119,7 +128,7 @@ class Watch:
 
     def look_for_workers(self) -> None:
         """Take note of who is alive and what they offer; give up those who fell silent."""
-        announced = self._registry.announcements()
+        announced = self._registry.announcements(self._report)
         self._learn(announced)
         present = [_row(announcement, self._clock.now()) for announcement in announced]
         changed = {row.id for row in present} != {row.id for row in self._dispatcher.workers}
@@ -144,13 +153,19 @@ class Watch:
         if self._connected_since is None or not believed:
             self._suspects = set()
             return
-        known = self._registry.running()
+        known = self._registry.running(self._report)
         suspects = {row for row in believed if (row.id, row.attempt) not in known and row.started_at < long_ago}
         for row in suspects & self._suspects:
             logger.warning("attempt_lost", execution=row.id, attempt=row.attempt, worker=row.worker)
             why = {"worker": row.worker, "reason": "no worker knows of it; Redis lost its report"}
             self._claims.abandon(row.id, row.attempt, why)
         self._suspects = suspects - self._suspects
+
+    def set_foreign_keys_aside(self) -> None:
+        """Rename keys of JobWorker's that hold something of another type: every command on them would fail for ever."""
+        for key, found, name in set_aside(self._client):
+            what = f"redis key {key}"
+            self._problems.report("redis_key_set_aside", what, f"it held a {found} and was renamed to {name}")
 
     def mend(self) -> None:
         """Publish again what got lost between Redis and the workers."""
@@ -193,11 +208,16 @@ class Watch:
             if log.exists() and log.stat().st_size > _WAL_LIMIT:
                 self._database.checkpoint()
 
+    def _report(self, unreadable: Unreadable) -> None:
+        self._problems.report("redis_key_unreadable", f"redis key {unreadable.key}", unreadable.why)
+
     def _learn(self, announced: Sequence[Announcement]) -> None:
         for announcement in announced:
             if announcement.catalogue not in self._seen_catalogues:
-                offered = self._registry.catalogue(announcement.catalogue)
+                offered = self._registry.catalogue(announcement.catalogue, self._report)
                 catalogue.learn(self._database, self._clock, offered, announcement.code_version)
+                if len(self._seen_catalogues) >= _MOST_CATALOGUES:
+                    self._seen_catalogues.clear()
                 self._seen_catalogues.add(announcement.catalogue)
 
     def _start_over(self, first_time: bool) -> None:

@@ -22,14 +22,13 @@ def revoke_asked(database: Database, client: redis.Redis) -> None:
     try:
         with database.read() as connection:
             cancelled = batches.cancelling(connection)
-        for batch in cancelled:
+        if cancelled:
             with database.write() as connection:
-                batches.stop_members(connection, batch)
+                for batch in cancelled:
+                    batches.stop_members(connection, batch)
         with database.read() as connection:
             asked = dispatch.cancel_asked(connection, _LIMIT)
     except sa.exc.SQLAlchemyError as error:
         logger.debug("revocation_left_to_the_relay", error=str(error))
         return
-    claims = Claims(client)
-    for row in asked:
-        claims.revoke(row.id, row.attempt + 1)
+    Claims(client).revoke([(row.id, row.attempt + 1) for row in asked])

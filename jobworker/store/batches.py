@@ -160,8 +160,11 @@ def request_cancel(connection: sa.Connection, batch_id: str, actor: str, now: dt
 
 
 def cancelling(connection: sa.Connection) -> list[BatchRow]:
-    """Batches whose cancellation is under way."""
-    query = sa.select(*_COLUMNS).where(sa.text(CANCELLING)).order_by(_batches.c.id)
+    """Return the batches whose cancellation was asked for, with executions that nothing has been done about yet."""
+    asked = sa.and_(_executions.c.state.in_(IN_REDIS), _executions.c.cancel_requested_at.is_(None))
+    left = sa.or_(_executions.c.state.in_(WAITING), asked)
+    members = sa.select(_executions.c.id).where(_executions.c.batch_id == _batches.c.id, left)
+    query = sa.select(*_COLUMNS).where(sa.text(CANCELLING), members.exists()).order_by(_batches.c.id)
     return [_to_row(row) for row in connection.execute(query)]
 
 

@@ -1,13 +1,22 @@
 """The relay's one row: how far it has read, which Redis it follows, who leads."""
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from jobworker.store.schema import relay_state
 
 _THE_ROW = relay_state.c.id == 1
+
+
+class Tenure(NamedTuple):
+    """A relay's leadership as it stood at one moment: a leader that lives changes the count every second."""
+
+    leader: str | None
+    renewals: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +27,15 @@ class RelayState:
     events_offset: str
     logs_offset: str
     leader: str | None
-    leader_until: dt.datetime | None
+    renewals: int
     turned_at: dt.datetime | None
     beat_tick_at: dt.datetime | None
     republish_at: dt.datetime | None
+
+    @property
+    def tenure(self) -> Tenure:
+        """Who leads, and how often that was renewed."""
+        return Tenure(self.leader, self.renewals)
 
 
 def get(connection: sa.Connection) -> RelayState:
@@ -30,15 +44,20 @@ def get(connection: sa.Connection) -> RelayState:
     return RelayState(**{name: row[name] for name in RelayState.__dataclass_fields__})
 
 
-def lead(connection: sa.Connection, leader: str, now: dt.datetime, until: dt.datetime) -> bool:
-    """Become or stay the leader until `until`; False if another one leads."""
-    free = sa.or_(relay_state.c.leader.is_(None), relay_state.c.leader == leader, relay_state.c.leader_until < now)
+def lead(connection: sa.Connection, leader: str, now: dt.datetime, silent: Tenure | None = None) -> bool:
+    """Become or stay the leader; False if another one leads. `silent`: a leadership that was not renewed for too long.
+
+    No clock decides: whoever takes over has watched for itself that the count stood still.
+    """
+    free = [relay_state.c.leader.is_(None), relay_state.c.leader == leader]
+    if silent is not None:
+        free.append(sa.and_(relay_state.c.leader == silent.leader, relay_state.c.renewals == silent.renewals))
     changed = connection.execute(
         sa.update(relay_state)
-        .where(_THE_ROW, free)
+        .where(_THE_ROW, sa.or_(*free))
         .values(
             leader=leader,
-            leader_until=until,
+            renewals=relay_state.c.renewals + 1,
             turned_at=now,
             logged_through=sa.func.coalesce(relay_state.c.logged_through, "0-0"),
         )
@@ -53,27 +72,24 @@ def leads(connection: sa.Connection, leader: str) -> bool:
 
 def resign(connection: sa.Connection, leader: str) -> None:
     """Let another relay lead at once."""
-    connection.execute(
-        sa.update(relay_state).where(_THE_ROW, relay_state.c.leader == leader).values(leader=None, leader_until=None)
-    )
+    connection.execute(sa.update(relay_state).where(_THE_ROW, relay_state.c.leader == leader).values(leader=None))
 
 
 def advance(
     connection: sa.Connection,
     leader: str,
-    times: tuple[dt.datetime, dt.datetime],
+    now: dt.datetime,
     before: tuple[str, str],
     after: tuple[str, str],
     logs_complete: bool,
 ) -> bool:
-    """Move the (events, logs) offsets on, and lead until the second of `times` (now, until).
+    """Move the (events, logs) offsets on, and renew the leadership.
 
     `logs_complete`: every line that was written before the events up to here is recorded with them, or was before.
 
     Belongs into the transaction that writes what was read. False, with nothing changed, if another relay
     leads or has read on: then nothing may be written.
     """
-    now, until = times
     changed = connection.execute(
         sa.update(relay_state)
         .where(
@@ -87,7 +103,7 @@ def advance(
             logs_offset=after[1],
             logged_through=after[0] if logs_complete else relay_state.c.logged_through,
             turned_at=now,
-            leader_until=until,
+            renewals=relay_state.c.renewals + 1,
         )
     )
     return changed.rowcount == 1
@@ -110,3 +126,15 @@ def republished(connection: sa.Connection) -> None:
 def beat_ticked(connection: sa.Connection, at: dt.datetime) -> None:
     """Remember when beat last looked at the schedule."""
     connection.execute(sa.update(relay_state).where(_THE_ROW).values(beat_tick_at=at))
+
+
+def save_problems(connection: sa.Connection, leader: str, problems: Sequence[dict[str, Any]]) -> None:
+    """Keep what this relay could not use, in place of what was kept before; nothing if another relay leads."""
+    connection.execute(
+        sa.update(relay_state).where(_THE_ROW, relay_state.c.leader == leader).values(problems=list(problems) or None)
+    )
+
+
+def problems(connection: sa.Connection) -> list[dict[str, Any]]:
+    """Return what the leader could not use lately."""
+    return connection.scalar(sa.select(relay_state.c.problems).where(_THE_ROW)) or []

@@ -259,8 +259,9 @@ idempotency_keys = sa.Table(
     sa.Index("ix_idempotency_keys_created_at", "created_at"),
 )
 
-#: The relay's one row: which Redis data set it follows, how far it has read, who leads. `logged_through`: the log
-#: lines of whatever was reported up to this entry of the event stream are recorded.
+#: The relay's one row: which Redis data set it follows, how far it has read, who leads and how often that was renewed.
+#: `logged_through`: the log lines of all that was reported up to this entry of the event stream are recorded.
+#: `problems`: what the leader could not use lately, for `/readyz`: a list of `relay.problems.Problem` as JSON.
 relay_state = sa.Table(
     "relay_state",
     metadata,
@@ -269,11 +270,12 @@ relay_state = sa.Table(
     sa.Column("events_offset", sa.String(40), nullable=False, default="0-0"),
     sa.Column("logs_offset", sa.String(40), nullable=False, default="0-0"),
     sa.Column("leader", sa.String(255)),
-    sa.Column("leader_until", Moment),
     sa.Column("turned_at", Moment),
     sa.Column("beat_tick_at", Moment),
     sa.Column("republish_at", Moment),
     sa.Column("logged_through", sa.String(40)),
+    sa.Column("renewals", sa.BigInteger, nullable=False, default=0, server_default="0"),
+    sa.Column("problems", Json),
 )
 
 #: Who changed what besides executions. Append-only: triggers refuse UPDATE and DELETE.

@@ -48,13 +48,19 @@ class Claims:
         self._take_back = client.register_script(attempts.TAKE_BACK)
         self._abandon = client.register_script(attempts.ABANDON)
 
-    def revoke(self, execution: str, attempt: int) -> Answer:
-        """Make sure that `attempt` never starts: REVOKED; or how far it is: RUNNING, FINISHED.
+    def revoke(self, attempts: Sequence[tuple[str, int]]) -> list[Answer]:
+        """Make sure that these (execution, attempt) never start, in one round trip.
 
-        RUNNING also when a worker has only fetched it; it starts or goes back within a quarter of a second.
+        Returns of each REVOKED, or how far it is: RUNNING, FINISHED. RUNNING also when a worker has only fetched it; it
+        starts or goes back within a quarter of a second. Raises `redis.RedisError`, some of them perhaps revoked.
         """
-        run = keys.RUN.format(execution=execution)
-        return Answer(self._revoke(keys=[run], args=[execution, attempt, keys.RUNNING_TTL]))
+        if not attempts:
+            return []
+        with self._client.pipeline(transaction=False) as pipe:
+            for execution, attempt in attempts:
+                run = keys.RUN.format(execution=execution)
+                self._revoke(keys=[run], args=[execution, attempt, keys.RUNNING_TTL], client=pipe)
+            return [Answer(answer) for answer in pipe.execute()]
 
     def take_back(self, lists: Sequence[str]) -> list[tuple[str, int]]:
         """Take our messages out of these lists; the (execution, attempt) of each. Others' messages stay.

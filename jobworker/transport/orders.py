@@ -43,8 +43,13 @@ class Orders:
             pipe.execute()
 
     def of(self, worker: str) -> list[Order]:
-        """The orders to a worker. Raises `redis.RedisError`."""
-        found: Any = self._client.hgetall(keys.ORDERS.format(worker=worker))
+        """Return the orders to a worker; what has taken their place is deleted. Raises `redis.RedisError`."""
+        name = keys.ORDERS.format(worker=worker)
+        try:
+            found: Any = self._client.hgetall(name)
+        except redis.ResponseError:
+            self._client.delete(name)
+            return []
         return [_read(execution, text) for execution, text in found.items()]
 
     def done(self, worker: str, orders: Iterable[Order]) -> None:

@@ -18,6 +18,9 @@ from jobworker.transport.scripts.common import PRIORITY_STEPS, SEPARATOR
 #: Templates kept; a busy system has as many as it has jobs × limits.
 _MOST_TEMPLATES = 1000
 
+#: Bytes of messages that are sent in one pipeline, or one message more: so much the relay holds twice.
+_MOST_AT_ONCE = 4 * 1024 * 1024
+
 #: A message of Celery's protocol 2, as kombu's Redis transport reads it. The scripts that fetch messages know
 #: ours by how they begin: up to `attempt`, not a byte may change. What is doubled in `%` is filled in per message.
 _ENVELOPE = (
@@ -106,21 +109,35 @@ class Publisher:
         self._app = Celery("jobworker-publisher", set_as_current=False, broker="memory://")
         self._templates: dict[tuple[Any, ...], _Template] = {}
 
-    def depths(self, queues: Sequence[str]) -> dict[str, int]:
-        """How many messages wait in Redis per list of the given queues."""
+    def depths(self, queues: Sequence[str]) -> dict[str, int | None]:
+        """Return how many messages wait in Redis per list of the given queues; None: the key holds no list."""
         names = [name for queue in queues for name in lists_of(queue)]
         with self._client.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.llen(name)
-            return dict(zip(names, pipe.execute(), strict=True))
+            found = pipe.execute(raise_on_error=False)
+        return {name: _depth(answer) for name, answer in zip(names, found, strict=True)}
 
     def publish(self, messages: Iterable[Message]) -> None:
-        """Send; raises `redis.RedisError` if Redis may not have taken all. Repeating is harmless."""
+        """Send in parts of bounded size; raises `redis.RedisError` if Redis may not have taken all.
+
+        Repeating is harmless.
+        """
         by_list: dict[str, list[bytes]] = {}
-        queues = set()
+        queues: set[str] = set()
+        size = 0
         for message in messages:
+            rendered = self._render(message)
             queues.add(message.queue)
-            by_list.setdefault(list_name(message.queue, message.priority), []).append(self._render(message))
+            by_list.setdefault(list_name(message.queue, message.priority), []).append(rendered)
+            size += len(rendered)
+            if size >= _MOST_AT_ONCE:
+                self._send(by_list, queues)
+                by_list, queues, size = {}, set(), 0
+        if by_list:
+            self._send(by_list, queues)
+
+    def _send(self, by_list: Mapping[str, Sequence[bytes]], queues: Iterable[str]) -> None:
         with self._client.pipeline(transaction=False) as pipe:
             for name, rendered in by_list.items():
                 pipe.lpush(name, *rendered)
@@ -181,6 +198,15 @@ class Publisher:
             ignore_result=True,
             origin="jobworker",
         )
+
+
+def _depth(answer: Any) -> int | None:
+    """The answer to LLEN; raises what Redis answered instead, unless that says that the key holds no list."""
+    if isinstance(answer, redis.ResponseError) and str(answer).startswith("WRONGTYPE"):
+        return None
+    if isinstance(answer, Exception):
+        raise answer
+    return int(answer)
 
 
 def _body_of_call(message: Message) -> bytes:

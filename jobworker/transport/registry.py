@@ -2,14 +2,14 @@
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
-from jobworker.domain import events
+from jobworker.domain import events, job
 from jobworker.domain.events import Kind
 from jobworker.transport import keys
 from jobworker.transport.claims import flat
@@ -40,10 +40,53 @@ class Announcement:
 
     @classmethod
     def from_text(cls, text: str) -> "Announcement":
-        """The inverse of `to_text`."""
+        """Return the inverse of `to_text`; raises `ValueError` for anything that no worker wrote."""
         values = json.loads(text)
-        values["started_at"] = dt.datetime.fromisoformat(values["started_at"])
-        return cls(**{**values, "queues": tuple(values["queues"]), "tasks": tuple(values["tasks"])})
+        if not isinstance(values, dict):
+            raise ValueError("it is no object")
+        numbers = {name: _number(values, name) for name in ("pid", "concurrency")}
+        names = {name: _names(values, name) for name in ("queues", "tasks")}
+        texts = {name: _text(values, name, longest) for name, longest in _LONGEST.items()}
+        version = _text(values, "code_version", _LONGEST_TEXT)[: job.MAX_CODE_VERSION]
+        started_at = dt.datetime.fromisoformat(_text(values, "started_at", _LONGEST_TEXT)).astimezone(dt.UTC)
+        return cls(**texts, **numbers, **names, code_version=version, started_at=started_at)  # type: ignore[arg-type]
+
+
+#: Longest texts of an announcement, as SQL keeps them (characters), and of what is cut or read further.
+_LONGEST = {"worker": 255, "host": 255, "pool": 32, "catalogue": 64}
+_LONGEST_TEXT = 255
+
+
+def _text(values: Mapping[str, Any], name: str, longest: int) -> str:
+    value = values.get(name)
+    if not isinstance(value, str) or len(value) > longest or "\0" in value:
+        raise ValueError(f"{name} must be a text of at most {longest} characters")
+    return value
+
+
+def _number(values: Mapping[str, Any], name: str) -> int:
+    value = values.get(name)
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise ValueError(f"{name} must be an integer from 0 to 2147483647")
+    return value
+
+
+def _names(values: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    value = values.get(name)
+    if not isinstance(value, list):
+        raise ValueError(f"{name} must be a list of texts")
+    return tuple(_text({name: each}, name, _LONGEST_TEXT) for each in value)
+
+
+class Unreadable(NamedTuple):
+    """A key that holds what no worker wrote, and what is wrong with it."""
+
+    key: str
+    why: str
+
+
+#: Takes note of a key that is left out.
+Report = Callable[[Unreadable], None]
 
 
 class Pulse(IntEnum):
@@ -86,11 +129,21 @@ class Registry:
         )
         return Heard(Pulse(pulse), tuple(silent))
 
-    def running(self) -> set[tuple[str, int]]:
-        """Every (execution, attempt) that some live worker says it is running."""
-        workers = self._client.zrange(keys.WORKERS, 0, -1)
-        texts = self._client.mget([keys.RUNNING.format(worker=worker) for worker in workers]) if workers else []
-        return {(execution, attempt) for text in texts if text for execution, attempt in json.loads(text)}
+    def running(self, report: Report) -> set[tuple[str, int]]:
+        """Return every (execution, attempt) that some live worker says it is running."""
+        found: set[tuple[str, int]] = set()
+        for key, text in self._texts(keys.RUNNING):
+            try:
+                found |= {(str(execution), int(attempt)) for execution, attempt in json.loads(text)}
+            except (TypeError, ValueError, RecursionError) as error:
+                report(Unreadable(key, f"it is no JSON list of [execution, attempt]: {error}"))
+        return found
+
+    def _texts(self, pattern: str) -> list[tuple[str, str]]:
+        """Return (key, text) of this key of each worker, where it is a text."""
+        names = [pattern.format(worker=worker) for worker in self._client.zrange(keys.WORKERS, 0, -1)]
+        texts: list[Any] = self._client.mget(names) if names else []
+        return [(name, text) for name, text in zip(names, texts, strict=True) if text]
 
     def announce(self, announcement: Announcement, catalogue: Iterable[Mapping[str, Any]]) -> None:
         """Make the worker and its tasks known."""
@@ -108,18 +161,36 @@ class Registry:
             pipe.delete(*(name.format(worker=worker) for name in names))
             pipe.execute()
 
-    def announcements(self) -> list[Announcement]:
-        """Every worker whose heartbeat is recent enough to have an announcement."""
-        workers = self._client.zrange(keys.WORKERS, 0, -1)
-        texts: list[Any] = (
-            self._client.mget([keys.WORKER.format(worker=worker) for worker in workers]) if workers else []
-        )
-        return [Announcement.from_text(text) for text in texts if text]
+    def announcements(self, report: Report) -> list[Announcement]:
+        """Return every worker whose heartbeat is recent enough to have an announcement."""
+        found = []
+        for key, text in self._texts(keys.WORKER):
+            try:
+                announcement = Announcement.from_text(text)
+                if keys.WORKER.format(worker=announcement.worker) != key:
+                    raise ValueError(f"it speaks of the worker {announcement.worker!r}")
+            except (ValueError, RecursionError, OverflowError) as error:
+                report(Unreadable(key, f"it is no announcement of a worker: {error}"))
+            else:
+                found.append(announcement)
+        return found
 
-    def catalogue(self, digest: str) -> list[dict[str, Any]]:
-        """The tasks behind a digest; empty if Redis has forgotten them."""
-        text = self._client.get(keys.CATALOGUE.format(digest=digest))
-        return json.loads(text) if text else []
+    def catalogue(self, digest: str, report: Report) -> list[dict[str, Any]]:
+        """Return the tasks behind a digest; none if Redis has forgotten them."""
+        key = keys.CATALOGUE.format(digest=digest)
+        try:
+            text = self._client.get(key)
+            found = json.loads(text) if text else []
+        except (redis.ResponseError, ValueError, RecursionError) as error:
+            report(Unreadable(key, f"it is no catalogue of tasks: {error}"))
+            return []
+        if not isinstance(found, list):
+            report(Unreadable(key, "it is no catalogue of tasks: it is no list"))
+            return []
+        tasks = [each for each in found if isinstance(each, dict) and isinstance(each.get("name"), str)]
+        if len(tasks) < len(found):
+            report(Unreadable(key, f"{len(found) - len(tasks)} of its items are no tasks with a name"))
+        return tasks
 
     def reap_silent(self) -> list[str]:
         """Declare dead whoever has been silent for longer than the lease; answers who that was."""

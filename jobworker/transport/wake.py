@@ -67,4 +67,7 @@ class Waker:
     def _ring_for_ever(self) -> None:
         while True:
             self._pending.get()
-            self.ring()
+            try:
+                self.ring()
+            except Exception:  # This thread is started once: without it each submission starts a second later.
+                logger.exception("wake_failed")

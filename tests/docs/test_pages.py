@@ -48,7 +48,7 @@ def test_every_chore_of_the_relay_is_told() -> None:
     chores = [
         call.args[0].value.replace("_", " ")
         for call in ast.walk(ast.parse((ROOT / "jobworker/relay/watch.py").read_text()))
-        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Chore"
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Step"
         if isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str)
     ]
     assert told == ["chore", *chores]

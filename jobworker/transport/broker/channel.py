@@ -184,7 +184,10 @@ class Channel(kombu_redis.Channel):
         held = zip(flat[0::2], flat[1::2], strict=True)
         known = self.mailbox.known()
         unknown = sorted((int(tag), value) for tag, value in held if tag.isdigit() and tag.decode() not in known)
-        self.mailbox.adopted((str(tag), *_unpacked(value)) for tag, value in unknown)
+        found = [(str(tag), entry) for tag, value in unknown if (entry := _unpacked(value))]
+        if len(found) < len(unknown):
+            logger.error("in_flight_unreadable", key=inflight, count=len(unknown) - len(found))
+        self.mailbox.adopted((tag, *entry) for tag, entry in found)
         self._in_doubt = False
 
     # --- handing over -----------------------------------------------------------------------------------------
@@ -310,8 +313,11 @@ def _threes(flat: list[bytes]) -> Any:
     return zip(flat[0::3], flat[1::3], flat[2::3], strict=True)
 
 
-def _unpacked(value: bytes) -> tuple[str, bytes]:
-    """(queue, message) of an in-flight entry."""
+def _unpacked(value: bytes) -> tuple[str, bytes] | None:
+    """Return (queue, message) of an in-flight entry; None for what no fetch has written."""
     size, _, rest = value.partition(b":")
-    queue = rest[: int(size)].decode().partition(SEPARATOR)[0]
+    try:
+        queue = rest[: int(size)].decode().partition(SEPARATOR)[0]
+    except ValueError:
+        return None
     return queue, rest[int(size) :]

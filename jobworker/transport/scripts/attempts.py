@@ -3,12 +3,14 @@
 from jobworker.transport.scripts.common import COMMON
 
 #: KEYS run. ARGV execution, attempt that must not start, ttl (s). Answers "revoked", or how far a worker is:
-#: "running" (it may also only have been fetched) or "finished".
+#: "running" (it may also only have been fetched) or "finished". Also when Redis is full: DEL needs no memory, and what
+#: follows a command that has written is let through.
 REVOKE = (
     COMMON
     + """
 local known, state = record(ARGV[1])
 if known >= tonumber(ARGV[2]) then return state end
+redis.call('DEL', KEYS[1])
 write(ARGV[1], ARGV[2], 'revoked', '-', '-', ARGV[3])
 return 'revoked'
 """

@@ -69,8 +69,13 @@ local function put_aside(list, message, why)
   redis.call('LTRIM', '{keys.POISON}', 0, {keys.MOST_POISON - 1})
 end
 
+-- What is no list of tokens is replaced: a script that stops there would stop at every message of the queue.
 local function ring(queue)
-  if redis.call('LLEN', ready_key(queue)) == 0 then redis.call('LPUSH', ready_key(queue), '1') end
+  local key = ready_key(queue)
+  local tokens = redis.pcall('LLEN', key)
+  if type(tokens) == 'table' then redis.call('DEL', key) end
+  if tokens ~= 0 and type(tokens) ~= 'table' then return end
+  redis.call('LPUSH', key, '1')
 end
 
 -- To the front of its list. What has taken the list's place is left alone, and the message put aside.
@@ -84,10 +89,21 @@ local function give_back(list, message)
   end
 end
 
+-- Nothing, of a text that no fetch has written.
 local function unpacked(value)
-  local colon = string.find(value, ':', 1, true)
-  local last = colon + tonumber(string.sub(value, 1, colon - 1))
-  return string.sub(value, colon + 1, last), string.sub(value, last + 1)
+  local digits, rest = string.match(value, '^(%d+):(.*)$')
+  if not digits or tonumber(digits) > #rest then return end
+  return string.sub(rest, 1, tonumber(digits)), string.sub(rest, tonumber(digits) + 1)
+end
+
+-- A field of a worker's in-flight hash as a number; 0 if it is none. A key of another type gives way.
+local function number_of(key, field)
+  local value = redis.pcall('HGET', key, field)
+  if type(value) == 'table' and value.err then
+    redis.call('RENAME', key, 'jw:aside:' .. key)
+    return 0
+  end
+  return tonumber(value or 0) or 0
 end
 
 local function milliseconds()

@@ -16,7 +16,7 @@ FETCH = (
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'fenced'} end
 if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return {'unknown'} end
 local worker, tag, wanted, starting, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-if tag < tonumber(redis.call('HGET', KEYS[3], '?') or 0) then return {'late'} end
+if tag < number_of(KEYS[3], '?') then return {'late'} end
 local answer, copies, broken, taken = {'ok'}, {}, {}, ' running ' .. worker .. ' '
 local mark = starting > 0 and {'!', tag + starting - 1} or {}
 
@@ -104,7 +104,7 @@ SETTLE = (
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'fenced'} end
 local worker, running_ttl, finished_ttl = ARGV[1], ARGV[2], ARGV[3]
-local number, told = tonumber(ARGV[5]), tonumber(redis.call('HGET', KEYS[2], '#') or 0)
+local number, told = tonumber(ARGV[5]), number_of(KEYS[2], '#')
 local answers, ops, done = {}, {}, {}
 
 local function tell(execution, attempt, kind, data)
@@ -165,6 +165,10 @@ function ops.back(tag, execution, attempt)
   local value = redis.call('HGET', KEYS[2], tag)
   if not value then return 'gone' end
   local list, message = unpacked(value)
+  if not list then
+    done[#done + 1] = tag
+    return 'gone'
+  end
   local ours = execution == '' or release(tag, execution, attempt)
   if ours then give_back(list, message) end
   done[#done + 1] = tag

@@ -11,11 +11,13 @@ MOST_LOSSES = 3
 #: (Redis was away, or everything was), it counts again a full lease later.
 _SILENT = """
 local function silent(watch, workers, lease)
+  redis.call('PEXPIRE', watch, lease * 1000)  -- First, so that the rest is let through when Redis is full.
   local now = milliseconds()
   local seen, from = unpack(redis.call('HMGET', watch, 'seen', 'from'))
-  if not seen or now - tonumber(seen) > lease * 2 / 3 then from = now + lease end
+  seen, from = tonumber(seen or ''), tonumber(from or '')
+  if not seen or not from or now - seen > lease * 2 / 3 then from = now + lease end
   redis.call('HSET', watch, 'seen', now, 'from', from)
-  if now < tonumber(from) then return {} end
+  if now < from then return {} end
   return redis.call('ZRANGEBYSCORE', workers, '-inf', now - lease, 'LIMIT', 0, 10)
 end
 """
@@ -70,11 +72,15 @@ end
 local function is_poison(message)
   local key = '{keys.LOSSES.format(message="")}' .. redis.sha1hex(message)
   redis.call('SET', key, 0, 'EX', ARGV[5], 'NX')
-  return redis.call('INCR', key) >= {MOST_LOSSES}
+  local losses = redis.pcall('INCR', key)
+  if type(losses) == 'number' then return losses >= {MOST_LOSSES} end
+  redis.call('SET', key, 1, 'EX', ARGV[5])  -- What was there was no count.
+  return false
 end
 
 local function back(tag, value, started)
   local list, message = unpacked(value)
+  if not list then return put_aside('', value, 'it is nothing that a worker has fetched') end
   local execution, attempt = attempt_of(message)
   if execution then
     local known, state, owner, token = record(execution)
@@ -92,14 +98,14 @@ local function back(tag, value, started)
   give_back(list, message)
 end
 
-local flat, tags, values = redis.call('HGETALL', KEYS[5]), {{}}, {{}}
-for i = 1, #flat, 2 do
+local flat, tags, values = redis.pcall('HGETALL', KEYS[5]), {{}}, {{}}
+for i = 1, flat.err and 0 or #flat, 2 do
   if tonumber(flat[i]) then tags[#tags + 1] = flat[i] end
   values[flat[i]] = flat[i + 1]
 end
 -- The last one pushed is the next one fetched.
 table.sort(tags, function(one, other) return tonumber(one) > tonumber(other) end)
-local last = tonumber(values['!'] or 0)
+local last = tonumber(values['!'] or 0) or 0
 for _, tag in ipairs(tags) do back(tag, values[tag], tonumber(tag) <= last) end
 redis.call('DEL', KEYS[5])
 return 1

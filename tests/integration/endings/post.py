@@ -69,7 +69,7 @@ class Post:
         """Publish attempt 1 of an execution; limits are options, everything else is a parameter."""
         message = _message(job, queue, options)
         if revoked_before:
-            assert Claims(self.client).revoke(message.execution, message.attempt) is Answer.REVOKED
+            assert Claims(self.client).revoke([(message.execution, message.attempt)]) == [Answer.REVOKED]
         self._publisher.publish([message])
         return message.execution
 

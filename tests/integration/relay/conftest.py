@@ -14,6 +14,7 @@ from jobworker.domain import limits
 from jobworker.domain.events import Event, Kind
 from jobworker.domain.job import Definition, Owner
 from jobworker.relay.dispatch import Dispatcher
+from jobworker.relay.problems import Problems
 from jobworker.relay.record import record
 from jobworker.store import dispatch, executions, jobs, relay_state
 from jobworker.store.database import Database
@@ -50,12 +51,17 @@ class World:
     def another_dispatcher(self, name: str = "relay", feed: int = 100) -> Dispatcher:
         """One that leads from now on, and knows of a worker."""
         ageing = dt.timedelta(seconds=60)
-        made = Dispatcher(self.database, Publisher(self.client), Claims(self.client), self.clock, feed, name, ageing)
+        publisher, claims, problems = Publisher(self.client), Claims(self.client), Problems(self.clock)
+        made = Dispatcher(self.database, publisher, claims, self.clock, feed, name, ageing, problems)
         made.workers = [worker(self.clock.now())]
         with self.database.write() as connection:
-            a_moment_ago = self.clock.now() - dt.timedelta(seconds=1)  # So that others may lead after it.
-            assert relay_state.lead(connection, name, self.clock.now(), a_moment_ago)
+            assert relay_state.lead(connection, name, self.clock.now(), relay_state.get(connection).tenure)
         return made
+
+    def let_others_lead(self) -> None:
+        """No relay leads from now on."""
+        with self.database.write() as connection:
+            relay_state.resign(connection, self.dispatcher.name)
 
     def submit(self, definition: Definition = SEND, **values: Any) -> str:
         """A queued execution of `definition`."""

@@ -21,6 +21,7 @@ class Watched:
 
     def __init__(self, world: World, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.world = world
+        world.let_others_lead()
         self.relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
         self.commits: list[tuple[int, int]] = []
         self.relay.turn()  # It leads, and knows this Redis.

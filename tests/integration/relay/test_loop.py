@@ -26,6 +26,7 @@ class Asleep:
 
 
 def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(world: World, redis_url: str) -> None:
+    world.let_others_lead()
     relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
     asleep = relay._reader = Asleep()  # type: ignore[assignment]
     relay._dispatcher.workers = [worker(world.clock.now())]
@@ -52,6 +53,7 @@ def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(world: World, r
 def test_a_key_of_beat_that_is_of_another_type_stops_nothing(
     world: World, redis_url: str, key: str, provider: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    world.let_others_lead()
     relay = Relay(
         world.database, redis_url, world.clock, Settings.from_environment({"JOBWORKER_SCHEDULING_PROVIDER": provider})
     )

@@ -1,0 +1,65 @@
+"""Content of Redis and SQL that the relay cannot use: logged once, and kept for `/readyz` while it is met."""
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from jobworker.clock import Clock
+from jobworker.telemetry.once import OncePerKey
+
+logger = structlog.get_logger(__name__)
+
+#: A problem that was not met again for so long (s) is gone.
+_KEPT = 600.0
+
+#: Problems that are kept for `/readyz`, and characters of each; the log has all of them.
+_MOST, _LONGEST = 20, 300
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An item that is skipped, or a step that fails; `at` is when it was last met."""
+
+    what: str
+    detail: str
+    at: dt.datetime
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as kept in SQL."""
+        return {"what": self.what, "detail": self.detail, "at": self.at.isoformat()}
+
+
+class Problems:
+    """The problems of one relay. `what` names the item: the key, the row, the step."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._logged = OncePerKey()
+        self._latest: dict[str, Problem] = {}
+
+    def report(self, event: str, what: str, detail: str, item: str = "") -> None:
+        """Log the problem as `event` unless it was logged before, and keep it.
+
+        `item` tells apart what shares one line in `/readyz`, such as the entries of a stream: each is logged.
+        """
+        if self._logged.first(f"{what} {item}", detail):
+            logger.error(event, what=what, **({"item": item} if item else {}), why=detail)
+        self._latest.pop(what, None)
+        self._latest[what] = Problem(what, detail[:_LONGEST], self._clock.now())
+        if len(self._latest) > _MOST:
+            del self._latest[next(iter(self._latest))]
+
+    def solved(self, what: str) -> None:
+        """Forget a problem: if it comes back, it is logged again."""
+        self._logged.forget(f"{what} ")
+        self._latest.pop(what, None)
+
+    def current(self) -> list[Problem]:
+        """Return what was met lately, the latest last."""
+        since = self._clock.now() - dt.timedelta(seconds=_KEPT)
+        for what, problem in list(self._latest.items()):
+            if problem.at < since:
+                self.solved(what)
+        return list(self._latest.values())

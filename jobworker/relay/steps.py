@@ -1,0 +1,69 @@
+"""The steps of a turn and the relay's maintenance tasks: each fails, waits and is tried again by itself.
+
+What ends a turn for all of them is let through: another relay leads, Redis does not answer, or its settings would lose
+work. Whatever else a step raises, a full Redis for instance, is that step's own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import redis
+
+from jobworker.clock import Clock
+from jobworker.domain.errors import Misconfigured
+from jobworker.relay.problems import Problems
+
+#: Pause after a failure (s), doubled up to the second figure.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+
+
+class NotLeading(Exception):
+    """Another relay leads, or has read on meanwhile."""
+
+
+_ENDS_THE_TURN = (NotLeading, redis.ConnectionError, redis.TimeoutError, Misconfigured)
+
+
+@dataclass(slots=True)
+class Step:
+    """Something done in each turn, or every `every` seconds; `run` returns how much it moved, if that matters."""
+
+    name: str
+    run: Callable[[], int | None]
+    every: float = 0.0
+    next_at: float = float("-inf")
+    pause: float = 0.0
+
+
+class Steps:
+    """Runs steps so that one that fails keeps none of the others from running."""
+
+    def __init__(self, clock: Clock, problems: Problems) -> None:
+        self._clock = clock
+        self._problems = problems
+
+    def attempt(self, step: Step) -> int:
+        """Run a step whose time has come; return how much it moved. Raises what ends the turn for all steps."""
+        if self._clock.monotonic() < step.next_at:
+            return 0
+        try:
+            moved = step.run() or 0
+        except _ENDS_THE_TURN:
+            raise
+        except Exception as error:  # noqa: BLE001  what one step meets must not stop the others
+            self._fail(step, error)
+            return 0
+        if step.pause:
+            step.pause = 0.0
+            self._problems.solved(_named(step))
+        step.next_at = self._clock.monotonic() + step.every
+        return moved
+
+    def _fail(self, step: Step, error: Exception) -> None:
+        step.pause = min(step.pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
+        step.next_at = self._clock.monotonic() + max(step.pause, step.every)
+        self._problems.report("step_failed", _named(step), f"{type(error).__name__}: {error}")
+
+
+def _named(step: Step) -> str:
+    return f"step {step.name}"
