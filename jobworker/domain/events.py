@@ -170,12 +170,14 @@ def _check(event: Event) -> None:
     if not _ID.match(event.execution) or not 0 <= event.attempt <= _MOST_ATTEMPTS:
         raise ValueError("execution or attempt is none")
     _ = event.at
-    for name, is_right in _TYPES.items():
-        value = event.data.get(name)
-        if value is not None and not is_right(value):
+    # The names in a report of metadata are the job's own.
+    for name, value in () if event.kind is Kind.METADATA else event.data.items():
+        is_right = _TYPES.get(name)
+        if is_right and value is not None and not is_right(value):
             raise ValueError(f"{name} is of another type or too long")
-    if event.kind in _NAMES_A_WORKER and not event.data.get("worker"):
-        raise ValueError("worker is missing")
+    for name in _REQUIRED.get(event.kind, ()):
+        if event.data.get(name) is None:
+            raise ValueError(f"{name} is missing")
 
 
 def _text(longest: int) -> Callable[[Any], bool]:
@@ -196,6 +198,21 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def _is_string(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return dt.datetime.fromisoformat(value).astimezone(dt.UTC) is not None
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _are_two_integers(value: Any) -> bool:
+    return isinstance(value, list) and [type(each) for each in value] == [int, int]
+
+
 #: The id of an execution, or none.
 _ID = re.compile(r"[0-9A-Za-z-]{0,36}\Z")
 
@@ -206,16 +223,28 @@ _LONGEST_WORKER, _LONGEST_TOKEN = 255, 64
 _TYPES: Mapping[str, Callable[[Any], bool]] = {
     "worker": _text(_LONGEST_WORKER),
     "token": _text(_LONGEST_TOKEN),
-    "code_version": lambda value: isinstance(value, str),
-    "reason": lambda value: isinstance(value, str),
+    "code_version": _is_string,
+    "reason": _is_string,
     "runtime": lambda value: _is_number(value) and abs(value) < _LONGEST_DELAY,
     "delay": lambda value: _is_number(value) and 0 <= value <= _LONGEST_DELAY,
     "error": _is_error,
     "result_file": _is_object,
+    "progress": _is_object,
+    "metadata": _is_object,
+    "schedule": _text(_LONGEST_TOKEN),
+    "at": _is_time,
+    "level": _is_string,
+    "logger": _is_string,
+    "dropped": _are_two_integers,
 }
 
-#: Reports that are about the worker that they name.
-_NAMES_A_WORKER = frozenset({Kind.WORKER_LOST})
+#: What the data of a report have to have.
+_REQUIRED: Mapping[Kind, tuple[str, ...]] = {
+    Kind.WORKER_LOST: ("worker",),
+    Kind.DUE: ("schedule", "at"),
+    Kind.LOG: ("level", "logger", "message", "at"),
+    Kind.LOG_CUT: ("dropped",),
+}
 
 
 def to_move(event: Event) -> Move:

@@ -165,6 +165,7 @@ class Relay:
         if isinstance(error, redis.RedisError):
             logger.warning("redis_away", error=str(error), next_try_in=pause)
             self._watch.redis_was_away()
+            self._watch.redis_refused()
             self._checked = False  # What comes back may be another server.
         elif isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError):
             logger.warning("database_away", error=str(error.orig), next_try_in=pause)

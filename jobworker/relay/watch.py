@@ -81,8 +81,8 @@ class Watch:
         self._project = self._projector.run if followed else self._projector.empty
         #: Before anything is read or trimmed: what was read before the data were lost says nothing about what is there.
         self._epoch = Step("epoch", self.check_epoch, 1.0)
+        self._foreign_keys = Step("foreign_keys", self.set_foreign_keys_aside, _TYPES_EVERY)
         self._tasks = [
-            Step("foreign_keys", self.set_foreign_keys_aside, _TYPES_EVERY),
             Step("workers", self.look_for_workers, min(1.0, settings.heartbeat_interval)),
             Step("lost_attempts", self.look_for_lost_attempts, settings.worker_lease),
             Step("declined_messages", self._dispatcher.publish_declined, _DECLINED_EVERY),
@@ -99,13 +99,18 @@ class Watch:
         self._tasks.append(Step(name, run, every))
 
     def run_first(self) -> None:
-        """Notice that Redis lost its data, before its streams are read."""
+        """Notice that Redis lost its data, or holds what keeps its streams from being read, before they are read."""
         self._steps.attempt(self._epoch)
+        self._steps.attempt(self._foreign_keys)
 
     def run_due(self) -> None:
         """Run the tasks whose time has come. Raises `redis.RedisError` when Redis does not answer."""
         for task in self._tasks:
             self._steps.attempt(task)
+
+    def redis_refused(self) -> None:
+        """Look for foreign keys at once: they may be why Redis has refused a command."""
+        self._foreign_keys.next_at = float("-inf")
 
     def redis_was_away(self) -> None:
         """Heartbeats could not arrive either: no attempt is believed lost before a full lease has passed."""

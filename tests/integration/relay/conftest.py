@@ -142,3 +142,10 @@ def world(database: Database, redis_url: str, clock: ManualClock) -> Iterator[Wo
     """Once on SQLite and once on PostgreSQL."""
     with contextlib.closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
         yield World(database, client, clock)
+
+
+@pytest.fixture
+def sqlite_world(sqlite_database: Database, redis_url: str, clock: ManualClock) -> Iterator[World]:
+    """On SQLite, for tests in which only Redis matters."""
+    with contextlib.closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
+        yield World(sqlite_database, client, clock)

@@ -1,0 +1,91 @@
+"""Of two relays one leads, whatever the clocks of their hosts say and however alike their processes are."""
+
+import datetime as dt
+
+import pytest
+
+from jobworker.clock import ManualClock
+from jobworker.domain import events
+from jobworker.domain.events import Kind
+from jobworker.domain.execution import State
+from jobworker.relay.leadership import SILENT_AFTER
+from jobworker.relay.loop import Relay
+from jobworker.relay.read import Batch, Offsets, Reader
+from jobworker.relay.steps import NotLeading
+from jobworker.settings import Settings
+from jobworker.transport import keys
+from tests.conftest import NOW
+from tests.integration.relay.conftest import World
+
+
+class Hurried(Reader):
+    """Waits for nothing: the hands of these clocks are turned by the test."""
+
+    def read(self, offsets: Offsets, wait: float) -> Batch:
+        return super().read(offsets, 0.001)
+
+
+class Host:
+    """A host with a relay and a clock of its own. All have the same name and process id, like containers may."""
+
+    def __init__(self, world: World, redis_url: str, ahead: dt.timedelta) -> None:
+        self.clock = ManualClock(NOW + ahead)
+        self.relay = Relay(world.database, redis_url, self.clock, Settings.from_environment({}))
+        self.relay._reader = Hurried(self.relay._client, self.relay._problems)
+
+    def leads(self) -> bool:
+        """Whether its relay leads after another turn."""
+        try:
+            self.relay.turn()
+        except NotLeading:
+            self.relay._offsets = None  # As `run` does.
+            return False
+        return True
+
+
+@pytest.fixture(
+    params=[dt.timedelta(hours=-1), dt.timedelta(), dt.timedelta(hours=1)], ids=["behind", "alike", "ahead"]
+)
+def hosts(request: pytest.FixtureRequest, world: World, redis_url: str) -> tuple[Host, Host]:
+    """Two hosts; the clock of the second one is an hour behind, right, or an hour ahead."""
+    world.let_others_lead()
+    return Host(world, redis_url, dt.timedelta()), Host(world, redis_url, request.param)
+
+
+def pass_time(seconds: float, *hosts: Host) -> None:
+    for host in hosts:
+        host.clock.advance(seconds)
+
+
+def test_a_leader_that_lives_is_not_replaced(hosts: tuple[Host, Host]) -> None:
+    leader, other = hosts
+    assert leader.leads()
+    for _ in range(20):
+        pass_time(1, leader, other)
+        assert leader.leads()
+        assert not other.leads()
+
+
+def test_a_dead_leader_is_replaced_within_seconds(hosts: tuple[Host, Host]) -> None:
+    leader, other = hosts
+    assert leader.leads()
+    assert not other.leads()
+    waited = 0.0
+    while not other.leads():
+        pass_time(0.5, other)
+        waited += 0.5
+    assert waited == SILENT_AFTER
+
+
+def test_a_frozen_leader_that_wakes_up_writes_nothing(hosts: tuple[Host, Host], world: World) -> None:
+    leader, other = hosts
+    execution = world.submit()
+    assert leader.leads()
+    assert not other.leads()
+    pass_time(SILENT_AFTER, other)
+    assert other.leads()
+    world.client.xadd(keys.EVENTS, events.encode(Kind.SUCCEEDED, execution, 1, {"result": 1}))  # type: ignore[arg-type]
+    assert not leader.leads()
+    assert world.get(execution).state is State.QUEUED
+    assert other.leads()
+    assert world.get(execution).state is State.SUCCEEDED

@@ -1,0 +1,268 @@
+"""Redis holds what no version of JobWorker wrote: it is skipped and reported once, and everything else goes on."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+import structlog
+from structlog.testing import capture_logs
+
+from jobworker.domain import events
+from jobworker.domain.events import Kind
+from jobworker.domain.execution import State
+from jobworker.relay import watch
+from jobworker.relay.loop import Relay
+from jobworker.relay.read import Batch, Offsets, Reader
+from jobworker.settings import Settings
+from jobworker.store import relay_state, workers
+from jobworker.transport import keys
+from jobworker.transport.publisher import lists_of
+from jobworker.transport.registry import Unreadable
+from tests.conftest import NOW
+from tests.integration.relay.conftest import SEND, World
+
+Log = list[structlog.typing.EventDict]
+
+_DEEP = "[" * 50_000
+
+#: JSON values of every type, and some that are hard to keep.
+VALUES: tuple[Any, ...] = (
+    None, True, 0, -1, 2**70, 1.5, -1e300, "", "text", "x" * 5000, "2026-99-99", [], [1], [[]], [None, None], {},
+    {"a": {}},
+)  # fmt: skip
+
+#: Texts that are no JSON, or none that was meant.
+TEXTS = ("", "garbage", "{", "[1]", "[[1]]", "{}", '"text"', "null", "1e400", "NaN", '{"worker": 1}', _DEEP)
+
+#: What the data of events may have, by any kind.
+FIELDS = (
+    "worker", "token", "code_version", "runtime", "result", "result_file", "error", "reason", "delay", "snoozed",
+    "timed_out", "by", "at", "task", "queue", "priority", "correlation_id", "args", "kwargs", "embedded", "message",
+    "schedule", "done", "total", "level", "logger", "dropped", "progress", "metadata",
+)  # fmt: skip
+
+
+class Hurried(Reader):
+    """Waits for nothing: the test turns the clock."""
+
+    def read(self, offsets: Offsets, wait: float) -> Batch:
+        return super().read(offsets, 0.001)
+
+
+class Running:
+    """A relay at work, with an execution whose end shows that it still is."""
+
+    def __init__(self, world: World, redis_url: str) -> None:
+        self.world = world
+        world.let_others_lead()
+        self.relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
+        self.relay._reader = Hurried(self.relay._client, self.relay._problems)
+        self.relay.turn()
+
+    @property
+    def client(self) -> redis.Redis:
+        return self.world.client
+
+    def report(self, execution: str, kind: str = Kind.SUCCEEDED, attempt: int = 1, **data: Any) -> None:
+        """A report as a worker writes it, or not."""
+        fields = {"kind": kind, "execution": execution, "attempt": str(attempt), "data": json.dumps(data)}
+        self.client.xadd(keys.EVENTS, fields)  # type: ignore[arg-type]
+
+    def turns(self, count: int = 6) -> None:
+        """Let it work for some seconds. What a turn meets must not come out of it."""
+        for _ in range(count):
+            self.relay.turn()
+            self.world.clock.advance(1)
+
+    def works(self) -> bool:
+        """Whether an end that is reported now is recorded."""
+        execution = self.world.submit()
+        self.report(execution, result="ok")
+        self.turns()
+        return self.world.get(execution).state is State.SUCCEEDED
+
+    def problems(self) -> dict[str, str]:
+        """What `/readyz` is told."""
+        with self.world.database.read() as connection:
+            return {problem["what"]: problem["detail"] for problem in relay_state.problems(connection)}
+
+
+@pytest.fixture
+def running(sqlite_world: World, redis_url: str) -> Running:
+    return Running(sqlite_world, redis_url)
+
+
+@pytest.fixture
+def anywhere(world: World, redis_url: str) -> Running:
+    """On both databases: they do not refuse the same values."""
+    return Running(world, redis_url)
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    with capture_logs() as lines:
+        yield lines
+
+
+def put(client: redis.Redis, key: str, kind: str, text: str = "garbage") -> None:
+    """Something of this type in the place of `key`."""
+    client.delete(key)
+    writers: dict[str, Callable[[], object]] = {
+        "string": lambda: client.set(key, text),
+        "list": lambda: client.lpush(key, text),
+        "hash": lambda: client.hset(key, "field", text),
+        "set": lambda: client.sadd(key, text),
+        "zset": lambda: client.zadd(key, {text or "-": 1}),
+        "stream": lambda: client.xadd(key, {"field": text}),
+    }
+    writers[kind]()
+
+
+def announce(client: redis.Redis, *queues: str, **odd: Any) -> None:
+    """A live worker w8 that serves these queues; `odd` is what else it says of itself."""
+    told = {"worker": "w8", "host": "h", "pid": 1, "pool": "p", "concurrency": 1, "queues": queues, "catalogue": "d"}
+    tasks = [SEND.task]
+    more = {"tasks": tasks, "code_version": "v" * 71, "started_at": "2026-03-02T12:00:00+00:00"}
+    client.zadd(keys.WORKERS, {"w8": 10**14})
+    client.set(keys.WORKER.format(worker="w8"), json.dumps({**told, **more, **odd}))
+
+
+_TYPES = ("string", "list", "hash", "set", "zset", "stream")
+
+
+@pytest.mark.parametrize("key", [keys.EPOCH, keys.EVENTS, keys.LOGS, keys.WAKE, keys.WORKERS, keys.POISON, keys.WATCH])
+def test_a_key_of_any_type_and_content_stops_nothing(running: Running, key: str, log: Log) -> None:
+    for kind in _TYPES:
+        put(running.client, key, kind)
+        try:
+            running.turns()
+        except redis.RedisError as error:  # As `run` does: what Redis refuses may end a turn, and the next one goes on.
+            running.relay._note_failure(error, 0)
+            running.turns(1)
+        assert running.works(), kind
+    aside = [line["what"] for line in log if line["event"] == "redis_key_set_aside"]
+    assert set(aside) == {f"redis key {key}"}
+
+
+@pytest.mark.parametrize(
+    "pattern", [keys.WORKER, keys.RUNNING, keys.CATALOGUE, keys.FENCE, keys.ORDERS, keys.INFLIGHT, keys.RUN, keys.READY]
+)
+def test_a_key_of_one_worker_execution_or_queue_stops_nothing(running: Running, pattern: str, log: Log) -> None:
+    name = pattern.format(worker="w9", digest="d", execution="e", queue="default")
+    for kind, text in [*((kind, "garbage") for kind in _TYPES), *(("string", text) for text in TEXTS)]:
+        running.client.zadd(keys.WORKERS, {"w9": 10**14})
+        announce(running.client, "default")
+        running.relay._watch._seen_catalogues.clear()
+        put(running.client, name, kind, text)
+        running.turns(3)
+    assert running.works()
+    reported = [line for line in log if line["event"] == "redis_key_unreadable"]
+    again = [one for one, next_one in itertools.pairwise(reported) if one == next_one]
+    assert not again, "each is reported once"
+    if pattern in (keys.WORKER, keys.CATALOGUE):
+        assert f"redis key {name}" in {line["what"] for line in reported}
+
+
+def test_announcements_with_values_of_other_types_are_left_out(running: Running) -> None:
+    names = (
+        "worker",
+        "host",
+        "pid",
+        "pool",
+        "concurrency",
+        "queues",
+        "tasks",
+        "catalogue",
+        "code_version",
+        "started_at",
+    )
+    seen: list[Unreadable] = []
+    for name, value in itertools.product(names, VALUES):
+        announce(running.client, "default", **{name: value})
+        for announcement in running.relay._watch._registry.announcements(seen.append):
+            assert watch._row(announcement, NOW)
+    assert {each.key for each in seen} == {keys.WORKER.format(worker="w8")}
+    assert all(each.why.startswith("it is no announcement of a worker: ") for each in seen)
+    running.turns(2)
+    assert running.works()
+
+
+def test_what_a_worker_runs_is_left_out_if_it_is_none(running: Running) -> None:
+    seen: list[Unreadable] = []
+    for worker, text in zip("abcdefghijkl", TEXTS, strict=True):
+        running.client.zadd(keys.WORKERS, {worker: 10**14})
+        running.client.set(keys.RUNNING.format(worker=worker), text)
+    running.client.zadd(keys.WORKERS, {"w8": 10**14})
+    running.client.set(keys.RUNNING.format(worker="w8"), '[["e", 1]]')
+    assert running.relay._watch._registry.running(seen.append) == {("e", 1)}
+    assert len(seen) == len(TEXTS) - 2, "an empty text and an empty object say nothing"
+
+
+def test_a_worker_whose_code_version_is_an_image_digest_is_known(anywhere: Running) -> None:
+    announce(anywhere.client, "default", code_version="sha256:" + "0" * 64)
+    anywhere.turns(2)
+    with anywhere.world.database.read() as connection:
+        [row] = workers.live(connection)
+    assert row.code_version == "sha256:" + "0" * 57
+
+
+@pytest.mark.parametrize("kind", [*Kind, "unheard_of"])
+def test_events_with_values_of_other_types_are_skipped_one_by_one(anywhere: Running, kind: str, log: Log) -> None:
+    running = anywhere
+    execution = running.world.submit()
+    for name, value in itertools.product(FIELDS, VALUES):
+        running.report(execution, kind, attempt=2, **{name: value})
+    for text in TEXTS:
+        running.client.xadd(keys.EVENTS, {"kind": kind, "execution": execution, "attempt": "1", "data": text})
+    for odd in (
+        {"kind": kind},
+        {"attempt": "x"},
+        {"attempt": str(2**80)},
+        {"execution": "\0"},
+        {"execution": "e" * 300},
+    ):
+        running.client.xadd(keys.EVENTS, {"kind": kind, "execution": execution, "attempt": "1", "data": "{}", **odd})
+    assert running.works()
+    unreadable = [line for line in log if line["event"] == "event_unreadable"]
+    assert unreadable, "some of these are nonsense for every kind"
+    assert len(unreadable) == len({line.get("item") or line["event_id"] for line in unreadable}), (
+        "each is reported once"
+    )
+    assert f"redis key {keys.EVENTS}" in running.problems()
+
+
+def test_log_lines_with_values_of_other_types_are_skipped_one_by_one(running: Running, log: Log) -> None:
+    execution = running.world.submit()
+    right = {"level": "INFO", "logger": "l", "message": "m", "at": "2026-03-02T12:00:00+00:00", "dropped": [1, 1]}
+    for kind, name, value in itertools.product((Kind.LOG, Kind.LOG_CUT), right, VALUES):
+        fields = events.encode(kind, execution, 1, {**right, name: value})
+        running.client.xadd(keys.LOGS, fields)  # type: ignore[arg-type]
+    running.client.xadd(keys.LOGS, {"nothing": "of it"})
+    assert running.works()
+    assert [line for line in log if line["event"] == "event_unreadable"]
+
+
+def test_a_queue_whose_list_is_something_else_keeps_no_other_from_being_served(running: Running) -> None:
+    put(running.client, lists_of("critical")[1], "string")
+    announce(running.client, "critical", "background")
+    stuck, going = running.world.submit(queue="critical"), running.world.submit(queue="background")
+    running.turns()
+    problems = running.problems()
+    assert any("critical" in what for what in problems), problems
+    assert running.world.get(stuck).dispatched_at is None
+    assert running.world.get(going).dispatched_at is not None
+
+
+def test_what_is_gone_is_no_problem_any_more(running: Running, log: Log) -> None:
+    running.client.zadd(keys.WORKERS, {"w9": 10**14})
+    running.client.set(keys.WORKER.format(worker="w9"), "garbage")
+    running.turns(3)
+    assert list(running.problems()) == ["redis key jw:worker:w9"]
+    running.client.delete(keys.WORKER.format(worker="w9"))
+    running.turns(3)
+    running.world.clock.advance(1000)
+    running.turns(3)
+    assert running.problems() == {}
