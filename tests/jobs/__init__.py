@@ -32,6 +32,13 @@ def noop(context: Context, number: int = 0) -> int:
 
 
 @job
+def echo(value: str) -> str:
+    """Return what was given."""
+    note("echo")
+    return value
+
+
+@job
 def hold(seconds: float) -> str:
     """Keep a slot busy."""
     note("start")

@@ -1,0 +1,106 @@
+"""Redis is full: the relay records and makes room, cancels, and goes on; workers keep their reports until there is some."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from jobworker.clock import ManualClock
+from jobworker.domain import events
+from jobworker.domain.events import Kind
+from jobworker.domain.execution import State
+from jobworker.relay.loop import Relay
+from jobworker.relay.read import Batch, Offsets, Reader
+from jobworker.settings import Settings
+from jobworker.store import relay_state
+from jobworker.store.database import Database
+from jobworker.transport import keys
+from tests.engine import Engine
+from tests.integration.relay.conftest import SEND, World
+from tests.servers import RedisServer
+from tests.waiting import until
+
+
+class Hurried(Reader):
+    """Waits for nothing: the test turns the clock."""
+
+    def read(self, offsets: Offsets, wait: float) -> Batch:
+        return super().read(offsets, 0.001)
+
+
+@pytest.fixture
+def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
+    return own_redis()
+
+
+@pytest.fixture
+def own_world(sqlite_database: Database, server: RedisServer, clock: ManualClock) -> Iterator[World]:
+    with server.client() as client:
+        yield World(sqlite_database, client, clock)
+
+
+@pytest.fixture
+def relay(own_world: World, server: RedisServer) -> Relay:
+    """One that leads, with a worker that can run everything."""
+    own_world.let_others_lead()
+    relay = Relay(own_world.database, server.url, own_world.clock, Settings.from_environment({}))
+    relay._reader = Hurried(relay._client, relay._problems)
+    relay.turn()
+    own_world.client.zadd(keys.WORKERS, {"w1": 10**14})
+    return relay
+
+
+def set_limit(client: redis.Redis, megabytes: float) -> None:
+    """0: no limit. The smallest one is full at once."""
+    client.config_set("maxmemory", int(megabytes * 1024 * 1024))
+
+
+def test_reports_are_recorded_and_trimmed_and_cancellations_carried_out(own_world: World, relay: Relay) -> None:
+    running, queued = own_world.submit(), own_world.submit()
+    own_world.cancel(queued)
+    for kind in (Kind.RUNNING, Kind.SUCCEEDED):
+        fields = events.encode(kind, running, 1, {"worker": "w1", "token": "1", "result": 1})
+        own_world.client.xadd(keys.EVENTS, fields)  # type: ignore[arg-type]
+    with own_world.database.read() as connection:
+        before = relay_state.get(connection)
+    set_limit(own_world.client, 0.001)
+    for _ in range(5):
+        own_world.clock.advance(2)
+        relay.turn()
+    assert own_world.get(running).state is State.SUCCEEDED
+    assert own_world.get(queued).state is State.CANCELLED
+    assert own_world.client.xlen(keys.EVENTS) <= 1
+    with own_world.database.read() as connection:
+        assert relay_state.get(connection).renewals > before.renewals, "it still leads"
+
+
+def test_what_could_not_be_published_goes_out_when_there_is_room(own_world: World, relay: Relay) -> None:
+    set_limit(own_world.client, 0.001)
+    executions = own_world.submit_many(SEND, 50)
+    relay._dispatcher.workers = own_world.dispatcher.workers
+    for _ in range(3):
+        relay._send()
+        own_world.clock.advance(10)
+    assert own_world.published() == set()
+    [problem] = relay._problems.current()
+    assert (problem.what, problem.detail[:16]) == ("step dispatch", "OutOfMemoryError")
+    set_limit(own_world.client, 0)
+    relay._send()
+    own_world.clock.advance(10)
+    for _ in range(60):
+        own_world.clock.advance(1)
+        relay._send()
+    assert own_world.published() == set(executions)
+    assert sorted(own_world.waiting()) == sorted(executions)
+
+
+def test_jobs_that_need_more_room_than_there_is_all_run_once(engine: Engine, own_server: RedisServer) -> None:
+    """Messages and results are many times what Redis has room for."""
+    engine.start()
+    with own_server.client() as client:
+        used = int(client.info("memory")["used_memory"])
+        set_limit(client, used / 1024 / 1024 + 3)
+        executions = [key for _ in range(6) for key in engine.submit("echo", 50, value="x" * 30_000)]
+        until(lambda: all(engine.get(key).state is State.SUCCEEDED for key in executions), within=100, every=0.5)
+        assert int(client.info("memory")["used_memory"]) < used + 6 * 1024 * 1024
+    assert {engine.get(key).attempt for key in executions} == {1}
