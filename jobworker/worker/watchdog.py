@@ -14,9 +14,14 @@ import structlog
 from celery.worker import state
 
 from jobworker.clock import Clock
+from jobworker.transport import keys
 from jobworker.transport.publisher import lists_of
+from jobworker.transport.scripts.common import IS_BEHIND
 
 logger = structlog.get_logger(__name__)
+
+#: KEYS events stream. Answers 1 if the relay is behind, else nothing.
+_IS_BEHIND = IS_BEHIND + "return is_behind(KEYS[1])"
 
 
 class Watchdog:
@@ -39,7 +44,7 @@ class Watchdog:
     def look(self) -> None:
         """End the worker if it has taken nothing for too long. Raises `redis.RedisError`."""
         taken, now = sum(state.total_count.values()), self._clock.monotonic()
-        if taken != self._taken or not self._has_room() or not self._is_work_waiting():
+        if taken != self._taken or not self._has_room() or not self._is_work_waiting() or self._is_held_back():
             self._taken, self._since = taken, now
         elif now - self._since > self._patience:
             logger.error("worker_takes_nothing", seconds=round(now - self._since), why="work waits and a slot is free")
@@ -56,6 +61,10 @@ class Watchdog:
 
     def _has_room(self) -> bool:
         return len(state.reserved_requests) < (self._consumer.pool.num_processes or 1)
+
+    def _is_held_back(self) -> bool:
+        """Whether nothing new is begun because the relay is behind."""
+        return bool(self._client.eval(_IS_BEHIND, 1, keys.EVENTS))
 
     def _is_work_waiting(self) -> bool:
         consumer = self._consumer.task_consumer

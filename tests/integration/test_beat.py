@@ -209,6 +209,20 @@ def test_a_large_backlog_is_done_in_batches(beat: Scheduler, schedule: Schedule)
     assert len(set(schedule.reported())) == BATCH + 1
 
 
+def test_nothing_is_reported_while_the_relay_is_behind_and_once_later(beat: Scheduler, schedule: Schedule) -> None:
+    oldest = schedule.now - dt.timedelta(hours=5)
+    schedule.add("s1", EVERY_10_MINUTES, oldest)
+    fill = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'kind', 'log') end"
+    schedule.client.eval(fill, 1, keys.EVENTS, 100_001)
+    for _ in range(3):
+        assert beat.tick() > 0
+    assert schedule.client.xlen(keys.EVENTS) == 100_001
+    schedule.client.delete(keys.EVENTS)
+    for _ in range(3):
+        beat.tick()
+    assert schedule.reported() == [("s1", oldest)]
+
+
 def test_only_one_leads(beat: Scheduler, other_beat: Scheduler, schedule: Schedule) -> None:
     beat.tick()
     schedule.add("s1", HOURLY, schedule.now - MINUTE)

@@ -163,7 +163,7 @@ class Scheduler(RedBeatScheduler):
     def _turn(self) -> float:
         lock_ms = int(self.lock_timeout * 1000)
         answer = self._read(
-            keys=[self.leader_key, entries.SCHEDULE_KEY, keys.BEAT],
+            keys=[self.leader_key, entries.SCHEDULE_KEY, keys.BEAT, keys.EVENTS],
             args=[self._token, lock_ms, self.name, BATCH],
         )
         self._note_role(answer is not None)

@@ -5,6 +5,8 @@ still had in hand counts. Two beats at once therefore never report the same occu
 Time is Redis's own (TIME), never a host's.
 """
 
+from jobworker.transport.scripts.common import IS_BEHIND
+
 #: The definition of an entry, "" if there is none or the key holds something else.
 _DEFINITION = """
 local function definition_of(key)
@@ -13,11 +15,13 @@ local function definition_of(key)
 end
 """
 
-#: KEYS lock, schedule, beat. ARGV token, lock ttl (ms), name of this beat, most entries to answer.
-#: Takes or extends the lock, notes the tick, and reads what is due.
+#: KEYS lock, schedule, beat, events stream. ARGV token, lock ttl (ms), name of this beat, most entries to answer.
+#: Takes or extends the lock, notes the tick, and reads what is due; nothing while the relay is behind with events: what
+#: is due stays so, and one report of each is enough later.
 #: Answers nothing if another beat leads, else {now (s), score that follows or "", {{key, score, definition}, …}}.
 READ = (
-    _DEFINITION
+    IS_BEHIND
+    + _DEFINITION
     + """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then
@@ -31,7 +35,8 @@ local now = time[1] .. '.' .. string.format('%06d', time[2])
 redis.call('HSET', KEYS[3], 'leader', ARGV[3],
            'tick_ms', string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
 redis.call('PEXPIRE', KEYS[3], ARGV[2])
-local due = redis.call('ZRANGEBYSCORE', KEYS[2], 0, now, 'WITHSCORES', 'LIMIT', 0, ARGV[4])
+local due = {}
+if not is_behind(KEYS[4]) then due = redis.call('ZRANGEBYSCORE', KEYS[2], 0, now, 'WITHSCORES', 'LIMIT', 0, ARGV[4]) end
 local entries = {}
 for i = 1, #due, 2 do
   entries[#entries + 1] = {due[i], due[i + 1], definition_of(due[i])}

@@ -38,6 +38,9 @@ _FETCH_SHA = hashlib.sha1(FETCH.encode(), usedforsecurity=False).hexdigest()
 #: Pause before a Redis that refused is asked again (s).
 _PAUSE = 0.5
 
+#: Pause before asking again while the relay is behind (s).
+_BEHIND_PAUSE = 2.0
+
 
 class QoS(virtual.QoS):
     """What Celery acknowledges goes to the mailbox; nothing is kept here."""
@@ -171,6 +174,11 @@ class Channel(kombu_redis.Channel):
         if said == b"unknown":
             self.pause(_PAUSE)
             self.announce()
+            return
+        if said == b"behind":
+            logger.warning("relay_is_behind", hint="nothing new is begun until a relay has read the events")
+            self._next = "messages"
+            self.pause(_BEHIND_PAUSE)
             return
         taken = [(tag.decode(), queue.decode(), raw) for tag, queue, raw in _threes(entries)]
         self._next = "messages" if len(taken) == self._wanted else "token"

@@ -6,6 +6,18 @@ from jobworker.transport import keys
 PRIORITY_STEPS = (0, 3, 6, 9)
 SEPARATOR = "\x06\x16"
 
+#: Beyond so many events, or so many and more bytes of them, the relay is far behind or away: nothing new is begun.
+_MOST_EVENTS, _MANY_EVENTS, _MOST_BYTES = 100_000, 10_000, 256 * 1024 * 1024
+
+#: Lua. Whether the stream of events has grown so large that it must not grow further.
+IS_BEHIND = f"""
+local function is_behind(events)
+  local length = redis.pcall('XLEN', events)
+  if type(length) == 'table' or length <= {_MANY_EVENTS} then return false end
+  return length > {_MOST_EVENTS} or redis.call('MEMORY', 'USAGE', events, 'SAMPLES', 5) > {_MOST_BYTES}
+end
+"""
+
 #: Lua. A run record is "<attempt> <state> <worker> <token>".
 COMMON = f"""
 local function run_key(execution) return '{keys.RUN.format(execution="")}' .. execution end

@@ -1,20 +1,23 @@
 """How a worker gets messages, and how it gets rid of them."""
 
-from jobworker.transport.scripts.common import COMMON
+from jobworker.transport.scripts.common import COMMON, IS_BEHIND
 
 #: KEYS fence, workers set, in-flight hash, events stream. ARGV worker, first tag, how many, how many of them may start
 #: at once, ttl of a record (s), then (queue, share) of each queue in the order of preference. Moves messages into the
 #: in-flight hash: of each queue its share, urgent ones first, then whatever there is. Each attempt is marked as taken;
 #: a copy of one that is taken or over is dropped. Answers {"ok", tag, queue, message, …}, {"fenced"}, {"unknown"}
-#: (announce yourself first) or {"late"} (the worker does not wait for this answer any more: see `ADOPT`). A queue in
-#: which something remains keeps a token, so that one more worker wakes up. The field "!" of the in-flight hash is the
-#: last tag that may start; what comes after it certainly has not. What leaves a list is in the hash before anything
+#: (announce yourself first), {"late"} (the worker does not wait for this answer any more: see `ADOPT`) or {"behind"}
+#: (a relay has to read events before anything new is begun). A queue in which something remains keeps a token, so that
+#: one more worker wakes up. The field "!" of the in-flight hash is the last tag that may start; what comes after it
+#: certainly has not. What leaves a list is in the hash before anything
 #: else is done with it: whatever stops the script loses nothing.
 FETCH = (
     COMMON
+    + IS_BEHIND
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'fenced'} end
 if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return {'unknown'} end
+if is_behind(KEYS[4]) then return {'behind'} end
 local worker, tag, wanted, starting, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 if tag < number_of(KEYS[3], '?') then return {'late'} end
 local answer, copies, broken, taken = {'ok'}, {}, {}, ' running ' .. worker .. ' '

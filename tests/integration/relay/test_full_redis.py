@@ -1,4 +1,4 @@
-"""Redis is full: the relay records and makes room, cancels, and goes on; workers keep their reports until there is some."""
+"""Redis is full: the relay records, makes room and cancels; workers keep their reports until there is room."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,0 +1,22 @@
+"""The relay is away for long: the stream of events stops growing, and what was held back runs later."""
+
+from jobworker.transport import keys
+from tests.integration.transport.yard import Yard
+from tests.waiting import until
+
+#: So short that a worker's grace, four leases, passes within the test.
+_LEASE = "1"
+
+_FILL = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'kind', 'due', 'execution', '', 'attempt', 0) end"
+
+
+def test_workers_begin_nothing_new_until_events_are_read(yard: Yard) -> None:
+    for count in (50_000, 50_001):
+        yard.client.eval(_FILL, 1, keys.EVENTS, count)
+    worker = yard.worker("--pool", "threads", JOBWORKER_WORKER_LEASE=_LEASE)
+    executions = yard.publish(count=5)
+    until(lambda: yard.engine.log(worker).count("relay_is_behind") >= 3, what="a worker that waits for the relay")
+    worker.must_live()
+    assert yard.client.xlen(keys.EVENTS) == 100_001
+    yard.client.xtrim(keys.EVENTS, maxlen=0)
+    yard.all_done_of(executions)
