@@ -1,6 +1,7 @@
 """Batches and workflows: how they stand, when they are complete, and what follows; exactly once."""
 
 import threading
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -202,6 +203,28 @@ def test_cancelling_a_batch_ends_what_waits_and_stops_the_rest(house: Household)
     assert [each.id for each in asked] == [ids[0]]
     assert (row.completed_at, row.completion_id) == (house.clock.now(), None)
     assert row.problem == "the on-complete job was not started, because the batch was cancelled"
+
+
+def test_many_cancelled_batches_take_one_transaction_and_none_when_all_is_asked(
+    house: Household, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = [house.batch(Submission(job="load"), Submission(job="load")) for _ in range(5)]
+    for batch_id, _ in running:
+        batches.cancel(house.database, house.clock, batch_id, "ann")
+    transactions: list[object] = []
+    write = house.database.write
+
+    def counted() -> AbstractContextManager[sa.Connection]:
+        transactions.append(None)
+        return write()
+
+    monkeypatch.setattr(house.database, "write", counted)
+    releases = Releases(house.database, house.clock)
+    releases.cancel_batches()
+    assert len(transactions) == 1
+    assert {house.get(each).cancel_requested_by for _, executions in running for each in executions} == {"ann"}
+    releases.cancel_batches()
+    assert len(transactions) == 1, "everything is asked to stop: nothing is left to write"
 
 
 def test_a_batch_that_is_complete_or_not_there_cannot_be_cancelled(house: Household) -> None:

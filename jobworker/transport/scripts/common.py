@@ -28,7 +28,7 @@ local function ready_key(queue) return '{keys.READY.format(queue="")}' .. queue 
 local function read(text)
   if type(text) ~= 'string' then return -1, '', '', '' end
   local attempt, state, worker, token = string.match(text, '^(%d+) (%a+) (%S+) (%S+)$')
-  if not attempt then return -1, '', '', '' end
+  if state ~= 'running' and state ~= 'finished' and state ~= 'revoked' then return -1, '', '', '' end
   return tonumber(attempt), state, worker, token
 end
 

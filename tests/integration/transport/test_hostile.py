@@ -19,7 +19,7 @@ def _spoil(yard: Yard, execution: str, how: str) -> None:
         yard.client.set(name, how)
 
 
-@pytest.mark.parametrize("how", ["a hash", "nonsense", "", "1 running"])
+@pytest.mark.parametrize("how", ["a hash", "nonsense", "", "1 running", "1 paused w 1"])
 def test_records_that_are_none_keep_nobody_from_running(yard: Yard, how: str) -> None:
     messages = [yard.message() for _ in range(20)]
     for message in messages[::3]:
