@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from jobworker.settings import Settings
 from jobworker.store import migrate
-from jobworker.store.database import Database
+from jobworker.store.database import PATIENT, Database
 from jobworker.telemetry import logging
 from jobworker.up import running
 
@@ -27,7 +27,7 @@ def prepare() -> Settings:
 def database(found: Settings) -> Iterator[Database]:
     """The database, if it has the schema of this code; raises `Misconfigured` otherwise."""
     migrate.require(found.database_url)
-    opened = Database(found.database_url)
+    opened = Database(found.database_url, PATIENT)
     try:
         migrate.check(opened)
         yield opened
