@@ -19,7 +19,7 @@ from jobworker.clock import Clock, SystemClock
 from jobworker.domain.errors import DatabaseBusy, Misconfigured
 from jobworker.store.file_lock import FileLock
 from jobworker.store.group_commit import Answer, GroupCommit
-from jobworker.store.write_ahead_log import WriteAheadLog
+from jobworker.store.write_ahead_log import WRITERS_HELP_ABOVE, WriteAheadLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +94,11 @@ class Database:
         if self.is_sqlite:
             path = self._sqlite_path()
             self._reader, self._writer = self._open_sqlite()
-            self._lock = FileLock(Path(f"{path}.lock"), self._clock)
+            self._lock = FileLock(Path(f"{path}.lock"), self._clock, patience.lock)
             self._log = WriteAheadLog(path, self._clock)
         else:
             self._reader = self._writer = self._open_postgresql()
-        self._group = GroupCommit(self._write_before, self._clock, patience.lock)
+        self._group = GroupCommit(self._write_before, self._clock, self._lock_patience)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -114,7 +114,7 @@ class Database:
 
         Raises `DatabaseBusy` when it is not this writer's turn in time.
         """
-        with self._write_before(self._clock.monotonic() + self._patience.lock) as connection:
+        with self._write_before(self._clock.monotonic() + self._lock_patience()) as connection:
             yield connection
 
     def commit(self, work: Callable[[sa.Connection], Answer]) -> Answer:
@@ -126,13 +126,23 @@ class Database:
         if not self.is_sqlite:
             with self.write() as connection:
                 return work(connection)
-        self._require_room()
+        self.require_room()
         return self._group.run(work)
+
+    def require_room(self) -> None:
+        """Raise `DatabaseBusy` if SQLite's write-ahead log is so long that no new work is accepted."""
+        if not self.is_sqlite:
+            return
+        try:
+            self._log.require_room()
+        except DatabaseBusy:
+            self.checkpoint(0)  # The reader may have ended, and nothing else be writing.
+            self._log.require_room()
 
     def checkpoint(self, above: int) -> None:
         """Copy SQLite's write-ahead log into the database file if it is longer than `above` bytes."""
         if self.is_sqlite and self._log.size() > above:
-            with self._lock.hold(self._clock.monotonic() + self._patience.lock):
+            with self._lock.hold(self._clock.monotonic() + self._lock_patience()):
                 self._log.shorten(above)
 
     def log_size(self) -> int:
@@ -144,6 +154,9 @@ class Database:
         self._reader.dispose()
         self._writer.dispose()
 
+    def _lock_patience(self) -> float:
+        return self._lock.patience if self.is_sqlite else self._patience.lock
+
     @contextlib.contextmanager
     def _write_before(self, deadline: float) -> Iterator[sa.Connection]:
         if not self.is_sqlite:
@@ -153,14 +166,7 @@ class Database:
         with self._lock.hold(deadline):
             with _transaction(self._writer) as connection:
                 yield connection
-            self._log.shorten()
-
-    def _require_room(self) -> None:
-        try:
-            self._log.require_room()
-        except DatabaseBusy:
-            self.checkpoint(0)  # The reader may have ended, and nothing else be writing.
-            self._log.require_room()
+            self._log.shorten(WRITERS_HELP_ABOVE)
 
     def _open_postgresql(self) -> sa.Engine:
         limits = {

@@ -15,6 +15,10 @@ from pathlib import Path
 from jobworker.clock import Clock
 from jobworker.domain.errors import DatabaseBusy
 
+#: How long (s) a caller waits after another one has waited in vain, until the lock is granted again: a holder that
+#: hangs must not keep all threads of a server busy.
+_SHORT = 0.2
+
 
 class _Request:
     """A place in the kernel's queue for the lock on `descriptor`, which it owns until `take` returns it."""
@@ -55,20 +59,29 @@ class _Request:
 class FileLock:
     """An exclusive lock for the threads of this process and for other processes that use the same file."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, patience: float) -> None:
         self._path = path
         self._clock = clock
+        self._patience = patience
+        self._hangs = False
         self._turn = threading.Lock()
         self._request: _Request | None = None
+
+    @property
+    def patience(self) -> float:
+        """How long (s) a caller should wait at present."""
+        return min(self._patience, _SHORT) if self._hangs else self._patience
 
     @contextlib.contextmanager
     def hold(self, deadline: float) -> Iterator[None]:
         """Hold the lock; raise `DatabaseBusy` if it is not granted before `deadline` (of `Clock.monotonic`)."""
         began = self._clock.monotonic()
         if not self._turn.acquire(timeout=max(0.0, deadline - began)):
+            self._hangs = True
             raise waited_too_long(self._clock.monotonic() - began)
         try:
             descriptor = self._lock(deadline)
+            self._hangs = descriptor is None
             if descriptor is None:
                 raise waited_too_long(self._clock.monotonic() - began)
             try:

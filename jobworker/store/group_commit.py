@@ -52,9 +52,9 @@ class _Piece(Generic[Answer]):
 
 
 class GroupCommit:
-    """Runs work in transactions that threads share; `patience` is how long (s) each waits for its turn."""
+    """Runs work in transactions that threads share; `patience` says how long (s) each waits for its turn."""
 
-    def __init__(self, transaction: Transaction, clock: Clock, patience: float) -> None:
+    def __init__(self, transaction: Transaction, clock: Clock, patience: Callable[[], float]) -> None:
         self._transaction = transaction
         self._clock = clock
         self._patience = patience
@@ -67,12 +67,13 @@ class GroupCommit:
 
         `work` runs at most once, and not at all if this raises `DatabaseBusy`.
         """
-        piece, deadline = _Piece(work), self._clock.monotonic() + self._patience
+        piece, patience = _Piece(work), self._patience()
+        deadline = self._clock.monotonic() + patience
         with self._state:
             self._waiting.append(piece)
             piece.leads, self._has_leader = not self._has_leader, True
         if not piece.leads:
-            self._await_turn(piece)
+            self._await_turn(piece, patience)
         if piece.leads:
             self._lead(piece, deadline)
         if piece.error is not None:
@@ -80,16 +81,16 @@ class GroupCommit:
         answer: Answer = piece.answer
         return answer
 
-    def _await_turn(self, piece: _Piece[Any]) -> None:
+    def _await_turn(self, piece: _Piece[Any], patience: float) -> None:
         """Wait until another thread has run the piece, or hands over the lead."""
-        if piece.turn.wait(self._patience):
+        if piece.turn.wait(patience):
             return
         with self._state:
             if piece.turn.is_set():
                 return
             if piece in self._waiting:
                 self._waiting.remove(piece)
-                raise waited_too_long(self._patience)
+                raise waited_too_long(patience)
         if not piece.turn.wait(_OUTCOME_WITHIN):
             raise sa.exc.TimeoutError("the disk does not finish a write; whether it took place is not known")
 

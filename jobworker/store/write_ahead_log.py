@@ -20,14 +20,14 @@ logger = structlog.get_logger(__name__)
 
 #: Any writer runs a checkpoint when the log is larger than this (bytes), so that it is bounded while no relay runs.
 #: The relay does so at a few MiB already.
-_WRITERS_HELP_ABOVE = 64 * 1024 * 1024
+WRITERS_HELP_ABOVE = 64 * 1024 * 1024
 
 #: No new work is accepted while the log is larger than this (bytes).
-_LONGEST = 1024 * 1024 * 1024
+LONGEST = 1024 * 1024 * 1024
 
 #: Pause (s) after a checkpoint that a reader has kept from its end, doubled up to the second figure: looking through
 #: a long log keeps writers waiting.
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 5.0
 
 
 class WriteAheadLog:
@@ -47,7 +47,7 @@ class WriteAheadLog:
         except FileNotFoundError:
             return 0
 
-    def shorten(self, above: int = _WRITERS_HELP_ABOVE) -> None:
+    def shorten(self, above: int) -> None:
         """Run a checkpoint if the log is longer than `above`, unless a reader has just kept one from its end.
 
         An error is logged: the transaction before it is committed.
@@ -64,7 +64,7 @@ class WriteAheadLog:
 
     def require_room(self) -> None:
         """Raise `DatabaseBusy` if the log is so long that no new work may be accepted."""
-        if self.size() > _LONGEST:
+        if self.size() > LONGEST:
             raise DatabaseBusy(
                 f"SQLite's write-ahead log has {self.size() // 1024**2} MiB, because a program keeps open a "
                 "transaction that reads the database: no work is accepted before it ends; nothing was changed"

@@ -232,7 +232,7 @@ def test_work_that_waits_too_long_is_not_done_later(sqlite_url: str) -> None:
 
 def test_each_of_those_that_wait_leads_until_one_gets_the_lock(sqlite_url: str, tmp_path: Path) -> None:
     database = Database(sqlite_url, Patience(lock=0.3))
-    holder = FileLock(Path(f"{sqlite_url.removeprefix('sqlite:///')}.lock"), SystemClock())
+    holder = FileLock(Path(f"{sqlite_url.removeprefix('sqlite:///')}.lock"), SystemClock(), 1.0)
     with holder.hold(SystemClock().monotonic()):
         outcomes = concurrently(database, [remember("early"), remember("early"), remember("early")])
         assert [type(outcome) for outcome in outcomes] == [DatabaseBusy] * 3
