@@ -235,15 +235,15 @@ def _transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
     """
     with engine.begin() as connection:
         yield connection
-        if not _is_open(connection):
+        if _is_lost(connection):
             raise sa.exc.OperationalError("COMMIT", {}, Exception("the database has rolled the transaction back"))
 
 
-def _is_open(connection: sa.Connection) -> bool:
+def _is_lost(connection: sa.Connection) -> bool:
     raw: Any = connection.connection.dbapi_connection
     if connection.dialect.name == "sqlite":
-        return bool(raw.in_transaction)
-    return bool(raw.info.transaction_status.name == "INTRANS")
+        return not raw.in_transaction
+    return bool(raw.info.transaction_status.name == "INERROR")
 
 
 def _set_pragmas(connection: _DBAPIConnection, _record: object) -> None:

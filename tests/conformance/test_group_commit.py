@@ -208,6 +208,10 @@ def test_an_error_that_ends_a_transaction_and_is_caught_is_told(database: Databa
         assert queues.names(connection) == []
 
 
+def test_a_transaction_without_a_statement_is_fine(database: Database) -> None:
+    assert database.commit(lambda _: "nothing") == "nothing"
+
+
 def test_work_that_waits_too_long_is_not_done_later(sqlite_url: str) -> None:
     database = Database(sqlite_url, Patience(lock=0.3))
     busy, go_on = threading.Event(), threading.Event()
