@@ -50,6 +50,11 @@ def spill_early(raw: Any, _: object) -> None:
     raw.execute("PRAGMA cache_size=10")
 
 
+def spill_never(raw: Any, _: object) -> None:
+    """Let SQLite keep everything in memory up to the commit."""
+    raw.execute("PRAGMA cache_size=100000")
+
+
 def remember(queue: str) -> Work:
     """Work that writes little."""
     return lambda connection: queues.remember(connection, [queue], NOW)
@@ -169,10 +174,11 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(small_disk: Path, sqlit
         database.dispose()
 
 
+@pytest.mark.parametrize("early", [True, False], ids=["in the work", "in the commit"])
 def test_an_io_error_loses_nothing_that_was_acknowledged(
-    sqlite_database: Database, largest_file: Callable[[int], None]
+    sqlite_database: Database, largest_file: Callable[[int], None], early: bool
 ) -> None:
-    sa.event.listen(sqlite_database._writer, "connect", spill_early)
+    sa.event.listen(sqlite_database._writer, "connect", spill_early if early else spill_never)
     sqlite_database.commit(lambda connection: queues.remember(connection, ["before"], NOW))
     largest_file(sqlite_database.log_size() + 200_000)  # A write beyond that fails with EFBIG: "disk I/O error".
     acknowledged_is_committed(sqlite_database, large=1, error="disk I/O error")
