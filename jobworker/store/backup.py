@@ -17,7 +17,7 @@ from jobworker.clock import Clock
 from jobworker.domain.errors import InvalidInput, Misconfigured
 from jobworker.store.write_ahead_log import LONGEST, WriteAheadLog
 
-#: The length of the write-ahead log is looked at after so many pages (of 4 KiB).
+#: The length of the write-ahead log is looked at each time this number of pages (of 4 KiB) was copied.
 _STEP = 2_000
 
 #: A backup gives up when the write-ahead log is larger than this (bytes): far below where new work is refused.
@@ -64,7 +64,7 @@ def _copy(source: Path, copy: Path, log: WriteAheadLog) -> None:
             )
 
     with _open(source) as reader, _open(copy) as writer:
-        # Nobody else has the copy, and it is brought to the disk as a whole.
+        # No other process opens the copy, and it is brought to the disk as a whole.
         writer.execute("PRAGMA journal_mode=OFF")
         writer.execute("PRAGMA synchronous=OFF")
         reader.execute("BEGIN")

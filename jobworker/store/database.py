@@ -43,7 +43,7 @@ MIGRATING = Patience(lock=600.0, statement=0.0, idle=0.0)
 #: How long (s) SQLite itself waits for a lock: only programs that do not take ours make it wait.
 _BUSY_TIMEOUT = 2.0
 
-#: A read on SQLite looks at the clock every so many instructions of SQLite's machine: about every millisecond.
+#: Instructions of SQLite's virtual machine between two looks at the clock during a read: about a millisecond.
 _INSTRUCTIONS = 20_000
 
 #: A free connection of the pool comes within this time (s), or the request is refused.

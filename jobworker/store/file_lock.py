@@ -105,7 +105,7 @@ class FileLock:
 
 
 def waited_too_long(seconds: float) -> DatabaseBusy:
-    """Return the error of a caller that has waited for so long."""
+    """Return the error of a caller that has waited `seconds` in vain."""
     return DatabaseBusy(
         f"another writer has kept the database locked for {seconds:.1f} s; nothing was changed: send the request again"
     )

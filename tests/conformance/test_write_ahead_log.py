@@ -22,7 +22,7 @@ _NO_WAIT = 4.0
 
 @pytest.fixture
 def reader(sqlite_url: str) -> Iterator[sqlite3.Connection]:
-    """A program of somebody else's that reads in one transaction."""
+    """Another program, which reads in one transaction."""
     with contextlib.closing(sqlite3.connect(path(sqlite_url), isolation_level=None)) as connection:
         connection.execute("BEGIN")
         connection.execute("SELECT count(*) FROM queues").fetchone()

@@ -15,7 +15,7 @@ from tests.conftest import NOW
 from tests.integration.cli.conftest import Run
 
 
-def test_the_copy_is_whole_and_nobody_waits_for_it(run: Run, sqlite_database: Database, tmp_path: Path) -> None:
+def test_the_copy_is_whole_and_writers_do_not_wait_for_it(run: Run, sqlite_database: Database, tmp_path: Path) -> None:
     for number in range(10):
         with sqlite_database.write() as connection:
             queues.remember(connection, [f"{number}-{each:0200}" for each in range(2_000)], NOW)

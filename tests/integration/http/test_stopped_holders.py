@@ -90,7 +90,7 @@ def test_of_the_file_lock(world: World, stopped: Stop) -> None:
     assert waited < _SOON
     assert world.client.get("/healthz").status_code == 200
     assert world.client.get("/api/v1/executions").json["items"] == []
-    # Everybody else is told sooner, whichever way it writes.
+    # Later requests are answered sooner, also those that do not share a commit.
     pause, waited = _timed(lambda: world.client.post("/api/v1/queues/default/pause"))
     assert (pause.status_code, pause.json["code"]) == (503, "database_busy")
     assert waited < 3.0
