@@ -107,7 +107,7 @@ class FileLock:
 def waited_too_long(seconds: float) -> DatabaseBusy:
     """Return the error of a caller that has waited `seconds` in vain."""
     return DatabaseBusy(
-        f"another writer has kept the database locked for {seconds:.1f} s; nothing was changed: send the request again"
+        f"another writer has kept the database locked for {seconds:.1f} s; nothing was changed: try again"
     )
 
 

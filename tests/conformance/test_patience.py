@@ -79,7 +79,7 @@ def test_waiting_for_the_file_lock_is_handed_on(tmp_path: Path) -> None:
     holder, lock = (FileLock(tmp_path / "lock", clock, patience=0.2) for _ in range(2))
     with holder.hold(clock.monotonic()):
         for _ in range(3):
-            with pytest.raises(DatabaseBusy, match="send the request again"), lock.hold(clock.monotonic() + 0.05):
+            with pytest.raises(DatabaseBusy, match="try again"), lock.hold(clock.monotonic() + 0.05):
                 pass
         assert sum(thread.name == "file-lock" for thread in threading.enumerate()) == 1
         assert lock.patience == 0.2
