@@ -69,6 +69,7 @@ STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     errors.PreconditionRequired: (428, "If-Match is required"),
     errors.PreconditionFailed: (412, "Not the current revision"),
     errors.Busy: (503, "Not now"),
+    errors.DatabaseBusy: (503, "The database is busy"),
     errors.Misconfigured: (503, "The service is not set up"),
 }
 
@@ -117,7 +118,7 @@ def register(app: Flask) -> None:
     """Make this module answer for everything that goes wrong in `app`."""
     app.register_error_handler(JobWorkerError, _ours)
     app.register_error_handler(HTTPException, _theirs)
-    for kind in UNAVAILABLE:
+    for kind in set(UNAVAILABLE) - {errors.DatabaseBusy}:
         app.register_error_handler(kind, _database_unavailable)
     app.register_error_handler(Exception, _unexpected)
 

@@ -13,6 +13,7 @@ USAGE = 2
 
 #: Commands and the modules they live in; only the one that is used is loaded, `up` and `web` stay small.
 _COMMANDS = {
+    "backup": "backup",
     "db": "db",
     "dead-letters": "dead_letters",
     "doctor": "doctor",

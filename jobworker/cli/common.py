@@ -5,9 +5,10 @@ import dataclasses
 import getpass
 from collections.abc import Iterator
 
+from jobworker.domain.errors import DatabaseBusy, Misconfigured
 from jobworker.settings import Settings
 from jobworker.store import migrate
-from jobworker.store.database import Database
+from jobworker.store.database import PATIENT, UNAVAILABLE, Database
 from jobworker.telemetry import logging
 from jobworker.up import running
 
@@ -25,12 +26,16 @@ def prepare() -> Settings:
 
 @contextlib.contextmanager
 def database(found: Settings) -> Iterator[Database]:
-    """The database, if it has the schema of this code; raises `Misconfigured` otherwise."""
+    """The database, if it has the schema of this code; raises `Misconfigured` if not, or if it does not answer."""
     migrate.require(found.database_url)
-    opened = Database(found.database_url)
+    opened = Database(found.database_url, PATIENT)
     try:
         migrate.check(opened)
         yield opened
+    except DatabaseBusy:
+        raise
+    except UNAVAILABLE as error:
+        raise Misconfigured(f"the database does not answer: {getattr(error, 'orig', error)}") from error
     finally:
         opened.dispose()
 

@@ -235,6 +235,12 @@ class Busy(JobWorkerError):
     code = "busy"
 
 
+class DatabaseBusy(Busy):
+    """The database was locked for longer than the caller could wait; nothing was changed."""
+
+    code = "database_busy"
+
+
 class Misconfigured(JobWorkerError):
     """JobWorker cannot start like this; the text says what to change."""
 

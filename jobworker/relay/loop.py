@@ -20,7 +20,7 @@ import sqlalchemy.exc
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import DatabaseBusy, Misconfigured
 from jobworker.relay import declared
 from jobworker.relay.dispatch import Dispatcher
 from jobworker.relay.fire import Schedules
@@ -36,7 +36,7 @@ from jobworker.relay.stop import Stopper
 from jobworker.relay.watch import Watch
 from jobworker.settings import Settings
 from jobworker.store import dependencies, dispatch, relay_state
-from jobworker.store.database import Database
+from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.transport.claims import Claims
 from jobworker.transport.client import check, connect
 from jobworker.transport.orders import Orders
@@ -167,8 +167,8 @@ class Relay:
             self._watch.redis_was_away()
             self._watch.redis_refused()
             self._checked = False  # What comes back may be another server.
-        elif isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError):
-            logger.warning("database_away", error=str(error.orig), next_try_in=pause)
+        elif isinstance(error, UNAVAILABLE):
+            logger.warning("database_away", error=str(getattr(error, "orig", error)), next_try_in=pause)
         else:
             self._problems.report("turn_failed", _TURN, f"{type(error).__name__}: {error}")
 
@@ -208,7 +208,7 @@ class Relay:
         """Commit what was read. A report that the database cannot take is skipped; it must not stop the others."""
         try:
             return self._commit(offsets, batch)
-        except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError):
+        except UNAVAILABLE:
             raise  # The database is away.
         except (sqlalchemy.exc.StatementError, ArithmeticError, TypeError, ValueError) as error:
             reports = [*batch.events, *batch.logs]
@@ -311,11 +311,11 @@ class Relay:
             self._checked = True
 
     def _resign(self) -> None:
-        with contextlib.suppress(redis.RedisError, sqlalchemy.exc.SQLAlchemyError):
+        with contextlib.suppress(redis.RedisError, sqlalchemy.exc.SQLAlchemyError, DatabaseBusy):
             if self._leads:
                 self._watch.look_for_workers()  # Those that stopped before us are not shown as live.
         try:
             with self._database.write() as connection:
                 relay_state.resign(connection, self._name)
-        except sqlalchemy.exc.SQLAlchemyError as error:
+        except (sqlalchemy.exc.SQLAlchemyError, DatabaseBusy) as error:
             logger.warning("relay_could_not_resign", error=str(error))

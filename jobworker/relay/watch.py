@@ -3,7 +3,6 @@
 import datetime as dt
 import uuid
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import redis
 import structlog
@@ -208,10 +207,7 @@ class Watch:
 
     def checkpoint(self) -> None:
         """Keep SQLite's write-ahead log small."""
-        if self._database.is_sqlite:
-            log = Path(f"{self._database.url.database}-wal")
-            if log.exists() and log.stat().st_size > _WAL_LIMIT:
-                self._database.checkpoint()
+        self._database.checkpoint(above=_WAL_LIMIT)
 
     def _report(self, unreadable: Unreadable) -> None:
         self._problems.report("redis_key_unreadable", f"redis key {unreadable.key}", unreadable.why)

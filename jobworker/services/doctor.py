@@ -126,7 +126,7 @@ def _sqlite() -> Finding:
         Level.WARN,
         "sqlite",
         f"{sqlite3.sqlite_version} can, rarely, damage a database that several programs checkpoint (before {sound}). "
-        "JobWorker lets only the relay do so: do not write to the file with other programs while it runs",
+        "JobWorker's processes do so one at a time: do not write to the file with other programs while it runs",
     )
 
 

@@ -8,7 +8,7 @@ import redis
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import DatabaseBusy, Misconfigured
 from jobworker.domain.gates import RELAY_SILENT_AFTER
 from jobworker.services import overdue
 from jobworker.store import executions, migrate, relay_state, schedule_lists, workers
@@ -73,6 +73,7 @@ class Health:
                     schedules={each.value: number for each, number in schedule_lists.count(connection, now).items()},
                     overdue=late.count,
                     lateness=late.lateness(now),
+                    log_bytes=self._database.log_size(),
                 )
         except sa.exc.SQLAlchemyError:
             return None
@@ -80,6 +81,7 @@ class Health:
     def _check_database(self) -> str:
         with self._database.read() as connection:
             connection.execute(sa.text("SELECT 1"))
+        self._database.require_room()
         return f"{self._database.url.get_backend_name()} answers"
 
     def _check_migrations(self) -> str:
@@ -154,7 +156,7 @@ class Health:
 def _run(name: str, check: Callable[[], str]) -> Check:
     try:
         return Check(name, True, check())
-    except Misconfigured as error:
+    except (Misconfigured, DatabaseBusy) as error:
         return Check(name, False, error.detail)
     except redis.RedisError as error:
         return Check(name, False, f"Redis does not answer: {error}")

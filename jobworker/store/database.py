@@ -1,16 +1,15 @@
-"""Connections: one engine that reads, one that writes, and who may write when.
+"""Connections: one engine that reads, one that writes, who may write when, and how long each may wait.
 
 SQLite: WAL, `synchronous=FULL`, foreign keys; a writer takes an advisory file lock and then
-`BEGIN IMMEDIATE`, so that writers queue up instead of failing with "database is locked"; nobody
-checkpoints but the relay (`checkpoint`), because SQLite before 3.51.3 can corrupt a WAL with several
-checkpointers. PostgreSQL: transactions of `write` take one advisory lock first, so that whatever reads,
-decides and writes rows that exist does so alone, as on SQLite; submissions, which only add rows, do not.
+`BEGIN IMMEDIATE`, so that writers queue up instead of failing with "database is locked"; checkpoints
+run under the same lock (`store/write_ahead_log.py`). PostgreSQL: transactions of `write` take one advisory
+lock first, so that whatever reads, decides and writes rows that exist does so alone, as on SQLite;
+submissions, which only add rows, do not.
 """
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,17 +17,55 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from jobworker.domain.errors import Misconfigured
+from jobworker.clock import Clock, SystemClock
+from jobworker.domain.errors import DatabaseBusy, Misconfigured
+from jobworker.store.file_lock import FileLock
 from jobworker.store.group_commit import Answer, GroupCommit
-
-#: Longest wait for a lock (ms): far above any transaction of ours, below a client's patience.
-_BUSY_TIMEOUT_MS = 10_000
+from jobworker.store.write_ahead_log import WRITERS_HELP_ABOVE, WriteAheadLog
 
 #: PostgreSQL: held to the end of the transaction. The number is ours alone among advisory locks ("jobwork" in ASCII).
 _ONE_WRITER = sa.text(f"SELECT pg_advisory_xact_lock({int.from_bytes(b'jobwork', 'big')})")
 
-#: What SQLAlchemy raises when the database cannot be reached, is full, or does not answer in time.
-UNAVAILABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long (s) the database may keep a caller waiting; 0 stands for no limit but the lock's."""
+
+    #: For the lock of the writers, and for a row's on PostgreSQL.
+    lock: float = 4.0
+    #: For a statement on PostgreSQL, and for a read on SQLite, which keeps the write-ahead log from being emptied.
+    statement: float = 5.0
+    #: For the next statement of a transaction, on PostgreSQL, which ends the session of a client that hangs.
+    idle: float = 10.0
+
+
+#: For processes that no HTTP client waits for.
+PATIENT = Patience(statement=60.0)
+
+#: For changes of the schema: another upgrade may be under way, and a statement may rewrite a table.
+MIGRATING = Patience(lock=600.0, statement=0.0, idle=0.0)
+
+#: How long (s) SQLite itself waits for a lock: only programs that do not take ours make it wait.
+_BUSY_TIMEOUT = 2.0
+
+#: Instructions of SQLite's virtual machine between two looks at the clock during a read: about a millisecond.
+_INSTRUCTIONS = 20_000
+
+#: A free connection of the pool comes within this time (s), or the request is refused.
+_POOL_TIMEOUT = 3.0
+
+#: libpq: seconds for a connection to be made, and until a server that does not answer the network is given up.
+_POSTGRESQL = {
+    "connect_timeout": 3,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
+#: What is raised when the database cannot be reached, is full, locked, or does not answer in time.
+UNAVAILABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, DatabaseBusy)
 
 
 class _Cursor(Protocol):
@@ -40,6 +77,11 @@ class _DBAPIConnection(Protocol):
     isolation_level: str | None
 
     def cursor(self) -> _Cursor: ...
+    def set_progress_handler(self, handler: Callable[[], bool], n: int) -> None: ...
+
+
+#: Key in a connection's `info`.
+_READ_BEFORE = "read_before"
 
 
 def _to_json(value: Any) -> str:
@@ -49,63 +91,113 @@ def _to_json(value: Any) -> str:
 class Database:
     """One SQL database, by its SQLAlchemy URL. Safe to share between threads, never across a fork."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: Patience = Patience(), clock: Clock | None = None) -> None:
         self.url = sa.make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._patience = patience
+        self._clock = clock or SystemClock()
         if self.is_sqlite:
-            self._reader, self._writer, self._lock = self._open_sqlite()
+            path = self._sqlite_path()
+            self._reader, self._writer = self._open_sqlite()
+            self._lock = FileLock(Path(f"{path}.lock"), self._clock, patience.lock)
+            self._log = WriteAheadLog(path, self._clock)
         else:
-            self._reader = self._writer = sa.create_engine(
-                self.url,
-                json_serializer=_to_json,
-                json_deserializer=orjson.loads,
-                pool_pre_ping=True,
-                pool_size=10,
-                max_overflow=20,
-            )
-            self._lock = contextlib.nullcontext
-        self._group = GroupCommit(self.write)
+            self._reader = self._writer = self._open_postgresql()
+        self._group = GroupCommit(self._write_before, self._clock, self._lock_patience)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection that sees one consistent state and changes nothing. Keep it short."""
         with self._reader.connect() as connection:
+            if self.is_sqlite:
+                connection.info[_READ_BEFORE] = self._clock.monotonic() + self._patience.statement
             yield connection
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """Open a transaction, the only one of `write` at a time; commit it, or roll it back when the block raises."""
-        with self._lock(), self._writer.begin() as connection:
+        """Open a transaction, the only one of `write` at a time; commit it, or roll it back when the block raises.
+
+        Raises `DatabaseBusy` when it is not this writer's turn in time.
+        """
+        with self._write_before(self._clock.monotonic() + self._lock_patience()) as connection:
             if not self.is_sqlite:
                 connection.execute(_ONE_WRITER)
             yield connection
 
     def commit(self, work: Callable[[sa.Connection], Answer], only_adds: bool = False) -> Answer:
-        """Do `work` in a transaction that other threads' work may share; return what it returned, once committed.
+        """Accept new work: run `work` in a transaction that other threads may share; return what it returned.
 
-        For short writes of many threads at once. A failure undoes that work only. `only_adds`: the work changes no
-        row that others may change, so on PostgreSQL it need not wait for the transactions of `write`.
+        For short writes of many threads at once. A failure of `work` undoes that work only. `work` must have no
+        effects but those in the database: it may have run when this raises. `only_adds`: it changes no row that others
+        may change, so on PostgreSQL it need not wait for the transactions of `write`.
         """
-        if self.is_sqlite:
-            return self._group.run(work)
-        with self._writer.begin() if only_adds else self.write() as connection:
-            return work(connection)
+        if not self.is_sqlite:
+            with _transaction(self._writer) if only_adds else self.write() as connection:
+                return work(connection)
+        self.require_room()
+        return self._group.run(work)
 
-    def checkpoint(self) -> None:
-        """Bring SQLite's write-ahead log back into the database file. Only the relay does this."""
-        if self.is_sqlite:
-            with self._lock(), self._writer.connect() as connection:
-                raw = connection.connection.dbapi_connection
-                assert raw is not None
-                connection.rollback()
-                raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def require_room(self) -> None:
+        """Raise `DatabaseBusy` if SQLite's write-ahead log is so long that no new work is accepted."""
+        if not self.is_sqlite:
+            return
+        try:
+            self._log.require_room()
+        except DatabaseBusy:
+            self.checkpoint(0)  # The reader may have ended, and nothing else be writing.
+            self._log.require_room()
+
+    def checkpoint(self, above: int) -> None:
+        """Copy SQLite's write-ahead log into the database file if it is longer than `above` bytes."""
+        if self.is_sqlite and self._log.size() > above:
+            with self._lock.hold(self._clock.monotonic() + self._lock_patience()):
+                self._log.shorten(above)
+
+    def log_size(self) -> int:
+        """Return the length of SQLite's write-ahead log in bytes; 0 on PostgreSQL."""
+        return self._log.size() if self.is_sqlite else 0
 
     def dispose(self) -> None:
         """Close every pooled connection."""
         self._reader.dispose()
         self._writer.dispose()
 
-    def _open_sqlite(self) -> tuple[sa.Engine, sa.Engine, Callable[[], contextlib.AbstractContextManager[None]]]:
+    def _lock_patience(self) -> float:
+        return self._lock.patience if self.is_sqlite else self._patience.lock
+
+    @contextlib.contextmanager
+    def _write_before(self, deadline: float) -> Iterator[sa.Connection]:
+        if not self.is_sqlite:
+            with _transaction(self._writer) as connection:
+                yield connection
+            return
+        with self._lock.hold(deadline):
+            with _transaction(self._writer) as connection:
+                yield connection
+            self._log.shorten(WRITERS_HELP_ABOVE)
+
+    def _open_postgresql(self) -> sa.Engine:
+        limits = {
+            "statement_timeout": self._patience.statement,
+            "lock_timeout": self._patience.lock,
+            "idle_in_transaction_session_timeout": self._patience.idle,
+        }
+        options = " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items())
+        theirs = self.url.query
+        given = {name: value for name, value in _POSTGRESQL.items() if name not in theirs}
+        return sa.create_engine(
+            self.url,
+            json_serializer=_to_json,
+            json_deserializer=orjson.loads,
+            # What the URL says comes last, so it counts.
+            connect_args={**given, "options": f"{options} {theirs.get('options', '')}"},
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=20,
+            pool_timeout=_POOL_TIMEOUT,
+        )
+
+    def _sqlite_path(self) -> Path:
         path = self.url.database
         if not path or path == ":memory:":
             raise Misconfigured("an in-memory SQLite database cannot be shared by several processes; name a file")
@@ -115,10 +207,14 @@ class Database:
             Path(path).touch(mode=0o600)
         except OSError as error:
             raise Misconfigured(f"the database {path} cannot be made: {error}") from error
+        return Path(path)
+
+    def _open_sqlite(self) -> tuple[sa.Engine, sa.Engine]:
         options: dict[str, Any] = {
-            "connect_args": {"timeout": _BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
+            "connect_args": {"timeout": _BUSY_TIMEOUT, "check_same_thread": False},
             "pool_size": 10,
             "max_overflow": 50,
+            "pool_timeout": _POOL_TIMEOUT,
         }
         reader = sa.create_engine(self.url, **options)
         writer = sa.create_engine(self.url, **options)
@@ -126,14 +222,43 @@ class Database:
             event.listen(engine, "connect", _set_pragmas)
             event.listen(engine, "begin", _beginner(begin))
         event.listen(reader, "connect", _forbid_writes)
-        return reader, writer, _FileLock(Path(f"{path}.lock"))
+        if self._patience.statement:
+            event.listen(reader, "connect", self._limit_reads)
+        return reader, writer
+
+    def _limit_reads(self, connection: _DBAPIConnection, record: sa.pool.ConnectionPoolEntry) -> None:
+        """Interrupt a statement of this connection after the deadline that `read` has set."""
+
+        def is_over() -> bool:
+            return bool(self._clock.monotonic() > record.info.get(_READ_BEFORE, float("inf")))
+
+        connection.set_progress_handler(is_over, _INSTRUCTIONS)
+
+
+@contextlib.contextmanager
+def _transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that is committed, or raises: also if the database has rolled it back by itself meanwhile.
+
+    The drivers' `commit` says nothing then, and the error at its origin may have been caught.
+    """
+    with engine.begin() as connection:
+        yield connection
+        if _is_lost(connection):
+            raise sa.exc.OperationalError("COMMIT", {}, Exception("the database has rolled the transaction back"))
+
+
+def _is_lost(connection: sa.Connection) -> bool:
+    raw: Any = connection.connection.dbapi_connection
+    if connection.dialect.name == "sqlite":
+        return not raw.in_transaction
+    return bool(raw.info.transaction_status.name == "INERROR")
 
 
 def _set_pragmas(connection: _DBAPIConnection, _record: object) -> None:
     connection.isolation_level = None  # SQLAlchemy's events say BEGIN, not the driver.
     cursor = connection.cursor()
     for pragma in (
-        f"busy_timeout={_BUSY_TIMEOUT_MS}",
+        f"busy_timeout={int(_BUSY_TIMEOUT * 1000)}",
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
@@ -154,19 +279,3 @@ def _beginner(statement: str) -> Callable[[sa.Connection], None]:
         connection.exec_driver_sql(statement)
 
     return begin
-
-
-class _FileLock:
-    """An advisory lock that waits its turn; SQLite's own waiting polls and can starve a writer."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)

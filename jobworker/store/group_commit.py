@@ -1,8 +1,10 @@
-"""Several threads, one commit: what waits for SQLite's single writer goes into one transaction.
+"""Group commit: work of several threads that wait for SQLite's single writer, in one transaction.
 
 A commit waits for the disk, and SQLite lets one transaction write at a time; so requests that arrive
-while one commits would each wait for a disk write of their own. Whoever gets its turn takes the others
-along. Each piece of work is kept apart by a savepoint: one that fails undoes only itself.
+while one commits would each wait for a disk write of their own. One thread leads: it opens the transaction,
+runs the work of all threads that wait, commits, and passes the lead on. A savepoint keeps each piece of work
+apart: one that fails undoes only itself. SQLite rolls the whole transaction back by itself when the disk is
+full, cannot be read or written, or memory runs out; then the work of every thread is gone, and each is told.
 """
 
 import contextlib
@@ -12,63 +14,112 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
+from jobworker.clock import Clock
+from jobworker.store.file_lock import waited_too_long
+
 Answer = TypeVar("Answer")
-Transaction = Callable[[], contextlib.AbstractContextManager[sa.Connection]]
+
+#: Opens a transaction, with the moment (of `Clock.monotonic`) up to which it may wait for its lock.
+Transaction = Callable[[float], contextlib.AbstractContextManager[sa.Connection]]
+
+#: A thread whose work is being written waits this much longer (s) for the end of it: only a disk that hangs takes that.
+_OUTCOME_WITHIN = 10.0
 
 
 class _Piece(Generic[Answer]):
-    """One thread's work, and what came of it."""
+    """The work of one thread, and its outcome."""
 
     def __init__(self, work: Callable[[sa.Connection], Answer]) -> None:
         self.work = work
-        self.done = False
-        self.error: BaseException | None = None
         self.answer: Any = None
+        self.error: BaseException | None = None
+        #: Set once the outcome is known, or once this thread leads.
+        self.turn = threading.Event()
+        self.leads = False
 
     def run_apart(self, connection: sa.Connection) -> None:
-        """Run in a savepoint, so that a failure is nobody else's."""
+        """Run in a savepoint and keep the outcome; raise if the transaction itself is lost."""
+        connection.exec_driver_sql("SAVEPOINT piece")
         try:
-            with connection.begin_nested():
-                self.answer = self.work(connection)
-        except Exception as error:  # noqa: BLE001  it belongs to the thread that brought the work
+            self.answer = self.work(connection)
+        except Exception as error:
+            if not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
+                raise
+            connection.exec_driver_sql("ROLLBACK TO piece")
             self.error = error
+        # Fails if SQLite has rolled back the transaction in which it was set, whatever the work made of that error.
+        connection.exec_driver_sql("RELEASE piece")
 
 
 class GroupCommit:
-    """Runs work in transactions that `transaction` opens, sharing one among all threads that wait."""
+    """Runs work in transactions that threads share; `patience` says how long (s) each waits for its turn."""
 
-    def __init__(self, transaction: Transaction) -> None:
+    def __init__(self, transaction: Transaction, clock: Clock, patience: Callable[[], float]) -> None:
         self._transaction = transaction
+        self._clock = clock
+        self._patience = patience
         self._waiting: list[_Piece[Any]] = []
-        self._arriving = threading.Lock()
-        self._turn = threading.Lock()
+        self._has_leader = False
+        self._state = threading.Lock()
 
     def run(self, work: Callable[[sa.Connection], Answer]) -> Answer:
-        """The answer of `work`, once it is committed. Raises what `work` or the commit raised."""
-        piece = _Piece(work)
-        with self._arriving:
+        """Return what `work` returned, once it is committed; raise what `work` or the commit raised.
+
+        `work` runs at most once, and not at all if this raises `DatabaseBusy`.
+        """
+        piece, patience = _Piece(work), self._patience()
+        deadline = self._clock.monotonic() + patience
+        with self._state:
             self._waiting.append(piece)
-        with self._turn:
-            if not piece.done:
-                self._commit_all()
+            piece.leads, self._has_leader = not self._has_leader, True
+        if not piece.leads:
+            self._await_turn(piece, patience)
+        if piece.leads:
+            self._lead(piece, deadline)
         if piece.error is not None:
             raise piece.error
         answer: Answer = piece.answer
         return answer
 
-    def _commit_all(self) -> None:
-        with self._arriving:
-            pieces, self._waiting = self._waiting, []
+    def _await_turn(self, piece: _Piece[Any], patience: float) -> None:
+        """Wait until another thread has run the piece, or hands over the lead."""
+        if piece.turn.wait(patience):
+            return
+        with self._state:
+            if piece.turn.is_set():
+                return
+            if piece in self._waiting:
+                self._waiting.remove(piece)
+                raise waited_too_long(patience)
+        if not piece.turn.wait(_OUTCOME_WITHIN):
+            raise sa.exc.TimeoutError("the disk does not finish a write; whether it took place is not known")
+
+    def _lead(self, own: _Piece[Any], deadline: float) -> None:
+        """Commit everything that waits, then let the next thread lead."""
+        pieces = [own]
         try:
-            with self._transaction() as connection:
-                if len(pieces) == 1:
-                    pieces[0].answer = pieces[0].work(connection)
-                else:
-                    for piece in pieces:
-                        piece.run_apart(connection)
-        except BaseException as error:  # noqa: BLE001  the commit failed: nobody's work is done
+            with self._transaction(deadline) as connection:
+                with self._state:
+                    pieces, self._waiting = self._waiting, []
+                _run(pieces, connection)
+        except BaseException as error:  # noqa: BLE001  no piece of this transaction is in the database
             for piece in pieces:
-                piece.error = piece.error or error
-        finally:
+                piece.error = error
+        with self._state:
+            if own in self._waiting:
+                self._waiting.remove(own)
             for piece in pieces:
-                piece.done = True
+                piece.turn.set()
+            if self._waiting:
+                self._waiting[0].leads = True
+                self._waiting[0].turn.set()
+            else:
+                self._has_leader = False
+
+
+def _run(pieces: list[_Piece[Any]], connection: sa.Connection) -> None:
+    if len(pieces) == 1:
+        pieces[0].answer = pieces[0].work(connection)
+        return
+    for piece in pieces:
+        piece.run_apart(connection)

@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from jobworker.domain.errors import Misconfigured
-from jobworker.store.database import Database
+from jobworker.store.database import MIGRATING, Database
 
 #: Key of PostgreSQL's advisory lock: a number that nobody else is likely to use ("jobw").
 _LOCK = 0x6A6F6277
@@ -98,7 +98,7 @@ def _steps_to_head(current: tuple[str, ...], _context: MigrationContext) -> list
 
 @contextlib.contextmanager
 def _opened(url: str) -> Iterator[Database]:
-    database = Database(url)
+    database = Database(url, MIGRATING)
     try:
         with _told_plainly(database.url):
             yield database

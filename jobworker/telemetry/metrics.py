@@ -28,6 +28,7 @@ class Census:
     schedules: Mapping[str, int]
     overdue: int
     lateness: float
+    log_bytes: int
 
 
 class Metrics:
@@ -53,6 +54,9 @@ class Metrics:
             ("method", "route"),
             buckets=_BUCKETS,
             registry=self.registry,
+        )
+        self.log_bytes = self._gauge(
+            "jobworker_write_ahead_log_bytes", "Length of SQLite's write-ahead log; 0 on PostgreSQL."
         )
         self.streams = self._gauge("jobworker_event_streams", "Open live streams of this process.")
         self.database_up = self._gauge("jobworker_database_up", "Whether the database answered this scrape (1 or 0).")
@@ -99,6 +103,7 @@ class Metrics:
         for state, count in census.schedules.items():
             self.schedules.labels(state).set(count)
         self.overdue.set(census.overdue)
+        self.log_bytes.set(census.log_bytes)
         self.lateness.set(census.lateness)
         self.workers.set(census.live_workers)
         never = float("nan")

@@ -1,13 +1,123 @@
 """Work of many threads in few commits: every answer is of something committed, a failure is its own."""
 
+import contextlib
+import os
+import resource
+import shutil
+import subprocess
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from jobworker.clock import SystemClock
+from jobworker.domain.errors import DatabaseBusy
 from jobworker.store import queues
-from jobworker.store.database import Database
+from jobworker.store.database import Database, Patience
+from jobworker.store.file_lock import FileLock
 from tests.conftest import NOW
+from tests.waiting import until
+
+Work = Callable[[sa.Connection], Any]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with little room, which only root may mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 and os.environ.get("CI") != "true":
+        pytest.skip("only root can mount a small file system")
+    subprocess.run(mount, check=True, timeout=30)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True, timeout=30)
+
+
+@pytest.fixture
+def largest_file() -> Iterator[Callable[[int], None]]:
+    """Sets how long a file may become by what this process writes (bytes)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def spill_early(raw: Any, _: object) -> None:
+    """Let SQLite write to the log before the commit, as a transaction larger than its cache does."""
+    raw.execute("PRAGMA cache_size=10")
+
+
+def spill_never(raw: Any, _: object) -> None:
+    """Let SQLite keep everything in memory up to the commit."""
+    raw.execute("PRAGMA cache_size=100000")
+
+
+def remember(queue: str) -> Work:
+    """Work that writes little."""
+    return lambda connection: queues.remember(connection, [queue], NOW)
+
+
+def fill(connection: sa.Connection, count: int) -> None:
+    """Write `count` rows of about 300 bytes."""
+    queues.remember(connection, [f"{number:0200}" for number in range(count)], NOW)
+
+
+def concurrently(
+    database: Database, works: Sequence[Work], begun: Callable[[int], object] = lambda _: None
+) -> list[Any]:
+    """Commit each work in a thread of its own; the answers or errors. `begun` is called after each start."""
+    outcomes: list[Any] = [None] * len(works)
+
+    def run(number: int) -> None:
+        try:
+            outcomes[number] = database.commit(works[number])
+        except Exception as error:  # noqa: BLE001  the test looks at it
+            outcomes[number] = error
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(works))]
+    for number, thread in enumerate(threads):
+        thread.start()
+        begun(number)
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
+def together(database: Database, works: Sequence[Work]) -> list[Any]:
+    """Commit these works in one transaction, in this order; the answers or errors."""
+    go_on = threading.Event()
+    busy = threading.Event()
+
+    def hold(_: sa.Connection) -> None:
+        busy.set()
+        go_on.wait(30)
+
+    def begun(number: int) -> None:
+        if number == 0:
+            busy.wait(30)
+        else:
+            until(lambda: len(database._group._waiting) == number, what="the work to wait")
+        if number == len(works):
+            go_on.set()
+
+    return concurrently(database, [hold, *works], begun)[1:]
+
+
+def acknowledged_is_committed(database: Database, large: int, error: str = "full") -> None:
+    """Commit small works with a large one among them for which there is no room; check what each is told."""
+    works = [remember("a"), remember("b")]
+    works.insert(large, lambda connection: fill(connection, 20_000))
+    outcomes = together(database, works)
+    with database.read() as connection:
+        found = set(queues.names(connection)) - {"before"}
+    assert found == {
+        name for name, outcome in zip("ab", outcomes[:large] + outcomes[large + 1 :], strict=True) if outcome is None
+    }
+    assert isinstance(outcomes[large], sa.exc.OperationalError)
+    assert error in str(outcomes[large])
 
 
 def test_each_thread_gets_its_own_answer_or_error(database: Database) -> None:
@@ -41,25 +151,105 @@ def test_each_thread_gets_its_own_answer_or_error(database: Database) -> None:
 def test_waiting_threads_share_a_commit(sqlite_database: Database) -> None:
     commits: list[int] = []
     sa.event.listen(sqlite_database._writer, "commit", lambda _: commits.append(1))
+    together(sqlite_database, [lambda _: None] * 8)
+    assert len(commits) == 2
+
+
+@pytest.mark.parametrize("large", [0, 1, 2])
+def test_a_full_database_loses_nothing_that_was_acknowledged(sqlite_database: Database, large: int) -> None:
+    with sqlite_database.read() as connection:
+        pages = connection.scalar(sa.text("PRAGMA page_count"))
+    sa.event.listen(
+        sqlite_database._writer, "connect", lambda raw, _: raw.execute(f"PRAGMA max_page_count={pages + 200}")
+    )
+    acknowledged_is_committed(sqlite_database, large)
+
+
+def test_a_full_disk_loses_nothing_that_was_acknowledged(small_disk: Path, sqlite_url: str) -> None:
+    database = Database(f"sqlite:///{shutil.copy(sqlite_url.removeprefix('sqlite:///'), small_disk / 'jobworker.db')}")
+    sa.event.listen(database._writer, "connect", spill_early)
+    try:
+        acknowledged_is_committed(database, large=1)
+    finally:
+        database.dispose()
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["in the work", "in the commit"])
+def test_an_io_error_loses_nothing_that_was_acknowledged(
+    sqlite_database: Database, largest_file: Callable[[int], None], early: bool
+) -> None:
+    sa.event.listen(sqlite_database._writer, "connect", spill_early if early else spill_never)
+    sqlite_database.commit(lambda connection: queues.remember(connection, ["before"], NOW))
+    largest_file(sqlite_database.log_size() + 200_000)  # A write beyond that fails with EFBIG: "disk I/O error".
+    acknowledged_is_committed(sqlite_database, large=1, error="disk I/O error")
+
+
+def test_an_error_that_the_work_has_caught_is_still_told(sqlite_database: Database) -> None:
+    sa.event.listen(sqlite_database._writer, "connect", lambda raw, _: raw.execute("PRAGMA max_page_count=1"))
+
+    def write(connection: sa.Connection) -> None:
+        with contextlib.suppress(sa.exc.OperationalError):
+            fill(connection, 5_000)
+
+    outcomes = together(sqlite_database, [write, remember("a")])
+    assert all(isinstance(outcome, sa.exc.OperationalError) for outcome in outcomes)
+    with pytest.raises(sa.exc.OperationalError, match="rolled the transaction back"):
+        sqlite_database.commit(write)
+    with sqlite_database.read() as connection:
+        assert queues.names(connection) == []
+
+
+def test_an_error_that_ends_a_transaction_and_is_caught_is_told(database: Database) -> None:
+    def write() -> None:
+        with database.write() as connection:
+            queues.remember(connection, ["lost"], NOW)
+            if database.is_sqlite:
+                connection.exec_driver_sql("ROLLBACK")  # What SQLite does by itself when the disk is full.
+            with contextlib.suppress(sa.exc.DBAPIError):
+                connection.exec_driver_sql("SELECT nothing")  # Ends PostgreSQL's.
+
+    with pytest.raises(sa.exc.OperationalError, match="rolled the transaction back"):
+        write()
+    with database.read() as connection:
+        assert queues.names(connection) == []
+
+
+def test_a_transaction_without_a_statement_is_fine(database: Database) -> None:
+    assert database.commit(lambda _: "nothing") == "nothing"
+
+
+def test_work_that_waits_too_long_is_not_done_later(sqlite_url: str) -> None:
+    database = Database(sqlite_url, Patience(lock=0.3))
     busy, go_on = threading.Event(), threading.Event()
 
     def hold(_: sa.Connection) -> None:
         busy.set()
         go_on.wait(30)
 
-    first = threading.Thread(target=sqlite_database.commit, args=(hold,))
+    first = threading.Thread(target=database.commit, args=(hold,))
     first.start()
     busy.wait(30)
-    others = [threading.Thread(target=sqlite_database.commit, args=(lambda _: None,)) for _ in range(8)]
-    for thread in others:
-        thread.start()
-    while len(sqlite_database._group._waiting) < 8:
-        pass
+    # The first has taken its turn; what it runs is its own.
+    with pytest.raises(DatabaseBusy, match="nothing was changed"):
+        database.commit(remember("late"))
     go_on.set()
-    for thread in [first, *others]:
-        thread.join()
+    first.join()
+    database.commit(remember("after"))
+    with database.read() as connection:
+        assert queues.names(connection) == ["after"]
+    database.dispose()
 
-    assert len(commits) == 2
+
+def test_each_of_those_that_wait_leads_until_one_gets_the_lock(sqlite_url: str, tmp_path: Path) -> None:
+    database = Database(sqlite_url, Patience(lock=0.3))
+    holder = FileLock(Path(f"{sqlite_url.removeprefix('sqlite:///')}.lock"), SystemClock(), 1.0)
+    with holder.hold(SystemClock().monotonic()):
+        outcomes = concurrently(database, [remember("early"), remember("early"), remember("early")])
+        assert [type(outcome) for outcome in outcomes] == [DatabaseBusy] * 3
+    database.commit(remember("after"))
+    with database.read() as connection:
+        assert queues.names(connection) == ["after"]
+    database.dispose()
 
 
 def test_a_commit_that_fails_is_told_to_everybody_in_it(

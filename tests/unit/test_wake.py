@@ -7,7 +7,7 @@ from tests.waiting import until
 
 
 def test_the_notifier_survives_an_error_that_nothing_foresaw() -> None:
-    calls = []
+    calls: list[int] = []
 
     def revoke(_client: redis.Redis) -> None:
         calls.append(len(calls))

@@ -4,7 +4,11 @@ import contextlib
 import datetime as dt
 import email.utils
 import json as json_text
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -12,6 +16,8 @@ from urllib.parse import urlsplit
 import redis
 import structlog
 import urllib3
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from jobworker.clock import Clock, SystemClock
@@ -72,7 +78,8 @@ def http_request(  # noqa: PLR0913  what a request takes
 ) -> dict[str, Any]:
     """Send an HTTP request; the result is {"status", "headers", "body", "complete"}.
 
-    `body` is text, or `json` anything; `timeout` is how long (s) connecting, each silence, and the answer may take.
+    `body` is text, or `json` anything; `timeout` is how long (s) all of it may take, from the name of the host over
+    redirects to the end of the answer.
     `success_codes` are statuses and ranges: "200-299,304". A 429 or 503 that says Retry-After is tried again then.
     After `circuit_failures` failures in a row of a host and port, by whichever job, nobody asks it for `circuit_pause`
     seconds: executions are put off and use up no attempt.
@@ -86,7 +93,7 @@ def http_request(  # noqa: PLR0913  what a request takes
     circuit.enter(timeout)
     sent = {**kind, **{str(name): str(value) for name, value in (headers or {}).items()}}
     try:
-        answer = _send(SystemClock(), method, url, sent, content, timeout)
+        answer = _within(timeout, lambda: _send(method, url, sent, content, timeout))
     except ValueError as error:
         raise Abort(f"{method} {target} cannot be asked for: {error}") from None
     except (HTTPError, OSError) as error:
@@ -135,25 +142,95 @@ def _content(body: str | None, json: Any) -> tuple[bytes | None, dict[str, str]]
 # --- the request --------------------------------------------------------------------------------------------------
 
 
-def _send(
-    clock: Clock, method: str, url: str, headers: dict[str, str], content: bytes | None, timeout: float
-) -> _Answer:
+class _Sockets:
+    """The connections of one request, which end with it whatever they wait for."""
+
+    def __init__(self) -> None:
+        self._state = threading.Lock()
+        self._open: list[socket.socket] = []
+        self._over = False
+
+    def watch(self, connected: socket.socket) -> socket.socket:
+        """Remember a connection and return it."""
+        with self._state:
+            if self._over:
+                connected.close()
+                raise TimeoutError("the request is over")
+            # A descriptor of our own: TLS takes the other one away.
+            self._open.append(connected.dup())
+        return connected
+
+    def end(self) -> None:
+        """End all connections, and refuse new ones."""
+        with self._state:
+            self._over = True
+            for each in self._open:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+                each.close()
+
+
+_sockets: ContextVar[_Sockets] = ContextVar("sockets")
+
+
+class _Connection(HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        return _sockets.get().watch(super()._new_conn())
+
+
+class _SecureConnection(HTTPSConnection):
+    def _new_conn(self) -> socket.socket:
+        return _sockets.get().watch(super()._new_conn())
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
+def _within(seconds: float, ask: Callable[[], _Answer]) -> _Answer:
+    """Return what `ask` returns or raise what it raises; raise `TimeoutError` if it takes longer than `seconds`.
+
+    It runs in a thread: urllib3's time-outs are those of one read or connect, and looking up a name has none.
+    """
+    outcome: Future[_Answer] = Future()
+    sockets = _Sockets()
+
+    def run() -> None:
+        _sockets.set(sockets)
+        try:
+            outcome.set_result(ask())
+        except BaseException as error:  # noqa: BLE001  raised in the thread that waits
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="http.request", daemon=True).start()
+    try:
+        return outcome.result(seconds)
+    except TimeoutError as error:
+        raise TimeoutError(f"timed out: the answer was not complete after {seconds:g} s") from error
+    finally:
+        sockets.end()
+
+
+def _send(method: str, url: str, headers: dict[str, str], content: bytes | None, timeout: float) -> _Answer:
     retries = urllib3.Retry(total=None, connect=0, read=0, redirect=_REDIRECTS, status=0, other=0)
-    with urllib3.PoolManager(timeout=timeout, retries=retries) as pool:
+    # Only ends what `_Sockets` cannot: a connection that is still being made.
+    with urllib3.PoolManager(timeout=timeout + 1.0, retries=retries) as pool:
+        pool.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
         answer = pool.request(method, url, body=content, headers=headers, preload_content=False)
         with contextlib.closing(answer):
-            body, complete = _read(clock, answer, timeout)
+            body, complete = _read(answer)
             return _Answer(answer.status, _shown(answer.headers), body, complete)
 
 
-def _read(clock: Clock, answer: urllib3.BaseHTTPResponse, timeout: float) -> tuple[bytes, bool]:
-    """As much of the body as is kept, and whether that is all of it. Raises `TimeoutError`."""
-    deadline = clock.monotonic() + timeout
+def _read(answer: urllib3.BaseHTTPResponse) -> tuple[bytes, bool]:
+    """Return as much of the body as is kept, and whether that is all of it."""
     body = b""
     while len(body) <= _MOST_BODY and (piece := answer.read1(_MOST_BODY)):
         body += piece
-        if clock.monotonic() > deadline:
-            raise TimeoutError(f"the answer was not complete after {timeout:g} s")
     return body[:_MOST_BODY], len(body) <= _MOST_BODY
 
 

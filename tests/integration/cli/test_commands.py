@@ -1,7 +1,9 @@
 """submit, executions, wait and db, on a real database."""
 
+import contextlib
 import json
 import socket
+import sqlite3
 import sys
 import threading
 from pathlib import Path
@@ -37,6 +39,14 @@ def test_submit_prints_the_id_of_a_queued_execution(run: Run, sqlite_database: D
     row = _row(sqlite_database, done.stdout.strip())
     assert (row.job, row.state, row.parameters) == ("clean", State.QUEUED, {"days": 90})
     assert row.created_by.startswith("cli")
+
+
+def test_a_locked_database_is_told_without_a_traceback(run: Run, sqlite_url: str) -> None:
+    path = sqlite_url.removeprefix("sqlite:///")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        done = run("submit", "clean", "days=90")
+    assert (done.exit_code, done.stderr) == (2, "error: the database does not answer: database is locked\n")
 
 
 @pytest.mark.parametrize(

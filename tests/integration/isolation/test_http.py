@@ -173,7 +173,7 @@ def test_failures_say_why(engine: Engine, site: Site) -> None:
     assert ends["status"]["message"] == f"GET {site.url} answered 404: nothing here"
     assert "Connection refused" in ends["nobody"]["message"]
     assert "timed out" in ends["silent"]["message"].lower()
-    assert ends["drip"]["message"] == f"GET {site.url}: the answer was not complete after 0.5 s"
+    assert ends["drip"]["message"] == f"GET {site.url}: timed out: the answer was not complete after 0.5 s"
 
 
 def test_it_comes_back_when_the_server_says(engine: Engine, site: Site) -> None:

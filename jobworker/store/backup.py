@@ -1,0 +1,103 @@
+"""An online copy of an SQLite database, which writers do not wait for.
+
+The copy is of one snapshot: copied in steps with a snapshot each, it would begin anew after every commit. What is
+written meanwhile stays in the write-ahead log until the copy is done.
+"""
+
+import contextlib
+import os
+import shlex
+import sqlite3
+import tempfile
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain.errors import InvalidInput, Misconfigured
+from jobworker.store.write_ahead_log import LONGEST, WriteAheadLog
+
+#: The length of the write-ahead log is looked at each time this number of pages (of 4 KiB) was copied.
+_STEP = 2_000
+
+#: A backup gives up when the write-ahead log is larger than this (bytes): far below where new work is refused.
+_LONGEST_LOG = LONGEST // 2
+
+
+def backup(url: str, target: Path, clock: Clock) -> int:
+    """Copy the SQLite database at `url` to `target`; return the size of the copy in bytes.
+
+    The copy appears under its name when it is complete, checked and on the disk. Raises `InvalidInput` for a file that
+    exists and for other databases, `Misconfigured` if the copy cannot be made or is damaged.
+    """
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        raise InvalidInput(_other_tool(parsed, target))
+    _refuse_existing(target)
+    source = Path(str(parsed.database))
+    try:
+        with tempfile.TemporaryDirectory(prefix=".jobworker-backup-", dir=target.parent) as folder:
+            copy = Path(folder) / target.name
+            copy.touch(mode=0o600)
+            _copy(source, copy, WriteAheadLog(source, clock))
+            _check(copy)
+            _sync(copy)
+            _refuse_existing(target)
+            copy.rename(target)
+            _sync(target.parent)
+    except (OSError, sqlite3.Error) as error:
+        raise Misconfigured(f"no backup was made: {source} cannot be copied to {target}: {error}") from error
+    return target.stat().st_size
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists():
+        raise InvalidInput(f"{target} exists and is left as it is: name a file that does not exist yet")
+
+
+def _copy(source: Path, copy: Path, log: WriteAheadLog) -> None:
+    def look(_status: int, _left: int, _all: int) -> None:
+        if log.size() > _LONGEST_LOG:
+            raise Misconfigured(
+                f"no backup was made: the write-ahead log grew to {log.size() // 1024**2} MiB meanwhile; "
+                "try again when less is written, or end what else keeps a transaction open that reads the database"
+            )
+
+    with _open(source) as reader, _open(copy) as writer:
+        # No other process opens the copy, and it is brought to the disk as a whole.
+        writer.execute("PRAGMA journal_mode=OFF")
+        writer.execute("PRAGMA synchronous=OFF")
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM sqlite_master").fetchone()  # Takes the snapshot.
+        reader.backup(writer, pages=_STEP, progress=look)
+
+
+def _check(copy: Path) -> None:
+    """Raise `Misconfigured` if the copy is damaged; make it a single file."""
+    with _open(copy) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+        found = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
+    if found != ["ok"]:
+        raise Misconfigured(f"no backup was made: the copy is damaged, so the database probably is: {'; '.join(found)}")
+
+
+def _open(path: Path) -> contextlib.closing[sqlite3.Connection]:
+    return contextlib.closing(sqlite3.connect(path, isolation_level=None))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _other_tool(url: sa.URL, target: Path) -> str:
+    query = url.difference_update_query(["password"]).query
+    plain = sa.URL.create("postgresql", url.username, None, url.host, url.port, url.database, query)
+    command = shlex.join(["pg_dump", "--format=custom", f"--file={target}", plain.render_as_string()])
+    return (
+        f"jobworker backup copies SQLite databases; for PostgreSQL use {command} "
+        "(it asks for the password, or takes it from PGPASSWORD or ~/.pgpass)"
+    )

@@ -1,0 +1,122 @@
+"""An advisory lock on a file: fair between threads and processes, and with a deadline.
+
+`flock` has no time-out. Trying again and again instead would starve: a process that locks hundreds of times a second
+leaves the lock free for microseconds. So a thread of its own waits in the kernel's queue when another process holds
+the lock; callers wait for that thread. If they give up, the thread stays in the queue and serves the next caller.
+"""
+
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobworker.clock import Clock
+from jobworker.domain.errors import DatabaseBusy
+
+#: How long (s) a caller waits after another one has waited in vain, until the lock is granted again: a holder that
+#: hangs must not keep all threads of a server busy.
+_SHORT = 0.2
+
+
+class _Request:
+    """A place in the kernel's queue for the lock on `descriptor`, which it owns until `take` returns it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._state = threading.Lock()
+        self._ended = threading.Event()
+        self._wanted, self._granted = True, False
+        threading.Thread(target=self._wait, name="file-lock", daemon=True).start()
+
+    def want(self) -> bool:
+        """Return whether the place is still held; then the lock is kept for the caller, who has to `take` it."""
+        with self._state:
+            self._wanted = not self._ended.is_set()
+            return self._wanted
+
+    def take(self, seconds: float) -> int | None:
+        """Return the locked descriptor once the lock is granted; None if it is not within `seconds`."""
+        self._ended.wait(seconds)
+        with self._state:
+            self._wanted = False
+            return self._descriptor if self._granted else None
+
+    def _wait(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            locked = True
+        except OSError:
+            locked = False
+        with self._state:
+            self._granted = locked and self._wanted
+            if not self._granted:
+                os.close(self._descriptor)
+            self._ended.set()
+
+
+class FileLock:
+    """An exclusive lock for the threads of this process and for other processes that use the same file."""
+
+    def __init__(self, path: Path, clock: Clock, patience: float) -> None:
+        self._path = path
+        self._clock = clock
+        self._patience = patience
+        self._hangs = False
+        self._turn = threading.Lock()
+        self._request: _Request | None = None
+
+    @property
+    def patience(self) -> float:
+        """How long (s) a caller should wait at present."""
+        return min(self._patience, _SHORT) if self._hangs else self._patience
+
+    @contextlib.contextmanager
+    def hold(self, deadline: float) -> Iterator[None]:
+        """Hold the lock; raise `DatabaseBusy` if it is not granted before `deadline` (of `Clock.monotonic`)."""
+        began = self._clock.monotonic()
+        if not self._turn.acquire(timeout=max(0.0, deadline - began)):
+            self._hangs = True
+            raise waited_too_long(self._clock.monotonic() - began)
+        try:
+            descriptor = self._lock(deadline)
+            self._hangs = descriptor is None
+            if descriptor is None:
+                raise waited_too_long(self._clock.monotonic() - began)
+            try:
+                yield
+            finally:
+                os.close(descriptor)
+        finally:
+            self._turn.release()
+
+    def _lock(self, deadline: float) -> int | None:
+        """Return the locked descriptor, or None after the deadline: then the request stays in the queue."""
+        if self._request is None or not self._request.want():
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if _lock_at_once(descriptor):
+                return descriptor
+            self._request = _Request(descriptor)
+        granted = self._request.take(max(0.0, deadline - self._clock.monotonic()))
+        if granted is not None:
+            self._request = None
+        return granted
+
+
+def waited_too_long(seconds: float) -> DatabaseBusy:
+    """Return the error of a caller that has waited `seconds` in vain."""
+    return DatabaseBusy(
+        f"another writer has kept the database locked for {seconds:.1f} s; nothing was changed: try again"
+    )
+
+
+def _lock_at_once(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        os.close(descriptor)
+        raise
+    return True

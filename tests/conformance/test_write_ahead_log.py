@@ -1,0 +1,151 @@
+"""SQLite's write-ahead log: readers keep no writer waiting, and it does not grow without end."""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker.clock import ManualClock, SystemClock
+from jobworker.domain.errors import DatabaseBusy
+from jobworker.store import database as module
+from jobworker.store import queues, write_ahead_log
+from jobworker.store.database import Database, Patience
+from tests.conftest import NOW
+
+#: Far below the 10 s for which a writer used to wait, and far above what a busy machine takes.
+_NO_WAIT = 4.0
+
+
+@pytest.fixture
+def reader(sqlite_url: str) -> Iterator[sqlite3.Connection]:
+    """Another program, which reads in one transaction."""
+    with contextlib.closing(sqlite3.connect(path(sqlite_url), isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM queues").fetchone()
+        yield connection
+
+
+def path(url: str) -> Path:
+    return Path(url.removeprefix("sqlite:///"))
+
+
+def fill(database: Database, name: str) -> None:
+    """Write about 200 kB."""
+    with database.write() as connection:
+        queues.remember(connection, [f"{name}{number:0200}" for number in range(300)], NOW)
+
+
+def test_a_checkpoint_waits_for_no_reader(sqlite_database: Database, reader: sqlite3.Connection) -> None:
+    clock, longest = SystemClock(), 0.0
+    for number in range(3):
+        began = clock.monotonic()
+        fill(sqlite_database, str(number))
+        sqlite_database.checkpoint(above=0)
+        longest = max(longest, clock.monotonic() - began)
+    assert longest < _NO_WAIT
+    assert sqlite_database.log_size() > 0
+
+
+def test_the_log_is_emptied_once_the_reader_has_gone(sqlite_url: str, reader: sqlite3.Connection) -> None:
+    clock = ManualClock(NOW)
+    database = Database(sqlite_url, clock=clock)
+    fill(database, "a")
+    database.checkpoint(above=0)
+    reader.execute("ROLLBACK")
+    database.checkpoint(above=0)
+    assert database.log_size() > 0, "it pauses after a reader has kept it from the end"
+    clock.advance(write_ahead_log._FIRST_PAUSE * 2)
+    database.checkpoint(above=0)
+    assert database.log_size() == 0
+    database.dispose()
+
+
+def test_writers_keep_the_log_short_while_no_relay_runs(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WRITERS_HELP_ABOVE", 500_000)
+    sizes = []
+    for number in range(12):
+        fill(sqlite_database, str(number))
+        sizes.append(sqlite_database.log_size())
+    assert max(sizes) < 1_000_000
+
+
+def test_an_endless_reader_ends_the_acceptance_of_work_and_not_the_writing(
+    sqlite_database: Database, reader: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_ahead_log, "LONGEST", 500_000)
+    fill(sqlite_database, "a")
+    fill(sqlite_database, "b")
+    fill(sqlite_database, "c")
+    with pytest.raises(DatabaseBusy, match="keeps open a transaction"):
+        sqlite_database.commit(lambda connection: queues.remember(connection, ["new"], NOW))
+    fill(sqlite_database, "d")
+    with sqlite_database.read() as connection:
+        assert "new" not in queues.names(connection)
+
+
+def test_work_is_accepted_again_when_the_reader_has_gone(
+    sqlite_url: str, reader: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_ahead_log, "LONGEST", 100_000)
+    clock = ManualClock(NOW)
+    database = Database(sqlite_url, clock=clock)
+    fill(database, "a")
+    with pytest.raises(DatabaseBusy):
+        database.require_room()
+    reader.execute("ROLLBACK")
+    clock.advance(write_ahead_log._LONGEST_PAUSE * 2)
+    database.commit(lambda connection: queues.remember(connection, ["new"], NOW))
+    database.dispose()
+
+
+def test_a_checkpoint_that_fails_does_not_fail_the_commit_before_it(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(module, "WRITERS_HELP_ABOVE", 0)
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+    fill(sqlite_database, "a")
+    with sqlite_database.read() as connection:
+        assert len(queues.names(connection)) == 300
+
+
+def test_our_own_reads_have_a_deadline(sqlite_url: str) -> None:
+    database = Database(sqlite_url, Patience(statement=0.2))
+    endless = sa.text("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n")
+    with pytest.raises(sa.exc.OperationalError, match="interrupted"), database.read() as connection:
+        connection.execute(endless)
+    with database.read() as connection:
+        assert connection.scalar(sa.text("SELECT 1")) == 1
+    database.dispose()
+
+
+def test_writers_do_not_wait_while_many_read(sqlite_database: Database) -> None:
+    """Readers come and go, so there is always one, as with a dashboard that is open all day."""
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            with sqlite_database.read() as connection:
+                queues.names(connection)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for thread in readers:
+        thread.start()
+    clock, longest = SystemClock(), 0.0
+    for number in range(10):
+        began = clock.monotonic()
+        fill(sqlite_database, str(number))
+        sqlite_database.checkpoint(above=0)
+        longest = max(longest, clock.monotonic() - began)
+    over.set()
+    for thread in readers:
+        thread.join()
+    assert longest < _NO_WAIT

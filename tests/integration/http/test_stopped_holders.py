@@ -1,0 +1,166 @@
+"""The holder of a lock is stopped (SIGSTOP): requests that need the lock get a 503 soon, the others go on."""
+
+import concurrent.futures
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from jobworker.clock import SystemClock
+from jobworker.store.database import Database
+from tests.integration.http.conftest import World, seed, world_on
+from tests.integration.http.test_served import THREADS, server
+from tests.servers import Process
+from tests.waiting import until
+
+#: A client is answered after 4 s; a busy machine may need longer.
+_SOON = 15.0
+
+_WITH_FILE_LOCK = """
+import fcntl, sys, time
+file = open(sys.argv[1] + ".lock", "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+_WITH_TRANSACTION = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+time.sleep(600)
+"""
+
+_WITH_ROWS = """
+import psycopg, sys, time
+connection = psycopg.connect(sys.argv[1])
+connection.execute("SELECT id FROM executions FOR UPDATE")
+print("held", flush=True)
+time.sleep(600)
+"""
+
+Stop = Callable[[str, str], Process]
+
+__all__ = ["server"]
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Iterator[Stop]:
+    """Starts a program that takes a lock, and stops it then."""
+    with contextlib.ExitStack() as started:
+
+        def stop(program: str, argument: str) -> Process:
+            process = Process([sys.executable, "-c", program, argument], tmp_path / "holder.log")
+            started.callback(process.end)
+
+            def holds() -> bool:
+                process.must_live()
+                return "held" in process.log.read_text()
+
+            until(holds, what="the lock to be taken")
+            process.send(signal.SIGSTOP)
+            return process
+
+        yield stop
+
+
+def _file(database: Database) -> str:
+    return str(database.url.database)
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    clock = SystemClock()
+    began = clock.monotonic()
+    return work(), clock.monotonic() - began
+
+
+def test_of_the_file_lock(world: World, stopped: Stop) -> None:
+    holder = stopped(_WITH_FILE_LOCK, _file(world.database))
+    first, waited = _timed(world.submit)
+    assert (first.status_code, first.json["code"]) == (503, "database_busy")
+    assert "nothing was changed" in first.json["detail"]
+    assert first.headers["Retry-After"] == "2"
+    assert waited < _SOON
+    assert world.client.get("/healthz").status_code == 200
+    assert world.client.get("/api/v1/executions").json["items"] == []
+    # Later requests are answered sooner, also those that do not share a commit.
+    pause, waited = _timed(lambda: world.client.post("/api/v1/queues/default/pause"))
+    assert (pause.status_code, pause.json["code"]) == (503, "database_busy")
+    assert waited < 3.0
+    holder.end()
+    until(lambda: world.submit().status_code == 202, what="work to be accepted again")
+    assert world.count("executions") == 1
+
+
+def test_of_a_transaction(world: World, stopped: Stop) -> None:
+    holder = stopped(_WITH_TRANSACTION, _file(world.database))
+    answer, waited = _timed(world.submit)
+    assert (answer.status_code, answer.json["code"]) == (503, "database_unavailable")
+    assert waited < _SOON
+    assert world.client.get("/api/v1/executions").json["items"] == []
+    holder.end()
+    world.submitted()
+
+
+def test_of_rows_in_postgresql(postgres_url: str, stopped: Stop) -> None:
+    database = Database(postgres_url)
+    seed(database)
+    world = world_on(database)
+    execution = world.submitted()["id"]
+    stopped(_WITH_ROWS, postgres_url.replace("+psycopg", ""))
+    answer, waited = _timed(lambda: world.client.post(f"/api/v1/executions/{execution}/cancel"))
+    assert (answer.status_code, answer.json["code"]) == (503, "database_unavailable")
+    assert waited < _SOON
+    world.submitted()
+    database.dispose()
+
+
+def test_others_are_served_meanwhile(server: httpx.Client, world: World, stopped: Stop) -> None:
+    def submit(_: int) -> tuple[int, str]:
+        answer = server.post("/api/v1/jobs/export/executions", json={"parameters": {"user_id": "u"}})
+        return answer.status_code, answer.json()["code"]
+
+    stopped(_WITH_FILE_LOCK, _file(world.database))
+    with concurrent.futures.ThreadPoolExecutor(2 * THREADS) as clients:
+        for _ in range(2):
+            waiting = [clients.submit(submit, number) for number in range(2 * THREADS)]
+            health, waited = _timed(lambda: server.get("/healthz"))
+            assert health.status_code == 200
+            assert waited < _SOON
+            assert {each.result() for each in waiting} == {(503, "database_busy")}
+
+
+def test_a_full_disk_is_told_to_the_client(world: World) -> None:
+    pages = _scalar(world.database, "PRAGMA page_count")
+    engine = world.app.extensions["jobworker"].database._writer
+    sa.event.listen(engine, "connect", lambda raw, _: raw.execute(f"PRAGMA max_page_count={pages}"))
+    large = {"executions": [{"job": "export", "parameters": {"user_id": "u" * 300}}] * 200}
+    answer = world.client.post("/api/v1/executions/batch", json=large)
+    assert (answer.status_code, answer.json["code"]) == (503, "database_unavailable")
+    assert answer.headers["Retry-After"] == "2"
+    assert world.count("executions") == 0
+
+
+def test_a_log_that_a_reader_keeps_long_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobworker.store.write_ahead_log.LONGEST", 0)
+    with world.database.read() as connection:
+        connection.execute(sa.text("SELECT count(*) FROM executions"))
+        answer = world.submit()
+        assert (answer.status_code, answer.json["code"]) == (503, "database_busy")
+        assert "write-ahead log" in answer.json["detail"]
+        ready = world.client.get("/readyz").json
+        assert ready["status"] == "unready"
+        assert "write-ahead log" in ready["checks"]["database"]["detail"]
+    assert world.count("executions") == 0
+
+
+def _scalar(database: Database, statement: str) -> Any:
+    with database.read() as connection:
+        return connection.scalar(sa.text(statement))
