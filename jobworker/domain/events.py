@@ -34,7 +34,7 @@ What ends an attempt may also have `progress` and `metadata`, with what `progres
 import datetime as dt
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -83,6 +83,18 @@ NEVER_RAN = frozenset({Kind.EXPIRED, Kind.REJECTED})
 
 #: The reports about an attempt that its worker did not bring to an end; the relay decides what becomes of it.
 CUT_SHORT = frozenset({Kind.LOST, Kind.INTERRUPTED})
+
+#: The reports that an attempt is over, whatever follows it.
+ENDS = (frozenset(STATES) - {Kind.RUNNING}) | CUT_SHORT
+
+#: The JSON types of those fields that become columns.
+_FIELD_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "worker": str, "token": str, "code_version": str, "reason": str, "error": dict, "result_file": dict,
+    "runtime": (int, float), "delay": (int, float),
+}  # fmt: skip
+
+#: Longest worker, token and explanation that are taken over from a report which is refused (characters).
+_LONGEST_TAKEN_OVER = 200
 
 #: What users see as the type of the error when the report has none of its own.
 _ERROR_TYPES: Mapping[Kind, str] = {Kind.REJECTED: "MessageRejected"}
@@ -140,15 +152,42 @@ def encode(kind: Kind, execution: str, attempt: int, data: Mapping[str, Any]) ->
 
 
 def decode(stream_id: str, fields: Mapping[str, str]) -> Event:
-    """The event that a stream entry holds; raises `UnreadableEvent`."""
+    """The event that a stream entry holds; raises `UnreadableEvent`.
+
+    The end of an attempt must not be missed: if only its data cannot be read, the answer is `refused`.
+    """
     try:
-        data = json_values.read(fields.get("data", "{}"))
-        event = Event(stream_id, Kind(fields["kind"]), fields.get("execution", ""), int(fields.get("attempt", 0)), data)
+        event = Event(stream_id, Kind(fields["kind"]), fields.get("execution", ""), int(fields.get("attempt", 0)), {})
     except (KeyError, ValueError) as error:
         raise UnreadableEvent(f"stream entry {stream_id} cannot be read: {error!r}") from error
+    try:
+        return replace(event, data=_read(fields.get("data", "{}")))
+    except ValueError as error:
+        if event.kind in ENDS and event.execution:
+            return refused(event, str(error))
+        raise UnreadableEvent(f"stream entry {stream_id} ({event.kind}) cannot be read: {error!r}") from error
+
+
+def _read(text: str) -> Mapping[str, Any]:
+    data = json_values.read(text)
     if not isinstance(data, dict):
-        raise UnreadableEvent(f"stream entry {stream_id}: data is not an object")
-    return event
+        raise ValueError("data is not an object")
+    for name, kind in _FIELD_TYPES.items():
+        if data.get(name) is not None and not isinstance(data[name], kind):
+            raise ValueError(f"{name} is of the type {type(data[name]).__name__}")
+    return data
+
+
+def refused(event: Event, why: str) -> Event:
+    """The report that stands for the end of an attempt which cannot be recorded as it was reported: it has failed."""
+    why = json_values.mended(f"its report that it was {event.kind} cannot be recorded: {why}")[:_LONGEST_TAKEN_OVER]
+    data: dict[str, Any] = {
+        name: event.data[name]
+        for name in ("worker", "token")
+        if isinstance(event.data.get(name), str) and len(event.data[name]) <= _LONGEST_TAKEN_OVER
+    }
+    data.update(reason=why, error={"type": "ReportRefused", "message": why, "traceback": None})
+    return replace(event, kind=Kind.REJECTED if event.kind in NEVER_RAN else Kind.FAILED, data=data)
 
 
 def to_move(event: Event) -> Move:

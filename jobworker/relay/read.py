@@ -121,4 +121,5 @@ def _decode(entries: Iterable[tuple[str, dict[str, str]]]) -> Iterable[Event]:
         try:
             yield events.decode(stream_id, fields)
         except UnreadableEvent as error:
-            logger.error("event_unreadable", error=str(error), fields=fields)
+            # Not what it holds: that may be a result, or parameters.
+            logger.error("event_unreadable", error=str(error), execution=fields.get("execution"))

@@ -63,7 +63,7 @@ def test_what_is_refused_and_where(value: object, place: str, why: str) -> None:
         *["grün 🎈", None, True, 2**64 - 1, -(2**63), 1e308, -0.0, "", [], {}],
         {"a": [1.5, {"b": "c"}]},
         (1, ("a", None)),
-        {1: "a", None: "b", True: "c", 2.5: "d"},
+        {1: "a", None: "b", False: "c", 2.5: "d"},
         collections.OrderedDict(a=Colour.RED),
         {"__type__": "uuid"},
         {"__type__": "uuid", "__value__": "zz", "more": 1},
