@@ -31,7 +31,7 @@ from jobworker.relay.stop import Stopper
 from jobworker.relay.watch import Watch
 from jobworker.settings import Settings
 from jobworker.store import dependencies, dispatch, relay_state
-from jobworker.store.database import Database
+from jobworker.store.database import Database, in_short
 from jobworker.transport.claims import Claims
 from jobworker.transport.client import check, connect
 from jobworker.transport.orders import Orders
@@ -196,7 +196,7 @@ class Relay:
         if isinstance(answer, Exception):
             _log_refusal(report, answer)
             if report.kind in events.ENDS:
-                refusal = events.refused(report, _in_short(answer))
+                refusal = events.refused(report, in_short(answer))
                 answer = self._try_to_commit(offsets, replace(nothing, events=[refusal]))
         return self._commit(offsets, nothing) if isinstance(answer, Exception) else answer
 
@@ -305,20 +305,12 @@ class Relay:
 
 
 def _log_refusal(report: Event, error: Exception) -> None:
-    """Log that a report could not be recorded. Not its data: that may be a result, or what a job printed."""
+    """Log that a report could not be recorded. No data and no traceback: those hold results and what jobs printed."""
     logger.error(
         "report_refused",
         report=report.id,
         kind=report.kind.value,
         execution=report.execution,
         attempt=report.attempt,
-        error=_in_short(error),
-        # That of a statement shows its parameters.
-        exc_info=error if not isinstance(error, sqlalchemy.exc.StatementError) else None,
+        error=in_short(error),
     )
-
-
-def _in_short(error: Exception) -> str:
-    """What went wrong, without the statement and its parameters."""
-    cause = error.orig if isinstance(error, sqlalchemy.exc.StatementError) and error.orig else error
-    return f"{type(cause).__name__}: {cause}"

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from jobworker.domain import deadline, limits, references
+from jobworker.domain import deadline, json_values, limits, references
 from jobworker.domain.dependencies import Parent, Verdict
 from jobworker.domain.errors import InvalidParameters, NotUnique
 from jobworker.domain.execution import State
@@ -21,11 +21,14 @@ from jobworker.domain.limits import Keys
 from jobworker.domain.references import UnresolvedParameter
 from jobworker.services import completion, preparing, triggers, unique
 from jobworker.store import dependencies, jobs, tasks
-from jobworker.store.database import UNAVAILABLE
+from jobworker.store.database import UNAVAILABLE, in_short
 from jobworker.store.dependencies import Changed, Edge, Source, Waiting
 
 #: Dependencies that one wave settles, and waves that one transaction goes through: others want to write, too.
 _EDGES, _WAVES = 2000, 50
+
+#: Longest explanation why an execution could not go on (characters).
+_LONGEST_REASON = 500
 
 logger = structlog.get_logger(__name__)
 
@@ -99,8 +102,8 @@ def _settle(connection: sa.Connection, edges: Sequence[Edge], parents: Mapping[s
             return _settle_all(connection, mine, parents, now)
     except UNAVAILABLE:
         raise  # That is no dependent's fault.
-    except Exception:
-        logger.exception("release_refused", executions=len(mine))
+    except Exception as error:  # noqa: BLE001  it is logged; a traceback would show parameters
+        logger.error("release_refused", executions=len(mine), error=in_short(error))
     wave = _Wave()
     for key, outcomes in sorted(mine.items()):
         alone = _settle_alone(connection, key, outcomes, parents, now)
@@ -118,12 +121,11 @@ def _settle_alone(
             return _settle_all(connection, {key: outcomes}, parents, now)
     except UNAVAILABLE:
         raise
-    except Exception as error:  # noqa: BLE001  logged with the others; history tells of it
+    except Exception as error:  # noqa: BLE001  it was logged with the others, and history tells of it
         dependencies.settle(connection, outcomes, now)
         rows = dependencies.lock_waiting(connection, [key])
-        changed = [
-            _failed(row, "ReleaseRefused", f"it could not go on: {type(error).__name__}") for row in rows.values()
-        ]
+        why = json_values.mended(f"what it comes to cannot be recorded: {in_short(error)}")[:_LONGEST_REASON]
+        changed = [_failed(row, "ReleaseRefused", why) for row in rows.values()]
         dependencies.save(connection, changed, now)
         return _Wave(0, [_as_parent(rows[each.id], each) for each in changed])
 

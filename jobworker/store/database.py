@@ -27,6 +27,12 @@ _BUSY_TIMEOUT_MS = 10_000
 UNAVAILABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 
 
+def in_short(error: Exception) -> str:
+    """What went wrong, without the statement and its parameters: those are nobody's business in a log."""
+    cause = error.orig if isinstance(error, sa.exc.StatementError) and error.orig else error
+    return f"{type(cause).__name__}: {cause}"
+
+
 class _Cursor(Protocol):
     def execute(self, sql: str) -> Any: ...
     def close(self) -> None: ...
