@@ -89,7 +89,17 @@ def _describe(name: str, hint: Any, default: Any) -> Parameter:
         hint = _common_type(choices)
     json_name = _JSON_NAMES.get(typing.get_origin(hint) or hint, "any")
     shown = None if required else default.value if isinstance(default, enum.Enum) else default
+    # What cannot be shown as JSON is known to the code alone, which applies its own defaults.
+    shown, choices = (each if _is_shown(each) else None for each in (shown, choices))
     return Parameter(name, json_name, required, shown, choices, nullable or (not required and default is None))
+
+
+def _is_shown(value: Any) -> bool:
+    try:
+        json_values.check(value)
+    except json_values.Unacceptable:
+        return False
+    return True
 
 
 def _without_none(hint: Any) -> tuple[Any, bool]:

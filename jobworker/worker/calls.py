@@ -82,7 +82,8 @@ def _header(clock: Clock, name: str, given: Mapping[str, Any], caller: Mapping[s
 def _is_kept(name: str, args: Any, kwargs: Any, given: Mapping[str, Any]) -> bool:
     """Whether the call is small enough for the history, and can be kept there as it is."""
     try:
-        text = json.dumps([args or (), kwargs or {}, given.get("chain"), given.get("link")])
+        more = {name: given.get(name) for name in ("chain", "link")}
+        text = json.dumps({"args": args or (), "kwargs": kwargs or {}, **more})
     except (TypeError, ValueError, RecursionError):
         return False  # Celery will say what is wrong with it.
     if len(text) > MAX_BYTES:

@@ -15,10 +15,11 @@ from jobworker.domain.errors import InvalidParameters
 from jobworker.domain.execution import State
 from jobworker.domain.json_values import Unacceptable
 from jobworker.relay.release import Releases
-from jobworker.services import preparing
+from jobworker.services import dead_letters, preparing
+from jobworker.services.dead_letters import Order
 from jobworker.store import schema
 from jobworker.store.database import Database
-from tests.conformance.household import Household
+from tests.conformance.household import FAILED, Household
 
 TEXT = st.text(st.characters(codec=None), max_size=5) | st.sampled_from(
     ["\x00", "\ud800", "__type__", "__value__", "🎈"]
@@ -184,3 +185,20 @@ def test_what_is_put_together_is_checked_as_a_whole(house: Household) -> None:
     with pytest.raises(InvalidParameters, match="__type__"):
         house.submit("load", parameters={"__value__": "zz"})
     assert house.submit("load", parameters={"__value__": "zz", "more": 1})
+
+
+def test_a_call_with_a_date_can_be_run_again_and_no_patch_adds_another(house: Household) -> None:
+    date = {"__type__": "date", "__value__": "2026-03-02"}
+    called = house.submit("load")
+    with house.database.write() as connection:
+        # As the relay writes down a call from Python.
+        mine = schema.executions.c.id == called
+        connection.execute(sa.update(schema.executions).where(mine).values(parameters={"day": date}))
+    house.end(called, FAILED)
+    again = dead_letters.rerun(house.database, house.clock, called, Order(), "ann")
+    assert again.parameters == {"day": date}
+    plain = house.submit("load", parameters={"day": {"__type__": "date"}})
+    house.end(plain, FAILED)
+    patch = {"day": {"__value__": "2026-03-02"}}
+    with pytest.raises(InvalidParameters, match="__type__"):
+        dead_letters.rerun(house.database, house.clock, plain, Order(patch=patch), "ann")

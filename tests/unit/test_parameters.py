@@ -1,5 +1,6 @@
 """Parameters: read from signatures, checked at the door."""
 
+import datetime as dt
 import enum
 import json
 from typing import Any, Literal, Optional
@@ -153,3 +154,27 @@ def test_very_deep_values_are_no_trouble() -> None:
         deep = [deep]
     with pytest.raises(InvalidParameters):
         parameters.validate([Parameter("a")], {"a": deep})
+
+
+DAY = dt.date(2026, 1, 1)
+
+
+class Unshown(enum.Enum):
+    """Members that JSON does not have."""
+
+    POINT = (1, object())
+
+
+def test_defaults_and_choices_that_are_no_json_are_not_shown() -> None:
+    def run(
+        day: Any = dt.date(2026, 1, 1), large: int = 2**70, point: Unshown = Unshown.POINT, rows: Any = (1,)
+    ) -> None:
+        """A job."""
+
+    found = parameters.from_signature(run)
+    assert [(each.name, each.default, each.choices, each.required) for each in found] == [
+        ("day", None, None, False),
+        ("large", None, None, False),
+        ("point", None, None, False),
+        ("rows", (1,), None, False),
+    ]
