@@ -1,20 +1,16 @@
 """Reading JSON strictly: what cannot be stored, compared and shown again unchanged does not get in."""
 
-import json
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 from flask import Request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from jobworker.api.problems import MalformedBody, UnsupportedMediaType
-
-#: Deeper nesting has no use here and would be refused by whoever has to write it out again.
-_DEEPEST = 64
-
-_SMALLEST_INTEGER = -(2**63)
-_LARGEST_INTEGER = 2**64 - 1
+from jobworker.domain import json_values
+from jobworker.domain.errors import FieldError
+from jobworker.domain.json_values import Unacceptable
 
 #: What JavaScript and Python write where JSON has nothing.
 _NO_NUMBER = re.compile(rb"[:,\[]\s*-?(?:NaN|Infinity)\b")
@@ -50,11 +46,27 @@ def parse(raw: bytes) -> Any:
         # NaN and Infinity, numbers that are infinite, bytes that are no UTF-8 and half surrogates end here too.
         hint = "; JSON has no NaN and no Infinity" if _NO_NUMBER.search(raw) else ""
         raise MalformedBody(f"the body is not valid JSON: {error}{hint}") from None
-    _check(value)
-    if _MANY_DIGITS.search(raw):
-        # orjson turns integers that do not fit into floats without a word.
-        json.loads(raw, parse_int=_bounded)
+    try:
+        json_values.check(value)
+        if _says_more(raw, value):
+            json_values.parse(raw)
+    except Unacceptable as error:
+        _refuse(error)
     return value
+
+
+def _says_more(raw: bytes, value: Any) -> bool:
+    """Whether `raw` may hold what orjson drops without a word: a key that is repeated, digits beyond 64 bits.
+
+    Each key has one colon, so a colon is missing in `value` for each that was dropped, unless others were escaped.
+    """
+    colons = raw.count(b":") - orjson.dumps(value).count(b":")
+    return bool(colons or b"\\u003" in raw or _MANY_DIGITS.search(raw))
+
+
+def _refuse(error: Unacceptable) -> NoReturn:
+    message = f"the body holds {error}"
+    raise MalformedBody(message, [FieldError(error.pointer, "not_kept", message)])
 
 
 def _all(request: Request) -> bytes:
@@ -63,29 +75,3 @@ def _all(request: Request) -> bytes:
     if request.content_length is None and len(raw) >= (request.max_content_length or len(raw) + 1):
         raise RequestEntityTooLarge
     return raw
-
-
-def _check(value: Any) -> None:
-    """Refuse nesting that is too deep and the character NUL, which PostgreSQL cannot store."""
-    level = [value]
-    for _ in range(_DEEPEST):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                below.extend(item.keys())
-                below.extend(item.values())
-            elif isinstance(item, list):
-                below.extend(item)
-            elif isinstance(item, str) and "\0" in item:
-                raise MalformedBody("the character NUL (\\u0000) is not allowed in text")
-        if not below:
-            return
-        level = below
-    raise MalformedBody(f"the body is nested more than {_DEEPEST} levels deep")
-
-
-def _bounded(digits: str) -> int:
-    # The length first: turning a million digits into a number takes for ever.
-    if len(digits) > len(str(_LARGEST_INTEGER)) or not _SMALLEST_INTEGER <= int(digits) <= _LARGEST_INTEGER:
-        raise MalformedBody(f"{digits[:24]}… does not fit into 64 bits; send it as a string")
-    return int(digits)

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
-import orjson
 
-from jobworker.domain import durations
+from jobworker.domain import durations, json_values
 from jobworker.domain.errors import FieldError, InvalidInput
+from jobworker.domain.json_values import Unacceptable
 from jobworker.domain.parameters import Parameter
 
 
@@ -20,14 +20,16 @@ def parameters(pairs: Iterable[str], document: str | None, accepted: Sequence[Pa
         name, found, text = pair.partition("=")
         if not (found and name):
             raise InvalidInput(f"{pair} must look like name=value", [FieldError("/parameters", "invalid", pair)])
-        given[name] = text if types.get(name) == "string" else _value(text)
+        given[name] = text if types.get(name) == "string" else _value(text, name)
     return given
 
 
 def object_of(document: str, option: str) -> dict[str, Any]:
     """The JSON object that an option was given; raises `InvalidInput`."""
     try:
-        read = orjson.loads(document)
+        read = json_values.parse(document)
+    except Unacceptable as error:
+        raise InvalidInput(f"{option} holds {error}") from None
     except ValueError as error:
         raise InvalidInput(f"{option} is not JSON: {error}") from None
     if not isinstance(read, Mapping):
@@ -35,10 +37,12 @@ def object_of(document: str, option: str) -> dict[str, Any]:
     return dict(read)
 
 
-def _value(text: str) -> Any:
+def _value(text: str, name: str) -> Any:
     """JSON, or else the text itself: the check of the parameters says whether it fits."""
     try:
-        return orjson.loads(text)
+        return json_values.parse(text)
+    except Unacceptable as error:
+        raise InvalidInput(f"{name} holds {error}") from None
     except ValueError:
         return text
 
@@ -65,6 +69,6 @@ class Duration(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            return durations.parse(_value(value))
+            return durations.parse(_value(value, "the duration"))
         except ValueError as error:
             self.fail(f"{value} {error}", param, ctx)

@@ -177,12 +177,10 @@ def _require_json(parameters: Any) -> None:
     """Over HTTP nothing else can come; from Python anything can."""
     try:
         json.dumps(parameters, allow_nan=False)
-        why = json_values.why_not_kept(parameters)
-    except (TypeError, ValueError) as error:
-        why = str(error)
-    if why is not None:
-        message = f"parameters cannot be kept as JSON: {why}"
-        raise InvalidInput(message, [FieldError("/parameters", "not_allowed", message)])
+        json_values.check(parameters)
+    except (TypeError, ValueError, RecursionError) as error:
+        message = f"parameters cannot be kept as JSON: {error}"
+        raise InvalidInput(message, [FieldError("/parameters", "not_allowed", message)]) from None
 
 
 def _require_rule(rule: Any) -> None:

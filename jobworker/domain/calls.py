@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobworker.domain import ids
+from jobworker.domain import ids, json_values
 from jobworker.domain.execution import PRIORITIES
 from jobworker.domain.parameters import VARIADIC, Parameter
 
@@ -43,6 +43,7 @@ def read(execution: str, data: Mapping[str, Any], seen: dt.datetime) -> Call:
     args, kwargs, embedded = data["args"], data["kwargs"], data["embedded"]
     if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(embedded, dict)):
         raise TypeError("args must be a list, kwargs and embedded objects")
+    json_values.check([args, kwargs, embedded], tagged=True)
     return Call(
         task=task,
         queue=queue,

@@ -36,7 +36,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -86,6 +86,12 @@ NEVER_RAN = frozenset({Kind.EXPIRED, Kind.REJECTED})
 
 #: The reports about an attempt that its worker did not bring to an end; the relay decides what becomes of it.
 CUT_SHORT = frozenset({Kind.LOST, Kind.INTERRUPTED})
+
+#: The reports that an attempt is over, whatever follows it.
+ENDS = (frozenset(STATES) - {Kind.RUNNING}) | CUT_SHORT
+
+#: Longest worker, token and explanation that are taken over from a report which is refused (characters).
+_LONGEST_TAKEN_OVER = 200
 
 #: What users see as the type of the error when the report has none of its own.
 _ERROR_TYPES: Mapping[Kind, str] = {Kind.REJECTED: "MessageRejected"}
@@ -145,15 +151,32 @@ def encode(kind: Kind, execution: str, attempt: int, data: Mapping[str, Any]) ->
 def decode(stream_id: str, fields: Mapping[str, str]) -> Event:
     """Return the event that a stream entry holds, with data of the types that its readers expect.
 
-    Raises `UnreadableEvent` for anything that no version of JobWorker wrote.
+    Raises `UnreadableEvent` for anything that no version of JobWorker wrote. The end of an attempt must not be missed:
+    if only its data cannot be read, the answer is `refused`.
     """
     try:
-        data = json_values.read(fields.get("data", "{}"))
-        event = Event(stream_id, Kind(fields["kind"]), fields.get("execution", ""), int(fields.get("attempt", 0)), data)
-        _check(event)
-    except (KeyError, ValueError, RecursionError, OverflowError, OSError) as error:
+        event = Event(stream_id, Kind(fields["kind"]), fields.get("execution", ""), int(fields.get("attempt", 0)), {})
+        _check_subject(event)
+    except (KeyError, ValueError, OverflowError, OSError) as error:
         raise UnreadableEvent(f"stream entry {stream_id} cannot be read: {error!r:.300}") from error
-    return event
+    try:
+        return replace(event, data=_read(event.kind, fields.get("data", "{}")))
+    except ValueError as error:
+        if event.kind in ENDS and event.execution:
+            return refused(event, str(error))
+        raise UnreadableEvent(f"stream entry {stream_id} ({event.kind}) cannot be read: {error!r:.300}") from error
+
+
+def refused(event: Event, why: str) -> Event:
+    """The report that stands for the end of an attempt which cannot be recorded as it was reported: it has failed."""
+    why = json_values.mended(f"its report that it was {event.kind} cannot be recorded: {why}")[:_LONGEST_TAKEN_OVER]
+    data: dict[str, Any] = {
+        name: event.data[name]
+        for name in ("worker", "token")
+        if isinstance(event.data.get(name), str) and len(event.data[name]) <= _LONGEST_TAKEN_OVER
+    }
+    data.update(reason=why, error={"type": "ReportRefused", "message": why, "traceback": None})
+    return replace(event, kind=Kind.REJECTED if event.kind in NEVER_RAN else Kind.FAILED, data=data)
 
 
 #: Most attempts that SQL can count.
@@ -163,21 +186,27 @@ _MOST_ATTEMPTS = 2**31 - 1
 _LONGEST_DELAY = 100 * 366 * 86400.0
 
 
-def _check(event: Event) -> None:
-    """Raise `ValueError` unless everything in the event is of the type that its readers expect."""
-    if not isinstance(event.data, dict):
-        raise ValueError("data is no object")
+def _check_subject(event: Event) -> None:
+    """Raise `ValueError`, or what an impossible time raises, unless it is clear what the event is about."""
     if not _ID.match(event.execution) or not 0 <= event.attempt <= _MOST_ATTEMPTS:
         raise ValueError("execution or attempt is none")
     _ = event.at
+
+
+def _read(kind: Kind, text: str) -> Mapping[str, Any]:
+    """Return the data of a report; raises `ValueError` unless everything in them is of the type that readers expect."""
+    data = json_values.read(text)
+    if not isinstance(data, dict):
+        raise ValueError("data is not an object")
     # The names in a report of metadata are the job's own.
-    for name, value in () if event.kind is Kind.METADATA else event.data.items():
+    for name, value in () if kind is Kind.METADATA else data.items():
         is_right = _TYPES.get(name)
         if is_right and value is not None and not is_right(value):
             raise ValueError(f"{name} is of another type or too long")
-    for name in _REQUIRED.get(event.kind, ()):
-        if event.data.get(name) is None:
+    for name in _REQUIRED.get(kind, ()):
+        if data.get(name) is None:
             raise ValueError(f"{name} is missing")
+    return data
 
 
 def _text(longest: int) -> Callable[[Any], bool]:

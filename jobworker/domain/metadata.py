@@ -91,7 +91,8 @@ def _written(name: Any, value: Any) -> str:
         text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"metadata {name!r} is a {type(value).__name__} that is not JSON: {error}") from None
-    unkept = json_values.why_not_kept({name: value})
-    if unkept:
-        raise ValueError(f"metadata {name!r} holds {unkept}, which cannot be kept")
+    try:
+        json_values.check({name: value})
+    except json_values.Unacceptable as error:
+        raise ValueError(f"metadata {name!r} hold {error}") from None
     return text

@@ -3,7 +3,6 @@
 import enum
 import inspect
 import json
-import math
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -90,7 +89,17 @@ def _describe(name: str, hint: Any, default: Any) -> Parameter:
         hint = _common_type(choices)
     json_name = _JSON_NAMES.get(typing.get_origin(hint) or hint, "any")
     shown = None if required else default.value if isinstance(default, enum.Enum) else default
+    # What cannot be shown as JSON is known to the code alone, which applies its own defaults.
+    shown, choices = (each if _is_shown(each) else None for each in (shown, choices))
     return Parameter(name, json_name, required, shown, choices, nullable or (not required and default is None))
+
+
+def _is_shown(value: Any) -> bool:
+    try:
+        json_values.check(value)
+    except json_values.Unacceptable:
+        return False
+    return True
 
 
 def _without_none(hint: Any) -> tuple[Any, bool]:
@@ -111,11 +120,19 @@ def with_anything(accepted: Sequence[Parameter], names: Collection[str]) -> Sequ
     return [replace(each, type="any", choices=None) if each.name in names else each for each in accepted]
 
 
-def validate(accepted: Sequence[Parameter], given: Mapping[str, Any], where: str = "/parameters") -> dict[str, Any]:
+def validate(
+    accepted: Sequence[Parameter], given: Mapping[str, Any], where: str = "/parameters", tagged: bool = False
+) -> dict[str, Any]:
     """`given`, if the task accepts it; raises `InvalidParameters` naming every problem at once.
 
-    Defaults are not filled in: the code that runs applies its own.
+    Defaults are not filled in: the code that runs applies its own. `tagged` as in `json_values.check`.
     """
+    try:
+        # All of it at once: two names that are harmless alone may together be what kombu decodes.
+        json_values.check(dict(given), tagged)
+    except json_values.Unacceptable as error:
+        message = f"the parameters hold {error}"
+        raise InvalidParameters(message, [FieldError(where + error.pointer, "not_kept", message)]) from None
     known = {parameter.name: parameter for parameter in accepted}
     problems = [
         FieldError(where + pointer(name), "unknown_parameter", _unknown(name, known))
@@ -128,16 +145,6 @@ def validate(accepted: Sequence[Parameter], given: Mapping[str, Any], where: str
         elif parameter.required:
             message = f"{parameter.name} ({parameter.type}) is required"
             problems.append(FieldError(where + pointer(parameter.name), "missing_parameter", message))
-    problems.extend(
-        FieldError(where + pointer(name), "not_finite", f"{name} must hold finite numbers only")
-        for name, value in given.items()
-        if not _finite(value)
-    )
-    problems.extend(
-        FieldError(where + pointer(name), "not_kept", f"{name} holds {unkept}, which cannot be kept")
-        for name, value in given.items()
-        if (unkept := json_values.why_not_kept(value))
-    )
     if problems:
         raise InvalidParameters("; ".join(problem.message for problem in problems), problems)
     return dict(given)
@@ -158,17 +165,6 @@ def _problems(parameter: Parameter, value: Any, pointer: str) -> Iterable[FieldE
     ):
         allowed = ", ".join(json.dumps(choice) for choice in parameter.choices)
         yield FieldError(pointer, "not_allowed", f"{parameter.name} must be one of {allowed}")
-
-
-def _finite(value: Any) -> bool:
-    """Whether JSON can carry every number in `value`, however deep (hence no recursion)."""
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, float) and not math.isfinite(item):
-            return False
-        pending.extend(item.values() if isinstance(item, dict) else item if isinstance(item, list | tuple) else ())
-    return True
 
 
 def _json_name(value: Any) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobworker.domain import references
+from jobworker.domain import json_values, references
 from jobworker.domain.dependencies import On
 from jobworker.domain.described import Described
 from jobworker.domain.errors import FieldError, InvalidInput, pointer
@@ -74,6 +74,12 @@ def _parse_one(given: Any, where: str) -> Trigger:
     parameters = described.value("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         described.refuse("parameters", "wrong_type", "parameters must be a JSON object")
+        parameters = None
+    try:
+        json_values.check(parameters)
+    except json_values.Unacceptable as error:
+        # From Python anything can come.
+        described.refuse("parameters", "not_kept", f"parameters hold {error}")
         parameters = None
     if job:
         described.problems.extend(references.check(parameters or {}, {job}, f"{where}/parameters"))

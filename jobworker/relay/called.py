@@ -34,7 +34,7 @@ def _read(event: Event) -> Call | None:
     try:
         return calls.read(event.execution, event.data, event.at)
     except (KeyError, TypeError, ValueError) as error:  # Nothing that stands in Redis may stop the relay.
-        logger.error("event_unreadable", event_id=event.id, error=repr(error), data=event.data)
+        logger.error("event_unreadable", event_id=event.id, error=repr(error), execution=event.execution)
         return None
 
 

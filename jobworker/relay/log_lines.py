@@ -35,7 +35,7 @@ def record_logs(connection: sa.Connection, reports: Sequence[Event]) -> None:
         try:
             line, size = _take(event, size)
         except (KeyError, TypeError, ValueError) as error:  # Nothing that stands in Redis may stop the relay.
-            logger.error("event_unreadable", event_id=event.id, error=repr(error), data=event.data)
+            logger.error("event_unreadable", event_id=event.id, error=repr(error), execution=event.execution)
             continue
         after[event.execution] = size
         if line is not None:

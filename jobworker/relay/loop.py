@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import threading
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from datetime import datetime, timedelta
 
 import redis
@@ -20,7 +20,9 @@ import sqlalchemy.exc
 import structlog
 
 from jobworker.clock import Clock
+from jobworker.domain import events
 from jobworker.domain.errors import DatabaseBusy, Misconfigured
+from jobworker.domain.events import Event
 from jobworker.relay import declared
 from jobworker.relay.dispatch import Dispatcher
 from jobworker.relay.fire import Schedules
@@ -36,7 +38,7 @@ from jobworker.relay.stop import Stopper
 from jobworker.relay.watch import Watch
 from jobworker.settings import Settings
 from jobworker.store import dependencies, dispatch, relay_state
-from jobworker.store.database import UNAVAILABLE, Database
+from jobworker.store.database import UNAVAILABLE, Database, in_short
 from jobworker.transport.claims import Claims
 from jobworker.transport.client import check, connect
 from jobworker.transport.orders import Orders
@@ -205,19 +207,40 @@ class Relay:
             batch = self._reader.read_logs(self._offsets)
 
     def _settle(self, offsets: Offsets, batch: Batch) -> int:
-        """Commit what was read. A report that the database cannot take is skipped; it must not stop the others."""
+        """Commit what was read. A report that the database cannot take must not stop the others."""
+        answer = self._try_to_commit(offsets, batch)
+        if not isinstance(answer, Exception):
+            return answer
+        reports = [*batch.events, *batch.logs]
+        if not reports:
+            raise answer
+        if len(reports) == 1:
+            return self._settle_refused(offsets, batch, reports[0])
+        return sum(self._settle(self._offsets or offsets, part) for part in batch.one_by_one(offsets))
+
+    def _settle_refused(self, offsets: Offsets, batch: Batch, report: Event) -> int:
+        """Commit a report that was refused, or in its place that its attempt has failed, if it was the end of one.
+
+        Raises what keeps a transaction without any report from being committed: then no report is to blame.
+        """
+        self._commit(offsets, Batch(offsets, flooded=True))
+        nothing = replace(batch, events=[], logs=[])
+        answer = self._try_to_commit(offsets, batch)
+        if isinstance(answer, Exception):
+            _log_refusal(report, answer)
+            if report.kind in events.ENDS:
+                refusal = events.refused(report, in_short(answer))
+                answer = self._try_to_commit(offsets, replace(nothing, events=[refusal]))
+        return self._commit(offsets, nothing) if isinstance(answer, Exception) else answer
+
+    def _try_to_commit(self, offsets: Offsets, batch: Batch) -> int | Exception:
+        """What `_commit` answers, or what is wrong with the batch. Raises what is not the fault of any batch."""
         try:
             return self._commit(offsets, batch)
-        except UNAVAILABLE:
-            raise  # The database is away.
-        except (sqlalchemy.exc.StatementError, ArithmeticError, TypeError, ValueError) as error:
-            reports = [*batch.events, *batch.logs]
-            if not reports:
-                raise
-            if len(reports) == 1:
-                logger.exception("report_refused", report=reports[0], error=str(error))
-                return self._commit(offsets, Batch(batch.offsets))
-        return sum(self._settle(self._offsets or offsets, part) for part in batch.one_by_one(offsets))
+        except (NotLeading, redis.RedisError, *UNAVAILABLE):
+            raise
+        except Exception as error:  # noqa: BLE001  nothing that was reported may stop the relay; it is logged
+            return error
 
     def _commit(self, offsets: Offsets, batch: Batch) -> int:
         """Everything that was read, in one transaction with how far it was read; answers what may go out now."""
@@ -319,3 +342,15 @@ class Relay:
                 relay_state.resign(connection, self._name)
         except (sqlalchemy.exc.SQLAlchemyError, DatabaseBusy) as error:
             logger.warning("relay_could_not_resign", error=str(error))
+
+
+def _log_refusal(report: Event, error: Exception) -> None:
+    """Log that a report could not be recorded. No data and no traceback: those hold results and what jobs printed."""
+    logger.error(
+        "report_refused",
+        report=report.id,
+        kind=report.kind.value,
+        execution=report.execution,
+        attempt=report.attempt,
+        error=in_short(error),
+    )

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from jobworker.domain import metadata
+from jobworker.domain import json_values, metadata
 from jobworker.domain.events import Event, Kind
 from jobworker.domain.execution import FINAL
 from jobworker.domain.metadata import MAX_METADATA
@@ -29,7 +29,7 @@ def record_progress(connection: sa.Connection, reports: Sequence[Event]) -> None
     after: dict[str, Present] = {}
     for event, told, changes in news:
         row = after.get(event.execution) or before.get(event.execution)
-        if row is None or row.state in FINAL or event.attempt < row.attempt:
+        if row is None or row.state in FINAL or event.attempt < row.attempt or not _is_acceptable(event, told, changes):
             continue
         if told:
             row = replace(row, progress={name: told.get(name) for name in _PROGRESS} | {"attempt": event.attempt})
@@ -53,11 +53,21 @@ def _news(reports: Iterable[Event]) -> Iterator[tuple[Event, Mapping[str, Any], 
             yield event, _mapping(event, "progress"), _mapping(event, "metadata")
 
 
+def _is_acceptable(event: Event, told: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
+    """Whether SQL can keep it. The worker has made sure; what it has not would take the end of the attempt with it."""
+    try:
+        json_values.check([dict(told), dict(changes)])
+    except json_values.Unacceptable as error:
+        logger.error("event_unreadable", event_id=event.id, error=str(error), execution=event.execution)
+        return False
+    return True
+
+
 def _mapping(event: Event, name: str) -> Mapping[str, Any]:
     found = event.data.get(name) or {}
     if isinstance(found, Mapping):
         return found
-    logger.error("event_unreadable", event_id=event.id, error=f"{name} is no object", data=event.data)
+    logger.error("event_unreadable", event_id=event.id, error=f"{name} is no object", execution=event.execution)
     return {}
 
 

@@ -119,4 +119,5 @@ class Reader:
             try:
                 yield events.decode(stream_id, fields)
             except UnreadableEvent as error:
+                # Not what it holds: that may be a result, or parameters.
                 self._problems.report("event_unreadable", f"redis key {stream}", str(error), stream_id)

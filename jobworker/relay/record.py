@@ -10,7 +10,7 @@ import structlog
 from jobworker.domain import events, fingerprint, losses
 from jobworker.domain.dead_letter import DEAD
 from jobworker.domain.dependencies import Parent
-from jobworker.domain.events import CUT_SHORT, NEVER_RAN, STATES, Event, Kind
+from jobworker.domain.events import CUT_SHORT, ENDS, NEVER_RAN, STATES, Event, Kind
 from jobworker.domain.execution import MAX_SNOOZES, Move, Standing, State, merge
 from jobworker.domain.job import OnWorkerLost
 from jobworker.domain.losses import MAX_LOSSES
@@ -122,10 +122,8 @@ def _record_moves(connection: sa.Connection, reports: Sequence[Event], told: Tol
             logger.warning("report_of_unknown_execution", execution=event.execution, kind=event.kind.value)
             continue
         standing = changed.get(row.id, row.standing)
-        try:
-            move = _to_move(connection, row, standing, event)
-        except (KeyError, TypeError, ValueError) as error:  # Nothing that stands in Redis may stop the relay.
-            logger.error("event_unreadable", event_id=event.id, error=repr(error), data=event.data)
+        move = _move_or_refusal(connection, row, standing, event)
+        if move is None:
             continue
         merged = merge(standing, move)
         if merged is standing:
@@ -153,6 +151,15 @@ def _dead(changed: Mapping[str, Standing], known: Mapping[str, Known]) -> dict[s
         for key, standing in changed.items()
         if standing.state in DEAD
     }
+
+
+def _move_or_refusal(connection: sa.Connection, row: Known, standing: Standing, event: Event) -> Move | None:
+    """What a report means. Nothing that stands in Redis may stop the relay, and no end of an attempt may be missed."""
+    try:
+        return _to_move(connection, row, standing, event)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        logger.error("event_unreadable", event_id=event.id, kind=event.kind.value, execution=row.id, error=repr(error))
+        return events.to_move(events.refused(event, repr(error))) if event.kind in ENDS else None
 
 
 def _to_move(connection: sa.Connection, row: Known, standing: Standing, event: Event) -> Move:

@@ -108,11 +108,12 @@ def prepare(
     where: str = "",
     batch_id: str | None = None,
     sources: Collection[str] = (),
+    tagged: bool = False,
 ) -> Prepared:
     """The execution that this submission asks for; raises what is wrong with it.
 
     Its parameters may refer to the results of `sources`, and of what it depends on. If they do, its keys are those
-    of what they come to, when that is known.
+    of what they come to, when that is known. `tagged` as in `json_values.check`.
     """
     row = _runnable(submission.job, known, where)
     definition = row.definition
@@ -125,7 +126,7 @@ def prepare(
         overrides["expires"] = expires
     new_id = make_id(now)
     sources = {*sources, *(each.parent for each in needed)}
-    given = _parameters(submission, row, known, f"{where}/parameters", sources)
+    given = _parameters(submission, row, known, f"{where}/parameters", sources, tagged)
     late = bool(sources and references.names(given))
     keys = Keys() if late else limits.keys(row.definition.name, definition.policies, given, _accepted(row, known))
     made = new_execution(
@@ -194,7 +195,7 @@ def _runnable(name: str, known: Known, where: str) -> JobRow:
 
 
 def _parameters(
-    submission: Submission, row: JobRow, known: Known, where: str, sources: Collection[str]
+    submission: Submission, row: JobRow, known: Known, where: str, sources: Collection[str], tagged: bool
 ) -> dict[str, object]:
     """The definition's defaults overlaid by what was submitted, as the task accepts it.
 
@@ -205,7 +206,7 @@ def _parameters(
     if sources:
         admission.refuse(references.check(given, sources, where))
         accepted = parameters.with_anything(accepted, references.names(given))
-    return check_parameters(accepted, given, where)
+    return check_parameters(accepted, given, where, tagged)
 
 
 def _accepted(row: JobRow, known: Known) -> Sequence[Parameter]:
@@ -216,9 +217,11 @@ def _accepted(row: JobRow, known: Known) -> Sequence[Parameter]:
     return task.parameters
 
 
-def check_parameters(accepted: Sequence[Parameter], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+def check_parameters(
+    accepted: Sequence[Parameter], given: Mapping[str, Any], where: str, tagged: bool = False
+) -> dict[str, Any]:
     """`given`, if the task accepts it and it is not too much; raises `InvalidParameters`."""
-    checked = parameters.validate(accepted, given, where)
+    checked = parameters.validate(accepted, given, where, tagged)
     size = len(orjson.dumps(checked))
     if size > parameters.MAX_BYTES:
         message = f"the parameters have {size} bytes as JSON; at most {parameters.MAX_BYTES} are allowed"

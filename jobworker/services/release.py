@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 
-from jobworker.domain import deadline, limits, references
+from jobworker.domain import deadline, json_values, limits, references
 from jobworker.domain.dependencies import Parent, Verdict
 from jobworker.domain.errors import InvalidParameters, NotUnique
 from jobworker.domain.execution import State
@@ -20,10 +21,16 @@ from jobworker.domain.limits import Keys
 from jobworker.domain.references import UnresolvedParameter
 from jobworker.services import completion, preparing, triggers, unique
 from jobworker.store import dependencies, jobs, tasks
+from jobworker.store.database import UNAVAILABLE, in_short
 from jobworker.store.dependencies import Changed, Edge, Source, Waiting
 
 #: Dependencies that one wave settles, and waves that one transaction goes through: others want to write, too.
 _EDGES, _WAVES = 2000, 50
+
+#: Longest explanation why an execution could not go on (characters).
+_LONGEST_REASON = 500
+
+logger = structlog.get_logger(__name__)
 
 _Outcome = tuple[Edge, Verdict]
 
@@ -85,12 +92,48 @@ def _wave(connection: sa.Connection, parents: Sequence[Parent], now: dt.datetime
 
 
 def _settle(connection: sa.Connection, edges: Sequence[Edge], parents: Mapping[str, Parent], now: dt.datetime) -> _Wave:
-    """Settle these dependencies on executions that have ended."""
-    outcomes = [(edge, edge.dependency.verdict(parents[edge.dependency.parent].state)) for edge in edges]
-    dependencies.settle(connection, outcomes, now)
+    """Settle these dependencies on executions that have ended. A dependent that cannot go on fails alone."""
     mine: dict[str, list[_Outcome]] = {}
-    for outcome in outcomes:
-        mine.setdefault(outcome[0].execution_id, []).append(outcome)
+    for edge in edges:
+        verdict = edge.dependency.verdict(parents[edge.dependency.parent].state)
+        mine.setdefault(edge.execution_id, []).append((edge, verdict))
+    try:
+        with connection.begin_nested():
+            return _settle_all(connection, mine, parents, now)
+    except UNAVAILABLE:
+        raise  # That is no dependent's fault.
+    except Exception as error:  # noqa: BLE001  it is logged; a traceback would show parameters
+        logger.error("release_refused", executions=len(mine), error=in_short(error))
+    wave = _Wave()
+    for key, outcomes in sorted(mine.items()):
+        alone = _settle_alone(connection, key, outcomes, parents, now)
+        wave.freed += alone.freed
+        wave.ended += alone.ended
+    return wave
+
+
+def _settle_alone(
+    connection: sa.Connection, key: str, outcomes: list[_Outcome], parents: Mapping[str, Parent], now: dt.datetime
+) -> _Wave:
+    """Settle the dependencies of one execution; it fails if what it comes to cannot be written."""
+    try:
+        with connection.begin_nested():
+            return _settle_all(connection, {key: outcomes}, parents, now)
+    except UNAVAILABLE:
+        raise
+    except Exception as error:  # noqa: BLE001  it was logged with the others, and history tells of it
+        dependencies.settle(connection, outcomes, now)
+        rows = dependencies.lock_waiting(connection, [key])
+        why = json_values.mended(f"what it comes to cannot be recorded: {in_short(error)}")[:_LONGEST_REASON]
+        changed = [_failed(row, "ReleaseRefused", why) for row in rows.values()]
+        dependencies.save(connection, changed, now)
+        return _Wave(0, [_as_parent(rows[each.id], each) for each in changed])
+
+
+def _settle_all(
+    connection: sa.Connection, mine: Mapping[str, list[_Outcome]], parents: Mapping[str, Parent], now: dt.datetime
+) -> _Wave:
+    dependencies.settle(connection, [outcome for outcomes in mine.values() for outcome in outcomes], now)
     # One that was cancelled meanwhile is not Waiting any more, and stays as it is.
     waiting = dependencies.lock_waiting(connection, sorted(mine))
     against = {key: found for key in waiting if (found := _against(mine[key]))}

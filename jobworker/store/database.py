@@ -68,6 +68,12 @@ _POSTGRESQL = {
 UNAVAILABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, DatabaseBusy)
 
 
+def in_short(error: Exception) -> str:
+    """What went wrong, without the statement and its parameters: those are nobody's business in a log."""
+    cause = error.orig if isinstance(error, sa.exc.StatementError) and error.orig else error
+    return f"{type(cause).__name__}: {cause}"
+
+
 class _Cursor(Protocol):
     def execute(self, sql: str) -> Any: ...
     def close(self) -> None: ...

@@ -14,7 +14,7 @@ from kombu.utils import json
 
 from jobworker.clock import Clock
 from jobworker.declare import JobOptions
-from jobworker.domain import losses, policies
+from jobworker.domain import json_values, losses, policies
 from jobworker.domain.calls import LONGEST_QUEUE, LONGEST_TASK
 from jobworker.domain.ids import IdFactory
 from jobworker.domain.parameters import MAX_BYTES
@@ -80,14 +80,28 @@ def _header(clock: Clock, name: str, given: Mapping[str, Any], caller: Mapping[s
 
 
 def _is_kept(name: str, args: Any, kwargs: Any, given: Mapping[str, Any]) -> bool:
-    """Whether the call is small enough for the history, and JSON."""
+    """Whether the call is small enough for the history, and can be kept there as it is."""
     try:
-        size = len(json.dumps([args or (), kwargs or {}, given.get("chain"), given.get("link")]))
-    except (TypeError, ValueError):
+        more = {name: given.get(name) for name in ("chain", "link")}
+        text = json.dumps({"args": args or (), "kwargs": kwargs or {}, **more})
+    except (TypeError, ValueError, RecursionError):
         return False  # Celery will say what is wrong with it.
-    if size > MAX_BYTES:
-        logger.warning("call_not_in_history", task=name, why=f"its {size} bytes of arguments are more than {MAX_BYTES}")
-    return size <= MAX_BYTES
+    if len(text) > MAX_BYTES:
+        why = f"its {len(text)} bytes of arguments are more than {MAX_BYTES}"
+    else:
+        why = _why_not_kept(text) or ""
+    if why:
+        logger.warning("call_not_in_history", task=name, why=why)
+    return not why
+
+
+def _why_not_kept(text: str) -> str | None:
+    """What in the arguments of a call the history cannot hold; what kombu has written for Python's types it can."""
+    try:
+        json_values.parse(text, tagged=True)
+    except ValueError as error:
+        return f"its arguments hold {error}"
+    return None
 
 
 def completed(header: Mapping[str, Any], task: Task) -> dict[str, Any]:
@@ -126,4 +140,7 @@ def told(headers: Mapping[str, Any], payload: Any, delivery_info: Mapping[str, A
         "embedded": {name: value for name, value in embedded.items() if name in _EMBEDDED and value},
     }
     text: str = json.dumps(data)
+    if why := _why_not_kept(text):
+        logger.warning("call_not_in_history", task=task, why=why)
+        return None
     return text

@@ -23,6 +23,9 @@ _MAX_MESSAGE = 4_000
 _MAX_TRACEBACK = 20_000
 _MAX_REASON = 200
 
+#: Longest name of an exception's class that is kept (characters).
+_MAX_TYPE = 200
+
 
 class ResultRefused(Exception):
     """The job returned something that cannot be kept as its result."""
@@ -51,9 +54,10 @@ def of_return(value: Any, keep: Callable[[bytes], Mapping[str, Any]], limit_pass
         text = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultRefused(f"the job returned a {type(value).__name__} that is not JSON: {error}") from None
-    unkept = json_values.why_not_kept(value)
-    if unkept:
-        raise ResultRefused(f"the job returned {unkept}, which cannot be kept; return it as other text")
+    try:
+        json_values.check(value)
+    except json_values.Unacceptable as error:
+        raise ResultRefused(f"the job returned {error}") from None
     if len(text) <= MAX_RESULT:
         return Outcome(Kind.SUCCEEDED, {"result": value})
     if len(text) > MAX_RESULT_FILE:
@@ -62,6 +66,15 @@ def of_return(value: Any, keep: Callable[[bytes], Mapping[str, Any]], limit_pass
             "save them with context.files.save() and return the path"
         )
     return Outcome(Kind.SUCCEEDED, {"result": None, "result_file": dict(keep(text))})
+
+
+def checked(ended: Outcome) -> Outcome:
+    """What a job's own process says of its end; a failure if its result is not acceptable. Users' code runs there."""
+    try:
+        json_values.check(ended.data.get("result"))
+    except json_values.Unacceptable as error:
+        return Outcome(Kind.FAILED, {"error": describe(ResultRefused(f"the job's process reported {error}"))})
+    return ended
 
 
 class Told(BaseException):
@@ -174,7 +187,7 @@ def describe(error: BaseException) -> dict[str, str | None]:
     """Type, message and traceback of an exception, cut to what is worth keeping."""
     frames = "".join(traceback.format_exception(error)) if error.__traceback__ else None
     return {
-        "type": type(error).__name__,
+        "type": type(error).__name__[:_MAX_TYPE],
         "message": _printable(error)[:_MAX_MESSAGE],
         "traceback": frames[-_MAX_TRACEBACK:] if frames else None,
     }

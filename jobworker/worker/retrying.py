@@ -58,7 +58,7 @@ def settle(task: Task, delivery: Delivery, error: Exception) -> Exception:
     if isinstance(error, Retry):
         return _asked(task, delivery, error)
     if isinstance(error, celery.exceptions.Retry) and not isinstance(error, Snooze):
-        error.when = _seconds(error.when, task)
+        error.when = seconds(error.when, task)
     policy = policy_of(delivery)
     if policy is None or isinstance(error, _DECIDED):
         return error
@@ -104,11 +104,14 @@ def exhausted(most: int | None, reason: str | None = None) -> MaxRetriesExceeded
     return MaxRetriesExceededError(f"{told}: {reason}" if reason else told)
 
 
-def _seconds(when: Any, task: Task) -> float:
-    """Celery's own exception may name a moment."""
+def seconds(when: Any, task: Task) -> float:
+    """How long (s) until another attempt that Celery was asked for; it may name a moment. Raises `ValueError`."""
     if isinstance(when, dt.datetime):
         when = max(0.0, (when - task.app.now()).total_seconds())
-    return float(when or 0)
+    wait = float(when or 0)
+    if not wait <= retry.LONGEST_DELAY:  # Nor is NaN.
+        raise ValueError(f"a retry may be at most {retry.LONGEST_DELAY / 86400:g} days away, not {wait:g} s")
+    return wait
 
 
 def let_policies_decide(task: Task, read: Callable[[], Delivery | None]) -> None:

@@ -92,9 +92,9 @@ class JobTask(Task):
         limit = retrying.limit(self, delivery, max_retries)
         if retrying.is_exhausted(self, limit):
             raise exc or retrying.exhausted(limit)
-        if eta is not None:
-            countdown = max(0.0, (eta - self.app.now()).total_seconds())
-        asked = Retry(exc=exc, when=retrying.default_wait(self, delivery) if countdown is None else countdown)
+        when = countdown if eta is None else eta
+        wait = retrying.default_wait(self, delivery) if when is None else retrying.seconds(when, self)
+        asked = Retry(exc=exc, when=wait)
         if throw:
             raise asked
         return asked

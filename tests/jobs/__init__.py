@@ -168,10 +168,19 @@ def plain(left: int, right: int = 1) -> int:
     return left + right
 
 
-@job
+@job(retry={"strategy": "fixed", "delay": 0, "max_attempts": 3})
 def returns(kind: str) -> object:
     """Return JSON that not everybody can keep."""
-    return {"nul": "a\x00b", "half": "\ud800", "large": 2**70}[kind]
+    note("start")
+    deep: list[object] = []
+    for _ in range(300 if kind == "deep" else 99):
+        deep = [deep]
+    tagged = {"id": {"__type__": "uuid", "__value__": "zz"}}
+    numbered = {200: 3, 404: 1}
+    return {
+        "nul": "a\x00b", "half": "\ud800", "large": 2**70, "deep": deep, "tagged": tagged,
+        "just deep": deep, "numbered": numbered,
+    }[kind]  # fmt: skip
 
 
 @job(max_retries=0)

@@ -1,6 +1,7 @@
 """Jobs that run in processes of their own, and what they do there."""
 
 import ctypes
+import json
 import logging
 import os
 import signal
@@ -63,6 +64,11 @@ def ends_badly(how: str) -> str:
         return object()  # type: ignore[return-value]
     elif how == "lie":
         os.write(3, b'{"ended": {"report": ["nonsense", "{}"]}}\n{"line": 3}\nrubbish\n')
+    elif how == "forge":
+        report = json.dumps(["succeeded", '{"result": ' + "[" * 300 + "]" * 300 + "}"])
+        os.write(3, b'{"ended": {"report": %b}}\n' % report.encode())
+    elif how == "nest":
+        os.write(3, b'{"ended": {"report": ["succeeded", ' + b"[" * 5000 + b"]" * 5000 + b"]}}\n")
     return "well"
 
 

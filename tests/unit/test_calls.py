@@ -4,9 +4,13 @@ import datetime as dt
 from typing import Any
 
 import pytest
+import structlog.testing
 
-from jobworker.domain import calls
+from jobworker.clock import ManualClock
+from jobworker.domain import calls, events
 from jobworker.domain.parameters import VARIADIC, Parameter
+from jobworker.worker import calls as worker_calls
+from jobworker.worker.delivery import HEADER
 
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 EXECUTION = "01995b7e-0000-7000-8000-000000000001"
@@ -49,6 +53,9 @@ def test_a_caller_whose_clock_is_ahead_has_called_when_it_was_heard_of() -> None
         {"embedded": None},
         {"at": "soon"},
         {"at": None},
+        {"args": ["a\0b"]},
+        {"kwargs": {"b": 2**70}},
+        {"embedded": {"chain": [{"args": [float("nan")]}]}},
     ],
 )
 def test_nonsense_is_refused(change: dict[str, Any]) -> None:
@@ -78,3 +85,46 @@ def test_positions_get_their_names(names: list[str], args: Any, kwargs: Any, giv
     accepted = [VARIADIC if name == "**" else Parameter(name, "any") for name in names]
     call = calls.read(EXECUTION, {**TOLD, "args": args, "kwargs": kwargs}, NOON)
     assert calls.parameters(call, accepted) == (given, by_name)
+
+
+DATE = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
+
+
+def _deep(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "why"),
+    [
+        (("a\0b",), {}, "NUL (\\u0000); leave it out (at /args/0)"),
+        ((), {"b": 2**70}, "64 bits"),
+        ((), {"b": {"\ud800": 1}}, "surrogate"),
+        ((_deep(150),), {}, "100 levels"),
+        ((), {"b": {1: "a", "1": "b"}}, "twice"),
+        ((float("inf"),), {}, "Infinity is not JSON"),
+    ],
+)
+def test_a_call_that_the_history_cannot_hold_is_celerys_alone(args: Any, kwargs: Any, why: str) -> None:
+    with structlog.testing.capture_logs() as logged:
+        added = worker_calls.options_of(ManualClock(NOON), "send", args, kwargs, {}, None, None, routed=False)
+    assert "headers" not in added
+    assert [(each["event"], why in each["why"]) for each in logged] == [("call_not_in_history", True)]
+    header = {"execution": EXECUTION, "called": {"by": "python:host", "at": TOLD["at"]}}
+    about = {HEADER: header, "task": "send"}
+    with structlog.testing.capture_logs() as logged:
+        assert worker_calls.told(about, (args, kwargs, {}), {"routing_key": "default"}, 4) is None
+    assert [each["event"] for each in logged] == ["call_not_in_history"]
+
+
+def test_what_kombu_writes_for_types_of_python_is_kept() -> None:
+    given = {"when": DATE, "raw": b"x", "deep": _deep(90)}
+    added = worker_calls.options_of(ManualClock(NOON), "send", (), given, {}, None, None, routed=False)
+    about = {**added["headers"], "task": "send"}
+    text = worker_calls.told(about, ((), given, {}), {"routing_key": "default"}, 4)
+    assert text is not None
+    call = calls.read(EXECUTION, events.decode("1-0", {"kind": "called", "data": text}).data, NOON)
+    assert call.kwargs["when"] == {"__type__": "datetime", "__value__": DATE.isoformat()}

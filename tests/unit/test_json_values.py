@@ -1,18 +1,118 @@
-"""JSON that can be kept everywhere."""
+"""The rule for JSON values that are kept."""
+
+import collections
+import datetime as dt
+import enum
+import json
+from typing import Any
 
 import pytest
 
 from jobworker.domain import json_values
+from jobworker.domain.json_values import MAX_DEPTH, Unacceptable
 
 
-@pytest.mark.parametrize("value", ["a\x00b", "\ud800", {"a": ["\udfff"]}, {"\x00": 1}, 2**64, -(2**63) - 1, [[2**80]]])
-def test_what_cannot_be_kept(value: object) -> None:
-    assert json_values.why_not_kept(value)
+def nested(levels: int, innermost: Any = None) -> Any:
+    """So many arrays within each other."""
+    value: Any = [] if innermost is None else [innermost]
+    for _ in range(levels - 1):
+        value = [value]
+    return value
 
 
-@pytest.mark.parametrize("value", ["grün 🎈", None, True, 2**64 - 1, -(2**63), {"a": [1.5, {"b": "c"}]}])
-def test_what_can_be_kept(value: object) -> None:
-    assert json_values.why_not_kept(value) is None
+class Colour(enum.StrEnum):
+    """Text of a class of its own."""
+
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("value", "place", "why"),
+    [
+        ("a\x00b", "", "NUL"),
+        ({"a": ["b", {"c/d": "\x00"}]}, "/a/1/c~1d", "NUL"),
+        ({"a": {"\x00": 1}}, "/a", "a key that is text with the character NUL"),
+        ("\ud800", "", "surrogate"),
+        ({"ü": ["\udfff"]}, "/ü/0", "surrogate"),
+        ({"\ud800": 1}, "", "a key that is text with half a surrogate pair"),
+        (2**64, "", "64 bits"),
+        (-(2**63) - 1, "", "64 bits"),
+        ([[10**5000]], "/0/0", "64 bits"),
+        ([1.5, float("nan")], "/1", "no finite number"),
+        (float("-inf"), "", "no finite number"),
+        ({"a": {"__type__": "uuid", "__value__": "zz"}}, "/a", "__type__"),
+        ({1: "a", "1": "b"}, "", "the same as text"),
+        ({(1, 2): "a"}, "", "a key of the type tuple"),
+        ([b"bytes"], "/0", "type bytes"),
+        ((dt.date(2026, 1, 1),), "/0", "type date"),
+        (nested(MAX_DEPTH + 1), "/0" * MAX_DEPTH, "100 levels"),
+        ({"a": nested(MAX_DEPTH)}, "/a" + "/0" * (MAX_DEPTH - 1), "100 levels"),
+    ],
+)
+def test_what_is_refused_and_where(value: object, place: str, why: str) -> None:
+    with pytest.raises(Unacceptable) as refused:
+        json_values.check(value)
+    assert refused.value.pointer == place
+    assert why in refused.value.why
+    assert why in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *["grün 🎈", None, True, 2**64 - 1, -(2**63), 1e308, -0.0, "", [], {}],
+        {"a": [1.5, {"b": "c"}]},
+        (1, ("a", None)),
+        {1: "a", None: "b", False: "c", 2.5: "d"},
+        collections.OrderedDict(a=Colour.RED),
+        {"__type__": "uuid"},
+        {"__type__": "uuid", "__value__": "zz", "more": 1},
+        nested(MAX_DEPTH),
+        nested(MAX_DEPTH, "x"),
+    ],
+)
+def test_what_is_accepted(value: object) -> None:
+    json_values.check(value)
+
+
+def test_nesting_exhausts_no_stack() -> None:
+    deep = {"a": nested(100_000)}
+    with pytest.raises(Unacceptable, match="100 levels") as refused:
+        json_values.check(deep)
+    assert len(str(refused.value)) < 400
+    for reads in (json_values.parse, json_values.read):
+        with pytest.raises(Unacceptable, match="100 levels"):
+            reads("[" * 100_000 + "]" * 100_000)
+
+
+def test_what_kombu_wrote_may_pass() -> None:
+    tagged = {"when": {"__type__": "datetime", "__value__": "2026-01-01T00:00:00"}}
+    json_values.check(tagged, tagged=True)
+    with pytest.raises(Unacceptable, match="NUL"):
+        json_values.check({**tagged, "text": "\x00"}, tagged=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "why"),
+    [
+        ('{"url": "a", "url": "b"}', "", 'the key "url" twice'),
+        ('[{}, {"a": {"b": 1, "c": 2, "b": 1}}]', "/1/a", 'the key "b" twice'),
+        ('{"a": {"b": 1, "b": 2}, "a": 3}', "", 'the key "a" twice'),
+        ('{"a": "\\u0000"}', "/a", "NUL"),
+        ("[18446744073709551616]", "/0", "64 bits"),
+        (f"[{'9' * 1_000_000}]", "/0", "64 bits"),
+        ("[1e999]", "/0", "no finite number"),
+    ],
+)
+def test_parsing_refuses_what_the_rule_refuses(text: str, place: str, why: str) -> None:
+    with pytest.raises(Unacceptable) as refused:
+        json_values.parse(text)
+    assert (refused.value.pointer, why in str(refused.value)) == (place, True)
+
+
+def test_parsing_answers_the_value() -> None:
+    value = {"a": [1, -5, 1.5, True, None, "ü"], "b": {"a": 2**64 - 1}}
+    assert json_values.parse(json.dumps(value)) == value
 
 
 @pytest.mark.parametrize(
@@ -29,10 +129,11 @@ def test_what_can_be_kept(value: object) -> None:
 def test_reading_mends(text: str, value: object) -> None:
     read = json_values.read(text)
     assert read == value
-    assert json_values.why_not_kept(read) is None
+    json_values.check(read)
 
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", "{", ""])
-def test_what_is_no_json(text: str) -> None:
+@pytest.mark.parametrize("reads", [json_values.read, json_values.parse])
+def test_what_is_no_json(reads: Any, text: str) -> None:
     with pytest.raises(ValueError, match=r"JSON|Expecting"):
-        json_values.read(text)
+        reads(text)

@@ -7,6 +7,10 @@ import pytest
 from jobworker.domain import metadata
 from jobworker.domain.metadata import MAX_METADATA, Metadata
 
+_DEEP: list[Any] = []
+for _ in range(150):
+    _DEEP = [_DEEP]
+
 
 @pytest.fixture
 def told() -> list[str]:
@@ -56,7 +60,20 @@ def test_values_are_copies(mapping: Metadata) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, object(), float("nan"), {1, 2}, "a\x00b", "\ud800", 2**70, "x" * MAX_METADATA, {"k": {"k": 2**64}}]
+    "value",
+    [
+        None,
+        object(),
+        float("nan"),
+        {1, 2},
+        "a\x00b",
+        "\ud800",
+        2**70,
+        "x" * MAX_METADATA,
+        {"k": {"k": 2**64}},
+        {"__type__": "x", "__value__": 1},
+        _DEEP,
+    ],
 )
 def test_what_cannot_be_kept_is_refused_at_once(mapping: Metadata, value: Any) -> None:
     with pytest.raises(ValueError, match="metadata 'bad'"):

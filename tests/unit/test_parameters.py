@@ -1,5 +1,6 @@
 """Parameters: read from signatures, checked at the door."""
 
+import datetime as dt
 import enum
 import json
 from typing import Any, Literal, Optional
@@ -113,9 +114,13 @@ def test_what_fits_passes_unchanged(given: dict[str, Any]) -> None:
         ({"user_id": "u", "pages": 1.0}, "/parameters/pages", "wrong_type"),
         ({"user_id": "u", "pages": 3}, "/parameters/pages", "not_allowed"),
         ({"user_id": "u", "ratio": "0.5"}, "/parameters/ratio", "wrong_type"),
-        ({"user_id": "u", "ratio": float("nan")}, "/parameters/ratio", "not_finite"),
-        ({"user_id": "u", "extra": float("inf")}, "/parameters/extra", "not_finite"),
-        ({"user_id": "u", "options": {"deep": [{"x": -float("inf")}]}}, "/parameters/options", "not_finite"),
+        ({"user_id": "u", "ratio": float("nan")}, "/parameters/ratio", "not_kept"),
+        ({"user_id": "u", "extra": float("inf")}, "/parameters/extra", "not_kept"),
+        ({"user_id": "u", "options": {"deep": [{"x": -float("inf")}]}}, "/parameters/options/deep/0/x", "not_kept"),
+        ({"user_id": "u\0"}, "/parameters/user_id", "not_kept"),
+        ({"user_id": "u", "pages": 2**70}, "/parameters/pages", "not_kept"),
+        ({"user_id": "u", "extra": {"__type__": "uuid", "__value__": "zz"}}, "/parameters/extra", "not_kept"),
+        ({"__type__": "uuid", "__value__": "zz"}, "/parameters", "not_kept"),
         ({"user_id": "u", "color": "red"}, "/parameters/color", "unknown_parameter"),
         ({"user_id": "u", "list/of~all": 1}, "/parameters/list~1of~0all", "wrong_type"),
         ({"user_id": "u", "a/b": 1}, "/parameters/a~1b", "unknown_parameter"),
@@ -149,3 +154,27 @@ def test_very_deep_values_are_no_trouble() -> None:
         deep = [deep]
     with pytest.raises(InvalidParameters):
         parameters.validate([Parameter("a")], {"a": deep})
+
+
+DAY = dt.date(2026, 1, 1)
+
+
+class Unshown(enum.Enum):
+    """Members that JSON does not have."""
+
+    POINT = (1, object())
+
+
+def test_defaults_and_choices_that_are_no_json_are_not_shown() -> None:
+    def run(
+        day: Any = dt.date(2026, 1, 1), large: int = 2**70, point: Unshown = Unshown.POINT, rows: Any = (1,)
+    ) -> None:
+        """A job."""
+
+    found = parameters.from_signature(run)
+    assert [(each.name, each.default, each.choices, each.required) for each in found] == [
+        ("day", None, None, False),
+        ("large", None, None, False),
+        ("point", None, None, False),
+        ("rows", (1,), None, False),
+    ]

@@ -4,9 +4,11 @@ import datetime as dt
 from typing import Any
 
 import pytest
+from celery import Task
 
 from jobworker.domain import retry
 from jobworker.domain.errors import InvalidInput
+from jobworker.worker import retrying
 
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 
@@ -120,3 +122,10 @@ def test_a_plan_adds_up() -> None:
     planned = retry.plan(retry.parse({"strategy": "exponential_jitter", "delay": 30}), NOON, 4)
     ahead = [tuple((moment - NOON).total_seconds() for moment in each.due) for each in planned]
     assert ahead == [(0, 0), (15, 45), (45, 135), (105, 315)]
+
+
+@pytest.mark.parametrize("when", [float("inf"), float("nan"), 1e300, 367 * 86400])
+def test_celerys_retry_that_no_clock_reaches_is_refused_where_it_is_asked_for(when: float) -> None:
+    with pytest.raises(ValueError, match="at most 366 days away"):
+        retrying.seconds(when, Task())
+    assert (retrying.seconds(None, Task()), retrying.seconds(5, Task())) == (0.0, 5.0)

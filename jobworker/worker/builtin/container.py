@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from jobworker.declare import Abort, Context, job
+from jobworker.domain import json_values
 from jobworker.domain.isolation import Container
 from jobworker.settings import Settings
 from jobworker.worker.isolation import attended
@@ -142,6 +143,6 @@ def _result(path: Path) -> Any:
     if len(text) > _LONGEST_RESULT:
         raise ContainerFailed(f"{_FOLDER}/{_RESULT} has more than {_LONGEST_RESULT} bytes")
     try:
-        return json.loads(text)
+        return json_values.parse(text)
     except ValueError as error:
         raise ContainerFailed(f"{_FOLDER}/{_RESULT} is not JSON: {error}") from None

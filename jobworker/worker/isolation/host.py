@@ -13,6 +13,7 @@ from celery.exceptions import Retry
 from jobworker import declare
 from jobworker.clock import SystemClock
 from jobworker.declare import Context
+from jobworker.domain import json_values
 from jobworker.domain.events import Kind
 from jobworker.domain.isolation import Process
 from jobworker.domain.job_log import Dropped
@@ -145,7 +146,7 @@ class _Ear(JobLog):
             if hear is not None:
                 try:
                     hear(value)
-                except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+                except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
                     self.line(f"its process said what makes no sense: {error}", logging.WARNING, "jobworker")
 
     def _hear_begun(self, _: Any) -> None:
@@ -183,11 +184,11 @@ class _Ear(JobLog):
 
     def _hear_ended(self, said: Mapping[str, Any]) -> None:
         kind, data = said["report"]
-        told = json.loads(data)
+        told = json_values.read(data)
         words = {name: told.pop(name) for name in ("progress", "metadata") if name in told}
         self.said(words)
         # What it says after it was told to end counts no more.
         if self._times.cut is None and self.ended is None:
             ours = {name: value for name, value in told.items() if name not in _OURS}
-            self.ended = Outcome(Kind(kind), ours)
+            self.ended = outcome.checked(Outcome(Kind(kind), ours))
             self._times.over()

@@ -80,7 +80,7 @@ class Messages:
 def _message(line: bytes) -> Iterator[dict[str, Any]]:
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if isinstance(message, dict):
         yield message

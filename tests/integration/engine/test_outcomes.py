@@ -142,17 +142,23 @@ def test_delayed_and_cancelled(engine: Engine) -> None:
 def test_text_and_numbers_that_no_database_keeps(any_engine: Engine, own_server: RedisServer) -> None:
     engine = any_engine
     engine.start()
-    refused = [engine.submit_one("returns", parameters={"kind": kind}) for kind in ("nul", "half", "large")]
+    why = {"nul": "NUL", "half": "surrogate", "large": "64 bits", "deep": "100 levels", "tagged": "__type__"}
+    refused = {kind: engine.submit_one("returns", parameters={"kind": kind}) for kind in why}
+    kept = {kind: engine.submit_one("returns", parameters={"kind": kind}) for kind in ("just deep", "numbered")}
     strange = engine.submit_one("says_strange_things")
     with contextlib.closing(own_server.client()) as client:
         # A report that fits no column: it is skipped, with a line in the log, and stops nobody.
         event = {"kind": "running", "execution": strange, "attempt": "9" * 30, "data": '{"worker": "x"}'}
         client.xadd(keys.EVENTS, event)  # type: ignore[arg-type]
 
-    for execution in refused:
+    for kind, execution in refused.items():
         row = engine.finished(execution)
-        assert row.state is State.FAILED
-        assert "cannot be kept" in row.error["message"]  # type: ignore[index]
+        # The job has done its work: it is not done again, whatever its policy says of failures.
+        assert (row.state, row.attempt, row.error["type"]) == (State.FAILED, 1, "ResultRefused")  # type: ignore[index]
+        assert why[kind] in row.error["message"]  # type: ignore[index]
+    assert engine.finished(kept["just deep"]).state is State.SUCCEEDED
+    assert engine.finished(kept["numbered"]).result == {"200": 3, "404": 1}
+    assert max(engine.starts().values()) == 1
     row = engine.finished(strange)
     assert row.state is State.FAILED
     assert "nul \N{REPLACEMENT CHARACTER} half" in row.error["message"]  # type: ignore[index]

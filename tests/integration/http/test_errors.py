@@ -1,5 +1,6 @@
 """Errors that have nothing to do with one endpoint: every one is a problem that says what to do."""
 
+import json
 from typing import Any
 
 import pytest
@@ -51,7 +52,7 @@ def test_a_wrong_method_is_told_the_right_ones(world: World) -> None:
         (b'{"name": "a\\u0000b"}', "NUL"),
         (b'{"a\\u0000b": 1}', "NUL"),
         (b'{"name": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "JSON"),
-        (b'{"name": ' + b"[" * 100 + b"]" * 100 + b"}", "more than 64 levels"),
+        (b'{"name": ' + b"[" * 100 + b"]" * 100 + b"}", "more than 100 levels"),
         (b'{"priority": 123456789012345678901234567890}', "64 bits"),
         (b'{"priority": -9223372036854775809}', "64 bits"),
         (b'{"priority": ' + b"9" * 1_000_000 + b"}", "not valid JSON"),
@@ -63,8 +64,30 @@ def test_bodies_that_are_not_json_as_we_take_it(world: World, body: bytes, detai
     assert detail in response.json["detail"]
 
 
+@pytest.mark.parametrize(
+    ("body", "pointer", "detail"),
+    [
+        (b'{"name": "a", "name": "b"}', "", 'the key "name" twice'),
+        (b'{"name": "a:b", "defaults": {"url": "http://a", "x": [1], "url": "http://b"}}', "/defaults", '"url" twice'),
+        (b'{"tags": [{"a": 1, "\\u0061": 2}], "name": "\\u003A"}', "/tags/0", 'the key "a" twice'),
+        (b'{"defaults": {"a/b": ["x", "\\u0000"]}}', "/defaults/a~1b/1", "NUL"),
+        (b'{"defaults": {"a": {"__type__": "uuid", "__value__": "zz"}}}', "/defaults/a", "__type__"),
+        (b'{"defaults": {"a": 18446744073709551616}}', "/defaults/a", "64 bits"),
+        (b'{"defaults": ' + b"[" * 100 + b"]" * 100 + b"}", "/defaults" + "/0" * 99, "100 levels"),
+    ],
+)
+def test_a_value_that_cannot_be_kept_is_refused_at_its_place(
+    world: World, body: bytes, pointer: str, detail: str
+) -> None:
+    response = world.client.post("/api/v1/jobs", data=body, content_type=JSON)
+    assert (response.status_code, response.json["code"]) == (400, "invalid_json")
+    assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, "not_kept")]
+    assert detail in response.json["detail"]
+
+
 def test_the_largest_numbers_and_many_digits_in_text_are_fine(any_world: World) -> None:
-    options = [2**64 - 1, -(2**63), 1.5e300, "123456789012345678901234567890", {"ü": None}]
+    options: list[Any] = [2**64 - 1, -(2**63), 1.5e300, "123456789012345678901234567890", {"ü": None}, "a:b", ":"]
+    options += [json.loads("[" * 96 + "]" * 96), {"__type__": "uuid"}]
     made = any_world.submitted({"parameters": {"user_id": "u", "options": options}})
     shown = any_world.client.get(made["links"]["self"]).json
     assert shown["parameters"]["options"] == options

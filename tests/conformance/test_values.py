@@ -1,0 +1,204 @@
+"""What the rule for JSON values accepts is read back equal, from SQL and from a message to a worker."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kombu.utils import json as kombu_json
+
+from jobworker.domain import json_values
+from jobworker.domain.errors import InvalidParameters
+from jobworker.domain.execution import State
+from jobworker.domain.json_values import Unacceptable
+from jobworker.relay.release import Releases
+from jobworker.services import dead_letters, preparing
+from jobworker.services.dead_letters import Order
+from jobworker.store import schema
+from jobworker.store.database import Database
+from tests.conformance.household import FAILED, Household
+
+TEXT = st.text(st.characters(codec=None), max_size=5) | st.sampled_from(
+    ["\x00", "\ud800", "__type__", "__value__", "🎈"]
+)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**65), 2**65)
+    | st.floats()
+    | st.sampled_from([2**63, 2**64 - 1, 2**64, -(2**63), 1e16, 1e22, -0.0, 5e-324, 1.7976931348623157e308])
+    | TEXT
+)
+TAGGED = st.fixed_dictionaries({"__type__": st.sampled_from(["uuid", "date", "x"]), "__value__": SCALARS})
+VALUES = st.recursive(
+    SCALARS | TAGGED,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(TEXT | st.sampled_from([1, "1", None]), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@pytest.fixture
+def house(database: Database) -> Household:
+    return Household(database)
+
+
+def nested(levels: int, innermost: Any = 1) -> Any:
+    for _ in range(levels):
+        innermost = [innermost]
+    return innermost
+
+
+def stored(house: Household, execution: str, value: Any) -> Any:
+    """A value as it comes back from the database."""
+    with house.database.write() as connection:
+        mine = schema.executions.c.id == execution
+        connection.execute(sa.update(schema.executions).where(mine).values(result=value))
+        return connection.scalar(sa.select(schema.executions.c.result).where(mine))
+
+
+def same(found: Any, wanted: Any) -> bool:
+    """Whether two JSON values are equal. PostgreSQL gives back 1e16 and more as integers of the same digits."""
+    if isinstance(wanted, float) and isinstance(found, int):
+        return float(found) == wanted
+    if isinstance(wanted, list):
+        return len(found) == len(wanted) and all(map(same, found, wanted))
+    if isinstance(wanted, dict):
+        return found.keys() == wanted.keys() and all(same(found[key], each) for key, each in wanted.items())
+    return type(found) is type(wanted) and bool(found == wanted)
+
+
+def test_what_is_accepted_comes_back_equal(house: Household) -> None:
+    execution = house.submit("load")
+
+    @settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+    @given(VALUES)
+    def comes_back(value: Any) -> None:
+        try:
+            json_values.check(value)
+        except Unacceptable:
+            return
+        text = json.dumps(value, allow_nan=False)
+        as_json = json.loads(text)
+        assert json_values.parse(text) == as_json
+        assert json_values.read(text) == as_json, "nothing in it needs mending"
+        assert same(stored(house, execution, value), as_json)
+        assert kombu_json.loads(kombu_json.dumps(value)) == as_json
+
+    comes_back()
+    for value in (nested(json_values.MAX_DEPTH), {"a": nested(json_values.MAX_DEPTH - 1)}):
+        json_values.check(value)
+        assert stored(house, execution, value) == value
+
+
+@pytest.mark.parametrize(
+    ("result", "why"),
+    [
+        (nested(80), "nesting of more than 100 levels"),
+        ({"__type__": "uuid", "__value__": "zz"}, "__type__"),
+        ([2**70], "64 bits"),
+        ("a\x00b", "NUL"),
+    ],
+)
+def test_a_dependent_fails_of_what_it_is_given_and_its_parent_does_not(
+    house: Household, result: Any, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = house.submit("extract")
+    given = {"rows": nested(40, {"$from": parent})}
+    child, other = (house.submit("load", parameters=each, depends_on=[parent]) for each in (given, {"rows": 1}))
+    # Databases differ in what they refuse: what is stored is what a worker of another version may have reported.
+    monkeypatch.setattr("jobworker.store.dependencies.sources", _answering(house, result))
+    house.end(parent, result=1)
+    row = house.get(child)
+    assert (row.state, row.error and row.error["type"]) == (State.FAILED, "InvalidParameters")
+    assert why in (row.reason or "")
+    assert "\x00" not in (row.reason or "")
+    assert (house.state(parent), house.state(other)) == (State.SUCCEEDED, State.QUEUED)
+
+
+def _answering(house: Household, result: Any) -> Any:
+    from jobworker.store import dependencies
+
+    sources = dependencies.sources
+
+    def changed(connection: sa.Connection, ids: Any) -> Any:
+        found = sources(connection, ids)
+        return {key: [replace(each, result=result) for each in parents] for key, parents in found.items()}
+
+    return changed
+
+
+@pytest.fixture
+def fragile(house: Household, monkeypatch: pytest.MonkeyPatch) -> Household:
+    """A house in which parameters that hold "bad" cannot be worked with, in a way that nobody foresaw."""
+    check = preparing.check_parameters
+
+    def checked(accepted: Any, given: Any, *more: Any) -> Any:
+        if given.get("rows") == "bad":
+            raise TypeError("Recursion limit reached")
+        return check(accepted, given, *more)
+
+    monkeypatch.setattr(preparing, "check_parameters", checked)
+    return house
+
+
+def test_a_dependent_that_cannot_be_written_fails_alone(fragile: Household) -> None:
+    house = fragile
+    parent = house.submit("extract")
+    children = [house.submit("load", parameters={"rows": {"$from": parent}}, depends_on=[parent]) for _ in range(2)]
+    plain = house.submit("load", depends_on=[parent])
+    after = house.submit("report", depends_on=[children[0]])
+    house.end(parent, result="bad")
+    for child in children:
+        row = house.get(child)
+        assert (row.state, row.error and row.error["type"]) == (State.FAILED, "ReleaseRefused")
+        assert row.reason == "what it comes to cannot be recorded: TypeError: Recursion limit reached"
+        assert house.story(child) == ["Waiting", "Failed"]
+    assert (house.state(parent), house.state(plain), house.state(after)) == (
+        State.SUCCEEDED,
+        State.QUEUED,
+        State.SKIPPED,
+    )
+
+
+def test_the_sweep_passes_over_what_cannot_be_written(fragile: Household) -> None:
+    house = fragile
+    parent = house.submit("extract")
+    child = house.submit("load", parameters={"rows": {"$from": parent}}, depends_on=[parent])
+    with house.database.write() as connection:
+        # As if a relay had died between the end and what follows it.
+        mine = schema.executions.c.id == parent
+        connection.execute(sa.update(schema.executions).where(mine).values(state="Succeeded", result="bad"))
+    Releases(house.database, house.clock).sweep()
+    assert house.state(child) is State.FAILED
+    assert house.get(child).error["type"] == "ReleaseRefused"  # type: ignore[index]
+
+
+def test_what_is_put_together_is_checked_as_a_whole(house: Household) -> None:
+    house.define("load", defaults={"__type__": "uuid"})
+    with pytest.raises(InvalidParameters, match="__type__"):
+        house.submit("load", parameters={"__value__": "zz"})
+    assert house.submit("load", parameters={"__value__": "zz", "more": 1})
+
+
+def test_a_call_with_a_date_can_be_run_again_and_no_patch_adds_another(house: Household) -> None:
+    date = {"__type__": "date", "__value__": "2026-03-02"}
+    called = house.submit("load")
+    with house.database.write() as connection:
+        # As the relay writes down a call from Python.
+        mine = schema.executions.c.id == called
+        connection.execute(sa.update(schema.executions).where(mine).values(parameters={"day": date}))
+    house.end(called, FAILED)
+    again = dead_letters.rerun(house.database, house.clock, called, Order(), "ann")
+    assert again.parameters == {"day": date}
+    plain = house.submit("load", parameters={"day": {"__type__": "date"}})
+    house.end(plain, FAILED)
+    patch = {"day": {"__value__": "2026-03-02"}}
+    with pytest.raises(InvalidParameters, match="__type__"):
+        dead_letters.rerun(house.database, house.clock, plain, Order(patch=patch), "ann")
