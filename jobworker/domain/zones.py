@@ -13,6 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+import tzdata
+
+#: The time zone data of this process: the version of IANA's database, and the package that ships it.
+DATA_VERSION = f"{tzdata.IANA_VERSION} (tzdata {tzdata.__version__})"
+
+#: Where Python finds the host's own data, which processes read before `use_shipped_data` was there.
+HOST_FOLDERS = zoneinfo.TZPATH
+
 #: No zone is, or ever was, farther from UTC: 15:56 is the most.
 FARTHEST = dt.timedelta(hours=16)
 
@@ -89,6 +97,13 @@ class Stretch:
     begin: dt.datetime
     end: dt.datetime
     offset: dt.timedelta
+
+
+def use_shipped_data() -> None:
+    """Read zones from the package `tzdata`, not from the host: hosts have different data, and old ones."""
+    zoneinfo.reset_tzpath(to=())
+    # Zones that were read before came from the host.
+    zoneinfo.ZoneInfo.clear_cache()
 
 
 @functools.cache
