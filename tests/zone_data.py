@@ -3,11 +3,16 @@
 import contextlib
 import importlib.resources
 import shutil
+import sys
 import zoneinfo
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pytest
 import tzdata
+
+from jobworker.services import plans
+from jobworker.services import zone_data as services
 
 #: Daily 06:00 on 2026-12-01 in UTC, by IANA 2026f. With the data of Debian 12 (2025b) each is an hour off.
 NEW_LAWS = {
@@ -38,12 +43,25 @@ def package(path: Path, version: str, zones: Mapping[str, str]) -> Path:
 
 
 @contextlib.contextmanager
-def in_force(path: Path | None) -> Iterator[None]:
-    """Let this process read zones from a folder first, as if another version of the package had come."""
-    zoneinfo.reset_tzpath(to=[path] if path else [])
+def installed(path: Path | None, version: str) -> Iterator[None]:
+    """Let this process be one that was started with the package in this folder; None: the one that is shipped."""
+    with pytest.MonkeyPatch.context() as patch:
+        if path is not None:
+            patch.syspath_prepend(str(path))
+        patch.setattr(services, "DATA_VERSION", version)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tzdata"]:
+            patch.delitem(sys.modules, name)
+        _forget()
+        try:
+            yield
+        finally:
+            for name in [name for name in sys.modules if name.partition(".")[0] == "tzdata"]:
+                del sys.modules[name]
+            _forget()
+
+
+def _forget() -> None:
+    """What a process knows only as long as it runs."""
     zoneinfo.ZoneInfo.clear_cache()
-    try:
-        yield
-    finally:
-        zoneinfo.reset_tzpath(to=[])
-        zoneinfo.ZoneInfo.clear_cache()
+    plans._plans.clear()
+    services._changed.clear()

@@ -130,6 +130,15 @@ def earliest(local: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     return min(local.replace(tzinfo=zone, fold=fold).astimezone(dt.UTC) for fold in (0, 1))
 
 
+def same_time(moment: dt.datetime, before: zoneinfo.ZoneInfo, after: zoneinfo.ZoneInfo, fold: Fold) -> dt.datetime:
+    """Return the moment at which the clock shows by the data `after` what it showed at `moment` by those `before`."""
+    local = wall_clock(moment, before)
+    first, second = (local.replace(tzinfo=after, fold=number).astimezone(dt.UTC) for number in (0, 1))
+    if moment in (first, second):
+        return moment
+    return max(first, second) if fold is Fold.SECOND else first
+
+
 def span_at(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> Span:
     """The span that a moment lies in."""
     spans = _spans(zone, moment.year)

@@ -13,6 +13,7 @@ from dataclasses import astuple
 from datetime import datetime, timedelta
 
 import redis
+import sqlalchemy as sa
 import sqlalchemy.exc
 import structlog
 
@@ -27,6 +28,7 @@ from jobworker.relay.record import record
 from jobworker.relay.release import Releases
 from jobworker.relay.stop import Stopper
 from jobworker.relay.watch import Watch
+from jobworker.services import zone_data
 from jobworker.settings import Settings
 from jobworker.store import dependencies, dispatch, relay_state
 from jobworker.store.database import Database
@@ -230,10 +232,10 @@ class Relay:
     def _lead(self) -> Offsets:
         with self._database.write() as connection:
             now = self._clock.now()
-            if not relay_state.lead(connection, self._name, now, now + timedelta(seconds=_LEADERSHIP)):
-                raise NotLeading
+            self._keep_leading(connection)
             self._schedules.start(connection, now)
             state = relay_state.get(connection)
+        zone_data.follow(self._database, self._clock, self._keep_leading)
         self._schedules.started()
         if not self._leads:
             logger.info("relay_leads", relay=self._name)
@@ -241,6 +243,11 @@ class Relay:
         self._renewed_at = self._clock.monotonic()
         self._offsets = Offsets(state.events_offset, state.logs_offset)
         return self._offsets
+
+    def _keep_leading(self, connection: sa.Connection) -> None:
+        now = self._clock.now()
+        if not relay_state.lead(connection, self._name, now, now + timedelta(seconds=_LEADERSHIP)):
+            raise NotLeading
 
     def _next_due(self) -> datetime | None:
         with self._database.read() as connection:

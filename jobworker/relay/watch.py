@@ -39,6 +39,9 @@ _SEEN_EVERY = 5.0
 _DECLINED_EVERY = 1.0
 
 
+#: Characters that are kept of what a worker says about its time zone data.
+_ZONE_DATA = 64
+
 #: How often entries are taken away that no beat should follow (s).
 _EMPTIED_EVERY = 30.0
 
@@ -237,4 +240,5 @@ def _row(announcement: Announcement, now: dt.datetime) -> WorkerRow:
         code_version=announcement.code_version,
         started_at=announcement.started_at,
         seen_at=now,
+        zone_data=announcement.zone_data[:_ZONE_DATA] or None,
     )

@@ -33,6 +33,8 @@ class Announcement:
     catalogue: str
     code_version: str
     started_at: dt.datetime
+    #: The version of its time zone data; workers of earlier releases do not say it.
+    zone_data: str = ""
 
     def to_text(self) -> str:
         """As kept in Redis."""

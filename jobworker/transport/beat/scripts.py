@@ -13,7 +13,7 @@ local function definition_of(key)
 end
 """
 
-#: KEYS lock, schedule, beat. ARGV token, lock ttl (ms), name of this beat, most entries to answer.
+#: KEYS lock, schedule, beat. ARGV token, lock ttl (ms), name of this beat, most entries to answer, time zone data.
 #: Takes or extends the lock, notes the tick, and reads what is due.
 #: Answers nothing if another beat leads, else {now (s), score that follows or "", {{key, score, definition}, …}}.
 READ = (
@@ -28,7 +28,7 @@ end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] .. '.' .. string.format('%06d', time[2])
-redis.call('HSET', KEYS[3], 'leader', ARGV[3],
+redis.call('HSET', KEYS[3], 'leader', ARGV[3], 'zone_data', ARGV[5],
            'tick_ms', string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
 redis.call('PEXPIRE', KEYS[3], ARGV[2])
 local due = redis.call('ZRANGEBYSCORE', KEYS[2], 0, now, 'WITHSCORES', 'LIMIT', 0, ARGV[4])
