@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from jobworker.clock import Clock
 from jobworker.domain.errors import Misconfigured
 from jobworker.domain.gates import RELAY_SILENT_AFTER
-from jobworker.services import overdue
+from jobworker.domain.zones import DATA_VERSION
+from jobworker.services import overdue, zone_data
 from jobworker.store import executions, migrate, relay_state, schedule_lists, workers
 from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.telemetry.metrics import Census
@@ -30,6 +31,8 @@ class Check:
     name: str
     ok: bool
     detail: str
+    #: Whether something is to be done although it is right.
+    warning: bool = False
 
 
 class Health:
@@ -54,6 +57,7 @@ class Health:
             ("beat", self._check_beat),
             ("workers", self._check_workers),
             ("schedules", self._check_schedules),
+            ("time_zone_data", self._check_zone_data),
         ]
         return [_run(name, check) for name, check in named]
 
@@ -142,6 +146,13 @@ class Health:
             raise Misconfigured(late.told(now))
         return "none is overdue"
 
+    def _check_zone_data(self) -> str:
+        with self._database.read() as connection:
+            found = zone_data.disagreement(connection, self._redis)
+        if found:
+            raise _Warning(found)
+        return DATA_VERSION
+
     def _recent(self, who: str, did: str, at: dt.datetime | None, limit: float) -> str:
         age = _age(at, self._clock.now())
         if age is None:
@@ -151,9 +162,15 @@ class Health:
         return f"{who} {did} {age:.1f} s ago"
 
 
+class _Warning(Exception):
+    """A check passes, and something is to be done all the same."""
+
+
 def _run(name: str, check: Callable[[], str]) -> Check:
     try:
         return Check(name, True, check())
+    except _Warning as warning:
+        return Check(name, True, str(warning), warning=True)
     except Misconfigured as error:
         return Check(name, False, error.detail)
     except redis.RedisError as error:

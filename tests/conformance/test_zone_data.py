@@ -2,8 +2,6 @@
 
 import collections
 import datetime as dt
-import zoneinfo
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,11 +9,9 @@ import sqlalchemy as sa
 
 from jobworker.clock import ManualClock
 from jobworker.domain.zones import DATA_VERSION
-from jobworker.services import plans, schedules
 from jobworker.services import zone_data as services
 from jobworker.services.firing import settle
 from jobworker.store import schema
-from jobworker.store import zone_data as stored
 from jobworker.store.database import Database
 from jobworker.store.schedules import ScheduleRow
 from tests import zone_data
