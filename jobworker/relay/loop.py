@@ -230,11 +230,14 @@ class Relay:
         return renew or self._has_pending or (due is not None and due <= self._clock.now())
 
     def _lead(self) -> Offsets:
-        with self._database.write() as connection:
-            now = self._clock.now()
-            self._keep_leading(connection)
-            self._schedules.start(connection, now)
-            state = relay_state.get(connection)
+        try:
+            with self._database.write() as connection:
+                self._keep_leading(connection)
+                self._schedules.start(connection, self._clock.now())
+                state = relay_state.get(connection)
+        except NotLeading:
+            self._watch.stand_by()
+            raise
         zone_data.follow(self._database, self._clock, self._keep_leading)
         self._schedules.started()
         if not self._leads:

@@ -15,7 +15,7 @@ import structlog
 from jobworker.clock import Clock
 from jobworker.relay.dispatch import Dispatcher
 from jobworker.relay.project import Projector
-from jobworker.services import catalogue
+from jobworker.services import catalogue, zone_data
 from jobworker.settings import Settings
 from jobworker.store import dispatch, limits, relay_state, unique_keys, workers
 from jobworker.store.database import Database
@@ -38,6 +38,9 @@ _SEEN_EVERY = 5.0
 #: the same idle worker declines them again.
 _DECLINED_EVERY = 1.0
 
+
+#: How often this relay compares its time zone data with those of the other processes (s).
+_COMPARED_EVERY = 30.0
 
 #: Characters that are kept of what a worker says about its time zone data.
 _ZONE_DATA = 64
@@ -75,6 +78,8 @@ class Watch:
         self._started_over = False
         self._seen_written_at = float("-inf")
         self._suspects: set[RunningAttempt] = set()
+        self._disagreement: str | None = None
+        self._comparison = Chore("time_zone_data", _COMPARED_EVERY, self.compare_zone_data)
         followed = settings.needs_beat
         self._project = self._projector.run if followed else self._projector.empty
         self._chores = [
@@ -88,6 +93,7 @@ class Watch:
             Chore("schedules", 0.5 if followed else _EMPTIED_EVERY, self.write_schedules),
             Chore("beat", 5.0, self.read_beat),
             Chore("checkpoint", 1.0, self.checkpoint),
+            self._comparison,
         ]
 
     def add(self, name: str, every: float, run: Callable[[], None]) -> None:
@@ -97,9 +103,11 @@ class Watch:
     def run_due(self) -> None:
         """Do the chores whose time has come. Raises `redis.RedisError` when Redis is away."""
         for chore in self._chores:
-            if self._clock.monotonic() >= chore.next_at:
-                chore.run()
-                chore.next_at = self._clock.monotonic() + chore.every
+            self._run_if_due(chore)
+
+    def stand_by(self) -> None:
+        """Do what a relay does that does not lead. Raises `redis.RedisError` when Redis is away."""
+        self._run_if_due(self._comparison)
 
     def redis_was_away(self) -> None:
         """Heartbeats could not arrive either: no attempt is believed lost before a full lease has passed."""
@@ -195,6 +203,19 @@ class Watch:
             log = Path(f"{self._database.url.database}-wal")
             if log.exists() and log.stat().st_size > _WAL_LIMIT:
                 self._database.checkpoint()
+
+    def compare_zone_data(self) -> None:
+        """Warn, once, when other processes have other time zone data."""
+        with self._database.read() as connection:
+            found = zone_data.disagreement(connection, self._client)
+        if found and found != self._disagreement:
+            logger.warning("time_zone_data_differ", why=found)
+        self._disagreement = found
+
+    def _run_if_due(self, chore: Chore) -> None:
+        if self._clock.monotonic() >= chore.next_at:
+            chore.run()
+            chore.next_at = self._clock.monotonic() + chore.every
 
     def _learn(self, announced: Sequence[Announcement]) -> None:
         for announcement in announced:

@@ -1,11 +1,12 @@
 """Whether the house stands: each check by its name, and the figures that operators watch."""
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import redis
 import sqlalchemy as sa
+import structlog
 
 from jobworker.clock import Clock
 from jobworker.domain.errors import Misconfigured
@@ -16,6 +17,8 @@ from jobworker.store import executions, migrate, relay_state, schedule_lists, wo
 from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.telemetry.metrics import Census
 from jobworker.transport import beat_keys, client
+
+logger = structlog.get_logger(__name__)
 
 #: Redis has to answer within so many seconds: a health check must not hang itself.
 _REDIS_TIMEOUT = 0.5
@@ -43,6 +46,7 @@ class Health:
         self._redis = client.connect(redis_url, timeout=_REDIS_TIMEOUT)
         self._clock = clock
         self._needs_beat = needs_beat
+        self._logged: set[str] = set()
 
     def checks(self) -> list[Check]:
         """Everything that is needed for accepted work to be run on time.
@@ -60,6 +64,13 @@ class Health:
             ("time_zone_data", self._check_zone_data),
         ]
         return [_run(name, check) for name, check in named]
+
+    def log_warnings(self, checks: Sequence[Check]) -> None:
+        """Log the warnings that were not there at the last call."""
+        found = {each.detail for each in checks if each.warning}
+        for detail in sorted(found - self._logged):
+            logger.warning("health_warning", why=detail)
+        self._logged = found
 
     def census(self) -> Census | None:
         """The figures for `/metrics`; None: the database does not answer."""

@@ -3,13 +3,24 @@
 import datetime as dt
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from jobworker import daily
+from jobworker.domain.schedule import Owner, parse
+from jobworker.domain.timetable import next_after
+from jobworker.domain.zones import DATA_VERSION
+from jobworker.store import schedules
+from jobworker.store.database import Database
+from jobworker.store.schedules import ScheduleRow
 from tests import zone_data
+from tests.engine import Engine
+from tests.waiting import until
 from tests.zone_data import NEW_LAWS
 
 _ONE_HOST = dict.fromkeys(NEW_LAWS, "Asia/Tokyo")
@@ -21,7 +32,6 @@ early = [zoneinfo.ZoneInfo(name) for name in names]  # Loaded by others before J
 from jobworker import daily
 from jobworker.domain.schedule import parse
 from jobworker.domain.timetable import next_after
-from jobworker.settings import Settings
 from jobworker.web import create_app
 
 def by_domain(name):
@@ -33,7 +43,7 @@ def by_http(name):
     answer = client.post("/api/v1/schedules/preview", json=asked).json
     return dt.datetime.fromisoformat(answer["occurrences"][0]["scheduled_for"])
 
-client = create_app(Settings.from_environment()).test_client()
+client = create_app().test_client()
 for name in names:
     print(name, f"{by_domain(name):%H:%M}", f"{by_http(name):%H:%M}")
 """
@@ -56,22 +66,23 @@ def host(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path
 
 
-def _run(folder: Path, *arguments: str) -> str:
+def _run(folder: Path, *arguments: str) -> tuple[str, str]:
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout, done.stderr
 
 
 def test_rules_and_previews_take_the_data_of_the_package(host: Path) -> None:
-    told = _run(host, "-c", _EVERYWHERE, json.dumps(list(NEW_LAWS)))
+    told, logged = _run(host, "-c", _EVERYWHERE, json.dumps(list(NEW_LAWS)))
+    assert DATA_VERSION in logged
     assert told.splitlines() == [f"{name} {at} {at}" for name, at in NEW_LAWS.items()]
 
 
 def test_simulations_take_the_data_of_the_package(host: Path) -> None:
     (host / "schedules").mkdir()
     (host / "schedules" / "__init__.py").write_text(_SCHEDULES.format(names=list(NEW_LAWS)))
-    told = _run(
+    told, _ = _run(
         host,
         "-m",
         "jobworker.cli",
@@ -86,3 +97,42 @@ def test_simulations_take_the_data_of_the_package(host: Path) -> None:
     found = {each["schedule"]: each["scheduled_for"] for each in map(json.loads, told.splitlines())}
     moments = {name: dt.datetime.fromisoformat(found[name.replace("/", "-")]) for name in NEW_LAWS}
     assert {name: f"{at.astimezone(dt.UTC):%H:%M}" for name, at in moments.items()} == NEW_LAWS
+
+
+def test_processes_say_their_data_and_fire_by_those_of_the_package(
+    any_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {"PYTHONTZPATH": str(zone_data.folder(tmp_path / "zones", _ONE_HOST))}
+    other = zone_data.package(tmp_path / "other", "2020a", {})
+    relay, beat = any_engine.relay(**wrong), any_engine.beat(**wrong)
+    worker = any_engine.worker(**wrong, PYTHONPATH=str(other))
+    any_engine.ready()
+    due = any_engine.clock.now() - dt.timedelta(days=1)
+    rows = [_put(any_engine.database, name, due) for name in NEW_LAWS]
+
+    def followed() -> bool:
+        return all(_standing(any_engine.database, row).settled_until >= row.next_at for row in rows if row.next_at)
+
+    until(followed, within=60.0, what=f"five schedules to fire; logs in {tmp_path}")
+    for row in rows:
+        assert row.next_at is not None
+        expected = next_after(row.schedule.timetable({}), row.next_at)
+        assert _standing(any_engine.database, row).next_at == expected, row.name
+    for process, version in ((relay, DATA_VERSION), (beat, DATA_VERSION), (worker, "2020a (tzdata 1)")):
+        assert re.search(rf"process_starts.*{re.escape(version)}", any_engine.log(process)), process.log
+    until(lambda: "time_zone_data_differ" in any_engine.log(relay), within=60.0, what=f"a warning in {relay.log}")
+    assert f"2020a (tzdata 1): workers on {socket.gethostname()}" in any_engine.log(relay)
+
+
+def _put(database: Database, zone: str, since: dt.datetime) -> ScheduleRow:
+    """A schedule that was made a while ago, and whose time has come."""
+    made = parse({"name": zone.replace("/", "-"), "job": "noop", "rule": daily("06:00"), "zone": zone})
+    with database.write() as connection:
+        return schedules.put(connection, made, Owner.API, "me", since, next_after(made.timetable({}), since))
+
+
+def _standing(database: Database, row: ScheduleRow) -> ScheduleRow:
+    with database.read() as connection:
+        found = schedules.by_id(connection, row.id)
+    assert found is not None
+    return found
