@@ -132,10 +132,10 @@ def earliest(local: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
 
 def same_time(moment: dt.datetime, before: zoneinfo.ZoneInfo, after: zoneinfo.ZoneInfo, fold: Fold) -> dt.datetime:
     """Return the moment at which the clock shows by the data `after` what it showed at `moment` by those `before`."""
-    local = wall_clock(moment, before)
+    local = moment.astimezone(before)
     first, second = (local.replace(tzinfo=after, fold=number).astimezone(dt.UTC) for number in (0, 1))
-    if moment in (first, second):
-        return moment
+    if local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset():  # It came twice before.
+        return second if local.fold else first
     return max(first, second) if fold is Fold.SECOND else first
 
 

@@ -111,9 +111,7 @@ def follow(database: Database, clock: Clock, keep_leading: Callable[[sa.Connecti
             moves = _follow(connection, ids, changed, clock.now())
         count += len(moves)
         for move in moves:
-            logger.warning(
-                "schedule_moved", schedule=move.schedule, zone=move.zone, before=move.before, after=move.after
-            )
+            logger.warning("schedule_moved", schedule=move.schedule, why=move.told())
     with database.write() as connection:
         keep_leading(connection)
         stored.note(connection, DATA_VERSION, _pack(_shipped()))

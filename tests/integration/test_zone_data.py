@@ -15,6 +15,7 @@ from jobworker import daily
 from jobworker.domain.schedule import Owner, parse
 from jobworker.domain.timetable import next_after
 from jobworker.domain.zones import DATA_VERSION
+from jobworker.services import zone_data as services
 from jobworker.store import schedules
 from jobworker.store.database import Database
 from jobworker.store.schedules import ScheduleRow
@@ -99,34 +100,39 @@ def test_simulations_take_the_data_of_the_package(host: Path) -> None:
     assert {name: f"{at.astimezone(dt.UTC):%H:%M}" for name, at in moments.items()} == NEW_LAWS
 
 
-def test_processes_say_their_data_and_fire_by_those_of_the_package(
-    any_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_say_their_data_and_fire_by_those_of_the_package(engine: Engine, tmp_path: Path) -> None:
     wrong = {"PYTHONTZPATH": str(zone_data.folder(tmp_path / "zones", _ONE_HOST))}
     other = zone_data.package(tmp_path / "other", "2020a", {})
-    relay, beat = any_engine.relay(**wrong), any_engine.beat(**wrong)
-    worker = any_engine.worker(**wrong, PYTHONPATH=str(other))
-    any_engine.ready()
-    due = any_engine.clock.now() - dt.timedelta(days=1)
-    rows = [_put(any_engine.database, name, due) for name in NEW_LAWS]
+    earlier = zone_data.package(tmp_path / "earlier", "2025b", {"America/Vancouver": "America/Los_Angeles"})
+    with zone_data.installed(earlier, "2025b"):
+        services.follow(engine.database, engine.clock, lambda _: None)
+        office = _put(engine.database, "America/Vancouver", dt.datetime(2036, 12, 1, tzinfo=dt.UTC), "office")
+    relay, beat = engine.relay(**wrong), engine.beat(**wrong)
+    worker = engine.worker(**wrong, PYTHONPATH=str(other))
+    engine.ready()
+    due = engine.clock.now() - dt.timedelta(days=1)
+    rows = [_put(engine.database, name, due) for name in NEW_LAWS]
 
     def followed() -> bool:
-        return all(_standing(any_engine.database, row).settled_until >= row.next_at for row in rows if row.next_at)
+        return all(_standing(engine.database, row).settled_until >= row.next_at for row in rows if row.next_at)
 
     until(followed, within=60.0, what=f"five schedules to fire; logs in {tmp_path}")
     for row in rows:
         assert row.next_at is not None
         expected = next_after(row.schedule.timetable({}), row.next_at)
-        assert _standing(any_engine.database, row).next_at == expected, row.name
+        assert _standing(engine.database, row).next_at == expected, row.name
+    assert office.next_at == dt.datetime(2036, 12, 1, 14, tzinfo=dt.UTC)
+    assert _standing(engine.database, office).next_at == dt.datetime(2036, 12, 1, 13, tzinfo=dt.UTC)
+    assert re.search(r"schedule_moved.*2036-12-01 13:00.*2036-12-01 14:00.*office", engine.log(relay)), relay.log
     for process, version in ((relay, DATA_VERSION), (beat, DATA_VERSION), (worker, "2020a (tzdata 1)")):
-        assert re.search(rf"process_starts.*{re.escape(version)}", any_engine.log(process)), process.log
-    until(lambda: "time_zone_data_differ" in any_engine.log(relay), within=60.0, what=f"a warning in {relay.log}")
-    assert f"2020a (tzdata 1): workers on {socket.gethostname()}" in any_engine.log(relay)
+        assert re.search(rf"process_starts.*{re.escape(version)}", engine.log(process)), process.log
+    until(lambda: "time_zone_data_differ" in engine.log(relay), within=60.0, what=f"a warning in {relay.log}")
+    assert f"2020a (tzdata 1): workers on {socket.gethostname()}" in engine.log(relay)
 
 
-def _put(database: Database, zone: str, since: dt.datetime) -> ScheduleRow:
+def _put(database: Database, zone: str, since: dt.datetime, name: str | None = None) -> ScheduleRow:
     """A schedule that was made a while ago, and whose time has come."""
-    made = parse({"name": zone.replace("/", "-"), "job": "noop", "rule": daily("06:00"), "zone": zone})
+    made = parse({"name": name or zone.replace("/", "-"), "job": "noop", "rule": daily("06:00"), "zone": zone})
     with database.write() as connection:
         return schedules.put(connection, made, Owner.API, "me", since, next_after(made.timetable({}), since))
 

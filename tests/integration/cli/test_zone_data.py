@@ -4,6 +4,7 @@ import datetime as dt
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from jobworker.clock import ManualClock, SystemClock
 from jobworker.domain.zones import DATA_VERSION
@@ -41,7 +42,11 @@ def test_what_will_move_is_told_before_it_does(moved: ScheduleRow, sqlite_databa
     [warning] = world_on(sqlite_database).client.get("/api/v1/schedules/office").json["warnings"]
     assert told in warning
 
-    services.follow(sqlite_database, ManualClock(MORNING), lambda _: None)
+    with capture_logs() as logged:
+        services.follow(sqlite_database, ManualClock(MORNING), lambda _: None)
+    assert [
+        (each["schedule"], each["before"], each["after"]) for each in logged if each["event"] == "schedule_moved"
+    ] == [("office", MORNING.replace(hour=14), MORNING.replace(hour=13))]
     assert "schedule moves" not in run("doctor").stdout
     assert schedules.get(sqlite_database, SystemClock(), "office").next_at == MORNING.replace(hour=13)
 
