@@ -70,9 +70,8 @@ def test_what_others_worked_out_with_the_present_data_stays() -> None:
 def test_an_end_that_the_last_occurrence_comes_to_lie_before() -> None:
     until, end = dt.datetime(2026, 6, 1, 12, tzinfo=UTC), "2026-06-02T01:00:00Z"
     assert next_after(_timetable(WINTER, end=end), until) is None
-    assert follow_zone(_timetable(SUMMER, end=end), WINTER, until, None)[1] == dt.datetime(
-        2026, 6, 2, 0, 30, tzinfo=UTC
-    )
+    _, found = follow_zone(_timetable(SUMMER, end=end), WINTER, until, None)
+    assert found == dt.datetime(2026, 6, 2, 0, 30, tzinfo=UTC)
 
 
 def test_a_worker_of_an_earlier_release_says_nothing_of_its_data() -> None:

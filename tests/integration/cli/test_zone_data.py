@@ -44,9 +44,8 @@ def test_what_will_move_is_told_before_it_does(moved: ScheduleRow, sqlite_databa
 
     with capture_logs() as logged:
         services.follow(sqlite_database, ManualClock(MORNING), lambda _: None)
-    assert [
-        (each["schedule"], each["before"], each["after"]) for each in logged if each["event"] == "schedule_moved"
-    ] == [("office", MORNING.replace(hour=14), MORNING.replace(hour=13))]
+    moves = [each["why"] for each in logged if each["event"] == "schedule_moved"]
+    assert moves == [f"{told} (1:00:00 earlier)"]
     assert "schedule moves" not in run("doctor").stdout
     assert schedules.get(sqlite_database, SystemClock(), "office").next_at == MORNING.replace(hour=13)
 
