@@ -44,12 +44,16 @@ class Host:
     def __init__(self, town: Town, winter_time: Path) -> None:
         self.town = town
         self.clock = ManualClock(MORNING)
-        self._packages = {"2025b": winter_time, DATA_VERSION: None}
+        self.packages = {"2025b": winter_time, DATA_VERSION: None}
 
-    def run(self, version: str, *hours: float) -> None:
-        """Start a relay with these data, and let it settle what is due so many hours after `MORNING`."""
-        with zone_data.installed(self._packages[version], version):
-            services.follow(self.town.database, self.clock, lambda _: None)
+    def run(self, version: str, *hours: float, follows: bool = True) -> None:
+        """Start a relay with these data, and let it settle what is due so many hours after `MORNING`.
+
+        `follows`: it is not one of an earlier release, which did not look whether the data had changed.
+        """
+        with zone_data.installed(self.packages[version], version):
+            if follows:
+                services.follow(self.town.database, self.clock, lambda _: None)
             for each in hours:
                 self.clock.advance((MORNING + each * HOUR - self.clock.now()).total_seconds())
                 self.settle()
@@ -63,7 +67,7 @@ class Host:
     def schedule(self, version: str, name: str, **fields: object) -> ScheduleRow:
         """Make a schedule in a process with these data."""
         given = {"zone": VANCOUVER, "overlap": "allow", "misfire": {"policy": "catch_up"}, **fields}
-        with zone_data.installed(self._packages[version], version):
+        with zone_data.installed(self.packages[version], version):
             return self.town.schedule(name, MORNING, **given)
 
 
@@ -99,3 +103,17 @@ def test_every_occurrence_has_one_execution(host: Host, before: str, after: str,
         }, name
     # Hours pass whatever clocks show.
     assert fired["hourly"] == fired["interval"] == [MORNING + number * HOUR for number in range(1, 29)]
+
+
+def test_the_host_s_own_data_are_what_earlier_releases_worked_with(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    casablanca = {"Africa/Casablanca": "Etc/GMT-1"}
+    monkeypatch.setattr(services, "HOST_FOLDERS", (str(zone_data.folder(tmp_path / "host", casablanca)),))
+    host.packages["2025b"] = zone_data.package(tmp_path / "earlier", "2025b", casablanca)
+    row = host.schedule("2025b", "daily", rule=RULES["daily"], zone="Africa/Casablanca")
+    host.run("2025b", 17.5, follows=False)
+    host.run(DATA_VERSION, 18.5, 30)
+    # 06:00 of this day ran at 05:00 UTC, and is not due again at 06:00 UTC.
+    assert [each.scheduled_for for each in host.town.rows(row)] == [MORNING + 17 * HOUR]
+    assert host.town.standing(row).next_at == MORNING + 42 * HOUR
