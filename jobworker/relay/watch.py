@@ -79,7 +79,6 @@ class Watch:
         self._seen_written_at = float("-inf")
         self._suspects: set[RunningAttempt] = set()
         self._disagreement: str | None = None
-        self._comparison = Chore("time_zone_data", _COMPARED_EVERY, self.compare_zone_data)
         followed = settings.needs_beat
         self._project = self._projector.run if followed else self._projector.empty
         self._chores = [
@@ -93,8 +92,9 @@ class Watch:
             Chore("schedules", 0.5 if followed else _EMPTIED_EVERY, self.write_schedules),
             Chore("beat", 5.0, self.read_beat),
             Chore("checkpoint", 1.0, self.checkpoint),
-            self._comparison,
+            Chore("time_zone_data", _COMPARED_EVERY, self.compare_zone_data),
         ]
+        self._comparison = self._chores[-1]
 
     def add(self, name: str, every: float, run: Callable[[], None]) -> None:
         """Look after one more thing."""

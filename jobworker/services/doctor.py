@@ -127,8 +127,8 @@ def _moves(database: Database) -> Iterator[Finding]:
         return
     names = "1 schedule moves" if len(found.moves) == 1 else f"{len(found.moves)} schedules move"
     detail = (
-        f"{names} when a relay with {DATA_VERSION} leads; they were worked out with {found.version}. Nothing is to be "
-        "done if that is meant: no occurrence is left out and none runs twice"
+        f"{names} when a relay with {DATA_VERSION} leads; what is due was worked out with {found.version}. No "
+        "occurrence is left out and none runs twice: restart the relay with this version of tzdata if that is meant"
     )
     told = [move.told() for move in found.moves[:_MOST_MOVES]]
     left = len(found.moves) - len(told)

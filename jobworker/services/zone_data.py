@@ -45,7 +45,7 @@ _PAGE = 200
 _NAMED = 5
 
 #: What schedules were worked out with before anything was noted.
-_UNKNOWN = "those of the host"
+_UNKNOWN = "the data of the host"
 
 
 @dataclass(frozen=True, slots=True)

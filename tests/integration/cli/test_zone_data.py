@@ -36,7 +36,7 @@ def test_what_will_move_is_told_before_it_does(moved: ScheduleRow, sqlite_databa
     doctor = run("doctor").stdout
     assert f"time_zone_data: {DATA_VERSION}" in doctor
     assert f"time_zone_data: 1 schedule moves when a relay with {DATA_VERSION} leads" in doctor
-    assert f"they were worked out with {OLD}" in doctor
+    assert f"what is due was worked out with {OLD}" in doctor
     assert f"{told} (1:00:00 earlier)" in doctor
     assert f"{told} (1:00:00 earlier)" in run("schedules", "show", "office").stdout
     [warning] = world_on(sqlite_database).client.get("/api/v1/schedules/office").json["warnings"]
