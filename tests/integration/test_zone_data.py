@@ -33,6 +33,7 @@ early = [zoneinfo.ZoneInfo(name) for name in names]  # Loaded by others before J
 from jobworker import daily
 from jobworker.domain.schedule import parse
 from jobworker.domain.timetable import next_after
+from jobworker.testing.simulating import Simulator
 from jobworker.web import create_app
 
 def by_domain(name):
@@ -45,8 +46,10 @@ def by_http(name):
     return dt.datetime.fromisoformat(answer["occurrences"][0]["scheduled_for"])
 
 client = create_app().test_client()
+simulated = {each.schedule: each.scheduled_for.astimezone(dt.UTC) for each in Simulator()("2026-12-01", "2026-12-02")}
 for name in names:
-    print(name, f"{by_domain(name):%H:%M}", f"{by_http(name):%H:%M}")
+    found = by_domain(name), by_http(name), simulated[name.replace("/", "-")]
+    print(name, *(f"{at:%H:%M}" for at in found))
 """
 
 _SCHEDULES = """
@@ -64,6 +67,8 @@ def host(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.setenv("JOBWORKER_DATABASE_URL", sqlite_url)
     monkeypatch.setenv("JOBWORKER_REDIS_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])]))
+    (tmp_path / "schedules").mkdir()
+    (tmp_path / "schedules" / "__init__.py").write_text(_SCHEDULES.format(names=list(NEW_LAWS)))
     return tmp_path
 
 
@@ -74,15 +79,13 @@ def _run(folder: Path, *arguments: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-def test_rules_and_previews_take_the_data_of_the_package(host: Path) -> None:
+def test_rules_previews_and_the_fixture_for_tests_take_the_data_of_the_package(host: Path) -> None:
     told, logged = _run(host, "-c", _EVERYWHERE, json.dumps(list(NEW_LAWS)))
     assert DATA_VERSION in logged
-    assert told.splitlines() == [f"{name} {at} {at}" for name, at in NEW_LAWS.items()]
+    assert told.splitlines() == [f"{name} {at} {at} {at}" for name, at in NEW_LAWS.items()]
 
 
 def test_simulations_take_the_data_of_the_package(host: Path) -> None:
-    (host / "schedules").mkdir()
-    (host / "schedules" / "__init__.py").write_text(_SCHEDULES.format(names=list(NEW_LAWS)))
     told, _ = _run(
         host,
         "-m",
