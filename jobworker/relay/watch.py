@@ -261,5 +261,5 @@ def _row(announcement: Announcement, now: dt.datetime) -> WorkerRow:
         code_version=announcement.code_version,
         started_at=announcement.started_at,
         seen_at=now,
-        zone_data=announcement.zone_data[:_ZONE_DATA] or None,
+        zone_data=str(announcement.zone_data)[:_ZONE_DATA] or None,
     )
