@@ -5,6 +5,8 @@ A job module begins with `from jobworker import Context, job`, one of schedules 
 
 from typing import TYPE_CHECKING, Any
 
+from jobworker.domain.zones import use_shipped_data
+
 if TYPE_CHECKING:
     from jobworker.declare import (
         Abort,
@@ -49,6 +51,9 @@ __all__ = [
     "schedule",
     "weekly",
 ]
+
+# Here, since every process and every program that uses JobWorker imports this package before anything inside it.
+use_shipped_data()
 
 
 def __getattr__(name: str) -> Any:

@@ -78,6 +78,7 @@ def _on_setup_logging(loglevel: int, logfile: str | None, **_: Any) -> None:
     # Not sys.stderr: in a child of the pool that leads back into the log.
     stream = _append_to(logfile) if logfile else sys.__stderr__
     logging.configure(_settings.log_format, loglevel, process, stream or sys.stderr)
+    logging.log_start()
     if process == "worker":
         app.log.redirect_stdouts("WARNING")  # What a job prints is part of its log.
 

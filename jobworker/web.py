@@ -21,6 +21,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     if settings is None:
         settings = Settings.from_environment()
         logging.configure(settings.log_format, settings.log_level, "web")
+        logging.log_start()
     clock = clock or SystemClock()
     database = Database(settings.database_url)
     app = Flask("jobworker", static_folder=None)

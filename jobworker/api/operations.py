@@ -68,6 +68,7 @@ def healthz() -> Response:
 def readyz() -> Response:
     """Is everything there that work needs to be accepted and run? 503, in the same form, if not."""
     checks = room().health.checks()
+    room().health.log_warnings(checks)
     status = _status(checks)
     shown: dict[str, Any] = {
         each.name: {"status": "ok" if each.ok else "failed", "detail": each.detail} for each in checks

@@ -25,6 +25,7 @@ def command() -> None:
     """Turn rows into messages and workers' reports into history, until SIGTERM or Ctrl-C."""
     settings = common.prepare()
     logging.configure(settings.log_format, settings.log_level, "relay")
+    logging.log_start()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -17,7 +17,7 @@ from jobworker.domain.rules.cron import Cron
 from jobworker.domain.rules.days import BusinessDay, Daily, Monthly, Weekly
 from jobworker.domain.rules.moments import Interval, Once
 from jobworker.domain.rules.recurrence import RRule
-from jobworker.domain.zones import FARTHEST, Dst, Fold, Gap, earliest, span_at, stretches, wall_clock
+from jobworker.domain.zones import FARTHEST, Dst, Fold, Gap, earliest, same_time, span_at, stretches, wall_clock
 
 #: Nothing is due later than so many years ahead.
 _HORIZON = dt.timedelta(days=50 * 366)
@@ -78,6 +78,28 @@ def next_after(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
             rule = replace(rule, allowed=lambda time: _forbidden_by(timetable, time) is None)
         found = _on_the_wall_clock(rule, timetable.zone, timetable.dst or meant(rule), moment)
     return found if found is not None and found < min(timetable.end or _END, _END) else None
+
+
+def follow_zone(
+    timetable: Timetable, before: zoneinfo.ZoneInfo, settled_until: dt.datetime, next_at: dt.datetime | None
+) -> tuple[dt.datetime, dt.datetime | None]:
+    """Return `settled_until` and `next_at` by the present data of the zone; they were worked out with those `before`.
+
+    An occurrence is recognized by its time of day: one that was settled is not due again at its new moment, and one
+    that was not settled stays due although its new moment has passed.
+    """
+    dst = timetable.dst or meant(timetable.rule)
+    was = next_after(replace(timetable, zone=before), settled_until)
+    if was != next_at and next_at is None:
+        return settled_until, None  # It had its last run.
+    by_moment = isinstance(timetable.rule, Once | Interval) or dst.fold is Fold.BOTH
+    # A process that has the present data already may have worked it out.
+    if by_moment or was != next_at:
+        return settled_until, next_after(timetable, settled_until)
+    settled = same_time(settled_until, before, timetable.zone, dst.fold)
+    found = next_after(timetable, settled)
+    # At a moment that was settled for another occurrence the ledger has no room for this one.
+    return max(settled, settled_until), max(found, settled_until + _TICK) if found else None
 
 
 def occurrences(timetable: Timetable, after: dt.datetime, before: dt.datetime) -> Iterator[dt.datetime]:

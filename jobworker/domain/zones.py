@@ -13,6 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+import tzdata
+
+#: The time zone data of this process: the version of IANA's database, and the package that ships it.
+DATA_VERSION = f"{tzdata.IANA_VERSION} (tzdata {tzdata.__version__})"
+
+#: Where Python finds the host's own data, which processes read before `use_shipped_data` was there.
+HOST_FOLDERS = zoneinfo.TZPATH
+
 #: No zone is, or ever was, farther from UTC: 15:56 is the most.
 FARTHEST = dt.timedelta(hours=16)
 
@@ -91,6 +99,13 @@ class Stretch:
     offset: dt.timedelta
 
 
+def use_shipped_data() -> None:
+    """Read zones from the package `tzdata`, not from the host: hosts have different data, and old ones."""
+    zoneinfo.reset_tzpath(to=())
+    # Zones that were read before came from the host.
+    zoneinfo.ZoneInfo.clear_cache()
+
+
 @functools.cache
 def known_zones() -> frozenset[str]:
     """The zones that mean the same on every host."""
@@ -113,6 +128,15 @@ def wall_clock(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
 def earliest(local: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     """The first moment (UTC) at which the clock of `zone` shows `local` (naive), or has jumped over it."""
     return min(local.replace(tzinfo=zone, fold=fold).astimezone(dt.UTC) for fold in (0, 1))
+
+
+def same_time(moment: dt.datetime, before: zoneinfo.ZoneInfo, after: zoneinfo.ZoneInfo, fold: Fold) -> dt.datetime:
+    """Return the moment at which the clock shows by the data `after` what it showed at `moment` by those `before`."""
+    local = moment.astimezone(before)
+    first, second = (local.replace(tzinfo=after, fold=number).astimezone(dt.UTC) for number in (0, 1))
+    if local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset():  # It came twice before.
+        return second if local.fold else first
+    return max(first, second) if fold is Fold.SECOND else first
 
 
 def span_at(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> Span:

@@ -16,6 +16,7 @@ from dataclasses import astuple, replace
 from datetime import datetime, timedelta
 
 import redis
+import sqlalchemy as sa
 import sqlalchemy.exc
 import structlog
 
@@ -36,9 +37,11 @@ from jobworker.relay.release import Releases
 from jobworker.relay.steps import NotLeading, Step, Steps
 from jobworker.relay.stop import Stopper
 from jobworker.relay.watch import Watch
+from jobworker.services import zone_data
 from jobworker.settings import Settings
 from jobworker.store import dependencies, dispatch, relay_state
 from jobworker.store.database import UNAVAILABLE, Database, in_short
+from jobworker.store.relay_state import Tenure
 from jobworker.transport.claims import Claims
 from jobworker.transport.client import check, connect
 from jobworker.transport.orders import Orders
@@ -279,17 +282,16 @@ class Relay:
         return renew or self._has_pending or (due is not None and due <= self._clock.now())
 
     def _lead(self) -> Offsets:
-        with self._database.read() as connection:
-            tenure = relay_state.get(connection).tenure
-        silent = self._rival.silent(tenure) if tenure.leader not in (None, self._name) else None
-        if silent is None and tenure.leader not in (None, self._name):
-            raise NotLeading
-        with self._database.write() as connection:
-            now = self._clock.now()
-            if not relay_state.lead(connection, self._name, now, silent):
-                raise NotLeading
-            self._schedules.start(connection, now)
-            state = relay_state.get(connection)
+        try:
+            silent = self._silent_leader()
+            with self._database.write() as connection:
+                self._keep_leading(connection, silent)
+                self._schedules.start(connection, self._clock.now())
+                state = relay_state.get(connection)
+        except NotLeading:
+            self._watch.stand_by()
+            raise
+        zone_data.follow(self._database, self._clock, self._keep_leading)
         self._schedules.started()
         if not self._leads:
             logger.info("relay_leads", relay=self._name)
@@ -297,6 +299,21 @@ class Relay:
         self._renewed_at = self._clock.monotonic()
         self._offsets = Offsets(state.events_offset, state.logs_offset)
         return self._offsets
+
+    def _silent_leader(self) -> Tenure | None:
+        """Return the leadership of another relay that may be taken over; raises `NotLeading` while it is renewed."""
+        with self._database.read() as connection:
+            tenure = relay_state.get(connection).tenure
+        if tenure.leader in (None, self._name):
+            return None
+        silent = self._rival.silent(tenure)
+        if silent is None:
+            raise NotLeading
+        return silent
+
+    def _keep_leading(self, connection: sa.Connection, silent: Tenure | None = None) -> None:
+        if not relay_state.lead(connection, self._name, self._clock.now(), silent):
+            raise NotLeading
 
     def _next_due(self) -> datetime | None:
         with self._database.read() as connection:

@@ -12,7 +12,7 @@ from jobworker.relay.dispatch import Dispatcher
 from jobworker.relay.problems import Problems
 from jobworker.relay.project import Projector
 from jobworker.relay.steps import Step, Steps
-from jobworker.services import catalogue
+from jobworker.services import catalogue, zone_data
 from jobworker.settings import Settings
 from jobworker.store import dispatch, limits, relay_state, unique_keys, workers
 from jobworker.store.database import Database
@@ -36,6 +36,12 @@ _SEEN_EVERY = 5.0
 #: the same idle worker declines them again.
 _DECLINED_EVERY = 1.0
 
+
+#: How often this relay compares its time zone data with those of the other processes (s).
+_COMPARED_EVERY = 30.0
+
+#: Characters that are kept of what a worker says about its time zone data.
+_ZONE_DATA = 64
 
 #: How often entries are taken away that no beat should follow (s).
 _EMPTIED_EVERY = 30.0
@@ -76,11 +82,13 @@ class Watch:
         self._started_over = False
         self._seen_written_at = float("-inf")
         self._suspects: set[RunningAttempt] = set()
+        self._disagreement: str | None = None
         followed = settings.needs_beat
         self._project = self._projector.run if followed else self._projector.empty
         #: Before anything is read or trimmed: what was read before the data were lost says nothing about what is there.
         self._epoch = Step("epoch", self.check_epoch, 1.0)
         self._foreign_keys = Step("foreign_keys", self.set_foreign_keys_aside, _TYPES_EVERY)
+        self._comparison = Step("time_zone_data", self.compare_zone_data, _COMPARED_EVERY)
         self._tasks = [
             Step("workers", self.look_for_workers, min(1.0, settings.heartbeat_interval)),
             Step("lost_attempts", self.look_for_lost_attempts, settings.worker_lease),
@@ -91,6 +99,7 @@ class Watch:
             Step("schedules", self.write_schedules, 0.5 if followed else _EMPTIED_EVERY),
             Step("beat", self.read_beat, 5.0),
             Step("checkpoint", self.checkpoint, 1.0),
+            self._comparison,
         ]
 
     def add(self, name: str, every: float, run: Callable[[], int | None]) -> None:
@@ -110,6 +119,10 @@ class Watch:
     def redis_refused(self) -> None:
         """Look for foreign keys at once: they may be why Redis has refused a command."""
         self._foreign_keys.next_at = float("-inf")
+
+    def stand_by(self) -> None:
+        """Do what a relay does that does not lead. Raises `redis.RedisError` when Redis does not answer."""
+        self._steps.attempt(self._comparison)
 
     def redis_was_away(self) -> None:
         """Heartbeats could not arrive either: no attempt is believed lost before a full lease has passed."""
@@ -212,6 +225,14 @@ class Watch:
     def _report(self, unreadable: Unreadable) -> None:
         self._problems.report("redis_key_unreadable", f"redis key {unreadable.key}", unreadable.why)
 
+    def compare_zone_data(self) -> None:
+        """Warn, once, when other processes have other time zone data."""
+        with self._database.read() as connection:
+            found = zone_data.disagreement(connection, self._client)
+        if found and found != self._disagreement:
+            logger.warning("time_zone_data_differ", why=found)
+        self._disagreement = found
+
     def _learn(self, announced: Sequence[Announcement]) -> None:
         for announcement in announced:
             if announcement.catalogue not in self._seen_catalogues:
@@ -258,4 +279,5 @@ def _row(announcement: Announcement, now: dt.datetime) -> WorkerRow:
         code_version=announcement.code_version,
         started_at=announcement.started_at,
         seen_at=now,
+        zone_data=str(announcement.zone_data)[:_ZONE_DATA] or None,
     )

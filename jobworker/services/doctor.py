@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import redis
+import sqlalchemy as sa
 from packaging.requirements import Requirement
 
 from jobworker import loading
 from jobworker.clock import Clock
 from jobworker.domain.errors import Misconfigured
+from jobworker.domain.zones import DATA_VERSION
+from jobworker.services import zone_data
 from jobworker.services.health import Check, Health
 from jobworker.settings import Settings, without_password
 from jobworker.store.database import Database
 from jobworker.transport.client import check, connect
+
+#: Schedules that are listed; the relay's log names all of them.
+_MOST_MOVES = 100
 
 #: Before this version concurrent checkpoints of SQLite could, rarely, damage a database in WAL mode.
 _SQLITE_SOUND = (3, 51, 3)
@@ -96,6 +102,7 @@ def _database(settings: Settings, clock: Clock) -> Iterator[Finding]:
     try:
         for result in Health(database, settings.redis_url, clock, settings.needs_beat).checks():
             yield _from_check(result, shown)
+        yield from _moves(database)
     finally:
         database.dispose()
 
@@ -103,10 +110,29 @@ def _database(settings: Settings, clock: Clock) -> Iterator[Finding]:
 def _from_check(result: Check, database_url: str) -> Finding:
     detail = f"{database_url}: {result.detail}" if result.name == "database" else result.detail
     if result.ok:
-        return Finding(Level.OK, result.name, detail)
+        return Finding(Level.WARN if result.warning else Level.OK, result.name, detail)
     # Without beat everything runs but what a schedule starts.
     level = Level.WARN if result.name in ("beat", "schedules") else Level.FAIL
     return Finding(level, result.name, f"{detail}{_REMEDIES.get(result.name, '')}")
+
+
+def _moves(database: Database) -> Iterator[Finding]:
+    """Schedules that other time zone data will move."""
+    try:
+        with database.read() as connection:
+            found = zone_data.pending(connection)
+    except sa.exc.SQLAlchemyError:
+        return  # The checks have said why.
+    if found is None or not found.moves:
+        return
+    names = "1 schedule moves" if len(found.moves) == 1 else f"{len(found.moves)} schedules move"
+    detail = (
+        f"{names} when a relay with {DATA_VERSION} leads; what is due was worked out with {found.version}. No "
+        "occurrence is left out and none runs twice: restart the relay with this version of tzdata if that is meant"
+    )
+    told = [move.told() for move in found.moves[:_MOST_MOVES]]
+    left = len(found.moves) - len(told)
+    yield Finding(Level.WARN, "time_zone_data", detail, "\n".join([*told, *([f"and {left} more"] if left else [])]))
 
 
 _REMEDIES = {

@@ -180,7 +180,7 @@ def _turn(row: Due, plan: Plan, horizon: dt.datetime) -> _Turn | None:
         while following is not None and following <= horizon and len(due) < _AT_ONCE:
             due.append(following)
             following = next_after(plan.timetable, following)
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except plans.UNSETTLEABLE as error:
         plans.refused(row, error)
         return None
     return _Turn(row, plan, horizon, due, following)

@@ -1,20 +1,24 @@
 """Whether the house stands: each check by its name, and the figures that operators watch."""
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import redis
 import sqlalchemy as sa
+import structlog
 
 from jobworker.clock import Clock
 from jobworker.domain.errors import DatabaseBusy, Misconfigured
 from jobworker.domain.gates import RELAY_SILENT_AFTER
-from jobworker.services import overdue
+from jobworker.domain.zones import DATA_VERSION
+from jobworker.services import overdue, zone_data
 from jobworker.store import executions, migrate, relay_state, schedule_lists, workers
 from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.telemetry.metrics import Census
 from jobworker.transport import beat_keys, client
+
+logger = structlog.get_logger(__name__)
 
 #: Redis has to answer within so many seconds: a health check must not hang itself.
 _REDIS_TIMEOUT = 0.5
@@ -30,6 +34,8 @@ class Check:
     name: str
     ok: bool
     detail: str
+    #: Whether something is to be done although it is right.
+    warning: bool = False
 
 
 class Health:
@@ -40,6 +46,7 @@ class Health:
         self._redis = client.connect(redis_url, timeout=_REDIS_TIMEOUT)
         self._clock = clock
         self._needs_beat = needs_beat
+        self._logged: set[str] = set()
 
     def checks(self) -> list[Check]:
         """Everything that is needed for accepted work to be run on time.
@@ -54,8 +61,16 @@ class Health:
             ("beat", self._check_beat),
             ("workers", self._check_workers),
             ("schedules", self._check_schedules),
+            ("time_zone_data", self._check_zone_data),
         ]
         return [_run(name, check) for name, check in named]
+
+    def log_warnings(self, checks: Sequence[Check]) -> None:
+        """Log the warnings that were not there at the last call."""
+        found = {each.detail for each in checks if each.warning}
+        for detail in sorted(found - self._logged):
+            logger.warning("health_warning", why=detail)
+        self._logged = found
 
     def census(self) -> Census | None:
         """The figures for `/metrics`; None: the database does not answer."""
@@ -144,6 +159,13 @@ class Health:
             raise Misconfigured(late.told(now))
         return "none is overdue"
 
+    def _check_zone_data(self) -> str:
+        with self._database.read() as connection:
+            found = zone_data.disagreement(connection, self._redis)
+        if found:
+            raise _Warning(found)
+        return DATA_VERSION
+
     def _recent(self, who: str, did: str, at: dt.datetime | None, limit: float) -> str:
         age = _age(at, self._clock.now())
         if age is None:
@@ -153,9 +175,15 @@ class Health:
         return f"{who} {did} {age:.1f} s ago"
 
 
+class _Warning(Exception):
+    """A check passes, and something is to be done all the same."""
+
+
 def _run(name: str, check: Callable[[], str]) -> Check:
     try:
         return Check(name, True, check())
+    except _Warning as warning:
+        return Check(name, True, str(warning), warning=True)
     except (Misconfigured, DatabaseBusy) as error:
         return Check(name, False, error.detail)
     except redis.RedisError as error:

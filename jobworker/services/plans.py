@@ -25,6 +25,9 @@ _KEPT = 20_000
 #: What reading raises when somebody has written nonsense into SQL.
 _UNREADABLE = (InvalidInput, AttributeError, LookupError, TypeError, ValueError)
 
+#: What working out when a schedule is due raises, if its rule or its calendars are nonsense all the same.
+UNSETTLEABLE = (ArithmeticError, LookupError, TypeError, ValueError)
+
 
 class Named(Protocol):
     """What has to be known of a schedule to find its plan."""

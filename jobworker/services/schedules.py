@@ -22,8 +22,10 @@ from jobworker.domain.errors import (
 from jobworker.domain.ids import is_id
 from jobworker.domain.schedule import Owner, Schedule, State
 from jobworker.domain.timetable import next_after
-from jobworker.services import firing, naming, occasions, overdue, pausing, plans, preparing, schedule_checks
+from jobworker.domain.zones import DATA_VERSION
+from jobworker.services import firing, naming, occasions, overdue, pausing, plans, preparing, schedule_checks, zone_data
 from jobworker.services.plans import Plan
+from jobworker.services.zone_data import Move
 from jobworker.store import schedule_lists, schedules
 from jobworker.store.database import Database
 from jobworker.store.pages import DEFAULT_LIMIT, Page
@@ -205,7 +207,8 @@ def find(connection: sa.Connection, name: str) -> ScheduleRow:
 def known(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> list[Known]:
     """What there is to know about these schedules at this moment."""
     found, read = preparing.look_up(connection, {row.job for row in rows}), plans.of(connection, rows)
-    return [_known(row, found, read.get(row.id), now) for row in rows]
+    moves = zone_data.moving(connection, rows, read)
+    return [_known(row, found, read.get(row.id), moves.get(row.id), now) for row in rows]
 
 
 def put(
@@ -228,12 +231,17 @@ def put(
     return row
 
 
-def _known(row: ScheduleRow, found: preparing.Known, plan: Plan | None, now: dt.datetime) -> Known:
+def _known(row: ScheduleRow, found: preparing.Known, plan: Plan | None, move: Move | None, now: dt.datetime) -> Known:
     by, standing = overdue.expected_by(row, now), schedule_lists.standing(row, now)
     in_words = describing.of_schedule(plan.schedule) if plan else None
     late = by is not None and by < now
     following = row.next_at if standing in (Standing.ACTIVE, Standing.PAUSED) else None
-    return Known(row, standing, in_words, following, by, late, list(_warnings(row, found, plan, now)))
+    warnings = [*_warnings(row, found, plan, now), *([_will_move(move)] if move else [])]
+    return Known(row, standing, in_words, following, by, late, warnings)
+
+
+def _will_move(move: Move) -> str:
+    return f"time zone data have changed: {move.told()}, as soon as a relay with {DATA_VERSION} leads"
 
 
 def _warnings(row: ScheduleRow, found: preparing.Known, plan: Plan | None, now: dt.datetime) -> Iterator[str]:

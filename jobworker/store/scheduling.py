@@ -94,3 +94,13 @@ occurrences = sa.Table(
     sa.Column("recorded_at", Moment, nullable=False),
     sqlite_with_rowid=False,
 )
+
+#: One row: the time zone data by which the relay that leads, or led last, worked out when schedules are due.
+#: `zones` holds the data themselves (`services.zone_data`), so that a later version can be compared with them.
+zone_data = sa.Table(
+    "zone_data",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.String(64), nullable=False),
+    sa.Column("zones", sa.LargeBinary, nullable=False),
+)

@@ -15,6 +15,7 @@ from jobworker.store.scheduling import job_schedules as job_schedules
 from jobworker.store.scheduling import occurrences as occurrences
 from jobworker.store.scheduling import schedule_calendars as schedule_calendars
 from jobworker.store.scheduling import schedule_revisions as schedule_revisions
+from jobworker.store.scheduling import zone_data as zone_data
 
 #: Conditions of partial indexes; a query must use the very same words for SQLite to find the index. The
 #: empty string keeps its planner from taking ix_executions_state instead, which would read the whole backlog.
@@ -71,7 +72,7 @@ tasks = sa.Table(
     sa.Column("updated_at", Moment, nullable=False),
 )
 
-#: Workers heard of. A row with `gone_at` has stopped or was declared dead.
+#: Workers heard of. A row with `gone_at` has stopped or was declared dead. `zone_data`: version of its time zone data.
 workers = sa.Table(
     "workers",
     metadata,
@@ -86,6 +87,7 @@ workers = sa.Table(
     sa.Column("started_at", Moment, nullable=False),
     sa.Column("seen_at", Moment, nullable=False),
     sa.Column("gone_at", Moment),
+    sa.Column("zone_data", sa.String(64)),
     partial("ix_workers_live", "id", where="gone_at IS NULL"),
 )
 

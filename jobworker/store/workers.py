@@ -25,6 +25,7 @@ class WorkerRow:
     started_at: dt.datetime
     seen_at: dt.datetime
     gone_at: dt.datetime | None = None
+    zone_data: str | None = None
 
 
 def live(connection: sa.Connection) -> list[WorkerRow]:

@@ -6,6 +6,8 @@ from typing import TextIO
 
 import structlog
 
+from jobworker.domain.zones import DATA_VERSION
+
 
 def configure(log_format: str, log_level: str | int, process: str, stream: TextIO = sys.stderr) -> None:
     """Set up structlog and the standard library's logging for one process.
@@ -46,6 +48,11 @@ def configure(log_format: str, log_level: str | int, process: str, stream: TextI
     root.handlers[:] = [handler]
     root.setLevel(log_level)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # It would speak at every look at the schema.
+
+
+def log_start() -> None:
+    """Log that this process starts, with what should be the same on every host."""
+    structlog.get_logger(__name__).info("process_starts", time_zone_data=DATA_VERSION)
 
 
 def _renderers(log_format: str, stream: TextIO) -> list[structlog.types.Processor]:

@@ -45,3 +45,12 @@ def last_tick(client: redis.Redis) -> dt.datetime | None:
         return dt.datetime.fromtimestamp(int(tick) / 1000, dt.UTC) if tick else None
     except (redis.ResponseError, ValueError, OverflowError, OSError):
         return None
+
+
+def zone_data(client: redis.Redis) -> tuple[str, str] | None:
+    """Read the name of the beat that leads, and the version of its time zone data; None: nobody leads, or says it."""
+    try:
+        leader, version = client.hmget(keys.BEAT, "leader", "zone_data")
+    except redis.ResponseError:
+        return None
+    return (str(leader), str(version)) if leader and version else None

@@ -55,7 +55,7 @@ WATCH = "jw:watch"
 #: when somebody tries whether it is well again (Redis time, ms). Expires.
 CIRCUIT = "jw:circuit:{target}"
 
-#: hash: leader and its last tick (Redis time, ms). Expires when beat stops.
+#: hash: leader, its last tick (Redis time, ms) and the version of its time zone data. Expires when beat stops.
 BEAT = "jw:beat"
 
 #: hash: RedBeat key of an entry that beat cannot use → why, as JSON. The projection takes it out when it heals it.

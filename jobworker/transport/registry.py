@@ -33,6 +33,8 @@ class Announcement:
     catalogue: str
     code_version: str
     started_at: dt.datetime
+    #: The version of its time zone data; workers of earlier releases do not say it.
+    zone_data: str = ""
 
     def to_text(self) -> str:
         """As kept in Redis."""
@@ -49,7 +51,9 @@ class Announcement:
         texts = {name: _text(values, name, longest) for name, longest in _LONGEST.items()}
         version = _text(values, "code_version", _LONGEST_TEXT)[: job.MAX_CODE_VERSION]
         started_at = dt.datetime.fromisoformat(_text(values, "started_at", _LONGEST_TEXT)).astimezone(dt.UTC)
-        return cls(**texts, **numbers, **names, code_version=version, started_at=started_at)  # type: ignore[arg-type]
+        # Absent from what older workers say.
+        zone_data = _text({"zone_data": "", **values}, "zone_data", _LONGEST_TEXT)
+        return cls(**texts, **numbers, **names, code_version=version, started_at=started_at, zone_data=zone_data)  # type: ignore[arg-type]
 
 
 #: Longest texts of an announcement, as SQL keeps them (characters), and of what is cut or read further.

@@ -5,6 +5,7 @@ import socket
 from typing import Any
 
 from jobworker.clock import Clock
+from jobworker.domain.zones import DATA_VERSION
 from jobworker.transport import catalogue
 from jobworker.transport.registry import Announcement
 from jobworker.worker import pool
@@ -29,4 +30,5 @@ def announcement(consumer: Any, runner: Runner, offered: list[dict[str, Any]], c
         catalogue=catalogue.digest(offered),
         code_version=runner.code_version,
         started_at=clock.now(),
+        zone_data=DATA_VERSION,
     )

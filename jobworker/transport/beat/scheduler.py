@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from jobworker.domain.errors import Misconfigured
+from jobworker.domain.zones import DATA_VERSION
 from jobworker.transport import beat_keys, entries, keys
 from jobworker.transport.beat import scripts
 from jobworker.transport.beat.entry import Entry, RuleSchedule
@@ -164,7 +165,7 @@ class Scheduler(RedBeatScheduler):
         lock_ms = int(self.lock_timeout * 1000)
         answer = self._read(
             keys=[self.leader_key, entries.SCHEDULE_KEY, keys.BEAT, keys.EVENTS],
-            args=[self._token, lock_ms, self.name, BATCH],
+            args=[self._token, lock_ms, self.name, BATCH, DATA_VERSION],
         )
         self._note_role(answer is not None)
         if answer is None:

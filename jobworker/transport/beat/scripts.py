@@ -15,9 +15,9 @@ local function definition_of(key)
 end
 """
 
-#: KEYS lock, schedule, beat, events stream. ARGV token, lock ttl (ms), name of this beat, most entries to answer.
-#: Takes or extends the lock, notes the tick, and reads what is due; nothing while the relay is behind with events: what
-#: is due stays so, and one report of each is enough later.
+#: KEYS lock, schedule, beat, events stream. ARGV token, lock ttl (ms), name of this beat, most entries to answer, time
+#: zone data. Takes or extends the lock, notes the tick, and reads what is due; nothing while the relay is behind with
+#: events: what is due stays so, and one report of each is enough later.
 #: Answers nothing if another beat leads, else {now (s), score that follows or "", {{key, score, definition}, …}}.
 READ = (
     IS_BEHIND
@@ -32,7 +32,7 @@ end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] .. '.' .. string.format('%06d', time[2])
-redis.call('HSET', KEYS[3], 'leader', ARGV[3],
+redis.call('HSET', KEYS[3], 'leader', ARGV[3], 'zone_data', ARGV[5],
            'tick_ms', string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
 redis.call('PEXPIRE', KEYS[3], ARGV[2])
 local due = {}

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import redis
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from jobworker.clock import SystemClock
 from jobworker.domain.schedule import Owner, parse
-from jobworker.store import schedules, schema
+from jobworker.domain.zones import DATA_VERSION
+from jobworker.store import schedules, schema, zone_data
 from jobworker.store.database import Database
 from jobworker.transport import keys
 from jobworker.web import create_app
@@ -59,7 +61,28 @@ def test_alive_asks_nobody(tmp_path: Any) -> None:
 def test_ready_when_everything_is_there(ready: World) -> None:
     response = ready.client.get("/readyz")
     assert (response.status_code, response.json["status"], _failed(response)) == (200, "ready", set())
-    assert set(response.json["checks"]) == {"database", "migrations", "redis", "relay", "beat", "workers", "schedules"}
+    checks = {"database", "migrations", "redis", "relay", "beat", "workers", "schedules", "time_zone_data"}
+    assert set(response.json["checks"]) == checks
+    assert response.json["checks"]["time_zone_data"]["detail"] == DATA_VERSION
+
+
+def test_hosts_with_other_time_zone_data_are_named(ready: World, redis_url: str) -> None:
+    with ready.database.write() as connection:
+        connection.execute(sa.update(schema.relay_state).values(leader="alpha:7"))
+        zone_data.note(connection, "2020a (tzdata 2020.1)", b"")
+        connection.execute(sa.update(schema.workers).values(host="beta", zone_data="2024b (tzdata 2024.2)"))
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset(keys.BEAT, mapping={"leader": "gamma:9", "zone_data": "2024b (tzdata 2024.2)"})
+    with capture_logs() as logged:
+        responses = [ready.client.get("/readyz") for _ in range(2)]
+
+    # It is no reason to take this host out of service.
+    assert [(each.status_code, each.json["status"]) for each in responses] == [(200, "ready")] * 2
+    told = responses[0].json["checks"]["time_zone_data"]["detail"]
+    assert f"has {DATA_VERSION}, others have 2020a (tzdata 2020.1): relay alpha:7; " in told
+    assert "2024b (tzdata 2024.2): beat gamma:9, workers on beta." in told
+    assert "install the same version of tzdata" in told
+    assert [each["why"] for each in logged if each["event"] == "health_warning"] == [told]
 
 
 def test_each_thing_that_is_missing_is_named(any_database_world: World) -> None:

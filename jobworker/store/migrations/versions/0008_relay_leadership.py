@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0008"
-down_revision = "0003"
+down_revision = "0005"
 
 _json = sa.Text().with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 

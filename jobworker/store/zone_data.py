@@ -1,0 +1,53 @@
+"""The time zone data that schedules were worked out with, and which schedules have to follow others."""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from jobworker.domain.schedule import State
+from jobworker.store import schema
+
+_noted = schema.zone_data
+_schedules = schema.job_schedules
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """How far a schedule has come, and when it is due next, by other data."""
+
+    id: str
+    settled_until: dt.datetime
+    next_at: dt.datetime | None
+    state: str
+
+
+def version(connection: sa.Connection) -> str | None:
+    """Read the version of the data; None: no relay has noted any."""
+    return connection.scalar(sa.select(_noted.c.version))
+
+
+def zones(connection: sa.Connection) -> bytes | None:
+    """Read the data themselves."""
+    return connection.scalar(sa.select(_noted.c.zones))
+
+
+def note(connection: sa.Connection, version: str, zones: bytes) -> None:
+    """Note the data by which schedules are worked out from now on."""
+    connection.execute(sa.delete(_noted))
+    connection.execute(sa.insert(_noted).values(id=1, version=version, zones=zones))
+
+
+def page(connection: sa.Connection, after: str, limit: int) -> list[str]:
+    """Find schedules of which something may be due: the first ids behind this one, "" is before all of them."""
+    ahead = _schedules.c.enabled, _schedules.c.state != State.RETIRED.value
+    query = sa.select(_schedules.c.id).where(_schedules.c.id > after, *ahead).order_by(_schedules.c.id).limit(limit)
+    return list(connection.scalars(query))
+
+
+def follow(connection: sa.Connection, followed: Sequence[Followed], now: dt.datetime) -> None:
+    """Write down how schedules stand by other data; beat follows those that were changed."""
+    for each in followed:
+        values = {"settled_until": each.settled_until, "next_at": each.next_at, "state": each.state, "changed_at": now}
+        connection.execute(sa.update(_schedules).where(_schedules.c.id == each.id).values(values))

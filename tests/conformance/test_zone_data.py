@@ -1,0 +1,119 @@
+"""Schedules follow time zone data that have changed: nothing fires twice, and nothing is lost."""
+
+import collections
+import datetime as dt
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker.clock import ManualClock
+from jobworker.domain.zones import DATA_VERSION
+from jobworker.services import zone_data as services
+from jobworker.services.firing import settle
+from jobworker.store import schema
+from jobworker.store.database import Database
+from jobworker.store.schedules import ScheduleRow
+from tests import zone_data
+from tests.conformance.timetables import Town
+
+HOUR = dt.timedelta(hours=1)
+#: Before the first occurrence of this day, which is 13:00 or 14:00 in UTC.
+MORNING = dt.datetime(2026, 12, 1, 12, tzinfo=dt.UTC)
+VANCOUVER = "America/Vancouver"
+
+RULES = {
+    "daily": {"kind": "daily", "time": "06:00"},
+    "twice": {"kind": "cron", "expression": "0 6,7 * * *"},
+    "thrice": {"kind": "cron", "expression": "0 6,7,8 * * *"},
+    "hourly": {"kind": "cron", "expression": "0 * * * *"},
+    "interval": {"kind": "interval", "every": 3600},
+}
+TIMES = {"daily": 1, "twice": 2, "thrice": 3}
+
+
+@pytest.fixture(scope="module")
+def winter_time(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package of an earlier version, by which Vancouver goes back to winter time: 06:00 is 14:00 in UTC."""
+    return zone_data.package(tmp_path_factory.mktemp("tzdata"), "2025b", {VANCOUVER: "America/Los_Angeles"})
+
+
+class Host:
+    """A relay's host, where other data are installed from time to time."""
+
+    def __init__(self, town: Town, winter_time: Path) -> None:
+        self.town = town
+        self.clock = ManualClock(MORNING)
+        self.packages = {"2025b": winter_time, DATA_VERSION: None}
+
+    def run(self, version: str, *hours: float, follows: bool = True) -> None:
+        """Start a relay with these data, and let it settle what is due so many hours after `MORNING`.
+
+        `follows`: it is not one of an earlier release, which did not look whether the data had changed.
+        """
+        with zone_data.installed(self.packages[version], version):
+            if follows:
+                services.follow(self.town.database, self.clock, lambda _: None)
+            for each in hours:
+                self.clock.advance((MORNING + each * HOUR - self.clock.now()).total_seconds())
+                self.settle()
+
+    def settle(self) -> None:
+        """Settle all schedules."""
+        with self.town.database.write() as connection:
+            ids = list(connection.scalars(sa.select(schema.job_schedules.c.id)))
+            settle(connection, dict.fromkeys(ids, self.clock.now()), self.clock.now())
+
+    def schedule(self, version: str, name: str, **fields: object) -> ScheduleRow:
+        """Make a schedule in a process with these data."""
+        given = {"zone": VANCOUVER, "overlap": "allow", "misfire": {"policy": "catch_up"}, **fields}
+        with zone_data.installed(self.packages[version], version):
+            return self.town.schedule(name, MORNING, **given)
+
+
+@pytest.fixture
+def host(database: Database, winter_time: Path) -> Host:
+    """A host on either database."""
+    return Host(Town(database), winter_time)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "switched"),
+    [
+        ("2025b", DATA_VERSION, 0.8),
+        ("2025b", DATA_VERSION, 1.5),
+        (DATA_VERSION, "2025b", 1.5),
+        (DATA_VERSION, "2025b", 2.5),
+    ],
+    ids=["earlier-before", "earlier-between", "later-between", "later-after"],
+)
+def test_every_occurrence_has_one_execution(host: Host, before: str, after: str, switched: float) -> None:
+    host.run(before)
+    rows = {name: host.schedule(before, name, rule=rule) for name, rule in RULES.items()}
+    host.run(before, switched)
+    host.run(after, switched, 2.6, 4, 28)
+
+    fired = {name: [each.scheduled_for for each in host.town.rows(row)] for name, row in rows.items()}
+    assert all(each.outcome == "fired" for row in rows.values() for each in host.town.rows(row))
+    for name, times in TIMES.items():
+        # What is late because its moment had passed when the new data came is of the same day.
+        assert collections.Counter(each.date() for each in fired[name]) == {
+            MORNING.date(): times,
+            MORNING.date() + dt.timedelta(days=1): times,
+        }, name
+    # Hours pass whatever clocks show.
+    assert fired["hourly"] == fired["interval"] == [MORNING + number * HOUR for number in range(1, 29)]
+
+
+def test_the_host_s_own_data_are_what_earlier_releases_worked_with(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    casablanca = {"Africa/Casablanca": "Etc/GMT-1"}
+    monkeypatch.setattr(services, "HOST_FOLDERS", (str(zone_data.folder(tmp_path / "host", casablanca)),))
+    host.packages["2025b"] = zone_data.package(tmp_path / "earlier", "2025b", casablanca)
+    row = host.schedule("2025b", "daily", rule=RULES["daily"], zone="Africa/Casablanca")
+    host.run("2025b", 17.5, follows=False)
+    host.run(DATA_VERSION, 18.5, 30)
+    # 06:00 of this day ran at 05:00 UTC, and is not due again at 06:00 UTC.
+    assert [each.scheduled_for for each in host.town.rows(row)] == [MORNING + 17 * HOUR]
+    assert host.town.standing(row).next_at == MORNING + 42 * HOUR

@@ -1,0 +1,148 @@
+"""Whatever time zone data the host has: processes take those of the package `tzdata`, and say which they are."""
+
+import datetime as dt
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobworker import daily
+from jobworker.domain.schedule import Owner, parse
+from jobworker.domain.timetable import next_after
+from jobworker.domain.zones import DATA_VERSION
+from jobworker.services import zone_data as services
+from jobworker.store import schedules
+from jobworker.store.database import Database
+from jobworker.store.schedules import ScheduleRow
+from tests import zone_data
+from tests.engine import Engine
+from tests.waiting import until
+from tests.zone_data import NEW_LAWS
+
+_ONE_HOST = dict.fromkeys(NEW_LAWS, "Asia/Tokyo")
+
+_EVERYWHERE = """
+import datetime as dt, json, sys, zoneinfo
+names = json.loads(sys.argv[1])
+early = [zoneinfo.ZoneInfo(name) for name in names]  # Loaded by others before JobWorker is imported.
+from jobworker import daily
+from jobworker.domain.schedule import parse
+from jobworker.domain.timetable import next_after
+from jobworker.testing.simulating import Simulator
+from jobworker.web import create_app
+
+def by_domain(name):
+    made = parse({"name": "a", "job": "a", "rule": daily("06:00"), "zone": name})
+    return next_after(made.timetable({}), dt.datetime(2026, 12, 1, tzinfo=dt.UTC))
+
+def by_http(name):
+    asked = {"rule": {"kind": "daily", "time": "06:00"}, "zone": name, "from": "2026-12-01T00:00:00Z", "count": 1}
+    answer = client.post("/api/v1/schedules/preview", json=asked).json
+    return dt.datetime.fromisoformat(answer["occurrences"][0]["scheduled_for"])
+
+client = create_app().test_client()
+simulated = {each.schedule: each.scheduled_for.astimezone(dt.UTC) for each in Simulator()("2026-12-01", "2026-12-02")}
+for name in names:
+    found = by_domain(name), by_http(name), simulated[name.replace("/", "-")]
+    print(name, *(f"{at:%H:%M}" for at in found))
+"""
+
+_SCHEDULES = """
+from jobworker import daily, schedule
+
+for name in {names}:
+    schedule(name.replace("/", "-"), job="nightly", rule=daily("06:00"), zone=name)
+"""
+
+
+@pytest.fixture
+def host(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of a host whose own time zone data are wrong."""
+    monkeypatch.setenv("PYTHONTZPATH", str(zone_data.folder(tmp_path / "zones", _ONE_HOST)))
+    monkeypatch.setenv("JOBWORKER_DATABASE_URL", sqlite_url)
+    monkeypatch.setenv("JOBWORKER_REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])]))
+    (tmp_path / "schedules").mkdir()
+    (tmp_path / "schedules" / "__init__.py").write_text(_SCHEDULES.format(names=list(NEW_LAWS)))
+    return tmp_path
+
+
+def _run(folder: Path, *arguments: str) -> tuple[str, str]:
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_rules_previews_and_the_fixture_for_tests_take_the_data_of_the_package(host: Path) -> None:
+    told, logged = _run(host, "-c", _EVERYWHERE, json.dumps(list(NEW_LAWS)))
+    assert DATA_VERSION in logged
+    assert told.splitlines() == [f"{name} {at} {at} {at}" for name, at in NEW_LAWS.items()]
+
+
+def test_simulations_take_the_data_of_the_package(host: Path) -> None:
+    told, _ = _run(
+        host,
+        "-m",
+        "jobworker.cli",
+        "simulate",
+        "--code",
+        "--json",
+        "--from",
+        "2026-12-01T00:00Z",
+        "--to",
+        "2026-12-02T00:00Z",
+    )
+    found = {each["schedule"]: each["scheduled_for"] for each in map(json.loads, told.splitlines())}
+    moments = {name: dt.datetime.fromisoformat(found[name.replace("/", "-")]) for name in NEW_LAWS}
+    assert {name: f"{at.astimezone(dt.UTC):%H:%M}" for name, at in moments.items()} == NEW_LAWS
+
+
+def test_processes_say_their_data_and_fire_by_those_of_the_package(engine: Engine, tmp_path: Path) -> None:
+    wrong = {"PYTHONTZPATH": str(zone_data.folder(tmp_path / "zones", _ONE_HOST))}
+    other = zone_data.package(tmp_path / "other", "2020a", {})
+    earlier = zone_data.package(tmp_path / "earlier", "2025b", {"America/Vancouver": "America/Los_Angeles"})
+    with zone_data.installed(earlier, "2025b"):
+        services.follow(engine.database, engine.clock, lambda _: None)
+        office = _put(engine.database, "America/Vancouver", dt.datetime(2036, 12, 1, tzinfo=dt.UTC), "office")
+    relay, beat = engine.relay(**wrong), engine.beat(**wrong)
+    worker = engine.worker(**wrong, PYTHONPATH=str(other))
+    engine.ready()
+    due = engine.clock.now() - dt.timedelta(days=1)
+    rows = [_put(engine.database, name, due) for name in NEW_LAWS]
+
+    def followed() -> bool:
+        return all(_standing(engine.database, row).settled_until >= row.next_at for row in rows if row.next_at)
+
+    until(followed, within=60.0, what=f"five schedules to fire; logs in {tmp_path}")
+    for row in rows:
+        assert row.next_at is not None
+        expected = next_after(row.schedule.timetable({}), row.next_at)
+        assert _standing(engine.database, row).next_at == expected, row.name
+    assert office.next_at == dt.datetime(2036, 12, 1, 14, tzinfo=dt.UTC)
+    assert _standing(engine.database, office).next_at == dt.datetime(2036, 12, 1, 13, tzinfo=dt.UTC)
+    moved = r"schedule_moved.*office .*next at 2036-12-01T13:00.* instead of 2036-12-01T14:00"
+    assert re.search(moved, engine.log(relay)), relay.log
+    for process, version in ((relay, DATA_VERSION), (beat, DATA_VERSION), (worker, "2020a (tzdata 1)")):
+        assert re.search(rf"process_starts.*{re.escape(version)}", engine.log(process)), process.log
+    until(lambda: "time_zone_data_differ" in engine.log(relay), within=60.0, what=f"a warning in {relay.log}")
+    assert f"2020a (tzdata 1): workers on {socket.gethostname()}" in engine.log(relay)
+
+
+def _put(database: Database, zone: str, since: dt.datetime, name: str | None = None) -> ScheduleRow:
+    """A schedule that was made a while ago, and whose time has come."""
+    made = parse({"name": name or zone.replace("/", "-"), "job": "noop", "rule": daily("06:00"), "zone": zone})
+    with database.write() as connection:
+        return schedules.put(connection, made, Owner.API, "me", since, next_after(made.timetable({}), since))
+
+
+def _standing(database: Database, row: ScheduleRow) -> ScheduleRow:
+    with database.read() as connection:
+        found = schedules.by_id(connection, row.id)
+    assert found is not None
+    return found

@@ -1,0 +1,55 @@
+"""Time zone data that change at any moment: each time of day that a rule names has one occurrence."""
+
+import datetime as dt
+import zoneinfo
+from collections.abc import Sequence
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from jobworker.domain.schedule import parse
+from jobworker.domain.timetable import Timetable, follow_zone, next_after
+
+#: One stands for the data of the other at another time. They differ by less than the times of day below.
+_PLACES = ("Vancouver", "Edmonton", "Winnipeg", "Los_Angeles", "Phoenix", "Panama")
+_ZONES = st.sampled_from([f"America/{place}" for place in _PLACES])
+_TIMES = st.sampled_from([(2,), (6,), (23,), (0, 12), (2, 6), (1, 9, 17)])
+
+_FOLDS = st.sampled_from(["first", "second"])
+
+#: Days around changes of clocks, and others.
+_DAYS = ((3, 6), (6, 1), (10, 29), (12, 1))
+_BEGINS = st.sampled_from([dt.datetime(2026, *day, tzinfo=dt.UTC) for day in _DAYS])
+
+
+def _timetable(zone: str, hours: Sequence[int], fold: str) -> Timetable:
+    rule = {"kind": "cron", "expression": f"30 {','.join(map(str, hours))} * * *"}
+    return parse({"name": "a", "job": "a", "rule": rule, "zone": zone, "dst": {"fold": fold}}).timetable({})
+
+
+@given(
+    _ZONES, _ZONES, _TIMES, st.sampled_from(["first", "second"]), _BEGINS, st.integers(0, 1440), st.integers(0, 8640)
+)
+@example("America/Phoenix", "America/Los_Angeles", (6,), "first", dt.datetime(2026, 12, 1, tzinfo=dt.UTC), 0, 840)
+def test_each_time_of_day_is_due_once(
+    old: str, new: str, hours: Sequence[int], fold: str, day: dt.datetime, begun: int, passed: int
+) -> None:
+    before, after = _timetable(old, hours, fold), _timetable(new, hours, fold)
+    begin = day + dt.timedelta(minutes=begun)
+    switch, end = begin + dt.timedelta(minutes=passed), begin + dt.timedelta(days=9)
+    fired: list[dt.datetime] = []
+    settled, following = begin, next_after(before, begin)
+    while following is not None and following <= switch:
+        fired.append(following)
+        settled, following = following, next_after(before, following)
+
+    _, following = follow_zone(after, zoneinfo.ZoneInfo(old), settled, following)
+
+    while following is not None and following <= end:
+        assert following not in fired
+        fired.append(following)
+        following = next_after(after, following)
+    first, last = begin.astimezone(before.zone).replace(tzinfo=None), end.astimezone(after.zone).replace(tzinfo=None)
+    days = (first.date() + dt.timedelta(days=number) for number in range(-1, 12))
+    named = [dt.datetime.combine(each, dt.time(hour, 30)) for each in days for hour in hours]
+    assert len(fired) == sum(first < each <= last for each in named)

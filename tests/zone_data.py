@@ -1,0 +1,67 @@
+"""Time zone data that differ from those of the shipped package, for processes and for the test's own."""
+
+import contextlib
+import importlib.resources
+import shutil
+import sys
+import zoneinfo
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import tzdata
+
+from jobworker.services import plans
+from jobworker.services import zone_data as services
+
+#: Daily 06:00 on 2026-12-01 in UTC, by IANA 2026f. With the data of Debian 12 (2025b) each is an hour off.
+NEW_LAWS = {
+    "America/Vancouver": "13:00",
+    "America/Edmonton": "12:00",
+    "America/Winnipeg": "11:00",
+    "Africa/Casablanca": "06:00",
+    "America/Havana": "10:00",
+}
+
+
+def folder(path: Path, zones: Mapping[str, str]) -> Path:
+    """Make a folder for PYTHONTZPATH in which each of these zones is as another one is."""
+    for name, like in zones.items():
+        target = path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(importlib.resources.files("tzdata.zoneinfo").joinpath(*like.split("/")).read_bytes())
+    return path
+
+
+def package(path: Path, version: str, zones: Mapping[str, str]) -> Path:
+    """Make a folder for PYTHONPATH with a package `tzdata` of this IANA version, changed in the same way."""
+    shutil.copytree(Path(tzdata.__file__).parent, path / "tzdata")
+    text = f'IANA_VERSION = "{version}"\n__version__ = "1"\n'
+    (path / "tzdata" / "__init__.py").write_text(text)
+    folder(path / "tzdata" / "zoneinfo", zones)
+    return path
+
+
+@contextlib.contextmanager
+def installed(path: Path | None, version: str) -> Iterator[None]:
+    """Let this process be one that was started with the package in this folder; None: the one that is shipped."""
+    with pytest.MonkeyPatch.context() as patch:
+        if path is not None:
+            patch.syspath_prepend(str(path))
+        patch.setattr(services, "DATA_VERSION", version)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tzdata"]:
+            patch.delitem(sys.modules, name)
+        _forget()
+        try:
+            yield
+        finally:
+            for name in [name for name in sys.modules if name.partition(".")[0] == "tzdata"]:
+                del sys.modules[name]
+            _forget()
+
+
+def _forget() -> None:
+    """What a process knows only as long as it runs."""
+    zoneinfo.ZoneInfo.clear_cache()
+    plans._plans.clear()
+    services._changed.clear()
