@@ -1,5 +1,7 @@
 """Connections to Redis, with time-outs everywhere: redis-py and kombu wait for ever by default."""
 
+import re
+
 import redis
 import redis.backoff
 import redis.retry
@@ -7,7 +9,8 @@ import redis.retry
 from jobworker.domain.errors import Misconfigured
 from jobworker.settings import without_password
 
-_OLDEST = (6, 2)
+#: The oldest Redis that is supported (decision 0035): Debian 12's, on which the tests run too. Every Valkey is newer.
+OLDEST = (7, 0)
 
 #: A connection that was idle this long (s) is tested before it is used.
 _HEALTH_CHECK_INTERVAL = 15
@@ -33,11 +36,20 @@ def check(client: redis.Redis) -> None:
     """Refuse a server that would lose our data or lacks commands; raises `Misconfigured`."""
     server = client.info("server")
     version = str(server.get("valkey_version") or server["redis_version"])
-    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
-        raise Misconfigured(f"Redis {version} is too old; JobWorker needs Redis 6.2 or newer, or Valkey")
+    if to_version(version) < OLDEST:
+        raise Misconfigured(
+            f"Redis {version} is too old: JobWorker needs Redis {OLDEST[0]}.{OLDEST[1]} or newer, or Valkey; "
+            "upgrade the server, or set JOBWORKER_REDIS_URL to another one"
+        )
     policy = client.info("memory").get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise Misconfigured(
             f"Redis evicts keys when it is full (maxmemory-policy {policy}), which loses queued work; "
             "set maxmemory-policy noeviction"
         )
+
+
+def to_version(text: str) -> tuple[int, ...]:
+    """`"7.0.15"` → `(7, 0, 15)`; what is no number ends it, so `"8.0-rc1"` → `(8, 0)`."""
+    found = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, found[0].split("."))) if found else ()
