@@ -10,6 +10,8 @@ from tests.integration.relay.conftest import World, worker
 from tests.integration.test_beat import HOURLY, Schedule, put_strange
 from tests.integration.test_projection import House
 
+pytestmark = pytest.mark.every_redis
+
 
 class Asleep:
     """Reads nothing, and notes how long it might have slept."""
