@@ -20,6 +20,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     """The application. It connects to nothing before the first request, so a server may fork after this."""
     if settings is None:
         settings = Settings.from_environment()
+        logging.outlive_output()
         logging.configure(settings.log_format, settings.log_level, "web")
     clock = clock or SystemClock()
     database = Database(settings.database_url)

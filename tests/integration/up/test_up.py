@@ -1,5 +1,6 @@
 """`jobworker up` with small Procfiles."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -183,28 +184,34 @@ def test_a_redis_that_is_away_is_waited_for(start: Start) -> None:
     assert "secret" not in up.output
 
 
-def test_when_nobody_reads_any_more_it_stops_in_good_order(tmp_path: Path) -> None:
-    talks = f'{sys.executable} -u -c "import time; [print(n) or time.sleep(0.05) for n in range(9**9)]"'
-    (tmp_path / "tells.py").write_text(_TELLS_CODE)
-    (tmp_path / "Procfile").write_text(f"worker: {_TELLS} worker\ntalker: {talks}\n")
-    piped = subprocess.Popen(
-        [sys.executable, "-m", "jobworker.cli", "up"],
-        cwd=tmp_path,
-        env=environment_for(tmp_path, {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert piped.stdout is not None
-    assert piped.stderr is not None
-    for line in piped.stdout:
-        if b"| ready" in line:
-            break
+@pytest.mark.parametrize("output", ["pipe", "/dev/full"])
+def test_when_its_output_cannot_be_written_it_goes_on(tmp_path: Path, output: str) -> None:
+    talks = f'{sys.executable} -u -c "import time; [print(n) or time.sleep(0.01) for n in range(9**9)]"'
+    later = "trap 'echo later >stopped; exit' TERM; read x <go; echo >gone; while :; do sleep 0.1; done"
+    (tmp_path / "later.sh").write_text(later)
+    (tmp_path / "Procfile").write_text(f"talker: {talks}\nlater: sh later.sh\n")
+    os.mkfifo(tmp_path / "go")
+    with open(output, "wb") if output != "pipe" else contextlib.nullcontext(subprocess.PIPE) as stdout:
+        up = subprocess.Popen(
+            [sys.executable, "-m", "jobworker.cli", "up"],
+            cwd=tmp_path,
+            env=environment_for(tmp_path, {}),
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+        )
+    if up.stdout is not None:
+        next(line for line in up.stdout if b"later started" in line)
+        up.stdout.close()
+    (tmp_path / "go").write_text("go\n")
+    until((tmp_path / "gone").exists, within=60, what="a process that goes on")
+    assert up.poll() is None
 
-    piped.stdout.close()
+    up.send_signal(signal.SIGINT)
 
-    assert piped.wait(60) == 0
-    assert piped.stderr.read() == b""
-    assert (tmp_path / "stopped").read_text() == "worker\n"
+    assert up.wait(60) == 0
+    assert up.stderr is not None
+    assert up.stderr.read() == b""
+    assert (tmp_path / "stopped").read_text() == "later\n"
 
 
 def test_nohup_and_a_background_job_of_a_shell(start: Start) -> None:
