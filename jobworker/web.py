@@ -32,7 +32,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         clock=clock,
         waker=Waker(settings.redis_url, functools.partial(revoke_asked, database)),
         metrics=Metrics(),
-        health=Health(database, settings.redis_url, clock, settings.needs_beat),
+        health=Health(database, settings, clock),
     )
     requests.register(app)
     documentation.register(app)

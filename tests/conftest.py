@@ -42,7 +42,7 @@ def redis_command(request: pytest.FixtureRequest) -> list[str] | None:
         return None
     command = other_redis()
     if command is None:
-        _lacks("no other Redis to test on (Debian: apt-get install redis-server, or name one in JOBWORKER_TEST_REDIS)")
+        lacks("no other Redis to test on (Debian: apt-get install redis-server, or name one in JOBWORKER_TEST_REDIS)")
     return command
 
 
@@ -75,7 +75,7 @@ def own_redis(tmp_path: Path, redis_command: list[str] | None) -> Iterator[Calla
         yield start
 
 
-def _lacks(what: str) -> NoReturn:
+def lacks(what: str) -> NoReturn:
     """Skip the test, or let it fail in CI, where everything has to be there."""
     if os.environ.get("CI") == "true":
         pytest.fail(what)
@@ -87,7 +87,7 @@ def postgres() -> Iterator[PostgresServer]:
     """The PostgreSQL that all tests of this process share, with a migrated template database."""
     binaries = postgres_binaries()
     if binaries is None:
-        _lacks("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+        lacks("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
     server = PostgresServer(binaries)
     with running(server):
         server.create(_TEMPLATE)

@@ -59,7 +59,8 @@ def test_alive_asks_nobody(tmp_path: Any) -> None:
 def test_ready_when_everything_is_there(ready: World) -> None:
     response = ready.client.get("/readyz")
     assert (response.status_code, response.json["status"], _failed(response)) == (200, "ready", set())
-    assert set(response.json["checks"]) == {"database", "migrations", "redis", "relay", "beat", "workers", "schedules"}
+    named = {"database", "disk", "migrations", "redis", "relay", "beat", "workers", "schedules"}
+    assert set(response.json["checks"]) == named
 
 
 def test_each_thing_that_is_missing_is_named(any_database_world: World) -> None:
@@ -172,6 +173,37 @@ def test_a_redis_that_went_away_is_named(sqlite_database: Database, own_redis: C
     assert world.client.get("/readyz").status_code == 200
     server.kill()
     assert _failed(world.client.get("/readyz")) == {"redis"}
+
+
+def test_a_database_that_takes_no_writes_is_named(world: World, redis_url: str) -> None:
+    with world.database.write():
+        response = world.client.get("/readyz")
+    assert (response.status_code, response.json["status"]) == (503, "unready")
+    assert "a write has not come to its end" in response.json["checks"]["database"]["detail"]
+
+
+@pytest.mark.every_redis
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("CONFIG SET maxmemory 1000", r"OOM|command not allowed.* of maxmemory 1,000 bytes"),
+        ("REPLICAOF 127.0.0.1 1", r"read only replica.*role slave"),
+    ],
+)
+def test_a_redis_that_takes_no_writes_is_named(
+    sqlite_database: Database, own_redis: Callable[..., RedisServer], command: str, said: str
+) -> None:
+    server = own_redis()
+    seed(sqlite_database)
+    world = world_on(sqlite_database, REDIS_URL=server.url)
+    world.worker()
+    _alive(world, turned=60)
+    with server.client() as client:
+        client.execute_command(*command.split())
+    response = world.client.get("/readyz")
+    # That the relay does not turn is said, too: Redis does answer.
+    assert (response.status_code, _failed(response)) == (503, {"redis", "relay"})
+    assert re.search(said, response.json["checks"]["redis"]["detail"]), response.json
 
 
 def _samples(world: World) -> dict[str, float]:
