@@ -65,7 +65,7 @@ class _Commands(click.Group):
             if error.errno not in _FULL:
                 raise
             logging.outlive_output()
-            _fail(f"{error.filename or 'the output'} cannot be written: {error.strerror}", NOT_WRITTEN)
+            _fail(f"{error.filename or 'the output or a file'} cannot be written: {error.strerror}", NOT_WRITTEN)
 
 
 def _fail(error: str, code: int) -> NoReturn:

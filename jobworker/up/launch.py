@@ -137,11 +137,15 @@ class _Launch:
         if not embedded.has_data or not self._supervisor.failed(REDIS):
             return False
         aside, message = embedded.set_aside(self._clock.now())
-        if not self._starts(embedded):
-            embedded.put_back(aside)
-            return False
-        self._output.say(message)
-        return True
+        started = False
+        try:
+            started = self._starts(embedded)
+        finally:
+            if not started:
+                embedded.put_back(aside)
+        if started:
+            self._output.say(message)
+        return started
 
     def _examine(self, redis_url: str) -> None:
         """Refuse a Redis that will not do; one that is away may come."""

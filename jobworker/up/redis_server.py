@@ -70,14 +70,17 @@ class EmbeddedRedis:
 
     def prepare(self) -> None:
         """Choose a free port (the last one if it still is) and write the configuration."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
-        text = _CONFIGURATION.format(
-            port=addresses.free_port(self._last_port()),
-            password=passwords.kept(self.folder / "password"),
-            folder=_quoted(self.folder),
-        )
-        passwords.write_private(self._configuration, text)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
+            text = _CONFIGURATION.format(
+                port=addresses.free_port(self._last_port()),
+                password=passwords.kept(self.folder / "password"),
+                folder=_quoted(self.folder),
+            )
+            passwords.write_private(self._configuration, text)
+        except OSError as error:
+            raise Misconfigured(f"the embedded Redis cannot write to {self.folder}: {error.strerror}") from error
 
     @property
     def command(self) -> tuple[str, ...]:

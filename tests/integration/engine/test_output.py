@@ -26,7 +26,7 @@ def test_processes_work_whose_output_is_on_a_full_disk(engine: Engine) -> None:
 
 @pytest.mark.parametrize(
     ("output", "code", "said"),
-    [("pipe", 141, ""), ("/dev/full", 1, "error: the output cannot be written: No space left on device\n")],
+    [("pipe", 141, ""), ("/dev/full", 1, "error: the output or a file cannot be written: No space left on device\n")],
 )
 def test_a_command_whose_output_cannot_be_written_ends_plainly(
     sqlite_url: str, output: str, code: int, said: str
