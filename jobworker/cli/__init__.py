@@ -1,5 +1,6 @@
 """The `jobworker` command: what operators type. Each command is a file of this folder."""
 
+import errno
 import importlib
 import sys
 from typing import Any, NoReturn
@@ -7,9 +8,19 @@ from typing import Any, NoReturn
 import click
 
 from jobworker.domain.errors import JobWorkerError
+from jobworker.telemetry import logging
 
 #: Exit code of a command that was asked for something that cannot be.
 USAGE = 2
+
+#: Exit code when whoever reads the output has closed the pipe (`| head`): what a shell shows for SIGPIPE.
+PIPE_CLOSED = 141
+
+#: Exit code when the output, or a file, cannot be written.
+NOT_WRITTEN = 1
+
+#: The disk is full, or what this user may have of it.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 #: Commands and the modules they live in; only the one that is used is loaded, `up` and `web` stay small.
 _COMMANDS = {
@@ -47,12 +58,20 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except JobWorkerError as error:
-            _fail(error)
+            _fail(str(error), USAGE)
+        except BrokenPipeError:
+            logging.outlive_output()  # Or Python would complain at the end about what is left to be written.
+            raise SystemExit(PIPE_CLOSED) from None
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            logging.outlive_output()
+            _fail(f"{error.filename or 'the output or a file'} cannot be written: {error.strerror}", NOT_WRITTEN)
 
 
-def _fail(error: JobWorkerError) -> NoReturn:
+def _fail(error: str, code: int) -> NoReturn:
     click.echo(f"error: {error}", err=True)
-    raise SystemExit(USAGE)
+    raise SystemExit(code)
 
 
 @click.group(cls=_Commands)

@@ -23,6 +23,7 @@ logger = structlog.get_logger(__name__)
 @click.command("relay")
 def command() -> None:
     """Turn rows into messages and workers' reports into history, until SIGTERM or Ctrl-C."""
+    logging.outlive_output()
     settings = common.prepare()
     logging.configure(settings.log_format, settings.log_level, "relay")
     logging.log_start()

@@ -4,6 +4,7 @@ import click
 
 from jobworker.clock import SystemClock
 from jobworker.settings import Settings
+from jobworker.telemetry import logging
 from jobworker.up.launch import up
 
 
@@ -12,4 +13,5 @@ from jobworker.up.launch import up
 @click.pass_context
 def command(context: click.Context, demo: bool) -> None:
     """Run everything in the Procfile here, with a Redis and a database of its own, until Ctrl-C."""
+    logging.outlive_output()
     context.exit(up(Settings.from_environment(), SystemClock(), demo))

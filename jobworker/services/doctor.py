@@ -20,7 +20,7 @@ from jobworker.services import zone_data
 from jobworker.services.health import Check, Health
 from jobworker.settings import Settings, without_password
 from jobworker.store.database import Database
-from jobworker.transport.client import check, connect
+from jobworker.transport.client import check, complaints, connect
 
 #: Schedules that are listed; the relay's log names all of them.
 _MOST_MOVES = 100
@@ -100,7 +100,7 @@ def _database(settings: Settings, clock: Clock) -> Iterator[Finding]:
     if database.is_sqlite:
         yield _sqlite()
     try:
-        for result in Health(database, settings.redis_url, clock, settings.needs_beat).checks():
+        for result in Health(database, settings, clock).checks():
             yield _from_check(result, shown)
         yield from _moves(database)
     finally:
@@ -136,8 +136,8 @@ def _moves(database: Database) -> Iterator[Finding]:
 
 
 _REMEDIES = {
-    "database": "; start it or correct JOBWORKER_DATABASE_URL",
-    "redis": "; start it or correct JOBWORKER_REDIS_URL",
+    "database": "; see that it runs and its disk has room, or correct JOBWORKER_DATABASE_URL",
+    "redis": "; see that it runs and takes writes, or correct JOBWORKER_REDIS_URL",
     "relay": "; start jobworker relay: nothing runs without it",
     "beat": "; start celery -A jobworker beat: schedules do not fire without it",
     "schedules": "; see to relay and beat: all that is late is made up for as each schedule says",
@@ -175,6 +175,9 @@ def _redis_version(client: redis.Redis) -> Finding:
 
 
 def _redis_persistence(client: redis.Redis) -> Finding:
+    wrong = complaints(client)
+    if wrong:
+        return Finding(Level.WARN, "redis data", f"{'; '.join(wrong)}: see Redis's own log, its disk and its memory")
     persistence = client.info("persistence")
     if persistence.get("aof_enabled"):
         return Finding(Level.OK, "redis data", "kept in an append-only file")

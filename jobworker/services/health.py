@@ -1,8 +1,10 @@
 """Whether the house stands: each check by its name, and the figures that operators watch."""
 
 import datetime as dt
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import redis
 import sqlalchemy as sa
@@ -13,7 +15,9 @@ from jobworker.domain.errors import DatabaseBusy, Misconfigured
 from jobworker.domain.gates import RELAY_SILENT_AFTER
 from jobworker.domain.zones import DATA_VERSION
 from jobworker.services import overdue, zone_data
-from jobworker.store import executions, migrate, relay_state, schedule_lists, workers
+from jobworker.services.probe import Probe
+from jobworker.settings import Settings
+from jobworker.store import executions, migrate, probe, relay_state, schedule_lists, workers
 from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.telemetry.metrics import Census
 from jobworker.transport import beat_keys, client
@@ -22,6 +26,12 @@ logger = structlog.get_logger(__name__)
 
 #: Redis has to answer within so many seconds: a health check must not hang itself.
 _REDIS_TIMEOUT = 0.5
+
+#: Free space (in largest request bodies) below which a disk counts as full: a body is written to the write-ahead log
+#: and then to the database, and meanwhile events of the jobs that run need as much again.
+_BODIES = 4
+
+_MIB = 1024 * 1024
 
 #: Beat ticks every few seconds; another beat needs a while to take over from a dead one (s).
 _BEAT_SILENT_AFTER = 45.0
@@ -41,12 +51,17 @@ class Check:
 class Health:
     """Asks the database, Redis and the traces that the other processes leave in SQL."""
 
-    def __init__(self, database: Database, redis_url: str, clock: Clock, needs_beat: bool = True) -> None:
+    def __init__(self, database: Database, settings: Settings, clock: Clock) -> None:
         self._database = database
-        self._redis = client.connect(redis_url, timeout=_REDIS_TIMEOUT)
+        self._redis = client.connect(settings.redis_url, timeout=_REDIS_TIMEOUT)
         self._clock = clock
-        self._needs_beat = needs_beat
+        self._needs_beat = settings.needs_beat
         self._logged: set[str] = set()
+        self._least_free = _BODIES * settings.max_body
+        self._folders = {"files": settings.home}
+        if database.is_sqlite:
+            self._folders = {"database": Path(str(database.url.database)).absolute().parent, **self._folders}
+        self._write = Probe(lambda: probe.write(database, clock.now()), clock)
 
     def checks(self) -> list[Check]:
         """Everything that is needed for accepted work to be run on time.
@@ -55,6 +70,7 @@ class Health:
         """
         named: list[tuple[str, Callable[[], str]]] = [
             ("database", self._check_database),
+            ("disk", self._check_disk),
             ("migrations", self._check_migrations),
             ("redis", self._check_redis),
             ("relay", self._check_relay),
@@ -62,6 +78,7 @@ class Health:
             ("workers", self._check_workers),
             ("schedules", self._check_schedules),
             ("time_zone_data", self._check_zone_data),
+            ("content", self._check_content),
         ]
         return [_run(name, check) for name, check in named]
 
@@ -97,7 +114,20 @@ class Health:
         with self._database.read() as connection:
             connection.execute(sa.text("SELECT 1"))
         self._database.require_room()
-        return f"{self._database.url.get_backend_name()} answers"
+        try:
+            self._write.ask()
+        except UNAVAILABLE as error:
+            where = f" ({self._folders['database']})" if self._database.is_sqlite else ""
+            raise Misconfigured(f"the database{where} takes no writes: {getattr(error, 'orig', error)}") from error
+        return f"{self._database.url.get_backend_name()} answers and takes writes"
+
+    def _check_disk(self) -> str:
+        free = {what: (folder, _free_bytes(folder)) for what, folder in self._folders.items()}
+        told = [f"{size / _MIB:,.0f} MiB free for {what} in {folder}" for what, (folder, size) in free.items()]
+        if any(size < self._least_free for _, size in free.values()):
+            least = f"at least {self._least_free / _MIB:,.0f} MiB are needed ({_BODIES} times JOBWORKER_MAX_BODY)"
+            raise Misconfigured(f"{', '.join(told)}; {least}: delete something, or enlarge the disk")
+        return ", ".join(told)
 
     def _check_migrations(self) -> str:
         migrate.check(self._database)
@@ -105,7 +135,8 @@ class Health:
 
     def _check_redis(self) -> str:
         client.check(self._redis)
-        return "answers"
+        client.require_writable(self._redis)
+        return "answers and takes writes"
 
     def _check_relay(self) -> str:
         with self._database.read() as connection:
@@ -113,7 +144,7 @@ class Health:
         try:
             return self._recent("the relay", "turned", turned_at, RELAY_SILENT_AFTER)
         except Misconfigured as error:
-            # It waits for Redis with everything else; whether it lives nobody can see meanwhile.
+            # It waits for Redis with everything else; whether it lives cannot be seen meanwhile.
             if self._redis_answers():
                 raise
             return f"not known: it does not turn without Redis ({error.detail})"
@@ -141,6 +172,8 @@ class Health:
     def _redis_answers(self) -> bool:
         try:
             return bool(self._redis.ping())
+        except redis.ResponseError:
+            return True  # A full disk makes it refuse even a PING.
         except redis.RedisError:
             return False
 
@@ -166,6 +199,15 @@ class Health:
             raise _Warning(found)
         return DATA_VERSION
 
+    def _check_content(self) -> str:
+        """Name what the relay skips; an item that anyone can write must not take the service out of use."""
+        with self._database.read() as connection:
+            problems = relay_state.problems(connection)
+        if problems:
+            told = "; ".join(f"{problem['what']}: {problem['detail']}" for problem in problems)
+            raise _Warning(f"{len(problems)} cannot be used and are skipped: {told}")
+        return "all that was read can be used"
+
     def _recent(self, who: str, did: str, at: dt.datetime | None, limit: float) -> str:
         age = _age(at, self._clock.now())
         if age is None:
@@ -184,14 +226,20 @@ def _run(name: str, check: Callable[[], str]) -> Check:
         return Check(name, True, check())
     except _Warning as warning:
         return Check(name, True, str(warning), warning=True)
-    except (Misconfigured, DatabaseBusy) as error:
-        return Check(name, False, error.detail)
+    except (Misconfigured, DatabaseBusy, OSError) as error:
+        return Check(name, False, getattr(error, "detail", str(error)))
     except redis.RedisError as error:
         return Check(name, False, f"Redis does not answer: {error}")
     except UNAVAILABLE as error:
         return Check(name, False, f"the database does not answer: {getattr(error, 'orig', error)}")
     except sa.exc.SQLAlchemyError:
         return Check(name, False, "the database does not have the schema of this code")
+
+
+def _free_bytes(folder: Path) -> int:
+    """What an ordinary user may still write to the disk of a folder, which need not exist yet."""
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    return shutil.disk_usage(there).free
 
 
 def _age(at: dt.datetime | None, now: dt.datetime) -> float | None:

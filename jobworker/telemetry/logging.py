@@ -1,19 +1,64 @@
 """Structured logs: text for people, JSON for machines, the same facts in both."""
 
+import io
 import logging
+import select
 import sys
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
 import structlog
 
 from jobworker.domain.zones import DATA_VERSION
 
 
-def configure(log_format: str, log_level: str | int, process: str, stream: TextIO = sys.stderr) -> None:
-    """Set up structlog and the standard library's logging for one process.
+class _Lossy(io.FileIO):
+    """A file or standard stream that drops what cannot be written (full disk, closed pipe), and says so afterwards."""
+
+    _lost = 0
+    _why = ""
+
+    def write(self, data: Any) -> int:
+        """Write, or drop; never raise."""
+        try:
+            if self._lost:
+                self._wait_and_write(f"({self._lost} bytes of output were lost: {self._why})\n".encode())
+                self._lost = 0
+            return self._wait_and_write(data)
+        except OSError as error:
+            size = memoryview(data).nbytes
+            self._lost += size
+            self._why = error.strerror or str(error)
+            return size
+
+    def _wait_and_write(self, data: Any) -> int:
+        while (written := super().write(data)) is None:  # Another program has made the pipe or terminal non-blocking.
+            select.select([], [self], [])
+        return written
+
+
+def lossy(file: int | Path) -> TextIO:
+    """A text stream that appends to a descriptor or file, and drops what cannot be written."""
+    raw = _Lossy(file, "a", closefd=not isinstance(file, int))
+    return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
+
+
+def outlive_output() -> None:
+    """Let this process go on when its standard output or error cannot be written: nobody runs it for its output."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        # None: it was closed before the process began. Another one: it has been put there on purpose.
+        if stream is not None and stream is getattr(sys, f"__{name}__"):
+            setattr(sys, name, lossy(descriptor))
+            setattr(sys, f"__{name}__", getattr(sys, name))
+
+
+def configure(log_format: str, log_level: str | int, process: str, stream: TextIO | None = None) -> None:
+    """Set up structlog and the standard library's logging for one process; `stream` is standard error unless given.
 
     `process` (web, relay, …) is on every line. Call once, at the entry.
     """
+    stream = stream or sys.stderr
 
     def name_process(_logger: object, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
         event["process"] = process

@@ -1,13 +1,26 @@
 """Connections to Redis, with time-outs everywhere: redis-py and kombu wait for ever by default."""
 
+import re
+
 import redis
 import redis.backoff
 import redis.retry
 
 from jobworker.domain.errors import Misconfigured
 from jobworker.settings import without_password
+from jobworker.transport import keys
 
-_OLDEST = (6, 2)
+#: The oldest Redis that is supported (decision 0035): Debian 12's, on which the tests run too. Every Valkey is newer.
+OLDEST = (7, 0)
+
+#: Fields of INFO that say whether the last writes to the server's disk went well.
+_WRITE_STATES = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
+
+#: A key that only shows that Redis takes writes is gone after so long (s).
+_PROBE_TTL = 60
+
+#: Above this share of maxmemory a burst of work may fill the rest before anyone looks again.
+_MUCH_MEMORY = 0.9
 
 #: A connection that was idle this long (s) is tested before it is used.
 _HEALTH_CHECK_INTERVAL = 15
@@ -33,11 +46,47 @@ def check(client: redis.Redis) -> None:
     """Refuse a server that would lose our data or lacks commands; raises `Misconfigured`."""
     server = client.info("server")
     version = str(server.get("valkey_version") or server["redis_version"])
-    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
-        raise Misconfigured(f"Redis {version} is too old; JobWorker needs Redis 6.2 or newer, or Valkey")
+    if to_version(version) < OLDEST:
+        raise Misconfigured(
+            f"Redis {version} is too old: JobWorker needs Redis {OLDEST[0]}.{OLDEST[1]} or newer, or Valkey; "
+            "upgrade the server, or set JOBWORKER_REDIS_URL to another one"
+        )
     policy = client.info("memory").get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise Misconfigured(
             f"Redis evicts keys when it is full (maxmemory-policy {policy}), which loses queued work; "
             "set maxmemory-policy noeviction"
         )
+
+
+def require_writable(client: redis.Redis) -> None:
+    """Refuse a server that answers and takes no writes: its disk or memory is full, it is a replica, or it loads.
+
+    Raises `Misconfigured` with what the server says; `redis.RedisError` if it does not answer.
+    """
+    try:
+        client.set(keys.PROBE, "1", ex=_PROBE_TTL)
+    except redis.exceptions.BusyLoadingError:
+        raise Misconfigured("Redis is loading its data and answers when that is done") from None
+    except redis.ResponseError as error:
+        found = client.info()
+        used, limit = found.get("used_memory", 0), found.get("maxmemory", 0)
+        memory = f"used_memory {used:,} of maxmemory {limit:,} bytes, " if limit else ""
+        state = ", ".join(f"{name} {found[name]}" for name in ("role", *_WRITE_STATES) if name in found)
+        raise Misconfigured(f"Redis takes no writes: {error} ({memory}{state})") from None
+
+
+def complaints(client: redis.Redis) -> list[str]:
+    """What a server that takes writes says of how it keeps its data and of its memory, if that is not well."""
+    found = client.info()
+    wrong = [f"{name} is {found[name]}" for name in _WRITE_STATES if found.get(name, "ok") != "ok"]
+    used, limit = found.get("used_memory", 0), found.get("maxmemory", 0)
+    if limit and used > _MUCH_MEMORY * limit:
+        wrong.append(f"it uses {used:,} of {limit:,} bytes of memory (maxmemory)")
+    return wrong
+
+
+def to_version(text: str) -> tuple[int, ...]:
+    """`"7.0.15"` → `(7, 0, 15)`; what is no number ends it, so `"8.0-rc1"` → `(8, 0)`."""
+    found = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, found[0].split("."))) if found else ()

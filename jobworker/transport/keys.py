@@ -13,6 +13,9 @@ LOGS = "jw:logs"
 #: stream of at most one entry: "there is something new in SQL". Losing it costs a second.
 WAKE = "jw:wake"
 
+#: string: what health checks write, to see whether Redis takes writes. Expires.
+PROBE = "jw:probe"
+
 #: sorted set: worker id → Redis time (ms) of its last heartbeat.
 WORKERS = "jw:workers"
 

@@ -146,7 +146,8 @@ class Projection:
 
     def some(self, cursor: int, count: int) -> tuple[int, list[str]]:
         """About `count` of their ids, and where to go on: 0 is the beginning, and the end."""
-        answer: Any = self._client.hscan(keys.BEAT_PROJECTION, cursor, count=count, no_values=True)
+        # With their values, which are short: NOVALUES came with Redis 7.4.
+        answer: Any = self._client.hscan(keys.BEAT_PROJECTION, cursor, count=count)
         return int(answer[0]), list(answer[1])
 
 

@@ -113,6 +113,13 @@ class _Launch:
             self._examine(given)
             return given
         embedded = EmbeddedRedis(self._settings.home)
+        if not self._starts(embedded) and not self._starts_without_its_data(embedded):
+            raise Misconfigured(f"the embedded Redis does not start; its own words are above (data: {embedded.folder})")
+        self._supervisor.keep(REDIS)
+        embedded.remember_server()
+        return embedded.url or ""
+
+    def _starts(self, embedded: EmbeddedRedis) -> bool:
         for _ in range(_REDIS_TRIES):
             embedded.prepare()
             self._supervisor.start(Service(REDIS, shlex.join(embedded.command)), os.environ, restart=False)
@@ -120,9 +127,25 @@ class _Launch:
                 lambda: not self._supervisor.running(REDIS) or embedded.answers(), _REDIS_PATIENCE
             )
             if self._supervisor.running(REDIS) or self._supervisor.asked_to_stop:
-                self._supervisor.keep(REDIS)
-                return embedded.url or ""
-        raise Misconfigured(f"the embedded Redis does not start; its own words are above (data: {embedded.folder})")
+                return True
+            if not embedded.port_is_taken:
+                break
+        return False
+
+    def _starts_without_its_data(self, embedded: EmbeddedRedis) -> bool:
+        """Try an empty folder. If that does not help, the data were not to blame and stay where they are."""
+        if not embedded.has_data or not self._supervisor.failed(REDIS):
+            return False
+        aside, message = embedded.set_aside(self._clock.now())
+        started = False
+        try:
+            started = self._starts(embedded)
+        finally:
+            if not started:
+                embedded.put_back(aside)
+        if started:
+            self._output.say(message)
+        return started
 
     def _examine(self, redis_url: str) -> None:
         """Refuse a Redis that will not do; one that is away may come."""

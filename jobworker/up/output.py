@@ -1,7 +1,5 @@
 """What `jobworker up` shows: each line with the time and the process it comes from, each process in its colour."""
 
-import os
-import signal
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -42,15 +40,7 @@ class Output:
         if name not in self._colours:
             self._colours[name] = next(self._palette)
         for line in lines:
-            try:
-                self._printer.write(Message("line", line, self._clock.now().astimezone(), name, self._colours[name]))
-            except OSError:
-                self._nobody_reads()
-
-    def _nobody_reads(self) -> None:
-        """The terminal or the pipe is gone: be quiet from now on, and stop in good order."""
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open until the end
-        os.kill(os.getpid(), signal.SIGTERM)
+            self._printer.write(Message("line", line, self._clock.now().astimezone(), name, self._colours[name]))
 
     def say(self, text: str) -> None:
         """Print what the supervisor has to say."""

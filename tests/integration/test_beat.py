@@ -21,6 +21,8 @@ from jobworker.transport.beat.scheduler import BATCH, Reading
 from jobworker.transport.celery_settings import celery_settings
 from tests.servers import RedisServer
 
+pytestmark = pytest.mark.every_redis
+
 HOURLY = {"kind": "cron", "expression": "0 * * * *"}
 EVERY_10_MINUTES = {"kind": "interval", "every": 600}
 MINUTE = dt.timedelta(minutes=1)

@@ -10,6 +10,8 @@ from jobworker.transport import keys
 from jobworker.transport.circuits import Circuits
 from tests.waiting import until
 
+pytestmark = pytest.mark.every_redis
+
 TARGET = "http://host.example:80"
 OTHER = "http://other.example:80"
 

@@ -24,6 +24,8 @@ from jobworker.transport.beat import Scheduler
 from jobworker.transport.projection import Projection
 from tests.integration.test_beat import EVERY_10_MINUTES, HOURLY, Schedule, make_scheduler, next_after, spec_of
 
+pytestmark = pytest.mark.every_redis
+
 HOUR = dt.timedelta(hours=1)
 SECOND = dt.timedelta(seconds=1)
 

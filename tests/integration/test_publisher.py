@@ -15,6 +15,8 @@ from celery import Celery
 from jobworker.transport import keys
 from jobworker.transport.publisher import Message, Publisher, list_name
 
+pytestmark = pytest.mark.every_redis
+
 EXECUTION = "01995b7e-0000-7000-8000-000000000001"
 
 

@@ -12,25 +12,25 @@ from jobworker.transport import client
 class Says:
     """Answers INFO like a server."""
 
-    def __init__(self, policy: str = "noeviction", **server: str) -> None:
-        self._sections: dict[str, dict[str, Any]] = {"server": server, "memory": {"maxmemory_policy": policy}}
+    def __init__(self, policy: str = "noeviction", **fields: Any) -> None:
+        self._fields = {"maxmemory_policy": policy, **fields}
 
-    def info(self, section: str) -> dict[str, Any]:
-        """One section."""
-        return self._sections[section]
+    def info(self, section: str = "default") -> dict[str, Any]:
+        """Every section at once."""
+        return self._fields
 
 
 def _check(server: Says) -> None:
     client.check(cast(redis.Redis, server))
 
 
-@pytest.mark.parametrize("version", ["2.8.24", "5.0.14", "6.0.16", "6.1.9"])
+@pytest.mark.parametrize("version", ["2.8.24", "5.0.14", "6.0.16", "6.2.14", "6"])
 def test_an_old_redis_is_refused_with_its_version(version: str) -> None:
-    with pytest.raises(Misconfigured, match=rf"Redis {version} is too old; JobWorker needs Redis 6\.2 or newer"):
+    with pytest.raises(Misconfigured, match=rf"Redis {version} is too old: JobWorker needs Redis 7\.0 or newer"):
         _check(Says(redis_version=version))
 
 
-@pytest.mark.parametrize("version", ["6.2.0", "7.0.15", "8.0.1", "10.0.0"])
+@pytest.mark.parametrize("version", ["7.0.0", "7.0.15", "8.0.1", "8.0-rc1", "10.0.0", "255.255.255"])
 def test_a_new_one_is_fine(version: str) -> None:
     _check(Says(redis_version=version))
 
@@ -43,3 +43,20 @@ def test_valkey_says_its_own_version_besides_the_redis_that_it_replaces() -> Non
 def test_one_that_evicts_is_refused_with_what_to_set(policy: str) -> None:
     with pytest.raises(Misconfigured, match=rf"maxmemory-policy {policy}.*set maxmemory-policy noeviction"):
         _check(Says(policy, redis_version="7.0.15"))
+
+
+_WELL = {"aof_last_write_status": "ok", "rdb_last_bgsave_status": "ok", "used_memory": 950, "maxmemory": 0}
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ({}, []),
+        ({"maxmemory": 2000}, []),
+        ({"maxmemory": 1000}, ["it uses 950 of 1,000 bytes of memory (maxmemory)"]),
+        ({"rdb_last_bgsave_status": "err"}, ["rdb_last_bgsave_status is err"]),
+        ({"aof_last_bgrewrite_status": "err"}, ["aof_last_bgrewrite_status is err"]),
+    ],
+)
+def test_a_server_that_is_not_well_is_told_of(says: dict[str, Any], told: list[str]) -> None:
+    assert client.complaints(cast(redis.Redis, Says(**{**_WELL, **says}))) == told

@@ -61,8 +61,9 @@ def test_alive_asks_nobody(tmp_path: Any) -> None:
 def test_ready_when_everything_is_there(ready: World) -> None:
     response = ready.client.get("/readyz")
     assert (response.status_code, response.json["status"], _failed(response)) == (200, "ready", set())
-    checks = {"database", "migrations", "redis", "relay", "beat", "workers", "schedules", "time_zone_data"}
-    assert set(response.json["checks"]) == checks
+    named = {"database", "disk", "migrations", "redis", "relay", "beat", "workers", "schedules"}
+    named |= {"time_zone_data", "content"}
+    assert set(response.json["checks"]) == named
     assert response.json["checks"]["time_zone_data"]["detail"] == DATA_VERSION
 
 
@@ -83,6 +84,15 @@ def test_hosts_with_other_time_zone_data_are_named(ready: World, redis_url: str)
     assert "2024b (tzdata 2024.2): beat gamma:9, workers on beta." in told
     assert "install the same version of tzdata" in told
     assert [each["why"] for each in logged if each["event"] == "health_warning"] == [told]
+
+
+def test_content_that_the_relay_skips_is_named_and_does_not_make_it_unready(ready: World) -> None:
+    problem = {"what": "redis key jw:worker:w9", "detail": "it is no announcement of a worker", "at": "2026-01-01"}
+    with ready.database.write() as connection:
+        connection.execute(sa.update(schema.relay_state).values(problems=[problem]))
+    response = ready.client.get("/readyz")
+    assert (response.status_code, response.json["status"]) == (200, "ready")
+    assert "redis key jw:worker:w9: it is no announcement" in response.json["checks"]["content"]["detail"]
 
 
 def test_each_thing_that_is_missing_is_named(any_database_world: World) -> None:
@@ -195,6 +205,37 @@ def test_a_redis_that_went_away_is_named(sqlite_database: Database, own_redis: C
     assert world.client.get("/readyz").status_code == 200
     server.kill()
     assert _failed(world.client.get("/readyz")) == {"redis"}
+
+
+def test_a_database_that_takes_no_writes_is_named(world: World, redis_url: str) -> None:
+    with world.database.write():
+        response = world.client.get("/readyz")
+    assert (response.status_code, response.json["status"]) == (503, "unready")
+    assert "a write has not come to its end" in response.json["checks"]["database"]["detail"]
+
+
+@pytest.mark.every_redis
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("CONFIG SET maxmemory 1000", r"OOM|command not allowed.* of maxmemory 1,000 bytes"),
+        ("REPLICAOF 127.0.0.1 1", r"read only replica.*role slave"),
+    ],
+)
+def test_a_redis_that_takes_no_writes_is_named(
+    sqlite_database: Database, own_redis: Callable[..., RedisServer], command: str, said: str
+) -> None:
+    server = own_redis()
+    seed(sqlite_database)
+    world = world_on(sqlite_database, REDIS_URL=server.url)
+    world.worker()
+    _alive(world, turned=60)
+    with server.client() as client:
+        client.execute_command(*command.split())
+    response = world.client.get("/readyz")
+    # That the relay does not turn is said, too: Redis does answer.
+    assert (response.status_code, _failed(response)) == (503, {"redis", "relay"})
+    assert re.search(said, response.json["checks"]["redis"]["detail"]), response.json
 
 
 def _samples(world: World) -> dict[str, float]:

@@ -14,6 +14,8 @@ from jobworker.relay.record import Declined, record
 from jobworker.store import dispatch
 from tests.integration.relay.conftest import SEND, World
 
+pytestmark = pytest.mark.every_redis
+
 
 def told(world: World) -> list[dict[str, Any]]:
     """What the headers of the messages in Redis say to workers."""

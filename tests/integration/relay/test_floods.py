@@ -15,6 +15,8 @@ from jobworker.store import relay_state, story
 from jobworker.transport import keys
 from tests.integration.relay.conftest import World
 
+pytestmark = pytest.mark.every_redis
+
 
 class Watched:
     """A relay, and what each of its transactions took: (reports, lines)."""

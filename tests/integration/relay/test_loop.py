@@ -1,13 +1,12 @@
 """How long a turn sleeps, and what does not stop it."""
 
-import datetime as dt
-
 import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
-from jobworker.relay.loop import NotLeading, Relay
+from jobworker.relay.loop import Relay
 from jobworker.relay.read import Batch, Offsets
+from jobworker.relay.steps import NotLeading
 from jobworker.settings import Settings
 from jobworker.store import schema, zone_data
 from jobworker.transport import entries, keys
@@ -15,7 +14,7 @@ from tests.integration.relay.conftest import World, worker
 from tests.integration.test_beat import HOURLY, Schedule, put_strange
 from tests.integration.test_projection import House
 
-HOUR = dt.timedelta(hours=1)
+pytestmark = pytest.mark.every_redis
 
 
 class Asleep:
@@ -79,12 +78,13 @@ def test_a_key_of_beat_that_is_of_another_type_stops_nothing(
 
 
 def test_a_relay_that_stands_by_warns_when_the_leader_has_other_time_zone_data(world: World, redis_url: str) -> None:
-    relay, now = Relay(world.database, redis_url, world.clock, Settings.from_environment({})), world.clock.now()
+    relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
     with world.database.write() as connection:
-        connection.execute(sa.update(schema.relay_state).values(leader="other:1", leader_until=now + HOUR))
         zone_data.note(connection, "2020a (tzdata 2020.1)", b"")
     with capture_logs() as logged:
-        for _ in range(2):
+        for renewals in range(2):
+            with world.database.write() as connection:
+                connection.execute(sa.update(schema.relay_state).values(leader="other:1", renewals=renewals))
             with pytest.raises(NotLeading):
                 relay.turn()
             world.clock.advance(60)

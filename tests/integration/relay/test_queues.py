@@ -2,11 +2,15 @@
 
 import json
 
+import pytest
+
 from jobworker.domain.events import Kind
 from jobworker.store import queues
 from jobworker.store.queues import QueueRow
 from tests.integration.relay.conftest import SEND, World
 from tests.integration.relay.test_limits import limited
+
+pytestmark = pytest.mark.every_redis
 
 
 def pause(world: World, paused: bool = True) -> None:

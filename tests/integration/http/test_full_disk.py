@@ -1,0 +1,82 @@
+"""A disk that is really full: what is said meanwhile, and that all is well once there is room again."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobworker.clock import SystemClock
+from jobworker.services import doctor
+from jobworker.services.doctor import Level
+from jobworker.store import migrate
+from jobworker.store.database import Database
+from tests.conftest import lacks
+from tests.integration.http.conftest import seed, settings, world_on
+from tests.integration.http.test_operations import _alive, _failed
+from tests.servers import RedisServer, running
+from tests.waiting import until
+
+#: Of the file system (MiB): the database, Redis's data, and some room.
+_SIZE = 16
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE}m", "jobworker-test", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lacks(f"a small file system cannot be mounted here (root only): {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _fill(path: Path) -> None:
+    """To the last byte."""
+    with path.open("ab", buffering=0) as file:
+        for size in (1024 * 1024, 4096, 1):
+            with contextlib.suppress(OSError):
+                while file.write(b"x" * size):
+                    pass
+    assert shutil.disk_usage(path).free == 0
+
+
+def test_a_full_disk_is_named_and_left_behind(disk: Path) -> None:
+    url = f"sqlite:///{disk}/jobworker.db"
+    migrate.upgrade(url)
+    database, server = Database(url), RedisServer(disk / "redis", persistent=True)
+    seed(database)
+    with running(server):
+        given = {"REDIS_URL": server.url, "HOME": str(disk / "home"), "MAX_BODY": "100000"}
+        world = world_on(database, **given)
+        world.worker()
+        _alive(world)
+        assert world.client.get("/readyz").status_code == 200
+
+        _alive(world, turned=60)
+        _fill(disk / "filling")
+        with server.client() as client:
+            client.set("anything", os.urandom(10_000))
+        assert world.submit().status_code == 503
+        until(lambda: {"database", "disk", "redis"} <= _failed(world.client.get("/readyz")), what="all to be noticed")
+        response = world.client.get("/readyz")
+        assert (response.status_code, response.json["status"]) == (503, "unready")
+        assert _failed(response) == {"database", "disk", "redis", "relay"}
+        told = {name: check["detail"] for name, check in response.json["checks"].items()}
+        assert told["database"].startswith(f"the database ({disk}) takes no writes: database or disk is full")
+        assert f"0 MiB free for database in {disk}, 0 MiB free for files in {disk}/home" in told["disk"]
+        assert "MISCONF" in told["redis"]
+        assert "aof_last_write_status err" in told["redis"]
+        found = list(doctor.examine(settings(url, **given), SystemClock()))
+        assert {"database", "disk", "redis"} <= {each.subject for each in found if each.level is Level.FAIL}
+
+        (disk / "filling").unlink()
+        until(lambda: not _failed(world.client.get("/readyz")) - {"relay"}, what="all to be well again")
+        assert world.submit().status_code == 202
+    database.dispose()

@@ -1,0 +1,60 @@
+"""Standard output that cannot be written: what was written since is lost, and nothing else."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobworker.telemetry import logging
+
+
+@pytest.fixture
+def full() -> Iterator[int]:
+    """A descriptor of a file on a full disk."""
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_what_cannot_be_written_is_dropped_and_counted_once_there_is_room(full: int, tmp_path: Path) -> None:
+    stream = logging.lossy(full)
+    stream.write("lost\n")
+    stream.write("also\n")
+    with (tmp_path / "log").open("wb") as room:
+        os.dup2(room.fileno(), full)
+    stream.write("kept\n")
+    stream.write("kept too\n")
+
+    said = "(10 bytes of output were lost: No space left on device)"
+    assert (tmp_path / "log").read_text().splitlines() == [said, "kept", "kept too"]
+
+
+def test_a_closed_pipe_is_none_of_the_writers_business() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = logging.lossy(writer)
+    for _ in range(100):
+        stream.write("x" * 10_000 + "\n")
+    os.close(writer)
+
+
+def test_output_that_is_not_blocking_is_waited_for() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    text = "x" * 1_000_000 + "\n"
+    with subprocess.Popen(["wc", "-c"], stdin=reader, stdout=subprocess.PIPE) as counter:
+        os.close(reader)
+        logging.lossy(writer).write(text)
+        os.close(writer)
+        assert int(counter.communicate()[0]) == len(text)
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "closed"])
+def test_a_process_ends_with_its_own_exit_code(output: str) -> None:
+    code = "from jobworker.telemetry import logging; logging.outlive_output(); print('x' * 100_000); exit(7)"
+    shown = ">&- 2>&-" if output == "closed" else f">{output} 2>&1"
+    done = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {shown}', sys.executable, code], check=False)
+    assert done.returncode == 7
