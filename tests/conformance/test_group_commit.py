@@ -35,7 +35,7 @@ def test_each_thread_gets_its_own_answer_or_error(database: Database) -> None:
 
     assert {number for number, outcome in outcomes.items() if outcome == number} == {1, 2, 4, 5, 7, 8, 10, 11}
     with database.read() as connection:
-        assert queues.names(connection) == sorted(f"queue-{number}" for number in range(12) if number % 3)
+        assert queues.names(connection, 100) == sorted(f"queue-{number}" for number in range(12) if number % 3)
 
 
 def test_waiting_threads_share_a_commit(sqlite_database: Database) -> None:
@@ -73,4 +73,4 @@ def test_a_commit_that_fails_is_told_to_everybody_in_it(
         sqlite_database.commit(lambda connection: queues.remember(connection, ["lost"], NOW))
     sa.event.remove(sqlite_database._writer, "commit", refuse)
     with sqlite_database.read() as connection:
-        assert queues.names(connection) == []
+        assert queues.names(connection, 100) == []
