@@ -6,7 +6,6 @@ commit is read again. Of several relays one leads; the others stand by and take 
 """
 
 import contextlib
-import functools
 import os
 import socket
 import threading
@@ -28,7 +27,6 @@ from jobworker.relay.record import record
 from jobworker.relay.release import Releases
 from jobworker.relay.stop import Stopper
 from jobworker.relay.watch import Watch
-from jobworker.services import queues
 from jobworker.settings import Settings
 from jobworker.store import dependencies, dispatch, relay_state
 from jobworker.store.database import Database
@@ -109,7 +107,6 @@ class Relay:
         self._watch.add("stranded", _SWEEP_EVERY, self._releases.sweep)
         self._watch.add("plans", _PREPARE_EVERY, self._schedules.prepare)
         self._watch.add("pauses", _RESUME_EVERY, self._schedules.end_pauses)
-        self._watch.add("queues", queues.REMOVE_EVERY, functools.partial(queues.remove_unused, database, clock))
         schedules = declared.DeclaredSchedules(database, clock, settings)
         self._watch.add("declared_schedules", declared.EVERY, schedules.synchronise)
         # Who looks for silent workers has to look often, or nobody is held to have been silent.

@@ -4,6 +4,7 @@ Twins by design: a name, an interval, and `run` for one bounded round.
 """
 
 import datetime as dt
+import functools
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import structlog
 from jobworker.clock import Clock
 from jobworker.relay.dispatch import Dispatcher
 from jobworker.relay.project import Projector
-from jobworker.services import catalogue
+from jobworker.services import catalogue, queues
 from jobworker.settings import Settings
 from jobworker.store import dispatch, limits, relay_state, unique_keys, workers
 from jobworker.store.database import Database
@@ -82,6 +83,7 @@ class Watch:
             Chore("lost_messages", settings.lost_message_after / 2, self.mend),
             Chore("ageing", settings.ageing / 2, self._dispatcher.age),
             Chore("limits", 60.0, self.tidy_limits),
+            Chore("queues", queues.REMOVE_EVERY, functools.partial(queues.remove_unused, database, clock)),
             Chore("schedules", 0.5 if followed else _EMPTIED_EVERY, self.write_schedules),
             Chore("beat", 5.0, self.read_beat),
             Chore("checkpoint", 1.0, self.checkpoint),

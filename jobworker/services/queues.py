@@ -84,7 +84,8 @@ def remove(database: Database, clock: Clock, name: str, actor: str) -> None:
     """Remove a queue that nothing uses; raises `QueueInUse` with everything that does."""
     with database.write() as connection:
         row = queues.get(connection, name, lock=True) if QUEUE.match(name) else None
-        used = list(_uses(connection, row or _find(connection, name)))
+        row = row or _find(connection, name)
+        used = list(_uses(connection, row))
         if used:
             raise QueueInUse(f"queue {name} cannot be removed: {'; '.join(used)}")
         queues.delete(connection, name)
