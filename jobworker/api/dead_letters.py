@@ -30,6 +30,7 @@ from jobworker.domain.errors import (
     NotFinished,
     NotUnique,
     TaskNotFound,
+    UnknownQueue,
 )
 from jobworker.services import dead_letters
 from jobworker.services.dead_letters import Order
@@ -93,7 +94,9 @@ def discard(body: dict[str, Any]) -> Response:
     "The new execution.",
     headers={"Location": {"description": "The new execution.", "schema": {"type": "string"}}},
 )
-@blueprint.problems(ExecutionNotFound, NotFinished, JobDisabled, NotUnique, TaskNotFound, InvalidParameters)
+@blueprint.problems(
+    ExecutionNotFound, NotFinished, JobDisabled, NotUnique, TaskNotFound, InvalidParameters, UnknownQueue
+)
 def rerun(body: dict[str, Any], execution_id: str) -> Response:
     """Run an execution that has ended again, however it ended. Asking again runs it once more."""
     made = dead_letters.rerun(room().database, room().clock, execution_id, Order(**body), ACTOR)

@@ -22,6 +22,7 @@ from jobworker.domain.errors import (
     PreconditionFailed,
     PreconditionRequired,
     RevisionNotFound,
+    UnknownQueue,
 )
 from jobworker.domain.job import Definition
 from jobworker.services import jobs, revisions
@@ -37,7 +38,7 @@ blueprint = Blueprint(
 @blueprint.post("")
 @blueprint.arguments(DefinitionBody())
 @blueprint.answers(201, Job(), "The definition as created.", headers=headers.ETAG)
-@blueprint.problems(JobExists)
+@blueprint.problems(JobExists, UnknownQueue)
 def create_job(definition: Definition) -> Response:
     """Define a job."""
     made = jobs.create(room().database, room().clock, definition, ACTOR)
@@ -70,7 +71,7 @@ def get_job(name: str) -> Response:
 @blueprint.arguments(ReplacementBody())
 @blueprint.answers(200, Job(), "The definition as changed.", headers=headers.ETAG)
 @blueprint.headers(headers.IF_MATCH)
-@blueprint.problems(JobNotFound, JobOwnedByCode, PreconditionFailed, PreconditionRequired)
+@blueprint.problems(JobNotFound, JobOwnedByCode, PreconditionFailed, PreconditionRequired, UnknownQueue)
 def change_job(definition: Definition, name: str) -> Response:
     """Replace a job definition; what the body leaves out gets its default."""
     expected = headers.expected_revisions()

@@ -30,6 +30,7 @@ from jobworker.domain.errors import (
     NotUnique,
     ScheduleNotFound,
     TaskNotFound,
+    UnknownQueue,
 )
 from jobworker.domain.schedule import Overlap
 from jobworker.domain.settling import Outcome
@@ -56,7 +57,7 @@ _LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "s
 @blueprint.post("/preview")
 @blueprint.arguments(PreviewScheduleBody())
 @blueprint.answers(200, SchedulePreview(), "What it would do.")
-@blueprint.problems(ScheduleNotFound)
+@blueprint.problems(ScheduleNotFound, UnknownQueue)
 def preview_schedule(body: dict[str, Any]) -> Response:
     """Say when a schedule would be due, without saving it; and what would be different from a saved one."""
     described, about = split(body)

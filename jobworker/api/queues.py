@@ -1,4 +1,4 @@
-"""/api/v1/queues: what waits in them, and stopping them for a while."""
+"""/api/v1/queues: creating and removing them, what waits in them, and stopping them for a while."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from jobworker.api.blueprint import Blueprint
 from jobworker.api.room import ACTOR, room
 from jobworker.api.schemas.base import PageQuery, page_of
 from jobworker.api.schemas.queues import PauseBody, Queue
-from jobworker.domain.errors import QueueNotFound
+from jobworker.domain.errors import QueueInUse, QueueNotFound
 from jobworker.services import queues
 
 blueprint = Blueprint(
     "queues",
     __name__,
     url_prefix=f"{show.ROOT}/queues",
-    description="Queues: what waits in them. One that is paused lets nothing more start.",
+    description="Queues, which exist before they are named, and what waits in them. A paused one lets nothing start.",
 )
 
 
@@ -25,7 +25,7 @@ blueprint = Blueprint(
 @blueprint.query(PageQuery())
 @blueprint.answers(200, page_of(Queue), "Queues by name.")
 def list_queues(query: dict[str, Any]) -> Response:
-    """List the queues that were submitted to, are shipped, or are served by a live worker."""
+    """List the queues that are shipped, declared in code, served by a live worker, or created here."""
     found = queues.page(room().database, query["limit"], query["cursor"])
     return answer(show.page(found, _shown))
 
@@ -36,6 +36,24 @@ def list_queues(query: dict[str, Any]) -> Response:
 def get_queue(name: str) -> Response:
     """Read a queue."""
     return answer(_shown(queues.get(room().database, name)))
+
+
+@blueprint.put("/<string:name>")
+@blueprint.answers(201, Queue(), "It was created.")
+@blueprint.answers(200, Queue(), "It exists already.")
+def create_queue(name: str) -> Response:
+    """Create a queue, which stays until it is removed. Asking again changes nothing."""
+    queue, new = queues.create(room().database, room().clock, name, ACTOR)
+    return answer(_shown(queue), 201 if new else 200)
+
+
+@blueprint.delete("/<string:name>")
+@blueprint.answers(204, None, "The queue is gone.")
+@blueprint.problems(QueueNotFound, QueueInUse)
+def delete_queue(name: str) -> Response:
+    """Remove a queue that nothing uses."""
+    queues.remove(room().database, room().clock, name, ACTOR)
+    return Response(status=204)
 
 
 @blueprint.post("/<string:name>/pause")
@@ -64,6 +82,7 @@ def _shown(queue: queues.Queue) -> dict[str, Any]:
     age = max(0.0, (room().clock.now() - oldest).total_seconds()) if oldest else None
     return {
         "name": queue.row.name,
+        "created_by": queue.row.created_by,
         "paused_at": queue.row.paused_at,
         "paused_by": queue.row.paused_by,
         "pause_note": queue.row.pause_note,

@@ -26,6 +26,7 @@ from jobworker.domain.errors import (
     ScheduleExists,
     ScheduleNotFound,
     ScheduleOwnedElsewhere,
+    UnknownQueue,
 )
 from jobworker.domain.schedule import Missed, Owner
 from jobworker.services import schedules
@@ -45,7 +46,7 @@ blueprint = Blueprint(
 @blueprint.post("")
 @blueprint.arguments(ScheduleBody())
 @blueprint.answers(201, Schedule(), "The schedule as created.", headers=headers.ETAG)
-@blueprint.problems(ScheduleExists)
+@blueprint.problems(ScheduleExists, UnknownQueue)
 def create_schedule(body: dict[str, Any]) -> Response:
     """Let a job be started by itself."""
     made = schedules.create(room().database, room().clock, body, ACTOR)
@@ -83,7 +84,7 @@ def get_schedule(name: str) -> Response:
 @blueprint.arguments(ScheduleReplacementBody())
 @blueprint.answers(200, Schedule(), "The schedule as changed.", headers=headers.ETAG)
 @blueprint.headers(headers.IF_MATCH)
-@blueprint.problems(ScheduleNotFound, ScheduleOwnedElsewhere, PreconditionFailed, PreconditionRequired)
+@blueprint.problems(ScheduleNotFound, ScheduleOwnedElsewhere, PreconditionFailed, PreconditionRequired, UnknownQueue)
 def change_schedule(body: dict[str, Any], name: str) -> Response:
     """Replace a schedule; what the body leaves out gets its default. What is due by now stays as it was."""
     expected = headers.expected_revisions()

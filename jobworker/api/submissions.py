@@ -17,6 +17,7 @@ from jobworker.domain.errors import (
     JobDisabled,
     JobNotFound,
     TaskNotFound,
+    UnknownQueue,
 )
 from jobworker.domain.execution import FINAL
 from jobworker.services import executions, submission
@@ -38,7 +39,9 @@ _LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "s
 @blueprint.answers(202, Execution(), "Accepted.", headers=_LOCATION)
 @blueprint.answers(200, Execution(), "It ended while the client preferred to wait.", headers=_LOCATION)
 @blueprint.headers(headers.IDEMPOTENCY_KEY, headers.PREFER)
-@blueprint.problems(JobNotFound, TaskNotFound, JobDisabled, IdempotencyKeyReused, InvalidParameters, InvalidDependency)
+@blueprint.problems(
+    JobNotFound, TaskNotFound, JobDisabled, IdempotencyKeyReused, InvalidParameters, InvalidDependency, UnknownQueue
+)
 def submit(body: dict[str, Any], name: str) -> Response:
     """Run a job, now or later."""
     wanted = Submission(job=name, **body)

@@ -113,7 +113,7 @@ def refuse(problems: Sequence[FieldError]) -> None:
 
 def _routing(queue: str | None, priority: int | None, where: str) -> Iterator[FieldError]:
     if queue is not None and not job.QUEUE.match(queue):
-        message = "queue must begin with a-z or 0-9 and have at most 64 characters of a-z 0-9 . _ -"
+        message = f"queue must {job.QUEUE_FORM}"
         yield FieldError(f"{where}/queue", "not_allowed", message)
     if priority is not None and priority not in PRIORITIES:
         message = f"priority must be {PRIORITIES.start} to {PRIORITIES.stop - 1}; {PRIORITIES.stop - 1} is most urgent"

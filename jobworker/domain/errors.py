@@ -55,6 +55,12 @@ class InvalidDependency(InvalidInput):
     code = "invalid_dependency"
 
 
+class UnknownQueue(InvalidInput):
+    """There is no queue of this name; the text lists those that exist."""
+
+    code = "unknown_queue"
+
+
 class InvalidCursor(InvalidInput):
     """A page was asked for with a cursor that no list handed out."""
 
@@ -122,7 +128,7 @@ class CalendarNotFound(NotFound):
 
 
 class QueueNotFound(NotFound):
-    """Nobody submits to this queue or consumes it."""
+    """No queue has this name."""
 
     code = "queue_not_found"
 
@@ -179,6 +185,12 @@ class JobScheduled(Conflict):
     """Schedules would start the job that is to be removed."""
 
     code = "job_scheduled"
+
+
+class QueueInUse(Conflict):
+    """The queue cannot be removed; the text says what uses it."""
+
+    code = "queue_in_use"
 
 
 class ScheduleExists(Conflict):

@@ -12,6 +12,8 @@ from jobworker.domain.triggers import Trigger
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}\Z")
 QUEUE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}\Z")
+#: What the name of a queue must do, in words.
+QUEUE_FORM = "begin with a-z or 0-9 and have at most 64 characters of a-z 0-9 . _ -"
 DEFAULT_QUEUE = "default"
 
 #: Characters of a code version that are kept. An image digest has 71: its end says no more than its beginning.

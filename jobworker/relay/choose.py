@@ -18,7 +18,7 @@ from jobworker.relay.line import SHARE, Backlog, Line, Next, Turns
 from jobworker.relay.places import Places
 from jobworker.store import dispatch, limits
 from jobworker.store.dispatch import Ready
-from jobworker.store.queues import QueueRow
+from jobworker.store.queues import Ready as Waiting
 from jobworker.store.workers import WorkerRow
 from jobworker.transport.publisher import list_name, lists_of
 
@@ -67,20 +67,20 @@ class Chooser:
     def choose(
         self,
         connection: sa.Connection,
-        queues: Sequence[QueueRow],
+        waiting: Sequence[Waiting],
         depths: Mapping[str, int],
         workers: Sequence[WorkerRow],
         now: dt.datetime,
     ) -> Round:
-        """One round over all queues; `depths` are those of the lists in Redis."""
-        places = Places.read(connection, now) if limits.any_ready(connection) else None
+        """One round over the queues in which something may run; `depths` are those of the lists in Redis."""
+        places = Places.read(connection, now) if any(queue.limited for queue in waiting) else None
         round = Round()
-        for queue in queues:
+        for queue in waiting:
             tasks = sorted(gates.runnable(queue.name, workers))
             bands = self._bands(queue.name, depths)
-            if tasks and not gates.paused(queue) and bands[0].room > 0:
+            if tasks and bands[0].room > 0:
                 backlog = Backlog(connection, queue.name, tasks)
-                line = self._line(backlog, places) if places else None
+                line = self._line(backlog, places) if places and queue.limited else None
                 round.chosen += self._of_queue(backlog, bands, line, now)
         if places:
             round.buckets, round.refused, round.next_at = places.taken_at, places.refused, places.next_at

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import structlog
 from cachetools import LRUCache
 
 from jobworker.clock import Clock
-from jobworker.domain import gates, losses, policies
+from jobworker.domain import losses, policies
 from jobworker.domain.execution import retries_used
 from jobworker.domain.job import Definition
 from jobworker.relay.choose import Chooser, Chosen
@@ -22,7 +22,6 @@ from jobworker.services import release
 from jobworker.store import dependencies, dispatch, jobs, limits, queues, relay_state
 from jobworker.store.database import Database
 from jobworker.store.dispatch import Published, Ready
-from jobworker.store.queues import QueueRow
 from jobworker.store.workers import WorkerRow
 from jobworker.telemetry.once import OncePerKey
 from jobworker.transport.claims import Answer, Claims
@@ -66,7 +65,7 @@ class Dispatcher:
     _claimed: LRUCache[str, dt.datetime] = field(default_factory=lambda: LRUCache(_REMEMBERED))
     _declined: dict[str, int] = field(default_factory=dict)
     _warned: OncePerKey = field(default_factory=OncePerKey)
-    _foreign: LRUCache[str, int] = field(default_factory=lambda: LRUCache(_REMEMBERED))
+    _foreign: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._chooser = Chooser(self.feed, self.ageing)
@@ -77,19 +76,24 @@ class Dispatcher:
         Raises `redis.RedisError`; then `mend` finds what was marked and not published. If Redis is full, what waits
         there goes back to SQL: messages must not take the room that workers need for their reports.
         """
+        consumed = {name for worker in self.workers for name in worker.queues}
         with self.database.read() as connection:
-            known = queues.all(connection)
-        depths = self._depths([queue.name for queue in known])
-        self._take_back_paused(known, depths)
+            paused = {queue.name for queue in queues.paused(connection)}
+            waiting = queues.ready(connection, consumed - paused)
+        depths = self._depths([*paused, *(queue.name for queue in waiting)])
+        self._take_back_paused(paused, depths)
+        if not waiting:
+            self.held_up, self.next_permit = False, None
+            return 0
         with self.database.read() as connection:
-            round = self._chooser.choose(connection, known, depths, self.workers, self.clock.now())
+            round = self._chooser.choose(connection, waiting, depths, self.workers, self.clock.now())
             messages = {one.row.id: self._message(connection, one.row, one.urgency) for one in round.chosen}
         self.held_up, self.next_permit = round.refused, round.next_at
         limited = [one for one in round.chosen if one.row.limit_key is not None]
         if limited and not self._hold_places(limited, round.buckets):
             return 0
         if messages:
-            self._publish(messages.values(), [queue.name for queue in known])
+            self._publish(messages.values(), [queue.name for queue in waiting])
         free = [one for one in round.chosen if one.row.limit_key is None]
         if free:
             with self.database.write() as connection:
@@ -124,16 +128,14 @@ class Dispatcher:
             limits.fill(connection, buckets)
         return True
 
-    def _take_back_paused(self, known: Sequence[QueueRow], depths: Mapping[str, int]) -> None:
+    def _take_back_paused(self, paused: Collection[str], depths: Mapping[str, int]) -> None:
         """What lies in Redis for a paused queue goes back to SQL."""
-        for queue in known:
-            if not gates.paused(queue):
-                self._foreign.pop(queue.name, None)
-                continue
-            waiting = sum(depths[name] for name in lists_of(queue.name))
+        self._foreign = {name: count for name, count in self._foreign.items() if name in paused}
+        for queue in paused:
+            waiting = sum(depths[name] for name in lists_of(queue))
             # What is not ours stays there, and need not be looked at again and again.
-            if self._foreign.get(queue.name, 0) != waiting:
-                self._foreign[queue.name] = waiting - self.take_back(lists_of(queue.name))
+            if self._foreign.get(queue, 0) != waiting:
+                self._foreign[queue] = waiting - self.take_back(lists_of(queue))
 
     def take_back(self, lists: Sequence[str]) -> int:
         """Take our messages out of these lists; their executions are ready once more. Answers how many there were."""

@@ -1,6 +1,7 @@
 """Maintenance tasks: what the relay looks after by itself. Each has a name, an interval, and one bounded round."""
 
 import datetime as dt
+import functools
 import uuid
 from collections.abc import Callable, Sequence
 
@@ -12,7 +13,7 @@ from jobworker.relay.dispatch import Dispatcher
 from jobworker.relay.problems import Problems
 from jobworker.relay.project import Projector
 from jobworker.relay.steps import Step, Steps
-from jobworker.services import catalogue, zone_data
+from jobworker.services import catalogue, queues, zone_data
 from jobworker.settings import Settings
 from jobworker.store import dispatch, limits, relay_state, unique_keys, workers
 from jobworker.store.database import Database
@@ -96,6 +97,7 @@ class Watch:
             Step("lost_messages", self.mend, settings.lost_message_after / 2),
             Step("ageing", self._dispatcher.age, settings.ageing / 2),
             Step("limits", self.tidy_limits, 60.0),
+            Step("queues", functools.partial(queues.remove_unused, database, clock), queues.REMOVE_EVERY),
             Step("schedules", self.write_schedules, 0.5 if followed else _EMPTIED_EVERY),
             Step("beat", self.read_beat, 5.0),
             Step("checkpoint", self.checkpoint, 1.0),

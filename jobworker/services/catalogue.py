@@ -16,7 +16,7 @@ from jobworker.domain.parameters import Parameter
 from jobworker.domain.retry import MAX_ATTEMPTS
 from jobworker.domain.schedule import Owner as ScheduleOwner
 from jobworker.services import firing, trigger_rules
-from jobworker.store import jobs, schedules, tasks
+from jobworker.store import jobs, queues, schedules, tasks
 from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.store.tasks import TaskRow
 
@@ -60,6 +60,7 @@ def _learn(connection: sa.Connection, described: Mapping[str, Any], code_version
         definition = _without_taken_schedule(connection, _without_cycle(connection, _definition(row)))
         firing.settle_own(connection, row.name, now)
         jobs.put(connection, definition, Owner.CODE, f"code:{code_version}", now)
+        queues.remember(connection, [definition.queue], now)
     else:
         logger.info("job_kept", job=row.name, why="it was made over HTTP, the task of the same name is not it")
 

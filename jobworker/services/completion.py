@@ -32,9 +32,9 @@ class About:
     on_complete: Submission | None = None
 
     @property
-    def jobs(self) -> list[str]:
-        """The jobs that it names."""
-        return [self.on_complete.job] if self.on_complete else []
+    def submissions(self) -> list[Submission]:
+        """What it asks to be run."""
+        return [self.on_complete] if self.on_complete else []
 
 
 def prepare(kind: Kind, about: About, known: Known, now: dt.datetime, actor: str) -> NewBatch:
@@ -90,6 +90,7 @@ def _follow_up(connection: sa.Connection, batch: BatchRow, now: dt.datetime) -> 
         return None, None
     if batch.cancel_requested_at is not None:
         return None, "the on-complete job was not started, because the batch was cancelled"
+    # Its queue was there when the batch was accepted, and that counts.
     known = preparing.look_up(connection, [wanted["job"]])
     counts = batches.counts(connection, [batch.id])[batch.id]
     try:

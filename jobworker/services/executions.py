@@ -141,7 +141,7 @@ def _explained(connection: sa.Connection, rows: Sequence[ExecutionRow]) -> Seque
     if not any(row.state is State.QUEUED for row in rows):
         return rows
     live = workers.live(connection)
-    stopped = {queue.name: reason for queue in queues.all(connection) if (reason := gates.paused(queue))}
+    stopped = {queue.name: reason for queue in queues.paused(connection) if (reason := gates.paused(queue))}
     return [_with_reason(row, stopped, live) if row.state is State.QUEUED else row for row in rows]
 
 

@@ -1,12 +1,33 @@
-"""Jobs and tasks by their names, and what to say when there is none of a name."""
+"""Jobs, tasks and queues by their names, and what to say when there is none of a name."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from jobworker.domain.errors import JobNotFound, TaskNotFound
+from jobworker.domain.errors import FieldError, JobNotFound, TaskNotFound, UnknownQueue
+from jobworker.domain.job import QUEUE, SHIPPED_QUEUES
 from jobworker.services import naming
-from jobworker.store import jobs, tasks
+from jobworker.store import jobs, queues, tasks
 from jobworker.store.jobs import JobRow
 from jobworker.store.tasks import TaskRow
+
+#: So many queues are read to tell which comes close to one that does not exist.
+_COMPARED = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """Of the queues that a request names those that do not exist, and the first of those that do."""
+
+    missing: frozenset[str] = frozenset()
+    existing: Sequence[str] = ()
+
+    def check(self, name: str | None, pointer: str) -> None:
+        """Raise `UnknownQueue` if the request names a queue there that does not exist."""
+        if name in self.missing:
+            message = naming.missing_queue(name, self.existing)
+            raise UnknownQueue(message, [FieldError(pointer, UnknownQueue.code, message)])
 
 
 def job(connection: sa.Connection, name: str, lock: bool = False) -> JobRow:
@@ -28,3 +49,22 @@ def task(connection: sa.Connection, name: str) -> TaskRow:
     if row is None:
         raise TaskNotFound(naming.unknown("task", name, tasks.names(connection), "GET /api/v1/tasks"))
     return row
+
+
+def queue(connection: sa.Connection, name: str | None, pointer: str) -> None:
+    """Raise `UnknownQueue` if a queue that is named there does not exist; None names none."""
+    named_queues(connection, [name]).check(name, pointer)
+
+
+def named_queues(connection: sa.Connection, names: Iterable[str | None]) -> Queues:
+    """What has to be known of the queues that a request names. Shipped ones, and none at all, cost no query."""
+    asked = {name for name in names if name is not None and QUEUE.match(name)}.difference(SHIPPED_QUEUES)
+    missing = asked - queues.existing(connection, asked)
+    if not missing:
+        return Queues()
+    return Queues(frozenset(missing), existing_queues(connection))
+
+
+def existing_queues(connection: sa.Connection) -> list[str]:
+    """The queues that are compared with a name that does not exist: the shipped ones, and the first of the others."""
+    return sorted({*SHIPPED_QUEUES, *queues.names(connection, _COMPARED)})

@@ -128,6 +128,7 @@ def _put(connection: sa.Connection, clock: Clock, definition: Definition, actor:
     except TaskNotFound as error:
         raise InvalidInput(error.detail, [FieldError("/task", error.code, error.detail)]) from None
     admission.refuse(admission.check_definition(definition, task.parameters))
+    finding.queue(connection, definition.queue, "/queue")
     trigger_rules.check(connection, definition)
     if definition.schedule is not None:
         made = schedule.of_job(definition.name, definition.schedule)

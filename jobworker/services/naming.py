@@ -22,6 +22,14 @@ def undeclared(noun: str, name: str, declared: Sequence[str]) -> str:
     return f"code declares no {noun} {name!r}{_near(name, declared)} It declares {there}"
 
 
+def missing_queue(name: str, existing: Sequence[str]) -> str:
+    """The same of a queue that something names; `existing` begins with those that are worth naming."""
+    shown = ", ".join(existing[:_NAMED])
+    more = " and more (GET /api/v1/queues lists all)" if len(existing) > _NAMED else ""
+    near = _near(name, existing)
+    return f"there is no queue {name!r}{near} There are {shown}{more}. PUT /api/v1/queues/{name} creates it"
+
+
 def _near(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else "."

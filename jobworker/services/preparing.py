@@ -1,8 +1,8 @@
 """From what somebody asks for to the row of an execution: looked up and checked, before any transaction writes."""
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -26,6 +26,7 @@ from jobworker.domain.job import Definition
 from jobworker.domain.limits import Keys
 from jobworker.domain.parameters import Parameter
 from jobworker.services import finding
+from jobworker.services.finding import Queues
 from jobworker.store import jobs, tasks
 from jobworker.store.executions import NewExecution
 from jobworker.store.jobs import JobRow
@@ -39,10 +40,11 @@ _ids = IdFactory()
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The definitions and tasks that a submission names."""
+    """The definitions and tasks that a submission names, and what it has to know of the queues."""
 
     jobs: dict[str, JobRow]
     tasks: dict[str, TaskRow]
+    queues: Queues = field(default_factory=Queues)
 
     def unique(self) -> dict[str, Any]:
         """What each job says about unique executions."""
@@ -58,18 +60,18 @@ class Prepared:
     where: str = ""
 
 
-def look_up_one(connection: sa.Connection, name: str) -> Known:
+def look_up_one(connection: sa.Connection, name: str, queue: str | None) -> Known:
     """What a submission of this job names; raises `JobNotFound`."""
     row = finding.job(connection, name)
     task = tasks.get(connection, row.definition.task)
-    return Known({name: row}, {task.name: task} if task else {})
+    return Known({name: row}, {task.name: task} if task else {}, finding.named_queues(connection, [queue]))
 
 
-def look_up(connection: sa.Connection, names: Collection[str]) -> Known:
-    """Those of these jobs that there are, and their tasks."""
+def look_up(connection: sa.Connection, names: Collection[str], queues: Iterable[str | None] = ()) -> Known:
+    """Those of these jobs that there are, their tasks, and which of these queues do not exist."""
     named = jobs.some(connection, sorted({name for name in names if name.isprintable()}))
     needed = sorted({row.definition.task for row in named.values()})
-    return Known(named, tasks.some(connection, needed))
+    return Known(named, tasks.some(connection, needed), finding.named_queues(connection, queues))
 
 
 def prepare_all(submissions: Sequence[Submission], known: Known, now: dt.datetime, batch_id: str) -> list[Prepared]:
@@ -118,6 +120,7 @@ def prepare(
     row = _runnable(submission.job, known, where)
     definition = row.definition
     admission.refuse(admission.check_submission(submission, now, where))
+    known.queues.check(submission.queue, f"{where}/queue")
     needed = dependencies.parse(submission.depends_on, f"{where}/depends_on")
     due_at, state = admission.due(submission, now)
     overrides = submission.overrides() or {}

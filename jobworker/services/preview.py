@@ -16,7 +16,7 @@ from jobworker.domain.errors import FieldError, InvalidInput, pointer
 from jobworker.domain.rules.days import BusinessDay
 from jobworker.domain.schedule import Schedule
 from jobworker.domain.timetable import Timetable
-from jobworker.services import calendar_editing, calendars, occasions, schedule_checks, schedules
+from jobworker.services import calendar_editing, calendars, finding, occasions, schedule_checks, schedules
 from jobworker.services.coming import Coming, Expected, at_start, coming, left_out
 from jobworker.store import jobs
 from jobworker.store.database import Database
@@ -80,6 +80,7 @@ def preview(database: Database, clock: Clock, asked: Asked) -> Preview:
         if saved or "job" in asked.described:
             problems += schedule_checks.runnable(connection, wanted)
         admission.refuse(problems)
+        finding.queue(connection, wanted.queue, "/queue")
         known = calendars.known(connection, [name for name in wanted.calendars if name not in inline])
         closed = _closed(connection, wanted) if saved or "job" in asked.described else None
         now = clock.now()

@@ -6,7 +6,7 @@ of the job, the correlation id, and the occurrence of a schedule that it stands 
 """
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,11 +38,11 @@ class Rerunner:
     _known: Known = field(default_factory=lambda: Known({}, {}))
     _definitions: dict[tuple[str, int], Definition | None] = field(default_factory=dict)
 
-    def look_up(self, connection: sa.Connection, rows: Iterable[ExecutionRow]) -> None:
+    def look_up(self, connection: sa.Connection, rows: Sequence[ExecutionRow]) -> None:
         """Learn what has to be known of the jobs of these executions."""
         for key in {(row.job, row.job_revision) for row in rows} - set(self._definitions):
             self._definitions[key] = jobs.revision(connection, *key)
-        self._known = preparing.look_up(connection, {row.job for row in rows})
+        self._known = preparing.look_up(connection, {row.job for row in rows}, map(self._own_queue, rows))
 
     def prepare(self, row: ExecutionRow) -> NewExecution:
         """The rerun of an execution; raises what speaks against it."""
@@ -94,12 +94,17 @@ class Rerunner:
         release.release(connection, dependencies.ended(connection, decided.cancelled), self.now)
         return None if decided.accepted else f"execution {decided.ids[0]} has the unique key {made.unique_key}"
 
+    def _own_queue(self, row: ExecutionRow) -> str | None:
+        """The queue that was said for this execution alone."""
+        then = self._definitions[row.job, row.job_revision]
+        return None if then and row.queue == then.queue else row.queue
+
     def _submission(self, row: ExecutionRow) -> Submission:
         then = self._definitions[row.job, row.job_revision]
         return Submission(
             job=row.job,
             parameters=merge_patch.apply(row.parameters, self.patch),
-            queue=None if then and row.queue == then.queue else row.queue,
+            queue=self._own_queue(row),
             priority=None if then and row.priority == then.priority else row.priority,
             correlation_id=row.correlation_id,
             **(row.overrides or {}),

@@ -18,6 +18,7 @@ def check(connection: sa.Connection, schedule: Schedule) -> Timetable:
     None of its calendars changes before this transaction ends.
     """
     admission.refuse([*runnable(connection, schedule), *calendars.problems(connection, schedule)])
+    finding.queue(connection, schedule.queue, "/queue")
     return schedule.timetable(calendars.known(connection, schedule.calendars, lock=True))
 
 

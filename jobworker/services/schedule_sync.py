@@ -21,7 +21,7 @@ from jobworker.domain.job import Owner as JobOwner
 from jobworker.domain.schedule import Owner, Schedule, State
 from jobworker.services import calendar_editing, firing, schedule_checks
 from jobworker.services import schedules as editing
-from jobworker.store import calendars, schedules
+from jobworker.store import calendars, queues, schedules
 from jobworker.store.calendars import CalendarRow
 from jobworker.store.database import Database
 from jobworker.store.schedules import ScheduleRow
@@ -168,6 +168,8 @@ def _put_schedule(
         return _refused(declared, _TAKEN[row.owner].format(row.job))
     try:
         with connection.begin_nested():
+            # As with jobs, what code names is declared by that.
+            queues.remember(connection, [wanted.queue] if wanted.queue else [], now)
             editing.put(connection, wanted, row, Owner.CODE, actor, now)
     except InvalidInput as error:
         return _refused(declared, "; ".join(f"{each.pointer}: {each.message}" for each in error.errors))

@@ -33,7 +33,7 @@ def submit(
     with database.read() as connection:
         replay = accepting.replayed(connection, request)
         if replay is None:
-            known = preparing.look_up_one(connection, submission.job)
+            known = preparing.look_up_one(connection, submission.job, submission.queue)
     if replay is None:
         prepared = preparing.prepare(submission, known, request.now)
         replay = accepting.accept(database, [prepared], known, None, request)
@@ -65,7 +65,8 @@ def submit_batch(
         replay = accepting.replayed(connection, request)
         if replay is not None:
             return replay
-        known = preparing.look_up(connection, [*(each.job for each in submissions), *about.jobs])
+        named = [*submissions, *about.submissions]
+        known = preparing.look_up(connection, [each.job for each in named], [each.queue for each in named])
     batch = completion.prepare(Kind.BATCH, about, known, request.now, actor)
     prepared = preparing.prepare_all(submissions, known, request.now, batch.id)
     return accepting.accept(database, prepared, known, batch, request)

@@ -24,8 +24,8 @@ def submit(database: Database, clock: Clock, workflow: Workflow, actor: str, onc
         replay = accepting.replayed(connection, request)
         if replay is not None:
             return replay
-        jobs = [each.submission.job for each in workflow.steps.values()]
-        known = preparing.look_up(connection, [*jobs, *about.jobs])
+        named = [*(each.submission for each in workflow.steps.values()), *about.submissions]
+        known = preparing.look_up(connection, [each.job for each in named], [each.queue for each in named])
     batch = completion.prepare(Kind.WORKFLOW, about, known, request.now, actor)
     return accepting.accept(database, _steps(workflow, needs, known, batch), known, batch, request)
 

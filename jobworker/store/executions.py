@@ -2,14 +2,14 @@
 
 import datetime as dt
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import sqlalchemy as sa
 
 from jobworker.domain.execution import State
-from jobworker.store import bulk, queues, schema
+from jobworker.store import bulk, schema
 from jobworker.store.bulk import Bulk
 from jobworker.store.filters import Filters, conditions
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
@@ -113,17 +113,15 @@ _LAST_SUCCESS = (
 )
 _STATE = sa.select(_executions.c.state).where(_executions.c.id == sa.bindparam("id"))
 
-_READY_PARTS = sa.union_all(
-    *(
-        sa.select(sa.func.count().label("number"), sa.func.min(_executions.c.due_at).label("oldest")).where(
-            sa.text(condition), _executions.c.queue == sa.bindparam("queue")
-        )
-        for condition in (schema.FREE, schema.LIMITED)
-    )
-).subquery()
-
-#: Queue by queue, because only so SQLite finds the indexes that hold nothing but what is ready.
-READY_IN_QUEUE = sa.select(sa.cast(sa.func.sum(_READY_PARTS.c.number), sa.Integer), sa.func.min(_READY_PARTS.c.oldest))
+# One statement for each index of what is ready, because only so SQLite finds it.
+_READY_BACKLOG = [
+    sa.select(_executions.c.queue, sa.func.count(), sa.func.min(_executions.c.due_at))
+    .where(sa.text(condition))
+    .group_by(_executions.c.queue)
+    for condition in (schema.FREE, schema.LIMITED)
+]
+_OF_QUEUE = _executions.c.queue == sa.bindparam("queue")
+_READY_IN = [query.where(_OF_QUEUE) for query in _READY_BACKLOG]
 
 _GIVEN = [item.name for item in fields(NewExecution)]
 _FILLED_IN = ("attempt", "started_attempt", "event_id", "created_at", "created_by")
@@ -147,7 +145,7 @@ _UNTOUCHED: Mapping[str, Any] = dict.fromkeys(
 
 
 def insert(connection: sa.Connection, rows: Sequence[NewExecution], actor: str, now: dt.datetime) -> None:
-    """Accept executions: their rows, their first transition, and the names of their queues."""
+    """Accept executions: their rows, and their first transition."""
     insert_of(connection, rows, [actor] * len(rows), now)
 
 
@@ -157,7 +155,6 @@ def insert_of(connection: sa.Connection, rows: Sequence[NewExecution], actors: S
     by = list(zip(rows, actors, strict=True))
     _INSERT.run(connection, [(*given(row), 0, 0, "0-0", now, actor) for row, actor in by])
     _INSERT_TRANSITION.run(connection, [(row.id, 0, row.state, now, actor, _why(row)) for row, actor in by])
-    queues.remember(connection, {row.queue for row in rows}, now)
 
 
 def _why(row: NewExecution) -> str:
@@ -259,8 +256,9 @@ def count_unfinished(connection: sa.Connection) -> dict[State, int]:
 
 def ready_in(connection: sa.Connection, queue: str) -> tuple[int, dt.datetime | None]:
     """How many of a queue may run and were not published, and since when the oldest is due."""
-    number, oldest = connection.execute(READY_IN_QUEUE, {"queue": queue}).one()
-    return number or 0, oldest
+    return _together(row for query in _READY_IN for row in connection.execute(query, {"queue": queue})).get(
+        queue, (0, None)
+    )
 
 
 def ready_before(connection: sa.Connection, row: ExecutionRow) -> int:
@@ -278,8 +276,16 @@ def ready_before(connection: sa.Connection, row: ExecutionRow) -> int:
 
 def ready_backlog(connection: sa.Connection) -> dict[str, tuple[int, dt.datetime]]:
     """For each queue with work that may run and was not published: how many, and since when the oldest is due."""
-    found = {name: ready_in(connection, name) for name in queues.names(connection)}
-    return {queue: (count, oldest) for queue, (count, oldest) in found.items() if oldest is not None}
+    return _together(row for query in _READY_BACKLOG for row in connection.execute(query))
+
+
+def _together(rows: Iterable[Any]) -> dict[str, tuple[int, dt.datetime]]:
+    """The rows of each queue as one: (queue, number, the oldest)."""
+    found: dict[str, tuple[int, dt.datetime]] = {}
+    for queue, number, oldest in rows:
+        before, since = found.get(queue, (0, oldest))
+        found[queue] = (before + number, min(since, oldest))
+    return found
 
 
 def _to_row(row: sa.Row[Any]) -> ExecutionRow:

@@ -55,14 +55,6 @@ WITH RECURSIVE heads(id, limit_key, priority, due_at, number) AS (
 )
 
 
-_ANY_READY = sa.select(executions.c.queue).where(_LIMITED).limit(1)
-
-
-def any_ready(connection: sa.Connection) -> bool:
-    """Whether anything waits under a limit at all."""
-    return connection.scalar(_ANY_READY) is not None
-
-
 def heads(connection: sa.Connection, queue: str, tasks: Sequence[str], after: str, most: int) -> list[Head]:
     """The next of each limit key beyond `after`, by key; of tasks that somebody can run."""
     given = {"queue": queue, "tasks": list(tasks), "after": after, "most": most}

@@ -1,72 +1,200 @@
-"""Queues that were ever submitted to, or paused."""
+"""Queues that exist besides the shipped ones, what uses each, and stopping one for a while."""
 
 import datetime as dt
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from jobworker.store import bulk, schema
-from jobworker.store.bulk import Bulk
+from jobworker.domain.job import QUEUE
+from jobworker.domain.schedule import State as ScheduleState
+from jobworker.store import schema
+from jobworker.store.schema import FREE, HELD_BACK, LIMITED, PUBLISHED, RUNNING
 
+_queues = schema.queues
+_queue = schema.executions.c.queue
 
-def remember(connection: sa.Connection, names: Collection[str], now: dt.datetime) -> None:
-    """Add the names that are not there yet. Sorted, so that two transactions cannot wait for each other."""
-    _REMEMBER.run(connection, [(name, now) for name in sorted(set(names))])
-
-
-def names(connection: sa.Connection) -> list[str]:
-    """Every queue's name."""
-    return list(connection.scalars(sa.select(schema.queues.c.name).order_by(schema.queues.c.name)))
+#: Most names in one IN list; SQLite allows 32,766 variables.
+_CHUNK = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class QueueRow:
-    """A queue; `paused_at` is None unless somebody has stopped it."""
+    """A queue; `paused_at` is None unless it was stopped, `created_by` unless it was created explicitly."""
 
     name: str
     paused_at: dt.datetime | None = None
     paused_by: str | None = None
     pause_note: str | None = None
+    created_by: str | None = None
 
 
-_ROWS = sa.select(*(schema.queues.c[name] for name in QueueRow.__dataclass_fields__)).order_by(schema.queues.c.name)
+class Ready(NamedTuple):
+    """A queue in which something may run, and whether any of that is under limits."""
+
+    name: str
+    limited: bool
 
 
-def all(connection: sa.Connection) -> list[QueueRow]:
-    """Every queue, by name."""
-    return [QueueRow(*row) for row in connection.execute(_ROWS)]
+_ROWS = sa.select(*(_queues.c[name] for name in QueueRow.__dataclass_fields__))
+_PAUSED = _ROWS.where(sa.text("paused_at IS NOT NULL"))
+
+
+def remember(connection: sa.Connection, names: Collection[str], now: dt.datetime) -> None:
+    """Make sure that these queues exist, because something uses them. What cannot be named over HTTP is left out.
+
+    Sorted, so that two transactions cannot wait for each other.
+    """
+    rows = [{"name": name, "created_at": now} for name in sorted(set(names)) if QUEUE.match(name)]
+    if rows:
+        changed = _insert(connection).on_conflict_do_update(
+            index_elements=["name"], set_={"unused_since": None}, where=_queues.c.unused_since.is_not(None)
+        )
+        connection.execute(changed, rows)
+
+
+def create(connection: sa.Connection, name: str, actor: str, now: dt.datetime) -> None:
+    """Add a queue explicitly, or keep one that was added automatically."""
+    values = {"created_by": actor, "unused_since": None}
+    query = _insert(connection).on_conflict_do_update(index_elements=["name"], set_=values)
+    connection.execute(query, {"name": name, "created_at": now, "created_by": actor})
+
+
+def delete(connection: sa.Connection, name: str) -> None:
+    """Remove a queue."""
+    connection.execute(sa.delete(_queues).where(_queues.c.name == name))
+
+
+def existing(connection: sa.Connection, names: Collection[str]) -> set[str]:
+    """Those of these queues that have a row."""
+    asked, found = sorted(names), set[str]()
+    for start in range(0, len(asked), _CHUNK):
+        query = sa.select(_queues.c.name).where(_queues.c.name.in_(asked[start : start + _CHUNK]))
+        found.update(connection.scalars(query))
+    return found
+
+
+def names(connection: sa.Connection, limit: int) -> list[str]:
+    """The names of some queues."""
+    return list(connection.scalars(sa.select(_queues.c.name).order_by(_queues.c.name).limit(limit)))
+
+
+def after(connection: sa.Connection, name: str | None, limit: int) -> list[QueueRow]:
+    """The next queues beyond a name (None: from the first), in the order in which Python sorts names."""
+    ordered = sa.collate(_queues.c.name, "C" if connection.dialect.name == "postgresql" else "BINARY")
+    query = _ROWS if name is None else _ROWS.where(ordered > name)
+    return [QueueRow(*row) for row in connection.execute(query.order_by(ordered).limit(limit))]
+
+
+def paused(connection: sa.Connection) -> list[QueueRow]:
+    """The queues that are stopped."""
+    return [QueueRow(*row) for row in connection.execute(_PAUSED)]
 
 
 def get(connection: sa.Connection, name: str, lock: bool = False) -> QueueRow | None:
     """One queue; `lock` keeps other transactions from changing it before this one ends."""
-    query = _ROWS.where(schema.queues.c.name == name)
+    query = _ROWS.where(_queues.c.name == name)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     return QueueRow(*row) if row is not None else None
 
 
 def pause(connection: sa.Connection, row: QueueRow) -> None:
-    """Write who has paused the queue, and why; or that nobody has."""
+    """Write who has paused the queue, and why; or that it is not paused."""
     values = {name: getattr(row, name) for name in ("paused_at", "paused_by", "pause_note")}
-    connection.execute(sa.update(schema.queues).where(schema.queues.c.name == row.name).values(**values))
+    connection.execute(sa.update(_queues).where(_queues.c.name == row.name).values(**values))
+
+
+def ready(connection: sa.Connection, names: Collection[str]) -> list[Ready]:
+    """Those of these queues in which something may run, from the indexes of what is ready: two steps for each."""
+    if not names:
+        return []
+    given = {"names": orjson.dumps(sorted(names)).decode()}
+    rows = connection.execute(_READY[connection.dialect.name], given)
+    return [Ready(row.name, bool(row.limited)) for row in rows if row.free or row.limited]
+
+
+_READY = {
+    dialect: sa.text(f"""
+SELECT value AS name, EXISTS (SELECT 1 FROM executions WHERE {FREE} AND queue = asked.value) AS free,
+       EXISTS (SELECT 1 FROM executions WHERE {LIMITED} AND queue = asked.value) AS limited
+  FROM {rows} AS asked""")
+    for dialect, rows in (
+        ("sqlite", "json_each(:names)"),
+        ("postgresql", "jsonb_array_elements_text(CAST(:names AS jsonb))"),
+    )
+}
 
 
 def published(connection: sa.Connection) -> dict[str, int]:
     """How many messages of each queue are with the workers and have not started."""
-    return _count(connection, schema.PUBLISHED)
+    return _count(connection, PUBLISHED)
 
 
 def running(connection: sa.Connection) -> dict[str, int]:
     """How many executions of each queue run."""
-    return _count(connection, schema.RUNNING)
+    return _count(connection, RUNNING)
 
 
 def _count(connection: sa.Connection, condition: str) -> dict[str, int]:
-    queue = schema.executions.c.queue
-    query = sa.select(queue, sa.func.count()).where(sa.text(condition)).group_by(queue)
+    query = sa.select(_queue, sa.func.count()).where(sa.text(condition)).group_by(_queue)
     return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def _of_executions(condition: str) -> sa.ColumnElement[bool]:
+    found = sa.select(sa.literal(1)).where(sa.text(condition), _queue == _queues.c.name)
+    return sa.exists(found.correlate(_queues))
+
+
+def _named(column: str, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    name: sa.ColumnElement[str] = sa.literal_column(f"{table.name}.{column} ->> 'queue'", sa.String)
+    return _queues.c.name.in_(sa.select(name).select_from(table).where(name.is_not(None), *conditions))
+
+
+#: What makes SQL say that a queue is used, and how that is told. What was published or runs is bounded by the feed and
+#: the workers' slots; of everything else the index of the queue is asked.
+_USES = {
+    "a job's definition names it": [_named("definition", schema.job_definitions)],
+    "a schedule names it": [
+        _named("spec", schema.job_schedules, schema.job_schedules.c.state != ScheduleState.RETIRED.value)
+    ],
+    "it has unfinished executions": [
+        *(_of_executions(condition) for condition in (FREE, LIMITED, HELD_BACK)),
+        *(_queues.c.name.in_(sa.select(_queue).where(sa.text(condition))) for condition in (PUBLISHED, RUNNING)),
+    ],
+}
+_USED = sa.or_(*(condition for conditions in _USES.values() for condition in conditions))
+
+
+def uses(connection: sa.Connection, name: str) -> list[str]:
+    """Why a queue is in use, apart from workers and pauses."""
+    asked = sa.select(_queues.c.name).where(_queues.c.name == name)
+    return [
+        told for told, conditions in _USES.items() if connection.scalar(asked.where(sa.or_(*conditions))) is not None
+    ]
+
+
+def remove_unused(
+    connection: sa.Connection, kept: Collection[str], now: dt.datetime, before: dt.datetime, limit: int
+) -> list[str]:
+    """Remove queues that were found unused at `before` or earlier and ever since, at most `limit`; their names.
+
+    Only those that were added automatically. `kept` are in use for other reasons than those in SQL.
+    """
+    used = sa.or_(_queues.c.created_by.is_not(None), _queues.c.paused_at.is_not(None), _queues.c.name.in_(kept), _USED)
+    marked, change = _queues.c.unused_since.is_not(None), sa.update(_queues)
+    connection.execute(change.where(_some(limit, marked, used)).values(unused_since=None))
+    gone = sa.delete(_queues).where(_some(limit, _queues.c.unused_since <= before, ~used)).returning(_queues.c.name)
+    removed = sorted(connection.scalars(gone))
+    connection.execute(change.where(_some(limit, ~marked, ~used)).values(unused_since=now))
+    return removed
+
+
+def _some(limit: int, *conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    found: sa.Select[Any] = sa.select(_queues.c.name).where(*conditions).limit(limit)
+    return _queues.c.name.in_(found.subquery().select())
 
 
 def insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:
@@ -76,5 +204,5 @@ def insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:
     return dialect.insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
 
-_NAMES = ("name", "created_at")
-_REMEMBER = Bulk(bulk.insert_or_ignore(schema.queues, _NAMES), _NAMES)
+def _insert(connection: sa.Connection) -> Any:
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(_queues)

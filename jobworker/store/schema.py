@@ -23,6 +23,7 @@ READY = "state || '' = 'Queued' AND dispatched_at IS NULL"
 FREE = f"{READY} AND limit_key IS NULL"
 LIMITED = f"{READY} AND limit_key IS NOT NULL"
 PUBLISHED = "state || '' = 'Queued' AND dispatched_at IS NOT NULL"
+HELD_BACK = "state || '' IN ('Waiting', 'Scheduled', 'Retrying')"
 WAITING_FOR_TIME = "state || '' IN ('Scheduled', 'Retrying')"
 RUNNING = "state || '' = 'Running'"
 SUCCEEDED = "state || '' = 'Succeeded'"
@@ -91,7 +92,8 @@ workers = sa.Table(
     partial("ix_workers_live", "id", where="gone_at IS NULL"),
 )
 
-#: Names of queues that were ever submitted to; the relay feeds each.
+#: Queues that exist besides the shipped ones. `created_by` names who created it explicitly; a row without it was added
+#: for a definition or a live worker, and is removed some time after `unused_since`.
 queues = sa.Table(
     "queues",
     metadata,
@@ -100,6 +102,9 @@ queues = sa.Table(
     sa.Column("paused_at", Moment),
     sa.Column("paused_by", sa.String(255)),
     sa.Column("pause_note", sa.Text),
+    sa.Column("created_by", sa.String(255)),
+    sa.Column("unused_since", Moment),
+    partial("ix_queues_paused", "name", where="paused_at IS NOT NULL"),
 )
 
 #: Executions: one row each, kept. `dispatched_at` is when the latest attempt was
@@ -172,6 +177,7 @@ executions = sa.Table(
     partial("ix_executions_ahead", "rate_key", where=AHEAD),
     partial("ix_executions_published", "dispatched_at", where=PUBLISHED),
     partial("ix_executions_due", "due_at", where=WAITING_FOR_TIME),
+    partial("ix_executions_held_back", "queue", where=HELD_BACK),
     partial("ix_executions_running", "worker", where=RUNNING),
     partial("ix_executions_cancel", "id", where=CANCEL_ASKED),
     partial("ix_executions_expiring", "expires_at", where=EXPIRING),

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from jobworker.store import queues
 from jobworker.store.schema import workers
 
 
@@ -40,12 +41,13 @@ def host(connection: sa.Connection, worker: str) -> str | None:
 
 
 def seen(connection: sa.Connection, present: Sequence[WorkerRow], now: dt.datetime) -> None:
-    """Take note of exactly these live workers; those not among them are gone."""
+    """Take note of exactly these live workers, and the queues that they consume; those not among them are gone."""
     known = {row.id for row in live(connection)}
     arrived = [row for row in present if row.id not in known]
     stayed = [row.id for row in present if row.id in known]
     for row in arrived:
         _upsert(connection, row)
+    queues.remember(connection, {name for row in present for name in row.queues}, now)
     if stayed:
         connection.execute(sa.update(workers).where(workers.c.id.in_(stayed)).values(seen_at=now))
     gone(connection, known - {row.id for row in present}, now)

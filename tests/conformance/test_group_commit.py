@@ -112,7 +112,7 @@ def acknowledged_is_committed(database: Database, large: int, error: str = "full
     works.insert(large, lambda connection: fill(connection, 20_000))
     outcomes = together(database, works)
     with database.read() as connection:
-        found = set(queues.names(connection)) - {"before"}
+        found = set(queues.names(connection, 100)) - {"before"}
     assert found == {
         name for name, outcome in zip("ab", outcomes[:large] + outcomes[large + 1 :], strict=True) if outcome is None
     }
@@ -145,7 +145,7 @@ def test_each_thread_gets_its_own_answer_or_error(database: Database) -> None:
 
     assert {number for number, outcome in outcomes.items() if outcome == number} == {1, 2, 4, 5, 7, 8, 10, 11}
     with database.read() as connection:
-        assert queues.names(connection) == sorted(f"queue-{number}" for number in range(12) if number % 3)
+        assert queues.names(connection, 100) == sorted(f"queue-{number}" for number in range(12) if number % 3)
 
 
 def test_waiting_threads_share_a_commit(sqlite_database: Database) -> None:
@@ -196,7 +196,7 @@ def test_an_error_that_the_work_has_caught_is_still_told(sqlite_database: Databa
     with pytest.raises(sa.exc.OperationalError, match="rolled the transaction back"):
         sqlite_database.commit(write)
     with sqlite_database.read() as connection:
-        assert queues.names(connection) == []
+        assert queues.names(connection, 100) == []
 
 
 def test_an_error_that_ends_a_transaction_and_is_caught_is_told(database: Database) -> None:
@@ -211,7 +211,7 @@ def test_an_error_that_ends_a_transaction_and_is_caught_is_told(database: Databa
     with pytest.raises(sa.exc.OperationalError, match="rolled the transaction back"):
         write()
     with database.read() as connection:
-        assert queues.names(connection) == []
+        assert queues.names(connection, 100) == []
 
 
 def test_a_transaction_without_a_statement_is_fine(database: Database) -> None:
@@ -236,7 +236,7 @@ def test_work_that_waits_too_long_is_not_done_later(sqlite_url: str) -> None:
     first.join()
     database.commit(remember("after"))
     with database.read() as connection:
-        assert queues.names(connection) == ["after"]
+        assert queues.names(connection, 100) == ["after"]
     database.dispose()
 
 
@@ -248,7 +248,7 @@ def test_each_of_those_that_wait_leads_until_one_gets_the_lock(sqlite_url: str, 
         assert [type(outcome) for outcome in outcomes] == [DatabaseBusy] * 3
     database.commit(remember("after"))
     with database.read() as connection:
-        assert queues.names(connection) == ["after"]
+        assert queues.names(connection, 100) == ["after"]
     database.dispose()
 
 
@@ -263,4 +263,4 @@ def test_a_commit_that_fails_is_told_to_everybody_in_it(
         sqlite_database.commit(lambda connection: queues.remember(connection, ["lost"], NOW))
     sa.event.remove(sqlite_database._writer, "commit", refuse)
     with sqlite_database.read() as connection:
-        assert queues.names(connection) == []
+        assert queues.names(connection, 100) == []

@@ -13,6 +13,7 @@ from jobworker.store import (
     executions,
     limits,
     planned,
+    queues,
     schedule_lists,
     settling,
     stopping,
@@ -31,15 +32,15 @@ def _plans(database: Database, ask: object) -> list[str]:
     def note(_c: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
         statements.append((statement, parameters))
 
-    sa.event.listen(database._reader, "before_cursor_execute", note)
-    with database.read() as connection:
+    sa.event.listen(database._writer, "before_cursor_execute", note)
+    with database.write() as connection:
         ask(connection)  # type: ignore[operator]
-    sa.event.remove(database._reader, "before_cursor_execute", note)
+    sa.event.remove(database._writer, "before_cursor_execute", note)
     with database.read() as connection:
         return [
             row[3]
             for statement, parameters in statements
-            if statement.lstrip().startswith(("SELECT", "WITH"))
+            if statement.lstrip().startswith(("SELECT", "WITH", "UPDATE", "DELETE"))
             for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)  # type: ignore[arg-type]
         ]
 
@@ -79,7 +80,43 @@ def test_nobody_is_looked_at_to_count_holders_but_they(sqlite_database: Database
     assert ahead == ["SEARCH executions USING INDEX ix_executions_ahead (rate_key>?)"]
     one = _plans(sqlite_database, lambda connection: limits.holders(connection, "job/key", 5))
     assert one == ["SEARCH executions USING INDEX ix_executions_holding (concurrency_key=?)"]
-    assert "ix_executions_limited" in str(_plans(sqlite_database, limits.any_ready))
+
+
+def test_ready_queues_are_found_with_one_step_in_each_index(sqlite_database: Database) -> None:
+    asked = _plans(sqlite_database, lambda connection: queues.ready(connection, ["default", "mail"]))
+    searched = [step.partition(" (queue=?")[0] for step in asked if "executions" in step]
+    assert searched == [f"SEARCH executions USING INDEX ix_executions_{each}" for each in ("ready", "limited")]
+    assert _plans(sqlite_database, queues.paused) == ["SCAN queues USING INDEX ix_queues_paused"]
+
+
+def test_the_backlog_is_read_from_its_indexes(sqlite_database: Database) -> None:
+    backlog = _plans(sqlite_database, executions.ready_backlog)
+    assert [step.partition(" (")[0].partition(" ")[2] for step in backlog] == [
+        f"executions USING INDEX ix_executions_{each}" for each in ("ready", "limited")
+    ]
+    in_queue = _plans(sqlite_database, lambda connection: executions.ready_in(connection, "default"))
+    assert [step.partition(" (queue=?")[0] for step in in_queue] == [
+        f"SEARCH executions USING INDEX ix_executions_{each}" for each in ("ready", "limited")
+    ]
+
+
+def test_whether_a_queue_is_used_is_found_without_reading_what_waits(sqlite_database: Database) -> None:
+    by_queue = [
+        f"SEARCH executions USING INDEX ix_executions_{each} (queue=?" for each in ("ready", "limited", "held_back")
+    ]
+    # What was published is no more than the feed, what runs no more than the workers have slots.
+    bounded = [
+        "SEARCH executions USING INDEX ix_executions_published (dispatched_at>?)",
+        "SCAN executions USING INDEX ix_executions_running",
+    ]
+
+    def round(connection: sa.Connection) -> None:
+        queues.remove_unused(connection, ["default"], NOW, NOW, 10)
+
+    for ask, count in ((round, 3), (lambda connection: queues.uses(connection, "mail"), 1)):
+        steps = [step for step in _plans(sqlite_database, ask) if "executions" in step]
+        assert len(steps) == count * 5
+        assert all(step.startswith(like) for step, like in zip(steps, [*by_queue, *bounded] * count, strict=True))
 
 
 def test_what_beat_has_to_know_is_read_in_the_order_of_an_index(sqlite_database: Database) -> None:
@@ -110,6 +147,8 @@ def test_postgresql_finds_the_same_indexes(postgres_url: str) -> None:
         "ix_executions_holding": limits.held,
         "ix_executions_ahead": lambda connection: limits.ahead(connection, {"key"}),
         "ix_executions_ready": lambda connection: dispatch.ready(connection, "default", ["noop"], 10),
+        "ix_queues_paused": queues.paused,
+        "ix_executions_held_back": lambda connection: queues.uses(connection, "mail"),
     }
     try:
         for index, ask in asked.items():

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.errors import InvalidCursor
 from jobworker.domain.execution import State
-from jobworker.store import executions, queues, schema, stopping, story
+from jobworker.store import executions, schema, stopping, story
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.filters import Filters
@@ -31,7 +31,6 @@ def test_what_was_accepted_is_read_back(database: Database) -> None:
         assert executions.get(connection, "nobody") is None
         assert executions.state(connection, row.id) is State.QUEUED
         assert executions.state(connection, "nobody") is None
-        assert queues.names(connection) == ["mail"]
         [first] = story.transitions(connection, row.id)
     assert (first.attempt, first.state, first.at, first.actor) == (0, State.QUEUED, NOW, "tester")
 
@@ -179,11 +178,3 @@ def test_counts(database: Database) -> None:
             State.RETRYING: 0,
         }
         assert executions.ready_backlog(connection) == {"default": (1, NOW), "mail": (2, NOW - HOUR)}
-
-
-def test_the_backlog_is_read_from_its_index(sqlite_database: Database) -> None:
-    with sqlite_database.read() as connection:
-        query = executions.READY_IN_QUEUE.compile(dialect=connection.dialect)
-        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", ("default", "default")).all()
-    assert "INDEX ix_executions_ready (queue=?)" in str(plan)
-    assert "INDEX ix_executions_limited (queue=?" in str(plan)

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from jobworker.domain.parameters import Parameter
-from jobworker.store import queues, tasks
+from jobworker.store import tasks
 from jobworker.store.database import Database
-from tests.conformance.worlds import NOW, task
+from tests.conformance.worlds import task
 
 FORMAT = Parameter("format", "string", required=False, default="csv", choices=("csv", "json"))
 
@@ -38,11 +38,3 @@ def test_pages_walk_through_all_tasks_by_name(database: Database) -> None:
         second = tasks.page(connection, 3, first.next)
     assert [row.name for row in (*first.items, *second.items)] == names
     assert second.next is None
-
-
-def test_queues_are_remembered_once(database: Database) -> None:
-    with database.write() as connection:
-        queues.remember(connection, {"b", "a"}, NOW)
-        queues.remember(connection, ["a", "c", "c"], NOW)
-        queues.remember(connection, [], NOW)
-        assert queues.names(connection) == ["a", "b", "c"]

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from jobworker.clock import ManualClock
+from jobworker.domain.job import SHIPPED_QUEUES
 from jobworker.domain.schedule import Owner, State, parse
-from jobworker.services import firing
+from jobworker.services import firing, queues
 from jobworker.store import migrate, schedules, schema
 from jobworker.store.database import Database
 
@@ -137,3 +139,37 @@ def test_an_upgrade_that_ends_in_the_middle_leaves_everything_as_it_was(
 
 def _killed(*_: Any, **__: Any) -> Any:
     raise KeyboardInterrupt
+
+
+def test_queues_from_before_count_as_automatic_and_named_ones_are_added(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        steps = migrate._steps_to_head
+        patched.setattr(migrate, "_steps_to_head", lambda *given: _before("0009", steps(*given)))
+        migrate.upgrade(empty_url)
+    database = Database(empty_url)
+    with database.write() as connection:
+        named = json.dumps({"name": "weekly", "queue": "reports"})
+        for statement in (
+            f"INSERT INTO queues (name, created_at) VALUES ('mail', '{CHANGED}')",
+            "INSERT INTO job_definitions (name, revision, task, owner, definition, created_at, updated_at) "
+            f"VALUES ('weekly', 1, 't', 'api', '{named}', '{CHANGED}', '{CHANGED}')",
+        ):
+            connection.exec_driver_sql(statement)
+    migrate.upgrade(empty_url)
+    with database.read() as connection:
+        rows = connection.execute(
+            sa.select(*(schema.queues.c[name] for name in ("name", "created_by", "unused_since")))
+        ).all()
+    assert sorted(tuple(row) for row in rows) == [("mail", None, None), ("reports", None, None)]
+    queues.remove_unused(database, ManualClock(CHANGED))
+    queues.remove_unused(database, ManualClock(CHANGED + queues.UNUSED_FOR))
+    assert [each.row.name for each in queues.page(database).items if each.row.name not in SHIPPED_QUEUES] == ["reports"]
+    database.dispose()
+
+
+def _before(revision: str, steps: list[Any]) -> list[Any]:
+    """The steps of an upgrade that come before a revision."""
+    names = [step.revision.revision for step in steps]
+    return steps[: names.index(revision)]

@@ -26,6 +26,7 @@ class Queue(Answer):
     """A queue."""
 
     name = fields.String()
+    created_by = text("Who created it; null: it is shipped, or exists while something uses it.", allow_none=True)
     paused_at = moment("Since when nothing more starts; null: it is not paused.", allow_none=True)
     paused_by = text("Who paused it.", allow_none=True)
     pause_note = text("Why.", allow_none=True)

@@ -27,12 +27,12 @@ def _dead(run: Run, report: Report, *arguments: str) -> str:
 
 
 def test_dead_letters_are_listed_and_counted(run: Run, report: Report) -> None:
-    first, second = _dead(run, report), _dead(run, report, "--queue", "mail")
+    first, second = _dead(run, report), _dead(run, report, "--queue", "background")
 
     lines = run("dead-letters", "list").stdout.splitlines()
     assert [line.split()[0] for line in lines] == [second, first]
     assert all("clean: OSError: disk full" in line for line in lines)
-    assert run("dead-letters", "list", "--queue", "mail").stdout.split()[0] == second
+    assert run("dead-letters", "list", "--queue", "background").stdout.split()[0] == second
     [shown] = [json.loads(line) for line in run("dead-letters", "list", "--limit", "1", "--json").stdout.splitlines()]
     assert (shown["id"], shown["cause"]) == (second, "raised")
     [group] = run("dead-letters", "groups").stdout.splitlines()

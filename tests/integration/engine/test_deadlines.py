@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from jobworker.domain.execution import State
+from jobworker.services import queues
 from tests.engine import Engine
 from tests.waiting import until
 
@@ -15,6 +16,7 @@ def test_what_cannot_start_in_time_is_skipped_wherever_it_is(any_engine: Engine,
     until(lambda: all(engine.is_running(key) for key in blockers), what="both slots to be busy")
     in_redis = engine.submit_one("noop", expires=2)
     until(lambda: engine.get(in_redis).dispatched_at, what="the message in Redis")
+    queues.create(engine.database, engine.clock, "nobody", "tester")
     in_sql = engine.submit_one("noop", queue="nobody", expires=0.5)
     due_later = engine.submit_one("noop", delay=0.2, queue="nobody", expires=0.5)
     in_time = engine.submit_one("noop", expires=600)

@@ -99,6 +99,10 @@ class World:
             gone_at=now if gone else None,
         )
 
+    def queue(self, name: str) -> None:
+        """Create a queue."""
+        assert self.client.put(f"/api/v1/queues/{name}").status_code == 201
+
     def insert(self, table: str, **values: Any) -> None:
         """One row."""
         with self.database.write() as connection:

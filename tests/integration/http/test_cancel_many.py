@@ -69,6 +69,7 @@ def test_a_dry_run_tells_and_changes_nothing(any_world: World) -> None:
 
 
 def test_filters_choose(any_world: World) -> None:
+    any_world.queue("mail")
     mail = any_world.submitted({"parameters": {"user_id": "u"}, "queue": "mail", "delay": 60})["id"]
     other = any_world.submitted({"parameters": {"user_id": "u"}, "correlation_id": "c-1", "delay": 60})["id"]
     assert [each["id"] for each in _cancel(any_world, filter={"queue": "mail"})["sample"]] == [mail]

@@ -77,6 +77,7 @@ def test_what_ends_badly_is_an_open_dead_letter(any_world: World) -> None:
 def test_filters_and_pages(any_world: World) -> None:
     with any_world.database.write() as connection:
         jobs.put(connection, Definition("other", EXPORT.name), Owner.CODE, "relay", SystemClock().now())
+    any_world.queue("mail")
     first = _dead(any_world, queue="mail", correlation_id="c-1")
     second = _dead(any_world, error=_error("KeyError"))
     other = any_world.submitted(job="other")["id"]
@@ -117,6 +118,7 @@ def test_groups_say_how_many_failed_alike_and_since_when(any_world: World) -> No
 
 
 def test_redriven_it_runs_again_as_another_and_only_once(any_world: World) -> None:
+    any_world.queue("mail")
     old = _dead(any_world, correlation_id="order-1", queue="mail", priority=9, time_limit=60)
     done = _do(any_world, "redrive", ids=[old])
     assert (done["matched"], done["done"], done["left"], done["next"]) == (1, 1, 0, None)

@@ -67,9 +67,11 @@ def test_every_operation_documents_its_problems(operations: dict[str, Any]) -> N
         assert {"422", "500", "503"} <= set(answers), name
         if "requestBody" in operation:
             assert {"400", "413", "415"} <= set(answers), name
+        if name == "PUT /api/v1/queues/{name}":
+            continue  # It creates what is not there, and a queue has no revisions.
         if "{" in name:
             assert "404" in answers, name
-        if name.startswith(("PUT", "DELETE")):
+        if name.startswith(("PUT", "DELETE")) and "/queues/" not in name:
             assert {"412", "428"} <= set(answers), name
         for status, answer in answers.items():
             if int(status) >= 400 and name != "GET /readyz":

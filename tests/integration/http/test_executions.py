@@ -94,6 +94,7 @@ class TestList:
     """Lists, their filters and their pages."""
 
     def test_filters_and_pages_go_together(self, any_world: World) -> None:
+        any_world.queue("mail")
         wanted = [any_world.submitted({"parameters": {"user_id": "u"}, "queue": "mail"})["id"] for _ in range(5)]
         any_world.submitted()
         found: list[str] = []

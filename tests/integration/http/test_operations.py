@@ -251,7 +251,7 @@ def test_metrics(any_database_world: World) -> None:
     world.worker()
     old = world.submitted()["id"]
     world.update(old, due_at=SystemClock().now() - dt.timedelta(seconds=100))
-    world.submitted({"parameters": {"user_id": "u"}, "queue": "mail"})
+    world.submitted({"parameters": {"user_id": "u"}, "queue": "critical"})
     world.submitted({"parameters": {"user_id": "u"}, "delay": 60})
     world.client.get("/nothing")
     found = _samples(world)
@@ -259,7 +259,7 @@ def test_metrics(any_database_world: World) -> None:
     assert found['jobworker_executions{state="Queued"}'] == 2
     assert found['jobworker_executions{state="Scheduled"}'] == 1
     assert found['jobworker_executions{state="Running"}'] == 0
-    assert found['jobworker_ready_executions{queue="mail"}'] == 1
+    assert found['jobworker_ready_executions{queue="critical"}'] == 1
     assert 100 <= found['jobworker_ready_oldest_seconds{queue="default"}'] < 200
     assert found["jobworker_workers_live"] == 1
     assert found["jobworker_relay_lag_seconds"] >= 3

@@ -3,9 +3,11 @@
 import datetime as dt
 from typing import Any
 
+import pytest
+
 from jobworker.clock import SystemClock
 from jobworker.domain.job import Owner
-from jobworker.store import audit, jobs, schema
+from jobworker.store import audit, jobs, queues, schema
 from tests.integration.http.conftest import EXPORT, World
 
 PAUSE, RESUME = "/api/v1/queues/default/pause", "/api/v1/queues/default/resume"
@@ -164,3 +166,79 @@ def test_what_a_job_in_code_says_about_limits_is_shown(world: World) -> None:
         assert row.owner is Owner.API
     made = world.submitted(job="limited")
     assert (made["concurrency_key"], made["rate_key"]) == ("limited/u-17", "limited/")
+
+
+MAIL = "/api/v1/queues/mail"
+
+
+def _audited(world: World, name: str) -> list[str]:
+    with world.database.read() as connection:
+        return [f"{entry.actor} {entry.action}" for entry in audit.of(connection, name)]
+
+
+def test_a_queue_is_created_once_and_removed_once(any_world: World) -> None:
+    made = any_world.client.put(MAIL)
+    assert (made.status_code, made.json["name"], made.json["created_by"]) == (201, "mail", "api")
+    again = any_world.client.put(MAIL)
+    assert (again.status_code, again.json) == (200, made.json)
+    assert "mail" in [each["name"] for each in any_world.client.get("/api/v1/queues").json["items"]]
+    assert any_world.client.delete(MAIL).status_code == 204
+    gone = any_world.client.delete(MAIL)
+    assert (gone.status_code, gone.json["code"]) == (404, "queue_not_found")
+    assert _audited(any_world, "mail") == ["api queue.create", "api queue.remove"]
+
+
+def test_a_queue_that_something_uses_becomes_one_that_was_created(any_world: World) -> None:
+    with any_world.database.write() as connection:
+        queues.remember(connection, ["mail"], SystemClock().now())
+    assert any_world.client.get(MAIL).json["created_by"] is None
+    made = any_world.client.put(MAIL)
+    assert (made.status_code, made.json["created_by"]) == (200, "api")
+    shipped = any_world.client.put("/api/v1/queues/default")
+    assert (shipped.status_code, shipped.json["created_by"]) == (200, None)
+    assert _audited(any_world, "default") == []
+
+
+def test_a_queue_in_use_is_not_removed_and_says_by_what(any_world: World) -> None:
+    any_world.client.put(MAIL)
+    any_world.worker(queues=("default", "mail"))
+    _define(any_world, name="mailing", task=EXPORT.name, queue="mail")
+    any_world.submitted({"parameters": {"user_id": "u"}, "queue": "mail", "delay": 60})
+    any_world.client.post(f"{MAIL}/pause")
+    refused = any_world.client.delete(MAIL)
+    assert (refused.status_code, refused.json["code"]) == (409, "queue_in_use")
+    assert refused.json["detail"] == (
+        "queue mail cannot be removed: 1 live worker consumes it; it is paused, resume it first; "
+        "a job's definition names it; it has unfinished executions"
+    )
+    for name in ("critical", "default"):
+        refused = any_world.client.delete(f"/api/v1/queues/{name}")
+        assert (refused.status_code, "it is shipped" in refused.json["detail"]) == (409, True)
+
+
+def test_pausing_keeps_who_created_a_queue(world: World) -> None:
+    world.client.put(MAIL)
+    assert world.client.post(f"{MAIL}/pause").json["created_by"] == "api"
+    assert world.client.post(f"{MAIL}/resume").json["created_by"] == "api"
+
+
+@pytest.mark.parametrize("name", ["Mail", "a%20b", "x" * 65, "nul%00"])
+def test_a_queue_needs_a_name_that_may_be_one(any_world: World, name: str) -> None:
+    refused = any_world.client.put(f"/api/v1/queues/{name}")
+    [problem] = refused.json["errors"]
+    assert (refused.status_code, problem["pointer"], problem["code"]) == (422, "name", "not_allowed")
+    assert any_world.client.delete(f"/api/v1/queues/{name}").status_code == 404
+    assert any_world.client.get(f"/api/v1/queues/{name}").status_code == 404
+
+
+def test_queues_are_paged_in_the_same_order_on_both_databases(any_world: World) -> None:
+    names = ["a", "a-b", "a.b", "a0", "a_b", "aa", "background", "critical", "default", "z"]
+    for name in names:
+        any_world.client.put(f"/api/v1/queues/{name}")
+    found: list[str] = []
+    url: str | None = "/api/v1/queues?limit=3"
+    while url:
+        page = any_world.client.get(url).json
+        found += [each["name"] for each in page["items"]]
+        url = page["next"] and f"/api/v1/queues?limit=3&cursor={page['next']}"
+    assert found == sorted(names)

@@ -27,6 +27,7 @@ def test_a_submission_is_a_committed_row(any_world: World) -> None:
 
 
 def test_left_out_fields_come_from_the_definition(world: World) -> None:
+    world.queue("slow")
     definition = {"name": "weekly", "task": EXPORT.name, "defaults": {"user_id": "all", "rows": 5}, "queue": "slow"}
     assert world.client.post("/api/v1/jobs", json={**definition, "priority": 1}).status_code == 201
     shown = world.submitted({"parameters": {"rows": 7}}, job="weekly")
@@ -212,6 +213,7 @@ class TestBatch:
         return [{"job": "export", "parameters": {"user_id": f"u{number}"}} for number in range(count)]
 
     def test_all_are_accepted_in_their_order(self, any_world: World) -> None:
+        any_world.queue("slow")
         items = [*self._items(20), {"job": "export", "parameters": {"user_id": "z"}, "delay": 60, "queue": "slow"}]
         response = any_world.client.post("/api/v1/executions/batch", json={"executions": items})
         assert response.status_code == 202

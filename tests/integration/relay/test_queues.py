@@ -1,12 +1,17 @@
 """What is urgent finds room whatever waits; what was overtaken has its share; a paused queue lets nothing start."""
 
 import json
+from dataclasses import replace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import sqlalchemy as sa
 
 from jobworker.domain.events import Kind
 from jobworker.store import queues
 from jobworker.store.queues import QueueRow
+from tests.conformance.worlds import accepted, new
 from tests.integration.relay.conftest import SEND, World
 from tests.integration.relay.test_limits import limited
 
@@ -15,6 +20,7 @@ pytestmark = pytest.mark.every_redis
 
 def pause(world: World, paused: bool = True) -> None:
     with world.database.write() as connection:
+        queues.remember(connection, ["default"], world.clock.now())
         queues.pause(connection, QueueRow("default", world.clock.now(), "ann") if paused else QueueRow("default"))
 
 
@@ -158,3 +164,62 @@ def test_taking_back_leaves_alone_what_is_no_list(world: World) -> None:
     world.client.set("default", "something else")
     assert world.dispatcher.claims.take_back(["default", "nothing"]) == []
     assert world.client.get("default") == "something else"
+
+
+def _asked(world: World) -> tuple[int, int]:
+    """How many statements and Redis commands one round takes."""
+    statements: list[str] = []
+
+    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        if not statement.startswith(("BEGIN", "PRAGMA")):
+            statements.append(statement)
+
+    def commands() -> int:
+        found: Any = world.client.info("commandstats")
+        return sum(each["calls"] for name, each in found.items() if name != "cmdstat_info")
+
+    engines = {world.database._reader, world.database._writer}
+    for engine in engines:
+        sa.event.listen(engine, "before_cursor_execute", note)
+    before = commands()
+    world.dispatcher.dispatch()
+    after = commands()
+    for engine in engines:
+        sa.event.remove(engine, "before_cursor_execute", note)
+    return len(statements), after - before
+
+
+def test_a_round_asks_nothing_about_idle_queues(world: World) -> None:
+    """Neither about ten thousand that are known, nor about as many with work that no worker takes."""
+    names = [f"invented-{number}" for number in range(10_000)]
+    with world.database.write() as connection:
+        queues.remember(connection, names, world.clock.now())
+    assert _asked(world) == (2, 0)
+    with world.database.write() as connection:
+        accepted(connection, *(new(queue=name) for name in names))
+    assert _asked(world) == (2, 0)
+
+
+def test_a_round_asks_about_the_queues_that_are_ready_or_paused(world: World) -> None:
+    consumed = ("critical", "default", "background")
+    world.dispatcher.workers = [replace(each, queues=consumed) for each in world.dispatcher.workers]
+    world.submit()
+    pause(world)
+    world.dispatcher.publisher.depths = Mock(wraps=world.dispatcher.publisher.depths)  # type: ignore[method-assign]
+    world.dispatch()
+    pause(world, paused=False)
+    world.dispatch()
+    world.submit(queue="critical")
+    world.dispatch()
+    assert [call.args[0] for call in world.dispatcher.publisher.depths.call_args_list] == [
+        ["default"],
+        ["default"],
+        ["critical"],
+    ]
+
+
+def test_what_waits_in_a_queue_that_was_removed_goes_out(world: World) -> None:
+    execution = world.submit()
+    with world.database.read() as connection:
+        assert queues.names(connection, 10) == []
+    assert world.dispatch() == [execution]
