@@ -1,0 +1,103 @@
+"""Occurrences of the events of an iCalendar file: each event with those that stand for occurrences of it."""
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from jobworker.domain.icalendar_events import Effort, Event
+from jobworker.domain.icalendar_values import DAY, NOTHING, Length, Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """An event; the occurrences (on its clock) or days that others stand for; and those that stand for all that follow.
+
+    `following` has pairs of an occurrence and the event that holds from there on (RANGE=THISANDFUTURE), by time.
+    """
+
+    event: Event
+    others: set[dt.datetime | dt.date] = field(default_factory=set)
+    following: list[tuple[dt.datetime, Event]] = field(default_factory=list)
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """Return the event and those that follow on it."""
+        return [self.event, *(event for _, event in self.following)]
+
+    def stand_in(self, event: Event) -> None:
+        """Let an event stand for an occurrence, or for all from there on; raises `ValueError`."""
+        assert event.instance is not None, "it is one occurrence"
+        if not isinstance(event.instance, dt.datetime) and not self.event.all_day:
+            if event.following:
+                raise ValueError("RECURRENCE-ID is a day and the event it belongs to has times; write the time, too")
+            self.others.add(event.instance)
+            return
+        at = self.event.on_its_clock(event.instance, "RECURRENCE-ID")
+        if event.following:
+            self.following.append((at, event))
+            self.following.sort(key=lambda pair: pair[0])
+        else:
+            self.others.add(at)
+
+    def occurrences(
+        self, first: dt.date, end: dt.date, zone: dt.tzinfo | None, effort: Effort
+    ) -> Iterator[tuple[Event, Moment, Moment]]:
+        """Return event, begin and end of what is on the days from `first` up to `end`: days, or times in `zone`."""
+        if all(event.reason is not None for event in self.events):
+            return
+        lowest, highest = dt.datetime.combine(first, dt.time()), dt.datetime.combine(end, dt.time())
+        # Clocks differ by little more than a day; what is too much is cut off below.
+        lengths = [event.length for event in self.events] + [each for each in self.event.more.values() if each]
+        shifts = [event.start - at for at, event in self.following]
+        after = lowest - max(each.sum for each in lengths) - max([NOTHING, *shifts]) - 2 * DAY
+        before = highest - min([NOTHING, *shifts]) + 2 * DAY
+        begins = self.event.begins(after, before, effort)
+        for begin in sorted(begin for begin in begins if after <= begin <= before):
+            event, moved = self._standing(begin)
+            if event.reason is None and self.others.isdisjoint((begin, begin.date(), moved)):
+                yield from _shown(event, moved, begins[begin] or event.length, (lowest, highest), zone, effort)
+
+    def _standing(self, begin: dt.datetime) -> tuple[Event, dt.datetime]:
+        """Return the event that an occurrence has its place and its length from, and where it begins by that."""
+        event, moved = self.event, begin
+        for at, other in self.following:
+            if at <= begin:
+                event, moved = other, begin + (other.start - at)
+        return event, moved
+
+
+def series_of(events: Sequence[Event], problems: list[str]) -> list[Series]:
+    """Return the series that events make; what cannot be told is added to `problems`."""
+    repeating = {event.uid: Series(event) for event in events if event.uid and event.instance is None}
+    found = []
+    for event in events:
+        series = repeating.get(event.uid) if event.uid else None
+        if event.instance is None:
+            found.append(series or Series(event))
+            continue
+        try:
+            if series is not None:
+                series.stand_in(event)
+            elif event.following:
+                raise ValueError("RANGE=THISANDFUTURE needs the event that repeats, with the same UID, in the file")
+        except ValueError as error:
+            problems.append(f"{event.title}: {error}")
+        if not event.following:
+            found.append(Series(event))
+    return found
+
+
+def _shown(
+    event: Event,
+    begin: dt.datetime,
+    length: Length,
+    within: tuple[dt.datetime, dt.datetime],
+    zone: dt.tzinfo | None,
+    effort: Effort,
+) -> Iterator[tuple[Event, Moment, Moment]]:
+    shown = max(event.in_zone(begin, zone), within[0])
+    until = min(event.in_zone(length.after(begin, event.tz), zone), within[1])
+    if shown < until:
+        # A long event that repeats every day names the same days over and over.
+        effort.spend(0, (until - shown).days)
+        yield (event, shown.date(), until.date()) if event.all_day else (event, shown, until)
