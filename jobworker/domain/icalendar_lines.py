@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 from jobworker.domain.errors import FieldError, InvalidInput
 
-#: Bytes of a file: 5,000 events (what a calendar holds) of 100 bytes each.
+#: Bytes of a file: 1,000 events as calendar programs write them, of 500 bytes each.
 LARGEST = 512 * 1024
 
 #: Lines of a file; a calendar program writes at least 5 for each event, most of them longer than 20 bytes.
 MOST_LINES = 25_000
 
-#: Events of a file.
-MOST_EVENTS = 2500
+#: Events of a file, with what else is in a calendar.
+MOST_EVENTS = 2000
 
 #: RFC 5545 nests three deep: VCALENDAR, VEVENT, VALARM.
 _DEEPEST = 8
@@ -99,7 +99,7 @@ def calendars(file: bytes) -> list[Component]:
         if name == "BEGIN":
             events += _open(line, open_components)
             if events > MOST_EVENTS:
-                raise bad(f"the file has more than {MOST_EVENTS} events; split it")
+                raise bad(f"the file has more than {MOST_EVENTS} events, tasks and the like; split it")
         elif name == "END":
             _close(line, open_components)
         else:
@@ -133,15 +133,16 @@ def _unfold(file: bytes) -> list[str]:
 
 
 def _open(line: str, open_components: list[Component]) -> bool:
-    """Begin a component; returns whether it is an event."""
+    """Begin a component; returns whether it is an event, or stands where events do."""
     outer, inner = open_components[-1], Component(line[len("BEGIN:") :].strip().upper())
-    if (inner.name == "VCALENDAR") != (len(open_components) == 1):
-        raise bad(f"{quoted(line)} inside of {outer.name or 'nothing'}: VCALENDAR is the outermost component")
+    place = {"VCALENDAR": "", "VEVENT": "VCALENDAR"}.get(inner.name, outer.name or "VCALENDAR")
+    if outer.name != place:
+        raise bad(f"{quoted(line)} inside of {outer.name or 'no calendar'}; it belongs into {place or 'none'}")
     if len(open_components) > _DEEPEST:
         raise bad(f"components are nested more than {_DEEPEST} deep, at {quoted(line)}")
     outer.parts.append(inner)
     open_components.append(inner)
-    return inner.name == "VEVENT"
+    return outer.name == "VCALENDAR"
 
 
 def _close(line: str, open_components: list[Component]) -> None:

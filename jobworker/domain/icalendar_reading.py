@@ -24,8 +24,8 @@ from jobworker.domain.icalendar_zones import Zones
 #: Problems that are told; the rest is counted.
 _MOST_PROBLEMS = 20
 
-#: Dates in RDATE and EXDATE of a file: twice what a calendar holds.
-_MOST_LISTED = 2 * MOST_DATES
+#: Items in the lists of these properties, in sum: the dates that a calendar holds, and rules for 0.1 s.
+_MOST_ITEMS = {"RDATE": MOST_DATES, "EXDATE": MOST_DATES, "RRULE": 1000, "EXRULE": 200}
 
 #: Objects of these methods (RFC 5546) announce events; CANCEL takes them back, and the others answer an invitation.
 _ANNOUNCING = ("", "PUBLISH", "REQUEST", "ADD")
@@ -91,7 +91,7 @@ def read(file: bytes, zone: str | None, first: dt.date, end: dt.date, include_fr
         key, tz = _zone(zone, objects, zones, counting)
         _expand(every, tz, (first, end), found)
     except TooMuch as error:
-        message = f"{error}, from {first} to {end}; split it"
+        message = f"{error} (read from {first} to {end}); split it"
         raise InvalidInput(message, [FieldError("", "too_large", message)]) from None
     named = {day: "; ".join(dict.fromkeys(names))[:LONGEST_NAME] for day, names in sorted(found.days.items())}
     ordered = sorted(found.windows, key=lambda window: (window.begin, window.end, window.name))
@@ -102,11 +102,10 @@ def _read_events(objects: Sequence[Component], zones: Zones, found: _Found, incl
     """Read the events of all calendar objects; returns how many there are."""
     count = 0
     parts = [(each, part) for each in objects for part in each.parts if part.name != "VTIMEZONE"]
-    listed = sum(
-        line.value.count(",") + 1 for _, part in parts for name in ("RDATE", "EXDATE") for line in part.all(name)
-    )
-    if listed > _MOST_LISTED:
-        raise TooMuch(f"RDATE and EXDATE of the file have {listed} dates, more than {_MOST_LISTED}")
+    for name, most in _MOST_ITEMS.items():
+        items = sum(line.value.count(",") + 1 for _, part in parts for line in part.all(name))
+        if items > most:
+            raise TooMuch(f"{name} of the file's events lists {items} items, more than {most}")
     for calendar in objects:
         _check(calendar)
     for calendar, part in parts:

@@ -1,5 +1,6 @@
 """Occurrences of the events of an iCalendar file: each event with those that stand for occurrences of it."""
 
+import bisect
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,8 +35,7 @@ class Series:
             return
         at = self.event.on_its_clock(event.instance, "RECURRENCE-ID")
         if event.following:
-            self.following.append((at, event))
-            self.following.sort(key=lambda pair: pair[0])
+            bisect.insort(self.following, (at, event), key=lambda pair: pair[0])
         else:
             self.others.add(at)
 
@@ -59,11 +59,11 @@ class Series:
 
     def _standing(self, begin: dt.datetime) -> tuple[Event, dt.datetime]:
         """Return the event that an occurrence has its place and its length from, and where it begins by that."""
-        event, moved = self.event, begin
-        for at, other in self.following:
-            if at <= begin:
-                event, moved = other, begin + (other.start - at)
-        return event, moved
+        place = bisect.bisect_right(self.following, begin, key=lambda pair: pair[0])
+        if place == 0:
+            return self.event, begin
+        at, event = self.following[place - 1]
+        return event, begin + (event.start - at)
 
 
 def series_of(events: Sequence[Event], problems: list[str]) -> list[Series]:

@@ -123,8 +123,12 @@ def offset(given: Property | None, name: str) -> dt.timedelta:
 
 def text(given: str, longest: int) -> str:
     """Return a text on one line, without escapes and what cannot be printed."""
-    plain = _ESCAPED.sub(lambda found: " " if found[1] in "nN" else found[1], given[: 2 * longest])
-    return "".join(each if each.isprintable() else " " for each in plain).strip()[:longest]
+    plain = given[: 2 * longest]
+    if "\\" in plain:
+        plain = _ESCAPED.sub(lambda found: " " if found[1] in "nN" else found[1], plain)
+    if not plain.isprintable():
+        plain = "".join(each if each.isprintable() else " " for each in plain)
+    return plain.strip()[:longest]
 
 
 def _moment(value: str, given: Property, zone_of: FindZone, years: range = YEARS) -> Moment:

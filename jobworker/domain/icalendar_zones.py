@@ -21,8 +21,9 @@ _MOST_ZONES = 50
 #: Years for which rules of VTIMEZONE are worked out, summed over the rules of a file; two rules for 30 years are 60.
 _MOST_YEARS = 500
 
-#: Single dates of a zone on which its offset changes.
+#: Single dates of a zone on which its offset changes; and its changes in two years.
 _MOST_DATES = 500
+_MOST_CHANGES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,10 @@ class FileZone(dt.tzinfo):
         year = (time + DAY).year
         if year not in self._changes:
             found = [(onset, each.before, each.after) for each in self._observances for onset in each.onsets(year)]
+            if len(found) > _MOST_CHANGES + 2 * len(self._observances):
+                raise TooMuch(
+                    f"the offset of time zone {quoted(self.key)} changes more than {_MOST_CHANGES} times a year"
+                )
             self._changes[year] = sorted(found, key=lambda change: change[0] - change[1])
         changes = self._changes[year]
         current = changes[0][1] if changes else min(self._observances, key=lambda each: each.dates[0]).before
