@@ -94,6 +94,7 @@ class Rule:
                 yield begin
             if number == self.count:
                 return
+        effort.spend(0, (last - seen).days * share if counted else 0)
 
 
 def _looked_at(parts: Parts) -> float:
@@ -147,10 +148,10 @@ class Event:
         return _title(self.name, self.uid)
 
     def in_zone(self, time: dt.datetime, zone: dt.tzinfo | None) -> dt.datetime:
-        """Return what the clock of `zone` shows at a time on the event's own."""
-        if self.tz is None or zone is None or self.all_day or self.tz is zone:
+        """Return what the clock of `zone` shows at a time on the event's own; a time in a gap is shown after it."""
+        if self.tz is None or zone is None or self.all_day:
             return time
-        return time.replace(tzinfo=self.tz).astimezone(zone).replace(tzinfo=None, fold=0)
+        return time.replace(tzinfo=self.tz).astimezone(dt.UTC).astimezone(zone).replace(tzinfo=None, fold=0)
 
     @property
     def shown_uid(self) -> str | None:

@@ -95,8 +95,11 @@ def _shown(
     zone: dt.tzinfo | None,
     effort: Effort,
 ) -> Iterator[tuple[Event, Moment, Moment]]:
-    shown = max(event.in_zone(begin, zone), within[0])
-    until = min(event.in_zone(length.after(begin, event.tz), zone), within[1])
+    shown, until = event.in_zone(begin, zone), event.in_zone(length.after(begin, event.tz), zone)
+    if until <= shown:
+        # Clocks were set back meanwhile: it must not get lost on a clock that shows an hour twice.
+        until = shown + length.sum
+    shown, until = max(shown, within[0]), min(until, within[1])
     if shown < until:
         # A long event that repeats every day names the same days over and over.
         effort.spend(0, (until - shown).days)

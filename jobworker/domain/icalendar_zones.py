@@ -189,7 +189,7 @@ def _well_known(tzid: str) -> str | None:
     """Return the IANA name of a zone, which may have a prefix (`/mozilla.org/2005/Europe/Berlin`) or be of Windows."""
     pieces = tzid.split("/") if tzid.startswith("/") else [""]
     named = ("/".join(pieces[at:]) for at in range(1, min(len(pieces), 6)))
-    return next((name for name in (win_tz.get(tzid, tzid), *named) if name in known_zones()), None)
+    return next((name for name in (tzid, win_tz.get(tzid), *named) if name in known_zones()), None)
 
 
 def _is_yearly(parts: Parts) -> bool:

@@ -139,7 +139,9 @@ def test_line_breaks(breaks: bytes, mark: bytes) -> None:
             ["03-27 22:00-06:00", "03-28 22:00-07:00"],
         ),
         # A time in the gap has the offset before it; one that comes twice is the first.
-        ("DTSTART;TZID=Europe/Berlin:20260329T023000\nDURATION:PT1H", ["03-29 02:30-04:30"]),
+        ("DTSTART;TZID=Europe/Berlin:20260329T023000\nDURATION:PT1H", ["03-29 03:30-04:30"]),
+        ("DTSTART;TZID=Europe/Berlin:20261025T023000\nDURATION:PT2H", ["10-25 02:30-03:30"]),
+        ("DTSTART;TZID=Europe/Berlin:20261025T024500\nDURATION:PT30M", ["10-25 02:45-03:15"]),
         # DTEND in another zone, in UTC, or without one.
         (HOUR.replace("Berlin:20260302T100000", "London:20260302T100000"), ["03-02 09:00-11:00"]),
         ("DTSTART;TZID=Europe/Berlin:20260302T090000\nDTEND:20260302T090000Z", ["03-02 09:00-10:00"]),
@@ -355,6 +357,12 @@ def test_a_file_that_is_refused(file: bytes, says: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         read(file, None, FIRST, END)
     assert says in str(raised.value)
+
+
+def test_utc_by_name_is_no_wall_clock() -> None:
+    named = "DTSTART;TZID=UTC:20260303T080000\nDURATION:PT1H"
+    found = contents(event(HOUR), event(named, "v"))
+    assert (begins(found), found.zone) == (["03-02 09:00-10:00", "03-03 09:00-10:00"], "Europe/Berlin")
 
 
 def of_file(*parts: str) -> FileZone:
