@@ -37,7 +37,7 @@ _READ: Mapping[str, frozenset[str]] = {
     "VALARM": frozenset(),
 }
 
-_NAME = re.compile(r"([A-Za-z0-9-]+)[;:]")
+_NAME = re.compile(r"([A-Za-z0-9_.-]+)[;:]")
 _LINE = re.compile(r'[A-Za-z0-9-]++((?:;[A-Za-z0-9-]++=(?:"[^"]*+"|[^";:]++)*+)*+):(.*)', re.DOTALL)
 _PARAMETER = re.compile(r';([A-Za-z0-9-]++)=((?:"[^"]*+"|[^";:]++)*+)')
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"B\0", b"\0B")
@@ -137,7 +137,8 @@ def _open(line: str, open_components: list[Component]) -> bool:
     outer, inner = open_components[-1], Component(line[len("BEGIN:") :].strip().upper())
     place = {"VCALENDAR": "", "VEVENT": "VCALENDAR"}.get(inner.name, outer.name or "VCALENDAR")
     if outer.name != place:
-        raise bad(f"{quoted(line)} inside of {outer.name or 'no calendar'}; it belongs into {place or 'none'}")
+        right = "VCALENDAR is outermost, and events are directly in it"
+        raise bad(f"{quoted(line)} inside of {outer.name or 'no calendar'}; {right}")
     if len(open_components) > _DEEPEST:
         raise bad(f"components are nested more than {_DEEPEST} deep, at {quoted(line)}")
     outer.parts.append(inner)

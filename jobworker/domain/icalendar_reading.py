@@ -91,7 +91,7 @@ def read(file: bytes, zone: str | None, first: dt.date, end: dt.date, include_fr
         key, tz = _zone(zone, objects, zones, counting)
         _expand(every, tz, (first, end), found)
     except TooMuch as error:
-        message = f"{error} (read from {first} to {end}); split it"
+        message = f"{error} (read from {first} to {end}); split it, or let its rules end"
         raise InvalidInput(message, [FieldError("", "too_large", message)]) from None
     named = {day: "; ".join(dict.fromkeys(names))[:LONGEST_NAME] for day, names in sorted(found.days.items())}
     ordered = sorted(found.windows, key=lambda window: (window.begin, window.end, window.name))

@@ -347,7 +347,7 @@ def test_several_calendars_in_a_file() -> None:
         (calendar("CALSCALE:HEBREW\n"), "CALSCALE is 'HEBREW'; only GREGORIAN is read"),
         (calendar("BEGIN:VEVENT\n"), "'END:VCALENDAR' where VEVENT is open; each BEGIN needs its END"),
         (calendar("END:VEVENT\n"), "'END:VEVENT' where VCALENDAR is open"),
-        (calendar("BEGIN:X-A\n", event(DAY), "END:X-A\n"), "'BEGIN:VEVENT' inside of X-A; it belongs into VCALENDAR"),
+        (calendar("BEGIN:X-A\n", event(DAY), "END:X-A\n"), "'BEGIN:VEVENT' inside of X-A; VCALENDAR is outermost"),
         (calendar("BEGIN:VCALENDAR\nEND:VCALENDAR\n"), "'BEGIN:VCALENDAR' inside of VCALENDAR"),
         (calendar() + b"more\n", "'more' is no line of a calendar"),
         (calendar("BEGIN:X\n" * 9), "nested more than 8 deep"),
@@ -373,8 +373,10 @@ def of_file(*parts: str) -> FileZone:
 
 def test_a_zone_of_the_file_is_like_the_real_one() -> None:
     own, real = of_file(BERLIN.format("Own")), zoneinfo.ZoneInfo("Europe/Berlin")
-    for hour in range(3 * 366 * 24):
-        utc = dt.datetime(2025, 12, 30, tzinfo=dt.UTC) + dt.timedelta(hours=hour)
+    begins = [
+        dt.datetime(2026, month, day, tzinfo=dt.UTC) for month, day in ((1, 1), (3, 28), (7, 1), (10, 24), (12, 31))
+    ]
+    for utc in [begin + dt.timedelta(minutes=30 * number) for begin in begins for number in range(96)]:
         ours, theirs = utc.astimezone(own), utc.astimezone(real)
         assert (ours.replace(tzinfo=None), ours.fold) == (theirs.replace(tzinfo=None), theirs.fold)
         assert ours.utcoffset() == theirs.utcoffset()
