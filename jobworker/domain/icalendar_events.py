@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jobworker.domain.calendar_reading import LONGEST_NAME
-from jobworker.domain.icalendar_lines import Component, Property, TooMuch, quoted
+from jobworker.domain.icalendar_lines import Component, Effort, Property, quoted
 from jobworker.domain.icalendar_values import (
     DAY,
     LONGEST,
@@ -29,14 +29,8 @@ _WITHIN_A_DAY = (
     "FREQ must be DAILY, WEEKLY, MONTHLY or YEARLY, with one time of day: give it as one window, or several events"
 )
 
-#: Occurrences of a file that are worked out; a calendar holds no more than a quarter of them.
-MOST_OCCURRENCES = 20_000
-
 #: What it takes to begin with a rule, in days.
 _EACH_RULE = 20
-
-#: Days that the rules and the long events of a file look at; one takes 2 µs.
-MOST_DAYS = 30_000
 
 #: Why a cancelled event adds nothing.
 CANCELLED = "it is cancelled"
@@ -49,23 +43,6 @@ class Unreadable(ValueError):
     """An event cannot be read; the text names it and says why."""
 
 
-@dataclass(slots=True)
-class Effort:
-    """What has been done about one file so far. It is bounded, since a request waits for it."""
-
-    occurrences: int = 0
-    days: float = 0
-
-    def spend(self, occurrences: int, days: float) -> None:
-        """Add to the effort; raises `TooMuch` before more is done than may be."""
-        self.occurrences += occurrences
-        self.days += days
-        if self.occurrences > MOST_OCCURRENCES:
-            raise TooMuch(f"the file's events occur more than {MOST_OCCURRENCES} times")
-        if self.days > MOST_DAYS:
-            raise TooMuch(f"the rules of its events have to look at more than {MOST_DAYS} days in sum")
-
-
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A recurrence rule of an event, and where it ends: a time on the event's own clock, a number of occurrences."""
@@ -73,6 +50,14 @@ class Rule:
     text: str
     until: dt.datetime | None
     count: int | None
+    #: Days a year that it looks at.
+    looked_at: float
+
+    def charge(self, start: dt.datetime, after: dt.datetime, before: dt.datetime, effort: Effort) -> None:
+        """Spend what it takes to follow the rule; one with COUNT is charged while it is followed."""
+        last = min(self.until or before, before)
+        days = 0 if self.count is not None else (last - max(start, after)).days
+        effort.spend(0, _EACH_RULE + max(days, 0) * self._share)
 
     def begins(
         self, start: dt.datetime, after: dt.datetime, before: dt.datetime, effort: Effort
@@ -81,20 +66,22 @@ class Rule:
         last = min(self.until or before, before)
         if start > last or after > last:
             return
-        rule = RRule(self.text, start)
-        share = _looked_at(rule.parts) * (1 + len(self.text) // 40) / 366
-        # A rule with COUNT must be followed from its first occurrence on; the others are charged before they are.
+        # A rule with COUNT must be followed from its first occurrence on.
         counted = self.count is not None
         seen = start if counted else max(start, after)
-        effort.spend(0, _EACH_RULE if counted else _EACH_RULE + (last - seen).days * share)
-        for number, begin in enumerate(rule.followed(seen, last), 1):
-            effort.spend(1, (begin - seen).days * share if counted else 0)
+        for number, begin in enumerate(RRule(self.text, start).followed(seen, last), 1):
+            effort.spend(1, (begin - seen).days * self._share if counted else 0)
             seen = begin
             if begin >= after:
                 yield begin
             if number == self.count:
                 return
-        effort.spend(0, (last - seen).days * share if counted else 0)
+        effort.spend(0, (last - seen).days * self._share if counted else 0)
+
+    @property
+    def _share(self) -> float:
+        """Return the part of all days that the rule looks at; a long rule takes longer for each."""
+        return self.looked_at / 366 * (1 + len(self.text) // 40)
 
 
 def _looked_at(parts: Parts) -> float:
@@ -313,7 +300,7 @@ def _rule(given: Property, tz: dt.tzinfo | None, all_day: bool, find: FindZone) 
         raise ValueError(f"{given.name}: {error}") from None
     if any(len(each) > 1 for each in (parts.hours, parts.minutes, parts.seconds)):
         raise ValueError(f"{given.name}: the event repeats within a day; {_WITHIN_A_DAY}")
-    return Rule(expression, None if last is None else _last(last, tz, all_day), count)
+    return Rule(expression, None if last is None else _last(last, tz, all_day), count, _looked_at(parts))
 
 
 def _last(given: Moment, tz: dt.tzinfo | None, all_day: bool) -> dt.datetime:

@@ -18,6 +18,12 @@ MOST_LINES = 25_000
 #: Events of a file, with what else is in a calendar.
 MOST_EVENTS = 2000
 
+#: Occurrences of a file that are worked out; a calendar holds no more than a quarter of them.
+MOST_OCCURRENCES = 20_000
+
+#: Days that the rules and the long events of a file look at; one takes 2 µs.
+MOST_DAYS = 30_000
+
 #: RFC 5545 nests three deep: VCALENDAR, VEVENT, VALARM.
 _DEEPEST = 8
 
@@ -45,6 +51,23 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"B\0", b"\0B")
 
 class TooMuch(Exception):
     """A file would take too long to read; the text says why."""
+
+
+@dataclass(slots=True)
+class Effort:
+    """What has been done about one file so far. It is bounded, since a request waits for it."""
+
+    occurrences: int = 0
+    days: float = 0
+
+    def spend(self, occurrences: int, days: float) -> None:
+        """Add to the effort; raises `TooMuch` before more is done than may be."""
+        self.occurrences += occurrences
+        self.days += days
+        if self.occurrences > MOST_OCCURRENCES:
+            raise TooMuch(f"the file's events occur more than {MOST_OCCURRENCES} times")
+        if self.days > MOST_DAYS:
+            raise TooMuch(f"the rules of its events have to look at more than {MOST_DAYS} days in sum")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from jobworker.domain.calendar_reading import LONGEST_NAME, MOST_DATES
 from jobworker.domain.calendars import Window
 from jobworker.domain.errors import FieldError, InvalidInput
-from jobworker.domain.icalendar_events import CANCELLED, Effort, Event, Unreadable, event_of, name_of, uid_of
-from jobworker.domain.icalendar_lines import Component, TooMuch, bad, calendars, quoted
+from jobworker.domain.icalendar_events import CANCELLED, Event, Unreadable, event_of, name_of, uid_of
+from jobworker.domain.icalendar_lines import Component, Effort, TooMuch, bad, calendars, quoted
 from jobworker.domain.icalendar_series import Series, series_of
 from jobworker.domain.icalendar_values import text
 from jobworker.domain.icalendar_zones import Zones
@@ -192,7 +192,10 @@ def _zone(
 def _expand(every: Sequence[Series], zone: dt.tzinfo | None, within: tuple[dt.date, dt.date], found: _Found) -> None:
     """Enter what the events come to; raises `TooMuch` before that takes long."""
     effort = Effort()
-    for series in every:
+    counting = [series for series in every if series.counts]
+    for series in counting:
+        series.charge(*within, effort)
+    for series in counting:
         entered = set()
         for event, begin, until in series.occurrences(*within, zone, effort):
             entered.add(id(event))

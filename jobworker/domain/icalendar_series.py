@@ -5,7 +5,8 @@ import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from jobworker.domain.icalendar_events import Effort, Event
+from jobworker.domain.icalendar_events import Event
+from jobworker.domain.icalendar_lines import Effort
 from jobworker.domain.icalendar_values import DAY, NOTHING, Length, Moment
 
 
@@ -39,23 +40,35 @@ class Series:
         else:
             self.others.add(at)
 
+    @property
+    def counts(self) -> bool:
+        """Return whether any of the events adds something."""
+        return any(event.reason is None for event in self.events)
+
+    def charge(self, first: dt.date, end: dt.date, effort: Effort) -> None:
+        """Spend what it takes to follow the rules through the days from `first` up to `end`."""
+        for rule in (*self.event.rules, *self.event.not_rules):
+            rule.charge(self.event.start, *self._reach(first, end), effort)
+
     def occurrences(
         self, first: dt.date, end: dt.date, zone: dt.tzinfo | None, effort: Effort
     ) -> Iterator[tuple[Event, Moment, Moment]]:
         """Return event, begin and end of what is on the days from `first` up to `end`: days, or times in `zone`."""
-        if all(event.reason is not None for event in self.events):
-            return
-        lowest, highest = dt.datetime.combine(first, dt.time()), dt.datetime.combine(end, dt.time())
-        # Clocks differ by little more than a day; what is too much is cut off below.
-        lengths = [event.length for event in self.events] + [each for each in self.event.more.values() if each]
-        shifts = [event.start - at for at, event in self.following]
-        after = lowest - max(each.sum for each in lengths) - max([NOTHING, *shifts]) - 2 * DAY
-        before = highest - min([NOTHING, *shifts]) + 2 * DAY
+        after, before = self._reach(first, end)
+        within = (_midnight(first), _midnight(end))
         begins = self.event.begins(after, before, effort)
         for begin in sorted(begin for begin in begins if after <= begin <= before):
             event, moved = self._standing(begin)
             if event.reason is None and self.others.isdisjoint((begin, begin.date(), moved)):
-                yield from _shown(event, moved, begins[begin] or event.length, (lowest, highest), zone, effort)
+                yield from _shown(event, moved, begins[begin] or event.length, within, zone, effort)
+
+    def _reach(self, first: dt.date, end: dt.date) -> tuple[dt.datetime, dt.datetime]:
+        """Return between which times an occurrence begins that may be on these days."""
+        lengths = [event.length for event in self.events] + [each for each in self.event.more.values() if each]
+        shifts = [NOTHING, *(event.start - at for at, event in self.following)]
+        # Clocks differ by little more than a day; what is too much is cut off later.
+        after = _midnight(first) - max(each.sum for each in lengths) - max(shifts) - 2 * DAY
+        return after, _midnight(end) - min(shifts) + 2 * DAY
 
     def _standing(self, begin: dt.datetime) -> tuple[Event, dt.datetime]:
         """Return the event that an occurrence has its place and its length from, and where it begins by that."""
@@ -85,6 +98,10 @@ def series_of(events: Sequence[Event], problems: list[str]) -> list[Series]:
         if not event.following:
             found.append(Series(event))
     return found
+
+
+def _midnight(day: dt.date) -> dt.datetime:
+    return dt.datetime.combine(day, dt.time())
 
 
 def _shown(
