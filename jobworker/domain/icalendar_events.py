@@ -30,7 +30,10 @@ _WITHIN_A_DAY = (
 )
 
 #: What it takes to begin with a rule, in days.
-_EACH_RULE = 20
+_EACH_RULE = 15
+
+#: Days; a rule that finds nothing more is followed to the end of the year.
+_YEAR = 366
 
 #: Why a cancelled event adds nothing.
 CANCELLED = "it is cancelled"
@@ -56,8 +59,9 @@ class Rule:
     def charge(self, start: dt.datetime, after: dt.datetime, before: dt.datetime, effort: Effort) -> None:
         """Spend what it takes to follow the rule; one with COUNT is charged while it is followed."""
         last = min(self.until or before, before)
-        days = 0 if self.count is not None else (last - max(start, after)).days
-        effort.spend(0, _EACH_RULE + max(days, 0) * self._share)
+        days = (last - max(start, after)).days
+        followed = self.count is None and days >= 0
+        effort.spend(0, _EACH_RULE + (days + _YEAR) * self._share if followed else _EACH_RULE)
 
     def begins(
         self, start: dt.datetime, after: dt.datetime, before: dt.datetime, effort: Effort
@@ -76,12 +80,12 @@ class Rule:
                 yield begin
             if number == self.count:
                 return
-        effort.spend(0, (last - seen).days * self._share if counted else 0)
+        effort.spend(0, ((last - seen).days + _YEAR) * self._share if counted else 0)
 
     @property
     def _share(self) -> float:
         """Return the part of all days that the rule looks at; a long rule takes longer for each."""
-        return self.looked_at / 366 * (1 + len(self.text) // 40)
+        return self.looked_at / _YEAR * (1 + len(self.text) // 40)
 
 
 def _looked_at(parts: Parts) -> float:
@@ -92,10 +96,10 @@ def _looked_at(parts: Parts) -> float:
         parts.month_days or parts.year_days or parts.days or parts.weeks
     )
     months = len(parts.months) or (1 if bare else 12)
+    twice = 2 if parts.weeks or parts.positions else 1
     if parts.days or parts.weeks or parts.frequency is Frequency.WEEKLY:
-        twice = 2 if parts.weeks or parts.positions else 1
         return twice * months * (1 + 53 / 12 * max(1, len({weekday for _, weekday in parts.days})))
-    return months * (1 + len(parts.month_days)) + len(parts.year_days)
+    return twice * months * (1 + len(parts.month_days)) + len(parts.year_days)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,11 @@ FILES = {
     "many that are counted and never come": events(
         "DTSTART;VALUE=DATE:19000101", "RRULE:FREQ=YEARLY;BYWEEKNO=53;BYDAY=MO;BYMONTH=6;COUNT=2", count=RULES
     ),
+    "many positions that never come": events(
+        "DTSTART;VALUE=DATE:19680229",
+        "RRULE:FREQ=WEEKLY;INTERVAL=7;BYDAY=SU,SA,TU,WE,FR;BYSETPOS=200;UNTIL=20260101",
+        count=200,
+    ),
     "many exceptions by rule": events(DAY, "EXRULE:FREQ=DAILY", count=200),
     "many rules": events(DAY, "RRULE:FREQ=YEARLY"),
     "a rule with many periods": events(
