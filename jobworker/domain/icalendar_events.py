@@ -96,10 +96,10 @@ def _looked_at(parts: Parts) -> float:
         parts.month_days or parts.year_days or parts.days or parts.weeks
     )
     months = len(parts.months) or (1 if bare else 12)
-    twice = 2 if parts.weeks or parts.positions else 1
+    weight = (2 if parts.weeks else 1) * (2 if parts.positions else 1)
     if parts.days or parts.weeks or parts.frequency is Frequency.WEEKLY:
-        return twice * months * (1 + 53 / 12 * max(1, len({weekday for _, weekday in parts.days})))
-    return twice * months * (1 + len(parts.month_days)) + len(parts.year_days)
+        return weight * months * (1 + 53 / 12 * max(1, len({weekday for _, weekday in parts.days})))
+    return weight * months * (1 + len(parts.month_days)) + len(parts.year_days)
 
 
 @dataclass(frozen=True, slots=True)
