@@ -24,6 +24,7 @@ from jobworker.api.schemas.calendars import (
 from jobworker.domain import public_holidays
 from jobworker.domain.calendars import WEEKDAYS, span
 from jobworker.domain.errors import (
+    Busy,
     CalendarExists,
     CalendarInUse,
     CalendarNotFound,
@@ -116,16 +117,18 @@ def delete_calendar(name: str) -> Response:
 @blueprint.text(_ICALENDAR, "An iCalendar file (RFC 5545) as calendar programs export it.")
 @blueprint.answers(200, CalendarImport(), "What the calendar has now, or would have.", headers=headers.ETAG)
 @blueprint.headers({**headers.IF_MATCH, "required": False})
-@blueprint.problems(CalendarNotFound, CalendarOwnedByCode, PreconditionFailed, PreconditionRequired)
+@blueprint.problems(CalendarNotFound, CalendarOwnedByCode, PreconditionFailed, PreconditionRequired, Busy)
 def import_calendar(query: dict[str, Any], name: str) -> Response:
     """Make a calendar of dates out of an iCalendar file, or replace the dates of one (with If-Match).
 
-    Events are taken from a year ago to ten years ahead; a file with an event that cannot be read is refused.
+    Events are taken from a year ago to ten years ahead; a file with an event that cannot be read is refused, with an
+    error for each such event. Events that are free time are left out, unless `include_free=true`.
     """
     asked = Asked(
         name,
         body.text(request, _ICALENDAR),
         query["zone"],
+        include_free=query["include_free"] is not None,
         dry_run=query["dry_run"] is not None,
         replaces="If-Match" in request.headers,
         expected=headers.expected_revisions() if "If-Match" in request.headers else None,
@@ -220,6 +223,7 @@ def _imported(asked: Asked, done: Imported) -> dict[str, Any]:
         "days": done.spec["days"],
         "windows": done.spec["windows"],
         "left_out": done.contents.left_out[:_MOST_LEFT_OUT],
+        "left_out_total": len(done.contents.left_out),
         "links": {"calendar": f"{ROOT}/{asked.name}"},
     }
 

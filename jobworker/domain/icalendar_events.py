@@ -1,287 +1,330 @@
-"""One event of an iCalendar file: when it is, how it repeats, and which instances are others."""
+"""Events of iCalendar files: when they are, how they repeat, and which occurrences they stand for."""
 
 import datetime as dt
-import zoneinfo
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jobworker.domain.calendar_reading import LONGEST_NAME
+from jobworker.domain.icalendar_lines import Component, Effort, Property, quoted
+from jobworker.domain.icalendar_values import (
+    DAY,
+    LONGEST,
+    NOTHING,
+    FindZone,
+    Length,
+    Moment,
+    duration,
+    moment,
+    moments,
+    naive,
+    recurrence,
+    text,
+)
 from jobworker.domain.rules import rrule_reading
 from jobworker.domain.rules.recurrence import RRule
-from jobworker.domain.rules.rrule_reading import Frequency
+from jobworker.domain.rules.rrule_reading import Frequency, Parts
 
-#: Events begin in these years; others are typing errors, and would have to be followed for centuries.
-_YEARS = range(1900, 2400)
+#: What is right instead; such rules make more windows than a calendar holds.
+_WITHIN_A_DAY = (
+    "FREQ must be DAILY, WEEKLY, MONTHLY or YEARLY, with one time of day: give it as one window, or several events"
+)
 
-#: Rules that are finer than a day make more windows than a calendar holds.
-_FREQUENCIES = ("DAILY", "WEEKLY", "MONTHLY", "YEARLY")
+#: What it takes to begin with a rule, in days.
+_EACH_RULE = 15
 
-#: Rules that are counted must be followed from the first occurrence on.
-_MOST_COUNTED = 10_000
+#: Days; a rule that finds nothing more is followed to the end of the year.
+_YEAR = 366
 
-#: So many occurrences of a file are worked out; a calendar holds no more than a quarter of them.
-MOST_OCCURRENCES = 20_000
+#: Why a cancelled event adds nothing.
+CANCELLED = "it is cancelled"
 
-#: Through so many days the rules and the long events of a file are followed.
-MOST_DAYS = 500_000
-
-#: What makes a yearly rule look at every day of the year, and not at some dates.
-_LOOKS_AT_DAYS = ("BYDAY", "BYWEEKNO", "BYYEARDAY", "BYSETPOS")
-
-_DAY = dt.timedelta(days=1)
-_LONGEST = 3660 * _DAY
-_NOTHING = dt.timedelta(0)
-
-Moment = dt.date | dt.datetime
+#: Characters of an error message about one event.
+_LONGEST_MESSAGE = 300
 
 
 class Unreadable(ValueError):
     """An event cannot be read; the text names it and says why."""
 
 
-class TooMuch(ValueError):
-    """A file would take too long to read; the text says why."""
-
-
-@dataclass(slots=True)
-class Effort:
-    """What has been done about one file so far. It is bounded: somebody waits for the answer, and others wait too."""
-
-    occurrences: int = 0
-    days: int = 0
-
-    def spend(self, occurrences: int, days: int) -> None:
-        """Raises `TooMuch` before more is done than can be."""
-        self.occurrences += occurrences
-        self.days += days
-        if self.occurrences > MOST_OCCURRENCES:
-            raise TooMuch(f"the file's events occur more than {MOST_OCCURRENCES} times")
-        if self.days > MOST_DAYS:
-            raise TooMuch(f"its events have to be followed through more than {MOST_DAYS} days in sum")
-
-
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A recurrence rule, and until when it holds: a time on the event's own clock."""
+    """A recurrence rule of an event, and where it ends: a time on the event's own clock, a number of occurrences."""
 
     text: str
-    until: dt.datetime | None = None
+    until: dt.datetime | None
+    count: int | None
+    #: Days a year that it looks at.
+    looked_at: float
+
+    def charge(self, start: dt.datetime, after: dt.datetime, before: dt.datetime, effort: Effort) -> None:
+        """Spend what it takes to follow the rule; one with COUNT is charged while it is followed."""
+        last = min(self.until or before, before)
+        days = (last - max(start, after)).days
+        followed = self.count is None and days >= 0
+        effort.spend(0, _EACH_RULE + (days + _YEAR) * self._share if followed else _EACH_RULE)
 
     def begins(
         self, start: dt.datetime, after: dt.datetime, before: dt.datetime, effort: Effort
     ) -> Iterator[dt.datetime]:
-        """The occurrences from `after` to `before` of an event that starts at `start`."""
+        """Return the occurrences from `after` to `before` of an event that starts at `start`."""
         last = min(self.until or before, before)
         if start > last or after > last:
             return
-        rule = RRule(self.text, start)
-        scale = 366 if rule.parts.frequency is Frequency.YEARLY and not self._looks_at_days() else 1
-        seen = start if rule.parts.count is not None else max(start, after)
-        for begin in rule.followed(after, last):
-            effort.spend(1, (begin - seen).days // scale)
+        # A rule with COUNT must be followed from its first occurrence on.
+        counted = self.count is not None
+        seen = start if counted else max(start, after)
+        for number, begin in enumerate(RRule(self.text, start).followed(seen, last), 1):
+            effort.spend(1, (begin - seen).days * self._share if counted else 0)
             seen = begin
             if begin >= after:
                 yield begin
-        effort.spend(0, (last - seen).days // scale)
+            if number == self.count:
+                return
+        effort.spend(0, ((last - seen).days + _YEAR) * self._share if counted else 0)
 
-    def _looks_at_days(self) -> bool:
-        return any(part in self.text for part in _LOOKS_AT_DAYS)
+    @property
+    def _share(self) -> float:
+        """Return the part of all days that the rule looks at; a long rule takes longer for each."""
+        return self.looked_at / _YEAR * (1 + len(self.text) // 40)
+
+
+def _looked_at(parts: Parts) -> float:
+    """Return how many days a year a rule looks at; each month is about one more."""
+    if parts.frequency is Frequency.DAILY:
+        return 366
+    bare = parts.frequency is Frequency.YEARLY and not (
+        parts.month_days or parts.year_days or parts.days or parts.weeks
+    )
+    months = len(parts.months) or (1 if bare else 12)
+    weight = (2 if parts.weeks else 1) * (2 if parts.positions else 1)
+    if parts.days or parts.weeks or parts.frequency is Frequency.WEEKLY:
+        return weight * months * (1 + 53 / 12 * max(1, len({weekday for _, weekday in parts.days})))
+    return weight * months * (1 + len(parts.month_days)) + len(parts.year_days)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event. Times are naive, on the event's own clock (`tz`; None: on whichever clock is looked at).
+    """An event. Times are naive, on its own clock (`tz`; None: on whichever clock is looked at).
 
-    `instance` is which occurrence of the event with the same `uid` it stands for.
+    `uid` and `instance` say which event it is, or which occurrence of the event with the same `uid` it stands for; with
+    `following` also for those after it. `reason` is why it adds nothing, if so. `more` has lengths where they differ.
     """
 
     uid: str | None
     name: str
     start: dt.datetime
-    length: dt.timedelta
+    length: Length
     all_day: bool
     tz: dt.tzinfo | None
-    instance: dt.datetime | None
+    instance: Moment | None
+    following: bool
     sequence: int
-    cancelled: bool
+    reason: str | None
     rules: Sequence[Rule]
-    more: Sequence[dt.datetime]
+    not_rules: Sequence[Rule]
+    more: Mapping[dt.datetime, Length | None]
     fewer: frozenset[dt.datetime]
     days_off: frozenset[dt.date]
 
     @property
-    def zone(self) -> str | None:
-        """The name of the zone of its times; None if it needs none."""
+    def key(self) -> str | None:
+        """Return the name of the zone of its times; None if it needs none."""
         if self.tz is None or self.all_day:
             return None
         return str(getattr(self.tz, "key", self.tz))
 
-    def occurrences(
-        self, first: dt.date, end: dt.date, zone: dt.tzinfo | None, others: set[dt.datetime], effort: Effort
-    ) -> Iterator[tuple[Moment, Moment]]:
-        """Begin and end of what is on the days from `first` up to `end`: days, or times on the clock of `zone`."""
-        lowest, highest = dt.datetime.combine(first, dt.time()), dt.datetime.combine(end, dt.time())
-        # Clocks differ by little more than a day; what is too much is cut off below.
-        after, before = lowest - self.length - 2 * _DAY, highest + 2 * _DAY
-        begins = {self.start, *self.more}.union(
-            *(rule.begins(self.start, after, before, effort) for rule in self.rules)
-        )
-        for begin in sorted(begins - self.fewer - others):
-            if begin.date() in self.days_off:
-                continue
-            shown, until = self._shown(begin, zone), self._shown(begin + self.length, zone)
-            shown, until = max(shown, lowest), min(until, highest)
-            if shown < until:
-                # A long event that repeats every day names the same days over and over.
-                effort.spend(0, (until - shown).days)
-                yield (shown.date(), until.date()) if self.all_day else (shown, until)
+    @property
+    def title(self) -> str:
+        """Return how messages name it."""
+        return _title(self.name, self.uid)
 
-    def _shown(self, time: dt.datetime, zone: dt.tzinfo | None) -> dt.datetime:
+    def in_zone(self, time: dt.datetime, zone: dt.tzinfo | None) -> dt.datetime:
+        """Return what the clock of `zone` shows at a time on the event's own; a time in a gap is shown after it."""
         if self.tz is None or zone is None or self.all_day:
             return time
-        return time.replace(tzinfo=self.tz).astimezone(zone).replace(tzinfo=None)
+        return time.replace(tzinfo=self.tz).astimezone(dt.UTC).astimezone(zone).replace(tzinfo=None, fold=0)
+
+    @property
+    def shown_uid(self) -> str | None:
+        """Return the UID as reports show it."""
+        return None if self.uid is None else text(self.uid, LONGEST_NAME)
+
+    def on_its_clock(self, value: Moment, name: str) -> dt.datetime:
+        """Return a time of this event as its clock shows it; raises `ValueError` for a time that has no place there."""
+        if self.all_day:
+            return _midnight(value, self.tz, name)
+        return _matching(value, self.tz, name)
+
+    def begins(self, after: dt.datetime, before: dt.datetime, effort: Effort) -> Mapping[dt.datetime, Length | None]:
+        """Return where it begins from about `after` to `before`, and the lengths of those with one of their own."""
+        found: dict[dt.datetime, Length | None] = {self.start: None}
+        for rule in self.rules:
+            found.update(dict.fromkeys(rule.begins(self.start, after, before, effort)))
+        found.update(self.more)
+        removed = self.fewer.union(*(rule.begins(self.start, after, before, effort) for rule in self.not_rules))
+        return {
+            begin: length
+            for begin, length in found.items()
+            if begin not in removed and begin.date() not in self.days_off
+        }
 
 
-def event_of(component: Any) -> Event:
-    """The event that a VEVENT of the library describes; raises `Unreadable`."""
-    name = _text(component.get("SUMMARY"))
-    uid = str(component["UID"])[:LONGEST_NAME] if "UID" in component else None
+def event_of(component: Component, find: FindZone, include_free: bool, cancelled: bool) -> Event:
+    """Return the event that a VEVENT describes; raises `Unreadable`. `cancelled`: the whole calendar object is."""
     try:
-        return _event(component, uid, name)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        called = f"event {name!r}" + (f" (UID {uid})" if uid else "")
-        raise Unreadable(f"{called}: {error}") from None
+        return _event(component, find, include_free, cancelled)
+    except (ValueError, OverflowError) as error:
+        called = _title(name_of(component), uid_of(component))
+        raise Unreadable(f"{called}: {str(error)[:_LONGEST_MESSAGE]}") from None
 
 
-def _event(component: Any, uid: str | None, name: str) -> Event:
-    if component.errors:
-        raise ValueError("; ".join(f"{field or 'a line'}: {problem}" for field, problem in component.errors))
-    start = _stated(component, "DTSTART")
-    if start is None:
+def _title(name: str, uid: str | None) -> str:
+    return f"event {name!r}" + (f" (UID {text(uid, LONGEST_NAME)})" if uid else "")
+
+
+def uid_of(component: Component) -> str | None:
+    """Return the UID of a component, if it has one."""
+    found = component.all("UID")
+    return found[0].value.strip() or None if found else None
+
+
+def name_of(component: Component) -> str:
+    """Return the name of a component."""
+    found = component.all("SUMMARY")
+    return (text(found[0].value, LONGEST_NAME) if found else "") or "busy"
+
+
+def _event(component: Component, find: FindZone, include_free: bool, cancelled: bool) -> Event:
+    if component.problems:
+        raise ValueError(component.problems[0])
+    given = component.one("DTSTART")
+    if given is None:
         raise ValueError("DTSTART is missing")
-    tz = _clock(component["DTSTART"]) if isinstance(start, dt.datetime) else None
-    midnight = _naive(start, tz).time() == dt.time()
+    start = moment(given, find)
+    tz = start.tzinfo if isinstance(start, dt.datetime) else None
     # Outlook writes days as times from midnight to midnight.
-    all_day = not isinstance(start, dt.datetime) or (
-        midnight and _says(component, "X-MICROSOFT-CDO-ALLDAYEVENT", "TRUE")
-    )
-    added, removed = _listed(component, "RDATE"), _listed(component, "EXDATE")
-    instance = _stated(component, "RECURRENCE-ID")
-    if "RECURRENCE-ID" in component and "RANGE" in component["RECURRENCE-ID"].params:
-        raise ValueError("RANGE=THISANDFUTURE is not read: let the calendar program write the instances")
-    return Event(
-        uid=uid,
-        name=name,
-        start=_naive(start, tz),
-        length=_length(component, start, tz, all_day),
+    marked = component.text("X-MICROSOFT-CDO-ALLDAYEVENT") == "TRUE" and naive(start, tz).time() == dt.time()
+    all_day = not isinstance(start, dt.datetime) or marked
+    place = _midnight if all_day else _matching
+    length = _length(component, start, all_day, find)
+    removed = [value for value, _ in moments(component, "EXDATE", find)]
+    instance, following = _instance(component, find)
+    sequence = component.one("SEQUENCE")
+    event = Event(
+        uid=uid_of(component),
+        name=name_of(component),
+        start=naive(start, tz),
+        length=length,
         all_day=all_day,
         tz=tz,
-        instance=None if instance is None else _naive(instance, tz),
-        sequence=int(component.get("SEQUENCE", 0)),
-        cancelled=_says(component, "STATUS", "CANCELLED"),
-        rules=[_rule(each, tz, all_day) for each in _many(component, "RRULE")],
-        more=[_naive(each, tz) for each in added],
-        fewer=frozenset(_naive(each, tz) for each in removed),
-        days_off=frozenset(_naive(each, tz).date() for each in removed if all_day or not isinstance(each, dt.datetime)),
+        instance=instance,
+        following=following,
+        sequence=_sequence(sequence.value.strip()) if sequence else 0,
+        reason=CANCELLED if cancelled else _reason(component, length, include_free),
+        rules=[_rule(each, tz, all_day, find) for each in component.all("RRULE")],
+        not_rules=[_rule(each, tz, all_day, find) for each in component.all("EXRULE")],
+        more={place(value, tz, "RDATE"): own for value, own in moments(component, "RDATE", find)},
+        fewer=frozenset(place(each, tz, "EXDATE") for each in removed if all_day or isinstance(each, dt.datetime)),
+        days_off=frozenset(each for each in removed if not all_day and not isinstance(each, dt.datetime)),
     )
+    if instance is not None and (event.rules or event.not_rules or event.more):
+        raise ValueError(
+            "RECURRENCE-ID makes it one occurrence of another event: it cannot have RRULE, RDATE or EXRULE"
+        )
+    return event
 
 
-def _clock(given: Any) -> dt.tzinfo | None:
-    """The zone of a time. What Windows calls a zone stands for a well-known one, even if the file describes it."""
-    from icalendar.timezone.windows_to_olson import WINDOWS_TO_OLSON
-
-    known = WINDOWS_TO_OLSON.get(str(given.params.get("TZID", "")))
-    tz: dt.tzinfo | None = zoneinfo.ZoneInfo(known) if known else given.dt.tzinfo
-    return tz
+def _sequence(given: str) -> int:
+    if not given.isascii() or not given.isdecimal() or len(given) > 10:
+        raise ValueError(f"SEQUENCE is {quoted(given)}; it must be a number such as 0")
+    return int(given)
 
 
-def _length(component: Any, start: Moment, tz: dt.tzinfo | None, all_day: bool) -> dt.timedelta:
-    end = _stated(component, "DTEND")
+def _instance(component: Component, find: FindZone) -> tuple[Moment | None, bool]:
+    given = component.one("RECURRENCE-ID")
+    if given is None:
+        return None, False
+    reach = given.parameters.get("RANGE", "").upper()
+    if reach not in ("", "THISANDFUTURE"):
+        raise ValueError(f"RECURRENCE-ID: RANGE is {quoted(reach)}; it must be THISANDFUTURE or left out")
+    return moment(given, find), bool(reach)
+
+
+def _reason(component: Component, length: Length, include_free: bool) -> str | None:
+    """Return why the event adds nothing to a calendar, if so."""
+    if component.text("STATUS") == "CANCELLED":
+        return CANCELLED
+    if length.sum == NOTHING:
+        return "it has no length: DTEND and DURATION are missing, or say none"
+    for name, value in (("TRANSP", "TRANSPARENT"), ("X-MICROSOFT-CDO-BUSYSTATUS", "FREE")):
+        if component.text(name) == value and not include_free:
+            return f"it is free time ({name}:{value}); include_free=true takes it"
+    return None
+
+
+def _length(component: Component, start: Moment, all_day: bool, find: FindZone) -> Length:
+    end, lasts = component.one("DTEND"), component.one("DURATION")
+    if end is not None and lasts is not None:
+        raise ValueError("DTEND and DURATION exclude each other; leave one out")
     if end is not None:
-        if isinstance(end, dt.datetime) != isinstance(start, dt.datetime):
-            raise ValueError("DTSTART and DTEND must both be days, or both times")
-        length = _naive(end, tz) - _naive(start, tz)
-        if length < _NOTHING:
-            raise ValueError("DTEND is before DTSTART")
-    elif "DURATION" in component:
-        length = component["DURATION"].dt
-        if abs(length) > _LONGEST:
-            raise ValueError(f"DURATION must be at most {_LONGEST.days} days")
+        length = _until(start, moment(end, find), all_day)
     else:
-        length = _DAY if all_day else _NOTHING
+        length = duration(lasts) if lasts else Length(days=int(all_day))
+    if not NOTHING <= length.sum <= LONGEST * DAY:
+        raise ValueError(f"DTEND must be 0 to {LONGEST} days after DTSTART")
+    if not all_day:
+        return length
+    if length.exact % DAY:
+        raise ValueError("DURATION of an event of whole days must be whole days, such as P1D")
     # Some programs say that a day begins and ends with itself.
-    return max(length, _DAY) if all_day else length
+    return Length(max(length.sum.days, 1))
 
 
-def _rule(given: Any, tz: dt.tzinfo | None, all_day: bool) -> Rule:
-    [frequency], [interval], [until], [count] = (
-        given.get(name, [default])
-        for name, default in (("FREQ", ""), ("INTERVAL", 1), ("UNTIL", None), ("COUNT", None))
-    )
-    if frequency not in _FREQUENCIES:
-        raise ValueError(f"RRULE: FREQ must be one of {', '.join(_FREQUENCIES)}; what is more often is one window")
-    if not 0 < interval <= _MOST_COUNTED or not 0 < (1 if count is None else count) <= _MOST_COUNTED:
-        raise ValueError(f"RRULE: INTERVAL and COUNT must be 1 to {_MOST_COUNTED}")
-    if any(len(given.get(name, [])) > 1 for name in ("BYHOUR", "BYMINUTE", "BYSECOND")):
-        raise ValueError("RRULE: an event that repeats within a day is not read; give it as several events")
-    text = ";".join(each for each in given.to_ical().decode().split(";") if not each.startswith("UNTIL="))
-    rrule_reading.read(text)
-    return Rule(text, _until(until, tz, all_day))
+def _until(start: Moment, end: Moment, all_day: bool) -> Length:
+    """Return the length up to DTEND: exactly the same for each occurrence, as RFC 5545 says (3.8.5.3)."""
+    if isinstance(end, dt.datetime) != isinstance(start, dt.datetime):
+        raise ValueError("DTSTART and DTEND must both be days, or both times")
+    tz = start.tzinfo if isinstance(start, dt.datetime) else None
+    wall = (naive(end, tz) if all_day else _matching(end, tz, "DTEND")) - naive(start, tz)
+    if wall < NOTHING:
+        raise ValueError("DTEND is before DTSTART")
+    if tz is None or all_day or not isinstance(start, dt.datetime) or not isinstance(end, dt.datetime):
+        return Length(exact=wall)
+    return Length(exact=(end if end.tzinfo else end.replace(tzinfo=tz)).astimezone(dt.UTC) - start.astimezone(dt.UTC))
 
 
-def _until(given: Moment | None, tz: dt.tzinfo | None, all_day: bool) -> dt.datetime | None:
-    if given is None or given.year not in _YEARS:
-        return None
-    last = _naive(given, tz)
+def _rule(given: Property, tz: dt.tzinfo | None, all_day: bool, find: FindZone) -> Rule:
+    expression, last, count = recurrence(given, find)
+    finer = {"FREQ=HOURLY", "FREQ=MINUTELY", "FREQ=SECONDLY"}.intersection(expression.split(";"))
+    if finer:
+        raise ValueError(f"{given.name}: {finer.pop()} repeats within a day; {_WITHIN_A_DAY}")
+    try:
+        parts = rrule_reading.read(expression)
+    except ValueError as error:
+        raise ValueError(f"{given.name}: {error}") from None
+    if any(len(each) > 1 for each in (parts.hours, parts.minutes, parts.seconds)):
+        raise ValueError(f"{given.name}: the event repeats within a day; {_WITHIN_A_DAY}")
+    return Rule(expression, None if last is None else _last(last, tz, all_day), count, _looked_at(parts))
+
+
+def _last(given: Moment, tz: dt.tzinfo | None, all_day: bool) -> dt.datetime:
+    """Return UNTIL on the event's clock. Many programs give a day for an event with a time: that day is included."""
+    last = naive(given, tz)
     whole = all_day or not isinstance(given, dt.datetime)
     return dt.datetime.combine(last.date(), dt.time.max) if whole else last
 
 
-def _stated(component: Any, name: str) -> Moment | None:
-    """The value of a property that is a day or a time; one whose zone nobody knows is refused."""
-    if name not in component:
-        return None
-    given = component[name]
-    if isinstance(given, list):
-        raise ValueError(f"{name} is there more than once")
-    return _known(given, name)
+def _midnight(value: Moment, tz: dt.tzinfo | None, name: str) -> dt.datetime:
+    """Return the day of a time that belongs to an event of whole days."""
+    if tz is None and isinstance(value, dt.datetime) and value.tzinfo is dt.UTC and value.time() != dt.time():
+        raise ValueError(f"{name} is a time in UTC and the event is on days; write it as {name};VALUE=DATE:20261224")
+    return dt.datetime.combine(naive(value, tz).date(), dt.time())
 
 
-def _listed(component: Any, name: str) -> list[Moment]:
-    return [_known(each, name) for line in _many(component, name) for each in line.dts]
-
-
-def _known(given: Any, name: str) -> Moment:
-    value = given.dt
-    zone = given.params.get("TZID")
-    if zone is not None and isinstance(value, dt.datetime) and value.tzinfo is None:
-        raise ValueError(f"{name}: time zone {str(zone)[:100]!r} is not known, and the file does not describe it")
-    if not isinstance(value, dt.date):
-        raise TypeError(f"{name} must be a day or a time")
-    if value.year not in _YEARS:
-        raise ValueError(f"{name} is not in {_YEARS.start} to {_YEARS.stop - 1}")
-    return value
-
-
-def _many(component: Any, name: str) -> list[Any]:
-    found = component.get(name, [])
-    return found if isinstance(found, list) else [found]
-
-
-def _naive(value: Moment, tz: dt.tzinfo | None) -> dt.datetime:
-    """As the event's own clock shows it."""
+def _matching(value: Moment, tz: dt.tzinfo | None, name: str) -> dt.datetime:
+    """Return a time that belongs to an event with times, as its clock shows it."""
     if not isinstance(value, dt.datetime):
-        return dt.datetime.combine(value, dt.time())
-    if value.tzinfo is not None and tz is not None:
-        value = value.astimezone(tz)
-    return value.replace(tzinfo=None)
-
-
-def _says(component: Any, name: str, value: str) -> bool:
-    return str(component.get(name, "")).upper() == value
-
-
-def _text(given: Any) -> str:
-    printable = "".join(each if each.isprintable() else " " for each in str(given or ""))
-    return printable.strip()[:LONGEST_NAME] or "busy"
+        raise ValueError(f"{name} is a day and DTSTART a time; write the time, too")
+    if tz is None and value.tzinfo is not None:
+        raise ValueError(f"{name} has a time zone and DTSTART has none; write both in the same way")
+    return naive(value, tz)

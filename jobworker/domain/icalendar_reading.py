@@ -1,39 +1,41 @@
 """iCalendar files (RFC 5545), as calendar programs export them, read into days and windows of time.
 
-Events are expanded within a range of days: repetitions with their exceptions, single instances that were moved or
-cancelled, and each time on the wall clock of one zone. A file of which any event cannot be read is refused as a whole:
-a black-out that is silently missing would be noticed too late.
+Events are expanded within a range of days: repetitions with their exceptions, occurrences that were moved or cancelled,
+and each time on the wall clock of one zone. A file with an event that cannot be read is refused, with an error for each
+such event: a black-out that is silently missing would be noticed too late. An event that is read and adds nothing is
+reported with its reason.
 """
 
 import datetime as dt
 import zoneinfo
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from jobworker.domain.calendar_reading import LONGEST_NAME, MOST_DATES
 from jobworker.domain.calendars import Window
 from jobworker.domain.errors import FieldError, InvalidInput
-from jobworker.domain.icalendar_events import Effort, Event, TooMuch, Unreadable, event_of
+from jobworker.domain.icalendar_events import CANCELLED, Event, Unreadable, event_of, name_of, uid_of
+from jobworker.domain.icalendar_lines import Component, Effort, TooMuch, bad, calendars, quoted
+from jobworker.domain.icalendar_series import Series, series_of
+from jobworker.domain.icalendar_values import text
+from jobworker.domain.icalendar_zones import Zones
 
-#: Bytes of a file: ten times what 5,000 events of a calendar program need.
-LARGEST = 5 * 1024 * 1024
-
-_MOST_EVENTS = 5000
-
-#: Each is followed from its first occurrence on, be that decades ago.
-_MOST_REPEATED = 500
-
-#: Who has made so many mistakes has made one many times.
+#: Problems that are told; the rest is counted.
 _MOST_PROBLEMS = 20
+
+#: Items in the lists of these properties, in sum: the dates that a calendar holds, and rules for 0.1 s.
+_MOST_ITEMS = {"RDATE": MOST_DATES, "EXDATE": MOST_DATES, "RRULE": 1000, "EXRULE": 200}
+
+#: Objects of these methods (RFC 5546) announce events; CANCEL takes them back, and the others answer an invitation.
+_ANNOUNCING = ("", "PUBLISH", "REQUEST", "ADD")
 
 _DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """An event that adds nothing to the calendar, and why."""
+    """An event, or another component, that adds nothing to the calendar, and why."""
 
     uid: str | None
     name: str
@@ -51,93 +53,135 @@ class Contents:
     left_out: Sequence[LeftOut]
 
 
-def read(file: bytes, zone: str | None, first: dt.date, end: dt.date) -> Contents:
-    """What the file has on the days from `first` up to `end`; raises `InvalidInput` with what cannot be read.
+@dataclass(slots=True)
+class _Found:
+    """What has been read of a file so far."""
 
-    `zone` None: the file's own.
+    events: list[Event] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    days: defaultdict[dt.date, list[str]] = field(default_factory=lambda: defaultdict(list))
+    windows: set[Window] = field(default_factory=set)
+
+    def leave_out(self, event: Event, reason: str) -> None:
+        self.left_out.append(LeftOut(event.shown_uid, event.name, reason))
+
+    def check(self) -> None:
+        """Raise `InvalidInput` with the events that cannot be read."""
+        if not self.problems:
+            return
+        told = self.problems[:_MOST_PROBLEMS]
+        more = f"; and {len(self.problems) - len(told)} more" if len(self.problems) > len(told) else ""
+        raise InvalidInput("; ".join(told) + more, [FieldError("", "bad_icalendar", each) for each in told])
+
+
+def read(file: bytes, zone: str | None, first: dt.date, end: dt.date, include_free: bool = False) -> Contents:
+    """Return what the file has on the days from `first` up to `end`; raises `InvalidInput` with what cannot be read.
+
+    `zone` None: the file's own. `include_free`: also events that do not block time (TRANSP:TRANSPARENT).
     """
-    components = _components(file)
-    events = _events(components)
-    zone = zone or _zone_of(components, events)
-    left_out: list[LeftOut] = []
-    days: defaultdict[dt.date, list[str]] = defaultdict(list)
-    windows: set[Window] = set()
+    found = _Found()
     try:
-        _expand(events, zoneinfo.ZoneInfo(zone) if zone else None, (first, end), days, windows, left_out)
+        objects = calendars(file)
+        zones = Zones(objects)
+        components = _read_events(objects, zones, found, include_free)
+        every = _series(found)
+        found.check()
+        counting = [event for each in every for event in each.events if event.reason is None]
+        key, tz = _zone(zone, objects, zones, counting)
+        _expand(every, tz, (first, end), found)
     except TooMuch as error:
-        message = f"{error}, from {first} to {end}; split it"
+        message = f"{error} (read from {first} to {end}); split it, or let its rules end"
         raise InvalidInput(message, [FieldError("", "too_large", message)]) from None
-    named = {day: "; ".join(dict.fromkeys(names))[:LONGEST_NAME] for day, names in sorted(days.items())}
-    ordered = sorted(windows, key=lambda window: (window.begin, window.end, window.name))
-    return Contents(len(events), zone, named, ordered, left_out)
+    named = {day: "; ".join(dict.fromkeys(names))[:LONGEST_NAME] for day, names in sorted(found.days.items())}
+    ordered = sorted(found.windows, key=lambda window: (window.begin, window.end, window.name))
+    return Contents(components, key, named, ordered, found.left_out)
 
 
-def _expand(
-    events: Sequence[Event],
-    zone: dt.tzinfo | None,
-    within: tuple[dt.date, dt.date],
-    days: defaultdict[dt.date, list[str]],
-    windows: set[Window],
-    left_out: list[LeftOut],
-) -> None:
-    """Enter what the events come to; raises `TooMuch` before that takes long."""
-    effort = Effort()
-    for event, exceptions in _latest(events, left_out):
-        found = False
-        for begin, until in event.occurrences(*within, zone, exceptions, effort):
-            found = True
-            _enter(days, windows, event.name, begin, until)
-            if len(days) > MOST_DATES or len(windows) > MOST_DATES:
-                raise TooMuch(f"the file has more than {MOST_DATES} days or windows")
-        if not found:
-            left_out.append(LeftOut(event.uid, event.name, f"nothing of it is from {within[0]} to {within[1]}"))
+def _read_events(objects: Sequence[Component], zones: Zones, found: _Found, include_free: bool) -> int:
+    """Read the events of all calendar objects; returns how many there are."""
+    count = 0
+    parts = [(each, part) for each in objects for part in each.parts if part.name != "VTIMEZONE"]
+    for name, most in _MOST_ITEMS.items():
+        items = sum(line.value.count(",") + 1 for _, part in parts for line in part.all(name))
+        if items > most:
+            raise TooMuch(f"{name} of the file's events lists {items} items, more than {most}")
+    for calendar in objects:
+        _check(calendar)
+    for calendar, part in parts:
+        method = calendar.text("METHOD")
+        count += part.name == "VEVENT"
+        if part.name != "VEVENT":
+            _leave_out(part, f"it is a {text(part.name, LONGEST_NAME)}; events (VEVENT) are read", found)
+        elif method not in (*_ANNOUNCING, "CANCEL"):
+            _leave_out(part, f"METHOD:{text(method, LONGEST_NAME)} makes it an answer to an invitation", found)
+        else:
+            try:
+                found.events.append(event_of(part, zones.find, include_free, method == "CANCEL"))
+            except Unreadable as error:
+                found.problems.append(str(error))
+    return count
 
 
-def _components(file: bytes) -> list[Any]:
-    # A big library that most processes never need.
-    import icalendar
-
-    if len(file) > LARGEST:
-        raise _bad(f"the file has {len(file)} bytes; at most {LARGEST} are read")
-    try:
-        text = file.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _bad(f"the file is not UTF-8 text: {error}") from None
-    if not text.strip().upper().startswith("BEGIN:VCALENDAR"):
-        raise _bad("this is not an iCalendar file: it must begin with BEGIN:VCALENDAR")
-    if not text.strip().upper().endswith("END:VCALENDAR"):
-        raise _bad("the file is cut off: it must end with END:VCALENDAR")
-    if text.upper().count("BEGIN:VEVENT") > _MOST_EVENTS:
-        raise _bad(f"the file has more than {_MOST_EVENTS} events; split it")
-    try:
-        return list(icalendar.Calendar.from_ical(text, multiple=True))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _bad(f"this is not an iCalendar file: {str(error)[:200]}") from None
+def _leave_out(part: Component, reason: str, found: _Found) -> None:
+    uid = uid_of(part)
+    found.left_out.append(LeftOut(uid and text(uid, LONGEST_NAME), name_of(part), reason))
 
 
-def _events(components: Sequence[Any]) -> list[Event]:
-    found, problems = [], []
-    for component in (event for each in components for event in each.walk("VEVENT")):
+def _check(calendar: Component) -> None:
+    """Refuse what looks like a calendar of RFC 5545, and is read in another way."""
+    version, scale = calendar.text("VERSION"), calendar.text("CALSCALE")
+    if version not in ("", "2.0"):
+        raise bad(f"VERSION is {quoted(version)}; export it as iCalendar, VERSION:2.0")
+    if scale not in ("", "GREGORIAN"):
+        raise bad(f"CALSCALE is {quoted(scale)}; only GREGORIAN is read")
+
+
+def _series(found: _Found) -> list[Series]:
+    """Return the events that count, each with those that stand for occurrences of it."""
+    current: dict[object, Event] = {}
+    for at, event in enumerate(found.events):
+        key = (event.uid, event.instance) if event.uid else at
+        other = current.get(key)
+        older = event if other is not None and other.sequence > event.sequence else other
+        if older is not event:
+            current[key] = event
+        if older is not None:
+            found.leave_out(older, "the file has a later version of it")
+    cancelled = {
+        event.uid for event in current.values() if event.uid and event.instance is None and event.reason == CANCELLED
+    }
+    kept = []
+    for event in current.values():
+        if event.uid in cancelled:
+            found.leave_out(event, CANCELLED)
+            continue
+        kept.append(event)
+        if event.reason is not None:
+            found.leave_out(event, event.reason)
+    return series_of(kept, found.problems)
+
+
+def _zone(
+    zone: str | None, objects: Sequence[Component], zones: Zones, events: Sequence[Event]
+) -> tuple[str | None, dt.tzinfo | None]:
+    """Return on which clock the times are shown, name and zone; None: no time needs one."""
+    if zone is not None:
+        return zone, zoneinfo.ZoneInfo(zone)
+    used = {event.key: event.tz for event in events if event.key is not None}
+    if not used:
+        return None, None
+    stated = {each.all("X-WR-TIMEZONE")[0].value for each in objects if each.all("X-WR-TIMEZONE")}
+    if len(stated) == 1:
         try:
-            found.append(event_of(component))
-        except Unreadable as error:
-            problems.append(FieldError("", "bad_icalendar", str(error)))
-    if sum(bool(event.rules) for event in found) > _MOST_REPEATED:
-        raise _bad(f"the file has more than {_MOST_REPEATED} events that repeat; split it")
-    if problems:
-        raise InvalidInput("; ".join(each.message for each in problems[:_MOST_PROBLEMS]), problems[:_MOST_PROBLEMS])
-    return found
-
-
-def _zone_of(components: Sequence[Any], events: Sequence[Event]) -> str | None:
-    """The zone on whose clock the file's times are meant; None: they are all without a zone."""
-    zones = {event.zone for event in events if event.zone is not None}
-    if not zones:
-        return None
-    stated = {str(each["X-WR-TIMEZONE"]) for each in components if "X-WR-TIMEZONE" in each}
-    for names in (stated, zones - {"UTC"}):
-        if len(names) == 1 and names <= zoneinfo.available_timezones():
-            return names.pop()
+            tz = zones.find(stated.pop())
+        except ValueError:
+            pass
+        else:
+            return str(getattr(tz, "key", tz)), tz
+    used.pop("UTC", None)
+    if len(used) == 1:
+        return used.popitem()
     message = (
         "zone is needed: the file has times in UTC or in several zones, and does not say on which wall clock they are "
         "meant; give an IANA time zone such as Europe/Berlin"
@@ -145,46 +189,29 @@ def _zone_of(components: Sequence[Any], events: Sequence[Event]) -> str | None:
     raise InvalidInput(message, [FieldError("zone", "missing", message)])
 
 
-def _latest(events: Sequence[Event], left_out: list[LeftOut]) -> Iterator[tuple[Event, set[dt.datetime]]]:
-    """The events that count, each with the occurrences that others stand for: those of its single instances."""
-    current: dict[object, Event] = {}
-    for at, event in enumerate(events):
-        key = (event.uid, event.instance) if event.uid else at
-        other = current.get(key)
-        older = event if other is not None and other.sequence > event.sequence else other
-        if older is not event:
-            current[key] = event
-        if older is not None:
-            left_out.append(LeftOut(older.uid, older.name, "the file has a later version of it"))
-    instances: defaultdict[str, set[dt.datetime]] = defaultdict(set)
-    cancelled = {event.uid for event in current.values() if event.cancelled and event.instance is None and event.uid}
-    for event in current.values():
-        if event.uid and event.instance is not None:
-            instances[event.uid].add(event.instance)
-    for event in current.values():
-        if event.cancelled or event.uid in cancelled:
-            left_out.append(LeftOut(event.uid, event.name, "it is cancelled"))
-        elif event.length <= dt.timedelta(0):
-            left_out.append(LeftOut(event.uid, event.name, "it has no length"))
-        else:
-            yield event, instances[event.uid] if event.uid and event.instance is None else set()
+def _expand(every: Sequence[Series], zone: dt.tzinfo | None, within: tuple[dt.date, dt.date], found: _Found) -> None:
+    """Enter what the events come to; raises `TooMuch` before that takes long."""
+    effort = Effort()
+    counting = [series for series in every if series.counts]
+    for series in counting:
+        series.charge(*within, effort)
+    for series in counting:
+        entered = set()
+        for event, begin, until in series.occurrences(*within, zone, effort):
+            entered.add(id(event))
+            _enter(found, event.name, begin, until)
+            if len(found.days) > MOST_DATES or len(found.windows) > MOST_DATES:
+                raise TooMuch(f"the file has more than {MOST_DATES} days or windows")
+        for event in series.events:
+            if event.reason is None and id(event) not in entered:
+                found.leave_out(event, f"nothing of it is from {within[0]} to {within[1]}")
 
 
-def _enter(
-    days: defaultdict[dt.date, list[str]],
-    windows: set[Window],
-    name: str,
-    begin: dt.date | dt.datetime,
-    until: dt.date | dt.datetime,
-) -> None:
+def _enter(found: _Found, name: str, begin: dt.date | dt.datetime, until: dt.date | dt.datetime) -> None:
     if isinstance(begin, dt.datetime) and isinstance(until, dt.datetime):
-        windows.add(Window(begin, until, name))
+        found.windows.add(Window(begin, until, name))
         return
     day = begin
     while day < until:
-        days[day].append(name)
+        found.days[day].append(name)
         day += _DAY
-
-
-def _bad(message: str) -> InvalidInput:
-    return InvalidInput(message, [FieldError("", "bad_icalendar", message)])

@@ -1,8 +1,9 @@
 """iCalendar files become calendars of dates."""
 
+import contextlib
 import datetime as dt
-import zoneinfo
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +13,10 @@ from jobworker.clock import Clock
 from jobworker.domain import icalendar_reading
 from jobworker.domain.calendar_reading import parse
 from jobworker.domain.calendars import Dates
-from jobworker.domain.errors import CalendarNotFound, FieldError, InvalidInput, PreconditionRequired
+from jobworker.domain.errors import Busy, CalendarNotFound, FieldError, InvalidInput, PreconditionRequired
 from jobworker.domain.icalendar_reading import Contents
 from jobworker.domain.job import Owner
+from jobworker.domain.zones import hint, known_zones
 from jobworker.services import calendar_editing
 from jobworker.services.calendar_editing import Expected
 from jobworker.store import calendars
@@ -25,17 +27,25 @@ from jobworker.store.database import Database
 _BEFORE = dt.timedelta(days=366)
 _AHEAD = dt.timedelta(days=3660)
 
+#: Events that an error message names which add nothing.
+_MOST_NAMED = 20
+
+#: Held while a file is read: that is CPU time, and the threads of a process share one interpreter.
+_READING = threading.Lock()
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What somebody wants to be read: `zone` None is the file's own.
 
+    `include_free`: events that are marked as free time count, too.
     Who `replaces` a calendar knows one of the `expected` revisions (None: whichever is current).
     """
 
     name: str
     file: bytes
     zone: str | None = None
+    include_free: bool = False
     dry_run: bool = False
     replaces: bool = False
     expected: Expected = None
@@ -57,14 +67,16 @@ class Imported:
 def run(database: Database, clock: Clock, asked: Asked, actor: str) -> Imported:
     """Make a calendar of what the file lists, or let it replace what a calendar lists; holidays stay.
 
-    Raises `InvalidInput` with everything that cannot be read, and what `calendar_editing.change` raises.
+    A dry run also shows a file that lists nothing, with what was left out. Raises `InvalidInput` with everything that
+    cannot be read, `Busy` while another file is read, and what `calendar_editing.change` raises.
     """
     _check(asked)
     now = clock.now()
     first, end = (now - _BEFORE).date(), (now + _AHEAD).date()
-    contents = icalendar_reading.read(asked.file, asked.zone, first, end)
-    if not contents.days and not contents.windows:
-        message = f"the calendar would be empty: none of the file's {contents.events} events is from {first} to {end}"
+    with _reading():
+        contents = icalendar_reading.read(asked.file, asked.zone, first, end, asked.include_free)
+    if not contents.days and not contents.windows and not asked.dry_run:
+        message = f"the calendar would be empty: {_emptiness(contents)}"
         raise InvalidInput(message, [FieldError("", "empty", message)])
     with database.write() as connection:
         before = _current(connection, asked)
@@ -77,10 +89,30 @@ def run(database: Database, clock: Clock, asked: Asked, actor: str) -> Imported:
     return Imported(contents, first, end, spec, row, before is None, changed)
 
 
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Let one file be read at a time; raises `Busy`."""
+    if not _READING.acquire(blocking=False):
+        raise Busy("another iCalendar file is being read; repeat this import in a moment")
+    try:
+        yield
+    finally:
+        _READING.release()
+
+
+def _emptiness(contents: Contents) -> str:
+    """Return why a file lists nothing."""
+    if not contents.left_out:
+        return "the file has no events (VEVENT)"
+    named = [f"{each.name!r} (UID {each.uid}): {each.reason}" for each in contents.left_out[:_MOST_NAMED]]
+    more = f"; and {len(contents.left_out) - len(named)} more" if len(contents.left_out) > len(named) else ""
+    return f"nothing of the file's {contents.events} events is left; {'; '.join(named)}{more}"
+
+
 def _check(asked: Asked) -> None:
     calendar_editing.check_name(asked.name)
-    if asked.zone is not None and asked.zone not in zoneinfo.available_timezones():
-        message = f"{asked.zone[:100]!r} is not an IANA time zone; an example is Europe/Berlin"
+    if asked.zone is not None and asked.zone not in known_zones():
+        message = f"{asked.zone[:100]!r} is not an IANA time zone; {hint(asked.zone[:100])}"
         raise InvalidInput(message, [FieldError("zone", "unknown_zone", message)])
 
 

@@ -144,8 +144,16 @@ class ImportQuery(Schema):
         metadata={"description": "`true`: nothing is written, only told.", "enum": ["true"]},
     )
 
-    @ma.validates("dry_run")
-    def check_dry_run(self, value: str | None, data_key: str) -> None:
+    include_free = fields.String(
+        load_default=None,
+        metadata={
+            "description": "`true`: events that are free time (TRANSP:TRANSPARENT) count, too.",
+            "enum": ["true"],
+        },
+    )
+
+    @ma.validates("dry_run", "include_free")
+    def check_true(self, value: str | None, data_key: str) -> None:
         """Only `true` says anything."""
         if value not in (None, "true"):
             raise ma.ValidationError(Coded("not_allowed", "must be true, or left out"))
@@ -176,6 +184,7 @@ class CalendarImport(Answer):
     left_out = fields.List(
         fields.Nested(LeftOutEvent), metadata={"description": "At most 100 events that add nothing."}
     )
+    left_out_total = integer("Events that add nothing.")
     links = fields.Dict(values=fields.String())
 
 

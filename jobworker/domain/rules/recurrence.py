@@ -184,11 +184,19 @@ class _Search:
         if self.parts.month_days:
             return _month_days(self.parts.month_days, length)
         if not self.parts.year_days:
-            return range(1, length + 1)
+            return self._weekdays(year, month, length)
         passed = _year_day(dt.date(year, month, 1)) - 1
         whole = 365 + calendar.isleap(year)
         days = {number if number > 0 else whole + 1 + number for number in self.parts.year_days}
         return sorted(day - passed for day in days if 1 <= day - passed <= length)
+
+    def _weekdays(self, year: int, month: int, length: int) -> Iterable[int]:
+        """Return the days of a month that have a day of the week which the rule names."""
+        weekdays = {weekday for _, weekday in self.parts.days}
+        if len(weekdays) in (0, 7):
+            return range(1, length + 1)
+        first = dt.date(year, month, 1).weekday()
+        return sorted(day for weekday in weekdays for day in range(1 + (weekday - first) % 7, length + 1, 7))
 
     def _leaves_out(self, year: int, month: int) -> bool:
         passed = (year - self.start.year) * 12 + month - self.start.month

@@ -1,18 +1,27 @@
 """iCalendar files over HTTP."""
 
 import datetime as dt
+import pathlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from jobworker.clock import SystemClock
+from jobworker.domain import icalendar_reading
 from jobworker.domain.calendars import Dates
+from jobworker.domain.icalendar_reading import Contents
 from jobworker.domain.job import Owner
 from jobworker.services import calendar_editing
 from tests.integration.http.conftest import World
 from tests.unit.icalendar_files import APPLE
 
 ROOT = "/api/v1/calendars"
+FILES = pathlib.Path(__file__).parents[2] / "unit" / "ics"
+
+#: Seconds to wait for another thread.
+DEADLINE = 30
 TODAY = SystemClock().now().date()
 
 
@@ -90,6 +99,59 @@ def test_the_zone_is_the_files_or_the_one_given(world: World) -> None:
     assert window["from"].endswith("T19:00")
 
 
+def test_free_time_is_left_out_and_told(world: World) -> None:
+    text = file(1, 2).replace("SUMMARY:Event 1", "SUMMARY:Event 1\r\nTRANSP:TRANSPARENT")
+    [left_out] = send(world, text, "?dry_run=true").json["left_out"]
+    done = send(world, text).json
+    assert (done["left_out"], done["left_out_total"], names(world)) == ([left_out], 1, ["Event 2"])
+    assert left_out["reason"] == "it is free time (TRANSP:TRANSPARENT); include_free=true takes it"
+    done = send(world, text, "?include_free=true", match='"1"').json
+    assert (done["left_out"], done["left_out_total"], names(world)) == ([], 0, ["Event 1", "Event 2"])
+
+
+def test_a_dry_run_tells_what_is_left_out_of_a_file_that_lists_nothing(world: World) -> None:
+    text = (FILES / "free_transparent.ics").read_text()
+    told = send(world, text, "?dry_run=true")
+    assert (told.status_code, told.json["days"], told.json["left_out_total"]) == (200, {}, 1)
+    response = send(world, text)
+    assert (response.status_code, response.json["errors"][0]["code"]) == (422, "empty")
+    assert "'a' (UID u1): it is free time (TRANSP:TRANSPARENT); include_free=true takes it" in response.json["detail"]
+
+
+def test_at_most_a_hundred_are_told_that_are_left_out(world: World) -> None:
+    done = send(world, file(1, *range(-1100, -1000))).json
+    assert (done["left_out_total"], len(done["left_out"])) == (100, 100)
+    done = send(world, file(1, *range(-1101, -1000)), match="*").json
+    assert (done["left_out_total"], len(done["left_out"])) == (101, 100)
+
+
+def test_options_are_true_or_left_out(world: World) -> None:
+    for option in ("dry_run", "include_free"):
+        [error] = send(world, file(1), f"?{option}=no").json["errors"]
+        assert (error["pointer"], error["code"]) == (option, "not_allowed")
+
+
+def test_one_file_is_read_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, done = threading.Event(), threading.Event()
+    read = icalendar_reading.read
+
+    def slow(*given: Any) -> Contents:
+        reading.set()
+        assert done.wait(DEADLINE)
+        return read(*given)
+
+    monkeypatch.setattr(icalendar_reading, "read", slow)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(send, world, file(1))
+        assert reading.wait(DEADLINE)
+        second = send(world, file(2))
+        done.set()
+        assert first.result().status_code == 200
+    assert (second.status_code, second.json["code"], second.headers["Retry-After"]) == (503, "busy", "2")
+    assert second.json["detail"] == "another iCalendar file is being read; repeat this import in a moment"
+    assert send(world, file(2), match="*").status_code == 200
+
+
 def test_what_a_calendar_program_writes(world: World) -> None:
     done = send(world, APPLE).json
     assert len(done["days"]) >= 10
@@ -124,7 +186,12 @@ def test_what_code_declares_is_not_replaced(world: World) -> None:
     [
         ("", "bad_icalendar", "it must begin with BEGIN:VCALENDAR"),
         ("{}", "bad_icalendar", "it must begin with BEGIN:VCALENDAR"),
-        (file(-1000), "empty", "none of the file's 1 events is from"),
+        (
+            file(-1000),
+            "empty",
+            "nothing of the file's 1 events is left; 'Event -1000' (UID -1000): nothing of it is from",
+        ),
+        (file(), "empty", "the calendar would be empty: the file has no events (VEVENT)"),
         (file(1).replace("T120000Z", "T990000Z"), "bad_icalendar", "event 'Event 1' (UID 1): DTEND"),
     ],
 )

@@ -1,0 +1,123 @@
+"""Occurrences of the events of an iCalendar file: each event with those that stand for occurrences of it."""
+
+import bisect
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from jobworker.domain.icalendar_events import Event
+from jobworker.domain.icalendar_lines import Effort
+from jobworker.domain.icalendar_values import DAY, NOTHING, Length, Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """An event; the occurrences (on its clock) or days that others stand for; and those that stand for all that follow.
+
+    `following` has pairs of an occurrence and the event that holds from there on (RANGE=THISANDFUTURE), by time.
+    """
+
+    event: Event
+    others: set[dt.datetime | dt.date] = field(default_factory=set)
+    following: list[tuple[dt.datetime, Event]] = field(default_factory=list)
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """Return the event and those that follow on it."""
+        return [self.event, *(event for _, event in self.following)]
+
+    def stand_in(self, event: Event) -> None:
+        """Let an event stand for an occurrence, or for all from there on; raises `ValueError`."""
+        assert event.instance is not None, "it is one occurrence"
+        if not isinstance(event.instance, dt.datetime) and not self.event.all_day:
+            if event.following:
+                raise ValueError("RECURRENCE-ID is a day and the event it belongs to has times; write the time, too")
+            self.others.add(event.instance)
+            return
+        at = self.event.on_its_clock(event.instance, "RECURRENCE-ID")
+        if event.following:
+            bisect.insort(self.following, (at, event), key=lambda pair: pair[0])
+        else:
+            self.others.add(at)
+
+    @property
+    def counts(self) -> bool:
+        """Return whether any of the events adds something."""
+        return any(event.reason is None for event in self.events)
+
+    def charge(self, first: dt.date, end: dt.date, effort: Effort) -> None:
+        """Spend what it takes to follow the rules through the days from `first` up to `end`."""
+        for rule in (*self.event.rules, *self.event.not_rules):
+            rule.charge(self.event.start, *self._reach(first, end), effort)
+
+    def occurrences(
+        self, first: dt.date, end: dt.date, zone: dt.tzinfo | None, effort: Effort
+    ) -> Iterator[tuple[Event, Moment, Moment]]:
+        """Return event, begin and end of what is on the days from `first` up to `end`: days, or times in `zone`."""
+        after, before = self._reach(first, end)
+        within = (_midnight(first), _midnight(end))
+        begins = self.event.begins(after, before, effort)
+        for begin in sorted(begin for begin in begins if after <= begin <= before):
+            event, moved = self._standing(begin)
+            if event.reason is None and self.others.isdisjoint((begin, begin.date(), moved)):
+                yield from _shown(event, moved, begins[begin] or event.length, within, zone, effort)
+
+    def _reach(self, first: dt.date, end: dt.date) -> tuple[dt.datetime, dt.datetime]:
+        """Return between which times an occurrence begins that may be on these days."""
+        lengths = [event.length for event in self.events] + [each for each in self.event.more.values() if each]
+        shifts = [NOTHING, *(event.start - at for at, event in self.following)]
+        # Clocks differ by little more than a day; what is too much is cut off later.
+        after = _midnight(first) - max(each.sum for each in lengths) - max(shifts) - 2 * DAY
+        return after, _midnight(end) - min(shifts) + 2 * DAY
+
+    def _standing(self, begin: dt.datetime) -> tuple[Event, dt.datetime]:
+        """Return the event that an occurrence has its place and its length from, and where it begins by that."""
+        place = bisect.bisect_right(self.following, begin, key=lambda pair: pair[0])
+        if place == 0:
+            return self.event, begin
+        at, event = self.following[place - 1]
+        return event, begin + (event.start - at)
+
+
+def series_of(events: Sequence[Event], problems: list[str]) -> list[Series]:
+    """Return the series that events make; what cannot be told is added to `problems`."""
+    repeating = {event.uid: Series(event) for event in events if event.uid and event.instance is None}
+    found = []
+    for event in events:
+        series = repeating.get(event.uid) if event.uid else None
+        if event.instance is None:
+            found.append(series or Series(event))
+            continue
+        try:
+            if series is not None:
+                series.stand_in(event)
+            elif event.following:
+                raise ValueError("RANGE=THISANDFUTURE needs the event that repeats, with the same UID, in the file")
+        except ValueError as error:
+            problems.append(f"{event.title}: {error}")
+        if not event.following:
+            found.append(Series(event))
+    return found
+
+
+def _midnight(day: dt.date) -> dt.datetime:
+    return dt.datetime.combine(day, dt.time())
+
+
+def _shown(
+    event: Event,
+    begin: dt.datetime,
+    length: Length,
+    within: tuple[dt.datetime, dt.datetime],
+    zone: dt.tzinfo | None,
+    effort: Effort,
+) -> Iterator[tuple[Event, Moment, Moment]]:
+    shown, until = event.in_zone(begin, zone), event.in_zone(length.after(begin, event.tz), zone)
+    if until <= shown:
+        # Clocks were set back meanwhile: it must not get lost on a clock that shows an hour twice.
+        until = shown + length.sum
+    shown, until = max(shown, within[0]), min(until, within[1])
+    if shown < until:
+        # A long event that repeats every day names the same days over and over.
+        effort.spend(0, (until - shown).days)
+        yield (event, shown.date(), until.date()) if event.all_day else (event, shown, until)

@@ -1,0 +1,201 @@
+"""Values of iCalendar properties (RFC 5545, section 3.3): dates, times, durations, periods, offsets and text.
+
+Errors are `ValueError`; they name the property and say what would be right.
+"""
+
+import datetime as dt
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from jobworker.domain.icalendar_lines import Component, Property, quoted
+
+#: Events are in these years; others are typing errors, and would have to be followed for centuries.
+YEARS = range(1900, 2400)
+
+#: Days of an event.
+LONGEST = 3660
+
+#: COUNT of a rule; calendar programs offer up to 999.
+MOST_COUNTED = 10_000
+
+#: Characters of a rule: all the days of a year have less than 1,500.
+_LONGEST_RULE = 1500
+
+_DATE = re.compile(r"(\d{4})(\d\d)(\d\d)", re.ASCII)
+_TIME = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(Z?)", re.ASCII)
+_OFFSET = re.compile(r"([+-])(\d\d)(\d\d)(\d\d)?", re.ASCII)
+_DURATION = re.compile(
+    r"([+-]?)P(?=[0-9T])(?:(\d{1,5})W)?(?:(\d{1,6})D)?(?:T(?=\d)(?:(\d{1,6})H)?(?:(\d{1,8})M)?(?:(\d{1,9})S)?)?",
+    re.ASCII,
+)
+_ESCAPED = re.compile(r"\\(.)")
+
+NOTHING = dt.timedelta(0)
+DAY = dt.timedelta(days=1)
+
+Moment = dt.date | dt.datetime
+FindZone = Callable[[str], dt.tzinfo]
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """A length: days on the clock, then an exact time (RFC 5545, 3.3.6), which differ where clocks change."""
+
+    days: int = 0
+    exact: dt.timedelta = NOTHING
+
+    @property
+    def sum(self) -> dt.timedelta:
+        """The length where clocks do not change."""
+        return self.days * DAY + self.exact
+
+    def after(self, begin: dt.datetime, tz: dt.tzinfo | None) -> dt.datetime:
+        """Return the end (naive) of what begins at `begin` on the clock of `tz`."""
+        end = begin + self.days * DAY
+        if tz is None or not self.exact:
+            return end + self.exact
+        exact = end.replace(tzinfo=tz).astimezone(dt.UTC) + self.exact
+        return exact.astimezone(tz).replace(tzinfo=None, fold=0)
+
+
+def moment(given: Property, zone_of: FindZone, years: range = YEARS) -> Moment:
+    """Return the day or the time of a property; a time has the zone that it names, or none."""
+    return _moment(given.value.strip(), given, zone_of, years)
+
+
+def moments(component: Component, name: str, zone_of: FindZone) -> list[tuple[Moment, Length | None]]:
+    """Return what the lists of this name have; a period has a length of its own."""
+    return [
+        _period(each.strip(), line, zone_of)
+        for line in component.all(name)
+        for each in line.value.rstrip(",").split(",")
+    ]
+
+
+def naive(value: Moment, tz: dt.tzinfo | None) -> dt.datetime:
+    """Return what the clock of `tz` shows at a time; a time without a zone, and a day, are meant on that clock."""
+    if not isinstance(value, dt.datetime):
+        return dt.datetime.combine(value, dt.time())
+    if value.tzinfo is not None and tz is not None:
+        value = value.astimezone(tz)
+    return value.replace(tzinfo=None, fold=0)
+
+
+def duration(given: Property) -> Length:
+    """Return the length that DURATION says."""
+    return _duration(given.value.strip(), given.name)
+
+
+def recurrence(given: Property, zone_of: FindZone) -> tuple[str, Moment | None, int | None]:
+    """Return a rule without UNTIL and COUNT, and these two; UNTIL=99991231 is no end."""
+    ends: dict[str, str] = {}
+    kept = []
+    if len(given.value) > _LONGEST_RULE:
+        raise ValueError(f"{given.name} has more than {_LONGEST_RULE} characters")
+    for part in given.value.strip().upper().rstrip(";").split(";"):
+        name, _, value = part.partition("=")
+        if name not in ("UNTIL", "COUNT"):
+            kept.append(part)
+        elif ends:
+            raise ValueError(f"{given.name} must have UNTIL or COUNT once, not both")
+        else:
+            ends[name] = value
+    until, count = ends.get("UNTIL"), ends.get("COUNT")
+    if count is not None and not (count.isascii() and count.isdecimal() and 0 < int(count[:9]) <= MOST_COUNTED):
+        raise ValueError(f"{given.name}: COUNT must be 1 to {MOST_COUNTED}")
+    line = replace(given, name=f"{given.name}: UNTIL")
+    last = None if until is None else _moment(until, line, zone_of, range(1, 10_000))
+    endless = last is None or last.year >= YEARS.stop
+    return ";".join(kept), None if endless else last, None if count is None else int(count)
+
+
+def offset(given: Property | None, name: str) -> dt.timedelta:
+    """Return an offset from UTC, such as +0100."""
+    found = _OFFSET.fullmatch(given.value.strip()) if given else None
+    if found is None:
+        raise ValueError(f"{name} must be an offset such as +0100")
+    size = dt.timedelta(hours=int(found[2]), minutes=int(found[3]), seconds=int(found[4] or 0))
+    if size >= DAY:
+        raise ValueError(f"{name} must be less than 24 hours")
+    return -size if found[1] == "-" else size
+
+
+def text(given: str, longest: int) -> str:
+    """Return a text on one line, without escapes and what cannot be printed."""
+    plain = given[: 2 * longest]
+    if "\\" in plain:
+        plain = _ESCAPED.sub(lambda found: " " if found[1] in "nN" else found[1], plain)
+    if not plain.isprintable():
+        plain = "".join(each if each.isprintable() else " " for each in plain)
+    return plain.strip()[:longest]
+
+
+def _moment(value: str, given: Property, zone_of: FindZone, years: range = YEARS) -> Moment:
+    name, kind, read = given.name, given.parameters.get("VALUE", "").upper(), None
+    try:
+        if kind != "DATE-TIME" and (found := _DATE.fullmatch(value)):
+            read = dt.date(*(int(each) for each in found.groups()))
+        elif kind != "DATE" and (found := _TIME.fullmatch(value)):
+            read = _time(*found.groups())
+    except ValueError as error:
+        raise ValueError(f"{name} is {quoted(value)}, which does not exist: {error}") from None
+    if read is None:
+        right = {"DATE": "a day such as 20261224", "DATE-TIME": "a time such as 20261224T180000"}
+        expected = right.get(kind, "a day such as 20261224, or a time such as 20261224T180000")
+        raise ValueError(f"{name} is {quoted(value)}; it must be {expected}")
+    if read.year not in years:
+        raise ValueError(f"{name} is not in {years.start} to {years.stop - 1}")
+    zone = given.parameters.get("TZID")
+    if zone is None or not isinstance(read, dt.datetime):
+        return read
+    try:
+        tz = zone_of(zone)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return read.replace(tzinfo=tz) if read.tzinfo is None else read.astimezone(tz)
+
+
+def _time(*parts: str) -> dt.datetime:
+    year, month, day, hour, minute, second, utc = parts
+    # A leap second is the last second of its minute.
+    time = dt.time(int(hour), int(minute), 59 if second == "60" else int(second), tzinfo=dt.UTC if utc else None)
+    return dt.datetime.combine(dt.date(int(year), int(month), int(day)), time)
+
+
+def _period(value: str, given: Property, zone_of: FindZone) -> tuple[Moment, Length | None]:
+    """Return a time; of a period (`begin/end` or `begin/duration`) the begin and the length."""
+    first, slash, second = value.partition("/")
+    begin = _moment(first, given, zone_of)
+    if not slash:
+        return begin, None
+    if second[:1] in ("P", "+", "-"):
+        length = _duration(second, given.name)
+    else:
+        length = Length(exact=_distance(begin, _moment(second, given, zone_of)))
+    if not isinstance(begin, dt.datetime) or length.sum <= NOTHING:
+        raise ValueError(f"{given.name} is {quoted(value)}; a period begins with a time, and ends later")
+    return begin, length
+
+
+def _distance(begin: Moment, end: Moment) -> dt.timedelta:
+    if (
+        not isinstance(begin, dt.datetime)
+        or not isinstance(end, dt.datetime)
+        or (begin.tzinfo is None) != (end.tzinfo is None)
+    ):
+        raise ValueError("begin and end must be times of the same form")
+    return end.astimezone(dt.UTC) - begin.astimezone(dt.UTC) if begin.tzinfo else end - begin
+
+
+def _duration(value: str, name: str) -> Length:
+    found = _DURATION.fullmatch(value.upper())
+    if found is None:
+        raise ValueError(f"{name} is {quoted(value)}; it must be a duration such as PT1H30M, P1D or P2W")
+    weeks, days, hours, minutes, seconds = (int(number or 0) for number in found.groups()[1:])
+    length = Length(7 * weeks + days, dt.timedelta(hours=hours, minutes=minutes, seconds=seconds))
+    if found[1] == "-" and length.sum:
+        raise ValueError(f"{name} is {quoted(value)}; an event cannot end before it begins")
+    if length.sum > LONGEST * DAY:
+        raise ValueError(f"{name} must be at most {LONGEST} days")
+    return length
