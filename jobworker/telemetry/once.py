@@ -1,0 +1,36 @@
+"""Reporting once what would otherwise be reported each time it is met: unreadable rows, keys, events."""
+
+import threading
+
+
+class OncePerKey:
+    """The latest problems by key, so that each is logged once and can be shown in `/readyz`.
+
+    Holds at most `limit` keys; the one that was reported first makes room. Safe to share between threads.
+    """
+
+    def __init__(self, limit: int = 1000) -> None:
+        self._limit = limit
+        self._problems: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def first(self, key: str, problem: str = "") -> bool:
+        """Remember the problem of `key`; True if it is new or another one than before: then report it."""
+        with self._lock:
+            if self._problems.get(key) == problem:
+                return False
+            if key not in self._problems and len(self._problems) >= self._limit:
+                del self._problems[next(iter(self._problems))]
+            self._problems[key] = problem
+            return True
+
+    def forget(self, key: str) -> None:
+        """Forget a key whose problem is gone; if it comes back, it is reported again."""
+        if self._problems:
+            with self._lock:
+                self._problems.pop(key, None)
+
+    def problems(self) -> dict[str, str]:
+        """Return what is remembered, by key, the first reported first."""
+        with self._lock:
+            return dict(self._problems)
