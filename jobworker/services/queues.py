@@ -13,7 +13,7 @@ from jobworker.services import naming
 from jobworker.store import audit, executions, queues, workers
 from jobworker.store.audit import AuditEntry
 from jobworker.store.database import Database
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key
 from jobworker.store.queues import QueueRow
 
 MAX_NOTE = 1000
@@ -33,7 +33,7 @@ class Queue:
 
 def page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Queue]:
     """Queues by name: those that were submitted to, those that are shipped, and those that a live worker serves."""
-    listing = Listing("queues", {})
+    listing = Listing("queues", {}, name_key)
     after = listing.position(cursor)
     with database.read() as connection:
         known = _known(connection)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from jobworker.domain.execution import State
 from jobworker.store import schema
 from jobworker.store.cancelling import IN_REDIS, UNFINISHED, WAITING
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, identifier_key
 from jobworker.store.relations import CANCELLING
 
 _batches = schema.batches
@@ -93,7 +93,7 @@ def lock_open(connection: sa.Connection, batch_id: str) -> BatchRow | None:
 
 def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[BatchRow]:
     """Batches, newest first."""
-    listing = Listing("batches", {})
+    listing = Listing("batches", {}, identifier_key)
     query = sa.select(*_COLUMNS).order_by(_batches.c.id.desc()).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:

@@ -12,7 +12,7 @@ from jobworker.domain.job import Owner
 from jobworker.store import audit, schedules, schema
 from jobworker.store import revisions as stored_revisions
 from jobworker.store.audit import AuditEntry
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key, number_key
 from jobworker.store.schedules import ScheduleRow
 
 _calendars = schema.calendars
@@ -89,7 +89,7 @@ def owned(connection: sa.Connection, owner: Owner) -> list[CalendarRow]:
 
 def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[CalendarRow]:
     """Calendars by name."""
-    listing = Listing("calendars", {})
+    listing = Listing("calendars", {}, name_key)
     query = sa.select(_calendars).order_by(_calendars.c.name).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:
@@ -109,7 +109,7 @@ def revisions(
     connection: sa.Connection, calendar: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[CalendarRevision]:
     """The revisions of a calendar, the latest first."""
-    listing = Listing("calendar_revisions", {"calendar": calendar})
+    listing = Listing("calendar_revisions", {"calendar": calendar}, number_key)
     query = sa.select(_revisions).where(_revisions.c.calendar == calendar)
     return stored_revisions.page(connection, listing, query, _to_revision, limit, cursor)
 

@@ -12,7 +12,7 @@ from jobworker.domain.dead_letter import Cause, DeadLetter
 from jobworker.domain.execution import State
 from jobworker.store import schema
 from jobworker.store.filters import Filters, conditions
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, identifier_key
 
 _executions = schema.executions
 
@@ -64,7 +64,7 @@ def page(
     connection: sa.Connection, filters: Filters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[DeadLetterRow]:
     """Open dead letters that pass the filters, the executions that were accepted last first."""
-    listing = Listing("dead-letters", asdict(filters))
+    listing = Listing("dead-letters", asdict(filters), identifier_key)
     query = sa.select(*_COLUMNS).where(OPEN, *conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:

@@ -12,7 +12,7 @@ from jobworker.domain.execution import State
 from jobworker.store import bulk, queues, schema
 from jobworker.store.bulk import Bulk
 from jobworker.store.filters import Filters, conditions
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, identifier_key
 
 _executions = schema.executions
 _transitions = schema.transitions
@@ -204,7 +204,7 @@ def page(
     connection: sa.Connection, filters: Filters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[ExecutionRow]:
     """Executions that pass the filters, newest first."""
-    listing = Listing("executions", asdict(filters))
+    listing = Listing("executions", asdict(filters), identifier_key)
     query = sa.select(*_COLUMNS).where(*conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:

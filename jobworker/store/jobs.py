@@ -15,7 +15,7 @@ from jobworker.domain.timetable import next_after
 from jobworker.store import audit, schedules, schema, triggers
 from jobworker.store import revisions as stored_revisions
 from jobworker.store.audit import AuditEntry
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key, number_key
 
 _jobs = schema.job_definitions
 _revisions = schema.job_revisions
@@ -67,7 +67,7 @@ def names(connection: sa.Connection) -> list[str]:
 
 def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobRow]:
     """Jobs by name."""
-    listing = Listing("jobs", {})
+    listing = Listing("jobs", {}, name_key)
     query = sa.select(_jobs).order_by(_jobs.c.name).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:
@@ -95,7 +95,9 @@ def revisions(
 ) -> Page[RevisionRow]:
     """The revisions of a job, the latest first."""
     query = sa.select(_revisions).where(_revisions.c.job == job)
-    return stored_revisions.page(connection, Listing("revisions", {"job": job}), query, _to_revision, limit, cursor)
+    return stored_revisions.page(
+        connection, Listing("revisions", {"job": job}, number_key), query, _to_revision, limit, cursor
+    )
 
 
 def policies(connection: sa.Connection, names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from jobworker.domain.schedule import Owner, State
 from jobworker.store import revisions as stored_revisions
 from jobworker.store import schema
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key, number_key
 from jobworker.store.schedules import ScheduleRow, to_row
 
 _schedules = schema.job_schedules
@@ -65,7 +65,7 @@ def page(
     cursor: str | None = None,
 ) -> Page[ScheduleRow]:
     """Schedules by name; `shown` are the filters as the client gave them, to which the cursor belongs."""
-    listing = Listing("schedules", shown)
+    listing = Listing("schedules", shown, name_key)
     query = sa.select(_schedules).where(*_conditions(filters, now)).order_by(_schedules.c.name).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:
@@ -90,7 +90,7 @@ def revisions(
     connection: sa.Connection, schedule_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[RevisionRow]:
     """The revisions of a schedule, the latest first."""
-    listing = Listing("schedule_revisions", {"schedule": schedule_id})
+    listing = Listing("schedule_revisions", {"schedule": schedule_id}, number_key)
     query = sa.select(_revisions).where(_revisions.c.schedule_id == schedule_id)
     return stored_revisions.page(connection, listing, query, _to_revision, limit, cursor)
 

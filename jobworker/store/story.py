@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from jobworker.domain import events
 from jobworker.domain.execution import AttemptState, State, position
 from jobworker.store import schema
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key, number_key
 
 _attempts = schema.attempts
 _transitions = schema.transitions
@@ -103,11 +103,11 @@ def attempts(
     connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[AttemptRow]:
     """The attempts, first to last."""
-    listing = Listing("attempts", {"execution": execution_id})
-    after = listing.position(cursor) or "0"
+    listing = Listing("attempts", {"execution": execution_id}, number_key)
+    after = listing.position(cursor) or 0
     query = (
         sa.select(*(_attempts.c[item.name] for item in fields(AttemptRow)))
-        .where(_attempts.c.execution_id == execution_id, _attempts.c.attempt > int(after))
+        .where(_attempts.c.execution_id == execution_id, _attempts.c.attempt > after)
         .order_by(_attempts.c.attempt)
         .limit(limit + 1)
     )
@@ -127,20 +127,24 @@ def transitions_page(
     connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[TransitionRow]:
     """A page of the transitions, first to last."""
-    listing = Listing("transitions", {"execution": execution_id})
+    listing = Listing("transitions", {"execution": execution_id}, _position_key)
     after = listing.position(cursor)
     rows = transitions(connection, execution_id)
     if after is not None:
-        attempt, _, rank = after.partition(".")
-        rows = [row for row in rows if row.position > (int(attempt), int(rank))]
+        rows = [row for row in rows if row.position > after]
     return listing.page(rows[: limit + 1], limit, lambda row: "{}.{}".format(*row.position))
+
+
+def _position_key(key: str) -> tuple[int, int]:
+    attempt, _, rank = key.partition(".")
+    return number_key(attempt), number_key(rank)
 
 
 def logs(
     connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[LogRow]:
     """A page of what the job wrote, first to last."""
-    listing = Listing("logs", {"execution": execution_id})
+    listing = Listing("logs", {"execution": execution_id}, name_key)
     rows = logs_after(connection, execution_id, listing.position(cursor) or "", limit + 1)
     return listing.page(rows, limit, lambda row: row.seq)
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.parameters import Parameter
 from jobworker.store import schema
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key
 
 _tasks = schema.tasks
 _BY_NAME = sa.select(_tasks).where(_tasks.c.name == sa.bindparam("name"))
@@ -46,7 +46,7 @@ def names(connection: sa.Connection) -> list[str]:
 
 def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[TaskRow]:
     """Tasks by name."""
-    listing = Listing("tasks", {})
+    listing = Listing("tasks", {}, name_key)
     query = sa.select(_tasks).order_by(_tasks.c.name).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:
