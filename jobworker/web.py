@@ -1,11 +1,13 @@
-"""The HTTP service as a WSGI application: `granian --interface wsgi app:app`."""
+"""The HTTP service: a WSGI application for any server, and around it what granian runs (`jobworker web`)."""
 
 import functools
+import importlib
 
 from flask import Flask
 
 from jobworker.api import documentation, problems, requests
 from jobworker.api.room import Room
+from jobworker.api.server import Limits, Server
 from jobworker.clock import Clock, SystemClock
 from jobworker.services.health import Health
 from jobworker.services.revoking import revoke_asked
@@ -38,3 +40,9 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     # Last: flask-smorest brings handlers of its own.
     problems.register(app)
     return app
+
+
+def create_server() -> Server:
+    """What granian runs: the application of `app.py` with its bodies received apart."""
+    app: Flask = importlib.import_module("app").app
+    return Server(app, Limits(app.config["MAX_CONTENT_LENGTH"]))

@@ -13,6 +13,10 @@ from jobworker.api.problems import MalformedBody, UnsupportedMediaType
 #: Deeper nesting has no use here and would be refused by whoever has to write it out again.
 _DEEPEST = 64
 
+#: So many of these characters bound the values of a body: each takes some 100 bytes of memory once it is read.
+_SEPARATORS = (b",", b"[", b"{")
+_MOST_SEPARATORS = 500_000
+
 _SMALLEST_INTEGER = -(2**63)
 _LARGEST_INTEGER = 2**64 - 1
 
@@ -44,6 +48,8 @@ def text(request: Request, media_type: str) -> bytes:
 
 def parse(raw: bytes) -> Any:
     """The value that `raw` says, if every part of it can be kept as it is."""
+    if len(raw) > _MOST_SEPARATORS and sum(map(raw.count, _SEPARATORS)) > _MOST_SEPARATORS:
+        raise MalformedBody(f"the body has more than {_MOST_SEPARATORS:,} of the characters , [ and {{; split it")
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

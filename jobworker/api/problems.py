@@ -31,11 +31,18 @@ class UnsupportedMediaType(JobWorkerError):
     code = "unsupported_media_type"
 
 
+class BodyTooSlow(JobWorkerError):
+    """The body did not arrive in time."""
+
+    code = "body_too_slow"
+
+
 #: What each error means in HTTP, and in few words. A class without a line here is like its base.
 STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     JobWorkerError: (500, "Unexpected error"),
     MalformedBody: (400, "The body is not valid JSON"),
     UnsupportedMediaType: (415, "The body must be application/json"),
+    BodyTooSlow: (408, "The body did not arrive in time"),
     errors.InvalidInput: (422, "The request is wrong"),
     errors.InvalidParameters: (422, "The parameters do not fit the task"),
     errors.InvalidDependency: (422, "The execution cannot depend on this"),
@@ -68,6 +75,7 @@ STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     errors.NotADeadLetter: (409, "The execution is no open dead letter"),
     errors.PreconditionRequired: (428, "If-Match is required"),
     errors.PreconditionFailed: (412, "Not the current revision"),
+    errors.TooManyStreams: (429, "Too many live streams"),
     errors.Busy: (503, "Not now"),
     errors.Misconfigured: (503, "The service is not set up"),
 }
@@ -87,7 +95,7 @@ _HTTP_CODES: Mapping[int, str] = {
 _DETAILS: Mapping[int, str] = {
     404: "there is nothing at this URL; /docs lists what there is",
     405: "this resource does not have this method; the header Allow lists those it has",
-    413: "the body is larger than JOBWORKER_MAX_BODY allows; split it",
+    413: "the body is larger than this resource takes (1 MiB; batches and workflows: JOBWORKER_MAX_BODY); split it",
 }
 
 
@@ -108,7 +116,7 @@ def problem(status: int, title: str, code: str, detail: str, found: Iterable[Fie
         "request_id": g.get("request_id"),
     }
     response = Response(orjson.dumps(body), status, mimetype=MEDIA_TYPE)
-    if status == 503:
+    if status in (429, 503):
         response.headers["Retry-After"] = str(_RETRY_AFTER)
     return response
 

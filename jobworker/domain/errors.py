@@ -235,6 +235,12 @@ class Busy(JobWorkerError):
     code = "busy"
 
 
+class TooManyStreams(JobWorkerError):
+    """This client has as many live streams open as one may."""
+
+    code = "too_many_streams"
+
+
 class Misconfigured(JobWorkerError):
     """JobWorker cannot start like this; the text says what to change."""
 

@@ -146,8 +146,7 @@ def _changed(row: CalendarRevision, before: CalendarRevision | None) -> Changed:
 
 def not_found(connection: sa.Connection, *names: str) -> CalendarNotFound:
     """The error for calendars that do not exist."""
-    there: Sequence[str] = calendars.names(connection)
-    return CalendarNotFound("; ".join(_unknown(name, there) for name in names))
+    return CalendarNotFound("; ".join(_unknown(name, calendars.names_around(connection, name)) for name in names))
 
 
 def _unknown(name: str, there: Sequence[str]) -> str:

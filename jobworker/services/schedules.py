@@ -196,9 +196,8 @@ def find(connection: sa.Connection, name: str) -> ScheduleRow:
     """The schedule with this name, or id; raises `ScheduleNotFound` with the names that come close."""
     row = schedules.get(connection, name) if name.isprintable() else None
     if row is None:
-        raise ScheduleNotFound(
-            naming.unknown("schedule", name, schedule_lists.names(connection), "GET /api/v1/schedules")
-        )
+        near = schedule_lists.names_around(connection, name)
+        raise ScheduleNotFound(naming.unknown("schedule", name, near, "GET /api/v1/schedules"))
     return row
 
 

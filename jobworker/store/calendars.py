@@ -12,6 +12,7 @@ from jobworker.domain.job import Owner
 from jobworker.store import audit, schedules, schema
 from jobworker.store import revisions as stored_revisions
 from jobworker.store.audit import AuditEntry
+from jobworker.store.names import around
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key, number_key
 from jobworker.store.schedules import ScheduleRow
 
@@ -76,9 +77,9 @@ def current(
     return {row.name: (row.revision, row.changed_at) for row in rows}
 
 
-def names(connection: sa.Connection) -> list[str]:
-    """Every calendar's name."""
-    return list(connection.scalars(sa.select(_calendars.c.name).order_by(_calendars.c.name)))
+def names_around(connection: sa.Connection, wanted: str) -> list[str]:
+    """Names that come close to `wanted`."""
+    return around(connection, _calendars.c.name, wanted)
 
 
 def owned(connection: sa.Connection, owner: Owner) -> list[CalendarRow]:

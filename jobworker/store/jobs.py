@@ -15,6 +15,7 @@ from jobworker.domain.timetable import next_after
 from jobworker.store import audit, schedules, schema, triggers
 from jobworker.store import revisions as stored_revisions
 from jobworker.store.audit import AuditEntry
+from jobworker.store.names import around
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key, number_key
 
 _jobs = schema.job_definitions
@@ -60,9 +61,9 @@ def some(connection: sa.Connection, names: Sequence[str]) -> dict[str, JobRow]:
     return {row.name: _to_row(row) for row in rows}
 
 
-def names(connection: sa.Connection) -> list[str]:
-    """Every job's name."""
-    return list(connection.scalars(sa.select(_jobs.c.name).order_by(_jobs.c.name)))
+def names_around(connection: sa.Connection, wanted: str) -> list[str]:
+    """Names that come close to `wanted`."""
+    return around(connection, _jobs.c.name, wanted)
 
 
 def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobRow]:

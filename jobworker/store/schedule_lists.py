@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from jobworker.domain.schedule import Owner, State
 from jobworker.store import revisions as stored_revisions
 from jobworker.store import schema
+from jobworker.store.names import around
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key, number_key
 from jobworker.store.schedules import ScheduleRow, to_row
 
@@ -73,9 +74,9 @@ def page(
     return listing.page([to_row(row) for row in connection.execute(query)], limit, lambda row: row.name)
 
 
-def names(connection: sa.Connection) -> list[str]:
-    """Every schedule's name."""
-    return list(connection.scalars(sa.select(_schedules.c.name).order_by(_schedules.c.name)))
+def names_around(connection: sa.Connection, wanted: str) -> list[str]:
+    """Names that come close to `wanted`."""
+    return around(connection, _schedules.c.name, wanted)
 
 
 def starting(connection: sa.Connection, job: str) -> list[str]:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.parameters import Parameter
 from jobworker.store import schema
+from jobworker.store.names import around
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key
 
 _tasks = schema.tasks
@@ -42,6 +43,11 @@ def some(connection: sa.Connection, names: Sequence[str]) -> dict[str, TaskRow]:
 def names(connection: sa.Connection) -> list[str]:
     """Every task's name."""
     return list(connection.scalars(sa.select(_tasks.c.name).order_by(_tasks.c.name)))
+
+
+def names_around(connection: sa.Connection, wanted: str) -> list[str]:
+    """Names that come close to `wanted`."""
+    return around(connection, _tasks.c.name, wanted)
 
 
 def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[TaskRow]:
