@@ -16,7 +16,15 @@ from jobworker.api import body
 from jobworker.api.fields import Coded
 from jobworker.api.problems import MEDIA_TYPE, MalformedBody, UnsupportedMediaType, status_of
 from jobworker.api.room import room
-from jobworker.domain.errors import Busy, FieldError, InvalidCursor, InvalidInput, JobWorkerError, pointer
+from jobworker.domain.errors import (
+    Busy,
+    FieldError,
+    InvalidCursor,
+    InvalidInput,
+    JobWorkerError,
+    UnreadableRow,
+    pointer,
+)
 
 View = Callable[..., Any]
 
@@ -121,7 +129,13 @@ class Blueprint(flask_smorest.Blueprint):
     def _prepare_problems_doc(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) -> dict[str, Any]:
         doc.setdefault("parameters", []).extend(doc_info.get("request_headers", ()))
         # Any operation refuses query parameters and bodies that it does not know.
-        kinds: list[type[JobWorkerError]] = [*doc_info.get("problems", ()), InvalidInput, Busy, JobWorkerError]
+        kinds: list[type[JobWorkerError]] = [
+            *doc_info.get("problems", ()),
+            InvalidInput,
+            UnreadableRow,
+            Busy,
+            JobWorkerError,
+        ]
         for told in doc_info.get("text_body", ()):
             doc["requestBody"] = told
         if "requestBody" in doc:

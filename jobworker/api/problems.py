@@ -73,6 +73,7 @@ STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     errors.NotFinished: (409, "The execution has not ended"),
     errors.NotCancellable: (409, "The execution cannot be cancelled any more"),
     errors.NotADeadLetter: (409, "The execution is no open dead letter"),
+    errors.UnreadableRow: (409, "It cannot be read"),
     errors.PreconditionRequired: (428, "If-Match is required"),
     errors.PreconditionFailed: (412, "Not the current revision"),
     errors.TooManyStreams: (429, "Too many live streams"),

@@ -217,6 +217,12 @@ class NotADeadLetter(Conflict):
     code = "not_a_dead_letter"
 
 
+class UnreadableRow(Conflict):
+    """What the database holds of it is not what this version writes there; the text says what."""
+
+    code = "unreadable"
+
+
 class PreconditionRequired(JobWorkerError):
     """A change came without If-Match."""
 

@@ -11,13 +11,16 @@ from jobworker.clock import Clock
 from jobworker.domain.errors import Misconfigured
 from jobworker.domain.gates import RELAY_SILENT_AFTER
 from jobworker.services import overdue
-from jobworker.store import executions, migrate, relay_state, schedule_lists, workers
+from jobworker.store import executions, migrate, relay_state, schedule_lists, unreadable, workers
 from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.telemetry.metrics import Census
 from jobworker.transport import beat_keys, client
 
 #: Redis has to answer within so many seconds: a health check must not hang itself.
 _REDIS_TIMEOUT = 0.5
+
+#: So many rows that cannot be read are named.
+_NAMED = 10
 
 #: Beat ticks every few seconds; another beat needs a while to take over from a dead one (s).
 _BEAT_SILENT_AFTER = 45.0
@@ -54,6 +57,7 @@ class Health:
             ("beat", self._check_beat),
             ("workers", self._check_workers),
             ("schedules", self._check_schedules),
+            ("rows", self._check_rows),
         ]
         return [_run(name, check) for name, check in named]
 
@@ -141,6 +145,15 @@ class Health:
         if late.count:
             raise Misconfigured(late.told(now))
         return "none is overdue"
+
+    def _check_rows(self) -> str:
+        """Name what this process could not read; one row must not take the whole service out of use."""
+        found = unreadable.found.problems()
+        if not found:
+            return "all that were read can be read"
+        named = "; ".join(f"{what}: {problem}" for what, problem in list(found.items())[:_NAMED])
+        more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        return f"{len(found)} cannot be read: {named}{more}"
 
     def _recent(self, who: str, did: str, at: dt.datetime | None, limit: float) -> str:
         age = _age(at, self._clock.now())

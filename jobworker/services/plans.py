@@ -14,7 +14,7 @@ from jobworker.domain.schedule import Schedule, stored
 from jobworker.domain.timetable import Timetable
 from jobworker.services import calendars as calendar_services
 from jobworker.store import calendars as stored_calendars
-from jobworker.store import settling
+from jobworker.store import settling, unreadable
 
 logger = structlog.get_logger(__name__)
 
@@ -23,7 +23,7 @@ _KEPT = 20_000
 
 
 #: What reading raises when somebody has written nonsense into SQL.
-_UNREADABLE = (InvalidInput, AttributeError, LookupError, TypeError, ValueError)
+_UNREADABLE = (InvalidInput, *unreadable.ERRORS)
 
 
 class Named(Protocol):
@@ -69,7 +69,7 @@ def of(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Plan]:
     return found
 
 
-def unreadable() -> int:
+def count_unreadable() -> int:
     """How many have been refused."""
     return len(_unreadable)
 
@@ -79,6 +79,7 @@ def refused(row: Named, error: Exception) -> None:
     if (row.id, row.revision) not in _unreadable:
         _unreadable.add((row.id, row.revision))
         logger.error("schedule_unreadable", schedule=row.name, revision=row.revision, error=repr(error))
+    unreadable.found.first(f"schedule {row.name}", repr(error))
 
 
 def _read(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Schedule]:

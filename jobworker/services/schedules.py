@@ -24,7 +24,7 @@ from jobworker.domain.schedule import Owner, Schedule, State
 from jobworker.domain.timetable import next_after
 from jobworker.services import firing, naming, occasions, overdue, pausing, plans, preparing, schedule_checks
 from jobworker.services.plans import Plan
-from jobworker.store import schedule_lists, schedules
+from jobworker.store import schedule_lists, schedules, unreadable
 from jobworker.store.database import Database
 from jobworker.store.pages import DEFAULT_LIMIT, Page
 from jobworker.store.schedule_lists import Filters, RevisionRow, Standing
@@ -157,7 +157,7 @@ def page(
     filters = Filters(asked.job, asked.owner, asked.state, asked.calendar, since)
     with database.read() as connection:
         found = schedule_lists.page(connection, filters, _shown(asked), now, limit, cursor)
-        return Page(known(connection, found.items, now), found.next)
+        return found.of(known(connection, found.items, now))
 
 
 def revisions(database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Changed]:
@@ -169,7 +169,7 @@ def revisions(database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor:
         before = schedule_lists.revision(connection, row.id, earliest - 1)
     older = [*found.items[1:], before]
     items = [_changed(row, one, was) for one, was in zip(found.items, older, strict=False)]
-    return Page(items, found.next)
+    return found.of(items)
 
 
 def revision(database: Database, name: str, number: int) -> Changed:
@@ -204,7 +204,7 @@ def find(connection: sa.Connection, name: str) -> ScheduleRow:
 def known(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> list[Known]:
     """What there is to know about these schedules at this moment."""
     found, read = preparing.look_up(connection, {row.job for row in rows}), plans.of(connection, rows)
-    return [_known(row, found, read.get(row.id), now) for row in rows]
+    return [_known_anyway(row, found, read.get(row.id), now) for row in rows]
 
 
 def put(
@@ -225,6 +225,15 @@ def put(
         firing.start(connection, [row.id], now, "it was created")
         return find(connection, row.id)
     return row
+
+
+def _known_anyway(row: ScheduleRow, found: preparing.Known, plan: Plan | None, now: dt.datetime) -> Known:
+    try:
+        return _known(row, found, plan, now)
+    except unreadable.ERRORS as error:
+        # A specification is not checked again when it is read, so what is wrong with it may show only now.
+        plans.refused(row, error)
+        return _known(row, found, None, now)
 
 
 def _known(row: ScheduleRow, found: preparing.Known, plan: Plan | None, now: dt.datetime) -> Known:

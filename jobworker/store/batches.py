@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.execution import State
-from jobworker.store import schema
+from jobworker.store import schema, unreadable
 from jobworker.store.cancelling import IN_REDIS, UNFINISHED, WAITING
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, identifier_key
 from jobworker.store.relations import CANCELLING
@@ -98,7 +98,7 @@ def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | No
     after = listing.position(cursor)
     if after is not None:
         query = query.where(_batches.c.id < after)
-    return listing.page([_to_row(row) for row in connection.execute(query)], limit, lambda row: row.id)
+    return listing.read_page(connection.execute(query).all(), limit, lambda row: row.id, _to_row, _what)
 
 
 def counts(connection: sa.Connection, batch_ids: Sequence[str]) -> dict[str, dict[State, int]]:
@@ -191,5 +191,10 @@ def open_after(connection: sa.Connection, batch_id: str, limit: int) -> list[str
     return list(connection.scalars(query.order_by(_batches.c.id).limit(limit)))
 
 
+def _what(row: Any) -> str:
+    return f"batch {row.id}"
+
+
 def _to_row(row: sa.Row[Any]) -> BatchRow:
-    return BatchRow(**{**row._mapping, "kind": Kind(row.kind)})
+    values = unreadable.mended(_what(row), dict(row._mapping), {"on_complete": unreadable.is_object})
+    return BatchRow(**{**values, "kind": Kind(row.kind)})

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from jobworker.domain.errors import Misconfigured
+from jobworker.store.columns import read_json
 from jobworker.store.group_commit import Answer, GroupCommit
 
 #: Longest wait for a lock (ms): far above any transaction of ours, below a client's patience.
@@ -54,7 +55,7 @@ class Database:
             self._reader = self._writer = sa.create_engine(
                 self.url,
                 json_serializer=_to_json,
-                json_deserializer=orjson.loads,
+                json_deserializer=read_json,
                 pool_pre_ping=True,
                 pool_size=10,
                 max_overflow=20,

@@ -13,17 +13,20 @@ import datetime as dt
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import orjson
+import sqlalchemy as sa
 
 from jobworker.domain.errors import FieldError, InvalidCursor
 from jobworker.domain.ids import is_id
+from jobworker.store import unreadable
 
 Item = TypeVar("Item", covariant=True)
 Row = TypeVar("Row")
 Key = TypeVar("Key")
+Other = TypeVar("Other")
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
@@ -39,10 +42,18 @@ _NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """Some rows of a list, and the cursor of the next page if there is one."""
+    """Some rows of a list, and the cursor of the next page if there is one.
+
+    `unreadable`: of rows that are left out, or of which a part is, what they are and why.
+    """
 
     items: Sequence[Item]
     next: str | None
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, items: Sequence[Other]) -> "Page[Other]":
+        """The same page of what was made from its items."""
+        return Page(items, self.next, self.unreadable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,21 @@ class Listing(Generic[Key]):
     def cursor(self, key: str) -> str:
         """The cursor for the rows after `key`."""
         return base64.urlsafe_b64encode(self._digest(key) + key.encode()).rstrip(b"=").decode()
+
+    def read_page(
+        self,
+        rows: Sequence[sa.Row[Any]],
+        limit: int,
+        key: Callable[[sa.Row[Any]], str],
+        read: Callable[[sa.Row[Any]], Item],
+        what: Callable[[Any], str],
+    ) -> Page[Item]:
+        """The same of rows that may be unreadable; `what` names a row as `unreadable.reader` did."""
+        found = self.page(rows, limit, key)
+        items = list(unreadable.those(found.items, read))
+        problems = unreadable.found.problems()
+        noted = {name: problems[name] for name in map(what, found.items) if name in problems} if problems else {}
+        return Page(items, found.next, noted)
 
     def page(self, rows: Sequence[Row], limit: int, key: Callable[[Row], str]) -> Page[Row]:
         """A page from up to `limit + 1` rows: the one too many only tells that there are more."""

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from jobworker.domain import events
 from jobworker.domain.execution import AttemptState, State, position
-from jobworker.store import schema
+from jobworker.store import schema, unreadable
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key, number_key
 
 _attempts = schema.attempts
@@ -96,7 +96,8 @@ def pulse(connection: sa.Connection, execution_id: str) -> Pulse | None:
         return None
     # Lines may travel slower than states: both name the entry of the event stream up to which they are recorded.
     complete = row[7] is None or events.parse_id(row[6]) <= events.parse_id(row[7])
-    return Pulse(State(row[0]), *row[1:6], lines_complete=complete)
+    told = unreadable.mended(f"execution {execution_id}", {"progress": row[3], "metadata": row[4]}, _PULSE_SHAPES)
+    return Pulse(State(row[0]), row[1], row[2], **told, last_log=row[5], lines_complete=complete)
 
 
 def attempts(
@@ -111,8 +112,19 @@ def attempts(
         .order_by(_attempts.c.attempt)
         .limit(limit + 1)
     )
-    rows = [AttemptRow(**{**row._mapping, "state": AttemptState(row.state)}) for row in connection.execute(query)]
-    return listing.page(rows, limit, lambda row: str(row.attempt))
+
+    def what(row: Any) -> str:
+        return f"attempt {row.attempt} of execution {execution_id}"
+
+    def read(row: sa.Row[Any]) -> AttemptRow:
+        values = unreadable.mended(what(row), dict(row._mapping), _ATTEMPT_SHAPES)
+        return AttemptRow(**{**values, "state": AttemptState(row.state)})
+
+    return listing.read_page(connection.execute(query).all(), limit, lambda row: str(row.attempt), read, what)
+
+
+_ATTEMPT_SHAPES = {"error": unreadable.has(type=str, message=str)}
+_PULSE_SHAPES = {"progress": unreadable.is_object, "metadata": unreadable.is_object}
 
 
 def transitions(connection: sa.Connection, execution_id: str) -> Sequence[TransitionRow]:
