@@ -89,10 +89,17 @@ def _read(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Schedul
     specs = settling.specs(connection, [row.id for row in new]) if new else {}
     for row in new:
         try:
-            found[row.id] = stored(specs[row.id])
+            found[row.id] = _with_names(stored(specs[row.id]))
         except _UNREADABLE as error:
             refused(row, error)
     return found
+
+
+def _with_names(schedule: Schedule) -> Schedule:
+    """The schedule, if its calendars are named by text; what reads many at once relies on that."""
+    if not all(isinstance(name, str) for name in schedule.calendars):
+        raise TypeError(f"calendars are named {list(schedule.calendars)!r}"[:200])
+    return schedule
 
 
 def _calendars(connection: sa.Connection, names: Collection[str]) -> Mapping[str, Calendar]:

@@ -59,7 +59,7 @@ def _reasons(connection: sa.Connection, row: ExecutionRow, now: dt.datetime) -> 
     elif row.state is State.QUEUED:
         # Of a definition that cannot be read no limit is known; /readyz names it.
         with contextlib.suppress(UnreadableRow), unreadable.reading(f"job {row.job}"):
-            yield from list(_limits(connection, row, now))
+            yield from tuple(_limits(connection, row, now))
         yield _position(connection, row)
 
 

@@ -60,8 +60,9 @@ class ScheduleRow:
 
     @property
     def schedule(self) -> Schedule:
-        """What somebody decided, as a value."""
-        return stored(self.spec)
+        """What somebody decided, as a value; raises `UnreadableRow`."""
+        with unreadable.reading(f"schedule {self.name}"):
+            return stored(self.spec)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def those(rows: Iterable[sa.Row[Any]], read: Callable[[sa.Row[Any]], Made]) -> I
 
 def mended(what: str, values: dict[str, Any], shapes: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:
     """The values of a row without those that have not their shape: they are noted, and `EMPTY` stands for them."""
-    wrong = [name for name, fits in shapes.items() if values[name] is not None and not fits(values[name])]
+    wrong = [name for name, fits in shapes.items() if not (_may_be_null(name, values[name]) or fits(values[name]))]
     if wrong:
         note(what, "; ".join(f"{name} is {_shown(values[name])}" for name in wrong))
         values |= {name: EMPTY.get(name) for name in wrong}
@@ -82,6 +82,10 @@ def mended(what: str, values: dict[str, Any], shapes: Mapping[str, Callable[[Any
 
 #: What stands for a column that has to be there. Others are null.
 EMPTY: Mapping[str, Any] = {"parameters": {}, "queues": [], "tasks": []}
+
+
+def _may_be_null(name: str, value: Any) -> bool:
+    return value is None and name not in EMPTY
 
 
 def is_object(value: Any) -> bool:
