@@ -13,9 +13,13 @@ from jobworker.services.health import Health
 from jobworker.services.revoking import revoke_asked
 from jobworker.settings import Settings
 from jobworker.store.database import Database
+from jobworker.store.read_limit import ReadLimit
 from jobworker.telemetry import logging
 from jobworker.telemetry.metrics import Metrics
 from jobworker.transport.wake import Waker
+
+#: What a request may read for (s of processor time): pages take milliseconds.
+_LONGEST_READ = 2.0
 
 
 def create_app(settings: Settings | None = None, clock: Clock | None = None) -> Flask:
@@ -24,7 +28,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         settings = Settings.from_environment()
         logging.configure(settings.log_format, settings.log_level, "web")
     clock = clock or SystemClock()
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, ReadLimit(_LONGEST_READ))
     app = Flask("jobworker", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
     app.extensions["jobworker"] = Room(

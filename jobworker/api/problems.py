@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from jobworker.domain import errors
 from jobworker.domain.errors import FieldError, JobWorkerError
-from jobworker.store.database import UNAVAILABLE
+from jobworker.store.database import UNAVAILABLE, is_too_slow
 
 logger = structlog.get_logger(__name__)
 
@@ -100,6 +100,12 @@ _DETAILS: Mapping[int, str] = {
 }
 
 
+_TOO_SLOW = (
+    "finding this takes too long, or too many such requests are being worked off; filter by job, correlation_id, "
+    "batch_id or schedule, or by created_after and created_before that are closer together"
+)
+
+
 def status_of(kind: type[JobWorkerError]) -> tuple[int, str]:
     """Status and title of an error, or of the nearest base that has them."""
     return next(STATUSES[base] for base in kind.__mro__ if base in STATUSES)
@@ -150,6 +156,8 @@ def _theirs(error: HTTPException) -> Response:
 
 
 def _database_unavailable(error: Exception) -> Response:
+    if is_too_slow(error):
+        return problem(503, "Not now", "query_too_slow", _TOO_SLOW)
     logger.error("database_unavailable", error=str(error))
     detail = "the database does not answer; nothing was changed by this request unless it is found afterwards"
     return problem(503, "Not now", "database_unavailable", detail)

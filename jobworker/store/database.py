@@ -20,12 +20,23 @@ from sqlalchemy import event
 from jobworker.domain.errors import Misconfigured
 from jobworker.store.columns import read_json
 from jobworker.store.group_commit import Answer, GroupCommit
+from jobworker.store.read_limit import ReadLimit
 
 #: Longest wait for a lock (ms): far above any transaction of ours, below a client's patience.
 _BUSY_TIMEOUT_MS = 10_000
 
 #: What SQLAlchemy raises when the database cannot be reached, is full, or does not answer in time.
 UNAVAILABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+
+
+def is_too_slow(error: Exception) -> bool:
+    """Whether a statement was interrupted because it took too long."""
+    original = getattr(error, "orig", None)
+    return str(original) == "interrupted" or getattr(original, "sqlstate", None) == _QUERY_CANCELED
+
+
+#: PostgreSQL's code for `statement_timeout`.
+_QUERY_CANCELED = "57014"
 
 
 class _Cursor(Protocol):
@@ -46,11 +57,13 @@ def _to_json(value: Any) -> str:
 class Database:
     """One SQL database, by its SQLAlchemy URL. Safe to share between threads, never across a fork."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, read_limit: ReadLimit | None = None) -> None:
         self.url = sa.make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self._reader, self._writer, self._lock = self._open_sqlite()
+            if read_limit is not None:
+                read_limit.attach(self._reader)
         else:
             self._reader = self._writer = sa.create_engine(
                 self.url,
