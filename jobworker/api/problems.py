@@ -8,7 +8,7 @@ from flask import Flask, Response, g
 from werkzeug.exceptions import HTTPException
 
 from jobworker.domain import errors
-from jobworker.domain.errors import FieldError, JobWorkerError
+from jobworker.domain.errors import FieldError, JobWorkerError, QueryTooSlow
 from jobworker.store.database import UNAVAILABLE, is_too_slow
 
 logger = structlog.get_logger(__name__)
@@ -78,6 +78,7 @@ STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     errors.PreconditionFailed: (412, "Not the current revision"),
     errors.TooManyStreams: (429, "Too many live streams"),
     errors.Busy: (503, "Not now"),
+    errors.QueryTooSlow: (503, "It takes too long"),
     errors.Misconfigured: (503, "The service is not set up"),
 }
 
@@ -157,7 +158,7 @@ def _theirs(error: HTTPException) -> Response:
 
 def _database_unavailable(error: Exception) -> Response:
     if is_too_slow(error):
-        return problem(503, "Not now", "query_too_slow", _TOO_SLOW)
+        return _ours(QueryTooSlow(_TOO_SLOW))
     logger.error("database_unavailable", error=str(error))
     detail = "the database does not answer; nothing was changed by this request unless it is found afterwards"
     return problem(503, "Not now", "database_unavailable", detail)

@@ -241,6 +241,12 @@ class Busy(JobWorkerError):
     code = "busy"
 
 
+class QueryTooSlow(Busy):
+    """Finding what was asked for would keep the processor from others for too long."""
+
+    code = "query_too_slow"
+
+
 class TooManyStreams(JobWorkerError):
     """This client has as many live streams open as one may."""
 

@@ -59,7 +59,8 @@ def test_alive_asks_nobody(tmp_path: Any) -> None:
 def test_ready_when_everything_is_there(ready: World) -> None:
     response = ready.client.get("/readyz")
     assert (response.status_code, response.json["status"], _failed(response)) == (200, "ready", set())
-    assert set(response.json["checks"]) == {"database", "migrations", "redis", "relay", "beat", "workers", "schedules"}
+    names = {"database", "migrations", "redis", "relay", "beat", "workers", "schedules", "rows"}
+    assert set(response.json["checks"]) == names
 
 
 def test_each_thing_that_is_missing_is_named(any_database_world: World) -> None:
