@@ -1,19 +1,25 @@
-"""The HTTP service as a WSGI application: `granian --interface wsgi app:app`."""
+"""The HTTP service: a WSGI application for any server, and around it what granian runs (`jobworker web`)."""
 
 import functools
+import importlib
 
 from flask import Flask
 
 from jobworker.api import documentation, problems, requests
 from jobworker.api.room import Room
+from jobworker.api.server import Limits, Server
 from jobworker.clock import Clock, SystemClock
 from jobworker.services.health import Health
 from jobworker.services.revoking import revoke_asked
 from jobworker.settings import Settings
 from jobworker.store.database import Database
+from jobworker.store.read_limit import ReadLimit
 from jobworker.telemetry import logging
 from jobworker.telemetry.metrics import Metrics
 from jobworker.transport.wake import Waker
+
+#: What a request may read for (s of processor time): pages take milliseconds.
+_LONGEST_READ = 2.0
 
 
 def create_app(settings: Settings | None = None, clock: Clock | None = None) -> Flask:
@@ -24,7 +30,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         logging.configure(settings.log_format, settings.log_level, "web")
         logging.log_start()
     clock = clock or SystemClock()
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, clock=clock, read_limit=ReadLimit(_LONGEST_READ))
     app = Flask("jobworker", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
     app.extensions["jobworker"] = Room(
@@ -40,3 +46,9 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     # Last: flask-smorest brings handlers of its own.
     problems.register(app)
     return app
+
+
+def create_server() -> Server:
+    """What granian runs: the application of `app.py` with its bodies received apart."""
+    app: Flask = importlib.import_module("app").app
+    return Server(app, Limits(app.config["MAX_CONTENT_LENGTH"]))

@@ -26,6 +26,7 @@ _LOCATION = {"Location": {"description": "The workflow, as a batch.", "schema": 
 
 @blueprint.post("/workflows")
 @blueprint.arguments(WorkflowBody())
+@blueprint.large()
 @blueprint.answers(202, BatchStatus(), "All steps are accepted.", headers=_LOCATION)
 @blueprint.headers(headers.IDEMPOTENCY_KEY)
 @blueprint.problems(IdempotencyKeyReused, InvalidDependency)

@@ -12,6 +12,10 @@ from jobworker.domain import json_values
 from jobworker.domain.errors import FieldError
 from jobworker.domain.json_values import Unacceptable
 
+#: So many of these characters bound the values of a body: each takes some 100 bytes of memory once it is read.
+_SEPARATORS = (b",", b"[", b"{")
+_MOST_SEPARATORS = 500_000
+
 #: What JavaScript and Python write where JSON has nothing.
 _NO_NUMBER = re.compile(rb"[:,\[]\s*-?(?:NaN|Infinity)\b")
 
@@ -40,6 +44,8 @@ def text(request: Request, media_type: str) -> bytes:
 
 def parse(raw: bytes) -> Any:
     """The value that `raw` says, if every part of it can be kept as it is."""
+    if len(raw) > _MOST_SEPARATORS and sum(map(raw.count, _SEPARATORS)) > _MOST_SEPARATORS:
+        raise MalformedBody(f"the body has more than {_MOST_SEPARATORS:,} of the characters , [ and {{; split it")
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

@@ -114,6 +114,7 @@ def delete_calendar(name: str) -> Response:
 
 @blueprint.post("/calendars/<string:name>/import")
 @blueprint.query(ImportQuery())
+@blueprint.large()
 @blueprint.text(_ICALENDAR, "An iCalendar file (RFC 5545) as calendar programs export it.")
 @blueprint.answers(200, CalendarImport(), "What the calendar has now, or would have.", headers=headers.ETAG)
 @blueprint.headers({**headers.IF_MATCH, "required": False})

@@ -13,7 +13,7 @@ from flask import Response, request
 from jobworker.api import headers, show
 from jobworker.api.blueprint import Blueprint
 from jobworker.api.room import Room, room
-from jobworker.domain.errors import Busy, ExecutionNotFound, InvalidCursor
+from jobworker.domain.errors import ExecutionNotFound, InvalidCursor, TooManyStreams
 from jobworker.services import following
 from jobworker.services.following import Follower, Metadata, News, Progress
 from jobworker.store.story import LogRow, TransitionRow
@@ -22,8 +22,13 @@ blueprint = Blueprint(
     "events", __name__, url_prefix=f"{show.ROOT}/executions", description="Executions while they happen."
 )
 
-#: Between two looks (s): what a person feels as "at once".
+#: Between two looks (s): what a person feels as "at once"; the longest, and the silence that doubles the shortest (s).
 _PAUSE = 0.2
+_LONGEST_PAUSE = 1.0
+_SILENCE = 5.0
+
+#: A stream lives for so long (s); then its client connects again and goes on from its last event.
+_LONGEST = 15 * 60.0
 
 #: A comment after so much silence (s) keeps proxies from closing the stream, and notices who has left.
 _HEARTBEAT = 10.0
@@ -41,41 +46,43 @@ _STREAM = {
 @blueprint.get("/<string:execution_id>/events")
 @blueprint.answers(200, _STREAM, "The stream; it ends after the final state.", content_type="text/event-stream")
 @blueprint.headers(headers.LAST_EVENT_ID)
-@blueprint.problems(ExecutionNotFound, InvalidCursor)
+@blueprint.problems(ExecutionNotFound, InvalidCursor, TooManyStreams)
 def follow_execution(execution_id: str) -> Response:
     """Follow an execution: states, progress, metadata and log lines as they come (server-sent events)."""
     here = room()
     follower = following.follow(here.database, execution_id, request.headers.get("Last-Event-ID"))
-    if not here.streams.acquire(blocking=False):
-        raise Busy("too many live streams are open; try again soon, or read the execution instead")
+    address = request.remote_addr or ""
+    here.streams.take(address)
     here.metrics.streams.inc()
     response = Response(_stream(here, follower), mimetype="text/event-stream")
     response.headers["X-Accel-Buffering"] = "no"
-    response.call_on_close(lambda: _release(here))
+    response.call_on_close(lambda: _release(here, address))
     return response
 
 
-def _release(here: Room) -> None:
-    here.streams.release()
+def _release(here: Room, address: str) -> None:
+    here.streams.give_back(address)
     here.metrics.streams.dec()
 
 
 def _stream(here: Room, follower: Follower) -> Iterator[bytes]:
-    """Events until the execution has ended and its last lines were sent."""
+    """Events until the execution has ended and its last lines were sent, or the stream has lived its longest."""
     nothing = threading.Event()
-    spoken = here.clock.monotonic()
+    began = spoken = news_at = here.clock.monotonic()
     yield b"retry: 2000\n\n"
     while True:
         for news in follower.look(here.database):
             yield _event(news, follower.bookmark)
-            spoken = here.clock.monotonic()
+            spoken = news_at = here.clock.monotonic()
         now = here.clock.monotonic()
         if follower.done(now, _GRACE):
             break
+        if now - began >= _LONGEST:
+            return
         if now - spoken >= _HEARTBEAT:
             yield b": still here\n\n"
             spoken = now
-        here.clock.wait(nothing, _PAUSE)
+        here.clock.wait(nothing, min(_PAUSE * (1 + (now - news_at) / _SILENCE), _LONGEST_PAUSE))
     yield b"event: end\ndata: {}\n\n"
 
 

@@ -8,8 +8,8 @@ from flask import Flask, Response, g
 from werkzeug.exceptions import HTTPException
 
 from jobworker.domain import errors
-from jobworker.domain.errors import FieldError, JobWorkerError
-from jobworker.store.database import UNAVAILABLE
+from jobworker.domain.errors import FieldError, JobWorkerError, QueryTooSlow
+from jobworker.store.database import UNAVAILABLE, is_too_slow
 
 logger = structlog.get_logger(__name__)
 
@@ -31,11 +31,18 @@ class UnsupportedMediaType(JobWorkerError):
     code = "unsupported_media_type"
 
 
+class BodyTooSlow(JobWorkerError):
+    """The body did not arrive in time."""
+
+    code = "body_too_slow"
+
+
 #: What each error means in HTTP, and in few words. A class without a line here is like its base.
 STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     JobWorkerError: (500, "Unexpected error"),
     MalformedBody: (400, "The body is not valid JSON"),
     UnsupportedMediaType: (415, "The body must be application/json"),
+    BodyTooSlow: (408, "The body did not arrive in time"),
     errors.InvalidInput: (422, "The request is wrong"),
     errors.InvalidParameters: (422, "The parameters do not fit the task"),
     errors.InvalidDependency: (422, "The execution cannot depend on this"),
@@ -68,10 +75,13 @@ STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     errors.NotFinished: (409, "The execution has not ended"),
     errors.NotCancellable: (409, "The execution cannot be cancelled any more"),
     errors.NotADeadLetter: (409, "The execution is no open dead letter"),
+    errors.UnreadableRow: (409, "It cannot be read"),
     errors.PreconditionRequired: (428, "If-Match is required"),
     errors.PreconditionFailed: (412, "Not the current revision"),
+    errors.TooManyStreams: (429, "Too many live streams"),
     errors.Busy: (503, "Not now"),
     errors.DatabaseBusy: (503, "The database is busy"),
+    errors.QueryTooSlow: (503, "It takes too long"),
     errors.Misconfigured: (503, "The service is not set up"),
 }
 
@@ -90,8 +100,14 @@ _HTTP_CODES: Mapping[int, str] = {
 _DETAILS: Mapping[int, str] = {
     404: "there is nothing at this URL; /docs lists what there is",
     405: "this resource does not have this method; the header Allow lists those it has",
-    413: "the body is larger than JOBWORKER_MAX_BODY allows; split it",
+    413: "the body is larger than this resource takes (1 MiB; batches and workflows: JOBWORKER_MAX_BODY); split it",
 }
+
+
+_TOO_SLOW = (
+    "finding this takes too long, or too many such requests are being worked off; filter by job, correlation_id, "
+    "batch_id or schedule, or by created_after and created_before that are closer together"
+)
 
 
 def status_of(kind: type[JobWorkerError]) -> tuple[int, str]:
@@ -111,7 +127,7 @@ def problem(status: int, title: str, code: str, detail: str, found: Iterable[Fie
         "request_id": g.get("request_id"),
     }
     response = Response(orjson.dumps(body), status, mimetype=MEDIA_TYPE)
-    if status == 503:
+    if status in (429, 503):
         response.headers["Retry-After"] = str(_RETRY_AFTER)
     return response
 
@@ -144,6 +160,8 @@ def _theirs(error: HTTPException) -> Response:
 
 
 def _database_unavailable(error: Exception) -> Response:
+    if is_too_slow(error):
+        return _ours(QueryTooSlow(_TOO_SLOW))
     logger.error("database_unavailable", error=str(error))
     detail = "the database does not answer; nothing was changed by this request unless it is found afterwards"
     return problem(503, "Not now", "database_unavailable", detail)

@@ -7,8 +7,12 @@ import structlog
 from flask import Flask, Response, g, request
 
 from jobworker.api.room import room
+from jobworker.api.server import REFUSED
 
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/+=-]{0,127}\Z")
+
+#: Methods that metrics tell apart: a client can invent as many as it likes, and each would make series of its own.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 #: Route shown in metrics for a URL that leads nowhere: the URL itself would make a series of its own.
 _NO_ROUTE = "none"
@@ -26,6 +30,9 @@ def _begin() -> None:
     g.began = room().clock.monotonic()
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(process="web", request_id=g.request_id)
+    refused = request.environ.get(REFUSED)
+    if refused is not None:
+        raise refused
     if request.path.startswith("/api/"):
         room().require_schema()
 
@@ -36,6 +43,7 @@ def _finish(response: Response) -> Response:
     response.headers.setdefault("Cache-Control", "no-store")
     metrics = room().metrics
     route = request.url_rule.rule if request.url_rule else _NO_ROUTE
-    metrics.requests.labels(request.method, route, response.status_code).inc()
-    metrics.request_seconds.labels(request.method, route).observe(room().clock.monotonic() - g.began)
+    method = request.method if request.method in _METHODS else "other"
+    metrics.requests.labels(method, route, response.status_code).inc()
+    metrics.request_seconds.labels(method, route).observe(room().clock.monotonic() - g.began)
     return response

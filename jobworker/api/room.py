@@ -1,13 +1,16 @@
 """What the endpoints work with: made once by `web.create_app`, found through the Flask application."""
 
+import contextlib
 import threading
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import structlog
 from flask import current_app
 
 from jobworker.clock import Clock
-from jobworker.domain.errors import Busy, Misconfigured
+from jobworker.domain.errors import Busy, Misconfigured, TooManyStreams
 from jobworker.services.health import Health
 from jobworker.settings import Settings
 from jobworker.store import migrate
@@ -22,8 +25,43 @@ ACTOR = "api"
 
 #: Each stream and each waiting request keeps one thread of the server busy. Together they must leave
 #: threads for everybody else, so `jobworker web` starts with more threads than this.
-MAX_STREAMS = 32
+MAX_STREAMS = 64
 MAX_WAITING = 16
+
+#: So many requests at a time may have a body of more than 1 MiB: each may take some 100 MB while it is read.
+MAX_LARGE_BODIES = 4
+
+#: One client address may have so many streams: half of them, as behind a proxy all clients have one address.
+MAX_STREAMS_OF_ONE = MAX_STREAMS // 2
+
+
+class Streams:
+    """The places for live streams, counted in all and by client address."""
+
+    def __init__(self, most: int, most_of_one: int) -> None:
+        self._most = most
+        self._most_of_one = most_of_one
+        self._open: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def take(self, address: str) -> None:
+        """Take a place; raises `TooManyStreams` if this client has enough, `Busy` if there is none."""
+        with self._lock:
+            if self._open[address] >= self._most_of_one:
+                message = (
+                    f"{address} has {self._most_of_one} live streams open, the most for one client; close one first"
+                )
+                raise TooManyStreams(message)
+            if self._open.total() >= self._most:
+                raise Busy("too many live streams are open; try again soon, or read the execution instead")
+            self._open[address] += 1
+
+    def give_back(self, address: str) -> None:
+        """Give a place back."""
+        with self._lock:
+            self._open[address] -= 1
+            if not self._open[address]:
+                del self._open[address]
 
 
 @dataclass
@@ -36,9 +74,20 @@ class Room:
     waker: Waker
     metrics: Metrics
     health: Health
-    streams: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_STREAMS))
+    streams: "Streams" = field(default_factory=lambda: Streams(MAX_STREAMS, MAX_STREAMS_OF_ONE))
     waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_WAITING))
+    large_bodies: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_LARGE_BODIES))
     _schema_fits: bool = False
+
+    @contextlib.contextmanager
+    def large_body(self) -> Iterator[None]:
+        """Keep a place for a request with a large body; raises `Busy` if there is none."""
+        if not self.large_bodies.acquire(blocking=False):
+            raise Busy(f"{MAX_LARGE_BODIES} large bodies are being worked off; send this one again soon")
+        try:
+            yield
+        finally:
+            self.large_bodies.release()
 
     def changed(self) -> None:
         """Something was committed that the relay should look at."""

@@ -35,7 +35,10 @@ _DEAD_LETTER_FIELDS = [each.name for each in fields(DeadLetterRow)]
 
 def page(found: Page[Item], show: Callable[[Item], Any]) -> dict[str, Any]:
     """A page of a list."""
-    return {"items": [show(item) for item in found.items], "next": found.next}
+    shown = {"items": [show(item) for item in found.items], "next": found.next}
+    if found.unreadable:
+        shown["unreadable"] = [{"row": row, "problem": problem} for row, problem in found.unreadable.items()]
+    return shown
 
 
 def as_is(row: Row) -> Row:

@@ -53,6 +53,7 @@ def submit(body: dict[str, Any], name: str) -> Response:
 
 @blueprint.post("/executions/batch")
 @blueprint.arguments(BatchBody())
+@blueprint.large()
 @blueprint.answers(202, Batch(), "All are accepted.")
 @blueprint.headers(headers.IDEMPOTENCY_KEY)
 @blueprint.problems(IdempotencyKeyReused, InvalidDependency)

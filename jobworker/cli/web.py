@@ -10,17 +10,16 @@ from jobworker.cli import common
 from jobworker.domain.errors import Misconfigured
 from jobworker.up import addresses
 
-#: One process with threads: requests are short, and each further process costs its memory. Open streams and
-#: requests that wait keep up to 32 + 16 of them (`api/room.py`); the rest is for everybody else.
-THREADS = 64
-
 #: A client that keeps an event stream open does not hold up the stop for longer (s).
 _KILL_TIMEOUT = 10
 
 
 @click.command("web")
 def command() -> None:
-    """Serve the HTTP API and its docs (with granian; any WSGI server can run `app:app`)."""
+    """Serve the HTTP API and its docs, with granian.
+
+    Any WSGI server that receives bodies before it takes a thread can run `app:app`.
+    """
     settings = common.prepare()
     bind = addresses.parse(settings.bind, "JOBWORKER_BIND")
     addresses.require_free(bind, "JOBWORKER_BIND")
@@ -29,15 +28,15 @@ def command() -> None:
     with common.database(settings):
         pass  # What is wrong with it is said here in a sentence; the server would show a traceback.
     options = {
-        "interface": "wsgi",
+        "interface": "rsgi",
         "http": "1",
         "host": bind.host,
         "port": bind.port,
         "workers": 1,
-        "blocking-threads": THREADS,
         "workers-kill-timeout": _KILL_TIMEOUT,
-        # Its warning is that there are more threads than processors, which is meant.
         "log-level": "error",
     }
     given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    os.execv(sys.executable, [sys.executable, "-m", "granian", *given, "--no-ws", "app:app"])
+    os.execv(
+        sys.executable, [sys.executable, "-m", "granian", *given, "--no-ws", "--factory", "jobworker.web:create_server"]
+    )

@@ -229,6 +229,12 @@ class NotADeadLetter(Conflict):
     code = "not_a_dead_letter"
 
 
+class UnreadableRow(Conflict):
+    """What the database holds of it is not what this version writes there; the text says what."""
+
+    code = "unreadable"
+
+
 class PreconditionRequired(JobWorkerError):
     """A change came without If-Match."""
 
@@ -251,6 +257,18 @@ class DatabaseBusy(Busy):
     """The database was locked for longer than the caller could wait; nothing was changed."""
 
     code = "database_busy"
+
+
+class QueryTooSlow(Busy):
+    """Finding what was asked for would keep the processor from others for too long."""
+
+    code = "query_too_slow"
+
+
+class TooManyStreams(JobWorkerError):
+    """This client has as many live streams open as one may."""
+
+    code = "too_many_streams"
 
 
 class Misconfigured(JobWorkerError):

@@ -83,9 +83,29 @@ class Definition:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Definition":
-        """The inverse of `to_json`, for what has been validated before."""
+        """The inverse of `to_json`, for what has been validated before; raises `TypeError` if it is no definition."""
         values = {name: value for name, value in stored.items() if name not in policies.PARSERS}
         values["policies"] = {name: stored.get(name) or default for name, default in policies.DEFAULTS.items()}
         values["tags"] = tuple(values.get("tags", ()))
         values["on_worker_lost"] = OnWorkerLost(values.get("on_worker_lost", "retry"))
+        for name, kinds in _KINDS.items():
+            if name in values and not isinstance(values[name], kinds):
+                raise TypeError(f"{name} is {str(values[name])[:40]!r}")
+        for name, kinds in _POLICY_KINDS.items():
+            if not isinstance(values["policies"][name], kinds):
+                raise TypeError(f"{name} is {str(values['policies'][name])[:40]!r}")
         return cls(**values)
+
+
+#: What `from_json` makes sure of: whoever reads a definition relies on it.
+_KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(("name", "task", "description", "queue"), str),
+    **dict.fromkeys(("time_limit", "soft_time_limit", "expires"), int | float | None),
+    "enabled": bool,
+    "priority": int,
+    "defaults": dict,
+    "schedule": dict | None,
+}
+_POLICY_KINDS: Mapping[str, Any] = {
+    name: type(default) if default is not None else dict | None for name, default in policies.DEFAULTS.items()
+}

@@ -101,7 +101,7 @@ class Schedules:
 
     def _look(self, connection: sa.Connection, now: dt.datetime) -> dict[str, dt.datetime]:
         # Those that cannot be read stay due, and must not keep the others from being found.
-        return dict(settling.due_by(connection, now, _AT_ONCE + plans.unreadable()))
+        return dict(settling.due_by(connection, now, _AT_ONCE + plans.count_unreadable()))
 
 
 def _told(reports: Sequence[Event]) -> Iterator[tuple[str, dt.datetime]]:

@@ -14,7 +14,7 @@ from jobworker.domain.errors import CalendarNotFound, FieldError, RevisionNotFou
 from jobworker.domain.rules.days import BusinessDay
 from jobworker.domain.schedule import Schedule
 from jobworker.services import naming
-from jobworker.store import calendars
+from jobworker.store import calendars, unreadable
 from jobworker.store.calendars import CalendarRevision, CalendarRow
 from jobworker.store.database import Database
 from jobworker.store.pages import DEFAULT_LIMIT, Page
@@ -61,7 +61,8 @@ def known(connection: sa.Connection, names: Collection[str], lock: bool = False)
     kept = _kept.setdefault(connection.engine, {})
     found = {name: kept[name][1] for name in names if name in kept and kept[name][0] == current[name]}
     for row in calendars.some(connection, current.keys() - found.keys()).values() if len(found) < len(current) else ():
-        found[row.name] = parse(row.spec)
+        with unreadable.reading(f"calendar {row.name}"):
+            found[row.name] = parse(row.spec)
         if len(kept) >= _MOST_KEPT:
             kept.clear()
         kept[row.name] = (row.revision, row.changed_at), found[row.name]
@@ -122,10 +123,10 @@ def revisions(database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor:
         found = calendars.revisions(connection, name, limit, cursor)
         if not found.items:
             find(connection, name)
-            return Page([], found.next)
+            return found.of([])
         before = calendars.revision_row(connection, name, found.items[-1].revision - 1)
     older = [*found.items[1:], before]
-    return Page([_changed(one, was) for one, was in zip(found.items, older, strict=True)], found.next)
+    return found.of([_changed(one, was) for one, was in zip(found.items, older, strict=True)])
 
 
 def revision(database: Database, name: str, number: int) -> Changed:
@@ -146,8 +147,7 @@ def _changed(row: CalendarRevision, before: CalendarRevision | None) -> Changed:
 
 def not_found(connection: sa.Connection, *names: str) -> CalendarNotFound:
     """The error for calendars that do not exist."""
-    there: Sequence[str] = calendars.names(connection)
-    return CalendarNotFound("; ".join(_unknown(name, there) for name in names))
+    return CalendarNotFound("; ".join(_unknown(name, calendars.names_around(connection, name)) for name in names))
 
 
 def _unknown(name: str, there: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from jobworker.services import executions
 from jobworker.store import workers
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ def page(
 ) -> Page[KeptFile]:
     """The files that are here, and the result wherever it is, by name. Raises `ExecutionNotFound`, `InvalidCursor`."""
     row = executions.get(database, execution_id)
-    listing = Listing("files", {"execution": execution_id})
+    listing = Listing("files", {"execution": execution_id}, name_key)
     after = listing.position(cursor) or ""
     found = {each.name: _kept(row, each) for each in LocalFiles(home, row.id).found()}
     if row.result_file and row.result_file["name"] not in found:

@@ -40,14 +40,14 @@ def job(connection: sa.Connection, name: str, lock: bool = False) -> JobRow:
 
 def no_job(connection: sa.Connection, name: str) -> JobNotFound:
     """The error for a job that does not exist."""
-    return JobNotFound(naming.unknown("job", name, jobs.names(connection), "GET /api/v1/jobs"))
+    return JobNotFound(naming.unknown("job", name, jobs.names_around(connection, name), "GET /api/v1/jobs"))
 
 
 def task(connection: sa.Connection, name: str) -> TaskRow:
     """The task of this name; raises `TaskNotFound` with the names that come close."""
     row = tasks.get(connection, name) if name.isprintable() else None
     if row is None:
-        raise TaskNotFound(naming.unknown("task", name, tasks.names(connection), "GET /api/v1/tasks"))
+        raise TaskNotFound(naming.unknown("task", name, tasks.names_around(connection, name), "GET /api/v1/tasks"))
     return row
 
 

@@ -17,7 +17,7 @@ from jobworker.domain.zones import DATA_VERSION
 from jobworker.services import overdue, zone_data
 from jobworker.services.probe import Probe
 from jobworker.settings import Settings
-from jobworker.store import executions, migrate, probe, relay_state, schedule_lists, workers
+from jobworker.store import executions, migrate, probe, relay_state, schedule_lists, unreadable, workers
 from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.telemetry.metrics import Census
 from jobworker.transport import beat_keys, client
@@ -32,6 +32,9 @@ _REDIS_TIMEOUT = 0.5
 _BODIES = 4
 
 _MIB = 1024 * 1024
+
+#: So many items that cannot be used are named.
+_NAMED = 10
 
 #: Beat ticks every few seconds; another beat needs a while to take over from a dead one (s).
 _BEAT_SILENT_AFTER = 45.0
@@ -200,13 +203,18 @@ class Health:
         return DATA_VERSION
 
     def _check_content(self) -> str:
-        """Name what the relay skips; an item that anyone can write must not take the service out of use."""
+        """Name what the relay skips and what this process could not read.
+
+        An item that anyone can write must not take the service out of use.
+        """
         with self._database.read() as connection:
-            problems = relay_state.problems(connection)
-        if problems:
-            told = "; ".join(f"{problem['what']}: {problem['detail']}" for problem in problems)
-            raise _Warning(f"{len(problems)} cannot be used and are skipped: {told}")
-        return "all that was read can be used"
+            found = {problem["what"]: problem["detail"] for problem in relay_state.problems(connection)}
+        found |= unreadable.found.problems()
+        if not found:
+            return "all that was read can be used"
+        named = "; ".join(f"{what}: {problem}" for what, problem in list(found.items())[:_NAMED])
+        more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        raise _Warning(f"{len(found)} cannot be used and are skipped: {named}{more}")
 
     def _recent(self, who: str, did: str, at: dt.datetime | None, limit: float) -> str:
         age = _age(at, self._clock.now())

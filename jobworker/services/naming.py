@@ -1,18 +1,25 @@
 """What to tell somebody who asked for a thing that is not there."""
 
+import bisect
 import difflib
 from collections.abc import Sequence
+
+from jobworker.store.names import FEW
 
 #: So many names are read, no more.
 _NAMED = 10
 
 
 def unknown(noun: str, name: str, known: Sequence[str], how_to_list: str) -> str:
-    """A sentence that names what comes closest, and how to see everything."""
+    """A sentence that names what comes closest, and how to see everything.
+
+    `known` are the names around it, in order (`store.names.around`): comparing with all of very many takes seconds.
+    """
     shown = name if len(name) <= 128 else f"{name[:128]}…"
     if not known:
         return f"there is no {noun} {shown!r}, nor any other yet: workers announce theirs when they start"
-    return f"there is no {noun} {shown!r}{_near(shown, known)} {how_to_list} lists all {len(known)}"
+    number = "of them" if len(known) >= FEW else str(len(known))
+    return f"there is no {noun} {shown!r}{_near(shown, known)} {how_to_list} lists all {number}"
 
 
 def undeclared(noun: str, name: str, declared: Sequence[str]) -> str:
@@ -31,5 +38,8 @@ def missing_queue(name: str, existing: Sequence[str]) -> str:
 
 
 def _near(name: str, known: Sequence[str]) -> str:
+    """Those of `known`, which is in order, that come close."""
+    at = bisect.bisect(known, name)
+    known = known[max(0, at - FEW) : at + FEW]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else "."

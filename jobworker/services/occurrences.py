@@ -13,7 +13,7 @@ from jobworker.domain.timetable import Timetable
 from jobworker.services import accepting, coming, firing, occasions, plans, schedules
 from jobworker.services.accepting import Once, Request
 from jobworker.services.coming import Coming
-from jobworker.store import executions, idempotency, jobs, ledger
+from jobworker.store import executions, idempotency, jobs, ledger, unreadable
 from jobworker.store import schedules as schedule_rows
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
@@ -43,7 +43,8 @@ def past(
     _check(wanted)
     with database.read() as connection:
         kept = schedules.kept(connection, name)
-        known = timetable(connection, kept.row) if kept.row else _without_calendars(stored(kept.spec))
+        with unreadable.reading(f"schedule {kept.name}"):
+            known = timetable(connection, kept.row) if kept.row else _without_calendars(stored(kept.spec))
         return known, ledger.page(connection, kept.id, wanted, limit, cursor)
 
 
@@ -58,7 +59,8 @@ def ahead(database: Database, name: str, wanted: Range, count: int) -> Sequence[
     after = row.settled_until
     if begin is not None and begin > after:
         after = begin - dt.timedelta(microseconds=1)
-    found = coming.of_schedule(row, rules, closed, after, count)
+    with unreadable.reading(f"schedule {row.name}"):
+        found = coming.of_schedule(row, rules, closed, after, count)
     return [each for each in found if end is None or each.at < end]
 
 

@@ -14,7 +14,7 @@ from jobworker.domain.schedule import Schedule, stored
 from jobworker.domain.timetable import Timetable
 from jobworker.services import calendars as calendar_services
 from jobworker.store import calendars as stored_calendars
-from jobworker.store import settling
+from jobworker.store import settling, unreadable
 
 logger = structlog.get_logger(__name__)
 
@@ -23,7 +23,7 @@ _KEPT = 20_000
 
 
 #: What reading raises when somebody has written nonsense into SQL.
-_UNREADABLE = (InvalidInput, AttributeError, LookupError, TypeError, ValueError)
+_UNREADABLE = (InvalidInput, *unreadable.ERRORS)
 
 #: What working out when a schedule is due raises, if its rule or its calendars are nonsense all the same.
 UNSETTLEABLE = (ArithmeticError, LookupError, TypeError, ValueError)
@@ -72,7 +72,7 @@ def of(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Plan]:
     return found
 
 
-def unreadable() -> int:
+def count_unreadable() -> int:
     """How many have been refused."""
     return len(_unreadable)
 
@@ -82,6 +82,7 @@ def refused(row: Named, error: Exception) -> None:
     if (row.id, row.revision) not in _unreadable:
         _unreadable.add((row.id, row.revision))
         logger.error("schedule_unreadable", schedule=row.name, revision=row.revision, error=repr(error))
+    unreadable.found.first(f"schedule {row.name}", repr(error))
 
 
 def _read(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Schedule]:
@@ -91,10 +92,17 @@ def _read(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Schedul
     specs = settling.specs(connection, [row.id for row in new]) if new else {}
     for row in new:
         try:
-            found[row.id] = stored(specs[row.id])
+            found[row.id] = _with_names(stored(specs[row.id]))
         except _UNREADABLE as error:
             refused(row, error)
     return found
+
+
+def _with_names(schedule: Schedule) -> Schedule:
+    """The schedule, if its calendars are named by text; what reads many at once relies on that."""
+    if not all(isinstance(name, str) for name in schedule.calendars):
+        raise TypeError(f"calendars are named {list(schedule.calendars)!r}"[:200])
+    return schedule
 
 
 def _calendars(connection: sa.Connection, names: Collection[str]) -> Mapping[str, Calendar]:

@@ -14,7 +14,7 @@ from jobworker.services import finding, naming
 from jobworker.store import audit, executions, queues, workers
 from jobworker.store.audit import AuditEntry
 from jobworker.store.database import Database
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key
 from jobworker.store.queues import QueueRow
 
 logger = structlog.get_logger(__name__)
@@ -48,7 +48,7 @@ class Queue:
 
 def page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Queue]:
     """Queues by name: those that are shipped, that a live worker serves, and that were declared or created."""
-    listing = Listing("queues", {})
+    listing = Listing("queues", {}, name_key)
     after = listing.position(cursor)
     with database.read() as connection:
         known = {name: QueueRow(name) for name in {*SHIPPED_QUEUES, *_served(connection)}}

@@ -46,7 +46,7 @@ def page(database: Database, job: str, limit: int = DEFAULT_LIMIT, cursor: str |
         earliest = found.items[-1].revision if found.items else 1
         before = jobs.revision_row(connection, job, earliest - 1)
     older = [*found.items[1:], before]
-    return Page([Changed(row, _changed(row, was)) for row, was in zip(found.items, older, strict=False)], found.next)
+    return found.of([Changed(row, _changed(row, was)) for row, was in zip(found.items, older, strict=False)])
 
 
 def get(database: Database, job: str, number: int) -> Changed:

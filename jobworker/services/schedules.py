@@ -26,7 +26,7 @@ from jobworker.domain.zones import DATA_VERSION
 from jobworker.services import firing, naming, occasions, overdue, pausing, plans, preparing, schedule_checks, zone_data
 from jobworker.services.plans import Plan
 from jobworker.services.zone_data import Move
-from jobworker.store import schedule_lists, schedules
+from jobworker.store import schedule_lists, schedules, unreadable
 from jobworker.store.database import Database
 from jobworker.store.pages import DEFAULT_LIMIT, Page
 from jobworker.store.schedule_lists import Filters, RevisionRow, Standing
@@ -159,7 +159,7 @@ def page(
     filters = Filters(asked.job, asked.owner, asked.state, asked.calendar, since)
     with database.read() as connection:
         found = schedule_lists.page(connection, filters, _shown(asked), now, limit, cursor)
-        return Page(known(connection, found.items, now), found.next)
+        return found.of(known(connection, found.items, now))
 
 
 def revisions(database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Changed]:
@@ -171,7 +171,7 @@ def revisions(database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor:
         before = schedule_lists.revision(connection, row.id, earliest - 1)
     older = [*found.items[1:], before]
     items = [_changed(row, one, was) for one, was in zip(found.items, older, strict=False)]
-    return Page(items, found.next)
+    return found.of(items)
 
 
 def revision(database: Database, name: str, number: int) -> Changed:
@@ -198,9 +198,8 @@ def find(connection: sa.Connection, name: str) -> ScheduleRow:
     """The schedule with this name, or id; raises `ScheduleNotFound` with the names that come close."""
     row = schedules.get(connection, name) if name.isprintable() else None
     if row is None:
-        raise ScheduleNotFound(
-            naming.unknown("schedule", name, schedule_lists.names(connection), "GET /api/v1/schedules")
-        )
+        near = schedule_lists.names_around(connection, name)
+        raise ScheduleNotFound(naming.unknown("schedule", name, near, "GET /api/v1/schedules"))
     return row
 
 
@@ -208,7 +207,7 @@ def known(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.dateti
     """What there is to know about these schedules at this moment."""
     found, read = preparing.look_up(connection, {row.job for row in rows}), plans.of(connection, rows)
     moves = zone_data.moving(connection, rows, read)
-    return [_known(row, found, read.get(row.id), moves.get(row.id), now) for row in rows]
+    return [_known_anyway(row, found, read.get(row.id), moves.get(row.id), now) for row in rows]
 
 
 def put(
@@ -229,6 +228,17 @@ def put(
         firing.start(connection, [row.id], now, "it was created")
         return find(connection, row.id)
     return row
+
+
+def _known_anyway(
+    row: ScheduleRow, found: preparing.Known, plan: Plan | None, move: Move | None, now: dt.datetime
+) -> Known:
+    try:
+        return _known(row, found, plan, move, now)
+    except unreadable.ERRORS as error:
+        # A specification is not checked again when it is read, so what is wrong with it may show only now.
+        plans.refused(row, error)
+        return _known(row, found, None, None, now)
 
 
 def _known(row: ScheduleRow, found: preparing.Known, plan: Plan | None, move: Move | None, now: dt.datetime) -> Known:

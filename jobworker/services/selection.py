@@ -17,7 +17,7 @@ from jobworker.store import filters as filtering
 from jobworker.store import schema
 from jobworker.store.database import Database
 from jobworker.store.filters import Filters
-from jobworker.store.pages import Listing
+from jobworker.store.pages import Listing, identifier_key, moment_key
 
 #: So many executions one request works off, and one transaction.
 MOST = 10_000
@@ -58,10 +58,10 @@ class Selection:
             message = f"limit must be 1 to {MOST}"
             raise InvalidInput(message, [FieldError("/limit", "not_allowed", message)])
 
-    def listing(self, action: str) -> Listing:
+    def listing(self, action: str) -> "Listing[Bookmark]":
         """What a cursor of this action belongs to."""
         named = asdict(self.filters) if self.filters else {}
-        return Listing(action, {**named, "ids": sorted(self.ids) if self.ids else None})
+        return Listing(action, {**named, "ids": sorted(self.ids) if self.ids else None}, Bookmark.read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +131,10 @@ class Bookmark:
     until: dt.datetime | None = None
 
     @classmethod
-    def read(cls, key: str | None) -> "Bookmark":
-        """From the key of a cursor."""
-        after, _, until = (key or "").partition(" ")
-        return cls(after or None, dt.datetime.fromisoformat(until) if until else None)
+    def read(cls, key: str) -> "Bookmark":
+        """Parse the key of a cursor; raises `ValueError`."""
+        after, _, until = key.partition(" ")
+        return cls(identifier_key(after), moment_key(until) if until else None)
 
     def key(self) -> str:
         """The inverse of `read`."""
@@ -148,7 +148,7 @@ Work = Callable[[Sequence[str]], Part]
 def bookmark(action: Action, selection: Selection) -> Bookmark:
     """Where this request begins; raises what is wrong with the selection."""
     selection.check()
-    return Bookmark.read(selection.listing(action.name).position(selection.cursor))
+    return selection.listing(action.name).position(selection.cursor) or Bookmark()
 
 
 def work_off(database: Database, action: Action, selection: Selection, work: Work) -> Done:

@@ -1,5 +1,6 @@
 """Why an execution has not run, or has not finished: every reason, from the gates that the relay asks."""
 
+import contextlib
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,10 +9,11 @@ import sqlalchemy as sa
 
 from jobworker.clock import Clock
 from jobworker.domain import gates, limits
+from jobworker.domain.errors import UnreadableRow
 from jobworker.domain.execution import FINAL, State
 from jobworker.domain.gates import Reason
 from jobworker.services import executions as execution_services
-from jobworker.store import dependencies, executions, jobs, queues, relay_state, workers
+from jobworker.store import dependencies, executions, jobs, queues, relay_state, unreadable, workers
 from jobworker.store import limits as stored
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
@@ -55,7 +57,9 @@ def _reasons(connection: sa.Connection, row: ExecutionRow, now: dt.datetime) -> 
         others = queues.published(connection).get(row.queue, 1) - 1
         yield gates.with_workers(row.dispatched_at, row.queue, others)
     elif row.state is State.QUEUED:
-        yield from _limits(connection, row, now)
+        # Of a definition that cannot be read no limit is known; /readyz names it.
+        with contextlib.suppress(UnreadableRow), unreadable.reading(f"job {row.job}"):
+            yield from tuple(_limits(connection, row, now))
         yield _position(connection, row)
 
 

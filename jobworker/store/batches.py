@@ -9,9 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.execution import State
-from jobworker.store import schema
+from jobworker.store import schema, unreadable
 from jobworker.store.cancelling import IN_REDIS, UNFINISHED, WAITING
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, identifier_key
 from jobworker.store.relations import CANCELLING
 
 _batches = schema.batches
@@ -93,12 +93,12 @@ def lock_open(connection: sa.Connection, batch_id: str) -> BatchRow | None:
 
 def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[BatchRow]:
     """Batches, newest first."""
-    listing = Listing("batches", {})
+    listing = Listing("batches", {}, identifier_key)
     query = sa.select(*_COLUMNS).order_by(_batches.c.id.desc()).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:
         query = query.where(_batches.c.id < after)
-    return listing.page([_to_row(row) for row in connection.execute(query)], limit, lambda row: row.id)
+    return listing.read_page(connection.execute(query).all(), limit, lambda row: row.id, _to_row, _what)
 
 
 def counts(connection: sa.Connection, batch_ids: Sequence[str]) -> dict[str, dict[State, int]]:
@@ -194,5 +194,10 @@ def open_after(connection: sa.Connection, batch_id: str, limit: int) -> list[str
     return list(connection.scalars(query.order_by(_batches.c.id).limit(limit)))
 
 
+def _what(row: Any) -> str:
+    return f"batch {row.id}"
+
+
 def _to_row(row: sa.Row[Any]) -> BatchRow:
-    return BatchRow(**{**row._mapping, "kind": Kind(row.kind)})
+    values = unreadable.mended(_what(row), dict(row._mapping), {"on_complete": unreadable.is_object})
+    return BatchRow(**{**values, "kind": Kind(row.kind)})

@@ -9,10 +9,11 @@ import sqlalchemy as sa
 
 from jobworker.domain.errors import Conflict
 from jobworker.domain.job import Owner
-from jobworker.store import audit, schedules, schema
+from jobworker.store import audit, schedules, schema, unreadable
 from jobworker.store import revisions as stored_revisions
 from jobworker.store.audit import AuditEntry
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.names import around
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key, number_key
 from jobworker.store.schedules import ScheduleRow
 
 _calendars = schema.calendars
@@ -62,7 +63,7 @@ def get(connection: sa.Connection, name: str, lock: bool = False) -> CalendarRow
 def some(connection: sa.Connection, names: Collection[str]) -> dict[str, CalendarRow]:
     """Those of these calendars that exist, by name."""
     rows = connection.execute(sa.select(_calendars).where(_calendars.c.name.in_(names)))
-    return {row.name: _to_row(row) for row in rows}
+    return {row.name: row for row in unreadable.those(rows, _to_row)}
 
 
 def current(
@@ -76,26 +77,26 @@ def current(
     return {row.name: (row.revision, row.changed_at) for row in rows}
 
 
-def names(connection: sa.Connection) -> list[str]:
-    """Every calendar's name."""
-    return list(connection.scalars(sa.select(_calendars.c.name).order_by(_calendars.c.name)))
+def names_around(connection: sa.Connection, wanted: str) -> list[str]:
+    """Names that come close to `wanted`."""
+    return around(connection, _calendars.c.name, wanted)
 
 
 def owned(connection: sa.Connection, owner: Owner) -> list[CalendarRow]:
     """Every calendar that is edited there, by name."""
     query = sa.select(_calendars).where(_calendars.c.owner == owner.value).order_by(_calendars.c.name)
-    return [_to_row(row) for row in connection.execute(query)]
+    return list(unreadable.those(connection.execute(query), _to_row))
 
 
 def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[CalendarRow]:
     """Calendars by name."""
-    listing = Listing("calendars", {})
+    listing = Listing("calendars", {}, name_key)
     query = sa.select(_calendars).order_by(_calendars.c.name).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:
         query = query.where(_calendars.c.name > after)
-    rows = [_to_row(row) for row in connection.execute(query)]
-    return listing.page(rows, limit, lambda row: row.name)
+    rows = connection.execute(query).all()
+    return listing.read_page(rows, limit, lambda row: row.name, _to_row, _what)
 
 
 def revision_row(connection: sa.Connection, calendar: str, number: int) -> CalendarRevision | None:
@@ -109,9 +110,9 @@ def revisions(
     connection: sa.Connection, calendar: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[CalendarRevision]:
     """The revisions of a calendar, the latest first."""
-    listing = Listing("calendar_revisions", {"calendar": calendar})
+    listing = Listing("calendar_revisions", {"calendar": calendar}, number_key)
     query = sa.select(_revisions).where(_revisions.c.calendar == calendar)
-    return stored_revisions.page(connection, listing, query, _to_revision, limit, cursor)
+    return stored_revisions.page(connection, listing, query, _to_revision, limit, cursor, _what_revision)
 
 
 def put(
@@ -150,7 +151,7 @@ def users(connection: sa.Connection, calendar: str) -> list[ScheduleRow]:
         sa.select(_schedules).join(_uses, _uses.c.schedule_id == _schedules.c.id).where(_uses.c.calendar == calendar)
     )
     rows = connection.execute(query.order_by(_schedules.c.id).with_for_update(of=_schedules))
-    return [schedules.to_row(row) for row in rows]
+    return list(unreadable.those(rows, schedules.to_row))
 
 
 def _next_revision(connection: sa.Connection, name: str) -> int:
@@ -158,9 +159,31 @@ def _next_revision(connection: sa.Connection, name: str) -> int:
     return (highest or 0) + 1
 
 
-def _to_row(row: sa.Row[Any]) -> CalendarRow:
+_SPEC = unreadable.has(kind=str, description=str)
+
+
+def _what(row: Any) -> str:
+    return f"calendar {row.name}"
+
+
+def _what_revision(row: Any) -> str:
+    return f"revision {row.revision} of calendar {row.calendar}"
+
+
+def _require_spec(row: sa.Row[Any]) -> None:
+    if not _SPEC(row.spec):
+        raise TypeError("spec is no calendar")
+
+
+def _make(row: sa.Row[Any]) -> CalendarRow:
+    _require_spec(row)
     return CalendarRow(**{**row._mapping, "owner": Owner(row.owner)})
 
 
-def _to_revision(row: sa.Row[Any]) -> CalendarRevision:
+def _make_revision(row: sa.Row[Any]) -> CalendarRevision:
+    _require_spec(row)
     return CalendarRevision(**row._mapping)
+
+
+_to_row = unreadable.reader(_what, _make)
+_to_revision = unreadable.reader(_what_revision, _make_revision)

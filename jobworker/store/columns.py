@@ -11,6 +11,39 @@ from sqlalchemy.dialects import postgresql
 BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
+#: Deeper values (levels) cannot be written out again.
+_DEEPEST = 200
+
+
+class Garbage:
+    """What a column of JSON holds that is no JSON; `problem` says why."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+
+
+def read_json(text: str | bytes) -> Any:
+    """The value, or `Garbage`: one cell must not make the whole result unreadable."""
+    try:
+        value = orjson.loads(text)
+    except (TypeError, ValueError) as error:
+        return Garbage(f"not JSON ({error})")
+    return value if _is_shallow(text, value) else Garbage(f"nested more than {_DEEPEST} levels deep")
+
+
+def _is_shallow(text: str | bytes, value: Any) -> bool:
+    opened = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+    if opened <= _DEEPEST:
+        return True
+    level = [value]
+    for _ in range(_DEEPEST):
+        lists = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        level = [below for each in lists for below in each]
+        if not level:
+            return True
+    return False
+
+
 class Json(sa.types.TypeDecorator[Any]):
     """A JSON value; None is NULL. PostgreSQL keeps jsonb, SQLite text.
 
@@ -33,10 +66,10 @@ class Json(sa.types.TypeDecorator[Any]):
         return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
-        """The inverse."""
+        """The inverse; a value that is no JSON comes as `Garbage`."""
         if value is None or dialect.name == "postgresql":
             return value
-        return orjson.loads(value)
+        return read_json(value)
 
 
 class Moment(sa.types.TypeDecorator[dt.datetime]):

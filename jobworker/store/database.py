@@ -8,6 +8,7 @@ submissions, which only add rows, do not.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from sqlalchemy import event
 
 from jobworker.clock import Clock, SystemClock
 from jobworker.domain.errors import DatabaseBusy, Misconfigured
+from jobworker.store.columns import read_json
 from jobworker.store.file_lock import FileLock
 from jobworker.store.group_commit import Answer, GroupCommit
+from jobworker.store.read_limit import ReadLimit
 from jobworker.store.write_ahead_log import WRITERS_HELP_ABOVE, WriteAheadLog
 
 #: PostgreSQL: held to the end of the transaction. The number is ours alone among advisory locks ("jobwork" in ASCII).
@@ -74,6 +77,16 @@ def in_short(error: Exception) -> str:
     return f"{type(cause).__name__}: {cause}"
 
 
+def is_too_slow(error: Exception) -> bool:
+    """Whether a statement was interrupted because it took too long."""
+    original = getattr(error, "orig", None)
+    return str(original) == "interrupted" or getattr(original, "sqlstate", None) == _QUERY_CANCELED
+
+
+#: PostgreSQL's code for `statement_timeout`.
+_QUERY_CANCELED = "57014"
+
+
 class _Cursor(Protocol):
     def execute(self, sql: str) -> Any: ...
     def close(self) -> None: ...
@@ -97,14 +110,20 @@ def _to_json(value: Any) -> str:
 class Database:
     """One SQL database, by its SQLAlchemy URL. Safe to share between threads, never across a fork."""
 
-    def __init__(self, url: str, patience: Patience = Patience(), clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        patience: Patience = Patience(),
+        clock: Clock | None = None,
+        read_limit: ReadLimit | None = None,
+    ) -> None:
         self.url = sa.make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._patience = patience
         self._clock = clock or SystemClock()
         if self.is_sqlite:
             path = self._sqlite_path()
-            self._reader, self._writer = self._open_sqlite()
+            self._reader, self._writer = self._open_sqlite(read_limit)
             self._lock = FileLock(Path(f"{path}.lock"), self._clock, patience.lock)
             self._log = WriteAheadLog(path, self._clock)
         else:
@@ -194,7 +213,7 @@ class Database:
         return sa.create_engine(
             self.url,
             json_serializer=_to_json,
-            json_deserializer=orjson.loads,
+            json_deserializer=read_json,
             # What the URL says comes last, so it counts.
             connect_args={**given, "options": f"{options} {theirs.get('options', '')}"},
             pool_pre_ping=True,
@@ -215,7 +234,7 @@ class Database:
             raise Misconfigured(f"the database {path} cannot be made: {error}") from error
         return Path(path)
 
-    def _open_sqlite(self) -> tuple[sa.Engine, sa.Engine]:
+    def _open_sqlite(self, read_limit: ReadLimit | None) -> tuple[sa.Engine, sa.Engine]:
         options: dict[str, Any] = {
             "connect_args": {"timeout": _BUSY_TIMEOUT, "check_same_thread": False},
             "pool_size": 10,
@@ -229,14 +248,20 @@ class Database:
             event.listen(engine, "begin", _beginner(begin))
         event.listen(reader, "connect", _forbid_writes)
         if self._patience.statement:
-            event.listen(reader, "connect", self._limit_reads)
+            event.listen(reader, "connect", functools.partial(self._limit_reads, read_limit))
+        if read_limit:
+            read_limit.attach(reader)
         return reader, writer
 
-    def _limit_reads(self, connection: _DBAPIConnection, record: sa.pool.ConnectionPoolEntry) -> None:
-        """Interrupt a statement of this connection after the deadline that `read` has set."""
+    def _limit_reads(
+        self, read_limit: ReadLimit | None, connection: _DBAPIConnection, record: sa.pool.ConnectionPoolEntry
+    ) -> None:
+        """Interrupt a statement of this connection after the deadline that `read` has set, or by the limit."""
+        is_over_limit = read_limit.watch(record) if read_limit else None
 
         def is_over() -> bool:
-            return bool(self._clock.monotonic() > record.info.get(_READ_BEFORE, float("inf")))
+            late = bool(self._clock.monotonic() > record.info.get(_READ_BEFORE, float("inf")))
+            return late or (is_over_limit is not None and is_over_limit())
 
         connection.set_progress_handler(is_over, _INSTRUCTIONS)
 

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from jobworker.domain import dead_letter
 from jobworker.domain.dead_letter import Cause, DeadLetter
 from jobworker.domain.execution import State
-from jobworker.store import schema
+from jobworker.store import schema, unreadable
 from jobworker.store.filters import Filters, conditions
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, identifier_key
 
 _executions = schema.executions
 
@@ -64,13 +64,13 @@ def page(
     connection: sa.Connection, filters: Filters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[DeadLetterRow]:
     """Open dead letters that pass the filters, the executions that were accepted last first."""
-    listing = Listing("dead-letters", asdict(filters))
+    listing = Listing("dead-letters", asdict(filters), identifier_key)
     query = sa.select(*_COLUMNS).where(OPEN, *conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:
         query = query.where(_executions.c.id < after)
-    rows = [_to_row(row) for row in connection.execute(query)]
-    return listing.page(rows, limit, lambda row: row.id)
+    rows = connection.execute(query).all()
+    return listing.read_page(rows, limit, lambda row: row.id, _to_row, _what)
 
 
 def groups(connection: sa.Connection, limit: int = DEFAULT_LIMIT) -> list[Group]:
@@ -113,7 +113,14 @@ def settle(
     return set(changed.scalars())
 
 
+_SHAPES = {"parameters": unreadable.is_object, "error": unreadable.has(type=str, message=str)}
+
+
+def _what(row: Any) -> str:
+    return f"dead letter {row.id}"
+
+
 def _to_row(row: sa.Row[Any]) -> DeadLetterRow:
-    values = dict(row._mapping)
+    values = unreadable.mended(_what(row), dict(row._mapping), _SHAPES)
     values["state"] = State(values["state"])
     return DeadLetterRow(**values, cause=dead_letter.cause(values["state"], values["error"]))

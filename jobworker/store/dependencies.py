@@ -12,7 +12,7 @@ from jobworker.domain.execution import FINAL, State
 from jobworker.domain.limits import Keys
 from jobworker.store import bulk
 from jobworker.store.bulk import Bulk
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, identifier_key
 from jobworker.store.queues import insert_or_ignore
 from jobworker.store.schema import dependencies, executions, transitions
 
@@ -251,7 +251,7 @@ def of(
     only_unsettled: bool = False,
 ) -> Page[ParentRow]:
     """What an execution waits or waited for."""
-    listing = Listing("dependencies", {"execution": execution_id})
+    listing = Listing("dependencies", {"execution": execution_id}, identifier_key)
     query = (
         sa.select(dependencies, executions.c.job, executions.c.state, executions.c.step)
         .outerjoin(executions, executions.c.id == dependencies.c.parent_id)

@@ -9,10 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.execution import State
-from jobworker.store import bulk, schema
+from jobworker.store import bulk, schema, unreadable
 from jobworker.store.bulk import Bulk
 from jobworker.store.filters import Filters, conditions
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, identifier_key
 
 _executions = schema.executions
 _transitions = schema.transitions
@@ -201,13 +201,13 @@ def page(
     connection: sa.Connection, filters: Filters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[ExecutionRow]:
     """Executions that pass the filters, newest first."""
-    listing = Listing("executions", asdict(filters))
+    listing = Listing("executions", asdict(filters), identifier_key)
     query = sa.select(*_COLUMNS).where(*conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:
         query = query.where(_executions.c.id < after)
-    rows = [_to_row(row) for row in connection.execute(query)]
-    return listing.page(rows, limit, lambda row: row.id)
+    rows = connection.execute(query).all()
+    return listing.read_page(rows, limit, lambda row: row.id, _to_row, _what)
 
 
 def cancel_waiting(connection: sa.Connection, execution_id: str, actor: str, reason: str, now: dt.datetime) -> bool:
@@ -288,7 +288,23 @@ def _together(rows: Iterable[Any]) -> dict[str, tuple[int, dt.datetime]]:
     return found
 
 
+#: What the JSON columns of an execution have to be.
+_SHAPES = {
+    "parameters": unreadable.is_object,
+    "result": unreadable.is_json,
+    "result_file": unreadable.has(name=str, size=int, sha256=str, host=str),
+    "error": unreadable.has(type=str, message=str),
+    "progress": unreadable.is_object,
+    "metadata": unreadable.is_object,
+    "overrides": unreadable.is_object,
+}
+
+
+def _what(row: Any) -> str:
+    return f"execution {row.id}"
+
+
 def _to_row(row: sa.Row[Any]) -> ExecutionRow:
-    values = dict(row._mapping)
+    values = unreadable.mended(_what(row), dict(row._mapping), _SHAPES)
     values["state"] = State(values["state"])
     return ExecutionRow(**values)

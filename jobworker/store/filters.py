@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
 
 from jobworker.domain.execution import State
 from jobworker.store.schema import executions, occurrences
@@ -40,6 +41,24 @@ class Filters:
 _EQUAL = ("job", "state", "queue", "correlation_id", "batch_id", "rerun_of", "fingerprint")
 
 
+class _ErrorType(sa.ColumnElement[str]):
+    """The type of the exception that an execution ended with; null if its error cannot be read."""
+
+    inherit_cache = True
+    type = sa.Text()
+
+
+@compiles(_ErrorType)
+def _postgresql(_element: _ErrorType, _compiler: object, **_options: object) -> str:
+    return "(executions.error ->> 'type')"
+
+
+@compiles(_ErrorType, "sqlite")
+def _sqlite(_element: _ErrorType, _compiler: object, **_options: object) -> str:
+    # One text that is no JSON would make the whole statement fail.
+    return "CASE WHEN json_valid(executions.error) THEN executions.error ->> 'type' END"
+
+
 def conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
     """What an execution has to fulfil to pass."""
     for name in _EQUAL:
@@ -51,9 +70,7 @@ def conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
         started = sa.select(occurrences.c.execution_id).where(occurrences.c.schedule_id == filters.schedule_id)
         yield executions.c.id.in_(started)
     if filters.error_type is not None:
-        # Both databases know this operator; the column's type hides it from SQLAlchemy.
-        found: sa.ColumnElement[str] = sa.literal_column("executions.error ->> 'type'", sa.Text)
-        yield found == filters.error_type
+        yield _ErrorType() == filters.error_type
     # Ids are ordered by time and created_at has no index: the id bounds find the range, the column decides.
     if filters.created_after is not None:
         yield executions.c.id >= _lowest_id(filters.created_after, 0)

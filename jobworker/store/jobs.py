@@ -12,10 +12,11 @@ from jobworker.domain.errors import Conflict
 from jobworker.domain.job import Definition, Owner
 from jobworker.domain.schedule import Owner as ScheduleOwner
 from jobworker.domain.timetable import next_after
-from jobworker.store import audit, schedules, schema, triggers
+from jobworker.store import audit, schedules, schema, triggers, unreadable
 from jobworker.store import revisions as stored_revisions
 from jobworker.store.audit import AuditEntry
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.names import around
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key, number_key
 
 _jobs = schema.job_definitions
 _revisions = schema.job_revisions
@@ -57,30 +58,29 @@ def get(connection: sa.Connection, name: str, lock: bool = False) -> JobRow | No
 def some(connection: sa.Connection, names: Sequence[str]) -> dict[str, JobRow]:
     """Those of these jobs that exist, by name."""
     rows = connection.execute(sa.select(_jobs).where(_jobs.c.name.in_(names)))
-    return {row.name: _to_row(row) for row in rows}
+    return {row.definition.name: row for row in unreadable.those(rows, _to_row)}
 
 
-def names(connection: sa.Connection) -> list[str]:
-    """Every job's name."""
-    return list(connection.scalars(sa.select(_jobs.c.name).order_by(_jobs.c.name)))
+def names_around(connection: sa.Connection, wanted: str) -> list[str]:
+    """Names that come close to `wanted`."""
+    return around(connection, _jobs.c.name, wanted)
 
 
 def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobRow]:
     """Jobs by name."""
-    listing = Listing("jobs", {})
+    listing = Listing("jobs", {}, name_key)
     query = sa.select(_jobs).order_by(_jobs.c.name).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:
         query = query.where(_jobs.c.name > after)
-    rows = [_to_row(row) for row in connection.execute(query)]
-    return listing.page(rows, limit, lambda row: row.definition.name)
+    rows = connection.execute(query).all()
+    return listing.read_page(rows, limit, lambda row: row.name, _to_row, _what)
 
 
 def revision(connection: sa.Connection, job: str, number: int) -> Definition | None:
     """The definition as it was at this revision; it outlives the job."""
-    query = sa.select(_revisions.c.definition).where(_revisions.c.job == job, _revisions.c.revision == number)
-    stored = connection.scalar(query)
-    return Definition.from_json(stored) if stored is not None else None
+    row = revision_row(connection, job, number)
+    return row.definition if row else None
 
 
 def revision_row(connection: sa.Connection, job: str, number: int) -> RevisionRow | None:
@@ -95,12 +95,17 @@ def revisions(
 ) -> Page[RevisionRow]:
     """The revisions of a job, the latest first."""
     query = sa.select(_revisions).where(_revisions.c.job == job)
-    return stored_revisions.page(connection, Listing("revisions", {"job": job}), query, _to_revision, limit, cursor)
+    return stored_revisions.page(
+        connection, Listing("revisions", {"job": job}, number_key), query, _to_revision, limit, cursor, _what_revision
+    )
 
 
 def policies(connection: sa.Connection, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What these definitions say as they stand (as JSON); of those that are gone, what they said last."""
-    found = {row.name: row.definition for row in connection.execute(_DEFINITIONS.where(_jobs.c.name.in_(names)))}
+    found = {}
+    for row in connection.execute(_DEFINITIONS.where(_jobs.c.name.in_(names))):
+        shape = {"definition": unreadable.is_object}
+        found[row.name] = unreadable.mended(_what(row), {"definition": row.definition}, shape)["definition"] or {}
     for name in set(names) - found.keys():
         query = sa.select(_revisions.c.definition).where(_revisions.c.job == name)
         found[name] = connection.scalar(query.order_by(_revisions.c.revision.desc()).limit(1)) or {}
@@ -183,11 +188,19 @@ def _remove_schedule(connection: sa.Connection, job: str, actor: str, now: dt.da
         schedules.delete(connection, own, actor, now)
 
 
-def _to_revision(row: sa.Row[Any]) -> RevisionRow:
+def _what(row: Any) -> str:
+    return f"job {row.name}"
+
+
+def _what_revision(row: Any) -> str:
+    return f"revision {row.revision} of job {row.job}"
+
+
+def _make_revision(row: sa.Row[Any]) -> RevisionRow:
     return RevisionRow(row.job, row.revision, Definition.from_json(row.definition), row.created_at, row.actor)
 
 
-def _to_row(row: sa.Row[Any]) -> JobRow:
+def _make(row: sa.Row[Any]) -> JobRow:
     return JobRow(
         definition=Definition.from_json(row.definition),
         revision=row.revision,
@@ -195,3 +208,7 @@ def _to_row(row: sa.Row[Any]) -> JobRow:
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
+
+
+_to_row = unreadable.reader(_what, _make)
+_to_revision = unreadable.reader(_what_revision, _make_revision)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from jobworker.domain.settling import Outcome
 from jobworker.store import schema
 from jobworker.store.occurrences import Occurrence
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, moment_key
 
 _occurrences = schema.occurrences
 
@@ -27,12 +27,12 @@ def page(
     connection: sa.Connection, schedule_id: str, wanted: Range, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[Occurrence]:
     """What became of occurrences, the latest first."""
-    listing = Listing("occurrences", {"schedule": schedule_id, **asdict(wanted)})
+    listing = Listing("occurrences", {"schedule": schedule_id, **asdict(wanted)}, moment_key)
     query = sa.select(_occurrences).where(*_conditions(schedule_id, wanted))
     query = query.order_by(_occurrences.c.scheduled_for.desc()).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:
-        query = query.where(_occurrences.c.scheduled_for < dt.datetime.fromisoformat(after))
+        query = query.where(_occurrences.c.scheduled_for < after)
     rows = [Occurrence(**row._mapping) for row in connection.execute(query)]
     return listing.page(rows, limit, lambda row: row.scheduled_for.isoformat())
 

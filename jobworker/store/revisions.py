@@ -12,17 +12,17 @@ Made = TypeVar("Made")
 
 def page(
     connection: sa.Connection,
-    listing: Listing,
+    listing: Listing[int],
     query: sa.Select[Any],
     make: Callable[[sa.Row[Any]], Made],
     limit: int,
     cursor: str | None,
+    what: Callable[[Any], str],
 ) -> Page[Made]:
     """Those that `query` finds (it selects a column `revision`), the latest first."""
     number = query.selected_columns["revision"]
     after = listing.position(cursor)
     if after is not None:
-        query = query.where(number < int(after))
+        query = query.where(number < after)
     rows = list(connection.execute(query.order_by(number.desc()).limit(limit + 1)))
-    found = listing.page(rows, limit, lambda row: str(row.revision))
-    return Page([make(row) for row in found.items], found.next)
+    return listing.read_page(rows, limit, lambda row: str(row.revision), make, what)

@@ -10,9 +10,10 @@ import sqlalchemy as sa
 
 from jobworker.domain.schedule import Owner, State
 from jobworker.store import revisions as stored_revisions
-from jobworker.store import schema
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
-from jobworker.store.schedules import ScheduleRow, to_row
+from jobworker.store import schema, unreadable
+from jobworker.store.names import around
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key, number_key
+from jobworker.store.schedules import ScheduleRow, require_spec, to_row, what
 
 _schedules = schema.job_schedules
 _revisions = schema.schedule_revisions
@@ -65,17 +66,18 @@ def page(
     cursor: str | None = None,
 ) -> Page[ScheduleRow]:
     """Schedules by name; `shown` are the filters as the client gave them, to which the cursor belongs."""
-    listing = Listing("schedules", shown)
+    listing = Listing("schedules", shown, name_key)
     query = sa.select(_schedules).where(*_conditions(filters, now)).order_by(_schedules.c.name).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:
         query = query.where(_schedules.c.name > after)
-    return listing.page([to_row(row) for row in connection.execute(query)], limit, lambda row: row.name)
+    rows = connection.execute(query).all()
+    return listing.read_page(rows, limit, lambda row: row.name, to_row, what)
 
 
-def names(connection: sa.Connection) -> list[str]:
-    """Every schedule's name."""
-    return list(connection.scalars(sa.select(_schedules.c.name).order_by(_schedules.c.name)))
+def names_around(connection: sa.Connection, wanted: str) -> list[str]:
+    """Names that come close to `wanted`."""
+    return around(connection, _schedules.c.name, wanted)
 
 
 def starting(connection: sa.Connection, job: str) -> list[str]:
@@ -90,9 +92,9 @@ def revisions(
     connection: sa.Connection, schedule_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[RevisionRow]:
     """The revisions of a schedule, the latest first."""
-    listing = Listing("schedule_revisions", {"schedule": schedule_id})
+    listing = Listing("schedule_revisions", {"schedule": schedule_id}, number_key)
     query = sa.select(_revisions).where(_revisions.c.schedule_id == schedule_id)
-    return stored_revisions.page(connection, listing, query, _to_revision, limit, cursor)
+    return stored_revisions.page(connection, listing, query, _to_revision, limit, cursor, _what_revision)
 
 
 def revision(connection: sa.Connection, schedule_id: str, number: int) -> RevisionRow | None:
@@ -177,5 +179,13 @@ def _overdue(since: dt.datetime) -> Iterator[Any]:
     yield sa.not_(_is_paused(since))
 
 
-def _to_revision(row: sa.Row[Any]) -> RevisionRow:
+def _what_revision(row: Any) -> str:
+    return f"revision {row.revision} of schedule {row.schedule_id}"
+
+
+def _make_revision(row: sa.Row[Any]) -> RevisionRow:
+    require_spec(row)
     return RevisionRow(**row._mapping)
+
+
+_to_revision = unreadable.reader(_what_revision, _make_revision)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from jobworker.domain.errors import Conflict
 from jobworker.domain.ids import IdFactory
 from jobworker.domain.schedule import Owner, Schedule, State, stored
-from jobworker.store import audit, schema
+from jobworker.store import audit, schema, unreadable
 from jobworker.store.audit import AuditEntry
 
 _schedules = schema.job_schedules
@@ -60,8 +60,9 @@ class ScheduleRow:
 
     @property
     def schedule(self) -> Schedule:
-        """What somebody decided, as a value."""
-        return stored(self.spec)
+        """What somebody decided, as a value; raises `UnreadableRow`."""
+        with unreadable.reading(f"schedule {self.name}"):
+            return stored(self.spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def named(connection: sa.Connection, name: str) -> ScheduleRow | None:
 
 def all(connection: sa.Connection) -> list[ScheduleRow]:
     """Every schedule, in the order of their ids."""
-    return [to_row(row) for row in connection.execute(sa.select(_schedules).order_by(_schedules.c.id))]
+    return list(unreadable.those(connection.execute(sa.select(_schedules).order_by(_schedules.c.id)), to_row))
 
 
 def lock(connection: sa.Connection, schedule_id: str) -> None:
@@ -107,7 +108,7 @@ def lock(connection: sa.Connection, schedule_id: str) -> None:
 def owned(connection: sa.Connection, owner: Owner) -> list[ScheduleRow]:
     """Every schedule that is edited there, by name."""
     query = sa.select(_schedules).where(_schedules.c.owner == owner.value).order_by(_schedules.c.name)
-    return [to_row(row) for row in connection.execute(query)]
+    return list(unreadable.those(connection.execute(query), to_row))
 
 
 def begins(schedule: Schedule, before: ScheduleRow | None, now: dt.datetime) -> dt.datetime:
@@ -211,8 +212,26 @@ def _one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Schedu
     return to_row(row) if row is not None else None
 
 
-def to_row(row: sa.Row[Any]) -> ScheduleRow:
-    """From a row of the table."""
+_SPEC = unreadable.has(name=str, job=str, rule=dict)
+
+
+def what(row: Any) -> str:
+    """How a row of the table is called when it cannot be read."""
+    return f"schedule {row.name}"
+
+
+def require_spec(row: sa.Row[Any]) -> None:
+    """Raise `TypeError` unless the row has the outline of a schedule; `domain.schedule.stored` reads the rest."""
+    if not _SPEC(row.spec):
+        raise TypeError("spec is no schedule")
+
+
+def _make(row: sa.Row[Any]) -> ScheduleRow:
+    require_spec(row)
     values = dict(row._mapping)
     values["owner"], values["state"] = Owner(row.owner), State(row.state)
     return ScheduleRow(**values)
+
+
+#: From a row of the table; raises `UnreadableRow`.
+to_row = unreadable.reader(what, _make)

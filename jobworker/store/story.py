@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from jobworker.domain import events
 from jobworker.domain.execution import AttemptState, State, position
-from jobworker.store import schema
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store import schema, unreadable
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key, number_key
 
 _attempts = schema.attempts
 _transitions = schema.transitions
@@ -96,23 +96,35 @@ def pulse(connection: sa.Connection, execution_id: str) -> Pulse | None:
         return None
     # Lines may travel slower than states: both name the entry of the event stream up to which they are recorded.
     complete = row[7] is None or events.parse_id(row[6]) <= events.parse_id(row[7])
-    return Pulse(State(row[0]), *row[1:6], lines_complete=complete)
+    told = unreadable.mended(f"execution {execution_id}", {"progress": row[3], "metadata": row[4]}, _PULSE_SHAPES)
+    return Pulse(State(row[0]), row[1], row[2], **told, last_log=row[5], lines_complete=complete)
 
 
 def attempts(
     connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[AttemptRow]:
     """The attempts, first to last."""
-    listing = Listing("attempts", {"execution": execution_id})
-    after = listing.position(cursor) or "0"
+    listing = Listing("attempts", {"execution": execution_id}, number_key)
+    after = listing.position(cursor) or 0
     query = (
         sa.select(*(_attempts.c[item.name] for item in fields(AttemptRow)))
-        .where(_attempts.c.execution_id == execution_id, _attempts.c.attempt > int(after))
+        .where(_attempts.c.execution_id == execution_id, _attempts.c.attempt > after)
         .order_by(_attempts.c.attempt)
         .limit(limit + 1)
     )
-    rows = [AttemptRow(**{**row._mapping, "state": AttemptState(row.state)}) for row in connection.execute(query)]
-    return listing.page(rows, limit, lambda row: str(row.attempt))
+
+    def what(row: Any) -> str:
+        return f"attempt {row.attempt} of execution {execution_id}"
+
+    def read(row: sa.Row[Any]) -> AttemptRow:
+        values = unreadable.mended(what(row), dict(row._mapping), _ATTEMPT_SHAPES)
+        return AttemptRow(**{**values, "state": AttemptState(row.state)})
+
+    return listing.read_page(connection.execute(query).all(), limit, lambda row: str(row.attempt), read, what)
+
+
+_ATTEMPT_SHAPES = {"error": unreadable.has(type=str, message=str)}
+_PULSE_SHAPES = {"progress": unreadable.is_object, "metadata": unreadable.is_object}
 
 
 def transitions(connection: sa.Connection, execution_id: str) -> Sequence[TransitionRow]:
@@ -127,20 +139,24 @@ def transitions_page(
     connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[TransitionRow]:
     """A page of the transitions, first to last."""
-    listing = Listing("transitions", {"execution": execution_id})
+    listing = Listing("transitions", {"execution": execution_id}, _position_key)
     after = listing.position(cursor)
     rows = transitions(connection, execution_id)
     if after is not None:
-        attempt, _, rank = after.partition(".")
-        rows = [row for row in rows if row.position > (int(attempt), int(rank))]
+        rows = [row for row in rows if row.position > after]
     return listing.page(rows[: limit + 1], limit, lambda row: "{}.{}".format(*row.position))
+
+
+def _position_key(key: str) -> tuple[int, int]:
+    attempt, _, rank = key.partition(".")
+    return number_key(attempt), number_key(rank)
 
 
 def logs(
     connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[LogRow]:
     """A page of what the job wrote, first to last."""
-    listing = Listing("logs", {"execution": execution_id})
+    listing = Listing("logs", {"execution": execution_id}, name_key)
     rows = logs_after(connection, execution_id, listing.position(cursor) or "", limit + 1)
     return listing.page(rows, limit, lambda row: row.seq)
 

@@ -8,8 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.parameters import Parameter
-from jobworker.store import schema
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page
+from jobworker.store import schema, unreadable
+from jobworker.store.names import around
+from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key
 
 _tasks = schema.tasks
 _BY_NAME = sa.select(_tasks).where(_tasks.c.name == sa.bindparam("name"))
@@ -36,7 +37,7 @@ def get(connection: sa.Connection, name: str) -> TaskRow | None:
 def some(connection: sa.Connection, names: Sequence[str]) -> dict[str, TaskRow]:
     """Those of these tasks that are known, by name."""
     rows = connection.execute(sa.select(_tasks).where(_tasks.c.name.in_(names)))
-    return {row.name: _to_row(row) for row in rows}
+    return {row.name: row for row in unreadable.those(rows, _to_row)}
 
 
 def names(connection: sa.Connection) -> list[str]:
@@ -44,15 +45,20 @@ def names(connection: sa.Connection) -> list[str]:
     return list(connection.scalars(sa.select(_tasks.c.name).order_by(_tasks.c.name)))
 
 
+def names_around(connection: sa.Connection, wanted: str) -> list[str]:
+    """Names that come close to `wanted`."""
+    return around(connection, _tasks.c.name, wanted)
+
+
 def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[TaskRow]:
     """Tasks by name."""
-    listing = Listing("tasks", {})
+    listing = Listing("tasks", {}, name_key)
     query = sa.select(_tasks).order_by(_tasks.c.name).limit(limit + 1)
     after = listing.position(cursor)
     if after is not None:
         query = query.where(_tasks.c.name > after)
-    rows = [_to_row(row) for row in connection.execute(query)]
-    return listing.page(rows, limit, lambda row: row.name)
+    rows = connection.execute(query).all()
+    return listing.read_page(rows, limit, lambda row: row.name, _to_row, _what)
 
 
 def put(connection: sa.Connection, row: TaskRow) -> None:
@@ -69,7 +75,13 @@ def put(connection: sa.Connection, row: TaskRow) -> None:
         connection.execute(_tasks.insert().values(name=row.name, **values))
 
 
-def _to_row(row: sa.Row[Any]) -> TaskRow:
+def _what(row: Any) -> str:
+    return f"task {row.name}"
+
+
+def _make(row: sa.Row[Any]) -> TaskRow:
+    if not isinstance(row.options, dict):
+        raise TypeError("options are no object")
     return TaskRow(
         name=row.name,
         description=row.description,
@@ -78,3 +90,6 @@ def _to_row(row: sa.Row[Any]) -> TaskRow:
         code_version=row.code_version,
         updated_at=row.updated_at,
     )
+
+
+_to_row = unreadable.reader(_what, _make)

@@ -7,8 +7,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.store import queues
+from jobworker.store import queues, unreadable
 from jobworker.store.schema import workers
+
+_SHAPES = {"queues": unreadable.is_texts, "tasks": unreadable.is_texts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,5 +72,6 @@ def _upsert(connection: sa.Connection, row: WorkerRow) -> None:
 
 def _from_row(row: Any) -> WorkerRow:
     values = {name: row[name] for name in WorkerRow.__dataclass_fields__}
+    values = unreadable.mended(f"worker {row['id']}", values, _SHAPES)
     values.update(queues=tuple(values["queues"]), tasks=tuple(values["tasks"]))
     return WorkerRow(**values)

@@ -35,7 +35,7 @@ def test_what_was_put_is_read_back(database: Database) -> None:
         assert calendars.get(connection, "other") is None
         assert calendars.some(connection, ["office", "other"]) == {"office": put}
         assert calendars.current(connection, ["office", "other"]) == {"office": (1, NOW)}
-        assert calendars.names(connection) == ["office"]
+        assert calendars.names_around(connection, "offices") == ["office"]
     assert (put.revision, put.owner, put.spec, put.created_at, put.changed_at) == (1, Owner.API, OFFICE, NOW, NOW)
 
 

@@ -30,7 +30,7 @@ def test_what_was_put_is_read_back(database: Database) -> None:
     with database.read() as connection:
         assert jobs.get(connection, "send") == put
         assert jobs.get(connection, "other") is None
-        assert jobs.names(connection) == ["send"]
+        assert jobs.names_around(connection, "sent") == ["send"]
     assert (put.revision, put.owner, put.definition, put.created_at) == (1, Owner.API, SEND, NOW)
 
 

@@ -146,7 +146,7 @@ def test_queues_from_before_count_as_automatic_and_named_ones_are_added(
 ) -> None:
     with monkeypatch.context() as patched:
         steps = migrate._steps_to_head
-        patched.setattr(migrate, "_steps_to_head", lambda *given: _before("0009", steps(*given)))
+        patched.setattr(migrate, "_steps_to_head", lambda *given: _before("0006", steps(*given)))
         migrate.upgrade(empty_url)
     database = Database(empty_url)
     with database.write() as connection:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobworker.api import documentation, room
-from jobworker.cli import web
+from jobworker.api import documentation, room, server
 from tests.docs.pages import DOCS, PAGES, ROOT, anchors, links, name_of, section, sections, table
 
 _DECISIONS = sorted((DOCS / "decisions").iterdir())
@@ -88,5 +87,5 @@ def test_every_path_of_the_api_is_told() -> None:
 def test_threads_are_left_when_all_who_may_wait_do() -> None:
     told = re.search(r"One process with (\d+) threads", (DOCS / "cli.md").read_text())
     assert told
-    assert int(told[1]) == web.THREADS
-    assert web.THREADS > room.MAX_STREAMS + room.MAX_WAITING
+    assert int(told[1]) == server.THREADS
+    assert server.THREADS > room.MAX_STREAMS + room.MAX_WAITING

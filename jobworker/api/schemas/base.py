@@ -86,12 +86,24 @@ def integer(description: str, **options: Any) -> fields.Integer:
     return fields.Integer(metadata={"description": description}, **options)
 
 
+class Unreadable(Answer):
+    """A row that cannot be read."""
+
+    row = text("What it is: its kind, and its name or id.")
+    problem = text("Why it is left out, or what of it.")
+
+
 def page_of(item: type[Schema]) -> Schema:
     """The description of a page of such items."""
     name = f"{item.__name__}Page"
     members = {
         "items": fields.List(fields.Nested(item)),
         "next": text("Cursor of the next page; null: this is the last one.", allow_none=True),
+        "unreadable": fields.List(
+            fields.Nested(Unreadable),
+            metadata={"description": "Rows that cannot be read as they stand in the database; absent without any."},
+        ),
     }
     made: Schema = type(name, (Answer,), {"__doc__": f"A page of {item.__name__}.", **members})()
+    made.fields["unreadable"].required = False
     return made

@@ -17,8 +17,6 @@ from tests.integration.http.reading import read
 from tests.servers import Process, free_port
 from tests.waiting import PATIENCE, until
 
-THREADS = 16
-
 
 @pytest.fixture
 def world(sqlite_database: Database) -> World:
@@ -29,19 +27,16 @@ def world(sqlite_database: Database) -> World:
 
 @pytest.fixture
 def server(world: World, tmp_path: Path) -> Iterator[httpx.Client]:
-    """The application behind granian on the database of `world`."""
+    """The application as `jobworker web` serves it on the database of `world`."""
     port = free_port()
-    command = ["-m", "granian", "--interface", "wsgi", "--http", "1", "--no-ws", "--port", str(port)]
-    threads = ["--blocking-threads", str(THREADS), "--workers-kill-timeout", "2"]
     environment = {
         **os.environ,
         "JOBWORKER_DATABASE_URL": world.database.url.render_as_string(hide_password=False),
         "JOBWORKER_REDIS_URL": settings(str(world.database.url)).redis_url,
         "JOBWORKER_MAX_BODY": "100000",
+        "JOBWORKER_BIND": f"127.0.0.1:{port}",
     }
-    process = Process(
-        [sys.executable, *command, *threads, "app:app"], tmp_path / "granian.log", environment=environment
-    )
+    process = Process([sys.executable, "-m", "jobworker.cli", "web"], tmp_path / "web.log", environment=environment)
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
 
         def answers() -> bool:

@@ -15,9 +15,12 @@ import sqlalchemy as sa
 from jobworker.clock import SystemClock
 from jobworker.store.database import Database
 from tests.integration.http.conftest import World, seed, world_on
-from tests.integration.http.test_served import THREADS, server
+from tests.integration.http.test_served import server
 from tests.servers import Process
 from tests.waiting import until
+
+#: As many clients as the server has threads.
+_CLIENTS = 64
 
 #: A client is answered after 4 s; a busy machine may need longer.
 _SOON = 15.0
@@ -128,9 +131,9 @@ def test_others_are_served_meanwhile(server: httpx.Client, world: World, stopped
         return answer.status_code, answer.json()["code"]
 
     stopped(_WITH_FILE_LOCK, _file(world.database))
-    with concurrent.futures.ThreadPoolExecutor(2 * THREADS) as clients:
+    with concurrent.futures.ThreadPoolExecutor(_CLIENTS) as clients:
         for _ in range(2):
-            waiting = [clients.submit(submit, number) for number in range(2 * THREADS)]
+            waiting = [clients.submit(submit, number) for number in range(_CLIENTS)]
             health, waited = _timed(lambda: server.get("/healthz"))
             assert health.status_code == 200
             assert waited < _SOON

@@ -4,8 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0008"
-down_revision = "0005"
+revision = "0005"
+down_revision = "0004"
 
 _json = sa.Text().with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 

@@ -1,0 +1,243 @@
+"""The RSGI application that granian runs: a WSGI application whose requests take a thread when their body is there.
+
+Granian hands a WSGI request to a thread before its body has arrived and has no deadline for bodies, so a
+few clients that never finish theirs would hold every thread. Here bodies are received by the event loop,
+within limits of time and memory.
+"""
+
+import asyncio
+import io
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from jobworker.api.problems import BodyTooSlow, MalformedBody
+from jobworker.domain.errors import Busy
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+    from granian._granian import RSGIHTTPProtocol
+    from granian.rsgi import Scope
+
+Answer = TypeVar("Answer")
+
+#: Threads that run requests. Open streams and requests that wait keep some of them (`api/room.py`).
+THREADS = 112
+
+#: Why a body was not received: `api/requests.py` raises it.
+REFUSED = "jobworker.refused"
+
+#: A response of known length up to this (bytes) is written in one piece.
+_ONE_PIECE = 1024 * 1024
+
+_ENVIRON: dict[str, Any] = {
+    "SCRIPT_NAME": "",
+    "SERVER_PROTOCOL": "HTTP/1.1",
+    "wsgi.version": (1, 0),
+    "wsgi.errors": sys.stderr,
+    "wsgi.multithread": True,
+    "wsgi.multiprocess": False,
+    "wsgi.run_once": False,
+    "wsgi.input_terminated": True,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bodies that are arriving may take: bytes each, bytes together, how many at once, seconds each."""
+
+    body: int
+    memory: int = 128 * 1024 * 1024
+    count: int = 256
+    seconds: float = 30.0
+
+
+class Server:
+    """An RSGI application around a WSGI one."""
+
+    def __init__(self, app: "WSGIApplication", limits: Limits, threads: int = THREADS) -> None:
+        self._app = app
+        self._threads = _Threads(threads)
+        self._bodies = Bodies(limits)
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the threads; granian calls this in each of its processes."""
+        self._threads.start(loop)
+
+    async def __rsgi__(self, scope: "Scope", proto: "RSGIHTTPProtocol") -> None:
+        """Answer one request."""
+        body, refused = b"", None
+        if "content-length" in scope.headers or "transfer-encoding" in scope.headers:
+            body, refused = await self._bodies.receive(scope.headers.get("content-length"), proto)
+        streamed = await self._threads.run(self._answer, scope, proto, body, refused)
+        if streamed is None:
+            return
+        status, headers, chunks = streamed
+        iterator = iter(chunks)
+        transport = proto.response_stream(status, headers)
+        try:
+            # The thread is free while a slow client reads.
+            while (chunk := await self._threads.run(next, iterator, None)) is not None:
+                await transport.send_bytes(chunk)
+        finally:
+            await self._threads.run(_close, chunks)
+
+    def _answer(
+        self, scope: "Scope", proto: "RSGIHTTPProtocol", body: bytes, refused: Exception | None
+    ) -> tuple[int, list[tuple[str, str]], Iterable[bytes]] | None:
+        """Run the application and write its response; one without a known, small length is returned to be streamed."""
+        status, headers = 500, list[tuple[str, str]]()
+
+        def start_response(
+            line: str, fields: list[tuple[str, str]], _error: object = None
+        ) -> Callable[[bytes], object]:
+            nonlocal status, headers
+            status, headers = int(line[:3]), [(name.lower(), value) for name, value in fields]
+            return _no_write
+
+        chunks = self._app({**_environ(scope, body), REFUSED: refused}, start_response)
+        length = next((value for name, value in headers if name == "content-length"), None)
+        if scope.method != "HEAD" and (length is None or int(length) > _ONE_PIECE):
+            return status, headers, chunks
+        try:
+            proto.response_bytes(status, headers, b"".join(chunks))
+        finally:
+            _close(chunks)
+        return None
+
+
+class Source(Protocol):
+    """A body in chunks."""
+
+    def __aiter__(self) -> Any: ...
+
+
+class Bodies:
+    """Receives bodies. When there are too many or too large, the one that has been arriving longest makes room.
+
+    So a client that sends its body at once is served however many there are that do not.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._arriving: dict[asyncio.Timeout, int] = {}
+        self._size = 0
+
+    async def receive(self, length: str | None, source: Source) -> tuple[bytes, Exception | None]:
+        """The body, or why there is none."""
+        announced = int(length) if length else None
+        if announced is not None and announced > self._limits.body:
+            return b"", RequestEntityTooLarge()
+        deadline = asyncio.timeout(self._limits.seconds)
+        chunks: list[bytes] = []
+        try:
+            async with deadline:
+                self._arriving[deadline] = 0
+                async for chunk in source:
+                    chunks.append(bytes(chunk))
+                    if self._grow(deadline, len(chunk)) > self._limits.body:
+                        return b"", RequestEntityTooLarge()
+        except TimeoutError:
+            return b"", self._why(deadline)
+        finally:
+            self._size -= self._arriving.pop(deadline, 0)
+        body = b"".join(chunks)
+        if announced is not None and len(body) != announced:
+            return b"", MalformedBody(f"the body ended after {len(body)} of {announced} bytes")
+        return body, None
+
+    def _grow(self, deadline: asyncio.Timeout, size: int) -> int:
+        """Count bytes that arrived, and let the oldest make room for them; the size of this body so far."""
+        grown = self._arriving[deadline] + size
+        self._arriving[deadline] = grown
+        self._size += size
+        while len(self._arriving) > self._limits.count or self._size > self._limits.memory:
+            oldest = next(iter(self._arriving))
+            if oldest is deadline:
+                break
+            self._size -= self._arriving.pop(oldest)
+            oldest.reschedule(0)
+        return grown
+
+    def _why(self, deadline: asyncio.Timeout) -> Exception:
+        if deadline in self._arriving:
+            return BodyTooSlow(f"the body did not arrive within {self._limits.seconds:g} s; send it again")
+        return Busy("too many requests whose bodies are not complete; this one had been arriving longest")
+
+
+class _Threads:
+    """A fixed number of threads that work off calls for the event loop.
+
+    An executor of the standard library does the same with a lock, a condition and two futures for each call,
+    which costs a fifth of a short request.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._calls: SimpleQueue[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]] = SimpleQueue()
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        for number in range(self._number):
+            threading.Thread(target=self._work, name=f"request-{number}", daemon=True).start()
+
+    async def run(self, call: Callable[..., Answer], *arguments: Any) -> Answer:
+        """What `call` returns, or its exception."""
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self._calls.put((future, call, arguments))
+        return await future
+
+    def _work(self) -> None:
+        while True:
+            future, call, arguments = self._calls.get()
+            try:
+                done, result = future.set_result, call(*arguments)
+            except BaseException as error:  # noqa: BLE001 - the coroutine that waits for the call raises it
+                done, result = future.set_exception, error
+            self._loop.call_soon_threadsafe(_settle, future, done, result)
+            del future, call, arguments, done, result  # A request that is over must not live until the next one.
+
+
+def _settle(future: "asyncio.Future[Any]", done: Callable[[Any], None], result: Any) -> None:
+    if not future.done():
+        done(result)
+
+
+def _close(chunks: Any) -> None:
+    close = getattr(chunks, "close", None)
+    if close is not None:
+        close()
+
+
+def _no_write(_data: bytes) -> None:
+    raise NotImplementedError("responses are iterables here")
+
+
+def _environ(scope: "Scope", body: bytes) -> dict[str, Any]:
+    """The WSGI environment of a request."""
+    host, _, port = scope.server.rpartition(":")
+    environ = {
+        **_ENVIRON,
+        "REQUEST_METHOD": scope.method,
+        "PATH_INFO": scope.path.encode().decode("latin-1"),
+        "QUERY_STRING": scope.query_string,
+        "SERVER_NAME": host,
+        "SERVER_PORT": port,
+        "REMOTE_ADDR": scope.client.rpartition(":")[0].strip("[]"),
+        "wsgi.url_scheme": scope.scheme,
+        "wsgi.input": io.BytesIO(body),
+    }
+    for name, value in scope.headers.items():
+        key = _HEADERS.get(name) or "HTTP_" + name.upper().replace("-", "_")
+        environ[key] = f"{environ[key]},{value}" if key in environ else value
+    if environ.pop("HTTP_TRANSFER_ENCODING", None):
+        environ["CONTENT_LENGTH"] = str(len(body))  # It came in chunks, and is whole now.
+    return environ
+
+
+_HEADERS = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}

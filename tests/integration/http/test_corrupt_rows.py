@@ -1,0 +1,201 @@
+"""Rows whose JSON is not what this code writes: no endpoint fails, the other rows are there, and it is said."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import structlog
+from flask.testing import FlaskClient
+from sqlalchemy.dialects import postgresql
+
+from jobworker.services import plans
+from jobworker.store import schema, unreadable
+from jobworker.store.columns import Json
+from tests.integration.http.conftest import World
+from tests.waiting import until
+
+#: What no GET reads: the relay does, or a POST.
+_NOT_READ = {
+    ("executions", name)
+    for name in ("lost_attempts", "interrupted_attempts", "snoozed_attempts", "call", "log_dropped")
+} | {("idempotency_keys", "execution_ids"), ("audit", "before"), ("audit", "after"), ("job_triggers", "parameters")}
+
+_COLUMNS = [
+    pytest.param(table.name, column.name, id=f"{table.name}.{column.name}")
+    for table in schema.metadata.sorted_tables
+    for column in table.c
+    if isinstance(column.type, Json) and (table.name, column.name) not in _NOT_READ
+]
+
+#: What each table is read through: lists, whose other item must be there, and the rest.
+_LISTS = {
+    "job_definitions": ("jobs", "schedules", "executions"),
+    "job_revisions": ("jobs/bad/revisions",),
+    "tasks": ("tasks", "jobs", "schedules"),
+    "workers": ("executions", "queues", "jobs"),
+    "executions": ("executions", "dead-letters", "dead-letters?error_type=KeyError", "dead-letters/groups"),
+    "attempts": ("executions/{bad}/attempts",),
+    "job_schedules": ("schedules",),
+    "schedule_revisions": ("schedules/bad/revisions",),
+    "calendars": ("calendars", "schedules"),
+    "calendar_revisions": ("calendars/bad/revisions",),
+    "batches": ("batches",),
+}
+_OTHERS = {
+    "job_definitions": ("jobs/bad", "executions/{bad}/why", "executions/{bad}/changes", "jobs/bad/revisions"),
+    "job_revisions": ("jobs/bad/revisions/1", "executions/{bad}/changes"),
+    "tasks": ("tasks/bad", "jobs/bad"),
+    "workers": ("executions/{queued}/why", "queues/default", "executions/{queued}"),
+    "executions": tuple(
+        f"executions/{{bad}}{part}"
+        for part in ("", "/why", "/changes", "/result", "/files", "/attempts", "/dependencies", "/events")
+    ),
+    "job_schedules": ("schedules/bad", "schedules/bad/occurrences?upcoming=3", "schedules/bad/revisions"),
+    "schedule_revisions": ("schedules/bad/revisions/1",),
+    "calendars": ("calendars/bad", "calendars/bad/days?from=2026-12-24&to=2026-12-29", "schedules/bad"),
+    "calendar_revisions": ("calendars/bad/revisions/1",),
+    "batches": ("batches/{batch}",),
+}
+
+_DEEP = "[" * 900 + "]" * 900
+
+
+_WRONG: tuple[Any, ...] = (None, -1e30, "x", [{}], {"x": [None]})
+
+
+def _malformed(content: Any) -> Iterator[str]:
+    """JSON that is not what stood there: wrong types, missing and extra members, huge and deep values."""
+    yield from ("null", "0", "-1.5", "true", '"text"', "[]", "{}", "[null]", "[{}]", '[["x"]]', '{"a": {"b": []}}')
+    yield from (_DEEP, '{"type": ' + _DEEP + "}", json.dumps("x" * 1_000_000), json.dumps({"name": "x" * 300_000}))
+    if isinstance(content, dict):
+        for name in content:
+            yield json.dumps({key: value for key, value in content.items() if key != name})
+            for wrong in _WRONG:
+                yield json.dumps({**content, name: wrong})
+        yield json.dumps({**content, "unknown": 1})
+
+
+#: What only SQLite can hold.
+_NO_JSON: tuple[Any, ...] = ("", "no JSON", "{", '{"a": 1', "NaN", '"\\ud800"', "[" * 5000, b"\xff\x00", 5, 1.5, "\0")
+
+
+@pytest.fixture
+def client(any_world: World) -> FlaskClient:
+    """A client that takes what it gets: a value that is shown as it stands may be of any form."""
+    any_world.app.test_client_class = FlaskClient
+    return any_world.app.test_client()
+
+
+@pytest.fixture
+def made(any_world: World) -> dict[str, str]:
+    """Two of everything; of each kind one is named `bad`."""
+    world, names = any_world, {}
+    world.worker()
+    with world.database.write() as connection:
+        task = connection.execute(sa.select(schema.tasks)).mappings().one()
+        connection.execute(sa.insert(schema.tasks).values({**task, "name": "bad"}))
+    for name in ("bad", "good"):
+        job = {"name": name, "task": "bad" if name == "bad" else task["name"], "retry": {"max_attempts": 3}}
+        job |= {"concurrency": {"limit": 1}, "rate_limit": {"limit": 1, "per": 60}, "tags": ["x"]}
+        _created(world, "jobs", job)
+        _created(world, "calendars", {"name": name, "kind": "business", "holidays": [{"country": "DE"}]})
+        rule = {"kind": "daily", "time": "02:00"}
+        schedule = {"name": name, "job": "export", "rule": rule, "zone": "UTC", "require": [name]}
+        _created(world, "schedules", {**schedule, "parameters": {"user_id": "u"}})
+        before = world.submitted(job=name)["id"]
+        world.entered(before, 1, "Succeeded", result={"n": 1})
+        names[name] = world.submitted(job=name, body={"parameters": {"user_id": "u"}, "retry": {"max_attempts": 2}})[
+            "id"
+        ]
+        failure = {"type": "KeyError", "message": "x", "traceback": "t"}
+        options = {"error": failure, "dead_letter": "open", "fingerprint": name, "finished_at": task["updated_at"]}
+        world.entered(names[name], 1, "Failed", **options)
+        for attempt in (1, 2):
+            values = {"execution_id": names[name], "attempt": attempt, "state": "Failed", "error": failure}
+            world.insert("attempts", **values, started_at=task["updated_at"])
+        one, then = {"job": name, "parameters": {"user_id": "u"}}, {"job": "export", "parameters": {"user_id": "u"}}
+        response = world.client.post("/api/v1/executions/batch", json={"executions": [one], "on_complete": then})
+        assert response.status_code == 202, response.json
+        names["batch"] = response.json["batch_id"]
+    names["queued"] = world.submitted()["id"]
+    return names
+
+
+def _created(world: World, noun: str, body: dict[str, Any]) -> None:
+    response = world.client.post(f"/api/v1/{noun}", json=body)
+    assert response.status_code == 201, response.data
+
+
+def _row(table: sa.Table, made: dict[str, str]) -> Any:
+    """The condition of the one row of a table that is made unreadable."""
+    keys = {"job_definitions": "name", "tasks": "name", "job_schedules": "name", "calendars": "name"}
+    keys |= {"job_revisions": "job", "calendar_revisions": "calendar"}
+    if table.name in keys:
+        return table.c[keys[table.name]] == "bad"
+    if table.name == "schedule_revisions":
+        return (
+            table.c.schedule_id
+            == sa.select(schema.job_schedules.c.id).where(schema.job_schedules.c.name == "bad").scalar_subquery()
+        )
+    found = {"executions": made["bad"], "batches": made["batch"], "workers": "w1"}
+    if table.name == "attempts":
+        return sa.and_(table.c.execution_id == made["bad"], table.c.attempt == 1)
+    return table.c.id == found[table.name]
+
+
+def _items(response: Any) -> int:
+    return len(response.json["items"]) + len(response.json.get("unreadable", ()))
+
+
+@pytest.mark.parametrize(("table_name", "column"), _COLUMNS)
+def test_no_malformed_value_makes_a_get_fail(
+    any_world: World, client: FlaskClient, made: dict[str, str], table_name: str, column: str
+) -> None:
+    table, sqlite = schema.metadata.tables[table_name], any_world.database.is_sqlite
+    where = _row(table, made)
+    with any_world.database.read() as connection:
+        content = connection.scalar(sa.select(table.c[column]).where(where))
+    lists = [f"/api/v1/{path.format(**made)}" for path in _LISTS[table_name]]
+    others = [f"/api/v1/{path.format(**made)}" for path in _OTHERS.get(table_name, ())]
+    numbers = {url: _items(client.get(url)) for url in lists}
+    for value in (*_malformed(content), *(_NO_JSON if sqlite else ())):
+        raw = sa.literal(value) if sqlite else sa.cast(sa.literal(value, sa.Text), postgresql.JSONB)
+        with any_world.database.write() as connection:
+            connection.execute(sa.update(table).where(where).values({column: sa.type_coerce(raw, sa.types.NullType())}))
+        plans._plans.clear()
+        for url in lists:
+            response = client.get(url)
+            assert response.status_code == 200, (url, str(value)[:100], response.json)
+            if "error_type" not in url:
+                assert _items(response) >= numbers[url], (url, str(value)[:100], response.json)
+        for url in others:
+            response = client.get(url)
+            assert response.status_code < 500, (url, str(value)[:100], response.data[:300])
+
+
+def test_an_unreadable_row_is_noted_logged_once_and_named_by_readyz(any_world: World) -> None:
+    for left in unreadable.found.problems():
+        unreadable.found.forget(left)
+    for name in ("bad", "good"):
+        _created(any_world, "jobs", {"name": name, "task": "tasks.exports.export"})
+    jobs = schema.job_definitions
+    with any_world.database.write() as connection:
+        good = connection.scalar(sa.select(jobs.c.definition).where(jobs.c.name == "bad"))
+        connection.execute(sa.update(jobs).where(jobs.c.name == "bad").values(definition={"name": "bad"}))
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            listed = any_world.client.get("/api/v1/jobs").json
+    assert [each["name"] for each in listed["items"]] == ["export", "good"]
+    [noted] = listed["unreadable"]
+    assert noted["row"] == "job bad"
+    assert "task" in noted["problem"]
+    assert [line["row"] for line in logs if line["event"] == "row_unreadable"] == ["job bad"]
+    response = any_world.client.get("/api/v1/jobs/bad")
+    assert (response.status_code, response.json["code"]) == (409, "unreadable")
+    assert "job bad" in any_world.client.get("/readyz").json["checks"]["rows"]["detail"]
+    with any_world.database.write() as connection:
+        connection.execute(sa.update(jobs).where(jobs.c.name == "bad").values(definition=good))
+    assert "unreadable" not in until(lambda: any_world.client.get("/api/v1/jobs").json, what="the list")
+    assert "job bad" not in any_world.client.get("/readyz").json["checks"]["rows"]["detail"]

@@ -1,0 +1,78 @@
+"""Forged cursors: the digest is no secret, so a cursor may hold any key; each list takes only keys of its own kind."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from jobworker.store.pages import Listing
+from tests.integration.http.conftest import World
+
+_NUL = "a\0b"
+_IDS = ("", "x", _NUL, "0" * 36, "é" * 300)
+_NAMES = ("", _NUL, "x" * 300, "line\nbreak")
+_NUMBERS = ("", "abc", "-1", "1.5", "٣", _NUL, "9" * 10, "9" * 30, "9" * 4500)
+_MOMENTS = ("", "yesterday", "2026-01-01T00:00:00", _NUL, "0001-01-01T00:00:00+23:00")
+_POSITIONS = ("", "1", "1.x", "x.1", ".", "1.2.3", _NUL, "9" * 30 + ".1", "1." + "9" * 4500)
+_BOOKMARKS = (*_IDS, "{id} yesterday", "{id} 2026-01-01T00:00:00", _NUL + " ")
+
+
+def _forged(name: str, filters: Mapping[str, Any], key: str) -> str:
+    return Listing(name, filters, str).cursor(key)
+
+
+@pytest.fixture
+def made(any_world: World) -> dict[str, str]:
+    """What URLs and listings name: an execution, and a schedule with its id."""
+    execution = any_world.submitted()["id"]
+    schedule = {"name": "nightly", "job": "export", "rule": {"kind": "daily", "time": "02:00"}, "zone": "UTC"}
+    response = any_world.client.post("/api/v1/schedules", json={**schedule, "parameters": {"user_id": "u"}})
+    assert response.status_code == 201, response.json
+    calendar = {"name": "days", "kind": "business", "holidays": [{"country": "DE"}]}
+    response = any_world.client.post("/api/v1/calendars", json=calendar)
+    assert response.status_code == 201, response.json
+    return {"id": execution, "schedule": any_world.client.get("/api/v1/schedules/nightly").json["id"]}
+
+
+#: Path below /api/v1, name and filters of its listing ({…}: of what was made), and keys that are none of it.
+_LISTS: tuple[tuple[str, str, dict[str, str], tuple[str, ...]], ...] = (
+    ("executions", "executions", {}, _IDS),
+    ("dead-letters", "dead-letters", {}, _IDS),
+    ("batches", "batches", {}, _IDS),
+    ("executions/{id}/dependencies", "dependencies", {"execution": "{id}"}, _IDS),
+    ("executions/{id}/attempts", "attempts", {"execution": "{id}"}, _NUMBERS),
+    ("executions/{id}/transitions", "transitions", {"execution": "{id}"}, _POSITIONS),
+    ("executions/{id}/logs", "logs", {"execution": "{id}"}, _NAMES),
+    ("executions/{id}/files", "files", {"execution": "{id}"}, _NAMES),
+    ("jobs", "jobs", {}, _NAMES),
+    ("jobs/export/revisions", "revisions", {"job": "export"}, _NUMBERS),
+    ("tasks", "tasks", {}, _NAMES),
+    ("queues", "queues", {}, _NAMES),
+    ("calendars", "calendars", {}, _NAMES),
+    ("calendars/days/revisions", "calendar_revisions", {"calendar": "days"}, _NUMBERS),
+    ("schedules", "schedules", {}, _NAMES),
+    ("schedules/nightly/revisions", "schedule_revisions", {"schedule": "{schedule}"}, _NUMBERS),
+    ("schedules/nightly/occurrences", "occurrences", {"schedule": "{schedule}"}, _MOMENTS),
+)
+
+
+def test_every_list_refuses_forged_keys(any_world: World, made: dict[str, str]) -> None:
+    described = any_world.client.get("/openapi.json").json["paths"].values()
+    paged = [
+        each for each in described if "cursor" in {one["name"] for one in each.get("get", {}).get("parameters", ())}
+    ]
+    assert len(paged) == len(_LISTS), "a list is missing here"
+    for path, name, filters, keys in _LISTS:
+        known = {key: value.format(**made) for key, value in filters.items()}
+        for key in keys:
+            url = f"/api/v1/{path.format(**made)}"
+            response = any_world.client.get(url, query_string={"cursor": _forged(name, known, key)})
+            assert (response.status_code, response.json["code"]) == (422, "invalid_cursor"), (url, key)
+
+
+@pytest.mark.parametrize(("path", "name"), [("executions/cancel", "cancel"), ("dead-letters/discard", "dead-letters")])
+def test_actions_on_many_refuse_forged_bookmarks(any_world: World, made: dict[str, str], path: str, name: str) -> None:
+    for key in _BOOKMARKS:
+        forged = _forged(name, {}, key.format(**made) if "{" in key else key)
+        response = any_world.client.post(f"/api/v1/{path}", json={"all": True, "cursor": forged})
+        assert (response.status_code, response.json["code"]) == (422, "invalid_cursor"), key

@@ -1,0 +1,65 @@
+"""Bodies that arrive: within limits of size, memory, number and time, and the slowest make room."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from jobworker.api import body
+from jobworker.api.problems import BodyTooSlow, MalformedBody
+from jobworker.api.server import Bodies, Limits
+from jobworker.domain.errors import Busy
+
+
+async def _chunks(*chunks: bytes, then: asyncio.Event | None = None) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+    if then is not None:
+        await then.wait()
+
+
+def _received(bodies: Bodies, length: str | None, *chunks: bytes) -> tuple[bytes, Exception | None]:
+    return asyncio.run(bodies.receive(length, _chunks(*chunks)))
+
+
+def test_a_body_is_put_together() -> None:
+    bodies = Bodies(Limits(body=10))
+    assert _received(bodies, None, b"ab", b"cd") == (b"abcd", None)
+    assert _received(bodies, "4", b"ab", b"cd") == (b"abcd", None)
+
+
+def test_too_large_and_incomplete_bodies_are_refused() -> None:
+    bodies = Bodies(Limits(body=3))
+    assert isinstance(_received(bodies, "4")[1], RequestEntityTooLarge)
+    assert isinstance(_received(bodies, None, b"ab", b"cd")[1], RequestEntityTooLarge)
+    assert isinstance(_received(bodies, "3", b"ab")[1], MalformedBody)
+
+
+def test_a_body_has_a_deadline() -> None:
+    async def run() -> tuple[bytes, Exception | None]:
+        return await Bodies(Limits(body=10, seconds=0.01)).receive("5", _chunks(b"a", then=asyncio.Event()))
+
+    assert isinstance(asyncio.run(run())[1], BodyTooSlow)
+
+
+@pytest.mark.parametrize("limits", [Limits(body=10, count=2), Limits(body=10, memory=5)])
+def test_the_one_that_has_been_arriving_longest_makes_room(limits: Limits) -> None:
+    async def run() -> list[tuple[bytes, Exception | None]]:
+        bodies, never = Bodies(limits), asyncio.Event()
+        slow = [asyncio.create_task(bodies.receive("9", _chunks(b"ab", then=never))) for _ in range(2)]
+        await asyncio.sleep(0)
+        prompt = await bodies.receive("2", _chunks(b"ab"))
+        evicted = await slow[0]
+        slow[1].cancel()
+        return [prompt, evicted]
+
+    prompt, evicted = asyncio.run(run())
+    assert prompt == (b"ab", None)
+    assert isinstance(evicted[1], Busy)
+
+
+@pytest.mark.parametrize("raw", [b"[" + b"[]," * 5_000_000 + b"[]]", b'{"a":' + b"[1," * 600_000])
+def test_bodies_of_very_many_values_are_refused_before_they_are_read(raw: bytes) -> None:
+    with pytest.raises(MalformedBody, match="500,000"):
+        body.parse(raw)
