@@ -188,7 +188,7 @@ def _summary(row: CalendarRow) -> dict[str, Any]:
     return {
         "name": row.name,
         "kind": row.spec["kind"],
-        "description": row.spec["description"],
+        "description": row.spec.get("description", ""),
         "owner": row.owner.value,
         "revision": row.revision,
         "created_at": row.created_at,

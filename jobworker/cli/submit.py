@@ -15,7 +15,7 @@ from jobworker.transport.wake import Waker
 @click.argument("name")
 @click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--follow", is_flag=True, help="Show what happens until it has ended; exit code 0 if it succeeded.")
-@click.option("--queue", help="Instead of the job's own queue.")
+@click.option("--queue", help="Instead of the job's own queue: one that exists.")
 @click.option("--priority", type=int, help="0 to 9, 9 is the most urgent.")
 @click.option("--delay", type=arguments.Duration(), help="Run it after so long: seconds, or ISO 8601 such as PT10M.")
 @click.option("--due-at", type=arguments.Moment(), help="Run it then: 2030-01-31T12:00:00Z.")

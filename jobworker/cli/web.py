@@ -16,10 +16,7 @@ _KILL_TIMEOUT = 10
 
 @click.command("web")
 def command() -> None:
-    """Serve the HTTP API and its docs, with granian.
-
-    Any WSGI server that receives bodies before it takes a thread can run `app:app`.
-    """
+    """Serve the HTTP API and its docs (with granian; other WSGI servers can run `app:app` behind a buffering proxy)."""
     settings = common.prepare()
     bind = addresses.parse(settings.bind, "JOBWORKER_BIND")
     addresses.require_free(bind, "JOBWORKER_BIND")

@@ -1,6 +1,15 @@
-"""When a relay that stands by takes over: no clock of another host decides."""
+"""Which relay leads, and when one that stands by takes over: no clock of another host decides."""
+
+import os
+import secrets
+import socket
+
+import sqlalchemy as sa
 
 from jobworker.clock import Clock
+from jobworker.relay.steps import NotLeading
+from jobworker.store import relay_state
+from jobworker.store.database import Database
 from jobworker.store.relay_state import Tenure
 
 #: A leadership that was not renewed for so long (s), while this relay watched, is silent. The leader renews it each
@@ -8,17 +17,34 @@ from jobworker.store.relay_state import Tenure
 SILENT_AFTER = 3.0
 
 
-class Rival:
-    """Another relay's leadership, as a relay that stands by has watched it by its own monotonic clock."""
+class Leadership:
+    """One relay's claim to lead. `name` is unique among relays."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
+        # Host and process id alone are not unique: every container has a process 1, and some have the host's name.
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._database = database
         self._clock = clock
-        self._tenure: Tenure | None = None
+        self._watched: Tenure | None = None
         self._since = float("-inf")
 
-    def silent(self, tenure: Tenure) -> Tenure | None:
-        """Take note of the leadership as it stands; return it if it has not been renewed for too long."""
+    def silent_leader(self) -> Tenure | None:
+        """Return the leadership of another relay that may be taken over; None if no other relay leads.
+
+        Raises `NotLeading` while another one is renewed, or was not watched for long enough.
+        """
+        with self._database.read() as connection:
+            tenure = relay_state.get(connection).tenure
+        if tenure.leader in (None, self.name):
+            return None
         now = self._clock.monotonic()
-        if tenure != self._tenure:
-            self._tenure, self._since = tenure, now
-        return tenure if now - self._since >= SILENT_AFTER else None
+        if tenure != self._watched:
+            self._watched, self._since = tenure, now
+        if now - self._since < SILENT_AFTER:
+            raise NotLeading
+        return tenure
+
+    def keep(self, connection: sa.Connection, silent: Tenure | None = None) -> None:
+        """Lead, or go on leading, in place of a leadership that is silent; raises `NotLeading`."""
+        if not relay_state.lead(connection, self.name, self._clock.now(), silent):
+            raise NotLeading

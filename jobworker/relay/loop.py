@@ -8,15 +8,11 @@ as well, for its latency. Of several relays one leads; the others stand by and t
 """
 
 import contextlib
-import os
-import secrets
-import socket
 import threading
 from dataclasses import astuple, replace
 from datetime import datetime, timedelta
 
 import redis
-import sqlalchemy as sa
 import sqlalchemy.exc
 import structlog
 
@@ -27,7 +23,7 @@ from jobworker.domain.events import Event
 from jobworker.relay import declared
 from jobworker.relay.dispatch import Dispatcher
 from jobworker.relay.fire import Schedules
-from jobworker.relay.leadership import Rival
+from jobworker.relay.leadership import Leadership
 from jobworker.relay.log_lines import record_logs
 from jobworker.relay.problems import Problem, Problems
 from jobworker.relay.progress import record_progress
@@ -41,7 +37,6 @@ from jobworker.services import zone_data
 from jobworker.settings import Settings
 from jobworker.store import dependencies, dispatch, relay_state
 from jobworker.store.database import UNAVAILABLE, Database, in_short
-from jobworker.store.relay_state import Tenure
 from jobworker.transport.claims import Claims
 from jobworker.transport.client import check, connect
 from jobworker.transport.orders import Orders
@@ -100,16 +95,14 @@ class Relay:
         self._problems = Problems(clock)
         self._steps = Steps(clock, self._problems)
         self._reader = Reader(self._client, self._problems)
-        # Host and process id alone are not unique: every container has a process 1, and some have the host's name.
-        self._name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self._rival = Rival(clock)
+        self._leadership = Leadership(database, clock)
         self._dispatcher = Dispatcher(
             database,
             Publisher(self._client),
             Claims(self._client),
             clock,
             settings.feed,
-            self._name,
+            self._leadership.name,
             timedelta(seconds=settings.ageing),
             self._problems,
         )
@@ -250,7 +243,7 @@ class Relay:
         now = self._clock.now()
         with self._database.write() as connection:
             moved = astuple(offsets), astuple(batch.offsets)
-            if not relay_state.advance(connection, self._name, now, *moved, not batch.flooded):
+            if not relay_state.advance(connection, self._leadership.name, now, *moved, not batch.flooded):
                 raise NotLeading
             record_progress(connection, batch.events)
             told = record(connection, batch.events)
@@ -283,37 +276,22 @@ class Relay:
 
     def _lead(self) -> Offsets:
         try:
-            silent = self._silent_leader()
+            silent = self._leadership.silent_leader()
             with self._database.write() as connection:
-                self._keep_leading(connection, silent)
+                self._leadership.keep(connection, silent)
                 self._schedules.start(connection, self._clock.now())
                 state = relay_state.get(connection)
         except NotLeading:
             self._watch.stand_by()
             raise
-        zone_data.follow(self._database, self._clock, self._keep_leading)
+        zone_data.follow(self._database, self._clock, self._leadership.keep)
         self._schedules.started()
         if not self._leads:
-            logger.info("relay_leads", relay=self._name)
+            logger.info("relay_leads", relay=self._leadership.name)
         self._leads = True
         self._renewed_at = self._clock.monotonic()
         self._offsets = Offsets(state.events_offset, state.logs_offset)
         return self._offsets
-
-    def _silent_leader(self) -> Tenure | None:
-        """Return the leadership of another relay that may be taken over; raises `NotLeading` while it is renewed."""
-        with self._database.read() as connection:
-            tenure = relay_state.get(connection).tenure
-        if tenure.leader in (None, self._name):
-            return None
-        silent = self._rival.silent(tenure)
-        if silent is None:
-            raise NotLeading
-        return silent
-
-    def _keep_leading(self, connection: sa.Connection, silent: Tenure | None = None) -> None:
-        if not relay_state.lead(connection, self._name, self._clock.now(), silent):
-            raise NotLeading
 
     def _next_due(self) -> datetime | None:
         with self._database.read() as connection:
@@ -342,7 +320,7 @@ class Relay:
         current = self._problems.current()
         if current != self._saved_problems:
             with self._database.write() as connection:
-                relay_state.save_problems(connection, self._name, [problem.to_json() for problem in current])
+                relay_state.save_problems(connection, self._leadership.name, [problem.to_json() for problem in current])
             self._saved_problems = current
 
     def _check_redis_once(self) -> None:
@@ -356,7 +334,7 @@ class Relay:
                 self._watch.look_for_workers()  # Those that stopped before us are not shown as live.
         try:
             with self._database.write() as connection:
-                relay_state.resign(connection, self._name)
+                relay_state.resign(connection, self._leadership.name)
         except (sqlalchemy.exc.SQLAlchemyError, DatabaseBusy) as error:
             logger.warning("relay_could_not_resign", error=str(error))
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from jobworker.domain import differences
 from jobworker.domain.calendar_reading import parse
 from jobworker.domain.calendars import Business, Calendar, Hours
-from jobworker.domain.errors import CalendarNotFound, FieldError, RevisionNotFound, pointer
+from jobworker.domain.errors import CalendarNotFound, FieldError, RevisionNotFound, UnreadableRow, pointer
 from jobworker.domain.rules.days import BusinessDay
 from jobworker.domain.schedule import Schedule
 from jobworker.services import naming
@@ -48,7 +48,7 @@ class CalendarDay:
 
 
 def known(connection: sa.Connection, names: Collection[str], lock: bool = False) -> Mapping[str, Calendar]:
-    """The calendars of these names; raises `CalendarNotFound` with the names that come close.
+    """The calendars of these names; raises `CalendarNotFound` with the names that come close, or `UnreadableRow`.
 
     Whoever enters a schedule takes them with `lock`: then none is removed, or changed, before that transaction ends.
     """
@@ -66,6 +66,9 @@ def known(connection: sa.Connection, names: Collection[str], lock: bool = False)
         if len(kept) >= _MOST_KEPT:
             kept.clear()
         kept[row.name] = (row.revision, row.changed_at), found[row.name]
+    broken = [name for name in names if name not in found]
+    if broken:
+        raise UnreadableRow(f"calendar {broken[0]} cannot be read; /readyz says why")
     return found
 
 

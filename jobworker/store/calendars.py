@@ -159,7 +159,7 @@ def _next_revision(connection: sa.Connection, name: str) -> int:
     return (highest or 0) + 1
 
 
-_SPEC = unreadable.has(kind=str, description=str)
+_SPEC = unreadable.has(kind=str)
 
 
 def _what(row: Any) -> str:

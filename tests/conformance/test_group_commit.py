@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
 from jobworker.domain.errors import DatabaseBusy
-from jobworker.store import queues
+from jobworker.store import queues, schema
 from jobworker.store.database import Database, Patience
 from jobworker.store.file_lock import FileLock
 from tests.conftest import NOW
@@ -62,7 +62,8 @@ def remember(queue: str) -> Work:
 
 def fill(connection: sa.Connection, count: int) -> None:
     """Write `count` rows of about 300 bytes."""
-    queues.remember(connection, [f"{number:0200}" for number in range(count)], NOW)
+    rows = [{"name": f"{number:05}", "created_at": NOW, "pause_note": "x" * 250} for number in range(count)]
+    connection.execute(sa.insert(schema.queues), rows)
 
 
 def concurrently(

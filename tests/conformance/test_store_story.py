@@ -15,6 +15,8 @@ from jobworker.store.database import Database
 from jobworker.store.pages import Page
 from tests.conformance.worlds import NOW, accepted, new
 
+ERROR = {"type": "E", "message": "m", "traceback": None}
+
 
 @pytest.fixture
 def execution(database: Database) -> str:
@@ -33,7 +35,7 @@ def execution(database: Database) -> str:
             sa.insert(schema.attempts),
             [
                 {"execution_id": made, "attempt": 2, "state": "Succeeded", "runtime": 0.5, "error": None},
-                {"execution_id": made, "attempt": 1, "state": "Failed", "runtime": None, "error": {"type": "E"}},
+                {"execution_id": made, "attempt": 1, "state": "Failed", "runtime": None, "error": ERROR},
             ],
         )
         lines = [_line(made, number) for number in range(5)]
@@ -82,7 +84,7 @@ def test_transitions_come_in_the_order_of_the_story(database: Database, executio
 def test_attempts_come_first_to_last(database: Database, execution: str, limit: int) -> None:
     with database.read() as connection:
         found = _walk(lambda cursor: story.attempts(connection, execution, limit, cursor))
-    assert [(row.attempt, row.runtime, row.error) for row in found] == [(1, None, {"type": "E"}), (2, 0.5, None)]
+    assert [(row.attempt, row.runtime, row.error) for row in found] == [(1, None, ERROR), (2, 0.5, None)]
 
 
 @pytest.mark.parametrize("limit", [2, 50])

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from jobworker.clock import ManualClock, SystemClock
 from jobworker.domain.errors import DatabaseBusy
 from jobworker.store import database as module
-from jobworker.store import queues, write_ahead_log
+from jobworker.store import queues, schema, write_ahead_log
 from jobworker.store.database import Database, Patience
 from tests.conftest import NOW
 
@@ -36,7 +36,8 @@ def path(url: str) -> Path:
 def fill(database: Database, name: str) -> None:
     """Write about 200 kB."""
     with database.write() as connection:
-        queues.remember(connection, [f"{name}{number:0200}" for number in range(300)], NOW)
+        rows = [{"name": f"{name}-{number}", "created_at": NOW, "pause_note": "x" * 500} for number in range(300)]
+        connection.execute(sa.insert(schema.queues), rows)
 
 
 def test_a_checkpoint_waits_for_no_reader(sqlite_database: Database, reader: sqlite3.Connection) -> None:

@@ -1,16 +1,24 @@
 """Reports on the wire."""
 
 import datetime as dt
+from typing import Any
 
 import pytest
 
 from jobworker.domain import events
 from jobworker.domain.events import NEVER_RAN, STATES, Event, Kind, UnreadableEvent
 
+#: What the data of some kinds have to have.
+NEEDED: dict[Kind, dict[str, Any]] = {
+    Kind.DUE: {"schedule": "s", "at": "2026-03-02T12:00:00+00:00"},
+    Kind.LOG: {"level": "INFO", "logger": "l", "message": "m", "at": "2026-03-02T12:00:00+00:00"},
+    Kind.LOG_CUT: {"dropped": [1, 2]},
+}
+
 
 @pytest.mark.parametrize("kind", Kind)
 def test_what_was_encoded_is_decoded(kind: Kind) -> None:
-    data = {"worker": "w1", "result": {"rows": [1, 2.5, None, "ä"]}}
+    data = {"worker": "w1", "result": {"rows": [1, 2.5, None, "ä"]}, **NEEDED.get(kind, {})}
     fields = events.encode(kind, "0199", 3, data)
     assert events.decode("1772452800000-7", fields) == Event("1772452800000-7", kind, "0199", 3, data)
 
