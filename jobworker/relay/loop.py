@@ -341,11 +341,5 @@ class Relay:
 
 def _log_refusal(report: Event, error: Exception) -> None:
     """Log that a report could not be recorded. No data and no traceback: those hold results and what jobs printed."""
-    logger.error(
-        "report_refused",
-        report=report.id,
-        kind=report.kind.value,
-        execution=report.execution,
-        attempt=report.attempt,
-        error=in_short(error),
-    )
+    told = {"report": report.id, "kind": report.kind.value, "execution": report.execution, "attempt": report.attempt}
+    logger.error("report_refused", **told, error=in_short(error))

@@ -87,7 +87,7 @@ def test_an_endless_reader_ends_the_acceptance_of_work_and_not_the_writing(
         sqlite_database.commit(lambda connection: queues.remember(connection, ["new"], NOW))
     fill(sqlite_database, "d")
     with sqlite_database.read() as connection:
-        assert "new" not in queues.names(connection, 100)
+        assert "new" not in queues.names(connection, 1000)
 
 
 def test_work_is_accepted_again_when_the_reader_has_gone(
@@ -115,7 +115,7 @@ def test_a_checkpoint_that_fails_does_not_fail_the_commit_before_it(
     monkeypatch.setattr(sqlite3, "connect", refuse)
     fill(sqlite_database, "a")
     with sqlite_database.read() as connection:
-        assert len(queues.names(connection, 100)) == 300
+        assert len(queues.names(connection, 1000)) == 300
 
 
 def test_our_own_reads_have_a_deadline(sqlite_url: str) -> None:
@@ -135,7 +135,7 @@ def test_writers_do_not_wait_while_many_read(sqlite_database: Database) -> None:
     def read() -> None:
         while not over.is_set():
             with sqlite_database.read() as connection:
-                queues.names(connection, 100)
+                queues.names(connection, 1000)
 
     readers = [threading.Thread(target=read) for _ in range(3)]
     for thread in readers:
