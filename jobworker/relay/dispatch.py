@@ -19,7 +19,7 @@ from jobworker.relay.choose import Chooser, Chosen
 from jobworker.relay.problems import Problems
 from jobworker.relay.record import Claimed, Declined
 from jobworker.services import release
-from jobworker.store import dependencies, dispatch, jobs, limits, queues, relay_state
+from jobworker.store import dependencies, dispatch, jobs, limits, queues, relay_state, unreadable
 from jobworker.store.database import Database
 from jobworker.store.dispatch import Published, Ready
 from jobworker.store.workers import WorkerRow
@@ -87,14 +87,15 @@ class Dispatcher:
             return 0
         with self.database.read() as connection:
             round = self._chooser.choose(connection, waiting, depths, self.workers, self.clock.now())
-            messages = {one.row.id: self._message(connection, one.row, one.urgency) for one in round.chosen}
+            messages = self._messages(connection, round.chosen)
         self.held_up, self.next_permit = round.refused, round.next_at
-        limited = [one for one in round.chosen if one.row.limit_key is not None]
+        chosen = [one for one in round.chosen if one.row.id in messages]
+        limited = [one for one in chosen if one.row.limit_key is not None]
         if limited and not self._hold_places(limited, round.buckets):
             return 0
         if messages:
             self._publish(messages.values(), [queue.name for queue in waiting])
-        free = [one for one in round.chosen if one.row.limit_key is None]
+        free = [one for one in chosen if one.row.limit_key is None]
         if free:
             with self.database.write() as connection:
                 dispatch.mark_published(connection, _marks(free), self.clock.now())
@@ -212,9 +213,9 @@ class Dispatcher:
         placed = {row.id: row for row in lost if row.limit_key is not None}
         with self.database.read() as connection:
             rows = dispatch.rows(connection, list(placed))
-            messages = [self._message(connection, row, placed[row.id].urgency) for row in rows]
+            messages = self._messages(connection, [Chosen(row, placed[row.id].urgency) for row in rows])
         if messages:
-            self.publisher.publish(messages)
+            self.publisher.publish(messages.values())
         with self.database.write() as connection:
             dispatch.publish_again(connection, placed.values(), self.clock.now())
             dispatch.publish_again(connection, [row for row in lost if row.limit_key is None])
@@ -224,6 +225,18 @@ class Dispatcher:
         name = list_name(row.queue, row.urgency)
         overtaken = name in self._claimed and self._claimed[name] > row.dispatched_at
         return depths[name] == 0 or overtaken
+
+    def _messages(self, connection: sa.Connection, chosen: Iterable[Chosen]) -> dict[str, Message]:
+        """Return the messages by execution, without those of rows that cannot be read: these stay where they are."""
+        messages = {}
+        for one in chosen:
+            try:
+                dispatch.check(one.row)
+                messages[one.row.id] = self._message(connection, one.row, one.urgency)
+            except unreadable.ERRORS as error:
+                what = f"execution {one.row.id}"
+                self.problems.report("execution_unreadable", what, f"it cannot be dispatched: {error}")
+        return messages
 
     def _message(self, connection: sa.Connection, row: Ready, urgency: int) -> Message:
         definition = self._definition(connection, row)

@@ -10,9 +10,10 @@ import structlog
 from jobworker.domain import events, fingerprint, losses
 from jobworker.domain.dead_letter import DEAD
 from jobworker.domain.dependencies import Parent
+from jobworker.domain.errors import UnreadableRow
 from jobworker.domain.events import CUT_SHORT, ENDS, NEVER_RAN, STATES, Event, Kind
 from jobworker.domain.execution import MAX_SNOOZES, Move, Standing, State, merge
-from jobworker.domain.job import OnWorkerLost
+from jobworker.domain.job import Definition, OnWorkerLost
 from jobworker.domain.losses import MAX_LOSSES
 from jobworker.relay.called import adopt
 from jobworker.services.failures import End
@@ -185,7 +186,7 @@ def _cut_short(connection: sa.Connection, row: Known, standing: Standing, event:
     lost = event.kind is Kind.LOST
     why = event.data.get("reason", "its worker is gone")
     began = standing.started_attempt >= event.attempt
-    definition = jobs.revision(connection, row.job, row.job_revision)
+    definition = _definition(connection, row)
     again = definition is None or definition.on_worker_lost is OnWorkerLost.RETRY or not began
     kind = "WorkerLost" if lost else "WorkerStopped"
     if not began:
@@ -207,6 +208,14 @@ def _cut_short(connection: sa.Connection, row: Known, standing: Standing, event:
         lost=lost,
         interrupted=not lost,
     )
+
+
+def _definition(connection: sa.Connection, row: Known) -> Definition | None:
+    """Return what the execution runs by; None if that is gone or cannot be read."""
+    try:
+        return jobs.revision(connection, row.job, row.job_revision)
+    except UnreadableRow:  # It was logged where it was read.
+        return None
 
 
 def _is_poison(connection: sa.Connection, standing: Standing, event: Event) -> bool:

@@ -14,7 +14,7 @@ from jobworker.domain.execution import FINAL, State
 from jobworker.domain.references import UnresolvedParameter
 from jobworker.services import preparing, unique
 from jobworker.services.preparing import Known
-from jobworker.store import batches, executions
+from jobworker.store import batches, executions, unreadable
 from jobworker.store.batches import BatchRow, Kind, NewBatch
 
 #: The name under which the parameters of an on-complete job refer to what became of the batch.
@@ -57,6 +57,10 @@ def prepare(kind: Kind, about: About, known: Known, now: dt.datetime, actor: str
     return NewBatch(new_id, kind, about.name, about.correlation_id or new_id, stored, now, actor)
 
 
+#: What a batch keeps of its on-complete job; queue and priority may be null.
+_ASKED = unreadable.has(job=str, parameters=dict, queue=str | None, priority=int | None)
+
+
 def complete(connection: sa.Connection, batch_ids: Iterable[str], now: dt.datetime) -> int:
     """Complete those of these batches whose last execution has ended; answers how many executions that started."""
     return sum(_complete_one(connection, batch_id, now) for batch_id in sorted(batch_ids))
@@ -90,6 +94,8 @@ def _follow_up(connection: sa.Connection, batch: BatchRow, now: dt.datetime) -> 
         return None, None
     if batch.cancel_requested_at is not None:
         return None, "the on-complete job was not started, because the batch was cancelled"
+    if not _ASKED(wanted):
+        return None, "the on-complete job could not be started: what was asked for cannot be read in the database"
     # Its queue was there when the batch was accepted, and that counts.
     known = preparing.look_up(connection, [wanted["job"]])
     counts = batches.counts(connection, [batch.id])[batch.id]

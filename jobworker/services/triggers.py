@@ -11,7 +11,7 @@ from jobworker.domain.execution import State
 from jobworker.domain.job import Definition
 from jobworker.domain.triggers import Trigger
 from jobworker.services import preparing
-from jobworker.store import dependencies, executions, jobs, triggers
+from jobworker.store import dependencies, executions, jobs, triggers, unreadable
 from jobworker.store.dependencies import Edge
 from jobworker.store.executions import NewExecution
 
@@ -33,6 +33,9 @@ def fire(connection: sa.Connection, ended: Sequence[Parent], now: dt.datetime) -
     for (_, job), (parent, trigger) in wanted.items():
         row = found.get(job)
         if (parent.id, job) in done or row is None:
+            continue
+        if not unreadable.is_object(trigger.parameters):
+            unreadable.note(f"trigger of job {job} after {parent.job}", "parameters is no object")
             continue
         if not row.definition.enabled:
             logger.info("trigger_of_disabled_job", job=job, after=parent.id)

@@ -92,6 +92,23 @@ class CancelAsked:
     actor: str
 
 
+_OBJECTS = ("overrides", "metadata", "call")
+_NUMBERS = ("lost_attempts", "interrupted_attempts", "snoozed_attempts")
+
+
+def check(row: Ready) -> None:
+    """Raise `TypeError` naming a JSON column of this row that does not hold what is kept there."""
+    if not isinstance(row.parameters, dict):
+        raise TypeError("parameters is no object")
+    for name in _OBJECTS:
+        if not isinstance(getattr(row, name), dict | None):
+            raise TypeError(f"{name} is no object")
+    for name in _NUMBERS:
+        value = getattr(row, name)
+        if value is not None and not (isinstance(value, list) and all(type(each) is int for each in value)):
+            raise TypeError(f"{name} is no list of numbers")
+
+
 def release_due(connection: sa.Connection, now: dt.datetime, limit: int) -> int:
     """Scheduled and Retrying executions whose time has come become Queued; answers how many."""
     due = connection.execute(

@@ -1,0 +1,138 @@
+"""A JSON column of a row holds something else: that row is reported and passed over, and the others go on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from structlog.testing import capture_logs
+
+from jobworker.domain import events
+from jobworker.domain.admission import Submission
+from jobworker.domain.events import Kind
+from jobworker.domain.execution import State
+from jobworker.relay.loop import Relay
+from jobworker.relay.read import Batch, Offsets, Reader
+from jobworker.settings import Settings
+from jobworker.store import relay_state, schema
+from jobworker.transport import keys
+from tests.conformance.household import Household
+from tests.integration.relay.conftest import SEND, World
+from tests.integration.relay.test_unexpected_content import announce
+
+#: No JSON at all, and JSON of every other type than the one that belongs there.
+TEXTS = ("", "garbage", "{", "[" * 1000, "null", "1", '"text"', "[]", "[1]", '["x"]', "{}", '{"a": 1}')
+
+
+class Hurried(Reader):
+    """Waits for nothing: the test turns the clock."""
+
+    def read(self, offsets: Offsets, wait: float) -> Batch:
+        return super().read(offsets, 0.001)
+
+
+class Running:
+    """A relay with a worker that is always there, and rows in which something is wrong."""
+
+    def __init__(self, world: World, redis_url: str) -> None:
+        self.world = world
+        self.household = Household(world.database)
+        world.put(SEND)
+        world.let_others_lead()
+        self.relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
+        self.relay._reader = Hurried(self.relay._client, self.relay._problems)
+        self.relay.turn()
+
+    def spoil(self, table: sa.Table, column: str, text: str, **where: Any) -> None:
+        """Put a text into a JSON column, as no code of ours does."""
+        condition = " AND ".join(f"{name} = :{name}" for name in where)
+        with self.world.database.write() as connection:
+            statement = sa.text(f"UPDATE {table.name} SET {column} = :text WHERE {condition}")
+            assert connection.execute(statement, {"text": text, **where}).rowcount
+
+    def report(self, execution: str, kind: Kind = Kind.SUCCEEDED, **data: Any) -> None:
+        """A report of a worker."""
+        self.world.client.xadd(keys.EVENTS, events.encode(kind, execution, 1, data))  # type: ignore[arg-type]
+
+    def turns(self, count: int = 3) -> None:
+        """Let it work. What a turn meets must not come out of it."""
+        for _ in range(count):
+            announce(self.world.client, "default")
+            self.relay.turn()
+            self.world.clock.advance(1)
+
+    def problems(self) -> str:
+        """What `/readyz` is told."""
+        with self.world.database.read() as connection:
+            return str(relay_state.problems(connection))
+
+
+@pytest.fixture
+def running(sqlite_world: World, redis_url: str) -> Iterator[Running]:
+    with capture_logs():
+        yield Running(sqlite_world, redis_url)
+
+
+def json_columns(table: sa.Table) -> list[str]:
+    return [column.name for column in table.columns if type(column.type).__name__ == "Json"]
+
+
+@pytest.mark.parametrize("column", json_columns(schema.executions))
+def test_an_execution_with_a_column_that_cannot_be_read_keeps_no_other_from_running(
+    running: Running, column: str
+) -> None:
+    spoilt = [running.world.submit() for _ in TEXTS]
+    for execution, text in zip(spoilt, TEXTS, strict=True):
+        running.spoil(schema.executions, column, text, id=execution)
+    good = running.world.submit()
+    running.turns()
+    assert good in running.world.published()
+    for execution in (*spoilt, good):
+        running.report(execution, Kind.RUNNING, worker="w1", token="1")
+        running.report(execution, Kind.PROGRESS, done=1)
+        running.report(execution, Kind.SUCCEEDED, worker="w1", token="1", result=1, metadata={"a": 1})
+    running.turns()
+    assert running.world.get(good).state is State.SUCCEEDED
+    if column in ("parameters", "overrides", "call"):
+        assert "cannot be dispatched" in running.problems()
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        (schema.job_definitions, "definition"),
+        (schema.job_revisions, "definition"),
+        (schema.tasks, "parameters"),
+        (schema.tasks, "options"),
+        (schema.workers, "queues"),
+        (schema.workers, "tasks"),
+    ],
+    ids=lambda each: getattr(each, "name", each),
+)
+def test_what_a_job_or_worker_is_known_by_cannot_be_read(running: Running, table: sa.Table, column: str) -> None:
+    key = {"tasks": "name", "workers": "id", "job_revisions": "job"}.get(table.name, "name")
+    value = {"tasks": "tasks.any", "workers": "w8"}.get(table.name, "load")
+    running.turns(6)
+    for text in TEXTS:
+        running.spoil(table, column, text, **{key: value})
+        good = running.world.submit()
+        running.turns(1)
+        assert good in running.world.published(), text
+        running.report(good, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+        running.turns(1)
+        assert running.world.get(good).state is State.SUCCEEDED, text
+
+
+@pytest.mark.parametrize(("table", "column"), [(schema.batches, "on_complete"), (schema.job_triggers, "parameters")])
+def test_what_should_follow_an_end_cannot_be_read(running: Running, table: sa.Table, column: str) -> None:
+    house = running.household
+    house.define("report", policies={"trigger_after": [{"job": "load", "on": "any"}]})
+    for text in TEXTS:
+        batch, [first] = house.batch(Submission(job="load"))
+        if table is schema.batches:
+            running.spoil(table, column, text, id=batch)
+        else:
+            running.spoil(table, column, text, job="report")
+        running.report(first, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+        running.turns(1)
+        assert house.get(first).state is State.SUCCEEDED, text
