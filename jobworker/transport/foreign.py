@@ -17,9 +17,6 @@ _TYPES = {
     keys.WATCH: "hash",
 }
 
-#: What is set aside gets this name, so that nothing of it is lost.
-_ASIDE = "jw:aside:{key}"
-
 
 def set_aside(client: redis.Redis) -> list[tuple[str, str, str]]:
     """Rename keys that hold something of another type; return (key, the type found, the new name) of each.
@@ -33,7 +30,7 @@ def set_aside(client: redis.Redis) -> list[tuple[str, str, str]]:
     moved = []
     for (key, wanted), kind in zip(_TYPES.items(), found, strict=True):
         if kind not in (wanted, "none"):
-            name = _ASIDE.format(key=key)
+            name = keys.ASIDE.format(key=key)
             client.rename(key, name)
             moved.append((key, kind, name))
     return moved

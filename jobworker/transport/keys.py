@@ -48,6 +48,9 @@ READY = "jw:ready:{queue}"
 #: string: how many workers died with this message in hand before it started. Expires.
 LOSSES = "jw:losses:{message}"
 
+#: any type: what was found under another key of JobWorker's and is of another type; renamed so that nothing is lost.
+ASIDE = "jw:aside:{key}"
+
 #: list of the latest messages that were given up, as JSON: why, and the message as it was.
 POISON = "jw:poison"
 

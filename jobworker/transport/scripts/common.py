@@ -112,7 +112,7 @@ end
 local function number_of(key, field)
   local value = redis.pcall('HGET', key, field)
   if type(value) == 'table' and value.err then
-    redis.call('RENAME', key, 'jw:aside:' .. key)
+    redis.call('RENAME', key, '{keys.ASIDE.format(key="")}' .. key)
     return 0
   end
   return tonumber(value or 0) or 0
