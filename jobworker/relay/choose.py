@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import sqlalchemy as sa
+from cachetools import LRUCache
 
 from jobworker.domain import gates
 from jobworker.domain.execution import PRIORITIES
@@ -21,6 +22,9 @@ from jobworker.store.dispatch import Ready
 from jobworker.store.queues import Ready as Waiting
 from jobworker.store.workers import WorkerRow
 from jobworker.transport.publisher import list_name, lists_of
+
+#: Queues of which is remembered how their turns stand.
+_MOST_QUEUES = 10_000
 
 #: Limit keys of a queue that one round looks at; the next round goes on with the others.
 _MOST_KEYS = 1000
@@ -61,8 +65,8 @@ class Chooser:
     feed: int
     ageing: dt.timedelta
     _turns: Turns = field(default_factory=Turns)
-    _looked_at: dict[str, str] = field(default_factory=dict)
-    _owed: dict[str, int] = field(default_factory=dict)
+    _looked_at: LRUCache[str, str] = field(default_factory=lambda: LRUCache(_MOST_QUEUES))
+    _owed: LRUCache[str, int] = field(default_factory=lambda: LRUCache(_MOST_QUEUES))
 
     def choose(
         self,

@@ -138,10 +138,27 @@ class Publisher:
             self._send(by_list, queues)
 
     def _send(self, by_list: Mapping[str, Sequence[bytes]], queues: Iterable[str]) -> None:
+        rung = sorted(queues)
         with self._client.pipeline(transaction=False) as pipe:
             for name, rendered in by_list.items():
                 pipe.lpush(name, *rendered)
-            for queue in sorted(queues):
+            for queue in rung:
+                ring(pipe, queue)
+            answers = pipe.execute(raise_on_error=False)
+        failed = [answer for answer in answers[: len(by_list)] if isinstance(answer, Exception)]
+        if failed:
+            raise failed[0]
+        if any(isinstance(answer, Exception) for answer in answers):
+            self._ring_again(rung)
+
+    def _ring_again(self, queues: Iterable[str]) -> None:
+        """Ring once more; keys that hold no list of tokens give way."""
+        for queue in queues:
+            token = keys.READY.format(queue=queue)
+            if self._client.type(token) not in ("list", "none"):
+                self._client.delete(token)
+        with self._client.pipeline(transaction=False) as pipe:
+            for queue in queues:
                 ring(pipe, queue)
             pipe.execute()
 

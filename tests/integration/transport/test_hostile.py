@@ -1,8 +1,10 @@
 """Redis holds what nobody expects there: nothing is lost for it, and nobody stops."""
 
 import signal
+from collections.abc import Callable
 
 import pytest
+import redis
 
 from jobworker.transport import keys
 from jobworker.transport.publisher import list_name
@@ -61,6 +63,38 @@ def test_what_a_dead_worker_held_comes_back_whatever_has_become_of_its_record_an
     until(lambda: yard.client.llen(keys.POISON) == 1, what="the homeless one to be put aside")
     yard.all_done_of([spoilt.execution])
     assert homeless.execution in str(yard.client.lindex(keys.POISON, 0))
+
+
+_TYPES: dict[str, Callable[[redis.Redis, str], object]] = {
+    "string": lambda client, key: client.set(key, "garbage"),
+    "list": lambda client, key: client.lpush(key, "garbage"),
+    "hash": lambda client, key: client.hset(
+        key, mapping={"seen": "x", "from": "x", "?": "x", "#": "x", "!": "x", "9": "x"}
+    ),
+    "zset": lambda client, key: client.zadd(key, {"garbage": 1}),
+    "stream": lambda client, key: client.xadd(key, {"garbage": "x"}),
+}
+
+
+def test_whatever_stands_under_the_keys_of_workers_they_go_on(yard: Yard) -> None:
+    """Every type in the place of every key that a worker reads or writes, but for those that the relay sets right."""
+    worker = yard.worker()
+    name = yard.id_of(worker)
+    patterns = (keys.RUNNING, keys.ORDERS, keys.INFLIGHT, keys.READY, keys.WATCH, keys.POISON, keys.LOSSES, keys.WORKER)
+    for pattern in patterns:
+        key = pattern.format(worker=name, queue="default", message="m")
+        for kind, write in _TYPES.items():
+            yard.client.delete(key)
+            write(yard.client, key)
+            messages = [yard.message() for _ in range(2)]
+            executions = yard.publish_all(messages)
+            until(
+                lambda executions=executions: (
+                    set(executions) <= {about for what, about, _ in yard.told() if what == "succeeded"}
+                ),  # type: ignore[misc]
+                what=f"jobs to run with a {kind} under {key}",
+            )
+    worker.must_live()
 
 
 def _calls(yard: Yard) -> int:
