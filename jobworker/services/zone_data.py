@@ -29,7 +29,7 @@ from jobworker.domain.schedule import State
 from jobworker.domain.timetable import follow_zone
 from jobworker.domain.zones import DATA_VERSION, HOST_FOLDERS, known_zones
 from jobworker.services import plans
-from jobworker.services.plans import Plan
+from jobworker.services.plans import Named, Plan
 from jobworker.store import relay_state, settling, workers
 from jobworker.store import zone_data as stored
 from jobworker.store.database import Database
@@ -71,15 +71,9 @@ class Pending:
     moves: Sequence[Move]
 
 
-class Standing(Protocol):
+class Standing(Named, Protocol):
     """What has to be known of a schedule to work out how it moves."""
 
-    @property
-    def id(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def revision(self) -> int: ...
     @property
     def settled_until(self) -> dt.datetime: ...
     @property

@@ -1,9 +1,16 @@
 """The application under test, and a world that it can talk about."""
 
+import contextlib
 import datetime as dt
+import os
+import signal
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 from flask import Flask
@@ -17,7 +24,8 @@ from jobworker.store.database import Database
 from jobworker.store.tasks import TaskRow
 from jobworker.web import create_app
 from tests.integration.http.described import DescribedClient
-from tests.servers import free_port
+from tests.servers import Process, free_port
+from tests.waiting import PATIENCE, until
 
 EXPORT = TaskRow(
     name="tasks.exports.export",
@@ -155,3 +163,29 @@ def any_world(database: Database) -> World:
     """The application, once on SQLite and once on PostgreSQL."""
     seed(database)
     return world_on(database)
+
+
+@contextlib.contextmanager
+def served(folder: Path, database_url: str, **more: str) -> Iterator[httpx.Client]:
+    """A client of the application as `jobworker web` serves it on this database; `more` are environment variables."""
+    port = free_port()
+    environment = {
+        **os.environ,
+        "JOBWORKER_DATABASE_URL": database_url,
+        "JOBWORKER_REDIS_URL": settings(database_url).redis_url,
+        "JOBWORKER_BIND": f"127.0.0.1:{port}",
+        **more,
+    }
+    process = Process([sys.executable, "-m", "jobworker.cli", "web"], folder / "web.log", environment=environment)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+
+        def answers() -> bool:
+            process.must_live()
+            try:
+                return client.get("/healthz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        until(answers, what="the service")
+        yield client
+    process.end(signal.SIGTERM)

@@ -1,9 +1,6 @@
 """Slow and numerous clients of the service as `jobworker web` starts it: they harm nobody else."""
 
-import os
-import signal
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,9 +10,8 @@ import pytest
 
 from jobworker.api.room import MAX_STREAMS_OF_ONE
 from jobworker.store.database import Database
-from tests.integration.http.conftest import seed, settings
-from tests.servers import Process, free_port
-from tests.waiting import PATIENCE, until
+from tests.integration.http.conftest import seed, served
+from tests.waiting import PATIENCE
 
 _SUBMISSION = "/api/v1/jobs/export/executions"
 
@@ -29,26 +25,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> 
     database = Database(url)
     seed(database)
     database.dispose()
-    port = free_port()
-    environment = {
-        **os.environ,
-        "JOBWORKER_DATABASE_URL": url,
-        "JOBWORKER_REDIS_URL": settings(url).redis_url,
-        "JOBWORKER_BIND": f"127.0.0.1:{port}",
-    }
-    process = Process([sys.executable, "-m", "jobworker.cli", "web"], folder / "web.log", environment=environment)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
-
-        def answers() -> bool:
-            process.must_live()
-            try:
-                return client.get("/healthz").status_code == 200
-            except httpx.TransportError:
-                return False
-
-        until(answers, what="the service")
+    with served(folder, url) as client:
         yield client
-    process.end(signal.SIGTERM)
 
 
 def _submit(server: httpx.Client) -> httpx.Response:

@@ -1,9 +1,6 @@
 """Behind the real server: streams, waiting, chunked bodies, and what a client that leaves lets go of."""
 
-import os
-import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +9,8 @@ import httpx
 import pytest
 
 from jobworker.store.database import Database
-from tests.integration.http.conftest import World, seed, settings, world_on
+from tests.integration.http.conftest import World, seed, served, world_on
 from tests.integration.http.reading import read
-from tests.servers import Process, free_port
 from tests.waiting import PATIENCE, until
 
 
@@ -28,27 +24,9 @@ def world(sqlite_database: Database) -> World:
 @pytest.fixture
 def server(world: World, tmp_path: Path) -> Iterator[httpx.Client]:
     """The application as `jobworker web` serves it on the database of `world`."""
-    port = free_port()
-    environment = {
-        **os.environ,
-        "JOBWORKER_DATABASE_URL": world.database.url.render_as_string(hide_password=False),
-        "JOBWORKER_REDIS_URL": settings(str(world.database.url)).redis_url,
-        "JOBWORKER_MAX_BODY": "100000",
-        "JOBWORKER_BIND": f"127.0.0.1:{port}",
-    }
-    process = Process([sys.executable, "-m", "jobworker.cli", "web"], tmp_path / "web.log", environment=environment)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
-
-        def answers() -> bool:
-            process.must_live()
-            try:
-                return client.get("/healthz").status_code == 200
-            except httpx.TransportError:
-                return False
-
-        until(answers, what="granian")
+    url = world.database.url.render_as_string(hide_password=False)
+    with served(tmp_path, url, JOBWORKER_MAX_BODY="100000") as client:
         yield client
-    process.end(signal.SIGTERM)
 
 
 def _submit(server: httpx.Client, **options: object) -> httpx.Response:

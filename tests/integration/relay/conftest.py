@@ -14,8 +14,11 @@ from jobworker.domain import limits
 from jobworker.domain.events import Event, Kind
 from jobworker.domain.job import Definition, Owner
 from jobworker.relay.dispatch import Dispatcher
+from jobworker.relay.loop import Relay
 from jobworker.relay.problems import Problems
+from jobworker.relay.read import Batch, Offsets, Reader
 from jobworker.relay.record import record
+from jobworker.settings import Settings
 from jobworker.store import dispatch, executions, jobs, relay_state
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
@@ -135,6 +138,20 @@ class World:
     def give_back(self, execution: str, attempt: int = 1) -> None:
         """As if that worker could not start it after all."""
         self.client.set(keys.RUN.format(execution=execution), f"{attempt - 1} finished - -")
+
+
+class Hurried(Reader):
+    """Waits for nothing: the test turns the clock."""
+
+    def read(self, offsets: Offsets, wait: float) -> Batch:
+        return super().read(offsets, 0.001)
+
+
+def hurried_relay(world: World, redis_url: str, clock: ManualClock | None = None) -> Relay:
+    """A relay that waits for nothing. It does not lead yet, and may."""
+    relay = Relay(world.database, redis_url, clock or world.clock, Settings.from_environment({}))
+    relay._reader = Hurried(relay._client, relay._problems)
+    return relay
 
 
 @pytest.fixture

@@ -11,24 +11,14 @@ from jobworker.domain import events
 from jobworker.domain.admission import Submission
 from jobworker.domain.events import Kind
 from jobworker.domain.execution import State
-from jobworker.relay.loop import Relay
-from jobworker.relay.read import Batch, Offsets, Reader
-from jobworker.settings import Settings
 from jobworker.store import relay_state, schema
 from jobworker.transport import keys
 from tests.conformance.household import Household
-from tests.integration.relay.conftest import SEND, World
+from tests.integration.relay.conftest import SEND, World, hurried_relay
 from tests.integration.relay.test_unexpected_content import announce
 
 #: No JSON at all, and JSON of every other type than the one that belongs there.
 TEXTS = ("", "garbage", "{", "[" * 1000, "null", "1", '"text"', "[]", "[1]", '["x"]', "{}", '{"a": 1}')
-
-
-class Hurried(Reader):
-    """Waits for nothing: the test turns the clock."""
-
-    def read(self, offsets: Offsets, wait: float) -> Batch:
-        return super().read(offsets, 0.001)
 
 
 class Running:
@@ -39,8 +29,7 @@ class Running:
         self.household = Household(world.database)
         world.put(SEND)
         world.let_others_lead()
-        self.relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
-        self.relay._reader = Hurried(self.relay._client, self.relay._problems)
+        self.relay = hurried_relay(world, redis_url)
         self.relay.turn()
 
     def spoil(self, table: sa.Table, column: str, text: str, **where: Any) -> None:

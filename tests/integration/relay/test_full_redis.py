@@ -10,22 +10,13 @@ from jobworker.domain import events
 from jobworker.domain.events import Kind
 from jobworker.domain.execution import State
 from jobworker.relay.loop import Relay
-from jobworker.relay.read import Batch, Offsets, Reader
-from jobworker.settings import Settings
 from jobworker.store import relay_state
 from jobworker.store.database import Database
 from jobworker.transport import keys
 from tests.engine import Engine
-from tests.integration.relay.conftest import SEND, World
+from tests.integration.relay.conftest import SEND, World, hurried_relay
 from tests.servers import RedisServer
 from tests.waiting import until
-
-
-class Hurried(Reader):
-    """Waits for nothing: the test turns the clock."""
-
-    def read(self, offsets: Offsets, wait: float) -> Batch:
-        return super().read(offsets, 0.001)
 
 
 @pytest.fixture
@@ -43,8 +34,7 @@ def own_world(sqlite_database: Database, server: RedisServer, clock: ManualClock
 def relay(own_world: World, server: RedisServer) -> Relay:
     """One that leads, with a worker that can run everything."""
     own_world.let_others_lead()
-    relay = Relay(own_world.database, server.url, own_world.clock, Settings.from_environment({}))
-    relay._reader = Hurried(relay._client, relay._problems)
+    relay = hurried_relay(own_world, server.url)
     relay.turn()
     own_world.client.zadd(keys.WORKERS, {"w1": 10**14})
     return relay

@@ -9,20 +9,10 @@ from jobworker.domain import events
 from jobworker.domain.events import Kind
 from jobworker.domain.execution import State
 from jobworker.relay.leadership import SILENT_AFTER
-from jobworker.relay.loop import Relay
-from jobworker.relay.read import Batch, Offsets, Reader
 from jobworker.relay.steps import NotLeading
-from jobworker.settings import Settings
 from jobworker.transport import keys
 from tests.conftest import NOW
-from tests.integration.relay.conftest import World
-
-
-class Hurried(Reader):
-    """Waits for nothing: the hands of these clocks are turned by the test."""
-
-    def read(self, offsets: Offsets, wait: float) -> Batch:
-        return super().read(offsets, 0.001)
+from tests.integration.relay.conftest import World, hurried_relay
 
 
 class Host:
@@ -30,8 +20,7 @@ class Host:
 
     def __init__(self, world: World, redis_url: str, ahead: dt.timedelta) -> None:
         self.clock = ManualClock(NOW + ahead)
-        self.relay = Relay(world.database, redis_url, self.clock, Settings.from_environment({}))
-        self.relay._reader = Hurried(self.relay._client, self.relay._problems)
+        self.relay = hurried_relay(world, redis_url, self.clock)
 
     def leads(self) -> bool:
         """Whether its relay leads after another turn."""

@@ -14,15 +14,12 @@ from jobworker.domain import events
 from jobworker.domain.events import Kind
 from jobworker.domain.execution import State
 from jobworker.relay import watch
-from jobworker.relay.loop import Relay
-from jobworker.relay.read import Batch, Offsets, Reader
-from jobworker.settings import Settings
 from jobworker.store import relay_state, workers
 from jobworker.transport import keys
 from jobworker.transport.publisher import lists_of
 from jobworker.transport.registry import Unreadable
 from tests.conftest import NOW
-from tests.integration.relay.conftest import SEND, World
+from tests.integration.relay.conftest import SEND, World, hurried_relay
 
 Log = list[structlog.typing.EventDict]
 
@@ -45,21 +42,13 @@ FIELDS = (
 )  # fmt: skip
 
 
-class Hurried(Reader):
-    """Waits for nothing: the test turns the clock."""
-
-    def read(self, offsets: Offsets, wait: float) -> Batch:
-        return super().read(offsets, 0.001)
-
-
 class Running:
     """A relay at work, with an execution whose end shows that it still is."""
 
     def __init__(self, world: World, redis_url: str) -> None:
         self.world = world
         world.let_others_lead()
-        self.relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
-        self.relay._reader = Hurried(self.relay._client, self.relay._problems)
+        self.relay = hurried_relay(world, redis_url)
         self.relay.turn()
 
     @property
