@@ -6,6 +6,8 @@ within limits of time and memory.
 """
 
 import asyncio
+import collections
+import contextlib
 import io
 import sys
 import threading
@@ -25,12 +27,20 @@ if TYPE_CHECKING:
     from granian.rsgi import Scope
 
 Answer = TypeVar("Answer")
+_Call = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
 
 #: Threads that run requests. Open streams and requests that wait keep some of them (`api/room.py`).
 THREADS = 112
 
+#: A request whose response is written is let go within this time (s): waking the event loop for each would cost more
+#: than all else that it does.
+_SOON = 0.02
+
 #: Why a body was not received: `api/requests.py` raises it.
 REFUSED = "jobworker.refused"
+
+#: Of a body that is too large so much (bytes), and for so long (s), is taken and dropped before it is refused.
+_MOST_DISCARDED, _DISCARD_FOR = 64 * 1024 * 1024, 2.0
 
 #: A response of known length up to this (bytes) is written in one piece.
 _ONE_PIECE = 1024 * 1024
@@ -132,6 +142,7 @@ class Bodies:
         """The body, or why there is none."""
         announced = int(length) if length else None
         if announced is not None and announced > self._limits.body:
+            await _discard(source)
             return b"", RequestEntityTooLarge()
         deadline = asyncio.timeout(self._limits.seconds)
         chunks: list[bytes] = []
@@ -141,6 +152,8 @@ class Bodies:
                 async for chunk in source:
                     chunks.append(bytes(chunk))
                     if self._grow(deadline, len(chunk)) > self._limits.body:
+                        chunks.clear()
+                        await _discard(source)
                         return b"", RequestEntityTooLarge()
         except TimeoutError:
             return b"", self._why(deadline)
@@ -170,6 +183,17 @@ class Bodies:
         return Busy("too many requests whose bodies are not complete; this one had been arriving longest")
 
 
+async def _discard(source: Source) -> None:
+    """Take some of what still comes: a client that is answered while it sends may not read the answer."""
+    left = _MOST_DISCARDED
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_FOR):
+            async for chunk in source:
+                left -= len(chunk)
+                if left < 0:
+                    return
+
+
 class _Threads:
     """A fixed number of threads that work off calls for the event loop.
 
@@ -179,7 +203,11 @@ class _Threads:
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self._calls: SimpleQueue[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]] = SimpleQueue()
+        self._calls: SimpleQueue[_Call] = SimpleQueue()
+        #: Calls that returned None: their response is written, so the event loop need not be woken for each.
+        self._over: collections.deque[asyncio.Future[Any]] = collections.deque()
+        self._running = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -187,25 +215,48 @@ class _Threads:
             threading.Thread(target=self._work, name=f"request-{number}", daemon=True).start()
 
     async def run(self, call: Callable[..., Answer], *arguments: Any) -> Answer:
-        """What `call` returns, or its exception."""
+        """What `call` returns, or its exception. None may be returned `_SOON` later."""
         future: asyncio.Future[Answer] = self._loop.create_future()
+        self._settle_over()
+        self._running += 1
+        if self._timer is None:
+            self._timer = self._loop.call_later(_SOON, self._look_again)
         self._calls.put((future, call, arguments))
-        return await future
+        try:
+            return await future
+        finally:
+            self._running -= 1
+
+    def _look_again(self) -> None:
+        self._settle_over()
+        self._timer = self._loop.call_later(_SOON, self._look_again) if self._running else None
+
+    def _settle_over(self) -> None:
+        while self._over:
+            _settle(self._over.popleft(), None, None)
 
     def _work(self) -> None:
         while True:
             future, call, arguments = self._calls.get()
+            result, error = None, None
             try:
-                done, result = future.set_result, call(*arguments)
-            except BaseException as error:  # noqa: BLE001 - the coroutine that waits for the call raises it
-                done, result = future.set_exception, error
-            self._loop.call_soon_threadsafe(_settle, future, done, result)
-            del future, call, arguments, done, result  # A request that is over must not live until the next one.
+                result = call(*arguments)
+            except BaseException as raised:  # noqa: BLE001 - the coroutine that waits for the call raises it
+                error = raised
+            if result is None and error is None:
+                self._over.append(future)
+            else:
+                self._loop.call_soon_threadsafe(_settle, future, result, error)
+            del future, call, arguments, result, error  # A request that is over must not live until the next one.
 
 
-def _settle(future: "asyncio.Future[Any]", done: Callable[[Any], None], result: Any) -> None:
-    if not future.done():
-        done(result)
+def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 def _close(chunks: Any) -> None:

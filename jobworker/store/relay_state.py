@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from jobworker.store import unreadable
 from jobworker.store.schema import relay_state
 
 _THE_ROW = relay_state.c.id == 1
@@ -135,6 +136,10 @@ def save_problems(connection: sa.Connection, leader: str, problems: Sequence[dic
     )
 
 
-def problems(connection: sa.Connection) -> list[dict[str, Any]]:
-    """Return what the leader could not use lately."""
-    return connection.scalar(sa.select(relay_state.c.problems).where(_THE_ROW)) or []
+def problems(connection: sa.Connection) -> list[dict[str, str]]:
+    """Return what the leader could not use lately, as far as it can be read."""
+    found = connection.scalar(sa.select(relay_state.c.problems).where(_THE_ROW))
+    return [each for each in found if _is_problem(each)] if isinstance(found, list) else []
+
+
+_is_problem = unreadable.has(what=str, detail=str)

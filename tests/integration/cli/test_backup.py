@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
 from jobworker.store import backup, migrate, queues
@@ -18,7 +19,8 @@ from tests.integration.cli.conftest import Run
 def test_the_copy_is_whole_and_writers_do_not_wait_for_it(run: Run, sqlite_database: Database, tmp_path: Path) -> None:
     for number in range(10):
         with sqlite_database.write() as connection:
-            queues.remember(connection, [f"{number}-{each:0200}" for each in range(2_000)], NOW)
+            rows = [{"name": f"{number}-{each}", "created_at": NOW, "pause_note": "x" * 250} for each in range(2_000)]
+            connection.execute(sa.insert(schema.queues), rows)
     clock, over, waits = SystemClock(), threading.Event(), [0.0]
 
     def write() -> None:

@@ -25,6 +25,7 @@ def deep(levels: int) -> str:
 
 @pytest.fixture
 def relay(world: World, redis_url: str, clock: ManualClock) -> Relay:
+    world.let_others_lead()
     made = Relay(world.database, redis_url, clock, Settings.from_environment({}))
     made.turn()
     return made
