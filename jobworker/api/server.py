@@ -7,7 +7,6 @@ within limits of time and memory.
 
 import asyncio
 import collections
-import contextlib
 import io
 import sys
 import threading
@@ -39,7 +38,8 @@ _SOON = 0.02
 #: Why a body was not received: `api/requests.py` raises it.
 REFUSED = "jobworker.refused"
 
-#: Of a body that is too large so much (bytes), and for so long (s), is taken and dropped before it is refused.
+#: Of a body that is too large so much (bytes), and for so long (s), is taken and dropped before it is refused: a client
+#: that is answered while it still sends may not read the answer.
 _MOST_DISCARDED, _DISCARD_FOR = 64 * 1024 * 1024, 2.0
 
 #: A response of known length up to this (bytes) is written in one piece.
@@ -141,24 +141,30 @@ class Bodies:
     async def receive(self, length: str | None, source: Source) -> tuple[bytes, Exception | None]:
         """The body, or why there is none."""
         announced = int(length) if length else None
-        if announced is not None and announced > self._limits.body:
-            await _discard(source)
-            return b"", RequestEntityTooLarge()
-        deadline = asyncio.timeout(self._limits.seconds)
+        is_too_large = announced is not None and announced > self._limits.body
+        deadline = asyncio.timeout(_DISCARD_FOR if is_too_large else self._limits.seconds)
         chunks: list[bytes] = []
         try:
             async with deadline:
                 self._arriving[deadline] = 0
+                left = _MOST_DISCARDED
                 async for chunk in source:
+                    if is_too_large:
+                        left -= len(chunk)
+                        if left < 0:
+                            break
+                        continue
                     chunks.append(bytes(chunk))
                     if self._grow(deadline, len(chunk)) > self._limits.body:
+                        is_too_large = True
                         chunks.clear()
-                        await _discard(source)
-                        return b"", RequestEntityTooLarge()
+                        deadline.reschedule(asyncio.get_running_loop().time() + _DISCARD_FOR)
         except TimeoutError:
-            return b"", self._why(deadline)
+            return b"", RequestEntityTooLarge() if is_too_large else self._why(deadline)
         finally:
             self._size -= self._arriving.pop(deadline, 0)
+        if is_too_large:
+            return b"", RequestEntityTooLarge()
         body = b"".join(chunks)
         if announced is not None and len(body) != announced:
             return b"", MalformedBody(f"the body ended after {len(body)} of {announced} bytes")
@@ -181,17 +187,6 @@ class Bodies:
         if deadline in self._arriving:
             return BodyTooSlow(f"the body did not arrive within {self._limits.seconds:g} s; send it again")
         return Busy("too many requests whose bodies are not complete; this one had been arriving longest")
-
-
-async def _discard(source: Source) -> None:
-    """Take some of what still comes: a client that is answered while it sends may not read the answer."""
-    left = _MOST_DISCARDED
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DISCARD_FOR):
-            async for chunk in source:
-                left -= len(chunk)
-                if left < 0:
-                    return
 
 
 class _Threads:

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
-from jobworker.store import backup, migrate, queues
+from jobworker.store import backup, migrate, queues, schema
 from jobworker.store.database import Database
 from tests.conftest import NOW
 from tests.integration.cli.conftest import Run
