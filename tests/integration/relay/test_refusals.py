@@ -94,7 +94,8 @@ def test_what_is_no_end_is_passed_over(world: World, relay: Relay, kind: Kind, d
         tell(world, Kind.SUCCEEDED, execution, '{"worker": "w1", "result": 1}')
         relay.turn()
     assert (world.get(execution).state, world.get(execution).result) == (State.SUCCEEDED, 1)
-    assert [each["execution"] for each in logged if each["log_level"] == "error"] == [execution]
+    [error] = [each for each in logged if each["log_level"] == "error"]
+    assert error["event"] in ("event_unreadable", "report_refused")
 
 
 def test_metadata_that_cannot_be_kept_leave_the_result_alone(world: World, relay: Relay) -> None:
