@@ -13,7 +13,7 @@ from jobworker.telemetry import logging
 #: Exit code of a command that was asked for something that cannot be.
 USAGE = 2
 
-#: Exit code when whoever reads the output has closed the pipe (`| head`): what a shell shows for SIGPIPE.
+#: Exit code when the reader of the output has closed the pipe (`| head`): what a shell shows for SIGPIPE.
 PIPE_CLOSED = 141
 
 #: Exit code when the output, or a file, cannot be written.

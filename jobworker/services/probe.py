@@ -1,4 +1,4 @@
-"""Trying something that may take for ever, on behalf of many who ask at once."""
+"""An attempt that may block for ever, shared by concurrent callers."""
 
 import threading
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from concurrent.futures import Future
 from jobworker.clock import Clock
 from jobworker.domain.errors import Misconfigured
 
-#: Whoever asks waits no longer than this (s); the writers' lock is held for milliseconds.
+#: Longest wait of a caller (s); the writers' lock is held for milliseconds.
 _PATIENCE = 1.0
 
-#: An answer is passed on for so long (s): probes of any number write once a second.
+#: Age (s) up to which an outcome is reused: any number of health checks cause one write a second.
 _FRESH = 1.0
 
 
 class Probe:
-    """An attempt that runs in a thread of its own, one at a time, and whose outcome all share who ask meanwhile."""
+    """Runs one attempt at a time in a thread of its own; callers that come meanwhile share its outcome."""
 
     def __init__(self, attempt: Callable[[], None], clock: Clock) -> None:
         self._attempt = attempt
@@ -41,7 +41,7 @@ class Probe:
     def _run(self, outcome: Future[None]) -> None:
         try:
             self._attempt()
-        except Exception as error:  # noqa: BLE001  whoever asks is told
+        except Exception as error:  # noqa: BLE001  raised again in each caller
             outcome.set_exception(error)
         else:
             outcome.set_result(None)

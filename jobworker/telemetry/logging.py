@@ -44,7 +44,7 @@ def lossy(file: int | Path) -> TextIO:
 
 
 def outlive_output() -> None:
-    """Let this process go on when its standard output or error cannot be written: nobody runs it for its output."""
+    """Let this process go on when its standard output or error cannot be written."""
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         # None: it was closed before the process began. Another one: it has been put there on purpose.

@@ -19,7 +19,7 @@ _WRITE_STATES = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last
 #: A key that only shows that Redis takes writes is gone after so long (s).
 _PROBE_TTL = 60
 
-#: Above this share of maxmemory a burst of work may fill the rest before anyone looks again.
+#: Above this share of maxmemory a burst of work may fill the rest before an operator reacts.
 _MUCH_MEMORY = 0.9
 
 #: A connection that was idle this long (s) is tested before it is used.

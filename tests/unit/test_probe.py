@@ -1,4 +1,4 @@
-"""An attempt that many ask about: made once a second at most, and nobody waits long for it."""
+"""A shared attempt: made once a second at most, and no caller waits long for it."""
 
 import threading
 

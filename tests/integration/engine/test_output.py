@@ -1,4 +1,4 @@
-"""Processes and commands whose output cannot be written: the disk is full, or whoever reads it has gone."""
+"""Processes and commands whose output cannot be written: the disk is full, or its reader has gone."""
 
 import contextlib
 import os
