@@ -112,7 +112,7 @@ class Dispatcher:
         self._chooser.feed = min(self.feed, self._chooser.feed + self._chooser.feed // _REGROWTH + 1)
 
     def _depths(self, queues: Sequence[str]) -> dict[str, int]:
-        """How many messages wait per list; one that is no list takes none, and counts as full."""
+        """Return how many messages wait per list; a key that is no list takes none, and counts as full."""
         depths = self.publisher.depths(queues)
         for name, depth in depths.items():
             if depth is None:

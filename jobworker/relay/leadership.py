@@ -1,4 +1,4 @@
-"""Which relay leads, and when one that stands by takes over: no clock of another host decides."""
+"""Leadership among relays, and its takeover by one that stands by: no clock of another host decides."""
 
 import os
 import secrets

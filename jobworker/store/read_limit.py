@@ -1,4 +1,4 @@
-"""How long one may read from SQLite: a list whose filters no index serves must not take the processor from others.
+"""A limit on reading from SQLite: a list whose filters no index serves must not take the processor from others.
 
 PostgreSQL has `statement_timeout` for this.
 """
