@@ -33,7 +33,9 @@ class _Lossy(io.FileIO):
 
     def _wait_and_write(self, data: Any) -> int:
         while (written := super().write(data)) is None:  # Another program has made the pipe or terminal non-blocking.
-            select.select([], [self], [])
+            waiting = select.poll()  # Unlike select, it takes descriptors above 1,023.
+            waiting.register(self, select.POLLOUT)
+            waiting.poll()
         return written
 
 

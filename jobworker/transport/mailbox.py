@@ -232,9 +232,15 @@ class Mailbox:
             self._owe(Owed("back", tag, execution, attempt))
 
     def tickets(self) -> list[Ticket]:
-        """The attempts that this worker has in hand: they run, or may start at any moment."""
+        """The attempts that this worker has in hand: they run, may start at any moment, or Redis lacks their end."""
         waiting = [fetched.ticket for fetched in list(self.waiting)]
-        return [ticket for ticket in [*self.held.values(), *waiting] if ticket]
+        # Otherwise an attempt would be believed lost, and run again, while a full Redis does not take its end.
+        ended = [
+            Ticket(owed.execution, owed.attempt, self.worker, owed.tag)
+            for owed in list(self._owed)
+            if owed.what == "end"
+        ]
+        return [ticket for ticket in [*self.held.values(), *waiting, *ended] if ticket]
 
     def fenced(self) -> NoReturn:
         """Another has taken this worker's place; it ends, or `Fenced` is raised where it cannot."""

@@ -1,6 +1,8 @@
 """Standard output that cannot be written: what was written since is lost, and nothing else."""
 
+import fcntl
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,14 +43,22 @@ def test_a_closed_pipe_is_none_of_the_writers_business() -> None:
     os.close(writer)
 
 
-def test_output_that_is_not_blocking_is_waited_for() -> None:
-    reader, writer = os.pipe()
+@pytest.mark.parametrize("lowest", [3, 1024], ids=["descriptor", "descriptor-above-1023"])
+def test_output_that_is_not_blocking_is_waited_for(lowest: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    reader, first = os.pipe()
+    writer = fcntl.fcntl(first, fcntl.F_DUPFD_CLOEXEC, lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    os.close(first)
     os.set_blocking(writer, False)
     text = "x" * 1_000_000 + "\n"
     with subprocess.Popen(["wc", "-c"], stdin=reader, stdout=subprocess.PIPE) as counter:
         os.close(reader)
-        logging.lossy(writer).write(text)
-        os.close(writer)
+        try:
+            logging.lossy(writer).write(text)
+        finally:
+            os.close(writer)
         assert int(counter.communicate()[0]) == len(text)
 
 

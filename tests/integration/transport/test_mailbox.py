@@ -79,6 +79,18 @@ def box(redis_url: str, clock: ManualClock) -> Iterator[_Box]:
         yield box
 
 
+def test_an_end_that_redis_has_not_taken_is_still_in_hand(box: _Box) -> None:
+    box.receive(2, starting=1)
+    ended = box.begin()
+    box.away = True
+    box.mailbox.ended(ended, Kind.SUCCEEDED, "{}")
+    assert not box.mailbox.settle()
+    assert ended in box.mailbox.tickets()
+    box.away = False
+    assert box.mailbox.settle()
+    assert ended not in box.mailbox.tickets()
+
+
 def test_start_and_end_leave_together_with_the_acknowledgement(box: _Box) -> None:
     [one, two] = box.receive(2, starting=2)
     assert (box.begin(), box.begin()) == (one, two)
