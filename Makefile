@@ -24,7 +24,7 @@ run: .venv/runtime  ## start everything on this machine (Ctrl-C stops it)
 	@exec $(BIN)/jobworker up $(ARGS)
 
 test: .venv/dev  ## run the tests; they start the servers they need (ARGS="-k name" for some)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: lint types contracts test  ## the whole truth: format, lint, types, import contracts, tests
 
