@@ -9,10 +9,13 @@ import redis
 from jobworker.domain import events
 from jobworker.domain.events import Event, UnreadableEvent
 from jobworker.relay.problems import Problems
-from jobworker.transport import keys
+from jobworker.transport import foreign, keys
 
 #: Reports that one turn takes, and log lines that one transaction takes beside them or alone.
 _REPORTS, _LINES = 1000, 200
+
+#: An entry of a stream: its id and its fields.
+Entry = tuple[str, dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +103,17 @@ class Reader:
 
     def _last_ring(self) -> str:
         # Not "$": a ring between two calls would get lost.
-        rings: Any = self._client.xrevrange(keys.WAKE, count=1)
+        rings: Any = self._client.xrevrange(keys.WAKE, max=foreign.LATEST, count=1)
         return str(rings[0][0]) if rings else "0-0"
 
-    def _add(self, batch: Batch, name: str, entries: list[tuple[str, dict[str, str]]]) -> Batch:
+    def _add(self, batch: Batch, name: str, entries: list[Entry]) -> Batch:
+        if foreign.is_beyond_dates(entries[-1][0]):
+            count = foreign.renumber(self._client, name)
+            why = f"{count} entries with ids beyond all dates, such as {entries[-1][0]}, were given new ones"
+            self._problems.report("stream_ids_unusable", f"redis key {name}", why)
+            entries = [entry for entry in entries if not foreign.is_beyond_dates(entry[0])]
+            if not entries:
+                return batch
         last = entries[-1][0]
         if name == keys.EVENTS:
             found = [*batch.events, *self._decode(name, entries)]
@@ -114,7 +124,7 @@ class Reader:
         self._wake = last
         return replace(batch, woken=True)
 
-    def _decode(self, stream: str, entries: Iterable[tuple[str, dict[str, str]]]) -> Iterator[Event]:
+    def _decode(self, stream: str, entries: Iterable[Entry]) -> Iterator[Event]:
         for stream_id, fields in entries:
             try:
                 yield events.decode(stream_id, fields)

@@ -1,4 +1,8 @@
-"""Keys of JobWorker's that hold another type: another program wrote them, and every command on them fails."""
+"""What another program has put under JobWorker's keys, and what keeps JobWorker from using them.
+
+A key of another type makes every command on it fail. A stream in which an entry has an id beyond all dates gives
+whatever is added later an id beyond that, until there is none left.
+"""
 
 from typing import Any
 
@@ -16,6 +20,31 @@ _TYPES = {
     keys.POISON: "list",
     keys.WATCH: "hash",
 }
+
+#: The last moment that a date can have (ms): no clock has given an entry of a stream an id beyond it.
+LATEST = 253_402_300_799_999
+
+#: KEYS stream. Writes it anew; its last id cannot be lowered. Answers how many entries have another id now.
+_RENUMBER = f"""
+local entries, count = redis.call('XRANGE', KEYS[1], '-', '+'), 0
+redis.call('DEL', KEYS[1])
+for _, entry in ipairs(entries) do
+  local id = entry[1]
+  if tonumber(string.match(id, '^%d+')) > {LATEST} then id, count = '*', count + 1 end
+  redis.call('XADD', KEYS[1], id, unpack(entry[2]))
+end
+return count
+"""
+
+
+def is_beyond_dates(stream_id: str) -> bool:
+    """Whether no clock has given this id to an entry."""
+    return int(stream_id.partition("-")[0]) > LATEST
+
+
+def renumber(client: redis.Redis, stream: str) -> int:
+    """Give entries with an id beyond all dates new ones; return how many. Raises `redis.RedisError`."""
+    return int(client.eval(_RENUMBER, 1, stream))
 
 
 def set_aside(client: redis.Redis) -> list[tuple[str, str, str]]:

@@ -33,8 +33,8 @@ ABANDON = (
     COMMON
     + """
 if record(ARGV[1]) > tonumber(ARGV[2]) then return 0 end
-write(ARGV[1], ARGV[2], 'finished', '-', '-', ARGV[3])
 redis.call('XADD', KEYS[2], '*', unpack(ARGV, 4))
+write(ARGV[1], ARGV[2], 'finished', '-', '-', ARGV[3])
 return 1
 """
 )

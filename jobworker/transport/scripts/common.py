@@ -19,6 +19,8 @@ end
 """
 
 #: Lua. A run record is "<attempt> <state> <worker> <token>".
+#: A script that notes that an attempt is over adds the event first, or takes the note back: the stream may refuse it
+#: (another program has put something else in its place), and the event of a noted end is not added again.
 COMMON = f"""
 local function run_key(execution) return '{keys.RUN.format(execution="")}' .. execution end
 local function ready_key(queue) return '{keys.READY.format(queue="")}' .. queue end
@@ -56,9 +58,9 @@ local function mourn(execution, attempt, events, ttl)
   local same, state, owner = record(execution)
   if same ~= tonumber(attempt) or state ~= 'running' then return end
   if redis.call('EXISTS', '{keys.FENCE.format(worker="")}' .. owner) == 0 then return end
-  write(execution, attempt, 'finished', '-', '-', ttl)
   local data = cjson.encode({{worker = owner, reason = 'its worker stopped responding'}})
   redis.call('XADD', events, '*', 'kind', 'lost', 'execution', execution, 'attempt', attempt, 'data', data)
+  write(execution, attempt, 'finished', '-', '-', ttl)
 end
 
 local function attempt_of(message)

@@ -148,7 +148,12 @@ ops['end'] = function(tag, execution, attempt, kind, data)
     redis.call('SET', run_key(execution), known, 'EX', running_ttl)
     return 'stale'
   end
-  tell(execution, attempt, kind, data)
+  local told, why = pcall(tell, execution, attempt, kind, data)
+  if not told then
+    if known then redis.call('SET', run_key(execution), known, 'EX', running_ttl)
+    else redis.call('DEL', run_key(execution)) end
+    error(why)
+  end
   return 'ok'
 end
 

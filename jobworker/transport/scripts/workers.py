@@ -53,10 +53,10 @@ REAP = (
 local worker = ARGV[1]
 local heard = redis.call('ZSCORE', KEYS[1], worker)
 if not heard or milliseconds() - heard < tonumber(ARGV[2]) then return 0 end
-redis.call('ZREM', KEYS[1], worker)  -- First, so that the rest is let through when Redis is full.
-redis.call('SET', KEYS[2], '1', 'EX', ARGV[3])
-redis.call('DEL', KEYS[3], KEYS[4])
+redis.call('DEL', KEYS[3], KEYS[4])  -- First, so that the rest is let through when Redis is full.
 redis.call('XADD', KEYS[6], '*', unpack(ARGV, 7))
+redis.call('SET', KEYS[2], '1', 'EX', ARGV[3])
+redis.call('ZREM', KEYS[1], worker)
 
 local function give_up(list, message)
   local why = 'it was started by {MOST_LOSSES} workers that died'
@@ -86,8 +86,8 @@ local function back(tag, value, started)
     local known, state, owner, token = record(execution)
     if known ~= attempt or owner ~= worker or token ~= tag or state == 'finished' then return end
     if started then
-      write(execution, attempt, 'finished', '-', '-', ARGV[4])
       redis.call('XADD', KEYS[6], '*', 'kind', 'lost', 'execution', execution, 'attempt', attempt, 'data', ARGV[6])
+      write(execution, attempt, 'finished', '-', '-', ARGV[4])
       return
     end
     write(execution, attempt - 1, 'finished', '-', '-', ARGV[4])

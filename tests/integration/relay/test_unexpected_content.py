@@ -1,5 +1,6 @@
 """Redis holds what no version of JobWorker wrote: it is skipped and reported once, and everything else goes on."""
 
+import contextlib
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -153,6 +154,24 @@ def test_a_key_of_one_worker_execution_or_queue_stops_nothing(running: Running, 
     assert not again, "each is reported once"
     if pattern in (keys.WORKER, keys.CATALOGUE):
         assert f"redis key {name}" in {line["what"] for line in reported}
+
+
+@pytest.mark.parametrize("key", [keys.EVENTS, keys.LOGS, keys.WAKE])
+@pytest.mark.parametrize("last", [f"{2**64 - 1}-{2**64 - 1}", f"{2**64 - 1}-5", "253402300800000-0"])
+def test_a_stream_id_beyond_all_dates_is_replaced(running: Running, key: str, last: str, log: Log) -> None:
+    execution = running.world.submit()
+    running.client.xadd(key, {"garbage": "x"}, id=last)
+    with contextlib.suppress(redis.ResponseError):
+        running.report(execution)  # Its id is as wrong, if there is one.
+    running.turns()
+    if running.world.get(execution).state is not State.SUCCEEDED:
+        running.report(execution)
+        running.turns()
+    assert running.world.get(execution).state is State.SUCCEEDED
+    assert running.client.xinfo_stream(key)["last-generated-id"] < "2"
+    assert running.works()
+    assert f"redis key {key}" in running.problems()
+    assert sum(each["event"] == "stream_ids_unusable" for each in log) == 1
 
 
 def test_announcements_with_values_of_other_types_are_left_out(running: Running) -> None:

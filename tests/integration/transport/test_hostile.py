@@ -2,12 +2,15 @@
 
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis
 
 from jobworker.transport import keys
 from jobworker.transport.publisher import list_name
+from jobworker.transport.registry import Registry
+from tests.engine import LEASE
 from tests.integration.transport.yard import Yard
 from tests.waiting import until
 
@@ -95,6 +98,26 @@ def test_whatever_stands_under_the_keys_of_workers_they_go_on(yard: Yard) -> Non
                 what=f"jobs to run with a {kind} under {key}",
             )
     worker.must_live()
+
+
+def test_a_dead_worker_is_reported_when_the_stream_takes_events_again(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        registry = Registry(client, LEASE)
+        client.zadd(keys.WORKERS, {"dead": 1})
+        client.hset(keys.INFLIGHT.format(worker="dead"), mapping={"1": _PACKED, "!": "1"})
+        client.set(keys.RUN.format(execution="e"), "1 running dead 1")
+        client.set(keys.EVENTS, "something else")
+        with pytest.raises(redis.ResponseError):
+            registry.reap("dead")
+        client.delete(keys.EVENTS)
+        assert registry.reap("dead")
+        entries: Any = client.xrange(keys.EVENTS)
+        assert [fields["kind"] for _, fields in entries] == ["worker_lost", "lost"]
+        assert client.exists(keys.FENCE.format(worker="dead"))
+
+
+#: An attempt in the hash of what a worker has in flight.
+_PACKED = '1:q{"headers":{"jobworker":{"execution":"e","attempt":1,"job":"j"}}}'
 
 
 def _calls(yard: Yard) -> int:

@@ -79,6 +79,23 @@ def box(redis_url: str, clock: ManualClock) -> Iterator[_Box]:
         yield box
 
 
+@pytest.mark.parametrize("in_the_way", ["string", "exhausted-stream"])
+def test_an_end_that_the_stream_refuses_is_reported_when_it_takes_it_again(box: _Box, in_the_way: str) -> None:
+    box.receive(1, starting=1)
+    ticket = box.begin()
+    assert box.mailbox.settle()
+    box.client.rename(keys.EVENTS, "kept")
+    if in_the_way == "string":
+        box.client.set(keys.EVENTS, "something else")
+    else:
+        box.client.xadd(keys.EVENTS, {"kind": "x"}, id=f"{2**64 - 1}-{2**64 - 1}")
+    box.mailbox.ended(ticket, Kind.SUCCEEDED, "{}")
+    assert not box.mailbox.settle()
+    box.client.rename("kept", keys.EVENTS)
+    assert box.mailbox.settle()
+    assert box.told() == [("running", ticket.execution), ("succeeded", ticket.execution)]
+
+
 def test_an_end_that_redis_has_not_taken_is_still_in_hand(box: _Box) -> None:
     box.receive(2, starting=1)
     ended = box.begin()
