@@ -137,6 +137,27 @@ def test_an_upgrade_that_ends_in_the_middle_leaves_everything_as_it_was(
     migrate.check(before_schedules)
 
 
+def test_an_upgrade_that_ends_before_its_commit_leaves_everything_as_it_was(
+    before_schedules: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = before_schedules.url.render_as_string(hide_password=False)
+    before = sa.inspect(before_schedules._reader).get_table_names()
+    with monkeypatch.context() as patched:
+        steps = migrate._steps_to_head
+        patched.setattr(migrate, "_steps_to_head", lambda *given: _and_then_killed(steps(*given)))
+        with pytest.raises(KeyboardInterrupt):
+            migrate.upgrade(url)
+    assert migrate.revision(url) == "0002"
+    assert sa.inspect(before_schedules._reader).get_table_names() == before
+    migrate.upgrade(url)
+    migrate.check(before_schedules)
+
+
+def _and_then_killed(steps: list[Any]) -> Iterator[Any]:
+    yield from steps
+    raise KeyboardInterrupt
+
+
 def _killed(*_: Any, **__: Any) -> Any:
     raise KeyboardInterrupt
 

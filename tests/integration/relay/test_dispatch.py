@@ -12,6 +12,7 @@ from jobworker.domain.events import Event, Kind
 from jobworker.domain.execution import State
 from jobworker.relay.record import Declined, record
 from jobworker.store import dispatch
+from jobworker.transport.publisher import lists_of
 from tests.integration.relay.conftest import SEND, World
 
 pytestmark = pytest.mark.every_redis
@@ -50,6 +51,17 @@ def test_a_declined_message_goes_out_again(world: World) -> None:
     assert [headers["id"] for headers in told(world)] == [f"{execution}.1"]
     world.dispatcher.publish_declined()
     assert world.dispatcher.dispatch() == 0, "once for each time it was declined"
+
+
+def test_what_a_relay_took_out_of_redis_when_it_died_goes_out_again(world: World) -> None:
+    executions = world.submit_many(SEND, 3)
+    world.dispatcher.dispatch()
+    assert len(world.dispatcher.claims.take_back(lists_of("default"))) == 3  # Nobody writes down the answer.
+    assert (world.waiting(), world.published()) == ([], set(executions))
+
+    assert world.dispatcher.mend(world.clock.now()) == 3
+    world.dispatcher.dispatch()
+    assert world.waiting() == executions
 
 
 def test_each_worker_that_lacks_a_task_is_warned_of_once(world: World) -> None:
