@@ -42,16 +42,21 @@ def _drain_bare(bare: Bare, count: int) -> tuple[float, dict[str, float]]:
 
 
 def submissions(ours: Ours, bare: Bare, count: int) -> list[Figure]:
-    """Single submissions over HTTP by eight clients, beside `apply_async` in a loop."""
+    """Single submissions over HTTP by eight clients, beside `apply_async` in a loop; CPU until all are final."""
+    before, cpu = ours.final(), _cpu(ours)
     began = time.perf_counter()
     threads = [threading.Thread(target=_submit_singles, args=(ours.http.port, count // 8)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    rate = count // 8 * 8 / (time.perf_counter() - began)
+    sent = count // 8 * 8
+    rate = sent / (time.perf_counter() - began)
+    until(lambda: ours.final() >= before + sent, every=0.05)
+    used = {name: (value - cpu[name]) / sent * 1e6 for name, value in _cpu(ours).items()}
     bare_rate = _apply_async_rate(bare, count)
-    return [_figure("single submissions over HTTP (stock: apply_async)", "1/s", rate, bare_rate)]
+    rows = [_figure("single submissions over HTTP (stock: apply_async)", "1/s", rate, bare_rate)]
+    return rows + [_figure(f"CPU per single submission, {name}", "µs", value, None) for name, value in used.items()]
 
 
 def bulk(ours: Ours, bare: Bare, count: int) -> list[Figure]:

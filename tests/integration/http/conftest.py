@@ -152,17 +152,22 @@ def world_on(database: Database, **values: str) -> World:
 
 
 @pytest.fixture
-def world(sqlite_database: Database) -> World:
+def world(sqlite_database: Database) -> Iterator[World]:
     """The application on SQLite."""
-    seed(sqlite_database)
-    return world_on(sqlite_database)
+    yield from _seeded(sqlite_database)
 
 
 @pytest.fixture
-def any_world(database: Database) -> World:
+def any_world(database: Database) -> Iterator[World]:
     """The application, once on SQLite and once on PostgreSQL."""
+    yield from _seeded(database)
+
+
+def _seeded(database: Database) -> Iterator[World]:
     seed(database)
-    return world_on(database)
+    world = world_on(database)
+    yield world
+    world.app.extensions["jobworker"].database.dispose()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,140 @@
+"""What other clients of the HTTP service notice of slow, numerous and expensive ones.
+
+`python -m bench.system.hostile KIND PORT` is such a client: a process of its own, until it is killed.
+"""
+
+import contextlib
+import http.client
+import itertools
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from bench.rig import p99, paced
+from bench.system.sides import Client, Ours
+from bench.table import Figure
+
+#: Paced requests of the other client, half of each kind.
+_PER_SECOND, _SECONDS = 40, 10
+
+#: How many names a name is looked for among, and how many executions a filter that finds nothing looks through.
+_JOBS, _EXECUTIONS = 100_000, 200_000
+
+_JSON = {"Content-Type": "application/json"}
+_BATCH = "/api/v1/executions/batch"
+
+
+def hostile(ours: Ours) -> list[Figure]:
+    """Median and p99 of `GET /healthz` and `GET /jobs/{name}`: alone, and beside each kind of hostile client."""
+    execution = _seed(ours)
+    rows = []
+    for kind in ("alone", *_KINDS):
+        with _started(kind, ours.http.port, execution):
+            taken = _round_trips(ours.http)
+        what = f"another client's requests, {kind.replace('-', ' ')}"
+        rows.append(Figure(f"{what}, p50", "ms", taken[len(taken) // 2] * 1e3))
+        rows.append(Figure(f"{what}, p99", "ms", p99(taken) * 1e3))
+    return rows
+
+
+def _seed(ours: Ours) -> str:
+    """Add jobs, and executions that are not due; return the id of one."""
+    with contextlib.closing(sqlite3.connect(ours.database, timeout=60)) as connection, connection:
+        table = connection.execute("PRAGMA table_info(job_definitions)")
+        columns = ", ".join("'noop-' || value" if row[1] == "name" else row[1] for row in table)
+        connection.execute(
+            f"WITH RECURSIVE numbers(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM numbers LIMIT {_JOBS}) "
+            f"INSERT OR IGNORE INTO job_definitions SELECT {columns} FROM job_definitions, numbers WHERE name = 'noop'"
+        )
+    for _ in range(_EXECUTIONS // 10_000):
+        ours.http.submit(_BATCH, {"executions": [{"job": "noop", "delay": 1_000_000}] * 10_000})
+    return str(ours.http.ask("GET", "/api/v1/executions?limit=1")[1]["items"][0]["id"])
+
+
+def _round_trips(client: Client) -> list[float]:
+    taken = []
+    for number in paced(_PER_SECOND, _SECONDS):
+        began = time.perf_counter()
+        status, answer = client.ask("GET", "/healthz" if number % 2 else "/api/v1/jobs/noop")
+        taken.append(time.perf_counter() - began)
+        if status != 200:
+            raise RuntimeError(f"the other client was refused: {status} {answer}")
+    return sorted(taken)
+
+
+@contextlib.contextmanager
+def _started(kind: str, port: int, execution: str) -> Iterator[None]:
+    if kind == "alone":
+        yield
+        return
+    with subprocess.Popen([sys.executable, "-m", "bench.system.hostile", kind, str(port), execution]) as client:
+        try:
+            time.sleep(1)  # Its connections are open by then.
+            if client.poll() is not None:
+                raise RuntimeError(f"the hostile client ended: {kind}")
+            yield
+        finally:
+            client.kill()
+
+
+def _repeat(port: int, clients: int, requests: Callable[[int], tuple[str, str, bytes | None]]) -> None:
+    """Send the requests that `requests` makes of numbers over some connections, each as fast as it is answered."""
+    numbers = itertools.count()
+
+    def send() -> None:
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+                while True:
+                    method, path, body = requests(next(numbers))
+                    connection.request(method, path, body, _JSON if body else {})
+                    connection.getresponse().read()
+
+    for _ in range(clients):
+        threading.Thread(target=send).start()
+
+
+def _hold(port: int, count: int, head: str) -> None:
+    """Keep `count` connections open that have sent `head`; one that ends is opened again."""
+
+    def hold() -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                connection = http.client.HTTPConnection("127.0.0.1", port)
+                connection.connect()
+                connection.sock.sendall(head.encode())
+                while connection.sock.recv(65536):
+                    pass
+            time.sleep(1)
+
+    for _ in range(count):
+        threading.Thread(target=hold).start()
+
+
+def _head(line: str, *fields: str) -> str:
+    return "\r\n".join([f"{line} HTTP/1.1", "Host: x", *fields, "", ""])
+
+
+_UNFINISHED = _head(f"POST {_BATCH}", "Content-Type: application/json", "Content-Length: 1000000") + "{"
+_ARRAYS = b"[" + b",".join([b"[]"] * 5_000_000) + b"]"
+
+#: What each kind of hostile client does, by (port, an execution).
+_KINDS: dict[str, Callable[[int, str], None]] = {
+    "150-unfinished-bodies": lambda port, _: _hold(port, 150, _UNFINISHED),
+    "2-senders-of-15-MiB-of-[]": lambda port, _: _repeat(port, 2, lambda _: ("POST", _BATCH, _ARRAYS)),
+    "64-event-streams": lambda port, execution: _hold(port, 64, _head(f"GET /api/v1/executions/{execution}/events")),
+    "4-that-invent-methods": lambda port, _: _repeat(port, 4, lambda number: (f"M{number}", "/healthz", None)),
+    "4-that-ask-for-unknown-names": lambda port, _: _repeat(
+        port, 4, lambda number: ("GET", f"/api/v1/jobs/noop-{number}x", None)
+    ),
+    "4-with-filters-without-index": lambda port, _: _repeat(
+        port, 4, lambda number: ("GET", f"/api/v1/executions?error_type=None{number}", None)
+    ),
+    "4-that-behave": lambda port, _: _repeat(port, 4, lambda _: ("GET", "/api/v1/jobs/noop", None)),
+}
+
+if __name__ == "__main__":
+    _KINDS[sys.argv[1]](int(sys.argv[2]), sys.argv[3])
