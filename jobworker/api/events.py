@@ -4,6 +4,7 @@ A stream is a thread that looks into SQL a few times a second: cheap while nothi
 needs no Redis. Each event's id is a bookmark from which a client that lost the connection goes on.
 """
 
+import random
 import threading
 from collections.abc import Iterator
 
@@ -82,7 +83,10 @@ def _stream(here: Room, follower: Follower) -> Iterator[bytes]:
         if now - spoken >= _HEARTBEAT:
             yield b": still here\n\n"
             spoken = now
-        here.clock.wait(nothing, min(_PAUSE * (1 + (now - news_at) / _SILENCE), _LONGEST_PAUSE))
+        # Streams that were opened together must not look together: other requests would wait for all of them.
+        here.clock.wait(
+            nothing, random.uniform(0.5, 1.0) * min(_PAUSE * (1 + (now - news_at) / _SILENCE), _LONGEST_PAUSE)
+        )
     yield b"event: end\ndata: {}\n\n"
 
 

@@ -19,10 +19,10 @@ MOST_LINES = 25_000
 MOST_EVENTS = 2000
 
 #: Occurrences of a file that are worked out; a calendar holds no more than a quarter of them.
-MOST_OCCURRENCES = 20_000
+MOST_OCCURRENCES = 16_000
 
 #: Days that the rules and the long events of a file look at; one takes 2 µs.
-MOST_DAYS = 30_000
+MOST_DAYS = 24_000
 
 #: RFC 5545 nests three deep: VCALENDAR, VEVENT, VALARM.
 _DEEPEST = 8
