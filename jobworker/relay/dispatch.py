@@ -13,6 +13,7 @@ from cachetools import LRUCache
 
 from jobworker.clock import Clock
 from jobworker.domain import losses, policies
+from jobworker.domain.events import Kind
 from jobworker.domain.execution import retries_used
 from jobworker.domain.job import Definition
 from jobworker.relay.choose import Chooser, Chosen
@@ -227,16 +228,31 @@ class Dispatcher:
         return depths[name] == 0 or overtaken
 
     def _messages(self, connection: sa.Connection, chosen: Iterable[Chosen]) -> dict[str, Message]:
-        """Return the messages by execution, without those of rows that cannot be read: these stay where they are."""
+        """Return the messages by execution, without those that cannot be read.
+
+        An execution whose own row cannot be read has failed; one whose definition cannot be read stays where it is.
+        """
         messages = {}
         for one in chosen:
             try:
                 dispatch.check(one.row)
+            except TypeError as error:
+                self._fail(one.row, f"it cannot be dispatched: in its row in the database {error}")
+                continue
+            try:
                 messages[one.row.id] = self._message(connection, one.row, one.urgency)
             except unreadable.ERRORS as error:
-                what = f"execution {one.row.id}"
-                self.problems.report("execution_unreadable", what, f"it cannot be dispatched: {error}")
+                self._report_unreadable(one.row, f"it cannot be dispatched: {error}")
         return messages
+
+    def _fail(self, row: Ready, why: str) -> None:
+        """Report, as a worker would, that the next attempt cannot run; otherwise it would be chosen for ever."""
+        self._report_unreadable(row, why)
+        error = {"type": "MessageRejected", "message": why, "traceback": None}
+        self.claims.abandon(row.id, row.attempt + 1, {"reason": why, "error": error}, Kind.REJECTED)
+
+    def _report_unreadable(self, row: Ready, why: str) -> None:
+        self.problems.report("execution_unreadable", f"execution {row.id}", why)
 
     def _message(self, connection: sa.Connection, row: Ready, urgency: int) -> Message:
         definition = self._definition(connection, row)

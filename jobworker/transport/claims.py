@@ -77,9 +77,9 @@ class Claims:
             args=[ticket.execution, ticket.attempt, ticket.worker, ticket.token, keys.RUNNING_TTL],
         )
 
-    def abandon(self, execution: str, attempt: int, data: Mapping[str, Any]) -> None:
-        """End an attempt that no worker knows of; `data` goes into its `lost` event."""
-        fields = events.encode(Kind.LOST, execution, attempt, data)
+    def abandon(self, execution: str, attempt: int, data: Mapping[str, Any], kind: Kind = Kind.LOST) -> None:
+        """End an attempt that no worker knows of; `data` goes into its event, which is of this kind."""
+        fields = events.encode(kind, execution, attempt, data)
         self._abandon(
             keys=[keys.RUN.format(execution=execution), keys.EVENTS],
             args=[execution, attempt, keys.FINISHED_TTL, *flat(fields)],

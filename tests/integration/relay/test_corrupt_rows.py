@@ -1,13 +1,14 @@
 """A JSON column of a row holds something else: that row is reported and passed over, and the others go on."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
-from jobworker.domain import events
+from jobworker.domain import events, policies
 from jobworker.domain.admission import Submission
 from jobworker.domain.events import Kind
 from jobworker.domain.execution import State
@@ -84,6 +85,24 @@ def test_an_execution_with_a_column_that_cannot_be_read_keeps_no_other_from_runn
     assert running.world.get(good).state is State.SUCCEEDED
     if column in ("parameters", "overrides", "call"):
         assert "cannot be dispatched" in running.problems()
+
+
+def test_an_execution_that_cannot_be_dispatched_fails_and_lets_its_key_go_on(running: Running) -> None:
+    given, _ = policies.normalise({"concurrency": {"limit": 1}})
+    limited = replace(SEND, policies=given)
+    spoilt, good = running.world.submit_many(limited, 2)
+    running.spoil(schema.executions, "parameters", "[1]", id=spoilt)
+    running.turns(6)
+    row = running.world.get(spoilt)
+    assert (row.state, row.error) == (
+        State.FAILED,
+        {
+            "type": "MessageRejected",
+            "message": "it cannot be dispatched: in its row in the database parameters is no object",
+            "traceback": None,
+        },
+    )
+    assert good in running.world.published()
 
 
 @pytest.mark.parametrize(
