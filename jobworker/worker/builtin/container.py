@@ -67,6 +67,8 @@ def container_run(self: Any, context: Context, **parameters: Any) -> Any:
         program = Program(
             _command(engine, [*_options(policy, context, name, folder), *settings.container_args], policy),
             stdin=json.dumps(parameters).encode(),
+            # conmon leaves a file `oom` where it works when memory was used up; the container must not reach it.
+            folder=folder.parent,
             # The engine keeps what it has started elsewhere, and ends it itself.
             adopt=False,
             afterwards=[[engine, "kill", name], [engine, "rm", "--force", name]],

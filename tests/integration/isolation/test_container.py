@@ -157,6 +157,7 @@ def test_failures_say_why(engine: Engine, define: Any) -> None:
     assert "is not JSON" in ends["no json"][1]
     assert ends["no file"] == ("ContainerFailed", "/jobworker/result.json is no file")
     assert ends["memory"][0] == "ContainerFailed"
+    assert not Path("oom").exists(), "conmon writes it to its working folder"
     assert ends["undefined"][0] == "Abort"
     assert "mode container" in ends["undefined"][1]
 
