@@ -72,8 +72,10 @@ def _stream(here: Room, follower: Follower) -> Iterator[bytes]:
     began = spoken = news_at = here.clock.monotonic()
     yield b"retry: 2000\n\n"
     while True:
-        for news in follower.look(here.database):
-            yield _event(news, follower.bookmark)
+        # In one part: a stream of a long log takes a thread for each part.
+        part = b"".join(_event(news, follower.bookmark) for news in follower.look(here.database))
+        if part:
+            yield part
             spoken = news_at = here.clock.monotonic()
         now = here.clock.monotonic()
         if follower.done(now, _GRACE):

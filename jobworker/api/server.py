@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]  # it is documented
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from jobworker.api.problems import BodyTooSlow, MalformedBody
-from jobworker.domain.errors import Busy
+from jobworker.domain.errors import Busy, FieldError, InvalidInput
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -41,6 +42,9 @@ REFUSED = "jobworker.refused"
 #: Of a body that is too large so much (bytes), and for so long (s), is taken and dropped before it is refused: a client
 #: that is answered while it still sends may not read the answer.
 _MOST_DISCARDED, _DISCARD_FOR = 64 * 1024 * 1024, 2.0
+
+#: Granian ends every body with an empty chunk, and one that breaks off with another one before it. So many tell.
+_BROKEN_OFF = 2
 
 #: A response of known length up to this (bytes) is written in one piece.
 _ONE_PIECE = 1024 * 1024
@@ -91,9 +95,10 @@ class Server:
         iterator = iter(chunks)
         transport = proto.response_stream(status, headers)
         try:
-            # The thread is free while a slow client reads.
             while (chunk := await self._threads.run(next, iterator, None)) is not None:
                 await transport.send_bytes(chunk)
+        except ProtocolClosed:
+            pass  # The client has left.
         finally:
             await self._threads.run(_close, chunks)
 
@@ -110,7 +115,9 @@ class Server:
             status, headers = int(line[:3]), [(name.lower(), value) for name, value in fields]
             return _no_write
 
-        chunks = self._app({**_environ(scope, body), REFUSED: refused}, start_response)
+        environ = _environ(scope, body)
+        environ[REFUSED] = refused or _unreadable_header(scope, environ)
+        chunks = self._app(environ, start_response)
         length = next((value for name, value in headers if name == "content-length"), None)
         if scope.method != "HEAD" and (length is None or int(length) > _ONE_PIECE):
             return status, headers, chunks
@@ -144,11 +151,13 @@ class Bodies:
         is_too_large = announced is not None and announced > self._limits.body
         deadline = asyncio.timeout(_DISCARD_FOR if is_too_large else self._limits.seconds)
         chunks: list[bytes] = []
+        empty = 0
         try:
             async with deadline:
                 self._arriving[deadline] = 0
                 left = _MOST_DISCARDED
                 async for chunk in source:
+                    empty += not chunk
                     if is_too_large:
                         left -= len(chunk)
                         if left < 0:
@@ -158,6 +167,8 @@ class Bodies:
                     if self._grow(deadline, len(chunk)) > self._limits.body:
                         is_too_large = True
                         chunks.clear()
+                        self._size -= self._arriving[deadline]
+                        self._arriving[deadline] = 0
                         deadline.reschedule(asyncio.get_running_loop().time() + _DISCARD_FOR)
         except TimeoutError:
             return b"", RequestEntityTooLarge() if is_too_large else self._why(deadline)
@@ -168,10 +179,14 @@ class Bodies:
         body = b"".join(chunks)
         if announced is not None and len(body) != announced:
             return b"", MalformedBody(f"the body ended after {len(body)} of {announced} bytes")
+        if announced is None and empty >= _BROKEN_OFF:
+            return b"", MalformedBody(f"the body ended after {len(body)} bytes, before its last chunk")
         return body, None
 
     def _grow(self, deadline: asyncio.Timeout, size: int) -> int:
         """Count bytes that arrived, and let the oldest make room for them; the size of this body so far."""
+        if deadline not in self._arriving:
+            return 0  # It had to make room, and ends when the event loop comes to it.
         grown = self._arriving[deadline] + size
         self._arriving[deadline] = grown
         self._size += size
@@ -271,7 +286,7 @@ def _environ(scope: "Scope", body: bytes) -> dict[str, Any]:
         **_ENVIRON,
         "REQUEST_METHOD": scope.method,
         "PATH_INFO": scope.path.encode().decode("latin-1"),
-        "QUERY_STRING": scope.query_string,
+        "QUERY_STRING": scope.query_string.encode().decode("latin-1"),
         "SERVER_NAME": host,
         "SERVER_PORT": port,
         "REMOTE_ADDR": scope.client.rpartition(":")[0].strip("[]"),
@@ -287,3 +302,14 @@ def _environ(scope: "Scope", body: bytes) -> dict[str, Any]:
 
 
 _HEADERS = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
+
+#: Headers that mean something here. Granian leaves out every value that is not ASCII.
+_READ = {name: f"HTTP_{name.upper().replace('-', '_')}" for name in ("idempotency-key", "if-match", "last-event-id")}
+
+
+def _unreadable_header(scope: "Scope", environ: dict[str, Any]) -> Exception | None:
+    for name, key in _READ.items():
+        if key not in environ and name in scope.headers:
+            message = f"the header {name} may have printable ASCII characters only"
+            return InvalidInput(message, [FieldError(name, "not_allowed", message)])
+    return None

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import ipaddress
 import socket
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -26,14 +27,15 @@ class Address(NamedTuple):
 
 
 def parse(text: str, variable: str) -> Address:
-    """`host:port` (IPv6 hosts in brackets); `variable` is named in the complaint."""
+    """`address:port` (IPv6 addresses in brackets, `localhost` is 127.0.0.1); `variable` is named in the complaint."""
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname, parts.port
+        host = "127.0.0.1" if host == "localhost" else str(ipaddress.ip_address(host or ""))
     except ValueError:
         host = port = None
     if not host or not port or parts.path:
-        raise Misconfigured(f"{variable}={text} must look like 127.0.0.1:8000")
+        raise Misconfigured(f"{variable}={text} must be an IP address and a port, such as 127.0.0.1:8000")
     return Address(host, port)
 
 

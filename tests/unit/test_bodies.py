@@ -36,6 +36,34 @@ def test_too_large_and_incomplete_bodies_are_refused() -> None:
     assert isinstance(_received(bodies, "3", b"ab")[1], MalformedBody)
 
 
+def test_a_body_in_chunks_that_breaks_off_is_refused() -> None:
+    bodies = Bodies(Limits(body=10))
+    assert _received(bodies, None, b"ab", b"") == (b"ab", None), "as granian ends each body"
+    for chunks in ((b"ab", b"", b""), (b"", b"")):
+        assert isinstance(_received(bodies, None, *chunks)[1], MalformedBody)
+
+
+def test_a_chunk_of_a_body_that_had_to_make_room_changes_nothing() -> None:
+    async def run() -> list[tuple[bytes, Exception | None]]:
+        bodies, old, new = Bodies(Limits(body=10, count=1)), asyncio.Queue[bytes](), asyncio.Queue[bytes]()
+        tasks = [asyncio.create_task(bodies.receive(None, _queued(each))) for each in (old, new)]
+        await asyncio.sleep(0.01)
+        new.put_nowait(b"ab")  # Both arrive in one turn of the event loop.
+        old.put_nowait(b"cd")
+        await asyncio.sleep(0.01)
+        new.put_nowait(b"")
+        return list(await asyncio.gather(*tasks))
+
+    evicted, served = asyncio.run(run())
+    assert isinstance(evicted[1], Busy)
+    assert served == (b"ab", None)
+
+
+async def _queued(chunks: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
+    while chunk := await chunks.get():
+        yield chunk
+
+
 def test_a_body_has_a_deadline() -> None:
     async def run() -> tuple[bytes, Exception | None]:
         return await Bodies(Limits(body=10, seconds=0.01)).receive("5", _chunks(b"a", then=asyncio.Event()))

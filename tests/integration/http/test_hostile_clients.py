@@ -1,5 +1,6 @@
 """Slow and numerous clients of the service as `jobworker web` starts it: they harm nobody else."""
 
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ import pytest
 from jobworker.api.room import MAX_STREAMS_OF_ONE
 from jobworker.store.database import Database
 from tests.integration.http.conftest import seed, served
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 _SUBMISSION = "/api/v1/jobs/export/executions"
 
@@ -93,6 +94,46 @@ def test_invented_methods_make_no_series(server: httpx.Client) -> None:
 def test_paths_are_decoded_as_by_any_wsgi_server(server: httpx.Client, path: str, status: int, code: str) -> None:
     response = server.get(path)
     assert (response.status_code, response.json().get("code")) == (status, code)
+
+
+def _answer(server: httpx.Client, request: bytes, ends: bool = False) -> bytes:
+    with socket.create_connection(_address(server), PATIENCE) as connection:
+        connection.sendall(request)
+        if ends:
+            connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(10_000), b""))
+
+
+@pytest.mark.parametrize("chunks", [b"", b"1f\r\n", b'5\r\n{"par', b"zz\r\n{}\r\n0\r\n\r\n"])
+def test_a_body_in_chunks_that_breaks_off_starts_nothing(server: httpx.Client, chunks: bytes) -> None:
+    fields = "Host: x", "Connection: close", "Content-Type: application/json", "Transfer-Encoding: chunked"
+    head = "\r\n".join([f"POST {_SUBMISSION} HTTP/1.1", *fields, "", ""]).encode()
+    before = server.get("/metrics").text
+    assert b" 202 " not in _answer(server, head + chunks, ends=True)
+    until(lambda: _submissions(server.get("/metrics").text, 400) == _submissions(before, 400) + 1)
+    body = b'{"parameters":{"user_id":"u"}}'
+    assert b" 202 " in _answer(server, head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+
+
+def _submissions(metrics: str, status: int) -> float:
+    """How many submissions were answered so."""
+    found = re.search(
+        rf'requests_total{{.*route="/api/v1/jobs/<string:name>/executions",status="{status}"}} (.*)', metrics
+    )
+    return float(found[1]) if found else 0.0
+
+
+def test_a_key_that_is_not_ascii_is_refused(server: httpx.Client) -> None:
+    head = f"POST {_SUBMISSION} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n"
+    answer = _answer(server, head.encode() + b"Idempotency-Key: \xc3\xa4\r\n\r\n")
+    assert b" 422 " in answer.splitlines()[0]
+    assert b"the header idempotency-key may have printable ASCII characters only" in answer
+
+
+@pytest.mark.parametrize("path", ["/healthz?\xe4", "/api/v1/executions?job=\xe4"])
+def test_a_query_that_is_not_encoded_is_read(server: httpx.Client, path: str) -> None:
+    answer = _answer(server, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    assert answer.split()[1] in (b"200", b"422")
 
 
 def test_a_large_response_and_one_without_a_body_are_whole(server: httpx.Client) -> None:

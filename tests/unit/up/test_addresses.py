@@ -16,6 +16,7 @@ from jobworker.up.addresses import Address
         ("0.0.0.0:80", ("0.0.0.0", 80), "http://127.0.0.1:80"),
         ("[::1]:8000", ("::1", 8000), "http://[::1]:8000"),
         ("[::]:8000", ("::", 8000), "http://[::1]:8000"),
+        ("localhost:8000", ("127.0.0.1", 8000), "http://127.0.0.1:8000"),
     ],
 )
 def test_parse(text: str, address: tuple[str, int], url: str) -> None:
@@ -25,9 +26,13 @@ def test_parse(text: str, address: tuple[str, int], url: str) -> None:
     assert parsed.url == url
 
 
-@pytest.mark.parametrize("text", ["", "8000", "localhost", ":8000", "a:b", "a:99999", "a:0", "a:1/x", "[::1"])
+@pytest.mark.parametrize(
+    "text", ["", "8000", "localhost", ":8000", "a:b", "a:99999", "a:0", "a:1", "1.2.3.4:1/x", "[::1"]
+)
 def test_parse_names_the_variable(text: str) -> None:
-    with pytest.raises(Misconfigured, match=r"JOBWORKER_BIND=.* must look like 127\.0\.0\.1:8000"):
+    with pytest.raises(
+        Misconfigured, match=r"JOBWORKER_BIND=.* must be an IP address and a port, such as 127\.0\.0\.1:8000"
+    ):
         addresses.parse(text, "JOBWORKER_BIND")
 
 
