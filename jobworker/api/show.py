@@ -5,6 +5,8 @@ from dataclasses import asdict, fields
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+import orjson
+
 from jobworker.domain.execution import State
 from jobworker.domain.retry import PlannedAttempt
 from jobworker.services.accepting import Accepted
@@ -27,6 +29,9 @@ Row = TypeVar("Row", AttemptRow, TransitionRow, LogRow, ParentRow)
 
 ROOT = "/api/v1"
 
+#: A page has no more items than fit into this (bytes as JSON), or one: clients that do not read keep it in memory.
+_MOST_BYTES = 1024 * 1024
+
 _EXECUTION_FIELDS = [each.name for each in fields(ExecutionRow)]
 _BATCH_FIELDS = [each.name for each in fields(BatchRow)]
 _STEP_FIELDS = [each.name for each in fields(StepRow)]
@@ -34,8 +39,17 @@ _DEAD_LETTER_FIELDS = [each.name for each in fields(DeadLetterRow)]
 
 
 def page(found: Page[Item], show: Callable[[Item], Any]) -> dict[str, Any]:
-    """A page of a list."""
-    shown = {"items": [show(item) for item in found.items], "next": found.next}
+    """A page of a list. One whose items are large has fewer of them; the next page goes on after them."""
+    items: list[orjson.Fragment] = []
+    size, following = 0, found.next
+    for item in found.items:
+        text = orjson.dumps(show(item), option=orjson.OPT_UTC_Z)
+        size += len(text)
+        if items and size > _MOST_BYTES:
+            following = found.cut(len(items))
+            break
+        items.append(orjson.Fragment(text))
+    shown: dict[str, Any] = {"items": items, "next": following}
     if found.unreadable:
         shown["unreadable"] = [{"row": row, "problem": problem} for row, problem in found.unreadable.items()]
     return shown

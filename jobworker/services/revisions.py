@@ -40,7 +40,9 @@ class Changes:
 def page(database: Database, job: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Changed]:
     """The revisions of a job, the latest first; they outlive it. Raises `JobNotFound`."""
     with database.read() as connection:
-        found = jobs.revisions(connection, job, limit, cursor) if job.isprintable() else Page[RevisionRow]([], None)
+        if not job.isprintable():
+            raise finding.no_job(connection, job)
+        found = jobs.revisions(connection, job, limit, cursor)
         if not found.items:
             finding.job(connection, job)
         earliest = found.items[-1].revision if found.items else 1

@@ -9,6 +9,7 @@ what the parser refuses is refused like a wrong digest.
 
 import base64
 import binascii
+import contextlib
 import datetime as dt
 import hashlib
 import re
@@ -19,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import orjson
 import sqlalchemy as sa
 
-from jobworker.domain.errors import FieldError, InvalidCursor
+from jobworker.domain.errors import FieldError, InvalidCursor, UnreadableRow
 from jobworker.domain.ids import is_id
 from jobworker.store import unreadable
 
@@ -44,16 +45,18 @@ _NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z", re.ASCII)
 class Page(Generic[Item]):
     """Some rows of a list, and the cursor of the next page if there is one.
 
-    `unreadable`: of rows that are left out, or of which a part is, what they are and why.
+    `cut` returns the cursor of a page that has the first n items only. `unreadable`: of rows that are left out, or of
+    which a part is, what they are and why.
     """
 
     items: Sequence[Item]
     next: str | None
+    cut: Callable[[int], str]
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, items: Sequence[Other]) -> "Page[Other]":
-        """The same page of what was made from its items."""
-        return Page(items, self.next, self.unreadable)
+        """The same page of what was made from its items, one of each."""
+        return Page(items, self.next, self.cut, self.unreadable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +95,25 @@ class Listing(Generic[Key]):
     ) -> Page[Item]:
         """The same of rows that may be unreadable; `what` names a row as `unreadable.reader` did."""
         found = self.page(rows, limit, key)
-        items = list(unreadable.those(found.items, read))
+        items, kept = [], []
+        for row in found.items:
+            with contextlib.suppress(UnreadableRow):
+                items.append(read(row))
+                kept.append(row)
         problems = unreadable.found.problems()
         noted = {name: problems[name] for name in map(what, found.items) if name in problems} if problems else {}
-        return Page(items, found.next, noted)
+        return Page(items, found.next, lambda count: self.cursor(key(kept[count - 1])), noted)
 
     def page(self, rows: Sequence[Row], limit: int, key: Callable[[Row], str]) -> Page[Row]:
         """A page from up to `limit + 1` rows: the one too many only tells that there are more."""
+
+        def cut(count: int) -> str:
+            return self.cursor(key(rows[count - 1]))
+
         if len(rows) <= limit:
-            return Page(rows, None)
+            return Page(rows, None, cut)
         shown = rows[:limit]
-        return Page(shown, self.cursor(key(shown[-1])))
+        return Page(shown, cut(limit), cut)
 
     def _digest(self, key: str) -> bytes:
         covered = [self.name, {name: value for name, value in self.filters.items() if value is not None}, key]

@@ -31,6 +31,20 @@ def test_few_large_bodies_are_worked_off_at_a_time(world: World) -> None:
     assert world.client.post("/api/v1/executions/batch", json=body).status_code == 202
 
 
+def test_a_page_of_large_items_is_short_and_the_next_goes_on_after_it(world: World) -> None:
+    body = {"executions": [{"job": "export", "parameters": {"user_id": "u" * 60_000}}] * 40}
+    made = world.client.post("/api/v1/executions/batch", json=body).json["ids"]
+    found, pages = [], 0
+    path = first = "/api/v1/executions?limit=200"
+    while pages == 0 or path != first:
+        answer = world.client.get(path)
+        assert len(answer.data) < 1.1 * 1024 * 1024
+        found += [each["id"] for each in answer.json["items"]]
+        pages += 1
+        path = f"{first}&cursor={answer.json['next']}" if answer.json["next"] else first
+    assert (sorted(found), pages) == (sorted(made), 3)
+
+
 def test_a_name_that_does_not_exist_costs_the_same_among_very_many(any_world: World) -> None:
     schedules, spec = schema.job_schedules, {"name": "x", "job": "export", "rule": {}}
     fixed = {"job": "export", "owner": "api", "revision": 1, "spec": spec, "enabled": False, "state": "active"}
