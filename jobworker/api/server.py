@@ -8,6 +8,8 @@ within limits of time and memory.
 import asyncio
 import collections
 import io
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -35,6 +37,9 @@ THREADS = 112
 #: A request whose response is written is let go within this time (s): waking the event loop for each would cost more
 #: than all else that it does.
 _SOON = 0.02
+
+#: How often a process looks whether its parent is still there (s).
+_LOOK_EVERY = 1.0
 
 #: Why a body was not received: `api/requests.py` raises it.
 REFUSED = "jobworker.refused"
@@ -82,6 +87,7 @@ class Server:
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the threads; granian calls this in each of its processes."""
         self._threads.start(loop)
+        loop.call_later(_LOOK_EVERY, _end_with_parent, loop, os.getppid())
 
     async def __rsgi__(self, scope: "Scope", proto: "RSGIHTTPProtocol") -> None:
         """Answer one request."""
@@ -258,6 +264,14 @@ class _Threads:
             else:
                 self._loop.call_soon_threadsafe(_settle, future, result, error)
             del future, call, arguments, result, error  # A request that is over must not live until the next one.
+
+
+def _end_with_parent(loop: asyncio.AbstractEventLoop, parent: int) -> None:
+    """End this process when granian's main process was killed, which would have ended it: it keeps the port."""
+    if os.getppid() == parent:
+        loop.call_later(_LOOK_EVERY, _end_with_parent, loop, parent)
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:

@@ -173,6 +173,13 @@ def _seeded(database: Database) -> Iterator[World]:
 @contextlib.contextmanager
 def served(folder: Path, database_url: str, **more: str) -> Iterator[httpx.Client]:
     """A client of the application as `jobworker web` serves it on this database; `more` are environment variables."""
+    with serving(folder, database_url, **more) as (client, _):
+        yield client
+
+
+@contextlib.contextmanager
+def serving(folder: Path, database_url: str, **more: str) -> Iterator[tuple[httpx.Client, Process]]:
+    """The same with the process."""
     port = free_port()
     environment = {
         **os.environ,
@@ -192,5 +199,5 @@ def served(folder: Path, database_url: str, **more: str) -> Iterator[httpx.Clien
                 return False
 
         until(answers, what="the service")
-        yield client
+        yield client, process
     process.end(signal.SIGTERM)

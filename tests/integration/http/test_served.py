@@ -1,5 +1,7 @@
 """Behind the real server: streams, waiting, chunked bodies, and what a client that leaves lets go of."""
 
+import contextlib
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ import httpx
 import pytest
 
 from jobworker.store.database import Database
-from tests.integration.http.conftest import World, seed, served, world_on
+from tests.integration.http.conftest import World, seed, served, serving, world_on
 from tests.integration.http.reading import read
 from tests.waiting import PATIENCE, until
 
@@ -104,3 +106,16 @@ def test_errors_look_the_same_from_outside(server: httpx.Client) -> None:
         assert response.status_code == status
         assert response.headers["content-type"] == "application/problem+json"
         assert response.headers["x-request-id"] == response.json()["request_id"]
+
+
+def test_the_port_is_free_again_when_the_main_process_was_killed(tmp_path: Path, sqlite_url: str) -> None:
+    with serving(tmp_path, sqlite_url) as (client, process):
+        process.send(signal.SIGKILL)
+
+        def is_free() -> bool:
+            with contextlib.suppress(OSError):
+                socket.create_connection((client.base_url.host, client.base_url.port or 80)).close()
+                return False
+            return True
+
+        until(is_free, what="the port to be free")
