@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -53,6 +54,16 @@ class _Commands(click.Group):
         command = module.command
         assert isinstance(command, click.Command)
         return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what is no text: Python keeps such bytes as half surrogates, which nothing can write."""
+        for each in args:
+            try:
+                each.encode()
+            except UnicodeEncodeError:
+                shown = os.fsencode(each).decode("ascii", "backslashreplace")
+                raise click.UsageError(f"the argument {shown} is not UTF-8") from None
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -109,6 +109,8 @@ def test_submit_for_a_moment(run: Run, sqlite_database: Database) -> None:
         (["clean", "--json", '{"days": 1, "days": 2}'], '--json holds the key "days" twice in one object'),
         (["clean", 'days={"a": "\\u0000"}'], "days holds text with the character NUL (\\u0000); leave it out (at /a)"),
         (["clean", "days=18446744073709551616"], "days holds an integer that does not fit into 64 bits"),
+        (["clean", "label=\udcff"], "the argument label=\\xff is not UTF-8"),
+        (["clean", "days=1", "--queue", "\udcff"], "the argument \\xff is not UTF-8"),
         (["clean", "days=1", "--priority", "10"], "priority must be 0 to 9"),
         (["clean", "days=1", "--queue", "A B"], "queue must begin with"),
         (["clean", "days=1", "--delay", "-1"], "delay must not be negative"),
