@@ -97,19 +97,20 @@ def follow(database: Database, clock: Clock, keep_leading: Callable[[sa.Connecti
         if before == DATA_VERSION:
             return
         changed = _changed_zones(connection)
-    count, ids = 0, [""]
+    looked_at, count, ids = 0, 0, [""]
     while ids:
         with database.write() as connection:
             keep_leading(connection)
             ids = stored.page(connection, ids[-1], _PAGE)
             moves = _follow(connection, ids, changed, clock.now())
-        count += len(moves)
+        looked_at, count = looked_at + len(ids), count + len(moves)
         for move in moves:
             logger.warning("schedule_moved", schedule=move.schedule, why=move.told())
     with database.write() as connection:
         keep_leading(connection)
         stored.note(connection, DATA_VERSION, _pack(_shipped()))
-    logger.info("time_zone_data_followed", before=before or _UNKNOWN, now=DATA_VERSION, schedules_moved=count)
+    if before or looked_at:  # Not of a new database.
+        logger.info("time_zone_data_followed", before=before or _UNKNOWN, now=DATA_VERSION, schedules_moved=count)
 
 
 def pending(connection: sa.Connection) -> Pending | None:
