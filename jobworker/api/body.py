@@ -16,6 +16,9 @@ from jobworker.domain.json_values import Unacceptable
 _SEPARATORS = (b",", b"[", b"{")
 _MOST_SEPARATORS = 500_000
 
+#: Levels of a body around parameters and other values that are kept: `{"executions": [{"parameters": …}]}` has three.
+_WRAPPERS = 8
+
 #: So much of a body (bytes) is looked through at a time.
 _PART = 1024 * 1024
 
@@ -56,9 +59,9 @@ def parse(raw: bytes) -> Any:
         hint = "; JSON has no NaN and no Infinity" if _NO_NUMBER.search(raw) else ""
         raise MalformedBody(f"the body is not valid JSON: {error}{hint}") from None
     try:
-        json_values.check(value)
+        json_values.check(value, wrappers=_WRAPPERS)
         if _says_more(raw, value):
-            json_values.parse(raw)
+            json_values.parse(raw, wrappers=_WRAPPERS)
     except Unacceptable as error:
         _refuse(error)
     return value

@@ -59,22 +59,23 @@ class _Repeating(dict[str, Any]):
     repeated: str
 
 
-def check(value: Any, tagged: bool = False) -> None:
+def check(value: Any, tagged: bool = False, wrappers: int = 0) -> None:
     """Raise `Unacceptable` for the first thing in a value, however deep, that is not acceptable.
 
-    `tagged`: objects of `__type__` and `__value__` pass; kombu has written them for a call from Python.
+    `tagged`: objects of `__type__` and `__value__` pass; kombu has written them for a call from Python. `wrappers`:
+    levels around the values that are kept, which are checked by themselves as well.
     """
-    if not _is_plain(value):
-        _check_each(value, tagged)
+    if not _is_plain(value, MAX_DEPTH + wrappers):
+        _check_each(value, tagged, MAX_DEPTH + wrappers)
 
 
-def parse(text: str | bytes, tagged: bool = False) -> Any:
-    """Parse JSON; raises `Unacceptable`, or another `ValueError` if it is no JSON. `tagged` as in `check`."""
+def parse(text: str | bytes, tagged: bool = False, wrappers: int = 0) -> Any:
+    """Parse JSON; raises `Unacceptable`, or another `ValueError` if it is no JSON. The rest as in `check`."""
     try:
         value = json.loads(text, parse_int=_exact, parse_constant=_refuse, object_pairs_hook=_object)
     except RecursionError:
         raise Unacceptable("", _TOO_DEEP) from None
-    check(value, tagged)
+    check(value, tagged, wrappers)
     return value
 
 
@@ -88,10 +89,10 @@ def read(text: str) -> Any:
         raise Unacceptable("", _TOO_DEEP) from None
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, deepest: int) -> bool:
     """Whether a value is acceptable and nothing in it needs a closer look: fast, for nearly every value."""
     level = [value]
-    for _ in range(MAX_DEPTH):
+    for _ in range(deepest):
         below: list[Any] = []
         for item in level:
             kind = type(item)
@@ -109,14 +110,19 @@ def _is_plain(value: Any) -> bool:
     return False
 
 
-def _check_each(value: Any, tagged: bool) -> None:
+def _check_each(value: Any, tagged: bool, deepest: int) -> None:
     # Depth first, to know the place, with a stack of our own: no nesting may exhaust Python's.
     place: list[str | int] = []
     levels: list[Iterator[tuple[Any, Any]]] = [iter([("", value)])]
     while levels:
         for name, item in levels[-1]:
             inner = isinstance(item, _CONTAINERS)
-            why = _why_not_container(item, len(levels), tagged) if inner else _why_not_scalar(item)
+            if inner and len(levels) > deepest:
+                why: str | None = _TOO_DEEP
+            elif inner:
+                why = _why_not_object(item, tagged) if isinstance(item, dict) else None
+            else:
+                why = _why_not_scalar(item)
             if why is not None:
                 raise Unacceptable(pointer(*place[1:], name) if place else "", why)
             if inner:
@@ -132,12 +138,6 @@ def _check_each(value: Any, tagged: bool) -> None:
 def mended(text: str) -> str:
     """Text that can be kept: without NUL and lone surrogates."""
     return text.replace("\x00", _REPLACEMENT).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-
-
-def _why_not_container(item: Any, depth: int, tagged: bool) -> str | None:
-    if depth > MAX_DEPTH:
-        return _TOO_DEEP
-    return _why_not_object(item, tagged) if isinstance(item, dict) else None
 
 
 def _why_not_object(item: dict[Any, Any], tagged: bool) -> str | None:

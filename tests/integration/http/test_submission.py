@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from jobworker.domain.json_values import MAX_DEPTH
 from tests.integration.http.conftest import EXPORT, World
 
 IN_AN_HOUR = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)).replace(microsecond=0)
@@ -260,3 +261,44 @@ class TestBatch:
         second = any_world.client.post("/api/v1/executions/batch", json=body, headers=KEY)
         assert first.json == second.json
         assert any_world.count("executions") == 3
+
+
+def _nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("jobs/export/executions", lambda given: {"parameters": given}),
+        ("executions/batch", lambda given: {"executions": [{"job": "export", "parameters": given}]}),
+        (
+            "executions/batch",
+            lambda given: {
+                "executions": [{"job": "export", "parameters": {"user_id": "u"}}],
+                "on_complete": {"job": "export", "parameters": given},
+            },
+        ),
+        ("workflows", lambda given: {"steps": {"a": {"job": "export", "parameters": given}}}),
+        ("jobs", lambda given: {"name": "deep", "task": EXPORT.name, "defaults": given}),
+        (
+            "schedules",
+            lambda given: {
+                "name": "deep",
+                "job": "export",
+                "rule": {"kind": "interval", "every": 60},
+                "parameters": given,
+            },
+        ),
+    ],
+)
+def test_parameters_may_be_as_deep_at_each_entrance(world: World, path: str, body: Any) -> None:
+    deepest = {"user_id": "u", "options": _nested(MAX_DEPTH - 1)}
+    deeper = {"user_id": "u", "options": _nested(MAX_DEPTH)}
+    refused = world.client.post(f"/api/v1/{path}", json=body(deeper))
+    assert refused.status_code == 422
+    assert f"nesting of more than {MAX_DEPTH} levels" in refused.text
+    assert world.client.post(f"/api/v1/{path}", json=body(deepest)).status_code in (201, 202)
