@@ -52,7 +52,7 @@ def test_a_wrong_method_is_told_the_right_ones(world: World) -> None:
         (b'{"name": "a\\u0000b"}', "NUL"),
         (b'{"a\\u0000b": 1}', "NUL"),
         (b'{"name": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "JSON"),
-        (b'{"name": ' + b"[" * 100 + b"]" * 100 + b"}", "more than 100 levels"),
+        (b'{"name": ' + b"[" * 108 + b"]" * 108 + b"}", "more than 100 levels"),
         (b'{"priority": 123456789012345678901234567890}', "64 bits"),
         (b'{"priority": -9223372036854775809}', "64 bits"),
         (b'{"priority": ' + b"9" * 1_000_000 + b"}", "not valid JSON"),
@@ -73,7 +73,7 @@ def test_bodies_that_are_not_json_as_we_take_it(world: World, body: bytes, detai
         (b'{"defaults": {"a/b": ["x", "\\u0000"]}}', "/defaults/a~1b/1", "NUL"),
         (b'{"defaults": {"a": {"__type__": "uuid", "__value__": "zz"}}}', "/defaults/a", "__type__"),
         (b'{"defaults": {"a": 18446744073709551616}}', "/defaults/a", "64 bits"),
-        (b'{"defaults": ' + b"[" * 100 + b"]" * 100 + b"}", "/defaults" + "/0" * 99, "100 levels"),
+        (b'{"defaults": ' + b"[" * 108 + b"]" * 108 + b"}", "/defaults" + "/0" * 107, "100 levels"),
     ],
 )
 def test_a_value_that_cannot_be_kept_is_refused_at_its_place(
