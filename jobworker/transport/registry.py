@@ -1,6 +1,7 @@
 """The workers that are alive: their heartbeats, what they offer, and the fence for those that fell silent."""
 
 import datetime as dt
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -119,8 +120,13 @@ class Registry:
         self._silent = client.register_script(workers.SILENT)
         self._reap = client.register_script(workers.REAP)
 
-    def heartbeat(self, worker: str, running: Iterable[tuple[str, int]]) -> Heard:
-        """Say that `worker` is alive, and which (execution, attempt) it is running."""
+    def heartbeat(self, announcement: Announcement, running: Iterable[tuple[str, int]]) -> Heard:
+        """Say that this worker is alive, and which (execution, attempt) it is running.
+
+        The pulse is UNKNOWN unless Redis holds exactly this announcement of it.
+        """
+        worker = announcement.worker
+        digest = hashlib.sha1(announcement.to_text().encode(), usedforsecurity=False).hexdigest()
         pulse, *silent = self._heartbeat(
             keys=[
                 keys.FENCE.format(worker=worker),
@@ -129,7 +135,7 @@ class Registry:
                 keys.RUNNING.format(worker=worker),
                 keys.WATCH,
             ],
-            args=[worker, self._lease_ms, json.dumps(list(running))],
+            args=[worker, self._lease_ms, json.dumps(list(running)), digest],
         )
         return Heard(Pulse(pulse), tuple(silent))
 
