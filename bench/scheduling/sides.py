@@ -81,10 +81,9 @@ class Ours(Rig):
         self._environment |= {"JOBWORKER_WORKER_LEASE": str(_LEASE), "JOBWORKER_FEED": str(_FEED)}
         registry = Registry(self.broker, _LEASE)
         now = dt.datetime.now(dt.UTC)
-        registry.heartbeat("bench", [])
-        registry.announce(
-            Announcement("bench", "bench", 1, "solo", 1, (DEFAULT_QUEUE,), ("noop",), "bench", "bench", now), []
-        )
+        bench = Announcement("bench", "bench", 1, "solo", 1, (DEFAULT_QUEUE,), ("noop",), "bench", "bench", now)
+        registry.heartbeat(bench, [])
+        registry.announce(bench, [])
 
     def relay(self) -> None:
         """Start the relay."""

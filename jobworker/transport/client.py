@@ -27,11 +27,16 @@ _HEALTH_CHECK_INTERVAL = 15
 
 
 def connect(url: str, timeout: float = 2.0, retries: int = 0) -> redis.Redis:
-    """A client that answers or raises within about `timeout` seconds per try (str in, str out)."""
+    r"""A client that answers or raises within about `timeout` seconds per try (str in, str out).
+
+    A byte that is no UTF-8 is read as `\xff`: no JSON and no name of JobWorker's has that, so that the one item is
+    refused by whatever checks it, while an error would make the whole answer unreadable.
+    """
     try:
         return redis.Redis.from_url(
             url,
             decode_responses=True,
+            encoding_errors="backslashreplace",
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             socket_keepalive=True,

@@ -19,10 +19,10 @@ PROBE = "jw:probe"
 #: sorted set: worker id → Redis time (ms) of its last heartbeat.
 WORKERS = "jw:workers"
 
-#: hash: code version and, as JSON, the tasks that workers of this digest offer.
+#: string: the tasks that workers of this digest offer, as JSON. Expires 7 days after the last announcement.
 CATALOGUE = "jw:catalogue:{digest}"
 
-#: hash: what a worker says of itself (`announcement`, JSON). Expires when heartbeats stop.
+#: string: what a worker says of itself (`Announcement`, JSON). Each heartbeat compares it. Expires when they stop.
 WORKER = "jw:worker:{worker}"
 
 #: string: what a worker runs at present, JSON list of [execution, attempt]. Written by each heartbeat.

@@ -61,5 +61,5 @@ def _read(execution: str, text: str) -> Order:
     try:
         attempt, by = json.loads(text)
         return Order(execution, int(attempt), str(by))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RecursionError):
         return Order(execution, 0, "")  # Nobody's: it is taken back.

@@ -1,6 +1,8 @@
 """The workers that are alive: their heartbeats, what they offer, and the fence for those that fell silent."""
 
 import datetime as dt
+import functools
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -8,6 +10,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 import redis
+from redis.client import NEVER_DECODE
 
 from jobworker.domain import events, job
 from jobworker.domain.events import Kind
@@ -82,6 +85,20 @@ def _names(values: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(_text({name: each}, name, _LONGEST_TEXT) for each in value)
 
 
+@functools.lru_cache(maxsize=1)
+def _digest(announcement: Announcement) -> str:
+    """Return the SHA-1 of its text: each heartbeat asks, and writing the text costs a millisecond with 200 tasks."""
+    return hashlib.sha1(announcement.to_text().encode(), usedforsecurity=False).hexdigest()
+
+
+def _is_utf_8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 class Unreadable(NamedTuple):
     """A key that holds what no worker wrote, and what is wrong with it."""
 
@@ -119,8 +136,12 @@ class Registry:
         self._silent = client.register_script(workers.SILENT)
         self._reap = client.register_script(workers.REAP)
 
-    def heartbeat(self, worker: str, running: Iterable[tuple[str, int]]) -> Heard:
-        """Say that `worker` is alive, and which (execution, attempt) it is running."""
+    def heartbeat(self, announcement: Announcement, running: Iterable[tuple[str, int]]) -> Heard:
+        """Say that this worker is alive, and which (execution, attempt) it is running.
+
+        The pulse is UNKNOWN unless Redis holds exactly this announcement of it.
+        """
+        worker = announcement.worker
         pulse, *silent = self._heartbeat(
             keys=[
                 keys.FENCE.format(worker=worker),
@@ -129,25 +150,37 @@ class Registry:
                 keys.RUNNING.format(worker=worker),
                 keys.WATCH,
             ],
-            args=[worker, self._lease_ms, json.dumps(list(running))],
+            args=[worker, self._lease_ms, json.dumps(list(running)), _digest(announcement)],
         )
         return Heard(Pulse(pulse), tuple(silent))
 
     def running(self, report: Report) -> set[tuple[str, int]]:
         """Return every (execution, attempt) that some live worker says it is running."""
         found: set[tuple[str, int]] = set()
-        for key, text in self._texts(keys.RUNNING):
+        for key, text in self._texts(keys.RUNNING, report):
             try:
                 found |= {(str(execution), int(attempt)) for execution, attempt in json.loads(text)}
             except (TypeError, ValueError, RecursionError) as error:
                 report(Unreadable(key, f"it is no JSON list of [execution, attempt]: {error}"))
         return found
 
-    def _texts(self, pattern: str) -> list[tuple[str, str]]:
+    def _texts(self, pattern: str, report: Report) -> list[tuple[str, str]]:
         """Return (key, text) of this key of each worker, where it is a text."""
-        names = [pattern.format(worker=worker) for worker in self._client.zrange(keys.WORKERS, 0, -1)]
+        names = [pattern.format(worker=worker) for worker in self._workers(report)]
         texts: list[Any] = self._client.mget(names) if names else []
         return [(name, text) for name, text in zip(names, texts, strict=True) if text]
+
+    def _workers(self, report: Report) -> list[str]:
+        """Return the names of workers. Those that are no UTF-8 are removed: read as text, they cannot be reaped."""
+        client: Any = self._client
+        members: list[bytes] = client.execute_command("ZRANGE", keys.WORKERS, 0, -1, **{NEVER_DECODE: True})
+        strange = {member for member in members if not _is_utf_8(member)}
+        if strange:
+            client.zrem(keys.WORKERS, *strange)
+            example = min(strange)[:_LONGEST_TEXT]
+            why = f"it named workers in bytes that are no UTF-8, such as {example!r}; removed: {len(strange)}"
+            report(Unreadable(keys.WORKERS, why))
+        return [member.decode() for member in members if member not in strange]
 
     def announce(self, announcement: Announcement, catalogue: Iterable[Mapping[str, Any]]) -> None:
         """Make the worker and its tasks known."""
@@ -168,7 +201,7 @@ class Registry:
     def announcements(self, report: Report) -> list[Announcement]:
         """Return every worker whose heartbeat is recent enough to have an announcement."""
         found = []
-        for key, text in self._texts(keys.WORKER):
+        for key, text in self._texts(keys.WORKER, report):
             try:
                 announcement = Announcement.from_text(text)
                 if keys.WORKER.format(worker=announcement.worker) != key:

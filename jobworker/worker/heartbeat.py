@@ -51,7 +51,7 @@ class Heartbeat:
     def _beat(self) -> None:
         running = [(ticket.execution, ticket.attempt) for ticket in self._mailbox.tickets()]
         try:
-            heard = self._registry.heartbeat(self._announcement.worker, running)
+            heard = self._registry.heartbeat(self._announcement, running)
             if heard.pulse is Pulse.FENCED:
                 self._mailbox.fenced()
             if heard.pulse is Pulse.UNKNOWN:

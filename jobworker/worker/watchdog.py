@@ -23,6 +23,13 @@ logger = structlog.get_logger(__name__)
 #: KEYS events stream. Answers 1 if the relay is behind, else nothing.
 _IS_BEHIND = IS_BEHIND + "return is_behind(KEYS[1])"
 
+#: KEYS lists of messages. Answers 1 if something waits in one, else nothing. A key of another type is no work.
+_IS_WORK_WAITING = """
+for _, list in ipairs(KEYS) do
+  if redis.call('TYPE', list).ok == 'list' then return 1 end
+end
+"""
+
 
 class Watchdog:
     """Looks at one worker with every heartbeat.
@@ -69,4 +76,4 @@ class Watchdog:
     def _is_work_waiting(self) -> bool:
         consumer = self._consumer.task_consumer
         names = [name for queue in consumer.queues for name in lists_of(queue.name)] if consumer else []
-        return bool(names) and bool(self._client.exists(*names))
+        return bool(names) and bool(self._client.eval(_IS_WORK_WAITING, len(names), *names))

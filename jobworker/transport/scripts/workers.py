@@ -25,15 +25,17 @@ end
 SILENT = COMMON + _SILENT + "return silent(KEYS[1], KEYS[2], tonumber(ARGV[1]))"
 
 #: KEYS fence, workers set, the worker's announcement, what it runs, watch. ARGV worker, lease (ms), what it runs
-#: (JSON). Answers {0} if the worker is fenced and must end, {2} if it has to announce itself (again), else {1},
-#: followed by the workers that are silent. Also when Redis is full: PEXPIRE needs no memory, and what
-#: follows a command that has written is let through.
+#: (JSON), SHA-1 of its announcement. Answers {0} if the worker is fenced and must end, {2} if it has to announce itself
+#: (again), since its announcement is gone or something else stands there, else {1}, followed by the workers that are
+#: silent. Also when Redis is full: PEXPIRE needs no memory, and what follows a command that has written is let through.
 HEARTBEAT = (
     COMMON
     + _SILENT
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return {0} end
-local unknown = redis.call('PEXPIRE', KEYS[3], ARGV[2] * 2) == 0
+redis.call('PEXPIRE', KEYS[3], ARGV[2] * 2)
+local announced = redis.pcall('GET', KEYS[3])
+local unknown = type(announced) ~= 'string' or redis.sha1hex(announced) ~= ARGV[4]
 local others = silent(KEYS[5], KEYS[2], tonumber(ARGV[2]))
 redis.call('ZADD', KEYS[2], milliseconds(), ARGV[1])
 redis.call('SET', KEYS[4], ARGV[3], 'PX', ARGV[2] * 2)

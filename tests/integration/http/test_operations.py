@@ -67,6 +67,14 @@ def test_ready_when_everything_is_there(ready: World) -> None:
     assert response.json["checks"]["time_zone_data"]["detail"] == DATA_VERSION
 
 
+def test_a_name_of_beat_that_is_no_utf_8_keeps_no_check_from_answering(ready: World, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset(keys.BEAT, mapping={"leader": b"beat\xff", "zone_data": b"2024b\xfe"})
+    response = ready.client.get("/readyz")
+    assert (response.status_code, response.json["status"], _failed(response)) == (200, "ready", set())
+    assert r"2024b\xfe: beat beat\xff" in response.json["checks"]["time_zone_data"]["detail"]
+
+
 def test_hosts_with_other_time_zone_data_are_named(ready: World, redis_url: str) -> None:
     with ready.database.write() as connection:
         connection.execute(sa.update(schema.relay_state).values(leader="alpha:7"))

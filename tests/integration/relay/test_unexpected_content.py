@@ -35,6 +35,9 @@ VALUES: tuple[Any, ...] = (
 #: Texts that are no JSON, or none that was meant.
 TEXTS = ("", "garbage", "{", "[1]", "[[1]]", "{}", '"text"', "null", "1e400", "NaN", '{"worker": 1}', _DEEP)
 
+#: Bytes that are no UTF-8. The relay's client decodes every answer.
+BYTES = b"\xff\xfe\xc3("
+
 #: What the data of events may have, by any kind.
 FIELDS = (
     "worker", "token", "code_version", "runtime", "result", "result_file", "error", "reason", "delay", "snoozed",
@@ -97,16 +100,17 @@ def log() -> Iterator[Log]:
         yield lines
 
 
-def put(client: redis.Redis, key: str, kind: str, text: str = "garbage") -> None:
+def put(client: redis.Redis, key: str, kind: str, text: str | bytes = "garbage") -> None:
     """Something of this type in the place of `key`."""
     client.delete(key)
+    field: Any = text or "field"
     writers: dict[str, Callable[[], object]] = {
         "string": lambda: client.set(key, text),
         "list": lambda: client.lpush(key, text),
-        "hash": lambda: client.hset(key, "field", text),
+        "hash": lambda: client.hset(key, field, text),
         "set": lambda: client.sadd(key, text),
-        "zset": lambda: client.zadd(key, {text or "-": 1}),
-        "stream": lambda: client.xadd(key, {"field": text}),
+        "zset": lambda: client.zadd(key, {field: 1}),
+        "stream": lambda: client.xadd(key, {field: text}),
     }
     writers[kind]()
 
@@ -121,18 +125,19 @@ def announce(client: redis.Redis, *queues: str, **odd: Any) -> None:
 
 
 _TYPES = ("string", "list", "hash", "set", "zset", "stream")
+_GARBAGE: list[tuple[str, str | bytes]] = [*((kind, "garbage") for kind in _TYPES), *((kind, BYTES) for kind in _TYPES)]
 
 
 @pytest.mark.parametrize("key", [keys.EPOCH, keys.EVENTS, keys.LOGS, keys.WAKE, keys.WORKERS, keys.POISON, keys.WATCH])
 def test_a_key_of_any_type_and_content_stops_nothing(running: Running, key: str, log: Log) -> None:
-    for kind in _TYPES:
-        put(running.client, key, kind)
+    for kind, text in _GARBAGE:
+        put(running.client, key, kind, text)
         try:
             running.turns()
         except redis.RedisError as error:  # As `run` does: what Redis refuses may end a turn, and the next one goes on.
             running.relay._note_failure(error, 0)
             running.turns(1)
-        assert running.works(), kind
+        assert running.works(), (kind, text)
     aside = [line["what"] for line in log if line["event"] == "redis_key_set_aside"]
     assert set(aside) == {f"redis key {key}"}
 
@@ -142,7 +147,8 @@ def test_a_key_of_any_type_and_content_stops_nothing(running: Running, key: str,
 )
 def test_a_key_of_one_worker_execution_or_queue_stops_nothing(running: Running, pattern: str, log: Log) -> None:
     name = pattern.format(worker="w9", digest="d", execution="e", queue="default")
-    for kind, text in [*((kind, "garbage") for kind in _TYPES), *(("string", text) for text in TEXTS)]:
+    texts = [*_GARBAGE, *(("string", text) for text in TEXTS)]
+    for kind, text in texts:
         running.client.zadd(keys.WORKERS, {"w9": 10**14})
         announce(running.client, "default")
         running.relay._watch._seen_catalogues.clear()
@@ -252,6 +258,38 @@ def test_log_lines_with_values_of_other_types_are_skipped_one_by_one(running: Ru
     running.client.xadd(keys.LOGS, {"nothing": "of it"})
     assert running.works()
     assert [line for line in log if line["event"] == "event_unreadable"]
+
+
+@pytest.mark.parametrize("key", [keys.EVENTS, keys.LOGS])
+def test_entries_with_bytes_that_are_no_utf_8_are_skipped_one_by_one(anywhere: Running, key: str, log: Log) -> None:
+    line = {"level": "INFO", "logger": "l", "message": "m", "at": NOW.isoformat()}
+    right: dict[Any, Any] = events.encode(Kind.LOG, anywhere.world.submit(), 1, line)
+    data = right["data"].encode().replace(b'"m"', b'"%b"' % BYTES)
+    odd = [{**right, "data": data}, {BYTES: BYTES}, *({**right, name: BYTES} for name in right)]
+    ids = [anywhere.client.xadd(key, fields) for fields in odd]
+    assert anywhere.works()
+    assert [line["item"] for line in log if line["event"] == "event_unreadable"] == ids
+    assert list(anywhere.problems()) == [f"redis key {key}"]
+
+
+def test_the_end_of_an_attempt_with_a_result_that_is_no_utf_8_is_a_failure(anywhere: Running) -> None:
+    execution = anywhere.world.submit()
+    entry = {"kind": "succeeded", "execution": execution, "attempt": "1", "data": b'{"result":"%b"}' % BYTES}
+    anywhere.client.xadd(keys.EVENTS, entry)  # type: ignore[arg-type]
+    anywhere.turns()
+    row = anywhere.world.get(execution)
+    assert (row.state, row.error and row.error["type"]) == (State.FAILED, "ReportRefused")
+
+
+def test_workers_whose_names_are_no_utf_8_keep_no_silent_one_from_being_given_up(running: Running, log: Log) -> None:
+    odd: Any = {BYTES + str(number).encode(): 0 for number in range(20)}
+    running.client.zadd(keys.WORKERS, {**odd, "w7": 1})
+    running.turns(2)
+    assert running.client.zrange(keys.WORKERS, 0, -1) == ["w7"]
+    running.client.hset(keys.WATCH, mapping={"seen": 10**14, "from": 1})  # Silence counts already.
+    running.turns(2)
+    assert running.client.exists(keys.FENCE.format(worker="w7"))
+    assert [line["what"] for line in log if line["event"] == "redis_key_unreadable"] == [f"redis key {keys.WORKERS}"]
 
 
 def test_a_queue_whose_list_is_something_else_keeps_no_other_from_being_served(running: Running) -> None:

@@ -8,8 +8,11 @@ import pytest
 import redis
 
 from jobworker.transport import keys
+from jobworker.transport.client import connect
+from jobworker.transport.orders import Order, Orders
 from jobworker.transport.publisher import list_name
-from jobworker.transport.registry import Registry
+from jobworker.transport.registry import Announcement, Pulse, Registry, Unreadable
+from tests.conftest import NOW
 from tests.engine import LEASE
 from tests.integration.transport.yard import Yard
 from tests.waiting import until
@@ -68,14 +71,19 @@ def test_what_a_dead_worker_held_comes_back_whatever_has_become_of_its_record_an
     assert homeless.execution in str(yard.client.lindex(keys.POISON, 0))
 
 
+#: Bytes that are no UTF-8.
+_BYTES = b"\xff\xfe\xc3("
+
 _TYPES: dict[str, Callable[[redis.Redis, str], object]] = {
     "string": lambda client, key: client.set(key, "garbage"),
-    "list": lambda client, key: client.lpush(key, "garbage"),
+    "string of bytes": lambda client, key: client.set(key, _BYTES),
+    "list": lambda client, key: client.lpush(key, "garbage", _BYTES),
     "hash": lambda client, key: client.hset(
-        key, mapping={"seen": "x", "from": "x", "?": "x", "#": "x", "!": "x", "9": "x"}
+        key,
+        mapping={"seen": "x", "from": "x", "?": "x", "#": _BYTES, "!": "x", "9": "x", "8": _BYTES, _BYTES: _BYTES},
     ),
-    "zset": lambda client, key: client.zadd(key, {"garbage": 1}),
-    "stream": lambda client, key: client.xadd(key, {"garbage": "x"}),
+    "zset": lambda client, key: client.zadd(key, {_BYTES: 1}),
+    "stream": lambda client, key: client.xadd(key, {"garbage": "x", _BYTES: _BYTES}),
 }
 
 
@@ -98,6 +106,51 @@ def test_whatever_stands_under_the_keys_of_workers_they_go_on(yard: Yard) -> Non
                 what=f"jobs to run with a {kind} under {key}",
             )
     worker.must_live()
+    assert "UnicodeDecodeError" not in yard.engine.log(worker)
+
+
+def test_orders_that_are_none_are_about_nothing_that_a_worker_runs(redis_url: str) -> None:
+    with connect(redis_url) as client:
+        key = keys.ORDERS.format(worker="w")
+        odd: Any = ["garbage", "[1]", "[1e400, 1]", "[" * 50_000, _BYTES, b'[1, "%b"]' % _BYTES]
+        for number, text in enumerate(odd):
+            client.hset(key, f"e{number}", text)
+        client.hset(key, _BYTES, _BYTES)
+        client.hset(key, "e", '[1, "ann"]')
+        orders = Orders(client).of("w")
+        assert len(orders) == len(odd) + 2
+        assert [order for order in orders if order.attempt] == [Order("e", 1, "ann")]
+
+
+_HERE = Announcement("w", "h", 1, "solo", 1, ("default",), ("noop",), "d", "v", NOW)
+
+
+@pytest.mark.parametrize("kind", _TYPES)
+def test_a_worker_announces_itself_again_whatever_has_taken_the_place_of_its_announcement(
+    redis_url: str, kind: str
+) -> None:
+    unreadable: list[Unreadable] = []
+    with connect(redis_url) as client:
+        registry = Registry(client, LEASE)
+        assert registry.heartbeat(_HERE, []).pulse is Pulse.UNKNOWN
+        registry.announce(_HERE, [])
+        assert registry.heartbeat(_HERE, []).pulse is Pulse.KNOWN
+        key = keys.WORKER.format(worker="w")
+        client.delete(key)
+        _TYPES[kind](client, key)
+        assert registry.heartbeat(_HERE, []).pulse is Pulse.UNKNOWN
+        registry.announce(_HERE, [])
+        assert registry.heartbeat(_HERE, []).pulse is Pulse.KNOWN
+        assert registry.announcements(unreadable.append) == [_HERE]
+    assert not unreadable
+
+
+def test_a_worker_is_known_again_after_its_announcement_was_overwritten(yard: Yard) -> None:
+    name = yard.id_of(yard.worker())
+    key = keys.WORKER.format(worker=name)
+    announced = until(lambda: yard.client.get(key))
+    yard.client.set(key, "garbage")
+    until(lambda: yard.client.get(key) == announced, LEASE * 2, what="the worker to announce itself again")
 
 
 def test_a_dead_worker_is_reported_when_the_stream_takes_events_again(redis_url: str) -> None:

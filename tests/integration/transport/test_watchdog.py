@@ -1,7 +1,13 @@
 """A worker that lives and does nothing is ended, so that whatever supervises it starts another."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from jobworker.clock import ManualClock
+from jobworker.transport.client import connect
+from jobworker.transport.publisher import lists_of
+from jobworker.worker.watchdog import Watchdog
 from tests.integration.transport.yard import Yard
 from tests.servers import Process
 from tests.waiting import until
@@ -39,3 +45,24 @@ def test_worker_that_is_idle_or_busy_is_not_ended(yard: Yard) -> None:
     waiting = yard.publish(count=5)
     yard.all_done([*held, *waiting])
     worker.must_live()
+
+
+def test_worker_is_not_ended_for_lists_that_are_of_another_type(redis_url: str, clock: ManualClock) -> None:
+    queues = SimpleNamespace(queues=[SimpleNamespace(name="default"), SimpleNamespace(name="critical")])
+    consumer = SimpleNamespace(task_consumer=queues, pool=SimpleNamespace(num_processes=1))
+    ended: list[str] = []
+
+    def look_for_a_while(watchdog: Watchdog) -> None:
+        for _ in range(4):
+            watchdog.look()
+            clock.advance(1)
+
+    with connect(redis_url) as client:
+        for name in lists_of("default"):
+            client.set(name, "no list")
+        watchdog = Watchdog(consumer, client, clock, 2, lambda: ended.append("ended"))
+        look_for_a_while(watchdog)
+        assert not ended
+        client.lpush(lists_of("critical")[1], "a message")
+        look_for_a_while(watchdog)
+        assert ended
