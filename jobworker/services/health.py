@@ -110,7 +110,7 @@ class Health:
                     lateness=late.lateness(now),
                     log_bytes=self._database.log_size(),
                 )
-        except sa.exc.SQLAlchemyError:
+        except (sa.exc.SQLAlchemyError, DatabaseBusy):
             return None
 
     def _check_database(self) -> str:
