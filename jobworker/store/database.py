@@ -21,6 +21,7 @@ from sqlalchemy import event
 
 from jobworker.clock import Clock, SystemClock
 from jobworker.domain.errors import DatabaseBusy, Misconfigured
+from jobworker.store import postgresql
 from jobworker.store.columns import read_json
 from jobworker.store.file_lock import FileLock
 from jobworker.store.group_commit import Answer, GroupCommit
@@ -57,18 +58,7 @@ _BUSY_TIMEOUT = 2.0
 _INSTRUCTIONS = 20_000
 
 #: Connections that are kept, and those that are made beside them when many callers come at once.
-_POSTGRESQL_POOL = {"pool_size": 10, "max_overflow": 20}
 _SQLITE_POOL = {"pool_size": 10, "max_overflow": 50}
-
-#: libpq: seconds for a connection to be made, and until a server that does not answer the network is given up.
-_POSTGRESQL = {
-    "connect_timeout": 3,
-    "keepalives": 1,
-    "keepalives_idle": 10,
-    "keepalives_interval": 3,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,
-}
 
 #: What is raised when the database cannot be reached, is full, locked, or does not answer in time.
 UNAVAILABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, DatabaseBusy)
@@ -124,7 +114,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._patience = patience
         self._clock = clock or SystemClock()
-        pool = _SQLITE_POOL if self.is_sqlite else _POSTGRESQL_POOL
+        pool = _SQLITE_POOL if self.is_sqlite else postgresql.POOL
         self._waits = LockWaits(self._clock, sum(pool.values()), patience.lock)
         if self.is_sqlite:
             path = self._sqlite_path()
@@ -133,18 +123,23 @@ class Database:
             self._log = WriteAheadLog(path, self._clock)
             self._group = GroupCommit(self._write_before, self._clock, lambda: self._lock.patience)
         else:
-            self._reader = self._writer = self._open_postgresql()
+            limits = {
+                "statement_timeout": patience.statement,
+                "lock_timeout": patience.lock,
+                "idle_in_transaction_session_timeout": patience.idle,
+            }
+            self._reader = self._writer = postgresql.engine(
+                self.url, limits, json_serializer=_to_json, json_deserializer=read_json
+            )
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection that sees one consistent state and changes nothing. Keep it short."""
         with self._waits.admit() as caller, self._reader.connect() as connection:
-            if not self.is_sqlite:
-                with caller.transaction(connection):
-                    yield connection
-                return
-            connection.info[_READ_BEFORE] = self._clock.monotonic() + self._patience.statement
-            yield connection
+            if self.is_sqlite:
+                connection.info[_READ_BEFORE] = self._clock.monotonic() + self._patience.statement
+            with caller.transaction(connection):
+                yield connection
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -206,7 +201,7 @@ class Database:
         ):
             if alone:
                 connection.execute(_ONE_WRITER)
-                caller.hurry(connection)
+                caller.shorten(connection)
             yield connection
 
     @contextlib.contextmanager
@@ -215,25 +210,6 @@ class Database:
             with _transaction(self._writer) as connection:
                 yield connection
             self._log.shorten(WRITERS_HELP_ABOVE)
-
-    def _open_postgresql(self) -> sa.Engine:
-        limits = {
-            "statement_timeout": self._patience.statement,
-            "lock_timeout": self._patience.lock,
-            "idle_in_transaction_session_timeout": self._patience.idle,
-        }
-        options = " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items())
-        theirs = self.url.query
-        given = {name: value for name, value in _POSTGRESQL.items() if name not in theirs}
-        return sa.create_engine(
-            self.url,
-            json_serializer=_to_json,
-            json_deserializer=read_json,
-            # What the URL says comes last, so it counts.
-            connect_args={**given, "options": f"{options} {theirs.get('options', '')}"},
-            pool_pre_ping=True,
-            **_POSTGRESQL_POOL,
-        )
 
     def _sqlite_path(self) -> Path:
         path = self.url.database

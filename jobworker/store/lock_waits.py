@@ -21,6 +21,10 @@ _PLACE_WITHIN = 3.0
 
 #: PostgreSQL: for one transaction only.
 _WAIT_BRIEFLY = f"SET LOCAL lock_timeout = {int(BRIEFLY * 1000)}"
+_WAIT_FOR_THE_REST = sa.text(
+    f"SELECT set_config('lock_timeout', greatest({int(BRIEFLY * 1000)}, setting::integer - :waited)::text, true) "
+    "FROM pg_settings WHERE name = 'lock_timeout' AND setting <> '0'"
+)
 
 #: PostgreSQL's code for `lock_timeout`.
 _LOCK_NOT_AVAILABLE = "55P03"
@@ -31,7 +35,7 @@ class LockWaits:
 
     Which rows and tables a transaction will lock is not known when it begins. So a lock that hangs refuses nobody:
     it makes the waits for locks short, and it is over when no caller has waited for `patience` (s) in vain for a while.
-    A server that gives no connection does refuse callers, and any that succeeds ends that.
+    While no connection can be had, all callers but one are refused; the first that gets one ends that.
     """
 
     def __init__(self, clock: Clock, places: int, patience: float) -> None:
@@ -44,12 +48,17 @@ class LockWaits:
         #: Whether the last caller that wanted a connection got none.
         self.is_cut_off = False
 
+    def now(self) -> float:
+        """Return the time of `Clock.monotonic`."""
+        return self._clock.monotonic()
+
     @property
     def is_brief(self) -> bool:
         """Whether a caller has recently waited for a lock in vain."""
-        if self._brief_until is not None and self._clock.monotonic() > self._brief_until:
-            self._brief_until = None
-        return self._brief_until is not None
+        until = self._brief_until
+        if until is not None and self.now() > until:
+            self._brief_until = until = None
+        return until is not None
 
     @contextlib.contextmanager
     def admit(self) -> Iterator["Caller"]:
@@ -71,7 +80,7 @@ class LockWaits:
     def in_vain(self, briefly: bool) -> DatabaseBusy:
         """Note that a caller has waited for a lock in vain; return its error."""
         if not briefly:
-            self._brief_until = self._clock.monotonic() + self._patience + 1.0
+            self._brief_until = self.now() + self._patience + 1.0
         return waited_too_long(BRIEFLY if briefly else self._patience)
 
     @contextlib.contextmanager
@@ -88,27 +97,26 @@ class LockWaits:
             if isinstance(error.orig, psycopg.errors.ConnectionTimeout):
                 self.is_cut_off = True
             raise
-        else:
-            if self.is_cut_off:
-                self.is_cut_off = False
         finally:
             self._places.release()
 
 
 class Caller:
-    """One that has a place, and what it waits for on PostgreSQL."""
+    """One that has a place. Locks are those of PostgreSQL: the writers of SQLite wait elsewhere."""
 
-    __slots__ = ("_briefly", "_tries", "_waits")
+    __slots__ = ("_briefly", "_since", "_tries", "_waits")
 
     def __init__(self, waits: LockWaits, tries: bool) -> None:
         self._waits = waits
         self._tries = tries
         self._briefly = False
+        self._since = waits.now()
 
     @contextlib.contextmanager
     def transaction(self, connection: sa.Connection) -> Iterator[None]:
-        """Raise `DatabaseBusy` instead of the time-out of a lock; others know of it before locks are released."""
-        self.hurry(connection)
+        """Raise `DatabaseBusy` instead of the time-out of a lock, and let others know that it was waited for."""
+        self._waits.is_cut_off = False
+        self.shorten(connection)
         try:
             yield
         except sa.exc.OperationalError as error:
@@ -116,11 +124,17 @@ class Caller:
                 raise
             raise self._waits.in_vain(self._briefly) from error
 
-    def hurry(self, connection: sa.Connection) -> None:
-        """Shorten further waits if others have waited in vain, perhaps while this one waited."""
-        if self._waits.is_brief and not self._tries and not self._briefly:
+    def shorten(self, connection: sa.Connection) -> None:
+        """Take what this caller has waited off its waits for locks, or wait `BRIEFLY` after others waited in vain."""
+        now = self._waits.now()
+        if self._briefly:
+            return
+        if self._waits.is_brief and not self._tries:
             self._briefly = True
             connection.exec_driver_sql(_WAIT_BRIEFLY)
+        elif now - self._since > BRIEFLY and connection.dialect.name == "postgresql":
+            connection.execute(_WAIT_FOR_THE_REST, {"waited": int((now - self._since) * 1000)})
+            self._since = now
 
 
 def waited_too_long(seconds: float) -> DatabaseBusy:

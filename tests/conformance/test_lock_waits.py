@@ -1,6 +1,8 @@
 """A lock that another program holds: few callers wait for it, and none for long."""
 
 import contextlib
+import os
+import signal
 import sqlite3
 import threading
 import time
@@ -155,3 +157,37 @@ def test_more_callers_than_connections_are_told_so(database: Database, monkeypat
     read(database)
     read(database)
     assert not database._waits.is_cut_off
+
+
+def test_a_server_process_that_is_stopped_is_given_up(postgres_url: str) -> None:
+    database = Database(postgres_url, Patience(statement=0.2))
+    with database.read() as connection:
+        backend = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        # It is found out before the connection is handed over, so another one is made.
+        read(database)
+        assert time.monotonic() - began < 10.0
+        with database.read() as connection:
+            backend_in_use = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+            os.kill(backend_in_use, signal.SIGSTOP)
+            try:
+                with pytest.raises(sa.exc.OperationalError, match=r"has not answered for 3\.2 s"):
+                    connection.execute(sa.text("SELECT 1"))
+            finally:
+                os.kill(backend_in_use, signal.SIGCONT)
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    read(database)
+    database.dispose()
+
+
+def test_the_limit_of_an_answer_follows_the_settings_of_the_session(postgres_url: str) -> None:
+    limits = []
+    for options in ("?options=-c%20statement_timeout%3D20000", "?options=-c%20statement_timeout%3D0", ""):
+        database = Database(postgres_url + options)
+        with database.read() as connection:
+            limits.append(connection.connection.dbapi_connection._limit)  # type: ignore[union-attr]
+        database.dispose()
+    assert limits == [23.0, None, 8.0]
