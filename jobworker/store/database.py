@@ -138,8 +138,8 @@ class Database:
         with self._waits.admit() as caller, self._reader.connect() as connection:
             if self.is_sqlite:
                 connection.info[_READ_BEFORE] = self._clock.monotonic() + self._patience.statement
-            with caller.transaction(connection):
-                yield connection
+            caller.shorten(connection)
+            yield connection
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -194,11 +194,8 @@ class Database:
 
     @contextlib.contextmanager
     def _on_postgresql(self, alone: bool) -> Iterator[sa.Connection]:
-        with (
-            self._waits.admit() as caller,
-            _transaction(self._writer) as connection,
-            caller.transaction(connection),
-        ):
+        with self._waits.admit() as caller, _transaction(self._writer) as connection:
+            caller.shorten(connection)
             if alone:
                 connection.execute(_ONE_WRITER)
                 caller.shorten(connection)
