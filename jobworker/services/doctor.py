@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from jobworker import loading
 from jobworker.clock import Clock
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import DatabaseBusy, Misconfigured
 from jobworker.domain.zones import DATA_VERSION
 from jobworker.services import zone_data
 from jobworker.services.health import Check, Health
@@ -121,7 +121,7 @@ def _moves(database: Database) -> Iterator[Finding]:
     try:
         with database.read() as connection:
             found = zone_data.pending(connection)
-    except sa.exc.SQLAlchemyError:
+    except (sa.exc.SQLAlchemyError, DatabaseBusy):
         return  # The checks have said why.
     if found is None or not found.moves:
         return

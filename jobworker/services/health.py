@@ -36,6 +36,11 @@ _MIB = 1024 * 1024
 #: So many items that cannot be used are named.
 _NAMED = 10
 
+#: No check that asks the database begins later (s) than this.
+_TOGETHER = 5.0
+
+_NEED_THE_DATABASE = frozenset({"migrations", "relay", "beat", "workers", "schedules", "time_zone_data", "content"})
+
 #: Beat ticks every few seconds; another beat needs a while to take over from a dead one (s).
 _BEAT_SILENT_AFTER = 45.0
 
@@ -49,6 +54,8 @@ class Check:
     detail: str
     #: Whether something is to be done although it is right.
     warning: bool = False
+    #: Whether the database was asked in vain.
+    unanswered: bool = False
 
 
 class Health:
@@ -64,6 +71,7 @@ class Health:
         self._folders = {"files": settings.home}
         if database.is_sqlite:
             self._folders = {"database": Path(str(database.url.database)).absolute().parent, **self._folders}
+        self._read = Probe(lambda: probe.read(database), clock, "a read", fresh=0.0)
         self._write = Probe(lambda: probe.write(database, clock.now()), clock)
 
     def checks(self) -> list[Check]:
@@ -83,7 +91,18 @@ class Health:
             ("time_zone_data", self._check_zone_data),
             ("content", self._check_content),
         ]
-        return [_run(name, check) for name, check in named]
+        found: list[Check] = []
+        deadline = self._clock.monotonic() + _TOGETHER
+        for name, check in named:
+            if name in _NEED_THE_DATABASE and any(each.unanswered for each in found):
+                found.append(Check(name, False, "not known: the database has not answered a check before this one"))
+            elif name in _NEED_THE_DATABASE and self._clock.monotonic() > deadline:
+                found.append(
+                    Check(name, False, f"not known: the checks before this one took more than {_TOGETHER:g} s")
+                )
+            else:
+                found.append(_run(name, check))
+        return found
 
     def log_warnings(self, checks: Sequence[Check]) -> None:
         """Log the warnings that were not there at the last call."""
@@ -110,14 +129,16 @@ class Health:
                     lateness=late.lateness(now),
                     log_bytes=self._database.log_size(),
                 )
-        except sa.exc.SQLAlchemyError:
+        except (sa.exc.SQLAlchemyError, DatabaseBusy):
             return None
 
     def _check_database(self) -> str:
-        with self._database.read() as connection:
-            connection.execute(sa.text("SELECT 1"))
-        self._database.require_room()
         try:
+            self._read.ask()
+        except Misconfigured as error:
+            raise sa.exc.TimeoutError(error.detail) from error
+        try:
+            self._database.require_room()
             self._write.ask()
         except UNAVAILABLE as error:
             where = f" ({self._folders['database']})" if self._database.is_sqlite else ""
@@ -234,12 +255,14 @@ def _run(name: str, check: Callable[[], str]) -> Check:
         return Check(name, True, check())
     except _Warning as warning:
         return Check(name, True, str(warning), warning=True)
-    except (Misconfigured, DatabaseBusy, OSError) as error:
+    except (Misconfigured, OSError) as error:
         return Check(name, False, getattr(error, "detail", str(error)))
     except redis.RedisError as error:
         return Check(name, False, f"Redis does not answer: {error}")
     except UNAVAILABLE as error:
-        return Check(name, False, f"the database does not answer: {getattr(error, 'orig', error)}")
+        told = error.detail if isinstance(error, DatabaseBusy) else None
+        detail = told or f"the database does not answer: {getattr(error, 'orig', error)}"
+        return Check(name, False, detail, unanswered=True)
     except sa.exc.SQLAlchemyError:
         return Check(name, False, "the database does not have the schema of this code")
 

@@ -17,7 +17,9 @@ _FRESH = 1.0
 class Probe:
     """Runs one attempt at a time in a thread of its own; callers that come meanwhile share its outcome."""
 
-    def __init__(self, attempt: Callable[[], None], clock: Clock) -> None:
+    def __init__(self, attempt: Callable[[], None], clock: Clock, what: str = "a write", fresh: float = _FRESH) -> None:
+        self._fresh = fresh
+        self._what = what
         self._attempt = attempt
         self._clock = clock
         self._lock = threading.Lock()
@@ -28,7 +30,7 @@ class Probe:
         """Raise what the latest attempt raised, or `Misconfigured` if it does not come to an end."""
         with self._lock:
             now = self._clock.monotonic()
-            if self._outcome is None or (self._outcome.done() and now - self._began >= _FRESH):
+            if self._outcome is None or (self._outcome.done() and now - self._began >= self._fresh):
                 self._outcome, self._began = Future(), now
                 threading.Thread(target=self._run, args=(self._outcome,), name="probe", daemon=True).start()
             outcome = self._outcome
@@ -36,7 +38,7 @@ class Probe:
             outcome.result(_PATIENCE)
         except TimeoutError:
             waited = self._clock.monotonic() - self._began
-            raise Misconfigured(f"a write has not come to its end for {waited:.0f} s: is a lock held?") from None
+            raise Misconfigured(f"{self._what} has not come to its end for {waited:.0f} s: is a lock held?") from None
 
     def _run(self, outcome: Future[None]) -> None:
         try:

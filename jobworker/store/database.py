@@ -9,6 +9,7 @@ submissions, which only add rows, do not.
 
 import contextlib
 import functools
+import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,11 @@ from sqlalchemy import event
 
 from jobworker.clock import Clock, SystemClock
 from jobworker.domain.errors import DatabaseBusy, Misconfigured
+from jobworker.store import postgresql
 from jobworker.store.columns import read_json
 from jobworker.store.file_lock import FileLock
 from jobworker.store.group_commit import Answer, GroupCommit
+from jobworker.store.lock_waits import BRIEFLY, LockWaits, waited_too_long
 from jobworker.store.read_limit import ReadLimit
 from jobworker.store.write_ahead_log import WRITERS_HELP_ABOVE, WriteAheadLog
 
@@ -54,18 +57,8 @@ _BUSY_TIMEOUT = 2.0
 #: Instructions of SQLite's virtual machine between two looks at the clock during a read: about a millisecond.
 _INSTRUCTIONS = 20_000
 
-#: A free connection of the pool comes within this time (s), or the request is refused.
-_POOL_TIMEOUT = 3.0
-
-#: libpq: seconds for a connection to be made, and until a server that does not answer the network is given up.
-_POSTGRESQL = {
-    "connect_timeout": 3,
-    "keepalives": 1,
-    "keepalives_idle": 10,
-    "keepalives_interval": 3,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,
-}
+#: Connections that are kept, and those that are made beside them when many callers come at once.
+_SQLITE_POOL = {"pool_size": 10, "max_overflow": 50}
 
 #: What is raised when the database cannot be reached, is full, locked, or does not answer in time.
 UNAVAILABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, DatabaseBusy)
@@ -121,21 +114,31 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._patience = patience
         self._clock = clock or SystemClock()
+        pool = _SQLITE_POOL if self.is_sqlite else postgresql.POOL
+        self._waits = LockWaits(self._clock, sum(pool.values()), patience.lock)
         if self.is_sqlite:
             path = self._sqlite_path()
             self._reader, self._writer = self._open_sqlite(read_limit)
             self._lock = FileLock(Path(f"{path}.lock"), self._clock, patience.lock)
             self._log = WriteAheadLog(path, self._clock)
+            self._group = GroupCommit(self._write_before, self._clock, lambda: self._lock.patience)
         else:
-            self._reader = self._writer = self._open_postgresql()
-        self._group = GroupCommit(self._write_before, self._clock, self._lock_patience)
+            limits = {
+                "statement_timeout": patience.statement,
+                "lock_timeout": patience.lock,
+                "idle_in_transaction_session_timeout": patience.idle,
+            }
+            self._reader = self._writer = postgresql.engine(
+                self.url, limits, json_serializer=_to_json, json_deserializer=read_json
+            )
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection that sees one consistent state and changes nothing. Keep it short."""
-        with self._reader.connect() as connection:
+        with self._waits.admit() as caller, self._reader.connect() as connection:
             if self.is_sqlite:
                 connection.info[_READ_BEFORE] = self._clock.monotonic() + self._patience.statement
+            caller.shorten(connection)
             yield connection
 
     @contextlib.contextmanager
@@ -144,9 +147,11 @@ class Database:
 
         Raises `DatabaseBusy` when it is not this writer's turn in time.
         """
-        with self._write_before(self._clock.monotonic() + self._lock_patience()) as connection:
-            if not self.is_sqlite:
-                connection.execute(_ONE_WRITER)
+        if not self.is_sqlite:
+            with self._on_postgresql(alone=True) as connection:
+                yield connection
+            return
+        with self._write_before(self._clock.monotonic() + self._lock.patience) as connection:
             yield connection
 
     def commit(self, work: Callable[[sa.Connection], Answer], only_adds: bool = False) -> Answer:
@@ -157,7 +162,7 @@ class Database:
         may change, so on PostgreSQL it need not wait for the transactions of `write`.
         """
         if not self.is_sqlite:
-            with _transaction(self._writer) if only_adds else self.write() as connection:
+            with self._on_postgresql(alone=not only_adds) as connection:
                 return work(connection)
         self.require_room()
         return self._group.run(work)
@@ -175,7 +180,7 @@ class Database:
     def checkpoint(self, above: int) -> None:
         """Copy SQLite's write-ahead log into the database file if it is longer than `above` bytes."""
         if self.is_sqlite and self._log.size() > above:
-            with self._lock.hold(self._clock.monotonic() + self._lock_patience()):
+            with self._lock.hold(self._clock.monotonic() + self._lock.patience):
                 self._log.shorten(above)
 
     def log_size(self) -> int:
@@ -187,40 +192,21 @@ class Database:
         self._reader.dispose()
         self._writer.dispose()
 
-    def _lock_patience(self) -> float:
-        return self._lock.patience if self.is_sqlite else self._patience.lock
+    @contextlib.contextmanager
+    def _on_postgresql(self, alone: bool) -> Iterator[sa.Connection]:
+        with self._waits.admit() as caller, _transaction(self._writer) as connection:
+            caller.shorten(connection)
+            if alone:
+                connection.execute(_ONE_WRITER)
+                caller.shorten(connection)
+            yield connection
 
     @contextlib.contextmanager
     def _write_before(self, deadline: float) -> Iterator[sa.Connection]:
-        if not self.is_sqlite:
-            with _transaction(self._writer) as connection:
-                yield connection
-            return
         with self._lock.hold(deadline):
             with _transaction(self._writer) as connection:
                 yield connection
             self._log.shorten(WRITERS_HELP_ABOVE)
-
-    def _open_postgresql(self) -> sa.Engine:
-        limits = {
-            "statement_timeout": self._patience.statement,
-            "lock_timeout": self._patience.lock,
-            "idle_in_transaction_session_timeout": self._patience.idle,
-        }
-        options = " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items())
-        theirs = self.url.query
-        given = {name: value for name, value in _POSTGRESQL.items() if name not in theirs}
-        return sa.create_engine(
-            self.url,
-            json_serializer=_to_json,
-            json_deserializer=read_json,
-            # What the URL says comes last, so it counts.
-            connect_args={**given, "options": f"{options} {theirs.get('options', '')}"},
-            pool_pre_ping=True,
-            pool_size=10,
-            max_overflow=20,
-            pool_timeout=_POOL_TIMEOUT,
-        )
 
     def _sqlite_path(self) -> Path:
         path = self.url.database
@@ -237,21 +223,37 @@ class Database:
     def _open_sqlite(self, read_limit: ReadLimit | None) -> tuple[sa.Engine, sa.Engine]:
         options: dict[str, Any] = {
             "connect_args": {"timeout": _BUSY_TIMEOUT, "check_same_thread": False},
-            "pool_size": 10,
-            "max_overflow": 50,
-            "pool_timeout": _POOL_TIMEOUT,
+            **_SQLITE_POOL,
         }
         reader = sa.create_engine(self.url, **options)
         writer = sa.create_engine(self.url, **options)
-        for engine, begin in ((reader, "BEGIN"), (writer, "BEGIN IMMEDIATE")):
+        for engine, begin in ((reader, _begin), (writer, self._begin_immediate)):
             event.listen(engine, "connect", _set_pragmas)
-            event.listen(engine, "begin", _beginner(begin))
+            event.listen(engine, "begin", begin)
         event.listen(reader, "connect", _forbid_writes)
         if self._patience.statement:
             event.listen(reader, "connect", functools.partial(self._limit_reads, read_limit))
         if read_limit:
             read_limit.attach(reader)
         return reader, writer
+
+    def _begin_immediate(self, connection: sa.Connection) -> None:
+        """Wait for SQLite's own lock, which only programs hold that do not take ours."""
+        brief = self._lock.hangs
+        if brief:
+            _set_busy_timeout(connection, BRIEFLY)
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except sa.exc.OperationalError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
+                raise
+            self._lock.hangs = True
+            raise waited_too_long(BRIEFLY if brief else _BUSY_TIMEOUT) from error
+        finally:
+            if brief:
+                _set_busy_timeout(connection, _BUSY_TIMEOUT)
+        if brief:
+            self._lock.hangs = False
 
     def _limit_reads(
         self, read_limit: ReadLimit | None, connection: _DBAPIConnection, record: sa.pool.ConnectionPoolEntry
@@ -305,8 +307,9 @@ def _forbid_writes(connection: _DBAPIConnection, _record: object) -> None:
     cursor.close()
 
 
-def _beginner(statement: str) -> Callable[[sa.Connection], None]:
-    def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(statement)
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
 
-    return begin
+
+def _set_busy_timeout(connection: sa.Connection, seconds: float) -> None:
+    connection.exec_driver_sql(f"PRAGMA busy_timeout={int(seconds * 1000)}")

@@ -13,11 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jobworker.clock import Clock
-from jobworker.domain.errors import DatabaseBusy
-
-#: How long (s) a caller waits after another one has waited in vain, until the lock is granted again: a holder that
-#: hangs must not keep all threads of a server busy.
-_SHORT = 0.2
+from jobworker.store.lock_waits import BRIEFLY, waited_too_long
 
 
 class _Request:
@@ -63,26 +59,27 @@ class FileLock:
         self._path = path
         self._clock = clock
         self._patience = patience
-        self._hangs = False
+        #: Whether the last writer waited in vain, for this lock or for SQLite's own. Reset by one that can write.
+        self.hangs = False
         self._turn = threading.Lock()
         self._request: _Request | None = None
 
     @property
     def patience(self) -> float:
         """How long (s) a caller should wait at present."""
-        return min(self._patience, _SHORT) if self._hangs else self._patience
+        return min(self._patience, BRIEFLY) if self.hangs else self._patience
 
     @contextlib.contextmanager
     def hold(self, deadline: float) -> Iterator[None]:
         """Hold the lock; raise `DatabaseBusy` if it is not granted before `deadline` (of `Clock.monotonic`)."""
         began = self._clock.monotonic()
         if not self._turn.acquire(timeout=max(0.0, deadline - began)):
-            self._hangs = True
+            self.hangs = True
             raise waited_too_long(self._clock.monotonic() - began)
         try:
             descriptor = self._lock(deadline)
-            self._hangs = descriptor is None
             if descriptor is None:
+                self.hangs = True
                 raise waited_too_long(self._clock.monotonic() - began)
             try:
                 yield
@@ -102,13 +99,6 @@ class FileLock:
         if granted is not None:
             self._request = None
         return granted
-
-
-def waited_too_long(seconds: float) -> DatabaseBusy:
-    """Return the error of a caller that has waited `seconds` in vain."""
-    return DatabaseBusy(
-        f"another writer has kept the database locked for {seconds:.1f} s; nothing was changed: try again"
-    )
 
 
 def _lock_at_once(descriptor: int) -> bool:

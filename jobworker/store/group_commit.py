@@ -15,7 +15,8 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.store.file_lock import waited_too_long
+from jobworker.domain.errors import DatabaseBusy
+from jobworker.store.lock_waits import waited_too_long
 
 Answer = TypeVar("Answer")
 
@@ -103,6 +104,10 @@ class GroupCommit:
                     pieces, self._waiting = self._waiting, []
                 _run(pieces, connection)
         except BaseException as error:  # noqa: BLE001  no piece of this transaction is in the database
+            if isinstance(error, DatabaseBusy):
+                # The lock has been waited for: the others are not to wait for it one after the other.
+                with self._state:
+                    pieces, self._waiting = list({*pieces, *self._waiting}), []
             for piece in pieces:
                 piece.error = error
         with self._state:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from jobworker.store.database import Database
 from jobworker.transport import keys
 from jobworker.web import create_app
 from tests.integration.http.conftest import World, seed, settings, world_on
-from tests.servers import RedisServer
+from tests.servers import PostgresServer, RedisServer
 
 
 def _alive(world: World, turned: float = 0, ticked: float = 0) -> None:
@@ -227,6 +228,38 @@ def test_a_database_that_takes_no_writes_is_named(world: World, redis_url: str) 
         response = world.client.get("/readyz")
     assert (response.status_code, response.json["status"]) == (503, "unready")
     assert "a write has not come to its end" in response.json["checks"]["database"]["detail"]
+
+
+def test_a_lock_that_keeps_submissions_waiting_is_named(postgres_url: str, redis_url: str) -> None:
+    database = Database(postgres_url)
+    seed(database)
+    world = world_on(database, REDIS_URL=redis_url)
+    _alive(world)
+    world.worker()
+    with database._writer.begin() as holder:
+        holder.execute(sa.text("LOCK TABLE executions IN EXCLUSIVE MODE"))
+        response = world.client.get("/readyz")
+    assert (response.status_code, response.json["status"], _failed(response)) == (503, "unready", {"database"})
+    assert "a write has not come to its end" in response.json["checks"]["database"]["detail"]
+    database.dispose()
+
+
+def test_a_database_that_is_frozen_is_told_within_seconds(
+    postgres: PostgresServer, postgres_url: str, redis_url: str
+) -> None:
+    database = Database(postgres_url)
+    seed(database)
+    world = world_on(database, REDIS_URL=redis_url)
+    assert world.client.get("/readyz").status_code == 503
+    with postgres.frozen():
+        began = time.monotonic()
+        response = world.client.get("/readyz")
+        assert time.monotonic() - began < 5.0
+    checks = response.json["checks"]
+    assert {"database", "migrations", "relay", "beat", "workers", "schedules", "content"} <= _failed(response)
+    assert "the database does not answer: a read has not come to its end" in checks["database"]["detail"]
+    assert checks["workers"]["detail"].startswith("not known: the database has not answered")
+    database.dispose()
 
 
 @pytest.mark.every_redis

@@ -105,7 +105,7 @@ def test_of_the_file_lock(world: World, stopped: Stop) -> None:
 def test_of_a_transaction(world: World, stopped: Stop) -> None:
     holder = stopped(_WITH_TRANSACTION, _file(world.database))
     answer, waited = _timed(world.submit)
-    assert (answer.status_code, answer.json["code"]) == (503, "database_unavailable")
+    assert (answer.status_code, answer.json["code"]) == (503, "database_busy")
     assert waited < _SOON
     assert world.client.get("/api/v1/executions").json["items"] == []
     holder.end()
@@ -119,7 +119,7 @@ def test_of_rows_in_postgresql(postgres_url: str, stopped: Stop) -> None:
     execution = world.submitted()["id"]
     stopped(_WITH_ROWS, postgres_url.replace("+psycopg", ""))
     answer, waited = _timed(lambda: world.client.post(f"/api/v1/executions/{execution}/cancel"))
-    assert (answer.status_code, answer.json["code"]) == (503, "database_unavailable")
+    assert (answer.status_code, answer.json["code"]) == (503, "database_busy")
     assert waited < _SOON
     world.submitted()
     database.dispose()

@@ -1,0 +1,136 @@
+"""Admission to the connections of one database: while callers wait in vain, only one at a time waits long.
+
+A lock whose holder hangs, or a server that does not answer, would otherwise keep every thread of a process busy.
+"""
+
+import threading
+from queue import Empty, SimpleQueue
+
+import psycopg
+import sqlalchemy as sa
+
+from jobworker.clock import Clock
+from jobworker.domain.errors import DatabaseBusy
+
+#: How long (s) callers wait for a lock or a connection after another one has waited in vain.
+BRIEFLY = 0.2
+
+#: A free connection comes within this time (s), or the caller is refused.
+_PLACE_WITHIN = 3.0
+
+#: PostgreSQL: for one transaction only.
+_WAIT_BRIEFLY = f"SET LOCAL lock_timeout = {int(BRIEFLY * 1000)}"
+_WAIT_FOR_THE_REST = sa.text(
+    f"SELECT set_config('lock_timeout', greatest({int(BRIEFLY * 1000)}, setting::integer - :waited)::text, true) "
+    "FROM pg_settings WHERE name = 'lock_timeout' AND setting <> '0'"
+)
+
+#: PostgreSQL's code for `lock_timeout`.
+_LOCK_NOT_AVAILABLE = "55P03"
+
+
+class LockWaits:
+    """Places for callers, one for each connection, and what the last ones waited for in vain.
+
+    Which rows and tables a transaction will lock is not known when it begins. So a lock that hangs refuses no caller:
+    it makes the waits for locks short, until no caller that waited for `patience` (s) has done so in vain for a while.
+    While no connection can be had, all callers but one are refused; the first that gets one ends that.
+    """
+
+    def __init__(self, clock: Clock, places: int, patience: float) -> None:
+        self.now = clock.monotonic
+        self.patience = patience
+        #: Each item is a place. A semaphore would do, at twenty times the cost.
+        self.places: SimpleQueue[None] = SimpleQueue()
+        for _ in range(places):
+            self.places.put(None)
+        #: At most one caller at a time waits long while others waited in vain.
+        self.trial = threading.Lock()
+        self.brief_until: float | None = None
+        #: Whether the last caller that wanted a connection got none.
+        self.is_cut_off = False
+
+    @property
+    def is_brief(self) -> bool:
+        """Whether a caller has recently waited for a lock in vain."""
+        until = self.brief_until
+        if until is not None and self.now() > until:
+            self.brief_until = until = None
+        return until is not None
+
+    def admit(self) -> "Caller":
+        """Return a caller, which keeps a place in a `with` block."""
+        return Caller(self)
+
+
+class Caller:
+    """One that wants a place. Locks are those of PostgreSQL: the writers of SQLite wait elsewhere."""
+
+    __slots__ = ("_briefly", "_since", "_tries", "_waits")
+
+    def __init__(self, waits: LockWaits) -> None:
+        self._waits = waits
+        self._tries = self._briefly = False
+        self._since = waits.now()
+
+    def __enter__(self) -> "Caller":
+        """Take a place; raise `DatabaseBusy` for want of one."""
+        waits = self._waits
+        hangs = waits.is_cut_off or waits.brief_until is not None
+        if hangs:
+            self._tries = waits.trial.acquire(blocking=False)
+            if waits.is_cut_off and not self._tries:
+                raise DatabaseBusy("the database has not answered the last requests; nothing was changed: try again")
+        seconds = BRIEFLY if hangs and not self._tries else _PLACE_WITHIN
+        try:
+            waits.places.get(timeout=seconds)
+        except Empty:
+            waits.is_cut_off = True
+            self._end_trial()
+            raise DatabaseBusy(
+                "too many requests are being worked off at once: all connections to the database have been in use "
+                f"for {seconds:g} s; nothing was changed: try again"
+            ) from None
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Give the place back; raise `DatabaseBusy` instead of the time-out of a lock."""
+        waits = self._waits
+        waits.places.put(None)
+        if isinstance(error, sa.exc.OperationalError):
+            if isinstance(error.orig, psycopg.errors.ConnectionTimeout):
+                waits.is_cut_off = True
+            if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+                if not self._briefly:
+                    waits.brief_until = waits.now() + waits.patience + 1.0
+                self._end_trial()
+                raise waited_too_long(BRIEFLY if self._briefly else waits.patience) from error
+        self._end_trial()
+
+    def shorten(self, connection: sa.Connection) -> None:
+        """Take what this caller has waited off its waits for locks, or wait `BRIEFLY` after others waited in vain."""
+        waits = self._waits
+        if waits.is_cut_off:
+            waits.is_cut_off = False
+        now = waits.now()
+        if waits.brief_until is None and now - self._since <= BRIEFLY:
+            return
+        if self._briefly or connection.dialect.name != "postgresql":
+            return
+        if waits.is_brief and not self._tries:
+            self._briefly = True
+            connection.exec_driver_sql(_WAIT_BRIEFLY)
+        elif now - self._since > BRIEFLY:
+            connection.execute(_WAIT_FOR_THE_REST, {"waited": int((now - self._since) * 1000)})
+            self._since = now
+
+    def _end_trial(self) -> None:
+        if self._tries:
+            self._waits.trial.release()
+
+
+def waited_too_long(seconds: float) -> DatabaseBusy:
+    """Return the error of a caller that has waited `seconds` in vain."""
+    return DatabaseBusy(
+        f"another writer has kept the database locked for {seconds:.1f} s; nothing was changed: try again"
+    )

@@ -1,0 +1,193 @@
+"""A lock that another program holds: few callers wait for it, and none for long."""
+
+import contextlib
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from jobworker.domain.errors import DatabaseBusy
+from jobworker.store import lock_waits, queues, schema
+from jobworker.store.database import Database, Patience
+from tests.conftest import NOW
+from tests.waiting import until
+
+#: More than may wait for a lock at a time.
+_CALLERS = 16
+
+#: Of PostgreSQL's locks; SQLite's own is waited for 2 s.
+_PATIENCE = Patience(lock=2.0)
+
+#: Those who wait when the lock is not known to hang.
+_FIRST = 3.5
+
+Work = Callable[[Database], object]
+
+
+@contextlib.contextmanager
+def held(database: Database, table: str = "executions") -> Iterator[None]:
+    """Hold the lock of the writers of SQLite, or that of a table of PostgreSQL, by a connection that is not ours."""
+    if database.is_sqlite:
+        with contextlib.closing(sqlite3.connect(str(database.url.database), isolation_level=None)) as raw:
+            raw.execute("BEGIN IMMEDIATE")
+            yield
+        return
+    url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with contextlib.closing(psycopg.connect(url)) as connection:
+        connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+        yield
+
+
+def change(connection: sa.Connection) -> None:
+    """Change no row, under the locks of a change."""
+    connection.execute(sa.delete(schema.executions).where(schema.executions.c.id == "none"))
+
+
+def submit(database: Database) -> None:
+    database.commit(change, only_adds=True)
+
+
+def write(database: Database) -> None:
+    with database.write() as connection:
+        change(connection)
+
+
+def read(database: Database) -> None:
+    with database.read() as connection:
+        connection.execute(sa.select(schema.executions.c.id).limit(1)).all()
+
+
+def at_once(database: Database, work: Work) -> list[float]:
+    """Let many callers try; check that each is refused, and return the seconds that they waited, the longest last."""
+    waited: list[float] = []
+    refused: list[str] = []
+
+    def run() -> None:
+        began = time.monotonic()
+        try:
+            work(database)
+        except DatabaseBusy as error:
+            refused.append(error.detail)
+        waited.append(time.monotonic() - began)
+
+    threads = [threading.Thread(target=run) for _ in range(_CALLERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == _CALLERS
+    assert all("nothing was changed: try again" in detail for detail in refused), refused
+    return sorted(waited)
+
+
+@pytest.mark.parametrize("work", [submit, write])
+def test_writers_wait_once_for_the_lock_of_another_program(database_url: str, work: Work) -> None:
+    database = Database(database_url, _PATIENCE)
+    work(database)
+    with held(database):
+        first = at_once(database, work)
+        assert first[-1] < _FIRST, first
+        later = at_once(database, work)
+        # On PostgreSQL one of them tries with the full patience.
+        assert later[-2] < 1.0, later
+        assert later[-1] < _FIRST, later
+    began = time.monotonic()
+    work(database)
+    assert time.monotonic() - began < 1.0
+    database.dispose()
+
+
+def test_readers_of_postgresql_wait_once_for_a_lock(postgres_url: str) -> None:
+    database = Database(postgres_url, _PATIENCE)
+    read(database)
+    with held(database):
+        assert at_once(database, read)[-1] < _FIRST
+        assert at_once(database, read)[-2] < 1.0
+        # What needs other tables goes on.
+        with database.read() as connection:
+            assert queues.names(connection, 10) == []
+    read(database)
+    database.dispose()
+
+
+def test_after_a_lock_that_hung_callers_wait_with_the_full_patience_again(postgres_url: str) -> None:
+    database = Database(postgres_url, Patience(lock=0.2))
+    with held(database), pytest.raises(DatabaseBusy):
+        submit(database)
+    assert database._waits.is_brief
+    until(lambda: not database._waits.is_brief, what="the full patience")
+    database.dispose()
+
+
+def test_errors_that_are_not_about_waiting_refuse_no_other_caller(postgres_url: str) -> None:
+    database = Database(postgres_url, Patience(statement=0.2))
+    with pytest.raises(sa.exc.OperationalError, match="statement timeout"), database.read() as connection:
+        connection.execute(sa.text("SELECT pg_sleep(30)"))
+    with database.write() as connection:
+        queues.remember(connection, ["a"], NOW)
+    with pytest.raises(sa.exc.IntegrityError), database.write() as connection:
+        connection.execute(sa.insert(schema.queues), [{"name": "a", "created_at": NOW}])
+    for state in ("40001", "40P01"):
+        raised = f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{state}'; END $$"
+        with pytest.raises(sa.exc.OperationalError), database.write() as connection:
+            connection.exec_driver_sql(raised)
+    assert not database._waits.is_brief
+    assert not database._waits.is_cut_off
+    database.dispose()
+
+
+def test_more_callers_than_connections_are_told_so(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_waits, "_PLACE_WITHIN", 0.1)
+    with contextlib.ExitStack() as readers:
+        for _ in range(60 if database.is_sqlite else 30):
+            readers.enter_context(database.read())
+        with pytest.raises(DatabaseBusy, match="too many requests are being worked off at once"), database.read():
+            pass
+        # One caller at a time looks whether there is a free connection.
+        began = time.monotonic()
+        with pytest.raises(DatabaseBusy, match="nothing was changed: try again"), database.read():
+            pass
+        assert time.monotonic() - began < 1.0
+    read(database)
+    read(database)
+    assert not database._waits.is_cut_off
+
+
+def test_a_server_process_that_is_stopped_is_given_up(postgres_url: str) -> None:
+    database = Database(postgres_url, Patience(statement=0.2))
+    with database.read() as connection:
+        backend = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        # It is found out before the connection is handed over, so another one is made.
+        read(database)
+        assert time.monotonic() - began < 10.0
+        with database.read() as connection:
+            backend_in_use = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+            os.kill(backend_in_use, signal.SIGSTOP)
+            try:
+                with pytest.raises(sa.exc.OperationalError, match=r"has not answered for 3\.2 s"):
+                    connection.execute(sa.text("SELECT 1"))
+            finally:
+                os.kill(backend_in_use, signal.SIGCONT)
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    read(database)
+    database.dispose()
+
+
+def test_the_limit_of_an_answer_follows_the_settings_of_the_session(postgres_url: str) -> None:
+    limits = []
+    for options in ("?options=-c%20statement_timeout%3D20000", "?options=-c%20statement_timeout%3D0", ""):
+        database = Database(postgres_url + options)
+        with database.read() as connection:
+            limits.append(connection.connection.dbapi_connection._limit)  # type: ignore[union-attr]
+        database.dispose()
+    assert limits == [23.0, None, 8.0]
