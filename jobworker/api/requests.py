@@ -32,9 +32,8 @@ def _mend_names(_endpoint: str | None, values: dict[str, Any] | None) -> None:
 
     Nothing can have such a name, so each view answers as for any other name that does not exist.
     """
-    for name, value in (values or {}).items():
-        if isinstance(value, str):
-            values[name] = json_values.mended(value)
+    if values:
+        values.update({name: json_values.mended(each) for name, each in values.items() if isinstance(each, str)})
 
 
 def _begin() -> None:

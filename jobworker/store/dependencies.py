@@ -66,13 +66,11 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The result of a parent, and the names under which a dependent may refer to it."""
+    """A parent whose result is in its row, and the names under which a dependent may refer to it."""
 
     execution_id: str
     job: str
     step: str | None
-    result: Any
-    result_file: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,15 @@ _UNSETTLED = _EDGES.where(dependencies.c.parent_id.in_(sa.bindparam("parents", e
     sa.bindparam("most", type_=sa.Integer)
 )
 
-_SOURCE = ("id", "job", "step", "result", "result_file")
+_SOURCES = (
+    sa.select(dependencies.c.execution_id, *(executions.c[name] for name in ("id", "job", "step")))
+    .join(executions, executions.c.id == dependencies.c.parent_id)
+    .where(dependencies.c.execution_id.in_(sa.bindparam("children", expanding=True)))
+    .where(executions.c.result_file.is_(None))
+)
+_RESULTS = sa.select(executions.c.id, executions.c.result).where(
+    executions.c.id.in_(sa.bindparam("parents", expanding=True))
+)
 
 _INSERTED = ("execution_id", "parent_id", "condition", "otherwise")
 _INSERT = Bulk(bulk.insert(dependencies, _INSERTED), _INSERTED)
@@ -229,18 +235,17 @@ def save(connection: sa.Connection, changed: Sequence[Changed], now: dt.datetime
 
 
 def sources(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[Source]]:
-    """The results of the parents of these executions, by the id of the dependent."""
+    """The parents to whose results these executions may refer, by the id of the dependent."""
     found: dict[str, list[Source]] = {each: [] for each in ids}
-    parent = executions.c
     for chunk in _chunks(ids):
-        query = (
-            sa.select(dependencies.c.execution_id.label("child"), *(parent[name] for name in _SOURCE))
-            .join(executions, parent.id == dependencies.c.parent_id)
-            .where(dependencies.c.execution_id.in_(chunk))
-        )
-        for row in connection.execute(query):
-            found[row.child].append(Source(*row[1:]))
+        for child, *names in connection.execute(_SOURCES, {"children": chunk}):
+            found[child].append(Source(*names))
     return found
+
+
+def results(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Any]:
+    """The results of these executions."""
+    return {row.id: row.result for row in connection.execute(_RESULTS, {"parents": ids})}
 
 
 def of(

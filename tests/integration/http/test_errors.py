@@ -43,7 +43,7 @@ def test_a_name_with_nul_in_a_path_does_not_exist(any_world: World) -> None:
         path = re.sub(r"<string:\w+>", "a%00", rule.rule.replace("<int:number>", "1"))
         for method in (rule.methods or set()) - {"OPTIONS", "HEAD"}:
             query = span if path.endswith("/days") else ""
-            body = {} if method == "GET" else {"json": {}}
+            body: dict[str, Any] = {} if method == "GET" else {"json": {}}
             response = any_world.client.open(f"{path}{query}", method=method, **body)
             assert response.status_code < 500, (method, path)
             if method == "GET":
