@@ -6,12 +6,11 @@ on, or what else the place says. `path` is an RFC 6901 pointer into the source's
 more than their text: what they come to is measured before it is put together, and refused if it is too much.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol
-
-import orjson
 
 from jobworker.domain.errors import FieldError, InvalidParameters, pointer
 from jobworker.domain.parameters import MAX_BYTES
@@ -111,7 +110,7 @@ def _at(found: Any, path: str) -> Any:
 
 def _size(value: Any) -> int:
     try:
-        return len(orjson.dumps(value))
+        return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass"))
     except TypeError:
         return 0  # It is no JSON: the check of what the parameters come to tells what is wrong with it.
 

@@ -28,12 +28,12 @@ from jobworker.store.dependencies import Changed, Edge, Source, Waiting
 #: Dependencies that one wave looks at, and waves that one transaction goes through: others want to write, too.
 _EDGES, _WAVES = 200, 50
 
-#: What one transaction goes through at most, or one execution more: dependencies, bytes of the parameters of executions
-#: that wait, and bytes of results that these refer to.
+#: What one transaction goes through, and a little more: dependencies, bytes of the parameters of executions that wait,
+#: and bytes of results that these refer to.
 _MOST_EDGES, _MOST_BYTES = 4000, 2 * 1024 * 1024
 
-#: Results that are read, and held, at a time.
-_RESULTS = 64
+#: Executions whose parameters are read at a time, and results that are read, and held, at a time.
+_LOCKED, _RESULTS = 40, 64
 
 #: Longest explanation why an execution could not go on (characters).
 _LONGEST_REASON = 500
@@ -209,10 +209,7 @@ def _settle_all(
     now: dt.datetime,
     budget: _Budget,
 ) -> _Wave:
-    # One that was cancelled meanwhile is not Waiting any more, and stays as it is.
-    waiting = dependencies.lock_waiting(connection, sorted(mine))
-    postponed = _beyond(waiting, budget)
-    waiting = {key: row for key, row in waiting.items() if key not in postponed}
+    waiting, postponed = _lock_waiting(connection, sorted(mine), budget)
     against = {key: found for key in waiting if (found := _against(mine[key]))}
     left = {key: row.waiting_for - len(mine[key]) for key, row in waiting.items() if key not in against}
     dependencies.count_down(connection, [(key, number) for key, number in left.items() if number > 0])
@@ -229,15 +226,21 @@ def _settle_all(
     return _Wave(len(changed) - sum(each.finished for each in changed), ended, postponed=bool(postponed))
 
 
-def _beyond(waiting: Mapping[str, Waiting], budget: _Budget) -> set[str]:
-    """Those of these executions that are left to the next transaction."""
-    beyond = set()
-    for key, row in waiting.items():
+def _lock_waiting(
+    connection: sa.Connection, keys: Sequence[str], budget: _Budget
+) -> tuple[dict[str, Waiting], set[str]]:
+    """Those of these executions that are Waiting, and the ids of those that are left to the next transaction.
+
+    One that was cancelled meanwhile is not Waiting any more, and stays as it is.
+    """
+    waiting: dict[str, Waiting] = {}
+    for start in range(0, len(keys), _LOCKED):
         if budget.parameters <= 0:
-            beyond.add(key)
-        else:
-            budget.parameters -= _size(row.parameters)
-    return beyond
+            return waiting, set(keys[start:])
+        rows = dependencies.lock_waiting(connection, keys[start : start + _LOCKED])
+        budget.parameters -= sum(_size(row.parameters) for row in rows.values())
+        waiting |= rows
+    return waiting, set()
 
 
 def _size(value: Any) -> int:
@@ -259,7 +262,7 @@ def _stopped(row: Waiting, outcome: _Outcome, parents: Mapping[str, Parent]) -> 
     reason = f"it depends on {parent.id} (job {parent.job}), which ended {parent.state}"
     if verdict is Verdict.FAIL:
         return _failed(row, "DependencyFailed", reason)
-    return Changed(row.id, State.SKIPPED, reason, row.due_at, row.parameters, row.expires_at)
+    return Changed(row.id, State.SKIPPED, reason, row.due_at, None, row.expires_at)
 
 
 def _freed(connection: sa.Connection, rows: Sequence[Waiting], now: dt.datetime, budget: _Budget) -> _Freed:
@@ -274,7 +277,7 @@ def _freed(connection: sa.Connection, rows: Sequence[Waiting], now: dt.datetime,
         definition, given = definitions[row.job, row.job_revision], row.parameters
         expires = definition.expires if definition else None
         if row.id not in sources:
-            freed.changed.append(_on_its_way(row, given, expires, now))
+            freed.changed.append(_on_its_way(row, None, expires, now))
             continue
         if budget.results <= 0:
             freed.postponed.add(row.id)
@@ -317,8 +320,8 @@ def _take_keys(
     return taken
 
 
-def _on_its_way(row: Waiting, given: Mapping[str, Any], expires: float | None, now: dt.datetime) -> Changed:
-    """When it is due counts from now if that is past, and so does its deadline."""
+def _on_its_way(row: Waiting, given: Mapping[str, Any] | None, expires: float | None, now: dt.datetime) -> Changed:
+    """When it is due counts from now if that is past, and so does its deadline; `given` are new parameters, if any."""
     later = row.due_at > now
     due_at = row.due_at if later else now
     expires_at = row.expires_at or deadline.of(due_at, (row.overrides or {}).get("expires", expires))
@@ -332,7 +335,7 @@ def _by_name(parents: Iterable[Source]) -> dict[str, str]:
 
 def _failed(row: Waiting, kind: str, why: str) -> Changed:
     error = {"type": kind, "message": why, "traceback": None}
-    return Changed(row.id, State.FAILED, why, row.due_at, row.parameters, row.expires_at, error)
+    return Changed(row.id, State.FAILED, why, row.due_at, None, row.expires_at, error)
 
 
 def _as_parent(row: Waiting, changed: Changed) -> Parent:

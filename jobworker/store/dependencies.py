@@ -48,13 +48,13 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """How an execution stands that waits no longer."""
+    """How an execution stands that waits no longer; `parameters` is None if they stay as they are."""
 
     id: str
     state: State
     reason: str | None
     due_at: dt.datetime
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, Any] | None
     expires_at: dt.datetime | None
     error: Mapping[str, Any] | None = None
 
@@ -111,23 +111,16 @@ _RESULTS = sa.select(executions.c.id, executions.c.result).where(
 _INSERTED = ("execution_id", "parent_id", "condition", "otherwise")
 _INSERT = Bulk(bulk.insert(dependencies, _INSERTED), _INSERTED)
 
-_SAVED = ("state", "reason", "waiting_for", "due_at", "parameters", "expires_at", "error", "finished_at")
+
+def _saving(names: Sequence[str]) -> Bulk:
+    values = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in names}
+    query = sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(**values)
+    return Bulk(lambda _dialect: query, ["key", *(f"new_{name}" for name in names)])
 
 
-def _build_save(_dialect: str) -> Any:
-    values = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in _SAVED}
-    return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(**values)
-
-
-_SAVE = Bulk(_build_save, ["key", *(f"new_{name}" for name in _SAVED)])
-
-
-def _build_save_keys(_dialect: str) -> Any:
-    values = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in Keys._fields}
-    return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(**values)
-
-
-_SAVE_KEYS = Bulk(_build_save_keys, ["key", *(f"new_{name}" for name in Keys._fields)])
+_SAVED = ("state", "reason", "waiting_for", "due_at", "expires_at", "error", "finished_at")
+_SAVE, _SAVE_WITH_PARAMETERS = _saving(_SAVED), _saving((*_SAVED, "parameters"))
+_SAVE_KEYS = _saving(Keys._fields)
 
 
 def _build_count(_dialect: str) -> Any:
@@ -224,7 +217,9 @@ def save_keys(connection: sa.Connection, keys: Mapping[str, Keys]) -> None:
 
 def save(connection: sa.Connection, changed: Sequence[Changed], now: dt.datetime) -> None:
     """Write down executions that wait no longer."""
-    _SAVE.run(connection, [_row(each, now) for each in changed])
+    _SAVE.run(connection, [_row(each, now) for each in changed if each.parameters is None])
+    resolved = [(*_row(each, now), each.parameters) for each in changed if each.parameters is not None]
+    _SAVE_WITH_PARAMETERS.run(connection, resolved)
     entered = [
         {"execution_id": each.id, "attempt": 0, "state": each.state.value, "at": now, "actor": "relay"}
         | {"reason": each.reason or "all that it waited for has ended"}
@@ -293,7 +288,6 @@ def _row(each: Changed, now: dt.datetime) -> tuple[Any, ...]:
         each.reason,
         0,
         each.due_at,
-        each.parameters,
         each.expires_at,
         each.error,
         finished_at,

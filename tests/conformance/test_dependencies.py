@@ -211,6 +211,7 @@ def test_one_transaction_reads_a_bounded_amount_of_what_dependents_need(
     house: Household, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr(release, "_MOST_BYTES", 100_000)
+    monkeypatch.setattr(release, "_LOCKED", 1)
     monkeypatch.setattr(release, "_RESULTS", 1)
     text = "x" * 30_000
     parents = [house.submit("extract") for _ in range(10)]
