@@ -87,6 +87,12 @@ def test_ready_queues_are_found_with_one_step_in_each_index(sqlite_database: Dat
     searched = [step.partition(" (queue=?")[0] for step in asked if "executions" in step]
     assert searched == [f"SEARCH executions USING INDEX ix_executions_{each}" for each in ("ready", "limited")]
     assert _plans(sqlite_database, queues.paused) == ["SCAN queues USING INDEX ix_queues_paused"]
+    assert _plans(sqlite_database, queues.any_paused) == ["SCAN queues USING INDEX ix_queues_paused"]
+    published = _plans(sqlite_database, queues.paused_published)
+    assert published[0] == "SEARCH queues USING INDEX sqlite_autoindex_queues_1 (name=?)"
+    assert "SCAN executions USING INDEX ix_executions_published" in published
+    after = _plans(sqlite_database, lambda connection: queues.paused_after(connection, "mail", 10))
+    assert after == ["SEARCH queues USING INDEX ix_queues_paused (name>?)"]
 
 
 def test_the_backlog_is_read_from_its_indexes(sqlite_database: Database) -> None:
