@@ -90,7 +90,7 @@ def test_ready_queues_are_found_with_one_step_in_each_index(sqlite_database: Dat
     assert _plans(sqlite_database, queues.any_paused) == ["SCAN queues USING INDEX ix_queues_paused"]
     published = _plans(sqlite_database, queues.paused_published)
     assert published[0] == "SEARCH queues USING INDEX sqlite_autoindex_queues_1 (name=?)"
-    assert "SCAN executions USING INDEX ix_executions_published" in published
+    assert any("executions USING INDEX ix_executions_published" in step for step in published), published
     after = _plans(sqlite_database, lambda connection: queues.paused_after(connection, "mail", 10))
     assert after == ["SEARCH queues USING INDEX ix_queues_paused (name>?)"]
 
