@@ -2,12 +2,14 @@
 
 import re
 import uuid
+from typing import Any
 
 import structlog
 from flask import Flask, Response, g, request
 
 from jobworker.api.room import room
 from jobworker.api.server import REFUSED
+from jobworker.domain import json_values
 
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/+=-]{0,127}\Z")
 
@@ -20,8 +22,18 @@ _NO_ROUTE = "none"
 
 def register(app: Flask) -> None:
     """Put these steps around every request to `app`."""
+    app.url_value_preprocessor(_mend_names)
     app.before_request(_begin)
     app.after_request(_finish)
+
+
+def _mend_names(_endpoint: str | None, values: dict[str, Any] | None) -> None:
+    """Replace NUL in what a path names, as Werkzeug does with bytes that are no text: PostgreSQL refuses to compare it.
+
+    Nothing can have such a name, so each view answers as for any other name that does not exist.
+    """
+    if values:
+        values.update({name: json_values.mended(each) for name, each in values.items() if isinstance(each, str)})
 
 
 def _begin() -> None:

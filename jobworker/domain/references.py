@@ -2,22 +2,35 @@
 
 `$from` names a source: a step of the same workflow that this one needs, the id of an execution that this one depends
 on, or what else the place says. `path` is an RFC 6901 pointer into the source's result; left out, it is all of it.
-`default` is used where the pointer leads nowhere; without it that is an error.
+`default` is used where the pointer leads nowhere; without it that is an error. Many references to one result cost no
+more than their text: what they come to is measured before it is put together, and refused if it is too much.
 """
 
+import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from jobworker.domain.errors import FieldError, pointer
+from jobworker.domain.errors import FieldError, InvalidParameters, pointer
+from jobworker.domain.parameters import MAX_BYTES
 
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*\Z")
 
 _FROM, _PATH, _DEFAULT = "$from", "path", "default"
 
+#: Stands for what a result does not have.
+_NOTHING = object()
+
 
 class UnresolvedParameter(Exception):
     """A parameter refers to something that the result does not have."""
+
+
+class Sources(Protocol):
+    """Results by the names of their sources; raises `LookupError` for a source without one."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
 
 
 def check(parameters: Mapping[str, Any], sources: Collection[str], where: str) -> list[FieldError]:
@@ -27,35 +40,79 @@ def check(parameters: Mapping[str, Any], sources: Collection[str], where: str) -
 
 def names(parameters: Mapping[str, Any]) -> set[str]:
     """The parameters that hold a reference, at whatever depth."""
-    return {name for name, value in parameters.items() if any(True for _ in _references(value, ""))}
+    return {name for name, value in parameters.items() if any(True for _ in _all(value))}
 
 
-def resolve(parameters: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, Any]:
-    """`parameters` with each reference replaced by what it refers to; raises `UnresolvedParameter`."""
-    return {name: _resolved(value, sources) for name, value in parameters.items()}
+def referred(parameters: Mapping[str, Any]) -> list[str]:
+    """Return each source that `parameters` refer to once, in the order in which `resolve` asks for them."""
+    return list(dict.fromkeys(str(each[_FROM]) for each in _all(parameters)))
 
 
-def _resolved(value: Any, sources: Mapping[str, Any]) -> Any:
+def resolve(parameters: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
+    """Return `parameters` with each reference replaced by what it refers to.
+
+    Asks for each source once. Raises `UnresolvedParameter`, or `InvalidParameters` as soon as what is referred to has
+    more bytes than parameters may have.
+    """
+    uses = Counter((each[_FROM], each.get(_PATH, "")) for each in _all(parameters))
+    found = _found(uses, sources) if uses else {}
+    return {name: _resolved(value, found) for name, value in parameters.items()}
+
+
+def _found(uses: Mapping[tuple[str, str], int], sources: Sources) -> dict[tuple[str, str], Any]:
+    """What there is at these paths into these sources, each of which is used so many times."""
+    paths: dict[str, list[str]] = {}
+    for source, path in uses:
+        paths.setdefault(source, []).append(path)
+    found, left = {}, MAX_BYTES
+    for source, wanted in paths.items():
+        try:
+            result = sources[source]
+        except LookupError:
+            result = _NOTHING
+        for path in wanted:
+            value = found[source, path] = _at(result, path)
+            left -= _size(value) * uses[source, path]
+            if left < 0:
+                message = f"the parameters have more than {MAX_BYTES} bytes as JSON, which is the most that is allowed"
+                raise InvalidParameters(message, [FieldError("/parameters", "too_large", message)])
+    return found
+
+
+def _resolved(value: Any, found: Mapping[tuple[str, str], Any]) -> Any:
     if isinstance(value, list):
-        return [_resolved(each, sources) for each in value]
+        return [_resolved(each, found) for each in value]
     if not isinstance(value, dict):
         return value
     if _FROM in value:
-        return _followed(value, sources)
-    return {name: _resolved(each, sources) for name, each in value.items()}
+        return _replaced(value, found)
+    return {name: _resolved(each, found) for name, each in value.items()}
 
 
-def _followed(reference: Mapping[str, Any], sources: Mapping[str, Any]) -> Any:
+def _replaced(reference: Mapping[str, Any], found: Mapping[tuple[str, str], Any]) -> Any:
     source, path = reference[_FROM], reference.get(_PATH, "")
+    value = found[source, path]
+    if value is not _NOTHING:
+        return value
+    if _DEFAULT in reference:
+        return reference[_DEFAULT]
+    raise UnresolvedParameter(f"the result of {source} has nothing at {path or 'its root'}")
+
+
+def _at(found: Any, path: str) -> Any:
     try:
-        found = sources[source]
         for part in _parts(path):
             found = found[_index(part)] if isinstance(found, list) else _member(found, part)
     except LookupError:
-        if _DEFAULT in reference:
-            return reference[_DEFAULT]
-        raise UnresolvedParameter(f"the result of {source} has nothing at {path or 'its root'}") from None
+        return _NOTHING
     return found
+
+
+def _size(value: Any) -> int:
+    try:
+        return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    except TypeError:
+        return 0  # It is no JSON: the check of what the parameters come to tells what is wrong with it.
 
 
 def _member(found: Any, name: str) -> Any:
@@ -72,6 +129,20 @@ def _index(part: str) -> int:
 
 def _parts(path: str) -> list[str]:
     return [part.replace("~1", "/").replace("~0", "~") for part in path.split("/")[1:]]
+
+
+def _all(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Every reference, from the first to the last."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, list):
+            left.extend(reversed(item))
+        elif isinstance(item, dict):
+            if _FROM in item:
+                yield item
+            else:
+                left.extend(reversed(item.values()))
 
 
 def _references(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

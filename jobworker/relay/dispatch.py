@@ -23,6 +23,7 @@ from jobworker.services import release
 from jobworker.store import dependencies, dispatch, jobs, limits, queues, relay_state, unreadable
 from jobworker.store.database import Database
 from jobworker.store.dispatch import Published, Ready
+from jobworker.store.queues import Paused
 from jobworker.store.workers import WorkerRow
 from jobworker.telemetry.once import OncePerKey
 from jobworker.transport.claims import Answer, Claims
@@ -35,6 +36,9 @@ _LIMIT = 1000
 
 #: Revisions, lists and queues that are remembered. Each can be looked up again.
 _REMEMBERED = 10_000
+
+#: How often is looked into paused queues in which SQL knows of no message (s), and into how many at a time.
+_PAUSED_EVERY, _PAUSED_AT_ONCE = 1.0, 100
 
 #: After Redis was full, the feed grows again by one in so many each round.
 _REGROWTH = 10
@@ -66,7 +70,9 @@ class Dispatcher:
     _claimed: LRUCache[str, dt.datetime] = field(default_factory=lambda: LRUCache(_REMEMBERED))
     _declined: dict[str, int] = field(default_factory=dict)
     _warned: OncePerKey = field(default_factory=OncePerKey)
-    _foreign: dict[str, int] = field(default_factory=dict)
+    _foreign: LRUCache[Paused, int] = field(default_factory=lambda: LRUCache(_REMEMBERED))
+    _paused_next_at: float = float("-inf")
+    _paused_after: str = ""
 
     def __post_init__(self) -> None:
         self._chooser = Chooser(self.feed, self.ageing)
@@ -79,9 +85,9 @@ class Dispatcher:
         """
         consumed = {name for worker in self.workers for name in worker.queues}
         with self.database.read() as connection:
-            paused = {queue.name for queue in queues.paused(connection)}
-            waiting = queues.ready(connection, consumed - paused)
-        depths = self._depths([*paused, *(queue.name for queue in waiting)])
+            paused = self._paused(connection)
+            waiting = queues.ready(connection, consumed)
+        depths = self._depths([*(queue.name for queue in paused), *(queue.name for queue in waiting)])
         self._take_back_paused(paused, depths)
         if not waiting:
             self.held_up, self.next_permit = False, None
@@ -130,14 +136,29 @@ class Dispatcher:
             limits.fill(connection, buckets)
         return True
 
-    def _take_back_paused(self, paused: Collection[str], depths: Mapping[str, int]) -> None:
+    def _paused(self, connection: sa.Connection) -> set[Paused]:
+        """Paused queues in which our messages may lie: those that SQL knows of, and now and then some of the others.
+
+        What is called from Python may be in Redis before SQL knows of it.
+        """
+        if not queues.any_paused(connection):
+            return set()
+        found = set(queues.paused_published(connection))
+        if self.clock.monotonic() >= self._paused_next_at:
+            self._paused_next_at = self.clock.monotonic() + _PAUSED_EVERY
+            others = queues.paused_after(connection, self._paused_after, _PAUSED_AT_ONCE)
+            self._paused_after = others[-1].name if len(others) == _PAUSED_AT_ONCE else ""
+            found.update(others)
+        return found
+
+    def _take_back_paused(self, paused: Collection[Paused], depths: Mapping[str, int]) -> None:
         """What lies in Redis for a paused queue goes back to SQL."""
-        self._foreign = {name: count for name, count in self._foreign.items() if name in paused}
         for queue in paused:
-            waiting = sum(depths[name] for name in lists_of(queue))
+            lists = lists_of(queue.name)
+            waiting = sum(depths[name] for name in lists)
             # What is not ours stays there, and need not be looked at again and again.
             if self._foreign.get(queue, 0) != waiting:
-                self._foreign[queue] = waiting - self.take_back(lists_of(queue))
+                self._foreign[queue] = waiting - self.take_back(lists)
 
     def take_back(self, lists: Sequence[str]) -> int:
         """Take our messages out of these lists; their executions are ready once more. Answers how many there were."""

@@ -64,10 +64,13 @@ class Releases:
             complete = [each for each in opened if not batches.has_unfinished(connection, each)]
         self._swept_parent = parents[-1] if len(parents) == _SWEPT else ""
         self._swept_batch = opened[-1] if len(opened) == _SWEPT else ""
+        pending = {each.id for each in self._unfinished}
+        ended = [each for each in ended if each.id not in pending]
         if ended or complete:
             logger.warning("stranded", parents=len(ended), batches=len(complete))
             with self._database.write() as connection:
-                release.settle(connection, ended, complete, self._clock.now())
+                released = release.settle(connection, ended, complete, self._clock.now())
+            self._unfinished = [*self._unfinished, *released.unfinished]
 
     def _cancel_batch(self, connection: sa.Connection, batch: BatchRow) -> None:
         now, actor = self._clock.now(), batch.cancel_requested_by or "api"

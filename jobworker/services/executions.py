@@ -138,10 +138,11 @@ def find(connection: sa.Connection, execution_id: str, lock: bool = False) -> Ex
 
 def _explained(connection: sa.Connection, rows: Sequence[ExecutionRow]) -> Sequence[ExecutionRow]:
     """The rows, each queued one with the reason why it cannot run now, where it is easily told."""
-    if not any(row.state is State.QUEUED for row in rows):
+    used = {row.queue for row in rows if row.state is State.QUEUED}
+    if not used:
         return rows
     live = workers.live(connection)
-    stopped = {queue.name: reason for queue in queues.paused(connection) if (reason := gates.paused(queue))}
+    stopped = {queue.name: reason for queue in queues.paused(connection, used) if (reason := gates.paused(queue))}
     return [_with_reason(row, stopped, live) if row.state is State.QUEUED else row for row in rows]
 
 

@@ -48,13 +48,13 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """How an execution stands that waits no longer."""
+    """How an execution stands that waits no longer; `parameters` is None if they stay as they are."""
 
     id: str
     state: State
     reason: str | None
     due_at: dt.datetime
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, Any] | None
     expires_at: dt.datetime | None
     error: Mapping[str, Any] | None = None
 
@@ -66,13 +66,11 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The result of a parent, and the names under which a dependent may refer to it."""
+    """A parent whose result is in its row, and the names under which a dependent may refer to it."""
 
     execution_id: str
     job: str
     step: str | None
-    result: Any
-    result_file: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,28 +98,29 @@ _UNSETTLED = _EDGES.where(dependencies.c.parent_id.in_(sa.bindparam("parents", e
     sa.bindparam("most", type_=sa.Integer)
 )
 
-_SOURCE = ("id", "job", "step", "result", "result_file")
+_SOURCES = (
+    sa.select(dependencies.c.execution_id, *(executions.c[name] for name in ("id", "job", "step")))
+    .join(executions, executions.c.id == dependencies.c.parent_id)
+    .where(dependencies.c.execution_id.in_(sa.bindparam("children", expanding=True)))
+    .where(executions.c.result_file.is_(None))
+)
+_RESULTS = sa.select(executions.c.id, executions.c.result).where(
+    executions.c.id.in_(sa.bindparam("parents", expanding=True))
+)
 
 _INSERTED = ("execution_id", "parent_id", "condition", "otherwise")
 _INSERT = Bulk(bulk.insert(dependencies, _INSERTED), _INSERTED)
 
-_SAVED = ("state", "reason", "waiting_for", "due_at", "parameters", "expires_at", "error", "finished_at")
+
+def _saving(names: Sequence[str]) -> Bulk:
+    values = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in names}
+    query = sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(**values)
+    return Bulk(lambda _dialect: query, ["key", *(f"new_{name}" for name in names)])
 
 
-def _build_save(_dialect: str) -> Any:
-    values = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in _SAVED}
-    return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(**values)
-
-
-_SAVE = Bulk(_build_save, ["key", *(f"new_{name}" for name in _SAVED)])
-
-
-def _build_save_keys(_dialect: str) -> Any:
-    values = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in Keys._fields}
-    return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(**values)
-
-
-_SAVE_KEYS = Bulk(_build_save_keys, ["key", *(f"new_{name}" for name in Keys._fields)])
+_SAVED = ("state", "reason", "waiting_for", "due_at", "expires_at", "error", "finished_at")
+_SAVE, _SAVE_WITH_PARAMETERS = _saving(_SAVED), _saving((*_SAVED, "parameters"))
+_SAVE_KEYS = _saving(Keys._fields)
 
 
 def _build_count(_dialect: str) -> Any:
@@ -218,7 +217,9 @@ def save_keys(connection: sa.Connection, keys: Mapping[str, Keys]) -> None:
 
 def save(connection: sa.Connection, changed: Sequence[Changed], now: dt.datetime) -> None:
     """Write down executions that wait no longer."""
-    _SAVE.run(connection, [_row(each, now) for each in changed])
+    _SAVE.run(connection, [_row(each, now) for each in changed if each.parameters is None])
+    resolved = [(*_row(each, now), each.parameters) for each in changed if each.parameters is not None]
+    _SAVE_WITH_PARAMETERS.run(connection, resolved)
     entered = [
         {"execution_id": each.id, "attempt": 0, "state": each.state.value, "at": now, "actor": "relay"}
         | {"reason": each.reason or "all that it waited for has ended"}
@@ -229,18 +230,17 @@ def save(connection: sa.Connection, changed: Sequence[Changed], now: dt.datetime
 
 
 def sources(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[Source]]:
-    """The results of the parents of these executions, by the id of the dependent."""
+    """The parents to whose results these executions may refer, by the id of the dependent."""
     found: dict[str, list[Source]] = {each: [] for each in ids}
-    parent = executions.c
     for chunk in _chunks(ids):
-        query = (
-            sa.select(dependencies.c.execution_id.label("child"), *(parent[name] for name in _SOURCE))
-            .join(executions, parent.id == dependencies.c.parent_id)
-            .where(dependencies.c.execution_id.in_(chunk))
-        )
-        for row in connection.execute(query):
-            found[row.child].append(Source(*row[1:]))
+        for child, *names in connection.execute(_SOURCES, {"children": chunk}):
+            found[child].append(Source(*names))
     return found
+
+
+def results(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Any]:
+    """The results of these executions."""
+    return {row.id: row.result for row in connection.execute(_RESULTS, {"parents": ids})}
 
 
 def of(
@@ -288,7 +288,6 @@ def _row(each: Changed, now: dt.datetime) -> tuple[Any, ...]:
         each.reason,
         0,
         each.due_at,
-        each.parameters,
         each.expires_at,
         each.error,
         finished_at,

@@ -39,6 +39,13 @@ class Ready(NamedTuple):
     limited: bool
 
 
+class Paused(NamedTuple):
+    """A queue that is stopped, and since when."""
+
+    name: str
+    since: dt.datetime
+
+
 _ROWS = sa.select(*(_queues.c[name] for name in QueueRow.__dataclass_fields__))
 _PAUSED = _ROWS.where(sa.text("paused_at IS NOT NULL"))
 
@@ -89,9 +96,34 @@ def after(connection: sa.Connection, name: str | None, limit: int) -> list[Queue
     return [QueueRow(*row) for row in connection.execute(query.order_by(ordered).limit(limit))]
 
 
-def paused(connection: sa.Connection) -> list[QueueRow]:
-    """The queues that are stopped."""
-    return [QueueRow(*row) for row in connection.execute(_PAUSED)]
+def paused(connection: sa.Connection, names: Collection[str]) -> list[QueueRow]:
+    """Those of these queues that are stopped; at most some thousands are asked for."""
+    return [QueueRow(*row) for row in connection.execute(_PAUSED.where(_queues.c.name.in_(names)))]
+
+
+def any_paused(connection: sa.Connection) -> bool:
+    """Whether a queue is stopped."""
+    return connection.scalar(_ANY_PAUSED) is not None
+
+
+def paused_published(connection: sa.Connection) -> list[Paused]:
+    """The stopped queues in which executions were published: as many as the feed lets there be."""
+    return [Paused(*row) for row in connection.execute(_PAUSED_PUBLISHED)]
+
+
+def paused_after(connection: sa.Connection, name: str, limit: int) -> list[Paused]:
+    """The next stopped queues beyond a name."""
+    return [Paused(*row) for row in connection.execute(_PAUSED_AFTER, {"after": name, "most": limit})]
+
+
+_PAUSES = sa.select(_queues.c.name, _queues.c.paused_at).where(sa.text("paused_at IS NOT NULL"))
+_ANY_PAUSED = _PAUSES.limit(1)
+_PAUSED_PUBLISHED = _PAUSES.where(_queues.c.name.in_(sa.select(_queue).where(sa.text(PUBLISHED)).distinct()))
+_PAUSED_AFTER = (
+    _PAUSES.where(_queues.c.name > sa.bindparam("after"))
+    .order_by(_queues.c.name)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
 
 
 def get(connection: sa.Connection, name: str, lock: bool = False) -> QueueRow | None:
@@ -108,7 +140,7 @@ def pause(connection: sa.Connection, row: QueueRow) -> None:
 
 
 def ready(connection: sa.Connection, names: Collection[str]) -> list[Ready]:
-    """Those of these queues in which something may run, from the indexes of what is ready: two steps for each."""
+    """Those of these queues in which something may run and that are not stopped: a few steps in indexes for each."""
     if not names:
         return []
     given = {"names": orjson.dumps(sorted(names)).decode()}
@@ -120,7 +152,8 @@ _READY = {
     dialect: sa.text(f"""
 SELECT value AS name, EXISTS (SELECT 1 FROM executions WHERE {FREE} AND queue = asked.value) AS free,
        EXISTS (SELECT 1 FROM executions WHERE {LIMITED} AND queue = asked.value) AS limited
-  FROM {rows} AS asked""")
+  FROM {rows} AS asked
+ WHERE NOT EXISTS (SELECT 1 FROM queues WHERE queues.name = asked.value AND paused_at IS NOT NULL)""")
     for dialect, rows in (
         ("sqlite", "json_each(:names)"),
         ("postgresql", "jsonb_array_elements_text(CAST(:names AS jsonb))"),

@@ -4,14 +4,16 @@ import datetime as dt
 import threading
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
 
+from jobworker.domain.dependencies import Parent
 from jobworker.domain.errors import InvalidDependency
 from jobworker.domain.execution import State
 from jobworker.relay.release import Releases
-from jobworker.services import release, why
+from jobworker.services import preparing, release, why
 from jobworker.store import dependencies, schema
 from jobworker.store.database import Database
 from tests.conformance.household import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, Household
@@ -120,9 +122,20 @@ def test_a_chain_that_is_too_long_for_one_transaction_is_finished_by_the_sweep(
     assert house.state(chain[3]) is State.SKIPPED
     assert house.state(chain[4]) is State.WAITING
     sweeper = Releases(house.database, house.clock)
-    for _ in range(20):
-        sweeper.sweep()
+    sweeper.sweep()
+    _go_on(house, sweeper)
     assert {house.state(each) for each in (*chain[1:], *wide)} == {State.SKIPPED}
+
+
+def _go_on(house: Household, releases: Releases) -> int:
+    """Let the relay finish what is left over; how many transactions that takes."""
+    count = 0
+    while releases.pending:
+        with house.database.write() as connection:
+            released = releases.release(connection, (), house.clock.now())
+        releases.done(released)
+        count += 1
+    return count
 
 
 def test_cancelling_ends_what_depends_on_it(house: Household) -> None:
@@ -174,6 +187,49 @@ def test_results_become_parameters(house: Household) -> None:
     assert (house.state(gone), house.state(wrong), house.state(after)) == (State.FAILED, State.FAILED, State.QUEUED)
     assert house.get(gone).reason == f"the result of {parent} has nothing at /nothing"
     assert house.get(wrong).reason == "rows must be of type integer, not array"
+
+
+def test_what_dependents_refer_to_is_measured_before_it_is_put_together(
+    house: Household, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = house.submit("extract")
+    many = {"rows": [{"$from": parent}] * 1000}
+    child = house.submit("load", depends_on=[parent], parameters=many)
+    few = house.submit("load", depends_on=[parent], parameters={"rows": [{"$from": parent}] * 6})
+    monkeypatch.setattr(preparing, "check_parameters", checked := Mock(wraps=preparing.check_parameters))
+    house.end(parent, result="x" * 10_000)
+    row = house.get(child)
+    assert (row.state, row.error and row.error["type"]) == (State.FAILED, "InvalidParameters")
+    assert row.reason == "the parameters have more than 65536 bytes as JSON, which is the most that is allowed"
+    assert row.parameters == many
+    assert house.state(few) is State.QUEUED
+    assert [len(call.args[1]["rows"]) for call in checked.call_args_list] == [6]
+
+
+@pytest.mark.parametrize("what", ["parameters", "results"])
+def test_one_transaction_reads_a_bounded_amount_of_what_dependents_need(
+    house: Household, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(release, "_MOST_BYTES", 100_000)
+    monkeypatch.setattr(release, "_LOCKED", 1)
+    monkeypatch.setattr(release, "_RESULTS", 1)
+    text = "x" * 30_000
+    parents = [house.submit("extract") for _ in range(10)]
+    given = [{"rows": text} if what == "parameters" else {"n": {"$from": each, "path": "/n"}} for each in parents]
+    pairs = zip(parents, given, strict=True)
+    children = [house.submit("load", depends_on=[each], parameters=own) for each, own in pairs]
+    ended = [Parent(each, "extract", State.SUCCEEDED, None, "c") for each in parents]
+    with house.database.write() as connection:
+        values = {"state": "Succeeded", "finished_at": NOW, "result": {"n": 1, "text": text}}
+        table = schema.executions
+        connection.execute(sa.update(table).where(table.c.id.in_(parents)).values(**values))
+        released = release.release(connection, ended, NOW)
+    assert (released.count, bool(released.unfinished)) == (4, True)
+    releases = Releases(house.database, house.clock)
+    releases.done(released)
+    assert _go_on(house, releases) == 2
+    assert {house.state(each) for each in children} == {State.QUEUED}
+    assert {house.get(each).waiting_for for each in children} == {0}
 
 
 def test_what_an_execution_waits_for_is_listed(house: Household) -> None:

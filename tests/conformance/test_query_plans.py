@@ -86,7 +86,14 @@ def test_ready_queues_are_found_with_one_step_in_each_index(sqlite_database: Dat
     asked = _plans(sqlite_database, lambda connection: queues.ready(connection, ["default", "mail"]))
     searched = [step.partition(" (queue=?")[0] for step in asked if "executions" in step]
     assert searched == [f"SEARCH executions USING INDEX ix_executions_{each}" for each in ("ready", "limited")]
-    assert _plans(sqlite_database, queues.paused) == ["SCAN queues USING INDEX ix_queues_paused"]
+    paused = _plans(sqlite_database, lambda connection: queues.paused(connection, ["default", "mail"]))
+    assert paused == ["SEARCH queues USING INDEX sqlite_autoindex_queues_1 (name=?)"]
+    assert _plans(sqlite_database, queues.any_paused) == ["SCAN queues USING INDEX ix_queues_paused"]
+    published = _plans(sqlite_database, queues.paused_published)
+    assert published[0] == "SEARCH queues USING INDEX sqlite_autoindex_queues_1 (name=?)"
+    assert any("executions USING INDEX ix_executions_published" in step for step in published), published
+    after = _plans(sqlite_database, lambda connection: queues.paused_after(connection, "mail", 10))
+    assert after == ["SEARCH queues USING INDEX ix_queues_paused (name>?)"]
 
 
 def test_the_backlog_is_read_from_its_indexes(sqlite_database: Database) -> None:
@@ -147,7 +154,7 @@ def test_postgresql_finds_the_same_indexes(postgres_url: str) -> None:
         "ix_executions_holding": limits.held,
         "ix_executions_ahead": lambda connection: limits.ahead(connection, {"key"}),
         "ix_executions_ready": lambda connection: dispatch.ready(connection, "default", ["noop"], 10),
-        "ix_queues_paused": queues.paused,
+        "ix_queues_paused": queues.any_paused,
         "ix_executions_held_back": lambda connection: queues.uses(connection, "mail"),
     }
     try:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from jobworker.domain import references
+from jobworker.domain.errors import InvalidParameters
 from jobworker.domain.references import UnresolvedParameter
 
 RESULT = {"rows": [{"id": 7}, None], "a/b": {"m~n": 1}, "": "empty", "0": "zero"}
@@ -44,6 +45,24 @@ def test_references_are_found_at_any_depth_and_values_are_not_looked_through() -
     assert references.names(given) == {"deep"}
     resolved = references.resolve(given, {"extract": {"rows": _from("/else")}})
     assert resolved == {"plain": {"a": 1}, "deep": [{"x": [_from("/else")]}], "n": 1}
+
+
+def test_what_is_referred_to_is_measured_for_each_reference_and_looked_up_once() -> None:
+    names: list[str] = []
+
+    class Asked(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            names.append(name)
+            return super().__getitem__(name)
+
+    sources = Asked(a={"text": "x" * 998, "n": 1}, b=2)
+    given = {"x": [{"$from": "a", "path": "/text"}] * 65, "y": {"$from": "b"}, "z": [{"$from": "a", "path": "/n"}]}
+    assert references.referred(given) == ["a", "b"]
+    assert len(references.resolve(given, sources)["x"]) == 65
+    assert names == ["a", "b"]
+    given["x"] = [*given["x"], {"$from": "a", "path": "/text"}]
+    with pytest.raises(InvalidParameters, match="more than 65536 bytes"):
+        references.resolve(given, sources)
 
 
 def test_what_is_wrong_with_references_is_told_with_its_place() -> None:

@@ -1,6 +1,7 @@
 """Errors that have nothing to do with one endpoint: every one is a problem that says what to do."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -31,6 +32,24 @@ SUBMIT = "/api/v1/jobs/export/executions"
 def test_what_is_not_there(world: World, method: str, path: str, status: int, code: str) -> None:
     response = world.client.open(path, method=method)
     assert (response.status_code, response.json["code"]) == (status, code)
+
+
+def test_a_name_with_nul_in_a_path_does_not_exist(any_world: World) -> None:
+    span = "?from=2026-01-01&to=2026-02-01"
+    read = set()
+    for rule in any_world.app.url_map.iter_rules():
+        if not rule.arguments:
+            continue
+        path = re.sub(r"<string:\w+>", "a%00", rule.rule.replace("<int:number>", "1"))
+        for method in (rule.methods or set()) - {"OPTIONS", "HEAD"}:
+            query = span if path.endswith("/days") else ""
+            body: dict[str, Any] = {} if method == "GET" else {"json": {}}
+            response = any_world.client.open(f"{path}{query}", method=method, **body)
+            assert response.status_code < 500, (method, path)
+            if method == "GET":
+                read.add(path)
+                assert response.status_code == 404, (path, response.json)
+    assert {"/api/v1/jobs/a%00/revisions", "/api/v1/calendars/a%00/days", "/api/v1/tasks/a%00"} <= read
 
 
 def test_a_wrong_method_is_told_the_right_ones(world: World) -> None:

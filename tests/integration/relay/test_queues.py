@@ -9,8 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.domain.events import Kind
-from jobworker.store import queues
+from jobworker.relay.choose import Chosen
+from jobworker.store import dispatch, queues, schema
 from jobworker.store.queues import QueueRow
+from jobworker.transport.publisher import Message
 from tests.conformance.worlds import accepted, new
 from tests.integration.relay.conftest import SEND, World
 from tests.integration.relay.test_limits import limited
@@ -131,6 +133,7 @@ def test_what_others_left_in_a_paused_queue_says_nothing_about_the_next_pause(wo
     world.client.delete("default")
     world.submit_many(SEND, 2)
     assert len(world.dispatch()) == 3
+    world.clock.advance(1)
     pause(world)
     world.dispatch()
     assert world.published() == set()
@@ -198,6 +201,29 @@ def test_a_round_asks_nothing_about_idle_queues(world: World) -> None:
     with world.database.write() as connection:
         accepted(connection, *(new(queue=name) for name in names))
     assert _asked(world) == (2, 0)
+
+
+def test_paused_queues_without_messages_cost_a_round_nothing(world: World) -> None:
+    names = [f"stopped-{number:04}" for number in range(1000)]
+    with world.database.write() as connection:
+        queues.remember(connection, names, world.clock.now())
+        connection.execute(sa.update(schema.queues).values(paused_at=world.clock.now(), paused_by="ann"))
+    assert _asked(world) == (4, 400), "some of them each second, for messages of which SQL does not know"
+    assert _asked(world) == (3, 0)
+    called = world.submit(queue=names[150])
+    world.dispatcher.publisher.publish([_message(world, called, names[150])])
+    assert _asked(world)[1] == 0
+    world.clock.advance(1)
+    world.dispatch()
+    assert world.client.exists(names[150]) == 0
+
+
+def _message(world: World, execution: str, queue: str) -> Message:
+    with world.database.read() as connection:
+        rows = dispatch.rows(connection, [execution])
+        [message] = world.dispatcher._messages(connection, [Chosen(each, 5) for each in rows]).values()
+    assert message.queue == queue
+    return message
 
 
 def test_a_round_asks_about_the_queues_that_are_ready_or_paused(world: World) -> None:
