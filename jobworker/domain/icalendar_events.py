@@ -19,6 +19,7 @@ from jobworker.domain.icalendar_values import (
     naive,
     recurrence,
     text,
+    wall,
 )
 from jobworker.domain.rules import rrule_reading
 from jobworker.domain.rules.recurrence import RRule
@@ -138,11 +139,16 @@ class Event:
         """Return how messages name it."""
         return _title(self.name, self.uid)
 
-    def in_zone(self, time: dt.datetime, zone: dt.tzinfo | None) -> dt.datetime:
-        """Return what the clock of `zone` shows at a time on the event's own; a time in a gap is shown after it."""
+    def shown(self, begin: dt.datetime, length: Length, zone: dt.tzinfo | None) -> tuple[dt.datetime, dt.datetime]:
+        """Return what the clock of `zone` shows at begin and end of an occurrence that begins at a time on its own.
+
+        A time in a gap is shown after it.
+        """
         if self.tz is None or zone is None or self.all_day:
-            return time
-        return time.replace(tzinfo=self.tz).astimezone(dt.UTC).astimezone(zone).replace(tzinfo=None, fold=0)
+            return begin, begin + length.sum
+        exact = begin.replace(tzinfo=self.tz).astimezone(dt.UTC)
+        whole = (begin + length.days * DAY).replace(tzinfo=self.tz).astimezone(dt.UTC) if length.days else exact
+        return wall(exact.astimezone(zone)), wall((whole + length.exact).astimezone(zone))
 
     @property
     def shown_uid(self) -> str | None:

@@ -24,6 +24,9 @@ MOST_OCCURRENCES = 16_000
 #: Days that the rules and the long events of a file look at; one takes 2 µs.
 MOST_DAYS = 24_000
 
+#: Changes of the offset that are worked out, of all time zones which the file defines.
+MOST_CHANGES = 1000
+
 #: RFC 5545 nests three deep: VCALENDAR, VEVENT, VALARM.
 _DEEPEST = 8
 
@@ -59,15 +62,19 @@ class Effort:
 
     occurrences: int = 0
     days: float = 0
+    changes: int = 0
 
-    def spend(self, occurrences: int, days: float) -> None:
+    def spend(self, occurrences: int, days: float, changes: int = 0) -> None:
         """Add to the effort; raises `TooMuch` before more is done than may be."""
         self.occurrences += occurrences
         self.days += days
+        self.changes += changes
         if self.occurrences > MOST_OCCURRENCES:
             raise TooMuch(f"the file's events occur more than {MOST_OCCURRENCES} times")
         if self.days > MOST_DAYS:
             raise TooMuch(f"the rules of its events have to look at more than {MOST_DAYS} days in sum")
+        if self.changes > MOST_CHANGES:
+            raise TooMuch(f"the time zones that it defines change their offset more than {MOST_CHANGES} times")
 
 
 @dataclass(frozen=True, slots=True)

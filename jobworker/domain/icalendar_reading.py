@@ -83,13 +83,14 @@ def read(file: bytes, zone: str | None, first: dt.date, end: dt.date, include_fr
     found = _Found()
     try:
         objects = calendars(file)
-        zones = Zones(objects)
+        effort = Effort()
+        zones = Zones(objects, effort)
         components = _read_events(objects, zones, found, include_free)
         every = _series(found)
         found.check()
         counting = [event for each in every for event in each.events if event.reason is None]
         key, tz = _zone(zone, objects, zones, counting)
-        _expand(every, tz, (first, end), found)
+        _expand(every, tz, (first, end), found, effort)
     except TooMuch as error:
         message = f"{error} (read from {first} to {end}); split it, or let its rules end"
         raise InvalidInput(message, [FieldError("", "too_large", message)]) from None
@@ -189,9 +190,10 @@ def _zone(
     raise InvalidInput(message, [FieldError("zone", "missing", message)])
 
 
-def _expand(every: Sequence[Series], zone: dt.tzinfo | None, within: tuple[dt.date, dt.date], found: _Found) -> None:
+def _expand(
+    every: Sequence[Series], zone: dt.tzinfo | None, within: tuple[dt.date, dt.date], found: _Found, effort: Effort
+) -> None:
     """Enter what the events come to; raises `TooMuch` before that takes long."""
-    effort = Effort()
     counting = [series for series in every if series.counts]
     for series in counting:
         series.charge(*within, effort)

@@ -112,7 +112,7 @@ def _shown(
     zone: dt.tzinfo | None,
     effort: Effort,
 ) -> Iterator[tuple[Event, Moment, Moment]]:
-    shown, until = event.in_zone(begin, zone), event.in_zone(length.after(begin, event.tz), zone)
+    shown, until = event.shown(begin, length, zone)
     if until <= shown:
         # Clocks were set back meanwhile: it must not get lost on a clock that shows an hour twice.
         until = shown + length.sum

@@ -2,14 +2,17 @@
 
 import bisect
 import datetime as dt
+import itertools
+import operator
 import zoneinfo
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tzlocal.windows_tz import win_tz
 
-from jobworker.domain.icalendar_lines import Component, TooMuch, quoted
-from jobworker.domain.icalendar_values import DAY, NOTHING, moment, moments, naive, offset, recurrence
+from jobworker.domain.icalendar_lines import Component, Effort, TooMuch, quoted
+from jobworker.domain.icalendar_values import DAY, moment, moments, naive, offset, recurrence, unescaped, wall
 from jobworker.domain.rules import rrule_reading
 from jobworker.domain.rules.recurrence import RRule
 from jobworker.domain.rules.rrule_reading import Frequency, Parts
@@ -18,12 +21,25 @@ from jobworker.domain.zones import known_zones
 #: Different zones of a file; each costs a look into the time zone data.
 _MOST_ZONES = 50
 
-#: Years for which rules of VTIMEZONE are worked out, summed over the rules of a file; two rules for 30 years are 60.
-_MOST_YEARS = 500
+#: STANDARD and DAYLIGHT of a zone; the whole history of a zone has less than 30.
+_MOST_OBSERVANCES = 100
 
-#: Single dates of a zone on which its offset changes; and its changes in two years.
-_MOST_DATES = 500
-_MOST_CHANGES = 20
+#: RDATE of a VTIMEZONE lists times such as 20260329T020000.
+_EACH_DATE = 16
+
+#: Years in which times of a VTIMEZONE are; Outlook begins in 1601.
+_YEARS = range(1, 2400)
+
+
+class _Change(NamedTuple):
+    """A change of the offset, at a time in UTC (naive)."""
+
+    at: dt.datetime
+    before: dt.timedelta
+    after: dt.timedelta
+
+
+_AT = operator.attrgetter("at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +51,55 @@ class _Observance:
     dates: Sequence[dt.datetime]
     rule: RRule | None
     until: dt.datetime | None
-    spend: Callable[[], None]
-    _known: dict[int, list[dt.datetime]] = field(default_factory=dict)
+    effort: Effort
+    _known: dict[int, Sequence[_Change]] = field(default_factory=dict)
 
-    def onsets(self, year: int) -> list[dt.datetime]:
-        """Return the onsets of a year and of the one before, and the last of those before these two."""
-        low, high = (
-            dt.datetime.combine(dt.date(year - 1, 1, 1), dt.time()),
-            dt.datetime.combine(dt.date(year, 12, 31), dt.time.max),
+    def dated(self) -> Sequence[_Change]:
+        """Return the changes at single dates."""
+        return self._changes(self.dates)
+
+    def ruled(self, year: int) -> Iterator[_Change]:
+        """Return the changes by rule of a year and the two before; of the last of a rule that has ended before."""
+        self.effort.spend(0, 0, changes=1)
+        last = year if self.until is None else min(year, self.until.year)
+        return itertools.chain.from_iterable(map(self._of_year, range(max(last - 2, 1), last + 1)))
+
+    def _of_year(self, year: int) -> Sequence[_Change]:
+        if year not in self._known:
+            begin, end = _years(year, year)
+            last = end if self.until is None else min(end, self.until)
+            found = [] if self.rule is None or last < self.rule.start else [*self.rule.followed(begin, last)]
+            self.effort.spend(0, 0, changes=1 + len(found))
+            self._known[year] = self._changes(found)
+        return self._known[year]
+
+    def _changes(self, onsets: Iterable[dt.datetime]) -> Sequence[_Change]:
+        return [_Change(onset - self.before, self.before, self.after) for onset in onsets]
+
+
+class _Table:
+    """The offsets of a year, and the times at which they begin: in UTC, and on the clock of the zone by `fold`."""
+
+    def __init__(self, changes: Sequence[_Change], first: dt.timedelta) -> None:
+        self._offsets = [changes[0].before if changes else first, *(each.after for each in changes)]
+        self._utc = _ascending([each.at for each in changes])
+        self._shown = (
+            _ascending([each.at + max(each.before, each.after) for each in changes]),
+            _ascending([each.at + min(each.before, each.after) for each in changes]),
         )
-        first, end = bisect.bisect_left(self.dates, low), bisect.bisect_right(self.dates, high)
-        return [*self.dates[max(first - 1, 0) : end], *self._ruled(high)]
 
-    def _ruled(self, high: dt.datetime) -> list[dt.datetime]:
-        last = high if self.until is None else min(high, self.until)
-        if self.rule is None or last.year not in self._known:
-            if self.rule is None or last < self.rule.start:
-                return []
-            self.spend()
-            begin = dt.datetime.combine(dt.date(max(last.year - 2, 1), 1, 1), dt.time())
-            self._known[last.year] = list(self.rule.followed(begin, last))
-        return self._known[last.year]
+    def at_utc(self, time: dt.datetime) -> dt.timedelta:
+        """Return the offset at a time in UTC."""
+        return self._offsets[bisect.bisect_right(self._utc, time)]
+
+    def at_shown(self, time: dt.datetime, fold: int) -> dt.timedelta:
+        """Return the offset at a time on the clock. A gap has the offset before it; a time shown twice is by `fold`."""
+        return self._offsets[bisect.bisect_right(self._shown[fold], time)]
+
+
+def _ascending(times: list[dt.datetime]) -> list[dt.datetime]:
+    """Return times in order: one after a later time is passed over, since the last change of those passed holds."""
+    return [*itertools.accumulate(reversed(times), min)][::-1]
 
 
 class FileZone(dt.tzinfo):
@@ -63,15 +107,17 @@ class FileZone(dt.tzinfo):
 
     def __init__(self, key: str, observances: Sequence[_Observance]) -> None:
         self.key = key
-        self._observances = observances
-        self._changes: dict[int, list[tuple[dt.datetime, dt.timedelta, dt.timedelta]]] = {}
+        self._first = min(observances, key=lambda each: each.dates[0]).before
+        self._dated = sorted((change for each in observances for change in each.dated()), key=_AT)
+        self._ruled = [each for each in observances if each.rule is not None]
+        self._tables: dict[int, _Table] = {}
 
     def utcoffset(self, time: dt.datetime | None) -> dt.timedelta | None:
         """Return the offset at a time on the clock of the zone."""
         if time is None:
             return None
-        chosen = min if time.fold else max
-        return self._offset(time.replace(tzinfo=None), lambda before, after: chosen(NOTHING, after - before))
+        shown = wall(time)
+        return self._table(shown).at_shown(shown, time.fold)
 
     def dst(self, time: dt.datetime | None) -> None:
         """Return nothing: what part of an offset is daylight saving time is not needed."""
@@ -82,43 +128,42 @@ class FileZone(dt.tzinfo):
 
     def fromutc(self, time: dt.datetime) -> dt.datetime:
         """Return what the clock of the zone shows at a time in UTC."""
-        utc = time.replace(tzinfo=None)
-        shown = utc + self._offset(utc, lambda before, _: -before)
-        return shown.replace(tzinfo=self, fold=shown - self._first_offset(shown) != utc)
+        utc = wall(time)
+        offset_now = self._table(utc).at_utc(utc)
+        shown = utc + offset_now
+        fold = self._table(shown).at_shown(shown, 0) != offset_now
+        return (time + offset_now).replace(fold=1) if fold else time + offset_now
 
-    def _first_offset(self, shown: dt.datetime) -> dt.timedelta:
-        return self._offset(shown, lambda before, after: max(NOTHING, after - before))
-
-    def _offset(self, time: dt.datetime, shift: Callable[[dt.timedelta, dt.timedelta], dt.timedelta]) -> dt.timedelta:
-        """Return the offset at a time of a clock on which changes come by `shift(before, after)` later."""
+    def _table(self, time: dt.datetime) -> _Table:
+        """Return the offsets around a time; those of each year are worked out once."""
+        # Clocks differ from UTC by less than a day.
         year = (time + DAY).year
-        if year not in self._changes:
-            found = [(onset, each.before, each.after) for each in self._observances for onset in each.onsets(year)]
-            if len(found) > _MOST_CHANGES + 2 * len(self._observances):
-                raise TooMuch(
-                    f"the offset of time zone {quoted(self.key)} changes more than {_MOST_CHANGES} times a year"
-                )
-            self._changes[year] = sorted(found, key=lambda change: change[0] - change[1])
-        changes = self._changes[year]
-        current = changes[0][1] if changes else min(self._observances, key=lambda each: each.dates[0]).before
-        for onset, before, after in changes:
-            if onset + shift(before, after) <= time:
-                current = after
-        return current
+        if year not in self._tables:
+            low, high = _years(max(year - 1, 1), year)
+            begin, end = bisect.bisect_left(self._dated, low, key=_AT), bisect.bisect_right(self._dated, high, key=_AT)
+            ruled = (change for each in self._ruled for change in each.ruled(year))
+            changes = sorted([*self._dated[max(begin - 1, 0) : end], *ruled], key=_AT)
+            self._tables[year] = _Table(changes, self._first)
+        return self._tables[year]
+
+
+def _years(first: int, last: int) -> tuple[dt.datetime, dt.datetime]:
+    return dt.datetime.combine(dt.date(first, 1, 1), dt.time()), dt.datetime.combine(dt.date(last, 12, 31), dt.time.max)
 
 
 class Zones:
     """The zones that the events of a file name."""
 
-    def __init__(self, calendars: Sequence[Component]) -> None:
+    def __init__(self, calendars: Sequence[Component], effort: Effort) -> None:
         self._defined = {
-            zone.all("TZID")[0].value.strip(): zone
+            name: zone
             for calendar in calendars
             for zone in calendar.parts
             if zone.name == "VTIMEZONE" and zone.all("TZID")
+            for name in _names(zone)
         }
         self._found: dict[str, dt.tzinfo | ValueError] = {}
-        self._years = 0
+        self._effort = effort
 
     def find(self, tzid: str) -> dt.tzinfo:
         """Return the zone of this name; raises `ValueError` that names it."""
@@ -146,15 +191,17 @@ class Zones:
             raise ValueError(f"time zone {quoted(tzid)} is not known, and the file does not define it; {right}")
         try:
             return self._zone(tzid, defined)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ValueError(f"the VTIMEZONE of {quoted(tzid)} cannot be read: {error}") from None
 
     def _zone(self, tzid: str, defined: Component) -> FileZone:
         parts = [each for each in defined.parts if each.name in ("STANDARD", "DAYLIGHT")]
         if not parts:
             raise ValueError("it has neither STANDARD nor DAYLIGHT")
-        if len(parts) + sum(len(line.value) // 16 for part in parts for line in part.all("RDATE")) > _MOST_DATES:
-            raise ValueError(f"it has more than {_MOST_DATES} dates")
+        if len(parts) > _MOST_OBSERVANCES:
+            raise ValueError(f"it has {len(parts)} STANDARD and DAYLIGHT parts, more than {_MOST_OBSERVANCES}")
+        dates = sum(len(line.value) // _EACH_DATE for part in parts for line in part.all("RDATE"))
+        self._effort.spend(0, 0, changes=len(parts) + dates)
         return FileZone(tzid, [self._observance(each) for each in parts])
 
     def _observance(self, part: Component) -> _Observance:
@@ -163,9 +210,8 @@ class Zones:
         given, repeated = part.one("DTSTART"), part.one("RRULE")
         if given is None:
             raise ValueError("DTSTART is missing")
-        # Outlook begins in 1601.
-        start = naive(moment(given, self._refuse, years=range(1, 2400)), None)
-        more = [naive(value, None) for value, _ in moments(part, "RDATE", self._refuse)]
+        start = naive(moment(given, self._refuse, _YEARS), None)
+        more = [naive(value, None) for value, _ in moments(part, "RDATE", self._refuse, _YEARS)]
         rule = until = None
         if repeated is not None:
             text, last, count = recurrence(repeated, self._refuse)
@@ -173,16 +219,17 @@ class Zones:
                 raise ValueError(f"RRULE is {quoted(text)}; it must be FREQ=YEARLY;BYMONTH=3;BYDAY=-1SU, for example")
             rule = RRule(text, start)
             until = None if last is None else naive(last, dt.timezone(before))
-        return _Observance(before, after, sorted({start, *more}), rule, until, self._spend)
-
-    def _spend(self) -> None:
-        self._years += 1
-        if self._years > _MOST_YEARS:
-            raise TooMuch(f"the rules of its time zones have to be worked out for more than {_MOST_YEARS} years in sum")
+        return _Observance(before, after, sorted({start, *more}), rule, until, self._effort)
 
     @staticmethod
     def _refuse(tzid: str) -> dt.tzinfo:
         raise ValueError(f"a time of a VTIMEZONE has no zone; TZID={quoted(tzid)} is too much")
+
+
+def _names(zone: Component) -> tuple[str, str]:
+    """Return the TZID as it is written and without escapes: it is TEXT here, and a parameter has no escapes."""
+    given = zone.all("TZID")[0].value.strip()
+    return given, unescaped(given)
 
 
 def _well_known(tzid: str) -> str | None:

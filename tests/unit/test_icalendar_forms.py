@@ -7,7 +7,7 @@ import zoneinfo
 import pytest
 
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.icalendar_lines import calendars
+from jobworker.domain.icalendar_lines import Effort, calendars
 from jobworker.domain.icalendar_reading import Contents, read
 from jobworker.domain.icalendar_zones import FileZone, Zones
 
@@ -366,7 +366,7 @@ def test_utc_by_name_is_no_wall_clock() -> None:
 
 
 def of_file(*parts: str) -> FileZone:
-    zone = Zones(calendars(calendar(*parts))).find("Own")
+    zone = Zones(calendars(calendar(*parts)), Effort()).find("Own")
     assert isinstance(zone, FileZone)
     return zone
 
@@ -408,6 +408,44 @@ def test_names_of_zones_that_a_file_defines(name: str) -> None:
     assert begins(contents(BERLIN.format(name), event(lines), zone="UTC")) == ["03-02 08:00-09:00"]
     located = BERLIN.format(name).replace("BEGIN:STANDARD", "X-LIC-LOCATION:Europe/Rome\nBEGIN:STANDARD")
     assert contents(located, event(lines)).zone == "Europe/Rome"
+
+
+def test_commas_of_a_zone_name_are_escaped_where_it_is_defined() -> None:
+    name = "(GMT+01:00) Amsterdam, Berlin, Rome"
+    defined = BERLIN.format(name.replace(",", r"\,"))
+    found = contents(defined, event(f'DTSTART;TZID="{name}":20260302T090000\nDURATION:PT1H'))
+    assert (begins(found), found.zone) == (["03-02 09:00-10:00"], name)
+
+
+def test_a_zone_may_begin_before_the_years_of_events() -> None:
+    part = "BEGIN:STANDARD\nDTSTART:18831118T120358\nTZOFFSETFROM:-045602\nTZOFFSETTO:-0500\n{}\nEND:STANDARD\n"
+    own = of_file(f"BEGIN:VTIMEZONE\nTZID:Own\n{part.format('RDATE:18831118T120358')}END:VTIMEZONE\n")
+    offsets = [dt.datetime(1883, 11, day, tzinfo=own).utcoffset() for day in (17, 19)]
+    assert offsets == [-dt.timedelta(hours=4, minutes=56, seconds=2), -dt.timedelta(hours=5)]
+
+
+def test_a_zone_of_the_first_year() -> None:
+    zone = BERLIN.format("Own").replace("16010101T03", "00010101T00")
+    [message] = refused(zone.replace("RRULE:", "X-A:"), event("DTSTART;TZID=Own:20260302T090000"))
+    assert "the VTIMEZONE of 'Own' cannot be read" in message
+    assert dt.datetime(2026, 7, 1, tzinfo=of_file(zone.replace("00010101", "00020101"))).utcoffset() == dt.timedelta(
+        hours=2
+    )
+
+
+@pytest.mark.parametrize("count", [101, 2001])
+def test_a_zone_of_too_many_observances(count: int) -> None:
+    part = "BEGIN:STANDARD\nDTSTART:20200101T000000\nTZOFFSETFROM:+0100\nTZOFFSETTO:+0200\nEND:STANDARD\n"
+    zone = f"BEGIN:VTIMEZONE\nTZID:Own\n{part * count}END:VTIMEZONE\n"
+    [message] = refused(zone, event("DTSTART;TZID=Own:20260302T090000"))
+    assert f"it has {count} STANDARD and DAYLIGHT parts, more than 100" in message
+
+
+def test_the_dates_of_all_zones_of_a_file_are_counted_together() -> None:
+    zone = BERLIN.format("Own").replace("RRULE:", "RDATE:" + ",".join(["20260329T020000"] * 501) + "\nRRULE:")
+    zones = zone + zone.replace("Own", "Other")
+    [message] = refused(zones, *(event(HOUR.replace("Europe/Berlin", name)) for name in ("Own", "Other")))
+    assert message.startswith("the time zones that it defines change their offset more than 1000 times (read from ")
 
 
 @pytest.mark.parametrize(
