@@ -46,7 +46,8 @@ def test_a_locked_database_is_told_without_a_traceback(run: Run, sqlite_url: str
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         done = run("submit", "clean", "days=90")
-    assert (done.exit_code, done.stderr) == (2, "error: the database does not answer: database is locked\n")
+    said = "error: another writer has kept the database locked for 2.0 s; nothing was changed: try again\n"
+    assert (done.exit_code, done.stderr) == (2, said)
 
 
 @pytest.mark.parametrize(
