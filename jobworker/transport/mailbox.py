@@ -7,6 +7,7 @@ Redis does not take is kept and offered again.
 """
 
 import collections
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterable
@@ -30,6 +31,9 @@ _SHORT_PACE, _PACE = 0.002, 0.02
 
 #: Reports that leave at once however short the last one is ago, and the most that leave in one call.
 _MANY, _MOST_AT_ONCE = 200, 400
+
+#: Characters of data after which no report is added to a call: Redis counts a call as used memory, too.
+_LARGE = 128 * 1024
 
 #: Pause before Redis is asked again (s), doubled up to the second figure.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
@@ -67,7 +71,7 @@ class Mailbox:
         self.call_soon: Callable[[], None] | None = None
         #: Hands to Celery what can start, and how many could; whoever consumes sets them.
         self.pump: Callable[[], None] = _nothing
-        self.credit: Callable[[], int] = _none
+        self.credit: Callable[[], int] = int  # Which is 0: nobody consumes.
         self._cleared = 0
         self._clock = clock
         self._connect = connect
@@ -235,11 +239,8 @@ class Mailbox:
         """The attempts that this worker has in hand: they run, may start at any moment, or Redis lacks their end."""
         waiting = [fetched.ticket for fetched in list(self.waiting)]
         # Otherwise an attempt would be believed lost, and run again, while a full Redis does not take its end.
-        ended = [
-            Ticket(owed.execution, owed.attempt, self.worker, owed.tag)
-            for owed in list(self._owed)
-            if owed.what == "end"
-        ]
+        ends = [owed for owed in list(self._owed) if owed.what == "end"]
+        ended = [Ticket(owed.execution, owed.attempt, self.worker, owed.tag) for owed in ends]
         return [ticket for ticket in [*self.held.values(), *waiting, *ended] if ticket]
 
     def fenced(self) -> NoReturn:
@@ -267,7 +268,7 @@ class Mailbox:
         """Tell Redis what is owed and what starts next; False if it did not take it (it is kept). Raises `Fenced`."""
         with self._settling:
             while True:
-                part = self._owed[:_MOST_AT_ONCE]
+                part = self._next_part()
                 clear = min(len(self.waiting), self.starting())
                 if not part and clear <= self._cleared:
                     return True
@@ -278,6 +279,12 @@ class Mailbox:
                     return False
                 self._pause, self._refused_since = 0.0, None
                 self._note(part, answers)
+
+    def _next_part(self) -> list[Owed]:
+        """The reports that leave in the next call."""
+        owed = self._owed[:_MOST_AT_ONCE]
+        sizes = itertools.accumulate(len(each.data) for each in owed)
+        return owed[: 1 + sum(size <= _LARGE for size in sizes)]
 
     def settle_for_good(self, within: float) -> bool:
         """Settle before the worker ends, insisting for up to `within` seconds. Raises `Fenced`."""
@@ -340,8 +347,3 @@ class Mailbox:
 
 def _nothing() -> None:
     """Nobody consumes."""
-
-
-def _none() -> int:
-    """Nobody consumes."""
-    return 0

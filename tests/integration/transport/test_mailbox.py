@@ -13,6 +13,7 @@ from jobworker.domain.events import Kind
 from jobworker.transport import keys
 from jobworker.transport.claims import Answer, Ticket
 from jobworker.transport.mailbox import Fenced, Mailbox
+from jobworker.transport.messages import Owed
 
 pytestmark = pytest.mark.every_redis
 
@@ -94,6 +95,26 @@ def test_an_end_that_the_stream_refuses_is_reported_when_it_takes_it_again(box: 
     box.client.rename("kept", keys.EVENTS)
     assert box.mailbox.settle()
     assert box.told() == [("running", ticket.execution), ("succeeded", ticket.execution)]
+
+
+def test_many_large_results_leave_a_few_at_a_time(box: _Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.slots = 40
+    box.receive(40, starting=40)
+    tickets = [box.begin() for _ in range(40)]
+    assert box.mailbox.settle()
+    parts: list[int] = []
+    tell = box.mailbox._tell
+
+    def note_and_tell(part: list[Owed], *more: int) -> list[str]:
+        parts.append(len(part))
+        return tell(part, *more)
+
+    monkeypatch.setattr(box.mailbox, "_tell", note_and_tell)
+    for ticket in tickets:
+        box.mailbox.ended(ticket, Kind.SUCCEEDED, json.dumps({"result": "x" * 30_000}))
+    assert box.mailbox.settle()
+    assert parts == [5] * 8
+    assert [kind for kind, _ in box.told()].count("succeeded") == 40
 
 
 def test_an_end_that_redis_has_not_taken_is_still_in_hand(box: _Box) -> None:
