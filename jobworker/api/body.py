@@ -68,7 +68,7 @@ def parse(raw: bytes) -> Any:
 
 
 def _has_too_many_values(raw: bytes) -> bool:
-    """Whether the separators are too many. Part by part: other threads wait while one part is counted."""
+    """Return whether a body has too many separators. Counted part by part, because other threads wait meanwhile."""
     if len(raw) <= _MOST_SEPARATORS:
         return False
     found = 0

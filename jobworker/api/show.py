@@ -39,7 +39,7 @@ _DEAD_LETTER_FIELDS = [each.name for each in fields(DeadLetterRow)]
 
 
 def page(found: Page[Item], show: Callable[[Item], Any]) -> dict[str, Any]:
-    """A page of a list. One whose items are large has fewer of them; the next page goes on after them."""
+    """Return a page of a list as JSON; a page of large items has fewer of them, and the next page follows on them."""
     items: list[orjson.Fragment] = []
     size, following = 0, found.next
     for item in found.items:

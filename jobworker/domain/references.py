@@ -60,7 +60,7 @@ def resolve(parameters: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
 
 
 def _found(uses: Mapping[tuple[str, str], int], sources: Sources) -> dict[tuple[str, str], Any]:
-    """What there is at these paths into these sources, each of which is used so many times."""
+    """Return the value at each (source, path); `uses` says how often each is referred to."""
     paths: dict[str, list[str]] = {}
     for source, path in uses:
         paths.setdefault(source, []).append(path)
@@ -132,7 +132,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _all(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Every reference, from the first to the last."""
+    """Yield every reference, from the first to the last."""
     left = [value]
     while left:
         item = left.pop()

@@ -53,7 +53,7 @@ class Released:
 
 @dataclass(slots=True)
 class _Budget:
-    """What is left of the bounds of one transaction."""
+    """The part of one transaction's bounds that is not used up."""
 
     edges: int = field(default_factory=lambda: _MOST_EDGES)
     parameters: int = field(default_factory=lambda: _MOST_BYTES)
@@ -229,7 +229,7 @@ def _settle_all(
 def _lock_waiting(
     connection: sa.Connection, keys: Sequence[str], budget: _Budget
 ) -> tuple[dict[str, Waiting], set[str]]:
-    """Those of these executions that are Waiting, and the ids of those that are left to the next transaction.
+    """Return those of these executions that are Waiting, and the ids that are left to the next transaction.
 
     One that was cancelled meanwhile is not Waiting any more, and stays as it is.
     """

@@ -52,7 +52,7 @@ class LockWaits:
 
     @property
     def is_brief(self) -> bool:
-        """Whether a caller has recently waited for a lock in vain."""
+        """Return whether a caller has recently waited for a lock in vain."""
         until = self.brief_until
         if until is not None and self.now() > until:
             self.brief_until = until = None
@@ -64,7 +64,7 @@ class LockWaits:
 
 
 class Caller:
-    """One that wants a place. Locks are those of PostgreSQL: the writers of SQLite wait elsewhere."""
+    """A caller that wants a connection. Its lock waits are those of PostgreSQL; SQLite's writers use `FileLock`."""
 
     __slots__ = ("_briefly", "_since", "_tries", "_waits")
 
@@ -74,7 +74,7 @@ class Caller:
         self._since = waits.now()
 
     def __enter__(self) -> "Caller":
-        """Take a place; raise `DatabaseBusy` for want of one."""
+        """Take the place of a connection; raise `DatabaseBusy` if none is free in time."""
         waits = self._waits
         hangs = waits.is_cut_off or waits.brief_until is not None
         if hangs:

@@ -97,22 +97,22 @@ def after(connection: sa.Connection, name: str | None, limit: int) -> list[Queue
 
 
 def paused(connection: sa.Connection, names: Collection[str]) -> list[QueueRow]:
-    """Those of these queues that are stopped; at most some thousands are asked for."""
+    """Return those of these queues that are stopped; at most some thousands may be asked for."""
     return [QueueRow(*row) for row in connection.execute(_PAUSED.where(_queues.c.name.in_(names)))]
 
 
 def any_paused(connection: sa.Connection) -> bool:
-    """Whether a queue is stopped."""
+    """Return whether any queue is stopped."""
     return connection.scalar(_ANY_PAUSED) is not None
 
 
 def paused_published(connection: sa.Connection) -> list[Paused]:
-    """The stopped queues in which executions were published: as many as the feed lets there be."""
+    """Return the stopped queues in which executions were published; the feed bounds their number."""
     return [Paused(*row) for row in connection.execute(_PAUSED_PUBLISHED)]
 
 
 def paused_after(connection: sa.Connection, name: str, limit: int) -> list[Paused]:
-    """The next stopped queues beyond a name."""
+    """Return the next `limit` stopped queues whose names come after `name`."""
     return [Paused(*row) for row in connection.execute(_PAUSED_AFTER, {"after": name, "most": limit})]
 
 
@@ -140,7 +140,7 @@ def pause(connection: sa.Connection, row: QueueRow) -> None:
 
 
 def ready(connection: sa.Connection, names: Collection[str]) -> list[Ready]:
-    """Those of these queues in which something may run and that are not stopped: a few steps in indexes for each."""
+    """Return those of these queues that are not stopped and have something to run: a few index steps for each."""
     if not names:
         return []
     given = {"names": orjson.dumps(sorted(names)).decode()}

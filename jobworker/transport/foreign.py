@@ -38,7 +38,7 @@ return count
 
 
 def is_beyond_dates(stream_id: str) -> bool:
-    """Whether no clock has given this id to an entry."""
+    """Return whether the time in a stream id is later than any date, so that no clock has made it."""
     return int(stream_id.partition("-")[0]) > LATEST
 
 

@@ -236,7 +236,7 @@ class Mailbox:
             self._owe(Owed("back", tag, execution, attempt))
 
     def tickets(self) -> list[Ticket]:
-        """The attempts that this worker has in hand: they run, may start at any moment, or Redis lacks their end."""
+        """Return the attempts of this worker that run, may start at any moment, or whose end Redis has not taken."""
         waiting = [fetched.ticket for fetched in list(self.waiting)]
         # Otherwise an attempt would be believed lost, and run again, while a full Redis does not take its end.
         ends = [owed for owed in list(self._owed) if owed.what == "end"]
@@ -281,7 +281,7 @@ class Mailbox:
                 self._note(part, answers)
 
     def _next_part(self) -> list[Owed]:
-        """The reports that leave in the next call."""
+        """Return the reports that the next call to Redis carries."""
         owed = self._owed[:_MOST_AT_ONCE]
         sizes = itertools.accumulate(len(each.data) for each in owed)
         return owed[: 1 + sum(size <= _LARGE for size in sizes)]
