@@ -165,7 +165,7 @@ def cancelling(connection: sa.Connection) -> list[BatchRow]:
     left = sa.or_(_executions.c.state.in_(WAITING), asked)
     members = sa.select(_executions.c.id).where(_executions.c.batch_id == _batches.c.id, left)
     query = sa.select(*_COLUMNS).where(sa.text(CANCELLING), members.exists()).order_by(_batches.c.id)
-    return [_to_row(row) for row in connection.execute(query)]
+    return list(unreadable.those(connection.execute(query), _to_row))
 
 
 def stop_members(connection: sa.Connection, batch: BatchRow) -> int:
@@ -199,5 +199,7 @@ def _what(row: Any) -> str:
 
 
 def _to_row(row: sa.Row[Any]) -> BatchRow:
-    values = unreadable.mended(_what(row), dict(row._mapping), {"on_complete": unreadable.is_object})
-    return BatchRow(**{**values, "kind": Kind(row.kind)})
+    return BatchRow(**unreadable.mended(_what(row), dict(row._mapping), _SHAPE))
+
+
+_SHAPE = unreadable.Shape(_batches, {"on_complete": unreadable.is_object}, {"kind": Kind})

@@ -185,5 +185,5 @@ def _make_revision(row: sa.Row[Any]) -> CalendarRevision:
     return CalendarRevision(**row._mapping)
 
 
-_to_row = unreadable.reader(_what, _make)
-_to_revision = unreadable.reader(_what_revision, _make_revision)
+_to_row = unreadable.reader(_what, _make, _calendars)
+_to_revision = unreadable.reader(_what_revision, _make_revision, _revisions)

@@ -22,6 +22,11 @@ class Garbage:
         self.problem = problem
 
 
+#: What a time that cannot be read is read as; readers of rows tell it by identity. It is long past, so that a lease, a
+#: rate or a key that depends on it is over, and nothing waits for it for ever; and sums of it and a duration exist.
+UNREADABLE = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
 def read_json(text: str | bytes) -> Any:
     """The value, or `Garbage`: one cell must not make the whole result unreadable."""
     try:
@@ -89,9 +94,26 @@ class Moment(sa.types.TypeDecorator[dt.datetime]):
 
     def process_result_value(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
         """Always aware, always UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+        return None if value is None else _in_utc(value)
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
+        """Read the text of SQLite here: the type of SQLAlchemy raises for the whole result if one row has no time."""
+        return read_moment if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
+
+
+def read_moment(text: Any) -> dt.datetime | None:
+    """Return the time that a column of SQLite holds; `UNREADABLE` if it holds something else."""
+    if text is None:
+        return None
+    try:
+        return _in_utc(dt.datetime.fromisoformat(text))
+    except (TypeError, ValueError, OverflowError):
+        return UNREADABLE
+
+
+def _in_utc(time: dt.datetime) -> dt.datetime:
+    # `replace` takes three times as long.
+    return dt.datetime.combine(time.date(), time.time(), dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
 
 
 metadata = sa.MetaData(

@@ -114,6 +114,7 @@ def settle(
 
 
 _SHAPES = {"parameters": unreadable.is_object, "error": unreadable.has(type=str, message=str)}
+_SHAPE = unreadable.Shape(_executions, _SHAPES, {"state": State})
 
 
 def _what(row: Any) -> str:
@@ -121,6 +122,5 @@ def _what(row: Any) -> str:
 
 
 def _to_row(row: sa.Row[Any]) -> DeadLetterRow:
-    values = unreadable.mended(_what(row), dict(row._mapping), _SHAPES)
-    values["state"] = State(values["state"])
+    values = unreadable.mended(_what(row), dict(row._mapping), _SHAPE)
     return DeadLetterRow(**values, cause=dead_letter.cause(values["state"], values["error"]))

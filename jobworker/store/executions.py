@@ -182,7 +182,7 @@ def get(connection: sa.Connection, execution_id: str, lock: bool = False) -> Exe
 def some(connection: sa.Connection, ids: Sequence[str]) -> list[ExecutionRow]:
     """Those of these executions that exist, by id."""
     query = sa.select(*_COLUMNS).where(_executions.c.id.in_(ids)).order_by(_executions.c.id)
-    return [_to_row(row) for row in connection.execute(query)]
+    return list(unreadable.those(connection.execute(query), _to_row))
 
 
 def last_success(connection: sa.Connection, job: str, before: str) -> ExecutionRow | None:
@@ -298,6 +298,7 @@ _SHAPES = {
     "metadata": unreadable.is_object,
     "overrides": unreadable.is_object,
 }
+_SHAPE = unreadable.Shape(_executions, _SHAPES, {"state": State})
 
 
 def _what(row: Any) -> str:
@@ -305,6 +306,4 @@ def _what(row: Any) -> str:
 
 
 def _to_row(row: sa.Row[Any]) -> ExecutionRow:
-    values = unreadable.mended(_what(row), dict(row._mapping), _SHAPES)
-    values["state"] = State(values["state"])
-    return ExecutionRow(**values)
+    return ExecutionRow(**unreadable.mended(_what(row), dict(row._mapping), _SHAPE))

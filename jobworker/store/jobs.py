@@ -104,8 +104,7 @@ def policies(connection: sa.Connection, names: Sequence[str]) -> dict[str, dict[
     """What these definitions say as they stand (as JSON); of those that are gone, what they said last."""
     found = {}
     for row in connection.execute(_DEFINITIONS.where(_jobs.c.name.in_(names))):
-        shape = {"definition": unreadable.is_object}
-        found[row.name] = unreadable.mended(_what(row), {"definition": row.definition}, shape)["definition"] or {}
+        found[row.name] = unreadable.mended(_what(row), {"definition": row.definition}, _DEFINED)["definition"] or {}
     for name in set(names) - found.keys():
         query = sa.select(_revisions.c.definition).where(_revisions.c.job == name)
         found[name] = connection.scalar(query.order_by(_revisions.c.revision.desc()).limit(1)) or {}
@@ -182,6 +181,9 @@ def _write_schedule(connection: sa.Connection, definition: Definition, actor: st
     schedules.put(connection, made, ScheduleOwner.JOB, actor, now, next_after(made.timetable({}), now))
 
 
+_DEFINED = unreadable.Shape(_jobs, {"definition": unreadable.is_object})
+
+
 def _remove_schedule(connection: sa.Connection, job: str, actor: str, now: dt.datetime) -> None:
     own = schedules.named(connection, job)
     if own is not None and own.owner is ScheduleOwner.JOB:
@@ -210,5 +212,5 @@ def _make(row: sa.Row[Any]) -> JobRow:
     )
 
 
-_to_row = unreadable.reader(_what, _make)
-_to_revision = unreadable.reader(_what_revision, _make_revision)
+_to_row = unreadable.reader(_what, _make, _jobs)
+_to_revision = unreadable.reader(_what_revision, _make_revision, _revisions)

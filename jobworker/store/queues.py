@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from jobworker.domain.job import QUEUE
 from jobworker.domain.schedule import State as ScheduleState
-from jobworker.store import schema
+from jobworker.store import schema, unreadable
 from jobworker.store.schema import FREE, HELD_BACK, LIMITED, PUBLISHED, RUNNING
 
 _queues = schema.queues
@@ -93,12 +93,12 @@ def after(connection: sa.Connection, name: str | None, limit: int) -> list[Queue
     """The next queues beyond a name (None: from the first), in the order in which Python sorts names."""
     ordered = sa.collate(_queues.c.name, "C" if connection.dialect.name == "postgresql" else "BINARY")
     query = _ROWS if name is None else _ROWS.where(ordered > name)
-    return [QueueRow(*row) for row in connection.execute(query.order_by(ordered).limit(limit))]
+    return list(unreadable.those(connection.execute(query.order_by(ordered).limit(limit)), _to_row))
 
 
 def paused(connection: sa.Connection, names: Collection[str]) -> list[QueueRow]:
     """Return those of these queues that are stopped; at most some thousands may be asked for."""
-    return [QueueRow(*row) for row in connection.execute(_PAUSED.where(_queues.c.name.in_(names)))]
+    return list(unreadable.those(connection.execute(_PAUSED.where(_queues.c.name.in_(names))), _to_row))
 
 
 def any_paused(connection: sa.Connection) -> bool:
@@ -130,7 +130,14 @@ def get(connection: sa.Connection, name: str, lock: bool = False) -> QueueRow | 
     """One queue; `lock` keeps other transactions from changing it before this one ends."""
     query = _ROWS.where(_queues.c.name == name)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
-    return QueueRow(*row) if row is not None else None
+    return _to_row(row) if row is not None else None
+
+
+_SHAPE = unreadable.Shape(_queues)
+
+
+def _to_row(row: sa.Row[Any]) -> QueueRow:
+    return QueueRow(**unreadable.mended(f"queue {row.name}", dict(row._mapping), _SHAPE))
 
 
 def pause(connection: sa.Connection, row: QueueRow) -> None:

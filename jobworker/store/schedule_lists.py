@@ -188,4 +188,4 @@ def _make_revision(row: sa.Row[Any]) -> RevisionRow:
     return RevisionRow(**row._mapping)
 
 
-_to_revision = unreadable.reader(_what_revision, _make_revision)
+_to_revision = unreadable.reader(_what_revision, _make_revision, _revisions)

@@ -234,4 +234,4 @@ def _make(row: sa.Row[Any]) -> ScheduleRow:
 
 
 #: From a row of the table; raises `UnreadableRow`.
-to_row = unreadable.reader(what, _make)
+to_row = unreadable.reader(what, _make, _schedules)

@@ -96,8 +96,9 @@ def pulse(connection: sa.Connection, execution_id: str) -> Pulse | None:
         return None
     # Lines may travel slower than states: both name the entry of the event stream up to which they are recorded.
     complete = row[7] is None or events.parse_id(row[6]) <= events.parse_id(row[7])
-    told = unreadable.mended(f"execution {execution_id}", {"progress": row[3], "metadata": row[4]}, _PULSE_SHAPES)
-    return Pulse(State(row[0]), row[1], row[2], **told, last_log=row[5], lines_complete=complete)
+    told = {"state": row[0], "attempt": row[1], "progress": row[3], "metadata": row[4]}
+    told = unreadable.mended(f"execution {execution_id}", told, _STANDING)
+    return Pulse(transitions=row[2], **told, last_log=row[5], lines_complete=complete)
 
 
 def attempts(
@@ -117,14 +118,15 @@ def attempts(
         return f"attempt {row.attempt} of execution {execution_id}"
 
     def read(row: sa.Row[Any]) -> AttemptRow:
-        values = unreadable.mended(what(row), dict(row._mapping), _ATTEMPT_SHAPES)
-        return AttemptRow(**{**values, "state": AttemptState(row.state)})
+        return AttemptRow(**unreadable.mended(what(row), dict(row._mapping), _ATTEMPT))
 
     return listing.read_page(connection.execute(query).all(), limit, lambda row: str(row.attempt), read, what)
 
 
-_ATTEMPT_SHAPES = {"error": unreadable.has(type=str, message=str)}
-_PULSE_SHAPES = {"progress": unreadable.is_object, "metadata": unreadable.is_object}
+_ATTEMPT = unreadable.Shape(_attempts, {"error": unreadable.has(type=str, message=str)}, {"state": AttemptState})
+_STANDING = unreadable.Shape(
+    schema.executions, {"progress": unreadable.is_object, "metadata": unreadable.is_object}, {"state": State}
+)
 
 
 def transitions(connection: sa.Connection, execution_id: str) -> Sequence[TransitionRow]:

@@ -92,4 +92,4 @@ def _make(row: sa.Row[Any]) -> TaskRow:
     )
 
 
-_to_row = unreadable.reader(_what, _make)
+_to_row = unreadable.reader(_what, _make, _tasks)

@@ -1,18 +1,21 @@
-"""Rows that cannot be read, because a JSON column holds something else than this code has written there.
+"""Rows that cannot be read, because a column holds something else than this code has written there.
 
 Another program wrote it, or another version, or a disk lost it. Such a row must not keep anybody from the
 others: it is logged once, named in `/readyz`, and noted in the lists that leave it or a part of it out.
 """
 
 import contextlib
+import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 import structlog
 
 from jobworker.domain.errors import UnreadableRow
-from jobworker.store.columns import Garbage
+from jobworker.store.columns import UNREADABLE, Garbage, Json
 from jobworker.telemetry.once import OncePerKey
 
 Made = TypeVar("Made")
@@ -47,15 +50,22 @@ def reading(what: str) -> Iterator[None]:
     found.forget(what)
 
 
-def reader(what: Callable[[Any], str], make: Callable[[Any], Made]) -> Callable[[sa.Row[Any]], Made]:
-    """`make`, which raises `UnreadableRow` for a row that it cannot read."""
+def reader(what: Callable[[Any], str], make: Callable[[Any], Made], table: sa.Table) -> Callable[[sa.Row[Any]], Made]:
+    """`make`, which raises `UnreadableRow` for a row of `table` that it cannot read."""
+    shape = Shape(table)
+
+    def checked(row: sa.Row[Any]) -> Made:
+        wrong = shape.wrong(row._mapping, row)
+        if wrong:
+            raise TypeError(_told(row._mapping, wrong))
+        return make(row)
 
     def read(row: sa.Row[Any]) -> Made:
         try:
-            made = make(row)
+            made = checked(row)
         except ERRORS:
             with reading(what(row)):
-                return make(row)
+                return checked(row)
         found.forget(what(row))
         return made
 
@@ -69,15 +79,84 @@ def those(rows: Iterable[sa.Row[Any]], read: Callable[[sa.Row[Any]], Made]) -> I
             yield read(row)
 
 
-def mended(what: str, values: dict[str, Any], shapes: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:
-    """The values of a row without those that have not their shape: they are noted, and `EMPTY` stands for them."""
-    wrong = [name for name, fits in shapes.items() if not (_may_be_null(name, values[name]) or fits(values[name]))]
-    if wrong:
-        note(what, "; ".join(f"{name} is {_shown(values[name])}" for name in wrong))
-        values |= {name: EMPTY.get(name) for name in wrong}
-    else:
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the columns of a row have to be: of the type that the table says, JSON of a shape, members of an enum."""
+
+    table: sa.Table
+    json: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
+    kinds: Mapping[str, type[StrEnum]] = field(default_factory=dict)
+    #: Types of whole rows that were found right: comparing these is faster than looking at each column.
+    _right: set[tuple[type, ...]] = field(default_factory=set)
+
+    def wrong(self, values: Mapping[Any, Any], row: Iterable[Any]) -> list[str]:
+        """Return the columns that have another type than their table says. `row`: the values alone, in their order."""
+        types = tuple(map(type, row))
+        if types in self._right and UNREADABLE not in row:
+            return []
+        columns = self.table.c
+        wrong = [name for name, value in values.items() if name in columns and not _is_of(columns[name], value)]
+        if not wrong and len(self._right) < _MOST_TYPES:
+            self._right.add(types)
+        return wrong
+
+    def mends(self, name: str) -> bool:
+        """Whether a row can be used without this column."""
+        column = self.table.c[name]
+        return (
+            bool(column.nullable)
+            or name in EMPTY
+            or isinstance(column.type, Json)
+            or column.type.python_type is dt.datetime
+        )
+
+
+#: Combinations of types that are remembered; columns that may be null make many.
+_MOST_TYPES = 1000
+
+
+def _is_of(column: sa.Column[Any], value: Any) -> bool:
+    if value is None:
+        return bool(column.nullable) or isinstance(column.type, Json)
+    if isinstance(column.type, Json):
+        return True
+    right = column.type.python_type
+    return value is not UNREADABLE and isinstance(value, (int, float) if right is float else right)
+
+
+def is_member(kind: type[StrEnum], value: Any, what: str) -> bool:
+    """Return whether this is a member of an enum; it is noted if not."""
+    if value in kind._value2member_map_:
+        return True
+    note(what, f"{_shown(value)} is no {kind.__name__}")
+    return False
+
+
+def mended(what: str, values: dict[str, Any], shape: Shape) -> dict[str, Any]:
+    """Return the values of a row without those that have not their shape: they are noted, and `EMPTY` stands for them.
+
+    A time that cannot be read stays `UNREADABLE`. Raises `UnreadableRow` where nothing can stand for a value.
+    """
+    wrong = shape.wrong(values, values.values())
+    wrong += [name for name, fits in shape.json.items() if not (_may_be_null(name, values[name]) or fits(values[name]))]
+    lost = [name for name in wrong if not shape.mends(name)]
+    for name, kind in shape.kinds.items():
+        try:
+            values[name] = kind(values[name])
+        except ValueError:
+            lost.append(name)
+    if not wrong and not lost:
         found.forget(what)
-    return values
+        return values
+    problem = _told(values, dict.fromkeys([*wrong, *lost]))
+    note(what, problem)
+    if lost:
+        raise UnreadableRow(f"{what} cannot be read: {problem}")
+    return values | {name: EMPTY.get(name) for name in wrong if values[name] is not UNREADABLE}
+
+
+def _told(values: Mapping[Any, Any], names: Iterable[str]) -> str:
+    return "; ".join(f"{name} is {_shown(values[name])}" for name in names)
 
 
 #: What stands for a column that has to be there. Others are null.
@@ -117,4 +196,6 @@ def _problem(error: Exception) -> str:
 
 
 def _shown(value: Any) -> str:
+    if value is UNREADABLE:
+        return "not a time"
     return (value.problem if isinstance(value, Garbage) else repr(value))[:_LONGEST]

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from jobworker.store import queues, unreadable
 from jobworker.store.schema import workers
 
-_SHAPES = {"queues": unreadable.is_texts, "tasks": unreadable.is_texts}
+_SHAPE = unreadable.Shape(workers, {"queues": unreadable.is_texts, "tasks": unreadable.is_texts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class WorkerRow:
 
 def live(connection: sa.Connection) -> list[WorkerRow]:
     """Those that are there now."""
-    rows = connection.execute(sa.select(workers).where(sa.text("gone_at IS NULL"))).mappings()
-    return [_from_row(row) for row in rows]
+    rows = connection.execute(sa.select(workers).where(sa.text("gone_at IS NULL")))
+    return list(unreadable.those(rows, _to_row))
 
 
 def host(connection: sa.Connection, worker: str) -> str | None:
@@ -70,8 +70,8 @@ def _upsert(connection: sa.Connection, row: WorkerRow) -> None:
         connection.execute(sa.insert(workers).values(**values))
 
 
-def _from_row(row: Any) -> WorkerRow:
-    values = {name: row[name] for name in WorkerRow.__dataclass_fields__}
-    values = unreadable.mended(f"worker {row['id']}", values, _SHAPES)
+def _to_row(row: sa.Row[Any]) -> WorkerRow:
+    values = {name: row._mapping[name] for name in WorkerRow.__dataclass_fields__}
+    values = unreadable.mended(f"worker {row.id}", values, _SHAPE)
     values.update(queues=tuple(values["queues"]), tasks=tuple(values["tasks"]))
     return WorkerRow(**values)
