@@ -1,14 +1,16 @@
 """What is due, what was published, what was lost on the way: the relay's questions about executions."""
 
 import datetime as dt
+import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import sqlalchemy as sa
 
 from jobworker.domain import deadline
 from jobworker.domain.execution import PRIORITIES, State
+from jobworker.store import unreadable
 from jobworker.store.bulk import Bulk
 from jobworker.store.queues import insert_or_ignore
 from jobworker.store.schema import (
@@ -92,12 +94,19 @@ class CancelAsked:
     actor: str
 
 
+_NAMES = [item.name for item in fields(Ready)]
+_SHAPE = unreadable.Shape(executions)
+_values = operator.attrgetter(*_NAMES)
 _OBJECTS = ("overrides", "metadata", "call")
 _NUMBERS = ("lost_attempts", "interrupted_attempts", "snoozed_attempts")
 
 
 def check(row: Ready) -> None:
-    """Raise `TypeError` naming a JSON column of this row that does not hold what is kept there."""
+    """Raise `TypeError` naming a column of this row that does not hold what is kept there."""
+    values = _values(row)
+    wrong = _SHAPE.wrong(_NAMES, values)
+    if wrong:
+        raise TypeError(f"{wrong[0]} has the wrong type")
     if not isinstance(row.parameters, dict):
         raise TypeError("parameters is no object")
     for name in _OBJECTS:

@@ -6,7 +6,7 @@ others: it is logged once, named in `/readyz`, and noted in the lists that leave
 
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -55,7 +55,7 @@ def reader(what: Callable[[Any], str], make: Callable[[Any], Made], table: sa.Ta
     shape = Shape(table)
 
     def checked(row: sa.Row[Any]) -> Made:
-        wrong = shape.wrong(row._mapping, row)
+        wrong = shape.wrong(row._fields, row)
         if wrong:
             raise TypeError(_told(row._mapping, wrong))
         return make(row)
@@ -89,13 +89,15 @@ class Shape:
     #: Types of whole rows that were found right: comparing these is faster than looking at each column.
     _right: set[tuple[type, ...]] = field(default_factory=set)
 
-    def wrong(self, values: Mapping[Any, Any], row: Iterable[Any]) -> list[str]:
-        """Return the columns that have another type than their table says. `row`: the values alone, in their order."""
+    def wrong(self, names: Iterable[str], row: Collection[Any]) -> list[str]:
+        """Return those of these columns that have another type in a row than their table says."""
         types = tuple(map(type, row))
         if types in self._right and UNREADABLE not in row:
             return []
         columns = self.table.c
-        wrong = [name for name, value in values.items() if name in columns and not _is_of(columns[name], value)]
+        wrong = [
+            name for name, value in zip(names, row, strict=True) if name in columns and not _is_of(columns[name], value)
+        ]
         if not wrong and len(self._right) < _MOST_TYPES:
             self._right.add(types)
         return wrong

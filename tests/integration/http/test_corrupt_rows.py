@@ -1,4 +1,4 @@
-"""Rows whose JSON is not what this code writes: no endpoint fails, the other rows are there, and it is said."""
+"""Rows whose columns are not what this code writes: no endpoint fails, the other rows are there, and it is said."""
 
 import json
 from collections.abc import Iterator
@@ -96,8 +96,12 @@ def client(any_world: World) -> FlaskClient:
 
 @pytest.fixture
 def made(any_world: World) -> dict[str, str]:
+    return make_two_of_everything(any_world)
+
+
+def make_two_of_everything(world: World) -> dict[str, str]:
     """Two of everything; of each kind one is named `bad`."""
-    world, names = any_world, {}
+    names = {}
     world.worker()
     with world.database.write() as connection:
         task = connection.execute(sa.select(schema.tasks)).mappings().one()
@@ -205,3 +209,32 @@ def test_an_unreadable_row_is_noted_logged_once_and_named_by_readyz(any_world: W
         connection.execute(sa.update(jobs).where(jobs.c.name == "bad").values(definition=good))
     assert "unreadable" not in until(lambda: any_world.client.get("/api/v1/jobs").json, what="the list")
     assert "job bad" not in any_world.client.get("/readyz").json["checks"]["content"]["detail"]
+
+
+#: What SQLite keeps in a column of any type.
+_GARBAGE: tuple[Any, ...] = ("garbage", b"\xff\xfe", 10**17)
+
+
+@pytest.mark.parametrize("table_name", _LISTS)
+def test_no_value_of_another_type_makes_a_get_fail(world: World, table_name: str) -> None:
+    made = make_two_of_everything(world)
+    client = FlaskClient(world.app, world.app.response_class)
+    table = schema.metadata.tables[table_name]
+    where = _row(table, made)
+    urls = [f"/api/v1/{path.format(**made)}" for path in (*_LISTS[table_name], *_OTHERS.get(table_name, ()))]
+    urls += ["/readyz", "/metrics", "/api/v1/executions", f"/api/v1/executions/{made['queued']}/why"]
+    problems = []
+    for column in (each for each in table.c if not each.primary_key and not isinstance(each.type, Json)):
+        raw = sa.type_coerce(column, sa.types.NullType())
+        with world.database.read() as connection:
+            before = connection.scalar(sa.select(raw).where(where))
+        for value in (*_GARBAGE, before):
+            with world.database.write() as connection:
+                changed = sa.type_coerce(sa.literal(value), sa.types.NullType())
+                connection.execute(sa.update(table).where(where).values({column.name: changed}))
+            plans._plans.clear()
+            for url in urls:
+                response = client.get(url)
+                if (response.status_code >= 500 and url != "/readyz") or b"internal_error" in response.data:
+                    problems.append((column.name, value, url, response.status_code))
+    assert not problems

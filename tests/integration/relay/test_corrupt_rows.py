@@ -1,5 +1,6 @@
-"""A JSON column of a row holds something else: that row is reported and passed over, and the others go on."""
+"""A column of a row holds something else: that row is reported and passed over, and the others go on."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,8 @@ from jobworker.domain import events, policies
 from jobworker.domain.admission import Submission
 from jobworker.domain.events import Kind
 from jobworker.domain.execution import State
-from jobworker.store import relay_state, schema
+from jobworker.store import queues, relay_state, schema
+from jobworker.store.queues import QueueRow
 from jobworker.transport import keys
 from tests.conformance.household import Household
 from tests.integration.relay.conftest import SEND, World, hurried_relay
@@ -33,8 +35,8 @@ class Running:
         self.relay = hurried_relay(world, redis_url)
         self.relay.turn()
 
-    def spoil(self, table: sa.Table, column: str, text: str, **where: Any) -> None:
-        """Put a text into a JSON column, as no code of ours does."""
+    def spoil(self, table: sa.Table, column: str, text: Any, **where: Any) -> None:
+        """Put a value into a column, as no code of ours does."""
         condition = " AND ".join(f"{name} = :{name}" for name in where)
         with self.world.database.write() as connection:
             statement = sa.text(f"UPDATE {table.name} SET {column} = :text WHERE {condition}")
@@ -144,3 +146,82 @@ def test_what_should_follow_an_end_cannot_be_read(running: Running, table: sa.Ta
         running.report(first, Kind.SUCCEEDED, worker="w1", token="1", result=1)
         running.turns(1)
         assert house.get(first).state is State.SUCCEEDED, text
+
+
+#: What SQLite keeps in a column of any type, and no column can hold.
+GARBAGE: tuple[Any, ...] = ("garbage", b"\xff\xfe", 10**17)
+
+
+def plain_columns(table: sa.Table) -> list[str]:
+    return [
+        column.name for column in table.columns if not column.primary_key and column.name not in json_columns(table)
+    ]
+
+
+def a_row_of_each(running: Running) -> None:
+    """Make rows of what others depend on."""
+    house, now = running.household, running.world.clock.now()
+    house.define("report", policies={"trigger_after": [{"job": "extract", "on": "any"}]})
+    _, [first] = house.batch(Submission(job="extract"))
+    house.submit("strict", parameters={"rows": 1}, depends_on=(first,))
+    with running.world.database.write() as connection:
+        queues.create(connection, "slow", "ann", now)
+        queues.pause(connection, QueueRow("slow", now, "ann", "why"))
+        connection.execute(schema.rate_buckets.insert().values(key="r", full_at=now))
+        connection.execute(schema.unique_keys.insert().values(key="u", execution_id=first, taken_at=now))
+        values = {"execution_id": first, "attempt": 1, "state": State.RUNNING.value, "started_at": now}
+        connection.execute(schema.attempts.insert().values(values))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        schema.workers,
+        schema.queues,
+        schema.tasks,
+        schema.job_definitions,
+        schema.job_triggers,
+        schema.batches,
+        schema.dependencies,
+        schema.attempts,
+        schema.rate_buckets,
+        schema.unique_keys,
+    ],
+    ids=str,
+)
+def test_a_column_of_another_type_keeps_no_other_work_from_running(running: Running, table: sa.Table) -> None:
+    a_row_of_each(running)
+    running.turns(6)
+    database, keys_ = running.world.database, [column.name for column in table.primary_key]
+    with database.read() as connection:
+        before = dict(connection.execute(sa.text(f"SELECT * FROM {table.name} LIMIT 1")).one()._mapping)
+    key = {name: before[name] for name in keys_}
+    for column in plain_columns(table):
+        for value in GARBAGE:
+            running.spoil(table, column, value, **key)
+            good = running.world.submit()
+            running.turns(1)
+            assert good in running.world.published(), (column, value)
+            running.report(good, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+            running.turns(1)
+            assert running.world.get(good).state is State.SUCCEEDED, (column, value)
+            with contextlib.suppress(AssertionError):
+                running.spoil(table, column, before[column], **key)
+
+
+def test_an_execution_with_a_column_of_another_type_keeps_no_other_from_running(running: Running) -> None:
+    running.turns(6)
+    # Which limit an execution is under is worked out in SQL from the text of its key.
+    for column in (name for name in plain_columns(schema.executions) if name != "limit_key"):
+        spoilt = [running.world.submit() for _ in GARBAGE]
+        for execution, value in zip(spoilt, GARBAGE, strict=True):
+            running.spoil(schema.executions, column, value, id=execution)
+        good = running.world.submit()
+        running.turns(2)
+        assert good in running.world.published(), column
+        for execution in (*spoilt, good):
+            running.report(execution, Kind.RUNNING, worker="w1", token="1")
+            running.report(execution, Kind.PROGRESS, done=1)
+            running.report(execution, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+        running.turns(2)
+        assert running.world.get(good).state is State.SUCCEEDED, column
