@@ -269,10 +269,11 @@ class Dispatcher:
     def _fail(self, row: Ready, why: str) -> None:
         """Report, as a worker would, that the next attempt cannot run; otherwise it would be chosen for ever."""
         self._report_unreadable(row, why)
-        if not isinstance(row.attempt, int):
+        attempt: object = row.attempt
+        if not isinstance(attempt, int):
             return  # No report can name the attempt, so it stays where it is.
         error = {"type": "MessageRejected", "message": why, "traceback": None}
-        self.claims.abandon(row.id, row.attempt + 1, {"reason": why, "error": error}, Kind.REJECTED)
+        self.claims.abandon(row.id, attempt + 1, {"reason": why, "error": error}, Kind.REJECTED)
 
     def _report_unreadable(self, row: Ready, why: str) -> None:
         self.problems.report("execution_unreadable", f"execution {row.id}", why)

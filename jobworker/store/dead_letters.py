@@ -91,8 +91,10 @@ def groups(connection: sa.Connection, limit: int = DEFAULT_LIMIT) -> list[Group]
         .limit(limit)
     ).all()
     query = sa.select(*_COLUMNS).where(table.id.in_([row[4] for row in found]))
-    examples = {row.id: _to_row(row) for row in connection.execute(query)}
-    return [Group(row[0], row[1], row[2], row[3], examples[row[4]]) for row in found]
+    examples = {row.id: row for row in unreadable.those(connection.execute(query), _to_row)}
+    # An example that cannot be read, or not in full, was noted; `/readyz` names it.
+    readable = (row for row in found if row[4] in examples and isinstance(row[0], str | None))
+    return [Group(row[0], row[1], row[2], row[3], examples[row[4]]) for row in readable]
 
 
 def lock_open(connection: sa.Connection, ids: Sequence[str]) -> set[str]:

@@ -233,7 +233,7 @@ def test_no_value_of_another_type_makes_a_get_fail(world: World, table_name: str
                 changed = sa.type_coerce(sa.literal(value), sa.types.NullType())
                 connection.execute(sa.update(table).where(where).values({column.name: changed}))
             plans._plans.clear()
-            for url in urls:
+            for url in dict.fromkeys(urls) if value != before else ():
                 response = client.get(url)
                 if (response.status_code >= 500 and url != "/readyz") or b"internal_error" in response.data:
                     problems.append((column.name, value, url, response.status_code))
