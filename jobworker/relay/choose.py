@@ -19,6 +19,7 @@ from jobworker.relay.line import SHARE, Backlog, Line, Next, Turns
 from jobworker.relay.places import Places
 from jobworker.store import dispatch, limits
 from jobworker.store.dispatch import Ready
+from jobworker.store.limits import Head
 from jobworker.store.queues import Ready as Waiting
 from jobworker.store.workers import WorkerRow
 from jobworker.transport.publisher import list_name, lists_of
@@ -84,8 +85,10 @@ class Chooser:
             bands = self._bands(queue.name, depths)
             if tasks and bands[0].room > 0:
                 backlog = Backlog(connection, queue.name, tasks)
-                line = self._line(backlog, places) if places and queue.limited else None
+                heads = self._heads(backlog) if places and queue.limited else []
+                line = self._line(backlog, heads, places) if places and heads else None
                 round.chosen += self._of_queue(backlog, bands, line, now)
+                round.chosen += _unreadable(connection, heads)
         if places:
             round.buckets, round.refused, round.next_at = places.taken_at, places.refused, places.next_at
         return round
@@ -127,12 +130,16 @@ class Chooser:
                 bands.append(Band(range(priority, priority + 1), here))
         return bands
 
-    def _line(self, backlog: Backlog, places: Places) -> Line:
+    def _heads(self, backlog: Backlog) -> list[Head]:
         after = self._looked_at.get(backlog.queue, "")
         heads = limits.heads(backlog.connection, backlog.queue, backlog.tasks, after, _MOST_KEYS)
         self._looked_at[backlog.queue] = heads[-1].limit_key if len(heads) == _MOST_KEYS else ""
-        places.learn(backlog.connection, [head.limit_key for head in heads])
-        return Line(backlog, heads, places, self._turns, self.ageing)
+        return heads
+
+    def _line(self, backlog: Backlog, heads: Sequence[Head], places: Places) -> Line:
+        readable = [head for head in heads if head.is_readable]
+        places.learn(backlog.connection, [head.limit_key for head in readable])
+        return Line(backlog, readable, places, self._turns, self.ageing)
 
 
 def _merged(free: Iterable[Ready], line: Line | None, lowest: int) -> Iterator[Chosen | Next]:
@@ -148,6 +155,12 @@ def _merged(free: Iterable[Ready], line: Line | None, lowest: int) -> Iterator[C
             row = next(rows, None)
         else:
             return
+
+
+def _unreadable(connection: sa.Connection, heads: Iterable[Head]) -> list[Chosen]:
+    """Return those whose limits cannot be told: `dispatch.check` refuses them, so they fail and leave their key."""
+    ids = [head.id for head in heads if not head.is_readable]
+    return [Chosen(row, PRIORITIES.start) for row in dispatch.rows(connection, ids)]
 
 
 def _complete(connection: sa.Connection, chosen: Sequence[Chosen | Next]) -> list[Chosen]:

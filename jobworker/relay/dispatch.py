@@ -20,7 +20,7 @@ from jobworker.relay.choose import Chooser, Chosen
 from jobworker.relay.problems import Problems
 from jobworker.relay.record import Claimed, Declined
 from jobworker.services import release
-from jobworker.store import dependencies, dispatch, jobs, limits, queues, relay_state, unreadable
+from jobworker.store import dependencies, dispatch, jobs, limits, queues, relay_state, stopping, unreadable
 from jobworker.store.database import Database
 from jobworker.store.dispatch import Published, Ready
 from jobworker.store.queues import Paused
@@ -69,6 +69,7 @@ class Dispatcher:
     _policies_sent: LRUCache[tuple[str, int], str] = field(default_factory=lambda: LRUCache(_REMEMBERED))
     _claimed: LRUCache[str, dt.datetime] = field(default_factory=lambda: LRUCache(_REMEMBERED))
     _declined: dict[str, int] = field(default_factory=dict)
+    _refused: list[tuple[Ready, str]] = field(default_factory=list)
     _warned: OncePerKey = field(default_factory=OncePerKey)
     _foreign: LRUCache[Paused, int] = field(default_factory=lambda: LRUCache(_REMEMBERED))
     _paused_next_at: float = float("-inf")
@@ -95,6 +96,7 @@ class Dispatcher:
         with self.database.read() as connection:
             round = self._chooser.choose(connection, waiting, depths, self.workers, self.clock.now())
             messages = self._messages(connection, round.chosen)
+        self._fail_refused()
         self.held_up, self.next_permit = round.refused, round.next_at
         chosen = [one for one in round.chosen if one.row.id in messages]
         limited = [one for one in chosen if one.row.limit_key is not None]
@@ -186,14 +188,14 @@ class Dispatcher:
         `undecided` says afterwards whether a worker has some in hand that it may start or give back: ask again soon.
         """
         with self.database.read() as connection:
-            asked = dispatch.cancel_asked(connection, _LIMIT)
+            asked = stopping.cancel_asked(connection, _LIMIT)
         answers = self.claims.revoke([(row.id, row.attempt + 1) for row in asked])
         self.undecided = Answer.RUNNING in answers
         revoked = [row for row, answer in zip(asked, answers, strict=True) if answer is Answer.REVOKED]
         if revoked:
             now = self.clock.now()
             with self.database.write() as connection:
-                dispatch.cancel_revoked(connection, revoked, now)
+                stopping.cancel_revoked(connection, revoked, now)
                 release.release(connection, dependencies.ended(connection, [row.id for row in revoked]), now)
         return len(revoked)
 
@@ -236,6 +238,7 @@ class Dispatcher:
         with self.database.read() as connection:
             rows = dispatch.rows(connection, list(placed))
             messages = self._messages(connection, [Chosen(row, placed[row.id].urgency) for row in rows])
+        self._fail_refused()
         if messages:
             self.publisher.publish(messages.values())
         with self.database.write() as connection:
@@ -251,14 +254,15 @@ class Dispatcher:
     def _messages(self, connection: sa.Connection, chosen: Iterable[Chosen]) -> dict[str, Message]:
         """Return the messages by execution, without those that cannot be read.
 
-        An execution whose own row cannot be read has failed; one whose definition cannot be read stays where it is.
+        An execution whose own row cannot be read goes to `_refused`; one whose definition cannot be read stays where it
+        is.
         """
         messages = {}
         for one in chosen:
             try:
                 dispatch.check(one.row)
             except TypeError as error:
-                self._fail(one.row, f"it cannot be dispatched: in its row in the database {error}")
+                self._refused.append((one.row, f"it cannot be dispatched: in its row in the database {error}"))
                 continue
             try:
                 messages[one.row.id] = self._message(connection, one.row, one.urgency)
@@ -266,14 +270,17 @@ class Dispatcher:
                 self._report_unreadable(one.row, f"it cannot be dispatched: {error}")
         return messages
 
-    def _fail(self, row: Ready, why: str) -> None:
-        """Report, as a worker would, that the next attempt cannot run; otherwise it would be chosen for ever."""
-        self._report_unreadable(row, why)
-        attempt: object = row.attempt
-        if not isinstance(attempt, int):
-            return  # No report can name the attempt, so it stays where it is.
-        error = {"type": "MessageRejected", "message": why, "traceback": None}
-        self.claims.abandon(row.id, attempt + 1, {"reason": why, "error": error}, Kind.REJECTED)
+    def _fail_refused(self) -> None:
+        """Report, as a worker would, that the next attempts cannot run; otherwise they would be chosen for ever."""
+        refused, self._refused = self._refused, []
+        for row, why in refused:
+            self._report_unreadable(row, why)
+            attempt: object = row.attempt
+            if not isinstance(attempt, int):
+                with self.database.write() as connection:
+                    attempt = dispatch.restore_attempt(connection, row.id)
+            error = {"type": "MessageRejected", "message": why, "traceback": None}
+            self.claims.abandon(row.id, attempt + 1, {"reason": why, "error": error}, Kind.REJECTED)
 
     def _report_unreadable(self, row: Ready, why: str) -> None:
         self.problems.report("execution_unreadable", f"execution {row.id}", why)

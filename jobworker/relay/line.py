@@ -133,4 +133,4 @@ class Line:
         self._read[limit_key] = wanted = max(_FIRST_PART, before * 4)
         where = self._backlog
         found = limits.line(where.connection, where.queue, where.tasks, limit_key, wanted)
-        return found[before:]
+        return [head for head in found[before:] if head.is_readable]

@@ -317,7 +317,7 @@ class Relay:
 
     def _save_problems(self) -> None:
         """Let `/readyz` know of the problems."""
-        current = self._problems.current()
+        current = self._problems.current_and_rows()
         if current != self._saved_problems:
             with self._database.write() as connection:
                 relay_state.save_problems(connection, self._leadership.name, [problem.to_json() for problem in current])

@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from jobworker.clock import Clock
+from jobworker.store import unreadable
 from jobworker.telemetry.once import OncePerKey
 
 logger = structlog.get_logger(__name__)
@@ -38,6 +39,7 @@ class Problems:
         self._clock = clock
         self._logged = OncePerKey()
         self._latest: dict[str, Problem] = {}
+        self._rows: list[Problem] = []
 
     def report(self, event: str, what: str, detail: str, item: str = "") -> None:
         """Log the problem as `event` unless it was logged before, and keep it.
@@ -63,3 +65,11 @@ class Problems:
             if problem.at < since:
                 self.solved(what)
         return list(self._latest.values())
+
+    def current_and_rows(self) -> list[Problem]:
+        """Return the same, before it the latest rows that this process met and could not read."""
+        found = list(unreadable.found.problems().items())[-_MOST:]
+        now, seen = self._clock.now(), {(row.what, row.detail): row for row in self._rows}
+        rows = [Problem(what, why[:_LONGEST], now) for what, why in found]
+        self._rows = [seen.get((row.what, row.detail), row) for row in rows]
+        return [*self._rows, *self.current()]

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.domain.errors import DatabaseBusy
-from jobworker.store import batches, dispatch
+from jobworker.store import batches, stopping
 from jobworker.store.database import Database
 from jobworker.transport.claims import Claims
 
@@ -28,7 +28,7 @@ def revoke_asked(database: Database, client: redis.Redis) -> None:
                 for batch in cancelled:
                     batches.stop_members(connection, batch)
         with database.read() as connection:
-            asked = dispatch.cancel_asked(connection, _LIMIT)
+            asked = stopping.cancel_asked(connection, _LIMIT)
     except (sa.exc.SQLAlchemyError, DatabaseBusy) as error:
         logger.debug("revocation_left_to_the_relay", error=str(error))
         return

@@ -109,9 +109,15 @@ def counts(connection: sa.Connection, batch_ids: Sequence[str]) -> dict[str, dic
         .group_by(_executions.c.batch_id, _executions.c.state)
     )
     found: dict[str, dict[State, int]] = {each: {} for each in batch_ids}
-    for row in connection.execute(query):
-        found[row.batch_id][State(row.state)] = row.number
+    for batch, state, number in unreadable.those(connection.execute(query), _read_count):
+        found[batch][state] = number
     return found
+
+
+_read_count = unreadable.reader(
+    lambda row: f"state {row.state!r} of executions of batch {row.batch_id}",
+    lambda row: (row.batch_id, State(row.state), row.number),
+)
 
 
 def has_unfinished(connection: sa.Connection, batch_id: str) -> bool:
@@ -132,7 +138,14 @@ def steps(connection: sa.Connection, batch_id: str) -> list[StepRow]:
     """The steps of a workflow, in the order in which they were accepted."""
     columns = (_executions.c.step, _executions.c.id, _executions.c.job, _executions.c.state, _executions.c.reason)
     query = sa.select(*columns).where(_executions.c.batch_id == batch_id).order_by(_executions.c.id)
-    return [StepRow(row.step, row.id, row.job, State(row.state), row.reason) for row in connection.execute(query)]
+    return list(unreadable.those(connection.execute(query), _read_step))
+
+
+_read_step = unreadable.reader(
+    lambda row: f"step {row.step} of the workflow, execution {row.id}",
+    lambda row: StepRow(row.step, row.id, row.job, State(row.state), row.reason),
+    _executions,
+)
 
 
 def needs(connection: sa.Connection, batch_id: str) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from jobworker.domain.dependencies import Dependency, On, Otherwise, Parent, Verdict
 from jobworker.domain.execution import FINAL, State
 from jobworker.domain.limits import Keys
-from jobworker.store import bulk
+from jobworker.store import bulk, unreadable
 from jobworker.store.bulk import Bulk
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, identifier_key
 from jobworker.store.queues import insert_or_ignore
@@ -147,7 +147,10 @@ def insert(connection: sa.Connection, edges: Iterable[Edge]) -> None:
 
 
 def lock_parents(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Parent]:
-    """Those of these executions that exist; none of them can end before this transaction does."""
+    """Return those of these executions that exist; none of them can end before this transaction does.
+
+    Raises `UnreadableRow` if one of them has an unknown state.
+    """
     return {each.id: each for each in _parents(connection, ids, sa.true(), lock=True)}
 
 
@@ -162,8 +165,9 @@ def _parents(
     columns = [executions.c[name] for name in Parent.__dataclass_fields__]
     for chunk in _chunks(sorted(set(ids))):
         query = sa.select(*columns).where(executions.c.id.in_(chunk), condition).order_by(executions.c.id)
-        for row in connection.execute(query.with_for_update(read=True) if lock else query):
-            yield Parent(row.id, row.job, State(row.state), row.batch_id, row.correlation_id)
+        rows = connection.execute(query.with_for_update(read=True) if lock else query)
+        # Whether an execution may depend on one that cannot be read is not known; what follows an end goes on.
+        yield from map(_read_ended, rows) if lock else unreadable.those(rows, _read_ended)
 
 
 def unsettled(connection: sa.Connection, parents: Sequence[str], limit: int) -> list[Edge]:
@@ -171,7 +175,7 @@ def unsettled(connection: sa.Connection, parents: Sequence[str], limit: int) -> 
     found: list[Edge] = []
     for chunk in _chunks(parents):
         rows = connection.execute(_UNSETTLED, {"parents": chunk, "most": limit - len(found)})
-        found.extend(_edge(row) for row in rows)
+        found.extend(unreadable.those(rows, _read_edge))
         if len(found) >= limit:
             break
     return found
@@ -180,9 +184,11 @@ def unsettled(connection: sa.Connection, parents: Sequence[str], limit: int) -> 
 def unsettled_of(connection: sa.Connection, ids: Sequence[str]) -> list[Edge]:
     """What these executions still wait for."""
     return [
-        _edge(row)
+        edge
         for chunk in _chunks(ids)
-        for row in connection.execute(_EDGES.where(dependencies.c.execution_id.in_(chunk)))
+        for edge in unreadable.those(
+            connection.execute(_EDGES.where(dependencies.c.execution_id.in_(chunk))), _read_edge
+        )
     ]
 
 
@@ -264,8 +270,8 @@ def of(
     after = listing.position(cursor)
     if after is not None:
         query = query.where(dependencies.c.parent_id > after)
-    rows = [_parent(row) for row in connection.execute(query)]
-    return listing.page(rows, limit, lambda row: row.execution_id)
+    rows = connection.execute(query).all()
+    return listing.read_page(rows, limit, lambda row: row.parent_id, _read_parent, _what)
 
 
 def parents_after(connection: sa.Connection, parent: str, limit: int) -> list[str]:
@@ -294,6 +300,10 @@ def _row(each: Changed, now: dt.datetime) -> tuple[Any, ...]:
     )
 
 
+def _ended(row: Any) -> Parent:
+    return Parent(row.id, row.job, State(row.state), row.batch_id, row.correlation_id)
+
+
 def _edge(row: Any) -> Edge:
     return Edge(row.execution_id, Dependency(row.parent_id, On(row.condition), Otherwise(row.otherwise)))
 
@@ -309,6 +319,15 @@ def _parent(row: Any) -> ParentRow:
         outcome=Verdict(row.outcome) if row.outcome else None,
         settled_at=row.settled_at,
     )
+
+
+def _what(row: Any) -> str:
+    return f"dependency of execution {row.execution_id} on {row.parent_id}"
+
+
+_read_ended = unreadable.reader(lambda row: f"state of execution {row.id}", _ended)
+_read_edge = unreadable.reader(_what, _edge)
+_read_parent = unreadable.reader(_what, _parent, dependencies)
 
 
 def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:

@@ -14,7 +14,6 @@ from jobworker.store import unreadable
 from jobworker.store.bulk import Bulk
 from jobworker.store.queues import insert_or_ignore
 from jobworker.store.schema import (
-    CANCEL_ASKED,
     EXPIRING,
     FREE,
     PUBLISHED,
@@ -33,7 +32,6 @@ _FREE = sa.text(FREE)
 _PUBLISHED = sa.text(PUBLISHED)
 _WAITING = sa.text(WAITING_FOR_TIME)
 _RUNNING = sa.text(RUNNING)
-_CANCEL_ASKED = sa.text(CANCEL_ASKED)
 _EXPIRING = sa.text(EXPIRING)
 
 
@@ -75,6 +73,11 @@ class Published:
     limit_key: str | None
 
 
+_read_published = unreadable.reader(
+    lambda row: f"message of execution {row.id}", lambda row: Published(*row), executions
+)
+
+
 @dataclass(frozen=True, slots=True)
 class RunningAttempt:
     """An attempt that a worker has claimed."""
@@ -85,13 +88,14 @@ class RunningAttempt:
     started_at: dt.datetime
 
 
-@dataclass(frozen=True, slots=True)
-class CancelAsked:
-    """A Queued execution that `actor` wants cancelled; `attempt` is the last one that was started."""
+def _running(row: Any) -> RunningAttempt:
+    # Not all columns: an attempt whose start cannot be read has to be found lost with its worker, too.
+    if not (isinstance(row.attempt, int) and isinstance(row.worker, str)):
+        raise TypeError(f"attempt {row.attempt!r} runs on worker {row.worker!r}")
+    return RunningAttempt(*row)
 
-    id: str
-    attempt: int
-    actor: str
+
+_read_running = unreadable.reader(lambda row: f"running attempt of execution {row.id}", _running)
 
 
 _NAMES = [item.name for item in fields(Ready)]
@@ -100,11 +104,24 @@ _values = operator.attrgetter(*_NAMES)
 _OBJECTS = ("overrides", "metadata", "call")
 _NUMBERS = ("lost_attempts", "interrupted_attempts", "snoozed_attempts")
 
+#: Types of whole rows that were found right, which a look at each column would take longer to tell, and most of them.
+#: A list does not tell the types of what it holds, so rows with one are looked at each time.
+_right: set[tuple[type, ...]] = set()
+_MOST_TYPES = 1000
+
 
 def check(row: Ready) -> None:
     """Raise `TypeError` naming a column of this row that does not hold what is kept there."""
-    values = _values(row)
-    wrong = _SHAPE.wrong(_NAMES, values)
+    types = tuple(map(type, _values(row)))
+    if types in _right:
+        return
+    _check_each(row)
+    if list not in types and len(_right) < _MOST_TYPES:
+        _right.add(types)
+
+
+def _check_each(row: Ready) -> None:
+    wrong = _SHAPE.wrong(_NAMES, _values(row))
     if wrong:
         raise TypeError(f"{wrong[0]} has the wrong type")
     if not isinstance(row.parameters, dict):
@@ -116,6 +133,14 @@ def check(row: Ready) -> None:
         value = getattr(row, name)
         if value is not None and not (isinstance(value, list) and all(type(each) is int for each in value)):
             raise TypeError(f"{name} is no list of numbers")
+
+
+def restore_attempt(connection: sa.Connection, execution_id: str) -> int:
+    """Set the number of the last attempt, which cannot be read, to the one that the transitions tell; return it."""
+    told = connection.scalars(sa.select(transitions.c.attempt).where(transitions.c.execution_id == execution_id))
+    attempt = max((each for each in told if isinstance(each, int)), default=0)
+    connection.execute(sa.update(executions).where(executions.c.id == execution_id).values(attempt=attempt))
+    return attempt
 
 
 def release_due(connection: sa.Connection, now: dt.datetime, limit: int) -> int:
@@ -267,13 +292,15 @@ def published_before(connection: sa.Connection, moment: dt.datetime, limit: int)
         .order_by(executions.c.dispatched_at)
         .limit(limit)
     )
-    return [Published(*row) for row in found]
+    return list(unreadable.those(found, _read_published))
 
 
 # Rows from before there were urgencies have none: theirs is the priority.
 _PUBLISHED_ROWS = sa.select(
     *(
-        sa.func.coalesce(executions.c.urgency, executions.c.priority) if name == "urgency" else executions.c[name]
+        sa.func.coalesce(executions.c.urgency, executions.c.priority).label(name)
+        if name == "urgency"
+        else executions.c[name]
         for name in Published.__dataclass_fields__
     )
 )
@@ -318,31 +345,4 @@ def running(connection: sa.Connection, worker: str | None = None) -> list[Runnin
     )
     if worker is not None:
         query = query.where(executions.c.worker == worker)
-    return [RunningAttempt(*row) for row in connection.execute(query)]
-
-
-def cancel_asked(connection: sa.Connection, limit: int) -> list[CancelAsked]:
-    """Queued executions that somebody wants cancelled."""
-    rows = connection.execute(
-        sa.select(executions.c.id, executions.c.attempt, executions.c.cancel_requested_by)
-        .where(_CANCEL_ASKED)
-        .limit(limit)
-    )
-    return [CancelAsked(*row) for row in rows]
-
-
-def cancel_revoked(connection: sa.Connection, revoked: Sequence[CancelAsked], now: dt.datetime) -> None:
-    """These executions can not start any more: they are Cancelled."""
-    reason = "cancelled before it started"
-    connection.execute(
-        sa.update(executions)
-        .where(executions.c.id == sa.bindparam("key"), executions.c.attempt == sa.bindparam("before"), _CANCEL_ASKED)
-        .values(state=State.CANCELLED.value, reason=reason, finished_at=now),
-        [{"key": row.id, "before": row.attempt} for row in revoked],
-    )
-    made = [
-        {"execution_id": row.id, "attempt": row.attempt, "state": State.CANCELLED.value, "at": now}
-        | {"actor": row.actor, "reason": reason}
-        for row in revoked
-    ]
-    connection.execute(insert_or_ignore(connection, transitions), made)
+    return list(unreadable.those(connection.execute(query), _read_running))

@@ -192,9 +192,12 @@ def last_success(connection: sa.Connection, job: str, before: str) -> ExecutionR
 
 
 def state(connection: sa.Connection, execution_id: str) -> State | None:
-    """Only the state: what somebody who waits asks again and again."""
+    """Return only the state, for whom waits for an end asks often. Raises `UnreadableRow`."""
     found = connection.scalar(_STATE, {"id": execution_id})
-    return State(found) if found is not None else None
+    if found is None:
+        return None
+    with unreadable.reading(f"state of execution {execution_id}"):
+        return State(found)
 
 
 def page(

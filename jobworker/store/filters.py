@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
 from jobworker.domain.execution import State
+from jobworker.store import unreadable
 from jobworker.store.schema import executions, occurrences
 
 #: An id carries the millisecond at which it was made, or a later one if the host's clock was set back since:
@@ -97,7 +98,10 @@ def count(connection: sa.Connection, where: Sequence[Any], after: str | None) ->
     query = sa.select(executions.c.state, sa.func.count()).where(*where).group_by(executions.c.state)
     if after is not None:
         query = query.where(executions.c.id > after)
-    return {State(state): number for state, number in connection.execute(query)}
+    return dict(unreadable.those(connection.execute(query), _read_count))
+
+
+_read_count = unreadable.reader(lambda row: f"state {row[0]!r} of executions", lambda row: (State(row[0]), row[1]))
 
 
 def _lowest_id(moment: dt.datetime, slack: float) -> str:

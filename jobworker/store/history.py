@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobworker.domain import events
 from jobworker.domain.dead_letter import DeadLetter
 from jobworker.domain.execution import FINAL, AttemptState, Move, Standing, State
+from jobworker.store import unreadable
 from jobworker.store.bulk import Bulk
 from jobworker.store.schema import attempts, executions, transitions
 
@@ -39,13 +40,12 @@ class Known:
 
 
 def known(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Known]:
-    """The executions with these ids; unknown ids are absent."""
+    """The executions with these ids; unknown ids, and what cannot be read, are absent."""
     wanted = list(ids)
     found: dict[str, Known] = {}
     for start in range(0, len(wanted), _CHUNK):
         query = sa.select(*_KNOWN_COLUMNS).where(executions.c.id.in_(wanted[start : start + _CHUNK]))
-        for row in connection.execute(query):
-            found[row.id] = _known(row)
+        found.update((row.id, row) for row in unreadable.those(connection.execute(query), _read_known))
     return found
 
 
@@ -94,6 +94,9 @@ def _known(row: Any) -> Known:
             snoozed_attempts=frozenset(row.snoozed_attempts or ()),
         ),
     )
+
+
+_read_known = unreadable.reader(lambda row: f"standing of execution {row.id}", _known)
 
 
 def save(

@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from jobworker.domain import limits
 from jobworker.domain.execution import PRIORITIES
+from jobworker.store import unreadable
 from jobworker.store.schema import AHEAD, HOLDING, LIMITED, executions, rate_buckets
 
 _LIMITED = sa.text(LIMITED)
@@ -31,6 +32,13 @@ class Head:
     id: str
     priority: int
     due_at: dt.datetime
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether its columns have the types by which it can be put in order and its limits be told."""
+        limit_key: object = self.limit_key
+        priority: object = self.priority
+        return isinstance(limit_key, str) and isinstance(priority, int)
 
 
 _FIRST = f"""
@@ -56,13 +64,13 @@ WITH RECURSIVE heads(id, limit_key, priority, due_at, number) AS (
 
 
 def heads(connection: sa.Connection, queue: str, tasks: Sequence[str], after: str, most: int) -> list[Head]:
-    """The next of each limit key beyond `after`, by key; of tasks that somebody can run."""
+    """Return the next of each limit key beyond `after`, by key, of these tasks. Not each of them may be readable."""
     given = {"queue": queue, "tasks": list(tasks), "after": after, "most": most}
     return [Head(*row) for row in connection.execute(_HEADS, given)]
 
 
 def line(connection: sa.Connection, queue: str, tasks: Sequence[str], limit_key: str, count: int) -> list[Head]:
-    """The next `count` of one limit key, the most urgent first."""
+    """Return the next `count` of one limit key, the most urgent first. Not each of them may be readable."""
     found = connection.execute(
         _of_key(queue, tasks, limit_key)
         .order_by(executions.c.priority.desc(), executions.c.due_at, executions.c.id)
@@ -98,7 +106,17 @@ def _of_key(queue: str, tasks: Sequence[str], limit_key: str) -> sa.Select[Any]:
 def held(connection: sa.Connection) -> dict[str, int]:
     """How many hold a place, by concurrency key: they run, or their message is with the workers."""
     query = sa.select(executions.c.concurrency_key, sa.func.count()).where(_HOLDING)
-    return {row[0]: row[1] for row in connection.execute(query.group_by(executions.c.concurrency_key))}
+    return dict(unreadable.those(connection.execute(query.group_by(executions.c.concurrency_key)), _read_held))
+
+
+_read_held = unreadable.reader(
+    lambda row: f"concurrency key {row.concurrency_key!r} of executions", lambda row: (row[0], row[1]), executions
+)
+_read_holder = unreadable.reader(
+    lambda row: f"concurrency key of execution {row.id}",
+    lambda row: (row.id, limits.job_of(row.concurrency_key)),
+    executions,
+)
 
 
 def holders(connection: sa.Connection, key: str, most: int) -> list[str]:
@@ -106,8 +124,8 @@ def holders(connection: sa.Connection, key: str, most: int) -> list[str]:
     query = sa.select(executions.c.id, executions.c.concurrency_key).where(_HOLDING).order_by(executions.c.id)
     if limits.job_of(key) != key:
         query = query.where(executions.c.concurrency_key == key)
-    rows = connection.execute(query)
-    return [row.id for row in rows if limits.job_of(row.concurrency_key) == limits.job_of(key)][:most]
+    rows = unreadable.those(connection.execute(query), _read_holder)
+    return [execution for execution, job in rows if job == limits.job_of(key)][:most]
 
 
 def ahead(connection: sa.Connection, keys: Collection[str]) -> dict[str, int]:

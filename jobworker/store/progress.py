@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.execution import State
+from jobworker.store import unreadable
 from jobworker.store.bulk import Bulk
 from jobworker.store.schema import executions
 
@@ -22,13 +23,17 @@ class Present:
 
 
 def present(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Present]:
-    """The executions with these ids; unknown ids are absent."""
+    """Return the executions with these ids; unknown ids, and what cannot be read, are absent."""
     columns = (executions.c[name] for name in ("id", "state", "attempt", "progress", "metadata"))
     query = sa.select(*columns).where(executions.c.id.in_(list(ids)))
-    return {
-        row.id: Present(State(row.state), row.attempt, row.progress, row._mapping["metadata"])
-        for row in connection.execute(query)
-    }
+    return dict(unreadable.those(connection.execute(query), _read))
+
+
+def _present(row: sa.Row[Any]) -> tuple[str, Present]:
+    return row.id, Present(State(row.state), row.attempt, row.progress, row._mapping["metadata"])
+
+
+_read = unreadable.reader(lambda row: f"progress of execution {row.id}", _present, executions)
 
 
 def save(connection: sa.Connection, changed: Mapping[str, Present]) -> None:

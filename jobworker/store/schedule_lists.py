@@ -130,7 +130,10 @@ def count(connection: sa.Connection, now: dt.datetime) -> dict[Standing, int]:
     """How many schedules there are of each standing; those without any are left out."""
     each = sa.select(_standing(now).label("standing")).subquery()
     found = connection.execute(sa.select(each.c.standing, sa.func.count()).group_by(each.c.standing))
-    return {Standing(row[0]): row[1] for row in found}
+    return dict(unreadable.those(found, _read_count))
+
+
+_read_count = unreadable.reader(lambda row: f"state {row[0]!r} of schedules", lambda row: (Standing(row[0]), row[1]))
 
 
 def standing(row: ScheduleRow, now: dt.datetime) -> Standing:

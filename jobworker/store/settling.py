@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.execution import State
-from jobworker.store import schema
+from jobworker.store import schema, unreadable
 from jobworker.store.bulk import Bulk
 
 _schedules = schema.job_schedules
@@ -85,7 +85,10 @@ def specs(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Any]:
 def unfinished(connection: sa.Connection, schedule_id: str) -> list[tuple[str, State]]:
     """Executions of a schedule that have not ended, the oldest first, up to a sensible number: id and state."""
     rows = connection.execute(_UNFINISHED, {"id": schedule_id})
-    return [(row.id, State(row.state)) for row in rows]
+    return list(unreadable.those(rows, _read_unfinished))
+
+
+_read_unfinished = unreadable.reader(lambda row: f"state of execution {row.id}", lambda row: (row.id, State(row.state)))
 
 
 def due_by(connection: sa.Connection, now: dt.datetime, limit: int) -> list[tuple[str, dt.datetime]]:

@@ -1,11 +1,18 @@
-"""What somebody wants stopped that has begun: the relay's question about executions that run."""
+"""Requests to cancel executions that are queued or have begun: what the relay reads and writes of them."""
 
+import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
 from jobworker.domain.execution import State
-from jobworker.store.schema import STOP_ASKED, executions
+from jobworker.store import unreadable
+from jobworker.store.queues import insert_or_ignore
+from jobworker.store.schema import CANCEL_ASKED, STOP_ASKED, executions, transitions
+
+_CANCEL_ASKED = sa.text(CANCEL_ASKED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +26,52 @@ class StopAsked:
     actor: str
 
 
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """A Queued execution that `actor` wants cancelled; `attempt` is the last one that was started."""
+
+    id: str
+    attempt: int
+    actor: str
+
+
 def asked(connection: sa.Connection, limit: int) -> list[StopAsked]:
-    """Running and Retrying executions that somebody wants cancelled."""
+    """Return Running and Retrying executions that are to be cancelled."""
     columns = [executions.c[name] for name in ("id", "state", "attempt", "worker", "cancel_requested_by")]
     rows = connection.execute(sa.select(*columns).where(sa.text(STOP_ASKED)).limit(limit))
-    return [StopAsked(row.id, State(row.state), *row[2:]) for row in rows]
+    return list(unreadable.those(rows, _read_stop))
+
+
+def cancel_asked(connection: sa.Connection, limit: int) -> list[CancelAsked]:
+    """Return Queued executions that are to be cancelled."""
+    rows = connection.execute(
+        sa.select(executions.c.id, executions.c.attempt, executions.c.cancel_requested_by)
+        .where(_CANCEL_ASKED)
+        .limit(limit)
+    )
+    return list(unreadable.those(rows, _read_cancel))
+
+
+def _what(row: sa.Row[Any]) -> str:
+    return f"request to cancel execution {row.id}"
+
+
+_read_stop = unreadable.reader(_what, lambda row: StopAsked(row.id, State(row.state), *row[2:]), executions)
+_read_cancel = unreadable.reader(_what, lambda row: CancelAsked(*row), executions)
+
+
+def cancel_revoked(connection: sa.Connection, revoked: Sequence[CancelAsked], now: dt.datetime) -> None:
+    """Enter the state Cancelled for executions whose messages were revoked."""
+    reason = "cancelled before it started"
+    connection.execute(
+        sa.update(executions)
+        .where(executions.c.id == sa.bindparam("key"), executions.c.attempt == sa.bindparam("before"), _CANCEL_ASKED)
+        .values(state=State.CANCELLED.value, reason=reason, finished_at=now),
+        [{"key": row.id, "before": row.attempt} for row in revoked],
+    )
+    made = [
+        {"execution_id": row.id, "attempt": row.attempt, "state": State.CANCELLED.value, "at": now}
+        | {"actor": row.actor, "reason": reason}
+        for row in revoked
+    ]
+    connection.execute(insert_or_ignore(connection, transitions), made)

@@ -131,10 +131,20 @@ _STANDING = unreadable.Shape(
 
 def transitions(connection: sa.Connection, execution_id: str) -> Sequence[TransitionRow]:
     """Every change of state in the order of the story (reports of it may have arrived in another)."""
-    columns = (_transitions.c[item.name] for item in fields(TransitionRow))
-    query = sa.select(*columns).where(_transitions.c.execution_id == execution_id)
-    rows = [TransitionRow(**{**row._mapping, "state": State(row.state)}) for row in connection.execute(query)]
+    query = sa.select(_transitions).where(_transitions.c.execution_id == execution_id)
+    rows = unreadable.those(connection.execute(query), _read_transition)
     return sorted(rows, key=lambda row: row.position)
+
+
+def _transition(row: sa.Row[Any]) -> TransitionRow:
+    return TransitionRow(row.attempt, State(row.state), row.at, row.actor, row.reason)
+
+
+_read_transition = unreadable.reader(
+    lambda row: f"transition of attempt {row.attempt} to {row.state} of execution {row.execution_id}",
+    _transition,
+    _transitions,
+)
 
 
 def transitions_page(

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.dependencies import On
 from jobworker.domain.triggers import Trigger
+from jobworker.store import unreadable
 from jobworker.store.schema import executions, job_triggers
 
 
@@ -41,8 +42,8 @@ def put(connection: sa.Connection, job: str, triggers: Sequence[Trigger]) -> Non
 
 
 def after(connection: sa.Connection, jobs: Collection[str]) -> list[TriggerRow]:
-    """What starts after these jobs."""
-    return [_to_row(row) for row in connection.execute(_AFTER, {"jobs": sorted(jobs)})]
+    """Return what starts after these jobs, without the triggers that cannot be read."""
+    return list(unreadable.those(connection.execute(_AFTER, {"jobs": sorted(jobs)}), _read))
 
 
 def edges(connection: sa.Connection) -> list[tuple[str, str]]:
@@ -64,3 +65,6 @@ def fired(connection: sa.Connection, parents: Iterable[str]) -> set[tuple[str, s
 
 def _to_row(row: sa.Row[Any]) -> TriggerRow:
     return TriggerRow(row.job, Trigger(row.after, On(row.condition), row.parameters))
+
+
+_read = unreadable.reader(lambda row: f"condition of the trigger of job {row.job} after {row.after}", _to_row)

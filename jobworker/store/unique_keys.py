@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.execution import FINAL, State
 from jobworker.domain.limits import Until
+from jobworker.store import unreadable
 from jobworker.store.queues import insert_or_ignore
 from jobworker.store.schema import executions, unique_keys
 
@@ -75,12 +76,18 @@ def tidy(connection: sa.Connection, now: dt.datetime) -> int:
 
 def _holder(connection: sa.Connection, taken: Any, now: dt.datetime) -> Holder | None:
     columns = executions.c.id, executions.c.state, executions.c.started_attempt
-    row = connection.execute(sa.select(*columns).where(executions.c.id == taken.execution_id)).one_or_none()
-    if row is None:
+    rows = connection.execute(sa.select(*columns).where(executions.c.id == taken.execution_id))
+    holder = next(unreadable.those(rows.all(), _read_holder), None)
+    if holder is None:
         return None
-    state, started = State(row.state), row.started_attempt > 0
     if taken.expires_at is not None:
         holds = now < taken.expires_at
     else:
-        holds = state not in FINAL and (taken.until == Until.FINISHED or not started)
-    return Holder(row.id, state, started) if holds else None
+        holds = holder.state not in FINAL and (taken.until == Until.FINISHED or not holder.started)
+    return holder if holds else None
+
+
+_read_holder = unreadable.reader(
+    lambda row: f"holder of a unique key, execution {row.id}",
+    lambda row: Holder(row.id, State(row.state), row.started_attempt > 0),
+)

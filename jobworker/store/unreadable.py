@@ -44,39 +44,48 @@ def reading(what: str) -> Iterator[None]:
     try:
         yield
     except ERRORS as error:
-        if not isinstance(error, UnreadableRow):
-            note(what, _problem(error))
-        raise UnreadableRow(f"{what} cannot be read: {found.problems().get(what, str(error))}") from error
+        raise _refusal(what, error) from error
     found.forget(what)
 
 
-def reader(what: Callable[[Any], str], make: Callable[[Any], Made], table: sa.Table) -> Callable[[sa.Row[Any]], Made]:
-    """`make`, which raises `UnreadableRow` for a row of `table` that it cannot read."""
-    shape = Shape(table)
+def _refusal(what: str, error: Exception) -> UnreadableRow:
+    if not isinstance(error, UnreadableRow):
+        note(what, f"{type(error).__name__}: {error}"[:_LONGEST])
+    return UnreadableRow(f"{what} cannot be read: {found.problems().get(what, str(error))}")
 
-    def checked(row: sa.Row[Any]) -> Made:
-        wrong = shape.wrong(row._fields, row)
-        if wrong:
-            raise TypeError(_told(row._mapping, wrong))
-        return make(row)
+
+def reader(
+    what: Callable[[Any], str], make: Callable[[Any], Made], table: sa.Table | None = None
+) -> Callable[[sa.Row[Any]], Made]:
+    """Return `make` as a function that notes a row that it cannot read, named by `what`, and raises `UnreadableRow`.
+
+    With a table, the columns of a row must have the types that the table says.
+    """
+    shape = Shape(table) if table is not None else None
 
     def read(row: sa.Row[Any]) -> Made:
         try:
-            made = checked(row)
-        except ERRORS:
-            with reading(what(row)):
-                return checked(row)
-        found.forget(what(row))
+            wrong = shape.wrong(row._fields, row) if shape else ()
+            if wrong:
+                raise TypeError(_told(row._mapping, wrong))
+            made = make(row)
+        except ERRORS as error:
+            raise _refusal(what(row), error) from error
+        if found:
+            found.forget(what(row))
         return made
 
     return read
 
 
-def those(rows: Iterable[sa.Row[Any]], read: Callable[[sa.Row[Any]], Made]) -> Iterator[Made]:
-    """What can be read of these rows."""
+def those(rows: Iterable[Any], read: Callable[[sa.Row[Any]], Made]) -> Iterator[Made]:
+    """Yield what `read`, made by `reader`, makes of these rows; those that it cannot read are left out."""
     for row in rows:
-        with contextlib.suppress(UnreadableRow):
-            yield read(row)
+        try:
+            made = read(row)
+        except UnreadableRow:
+            continue
+        yield made
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,7 @@ class Shape:
     def wrong(self, names: Iterable[str], row: Collection[Any]) -> list[str]:
         """Return those of these columns that have another type in a row than their table says."""
         types = tuple(map(type, row))
-        if types in self._right and UNREADABLE not in row:
+        if types in self._right:
             return []
         columns = self.table.c
         wrong = [
@@ -124,14 +133,6 @@ def _is_of(column: sa.Column[Any], value: Any) -> bool:
         return True
     right = column.type.python_type
     return value is not UNREADABLE and isinstance(value, (int, float) if right is float else right)
-
-
-def is_member(kind: type[StrEnum], value: Any, what: str) -> bool:
-    """Return whether this is a member of an enum; it is noted if not."""
-    if value in kind._value2member_map_:
-        return True
-    note(what, f"{_shown(value)} is no {kind.__name__}")
-    return False
 
 
 def mended(what: str, values: dict[str, Any], shape: Shape) -> dict[str, Any]:
@@ -191,10 +192,6 @@ def has(**types: Any) -> Callable[[Any], bool]:
         return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in types.items())
 
     return fits
-
-
-def _problem(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:_LONGEST]
 
 
 def _shown(value: Any) -> str:

@@ -30,6 +30,10 @@ class OncePerKey:
             with self._lock:
                 self._problems.pop(key, None)
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._problems)
+
     def problems(self) -> dict[str, str]:
         """Return what is remembered, by key, the first reported first."""
         with self._lock:

@@ -15,7 +15,7 @@ from jobworker.relay.release import Releases
 from jobworker.services import batches, workflows
 from jobworker.services.accepting import Once
 from jobworker.services.batches import BatchStatus
-from jobworker.store import dispatch
+from jobworker.store import dispatch, stopping
 from jobworker.store.database import Database
 from tests.conformance.household import FAILED, Household
 from tests.conformance.test_dependencies import NOBODY
@@ -197,7 +197,7 @@ def test_cancelling_a_batch_ends_what_waits_and_stops_the_rest(house: Household)
     assert house.get(ids[0]).cancel_requested_by == "ann"
     with house.database.read() as connection:
         assert [row.id for row in dispatch.ready(connection, "default", ["tasks.any"], 10)] == [after]
-        asked = dispatch.cancel_asked(connection, 10)
+        asked = stopping.cancel_asked(connection, 10)
     house.end(ids[0], FAILED)
     row = batches.get(house.database, batch).row
     assert [each.id for each in asked] == [ids[0]]

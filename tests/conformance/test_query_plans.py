@@ -213,7 +213,7 @@ def test_published_running_and_to_be_cancelled_have_their_indexes(sqlite_databas
     assert published == ["SEARCH executions USING INDEX ix_executions_published (dispatched_at>? AND dispatched_at<?)"]
     running = _plans(sqlite_database, lambda connection: dispatch.running(connection, "worker"))
     assert running == ["SEARCH executions USING INDEX ix_executions_running (worker=?)"]
-    cancelled = _plans(sqlite_database, lambda connection: dispatch.cancel_asked(connection, 10))
+    cancelled = _plans(sqlite_database, lambda connection: stopping.cancel_asked(connection, 10))
     assert cancelled == ["SCAN executions USING INDEX ix_executions_cancel"]
     stopped = _plans(sqlite_database, lambda connection: stopping.asked(connection, 10))
     assert stopped == ["SCAN executions USING INDEX ix_executions_stop"]

@@ -211,17 +211,34 @@ def test_a_column_of_another_type_keeps_no_other_work_from_running(running: Runn
 
 def test_an_execution_with_a_column_of_another_type_keeps_no_other_from_running(running: Running) -> None:
     running.turns(6)
-    # Which limit an execution is under is worked out in SQL from the text of its key.
-    for column in (name for name in plain_columns(schema.executions) if name != "limit_key"):
-        spoilt = [running.world.submit() for _ in GARBAGE]
-        for execution, value in zip(spoilt, GARBAGE, strict=True):
+    given, _ = policies.normalise({"concurrency": {"limit": 100}, "rate_limit": {"limit": 1000, "per": 1}})
+    limited = replace(SEND, policies=given)
+    for column in plain_columns(schema.executions):
+        spoilt = [*running.world.submit_many(SEND, len(GARBAGE)), *running.world.submit_many(limited, len(GARBAGE))]
+        for execution, value in zip(spoilt, GARBAGE * 2, strict=True):
             running.spoil(schema.executions, column, value, id=execution)
-        good = running.world.submit()
-        running.turns(2)
-        assert good in running.world.published(), column
-        for execution in (*spoilt, good):
+        good = [running.world.submit(), *running.world.submit_many(limited, 1)]
+        running.turns(3)
+        assert running.world.published().issuperset(good), column
+        for execution in (*spoilt, *good):
             running.report(execution, Kind.RUNNING, worker="w1", token="1")
             running.report(execution, Kind.PROGRESS, done=1)
             running.report(execution, Kind.SUCCEEDED, worker="w1", token="1", result=1)
         running.turns(2)
-        assert running.world.get(good).state is State.SUCCEEDED, column
+        assert {running.world.get(each).state for each in good} == {State.SUCCEEDED}, column
+
+
+@pytest.mark.parametrize("column", ["limit_key", "priority", "attempt"])
+def test_an_execution_that_cannot_be_put_in_order_fails_and_lets_its_limits_go_on(
+    running: Running, column: str
+) -> None:
+    given, _ = policies.normalise({"concurrency": {"limit": 1}})
+    limited = replace(SEND, policies=given)
+    spoilt, good = running.world.submit_many(limited, 2)
+    running.spoil(schema.executions, column, b"\xff\xfe", id=spoilt)
+    running.turns(6)
+    with running.world.database.read() as connection:
+        query = sa.select(schema.executions.c.state).where(schema.executions.c.id == spoilt)
+        assert connection.scalar(query) == State.FAILED
+    assert good in running.world.published()
+    assert f"{column} has the wrong type" in running.problems()
