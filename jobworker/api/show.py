@@ -182,7 +182,8 @@ def batch_status(found: BatchStatus) -> dict[str, Any]:
     row, here = found.row, f"{ROOT}/batches/{found.row.id}"
     shown: dict[str, Any] = {name: getattr(row, name) for name in _BATCH_FIELDS}
     counts = {state.value: found.counts.get(state, 0) for state in State}
-    progress = found.finished / found.total
+    # None of its executions may be left, or readable.
+    progress = found.finished / found.total if found.total else 1.0
     steps = None if found.steps is None else [step(each) for each in found.steps]
     shown |= {"total": found.total, "finished": found.finished, "progress": progress, "counts": counts, "steps": steps}
     shown["links"] = {

@@ -128,6 +128,14 @@ def parse_id(stream_id: str) -> tuple[int, int]:
     return int(milliseconds), int(sequence or 0)
 
 
+def is_id(value: object) -> bool:
+    """Whether this is the id of an entry of a stream."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+
+
 def format_id(order: tuple[int, int]) -> str:
     """The inverse of `parse_id`."""
     return f"{order[0]}-{order[1]}"

@@ -280,7 +280,7 @@ class Relay:
             with self._database.write() as connection:
                 self._leadership.keep(connection, silent)
                 self._schedules.start(connection, self._clock.now())
-                state = relay_state.get(connection)
+                offsets = relay_state.restored_offsets(connection)
         except NotLeading:
             self._watch.stand_by()
             raise
@@ -290,7 +290,7 @@ class Relay:
             logger.info("relay_leads", relay=self._leadership.name)
         self._leads = True
         self._renewed_at = self._clock.monotonic()
-        self._offsets = Offsets(state.events_offset, state.logs_offset)
+        self._offsets = Offsets(*offsets)
         return self._offsets
 
     def _next_due(self) -> datetime | None:

@@ -22,13 +22,9 @@ class Garbage:
         self.problem = problem
 
 
-class UnreadableMoment(dt.datetime):
-    """The type of `UNREADABLE`: rows are checked by the types of their values."""
-
-
-#: What a time that cannot be read is read as. It is long past, so that a lease, a rate or a key that depends on it is
-#: over, and nothing waits for it for ever; and sums of it and a duration exist.
-UNREADABLE = UnreadableMoment(1970, 1, 1, tzinfo=dt.UTC)
+#: What a time that cannot be read is read as; readers of rows tell it by identity. It is long past, so that a lease, a
+#: rate or a key that depends on it is over, and nothing waits for it for ever; and sums of it and a duration exist.
+UNREADABLE = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def read_json(text: str | bytes) -> Any:

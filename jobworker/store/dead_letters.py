@@ -90,11 +90,11 @@ def groups(connection: sa.Connection, limit: int = DEFAULT_LIMIT) -> list[Group]
         .order_by(number.desc(), table.fingerprint)
         .limit(limit)
     ).all()
-    query = sa.select(*_COLUMNS).where(table.id.in_([row[4] for row in found]))
+    # A fingerprint or an example that cannot be read was noted where it is listed; `/readyz` names it.
+    readable = [row for row in found if isinstance(row[0], str | None) and isinstance(row[4], str)]
+    query = sa.select(*_COLUMNS).where(table.id.in_([row[4] for row in readable]))
     examples = {row.id: row for row in unreadable.those(connection.execute(query), _to_row)}
-    # An example that cannot be read, or not in full, was noted; `/readyz` names it.
-    readable = (row for row in found if row[4] in examples and isinstance(row[0], str | None))
-    return [Group(row[0], row[1], row[2], row[3], examples[row[4]]) for row in readable]
+    return [Group(row[0], row[1], row[2], row[3], examples[row[4]]) for row in readable if row[4] in examples]
 
 
 def lock_open(connection: sa.Connection, ids: Sequence[str]) -> set[str]:

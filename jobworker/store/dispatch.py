@@ -12,6 +12,7 @@ from jobworker.domain import deadline
 from jobworker.domain.execution import PRIORITIES, State
 from jobworker.store import unreadable
 from jobworker.store.bulk import Bulk
+from jobworker.store.columns import UNREADABLE
 from jobworker.store.queues import insert_or_ignore
 from jobworker.store.schema import (
     EXPIRING,
@@ -113,7 +114,7 @@ _MOST_TYPES = 1000
 def check(row: Ready) -> None:
     """Raise `TypeError` naming a column of this row that does not hold what is kept there."""
     types = tuple(map(type, _values(row)))
-    if types in _right:
+    if types in _right and UNREADABLE not in (row.due_at, row.scheduled_for, row.expires_at):
         return
     _check_each(row)
     if list not in types and len(_right) < _MOST_TYPES:

@@ -3,11 +3,12 @@
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
 from jobworker.domain.settling import Outcome
-from jobworker.store import schema
+from jobworker.store import schema, unreadable
 from jobworker.store.occurrences import Occurrence
 from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, moment_key
 
@@ -33,15 +34,15 @@ def page(
     after = listing.position(cursor)
     if after is not None:
         query = query.where(_occurrences.c.scheduled_for < after)
-    rows = [Occurrence(**row._mapping) for row in connection.execute(query)]
-    return listing.page(rows, limit, lambda row: row.scheduled_for.isoformat())
+    rows = connection.execute(query).all()
+    return listing.read_page(rows, limit, lambda row: row.scheduled_for.isoformat(), _read, _what)
 
 
 def get(connection: sa.Connection, schedule_id: str, scheduled_for: dt.datetime) -> Occurrence | None:
     """What became of one occurrence."""
     query = sa.select(_occurrences).where(*_conditions(schedule_id, Range()))
     row = connection.execute(query.where(_occurrences.c.scheduled_for == scheduled_for)).one_or_none()
-    return Occurrence(**row._mapping) if row is not None else None
+    return _read(row) if row is not None else None
 
 
 def between(
@@ -49,7 +50,14 @@ def between(
 ) -> dict[dt.datetime, Occurrence]:
     """What became of the occurrences in [begin, end), by their nominal times."""
     rows = connection.execute(sa.select(_occurrences).where(*_conditions(schedule_id, Range(begin, end))))
-    return {row.scheduled_for: Occurrence(**row._mapping) for row in rows}
+    return {row.scheduled_for: row for row in unreadable.those(rows, _read)}
+
+
+def _what(row: Any) -> str:
+    return f"occurrence at {row.scheduled_for.isoformat()} of schedule {row.schedule_id}"
+
+
+_read = unreadable.reader(_what, lambda row: Occurrence(**row._mapping), _occurrences)
 
 
 def _conditions(schedule_id: str, wanted: Range) -> Iterator[sa.ColumnElement[bool]]:

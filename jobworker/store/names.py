@@ -1,5 +1,6 @@
 """Names that come close to one that does not exist."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,8 +14,13 @@ def around(connection: sa.Connection, column: sa.Column[Any], wanted: str) -> li
     wanted = wanted.replace("\0", "")
     before = sa.select(column).where(column < wanted).order_by(column.desc()).limit(FEW)
     after = sa.select(column).where(column >= wanted).order_by(column).limit(FEW)
-    below, above = list(connection.scalars(before)), list(connection.scalars(after))
+    below, above = (_texts(connection.scalars(query)) for query in (before, after))
     half = FEW // 2
     # One side leaves the other what it does not need.
     below = below[: max(half, FEW - len(above))]
     return [*reversed(below), *above[: FEW - len(below)]]
+
+
+def _texts(names: Iterable[object]) -> list[str]:
+    """Return those that are texts: a row whose name is none is found by no name."""
+    return [name for name in names if isinstance(name, str)]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from jobworker.domain import events
 from jobworker.store import unreadable
 from jobworker.store.schema import relay_state
 
@@ -64,6 +65,21 @@ def lead(connection: sa.Connection, leader: str, now: dt.datetime, silent: Tenur
         )
     )
     return changed.rowcount == 1
+
+
+def restored_offsets(connection: sa.Connection) -> tuple[str, str]:
+    """Return the (events, logs) offsets. One that is no id of an entry is set to the beginning of its stream.
+
+    What is read again from there is recorded once all the same.
+    """
+    row = connection.execute(sa.select(relay_state.c.events_offset, relay_state.c.logs_offset).where(_THE_ROW)).one()
+    wrong = {name: "0-0" for name, value in row._mapping.items() if not events.is_id(value)}
+    if wrong:
+        unreadable.note(
+            "row of the relay", f"{', '.join(wrong)} cannot be read; that stream is read from its beginning"
+        )
+        connection.execute(sa.update(relay_state).where(_THE_ROW).values(wrong))
+    return (wrong.get("events_offset", row.events_offset), wrong.get("logs_offset", row.logs_offset))
 
 
 def leads(connection: sa.Connection, leader: str) -> bool:

@@ -94,11 +94,17 @@ def pulse(connection: sa.Connection, execution_id: str) -> Pulse | None:
     row = connection.execute(_PULSE, {"id": execution_id}).one_or_none()
     if row is None:
         return None
-    # Lines may travel slower than states: both name the entry of the event stream up to which they are recorded.
-    complete = row[7] is None or events.parse_id(row[6]) <= events.parse_id(row[7])
     told = {"state": row[0], "attempt": row[1], "progress": row[3], "metadata": row[4]}
     told = unreadable.mended(f"execution {execution_id}", told, _STANDING)
-    return Pulse(transitions=row[2], **told, last_log=row[5], lines_complete=complete)
+    return Pulse(transitions=row[2], **told, last_log=row[5], lines_complete=_is_complete(row[6], row[7]))
+
+
+def _is_complete(state: str, lines: str | None) -> bool:
+    """Whether lines are recorded up to a state; both are entries of the event stream. Lines may travel slower."""
+    try:
+        return lines is None or events.parse_id(state) <= events.parse_id(lines)
+    except unreadable.ERRORS:
+        return True  # Nothing would tell when to end waiting for them.
 
 
 def attempts(
@@ -176,9 +182,16 @@ def logs(
 def logs_after(connection: sa.Connection, execution_id: str, seq: str, limit: int) -> Sequence[LogRow]:
     """Up to `limit` lines after line `seq`; an empty `seq` is before the first."""
     query = (
-        sa.select(*(_logs.c[item.name] for item in fields(LogRow)))
+        sa.select(_logs.c.execution_id, *(_logs.c[item.name] for item in fields(LogRow)))
         .where(_logs.c.execution_id == execution_id, _logs.c.seq > seq)
         .order_by(_logs.c.seq)
         .limit(limit)
     )
-    return [LogRow(**row._mapping) for row in connection.execute(query)]
+    return list(unreadable.those(connection.execute(query), _read_line))
+
+
+_read_line = unreadable.reader(
+    lambda row: f"line {row.seq} of the log of execution {row.execution_id}",
+    lambda row: LogRow(*row[1:]),
+    _logs,
+)

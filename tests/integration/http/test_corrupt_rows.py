@@ -1,5 +1,7 @@
 """Rows whose columns are not what this code writes: no endpoint fails, the other rows are there, and it is said."""
 
+import contextlib
+import datetime as dt
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +12,8 @@ import structlog
 from flask.testing import FlaskClient
 from sqlalchemy.dialects import postgresql
 
-from jobworker.services import plans
+from jobworker.api import events
+from jobworker.services import following, plans
 from jobworker.store import schema, unreadable
 from jobworker.store.columns import Json
 from tests.integration.http.conftest import World
@@ -87,6 +90,12 @@ def _malformed(content: Any) -> Iterator[str]:
 _NO_JSON: tuple[Any, ...] = ("", "no JSON", "{", '{"a": 1', "NaN", '"\\ud800"', "[" * 5000, b"\xff\x00", 5, 1.5, "\0")
 
 
+@pytest.fixture(autouse=True)
+def _no_wait_for_late_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_GRACE", 0.0)
+    monkeypatch.setattr(following, "_LATEST_LINES", 0.0)
+
+
 @pytest.fixture
 def client(any_world: World) -> FlaskClient:
     """A client that takes what it gets: a value that is shown as it stands may be of any form."""
@@ -144,11 +153,19 @@ def _row(table: sa.Table, made: dict[str, str]) -> Any:
     keys |= {"job_revisions": "job", "calendar_revisions": "calendar"}
     if table.name in keys:
         return table.c[keys[table.name]] == "bad"
-    if table.name == "schedule_revisions":
+    if table.name in ("schedule_revisions", "occurrences"):
         return (
             table.c.schedule_id
             == sa.select(schema.job_schedules.c.id).where(schema.job_schedules.c.name == "bad").scalar_subquery()
         )
+    if table.name in ("transitions", "execution_logs"):
+        last = table.c.state == "Failed" if table.name == "transitions" else sa.true()
+        return sa.and_(table.c.execution_id == made["bad"], last)
+    single: dict[str, tuple[str, Any]] = {"queues": ("name", "slow"), "rate_buckets": ("key", "good")}
+    single |= {"relay_state": ("id", 1), "dependencies": ("execution_id", made.get("child"))}
+    if table.name in single:
+        name, value = single[table.name]
+        return table.c[name] == value
     found = {"executions": made["bad"], "batches": made["batch"], "workers": "w1"}
     if table.name == "attempts":
         return sa.and_(table.c.execution_id == made["bad"], table.c.attempt == 1)
@@ -211,30 +228,90 @@ def test_an_unreadable_row_is_noted_logged_once_and_named_by_readyz(any_world: W
     assert "job bad" not in any_world.client.get("/readyz").json["checks"]["content"]["detail"]
 
 
-#: What SQLite keeps in a column of any type.
+#: What SQLite keeps in a column of any type; numbers become text in a column of text.
 _GARBAGE: tuple[Any, ...] = ("garbage", b"\xff\xfe", 10**17)
 
+#: What reads the tables that have no JSON column, or none that a GET reads.
+_PLAIN = {
+    "queues": ("queues", "queues/slow", "jobs", "executions/{queued}/why", "executions/{queued}"),
+    "dependencies": ("executions/{child}/dependencies", "executions/{child}/why", "executions/{child}"),
+    "transitions": ("executions/{bad}/transitions", "executions/{bad}/events"),
+    "execution_logs": ("executions/{bad}/logs", "executions/{bad}/events"),
+    "occurrences": ("schedules/bad/occurrences", "schedules/bad", "executions/{bad}"),
+    "relay_state": ("/readyz", "executions/{queued}/why", "executions/{bad}/events"),
+    "rate_buckets": ("executions/{waiting}/why",),
+}
 
-@pytest.mark.parametrize("table_name", _LISTS)
+
+def make_rows_without_json(world: World, made: dict[str, str]) -> None:
+    """Make what `_PLAIN` reads."""
+    now = dt.datetime.now(dt.UTC)
+    body = {"parameters": {"user_id": "u"}, "depends_on": [made["queued"]]}
+    made["child"] = world.submitted(body=body)["id"]
+    made["waiting"] = world.submitted(job="good", body={"parameters": {"user_id": "u"}})["id"]
+    world.log(made["bad"], 1, "line")
+    world.queue("slow")
+    with world.database.read() as connection:
+        [schedule] = connection.scalars(
+            sa.select(schema.job_schedules.c.id).where(schema.job_schedules.c.name == "bad")
+        )
+    world.insert("occurrences", schedule_id=schedule, scheduled_for=now, outcome="fired", recorded_at=now)
+    world.insert("rate_buckets", key="good", full_at=now + dt.timedelta(days=1))
+    with world.database.write() as connection:
+        connection.execute(sa.update(schema.relay_state).values(logged_through="1-1", turned_at=now))
+
+
+@contextlib.contextmanager
+def spoilt(world: World, column: Any, value: Any, where: Any) -> Iterator[None]:
+    """Let a column of one row hold a value, as no code of this project makes it; of a key, in a copy of the row."""
+    table = column.table
+    names = [each.name for each in table.c]
+    with world.database.write() as connection:
+        raw = [sa.type_coerce(each, sa.types.NullType()).label(each.name) for each in table.c]
+        before = dict(connection.execute(sa.select(*raw).where(where)).one()._mapping)
+        # What is kept of the past refuses changes.
+        query = sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :table")
+        for trigger in connection.scalars(query, {"table": table.name}).all():
+            connection.execute(sa.text(f"DROP TRIGGER {trigger}"))
+        if column.primary_key:
+            values = {**before, column.name: value}
+            into = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join(f':{each}' for each in names)})"
+            connection.execute(sa.text(into), values)
+        else:
+            changed = sa.type_coerce(sa.literal(value), sa.types.NullType())
+            connection.execute(sa.update(table).where(where).values({column.name: changed}))
+    yield
+    with world.database.write() as connection:
+        if column.primary_key:
+            query = sa.text(f"DELETE FROM {table.name} WHERE {column.name} = :value")
+            assert connection.execute(query, {"value": value}).rowcount
+        else:
+            restored = sa.type_coerce(sa.literal(before[column.name]), sa.types.NullType())
+            same = [sa.type_coerce(each, sa.types.NullType()) == before[each.name] for each in table.primary_key]
+            assert connection.execute(sa.update(table).where(*same).values({column.name: restored})).rowcount
+
+
+@pytest.mark.parametrize("table_name", [*_LISTS, *_PLAIN])
 def test_no_value_of_another_type_makes_a_get_fail(world: World, table_name: str) -> None:
     made = make_two_of_everything(world)
+    make_rows_without_json(world, made)
     client = FlaskClient(world.app, world.app.response_class)
     table = schema.metadata.tables[table_name]
     where = _row(table, made)
-    urls = [f"/api/v1/{path.format(**made)}" for path in (*_LISTS[table_name], *_OTHERS.get(table_name, ()))]
-    urls += ["/readyz", "/metrics", "/api/v1/executions", f"/api/v1/executions/{made['queued']}/why"]
+    paths = (*_LISTS.get(table_name, ()), *_OTHERS.get(table_name, ()), *_PLAIN.get(table_name, ()))
+    urls = [path if path[0] == "/" else f"/api/v1/{path.format(**made)}" for path in paths]
     problems = []
-    for column in (each for each in table.c if not each.primary_key and not isinstance(each.type, Json)):
-        raw = sa.type_coerce(column, sa.types.NullType())
-        with world.database.read() as connection:
-            before = connection.scalar(sa.select(raw).where(where))
-        for value in (*_GARBAGE, before):
-            with world.database.write() as connection:
-                changed = sa.type_coerce(sa.literal(value), sa.types.NullType())
-                connection.execute(sa.update(table).where(where).values({column.name: changed}))
-            plans._plans.clear()
-            for url in dict.fromkeys(urls) if value != before else ():
-                response = client.get(url)
-                if (response.status_code >= 500 and url != "/readyz") or b"internal_error" in response.data:
-                    problems.append((column.name, value, url, response.status_code))
+    for column in table.c:
+        # Of a key another row gets the value, as far as that row may exist.
+        unique = (table_name, column.name) in {("relay_state", "id"), ("job_schedules", "id")}
+        if isinstance(column.type, Json) or unique or (column.primary_key and column.foreign_keys):
+            continue
+        for value in _GARBAGE[:2] if column.type.python_type is str else _GARBAGE:
+            with spoilt(world, column, value, where):
+                plans._plans.clear()
+                for url in (*urls, "/metrics"):
+                    response = client.get(url)
+                    if (response.status_code >= 500 and url != "/readyz") or b"internal_error" in response.data:
+                        problems.append((column.name, value, url, response.status_code))
     assert not problems
+    assert b"internal_error" not in client.get("/readyz").data
