@@ -130,10 +130,10 @@ def parse_id(stream_id: str) -> tuple[int, int]:
 
 def is_id(value: object) -> bool:
     """Whether this is the id of an entry of a stream."""
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
+    return isinstance(value, str) and _ENTRY_ID.fullmatch(value) is not None
 
 
-_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+_ENTRY_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
 def format_id(order: tuple[int, int]) -> str:
