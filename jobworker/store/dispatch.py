@@ -114,7 +114,8 @@ _MOST_TYPES = 1000
 def check(row: Ready) -> None:
     """Raise `TypeError` naming a column of this row that does not hold what is kept there."""
     types = tuple(map(type, _values(row)))
-    if types in _right and UNREADABLE not in (row.due_at, row.scheduled_for, row.expires_at):
+    readable = row.due_at is not UNREADABLE and row.expires_at is not UNREADABLE
+    if readable and row.scheduled_for is not UNREADABLE and types in _right:
         return
     _check_each(row)
     if list not in types and len(_right) < _MOST_TYPES:

@@ -266,7 +266,7 @@ def test_an_execution_that_cannot_be_put_in_order_fails_and_lets_its_limits_go_o
 
 
 def spoil_members_of_enums(running: Running) -> tuple[str, Sequence[str], Sequence[str]]:
-    """Return a batch, its two executions, of which the first has a state that does not exist, and a dependent of each."""
+    """Return a batch, its two executions (the first has a state that does not exist), and a dependent of each."""
     house, database = running.household, running.world.database
     house.define("report", policies={"trigger_after": [{"job": each, "on": "any"} for each in ("extract", "load")]})
     batch, [bad, good] = house.batch(Submission(job="extract"), Submission(job="extract"))
