@@ -9,11 +9,14 @@ import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
+from jobworker import every, schedule
+from jobworker.declare.schedules import collecting
 from jobworker.domain import events, policies
 from jobworker.domain.admission import Submission
 from jobworker.domain.errors import UnreadableRow
 from jobworker.domain.events import Kind
 from jobworker.domain.execution import State
+from jobworker.services import schedule_sync
 from jobworker.store import (
     batches,
     dependencies,
@@ -71,6 +74,7 @@ class Running:
         """Let it work. What a turn meets must not come out of it."""
         for _ in range(count):
             announce(self.world.client, "default")
+            self.world.client.xadd(keys.WAKE, {"ring": "1"}, maxlen=1)  # Redis ends a wait late, tens of ms each.
             self.relay.turn()
             self.world.clock.advance(1)
 
@@ -192,6 +196,9 @@ def a_row_of_each(running: Running) -> None:
         connection.execute(schema.unique_keys.insert().values(key="u", execution_id=first, taken_at=now))
         values = {"execution_id": first, "attempt": 1, "state": State.RUNNING.value, "started_at": now}
         connection.execute(schema.attempts.insert().values(values))
+    with collecting() as declared:
+        schedule("hourly", job="load", rule=every(5))
+    schedule_sync.apply(running.world.database, running.world.clock, declared, "code:v1")
 
 
 @pytest.mark.parametrize(
@@ -205,6 +212,7 @@ def a_row_of_each(running: Running) -> None:
         schema.batches,
         schema.dependencies,
         schema.attempts,
+        schema.job_schedules,
         schema.rate_buckets,
         schema.unique_keys,
     ],
@@ -239,7 +247,7 @@ def test_an_execution_with_a_column_of_another_type_keeps_no_other_from_running(
         for execution, value in zip(spoilt, GARBAGE * 2, strict=True):
             running.spoil(schema.executions, column, value, id=execution)
         good = [running.world.submit(), *running.world.submit_many(limited, 1)]
-        running.turns(3)
+        running.turns(6)  # Those that come first under their limits fail one after the other.
         assert running.world.published().issuperset(good), column
         for execution in (*spoilt, *good):
             running.report(execution, Kind.RUNNING, worker="w1", token="1")
