@@ -181,17 +181,21 @@ def logs(
 
 def logs_after(connection: sa.Connection, execution_id: str, seq: str, limit: int) -> Sequence[LogRow]:
     """Up to `limit` lines after line `seq`; an empty `seq` is before the first."""
-    query = (
-        sa.select(_logs.c.execution_id, *(_logs.c[item.name] for item in fields(LogRow)))
-        .where(_logs.c.execution_id == execution_id, _logs.c.seq > seq)
-        .order_by(_logs.c.seq)
-        .limit(limit)
-    )
-    return list(unreadable.those(connection.execute(query), _read_line))
+    query = sa.select(_logs).where(_logs.c.execution_id == execution_id).order_by(_logs.c.seq)
+    found: list[LogRow] = []
+    more = True
+    while more and len(found) < limit:
+        asked = limit - len(found)
+        rows = connection.execute(query.where(_logs.c.seq > seq).limit(asked)).all()
+        found += unreadable.those(rows, _read_line)
+        # Lines that cannot be read must not make this look like the end.
+        more = len(rows) == asked
+        seq = rows[-1].seq if rows else seq
+    return found
 
 
 _read_line = unreadable.reader(
     lambda row: f"line {row.seq} of the log of execution {row.execution_id}",
-    lambda row: LogRow(*row[1:]),
+    lambda row: LogRow(row.seq, row.attempt, row.at, row.level, row.logger, row.message),
     _logs,
 )

@@ -315,3 +315,23 @@ def test_no_value_of_another_type_makes_a_get_fail(world: World, table_name: str
                         problems.append((column.name, value, url, response.status_code))
     assert not problems
     assert b"internal_error" not in client.get("/readyz").data
+
+
+def test_a_line_that_cannot_be_read_does_not_end_a_log(world: World) -> None:
+    execution = world.submitted()["id"]
+    for number in range(1, 6):
+        world.log(execution, number, f"line {number}")
+    lines = schema.execution_logs
+    for seq in ("2", "3"):
+        column = lines.c.seq == f"{int(seq):013}-00000"
+        with world.database.write() as connection:
+            wrong = sa.type_coerce(sa.literal(b"\xff"), sa.types.NullType())
+            connection.execute(sa.update(lines).where(column).values(message=wrong))
+    read, url = [], f"/api/v1/executions/{execution}/logs?limit=1"
+    page = world.client.get(url).json
+    while page["items"]:
+        read += [line["message"] for line in page["items"]]
+        if page["next"] is None:
+            break
+        page = world.client.get(f"{url}&cursor={page['next']}").json
+    assert read == ["line 1", "line 4", "line 5"]
