@@ -37,6 +37,11 @@ class Chosen(NamedTuple):
     row: Ready
     urgency: int
 
+    @property
+    def mark(self) -> tuple[str, int, int]:
+        """What `dispatch.mark_published` takes."""
+        return self.row.id, self.row.attempt, self.urgency
+
 
 @dataclass(frozen=True, slots=True)
 class Band:

@@ -20,7 +20,7 @@ from jobworker.relay.choose import Chooser, Chosen
 from jobworker.relay.problems import Problems
 from jobworker.relay.record import Claimed, Declined
 from jobworker.services import release
-from jobworker.store import dependencies, dispatch, jobs, limits, queues, relay_state, stopping, unreadable
+from jobworker.store import dependencies, dispatch, history, jobs, limits, queues, relay_state, stopping, unreadable
 from jobworker.store.database import Database
 from jobworker.store.dispatch import Published, Ready
 from jobworker.store.queues import Paused
@@ -107,7 +107,7 @@ class Dispatcher:
         free = [one for one in chosen if one.row.limit_key is None]
         if free:
             with self.database.write() as connection:
-                dispatch.mark_published(connection, _marks(free), self.clock.now())
+                dispatch.mark_published(connection, [one.mark for one in free], self.clock.now())
         return len(messages)
 
     def _publish(self, messages: Iterable[Message], queues: Sequence[str]) -> None:
@@ -134,7 +134,7 @@ class Dispatcher:
         with self.database.write() as connection:
             if not relay_state.leads(connection, self.name):
                 return False
-            dispatch.mark_published(connection, _marks(limited), self.clock.now())
+            dispatch.mark_published(connection, [one.mark for one in limited], self.clock.now())
             limits.fill(connection, buckets)
         return True
 
@@ -278,7 +278,7 @@ class Dispatcher:
             attempt: object = row.attempt
             if not isinstance(attempt, int):
                 with self.database.write() as connection:
-                    attempt = dispatch.restore_attempt(connection, row.id)
+                    attempt = history.restore_attempt(connection, row.id)
             error = {"type": "MessageRejected", "message": why, "traceback": None}
             self.claims.abandon(row.id, attempt + 1, {"reason": why, "error": error}, Kind.REJECTED)
 
@@ -333,10 +333,6 @@ class Dispatcher:
         if key not in self._definitions:
             self._definitions[key] = jobs.revision(connection, *key)
         return self._definitions[key]
-
-
-def _marks(chosen: Iterable[Chosen]) -> list[tuple[str, int, int]]:
-    return [(one.row.id, one.row.attempt, one.urgency) for one in chosen]
 
 
 def _effective(name: str, row: Ready, of_definition: Any) -> Any:

@@ -137,14 +137,6 @@ def _check_each(row: Ready) -> None:
             raise TypeError(f"{name} is no list of numbers")
 
 
-def restore_attempt(connection: sa.Connection, execution_id: str) -> int:
-    """Set the number of the last attempt, which cannot be read, to the one that the transitions tell; return it."""
-    told = connection.scalars(sa.select(transitions.c.attempt).where(transitions.c.execution_id == execution_id))
-    attempt = max((each for each in told if isinstance(each, int)), default=0)
-    connection.execute(sa.update(executions).where(executions.c.id == execution_id).values(attempt=attempt))
-    return attempt
-
-
 def release_due(connection: sa.Connection, now: dt.datetime, limit: int) -> int:
     """Scheduled and Retrying executions whose time has come become Queued; answers how many."""
     due = connection.execute(

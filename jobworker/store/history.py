@@ -254,3 +254,11 @@ def began(connection: sa.Connection, execution: str, numbers: Collection[int]) -
         attempts.c.execution_id == execution, attempts.c.attempt.in_(numbers), attempts.c.started_at.is_not(None)
     )
     return set(connection.scalars(query))
+
+
+def restore_attempt(connection: sa.Connection, execution_id: str) -> int:
+    """Set the number of the last attempt, which cannot be read, to the one that the transitions tell; return it."""
+    told = connection.scalars(sa.select(transitions.c.attempt).where(transitions.c.execution_id == execution_id))
+    attempt = max((each for each in told if isinstance(each, int)), default=0)
+    connection.execute(sa.update(executions).where(executions.c.id == execution_id).values(attempt=attempt))
+    return attempt

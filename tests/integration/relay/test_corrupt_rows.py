@@ -1,8 +1,8 @@
 """A column of a row holds something else: that row is reported and passed over, and the others go on."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,27 +13,11 @@ from jobworker import every, schedule
 from jobworker.declare.schedules import collecting
 from jobworker.domain import events, policies
 from jobworker.domain.admission import Submission
-from jobworker.domain.errors import UnreadableRow
 from jobworker.domain.events import Kind
 from jobworker.domain.execution import State
 from jobworker.services import schedule_sync
-from jobworker.store import (
-    batches,
-    dependencies,
-    filters,
-    history,
-    progress,
-    queues,
-    relay_state,
-    schema,
-    settling,
-    story,
-    triggers,
-    unique_keys,
-    unreadable,
-)
+from jobworker.store import queues, relay_state, schema
 from jobworker.store.queues import QueueRow
-from jobworker.store.unique_keys import Claim
 from jobworker.transport import keys
 from tests.conformance.household import Household
 from tests.integration.relay.conftest import SEND, World, hurried_relay
@@ -271,59 +255,6 @@ def test_an_execution_that_cannot_be_put_in_order_fails_and_lets_its_limits_go_o
         assert connection.scalar(query) == State.FAILED
     assert good in running.world.published()
     assert f"{column} has the wrong type" in running.problems()
-
-
-def spoil_members_of_enums(running: Running) -> tuple[str, Sequence[str], Sequence[str]]:
-    """Return a batch, its two executions (the first has a state that does not exist), and a dependent of each."""
-    house, database = running.household, running.world.database
-    house.define("report", policies={"trigger_after": [{"job": each, "on": "any"} for each in ("extract", "load")]})
-    batch, [bad, good] = house.batch(Submission(job="extract"), Submission(job="extract"))
-    after = [house.submit("strict", parameters={"rows": 1}, depends_on=(each,)) for each in (bad, good)]
-    claim = Claim("key", bad, None, None, running.world.clock.now())
-    with database.write() as connection:
-        connection.execute(schema.unique_keys.insert().values(**asdict(claim)))
-        connection.execute(
-            sa.update(schema.executions).values(schedule_id="s").where(schema.executions.c.job == "extract")
-        )
-    running.spoil(schema.executions, "state", "Lost", id=bad)
-    running.spoil(schema.transitions, "state", "Lost", execution_id=bad)
-    running.spoil(schema.dependencies, "condition", "maybe", execution_id=after[0])
-    running.spoil(schema.job_triggers, "condition", "maybe", job="report", after="load")
-    return batch, [bad, good], after
-
-
-def test_a_value_of_no_enum_is_noted_and_keeps_no_other_row_from_being_read(running: Running) -> None:
-    batch, [bad, good], after = spoil_members_of_enums(running)
-    claim = Claim("key", good, None, None, running.world.clock.now())
-    with running.world.database.write() as connection:
-        assert history.known(connection, [bad, good]).keys() == {good}
-        assert progress.present(connection, [bad, good]).keys() == {good}
-        assert [row.id for row in dependencies.ended(connection, [bad, good])] == []
-        with pytest.raises(UnreadableRow):
-            dependencies.lock_parents(connection, [bad, good])
-        assert [edge.execution_id for edge in dependencies.unsettled(connection, [bad, good], 10)] == [after[1]]
-        assert [edge.execution_id for edge in dependencies.unsettled_of(connection, after)] == [after[1]]
-        assert dependencies.of(connection, after[0]).items == []
-        assert len(dependencies.of(connection, after[1]).items) == 1
-        assert [row.trigger.job for row in triggers.after(connection, ["extract", "load"])] == ["extract"]
-        assert filters.count(connection, [schema.executions.c.job == "extract"], None) == {State.QUEUED: 1}
-        assert batches.counts(connection, [batch]) == {batch: {State.QUEUED: 1}}
-        assert [row.execution_id for row in batches.steps(connection, batch)] == [good]
-        assert story.transitions(connection, bad) == []
-        assert unique_keys.take(connection, claim) is None
-        connection.execute(sa.update(schema.executions).values(batch_id=None))
-        assert settling.unfinished(connection, "s") == [(good, State.QUEUED)]
-    assert unreadable.found.problems().keys() >= {
-        f"standing of execution {bad}",
-        f"progress of execution {bad}",
-        f"state of execution {bad}",
-        f"state 'Lost' of executions of batch {batch}",
-        "state 'Lost' of executions",
-        f"dependency of execution {after[0]} on {bad}",
-        "condition of the trigger of job report after load",
-    }
-    running.turns(2)
-    assert f"state of execution {bad}" in running.problems()
 
 
 @pytest.mark.parametrize("column", [name for name in plain_columns(schema.relay_state) if name != "leader"])
