@@ -9,7 +9,7 @@ from typing import Any
 import redis
 import sqlalchemy as sa
 import structlog
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 
 from jobworker.clock import Clock
 from jobworker.domain import losses, policies
@@ -36,6 +36,10 @@ _LIMIT = 1000
 
 #: Revisions, lists and queues that are remembered. Each can be looked up again.
 _REMEMBERED = 10_000
+
+#: How long (s) executions of a revision that cannot be read are passed over before one is tried again, and how many
+#: revisions: those beyond keep places in each round.
+_PASSED_OVER, _MOST_PASSED_OVER = 30.0, 1000
 
 #: How often is looked into paused queues in which SQL knows of no message (s), and into how many at a time.
 _PAUSED_EVERY, _PAUSED_AT_ONCE = 1.0, 100
@@ -70,12 +74,14 @@ class Dispatcher:
     _claimed: LRUCache[str, dt.datetime] = field(default_factory=lambda: LRUCache(_REMEMBERED))
     _declined: dict[str, int] = field(default_factory=dict)
     _warned: OncePerKey = field(default_factory=OncePerKey)
+    _unreadable: TTLCache[str, None] = field(init=False)
     _foreign: LRUCache[Paused, int] = field(default_factory=lambda: LRUCache(_REMEMBERED))
     _paused_next_at: float = float("-inf")
     _paused_after: str = ""
 
     def __post_init__(self) -> None:
         self._chooser = Chooser(self.feed, self.ageing)
+        self._unreadable = TTLCache(_MOST_PASSED_OVER, _PASSED_OVER, timer=self.clock.monotonic)
 
     def dispatch(self) -> int:
         """Publish what may run, mark it; return how many.
@@ -93,7 +99,9 @@ class Dispatcher:
             self.held_up, self.next_permit = False, None
             return 0
         with self.database.read() as connection:
-            round = self._chooser.choose(connection, waiting, depths, self.workers, self.clock.now())
+            round = self._chooser.choose(
+                connection, waiting, depths, self.workers, self.clock.now(), list(self._unreadable)
+            )
             messages = self._messages(connection, round.chosen)
         self.held_up, self.next_permit = round.refused, round.next_at
         chosen = [one for one in round.chosen if one.row.id in messages]
@@ -251,7 +259,8 @@ class Dispatcher:
     def _messages(self, connection: sa.Connection, chosen: Iterable[Chosen]) -> dict[str, Message]:
         """Return the messages by execution, without those that cannot be read.
 
-        An execution whose own row cannot be read has failed; one whose definition cannot be read stays where it is.
+        An execution whose own row cannot be read has failed. One whose definition cannot be read stays where it is, and
+        others of this revision are not chosen for a while: they would take all places of a round.
         """
         messages = {}
         for one in chosen:
@@ -263,7 +272,9 @@ class Dispatcher:
             try:
                 messages[one.row.id] = self._message(connection, one.row, one.urgency)
             except unreadable.ERRORS as error:
-                self._report_unreadable(one.row, f"it cannot be dispatched: {error}")
+                self._unreadable[limits.revision_key(one.row.job, one.row.job_revision)] = None
+                what = f"revision {one.row.job_revision} of job {one.row.job}"
+                self.problems.report("revision_unreadable", what, f"executions of it cannot be dispatched: {error}")
         return messages
 
     def _fail(self, row: Ready, why: str) -> None:
