@@ -15,11 +15,11 @@ from cachetools import LRUCache
 
 from jobworker.domain import gates
 from jobworker.domain.execution import PRIORITIES
-from jobworker.relay.line import SHARE, Backlog, Line, Next, Turns
+from jobworker.relay.line import SHARE, Line, Next, Turns
 from jobworker.relay.places import Places
 from jobworker.store import dispatch, limits
 from jobworker.store.dispatch import Ready
-from jobworker.store.limits import Head
+from jobworker.store.limits import Backlog, Head
 from jobworker.store.queues import Ready as Waiting
 from jobworker.store.workers import WorkerRow
 from jobworker.transport.publisher import list_name, lists_of
@@ -81,44 +81,52 @@ class Chooser:
         depths: Mapping[str, int],
         workers: Sequence[WorkerRow],
         now: dt.datetime,
+        without: Sequence[str] = (),
     ) -> Round:
-        """One round over the queues in which something may run; `depths` are those of the lists in Redis."""
+        """One round over the queues in which something may run; `depths` are those of the lists in Redis.
+
+        `without` names revisions of jobs whose executions stay where they are.
+        """
         places = Places.read(connection, now) if any(queue.limited for queue in waiting) else None
         round = Round()
         for queue in waiting:
             tasks = sorted(gates.runnable(queue.name, workers))
             bands = self._bands(queue.name, depths)
             if tasks and bands[0].room > 0:
-                backlog = Backlog(connection, queue.name, tasks)
-                heads = self._heads(backlog) if places and queue.limited else []
-                line = self._line(backlog, heads, places) if places and heads else None
-                round.chosen += self._of_queue(backlog, bands, line, now)
+                backlog = Backlog(queue.name, tasks, without)
+                heads = self._heads(connection, backlog) if places and queue.limited else []
+                line = self._line(connection, backlog, heads, places) if places and heads else None
+                round.chosen += self._of_queue(connection, backlog, bands, line, now)
                 round.chosen += _unreadable(connection, heads)
         if places:
             round.buckets, round.refused, round.next_at = places.taken_at, places.refused, places.next_at
         return round
 
-    def _of_queue(self, backlog: Backlog, bands: Sequence[Band], line: Line | None, now: dt.datetime) -> list[Chosen]:
+    def _of_queue(
+        self, connection: sa.Connection, backlog: Backlog, bands: Sequence[Band], line: Line | None, now: dt.datetime
+    ) -> list[Chosen]:
         chosen: list[Chosen | Next] = []
         for band in bands:
             left = band.room - len(chosen)
             if left <= 0:
                 break
-            free = dispatch.ready(backlog.connection, backlog.queue, backlog.tasks, left, band.priorities)
+            free = dispatch.ready(connection, backlog, left, band.priorities)
             chosen += itertools.islice(_merged(free, line, band.priorities.start), left)
-        complete = _complete(backlog.connection, chosen)
-        return complete + (self._overtaken(backlog, complete, now) if len(complete) >= bands[-1].room else [])
+        complete = _complete(connection, chosen)
+        if len(complete) < bands[-1].room:
+            return complete
+        return complete + self._overtaken(connection, backlog, complete, now)
 
-    def _overtaken(self, backlog: Backlog, chosen: Sequence[Chosen], now: dt.datetime) -> list[Chosen]:
+    def _overtaken(
+        self, connection: sa.Connection, backlog: Backlog, chosen: Sequence[Chosen], now: dt.datetime
+    ) -> list[Chosen]:
         """When there was no room for all: what goes beyond the room, which shrinks by as much for the next round."""
         owed = self._owed.get(backlog.queue, 0) + len(chosen)
         self._owed[backlog.queue] = owed % SHARE
         if owed < SHARE or not chosen:
             return []
         urgency = chosen[-1].urgency
-        found = dispatch.overtaken(
-            backlog.connection, backlog.queue, backlog.tasks, urgency, now - self.ageing, owed // SHARE
-        )
+        found = dispatch.overtaken(connection, backlog, urgency, now - self.ageing, owed // SHARE)
         return [Chosen(row, urgency) for row in found]
 
     def _bands(self, queue: str, depths: Mapping[str, int]) -> list[Band]:
@@ -135,16 +143,16 @@ class Chooser:
                 bands.append(Band(range(priority, priority + 1), here))
         return bands
 
-    def _heads(self, backlog: Backlog) -> list[Head]:
+    def _heads(self, connection: sa.Connection, backlog: Backlog) -> list[Head]:
         after = self._looked_at.get(backlog.queue, "")
-        heads = limits.heads(backlog.connection, backlog.queue, backlog.tasks, after, _MOST_KEYS)
+        heads = limits.heads(connection, backlog, after, _MOST_KEYS)
         self._looked_at[backlog.queue] = heads[-1].limit_key if len(heads) == _MOST_KEYS else ""
         return heads
 
-    def _line(self, backlog: Backlog, heads: Sequence[Head], places: Places) -> Line:
+    def _line(self, connection: sa.Connection, backlog: Backlog, heads: Sequence[Head], places: Places) -> Line:
         readable = [head for head in heads if head.is_readable]
-        places.learn(backlog.connection, [head.limit_key for head in readable])
-        return Line(backlog, readable, places, self._turns, self.ageing)
+        places.learn(connection, [head.limit_key for head in readable])
+        return Line(connection, backlog, readable, places, self._turns, self.ageing)
 
 
 def _merged(free: Iterable[Ready], line: Line | None, lowest: int) -> Iterator[Chosen | Next]:

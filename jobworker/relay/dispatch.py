@@ -9,7 +9,7 @@ from typing import Any
 import redis
 import sqlalchemy as sa
 import structlog
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 
 from jobworker.clock import Clock
 from jobworker.domain import losses, policies
@@ -36,6 +36,10 @@ _LIMIT = 1000
 
 #: Revisions, lists and queues that are remembered. Each can be looked up again.
 _REMEMBERED = 10_000
+
+#: How long (s) executions of a revision that cannot be read are passed over before one is tried again, and how many
+#: revisions: those beyond keep places in each round.
+_PASSED_OVER, _MOST_PASSED_OVER = 30.0, 1000
 
 #: How often is looked into paused queues in which SQL knows of no message (s), and into how many at a time.
 _PAUSED_EVERY, _PAUSED_AT_ONCE = 1.0, 100
@@ -71,12 +75,14 @@ class Dispatcher:
     _declined: dict[str, int] = field(default_factory=dict)
     _refused: list[tuple[Ready, str]] = field(default_factory=list)
     _warned: OncePerKey = field(default_factory=OncePerKey)
+    _unreadable: TTLCache[str, None] = field(init=False)
     _foreign: LRUCache[Paused, int] = field(default_factory=lambda: LRUCache(_REMEMBERED))
     _paused_next_at: float = float("-inf")
     _paused_after: str = ""
 
     def __post_init__(self) -> None:
         self._chooser = Chooser(self.feed, self.ageing)
+        self._unreadable = TTLCache(_MOST_PASSED_OVER, _PASSED_OVER, timer=self.clock.monotonic)
 
     def dispatch(self) -> int:
         """Publish what may run, mark it; return how many.
@@ -94,7 +100,9 @@ class Dispatcher:
             self.held_up, self.next_permit = False, None
             return 0
         with self.database.read() as connection:
-            round = self._chooser.choose(connection, waiting, depths, self.workers, self.clock.now())
+            round = self._chooser.choose(
+                connection, waiting, depths, self.workers, self.clock.now(), list(self._unreadable)
+            )
             messages = self._messages(connection, round.chosen)
         self._fail_refused()
         self.held_up, self.next_permit = round.refused, round.next_at
@@ -254,8 +262,8 @@ class Dispatcher:
     def _messages(self, connection: sa.Connection, chosen: Iterable[Chosen]) -> dict[str, Message]:
         """Return the messages by execution, without those that cannot be read.
 
-        An execution whose own row cannot be read goes to `_refused`; one whose definition cannot be read stays where it
-        is.
+        An execution whose own row cannot be read goes to `_refused`. One whose definition cannot be read stays where it
+        is, and others of this revision are not chosen for a while: they would take all places of a round.
         """
         messages = {}
         for one in chosen:
@@ -267,23 +275,22 @@ class Dispatcher:
             try:
                 messages[one.row.id] = self._message(connection, one.row, one.urgency)
             except unreadable.ERRORS as error:
-                self._report_unreadable(one.row, f"it cannot be dispatched: {error}")
+                self._unreadable[limits.revision_key(one.row.job, one.row.job_revision)] = None
+                what = f"revision {one.row.job_revision} of job {one.row.job}"
+                self.problems.report("revision_unreadable", what, f"executions of it cannot be dispatched: {error}")
         return messages
 
     def _fail_refused(self) -> None:
         """Report, as a worker would, that the next attempts cannot run; otherwise they would be chosen for ever."""
         refused, self._refused = self._refused, []
         for row, why in refused:
-            self._report_unreadable(row, why)
+            self.problems.report("execution_unreadable", f"execution {row.id}", why)
             attempt: object = row.attempt
             if not isinstance(attempt, int):
                 with self.database.write() as connection:
                     attempt = history.restore_attempt(connection, row.id)
             error = {"type": "MessageRejected", "message": why, "traceback": None}
             self.claims.abandon(row.id, attempt + 1, {"reason": why, "error": error}, Kind.REJECTED)
-
-    def _report_unreadable(self, row: Ready, why: str) -> None:
-        self.problems.report("execution_unreadable", f"execution {row.id}", why)
 
     def _message(self, connection: sa.Connection, row: Ready, urgency: int) -> Message:
         definition = self._definition(connection, row)

@@ -10,14 +10,13 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from jobworker.relay.places import Places
 from jobworker.store import limits
-from jobworker.store.limits import Head
+from jobworker.store.limits import Backlog, Head
 
 #: Of what goes out while there is not enough room for all, one in so many has been overtaken for long.
 SHARE = 10
@@ -57,21 +56,19 @@ class Next(NamedTuple):
     urgency: int
 
 
-@dataclass(slots=True)
-class Backlog:
-    """Where a line reads: one queue, and the tasks that somebody can run there."""
-
-    connection: sa.Connection
-    queue: str
-    tasks: Sequence[str]
-
-
 class Line:
     """See the module. `take` counts what goes in `places`."""
 
     def __init__(
-        self, backlog: Backlog, heads: Sequence[Head], places: Places, turns: Turns, ageing: dt.timedelta
+        self,
+        connection: sa.Connection,
+        backlog: Backlog,
+        heads: Sequence[Head],
+        places: Places,
+        turns: Turns,
+        ageing: dt.timedelta,
     ) -> None:
+        self._connection = connection
         self._backlog = backlog
         self._places = places
         self._turns = turns
@@ -113,8 +110,7 @@ class Line:
         return Next((-urgency, rank, turn.at, head.due_at, head.id), head, urgency)
 
     def _overtaken(self, head: Head) -> Head | None:
-        where = self._backlog
-        found = limits.overtaken(where.connection, where.queue, where.tasks, head, self._long_ago)
+        found = limits.overtaken(self._connection, self._backlog, head, self._long_ago)
         return found if found and found.id not in self._taken else None
 
     def _following(self, limit_key: str) -> Head | None:
@@ -131,6 +127,5 @@ class Line:
         """More of a key than was read so far. What was taken is still ready for SQL, and in front."""
         before = self._read.get(limit_key, 0)
         self._read[limit_key] = wanted = max(_FIRST_PART, before * 4)
-        where = self._backlog
-        found = limits.line(where.connection, where.queue, where.tasks, limit_key, wanted)
+        found = limits.line(self._connection, self._backlog, limit_key, wanted)
         return [head for head in found[before:] if head.is_readable]

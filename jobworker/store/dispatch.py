@@ -13,6 +13,7 @@ from jobworker.domain.execution import PRIORITIES, State
 from jobworker.store import unreadable
 from jobworker.store.bulk import Bulk
 from jobworker.store.columns import UNREADABLE
+from jobworker.store.limits import Backlog
 from jobworker.store.queues import insert_or_ignore
 from jobworker.store.schema import (
     EXPIRING,
@@ -207,26 +208,27 @@ _NEXT_DUE = sa.select(executions.c.due_at).where(_WAITING).order_by(executions.c
 _NEXT_DEADLINE = sa.select(executions.c.expires_at).where(_EXPIRING).order_by(executions.c.expires_at).limit(1)
 
 
-def ready(
-    connection: sa.Connection, queue: str, tasks: Sequence[str], limit: int, priorities: range = PRIORITIES
-) -> list[Ready]:
-    """What may be published to `queue` and is under no limit, of tasks that somebody can run; the most urgent first."""
-    given = {"of_queue": queue, "tasks": tasks, "lowest": priorities.start, "highest": priorities.stop - 1}
-    return [Ready(*row) for row in connection.execute(_READY_QUERY, {**given, "count": limit})]
+def ready(connection: sa.Connection, backlog: Backlog, limit: int, priorities: range = PRIORITIES) -> list[Ready]:
+    """What may be published and is under no limit, the most urgent first."""
+    given = {**_given(backlog), "lowest": priorities.start, "highest": priorities.stop - 1, "count": limit}
+    return [Ready(*row) for row in connection.execute(backlog.narrow(_READY_QUERY), given)]
 
 
-def overtaken(
-    connection: sa.Connection, queue: str, tasks: Sequence[str], below: int, before: dt.datetime, limit: int
-) -> list[Ready]:
+def overtaken(connection: sa.Connection, backlog: Backlog, below: int, before: dt.datetime, limit: int) -> list[Ready]:
     """As `ready`, but what is less urgent than `below` and has been due since `before`; the oldest first."""
     found: list[Ready] = []
-    given = {"of_queue": queue, "tasks": tasks, "count": limit}
-    lowest = connection.scalar(_LOWEST, {"of_queue": queue})
+    given = {**_given(backlog), "count": limit}
+    lowest = connection.scalar(_LOWEST, {"of_queue": backlog.queue})
+    query = backlog.narrow(_OVERTAKEN_QUERY)
     # Priority by priority, because only so the index has them in this order.
     for priority in range(below if lowest is None else lowest, below):
         asked = {**given, "lowest": priority, "before": before}
-        found += [Ready(*row) for row in connection.execute(_OVERTAKEN_QUERY, asked)]
+        found += [Ready(*row) for row in connection.execute(query, asked)]
     return sorted(found, key=lambda row: (row.due_at, row.id))[:limit]
+
+
+def _given(backlog: Backlog) -> dict[str, Any]:
+    return {"of_queue": backlog.queue, "tasks": backlog.tasks}
 
 
 def rows(connection: sa.Connection, ids: Sequence[str]) -> list[Ready]:

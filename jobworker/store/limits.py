@@ -20,8 +20,27 @@ _LIMITED = sa.text(LIMITED)
 _HOLDING = sa.text(HOLDING)
 _AHEAD = sa.text(AHEAD)
 
+#: The revision of its job that an execution runs, as `revision_key` names it.
+_REVISION: sa.ColumnElement[str] = sa.literal_column("job || ' ' || job_revision", sa.String)
+
 #: Most keys in one IN list; SQLite allows 32,766 variables.
 _CHUNK = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What may run of one queue: executions of tasks that a worker offers there.
+
+    `without` names revisions of jobs that are left out, as `revision_key` does.
+    """
+
+    queue: str
+    tasks: Sequence[str]
+    without: Sequence[str] = ()
+
+    def narrow(self, query: sa.Select[Any]) -> sa.Select[Any]:
+        """Return a query of executions without those that are left out."""
+        return query.where(_REVISION.not_in(self.without)) if self.without else query
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +60,15 @@ class Head:
         return isinstance(limit_key, str) and isinstance(priority, int)
 
 
+def revision_key(job: str, revision: int) -> str:
+    """Return the name of a revision of a job among those that are left out."""
+    return f"{job} {revision}"
+
+
 _FIRST = f"""
     SELECT id FROM executions
      WHERE {LIMITED} AND queue = :queue AND limit_key > %s AND task IN :tasks AND cancel_requested_at IS NULL
+       AND {_REVISION} NOT IN :without
      ORDER BY limit_key, priority DESC, due_at, id LIMIT 1"""
 
 # One step from key to key for each; a DISTINCT would read everything that waits.
@@ -58,49 +83,47 @@ WITH RECURSIVE heads(id, limit_key, priority, due_at, number) AS (
      WHERE heads.number < :most
 ) SELECT limit_key, id, priority, due_at FROM heads"""
     )
-    .bindparams(sa.bindparam("tasks", expanding=True))
+    .bindparams(sa.bindparam("tasks", expanding=True), sa.bindparam("without", type_=sa.String, expanding=True))
     .columns(limit_key=sa.String, id=sa.String, priority=sa.Integer, due_at=executions.c.due_at.type)
 )
 
 
-def heads(connection: sa.Connection, queue: str, tasks: Sequence[str], after: str, most: int) -> list[Head]:
-    """Return the next of each limit key beyond `after`, by key, of these tasks. Not each of them may be readable."""
-    given = {"queue": queue, "tasks": list(tasks), "after": after, "most": most}
+def heads(connection: sa.Connection, backlog: Backlog, after: str, most: int) -> list[Head]:
+    """Return the next of each limit key beyond `after`, by key. Not each of them may be readable."""
+    lists = {"tasks": list(backlog.tasks), "without": list(backlog.without)}
+    given = {"queue": backlog.queue, "after": after, "most": most, **lists}
     return [Head(*row) for row in connection.execute(_HEADS, given)]
 
 
-def line(connection: sa.Connection, queue: str, tasks: Sequence[str], limit_key: str, count: int) -> list[Head]:
+def line(connection: sa.Connection, backlog: Backlog, limit_key: str, count: int) -> list[Head]:
     """Return the next `count` of one limit key, the most urgent first. Not each of them may be readable."""
     found = connection.execute(
-        _of_key(queue, tasks, limit_key)
+        _of_key(backlog, limit_key)
         .order_by(executions.c.priority.desc(), executions.c.due_at, executions.c.id)
         .limit(count)
     )
     return [Head(*row) for row in found]
 
 
-def overtaken(
-    connection: sa.Connection, queue: str, tasks: Sequence[str], head: Head, before: dt.datetime
-) -> Head | None:
+def overtaken(connection: sa.Connection, backlog: Backlog, head: Head, before: dt.datetime) -> Head | None:
     """What is less urgent than the head of its key, and has been due the longest, since `before` at least."""
     found: list[Head] = []
     for priority in range(PRIORITIES.start, head.priority):
-        query = _of_key(queue, tasks, head.limit_key).where(
-            executions.c.priority == priority, executions.c.due_at <= before
-        )
+        query = _of_key(backlog, head.limit_key).where(executions.c.priority == priority, executions.c.due_at <= before)
         found += [Head(*row) for row in connection.execute(query.order_by(executions.c.due_at).limit(1))]
     return min(found, key=lambda one: one.due_at, default=None)
 
 
-def _of_key(queue: str, tasks: Sequence[str], limit_key: str) -> sa.Select[Any]:
+def _of_key(backlog: Backlog, limit_key: str) -> sa.Select[Any]:
     columns = (executions.c[name] for name in Head.__dataclass_fields__)
-    return sa.select(*columns).where(
+    query = sa.select(*columns).where(
         _LIMITED,
-        executions.c.queue == queue,
+        executions.c.queue == backlog.queue,
         executions.c.limit_key == limit_key,
-        executions.c.task.in_(tasks),
+        executions.c.task.in_(backlog.tasks),
         executions.c.cancel_requested_at.is_(None),
     )
+    return backlog.narrow(query)
 
 
 def held(connection: sa.Connection) -> dict[str, int]:

@@ -17,6 +17,7 @@ from jobworker.services.accepting import Once
 from jobworker.services.batches import BatchStatus
 from jobworker.store import dispatch, stopping
 from jobworker.store.database import Database
+from jobworker.store.limits import Backlog
 from tests.conformance.household import FAILED, Household
 from tests.conformance.test_dependencies import NOBODY
 from tests.waiting import until
@@ -196,7 +197,7 @@ def test_cancelling_a_batch_ends_what_waits_and_stops_the_rest(house: Household)
     ]  # fmt: skip
     assert house.get(ids[0]).cancel_requested_by == "ann"
     with house.database.read() as connection:
-        assert [row.id for row in dispatch.ready(connection, "default", ["tasks.any"], 10)] == [after]
+        assert [row.id for row in dispatch.ready(connection, Backlog("default", ["tasks.any"]), 10)] == [after]
         asked = stopping.cancel_asked(connection, 10)
     house.end(ids[0], FAILED)
     row = batches.get(house.database, batch).row

@@ -16,6 +16,7 @@ from jobworker.relay.record import record
 from jobworker.store import dispatch, executions, jobs, story, tasks
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
+from jobworker.store.limits import Backlog
 from jobworker.store.tasks import TaskRow
 from tests.conformance.worlds import NOW
 
@@ -72,7 +73,7 @@ def test_the_first_that_is_heard_makes_the_row(world: Database) -> None:
     assert row.created_by == "python:host"
     assert row.created_at == row.dispatched_at == row.due_at == NOW - dt.timedelta(seconds=5)
     with world.read() as connection:
-        assert dispatch.ready(connection, "mail", ["tasks.mail.send"], 10) == []
+        assert dispatch.ready(connection, Backlog("mail", ["tasks.mail.send"]), 10) == []
         [published] = dispatch.published_before(connection, NOW, 10)
     assert (published.id, published.urgency) == (EXECUTION, 7)
 
@@ -98,7 +99,7 @@ def test_another_attempt_takes_along_what_celery_chained(world: Database) -> Non
     _tell(world, _event(Kind.RUNNING, worker="w", token="t"), _event(Kind.RETRYING, worker="w", token="t", delay=0))
     with world.write() as connection:
         dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
-        [ready] = dispatch.ready(connection, "mail", ["tasks.mail.send"], 10)
+        [ready] = dispatch.ready(connection, Backlog("mail", ["tasks.mail.send"]), 10)
     assert (ready.attempt, ready.parameters, ready.call) == (1, {"to": "ann", "urgent": True}, {"chain": chain})
 
 

@@ -8,6 +8,7 @@ from jobworker.domain.execution import State
 from jobworker.store import dispatch, executions, schema, story
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
+from jobworker.store.limits import Backlog
 from tests.conformance.worlds import NOW, accepted, new
 
 SECOND = dt.timedelta(seconds=1)
@@ -64,5 +65,5 @@ def test_the_message_of_a_first_attempt_says_the_deadline(database: Database) ->
     with database.write() as connection:
         [execution] = accepted(connection, new(expires_at=NOW + SECOND))
     with database.read() as connection:
-        [ready] = dispatch.ready(connection, "default", ["tasks.mail.send"], 10)
+        [ready] = dispatch.ready(connection, Backlog("default", ["tasks.mail.send"]), 10)
     assert (ready.id, ready.expires_at) == (execution, NOW + SECOND)

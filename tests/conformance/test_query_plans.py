@@ -21,9 +21,11 @@ from jobworker.store import (
 )
 from jobworker.store.database import Database
 from jobworker.store.filters import Filters, conditions, ids
-from jobworker.store.limits import Head
+from jobworker.store.limits import Backlog, Head
 from tests.conformance.worlds import accepted, new
 from tests.conftest import NOW
+
+_NOOP, _TWO, _OTHER = (Backlog("default", tasks) for tasks in (["noop"], ["noop", "other"], ["a"]))
 
 
 def _plans(database: Database, ask: object) -> list[str]:
@@ -46,11 +48,11 @@ def _plans(database: Database, ask: object) -> list[str]:
 
 
 def test_ready_is_read_in_the_order_of_its_index(sqlite_database: Database) -> None:
-    plan = _plans(sqlite_database, lambda connection: dispatch.ready(connection, "default", ["noop", "other"], 10))
+    plan = _plans(sqlite_database, lambda connection: dispatch.ready(connection, _TWO, 10))
     assert plan == ["SEARCH executions USING INDEX ix_executions_ready (queue=? AND priority>? AND priority<?)"]
     with sqlite_database.write() as connection:
         accepted(connection, new(priority=3))
-    overtaken = _plans(sqlite_database, lambda connection: dispatch.overtaken(connection, "default", ["a"], 5, NOW, 1))
+    overtaken = _plans(sqlite_database, lambda connection: dispatch.overtaken(connection, _OTHER, 5, NOW, 1))
     assert overtaken == [
         "SEARCH executions USING INDEX ix_executions_ready (queue=?)",
         *["SEARCH executions USING INDEX ix_executions_ready (queue=? AND priority=? AND due_at<?)"] * 2,
@@ -58,17 +60,17 @@ def test_ready_is_read_in_the_order_of_its_index(sqlite_database: Database) -> N
 
 
 def test_limit_keys_are_found_one_after_the_other(sqlite_database: Database) -> None:
-    plan = _plans(sqlite_database, lambda connection: limits.heads(connection, "default", ["noop"], "", 10))
+    plan = _plans(sqlite_database, lambda connection: limits.heads(connection, _NOOP, "", 10))
     steps = [step for step in plan if "ix_executions" in step]
     assert steps == ["SEARCH executions USING INDEX ix_executions_limited (queue=? AND limit_key>?)"] * 2
     assert not [step for step in plan if "TEMP B-TREE" in step or "SCAN executions" in step]
 
 
 def test_what_waits_under_one_limit_key_is_read_in_the_order_of_its_index(sqlite_database: Database) -> None:
-    line = _plans(sqlite_database, lambda connection: limits.line(connection, "default", ["noop"], "key", 10))
+    line = _plans(sqlite_database, lambda connection: limits.line(connection, _NOOP, "key", 10))
     assert line == ["SEARCH executions USING INDEX ix_executions_limited (queue=? AND limit_key=?)"]
     head = Head("key", "id", 5, NOW)
-    overtaken = _plans(sqlite_database, lambda connection: limits.overtaken(connection, "default", ["a"], head, NOW))
+    overtaken = _plans(sqlite_database, lambda connection: limits.overtaken(connection, _OTHER, head, NOW))
     priority_by_priority = "(queue=? AND limit_key=? AND priority=? AND due_at<?)"
     assert overtaken == [f"SEARCH executions USING INDEX ix_executions_limited {priority_by_priority}"] * 5
 
@@ -150,10 +152,10 @@ def test_executions_of_a_schedule_are_found_through_its_ledger(sqlite_database: 
 def test_postgresql_finds_the_same_indexes(postgres_url: str) -> None:
     database = Database(postgres_url)
     asked = {
-        "ix_executions_limited": lambda connection: limits.heads(connection, "default", ["noop"], "", 10),
+        "ix_executions_limited": lambda connection: limits.heads(connection, _NOOP, "", 10),
         "ix_executions_holding": limits.held,
         "ix_executions_ahead": lambda connection: limits.ahead(connection, {"key"}),
-        "ix_executions_ready": lambda connection: dispatch.ready(connection, "default", ["noop"], 10),
+        "ix_executions_ready": lambda connection: dispatch.ready(connection, _NOOP, 10),
         "ix_queues_paused": queues.any_paused,
         "ix_executions_held_back": lambda connection: queues.uses(connection, "mail"),
     }

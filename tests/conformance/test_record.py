@@ -20,6 +20,7 @@ from jobworker.relay.record import Claimed, Declined, Told, record
 from jobworker.store import dispatch, executions, history, jobs, schema, story
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
+from jobworker.store.limits import Backlog
 from jobworker.store.story import AttemptRow
 from tests.conformance.worlds import NOW, accepted, new
 
@@ -41,7 +42,7 @@ class Story:
         """Bring the next attempt to Redis."""
         with self.database.write() as connection:
             dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
-            found = dispatch.ready(connection, "default", [SEND.task], 10)
+            found = dispatch.ready(connection, Backlog("default", [SEND.task]), 10)
             dispatch.mark_published(connection, [(row.id, row.attempt, row.priority) for row in found], NOW)
 
     def tell(self, kind: Kind, attempt: int = 1, execution: str | None = None, **data: Any) -> Told:
@@ -171,7 +172,7 @@ def test_being_put_off_uses_up_no_retry_and_is_told_to_whoever_publishes_next(da
     assert [(attempt.state, attempt.reason) for attempt in told.attempts] == [(AttemptState.SNOOZED, "closed")]
     with database.write() as connection:
         dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
-        [ready] = dispatch.ready(connection, "default", [SEND.task], 10)
+        [ready] = dispatch.ready(connection, Backlog("default", [SEND.task]), 10)
     assert (ready.attempt, ready.lost_attempts, ready.snoozed_attempts) == (1, None, [1])
 
 
@@ -275,7 +276,7 @@ def test_what_was_interrupted_is_told_to_whoever_publishes_next(database: Databa
     told.tell(Kind.INTERRUPTED, worker="w1", reason="so")
     with database.write() as connection:
         dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
-        [ready] = dispatch.ready(connection, "default", [SEND.task], 10)
+        [ready] = dispatch.ready(connection, Backlog("default", [SEND.task]), 10)
     assert (ready.attempt, ready.lost_attempts, ready.interrupted_attempts) == (1, None, [1])
 
 
@@ -294,7 +295,7 @@ def test_messages_that_were_taken_back_become_ready_again(database: Database) ->
         dispatch.taken_back(connection, [(told.id, 1)])
     assert told.row.dispatched_at is None
     with database.read() as connection:
-        assert [row.id for row in dispatch.ready(connection, "default", [SEND.task], 10)] == [told.id]
+        assert [row.id for row in dispatch.ready(connection, Backlog("default", [SEND.task]), 10)] == [told.id]
 
 
 def test_what_has_gone_on_meanwhile_is_not_taken_back(database: Database) -> None:

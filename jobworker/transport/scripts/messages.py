@@ -100,12 +100,15 @@ return redis.call('HGETALL', KEYS[1])
 #:   done    message done, no attempt; its event, if there is one              → "ok"
 #:   back    not started, back to the front of its list                        → "ok" or "gone"
 #:   refuse  cannot start here, message done; the event asks for somebody else → "ok"
-#: Answers one word each, or {"fenced"}: then nothing was done. All or nothing also when Redis is full: if it
-#: is, the first command that needs memory fails before anything was written.
+#: Answers one word each, or {"fenced"}: then nothing was done. All or nothing also when Redis is full: the first
+#: command that needs memory fails before anything was written, as long as a relay can make room by reading events.
+#: If there are none, the messages in hand may be what fills Redis, and only their ends make room: one call is let
+#: through, because after a command that needs no memory Redis refuses none.
 SETTLE = (
     COMMON
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'fenced'} end
+if redis.pcall('XLEN', KEYS[3]) == 0 then redis.pcall('HDEL', KEYS[2], '') end
 local worker, running_ttl, finished_ttl = ARGV[1], ARGV[2], ARGV[3]
 local number, told = tonumber(ARGV[5]), number_of(KEYS[2], '#')
 local answers, ops, done = {}, {}, {}

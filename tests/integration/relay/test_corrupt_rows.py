@@ -142,6 +142,29 @@ def test_what_a_job_or_worker_is_known_by_cannot_be_read(running: Running, table
         assert running.world.get(good).state is State.SUCCEEDED, text
 
 
+@pytest.mark.parametrize("limited", [False, True])
+def test_many_executions_of_a_revision_that_cannot_be_read_take_no_places(running: Running, limited: bool) -> None:
+    """They are more than a round chooses, and wait until the revision can be read."""
+    world = running.world
+    given, _ = policies.normalise({"concurrency": {"limit": 1}} if limited else {})
+    running.relay._dispatcher._chooser.feed = 5
+    spoilt = world.submit_many(replace(SEND, name="resend", policies=given), 20)
+    key = {"job": "resend", "revision": 1}
+    with world.database.read() as connection:
+        before = connection.execute(sa.text("SELECT definition FROM job_revisions WHERE job = 'resend'")).scalar_one()
+    running.spoil(schema.job_revisions, "definition", "[1]", **key)
+    world.clock.advance(1)
+    [good] = world.submit_many(replace(SEND, name="resend", time_limit=60, policies=given), 1, job_revision=2)
+    running.turns(4)
+    assert world.published() == {good}
+    assert "revision 1 of job resend" in running.problems()
+    running.report(good, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+    running.spoil(schema.job_revisions, "definition", before, **key)
+    world.clock.advance(30)
+    running.turns(2)
+    assert spoilt[0] in world.published()
+
+
 @pytest.mark.parametrize(("table", "column"), [(schema.batches, "on_complete"), (schema.job_triggers, "parameters")])
 def test_what_should_follow_an_end_cannot_be_read(running: Running, table: sa.Table, column: str) -> None:
     house = running.household

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from jobworker.transport import keys
 from jobworker.transport.claims import Answer, Ticket
 from jobworker.transport.mailbox import Fenced, Mailbox
 from jobworker.transport.messages import Owed
+from tests.servers import RedisServer
 
 pytestmark = pytest.mark.every_redis
 
@@ -127,6 +128,31 @@ def test_an_end_that_redis_has_not_taken_is_still_in_hand(box: _Box) -> None:
     box.away = False
     assert box.mailbox.settle()
     assert ended not in box.mailbox.tickets()
+
+
+def test_a_full_redis_takes_reports_while_it_holds_none_that_a_relay_could_free(
+    own_redis: Callable[..., RedisServer], clock: ManualClock
+) -> None:
+    """Messages in hand fill it: nothing but the acknowledgement of their ends makes room."""
+    server = own_redis()
+    box = _Box(server.url, clock)
+    with contextlib.closing(box.client):
+        box.receive(3, starting=3)
+        box.slots = 3
+        tickets = [box.begin() for _ in range(3)]
+        assert box.mailbox.settle()
+        box.client.config_set("maxmemory", 1)
+        box.mailbox.ended(tickets[0], Kind.SUCCEEDED, "{}")
+        assert not box.mailbox.settle(), "a relay has to read what is there"
+        for ticket in tickets[1:]:
+            box.client.xtrim(keys.EVENTS, maxlen=0)
+            assert box.mailbox.settle()
+            box.mailbox.ended(ticket, Kind.SUCCEEDED, "{}")
+            assert not box.mailbox.settle()
+        box.client.xtrim(keys.EVENTS, maxlen=0)
+        assert box.mailbox.settle()
+        assert box.mailbox.is_empty()
+        assert not any(tag.isdigit() for tag in box.client.hkeys(_INFLIGHT)), "their messages are gone"
 
 
 def test_start_and_end_leave_together_with_the_acknowledgement(box: _Box) -> None:
