@@ -13,7 +13,7 @@ from typing import NoReturn
 import pytest
 
 from jobworker.clock import ManualClock
-from jobworker.store import migrate
+from jobworker.store import migrate, unreadable
 from jobworker.store.database import Database
 from tests.servers import PostgresServer, RedisServer, other_redis, postgres_binaries, running
 
@@ -21,6 +21,13 @@ _TEMPLATE = "jobworker_template"
 
 #: The moment at which every test with a clock begins.
 NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
+
+
+@pytest.fixture(autouse=True)
+def _forget_unreadable_rows() -> None:
+    """Forget rows that tests before in this process met: each relay and web process names those that it remembers."""
+    for what in unreadable.found.problems():
+        unreadable.found.forget(what)
 
 
 @pytest.fixture

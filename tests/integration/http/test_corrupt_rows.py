@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql
 
 from jobworker.api import events
 from jobworker.services import following, plans
-from jobworker.store import schema, unreadable
+from jobworker.store import schema
 from jobworker.store.columns import Json
 from tests.integration.http.conftest import World
 from tests.waiting import until
@@ -203,8 +203,6 @@ def test_no_malformed_value_makes_a_get_fail(
 
 
 def test_an_unreadable_row_is_noted_logged_once_and_named_by_readyz(any_world: World) -> None:
-    for left in unreadable.found.problems():
-        unreadable.found.forget(left)
     for name in ("bad", "good"):
         _created(any_world, "jobs", {"name": name, "task": "tasks.exports.export"})
     jobs = schema.job_definitions
