@@ -174,11 +174,18 @@ def request_cancel(connection: sa.Connection, batch_id: str, actor: str, now: dt
 
 def cancelling(connection: sa.Connection) -> list[BatchRow]:
     """Return the batches whose cancellation was asked for, with executions that nothing has been done about yet."""
+    return list(unreadable.those(connection.execute(_CANCELLING_QUERY), _to_row))
+
+
+def _build_cancelling() -> sa.Select[Any]:
     asked = sa.and_(_executions.c.state.in_(IN_REDIS), _executions.c.cancel_requested_at.is_(None))
     left = sa.or_(_executions.c.state.in_(WAITING), asked)
     members = sa.select(_executions.c.id).where(_executions.c.batch_id == _batches.c.id, left)
-    query = sa.select(*_COLUMNS).where(sa.text(CANCELLING), members.exists()).order_by(_batches.c.id)
-    return list(unreadable.those(connection.execute(query), _to_row))
+    return sa.select(*_COLUMNS).where(sa.text(CANCELLING), members.exists()).order_by(_batches.c.id)
+
+
+# Asked in every turn; building it would cost more than running it.
+_CANCELLING_QUERY = _build_cancelling()
 
 
 def stop_members(connection: sa.Connection, batch: BatchRow) -> int:

@@ -140,12 +140,7 @@ def _check_each(row: Ready) -> None:
 
 def release_due(connection: sa.Connection, now: dt.datetime, limit: int) -> int:
     """Scheduled and Retrying executions whose time has come become Queued; answers how many."""
-    due = connection.execute(
-        sa.select(executions.c.id, executions.c.attempt)
-        .where(_WAITING, executions.c.due_at <= now)
-        .order_by(executions.c.due_at)
-        .limit(limit)
-    ).all()
+    due = connection.execute(_DUE, {"now": now, "most": limit}).all()
     if not due:
         return 0
     connection.execute(
@@ -174,13 +169,7 @@ def expire(connection: sa.Connection, now: dt.datetime, limit: int) -> list[str]
 
     What has been published is its worker's: the message says the deadline, too.
     """
-    late = connection.execute(
-        sa.select(executions.c.id, executions.c.expires_at)
-        .where(_EXPIRING, executions.c.expires_at <= now)
-        .order_by(executions.c.expires_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).all()
+    late = connection.execute(_LATE, {"now": now, "most": limit}).all()
     if not late:
         return []
     reasons = [(row.id, deadline.missed(row.expires_at)) for row in late]
@@ -204,6 +193,20 @@ def next_due(connection: sa.Connection) -> dt.datetime | None:
     return min((moment for moment in moments if moment is not None), default=None)
 
 
+# Asked in every turn, like these two.
+_DUE = (
+    sa.select(executions.c.id, executions.c.attempt)
+    .where(_WAITING, executions.c.due_at <= sa.bindparam("now", type_=executions.c.due_at.type))
+    .order_by(executions.c.due_at)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+_LATE = (
+    sa.select(executions.c.id, executions.c.expires_at)
+    .where(_EXPIRING, executions.c.expires_at <= sa.bindparam("now", type_=executions.c.expires_at.type))
+    .order_by(executions.c.expires_at)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+    .with_for_update(skip_locked=True)
+)
 _NEXT_DUE = sa.select(executions.c.due_at).where(_WAITING).order_by(executions.c.due_at).limit(1)
 _NEXT_DEADLINE = sa.select(executions.c.expires_at).where(_EXPIRING).order_by(executions.c.expires_at).limit(1)
 

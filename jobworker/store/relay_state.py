@@ -107,23 +107,30 @@ def advance(
     Belongs into the transaction that writes what was read. False, with nothing changed, if another relay
     leads or has read on: then nothing may be written.
     """
-    changed = connection.execute(
-        sa.update(relay_state)
-        .where(
-            _THE_ROW,
-            relay_state.c.leader == leader,
-            relay_state.c.events_offset == before[0],
-            relay_state.c.logs_offset == before[1],
-        )
-        .values(
-            events_offset=after[0],
-            logs_offset=after[1],
-            logged_through=after[0] if logs_complete else relay_state.c.logged_through,
-            turned_at=now,
-            renewals=relay_state.c.renewals + 1,
-        )
+    given = {"by": leader, "events": before[0], "logs": before[1], "now": now}
+    given |= {"new_events": after[0], "new_logs": after[1], "complete": after[0] if logs_complete else None}
+    return connection.execute(_ADVANCE, given).rowcount == 1
+
+
+# Run in every turn that read something; building it would cost more than running it.
+_ADVANCE = (
+    sa.update(relay_state)
+    .where(
+        _THE_ROW,
+        relay_state.c.leader == sa.bindparam("by"),
+        relay_state.c.events_offset == sa.bindparam("events"),
+        relay_state.c.logs_offset == sa.bindparam("logs"),
     )
-    return changed.rowcount == 1
+    .values(
+        events_offset=sa.bindparam("new_events"),
+        logs_offset=sa.bindparam("new_logs"),
+        logged_through=sa.func.coalesce(
+            sa.bindparam("complete", type_=relay_state.c.logged_through.type), relay_state.c.logged_through
+        ),
+        turned_at=sa.bindparam("now", type_=relay_state.c.turned_at.type),
+        renewals=relay_state.c.renewals + 1,
+    )
+)
 
 
 def follow(connection: sa.Connection, epoch: str, republish_at: dt.datetime | None) -> None:

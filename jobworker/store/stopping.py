@@ -37,19 +37,24 @@ class CancelAsked:
 
 def asked(connection: sa.Connection, limit: int) -> list[StopAsked]:
     """Return Running and Retrying executions that are to be cancelled."""
-    columns = [executions.c[name] for name in ("id", "state", "attempt", "worker", "cancel_requested_by")]
-    rows = connection.execute(sa.select(*columns).where(sa.text(STOP_ASKED)).limit(limit))
-    return list(unreadable.those(rows, _read_stop))
+    return list(unreadable.those(connection.execute(_STOP_QUERY, {"most": limit}), _read_stop))
 
 
 def cancel_asked(connection: sa.Connection, limit: int) -> list[CancelAsked]:
     """Return Queued executions that are to be cancelled."""
-    rows = connection.execute(
-        sa.select(executions.c.id, executions.c.attempt, executions.c.cancel_requested_by)
-        .where(_CANCEL_ASKED)
-        .limit(limit)
-    )
-    return list(unreadable.those(rows, _read_cancel))
+    return list(unreadable.those(connection.execute(_CANCEL_QUERY, {"most": limit}), _read_cancel))
+
+
+# Both are asked in every turn; building them would cost more than running them.
+_MOST = sa.bindparam("most", type_=sa.Integer)
+_STOP_QUERY = (
+    sa.select(*(executions.c[name] for name in ("id", "state", "attempt", "worker", "cancel_requested_by")))
+    .where(sa.text(STOP_ASKED))
+    .limit(_MOST)
+)
+_CANCEL_QUERY = (
+    sa.select(executions.c.id, executions.c.attempt, executions.c.cancel_requested_by).where(_CANCEL_ASKED).limit(_MOST)
+)
 
 
 def _what(row: sa.Row[Any]) -> str:
