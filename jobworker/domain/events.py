@@ -163,16 +163,16 @@ def decode(stream_id: str, fields: Mapping[str, str]) -> Event:
     if only its data cannot be read, the answer is `refused`.
     """
     try:
-        event = Event(stream_id, Kind(fields["kind"]), fields.get("execution", ""), int(fields.get("attempt", 0)), {})
-        _check_subject(event)
+        kind, execution, attempt = Kind(fields["kind"]), fields.get("execution", ""), int(fields.get("attempt", 0))
+        _check_subject(stream_id, execution, attempt)
     except (KeyError, ValueError, OverflowError, OSError) as error:
         raise UnreadableEvent(f"stream entry {stream_id} cannot be read: {error!r:.300}") from error
     try:
-        return replace(event, data=_read(event.kind, fields.get("data", "{}")))
+        return Event(stream_id, kind, execution, attempt, _read(kind, fields.get("data", "{}")))
     except ValueError as error:
-        if event.kind in ENDS and event.execution:
-            return refused(event, str(error))
-        raise UnreadableEvent(f"stream entry {stream_id} ({event.kind}) cannot be read: {error!r:.300}") from error
+        if kind in ENDS and execution:
+            return refused(Event(stream_id, kind, execution, attempt, {}), str(error))
+        raise UnreadableEvent(f"stream entry {stream_id} ({kind}) cannot be read: {error!r:.300}") from error
 
 
 def refused(event: Event, why: str) -> Event:
@@ -194,11 +194,11 @@ _MOST_ATTEMPTS = 2**31 - 1
 _LONGEST_DELAY = 100 * 366 * 86400.0
 
 
-def _check_subject(event: Event) -> None:
-    """Raise `ValueError`, or what an impossible time raises, unless it is clear what the event is about."""
-    if not _ID.match(event.execution) or not 0 <= event.attempt <= _MOST_ATTEMPTS:
+def _check_subject(stream_id: str, execution: str, attempt: int) -> None:
+    """Raise `ValueError`, or what an impossible time raises, unless it is clear what an event is about."""
+    if not _ID.match(execution) or not 0 <= attempt <= _MOST_ATTEMPTS:
         raise ValueError("execution or attempt is none")
-    _ = event.at
+    moment(stream_id)
 
 
 def _read(kind: Kind, text: str) -> Mapping[str, Any]:

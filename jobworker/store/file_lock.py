@@ -1,16 +1,18 @@
 """An advisory lock on a file: fair between threads and processes, and with a deadline.
 
 `flock` has no time-out. Trying again and again instead would starve: a process that locks hundreds of times a second
-leaves the lock free for microseconds. So a thread of its own waits in the kernel's queue when another process holds
-the lock; callers wait for that thread. If they give up, the thread stays in the queue and serves the next caller.
+leaves the lock free for microseconds. So a thread of the lock's own waits in the kernel's queue when another process
+holds the lock; callers wait for that thread. If they give up, it stays in the queue and serves the next caller.
 """
 
 import contextlib
 import fcntl
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 from jobworker.clock import Clock
 from jobworker.store.lock_waits import BRIEFLY, waited_too_long
@@ -24,7 +26,6 @@ class _Request:
         self._state = threading.Lock()
         self._ended = threading.Event()
         self._wanted, self._granted = True, False
-        threading.Thread(target=self._wait, name="file-lock", daemon=True).start()
 
     def want(self) -> bool:
         """Return whether the place is still held; then the lock is kept for the caller, who has to `take` it."""
@@ -39,7 +40,8 @@ class _Request:
             self._wanted = False
             return self._descriptor if self._granted else None
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait in the kernel's queue, for as long as it takes."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             locked = True
@@ -50,6 +52,9 @@ class _Request:
             if not self._granted:
                 os.close(self._descriptor)
             self._ended.set()
+
+
+_Requests = SimpleQueue[_Request | None]
 
 
 class FileLock:
@@ -63,6 +68,10 @@ class FileLock:
         self.hangs = False
         self._turn = threading.Lock()
         self._request: _Request | None = None
+        # Starting a thread for each wait would cost more than most waits.
+        self._requests: _Requests = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        weakref.finalize(self, self._requests.put, None)
 
     @property
     def patience(self) -> float:
@@ -95,10 +104,25 @@ class FileLock:
             if _lock_at_once(descriptor):
                 return descriptor
             self._request = _Request(descriptor)
+            self._hand_over(self._request)
         granted = self._request.take(max(0.0, deadline - self._clock.monotonic()))
         if granted is not None:
             self._request = None
         return granted
+
+    def _hand_over(self, request: _Request) -> None:
+        # None is alive in a process that was forked.
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(
+                target=_wait_for_each, args=(self._requests,), name="file-lock", daemon=True
+            )
+            self._thread.start()
+        self._requests.put(request)
+
+
+def _wait_for_each(requests: _Requests) -> None:
+    while (request := requests.get()) is not None:
+        request.wait()
 
 
 def _lock_at_once(descriptor: int) -> bool:
