@@ -1,6 +1,7 @@
 """What PostgreSQL and the lock of SQLite's writers may take at most."""
 
 import contextlib
+import gc
 import os
 import socket
 import subprocess
@@ -84,10 +85,13 @@ def test_waiting_for_the_file_lock_is_handed_on(tmp_path: Path) -> None:
         assert sum(thread.name == "file-lock" for thread in threading.enumerate()) == 1
         assert lock.patience == 0.2
     # The thread that waits gets the lock, finds that it is not wanted, and gives it back.
-    until(lambda: all(thread.name != "file-lock" for thread in threading.enumerate()), what="the thread to end")
+    until(lambda: not _locked_for_others(tmp_path / "lock"), what="the lock to be given back")
     with lock.hold(clock.monotonic() + 30.0):
         assert _locked_for_others(tmp_path / "lock")
     assert not _locked_for_others(tmp_path / "lock")
+    del lock
+    gc.collect()
+    until(lambda: all(thread.name != "file-lock" for thread in threading.enumerate()), what="the thread to end")
 
 
 def test_the_file_lock_goes_to_the_one_who_waits(tmp_path: Path) -> None:
