@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 from jobworker.domain.errors import Misconfigured
 from jobworker.domain.job import MAX_CODE_VERSION
+
+#: A name or an address of a host as it stands in a URL, with a port or without, or all names below a domain.
+_HOST = re.compile(r"((\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
@@ -25,6 +29,8 @@ class Settings:
     home: Path
     #: Address of the HTTP API, host:port.
     bind: str
+    #: Names by which clients call the API, beside those of loopback and the address in `bind`.
+    hosts: tuple[str, ...]
     #: Address of Flower, host:port. Whoever reaches it and knows the password sees which jobs ran and how they failed.
     flower_bind: str
     #: Flower's password (user jobworker); empty: one that is made up and kept in `$JOBWORKER_HOME/flower.password`.
@@ -76,6 +82,7 @@ class Settings:
         return cls(
             home=home,
             bind=values.text("BIND", "127.0.0.1:8000"),
+            hosts=values.hosts("HOSTS"),
             flower_bind=values.text("FLOWER_BIND", "127.0.0.1:5555"),
             flower_password=values.text("FLOWER_PASSWORD", ""),
             database_url=values.database("DATABASE_URL", home),
@@ -150,6 +157,16 @@ class _Variables:
             return tuple(shlex.split(given))
         except ValueError as error:
             raise Misconfigured(f"JOBWORKER_{name}={given} must be words as in a shell: {error}") from None
+
+    def hosts(self, name: str) -> tuple[str, ...]:
+        found = tuple(self.text(name, "").replace(",", " ").lower().split())
+        for host in found:
+            if not _HOST.fullmatch(host):
+                raise Misconfigured(
+                    f"JOBWORKER_{name}={host} must be the name of a host, with a port or without, or *. and a domain: "
+                    "jobs.example.com, jobs.example.com:8443, *.example.com"
+                )
+        return found
 
     def programs(self, name: str) -> tuple[str, ...]:
         found = tuple(self.text(name, "").replace(",", " ").split())

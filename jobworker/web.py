@@ -6,6 +6,7 @@ import importlib
 from flask import Flask
 
 from jobworker.api import documentation, problems, requests
+from jobworker.api.origins import Origins
 from jobworker.api.room import Room
 from jobworker.api.server import Limits, Server
 from jobworker.clock import Clock, SystemClock
@@ -17,6 +18,7 @@ from jobworker.store.read_limit import ReadLimit
 from jobworker.telemetry import logging
 from jobworker.telemetry.metrics import Metrics
 from jobworker.transport.wake import Waker
+from jobworker.up import addresses
 
 #: What a request may read for (s of processor time): pages take milliseconds.
 _LONGEST_READ = 2.0
@@ -40,6 +42,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         waker=Waker(settings.redis_url, functools.partial(revoke_asked, database)),
         metrics=Metrics(),
         health=Health(database, settings, clock),
+        origins=Origins(addresses.hosts(settings)),
     )
     requests.register(app)
     documentation.register(app)
@@ -51,4 +54,5 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
 def create_server() -> Server:
     """What granian runs: the application of `app.py` with its bodies received apart."""
     app: Flask = importlib.import_module("app").app
-    return Server(app, Limits(app.config["MAX_CONTENT_LENGTH"]))
+    room: Room = app.extensions["jobworker"]
+    return Server(app, Limits(room.settings.max_body), room.origins)

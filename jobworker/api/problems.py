@@ -7,6 +7,7 @@ import structlog
 from flask import Flask, Response, g
 from werkzeug.exceptions import HTTPException
 
+from jobworker.api.origins import CrossSite, UnknownHost
 from jobworker.domain import errors
 from jobworker.domain.errors import FieldError, JobWorkerError, QueryTooSlow
 from jobworker.store.database import UNAVAILABLE, is_too_slow
@@ -42,6 +43,8 @@ STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     JobWorkerError: (500, "Unexpected error"),
     MalformedBody: (400, "The body is not valid JSON"),
     UnsupportedMediaType: (415, "The body must be application/json"),
+    UnknownHost: (421, "Not a name of this service"),
+    CrossSite: (403, "A request of another site"),
     BodyTooSlow: (408, "The body did not arrive in time"),
     errors.InvalidInput: (422, "The request is wrong"),
     errors.InvalidParameters: (422, "The parameters do not fit the task"),

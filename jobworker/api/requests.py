@@ -42,9 +42,12 @@ def _begin() -> None:
     g.began = room().clock.monotonic()
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(process="web", request_id=g.request_id)
-    refused = request.environ.get(REFUSED)
-    if refused is not None:
-        raise refused
+    if REFUSED in request.environ:
+        refused = request.environ[REFUSED]
+        if refused is not None:
+            raise refused
+    else:
+        room().origins.check(request.method, request.path, request.headers)
     if request.path.startswith("/api/"):
         room().require_schema()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 from flask import current_app
 
+from jobworker.api.origins import Origins
 from jobworker.clock import Clock
 from jobworker.domain.errors import Busy, Misconfigured, TooManyStreams
 from jobworker.services.health import Health
@@ -74,6 +75,7 @@ class Room:
     waker: Waker
     metrics: Metrics
     health: Health
+    origins: Origins
     streams: "Streams" = field(default_factory=lambda: Streams(MAX_STREAMS, MAX_STREAMS_OF_ONE))
     waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_WAITING))
     large_bodies: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_LARGE_BODIES))

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]  # it is documented
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from jobworker.api.origins import Origins
 from jobworker.api.problems import BodyTooSlow, MalformedBody
-from jobworker.domain.errors import Busy, FieldError, InvalidInput
+from jobworker.domain.errors import Busy, FieldError, InvalidInput, JobWorkerError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -79,8 +80,9 @@ class Limits:
 class Server:
     """An RSGI application around a WSGI one."""
 
-    def __init__(self, app: "WSGIApplication", limits: Limits, threads: int = THREADS) -> None:
+    def __init__(self, app: "WSGIApplication", limits: Limits, origins: Origins, threads: int = THREADS) -> None:
         self._app = app
+        self._origins = origins
         self._threads = _Threads(threads)
         self._bodies = Bodies(limits)
 
@@ -91,8 +93,8 @@ class Server:
 
     async def __rsgi__(self, scope: "Scope", proto: "RSGIHTTPProtocol") -> None:
         """Answer one request."""
-        body, refused = b"", None
-        if "content-length" in scope.headers or "transfer-encoding" in scope.headers:
+        body, refused = b"", self._refusal(scope)
+        if refused is None and ("content-length" in scope.headers or "transfer-encoding" in scope.headers):
             body, refused = await self._bodies.receive(scope.headers.get("content-length"), proto)
         streamed = await self._threads.run(self._answer, scope, proto, body, refused)
         if streamed is None:
@@ -107,6 +109,13 @@ class Server:
             pass  # The client has left.
         finally:
             await self._threads.run(_close, chunks)
+
+    def _refusal(self, scope: "Scope") -> Exception | None:
+        try:
+            self._origins.check(scope.method, scope.path, scope.headers)
+        except JobWorkerError as error:
+            return error
+        return None
 
     def _answer(
         self, scope: "Scope", proto: "RSGIHTTPProtocol", body: bytes, refused: Exception | None

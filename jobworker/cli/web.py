@@ -19,6 +19,7 @@ def command() -> None:
     """Serve the HTTP API and its docs (with granian; other WSGI servers can run `app:app` behind a buffering proxy)."""
     settings = common.prepare()
     bind = addresses.parse(settings.bind, "JOBWORKER_BIND")
+    addresses.require_hosts(settings)
     addresses.require_free(bind, "JOBWORKER_BIND")
     if importlib.util.find_spec("app") is None:
         raise Misconfigured("there is no app.py here; run jobworker web in the folder that has it")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from jobworker.domain.errors import Misconfigured
+from jobworker.settings import Settings
 
 #: What servers listen on when they are to be reached from everywhere, and where this machine finds them then.
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -37,6 +38,24 @@ def parse(text: str, variable: str) -> Address:
     if not host or not port or parts.path:
         raise Misconfigured(f"{variable}={text} must be an IP address and a port, such as 127.0.0.1:8000")
     return Address(host, port)
+
+
+def hosts(settings: Settings) -> list[str]:
+    """Return the names by which the API may be called: those that are listed and the address that it listens on."""
+    host = parse(settings.bind, "JOBWORKER_BIND").host
+    own = [] if host in _EVERYWHERE else [f"[{host}]" if ":" in host else host]
+    return [*settings.hosts, *own]
+
+
+def require_hosts(settings: Settings) -> None:
+    """Refuse an API that other machines reach, unless names are listed by which they call it: it has no accounts."""
+    host = parse(settings.bind, "JOBWORKER_BIND").host
+    if not ipaddress.ip_address(host).is_loopback and not settings.hosts:
+        raise Misconfigured(
+            f"JOBWORKER_BIND={settings.bind} lets other machines reach the API, and it has no accounts: whoever "
+            "reaches it can run jobs. If that is meant, list the names by which clients call it in JOBWORKER_HOSTS, "
+            "such as jobs.example.com; otherwise bind to 127.0.0.1 and put a proxy in front that asks who calls"
+        )
 
 
 def require_free(address: Address, variable: str) -> None:

@@ -70,6 +70,8 @@ def _places(settings: Settings, names: list[str]) -> Places:
 
 
 def _require_free_ports(settings: Settings, names: list[str]) -> None:
+    if "web" in names:
+        addresses.require_hosts(settings)
     bindings = {"web": (settings.bind, "JOBWORKER_BIND"), "flower": (settings.flower_bind, "JOBWORKER_FLOWER_BIND")}
     for name, (text, variable) in bindings.items():
         if name in names:

@@ -52,6 +52,8 @@ def test_three_heartbeats_fit_into_a_lease() -> None:
         ("JOBWORKER_SHELL", "/bin/true, rm"),
         ("JOBWORKER_CONTAINER_ARGS", "--label 'open"),
         ("JOBWORKER_MAX_BODY", "12"),
+        ("JOBWORKER_HOSTS", "https://jobs.example.com"),
+        ("JOBWORKER_HOSTS", "jobs.example.com, *"),
         ("JOBWORKER_LOG_FORMAT", "xml"),
         ("JOBWORKER_LOG_LEVEL", "debug"),
         ("JOBWORKER_DATABASE_URL", "mysql://u:p@db/jobs"),

@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 from jobworker.api import documentation
 
 #: Errors that need no line of their own at each operation: they can happen before any operation is found.
-_ANYWHERE = {404, 405, 308}
+_ANYWHERE = {403, 404, 405, 308, 421}
 
 
 class DescribedClient(FlaskClient):

@@ -52,6 +52,26 @@ def test_a_name_with_nul_in_a_path_does_not_exist(any_world: World) -> None:
     assert {"/api/v1/jobs/a%00/revisions", "/api/v1/calendars/a%00/days", "/api/v1/tasks/a%00"} <= read
 
 
+def test_requests_for_other_hosts_and_of_other_sites_are_refused(sqlite_database: Database) -> None:
+    """Without a body as well, and whatever its type says: a web page can send these."""
+    seed(sqlite_database)
+    world = world_on(sqlite_database, HOSTS="jobs.example.com")
+    pause = "/api/v1/queues/critical/pause"
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    for headers, status, code in (
+        ({"Origin": "https://evil.example", **form}, 403, "cross_site"),
+        ({"Sec-Fetch-Site": "cross-site", **form}, 403, "cross_site"),
+        ({"Host": "rebind.evil.example:8000"}, 421, "unknown_host"),
+    ):
+        refused = world.client.post(pause, headers=headers)
+        assert (refused.status_code, refused.json["code"]) == (status, code)
+    for path in ("/metrics", "/readyz", "/docs", "/openapi.json", "/api/v1/executions"):
+        assert world.client.get(path, headers={"Host": "rebind.evil.example"}).status_code == 421
+        assert world.client.get(path, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert world.client.get("/api/v1/queues/critical").json["paused_at"] is None
+    assert world.client.post(pause, headers={"Host": "jobs.example.com"}).status_code == 200
+
+
 def test_a_wrong_method_is_told_the_right_ones(world: World) -> None:
     assert set(world.client.get(SUBMIT).headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
 

@@ -38,10 +38,14 @@ def _address(server: httpx.Client) -> tuple[str, int]:
     return server.base_url.host, server.base_url.port or 80
 
 
+def _head(headers: str) -> str:
+    """A submission of which the body does not come."""
+    more = "Content-Type: application/json\r\nContent-Length: 1000000"
+    return f"POST {_SUBMISSION} HTTP/1.1\r\n{headers}\r\n{more}\r\n\r\n{{"
+
+
 def test_unfinished_bodies_take_no_thread(server: httpx.Client) -> None:
-    head = (
-        f"POST {_SUBMISSION} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n{{"
-    )
+    head = _head("Host: localhost")
     with ExitStack() as unfinished:
         for _ in range(150):
             connection = unfinished.enter_context(socket.create_connection(_address(server), PATIENCE))
@@ -51,9 +55,21 @@ def test_unfinished_bodies_take_no_thread(server: httpx.Client) -> None:
             assert _submit(server).status_code == 202
 
 
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [("Host: evil.example", "unknown_host"), ("Host: localhost\r\nOrigin: https://evil.example", "cross_site")],
+)
+def test_a_request_of_another_site_is_refused_before_its_body_is_read(
+    server: httpx.Client, headers: str, code: str
+) -> None:
+    with socket.create_connection(_address(server), PATIENCE) as connection:
+        connection.sendall(_head(headers).encode())
+        assert code in connection.recv(10_000).decode()
+
+
 def test_a_body_that_is_too_large_is_not_waited_for(server: httpx.Client) -> None:
     with socket.create_connection(_address(server), PATIENCE) as connection:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n{")
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n{")
         assert b"body_too_large" in connection.recv(10_000)
 
 
@@ -63,7 +79,7 @@ def test_many_streams_of_one_client_leave_places_for_others(server: httpx.Client
         statuses = []
         for _ in range(64):
             connection = streams.enter_context(socket.create_connection(_address(server), PATIENCE))
-            connection.sendall(f"GET /api/v1/executions/{made}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            connection.sendall(f"GET /api/v1/executions/{made}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             statuses.append(int(connection.recv(12).split()[1]))
         assert statuses == [200] * MAX_STREAMS_OF_ONE + [429] * (64 - MAX_STREAMS_OF_ONE)
         refused = server.get(f"/api/v1/executions/{made}/events")
@@ -106,7 +122,7 @@ def _answer(server: httpx.Client, request: bytes, ends: bool = False) -> bytes:
 
 @pytest.mark.parametrize("chunks", [b"", b"1f\r\n", b'5\r\n{"par', b"zz\r\n{}\r\n0\r\n\r\n"])
 def test_a_body_in_chunks_that_breaks_off_starts_nothing(server: httpx.Client, chunks: bytes) -> None:
-    fields = "Host: x", "Connection: close", "Content-Type: application/json", "Transfer-Encoding: chunked"
+    fields = "Host: localhost", "Connection: close", "Content-Type: application/json", "Transfer-Encoding: chunked"
     head = "\r\n".join([f"POST {_SUBMISSION} HTTP/1.1", *fields, "", ""]).encode()
     before = server.get("/metrics").text
     assert b" 202 " not in _answer(server, head + chunks, ends=True)
@@ -124,7 +140,7 @@ def _submissions(metrics: str, status: int) -> float:
 
 
 def test_a_key_that_is_not_ascii_is_refused(server: httpx.Client) -> None:
-    head = f"POST {_SUBMISSION} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n"
+    head = f"POST {_SUBMISSION} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n"
     answer = _answer(server, head.encode() + b"Idempotency-Key: \xc3\xa4\r\n\r\n")
     assert b" 422 " in answer.splitlines()[0]
     assert b"the header idempotency-key may have printable ASCII characters only" in answer
@@ -132,7 +148,7 @@ def test_a_key_that_is_not_ascii_is_refused(server: httpx.Client) -> None:
 
 @pytest.mark.parametrize("path", ["/healthz?\xe4", "/api/v1/executions?job=\xe4"])
 def test_a_query_that_is_not_encoded_is_read(server: httpx.Client, path: str) -> None:
-    answer = _answer(server, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    answer = _answer(server, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
     assert answer.split()[1] in (b"200", b"422")
 
 

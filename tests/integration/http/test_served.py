@@ -93,7 +93,7 @@ def test_a_body_in_chunks_is_read_and_has_the_same_limit(server: httpx.Client) -
 def test_a_client_that_sends_half_a_body_harms_nobody(server: httpx.Client) -> None:
     with socket.create_connection((server.base_url.host, server.base_url.port or 80), PATIENCE) as half:
         half.sendall(
-            b"POST /api/v1/jobs/export/executions HTTP/1.1\r\nHost: x\r\n"
+            b"POST /api/v1/jobs/export/executions HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: application/json\r\nContent-Length: 5000\r\n\r\n{"
         )
         assert _submit(server).status_code == 202

@@ -5,6 +5,7 @@ import socket
 import pytest
 
 from jobworker.domain.errors import Misconfigured
+from jobworker.settings import Settings
 from jobworker.up import addresses
 from jobworker.up.addresses import Address
 
@@ -57,3 +58,15 @@ def test_the_last_port_is_preferred_while_it_is_free() -> None:
     assert addresses.free_port(port) == port
     with socket.create_server(("127.0.0.1", port)):
         assert addresses.free_port(port) != port
+
+
+def test_an_api_that_others_reach_needs_the_names_by_which_they_call_it() -> None:
+    open_bind = {"JOBWORKER_BIND": "0.0.0.0:8000"}
+    with pytest.raises(Misconfigured, match=r"JOBWORKER_BIND=0\.0\.0\.0:8000 .* no accounts .* JOBWORKER_HOSTS"):
+        addresses.require_hosts(Settings.from_environment(open_bind))
+    named = Settings.from_environment({**open_bind, "JOBWORKER_HOSTS": "jobs.example.com, *.example.net"})
+    addresses.require_hosts(named)
+    assert addresses.hosts(named) == ["jobs.example.com", "*.example.net"]
+    own = Settings.from_environment({"JOBWORKER_BIND": "[fd00::1]:8000", "JOBWORKER_HOSTS": "a"})
+    assert addresses.hosts(own) == ["a", "[fd00::1]"]
+    addresses.require_hosts(Settings.from_environment({"JOBWORKER_BIND": "127.0.0.2:8000"}))
