@@ -62,7 +62,7 @@ def test_the_last_port_is_preferred_while_it_is_free() -> None:
 
 def test_an_api_that_others_reach_needs_the_names_by_which_they_call_it() -> None:
     open_bind = {"JOBWORKER_BIND": "0.0.0.0:8000"}
-    with pytest.raises(Misconfigured, match=r"JOBWORKER_BIND=0\.0\.0\.0:8000 .* no accounts .* JOBWORKER_HOSTS"):
+    with pytest.raises(Misconfigured, match=r"JOBWORKER_BIND=0\.0\.0\.0:8000 .* no accounts.* JOBWORKER_HOSTS"):
         addresses.require_hosts(Settings.from_environment(open_bind))
     named = Settings.from_environment({**open_bind, "JOBWORKER_HOSTS": "jobs.example.com, *.example.net"})
     addresses.require_hosts(named)
