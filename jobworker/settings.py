@@ -65,6 +65,10 @@ class Settings:
     idempotency_ttl: float
     #: The programs that the job shell.run may start, absolute paths; empty: none, the job is off.
     shell: tuple[str, ...]
+    #: The images that containers may be made of, with * for any characters; empty: none, the job is off.
+    container_images: tuple[str, ...]
+    #: The networks of the engine that containers may join, beside none.
+    container_networks: tuple[str, ...]
     #: What runs containers: auto (podman if it is there, else docker), or the name or path of an engine like these.
     container_engine: str
     #: More options for the engine's `run`.
@@ -100,6 +104,8 @@ class Settings:
             max_body=int(values.number("MAX_BODY", 16 * 1024 * 1024, at_least=1024)),
             idempotency_ttl=values.number("IDEMPOTENCY_TTL", 24 * 3600.0, at_least=60.0),
             shell=values.programs("SHELL"),
+            container_images=values.words("CONTAINER_IMAGES"),
+            container_networks=values.words("CONTAINER_NETWORKS"),
             container_engine=values.text("CONTAINER_ENGINE", "auto"),
             container_args=values.words("CONTAINER_ARGS"),
             log_format=values.choice("LOG_FORMAT", "text", ("text", "json")),

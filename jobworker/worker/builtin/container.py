@@ -1,6 +1,7 @@
 """`container.run`: the command of an image, in a container that docker or podman runs."""
 
 import contextlib
+import fnmatch
 import json
 import os
 import shutil
@@ -60,6 +61,7 @@ def container_run(self: Any, context: Context, **parameters: Any) -> Any:
     policy, settings = self.job_isolation(), JobTask.job_runner().settings
     if not isinstance(policy, Container):
         raise Abort("container.run needs a definition of its own whose isolation has the mode container, and an image")
+    check(policy, settings)
     engine = _engine(settings)
     name = f"jobworker-{context.execution_id}-{context.attempt}"
     log = JobLog()
@@ -76,6 +78,16 @@ def container_run(self: Any, context: Context, **parameters: Any) -> Any:
         end = attended.run(program, self, log)
         _check(end, policy, log.last)
         return _result(folder / _RESULT)
+
+
+def check(policy: Container, settings: Settings) -> None:
+    """Raise `Abort` for an image or a network that the settings of this worker do not list."""
+    if not settings.container_images:
+        raise Abort("containers are off on this worker; JOBWORKER_CONTAINER_IMAGES lists the images that it may run")
+    if not any(fnmatch.fnmatchcase(policy.image, pattern) for pattern in settings.container_images):
+        raise Abort(f"{policy.image} is none of the images that JOBWORKER_CONTAINER_IMAGES allows on this worker")
+    if policy.network not in ("none", *settings.container_networks):
+        raise Abort(f"{policy.network} is none of the networks that JOBWORKER_CONTAINER_NETWORKS allows on this worker")
 
 
 def _engine(settings: Settings) -> str:

@@ -31,7 +31,10 @@ ARGUMENTS = "--ulimit nofile=1024:1024 --ulimit nproc=1024:1024"
 if ENGINE and ENGINE.endswith("podman") and shutil.which("runc"):
     ARGUMENTS += " --runtime runc"
 
-SETTINGS = {"JOBWORKER_CONTAINER_ARGS": ARGUMENTS}
+SETTINGS = {
+    "JOBWORKER_CONTAINER_ARGS": ARGUMENTS,
+    "JOBWORKER_CONTAINER_IMAGES": "*jobworker-test-* localhost/there-is-no:*",
+}
 
 #: The commands of busybox that the image has.
 _COMMANDS = ("sh", "cat", "echo", "sleep", "id", "ls", "touch", "dd", "env", "ip", "mount")
