@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from jobworker.domain.egress import Egress
 from jobworker.domain.errors import Misconfigured
 from jobworker.domain.job import MAX_CODE_VERSION
 
@@ -63,6 +64,8 @@ class Settings:
     max_body: int
     #: How long a key given as Idempotency-Key is remembered.
     idempotency_ttl: float
+    #: What the job http.request may reach beside public addresses.
+    egress: tuple[str, ...]
     #: The programs that the job shell.run may start, absolute paths; empty: none, the job is off.
     shell: tuple[str, ...]
     #: The images that containers may be made of, with * for any characters; empty: none, the job is off.
@@ -103,6 +106,7 @@ class Settings:
             ageing=values.number("AGEING", 60.0, at_least=1.0),
             max_body=int(values.number("MAX_BODY", 16 * 1024 * 1024, at_least=1024)),
             idempotency_ttl=values.number("IDEMPOTENCY_TTL", 24 * 3600.0, at_least=60.0),
+            egress=values.egress("EGRESS"),
             shell=values.programs("SHELL"),
             container_images=values.words("CONTAINER_IMAGES"),
             container_networks=values.words("CONTAINER_NETWORKS"),
@@ -172,6 +176,11 @@ class _Variables:
                     f"JOBWORKER_{name}={host} must be the name of a host, with a port or without, or *. and a domain: "
                     "jobs.example.com, jobs.example.com:8443, *.example.com"
                 )
+        return found
+
+    def egress(self, name: str) -> tuple[str, ...]:
+        found = tuple(self.text(name, "").replace(",", " ").split())
+        Egress(found)
         return found
 
     def programs(self, name: str) -> tuple[str, ...]:

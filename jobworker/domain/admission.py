@@ -8,7 +8,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jobworker.domain import deadline, dependencies, isolation, job, limits, parameters, policies, references, schedule
+from jobworker.domain import (
+    circuit,
+    deadline,
+    dependencies,
+    isolation,
+    job,
+    limits,
+    parameters,
+    policies,
+    references,
+    schedule,
+)
 from jobworker.domain.errors import FieldError, InvalidInput, pointer
 from jobworker.domain.execution import PRIORITIES, State
 from jobworker.domain.parameters import Parameter
@@ -102,6 +113,7 @@ def check_definition(definition: job.Definition, accepted: Sequence[Parameter]) 
         *_triggered(definition, accepted),
         *_policies(definition, accepted),
         *_container(definition),
+        *_circuit(definition),
     ]
 
 
@@ -204,6 +216,12 @@ def _container(definition: job.Definition) -> Iterator[FieldError]:
     if is_container_task and not in_container:
         message = f"{isolation.CONTAINER_TASK} needs isolation with the mode container, and an image"
         yield FieldError("/isolation", "missing", message)
+
+
+def _circuit(definition: job.Definition) -> Iterator[FieldError]:
+    if definition.policies.get("circuit") is not None and definition.task != circuit.CIRCUIT_TASK:
+        message = f"only {circuit.CIRCUIT_TASK} leaves targets alone: circuit is for definitions of this task"
+        yield FieldError("/circuit", "not_allowed", message)
 
 
 def _triggered(definition: job.Definition, accepted: Sequence[Parameter]) -> Iterator[FieldError]:

@@ -7,7 +7,7 @@ all of them on alike. A new one needs a parser, and a line here.
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from jobworker.domain import isolation, limits, retry, triggers
+from jobworker.domain import circuit, isolation, limits, retry, triggers
 from jobworker.domain.errors import FieldError, InvalidInput
 
 
@@ -23,6 +23,7 @@ class Policy(Protocol):
 PARSERS: Mapping[str, Callable[[Any, str], Policy]] = {
     "retry": retry.parse,
     "isolation": isolation.parse,
+    "circuit": circuit.parse,
     "concurrency": limits.parse_concurrency,
     "rate_limit": limits.parse_rate_limit,
     "unique": limits.parse_unique,
@@ -41,7 +42,7 @@ DEFAULTS: Mapping[str, Any] = {
 OVERRIDABLE = frozenset({"retry"})
 
 #: The policies that a worker applies.
-FOR_WORKER = ("retry", "isolation")
+FOR_WORKER = ("retry", "isolation", "circuit")
 
 
 def for_worker(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,6 +51,8 @@ def for_worker(given: Mapping[str, Any]) -> dict[str, Any]:
     sent = {"retry": described} if described and retry.parse(described).decides else {}
     if where and where["mode"] != isolation.Mode.IN_PROCESS:
         sent["isolation"] = where
+    if given.get("circuit"):
+        sent["circuit"] = given["circuit"]
     return sent
 
 

@@ -10,7 +10,8 @@ from celery.exceptions import Retry
 
 from jobworker.clock import SystemClock
 from jobworker.declare import Abort, Job, JobOptions, classes
-from jobworker.domain import isolation
+from jobworker.domain import circuit, isolation
+from jobworker.domain.circuit import Circuit
 from jobworker.domain.isolation import Isolation
 from jobworker.worker import calls, hooks, retrying
 from jobworker.worker.delivery import HEADER, TOKEN_HEADER, Delivery
@@ -66,6 +67,12 @@ class JobTask(Task):
         delivery = self.delivery()
         described = delivery.policies.get("isolation") if delivery else None
         return isolation.parse(described) if described else isolation.InProcess()
+
+    def job_circuit(self) -> Circuit:
+        """When to leave a target alone."""
+        delivery = self.delivery()
+        described = delivery.policies.get("circuit") if delivery else None
+        return circuit.parse(described) if described else Circuit()
 
     def retry(
         self,

@@ -4,7 +4,7 @@ import datetime as dt
 
 import pytest
 
-from jobworker.domain import admission
+from jobworker.domain import admission, policies
 from jobworker.domain.admission import Submission, check_definition, check_submission, due
 from jobworker.domain.errors import InvalidInput
 from jobworker.domain.execution import State
@@ -106,6 +106,18 @@ def test_every_problem_of_a_definition_is_found() -> None:
         "/name", "/description", "/queue", "/priority", "/defaults/colour", "/defaults/user_id", "/retry/max_attempts",
         "/time_limit", "/soft_time_limit", "/schedule/kind", "/tags",
     }  # fmt: skip
+
+
+def test_only_the_task_that_asks_targets_has_a_circuit() -> None:
+    given = {"circuit": {"failures": 3, "pause": "PT10M"}}
+    made, problems = policies.normalise(given)
+    assert (made["circuit"], problems) == ({"failures": 3, "pause": 600.0}, [])
+    assert not check_definition(Definition("a", "http.request", policies=made), ())
+    [problem] = check_definition(Definition("a", "tasks.any", policies=made), ())
+    assert problem.pointer == "/circuit"
+    for wrong in ({"failures": 0}, {"failures": 1001}, {"pause": 0}, {"pause": 86401}, {"target": "all"}):
+        _, [problem] = policies.normalise({"circuit": wrong})
+        assert problem.pointer == f"/circuit/{next(iter(wrong))}"
 
 
 def test_refuse_tells_everything_at_once() -> None:

@@ -23,6 +23,11 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
         "container with image, command, memory, cpus, processes and network (none, or a name).",
         "example": {"mode": "process", "memory": 536870912, "cpu": 60},
     },
+    "circuit": {
+        "description": "For the task http.request: after so many failures of a host and port in a row (failures) no "
+        "execution of the job asks it for so many seconds (pause).",
+        "example": {"failures": 5, "pause": 60},
+    },
     "concurrency": {
         "description": "How many executions run at a time, on all hosts together: limit for each key, total for all "
         "keys (shared out evenly). A key names parameters in braces; without one, limit holds for the job.",

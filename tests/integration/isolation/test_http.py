@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 
+from jobworker.clock import SystemClock
+from jobworker.domain import policies
 from jobworker.domain.execution import State
+from jobworker.domain.job import Definition
 from jobworker.services import executions, jobs
 from jobworker.store.executions import ExecutionRow
 from tests.engine import Engine
 from tests.integration.isolation.conftest import error_of, said
 from tests.servers import free_port
 from tests.waiting import until
+
+SETTINGS = {"JOBWORKER_EGRESS": "127.0.0.1"}
 
 
 class Site(http.server.ThreadingHTTPServer):
@@ -101,9 +106,9 @@ def site() -> Iterator[Site]:
         thread.join()
 
 
-def request(engine: Engine, url: str, attempts: int = 1, **parameters: Any) -> str:
+def request(engine: Engine, url: str, attempts: int = 1, job: str = "http.request", **parameters: Any) -> str:
     """Submit a request."""
-    return engine.submit_one("http.request", parameters={"url": url, **parameters}, retry={"max_attempts": attempts})
+    return engine.submit_one(job, parameters={"url": url, **parameters}, retry={"max_attempts": attempts})
 
 
 def done(engine: Engine, execution: str) -> dict[str, Any]:
@@ -153,9 +158,9 @@ def test_failures_say_why(engine: Engine, site: Site) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     wanted = {
         "status": request(engine, f"{site.url}/missing"),
-        "nobody": request(engine, nobody, circuit_failures=1000),
-        "silent": request(engine, f"{site.url}/silent", timeout=0.5, circuit_failures=1000),
-        "drip": request(engine, f"{site.url}/drip", timeout=0.5, circuit_failures=1000),
+        "nobody": request(engine, nobody),
+        "silent": request(engine, f"{site.url}/silent", timeout=0.5),
+        "drip": request(engine, f"{site.url}/drip", timeout=0.5),
         "scheme": request(engine, "ftp://example.org/file"),
         "no host": request(engine, "http:///path"),
         "port": request(engine, "http://host:port/"),
@@ -163,16 +168,24 @@ def test_failures_say_why(engine: Engine, site: Site) -> None:
         "both": request(engine, site.url, body="a", json=1),
         "timeout": request(engine, site.url, timeout=0),
         "header": request(engine, site.url, headers={"X-Mine": "two\r\nlines"}),
+        "private": request(engine, "http://10.0.0.1/"),
+        "disguised": request(engine, "http://2130706433/"),
     }
     ends = {name: error_of(engine.finished(execution)) for name, execution in wanted.items()}
     assert {name: error["type"] for name, error in ends.items()} == {
         "status": "UnexpectedStatus",
         **dict.fromkeys(["nobody", "silent", "drip"], "RequestFailed"),
-        **dict.fromkeys(["scheme", "no host", "port", "codes", "both", "timeout", "header"], "Abort"),
+        **dict.fromkeys(
+            ["scheme", "no host", "port", "codes", "both", "timeout", "header", "private", "disguised"], "Abort"
+        ),
     }
     assert ends["status"]["message"] == f"GET {site.url} answered 404: nothing here"
     assert "Connection refused" in ends["nobody"]["message"]
     assert "timed out" in ends["silent"]["message"].lower()
+    assert ends["private"]["message"] == (
+        "GET http://10.0.0.1:80: 10.0.0.1:80 is no public address, and JOBWORKER_EGRESS of this worker does not list it"
+    )
+    assert "lines" not in ends["header"]["message"]
     assert ends["drip"]["message"] == f"GET {site.url}: timed out: the answer was not complete after 0.5 s"
 
 
@@ -186,17 +199,19 @@ def test_it_comes_back_when_the_server_says(engine: Engine, site: Site) -> None:
 
 def test_the_circuit_opens_puts_off_and_closes(engine: Engine, site: Site) -> None:
     site.broken = True
-    circuit = {"circuit_failures": 3, "circuit_pause": 4}
+    circuit = {**policies.DEFAULTS, "circuit": {"failures": 3, "pause": 4}}
+    jobs.create(engine.database, SystemClock(), Definition("careful", "http.request", policies=circuit), "test")
     for number in range(3):
-        row = engine.finished(request(engine, f"{site.url}/{number}", **circuit))
+        row = engine.finished(request(engine, f"{site.url}/{number}", job="careful"))
         assert error_of(row)["type"] == "UnexpectedStatus"
     site.broken = False
-    put_off = [request(engine, f"{site.url}/after-{number}", **circuit) for number in range(4)]
+    put_off = [request(engine, f"{site.url}/after-{number}", job="careful") for number in range(4)]
 
     def all_wait() -> bool:
         return all(engine.get(execution).state is State.RETRYING for execution in put_off)
 
     until(all_wait, what="executions that wait")
+    assert done(engine, request(engine, f"{site.url}/other"))["status"] == 200, "another job has its own circuit"
     assert "is open: it failed several times in a row" in (engine.get(put_off[0]).reason or "")
     assert not [path for path in site.asked if path.startswith("/after")]
 
