@@ -169,5 +169,5 @@ def test_another_origin_gets_neither_headers_nor_body(location: str) -> None:
 
 @pytest.mark.parametrize("location", ["http://a.example/", "ftp://a.example/", "file:///etc/passwd"])
 def test_a_redirect_to_something_else_is_not_followed(location: str) -> None:
-    with pytest.raises(Refused, match="not encrypted|no URL"):
+    with pytest.raises(Refused, match=r"not encrypted|no URL"):
         replace(_FIRST, method="GET", body=None).redirected(302, location)
