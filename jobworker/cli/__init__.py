@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from jobworker.domain.errors import JobWorkerError
-from jobworker.telemetry import logging
+from jobworker.telemetry import logging, plain_text
 
 #: Exit code of a command that was asked for something that cannot be.
 USAGE = 2
@@ -89,6 +89,12 @@ def _fail(error: str, code: int) -> NoReturn:
 @click.version_option(package_name="jobworker")
 def main() -> None:
     """Submit work, know what became of it, and run the processes that do it."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        # Not what a test has put there, nor None, which stands for one that was closed before.
+        if stream is not None and stream is getattr(sys, f"__{name}__"):
+            setattr(sys, name, plain_text.over(stream))
+            setattr(sys, f"__{name}__", getattr(sys, name))
     # As `celery` and `flask` do: the users' `tasks` package is found where the command is run.
     if "" not in sys.path:
         sys.path.insert(0, "")

@@ -33,10 +33,13 @@ class LocalFiles:
         if not is_plain(name):
             raise ValueError(f"{name!r} is not a plain file name")
         content = data.encode() if isinstance(data, str) else data
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         path = self._folder / name
         unfinished = path.with_name(f".{name}.{os.getpid()}")
-        unfinished.write_bytes(content)
+        # Results and exports are for the user of JobWorker's processes alone, as the database is.
+        with open(unfinished, "wb", opener=_open_private) as file:
+            file.write(content)
         unfinished.replace(path)
         return SavedFile(str(path), len(content))
 
@@ -78,6 +81,10 @@ class LocalFiles:
             os.close(descriptor)
             return None
         return os.fdopen(descriptor, "rb"), FoundFile(name, status.st_size, status.st_mtime)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def is_plain(name: str) -> bool:

@@ -112,4 +112,4 @@ def _told(reports: Sequence[Event]) -> Iterator[tuple[str, dt.datetime]]:
         try:
             yield str(event.data["schedule"]), dt.datetime.fromisoformat(event.data["at"]).astimezone(dt.UTC)
         except (KeyError, TypeError, ValueError) as error:
-            logger.error("event_unreadable", event_id=event.id, error=repr(error), data=event.data)
+            logger.error("event_unreadable", event_id=event.id, error=repr(error))

@@ -213,7 +213,7 @@ class Database:
         if not path or path == ":memory:":
             raise Misconfigured("an in-memory SQLite database cannot be shared by several processes; name a file")
         try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Parameters and results are nobody else's business; SQLite gives its other files the same mode.
             Path(path).touch(mode=0o600)
         except OSError as error:
@@ -223,6 +223,7 @@ class Database:
     def _open_sqlite(self, read_limit: ReadLimit | None) -> tuple[sa.Engine, sa.Engine]:
         options: dict[str, Any] = {
             "connect_args": {"timeout": _BUSY_TIMEOUT, "check_same_thread": False},
+            "hide_parameters": True,
             **_SQLITE_POOL,
         }
         reader = sa.create_engine(self.url, **options)

@@ -36,6 +36,7 @@ def engine(url: sa.URL, limits: Mapping[str, float], **options: Any) -> sa.Engin
         # What the URL says comes last, so it counts.
         connect_args={**given, "options": f"{settings} {theirs.get('options', '')}"},
         pool_pre_ping=True,
+        hide_parameters=True,
         **POOL,
         **options,
     )

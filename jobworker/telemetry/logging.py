@@ -10,6 +10,8 @@ from typing import Any, TextIO
 import structlog
 
 from jobworker.domain.zones import DATA_VERSION
+from jobworker.telemetry import plain_text
+from jobworker.telemetry.plain_text import PlainTextStream
 
 
 class _Lossy(io.FileIO):
@@ -42,7 +44,7 @@ class _Lossy(io.FileIO):
 def lossy(file: int | Path) -> TextIO:
     """A text stream that appends to a descriptor or file, and drops what cannot be written."""
     raw = _Lossy(file, "a", closefd=not isinstance(file, int))
-    return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
+    return PlainTextStream(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
 
 
 def outlive_output() -> None:
@@ -105,5 +107,12 @@ def log_start() -> None:
 def _renderers(log_format: str, stream: TextIO) -> list[structlog.types.Processor]:
     if log_format == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+
+    # A job logs what it likes.
+    def indent(_logger: object, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+        event["event"] = plain_text.indent(str(event["event"]))
+        return event
+
     # Plain tracebacks: the rich ones show local variables, and with them what must not be in a log.
-    return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+    console = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    return [indent, console]

@@ -66,7 +66,6 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "result_expires": None,
         "beat_scheduler": "jobworker.transport.beat:Scheduler",
         "beat_max_loop_interval": _BEAT_INTERVAL,
-        "redbeat_redis_url": settings.redis_url,
         "redbeat_redis_options": {"socket_timeout": _SOCKET_TIMEOUT, "socket_connect_timeout": _SOCKET_TIMEOUT},
         "redbeat_lock_timeout": _BEAT_LOCK,
     }
@@ -78,9 +77,9 @@ def lay_over(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, An
     Raises `Misconfigured` for one that is not decided there.
     """
     laid = dict(ours)
-    for name in sorted(ours.keys() & theirs.keys()):
-        if name in _ELSEWHERE:
-            raise Misconfigured(f"celeryconfig.py: {name} is not decided there; {_ELSEWHERE[name]}")
+    for name in sorted(_ELSEWHERE.keys() & theirs.keys()):
+        raise Misconfigured(f"celeryconfig.py: {name} is not decided there; {_ELSEWHERE[name]}")
+    for name in ours.keys() & theirs.keys():
         both = isinstance(ours[name], Mapping) and isinstance(theirs[name], Mapping)
         laid[name] = {**ours[name], **theirs[name]} if both else theirs[name]
     return laid

@@ -64,7 +64,7 @@ def _places(settings: Settings, names: list[str]) -> Places:
     return Places(
         api=addresses.parse(settings.bind, "JOBWORKER_BIND").url if "web" in names else None,
         flower=addresses.parse(settings.flower_bind, "JOBWORKER_FLOWER_BIND").url if "flower" in names else None,
-        flower_password=settings.flower_password or passwords.kept(settings.home / "flower.password"),
+        flower_password="JOBWORKER_FLOWER_PASSWORD" if settings.flower_password else f"in {_password_file(settings)}",
         database_url=settings.database_url,
     )
 
@@ -96,7 +96,7 @@ class _Launch:
         gently = False
         try:
             redis_url = self._start_redis()
-            environment = _environment(self._settings, redis_url, self._places.flower_password)
+            environment = _environment(self._settings, redis_url)
             self._upgrade_database(environment)
             for service in services:
                 if not self._supervisor.asked_to_stop:
@@ -171,7 +171,11 @@ class _Launch:
             threading.Thread(target=welcome.run, args=(demo,), name="welcome", daemon=True).start()
 
 
-def _environment(settings: Settings, redis_url: str, flower_password: str) -> dict[str, str]:
+def _password_file(settings: Settings) -> Path:
+    return settings.home / "flower.password"
+
+
+def _environment(settings: Settings, redis_url: str) -> dict[str, str]:
     """What the children are told, whatever the names of their folders."""
     return {
         **os.environ,
@@ -181,7 +185,7 @@ def _environment(settings: Settings, redis_url: str, flower_password: str) -> di
         "JOBWORKER_HOME": str(settings.home),
         "JOBWORKER_DATABASE_URL": settings.database_url,
         "JOBWORKER_REDIS_URL": redis_url,
-        "JOBWORKER_FLOWER_PASSWORD": flower_password,
+        "JOBWORKER_FLOWER_PASSWORD": settings.flower_password or passwords.kept(_password_file(settings)),
     }
 
 

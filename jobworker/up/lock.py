@@ -21,7 +21,7 @@ class HomeLock:
 
     def acquire(self, clock: Clock) -> int:
         """The descriptor that holds the lock; raises `Misconfigured` if somebody else has it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = clock.monotonic() + _PATIENCE
         while not self._try():

@@ -37,6 +37,7 @@ class Places(NamedTuple):
 
     api: str | None
     flower: str | None
+    #: Where the password of Flower is.
     flower_password: str
     database_url: str
 
@@ -72,7 +73,7 @@ class Welcome:
         return False
 
     def _text(self) -> str:
-        flower = f"{self._places.flower} (user jobworker, password {self._places.flower_password})"
+        flower = f"{self._places.flower} (user jobworker, password: {self._places.flower_password})"
         return _TEXT.format(
             api=self._places.api,
             flower=flower if self._places.flower else "not in the Procfile",

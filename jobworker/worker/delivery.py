@@ -1,6 +1,7 @@
 """What a message from the relay says, read from a Celery request."""
 
 import datetime as dt
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,6 +11,10 @@ from jobworker.transport.claims import Ticket
 #: The header that the relay writes, and the one under which the parent numbers each delivery.
 HEADER = "jobworker"
 TOKEN_HEADER = "jobworker_token"
+
+
+#: As the scripts of Redis read it.
+_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 def new_token() -> str:
@@ -35,7 +40,12 @@ class Delivery(NamedTuple):
 
     @classmethod
     def read(cls, header: Mapping[str, Any], token: str | None) -> "Delivery":
-        """From the relay's header of a message; `token` is the parent's number of this delivery."""
+        """From the relay's header of a message; `token` is the parent's number of this delivery.
+
+        Raises `ValueError` for an id of an execution that is none: files are named after it.
+        """
+        if not _ID.fullmatch(header["execution"]):
+            raise ValueError("the id of the execution is none")
         scheduled_for = header.get("scheduled_for")
         return cls(
             execution=header["execution"],

@@ -13,7 +13,7 @@ import redis
 import structlog
 from billiard.einfo import ExceptionWithTraceback
 from celery.concurrency import solo
-from celery.exceptions import TaskRevokedError
+from celery.exceptions import InvalidTaskError, TaskRevokedError
 from celery.worker import state
 from celery.worker.request import Request
 
@@ -76,8 +76,17 @@ class JobRequest(Request):
             header = self._request_dict[HEADER] = calls.completed(header, self._task)
         token = message.delivery_tag if self._batched else new_token()
         self._request_dict[TOKEN_HEADER] = token
-        self._ticket = self._mailbox.held.get(token) or Delivery.read(header, token).ticket(runner.worker)
+        self._ticket = self._mailbox.held.get(token) or _read(header, token).ticket(runner.worker)
         self.held_back.add(self)
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """Describe the request without its parameters: who reaches Redis can ask by remote control."""
+        described: dict[str, Any] = super().info(safe=True)
+        return described
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """Send one of Celery's events, without the result of the job."""
+        super().send_event(type, **{name: "" if name == "result" else value for name, value in fields.items()})
 
     # --- start ------------------------------------------------------------------------------------------------
 
@@ -304,6 +313,13 @@ class JobRequest(Request):
         """On kombu's own transport the message is acknowledged once Redis has the report."""
         # Not through `_on_ack`: that waits for the event loop's next turn, which may be a second away.
         self.message.ack_log_error(logger, self._connection_errors)
+
+
+def _read(header: dict[str, Any], token: str) -> Delivery:
+    try:
+        return Delivery.read(header, token)
+    except (LookupError, TypeError, ValueError) as error:
+        raise InvalidTaskError(f"the header of the relay cannot be read: {error!r}") from error
 
 
 def _report(ended: Outcome, ticket: Ticket) -> Report:

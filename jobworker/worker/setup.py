@@ -1,6 +1,7 @@
 """Turns Celery's worker into ours: called by Celery's own signals, before the pool starts."""
 
 import contextlib
+import ctypes
 import gc
 import os
 import secrets
@@ -10,6 +11,8 @@ from typing import Any
 import redis
 from billiard import active_children
 from celery import Celery, signals
+from celery.app import trace
+from celery.worker.consumer import consumer
 
 from jobworker import loading
 from jobworker.clock import SystemClock
@@ -28,6 +31,8 @@ from jobworker.worker.settling import SettleStep
 from jobworker.worker.shutdown import take_over_signals
 from jobworker.worker.task import JobTask
 
+_PR_SET_DUMPABLE = 4
+
 
 def install(app: Celery, settings: Settings) -> None:
     """Connect the worker's life to ours, and let beat, too, refuse a Redis that would lose its data."""
@@ -36,12 +41,14 @@ def install(app: Celery, settings: Settings) -> None:
     app.steps["consumer"].add(OrdersStep)
     builtin.offer()
     app.events.dispatcher_cls = "jobworker.worker.events:Dispatcher"
+    _keep_values_out_of_logs()
 
     def begin(sender: str, conf: Any, **_: Any) -> None:
         with _ending_plainly():
             _refuse_bad_redis(settings)
             version = settings.code_version or loading.source_digest(settings.tasks)
             shares = Shares(settings.queue_weights)
+        _hide_environment()
         clock = SystemClock()
         worker = worker_id(sender, secrets.token_hex(4))
         mailbox = Mailbox(worker, version, clock, lambda: connect(settings.redis_url), _end_now)
@@ -69,6 +76,22 @@ def install(app: Celery, settings: Settings) -> None:
     signals.beat_init.connect(begin_beat, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_before_create_process.connect(before_fork, weak=False)
+
+
+def _hide_environment() -> None:
+    """Keep programs of the same user from reading this process's environment and memory, where passwords stand."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux has it.
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _keep_values_out_of_logs() -> None:
+    """Leave results and parameters out of what Celery logs: they may be secret, and are with the execution."""
+    trace.LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss"
+    consumer.dump_body = _describe_body
+
+
+def _describe_body(message: Any, _body: Any) -> str:
+    return f"({len(message.body)} bytes)"
 
 
 def _end_now() -> None:

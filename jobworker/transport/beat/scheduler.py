@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import redis
 import structlog
-from redbeat.schedulers import RedBeatScheduler
+from redbeat.schedulers import RedBeatConfig, RedBeatScheduler
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -87,6 +87,21 @@ class Unusable(ValueError):
     """An entry from which no occurrence can be made; the text says why."""
 
 
+class _Config(RedBeatConfig):
+    """RedBeat's settings. Its Redis is the broker: a URL of its own in Celery's settings is shown by `inspect conf`."""
+
+    def either_or(self, name: str, default: Any = None) -> Any:
+        """Return a setting, or its default."""
+        return self.app.conf.broker_url if name == _URL else super().either_or(name, default)
+
+    def is_key_in_conf(self, name: str) -> bool:
+        """Return whether a setting is made."""
+        return name == _URL or bool(super().is_key_in_conf(name))
+
+
+_URL = "redbeat_redis_url"
+
+
 class Scheduler(RedBeatScheduler):
     """Leads or stands by, tick by tick. Outages of Redis and broken entries do not end it."""
 
@@ -94,8 +109,8 @@ class Scheduler(RedBeatScheduler):
     lock_timeout: float
 
     def __init__(self, app: Any, **options: Any) -> None:
+        app.redbeat_conf = conf = _Config(app)
         super().__init__(app, **options)
-        conf = app.redbeat_conf
         try:
             self._check(conf)
         except Misconfigured as error:

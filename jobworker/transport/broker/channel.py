@@ -226,7 +226,9 @@ class Channel(kombu_redis.Channel):
             payload["properties"]["delivery_tag"] = fetched.tag
             self.connection._deliver(payload, fetched.queue)
         except Exception as error:  # noqa: BLE001  nothing that stands in a queue may stop the worker
-            logger.error("message_unreadable", queue=fetched.queue, error=repr(error), message=fetched.message[:1000])
+            logger.error(
+                "message_unreadable", queue=fetched.queue, error=type(error).__name__, bytes=len(fetched.message)
+            )
             headers = payload.get("headers") if isinstance(payload, dict) else None
             self.mailbox.reject(fetched.tag, headers, error, "the message cannot be read", fetched.queue)
 

@@ -4,7 +4,7 @@ The worker starts it by its path with a bare interpreter (`python -I -S keeper.p
 nothing but the standard library. On standard input comes first the order, one line of JSON:
 
     argv         what to run; `argv[0]` is looked for on PATH
-    environment  of the program; null: the worker's own
+    environment  of the program, and of the commands that run afterwards
     stdin        descriptor that becomes the program's standard input
     wire, wired  descriptor for messages, and whether it becomes the program's descriptor 3
     report       descriptor to which the keeper writes how the program ended
@@ -108,8 +108,6 @@ class Keeper:
             _limit(order["limits"])
             if order["wired"]:
                 os.dup2(order["wire"], WIRE)
-            if order["environment"] is None:
-                os.execvp(order["argv"][0], order["argv"])
             os.execvpe(order["argv"][0], order["argv"], order["environment"])
         except BaseException as error:  # noqa: BLE001  whatever it is, this process must not go on as a keeper
             why = getattr(error, "strerror", None) or str(error)
@@ -145,7 +143,7 @@ class Keeper:
         silence = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
         for command in self._order["afterwards"]:
             with contextlib.suppress(OSError):
-                pid = os.posix_spawnp(command[0], command, os.environ, file_actions=silence)  # noqa: TID251  as it is
+                pid = os.posix_spawnp(command[0], command, self._order["environment"], file_actions=silence)
                 _wait(pid, self._wake)
 
     def _report(self) -> dict[str, Any]:

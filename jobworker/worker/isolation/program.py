@@ -43,7 +43,8 @@ class Program:
     """What to run.
 
     `wired`: it reads words from standard input to its end, and writes messages (lines of JSON) to `keeper.WIRE`.
-    `environment` and `folder` None are the worker's own. `adopt` and `afterwards` are explained in `keeper`.
+    `environment` and `folder` None are the worker's own. The keeper itself gets no environment: the program could read
+    that of its parent. `adopt` and `afterwards` are explained in `keeper`.
     """
 
     argv: Sequence[str]
@@ -130,7 +131,7 @@ class _Running:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(Path(keeper.__file__).resolve())],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                pass_fds=(stdin, report, wire), start_new_session=True, bufsize=0, cwd=self._program.folder,
+                pass_fds=(stdin, report, wire), start_new_session=True, bufsize=0, cwd=self._program.folder, env={},
             )  # fmt: skip
         self._listen()
         self._tell_keeper(json.dumps(self._order(stdin, report, wire)))
@@ -139,7 +140,7 @@ class _Running:
         program = self._program
         return {
             "argv": list(program.argv),
-            "environment": dict(program.environment) if program.environment is not None else None,
+            "environment": dict(os.environ if program.environment is None else program.environment),
             "stdin": stdin,
             "report": report,
             "wire": wire,
