@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -88,6 +89,7 @@ def _keep_values_out_of_logs() -> None:
     """Leave results and parameters out of what Celery logs: they may be secret, and are with the execution."""
     trace.LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss"
     consumer.dump_body = _describe_body
+    logging.getLogger("celery.pool").setLevel(logging.INFO)  # At DEBUG it shows what it is given.
 
 
 def _describe_body(message: Any, _body: Any) -> str:

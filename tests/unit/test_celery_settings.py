@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from celery import Celery
 
 from jobworker.domain.errors import Misconfigured
 from jobworker.settings import Settings
@@ -20,6 +21,12 @@ def test_what_the_operator_says_is_in_place_of_what_is_shipped() -> None:
     assert (laid["beat_max_loop_interval"], laid["redbeat_lock_timeout"]) == (2, 40)
     assert laid["task_acks_late"] is True
     assert "worker_concurrency" not in laid
+
+
+def test_the_password_of_redis_is_in_nothing_that_remote_control_shows() -> None:
+    app = Celery(set_as_current=False)
+    app.add_defaults(celery_settings(Settings.from_environment({"JOBWORKER_REDIS_URL": "redis://:hush@host:1/0"})))
+    assert "hush" not in str(app.conf.table(with_defaults=True, censored=True))
 
 
 def test_options_of_the_transport_are_laid_over_one_by_one() -> None:

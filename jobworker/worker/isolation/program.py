@@ -140,7 +140,7 @@ class _Running:
         program = self._program
         return {
             "argv": list(program.argv),
-            "environment": dict(os.environ if program.environment is None else program.environment),
+            "environment": dict(os.environ if program.environment is None else program.environment),  # noqa: TID251
             "stdin": stdin,
             "report": report,
             "wire": wire,

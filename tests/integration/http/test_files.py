@@ -51,6 +51,8 @@ def _get(world: World, execution: str, name: str, **options: Any) -> Any:
 def test_a_long_result_is_named_and_can_be_downloaded(world: World, execution: str, home: Path) -> None:
     text = b'"' + b"x" * 100_000 + b'"'
     file = LocalFiles(home, execution).save_result(1, text)
+    saved = home / "files" / execution / file["name"]
+    assert [each.stat().st_mode & 0o777 for each in (saved, saved.parent, saved.parent.parent)] == [0o600, 0o700, 0o700]
     world.update(execution, result_file=file)
     url = f"/api/v1/executions/{execution}/files/result-1.json"
     told = world.client.get(f"/api/v1/executions/{execution}/result").json

@@ -7,7 +7,7 @@ import pytest
 
 from jobworker.domain.execution import State
 from tests.engine import Engine
-from tests.integration.isolation.conftest import error_of, said
+from tests.integration.isolation.conftest import error_of, log_of, said
 
 SH, SLEEP = (shutil.which(name) or name for name in ("sh", "sleep"))
 
@@ -23,6 +23,8 @@ def shell(engine: Engine, *command: str, **fields: Any) -> str:
 
 def test_a_command_runs_and_its_output_is_the_log(engine: Engine) -> None:
     script = "cat; echo problem >&2; echo $JOBWORKER_JOB $JOBWORKER_ATTEMPT $SECRET_OF_THE_WORKER.; id -u"
+    # Nor can it read the environment of the process that keeps it.
+    script += "; tr '\\0' '\\n' </proc/$PPID/environ"
     execution = shell(engine, SH, "-c", script, parameters={"input": "given\n"})
     row = engine.finished(execution)
     assert (row.state, row.result) == (State.SUCCEEDED, {"exit_code": 0}), row.error
@@ -32,6 +34,8 @@ def test_a_command_runs_and_its_output_is_the_log(engine: Engine) -> None:
         "WARNING",
     )
     said(engine, execution, "shell.run 1 .")
+    lines = [line.message for line in log_of(engine, execution)]
+    assert not [line for line in lines if "s3cret" in line or "REDIS" in line]
 
 
 def test_failures_say_why(engine: Engine) -> None:

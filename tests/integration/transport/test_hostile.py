@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,6 +38,16 @@ def test_records_that_are_none_keep_nobody_from_running(yard: Yard, how: str) ->
     executions = yard.publish_all(messages)
     yard.worker()
     yard.all_done_of(executions)
+
+
+def test_a_message_with_a_forged_id_runs_nothing_and_stops_nobody(yard: Yard) -> None:
+    worker = yard.worker()
+    forged = replace(yard.message("saves_file"), execution="../../../forged")
+    yard.publish_all([forged])
+    yard.all_done_of(yard.publish())
+    until(lambda: "rejected" in yard.kinds(forged.execution), what="the forged message to be rejected")
+    worker.must_live()
+    assert not list(yard.engine.folder.rglob("forged"))
 
 
 def test_a_list_that_is_none_is_passed_over(yard: Yard) -> None:

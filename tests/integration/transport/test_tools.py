@@ -1,11 +1,16 @@
 """Celery's own tools, used on workers with our transport."""
 
+import base64
+import contextlib
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from celery import Celery
 
 from tests.integration.transport.yard import Yard, is_busy
 from tests.servers import Process, free_port
@@ -49,6 +54,52 @@ def test_inspect_and_control(yard: Yard, tmp_path: Path) -> None:
     yard.control("shutdown")
     until(lambda: not worker.is_alive(), what="the worker to stop")
     assert yard.workers() == []
+
+
+def test_parameters_and_results_stay_out_of_remote_control_events_and_logs(yard: Yard, tmp_path: Path) -> None:
+    worker = yard.worker("-E", "--loglevel", "DEBUG")
+    gate = tmp_path / "hush-parameter"
+    with _captured(yard) as events:
+        held = yard.publish("wait_for_file", count=3, path=str(gate))
+        until(is_busy(yard, held[:2]))
+        answers = [yard.inspect(what) for what in ("active", "reserved", "scheduled", "conf")]
+        message = {
+            "body": base64.b64encode(b'[["hush-body"], {}, {}]').decode(),
+            "headers": {"task": "no.such", "id": "1"},
+        }
+        message |= {"content-type": "application/json", "content-encoding": "utf-8"}
+        message["properties"] = {"body_encoding": "base64", "delivery_info": {"exchange": "", "routing_key": "default"}}
+        yard.client.lpush("default", json.dumps(message), "no message, hush")
+        gate.touch()
+        yard.all_done([*held, *yard.publish("echo", value="hush-result")])
+        until(lambda: {"task-succeeded", "task-received"} <= {each["type"] for each in events}, what="events")
+    assert "hush" not in json.dumps(answers)
+    assert "hush" not in json.dumps(events, default=str)
+    log = yard.engine.log(worker)
+    assert "hush" not in log
+    assert "no.such" in log
+
+
+@contextlib.contextmanager
+def _captured(yard: Yard) -> Iterator[list[dict[str, Any]]]:
+    """Celery's events, while the block runs."""
+    events: list[dict[str, Any]] = []
+    with Celery(broker=yard.server.url, set_as_current=False) as app, app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": events.append})
+        consuming = threading.Event()
+
+        def capture() -> None:
+            with contextlib.suppress(OSError, TimeoutError):
+                for _ in receiver.itercapture(limit=None, timeout=None, wakeup=True):
+                    pass
+
+        receiver.on_consume_ready = lambda *_, **__: consuming.set()
+        thread = threading.Thread(target=capture, daemon=True)
+        thread.start()
+        assert consuming.wait(10)
+        yield events
+        receiver.should_stop = True
+        thread.join(10)
 
 
 def test_autoscale_and_chosen_queues(yard: Yard, tmp_path: Path) -> None:

@@ -1,0 +1,19 @@
+"""What the header of a message says of an attempt."""
+
+from typing import Any
+
+import pytest
+
+from jobworker.worker.delivery import Delivery
+
+_HEADER: dict[str, Any] = {"execution": "018e5e3a-7c3b-7c3b-8c3b-0123456789ab", "attempt": 1, "job": "j"}
+
+
+def test_what_it_says() -> None:
+    assert Delivery.read(_HEADER, "7").execution == _HEADER["execution"]
+
+
+@pytest.mark.parametrize("execution", ["../../../x", "a/b", "", ".", "a.b", "a\0", "x" * 65, "a\n"])
+def test_an_id_that_names_a_place_among_files_is_refused(execution: str) -> None:
+    with pytest.raises(ValueError, match="the id of the execution is none"):
+        Delivery.read({**_HEADER, "execution": execution}, "7")
