@@ -38,7 +38,9 @@ def load_tasks() -> list[Broken]:
     """Import the users' job modules; those that are broken are logged and answered, the others work."""
     broken = loading.load(_settings.tasks)
     for module in broken:
-        logger.error("task_module_broken", module=module.module, traceback=module.traceback)
+        # Once in all of `jobworker up`, where each process imports them.
+        shown = {"exception": module.traceback} if _PROCESS in ("worker", None) else {}
+        logger.error("task_module_broken", module=module.module, place=module.place, why=module.error, **shown)
     return broken
 
 
@@ -69,7 +71,7 @@ def _configure(made: Celery) -> None:
 
 def _on_import_modules(**_: Any) -> None:
     try:
-        load_tasks()
+        app.broken_modules = load_tasks()
     except Misconfigured as error:
         # Beat, Flower and remote control do without the jobs; a worker has refused to start before.
         logger.warning("no_task_modules_here", why=str(error))

@@ -7,7 +7,7 @@ import importlib.util
 import pkgutil
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,16 +17,20 @@ from jobworker.domain.errors import Misconfigured
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A module that did not import, and why."""
+    """A module that did not import: where that stopped ("tasks/mail.py:12"), by which exception, and its traceback."""
 
     module: str
+    place: str
+    error: str
     traceback: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.error}"
 
 
 def load(package: str, holds: str = "jobs", setting: str = "JOBWORKER_TASKS") -> list[Broken]:
     """Import every module of `package`; answers those that failed. Raises `Misconfigured` if there is none."""
-    _required(package, holds, setting)
-    return [failure for name in _modules(package) if (failure := _import(name))]
+    return list(_load(package, _required(package, holds, setting)))
 
 
 def load_anew(package: str, holds: str, setting: str) -> list[Broken]:
@@ -90,16 +94,53 @@ def _take_out(package: str) -> dict[str, ModuleType]:
     return {name: sys.modules.pop(name) for name in inside}
 
 
-def _modules(package: str) -> Iterator[str]:
-    yield package
-    for module in pkgutil.walk_packages(_folders(package), f"{package}.", onerror=lambda _: None):
-        if not module.name.rpartition(".")[2].startswith("__"):
-            yield module.name
+def _load(name: str, folders: Sequence[str] = ()) -> Iterator[Broken]:
+    """Import a module and what is below it, in the order of their names; not what is below one that fails."""
+    failure = _import(name)
+    if failure is not None:
+        yield failure
+        return
+    # The same in every process, whatever each has imported before.
+    for child in sorted(_children(folders)):
+        spec = importlib.util.find_spec(f"{name}.{child}")
+        yield from _load(f"{name}.{child}", list(spec.submodule_search_locations or ()) if spec else ())
+
+
+def _children(folders: Sequence[str]) -> set[str]:
+    """The names of the modules in these folders, and of folders with modules, which need no `__init__.py`."""
+    found = {module.name for module in pkgutil.iter_modules(folders)}
+    for folder in folders:
+        found |= {each.parent.name for each in Path(folder).glob("*/*.py")}
+    return {name for name in found if name.isidentifier() and not name.startswith("__")}
 
 
 def _import(name: str) -> Broken | None:
     try:
         importlib.import_module(name)
-    except Exception:  # noqa: BLE001  whatever a user's module raises, it is that module's fault only
-        return Broken(name, traceback.format_exc())
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  whatever a module of users raises (SystemExit, too) is its fault only
+        told = traceback.format_exception_only(error)[-1].strip()
+        return Broken(name, _place(error), told, traceback.format_exc())
     return None
+
+
+def _place(error: BaseException) -> str:
+    """The file and line where an import stopped: the last line of users' code, or the one that cannot be parsed."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{_shown(error.filename)}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_users(frame.filename)]
+    return f"{_shown(own[-1].filename)}:{own[-1].lineno}" if own else "its folder"
+
+
+def _is_users(file: str) -> bool:
+    """Whether code is neither ours nor Python's import system."""
+    return not file.startswith("<") and Path(__file__).parent not in Path(file).parents
+
+
+def _shown(file: str) -> str:
+    """The path from the current folder, where that is possible."""
+    with contextlib.suppress(ValueError):
+        return str(Path(file).relative_to(Path.cwd()))
+    return file

@@ -1,6 +1,5 @@
 """`jobworker schedules plan` and `apply`: what code declares, beside what is in force."""
 
-import re
 from collections.abc import Sequence
 
 import click
@@ -62,17 +61,10 @@ def declared(settings: Settings) -> Declarations:
 
 def _why(broken: loading.Broken) -> str:
     """What is wrong with a module: one sentence if it is a declaration, else where the code failed."""
-    last = broken.traceback.strip().splitlines()[-1]
-    kind, _, told = last.partition(": ")
+    kind, _, told = broken.error.partition(": ")
     if kind.endswith(Misconfigured.__name__):
         return told
-    places = _PLACE.findall(broken.traceback)
-    file, line = places[-1] if places else (broken.module, "?")
-    return f"{file}:{line}: {last} ({broken.module} does not import)"
-
-
-#: A frame of a traceback; the last one is where the code failed.
-_PLACE = re.compile(r'^  +File "(.+)", line (\d+)', re.MULTILINE)
+    return f"{broken} ({broken.module} does not import)"
 
 
 def _tell(changes: Sequence[Change], as_json: bool) -> None:

@@ -1,17 +1,22 @@
 """What cannot be meant among Celery's own options of a job; Celery itself would fail in the middle of a run."""
 
+import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from celery import Task
+
+from jobworker.domain import policies
 from jobworker.domain.admission import check_limits
 from jobworker.domain.errors import FieldError, Misconfigured
 from jobworker.domain.retry import MAX_ATTEMPTS
 
 
 def check(given: Mapping[str, Any]) -> Iterator[FieldError]:
-    """What is wrong with those of these options that JobWorker relies on."""
+    """What is wrong with those of these options that JobWorker relies on, and which of them nobody knows."""
+    yield from _unknown(given)
     retries = given.get("max_retries")
     if retries is not None and (type(retries) is not int or not 0 <= retries < MAX_ATTEMPTS):
         message = f"max_retries must be an integer from 0 to {MAX_ATTEMPTS - 1}, or None for any number"
@@ -24,6 +29,25 @@ def check(given: Mapping[str, Any]) -> Iterator[FieldError]:
         message = "retry_backoff must be True, False or a number of seconds, 0 or more"
         yield FieldError("/retry_backoff", "not_allowed", message)
     yield from _limits(given.get("time_limit"), given.get("soft_time_limit"))
+
+
+def _unknown(given: Mapping[str, Any]) -> Iterator[FieldError]:
+    known = {*_OURS, *_DECORATORS, *(name for name in dir(given.get("base") or Task) if not name.startswith("_"))}
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ", nor is it an attribute of the task's base class"
+            yield FieldError(f"/{name}", "unknown_field", f"{name} is no option of jobs or of Celery's tasks{hint}")
+
+
+#: What `@job` takes itself, for what is misspelt.
+_OURS = ("queue", "priority", "on_worker_lost", "schedule", "tags", *policies.PARSERS)
+
+#: What Celery's decorator takes besides attributes of tasks, and `@job` of a class.
+_DECORATORS = (
+    "autoretry_for", "base", "bind", "dont_autoretry_for", "job_class", "pydantic", "pydantic_context",
+    "pydantic_dump_kwargs", "pydantic_strict", "retry_backoff", "retry_backoff_max", "retry_jitter", "retry_kwargs",
+)  # fmt: skip
 
 
 def refuse_coroutine(name: str, function: Callable[..., Any]) -> None:

@@ -2,20 +2,21 @@
 
 import functools
 import inspect
-import typing
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery import shared_task
 
 from jobworker.declare import celery_options
 from jobworker.declare.context import Context, current
-from jobworker.domain import limits, parameters, policies
+from jobworker.domain import parameters, policies
 from jobworker.domain import schedule as schedules
+from jobworker.domain.admission import check_definition
 from jobworker.domain.errors import FieldError, Misconfigured
-from jobworker.domain.execution import DEFAULT_PRIORITY, PRIORITIES
-from jobworker.domain.job import DEFAULT_QUEUE, QUEUE, OnWorkerLost
+from jobworker.domain.execution import DEFAULT_PRIORITY
+from jobworker.domain.isolation import CONTAINER_TASK
+from jobworker.domain.job import DEFAULT_QUEUE, Definition, OnWorkerLost
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def job(
     priority: int = DEFAULT_PRIORITY,
     on_worker_lost: str = "retry",
     schedule: Mapping[str, Any] | None = None,
-    tags: tuple[str, ...] = (),
+    tags: Sequence[str] = (),
     **more: Any,
 ) -> Any:
     """Make a function a job. Works bare (`@job`) and with options (`@job(queue="background")`).
@@ -55,14 +56,39 @@ def job(
             job, name=name, queue=queue, priority=priority, on_worker_lost=on_worker_lost,
             schedule=schedule, tags=tags, **more,
         )  # fmt: skip
-    name = name or function.__name__
+    name = function.__name__ if name is None else name
     celery_options.refuse_coroutine(name, function)
     own = {option: more.pop(option) for option in policies.PARSERS if option in more and not _is_celerys(option, more)}
-    options = _checked_options(name, queue, priority, on_worker_lost, schedule, tags)
-    options = replace(options, policies=_checked_policies(name, own, function))
-    _refuse(name, celery_options.check(more))
+    celerys: dict[str, Any] = {option: more.get(option) for option in ("time_limit", "soft_time_limit")}
+    _refuse(name, [*celery_options.check(more), *_wrong_types(name, queue, priority, on_worker_lost, tags)])
+    defined = Definition(
+        name, name, queue=queue, priority=priority, on_worker_lost=OnWorkerLost(on_worker_lost), schedule=schedule,
+        tags=tuple(tags), policies=own, **celerys,
+    )  # fmt: skip
+    _refuse(name, _problems(defined, function, bool(more.get("bind"))))
+    made, _ = policies.normalise(own)
+    rule = schedules.to_job(schedules.of_job(name, schedule)) if schedule is not None else None
+    said = {option: made[option] for option in own}
+    options = JobOptions(queue, priority, defined.on_worker_lost, rule, defined.tags, said)
+    _take_name(name, function)
     # typing=False: Celery would count the injected context among the caller's arguments.
     return shared_task(_with_context(function), name=name, job_options=options, **{"typing": False, **more})
+
+
+#: Where the job of each name is declared: the file and the name of its function or class.
+_places: dict[str, tuple[str, str]] = {}
+
+
+def _take_name(name: str, function: Callable[..., Any]) -> None:
+    """Raise `Misconfigured` if another function is the job of this name; Celery would keep one by chance."""
+    body = inspect.unwrap(function)
+    place = (body.__code__.co_filename if hasattr(body, "__code__") else body.__module__, function.__qualname__)
+    before = _places.setdefault(name, place)
+    # A function within another one is made anew by each call, and so is not told apart.
+    if before != place and "<locals>" not in before[1] + place[1]:
+        raise Misconfigured(
+            f"@job {name}: {before[1]} in {before[0]} is the job of this name already; give one of them another name"
+        )
 
 
 def _is_celerys(option: str, given: Mapping[str, Any]) -> bool:
@@ -70,25 +96,32 @@ def _is_celerys(option: str, given: Mapping[str, Any]) -> bool:
     return option == "rate_limit" and isinstance(given[option], str | int | float)
 
 
-def _checked_options(
-    name: str, queue: str, priority: int, on_worker_lost: str, schedule: Mapping[str, Any] | None, tags: tuple[str, ...]
-) -> JobOptions:
-    if not QUEUE.match(queue):
-        raise Misconfigured(f"@job {name}: queue {queue!r} must be lower-case letters, digits, '_', '.', '-'")
-    if priority not in PRIORITIES:
-        raise Misconfigured(f"@job {name}: priority {priority!r} must be a number from 0 to 9")
+def _wrong_types(name: Any, queue: Any, priority: Any, on_worker_lost: Any, tags: Any) -> Iterator[FieldError]:
+    for option, value in (("name", name), ("queue", queue)):
+        if not isinstance(value, str):
+            yield FieldError(f"/{option}", "wrong_type", f"{option} must be a text, not {value!r}")
+    if type(priority) is not int:
+        yield FieldError("/priority", "wrong_type", f"priority must be an integer, not {priority!r}")
     if on_worker_lost not in list(OnWorkerLost):
-        raise Misconfigured(f"@job {name}: on_worker_lost {on_worker_lost!r} must be 'retry' or 'fail'")
-    rule = schedules.to_job(schedules.of_job(name, schedule)) if schedule is not None else None
-    return JobOptions(queue, priority, OnWorkerLost(on_worker_lost), rule, tuple(tags))
+        message = f"on_worker_lost must be 'retry' or 'fail', not {on_worker_lost!r}"
+        yield FieldError("/on_worker_lost", "not_allowed", message)
+    if isinstance(tags, str) or not isinstance(tags, Iterable) or not all(isinstance(each, str) for each in tags):
+        yield FieldError("/tags", "wrong_type", f"tags must be a list of texts, not {tags!r}")
 
 
-def _checked_policies(name: str, given: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
-    made, problems = policies.normalise(given)
-    if any(made[option] for option in limits.KEYED):
-        problems += limits.check_keys(made, parameters.from_signature(function, (Context,)))
-    _refuse(name, problems)
-    return {option: made[option] for option in given}
+def _problems(defined: Definition, function: Callable[..., Any], bound: bool) -> list[FieldError]:
+    accepted = parameters.from_signature(function, (Context,))
+    found = check_definition(defined, accepted[1:] if bound else accepted)
+    if defined.name == CONTAINER_TASK:  # Whose definitions say which image.
+        found = [problem for problem in found if problem.pointer != "/isolation"]
+    given = list(inspect.signature(function).parameters.values())[bool(bound) :]
+    by_position = [each.name for each in given if each.kind is each.POSITIONAL_ONLY]
+    if by_position:
+        message = (
+            f"parameters are given by name, so {', '.join(by_position)} must not be positional-only: take out the /"
+        )
+        found.append(FieldError("/parameters", "not_allowed", message))
+    return found
 
 
 def _refuse(name: str, problems: Iterable[FieldError]) -> None:
@@ -100,7 +133,7 @@ def _with_context(function: Callable[..., Any]) -> Callable[..., Any]:
     wanted = _context_parameters(function)
     if not wanted:
         return function
-    places = _places(function)
+    places = _positions(function)
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -119,11 +152,11 @@ def _with_context(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _context_parameters(function: Callable[..., Any]) -> list[str]:
-    hints = typing.get_type_hints(function)
+    hints = parameters.annotations(function, (Context,))
     return [name for name in inspect.signature(function).parameters if hints.get(name) is Context]
 
 
-def _places(function: Callable[..., Any]) -> list[str]:
+def _positions(function: Callable[..., Any]) -> list[str]:
     """The parameters that may be given by position."""
     found = inspect.signature(function).parameters.values()
     return [each.name for each in found if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]

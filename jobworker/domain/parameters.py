@@ -5,7 +5,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -64,8 +64,8 @@ VARIADIC = Parameter(name="**", required=False)
 
 def from_signature(function: Callable[..., Any], injected: Iterable[type] = ()) -> tuple[Parameter, ...]:
     """The parameters of a job function; those annotated with one of `injected` are not the caller's business."""
-    hints = typing.get_type_hints(function)
     hidden = tuple(injected)
+    hints = annotations(function, hidden)
     found = []
     for name, parameter in inspect.signature(function).parameters.items():
         hint = hints.get(name, inspect.Parameter.empty)
@@ -74,6 +74,27 @@ def from_signature(function: Callable[..., Any], injected: Iterable[type] = ()) 
         elif parameter.kind is not parameter.VAR_POSITIONAL and hint not in hidden:
             found.append(_describe(name, hint, parameter.default))
     return tuple(found)
+
+
+def annotations(function: Callable[..., Any], known: Collection[type] = ()) -> dict[str, Any]:
+    """Return the annotations of a function by parameter.
+
+    A name that only type checkers know (`if TYPE_CHECKING:`) stands for the class of `known` that has it, or for `Any`.
+    """
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # noqa: BLE001  an annotation may be any expression
+        return dict(_annotations_one_by_one(inspect.unwrap(function), {each.__name__: each for each in known}))
+
+
+def _annotations_one_by_one(function: Callable[..., Any], known: Mapping[str, type]) -> Iterator[tuple[str, Any]]:
+    names = {**known, **getattr(function, "__globals__", {})}
+    for parameter, written in inspect.get_annotations(function).items():
+        alone: Any = types.SimpleNamespace(__annotations__={parameter: written})
+        try:
+            yield parameter, typing.get_type_hints(alone, names)[parameter]
+        except Exception:  # noqa: BLE001  as above
+            yield parameter, known.get(str(written).rpartition(".")[2], Any)
 
 
 def _describe(name: str, hint: Any, default: Any) -> Parameter:

@@ -3,6 +3,8 @@
 What has to wait, for a worker that announces the job for instance, is tried again until it is there.
 """
 
+from collections.abc import Sequence
+
 import structlog
 
 from jobworker import loading
@@ -10,6 +12,8 @@ from jobworker.clock import Clock
 from jobworker.declare import schedules as declarations
 from jobworker.declare.schedules import Declarations
 from jobworker.domain.errors import Conflict
+from jobworker.loading import Broken
+from jobworker.relay.problems import Problems
 from jobworker.services import schedule_sync
 from jobworker.services.schedule_sync import Change, Step
 from jobworker.settings import Settings
@@ -24,9 +28,11 @@ EVERY = 10.0
 class DeclaredSchedules:
     """The schedules of this process's code."""
 
-    def __init__(self, database: Database, clock: Clock, settings: Settings) -> None:
+    def __init__(self, database: Database, clock: Clock, settings: Settings, problems: Problems) -> None:
         self._database = database
         self._clock = clock
+        self._problems = problems
+        self._broken: Sequence[Broken] = ()
         self._package = settings.schedules
         self._code_version = settings.code_version
         self._declared: Declarations | None = None
@@ -35,6 +41,8 @@ class DeclaredSchedules:
 
     def synchronise(self) -> None:
         """Do what is left to do. Raises what the database raises when it is away: then it is tried again."""
+        for module in self._broken:
+            self._problems.report("schedule_module_broken", f"module {module.module}", str(module))
         if self._over:
             return
         self._declared = self._declared or self._read()
@@ -61,8 +69,10 @@ class DeclaredSchedules:
                 logger.warning("schedules_left_as_they_are", schedules=left, why=why)
             return None
         found = declarations.read(self._package)
+        self._broken = found.broken
         for module in found.broken:
-            logger.error("schedule_module_broken", module=module.module, traceback=module.traceback)
+            what, why = f"module {module.module}", str(module)
+            self._problems.report("schedule_module_broken", what, why, exception=module.traceback)
         if found.broken:
             logger.error("schedules_left_as_they_are", why="a module that declares schedules does not import")
             return None

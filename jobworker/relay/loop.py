@@ -113,7 +113,7 @@ class Relay:
         self._watch.add("stranded", _SWEEP_EVERY, self._releases.sweep)
         self._watch.add("plans", _PREPARE_EVERY, self._schedules.prepare)
         self._watch.add("pauses", _RESUME_EVERY, self._schedules.end_pauses)
-        schedules = declared.DeclaredSchedules(database, clock, settings)
+        schedules = declared.DeclaredSchedules(database, clock, settings, self._problems)
         self._watch.add("declared_schedules", declared.EVERY, schedules.synchronise)
         self._watch.add("problems", _RENEWAL, self._save_problems)
         self._trimming = Step("trim", self._trim, _TRIM_EVERY)

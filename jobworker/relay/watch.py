@@ -149,6 +149,9 @@ class Watch:
         """Take note of who is alive and what they offer; give up those who fell silent."""
         announced = self._registry.announcements(self._report)
         self._learn(announced)
+        for each in announced:
+            for module, _, why in (text.partition(": ") for text in each.broken):
+                self._problems.report("task_module_broken", f"module {module} on {each.host}", why)
         present = [_row(announcement, self._clock.now()) for announcement in announced]
         changed = {row.id for row in present} != {row.id for row in self._dispatcher.workers}
         if changed or self._clock.monotonic() - self._seen_written_at >= _SEEN_EVERY:

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from jobworker import loading
 from jobworker.clock import Clock
+from jobworker.declare import schedules as declarations
 from jobworker.domain.errors import DatabaseBusy, Misconfigured
 from jobworker.domain.zones import DATA_VERSION
 from jobworker.services import zone_data
@@ -56,6 +57,7 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
         ("database", lambda: _database(settings, clock)),
         ("redis server", lambda: _redis(settings)),
         ("tasks", lambda: _tasks(settings)),
+        ("schedules", lambda: _schedules(settings)),
     ]
     for subject, look in sections:
         try:
@@ -192,8 +194,18 @@ def _redis_persistence(client: redis.Redis) -> Finding:
 def _tasks(settings: Settings) -> Iterator[Finding]:
     broken = loading.load(settings.tasks)
     for module in broken:
-        what = module.traceback.strip().splitlines()[-1]
-        detail = f"{module.module} does not import ({what}): workers run without its jobs until it is mended"
+        detail = f"{module.module} does not import ({module}): workers run without its jobs until it is mended"
         yield Finding(Level.FAIL, "tasks", detail, module.traceback)
     if not broken:
         yield Finding(Level.OK, "tasks", f"every module of {settings.tasks} imports")
+
+
+def _schedules(settings: Settings) -> Iterator[Finding]:
+    if not loading.exists(settings.schedules):
+        return
+    broken = declarations.read(settings.schedules).broken
+    for module in broken:
+        detail = f"{module.module} does not import ({module}): no schedule in code changes until it is mended"
+        yield Finding(Level.FAIL, "schedules", detail, module.traceback)
+    if not broken:
+        yield Finding(Level.OK, "schedules", f"every module of {settings.schedules} imports")

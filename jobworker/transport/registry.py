@@ -38,6 +38,8 @@ class Announcement:
     started_at: dt.datetime
     #: The version of its time zone data; workers of earlier releases do not say it.
     zone_data: str = ""
+    #: Modules of users that did not import: "name: place: error".
+    broken: tuple[str, ...] = ()
 
     def to_text(self) -> str:
         """As kept in Redis."""
@@ -55,8 +57,17 @@ class Announcement:
         version = _text(values, "code_version", _LONGEST_TEXT)[: job.MAX_CODE_VERSION]
         started_at = dt.datetime.fromisoformat(_text(values, "started_at", _LONGEST_TEXT)).astimezone(dt.UTC)
         # Absent from what older workers say.
-        zone_data = _text({"zone_data": "", **values}, "zone_data", _LONGEST_TEXT)
-        return cls(**texts, **numbers, **names, code_version=version, started_at=started_at, zone_data=zone_data)  # type: ignore[arg-type]
+        later = {"zone_data": "", "broken": [], **values}
+        zone_data, broken = _text(later, "zone_data", _LONGEST_TEXT), _names(later, "broken")
+        return cls(
+            **texts,  # type: ignore[arg-type]
+            **numbers,  # type: ignore[arg-type]
+            **names,  # type: ignore[arg-type]
+            code_version=version,
+            started_at=started_at,
+            zone_data=zone_data,
+            broken=broken,
+        )
 
 
 #: Longest texts of an announcement, as SQL keeps them (characters), and of what is cut or read further.

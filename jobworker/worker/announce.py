@@ -11,6 +11,9 @@ from jobworker.transport.registry import Announcement
 from jobworker.worker import pool
 from jobworker.worker.runner import Runner
 
+#: Modules that did not import and are announced, and the length of each text (characters).
+_MOST_BROKEN, _LONGEST_BROKEN = 20, 250
+
 
 def worker_id(hostname: str, random: str) -> str:
     """`celery@host` plus pid and chance: a restarted worker is another one."""
@@ -31,4 +34,5 @@ def announcement(consumer: Any, runner: Runner, offered: list[dict[str, Any]], c
         code_version=runner.code_version,
         started_at=clock.now(),
         zone_data=DATA_VERSION,
+        broken=tuple(f"{each.module}: {each}"[:_LONGEST_BROKEN] for each in consumer.app.broken_modules[:_MOST_BROKEN]),
     )

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery import Celery, Task
@@ -13,6 +13,7 @@ from jobworker.declare import Abort, Job, JobOptions, classes
 from jobworker.domain import circuit, isolation
 from jobworker.domain.circuit import Circuit
 from jobworker.domain.isolation import Isolation
+from jobworker.loading import Broken
 from jobworker.worker import calls, hooks, retrying
 from jobworker.worker.delivery import HEADER, TOKEN_HEADER, Delivery
 from jobworker.worker.runner import Runner
@@ -127,6 +128,9 @@ class JobApp(Celery):
     """
 
     task_cls = JobTask
+
+    #: Users' modules that did not import here.
+    broken_modules: Sequence[Broken] = ()
 
     def _task_from_fun(
         self, fun: Callable[..., Any], name: str | None = None, base: type | None = None, **options: Any

@@ -8,6 +8,7 @@ import structlog
 
 from jobworker.domain.schedule import State
 from jobworker.relay.declared import DeclaredSchedules
+from jobworker.relay.problems import Problems
 from jobworker.settings import Settings
 from jobworker.store import schedules
 from jobworker.store.database import Database
@@ -32,7 +33,7 @@ def start(folder: Path, sqlite_database: Database) -> Start:
     """Starts a relay's chore anew."""
     household = Household(sqlite_database)
     settings = Settings.from_environment({"JOBWORKER_SCHEDULES": "nights"})
-    return lambda: DeclaredSchedules(sqlite_database, household.clock, settings)
+    return lambda: DeclaredSchedules(sqlite_database, household.clock, settings, Problems(household.clock))
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_a_broken_module_changes_nothing(start: Start, folder: Path, sqlite_data
     assert states(sqlite_database) == {"nightly": State.ACTIVE}
     errors = [line for line in log if line["log_level"] == "error"]
     assert [line["event"] for line in errors] == ["schedule_module_broken", "schedules_left_as_they_are"]
-    assert "nights/third.py:2: schedule 'third': /rule/time: " in errors[0]["traceback"]
+    assert "nights/third.py:2: schedule 'third': /rule/time: " in errors[0]["exception"]
 
 
 def test_what_is_odd_is_told(start: Start, folder: Path, sqlite_database: Database, log: Log) -> None:

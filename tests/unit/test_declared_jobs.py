@@ -1,0 +1,116 @@
+"""What `@job` refuses at once, and annotations that cannot be resolved."""
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from jobworker.declare import Context, Job, job
+from jobworker.domain import parameters
+from jobworker.domain.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from jobworker import Context as HiddenContext
+
+
+def work(x: int = 1) -> int:
+    return x
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"name": ""}, "/name: name must begin with a letter or digit and have at most 128 characters"),
+        ({"name": "x" * 129}, "/name: name must begin with a letter or digit and have at most 128 characters"),
+        ({"name": "no spaces"}, "/name: name must"),
+        ({"name": 7}, "/name: name must be a text, not 7"),
+        (
+            {"timelimit": 60},
+            "/timelimit: timelimit is no option of jobs or of Celery's tasks; did you mean time_limit?",
+        ),
+        ({"qeue": "a"}, "/qeue: qeue is no option of jobs or of Celery's tasks; did you mean queue?"),
+        ({"xyzzy": 1}, "/xyzzy: xyzzy is no option of jobs or of Celery's tasks, nor is it an attribute of"),
+        ({"tags": "abc"}, "/tags: tags must be a list of texts, not 'abc'"),
+        ({"tags": [1]}, "/tags: tags must be a list of texts, not"),
+        ({"tags": ["x" * 65]}, "/tags: at most 50 tags of 1 to 64 characters"),
+        ({"priority": "high"}, "/priority: priority must be an integer, not 'high'"),
+        ({"priority": 10}, "/priority: priority must be 0 to 9"),
+        ({"queue": "No"}, "/queue: queue must begin with a-z"),
+        ({"on_worker_lost": "ignore"}, "/on_worker_lost: on_worker_lost must be 'retry' or 'fail', not 'ignore'"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        job(**options)(work)
+    assert told in str(caught.value)
+
+
+def test_what_celery_and_base_classes_know_is_no_unknown_option() -> None:
+    from celery import Task
+
+    class Base(Task):  # type: ignore[misc]
+        database = None
+
+    job(name="declared-known", bind=True, acks_late=True, ignore_result=False, rate_limit="1/s", retry_backoff=2)(
+        lambda self: None
+    )
+    job(name="declared-base", base=Base, database="main")(work)
+    job(name="declared-tags", tags=["a", "b"])(work)
+
+
+def test_parameters_by_position_only_are_refused() -> None:
+    def divide(left: int, right: int, /) -> float:
+        return left / right
+
+    with pytest.raises(Misconfigured, match=r"left, right must not be positional-only: take out the /"):
+        job(divide)
+
+
+def test_a_scheduled_job_needs_a_default_for_each_parameter() -> None:
+    def nightly(month: str, context: Context) -> str:
+        return month
+
+    with pytest.raises(Misconfigured, match=r"/defaults/month: month \(string\) is required"):
+        job(schedule={"kind": "interval", "every": 5})(nightly)
+
+
+def hidden(context: "HiddenContext", price: "Decimal", count: "int" = 1) -> str:
+    return f"{context.job} {count}"
+
+
+def test_annotations_of_names_that_only_type_checkers_know_say_nothing() -> None:
+    found = parameters.from_signature(hidden, (Context,))
+    # Its class is known by another name here, so it cannot be told from what the caller gives.
+    assert [(each.name, each.type) for each in found] == [("context", "any"), ("price", "any"), ("count", "integer")]
+
+
+def late(context: "Context", price: "Decimal") -> str:
+    return context.job
+
+
+def test_the_context_is_known_by_its_name() -> None:
+    names = {name: value for name, value in vars(parameters).items() if name == "Context"}
+    assert not names
+    late.__globals__.pop("Context")
+    try:
+        assert [each.name for each in parameters.from_signature(late, (_CONTEXT,))] == ["price"]
+    finally:
+        late.__globals__["Context"] = _CONTEXT
+
+
+_CONTEXT = Context
+
+
+class _Export(Job, abstract=True):
+    """No job itself."""
+
+
+def test_a_class_is_checked_like_a_function() -> None:
+    with pytest.raises(Misconfigured, match="@job Wrong: /tags: tags must be a list of texts"):
+
+        class Wrong(_Export):
+            tags = "abc"
+
+            def run(self) -> None:
+                """Do nothing."""

@@ -1,0 +1,91 @@
+"""Modules of users are imported, in one order, whatever some of them raise."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobworker import loading
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package `work` in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "__init__.py").touch()
+    yield tmp_path / "work"
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("code", "place", "error"),
+    [
+        ("import sys\nsys.exit(3)", "work/bad.py:2", "SystemExit: 3"),
+        ("raise SystemExit", "work/bad.py:1", "SystemExit"),
+        ("raise GeneratorExit", "work/bad.py:1", "GeneratorExit"),
+        ("class Odd(BaseException): ...\n\n\nraise Odd('x')", "work/bad.py:4", "work.bad.Odd: x"),
+        ("x = 1\ndef f(:\n    pass", "work/bad.py:2", "SyntaxError: invalid syntax"),
+        ("import nowhere", "work/bad.py:1", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("import json\njson.loads('')", "json/decoder.py", "json.decoder.JSONDecodeError"),
+        (
+            "from jobworker import job\n\n\n@job(priority=12)\ndef bad():\n    pass",
+            "work/bad.py:4",
+            "jobworker.domain.errors.Misconfigured: @job bad: /priority: priority must be 0 to 9; 9 is most urgent",
+        ),
+    ],
+)
+def test_a_module_that_raises_is_named_with_its_place_and_the_others_are_imported(
+    folder: Path, code: str, place: str, error: str
+) -> None:
+    (folder / "bad.py").write_text(code)
+    for name in ("a", "z"):
+        (folder / f"{name}.py").touch()
+    [broken] = loading.load("work")
+    assert broken.module == "work.bad"
+    assert place in broken.place
+    assert broken.error.startswith(error)
+    assert "Traceback" in broken.traceback
+    assert {"work.a", "work.z"} <= set(sys.modules)
+
+
+def test_the_users_own_stop_is_none_of_the_modules(folder: Path) -> None:
+    (folder / "slow.py").write_text("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        loading.load("work")
+
+
+def test_folders_need_no_init_and_one_that_fails_is_told_once(folder: Path) -> None:
+    for name in ("plain/deep", "package", "__pycache__", "not-a-name"):
+        (folder / name).mkdir(parents=True)
+    (folder / "plain" / "one.py").write_text("import work.order; work.order.SEEN.append(__name__)")
+    (folder / "plain" / "deep" / "two.py").write_text("import work.order; work.order.SEEN.append(__name__)")
+    (folder / "package" / "__init__.py").write_text("1/0")
+    (folder / "package" / "three.py").touch()
+    (folder / "not-a-name" / "four.py").write_text("1/0")
+    (folder / "order.py").write_text("SEEN = []")
+    [broken] = loading.load("work")
+    assert (broken.module, broken.place) == ("work.package", "work/package/__init__.py:1")
+    assert sys.modules["work.order"].SEEN == ["work.plain.deep.two", "work.plain.one"]
+
+
+def test_two_jobs_of_one_name_are_refused_by_name_and_place(folder: Path) -> None:
+    code = "from jobworker import job\n\n\n@job(name='loading-twice')\ndef {}():\n    pass\n"
+    (folder / "b.py").write_text(code.format("second"))
+    (folder / "a.py").write_text(code.format("first"))
+    [broken] = loading.load("work")
+    assert broken.module == "work.b"
+    told = f"@job loading-twice: first in {folder / 'a.py'} is the job of this name already; give one of them another"
+    assert told in broken.error
+
+
+def test_a_name_of_a_built_in_job_is_taken(folder: Path) -> None:
+    (folder / "a.py").write_text("from jobworker import job\n\n\n@job(name='http.request')\ndef mine():\n    pass\n")
+    import jobworker.worker.builtin.http  # noqa: F401
+
+    [broken] = loading.load("work")
+    assert "http_request in " in broken.error
