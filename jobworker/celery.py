@@ -15,6 +15,7 @@ from jobworker.loading import Broken
 from jobworker.settings import Settings
 from jobworker.telemetry import logging
 from jobworker.transport.celery_settings import celery_settings, lay_over
+from jobworker.worker import printed
 from jobworker.worker.setup import install
 from jobworker.worker.task import JobApp
 
@@ -84,7 +85,7 @@ def _on_setup_logging(loglevel: int, logfile: str | None, **_: Any) -> None:
     logging.configure(_settings.log_format, loglevel, _PROCESS or "celery", stream)
     logging.log_start()
     if _PROCESS == "worker":
-        app.log.redirect_stdouts("WARNING")  # What a job prints is part of its log.
+        printed.capture()  # What a job prints is part of its log.
 
 
 if _PROCESS is not None:

@@ -84,15 +84,17 @@ class Runner:
 
         `after` is told the outcome, and what the job returned or raised, while the job's context is still there.
         """
-        started = self._clock.monotonic()
+        started, pid = self._clock.monotonic(), os.getpid()
         attempt = AttemptReporter(self._reporter, self._clock, delivery)
         files = LocalFiles(self.settings.home, delivery.execution)
         seat = self.desk.sit(delivery.token)
         context = self._context(delivery, parameters, attempt, files, seat)
         try:
             value = self._call(delivery, functools.partial(_seated, seat, body), context, attempt)
+            _end_fork(pid)
             ended = outcome.of_return(value, lambda text: files.save_result(delivery.attempt, text), seat.limit_passed)
         except BaseException as error:
+            _end_fork(pid)
             ended = outcome.of_exception(error)
             if after:
                 self._call(delivery, functools.partial(after, ended, error), context, attempt)
@@ -162,6 +164,12 @@ class Runner:
         self._handler = JobLogHandler(self._reporter, one_at_a_time=os.getpid() != self._parent)
         self._handler.listen()
         return self._handler
+
+
+def _end_fork(pid: int) -> None:
+    """End a process that the job has forked and that left the job's function, too: only one may report the attempt."""
+    if os.getpid() != pid:
+        os._exit(0)
 
 
 def _seated(seat: Seat | NearSeat, body: Callable[[], Any]) -> Any:

@@ -1,7 +1,10 @@
 """Jobs that say a lot, in every way there is."""
 
 import asyncio
+import io
 import logging
+import logging.config
+import sys
 import threading
 from typing import Any
 
@@ -105,3 +108,35 @@ def whispers() -> None:
 def returns_size(size: int) -> str:
     """Return that many bytes of JSON, and two for the quotes."""
     return "x" * size
+
+
+@job
+def prints_parts() -> None:
+    """Print lines piece by piece, and bytes."""
+    print("user", 5, "logged in")
+    print("no end", end="")
+    print(" of a line", end="")
+    print("problem", file=sys.stderr)
+    print()
+    sys.stdout.buffer.write("bytes ü \n".encode() + b"\xff\n")
+    print("two\nlines")
+    sys.stdout.write("the last")
+
+
+@job
+def spoils_output(how: str) -> None:
+    """Do to logging and to the standard streams what programs do that have a process for themselves."""
+    if how == "force":
+        logging.basicConfig(force=True, level="ERROR")
+    elif how == "dictConfig":
+        logging.config.dictConfig({"version": 1, "root": {"level": "CRITICAL", "handlers": []}})
+    elif how == "disable":
+        logging.disable(logging.CRITICAL)
+    elif how == "replace":
+        sys.stdout = sys.stderr = io.StringIO()
+    elif how == "close":
+        sys.stdout.close()
+    elif how == "none":
+        sys.stdout = None
+    else:
+        logging.getLogger().handlers.clear()

@@ -1,7 +1,6 @@
 """A program that is the running job: its output is the job's log, its limits and its cancellation are the job's."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -14,10 +13,8 @@ from jobworker.worker.isolation import program
 from jobworker.worker.isolation.deadlines import Cut, Deadlines
 from jobworker.worker.isolation.program import End, Program
 from jobworker.worker.outcome import Told
+from jobworker.worker.printed import LEVELS
 from jobworker.worker.task import JobTask
-
-#: How a line of each stream is shown.
-_LEVELS: Mapping[str, int] = {"stdout": logging.INFO, "stderr": logging.WARNING}
 
 #: Who says what we say ourselves.
 _OURSELVES = "jobworker"
@@ -35,7 +32,7 @@ class JobLog:
     def printed(self, stream: str, line: str) -> None:
         """A line on `stdout` or `stderr`."""
         self.last = line
-        self.line(line, _LEVELS[stream], stream)
+        self.line(line, LEVELS[stream], stream)
 
     def said(self, message: dict[str, Any]) -> None:
         """Not by a program without a wire."""

@@ -152,6 +152,34 @@ def test_where_jobs_share_a_process_each_has_what_it_said_itself(engine: Engine)
         assert _said(engine, execution) == [f"{name}: coroutine", f"{name}: thread with context speaks_from_threads"]
 
 
+def test_what_is_printed_is_a_line_for_each_line(engine: Engine) -> None:
+    engine.start()
+    execution = engine.submit_one("prints_parts")
+    assert engine.finished(execution).state is State.SUCCEEDED
+    assert [(line.logger, line.level, line.message) for line in _log(engine, execution)] == [
+        ("stdout", "INFO", "user 5 logged in"),
+        ("stderr", "WARNING", "problem"),
+        ("stdout", "INFO", "no end of a line"),
+        ("stdout", "INFO", "bytes ü "),
+        ("stdout", "INFO", "\\xff"),
+        ("stdout", "INFO", "two"),
+        ("stdout", "INFO", "lines"),
+        ("stdout", "INFO", "the last"),
+    ]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_a_job_does_to_logging_and_streams_ends_with_it(engine: Engine, pool: str) -> None:
+    engine.relay()
+    engine.worker("--pool", pool, "-c", "1")
+    engine.ready()
+    for how in ("force", "dictConfig", "disable", "replace", "close", "none", "clear"):
+        assert engine.finished(engine.submit_one("spoils_output", parameters={"how": how})).state is State.SUCCEEDED
+        after = engine.submit_one("talks", parameters={"lines": 1})
+        assert engine.finished(after).state is State.SUCCEEDED
+        assert _said(engine, after) == ["line 0", "printed"], how
+
+
 @pytest.mark.parametrize("level", ["ERROR", "DEBUG"])
 def test_what_a_worker_shows_does_not_decide_what_a_job_keeps(engine: Engine, level: str) -> None:
     engine.relay()

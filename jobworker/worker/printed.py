@@ -1,0 +1,113 @@
+"""`sys.stdout` and `sys.stderr` of a worker: what is printed becomes lines of the log, one for each line."""
+
+import codecs
+import io
+import logging
+import sys
+import threading
+from collections.abc import Mapping
+
+#: The logger of each stream, and the level of its lines; the same for programs that a job starts.
+LEVELS: Mapping[str, int] = {"stdout": logging.INFO, "stderr": logging.WARNING}
+
+#: A line without an end is one after so many characters.
+_LONGEST = 64 * 1024
+
+
+class _Unfinished(threading.local):
+    """What a thread has printed of a line that has not ended."""
+
+    text = ""
+    logs = False
+
+
+class PrintedLines(io.TextIOBase):
+    """A text stream of which each line is logged. It cannot be closed: later jobs print to it, too."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = f"<{name}>"
+        self.buffer = _Bytes(self)
+        self._logger = logging.getLogger(name)
+        self._level = LEVELS[name]
+        self._unfinished = _Unfinished()
+
+    def write(self, text: str) -> int:
+        """Log the lines that this ends; return the length of `text`."""
+        if self._unfinished.logs:
+            return len(text)  # A handler that fails prints why: it must not be asked to log that.
+        *lines, rest = (self._unfinished.text + text).split("\n")
+        while len(rest) > _LONGEST:
+            lines.append(rest[:_LONGEST])
+            rest = rest[_LONGEST:]
+        self._unfinished.text = rest
+        self._log(lines)
+        return len(text)
+
+    def end_line(self) -> None:
+        """Log what this thread has printed without the end of a line."""
+        rest, self._unfinished.text = self._unfinished.text, ""
+        self._log([rest] if rest else [])
+
+    def _log(self, lines: list[str]) -> None:
+        self._unfinished.logs = True
+        try:
+            for line in lines:
+                self._logger.log(self._level, "%s", line)
+        finally:
+            self._unfinished.logs = False
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def close(self) -> None:
+        """Stay open."""
+
+
+class _Bytes(io.BufferedIOBase):
+    """The bytes below a `PrintedLines`."""
+
+    def __init__(self, text: PrintedLines) -> None:
+        super().__init__()
+        self._text = text
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def write(self, data: object) -> int:
+        """Write what is UTF-8 among these bytes, and show the others."""
+        piece = bytes(data)  # type: ignore[call-overload]
+        self._text.write(self._decoder.decode(piece))
+        return len(piece)
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def close(self) -> None:
+        """Stay open."""
+
+
+_streams: dict[str, PrintedLines] = {}
+
+
+def capture() -> None:
+    """Let what this process prints from now on be logged."""
+    for name in LEVELS:
+        _streams[name] = PrintedLines(name)
+    restore()
+
+
+def restore() -> None:
+    """Put these streams back where a job has put others; nothing without `capture` before."""
+    for name, stream in _streams.items():
+        if getattr(sys, name) is not stream:
+            setattr(sys, name, stream)
+
+
+def end_lines() -> None:
+    """Log what this thread has printed without the end of a line."""
+    for stream in _streams.values():
+        stream.end_line()
