@@ -80,6 +80,11 @@ class Child:
         if self.returncode is None:
             self._process.terminate()
 
+    def interrupt(self) -> None:
+        """Ask a worker to stop without waiting for its jobs, which are told."""
+        if self.returncode is None:
+            self._process.send_signal(signal.SIGQUIT)
+
     def kill(self) -> None:
         """End it, and everything it started, at once."""
         with suppress(ProcessLookupError, PermissionError):

@@ -197,7 +197,7 @@ def _stages(services: list[Service]) -> list[Stage]:
     others = tuple(name for name in names if name not in workers + relays)
     return [
         Stage((*others, "db"), _PATIENCE),
-        Stage(workers, _WORKER_PATIENCE),
+        Stage(workers, _WORKER_PATIENCE, runs_jobs=True),
         Stage(relays, _PATIENCE),
         Stage((REDIS,), _PATIENCE, insist=True),
     ]

@@ -7,7 +7,7 @@ signal comes, and deals with it.
 import os
 import selectors
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,17 +26,21 @@ _LONGEST_TURN = 0.25
 _INSIST_EVERY = 1.0
 
 
+#: How long processes may take to stop after a second signal (s).
+_HURRY = 10.0
+
+
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long to wait before a restart (s). A process that lived for `healthy_after` starts afresh."""
+    """How long to wait before a restart (s). A process that lived for `healthy_after` is started again at once."""
 
     first: float = 1.0
     longest: float = 60.0
-    healthy_after: float = 60.0
+    healthy_after: float = 30.0
 
     def delay(self, deaths: int) -> float:
-        """Doubles with each death in a row."""
-        return float(min(self.first * 2 ** min(deaths - 1, 30), self.longest))
+        """Return the pause, which doubles with each death in a row; none after a life that was long enough."""
+        return float(min(self.first * 2 ** min(deaths - 1, 30), self.longest)) if deaths else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class Stage:
     patience: float
     #: A Redis that rewrites its append-only file for the first time refuses: ask it again and again.
     insist: bool = False
+    #: They run jobs: `SIGQUIT` interrupts these.
+    runs_jobs: bool = False
 
 
 @dataclass(slots=True)
@@ -77,6 +83,7 @@ class Supervisor:
         self._kept: dict[str, _Kept] = {}
         self._selector = selectors.DefaultSelector()
         self._interrupts = 0
+        self._hurry_until: float | None = None
         self._take_signals()
 
     @property
@@ -127,22 +134,33 @@ class Supervisor:
                 self._spawn(kept)
 
     def stop(self, stages: Iterable[Stage]) -> bool:
-        """Stop everything, stage by stage; True if nothing had to be killed. One more signal kills all at once."""
-        patience_ends_at = max(self._interrupts, 1) + 1
+        """Stop everything, stage by stage; True if nothing had to be killed.
+
+        One more signal interrupts jobs and leaves the others a few seconds, a third one kills everything.
+        """
+        stages, first = list(stages), max(self._interrupts, 1)
+        running = any(self._alive(stage) for stage in stages if stage.runs_jobs)
+        patience = max((stage.patience for stage in stages if stage.runs_jobs), default=0.0)
+        if running:
+            self._output.say(
+                f"stopping; jobs that run have {patience:g} s to end. Ctrl-C again interrupts them, a third one kills all"
+            )
         for kept in self._kept.values():
             kept.restart = False
             kept.restart_at = None
-        gently = [self._stop_stage(stage, patience_ends_at) for stage in stages]
+        gently = [self._stop_stage(stage, stages, first) for stage in stages]
         return all(gently)
 
-    def _stop_stage(self, stage: Stage, patience_ends_at: int) -> bool:
+    def _stop_stage(self, stage: Stage, stages: Sequence[Stage], first: int) -> bool:
         alive = [kept.child for name in stage.names if (kept := self._kept.get(name)) and kept.child]
         if alive:
             self._output.say(f"stopping {', '.join(child.service.name for child in alive)}")
         deadline = self._clock.monotonic() + stage.patience
         ask_again_at = self._clock.monotonic()
         asked = False
-        while self._alive(stage) and self._clock.monotonic() < deadline and self._interrupts < patience_ends_at:
+        while self._alive(stage) and self._clock.monotonic() < deadline and self._interrupts < first + 2:
+            if self._interrupts > first:
+                deadline = min(deadline, self._hurry(stages))
             if not asked or (stage.insist and self._clock.monotonic() >= ask_again_at):
                 asked = True
                 ask_again_at = self._clock.monotonic() + _INSIST_EVERY
@@ -150,6 +168,17 @@ class Supervisor:
                     child.terminate()
             self.turn()
         return self._kill_what_is_left(stage)
+
+    def _hurry(self, stages: Sequence[Stage]) -> float:
+        """Have jobs interrupted, once; return until when the processes may still take to stop."""
+        if self._hurry_until is None:
+            workers = [child for stage in stages if stage.runs_jobs for child in self._alive(stage)]
+            if workers:
+                self._output.say("interrupting the jobs; Ctrl-C again kills all")
+            for child in workers:
+                child.interrupt()
+            self._hurry_until = self._clock.monotonic() + _HURRY
+        return self._hurry_until
 
     def _kill_what_is_left(self, stage: Stage) -> bool:
         left = self._alive(stage)
@@ -190,10 +219,12 @@ class Supervisor:
             self._output.say(f"{child.service.name} ended ({_ending(kept.returncode)})")
             return
         now = self._clock.monotonic()
-        kept.deaths = 1 if now - kept.started_at >= self._backoff.healthy_after else kept.deaths + 1
+        kept.deaths = 0 if now - kept.started_at >= self._backoff.healthy_after else kept.deaths + 1
         delay = self._backoff.delay(kept.deaths)
         kept.restart_at = now + delay
-        self._output.say(f"{child.service.name} died ({_ending(kept.returncode)}); restarting in {delay:g} s")
+        self._output.say(
+            f"{child.service.name} died ({_ending(kept.returncode)}); restarting {f'in {delay:g} s' if delay else 'at once'}"
+        )
 
     def _tell_guardian(self) -> None:
         self._guardian.watch(kept.child.pid for kept in self._kept.values() if kept.child is not None)

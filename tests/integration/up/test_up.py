@@ -74,14 +74,34 @@ def test_ctrl_c_stops_in_order_and_leaves_nothing(start: Start, tmp_path: Path) 
     assert not group_members(*pids.values())
 
 
-def test_a_second_ctrl_c_kills(start: Start) -> None:
-    code = "import signal; signal.signal(15, signal.SIG_IGN); print('ready'); [signal.pause() for _ in range(9)]"
+def test_a_second_ctrl_c_interrupts_jobs(start: Start) -> None:
+    code = (
+        "import signal; signal.signal(15, signal.SIG_IGN); signal.signal(signal.SIGQUIT, lambda *_: exit(print('told')));"
+        "print('ready'); [signal.pause() for _ in range(9)]"
+    )
+    up = start(f'worker: {sys.executable} -u -c "{code}"', f"web: {_SLEEP}")
+    up.says("| ready")
+    pids = up.pids()
+    up.send(signal.SIGINT)
+    up.says("jobs that run have 60 s to end. Ctrl-C again interrupts them, a third one kills all")
+    up.says("stopping worker")
+    up.send(signal.SIGINT)
+    up.says("interrupting the jobs; Ctrl-C again kills all")
+    up.says("| told")
+    assert up.ends() == 0
+    assert not group_members(*pids.values())
+
+
+def test_a_third_ctrl_c_kills(start: Start) -> None:
+    code = "import signal; [signal.signal(n, signal.SIG_IGN) for n in (15, 3)]; print('ready'); [signal.pause() for _ in range(9)]"
     up = start(f'worker: {sys.executable} -u -c "{code}"')
     up.says("| ready")
     pids = up.pids()
 
     up.send(signal.SIGINT)
     up.says("stopping worker")
+    up.send(signal.SIGINT)
+    up.says("interrupting")
     up.send(signal.SIGINT)
 
     assert up.ends() == 1
