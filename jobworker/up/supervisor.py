@@ -143,7 +143,8 @@ class Supervisor:
         patience = max((stage.patience for stage in stages if stage.runs_jobs), default=0.0)
         if running:
             self._output.say(
-                f"stopping; jobs that run have {patience:g} s to end. Ctrl-C again interrupts them, a third one kills all"
+                f"stopping; jobs that run have {patience:g} s to end. "
+                "Ctrl-C again interrupts them, a third one kills all"
             )
         for kept in self._kept.values():
             kept.restart = False
@@ -222,9 +223,8 @@ class Supervisor:
         kept.deaths = 0 if now - kept.started_at >= self._backoff.healthy_after else kept.deaths + 1
         delay = self._backoff.delay(kept.deaths)
         kept.restart_at = now + delay
-        self._output.say(
-            f"{child.service.name} died ({_ending(kept.returncode)}); restarting {f'in {delay:g} s' if delay else 'at once'}"
-        )
+        when = f"in {delay:g} s" if delay else "at once"
+        self._output.say(f"{child.service.name} died ({_ending(kept.returncode)}); restarting {when}")
 
     def _tell_guardian(self) -> None:
         self._guardian.watch(kept.child.pid for kept in self._kept.values() if kept.child is not None)

@@ -76,7 +76,7 @@ def test_ctrl_c_stops_in_order_and_leaves_nothing(start: Start, tmp_path: Path) 
 
 def test_a_second_ctrl_c_interrupts_jobs(start: Start) -> None:
     code = (
-        "import signal; signal.signal(15, signal.SIG_IGN); signal.signal(signal.SIGQUIT, lambda *_: exit(print('told')));"
+        "import signal; signal.signal(15, signal.SIG_IGN); signal.signal(3, lambda *_: exit(print('told')));"
         "print('ready'); [signal.pause() for _ in range(9)]"
     )
     up = start(f'worker: {sys.executable} -u -c "{code}"', f"web: {_SLEEP}")
@@ -93,7 +93,8 @@ def test_a_second_ctrl_c_interrupts_jobs(start: Start) -> None:
 
 
 def test_a_third_ctrl_c_kills(start: Start) -> None:
-    code = "import signal; [signal.signal(n, signal.SIG_IGN) for n in (15, 3)]; print('ready'); [signal.pause() for _ in range(9)]"
+    ignores = "import signal; [signal.signal(n, signal.SIG_IGN) for n in (15, 3)]"
+    code = f"{ignores}; print('ready'); [signal.pause() for _ in range(9)]"
     up = start(f'worker: {sys.executable} -u -c "{code}"')
     up.says("| ready")
     pids = up.pids()
