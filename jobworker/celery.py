@@ -49,7 +49,8 @@ def _make_app() -> Celery:
     # `celery -A` looks into the current folder only while it finds this module; the jobs lie there too.
     if "" not in sys.path:
         sys.path.insert(0, "")
-    made = JobApp("jobworker")
+    # A worker has no use for one, and must not need the database.
+    made = JobApp("jobworker", backend=None if _PROCESS else "jobworker.worker.result_backend:ResultBackend")
     try:
         _configure(made)
     except Misconfigured as error:

@@ -57,10 +57,10 @@ def options_of(
         added["priority"] = 9 - options.priority
     if not routed and not any(given.get(option) for option in ("queue", "exchange", "routing_key")):
         added["queue"] = options.queue
-    if _is_kept(name, args, kwargs, given):
-        called = _header(clock, name, given, getattr(caller.request, HEADER, None) if caller else None)
-        added["headers"] = {**headers, HEADER: called}
-        added["task_id"] = given.get("task_id") or called["execution"]
+    _check(name, args, kwargs, given)
+    called = _header(clock, name, given, getattr(caller.request, HEADER, None) if caller else None)
+    added["headers"] = {**headers, HEADER: called}
+    added["task_id"] = given.get("task_id") or called["execution"]
     return added
 
 
@@ -79,20 +79,16 @@ def _header(clock: Clock, name: str, given: Mapping[str, Any], caller: Mapping[s
     }
 
 
-def _is_kept(name: str, args: Any, kwargs: Any, given: Mapping[str, Any]) -> bool:
-    """Whether the call is small enough for the history, and can be kept there as it is."""
-    try:
-        more = {name: given.get(name) for name in ("chain", "link")}
-        text = json.dumps({"args": args or (), "kwargs": kwargs or {}, **more})
-    except (TypeError, ValueError, RecursionError):
-        return False  # Celery will say what is wrong with it.
+def _check(name: str, args: Any, kwargs: Any, given: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for arguments that the history cannot hold as they are: nobody would hear of the call."""
+    more = {option: given.get(option) for option in ("chain", "link")}
+    text = json.dumps({"args": args or (), "kwargs": kwargs or {}, **more})
     if len(text) > MAX_BYTES:
-        why = f"its {len(text)} bytes of arguments are more than {MAX_BYTES}"
+        why = f"its {len(text)} bytes of arguments are more than {MAX_BYTES}; leave what is large in a file, say"
     else:
         why = _why_not_kept(text) or ""
     if why:
-        logger.warning("call_not_in_history", task=name, why=why)
-    return not why
+        raise ValueError(f"task {name} cannot be called like this: {why}")
 
 
 def _why_not_kept(text: str) -> str | None:

@@ -144,7 +144,10 @@ class JobApp(Celery):
         own = options.get("task_type") or self.tasks.get(name)
         routed = bool(self.conf.task_routes)
         added = calls.options_of(_clock, name, args, kwargs, options, own, self.current_worker_task, routed)
-        return super().send_task(name, args, kwargs, **{**options, **added})
+        result = super().send_task(name, args, kwargs, **{**options, **added})
+        # Workers keep no results for Celery, but the history has what was called.
+        result.ignored = HEADER not in added.get("headers", {})
+        return result
 
     def register_task(self, task: Any, **options: Any) -> Any:
         """Add a task that is a class, or an object of one."""

@@ -110,12 +110,50 @@ def test_calls_in_threads_and_while_the_relay_is_away(engine: Engine) -> None:
     assert engine.finished_when_known(execution).result == 40
 
 
-def test_what_is_too_much_for_the_history_runs_all_the_same(engine: Engine) -> None:
-    engine.start()
-    told = engine.python(f"{_PREPARE}calls.summed.delay(*range(20000))\ncalls.called.delay(1)")
-    assert engine.history("called")[0].result == 10
-    assert engine.states() == {"Succeeded": 1}
-    assert "call_not_in_history" in told
+def test_what_the_history_cannot_hold_is_refused_where_it_is_called(engine: Engine) -> None:
+    code = (
+        "for arguments in (range(20000), ['\\ud800'], [float('nan')]):\n"
+        "    try: calls.summed.delay(*arguments)\n"
+        "    except ValueError as error: print(error)"
+    )
+    told = engine.python(f"{_PREPARE}{code}").splitlines()
+    assert len(told) == 3
+    assert all(line.startswith("task summed cannot be called like this: its ") for line in told)
+
+
+def test_results_of_calls_are_read_from_the_history(called_engine: Engine) -> None:
+    """As Celery's users do: get, state, successful, and the exception of a failure."""
+    code = """
+made = calls.called.delay(4)
+print(made.get(timeout=30), made.state, made.successful(), made.ready())
+failed = app.send_task("fails", ("badly",))
+try:
+    failed.get(timeout=30)
+except Exception as error:
+    print(type(error).__name__, error, failed.state, failed.failed(), "Traceback" in failed.traceback)
+own = calls.called.apply_async((5,), task_id="0199c8a0-aaaa-4000-8000-000000000002")
+print(own.get(timeout=30), app.AsyncResult(own.id).result)
+from celery import group
+print(group(calls.called.s(1), calls.called.s(2)).delay().get(timeout=30))
+late = calls.called.apply_async((1,), countdown=600)
+try:
+    late.get(timeout=0.5)
+except Exception as error:
+    print(type(error).__name__, late.state)
+from celery import chord
+try:
+    chord([calls.called.s(1)])(calls.summed.s())
+except NotImplementedError as error:
+    print(error)
+"""
+    assert called_engine.python(_PREPARE + code).splitlines() == [
+        "40 SUCCESS True True",
+        "RuntimeError badly FAILURE True True",
+        "50 50",
+        "[10, 20]",
+        "TimeoutError PENDING",
+        "chords are not kept; submit a workflow, whose last step depends on the others",
+    ]
 
 
 def test_a_queue_of_somebody_elses_choice(engine: Engine) -> None:

@@ -1,0 +1,86 @@
+"""States and results of calls from Python, read from the history for `jobworker.worker.result_backend`.
+
+Only processes that ask for a result import this: workers do without the database.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from celery import states
+
+from jobworker.domain.execution import State
+from jobworker.domain.ids import is_id
+from jobworker.files.local import LocalFiles
+from jobworker.settings import Settings
+from jobworker.store import executions
+from jobworker.store.database import Database
+from jobworker.store.executions import ExecutionRow
+from jobworker.store.filters import Filters
+
+#: Celery's names for our states.
+_STATES: Mapping[State, str] = {
+    State.SCHEDULED: states.PENDING,
+    State.WAITING: states.PENDING,
+    State.QUEUED: states.PENDING,
+    State.RUNNING: states.STARTED,
+    State.RETRYING: states.RETRY,
+    State.SUCCEEDED: states.SUCCESS,
+    State.FAILED: states.FAILURE,
+    State.TIMED_OUT: states.FAILURE,
+    State.CANCELLED: states.REVOKED,
+    State.SKIPPED: states.REVOKED,
+}
+
+
+def find(task_id: str) -> dict[str, Any]:
+    """Return what Celery calls the meta of a task: by the id of its execution, or the id that the call gave itself.
+
+    A call that no worker has taken yet is pending: nothing tells it from one that never was. Raises what the database
+    raises.
+    """
+    settings, database = _opened()
+    with database.read() as connection:
+        row = executions.get(connection, task_id) if is_id(task_id) else None
+        if row is None:
+            filters = Filters(correlation_id=task_id)
+            row = next(iter(executions.page(connection, filters, 1, None).items), None)
+    if row is None:
+        return {"status": states.PENDING, "result": None, "traceback": None}
+    return {
+        "status": _STATES[row.state],
+        "result": _result(row, settings) if row.state is State.SUCCEEDED else _failure(row),
+        "traceback": row.error.get("traceback") if row.error else None,
+        "date_done": row.finished_at,
+    }
+
+
+def _failure(row: ExecutionRow) -> dict[str, Any] | None:
+    """What Celery makes an exception of."""
+    if row.error is not None:
+        return {"exc_type": row.error["type"], "exc_message": row.error["message"]}
+    if row.state in (State.CANCELLED, State.SKIPPED):
+        return {
+            "exc_type": "TaskRevokedError",
+            "exc_module": "celery.exceptions",
+            "exc_message": row.reason or "cancelled",
+        }
+    return {"exc_type": row.state.value, "exc_message": row.reason or ""}
+
+
+def _result(row: ExecutionRow, settings: Settings) -> Any:
+    file = row.result_file
+    if file is None:
+        return row.result
+    found = LocalFiles(settings.home, row.id).open(file["name"])
+    if found is None:
+        raise LookupError(f"the result of execution {row.id} is the file {file['name']} on host {file['host']}")
+    with found[0] as stream:
+        return orjson.loads(stream.read())
+
+
+@functools.cache
+def _opened() -> tuple[Settings, Database]:
+    settings = Settings.from_environment()
+    return settings, Database(settings.database_url)
