@@ -59,5 +59,5 @@ def test_a_class_without_work_is_no_job() -> None:
 
 
 def test_options_are_checked_as_those_of_a_function() -> None:
-    with pytest.raises(Misconfigured, match="Urgent: priority 11"):
+    with pytest.raises(Misconfigured, match="Urgent: /priority: priority must be 0 to 9"):
         type("Urgent", (Job,), {"priority": 11, "run": lambda self: None})

@@ -52,9 +52,11 @@ def test_what_celery_and_base_classes_know_is_no_unknown_option() -> None:
     class Base(Task):  # type: ignore[misc]
         database = None
 
-    job(name="declared-known", bind=True, acks_late=True, ignore_result=False, rate_limit="1/s", retry_backoff=2)(
-        lambda self: None
-    )
+    def bound(self: Task) -> None:
+        """Do nothing."""
+
+    options = {"bind": True, "acks_late": True, "ignore_result": False, "rate_limit": "1/s", "retry_backoff": 2}
+    job(name="declared-known", **options)(bound)
     job(name="declared-base", base=Base, database="main")(work)
     job(name="declared-tags", tags=["a", "b"])(work)
 

@@ -19,7 +19,7 @@ def work() -> None:
         ({"retry": {"strategy": "fixed", "delay": -1}}, "/retry/delay: delay must be 0 to"),
         ({"retry": {"strategy": "fixed", "tries": 3}}, "/retry/tries: tries is not known here"),
         ({"retry": [1, 2]}, "/retry: retry must be a JSON object"),
-        ({"priority": 10}, "priority 10 must be a number from 0 to 9"),
+        ({"priority": 10}, "/priority: priority must be 0 to 9"),
         ({"max_retries": 1000}, "/max_retries: max_retries must be an integer from 0 to 999, or None"),
         ({"max_retries": -1}, "/max_retries: max_retries must be an integer"),
         ({"max_retries": 2.5}, "/max_retries: max_retries must be an integer"),
@@ -63,7 +63,7 @@ def test_celerys_own_rate_limit_is_left_to_celery() -> None:
     ],
 )
 def test_celerys_options_are_kept_as_they_are_given(options: dict[str, Any]) -> None:
-    made = job(work, name=f"kept-{options}", **options)
+    made = job(work, name=f"kept-{'-'.join(options)}", **options)
     assert {name: getattr(made, name) for name in options} == options
 
 
