@@ -71,7 +71,9 @@ def test_parameters_and_results_stay_out_of_remote_control_events_and_logs(yard:
         message["properties"] = {"body_encoding": "base64", "delivery_info": {"exchange": "", "routing_key": "default"}}
         yard.client.lpush("default", json.dumps(message), "no message, hush")
         gate.touch()
-        yard.all_done([*held, *yard.publish("echo", value="hush-result")])
+        [echoed] = yard.publish("echo", value="hush-result")
+        yard.all_done_of(held)
+        until(lambda: "succeeded" in yard.kinds(echoed), what="the result")
         until(lambda: {"task-succeeded", "task-received"} <= {each["type"] for each in events}, what="events")
     assert "hush" not in json.dumps(answers)
     assert "hush" not in json.dumps(events, default=str)
@@ -97,9 +99,11 @@ def _captured(yard: Yard) -> Iterator[list[dict[str, Any]]]:
         thread = threading.Thread(target=capture, daemon=True)
         thread.start()
         assert consuming.wait(10)
-        yield events
-        receiver.should_stop = True
-        thread.join(10)
+        try:
+            yield events
+        finally:
+            receiver.should_stop = True
+            thread.join(10)
 
 
 def test_autoscale_and_chosen_queues(yard: Yard, tmp_path: Path) -> None:
