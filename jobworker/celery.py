@@ -37,6 +37,7 @@ _settings = _read_settings()
 
 def load_tasks() -> list[Broken]:
     """Import the users' job modules; those that are broken are logged and answered, the others work."""
+    app.finalize()  # From here on each task is made where its module declares it, and refused there.
     broken = loading.load(_settings.tasks)
     for module in broken:
         # Once in all of `jobworker up`, where each process imports them.

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from pathlib import Path
 from types import ModuleType
 
 from jobworker.domain.errors import Misconfigured
+
+#: Where code is that no user writes.
+_OTHERS = {Path(__file__).parent, *(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib"))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +139,8 @@ def _place(error: BaseException) -> str:
 
 
 def _is_users(file: str) -> bool:
-    """Whether code is neither ours nor Python's import system."""
-    return not file.startswith("<") and Path(__file__).parent not in Path(file).parents
+    """Whether code is neither ours nor Python's nor that of an installed package."""
+    return not file.startswith("<") and not any(folder in Path(file).parents for folder in _OTHERS)
 
 
 def _shown(file: str) -> str:

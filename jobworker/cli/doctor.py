@@ -9,6 +9,8 @@ from jobworker.clock import SystemClock
 from jobworker.domain.errors import Misconfigured
 from jobworker.services import doctor
 from jobworker.services.doctor import Finding, Level
+from jobworker.worker import builtin
+from jobworker.worker.task import JobApp
 
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 
@@ -17,6 +19,10 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 @click.pass_context
 def command(context: click.Context) -> None:
     """Check this installation; exit code 1 if something has to be mended."""
+    # Users' modules declare into it, as they do in a worker: so doctor refuses the same of them.
+    builtin.offer()
+    app = JobApp("doctor", set_as_current=False)
+    app.finalize()
     try:
         findings = doctor.examine(common.prepare(), SystemClock())
     except Misconfigured as error:

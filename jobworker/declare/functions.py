@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import shared_task
 
-from jobworker.declare import celery_options
+from jobworker.declare import celery_options, names
 from jobworker.declare.context import Context, current
 from jobworker.domain import parameters, policies
 from jobworker.domain import schedule as schedules
@@ -70,25 +70,9 @@ def job(
     rule = schedules.to_job(schedules.of_job(name, schedule)) if schedule is not None else None
     said = {option: made[option] for option in own}
     options = JobOptions(queue, priority, defined.on_worker_lost, rule, defined.tags, said)
-    _take_name(name, function)
+    names.take(name, function)
     # typing=False: Celery would count the injected context among the caller's arguments.
     return shared_task(_with_context(function), name=name, job_options=options, **{"typing": False, **more})
-
-
-#: Where the job of each name is declared: the file and the name of its function or class.
-_places: dict[str, tuple[str, str]] = {}
-
-
-def _take_name(name: str, function: Callable[..., Any]) -> None:
-    """Raise `Misconfigured` if another function is the job of this name; Celery would keep one by chance."""
-    body = inspect.unwrap(function)
-    place = (body.__code__.co_filename if hasattr(body, "__code__") else body.__module__, function.__qualname__)
-    before = _places.setdefault(name, place)
-    # A function within another one is made anew by each call, and so is not told apart.
-    if before != place and "<locals>" not in before[1] + place[1]:
-        raise Misconfigured(
-            f"@job {name}: {before[1]} in {before[0]} is the job of this name already; give one of them another name"
-        )
 
 
 def _is_celerys(option: str, given: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from celery import Celery, Task
 from celery.exceptions import Retry
 
 from jobworker.clock import SystemClock
-from jobworker.declare import Abort, Job, JobOptions, classes
+from jobworker.declare import Abort, Job, JobOptions, classes, names
 from jobworker.domain import circuit, isolation
 from jobworker.domain.circuit import Circuit
 from jobworker.domain.isolation import Isolation
@@ -135,6 +135,7 @@ class JobApp(Celery):
     def _task_from_fun(
         self, fun: Callable[..., Any], name: str | None = None, base: type | None = None, **options: Any
     ) -> Any:
+        names.take(name or self.gen_task_name(fun.__name__, fun.__module__), fun)
         made = super()._task_from_fun(fun, name, base and _as_job(base), **options)
         retrying.let_policies_decide(made, made.delivery)
         return made
@@ -151,7 +152,9 @@ class JobApp(Celery):
 
     def register_task(self, task: Any, **options: Any) -> Any:
         """Add a task that is a class, or an object of one."""
-        made = task() if inspect.isclass(task) else task
+        made: Any = task() if inspect.isclass(task) else task
+        if made.name:
+            names.take(made.name, type(made))
         made.__class__ = _as_job(type(made))
         registered = super().register_task(made, **options)
         retrying.let_policies_decide(registered, registered.delivery)

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from celery import _state
 
 from jobworker import loading
+from jobworker.worker.task import JobApp
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("class Odd(BaseException): ...\n\n\nraise Odd('x')", "work/bad.py:4", "work.bad.Odd: x"),
         ("x = 1\ndef f(:\n    pass", "work/bad.py:2", "SyntaxError: invalid syntax"),
         ("import nowhere", "work/bad.py:1", "ModuleNotFoundError: No module named 'nowhere'"),
-        ("import json\njson.loads('')", "json/decoder.py", "json.decoder.JSONDecodeError"),
+        ("import json\njson.loads('')", "work/bad.py:2", "json.decoder.JSONDecodeError"),
         (
             "from jobworker import job\n\n\n@job(priority=12)\ndef bad():\n    pass",
             "work/bad.py:4",
@@ -79,7 +81,7 @@ def test_two_jobs_of_one_name_are_refused_by_name_and_place(folder: Path) -> Non
     (folder / "a.py").write_text(code.format("first"))
     [broken] = loading.load("work")
     assert broken.module == "work.b"
-    told = f"@job loading-twice: first in {folder / 'a.py'} is the job of this name already; give one of them another"
+    told = f"job loading-twice: first in {folder / 'a.py'} has this name already; give one of them another name"
     assert told in broken.error
 
 
@@ -89,3 +91,15 @@ def test_a_name_of_a_built_in_job_is_taken(folder: Path) -> None:
 
     [broken] = loading.load("work")
     assert "http_request in " in broken.error
+
+
+def test_two_plain_tasks_of_one_name_are_refused_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from celery import shared_task\n\n\n@shared_task(name='loading-shared')\ndef {}():\n    pass\n"
+    (folder / "a.py").write_text(code.format("first"))
+    (folder / "b.py").write_text(code.format("second"))
+    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))  # Later apps would take both.
+    app = JobApp("test", set_as_current=False)
+    app.finalize()
+    [broken] = loading.load("work")
+    assert broken.place == "work/b.py:4"
+    assert f"job loading-shared: first in {folder / 'a.py'} has this name already" in broken.error

@@ -1,5 +1,6 @@
 """`jobworker doctor`."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,10 +52,15 @@ def test_every_check_says_how_it_stands(run: Run, redis_url: str, tasks: Callabl
 def test_a_module_that_does_not_import_is_named_with_its_traceback(
     run: Run, redis_url: str, tasks: Callable[[str, str], str]
 ) -> None:
-    package = tasks("broken_tasks", "import nowhere_to_be_found\n")
-    done = run("doctor", JOBWORKER_REDIS_URL=redis_url, JOBWORKER_TASKS=package)
+    package = tasks("broken_tasks", "import sys\n\nsys.exit('no key')\n")
+    timetable = tasks("broken_schedules", "import nowhere_to_be_found\n")
+    done = run("doctor", JOBWORKER_REDIS_URL=redis_url, JOBWORKER_TASKS=package, JOBWORKER_SCHEDULES=timetable)
 
-    assert "tasks: broken_tasks.exports does not import (ModuleNotFoundError" in done.stdout
+    file = Path(package, "exports.py")
+    assert re.search(rf"tasks: broken_tasks.exports does not import \(\S*{file}:3: SystemExit: no key\)", done.stdout)
+    file = Path(timetable, "exports.py")
+    told = rf"schedules: broken_schedules.exports does not import \(\S*{file}:1: ModuleNotFoundError: No module"
+    assert re.search(told, done.stdout)
     assert "import nowhere_to_be_found" in done.stdout
 
 
