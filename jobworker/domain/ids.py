@@ -36,6 +36,11 @@ class IdFactory:
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+def is_time_ordered(text: str) -> bool:
+    """Whether `text` is an id as `IdFactory` makes them, by whichever program."""
+    return is_id(text) and uuid.UUID(text).version == 7
+
+
 def is_id(text: str) -> bool:
     """Whether `text` has the canonical form of one of our ids."""
     try:

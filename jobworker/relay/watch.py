@@ -20,6 +20,7 @@ from jobworker.store.database import Database
 from jobworker.store.dispatch import RunningAttempt
 from jobworker.store.workers import WorkerRow
 from jobworker.transport import beat_keys, keys
+from jobworker.transport.called_queues import CalledQueues
 from jobworker.transport.claims import Claims
 from jobworker.transport.foreign import set_aside
 from jobworker.transport.projection import Projection
@@ -47,6 +48,9 @@ _ZONE_DATA = 64
 #: How often entries are taken away that no beat should follow (s).
 _EMPTIED_EVERY = 30.0
 
+
+#: How often calls are looked for that no worker takes (s).
+_UNSERVED_EVERY = 10.0
 
 #: How often keys are looked for that hold something of another type than JobWorker keeps there (s).
 _TYPES_EVERY = 5.0
@@ -77,6 +81,8 @@ class Watch:
         self._problems = problems
         self._registry = Registry(client, settings.worker_lease)
         self._claims = Claims(client)
+        self._called_queues = CalledQueues(client, clock)
+        self._unserved: set[str] = set()
         self._projector = Projector(database, Projection(client), clock)
         self._seen_catalogues: set[str] = set()
         self._connected_since: float | None = None
@@ -97,6 +103,7 @@ class Watch:
             Step("lost_messages", self.mend, settings.lost_message_after / 2),
             Step("ageing", self._dispatcher.age, settings.ageing / 2),
             Step("limits", self.tidy_limits, 60.0),
+            Step("called_queues", self.look_for_unserved_calls, _UNSERVED_EVERY),
             Step("queues", functools.partial(queues.remove_unused, database, clock), queues.REMOVE_EVERY),
             Step("schedules", self.write_schedules, 0.5 if followed else _EMPTIED_EVERY),
             Step("beat", self.read_beat, 5.0),
@@ -193,6 +200,20 @@ class Watch:
         """Publish again what got lost between Redis and the workers."""
         patience = dt.timedelta(seconds=self._settings.lost_message_after)
         self._dispatcher.mend(self._clock.now() - patience)
+
+    def look_for_unserved_calls(self) -> None:
+        """Tell of calls from Python that wait in queues which no worker takes messages from."""
+        served = {queue for worker in self._dispatcher.workers for queue in worker.queues}
+        waiting = self._called_queues.waiting(served)
+        for queue, count in waiting.items():
+            why = (
+                f"waiting messages: {count}; no worker takes from this queue: start one with -Q {queue}, "
+                f"or take them out with `celery -A jobworker purge -Q {queue}`"
+            )
+            self._problems.report("queue_without_worker", f"queue {queue}", why)
+        for queue in self._unserved - waiting.keys():
+            self._problems.solved(f"queue {queue}")
+        self._unserved = set(waiting)
 
     def tidy_limits(self) -> None:
         """Forget buckets that are full and unique keys that keep nobody out."""

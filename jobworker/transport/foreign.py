@@ -17,6 +17,7 @@ _TYPES = {
     keys.LOGS: "stream",
     keys.WAKE: "stream",
     keys.WORKERS: "zset",
+    keys.CALLED_QUEUES: "zset",
     keys.POISON: "list",
     keys.WATCH: "hash",
 }

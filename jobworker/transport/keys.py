@@ -13,6 +13,9 @@ LOGS = "jw:logs"
 #: stream of at most one entry: "there is something new in SQL". Losing it costs a second.
 WAKE = "jw:wake"
 
+#: sorted set: queue that a task was called into from Python → when, by the caller's clock (s since 1970).
+CALLED_QUEUES = "jw:called_queues"
+
 #: string: what health checks write, to see whether Redis takes writes. Expires.
 PROBE = "jw:probe"
 

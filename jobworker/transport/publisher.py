@@ -26,9 +26,9 @@ _MOST_AT_ONCE = 4 * 1024 * 1024
 _ENVELOPE = (
     b'{"headers":{"jobworker":{"execution":"%%(execution)b","attempt":%%(attempt)d,'
     b'"correlation_id":%%(correlation_id)b,"scheduled_for":%%(scheduled_for)b%%(metadata)b,%(own)b},'
-    b'"id":"%%(execution)b.%%(attempt)d","root_id":"%%(execution)b","retries":%%(retries)d,'
+    b'"id":"%%(execution)b","root_id":"%%(execution)b","retries":%%(retries)d,'
     b'"expires":%%(expires)b,%(headers)b},'
-    b'"properties":{"correlation_id":"%%(execution)b.%%(attempt)d","delivery_tag":"%%(execution)b.%%(attempt)d",'
+    b'"properties":{"correlation_id":"%%(execution)b","delivery_tag":"%%(execution)b.%%(attempt)d",'
     b'%(properties)b},"content-type":"application/json","content-encoding":"utf-8","body":"%%(body)b"}'
 )
 

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 import structlog
-from celery import Task
+from celery import Task, canvas
 from kombu.utils import json
 
 from jobworker.clock import Clock
 from jobworker.declare import JobOptions
 from jobworker.domain import json_values, losses, policies
 from jobworker.domain.calls import LONGEST_QUEUE, LONGEST_TASK
-from jobworker.domain.ids import IdFactory
+from jobworker.domain.ids import IdFactory, is_time_ordered
 from jobworker.domain.parameters import MAX_BYTES
 from jobworker.worker.delivery import HEADER
 
@@ -31,6 +31,11 @@ _CELERYS = "celery."
 _EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 
 _NO_OPTIONS = JobOptions()
+
+
+def name_by_executions(clock: Clock) -> None:
+    """Let Celery give what chains and groups consist of ids that executions can have."""
+    canvas.uuid = lambda: _ids.new(int(clock.now().timestamp() * 1000))
 
 
 def options_of(
@@ -60,18 +65,18 @@ def options_of(
     _check(name, args, kwargs, given)
     called = _header(clock, name, given, getattr(caller.request, HEADER, None) if caller else None)
     added["headers"] = {**headers, HEADER: called}
-    added["task_id"] = given.get("task_id") or called["execution"]
+    added["task_id"] = called["execution"]
     return added
 
 
 def _header(clock: Clock, name: str, given: Mapping[str, Any], caller: Mapping[str, Any] | None) -> dict[str, Any]:
-    now = clock.now()
-    execution = _ids.new(int(now.timestamp() * 1000))
+    now, own = clock.now(), str(given.get("task_id") or "")
+    execution = own if is_time_ordered(own) else _ids.new(int(now.timestamp() * 1000))
     return {
         "execution": execution,
         "attempt": 1,
         "job": name,
-        "correlation_id": caller["correlation_id"] if caller else str(given.get("task_id") or execution)[:128],
+        "correlation_id": caller["correlation_id"] if caller else own[:128] or execution,
         "called": {
             "by": f"execution:{caller['execution']}" if caller else f"python:{socket.gethostname()}",
             "at": now.isoformat(),
@@ -83,7 +88,12 @@ def _check(name: str, args: Any, kwargs: Any, given: Mapping[str, Any]) -> None:
     """Raise `ValueError` for arguments that the history cannot hold as they are: nobody would hear of the call."""
     more = {option: given.get(option) for option in ("chain", "link")}
     text = json.dumps({"args": args or (), "kwargs": kwargs or {}, **more})
-    if len(text) > MAX_BYTES:
+    queue = given.get("queue") or ""
+    if len(name) > LONGEST_TASK:
+        why = f"its name has more than {LONGEST_TASK} characters"
+    elif len(getattr(queue, "name", queue)) > LONGEST_QUEUE:
+        why = f"the name of its queue has more than {LONGEST_QUEUE} characters"
+    elif len(text) > MAX_BYTES:
         why = f"its {len(text)} bytes of arguments are more than {MAX_BYTES}; leave what is large in a file, say"
     else:
         why = _why_not_kept(text) or ""

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import gc
 import logging
 import os
@@ -21,10 +22,12 @@ from jobworker.domain.errors import Misconfigured
 from jobworker.settings import Settings
 from jobworker.transport.broker.channel import Channel
 from jobworker.transport.broker.fetching import Shares
+from jobworker.transport.called_queues import CalledQueues
 from jobworker.transport.client import check, connect
 from jobworker.transport.mailbox import Mailbox
-from jobworker.worker import builtin, processes
+from jobworker.worker import builtin, calls, processes
 from jobworker.worker.announce import worker_id
+from jobworker.worker.delivery import HEADER
 from jobworker.worker.heartbeat import HeartbeatStep
 from jobworker.worker.orders import OrdersStep
 from jobworker.worker.runner import Runner
@@ -43,6 +46,7 @@ def install(app: Celery, settings: Settings) -> None:
     builtin.offer()
     app.events.dispatcher_cls = "jobworker.worker.events:Dispatcher"
     _keep_values_out_of_logs()
+    _let_calls_be_found(settings)
 
     def begin(sender: str, conf: Any, **_: Any) -> None:
         with _ending_plainly():
@@ -77,6 +81,22 @@ def install(app: Celery, settings: Settings) -> None:
     signals.beat_init.connect(begin_beat, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_before_create_process.connect(before_fork, weak=False)
+
+
+def _let_calls_be_found(settings: Settings) -> None:
+    """Give calls from Python ids that executions can have, and note the queues that they go to."""
+    calls.name_by_executions(SystemClock())
+
+    @functools.cache
+    def called_queues() -> CalledQueues:
+        return CalledQueues(connect(settings.redis_url), SystemClock())
+
+    def note_queue(headers: Any, routing_key: str, **_: Any) -> None:
+        if calls.is_call(headers.get(HEADER)):
+            with contextlib.suppress(redis.RedisError):  # Then the call itself raises.
+                called_queues().note(routing_key)
+
+    signals.before_task_publish.connect(note_queue, weak=False)
 
 
 def _hide_environment() -> None:

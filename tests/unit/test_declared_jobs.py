@@ -55,7 +55,13 @@ def test_what_celery_and_base_classes_know_is_no_unknown_option() -> None:
     def bound(self: Task) -> None:
         """Do nothing."""
 
-    options: dict[str, Any] = {"bind": True, "acks_late": True, "ignore_result": False, "rate_limit": "1/s", "retry_backoff": 2}
+    options: dict[str, Any] = {
+        "bind": True,
+        "acks_late": True,
+        "ignore_result": False,
+        "rate_limit": "1/s",
+        "retry_backoff": 2,
+    }
     job(name="declared-known", **options)(bound)
     job(name="declared-base", base=Base, database="main")(work)
     job(name="declared-tags", tags=["a", "b"])(work)

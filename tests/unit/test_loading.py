@@ -8,6 +8,7 @@ import pytest
 from celery import _state
 
 from jobworker import loading
+from jobworker.domain.errors import Misconfigured
 from jobworker.worker.task import JobApp
 
 
@@ -103,3 +104,11 @@ def test_two_plain_tasks_of_one_name_are_refused_too(folder: Path, monkeypatch: 
     [broken] = loading.load("work")
     assert broken.place == "work/b.py:4"
     assert f"job loading-shared: first in {folder / 'a.py'} has this name already" in broken.error
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "two\nlines"])
+def test_a_plain_task_has_a_name_that_the_history_can_hold(name: str) -> None:
+    app = JobApp("test", set_as_current=False)
+    app.finalize()
+    with pytest.raises(Misconfigured, match="a name has 1 to 255 printable characters"):
+        app.task(name=name, shared=False)(lambda: None)

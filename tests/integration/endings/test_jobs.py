@@ -95,7 +95,7 @@ def test_a_running_job_is_terminated(office: Office, number: str) -> None:
     post = office.post
     execution = post.send("hold", seconds=20)
     until(lambda: post.is_running(execution))
-    post.control.revoke(f"{execution}.1", terminate=True, signal=number)
+    post.control.revoke(execution, terminate=True, signal=number)
     told = ended(office, execution, "running", "cancelled")
     assert told["reason"] == "terminated through Celery's remote control"
     assert not post.engine.ends()[execution, 1]
@@ -106,7 +106,7 @@ def test_threads_cannot_be_terminated(office: Office) -> None:
     post = office.post
     execution = post.send("hold", seconds=1)
     until(lambda: post.is_running(execution))
-    post.control.revoke(f"{execution}.1", terminate=True)
+    post.control.revoke(execution, terminate=True)
     assert ended(office, execution, "running", "succeeded")["result"] == "held"
 
 
@@ -116,7 +116,7 @@ def test_a_job_that_is_held_back_is_revoked(office: Office) -> None:
     post.told("succeeded", post.send("rarely"))
     execution = post.send("rarely")
     until(post.in_flight, what="the second one to be fetched, and held back by its rate limit")
-    assert post.control.revoke(f"{execution}.1", reply=True, limit=1)
+    assert post.control.revoke(execution, reply=True, limit=1)
     assert ended(office, execution, "cancelled")["reason"] == "revoked through Celery's remote control"
     assert not post.starts(execution)
 

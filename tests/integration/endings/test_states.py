@@ -85,7 +85,7 @@ def test_states_of_what_never_ran_and_of_what_was_stopped(
     assert error["message"].startswith("the message cannot be read: ")
     running = engine.submit_one("hold", parameters={"seconds": 60})
     until(lambda: engine.is_running(running))
-    control.revoke(f"{running}.1", terminate=True)
+    control.revoke(running, terminate=True)
     assert engine.finished(running).state is State.CANCELLED
     assert engine.story(running) == [(0, "Queued"), (1, "Running"), (1, "Cancelled")]
     assert set(engine.starts()) == {(blocker, 1), (running, 1)}

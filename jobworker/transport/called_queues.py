@@ -1,0 +1,56 @@
+"""The queues that tasks are called into from Python: only Redis knows of such a message until a worker takes it."""
+
+import threading
+from collections.abc import Collection
+from typing import Any
+
+import redis
+
+from jobworker.clock import Clock
+from jobworker.transport import keys
+from jobworker.transport.publisher import lists_of
+
+#: A process notes a queue anew after so long (s); one that is empty is forgotten so long after its last note.
+_NOTED_EVERY = 60.0
+_KEPT = 3600.0
+
+#: Queues looked at.
+_MOST = 1000
+
+
+class CalledQueues:
+    """Notes where calls go, and finds those that lie where no worker takes messages from."""
+
+    def __init__(self, client: redis.Redis, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+        self._noted: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def note(self, queue: str) -> None:
+        """Remember that a call goes to `queue`. Raises `redis.RedisError`."""
+        now = self._clock.monotonic()
+        with self._lock:
+            if now - self._noted.get(queue, float("-inf")) < _NOTED_EVERY:
+                return
+        self._client.zadd(keys.CALLED_QUEUES, {queue: self._clock.now().timestamp()})
+        with self._lock:
+            if len(self._noted) >= _MOST:
+                self._noted.clear()
+            self._noted[queue] = now
+
+    def waiting(self, served: Collection[str]) -> dict[str, int]:
+        """Return how many messages wait in each noted queue that is not `served`. Raises `redis.RedisError`."""
+        noted: Any = self._client.zrevrange(keys.CALLED_QUEUES, 0, _MOST - 1, withscores=True)
+        others = [(queue, at) for queue, at in noted if queue not in served]
+        with self._client.pipeline(transaction=False) as pipe:
+            for queue, _ in others:
+                for name in lists_of(queue):
+                    pipe.llen(name)
+            lengths = [length if isinstance(length, int) else 0 for length in pipe.execute(raise_on_error=False)]
+        found, step = {}, len(lists_of(""))
+        for number, (queue, at) in enumerate(others):
+            found[queue] = sum(lengths[number * step : (number + 1) * step])
+            if not found[queue] and at < self._clock.now().timestamp() - _KEPT:
+                self._client.zrem(keys.CALLED_QUEUES, queue)
+        return {queue: count for queue, count in found.items() if count}
