@@ -65,9 +65,8 @@ def reader(
 
     def read(row: sa.Row[Any]) -> Made:
         try:
-            wrong = shape.wrong(row._fields, row) if shape else ()
-            if wrong:
-                raise TypeError(_told(row._mapping, wrong))
+            if shape and (wrong := shape.wrong(row._fields, row)):
+                raise TypeError(_told(row._mapping, wrong, shape.table))
             made = make(row)
         except ERRORS as error:
             raise _refusal(what(row), error) from error
@@ -151,15 +150,16 @@ def mended(what: str, values: dict[str, Any], shape: Shape) -> dict[str, Any]:
     if not wrong and not lost:
         found.forget(what)
         return values
-    problem = _told(values, dict.fromkeys([*wrong, *lost]))
+    problem = _told(values, dict.fromkeys([*wrong, *lost]), shape.table)
     note(what, problem)
     if lost:
         raise UnreadableRow(f"{what} cannot be read: {problem}")
     return values | {name: EMPTY.get(name) for name in wrong if values[name] is not UNREADABLE}
 
 
-def _told(values: Mapping[Any, Any], names: Iterable[str]) -> str:
-    return "; ".join(f"{name} is {_shown(values[name])}" for name in names)
+def _told(values: Mapping[Any, Any], names: Iterable[str], table: sa.Table) -> str:
+    columns = table.c
+    return "; ".join(f"{name} is {_shown(values[name], isinstance(columns[name].type, Json))}" for name in names)
 
 
 #: What stands for a column that has to be there. Others are null.
@@ -194,7 +194,13 @@ def has(**types: Any) -> Callable[[Any], bool]:
     return fits
 
 
-def _shown(value: Any) -> str:
+#: What a JSON value is: parameters and results are not for logs.
+_KINDS: Mapping[type, str] = {dict: "an object", list: "an array", str: "a text", bool: "a boolean"}
+
+
+def _shown(value: Any, is_json: bool) -> str:
     if value is UNREADABLE:
         return "not a time"
-    return (value.problem if isinstance(value, Garbage) else repr(value))[:_LONGEST]
+    if isinstance(value, Garbage):
+        return value.problem[:_LONGEST]
+    return _KINDS.get(type(value), "a number") if is_json else repr(value)[:_LONGEST]
