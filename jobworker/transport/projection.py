@@ -18,14 +18,34 @@ _CHUNK = 500
 #: What beat has reported is settled within a second; who was passed for so long was not heard of.
 _UNHEARD_AFTER = dt.timedelta(seconds=10)
 
-#: KEYS schedule, projection. ARGV prefix of entries, now, before when what was due counts as lost (scores), then for
-#: each schedule its id, version ("" if beat must not know it) and the score of its next occurrence.
-#: Beat reports again what it reported and nobody heard. Answers {ids that are not as they should be, ids that nobody
-#: heard of, ids that somebody had put off}; the latter two were put back.
-_COMPARE = """
+#: Reports that are not settled yet and are looked through for those of beat. If there are more, all may be among them.
+_MOST_UNSETTLED = 1000
+
+#: KEYS schedule, projection, events stream. ARGV prefix of entries, now, before when what was due counts as lost
+#: (scores), the stream id up to which events are settled, then for each schedule its id, version ("" if beat must not
+#: know it) and the score of its next occurrence.
+#: Beat reports again what it reported and nobody heard; a report that is not settled yet is not lost, however long ago
+#: its occurrence was due. Answers {ids that are not as they should be, ids that nobody heard of, ids that somebody had
+#: put off}; the latter two were put back.
+_COMPARE = f"""
 local now, unheard = tonumber(ARGV[2]), tonumber(ARGV[3])
-local wrong, lost, put_off = {}, {}, {}
-for i = 4, #ARGV, 3 do
+local wrong, lost, put_off = {{}}, {{}}, {{}}
+local unsettled, many
+local function is_unsettled(id)
+  if not unsettled then
+    unsettled = {{}}
+    local events = redis.call('XRANGE', KEYS[3], '(' .. ARGV[4], '+', 'COUNT', {_MOST_UNSETTLED})
+    many = #events == {_MOST_UNSETTLED}
+    for _, event in ipairs(events) do
+      local fields = {{}}
+      for i = 1, #event[2], 2 do fields[event[2][i]] = event[2][i + 1] end
+      local read, data = pcall(cjson.decode, fields.kind == '{events.Kind.DUE}' and fields.data or '')
+      if read and type(data) == 'table' and data.schedule then unsettled[data.schedule] = true end
+    end
+  end
+  return many or unsettled[id]
+end
+for i = 5, #ARGV, 3 do
   local id, version, first = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
   local mark = redis.call('HGET', KEYS[2], id)
   if version == '' then
@@ -36,7 +56,7 @@ for i = 4, #ARGV, 3 do
     local definition = redis.pcall('HGET', key, 'definition')
     if not score or type(definition) ~= 'string' or mark ~= version .. ' ' .. redis.sha1hex(definition) then
       wrong[#wrong + 1] = id
-    elseif tonumber(score) > first and (first < unheard or first > now) then
+    elseif tonumber(score) > first and (first < unheard or first > now) and not is_unsettled(id) then
       redis.call('ZADD', KEYS[1], ARGV[i + 2], key)
       -- Beat goes on to a time, and only from what was due.
       local told = first <= now and tonumber(score) < math.huge and lost or put_off
@@ -44,7 +64,7 @@ for i = 4, #ARGV, 3 do
     end
   end
 end
-return {wrong, lost, put_off}
+return {{wrong, lost, put_off}}
 """
 
 #: KEYS schedule, projection, quarantine. ARGV prefix of entries, then for each: id, version, definition, score.
@@ -103,24 +123,17 @@ class Projection:
         event was lost, and the entry is put back so that beat reports it again.
         """
         answer = Compared([], [], [])
-        bounds = [
-            entries.to_score(now),
-            entries.to_score(min(now, self._waiting_since(read_to) or now) - _UNHEARD_AFTER),
-        ]
+        bounds = [entries.to_score(now), entries.to_score(now - _UNHEARD_AFTER), read_to]
         for chunk in _chunks(expected):
             asked = [text for each in chunk for text in _question(each)]
             found: Any = self._compare(
-                keys=[entries.SCHEDULE_KEY, keys.BEAT_PROJECTION], args=[entries.KEY_PREFIX, *bounds, *asked]
+                keys=[entries.SCHEDULE_KEY, keys.BEAT_PROJECTION, keys.EVENTS],
+                args=[entries.KEY_PREFIX, *bounds, *asked],
             )
             answer.wrong.extend(found[0])
             answer.unheard.extend(found[1])
             answer.put_off.extend(found[2])
         return answer
-
-    def _waiting_since(self, read_to: str) -> dt.datetime | None:
-        """When the first report came that is not settled yet."""
-        first: Any = self._client.xrange(keys.EVENTS, min=f"({read_to}", count=1)
-        return events.moment(first[0][0]) if first else None
 
     def write(self, planned: Sequence[Planned]) -> None:
         """Write these entries anew. Each starts with its next occurrence, be it long past."""

@@ -366,6 +366,23 @@ def test_nothing_is_reported_again_while_reports_wait_to_be_settled(house: House
     assert house.next_of(due) == nominal
 
 
+def test_what_beat_reports_after_a_silence_is_not_held_to_be_lost(
+    house: House, beat: Scheduler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything was down when it was due, and beat is back before the relay has read anything."""
+    nominal = next_after(HOURLY, house.now - 3 * HOUR)
+    due = house.put("due", HOURLY, house.now - 3 * HOUR)
+    house.rounds(1)
+    beat.tick()
+    assert house.schedule.reported() == [(due, nominal)]
+
+    house.projector.start_over()
+    house.projector.run()
+
+    assert house.next_of(due) == next_after(HOURLY, house.now)
+    assert "due_event_lost" not in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize(("settled", "score"), [(0, None), (0, "inf"), (1, "inf")])
 def test_an_entry_that_somebody_put_off_comes_back(
     house: House, capsys: pytest.CaptureFixture[str], settled: int, score: str | None

@@ -35,6 +35,9 @@ logger = structlog.get_logger(__name__)
 
 _FETCH_SHA = hashlib.sha1(FETCH.encode(), usedforsecurity=False).hexdigest()
 
+#: How kombu ends the names of the queues of remote control.
+_PIDBOX = ".pidbox"
+
 #: Pause before a Redis that refused is asked again (s).
 _PAUSE = 0.5
 
@@ -286,8 +289,13 @@ class Channel(kombu_redis.Channel):
         self.pause(_PAUSE)
 
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
-        """Publish, and wake a worker up (what a job sends with Celery's own `.delay()` comes here)."""
+        """Publish, and wake a worker up (what a job sends with Celery's own `.delay()` comes here).
+
+        Answers to remote control are read by a program that waits for them; a token would be left behind.
+        """
         super()._put(queue, message, **kwargs)
+        if queue.endswith(_PIDBOX):
+            return
         with self._create_client().pipeline(transaction=False) as pipe:
             ring(pipe, queue)
             pipe.execute()

@@ -32,11 +32,13 @@ def test_inspect_and_control(yard: Yard, tmp_path: Path) -> None:
     held = yard.publish("wait_for_file", count=2, path=str(gate))
     until(is_busy(yard, held))
     assert _inspected(yard, "ping") == {"ok": "pong"}
+    before = set(yard.client.scan_iter())
     assert {request["id"] for request in _inspected(yard, "active")} == set(held)
     assert _inspected(yard, "reserved") == []
     assert _inspected(yard, "stats")["pool"]["max-concurrency"] == 2
     assert "noop" in _inspected(yard, "registered")
     assert sorted(queue["name"] for queue in _inspected(yard, "active_queues")) == sorted(_QUEUES)
+    until(lambda: not [key for key in set(yard.client.scan_iter()) - before if "pidbox" in key], what="no keys left")
 
     yard.control("cancel_consumer", "default")
     gate.touch()
