@@ -1,5 +1,7 @@
 """What `celery -A jobworker flower` reads. Flower's own command-line options come before it."""
 
+from logging import INFO, LogRecord, getLogger
+
 from jobworker.domain.errors import Misconfigured
 from jobworker.settings import Settings
 from jobworker.up import addresses, passwords
@@ -17,6 +19,15 @@ read_only = True
 basic_auth = [f"jobworker:{_password}"]
 if not _settings.flower_password:
     print(f"Flower: user jobworker, password in {_password_file}")  # noqa: T201 - logging is not set up yet
+
+
+def _calm(record: LogRecord) -> bool:
+    """Make a note of what Flower warns of: it asks workers when it starts, before they are there to answer."""
+    record.levelno, record.levelname = INFO, "INFO"
+    return True
+
+
+getLogger("flower.inspector").addFilter(_calm)
 
 # It keeps what it sees in memory; the history is in the database.
 max_tasks = 5000

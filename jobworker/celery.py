@@ -40,9 +40,12 @@ def load_tasks() -> list[Broken]:
     app.finalize()  # From here on each task is made where its module declares it, and refused there.
     broken = loading.load(_settings.tasks)
     for module in broken:
-        # Once in all of `jobworker up`, where each process imports them.
-        shown = {"exception": module.traceback} if _PROCESS in ("worker", None) else {}
-        logger.error("task_module_broken", module=module.module, place=module.place, why=module.error, **shown)
+        # Each process imports them; those that run no jobs do without, and the relay hears of it from the workers.
+        if _PROCESS == "worker":
+            tell, more = logger.error, {"exception": module.traceback}
+        else:
+            tell, more = logger.info, {}
+        tell("task_module_broken", module=module.module, place=module.place, why=module.error, **more)
     return broken
 
 
@@ -92,4 +95,6 @@ def _on_setup_logging(loglevel: int, logfile: str | None, **_: Any) -> None:
 
 if _PROCESS is not None:
     logging.outlive_output()  # Before Celery prints what it starts.
+    logging.shorten_warnings()
+    logging.configure(_settings.log_format, _settings.log_level, _PROCESS)  # Until Celery has read its options.
 app = _make_app()

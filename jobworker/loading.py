@@ -125,7 +125,7 @@ def _import(name: str) -> Broken | None:
         raise
     except BaseException as error:  # noqa: BLE001  whatever a module of users raises (SystemExit, too) is its fault only
         told = traceback.format_exception_only(error)[-1].strip()
-        return Broken(name, _place(error), told, traceback.format_exc())
+        return Broken(name, _place(error), told, _traceback(error))
     return None
 
 
@@ -136,6 +136,14 @@ def _place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if _is_users(frame.filename)]
     return f"{_shown(own[-1].filename)}:{own[-1].lineno}" if own else "its folder"
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback as Python prints it, from the users' code on."""
+    begin = error.__traceback__
+    while begin is not None and not _is_users(begin.tb_frame.f_code.co_filename):
+        begin = begin.tb_next
+    return "".join(traceback.format_exception(type(error), error, begin)).rstrip()
 
 
 def _is_users(file: str) -> bool:

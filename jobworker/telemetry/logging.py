@@ -4,6 +4,7 @@ import io
 import logging
 import select
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -55,6 +56,15 @@ def outlive_output() -> None:
         if stream is not None and stream is getattr(sys, f"__{name}__"):
             setattr(sys, name, lossy(descriptor))
             setattr(sys, f"__{name}__", getattr(sys, name))
+
+
+def shorten_warnings() -> None:
+    """Let each of Python's warnings be one line: where, what kind, what it says."""
+
+    def format_warning(message: Any, category: type[Warning], filename: str, lineno: int, _line: Any = None) -> str:
+        return f"{filename}:{lineno}: {category.__name__}: {' '.join(str(message).split())}\n"
+
+    warnings.formatwarning = format_warning
 
 
 def configure(log_format: str, log_level: str | int, process: str, stream: TextIO | None = None) -> None:

@@ -1,5 +1,6 @@
 """`jobworker up` itself: checks that nothing is in the way, starts everything in order, and stops it in order."""
 
+import contextlib
 import os
 import shlex
 import sys
@@ -52,8 +53,8 @@ def up(settings: Settings, clock: Clock, demo: bool = False) -> int:
     try:
         places = _places(settings, names)
         _require_free_ports(settings, names)
-        output = Output(clock, [REDIS, *names])
-        with Guardian(descriptor) as guardian:
+        output = Output(clock, [REDIS, *names], settings.home / "logs")
+        with contextlib.closing(output), Guardian(descriptor) as guardian:
             supervisor = Supervisor(guardian, output, clock, folder)
             return _Launch(settings, supervisor, output, clock, places).run(services, demo)
     finally:

@@ -1,16 +1,27 @@
-"""What `jobworker up` shows: each line with the time and the process it comes from, each process in its colour."""
+"""What `jobworker up` shows and keeps.
 
+All output of the processes goes to files. The terminal gets the supervisor's own lines, records of WARNING and above,
+and whatever is no record of a log, such as the traceback of a process that ends. Each line has the time and the process
+it comes from, each process in its colour.
+"""
+
+import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from honcho.colour import get_colours
 from honcho.printer import Message, Printer
 
 from jobworker.clock import Clock
+from jobworker.up.log_files import LogFile
 
 #: The supervisor's own lines.
 OURSELVES = "up"
+
+#: How records begin that are not for the terminal: in text and in JSON.
+_UNIMPORTANT = re.compile(r"\d{4}-\d\d-\d\dT\S+ \[(debug|info) *\]" r'|\{(?=.*"level": "(debug|info)")')
 
 
 class _Screen:
@@ -26,22 +37,60 @@ class _Screen:
         return sys.stdout.isatty()
 
 
-class Output:
-    """Prefixes lines and prints them."""
+class _Source:
+    """One process: its file, and whether its latest record was shown."""
 
-    def __init__(self, clock: Clock, names: Iterable[str]) -> None:
+    def __init__(self, file: LogFile, colour: str | None) -> None:
+        self.file = file
+        self.colour = colour
+        self._shown = True
+
+    def shows(self, line: str) -> bool:
+        """Whether a line is for the terminal. Those that are indented belong to the record before them."""
+        if line[:1].strip():
+            self._shown = _UNIMPORTANT.match(line) is None
+        return self._shown
+
+
+class Output:
+    """Keeps lines in `folder`, and prints those that matter."""
+
+    def __init__(self, clock: Clock, names: Iterable[str], folder: Path) -> None:
+        self.folder = folder
         self._clock = clock
         self._printer: Any = Printer(output=_Screen(), width=max(map(len, (OURSELVES, *names))))
         self._palette = get_colours()
-        self._colours: dict[str, str | None] = {OURSELVES: None}
+        self._sources: dict[str, _Source] = {}
 
     def lines(self, name: str, lines: Iterable[bytes | str]) -> None:
-        """Print what `name` wrote."""
-        if name not in self._colours:
-            self._colours[name] = next(self._palette)
-        for line in lines:
-            self._printer.write(Message("line", line, self._clock.now().astimezone(), name, self._colours[name]))
+        """Keep what `name` wrote; print it if it matters."""
+        source = self._source(name)
+        for given in lines:
+            line = given.decode(errors="backslashreplace") if isinstance(given, bytes) else given
+            source.file.write(line)
+            if source.shows(line):
+                self._print(name, source, line)
 
     def say(self, text: str) -> None:
-        """Print what the supervisor has to say."""
-        self.lines(OURSELVES, [text])
+        """Print what the supervisor has to say, and keep it with the time."""
+        source = self._source(OURSELVES)
+        source.file.write(f"{self._clock.now().isoformat()} {text}")
+        self._print(OURSELVES, source, text)
+
+    def file(self, name: str) -> Path:
+        """Where all lines of a process are."""
+        return self._source(name).file.path
+
+    def close(self) -> None:
+        """Close the files."""
+        for source in self._sources.values():
+            source.file.close()
+
+    def _source(self, name: str) -> _Source:
+        if name not in self._sources:
+            colour = None if name == OURSELVES else next(self._palette)
+            self._sources[name] = _Source(LogFile(self.folder / f"{name}.log"), colour)
+        return self._sources[name]
+
+    def _print(self, name: str, source: _Source, line: str) -> None:
+        self._printer.write(Message("line", line, self._clock.now().astimezone(), name, source.colour))

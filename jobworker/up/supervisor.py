@@ -25,9 +25,11 @@ _LONGEST_TURN = 0.25
 #: How often a process that must be insisted on is asked again to stop (s).
 _INSIST_EVERY = 1.0
 
+#: How often a worker is told to interrupt its jobs.
+_QUITS = 2
 
-#: How long processes may take to stop after a second signal (s).
-_HURRY = 10.0
+#: How long each stage may take to stop after a second signal (s).
+_HURRY = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ class Supervisor:
         self._kept: dict[str, _Kept] = {}
         self._selector = selectors.DefaultSelector()
         self._interrupts = 0
-        self._hurry_until: float | None = None
+        self._hurried_at = 0.0
+        self._quits = 0
         self._take_signals()
 
     @property
@@ -156,12 +159,13 @@ class Supervisor:
         alive = [kept.child for name in stage.names if (kept := self._kept.get(name)) and kept.child]
         if alive:
             self._output.say(f"stopping {', '.join(child.service.name for child in alive)}")
-        deadline = self._clock.monotonic() + stage.patience
-        ask_again_at = self._clock.monotonic()
+        began = ask_again_at = self._clock.monotonic()
+        deadline = began + stage.patience
         asked = False
         while self._alive(stage) and self._clock.monotonic() < deadline and self._interrupts < first + 2:
             if self._interrupts > first:
-                deadline = min(deadline, self._hurry(stages))
+                self._interrupt_jobs(stages)
+                deadline = min(deadline, max(began, self._hurried_at) + _HURRY)
             if not asked or (stage.insist and self._clock.monotonic() >= ask_again_at):
                 asked = True
                 ask_again_at = self._clock.monotonic() + _INSIST_EVERY
@@ -170,16 +174,19 @@ class Supervisor:
             self.turn()
         return self._kill_what_is_left(stage)
 
-    def _hurry(self, stages: Sequence[Stage]) -> float:
-        """Have jobs interrupted, once; return until when the processes may still take to stop."""
-        if self._hurry_until is None:
-            workers = [child for stage in stages if stage.runs_jobs for child in self._alive(stage)]
-            if workers:
-                self._output.say("interrupting the jobs; Ctrl-C again kills all")
-            for child in workers:
-                child.interrupt()
-            self._hurry_until = self._clock.monotonic() + _HURRY
-        return self._hurry_until
+    def _interrupt_jobs(self, stages: Sequence[Stage]) -> None:
+        """Have workers interrupt their jobs: the first `SIGQUIT` gives these some time, the second one does not."""
+        now = self._clock.monotonic()
+        if not self._quits:
+            self._hurried_at = now
+        if self._quits == _QUITS or now < self._hurried_at + self._quits * _INSIST_EVERY:
+            return
+        workers = [child for stage in stages if stage.runs_jobs for child in self._alive(stage)]
+        if workers and not self._quits:
+            self._output.say("interrupting the jobs; Ctrl-C again kills all")
+        self._quits += 1
+        for child in workers:
+            child.interrupt()
 
     def _kill_what_is_left(self, stage: Stage) -> bool:
         left = self._alive(stage)
@@ -224,7 +231,8 @@ class Supervisor:
         delay = self._backoff.delay(kept.deaths)
         kept.restart_at = now + delay
         when = f"in {delay:g} s" if delay else "at once"
-        self._output.say(f"{child.service.name} died ({_ending(kept.returncode)}); restarting {when}")
+        file = self._output.file(child.service.name)
+        self._output.say(f"{child.service.name} died ({_ending(kept.returncode)}), see {file}; restarting {when}")
 
     def _tell_guardian(self) -> None:
         self._guardian.watch(kept.child.pid for kept in self._kept.values() if kept.child is not None)

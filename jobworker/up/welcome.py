@@ -22,6 +22,7 @@ _TEXT = """
     Flower     {flower}
     database   {database}
     Redis      {redis}
+    logs       {logs} (a file for each process; here are warnings and errors)
 
   Try it:
 
@@ -69,7 +70,7 @@ class Welcome:
                 return True
             if self._clock.monotonic() > complain_at:
                 complain_at += _COMPLAIN_EVERY
-                self._output.say(f"not ready yet: {_missing(answer)}")
+                self._output.say(f"not ready yet: {_missing(answer)} (all output: {self._output.folder})")
         return False
 
     def _text(self) -> str:
@@ -79,6 +80,7 @@ class Welcome:
             flower=flower if self._places.flower else "not in the Procfile",
             database=without_password(self._places.database_url),
             redis=without_password(self._redis_url),
+            logs=self._output.folder,
         )
 
 

@@ -30,7 +30,7 @@ class _Supervised(Supervisor):
 
     def __init__(self, folder: Path, backoff: Backoff | None = None) -> None:
         self.guardian = Guardian()
-        super().__init__(self.guardian, Output(SystemClock(), []), SystemClock(), folder, backoff)
+        super().__init__(self.guardian, Output(SystemClock(), [], folder / "logs"), SystemClock(), folder, backoff)
 
     def stop_one(self, name: str, patience: float = PATIENCE, insist: bool = False) -> bool:
         """Stop a single service."""

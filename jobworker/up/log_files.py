@@ -1,0 +1,41 @@
+"""The files that keep all output of the processes, one for each, rotated by size."""
+
+import contextlib
+from pathlib import Path
+
+from jobworker.telemetry import logging
+
+#: A file that is larger (bytes) is renamed `….log.1` and begun anew; so many older ones are kept.
+_LARGEST, _KEPT = 10 * 1024 * 1024, 4
+
+
+class LogFile:
+    """Lines of one process. What cannot be written is dropped, and the loss is noted where it can be written again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._stream = logging.lossy(path)
+        self._size = path.stat().st_size
+
+    def write(self, line: str) -> None:
+        """Append a line."""
+        if self._size > _LARGEST:
+            self._rotate()
+        self._stream.write(f"{line}\n")
+        self._size += len(line) + 1
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def _rotate(self) -> None:
+        self._size = 0
+        names = [self.path, *(self.path.with_name(f"{self.path.name}.{number}") for number in range(1, _KEPT + 1))]
+        with contextlib.suppress(OSError):
+            for older, newer in zip(reversed(names), [*reversed(names)][1:], strict=False):
+                if newer.exists():
+                    newer.replace(older)
+            fresh = logging.lossy(self.path)
+            self._stream.close()
+            self._stream = fresh

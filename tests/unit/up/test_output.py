@@ -1,0 +1,78 @@
+"""What `jobworker up` prints, and what it keeps in files."""
+
+from pathlib import Path
+
+import pytest
+
+from jobworker.clock import SystemClock
+from jobworker.up import log_files
+from jobworker.up.log_files import LogFile
+from jobworker.up.output import Output
+
+_TIME = "2026-11-30T18:41:43.603013Z"
+
+
+def _printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line.partition("| ")[2] for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Output:
+    return Output(SystemClock(), ["web"], tmp_path / "logs")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{_TIME} [info     ] process_starts  [jobworker] process=web",
+        f"{_TIME} [debug    ] detail",
+        '{"process": "web", "event": "process_starts", "level": "info", "timestamp": "…"}',
+    ],
+)
+def test_unimportant_records_are_kept_and_not_printed(
+    output: Output, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    output.lines("web", [line, "    its second line", b"", b"a line of its own"])
+
+    assert _printed(capsys) == ["a line of its own"]
+    assert output.file("web").read_text().splitlines() == [line, "    its second line", "", "a line of its own"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"{_TIME} [warning  ] odd", f"{_TIME} [error    ] wrong", "Traceback (most recent call last):", "  File"],
+        ['{"event": "\\"level\\": \\"info\\"", "level": "error"}'],
+        ["8962:M 30 Nov 2026 18:41:40.606 # WARNING Memory overcommit must be enabled!"],
+    ],
+)
+def test_what_matters_is_printed_and_kept(output: Output, capsys: pytest.CaptureFixture[str], lines: list[str]) -> None:
+    output.lines("web", lines)
+
+    assert _printed(capsys) == lines
+    assert output.file("web").read_text().splitlines() == lines
+
+
+def test_each_process_has_its_own_latest_record(output: Output, capsys: pytest.CaptureFixture[str]) -> None:
+    output.lines("web", [f"{_TIME} [error    ] wrong"])
+    output.lines("relay", [f"{_TIME} [info     ] well"])
+    output.lines("web", ["    more"])
+    output.say("web died")
+
+    assert [line.split()[-1] for line in _printed(capsys)] == ["wrong", "more", "died"]
+    assert output.file("up").read_text().endswith(" web died\n")
+
+
+def test_a_large_file_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_files, "_LARGEST", 3)
+    file = LogFile(tmp_path / "logs" / "web.log")
+    for number in range(7):
+        file.write(f"{number}" * 3)
+    file.close()
+
+    found = sorted((tmp_path / "logs").iterdir())
+    assert [(path.name, path.read_text()) for path in found] == [
+        ("web.log", "666\n"),
+        *((f"web.log.{number}", f"{6 - number}" * 3 + "\n") for number in range(1, 5)),
+    ]
+    assert (tmp_path / "logs").stat().st_mode & 0o777 == 0o700
