@@ -56,10 +56,23 @@ __all__ = [
 use_shipped_data()
 
 
+def _offer_app() -> None:
+    """Let `.delay()` find our app where no app was made: in a shell, in a script, in another thread of theirs."""
+    import importlib
+
+    from celery import _state
+    from celery.local import Proxy
+
+    if _state.default_app is None:
+        _state.set_default_app(Proxy(lambda: importlib.import_module("jobworker.celery").app))
+
+
 def __getattr__(name: str) -> Any:
     # Only who writes jobs pays for importing Celery; the API and the command line do without.
     if name in __all__:
         from jobworker import declare
 
+        if name in ("job", "Job"):
+            _offer_app()
         return getattr(declare, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,6 +15,7 @@ from jobworker.loading import Broken
 from jobworker.settings import Settings
 from jobworker.telemetry import logging
 from jobworker.transport.celery_settings import celery_settings, lay_over
+from jobworker.up import running
 from jobworker.worker import printed
 from jobworker.worker.setup import install
 from jobworker.worker.task import JobApp
@@ -27,7 +28,7 @@ _PROCESS = next((word for word in sys.argv if word in ("worker", "beat", "flower
 
 def _read_settings() -> Settings:
     try:
-        return Settings.from_environment()
+        return running.read_settings()
     except Misconfigured as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -117,6 +117,23 @@ class Settings:
         )
 
     @property
+    def database_in_home(self) -> bool:
+        """Whether the database is a file in the home."""
+        kind, _, path = self.database_url.partition(":///")
+        return kind == "sqlite" and self.home in Path(path).absolute().parents
+
+    def require_home(self) -> None:
+        """Refuse a home in which nothing can be written; raises `Misconfigured`."""
+        there = next(folder for folder in (self.home, *self.home.parents) if os.path.exists(folder))
+        if there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=True):
+            return
+        why = "this user may not write to" if there.is_dir() else "there is a file in its place:"
+        raise Misconfigured(
+            f"JOBWORKER_HOME={self.home} cannot be used: {why} {there}; "
+            "set JOBWORKER_HOME to a folder that can be written, or to one that can be made"
+        )
+
+    @property
     def needs_beat(self) -> bool:
         """Whether schedules are due when beat says so."""
         return self.scheduling_provider == "redbeat"

@@ -18,7 +18,7 @@ from jobworker.store.read_limit import ReadLimit
 from jobworker.telemetry import logging
 from jobworker.telemetry.metrics import Metrics
 from jobworker.transport.wake import Waker
-from jobworker.up import addresses
+from jobworker.up import addresses, running
 
 #: What a request may read for (s of processor time): pages take milliseconds.
 _LONGEST_READ = 2.0
@@ -27,7 +27,7 @@ _LONGEST_READ = 2.0
 def create_app(settings: Settings | None = None, clock: Clock | None = None) -> Flask:
     """The application. It connects to nothing before the first request, so a server may fork after this."""
     if settings is None:
-        settings = Settings.from_environment()
+        settings = running.read_settings()
         logging.outlive_output()
         logging.configure(settings.log_format, settings.log_level, "web")
         logging.log_start()

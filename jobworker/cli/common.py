@@ -1,7 +1,6 @@
 """What several commands need: the settings of this place, and its database."""
 
 import contextlib
-import dataclasses
 import getpass
 from collections.abc import Iterator
 
@@ -14,19 +13,16 @@ from jobworker.up import running
 
 
 def prepare() -> Settings:
-    """Begin a command: quiet logs, and the settings.
-
-    Redis is that of the `jobworker up` which runs in this home, unless another one is named.
-    """
+    """Begin a command: quiet logs, and the settings."""
     logging.configure("text", "WARNING", "cli")
-    found = Settings.from_environment()
-    url = running.redis_url(found)
-    return found if url is None else dataclasses.replace(found, redis_url=url)
+    return running.read_settings()
 
 
 @contextlib.contextmanager
 def database(found: Settings) -> Iterator[Database]:
     """The database, if it has the schema of this code; raises `Misconfigured` if not, or if it does not answer."""
+    if found.database_in_home:
+        found.require_home()
     migrate.require(found.database_url)
     opened = Database(found.database_url, PATIENT)
     try:

@@ -14,7 +14,10 @@ def command() -> None:
 @command.command()
 def upgrade() -> None:
     """Create the tables, or bring those of an older JobWorker up to date."""
-    url = Settings.from_environment().database_url
+    settings = Settings.from_environment()
+    if settings.database_in_home:
+        settings.require_home()
+    url = settings.database_url
     before = migrate.revision(url)
     after = migrate.upgrade(url)
     done = "is up to date" if before == after else f"upgraded from {before or 'nothing'}"

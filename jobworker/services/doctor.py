@@ -52,7 +52,7 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
     """Look at everything; what cannot be looked at is a finding too."""
     yield _python()
     yield from _dependencies()
-    yield Finding(Level.OK, "settings", f"home {settings.home}, API on {settings.bind}")
+    yield _settings(settings)
     sections: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("database", lambda: _database(settings, clock)),
         ("redis server", lambda: _redis(settings)),
@@ -68,6 +68,14 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
 
 def _python() -> Finding:
     return Finding(Level.OK, "python", f"{platform.python_version()} ({sys.executable})")
+
+
+def _settings(settings: Settings) -> Finding:
+    try:
+        settings.require_home()
+    except Misconfigured as error:
+        return Finding(Level.FAIL if settings.database_in_home else Level.WARN, "settings", error.detail)
+    return Finding(Level.OK, "settings", f"home {settings.home}, API on {settings.bind}")
 
 
 def _dependencies() -> Iterator[Finding]:

@@ -61,7 +61,13 @@ def outlive_output() -> None:
 def shorten_warnings() -> None:
     """Let each of Python's warnings be one line: where, what kind, what it says."""
 
-    def format_warning(message: Any, category: type[Warning], filename: str, lineno: int, _line: Any = None) -> str:
+    def format_warning(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,  # noqa: ARG001  the source line; Python passes it by position or by name
+    ) -> str:
         return f"{filename}:{lineno}: {category.__name__}: {' '.join(str(message).split())}\n"
 
     warnings.formatwarning = format_warning

@@ -43,6 +43,7 @@ _PATIENCE = 20.0
 
 def up(settings: Settings, clock: Clock, demo: bool = False) -> int:
     """Run everything until a signal says stop; the exit code."""
+    settings.require_home()
     folder = Path.cwd()
     services = procfile.read(folder / "Procfile")
     if not settings.needs_beat:

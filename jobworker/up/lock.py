@@ -21,8 +21,14 @@ class HomeLock:
 
     def acquire(self, clock: Clock) -> int:
         """The descriptor that holds the lock; raises `Misconfigured` if somebody else has it."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Misconfigured(
+                f"JOBWORKER_HOME={self._path.parent} cannot be used: {self._path} cannot be made ({error.strerror}); "
+                "set JOBWORKER_HOME to a folder that can be written, or to one that can be made"
+            ) from error
         deadline = clock.monotonic() + _PATIENCE
         while not self._try():
             if clock.monotonic() > deadline:

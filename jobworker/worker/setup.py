@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import redis
+import structlog
 from billiard import active_children
 from celery import Celery, signals
 from celery.app import trace
@@ -35,6 +36,8 @@ from jobworker.worker.settling import SettleStep
 from jobworker.worker.shutdown import take_over_signals
 from jobworker.worker.task import JobTask
 
+logger = structlog.get_logger(__name__)
+
 _PR_SET_DUMPABLE = 4
 
 
@@ -54,6 +57,7 @@ def install(app: Celery, settings: Settings) -> None:
             version = settings.code_version or loading.source_digest(settings.tasks)
             shares = Shares(settings.queue_weights)
         _hide_environment()
+        _warn_of_home(settings)
         clock = SystemClock()
         worker = worker_id(sender, secrets.token_hex(4))
         mailbox = Mailbox(worker, version, clock, lambda: connect(settings.redis_url), _end_now)
@@ -97,6 +101,14 @@ def _let_calls_be_found(settings: Settings) -> None:
                 called_queues().note(routing_key)
 
     signals.before_task_publish.connect(note_queue, weak=False)
+
+
+def _warn_of_home(settings: Settings) -> None:
+    """Jobs that save nothing run without a home."""
+    try:
+        settings.require_home()
+    except Misconfigured as error:
+        logger.warning("home_unusable", why=error.detail, hint="jobs that save files or large results fail here")
 
 
 def _hide_environment() -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from tests.supervised import ROOT, Up, group_members
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
+
+#: Lines before it is ready.
+_MOST_LINES = 25
 
 _EXAMPLES = ("cleanup_inactive_entities", "generate_entity_statistics", "process_data_export")
 
@@ -64,8 +68,12 @@ class System(Up):
 
     def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Type `jobworker …` in another terminal."""
+        return self.python("-m", "jobworker.cli", *arguments)
+
+    def python(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run Python in another terminal, in the folder of the project."""
         return subprocess.run(
-            [sys.executable, "-m", "jobworker.cli", *arguments],
+            [sys.executable, *arguments],
             cwd=ROOT,
             env=self.environment,
             capture_output=True,
@@ -73,6 +81,15 @@ class System(Up):
             timeout=120,
             check=False,
         )
+
+    def log(self, name: str) -> str:
+        """All that a process has written."""
+        return (self.home / "logs" / f"{name}.log").read_text()
+
+    @property
+    def start(self) -> list[str]:
+        """What it said until it was ready."""
+        return self.output.partition("JobWorker is ready.")[0].splitlines()
 
 
 def _open(request: urllib.request.Request) -> tuple[int, Any]:
@@ -120,6 +137,17 @@ def test_the_demo_runs_the_three_examples(system: System) -> None:
     assert Path(export["result"]["file"]).read_text().splitlines()
 
 
+def test_the_start_is_told_in_few_lines_and_kept_in_full(system: System) -> None:
+    assert len(system.start) <= _MOST_LINES, system.start
+    for name in ("redis", "web", "relay", "worker", "beat", "flower"):
+        assert any(f"{name} started (pid " in line for line in system.start)
+    assert not [line for line in system.output.splitlines() if "[info" in line]
+    for name in ("web", "relay", "worker", "beat"):
+        assert "process_starts" in system.log(name)
+    assert "relay started" in system.log("up")
+    assert f"logs       {system.home}/logs" in system.output
+
+
 def test_the_printed_curl_works(system: System) -> None:
     start = system.output.index("curl -s -X POST")
     command = system.output[start:].split("\n\n")[0]
@@ -138,9 +166,9 @@ def test_the_docs_are_where_it_says(system: System) -> None:
 def test_flower_asks_for_the_password_and_sees_the_jobs(system: System) -> None:
     credentials = f"jobworker:{(system.home / 'flower.password').read_text().strip()}"
     assert system.get(system.flower)[0] == 401
-    assert credentials.partition(":")[2] in system.output
+    assert credentials.partition(":")[2] not in system.output
     # It turns the workers' events on within seconds of its start; what ran before it does not see.
-    system.says("enabled by remote")
+    until(lambda: "enabled by remote" in system.log("worker"), what="events")
 
     execution = system.submit("generate_entity_statistics")["id"]
     system.succeeds(execution)
@@ -177,6 +205,66 @@ def test_the_commands_work_beside_it(system: System) -> None:
     doctor = system.command("doctor")
     assert "FAIL" not in doctor.stdout
     assert doctor.returncode == 0
+
+
+def test_celerys_commands_and_calls_from_python_work_beside_it(system: System) -> None:
+    asked = system.python("-m", "celery", "-A", "jobworker", "inspect", "ping", "--timeout", "10")
+    assert "pong" in asked.stdout, asked.stderr
+
+    called = system.python("-m", "celery", "-A", "jobworker", "call", "generate_entity_statistics")
+    system.succeeds(called.stdout.strip())
+
+    code = "from tasks.entities import generate_entity_statistics as job; print(job.delay().get(timeout=60)['total'])"
+    assert system.python("-c", code).stdout == "500\n"
+
+    nowhere = {"JOBWORKER_REDIS_URL": "redis://127.0.0.1:1/0"}
+    system.environment.update(nowhere)
+    try:
+        assert "pong" not in system.python("-m", "celery", "-A", "jobworker", "inspect", "ping").stdout
+    finally:
+        system.environment.pop("JOBWORKER_REDIS_URL")
+
+
+def test_a_broken_module_is_told_once_and_a_second_ctrl_c_interrupts_jobs(tmp_path: Path) -> None:
+    _make_project(tmp_path)
+    running = System(tmp_path, JOBWORKER_TASKS="mine")
+    try:
+        running.says("JobWorker is ready.", within=120)
+        running.says("[error    ] task_module_broken")
+        told = [line.partition("| ")[2] for line in running.output.splitlines()]
+        begin = told.index("Traceback (most recent call last):")
+        assert told[begin + 1 : begin + 4] == [
+            f'  File "{tmp_path}/mine/mail.py", line 1, in <module>',
+            "    import nowhere_to_be_found",
+            "ModuleNotFoundError: No module named 'nowhere_to_be_found'",
+        ]
+        assert running.output.count("Traceback") == 1
+        assert len(running.start) <= _MOST_LINES, running.start
+
+        execution = running.submit("wait_for_ever")["id"]
+        until((tmp_path / "begun").exists, within=60, what="the job")
+        running.send(signal.SIGINT)
+        running.says("jobs that run have 60 s to end. Ctrl-C again interrupts them, a third one kills all")
+        running.says("stopping worker")
+        running.send(signal.SIGINT)
+        assert running.ends() == 0
+        assert "interrupting the jobs; Ctrl-C again kills all" in running.output
+        assert "killing" not in running.output
+        assert "its worker was shut down while it ran" in running.command("executions", execution).stdout
+    finally:
+        running.kill()
+
+
+def _make_project(folder: Path) -> None:
+    """A project with a module that does not import, and a job that does not end."""
+    for name in ("Procfile", "app.py", "celeryconfig.py", "flowerconfig.py"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "mine").mkdir()
+    (folder / "mine" / "mail.py").write_text("import nowhere_to_be_found\n")
+    (folder / "mine" / "lasting.py").write_text(
+        "import pathlib, threading\n\nfrom jobworker import job\n\n\n@job\ndef wait_for_ever():\n"
+        "    pathlib.Path('begun').touch()\n    while True:\n        threading.Event().wait(0.1)\n"
+    )
 
 
 def test_ctrl_c_leaves_no_process_and_a_second_start_resumes(own: System, tmp_path: Path) -> None:

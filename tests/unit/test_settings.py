@@ -1,5 +1,6 @@
 """Settings: defaults, and complaints that name the variable."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,36 @@ def test_nothing_set_means_one_machine_under_var() -> None:
     assert settings.home == Path("var").absolute()
     assert settings.database_url == f"sqlite:///{settings.home}/jobworker.db"
     assert (settings.bind, settings.redis_url) == ("127.0.0.1:8000", DEFAULT_REDIS_URL)
+
+
+@pytest.mark.parametrize("place", ["", "below"])
+def test_a_home_that_is_a_file_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    settings = Settings.from_environment({"JOBWORKER_HOME": str(tmp_path / "file" / place)})
+    with pytest.raises(Misconfigured, match="there is a file in its place"):
+        settings.require_home()
+
+
+def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    settings = Settings.from_environment({"JOBWORKER_HOME": str(tmp_path / "var")})
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # Root may write everywhere.
+    try:
+        with pytest.raises(Misconfigured, match="this user may not write to"):
+            settings.require_home()
+    finally:
+        os.seteuid(user)
+        tmp_path.chmod(0o755)
+    settings.require_home()
+
+
+def test_whether_the_database_is_in_the_home() -> None:
+    home = {"JOBWORKER_HOME": "/data"}
+    assert Settings.from_environment(home).database_in_home
+    for url in ("sqlite:////elsewhere/jobworker.db", "postgresql://host/name"):
+        assert not Settings.from_environment({**home, "JOBWORKER_DATABASE_URL": url}).database_in_home
 
 
 def test_the_database_lives_in_the_home_that_was_given() -> None:

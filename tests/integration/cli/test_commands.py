@@ -310,3 +310,23 @@ def test_web_needs_a_database_with_tables(run: Run, tmp_path: Path) -> None:
 
     assert done.exit_code == 2
     assert "run jobworker db upgrade" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "db upgrade", "web", "relay", "executions", "submit clean days=1", "doctor"])
+def test_a_home_that_is_a_file_is_told_in_one_sentence(run: Run, tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    where = {"JOBWORKER_HOME": str(tmp_path / "file"), "JOBWORKER_BIND": f"127.0.0.1:{free_port()}"}
+    done = run(*command.split(), **where, JOBWORKER_DATABASE_URL="", JOBWORKER_REDIS_URL="")
+
+    [said] = [line for line in done.output.splitlines() if "JOBWORKER_HOME=" in line]
+    assert f"JOBWORKER_HOME={tmp_path}/file cannot be used: there is a file in its place" in said
+    assert done.exit_code == (1 if command == "doctor" else 2)
+    assert "Traceback" not in done.output
+
+
+def test_a_home_on_a_file_system_that_takes_no_files_is_told_in_one_sentence(run: Run) -> None:
+    done = run("up", JOBWORKER_HOME="/sys")  # Not even root may make files there.
+
+    assert done.exit_code == 2
+    assert done.output.startswith("error: JOBWORKER_HOME=/sys cannot be used: ")
+    assert len(done.output.splitlines()) == 1
