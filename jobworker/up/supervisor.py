@@ -146,7 +146,7 @@ class Supervisor:
         patience = max((stage.patience for stage in stages if stage.runs_jobs), default=0.0)
         if running:
             self._output.say(
-                f"stopping; jobs that run have {patience:g} s to end. "
+                f"stopping: jobs that run have {patience:g} s to end. "
                 "Ctrl-C again interrupts them, a third one kills all"
             )
         for kept in self._kept.values():
@@ -158,7 +158,8 @@ class Supervisor:
     def _stop_stage(self, stage: Stage, stages: Sequence[Stage], first: int) -> bool:
         alive = [kept.child for name in stage.names if (kept := self._kept.get(name)) and kept.child]
         if alive:
-            self._output.say(f"stopping {', '.join(child.service.name for child in alive)}")
+            waiting = " and waiting for the jobs that run" if stage.runs_jobs else ""
+            self._output.say(f"stopping {', '.join(child.service.name for child in alive)}{waiting}")
         began = ask_again_at = self._clock.monotonic()
         deadline = began + stage.patience
         asked = False
