@@ -38,6 +38,9 @@ _FETCH_SHA = hashlib.sha1(FETCH.encode(), usedforsecurity=False).hexdigest()
 #: How kombu ends the names of the queues of remote control.
 _PIDBOX = ".pidbox"
 
+#: An answer that was not read for so long (s) is not waited for any more.
+_ANSWER_TTL = 60
+
 #: Pause before a Redis that refused is asked again (s).
 _PAUSE = 0.5
 
@@ -291,10 +294,11 @@ class Channel(kombu_redis.Channel):
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
         """Publish, and wake a worker up (what a job sends with Celery's own `.delay()` comes here).
 
-        Answers to remote control are read by a program that waits for them; a token would be left behind.
+        Answers to remote control are read by a program that waits for them; nothing of them may be left behind.
         """
         super()._put(queue, message, **kwargs)
         if queue.endswith(_PIDBOX):
+            self._create_client().expire(queue, _ANSWER_TTL)
             return
         with self._create_client().pipeline(transaction=False) as pipe:
             ring(pipe, queue)

@@ -58,6 +58,16 @@ def test_inspect_and_control(yard: Yard, tmp_path: Path) -> None:
     assert yard.workers() == []
 
 
+def test_an_answer_that_nobody_reads_expires(yard: Yard) -> None:
+    yard.worker()
+    with Celery(broker=yard.server.url, set_as_current=False) as app, app.connection() as connection:
+        mailbox = app.control.mailbox(connection)
+        mailbox._publish("ping", {}, reply_ticket="1", channel=connection.default_channel)
+        answers = mailbox.reply_queue.name
+        until(lambda: yard.client.llen(answers), what="the answer")
+        assert 0 < yard.client.ttl(answers) <= 60
+
+
 def test_parameters_and_results_stay_out_of_remote_control_events_and_logs(yard: Yard, tmp_path: Path) -> None:
     worker = yard.worker("-E", "--loglevel", "DEBUG")
     gate = tmp_path / "hush-parameter"
