@@ -76,7 +76,7 @@ def test_apply_says_what_cannot_be(jobworker: Run, folder: Path) -> None:
         ("schedule('s', job='clean', rule=daily('26:00'))", "nights/__init__.py:2: schedule 's': /rule/time: "),
         (
             "schedule('s', job='clean', rule=daly('06:00'))",
-            "/nights/__init__.py:2: NameError: name 'daly' is not defined",
+            "nights/__init__.py:2: NameError: name 'daly' is not defined",
         ),
     ],
 )
