@@ -57,6 +57,11 @@ class Metadata(MutableMapping[str, Any]):
     def __repr__(self) -> str:
         return f"Metadata({dict(self)!r})"
 
+    def start_over(self) -> None:
+        """Forget, in a process that was forked, what has changed and who held the lock."""
+        self._lock = threading.Lock()
+        self._changes = {}
+
     def take(self) -> dict[str, Any]:
         """What has changed since this was last called."""
         with self._lock:

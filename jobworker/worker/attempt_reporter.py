@@ -48,6 +48,13 @@ class AttemptReporter:
         self._taken: tuple[dict[str, Any] | None, dict[str, Any]] = (None, {})
         self.metadata = Metadata(delivery.metadata, self._has_news)
 
+    def start_over(self) -> None:
+        """Leave to the parent, in a process that the job has forked, what it has not told yet."""
+        self._lock = threading.RLock()  # Another thread may have held it.
+        self._beyond = self._lost = _NONE
+        self._progress = None
+        self.metadata.start_over()
+
     # --- what is said ------------------------------------------------------------------------------------------
 
     def log(self, record: logging.LogRecord) -> None:

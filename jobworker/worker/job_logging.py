@@ -76,6 +76,14 @@ class JobLogHandler(logging.Handler):
         self._only = attempt if self._one_at_a_time else None
         return _here.set(attempt)
 
+    def start_over(self) -> None:
+        """Belong, in a process that a job has forked, to its attempt alone."""
+        self._reporter.start_over()
+        self._one_at_a_time = True
+        self._only = _here.get() or self._only
+        if self._only is not None:
+            self._only.start_over()
+
     def leave(self, entered: contextvars.Token[AttemptReporter | None]) -> None:
         """The inverse of `enter`."""
         printed.end_lines()

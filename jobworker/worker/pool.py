@@ -8,6 +8,8 @@ Each process leads a group of its own, so that what its jobs started ends with i
 at once. Time limits are not the pool's business (`limits.py`).
 """
 
+import multiprocessing
+import multiprocessing.process
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +27,9 @@ from jobworker.worker.task import JobTask
 _MOST_COPIED = 32 * 1024
 
 _HEADER = 4
+
+#: What `multiprocessing` takes the worker for: the main process.
+_MAIN = multiprocessing.current_process()
 
 #: After this time (s) a process whose pipe has closed is gone.
 _A_MOMENT = 0.1
@@ -67,10 +72,20 @@ class Worker(asynpool.Worker):
         if self.guardian:
             self.guardian.release()
         super().after_fork()
+        _allow_children()
         if JobTask.runner:
             JobTask.runner.desk.open(current_process().index)
             # Celery's own handler would raise it in whatever runs by then, be it the next job.
             signal.signal(signal.SIGUSR1, JobTask.runner.desk.on_soft_limit)
+
+
+def _allow_children() -> None:
+    """Let jobs use `multiprocessing`, which takes a process of the pool for one of its own that must have no children.
+
+    They need not be daemons: all of the group ends with its process.
+    """
+    _MAIN.name = current_process().name  # Python's logging shows it.
+    multiprocessing.process._current_process = _MAIN  # type: ignore[attr-defined]
 
 
 class JobPool(AsynPool):

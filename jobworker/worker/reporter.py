@@ -64,6 +64,8 @@ class Reporter:
         self._sending = threading.Lock()
         self._something = threading.Event()
         self._thread: threading.Thread | None = None
+        #: Whether what is said leaves at once, and not by the thread.
+        self._at_once = False
         self._logs_full = self._events_full = False
         self._failed_at = float("-inf")
 
@@ -98,6 +100,17 @@ class Reporter:
         """Forget about `teller`, who says the rest by other means; nothing of it is under way afterwards."""
         with self._sending, self._adding:
             self._tellers.pop(id(teller), None)
+
+    def start_over(self) -> None:
+        """Forget, in a process that a job has forked, what its parent sends and which locks other threads held.
+
+        What this process says leaves at once: it may end at any moment.
+        """
+        self._lines.clear()
+        self._size = 0
+        self._tellers = {}
+        self._adding, self._sending = threading.Lock(), threading.Lock()
+        self._at_once = True
 
     def _send_lines(self) -> None:
         self._logs_full = self._logs_full and self._is_crowded()
@@ -177,11 +190,23 @@ class Reporter:
         logger.debug("log_lines_delayed", error=str(error))
 
     def _wake(self) -> None:
+        if self._at_once:
+            self._send_at_once()
+            return
         # Started by the first line and not before: the process may still fork until then.
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._send_for_ever, name="reporter", daemon=True)
             self._thread.start()
         self._something.set()
+
+    def _send_at_once(self) -> None:
+        if self._clock.monotonic() - self._failed_at < _PATIENCE or not self._sending.acquire(blocking=False):
+            return  # The next line takes it along.
+        try:
+            self._send_news()
+            self._send_lines()
+        finally:
+            self._sending.release()
 
     def _send_for_ever(self) -> None:
         pause = threading.Event()

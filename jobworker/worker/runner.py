@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import thread as pool_threads
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +85,15 @@ class Runner:
 
         `after` is told the outcome, and what the job returned or raised, while the job's context is still there.
         """
-        started, pid = self._clock.monotonic(), os.getpid()
+        started = self._clock.monotonic()
         attempt = AttemptReporter(self._reporter, self._clock, delivery)
         files = LocalFiles(self.settings.home, delivery.execution)
         seat = self.desk.sit(delivery.token)
         context = self._context(delivery, parameters, attempt, files, seat)
         try:
             value = self._call(delivery, functools.partial(_seated, seat, body), context, attempt)
-            _end_fork(pid)
             ended = outcome.of_return(value, lambda text: files.save_result(delivery.attempt, text), seat.limit_passed)
         except BaseException as error:
-            _end_fork(pid)
             ended = outcome.of_exception(error)
             if after:
                 self._call(delivery, functools.partial(after, ended, error), context, attempt)
@@ -122,7 +121,7 @@ class Runner:
             job=delivery.job, execution=delivery.execution, attempt=delivery.attempt
         )
         try:
-            return body()
+            return trace.in_one_process(body)
         finally:
             structlog.contextvars.reset_contextvars(**bound)
             handler.leave(listening)
@@ -163,13 +162,10 @@ class Runner:
     def _listen_to_logs(self) -> JobLogHandler:
         self._handler = JobLogHandler(self._reporter, one_at_a_time=os.getpid() != self._parent)
         self._handler.listen()
+        os.register_at_fork(after_in_child=self._handler.start_over)
+        # Or `multiprocessing` fails in what a thread of the pool has forked: it would wait for that thread, itself.
+        os.register_at_fork(after_in_child=pool_threads._threads_queues.clear)  # type: ignore[attr-defined]
         return self._handler
-
-
-def _end_fork(pid: int) -> None:
-    """End a process that the job has forked and that left the job's function, too: only one may report the attempt."""
-    if os.getpid() != pid:
-        os._exit(0)
 
 
 def _seated(seat: Seat | NearSeat, body: Callable[[], Any]) -> Any:

@@ -5,6 +5,7 @@ import ctypes
 import functools
 import gc
 import logging
+import multiprocessing
 import os
 import secrets
 from collections.abc import Iterator
@@ -84,6 +85,7 @@ def install(app: Celery, settings: Settings) -> None:
     signals.celeryd_init.connect(begin, weak=False)
     signals.beat_init.connect(begin_beat, weak=False)
     signals.worker_ready.connect(ready, weak=False)
+    signals.worker_shutdown.connect(_end_processes_of_jobs, weak=False)
     signals.worker_before_create_process.connect(before_fork, weak=False)
 
 
@@ -132,7 +134,15 @@ def _end_now() -> None:
     """This worker was given up. Its jobs belong to somebody else now: children first, so that none outlives us."""
     for child in active_children():
         processes.kill(child.pid)
+    _end_processes_of_jobs()
     os._exit(1)
+
+
+def _end_processes_of_jobs(**_: Any) -> None:
+    """Kill what jobs have started by `multiprocessing` in this process (threads, solo): Python would wait for it."""
+    for child in multiprocessing.active_children():
+        if child.pid is not None:
+            processes.kill(child.pid)
 
 
 @contextlib.contextmanager

@@ -4,8 +4,11 @@ Celery's answer carries a result as text cut short, and none for an attempt that
 whole. It reaches the worker's parent process with the answer, and leaves from there.
 """
 
+import logging
+import os
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from billiard.common import terminate_handler_fired
 from billiard.einfo import ExceptionInfo
@@ -13,8 +16,14 @@ from celery.app import trace
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 from celery.utils.serialization import get_pickleable_etype, get_pickleable_exception
 
+from jobworker.worker import printed
+
 #: What Celery raises in the worker's own thread, where solo runs jobs.
 _ENDS_THE_WORKER = (WorkerShutdown, WorkerTerminate)
+
+_log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 #: Kind of the closing event, and its data as JSON.
 Report = tuple[str, str]
@@ -46,7 +55,7 @@ def with_report(tracer: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any, flo
     """The same by any tracer, which answers (failed, answer, runtime)."""
     _left.report = None
     try:
-        failed, answer, runtime = tracer(*arguments)
+        failed, answer, runtime = in_one_process(lambda: tracer(*arguments))
     except BaseException as error:
         # SystemExit, asyncio's cancellation, …: the job ends, and not who runs it.
         if terminate_handler_fired() or isinstance(error, _ENDS_THE_WORKER):
@@ -54,6 +63,34 @@ def with_report(tracer: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any, flo
         # A thread that let it pass would never answer.
         return True, _safely_described(), 0.0, _report()
     return failed, answer, runtime, _report()
+
+
+def in_one_process(body: Callable[[], _T]) -> _T:
+    """What `body` returns or raises, in this process; one that it has forked ends here.
+
+    Otherwise both would report the attempt, and take the next one from the same pipe.
+    """
+    pid = os.getpid()
+    try:
+        value = body()
+    except BaseException as error:
+        if os.getpid() != pid:
+            _end_fork(error)
+        raise
+    if os.getpid() != pid:
+        _end_fork(None)
+    return value
+
+
+def _end_fork(error: BaseException | None) -> None:
+    """End this process, as Python would end one in which nobody caught `error`."""
+    status = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        _log.error("a process that the job has forked has failed", exc_info=error)
+    printed.end_lines()
+    os._exit(status)
 
 
 def _safely_described() -> ExceptionInfo:

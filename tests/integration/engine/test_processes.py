@@ -1,0 +1,81 @@
+"""What jobs start by `multiprocessing`, `concurrent.futures` and `os.fork` works, is heard, and ends with its job."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from jobworker.domain.execution import State
+from tests.engine import Engine
+from tests.offspring import alive, children, end
+from tests.waiting import until
+
+_SQUARES = {"process": 0, "pool": [0, 1, 4], "executor": [0, 1, 4]}
+
+
+@pytest.fixture
+def started() -> Iterator[list[int]]:
+    """Processes that jobs have started; what a failed test leaves of them is killed."""
+    pids: list[int] = []
+    yield pids
+    end(*pids)
+
+
+def _lines(engine: Engine, execution: str) -> list[str]:
+    with engine.database.read() as connection:
+        query = sa.text("SELECT message FROM execution_logs WHERE execution_id = :id ORDER BY seq")
+        return list(connection.scalars(query, {"id": execution}))
+
+
+@pytest.mark.parametrize("job", ["computes_in_processes", "computes_in_processes_apart"])
+def test_processes_work_with_every_start_method(at_work: Engine, job: str) -> None:
+    row = at_work.finished(at_work.submit_one(job), within=120.0)
+    assert row.result == {"fork": _SQUARES, "spawn": _SQUARES, "forkserver": _SQUARES}, row.error
+
+
+def test_lines_of_a_forked_process_are_logged_once(at_work: Engine) -> None:
+    execution = at_work.submit_one("talks_in_a_child", parameters={"lines": 50})
+    at_work.finished(execution)
+    told = [f"line {number}" for number in range(50)]
+    expected = sorted([*told, "logged in a child", "printed in a child"])
+    until(lambda: len(_lines(at_work, execution)) >= len(expected), what="the lines to be recorded")
+    assert sorted(_lines(at_work, execution)) == expected
+
+
+@pytest.mark.parametrize(("how", "status"), [("return", 0), ("raise", 1), ("exit", 3)])
+def test_forked_process_that_leaves_the_job_ends_and_reports_nothing(at_work: Engine, how: str, status: int) -> None:
+    execution = at_work.submit_one("forks", parameters={"how": how})
+    row = at_work.finished(execution)
+    assert (row.state, row.result) == (State.SUCCEEDED, status)
+    assert at_work.story(execution) == [(0, "Queued"), (1, "Running"), (1, "Succeeded")]
+    # What comes after it is not taken by the other process.
+    later = at_work.submit("noop", 4)
+    assert [at_work.finished(each).state for each in later] == [State.SUCCEEDED] * 4
+    raised = any("raised in the child" in line for line in _lines(at_work, execution))
+    assert raised == (how == "raise")
+
+
+def test_cancelled_job_takes_its_processes_along(engine: Engine, started: list[int]) -> None:
+    engine.start()
+    execution = engine.submit_one("leaves_processes", parameters={"stays": True})
+    until(lambda: engine.get(execution).state is State.RUNNING and engine.is_running(execution))
+    started += children(engine, execution)
+    assert alive(started) == started
+    engine.cancel(execution)
+    assert engine.finished(execution).state is State.CANCELLED
+    until(lambda: not alive(started), what=f"the end of {started}")
+
+
+def test_worker_without_processes_that_stops_takes_along_what_jobs_have_left(
+    engine: Engine, started: list[int]
+) -> None:
+    engine.relay()
+    worker = engine.worker("--pool", "threads")
+    engine.ready()
+    execution = engine.submit_one("leaves_processes", parameters={"stays": False})
+    assert engine.finished(execution).state is State.SUCCEEDED
+    started += children(engine, execution)
+    worker.send(signal.SIGTERM)
+    until(lambda: not worker.is_alive(), within=30.0, what="the end of the worker")
+    until(lambda: not alive(started), what=f"the end of {started}")

@@ -1,0 +1,90 @@
+"""Jobs that use Python's own processes: `multiprocessing`, `concurrent.futures` and `os.fork`."""
+
+import concurrent.futures
+import logging
+import multiprocessing
+import os
+import sys
+import time
+from typing import Any
+
+from jobworker import Context, job
+from tests.jobs import note
+from tests.jobs.limits import note_children
+
+_METHODS = ("fork", "spawn", "forkserver")
+
+
+def square(number: int) -> int:
+    """Compute, where it is called."""
+    return number * number
+
+
+def talk() -> None:
+    """Say something in another process, in two ways."""
+    logging.getLogger("child").warning("logged in a child")
+    print("printed in a child")
+
+
+def _sleep() -> None:
+    time.sleep(120)
+
+
+def _squares(start: Any) -> dict[str, Any]:
+    process = start.Process(target=square, args=(3,))
+    process.start()
+    process.join()
+    with start.Pool(1) as pool, concurrent.futures.ProcessPoolExecutor(1, start) as executor:
+        return {
+            "process": process.exitcode,
+            "pool": pool.map(square, range(3)),
+            "executor": list(executor.map(square, range(3))),
+        }
+
+
+@job(max_retries=0)
+def computes_in_processes() -> dict[str, Any]:
+    """Compute in every kind of process that Python has."""
+    return {method: _squares(multiprocessing.get_context(method)) for method in _METHODS}
+
+
+@job(isolation={"mode": "process"}, max_retries=0)
+def computes_in_processes_apart() -> dict[str, Any]:
+    """The same in a process of its own."""
+    return {method: _squares(multiprocessing.get_context(method)) for method in _METHODS}
+
+
+@job
+def talks_in_a_child(context: Context, lines: int) -> None:
+    """Log in this process and in one that is forked meanwhile."""
+    for number in range(lines):
+        context.log.info("line %d", number)
+    child = multiprocessing.get_context("fork").Process(target=talk)
+    child.start()
+    child.join()
+
+
+@job
+def leaves_processes(stays: bool) -> None:
+    """Start a process of each kind, and return at once, or never."""
+    for method in _METHODS:
+        process: Any = multiprocessing.get_context(method).Process(target=_sleep)  # type: ignore[attr-defined]
+        process.start()
+        note_children(process.pid)
+    note("start")
+    while stays:
+        time.sleep(0.1)
+
+
+@job(max_retries=0)
+def forks(how: str) -> int:
+    """Fork a process that leaves the job's function, too; answers its exit status."""
+    note("start")
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if how == "raise":
+        raise ValueError("raised in the child")
+    if how == "exit":
+        sys.exit(3)
+    return 7
