@@ -26,6 +26,7 @@ from jobworker.domain.errors import (
     InvalidCursor,
     InvalidParameters,
     JobDisabled,
+    JobRemoved,
     NotADeadLetter,
     NotFinished,
     NotUnique,
@@ -95,7 +96,7 @@ def discard(body: dict[str, Any]) -> Response:
     headers={"Location": {"description": "The new execution.", "schema": {"type": "string"}}},
 )
 @blueprint.problems(
-    ExecutionNotFound, NotFinished, JobDisabled, NotUnique, TaskNotFound, InvalidParameters, UnknownQueue
+    ExecutionNotFound, NotFinished, JobDisabled, JobRemoved, NotUnique, TaskNotFound, InvalidParameters, UnknownQueue
 )
 def rerun(body: dict[str, Any], execution_id: str) -> Response:
     """Run an execution that has ended again, however it ended. Asking again runs it once more."""

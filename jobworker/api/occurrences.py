@@ -27,6 +27,7 @@ from jobworker.domain.errors import (
     IdempotencyKeyReused,
     InvalidParameters,
     JobDisabled,
+    JobRemoved,
     NotUnique,
     ScheduleNotFound,
     TaskNotFound,
@@ -89,7 +90,7 @@ def list_occurrences(query: dict[str, Any], name: str) -> Response:
 @blueprint.answers(202, Fired(), "Its execution is accepted.", headers=_LOCATION)
 @blueprint.answers(200, Fired(), "Nothing was started; the occurrence says why.")
 @blueprint.headers(headers.IDEMPOTENCY_KEY)
-@blueprint.problems(ScheduleNotFound, Conflict, JobDisabled, IdempotencyKeyReused)
+@blueprint.problems(ScheduleNotFound, Conflict, JobDisabled, JobRemoved, IdempotencyKeyReused)
 def fire_schedule(body: dict[str, Any], name: str) -> Response:
     """Let one more occurrence be due now, also in a pause. Its nominal time is now."""
     overlap = Overlap(body["overlap"]) if body["overlap"] else None
@@ -108,7 +109,7 @@ def fire_schedule(body: dict[str, Any], name: str) -> Response:
 @blueprint.arguments(BackfillBody())
 @blueprint.answers(200, Backfilled(), "What would be done; or there is nothing to do.")
 @blueprint.answers(202, Backfilled(), "The executions are accepted.")
-@blueprint.problems(ScheduleNotFound, Conflict, JobDisabled, NotUnique, TaskNotFound, InvalidParameters)
+@blueprint.problems(ScheduleNotFound, Conflict, JobDisabled, JobRemoved, NotUnique, TaskNotFound, InvalidParameters)
 def backfill_schedule(body: dict[str, Any], name: str) -> Response:
     """Give past occurrences without an execution one, also those before the schedule was created.
 

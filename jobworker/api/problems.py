@@ -70,6 +70,7 @@ STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     errors.CalendarOwnedByCode: (409, "The calendar is defined in code"),
     errors.CalendarInUse: (409, "Schedules use the calendar"),
     errors.JobDisabled: (409, "The job is disabled"),
+    errors.JobRemoved: (409, "The job's code has been removed"),
     errors.JobScheduled: (409, "Schedules start the job"),
     errors.QueueInUse: (409, "The queue is in use"),
     errors.ScheduleExists: (409, "The schedule exists already"),

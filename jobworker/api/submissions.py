@@ -16,6 +16,7 @@ from jobworker.domain.errors import (
     InvalidParameters,
     JobDisabled,
     JobNotFound,
+    JobRemoved,
     TaskNotFound,
     UnknownQueue,
 )
@@ -40,7 +41,14 @@ _LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "s
 @blueprint.answers(200, Execution(), "It ended while the client preferred to wait.", headers=_LOCATION)
 @blueprint.headers(headers.IDEMPOTENCY_KEY, headers.PREFER)
 @blueprint.problems(
-    JobNotFound, TaskNotFound, JobDisabled, IdempotencyKeyReused, InvalidParameters, InvalidDependency, UnknownQueue
+    JobNotFound,
+    TaskNotFound,
+    JobDisabled,
+    JobRemoved,
+    IdempotencyKeyReused,
+    InvalidParameters,
+    InvalidDependency,
+    UnknownQueue,
 )
 def submit(body: dict[str, Any], name: str) -> Response:
     """Run a job, now or later."""

@@ -181,6 +181,12 @@ class JobDisabled(Conflict):
     code = "job_disabled"
 
 
+class JobRemoved(Conflict):
+    """The job's code has been removed: no worker declares its task any more."""
+
+    code = "job_removed"
+
+
 class JobScheduled(Conflict):
     """Schedules would start the job that is to be removed."""
 

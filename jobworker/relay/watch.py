@@ -14,6 +14,7 @@ from jobworker.relay.problems import Problems
 from jobworker.relay.project import Projector
 from jobworker.relay.steps import Step, Steps
 from jobworker.services import catalogue, queues, zone_data
+from jobworker.services.catalogue import Offer
 from jobworker.settings import Settings
 from jobworker.store import dispatch, limits, relay_state, unique_keys, workers
 from jobworker.store.database import Database
@@ -164,6 +165,8 @@ class Watch:
         if changed or self._clock.monotonic() - self._seen_written_at >= _SEEN_EVERY:
             with self._database.write() as connection:
                 workers.seen(connection, present, self._clock.now())
+                if changed:
+                    catalogue.note_removed(connection, [_offer(each) for each in announced], self._clock.now())
             self._seen_written_at = self._clock.monotonic()
         self._dispatcher.workers = present
         if self._connected_since is None:
@@ -263,7 +266,9 @@ class Watch:
         for announcement in announced:
             if announcement.catalogue not in self._seen_catalogues:
                 offered = self._registry.catalogue(announcement.catalogue, self._report)
-                catalogue.learn(self._database, self._clock, offered, announcement.code_version)
+                catalogue.learn(
+                    self._database, self._clock, offered, announcement.code_version, announcement.package or None
+                )
                 if len(self._seen_catalogues) >= _MOST_CATALOGUES:
                     self._seen_catalogues.clear()
                 self._seen_catalogues.add(announcement.catalogue)
@@ -291,6 +296,16 @@ class Watch:
 
     def _wait_for_workers(self) -> dt.timedelta:
         return dt.timedelta(seconds=self._settings.heartbeat_interval * 2)
+
+
+def _offer(announcement: Announcement) -> Offer:
+    return Offer(
+        package=announcement.package,
+        whole=bool(announcement.package) and not announcement.broken,
+        queues=announcement.queues,
+        tasks=announcement.tasks,
+        started_at=announcement.started_at,
+    )
 
 
 def _row(announcement: Announcement, now: dt.datetime) -> WorkerRow:

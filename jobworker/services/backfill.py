@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from jobworker.clock import Clock
 from jobworker.domain import limits
 from jobworker.domain.dependencies import Dependency, On
-from jobworker.domain.errors import Conflict, FieldError, InvalidInput, JobDisabled, TaskNotFound, pointer
+from jobworker.domain.errors import Conflict, FieldError, InvalidInput, TaskNotFound, pointer
 from jobworker.domain.schedule import Schedule
 from jobworker.domain.settling import Outcome
 from jobworker.domain.timetable import Timetable, forbidden_by
@@ -187,9 +187,7 @@ def _fill(
 
 def _job(row: ScheduleRow, known: Known, asked: Asked) -> tuple[JobRow, TaskRow, dict[str, Any]]:
     """What is to run, with which parameters; raises what keeps it from running."""
-    closed = occasions.closed(known.jobs.get(row.job), row.job)
-    if closed is not None:
-        raise JobDisabled(f"schedule {row.name} cannot be made up for: {closed}")
+    occasions.refuse_closed(known, row.job, f"schedule {row.name} cannot be made up for")
     job = known.jobs[row.job]
     task = known.tasks.get(job.definition.task)
     if task is None:

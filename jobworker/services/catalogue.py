@@ -1,8 +1,8 @@
 """What workers announce becomes known: their tasks, and the job that each task is by itself."""
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,24 +16,70 @@ from jobworker.domain.parameters import Parameter
 from jobworker.domain.retry import MAX_ATTEMPTS
 from jobworker.domain.schedule import Owner as ScheduleOwner
 from jobworker.services import firing, trigger_rules
-from jobworker.store import jobs, queues, schedules, tasks
+from jobworker.store import jobs, queues, schedules, tasks, workers
 from jobworker.store.database import UNAVAILABLE, Database
 from jobworker.store.tasks import TaskRow
 
 logger = structlog.get_logger(__name__)
 
 
-def learn(database: Database, clock: Clock, offered: Sequence[Mapping[str, Any]], code_version: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a live worker offers: the tasks of the package that it imports; `whole` if all modules of that imported."""
+
+    package: str
+    whole: bool
+    queues: Collection[str]
+    tasks: Collection[str]
+    started_at: dt.datetime
+
+
+def note_removed(connection: sa.Connection, offers: Sequence[Offer], now: dt.datetime) -> None:
+    """Mark tasks whose code has been removed, and unmark those that a worker declares again.
+
+    A task is removed if no live worker declares it, although one should: it imports the package from which the task
+    was announced, all of it; it consumes the task's queue; and it started after the last worker that had the task.
+    """
+    offered = {name for offer in offers for name in offer.tasks}
+    found = tasks.judged(connection, {offer.package for offer in offers})
+    back = [row.name for row in found if row.removed_at is not None and row.name in offered]
+    missing = [row for row in found if row.removed_at is None and row.name not in offered]
+    removed = [row.name for row in missing if _is_removed(connection, row, offers)]
+    if back:
+        tasks.mark_removed(connection, back, None)
+        logger.info("tasks_declared_again", tasks=sorted(back))
+    if removed:
+        tasks.mark_removed(connection, removed, now)
+        logger.warning("tasks_removed", tasks=sorted(removed), why="no worker declares them any more")
+
+
+def _is_removed(connection: sa.Connection, row: TaskRow, offers: Sequence[Offer]) -> bool:
+    queue = row.options.get("queue")
+    should = [each for each in offers if each.whole and each.package == row.package and queue in each.queues]
+    if not should:
+        return False
+    later = workers.started_since(connection, max(each.started_at for each in should))
+    return not any(row.name in worker.tasks for worker in later)
+
+
+def learn(
+    database: Database,
+    clock: Clock,
+    offered: Sequence[Mapping[str, Any]],
+    code_version: str,
+    package: str | None = None,
+) -> None:
     """Keep the catalogue of one version of the code. A job that somebody made over HTTP stays theirs.
 
-    A task that cannot be kept is logged and left out; the others are learnt.
+    `package`: what the worker imports that announced it; None: no worker did. A task that cannot be kept is logged and
+    left out; the others are learnt.
     """
     with database.write() as connection:
         now = clock.now()
         for described in offered:
             try:
                 with connection.begin_nested():
-                    _learn(connection, described, code_version, now)
+                    _learn(connection, described, code_version, package, now)
             except (*UNAVAILABLE, sa.exc.IntegrityError, Conflict):
                 raise  # That is not the task's fault: the whole catalogue is learnt another time.
             except Exception:
@@ -50,10 +96,12 @@ def introduce(database: Database, clock: Clock, offered: Sequence[Mapping[str, A
     learn(database, clock, [described for described in offered if described["name"] not in known], code_version)
 
 
-def _learn(connection: sa.Connection, described: Mapping[str, Any], code_version: str, now: dt.datetime) -> None:
+def _learn(
+    connection: sa.Connection, described: Mapping[str, Any], code_version: str, package: str | None, now: dt.datetime
+) -> None:
     parameters = tuple(Parameter.from_json(item) for item in described["parameters"])
     options = dict(described["options"])
-    row = TaskRow(described["name"], described["description"], parameters, options, code_version, now)
+    row = TaskRow(described["name"], described["description"], parameters, options, code_version, now, package)
     tasks.put(connection, row)
     present = jobs.get(connection, row.name)
     if present is None or present.owner is Owner.CODE:

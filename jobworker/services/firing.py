@@ -12,7 +12,7 @@ from itertools import chain
 import sqlalchemy as sa
 
 from jobworker.domain import settling
-from jobworker.domain.errors import Conflict, JobDisabled
+from jobworker.domain.errors import Conflict
 from jobworker.domain.schedule import Overlap, Owner, State
 from jobworker.domain.settling import Busy, Decision, Outcome, Situation
 from jobworker.domain.timetable import next_after, occurrences
@@ -116,7 +116,8 @@ def fire(
 ) -> Decision:
     """One more occurrence, due now, because `actor` wants it: in a pause and on a holiday, too.
 
-    `overlap` None: as the schedule says. Raises `Conflict` if it is retired or cannot be read, and `JobDisabled`.
+    `overlap` None: as the schedule says. Raises `Conflict` if it is retired or cannot be read, `JobDisabled`, and
+    `JobRemoved`.
     """
     if row.state is State.RETIRED:
         message = f"schedule {row.name} is retired, code declares it no more: it cannot be fired; submit job {row.job}"
@@ -125,9 +126,7 @@ def fire(
     if plan is None:
         raise Conflict(f"schedule {row.name} cannot be read; change it first")
     known = preparing.look_up(connection, [row.job])
-    closed = occasions.closed(known.jobs.get(row.job), row.job)
-    if closed is not None:
-        raise JobDisabled(f"schedule {row.name} cannot be fired: {closed}")
+    occasions.refuse_closed(known, row.job, f"schedule {row.name} cannot be fired")
     situation = Situation(now, overlap=overlap or plan.schedule.overlap)
     return _besides(connection, due, plan, known, situation, f"fired by hand by {actor}").decision
 

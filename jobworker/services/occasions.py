@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from jobworker.domain import deadline, limits, spreading
-from jobworker.domain.errors import InvalidParameters
+from jobworker.domain.errors import InvalidParameters, JobDisabled, JobRemoved
 from jobworker.domain.execution import State
 from jobworker.domain.limits import Keys
 from jobworker.domain.settling import Busy, Pause, Situation
@@ -42,11 +42,23 @@ class Pattern:
 _patterns: dict[tuple[object, ...], Pattern] = {}
 
 
-def closed(job: JobRow | None, name: str) -> str | None:
+def closed(known: Known, name: str) -> str | None:
     """Why nothing of this job may run."""
+    job = known.jobs.get(name)
     if job is None:
         return f"there is no job {name}"
-    return None if job.definition.enabled else f"job {name} is disabled"
+    if not job.definition.enabled:
+        return f"job {name} is disabled"
+    task = known.tasks.get(job.definition.task)
+    return preparing.removed(name, task) if task is not None and task.removed_at is not None else None
+
+
+def refuse_closed(known: Known, name: str, what: str) -> None:
+    """Raise `JobRemoved` or `JobDisabled`, saying that `what` cannot be done, if nothing of this job may run."""
+    why = closed(known, name)
+    if why is not None:
+        job = known.jobs.get(name)
+        raise (JobRemoved if job and job.definition.enabled else JobDisabled)(f"{what}: {why}")
 
 
 def in_bounds(timetable: Timetable, moment: dt.datetime) -> bool:
@@ -69,7 +81,7 @@ def situation(row: Due, plan: Plan, known: Known, busy: Busy, now: dt.datetime) 
         runs=row.runs,
         max_runs=schedule.max_runs,
         pause=pause,
-        closed=closed(known.jobs.get(row.job), row.job),
+        closed=closed(known, row.job),
         forbidden=functools.partial(forbidden_by, plan.timetable),
         busy=busy,
     )

@@ -10,10 +10,10 @@ from jobworker.clock import Clock
 from jobworker.domain.errors import Conflict, FieldError, IdempotencyKeyReused, InvalidInput
 from jobworker.domain.schedule import Overlap, Schedule, stored
 from jobworker.domain.timetable import Timetable
-from jobworker.services import accepting, coming, firing, occasions, plans, schedules
+from jobworker.services import accepting, coming, firing, occasions, plans, preparing, schedules
 from jobworker.services.accepting import Once, Request
 from jobworker.services.coming import Coming
-from jobworker.store import executions, idempotency, jobs, ledger, unreadable
+from jobworker.store import executions, idempotency, ledger, unreadable
 from jobworker.store import schedules as schedule_rows
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
@@ -55,7 +55,7 @@ def ahead(database: Database, name: str, wanted: Range, count: int) -> Sequence[
     with database.read() as connection:
         row = schedules.find(connection, name)
         rules = timetable(connection, row)
-        closed = occasions.closed(jobs.some(connection, [row.job]).get(row.job), row.job)
+        closed = occasions.closed(preparing.look_up(connection, [row.job]), row.job)
     after = row.settled_until
     if begin is not None and begin > after:
         after = begin - dt.timedelta(microseconds=1)

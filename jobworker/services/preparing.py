@@ -16,6 +16,7 @@ from jobworker.domain.errors import (
     InvalidInput,
     InvalidParameters,
     JobDisabled,
+    JobRemoved,
     JobWorkerError,
     TaskNotFound,
     pointer,
@@ -217,7 +218,18 @@ def _accepted(row: JobRow, known: Known) -> Sequence[Parameter]:
     task = known.tasks.get(row.definition.task)
     if task is None:
         raise TaskNotFound(f"job {row.definition.name} runs task {row.definition.task}, which no worker announced yet")
+    if task.removed_at is not None:
+        raise JobRemoved(removed(row.definition.name, task))
     return task.parameters
+
+
+def removed(job: str, task: TaskRow) -> str:
+    """The text about a job whose code has been removed."""
+    return (
+        f"the code of job {job} has been removed: since {task.removed_at:%Y-%m-%d %H:%M:%S %Z} no worker declares its "
+        f"task {task.name}, last seen in code version {task.code_version}; start a worker that has it, or delete the "
+        f"job with DELETE /api/v1/jobs/{job}"
+    )
 
 
 def check_parameters(

@@ -16,9 +16,8 @@ from jobworker.domain.errors import FieldError, InvalidInput, pointer
 from jobworker.domain.rules.days import BusinessDay
 from jobworker.domain.schedule import Schedule
 from jobworker.domain.timetable import Timetable
-from jobworker.services import calendar_editing, calendars, finding, occasions, schedule_checks, schedules
+from jobworker.services import calendar_editing, calendars, finding, occasions, preparing, schedule_checks, schedules
 from jobworker.services.coming import Coming, Expected, at_start, coming, left_out
-from jobworker.store import jobs
 from jobworker.store.database import Database
 from jobworker.store.schedules import ScheduleRow
 
@@ -94,7 +93,7 @@ def preview(database: Database, clock: Clock, asked: Asked) -> Preview:
 
 
 def _closed(connection: sa.Connection, wanted: Schedule) -> str | None:
-    return occasions.closed(jobs.some(connection, [wanted.job]).get(wanted.job), wanted.job)
+    return occasions.closed(preparing.look_up(connection, [wanted.job]), wanted.job)
 
 
 def _warnings(wanted: Schedule, closed: str | None) -> Iterator[str]:

@@ -260,6 +260,8 @@ def _warnings(row: ScheduleRow, found: preparing.Known, plan: Plan | None, now: 
         yield f"there is no job {row.job} any more: nothing starts"
     elif not job.definition.enabled:
         yield f"job {row.job} is disabled: its occurrences are left out"
+    elif (why := occasions.closed(found, row.job)) is not None:
+        yield f"its occurrences are left out: {why}"
     elif plan is not None and (problem := occasions.pattern(plan, found, now).problem) is not None:
         yield f"its executions fail, because job {row.job} refuses its parameters: {problem}"
     if plan is None:

@@ -11,7 +11,7 @@ from jobworker.domain.execution import State
 from jobworker.domain.job import Definition
 from jobworker.domain.triggers import Trigger
 from jobworker.services import preparing
-from jobworker.store import dependencies, executions, jobs, triggers, unreadable
+from jobworker.store import dependencies, executions, triggers, unreadable
 from jobworker.store.dependencies import Edge
 from jobworker.store.executions import NewExecution
 
@@ -29,9 +29,9 @@ def fire(connection: sa.Connection, ended: Sequence[Parent], now: dt.datetime) -
             if each.trigger.job == parent.job and covers(each.trigger.on, parent.state):
                 wanted.setdefault((parent.id, each.job), (parent, each.trigger))
     done = triggers.fired(connection, {parent for parent, _ in wanted})
-    found = jobs.some(connection, sorted({job for _, job in wanted}))
+    known_jobs = preparing.look_up(connection, {job for _, job in wanted})
     for (_, job), (parent, trigger) in wanted.items():
-        row = found.get(job)
+        row = known_jobs.jobs.get(job)
         if (parent.id, job) in done or row is None:
             continue
         if not unreadable.is_object(trigger.parameters):
@@ -39,6 +39,10 @@ def fire(connection: sa.Connection, ended: Sequence[Parent], now: dt.datetime) -
             continue
         if not row.definition.enabled:
             logger.info("trigger_of_disabled_job", job=job, after=parent.id)
+            continue
+        task = known_jobs.tasks.get(row.definition.task)
+        if task is not None and task.removed_at is not None:
+            logger.warning("trigger_of_removed_job", job=job, after=parent.id, why=preparing.removed(job, task))
             continue
         _start(connection, parent, _execution(row.definition, row.revision, parent, trigger, now), now)
 

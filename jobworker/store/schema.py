@@ -62,6 +62,7 @@ job_revisions = sa.Table(
 )
 
 #: What workers can run. `parameters` is a list of `domain.parameters.Parameter` as JSON; `options` are Celery's.
+#: `package`: what the worker imports that announced the task (NULL: none did); `removed_at`: since when none has it.
 tasks = sa.Table(
     "tasks",
     metadata,
@@ -71,6 +72,8 @@ tasks = sa.Table(
     sa.Column("options", Json, nullable=False),
     sa.Column("code_version", sa.String(64), nullable=False),
     sa.Column("updated_at", Moment, nullable=False),
+    sa.Column("package", sa.String(255)),
+    sa.Column("removed_at", Moment),
 )
 
 #: Workers heard of. A row with `gone_at` has stopped or was declared dead. `zone_data`: version of its time zone data.

@@ -1,7 +1,7 @@
 """What workers can run: the catalogue that the API and the relay look tasks up in."""
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,10 @@ class TaskRow:
     options: Mapping[str, Any]
     code_version: str
     updated_at: dt.datetime
+    #: What the worker imports that announced it; None: no worker has announced it.
+    package: str | None = None
+    #: Since when no worker declares it any more; None: one does, or nothing is known.
+    removed_at: dt.datetime | None = None
 
 
 def get(connection: sa.Connection, name: str) -> TaskRow | None:
@@ -61,6 +65,17 @@ def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | No
     return listing.read_page(rows, limit, lambda row: row.name, _to_row, _what)
 
 
+def judged(connection: sa.Connection, packages: Collection[str]) -> list[TaskRow]:
+    """Tasks that workers of these packages have announced, or that are removed."""
+    query = sa.select(_tasks).where(_tasks.c.package.in_(packages) | _tasks.c.removed_at.is_not(None))
+    return list(unreadable.those(connection.execute(query), _to_row))
+
+
+def mark_removed(connection: sa.Connection, names: Sequence[str], at: dt.datetime | None) -> None:
+    """Note that no worker declares these tasks any more; with None, that one does again."""
+    connection.execute(_tasks.update().where(_tasks.c.name.in_(names)).values(removed_at=at))
+
+
 def put(connection: sa.Connection, row: TaskRow) -> None:
     """Insert the task, or replace what was known of it."""
     values = {
@@ -69,6 +84,8 @@ def put(connection: sa.Connection, row: TaskRow) -> None:
         "options": dict(row.options),
         "code_version": row.code_version,
         "updated_at": row.updated_at,
+        "package": row.package,
+        "removed_at": row.removed_at,
     }
     changed = connection.execute(_tasks.update().where(_tasks.c.name == row.name).values(values))
     if changed.rowcount == 0:
@@ -89,6 +106,8 @@ def _make(row: sa.Row[Any]) -> TaskRow:
         options=row.options,
         code_version=row.code_version,
         updated_at=row.updated_at,
+        package=row.package,
+        removed_at=row.removed_at,
     )
 
 

@@ -37,6 +37,12 @@ def live(connection: sa.Connection) -> list[WorkerRow]:
     return list(unreadable.those(rows, _to_row))
 
 
+def started_since(connection: sa.Connection, moment: dt.datetime) -> list[WorkerRow]:
+    """Those that started at this moment or later, whether they are still there or not."""
+    rows = connection.execute(sa.select(workers).where(workers.c.started_at >= moment))
+    return list(unreadable.those(rows, _to_row))
+
+
 def host(connection: sa.Connection, worker: str) -> str | None:
     """Where a worker runs, or ran; None if it was never heard of."""
     return connection.scalar(sa.select(workers.c.host).where(workers.c.id == worker))

@@ -40,6 +40,8 @@ class Announcement:
     zone_data: str = ""
     #: Modules of users that did not import: "name: place: error".
     broken: tuple[str, ...] = ()
+    #: The package of users' jobs that it imports; workers of earlier releases do not say it.
+    package: str = ""
 
     def to_text(self) -> str:
         """As kept in Redis."""
@@ -57,8 +59,9 @@ class Announcement:
         version = _text(values, "code_version", _LONGEST_TEXT)[: job.MAX_CODE_VERSION]
         started_at = dt.datetime.fromisoformat(_text(values, "started_at", _LONGEST_TEXT)).astimezone(dt.UTC)
         # Absent from what older workers say.
-        later = {"zone_data": "", "broken": [], **values}
+        later = {"zone_data": "", "broken": [], "package": "", **values}
         zone_data, broken = _text(later, "zone_data", _LONGEST_TEXT), _names(later, "broken")
+        package = _text(later, "package", _LONGEST_TEXT)
         return cls(
             **texts,  # type: ignore[arg-type]
             **numbers,  # type: ignore[arg-type]
@@ -67,6 +70,7 @@ class Announcement:
             started_at=started_at,
             zone_data=zone_data,
             broken=broken,
+            package=package,
         )
 
 

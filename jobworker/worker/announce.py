@@ -35,4 +35,5 @@ def announcement(consumer: Any, runner: Runner, offered: list[dict[str, Any]], c
         started_at=clock.now(),
         zone_data=DATA_VERSION,
         broken=tuple(f"{each.module}: {each}"[:_LONGEST_BROKEN] for each in consumer.app.broken_modules[:_MOST_BROKEN]),
+        package=runner.settings.tasks,
     )

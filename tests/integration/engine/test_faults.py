@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from jobworker.domain.execution import State
-from jobworker.services import executions
+from jobworker.services import executions, queues
+from jobworker.store import workers
+from jobworker.store.workers import WorkerRow
 from jobworker.transport import keys
 from jobworker.transport.publisher import list_name
 from tests.engine import Engine
@@ -226,3 +228,35 @@ def test_worker_and_beat_refuse_a_redis_that_evicts(engine: Engine, own_server: 
         said = engine.log(process)
         assert "error: Redis evicts keys when it is full" in said
         assert "Traceback" not in said
+
+
+def _live(engine: Engine) -> list[WorkerRow]:
+    with engine.database.read() as connection:
+        return workers.live(connection)
+
+
+def test_jobs_in_threads_of_a_worker_that_was_given_up_count_as_running_no_more(
+    any_engine: Engine, tmp_path: Path
+) -> None:
+    engine = any_engine
+    engine.relay()
+    sleeper = engine.worker("--pool", "threads")
+    engine.ready()
+    gate = tmp_path / "gate"
+    held = engine.submit("wait_for_file", count=2, path=str(gate))
+    until(lambda: engine.states() == {"Running": 2}, what="both to run")
+    sleeper.send(signal.SIGSTOP)
+    until(lambda: not _live(engine), what="the worker to be given up")
+    until(lambda: engine.states() == {"Queued": 2}, within=2.0, what="both to be taken from it")
+    assert sum(queue.running for queue in queues.page(engine.database).items) == 0
+    sleeper.send(signal.SIGCONT)
+    until(lambda: not sleeper.is_alive(), what="the end of the worker that comes back")
+    assert engine.states() == {"Queued": 2}
+    gate.touch()
+    engine.worker("--pool", "threads")
+    assert [engine.finished(each).attempt for each in held] == [2, 2]
+    for each in held:
+        assert [attempt.state.value for attempt in executions.attempts(engine.database, each).items] == [
+            "Lost",
+            "Succeeded",
+        ]

@@ -1,0 +1,205 @@
+"""A job whose code has been removed takes no submissions; one whose workers are merely away does."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import structlog
+
+from jobworker.domain.admission import Submission
+from jobworker.domain.errors import InvalidInput, JobRemoved
+from jobworker.domain.workflow import Step, Workflow
+from jobworker.services import catalogue, dead_letters, firing, occurrences, schedules, workflows
+from jobworker.services.catalogue import Offer
+from jobworker.services.dead_letters import Order
+from jobworker.services.selection import Selection
+from jobworker.store import schema, tasks, workers
+from jobworker.store.database import Database
+from jobworker.store.workers import WorkerRow
+from tests.conformance.household import FAILED, SUCCEEDED, Household
+
+
+def _described(name: str, **policies: Any) -> dict[str, Any]:
+    options = {"queue": "default", "priority": 5, "on_worker_lost": "retry", "policies": policies}
+    return {"name": name, "description": "", "parameters": [], "options": options}
+
+
+class Site(Household):
+    """A household whose workers announce what they have."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._live: dict[str, tuple[WorkerRow, Offer]] = {}
+
+    def start(
+        self,
+        name: str,
+        *offered: str,
+        package: str = "tasks",
+        queue: str = "default",
+        whole: bool = True,
+        learnt: bool = True,
+    ) -> None:
+        """A worker starts, a second after the one before."""
+        self.clock.advance(1)
+        now = self.clock.now()
+        if learnt:
+            catalogue.learn(self.database, self.clock, [_described(each) for each in offered], name, package)
+        row = WorkerRow(name, "host", 1, "prefork", 2, (queue,), offered, name, now, now)
+        self._live[name] = row, Offer(package, whole, (queue,), offered, now)
+        self._look()
+
+    def stop(self, name: str) -> None:
+        """A worker ends."""
+        del self._live[name]
+        self._look()
+
+    def _look(self) -> None:
+        with self.database.write() as connection:
+            workers.seen(connection, [row for row, _ in self._live.values()], self.clock.now())
+            catalogue.note_removed(connection, [offer for _, offer in self._live.values()], self.clock.now())
+
+    def is_removed(self, name: str = "export") -> bool:
+        """Whether the task is marked."""
+        with self.database.read() as connection:
+            row = tasks.get(connection, name)
+        assert row is not None
+        return row.removed_at is not None
+
+
+@pytest.fixture
+def site(database: Database) -> Site:
+    return Site(database)
+
+
+@pytest.fixture
+def removed(site: Site) -> Site:
+    """Version 2 has no task `export` any more."""
+    site.start("v1", "export", "mail")
+    site.stop("v1")
+    site.start("v2", "mail")
+    return site
+
+
+def test_task_is_removed_once_only_later_versions_without_it_are_left(site: Site) -> None:
+    site.start("v1", "export", "mail")
+    site.start("v1-too", "export", "mail")
+    site.start("v2", "mail")
+    site.stop("v1")
+    assert not site.is_removed()
+    site.stop("v1-too")
+    assert site.is_removed()
+    assert not site.is_removed("mail")
+
+
+def test_task_is_not_removed_while_no_worker_is_up(site: Site) -> None:
+    site.start("v1", "export", "mail")
+    site.stop("v1")
+    assert not site.is_removed()
+
+
+@pytest.mark.parametrize(
+    "other", [{"package": "reports"}, {"queue": "gpu"}, {"whole": False}], ids=["package", "queue", "broken"]
+)
+def test_task_is_not_removed_by_workers_that_need_not_have_it(site: Site, other: dict[str, Any]) -> None:
+    site.start("v1", "export", "mail")
+    site.stop("v1")
+    site.start("other", "mail", **other)
+    assert not site.is_removed()
+
+
+def test_task_is_not_removed_when_the_latest_workers_are_away(site: Site) -> None:
+    """The one that is left has started before them: it is of the version before."""
+    site.start("v1", "mail")
+    site.start("v2", "export", "mail")
+    site.stop("v2")
+    assert not site.is_removed()
+
+
+def test_task_that_no_worker_has_announced_yet_is_not_removed(site: Site) -> None:
+    catalogue.introduce(site.database, site.clock, [_described("export")], "v2")
+    site.start("v1", "mail")
+    assert not site.is_removed()
+
+
+def test_task_that_comes_back_takes_submissions_again(removed: Site) -> None:
+    with pytest.raises(JobRemoved):
+        removed.submit("export")
+    removed.start("v1", "export", "mail")
+    assert removed.submit("export")
+
+
+def test_task_whose_catalogue_is_known_comes_back_with_its_worker(removed: Site) -> None:
+    """A relay learns each catalogue once."""
+    removed.start("v1 again", "export", learnt=False)
+    assert removed.submit("export")
+
+
+def test_submission_says_what_is_gone_since_when_and_what_to_do(removed: Site) -> None:
+    with pytest.raises(JobRemoved) as caught:
+        removed.submit("export")
+    for part in ("job export", "2026-03-02 12:00:02 UTC", "code version v1", "start a worker", "DELETE /api/v1/jobs"):
+        assert part in caught.value.detail
+
+
+def _batch(site: Site) -> None:
+    site.batch(Submission(job="mail"), Submission(job="export"))
+
+
+def _on_complete(site: Site) -> None:
+    site.batch(Submission(job="mail"), on_complete=Submission(job="export"))
+
+
+@pytest.mark.parametrize(("ask", "pointer"), [(_batch, "/executions/1/job"), (_on_complete, "/on_complete/job")])
+def test_batch_is_refused_with_the_place(removed: Site, ask: Callable[[Site], None], pointer: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        ask(removed)
+    assert [(each.pointer, each.code) for each in caught.value.errors] == [(pointer, "job_removed")]
+
+
+def test_workflow_is_refused_with_the_place(removed: Site) -> None:
+    steps = {"first": Step(Submission(job="mail")), "second": Step(Submission(job="export"))}
+    with pytest.raises(InvalidInput) as caught:
+        workflows.submit(removed.database, removed.clock, Workflow(steps), "ann")
+    assert [(each.pointer, each.code) for each in caught.value.errors] == [("/steps/second/job", "job_removed")]
+
+
+def test_what_has_run_is_not_run_again(site: Site) -> None:
+    site.start("v1", "export", "mail")
+    failed = site.submit("export")
+    site.end(failed, FAILED)
+    site.stop("v1")
+    site.start("v2", "mail")
+    with pytest.raises(JobRemoved):
+        dead_letters.rerun(site.database, site.clock, failed, Order(), "ann")
+    done = dead_letters.redrive(site.database, site.clock, Selection(ids=[failed]), Order(), "ann")
+    assert [each.code for each in done.problems] == ["job_removed"]
+
+
+def test_occurrences_are_left_out_and_say_why(removed: Site) -> None:
+    described = {"name": "nightly", "job": "export", "rule": {"kind": "interval", "every": 60}}
+    made = schedules.create(removed.database, removed.clock, described, "ann")
+    assert any("has been removed" in warning for warning in made.warnings)
+    removed.clock.advance(90)
+    now = removed.clock.now()
+    with removed.database.write() as connection:
+        firing.settle(connection, {made.row.id: now}, now)
+        [outcome] = connection.execute(sa.select(schema.occurrences.c.outcome, schema.occurrences.c.reason)).all()
+    assert outcome.outcome == "skipped_paused"
+    assert "the code of job export has been removed" in outcome.reason
+    with pytest.raises(JobRemoved, match="schedule nightly cannot be fired: the code of job export"):
+        occurrences.fire(removed.database, removed.clock, "nightly", None, "ann")
+
+
+def test_trigger_starts_nothing_and_is_logged(site: Site) -> None:
+    site.start("v1", "mail")
+    after = {"job": "load", "on": "success", "parameters": {}}
+    described = _described("export", trigger_after=[after])
+    catalogue.learn(site.database, site.clock, [described], "v1", "tasks")
+    site.start("v2", "mail")
+    assert site.is_removed()
+    with structlog.testing.capture_logs() as logs:
+        site.end(site.submit("load"), SUCCEEDED)
+    assert site.all("export") == []
+    assert [line["job"] for line in logs if line["event"] == "trigger_of_removed_job"] == ["export"]

@@ -1,0 +1,48 @@
+"""A job is taken out of the code that real workers import."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from jobworker.domain.errors import JobRemoved
+from tests.engine import Engine
+from tests.waiting import until
+
+_JOB = """
+from jobworker import job
+
+@job
+def {name}() -> str:
+    return "done"
+"""
+
+
+def test_job_whose_module_is_gone_refuses_submissions_after_the_next_start(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site_jobs"
+    package.mkdir()
+    for name in ("__init__", "stays", "goes"):
+        (package / f"{name}.py").write_text("" if name == "__init__" else _JOB.format(name=name))
+    settings = {"JOBWORKER_TASKS": "site_jobs", "PYTHONPATH": f"{tmp_path}:{Path.cwd()}"}
+    engine.relay()
+    worker = engine.worker("--pool", "solo", **settings)
+    engine.ready("goes")
+    assert engine.finished(engine.submit_one("goes")).result == "done"
+    worker.end(signal.SIGTERM)
+    (package / "goes.py").unlink()
+    waiting = engine.submit_one("goes")  # No worker is up, which says nothing about the code.
+    engine.worker("--pool", "solo", **settings)
+    engine.ready("stays")
+
+    def refused() -> bool:
+        try:
+            engine.submit_one("goes")
+        except JobRemoved as error:
+            return "no worker declares its task goes" in error.detail
+        return False
+
+    until(refused, what="the job to be refused")
+    assert engine.finished(engine.submit_one("stays")).result == "done"
+    assert engine.get(waiting).state.value == "Queued"
