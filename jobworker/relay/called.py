@@ -12,6 +12,7 @@ from jobworker.domain.events import Event, Kind
 from jobworker.domain.execution import State
 from jobworker.domain.job import Definition
 from jobworker.domain.parameters import Parameter
+from jobworker.services import preparing
 from jobworker.store import called, history, jobs, tasks
 from jobworker.store.called import Adopted
 from jobworker.store.executions import NewExecution
@@ -28,6 +29,24 @@ def adopt(connection: sa.Connection, reports: Sequence[Event]) -> None:
     kinds = {call.task: _kind(connection, call.task) for call in found.values()}
     rows = [_row(execution, call, *kinds[call.task]) for execution, call in found.items() if execution not in present]
     called.insert(connection, rows)
+
+
+def refused(connection: sa.Connection, reports: Sequence[Event]) -> dict[str, Event]:
+    """The ends of calls that a worker has declined and whose code has been removed, by execution."""
+    called = {event.execution: event.data.get("task") for event in reports if event.kind is Kind.CALLED}
+    declined = [event for event in reports if event.kind is Kind.UNKNOWN_TASK and event.execution in called]
+    if not declined:
+        return {}
+    known = tasks.some(connection, [str(called[event.execution]) for event in declined])
+    ends = {}
+    for event in declined:
+        task = known.get(str(called[event.execution]))
+        if task is not None and task.removed_at is not None:
+            why = preparing.removed(task.name, task)
+            error = {"type": "JobRemoved", "message": why, "traceback": None}
+            data = {"worker": event.data.get("worker"), "reason": why, "error": error}
+            ends[event.execution] = Event(event.id, Kind.REJECTED, event.execution, event.attempt, data)
+    return ends
 
 
 def _read(event: Event) -> Call | None:

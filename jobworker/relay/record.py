@@ -15,7 +15,7 @@ from jobworker.domain.events import CUT_SHORT, ENDS, NEVER_RAN, STATES, Event, K
 from jobworker.domain.execution import MAX_SNOOZES, Move, Standing, State, merge
 from jobworker.domain.job import Definition, OnWorkerLost
 from jobworker.domain.losses import MAX_LOSSES
-from jobworker.relay.called import adopt
+from jobworker.relay.called import adopt, refused
 from jobworker.services.failures import End
 from jobworker.store import dispatch, history, jobs, workers
 from jobworker.store.history import Known
@@ -59,7 +59,9 @@ class Told:
 def record(connection: sa.Connection, reports: Sequence[Event]) -> Told:
     """Write down what workers reported, in the order of the stream; answers what became of messages."""
     adopt(connection, reports)
-    ours = [event for event in reports if not _is_foreign(event)]
+    refusals = refused(connection, reports)
+    ours = [event for event in reports if not _is_foreign(event) and event.execution not in refusals]
+    ours += refusals.values()
     told = Told(declined=_declined(connection, ours))
     for part in _parts(ours):
         lost = part[0].kind is Kind.WORKER_LOST

@@ -115,3 +115,20 @@ def test_nonsense_is_logged_and_harms_nobody(world: Database) -> None:
         _tell(world, _event(Kind.CALLED, other, **{**CALLED, "priority": 99}), _event(Kind.CALLED, **CALLED))
     assert [each["event"] for each in logged] == ["event_unreadable"]
     assert _row(world).state is State.QUEUED
+
+
+def test_call_of_a_job_whose_code_has_been_removed_fails_once_it_is_declined(world: Database) -> None:
+    declined = _event(Kind.UNKNOWN_TASK, worker="w")
+    with world.write() as connection:
+        tasks.mark_removed(connection, ["tasks.mail.send"], NOW)
+    _tell(world, _event(Kind.CALLED, **CALLED), declined)
+    row = _row(world)
+    assert row.state is State.FAILED
+    assert row.error is not None
+    assert row.error["type"] == "JobRemoved"
+    assert "no worker declares its task tasks.mail.send" in row.error["message"]
+
+
+def test_call_that_is_declined_waits_while_its_code_may_be_elsewhere(world: Database) -> None:
+    _tell(world, _event(Kind.CALLED, **CALLED), _event(Kind.UNKNOWN_TASK, worker="w"))
+    assert _row(world).state is State.QUEUED
