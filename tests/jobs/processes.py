@@ -57,6 +57,16 @@ def computes_in_processes_apart() -> dict[str, Any]:
 @job
 def talks_in_a_child(context: Context, lines: int) -> None:
     """Log in this process and in one that is forked meanwhile."""
+    _talk_with_child(context, lines)
+
+
+@job(isolation={"mode": "process"})
+def talks_in_a_child_apart(context: Context, lines: int) -> None:
+    """The same in a process of its own."""
+    _talk_with_child(context, lines)
+
+
+def _talk_with_child(context: Context, lines: int) -> None:
     for number in range(lines):
         context.log.info("line %d", number)
     child = multiprocessing.get_context("fork").Process(target=talk)
@@ -79,6 +89,16 @@ def leaves_processes(stays: bool) -> None:
 @job(max_retries=0)
 def forks(how: str) -> int:
     """Fork a process that leaves the job's function, too; answers its exit status."""
+    return _fork(how)
+
+
+@job(isolation={"mode": "process"}, max_retries=0)
+def forks_apart(how: str) -> int:
+    """The same in a process of its own."""
+    return _fork(how)
+
+
+def _fork(how: str) -> int:
     note("start")
     child = os.fork()
     if child:

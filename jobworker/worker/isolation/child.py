@@ -63,6 +63,10 @@ class WireReporter(Reporter):
     def settle(self, teller: Teller) -> None:
         """Nothing is under way."""
 
+    def start_over(self) -> None:
+        """Nothing waits here."""
+        self._wire.start_over()
+
 
 class _WiredSeat(Seat):
     """A seat whose occupant's wishes are passed on."""

@@ -50,6 +50,10 @@ class Wire:
         self._descriptor = descriptor
         self._writing = threading.Lock()
 
+    def start_over(self) -> None:
+        """Forget, in a process that the job has forked, which thread was writing."""
+        self._writing = threading.Lock()
+
     def send(self, field: str, value: Any) -> None:
         """Send a message, from any thread."""
         left = json.dumps({field: value}, separators=(",", ":")).encode() + b"\n"

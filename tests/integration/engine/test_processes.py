@@ -34,8 +34,9 @@ def test_processes_work_with_every_start_method(at_work: Engine, job: str) -> No
     assert row.result == {"fork": _SQUARES, "spawn": _SQUARES, "forkserver": _SQUARES}, row.error
 
 
-def test_lines_of_a_forked_process_are_logged_once(at_work: Engine) -> None:
-    execution = at_work.submit_one("talks_in_a_child", parameters={"lines": 50})
+@pytest.mark.parametrize("job", ["talks_in_a_child", "talks_in_a_child_apart"])
+def test_lines_of_a_forked_process_are_logged_once(at_work: Engine, job: str) -> None:
+    execution = at_work.submit_one(job, parameters={"lines": 50})
     at_work.finished(execution)
     told = [f"line {number}" for number in range(50)]
     expected = sorted([*told, "logged in a child", "printed in a child"])
@@ -44,8 +45,11 @@ def test_lines_of_a_forked_process_are_logged_once(at_work: Engine) -> None:
 
 
 @pytest.mark.parametrize(("how", "status"), [("return", 0), ("raise", 1), ("exit", 3)])
-def test_forked_process_that_leaves_the_job_ends_and_reports_nothing(at_work: Engine, how: str, status: int) -> None:
-    execution = at_work.submit_one("forks", parameters={"how": how})
+@pytest.mark.parametrize("job", ["forks", "forks_apart"])
+def test_forked_process_that_leaves_the_job_ends_and_reports_nothing(
+    at_work: Engine, job: str, how: str, status: int
+) -> None:
+    execution = at_work.submit_one(job, parameters={"how": how})
     row = at_work.finished(execution)
     assert (row.state, row.result) == (State.SUCCEEDED, status)
     assert at_work.story(execution) == [(0, "Queued"), (1, "Running"), (1, "Succeeded")]
