@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobworker.domain.errors import JobRemoved
+from jobworker.domain.execution import State
 from tests.engine import Engine
 from tests.waiting import until
 
@@ -45,4 +46,7 @@ def test_job_whose_module_is_gone_refuses_submissions_after_the_next_start(
 
     until(refused, what="the job to be refused")
     assert engine.finished(engine.submit_one("stays")).result == "done"
-    assert engine.get(waiting).state.value == "Queued"
+    called = engine.python("from jobworker.celery import app; print(app.send_task('goes').id)")
+    row = engine.finished_when_known(called)
+    assert (row.state, row.error and row.error["type"]) == (State.FAILED, "JobRemoved")
+    assert engine.get(waiting).state is State.QUEUED
