@@ -71,13 +71,6 @@ def install(app: Celery, settings: Settings) -> None:
     def ready(sender: Any, **_: Any) -> None:
         take_over_signals(sender)
 
-    def before_fork(**_: Any) -> None:
-        # What exists by now is shared with the processes of the pool, which saves a quarter of the memory, as long as
-        # their garbage collectors leave it alone. Once: what a parent at work has in hand is not there to stay.
-        if not gc.get_freeze_count():
-            gc.collect()
-            gc.freeze()
-
     def begin_beat(**_: Any) -> None:
         with _ending_plainly():
             _refuse_bad_redis(settings)
@@ -86,7 +79,17 @@ def install(app: Celery, settings: Settings) -> None:
     signals.beat_init.connect(begin_beat, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutdown.connect(_end_processes_of_jobs, weak=False)
-    signals.worker_before_create_process.connect(before_fork, weak=False)
+    signals.worker_before_create_process.connect(_freeze, weak=False)
+
+
+def _freeze(**_: Any) -> None:
+    """Share what exists before the first fork with the processes of the pool, which saves a quarter of the memory.
+
+    Their garbage collectors leave it alone. Once: what a parent at work has in hand is not there to stay.
+    """
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 def _let_calls_be_found(settings: Settings) -> None:
