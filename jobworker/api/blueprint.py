@@ -11,6 +11,7 @@ import flask_smorest
 import marshmallow as ma
 from flask import Request, request
 from webargs.flaskparser import FlaskParser
+from werkzeug.routing import BaseConverter
 
 from jobworker.api import body
 from jobworker.api.fields import Coded
@@ -43,10 +44,32 @@ _MESSAGES: Mapping[str, Coded] = {
 #: Largest body (bytes) of a view that is not `large`; a selection of 10,000 ids has some 400 kB.
 _MOST_BODY = 1024 * 1024
 
+#: The type of files, whatever is in them.
+BINARY = "application/octet-stream"
+
 #: What a request without a body may have in its place (bytes): `{}` and white space.
 _NO_BODY = 16
 
 _UNKNOWN: dict[str, str | None] = {"json": ma.RAISE, "query": ma.RAISE}
+
+
+class ExecutionId(BaseConverter):
+    """A segment of a path that is an id of an execution, not an action on executions."""
+
+    regex = r"(?!(?:batch|cancel)\Z)[^/]+"
+    part_isolating = True
+
+
+class ScheduleName(BaseConverter):
+    """A segment of a path that is the name or the id of a schedule, not an action on schedules."""
+
+    regex = r"(?!preview\Z)[^/]+"
+    part_isolating = True
+
+
+#: What routes are written with, besides Werkzeug's own. A literal segment beside a variable one is excluded from it:
+#: else `Allow` would list, and routing would choose, methods of the variable one.
+CONVERTERS = {"execution": ExecutionId, "schedule": ScheduleName}
 
 
 class _Parser(FlaskParser):
@@ -115,10 +138,13 @@ class Blueprint(flask_smorest.Blueprint):
         return _documented("request_headers", described)
 
     @staticmethod
-    def text(media_type: str, description: str) -> Callable[[View], View]:
-        """The view reads the body itself (`body.text`): a text of this type, not JSON."""
-        content = {media_type: {"schema": {"type": "string"}}}
-        return _documented("text_body", [{"required": True, "description": description, "content": content}])
+    def file(description: str) -> Callable[[View], View]:
+        """The view reads the body itself (`body.file`): a file, not JSON.
+
+        It is described as bytes: client generators leave out operations whose bodies are of other types.
+        """
+        content = {BINARY: {"schema": {"type": "string", "format": "binary"}}}
+        return _documented("file_body", [{"required": True, "description": description, "content": content}])
 
     @staticmethod
     def large() -> Callable[[View], View]:
@@ -136,7 +162,7 @@ class Blueprint(flask_smorest.Blueprint):
             Busy,
             JobWorkerError,
         ]
-        for told in doc_info.get("text_body", ()):
+        for told in doc_info.get("file_body", ()):
             doc["requestBody"] = told
         if "requestBody" in doc:
             kinds += [MalformedBody, UnsupportedMediaType, _BodyTooLarge]
@@ -183,7 +209,7 @@ def _without_surprises(view: View) -> View:
     """The view, refusing a query or a body if it was declared with none: a typing error must not pass silently."""
     described = getattr(view, "_apidoc", {})
     locations = {each["in"] for each in described.get("arguments", {}).get("parameters", ())}
-    takes_body = "json" in locations or "text_body" in described
+    takes_body = "json" in locations or "file_body" in described
     large = "large" in described
 
     @functools.wraps(view)

@@ -41,10 +41,11 @@ def read(request: Request, needed: bool) -> Any:
     return parse(raw)
 
 
-def text(request: Request, media_type: str) -> bytes:
-    """The body of a request that must be of this type; raises `UnsupportedMediaType`."""
-    if request.mimetype != media_type:
-        raise UnsupportedMediaType(f"send Content-Type: {media_type}, not {request.mimetype or 'nothing'}")
+def file(request: Request, *media_types: str) -> bytes:
+    """Return the body of a request that must be of one of these types; raises `UnsupportedMediaType`."""
+    if request.mimetype not in media_types:
+        expected = " or ".join(media_types)
+        raise UnsupportedMediaType(f"send Content-Type: {expected}, not {request.mimetype or 'nothing'}")
     return _all(request)
 
 

@@ -6,7 +6,7 @@ from flask import Response, request
 
 from jobworker.api import body, headers, show
 from jobworker.api.answers import answer, etag
-from jobworker.api.blueprint import Blueprint
+from jobworker.api.blueprint import BINARY, Blueprint
 from jobworker.api.room import ACTOR, room
 from jobworker.api.schemas.base import PageQuery, page_of
 from jobworker.api.schemas.calendars import (
@@ -48,7 +48,8 @@ _MOST_DAYS = 366
 #: So many events are told that were left out.
 _MOST_LEFT_OUT = 100
 
-_ICALENDAR = "text/calendar"
+#: What says that a body is an iCalendar file; the last is for clients that send files without knowing what they are.
+_ICALENDAR = ("text/calendar", BINARY)
 
 blueprint = Blueprint(
     "calendars",
@@ -115,7 +116,7 @@ def delete_calendar(name: str) -> Response:
 @blueprint.post("/calendars/<string:name>/import")
 @blueprint.query(ImportQuery())
 @blueprint.large()
-@blueprint.text(_ICALENDAR, "An iCalendar file (RFC 5545) as calendar programs export it.")
+@blueprint.file("An iCalendar file (RFC 5545) as calendar programs export it; `text/calendar` is taken as well.")
 @blueprint.answers(200, CalendarImport(), "What the calendar has now, or would have.", headers=headers.ETAG)
 @blueprint.headers({**headers.IF_MATCH, "required": False})
 @blueprint.problems(CalendarNotFound, CalendarOwnedByCode, PreconditionFailed, PreconditionRequired, Busy)
@@ -127,7 +128,7 @@ def import_calendar(query: dict[str, Any], name: str) -> Response:
     """
     asked = Asked(
         name,
-        body.text(request, _ICALENDAR),
+        body.file(request, *_ICALENDAR),
         query["zone"],
         include_free=query["include_free"] is not None,
         dry_run=query["dry_run"] is not None,

@@ -87,7 +87,7 @@ def discard(body: dict[str, Any]) -> Response:
     return answer(show.done(done))
 
 
-@blueprint.post("/executions/<string:execution_id>/rerun")
+@blueprint.post("/executions/<execution:execution_id>/rerun")
 @blueprint.arguments(RerunBody(), required=False)
 @blueprint.answers(
     202,
@@ -105,7 +105,7 @@ def rerun(body: dict[str, Any], execution_id: str) -> Response:
     return answer(show.execution(made), 202, {"Location": f"{show.ROOT}/executions/{made.id}"})
 
 
-@blueprint.post("/executions/<string:execution_id>/discard")
+@blueprint.post("/executions/<execution:execution_id>/discard")
 @blueprint.arguments(NoteBody(), required=False)
 @blueprint.answers(200, Execution(), "It is discarded.")
 @blueprint.problems(ExecutionNotFound, NotADeadLetter)

@@ -23,6 +23,7 @@ from jobworker.api import (
     submissions,
     tasks,
 )
+from jobworker.api.blueprint import CONVERTERS
 from jobworker.api.schemas.base import Problem
 
 #: The package is taken for its copy of Swagger UI only.
@@ -75,7 +76,10 @@ class _Api(flask_smorest.Api):
 def register(app: Flask) -> None:
     """Describe and mount the whole interface."""
     app.config.update(API_TITLE="JobWorker", API_VERSION="1", OPENAPI_VERSION="3.1.0", API_SPEC_OPTIONS=_options())
+    app.url_map.converters.update(CONVERTERS)
     api = _Api(app)
+    for converter in CONVERTERS.values():
+        api.register_converter(converter, lambda _: {"type": "string", "minLength": 1})
     api.spec.components.schema("Problem", schema=Problem)
     for each in (
         *(jobs, tasks, retry, schedules, occurrences, calendars, submissions, batches, executions),
@@ -120,10 +124,24 @@ def _options() -> dict[str, Any]:
 
 
 def _tidy(described: dict[str, Any]) -> dict[str, Any]:
-    """Without the components that flask-smorest adds for its own ways of paging and of showing errors."""
+    """Drop components that flask-smorest adds for its own ways of paging and of showing errors, and null from URLs."""
     components = described["components"]
     for unused in ("responses", "headers"):
         components.pop(unused, None)
     for unused in ("Error", "PaginationMetadata"):
         components["schemas"].pop(unused, None)
+    for item in described["paths"].values():
+        for method in item.keys() - {"parameters"}:
+            for parameter in item[method].get("parameters", ()):
+                _forget_null(parameter["schema"])
     return described
+
+
+def _forget_null(schema: dict[str, Any]) -> None:
+    """Describe a parameter that may be left out, which marshmallow does by null: a URL has no null."""
+    if isinstance(schema.get("type"), list):
+        [schema["type"]] = [each for each in schema["type"] if each != "null"]
+    if "enum" in schema:
+        schema["enum"] = [each for each in schema["enum"] if each is not None]
+    if "default" in schema and schema["default"] is None:
+        del schema["default"]

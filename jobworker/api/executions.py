@@ -37,7 +37,7 @@ def list_executions(query: dict[str, Any]) -> Response:
     return answer(show.page(found, show.execution))
 
 
-@blueprint.get("/<string:execution_id>")
+@blueprint.get("/<execution:execution_id>")
 @blueprint.answers(200, Execution(), "The execution as it stands.")
 @blueprint.problems(ExecutionNotFound)
 def get_execution(execution_id: str) -> Response:
@@ -45,7 +45,7 @@ def get_execution(execution_id: str) -> Response:
     return answer(show.execution(executions.get(room().database, execution_id)))
 
 
-@blueprint.get("/<string:execution_id>/attempts")
+@blueprint.get("/<execution:execution_id>/attempts")
 @blueprint.query(PageQuery())
 @blueprint.answers(200, page_of(Attempt), "Attempts, first to last.")
 @blueprint.problems(ExecutionNotFound)
@@ -55,7 +55,7 @@ def list_attempts(query: dict[str, Any], execution_id: str) -> Response:
     return answer(show.page(found, show.as_is))
 
 
-@blueprint.get("/<string:execution_id>/transitions")
+@blueprint.get("/<execution:execution_id>/transitions")
 @blueprint.query(PageQuery())
 @blueprint.answers(200, page_of(Transition), "Changes of state, first to last.")
 @blueprint.problems(ExecutionNotFound)
@@ -65,7 +65,7 @@ def list_transitions(query: dict[str, Any], execution_id: str) -> Response:
     return answer(show.page(found, show.as_is))
 
 
-@blueprint.get("/<string:execution_id>/dependencies")
+@blueprint.get("/<execution:execution_id>/dependencies")
 @blueprint.query(PageQuery())
 @blueprint.answers(200, page_of(Dependency), "What it waits or waited for.")
 @blueprint.problems(ExecutionNotFound)
@@ -75,7 +75,7 @@ def list_dependencies(query: dict[str, Any], execution_id: str) -> Response:
     return answer(show.page(found, show.as_is))
 
 
-@blueprint.get("/<string:execution_id>/logs")
+@blueprint.get("/<execution:execution_id>/logs")
 @blueprint.query(PageQuery())
 @blueprint.answers(200, page_of(LogLine), "Lines, first to last.")
 @blueprint.problems(ExecutionNotFound)
@@ -85,7 +85,7 @@ def list_logs(query: dict[str, Any], execution_id: str) -> Response:
     return answer(show.page(found, show.as_is))
 
 
-@blueprint.get("/<string:execution_id>/changes")
+@blueprint.get("/<execution:execution_id>/changes")
 @blueprint.answers(200, Changes(), "What is different.")
 @blueprint.problems(ExecutionNotFound)
 def get_changes(execution_id: str) -> Response:
@@ -93,7 +93,7 @@ def get_changes(execution_id: str) -> Response:
     return answer(show.changes(revisions.changes(room().database, execution_id)))
 
 
-@blueprint.get("/<string:execution_id>/result")
+@blueprint.get("/<execution:execution_id>/result")
 @blueprint.answers(200, Result(), "What came of it.")
 @blueprint.problems(ExecutionNotFound, NotFinished)
 def get_result(execution_id: str) -> Response:
@@ -101,7 +101,7 @@ def get_result(execution_id: str) -> Response:
     return answer(show.result(executions.result(room().database, execution_id)))
 
 
-@blueprint.get("/<string:execution_id>/why")
+@blueprint.get("/<execution:execution_id>/why")
 @blueprint.answers(200, Why(), "Every reason.")
 @blueprint.problems(ExecutionNotFound)
 def explain(execution_id: str) -> Response:
@@ -109,7 +109,7 @@ def explain(execution_id: str) -> Response:
     return answer(show.why(why.why(room().database, room().clock, execution_id)))
 
 
-@blueprint.post("/<string:execution_id>/cancel")
+@blueprint.post("/<execution:execution_id>/cancel")
 @blueprint.answers(200, Execution(), "It is cancelled.")
 @blueprint.answers(202, Execution(), "It will not start, or its worker stops it; then it is Cancelled.")
 @blueprint.problems(ExecutionNotFound, NotCancellable)

@@ -24,7 +24,7 @@ _BYTES = {"type": "string", "format": "binary"}
 _MEDIA_TYPE = "application/octet-stream"
 
 
-@blueprint.get("/<string:execution_id>/files")
+@blueprint.get("/<execution:execution_id>/files")
 @blueprint.query(PageQuery())
 @blueprint.answers(200, page_of(KeptFile), "Files, by name.")
 @blueprint.problems(ExecutionNotFound)
@@ -35,7 +35,7 @@ def list_files(query: dict[str, Any], execution_id: str) -> Response:
     return answer(show.page(found, lambda file: show.file(execution_id, file)))
 
 
-@blueprint.get("/<string:execution_id>/files/<string:name>")
+@blueprint.get("/<execution:execution_id>/files/<string:name>")
 @blueprint.answers(200, _BYTES, "The file.", content_type=_MEDIA_TYPE)
 @blueprint.problems(ExecutionNotFound, FileNotFound, FileElsewhere)
 def download_file(execution_id: str, name: str) -> Response:

@@ -66,7 +66,7 @@ def preview_schedule(body: dict[str, Any]) -> Response:
     return answer(_preview(previews.preview(room().database, room().clock, asked)))
 
 
-@blueprint.get("/<string:name>/occurrences")
+@blueprint.get("/<schedule:name>/occurrences")
 @blueprint.query(OccurrenceQuery())
 @blueprint.answers(200, page_of(Occurrence), "Past ones, the latest first; or those ahead, the first one first.")
 @blueprint.problems(ScheduleNotFound, Conflict)
@@ -85,7 +85,7 @@ def list_occurrences(query: dict[str, Any], name: str) -> Response:
     return answer(show.page(page, lambda each: _past(each, timetable)))
 
 
-@blueprint.post("/<string:name>/fire")
+@blueprint.post("/<schedule:name>/fire")
 @blueprint.arguments(FireBody(), required=False)
 @blueprint.answers(202, Fired(), "Its execution is accepted.", headers=_LOCATION)
 @blueprint.answers(200, Fired(), "Nothing was started; the occurrence says why.")
@@ -105,7 +105,7 @@ def fire_schedule(body: dict[str, Any], name: str) -> Response:
     return answer(shown, 202, {"Location": f"{show.ROOT}/executions/{fired.execution.id}"})
 
 
-@blueprint.post("/<string:name>/backfill")
+@blueprint.post("/<schedule:name>/backfill")
 @blueprint.arguments(BackfillBody())
 @blueprint.answers(200, Backfilled(), "What would be done; or there is nothing to do.")
 @blueprint.answers(202, Backfilled(), "The executions are accepted.")

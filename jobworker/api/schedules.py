@@ -72,7 +72,7 @@ def list_schedules(query: dict[str, Any]) -> Response:
     return answer(show.page(found, _schedule))
 
 
-@blueprint.get("/<string:name>")
+@blueprint.get("/<schedule:name>")
 @blueprint.answers(200, Schedule(), "The schedule.", headers=headers.ETAG)
 @blueprint.problems(ScheduleNotFound)
 def get_schedule(name: str) -> Response:
@@ -80,7 +80,7 @@ def get_schedule(name: str) -> Response:
     return shown(schedules.get(room().database, room().clock, name), 200)
 
 
-@blueprint.put("/<string:name>")
+@blueprint.put("/<schedule:name>")
 @blueprint.arguments(ScheduleReplacementBody())
 @blueprint.answers(200, Schedule(), "The schedule as changed.", headers=headers.ETAG)
 @blueprint.headers(headers.IF_MATCH)
@@ -93,7 +93,7 @@ def change_schedule(body: dict[str, Any], name: str) -> Response:
     return shown(changed, 200)
 
 
-@blueprint.delete("/<string:name>")
+@blueprint.delete("/<schedule:name>")
 @blueprint.answers(204, None, "The schedule is gone.")
 @blueprint.headers(headers.IF_MATCH)
 @blueprint.problems(ScheduleNotFound, ScheduleOwnedElsewhere, PreconditionFailed, PreconditionRequired)
@@ -104,7 +104,7 @@ def delete_schedule(name: str) -> Response:
     return Response(status=204)
 
 
-@blueprint.post("/<string:name>/pause")
+@blueprint.post("/<schedule:name>/pause")
 @blueprint.arguments(SchedulePauseBody(), required=False)
 @blueprint.answers(200, Schedule(), "It is paused.")
 @blueprint.problems(ScheduleNotFound, Conflict)
@@ -118,7 +118,7 @@ def pause_schedule(body: dict[str, Any], name: str) -> Response:
     return shown(paused, 200)
 
 
-@blueprint.post("/<string:name>/resume")
+@blueprint.post("/<schedule:name>/resume")
 @blueprint.arguments(ScheduleResumeBody(), required=False)
 @blueprint.answers(200, Schedule(), "It goes on.")
 @blueprint.problems(ScheduleNotFound, Conflict)
@@ -130,7 +130,7 @@ def resume_schedule(body: dict[str, Any], name: str) -> Response:
     return shown(resumed, 200)
 
 
-@blueprint.get("/<string:name>/revisions")
+@blueprint.get("/<schedule:name>/revisions")
 @blueprint.query(PageQuery())
 @blueprint.answers(200, page_of(ScheduleRevision), "Revisions, the latest first.")
 @blueprint.problems(ScheduleNotFound)
@@ -140,7 +140,7 @@ def list_schedule_revisions(query: dict[str, Any], name: str) -> Response:
     return answer(show.page(found, _revision))
 
 
-@blueprint.get("/<string:name>/revisions/<int:number>")
+@blueprint.get("/<schedule:name>/revisions/<int:number>")
 @blueprint.answers(200, ScheduleRevision(), "The schedule as it was.")
 @blueprint.problems(ScheduleNotFound, RevisionNotFound)
 def get_schedule_revision(name: str, number: int) -> Response:

@@ -32,7 +32,7 @@ from typing import Any
 
 from jobworker.domain.calendars import Business, Calendar
 from jobworker.domain.described import Described
-from jobworker.domain.errors import InvalidInput
+from jobworker.domain.errors import FieldError, InvalidInput
 from jobworker.domain.job import NAME, QUEUE
 from jobworker.domain.rules import reading
 from jobworker.domain.rules.days import BusinessDay
@@ -47,6 +47,8 @@ _LONGEST_DELAY = 366 * 24 * 3600.0
 _LONGEST_SPREAD = 24 * 3600.0
 _MOST_CALENDARS = 20
 _LONGEST_TEXT = 1000
+#: POST /api/v1/schedules/preview: a schedule of this name could not be read at its URL.
+_RESERVED = "preview"
 _NAMED = "1 to 128 of the characters A-Z a-z 0-9 _ . : -, the first a letter or a digit"
 
 
@@ -230,6 +232,9 @@ def of_job(job: str, given: object, where: str = "/schedule") -> Schedule:
     read = Described({"zone": fields.pop("zone", None)}, where)
     found = zone(read)
     problems = [*read.problems]
+    if job == _RESERVED:
+        message = f"the schedule would be named like its job, but {_reserved(job)}; declare it by itself"
+        problems.append(FieldError(where, "not_allowed", message))
     try:
         rule = reading.parse(fields if isinstance(given, Mapping) else given, where)
     except InvalidInput as error:
@@ -258,6 +263,8 @@ def _values(read: Described, where: str) -> dict[str, Any]:
             "only a business_day rule counts by a calendar; keep this one to it with require, or away with exclude"
         )
         read.refuse("calendar", "not_allowed", message)
+    if read.value("name") == _RESERVED:
+        read.refuse("name", "not_allowed", f"{_reserved(_RESERVED)}; take another name")
     return {
         "name": _matching(read, "name", NAME, _NAMED),
         "job": _matching(read, "job", NAME, "the name of a job"),
@@ -284,6 +291,10 @@ def _values(read: Described, where: str) -> dict[str, Any]:
         "on_resume": Missed(read.choice("on_resume", list(Missed), Missed.SKIP)),
         "pause_after_failures": read.integer("pause_after_failures", 1, 1000),
     }
+
+
+def _reserved(name: str) -> str:
+    return f"no schedule can be named {name}: /api/v1/schedules/{name} is an action"
 
 
 def zone(read: Described) -> str:

@@ -25,7 +25,7 @@ from jobworker.store.schedules import ScheduleRow
 MOST = 1000
 
 #: Stands for the name, and the job, of a schedule that has none yet.
-_UNNAMED = "preview"
+_UNNAMED = "unnamed"
 
 
 @dataclass(frozen=True, slots=True)

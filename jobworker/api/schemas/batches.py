@@ -7,9 +7,9 @@ from marshmallow import fields
 
 from jobworker.api.fields import Coded
 from jobworker.api.schemas.base import Answer, Schema, integer, moment, number, text
-from jobworker.api.schemas.executions import STATES, BatchItem, CompletionBody
+from jobworker.api.schemas.executions import STATES, BatchItem, CompletionBody, conditions
 from jobworker.domain.admission import MAX_CORRELATION_ID, Submission
-from jobworker.domain.dependencies import Otherwise
+from jobworker.domain.dependencies import MAX_PARENTS, Otherwise
 from jobworker.domain.workflow import MAX_STEPS, Step, Workflow
 from jobworker.store.batches import Kind
 
@@ -24,6 +24,8 @@ class StepBody(BatchItem):
         load_default=(),
         metadata={
             "type": "array",
+            "items": conditions("step", {"type": "string"}),
+            "maxItems": MAX_PARENTS,
             "description": "Steps that have to end first: names, or objects with step, on (success, failure, any) and "
             "otherwise (skip, fail, continue).",
         },

@@ -9,11 +9,23 @@ from marshmallow import fields
 from jobworker.api.fields import Coded, Day
 from jobworker.api.schemas.base import Answer, Schema, integer, moment, text
 from jobworker.api.schemas.revisions import AsItWas
-from jobworker.domain.calendars import Business, Dates
+from jobworker.domain.calendars import WEEKDAYS, Business, Dates
 from jobworker.domain.job import Owner
 
+_TEXT = {"type": "string"}
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+
+
+def _object(required: tuple[str, ...], *optional: str) -> dict[str, Any]:
+    properties = {**dict.fromkeys(required, _TEXT), **dict.fromkeys(optional, _TEXT_OR_NULL)}
+    return {"type": "object", "required": [*required], "properties": properties, "additionalProperties": False}
+
+
+_TEXTS = {"type": "array", "items": _TEXT}
+_NAMED_DATES = {"anyOf": [{"type": "object", "additionalProperties": _TEXT}, _TEXTS, {"type": "null"}]}
 _HOLIDAYS = {
     "type": "array",
+    "items": _object(("country",), "subdivision"),
     "description": "Public holidays of countries, or of parts of them (ISO 3166); `/countries` lists them.",
     "example": [{"country": "DE", "subdivision": "BY"}],
 }
@@ -24,26 +36,35 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "holidays": _HOLIDAYS,
     "weekend": {
         "type": "array",
+        "items": {"type": "string", "enum": [*WEEKDAYS]},
         "description": "business: on these days of the week nobody works.",
         "default": ["saturday", "sunday"],
     },
     "closed": {
+        **_NAMED_DATES,
         "description": "business: other days when nobody works, with their names; or a list of dates.",
         "example": {"2026-12-24": "Christmas Eve"},
     },
     "opened": {
-        "type": "array",
+        **_TEXTS,
         "description": "business: days when people work whatever else is said.",
         "example": ["2026-12-19"],
     },
     "hours": {
         "type": "object",
+        "properties": dict.fromkeys(WEEKDAYS, _TEXTS),
+        "additionalProperties": False,
         "description": "business: when people work on which days of the week; null: all day.",
         "example": {"monday": ["09:00-12:30", "13:30-18:00"]},
     },
-    "days": {"description": "dates: days with their names; or a list of dates.", "example": {"2026-06-30": "closing"}},
+    "days": {
+        **_NAMED_DATES,
+        "description": "dates: days with their names; or a list of dates.",
+        "example": {"2026-06-30": "closing"},
+    },
     "windows": {
         "type": "array",
+        "items": _object(("from", "to"), "name"),
         "description": "dates: times from `from` up to `to`, on the wall clock of whoever uses the calendar.",
         "example": [{"from": "2026-12-31T22:00", "to": "2027-01-01T06:00", "name": "year's end"}],
     },
@@ -57,8 +78,8 @@ def _given(name: str) -> fields.Raw:
 class CalendarBody(Schema):
     """A calendar as somebody writes it; what is left out has its default."""
 
-    name = fields.Raw(required=True, allow_none=True, metadata=dict(_FIELDS["name"]))
-    kind = fields.Raw(required=True, allow_none=True, metadata=dict(_FIELDS["kind"]))
+    name = fields.Raw(required=True, metadata=dict(_FIELDS["name"]))
+    kind = fields.Raw(required=True, metadata=dict(_FIELDS["kind"]))
     description = _given("description")
     weekend = _given("weekend")
     holidays = _given("holidays")

@@ -21,6 +21,14 @@ STATES = [state.value for state in State]
 _LIMIT = {"type": ["number", "string"], "description": "null: as the job says."}
 
 
+def conditions(name: str, parent: dict[str, Any]) -> dict[str, Any]:
+    """The items of what has to end first: each is `parent`, or an object that has it under `name`."""
+    on, otherwise = ({"enum": [*(each.value for each in words), None]} for words in (On, Otherwise))
+    properties = {name: parent, "on": on, "otherwise": otherwise}
+    detailed = {"type": "object", "required": [name], "properties": properties, "additionalProperties": False}
+    return {"anyOf": [parent, detailed]}
+
+
 class SubmissionBody(Schema):
     """What to run, and when. Everything may be left out."""
 
@@ -69,6 +77,7 @@ class SubmissionBody(Schema):
         load_default=(),
         metadata={
             "type": "array",
+            "items": conditions("execution", {"type": "string"}),
             "maxItems": MAX_PARENTS,
             "description": "Executions that have to end first: ids, or objects with execution, on (success, failure, "
             "any) and otherwise (skip, fail, continue).",

@@ -137,8 +137,10 @@ class Backfilled(Answer):
 class PreviewScheduleBody(ScheduleBody):
     """The schedule to look at; it need not have a name or a job."""
 
-    name = fields.Raw(allow_none=True, metadata={"description": "null: whatever it will be."})
-    job = fields.Raw(allow_none=True, metadata={"description": "null: not checked; nor are the parameters."})
+    name = fields.Raw(allow_none=True, metadata={"type": "string", "description": "null: whatever it will be."})
+    job = fields.Raw(
+        allow_none=True, metadata={"type": "string", "description": "null: not checked; nor are the parameters."}
+    )
     count = Count(
         load_default=_SHOWN,
         validate=ma.validate.Range(1, MOST),

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import marshmallow as ma
 from marshmallow import fields
+
+from jobworker.api.fields import Coded
 
 #: For people who read the description of the API, by the name of the policy.
 POLICIES: Mapping[str, Mapping[str, Any]] = {
@@ -47,8 +50,28 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+class _Policy(fields.Raw):
+    """A policy as a request has it. What is in it, its parser in the domain checks."""
+
+    def __init__(self, kind: type[dict[str, Any]] | type[list[Any]], **options: Any) -> None:
+        super().__init__(**options)
+        self._kind = kind
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, self._kind):
+            raise ma.ValidationError(Coded("wrong_type", _MUST_BE[self._kind]))
+        return value
+
+
+_MUST_BE: Mapping[type[Any], str] = {dict: "must be a JSON object", list: "must be an array"}
+_LIST = {"type": "array", "items": {"type": "object"}}
+
+
 def policy(name: str, required: bool = False) -> fields.Raw:
-    """A policy as somebody writes it."""
+    """Return the field of a policy in a request."""
+    is_list = name == "trigger_after"
+    metadata = {**(_LIST if is_list else {"type": "object"}), **POLICIES[name]}
+    kind = list if is_list else dict
     if required:
-        return fields.Raw(required=True, metadata=dict(POLICIES[name]))
-    return fields.Raw(load_default=None, allow_none=True, metadata=dict(POLICIES[name]))
+        return _Policy(kind, required=True, metadata=metadata)
+    return _Policy(kind, load_default=None, allow_none=True, metadata=metadata)

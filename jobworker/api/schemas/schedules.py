@@ -11,57 +11,82 @@ from jobworker.api.schemas.base import Answer, PageQuery, Schema, integer, momen
 from jobworker.api.schemas.filters import check_text
 from jobworker.api.schemas.revisions import AsItWas
 from jobworker.domain import schedule
+from jobworker.domain.execution import PRIORITIES
 from jobworker.services.queues import MAX_NOTE
 from jobworker.store.schedule_lists import Standing
 
-_DURATION = "Seconds, or ISO 8601."
+_SECONDS = "Seconds, or ISO 8601."
 _OVERLAPS = [each.value for each in schedule.Overlap]
 _MISSED = [each.value for each in schedule.Missed]
 
 _RULE = {
+    "type": "object",
     "description": "When it is due, on the wall clock of `zone`: kind once (at), interval (every, anchor), daily "
     "(time), weekly (days, time), monthly (day, time), business_day (n, time, roll), cron (expression) or rrule "
     "(expression, start).",
     "example": {"kind": "business_day", "n": 10, "time": "18:00", "roll": "preceding"},
 }
+_TEXT = {"type": "string"}
+_TEXTS = {"type": "array", "items": _TEXT}
+_FLAG = {"type": "boolean"}
+_INTEGER = {"type": "integer", "minimum": 1}
+_DURATION = {"type": ["number", "string"]}
+_TIME = {"type": "string", "format": "date-time"}
+_POLICY = {"type": "string", "enum": [*_MISSED, None]}
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
-    "name": {"description": "Its own name.", "example": "monthly-report"},
-    "job": {"description": "The job that it starts.", "example": "report"},
-    "description": {"description": "For people."},
-    "enabled": {"description": "false: nothing is due.", "default": True},
+    "name": {**_TEXT, "description": "Its own name.", "example": "monthly-report"},
+    "job": {**_TEXT, "description": "The job that it starts.", "example": "report"},
+    "description": {**_TEXT, "description": "For people."},
+    "enabled": {**_FLAG, "description": "false: nothing is due.", "default": True},
     "rule": _RULE,
-    "zone": {"description": "An IANA time zone.", "default": "UTC", "example": "Europe/Berlin"},
-    "calendar": {"description": "By whose business days a business_day rule counts; null: Monday to Friday."},
-    "require": {"description": "Calendars to whose times it is kept."},
-    "exclude": {"description": "Calendars from whose times it is kept away."},
+    "zone": {**_TEXT, "description": "An IANA time zone.", "default": "UTC", "example": "Europe/Berlin"},
+    "calendar": {**_TEXT, "description": "By whose business days a business_day rule counts; null: Monday to Friday."},
+    "require": {**_TEXTS, "description": "Calendars to whose times it is kept."},
+    "exclude": {**_TEXTS, "description": "Calendars from whose times it is kept away."},
     "dst": {
+        "type": "object",
         "description": "When clocks change: gap (shift, skip) and fold (first, second, both); null: as people mean "
         "the rule.",
         "example": {"gap": "skip", "fold": "both"},
     },
-    "start": {"description": "Nothing is due before this time (RFC 3339).", "format": "date-time"},
-    "end": {"description": "Nothing is due at this time or later (RFC 3339).", "format": "date-time"},
-    "max_runs": {"description": "After so many executions it is exhausted."},
-    "initial_delay": {"description": f"Nothing is due so soon after it was created. {_DURATION}"},
-    "run_at_start": {"description": "Whether it is due, too, when it is created and whenever the system starts."},
-    "jitter": {"description": f"Each execution starts up to so much later, by chance. {_DURATION}"},
-    "spread": {"description": f"Every execution starts later by the same share of so much. {_DURATION}"},
-    "parameters": {"description": "Of its executions; what is left out is as the job's defaults say."},
-    "queue": {"description": "Of its executions; null: the job's."},
-    "priority": {"description": "Of its executions; null: the job's."},
+    "start": {**_TIME, "description": "Nothing is due before this time (RFC 3339)."},
+    "end": {**_TIME, "description": "Nothing is due at this time or later (RFC 3339)."},
+    "max_runs": {**_INTEGER, "description": "After so many executions it is exhausted."},
+    "initial_delay": {**_DURATION, "description": f"Nothing is due so soon after it was created. {_SECONDS}"},
+    "run_at_start": {
+        **_FLAG,
+        "description": "Whether it is due, too, when it is created and whenever the system starts.",
+    },
+    "jitter": {**_DURATION, "description": f"Each execution starts up to so much later, by chance. {_SECONDS}"},
+    "spread": {**_DURATION, "description": f"Every execution starts later by the same share of so much. {_SECONDS}"},
+    "parameters": {
+        "type": "object",
+        "description": "Of its executions; what is left out is as the job's defaults say.",
+    },
+    "queue": {**_TEXT, "description": "Of its executions; null: the job's."},
+    "priority": {
+        "type": "integer",
+        "minimum": PRIORITIES.start,
+        "maximum": PRIORITIES.stop - 1,
+        "description": "Of its executions; null: the job's.",
+    },
     "overlap": {
-        "description": "What becomes of an occurrence while an execution of the schedule is unfinished: "
-        + ", ".join(_OVERLAPS)
-        + ".",
+        "type": "string",
+        "enum": [*_OVERLAPS, None],
+        "description": "What becomes of an occurrence while an execution of the schedule is unfinished.",
         "default": "skip",
     },
     "misfire": {
+        "type": "object",
         "description": "What becomes of occurrences that are noticed later than grace (s): policy fire_once, skip, or "
         "catch_up for the latest max of them.",
         "example": {"policy": "catch_up", "grace": 60, "max": 100},
     },
-    "on_resume": {"description": "What becomes of the occurrences of a pause: skip, fire_once or catch_up."},
-    "pause_after_failures": {"description": "After so many failures in a row it is paused; null: it goes on."},
+    "on_resume": {**_POLICY, "description": "What becomes of the occurrences of a pause."},
+    "pause_after_failures": {
+        **_INTEGER,
+        "description": "After so many failures in a row it is paused; null: it goes on.",
+    },
 }
 
 
@@ -72,9 +97,9 @@ def _given(name: str) -> fields.Raw:
 class ScheduleBody(Schema):
     """A schedule as somebody writes it; what is left out has its default."""
 
-    name = fields.Raw(required=True, allow_none=True, metadata=dict(_FIELDS["name"]))
-    job = fields.Raw(required=True, allow_none=True, metadata=dict(_FIELDS["job"]))
-    rule = fields.Raw(required=True, allow_none=True, metadata=_RULE)
+    name = fields.Raw(required=True, metadata=dict(_FIELDS["name"]))
+    job = fields.Raw(required=True, metadata=dict(_FIELDS["job"]))
+    rule = fields.Raw(required=True, metadata=_RULE)
     description = _given("description")
     enabled = _given("enabled")
     zone = _given("zone")
@@ -102,7 +127,7 @@ class ScheduleBody(Schema):
 class ScheduleReplacementBody(ScheduleBody):
     """A schedule that replaces the one named in the URL; `name` may be left out, not differ."""
 
-    name = fields.Raw(metadata={"description": "May be left out: a schedule cannot be renamed."})
+    name = fields.Raw(metadata={**_TEXT, "description": "May be left out: a schedule cannot be renamed."})
 
 
 class ScheduleQuery(PageQuery):

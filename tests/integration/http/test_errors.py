@@ -40,7 +40,7 @@ def test_a_name_with_nul_in_a_path_does_not_exist(any_world: World) -> None:
     for rule in any_world.app.url_map.iter_rules():
         if not rule.arguments:
             continue
-        path = re.sub(r"<string:\w+>", "a%00", rule.rule.replace("<int:number>", "1"))
+        path = re.sub(r"<(?:string|execution|schedule):\w+>", "a%00", rule.rule.replace("<int:number>", "1"))
         for method in (rule.methods or set()) - {"OPTIONS", "HEAD"}:
             query = span if path.endswith("/days") else ""
             body: dict[str, Any] = {} if method == "GET" else {"json": {}}

@@ -131,7 +131,7 @@ def test_an_unsaved_calendar_goes_before_the_saved_one(world: World) -> None:
 @pytest.mark.parametrize(
     ("body", "pointer", "code"),
     [
-        ({"rule": None}, "/rule", "missing"),
+        ({"rule": None}, "/rule", "null"),
         ({"rule": {"kind": "cron", "expression": "0 0 30 2 *"}}, "/rule/expression", "bad_cron"),
         ({"zone": "Mars/Base"}, "/zone", "unknown_zone"),
         ({"count": 0}, "/count", "not_allowed"),

@@ -159,7 +159,7 @@ def test_parameters_that_the_job_does_not_take_any_more_are_worth_a_warning(worl
         ({"rule": {"kind": "cron", "expression": "*/0 * * * *"}}, "/rule/expression", "bad_cron", "*/0"),
         ({"rule": {"kind": "cron", "expression": "0 0 0 * * * 2026"}}, "/rule/expression", "bad_cron", "has 7 fields"),
         ({"rule": {}}, "/rule/kind", "missing", "kind is required"),
-        ({"rule": None}, "/rule", "missing", "rule is required"),
+        ({"rule": None}, "/rule", "null", "rule must not be null"),
         ({"rule": {"kind": "rrule", "expression": ""}}, "/rule/expression", "wrong_type", "1 to"),
         ({"zone": "Mars/Base"}, "/zone", "unknown_zone", "Europe/Berlin"),
         ({"exclude": ["holidays-de"]}, "/exclude/0", "unknown_calendar", "POST /api/v1/calendars"),
