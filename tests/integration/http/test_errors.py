@@ -52,6 +52,25 @@ def test_a_name_with_nul_in_a_path_does_not_exist(any_world: World) -> None:
     assert {"/api/v1/jobs/a%00/revisions", "/api/v1/calendars/a%00/days", "/api/v1/tasks/a%00"} <= read
 
 
+#: As they stand in a URL: not ASCII, half a surrogate pair, no UTF-8, NUL, digits of another script, too many digits.
+_UNUSUAL = ("", "%C3%A9", "%ED%A0%80", "%FF", "%00", "%D9%A3", "9" * 5000, "-1", "1e999", "%2B", "%F0%9F%92%A9")
+
+
+def test_no_value_in_a_url_is_too_unusual(any_world: World) -> None:
+    """A value that is refused, or names nothing, is the client's mistake, and told as that."""
+    for template, item in any_world.client.get("/openapi.json").json["paths"].items():
+        path = template.replace("{number}", "9" * 30)
+        path = re.sub(r"{\w+}", "export", path)
+        for method in item.keys() - {"parameters"}:
+            names = [each["name"] for each in item[method].get("parameters", ()) if each["in"] == "query"]
+            for query in ("", *(f"{name}={value}" for name in names for value in _UNUSUAL)):
+                body = {} if method == "get" else {"json": {}}
+                response = any_world.client.open(f"{path}?{query}", method=method.upper(), **body)
+                assert response.status_code < 500 or path == "/readyz", (method, path, query)
+                if "=" in query and query.startswith("cursor"):
+                    assert response.status_code in (404, 422), (path, query)
+
+
 def test_requests_for_other_hosts_and_of_other_sites_are_refused(sqlite_database: Database) -> None:
     """Without a body as well, and whatever its type says: a web page can send these."""
     seed(sqlite_database)

@@ -1,0 +1,107 @@
+"""Clients that generators make from the description of the API: they have every operation, and work."""
+
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import openapi_python_client
+import orjson
+import pytest
+from openapi_python_client.config import Config, ConfigFile, MetaType
+
+from tests.conftest import lacks
+from tests.integration.http.conftest import World
+
+_DESCRIPTION = Path("docs/openapi.json").resolve()
+
+#: What npm installs for these tests alone.
+_TYPESCRIPT = ("openapi-typescript@7.13.0", "typescript@5.9.3")
+
+#: npm downloads 10 MB (s).
+_LONGEST_INSTALL = 90
+
+
+@pytest.fixture(scope="module")
+def operations() -> set[str]:
+    """Names of all operations."""
+    paths = orjson.loads(_DESCRIPTION.read_bytes())["paths"].values()
+    return {item[method]["operationId"] for item in paths for method in item.keys() - {"parameters"}}
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """The client that openapi-python-client makes."""
+    folder = tmp_path_factory.mktemp("python")
+    config = Config.from_sources(
+        ConfigFile(post_hooks=[]), MetaType.NONE, _DESCRIPTION, "utf-8", False, folder / "generated_client"
+    )
+    problems = openapi_python_client.generate(config=config)
+    assert not problems, "\n".join(f"{each.header} {each.detail}" for each in problems)
+    sys.path.insert(0, str(folder))
+    yield importlib.import_module("generated_client")
+    sys.path.remove(str(folder))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "generated_client"]:
+        del sys.modules[name]
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"generated_client.{name}")
+
+
+def test_a_python_client_has_every_operation(package: ModuleType, operations: set[str]) -> None:
+    [folder] = package.__path__
+    made = {path.stem: path for path in Path(folder, "api").glob("*/*.py") if path.stem != "__init__"}
+    assert made.keys() == operations
+    for path in made.values():
+        assert callable(_module(f"api.{path.parent.name}.{path.stem}").sync_detailed)
+
+
+def test_a_python_client_works(package: ModuleType, world: World) -> None:
+    parameters = {"user_id": "u-17", "options": [1, None, {"deep": True}]}
+    asked = _module("models").SubmissionBody.from_dict({"parameters": parameters, "delay": "PT1H"})
+    transport = httpx.WSGITransport(app=world.app)
+    with package.Client("http://localhost", httpx_args={"transport": transport}) as client:
+        submitted = _module("api.submissions.submit").sync_detailed("export", client=client, body=asked)
+        assert submitted.status_code == 202
+        found = _module("api.executions.get_execution").sync(submitted.parsed.id, client=client)
+        assert (found.state, found.parameters.to_dict()["options"]) == ("Scheduled", parameters["options"])
+        refused = _module("api.submissions.submit").sync("nothing", client=client)
+        assert refused.code == "job_not_found"
+        business = _module("models").CalendarBody.from_dict({"name": "office", "kind": "business", "opened": []})
+        made = _module("api.calendars.create_calendar").sync(client=client, body=business)
+        assert made.weekend == ["saturday", "sunday"]
+        listed = _module("api.executions.list_executions").sync(client=client, limit=1)
+        assert [each.id for each in listed.items] == [found.id]
+
+
+def test_a_typescript_client_has_every_operation(tmp_path: Path, operations: set[str]) -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        lacks("npm is not installed (Debian: apt-get install npm)")
+    options = ["--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock", "--prefix", str(tmp_path)]
+    installed = _run(npm, "install", *options, *_TYPESCRIPT)
+    if installed.returncode:
+        lacks(f"npm cannot install {' '.join(_TYPESCRIPT)}: {installed.stderr[-500:]}")
+    programs, made = tmp_path / "node_modules" / ".bin", tmp_path / "client.ts"
+    generated = _run(str(programs / "openapi-typescript"), str(_DESCRIPTION), "--output", str(made))
+    told = generated.stdout + generated.stderr
+    assert generated.returncode == 0, told
+    assert not re.search(r"warn|⚠|✘", told, re.IGNORECASE), told
+    text = made.read_text()
+    assert (
+        set(re.findall(r"^    (\w+): \{$", text[text.index("export interface operations") :], re.MULTILINE))
+        == operations
+    )
+    checked = _run(str(programs / "tsc"), "--strict", "--noEmit", str(made))
+    assert checked.returncode == 0, checked.stdout
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_INSTALL, check=False)
