@@ -67,4 +67,5 @@ def expected_revisions() -> Collection[int] | None:
         raise PreconditionRequired("send If-Match with the ETag that GET returned, so that no change gets lost")
     if request.if_match.star_tag:
         return None
-    return [int(tag) for tag in request.if_match.as_set() if _REVISION.match(tag)]
+    # Of an empty tag Werkzeug makes None.
+    return [int(tag) for tag in request.if_match.as_set() if _REVISION.match(tag or "")]

@@ -47,10 +47,10 @@ _LONGEST_DELAY = 366 * 24 * 3600.0
 _LONGEST_SPREAD = 24 * 3600.0
 _MOST_CALENDARS = 20
 _LONGEST_TEXT = 1000
-#: POST /api/v1/schedules/preview: a schedule of this name could not be read at its URL.
+#: A schedule of this name could not be read at its URL.
 _RESERVED = "preview"
+_NOT_A_NAME = "no schedule can be named preview: /api/v1/schedules/preview is an action"
 _NAMED = "1 to 128 of the characters A-Z a-z 0-9 _ . : -, the first a letter or a digit"
-
 
 #: Fields that are not in JSON what they are here.
 _SHAPED = frozenset({"rule", "require", "exclude", "dst", "start", "end", "overlap", "misfire", "on_resume"})
@@ -233,8 +233,7 @@ def of_job(job: str, given: object, where: str = "/schedule") -> Schedule:
     found = zone(read)
     problems = [*read.problems]
     if job == _RESERVED:
-        message = f"the schedule would be named like its job, but {_reserved(job)}; declare it by itself"
-        problems.append(FieldError(where, "not_allowed", message))
+        problems.append(FieldError(where, "not_allowed", f"{_NOT_A_NAME}; give this one a name of its own"))
     try:
         rule = reading.parse(fields if isinstance(given, Mapping) else given, where)
     except InvalidInput as error:
@@ -259,12 +258,10 @@ def _values(read: Described, where: str) -> dict[str, Any]:
         read.refuse("parameters", "wrong_type", "parameters must be a JSON object")
     rule = _rule(read, where)
     if rule is not None and not isinstance(rule, BusinessDay) and read.value("calendar") is not None:
-        message = (
-            "only a business_day rule counts by a calendar; keep this one to it with require, or away with exclude"
-        )
+        message = "only a business_day rule counts by a calendar; this one is kept to it by require, away by exclude"
         read.refuse("calendar", "not_allowed", message)
     if read.value("name") == _RESERVED:
-        read.refuse("name", "not_allowed", f"{_reserved(_RESERVED)}; take another name")
+        read.refuse("name", "not_allowed", f"{_NOT_A_NAME}; take another name")
     return {
         "name": _matching(read, "name", NAME, _NAMED),
         "job": _matching(read, "job", NAME, "the name of a job"),
@@ -293,10 +290,6 @@ def _values(read: Described, where: str) -> dict[str, Any]:
     }
 
 
-def _reserved(name: str) -> str:
-    return f"no schedule can be named {name}: /api/v1/schedules/{name} is an action"
-
-
 def zone(read: Described) -> str:
     """The field `zone` of whatever has one."""
     name = read.text("zone", 64, "UTC") or "UTC"
@@ -311,20 +304,17 @@ def dst(read: Described) -> Dst | None:
     if given is None:
         return None
     inner = Described(given, f"{read.where}/dst")
-    found = Dst(
-        Gap(inner.choice("gap", list(Gap), Gap.SHIFT)),
-        Fold(inner.choice("fold", list(Fold), Fold.FIRST)),
-    )
+    gap = Gap(inner.choice("gap", list(Gap), Gap.SHIFT))
+    found = Dst(gap, Fold(inner.choice("fold", list(Fold), Fold.FIRST)))
     _take(read, inner)
     return found
 
 
 def _misfire(read: Described) -> Misfire:
-    given = read.value("misfire")
+    given, default = read.value("misfire"), Misfire()
     if given is None:
-        return Misfire()
+        return default
     inner = Described(given, f"{read.where}/misfire")
-    default = Misfire()
     found = Misfire(
         Missed(inner.choice("policy", list(Missed), default.policy)),
         inner.seconds("grace", 1.0, _LONGEST_GRACE, default.grace) or default.grace,

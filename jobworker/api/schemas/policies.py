@@ -53,7 +53,7 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
 class _Policy(fields.Raw):
     """A policy as a request has it. What is in it, its parser in the domain checks."""
 
-    def __init__(self, kind: type[dict[str, Any]] | type[list[Any]], **options: Any) -> None:
+    def __init__(self, kind: type[Any], **options: Any) -> None:
         super().__init__(**options)
         self._kind = kind
 
@@ -71,7 +71,7 @@ def policy(name: str, required: bool = False) -> fields.Raw:
     """Return the field of a policy in a request."""
     is_list = name == "trigger_after"
     metadata = {**(_LIST if is_list else {"type": "object"}), **POLICIES[name]}
-    kind = list if is_list else dict
+    kind: type[Any] = list if is_list else dict
     if required:
         return _Policy(kind, required=True, metadata=metadata)
     return _Policy(kind, load_default=None, allow_none=True, metadata=metadata)

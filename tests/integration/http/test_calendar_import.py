@@ -206,7 +206,8 @@ def test_what_cannot_be_read_is_refused(world: World, text: str, code: str, says
 def test_the_body_must_say_what_it_is(world: World) -> None:
     response = send(world, file(1), content_type="application/json")
     assert (response.status_code, response.json["code"]) == (415, "unsupported_media_type")
-    assert "send Content-Type: text/calendar" in response.json["detail"]
+    assert "send Content-Type: text/calendar or application/octet-stream" in response.json["detail"]
+    assert send(world, file(1), content_type="application/octet-stream").status_code == 200
 
 
 def test_a_name_that_no_calendar_can_have(world: World) -> None:

@@ -10,13 +10,16 @@ before a release. Half of them break the schema. Two checks are not applied:
 
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 
+from jobworker.api import events
 from jobworker.clock import SystemClock
 from jobworker.domain.ids import IdFactory
 from jobworker.files.local import LocalFiles
@@ -59,7 +62,12 @@ _API = schemathesis.openapi.from_path(
                 "missing_required_header": {"expected-statuses": [400, 404, 415, 422, 428]},
             },
             # There is no Redis in these tests, which is what it says.
-            "operations": [{"include-path": "/readyz", "checks": {"not_a_server_error": {"expected-statuses": [503]}}}],
+            "operations": [
+                {
+                    "include-path": "/readyz",
+                    "checks": {"not_a_server_error": {"expected-statuses": ["2xx", "4xx", 503]}},
+                }
+            ],
         }
     ),
 )
@@ -76,19 +84,32 @@ class _CountedIds(IdFactory):
         return f"00000000-0000-7000-8000-{next(self._numbers):012}"
 
 
-@pytest.fixture
-def furnished(sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """The application with something at each of its resources."""
-    ids = _CountedIds()
-    monkeypatch.setattr(preparing, "_ids", ids)
-    monkeypatch.setattr(schedules, "_ids", ids)
-    seed(sqlite_database)
-    world = world_on(sqlite_database, HOME=str(tmp_path))
+@pytest.fixture(scope="module")
+def furnished(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> Iterator[tuple[World, Path]]:
+    """The application with something at each of its resources, and a copy of its database."""
+    home = tmp_path_factory.mktemp("furnished")
+    file = Path(shutil.copy(_sqlite_template, home / "jobworker.db"))
+    database = Database(f"sqlite:///{file}")
+    with pytest.MonkeyPatch.context() as patch:
+        ids = _CountedIds()
+        patch.setattr(preparing, "_ids", ids)
+        patch.setattr(schedules, "_ids", ids)
+        # Else the stream of an execution that has not ended lasts for minutes.
+        patch.setattr(events, "_LONGEST", 0.0)
+        seed(database)
+        world = world_on(database, HOME=str(home))
+        _furnish(world, home)
+        _close(world)
+        yield world, Path(shutil.copy(file, home / "copy.db"))
+        _close(world)
+
+
+def _furnish(world: World, home: Path) -> None:
     failed, succeeded, _ = (world.submitted()["id"] for _ in range(3))
     ended = {"worker": "w1", "finished_at": SystemClock().now()}
     error = {"type": "OSError", "message": "no space", "traceback": None}
     world.entered(failed, 1, "Failed", dead_letter="open", fingerprint="f", error=error, **ended)
-    result = LocalFiles(tmp_path, succeeded).save_result(1, b"[]")
+    result = LocalFiles(home, succeeded).save_result(1, b"[]")
     world.entered(succeeded, 1, "Succeeded", result_file=result, **ended)
     world.log(failed, 1, "hello")
     world.worker()
@@ -102,11 +123,24 @@ def furnished(sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.Mon
     ):
         response = world.client.post(f"/api/v1/{path}", json=body)
         assert response.status_code < 300, response.json
-    yield world
+
+
+def _close(world: World) -> None:
+    """Close both engines: the last connection empties the write-ahead log."""
+    world.database.dispose()
     world.app.extensions["jobworker"].database.dispose()
+
+
+@pytest.fixture
+def world(furnished: tuple[World, Path]) -> World:
+    """The application as it was before other operations changed something."""
+    world, copy = furnished
+    _close(world)
+    shutil.copy(copy, copy.with_name("jobworker.db"))
+    return world
 
 
 @_API.parametrize()
 @settings(suppress_health_check=list(HealthCheck))
-def test_every_answer_is_one_that_is_described(case: schemathesis.Case, furnished: World) -> None:
-    case.call_and_validate(app=furnished.app)
+def test_every_answer_is_one_that_is_described(case: schemathesis.Case[Any], world: World) -> None:
+    case.call_and_validate(app=world.app)

@@ -64,7 +64,7 @@ def test_no_value_in_a_url_is_too_unusual(any_world: World) -> None:
         for method in item.keys() - {"parameters"}:
             names = [each["name"] for each in item[method].get("parameters", ()) if each["in"] == "query"]
             for query in ("", *(f"{name}={value}" for name in names for value in _UNUSUAL)):
-                body = {} if method == "get" else {"json": {}}
+                body: dict[str, Any] = {} if method == "get" else {"json": {}}
                 response = any_world.client.open(f"{path}?{query}", method=method.upper(), **body)
                 assert response.status_code < 500 or path == "/readyz", (method, path, query)
                 if "=" in query and query.startswith("cursor"):

@@ -52,6 +52,10 @@ def test_a_schedule_is_kept_with_its_defaults(world: World) -> None:
         ({"priority": 11}, "/priority", "not_allowed"),
         ({"enabled": "yes"}, "/enabled", "wrong_type"),
         ({"enabled": 1}, "/enabled", "wrong_type"),
+        ({"unique": [None, None]}, "/unique", "wrong_type"),
+        ({"retry": 0}, "/retry", "wrong_type"),
+        ({"isolation": []}, "/isolation", "wrong_type"),
+        ({"trigger_after": {}}, "/trigger_after", "wrong_type"),
         ({"defaults": {"colour": 1}}, "/defaults/colour", "unknown_parameter"),
         ({"defaults": {"rows": "x"}}, "/defaults/rows", "wrong_type"),
         ({"retry": {"max_attempts": 0}}, "/retry/max_attempts", "not_allowed"),
@@ -108,7 +112,7 @@ class TestChange:
         _create(world)
         missing = self._put(world, None)
         assert (missing.status_code, missing.json["code"]) == (428, "precondition_required")
-        for stale in ('"7"', 'W/"1"', '"x"', f'"{"9" * 5000}"'):
+        for stale in ('""', '"7"', 'W/"1"', '"x"', f'"{"9" * 5000}"'):
             response = self._put(world, stale, queue="critical")
             assert (response.status_code, response.json["code"]) == (412, "precondition_failed")
         assert world.client.get("/api/v1/jobs/nightly").headers["ETag"] == '"1"'
