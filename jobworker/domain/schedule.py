@@ -233,7 +233,7 @@ def of_job(job: str, given: object, where: str = "/schedule") -> Schedule:
     found = zone(read)
     problems = [*read.problems]
     if job == _RESERVED:
-        problems.append(FieldError(where, "not_allowed", f"{_NOT_A_NAME}; give this one a name of its own"))
+        problems.append(FieldError(where, "not_allowed", f"{_NOT_A_NAME}; create it by itself, with another name"))
     try:
         rule = reading.parse(fields if isinstance(given, Mapping) else given, where)
     except InvalidInput as error:

@@ -24,7 +24,7 @@ class StepBody(BatchItem):
         load_default=(),
         metadata={
             "type": "array",
-            "items": conditions("step", {"type": "string"}),
+            "items": conditions("step"),
             "maxItems": MAX_PARENTS,
             "description": "Steps that have to end first: names, or objects with step, on (success, failure, any) and "
             "otherwise (skip, fail, continue).",

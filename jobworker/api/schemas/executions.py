@@ -21,8 +21,9 @@ STATES = [state.value for state in State]
 _LIMIT = {"type": ["number", "string"], "description": "null: as the job says."}
 
 
-def conditions(name: str, parent: dict[str, Any]) -> dict[str, Any]:
-    """The items of what has to end first: each is `parent`, or an object that has it under `name`."""
+def conditions(name: str) -> dict[str, Any]:
+    """Describe one item of what has to end first: a text that names it, or an object with that text as `name`."""
+    parent = {"type": "string"}
     on, otherwise = ({"enum": [*(each.value for each in words), None]} for words in (On, Otherwise))
     properties = {name: parent, "on": on, "otherwise": otherwise}
     detailed = {"type": "object", "required": [name], "properties": properties, "additionalProperties": False}
@@ -77,7 +78,7 @@ class SubmissionBody(Schema):
         load_default=(),
         metadata={
             "type": "array",
-            "items": conditions("execution", {"type": "string"}),
+            "items": conditions("execution"),
             "maxItems": MAX_PARENTS,
             "description": "Executions that have to end first: ids, or objects with execution, on (success, failure, "
             "any) and otherwise (skip, fail, continue).",
