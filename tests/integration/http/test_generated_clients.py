@@ -11,10 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import httpx
-import openapi_python_client
 import orjson
 import pytest
-from openapi_python_client.config import Config, ConfigFile, MetaType
 
 from tests.conftest import lacks
 from tests.integration.http.conftest import World
@@ -38,6 +36,10 @@ def operations() -> set[str]:
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """The client that openapi-python-client makes."""
+    # Loading it takes a second, which other processes of a test run need not spend.
+    import openapi_python_client
+    from openapi_python_client.config import Config, ConfigFile, MetaType
+
     folder = tmp_path_factory.mktemp("python")
     config = Config.from_sources(
         ConfigFile(post_hooks=[]), MetaType.NONE, _DESCRIPTION, "utf-8", False, folder / "generated_client"
