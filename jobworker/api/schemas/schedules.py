@@ -12,6 +12,7 @@ from jobworker.api.schemas.filters import check_text
 from jobworker.api.schemas.revisions import AsItWas
 from jobworker.domain import schedule
 from jobworker.domain.execution import PRIORITIES
+from jobworker.domain.job import NAME
 from jobworker.services.queues import MAX_NOTE
 from jobworker.store.schedule_lists import Standing
 
@@ -26,6 +27,7 @@ _RULE = {
     "(expression, start).",
     "example": {"kind": "business_day", "n": 10, "time": "18:00", "roll": "preceding"},
 }
+_NAME = f"^{NAME.pattern.removesuffix(chr(92) + 'Z')}$"
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "array", "items": _TEXT}
 _FLAG = {"type": "boolean"}
@@ -34,8 +36,8 @@ _DURATION = {"type": ["number", "string"]}
 _TIME = {"type": "string", "format": "date-time"}
 _POLICY = {"type": "string", "enum": [*_MISSED, None]}
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
-    "name": {**_TEXT, "description": "Its own name.", "example": "monthly-report"},
-    "job": {**_TEXT, "description": "The job that it starts.", "example": "report"},
+    "name": {**_TEXT, "pattern": _NAME, "description": "Its own name.", "example": "monthly-report"},
+    "job": {**_TEXT, "pattern": _NAME, "description": "The job that it starts.", "example": "report"},
     "description": {**_TEXT, "description": "For people."},
     "enabled": {**_FLAG, "description": "false: nothing is due.", "default": True},
     "rule": _RULE,
