@@ -106,6 +106,9 @@ def _load(name: str, folders: Sequence[str] = ()) -> Iterator[Broken]:
         return
     # The same in every process, whatever each has imported before.
     for child in sorted(_children(folders)):
+        if "." in child:
+            yield Broken(f"{name}.{child}", child, "a folder with a dot in its name cannot be imported: rename it", "")
+            continue
         spec = importlib.util.find_spec(f"{name}.{child}")
         yield from _load(f"{name}.{child}", list(spec.submodule_search_locations or ()) if spec else ())
 
@@ -114,8 +117,8 @@ def _children(folders: Sequence[str]) -> set[str]:
     """The names of the modules in these folders, and of folders with modules, which need no `__init__.py`."""
     found = {module.name for module in pkgutil.iter_modules(folders)}
     for folder in folders:
-        found |= {each.parent.name for each in Path(folder).glob("*/*.py")}
-    return {name for name in found if name.isidentifier() and not name.startswith("__")}
+        found |= {each.name for each in Path(folder).iterdir() if each.is_dir() and any(each.rglob("*.py"))}
+    return {name for name in found if not name.startswith((".", "__"))}
 
 
 def _import(name: str) -> Broken | None:
@@ -124,8 +127,7 @@ def _import(name: str) -> Broken | None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  whatever a module of users raises (SystemExit, too) is its fault only
-        told = traceback.format_exception_only(error)[-1].strip()
-        return Broken(name, _place(error), told, _traceback(error))
+        return Broken(name, _place(error), _told(error), _traceback(error))
     return None
 
 
@@ -138,11 +140,19 @@ def _place(error: BaseException) -> str:
     return f"{_shown(own[-1].filename)}:{own[-1].lineno}" if own else "its folder"
 
 
+def _told(error: BaseException) -> str:
+    """Which exception it is; what JobWorker refuses is a sentence by itself."""
+    return str(error) if isinstance(error, Misconfigured) else traceback.format_exception_only(error)[-1].strip()
+
+
 def _traceback(error: BaseException) -> str:
-    """The traceback as Python prints it, from the users' code on."""
+    """The traceback as Python prints it, from the users' code on; of what JobWorker refuses, that code alone."""
     begin = error.__traceback__
     while begin is not None and not _is_users(begin.tb_frame.f_code.co_filename):
         begin = begin.tb_next
+    if isinstance(error, Misconfigured):
+        own = [frame for frame in traceback.extract_tb(begin) if _is_users(frame.filename)]
+        return "".join(["Traceback (most recent call last):\n", *traceback.format_list(own), f"Misconfigured: {error}"])
     return "".join(traceback.format_exception(type(error), error, begin)).rstrip()
 
 

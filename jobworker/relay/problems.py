@@ -1,6 +1,7 @@
 """Content of Redis and SQL that the relay cannot use: logged once, and kept for `/readyz` while it is met."""
 
 import datetime as dt
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,14 +42,16 @@ class Problems:
         self._latest: dict[str, Problem] = {}
         self._rows: list[Problem] = []
 
-    def report(self, event: str, what: str, detail: str, item: str = "", **more: str) -> None:
+    def report(
+        self, event: str, what: str, detail: str, item: str = "", level: int = logging.ERROR, **more: str
+    ) -> None:
         """Log the problem as `event` unless it was logged before, and keep it.
 
         `item` tells apart what shares one line in `/readyz`, such as the entries of a stream: each is logged. `more` is
         for the log alone.
         """
         if self._logged.first(f"{what} {item}", detail):
-            logger.error(event, what=what, **({"item": item} if item else {}), why=detail, **more)
+            logger.log(level, event, what=what, **({"item": item} if item else {}), why=detail, **more)
         self._latest.pop(what, None)
         self._latest[what] = Problem(what, detail[:_LONGEST], self._clock.now())
         if len(self._latest) > _MOST:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import functools
+import logging
 import uuid
 from collections.abc import Callable, Sequence
 
@@ -159,7 +160,8 @@ class Watch:
         self._learn(announced)
         for each in announced:
             for module, _, why in (text.partition(": ") for text in each.broken):
-                self._problems.report("task_module_broken", f"module {module} on {each.host}", why)
+                what = f"module {module} on {each.host}"  # Its worker has logged that as an error.
+                self._problems.report("task_module_broken", what, why, level=logging.INFO)
         present = [_row(announcement, self._clock.now()) for announcement in announced]
         changed = {row.id for row in present} != {row.id for row in self._dispatcher.workers}
         if changed or self._clock.monotonic() - self._seen_written_at >= _SEEN_EVERY:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import shutil
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ _REDIS_TIMEOUT = 0.5
 #: Free space (in largest request bodies) below which a disk counts as full: a body is written to the write-ahead log
 #: and then to the database, and meanwhile events of the jobs that run need as much again.
 _BODIES = 4
+
+#: Characters of a warning in the log.
+_LONGEST_LOGGED = 300
 
 _MIB = 1024 * 1024
 
@@ -108,7 +112,9 @@ class Health:
         """Log the warnings that were not there at the last call."""
         found = {each.detail for each in checks if each.warning}
         for detail in sorted(found - self._logged):
-            logger.warning("health_warning", why=detail)
+            logger.warning(
+                "health_warning", why=textwrap.shorten(detail, _LONGEST_LOGGED, placeholder=" … (GET /readyz says all)")
+            )
         self._logged = found
 
     def census(self) -> Census | None:

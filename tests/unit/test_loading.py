@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (
             "from jobworker import job\n\n\n@job(priority=12)\ndef bad():\n    pass",
             "work/bad.py:4",
-            "jobworker.domain.errors.Misconfigured: @job bad: /priority: priority must be 0 to 9; 9 is most urgent",
+            "@job bad: /priority: priority must be 0 to 9; 9 is most urgent",
         ),
     ],
 )
@@ -54,6 +54,7 @@ def test_a_module_that_raises_is_named_with_its_place_and_the_others_are_importe
     assert broken.error.startswith(error)
     assert error in broken.traceback
     assert "importlib" not in broken.traceback
+    assert "jobworker/declare" not in broken.traceback
     assert {"work.a", "work.z"} <= set(sys.modules)
 
 
@@ -64,17 +65,30 @@ def test_the_users_own_stop_is_none_of_the_modules(folder: Path) -> None:
 
 
 def test_folders_need_no_init_and_one_that_fails_is_told_once(folder: Path) -> None:
-    for name in ("plain/deep", "package", "__pycache__", "not-a-name"):
+    seen = "import work.order; work.order.SEEN.append(__name__)"
+    for name in (
+        "plain/deep",
+        "above/below",
+        "package",
+        "__pycache__",
+        ".hidden",
+        "dotted.name",
+        "no-identifier",
+        "empty",
+    ):
         (folder / name).mkdir(parents=True)
-    (folder / "plain" / "one.py").write_text("import work.order; work.order.SEEN.append(__name__)")
-    (folder / "plain" / "deep" / "two.py").write_text("import work.order; work.order.SEEN.append(__name__)")
+    for name in ("plain/one", "plain/deep/two", "above/below/three", "no-identifier/four"):
+        (folder / f"{name}.py").write_text(seen)
+    for name in (".hidden", "__pycache__", "dotted.name"):
+        (folder / name / "five.py").write_text("1/0")
     (folder / "package" / "__init__.py").write_text("1/0")
-    (folder / "package" / "three.py").touch()
-    (folder / "not-a-name" / "four.py").write_text("1/0")
+    (folder / "package" / "six.py").touch()
     (folder / "order.py").write_text("SEEN = []")
-    [broken] = loading.load("work")
+    dotted, broken = loading.load("work")
+    assert str(dotted) == "dotted.name: a folder with a dot in its name cannot be imported: rename it"
     assert (broken.module, broken.place) == ("work.package", "work/package/__init__.py:1")
-    assert sys.modules["work.order"].SEEN == ["work.plain.deep.two", "work.plain.one"]
+    names = ["above.below.three", "no-identifier.four", "plain.deep.two", "plain.one"]
+    assert [f"work.{name}" for name in names] == sys.modules["work.order"].SEEN
 
 
 def test_two_jobs_of_one_name_are_refused_by_name_and_place(folder: Path) -> None:
