@@ -32,7 +32,7 @@ _MANY_DIGITS = re.compile(rb"[0-9]{19}")
 def read(request: Request, needed: bool) -> Any:
     """The body of a request, `{}` if there may be none; raises `MalformedBody` or `UnsupportedMediaType`."""
     raw = _all(request)
-    if not raw.strip():
+    if not raw:
         if not needed:
             return {}
         raise MalformedBody("this request needs a JSON body")

@@ -99,6 +99,7 @@ def test_a_wrong_method_is_told_the_right_ones(world: World) -> None:
     ("body", "detail"),
     [
         (b"", "needs a JSON body"),
+        (b"\r\n", "not valid JSON"),
         (b"{", "not valid JSON"),
         (b"{'name': 1}", "not valid JSON"),
         (b'{"priority": NaN}', "not valid JSON"),
