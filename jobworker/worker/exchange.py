@@ -4,6 +4,7 @@ What comes back is read as far as it is kept.
 """
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -11,13 +12,14 @@ from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import urllib3
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NameResolutionError, NewConnectionError
 from urllib3.util.connection import create_connection
+from urllib3.util.url import parse_url
 
 from jobworker.domain.egress import Egress, is_disguised
 
@@ -33,6 +35,12 @@ _SEE_OTHER = 303
 _PLAIN = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+_URL = "it must begin with http:// or https:// and name a host, and a port, if any, by its number"
+
+#: What programs take for different things in a URL.
+_ODD = re.compile(r"[\\\x00-\x1f\x7f]")
 
 
 class Refused(Exception):
@@ -85,12 +93,18 @@ class Request:
 
 def origin(url: str) -> str:
     """Return scheme://host:port of a URL; what else stands there may be secret. Raises `ValueError` if it is no URL."""
-    parts = urlsplit(url)
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-        raise ValueError("it must begin with http:// or https:// and name a host")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}:{port}"
+    if _ODD.search(url):
+        raise ValueError("it has a backslash or a control character in it")
+    try:
+        # As the one who connects reads it: others find other hosts in the same text.
+        parts = parse_url(url)
+    except LocationParseError:
+        raise ValueError(_URL) from None
+    if parts.scheme not in _DEFAULT_PORTS or not parts.host or parts.port == 0:
+        raise ValueError(_URL)
+    if parts.auth is not None:
+        raise ValueError("a name and a password do not belong into it: send them in a header")
+    return f"{parts.scheme}://{parts.host}:{parts.port or _DEFAULT_PORTS[parts.scheme]}"
 
 
 def send(request: Request, timeout: float, egress: Egress) -> Answer:

@@ -167,7 +167,30 @@ def test_another_origin_gets_neither_headers_nor_body(location: str) -> None:
         replace(asked, method="DELETE").redirected(302, location)
 
 
-@pytest.mark.parametrize("location", ["http://a.example/", "ftp://a.example/", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://a.example/",
+        "ftp://a.example/",
+        "file:///etc/passwd",
+        # Programs find different hosts in these.
+        "https://b.example\\@a.example/",
+        "//b.example\\@a.example/",
+        "https://user:password@a.example/",
+        "https://a.example:0/",
+        "https://a.example:99999/",
+        "https://a.example:b/",
+    ],
+)
 def test_a_redirect_to_something_else_is_not_followed(location: str) -> None:
     with pytest.raises(Refused, match=r"not encrypted|no URL"):
         replace(_FIRST, method="GET", body=None).redirected(302, location)
+
+
+def test_what_is_no_url_is_said_without_its_passwords() -> None:
+    for url in ("http://user:PASS/WD@a.example/", "http://user:PASSWD@a.example/", "http://a.example:PASSWD/"):
+        with pytest.raises(ValueError, match=r"it must begin with|a name and a password do not belong") as caught:
+            exchange.origin(url)
+        assert "PASS" not in str(caught.value)
+    assert exchange.origin("HTTP://A.example/b?c#d") == "http://a.example:80"
+    assert exchange.origin("https://[::1]:8443/") == "https://[::1]:8443"

@@ -25,6 +25,9 @@ logger = structlog.get_logger(__name__)
 #: How much of an answer is quoted when it is an error (characters).
 _QUOTED = 500
 
+#: Headers by which a request could be taken for another one.
+_NOT_CHOSEN = frozenset({"host", "content-length", "transfer-encoding", "connection"})
+
 #: No server makes us wait for longer (s).
 _LONGEST_WAIT = 24 * 3600.0
 
@@ -70,6 +73,9 @@ def http_request(  # noqa: PLR0913  what a request takes
     egress = Egress(JobTask.job_runner().settings.egress)
     circuit = _Circuit(context.job, target, self.job_circuit())
     circuit.enter(timeout)
+    for name in headers or {}:
+        if str(name).lower() in _NOT_CHOSEN:
+            raise Abort(f"headers must not have {name}: it follows from url and body")
     sent = {**kind, **{str(name): str(value) for name, value in (headers or {}).items()}}
     try:
         answer = exchange.send(Request(method, url, sent, content), timeout, egress)
