@@ -41,7 +41,17 @@ def engine(url: sa.URL, limits: Mapping[str, float], **options: Any) -> sa.Engin
         **options,
     )
     event.listen(made, "do_connect", _connect)
+    event.listen(made, "handle_error", _leave_out_detail)
     return made
+
+
+def _leave_out_detail(context: Any) -> None:
+    """Shorten an error to its first line: what follows quotes the row, and its parameters and results may be secret."""
+    original = context.original_exception
+    if isinstance(original, psycopg.Error) and original.diag.message_primary:
+        original.args = (original.diag.message_primary,)
+        if context.sqlalchemy_exception is not None:
+            context.sqlalchemy_exception.args = (f"{type(original).__name__}: {original}",)
 
 
 def _connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> "_Connection":

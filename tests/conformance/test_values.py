@@ -17,7 +17,7 @@ from jobworker.relay.release import Releases
 from jobworker.services import dead_letters, preparing
 from jobworker.services.dead_letters import Order
 from jobworker.store import schema
-from jobworker.store.database import Database
+from jobworker.store.database import Database, in_short
 from tests.conformance.household import FAILED, Household
 
 TEXT = st.text(st.characters(codec=None), max_size=5) | st.sampled_from(
@@ -189,3 +189,13 @@ def test_a_call_with_a_date_can_be_run_again_and_no_patch_adds_another(house: Ho
     patch = {"day": {"__value__": "2026-03-02"}}
     with pytest.raises(InvalidParameters, match="__type__"):
         dead_letters.rerun(house.database, house.clock, plain, Order(patch=patch), "ann")
+
+
+def test_what_a_database_refuses_is_told_without_the_row(database: Database) -> None:
+    """PostgreSQL quotes the row."""
+    row = {"id": "hush", "task": "hush", "parameters": {"text": "hush"}, "result": "hush"}
+    with pytest.raises(sa.exc.IntegrityError) as refused, database.write() as connection:
+        connection.execute(sa.insert(schema.executions).values(row))
+    told = f"{refused.value} {refused.value.orig} {in_short(refused.value)}"
+    assert "hush" not in told
+    assert "job" in told
