@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from celery import Celery, signals
 
-from jobworker import loading
+from jobworker import environment, loading
 from jobworker.domain.errors import Misconfigured
 from jobworker.loading import Broken
 from jobworker.settings import Settings
@@ -95,6 +95,7 @@ def _on_setup_logging(loglevel: int, logfile: str | None, **_: Any) -> None:
 
 
 if _PROCESS is not None:
+    environment.hide()
     logging.outlive_output()  # Before Celery prints what it starts.
     logging.shorten_warnings()
     logging.configure(_settings.log_format, _settings.log_level, _PROCESS)  # Until Celery has read its options.

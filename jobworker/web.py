@@ -5,6 +5,7 @@ import importlib
 
 from flask import Flask
 
+from jobworker import environment
 from jobworker.api import documentation, problems, requests
 from jobworker.api.origins import Origins
 from jobworker.api.room import Room
@@ -28,6 +29,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     """The application. It connects to nothing before the first request, so a server may fork after this."""
     if settings is None:
         settings = running.read_settings()
+        environment.hide()
         logging.outlive_output()
         logging.configure(settings.log_format, settings.log_level, "web")
         logging.log_start()

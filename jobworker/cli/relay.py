@@ -6,7 +6,7 @@ import threading
 import click
 import structlog
 
-from jobworker import celery, loading
+from jobworker import celery, environment, loading
 from jobworker.cli import common
 from jobworker.clock import SystemClock
 from jobworker.domain.errors import Misconfigured
@@ -23,6 +23,7 @@ logger = structlog.get_logger(__name__)
 @click.command("relay")
 def command() -> None:
     """Turn rows into messages and workers' reports into history, until SIGTERM or Ctrl-C."""
+    environment.hide()
     logging.outlive_output()
     settings = common.prepare()
     logging.configure(settings.log_format, settings.log_level, "relay")

@@ -2,6 +2,7 @@
 
 import click
 
+from jobworker import environment
 from jobworker.clock import SystemClock
 from jobworker.settings import Settings
 from jobworker.telemetry import logging
@@ -13,5 +14,6 @@ from jobworker.up.launch import up
 @click.pass_context
 def command(context: click.Context, demo: bool) -> None:
     """Run everything in the Procfile here, with a Redis and a database of its own, until Ctrl-C."""
+    environment.hide()
     logging.outlive_output()
     context.exit(up(Settings.from_environment(), SystemClock(), demo))

@@ -1,7 +1,6 @@
 """Turns Celery's worker into ours: called by Celery's own signals, before the pool starts."""
 
 import contextlib
-import ctypes
 import functools
 import gc
 import logging
@@ -39,8 +38,6 @@ from jobworker.worker.task import JobTask
 
 logger = structlog.get_logger(__name__)
 
-_PR_SET_DUMPABLE = 4
-
 
 def install(app: Celery, settings: Settings) -> None:
     """Connect the worker's life to ours, and let beat, too, refuse a Redis that would lose its data."""
@@ -57,7 +54,6 @@ def install(app: Celery, settings: Settings) -> None:
             _refuse_bad_redis(settings)
             version = settings.code_version or loading.source_digest(settings.tasks)
             shares = Shares(settings.queue_weights)
-        _hide_environment()
         _warn_of_home(settings)
         clock = SystemClock()
         worker = worker_id(sender, secrets.token_hex(4))
@@ -116,17 +112,12 @@ def _warn_of_home(settings: Settings) -> None:
         logger.warning("home_unusable", why=error.detail, hint="jobs that save files or large results fail here")
 
 
-def _hide_environment() -> None:
-    """Keep programs of the same user from reading this process's environment and memory, where passwords stand."""
-    with contextlib.suppress(OSError, AttributeError):  # Linux has it.
-        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
 def _keep_values_out_of_logs() -> None:
     """Leave results and parameters out of what Celery logs: they may be secret, and are with the execution."""
     trace.LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss"
     consumer.dump_body = _describe_body
-    logging.getLogger("celery.pool").setLevel(logging.INFO)  # At DEBUG it shows what it is given.
+    for name in ("celery.pool", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.INFO)  # At DEBUG they show what they are given, and whole URLs.
 
 
 def _describe_body(message: Any, _body: Any) -> str:
