@@ -16,6 +16,9 @@ TOKEN_HEADER = "jobworker_token"
 #: As the scripts of Redis read it.
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
+#: Far more than any execution has.
+_MOST_ATTEMPTS = 2**31
+
 
 def new_token() -> str:
     """Tells one delivery of a message from another of the same message."""
@@ -42,10 +45,13 @@ class Delivery(NamedTuple):
     def read(cls, header: Mapping[str, Any], token: str | None) -> "Delivery":
         """From the relay's header of a message; `token` is the parent's number of this delivery.
 
-        Raises `ValueError` for an id of an execution that is none: files are named after it.
+        Raises `ValueError` for an id of an execution that is none, after which files are named, and for a number of an
+        attempt that is none: a script of Redis would fail.
         """
         if not _ID.fullmatch(header["execution"]):
             raise ValueError("the id of the execution is none")
+        if type(header["attempt"]) is not int or not 0 < header["attempt"] <= _MOST_ATTEMPTS:
+            raise ValueError("the number of the attempt is none")
         scheduled_for = header.get("scheduled_for")
         return cls(
             execution=header["execution"],
