@@ -66,6 +66,9 @@ def options_of(
     called = _header(clock, name, given, getattr(caller.request, HEADER, None) if caller else None)
     added["headers"] = {**headers, HEADER: called}
     added["task_id"] = called["execution"]
+    # Flower and `inspect` show these, and workers log them; what the caller says itself is meant to be shown.
+    added["argsrepr"] = given.get("argsrepr") or "(…)"
+    added["kwargsrepr"] = given.get("kwargsrepr") or "{…}"
     return added
 
 

@@ -130,3 +130,11 @@ def test_what_kombu_writes_for_types_of_python_is_kept() -> None:
     assert text is not None
     call = calls.read(EXECUTION, events.decode("1-0", {"kind": "called", "data": text}).data, NOON)
     assert call.kwargs["when"] == {"__type__": "datetime", "__value__": DATE.isoformat()}
+
+
+def test_arguments_of_a_call_stay_out_of_the_headers() -> None:
+    added = worker_calls.options_of(ManualClock(NOON), "send", ("hush",), {"b": "hush"}, {}, None, None, routed=False)
+    assert (added["argsrepr"], added["kwargsrepr"]) == ("(…)", "{…}")
+    given = {"argsrepr": "('shown',)"}
+    added = worker_calls.options_of(ManualClock(NOON), "send", ("hush",), {}, given, None, None, routed=False)
+    assert added["argsrepr"] == "('shown',)"
