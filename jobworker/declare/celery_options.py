@@ -1,5 +1,6 @@
 """What cannot be meant among Celery's own options of a job; Celery itself would fail in the middle of a run."""
 
+import datetime as dt
 import difflib
 import inspect
 import math
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from celery import Task
+from celery.utils.time import rate
 
 from jobworker.domain import policies
 from jobworker.domain.admission import check_limits
@@ -29,19 +31,45 @@ def check(given: Mapping[str, Any]) -> Iterator[FieldError]:
         message = "retry_backoff must be True, False or a number of seconds, 0 or more"
         yield FieldError("/retry_backoff", "not_allowed", message)
     yield from _limits(given.get("time_limit"), given.get("soft_time_limit"))
+    yield from _others(given)
+
+
+def _others(given: Mapping[str, Any]) -> Iterator[FieldError]:
+    """What Celery would fail of when a worker starts, or when the job fails."""
+    for name in ("autoretry_for", "dont_autoretry_for", "throws"):
+        if name in given and not _are_exceptions(given[name]):
+            yield FieldError(f"/{name}", "wrong_type", f"{name} must be a tuple of classes of exceptions: (OSError,)")
+    if not isinstance(given.get("retry_jitter", True), bool):
+        yield FieldError("/retry_jitter", "wrong_type", "retry_jitter must be True or False")
+    expires = given.get("expires")
+    if expires is not None and not (_is_wait(expires) or isinstance(expires, dt.datetime)):
+        yield FieldError("/expires", "wrong_type", "expires must be a number of seconds, 0 or more, or a datetime")
+    try:
+        rate(given.get("rate_limit"))
+    except (KeyError, TypeError, ValueError):
+        yield FieldError("/rate_limit", "wrong_type", 'rate_limit must be like "10/s", "10/m" or "10/h"')
+
+
+def _are_exceptions(given: Any) -> bool:
+    return isinstance(given, tuple | list | set | frozenset) and all(
+        isinstance(each, type) and issubclass(each, BaseException) for each in given
+    )
 
 
 def _unknown(given: Mapping[str, Any]) -> Iterator[FieldError]:
     known = {*_OURS, *_DECORATORS, *(name for name in dir(given.get("base") or Task) if not name.startswith("_"))}
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ", nor is it an attribute of the task's base class"
+            near = _MEANT.get(name) or next(iter(difflib.get_close_matches(name, known, 1)), None)
+            hint = f"; did you mean {near}?" if near else ", nor is it an attribute of the task's base class"
             yield FieldError(f"/{name}", "unknown_field", f"{name} is no option of jobs or of Celery's tasks{hint}")
 
 
 #: What `@job` takes itself, for what is misspelt.
 _OURS = ("queue", "priority", "on_worker_lost", "schedule", "tags", *policies.PARSERS)
+
+#: What people call it elsewhere.
+_MEANT = {"timeout": "time_limit", "retries": "max_retries", "delay": "default_retry_delay", "cron": "schedule"}
 
 #: What Celery's decorator takes besides attributes of tasks, and `@job` of a class.
 _DECORATORS = (

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery import shared_task
+from celery import Task, shared_task
+from celery.local import Proxy
 
 from jobworker.declare import celery_options, names
 from jobworker.declare.context import Context, current
@@ -56,6 +57,7 @@ def job(
             job, name=name, queue=queue, priority=priority, on_worker_lost=on_worker_lost,
             schedule=schedule, tags=tags, **more,
         )  # fmt: skip
+    _refuse_no_function(function)
     name = function.__name__ if name is None else name
     celery_options.refuse_coroutine(name, function)
     own = {option: more.pop(option) for option in policies.PARSERS if option in more and not _is_celerys(option, more)}
@@ -73,6 +75,17 @@ def job(
     names.take(name, function)
     # typing=False: Celery would count the injected context among the caller's arguments.
     return shared_task(_with_context(function), name=name, job_options=options, **{"typing": False, **more})
+
+
+def _refuse_no_function(given: Any) -> None:
+    """Raise `Misconfigured` for what is no function with a name."""
+    shown = f"{given!r:.100}"
+    if isinstance(given, type):
+        raise Misconfigured(f"@job {shown}: a class becomes a job by deriving from jobworker.Job")
+    if isinstance(given, Proxy | Task):
+        raise Misconfigured("@job: this is a job, or a task of Celery, already")
+    if not callable(given) or not hasattr(given, "__qualname__"):
+        raise Misconfigured(f"@job {shown}: only a function can be a job; options are given by name: @job(name=…)")
 
 
 def _is_celerys(option: str, given: Mapping[str, Any]) -> bool:

@@ -18,6 +18,10 @@ def take(name: str, function: Callable[..., Any]) -> None:
     """
     if not 0 < len(name) <= LONGEST_TASK or not name.isprintable():
         raise Misconfigured(f"task {name!r}: a name has 1 to {LONGEST_TASK} printable characters")
+    if name.startswith("celery.") and not function.__module__.startswith("celery."):
+        raise Misconfigured(
+            f"task {name}: names that begin with celery. are of Celery's own tasks; give it another name"
+        )
     body = inspect.unwrap(function)
     place = (body.__code__.co_filename if hasattr(body, "__code__") else body.__module__, function.__qualname__)
     before = _places.setdefault(name, place)

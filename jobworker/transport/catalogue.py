@@ -5,18 +5,32 @@ import inspect
 import json
 from typing import Any
 
+import structlog
 from celery import Celery
 
 from jobworker.declare import Context, JobOptions
 from jobworker.domain import parameters
+
+logger = structlog.get_logger(__name__)
 
 #: Celery's own options that are worth showing with a task.
 _CELERY_OPTIONS = ("max_retries", "time_limit", "soft_time_limit", "retry_backoff", "retry_backoff_max", "retry_jitter")
 
 
 def describe(app: Celery) -> list[dict[str, Any]]:
-    """Every task that users defined, by name."""
-    return [_describe(task) for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")]
+    """Every task that users defined, by name; one that cannot be described is logged and left out."""
+    found = []
+    for name, task in sorted(app.tasks.items()):
+        if not name.startswith("celery."):
+            try:
+                described = _describe(task)
+                json.dumps(described)
+            except Exception as error:  # noqa: BLE001  options of plain tasks are whatever users wrote
+                why = f"its options cannot be announced: {type(error).__name__}: {error}"
+                logger.error("task_left_out", task=name, why=why)
+            else:
+                found.append(described)
+    return found
 
 
 def digest(catalogue: list[dict[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """What `@job` refuses at once, and annotations that cannot be resolved."""
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,6 +32,17 @@ def work(x: int = 1) -> int:
         ),
         ({"qeue": "a"}, "/qeue: qeue is no option of jobs or of Celery's tasks; did you mean queue?"),
         ({"xyzzy": 1}, "/xyzzy: xyzzy is no option of jobs or of Celery's tasks, nor is it an attribute of"),
+        ({"timeout": 5}, "/timeout: timeout is no option of jobs or of Celery's tasks; did you mean time_limit?"),
+        ({"rate_limit": "10/x"}, '/rate_limit: rate_limit must be like "10/s", "10/m" or "10/h"'),
+        ({"rate_limit": "10/min"}, '/rate_limit: rate_limit must be like "10/s", "10/m" or "10/h"'),
+        (
+            {"autoretry_for": OSError},
+            "/autoretry_for: autoretry_for must be a tuple of classes of exceptions: (OSError,)",
+        ),
+        ({"autoretry_for": ("OSError",)}, "/autoretry_for: autoretry_for must be a tuple of classes"),
+        ({"retry_jitter": "x"}, "/retry_jitter: retry_jitter must be True or False"),
+        ({"expires": "x"}, "/expires: expires must be a number of seconds, 0 or more, or a datetime"),
+        ({"name": "celery.mine"}, "task celery.mine: names that begin with celery. are of Celery's own tasks"),
         ({"tags": "abc"}, "/tags: tags must be a list of texts, not 'abc'"),
         ({"tags": [1]}, "/tags: tags must be a list of texts, not"),
         ({"tags": ["x" * 65]}, "/tags: at most 50 tags of 1 to 64 characters"),
@@ -65,6 +77,21 @@ def test_what_celery_and_base_classes_know_is_no_unknown_option() -> None:
     job(name="declared-known", **options)(bound)
     job(name="declared-base", base=Base, database="main")(work)
     job(name="declared-tags", tags=["a", "b"])(work)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (functools.partial(work, 1), "only a function can be a job; options are given by name: @job(name=…)"),
+        ("my_name", "@job 'my_name': only a function can be a job"),
+        (Context, "a class becomes a job by deriving from jobworker.Job"),
+        (job(work, name="declared-once"), "@job: this is a job, or a task of Celery, already"),
+    ],
+)
+def test_what_is_no_function_is_refused(given: Any, told: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        job(given)
+    assert told in str(caught.value)
 
 
 def test_parameters_by_position_only_are_refused() -> None:
