@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from jobworker.domain.errors import Misconfigured
+from jobworker.telemetry import configured
 
 #: Where code is that no user writes.
 _OTHERS = {Path(__file__).parent, *(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib"))}
@@ -34,7 +35,9 @@ class Broken:
 
 def load(package: str, holds: str = "jobs", setting: str = "JOBWORKER_TASKS") -> list[Broken]:
     """Import every module of `package`; answers those that failed. Raises `Misconfigured` if there is none."""
-    return list(_load(package, _required(package, holds, setting)))
+    folders = _required(package, holds, setting)
+    with configured.kept():
+        return list(_load(package, folders))
 
 
 def load_anew(package: str, holds: str, setting: str) -> list[Broken]:
@@ -124,11 +127,17 @@ def _children(folders: Sequence[str]) -> set[str]:
 def _import(name: str) -> Broken | None:
     try:
         importlib.import_module(name)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001  whatever a module of users raises (SystemExit, too) is its fault only
+    except BaseException as error:  # whatever a module of users raises (SystemExit, too) is its fault only
+        if isinstance(error, KeyboardInterrupt) and _is_of_signal(error):
+            raise
         return Broken(name, _place(error), _told(error), _traceback(error))
     return None
+
+
+def _is_of_signal(error: BaseException) -> bool:
+    """Whether Ctrl-C has raised this, and no statement of a module."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return not frames or not (frames[-1].line or "").startswith("raise ")
 
 
 def _place(error: BaseException) -> str:

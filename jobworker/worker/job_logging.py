@@ -10,6 +10,7 @@ import logging
 from celery.exceptions import SoftTimeLimitExceeded
 
 from jobworker.domain.job_log import Dropped
+from jobworker.telemetry import configured
 from jobworker.worker import printed
 from jobworker.worker.attempt_reporter import AttemptReporter
 from jobworker.worker.reporter import Reporter
@@ -23,15 +24,6 @@ OF_WORKER = "of_worker"
 _LEVEL = logging.INFO
 
 
-#: `logging.config` disables loggers that it is not told of, and so this one, too.
-_canary = logging.getLogger("jobworker.canary")
-
-
-def _present() -> tuple[list[logging.Handler], int, int]:
-    root = logging.getLogger()
-    return root.handlers[:], root.level, root.manager.disable
-
-
 class JobLogHandler(logging.Handler):
     """Passes records of running jobs on; records from elsewhere are not its business."""
 
@@ -40,9 +32,8 @@ class JobLogHandler(logging.Handler):
         self._reporter = reporter
         self._one_at_a_time = one_at_a_time
         self._only: AttemptReporter | None = None
-        #: Python's logging as it was when this process began to run jobs: handlers and level of the root, and what
-        #: `logging.disable` was told.
-        self._kept: tuple[list[logging.Handler], int, int] = ([], 0, 0)
+        #: Python's logging as it was when this process began to run jobs.
+        self._kept = configured.State([], 0, 0)
 
     def listen(self) -> None:
         """Begin, in the process that runs jobs: a parent that forks has nothing to report."""
@@ -54,21 +45,12 @@ class JobLogHandler(logging.Handler):
                 handler.setLevel(max(shown, handler.level))
         root.setLevel(min(shown, _LEVEL))
         root.addHandler(self)
-        self._kept = _present()
+        self._kept = configured.state()
 
     def restore(self) -> None:
         """Undo what a job has done to Python's logging and to `sys.stdout`: it would silence the jobs after it."""
         printed.restore()
-        kept = self._kept
-        if _present() == kept and not _canary.disabled:
-            return
-        root = logging.getLogger()
-        root.handlers[:], level, disabled = kept
-        root.setLevel(level)
-        logging.disable(disabled)
-        for logger in [_canary, *logging.Logger.manager.loggerDict.values()]:
-            if isinstance(logger, logging.Logger):
-                logger.disabled = False
+        configured.restore(self._kept)
 
     def enter(self, attempt: AttemptReporter) -> contextvars.Token[AttemptReporter | None]:
         """From now on `attempt` runs here."""

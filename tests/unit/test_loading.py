@@ -1,5 +1,6 @@
 """Modules of users are imported, in one order, whatever some of them raise."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("import sys\nsys.exit(3)", "work/bad.py:2", "SystemExit: 3"),
         ("raise SystemExit", "work/bad.py:1", "SystemExit"),
         ("raise GeneratorExit", "work/bad.py:1", "GeneratorExit"),
+        ("raise KeyboardInterrupt", "work/bad.py:1", "KeyboardInterrupt"),
         ("class Odd(BaseException): ...\n\n\nraise Odd('x')", "work/bad.py:4", "work.bad.Odd: x"),
         ("x = 1\ndef f(:\n    pass", "work/bad.py:2", "SyntaxError: invalid syntax"),
         ("import nowhere", "work/bad.py:1", "ModuleNotFoundError: No module named 'nowhere'"),
@@ -59,7 +61,7 @@ def test_a_module_that_raises_is_named_with_its_place_and_the_others_are_importe
 
 
 def test_the_users_own_stop_is_none_of_the_modules(folder: Path) -> None:
-    (folder / "slow.py").write_text("raise KeyboardInterrupt")
+    (folder / "slow.py").write_text("import os, signal\n\nos.kill(os.getpid(), signal.SIGINT)")
     with pytest.raises(KeyboardInterrupt):
         loading.load("work")
 
@@ -127,3 +129,25 @@ def test_a_plain_task_has_a_name_that_the_history_can_hold(name: str) -> None:
     app.finalize()
     with pytest.raises(Misconfigured, match="a name has 1 to 255 printable characters"):
         app.task(name=name, shared=False)(lambda: None)
+
+
+def test_what_a_module_does_to_logging_and_streams_ends_with_its_import(folder: Path) -> None:
+    code = """
+import logging, logging.config, sys
+logging.basicConfig(force=True, level="CRITICAL")
+logging.config.dictConfig({"version": 1, "root": {"handlers": []}})
+logging.disable(logging.CRITICAL)
+logging.getLogger().addHandler(logging.NullHandler())
+sys.stdout = sys.stderr = None
+"""
+    (folder / "a.py").write_text(code)
+    root, heard = logging.getLogger(), logging.getLogger("heard")
+    before, level, streams = root.handlers[:], root.level, (sys.stdout, sys.stderr)
+    try:
+        assert loading.load("work") == []
+        assert root.handlers[: len(before)] == before
+        assert isinstance(root.handlers[-1], logging.NullHandler)
+        assert (root.level, root.manager.disable, heard.disabled) == (level, 0, False)
+        assert (sys.stdout, sys.stderr) == streams
+    finally:
+        root.handlers[:] = before
