@@ -26,6 +26,9 @@ class PrintedLines(io.TextIOBase):
 
     encoding = "utf-8"
     errors = "backslashreplace"
+    mode = "w"
+    line_buffering = True
+    write_through = False
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -56,13 +59,17 @@ class PrintedLines(io.TextIOBase):
         self._unfinished.logs = True
         try:
             for line in lines:
-                self._logger.log(self._level, "%s", line)
+                # Progress bars go back to the beginning of the line: what stands there in the end is told.
+                self._logger.log(self._level, "%s", line.rstrip("\r").rpartition("\r")[2])
         finally:
             self._unfinished.logs = False
 
     def writable(self) -> bool:
         """It is."""
         return True
+
+    def reconfigure(self, **_: object) -> None:
+        """Stay as it is: UTF-8, line by line."""
 
     def close(self) -> None:
         """Stay open."""
