@@ -85,6 +85,7 @@ class Watch:
         self._claims = Claims(client)
         self._called_queues = CalledQueues(client, clock)
         self._unserved: set[str] = set()
+        self._broken: set[str] = set()
         self._projector = Projector(database, Projection(client), clock)
         self._seen_catalogues: set[str] = set()
         self._connected_since: float | None = None
@@ -158,10 +159,7 @@ class Watch:
         """Take note of who is alive and what they offer; give up those who fell silent."""
         announced = self._registry.announcements(self._report)
         self._learn(announced)
-        for each in announced:
-            for module, _, why in (text.partition(": ") for text in each.broken):
-                what = f"module {module} on {each.host}"  # Its worker has logged that as an error.
-                self._problems.report("task_module_broken", what, why, level=logging.INFO)
+        self._report_broken_modules(announced)
         present = [_row(announcement, self._clock.now()) for announcement in announced]
         changed = {row.id for row in present} != {row.id for row in self._dispatcher.workers}
         if changed or self._clock.monotonic() - self._seen_written_at >= _SEEN_EVERY:
@@ -174,6 +172,18 @@ class Watch:
         if self._connected_since is None:
             self._connected_since = self._clock.monotonic()
         self._registry.reap_silent()
+
+    def _report_broken_modules(self, announced: Sequence[Announcement]) -> None:
+        broken = set()
+        for each in announced:
+            for module, _, why in (text.partition(": ") for text in each.broken):
+                what = f"module {module} on {each.host}"
+                broken.add(what)
+                # Its worker has logged that as an error.
+                self._problems.report("task_module_broken", what, why, level=logging.INFO)
+        for what in self._broken - broken:
+            self._problems.solved(what)
+        self._broken = broken
 
     def look_for_lost_attempts(self) -> None:
         """Find attempts that SQL believes to be running and no worker knows of.
