@@ -4,6 +4,7 @@ Only processes that ask for a result import this: workers do without the databas
 """
 
 import functools
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,7 +60,10 @@ def find(task_id: str) -> dict[str, Any]:
 def _failure(row: ExecutionRow) -> dict[str, Any] | None:
     """What Celery makes an exception of."""
     if row.error is not None:
-        return {"exc_type": row.error["type"], "exc_message": row.error["message"]}
+        name = row.error["type"]
+        # Celery takes the class itself where it finds it; of others it makes one of this name.
+        module = next((each for each in ("builtins", "celery.exceptions") if _has(each, name)), None)
+        return {"exc_type": name, "exc_message": row.error["message"], "exc_module": module}
     if row.state in (State.CANCELLED, State.SKIPPED):
         return {
             "exc_type": "TaskRevokedError",
@@ -67,6 +71,11 @@ def _failure(row: ExecutionRow) -> dict[str, Any] | None:
             "exc_message": row.reason or "cancelled",
         }
     return {"exc_type": row.state.value, "exc_message": row.reason or ""}
+
+
+def _has(module: str, name: str) -> bool:
+    found = getattr(importlib.import_module(module), name, None)
+    return isinstance(found, type) and issubclass(found, BaseException)
 
 
 def _result(row: ExecutionRow, settings: Settings) -> Any:

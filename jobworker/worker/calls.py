@@ -27,6 +27,9 @@ _ids = IdFactory()
 #: Celery's own tasks, which nobody wants to see as jobs.
 _CELERYS = "celery."
 
+#: Those that run calls of others.
+_MANY = frozenset({"celery.map", "celery.starmap", "celery.chunks"})
+
 #: What Celery chains to a task; it belongs to every attempt of it.
 _EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 
@@ -53,6 +56,12 @@ def options_of(
     `caller`: the task that makes the call, if one does; `routed`: somebody else decides about queues. Queue and
     priority are the job's unless the call says otherwise.
     """
+    if name in _MANY:
+        raise ValueError(
+            f"{name} runs many calls in one task, of which the history has nothing; call them with a group"
+        )
+    if not given.get("queue") and (given.get("exchange") or given.get("routing_key")):
+        raise ValueError(f"task {name} cannot be called like this: name a queue, not an exchange or a routing_key")
     headers = given.get("headers") or {}
     if name.startswith(_CELERYS) or HEADER in headers:
         return {}

@@ -102,6 +102,7 @@ class JobRequest(Request):
 
     def execute_using_pool(self, pool: Any, **_: Any) -> Any:
         """Send the job to the pool. Raises `TaskRevokedError` when there is nothing to run."""
+        self._heed_own_id()
         if self.revoked() or not self._may_start() or not self._keeps_limits(pool) or not self._is_announced():
             raise TaskRevokedError(self.id)
         self.held_back.discard(self)
@@ -116,6 +117,13 @@ class JobRequest(Request):
         )
         self._apply_result = weakref.ref(result) if result is not None else None  # For `terminate`.
         return result
+
+    def _heed_own_id(self) -> None:
+        """Take `revoke` of the `task_id` that a program chose for its call as one of the execution."""
+        header = self._header
+        is_programs = calls.is_call(header) and str(header["called"].get("by")).startswith("python:")
+        if header and is_programs and header.get("correlation_id") in state.revoked:
+            state.revoked.add(self.id)
 
     def give_back(self) -> None:
         """The worker stops before this has started: the same attempt is for somebody else."""

@@ -122,6 +122,18 @@ def test_a_call_that_the_history_cannot_hold_is_refused(args: Any, kwargs: Any, 
     assert [each["event"] for each in logged] == ["call_not_in_history"]
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("celery.starmap", {}, "call them with a group"),
+        ("send", {"routing_key": "x", "exchange": "y"}, "name a queue, not an exchange or a routing_key"),
+    ],
+)
+def test_what_goes_past_the_history_is_refused(name: str, given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        worker_calls.options_of(ManualClock(NOON), name, (), {}, given, None, None, routed=False)
+
+
 def test_what_kombu_writes_for_types_of_python_is_kept() -> None:
     given = {"when": DATE, "raw": b"x", "deep": _deep(90)}
     added = worker_calls.options_of(ManualClock(NOON), "send", (), given, {}, None, None, routed=False)

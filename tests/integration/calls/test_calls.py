@@ -130,7 +130,7 @@ print(made.get(timeout=30), made.state, made.successful(), made.ready())
 failed = app.send_task("fails", ("badly",))
 try:
     failed.get(timeout=30)
-except Exception as error:
+except RuntimeError as error:
     print(type(error).__name__, error, failed.state, failed.failed(), "Traceback" in failed.traceback)
 own = calls.called.apply_async((5,), task_id="order-18")
 print(own.get(timeout=30), app.AsyncResult(own.id).result, app.AsyncResult("order-18").result)
@@ -184,3 +184,16 @@ def test_calls_into_a_queue_without_a_worker_are_told(engine: Engine) -> None:
     until(lambda: told in engine.log(relay), 30)
     engine.worker("-Q", "nobody")
     assert engine.finished_when_known(execution).result == 40
+
+
+def test_a_call_is_revoked_by_either_of_its_ids(engine: Engine) -> None:
+    engine.relay()
+    worker = engine.worker()
+    engine.ready("called")
+    code = """
+own = calls.called.apply_async((4,), task_id="order-19", countdown=3)
+print(own.id, app.control.revoke("order-19", reply=True))
+"""
+    execution = engine.python(_PREPARE + code).split()[0]
+    row = engine.finished_when_known(execution)
+    assert (row.state, row.reason) == (State.CANCELLED, "revoked through Celery's remote control"), engine.log(worker)
