@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def _on_setup_logging(loglevel: int, logfile: str | None, **_: Any) -> None:
 
 if _PROCESS is not None:
     environment.hide()
+    os.umask(0o077)  # Logs, files and results are private; an application that imports this keeps its own umask.
     logging.outlive_output()  # Before Celery prints what it starts.
     logging.shorten_warnings()
     logging.configure(_settings.log_format, _settings.log_level, _PROCESS)  # Until Celery has read its options.

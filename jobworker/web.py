@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import os
 
 from flask import Flask
 
@@ -28,6 +29,7 @@ _LONGEST_READ = 2.0
 def create_app(settings: Settings | None = None, clock: Clock | None = None) -> Flask:
     """The application. It connects to nothing before the first request, so a server may fork after this."""
     if settings is None:
+        os.umask(0o077)  # Whatever server runs this: the database and its log are private.
         settings = running.read_settings()
         environment.hide()
         logging.outlive_output()

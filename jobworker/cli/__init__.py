@@ -81,7 +81,7 @@ class _Commands(click.Group):
 
 
 def _fail(error: str, code: int) -> NoReturn:
-    click.echo(f"error: {error}", err=True)
+    click.echo(f"error: {plain_text.indent(plain_text.escape(error))}", err=True)
     raise SystemExit(code)
 
 
@@ -89,6 +89,7 @@ def _fail(error: str, code: int) -> NoReturn:
 @click.version_option(package_name="jobworker")
 def main() -> None:
     """Submit work, know what became of it, and run the processes that do it."""
+    os.umask(0o077)  # All files that commands make are private, in a home made by hand, too.
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         # Not what a test has put there, nor None, which stands for one that was closed before.

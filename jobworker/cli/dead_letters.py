@@ -3,7 +3,6 @@
 from typing import Any
 
 import click
-import orjson
 
 from jobworker.cli import arguments, common, many, telling
 from jobworker.clock import SystemClock
@@ -11,6 +10,7 @@ from jobworker.services import dead_letters
 from jobworker.services.dead_letters import Order
 from jobworker.store.dead_letters import DeadLetterRow, Group
 from jobworker.store.pages import MAX_LIMIT
+from jobworker.telemetry import plain_text
 from jobworker.transport.wake import Waker
 
 _limit = click.option(
@@ -34,7 +34,7 @@ def list_(limit: int, as_json: bool, **given: Any) -> None:
     with common.database(common.prepare()) as database:
         rows = dead_letters.page(database, many.filters(given), limit).items
     for row in rows:
-        click.echo(orjson.dumps(row, option=orjson.OPT_UTC_Z).decode() if as_json else _line(row))
+        click.echo(telling.json(row) if as_json else _line(row))
 
 
 @command.command()
@@ -45,7 +45,7 @@ def groups(limit: int, as_json: bool) -> None:
     with common.database(common.prepare()) as database:
         found = dead_letters.groups(database, limit)
     for group in found:
-        click.echo(orjson.dumps(group, option=orjson.OPT_UTC_Z).decode() if as_json else _group(group))
+        click.echo(telling.json(group) if as_json else _group(group))
 
 
 @command.command()
@@ -107,4 +107,4 @@ def _group(group: Group) -> str:
 
 def _why(row: DeadLetterRow) -> str:
     error = row.error or {}
-    return f"{error.get('type')}: {error.get('message')}" if error else str(row.reason)
+    return plain_text.one_line(f"{error.get('type')}: {error.get('message')}" if error else str(row.reason))

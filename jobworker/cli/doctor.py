@@ -4,11 +4,12 @@ import textwrap
 
 import click
 
-from jobworker.cli import common
+from jobworker.cli import common, telling
 from jobworker.clock import SystemClock
 from jobworker.domain.errors import Misconfigured
 from jobworker.services import doctor
 from jobworker.services.doctor import Finding, Level
+from jobworker.telemetry import plain_text
 from jobworker.worker import builtin
 from jobworker.worker.task import JobApp
 
@@ -30,9 +31,8 @@ def command(context: click.Context) -> None:
     failed = False
     for finding in findings:
         failed = failed or finding.level is Level.FAIL
-        click.echo(
-            f"{click.style(f'{finding.level:<5}', fg=_COLOURS[finding.level])} {finding.subject}: {finding.detail}"
-        )
+        level = click.style(f"{finding.level:<5}", fg=_COLOURS[finding.level])
+        click.echo(f"{level} {finding.subject}: {telling.message(finding.detail)}")
         if finding.more:
-            click.echo(textwrap.indent(finding.more, "      "))
+            click.echo(textwrap.indent(plain_text.escape(finding.more), "      "))
     context.exit(1 if failed else 0)

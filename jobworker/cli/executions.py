@@ -4,7 +4,6 @@ import functools
 from typing import Any
 
 import click
-import orjson
 
 from jobworker.cli import common, many, telling
 from jobworker.clock import SystemClock
@@ -14,6 +13,7 @@ from jobworker.services.revoking import revoke_asked
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.filters import Filters
 from jobworker.store.pages import MAX_LIMIT
+from jobworker.telemetry import plain_text
 from jobworker.transport.wake import Waker
 
 _STATES = [state.value for state in State]
@@ -35,7 +35,7 @@ def command(context: click.Context, /, job: str | None, state: str | None, limit
     with common.database(common.prepare()) as database:
         rows = executions.page(database, filters, limit).items
     for row in rows:
-        click.echo(orjson.dumps(row, option=orjson.OPT_UTC_Z).decode() if as_json else _line(row))
+        click.echo(telling.json(row) if as_json else _line(row))
 
 
 @command.command()
@@ -62,4 +62,4 @@ def _line(row: ExecutionRow) -> str:
 
 def _because(row: ExecutionRow) -> str:
     why = (row.error or {}).get("message") or row.reason
-    return f"  ({why})" if why else ""
+    return f"  ({plain_text.one_line(why)})" if why else ""

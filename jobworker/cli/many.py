@@ -12,6 +12,7 @@ from jobworker.domain.dead_letter import DEAD
 from jobworker.domain.execution import FINAL, State
 from jobworker.services.selection import Done, Selection
 from jobworker.store.filters import Filters
+from jobworker.telemetry import plain_text
 
 _OF_EXECUTIONS: dict[str, Any] = {
     "--job": {"help": "Only those of this job."},
@@ -70,7 +71,7 @@ def carry_out(do: Callable[[Selection], Done], wanted: Selection, done_what: str
         done = do(replace(wanted, cursor=cursor))
         total, refused, cursor = total + done.done, refused + done.refused, done.next
         for problem in done.problems:
-            click.echo(f"{problem.id}: {problem.message}", err=True)
+            click.echo(f"{problem.id}: {plain_text.one_line(problem.message)}", err=True)
         if cursor is None:
             break
     would = "would be " if wanted.dry_run else ""

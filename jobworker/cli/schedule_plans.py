@@ -13,6 +13,7 @@ from jobworker.domain.errors import Misconfigured
 from jobworker.services import schedule_sync
 from jobworker.services.schedule_sync import Change, Step
 from jobworker.settings import Settings
+from jobworker.telemetry import plain_text
 
 _SIGNS = {
     Step.CREATED: ("+", "green"),
@@ -77,9 +78,9 @@ def _tell(changes: Sequence[Change], as_json: bool) -> None:
         place = f"  ({change.place})" if change.place else ""
         click.echo(click.style(f"{sign} {change.kind} {change.name} {change.step}", fg=colour) + place)
         if change.reason:
-            click.echo(f"    {change.reason}")
+            click.echo(f"    {plain_text.one_line(change.reason)}")
         for warning in change.warnings:
-            click.echo(click.style(f"    {warning}", fg="yellow"))
+            click.echo(click.style(f"    {plain_text.one_line(warning)}", fg="yellow"))
         for line in telling.differences(change.differences):
             click.echo(f"    {line}")
         for moment in change.next:

@@ -16,6 +16,7 @@ from jobworker.services.schedules import Asked, Known
 from jobworker.store.ledger import Range
 from jobworker.store.pages import MAX_LIMIT
 from jobworker.store.schedule_lists import Standing
+from jobworker.telemetry import plain_text
 from jobworker.transport.wake import Waker
 
 #: So many of the moments ahead, and of those behind, are shown with a schedule.
@@ -69,10 +70,10 @@ def show(name: str, as_json: bool) -> None:
     click.echo(_line(found))
     click.echo(f"  {describing.of_schedule(found.row.schedule)}")
     for warning in found.warnings:
-        click.echo(f"  {click.style(warning, fg='yellow')}")
+        click.echo(f"  {click.style(plain_text.one_line(warning), fg='yellow')}")
     zone = found.row.schedule.zone
     for each in reversed(behind.items):
-        reason = f"  {each.reason}" if each.reason else ""
+        reason = f"  {plain_text.one_line(each.reason)}" if each.reason else ""
         click.echo(f"  {telling.moment(each.scheduled_for, zone)}  {each.outcome}{reason}")
     for coming in ahead:
         click.echo(f"  {_coming(coming)}")
@@ -99,7 +100,7 @@ def preview_(
         return
     click.echo(found.in_words)
     for warning in found.warnings:
-        click.echo(click.style(warning, fg="yellow"))
+        click.echo(click.style(plain_text.one_line(warning), fg="yellow"))
     for each in found.moments:
         click.echo(f"  {_coming(each)}")
     if found.compared is not None:
@@ -151,7 +152,7 @@ def fire(context: click.Context, /, name: str, overlap: str | None) -> None:
     with common.database(settings) as database:
         fired = occurrences.fire(database, SystemClock(), name, Overlap(overlap) if overlap else None, common.actor())
     if fired.execution is None:
-        click.echo(f"{fired.occurrence.outcome}: {fired.occurrence.reason}", err=True)
+        click.echo(f"{fired.occurrence.outcome}: {plain_text.one_line(fired.occurrence.reason or '')}", err=True)
         context.exit(1)
     Waker(settings.redis_url).ring()
     click.echo(fired.execution.id)
@@ -170,14 +171,14 @@ def _standing(found: Known) -> Iterator[str]:
         yield click.style("overdue", fg="red")
     if row.paused_at:
         until = f" until {telling.moment(row.paused_until, zone)}" if row.paused_until else ""
-        note = f": {row.pause_note}" if row.pause_note else ""
+        note = f": {plain_text.one_line(row.pause_note)}" if row.pause_note else ""
         yield f"paused by {row.paused_by} since {telling.moment(row.paused_at, zone)}{until}{note}"
 
 
 def _coming(each: Coming) -> str:
     told: Sequence[str] = [each.outcome.value] if each.outcome is not Expected.FIRE else []
     told = [*told, *([each.reason] if each.reason else []), *each.notes]
-    return "  ".join([telling.moment(each.local), "; ".join(told)]).rstrip()
+    return "  ".join([telling.moment(each.local), plain_text.one_line("; ".join(told))]).rstrip()
 
 
 def _shown(found: Known) -> dict[str, object]:

@@ -17,6 +17,7 @@ from jobworker.domain.settling import Outcome
 from jobworker.services import simulation
 from jobworker.services.simulation import Question, Simulated, Story
 from jobworker.settings import Settings
+from jobworker.telemetry import plain_text
 
 #: More is nothing that anybody reads.
 _MOST = 100_000
@@ -132,7 +133,7 @@ def _told(each: Simulated) -> Iterator[str]:
     elif each.state is not None:
         yield each.state.value
     if each.reason:
-        yield each.reason
+        yield plain_text.one_line(each.reason)
 
 
 def _near(moment: dt.datetime, other: dt.datetime) -> str:

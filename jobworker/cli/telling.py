@@ -17,6 +17,7 @@ from jobworker.services.following import Metadata, News
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.story import LogRow, TransitionRow
+from jobworker.telemetry import plain_text
 
 #: How often SQL is asked for news (s).
 LOOK_EVERY = 0.2
@@ -47,14 +48,14 @@ def outcome(execution: ExecutionRow) -> int:
         click.echo(f"the result is in {file['name']} ({file['size']:,} bytes) on {file['host']}")
         return SUCCEEDED
     if execution.state is State.SUCCEEDED:
-        click.echo(orjson.dumps(execution.result, option=orjson.OPT_INDENT_2).decode())
+        click.echo(json(execution.result, indented=True))
         return SUCCEEDED
     if execution.state not in FINAL:
         click.echo(f"{execution.id} is {state(execution.state)}{_because(execution.reason)}", err=True)
         return NOT_ENDED
     error = execution.error or {}
-    why = f": {error.get('type')}: {error.get('message')}" if error else _because(execution.reason)
-    click.echo(f"{execution.id} {state(execution.state)}{why}", err=True)
+    why = f"{error.get('type')}: {error.get('message')}" if error else execution.reason
+    click.echo(f"{execution.id} {state(execution.state)}{_because(why)}", err=True)
     return NOT_SUCCEEDED
 
 
@@ -77,7 +78,13 @@ def differences(found: Iterable[Difference]) -> Iterator[str]:
 
 def json(value: object, indented: bool = False) -> str:
     """As JSON, in one line unless it is indented."""
-    return orjson.dumps(value, option=orjson.OPT_UTC_Z | (orjson.OPT_INDENT_2 if indented else 0)).decode()
+    written = orjson.dumps(value, option=orjson.OPT_UTC_Z | (orjson.OPT_INDENT_2 if indented else 0))
+    return plain_text.escape_json(written.decode())
+
+
+def message(text: str) -> str:
+    """A text that others wrote, with the lines after its first indented."""
+    return plain_text.indent(plain_text.escape(text))
 
 
 def _line(news: News) -> str:
@@ -87,20 +94,20 @@ def _line(news: News) -> str:
     if isinstance(news, LogRow):
         return log_line(news)
     if isinstance(news, Metadata):
-        return f"           {orjson.dumps(news.told).decode()}"
+        return f"           {json(news.told)}"
     return f"           {_progress(news.told)}"
 
 
 def log_line(line: LogRow) -> str:
     """A line of a job's log."""
-    return f"{line.at.astimezone():%H:%M:%S}   {line.level} {line.message}"
+    return f"{line.at.astimezone():%H:%M:%S}   {line.level} {message(line.message)}"
 
 
 def _progress(progress: Mapping[str, Any]) -> str:
     total = progress.get("total")
-    message = progress.get("message")
-    return f"{progress.get('done')}{f'/{total}' if total else ''}{f' {message}' if message else ''}"
+    said = progress.get("message")
+    return f"{progress.get('done')}{f'/{total}' if total else ''}{f' {message(str(said))}' if said else ''}"
 
 
 def _because(reason: str | None) -> str:
-    return f": {reason}" if reason else ""
+    return f": {message(reason)}" if reason else ""

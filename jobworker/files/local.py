@@ -34,6 +34,7 @@ class LocalFiles:
             raise ValueError(f"{name!r} is not a plain file name")
         content = data.encode() if isinstance(data, str) else data
         self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.parent.chmod(0o700)  # It may have been made with another mode.
         self._folder.mkdir(mode=0o700, exist_ok=True)
         path = self._folder / name
         unfinished = path.with_name(f".{name}.{os.getpid()}")

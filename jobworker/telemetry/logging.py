@@ -1,6 +1,7 @@
 """Structured logs: text for people, JSON for machines, the same facts in both."""
 
 import io
+import json
 import logging
 import select
 import sys
@@ -120,15 +121,23 @@ def log_start() -> None:
     structlog.get_logger(__name__).info("process_starts", time_zone_data=DATA_VERSION)
 
 
+def _json(event: structlog.types.EventDict, **options: Any) -> str:
+    return plain_text.escape_json(json.dumps(event, **options))
+
+
 def _renderers(log_format: str, stream: TextIO) -> list[structlog.types.Processor]:
     if log_format == "json":
-        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
 
-    # A job logs what it likes.
-    def indent(_logger: object, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-        event["event"] = plain_text.indent(str(event["event"]))
-        return event
+    # A job logs what it likes, by loggers and exceptions of any name.
+    def escape(_logger: object, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+        event["event"] = str(event["event"])
+        return {name: plain_text.escape(each) if isinstance(each, str) else each for name, each in event.items()}
 
     # Plain tracebacks: the rich ones show local variables, and with them what must not be in a log.
     console = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
-    return [indent, console]
+
+    def render(logger: structlog.types.WrappedLogger, method: str, event: structlog.types.EventDict) -> str:
+        return plain_text.indent(console(logger, method, event))
+
+    return [structlog.processors.format_exc_info, escape, render]

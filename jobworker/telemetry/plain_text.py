@@ -1,15 +1,23 @@
 """Text that does nothing to a terminal: control characters of what others wrote are shown, and not obeyed.
 
 Messages of jobs, errors and names reach terminals and logs. Control sequences among them could clear the screen, set
-the clipboard or show other text than there is. Colours and weights, which our own output uses, pass.
+the clipboard, hide text or show other text than there is. Code that puts such text into its output escapes all of it;
+streams escape once more, but for the few colours that our own output uses.
 """
 
 import io
 import re
 from typing import TextIO
 
-#: All control characters but line feed and tab, and those that turn text around. `ESC [ … m` sets a colour.
-_CONTROLS = re.compile(r"(?!\x1b\[[0-9;]{0,20}m)[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+#: All control characters but line feed and tab, other separators of lines, and what is invisible or turns text around.
+_HARMFUL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+_CONTROLS = re.compile(_HARMFUL)
+
+#: The same without what click, structlog and honcho write for us: reset, bold, dim, and the colours red to cyan.
+_CONTROLS_BUT_COLOURS = re.compile(rf"(?!\x1b\[(?:[012]|3[1-6](?:;1)?)m){_HARMFUL}")
+
+#: Four digits of hexadecimal UTF-16.
+_UNITS = re.compile("....")
 
 #: What lines of one log message begin with after the first, so that none looks like another message.
 _INDENT = "\n    "
@@ -17,7 +25,17 @@ _INDENT = "\n    "
 
 def escape(text: str) -> str:
     r"""Return a text with its control characters spelt out, such as \x1b."""
-    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROLS.sub(_spelt_out, text)
+
+
+def escape_json(text: str) -> str:
+    r"""Return JSON with its control characters as \uXXXX, which means the same."""
+    return _CONTROLS.sub(lambda found: _UNITS.sub(r"\\u\g<0>", found[0].encode("utf-16-be").hex()), text)
+
+
+def one_line(text: str) -> str:
+    r"""Return a text in one line, with its control characters and line feeds spelt out, such as \n."""
+    return escape(text).replace("\n", r"\n")
 
 
 def indent(text: str) -> str:
@@ -25,12 +43,16 @@ def indent(text: str) -> str:
     return text.replace("\n", _INDENT)
 
 
+def _spelt_out(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
 class PlainTextStream(io.TextIOWrapper):
-    """A text stream that escapes what is written to it."""
+    """A text stream that escapes what is written to it, but for colours."""
 
     def write(self, text: str) -> int:
         """Write a text; return its length."""
-        super().write(escape(text))
+        super().write(_CONTROLS_BUT_COLOURS.sub(_spelt_out, text))
         return len(text)
 
 

@@ -17,6 +17,9 @@ _CHUNK = 64 * 1024
 #: A line longer than this is cut, so that a process that never ends its line cannot fill our memory (bytes).
 _LONGEST_LINE = 1024 * 1024
 
+#: What comes after a cut begins with this, so that it does not look like another record.
+_REST = b"    "
+
 
 class Child:
     """A running service."""
@@ -65,7 +68,7 @@ class Child:
         *lines, self._unfinished = (self._unfinished + chunk).split(b"\n")
         if self._unfinished and (self.silent or len(self._unfinished) > _LONGEST_LINE):
             lines.append(self._unfinished)
-            self._unfinished = b""
+            self._unfinished = b"" if self.silent else _REST
         return lines
 
     def _read(self) -> bytes | None:
@@ -98,4 +101,4 @@ class Child:
         while chunk := self._read():
             text += chunk
         self.output.close()
-        return text.splitlines()
+        return text.removesuffix(b"\n").split(b"\n") if text else []

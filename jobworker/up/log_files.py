@@ -15,6 +15,7 @@ class LogFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.chmod(0o700)  # It may have been made with another mode.
         self._stream = logging.lossy(path)
         self._size = path.stat().st_size
 

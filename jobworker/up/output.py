@@ -15,6 +15,7 @@ from honcho.colour import get_colours
 from honcho.printer import Message, Printer
 
 from jobworker.clock import Clock
+from jobworker.telemetry import plain_text
 from jobworker.up.log_files import LogFile
 
 #: The supervisor's own lines.
@@ -66,7 +67,8 @@ class Output:
         """Keep what `name` wrote; print it if it matters."""
         source = self._source(name)
         for given in lines:
-            line = given.decode(errors="backslashreplace") if isinstance(given, bytes) else given
+            text = given.decode(errors="backslashreplace") if isinstance(given, bytes) else given
+            line = plain_text.escape(text)
             source.file.write(line)
             if source.shows(line):
                 self._print(name, source, line)
@@ -93,4 +95,6 @@ class Output:
         return self._sources[name]
 
     def _print(self, name: str, source: _Source, line: str) -> None:
-        self._printer.write(Message("line", line, self._clock.now().astimezone(), name, source.colour))
+        self._printer.write(
+            Message("line", plain_text.escape(line), self._clock.now().astimezone(), name, source.colour)
+        )

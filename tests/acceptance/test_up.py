@@ -232,11 +232,11 @@ def test_a_broken_module_is_told_once_and_a_second_ctrl_c_interrupts_jobs(tmp_pa
         running.says("JobWorker is ready.", within=120)
         running.says("[error    ] task_module_broken")
         told = [line.partition("| ")[2] for line in running.output.splitlines()]
-        begin = told.index("Traceback (most recent call last):")
+        begin = told.index("    Traceback (most recent call last):")
         assert told[begin + 1 : begin + 4] == [
-            f'  File "{tmp_path}/mine/mail.py", line 1, in <module>',
-            "    import nowhere_to_be_found",
-            "ModuleNotFoundError: No module named 'nowhere_to_be_found'",
+            f'      File "{tmp_path}/mine/mail.py", line 1, in <module>',
+            "        import nowhere_to_be_found",
+            "    ModuleNotFoundError: No module named 'nowhere_to_be_found'",
         ]
         assert running.output.count("Traceback") == 1
         assert len(running.start) <= _MOST_LINES, running.start

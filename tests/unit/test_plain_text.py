@@ -1,7 +1,9 @@
 """What others wrote does nothing to a terminal, and looks like nothing else in a log."""
 
 import io
+import json
 import logging
+import re
 
 import pytest
 import structlog
@@ -14,7 +16,10 @@ from jobworker.telemetry import plain_text
     ("text", "shown"),
     [
         ("plain, tab\tand\nlines", "plain, tab\tand\nlines"),
-        ("\x1b[31mred\x1b[0m", "\x1b[31mred\x1b[0m"),
+        ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
+        ("\x1b[8mhidden", r"\x1b[8mhidden"),
+        ("\u061c\u2028\u2029\u200b\u200f", r"\u061c\u2028\u2029\u200b\u200f"),
+        ("\u2060\u206f\ufeff\U000e0000\U000e007f", r"\u2060\u206f\ufeff\U000e0000\U000e007f"),
         ("\x1b]52;c;aGk=\x07", r"\x1b]52;c;aGk=\x07"),
         ("\x1b[2Jgone\r", r"\x1b[2Jgone\r"),
         ("\x9b2J \x7f \0", r"\x9b2J \x7f \x00"),
@@ -24,21 +29,80 @@ from jobworker.telemetry import plain_text
 )
 def test_control_characters_are_spelt_out(text: str, shown: str) -> None:
     assert plain_text.escape(text) == shown
+    assert json.loads(plain_text.escape_json(json.dumps(text, ensure_ascii=False))) == text
+
+
+def _streamed(text: str) -> str:
     stream = plain_text.over(io.TextIOWrapper(io.BytesIO(), "utf-8"))
     assert stream.write(text) == len(text)
     stream.flush()
-    assert stream.buffer.getvalue().decode() == shown  # type: ignore[attr-defined]
+    written: bytes = stream.buffer.getvalue()  # type: ignore[attr-defined]
+    return written.decode()
 
 
-def test_a_message_of_several_lines_is_one_message_of_the_log() -> None:
+@pytest.mark.parametrize("code", ["0", "1", "2", "31", "36", "33;1"])
+def test_streams_let_the_colours_of_our_own_output_pass(code: str) -> None:
+    assert _streamed(f"\x1b[{code}mtext") == f"\x1b[{code}mtext"
+
+
+@pytest.mark.parametrize("code", ["8m", "30m", "31;8m", "38;5;1m", "2J", "m"])
+def test_streams_escape_every_other_sequence(code: str) -> None:
+    assert _streamed(f"\x1b[{code}text\u2028") == rf"\x1b[{code}text\u2028"
+
+
+def test_one_line_is_one_line() -> None:
+    assert plain_text.one_line("a\nb\r\x1b[31m\u2028c") == r"a\nb\r\x1b[31m\u2028c"
+
+
+_FORGED = "2026-03-02 12:00:00 [critical] forged \x1b[31m\x7f"
+
+
+def _fail() -> None:
+    raise ValueError(f"first\n{_FORGED}")
+
+
+def _log(place: str) -> None:
+    logger = logging.getLogger("jobs.any")
+    match place:
+        case "message":
+            logger.info("first\n%s", _FORGED)
+        case "exception":
+            try:
+                _fail()
+            except ValueError:
+                logger.exception("failed")
+        case "logger":
+            logging.getLogger(f"first\n{_FORGED}").info("said")
+        case "field":
+            structlog.get_logger("jobs.any").info("failed", exception=f"first\n{_FORGED}", why=f"a\n{_FORGED}")
+        case "stack":
+            logger.info("said", stack_info=True)
+
+
+def _logged(log_format: str, place: str) -> str:
     root = logging.getLogger()
     before = root.handlers[:], root.level
     stream = io.StringIO()
     try:
-        ours.configure("text", "INFO", "worker", stream)
-        logging.getLogger("jobs.any").info("first\n2026-03-02 12:00:00 [critical] forged")
+        ours.configure(log_format, "INFO", "worker", stream)
+        _log(place)
     finally:
         root.handlers[:], _ = before
         root.setLevel(before[1])
         structlog.reset_defaults()
-    assert [line for line in stream.getvalue().splitlines() if not line.startswith("    ")][1:] == []
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("place", ["message", "exception", "logger", "field", "stack"])
+def test_a_record_of_several_lines_is_one_record_of_the_log(place: str) -> None:
+    logged = _logged("text", place)
+    first, *others = logged.removesuffix("\n").split("\n")
+    assert "\x1b" not in logged
+    assert re.match(r"\d{4}-", first)
+    assert [line for line in others if not line.startswith("    ")] == []
+
+
+def test_a_record_in_json_is_json_after_it_went_through_a_stream() -> None:
+    logged = _logged("json", "message")
+    assert plain_text.escape(logged) == logged
+    assert json.loads(logged)["event"] == f"first\n{_FORGED}"

@@ -1,19 +1,22 @@
 """What `jobworker up` prints, and what it keeps in files."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from jobworker.clock import SystemClock
-from jobworker.up import log_files
+from jobworker.up import child, log_files
 from jobworker.up.log_files import LogFile
 from jobworker.up.output import Output
+from jobworker.up.procfile import Service
+from tests.waiting import until
 
 _TIME = "2026-11-30T18:41:43.603013Z"
 
 
 def _printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    return [line.partition("| ")[2] for line in capsys.readouterr().out.splitlines()]
+    return [line.partition("| ")[2] for line in capsys.readouterr().out.removesuffix("\n").split("\n")]
 
 
 @pytest.fixture
@@ -61,6 +64,45 @@ def test_each_process_has_its_own_latest_record(output: Output, capsys: pytest.C
 
     assert [line.split()[-1] for line in _printed(capsys)] == ["wrong", "more", "died"]
     assert output.file("up").read_text().endswith(" web died\n")
+
+
+def test_only_line_feeds_end_a_line(output: Output, capsys: pytest.CaptureFixture[str]) -> None:
+    output.lines("web", [f"{_TIME} [error    ] a\u2028b\u2029c\x85d\re\x0bf\x1b[31mg".encode()])
+
+    shown = rf"{_TIME} [error    ] a\u2028b\u2029c\x85d\re\x0bf\x1b[31mg"
+    assert _printed(capsys) == [shown]
+    assert output.file("web").read_text() == f"{shown}\n"
+
+
+def test_what_comes_after_a_cut_is_indented(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_LONGEST_LINE", 3)
+    monkeypatch.setattr(child, "_CHUNK", 6)
+    running = child.Child(Service("any", r"printf 'abcdefgh\r\n\fij'"), os.environ, Path.cwd())
+    lines: list[bytes] = []
+
+    def read() -> bool:
+        lines.extend(running.read_lines())
+        return running.silent
+
+    running.go()
+    until(read, within=30, what="the end of the output")
+    assert lines == [b"abcdef", b"    gh\r", b"\fij"]
+    assert running.close() == []
+
+
+def test_only_line_feeds_end_the_last_lines_of_a_process() -> None:
+    running = child.Child(Service("any", r"printf 'a\rb\n\nc\n'"), os.environ, Path.cwd())
+    running.go()
+    until(lambda: running.returncode is not None, within=30, what="its end")
+    assert running.close() == [b"a\rb", b"", b"c"]
+
+
+def test_a_folder_that_others_can_read_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs").chmod(0o755)
+    LogFile(tmp_path / "logs" / "web.log").close()
+
+    assert (tmp_path / "logs").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_large_file_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,43 @@
+"""Files that our processes make are for their user alone, whatever umask they were started with."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from jobworker.files.local import LocalFiles
+
+_ENTRIES = """
+import os, sys
+
+sys.argv = ["celery", "worker"]
+import jobworker.celery
+umasks = [os.umask(0)]
+from jobworker.web import create_app
+create_app()
+umasks.append(os.umask(0))
+from jobworker.cli import main
+main(["backup", "--help"], standalone_mode=False)
+umasks.append(os.umask(0))
+print(*map(oct, umasks))
+"""
+
+
+def test_every_process_sets_the_umask(tmp_path: Path) -> None:
+    code = [sys.executable, "-c", _ENTRIES]
+    environment = {"JOBWORKER_HOME": str(tmp_path)}
+    done = subprocess.run(code, env=environment, umask=0, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0o77 0o77 0o77"
+
+
+def test_an_application_that_imports_the_celery_app_keeps_its_umask(tmp_path: Path) -> None:
+    code = [sys.executable, "-c", "import os, jobworker.celery; print(oct(os.umask(0)))"]
+    environment = {"JOBWORKER_HOME": str(tmp_path)}
+    done = subprocess.run(code, env=environment, umask=0o022, check=True, capture_output=True, text=True)
+    assert done.stdout == "0o22\n"
+
+
+def test_a_folder_of_files_that_others_can_read_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files").chmod(0o755)
+    LocalFiles(tmp_path, "any").save("result.json", b"[]")
+    assert (tmp_path / "files").stat().st_mode & 0o777 == 0o700
