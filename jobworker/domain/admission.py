@@ -20,6 +20,7 @@ from jobworker.domain import (
     references,
     schedule,
 )
+from jobworker.domain.described import check_prose
 from jobworker.domain.errors import FieldError, InvalidInput, pointer
 from jobworker.domain.execution import PRIORITIES, State
 from jobworker.domain.parameters import Parameter
@@ -174,8 +175,11 @@ def _naming(definition: job.Definition) -> Iterator[FieldError]:
         yield FieldError("/name", "not_allowed", message)
     if len(definition.description) > MAX_DESCRIPTION:
         yield FieldError("/description", "too_long", f"description has more than {MAX_DESCRIPTION} characters")
-    if len(definition.tags) > MAX_TAGS or any(not 0 < len(tag) <= MAX_TAG for tag in definition.tags):
-        yield FieldError("/tags", "not_allowed", f"at most {MAX_TAGS} tags of 1 to {MAX_TAG} characters")
+    yield from check_prose("/description", definition.description)
+    if len(definition.tags) > MAX_TAGS or any(
+        not 0 < len(tag) <= MAX_TAG or not tag.isprintable() for tag in definition.tags
+    ):
+        yield FieldError("/tags", "not_allowed", f"at most {MAX_TAGS} tags of 1 to {MAX_TAG} printable characters")
 
 
 def check_limits(hard: float | None, soft: float | None, where: str = "") -> Iterator[FieldError]:

@@ -1,6 +1,7 @@
 """Reading what somebody describes as a JSON object: strictly, and with every problem at once."""
 
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -8,6 +9,23 @@ from jobworker.domain import durations
 from jobworker.domain.errors import FieldError, InvalidInput, pointer
 
 _DAY = 24 * 3600.0
+
+#: Control characters but line feed and tab, other separators of lines, and what sets the direction of text.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def check_prose(where: str, text: str) -> Iterator[FieldError]:
+    """Check a text for people, of one line or several, that `where` points to."""
+    if found := _CONTROLS.search(text):
+        allowed = "no control characters but line feed and tab, and none that set the direction of text"
+        message = f"{_name(where)} must have {allowed}; there is U+{ord(found[0]):04X} at index {found.start()}"
+        yield FieldError(where, "not_allowed", message)
+
+
+def require_note(note: str | None) -> None:
+    """Raise `InvalidInput` for a note with characters that may not be in it."""
+    for problem in check_prose("/note", note or ""):
+        raise InvalidInput(problem.message, [problem])
 
 
 class Described:

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
+from jobworker.domain import described
 from jobworker.domain.dead_letter import DeadLetter
 from jobworker.domain.errors import FieldError, InvalidInput, NotADeadLetter, NotFinished, NotUnique
 from jobworker.domain.execution import FINAL
@@ -54,6 +55,7 @@ def check_note(note: str | None) -> None:
     if note is not None and not 0 < len(note) <= _MAX_NOTE:
         message = f"note must have 1 to {_MAX_NOTE} characters"
         raise InvalidInput(message, [FieldError("/note", "not_allowed", message)])
+    described.require_note(note)
 
 
 def page(

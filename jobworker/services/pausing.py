@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
-from jobworker.domain import settling
+from jobworker.domain import described, settling
 from jobworker.domain.errors import FieldError, InvalidInput
 from jobworker.domain.schedule import Misfire, Missed
 from jobworker.domain.settling import Outcome
@@ -26,6 +26,7 @@ def pause(
     now: dt.datetime,
 ) -> ScheduleRow:
     """Let nothing fire from now on, until somebody resumes it or `until` has come. In a pause: changes note and end."""
+    described.require_note(note)
     if until is not None and until <= now:
         message = f"until {until.isoformat()} is past; leave it out to pause until somebody resumes the schedule"
         raise InvalidInput(message, [FieldError("/until", "past_time", message)])

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.clock import Clock
+from jobworker.domain import described
 from jobworker.domain.errors import FieldError, InvalidInput, QueueInUse, QueueNotFound
 from jobworker.domain.job import QUEUE, QUEUE_FORM, SHIPPED_QUEUES
 from jobworker.services import finding, naming
@@ -104,6 +105,7 @@ def remove_unused(database: Database, clock: Clock) -> None:
 
 def pause(database: Database, clock: Clock, name: str, actor: str, note: str | None) -> Queue:
     """Let nothing more of a queue start. The first actor is kept; a note replaces the one before."""
+    described.require_note(note)
     with database.write() as connection:
         row = _locked(connection, name, clock.now())
         by, at = row.paused_by or actor, row.paused_at or clock.now()

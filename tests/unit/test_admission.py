@@ -6,6 +6,7 @@ import pytest
 
 from jobworker.domain import admission, policies
 from jobworker.domain.admission import Submission, check_definition, check_submission, due
+from jobworker.domain.described import require_note
 from jobworker.domain.errors import InvalidInput
 from jobworker.domain.execution import State
 from jobworker.domain.job import Definition
@@ -86,6 +87,22 @@ def test_defaults_need_not_be_complete_unless_a_schedule_starts_the_job() -> Non
     assert check_definition(Definition("j", "t"), [USER]) == []
     scheduled = Definition("j", "t", schedule={"kind": "interval", "every": 5})
     assert [problem.pointer for problem in check_definition(scheduled, [USER])] == ["/defaults/user_id"]
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\r", "\x85", "\u202e", "\u2028"])
+def test_texts_for_people_have_no_control_characters(character: str) -> None:
+    of_job = Definition("j", "t", description=f"a{character}", tags=(f"a{character}",))
+    assert [problem.pointer for problem in check_definition(of_job, [])] == ["/description", "/tags"]
+    with pytest.raises(InvalidInput, match=f"there is U\\+{ord(character):04X} at index 1") as refused:
+        require_note(f"a{character}")
+    assert [problem.pointer for problem in refused.value.errors] == ["/note"]
+
+
+def test_texts_for_people_may_have_several_lines() -> None:
+    text = "Grüße\n\t👩\u200d💻"
+    assert check_definition(Definition("j", "t", description=text), []) == []
+    require_note(text)
+    require_note(None)
 
 
 def test_every_problem_of_a_definition_is_found() -> None:

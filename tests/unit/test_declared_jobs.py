@@ -45,7 +45,7 @@ def work(x: int = 1) -> int:
         ({"name": "celery.mine"}, "task celery.mine: names that begin with celery. are of Celery's own tasks"),
         ({"tags": "abc"}, "/tags: tags must be a list of texts, not 'abc'"),
         ({"tags": [1]}, "/tags: tags must be a list of texts, not"),
-        ({"tags": ["x" * 65]}, "/tags: at most 50 tags of 1 to 64 characters"),
+        ({"tags": ["x" * 65]}, "/tags: at most 50 tags of 1 to 64 printable characters"),
         ({"priority": "high"}, "/priority: priority must be an integer, not 'high'"),
         ({"priority": 10}, "/priority: priority must be 0 to 9"),
         ({"queue": "No"}, "/queue: queue must begin with a-z"),
