@@ -7,7 +7,7 @@ streams escape once more, but for the few colours that our own output uses.
 
 import io
 import re
-from typing import TextIO
+from typing import Any, TextIO
 
 #: All control characters but line feed and tab, other separators of lines, and what is invisible or turns text around.
 _HARMFUL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
@@ -54,6 +54,22 @@ class PlainTextStream(io.TextIOWrapper):
         """Write a text; return its length."""
         super().write(_CONTROLS_BUT_COLOURS.sub(_spelt_out, text))
         return len(text)
+
+
+class Unescaped:
+    """A text stream beneath the escaping, for a program that moves the cursor and escapes what others wrote itself."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text as it is; return its length."""
+        if isinstance(self._stream, PlainTextStream):
+            return io.TextIOWrapper.write(self._stream, text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def over(stream: TextIO) -> TextIO:

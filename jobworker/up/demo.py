@@ -1,13 +1,15 @@
 """`jobworker up --demo`: submits the three example jobs over HTTP and watches them."""
 
 import json
+import sys
 import threading
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from jobworker.clock import Clock
+from jobworker.telemetry import plain_text
 from jobworker.up import http
 
 #: The example jobs and what they are submitted with.
@@ -25,13 +27,13 @@ _LOOK_EVERY = 0.3
 
 def run(api: str, clock: Clock, over: threading.Event) -> None:
     """Submit, show progress until everything has its result or `over` is set, show the results."""
-    console = Console(highlight=False)
+    console = Console(file=cast(TextIO, plain_text.Unescaped(sys.stdout)), highlight=False)
     bars = Progress(
         TextColumn("{task.fields[job]:<28}"),
         BarColumn(),
         TextColumn("{task.fields[state]:<10}"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[message]}"),
+        TextColumn("{task.fields[message]}", markup=False),
         console=console,
     )
     with bars:
@@ -39,7 +41,7 @@ def run(api: str, clock: Clock, over: threading.Event) -> None:
         while any(not each.look() for each in watched) and not clock.wait(over, _LOOK_EVERY):
             pass
     for each in watched:
-        console.print(each.outcome(), soft_wrap=True)
+        console.print(plain_text.one_line(each.outcome()), markup=False, soft_wrap=True)
 
 
 class _Watched:
@@ -76,7 +78,7 @@ class _Watched:
             completed=done,
             total=total,
             state=self._execution["state"],
-            message=progress.get("message") or "",
+            message=plain_text.one_line(progress.get("message") or ""),
         )
 
     def outcome(self) -> str:

@@ -50,6 +50,14 @@ def test_streams_escape_every_other_sequence(code: str) -> None:
     assert _streamed(f"\x1b[{code}text\u2028") == rf"\x1b[{code}text\u2028"
 
 
+def test_beneath_the_escaping_the_cursor_can_be_moved() -> None:
+    stream = plain_text.over(io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    beneath = plain_text.Unescaped(stream)
+    assert beneath.write("\x1b[2K") == 4
+    beneath.flush()
+    assert stream.buffer.getvalue() == b"\x1b[2K"  # type: ignore[attr-defined]
+
+
 def test_one_line_is_one_line() -> None:
     assert plain_text.one_line("a\nb\r\x1b[31m\u2028c") == r"a\nb\r\x1b[31m\u2028c"
 

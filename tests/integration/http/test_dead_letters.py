@@ -314,6 +314,7 @@ def test_what_is_meant_must_be_clear(world: World, action: str, body: dict[str, 
         ({"rate": "fast"}, "/rate", "not_allowed"),
         ({"note": ""}, "/note", "not_allowed"),
         ({"note": "x" * 1001}, "/note", "not_allowed"),
+        ({"note": "\x1b[8m"}, "/note", "not_allowed"),
     ],
 )
 def test_how_to_run_again_must_make_sense(world: World, body: dict[str, Any], pointer: str, code: str) -> None:

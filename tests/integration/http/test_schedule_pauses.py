@@ -105,6 +105,7 @@ def test_whoever_owns_it_it_can_be_paused_and_fired(world: World, owner: Owner) 
         ("pause", {"until": "2020-01-01T00:00:00Z"}, "/until", "past_time"),
         ("pause", {"until": "tomorrow"}, "/until", "wrong_type"),
         ("pause", {"note": 17}, "/note", "wrong_type"),
+        ("pause", {"note": "\x1b[8m"}, "/note", "not_allowed"),
         ("pause", {"colour": "red"}, "/colour", "unknown_field"),
         ("resume", {"policy": "maybe"}, "/policy", "not_allowed"),
     ],
