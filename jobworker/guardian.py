@@ -49,6 +49,7 @@ class Guardian:
             stderr=subprocess.DEVNULL,
             # Out of reach of Ctrl-C and of whoever kills the supervisor's own group.
             start_new_session=True,
+            env={},  # Other programs of this user could read ours there.
             pass_fds=self._kept_open,
             bufsize=0,
         )

@@ -14,6 +14,10 @@ from jobworker.up import addresses
 _KILL_TIMEOUT = 10
 
 
+#: `python -m granian`, whose main process hides its environment as the others do.
+_GRANIAN = "from jobworker import environment; environment.hide(); from granian.cli import entrypoint; entrypoint()"
+
+
 @click.command("web")
 def command() -> None:
     """Serve the HTTP API and its docs (with granian; other WSGI servers can run `app:app` behind a buffering proxy)."""
@@ -36,5 +40,5 @@ def command() -> None:
     }
     given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     os.execv(
-        sys.executable, [sys.executable, "-m", "granian", *given, "--no-ws", "--factory", "jobworker.web:create_server"]
+        sys.executable, [sys.executable, "-c", _GRANIAN, *given, "--no-ws", "--factory", "jobworker.web:create_server"]
     )

@@ -124,9 +124,11 @@ class _Launch:
         return embedded.url or ""
 
     def _starts(self, embedded: EmbeddedRedis) -> bool:
+        # Redis does not hide what its environment holds.
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("JOBWORKER_")}
         for _ in range(_REDIS_TRIES):
             embedded.prepare()
-            self._supervisor.start(Service(REDIS, shlex.join(embedded.command)), os.environ, restart=False)
+            self._supervisor.start(Service(REDIS, shlex.join(embedded.command)), plain, restart=False)
             self._supervisor.wait_until(
                 lambda: not self._supervisor.running(REDIS) or embedded.answers(), _REDIS_PATIENCE
             )
