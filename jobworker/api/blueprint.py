@@ -15,6 +15,7 @@ from werkzeug.routing import BaseConverter
 
 from jobworker.api import body
 from jobworker.api.fields import Coded
+from jobworker.api.origins import CrossSite, UnknownHost
 from jobworker.api.problems import MEDIA_TYPE, MalformedBody, UnsupportedMediaType, status_of
 from jobworker.api.room import room
 from jobworker.domain.errors import (
@@ -159,6 +160,8 @@ class Blueprint(flask_smorest.Blueprint):
             *doc_info.get("problems", ()),
             InvalidInput,
             UnreadableRow,
+            CrossSite,
+            UnknownHost,
             Busy,
             JobWorkerError,
         ]
