@@ -195,7 +195,7 @@ def has(**types: Any) -> Callable[[Any], bool]:
 
 
 #: What a JSON value is: parameters and results are not for logs.
-_KINDS: Mapping[type, str] = {dict: "an object", list: "an array", str: "a text", bool: "a boolean"}
+_KINDS: Mapping[type, str] = {dict: "an object", list: "an array", str: "a text", bool: "a boolean", type(None): "null"}
 
 
 def _shown(value: Any, is_json: bool) -> str:
