@@ -57,6 +57,8 @@ class Origins:
         """Raise `UnknownHost` or `CrossSite` for a request that must not be answered."""
         host = (headers.get("host") or "").lower()
         if path != _ANY_HOST and not self._is_known(host):
+            if not host:
+                raise UnknownHost("the request has no Host header; it names the service that is asked")
             raise UnknownHost(
                 f"this service is not known as {host!r}; if clients are to call it by this name, its operator adds it "
                 "to JOBWORKER_HOSTS"
@@ -69,14 +71,14 @@ class Origins:
                 return  # A link to this page.
             raise CrossSite(_REFUSED)
         origin = headers.get("origin")
-        if origin is not None and method not in _SAFE and origin.partition("://")[2].lower() != host:
+        if origin is not None and method not in _SAFE and origin.lower() not in (f"http://{host}", f"https://{host}"):
             raise CrossSite(_REFUSED)
 
     def _is_known(self, host: str) -> bool:
         name, colon, port = host.rpartition(":")
         if not colon or not port.isdigit():
             name = host
-        name = name.rstrip(".")
+        name = name.removesuffix(".")
         return name in self._names or host in self._names or name.endswith(self._domains)
 
 

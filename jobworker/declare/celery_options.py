@@ -78,12 +78,16 @@ _DECORATORS = (
 )  # fmt: skip
 
 
-def refuse_coroutine(name: str, function: Callable[..., Any]) -> None:
+def refuse_unfinished(name: str, function: Callable[..., Any]) -> None:
     """Raise `Misconfigured` if a worker, which calls plain functions, could not run it."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise Misconfigured(
             f"@job {name}: workers call plain functions, each run of an `async def` would fail; "
             "make it a `def` that runs its coroutine with asyncio.run()"
+        )
+    if inspect.isgeneratorfunction(function):
+        raise Misconfigured(
+            f"@job {name}: a function with `yield` does nothing when it is called; return a list, or call it from a job"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from jobworker.declare.celery_options import refuse_coroutine
+from jobworker.declare.celery_options import refuse_unfinished
 from jobworker.declare.context import Context, current
 from jobworker.declare.functions import job
 from jobworker.domain import policies
@@ -87,7 +87,7 @@ def complain(hook: Callable[..., None]) -> None:
 def _register(cls: type[Job]) -> Any:
     if not callable(getattr(cls, "run", None)):
         raise Misconfigured(f"job {cls.__name__}: a class that is a job needs a method run()")
-    refuse_coroutine(cls.__name__, cls.run)
+    refuse_unfinished(cls.__name__, cls.run)
     own = [each.name for each in inspect.signature(job).parameters.values() if each.kind is each.KEYWORD_ONLY]
     names = {*own, *policies.PARSERS, *_CELERYS} - {"name"}
     options = {name: getattr(cls, name) for name in names if hasattr(cls, name)}

@@ -57,9 +57,9 @@ def job(
             job, name=name, queue=queue, priority=priority, on_worker_lost=on_worker_lost,
             schedule=schedule, tags=tags, **more,
         )  # fmt: skip
-    _refuse_no_function(function)
+    _refuse_no_function(function, named=name is not None)
     name = function.__name__ if name is None else name
-    celery_options.refuse_coroutine(name, function)
+    celery_options.refuse_unfinished(name, function)
     own = {option: more.pop(option) for option in policies.PARSERS if option in more and not _is_celerys(option, more)}
     celerys: dict[str, Any] = {option: more.get(option) for option in ("time_limit", "soft_time_limit")}
     _refuse(name, [*celery_options.check(more), *_wrong_types(name, queue, priority, on_worker_lost, tags)])
@@ -77,13 +77,15 @@ def job(
     return shared_task(_with_context(function), name=name, job_options=options, **{"typing": False, **more})
 
 
-def _refuse_no_function(given: Any) -> None:
+def _refuse_no_function(given: Any, named: bool) -> None:
     """Raise `Misconfigured` for what is no function with a name."""
     shown = f"{given!r:.100}"
     if isinstance(given, type):
         raise Misconfigured(f"@job {shown}: a class becomes a job by deriving from jobworker.Job")
     if isinstance(given, Proxy | Task):
         raise Misconfigured("@job: this is a job, or a task of Celery, already")
+    if getattr(given, "__name__", None) == "<lambda>" and not named:
+        raise Misconfigured("@job: a lambda has no name; give it one: job(lambda: …, name=…)")
     if not callable(given) or not hasattr(given, "__qualname__"):
         raise Misconfigured(f"@job {shown}: only a function can be a job; options are given by name: @job(name=…)")
 

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 #: `logging.config` disables loggers that it is not told of, and so this one, too.
@@ -11,17 +11,18 @@ _canary = logging.getLogger("jobworker.canary")
 
 
 class State(NamedTuple):
-    """Handlers and level of the root logger, and what `logging.disable` was told."""
+    """Handlers and level of the root logger, what `logging.disable` was told, and what makes records."""
 
     handlers: list[logging.Handler]
     level: int
     disabled: int
+    factory: Callable[..., logging.LogRecord]
 
 
 def state() -> State:
     """Return how logging is configured now."""
     root = logging.getLogger()
-    return State(root.handlers[:], root.level, root.manager.disable)
+    return State(root.handlers[:], root.level, root.manager.disable, logging.getLogRecordFactory())
 
 
 def restore(wanted: State) -> None:
@@ -32,6 +33,7 @@ def restore(wanted: State) -> None:
     root.handlers[:] = wanted.handlers
     root.setLevel(wanted.level)
     logging.disable(wanted.disabled)
+    logging.setLogRecordFactory(wanted.factory)
     for logger in [_canary, *logging.Logger.manager.loggerDict.values()]:
         if isinstance(logger, logging.Logger):
             logger.disabled = False

@@ -233,7 +233,8 @@ class Supervisor:
         kept.restart_at = now + delay
         when = f"in {delay:g} s" if delay else "at once"
         file = self._output.file(child.service.name)
-        self._output.say(f"{child.service.name} died ({_ending(kept.returncode)}), see {file}; restarting {when}")
+        ended = "died" if kept.returncode else "ended, and nobody had stopped it"
+        self._output.say(f"{child.service.name} {ended} ({_ending(kept.returncode)}), see {file}; restarting {when}")
 
     def _tell_guardian(self) -> None:
         self._guardian.watch(kept.child.pid for kept in self._kept.values() if kept.child is not None)

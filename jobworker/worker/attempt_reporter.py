@@ -59,7 +59,7 @@ class AttemptReporter:
 
     def log(self, record: logging.LogRecord) -> None:
         """A record of Python's logging, with its traceback."""
-        message = record.getMessage()
+        message = _message(record)
         if record.exc_info:
             message = f"{message}\n{logging.Formatter().formatException(record.exc_info)}"
         at = dt.datetime.fromtimestamp(record.created, dt.UTC)
@@ -164,3 +164,10 @@ class AttemptReporter:
 
     def _entry(self, kind: Kind, data: Mapping[str, Any]) -> Fields:
         return events.encode(kind, self._delivery.execution, self._delivery.attempt, data)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception as error:  # noqa: BLE001  arguments are whatever users gave
+        return f"{record.msg} (with arguments that do not fit: {type(error).__name__}: {error})"

@@ -33,7 +33,7 @@ class JobLogHandler(logging.Handler):
         self._one_at_a_time = one_at_a_time
         self._only: AttemptReporter | None = None
         #: Python's logging as it was when this process began to run jobs.
-        self._kept = configured.State([], 0, 0)
+        self._kept = configured.state()
 
     def listen(self) -> None:
         """Begin, in the process that runs jobs: a parent that forks has nothing to report."""
@@ -46,6 +46,9 @@ class JobLogHandler(logging.Handler):
         root.setLevel(min(shown, _LEVEL))
         root.addHandler(self)
         self._kept = configured.state()
+        # What a record with arguments that do not fit says is in the log of the execution; logging itself would print
+        # it with its own calls, as a hundred lines of that log.
+        logging.raiseExceptions = False
 
     def restore(self) -> None:
         """Undo what a job has done to Python's logging and to `sys.stdout`: it would silence the jobs after it."""

@@ -98,6 +98,13 @@ async def _speak(name: str) -> None:
 
 
 @job
+def misfits() -> None:
+    """Log with arguments that do not fit, and let records be made by something that fails."""
+    _elsewhere.warning("%d things", "many")
+    logging.setLogRecordFactory(None)  # type: ignore[arg-type]
+
+
+@job
 def whispers() -> None:
     """Log at every level."""
     for level in ("debug", "info", "warning"):

@@ -84,6 +84,7 @@ def test_what_celery_and_base_classes_know_is_no_unknown_option() -> None:
     [
         (functools.partial(work, 1), "only a function can be a job; options are given by name: @job(name=…)"),
         ("my_name", "@job 'my_name': only a function can be a job"),
+        (lambda: None, "@job: a lambda has no name; give it one: job(lambda: …, name=…)"),
         (Context, "a class becomes a job by deriving from jobworker.Job"),
         (job(work, name="declared-once"), "@job: this is a job, or a task of Celery, already"),
     ],
@@ -92,6 +93,14 @@ def test_what_is_no_function_is_refused(given: Any, told: str) -> None:
     with pytest.raises(Misconfigured) as caught:
         job(given)
     assert told in str(caught.value)
+
+
+def test_a_generator_is_refused() -> None:
+    def rows() -> Any:
+        yield 1
+
+    with pytest.raises(Misconfigured, match="@job rows: a function with `yield` does nothing when it is called"):
+        job(rows)
 
 
 def test_parameters_by_position_only_are_refused() -> None:

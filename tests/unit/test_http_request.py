@@ -3,6 +3,8 @@
 import datetime as dt
 
 import pytest
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import NewConnectionError, ProtocolError
 
 from jobworker.clock import ManualClock
 from jobworker.declare import Abort
@@ -62,3 +64,21 @@ def test_no_success_codes(text: str) -> None:
 def test_when_to_come_back(told: str, wait: float | None) -> None:
     answer = Answer(503, {"Retry-After": told}, b"", True)
     assert http._retry_after(answer, ManualClock(NOON)) == wait
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            NewConnectionError(HTTPConnection("h.example"), "[Errno 111] Connection refused"),
+            "[Errno 111] Connection refused",
+        ),
+        (
+            ProtocolError("Connection aborted.", ConnectionResetError(104, "reset")),
+            "Connection aborted. [Errno 104] reset",
+        ),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_what_went_wrong_is_told_plainly(error: Exception, told: str) -> None:
+    assert http._plainly(error) == told

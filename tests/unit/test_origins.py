@@ -35,8 +35,8 @@ def test_own_names_are_answered_in_any_spelling(host: str) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        "",
         "evil.example",
+        "localhost..",
         "rebind.evil.example:8000",
         "jobs.example.org",
         "jobs.example.org:80",
@@ -69,7 +69,9 @@ def test_a_link_of_another_site_may_lead_here_but_change_nothing() -> None:
         check("POST", sec_fetch_site="cross-site", sec_fetch_mode="navigate")
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:3000", "http://localhost", ""])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://localhost:3000", "http://localhost", "evil://localhost:8000", ""]
+)
 def test_browsers_without_fetch_metadata_are_known_by_the_origin(origin: str) -> None:
     with pytest.raises(CrossSite):
         check(origin=origin)
@@ -83,3 +85,8 @@ def test_own_pages_and_programs_are_answered() -> None:
     check(origin="http://localhost:8000")
     check(host="jobs.example.com", origin="https://jobs.example.com")
     check("OPTIONS", sec_fetch_site="cross-site", origin="https://evil.example")
+
+
+def test_a_request_without_a_host_is_told_so() -> None:
+    with pytest.raises(UnknownHost, match="the request has no Host header"):
+        check(host="")

@@ -125,7 +125,9 @@ def _content(body: str | None, json: Any) -> tuple[bytes | None, dict[str, str]]
 def _plainly(error: BaseException) -> str:
     """What went wrong, without the pool's own words around it."""
     reason = getattr(error, "reason", None)
-    return str(reason if isinstance(reason, BaseException) else error) or type(error).__name__
+    reason = reason if isinstance(reason, BaseException) else error
+    told = getattr(reason, "_message", None) or " ".join(str(each) for each in reason.args)
+    return told or type(reason).__name__
 
 
 # --- what came back -----------------------------------------------------------------------------------------------

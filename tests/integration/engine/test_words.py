@@ -173,6 +173,11 @@ def test_what_a_job_does_to_logging_and_streams_ends_with_it(engine: Engine, poo
     engine.relay()
     engine.worker("--pool", pool, "-c", "1")
     engine.ready()
+    misfit = engine.submit_one("misfits")
+    assert engine.finished(misfit).state is State.SUCCEEDED
+    assert _said(engine, misfit) == [
+        "%d things (with arguments that do not fit: TypeError: %d format: a real number is required, not str)"
+    ]
     for how in ("force", "dictConfig", "disable", "replace", "close", "none", "clear"):
         assert engine.finished(engine.submit_one("spoils_output", parameters={"how": how})).state is State.SUCCEEDED
         after = engine.submit_one("talks", parameters={"lines": 1})
