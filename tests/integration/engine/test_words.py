@@ -178,7 +178,17 @@ def test_what_a_job_does_to_logging_and_streams_ends_with_it(engine: Engine, poo
     assert _said(engine, misfit) == [
         "%d things (with arguments that do not fit: TypeError: %d format: a real number is required, not str)"
     ]
-    for how in ("force", "dictConfig", "disable", "replace", "close", "none", "clear"):
+    # In a pool of threads the worker's own records fail with it, until the next attempt begins.
+    for how in (
+        *(["factory"] if pool == "prefork" else []),
+        "force",
+        "dictConfig",
+        "disable",
+        "replace",
+        "close",
+        "none",
+        "clear",
+    ):
         assert engine.finished(engine.submit_one("spoils_output", parameters={"how": how})).state is State.SUCCEEDED
         after = engine.submit_one("talks", parameters={"lines": 1})
         assert engine.finished(after).state is State.SUCCEEDED
