@@ -4,6 +4,7 @@ import contextlib
 import datetime as dt
 import os
 import shutil
+import signal
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,6 +29,18 @@ def _forget_unreadable_rows() -> None:
     """Forget rows that tests before in this process met: each relay and web process names those that it remembers."""
     for what in unreadable.found.problems():
         unreadable.found.forget(what)
+
+
+@pytest.fixture(autouse=True)
+def _restore_signal_handlers() -> Iterator[None]:
+    """Undo what commands do to the signal handlers of this process: forked children inherit them."""
+    before = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+    }
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture
