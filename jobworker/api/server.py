@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]  # it is documented
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from jobworker.api.origins import Origins
+from jobworker.api.origins import Origins, UnknownHost
 from jobworker.api.problems import BodyTooSlow, MalformedBody
 from jobworker.domain.errors import Busy, FieldError, InvalidInput, JobWorkerError
 
@@ -111,6 +111,8 @@ class Server:
             await self._threads.run(_close, chunks)
 
     def _refusal(self, scope: "Scope") -> Exception | None:
+        if len(scope.headers.get_all("host")) > 1:  # type: ignore[attr-defined]  # it is documented
+            return UnknownHost("the request has several Host headers; one names the service that is asked")
         try:
             self._origins.check(scope.method, scope.path, scope.headers)
         except JobWorkerError as error:

@@ -18,7 +18,13 @@ from jobworker.domain.retry import MAX_ATTEMPTS
 
 def check(given: Mapping[str, Any]) -> Iterator[FieldError]:
     """What is wrong with those of these options that JobWorker relies on, and which of them nobody knows."""
-    yield from _unknown(given)
+    base = given.get("base")
+    if base is not None and not (isinstance(base, type) and issubclass(base, Task)):
+        yield FieldError(
+            "/base", "wrong_type", f"base must be a class that derives from celery.Task, not {base!r:.100}"
+        )
+    else:
+        yield from _unknown(given)
     retries = given.get("max_retries")
     if retries is not None and (type(retries) is not int or not 0 <= retries < MAX_ATTEMPTS):
         message = f"max_retries must be an integer from 0 to {MAX_ATTEMPTS - 1}, or None for any number"
@@ -41,6 +47,13 @@ def _others(given: Mapping[str, Any]) -> Iterator[FieldError]:
             yield FieldError(f"/{name}", "wrong_type", f"{name} must be a tuple of classes of exceptions: (OSError,)")
     if not isinstance(given.get("retry_jitter", True), bool):
         yield FieldError("/retry_jitter", "wrong_type", "retry_jitter must be True or False")
+    if given.get("serializer", "json") != "json":
+        yield FieldError("/serializer", "not_allowed", 'serializer must be "json": parameters and results are JSON')
+    for name in given:
+        if callable(getattr(Task, name, None)) and name not in (*_HOOKS, *_DECORATORS):
+            yield FieldError(
+                f"/{name}", "not_allowed", f"{name} is a method of tasks; override it in a class, by base=…"
+            )
     expires = given.get("expires")
     if expires is not None and not (_is_wait(expires) or isinstance(expires, dt.datetime)):
         yield FieldError("/expires", "wrong_type", "expires must be a number of seconds, 0 or more, or a datetime")
@@ -76,6 +89,10 @@ _DECORATORS = (
     "autoretry_for", "base", "bind", "dont_autoretry_for", "job_class", "pydantic", "pydantic_context",
     "pydantic_dump_kwargs", "pydantic_strict", "retry_backoff", "retry_backoff_max", "retry_jitter", "retry_kwargs",
 )  # fmt: skip
+
+
+#: Methods of tasks that Celery calls: its documentation gives functions for them as options.
+_HOOKS = ("after_return", "before_start", "on_failure", "on_retry", "on_success", "Strategy", "Request")
 
 
 def refuse_unfinished(name: str, function: Callable[..., Any]) -> None:

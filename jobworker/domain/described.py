@@ -1,5 +1,6 @@
 """Reading what somebody describes as a JSON object: strictly, and with every problem at once."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -40,7 +41,8 @@ class Described:
         self.problems: list[FieldError] = []
         self._asked: set[str] = set()
         self._given: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
-        if not isinstance(given, Mapping):
+        self._is_object = isinstance(given, Mapping)
+        if not self._is_object:
             self.problems.append(FieldError(where, "wrong_type", f"{_name(where)} must be a JSON object"))
 
     def value(self, name: str) -> Any:
@@ -145,6 +147,9 @@ class Described:
     def finish(self) -> None:
         """Raise `InvalidInput` if anything was wrong."""
         problems = [*self.problems, *self._unknown()]
+        if not self._is_object and self._asked:  # Which ones it has is known only now.
+            message = f"{problems[0].message} with {', '.join(sorted(self._asked))}"
+            problems[0] = dataclasses.replace(problems[0], message=message)
         if problems:
             raise InvalidInput("; ".join(problem.message for problem in problems), problems)
 

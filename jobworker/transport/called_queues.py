@@ -14,8 +14,11 @@ from jobworker.transport.publisher import lists_of
 _NOTED_EVERY = 60.0
 _KEPT = 3600.0
 
-#: Queues looked at.
+#: Queues remembered.
 _MOST = 1000
+
+#: Characters of a queue's name; AMQP allows no more, and nobody reads what is longer.
+_LONGEST = 255
 
 
 class CalledQueues:
@@ -40,9 +43,13 @@ class CalledQueues:
             self._noted[queue] = now
 
     def waiting(self, served: Collection[str]) -> dict[str, int]:
-        """Return how many messages wait in each noted queue that is not `served`. Raises `redis.RedisError`."""
+        """Return how many messages wait in each noted queue that is not `served`. Raises `redis.RedisError`.
+
+        The latest `_MOST` notes are looked at; older ones are dropped.
+        """
+        self._client.zremrangebyrank(keys.CALLED_QUEUES, 0, -_MOST - 1)
         noted: Any = self._client.zrevrange(keys.CALLED_QUEUES, 0, _MOST - 1, withscores=True)
-        others = [(queue, at) for queue, at in noted if queue not in served]
+        others = [(queue, at) for queue, at in noted if queue not in served and len(queue) <= _LONGEST]
         with self._client.pipeline(transaction=False) as pipe:
             for queue, _ in others:
                 for name in lists_of(queue):

@@ -26,11 +26,15 @@ _TEXT = """
 
   Try it:
 
-    curl -s -X POST {api}/api/v1/jobs/generate_entity_statistics/executions \\
-      -H 'Content-Type: application/json' -H 'Prefer: wait=10' -d '{{}}'
+    {example}
 
   Ctrl-C stops everything.
 """
+
+#: What to try with the example jobs, and with other ones.
+_EXAMPLE = """curl -s -X POST {api}/api/v1/jobs/generate_entity_statistics/executions \\
+      -H 'Content-Type: application/json' -H 'Prefer: wait=10' -d '{{}}'"""
+_OWN_JOBS = "curl -s {api}/api/v1/jobs"
 
 
 class Places(NamedTuple):
@@ -75,8 +79,10 @@ class Welcome:
 
     def _text(self) -> str:
         flower = f"{self._places.flower} (user jobworker, password: {self._places.flower_password})"
+        known = http.request(f"{self._places.api}/api/v1/jobs/generate_entity_statistics").status == 200
         return _TEXT.format(
             api=self._places.api,
+            example=(_EXAMPLE if known else _OWN_JOBS).format(api=self._places.api),
             flower=flower if self._places.flower else "not in the Procfile",
             database=without_password(self._places.database_url),
             redis=without_password(self._redis_url),

@@ -19,6 +19,7 @@ def work() -> None:
         ({"retry": {"strategy": "fixed", "delay": -1}}, "/retry/delay: delay must be 0 to"),
         ({"retry": {"strategy": "fixed", "tries": 3}}, "/retry/tries: tries is not known here"),
         ({"retry": [1, 2]}, "/retry: retry must be a JSON object"),
+        ({"circuit": 3}, "/circuit: circuit must be a JSON object with failures, pause"),
         ({"priority": 10}, "/priority: priority must be 0 to 9"),
         ({"max_retries": 1000}, "/max_retries: max_retries must be an integer from 0 to 999, or None"),
         ({"max_retries": -1}, "/max_retries: max_retries must be an integer"),

@@ -57,7 +57,11 @@ def test_unfinished_bodies_take_no_thread(server: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     ("headers", "code"),
-    [("Host: evil.example", "unknown_host"), ("Host: localhost\r\nOrigin: https://evil.example", "cross_site")],
+    [
+        ("Host: evil.example", "unknown_host"),
+        ("Host: localhost\r\nHost: evil.example", "unknown_host"),
+        ("Host: localhost\r\nOrigin: https://evil.example", "cross_site"),
+    ],
 )
 def test_a_request_of_another_site_is_refused_before_its_body_is_read(
     server: httpx.Client, headers: str, code: str
