@@ -56,24 +56,24 @@ class Diary:
         """Begin a new page."""
         self._client.flushdb()
 
-    def release(self) -> None:
+    def release_jobs(self) -> None:
         """Let go every job that waits for it."""
         self._client.set(_RELEASED, 1)
 
-    def started(self) -> int:
+    def count_starts(self) -> int:
         """How many bodies began."""
         return int(self._client.llen(_STARTS))
 
-    def starts(self) -> list[Start]:
+    def get_starts(self) -> list[Start]:
         """Every beginning, in the order in which they were noted."""
         texts: Any = self._client.lrange(_STARTS, 0, -1)
         return [Start(*json.loads(text)) for text in texts]
 
-    def arrived(self) -> int:
+    def count_arrivals(self) -> int:
         """How many arrivals were noted."""
         return int(self._client.llen(_ARRIVALS))
 
-    def latencies(self) -> list[float]:
+    def get_latencies(self) -> list[float]:
         """Seconds from sent to running, in the order in which they ran."""
         texts: Any = self._client.lrange(_ARRIVALS, 0, -1)
         return [float(text) for text in texts]

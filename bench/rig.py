@@ -28,7 +28,7 @@ class Tree:
 
     pid: int
 
-    def pids(self) -> list[int]:
+    def list_pids(self) -> list[int]:
         """The process and everything below it."""
         found = [self.pid]
         for pid in found:
@@ -37,21 +37,21 @@ class Tree:
                     found.extend(int(child) for child in (thread / "children").read_text().split())
         return found
 
-    def cpu(self) -> float:
+    def measure_cpu(self) -> float:
         """Seconds of CPU used so far by what lives now, and by children that were waited for."""
-        return sum(self._cpu(pid) for pid in self.pids())
+        return sum(self._read_cpu(pid) for pid in self.list_pids())
 
-    def pss(self) -> float:
+    def measure_pss(self) -> float:
         """Proportional set size, MiB."""
         total = 0
-        for pid in self.pids():
+        for pid in self.list_pids():
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                 if line.startswith("Pss:"):
                     total += int(line.split()[1])
         return total / 1024
 
     @staticmethod
-    def _cpu(pid: int) -> float:
+    def _read_cpu(pid: int) -> float:
         with contextlib.suppress(OSError):
             values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             return sum(int(value) for value in values[11:15]) / _TICKS
@@ -67,15 +67,15 @@ class _Process:
                 command, stdout=output, stderr=output, start_new_session=True, env={**os.environ, **environment}
             )
         self.pid = self._server.pid
-        self._guardian = subprocess.Popen([*_GUARDIAN, str(self.pid)], stdin=subprocess.PIPE, start_new_session=True)
+        self._reaper = subprocess.Popen([*_GUARDIAN, str(self.pid)], stdin=subprocess.PIPE, start_new_session=True)
 
     def kill(self) -> None:
         """`kill -9` of the whole group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._server.wait()
-        self._guardian.kill()
-        self._guardian.communicate()
+        self._reaper.kill()
+        self._reaper.communicate()
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Rig:
     """Named servers in one folder; a context manager that ends them."""
 
     folder: Path
-    trees: dict[str, Tree] = field(default_factory=dict)
+    usage: dict[str, Tree] = field(default_factory=dict)
     _processes: dict[str, _Process] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -92,20 +92,20 @@ class Rig:
         try:
             self.start()
         except BaseException:
-            self.show_logs()
+            self.print_logs()
             self.stop()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self.show_logs()
+            self.print_logs()
         self.stop()
 
     def start(self) -> None:
         """What a kind of rig consists of from the beginning."""
 
-    def redis(self, name: str) -> redis.Redis:
+    def start_redis(self, name: str) -> redis.Redis:
         """Start a Redis with an append-only file, as `jobworker up` does."""
         port, folder = free_port(), self.folder / name
         folder.mkdir()
@@ -117,13 +117,13 @@ class Rig:
         until(lambda: bool(client.ping()), what=f"a Redis in {folder}")
         return client
 
-    def python(self, name: str, arguments: list[str], **environment: str) -> None:
+    def start_python(self, name: str, arguments: list[str], **environment: str) -> None:
         """Start `python <arguments>`."""
         self._start(name, [sys.executable, *arguments], environment)
 
     def kill(self, name: str) -> None:
         """`kill -9` of a server and its children."""
-        del self.trees[name]
+        del self.usage[name]
         self._processes.pop(name).kill()
 
     def stop(self) -> None:
@@ -131,7 +131,7 @@ class Rig:
         for name in reversed(list(self._processes)):
             self.kill(name)
 
-    def show_logs(self) -> None:
+    def print_logs(self) -> None:
         """The last that each process said, on stderr: the folder is gone when the bench ends."""
         for log in sorted(self.folder.glob("*.log")):
             lines = log.read_text(errors="replace").splitlines()[-20:]
@@ -139,7 +139,7 @@ class Rig:
 
     def _start(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         self._processes[name] = _Process(command, self.folder / f"{name}.log", environment)
-        self.trees[name] = Tree(self._processes[name].pid)
+        self.usage[name] = Tree(self._processes[name].pid)
 
 
 def url(client: redis.Redis) -> str:

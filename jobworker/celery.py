@@ -47,7 +47,7 @@ def load_tasks() -> list[Broken]:
             tell, more = logger.error, {"exception": module.traceback}
         else:
             tell, more = logger.info, {}
-        tell("task_module_broken", module=module.module, place=module.place, why=module.error, **more)
+        tell("task_module_broken", module=module.module, place=module.location, why=module.error, **more)
     return broken
 
 

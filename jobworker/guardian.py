@@ -22,10 +22,10 @@ class Guardian:
     """Kills the process groups it was told of when this process ends."""
 
     def __init__(self, *kept_open: int) -> None:
-        self._kept_open = kept_open
+        self._inherited_descriptors = kept_open
         self._shell = self._start()
 
-    def watch(self, groups: Iterable[int]) -> None:
+    def set_groups(self, groups: Iterable[int]) -> None:
         """From now on it is these groups."""
         line = (" ".join(map(str, groups)) + "\n").encode()
         try:
@@ -36,7 +36,7 @@ class Guardian:
             self._shell = self._start()
             self._write(line)
 
-    def release(self) -> None:
+    def close_inherited_pipe(self) -> None:
         """For a process that was forked from the owner: it must not keep the pipe open."""
         assert self._shell.stdin is not None
         self._shell.stdin.close()
@@ -50,7 +50,7 @@ class Guardian:
             # Out of reach of Ctrl-C and of whoever kills the supervisor's own group.
             start_new_session=True,
             env={},  # Other programs of this user could read ours there.
-            pass_fds=self._kept_open,
+            pass_fds=self._inherited_descriptors,
             bufsize=0,
         )
 

@@ -25,12 +25,12 @@ class Broken:
     """A module that did not import: where that stopped ("tasks/mail.py:12"), by which exception, and its traceback."""
 
     module: str
-    place: str
+    location: str
     error: str
     traceback: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.error}"
+        return f"{self.location}: {self.error}"
 
 
 def load(package: str, holds: str = "jobs", setting: str = "JOBWORKER_TASKS") -> list[Broken]:

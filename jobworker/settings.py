@@ -85,35 +85,35 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
         """Read the settings; raises `Misconfigured` naming the variable and what it should look like."""
         values = _Variables(os.environ if environment is None else environment)
-        home = Path(values.text("HOME", "var")).absolute()
+        home = Path(values.read_text("HOME", "var")).absolute()
         return cls(
             home=home,
-            bind=values.text("BIND", "127.0.0.1:8000"),
-            hosts=values.hosts("HOSTS"),
-            flower_bind=values.text("FLOWER_BIND", "127.0.0.1:5555"),
-            flower_password=values.text("FLOWER_PASSWORD", ""),
-            database_url=values.database("DATABASE_URL", home),
-            redis_url=values.text("REDIS_URL", DEFAULT_REDIS_URL),
-            tasks=values.text("TASKS", "tasks"),
-            schedules=values.text("SCHEDULES", "schedules"),
-            code_version=values.text("CODE_VERSION", "")[:MAX_CODE_VERSION],
-            worker_lease=values.number("WORKER_LEASE", 15.0, at_least=1.0),
-            transport=values.choice("TRANSPORT", "batched", ("batched", "stock")),
-            queue_weights=values.text("QUEUE_WEIGHTS", "critical=6 default=3 background=1"),
-            scheduling_provider=values.choice("SCHEDULING_PROVIDER", "redbeat", ("redbeat", "internal")),
-            lost_message_after=values.number("LOST_MESSAGE_AFTER", 10.0, at_least=1.0),
-            feed=int(values.number("FEED", 1000, at_least=1)),
-            ageing=values.number("AGEING", 60.0, at_least=1.0),
-            max_body=int(values.number("MAX_BODY", 16 * 1024 * 1024, at_least=1024)),
-            idempotency_ttl=values.number("IDEMPOTENCY_TTL", 24 * 3600.0, at_least=60.0),
-            egress=values.egress("EGRESS"),
-            shell=values.programs("SHELL"),
-            container_images=values.words("CONTAINER_IMAGES"),
-            container_networks=values.words("CONTAINER_NETWORKS"),
-            container_engine=values.text("CONTAINER_ENGINE", "auto"),
-            container_args=values.words("CONTAINER_ARGS"),
-            log_format=values.choice("LOG_FORMAT", "text", ("text", "json")),
-            log_level=values.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+            bind=values.read_text("BIND", "127.0.0.1:8000"),
+            hosts=values.read_hosts("HOSTS"),
+            flower_bind=values.read_text("FLOWER_BIND", "127.0.0.1:5555"),
+            flower_password=values.read_text("FLOWER_PASSWORD", ""),
+            database_url=values.read_database_url("DATABASE_URL", home),
+            redis_url=values.read_text("REDIS_URL", DEFAULT_REDIS_URL),
+            tasks=values.read_text("TASKS", "tasks"),
+            schedules=values.read_text("SCHEDULES", "schedules"),
+            code_version=values.read_text("CODE_VERSION", "")[:MAX_CODE_VERSION],
+            worker_lease=values.read_number("WORKER_LEASE", 15.0, at_least=1.0),
+            transport=values.read_choice("TRANSPORT", "batched", ("batched", "stock")),
+            queue_weights=values.read_text("QUEUE_WEIGHTS", "critical=6 default=3 background=1"),
+            scheduling_provider=values.read_choice("SCHEDULING_PROVIDER", "redbeat", ("redbeat", "internal")),
+            lost_message_after=values.read_number("LOST_MESSAGE_AFTER", 10.0, at_least=1.0),
+            feed=int(values.read_number("FEED", 1000, at_least=1)),
+            ageing=values.read_number("AGEING", 60.0, at_least=1.0),
+            max_body=int(values.read_number("MAX_BODY", 16 * 1024 * 1024, at_least=1024)),
+            idempotency_ttl=values.read_number("IDEMPOTENCY_TTL", 24 * 3600.0, at_least=60.0),
+            egress=values.read_egress("EGRESS"),
+            shell=values.read_programs("SHELL"),
+            container_images=values.read_words("CONTAINER_IMAGES"),
+            container_networks=values.read_words("CONTAINER_NETWORKS"),
+            container_engine=values.read_text("CONTAINER_ENGINE", "auto"),
+            container_args=values.read_words("CONTAINER_ARGS"),
+            log_format=values.read_choice("LOG_FORMAT", "text", ("text", "json")),
+            log_level=values.read_choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
         )
 
     @property
@@ -158,11 +158,11 @@ class _Variables:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
 
-    def text(self, name: str, default: str) -> str:
+    def read_text(self, name: str, default: str) -> str:
         return self._environment.get(f"JOBWORKER_{name}") or default
 
-    def number(self, name: str, default: float, at_least: float) -> float:
-        given = self.text(name, str(default))
+    def read_number(self, name: str, default: float, at_least: float) -> float:
+        given = self.read_text(name, str(default))
         try:
             number = float(given)
         except ValueError:
@@ -172,21 +172,21 @@ class _Variables:
             raise Misconfigured(f"JOBWORKER_{name}={given} must be a number, at least {at_least:g}")
         return number
 
-    def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
-        given = self.text(name, default)
+    def read_choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
+        given = self.read_text(name, default)
         if given not in allowed:
             raise Misconfigured(f"JOBWORKER_{name}={given} must be one of {', '.join(allowed)}")
         return given
 
-    def words(self, name: str) -> tuple[str, ...]:
-        given = self.text(name, "")
+    def read_words(self, name: str) -> tuple[str, ...]:
+        given = self.read_text(name, "")
         try:
             return tuple(shlex.split(given))
         except ValueError as error:
             raise Misconfigured(f"JOBWORKER_{name}={given} must be words as in a shell: {error}") from None
 
-    def hosts(self, name: str) -> tuple[str, ...]:
-        found = tuple(self.text(name, "").replace(",", " ").lower().split())
+    def read_hosts(self, name: str) -> tuple[str, ...]:
+        found = tuple(self.read_text(name, "").replace(",", " ").lower().split())
         for host in found:
             if not _HOST.fullmatch(host):
                 raise Misconfigured(
@@ -195,20 +195,20 @@ class _Variables:
                 )
         return found
 
-    def egress(self, name: str) -> tuple[str, ...]:
-        found = tuple(self.text(name, "").replace(",", " ").split())
+    def read_egress(self, name: str) -> tuple[str, ...]:
+        found = tuple(self.read_text(name, "").replace(",", " ").split())
         Egress(found)
         return found
 
-    def programs(self, name: str) -> tuple[str, ...]:
-        found = tuple(self.text(name, "").replace(",", " ").split())
+    def read_programs(self, name: str) -> tuple[str, ...]:
+        found = tuple(self.read_text(name, "").replace(",", " ").split())
         for program in found:
             if not program.startswith("/"):
                 raise Misconfigured(f"JOBWORKER_{name}={program} must be the absolute path of a program")
         return found
 
-    def database(self, name: str, home: Path) -> str:
-        given = self.text(name, f"sqlite:///{home / 'jobworker.db'}")
+    def read_database_url(self, name: str, home: Path) -> str:
+        given = self.read_text(name, f"sqlite:///{home / 'jobworker.db'}")
         if given.startswith(("postgresql://", "postgres://")):
             given = "postgresql+psycopg://" + given.partition("://")[2]
         if not given.startswith(("sqlite:///", "postgresql+psycopg://")):

@@ -43,7 +43,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         settings=settings,
         database=database,
         clock=clock,
-        waker=Waker(settings.redis_url, functools.partial(revoke_asked, database)),
+        notifier=Waker(settings.redis_url, functools.partial(revoke_asked, database)),
         metrics=Metrics(),
         health=Health(database, settings, clock),
         origins=Origins(addresses.hosts(settings)),

@@ -27,7 +27,7 @@ NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 @pytest.fixture(autouse=True)
 def _forget_unreadable_rows() -> None:
     """Forget rows that tests before in this process met: each relay and web process names those that it remembers."""
-    for what in unreadable.found.problems():
+    for what in unreadable.found.get_problems():
         unreadable.found.forget(what)
 
 

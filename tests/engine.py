@@ -100,23 +100,23 @@ class Engine:
         """Submit the same thing `count` times in one transaction."""
         wanted = [Submission(job=job, parameters=parameters) for _ in range(count)]
         accepted = submission.submit_batch(self.database, self.clock, wanted, "test")
-        self._waker.wake()
+        self._waker.notify_soon()
         return list(accepted.execution_ids)
 
     def submit_one(self, job: str, **fields: Any) -> str:
         """Submit with options of `Submission`."""
         row, _ = submission.submit(self.database, self.clock, Submission(job=job, **fields), "test")
-        self._waker.wake()
+        self._waker.notify_soon()
         return row.id
 
     def wake(self) -> None:
         """Tell the relay that there is something to do, as the API does."""
-        self._waker.wake()
+        self._waker.notify_soon()
 
     def cancel(self, execution: str) -> ExecutionRow:
         """Ask to cancel."""
         row = executions.cancel(self.database, self.clock, execution, "tester")
-        self._waker.wake()
+        self._waker.notify_soon()
         return row
 
     def get(self, execution: str) -> ExecutionRow:

@@ -45,7 +45,7 @@ def gates(folder: Path) -> list[Figure]:
         Figure("relay CPU per execution, no limits, 10,000 waiting", "µs", free),
         Figure(f"{words}, 1,000 waiting", "µs", few),
         Figure(f"{words}, 10,000 waiting", "µs", many),
-        Figure(f"{words}: 10,000 waiting ÷ 1,000 waiting", "×", many / few, bar=at_most(10)),
+        Figure(f"{words}: 10,000 waiting ÷ 1,000 waiting", "×", many / few, target=at_most(10)),
     ]
 
 
@@ -53,11 +53,11 @@ def rounds(folder: Path) -> list[Figure]:
     """One round of the dispatcher, in this process, while every key is full: nothing may go, and it has to see that."""
     figures = []
     with Rig(folder) as rig:
-        client = rig.redis("redis")
+        client = rig.start_redis("redis")
         backlog = Backlog(folder / "jobworker.db")
         for count in (1_000, 10_000, 100_000):
             backlog.grow_to(count)
-            taken = backlog.round_in_vain(client) * 1000
+            taken = backlog.measure_blocked_round(client) * 1000
             figures.append(Figure(f"CPU of a round in vain, {_KEYS} keys are full, {count:,} waiting", "ms", taken))
         backlog.database.dispose()
     return figures
@@ -67,7 +67,7 @@ def urgent(folder: Path) -> list[Figure]:
     """How soon an execution with priority 9 starts while 100,000 with the usual priority wait, of 20 ms each."""
     with Ours(folder) as ours:
         _submit(ours, "brief", 100_000)
-        until(lambda: ours.final() > 100)
+        until(lambda: ours.count_final() > 100)
         ids = []
         for _ in range(20):
             time.sleep(0.5)
@@ -78,20 +78,20 @@ def urgent(folder: Path) -> list[Figure]:
     words = "accepted → started with priority 9, 100,000 waiting"
     return [
         Figure(f"{words}, p50", "s", statistics.median(waits)),
-        Figure(f"{words}, the latest of 20", "s", waits[-1], bar=at_most(2)),
+        Figure(f"{words}, the latest of 20", "s", waits[-1], target=at_most(2)),
         Figure("still waiting after these", "executions", waiting),
     ]
 
 
 def _cpu_per_execution(ours: Ours, job: str, count: int) -> float:
     _ask(ours, "POST", "/api/v1/queues/default/pause")
-    before = ours.final()
+    before = ours.count_final()
     _submit(ours, job, count)
-    relay = ours.trees["relay"]
-    used = relay.cpu()
+    relay = ours.usage["relay"]
+    used = relay.measure_cpu()
     _ask(ours, "POST", "/api/v1/queues/default/resume")
-    until(lambda: ours.final() >= before + count, within=600, every=0.1)
-    return (relay.cpu() - used) / count * 1e6
+    until(lambda: ours.count_final() >= before + count, within=600, every=0.1)
+    return (relay.measure_cpu() - used) / count * 1e6
 
 
 class Backlog:
@@ -107,17 +107,17 @@ class Backlog:
         self._definition = Definition("limited", "limited", policies=made)
         with self.database.write() as connection:
             jobs.put(connection, self._definition, Owner.API, "bench", self._clock.now())
-            executions.insert(connection, [self._new(key) for key in range(_KEYS)], "bench", self._clock.now())
+            executions.insert(connection, [self._make_execution(key) for key in range(_KEYS)], "bench", self._clock.now())
             connection.execute(sa.update(schema.executions).values(state="Running", worker="bench"))
 
     def grow_to(self, count: int) -> None:
         """Let so many wait."""
-        rows = [self._new(number % _KEYS) for number in range(self._count, count)]
+        rows = [self._make_execution(number % _KEYS) for number in range(self._count, count)]
         self._count = count
         with self.database.write() as connection:
             executions.insert(connection, rows, "bench", self._clock.now())
 
-    def round_in_vain(self, client: redis.Redis) -> float:
+    def measure_blocked_round(self, client: redis.Redis) -> float:
         """Seconds of CPU that a round takes."""
         ageing, now = dt.timedelta(seconds=60), self._clock.now()
         clock, problems = self._clock, Problems(self._clock)
@@ -128,13 +128,13 @@ class Backlog:
         began = time.process_time()
         published = sum(dispatcher.dispatch() for _ in range(_ROUNDS))
         taken = time.process_time() - began
-        if published or not dispatcher.held_up:
+        if published or not dispatcher.is_limited:
             raise RuntimeError("the round was not in vain")
         return taken / _ROUNDS
 
-    def _new(self, key: int) -> NewExecution:
+    def _make_execution(self, key: int) -> NewExecution:
         now = self._clock.now()
-        new_id = self._ids.new(int(now.timestamp() * 1000))
+        new_id = self._ids.create_id(int(now.timestamp() * 1000))
         keys = limits.keys("limited", self._definition.policies, {"key": key})
         return NewExecution(
             id=new_id,
@@ -164,9 +164,9 @@ def _submit(ours: Ours, job: str, count: int) -> None:
 
 
 def _ask(ours: Ours, method: str, path: str, body: Any = None) -> Any:
-    status, answer = ours.http.ask(method, path, body)
+    status, answer = ours.http.request(method, path, body)
     if status == 0:  # The connection was closed while it was idle.
-        status, answer = ours.http.ask(method, path, body)
+        status, answer = ours.http.request(method, path, body)
     if status not in (200, 202):
         raise RuntimeError(f"{method} {path}: {status} {answer}")
     return answer

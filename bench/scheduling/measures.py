@@ -33,27 +33,27 @@ def burst(folder: Path, count: int) -> list[Figure]:
     """So many schedules are due in the same second: until the last is in the queue."""
     with Ours(folder / "ours") as ours:
         due = _soon()
-        ours.fill(_HOUR, [due] * count)
-        ours.pretend_worker()
-        ours.relay()
-        ours.beat()
-        until(lambda: ours.known() == count and ours.leads(), what="all schedules in Redis")
+        ours.insert_schedules(_HOUR, [due] * count)
+        ours.register_fake_worker()
+        ours.start_relay()
+        ours.start_beat()
+        until(lambda: ours.count_known_schedules() == count and ours.has_leading_beat(), what="all schedules in Redis")
         used = _cpu_at(ours, due)
-        until(lambda: ours.settled() >= count, every=0.03)
+        until(lambda: ours.count_fired_occurrences() >= count, every=0.03)
         rows = time.time() - due.timestamp()
-        until(lambda: ours.published() >= count)
+        until(lambda: ours.count_published() >= count)
         mine, spent = time.time() - due.timestamp(), _spent(ours, used, count)
     with Stock(folder / "stock") as other:
         due = _soon()
-        other.fill(_HOUR, [due] * count)
-        other.beat()
-        until(other.leads, what="stock beat's lock")
+        other.insert_schedules(_HOUR, [due] * count)
+        other.start_beat()
+        until(other.has_leading_beat, what="stock beat's lock")
         used = _cpu_at(other, due)
-        until(lambda: other.published() >= count, within=300)
+        until(lambda: other.count_published() >= count, within=300)
         theirs, stocks = time.time() - due.timestamp(), _spent(other, used, count)
     words = f"{count:,} schedules due in the same second"
     return [
-        Figure(f"{words}: the last execution is Queued in SQL", "s", rows, bar=at_most(2)),
+        Figure(f"{words}: the last execution is Queued in SQL", "s", rows, target=at_most(2)),
         Figure(f"{words}: the last message is published", "s", mine, {"": theirs}, at_most(2)),
         *(
             Figure(f"{words}: CPU for each, {name}", "µs", value, {"": stocks[name]} if name in stocks else {})
@@ -65,7 +65,7 @@ def burst(folder: Path, count: int) -> list[Figure]:
 def idle(folder: Path, count: int) -> list[Figure]:
     """A tick of either scheduler, in this process, while nothing of `count` entries is due."""
     with Rig(folder) as rig:
-        mine, theirs = rig.redis("ours"), rig.redis("stock")
+        mine, theirs = rig.start_redis("ours"), rig.start_redis("stock")
         later = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
         for client in (mine, theirs):
             stock.fill(client, _HOUR, [later] * count)
@@ -89,17 +89,17 @@ def stored(folder: Path, count: int) -> list[Figure]:
     with Ours(folder / "ours") as ours, Stock(folder / "stock") as other:
         first = _soon(dt.timedelta(seconds=60 + count / 500))
         due = [first + dt.timedelta(seconds=number * _EVERY / count) for number in range(count)]
-        ours.fill(_EVERY, due)
-        other.fill(_EVERY, due)
-        ours.relay()
+        ours.insert_schedules(_EVERY, due)
+        other.insert_schedules(_EVERY, due)
+        ours.start_relay()
         began = time.time()
-        until(lambda: ours.known() == count, within=300, every=0.2, what="all schedules in Redis")
+        until(lambda: ours.count_known_schedules() == count, within=300, every=0.2, what="all schedules in Redis")
         written = time.time() - began
-        figures.append(Figure(f"{count:,} schedules: written to an empty Redis", "s", written, bar=at_most(60)))
-        ours.worker()
-        ours.beat()
-        other.beat()
-        until(lambda: ours.leads() and other.leads(), what="both beats")
+        figures.append(Figure(f"{count:,} schedules: written to an empty Redis", "s", written, target=at_most(60)))
+        ours.start_worker()
+        ours.start_beat()
+        other.start_beat()
+        until(lambda: ours.has_leading_beat() and other.has_leading_beat(), what="both beats")
         mine, theirs = _cpu_at(ours, first), _cpu(other)
         time.sleep(_MINUTES * 60)
         words = f"{count:,} schedules, {count // 100:,} due a minute"
@@ -107,12 +107,12 @@ def stored(folder: Path, count: int) -> list[Figure]:
         for name, used in _cpu(ours).items():
             peer = {"": stocks[name]} if name in stocks else {}
             figures.append(Figure(f"{words}: CPU a minute, {name}", "s", (used - mine[name]) / _MINUTES, peer))
-        for name, tree in ours.trees.items():
-            peer = {"": other.trees[name].pss()} if name in other.trees else {}
-            figures.append(Figure(f"{words}: memory (PSS), {name}", "MiB", tree.pss(), peer))
-        late = ours.lateness()
+        for name, tree in ours.usage.items():
+            peer = {"": other.usage[name].measure_pss()} if name in other.usage else {}
+            figures.append(Figure(f"{words}: memory (PSS), {name}", "MiB", tree.measure_pss(), peer))
+        late = ours.query_lateness()
         due_by_now = sum(at.timestamp() < time.time() for at in due)
-        shares = [100 * done / due_by_now for done in (len(late), other.published())]
+        shares = [100 * done / due_by_now for done in (len(late), other.count_published())]
         figures.append(Figure(f"{words}: started (stock: published)", "%", shares[0], {"": shares[1]}))
     figures.append(Figure(f"{words}: nominal time → started, p99", "s", p99(late)))
     return [*figures, Figure(f"{words}: nominal time → started, the latest", "s", late[-1])]
@@ -132,7 +132,7 @@ def _cpu_at(rig: Rig, due: dt.datetime) -> dict[str, float]:
 
 
 def _cpu(rig: Rig) -> dict[str, float]:
-    return {name: tree.cpu() for name, tree in rig.trees.items()}
+    return {name: tree.measure_cpu() for name, tree in rig.usage.items()}
 
 
 def _spent(rig: Rig, before: dict[str, float], count: int) -> dict[str, float]:

@@ -41,12 +41,12 @@ def rules() -> list[Figure]:
         times = [each for zone in _ZONES for each in _ours(rule, zone)]
         peer = {"croniter": statistics.median(_croniters())} if name == "cron" else {}
         figures.append(Figure(f"next moment of a rule, {name}: median", "µs", statistics.median(times), peer))
-        figures.append(Figure(f"next moment of a rule, {name}: the dearest", "µs", max(times), bar=at_most(10_000)))
+        figures.append(Figure(f"next moment of a rule, {name}: the dearest", "µs", max(times), target=at_most(10_000)))
     return figures
 
 
 def _ours(rule: dict[str, Any], zone: str) -> list[float]:
-    table: Timetable = schedule.parse({"name": "bench", "job": "bench", "rule": rule, "zone": zone}).timetable({})
+    table: Timetable = schedule.parse({"name": "bench", "job": "bench", "rule": rule, "zone": zone}).build_timetable({})
     return _timed(lambda moment: next_after(table, moment))
 
 

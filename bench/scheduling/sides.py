@@ -31,7 +31,7 @@ class Ours(Rig):
 
     def start(self) -> None:
         """Redis, and a database with the job."""
-        self.broker = self.redis("redis")
+        self.broker = self.start_redis("redis")
         self.path = self.folder / "jobworker.db"
         migrate.upgrade(f"sqlite:///{self.path}")
         self._database = Database(f"sqlite:///{self.path}")
@@ -43,7 +43,7 @@ class Ours(Rig):
             "JOBWORKER_LOG_LEVEL": "WARNING",
         }
 
-    def fill(self, every: float, due: Iterable[dt.datetime]) -> None:
+    def insert_schedules(self, every: float, due: Iterable[dt.datetime]) -> None:
         """Write a schedule for each of these times, due then and every so many seconds."""
         ids, now = IdFactory(), dt.datetime.now(dt.UTC)
         with self._database.write() as connection:
@@ -55,7 +55,7 @@ class Ours(Rig):
             spec = parse({"name": f"s{number}", "job": "noop", "rule": rule}).to_json()
             rows.append(
                 {
-                    "id": ids.new(int(now.timestamp() * 1000)),
+                    "id": ids.create_id(int(now.timestamp() * 1000)),
                     "name": f"s{number}",
                     "job": "noop",
                     "owner": "api",
@@ -76,58 +76,58 @@ class Ours(Rig):
                 connection.execute(sa.insert(schema.job_schedules), rows[start : start + _BATCH])
         self._database.dispose()
 
-    def pretend_worker(self) -> None:
+    def register_fake_worker(self) -> None:
         """Let the relay believe in a worker, so that it publishes; nobody takes what it publishes."""
         self._environment |= {"JOBWORKER_WORKER_LEASE": str(_LEASE), "JOBWORKER_FEED": str(_FEED)}
         registry = Registry(self.broker, _LEASE)
         now = dt.datetime.now(dt.UTC)
         bench = Announcement("bench", "bench", 1, "solo", 1, (DEFAULT_QUEUE,), ("noop",), "bench", "bench", now)
-        registry.heartbeat(bench, [])
+        registry.send_heartbeat(bench, [])
         registry.announce(bench, [])
 
-    def relay(self) -> None:
+    def start_relay(self) -> None:
         """Start the relay."""
-        self.python("relay", ["-m", "jobworker.cli", "relay"], **self._environment)
+        self.start_python("relay", ["-m", "jobworker.cli", "relay"], **self._environment)
 
-    def beat(self) -> None:
+    def start_beat(self) -> None:
         """Start beat as it is shipped."""
-        self.python("beat", ["-m", "celery", "-A", "jobworker", "beat", "--loglevel", "WARNING"], **self._environment)
+        self.start_python("beat", ["-m", "celery", "-A", "jobworker", "beat", "--loglevel", "WARNING"], **self._environment)
 
-    def worker(self) -> None:
+    def start_worker(self) -> None:
         """Start a worker."""
         command = ["-m", "celery", "-A", "jobworker", "worker", "--concurrency", "2", "--loglevel", "WARNING"]
-        self.python("worker", command, **self._environment)
+        self.start_python("worker", command, **self._environment)
 
-    def known(self) -> int:
+    def count_known_schedules(self) -> int:
         """How many schedules beat knows."""
         return int(self.broker.zcard(entries.SCHEDULE_KEY))
 
-    def leads(self) -> bool:
+    def has_leading_beat(self) -> bool:
         """Whether a beat is at work."""
         return bool(self.broker.exists(keys.BEAT))
 
-    def settled(self) -> int:
+    def count_fired_occurrences(self) -> int:
         """How many occurrences have their row, and so their execution."""
-        return self.number("SELECT count(*) FROM occurrences WHERE outcome = 'fired'")
+        return self.query_number("SELECT count(*) FROM occurrences WHERE outcome = 'fired'")
 
-    def published(self) -> int:
+    def count_published(self) -> int:
         """How many messages wait in Redis."""
         return sum(int(self.broker.llen(name)) for name in lists_of(DEFAULT_QUEUE))
 
-    def number(self, query: str) -> int:
+    def query_number(self, query: str) -> int:
         """One number from SQL."""
-        with self._reading() as connection:
+        with self._connect() as connection:
             return int(connection.execute(query).fetchone()[0] or 0)
 
-    def lateness(self) -> list[float]:
+    def query_lateness(self) -> list[float]:
         """Seconds from the nominal time to the start, of every execution that started."""
         query = "SELECT (julianday(started_at) - julianday(scheduled_for)) * 86400 FROM executions"
-        with self._reading() as connection:
+        with self._connect() as connection:
             rows = connection.execute(f"{query} WHERE started_at IS NOT NULL").fetchall()
         return sorted(float(row[0]) for row in rows)
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def _connect(self) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(sqlite3.connect(self.path, timeout=30)) as connection:
             yield connection
 
@@ -137,21 +137,21 @@ class Stock(Rig):
 
     def start(self) -> None:
         """Only the Redis."""
-        self.broker = self.redis("redis")
+        self.broker = self.start_redis("redis")
 
-    def fill(self, every: float, due: Iterable[dt.datetime]) -> None:
+    def insert_schedules(self, every: float, due: Iterable[dt.datetime]) -> None:
         """Write an entry for each of these times."""
         stock.fill(self.broker, every, due)
 
-    def beat(self) -> None:
+    def start_beat(self) -> None:
         """Start beat with RedBeat's defaults."""
         command = ["-m", "celery", "-A", "bench.scheduling.stock", "beat", "--loglevel", "WARNING"]
-        self.python("beat", command, **{**os.environ, "BENCH_BROKER": url(self.broker)})
+        self.start_python("beat", command, **{**os.environ, "BENCH_BROKER": url(self.broker)})
 
-    def leads(self) -> bool:
+    def has_leading_beat(self) -> bool:
         """Whether its beat is at work."""
         return bool(self.broker.exists("redbeat::lock"))
 
-    def published(self) -> int:
+    def count_published(self) -> int:
         """How many messages wait in Redis."""
         return int(self.broker.llen(stock.QUEUE))

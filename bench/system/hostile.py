@@ -51,14 +51,14 @@ def _seed(ours: Ours) -> str:
         )
     for _ in range(_EXECUTIONS // 10_000):
         ours.http.submit(_BATCH, {"executions": [{"job": "noop", "delay": 1_000_000}] * 10_000})
-    return str(ours.http.ask("GET", "/api/v1/executions?limit=1")[1]["items"][0]["id"])
+    return str(ours.http.request("GET", "/api/v1/executions?limit=1")[1]["items"][0]["id"])
 
 
 def _round_trips(client: Client) -> list[float]:
     taken = []
     for number in paced(_PER_SECOND, _SECONDS):
         began = time.perf_counter()
-        status, answer = client.ask("GET", "/healthz" if number % 2 else "/api/v1/jobs/noop")
+        status, answer = client.request("GET", "/healthz" if number % 2 else "/api/v1/jobs/noop")
         taken.append(time.perf_counter() - began)
         if status != 200:
             raise RuntimeError(f"the other client was refused: {status} {answer}")

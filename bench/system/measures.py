@@ -14,10 +14,10 @@ _SUBMIT = "/api/v1/jobs/noop/executions"
 
 def drain(ours: Ours, bare: Bare, count: int) -> list[Figure]:
     """No-ops from all accepted to all final in SQL, and from all queued to all acknowledged."""
-    before, cpu = ours.final(), _cpu(ours)
+    before, cpu = ours.count_final(), _cpu(ours)
     _submit_batch(ours, count)
     began = time.perf_counter()
-    until(lambda: ours.final() >= before + count, every=0.05)
+    until(lambda: ours.count_final() >= before + count, every=0.05)
     rate = count / (time.perf_counter() - began)
     used = {name: (value - cpu[name]) / count * 1e6 for name, value in _cpu(ours).items()}
 
@@ -36,14 +36,14 @@ def _drain_bare(bare: Bare, count: int) -> tuple[float, dict[str, float]]:
     # All at once into the queue that the worker watches, so that publishing is not part of the figure.
     bare.broker.rename("staged", "bare")
     began = time.perf_counter()
-    until(bare.done, every=0.02)
+    until(bare.is_done, every=0.02)
     rate = count / (time.perf_counter() - began)
     return rate, {name: (value - cpu[name]) / count * 1e6 for name, value in _cpu(bare).items()}
 
 
 def submissions(ours: Ours, bare: Bare, count: int) -> list[Figure]:
     """Single submissions over HTTP by eight clients, beside `apply_async` in a loop; CPU until all are final."""
-    before, cpu = ours.final(), _cpu(ours)
+    before, cpu = ours.count_final(), _cpu(ours)
     began = time.perf_counter()
     threads = [threading.Thread(target=_submit_singles, args=(ours.http.port, count // 8)) for _ in range(8)]
     for thread in threads:
@@ -52,7 +52,7 @@ def submissions(ours: Ours, bare: Bare, count: int) -> list[Figure]:
         thread.join()
     sent = count // 8 * 8
     rate = sent / (time.perf_counter() - began)
-    until(lambda: ours.final() >= before + sent, every=0.05)
+    until(lambda: ours.count_final() >= before + sent, every=0.05)
     used = {name: (value - cpu[name]) / sent * 1e6 for name, value in _cpu(ours).items()}
     bare_rate = _apply_async_rate(bare, count)
     rows = [_figure("single submissions over HTTP (stock: apply_async)", "1/s", rate, bare_rate)]
@@ -70,11 +70,11 @@ def bulk(ours: Ours, bare: Bare, count: int) -> list[Figure]:
 
 def latency(ours: Ours, bare: Bare, per_second: int, seconds: int) -> list[Figure]:
     """Accepted → started at a steady rate, beside published → body."""
-    known = ours.final()
+    known = ours.count_final()
     for _ in paced(per_second, seconds):
         ours.http.submit(_SUBMIT, {"parameters": {}})
-    until(lambda: ours.final() >= known + per_second * seconds)
-    mine = sorted(ours.latencies()[-per_second * seconds :])
+    until(lambda: ours.count_final() >= known + per_second * seconds)
+    mine = sorted(ours.query_latencies()[-per_second * seconds :])
     bare.broker.delete("bare:latencies")
     for _ in paced(per_second, seconds):
         bare.app.stamp.apply_async((time.time(),))
@@ -93,11 +93,11 @@ def flood(ours: Ours) -> list[Figure]:
     gibibyte = _beside(ours, "while another job prints 1 GiB", lines=128 * 1024, length=8 * 1024)
     short = _beside(ours, "while another job writes short lines", lines=45_000, length=200)
     rows = [
-        _figure(f"submitted → Succeeded, {seen.what}, {name}", "ms", value * 1e3, None)
+        _figure(f"submitted → Succeeded, {seen.condition}, {name}", "ms", value * 1e3, None)
         for seen in (quiet, gibibyte, short)
-        for name, value in (("p50", statistics.median(seen.taken)), ("p99", p99(sorted(seen.taken))))
+        for name, value in (("p50", statistics.median(seen.round_trips)), ("p99", p99(sorted(seen.round_trips))))
     ]
-    grown = gibibyte.grown.items()
+    grown = gibibyte.memory_growth.items()
     return rows + [
         _figure(f"memory (PSS) that 1 GiB of output takes, {name}", "MiB", size, None) for name, size in grown
     ]
@@ -107,21 +107,21 @@ def flood(ours: Ours) -> list[Figure]:
 class _Seen:
     """Round trips (s) and how much each process grew meanwhile (MiB)."""
 
-    what: str
-    taken: list[float]
-    grown: dict[str, float] = field(default_factory=dict)
+    condition: str
+    round_trips: list[float]
+    memory_growth: dict[str, float] = field(default_factory=dict)
 
 
 def _beside(ours: Ours, what: str, **parameters: int) -> _Seen:
-    before = {name: tree.pss() for name, tree in ours.trees.items()}
+    before = {name: tree.measure_pss() for name, tree in ours.usage.items()}
     seen = _Seen(what, [], dict.fromkeys(before, 0.0))
     ours.http.submit("/api/v1/jobs/floods/executions", {"parameters": parameters})
     until(lambda: ours.broker.xlen("jw:logs"))
     unfinished = "/api/v1/executions?job=floods&state=Running&limit=1"
-    while not seen.taken or ours.http.ask("GET", unfinished)[1]["items"]:
-        seen.taken.extend(_round_trips(ours, seconds=1))
-        for name, tree in ours.trees.items():
-            seen.grown[name] = max(seen.grown[name], tree.pss() - before[name])
+    while not seen.round_trips or ours.http.request("GET", unfinished)[1]["items"]:
+        seen.round_trips.extend(_round_trips(ours, seconds=1))
+        for name, tree in ours.usage.items():
+            seen.memory_growth[name] = max(seen.memory_growth[name], tree.measure_pss() - before[name])
     return seen
 
 
@@ -137,8 +137,8 @@ def _round_trips(ours: Ours, seconds: int) -> list[float]:
 def memory(ours: Ours, bare: Bare) -> list[Figure]:
     """Proportional set size of each process with its children."""
     return [
-        _figure(f"memory (PSS), {name}", "MiB", tree.pss(), bare.trees[name].pss() if name in bare.trees else None)
-        for name, tree in ours.trees.items()
+        _figure(f"memory (PSS), {name}", "MiB", tree.measure_pss(), bare.usage[name].measure_pss() if name in bare.usage else None)
+        for name, tree in ours.usage.items()
     ]
 
 
@@ -161,9 +161,9 @@ def _apply_async_rate(bare: Bare, count: int) -> float:
     for number in range(count):
         bare.app.noop.apply_async((number,))
     rate = count / (time.perf_counter() - began)
-    until(bare.done, every=0.05)
+    until(bare.is_done, every=0.05)
     return rate
 
 
 def _cpu(rig: Ours | Bare) -> dict[str, float]:
-    return {name: tree.cpu() for name, tree in rig.trees.items()}
+    return {name: tree.measure_cpu() for name, tree in rig.usage.items()}

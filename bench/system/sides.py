@@ -18,7 +18,7 @@ class Ours(Rig):
 
     def start(self) -> None:
         """Start and wait until a no-op can be submitted."""
-        self.broker = self.redis("redis")
+        self.broker = self.start_redis("redis")
         port = free_port()
         self.database = self.folder / "jobworker.db"
         environment = {
@@ -30,20 +30,20 @@ class Ours(Rig):
         }
         command = [sys.executable, "-m", "jobworker.cli", "db", "upgrade"]
         subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True)
-        self.python("web", ["-m", "jobworker.cli", "web"], **environment)
-        self.python("relay", ["-m", "jobworker.cli", "relay"], **environment)
-        self.python("worker", _worker_command("jobworker"), **environment)
+        self.start_python("web", ["-m", "jobworker.cli", "web"], **environment)
+        self.start_python("relay", ["-m", "jobworker.cli", "relay"], **environment)
+        self.start_python("worker", _worker_command("jobworker"), **environment)
         self.http = Client(port)
-        until(lambda: self.http.ask("GET", "/readyz")[1]["checks"]["workers"]["status"] == "ok")
-        until(lambda: self.http.ask("GET", "/api/v1/jobs/noop")[0] == 200)
+        until(lambda: self.http.request("GET", "/readyz")[1]["checks"]["workers"]["status"] == "ok")
+        until(lambda: self.http.request("GET", "/api/v1/jobs/noop")[0] == 200)
 
-    def final(self) -> int:
+    def count_final(self) -> int:
         """How many executions SQL knows to be final."""
         with contextlib.closing(sqlite3.connect(self.database)) as connection:
             query = "SELECT count(*) FROM executions WHERE state = 'Succeeded'"
             return int(connection.execute(query).fetchone()[0])
 
-    def latencies(self) -> list[float]:
+    def query_latencies(self) -> list[float]:
         """Seconds from accepted to started, of every execution."""
         query = "SELECT (julianday(started_at) - julianday(created_at)) * 86400 FROM executions"
         with contextlib.closing(sqlite3.connect(self.database)) as connection:
@@ -55,16 +55,16 @@ class Bare(Rig):
 
     def start(self) -> None:
         """Start and wait until the worker answers."""
-        self.broker = self.redis("redis")
+        self.broker = self.start_redis("redis")
         environment = {"BARE_BROKER": url(self.broker)}
-        self.python("worker", _worker_command("bench.system.bare"), **environment)
+        self.start_python("worker", _worker_command("bench.system.bare"), **environment)
         os.environ.update(environment)
         from bench.system import bare  # Reads the broker's address when it is imported.
 
         self.app = bare
         until(lambda: bare.app.control.ping(timeout=1))
 
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Whether nothing is queued or in flight."""
         return self.broker.llen("bare") == 0 and self.broker.hlen("unacked") == 0
 
@@ -81,7 +81,7 @@ class Client:
         self.port = port
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
-    def ask(self, method: str, path: str, body: Any = None, **more: str) -> tuple[int, Any]:
+    def request(self, method: str, path: str, body: Any = None, **more: str) -> tuple[int, Any]:
         """Status and JSON of the answer; (0, {}) while nobody listens. `more` are headers."""
         content = json.dumps(body).encode() if body is not None else None
         headers = {"Content-Type": "application/json", **more} if content else more
@@ -95,14 +95,14 @@ class Client:
 
     def submit(self, path: str, body: Any) -> None:
         """POST and insist on 202; a connection that was closed while it was idle is opened again."""
-        status, answer = self.ask("POST", path, body)
+        status, answer = self.request("POST", path, body)
         if status == 0:
-            status, answer = self.ask("POST", path, body)
+            status, answer = self.request("POST", path, body)
         if status != 202:
             raise RuntimeError(f"the submission was refused: {status} {answer}")
 
     def submit_and_wait(self, path: str, body: Any) -> None:
         """POST, and insist on an end within the time that a request may wait."""
-        status, answer = self.ask("POST", path, body, Prefer="wait=30")
+        status, answer = self.request("POST", path, body, Prefer="wait=30")
         if status != 200:
             raise RuntimeError(f"the execution did not end in time: {status} {answer}")

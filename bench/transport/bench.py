@@ -14,18 +14,18 @@ class Bench:
     """Makes sides, each in a folder of its own. `environment` goes to the processes of both."""
 
     folder: Path
-    diary: Diary
+    probe: Diary
     environment: Mapping[str, str]
-    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    _folder_numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
-    def ours(self, **settings: str) -> Ours:
+    def make_jobworker(self, **settings: str) -> Ours:
         """JobWorker's side, with JOBWORKER_* settings by their short names."""
         given = {f"JOBWORKER_{name.upper()}": value for name, value in settings.items()}
-        return Ours(self._place("ours"), {**self.environment, **given})
+        return Ours(self._make_folder_path("ours"), {**self.environment, **given})
 
-    def stock(self, visibility: str | None = None) -> Stock:
+    def make_celery(self, visibility: str | None = None) -> Stock:
         """Stock Celery's side."""
-        return Stock(self._place("stock"), self.environment, visibility)
+        return Stock(self._make_folder_path("stock"), self.environment, visibility)
 
-    def _place(self, side: str) -> Path:
-        return self.folder / f"{side}-{next(self._numbers)}"
+    def _make_folder_path(self, side: str) -> Path:
+        return self.folder / f"{side}-{next(self._folder_numbers)}"

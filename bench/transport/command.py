@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     chosen = {name: _MEASURES[name] for name in wanted.measure or _MEASURES}
     table = Table()
     with tempfile.TemporaryDirectory(prefix="jobworker-bench-") as folder, Rig(Path(folder, "diary")) as rig:
-        notes = rig.redis("redis")
+        notes = rig.start_redis("redis")
         environment = {diary.VARIABLE: url(notes), "JOBWORKER_TRANSPORT": wanted.transport}
         bench = Bench(Path(folder), Diary(notes), environment)
         for number in range(wanted.rounds):

@@ -42,15 +42,15 @@ def threads(bench: Bench) -> list[Figure]:
 
 def _drain(bench: Bench, pool: str, options: Sequence[str], rate: Bar, cpu: Bar) -> list[Figure]:
     with contextlib.ExitStack() as started:
-        ours = started.enter_context(bench.ours())
-        ours.worker(options=options)
-        stock = {f"prefetch {prefetch}": started.enter_context(bench.stock()) for prefetch in _PREFETCH}
+        ours = started.enter_context(bench.make_jobworker())
+        ours.start_worker(options=options)
+        stock = {f"prefetch {prefetch}": started.enter_context(bench.make_celery()) for prefetch in _PREFETCH}
         for prefetch, side in zip(_PREFETCH, stock.values(), strict=True):
-            side.worker(options=[*options, "--prefetch-multiplier", prefetch])
+            side.start_worker(options=[*options, "--prefetch-multiplier", prefetch])
         mine, theirs = _in_turns(ours, stock)
         _insist_on_ends(ours)
     return [
-        Figure(f"drain, {pool}", "jobs/s", mine.rate(), {how: used.rate() for how, used in theirs.items()}, rate),
+        Figure(f"drain, {pool}", "jobs/s", mine.compute_rate(), {how: used.compute_rate() for how, used in theirs.items()}, rate),
         _cost(f"worker CPU, {pool}", "worker", mine, theirs, cpu),
         _cost(f"Redis CPU, {pool}", "redis", mine, theirs, ratio_at_most(0.4)),
     ]
@@ -67,23 +67,23 @@ class _Used:
     def drain(self, side: Side, count: int) -> None:
         """One slice."""
         side.stage("noop", count)
-        before, began = self._cpu(side), time.perf_counter()
-        side.release()
-        until(side.done, every=0.02, what="the no-ops")
+        before, began = self._measure_cpu(side), time.perf_counter()
+        side.release_staged()
+        until(side.is_done, every=0.02, what="the no-ops")
         self.seconds += time.perf_counter() - began
-        self.cpu.update({name: used - before[name] for name, used in self._cpu(side).items()})
+        self.cpu.update({name: used - before[name] for name, used in self._measure_cpu(side).items()})
         self.jobs += count
 
-    def rate(self) -> float:
+    def compute_rate(self) -> float:
         return self.jobs / self.seconds
 
-    def per_job(self, name: str) -> float:
+    def compute_cpu_per_job(self, name: str) -> float:
         """CPU in µs."""
         return self.cpu[name] / self.jobs * 1e6
 
     @staticmethod
-    def _cpu(side: Side) -> dict[str, float]:
-        used = {name: tree.cpu() for name, tree in side.trees.items()}
+    def _measure_cpu(side: Side) -> dict[str, float]:
+        used = {name: tree.measure_cpu() for name, tree in side.usage.items()}
         return {**used, "strangers": machine_cpu() - sum(used.values()) - time.process_time()}
 
 
@@ -103,13 +103,13 @@ def _in_turns(ours: Ours, stock: Mapping[str, Side]) -> tuple[_Used, dict[str, _
 
 
 def _cost(what: str, process: str, mine: _Used, theirs: Mapping[str, _Used], bar: Bar) -> Figure:
-    stock = {how: used.per_job(process) for how, used in theirs.items()}
-    return Figure(what, "µs/job", mine.per_job(process), stock, bar)
+    stock = {how: used.compute_cpu_per_job(process) for how, used in theirs.items()}
+    return Figure(what, "µs/job", mine.compute_cpu_per_job(process), stock, bar)
 
 
 def _insist_on_ends(ours: Ours) -> None:
     """A drain counts only if each attempt was reported Running once and ended once."""
     expected = _WARM + _SLICES * _OURS
-    kinds = Counter(fields["kind"] for fields in ours.events())
+    kinds = Counter(fields["kind"] for fields in ours.read_events())
     if kinds != {"running": expected, "succeeded": expected}:
         raise RuntimeError(f"{expected} no-ops were reported as {dict(kinds)}")

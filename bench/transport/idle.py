@@ -15,13 +15,13 @@ _SETTLE = 8
 
 def idle(bench: Bench) -> list[Figure]:
     """CPU and memory of both at the same time: neither keeps the other from anything."""
-    with bench.ours() as ours, bench.stock() as stock:
+    with bench.make_jobworker() as ours, bench.make_celery() as stock:
         for side in (ours, stock):
             _warm(side)
         time.sleep(_SETTLE)
-        trees = [ours.trees["worker"], stock.trees["worker"]]
+        trees = [ours.usage["worker"], stock.usage["worker"]]
         mine, theirs = _percent(trees)
-        memory = [tree.pss() for tree in trees]
+        memory = [tree.measure_pss() for tree in trees]
     return [
         Figure("idle worker, CPU", "% of a core", mine, {"": theirs}, above_stock_at_most(0.5)),
         Figure("idle worker, memory (PSS)", "MiB", memory[0], {"": memory[1]}, above_stock_at_most(5)),
@@ -29,14 +29,14 @@ def idle(bench: Bench) -> list[Figure]:
 
 
 def _warm(side: Side) -> None:
-    side.worker()
+    side.start_worker()
     side.stage("noop", 200)
-    side.release()
-    until(side.done, what="the no-ops that warm the worker up")
+    side.release_staged()
+    until(side.is_done, what="the no-ops that warm the worker up")
 
 
 def _percent(trees: list[Tree]) -> list[float]:
-    before, began = [tree.cpu() for tree in trees], time.perf_counter()
+    before, began = [tree.measure_cpu() for tree in trees], time.perf_counter()
     time.sleep(_SECONDS)
     took = time.perf_counter() - began
-    return [100 * (tree.cpu() - used) / took for tree, used in zip(trees, before, strict=True)]
+    return [100 * (tree.measure_cpu() - used) / took for tree, used in zip(trees, before, strict=True)]

@@ -34,15 +34,15 @@ _ENDS = frozenset({"succeeded", "failed", "timed_out", "cancelled", "expired", "
 
 def kill(bench: Bench) -> list[Figure]:
     """Both sides lose 25 workers over 37,500 messages."""
-    with bench.ours(worker_lease=_LEASE) as ours:
+    with bench.make_jobworker(worker_lease=_LEASE) as ours:
         published = _kill_workers(bench, ours)
         until(lambda: _settled(ours), within=180, what="the survivor to drain everything")
-        mine = _what_ours_did(published, bench.diary.starts(), ours.events())
-    with bench.stock(visibility=_LEASE) as stock:
+        mine = _what_ours_did(published, bench.probe.get_starts(), ours.read_events())
+    with bench.make_celery(visibility=_LEASE) as stock:
         published = _kill_workers(bench, stock)
-        until(stock.done, within=300, every=0.1, what="the survivor to drain everything")
+        until(stock.is_done, within=300, every=0.1, what="the survivor to drain everything")
         time.sleep(1)  # One that was popped and not yet written down is on its way, not lost.
-        theirs = _what_stock_did(published, bench.diary.starts())
+        theirs = _what_stock_did(published, bench.probe.get_starts())
     return _figures(mine, theirs)
 
 
@@ -53,27 +53,27 @@ class Outcome:
     #: Neither ended nor reported as gone down with its worker.
     lost: int = 0
     #: Started again although its first worker lived or had reported it.
-    again: int = 0
+    duplicates: int = 0
     #: Started again because its worker died before it had reported that.
-    again_unsaid: int = 0
+    unreported_duplicates: int = 0
     #: Reported as gone down with its worker, for the relay to start the next attempt: it had started, or it only might.
-    down_started: int = 0
-    down_unstarted: int = 0
+    reported_lost_started: int = 0
+    reported_lost_unstarted: int = 0
     ended_twice: int = 0
     poisoned: int = 0
 
 
 def _kill_workers(bench: Bench, side: Side) -> list[str]:
-    bench.diary.clear()
-    side.worker(_SURVIVOR)
+    bench.probe.clear()
+    side.start_worker(_SURVIVOR)
     published: list[str] = []
     for number in range(_KILLS):
         victim = f"victim{number}"
-        side.worker(victim)
-        enough = bench.diary.started() + random.randint(_EARLIEST, _LATEST)
+        side.start_worker(victim)
+        enough = bench.probe.count_starts() + random.randint(_EARLIEST, _LATEST)
         numbers = range(number * _PER_KILL, (number + 1) * _PER_KILL)
         published += side.publish("note", ({"number": each} for each in numbers))
-        until(lambda: bench.diary.started() >= enough, every=0.002, what="work to be under way")  # noqa: B023
+        until(lambda: bench.probe.count_starts() >= enough, every=0.002, what="work to be under way")  # noqa: B023
         time.sleep(random.uniform(0, 0.02))
         side.kill(victim)
     return published
@@ -81,8 +81,8 @@ def _kill_workers(bench: Bench, side: Side) -> list[str]:
 
 def _settled(ours: Ours) -> bool:
     """Only the survivor is left, and nothing is queued or in flight."""
-    survivors = [worker for worker in ours.workers() if _is_survivor(worker)]
-    return ours.workers() == survivors and ours.nothing_left()
+    survivors = [worker for worker in ours.list_worker_ids() if _is_survivor(worker)]
+    return ours.list_worker_ids() == survivors and ours.is_drained()
 
 
 def _is_survivor(worker: str) -> bool:
@@ -97,11 +97,11 @@ class _Reported:
     kinds: Counter[str] = field(default_factory=Counter)
 
     @property
-    def ends(self) -> int:
+    def final_count(self) -> int:
         return sum(self.kinds[kind] for kind in _ENDS)
 
     @property
-    def down(self) -> bool:
+    def is_reported_lost(self) -> bool:
         """Whether the relay learns that the attempt ran, or was about to, on a worker that died."""
         return bool(self.kinds["lost"]) or any(not _is_survivor(worker) for worker in self.running)
 
@@ -115,16 +115,16 @@ def _what_ours_did(published: Iterable[str], starts: Iterable[Start], events: It
     for execution in published:
         said = reported[execution]
         poisoned = bool(said.kinds["poisoned"])
-        if not said.ends and not poisoned:
-            outcome.lost += not said.down
-            outcome.down_started += said.down and execution in runs
-            outcome.down_unstarted += said.down and execution not in runs
-        outcome.ended_twice += said.ends > 1
+        if not said.final_count and not poisoned:
+            outcome.lost += not said.is_reported_lost
+            outcome.reported_lost_started += said.is_reported_lost and execution in runs
+            outcome.reported_lost_unstarted += said.is_reported_lost and execution not in runs
+        outcome.ended_twice += said.final_count > 1
         outcome.poisoned += poisoned
         for earlier in runs[execution][:-1] if execution in runs else ():
             allowed = not _is_survivor(earlier) and earlier not in said.running
-            outcome.again_unsaid += allowed
-            outcome.again += not allowed
+            outcome.unreported_duplicates += allowed
+            outcome.duplicates += not allowed
     return outcome
 
 
@@ -143,19 +143,19 @@ def _what_stock_did(published: Iterable[str], starts: Iterable[Start]) -> Outcom
     for start in starts:
         runs[start.execution].append(start.worker)
     again = sum(_is_survivor(earlier) for workers in runs.values() for earlier in workers[:-1])
-    return Outcome(lost=sum(each not in runs for each in published), again=again)
+    return Outcome(lost=sum(each not in runs for each in published), duplicates=again)
 
 
 def _figures(mine: Outcome, theirs: Outcome) -> list[Figure]:
     what = f"{_KILLS} × kill -9, {_KILLS * _PER_KILL:,} messages"
     rows = [
         ("lost", mine.lost, theirs.lost, True),
-        ("started twice though its worker lived or had reported it", mine.again, theirs.again, True),
+        ("started twice though its worker lived or had reported it", mine.duplicates, theirs.duplicates, True),
         ("ended twice", mine.ended_twice, None, True),
         ("poisoned", mine.poisoned, None, True),
-        ("started twice, its worker had died before it could report", mine.again_unsaid, None, False),
-        ("down with their worker and reported so, started", mine.down_started, None, False),
-        ("down with their worker and reported so, not started", mine.down_unstarted, None, False),
+        ("started twice, its worker had died before it could report", mine.unreported_duplicates, None, False),
+        ("down with their worker and reported so, started", mine.reported_lost_started, None, False),
+        ("down with their worker and reported so, not started", mine.reported_lost_unstarted, None, False),
     ]
     return [
         Figure(f"{what}: {name}", "messages", ours, {} if stock is None else {"": stock}, at_most(0) if asked else None)

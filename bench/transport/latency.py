@@ -14,9 +14,9 @@ _SECONDS = 20
 
 def latency(bench: Bench) -> list[Figure]:
     """The time from before the message is made to the first line of the job's body."""
-    with bench.ours() as ours:
+    with bench.make_jobworker() as ours:
         mine = _measure(bench, ours)
-    with bench.stock() as stock:
+    with bench.make_celery() as stock:
         theirs = _measure(bench, stock)
     what = f"latency at {_PER_SECOND}/s, publish → body"
     return [
@@ -26,14 +26,14 @@ def latency(bench: Bench) -> list[Figure]:
 
 
 def _measure(bench: Bench, side: Side) -> list[float]:
-    bench.diary.clear()
-    side.worker()
+    bench.probe.clear()
+    side.start_worker()
     _send(side, 1)
-    until(lambda: bench.diary.arrived() == _PER_SECOND, what="the stamps that warm the worker up")
-    bench.diary.clear()
+    until(lambda: bench.probe.count_arrivals() == _PER_SECOND, what="the stamps that warm the worker up")
+    bench.probe.clear()
     _send(side, _SECONDS)
-    until(lambda: bench.diary.arrived() == _PER_SECOND * _SECONDS, what="the stamps")
-    return sorted(1e3 * seconds for seconds in bench.diary.latencies())
+    until(lambda: bench.probe.count_arrivals() == _PER_SECOND * _SECONDS, what="the stamps")
+    return sorted(1e3 * seconds for seconds in bench.probe.get_latencies())
 
 
 def _send(side: Side, seconds: int) -> None:

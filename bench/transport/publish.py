@@ -13,9 +13,9 @@ _STOCK = 3_000
 
 def publish(bench: Bench) -> list[Figure]:
     """CPU of this process, from parameters to sent; ours in the relay's batches, stock one by one."""
-    with bench.ours() as ours:
+    with bench.make_jobworker() as ours:
         mine = _cpu(lambda count: ours.publish("noop", _numbered(count)), _OURS)
-    with bench.stock() as stock:
+    with bench.make_celery() as stock:
         theirs = _cpu(lambda count: stock.publish("noop", _numbered(count)), _STOCK)
     return [Figure("publish, publisher's CPU", "µs/message", mine, {"": theirs}, ratio_at_most(0.1))]
 

@@ -28,10 +28,10 @@ _JOBS = 4
 
 def recovery(bench: Bench) -> list[Figure]:
     """One worker holds a running job and fetched ones; seconds from its kill -9 until the other runs them."""
-    with bench.ours(worker_lease=str(_LEASE)) as ours:
+    with bench.make_jobworker(worker_lease=str(_LEASE)) as ours:
         house = _House(ours)
         try:
-            ours.worker("victim", ("--concurrency", "1", "--prefetch-multiplier", str(_JOBS)))
+            ours.start_worker("victim", ("--concurrency", "1", "--prefetch-multiplier", str(_JOBS)))
             return _after_a_kill(bench, ours, house)
         finally:
             house.database.dispose()
@@ -45,50 +45,50 @@ class _House:
         settings = {**ours.environment, "JOBWORKER_DATABASE_URL": address}
         command = [sys.executable, "-m", "jobworker.cli", "db", "upgrade"]
         subprocess.run(command, env={**os.environ, **settings}, check=True, capture_output=True)
-        ours.python("relay", ["-m", "jobworker.cli", "relay"], **settings)
+        ours.start_python("relay", ["-m", "jobworker.cli", "relay"], **settings)
         self.database = Database(address)
 
     def submit(self) -> list[str]:
         """Accept what holds the worker."""
-        until(self._offered, what="a definition of the job")
+        until(self._is_job_defined, what="a definition of the job")
         wanted = [Submission(job="hold", parameters={})] * _JOBS
         return list(submission.submit_batch(self.database, SystemClock(), wanted, "bench").execution_ids)
 
-    def _offered(self) -> bool:
+    def _is_job_defined(self) -> bool:
         with self.database.read() as connection:
             return jobs.get(connection, "hold") is not None
 
-    def all_final(self, ids: list[str]) -> bool:
+    def are_all_final(self, ids: list[str]) -> bool:
         """Whether everything has ended."""
         return all(executions.get(self.database, each).state in FINAL for each in ids)
 
 
 def _after_a_kill(bench: Bench, ours: Ours, house: _House) -> list[Figure]:
-    bench.diary.clear()
+    bench.probe.clear()
     ids = house.submit()
-    until(lambda: bench.diary.started() == 1, what="the victim to run one job")
+    until(lambda: bench.probe.count_starts() == 1, what="the victim to run one job")
     # With a free process for each job: what it does not start now is held by the victim.
-    ours.worker("heir", ("--concurrency", str(_JOBS)))
-    until(lambda: not ours.broker.llen(ours.waiting()), what="an empty queue")
+    ours.start_worker("heir", ("--concurrency", str(_JOBS)))
+    until(lambda: not ours.broker.llen(ours.get_waiting_list()), what="an empty queue")
     time.sleep(1)
-    before = bench.diary.starts()
+    before = bench.probe.get_starts()
     killed_at = time.time()
     ours.kill("victim")
     until(lambda: len(_runs(bench, killed_at)) == _JOBS - len(before) + 1, what="everything to run on the heir")
     runs = _runs(bench, killed_at)
-    bench.diary.release()
-    until(lambda: house.all_final(ids), what="everything to end")
+    bench.probe.release_jobs()
+    until(lambda: house.are_all_final(ids), what="everything to end")
     return _figures(before[0], runs, killed_at)
 
 
 def _runs(bench: Bench, since: float) -> dict[str, Start]:
-    return {start.execution: start for start in bench.diary.starts() if start.at > since}
+    return {start.execution: start for start in bench.probe.get_starts() if start.at > since}
 
 
 def _figures(running: Start, runs: dict[str, Start], killed_at: float) -> list[Figure]:
     reserved = [start.at - killed_at for start in runs.values() if start.execution != running.execution]
     what, bar = "kill -9 → running elsewhere", at_most(_LEASE + _GRACE)
-    figures = [Figure(f"{what}, what ran", "s", runs[running.execution].at - killed_at, bar=bar)]
+    figures = [Figure(f"{what}, what ran", "s", runs[running.execution].at - killed_at, target=bar)]
     if reserved:
-        figures.append(Figure(f"{what}, the last of what was fetched", "s", max(reserved), bar=bar))
+        figures.append(Figure(f"{what}, the last of what was fetched", "s", max(reserved), target=bar))
     return figures

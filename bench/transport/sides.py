@@ -39,36 +39,36 @@ class Side(Rig, abc.ABC):
 
     def start(self) -> None:
         """Only the Redis; workers are started by name."""
-        self.broker = self.redis("redis")
+        self.broker = self.start_redis("redis")
         self._control = Celery("control", broker=url(self.broker), set_as_current=False).control
 
-    def worker(self, name: str = "worker", options: Sequence[str] = PREFORK) -> None:
+    def start_worker(self, name: str = "worker", options: Sequence[str] = PREFORK) -> None:
         """Start a worker and wait until it takes part."""
         command = ["-m", "celery", "-A", self.app, "worker", "--loglevel", "WARNING", "-n", f"{name}@bench", *options]
-        self.python(name, command, **self.environment)
-        until(lambda: self._answers(f"{name}@bench"), what=f"worker {name}")
+        self.start_python(name, command, **self.environment)
+        until(lambda: self._is_worker_ready(f"{name}@bench"), what=f"worker {name}")
 
     @abc.abstractmethod
     def publish(self, task: str, parameters: Iterable[Mapping[str, Any]], queue: str = "") -> list[str]:
         """Send one message for each, to the workers' queue by default; answers what the diary will call them."""
 
     @abc.abstractmethod
-    def waiting(self, queue: str = "") -> str:
+    def get_waiting_list(self, queue: str = "") -> str:
         """The Redis list in which published messages wait."""
 
     def stage(self, task: str, count: int) -> None:
         """Publish where no worker looks."""
         self.publish(task, ({"number": number} for number in range(count)), _STAGED)
 
-    def release(self) -> None:
+    def release_staged(self) -> None:
         """Give the workers all that was staged at once, so that publishing is not part of what is measured."""
-        self.broker.rename(self.waiting(_STAGED), self.waiting())
+        self.broker.rename(self.get_waiting_list(_STAGED), self.get_waiting_list())
 
     @abc.abstractmethod
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Whether nothing is queued or in flight and everything is reported."""
 
-    def _answers(self, hostname: str) -> bool:
+    def _is_worker_ready(self, hostname: str) -> bool:
         return bool(self._control.ping(destination=[hostname], timeout=1, limit=1))
 
 
@@ -80,7 +80,7 @@ class Ours(Side):
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         super().__init__(folder)
-        self._given = environment
+        self._extra_environment = environment
         self._ids = IdFactory()
         self._published = 0
 
@@ -92,54 +92,54 @@ class Ours(Side):
             "JOBWORKER_REDIS_URL": url(self.broker),
             "JOBWORKER_TASKS": "bench.jobs",
             "JOBWORKER_LOG_LEVEL": "WARNING",
-            **self._given,
+            **self._extra_environment,
         }
         self._publisher = Publisher(self.broker)
 
     def publish(self, task: str, parameters: Iterable[Mapping[str, Any]], queue: str = "") -> list[str]:
         """By the relay's publisher, in batches as it does."""
-        messages = [self._message(task, each, queue or self.queue) for each in parameters]
+        messages = [self._make_message(task, each, queue or self.queue) for each in parameters]
         for first in range(0, len(messages), _BATCH):
             self._publisher.publish(messages[first : first + _BATCH])
         self._published += len(messages)
         return [message.execution for message in messages]
 
-    def waiting(self, queue: str = "") -> str:
+    def get_waiting_list(self, queue: str = "") -> str:
         """One list for each queue and priority."""
         return list_name(queue or self.queue, DEFAULT_PRIORITY)
 
-    def _message(self, task: str, parameters: Mapping[str, Any], queue: str) -> Message:
+    def _make_message(self, task: str, parameters: Mapping[str, Any], queue: str) -> Message:
         # A first attempt, as the relay makes it of a row.
         return Message(
-            execution=self._ids.new(time.time_ns() // 1_000_000), attempt=1, job=task, revision=1, task=task,
+            execution=self._ids.create_id(time.time_ns() // 1_000_000), attempt=1, job=task, revision=1, task=task,
             queue=queue, priority=DEFAULT_PRIORITY, parameters=parameters, retries=0, max_attempts=1,
             time_limit=None, soft_time_limit=None, correlation_id="bench", scheduled_for=None,
         )  # fmt: skip
 
-    def release(self) -> None:
+    def release_staged(self) -> None:
         """What was staged, and the wake-up token that goes with a publication."""
-        super().release()
+        super().release_staged()
         self.broker.lpush(keys.READY.format(queue=self.queue), 1)
 
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Nothing queued, nothing in flight, and Running and the end of each are in the stream."""
-        return self.broker.xlen(keys.EVENTS) >= 2 * self._published and self.nothing_left()
+        return self.broker.xlen(keys.EVENTS) >= 2 * self._published and self.is_drained()
 
-    def nothing_left(self) -> bool:
+    def is_drained(self) -> bool:
         """Nothing queued, nothing in flight."""
-        if self.broker.llen(self.waiting()):
+        if self.broker.llen(self.get_waiting_list()):
             return False
         client: Any = self.broker
-        held = (client.hkeys(keys.INFLIGHT.format(worker=worker)) for worker in self.workers())
+        held = (client.hkeys(keys.INFLIGHT.format(worker=worker)) for worker in self.list_worker_ids())
         # Messages have numbers; the other fields are the worker's book-keeping.
         return not any(tag.isdecimal() for tags in held for tag in tags)
 
-    def workers(self) -> list[str]:
+    def list_worker_ids(self) -> list[str]:
         """The ids of the workers that are counted as living."""
         known: Any = self.broker.zrange(keys.WORKERS, 0, -1)
         return list(known)
 
-    def events(self) -> Iterable[Mapping[str, str]]:
+    def read_events(self) -> Iterable[Mapping[str, str]]:
         """Everything that was reported, in order."""
         client: Any = self.broker
         last = "-"
@@ -156,12 +156,12 @@ class Stock(Side):
 
     def __init__(self, folder: Path, environment: Mapping[str, str], visibility: str | None = None) -> None:
         super().__init__(folder)
-        self._given = {**environment, **({"BENCH_VISIBILITY": visibility} if visibility else {})}
+        self._extra_environment = {**environment, **({"BENCH_VISIBILITY": visibility} if visibility else {})}
 
     def start(self) -> None:
         """Redis, and the app with which the bench publishes."""
         super().start()
-        self.environment = {"BENCH_BROKER": url(self.broker), **self._given}
+        self.environment = {"BENCH_BROKER": url(self.broker), **self._extra_environment}
         self.celery = stock.make(url(self.broker))
 
     def publish(self, task: str, parameters: Iterable[Mapping[str, Any]], queue: str = "") -> list[str]:
@@ -172,10 +172,10 @@ class Stock(Side):
             names.append(str(each.get("number")))
         return names
 
-    def waiting(self, queue: str = "") -> str:
+    def get_waiting_list(self, queue: str = "") -> str:
         """The list has the name of the queue."""
         return queue or self.queue
 
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Nothing queued and nothing un-acknowledged."""
-        return self.broker.llen(self.waiting()) == 0 and self.broker.hlen("unacked") == 0
+        return self.broker.llen(self.get_waiting_list()) == 0 and self.broker.hlen("unacked") == 0

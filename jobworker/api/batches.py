@@ -26,41 +26,41 @@ _LOCATION = {"Location": {"description": "The workflow, as a batch.", "schema": 
 
 @blueprint.post("/workflows")
 @blueprint.arguments(WorkflowBody())
-@blueprint.large()
-@blueprint.answers(202, BatchStatus(), "All steps are accepted.", headers=_LOCATION)
-@blueprint.headers(headers.IDEMPOTENCY_KEY)
-@blueprint.problems(IdempotencyKeyReused, InvalidDependency)
+@blueprint.allow_large_body()
+@blueprint.document_response(202, BatchStatus(), "All steps are accepted.", headers=_LOCATION)
+@blueprint.document_headers(headers.IDEMPOTENCY_KEY)
+@blueprint.document_problems(IdempotencyKeyReused, InvalidDependency)
 def submit_workflow(workflow: Workflow) -> Response:
     """Run steps that need each other: all are accepted, or none if one of them is wrong."""
     accepted = workflows.submit(room().database, room().clock, workflow, ACTOR, headers.once())
     if not accepted.replayed:
-        room().submitted(len(accepted.execution_ids))
+        room().record_submissions(len(accepted.execution_ids))
     assert accepted.batch_id, "a workflow is a batch"
     found = batches.get(room().database, accepted.batch_id)
     return answer(show.batch_status(found), 202, {"Location": f"{show.ROOT}/batches/{accepted.batch_id}"})
 
 
 @blueprint.get("/batches")
-@blueprint.query(PageQuery())
-@blueprint.answers(200, page_of(BatchStatus), "Batches and workflows, newest first, without their steps.")
+@blueprint.accept_query(PageQuery())
+@blueprint.document_response(200, page_of(BatchStatus), "Batches and workflows, newest first, without their steps.")
 def list_batches(query: dict[str, Any]) -> Response:
     """List batches and workflows."""
     return answer(show.page(batches.page(room().database, query["limit"], query["cursor"]), show.batch_status))
 
 
 @blueprint.get("/batches/<string:batch_id>")
-@blueprint.answers(200, BatchStatus(), "The batch as it stands.")
-@blueprint.problems(BatchNotFound)
+@blueprint.document_response(200, BatchStatus(), "The batch as it stands.")
+@blueprint.document_problems(BatchNotFound)
 def get_batch(batch_id: str) -> Response:
     """Read a batch or a workflow: how many executions are in which state."""
     return answer(show.batch_status(batches.get(room().database, batch_id)))
 
 
 @blueprint.post("/batches/<string:batch_id>/cancel")
-@blueprint.answers(202, BatchStatus(), "Nothing more of it starts; what has started is being stopped.")
-@blueprint.problems(BatchNotFound, NotCancellable)
+@blueprint.document_response(202, BatchStatus(), "Nothing more of it starts; what has started is being stopped.")
+@blueprint.document_problems(BatchNotFound, NotCancellable)
 def cancel_batch(batch_id: str) -> Response:
     """Cancel all of a batch that has not ended. Asking again changes nothing."""
     found = batches.cancel(room().database, room().clock, batch_id, ACTOR)
-    room().cancelled()
+    room().notify_cancellation()
     return answer(show.batch_status(found), 202)

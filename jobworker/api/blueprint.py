@@ -116,12 +116,12 @@ class Blueprint(flask_smorest.Blueprint):
         named = self.doc(operationId=view_func.__name__)(strict)
         super().add_url_rule(rule, endpoint, named, *args, **options)
 
-    def query(self, schema: ma.Schema) -> Callable[[View], View]:
+    def accept_query(self, schema: ma.Schema) -> Callable[[View], View]:
         """The view takes these query parameters."""
         decorate: Callable[[View], View] = self.arguments(schema, location="query")
         return decorate
 
-    def answers(
+    def document_response(
         self, status: int, schema: ma.Schema | Mapping[str, Any] | None, description: str, **options: Any
     ) -> Callable[[View], View]:
         """Describe an answer. The view writes it itself: dumping through a schema costs ten times as much."""
@@ -129,17 +129,17 @@ class Blueprint(flask_smorest.Blueprint):
         return decorate
 
     @staticmethod
-    def problems(*kinds: type[JobWorkerError]) -> Callable[[View], View]:
+    def document_problems(*kinds: type[JobWorkerError]) -> Callable[[View], View]:
         """Describe errors that the view may answer besides those that its arguments imply."""
         return _documented("problems", kinds)
 
     @staticmethod
-    def headers(*described: Mapping[str, Any]) -> Callable[[View], View]:
+    def document_headers(*described: Mapping[str, Any]) -> Callable[[View], View]:
         """Describe request headers that the view looks at."""
         return _documented("request_headers", described)
 
     @staticmethod
-    def file(description: str) -> Callable[[View], View]:
+    def accept_file(description: str) -> Callable[[View], View]:
         """The view reads the body itself (`body.file`): a file, not JSON.
 
         It is described as bytes: client generators leave out operations whose bodies are of other types.
@@ -148,7 +148,7 @@ class Blueprint(flask_smorest.Blueprint):
         return _documented("file_body", [{"required": True, "description": description, "content": content}])
 
     @staticmethod
-    def large() -> Callable[[View], View]:
+    def allow_large_body() -> Callable[[View], View]:
         """The view takes bodies up to JOBWORKER_MAX_BODY, a few of them at a time."""
         return _documented("large", [True])
 
@@ -225,7 +225,7 @@ def _without_surprises(view: View) -> View:
         elif not large:
             request.max_content_length = min(_MOST_BODY, request.max_content_length or _MOST_BODY)
         elif (request.content_length or 0) > _MOST_BODY:
-            with room().large_body():
+            with room().reserve_large_body():
                 return view(*args, **kwargs)
         return view(*args, **kwargs)
 

@@ -61,8 +61,8 @@ blueprint = Blueprint(
 
 @blueprint.post("/calendars")
 @blueprint.arguments(CalendarBody())
-@blueprint.answers(201, Calendar(), "The calendar as created.", headers=headers.ETAG)
-@blueprint.problems(CalendarExists)
+@blueprint.document_response(201, Calendar(), "The calendar as created.", headers=headers.ETAG)
+@blueprint.document_problems(CalendarExists)
 def create_calendar(given: dict[str, Any]) -> Response:
     """Make a calendar."""
     made = calendar_editing.create(room().database, room().clock, given, ACTOR)
@@ -72,8 +72,8 @@ def create_calendar(given: dict[str, Any]) -> Response:
 
 
 @blueprint.get("/calendars")
-@blueprint.query(PageQuery())
-@blueprint.answers(200, page_of(CalendarSummary), "Calendars by name.")
+@blueprint.accept_query(PageQuery())
+@blueprint.document_response(200, page_of(CalendarSummary), "Calendars by name.")
 def list_calendars(query: dict[str, Any]) -> Response:
     """List the calendars, without their dates."""
     found = calendars.page(room().database, query["limit"], query["cursor"])
@@ -81,8 +81,8 @@ def list_calendars(query: dict[str, Any]) -> Response:
 
 
 @blueprint.get("/calendars/<string:name>")
-@blueprint.answers(200, Calendar(), "The calendar.", headers=headers.ETAG)
-@blueprint.problems(CalendarNotFound)
+@blueprint.document_response(200, Calendar(), "The calendar.", headers=headers.ETAG)
+@blueprint.document_problems(CalendarNotFound)
 def get_calendar(name: str) -> Response:
     """Read a calendar; If-None-Match is honoured."""
     response = shown(calendars.get(room().database, name), 200)
@@ -92,21 +92,21 @@ def get_calendar(name: str) -> Response:
 
 @blueprint.put("/calendars/<string:name>")
 @blueprint.arguments(CalendarReplacementBody())
-@blueprint.answers(200, Calendar(), "The calendar as changed.", headers=headers.ETAG)
-@blueprint.headers(headers.IF_MATCH)
-@blueprint.problems(CalendarNotFound, CalendarOwnedByCode, CalendarInUse, PreconditionFailed, PreconditionRequired)
+@blueprint.document_response(200, Calendar(), "The calendar as changed.", headers=headers.ETAG)
+@blueprint.document_headers(headers.IF_MATCH)
+@blueprint.document_problems(CalendarNotFound, CalendarOwnedByCode, CalendarInUse, PreconditionFailed, PreconditionRequired)
 def change_calendar(given: dict[str, Any], name: str) -> Response:
     """Replace a calendar; the schedules that name it follow. What is due by now stays as it was."""
     expected = headers.expected_revisions()
     changed = calendar_editing.change(room().database, room().clock, name, given, expected, ACTOR)
-    room().changed()
+    room().notify_change()
     return shown(changed, 200)
 
 
 @blueprint.delete("/calendars/<string:name>")
-@blueprint.answers(204, None, "The calendar is gone.")
-@blueprint.headers(headers.IF_MATCH)
-@blueprint.problems(CalendarNotFound, CalendarOwnedByCode, CalendarInUse, PreconditionFailed, PreconditionRequired)
+@blueprint.document_response(204, None, "The calendar is gone.")
+@blueprint.document_headers(headers.IF_MATCH)
+@blueprint.document_problems(CalendarNotFound, CalendarOwnedByCode, CalendarInUse, PreconditionFailed, PreconditionRequired)
 def delete_calendar(name: str) -> Response:
     """Remove a calendar that no schedule names; its revisions stay."""
     calendar_editing.remove(room().database, room().clock, name, headers.expected_revisions(), ACTOR)
@@ -114,12 +114,12 @@ def delete_calendar(name: str) -> Response:
 
 
 @blueprint.post("/calendars/<string:name>/import")
-@blueprint.query(ImportQuery())
-@blueprint.large()
-@blueprint.file("An iCalendar file (RFC 5545) as calendar programs export it; `text/calendar` is taken as well.")
-@blueprint.answers(200, CalendarImport(), "What the calendar has now, or would have.", headers=headers.ETAG)
-@blueprint.headers({**headers.IF_MATCH, "required": False})
-@blueprint.problems(CalendarNotFound, CalendarOwnedByCode, PreconditionFailed, PreconditionRequired, Busy)
+@blueprint.accept_query(ImportQuery())
+@blueprint.allow_large_body()
+@blueprint.accept_file("An iCalendar file (RFC 5545) as calendar programs export it; `text/calendar` is taken as well.")
+@blueprint.document_response(200, CalendarImport(), "What the calendar has now, or would have.", headers=headers.ETAG)
+@blueprint.document_headers({**headers.IF_MATCH, "required": False})
+@blueprint.document_problems(CalendarNotFound, CalendarOwnedByCode, PreconditionFailed, PreconditionRequired, Busy)
 def import_calendar(query: dict[str, Any], name: str) -> Response:
     """Make a calendar of dates out of an iCalendar file, or replace the dates of one (with If-Match).
 
@@ -136,14 +136,14 @@ def import_calendar(query: dict[str, Any], name: str) -> Response:
         expected=headers.expected_revisions() if "If-Match" in request.headers else None,
     )
     done = calendar_import.run(room().database, room().clock, asked, ACTOR)
-    room().changed()
+    room().notify_change()
     return answer(_imported(asked, done), 200, {"ETag": etag(done.row.revision)} if done.row else None)
 
 
 @blueprint.get("/calendars/<string:name>/days")
-@blueprint.query(DaysQuery())
-@blueprint.answers(200, CalendarDays(), "The days that it holds or has names for.")
-@blueprint.problems(CalendarNotFound)
+@blueprint.accept_query(DaysQuery())
+@blueprint.document_response(200, CalendarDays(), "The days that it holds or has names for.")
+@blueprint.document_problems(CalendarNotFound)
 def list_calendar_days(query: dict[str, Any], name: str) -> Response:
     """See what a calendar says about some days: which times it holds, and what holidays are called."""
     first, count = query["first"], (query["end"] - query["first"]).days
@@ -155,9 +155,9 @@ def list_calendar_days(query: dict[str, Any], name: str) -> Response:
 
 
 @blueprint.get("/calendars/<string:name>/revisions")
-@blueprint.query(PageQuery())
-@blueprint.answers(200, page_of(CalendarRevision), "Revisions, the latest first.")
-@blueprint.problems(CalendarNotFound)
+@blueprint.accept_query(PageQuery())
+@blueprint.document_response(200, page_of(CalendarRevision), "Revisions, the latest first.")
+@blueprint.document_problems(CalendarNotFound)
 def list_calendar_revisions(query: dict[str, Any], name: str) -> Response:
     """List how a calendar was at each time; revisions outlive their calendar."""
     found = calendars.revisions(room().database, name, query["limit"], query["cursor"])
@@ -165,15 +165,15 @@ def list_calendar_revisions(query: dict[str, Any], name: str) -> Response:
 
 
 @blueprint.get("/calendars/<string:name>/revisions/<int:number>")
-@blueprint.answers(200, CalendarRevision(), "The calendar as it was.")
-@blueprint.problems(CalendarNotFound, RevisionNotFound)
+@blueprint.document_response(200, CalendarRevision(), "The calendar as it was.")
+@blueprint.document_problems(CalendarNotFound, RevisionNotFound)
 def get_calendar_revision(name: str, number: int) -> Response:
     """Read a calendar as it was at a revision."""
     return answer(_revision(calendars.revision(room().database, name, number)))
 
 
 @blueprint.get("/countries")
-@blueprint.answers(200, Countries(), "Countries by code.")
+@blueprint.document_response(200, Countries(), "Countries by code.")
 def list_countries() -> Response:
     """List the countries, and their parts, whose public holidays are known."""
     return answer({"items": public_holidays.countries()})
@@ -208,7 +208,7 @@ def _revision(found: Changed) -> dict[str, Any]:
     here = f"{ROOT}/{row.calendar}"
     links = {"self": f"{here}/revisions/{row.revision}", "calendar": here}
     shown = {name: getattr(row, name) for name in ("calendar", "revision", "created_at", "actor")}
-    return {**shown, "changed": found.changed, "definition": row.spec, "links": links}
+    return {**shown, "changed": found.changed_fields, "definition": row.spec, "links": links}
 
 
 def _imported(asked: Asked, done: Imported) -> dict[str, Any]:

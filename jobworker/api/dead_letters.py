@@ -47,8 +47,8 @@ blueprint = Blueprint(
 
 
 @blueprint.get("/dead-letters")
-@blueprint.query(DeadLetterQuery())
-@blueprint.answers(200, page_of(DeadLetter), "Open dead letters, the executions that were accepted last first.")
+@blueprint.accept_query(DeadLetterQuery())
+@blueprint.document_response(200, page_of(DeadLetter), "Open dead letters, the executions that were accepted last first.")
 def list_dead_letters(query: dict[str, Any]) -> Response:
     """List open dead letters; filters are combined with "and"."""
     limit, cursor = query.pop("limit"), query.pop("cursor")
@@ -57,8 +57,8 @@ def list_dead_letters(query: dict[str, Any]) -> Response:
 
 
 @blueprint.get("/dead-letters/groups")
-@blueprint.query(GroupsQuery())
-@blueprint.answers(200, Groups(), "Open dead letters by their fingerprints, the largest groups first.")
+@blueprint.accept_query(GroupsQuery())
+@blueprint.document_response(200, Groups(), "Open dead letters by their fingerprints, the largest groups first.")
 def list_groups(query: dict[str, Any]) -> Response:
     """Count open dead letters by the kind of their failure."""
     found = dead_letters.groups(room().database, query["limit"])
@@ -67,20 +67,20 @@ def list_groups(query: dict[str, Any]) -> Response:
 
 @blueprint.post("/dead-letters/redrive")
 @blueprint.arguments(RedriveBody())
-@blueprint.answers(200, Done(), "What was done, or would be; `next` says whether something remains.")
-@blueprint.problems(InvalidCursor)
+@blueprint.document_response(200, Done(), "What was done, or would be; `next` says whether something remains.")
+@blueprint.document_problems(InvalidCursor)
 def redrive(body: dict[str, Any]) -> Response:
     """Run dead letters again, each as a new execution. Asking again does nothing to those."""
     selection: Selection = body.pop("selection")
     done = dead_letters.redrive(room().database, room().clock, selection, Order(**body), ACTOR)
-    room().changed()
+    room().notify_change()
     return answer(show.done(done))
 
 
 @blueprint.post("/dead-letters/discard")
 @blueprint.arguments(DiscardBody())
-@blueprint.answers(200, Done(), "What was done, or would be; `next` says whether something remains.")
-@blueprint.problems(InvalidCursor)
+@blueprint.document_response(200, Done(), "What was done, or would be; `next` says whether something remains.")
+@blueprint.document_problems(InvalidCursor)
 def discard(body: dict[str, Any]) -> Response:
     """Leave dead letters at that."""
     done = dead_letters.discard(room().database, room().clock, body["selection"], body["note"], ACTOR)
@@ -89,26 +89,26 @@ def discard(body: dict[str, Any]) -> Response:
 
 @blueprint.post("/executions/<execution:execution_id>/rerun")
 @blueprint.arguments(RerunBody(), required=False)
-@blueprint.answers(
+@blueprint.document_response(
     202,
     Execution(),
     "The new execution.",
     headers={"Location": {"description": "The new execution.", "schema": {"type": "string"}}},
 )
-@blueprint.problems(
+@blueprint.document_problems(
     ExecutionNotFound, NotFinished, JobDisabled, JobRemoved, NotUnique, TaskNotFound, InvalidParameters, UnknownQueue
 )
 def rerun(body: dict[str, Any], execution_id: str) -> Response:
     """Run an execution that has ended again, however it ended. Asking again runs it once more."""
     made = dead_letters.rerun(room().database, room().clock, execution_id, Order(**body), ACTOR)
-    room().submitted(1)
+    room().record_submissions(1)
     return answer(show.execution(made), 202, {"Location": f"{show.ROOT}/executions/{made.id}"})
 
 
 @blueprint.post("/executions/<execution:execution_id>/discard")
 @blueprint.arguments(NoteBody(), required=False)
-@blueprint.answers(200, Execution(), "It is discarded.")
-@blueprint.problems(ExecutionNotFound, NotADeadLetter)
+@blueprint.document_response(200, Execution(), "It is discarded.")
+@blueprint.document_problems(ExecutionNotFound, NotADeadLetter)
 def discard_execution(body: dict[str, Any], execution_id: str) -> Response:
     """Leave one dead letter at that. Asking again changes nothing."""
     row = dead_letters.discard_one(room().database, room().clock, execution_id, body["note"], ACTOR)

@@ -45,15 +45,15 @@ _STREAM = {
 
 
 @blueprint.get("/<execution:execution_id>/events")
-@blueprint.answers(200, _STREAM, "The stream; it ends after the final state.", content_type="text/event-stream")
-@blueprint.headers(headers.LAST_EVENT_ID)
-@blueprint.problems(ExecutionNotFound, InvalidCursor, TooManyStreams)
+@blueprint.document_response(200, _STREAM, "The stream; it ends after the final state.", content_type="text/event-stream")
+@blueprint.document_headers(headers.LAST_EVENT_ID)
+@blueprint.document_problems(ExecutionNotFound, InvalidCursor, TooManyStreams)
 def follow_execution(execution_id: str) -> Response:
     """Follow an execution: states, progress, metadata and log lines as they come (server-sent events)."""
     here = room()
     follower = following.follow(here.database, execution_id, request.headers.get("Last-Event-ID"))
     address = request.remote_addr or ""
-    here.streams.take(address)
+    here.streams.acquire(address)
     here.metrics.streams.inc()
     response = Response(_stream(here, follower), mimetype="text/event-stream")
     response.headers["X-Accel-Buffering"] = "no"
@@ -62,7 +62,7 @@ def follow_execution(execution_id: str) -> Response:
 
 
 def _release(here: Room, address: str) -> None:
-    here.streams.give_back(address)
+    here.streams.release(address)
     here.metrics.streams.dec()
 
 
@@ -73,12 +73,12 @@ def _stream(here: Room, follower: Follower) -> Iterator[bytes]:
     yield b"retry: 2000\n\n"
     while True:
         # In one part: a stream of a long log takes a thread for each part.
-        part = b"".join(_event(news, follower.bookmark) for news in follower.look(here.database))
+        part = b"".join(_event(news, follower.bookmark) for news in follower.poll(here.database))
         if part:
             yield part
             spoken = news_at = here.clock.monotonic()
         now = here.clock.monotonic()
-        if follower.done(now, _GRACE):
+        if follower.is_done(now, _GRACE):
             break
         if now - began >= _LONGEST:
             return
@@ -93,7 +93,7 @@ def _stream(here: Room, follower: Follower) -> Iterator[bytes]:
 
 
 def _event(news: News, bookmark: str) -> bytes:
-    data = news.told if isinstance(news, Progress | Metadata) else news
+    data = news.data if isinstance(news, Progress | Metadata) else news
     # JSON has no line breaks of its own, so one data line is enough.
     line = orjson.dumps(data, option=orjson.OPT_UTC_Z)
     return f"id: {bookmark}\nevent: {_KINDS[type(news)]}\ndata: ".encode() + line + b"\n\n"

@@ -27,9 +27,9 @@ blueprint = Blueprint(
 
 
 @blueprint.get("")
-@blueprint.query(ExecutionQuery())
-@blueprint.answers(200, page_of(Execution), "Executions, newest first.")
-@blueprint.problems(ScheduleNotFound)
+@blueprint.accept_query(ExecutionQuery())
+@blueprint.document_response(200, page_of(Execution), "Executions, newest first.")
+@blueprint.document_problems(ScheduleNotFound)
 def list_executions(query: dict[str, Any]) -> Response:
     """List executions; filters are combined with "and"."""
     limit, cursor, schedule = query.pop("limit"), query.pop("cursor"), query.pop("schedule")
@@ -38,17 +38,17 @@ def list_executions(query: dict[str, Any]) -> Response:
 
 
 @blueprint.get("/<execution:execution_id>")
-@blueprint.answers(200, Execution(), "The execution as it stands.")
-@blueprint.problems(ExecutionNotFound)
+@blueprint.document_response(200, Execution(), "The execution as it stands.")
+@blueprint.document_problems(ExecutionNotFound)
 def get_execution(execution_id: str) -> Response:
     """Read an execution."""
     return answer(show.execution(executions.get(room().database, execution_id)))
 
 
 @blueprint.get("/<execution:execution_id>/attempts")
-@blueprint.query(PageQuery())
-@blueprint.answers(200, page_of(Attempt), "Attempts, first to last.")
-@blueprint.problems(ExecutionNotFound)
+@blueprint.accept_query(PageQuery())
+@blueprint.document_response(200, page_of(Attempt), "Attempts, first to last.")
+@blueprint.document_problems(ExecutionNotFound)
 def list_attempts(query: dict[str, Any], execution_id: str) -> Response:
     """List the attempts that workers started."""
     found = executions.attempts(room().database, execution_id, query["limit"], query["cursor"])
@@ -56,9 +56,9 @@ def list_attempts(query: dict[str, Any], execution_id: str) -> Response:
 
 
 @blueprint.get("/<execution:execution_id>/transitions")
-@blueprint.query(PageQuery())
-@blueprint.answers(200, page_of(Transition), "Changes of state, first to last.")
-@blueprint.problems(ExecutionNotFound)
+@blueprint.accept_query(PageQuery())
+@blueprint.document_response(200, page_of(Transition), "Changes of state, first to last.")
+@blueprint.document_problems(ExecutionNotFound)
 def list_transitions(query: dict[str, Any], execution_id: str) -> Response:
     """List every change of state, with time, reason and actor."""
     found = executions.transitions(room().database, execution_id, query["limit"], query["cursor"])
@@ -66,9 +66,9 @@ def list_transitions(query: dict[str, Any], execution_id: str) -> Response:
 
 
 @blueprint.get("/<execution:execution_id>/dependencies")
-@blueprint.query(PageQuery())
-@blueprint.answers(200, page_of(Dependency), "What it waits or waited for.")
-@blueprint.problems(ExecutionNotFound)
+@blueprint.accept_query(PageQuery())
+@blueprint.document_response(200, page_of(Dependency), "What it waits or waited for.")
+@blueprint.document_problems(ExecutionNotFound)
 def list_dependencies(query: dict[str, Any], execution_id: str) -> Response:
     """List the executions that have to end before this one, how they stand, and what each came to."""
     found = executions.parents(room().database, execution_id, query["limit"], query["cursor"])
@@ -76,9 +76,9 @@ def list_dependencies(query: dict[str, Any], execution_id: str) -> Response:
 
 
 @blueprint.get("/<execution:execution_id>/logs")
-@blueprint.query(PageQuery())
-@blueprint.answers(200, page_of(LogLine), "Lines, first to last.")
-@blueprint.problems(ExecutionNotFound)
+@blueprint.accept_query(PageQuery())
+@blueprint.document_response(200, page_of(LogLine), "Lines, first to last.")
+@blueprint.document_problems(ExecutionNotFound)
 def list_logs(query: dict[str, Any], execution_id: str) -> Response:
     """List what the job wrote to its log."""
     found = executions.logs(room().database, execution_id, query["limit"], query["cursor"])
@@ -86,46 +86,46 @@ def list_logs(query: dict[str, Any], execution_id: str) -> Response:
 
 
 @blueprint.get("/<execution:execution_id>/changes")
-@blueprint.answers(200, Changes(), "What is different.")
-@blueprint.problems(ExecutionNotFound)
+@blueprint.document_response(200, Changes(), "What is different.")
+@blueprint.document_problems(ExecutionNotFound)
 def get_changes(execution_id: str) -> Response:
     """Compare an execution with the last one of the same job before it that succeeded."""
     return answer(show.changes(revisions.changes(room().database, execution_id)))
 
 
 @blueprint.get("/<execution:execution_id>/result")
-@blueprint.answers(200, Result(), "What came of it.")
-@blueprint.problems(ExecutionNotFound, NotFinished)
+@blueprint.document_response(200, Result(), "What came of it.")
+@blueprint.document_problems(ExecutionNotFound, NotFinished)
 def get_result(execution_id: str) -> Response:
     """Read the result, or the error, of an execution that has ended."""
     return answer(show.result(executions.result(room().database, execution_id)))
 
 
 @blueprint.get("/<execution:execution_id>/why")
-@blueprint.answers(200, Why(), "Every reason.")
-@blueprint.problems(ExecutionNotFound)
+@blueprint.document_response(200, Why(), "Every reason.")
+@blueprint.document_problems(ExecutionNotFound)
 def explain(execution_id: str) -> Response:
     """Say why an execution has not run, or has not finished: all that it waits for."""
     return answer(show.why(why.why(room().database, room().clock, execution_id)))
 
 
 @blueprint.post("/<execution:execution_id>/cancel")
-@blueprint.answers(200, Execution(), "It is cancelled.")
-@blueprint.answers(202, Execution(), "It will not start, or its worker stops it; then it is Cancelled.")
-@blueprint.problems(ExecutionNotFound, NotCancellable)
+@blueprint.document_response(200, Execution(), "It is cancelled.")
+@blueprint.document_response(202, Execution(), "It will not start, or its worker stops it; then it is Cancelled.")
+@blueprint.document_problems(ExecutionNotFound, NotCancellable)
 def cancel(execution_id: str) -> Response:
     """Cancel an execution that has not ended. Asking again changes nothing."""
     row = executions.cancel(room().database, room().clock, execution_id, ACTOR)
-    room().cancelled()
+    room().notify_cancellation()
     return answer(show.execution(row), 200 if row.state is State.CANCELLED else 202)
 
 
 @blueprint.post("/cancel")
 @blueprint.arguments(CancelBody())
-@blueprint.answers(200, Done(), "What was done, or would be; `next` says whether something remains.")
-@blueprint.problems(InvalidCursor)
+@blueprint.document_response(200, Done(), "What was done, or would be; `next` says whether something remains.")
+@blueprint.document_problems(InvalidCursor)
 def cancel_many(body: dict[str, Any]) -> Response:
     """Cancel everything that a filter names and that has not ended."""
     done = cancelling.cancel(room().database, room().clock, body["selection"], ACTOR)
-    room().cancelled()
+    room().notify_cancellation()
     return answer(show.done(done))

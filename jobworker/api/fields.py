@@ -117,7 +117,7 @@ class Limit(fields.Integer):
     """How many items a page has, out of a URL."""
 
     def __init__(self, default: int | None, highest: int) -> None:
-        self._highest = highest
+        self._maximum = highest
         description = f"At most so many items, 1 to {highest}."
         shown = {"minimum": 1, "maximum": highest, "description": description}
         super().__init__(load_default=default, metadata=shown)
@@ -125,6 +125,6 @@ class Limit(fields.Integer):
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
         text = str(value)
         number = int(text) if len(text) <= 9 and text.isascii() and text.isdecimal() else 0
-        if not 1 <= number <= self._highest:
-            raise ma.ValidationError(Coded("not_allowed", f"must be a whole number from 1 to {self._highest}"))
+        if not 1 <= number <= self._maximum:
+            raise ma.ValidationError(Coded("not_allowed", f"must be a whole number from 1 to {self._maximum}"))
         return number

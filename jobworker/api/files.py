@@ -25,9 +25,9 @@ _MEDIA_TYPE = "application/octet-stream"
 
 
 @blueprint.get("/<execution:execution_id>/files")
-@blueprint.query(PageQuery())
-@blueprint.answers(200, page_of(KeptFile), "Files, by name.")
-@blueprint.problems(ExecutionNotFound)
+@blueprint.accept_query(PageQuery())
+@blueprint.document_response(200, page_of(KeptFile), "Files, by name.")
+@blueprint.document_problems(ExecutionNotFound)
 def list_files(query: dict[str, Any], execution_id: str) -> Response:
     """List the files that the job left on this host, and its result if that is a file."""
     here = room()
@@ -36,8 +36,8 @@ def list_files(query: dict[str, Any], execution_id: str) -> Response:
 
 
 @blueprint.get("/<execution:execution_id>/files/<string:name>")
-@blueprint.answers(200, _BYTES, "The file.", content_type=_MEDIA_TYPE)
-@blueprint.problems(ExecutionNotFound, FileNotFound, FileElsewhere)
+@blueprint.document_response(200, _BYTES, "The file.", content_type=_MEDIA_TYPE)
+@blueprint.document_problems(ExecutionNotFound, FileNotFound, FileElsewhere)
 def download_file(execution_id: str, name: str) -> Response:
     """Download a file; If-None-Match is honoured."""
     here = room()

@@ -37,20 +37,20 @@ blueprint = Blueprint(
 
 @blueprint.post("")
 @blueprint.arguments(DefinitionBody())
-@blueprint.answers(201, Job(), "The definition as created.", headers=headers.ETAG)
-@blueprint.problems(JobExists, UnknownQueue)
+@blueprint.document_response(201, Job(), "The definition as created.", headers=headers.ETAG)
+@blueprint.document_problems(JobExists, UnknownQueue)
 def create_job(definition: Definition) -> Response:
     """Define a job."""
     made = jobs.create(room().database, room().clock, definition, ACTOR)
-    room().changed()
+    room().notify_change()
     response = _shown(made, 201)
     response.headers["Location"] = f"{show.ROOT}/jobs/{definition.name}"
     return response
 
 
 @blueprint.get("")
-@blueprint.query(PageQuery())
-@blueprint.answers(200, page_of(Job), "Definitions by name.")
+@blueprint.accept_query(PageQuery())
+@blueprint.document_response(200, page_of(Job), "Definitions by name.")
 def list_jobs(query: dict[str, Any]) -> Response:
     """List the job definitions."""
     found = jobs.page(room().database, query["limit"], query["cursor"])
@@ -58,8 +58,8 @@ def list_jobs(query: dict[str, Any]) -> Response:
 
 
 @blueprint.get("/<string:name>")
-@blueprint.answers(200, Job(), "The definition.", headers=headers.ETAG)
-@blueprint.problems(JobNotFound)
+@blueprint.document_response(200, Job(), "The definition.", headers=headers.ETAG)
+@blueprint.document_problems(JobNotFound)
 def get_job(name: str) -> Response:
     """Read a job definition; If-None-Match is honoured."""
     response = _shown(jobs.get(room().database, name), 200)
@@ -69,9 +69,9 @@ def get_job(name: str) -> Response:
 
 @blueprint.put("/<string:name>")
 @blueprint.arguments(ReplacementBody())
-@blueprint.answers(200, Job(), "The definition as changed.", headers=headers.ETAG)
-@blueprint.headers(headers.IF_MATCH)
-@blueprint.problems(JobNotFound, JobOwnedByCode, PreconditionFailed, PreconditionRequired, UnknownQueue)
+@blueprint.document_response(200, Job(), "The definition as changed.", headers=headers.ETAG)
+@blueprint.document_headers(headers.IF_MATCH)
+@blueprint.document_problems(JobNotFound, JobOwnedByCode, PreconditionFailed, PreconditionRequired, UnknownQueue)
 def change_job(definition: Definition, name: str) -> Response:
     """Replace a job definition; what the body leaves out gets its default."""
     expected = headers.expected_revisions()
@@ -79,25 +79,25 @@ def change_job(definition: Definition, name: str) -> Response:
         message = f"name is {definition.name}, but the URL says {name}; a job cannot be renamed"
         raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
     changed = jobs.change(room().database, room().clock, replace(definition, name=name), expected, ACTOR)
-    room().changed()
+    room().notify_change()
     return _shown(changed, 200)
 
 
 @blueprint.delete("/<string:name>")
-@blueprint.answers(204, None, "The definition and its schedule are gone.")
-@blueprint.headers(headers.IF_MATCH)
-@blueprint.problems(JobNotFound, JobOwnedByCode, JobScheduled, PreconditionFailed, PreconditionRequired)
+@blueprint.document_response(204, None, "The definition and its schedule are gone.")
+@blueprint.document_headers(headers.IF_MATCH)
+@blueprint.document_problems(JobNotFound, JobOwnedByCode, JobScheduled, PreconditionFailed, PreconditionRequired)
 def delete_job(name: str) -> Response:
     """Remove a job definition; executions accepted before still run, and history stays."""
     jobs.remove(room().database, room().clock, name, headers.expected_revisions(), ACTOR)
-    room().changed()
+    room().notify_change()
     return Response(status=204)
 
 
 @blueprint.get("/<string:name>/revisions")
-@blueprint.query(PageQuery())
-@blueprint.answers(200, page_of(Revision), "Revisions, the latest first.")
-@blueprint.problems(JobNotFound)
+@blueprint.accept_query(PageQuery())
+@blueprint.document_response(200, page_of(Revision), "Revisions, the latest first.")
+@blueprint.document_problems(JobNotFound)
 def list_revisions(query: dict[str, Any], name: str) -> Response:
     """List how a definition was at each time; revisions outlive their job."""
     found = revisions.page(room().database, name, query["limit"], query["cursor"])
@@ -105,8 +105,8 @@ def list_revisions(query: dict[str, Any], name: str) -> Response:
 
 
 @blueprint.get("/<string:name>/revisions/<int:number>")
-@blueprint.answers(200, Revision(), "The definition as it was.")
-@blueprint.problems(JobNotFound, RevisionNotFound)
+@blueprint.document_response(200, Revision(), "The definition as it was.")
+@blueprint.document_problems(JobNotFound, RevisionNotFound)
 def get_revision(name: str, number: int) -> Response:
     """Read a definition as it was at a revision."""
     return answer(show.revision(revisions.get(room().database, name, number)))

@@ -57,8 +57,8 @@ _LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "s
 
 @blueprint.post("/preview")
 @blueprint.arguments(PreviewScheduleBody())
-@blueprint.answers(200, SchedulePreview(), "What it would do.")
-@blueprint.problems(ScheduleNotFound, UnknownQueue)
+@blueprint.document_response(200, SchedulePreview(), "What it would do.")
+@blueprint.document_problems(ScheduleNotFound, UnknownQueue)
 def preview_schedule(body: dict[str, Any]) -> Response:
     """Say when a schedule would be due, without saving it; and what would be different from a saved one."""
     described, about = split(body)
@@ -67,9 +67,9 @@ def preview_schedule(body: dict[str, Any]) -> Response:
 
 
 @blueprint.get("/<schedule:name>/occurrences")
-@blueprint.query(OccurrenceQuery())
-@blueprint.answers(200, page_of(Occurrence), "Past ones, the latest first; or those ahead, the first one first.")
-@blueprint.problems(ScheduleNotFound, Conflict)
+@blueprint.accept_query(OccurrenceQuery())
+@blueprint.document_response(200, page_of(Occurrence), "Past ones, the latest first; or those ahead, the first one first.")
+@blueprint.document_problems(ScheduleNotFound, Conflict)
 def list_occurrences(query: dict[str, Any], name: str) -> Response:
     """List what became of the occurrences of a schedule; with `upcoming`, so many of those that are ahead.
 
@@ -87,15 +87,15 @@ def list_occurrences(query: dict[str, Any], name: str) -> Response:
 
 @blueprint.post("/<schedule:name>/fire")
 @blueprint.arguments(FireBody(), required=False)
-@blueprint.answers(202, Fired(), "Its execution is accepted.", headers=_LOCATION)
-@blueprint.answers(200, Fired(), "Nothing was started; the occurrence says why.")
-@blueprint.headers(headers.IDEMPOTENCY_KEY)
-@blueprint.problems(ScheduleNotFound, Conflict, JobDisabled, JobRemoved, IdempotencyKeyReused)
+@blueprint.document_response(202, Fired(), "Its execution is accepted.", headers=_LOCATION)
+@blueprint.document_response(200, Fired(), "Nothing was started; the occurrence says why.")
+@blueprint.document_headers(headers.IDEMPOTENCY_KEY)
+@blueprint.document_problems(ScheduleNotFound, Conflict, JobDisabled, JobRemoved, IdempotencyKeyReused)
 def fire_schedule(body: dict[str, Any], name: str) -> Response:
     """Let one more occurrence be due now, also in a pause. Its nominal time is now."""
     overlap = Overlap(body["overlap"]) if body["overlap"] else None
     fired = occurrences.fire(room().database, room().clock, name, overlap, ACTOR, headers.once())
-    room().changed()
+    room().notify_change()
     shown = {
         "occurrence": _past(fired.occurrence, fired.timetable),
         "execution": show.execution(fired.execution) if fired.execution else None,
@@ -107,9 +107,9 @@ def fire_schedule(body: dict[str, Any], name: str) -> Response:
 
 @blueprint.post("/<schedule:name>/backfill")
 @blueprint.arguments(BackfillBody())
-@blueprint.answers(200, Backfilled(), "What would be done; or there is nothing to do.")
-@blueprint.answers(202, Backfilled(), "The executions are accepted.")
-@blueprint.problems(ScheduleNotFound, Conflict, JobDisabled, JobRemoved, NotUnique, TaskNotFound, InvalidParameters)
+@blueprint.document_response(200, Backfilled(), "What would be done; or there is nothing to do.")
+@blueprint.document_response(202, Backfilled(), "The executions are accepted.")
+@blueprint.document_problems(ScheduleNotFound, Conflict, JobDisabled, JobRemoved, NotUnique, TaskNotFound, InvalidParameters)
 def backfill_schedule(body: dict[str, Any], name: str) -> Response:
     """Give past occurrences without an execution one, also those before the schedule was created.
 
@@ -118,13 +118,13 @@ def backfill_schedule(body: dict[str, Any], name: str) -> Response:
     asked = backfills.Asked(**{**body, "order": Order(body["order"])})
     done = backfills.backfill(room().database, room().clock, name, asked, ACTOR)
     if done.batch_id is not None:
-        room().submitted(len(done.items))
+        room().record_submissions(len(done.items))
     batch = {"batch": f"{show.ROOT}/batches/{done.batch_id}"} if done.batch_id else {}
     shown = {
         "schedule": name,
         "dry_run": asked.dry_run,
         "count": len(done.items),
-        "left_out": done.left_out,
+        "left_out": done.skip_counts,
         "batch_id": done.batch_id,
         "occurrences": done.items[:SHOWN],
         "links": batch,

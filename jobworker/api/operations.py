@@ -40,7 +40,7 @@ class Signpost(Answer):
 
 
 @blueprint.get("/")
-@blueprint.answers(200, Signpost(), "Links.")
+@blueprint.document_response(200, Signpost(), "Links.")
 def signpost() -> Response:
     """Say where things are."""
     links = {
@@ -56,18 +56,18 @@ def signpost() -> Response:
 
 
 @blueprint.get("/healthz")
-@blueprint.answers(200, {"type": "object", "properties": {"status": {"type": "string"}}}, "This process answers.")
+@blueprint.document_response(200, {"type": "object", "properties": {"status": {"type": "string"}}}, "This process answers.")
 def healthz() -> Response:
     """Is this process alive? Asks nobody else."""
     return answer({"status": "alive"})
 
 
 @blueprint.get("/readyz")
-@blueprint.answers(200, Readiness(), "Work is accepted and run.")
-@blueprint.answers(503, Readiness(), "Something is missing.")
+@blueprint.document_response(200, Readiness(), "Work is accepted and run.")
+@blueprint.document_response(503, Readiness(), "Something is missing.")
 def readyz() -> Response:
     """Is everything there that work needs to be accepted and run? 503, in the same form, if not."""
-    checks = room().health.checks()
+    checks = room().health.run_checks()
     room().health.log_warnings(checks)
     status = _status(checks)
     shown: dict[str, Any] = {
@@ -77,11 +77,11 @@ def readyz() -> Response:
 
 
 @blueprint.get("/metrics")
-@blueprint.answers(200, {"type": "string"}, "Prometheus' text format.", content_type="text/plain")
+@blueprint.document_response(200, {"type": "string"}, "Prometheus' text format.", content_type="text/plain")
 def metrics() -> Response:
     """Figures for Prometheus."""
     here = room()
-    content = here.metrics.scrape(here.health.census(), here.clock.now())
+    content = here.metrics.render(here.health.collect_census(), here.clock.now())
     return Response(content, content_type=CONTENT_TYPE_LATEST)
 
 

@@ -22,8 +22,8 @@ blueprint = Blueprint(
 
 
 @blueprint.get("")
-@blueprint.query(PageQuery())
-@blueprint.answers(200, page_of(Queue), "Queues by name.")
+@blueprint.accept_query(PageQuery())
+@blueprint.document_response(200, page_of(Queue), "Queues by name.")
 def list_queues(query: dict[str, Any]) -> Response:
     """List the queues that are shipped, declared in code, served by a live worker, or created here."""
     found = queues.page(room().database, query["limit"], query["cursor"])
@@ -31,16 +31,16 @@ def list_queues(query: dict[str, Any]) -> Response:
 
 
 @blueprint.get("/<string:name>")
-@blueprint.answers(200, Queue(), "The queue.")
-@blueprint.problems(QueueNotFound)
+@blueprint.document_response(200, Queue(), "The queue.")
+@blueprint.document_problems(QueueNotFound)
 def get_queue(name: str) -> Response:
     """Read a queue."""
     return answer(_shown(queues.get(room().database, name)))
 
 
 @blueprint.put("/<string:name>")
-@blueprint.answers(201, Queue(), "It was created.")
-@blueprint.answers(200, Queue(), "It exists already.")
+@blueprint.document_response(201, Queue(), "It was created.")
+@blueprint.document_response(200, Queue(), "It exists already.")
 def create_queue(name: str) -> Response:
     """Create a queue, which stays until it is removed. Asking again changes nothing."""
     queue, new = queues.create(room().database, room().clock, name, ACTOR)
@@ -48,8 +48,8 @@ def create_queue(name: str) -> Response:
 
 
 @blueprint.delete("/<string:name>")
-@blueprint.answers(204, None, "The queue is gone.")
-@blueprint.problems(QueueNotFound, QueueInUse)
+@blueprint.document_response(204, None, "The queue is gone.")
+@blueprint.document_problems(QueueNotFound, QueueInUse)
 def delete_queue(name: str) -> Response:
     """Remove a queue that nothing uses."""
     queues.remove(room().database, room().clock, name, ACTOR)
@@ -58,22 +58,22 @@ def delete_queue(name: str) -> Response:
 
 @blueprint.post("/<string:name>/pause")
 @blueprint.arguments(PauseBody(), required=False)
-@blueprint.answers(200, Queue(), "It is paused.")
-@blueprint.problems(QueueNotFound)
+@blueprint.document_response(200, Queue(), "It is paused.")
+@blueprint.document_problems(QueueNotFound)
 def pause_queue(body: dict[str, Any], name: str) -> Response:
     """Let nothing more of a queue start; what runs goes on. Asking again changes nothing but the note."""
     paused = queues.pause(room().database, room().clock, name, ACTOR, body["note"])
-    room().changed()
+    room().notify_change()
     return answer(_shown(paused))
 
 
 @blueprint.post("/<string:name>/resume")
-@blueprint.answers(200, Queue(), "It goes on.")
-@blueprint.problems(QueueNotFound)
+@blueprint.document_response(200, Queue(), "It goes on.")
+@blueprint.document_problems(QueueNotFound)
 def resume_queue(name: str) -> Response:
     """Let a queue go on. Asking again changes nothing."""
     resumed = queues.resume(room().database, room().clock, name, ACTOR)
-    room().changed()
+    room().notify_change()
     return answer(_shown(resumed))
 
 

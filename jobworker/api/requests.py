@@ -49,7 +49,7 @@ def _begin() -> None:
     else:
         room().origins.check(request.method, request.path, request.headers)
     if request.path.startswith("/api/"):
-        room().require_schema()
+        room().check_schema()
 
 
 def _finish(response: Response) -> Response:

@@ -16,7 +16,7 @@ blueprint = Blueprint("retry", __name__, url_prefix=f"{show.ROOT}/retry", descri
 
 @blueprint.post("/preview")
 @blueprint.arguments(PreviewBody())
-@blueprint.answers(200, Preview(), "The plan.")
+@blueprint.document_response(200, Preview(), "The plan.")
 def preview(body: dict[str, Any]) -> Response:
     """Say when each attempt of a policy would be, and how long it all takes, if every attempt failed at once."""
     planned = retry.preview(body["retry"], body["start"] or room().clock.now(), body["attempts"])

@@ -40,24 +40,24 @@ class Streams:
     """The places for live streams, counted in all and by client address."""
 
     def __init__(self, most: int, most_of_one: int) -> None:
-        self._most = most
-        self._most_of_one = most_of_one
+        self._maximum = most
+        self._maximum_per_client = most_of_one
         self._open: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def take(self, address: str) -> None:
+    def acquire(self, address: str) -> None:
         """Take a place; raises `TooManyStreams` if this client has enough, `Busy` if there is none."""
         with self._lock:
-            if self._open[address] >= self._most_of_one:
+            if self._open[address] >= self._maximum_per_client:
                 message = (
-                    f"{address} has {self._most_of_one} live streams open, the most for one client; close one first"
+                    f"{address} has {self._maximum_per_client} live streams open, the most for one client; close one first"
                 )
                 raise TooManyStreams(message)
-            if self._open.total() >= self._most:
+            if self._open.total() >= self._maximum:
                 raise Busy("too many live streams are open; try again soon, or read the execution instead")
             self._open[address] += 1
 
-    def give_back(self, address: str) -> None:
+    def release(self, address: str) -> None:
         """Give a place back."""
         with self._lock:
             self._open[address] -= 1
@@ -72,48 +72,48 @@ class Room:
     settings: Settings
     database: Database
     clock: Clock
-    waker: Waker
+    notifier: Waker
     metrics: Metrics
     health: Health
     origins: Origins
     streams: "Streams" = field(default_factory=lambda: Streams(MAX_STREAMS, MAX_STREAMS_OF_ONE))
-    waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_WAITING))
-    large_bodies: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_LARGE_BODIES))
-    _schema_fits: bool = False
+    waiting_requests: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_WAITING))
+    large_body_slots: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_LARGE_BODIES))
+    _is_schema_current: bool = False
 
     @contextlib.contextmanager
-    def large_body(self) -> Iterator[None]:
+    def reserve_large_body(self) -> Iterator[None]:
         """Keep a place for a request with a large body; raises `Busy` if there is none."""
-        if not self.large_bodies.acquire(blocking=False):
+        if not self.large_body_slots.acquire(blocking=False):
             raise Busy(f"{MAX_LARGE_BODIES} large bodies are being worked off; send this one again soon")
         try:
             yield
         finally:
-            self.large_bodies.release()
+            self.large_body_slots.release()
 
-    def changed(self) -> None:
+    def notify_change(self) -> None:
         """Something was committed that the relay should look at."""
-        self.waker.wake()
+        self.notifier.notify_soon()
 
-    def cancelled(self) -> None:
+    def notify_cancellation(self) -> None:
         """Somebody wants something cancelled, and that is committed."""
-        self.waker.wake(cancelled=True)
+        self.notifier.notify_soon(cancelled=True)
 
-    def submitted(self, count: int) -> None:
+    def record_submissions(self, count: int) -> None:
         """So many executions were accepted and committed."""
         self.metrics.submissions.inc(count)
-        self.changed()
+        self.notify_change()
 
-    def require_schema(self) -> None:
+    def check_schema(self) -> None:
         """Refuse work until the database has the schema of this code; asked until it has once."""
-        if self._schema_fits:
+        if self._is_schema_current:
             return
         try:
             migrate.check(self.database)
         except Misconfigured as error:
             logger.error("database_unusable", detail=error.detail)
             raise Busy("the database cannot be used by this version at present; /readyz says why") from error
-        self._schema_fits = True
+        self._is_schema_current = True
 
 
 def room() -> Room:

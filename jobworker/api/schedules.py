@@ -45,20 +45,20 @@ blueprint = Blueprint(
 
 @blueprint.post("")
 @blueprint.arguments(ScheduleBody())
-@blueprint.answers(201, Schedule(), "The schedule as created.", headers=headers.ETAG)
-@blueprint.problems(ScheduleExists, UnknownQueue)
+@blueprint.document_response(201, Schedule(), "The schedule as created.", headers=headers.ETAG)
+@blueprint.document_problems(ScheduleExists, UnknownQueue)
 def create_schedule(body: dict[str, Any]) -> Response:
     """Let a job be started by itself."""
     made = schedules.create(room().database, room().clock, body, ACTOR)
-    room().changed()
+    room().notify_change()
     response = shown(made, 201)
     response.headers["Location"] = f"{ROOT}/{made.row.name}"
     return response
 
 
 @blueprint.get("")
-@blueprint.query(ScheduleQuery())
-@blueprint.answers(200, page_of(Schedule), "Schedules by name.")
+@blueprint.accept_query(ScheduleQuery())
+@blueprint.document_response(200, page_of(Schedule), "Schedules by name.")
 def list_schedules(query: dict[str, Any]) -> Response:
     """List schedules; filters are combined with "and"."""
     asked = Asked(
@@ -73,8 +73,8 @@ def list_schedules(query: dict[str, Any]) -> Response:
 
 
 @blueprint.get("/<schedule:name>")
-@blueprint.answers(200, Schedule(), "The schedule.", headers=headers.ETAG)
-@blueprint.problems(ScheduleNotFound)
+@blueprint.document_response(200, Schedule(), "The schedule.", headers=headers.ETAG)
+@blueprint.document_problems(ScheduleNotFound)
 def get_schedule(name: str) -> Response:
     """Read a schedule, and how far it has come."""
     return shown(schedules.get(room().database, room().clock, name), 200)
@@ -82,58 +82,58 @@ def get_schedule(name: str) -> Response:
 
 @blueprint.put("/<schedule:name>")
 @blueprint.arguments(ScheduleReplacementBody())
-@blueprint.answers(200, Schedule(), "The schedule as changed.", headers=headers.ETAG)
-@blueprint.headers(headers.IF_MATCH)
-@blueprint.problems(ScheduleNotFound, ScheduleOwnedElsewhere, PreconditionFailed, PreconditionRequired, UnknownQueue)
+@blueprint.document_response(200, Schedule(), "The schedule as changed.", headers=headers.ETAG)
+@blueprint.document_headers(headers.IF_MATCH)
+@blueprint.document_problems(ScheduleNotFound, ScheduleOwnedElsewhere, PreconditionFailed, PreconditionRequired, UnknownQueue)
 def change_schedule(body: dict[str, Any], name: str) -> Response:
     """Replace a schedule; what the body leaves out gets its default. What is due by now stays as it was."""
     expected = headers.expected_revisions()
     changed = schedules.change(room().database, room().clock, name, body, expected, ACTOR)
-    room().changed()
+    room().notify_change()
     return shown(changed, 200)
 
 
 @blueprint.delete("/<schedule:name>")
-@blueprint.answers(204, None, "The schedule is gone.")
-@blueprint.headers(headers.IF_MATCH)
-@blueprint.problems(ScheduleNotFound, ScheduleOwnedElsewhere, PreconditionFailed, PreconditionRequired)
+@blueprint.document_response(204, None, "The schedule is gone.")
+@blueprint.document_headers(headers.IF_MATCH)
+@blueprint.document_problems(ScheduleNotFound, ScheduleOwnedElsewhere, PreconditionFailed, PreconditionRequired)
 def delete_schedule(name: str) -> Response:
     """Remove a schedule; what it started still runs, and its ledger stays."""
     schedules.remove(room().database, room().clock, name, headers.expected_revisions(), ACTOR)
-    room().changed()
+    room().notify_change()
     return Response(status=204)
 
 
 @blueprint.post("/<schedule:name>/pause")
 @blueprint.arguments(SchedulePauseBody(), required=False)
-@blueprint.answers(200, Schedule(), "It is paused.")
-@blueprint.problems(ScheduleNotFound, Conflict)
+@blueprint.document_response(200, Schedule(), "It is paused.")
+@blueprint.document_problems(ScheduleNotFound, Conflict)
 def pause_schedule(body: dict[str, Any], name: str) -> Response:
     """Let a schedule start nothing more for a while. Its occurrences are entered all the same.
 
     Asking again changes the note and the end.
     """
     paused = schedules.pause(room().database, room().clock, name, body["note"], body["until"], ACTOR)
-    room().changed()
+    room().notify_change()
     return shown(paused, 200)
 
 
 @blueprint.post("/<schedule:name>/resume")
 @blueprint.arguments(ScheduleResumeBody(), required=False)
-@blueprint.answers(200, Schedule(), "It goes on.")
-@blueprint.problems(ScheduleNotFound, Conflict)
+@blueprint.document_response(200, Schedule(), "It goes on.")
+@blueprint.document_problems(ScheduleNotFound, Conflict)
 def resume_schedule(body: dict[str, Any], name: str) -> Response:
     """Let a schedule go on, and make up for the occurrences of the pause as it says. Asking again changes nothing."""
     policy = Missed(body["policy"]) if body["policy"] else None
     resumed = schedules.resume(room().database, room().clock, name, policy, ACTOR)
-    room().changed()
+    room().notify_change()
     return shown(resumed, 200)
 
 
 @blueprint.get("/<schedule:name>/revisions")
-@blueprint.query(PageQuery())
-@blueprint.answers(200, page_of(ScheduleRevision), "Revisions, the latest first.")
-@blueprint.problems(ScheduleNotFound)
+@blueprint.accept_query(PageQuery())
+@blueprint.document_response(200, page_of(ScheduleRevision), "Revisions, the latest first.")
+@blueprint.document_problems(ScheduleNotFound)
 def list_schedule_revisions(query: dict[str, Any], name: str) -> Response:
     """List how a schedule was at each time; the revisions of one that was removed are found by its id."""
     found = schedules.revisions(room().database, name, query["limit"], query["cursor"])
@@ -141,8 +141,8 @@ def list_schedule_revisions(query: dict[str, Any], name: str) -> Response:
 
 
 @blueprint.get("/<schedule:name>/revisions/<int:number>")
-@blueprint.answers(200, ScheduleRevision(), "The schedule as it was.")
-@blueprint.problems(ScheduleNotFound, RevisionNotFound)
+@blueprint.document_response(200, ScheduleRevision(), "The schedule as it was.")
+@blueprint.document_problems(ScheduleNotFound, RevisionNotFound)
 def get_schedule_revision(name: str, number: int) -> Response:
     """Read a schedule as it was at a revision."""
     return answer(_revision(schedules.revision(room().database, name, number)))
@@ -196,7 +196,7 @@ def _revision(found: Changed) -> dict[str, Any]:
         "revision": row.revision,
         "created_at": row.created_at,
         "actor": row.actor,
-        "changed": found.changed,
+        "changed": found.changed_fields,
         "definition": row.spec,
         "links": {"self": f"{schedule_url}/revisions/{row.revision}", **related},
     }

@@ -71,10 +71,10 @@ _ENVIRON: dict[str, Any] = {
 class Limits:
     """What bodies that are arriving may take: bytes each, bytes together, how many at once, seconds each."""
 
-    body: int
-    memory: int = 128 * 1024 * 1024
-    count: int = 256
-    seconds: float = 30.0
+    max_body_bytes: int
+    max_total_bytes: int = 128 * 1024 * 1024
+    max_bodies: int = 256
+    timeout_seconds: float = 30.0
 
 
 class Server:
@@ -93,10 +93,10 @@ class Server:
 
     async def __rsgi__(self, scope: "Scope", proto: "RSGIHTTPProtocol") -> None:
         """Answer one request."""
-        body, refused = b"", self._refusal(scope)
+        body, refused = b"", self._find_rejection(scope)
         if refused is None and ("content-length" in scope.headers or "transfer-encoding" in scope.headers):
             body, refused = await self._bodies.receive(scope.headers.get("content-length"), proto)
-        streamed = await self._threads.run(self._answer, scope, proto, body, refused)
+        streamed = await self._threads.run(self._respond, scope, proto, body, refused)
         if streamed is None:
             return
         status, headers, chunks = streamed
@@ -110,7 +110,7 @@ class Server:
         finally:
             await self._threads.run(_close, chunks)
 
-    def _refusal(self, scope: "Scope") -> Exception | None:
+    def _find_rejection(self, scope: "Scope") -> Exception | None:
         if len(scope.headers.get_all("host")) > 1:  # type: ignore[attr-defined]  # it is documented
             return UnknownHost("the request has several Host headers; one names the service that is asked")
         try:
@@ -119,7 +119,7 @@ class Server:
             return error
         return None
 
-    def _answer(
+    def _respond(
         self, scope: "Scope", proto: "RSGIHTTPProtocol", body: bytes, refused: Exception | None
     ) -> tuple[int, list[tuple[str, str]], Iterable[bytes]] | None:
         """Run the application and write its response; one without a known, small length is returned to be streamed."""
@@ -160,13 +160,13 @@ class Bodies:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._arriving: dict[asyncio.Timeout, int] = {}
-        self._size = 0
+        self._total_bytes = 0
 
     async def receive(self, length: str | None, source: Source) -> tuple[bytes, Exception | None]:
         """The body, or why there is none."""
         announced = int(length) if length else None
-        is_too_large = announced is not None and announced > self._limits.body
-        deadline = asyncio.timeout(_DISCARD_FOR if is_too_large else self._limits.seconds)
+        is_too_large = announced is not None and announced > self._limits.max_body_bytes
+        deadline = asyncio.timeout(_DISCARD_FOR if is_too_large else self._limits.timeout_seconds)
         chunks: list[bytes] = []
         empty = 0
         try:
@@ -181,16 +181,16 @@ class Bodies:
                             break
                         continue
                     chunks.append(bytes(chunk))
-                    if self._grow(deadline, len(chunk)) > self._limits.body:
+                    if self._count_bytes(deadline, len(chunk)) > self._limits.max_body_bytes:
                         is_too_large = True
                         chunks.clear()
-                        self._size -= self._arriving[deadline]
+                        self._total_bytes -= self._arriving[deadline]
                         self._arriving[deadline] = 0
                         deadline.reschedule(asyncio.get_running_loop().time() + _DISCARD_FOR)
         except TimeoutError:
-            return b"", RequestEntityTooLarge() if is_too_large else self._why(deadline)
+            return b"", RequestEntityTooLarge() if is_too_large else self._make_timeout_error(deadline)
         finally:
-            self._size -= self._arriving.pop(deadline, 0)
+            self._total_bytes -= self._arriving.pop(deadline, 0)
         if is_too_large:
             return b"", RequestEntityTooLarge()
         body = b"".join(chunks)
@@ -200,24 +200,24 @@ class Bodies:
             return b"", MalformedBody(f"the body ended after {len(body)} bytes, before its last chunk")
         return body, None
 
-    def _grow(self, deadline: asyncio.Timeout, size: int) -> int:
+    def _count_bytes(self, deadline: asyncio.Timeout, size: int) -> int:
         """Count bytes that arrived, and let the oldest make room for them; the size of this body so far."""
         if deadline not in self._arriving:
             return 0  # It had to make room, and ends when the event loop comes to it.
         grown = self._arriving[deadline] + size
         self._arriving[deadline] = grown
-        self._size += size
-        while len(self._arriving) > self._limits.count or self._size > self._limits.memory:
+        self._total_bytes += size
+        while len(self._arriving) > self._limits.max_bodies or self._total_bytes > self._limits.max_total_bytes:
             oldest = next(iter(self._arriving))
             if oldest is deadline:
                 break
-            self._size -= self._arriving.pop(oldest)
+            self._total_bytes -= self._arriving.pop(oldest)
             oldest.reschedule(0)
         return grown
 
-    def _why(self, deadline: asyncio.Timeout) -> Exception:
+    def _make_timeout_error(self, deadline: asyncio.Timeout) -> Exception:
         if deadline in self._arriving:
-            return BodyTooSlow(f"the body did not arrive within {self._limits.seconds:g} s; send it again")
+            return BodyTooSlow(f"the body did not arrive within {self._limits.timeout_seconds:g} s; send it again")
         return Busy("too many requests whose bodies are not complete; this one had been arriving longest")
 
 
@@ -232,37 +232,37 @@ class _Threads:
         self._number = number
         self._calls: SimpleQueue[_Call] = SimpleQueue()
         #: Calls that returned None: their response is written, so the event loop need not be woken for each.
-        self._over: collections.deque[asyncio.Future[Any]] = collections.deque()
+        self._finished: collections.deque[asyncio.Future[Any]] = collections.deque()
         self._running = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         for number in range(self._number):
-            threading.Thread(target=self._work, name=f"request-{number}", daemon=True).start()
+            threading.Thread(target=self._run_calls, name=f"request-{number}", daemon=True).start()
 
     async def run(self, call: Callable[..., Answer], *arguments: Any) -> Answer:
         """What `call` returns, or its exception. None may be returned `_SOON` later."""
         future: asyncio.Future[Answer] = self._loop.create_future()
-        self._settle_over()
+        self._resolve_finished()
         self._running += 1
         if self._timer is None:
-            self._timer = self._loop.call_later(_SOON, self._look_again)
+            self._timer = self._loop.call_later(_SOON, self._poll_finished)
         self._calls.put((future, call, arguments))
         try:
             return await future
         finally:
             self._running -= 1
 
-    def _look_again(self) -> None:
-        self._settle_over()
-        self._timer = self._loop.call_later(_SOON, self._look_again) if self._running else None
+    def _poll_finished(self) -> None:
+        self._resolve_finished()
+        self._timer = self._loop.call_later(_SOON, self._poll_finished) if self._running else None
 
-    def _settle_over(self) -> None:
-        while self._over:
-            _settle(self._over.popleft(), None, None)
+    def _resolve_finished(self) -> None:
+        while self._finished:
+            _settle(self._finished.popleft(), None, None)
 
-    def _work(self) -> None:
+    def _run_calls(self) -> None:
         while True:
             future, call, arguments = self._calls.get()
             result, error = None, None
@@ -271,7 +271,7 @@ class _Threads:
             except BaseException as raised:  # noqa: BLE001 - the coroutine that waits for the call raises it
                 error = raised
             if result is None and error is None:
-                self._over.append(future)
+                self._finished.append(future)
             else:
                 self._loop.call_soon_threadsafe(_settle, future, result, error)
             del future, call, arguments, result, error  # A request that is over must not live until the next one.

@@ -46,7 +46,7 @@ def page(found: Page[Item], show: Callable[[Item], Any]) -> dict[str, Any]:
         text = orjson.dumps(show(item), option=orjson.OPT_UTC_Z)
         size += len(text)
         if items and size > _MOST_BYTES:
-            following = found.cut(len(items))
+            following = found.cursor_after(len(items))
             break
         items.append(orjson.Fragment(text))
     shown: dict[str, Any] = {"items": items, "next": following}
@@ -102,7 +102,7 @@ def revision(found: Changed) -> dict[str, Any]:
         "revision": row.revision,
         "created_at": row.created_at,
         "actor": row.actor,
-        "changed": found.changed,
+        "changed": found.changed_fields,
         "definition": row.definition.to_json(),
         "links": {"self": f"{job_url}/revisions/{row.revision}", "job": job_url},
     }
@@ -161,7 +161,7 @@ def why(found: Why) -> dict[str, Any]:
     """What an execution waits for."""
     row = found.execution
     links = {"self": f"{ROOT}/executions/{row.id}/why", "execution": f"{ROOT}/executions/{row.id}"}
-    return {"id": row.id, "state": row.state, "reasons": found.reasons, "links": links}
+    return {"id": row.id, "state": row.state, "reasons": found.blockers, "links": links}
 
 
 def batch(accepted: Accepted) -> dict[str, Any]:

@@ -37,10 +37,10 @@ _LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "s
 
 @blueprint.post("/jobs/<string:name>/executions")
 @blueprint.arguments(SubmissionBody(), required=False)
-@blueprint.answers(202, Execution(), "Accepted.", headers=_LOCATION)
-@blueprint.answers(200, Execution(), "It ended while the client preferred to wait.", headers=_LOCATION)
-@blueprint.headers(headers.IDEMPOTENCY_KEY, headers.PREFER)
-@blueprint.problems(
+@blueprint.document_response(202, Execution(), "Accepted.", headers=_LOCATION)
+@blueprint.document_response(200, Execution(), "It ended while the client preferred to wait.", headers=_LOCATION)
+@blueprint.document_headers(headers.IDEMPOTENCY_KEY, headers.PREFER)
+@blueprint.document_problems(
     JobNotFound,
     TaskNotFound,
     JobDisabled,
@@ -55,22 +55,22 @@ def submit(body: dict[str, Any], name: str) -> Response:
     wanted = Submission(job=name, **body)
     row, replayed = submission.submit(room().database, room().clock, wanted, ACTOR, headers.once())
     if not replayed:
-        room().submitted(1)
+        room().record_submissions(1)
     return _accepted(row)
 
 
 @blueprint.post("/executions/batch")
 @blueprint.arguments(BatchBody())
-@blueprint.large()
-@blueprint.answers(202, Batch(), "All are accepted.")
-@blueprint.headers(headers.IDEMPOTENCY_KEY)
-@blueprint.problems(IdempotencyKeyReused, InvalidDependency)
+@blueprint.allow_large_body()
+@blueprint.document_response(202, Batch(), "All are accepted.")
+@blueprint.document_headers(headers.IDEMPOTENCY_KEY)
+@blueprint.document_problems(IdempotencyKeyReused, InvalidDependency)
 def submit_batch(body: dict[str, Any]) -> Response:
     """Run many executions: all are accepted, or none if one of them is wrong."""
     about = About(name=body["name"], on_complete=body["on_complete"])
     accepted = submission.submit_batch(room().database, room().clock, body["executions"], ACTOR, headers.once(), about)
     if not accepted.replayed:
-        room().submitted(len(accepted.execution_ids))
+        room().record_submissions(len(accepted.execution_ids))
     return answer(show.batch(accepted), 202)
 
 
@@ -78,12 +78,12 @@ def _accepted(row: ExecutionRow) -> Response:
     """202, or 200 with the result if the client preferred to wait and it ended in time."""
     seconds = headers.patience()
     # Waiting is a favour: when too many wait already, the answer is 202 at once.
-    waited = seconds > 0 and room().waiting.acquire(blocking=False)
+    waited = seconds > 0 and room().waiting_requests.acquire(blocking=False)
     if waited:
         try:
             row = executions.wait(room().database, room().clock, row.id, seconds)
         finally:
-            room().waiting.release()
+            room().waiting_requests.release()
     extra = {"Preference-Applied": f"wait={seconds}"} if waited else {}
     status = 200 if waited and row.state in FINAL else 202
     return answer(show.execution(row), status, {"Location": f"{show.ROOT}/executions/{row.id}", **extra})

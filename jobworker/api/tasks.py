@@ -19,8 +19,8 @@ blueprint = Blueprint(
 
 
 @blueprint.get("")
-@blueprint.query(PageQuery())
-@blueprint.answers(200, page_of(Task), "Tasks by name.")
+@blueprint.accept_query(PageQuery())
+@blueprint.document_response(200, page_of(Task), "Tasks by name.")
 def list_tasks(query: dict[str, Any]) -> Response:
     """List the tasks."""
     found = jobs.page_tasks(room().database, query["limit"], query["cursor"])
@@ -28,8 +28,8 @@ def list_tasks(query: dict[str, Any]) -> Response:
 
 
 @blueprint.get("/<string:name>")
-@blueprint.answers(200, Task(), "The task.")
-@blueprint.problems(TaskNotFound)
+@blueprint.document_response(200, Task(), "The task.")
+@blueprint.document_problems(TaskNotFound)
 def get_task(name: str) -> Response:
     """Read a task with its parameters."""
     return answer(show.task(jobs.get_task(room().database, name)))

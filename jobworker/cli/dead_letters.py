@@ -74,7 +74,7 @@ def redrive(
         code = many.carry_out(
             lambda one: dead_letters.redrive(database, SystemClock(), one, order, common.actor()), wanted, "redriven"
         )
-    Waker(settings.redis_url).ring()
+    Waker(settings.redis_url).notify()
     context.exit(code)
 
 

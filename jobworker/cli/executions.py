@@ -50,7 +50,7 @@ def cancel(context: click.Context, /, ids: tuple[str, ...], everything: bool, dr
         code = many.carry_out(
             lambda one: cancelling.cancel(database, SystemClock(), one, common.actor()), wanted, "cancelled"
         )
-        Waker(settings.redis_url, functools.partial(revoke_asked, database)).ring(cancelled=True)
+        Waker(settings.redis_url, functools.partial(revoke_asked, database)).notify(cancelled=True)
     context.exit(code)
 
 

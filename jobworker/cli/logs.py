@@ -19,10 +19,10 @@ def command(execution_id: str, follow: bool) -> None:
     with common.database(common.prepare()) as database:
         follower = following.follow(database, execution_id, None)
         while True:
-            for news in follower.look(database):
+            for news in follower.poll(database):
                 if isinstance(news, LogRow):
                     click.echo(telling.log_line(news))
-            if follower.done(clock.monotonic()) or not (follow or follower.has_more):
+            if follower.is_done(clock.monotonic()) or not (follow or follower.has_more):
                 return
             if not follower.has_more:
                 clock.wait(threading.Event(), telling.LOOK_EVERY)

@@ -55,8 +55,8 @@ def apply(context: click.Context, /, as_json: bool) -> None:
 def declared(settings: Settings) -> Declarations:
     """What the code here declares; raises `Misconfigured` unless all of it can be read."""
     found = declarations.read(settings.schedules)
-    if found.broken:
-        raise Misconfigured("\n".join(_why(module) for module in found.broken))
+    if found.broken_modules:
+        raise Misconfigured("\n".join(_why(module) for module in found.broken_modules))
     return found
 
 

@@ -134,7 +134,7 @@ def resume(name: str, policy: str | None) -> None:
     settings = common.prepare()
     with common.database(settings) as database:
         found = schedules.resume(database, SystemClock(), name, Missed(policy) if policy else None, common.actor())
-    Waker(settings.redis_url).ring()
+    Waker(settings.redis_url).notify()
     click.echo(_line(found))
 
 
@@ -154,7 +154,7 @@ def fire(context: click.Context, /, name: str, overlap: str | None) -> None:
     if fired.execution is None:
         click.echo(f"{fired.occurrence.outcome}: {plain_text.one_line(fired.occurrence.reason or '')}", err=True)
         context.exit(1)
-    Waker(settings.redis_url).ring()
+    Waker(settings.redis_url).notify()
     click.echo(fired.execution.id)
 
 

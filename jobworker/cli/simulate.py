@@ -142,9 +142,9 @@ def _near(moment: dt.datetime, other: dt.datetime) -> str:
 
 
 def _closing(story: Story, question: Question) -> Iterator[str]:
-    if story.assumed:
-        yield f"not known, taken as jobs that accept every parameter: {', '.join(story.assumed)}"
-    for name, since in story.unsettled.items():
+    if story.assumed_jobs:
+        yield f"not known, taken as jobs that accept every parameter: {', '.join(story.assumed_jobs)}"
+    for name, since in story.unevaluated.items():
         yield f"{name}: nobody looked any more at what was due since {since:%Y-%m-%dT%H:%M:%SZ}"
     if story.stopped_at is not None:
         yield f"stopped at {story.stopped_at:%Y-%m-%dT%H:%M:%SZ}: more than {question.limit} occurrences; see --limit"

@@ -42,7 +42,7 @@ def command(
         given = arguments.parameters(pairs, document, accepted)
         wanted = Submission(job=name, parameters=given, depends_on=after, **options)  # type: ignore[arg-type]
         execution, _ = submission.submit(database, clock, wanted, common.actor())
-        Waker(settings.redis_url).ring()
+        Waker(settings.redis_url).notify()
         click.echo(execution.id)
         if follow:
             context.exit(telling.follow(database, clock, execution.id))

@@ -33,9 +33,9 @@ def follow(database: Database, clock: Clock, execution_id: str) -> int:
     """Print each change of state, progress, metadata and log line until the execution has ended; the exit code."""
     follower = following.follow(database, execution_id, None)
     while True:
-        for news in follower.look(database):
+        for news in follower.poll(database):
             click.echo(_line(news))
-        if follower.done(clock.monotonic()):
+        if follower.is_done(clock.monotonic()):
             break
         clock.wait(threading.Event(), LOOK_EVERY)
     return outcome(executions.get(database, execution_id))
@@ -94,8 +94,8 @@ def _line(news: News) -> str:
     if isinstance(news, LogRow):
         return log_line(news)
     if isinstance(news, Metadata):
-        return f"           {json(news.told)}"
-    return f"           {_progress(news.told)}"
+        return f"           {json(news.data)}"
+    return f"           {_progress(news.data)}"
 
 
 def log_line(line: LogRow) -> str:

@@ -72,7 +72,7 @@ class Context:
     files: Files
     _progress: Progress = field(repr=False)
     metadata: MutableMapping[str, Any] = field(default_factory=dict)
-    _seat: Seat = field(repr=False, default=_Undisturbed())
+    _control: Seat = field(repr=False, default=_Undisturbed())
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Show how far the job is; never fails and never waits."""
@@ -81,7 +81,7 @@ class Context:
     @property
     def cancelled(self) -> bool:
         """Whether somebody wants this execution stopped. Costs nothing: ask as often as you like."""
-        return self._seat.cancelled
+        return self._control.cancelled
 
     def raise_if_cancelled(self) -> None:
         """Raise `JobCancelled` if somebody wants this execution stopped; it ends as Cancelled then."""
@@ -96,7 +96,7 @@ class Context:
             raise ValueError(
                 f"context.extend() takes more than 0 and at most {LONGEST_LIMIT:.0f} seconds, not {seconds!r}"
             )
-        self._seat.extend(seconds)
+        self._control.extend(seconds)
 
 
 _current: contextvars.ContextVar[Context | None] = contextvars.ContextVar("jobworker_context", default=None)

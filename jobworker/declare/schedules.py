@@ -104,13 +104,13 @@ class Declarations:
     schedules: dict[str, Declared[Schedule]] = field(default_factory=dict)
     calendars: dict[str, Declared[Calendar]] = field(default_factory=dict)
     #: Modules that did not import: what they would have declared is not known.
-    broken: list[Broken] = field(default_factory=list)
+    broken_modules: list[Broken] = field(default_factory=list)
 
 
 def read(package: str) -> Declarations:
     """What the modules of this package declare; raises `Misconfigured` if there is no such package."""
     with collecting() as found:
-        found.broken = loading.load_anew(package, "schedules", "JOBWORKER_SCHEDULES")
+        found.broken_modules = loading.load_anew(package, "schedules", "JOBWORKER_SCHEDULES")
     return found
 
 

@@ -61,7 +61,7 @@ class Submission:
     retry: Mapping[str, Any] | None = None
     depends_on: Sequence[Any] = ()
 
-    def overrides(self) -> dict[str, Any] | None:
+    def compute_overrides(self) -> dict[str, Any] | None:
         """What this execution has otherwise than its definition says, as it is stored; of a checked submission."""
         limits = {"time_limit": self.time_limit, "soft_time_limit": self.soft_time_limit}
         own, _ = policies.normalise(self._policies())

@@ -33,7 +33,7 @@ def parse(given: object, where: str = "") -> Calendar:
     """The calendar that a JSON object describes; raises `InvalidInput` with every problem."""
     read = Described(given, where)
     read.require("kind")
-    kind = read.choice("kind", list(_KINDS), "")
+    kind = read.get_choice("kind", list(_KINDS), "")
     if not kind:
         raise InvalidInput("; ".join(problem.message for problem in read.problems), read.problems)
     calendar = _KINDS[kind](read)
@@ -44,7 +44,7 @@ def parse(given: object, where: str = "") -> Calendar:
 def _business(read: Described) -> Calendar:
     closed, opened = _days(read, "closed", "closed"), _listed(read, "opened")
     for day in sorted(closed.keys() & opened):
-        read.refuse("opened", "not_allowed", f"{day} cannot be both closed and opened")
+        read.add_problem("opened", "not_allowed", f"{day} cannot be both closed and opened")
     weekend, hours = _weekend(read), _business_hours(read)
     given = {day for day, parts in (hours or {}).items() if parts}
     for weekday in sorted(given & weekend - {day.weekday() for day in opened}):
@@ -54,14 +54,14 @@ def _business(read: Described) -> Calendar:
     working = {day for day in range(7) if day not in weekend and (hours is None or hours.get(day))}
     if not working and not opened and not read.problems:
         message = "nobody would ever work: leave a day of the week out of weekend and give it hours, or open some days"
-        read.refuse("weekend", "empty", message)
+        read.add_problem("weekend", "empty", message)
     return Business(weekend, _holidays(read), closed, frozenset(opened), hours, _description(read))
 
 
 def _dates(read: Described) -> Calendar:
     calendar = Dates(_days(read, "days", "listed"), _windows(read), _holidays(read), _description(read))
     if not read.problems and not (calendar.days or calendar.windows or calendar.holidays):
-        read.refuse("days", "empty", "the calendar is empty: give days, windows or holidays")
+        read.add_problem("days", "empty", "the calendar is empty: give days, windows or holidays")
     return calendar
 
 
@@ -69,25 +69,25 @@ _KINDS: Mapping[str, Callable[[Described], Calendar]] = {Business.kind: _busines
 
 
 def _description(read: Described) -> str:
-    return (read.text("description", _LONGEST_TEXT) or "") if read.value("description") else ""
+    return (read.get_text("description", _LONGEST_TEXT) or "") if read.get_value("description") else ""
 
 
 def _weekend(read: Described) -> frozenset[int]:
-    if read.value("weekend") is None:
+    if read.get_value("weekend") is None:
         return Business().weekend
-    days = read.texts("weekend", 9, len(WEEKDAYS))
+    days = read.get_texts("weekend", 9, len(WEEKDAYS))
     for at, day in enumerate(days):
         if day not in WEEKDAYS:
-            read.refuse(f"weekend/{at}", "not_allowed", _no_weekday(day))
+            read.add_problem(f"weekend/{at}", "not_allowed", _no_weekday(day))
     return frozenset(WEEKDAYS.index(day) for day in days if day in WEEKDAYS)
 
 
 def _business_hours(read: Described) -> dict[int, tuple[Hours, ...]] | None:
-    given = read.value("hours")
+    given = read.get_value("hours")
     if given is None:
         return None
     if not isinstance(given, Mapping):
-        read.refuse("hours", "wrong_type", 'hours must be an object such as {"monday": ["09:00-17:00"]}')
+        read.add_problem("hours", "wrong_type", 'hours must be an object such as {"monday": ["09:00-17:00"]}')
         return None
     found = {}
     for day, parts in given.items():
@@ -120,18 +120,18 @@ def _hours_of(read: Described, day: str, given: Any) -> Iterator[Hours]:
 
 
 def _holidays(read: Described) -> tuple[Holidays, ...]:
-    given = read.value("holidays")
+    given = read.get_value("holidays")
     if given is None:
         return ()
     if not isinstance(given, list) or len(given) > _MOST_COUNTRIES:
         message = f'holidays must be a list of at most {_MOST_COUNTRIES} such as {{"country": "DE"}}'
-        read.refuse("holidays", "wrong_type", message)
+        read.add_problem("holidays", "wrong_type", message)
         return ()
     found = []
     for at, each in enumerate(given):
         inner = Described(each, f"{read.where}/holidays/{at}")
         inner.require("country")
-        country, subdivision = inner.text("country", 100), inner.text("subdivision", 100)
+        country, subdivision = inner.get_text("country", 100), inner.get_text("subdivision", 100)
         if country:
             _check_place(inner, country, subdivision)
             found.append(Holidays(country, subdivision))
@@ -142,16 +142,16 @@ def _holidays(read: Described) -> tuple[Holidays, ...]:
 def _check_place(read: Described, country: str, subdivision: str | None) -> None:
     problem = public_holidays.country_problem(country)
     if problem is not None:
-        read.refuse("country", "unknown_country", problem)
+        read.add_problem("country", "unknown_country", problem)
         return
     problem = public_holidays.subdivision_problem(country, subdivision) if subdivision else None
     if problem is not None:
-        read.refuse("subdivision", "unknown_subdivision", problem)
+        read.add_problem("subdivision", "unknown_subdivision", problem)
 
 
 def _days(read: Described, name: str, unnamed: str) -> dict[dt.date, str]:
     """Dates with their names: an object, or a list of dates that have none."""
-    given = read.value(name)
+    given = read.get_value(name)
     if isinstance(given, list):
         return dict.fromkeys(sorted(_listed(read, name)), unnamed)
     if given is None or not _fits(read, name, given, Mapping):
@@ -168,7 +168,7 @@ def _days(read: Described, name: str, unnamed: str) -> dict[dt.date, str]:
 
 
 def _listed(read: Described, name: str) -> set[dt.date]:
-    given = read.value(name)
+    given = read.get_value(name)
     if given is None or not _fits(read, name, given, list):
         return set()
     found = (_date(read, (name, at), each) for at, each in enumerate(given))
@@ -176,7 +176,7 @@ def _listed(read: Described, name: str) -> set[dt.date]:
 
 
 def _windows(read: Described) -> tuple[Window, ...]:
-    given = read.value("windows")
+    given = read.get_value("windows")
     if given is None or not _fits(read, "windows", given, list):
         return ()
     found = []
@@ -184,9 +184,9 @@ def _windows(read: Described) -> tuple[Window, ...]:
         inner = Described(each, f"{read.where}/windows/{at}")
         inner.require("from", "to")
         begin, end = _time(inner, "from"), _time(inner, "to")
-        name = inner.text("name", LONGEST_NAME, "listed")
+        name = inner.get_text("name", LONGEST_NAME, "listed")
         if begin and end and end <= begin:
-            inner.refuse("to", "not_allowed", f"to must be later than from, {begin.isoformat(timespec='minutes')}")
+            inner.add_problem("to", "not_allowed", f"to must be later than from, {begin.isoformat(timespec='minutes')}")
         elif begin and end and name:
             found.append(Window(begin, end, name))
         _take(read, inner)
@@ -198,9 +198,9 @@ def _fits(read: Described, name: str, given: Any, kind: Any) -> bool:
         form = "a list of dates" if name == "opened" else "a list of objects with from and to"
         if kind is Mapping:
             form = 'an object such as {"2026-12-24": "Christmas Eve"}, or a list of dates'
-        read.refuse(name, "wrong_type", f"{name} must be {form}")
+        read.add_problem(name, "wrong_type", f"{name} must be {form}")
     elif len(given) > MOST_DATES:
-        read.refuse(name, "not_allowed", f"{name} may have {MOST_DATES} entries, not {len(given)}")
+        read.add_problem(name, "not_allowed", f"{name} may have {MOST_DATES} entries, not {len(given)}")
     else:
         return True
     return False
@@ -222,20 +222,20 @@ def _date(read: Described, place: Sequence[str | int], text: object) -> dt.date 
 
 
 def _time(read: Described, name: str) -> dt.datetime | None:
-    given = read.value(name)
+    given = read.get_value(name)
     if given is None:
         return None
     if not isinstance(given, str) or not _TIME.match(given):
         message = f"{name} must be a time on the wall clock such as 2026-12-31T22:00, without an offset"
-        read.refuse(name, "wrong_type", message)
+        read.add_problem(name, "wrong_type", message)
         return None
     try:
         time = dt.datetime.fromisoformat(given)
     except ValueError:
-        read.refuse(name, "not_allowed", f"there is no {given}")
+        read.add_problem(name, "not_allowed", f"there is no {given}")
         return None
     if time.year not in _YEARS:
-        read.refuse(name, "not_allowed", f"{given} is not in {_YEARS.start} to {_YEARS.stop - 1}")
+        read.add_problem(name, "not_allowed", f"{given} is not in {_YEARS.start} to {_YEARS.stop - 1}")
         return None
     return time
 

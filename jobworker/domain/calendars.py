@@ -41,15 +41,15 @@ class Calendar(Protocol):
         """What somebody says about it."""
         ...
 
-    def holds(self, time: dt.datetime) -> bool:
+    def is_time_included(self, time: dt.datetime) -> bool:
         """Whether this time belongs to it."""
         ...
 
-    def name_of(self, day: dt.date) -> str | None:
+    def find_day_name(self, day: dt.date) -> str | None:
         """What a day is called in it, if it has a name."""
         ...
 
-    def parts(self, day: dt.date) -> Sequence[Hours]:
+    def get_time_ranges(self, day: dt.date) -> Sequence[Hours]:
         """The times of a day that belong to it, ascending."""
         ...
 
@@ -65,7 +65,7 @@ class Holidays:
     country: str
     subdivision: str | None = None
 
-    def name_of(self, day: dt.date) -> str | None:
+    def find_day_name(self, day: dt.date) -> str | None:
         """The name of the holiday on this day."""
         return public_holidays.of_year(self.country, self.subdivision, day.year).get(day)
 
@@ -98,21 +98,21 @@ class Business:
             return False
         return day not in self.closed and _holiday(self.holidays, day) is None
 
-    def name_of(self, day: dt.date) -> str | None:
+    def find_day_name(self, day: dt.date) -> str | None:
         """Why the day is closed, weekends apart."""
         return self.closed.get(day) or _holiday(self.holidays, day)
 
-    def parts(self, day: dt.date) -> Sequence[Hours]:
+    def get_time_ranges(self, day: dt.date) -> Sequence[Hours]:
         """The business hours of the day."""
         if not self.is_business_day(day):
             return ()
         return _WHOLE_DAY if self.hours is None else self.hours.get(day.weekday()) or _WHOLE_DAY
 
-    def holds(self, time: dt.datetime) -> bool:
+    def is_time_included(self, time: dt.datetime) -> bool:
         """Whether somebody works at this time."""
-        return _within(time.time(), self.parts(time.date()))
+        return _within(time.time(), self.get_time_ranges(time.date()))
 
-    def business_days(self, first: dt.date) -> list[dt.date]:
+    def list_business_days(self, first: dt.date) -> list[dt.date]:
         """Those of the month that begins with `first`."""
         days = []
         day = first
@@ -172,19 +172,19 @@ class Dates:
         object.__setattr__(self, "_begins", [begin for begin, _ in merged])
         object.__setattr__(self, "_ends", [end for _, end in merged])
 
-    def name_of(self, day: dt.date) -> str | None:
+    def find_day_name(self, day: dt.date) -> str | None:
         """What the day, or a window that touches it, is called."""
         midnight = dt.datetime.combine(day, dt.time())
         touching = (each.name for each in self.windows if each.begin.date() <= day and each.end > midnight)
         return self.days.get(day) or _holiday(self.holidays, day) or next(touching, None)
 
-    def parts(self, day: dt.date) -> Sequence[Hours]:
+    def get_time_ranges(self, day: dt.date) -> Sequence[Hours]:
         """The times of the day that are listed."""
         if day in self.days or _holiday(self.holidays, day) is not None:
             return _WHOLE_DAY
         return list(self._windows_on(day))
 
-    def holds(self, time: dt.datetime) -> bool:
+    def is_time_included(self, time: dt.datetime) -> bool:
         """Whether this time is listed."""
         at = bisect_right(self._begins, time) - 1
         if at >= 0 and time < self._ends[at]:
@@ -224,7 +224,7 @@ def next_inside(calendar: Calendar, time: dt.datetime) -> dt.datetime | None:
     """The first time from `time` on that the calendar holds; None: not within ten years."""
     day = time.date()
     for _ in range(_HORIZON):
-        for begin, end in calendar.parts(day):
+        for begin, end in calendar.get_time_ranges(day):
             if day > time.date() or end is None or end > time.time():
                 return max(time, dt.datetime.combine(day, begin))
         day += _DAY
@@ -235,7 +235,7 @@ def next_outside(calendar: Calendar, time: dt.datetime) -> dt.datetime | None:
     """The first time from `time` on that the calendar does not hold; None: not within ten years."""
     day, found = time.date(), time
     for _ in range(_HORIZON):
-        for begin, end in calendar.parts(day):
+        for begin, end in calendar.get_time_ranges(day):
             if dt.datetime.combine(day, begin) > found:
                 return found
             if end is None:
@@ -254,7 +254,7 @@ def _within(time: dt.time, parts: Sequence[Hours]) -> bool:
 
 def _holiday(holidays: Iterable[Holidays], day: dt.date) -> str | None:
     for each in holidays:
-        if name := each.name_of(day):
+        if name := each.find_day_name(day):
             return name
     return None
 

@@ -25,8 +25,8 @@ class Call:
     task: str
     queue: str
     priority: int
-    by: str
-    at: dt.datetime
+    caller: str
+    called_at: dt.datetime
     correlation_id: str
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
@@ -48,8 +48,8 @@ def read(execution: str, data: Mapping[str, Any], seen: dt.datetime) -> Call:
         task=task,
         queue=queue,
         priority=priority,
-        by=str(data["by"])[:_LONGEST_TEXT],
-        at=min(dt.datetime.fromisoformat(data["at"]).astimezone(dt.UTC), seen),
+        caller=str(data["by"])[:_LONGEST_TEXT],
+        called_at=min(dt.datetime.fromisoformat(data["at"]).astimezone(dt.UTC), seen),
         correlation_id=str(data.get("correlation_id") or "")[:_LONGEST_TEXT],
         args=args,
         kwargs=kwargs,

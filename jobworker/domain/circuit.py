@@ -33,8 +33,8 @@ def parse(given: object, where: str = "/circuit") -> Circuit:
     """Return the policy that a JSON object describes; raises `InvalidInput` with every problem."""
     read = Described(given, where)
     made = Circuit(
-        failures=read.integer("failures", 1, _MOST_FAILURES) or _USUAL_FAILURES,
-        pause=read.seconds("pause", _SHORTEST_PAUSE, _LONGEST_PAUSE) or _USUAL_PAUSE,
+        failures=read.get_integer("failures", 1, _MOST_FAILURES) or _USUAL_FAILURES,
+        pause=read.get_seconds("pause", _SHORTEST_PAUSE, _LONGEST_PAUSE) or _USUAL_PAUSE,
     )
     read.finish()
     return made

@@ -79,7 +79,7 @@ class Dependency:
     on: On = On.SUCCESS
     otherwise: Otherwise = Otherwise.SKIP
 
-    def verdict(self, ended: State) -> Verdict:
+    def resolve(self, ended: State) -> Verdict:
         """What it means that the parent ended like this."""
         return Verdict.MET if covers(self.on, ended) else _VERDICTS[self.otherwise]
 
@@ -113,10 +113,10 @@ def parse(given: Sequence[Any], where: str) -> tuple[Dependency, ...]:
 
 def _parse_one(given: Any, where: str) -> Dependency:
     described = Described({"execution": given} if isinstance(given, str) else given, where)
-    parent = described.text("execution", 100) or ""
+    parent = described.get_text("execution", 100) or ""
     described.require("execution")
     if parent and not is_id(parent):
-        described.refuse("execution", "not_allowed", f"execution must be the id of an execution, not {parent[:40]!r}")
+        described.add_problem("execution", "not_allowed", f"execution must be the id of an execution, not {parent[:40]!r}")
     on, otherwise = read_condition(described)
     described.finish()
     return Dependency(parent, on, otherwise or Otherwise.SKIP)
@@ -124,6 +124,6 @@ def _parse_one(given: Any, where: str) -> Dependency:
 
 def read_condition(described: Described) -> tuple[On, Otherwise | None]:
     """`on` and `otherwise` of whatever has them; None: it does not say."""
-    on = On(described.choice("on", list(On), On.SUCCESS))
-    otherwise = described.choice("otherwise", list(Otherwise), "")
+    on = On(described.get_choice("on", list(On), On.SUCCESS))
+    otherwise = described.get_choice("otherwise", list(Otherwise), "")
     return on, Otherwise(otherwise) if otherwise else None

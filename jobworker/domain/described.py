@@ -45,96 +45,96 @@ class Described:
         if not self._is_object:
             self.problems.append(FieldError(where, "wrong_type", f"{_name(where)} must be a JSON object"))
 
-    def value(self, name: str) -> Any:
+    def get_value(self, name: str) -> Any:
         """Whatever stands there; None if it is absent."""
         self._asked.add(name)
         return self._given.get(name)
 
-    def refuse(self, name: str, code: str, message: str) -> None:
+    def add_problem(self, name: str, code: str, message: str) -> None:
         """Note that something is wrong with a field, or with what is inside of it (`days/0`)."""
         self.problems.append(FieldError(self.where + pointer(*name.split("/")), code, message))
 
-    def choice(self, name: str, allowed: Collection[str], default: str) -> str:
+    def get_choice(self, name: str, allowed: Collection[str], default: str) -> str:
         """One of the allowed words."""
-        found = self.value(name)
+        found = self.get_value(name)
         if found is None:
             return default
         if not isinstance(found, str) or found not in allowed:
-            self.refuse(name, "not_allowed", f"{name} must be one of {', '.join(allowed)}")
+            self.add_problem(name, "not_allowed", f"{name} must be one of {', '.join(allowed)}")
             return default
         return found
 
-    def integer(self, name: str, lowest: int, highest: int, default: int | None = None) -> int | None:
+    def get_integer(self, name: str, lowest: int, highest: int, default: int | None = None) -> int | None:
         """A JSON integer within these bounds."""
-        found = self.value(name)
+        found = self.get_value(name)
         if found is None:
             return default
         if isinstance(found, bool) or not isinstance(found, int):
-            self.refuse(name, "wrong_type", f"{name} must be an integer")
+            self.add_problem(name, "wrong_type", f"{name} must be an integer")
         elif not lowest <= found <= highest:
-            self.refuse(name, "not_allowed", f"{name} must be {lowest} to {highest}")
+            self.add_problem(name, "not_allowed", f"{name} must be {lowest} to {highest}")
         else:
             return found
         return default
 
-    def number(self, name: str, lowest: float, highest: float, default: float | None = None) -> float | None:
+    def get_number(self, name: str, lowest: float, highest: float, default: float | None = None) -> float | None:
         """A JSON number within these bounds."""
-        found = self.value(name)
+        found = self.get_value(name)
         if found is None:
             return default
         if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-            self.refuse(name, "wrong_type", f"{name} must be a number")
+            self.add_problem(name, "wrong_type", f"{name} must be a number")
         elif not lowest <= found <= highest:
-            self.refuse(name, "not_allowed", f"{name} must be {_plain(lowest)} to {_plain(highest)}")
+            self.add_problem(name, "not_allowed", f"{name} must be {_plain(lowest)} to {_plain(highest)}")
         else:
             return float(found)
         return default
 
-    def seconds(self, name: str, lowest: float, highest: float, default: float | None = None) -> float | None:
+    def get_seconds(self, name: str, lowest: float, highest: float, default: float | None = None) -> float | None:
         """A duration within these bounds (s), as a number or in ISO 8601."""
-        found = self.value(name)
-        return default if found is None else self._seconds(name, found, lowest, highest, default)
+        found = self.get_value(name)
+        return default if found is None else self._parse_seconds(name, found, lowest, highest, default)
 
-    def durations(self, name: str, lowest: float, highest: float, most: int) -> tuple[float, ...] | None:
+    def get_durations(self, name: str, lowest: float, highest: float, most: int) -> tuple[float, ...] | None:
         """A list of 1 to `most` durations (s)."""
-        found = self.value(name)
+        found = self.get_value(name)
         if found is None:
             return None
         if not isinstance(found, list) or not 0 < len(found) <= most:
-            self.refuse(name, "wrong_type", f"{name} must be a list of 1 to {most} durations")
+            self.add_problem(name, "wrong_type", f"{name} must be a list of 1 to {most} durations")
             return None
-        read = [self._seconds(f"{name}/{at}", each, lowest, highest, None) for at, each in enumerate(found)]
+        read = [self._parse_seconds(f"{name}/{at}", each, lowest, highest, None) for at, each in enumerate(found)]
         return tuple(each for each in read if each is not None)
 
-    def flag(self, name: str, default: bool) -> bool:
+    def get_boolean(self, name: str, default: bool) -> bool:
         """true or false."""
-        found = self.value(name)
+        found = self.get_value(name)
         if found is None:
             return default
         if not isinstance(found, bool):
-            self.refuse(name, "wrong_type", f"{name} must be true or false")
+            self.add_problem(name, "wrong_type", f"{name} must be true or false")
             return default
         return found
 
-    def text(self, name: str, longest: int, default: str | None = None) -> str | None:
+    def get_text(self, name: str, longest: int, default: str | None = None) -> str | None:
         """1 to `longest` printable characters."""
-        found = self.value(name)
+        found = self.get_value(name)
         if found is None:
             return default
         if not isinstance(found, str) or not (0 < len(found) <= longest and found.isprintable()):
-            self.refuse(name, "wrong_type", f"{name} must be a text of 1 to {longest} printable characters")
+            self.add_problem(name, "wrong_type", f"{name} must be a text of 1 to {longest} printable characters")
             return default
         return found
 
-    def texts(self, name: str, longest: int, most: int) -> tuple[str, ...]:
+    def get_texts(self, name: str, longest: int, most: int) -> tuple[str, ...]:
         """A list of at most `most` texts."""
-        found = self.value(name)
+        found = self.get_value(name)
         if found is None:
             return ()
         fits = isinstance(found, list) and len(found) <= most
         if not fits or any(not isinstance(each, str) or not 0 < len(each) <= longest for each in found):
             message = f"{name} must be a list of at most {most} texts of 1 to {longest} characters"
-            self.refuse(name, "wrong_type", message)
+            self.add_problem(name, "wrong_type", message)
             return ()
         return tuple(found)
 
@@ -142,25 +142,25 @@ class Described:
         """These fields must be there."""
         for name in names:
             if self._given.get(name) is None and not any(each.pointer == self.where for each in self.problems):
-                self.refuse(name, "missing", f"{name} is required")
+                self.add_problem(name, "missing", f"{name} is required")
 
     def finish(self) -> None:
         """Raise `InvalidInput` if anything was wrong."""
-        problems = [*self.problems, *self._unknown()]
+        problems = [*self.problems, *self._find_unknown_fields()]
         if not self._is_object and self._asked:  # Which ones it has is known only now.
             message = f"{problems[0].message} with {', '.join(sorted(self._asked))}"
             problems[0] = dataclasses.replace(problems[0], message=message)
         if problems:
             raise InvalidInput("; ".join(problem.message for problem in problems), problems)
 
-    def _unknown(self) -> Iterator[FieldError]:
+    def _find_unknown_fields(self) -> Iterator[FieldError]:
         known = ", ".join(sorted(self._asked))
         for name in self._given:
             if name not in self._asked:
                 place = self.where + pointer(str(name))
                 yield FieldError(place, "unknown_field", f"{name} is not known here; known are: {known}")
 
-    def _seconds(self, name: str, found: Any, lowest: float, highest: float, default: float | None) -> float | None:
+    def _parse_seconds(self, name: str, found: Any, lowest: float, highest: float, default: float | None) -> float | None:
         place = self.where + "/" + name
         try:
             read = durations.parse(found)

@@ -62,7 +62,7 @@ class Egress:
         for entry in listed:
             self._add(entry)
 
-    def allows(self, host: str, port: int, address: str) -> bool:
+    def is_allowed(self, host: str, port: int, address: str) -> bool:
         """Return whether a connection to this address may be made for a URL with this host and port."""
         name = host.lower().rstrip(".")
         if any(_is_named(name, listed) and only in (None, port) for listed, only in self._names):

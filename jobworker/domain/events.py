@@ -112,7 +112,7 @@ class Event:
     data: Mapping[str, Any]
 
     @property
-    def order(self) -> tuple[int, int]:
+    def stream_position(self) -> tuple[int, int]:
         """The stream entry's id as numbers, so that it compares."""
         return parse_id(self.id)
 
@@ -296,7 +296,7 @@ def to_move(event: Event) -> Move:
         execution=event.execution,
         attempt=event.attempt if ran else event.attempt - 1,
         state=STATES[event.kind],
-        event_id=event.order,
+        event_id=event.stream_position,
         at=event.at,
         actor=actor(event),
         reason=data.get("reason"),

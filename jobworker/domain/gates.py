@@ -106,11 +106,11 @@ def _full(code: str, limit: int, key: str, held: int, holders: Sequence[str]) ->
 def too_fast(policy: RateLimit, key: str, full_at: dt.datetime | None, ahead: int, now: dt.datetime) -> Reason | None:
     """No more of this key may start yet; `ahead` of them have been published and have not started."""
     details: dict[str, Any] = {"key": key, "limit": policy.limit, "per": policy.per, "ahead": ahead}
-    if ahead >= policy.most_ahead():
+    if ahead >= policy.compute_max_ahead():
         return Reason("rate_limit_ahead", f"{ahead} others of {key} may start and wait for a free worker", details)
-    if policy.permits(full_at, now) > 0:
+    if policy.count_permits(full_at, now) > 0:
         return None
-    until = policy.next_at(full_at, now)
+    until = policy.compute_next_start(full_at, now)
     message = f"{key} may start {policy.limit} times in {policy.per:g} s: the next at {until.isoformat()}"
     return Reason("rate_limit", message, {**details, "until": until})
 

@@ -55,16 +55,16 @@ class Rule:
     until: dt.datetime | None
     count: int | None
     #: Days a year that it looks at.
-    looked_at: float
+    days_per_year: float
 
-    def charge(self, start: dt.datetime, after: dt.datetime, before: dt.datetime, effort: Effort) -> None:
+    def charge_effort(self, start: dt.datetime, after: dt.datetime, before: dt.datetime, effort: Effort) -> None:
         """Spend what it takes to follow the rule; one with COUNT is charged while it is followed."""
         last = min(self.until or before, before)
         days = (last - max(start, after)).days
         followed = self.count is None and days >= 0
-        effort.spend(0, _EACH_RULE + (days + _YEAR) * self._share if followed else _EACH_RULE)
+        effort.spend(0, _EACH_RULE + (days + _YEAR) * self._day_share if followed else _EACH_RULE)
 
-    def begins(
+    def iterate_begins(
         self, start: dt.datetime, after: dt.datetime, before: dt.datetime, effort: Effort
     ) -> Iterator[dt.datetime]:
         """Return the occurrences from `after` to `before` of an event that starts at `start`."""
@@ -74,19 +74,19 @@ class Rule:
         # A rule with COUNT must be followed from its first occurrence on.
         counted = self.count is not None
         seen = start if counted else max(start, after)
-        for number, begin in enumerate(RRule(self.text, start).followed(seen, last), 1):
-            effort.spend(1, (begin - seen).days * self._share if counted else 0)
+        for number, begin in enumerate(RRule(self.text, start).iterate_times(seen, last), 1):
+            effort.spend(1, (begin - seen).days * self._day_share if counted else 0)
             seen = begin
             if begin >= after:
                 yield begin
             if number == self.count:
                 return
-        effort.spend(0, ((last - seen).days + _YEAR) * self._share if counted else 0)
+        effort.spend(0, ((last - seen).days + _YEAR) * self._day_share if counted else 0)
 
     @property
-    def _share(self) -> float:
+    def _day_share(self) -> float:
         """Return the part of all days that the rule looks at; a long rule takes longer for each."""
-        return self.looked_at / _YEAR * (1 + len(self.text) // 40)
+        return self.days_per_year / _YEAR * (1 + len(self.text) // 40)
 
 
 def _looked_at(parts: Parts) -> float:
@@ -117,18 +117,18 @@ class Event:
     length: Length
     all_day: bool
     tz: dt.tzinfo | None
-    instance: Moment | None
-    following: bool
+    recurrence_id: Moment | None
+    applies_to_following: bool
     sequence: int
     reason: str | None
     rules: Sequence[Rule]
-    not_rules: Sequence[Rule]
-    more: Mapping[dt.datetime, Length | None]
-    fewer: frozenset[dt.datetime]
-    days_off: frozenset[dt.date]
+    exclusion_rules: Sequence[Rule]
+    added_begins: Mapping[dt.datetime, Length | None]
+    removed_begins: frozenset[dt.datetime]
+    removed_days: frozenset[dt.date]
 
     @property
-    def key(self) -> str | None:
+    def zone_key(self) -> str | None:
         """Return the name of the zone of its times; None if it needs none."""
         if self.tz is None or self.all_day:
             return None
@@ -139,7 +139,7 @@ class Event:
         """Return how messages name it."""
         return _title(self.name, self.uid)
 
-    def shown(self, begin: dt.datetime, length: Length, zone: dt.tzinfo | None) -> tuple[dt.datetime, dt.datetime]:
+    def convert_to_zone(self, begin: dt.datetime, length: Length, zone: dt.tzinfo | None) -> tuple[dt.datetime, dt.datetime]:
         """Return what the clock of `zone` shows at begin and end of an occurrence that begins at a time on its own.
 
         A time in a gap is shown after it.
@@ -151,27 +151,27 @@ class Event:
         return wall(exact.astimezone(zone)), wall((whole + length.exact).astimezone(zone))
 
     @property
-    def shown_uid(self) -> str | None:
+    def printable_uid(self) -> str | None:
         """Return the UID as reports show it."""
         return None if self.uid is None else text(self.uid, LONGEST_NAME)
 
-    def on_its_clock(self, value: Moment, name: str) -> dt.datetime:
+    def convert_to_event_clock(self, value: Moment, name: str) -> dt.datetime:
         """Return a time of this event as its clock shows it; raises `ValueError` for a time that has no place there."""
         if self.all_day:
             return _midnight(value, self.tz, name)
         return _matching(value, self.tz, name)
 
-    def begins(self, after: dt.datetime, before: dt.datetime, effort: Effort) -> Mapping[dt.datetime, Length | None]:
+    def compute_begins(self, after: dt.datetime, before: dt.datetime, effort: Effort) -> Mapping[dt.datetime, Length | None]:
         """Return where it begins from about `after` to `before`, and the lengths of those with one of their own."""
         found: dict[dt.datetime, Length | None] = {self.start: None}
         for rule in self.rules:
-            found.update(dict.fromkeys(rule.begins(self.start, after, before, effort)))
-        found.update(self.more)
-        removed = self.fewer.union(*(rule.begins(self.start, after, before, effort) for rule in self.not_rules))
+            found.update(dict.fromkeys(rule.iterate_begins(self.start, after, before, effort)))
+        found.update(self.added_begins)
+        removed = self.removed_begins.union(*(rule.iterate_begins(self.start, after, before, effort) for rule in self.exclusion_rules))
         return {
             begin: length
             for begin, length in found.items()
-            if begin not in removed and begin.date() not in self.days_off
+            if begin not in removed and begin.date() not in self.removed_days
         }
 
 
@@ -190,32 +190,32 @@ def _title(name: str, uid: str | None) -> str:
 
 def uid_of(component: Component) -> str | None:
     """Return the UID of a component, if it has one."""
-    found = component.all("UID")
+    found = component.get_properties("UID")
     return found[0].value.strip() or None if found else None
 
 
 def name_of(component: Component) -> str:
     """Return the name of a component."""
-    found = component.all("SUMMARY")
+    found = component.get_properties("SUMMARY")
     return (text(found[0].value, LONGEST_NAME) if found else "") or "busy"
 
 
 def _event(component: Component, find: FindZone, include_free: bool, cancelled: bool) -> Event:
     if component.problems:
         raise ValueError(component.problems[0])
-    given = component.one("DTSTART")
+    given = component.get_property("DTSTART")
     if given is None:
         raise ValueError("DTSTART is missing")
     start = moment(given, find)
     tz = start.tzinfo if isinstance(start, dt.datetime) else None
     # Outlook writes days as times from midnight to midnight.
-    marked = component.text("X-MICROSOFT-CDO-ALLDAYEVENT") == "TRUE" and naive(start, tz).time() == dt.time()
+    marked = component.get_text("X-MICROSOFT-CDO-ALLDAYEVENT") == "TRUE" and naive(start, tz).time() == dt.time()
     all_day = not isinstance(start, dt.datetime) or marked
     place = _midnight if all_day else _matching
     length = _length(component, start, all_day, find)
     removed = [value for value, _ in moments(component, "EXDATE", find)]
     instance, following = _instance(component, find)
-    sequence = component.one("SEQUENCE")
+    sequence = component.get_property("SEQUENCE")
     event = Event(
         uid=uid_of(component),
         name=name_of(component),
@@ -223,17 +223,17 @@ def _event(component: Component, find: FindZone, include_free: bool, cancelled: 
         length=length,
         all_day=all_day,
         tz=tz,
-        instance=instance,
-        following=following,
+        recurrence_id=instance,
+        applies_to_following=following,
         sequence=_sequence(sequence.value.strip()) if sequence else 0,
         reason=CANCELLED if cancelled else _reason(component, length, include_free),
-        rules=[_rule(each, tz, all_day, find) for each in component.all("RRULE")],
-        not_rules=[_rule(each, tz, all_day, find) for each in component.all("EXRULE")],
-        more={place(value, tz, "RDATE"): own for value, own in moments(component, "RDATE", find)},
-        fewer=frozenset(place(each, tz, "EXDATE") for each in removed if all_day or isinstance(each, dt.datetime)),
-        days_off=frozenset(each for each in removed if not all_day and not isinstance(each, dt.datetime)),
+        rules=[_rule(each, tz, all_day, find) for each in component.get_properties("RRULE")],
+        exclusion_rules=[_rule(each, tz, all_day, find) for each in component.get_properties("EXRULE")],
+        added_begins={place(value, tz, "RDATE"): own for value, own in moments(component, "RDATE", find)},
+        removed_begins=frozenset(place(each, tz, "EXDATE") for each in removed if all_day or isinstance(each, dt.datetime)),
+        removed_days=frozenset(each for each in removed if not all_day and not isinstance(each, dt.datetime)),
     )
-    if instance is not None and (event.rules or event.not_rules or event.more):
+    if instance is not None and (event.rules or event.exclusion_rules or event.added_begins):
         raise ValueError(
             "RECURRENCE-ID makes it one occurrence of another event: it cannot have RRULE, RDATE or EXRULE"
         )
@@ -247,7 +247,7 @@ def _sequence(given: str) -> int:
 
 
 def _instance(component: Component, find: FindZone) -> tuple[Moment | None, bool]:
-    given = component.one("RECURRENCE-ID")
+    given = component.get_property("RECURRENCE-ID")
     if given is None:
         return None, False
     reach = given.parameters.get("RANGE", "").upper()
@@ -258,18 +258,18 @@ def _instance(component: Component, find: FindZone) -> tuple[Moment | None, bool
 
 def _reason(component: Component, length: Length, include_free: bool) -> str | None:
     """Return why the event adds nothing to a calendar, if so."""
-    if component.text("STATUS") == "CANCELLED":
+    if component.get_text("STATUS") == "CANCELLED":
         return CANCELLED
     if length.sum == NOTHING:
         return "it has no length: DTEND and DURATION are missing, or say none"
     for name, value in (("TRANSP", "TRANSPARENT"), ("X-MICROSOFT-CDO-BUSYSTATUS", "FREE")):
-        if component.text(name) == value and not include_free:
+        if component.get_text(name) == value and not include_free:
             return f"it is free time ({name}:{value}); include_free=true takes it"
     return None
 
 
 def _length(component: Component, start: Moment, all_day: bool, find: FindZone) -> Length:
-    end, lasts = component.one("DTEND"), component.one("DURATION")
+    end, lasts = component.get_property("DTEND"), component.get_property("DURATION")
     if end is not None and lasts is not None:
         raise ValueError("DTEND and DURATION exclude each other; leave one out")
     if end is not None:

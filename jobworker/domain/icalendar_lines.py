@@ -95,20 +95,20 @@ class Component:
     parts: list["Component"] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def all(self, name: str) -> list[Property]:
+    def get_properties(self, name: str) -> list[Property]:
         """Return the properties of this name."""
         return self.properties.get(name, [])
 
-    def one(self, name: str) -> Property | None:
+    def get_property(self, name: str) -> Property | None:
         """Return the property of this name; raises `ValueError` if it is there twice."""
-        found = self.all(name)
+        found = self.get_properties(name)
         if len(found) > 1:
             raise ValueError(f"{name} is there {len(found)} times; it may be there once")
         return found[0] if found else None
 
-    def text(self, name: str) -> str:
+    def get_text(self, name: str) -> str:
         """Return the first value of this name in capital letters; empty if there is none."""
-        found = self.all(name)
+        found = self.get_properties(name)
         return found[0].value.strip().upper() if found else ""
 
 

@@ -63,10 +63,10 @@ class _Found:
     days: defaultdict[dt.date, list[str]] = field(default_factory=lambda: defaultdict(list))
     windows: set[Window] = field(default_factory=set)
 
-    def leave_out(self, event: Event, reason: str) -> None:
-        self.left_out.append(LeftOut(event.shown_uid, event.name, reason))
+    def skip_event(self, event: Event, reason: str) -> None:
+        self.left_out.append(LeftOut(event.printable_uid, event.name, reason))
 
-    def check(self) -> None:
+    def check_problems(self) -> None:
         """Raise `InvalidInput` with the events that cannot be read."""
         if not self.problems:
             return
@@ -87,7 +87,7 @@ def read(file: bytes, zone: str | None, first: dt.date, end: dt.date, include_fr
         zones = Zones(objects, effort)
         components = _read_events(objects, zones, found, include_free)
         every = _series(found)
-        found.check()
+        found.check_problems()
         counting = [event for each in every for event in each.events if event.reason is None]
         key, tz = _zone(zone, objects, zones, counting)
         _expand(every, tz, (first, end), found, effort)
@@ -104,13 +104,13 @@ def _read_events(objects: Sequence[Component], zones: Zones, found: _Found, incl
     count = 0
     parts = [(each, part) for each in objects for part in each.parts if part.name != "VTIMEZONE"]
     for name, most in _MOST_ITEMS.items():
-        items = sum(line.value.count(",") + 1 for _, part in parts for line in part.all(name))
+        items = sum(line.value.count(",") + 1 for _, part in parts for line in part.get_properties(name))
         if items > most:
             raise TooMuch(f"{name} of the file's events lists {items} items, more than {most}")
     for calendar in objects:
         _check(calendar)
     for calendar, part in parts:
-        method = calendar.text("METHOD")
+        method = calendar.get_text("METHOD")
         count += part.name == "VEVENT"
         if part.name != "VEVENT":
             _leave_out(part, f"it is a {text(part.name, LONGEST_NAME)}; events (VEVENT) are read", found)
@@ -118,7 +118,7 @@ def _read_events(objects: Sequence[Component], zones: Zones, found: _Found, incl
             _leave_out(part, f"METHOD:{text(method, LONGEST_NAME)} makes it an answer to an invitation", found)
         else:
             try:
-                found.events.append(event_of(part, zones.find, include_free, method == "CANCEL"))
+                found.events.append(event_of(part, zones.find_zone, include_free, method == "CANCEL"))
             except Unreadable as error:
                 found.problems.append(str(error))
     return count
@@ -131,7 +131,7 @@ def _leave_out(part: Component, reason: str, found: _Found) -> None:
 
 def _check(calendar: Component) -> None:
     """Refuse what looks like a calendar of RFC 5545, and is read in another way."""
-    version, scale = calendar.text("VERSION"), calendar.text("CALSCALE")
+    version, scale = calendar.get_text("VERSION"), calendar.get_text("CALSCALE")
     if version not in ("", "2.0"):
         raise bad(f"VERSION is {quoted(version)}; export it as iCalendar, VERSION:2.0")
     if scale not in ("", "GREGORIAN"):
@@ -142,24 +142,24 @@ def _series(found: _Found) -> list[Series]:
     """Return the events that count, each with those that stand for occurrences of it."""
     current: dict[object, Event] = {}
     for at, event in enumerate(found.events):
-        key = (event.uid, event.instance) if event.uid else at
+        key = (event.uid, event.recurrence_id) if event.uid else at
         other = current.get(key)
         older = event if other is not None and other.sequence > event.sequence else other
         if older is not event:
             current[key] = event
         if older is not None:
-            found.leave_out(older, "the file has a later version of it")
+            found.skip_event(older, "the file has a later version of it")
     cancelled = {
-        event.uid for event in current.values() if event.uid and event.instance is None and event.reason == CANCELLED
+        event.uid for event in current.values() if event.uid and event.recurrence_id is None and event.reason == CANCELLED
     }
     kept = []
     for event in current.values():
         if event.uid in cancelled:
-            found.leave_out(event, CANCELLED)
+            found.skip_event(event, CANCELLED)
             continue
         kept.append(event)
         if event.reason is not None:
-            found.leave_out(event, event.reason)
+            found.skip_event(event, event.reason)
     return series_of(kept, found.problems)
 
 
@@ -169,13 +169,13 @@ def _zone(
     """Return on which clock the times are shown, name and zone; None: no time needs one."""
     if zone is not None:
         return zone, zoneinfo.ZoneInfo(zone)
-    used = {event.key: event.tz for event in events if event.key is not None}
+    used = {event.zone_key: event.tz for event in events if event.zone_key is not None}
     if not used:
         return None, None
-    stated = {each.all("X-WR-TIMEZONE")[0].value for each in objects if each.all("X-WR-TIMEZONE")}
+    stated = {each.get_properties("X-WR-TIMEZONE")[0].value for each in objects if each.get_properties("X-WR-TIMEZONE")}
     if len(stated) == 1:
         try:
-            tz = zones.find(stated.pop())
+            tz = zones.find_zone(stated.pop())
         except ValueError:
             pass
         else:
@@ -194,19 +194,19 @@ def _expand(
     every: Sequence[Series], zone: dt.tzinfo | None, within: tuple[dt.date, dt.date], found: _Found, effort: Effort
 ) -> None:
     """Enter what the events come to; raises `TooMuch` before that takes long."""
-    counting = [series for series in every if series.counts]
+    counting = [series for series in every if series.has_active_events]
     for series in counting:
-        series.charge(*within, effort)
+        series.charge_effort(*within, effort)
     for series in counting:
         entered = set()
-        for event, begin, until in series.occurrences(*within, zone, effort):
+        for event, begin, until in series.iterate_occurrences(*within, zone, effort):
             entered.add(id(event))
             _enter(found, event.name, begin, until)
             if len(found.days) > MOST_DATES or len(found.windows) > MOST_DATES:
                 raise TooMuch(f"the file has more than {MOST_DATES} days or windows")
         for event in series.events:
             if event.reason is None and id(event) not in entered:
-                found.leave_out(event, f"nothing of it is from {within[0]} to {within[1]}")
+                found.skip_event(event, f"nothing of it is from {within[0]} to {within[1]}")
 
 
 def _enter(found: _Found, name: str, begin: dt.date | dt.datetime, until: dt.date | dt.datetime) -> None:

@@ -18,7 +18,7 @@ class Series:
     """
 
     event: Event
-    others: set[dt.datetime | dt.date] = field(default_factory=set)
+    replaced: set[dt.datetime | dt.date] = field(default_factory=set)
     following: list[tuple[dt.datetime, Event]] = field(default_factory=list)
 
     @property
@@ -26,51 +26,51 @@ class Series:
         """Return the event and those that follow on it."""
         return [self.event, *(event for _, event in self.following)]
 
-    def stand_in(self, event: Event) -> None:
+    def add_override(self, event: Event) -> None:
         """Let an event stand for an occurrence, or for all from there on; raises `ValueError`."""
-        assert event.instance is not None, "it is one occurrence"
-        if not isinstance(event.instance, dt.datetime) and not self.event.all_day:
-            if event.following:
+        assert event.recurrence_id is not None, "it is one occurrence"
+        if not isinstance(event.recurrence_id, dt.datetime) and not self.event.all_day:
+            if event.applies_to_following:
                 raise ValueError("RECURRENCE-ID is a day and the event it belongs to has times; write the time, too")
-            self.others.add(event.instance)
+            self.replaced.add(event.recurrence_id)
             return
-        at = self.event.on_its_clock(event.instance, "RECURRENCE-ID")
-        if event.following:
+        at = self.event.convert_to_event_clock(event.recurrence_id, "RECURRENCE-ID")
+        if event.applies_to_following:
             bisect.insort(self.following, (at, event), key=lambda pair: pair[0])
         else:
-            self.others.add(at)
+            self.replaced.add(at)
 
     @property
-    def counts(self) -> bool:
+    def has_active_events(self) -> bool:
         """Return whether any of the events adds something."""
         return any(event.reason is None for event in self.events)
 
-    def charge(self, first: dt.date, end: dt.date, effort: Effort) -> None:
+    def charge_effort(self, first: dt.date, end: dt.date, effort: Effort) -> None:
         """Spend what it takes to follow the rules through the days from `first` up to `end`."""
-        for rule in (*self.event.rules, *self.event.not_rules):
-            rule.charge(self.event.start, *self._reach(first, end), effort)
+        for rule in (*self.event.rules, *self.event.exclusion_rules):
+            rule.charge_effort(self.event.start, *self._compute_search_range(first, end), effort)
 
-    def occurrences(
+    def iterate_occurrences(
         self, first: dt.date, end: dt.date, zone: dt.tzinfo | None, effort: Effort
     ) -> Iterator[tuple[Event, Moment, Moment]]:
         """Return event, begin and end of what is on the days from `first` up to `end`: days, or times in `zone`."""
-        after, before = self._reach(first, end)
+        after, before = self._compute_search_range(first, end)
         within = (_midnight(first), _midnight(end))
-        begins = self.event.begins(after, before, effort)
+        begins = self.event.compute_begins(after, before, effort)
         for begin in sorted(begin for begin in begins if after <= begin <= before):
-            event, moved = self._standing(begin)
-            if event.reason is None and self.others.isdisjoint((begin, begin.date(), moved)):
+            event, moved = self._find_effective_event(begin)
+            if event.reason is None and self.replaced.isdisjoint((begin, begin.date(), moved)):
                 yield from _shown(event, moved, begins[begin] or event.length, within, zone, effort)
 
-    def _reach(self, first: dt.date, end: dt.date) -> tuple[dt.datetime, dt.datetime]:
+    def _compute_search_range(self, first: dt.date, end: dt.date) -> tuple[dt.datetime, dt.datetime]:
         """Return between which times an occurrence begins that may be on these days."""
-        lengths = [event.length for event in self.events] + [each for each in self.event.more.values() if each]
+        lengths = [event.length for event in self.events] + [each for each in self.event.added_begins.values() if each]
         shifts = [NOTHING, *(event.start - at for at, event in self.following)]
         # Clocks differ by little more than a day; what is too much is cut off later.
         after = _midnight(first) - max(each.sum for each in lengths) - max(shifts) - 2 * DAY
         return after, _midnight(end) - min(shifts) + 2 * DAY
 
-    def _standing(self, begin: dt.datetime) -> tuple[Event, dt.datetime]:
+    def _find_effective_event(self, begin: dt.datetime) -> tuple[Event, dt.datetime]:
         """Return the event that an occurrence has its place and its length from, and where it begins by that."""
         place = bisect.bisect_right(self.following, begin, key=lambda pair: pair[0])
         if place == 0:
@@ -81,21 +81,21 @@ class Series:
 
 def series_of(events: Sequence[Event], problems: list[str]) -> list[Series]:
     """Return the series that events make; what cannot be told is added to `problems`."""
-    repeating = {event.uid: Series(event) for event in events if event.uid and event.instance is None}
+    repeating = {event.uid: Series(event) for event in events if event.uid and event.recurrence_id is None}
     found = []
     for event in events:
         series = repeating.get(event.uid) if event.uid else None
-        if event.instance is None:
+        if event.recurrence_id is None:
             found.append(series or Series(event))
             continue
         try:
             if series is not None:
-                series.stand_in(event)
-            elif event.following:
+                series.add_override(event)
+            elif event.applies_to_following:
                 raise ValueError("RANGE=THISANDFUTURE needs the event that repeats, with the same UID, in the file")
         except ValueError as error:
             problems.append(f"{event.title}: {error}")
-        if not event.following:
+        if not event.applies_to_following:
             found.append(Series(event))
     return found
 
@@ -112,7 +112,7 @@ def _shown(
     zone: dt.tzinfo | None,
     effort: Effort,
 ) -> Iterator[tuple[Event, Moment, Moment]]:
-    shown, until = event.shown(begin, length, zone)
+    shown, until = event.convert_to_zone(begin, length, zone)
     if until <= shown:
         # Clocks were set back meanwhile: it must not get lost on a clock that shows an hour twice.
         until = shown + length.sum

@@ -62,7 +62,7 @@ def moments(
     """Return what the lists of this name have; a period has a length of its own."""
     return [
         _period(each.strip(), line, zone_of, years)
-        for line in component.all(name)
+        for line in component.get_properties(name)
         for each in line.value.rstrip(",").split(",")
     ]
 

@@ -52,28 +52,28 @@ class _Observance:
     rule: RRule | None
     until: dt.datetime | None
     effort: Effort
-    _known: dict[int, Sequence[_Change]] = field(default_factory=dict)
+    _changes_by_year: dict[int, Sequence[_Change]] = field(default_factory=dict)
 
-    def dated(self) -> Sequence[_Change]:
+    def list_dated_changes(self) -> Sequence[_Change]:
         """Return the changes at single dates."""
-        return self._changes(self.dates)
+        return self._to_changes(self.dates)
 
-    def ruled(self, year: int) -> Iterator[_Change]:
+    def iterate_rule_changes(self, year: int) -> Iterator[_Change]:
         """Return the changes by rule of a year and the two before; of the last of a rule that has ended before."""
         self.effort.spend(0, 0, changes=1)
         last = year if self.until is None else min(year, self.until.year)
-        return itertools.chain.from_iterable(map(self._of_year, range(max(last - 2, 1), last + 1)))
+        return itertools.chain.from_iterable(map(self._compute_changes_of_year, range(max(last - 2, 1), last + 1)))
 
-    def _of_year(self, year: int) -> Sequence[_Change]:
-        if year not in self._known:
+    def _compute_changes_of_year(self, year: int) -> Sequence[_Change]:
+        if year not in self._changes_by_year:
             begin, end = _years(year, year)
             last = end if self.until is None else min(end, self.until)
-            found = [] if self.rule is None or last < self.rule.start else [*self.rule.followed(begin, last)]
+            found = [] if self.rule is None or last < self.rule.start else [*self.rule.iterate_times(begin, last)]
             self.effort.spend(0, 0, changes=1 + len(found))
-            self._known[year] = self._changes(found)
-        return self._known[year]
+            self._changes_by_year[year] = self._to_changes(found)
+        return self._changes_by_year[year]
 
-    def _changes(self, onsets: Iterable[dt.datetime]) -> Sequence[_Change]:
+    def _to_changes(self, onsets: Iterable[dt.datetime]) -> Sequence[_Change]:
         return [_Change(onset - self.before, self.before, self.after) for onset in onsets]
 
 
@@ -88,11 +88,11 @@ class _Table:
             _ascending([each.at + min(each.before, each.after) for each in changes]),
         )
 
-    def at_utc(self, time: dt.datetime) -> dt.timedelta:
+    def get_offset_at_utc(self, time: dt.datetime) -> dt.timedelta:
         """Return the offset at a time in UTC."""
         return self._offsets[bisect.bisect_right(self._utc, time)]
 
-    def at_shown(self, time: dt.datetime, fold: int) -> dt.timedelta:
+    def get_offset_at_local(self, time: dt.datetime, fold: int) -> dt.timedelta:
         """Return the offset at a time on the clock. A gap has the offset before it; a time shown twice is by `fold`."""
         return self._offsets[bisect.bisect_right(self._shown[fold], time)]
 
@@ -108,7 +108,7 @@ class FileZone(dt.tzinfo):
     def __init__(self, key: str, observances: Sequence[_Observance]) -> None:
         self.key = key
         self._first = min(observances, key=lambda each: each.dates[0]).before
-        self._dated = sorted((change for each in observances for change in each.dated()), key=_AT)
+        self._dated = sorted((change for each in observances for change in each.list_dated_changes()), key=_AT)
         self._ruled = [each for each in observances if each.rule is not None]
         self._tables: dict[int, _Table] = {}
 
@@ -117,7 +117,7 @@ class FileZone(dt.tzinfo):
         if time is None:
             return None
         shown = wall(time)
-        return self._table(shown).at_shown(shown, time.fold)
+        return self._get_table(shown).get_offset_at_local(shown, time.fold)
 
     def dst(self, time: dt.datetime | None) -> None:
         """Return nothing: what part of an offset is daylight saving time is not needed."""
@@ -129,19 +129,19 @@ class FileZone(dt.tzinfo):
     def fromutc(self, time: dt.datetime) -> dt.datetime:
         """Return what the clock of the zone shows at a time in UTC."""
         utc = wall(time)
-        offset_now = self._table(utc).at_utc(utc)
+        offset_now = self._get_table(utc).get_offset_at_utc(utc)
         shown = utc + offset_now
-        fold = self._table(shown).at_shown(shown, 0) != offset_now
+        fold = self._get_table(shown).get_offset_at_local(shown, 0) != offset_now
         return (time + offset_now).replace(fold=1) if fold else time + offset_now
 
-    def _table(self, time: dt.datetime) -> _Table:
+    def _get_table(self, time: dt.datetime) -> _Table:
         """Return the offsets around a time; those of each year are worked out once."""
         # Clocks differ from UTC by less than a day.
         year = (time + DAY).year
         if year not in self._tables:
             low, high = _years(max(year - 1, 1), year)
             begin, end = bisect.bisect_left(self._dated, low, key=_AT), bisect.bisect_right(self._dated, high, key=_AT)
-            ruled = (change for each in self._ruled for change in each.ruled(year))
+            ruled = (change for each in self._ruled for change in each.iterate_rule_changes(year))
             changes = sorted([*self._dated[max(begin - 1, 0) : end], *ruled], key=_AT)
             self._tables[year] = _Table(changes, self._first)
         return self._tables[year]
@@ -159,13 +159,13 @@ class Zones:
             name: zone
             for calendar in calendars
             for zone in calendar.parts
-            if zone.name == "VTIMEZONE" and zone.all("TZID")
+            if zone.name == "VTIMEZONE" and zone.get_properties("TZID")
             for name in _names(zone)
         }
         self._found: dict[str, dt.tzinfo | ValueError] = {}
         self._effort = effort
 
-    def find(self, tzid: str) -> dt.tzinfo:
+    def find_zone(self, tzid: str) -> dt.tzinfo:
         """Return the zone of this name; raises `ValueError` that names it."""
         tzid = tzid.strip()
         if tzid not in self._found:
@@ -182,7 +182,7 @@ class Zones:
 
     def _look_up(self, tzid: str) -> dt.tzinfo:
         defined = self._defined.get(tzid)
-        places = [tzid, *(line.value.strip() for line in (defined.all("X-LIC-LOCATION")[:1] if defined else ()))]
+        places = [tzid, *(line.value.strip() for line in (defined.get_properties("X-LIC-LOCATION")[:1] if defined else ()))]
         known = next(filter(None, map(_well_known, places)), None)
         if known:
             return zoneinfo.ZoneInfo(known)
@@ -190,31 +190,31 @@ class Zones:
             right = "name an IANA zone such as Europe/Berlin, or add its VTIMEZONE"
             raise ValueError(f"time zone {quoted(tzid)} is not known, and the file does not define it; {right}")
         try:
-            return self._zone(tzid, defined)
+            return self._build_zone(tzid, defined)
         except (ValueError, OverflowError) as error:
             raise ValueError(f"the VTIMEZONE of {quoted(tzid)} cannot be read: {error}") from None
 
-    def _zone(self, tzid: str, defined: Component) -> FileZone:
+    def _build_zone(self, tzid: str, defined: Component) -> FileZone:
         parts = [each for each in defined.parts if each.name in ("STANDARD", "DAYLIGHT")]
         if not parts:
             raise ValueError("it has neither STANDARD nor DAYLIGHT")
         if len(parts) > _MOST_OBSERVANCES:
             raise ValueError(f"it has {len(parts)} STANDARD and DAYLIGHT parts, more than {_MOST_OBSERVANCES}")
-        dates = sum(len(line.value) // _EACH_DATE for part in parts for line in part.all("RDATE"))
+        dates = sum(len(line.value) // _EACH_DATE for part in parts for line in part.get_properties("RDATE"))
         self._effort.spend(0, 0, changes=len(parts) + dates)
-        return FileZone(tzid, [self._observance(each) for each in parts])
+        return FileZone(tzid, [self._parse_observance(each) for each in parts])
 
-    def _observance(self, part: Component) -> _Observance:
-        before = offset(part.one("TZOFFSETFROM"), "TZOFFSETFROM")
-        after = offset(part.one("TZOFFSETTO"), "TZOFFSETTO")
-        given, repeated = part.one("DTSTART"), part.one("RRULE")
+    def _parse_observance(self, part: Component) -> _Observance:
+        before = offset(part.get_property("TZOFFSETFROM"), "TZOFFSETFROM")
+        after = offset(part.get_property("TZOFFSETTO"), "TZOFFSETTO")
+        given, repeated = part.get_property("DTSTART"), part.get_property("RRULE")
         if given is None:
             raise ValueError("DTSTART is missing")
-        start = naive(moment(given, self._refuse, _YEARS), None)
-        more = [naive(value, None) for value, _ in moments(part, "RDATE", self._refuse, _YEARS)]
+        start = naive(moment(given, self._refuse_zone, _YEARS), None)
+        more = [naive(value, None) for value, _ in moments(part, "RDATE", self._refuse_zone, _YEARS)]
         rule = until = None
         if repeated is not None:
-            text, last, count = recurrence(repeated, self._refuse)
+            text, last, count = recurrence(repeated, self._refuse_zone)
             if count is not None or not _is_yearly(rrule_reading.read(text)):
                 raise ValueError(f"RRULE is {quoted(text)}; it must be FREQ=YEARLY;BYMONTH=3;BYDAY=-1SU, for example")
             rule = RRule(text, start)
@@ -222,13 +222,13 @@ class Zones:
         return _Observance(before, after, sorted({start, *more}), rule, until, self._effort)
 
     @staticmethod
-    def _refuse(tzid: str) -> dt.tzinfo:
+    def _refuse_zone(tzid: str) -> dt.tzinfo:
         raise ValueError(f"a time of a VTIMEZONE has no zone; TZID={quoted(tzid)} is too much")
 
 
 def _names(zone: Component) -> tuple[str, str]:
     """Return the TZID as it is written and without escapes: it is TEXT here, and a parameter has no escapes."""
-    given = zone.all("TZID")[0].value.strip()
+    given = zone.get_properties("TZID")[0].value.strip()
     return given, unescaped(given)
 
 

@@ -19,7 +19,7 @@ class IdFactory:
         self._lock = threading.Lock()
         self._last = (0, 0)
 
-    def new(self, unix_ms: int) -> str:
+    def create_id(self, unix_ms: int) -> str:
         """An id for the moment `unix_ms` (milliseconds since 1970, UTC)."""
         with self._lock:
             last_ms, last_count = self._last

@@ -99,7 +99,7 @@ def parse(given: object, where: str = "/isolation") -> Isolation:
     """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
     read = Described(given, where)
     read.require("mode")
-    mode = read.choice("mode", list(Mode), Mode.IN_PROCESS)
+    mode = read.get_choice("mode", list(Mode), Mode.IN_PROCESS)
     made = _READERS[Mode(mode)](read)
     read.finish()
     return made
@@ -111,9 +111,9 @@ def _in_process(_: Described) -> InProcess:
 
 def _process(read: Described) -> Process:
     return Process(
-        memory=read.integer("memory", _LEAST_PROCESS_MEMORY, _MOST_MEMORY),
-        cpu=read.integer("cpu", 1, _MOST_CPU_SECONDS),
-        open_files=read.integer("open_files", _LEAST_OPEN_FILES, _MOST_OPEN_FILES),
+        memory=read.get_integer("memory", _LEAST_PROCESS_MEMORY, _MOST_MEMORY),
+        cpu=read.get_integer("cpu", 1, _MOST_CPU_SECONDS),
+        open_files=read.get_integer("open_files", _LEAST_OPEN_FILES, _MOST_OPEN_FILES),
     )
 
 
@@ -121,10 +121,10 @@ def _container(read: Described) -> Container:
     read.require("image")
     return Container(
         image=_named(read, "image", _IMAGE) or "",
-        command=read.texts("command", _LONGEST_WORD, _MOST_WORDS),
-        memory=read.integer("memory", _LEAST_CONTAINER_MEMORY, _MOST_MEMORY),
-        cpus=read.number("cpus", _LEAST_CPUS, _MOST_CPUS),
-        processes=read.integer("processes", 1, _MOST_PROCESSES) or _USUAL_PROCESSES,
+        command=read.get_texts("command", _LONGEST_WORD, _MOST_WORDS),
+        memory=read.get_integer("memory", _LEAST_CONTAINER_MEMORY, _MOST_MEMORY),
+        cpus=read.get_number("cpus", _LEAST_CPUS, _MOST_CPUS),
+        processes=read.get_integer("processes", 1, _MOST_PROCESSES) or _USUAL_PROCESSES,
         network=_named(read, "network", _NETWORK) or "none",
     )
 
@@ -137,8 +137,8 @@ _READERS: Mapping[Mode, Callable[[Described], Isolation]] = {
 
 
 def _named(read: Described, name: str, allowed: re.Pattern[str]) -> str | None:
-    found = read.text(name, 255)
+    found = read.get_text(name, 255)
     if found is not None and not allowed.match(found):
-        read.refuse(name, "wrong_type", f"{name} must begin with a letter or digit, and hold no spaces")
+        read.add_problem(name, "wrong_type", f"{name} must begin with a letter or digit, and hold no spaces")
         return None
     return found

@@ -50,13 +50,13 @@ class Unacceptable(ValueError):
         shown = pointer if len(pointer) <= _LONGEST_PLACE else f"{pointer[:_LONGEST_PLACE]}…"
         super().__init__(f"{why} (at {shown})" if pointer else why)
         self.pointer = pointer
-        self.why = why
+        self.reason = why
 
 
 class _Repeating(dict[str, Any]):
     """An object in whose text a key is repeated."""
 
-    repeated: str
+    repeated_key: str
 
 
 def check(value: Any, tagged: bool = False, wrappers: int = 0) -> None:
@@ -144,7 +144,7 @@ def _why_not_object(item: dict[Any, Any], tagged: bool) -> str | None:
     if len(item) == 2 and "__type__" in item and "__value__" in item and not tagged:
         return _TAGGED
     if isinstance(item, _Repeating):
-        return f"the key {json.dumps(item.repeated[:_LONGEST_PLACE])} twice in one object; keep one"
+        return f"the key {json.dumps(item.repeated_key[:_LONGEST_PLACE])} twice in one object; keep one"
     try:
         names = "".join(item)
     except TypeError:
@@ -191,7 +191,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     repeating, seen = _Repeating(made), set()
     for name, _ in pairs:
         if name in seen:
-            repeating.repeated = name
+            repeating.repeated_key = name
             break
         seen.add(name)
     return repeating

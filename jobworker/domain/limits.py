@@ -72,23 +72,23 @@ class RateLimit:
     burst: int = 1
     key: str | None = None
 
-    def permits(self, full_at: dt.datetime | None, now: dt.datetime) -> int:
+    def count_permits(self, full_at: dt.datetime | None, now: dt.datetime) -> int:
         """How many may start now."""
         # Times have microseconds: a permit is not refused for the fraction of one.
-        return max(0, math.floor(self._together() - self._used(full_at, now) / self._interval + 1e-4))
+        return max(0, math.floor(self._compute_burst() - self._compute_used_seconds(full_at, now) / self._interval + 1e-4))
 
-    def next_at(self, full_at: dt.datetime | None, now: dt.datetime) -> dt.datetime:
+    def compute_next_start(self, full_at: dt.datetime | None, now: dt.datetime) -> dt.datetime:
         """When the next one may start."""
-        wait = self._used(full_at, now) - (self._together() - 1) * self._interval
+        wait = self._compute_used_seconds(full_at, now) - (self._compute_burst() - 1) * self._interval
         return now + dt.timedelta(seconds=max(0.0, wait))
 
-    def take(self, full_at: dt.datetime | None, now: dt.datetime, count: int) -> dt.datetime:
+    def compute_full_at(self, full_at: dt.datetime | None, now: dt.datetime, count: int) -> dt.datetime:
         """When the bucket is full again, after `count` have started now."""
-        return now + dt.timedelta(seconds=self._used(full_at, now) + count * self._interval)
+        return now + dt.timedelta(seconds=self._compute_used_seconds(full_at, now) + count * self._interval)
 
-    def most_ahead(self) -> int:
+    def compute_max_ahead(self) -> int:
         """So many may be on their way to a worker at a time."""
-        return max(self._together(), math.ceil(_AHEAD / self._interval))
+        return max(self._compute_burst(), math.ceil(_AHEAD / self._interval))
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
@@ -98,10 +98,10 @@ class RateLimit:
     def _interval(self) -> float:
         return self.per / self.limit
 
-    def _together(self) -> int:
+    def _compute_burst(self) -> int:
         return max(self.burst, math.ceil(_TOGETHER / self._interval))
 
-    def _used(self, full_at: dt.datetime | None, now: dt.datetime) -> float:
+    def _compute_used_seconds(self, full_at: dt.datetime | None, now: dt.datetime) -> float:
         return max(0.0, (full_at - now).total_seconds()) if full_at else 0.0
 
 
@@ -138,10 +138,10 @@ class Unique:
 def parse_concurrency(given: object, where: str = "/concurrency") -> Concurrency:
     """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
     read = Described(given, where)
-    policy = Concurrency(read.integer("limit", 1, MOST, 1) or 1, _template(read), read.integer("total", 1, MOST))
+    policy = Concurrency(read.get_integer("limit", 1, MOST, 1) or 1, _template(read), read.get_integer("total", 1, MOST))
     read.require("limit")
     if policy.total is not None and policy.key is None:
-        read.refuse("total", "not_allowed", "total needs a key: without one, limit is the total")
+        read.add_problem("total", "not_allowed", "total needs a key: without one, limit is the total")
     read.finish()
     return policy
 
@@ -150,9 +150,9 @@ def parse_rate_limit(given: object, where: str = "/rate_limit") -> RateLimit:
     """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
     read = Described(given, where)
     policy = RateLimit(
-        limit=read.integer("limit", 1, MOST, 1) or 1,
-        per=read.seconds("per", 0.001, LONGEST_PERIOD, 1.0) or 1.0,
-        burst=read.integer("burst", 1, MOST, 1) or 1,
+        limit=read.get_integer("limit", 1, MOST, 1) or 1,
+        per=read.get_seconds("per", 0.001, LONGEST_PERIOD, 1.0) or 1.0,
+        burst=read.get_integer("burst", 1, MOST, 1) or 1,
         key=_template(read),
     )
     read.require("limit", "per")
@@ -163,14 +163,14 @@ def parse_rate_limit(given: object, where: str = "/rate_limit") -> RateLimit:
 def parse_unique(given: object, where: str = "/unique") -> Unique:
     """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
     read = Described(given, where)
-    seconds = read.seconds("for", 0.001, LONGEST_PERIOD)
-    if seconds is not None and read.value("until") is not None:
-        read.refuse("for", "ambiguous", "give until or for, not both")
+    seconds = read.get_seconds("for", 0.001, LONGEST_PERIOD)
+    if seconds is not None and read.get_value("until") is not None:
+        read.add_problem("for", "ambiguous", "give until or for, not both")
     policy = Unique(
         key=_template(read),
-        until=Until(read.choice("until", list(Until), Until.FINISHED)),
+        until=Until(read.get_choice("until", list(Until), Until.FINISHED)),
         seconds=seconds,
-        on_conflict=OnConflict(read.choice("on_conflict", list(OnConflict), OnConflict.REJECT)),
+        on_conflict=OnConflict(read.get_choice("on_conflict", list(OnConflict), OnConflict.REJECT)),
     )
     read.finish()
     return policy
@@ -229,9 +229,9 @@ def _unknown(named: str, names: Sequence[str]) -> str:
 
 
 def _template(read: Described) -> str | None:
-    template = read.text("key", _LONGEST_TEMPLATE)
+    template = read.get_text("key", _LONGEST_TEMPLATE)
     if template is not None and re.search(r"[{}]", _PLACE.sub("", template)):
-        read.refuse("key", "not_allowed", "key may have braces only around the name of a parameter: tenant:{tenant_id}")
+        read.add_problem("key", "not_allowed", "key may have braces only around the name of a parameter: tenant:{tenant_id}")
     return template
 
 

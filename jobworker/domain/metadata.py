@@ -57,18 +57,18 @@ class Metadata(MutableMapping[str, Any]):
     def __repr__(self) -> str:
         return f"Metadata({dict(self)!r})"
 
-    def start_over(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget, in a process that was forked, what has changed and who held the lock."""
         self._lock = threading.Lock()
         self._changes = {}
 
-    def take(self) -> dict[str, Any]:
+    def take_changes(self) -> dict[str, Any]:
         """What has changed since this was last called."""
         with self._lock:
             changes, self._changes = self._changes, {}
         return changes
 
-    def give_back(self, changes: Mapping[str, Any]) -> None:
+    def restore_changes(self, changes: Mapping[str, Any]) -> None:
         """What was taken could not be passed on; it is to be taken again, unless it has changed since."""
         with self._lock:
             self._changes = {**changes, **self._changes}

@@ -71,7 +71,7 @@ def _over(timetable: Timetable, now: dt.datetime) -> str | None:
         return _closed(timetable)
     if isinstance(rule, Once) and rule.at <= now:
         return f"its time is past: {rule.at.isoformat()}"
-    if isinstance(rule, RRule) and rule.first(rule.start) is not None and timetable.end is None:
+    if isinstance(rule, RRule) and rule.find_first(rule.start) is not None and timetable.end is None:
         if rule.parts.count:
             return f"its COUNT has been reached; it is counted from the rule's start, {rule.start.isoformat()}"
         if rule.parts.until:
@@ -105,16 +105,16 @@ def _left_out(timetable: Timetable, before: dt.datetime, moment: dt.datetime) ->
         return
     found = next_after(replace(timetable, dst=replace(dst, gap=Gap.SHIFT)), before)
     if found is not None and found < moment and isinstance(timetable.rule, WallClockRule):
-        missing = found.replace(tzinfo=None) + span_at(found.replace(tzinfo=None), timetable.zone).before
+        missing = found.replace(tzinfo=None) + span_at(found.replace(tzinfo=None), timetable.zone).previous_offset
         yield f"before it, {missing.isoformat(' ', 'minutes')} does not exist in {timetable.zone}: left out"
 
 
 def _of_the_day(timetable: Timetable, moment: dt.datetime) -> Iterator[str]:
     day = wall_clock(moment, timetable.zone).date()
     for name, calendar in {**timetable.requires, **timetable.excludes}.items():
-        if (called := calendar.name_of(day)) is not None:
+        if (called := calendar.find_day_name(day)) is not None:
             yield f"{called} (calendar {name})"
-    if isinstance(timetable.rule, BusinessDay) and (called := timetable.rule.calendar.name_of(day)):
+    if isinstance(timetable.rule, BusinessDay) and (called := timetable.rule.calendar.find_day_name(day)):
         yield called
 
 
@@ -122,14 +122,14 @@ def _of_clocks(timetable: Timetable, moment: dt.datetime) -> Iterator[str]:
     zone = timetable.zone
     now = moment.astimezone(dt.UTC).replace(tzinfo=None)
     span = span_at(now, zone)
-    shown, change = now + span.offset, span.offset - span.before
-    if change > _NOTHING and now < span.calm and _shifted(timetable, now + span.before):
-        missing, later = now + span.before, duration(change.total_seconds())
+    shown, change = now + span.offset, span.offset - span.previous_offset
+    if change > _NOTHING and now < span.stable_from and _shifted(timetable, now + span.previous_offset):
+        missing, later = now + span.previous_offset, duration(change.total_seconds())
         besides = f", together with {clock(shown.time())}" if _names(timetable, shown) else ""
         yield f"{clock(missing.time())} does not exist in {zone} that day: {later} later{besides}"
-    elif change < _NOTHING and now < span.calm:
+    elif change < _NOTHING and now < span.stable_from:
         yield f"{clock(shown.time())} comes twice in {zone} that day; this is the second"
-    elif span.behind < span.offset and now >= span.unrest:
+    elif span.next_offset < span.offset and now >= span.stable_until:
         yield f"{clock(shown.time())} comes twice in {zone} that day; this is the first"
 
 
@@ -140,4 +140,4 @@ def _shifted(timetable: Timetable, missing: dt.datetime) -> bool:
 
 def _names(timetable: Timetable, time: dt.datetime) -> bool:
     """Whether a time on the clock is one of the rule's."""
-    return isinstance(timetable.rule, WallClockRule) and timetable.rule.first(time) == time
+    return isinstance(timetable.rule, WallClockRule) and timetable.rule.find_first(time) == time

@@ -77,37 +77,37 @@ class RetryPolicy:
         """Whether anything but the number of attempts was said."""
         return self.strategy is not Strategy.NONE or self.delays is not None
 
-    def covers(self, names: Collection[str]) -> bool:
+    def is_retryable(self, names: Collection[str]) -> bool:
         """Whether an exception with these names (its own and its bases', plain or with the module) is tried again."""
         if any(name in self.not_on for name in names):
             return False
         return not self.retry_on or any(name in self.retry_on for name in names)
 
-    def bounds(self, retry: int) -> tuple[float, float]:
+    def compute_wait_bounds(self, retry: int) -> tuple[float, float]:
         """The shortest and the longest wait (s) before the `retry`-th retry, which counts from 1."""
         if self.delays is not None:
             wait = self.delays[min(retry, len(self.delays)) - 1]
             return wait, wait
-        wait = self.delay * self._growth(retry)
+        wait = self.delay * self._compute_growth(retry)
         if self.strategy is not Strategy.EXPONENTIAL_JITTER:
             return min(wait, self.max_delay), min(wait, self.max_delay)
         low, high = _BOUNDS[self.jitter]
         wait = min(wait, self.max_delay)
         return min(wait * low, self.max_delay), min(wait * high, self.max_delay)
 
-    def wait(self, retry: int, chance: float) -> float:
+    def compute_wait(self, retry: int, chance: float) -> float:
         """The wait (s) before the `retry`-th retry; `chance` is 0 to 1."""
-        low, high = self.bounds(retry)
+        low, high = self.compute_wait_bounds(retry)
         return low + (high - low) * chance
 
-    def next_wait(self, names: Collection[str], used: int, limit: int | None, chance: float) -> float | None:
+    def compute_next_wait(self, names: Collection[str], used: int, limit: int | None, chance: float) -> float | None:
         """The wait (s) before another attempt, after a failure with these names; None: there is none.
 
         `used` retries were used up so far, of `limit` (None: any number); `chance` is 0 to 1.
         """
-        if not self.covers(names) or (limit is not None and used >= limit):
+        if not self.is_retryable(names) or (limit is not None and used >= limit):
             return None
-        return self.wait(used + 1, chance)
+        return self.compute_wait(used + 1, chance)
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
@@ -122,7 +122,7 @@ class RetryPolicy:
             "not_on": list(self.not_on),
         }
 
-    def _growth(self, retry: int) -> float:
+    def _compute_growth(self, retry: int) -> float:
         if self.strategy is Strategy.FIXED:
             return 1.0
         if self.strategy is Strategy.LINEAR:
@@ -135,19 +135,19 @@ def parse(given: object, where: str = "/retry") -> RetryPolicy:
     """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
     read = Described(given, where)
     policy = RetryPolicy(
-        max_attempts=read.integer("max_attempts", 1, MAX_ATTEMPTS),
-        strategy=Strategy(read.choice("strategy", list(Strategy), Strategy.NONE)),
-        delay=read.seconds("delay", 0.0, LONGEST_DELAY, 30.0) or 0.0,
-        max_delay=read.seconds("max_delay", 0.0, LONGEST_DELAY, 3600.0) or 0.0,
-        delays=read.durations("delays", 0.0, LONGEST_DELAY, MAX_ATTEMPTS),
-        jitter=Jitter(read.choice("jitter", list(Jitter), Jitter.BOTH)),
-        retry_on=read.texts("retry_on", _LONGEST_NAME, _MOST_NAMES),
-        not_on=read.texts("not_on", _LONGEST_NAME, _MOST_NAMES),
+        max_attempts=read.get_integer("max_attempts", 1, MAX_ATTEMPTS),
+        strategy=Strategy(read.get_choice("strategy", list(Strategy), Strategy.NONE)),
+        delay=read.get_seconds("delay", 0.0, LONGEST_DELAY, 30.0) or 0.0,
+        max_delay=read.get_seconds("max_delay", 0.0, LONGEST_DELAY, 3600.0) or 0.0,
+        delays=read.get_durations("delays", 0.0, LONGEST_DELAY, MAX_ATTEMPTS),
+        jitter=Jitter(read.get_choice("jitter", list(Jitter), Jitter.BOTH)),
+        retry_on=read.get_texts("retry_on", _LONGEST_NAME, _MOST_NAMES),
+        not_on=read.get_texts("not_on", _LONGEST_NAME, _MOST_NAMES),
     )
     if policy.delays is not None and policy.strategy is not Strategy.NONE:
-        read.refuse("delays", "ambiguous", "give delays or a strategy, not both")
+        read.add_problem("delays", "ambiguous", "give delays or a strategy, not both")
     if not policy.decides and (policy.retry_on or policy.not_on):
-        read.refuse("strategy", "missing", "retry_on and not_on need a strategy or delays")
+        read.add_problem("strategy", "missing", "retry_on and not_on need a strategy or delays")
     read.finish()
     return policy
 
@@ -191,7 +191,7 @@ def plan(policy: RetryPolicy, start: dt.datetime, attempts: int) -> Sequence[Pla
     """The first `attempts` attempts of an execution that starts at `start` and never succeeds."""
     planned = [PlannedAttempt(1, (0.0, 0.0), (start, start))]
     for retry in range(1, attempts):
-        low, high = policy.bounds(retry)
+        low, high = policy.compute_wait_bounds(retry)
         earliest, latest = planned[-1].due
         due = (earliest + dt.timedelta(seconds=low), latest + dt.timedelta(seconds=high))
         planned.append(PlannedAttempt(retry + 1, (low, high), due))

@@ -107,11 +107,11 @@ class Misfire:
 
     policy: Missed = Missed.FIRE_ONCE
     grace: float = 60.0
-    most: int = 100
+    max_occurrences: int = 100
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
-        return {"policy": self.policy.value, "grace": self.grace, "max": self.most}
+        return {"policy": self.policy.value, "grace": self.grace, "max": self.max_occurrences}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +144,12 @@ class Schedule:
     pause_after_failures: int | None = None
 
     @property
-    def calendars(self) -> tuple[str, ...]:
+    def calendar_names(self) -> tuple[str, ...]:
         """Every calendar that it names, each once."""
         named = ([self.calendar] if self.calendar else []) + [*self.require, *self.exclude]
         return tuple(dict.fromkeys(named))
 
-    def timetable(self, calendars: Mapping[str, Calendar]) -> Timetable:
+    def build_timetable(self, calendars: Mapping[str, Calendar]) -> Timetable:
         """When it is due, with the calendars of these names; raises `KeyError` if one is missing."""
         rule = self.rule
         if isinstance(rule, BusinessDay) and self.calendar:
@@ -252,80 +252,80 @@ def to_job(schedule: Schedule) -> dict[str, Any]:
 def _values(read: Described, where: str) -> dict[str, Any]:
     start, end = reading.moment(read, "start"), reading.moment(read, "end")
     if start and end and end <= start:
-        read.refuse("end", "not_allowed", f"end must be later than start, {start.isoformat()}")
-    parameters = read.value("parameters")
+        read.add_problem("end", "not_allowed", f"end must be later than start, {start.isoformat()}")
+    parameters = read.get_value("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
-        read.refuse("parameters", "wrong_type", "parameters must be a JSON object")
+        read.add_problem("parameters", "wrong_type", "parameters must be a JSON object")
     rule = _rule(read, where)
-    if rule is not None and not isinstance(rule, BusinessDay) and read.value("calendar") is not None:
+    if rule is not None and not isinstance(rule, BusinessDay) and read.get_value("calendar") is not None:
         message = "only a business_day rule counts by a calendar; this one is kept to it by require, away by exclude"
-        read.refuse("calendar", "not_allowed", message)
-    if read.value("name") == _RESERVED:
-        read.refuse("name", "not_allowed", f"{_NOT_A_NAME}; take another name")
+        read.add_problem("calendar", "not_allowed", message)
+    if read.get_value("name") == _RESERVED:
+        read.add_problem("name", "not_allowed", f"{_NOT_A_NAME}; take another name")
     return {
         "name": _matching(read, "name", NAME, _NAMED),
         "job": _matching(read, "job", NAME, "the name of a job"),
         "rule": rule,
         "zone": zone(read),
-        "description": read.text("description", _LONGEST_TEXT, "") if read.value("description") else "",
-        "enabled": read.flag("enabled", True),
-        "calendar": read.text("calendar", 128),
-        "require": read.texts("require", 128, _MOST_CALENDARS),
-        "exclude": read.texts("exclude", 128, _MOST_CALENDARS),
+        "description": read.get_text("description", _LONGEST_TEXT, "") if read.get_value("description") else "",
+        "enabled": read.get_boolean("enabled", True),
+        "calendar": read.get_text("calendar", 128),
+        "require": read.get_texts("require", 128, _MOST_CALENDARS),
+        "exclude": read.get_texts("exclude", 128, _MOST_CALENDARS),
         "dst": dst(read),
         "start": start,
         "end": end,
-        "max_runs": read.integer("max_runs", 1, 1_000_000_000),
-        "initial_delay": read.seconds("initial_delay", 0.0, _LONGEST_DELAY, 0.0),
-        "run_at_start": read.flag("run_at_start", False),
-        "jitter": read.seconds("jitter", 0.0, _LONGEST_SPREAD, 0.0),
-        "spread": read.seconds("spread", 0.0, _LONGEST_SPREAD, 0.0),
+        "max_runs": read.get_integer("max_runs", 1, 1_000_000_000),
+        "initial_delay": read.get_seconds("initial_delay", 0.0, _LONGEST_DELAY, 0.0),
+        "run_at_start": read.get_boolean("run_at_start", False),
+        "jitter": read.get_seconds("jitter", 0.0, _LONGEST_SPREAD, 0.0),
+        "spread": read.get_seconds("spread", 0.0, _LONGEST_SPREAD, 0.0),
         "parameters": parameters or {},
         "queue": _matching(read, "queue", QUEUE, "the name of a queue, such as background"),
-        "priority": read.integer("priority", 0, 9),
-        "overlap": Overlap(read.choice("overlap", list(Overlap), Overlap.SKIP)),
+        "priority": read.get_integer("priority", 0, 9),
+        "overlap": Overlap(read.get_choice("overlap", list(Overlap), Overlap.SKIP)),
         "misfire": _misfire(read),
-        "on_resume": Missed(read.choice("on_resume", list(Missed), Missed.SKIP)),
-        "pause_after_failures": read.integer("pause_after_failures", 1, 1000),
+        "on_resume": Missed(read.get_choice("on_resume", list(Missed), Missed.SKIP)),
+        "pause_after_failures": read.get_integer("pause_after_failures", 1, 1000),
     }
 
 
 def zone(read: Described) -> str:
     """The field `zone` of whatever has one."""
-    name = read.text("zone", 64, "UTC") or "UTC"
+    name = read.get_text("zone", 64, "UTC") or "UTC"
     if name not in known_zones():
-        read.refuse("zone", "unknown_zone", f"{name!r} is not an IANA time zone; {hint(name)}")
+        read.add_problem("zone", "unknown_zone", f"{name!r} is not an IANA time zone; {hint(name)}")
     return name
 
 
 def dst(read: Described) -> Dst | None:
     """The field `dst` of whatever has one."""
-    given = read.value("dst")
+    given = read.get_value("dst")
     if given is None:
         return None
     inner = Described(given, f"{read.where}/dst")
-    gap = Gap(inner.choice("gap", list(Gap), Gap.SHIFT))
-    found = Dst(gap, Fold(inner.choice("fold", list(Fold), Fold.FIRST)))
+    gap = Gap(inner.get_choice("gap", list(Gap), Gap.SHIFT))
+    found = Dst(gap, Fold(inner.get_choice("fold", list(Fold), Fold.FIRST)))
     _take(read, inner)
     return found
 
 
 def _misfire(read: Described) -> Misfire:
-    given, default = read.value("misfire"), Misfire()
+    given, default = read.get_value("misfire"), Misfire()
     if given is None:
         return default
     inner = Described(given, f"{read.where}/misfire")
     found = Misfire(
-        Missed(inner.choice("policy", list(Missed), default.policy)),
-        inner.seconds("grace", 1.0, _LONGEST_GRACE, default.grace) or default.grace,
-        inner.integer("max", 1, MOST_CAUGHT_UP, default.most) or default.most,
+        Missed(inner.get_choice("policy", list(Missed), default.policy)),
+        inner.get_seconds("grace", 1.0, _LONGEST_GRACE, default.grace) or default.grace,
+        inner.get_integer("max", 1, MOST_CAUGHT_UP, default.max_occurrences) or default.max_occurrences,
     )
     _take(read, inner)
     return found
 
 
 def _rule(read: Described, where: str) -> Rule | None:
-    given = read.value("rule")
+    given = read.get_value("rule")
     if given is None:
         return None
     try:
@@ -336,9 +336,9 @@ def _rule(read: Described, where: str) -> Rule | None:
 
 
 def _matching(read: Described, name: str, pattern: Any, expected: str) -> str | None:
-    found = read.text(name, 128)
+    found = read.get_text(name, 128)
     if found is not None and not pattern.match(found):
-        read.refuse(name, "not_allowed", f"{name} must be {expected}")
+        read.add_problem(name, "not_allowed", f"{name} must be {expected}")
     return found
 
 

@@ -42,9 +42,9 @@ class Pause:
 
     since: dt.datetime
     until: dt.datetime | None
-    why: str
+    reason: str
 
-    def covers(self, nominal: dt.datetime) -> bool:
+    def is_paused_at(self, nominal: dt.datetime) -> bool:
         """Whether an occurrence falls into it."""
         return self.since <= nominal and (self.until is None or nominal < self.until)
 
@@ -53,8 +53,8 @@ class Pause:
 class Busy:
     """Executions of the schedule that have not ended: the oldest of them, None if there are none; whether one waits."""
 
-    oldest: str | None = None
-    waiting: bool = False
+    oldest_id: str | None = None
+    has_waiting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,9 @@ class Situation:
     runs: int = 0
     max_runs: int | None = None
     pause: Pause | None = None
-    closed: str | None = None
-    forbidden: Callable[[dt.datetime], str | None] = field(default=lambda _: None)
-    busy: Busy = Busy()
+    unavailable_reason: str | None = None
+    find_forbidden_reason: Callable[[dt.datetime], str | None] = field(default=lambda _: None)
+    unfinished: Busy = Busy()
 
     def is_late(self, nominal: dt.datetime) -> bool:
         """Whether it is noticed later than the grace allows."""
@@ -110,13 +110,13 @@ def settle(due: Sequence[dt.datetime], situation: Situation, further: Iterable[d
 def _refused(nominal: dt.datetime, situation: Situation) -> Decision | None:
     """Why an occurrence may not fire, whenever it is noticed."""
     # Calendars come first: what they forbid in a pause is not made up for when that ends, whatever they say by then.
-    forbidden = situation.forbidden(nominal)
+    forbidden = situation.find_forbidden_reason(nominal)
     if forbidden is not None:
         return Decision(nominal, Outcome.SKIPPED_CALENDAR, forbidden)
     pause = situation.pause
-    if pause is not None and pause.covers(nominal):
-        return Decision(nominal, Outcome.SKIPPED_PAUSED, pause.why)
-    return Decision(nominal, Outcome.SKIPPED_PAUSED, situation.closed) if situation.closed is not None else None
+    if pause is not None and pause.is_paused_at(nominal):
+        return Decision(nominal, Outcome.SKIPPED_PAUSED, pause.reason)
+    return Decision(nominal, Outcome.SKIPPED_PAUSED, situation.unavailable_reason) if situation.unavailable_reason is not None else None
 
 
 def _late(
@@ -154,7 +154,7 @@ def _caught_up(
     late: Sequence[dt.datetime], ahead: Iterator[dt.datetime], situation: Situation
 ) -> dict[dt.datetime, Decision]:
     """The latest fire, as many as the policy says, counting those that are settled later."""
-    most, why = situation.misfire.most, _noticed(situation)
+    most, why = situation.misfire.max_occurrences, _noticed(situation)
     # Ascending, so that after the first timely one nothing is late.
     coming = sum(1 for nominal in islice(ahead, most) if situation.is_late(nominal))
     first = max(0, len(late) - max(0, most - coming))
@@ -180,7 +180,7 @@ def _in_order(
             return
         decision = late.get(nominal) or Decision(nominal, Outcome.FIRED)
         if decision.outcome is Outcome.FIRED:
-            decision = line.enter(decision, nominal in late)
+            decision = line.apply(decision, nominal in late)
         runs += decision.outcome is Outcome.FIRED
         yield decision
 
@@ -203,10 +203,10 @@ class _Line:
         self._overlap = situation.overlap
         self._catching_up = situation.misfire.policy is Missed.CATCH_UP
         self._last = last
-        self._busy = f"execution {situation.busy.oldest}" if situation.busy.oldest else None
-        self._waiting = situation.busy.waiting
+        self._busy = f"execution {situation.unfinished.oldest_id}" if situation.unfinished.oldest_id else None
+        self._waiting = situation.unfinished.has_waiting
 
-    def enter(self, decision: Decision, late: bool) -> Decision:
+    def apply(self, decision: Decision, late: bool) -> Decision:
         """What the overlap policy makes of an occurrence that should fire."""
         overlap = self._overlap
         if late and self._catching_up and overlap is not Overlap.ALLOW:

@@ -35,7 +35,7 @@ _BEGINNING, _END = (dt.datetime.combine(day, dt.time(), dt.UTC) for day in (dt.d
 class WallClockRule(Protocol):
     """A rule about times of day."""
 
-    def first(self, begin: dt.datetime) -> dt.datetime | None:
+    def find_first(self, begin: dt.datetime) -> dt.datetime | None:
         """The first naive time from `begin` on that it names."""
         ...
 
@@ -72,7 +72,7 @@ def next_after(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
     moment = max(moment, _BEGINNING)
     rule = timetable.rule
     if isinstance(rule, Once | Interval):
-        found = rule.next_after(moment)
+        found = rule.find_next(moment)
     else:
         if isinstance(rule, BusinessDay) and rule.roll is not None:
             rule = replace(rule, allowed=lambda time: _forbidden_by(timetable, time) is None)
@@ -147,16 +147,16 @@ def _years_ahead(moment: dt.datetime) -> dt.datetime:
 
 def _forbidden_by(timetable: Timetable, time: dt.datetime) -> str | None:
     for name, calendar in timetable.requires.items():
-        if not calendar.holds(time):
+        if not calendar.is_time_included(time):
             return f"not within calendar {name}" + _called(calendar, time)
     for name, calendar in timetable.excludes.items():
-        if calendar.holds(time):
+        if calendar.is_time_included(time):
             return f"within calendar {name}" + _called(calendar, time)
     return None
 
 
 def _called(calendar: Calendar, time: dt.datetime) -> str:
-    name = calendar.name_of(time.date())
+    name = calendar.find_day_name(time.date())
     return f": {name}" if name else ""
 
 
@@ -189,22 +189,22 @@ def _on_the_wall_clock(
 def _before_clocks_change(rule: WallClockRule, zone: zoneinfo.ZoneInfo, now: dt.datetime) -> dt.datetime | None:
     """The first time after `now` (naive UTC) if no change of clocks is near: the short way to the same answer."""
     span = span_at(now, zone)
-    if now < span.calm:
+    if now < span.stable_from:
         return None
-    time = rule.first(now + span.offset + _TICK)
-    return time - span.offset if time is not None and time - span.offset < span.unrest else None
+    time = rule.find_first(now + span.offset + _TICK)
+    return time - span.offset if time is not None and time - span.offset < span.stable_until else None
 
 
 def _whatever_clocks_do(rule: WallClockRule, zone: zoneinfo.ZoneInfo, dst: Dst, now: dt.datetime) -> dt.datetime | None:
     horizon = _years_ahead(now)
     while now < horizon:
-        time = rule.first(now - FARTHEST)
+        time = rule.find_first(now - FARTHEST)
         if time is None:
             return None
         # Whatever the clocks do, that time stands for no moment before this one, and for none after `until`.
         now = max(now, time - FARTHEST - _TICK)
         until = max(now, time) + 2 * FARTHEST
-        times = ((rule.first(each.begin), each) for each in stretches(now, until, zone, dst))
+        times = ((rule.find_first(each.begin), each) for each in stretches(now, until, zone, dst))
         found = [time - each.offset for time, each in times if time is not None and time < each.end]
         if found:
             return min(found)

@@ -68,18 +68,18 @@ def parse(given: Any, where: str) -> Triggers:
 
 def _parse_one(given: Any, where: str) -> Trigger:
     described = Described(given, where)
-    job = described.text("job", 128) or ""
+    job = described.get_text("job", 128) or ""
     described.require("job")
-    on = On(described.choice("on", list(On), On.SUCCESS))
-    parameters = described.value("parameters")
+    on = On(described.get_choice("on", list(On), On.SUCCESS))
+    parameters = described.get_value("parameters")
     if parameters is not None and not isinstance(parameters, dict):
-        described.refuse("parameters", "wrong_type", "parameters must be a JSON object")
+        described.add_problem("parameters", "wrong_type", "parameters must be a JSON object")
         parameters = None
     try:
         json_values.check(parameters)
     except json_values.Unacceptable as error:
         # From Python anything can come.
-        described.refuse("parameters", "not_kept", f"parameters hold {error}")
+        described.add_problem("parameters", "not_kept", f"parameters hold {error}")
         parameters = None
     if job:
         described.problems.extend(references.check(parameters or {}, {job}, f"{where}/parameters"))

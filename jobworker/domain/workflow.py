@@ -116,7 +116,7 @@ def _read(name: str, step: Step, workflow: Workflow, reading: _Reading) -> None:
 
 def _read_need(given: Any, where: str) -> Need:
     described = Described({"step": given} if isinstance(given, str) else given, where)
-    step = described.text("step", 100) or ""
+    step = described.get_text("step", 100) or ""
     described.require("step")
     on, otherwise = read_condition(described)
     described.finish()

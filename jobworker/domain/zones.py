@@ -74,18 +74,18 @@ class Span:
     begin: dt.datetime
     end: dt.datetime
     offset: dt.timedelta
-    before: dt.timedelta
-    behind: dt.timedelta
+    previous_offset: dt.timedelta
+    next_offset: dt.timedelta
 
     @property
-    def calm(self) -> dt.datetime:
+    def stable_from(self) -> dt.datetime:
         """From here on nothing is left of the change at the beginning: no repeated time, and none that was shifted."""
-        return self.begin + abs(self.offset - self.before)
+        return self.begin + abs(self.offset - self.previous_offset)
 
     @property
-    def unrest(self) -> dt.datetime:
+    def stable_until(self) -> dt.datetime:
         """From here on a time on the clock may come once more."""
-        return self.end - max(self.offset - self.behind, _NOTHING)
+        return self.end - max(self.offset - self.next_offset, _NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +159,12 @@ def stretches(after: dt.datetime, until: dt.datetime, zone: zoneinfo.ZoneInfo, d
 
 def _of_span(span: Span, dst: Dst) -> Iterator[Stretch]:
     first, last = span.begin + span.offset, span.end + span.offset
-    if span.before < span.offset and dst.gap is Gap.SHIFT:
-        yield Stretch(span.begin + span.before, first, span.before)
-    if span.offset < span.before and dst.fold is Fold.FIRST:
-        first = span.begin + span.before
-    if span.behind < span.offset and dst.fold is Fold.SECOND:
-        last = span.end + span.behind
+    if span.previous_offset < span.offset and dst.gap is Gap.SHIFT:
+        yield Stretch(span.begin + span.previous_offset, first, span.previous_offset)
+    if span.offset < span.previous_offset and dst.fold is Fold.FIRST:
+        first = span.begin + span.previous_offset
+    if span.next_offset < span.offset and dst.fold is Fold.SECOND:
+        last = span.end + span.next_offset
     yield Stretch(first, last, span.offset)
 
 

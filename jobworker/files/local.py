@@ -54,7 +54,7 @@ class LocalFiles:
         digest = hashlib.sha256(text).hexdigest()
         return {"name": name, "size": saved.size, "sha256": digest, "host": socket.gethostname()}
 
-    def found(self) -> Iterator[FoundFile]:
+    def list_files(self) -> Iterator[FoundFile]:
         """The files that are here, in no order."""
         if not self._folder.is_dir():
             return

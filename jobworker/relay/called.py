@@ -85,12 +85,12 @@ def _row(
         batch_id=None,
         schedule_id=None,
         scheduled_for=None,
-        due_at=call.at,
+        due_at=call.called_at,
         state=State.QUEUED,
         # It runs already, and counts; whether it is unique nobody has asked.
         **keys._replace(unique_key=None)._asdict(),
     )
-    return Adopted(new, call.by, call.at, _message(call, by_name))
+    return Adopted(new, call.caller, call.called_at, _message(call, by_name))
 
 
 def _message(call: Call, by_name: bool) -> Mapping[str, Any] | None:

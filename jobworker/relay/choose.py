@@ -38,7 +38,7 @@ class Chosen(NamedTuple):
     urgency: int
 
     @property
-    def mark(self) -> tuple[str, int, int]:
+    def publication(self) -> tuple[str, int, int]:
         """What `dispatch.mark_published` takes."""
         return self.row.id, self.row.attempt, self.urgency
 
@@ -48,7 +48,7 @@ class Band:
     """Priorities for which there is the same room."""
 
     priorities: range
-    room: int
+    available: int
 
 
 @dataclass(slots=True)
@@ -58,10 +58,10 @@ class Round:
     `refused` says whether limits held anything up, `next_at` when a rate opens again.
     """
 
-    chosen: list[Chosen] = field(default_factory=list)
+    candidates: list[Chosen] = field(default_factory=list)
     buckets: Mapping[str, dt.datetime] = field(default_factory=dict)
-    refused: bool = False
-    next_at: dt.datetime | None = None
+    is_limited: bool = False
+    next_permit_at: dt.datetime | None = None
 
 
 @dataclass(slots=True)
@@ -70,11 +70,11 @@ class Chooser:
 
     feed: int
     ageing: dt.timedelta
-    _turns: Turns = field(default_factory=Turns)
-    _looked_at: LRUCache[str, str] = field(default_factory=lambda: LRUCache(_MOST_QUEUES))
-    _owed: LRUCache[str, int] = field(default_factory=lambda: LRUCache(_MOST_QUEUES))
+    _history: Turns = field(default_factory=Turns)
+    _key_cursors: LRUCache[str, str] = field(default_factory=lambda: LRUCache(_MOST_QUEUES))
+    _overtaken_credit: LRUCache[str, int] = field(default_factory=lambda: LRUCache(_MOST_QUEUES))
 
-    def choose(
+    def select(
         self,
         connection: sa.Connection,
         waiting: Sequence[Waiting],
@@ -87,49 +87,49 @@ class Chooser:
 
         `without` names revisions of jobs whose executions stay where they are.
         """
-        places = Places.read(connection, now) if any(queue.limited for queue in waiting) else None
+        places = Places.load(connection, now) if any(queue.limited for queue in waiting) else None
         round = Round()
         for queue in waiting:
             tasks = sorted(gates.runnable(queue.name, workers))
-            bands = self._bands(queue.name, depths)
-            if tasks and bands[0].room > 0:
+            bands = self._compute_bands(queue.name, depths)
+            if tasks and bands[0].available > 0:
                 backlog = Backlog(queue.name, tasks, without)
-                heads = self._heads(connection, backlog) if places and queue.limited else []
-                line = self._line(connection, backlog, heads, places) if places and heads else None
-                round.chosen += self._of_queue(connection, backlog, bands, line, now)
-                round.chosen += _unreadable(connection, heads)
+                heads = self._read_heads(connection, backlog) if places and queue.limited else []
+                line = self._build_fair_queue(connection, backlog, heads, places) if places and heads else None
+                round.candidates += self._select_from_queue(connection, backlog, bands, line, now)
+                round.candidates += _unreadable(connection, heads)
         if places:
-            round.buckets, round.refused, round.next_at = places.taken_at, places.refused, places.next_at
+            round.buckets, round.is_limited, round.next_permit_at = places.updated_buckets, places.is_limited, places.next_permit_at
         return round
 
-    def _of_queue(
+    def _select_from_queue(
         self, connection: sa.Connection, backlog: Backlog, bands: Sequence[Band], line: Line | None, now: dt.datetime
     ) -> list[Chosen]:
         chosen: list[Chosen | Next] = []
         for band in bands:
-            left = band.room - len(chosen)
+            left = band.available - len(chosen)
             if left <= 0:
                 break
             free = dispatch.ready(connection, backlog, left, band.priorities)
             chosen += itertools.islice(_merged(free, line, band.priorities.start), left)
         complete = _complete(connection, chosen)
-        if len(complete) < bands[-1].room:
+        if len(complete) < bands[-1].available:
             return complete
-        return complete + self._overtaken(connection, backlog, complete, now)
+        return complete + self._select_overtaken(connection, backlog, complete, now)
 
-    def _overtaken(
+    def _select_overtaken(
         self, connection: sa.Connection, backlog: Backlog, chosen: Sequence[Chosen], now: dt.datetime
     ) -> list[Chosen]:
         """When there was no room for all: what goes beyond the room, which shrinks by as much for the next round."""
-        owed = self._owed.get(backlog.queue, 0) + len(chosen)
-        self._owed[backlog.queue] = owed % SHARE
+        owed = self._overtaken_credit.get(backlog.queue, 0) + len(chosen)
+        self._overtaken_credit[backlog.queue] = owed % SHARE
         if owed < SHARE or not chosen:
             return []
         urgency = chosen[-1].urgency
         found = dispatch.overtaken(connection, backlog, urgency, now - self.ageing, owed // SHARE)
         return [Chosen(row, urgency) for row in found]
 
-    def _bands(self, queue: str, depths: Mapping[str, int]) -> list[Band]:
+    def _compute_bands(self, queue: str, depths: Mapping[str, int]) -> list[Band]:
         """The priorities from the most urgent down, together as long as there is the same room."""
         names = lists_of(queue)
         waiting = list(itertools.accumulate(depths[name] for name in names))
@@ -137,22 +137,22 @@ class Chooser:
         bands: list[Band] = []
         for priority in reversed(PRIORITIES):
             here = room[list_name(queue, priority)]
-            if bands and bands[-1].room == here:
+            if bands and bands[-1].available == here:
                 bands[-1] = replace(bands[-1], priorities=range(priority, bands[-1].priorities.stop))
             else:
                 bands.append(Band(range(priority, priority + 1), here))
         return bands
 
-    def _heads(self, connection: sa.Connection, backlog: Backlog) -> list[Head]:
-        after = self._looked_at.get(backlog.queue, "")
+    def _read_heads(self, connection: sa.Connection, backlog: Backlog) -> list[Head]:
+        after = self._key_cursors.get(backlog.queue, "")
         heads = limits.heads(connection, backlog, after, _MOST_KEYS)
-        self._looked_at[backlog.queue] = heads[-1].limit_key if len(heads) == _MOST_KEYS else ""
+        self._key_cursors[backlog.queue] = heads[-1].limit_key if len(heads) == _MOST_KEYS else ""
         return heads
 
-    def _line(self, connection: sa.Connection, backlog: Backlog, heads: Sequence[Head], places: Places) -> Line:
+    def _build_fair_queue(self, connection: sa.Connection, backlog: Backlog, heads: Sequence[Head], places: Places) -> Line:
         readable = [head for head in heads if head.is_readable]
-        places.learn(connection, [head.limit_key for head in readable])
-        return Line(connection, backlog, readable, places, self._turns, self.ageing)
+        places.load_limits(connection, [head.limit_key for head in readable])
+        return Line(connection, backlog, readable, places, self._history, self.ageing)
 
 
 def _merged(free: Iterable[Ready], line: Line | None, lowest: int) -> Iterator[Chosen | Next]:
@@ -160,9 +160,9 @@ def _merged(free: Iterable[Ready], line: Line | None, lowest: int) -> Iterator[C
     rows = iter(free)
     row = next(rows, None)
     while True:
-        top = line.top(lowest) if line else None
+        top = line.peek(lowest) if line else None
         if line and top and (row is None or (-top.urgency, top.head.due_at) < (-row.priority, row.due_at)):
-            yield line.take()
+            yield line.pop()
         elif row is not None:
             yield Chosen(row, row.priority)
             row = next(rows, None)

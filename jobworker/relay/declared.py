@@ -32,33 +32,33 @@ class DeclaredSchedules:
         self._database = database
         self._clock = clock
         self._problems = problems
-        self._broken: Sequence[Broken] = ()
+        self._broken_modules: Sequence[Broken] = ()
         self._package = settings.schedules
         self._code_version = settings.code_version
-        self._declared: Declarations | None = None
-        self._over = False
-        self._told: set[tuple[str, str | None]] = set()
+        self._declarations: Declarations | None = None
+        self._is_done = False
+        self._logged_refusals: set[tuple[str, str | None]] = set()
 
-    def synchronise(self) -> None:
+    def synchronize(self) -> None:
         """Do what is left to do. Raises what the database raises when it is away: then it is tried again."""
-        for module in self._broken:
+        for module in self._broken_modules:
             self._problems.report("schedule_module_broken", f"module {module.module}", str(module))
-        if self._over:
+        if self._is_done:
             return
-        self._declared = self._declared or self._read()
-        if self._declared is None:
-            self._over = True
+        self._declarations = self._declarations or self._load_declarations()
+        if self._declarations is None:
+            self._is_done = True
             return
         try:
-            changes = schedule_sync.apply(self._database, self._clock, self._declared, f"code:{self._version()}")
+            changes = schedule_sync.apply(self._database, self._clock, self._declarations, f"code:{self._version()}")
         except Conflict as error:
             logger.info("schedules_not_synchronised_yet", why=str(error))
             return
-        self._over = all(change.step is not Step.REFUSED for change in changes)
+        self._is_done = all(change.step is not Step.REFUSED for change in changes)
         for change in changes:
-            self._tell(change)
+            self._log_change(change)
 
-    def _read(self) -> Declarations | None:
+    def _load_declarations(self) -> Declarations | None:
         """What the code declares; None: that cannot be told, and nothing is to be changed."""
         if not loading.exists(self._package):
             left = schedule_sync.in_code(self._database)
@@ -69,11 +69,11 @@ class DeclaredSchedules:
                 logger.warning("schedules_left_as_they_are", schedules=left, why=why)
             return None
         found = declarations.read(self._package)
-        self._broken = found.broken
-        for module in found.broken:
+        self._broken_modules = found.broken_modules
+        for module in found.broken_modules:
             what, why = f"module {module.module}", str(module)
             self._problems.report("schedule_module_broken", what, why, exception=module.traceback)
-        if found.broken:
+        if found.broken_modules:
             logger.error("schedules_left_as_they_are", why="a module that declares schedules does not import")
             return None
         return found
@@ -81,13 +81,13 @@ class DeclaredSchedules:
     def _version(self) -> str:
         return self._code_version or loading.source_digest(self._package)
 
-    def _tell(self, change: Change) -> None:
+    def _log_change(self, change: Change) -> None:
         """Log it, once."""
         about = {change.kind: change.name, "place": change.place}
         if change.step is not Step.REFUSED:
             logger.info("declaration_taken", **about, what=change.step.value)
             for warning in change.warnings:
                 logger.warning("declaration_is_odd", **about, why=warning)
-        elif (change.name, change.reason) not in self._told:
-            self._told.add((change.name, change.reason))
+        elif (change.name, change.reason) not in self._logged_refusals:
+            self._logged_refusals.add((change.name, change.reason))
             logger.warning("declaration_not_taken_yet", **about, why=change.reason)

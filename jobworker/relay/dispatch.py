@@ -61,28 +61,28 @@ class Dispatcher:
     claims: Claims
     clock: Clock
     feed: int
-    name: str
+    relay_name: str
     ageing: dt.timedelta
     problems: Problems
     workers: Sequence[WorkerRow] = ()
-    undecided: bool = False
-    held_up: bool = False
-    next_permit: dt.datetime | None = None
-    _chooser: Chooser = field(init=False)
+    has_undecided_revocations: bool = False
+    is_limited: bool = False
+    next_permit_at: dt.datetime | None = None
+    _selector: Chooser = field(init=False)
     _definitions: LRUCache[tuple[str, int], Definition | None] = field(default_factory=lambda: LRUCache(_REMEMBERED))
-    _policies_sent: LRUCache[tuple[str, int], str] = field(default_factory=lambda: LRUCache(_REMEMBERED))
-    _claimed: LRUCache[str, dt.datetime] = field(default_factory=lambda: LRUCache(_REMEMBERED))
-    _declined: dict[str, int] = field(default_factory=dict)
-    _refused: list[tuple[Ready, str]] = field(default_factory=list)
-    _warned: OncePerKey = field(default_factory=OncePerKey)
-    _unreadable: TTLCache[str, None] = field(init=False)
-    _foreign: LRUCache[Paused, int] = field(default_factory=lambda: LRUCache(_REMEMBERED))
-    _paused_next_at: float = float("-inf")
-    _paused_after: str = ""
+    _policies_json: LRUCache[tuple[str, int], str] = field(default_factory=lambda: LRUCache(_REMEMBERED))
+    _last_claimed_at: LRUCache[str, dt.datetime] = field(default_factory=lambda: LRUCache(_REMEMBERED))
+    _declined_attempts: dict[str, int] = field(default_factory=dict)
+    _unreadable_executions: list[tuple[Ready, str]] = field(default_factory=list)
+    _warnings: OncePerKey = field(default_factory=OncePerKey)
+    _unreadable_revisions: TTLCache[str, None] = field(init=False)
+    _foreign_message_counts: LRUCache[Paused, int] = field(default_factory=lambda: LRUCache(_REMEMBERED))
+    _paused_check_at: float = float("-inf")
+    _paused_cursor: str = ""
 
     def __post_init__(self) -> None:
-        self._chooser = Chooser(self.feed, self.ageing)
-        self._unreadable = TTLCache(_MOST_PASSED_OVER, _PASSED_OVER, timer=self.clock.monotonic)
+        self._selector = Chooser(self.feed, self.ageing)
+        self._unreadable_revisions = TTLCache(_MOST_PASSED_OVER, _PASSED_OVER, timer=self.clock.monotonic)
 
     def dispatch(self) -> int:
         """Publish what may run, mark it; return how many.
@@ -92,61 +92,61 @@ class Dispatcher:
         """
         consumed = {name for worker in self.workers for name in worker.queues}
         with self.database.read() as connection:
-            paused = self._paused(connection)
+            paused = self._find_paused_queues(connection)
             waiting = queues.ready(connection, consumed)
         depths = self._depths([*(queue.name for queue in paused), *(queue.name for queue in waiting)])
-        self._take_back_paused(paused, depths)
+        self._withdraw_paused(paused, depths)
         if not waiting:
-            self.held_up, self.next_permit = False, None
+            self.is_limited, self.next_permit_at = False, None
             return 0
         with self.database.read() as connection:
-            round = self._chooser.choose(
-                connection, waiting, depths, self.workers, self.clock.now(), list(self._unreadable)
+            round = self._selector.select(
+                connection, waiting, depths, self.workers, self.clock.now(), list(self._unreadable_revisions)
             )
-            messages = self._messages(connection, round.chosen)
-        self._fail_refused()
-        self.held_up, self.next_permit = round.refused, round.next_at
-        chosen = [one for one in round.chosen if one.row.id in messages]
+            messages = self._build_messages(connection, round.candidates)
+        self._fail_unreadable_executions()
+        self.is_limited, self.next_permit_at = round.is_limited, round.next_permit_at
+        chosen = [one for one in round.candidates if one.row.id in messages]
         limited = [one for one in chosen if one.row.limit_key is not None]
-        if limited and not self._hold_places(limited, round.buckets):
+        if limited and not self._acquire_slots(limited, round.buckets):
             return 0
         if messages:
             self._publish(messages.values(), [queue.name for queue in waiting])
         free = [one for one in chosen if one.row.limit_key is None]
         if free:
             with self.database.write() as connection:
-                dispatch.mark_published(connection, [one.mark for one in free], self.clock.now())
+                dispatch.mark_published(connection, [one.publication for one in free], self.clock.now())
         return len(messages)
 
     def _publish(self, messages: Iterable[Message], queues: Sequence[str]) -> None:
         try:
             self.publisher.publish(messages)
         except redis.OutOfMemoryError:
-            self._chooser.feed = max(1, self._chooser.feed // 2)
-            taken = self.take_back([name for queue in queues for name in lists_of(queue)])
-            logger.warning("redis_full", messages_taken_back=taken, feed=self._chooser.feed)
+            self._selector.feed = max(1, self._selector.feed // 2)
+            taken = self.withdraw_messages([name for queue in queues for name in lists_of(queue)])
+            logger.warning("redis_full", messages_taken_back=taken, feed=self._selector.feed)
             raise
-        self._chooser.feed = min(self.feed, self._chooser.feed + self._chooser.feed // _REGROWTH + 1)
+        self._selector.feed = min(self.feed, self._selector.feed + self._selector.feed // _REGROWTH + 1)
 
     def _depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Return how many messages wait per list; a key that is no list takes none, and counts as full."""
-        depths = self.publisher.depths(queues)
+        depths = self.publisher.get_depths(queues)
         for name, depth in depths.items():
             if depth is None:
                 why = "it holds no list, so nothing can be published to this queue: another program uses its name"
                 self.problems.report("redis_key_unusable", f"redis key {name!r}", why)
         return {name: self.feed if depth is None else depth for name, depth in depths.items()}
 
-    def _hold_places(self, limited: Sequence[Chosen], buckets: Mapping[str, dt.datetime]) -> bool:
+    def _acquire_slots(self, limited: Sequence[Chosen], buckets: Mapping[str, dt.datetime]) -> bool:
         """Mark what is under limits before anybody can start it; False: another relay leads and counts for itself."""
         with self.database.write() as connection:
-            if not relay_state.leads(connection, self.name):
+            if not relay_state.leads(connection, self.relay_name):
                 return False
-            dispatch.mark_published(connection, [one.mark for one in limited], self.clock.now())
+            dispatch.mark_published(connection, [one.publication for one in limited], self.clock.now())
             limits.fill(connection, buckets)
         return True
 
-    def _paused(self, connection: sa.Connection) -> set[Paused]:
+    def _find_paused_queues(self, connection: sa.Connection) -> set[Paused]:
         """Paused queues in which our messages may lie: those that SQL knows of, and now and then some of the others.
 
         What is called from Python may be in Redis before SQL knows of it.
@@ -154,31 +154,31 @@ class Dispatcher:
         if not queues.any_paused(connection):
             return set()
         found = set(queues.paused_published(connection))
-        if self.clock.monotonic() >= self._paused_next_at:
-            self._paused_next_at = self.clock.monotonic() + _PAUSED_EVERY
-            others = queues.paused_after(connection, self._paused_after, _PAUSED_AT_ONCE)
-            self._paused_after = others[-1].name if len(others) == _PAUSED_AT_ONCE else ""
+        if self.clock.monotonic() >= self._paused_check_at:
+            self._paused_check_at = self.clock.monotonic() + _PAUSED_EVERY
+            others = queues.paused_after(connection, self._paused_cursor, _PAUSED_AT_ONCE)
+            self._paused_cursor = others[-1].name if len(others) == _PAUSED_AT_ONCE else ""
             found.update(others)
         return found
 
-    def _take_back_paused(self, paused: Collection[Paused], depths: Mapping[str, int]) -> None:
+    def _withdraw_paused(self, paused: Collection[Paused], depths: Mapping[str, int]) -> None:
         """What lies in Redis for a paused queue goes back to SQL."""
         for queue in paused:
             lists = lists_of(queue.name)
             waiting = sum(depths[name] for name in lists)
             # What is not ours stays there, and need not be looked at again and again.
-            if self._foreign.get(queue, 0) != waiting:
-                self._foreign[queue] = waiting - self.take_back(lists)
+            if self._foreign_message_counts.get(queue, 0) != waiting:
+                self._foreign_message_counts[queue] = waiting - self.withdraw_messages(lists)
 
-    def take_back(self, lists: Sequence[str]) -> int:
+    def withdraw_messages(self, lists: Sequence[str]) -> int:
         """Take our messages out of these lists; their executions are ready once more. Answers how many there were."""
-        messages = self.claims.take_back(lists)
+        messages = self.claims.withdraw(lists)
         if messages:
             with self.database.write() as connection:
                 dispatch.taken_back(connection, messages)
         return len(messages)
 
-    def age(self) -> None:
+    def withdraw_aged_messages(self) -> None:
         """Take back what has waited for long in a list while a more urgent one of its queue is not empty."""
         with self.database.read() as connection:
             waiting = dispatch.published_before(connection, self.clock.now() - self.ageing, _LIMIT)
@@ -188,9 +188,9 @@ class Dispatcher:
         for queue, name in sorted({(row.queue, list_name(row.queue, row.urgency)) for row in waiting}):
             above = lists_of(queue)[: lists_of(queue).index(name)]
             if depths[name] and any(depths[each] for each in above):
-                self.take_back([name])
+                self.withdraw_messages([name])
 
-    def cancel(self) -> int:
+    def cancel_queued(self) -> int:
         """Carry out requests to cancel what is queued: it cannot start any more once Redis has said so.
 
         `undecided` says afterwards whether a worker has some in hand that it may start or give back: ask again soon.
@@ -198,7 +198,7 @@ class Dispatcher:
         with self.database.read() as connection:
             asked = stopping.cancel_asked(connection, _LIMIT)
         answers = self.claims.revoke([(row.id, row.attempt + 1) for row in asked])
-        self.undecided = Answer.RUNNING in answers
+        self.has_undecided_revocations = Answer.RUNNING in answers
         revoked = [row for row, answer in zip(asked, answers, strict=True) if answer is Answer.REVOKED]
         if revoked:
             now = self.clock.now()
@@ -207,27 +207,27 @@ class Dispatcher:
                 release.release(connection, dependencies.ended(connection, [row.id for row in revoked]), now)
         return len(revoked)
 
-    def note_claims(self, claimed: Iterable[Claimed]) -> None:
+    def record_claims(self, claimed: Iterable[Claimed]) -> None:
         """Remember how far each list has been worked off."""
         for claim in claimed:
             name = list_name(claim.queue, claim.urgency)
-            self._claimed[name] = max(claim.dispatched_at, self._claimed.get(name, claim.dispatched_at))
+            self._last_claimed_at[name] = max(claim.dispatched_at, self._last_claimed_at.get(name, claim.dispatched_at))
 
-    def note_declined(self, declined: Iterable[Declined]) -> None:
+    def record_declined_messages(self, declined: Iterable[Declined]) -> None:
         """Remember messages that went to a worker without their task; warn once of each such worker and task."""
         for one in declined:
-            self._declined[one.execution] = max(one.attempt, self._declined.get(one.execution, 0))
-            if self._warned.first(f"declined {one.task} {one.worker}"):
+            self._declined_attempts[one.execution] = max(one.attempt, self._declined_attempts.get(one.execution, 0))
+            if self._warnings.add(f"declined {one.task} {one.worker}"):
                 logger.warning("task_declined", task=one.task, worker=one.worker, execution=one.execution)
 
-    def publish_declined(self) -> None:
+    def republish_declined_messages(self) -> None:
         """Let messages that were declined be published again. What is forgotten when the relay dies, `mend` finds."""
-        if self._declined:
+        if self._declined_attempts:
             with self.database.write() as connection:
-                dispatch.taken_back(connection, self._declined.items())
-            self._declined = {}
+                dispatch.taken_back(connection, self._declined_attempts.items())
+            self._declined_attempts = {}
 
-    def mend(self, older_than: dt.datetime) -> int:
+    def republish_lost_messages(self, older_than: dt.datetime) -> int:
         """Find messages that Redis or a worker lost on the way, so that they are published again."""
         with self.database.read() as connection:
             unclaimed = dispatch.published_before(connection, older_than, _LIMIT)
@@ -237,16 +237,16 @@ class Dispatcher:
         lost = [row for row in unclaimed if self._is_lost(row, depths)]
         if lost:
             logger.warning("messages_lost", count=len(lost), example=lost[0].id)
-            self._publish_again(lost)
+            self._republish(lost)
         return len(lost)
 
-    def _publish_again(self, lost: Sequence[Published]) -> None:
+    def _republish(self, lost: Sequence[Published]) -> None:
         """What is under limits goes out again at once and keeps its place: it may run, unheard of as yet."""
         placed = {row.id: row for row in lost if row.limit_key is not None}
         with self.database.read() as connection:
             rows = dispatch.rows(connection, list(placed))
-            messages = self._messages(connection, [Chosen(row, placed[row.id].urgency) for row in rows])
-        self._fail_refused()
+            messages = self._build_messages(connection, [Chosen(row, placed[row.id].urgency) for row in rows])
+        self._fail_unreadable_executions()
         if messages:
             self.publisher.publish(messages.values())
         with self.database.write() as connection:
@@ -256,10 +256,10 @@ class Dispatcher:
     def _is_lost(self, row: Published, depths: dict[str, int]) -> bool:
         """Its list is empty, or something that was published later has been claimed already."""
         name = list_name(row.queue, row.urgency)
-        overtaken = name in self._claimed and self._claimed[name] > row.dispatched_at
+        overtaken = name in self._last_claimed_at and self._last_claimed_at[name] > row.dispatched_at
         return depths[name] == 0 or overtaken
 
-    def _messages(self, connection: sa.Connection, chosen: Iterable[Chosen]) -> dict[str, Message]:
+    def _build_messages(self, connection: sa.Connection, chosen: Iterable[Chosen]) -> dict[str, Message]:
         """Return the messages by execution, without those that cannot be read.
 
         An execution whose own row cannot be read goes to `_refused`. One whose definition cannot be read stays where it
@@ -270,19 +270,19 @@ class Dispatcher:
             try:
                 dispatch.check(one.row)
             except TypeError as error:
-                self._refused.append((one.row, f"it cannot be dispatched: in its row in the database {error}"))
+                self._unreadable_executions.append((one.row, f"it cannot be dispatched: in its row in the database {error}"))
                 continue
             try:
-                messages[one.row.id] = self._message(connection, one.row, one.urgency)
+                messages[one.row.id] = self._build_message(connection, one.row, one.urgency)
             except unreadable.ERRORS as error:
-                self._unreadable[limits.revision_key(one.row.job, one.row.job_revision)] = None
+                self._unreadable_revisions[limits.revision_key(one.row.job, one.row.job_revision)] = None
                 what = f"revision {one.row.job_revision} of job {one.row.job}"
                 self.problems.report("revision_unreadable", what, f"executions of it cannot be dispatched: {error}")
         return messages
 
-    def _fail_refused(self) -> None:
+    def _fail_unreadable_executions(self) -> None:
         """Report, as a worker would, that the next attempts cannot run; otherwise they would be chosen for ever."""
-        refused, self._refused = self._refused, []
+        refused, self._unreadable_executions = self._unreadable_executions, []
         for row, why in refused:
             self.problems.report("execution_unreadable", f"execution {row.id}", why)
             attempt: object = row.attempt
@@ -292,8 +292,8 @@ class Dispatcher:
             error = {"type": "MessageRejected", "message": why, "traceback": None}
             self.claims.abandon(row.id, attempt + 1, {"reason": why, "error": error}, Kind.REJECTED)
 
-    def _message(self, connection: sa.Connection, row: Ready, urgency: int) -> Message:
-        definition = self._definition(connection, row)
+    def _build_message(self, connection: sa.Connection, row: Ready, urgency: int) -> Message:
+        definition = self._get_definition(connection, row)
         free = {*(row.lost_attempts or ()), *(row.interrupted_attempts or ()), *(row.snoozed_attempts or ())}
         return Message(
             execution=row.id,
@@ -308,7 +308,7 @@ class Dispatcher:
             max_attempts=row.max_attempts,
             time_limit=_effective("time_limit", row, definition.time_limit if definition else None),
             soft_time_limit=_effective("soft_time_limit", row, definition.soft_time_limit if definition else None),
-            policies=self._policies(row, definition),
+            policies=self._get_policies_json(row, definition),
             correlation_id=row.correlation_id,
             scheduled_for=row.scheduled_for,
             expires_at=row.expires_at if row.attempt == 0 else None,
@@ -318,23 +318,23 @@ class Dispatcher:
             call=row.call,
         )
 
-    def _policies(self, row: Ready, definition: Definition | None) -> str:
+    def _get_policies_json(self, row: Ready, definition: Definition | None) -> str:
         if row.overrides is not None:
-            return self._sent(row, {**(definition.policies if definition else {}), **row.overrides})
+            return self._serialize_policies(row, {**(definition.policies if definition else {}), **row.overrides})
         key = (row.job, row.job_revision)
-        if key not in self._policies_sent:
-            self._policies_sent[key] = self._sent(row, definition.policies if definition else {})
-        return self._policies_sent[key]
+        if key not in self._policies_json:
+            self._policies_json[key] = self._serialize_policies(row, definition.policies if definition else {})
+        return self._policies_json[key]
 
-    def _sent(self, row: Ready, given: Mapping[str, Any]) -> str:
+    def _serialize_policies(self, row: Ready, given: Mapping[str, Any]) -> str:
         """As JSON. A policy that is wrong is left out: one job must not keep the others from going out."""
         made, problems = policies.normalise({name: given.get(name) for name in policies.FOR_WORKER})
-        if problems and self._warned.first(f"policies {row.job} {row.job_revision}"):
+        if problems and self._warnings.add(f"policies {row.job} {row.job_revision}"):
             told = "; ".join(f"{problem.pointer}: {problem.message}" for problem in problems)
             logger.error("policies_left_out", job=row.job, revision=row.job_revision, why=told)
         return json.dumps(policies.for_worker(made), separators=(",", ":"), sort_keys=True)
 
-    def _definition(self, connection: sa.Connection, row: Ready) -> Definition | None:
+    def _get_definition(self, connection: sa.Connection, row: Ready) -> Definition | None:
         # A revision never changes, so it can be kept for ever.
         key = (row.job, row.job_revision)
         if key not in self._definitions:

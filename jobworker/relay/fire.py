@@ -41,47 +41,47 @@ class Schedules:
     def __init__(self, database: Database, clock: Clock, looks: bool) -> None:
         self._database = database
         self._clock = clock
-        self._looks = looks
-        self._looked_at = _BEGINNING
-        self._prepared = _BEGINNING, ""
+        self._without_beat = looks
+        self._evaluated_at = _BEGINNING
+        self._preload_cursor = _BEGINNING, ""
         self._unfinished: Mapping[str, dt.datetime] = {}
-        self._born_at: float | None = clock.monotonic()
+        self._created_at: float | None = clock.monotonic()
 
     @property
-    def pending(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether there is something to do although nobody reports anything."""
         return bool(self._unfinished)
 
-    def start(self, connection: sa.Connection, now: dt.datetime) -> None:
+    def fire_startup_schedules(self, connection: sa.Connection, now: dt.datetime) -> None:
         """What runs whenever the system starts does so, if this is its start. Once it is committed, call `started`."""
-        if self._born_at is not None and self._clock.monotonic() - self._born_at <= _STARTING:
+        if self._created_at is not None and self._clock.monotonic() - self._created_at <= _STARTING:
             firing.start(connection, settling.starting(connection), now, "the relay was started")
 
-    def started(self) -> None:
+    def mark_started(self) -> None:
         """It is committed."""
-        self._born_at = None
+        self._created_at = None
 
-    def fire(
+    def evaluate(
         self, connection: sa.Connection, reports: Sequence[Event], ended: Sequence[End], now: dt.datetime
     ) -> Fired:
         """Settle what is due, and what was left over. Once it is committed, call `done` with the answer."""
         failures.count(connection, ended, now)
         due = dict(self._unfinished)
-        found = self._look(connection, now) if self._looks else {}
+        found = self._find_due(connection, now) if self._without_beat else {}
         for schedule, moment in (*_told(reports), *found.items()):
             due[schedule] = max(moment, due.get(schedule, moment))
         return firing.settle(connection, due, now) if due else Fired()
 
-    def done(self, fired: Fired, now: dt.datetime) -> None:
+    def mark_committed(self, fired: Fired, now: dt.datetime) -> None:
         """It is committed."""
-        self._unfinished, self._looked_at = fired.unfinished, now
+        self._unfinished, self._evaluated_at = fired.unfinished, now
 
-    def next_due(self, connection: sa.Connection) -> dt.datetime | None:
+    def get_next_due(self, connection: sa.Connection) -> dt.datetime | None:
         """When there is something to settle, as far as this one has to notice that itself."""
         # What was due at the last look is settled, or cannot be.
-        return settling.next_due(connection, self._looked_at) if self._looks else None
+        return settling.next_due(connection, self._evaluated_at) if self._without_beat else None
 
-    def end_pauses(self) -> None:
+    def end_expired_pauses(self) -> None:
         """Resume schedules whose pause has come to its end."""
         now = self._clock.now()
         with self._database.read() as connection:
@@ -90,16 +90,16 @@ class Schedules:
             with self._database.write() as connection:
                 pausing.end(connection, schedule_id, now)
 
-    def prepare(self) -> None:
+    def preload_upcoming(self) -> None:
         """Read what will be due soon, so that nobody has to when 10,000 schedules are due at once."""
         now = self._clock.now()
-        after, until = max(self._prepared, (now, "")), now + _SOON
+        after, until = max(self._preload_cursor, (now, "")), now + _SOON
         with self._database.read() as connection:
             rows = settling.coming(connection, after, until, _PREPARED)
             plans.of(connection, rows)
-        self._prepared = (rows[-1].next_at, rows[-1].id) if len(rows) == _PREPARED else (until, "")
+        self._preload_cursor = (rows[-1].next_at, rows[-1].id) if len(rows) == _PREPARED else (until, "")
 
-    def _look(self, connection: sa.Connection, now: dt.datetime) -> dict[str, dt.datetime]:
+    def _find_due(self, connection: sa.Connection, now: dt.datetime) -> dict[str, dt.datetime]:
         # Those that cannot be read stay due, and must not keep the others from being found.
         return dict(settling.due_by(connection, now, _AT_ONCE + plans.count_unreadable()))
 

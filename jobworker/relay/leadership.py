@@ -25,10 +25,10 @@ class Leadership:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._database = database
         self._clock = clock
-        self._watched: Tenure | None = None
-        self._since = float("-inf")
+        self._observed_tenure: Tenure | None = None
+        self._observed_at = float("-inf")
 
-    def silent_leader(self) -> Tenure | None:
+    def find_silent_leader(self) -> Tenure | None:
         """Return the leadership of another relay that may be taken over; None if no other relay leads.
 
         Raises `NotLeading` while another one is renewed, or was not watched for long enough.
@@ -38,13 +38,13 @@ class Leadership:
         if tenure.leader in (None, self.name):
             return None
         now = self._clock.monotonic()
-        if tenure != self._watched:
-            self._watched, self._since = tenure, now
-        if now - self._since < SILENT_AFTER:
+        if tenure != self._observed_tenure:
+            self._observed_tenure, self._observed_at = tenure, now
+        if now - self._observed_at < SILENT_AFTER:
             raise NotLeading
         return tenure
 
-    def keep(self, connection: sa.Connection, silent: Tenure | None = None) -> None:
+    def acquire_or_renew(self, connection: sa.Connection, silent: Tenure | None = None) -> None:
         """Lead, or go on leading, in place of a leadership that is silent; raises `NotLeading`."""
         if not relay_state.lead(connection, self.name, self._clock.now(), silent):
             raise NotLeading

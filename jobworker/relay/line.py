@@ -33,16 +33,16 @@ _NEVER = dt.datetime.min.replace(tzinfo=dt.UTC)
 class Turn(NamedTuple):
     """When a key was last served, and how often it was."""
 
-    at: dt.datetime = _NEVER
-    times: int = 0
+    served_at: dt.datetime = _NEVER
+    serve_count: int = 0
 
 
 class Turns(dict[str, Turn]):
     """The turns of many keys; the oldest are forgotten."""
 
-    def note(self, limit_key: str, now: dt.datetime) -> None:
+    def record_turn(self, limit_key: str, now: dt.datetime) -> None:
         """It was the turn of this key."""
-        self[limit_key] = Turn(now, self.pop(limit_key, Turn()).times + 1)
+        self[limit_key] = Turn(now, self.pop(limit_key, Turn()).serve_count + 1)
         if len(self) > _MOST_TURNS:
             for oldest in list(itertools.islice(self, _MOST_TURNS // 2)):
                 del self[oldest]
@@ -51,7 +51,7 @@ class Turns(dict[str, Turn]):
 class Next(NamedTuple):
     """The next of one key. They compare by who goes first."""
 
-    order: tuple[int, int, dt.datetime, dt.datetime, str]
+    sort_key: tuple[int, int, dt.datetime, dt.datetime, str]
     head: Head
     urgency: int
 
@@ -70,62 +70,62 @@ class Line:
     ) -> None:
         self._connection = connection
         self._backlog = backlog
-        self._places = places
-        self._turns = turns
-        self._long_ago = places.now - ageing
-        self._highest = max((head.priority for head in heads), default=0)
-        self._taken: set[str] = set()
-        self._read: dict[str, int] = {}
-        self._waiting: dict[str, deque[Head]] = {}
-        self._next = [self._turn(head) for head in heads if not places.refusal(head.limit_key)]
-        heapq.heapify(self._next)
+        self._capacity = places
+        self._history = turns
+        self._aged_before = places.now - ageing
+        self._max_priority = max((head.priority for head in heads), default=0)
+        self._popped_ids: set[str] = set()
+        self._read_counts: dict[str, int] = {}
+        self._heads_by_key: dict[str, deque[Head]] = {}
+        self._heap = [self._build_item(head) for head in heads if not places.find_blocker(head.limit_key)]
+        heapq.heapify(self._heap)
 
-    def top(self, lowest: int) -> Next | None:
+    def peek(self, lowest: int) -> Next | None:
         """Who is next, if it is no less urgent than `lowest`."""
-        while self._next and self._next[0].urgency >= lowest:
-            if not self._places.refusal(self._next[0].head.limit_key):
-                return self._next[0]
-            heapq.heappop(self._next)
+        while self._heap and self._heap[0].urgency >= lowest:
+            if not self._capacity.find_blocker(self._heap[0].head.limit_key):
+                return self._heap[0]
+            heapq.heappop(self._heap)
         return None
 
-    def take(self) -> Next:
+    def pop(self) -> Next:
         """Whoever `top` has named goes."""
-        gone = heapq.heappop(self._next)
+        gone = heapq.heappop(self._heap)
         limit_key = gone.head.limit_key
-        self._places.take(limit_key)
-        self._turns.note(limit_key, self._places.now)
-        self._taken.add(gone.head.id)
-        if not self._places.refusal(limit_key) and (following := self._following(limit_key)):
-            heapq.heappush(self._next, self._turn(following))
+        self._capacity.acquire(limit_key)
+        self._history.record_turn(limit_key, self._capacity.now)
+        self._popped_ids.add(gone.head.id)
+        if not self._capacity.find_blocker(limit_key) and (following := self._get_following(limit_key)):
+            heapq.heappush(self._heap, self._build_item(following))
         return gone
 
-    def _turn(self, head: Head) -> Next:
-        turn = self._turns.get(head.limit_key, Turn())
+    def _build_item(self, head: Head) -> Next:
+        turn = self._history.get(head.limit_key, Turn())
         urgency = head.priority
-        if turn.at <= self._long_ago and head.due_at <= self._long_ago:
-            urgency = self._highest
-        if turn.times % SHARE == SHARE - 1:
-            head = self._overtaken(head) or head
-        rank = self._places.rank(head.limit_key)
-        return Next((-urgency, rank, turn.at, head.due_at, head.id), head, urgency)
+        if turn.served_at <= self._aged_before and head.due_at <= self._aged_before:
+            urgency = self._max_priority
+        if turn.serve_count % SHARE == SHARE - 1:
+            head = self._find_overtaken(head) or head
+        rank = self._capacity.count_in_use(head.limit_key)
+        return Next((-urgency, rank, turn.served_at, head.due_at, head.id), head, urgency)
 
-    def _overtaken(self, head: Head) -> Head | None:
-        found = limits.overtaken(self._connection, self._backlog, head, self._long_ago)
-        return found if found and found.id not in self._taken else None
+    def _find_overtaken(self, head: Head) -> Head | None:
+        found = limits.overtaken(self._connection, self._backlog, head, self._aged_before)
+        return found if found and found.id not in self._popped_ids else None
 
-    def _following(self, limit_key: str) -> Head | None:
-        waiting = self._waiting.setdefault(limit_key, deque())
+    def _get_following(self, limit_key: str) -> Head | None:
+        waiting = self._heads_by_key.setdefault(limit_key, deque())
         if not waiting:
-            waiting.extend(self._read_on(limit_key))
+            waiting.extend(self._read_more(limit_key))
         while waiting:
-            if waiting[0].id not in self._taken:
+            if waiting[0].id not in self._popped_ids:
                 return waiting.popleft()
             waiting.popleft()
         return None
 
-    def _read_on(self, limit_key: str) -> Sequence[Head]:
+    def _read_more(self, limit_key: str) -> Sequence[Head]:
         """More of a key than was read so far. What was taken is still ready for SQL, and in front."""
-        before = self._read.get(limit_key, 0)
-        self._read[limit_key] = wanted = max(_FIRST_PART, before * 4)
+        before = self._read_counts.get(limit_key, 0)
+        self._read_counts[limit_key] = wanted = max(_FIRST_PART, before * 4)
         found = limits.line(self._connection, self._backlog, limit_key, wanted)
         return [head for head in found[before:] if head.is_readable]

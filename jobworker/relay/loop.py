@@ -106,29 +106,29 @@ class Relay:
             timedelta(seconds=settings.ageing),
             self._problems,
         )
-        self._stopper = Stopper(database, Orders(self._client), clock)
-        self._releases = Releases(database, clock)
-        self._schedules = Schedules(database, clock, looks=not settings.needs_beat)
-        self._watch = Watch(database, self._client, self._dispatcher, clock, settings, self._steps, self._problems)
-        self._watch.add("stranded", _SWEEP_EVERY, self._releases.sweep)
-        self._watch.add("plans", _PREPARE_EVERY, self._schedules.prepare)
-        self._watch.add("pauses", _RESUME_EVERY, self._schedules.end_pauses)
+        self._stop_request_sender = Stopper(database, Orders(self._client), clock)
+        self._dependency_resolver = Releases(database, clock)
+        self._schedule_evaluator = Schedules(database, clock, looks=not settings.needs_beat)
+        self._maintenance = Watch(database, self._client, self._dispatcher, clock, settings, self._steps, self._problems)
+        self._maintenance.add_task("stranded", _SWEEP_EVERY, self._dependency_resolver.resolve_stranded)
+        self._maintenance.add_task("plans", _PREPARE_EVERY, self._schedule_evaluator.preload_upcoming)
+        self._maintenance.add_task("pauses", _RESUME_EVERY, self._schedule_evaluator.end_expired_pauses)
         schedules = declared.DeclaredSchedules(database, clock, settings, self._problems)
-        self._watch.add("declared_schedules", declared.EVERY, schedules.synchronise)
-        self._watch.add("problems", _RENEWAL, self._save_problems)
-        self._trimming = Step("trim", self._trim, _TRIM_EVERY)
-        self._before_sending = [
+        self._maintenance.add_task("declared_schedules", declared.EVERY, schedules.synchronize)
+        self._maintenance.add_task("problems", _RENEWAL, self._save_problems)
+        self._trim_step = Step("trim", self._trim_streams, _TRIM_EVERY)
+        self._pre_dispatch_steps = [
             # First: what belongs to a cancelled batch is not dispatched any more.
-            Step("cancel_batches", self._releases.cancel_batches),
-            Step("cancel", self._dispatcher.cancel),
-            Step("stop", self._stopper.run),
+            Step("cancel_batches", self._dependency_resolver.cancel_batches),
+            Step("cancel", self._dispatcher.cancel_queued),
+            Step("stop", self._stop_request_sender.send_pending),
         ]
-        self._dispatching = Step("dispatch", self._dispatcher.dispatch)
+        self._dispatch_step = Step("dispatch", self._dispatcher.dispatch)
         # Who looks for silent workers has to look often, or nobody is held to have been silent.
-        self._longest_wait = min(_LONGEST_WAIT, settings.heartbeat_interval)
+        self._max_wait = min(_LONGEST_WAIT, settings.heartbeat_interval)
         self._offsets: Offsets | None = None
-        self._renewed_at = self._sent_at = float("-inf")
-        self._checked = self._leads = False
+        self._renewed_at = self._dispatched_at = float("-inf")
+        self._is_redis_checked = self._is_leader = False
         self._saved_problems: list[Problem] = []
 
     def run(self, stop: threading.Event) -> None:
@@ -140,69 +140,69 @@ class Relay:
         while not stop.is_set():
             began = self._clock.monotonic()
             try:
-                done = self.turn()
+                done = self.run_turn()
             except NotLeading:
-                self._offsets, self._leads = None, False
+                self._offsets, self._is_leader = None, False
                 self._clock.wait(stop, _RENEWAL)
             except Misconfigured:
                 raise
             except Exception as error:  # noqa: BLE001  what one turn meets must not end the relay
-                self._note_failure(error, pause)
+                self._log_failure(error, pause)
                 self._clock.wait(stop, pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             else:
                 if pause > _FIRST_PAUSE:
-                    self._problems.solved(_TURN)
+                    self._problems.clear(_TURN)
                 pause = _FIRST_PAUSE
                 pace = _BUSY_PACE if done >= _BUSY else _PACE
                 self._clock.wait(stop, max(0.0, pace - (self._clock.monotonic() - began)))
         self._resign()
 
-    def _note_failure(self, error: Exception, pause: float) -> None:
+    def _log_failure(self, error: Exception, pause: float) -> None:
         """Log what ended a turn; the next one begins after `pause` seconds."""
         if isinstance(error, redis.RedisError):
             logger.warning("redis_away", error=str(error), next_try_in=pause)
-            self._watch.redis_was_away()
-            self._watch.redis_refused()
-            self._checked = False  # What comes back may be another server.
+            self._maintenance.postpone_rescue()
+            self._maintenance.check_foreign_keys_soon()
+            self._is_redis_checked = False  # What comes back may be another server.
         elif isinstance(error, UNAVAILABLE):
             logger.warning("database_away", error=str(getattr(error, "orig", error)), next_try_in=pause)
         else:
             self._problems.report("turn_failed", _TURN, f"{type(error).__name__}: {error}")
 
-    def turn(self) -> int:
+    def run_turn(self) -> int:
         """Do one round; return how many reports and messages it moved.
 
         Raises `NotLeading`, or what Redis or the database raised, with nothing lost.
         """
         self._check_redis_once()
-        offsets = self._offsets or self._lead()
-        self._watch.run_first()
-        if self._watch.started_over():
-            offsets = self._lead()
-        due = self._next_due()
-        batch = self._reader.read(offsets, self._wait(due))
+        offsets = self._offsets or self._acquire_leadership()
+        self._maintenance.run_before_reading()
+        if self._maintenance.consume_new_epoch():
+            offsets = self._acquire_leadership()
+        due = self._get_next_due()
+        batch = self._reader.read(offsets, self._compute_wait(due))
         # A client waits for what was just submitted; none waits for the history to be written.
-        sent = self._send() if batch.woken else 0
+        sent = self._dispatch_ready() if batch.is_notified else 0
         first, lines = batch.split(offsets)
-        released = self._settle(offsets, first) if first or self._is_time(due) else 0
-        self._write_flood(lines)
-        self._steps.attempt(self._trimming)
-        self._watch.run_due()
-        if released or self._clock.monotonic() - self._sent_at >= _SEND_EVERY:
-            sent += self._send()
+        released = self._record_batch(offsets, first) if first or self._needs_commit(due) else 0
+        self._record_log_flood(lines)
+        self._steps.run(self._trim_step)
+        self._maintenance.run_due_tasks()
+        if released or self._clock.monotonic() - self._dispatched_at >= _SEND_EVERY:
+            sent += self._dispatch_ready()
         return len(batch.events) + sent
 
-    def _write_flood(self, batch: Batch) -> None:
+    def _record_log_flood(self, batch: Batch) -> None:
         """When jobs say more than one transaction should take: piece by piece, and not for long."""
         until = self._clock.monotonic() + _FLOOD
         while batch.logs and self._offsets:
-            self._settle(self._offsets, batch)
-            if not batch.flooded or self._clock.monotonic() >= until:
+            self._record_batch(self._offsets, batch)
+            if not batch.has_more_logs or self._clock.monotonic() >= until:
                 return
             batch = self._reader.read_logs(self._offsets)
 
-    def _settle(self, offsets: Offsets, batch: Batch) -> int:
+    def _record_batch(self, offsets: Offsets, batch: Batch) -> int:
         """Commit what was read. A report that the database cannot take must not stop the others."""
         answer = self._try_to_commit(offsets, batch)
         if not isinstance(answer, Exception):
@@ -211,15 +211,15 @@ class Relay:
         if not reports:
             raise answer
         if len(reports) == 1:
-            return self._settle_refused(offsets, batch, reports[0])
-        return sum(self._settle(self._offsets or offsets, part) for part in batch.one_by_one(offsets))
+            return self._record_refused(offsets, batch, reports[0])
+        return sum(self._record_batch(self._offsets or offsets, part) for part in batch.split_by_event(offsets))
 
-    def _settle_refused(self, offsets: Offsets, batch: Batch, report: Event) -> int:
+    def _record_refused(self, offsets: Offsets, batch: Batch, report: Event) -> int:
         """Commit a report that was refused, or in its place that its attempt has failed, if it was the end of one.
 
         Raises what keeps a transaction without any report from being committed: then no report is to blame.
         """
-        self._commit(offsets, Batch(offsets, flooded=True))
+        self._commit(offsets, Batch(offsets, has_more_logs=True))
         nothing = replace(batch, events=[], logs=[])
         answer = self._try_to_commit(offsets, batch)
         if isinstance(answer, Exception):
@@ -243,95 +243,95 @@ class Relay:
         now = self._clock.now()
         with self._database.write() as connection:
             moved = astuple(offsets), astuple(batch.offsets)
-            if not relay_state.advance(connection, self._leadership.name, now, *moved, not batch.flooded):
+            if not relay_state.advance(connection, self._leadership.name, now, *moved, not batch.has_more_logs):
                 raise NotLeading
             record_progress(connection, batch.events)
             told = record(connection, batch.events)
             record_logs(connection, batch.logs)
-            fired = self._schedules.fire(connection, batch.events, told.of_schedules, now)
+            fired = self._schedule_evaluator.evaluate(connection, batch.events, told.schedule_ends, now)
             expired = dispatch.expire(connection, now, _RELEASE_LIMIT)
             ended = [*told.ended, *dependencies.ended(connection, expired)]
-            freed = self._releases.release(connection, ended, now)
+            freed = self._dependency_resolver.resolve_dependents(connection, ended, now)
             due = dispatch.release_due(connection, now, _RELEASE_LIMIT)
-        self._releases.done(freed)
-        self._schedules.done(fired, now)
+        self._dependency_resolver.mark_committed(freed)
+        self._schedule_evaluator.mark_committed(fired, now)
         self._offsets = batch.offsets
         self._renewed_at = self._clock.monotonic()
-        self._dispatcher.note_claims(told.claimed)
-        self._dispatcher.note_declined(told.declined)
+        self._dispatcher.record_claims(told.claimed)
+        self._dispatcher.record_declined_messages(told.declined)
         # Whoever ends or starts may have made room for somebody who waits for just that.
-        return fired.count + freed.count + due + (len(batch.events) if self._dispatcher.held_up else 0)
+        return fired.count + freed.released_count + due + (len(batch.events) if self._dispatcher.is_limited else 0)
 
-    def _send(self) -> int:
+    def _dispatch_ready(self) -> int:
         """Cancel and dispatch; return how many messages went out."""
-        self._sent_at = self._clock.monotonic()
-        for step in self._before_sending:
-            self._steps.attempt(step)
-        return self._steps.attempt(self._dispatching)
+        self._dispatched_at = self._clock.monotonic()
+        for step in self._pre_dispatch_steps:
+            self._steps.run(step)
+        return self._steps.run(self._dispatch_step)
 
-    def _is_time(self, due: datetime | None) -> bool:
+    def _needs_commit(self, due: datetime | None) -> bool:
         """Whether there is something to write although nothing was read."""
         renew = self._clock.monotonic() - self._renewed_at >= _RENEWAL
         return renew or self._has_pending or (due is not None and due <= self._clock.now())
 
-    def _lead(self) -> Offsets:
+    def _acquire_leadership(self) -> Offsets:
         try:
-            silent = self._leadership.silent_leader()
+            silent = self._leadership.find_silent_leader()
             with self._database.write() as connection:
-                self._leadership.keep(connection, silent)
-                self._schedules.start(connection, self._clock.now())
+                self._leadership.acquire_or_renew(connection, silent)
+                self._schedule_evaluator.fire_startup_schedules(connection, self._clock.now())
                 offsets = relay_state.restored_offsets(connection)
         except NotLeading:
-            self._watch.stand_by()
+            self._maintenance.run_standby_tasks()
             raise
-        zone_data.follow(self._database, self._clock, self._leadership.keep)
-        self._schedules.started()
-        if not self._leads:
+        zone_data.follow(self._database, self._clock, self._leadership.acquire_or_renew)
+        self._schedule_evaluator.mark_started()
+        if not self._is_leader:
             logger.info("relay_leads", relay=self._leadership.name)
-        self._leads = True
+        self._is_leader = True
         self._renewed_at = self._clock.monotonic()
         self._offsets = Offsets(*offsets)
         return self._offsets
 
-    def _next_due(self) -> datetime | None:
+    def _get_next_due(self) -> datetime | None:
         with self._database.read() as connection:
-            moments = [dispatch.next_due(connection), self._schedules.next_due(connection)]
+            moments = [dispatch.next_due(connection), self._schedule_evaluator.get_next_due(connection)]
         return min((moment for moment in moments if moment is not None), default=None)
 
-    def _wait(self, due: datetime | None) -> float:
+    def _compute_wait(self, due: datetime | None) -> float:
         if self._has_pending:
             return 0.0
-        longest = _SEND_EVERY if self._dispatcher.undecided else self._longest_wait
-        moments = [moment for moment in (due, self._dispatcher.next_permit) if moment is not None]
+        longest = _SEND_EVERY if self._dispatcher.has_undecided_revocations else self._max_wait
+        moments = [moment for moment in (due, self._dispatcher.next_permit_at) if moment is not None]
         if not moments:
             return longest
         return min(longest, max(0.0, (min(moments) - self._clock.now()).total_seconds()))
 
     @property
     def _has_pending(self) -> bool:
-        return self._releases.pending or self._schedules.pending
+        return self._dependency_resolver.has_pending or self._schedule_evaluator.has_pending
 
-    def _trim(self) -> None:
+    def _trim_streams(self) -> None:
         if self._offsets:
             self._reader.trim(self._offsets)
 
     def _save_problems(self) -> None:
         """Let `/readyz` know of the problems."""
-        current = self._problems.current_and_rows()
+        current = self._problems.list_with_unreadable_rows()
         if current != self._saved_problems:
             with self._database.write() as connection:
                 relay_state.save_problems(connection, self._leadership.name, [problem.to_json() for problem in current])
             self._saved_problems = current
 
     def _check_redis_once(self) -> None:
-        if not self._checked:
+        if not self._is_redis_checked:
             check(self._client)
-            self._checked = True
+            self._is_redis_checked = True
 
     def _resign(self) -> None:
         with contextlib.suppress(redis.RedisError, sqlalchemy.exc.SQLAlchemyError, DatabaseBusy):
-            if self._leads:
-                self._watch.look_for_workers()  # Those that stopped before us are not shown as live.
+            if self._is_leader:
+                self._maintenance.update_workers()  # Those that stopped before us are not shown as live.
         try:
             with self._database.write() as connection:
                 relay_state.resign(connection, self._leadership.name)

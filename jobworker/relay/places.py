@@ -25,83 +25,83 @@ class Places:
     """
 
     now: dt.datetime
-    held: dict[str, int] = field(default_factory=dict)
-    of_job: dict[str, int] = field(default_factory=dict)
-    ahead: dict[str, int] = field(default_factory=dict)
+    in_use: dict[str, int] = field(default_factory=dict)
+    in_use_by_job: dict[str, int] = field(default_factory=dict)
+    published_ahead: dict[str, int] = field(default_factory=dict)
     full_at: dict[str, dt.datetime] = field(default_factory=dict)
-    taken_at: dict[str, dt.datetime] = field(default_factory=dict)
-    next_at: dt.datetime | None = None
-    refused: bool = False
+    updated_buckets: dict[str, dt.datetime] = field(default_factory=dict)
+    next_permit_at: dt.datetime | None = None
+    is_limited: bool = False
     _concurrency: dict[str, Concurrency | None] = field(default_factory=dict)
     _rates: dict[str, RateLimit | None] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, connection: sa.Connection, now: dt.datetime) -> "Places":
+    def load(cls, connection: sa.Connection, now: dt.datetime) -> "Places":
         """As they stand."""
         held = stored.held(connection)
         places = cls(now, held)
         for key, count in held.items():
             job = limits.job_of(key)
-            places.of_job[job] = places.of_job.get(job, 0) + count
+            places.in_use_by_job[job] = places.in_use_by_job.get(job, 0) + count
         return places
 
-    def learn(self, connection: sa.Connection, limit_keys: Iterable[str]) -> None:
+    def load_limits(self, connection: sa.Connection, limit_keys: Iterable[str]) -> None:
         """Look up what the gates have to know of these keys."""
         keys = [limits.parts(limit_key) for limit_key in limit_keys]
         unknown = {limits.job_of(key) for pair in keys for key in pair if key} - self._concurrency.keys()
         for name, definition in jobs.policies(connection, sorted(unknown)).items():
-            self._learn_policies(name, definition)
-        rates = {rate for _, rate in keys if rate} - self.ahead.keys()
+            self._parse_policies(name, definition)
+        rates = {rate for _, rate in keys if rate} - self.published_ahead.keys()
         if rates:
             published = stored.ahead(connection, rates)
-            self.ahead.update({key: published.get(key, 0) for key in rates})
+            self.published_ahead.update({key: published.get(key, 0) for key in rates})
             self.full_at.update(stored.buckets(connection, rates))
 
-    def refusal(self, limit_key: str) -> Reason | None:
+    def find_blocker(self, limit_key: str) -> Reason | None:
         """Why nothing more of this key may go now."""
         key, rate_key = limits.parts(limit_key)
-        reason = (key and self._no_place(key)) or (rate_key and self._too_fast(rate_key)) or None
-        self.refused = self.refused or reason is not None
+        reason = (key and self._find_concurrency_blocker(key)) or (rate_key and self._find_rate_blocker(rate_key)) or None
+        self.is_limited = self.is_limited or reason is not None
         return reason
 
-    def rank(self, limit_key: str) -> int:
+    def count_in_use(self, limit_key: str) -> int:
         """How many of its kind hold places already: whoever has the fewest is next."""
         key, _ = limits.parts(limit_key)
-        return self.held.get(key, 0) if key else 0
+        return self.in_use.get(key, 0) if key else 0
 
-    def take(self, limit_key: str) -> None:
+    def acquire(self, limit_key: str) -> None:
         """One more of this key goes."""
         key, rate_key = limits.parts(limit_key)
         if key:
             job = limits.job_of(key)
-            self.held[key] = self.held.get(key, 0) + 1
-            self.of_job[job] = self.of_job.get(job, 0) + 1
+            self.in_use[key] = self.in_use.get(key, 0) + 1
+            self.in_use_by_job[job] = self.in_use_by_job.get(job, 0) + 1
         policy = self._rates.get(limits.job_of(rate_key)) if rate_key else None
         if rate_key and policy:
-            full_at = policy.take(self.full_at.get(rate_key), self.now, 1)
-            self.ahead[rate_key] = self.ahead.get(rate_key, 0) + 1
-            self.full_at[rate_key] = self.taken_at[rate_key] = full_at
+            full_at = policy.compute_full_at(self.full_at.get(rate_key), self.now, 1)
+            self.published_ahead[rate_key] = self.published_ahead.get(rate_key, 0) + 1
+            self.full_at[rate_key] = self.updated_buckets[rate_key] = full_at
 
-    def _no_place(self, key: str) -> Reason | None:
+    def _find_concurrency_blocker(self, key: str) -> Reason | None:
         job = limits.job_of(key)
         policy = self._concurrency.get(job)
         if policy is None:
             return None
-        return gates.full(policy, key, self.held.get(key, 0)) or gates.full_in_total(
-            policy, job, self.of_job.get(job, 0)
+        return gates.full(policy, key, self.in_use.get(key, 0)) or gates.full_in_total(
+            policy, job, self.in_use_by_job.get(job, 0)
         )
 
-    def _too_fast(self, rate_key: str) -> Reason | None:
+    def _find_rate_blocker(self, rate_key: str) -> Reason | None:
         policy = self._rates.get(limits.job_of(rate_key))
         if policy is None:
             return None
-        reason = gates.too_fast(policy, rate_key, self.full_at.get(rate_key), self.ahead.get(rate_key, 0), self.now)
+        reason = gates.too_fast(policy, rate_key, self.full_at.get(rate_key), self.published_ahead.get(rate_key, 0), self.now)
         until = reason.details.get("until") if reason else None
-        if until and (self.next_at is None or until < self.next_at):
-            self.next_at = until
+        if until and (self.next_permit_at is None or until < self.next_permit_at):
+            self.next_permit_at = until
         return reason
 
-    def _learn_policies(self, job: str, definition: Mapping[str, Any]) -> None:
+    def _parse_policies(self, job: str, definition: Mapping[str, Any]) -> None:
         """A policy that is wrong is left out: one job must not keep the others from going out."""
         made, problems = policies.normalise({name: definition.get(name) for name in ("concurrency", "rate_limit")})
         for problem in problems:

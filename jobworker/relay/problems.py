@@ -50,30 +50,30 @@ class Problems:
         `item` tells apart what shares one line in `/readyz`, such as the entries of a stream: each is logged. `more` is
         for the log alone.
         """
-        if self._logged.first(f"{what} {item}", detail):
+        if self._logged.add(f"{what} {item}", detail):
             logger.log(level, event, what=what, **({"item": item} if item else {}), why=detail, **more)
         self._latest.pop(what, None)
         self._latest[what] = Problem(what, detail[:_LONGEST], self._clock.now())
         if len(self._latest) > _MOST:
             del self._latest[next(iter(self._latest))]
 
-    def solved(self, what: str) -> None:
+    def clear(self, what: str) -> None:
         """Forget a problem: if it comes back, it is logged again."""
         self._logged.forget(f"{what} ")
         self._latest.pop(what, None)
 
-    def current(self) -> list[Problem]:
+    def list_current(self) -> list[Problem]:
         """Return what was met lately, the latest last."""
         since = self._clock.now() - dt.timedelta(seconds=_KEPT)
         for what, problem in list(self._latest.items()):
             if problem.at < since:
-                self.solved(what)
+                self.clear(what)
         return list(self._latest.values())
 
-    def current_and_rows(self) -> list[Problem]:
+    def list_with_unreadable_rows(self) -> list[Problem]:
         """Return the same, before it the latest rows that this process met and could not read."""
-        found = list(unreadable.found.problems().items())[-_MOST:]
+        found = list(unreadable.found.get_problems().items())[-_MOST:]
         now, seen = self._clock.now(), {(row.what, row.detail): row for row in self._rows}
         rows = [Problem(what, why[:_LONGEST], now) for what, why in found]
         self._rows = [seen.get((row.what, row.detail), row) for row in rows]
-        return [*self._rows, *self.current()]
+        return [*self._rows, *self.list_current()]

@@ -43,61 +43,61 @@ class Projector:
         self._database = database
         self._projection = projection
         self._clock = clock
-        self.start_over()
+        self.reset()
 
-    def start_over(self) -> None:
+    def reset(self) -> None:
         """Compare everything, now."""
-        self._began = float("-inf")
-        self._at: str | None = None
-        self._cursor: int | None = None
-        self._expected = 0
+        self._compare_started_at = float("-inf")
+        self._schedule_cursor: str | None = None
+        self._orphan_cursor: int | None = None
+        self._expected_count = 0
 
     def run(self) -> None:
         """One round. Raises `redis.RedisError`."""
-        self._follow()
-        if self._cursor is not None:
-            self._look_for_strays(self._cursor)
-        elif self._at is not None or self._clock.monotonic() - self._began >= _EVERY:
-            self._compare_all(self._at)
+        self._reconcile_recent()
+        if self._orphan_cursor is not None:
+            self._remove_orphans(self._orphan_cursor)
+        elif self._schedule_cursor is not None or self._clock.monotonic() - self._compare_started_at >= _EVERY:
+            self._reconcile_next_batch(self._schedule_cursor)
 
-    def empty(self) -> None:
+    def remove_all(self) -> None:
         """Take every entry away: nobody is to follow them. Raises `redis.RedisError`."""
         cursor = None
         while cursor != 0:
-            cursor, ids = self._projection.some(cursor or 0, _MOST_COMPARED)
+            cursor, ids = self._projection.scan(cursor or 0, _MOST_COMPARED)
             self._projection.remove(ids)
 
-    def _follow(self) -> None:
+    def _reconcile_recent(self) -> None:
         since = self._clock.now() - dt.timedelta(seconds=_RECENT)
         with self._database.read() as connection:
             plans = planned.changed(connection, since, _MOST_RECENT)
-        self._agree(plans)
+        self._reconcile(plans)
         if len(plans) == _MOST_RECENT:
-            self._began = float("-inf")
+            self._compare_started_at = float("-inf")
 
-    def _compare_all(self, at: str | None) -> None:
+    def _reconcile_next_batch(self, at: str | None) -> None:
         if at is None:
-            at, self._began, self._expected = "", self._clock.monotonic(), 0
+            at, self._compare_started_at, self._expected_count = "", self._clock.monotonic(), 0
         with self._database.read() as connection:
             plans = planned.after(connection, at, _MOST_COMPARED)
-        self._agree(plans)
-        self._expected += sum(plan.next_at is not None for plan in plans)
-        self._at = plans[-1].id if len(plans) == _MOST_COMPARED else None
+        self._reconcile(plans)
+        self._expected_count += sum(plan.next_at is not None for plan in plans)
+        self._schedule_cursor = plans[-1].id if len(plans) == _MOST_COMPARED else None
         # All that should be there is there; if there is more, some of it is of schedules that are gone.
-        if self._at is None and self._projection.count() != self._expected:
-            self._cursor = 0
+        if self._schedule_cursor is None and self._projection.count() != self._expected_count:
+            self._orphan_cursor = 0
 
-    def _look_for_strays(self, cursor: int) -> None:
-        cursor, ids = self._projection.some(cursor, _MOST_COMPARED)
+    def _remove_orphans(self, cursor: int) -> None:
+        cursor, ids = self._projection.scan(cursor, _MOST_COMPARED)
         with self._database.read() as connection:
             known = {plan.id for plan in planned.of(connection, ids) if plan.next_at is not None}
         strays = [schedule_id for schedule_id in ids if schedule_id not in known]
         if strays:
             logger.info("beat_entries_removed", count=len(strays), schedules=strays[:_MOST_NAMED])
             self._projection.remove(strays)
-        self._cursor = cursor or None
+        self._orphan_cursor = cursor or None
 
-    def _agree(self, plans: Sequence[Plan]) -> None:
+    def _reconcile(self, plans: Sequence[Plan]) -> None:
         """Make the entries of these schedules what they should be."""
         if not plans:
             return
@@ -110,9 +110,9 @@ class Projector:
         if put_off:
             logger.warning("beat_entries_put_back", count=len(put_off), schedules=put_off[:_MOST_NAMED])
         for start in range(0, len(wrong), _MANY):
-            self._mend(wrong[start : start + _MANY])
+            self._rewrite_entries(wrong[start : start + _MANY])
 
-    def _mend(self, ids: Sequence[str]) -> None:
+    def _rewrite_entries(self, ids: Sequence[str]) -> None:
         with self._database.read() as connection:
             rows = planned.specified(connection, ids)
             named = {name for _, spec in rows for name in entries.calendars(spec)}

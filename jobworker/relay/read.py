@@ -36,28 +36,28 @@ class Batch:
     offsets: Offsets
     events: list[Event] = field(default_factory=list)
     logs: list[Event] = field(default_factory=list)
-    woken: bool = False
-    flooded: bool = False
+    is_notified: bool = False
+    has_more_logs: bool = False
 
     def split(self, before: Offsets) -> tuple["Batch", "Batch"]:
         """What to commit first, and what to commit after it; `before` is how far the streams were read.
 
         Log lines come with the changes of state, so that whoever sees an end finds the last lines; in a flood, after.
         """
-        if not self.flooded:
+        if not self.has_more_logs:
             return self, Batch(self.offsets)
         states = replace(self, logs=[], offsets=replace(self.offsets, logs=before.logs))
         return states, replace(self, events=[])
 
-    def one_by_one(self, after: Offsets) -> Iterator["Batch"]:
+    def split_by_event(self, after: Offsets) -> Iterator["Batch"]:
         """The same reports, each in a batch of its own."""
         for event in self.events:
             after = replace(after, events=event.id)
-            yield Batch(after, events=[event], flooded=True)
+            yield Batch(after, events=[event], has_more_logs=True)
         for line in self.logs:
             after = replace(after, logs=line.id)
-            yield Batch(after, logs=[line], flooded=True)
-        yield Batch(self.offsets, flooded=self.flooded)
+            yield Batch(after, logs=[line], has_more_logs=True)
+        yield Batch(self.offsets, has_more_logs=self.has_more_logs)
 
     def __bool__(self) -> bool:
         return bool(self.events or self.logs)
@@ -69,13 +69,13 @@ class Reader:
     def __init__(self, client: redis.Redis, problems: Problems) -> None:
         self._client = client
         self._problems = problems
-        self._wake: str | None = None
+        self._wake_offset: str | None = None
 
     def read(self, offsets: Offsets, wait: float) -> Batch:
         """What came after `offsets`; waits up to `wait` seconds for it. Raises `redis.RedisError`."""
-        if self._wake is None:
-            self._wake = self._last_ring()
-        streams = {keys.EVENTS: offsets.events, keys.LOGS: offsets.logs, keys.WAKE: self._wake}
+        if self._wake_offset is None:
+            self._wake_offset = self._get_last_notification()
+        streams = {keys.EVENTS: offsets.events, keys.LOGS: offsets.logs, keys.WAKE: self._wake_offset}
         batch = self._read(Batch(offsets), streams, _LINES, max(1, int(wait * 1000)))
         if len(batch.events) >= _LINES:
             # From both streams in one step, again: the last lines of a job are never later than its end.
@@ -91,7 +91,7 @@ class Reader:
     def _read(self, batch: Batch, streams: dict[Any, Any], count: int, wait: int | None = None) -> Batch:
         answer: Any = self._client.xread(streams, count=count, block=wait)
         for name, entries in answer or []:
-            batch = self._add(batch, name, entries)
+            batch = self._append(batch, name, entries)
         return batch
 
     def trim(self, offsets: Offsets) -> None:
@@ -101,12 +101,12 @@ class Reader:
             pipe.xtrim(keys.LOGS, minid=offsets.logs, approximate=False)
             pipe.execute()
 
-    def _last_ring(self) -> str:
+    def _get_last_notification(self) -> str:
         # Not "$": a ring between two calls would get lost.
         rings: Any = self._client.xrevrange(keys.WAKE, max=foreign.LATEST, count=1)
         return str(rings[0][0]) if rings else "0-0"
 
-    def _add(self, batch: Batch, name: str, entries: list[Entry]) -> Batch:
+    def _append(self, batch: Batch, name: str, entries: list[Entry]) -> Batch:
         if foreign.is_beyond_dates(entries[-1][0]):
             count = foreign.renumber(self._client, name)
             why = f"{count} entries with ids beyond all dates, such as {entries[-1][0]}, were given new ones"
@@ -121,7 +121,7 @@ class Reader:
         if name == keys.LOGS:
             found = [*batch.logs, *self._decode(name, entries)]
             return replace(batch, logs=found, offsets=replace(batch.offsets, logs=last))
-        self._wake = last
+        self._wake_offset = last
         return replace(batch, woken=True)
 
     def _decode(self, stream: str, entries: Iterable[Entry]) -> Iterator[Event]:

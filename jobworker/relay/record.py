@@ -53,7 +53,7 @@ class Told:
     claimed: list[Claimed] = field(default_factory=list)
     declined: list[Declined] = field(default_factory=list)
     ended: list[Parent] = field(default_factory=list)
-    of_schedules: list[End] = field(default_factory=list)
+    schedule_ends: list[End] = field(default_factory=list)
 
 
 def record(connection: sa.Connection, reports: Sequence[Event]) -> Told:
@@ -144,7 +144,7 @@ def _record_moves(connection: sa.Connection, reports: Sequence[Event], told: Tol
             told.ended.append(Parent(row.id, row.job, standing.state, row.batch_id, row.correlation_id))
             # A backfill is a batch: how that goes says nothing about what is due.
             if row.schedule_id is not None and row.batch_id is None:
-                told.of_schedules.append(End(row.schedule_id, row.id, standing.state))
+                told.schedule_ends.append(End(row.schedule_id, row.id, standing.state))
 
 
 def _dead(changed: Mapping[str, Standing], known: Mapping[str, Known]) -> dict[str, str]:
@@ -200,7 +200,7 @@ def _cut_short(connection: sa.Connection, row: Known, standing: Standing, event:
         execution=event.execution,
         attempt=event.attempt,
         state=State.RETRYING if again else State.FAILED,
-        event_id=event.order,
+        event_id=event.stream_position,
         at=event.at,
         actor="relay" if lost else events.actor(event),
         reason=why,

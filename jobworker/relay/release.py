@@ -29,21 +29,21 @@ class Releases:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._unfinished: Sequence[Parent] = ()
-        self._swept_parent = self._swept_batch = ""
+        self._unresolved: Sequence[Parent] = ()
+        self._parent_cursor = self._batch_cursor = ""
 
     @property
-    def pending(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether there is something to do although nobody reports anything."""
-        return bool(self._unfinished)
+        return bool(self._unresolved)
 
-    def release(self, connection: sa.Connection, ended: Sequence[Parent], now: dt.datetime) -> Released:
+    def resolve_dependents(self, connection: sa.Connection, ended: Sequence[Parent], now: dt.datetime) -> Released:
         """Let go on what these ends, and those left over, allow. Once it is committed, call `done` with the answer."""
-        return release.release(connection, ended, now, self._unfinished)
+        return release.release(connection, ended, now, self._unresolved)
 
-    def done(self, released: Released) -> None:
+    def mark_committed(self, released: Released) -> None:
         """It is committed."""
-        self._unfinished = released.unfinished
+        self._unresolved = released.unfinished
 
     def cancel_batches(self) -> None:
         """Carry out requests to cancel whole batches, in one transaction: nothing of them is dispatched after this."""
@@ -55,22 +55,22 @@ class Releases:
             for batch in asked:
                 self._cancel_batch(connection, batch)
 
-    def sweep(self) -> None:
+    def resolve_stranded(self) -> None:
         """Find what an end should have let go on and did not: left over when a relay died, or a chain too long."""
         with self._database.read() as connection:
-            parents = dependencies.parents_after(connection, self._swept_parent, _SWEPT)
+            parents = dependencies.parents_after(connection, self._parent_cursor, _SWEPT)
             ended = dependencies.ended(connection, parents)
-            opened = batches.open_after(connection, self._swept_batch, _SWEPT)
+            opened = batches.open_after(connection, self._batch_cursor, _SWEPT)
             complete = [each for each in opened if not batches.has_unfinished(connection, each)]
-        self._swept_parent = parents[-1] if len(parents) == _SWEPT else ""
-        self._swept_batch = opened[-1] if len(opened) == _SWEPT else ""
-        pending = {each.id for each in self._unfinished}
+        self._parent_cursor = parents[-1] if len(parents) == _SWEPT else ""
+        self._batch_cursor = opened[-1] if len(opened) == _SWEPT else ""
+        pending = {each.id for each in self._unresolved}
         ended = [each for each in ended if each.id not in pending]
         if ended or complete:
             logger.warning("stranded", parents=len(ended), batches=len(complete))
             with self._database.write() as connection:
                 released = release.settle(connection, ended, complete, self._clock.now())
-            self._unfinished = [*self._unfinished, *released.unfinished]
+            self._unresolved = [*self._unresolved, *released.unfinished]
 
     def _cancel_batch(self, connection: sa.Connection, batch: BatchRow) -> None:
         now, actor = self._clock.now(), batch.cancel_requested_by or "api"

@@ -30,7 +30,7 @@ class Step:
 
     name: str
     run: Callable[[], int | None]
-    every: float = 0.0
+    interval: float = 0.0
     next_at: float = float("-inf")
     pause: float = 0.0
 
@@ -42,7 +42,7 @@ class Steps:
         self._clock = clock
         self._problems = problems
 
-    def attempt(self, step: Step) -> int:
+    def run(self, step: Step) -> int:
         """Run a step whose time has come; return how much it moved. Raises what ends the turn for all steps."""
         if self._clock.monotonic() < step.next_at:
             return 0
@@ -51,17 +51,17 @@ class Steps:
         except _ENDS_THE_TURN:
             raise
         except Exception as error:  # noqa: BLE001  what one step meets must not stop the others
-            self._fail(step, error)
+            self._record_failure(step, error)
             return 0
         if step.pause:
             step.pause = 0.0
-            self._problems.solved(_named(step))
-        step.next_at = self._clock.monotonic() + step.every
+            self._problems.clear(_named(step))
+        step.next_at = self._clock.monotonic() + step.interval
         return moved
 
-    def _fail(self, step: Step, error: Exception) -> None:
+    def _record_failure(self, step: Step, error: Exception) -> None:
         step.pause = min(step.pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
-        step.next_at = self._clock.monotonic() + max(step.pause, step.every)
+        step.next_at = self._clock.monotonic() + max(step.pause, step.interval)
         self._problems.report("step_failed", _named(step), f"{type(error).__name__}: {error}")
 
 

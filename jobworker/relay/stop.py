@@ -25,27 +25,27 @@ class Stopper:
 
     def __init__(self, database: Database, orders: Orders, clock: Clock) -> None:
         self._database = database
-        self._orders = orders
+        self._stop_requests = orders
         self._clock = clock
-        self._given: dict[tuple[str, int], float] = {}
+        self._sent_at: dict[tuple[str, int], float] = {}
 
-    def run(self) -> None:
+    def send_pending(self) -> None:
         """Tell workers what they do not know yet. Raises `redis.RedisError`."""
         with self._database.read() as connection:
             asked = stopping.asked(connection, _LIMIT)
-        given, now = self._given, self._clock.monotonic()
-        self._given = {(row.id, row.attempt): given.get((row.id, row.attempt), float("-inf")) for row in asked}
+        given, now = self._sent_at, self._clock.monotonic()
+        self._sent_at = {(row.id, row.attempt): given.get((row.id, row.attempt), float("-inf")) for row in asked}
         if between := [row for row in asked if row.state is State.RETRYING]:
-            self._cancel(between)
+            self._cancel_retrying(between)
         orders = defaultdict(list)
         for row in asked:
-            if row.state is State.RUNNING and now - self._given[row.id, row.attempt] >= _REPEAT:
+            if row.state is State.RUNNING and now - self._sent_at[row.id, row.attempt] >= _REPEAT:
                 orders[row.worker].append(Order(row.id, row.attempt, row.actor))
         for worker, part in orders.items():
-            self._orders.give(worker, part)
-            self._given.update({(order.execution, order.attempt): now for order in part})
+            self._stop_requests.publish(worker, part)
+            self._sent_at.update({(order.execution, order.attempt): now for order in part})
 
-    def _cancel(self, rows: list[StopAsked]) -> None:
+    def _cancel_retrying(self, rows: list[StopAsked]) -> None:
         """The request came while the end of the attempt was written down."""
         with self._database.write() as connection:
             now = self._clock.now()

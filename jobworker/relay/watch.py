@@ -79,71 +79,71 @@ class Watch:
         self._dispatcher = dispatcher
         self._clock = clock
         self._settings = settings
-        self._steps = steps
+        self._step_runner = steps
         self._problems = problems
         self._registry = Registry(client, settings.worker_lease)
         self._claims = Claims(client)
-        self._called_queues = CalledQueues(client, clock)
-        self._unserved: set[str] = set()
-        self._broken: set[str] = set()
-        self._projector = Projector(database, Projection(client), clock)
-        self._seen_catalogues: set[str] = set()
+        self._direct_call_queues = CalledQueues(client, clock)
+        self._unserved_queues: set[str] = set()
+        self._broken_modules: set[str] = set()
+        self._beat_synchronizer = Projector(database, Projection(client), clock)
+        self._registered_catalogs: set[str] = set()
         self._connected_since: float | None = None
-        self._started_over = False
-        self._seen_written_at = float("-inf")
+        self._is_epoch_new = False
+        self._workers_written_at = float("-inf")
         self._suspects: set[RunningAttempt] = set()
-        self._disagreement: str | None = None
+        self._zone_data_difference: str | None = None
         followed = settings.needs_beat
-        self._project = self._projector.run if followed else self._projector.empty
+        self._sync_beat = self._beat_synchronizer.run if followed else self._beat_synchronizer.remove_all
         #: Before anything is read or trimmed: what was read before the data were lost says nothing about what is there.
-        self._epoch = Step("epoch", self.check_epoch, 1.0)
-        self._foreign_keys = Step("foreign_keys", self.set_foreign_keys_aside, _TYPES_EVERY)
-        self._comparison = Step("time_zone_data", self.compare_zone_data, _COMPARED_EVERY)
+        self._epoch_step = Step("epoch", self.check_epoch, 1.0)
+        self._foreign_keys_step = Step("foreign_keys", self.rename_foreign_keys, _TYPES_EVERY)
+        self._zone_data_step = Step("time_zone_data", self.compare_zone_data, _COMPARED_EVERY)
         self._tasks = [
-            Step("workers", self.look_for_workers, min(1.0, settings.heartbeat_interval)),
-            Step("lost_attempts", self.look_for_lost_attempts, settings.worker_lease),
-            Step("declined_messages", self._dispatcher.publish_declined, _DECLINED_EVERY),
-            Step("lost_messages", self.mend, settings.lost_message_after / 2),
-            Step("ageing", self._dispatcher.age, settings.ageing / 2),
-            Step("limits", self.tidy_limits, 60.0),
-            Step("called_queues", self.look_for_unserved_calls, _UNSERVED_EVERY),
+            Step("workers", self.update_workers, min(1.0, settings.heartbeat_interval)),
+            Step("lost_attempts", self.rescue_lost_attempts, settings.worker_lease),
+            Step("declined_messages", self._dispatcher.republish_declined_messages, _DECLINED_EVERY),
+            Step("lost_messages", self.republish_lost_messages, settings.lost_message_after / 2),
+            Step("ageing", self._dispatcher.withdraw_aged_messages, settings.ageing / 2),
+            Step("limits", self.delete_unused_limits, 60.0),
+            Step("called_queues", self.report_unserved_calls, _UNSERVED_EVERY),
             Step("queues", functools.partial(queues.remove_unused, database, clock), queues.REMOVE_EVERY),
-            Step("schedules", self.write_schedules, 0.5 if followed else _EMPTIED_EVERY),
-            Step("beat", self.read_beat, 5.0),
-            Step("checkpoint", self.checkpoint, 1.0),
-            self._comparison,
+            Step("schedules", self.sync_beat_schedule, 0.5 if followed else _EMPTIED_EVERY),
+            Step("beat", self.record_beat_tick, 5.0),
+            Step("checkpoint", self.checkpoint_wal, 1.0),
+            self._zone_data_step,
         ]
 
-    def add(self, name: str, every: float, run: Callable[[], int | None]) -> None:
+    def add_task(self, name: str, every: float, run: Callable[[], int | None]) -> None:
         """Look after one more thing."""
         self._tasks.append(Step(name, run, every))
 
-    def run_first(self) -> None:
+    def run_before_reading(self) -> None:
         """Notice that Redis lost its data, or holds what keeps its streams from being read, before they are read."""
-        self._steps.attempt(self._epoch)
-        self._steps.attempt(self._foreign_keys)
+        self._step_runner.run(self._epoch_step)
+        self._step_runner.run(self._foreign_keys_step)
 
-    def run_due(self) -> None:
+    def run_due_tasks(self) -> None:
         """Run the tasks whose time has come. Raises `redis.RedisError` when Redis does not answer."""
         for task in self._tasks:
-            self._steps.attempt(task)
+            self._step_runner.run(task)
 
-    def redis_refused(self) -> None:
+    def check_foreign_keys_soon(self) -> None:
         """Look for foreign keys at once: they may be why Redis has refused a command."""
-        self._foreign_keys.next_at = float("-inf")
+        self._foreign_keys_step.next_at = float("-inf")
 
-    def stand_by(self) -> None:
+    def run_standby_tasks(self) -> None:
         """Do what a relay does that does not lead. Raises `redis.RedisError` when Redis does not answer."""
-        self._steps.attempt(self._comparison)
+        self._step_runner.run(self._zone_data_step)
 
-    def redis_was_away(self) -> None:
+    def postpone_rescue(self) -> None:
         """Heartbeats could not arrive either: no attempt is believed lost before a full lease has passed."""
         self._connected_since = None
         self._suspects = set()
 
-    def started_over(self) -> bool:
+    def consume_new_epoch(self) -> bool:
         """Whether reading has to begin anew, since Redis lost its data; says so once."""
-        answer, self._started_over = self._started_over, False
+        answer, self._is_epoch_new = self._is_epoch_new, False
         return answer
 
     def check_epoch(self) -> None:
@@ -151,27 +151,27 @@ class Watch:
         with self._database.read() as connection:
             state = relay_state.get(connection)
         if state.epoch is None or self._client.get(keys.EPOCH) != state.epoch:
-            self._start_over(first_time=state.epoch is None)
+            self._start_epoch(first_time=state.epoch is None)
         elif state.republish_at and state.republish_at <= self._clock.now():
-            self._republish(state.republish_at - self._wait_for_workers())
+            self._republish(state.republish_at - self._get_worker_grace_period())
 
-    def look_for_workers(self) -> None:
+    def update_workers(self) -> None:
         """Take note of who is alive and what they offer; give up those who fell silent."""
-        announced = self._registry.announcements(self._report)
-        self._learn(announced)
+        announced = self._registry.list_announcements(self._report_unreadable)
+        self._register_tasks(announced)
         self._report_broken_modules(announced)
         present = [_row(announcement, self._clock.now()) for announcement in announced]
         changed = {row.id for row in present} != {row.id for row in self._dispatcher.workers}
-        if changed or self._clock.monotonic() - self._seen_written_at >= _SEEN_EVERY:
+        if changed or self._clock.monotonic() - self._workers_written_at >= _SEEN_EVERY:
             with self._database.write() as connection:
                 workers.seen(connection, present, self._clock.now())
                 if changed:
                     catalogue.note_removed(connection, [_offer(each) for each in announced], self._clock.now())
-            self._seen_written_at = self._clock.monotonic()
+            self._workers_written_at = self._clock.monotonic()
         self._dispatcher.workers = present
         if self._connected_since is None:
             self._connected_since = self._clock.monotonic()
-        self._registry.reap_silent()
+        self._registry.reap_silent_workers()
 
     def _report_broken_modules(self, announced: Sequence[Announcement]) -> None:
         broken = set()
@@ -181,11 +181,11 @@ class Watch:
                 broken.add(what)
                 # Its worker has logged that as an error.
                 self._problems.report("task_module_broken", what, why, level=logging.INFO)
-        for what in self._broken - broken:
-            self._problems.solved(what)
-        self._broken = broken
+        for what in self._broken_modules - broken:
+            self._problems.clear(what)
+        self._broken_modules = broken
 
-    def look_for_lost_attempts(self) -> None:
+    def rescue_lost_attempts(self) -> None:
         """Find attempts that SQL believes to be running and no worker knows of.
 
         Their end was reported to a Redis that lost it, or their worker went with the data. Twice in a row
@@ -197,7 +197,7 @@ class Watch:
         if self._connected_since is None or not believed:
             self._suspects = set()
             return
-        known = self._registry.running(self._report)
+        known = self._registry.get_running_attempts(self._report_unreadable)
         suspects = {row for row in believed if (row.id, row.attempt) not in known and row.started_at < long_ago}
         for row in suspects & self._suspects:
             logger.warning("attempt_lost", execution=row.id, attempt=row.attempt, worker=row.worker)
@@ -205,100 +205,100 @@ class Watch:
             self._claims.abandon(row.id, row.attempt, why)
         self._suspects = suspects - self._suspects
 
-    def set_foreign_keys_aside(self) -> None:
+    def rename_foreign_keys(self) -> None:
         """Rename keys of JobWorker's that hold something of another type: every command on them would fail for ever."""
         for key, found, name in set_aside(self._client):
             what = f"redis key {key}"
             self._problems.report("redis_key_set_aside", what, f"it held a {found} and was renamed to {name}")
 
-    def mend(self) -> None:
+    def republish_lost_messages(self) -> None:
         """Publish again what got lost between Redis and the workers."""
         patience = dt.timedelta(seconds=self._settings.lost_message_after)
-        self._dispatcher.mend(self._clock.now() - patience)
+        self._dispatcher.republish_lost_messages(self._clock.now() - patience)
 
-    def look_for_unserved_calls(self) -> None:
+    def report_unserved_calls(self) -> None:
         """Tell of calls from Python that wait in queues which no worker takes messages from."""
         served = {queue for worker in self._dispatcher.workers for queue in worker.queues}
-        waiting = self._called_queues.waiting(served)
+        waiting = self._direct_call_queues.count_waiting(served)
         for queue, count in waiting.items():
             why = (
                 f"waiting messages: {count}; no worker takes from this queue: start one with -Q {queue}, "
                 f"or take them out with `celery -A jobworker purge -Q {queue}`"
             )
             self._problems.report("queue_without_worker", f"queue {queue}", why)
-        for queue in self._unserved - waiting.keys():
-            self._problems.solved(f"queue {queue}")
-        self._unserved = set(waiting)
+        for queue in self._unserved_queues - waiting.keys():
+            self._problems.clear(f"queue {queue}")
+        self._unserved_queues = set(waiting)
 
-    def tidy_limits(self) -> None:
+    def delete_unused_limits(self) -> None:
         """Forget buckets that are full and unique keys that keep nobody out."""
         with self._database.write() as connection:
             limits.forget_full(connection, self._clock.now())
             unique_keys.tidy(connection, self._clock.now())
 
-    def write_schedules(self) -> None:
+    def sync_beat_schedule(self) -> None:
         """Let beat's schedule follow SQL's. What Redis refuses there stops no other work."""
         try:
-            self._project()
+            self._sync_beat()
         except redis.ResponseError as error:
-            self._discard_foreign(error)
+            self._discard_foreign_keys(error)
 
-    def _discard_foreign(self, error: redis.ResponseError) -> None:
+    def _discard_foreign_keys(self, error: redis.ResponseError) -> None:
         discarded = beat_keys.discard_foreign(self._client, beat_keys.TYPES)
         for key in discarded:
             logger.error("beat_key_of_another_type", key=key)
         if discarded:
-            self._projector.start_over()
+            self._beat_synchronizer.reset()
         else:
             logger.error("schedules_not_written", error=str(error))
 
-    def read_beat(self) -> None:
+    def record_beat_tick(self) -> None:
         """Take note of beat's last tick, so that readiness can be told from SQL."""
         at = beat_keys.last_tick(self._client)
         if at is not None:
             with self._database.write() as connection:
                 relay_state.beat_ticked(connection, at)
 
-    def checkpoint(self) -> None:
+    def checkpoint_wal(self) -> None:
         """Keep SQLite's write-ahead log small."""
         self._database.checkpoint(above=_WAL_LIMIT)
 
-    def _report(self, unreadable: Unreadable) -> None:
-        self._problems.report("redis_key_unreadable", f"redis key {unreadable.key}", unreadable.why)
+    def _report_unreadable(self, unreadable: Unreadable) -> None:
+        self._problems.report("redis_key_unreadable", f"redis key {unreadable.key}", unreadable.reason)
 
     def compare_zone_data(self) -> None:
         """Warn, once, when other processes have other time zone data."""
         with self._database.read() as connection:
             found = zone_data.disagreement(connection, self._client)
-        if found and found != self._disagreement:
+        if found and found != self._zone_data_difference:
             logger.warning("time_zone_data_differ", why=found)
-        self._disagreement = found
+        self._zone_data_difference = found
 
-    def _learn(self, announced: Sequence[Announcement]) -> None:
+    def _register_tasks(self, announced: Sequence[Announcement]) -> None:
         for announcement in announced:
-            if announcement.catalogue not in self._seen_catalogues:
-                offered = self._registry.catalogue(announcement.catalogue, self._report)
+            if announcement.catalogue not in self._registered_catalogs:
+                offered = self._registry.get_catalog(announcement.catalogue, self._report_unreadable)
                 catalogue.learn(
                     self._database, self._clock, offered, announcement.code_version, announcement.package or None
                 )
-                if len(self._seen_catalogues) >= _MOST_CATALOGUES:
-                    self._seen_catalogues.clear()
-                self._seen_catalogues.add(announcement.catalogue)
+                if len(self._registered_catalogs) >= _MOST_CATALOGUES:
+                    self._registered_catalogs.clear()
+                self._registered_catalogs.add(announcement.catalogue)
 
-    def _start_over(self, first_time: bool) -> None:
+    def _start_epoch(self, first_time: bool) -> None:
         """A new epoch; messages are published again after a pause.
 
         The pause lets workers say what they run: that keeps its claim, and SQL may not have heard of it yet.
         """
         epoch, now = str(uuid.uuid4()), self._clock.now()
         with self._database.write() as connection:
-            relay_state.follow(connection, epoch, None if first_time else now + self._wait_for_workers())
+            relay_state.follow(connection, epoch, None if first_time else now + self._get_worker_grace_period())
         self._client.set(keys.EPOCH, epoch)
-        self._started_over = True
-        self._projector.start_over()
+        self._is_epoch_new = True
+        self._beat_synchronizer.reset()
         if not first_time:
             logger.warning("redis_lost_its_data", epoch=epoch)
-            self.redis_was_away()
+            self.postpone_rescue()
 
     def _republish(self, published_before: dt.datetime) -> None:
         with self._database.write() as connection:
@@ -306,14 +306,14 @@ class Watch:
             relay_state.republished(connection)
         logger.info("published_again", count=count)
 
-    def _wait_for_workers(self) -> dt.timedelta:
+    def _get_worker_grace_period(self) -> dt.timedelta:
         return dt.timedelta(seconds=self._settings.heartbeat_interval * 2)
 
 
 def _offer(announcement: Announcement) -> Offer:
     return Offer(
         package=announcement.package,
-        whole=bool(announcement.package) and not announcement.broken,
+        complete=bool(announcement.package) and not announcement.broken,
         queues=announcement.queues,
         tasks=announcement.tasks,
         started_at=announcement.started_at,

@@ -45,7 +45,7 @@ class Request:
 
     actor: str
     now: dt.datetime
-    once: Once | None
+    idempotency_key: Once | None
     fingerprint: str
 
 
@@ -55,7 +55,7 @@ def accept(
     """The commit. The key goes first: it decides between two requests that bring the same one at once."""
     ids = [each.row.id for each in prepared]
     batch_id = batch.id if batch else None
-    once, now = request.once, request.now
+    once, now = request.idempotency_key, request.now
 
     def work(connection: sa.Connection) -> Accepted:
         if once is not None:
@@ -64,7 +64,7 @@ def accept(
             if earlier is not None:
                 return _repeat(earlier, request.fingerprint)
         ended = dependencies.check(connection, prepared)
-        decided = unique.decide(connection, [each.row for each in prepared], known.unique(), now)
+        decided = unique.decide(connection, [each.row for each in prepared], known.get_unique_policies(), now)
         if once is not None and decided.ids != ids:
             idempotency.amend(connection, once.key, decided.ids)
         _enter(connection, prepared, decided, batch, request)
@@ -94,7 +94,7 @@ def _enter(
 
 def replayed(connection: sa.Connection, request: Request) -> Accepted | None:
     """The answer that was given under this key, if it was used before."""
-    once = request.once
+    once = request.idempotency_key
     if once is None:
         return None
     if not (0 < len(once.key) <= _MAX_KEY and once.key.isprintable()):

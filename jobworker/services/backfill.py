@@ -87,7 +87,7 @@ class Backfill:
     """
 
     items: Sequence[Filled]
-    left_out: Mapping[str, int]
+    skip_counts: Mapping[str, int]
     batch_id: str | None = None
 
 
@@ -167,14 +167,14 @@ def _fill(
     known = preparing.look_up(connection, [row.job])
     batch_id = preparing.make_id(now)
     made = _make(row, known, chosen.items, asked, batch_id, now)
-    decided = unique.decide(connection, made, known.unique(), now)
+    decided = unique.decide(connection, made, known.get_unique_policies(), now)
     accepted = {each.scheduled_for: each.id for each in decided.accepted}
     items = [
         Filled(each.scheduled_for, each.was, accepted[each.scheduled_for])
         for each in chosen.items
         if each.scheduled_for in accepted
     ]
-    left_out = {**chosen.left_out, "duplicate": len(chosen.items) - len(items)}
+    left_out = {**chosen.skip_counts, "duplicate": len(chosen.items) - len(items)}
     if not items:
         return Backfill((), left_out)
     name = f"backfill of {row.name}"[:128]

@@ -54,7 +54,7 @@ def page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = No
     with database.read() as connection:
         found = batches.page(connection, limit, cursor)
         counts = batches.counts(connection, [row.id for row in found.items])
-    return found.of([BatchStatus(row, counts[row.id]) for row in found.items])
+    return found.replace_items([BatchStatus(row, counts[row.id]) for row in found.items])
 
 
 def cancel(database: Database, clock: Clock, batch_id: str, actor: str) -> BatchStatus:

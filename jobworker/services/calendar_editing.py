@@ -140,9 +140,9 @@ def _is_due(row: ScheduleRow, now: dt.datetime) -> bool:
 def _follow(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> None:
     """Work out anew when schedules are due. What their calendars only forbid is seen when it is due."""
     moving = [(row, schedule) for row in rows if _moves(row, schedule := row.schedule)]
-    named = {name for _, schedule in moving for name in schedule.calendars}
+    named = {name for _, schedule in moving for name in schedule.calendar_names}
     found = values.known(connection, named)
-    coming = {row.id: next_after(schedule.timetable(found), max(now, row.settled_until)) for row, schedule in moving}
+    coming = {row.id: next_after(schedule.build_timetable(found), max(now, row.settled_until)) for row, schedule in moving}
     schedules.moved(connection, coming, now)
 
 

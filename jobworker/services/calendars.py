@@ -35,7 +35,7 @@ class Changed:
     """A revision of a calendar, and JSON pointers to what it changed; None for the first."""
 
     row: CalendarRevision
-    changed: Sequence[str] | None
+    changed_fields: Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def problems(connection: sa.Connection, schedule: Schedule, where: str = "") -> 
     places = {pointer("calendar"): schedule.calendar} if schedule.calendar else {}
     for field in ("require", "exclude"):
         places |= {pointer(field, at): name for at, name in enumerate(getattr(schedule, field))}
-    there = calendars.current(connection, schedule.calendars)
+    there = calendars.current(connection, schedule.calendar_names)
     found = []
     for place, name in places.items():
         if name not in there:
@@ -108,7 +108,7 @@ def days(database: Database, name: str, first: dt.date, count: int) -> list[Cale
     with database.read() as connection:
         calendar = known(connection, [name])[name]
     some = (first + dt.timedelta(days=number) for number in range(count))
-    found = (CalendarDay(day, calendar.name_of(day), calendar.parts(day)) for day in some)
+    found = (CalendarDay(day, calendar.find_day_name(day), calendar.get_time_ranges(day)) for day in some)
     return [each for each in found if each.parts or each.name]
 
 
@@ -126,10 +126,10 @@ def revisions(database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor:
         found = calendars.revisions(connection, name, limit, cursor)
         if not found.items:
             find(connection, name)
-            return found.of([])
+            return found.replace_items([])
         before = calendars.revision_row(connection, name, found.items[-1].revision - 1)
     older = [*found.items[1:], before]
-    return found.of([_changed(one, was) for one, was in zip(found.items, older, strict=True)])
+    return found.replace_items([_changed(one, was) for one, was in zip(found.items, older, strict=True)])
 
 
 def revision(database: Database, name: str, number: int) -> Changed:

@@ -28,7 +28,7 @@ class Offer:
     """What a live worker offers: the tasks of the package that it imports; `whole` if all modules of that imported."""
 
     package: str
-    whole: bool
+    complete: bool
     queues: Collection[str]
     tasks: Collection[str]
     started_at: dt.datetime
@@ -55,7 +55,7 @@ def note_removed(connection: sa.Connection, offers: Sequence[Offer], now: dt.dat
 
 def _is_removed(connection: sa.Connection, row: TaskRow, offers: Sequence[Offer]) -> bool:
     queue = row.options.get("queue")
-    should = [each for each in offers if each.whole and each.package == row.package and queue in each.queues]
+    should = [each for each in offers if each.complete and each.package == row.package and queue in each.queues]
     if not should:
         return False
     later = workers.started_since(connection, max(each.started_at for each in should))

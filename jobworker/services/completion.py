@@ -110,7 +110,7 @@ def _follow_up(connection: sa.Connection, batch: BatchRow, now: dt.datetime) -> 
         )
         made = preparing.prepare(asked, known, now, "/on_complete").row
         if made.unique_key:
-            unique.take(connection, made.id, made.unique_key, known.unique()[made.job], now)
+            unique.take(connection, made.id, made.unique_key, known.get_unique_policies()[made.job], now)
     except (JobWorkerError, UnresolvedParameter) as error:
         return None, f"the on-complete job could not be started: {error}"
     executions.insert(connection, [made], f"batch:{batch.id}", now)

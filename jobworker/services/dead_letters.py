@@ -86,7 +86,7 @@ def redrive(database: Database, clock: Clock, selection: Selection, order: Order
     def work(ids: Sequence[str]) -> Part:
         with database.read() as connection:
             rows = [row for row in executions.some(connection, ids) if row.dead_letter == DeadLetter.OPEN]
-            rerunner.look_up(connection, rows)
+            rerunner.load_catalog(connection, rows)
         made, refused = rerunner.prepare_all(rows)
         if selection.dry_run:
             return Part(dict.fromkeys(each.rerun_of or "" for each in made), refused, rerunner.last_due)
@@ -140,10 +140,10 @@ def rerun(database: Database, clock: Clock, execution_id: str, order: Order, act
         raise NotFinished(f"execution {execution_id} is {row.state}; it can be run again when it has ended")
     rerunner = Rerunner(now, order.patch)
     with database.read() as connection:
-        rerunner.look_up(connection, [row])
+        rerunner.load_catalog(connection, [row])
     made = rerunner.prepare(row)
     with database.write() as connection:
-        _, kept_out = rerunner.accept(connection, [made], actor)
+        _, kept_out = rerunner.insert_reruns(connection, [made], actor)
         if kept_out:
             raise NotUnique(kept_out[0].message)
         dead_letters.settle(connection, [execution_id], DeadLetter.REDRIVEN, actor, order.note, now)
@@ -159,7 +159,7 @@ def _redrive(
         return {}, ()
     with database.write() as connection:
         still_open = dead_letters.lock_open(connection, [each.rerun_of or "" for each in made])
-        accepted, kept_out = rerunner.accept(connection, [each for each in made if each.rerun_of in still_open], actor)
+        accepted, kept_out = rerunner.insert_reruns(connection, [each for each in made if each.rerun_of in still_open], actor)
         reruns = {each.rerun_of or "": each.id for each in sorted(accepted, key=lambda each: each.rerun_of or "")}
         if reruns:
             dead_letters.settle(connection, list(reruns), DeadLetter.REDRIVEN, actor, order.note, rerunner.now)

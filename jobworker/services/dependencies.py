@@ -40,7 +40,7 @@ def insert(connection: sa.Connection, prepared: Iterable[Prepared]) -> None:
 def _problems(one: Prepared, parents: Mapping[str, Parent], own: set[str]) -> Iterable[FieldError]:
     for at, each in enumerate(one.depends_on):
         if each.parent not in own:
-            problem = _problem(each, parents.get(each.parent), one.where + pointer("depends_on", at))
+            problem = _problem(each, parents.get(each.parent), one.location + pointer("depends_on", at))
             if problem is not None:
                 yield problem
 
@@ -48,7 +48,7 @@ def _problems(one: Prepared, parents: Mapping[str, Parent], own: set[str]) -> It
 def _problem(wanted: Dependency, parent: Parent | None, where: str) -> FieldError | None:
     if parent is None:
         return FieldError(where, "dependency_not_found", f"there is no execution {wanted.parent} to depend on")
-    if parent.state in FINAL and wanted.verdict(parent.state) is not Verdict.MET:
+    if parent.state in FINAL and wanted.resolve(parent.state) is not Verdict.MET:
         message = (
             f"execution {wanted.parent} has ended already: {parent.state}, and this waits for its {wanted.on}; "
             "depend on something else, or say otherwise: continue"

@@ -110,7 +110,7 @@ def _database(settings: Settings, clock: Clock) -> Iterator[Finding]:
     if database.is_sqlite:
         yield _sqlite()
     try:
-        for result in Health(database, settings, clock).checks():
+        for result in Health(database, settings, clock).run_checks():
             yield _from_check(result, shown)
         yield from _moves(database)
     finally:
@@ -140,7 +140,7 @@ def _moves(database: Database) -> Iterator[Finding]:
         f"{names} when a relay with {DATA_VERSION} leads; what is due was worked out with {found.version}. No "
         "occurrence is left out and none runs twice: restart the relay with this version of tzdata if that is meant"
     )
-    told = [move.told() for move in found.moves[:_MOST_MOVES]]
+    told = [move.describe() for move in found.moves[:_MOST_MOVES]]
     left = len(found.moves) - len(told)
     yield Finding(Level.WARN, "time_zone_data", detail, "\n".join([*told, *([f"and {left} more"] if left else [])]))
 
@@ -211,7 +211,7 @@ def _tasks(settings: Settings) -> Iterator[Finding]:
 def _schedules(settings: Settings) -> Iterator[Finding]:
     if not loading.exists(settings.schedules):
         return
-    broken = declarations.read(settings.schedules).broken
+    broken = declarations.read(settings.schedules).broken_modules
     for module in broken:
         detail = f"{module.module} does not import ({module}): no schedule in code changes until it is mended"
         yield Finding(Level.FAIL, "schedules", detail, module.traceback)

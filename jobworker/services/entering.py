@@ -31,12 +31,12 @@ class Line:
     """Executions of a schedule that have not ended, the oldest first; whether any of them waits for the others."""
 
     ids: Sequence[str] = ()
-    waits: bool = False
+    has_waiting: bool = False
 
     @property
-    def busy(self) -> Busy:
+    def unfinished_runs(self) -> Busy:
         """What the overlap policy asks about."""
-        return Busy(self.ids[0] if self.ids else None, self.waits)
+        return Busy(self.ids[0] if self.ids else None, self.has_waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class Occasion:
     """A schedule, and what was decided about occurrences of it."""
 
     row: Due
-    plan: Plan
+    compiled: Plan
     decisions: Sequence[Decision]
-    line: Line = Line()
+    unfinished: Line = Line()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Entry:
     """What became of an occurrence, and its execution."""
 
     decision: Decision
-    made: Prepared | None = None
+    prepared: Prepared | None = None
     #: Why it cannot run.
     problem: str | None = None
 
@@ -63,17 +63,17 @@ class Entry:
 class Entered:
     """What was entered for one schedule."""
 
-    entries: Sequence[Entry]
+    occurrence_results: Sequence[Entry]
 
     @property
-    def made(self) -> Sequence[Prepared]:
+    def prepared(self) -> Sequence[Prepared]:
         """The executions."""
-        return [each.made for each in self.entries if each.made is not None]
+        return [each.prepared for each in self.occurrence_results if each.prepared is not None]
 
     @property
     def exhausted(self) -> bool:
         """Whether nothing is due any more."""
-        return bool(self.entries) and self.entries[-1].decision.outcome is Outcome.EXHAUSTED
+        return bool(self.occurrence_results) and self.occurrence_results[-1].decision.outcome is Outcome.EXHAUSTED
 
 
 def line(connection: sa.Connection, row: Due, overlap: Overlap) -> Line:
@@ -94,7 +94,7 @@ def enter(
     if again:
         occurrences.change(connection, rows)
     elif refused := occurrences.enter(connection, rows):
-        entered = [Entered([_without(each, refused) for each in done.entries]) for done in entered]
+        entered = [Entered([_without(each, refused) for each in done.occurrence_results]) for done in entered]
     _insert(connection, asked, entered, now)
     _fail(connection, entered, now)
     _cancel(connection, asked, now)
@@ -106,13 +106,13 @@ def _make(
 ) -> list[Entry]:
     """The executions of those that fire, each after those before it; `keys` are the unique ones taken by now."""
     entries: list[Entry] = []
-    ids = list(occasion.line.ids)
+    ids = list(occasion.unfinished.ids)
     for decision in occasion.decisions:
         if decision.outcome is not Outcome.FIRED:
             entries.append(Entry(decision))
             continue
-        like = occasions.pattern(occasion.plan, known, now)
-        made = occasions.execution(occasion.row, occasion.plan, like, decision.nominal, now)
+        like = occasions.pattern(occasion.compiled, known, now)
+        made = occasions.execution(occasion.row, occasion.compiled, like, decision.nominal, now)
         taken = _taken(connection, made, known, keys, now) if made.unique_key else None
         if taken is not None:
             entries.append(Entry(replace(decision, outcome=Outcome.SKIPPED_DUPLICATE, reason=taken)))
@@ -136,7 +136,7 @@ def _taken(
     if first != execution.id:
         return f"execution {first} stands for it"
     try:
-        decided = unique.decide(connection, [execution], known.unique(), now)
+        decided = unique.decide(connection, [execution], known.get_unique_policies(), now)
     except NotUnique as error:
         return error.detail
     release.release(connection, store_dependencies.ended(connection, decided.cancelled), now)
@@ -145,30 +145,30 @@ def _taken(
 
 
 def _rows(schedule_id: str, entered: Entered, now: dt.datetime) -> Iterator[Occurrence]:
-    for entry in entered.entries:
+    for entry in entered.occurrence_results:
         decision = entry.decision
-        made = entry.made.row.id if entry.made else None
+        made = entry.prepared.row.id if entry.prepared else None
         yield Occurrence(schedule_id, decision.nominal, decision.outcome.value, decision.reason, made, now)
 
 
 def _without(entry: Entry, refused: Collection[str]) -> Entry:
     """The entry without executions that must not be: the ledger has another one for their occurrence."""
-    if entry.made is None or entry.made.row.id in refused:
+    if entry.prepared is None or entry.prepared.row.id in refused:
         return replace(entry, made=None)
-    depends_on = [each for each in entry.made.depends_on if each.parent not in refused]
-    if len(depends_on) == len(entry.made.depends_on):
+    depends_on = [each for each in entry.prepared.depends_on if each.parent not in refused]
+    if len(depends_on) == len(entry.prepared.depends_on):
         return entry
     left = {"waiting_for": len(depends_on)} if depends_on else {"waiting_for": None, "state": State.QUEUED}
-    row = replace(entry.made.row, **left)
-    return replace(entry, made=replace(entry.made, row=row, depends_on=depends_on))
+    row = replace(entry.prepared.row, **left)
+    return replace(entry, made=replace(entry.prepared, row=row, depends_on=depends_on))
 
 
 def _insert(connection: sa.Connection, asked: Sequence[Occasion], entered: Sequence[Entered], now: dt.datetime) -> None:
     """The executions, and what they wait for."""
-    made = [each for done in entered for each in done.made]
+    made = [each for done in entered for each in done.prepared]
     waiting = [each for each in made if each.depends_on]
     ended = dependencies.check(connection, made) if waiting else {}
-    actors = [f"schedule:{one.row.name}" for one, done in zip(asked, entered, strict=True) for _ in done.made]
+    actors = [f"schedule:{one.row.name}" for one, done in zip(asked, entered, strict=True) for _ in done.prepared]
     executions.insert_of(connection, [each.row for each in made], actors, now)
     dependencies.insert(connection, waiting)
     if ended:
@@ -177,7 +177,7 @@ def _insert(connection: sa.Connection, asked: Sequence[Occasion], entered: Seque
 
 def _fail(connection: sa.Connection, entered: Sequence[Entered], now: dt.datetime) -> None:
     """What its task does not accept fails at once, where everybody looks for failures."""
-    refused = [(entry.made.row, entry.problem) for done in entered for entry in done.entries if entry.made]
+    refused = [(entry.prepared.row, entry.problem) for done in entered for entry in done.occurrence_results if entry.prepared]
     failed = [_failed(row, problem) for row, problem in refused if problem is not None]
     if not failed:
         return
@@ -200,6 +200,6 @@ def _cancel(connection: sa.Connection, asked: Sequence[Occasion], now: dt.dateti
             continue
         actor = f"schedule:{occasion.row.name}"
         reason = f"the occurrence of {taking.nominal.isoformat(timespec='seconds')} takes its place"
-        ended = cancelling.cancel_waiting(connection, occasion.line.ids, actor, reason, now)
-        cancelling.ask(connection, occasion.line.ids, actor, now)
+        ended = cancelling.cancel_waiting(connection, occasion.unfinished.ids, actor, reason, now)
+        cancelling.ask(connection, occasion.unfinished.ids, actor, now)
         release.release(connection, store_dependencies.ended(connection, ended), now)

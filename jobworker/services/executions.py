@@ -57,7 +57,7 @@ def page(
         if schedule is not None:
             filters = replace(filters, schedule_id=schedules.kept(connection, schedule).id)
         found = executions.page(connection, filters, limit, cursor)
-        return found.of(_explained(connection, found.items))
+        return found.replace_items(_explained(connection, found.items))
 
 
 def attempts(

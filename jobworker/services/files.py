@@ -33,13 +33,13 @@ def page(
     """The files that are here, and the result wherever it is, by name. Raises `ExecutionNotFound`, `InvalidCursor`."""
     row = executions.get(database, execution_id)
     listing = Listing("files", {"execution": execution_id}, name_key)
-    after = listing.position(cursor) or ""
-    found = {each.name: _kept(row, each) for each in LocalFiles(home, row.id).found()}
+    after = listing.parse_cursor(cursor) or ""
+    found = {each.name: _kept(row, each) for each in LocalFiles(home, row.id).list_files()}
     if row.result_file and row.result_file["name"] not in found:
         file = row.result_file
         found[file["name"]] = KeptFile(file["name"], file["size"], file["sha256"], None, file["host"], here=False)
     names = sorted(name for name in found if name > after)
-    return listing.page([found[name] for name in names[: limit + 1]], limit, lambda file: file.name)
+    return listing.build_page([found[name] for name in names[: limit + 1]], limit, lambda file: file.name)
 
 
 def opened(database: Database, home: Path, execution_id: str, name: str) -> tuple[IO[bytes], KeptFile]:

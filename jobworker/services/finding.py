@@ -23,7 +23,7 @@ class Queues:
     missing: frozenset[str] = frozenset()
     existing: Sequence[str] = ()
 
-    def check(self, name: str | None, pointer: str) -> None:
+    def check_exists(self, name: str | None, pointer: str) -> None:
         """Raise `UnknownQueue` if the request names a queue there that does not exist."""
         if name in self.missing:
             message = naming.missing_queue(name, self.existing)
@@ -53,7 +53,7 @@ def task(connection: sa.Connection, name: str) -> TaskRow:
 
 def queue(connection: sa.Connection, name: str | None, pointer: str) -> None:
     """Raise `UnknownQueue` if a queue that is named there does not exist; None names none."""
-    named_queues(connection, [name]).check(name, pointer)
+    named_queues(connection, [name]).check_exists(name, pointer)
 
 
 def named_queues(connection: sa.Connection, names: Iterable[str | None]) -> Queues:

@@ -50,21 +50,21 @@ class _Turn:
     """A schedule in this settlement: what is due of it, and the first nominal time after that."""
 
     row: Due
-    plan: Plan
+    compiled: Plan
     horizon: dt.datetime
-    due: Sequence[dt.datetime]
-    following: dt.datetime | None
+    due_times: Sequence[dt.datetime]
+    next_time: dt.datetime | None
 
     @property
-    def unfinished(self) -> bool:
+    def has_more(self) -> bool:
         """Whether there is more that is due already."""
-        return self.following is not None and self.following <= self.horizon
+        return self.next_time is not None and self.next_time <= self.horizon
 
-    def further(self) -> Iterator[dt.datetime]:
+    def iterate_remaining(self) -> Iterator[dt.datetime]:
         """What is due and not settled in this turn."""
-        if self.following is None or not self.unfinished:
+        if self.next_time is None or not self.has_more:
             return iter(())
-        return chain([self.following], occurrences(self.plan.timetable, self.following, self.horizon + _TICK))
+        return chain([self.next_time], occurrences(self.compiled.timetable, self.next_time, self.horizon + _TICK))
 
 
 def settle(connection: sa.Connection, due: Mapping[str, dt.datetime], now: dt.datetime) -> Fired:
@@ -83,7 +83,7 @@ def settle(connection: sa.Connection, due: Mapping[str, dt.datetime], now: dt.da
     for turn, done in zip(turns, entered, strict=True):
         if done.exhausted:
             more.pop(turn.row.id, None)
-    return Fired(sum(len(done.made) for done in entered), more)
+    return Fired(sum(len(done.prepared) for done in entered), more)
 
 
 def settle_now(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) -> ScheduleRow:
@@ -141,7 +141,7 @@ def start(connection: sa.Connection, ids: Sequence[str], now: dt.datetime, reaso
         plan = found.get(row.id)
         if plan is not None and plan.schedule.run_at_start and _may_start(row, plan, now):
             situation = occasions.situation(row, plan, known, Busy(), now)
-            count += _besides(connection, row, plan, known, situation, reason).made is not None
+            count += _besides(connection, row, plan, known, situation, reason).prepared is not None
     return count
 
 
@@ -151,8 +151,8 @@ def enter_besides(
     """Enter occurrences that are not the next ones of the rule; `again`: their rows are there already."""
     [entered] = entering.enter(connection, [occasion], known, now, again)
     row = occasion.row
-    runs = row.runs + len(entered.made)
-    state = _state(row, occasion.plan, runs, row.next_at)
+    runs = row.runs + len(entered.prepared)
+    state = _state(row, occasion.compiled, runs, row.next_at)
     settling_store.advance(connection, [Settled(row.id, row.settled_until, row.next_at, runs, state)])
     return entered
 
@@ -160,10 +160,10 @@ def enter_besides(
 def _besides(connection: sa.Connection, row: Due, plan: Plan, known: Known, situation: Situation, reason: str) -> Entry:
     """One occurrence that is due at this moment."""
     line = entering.line(connection, row, situation.overlap)
-    [decision] = settling.settle([situation.now], replace(situation, busy=line.busy))
+    [decision] = settling.settle([situation.now], replace(situation, busy=line.unfinished_runs))
     if decision.outcome is Outcome.FIRED:
         decision = replace(decision, reason=reason)
-    [entry] = enter_besides(connection, Occasion(row, plan, [decision], line), known, situation.now).entries
+    [entry] = enter_besides(connection, Occasion(row, plan, [decision], line), known, situation.now).occurrence_results
     return entry
 
 
@@ -200,23 +200,23 @@ def _may_start(row: Due, plan: Plan, now: dt.datetime) -> bool:
 
 def _occasion(connection: sa.Connection, turn: _Turn, known: Known, now: dt.datetime) -> Occasion:
     """What becomes of what is due."""
-    row, plan = turn.row, turn.plan
-    if not turn.due:
+    row, plan = turn.row, turn.compiled
+    if not turn.due_times:
         return Occasion(row, plan, [])
     line = entering.line(connection, row, plan.schedule.overlap)
-    situation = occasions.situation(row, plan, known, line.busy, now)
-    return Occasion(row, plan, settling.settle(turn.due, situation, turn.further()), line)
+    situation = occasions.situation(row, plan, known, line.unfinished_runs, now)
+    return Occasion(row, plan, settling.settle(turn.due_times, situation, turn.iterate_remaining()), line)
 
 
 def _settled(turn: _Turn, entered: Entered) -> Settled:
     """How far the schedule has come."""
     row = turn.row
     if not in_force(row):
-        return Settled(row.id, turn.horizon, turn.following, row.runs, row.state)
-    until = max(row.settled_until, turn.due[-1]) if turn.due else row.settled_until
-    following = None if entered.exhausted else turn.following
-    runs = row.runs + len(entered.made)
-    return Settled(row.id, until, following, runs, _state(row, turn.plan, runs, following))
+        return Settled(row.id, turn.horizon, turn.next_time, row.runs, row.state)
+    until = max(row.settled_until, turn.due_times[-1]) if turn.due_times else row.settled_until
+    following = None if entered.exhausted else turn.next_time
+    runs = row.runs + len(entered.prepared)
+    return Settled(row.id, until, following, runs, _state(row, turn.compiled, runs, following))
 
 
 def _state(row: Due, plan: Plan, runs: int, following: dt.datetime | None) -> str:

@@ -26,14 +26,14 @@ _LATEST_LINES = 60.0
 class Progress:
     """How far the job is: attempt, done, total, message."""
 
-    told: Mapping[str, Any]
+    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
     """What the job keeps with its execution."""
 
-    told: Mapping[str, Any]
+    data: Mapping[str, Any]
 
 
 News = TransitionRow | LogRow | Progress | Metadata
@@ -49,48 +49,48 @@ class Follower:
     """
 
     execution_id: str
-    state: tuple[int, int] = (-1, -1)
-    line: str = ""
+    last_position: tuple[int, int] = (-1, -1)
+    last_line: str = ""
     progress: Any = None
     metadata: Any = None
     has_more: bool = False
-    _pulse: Pulse | None = None
+    _snapshot: Pulse | None = None
     _ended_at: float | None = None
 
     @property
     def bookmark(self) -> str:
         """Where to go on reading."""
-        return f"{self.state[0]}.{self.state[1]}~{self.line}"
+        return f"{self.last_position[0]}.{self.last_position[1]}~{self.last_line}"
 
-    def done(self, now: float, grace: float = 0.0) -> bool:
+    def is_done(self, now: float, grace: float = 0.0) -> bool:
         """Whether the execution has ended, and all was read that it said; `now` on any scale that goes forward (s).
 
         `grace`: what a worker could not send in time is waited for so long (s).
         """
-        if self._pulse is None or self._pulse.state not in FINAL:
+        if self._snapshot is None or self._snapshot.state not in FINAL:
             return False
         if self._ended_at is None:
             self._ended_at = now
-        return now - self._ended_at >= (grace if self._pulse.lines_complete else _LATEST_LINES)
+        return now - self._ended_at >= (grace if self._snapshot.lines_complete else _LATEST_LINES)
 
-    def look(self, database: Database) -> Iterator[News]:
+    def poll(self, database: Database) -> Iterator[News]:
         """What is new, first things first. The bookmark moves with each item."""
         with database.read() as connection:
             pulse = story.pulse(connection, self.execution_id)
-            if pulse is None or pulse == self._pulse:
+            if pulse is None or pulse == self._snapshot:
                 return
-            changes = [row for row in story.transitions(connection, self.execution_id) if row.position > self.state]
-            lines = list(story.logs_after(connection, self.execution_id, self.line, _LINES))
+            changes = [row for row in story.transitions(connection, self.execution_id) if row.position > self.last_position]
+            lines = list(story.logs_after(connection, self.execution_id, self.last_line, _LINES))
         # More lines than one look brings: the same pulse must not hide them from the next look.
         self.has_more = len(lines) == _LINES
-        self._pulse = None if self.has_more else pulse
-        yield from self._read(changes, lines, pulse)
+        self._snapshot = None if self.has_more else pulse
+        yield from self._yield_updates(changes, lines, pulse)
 
-    def _read(self, changes: list[TransitionRow], lines: list[LogRow], pulse: Pulse) -> Iterator[News]:
+    def _yield_updates(self, changes: list[TransitionRow], lines: list[LogRow], pulse: Pulse) -> Iterator[News]:
         final = [row for row in changes if row.state in FINAL]
         for row in changes:
             if row not in final:
-                self.state = row.position
+                self.last_position = row.position
                 yield row
         if pulse.progress is not None and pulse.progress != self.progress:
             self.progress = pulse.progress
@@ -98,17 +98,17 @@ class Follower:
         if pulse.metadata is not None and pulse.metadata != self.metadata:
             self.metadata = pulse.metadata
             yield Metadata(pulse.metadata)
-        yield from self._read_lines(lines, settled=pulse.state in FINAL and pulse.lines_complete)
+        yield from self._yield_lines(lines, settled=pulse.state in FINAL and pulse.lines_complete)
         for row in final:
-            self.state = row.position
+            self.last_position = row.position
             yield row
 
-    def _read_lines(self, lines: list[LogRow], settled: bool) -> Iterator[LogRow]:
+    def _yield_lines(self, lines: list[LogRow], settled: bool) -> Iterator[LogRow]:
         for line in lines:
             # A full log counts what it drops: that is news when it begins, and once more when it is final.
-            if not settled and is_cut_mark(line.seq) and is_cut_mark(self.line):
+            if not settled and is_cut_mark(line.seq) and is_cut_mark(self.last_line):
                 return
-            self.line = line.seq
+            self.last_line = line.seq
             yield line
 
 

@@ -78,7 +78,7 @@ class Health:
         self._read = Probe(lambda: probe.read(database), clock, "a read", fresh=0.0)
         self._write = Probe(lambda: probe.write(database, clock.now()), clock)
 
-    def checks(self) -> list[Check]:
+    def run_checks(self) -> list[Check]:
         """Everything that is needed for accepted work to be run on time.
 
         Without the database nothing is accepted. Without the rest work is accepted and runs later.
@@ -117,7 +117,7 @@ class Health:
             )
         self._logged = found
 
-    def census(self) -> Census | None:
+    def collect_census(self) -> Census | None:
         """The figures for `/metrics`; None: the database does not answer."""
         now = self._clock.now()
         try:
@@ -132,20 +132,20 @@ class Health:
                     beat_age=_age(state.beat_tick_at, now),
                     schedules={each.value: number for each, number in schedule_lists.count(connection, now).items()},
                     overdue=late.count,
-                    lateness=late.lateness(now),
-                    log_bytes=self._database.log_size(),
+                    lateness=late.compute_lateness(now),
+                    log_bytes=self._database.get_log_size(),
                 )
         except (sa.exc.SQLAlchemyError, DatabaseBusy):
             return None
 
     def _check_database(self) -> str:
         try:
-            self._read.ask()
+            self._read.check()
         except Misconfigured as error:
             raise sa.exc.TimeoutError(error.detail) from error
         try:
             self._database.require_room()
-            self._write.ask()
+            self._write.check()
         except UNAVAILABLE as error:
             where = f" ({self._folders['database']})" if self._database.is_sqlite else ""
             raise Misconfigured(f"the database{where} takes no writes: {getattr(error, 'orig', error)}") from error
@@ -172,25 +172,25 @@ class Health:
         with self._database.read() as connection:
             turned_at = relay_state.get(connection).turned_at
         try:
-            return self._recent("the relay", "turned", turned_at, RELAY_SILENT_AFTER)
+            return self._check_recent("the relay", "turned", turned_at, RELAY_SILENT_AFTER)
         except Misconfigured as error:
             # It waits for Redis with everything else; whether it lives cannot be seen meanwhile.
-            if self._redis_answers():
+            if self._is_redis_available():
                 raise
             return f"not known: it does not turn without Redis ({error.detail})"
 
     def _check_beat(self) -> str:
         if not self._needs_beat:
             return "not needed: the relay looks for what is due"
-        ticked_at, passed_on = self._last_tick()
+        ticked_at, passed_on = self._get_last_tick()
         try:
-            return self._recent("beat", "ticked", ticked_at, _BEAT_SILENT_AFTER)
+            return self._check_recent("beat", "ticked", ticked_at, _BEAT_SILENT_AFTER)
         except Misconfigured:
             if passed_on:
                 raise
             return "not known: it says so in Redis, which does not answer"
 
-    def _last_tick(self) -> tuple[dt.datetime | None, bool]:
+    def _get_last_tick(self) -> tuple[dt.datetime | None, bool]:
         """Beat's last tick, and whether Redis said so too: there it expires soon, in SQL only the relay writes it."""
         with self._database.read() as connection:
             noted = relay_state.get(connection).beat_tick_at
@@ -199,7 +199,7 @@ class Health:
         except redis.RedisError:
             return noted, False
 
-    def _redis_answers(self) -> bool:
+    def _is_redis_available(self) -> bool:
         try:
             return bool(self._redis.ping())
         except redis.ResponseError:
@@ -219,7 +219,7 @@ class Health:
         with self._database.read() as connection:
             late = overdue.look(connection, now)
         if late.count:
-            raise Misconfigured(late.told(now))
+            raise Misconfigured(late.describe(now))
         return "none is overdue"
 
     def _check_zone_data(self) -> str:
@@ -236,14 +236,14 @@ class Health:
         """
         with self._database.read() as connection:
             found = {problem["what"]: problem["detail"] for problem in relay_state.problems(connection)}
-        found |= unreadable.found.problems()
+        found |= unreadable.found.get_problems()
         if not found:
             return "all that was read can be used"
         named = "; ".join(f"{what}: {problem}" for what, problem in list(found.items())[:_NAMED])
         more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         raise _Warning(f"{len(found)} cannot be used and are skipped: {named}{more}")
 
-    def _recent(self, who: str, did: str, at: dt.datetime | None, limit: float) -> str:
+    def _check_recent(self, who: str, did: str, at: dt.datetime | None, limit: float) -> str:
         age = _age(at, self._clock.now())
         if age is None:
             raise Misconfigured(f"{who} never {did}; is it started?")

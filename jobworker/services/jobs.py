@@ -87,7 +87,7 @@ def page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = No
     with database.read() as connection:
         found = jobs.page(connection, limit, cursor)
         known = tasks.some(connection, [row.definition.task for row in found.items])
-    return found.of([Job(row, _accepted(known, row)) for row in found.items])
+    return found.replace_items([Job(row, _accepted(known, row)) for row in found.items])
 
 
 def get_task(database: Database, name: str) -> TaskRow:

@@ -81,9 +81,9 @@ def situation(row: Due, plan: Plan, known: Known, busy: Busy, now: dt.datetime) 
         runs=row.runs,
         max_runs=schedule.max_runs,
         pause=pause,
-        closed=closed(known, row.job),
-        forbidden=functools.partial(forbidden_by, plan.timetable),
-        busy=busy,
+        unavailable_reason=closed(known, row.job),
+        find_forbidden_reason=functools.partial(forbidden_by, plan.timetable),
+        unfinished=busy,
     )
 
 

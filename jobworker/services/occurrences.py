@@ -81,7 +81,7 @@ def _check(wanted: Range) -> None:
 
 def _without_calendars(schedule: Schedule) -> Timetable:
     """Of a schedule that was removed: its calendars may be others by now, or gone."""
-    return replace(schedule, calendar=None, require=(), exclude=()).timetable({})
+    return replace(schedule, calendar=None, require=(), exclude=()).build_timetable({})
 
 
 def fire(
@@ -116,7 +116,7 @@ def _fired(connection: sa.Connection, row: ScheduleRow, execution_id: str) -> Fi
 
 
 def _remember(connection: sa.Connection, request: Request, execution_id: str) -> None:
-    once = request.once
+    once = request.idempotency_key
     if once is None:
         return
     answer = Remembered(once.key, request.fingerprint, [execution_id], None, request.now)

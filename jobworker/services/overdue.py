@@ -29,13 +29,13 @@ class Overdue:
     count: int
     worst: Sequence[tuple[str, dt.datetime]]
 
-    def told(self, now: dt.datetime) -> str:
+    def describe(self, now: dt.datetime) -> str:
         """In a few words."""
         shown = ", ".join(f"{name} (due {(now - at).total_seconds():.0f} s ago)" for name, at in self.worst)
         more = f" and {self.count - len(self.worst)} more" if self.count > len(self.worst) else ""
         return f"{self.count} overdue: {shown}{more}"
 
-    def lateness(self, now: dt.datetime) -> float:
+    def compute_lateness(self, now: dt.datetime) -> float:
         """How long ago (s) the worst was due; 0: none is overdue."""
         return (now - self.worst[0][1]).total_seconds() if self.worst else 0.0
 

@@ -69,13 +69,13 @@ def _make_up(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.da
     known = preparing.look_up(connection, [row.job])
     line = entering.line(connection, due, schedule.overlap)
     situation = replace(
-        occasions.situation(due, plan, known, line.busy, now),
-        misfire=Misfire(wanted, 0.0, schedule.misfire.most),
+        occasions.situation(due, plan, known, line.unfinished_runs, now),
+        misfire=Misfire(wanted, 0.0, schedule.misfire.max_occurrences),
         pause=None,
         # When they were due, calendars allowed them.
         forbidden=_allowed,
     )
-    most = schedule.misfire.most if wanted is Missed.CATCH_UP else 1
+    most = schedule.misfire.max_occurrences if wanted is Missed.CATCH_UP else 1
     held_up = occurrences.held_up(connection, row.id, row.paused_at, most)
     reason = f"held up by a pause, and made up for when {actor} ended it"
     decided = settling.settle(held_up, situation)
@@ -91,7 +91,7 @@ def _write(
     connection: sa.Connection, row: ScheduleRow, paused: Paused, action: str, actor: str, now: dt.datetime
 ) -> ScheduleRow:
     schedules.pause(connection, row.id, paused)
-    audit.record(connection, AuditEntry(now, actor, action, row.name, _shown(Paused.of(row)), _shown(paused)))
+    audit.record(connection, AuditEntry(now, actor, action, row.name, _shown(Paused.from_row(row)), _shown(paused)))
     written = schedules.by_id(connection, row.id)
     assert written is not None, "it was just written"
     return written

@@ -59,7 +59,7 @@ _unreadable: set[tuple[str, int]] = set()
 def of(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Plan]:
     """The plans of these schedules, by id. One that cannot be read is named in the log, and left out."""
     read = _read(connection, rows)
-    named = {name for schedule in read.values() for name in schedule.calendars}
+    named = {name for schedule in read.values() for name in schedule.calendar_names}
     calendars = _calendars(connection, named) if named else {}
     found: dict[str, Plan] = {}
     for row in rows:
@@ -82,7 +82,7 @@ def refused(row: Named, error: Exception) -> None:
     if (row.id, row.revision) not in _unreadable:
         _unreadable.add((row.id, row.revision))
         logger.error("schedule_unreadable", schedule=row.name, revision=row.revision, error=repr(error))
-    unreadable.found.first(f"schedule {row.name}", repr(error))
+    unreadable.found.add(f"schedule {row.name}", repr(error))
 
 
 def _read(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Schedule]:
@@ -100,8 +100,8 @@ def _read(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Schedul
 
 def _with_names(schedule: Schedule) -> Schedule:
     """The schedule, if its calendars are named by text; what reads many at once relies on that."""
-    if not all(isinstance(name, str) for name in schedule.calendars):
-        raise TypeError(f"calendars are named {list(schedule.calendars)!r}"[:200])
+    if not all(isinstance(name, str) for name in schedule.calendar_names):
+        raise TypeError(f"calendars are named {list(schedule.calendar_names)!r}"[:200])
     return schedule
 
 
@@ -121,10 +121,10 @@ def _calendars(connection: sa.Connection, names: Collection[str]) -> Mapping[str
 def _plan(row: Named, schedule: Schedule, calendars: Mapping[str, Calendar]) -> Plan | None:
     kept = _kept(row)
     try:
-        named = {name: calendars[name] for name in schedule.calendars}
+        named = {name: calendars[name] for name in schedule.calendar_names}
         if kept is not None and all(kept.calendars[name] is named[name] for name in named):
             return kept
-        plan = Plan(row.revision, schedule, named, schedule.timetable(named))
+        plan = Plan(row.revision, schedule, named, schedule.build_timetable(named))
     except _UNREADABLE as error:
         refused(row, error)
         return None

@@ -47,7 +47,7 @@ class Known:
     tasks: dict[str, TaskRow]
     queues: Queues = field(default_factory=Queues)
 
-    def unique(self) -> dict[str, Any]:
+    def get_unique_policies(self) -> dict[str, Any]:
         """What each job says about unique executions."""
         return {name: row.definition.policies["unique"] for name, row in self.jobs.items()}
 
@@ -58,7 +58,7 @@ class Prepared:
 
     row: NewExecution
     depends_on: Sequence[Dependency] = ()
-    where: str = ""
+    location: str = ""
 
 
 def look_up_one(connection: sa.Connection, name: str, queue: str | None) -> Known:
@@ -121,10 +121,10 @@ def prepare(
     row = _runnable(submission.job, known, where)
     definition = row.definition
     admission.refuse(admission.check_submission(submission, now, where))
-    known.queues.check(submission.queue, f"{where}/queue")
+    known.queues.check_exists(submission.queue, f"{where}/queue")
     needed = dependencies.parse(submission.depends_on, f"{where}/depends_on")
     due_at, state = admission.due(submission, now)
-    overrides = submission.overrides() or {}
+    overrides = submission.compute_overrides() or {}
     expires = admission.expires(submission, due_at)
     if expires is not None:
         overrides["expires"] = expires
@@ -246,4 +246,4 @@ def check_parameters(
 
 def make_id(now: dt.datetime) -> str:
     """A new id, later than all before."""
-    return _ids.new(int(now.timestamp() * 1000))
+    return _ids.create_id(int(now.timestamp() * 1000))

@@ -36,7 +36,7 @@ class Asked:
     `saved` names the schedule with which it is compared.
     """
 
-    described: Mapping[str, Any]
+    spec: Mapping[str, Any]
     count: int
     after: dt.datetime | None = None
     calendars: Mapping[str, Any] = field(default_factory=dict)
@@ -73,20 +73,20 @@ def preview(database: Database, clock: Clock, asked: Asked) -> Preview:
     with database.read() as connection:
         saved = schedules.find(connection, asked.saved) if asked.saved is not None else None
         names = {"name": saved.name, "job": saved.job} if saved else {"name": _UNNAMED, "job": _UNNAMED}
-        wanted = schedule_rules.parse({**names, **asked.described})
+        wanted = schedule_rules.parse({**names, **asked.spec})
         inline = _inline(asked.calendars)
         problems = _calendar_problems(connection, wanted, inline)
-        if saved or "job" in asked.described:
+        if saved or "job" in asked.spec:
             problems += schedule_checks.runnable(connection, wanted)
         admission.refuse(problems)
         finding.queue(connection, wanted.queue, "/queue")
-        known = calendars.known(connection, [name for name in wanted.calendars if name not in inline])
-        closed = _closed(connection, wanted) if saved or "job" in asked.described else None
+        known = calendars.known(connection, [name for name in wanted.calendar_names if name not in inline])
+        closed = _closed(connection, wanted) if saved or "job" in asked.spec else None
         now = clock.now()
-        begin, timetable = asked.after or now, wanted.timetable({**known, **inline})
+        begin, timetable = asked.after or now, wanted.build_timetable({**known, **inline})
         moments = _moments(asked, wanted, timetable, saved, now) if wanted.enabled else []
         compared = _compare(connection, saved, wanted, timetable, begin, asked.count) if saved else None
-    unnamed = {name: None for name in names if saved is None and name not in asked.described}
+    unnamed = {name: None for name in names if saved is None and name not in asked.spec}
     warnings = [*_warnings(wanted, closed), *outlook.warnings(timetable, begin)]
     shown = [left_out(each, closed) for each in moments]
     return Preview({**wanted.to_json(), **unnamed}, describing.of_schedule(wanted), warnings, shown, compared)
@@ -130,7 +130,7 @@ def _compare(
     after: dt.datetime,
     count: int,
 ) -> Compared:
-    was = saved.schedule.timetable(calendars.known(connection, saved.schedule.calendars))
+    was = saved.schedule.build_timetable(calendars.known(connection, saved.schedule.calendar_names))
     (old, old_end), (new, new_end) = _firing(was, after, count), _firing(timetable, after, count)
     until = min((end for end in (old_end, new_end) if end is not None), default=None)
     comes = sorted(at for at in set(new) - set(old) if until is None or at <= until)

@@ -26,7 +26,7 @@ class Probe:
         self._outcome: Future[None] | None = None
         self._began = 0.0
 
-    def ask(self) -> None:
+    def check(self) -> None:
         """Raise what the latest attempt raised, or `Misconfigured` if it does not come to an end."""
         with self._lock:
             now = self._clock.monotonic()

@@ -50,12 +50,12 @@ class Queue:
 def page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Queue]:
     """Queues by name: those that are shipped, that a live worker serves, and that were declared or created."""
     listing = Listing("queues", {}, name_key)
-    after = listing.position(cursor)
+    after = listing.parse_cursor(cursor)
     with database.read() as connection:
         known = {name: QueueRow(name) for name in {*SHIPPED_QUEUES, *_served(connection)}}
         known |= {row.name: row for row in queues.after(connection, after, limit + 1)}
         names = [name for name in sorted(known) if after is None or name > after][: limit + 1]
-        return listing.page(
+        return listing.build_page(
             _described(connection, {name: known[name] for name in names}), limit, lambda each: each.row.name
         )
 

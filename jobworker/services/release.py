@@ -47,7 +47,7 @@ _Outcome = tuple[Edge, Verdict]
 class Released:
     """How many executions go on, and whose dependents are still to be settled: give them to the next call."""
 
-    count: int
+    released_count: int
     unfinished: Sequence[Parent]
 
 
@@ -60,7 +60,7 @@ class _Budget:
     results: int = field(default_factory=lambda: _MOST_BYTES)
 
     @property
-    def spent(self) -> bool:
+    def is_spent(self) -> bool:
         return min(self.edges, self.parameters, self.results) <= 0
 
 
@@ -68,7 +68,7 @@ class _Budget:
 class _Wave:
     """What came of one look at dependencies."""
 
-    freed: int = 0
+    released_count: int = 0
     ended: list[Parent] = field(default_factory=list)
     unfinished: list[Parent] = field(default_factory=list)
     postponed: bool = False
@@ -119,12 +119,12 @@ def release(
     triggers.fire(connection, ended, now)
     everything, queue, budget = list(ended), [*unfinished, *ended], _Budget()
     count = waves = 0
-    while queue and waves < _WAVES and not budget.spent:
+    while queue and waves < _WAVES and not budget.is_spent:
         wave = _wave(connection, queue, now, budget)
         triggers.fire(connection, wave.ended, now)
         everything += wave.ended
         queue = [*wave.unfinished, *wave.ended]
-        count, waves = count + wave.freed, waves + 1
+        count, waves = count + wave.released_count, waves + 1
     complete = {each.batch_id for each in everything if each.batch_id}
     return Released(count + completion.complete(connection, complete, now), queue)
 
@@ -159,7 +159,7 @@ def _settle(
     """Settle these dependencies on executions that have ended. A dependent that cannot go on fails alone."""
     mine: dict[str, list[_Outcome]] = {}
     for edge in edges:
-        verdict = edge.dependency.verdict(parents[edge.dependency.parent].state)
+        verdict = edge.dependency.resolve(parents[edge.dependency.parent].state)
         mine.setdefault(edge.execution_id, []).append((edge, verdict))
     try:
         with connection.begin_nested():
@@ -170,11 +170,11 @@ def _settle(
         logger.error("release_refused", executions=len(mine), error=in_short(error))
     wave, budget = _Wave(), _Budget()
     for key, outcomes in sorted(mine.items()):
-        if budget.spent:
+        if budget.is_spent:
             wave.postponed = True
             break
         alone = _settle_alone(connection, key, outcomes, parents, now, budget)
-        wave.freed += alone.freed
+        wave.released_count += alone.released_count
         wave.ended += alone.ended
     return wave
 
@@ -221,9 +221,9 @@ def _settle_all(
     )
     changed = [*(_stopped(waiting[key], outcome, parents) for key, outcome in against.items()), *freed.changed]
     dependencies.save(connection, changed, now)
-    ended = [_as_parent(waiting[each.id], each) for each in changed if each.finished]
+    ended = [_as_parent(waiting[each.id], each) for each in changed if each.is_finished]
     ended += dependencies.ended(connection, freed.replaced)
-    return _Wave(len(changed) - sum(each.finished for each in changed), ended, postponed=bool(postponed))
+    return _Wave(len(changed) - sum(each.is_finished for each in changed), ended, postponed=bool(postponed))
 
 
 def _lock_waiting(

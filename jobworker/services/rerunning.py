@@ -35,20 +35,20 @@ class Rerunner:
     rate: float | None = None
     next_due: dt.datetime | None = None
     last_due: dt.datetime | None = None
-    _known: Known = field(default_factory=lambda: Known({}, {}))
+    _catalog: Known = field(default_factory=lambda: Known({}, {}))
     _definitions: dict[tuple[str, int], Definition | None] = field(default_factory=dict)
 
-    def look_up(self, connection: sa.Connection, rows: Sequence[ExecutionRow]) -> None:
+    def load_catalog(self, connection: sa.Connection, rows: Sequence[ExecutionRow]) -> None:
         """Learn what has to be known of the jobs of these executions."""
         for key in {(row.job, row.job_revision) for row in rows} - set(self._definitions):
             self._definitions[key] = jobs.revision(connection, *key)
-        self._known = preparing.look_up(connection, {row.job for row in rows}, map(self._own_queue, rows))
+        self._catalog = preparing.look_up(connection, {row.job for row in rows}, map(self._get_overridden_queue, rows))
 
     def prepare(self, row: ExecutionRow) -> NewExecution:
         """The rerun of an execution; raises what speaks against it."""
-        wanted = replace(self._submission(row), due_at=self.next_due)
+        wanted = replace(self._build_submission(row), due_at=self.next_due)
         # A call from Python may hold what kombu has written for a date, say. No patch may add that.
-        made = preparing.prepare(wanted, self._known, self.now, tagged=not self.patch).row
+        made = preparing.prepare(wanted, self._catalog, self.now, tagged=not self.patch).row
         if self.rate is not None:
             self.last_due = made.due_at
             self.next_due = made.due_at + dt.timedelta(seconds=1 / self.rate)
@@ -66,7 +66,7 @@ class Rerunner:
                 refused.extend(Refused(row.id, *place) for place in places or [("", error.code, error.detail)])
         return made, refused
 
-    def accept(
+    def insert_reruns(
         self, connection: sa.Connection, made: Sequence[NewExecution], actor: str
     ) -> tuple[list[NewExecution], list[Refused]]:
         """Accept these reruns, in the caller's transaction; answers which, and what keeps the others out."""
@@ -88,23 +88,23 @@ class Rerunner:
     def _take_key(self, connection: sa.Connection, made: NewExecution) -> str | None:
         """Take the rerun's unique key; answers why that cannot be."""
         try:
-            decided = unique.decide(connection, [made], self._known.unique(), self.now)
+            decided = unique.decide(connection, [made], self._catalog.get_unique_policies(), self.now)
         except NotUnique as error:
             return error.detail
         release.release(connection, dependencies.ended(connection, decided.cancelled), self.now)
         return None if decided.accepted else f"execution {decided.ids[0]} has the unique key {made.unique_key}"
 
-    def _own_queue(self, row: ExecutionRow) -> str | None:
+    def _get_overridden_queue(self, row: ExecutionRow) -> str | None:
         """The queue that was said for this execution alone."""
         then = self._definitions[row.job, row.job_revision]
         return None if then and row.queue == then.queue else row.queue
 
-    def _submission(self, row: ExecutionRow) -> Submission:
+    def _build_submission(self, row: ExecutionRow) -> Submission:
         then = self._definitions[row.job, row.job_revision]
         return Submission(
             job=row.job,
             parameters=merge_patch.apply(row.parameters, self.patch),
-            queue=self._own_queue(row),
+            queue=self._get_overridden_queue(row),
             priority=None if then and row.priority == then.priority else row.priority,
             correlation_id=row.correlation_id,
             **(row.overrides or {}),

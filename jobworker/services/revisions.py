@@ -25,7 +25,7 @@ class Changed:
     """A revision, and the fields that it changed; None for the first."""
 
     row: RevisionRow
-    changed: Sequence[str] | None
+    changed_fields: Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def page(database: Database, job: str, limit: int = DEFAULT_LIMIT, cursor: str |
         earliest = found.items[-1].revision if found.items else 1
         before = jobs.revision_row(connection, job, earliest - 1)
     older = [*found.items[1:], before]
-    return found.of([Changed(row, _changed(row, was)) for row, was in zip(found.items, older, strict=False)])
+    return found.replace_items([Changed(row, _changed(row, was)) for row, was in zip(found.items, older, strict=False)])
 
 
 def get(database: Database, job: str, number: int) -> Changed:

@@ -19,7 +19,7 @@ def check(connection: sa.Connection, schedule: Schedule) -> Timetable:
     """
     admission.refuse([*runnable(connection, schedule), *calendars.problems(connection, schedule)])
     finding.queue(connection, schedule.queue, "/queue")
-    return schedule.timetable(calendars.known(connection, schedule.calendars, lock=True))
+    return schedule.build_timetable(calendars.known(connection, schedule.calendar_names, lock=True))
 
 
 def runnable(connection: sa.Connection, schedule: Schedule) -> Sequence[FieldError]:

@@ -73,7 +73,7 @@ class Changed:
 
     name: str
     row: RevisionRow
-    changed: Sequence[str] | None
+    changed_fields: Sequence[str] | None
     removed: bool = False
 
 
@@ -159,7 +159,7 @@ def page(
     filters = Filters(asked.job, asked.owner, asked.state, asked.calendar, since)
     with database.read() as connection:
         found = schedule_lists.page(connection, filters, _shown(asked), now, limit, cursor)
-        return found.of(known(connection, found.items, now))
+        return found.replace_items(known(connection, found.items, now))
 
 
 def revisions(database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Changed]:
@@ -171,7 +171,7 @@ def revisions(database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor:
         before = schedule_lists.revision(connection, row.id, earliest - 1)
     older = [*found.items[1:], before]
     items = [_changed(row, one, was) for one, was in zip(found.items, older, strict=False)]
-    return found.of(items)
+    return found.replace_items(items)
 
 
 def revision(database: Database, name: str, number: int) -> Changed:
@@ -251,7 +251,7 @@ def _known(row: ScheduleRow, found: preparing.Known, plan: Plan | None, move: Mo
 
 
 def _will_move(move: Move) -> str:
-    return f"time zone data have changed: {move.told()}, as soon as a relay with {DATA_VERSION} leads"
+    return f"time zone data have changed: {move.describe()}, as soon as a relay with {DATA_VERSION} leads"
 
 
 def _warnings(row: ScheduleRow, found: preparing.Known, plan: Plan | None, now: dt.datetime) -> Iterator[str]:

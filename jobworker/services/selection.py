@@ -58,10 +58,10 @@ class Selection:
             message = f"limit must be 1 to {MOST}"
             raise InvalidInput(message, [FieldError("/limit", "not_allowed", message)])
 
-    def listing(self, action: str) -> "Listing[Bookmark]":
+    def build_listing(self, action: str) -> "Listing[Bookmark]":
         """What a cursor of this action belongs to."""
         named = asdict(self.filters) if self.filters else {}
-        return Listing(action, {**named, "ids": sorted(self.ids) if self.ids else None}, Bookmark.read)
+        return Listing(action, {**named, "ids": sorted(self.ids) if self.ids else None}, Bookmark.parse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Action:
     name: str
     where: Sequence[Any]
     code: str
-    is_not: str
+    refusal: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +131,12 @@ class Bookmark:
     until: dt.datetime | None = None
 
     @classmethod
-    def read(cls, key: str) -> "Bookmark":
+    def parse(cls, key: str) -> "Bookmark":
         """Parse the key of a cursor; raises `ValueError`."""
         after, _, until = key.partition(" ")
         return cls(identifier_key(after), moment_key(until) if until else None)
 
-    def key(self) -> str:
+    def to_key(self) -> str:
         """The inverse of `read`."""
         return f"{self.after} {self.until.isoformat()}" if self.until else str(self.after)
 
@@ -148,7 +148,7 @@ Work = Callable[[Sequence[str]], Part]
 def bookmark(action: Action, selection: Selection) -> Bookmark:
     """Where this request begins; raises what is wrong with the selection."""
     selection.check()
-    return selection.listing(action.name).position(selection.cursor) or Bookmark()
+    return selection.build_listing(action.name).parse_cursor(selection.cursor) or Bookmark()
 
 
 def work_off(database: Database, action: Action, selection: Selection, work: Work) -> Done:
@@ -166,7 +166,7 @@ def work_off(database: Database, action: Action, selection: Selection, work: Wor
         done.add(work(chosen[start : start + CHUNK]))
     done.left = sum(done.matched.values()) - len(chosen)
     if done.left:
-        done.next = selection.listing(action.name).cursor(Bookmark(chosen[-1], done.until).key())
+        done.next = selection.build_listing(action.name).build_cursor(Bookmark(chosen[-1], done.until).to_key())
     return done
 
 
@@ -183,7 +183,7 @@ def _among(ids: Sequence[str]) -> Any:
 
 def _not_meant(action: Action, key: str, known: set[str]) -> Refused:
     if key in known:
-        return Refused(key, "/ids", action.code, f"execution {key} {action.is_not}")
+        return Refused(key, "/ids", action.code, f"execution {key} {action.refusal}")
     return Refused(key, "/ids", "execution_not_found", f"there is no execution {key}")
 
 

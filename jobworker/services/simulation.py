@@ -102,9 +102,9 @@ class Story:
     """
 
     occurrences: Sequence[Simulated]
-    unsettled: Mapping[str, dt.datetime]
+    unevaluated: Mapping[str, dt.datetime]
     stopped_at: dt.datetime | None
-    assumed: Sequence[str] = ()
+    assumed_jobs: Sequence[str] = ()
 
 
 def of_database(database: Database, question: Question, names: Collection[str] | None = None) -> Story:
@@ -144,7 +144,7 @@ def of_code(
 def _chosen(code: Declarations, names: Collection[str]) -> Declarations:
     """These schedules, and the calendars that they name."""
     found = {name: each for name, each in code.schedules.items() if name in names}
-    needed = {name for each in found.values() for name in each.value.calendars}
+    needed = {name for each in found.values() for name in each.value.calendar_names}
     return Declarations(found, {name: each for name, each in code.calendars.items() if name in needed})
 
 
@@ -197,54 +197,54 @@ class _Simulation:
 
     def run(self) -> Story:
         """Go through the time; answers what happened."""
-        stopped_at = self._live()
-        unsettled = {} if stopped_at else self._unsettled()
-        self._finish()
+        stopped_at = self._run_turns()
+        unsettled = {} if stopped_at else self._find_unevaluated()
+        self._finish_running()
         zones = {row.name: zoneinfo.ZoneInfo(row.schedule.zone) for row in self._schedules.values()}
         rows = list(simulated.ledger(self._connection))
         called = {row.execution: f"the execution of {row.scheduled_for:%Y-%m-%dT%H:%M:%SZ}" for row in rows}
         story = [_shown(row, zones[row.schedule], called) for row in rows]
         return Story(story[: self._question.limit], unsettled, stopped_at)
 
-    def _live(self) -> dt.datetime | None:
+    def _run_turns(self) -> dt.datetime | None:
         """Take turns until the time is over; answers when it was stopped before."""
-        while (moment := self._next()) < self._question.end:
+        while (moment := self._compute_next_turn()) < self._question.end:
             self._now = moment
-            if not self._turn() and self._next() == self._now:
+            if not self._run_turn() and self._compute_next_turn() == self._now:
                 simulated.leave_out(self._connection, self._now)
             if simulated.count(self._connection) > self._question.limit:
                 return self._now
         return None
 
-    def _unsettled(self) -> dict[str, dt.datetime]:
+    def _find_unevaluated(self) -> dict[str, dt.datetime]:
         """What was due, and nobody looked at it."""
         rows = schedules.all(self._connection)
         return {row.name: row.next_at for row in rows if row.next_at is not None and row.next_at < self._question.end}
 
-    def _finish(self) -> None:
+    def _finish_running(self) -> None:
         """Let what was begun come to its end; nothing more falls due."""
         while self._running:
-            self._now = self._awake(max(self._now, self._running[0][0]))
+            self._now = self._skip_outages(max(self._now, self._running[0][0]))
             self._end_and_start()
 
-    def _next(self) -> dt.datetime:
+    def _compute_next_turn(self) -> dt.datetime:
         """When the next turn is taken."""
         due = settling.due_by(self._connection, _NEVER, 1)
         moments = [at for _, at in due] + [at for at, _ in self._running[:1]]
         others = dispatch.next_due(self._connection), simulated.next_end_of_a_pause(self._connection)
         found = min([*moments, *(each for each in others if each is not None)], default=_NEVER)
-        return self._awake(max(self._now, found))
+        return self._skip_outages(max(self._now, found))
 
-    def _awake(self, moment: dt.datetime) -> dt.datetime:
+    def _skip_outages(self, moment: dt.datetime) -> dt.datetime:
         """The first moment from this one on at which somebody takes a turn."""
         for outage in sorted(self._question.outages, key=lambda each: each.begin):
             if outage.begin <= moment < outage.end:
                 moment = outage.end
         return moment
 
-    def _turn(self) -> bool:
+    def _run_turn(self) -> bool:
         """What the relay does now; whether anything came of it."""
-        ended = self._record()
+        ended = self._record_ended()
         due = dict(settling.due_by(self._connection, self._now, _AT_ONCE))
         if due:
             firing.settle(self._connection, due, self._now)
@@ -255,16 +255,16 @@ class _Simulation:
         return self._release_and_start() or ended or advanced or bool(resumed)
 
     def _end_and_start(self) -> None:
-        self._record()
+        self._record_ended()
         self._release_and_start()
 
-    def _record(self) -> bool:
+    def _record_ended(self) -> bool:
         """Take note of executions that have ended."""
         ended: list[Move] = []
         while self._running and self._running[0][0] <= self._now:
             at, execution = heapq.heappop(self._running)
-            ended.append(self._move(execution, State.SUCCEEDED, at))
-        self._report(ended)
+            ended.append(self._build_move(execution, State.SUCCEEDED, at))
+        self._record_moves(ended)
         return bool(ended)
 
     def _release_and_start(self) -> bool:
@@ -273,10 +273,10 @@ class _Simulation:
         gone = {each.id for each in asked}
         self._running = [each for each in self._running if each[1] not in gone]
         heapq.heapify(self._running)
-        self._report([self._move(execution, State.CANCELLED, self._now) for execution in gone])
+        self._record_moves([self._build_move(execution, State.CANCELLED, self._now) for execution in gone])
         released = self._release_due()
         started = simulated.waiting_for_a_worker(self._connection)
-        self._report([self._move(execution, State.RUNNING, self._now) for execution, _ in started])
+        self._record_moves([self._build_move(execution, State.RUNNING, self._now) for execution, _ in started])
         for execution, schedule in started:
             name = self._schedules[schedule].name if schedule in self._schedules else ""
             takes = self._question.durations.get(name, self._question.duration)
@@ -293,10 +293,10 @@ class _Simulation:
         dispatch.release_due(self._connection, self._now, _AT_ONCE)
         return True
 
-    def _move(self, execution: str, state: State, at: dt.datetime) -> Move:
+    def _build_move(self, execution: str, state: State, at: dt.datetime) -> Move:
         return Move(execution, 1, state, (next(self._numbers), 0), at, _ACTOR, worker=_ACTOR)
 
-    def _report(self, moves: Sequence[Move]) -> None:
+    def _record_moves(self, moves: Sequence[Move]) -> None:
         """Record what a worker would report, and let go on what waited for it."""
         if not moves:
             return

@@ -28,7 +28,7 @@ class Why:
     """An execution, and all that it waits for; nothing, if it has ended."""
 
     execution: ExecutionRow
-    reasons: tuple[Reason, ...]
+    blockers: tuple[Reason, ...]
 
 
 def why(database: Database, clock: Clock, execution_id: str) -> Why:

@@ -57,7 +57,7 @@ class Move:
     before: dt.datetime | None
     after: dt.datetime | None
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Word it in a line."""
         change = f" ({_size(self.after - self.before)})" if self.before and self.after else ""
         return f"{self.schedule} ({self.zone}): next at {_shown(self.after)} instead of {_shown(self.before)}{change}"
@@ -105,7 +105,7 @@ def follow(database: Database, clock: Clock, keep_leading: Callable[[sa.Connecti
             moves = _follow(connection, ids, changed, clock.now())
         looked_at, count = looked_at + len(ids), count + len(moves)
         for move in moves:
-            logger.warning("schedule_moved", schedule=move.schedule, why=move.told())
+            logger.warning("schedule_moved", schedule=move.schedule, why=move.describe())
     with database.write() as connection:
         keep_leading(connection)
         stored.note(connection, DATA_VERSION, _pack(_shipped()))

@@ -57,9 +57,9 @@ def _refuse_existing(target: Path) -> None:
 
 def _copy(source: Path, copy: Path, log: WriteAheadLog) -> None:
     def look(_status: int, _left: int, _all: int) -> None:
-        if log.size() > _LONGEST_LOG:
+        if log.get_size() > _LONGEST_LOG:
             raise Misconfigured(
-                f"no backup was made: the write-ahead log grew to {log.size() // 1024**2} MiB meanwhile; "
+                f"no backup was made: the write-ahead log grew to {log.get_size() // 1024**2} MiB meanwhile; "
                 "try again when less is written, or end what else keeps a transaction open that reads the database"
             )
 

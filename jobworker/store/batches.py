@@ -95,7 +95,7 @@ def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | No
     """Batches, newest first."""
     listing = Listing("batches", {}, identifier_key)
     query = sa.select(*_COLUMNS).order_by(_batches.c.id.desc()).limit(limit + 1)
-    after = listing.position(cursor)
+    after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(_batches.c.id < after)
     return listing.read_page(connection.execute(query).all(), limit, lambda row: row.id, _to_row, _what)

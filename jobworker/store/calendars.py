@@ -92,7 +92,7 @@ def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | No
     """Calendars by name."""
     listing = Listing("calendars", {}, name_key)
     query = sa.select(_calendars).order_by(_calendars.c.name).limit(limit + 1)
-    after = listing.position(cursor)
+    after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(_calendars.c.name > after)
     rows = connection.execute(query).all()

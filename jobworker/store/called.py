@@ -17,7 +17,7 @@ from jobworker.store.schema import executions as table
 class Adopted:
     """A new row, who called and when, and what further attempts have in their message (None: nothing special)."""
 
-    new: NewExecution
+    execution: NewExecution
     by: str
     at: dt.datetime
     call: Mapping[str, Any] | None
@@ -27,8 +27,8 @@ def insert(connection: sa.Connection, rows: Sequence[Adopted]) -> None:
     """Keep calls that are not known yet, as published: their first message is in a worker's hands."""
     for caller in sorted({row.by for row in rows}):
         mine = [row for row in rows if row.by == caller]
-        executions.insert(connection, [row.new for row in mine], caller, min(row.at for row in mine))
-    _ADOPT.run(connection, ((row.new.id, row.at, row.new.priority, row.call) for row in rows))
+        executions.insert(connection, [row.execution for row in mine], caller, min(row.at for row in mine))
+    _ADOPT.run(connection, ((row.execution.id, row.at, row.execution.priority, row.call) for row in rows))
 
 
 def _build_adopt(_dialect: str) -> Any:

@@ -112,16 +112,16 @@ class Database:
     ) -> None:
         self.url = sa.make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._patience = patience
+        self._timeouts = patience
         self._clock = clock or SystemClock()
         pool = _SQLITE_POOL if self.is_sqlite else postgresql.POOL
-        self._waits = LockWaits(self._clock, sum(pool.values()), patience.lock)
+        self._limiter = LockWaits(self._clock, sum(pool.values()), patience.lock)
         if self.is_sqlite:
-            path = self._sqlite_path()
+            path = self._create_sqlite_file()
             self._reader, self._writer = self._open_sqlite(read_limit)
             self._lock = FileLock(Path(f"{path}.lock"), self._clock, patience.lock)
             self._log = WriteAheadLog(path, self._clock)
-            self._group = GroupCommit(self._write_before, self._clock, lambda: self._lock.patience)
+            self._group = GroupCommit(self._write_sqlite, self._clock, lambda: self._lock.timeout_seconds)
         else:
             limits = {
                 "statement_timeout": patience.statement,
@@ -135,10 +135,10 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection that sees one consistent state and changes nothing. Keep it short."""
-        with self._waits.admit() as caller, self._reader.connect() as connection:
+        with self._limiter.admit() as caller, self._reader.connect() as connection:
             if self.is_sqlite:
-                connection.info[_READ_BEFORE] = self._clock.monotonic() + self._patience.statement
-            caller.shorten(connection)
+                connection.info[_READ_BEFORE] = self._clock.monotonic() + self._timeouts.statement
+            caller.shorten_lock_timeout(connection)
             yield connection
 
     @contextlib.contextmanager
@@ -148,10 +148,10 @@ class Database:
         Raises `DatabaseBusy` when it is not this writer's turn in time.
         """
         if not self.is_sqlite:
-            with self._on_postgresql(alone=True) as connection:
+            with self._begin_postgresql(alone=True) as connection:
                 yield connection
             return
-        with self._write_before(self._clock.monotonic() + self._lock.patience) as connection:
+        with self._write_sqlite(self._clock.monotonic() + self._lock.timeout_seconds) as connection:
             yield connection
 
     def commit(self, work: Callable[[sa.Connection], Answer], only_adds: bool = False) -> Answer:
@@ -162,7 +162,7 @@ class Database:
         may change, so on PostgreSQL it need not wait for the transactions of `write`.
         """
         if not self.is_sqlite:
-            with self._on_postgresql(alone=not only_adds) as connection:
+            with self._begin_postgresql(alone=not only_adds) as connection:
                 return work(connection)
         self.require_room()
         return self._group.run(work)
@@ -179,13 +179,13 @@ class Database:
 
     def checkpoint(self, above: int) -> None:
         """Copy SQLite's write-ahead log into the database file if it is longer than `above` bytes."""
-        if self.is_sqlite and self._log.size() > above:
-            with self._lock.hold(self._clock.monotonic() + self._lock.patience):
-                self._log.shorten(above)
+        if self.is_sqlite and self._log.get_size() > above:
+            with self._lock.hold(self._clock.monotonic() + self._lock.timeout_seconds):
+                self._log.checkpoint(above)
 
-    def log_size(self) -> int:
+    def get_log_size(self) -> int:
         """Return the length of SQLite's write-ahead log in bytes; 0 on PostgreSQL."""
-        return self._log.size() if self.is_sqlite else 0
+        return self._log.get_size() if self.is_sqlite else 0
 
     def dispose(self) -> None:
         """Close every pooled connection."""
@@ -193,22 +193,22 @@ class Database:
         self._writer.dispose()
 
     @contextlib.contextmanager
-    def _on_postgresql(self, alone: bool) -> Iterator[sa.Connection]:
-        with self._waits.admit() as caller, _transaction(self._writer) as connection:
-            caller.shorten(connection)
+    def _begin_postgresql(self, alone: bool) -> Iterator[sa.Connection]:
+        with self._limiter.admit() as caller, _transaction(self._writer) as connection:
+            caller.shorten_lock_timeout(connection)
             if alone:
                 connection.execute(_ONE_WRITER)
-                caller.shorten(connection)
+                caller.shorten_lock_timeout(connection)
             yield connection
 
     @contextlib.contextmanager
-    def _write_before(self, deadline: float) -> Iterator[sa.Connection]:
+    def _write_sqlite(self, deadline: float) -> Iterator[sa.Connection]:
         with self._lock.hold(deadline):
             with _transaction(self._writer) as connection:
                 yield connection
-            self._log.shorten(WRITERS_HELP_ABOVE)
+            self._log.checkpoint(WRITERS_HELP_ABOVE)
 
-    def _sqlite_path(self) -> Path:
+    def _create_sqlite_file(self) -> Path:
         path = self.url.database
         if not path or path == ":memory:":
             raise Misconfigured("an in-memory SQLite database cannot be shared by several processes; name a file")
@@ -232,7 +232,7 @@ class Database:
             event.listen(engine, "connect", _set_pragmas)
             event.listen(engine, "begin", begin)
         event.listen(reader, "connect", _forbid_writes)
-        if self._patience.statement:
+        if self._timeouts.statement:
             event.listen(reader, "connect", functools.partial(self._limit_reads, read_limit))
         if read_limit:
             read_limit.attach(reader)
@@ -240,7 +240,7 @@ class Database:
 
     def _begin_immediate(self, connection: sa.Connection) -> None:
         """Wait for SQLite's own lock, which only programs hold that do not take ours."""
-        brief = self._lock.hangs
+        brief = self._lock.has_timed_out
         if brief:
             _set_busy_timeout(connection, BRIEFLY)
         try:
@@ -248,13 +248,13 @@ class Database:
         except sa.exc.OperationalError as error:
             if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
                 raise
-            self._lock.hangs = True
+            self._lock.has_timed_out = True
             raise waited_too_long(BRIEFLY if brief else _BUSY_TIMEOUT) from error
         finally:
             if brief:
                 _set_busy_timeout(connection, _BUSY_TIMEOUT)
         if brief:
-            self._lock.hangs = False
+            self._lock.has_timed_out = False
 
     def _limit_reads(
         self, read_limit: ReadLimit | None, connection: _DBAPIConnection, record: sa.pool.ConnectionPoolEntry

@@ -66,7 +66,7 @@ def page(
     """Open dead letters that pass the filters, the executions that were accepted last first."""
     listing = Listing("dead-letters", asdict(filters), identifier_key)
     query = sa.select(*_COLUMNS).where(OPEN, *conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
-    after = listing.position(cursor)
+    after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(_executions.c.id < after)
     rows = connection.execute(query).all()

@@ -59,7 +59,7 @@ class Changed:
     error: Mapping[str, Any] | None = None
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether it has ended instead of going on."""
         return self.state in FINAL
 
@@ -267,7 +267,7 @@ def of(
     )
     if only_unsettled:
         query = query.where(dependencies.c.settled_at.is_(None))
-    after = listing.position(cursor)
+    after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(dependencies.c.parent_id > after)
     rows = connection.execute(query).all()
@@ -287,7 +287,7 @@ def parents_after(connection: sa.Connection, parent: str, limit: int) -> list[st
 
 
 def _row(each: Changed, now: dt.datetime) -> tuple[Any, ...]:
-    finished_at = now if each.finished else None
+    finished_at = now if each.is_finished else None
     return (
         each.id,
         each.state.value,

@@ -124,7 +124,7 @@ def check(row: Ready) -> None:
 
 
 def _check_each(row: Ready) -> None:
-    wrong = _SHAPE.wrong(_NAMES, _values(row))
+    wrong = _SHAPE.find_mismatches(_NAMES, _values(row))
     if wrong:
         raise TypeError(f"{wrong[0]} has the wrong type")
     if not isinstance(row.parameters, dict):
@@ -214,7 +214,7 @@ _NEXT_DEADLINE = sa.select(executions.c.expires_at).where(_EXPIRING).order_by(ex
 def ready(connection: sa.Connection, backlog: Backlog, limit: int, priorities: range = PRIORITIES) -> list[Ready]:
     """What may be published and is under no limit, the most urgent first."""
     given = {**_given(backlog), "lowest": priorities.start, "highest": priorities.stop - 1, "count": limit}
-    return [Ready(*row) for row in connection.execute(backlog.narrow(_READY_QUERY), given)]
+    return [Ready(*row) for row in connection.execute(backlog.exclude_revisions(_READY_QUERY), given)]
 
 
 def overtaken(connection: sa.Connection, backlog: Backlog, below: int, before: dt.datetime, limit: int) -> list[Ready]:
@@ -222,7 +222,7 @@ def overtaken(connection: sa.Connection, backlog: Backlog, below: int, before: d
     found: list[Ready] = []
     given = {**_given(backlog), "count": limit}
     lowest = connection.scalar(_LOWEST, {"of_queue": backlog.queue})
-    query = backlog.narrow(_OVERTAKEN_QUERY)
+    query = backlog.exclude_revisions(_OVERTAKEN_QUERY)
     # Priority by priority, because only so the index has them in this order.
     for priority in range(below if lowest is None else lowest, below):
         asked = {**given, "lowest": priority, "before": before}

@@ -206,7 +206,7 @@ def page(
     """Executions that pass the filters, newest first."""
     listing = Listing("executions", asdict(filters), identifier_key)
     query = sa.select(*_COLUMNS).where(*conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
-    after = listing.position(cursor)
+    after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(_executions.c.id < after)
     rows = connection.execute(query).all()

@@ -27,20 +27,20 @@ class _Request:
         self._ended = threading.Event()
         self._wanted, self._granted = True, False
 
-    def want(self) -> bool:
+    def renew(self) -> bool:
         """Return whether the place is still held; then the lock is kept for the caller, who has to `take` it."""
         with self._state:
             self._wanted = not self._ended.is_set()
             return self._wanted
 
-    def take(self, seconds: float) -> int | None:
+    def acquire(self, seconds: float) -> int | None:
         """Return the locked descriptor once the lock is granted; None if it is not within `seconds`."""
         self._ended.wait(seconds)
         with self._state:
             self._wanted = False
             return self._descriptor if self._granted else None
 
-    def wait(self) -> None:
+    def wait_for_lock(self) -> None:
         """Wait in the kernel's queue, for as long as it takes."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
@@ -63,10 +63,10 @@ class FileLock:
     def __init__(self, path: Path, clock: Clock, patience: float) -> None:
         self._path = path
         self._clock = clock
-        self._patience = patience
+        self._timeout_seconds = patience
         #: Whether the last writer waited in vain, for this lock or for SQLite's own. Reset by one that can write.
-        self.hangs = False
-        self._turn = threading.Lock()
+        self.has_timed_out = False
+        self._thread_lock = threading.Lock()
         self._request: _Request | None = None
         # Starting a thread for each wait would cost more than most waits.
         self._requests: _Requests = SimpleQueue()
@@ -74,43 +74,43 @@ class FileLock:
         weakref.finalize(self, self._requests.put, None)
 
     @property
-    def patience(self) -> float:
+    def timeout_seconds(self) -> float:
         """How long (s) a caller should wait at present."""
-        return min(self._patience, BRIEFLY) if self.hangs else self._patience
+        return min(self._timeout_seconds, BRIEFLY) if self.has_timed_out else self._timeout_seconds
 
     @contextlib.contextmanager
     def hold(self, deadline: float) -> Iterator[None]:
         """Hold the lock; raise `DatabaseBusy` if it is not granted before `deadline` (of `Clock.monotonic`)."""
         began = self._clock.monotonic()
-        if not self._turn.acquire(timeout=max(0.0, deadline - began)):
-            self.hangs = True
+        if not self._thread_lock.acquire(timeout=max(0.0, deadline - began)):
+            self.has_timed_out = True
             raise waited_too_long(self._clock.monotonic() - began)
         try:
-            descriptor = self._lock(deadline)
+            descriptor = self._acquire(deadline)
             if descriptor is None:
-                self.hangs = True
+                self.has_timed_out = True
                 raise waited_too_long(self._clock.monotonic() - began)
             try:
                 yield
             finally:
                 os.close(descriptor)
         finally:
-            self._turn.release()
+            self._thread_lock.release()
 
-    def _lock(self, deadline: float) -> int | None:
+    def _acquire(self, deadline: float) -> int | None:
         """Return the locked descriptor, or None after the deadline: then the request stays in the queue."""
-        if self._request is None or not self._request.want():
+        if self._request is None or not self._request.renew():
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             if _lock_at_once(descriptor):
                 return descriptor
             self._request = _Request(descriptor)
-            self._hand_over(self._request)
-        granted = self._request.take(max(0.0, deadline - self._clock.monotonic()))
+            self._enqueue(self._request)
+        granted = self._request.acquire(max(0.0, deadline - self._clock.monotonic()))
         if granted is not None:
             self._request = None
         return granted
 
-    def _hand_over(self, request: _Request) -> None:
+    def _enqueue(self, request: _Request) -> None:
         # None is alive in a process that was forked.
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(
@@ -122,7 +122,7 @@ class FileLock:
 
 def _wait_for_each(requests: _Requests) -> None:
     while (request := requests.get()) is not None:
-        request.wait()
+        request.wait_for_lock()
 
 
 def _lock_at_once(descriptor: int) -> bool:

@@ -32,17 +32,17 @@ class _Piece(Generic[Answer]):
 
     def __init__(self, work: Callable[[sa.Connection], Answer]) -> None:
         self.work = work
-        self.answer: Any = None
+        self.result: Any = None
         self.error: BaseException | None = None
         #: Set once the outcome is known, or once this thread leads.
-        self.turn = threading.Event()
-        self.leads = False
+        self.wakeup = threading.Event()
+        self.is_leader = False
 
-    def run_apart(self, connection: sa.Connection) -> None:
+    def run_in_savepoint(self, connection: sa.Connection) -> None:
         """Run in a savepoint and keep the outcome; raise if the transaction itself is lost."""
         connection.exec_driver_sql("SAVEPOINT piece")
         try:
-            self.answer = self.work(connection)
+            self.result = self.work(connection)
         except Exception as error:
             if not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
                 raise
@@ -58,73 +58,73 @@ class GroupCommit:
     def __init__(self, transaction: Transaction, clock: Clock, patience: Callable[[], float]) -> None:
         self._transaction = transaction
         self._clock = clock
-        self._patience = patience
+        self._get_timeout = patience
         self._waiting: list[_Piece[Any]] = []
         self._has_leader = False
-        self._state = threading.Lock()
+        self._lock = threading.Lock()
 
     def run(self, work: Callable[[sa.Connection], Answer]) -> Answer:
         """Return what `work` returned, once it is committed; raise what `work` or the commit raised.
 
         `work` runs at most once, and not at all if this raises `DatabaseBusy`.
         """
-        piece, patience = _Piece(work), self._patience()
+        piece, patience = _Piece(work), self._get_timeout()
         deadline = self._clock.monotonic() + patience
-        with self._state:
+        with self._lock:
             self._waiting.append(piece)
-            piece.leads, self._has_leader = not self._has_leader, True
-        if not piece.leads:
-            self._await_turn(piece, patience)
-        if piece.leads:
-            self._lead(piece, deadline)
+            piece.is_leader, self._has_leader = not self._has_leader, True
+        if not piece.is_leader:
+            self._wait_for_result(piece, patience)
+        if piece.is_leader:
+            self._commit_pending(piece, deadline)
         if piece.error is not None:
             raise piece.error
-        answer: Answer = piece.answer
+        answer: Answer = piece.result
         return answer
 
-    def _await_turn(self, piece: _Piece[Any], patience: float) -> None:
+    def _wait_for_result(self, piece: _Piece[Any], patience: float) -> None:
         """Wait until another thread has run the piece, or hands over the lead."""
-        if piece.turn.wait(patience):
+        if piece.wakeup.wait(patience):
             return
-        with self._state:
-            if piece.turn.is_set():
+        with self._lock:
+            if piece.wakeup.is_set():
                 return
             if piece in self._waiting:
                 self._waiting.remove(piece)
                 raise waited_too_long(patience)
-        if not piece.turn.wait(_OUTCOME_WITHIN):
+        if not piece.wakeup.wait(_OUTCOME_WITHIN):
             raise sa.exc.TimeoutError("the disk does not finish a write; whether it took place is not known")
 
-    def _lead(self, own: _Piece[Any], deadline: float) -> None:
+    def _commit_pending(self, own: _Piece[Any], deadline: float) -> None:
         """Commit everything that waits, then let the next thread lead."""
         pieces = [own]
         try:
             with self._transaction(deadline) as connection:
-                with self._state:
+                with self._lock:
                     pieces, self._waiting = self._waiting, []
                 _run(pieces, connection)
         except BaseException as error:  # noqa: BLE001  no piece of this transaction is in the database
             if isinstance(error, DatabaseBusy):
                 # The lock has been waited for: the others are not to wait for it one after the other.
-                with self._state:
+                with self._lock:
                     pieces, self._waiting = list({*pieces, *self._waiting}), []
             for piece in pieces:
                 piece.error = error
-        with self._state:
+        with self._lock:
             if own in self._waiting:
                 self._waiting.remove(own)
             for piece in pieces:
-                piece.turn.set()
+                piece.wakeup.set()
             if self._waiting:
-                self._waiting[0].leads = True
-                self._waiting[0].turn.set()
+                self._waiting[0].is_leader = True
+                self._waiting[0].wakeup.set()
             else:
                 self._has_leader = False
 
 
 def _run(pieces: list[_Piece[Any]], connection: sa.Connection) -> None:
     if len(pieces) == 1:
-        pieces[0].answer = pieces[0].work(connection)
+        pieces[0].result = pieces[0].work(connection)
         return
     for piece in pieces:
-        piece.run_apart(connection)
+        piece.run_in_savepoint(connection)

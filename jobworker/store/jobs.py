@@ -70,7 +70,7 @@ def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | No
     """Jobs by name."""
     listing = Listing("jobs", {}, name_key)
     query = sa.select(_jobs).order_by(_jobs.c.name).limit(limit + 1)
-    after = listing.position(cursor)
+    after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(_jobs.c.name > after)
     rows = connection.execute(query).all()
@@ -178,7 +178,7 @@ def _write_schedule(connection: sa.Connection, definition: Definition, actor: st
         message = f"there is a schedule named {definition.name} already; remove it, or the one in the definition"
         raise Conflict(message)
     made = schedule_rules.of_job(definition.name, definition.schedule)
-    schedules.put(connection, made, ScheduleOwner.JOB, actor, now, next_after(made.timetable({}), now))
+    schedules.put(connection, made, ScheduleOwner.JOB, actor, now, next_after(made.build_timetable({}), now))
 
 
 _DEFINED = unreadable.Shape(_jobs, {"definition": unreadable.is_object})

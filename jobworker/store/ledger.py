@@ -31,7 +31,7 @@ def page(
     listing = Listing("occurrences", {"schedule": schedule_id, **asdict(wanted)}, moment_key)
     query = sa.select(_occurrences).where(*_conditions(schedule_id, wanted))
     query = query.order_by(_occurrences.c.scheduled_for.desc()).limit(limit + 1)
-    after = listing.position(cursor)
+    after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(_occurrences.c.scheduled_for < after)
     rows = connection.execute(query).all()

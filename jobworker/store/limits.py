@@ -36,11 +36,11 @@ class Backlog:
 
     queue: str
     tasks: Sequence[str]
-    without: Sequence[str] = ()
+    excluded_revisions: Sequence[str] = ()
 
-    def narrow(self, query: sa.Select[Any]) -> sa.Select[Any]:
+    def exclude_revisions(self, query: sa.Select[Any]) -> sa.Select[Any]:
         """Return a query of executions without those that are left out."""
-        return query.where(_REVISION.not_in(self.without)) if self.without else query
+        return query.where(_REVISION.not_in(self.excluded_revisions)) if self.excluded_revisions else query
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ WITH RECURSIVE heads(id, limit_key, priority, due_at, number) AS (
 
 def heads(connection: sa.Connection, backlog: Backlog, after: str, most: int) -> list[Head]:
     """Return the next of each limit key beyond `after`, by key. Not each of them may be readable."""
-    lists = {"tasks": list(backlog.tasks), "without": list(backlog.without)}
+    lists = {"tasks": list(backlog.tasks), "without": list(backlog.excluded_revisions)}
     given = {"queue": backlog.queue, "after": after, "most": most, **lists}
     return [Head(*row) for row in connection.execute(_HEADS, given)]
 
@@ -123,7 +123,7 @@ def _of_key(backlog: Backlog, limit_key: str) -> sa.Select[Any]:
         executions.c.task.in_(backlog.tasks),
         executions.c.cancel_requested_at.is_(None),
     )
-    return backlog.narrow(query)
+    return backlog.exclude_revisions(query)
 
 
 def held(connection: sa.Connection) -> dict[str, int]:

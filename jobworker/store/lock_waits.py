@@ -39,16 +39,16 @@ class LockWaits:
 
     def __init__(self, clock: Clock, places: int, patience: float) -> None:
         self.now = clock.monotonic
-        self.patience = patience
+        self.lock_timeout_seconds = patience
         #: Each item is a place. A semaphore would do, at twenty times the cost.
-        self.places: SimpleQueue[None] = SimpleQueue()
+        self.permits: SimpleQueue[None] = SimpleQueue()
         for _ in range(places):
-            self.places.put(None)
+            self.permits.put(None)
         #: At most one caller at a time waits long while others waited in vain.
         self.trial = threading.Lock()
         self.brief_until: float | None = None
         #: Whether the last caller that wanted a connection got none.
-        self.is_cut_off = False
+        self.is_unavailable = False
 
     @property
     def is_brief(self) -> bool:
@@ -76,16 +76,16 @@ class Caller:
     def __enter__(self) -> "Caller":
         """Take the place of a connection; raise `DatabaseBusy` if none is free in time."""
         waits = self._waits
-        hangs = waits.is_cut_off or waits.brief_until is not None
+        hangs = waits.is_unavailable or waits.brief_until is not None
         if hangs:
             self._tries = waits.trial.acquire(blocking=False)
-            if waits.is_cut_off and not self._tries:
+            if waits.is_unavailable and not self._tries:
                 raise DatabaseBusy("the database has not answered the last requests; nothing was changed: try again")
         seconds = BRIEFLY if hangs and not self._tries else _PLACE_WITHIN
         try:
-            waits.places.get(timeout=seconds)
+            waits.permits.get(timeout=seconds)
         except Empty:
-            waits.is_cut_off = True
+            waits.is_unavailable = True
             self._end_trial()
             raise DatabaseBusy(
                 "too many requests are being worked off at once: all connections to the database have been in use "
@@ -96,22 +96,22 @@ class Caller:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         """Give the place back; raise `DatabaseBusy` instead of the time-out of a lock."""
         waits = self._waits
-        waits.places.put(None)
+        waits.permits.put(None)
         if isinstance(error, sa.exc.OperationalError):
             if isinstance(error.orig, psycopg.errors.ConnectionTimeout):
-                waits.is_cut_off = True
+                waits.is_unavailable = True
             if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
                 if not self._briefly:
-                    waits.brief_until = waits.now() + waits.patience + 1.0
+                    waits.brief_until = waits.now() + waits.lock_timeout_seconds + 1.0
                 self._end_trial()
-                raise waited_too_long(BRIEFLY if self._briefly else waits.patience) from error
+                raise waited_too_long(BRIEFLY if self._briefly else waits.lock_timeout_seconds) from error
         self._end_trial()
 
-    def shorten(self, connection: sa.Connection) -> None:
+    def shorten_lock_timeout(self, connection: sa.Connection) -> None:
         """Take what this caller has waited off its waits for locks, or wait `BRIEFLY` after others waited in vain."""
         waits = self._waits
-        if waits.is_cut_off:
-            waits.is_cut_off = False
+        if waits.is_unavailable:
+            waits.is_unavailable = False
         now = waits.now()
         if waits.brief_until is None and now - self._since <= BRIEFLY:
             return

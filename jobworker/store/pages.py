@@ -51,12 +51,12 @@ class Page(Generic[Item]):
 
     items: Sequence[Item]
     next: str | None
-    cut: Callable[[int], str]
+    cursor_after: Callable[[int], str]
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
-    def of(self, items: Sequence[Other]) -> "Page[Other]":
+    def replace_items(self, items: Sequence[Other]) -> "Page[Other]":
         """The same page of what was made from its items, one of each."""
-        return Page(items, self.next, self.cut, self.unreadable)
+        return Page(items, self.next, self.cursor_after, self.unreadable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +65,23 @@ class Listing(Generic[Key]):
 
     name: str
     filters: Mapping[str, Any]
-    read: Callable[[str], Key]
+    parse_key: Callable[[str], Key]
 
-    def position(self, cursor: str | None) -> Key | None:
+    def parse_cursor(self, cursor: str | None) -> Key | None:
         """The key of the last row that the bearer of `cursor` has seen; raises `InvalidCursor`."""
         if cursor is None:
             return None
         try:
             raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
             key = raw[_DIGEST_BYTES:].decode()
-            position = self.read(key)
+            position = self.parse_key(key)
         except (binascii.Error, ValueError, OverflowError):
             raise _refused() from None
-        if raw[:_DIGEST_BYTES] != self._digest(key) or cursor != self.cursor(key):
+        if raw[:_DIGEST_BYTES] != self._digest(key) or cursor != self.build_cursor(key):
             raise _refused()
         return position
 
-    def cursor(self, key: str) -> str:
+    def build_cursor(self, key: str) -> str:
         """The cursor for the rows after `key`."""
         return base64.urlsafe_b64encode(self._digest(key) + key.encode()).rstrip(b"=").decode()
 
@@ -94,21 +94,21 @@ class Listing(Generic[Key]):
         what: Callable[[Any], str],
     ) -> Page[Item]:
         """The same of rows that may be unreadable; `what` names a row as `unreadable.reader` did."""
-        found = self.page(rows, limit, key)
+        found = self.build_page(rows, limit, key)
         items, kept = [], []
         for row in found.items:
             with contextlib.suppress(UnreadableRow):
                 items.append(read(row))
                 kept.append(row)
-        problems = unreadable.found.problems()
+        problems = unreadable.found.get_problems()
         noted = {name: problems[name] for name in map(what, found.items) if name in problems} if problems else {}
-        return Page(items, found.next, lambda count: self.cursor(key(kept[count - 1])), noted)
+        return Page(items, found.next, lambda count: self.build_cursor(key(kept[count - 1])), noted)
 
-    def page(self, rows: Sequence[Row], limit: int, key: Callable[[Row], str]) -> Page[Row]:
+    def build_page(self, rows: Sequence[Row], limit: int, key: Callable[[Row], str]) -> Page[Row]:
         """A page from up to `limit + 1` rows: the one too many only tells that there are more."""
 
         def cut(count: int) -> str:
-            return self.cursor(key(rows[count - 1]))
+            return self.build_cursor(key(rows[count - 1]))
 
         if len(rows) <= limit:
             return Page(rows, None, cut)

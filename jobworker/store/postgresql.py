@@ -66,7 +66,7 @@ class _Connection(psycopg.Connection[Any]):
     """
 
     #: How long (s) the server may take for an answer.
-    _limit: float | None = _GRACE
+    _response_timeout_seconds: float | None = _GRACE
 
     @classmethod
     def connect(cls, *arguments: Any, **options: Any) -> "_Connection":
@@ -75,16 +75,16 @@ class _Connection(psycopg.Connection[Any]):
         made.autocommit = True
         [[seconds]] = made.execute(_STATEMENT_TIMEOUT).fetchall()
         made.autocommit = False
-        made._limit = float(seconds) + _GRACE if seconds else None
+        made._response_timeout_seconds = float(seconds) + _GRACE if seconds else None
         return made
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """Wait for an answer, up to the limit of this connection."""
         try:
-            return super().wait(gen, interval, self._limit if timeout is None else timeout)
+            return super().wait(gen, interval, self._response_timeout_seconds if timeout is None else timeout)
         except psycopg.OperationalError as error:
             if self.pgconn.transaction_status != psycopg.pq.TransactionStatus.ACTIVE:
                 raise
             self.pgconn.finish()
-            message = f"the server has not answered for {self._limit} s; the connection is closed"
+            message = f"the server has not answered for {self._response_timeout_seconds} s; the connection is closed"
             raise psycopg.OperationalError(message) from error

@@ -45,10 +45,10 @@ class _Watch:
         self._began = 0.0
         self._slow = False
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._began = time.thread_time()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         if self._slow:
             self._slow = False
             self._places.release()

@@ -21,7 +21,7 @@ def page(
 ) -> Page[Made]:
     """Those that `query` finds (it selects a column `revision`), the latest first."""
     number = query.selected_columns["revision"]
-    after = listing.position(cursor)
+    after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(number < after)
     rows = list(connection.execute(query.order_by(number.desc()).limit(limit + 1)))

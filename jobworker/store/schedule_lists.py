@@ -68,7 +68,7 @@ def page(
     """Schedules by name; `shown` are the filters as the client gave them, to which the cursor belongs."""
     listing = Listing("schedules", shown, name_key)
     query = sa.select(_schedules).where(*_conditions(filters, now)).order_by(_schedules.c.name).limit(limit + 1)
-    after = listing.position(cursor)
+    after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(_schedules.c.name > after)
     rows = connection.execute(query).all()

@@ -75,7 +75,7 @@ class Paused:
     paused_until: dt.datetime | None = None
 
     @classmethod
-    def of(cls, row: ScheduleRow) -> "Paused":
+    def from_row(cls, row: ScheduleRow) -> "Paused":
         """That of this schedule."""
         return cls(row.paused_at, row.paused_by, row.pause_note, row.paused_until)
 
@@ -147,7 +147,7 @@ def put(
         "next_at": next_at,
         "changed_at": now,
     }
-    schedule_id = before.id if before else _ids.new(int(now.timestamp() * 1000))
+    schedule_id = before.id if before else _ids.create_id(int(now.timestamp() * 1000))
     try:
         if before is None:
             own = {"id": schedule_id, "name": schedule.name, "created_at": now, "runs": 0, "failures": 0}
@@ -162,7 +162,7 @@ def put(
     except sa.exc.IntegrityError as error:
         message = f"schedule {schedule.name} was changed by somebody else at the same moment; try again"
         raise Conflict(message) from error
-    _name_calendars(connection, schedule_id, schedule.calendars)
+    _name_calendars(connection, schedule_id, schedule.calendar_names)
     action = "schedule.change" if before else "schedule.create"
     audit.record(connection, AuditEntry(now, actor, action, schedule.name, before.spec if before else None, spec))
     written = named(connection, schedule.name)

@@ -112,7 +112,7 @@ def attempts(
 ) -> Page[AttemptRow]:
     """The attempts, first to last."""
     listing = Listing("attempts", {"execution": execution_id}, number_key)
-    after = listing.position(cursor) or 0
+    after = listing.parse_cursor(cursor) or 0
     query = (
         sa.select(*(_attempts.c[item.name] for item in fields(AttemptRow)))
         .where(_attempts.c.execution_id == execution_id, _attempts.c.attempt > after)
@@ -158,11 +158,11 @@ def transitions_page(
 ) -> Page[TransitionRow]:
     """A page of the transitions, first to last."""
     listing = Listing("transitions", {"execution": execution_id}, _position_key)
-    after = listing.position(cursor)
+    after = listing.parse_cursor(cursor)
     rows = transitions(connection, execution_id)
     if after is not None:
         rows = [row for row in rows if row.position > after]
-    return listing.page(rows[: limit + 1], limit, lambda row: "{}.{}".format(*row.position))
+    return listing.build_page(rows[: limit + 1], limit, lambda row: "{}.{}".format(*row.position))
 
 
 def _position_key(key: str) -> tuple[int, int]:
@@ -175,8 +175,8 @@ def logs(
 ) -> Page[LogRow]:
     """A page of what the job wrote, first to last."""
     listing = Listing("logs", {"execution": execution_id}, name_key)
-    rows = logs_after(connection, execution_id, listing.position(cursor) or "", limit + 1)
-    return listing.page(rows, limit, lambda row: row.seq)
+    rows = logs_after(connection, execution_id, listing.parse_cursor(cursor) or "", limit + 1)
+    return listing.build_page(rows, limit, lambda row: row.seq)
 
 
 def logs_after(connection: sa.Connection, execution_id: str, seq: str, limit: int) -> Sequence[LogRow]:

@@ -58,7 +58,7 @@ def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | No
     """Tasks by name."""
     listing = Listing("tasks", {}, name_key)
     query = sa.select(_tasks).order_by(_tasks.c.name).limit(limit + 1)
-    after = listing.position(cursor)
+    after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(_tasks.c.name > after)
     rows = connection.execute(query).all()

@@ -34,7 +34,7 @@ _LONGEST = 200
 
 def note(what: str, problem: str) -> None:
     """Log that `what` cannot be read, unless that was said before."""
-    if found.first(what, problem):
+    if found.add(what, problem):
         logger.error("row_unreadable", row=what, problem=problem)
 
 
@@ -51,7 +51,7 @@ def reading(what: str) -> Iterator[None]:
 def _refusal(what: str, error: Exception) -> UnreadableRow:
     if not isinstance(error, UnreadableRow):
         note(what, f"{type(error).__name__}: {error}"[:_LONGEST])
-    return UnreadableRow(f"{what} cannot be read: {found.problems().get(what, str(error))}")
+    return UnreadableRow(f"{what} cannot be read: {found.get_problems().get(what, str(error))}")
 
 
 def reader(
@@ -65,7 +65,7 @@ def reader(
 
     def read(row: sa.Row[Any]) -> Made:
         try:
-            if shape and (wrong := shape.wrong(row._fields, row)):
+            if shape and (wrong := shape.find_mismatches(row._fields, row)):
                 raise TypeError(_told(row._mapping, wrong, shape.table))
             made = make(row)
         except ERRORS as error:
@@ -92,25 +92,25 @@ class Shape:
     """What the columns of a row have to be: of the type that the table says, JSON of a shape, members of an enum."""
 
     table: sa.Table
-    json: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
-    kinds: Mapping[str, type[StrEnum]] = field(default_factory=dict)
+    json_checks: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
+    enums: Mapping[str, type[StrEnum]] = field(default_factory=dict)
     #: Types of whole rows that were found right: comparing these is faster than looking at each column.
-    _right: set[tuple[type, ...]] = field(default_factory=set)
+    _valid_types: set[tuple[type, ...]] = field(default_factory=set)
 
-    def wrong(self, names: Iterable[str], row: Collection[Any]) -> list[str]:
+    def find_mismatches(self, names: Iterable[str], row: Collection[Any]) -> list[str]:
         """Return those of these columns that have another type in a row than their table says."""
         types = tuple(map(type, row))
-        if types in self._right and UNREADABLE not in row:
+        if types in self._valid_types and UNREADABLE not in row:
             return []
         columns = self.table.c
         wrong = [
             name for name, value in zip(names, row, strict=True) if name in columns and not _is_of(columns[name], value)
         ]
-        if not wrong and len(self._right) < _MOST_TYPES:
-            self._right.add(types)
+        if not wrong and len(self._valid_types) < _MOST_TYPES:
+            self._valid_types.add(types)
         return wrong
 
-    def mends(self, name: str) -> bool:
+    def can_replace(self, name: str) -> bool:
         """Whether a row can be used without this column."""
         column = self.table.c[name]
         return (
@@ -139,10 +139,10 @@ def mended(what: str, values: dict[str, Any], shape: Shape) -> dict[str, Any]:
 
     A time that cannot be read stays `UNREADABLE`. Raises `UnreadableRow` where nothing can stand for a value.
     """
-    wrong = shape.wrong(values, values.values())
-    wrong += [name for name, fits in shape.json.items() if not (_may_be_null(name, values[name]) or fits(values[name]))]
-    lost = [name for name in wrong if not shape.mends(name)]
-    for name, kind in shape.kinds.items():
+    wrong = shape.find_mismatches(values, values.values())
+    wrong += [name for name, fits in shape.json_checks.items() if not (_may_be_null(name, values[name]) or fits(values[name]))]
+    lost = [name for name in wrong if not shape.can_replace(name)]
+    for name, kind in shape.enums.items():
         try:
             values[name] = kind(values[name])
         except ValueError:

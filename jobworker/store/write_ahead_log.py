@@ -40,37 +40,37 @@ class WriteAheadLog:
         self._pause = _FIRST_PAUSE
         self._not_before = float("-inf")
 
-    def size(self) -> int:
+    def get_size(self) -> int:
         """Return the length of the file in bytes."""
         try:
             return self._log.stat().st_size
         except FileNotFoundError:
             return 0
 
-    def shorten(self, above: int) -> None:
+    def checkpoint(self, above: int) -> None:
         """Run a checkpoint if the log is longer than `above`, unless a reader has just kept one from its end.
 
         An error is logged: the transaction before it is committed.
         """
-        if self.size() <= above or self._clock.monotonic() < self._not_before:
+        if self.get_size() <= above or self._clock.monotonic() < self._not_before:
             return
         try:
-            left = self._checkpoint()
+            left = self._run_checkpoint()
         except sqlite3.Error as error:
-            logger.warning("checkpoint_failed", error=str(error), log_bytes=self.size())
+            logger.warning("checkpoint_failed", error=str(error), log_bytes=self.get_size())
             left = True
         self._pause = min(self._pause * 2, _LONGEST_PAUSE) if left else _FIRST_PAUSE
         self._not_before = self._clock.monotonic() + self._pause if left else float("-inf")
 
     def require_room(self) -> None:
         """Raise `DatabaseBusy` if the log is so long that no new work may be accepted."""
-        if self.size() > LONGEST:
+        if self.get_size() > LONGEST:
             raise DatabaseBusy(
-                f"SQLite's write-ahead log has {self.size() // 1024**2} MiB, because a program keeps open a "
+                f"SQLite's write-ahead log has {self.get_size() // 1024**2} MiB, because a program keeps open a "
                 "transaction that reads the database: no work is accepted before it ends; nothing was changed"
             )
 
-    def _checkpoint(self) -> bool:
+    def _run_checkpoint(self) -> bool:
         """Copy what readers allow; return whether something is left."""
         # A connection of its own, whose time-out is none; it locks the file through the same library as the others.
         with contextlib.closing(sqlite3.connect(self._path, timeout=0.0, isolation_level=None)) as connection:

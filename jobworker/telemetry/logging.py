@@ -19,20 +19,20 @@ from jobworker.telemetry.plain_text import PlainTextStream
 class _Lossy(io.FileIO):
     """A file or standard stream that drops what cannot be written (full disk, closed pipe), and says so afterwards."""
 
-    _lost = 0
-    _why = ""
+    _lost_bytes = 0
+    _loss_reason = ""
 
     def write(self, data: Any) -> int:
         """Write, or drop; never raise."""
         try:
-            if self._lost:
-                self._wait_and_write(f"({self._lost} bytes of output were lost: {self._why})\n".encode())
-                self._lost = 0
+            if self._lost_bytes:
+                self._wait_and_write(f"({self._lost_bytes} bytes of output were lost: {self._loss_reason})\n".encode())
+                self._lost_bytes = 0
             return self._wait_and_write(data)
         except OSError as error:
             size = memoryview(data).nbytes
-            self._lost += size
-            self._why = error.strerror or str(error)
+            self._lost_bytes += size
+            self._loss_reason = error.strerror or str(error)
             return size
 
     def _wait_and_write(self, data: Any) -> int:

@@ -38,7 +38,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self._scraping = threading.Lock()
+        self._scrape_lock = threading.Lock()
         self.submissions = Counter(
             "jobworker_submissions", "Executions accepted over HTTP by this process.", registry=self.registry
         )
@@ -55,50 +55,50 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
-        self.log_bytes = self._gauge(
+        self.log_bytes = self._make_gauge(
             "jobworker_write_ahead_log_bytes", "Length of SQLite's write-ahead log; 0 on PostgreSQL."
         )
-        self.streams = self._gauge("jobworker_event_streams", "Open live streams of this process.")
-        self.database_up = self._gauge("jobworker_database_up", "Whether the database answered this scrape (1 or 0).")
-        self.executions = self._gauge(
+        self.streams = self._make_gauge("jobworker_event_streams", "Open live streams of this process.")
+        self.database_up = self._make_gauge("jobworker_database_up", "Whether the database answered this scrape (1 or 0).")
+        self.executions = self._make_gauge(
             "jobworker_executions", "Executions that have not ended, by state (history is not counted).", "state"
         )
-        self.ready = self._gauge(
+        self.ready = self._make_gauge(
             "jobworker_ready_executions", "Executions that are due and not handed to Redis yet, by queue.", "queue"
         )
-        self.oldest = self._gauge(
+        self.oldest_ready = self._make_gauge(
             "jobworker_ready_oldest_seconds", "How long the oldest of these has been due, by queue.", "queue"
         )
-        self.workers = self._gauge("jobworker_workers_live", "Workers whose heartbeat is recent.")
-        self.relay_lag = self._gauge("jobworker_relay_lag_seconds", "Time since the relay's last turn.")
-        self.beat_age = self._gauge("jobworker_beat_tick_age_seconds", "Time since beat last looked at the schedule.")
-        self.schedules = self._gauge(
+        self.workers = self._make_gauge("jobworker_workers_live", "Workers whose heartbeat is recent.")
+        self.relay_lag = self._make_gauge("jobworker_relay_lag_seconds", "Time since the relay's last turn.")
+        self.beat_age = self._make_gauge("jobworker_beat_tick_age_seconds", "Time since beat last looked at the schedule.")
+        self.schedules = self._make_gauge(
             "jobworker_schedules", "Schedules by state: active, or why they start nothing.", "state"
         )
-        self.overdue = self._gauge(
+        self.overdue = self._make_gauge(
             "jobworker_schedules_overdue", "Schedules that were due more than a minute ago, and nothing came of it."
         )
-        self.lateness = self._gauge(
+        self.lateness = self._make_gauge(
             "jobworker_schedules_lateness_seconds", "How long ago the most overdue of these was due; 0 without any."
         )
 
-    def scrape(self, census: Census | None, now: dt.datetime) -> bytes:
+    def render(self, census: Census | None, now: dt.datetime) -> bytes:
         """Everything in Prometheus' text format; no census: the database did not answer."""
-        with self._scraping:
+        with self._scrape_lock:
             self.database_up.set(census is not None)
             if census is not None:
-                self._show(census, now)
+                self._set_gauges(census, now)
             return generate_latest(self.registry)
 
-    def _show(self, census: Census, now: dt.datetime) -> None:
+    def _set_gauges(self, census: Census, now: dt.datetime) -> None:
         for state, count in census.unfinished.items():
             self.executions.labels(state).set(count)
         # Queues that ran empty are not in the census any more.
         self.ready.clear()
-        self.oldest.clear()
+        self.oldest_ready.clear()
         for queue, (count, due_at) in census.backlog.items():
             self.ready.labels(queue).set(count)
-            self.oldest.labels(queue).set(max(0.0, (now - due_at).total_seconds()))
+            self.oldest_ready.labels(queue).set(max(0.0, (now - due_at).total_seconds()))
         self.schedules.clear()
         for state, count in census.schedules.items():
             self.schedules.labels(state).set(count)
@@ -110,5 +110,5 @@ class Metrics:
         self.relay_lag.set(never if census.relay_lag is None else census.relay_lag)
         self.beat_age.set(never if census.beat_age is None else census.beat_age)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+    def _make_gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)

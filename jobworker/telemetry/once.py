@@ -14,7 +14,7 @@ class OncePerKey:
         self._problems: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def first(self, key: str, problem: str = "") -> bool:
+    def add(self, key: str, problem: str = "") -> bool:
         """Remember the problem of `key`; True if it is new or another one than before: then report it."""
         with self._lock:
             if self._problems.get(key) == problem:
@@ -34,7 +34,7 @@ class OncePerKey:
         """Whether there are any."""
         return bool(self._problems)
 
-    def problems(self) -> dict[str, str]:
+    def get_problems(self) -> dict[str, str]:
         """Return what is remembered, by key, the first reported first."""
         with self._lock:
             return dict(self._problems)

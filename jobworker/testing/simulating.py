@@ -53,8 +53,8 @@ class Simulator:
 def _read(package: str) -> Declarations:
     """What the package declares."""
     found = declarations.read(package)
-    if found.broken:
-        raise Misconfigured("\n".join(broken.traceback for broken in found.broken))
+    if found.broken_modules:
+        raise Misconfigured("\n".join(broken.traceback for broken in found.broken_modules))
     return found
 
 

@@ -27,22 +27,22 @@ class CalledQueues:
     def __init__(self, client: redis.Redis, clock: Clock) -> None:
         self._client = client
         self._clock = clock
-        self._noted: dict[str, float] = {}
+        self._recorded_at: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def note(self, queue: str) -> None:
+    def record(self, queue: str) -> None:
         """Remember that a call goes to `queue`. Raises `redis.RedisError`."""
         now = self._clock.monotonic()
         with self._lock:
-            if now - self._noted.get(queue, float("-inf")) < _NOTED_EVERY:
+            if now - self._recorded_at.get(queue, float("-inf")) < _NOTED_EVERY:
                 return
         self._client.zadd(keys.CALLED_QUEUES, {queue: self._clock.now().timestamp()})
         with self._lock:
-            if len(self._noted) >= _MOST:
-                self._noted.clear()
-            self._noted[queue] = now
+            if len(self._recorded_at) >= _MOST:
+                self._recorded_at.clear()
+            self._recorded_at[queue] = now
 
-    def waiting(self, served: Collection[str]) -> dict[str, int]:
+    def count_waiting(self, served: Collection[str]) -> dict[str, int]:
         """Return how many messages wait in each noted queue that is not `served`. Raises `redis.RedisError`.
 
         The latest `_MOST` notes are looked at; older ones are dropped.

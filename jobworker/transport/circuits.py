@@ -20,18 +20,18 @@ class Circuits:
         self._enter = client.register_script(circuits.ENTER)
         self._failed = client.register_script(circuits.FAILED)
 
-    def enter(self, target: str, patience: float) -> float:
+    def acquire_permission(self, target: str, patience: float) -> float:
         """0: the target may be asked. Else how long (s) to leave it alone.
 
         After a pause one who asks is let through as a trial, which may take `patience` seconds.
         """
         return int(self._enter(keys=[_key(target)], args=[_ms(patience), _ms(_LOOK_AGAIN)])) / 1000
 
-    def succeeded(self, target: str) -> None:
+    def record_success(self, target: str) -> None:
         """The target answered as it should: what was held against it is forgotten."""
         self._client.delete(_key(target))
 
-    def failed(self, target: str, most: int, pause: float) -> int:
+    def record_failure(self, target: str, most: int, pause: float) -> int:
         """It did not. After `most` failures in a row it is left alone for `pause` seconds; answers how many."""
         return int(self._failed(keys=[_key(target)], args=[most, _ms(pause), _REMEMBERED * 1000]))
 

@@ -62,7 +62,7 @@ class Claims:
                 self._revoke(keys=[run], args=[execution, attempt, keys.RUNNING_TTL], client=pipe)
             return [Answer(answer) for answer in pipe.execute()]
 
-    def take_back(self, lists: Sequence[str]) -> list[tuple[str, int]]:
+    def withdraw(self, lists: Sequence[str]) -> list[tuple[str, int]]:
         """Take our messages out of these lists; the (execution, attempt) of each. Others' messages stay.
 
         Of a list that is very long, because others use it, only a part is looked at.

@@ -63,156 +63,156 @@ class Mailbox:
         """`connect` opens a client of its own; `end` ends the worker when it was given up."""
         self.worker = worker
         #: What was fetched and is not in Celery's hands; the first `_cleared` of it may start.
-        self.waiting: collections.deque[Fetched] = collections.deque()
+        self.prefetched: collections.deque[Fetched] = collections.deque()
         #: What Celery has in hand, by tag.
-        self.held: dict[str, Ticket | None] = {}
-        self.appetite = Appetite()
+        self.delivered: dict[str, Ticket | None] = {}
+        self.prefetch_estimator = Appetite()
         #: Asks for a turn of the event loop soon, from whatever thread; None: there is none, settle at once.
         self.call_soon: Callable[[], None] | None = None
         #: Hands to Celery what can start, and how many could; whoever consumes sets them.
-        self.pump: Callable[[], None] = _nothing
-        self.credit: Callable[[], int] = int  # Which is 0: nobody consumes.
-        self._cleared = 0
+        self.deliver_ready: Callable[[], None] = _nothing
+        self.get_credit: Callable[[], int] = int  # Which is 0: nobody consumes.
+        self._startable_count = 0
         self._clock = clock
         self._connect = connect
-        self.end = end
+        self.stop_worker = end
         self._client: redis.Redis | None = None
         # The data of a `running` event, before and after the tag.
-        self._start_data = (
+        self._running_data = (
             f'{{"worker":{json.dumps(worker)},"code_version":{json.dumps(code_version)},"token":"',
             '"}',
         )
         self._next_tag = 1
-        self._owed: list[Owed] = []
+        self._pending_reports: list[Owed] = []
         # How many reports Redis has taken: each has its number, so that none is told twice.
-        self._told = 0
-        self._settling = threading.RLock()
-        self._settled_at = float("-inf")
+        self._flushed_count = 0
+        self._flush_lock = threading.RLock()
+        self._flushed_at = float("-inf")
         self._refused_since: float | None = None
-        self._pause = 0.0
+        self._backoff = 0.0
 
     # --- messages ---------------------------------------------------------------------------------------------
 
-    def take_tags(self, count: int = 0) -> int:
+    def allocate_tags(self, count: int = 0) -> int:
         """The first of `count` tags that were never used before."""
         first = self._next_tag
         self._next_tag += count
         return first
 
-    def received(self, entries: Iterable[tuple[str, str, bytes]], starting: int = 0) -> None:
+    def add_fetched(self, entries: Iterable[tuple[str, str, bytes]], starting: int = 0) -> None:
         """(tag, queue, message) that are in the in-flight hash now; `starting` of them may start, and all before."""
         now = self._clock.monotonic()
-        before = len(self.waiting)
+        before = len(self.prefetched)
         for tag, queue, message in entries:
-            self.waiting.append(Fetched(tag, queue, message, ticket_of_text(message, self.worker, tag), now))
+            self.prefetched.append(Fetched(tag, queue, message, ticket_of_text(message, self.worker, tag), now))
         if starting:
-            self._cleared = min(before + starting, len(self.waiting))
-        if self._cleared < len(self.waiting):
-            self._ring()
+            self._startable_count = min(before + starting, len(self.prefetched))
+        if self._startable_count < len(self.prefetched):
+            self._request_flush()
 
-    def adopted(self, entries: Iterable[tuple[str, str, bytes]]) -> None:
+    def add_adopted(self, entries: Iterable[tuple[str, str, bytes]]) -> None:
         """The same, of messages that were fetched earlier than those that are waiting."""
-        later, self.waiting, self._cleared = self.waiting, collections.deque(), 0
-        self.received(entries)
-        self.waiting.extend(later)
+        later, self.prefetched, self._startable_count = self.prefetched, collections.deque(), 0
+        self.add_fetched(entries)
+        self.prefetched.extend(later)
 
-    def hand_over(self) -> Fetched | None:
+    def pop_startable(self) -> Fetched | None:
         """The next message that may start, which Celery has in hand from now on."""
-        if not self._cleared or self.is_overdue():
+        if not self._startable_count or self.is_overdue():
             return None
-        self._cleared -= 1
-        fetched = self.waiting.popleft()
-        self.held[fetched.tag] = fetched.ticket
+        self._startable_count -= 1
+        fetched = self.prefetched.popleft()
+        self.delivered[fetched.tag] = fetched.claim
         return fetched
 
-    def wants(self) -> int:
+    def compute_fetch_size(self) -> int:
         """How many messages to fetch."""
         if self.is_overdue():
             return 0
-        ahead = self.appetite.ahead(self._clock.monotonic())
-        room = min(MOST, self.credit() + ahead - len(self.waiting))
+        ahead = self.prefetch_estimator.estimate_prefetch(self._clock.monotonic())
+        room = min(MOST, self.get_credit() + ahead - len(self.prefetched))
         # By the batch: not one call for each message that left.
-        return room if room > 0 and (not self.waiting or room >= ahead // 2) else 0
+        return room if room > 0 and (not self.prefetched or room >= ahead // 2) else 0
 
-    def starting(self) -> int:
+    def estimate_startable(self) -> int:
         """How many of the messages that are waiting may have started before Redis is told the next time."""
-        return self.credit() + self.appetite.soon(self._clock.monotonic(), _PACE)
+        return self.get_credit() + self.prefetch_estimator.estimate_starts(self._clock.monotonic(), _PACE)
 
     def is_overdue(self) -> bool:
         """Whether Redis has refused reports for so long that nothing new should begin."""
         since = self._refused_since
         return since is not None and self._clock.monotonic() - since > _OVERDUE
 
-    def known(self) -> set[str]:
+    def get_tags(self) -> set[str]:
         """The tags of all messages that are waiting, in hand, or done and not yet acknowledged."""
-        return {fetched.tag for fetched in self.waiting} | set(self.held) | {owed.tag for owed in list(self._owed)}
+        return {fetched.tag for fetched in self.prefetched} | set(self.delivered) | {owed.tag for owed in list(self._pending_reports)}
 
     def is_empty(self) -> bool:
         """Whether this worker has nothing in hand and owes nothing."""
-        return not (self.waiting or self.held or self._owed)
+        return not (self.prefetched or self.delivered or self._pending_reports)
 
-    def give_back_late(self) -> None:
+    def requeue_late(self) -> None:
         """Return what was fetched ahead and has not started in time."""
-        if self.waiting and self._clock.monotonic() - self.waiting[0].at > _PATIENCE:
-            self.appetite.lose()
-            self.give_back_waiting()
+        if self.prefetched and self._clock.monotonic() - self.prefetched[0].fetched_at > _PATIENCE:
+            self.prefetch_estimator.reset()
+            self.requeue_prefetched()
 
-    def give_back_waiting(self) -> None:
+    def requeue_prefetched(self) -> None:
         """Return everything that was not handed to Celery, the last fetched first."""
-        self._cleared = 0
-        while self.waiting:
-            fetched = self.waiting.pop()
-            self.held[fetched.tag] = fetched.ticket
-            self.give_back(fetched.tag)
+        self._startable_count = 0
+        while self.prefetched:
+            fetched = self.prefetched.pop()
+            self.delivered[fetched.tag] = fetched.claim
+            self.requeue(fetched.tag)
 
-    def give_back_all(self) -> None:
+    def requeue_all(self) -> None:
         """Return everything that is not done: the worker stops. What Celery had in hand may have started."""
-        self.give_back_waiting()
-        for tag, ticket in list(self.held.items()):
+        self.requeue_prefetched()
+        for tag, ticket in list(self.delivered.items()):
             if ticket:
                 data = {"worker": ticket.worker, "token": tag, "reason": "its worker was shut down"}
-                self.ended(ticket, Kind.INTERRUPTED, json.dumps(data))
+                self.report_ended(ticket, Kind.INTERRUPTED, json.dumps(data))
             else:
-                self.give_back(tag)
+                self.requeue(tag)
 
     # --- reports ----------------------------------------------------------------------------------------------
 
-    def may_start(self, ticket: Ticket) -> bool:
+    def can_start(self, ticket: Ticket) -> bool:
         """Whether the attempt was cleared when it was handed over."""
-        return self.held.get(ticket.token) == ticket
+        return self.delivered.get(ticket.token) == ticket
 
     def claim(self, ticket: Ticket) -> Answer:
         """Ask whether an attempt that no fetch has taken may start. Raises `redis.RedisError`, `Fenced`."""
-        with self._settling:
-            answer = Answer(self._tell([Owed("claim", ticket.token, ticket.execution, ticket.attempt)])[0])
+        with self._flush_lock:
+            answer = Answer(self._send_batch([Owed("claim", ticket.token, ticket.execution, ticket.attempt)])[0])
         if answer is Answer.RUN:
-            self.held[ticket.token] = ticket
+            self.delivered[ticket.token] = ticket
         return answer
 
-    def called(self, ticket: Ticket, data: str) -> None:
+    def report_direct_call(self, ticket: Ticket, data: str) -> None:
         """The attempt is the first of an execution that was called from Python; said before anything else about it."""
-        self._owe(Owed("tell", ticket.token, ticket.execution, ticket.attempt, Kind.CALLED, data))
+        self._add_report(Owed("tell", ticket.token, ticket.execution, ticket.attempt, Kind.CALLED, data))
 
-    def started(self, ticket: Ticket) -> None:
+    def report_started(self, ticket: Ticket) -> None:
         """A process or thread has begun with the attempt."""
-        data = ticket.token.join(self._start_data)
-        self._owe(Owed("tell", ticket.token, ticket.execution, ticket.attempt, Kind.RUNNING, data))
+        data = ticket.token.join(self._running_data)
+        self._add_report(Owed("tell", ticket.token, ticket.execution, ticket.attempt, Kind.RUNNING, data))
 
-    def ended(self, ticket: Ticket, kind: str, data: str, then: Callable[[], None] | None = None) -> None:
+    def report_ended(self, ticket: Ticket, kind: str, data: str, then: Callable[[], None] | None = None) -> None:
         """The attempt ended: the report, its data as JSON, and the acknowledgement. `then` once Redis has it."""
-        self._let_go(ticket.token)
-        self._owe(Owed("end", ticket.token, ticket.execution, ticket.attempt, kind, data, then))
+        self._release(ticket.token)
+        self._add_report(Owed("end", ticket.token, ticket.execution, ticket.attempt, kind, data, then))
 
-    def refused(self, ticket: Ticket, kind: str, data: str) -> None:
+    def report_refused(self, ticket: Ticket, kind: str, data: str) -> None:
         """The attempt cannot start on this worker; somebody else may try it."""
-        self._let_go(ticket.token)
-        self._owe(Owed("refuse", ticket.token, ticket.execution, ticket.attempt, kind, data))
+        self._release(ticket.token)
+        self._add_report(Owed("refuse", ticket.token, ticket.execution, ticket.attempt, kind, data))
 
-    def done(self, tag: str, kind: str | None = None, data: str = "{}") -> None:
+    def acknowledge(self, tag: str, kind: str | None = None, data: str = "{}") -> None:
         """A message is done that is no attempt, or a copy of one. `kind`: what to tell about it."""
-        if tag in self.held or kind:
-            self._let_go(tag)
-            self._owe(Owed("done", tag, kind=kind or "", data=data))
+        if tag in self.delivered or kind:
+            self._release(tag)
+            self._add_report(Owed("done", tag, kind=kind or "", data=data))
 
     def reject(self, tag: str, headers: Any, error: Exception, reason: str, queue: str | None) -> None:
         """A message that cannot become a run of a job: report it, and be done with it."""
@@ -222,127 +222,127 @@ class Mailbox:
         ticket = ticket_of(headers, self.worker, tag)
         if ticket:
             mine = {"worker": ticket.worker, "token": tag, "reason": reason, "error": told}
-            self.ended(ticket, Kind.REJECTED, json.dumps(mine))
+            self.report_ended(ticket, Kind.REJECTED, json.dumps(mine))
         else:
             known = headers if isinstance(headers, dict) else {}
             ids = {"message": known.get("id"), "task": known.get("task"), "queue": queue}
-            self.done(tag, Kind.REJECTED, json.dumps({**ids, "reason": reason, "error": told}, default=str))
+            self.acknowledge(tag, Kind.REJECTED, json.dumps({**ids, "reason": reason, "error": told}, default=str))
 
-    def give_back(self, tag: str) -> None:
+    def requeue(self, tag: str) -> None:
         """The message was not started and goes back to the front of its list."""
-        if tag in self.held:
-            ticket = self.held.pop(tag)
+        if tag in self.delivered:
+            ticket = self.delivered.pop(tag)
             execution, attempt = (ticket.execution, ticket.attempt) if ticket else ("", 0)
-            self._owe(Owed("back", tag, execution, attempt))
+            self._add_report(Owed("back", tag, execution, attempt))
 
-    def tickets(self) -> list[Ticket]:
+    def list_claims(self) -> list[Ticket]:
         """Return the attempts of this worker that run, may start at any moment, or whose end Redis has not taken."""
-        waiting = [fetched.ticket for fetched in list(self.waiting)]
+        waiting = [fetched.claim for fetched in list(self.prefetched)]
         # Otherwise an attempt would be believed lost, and run again, while a full Redis does not take its end.
-        ends = [owed for owed in list(self._owed) if owed.what == "end"]
+        ends = [owed for owed in list(self._pending_reports) if owed.operation == "end"]
         ended = [Ticket(owed.execution, owed.attempt, self.worker, owed.tag) for owed in ends]
-        return [ticket for ticket in [*self.held.values(), *waiting, *ended] if ticket]
+        return [ticket for ticket in [*self.delivered.values(), *waiting, *ended] if ticket]
 
-    def fenced(self) -> NoReturn:
+    def end_fenced_worker(self) -> NoReturn:
         """Another has taken this worker's place; it ends, or `Fenced` is raised where it cannot."""
         logger.error(
             "worker_was_given_up", worker=self.worker, why="its heartbeat had stopped for longer than its lease"
         )
-        self.end()
+        self.stop_worker()
         raise Fenced
 
     # --- settling ---------------------------------------------------------------------------------------------
 
-    def due_in(self) -> float | None:
+    def compute_flush_delay(self) -> float | None:
         """Seconds until Redis should be told something; None if there is nothing to tell."""
-        idle = self.waiting and not self._cleared and self.credit() > 0
-        if not self._owed and not idle:
+        idle = self.prefetched and not self._startable_count and self.get_credit() > 0
+        if not self._pending_reports and not idle:
             return None
-        pace = self._pause or (0.0 if idle or len(self._owed) >= _MANY else self._pace())
-        return max(0.0, self._settled_at + pace - self._clock.monotonic())
+        pace = self._backoff or (0.0 if idle or len(self._pending_reports) >= _MANY else self._get_flush_interval())
+        return max(0.0, self._flushed_at + pace - self._clock.monotonic())
 
-    def _pace(self) -> float:
-        return _PACE if self.appetite.is_brisk() else _SHORT_PACE
+    def _get_flush_interval(self) -> float:
+        return _PACE if self.prefetch_estimator.is_high_rate() else _SHORT_PACE
 
-    def settle(self) -> bool:
+    def flush(self) -> bool:
         """Tell Redis what is owed and what starts next; False if it did not take it (it is kept). Raises `Fenced`."""
-        with self._settling:
+        with self._flush_lock:
             while True:
-                part = self._next_part()
-                clear = min(len(self.waiting), self.starting())
-                if not part and clear <= self._cleared:
+                part = self._get_next_batch()
+                clear = min(len(self.prefetched), self.estimate_startable())
+                if not part and clear <= self._startable_count:
                     return True
                 try:
-                    answers = self._tell(part, clear, self._told + 1)
+                    answers = self._send_batch(part, clear, self._flushed_count + 1)
                 except redis.RedisError as error:
-                    self._put_off(error)
+                    self._back_off(error)
                     return False
-                self._pause, self._refused_since = 0.0, None
-                self._note(part, answers)
+                self._backoff, self._refused_since = 0.0, None
+                self._confirm_batch(part, answers)
 
-    def _next_part(self) -> list[Owed]:
+    def _get_next_batch(self) -> list[Owed]:
         """Return the reports that the next call to Redis carries."""
-        owed = self._owed[:_MOST_AT_ONCE]
+        owed = self._pending_reports[:_MOST_AT_ONCE]
         sizes = itertools.accumulate(len(each.data) for each in owed)
         return owed[: 1 + sum(size <= _LARGE for size in sizes)]
 
-    def settle_for_good(self, within: float) -> bool:
+    def flush_before_exit(self, within: float) -> bool:
         """Settle before the worker ends, insisting for up to `within` seconds. Raises `Fenced`."""
         deadline = self._clock.monotonic() + within
-        while not self.settle():
+        while not self.flush():
             if self._clock.monotonic() > deadline:
-                logger.error("reports_not_delivered", count=len(self._owed))
+                logger.error("reports_not_delivered", count=len(self._pending_reports))
                 return False
             self._clock.wait(threading.Event(), _FIRST_PAUSE)
         return True
 
-    def _tell(self, part: list[Owed], clear: int = 0, number: int = 0) -> list[str]:
-        self._settled_at = self._clock.monotonic()
+    def _send_batch(self, part: list[Owed], clear: int = 0, number: int = 0) -> list[str]:
+        self._flushed_at = self._clock.monotonic()
         if self._client is None:
             self._client = self._connect()
             self._script = self._client.register_script(SETTLE)
-        last = self.waiting[clear - 1].tag if clear > self._cleared else ""
+        last = self.prefetched[clear - 1].tag if clear > self._startable_count else ""
         arguments: list[Any] = [self.worker, keys.RUNNING_TTL, keys.FINISHED_TTL, last, number]
         for owed in part:
-            arguments += (owed.what, owed.tag, owed.execution, owed.attempt, owed.kind, owed.data)
+            arguments += (owed.operation, owed.tag, owed.execution, owed.attempt, owed.kind, owed.data)
         names = [keys.FENCE.format(worker=self.worker), keys.INFLIGHT.format(worker=self.worker), keys.EVENTS]
         answers: list[str] = self._script(keys=names, args=arguments)
         if answers == ["fenced"]:
-            self.fenced()
-        self._cleared = max(self._cleared, clear)
+            self.end_fenced_worker()
+        self._startable_count = max(self._startable_count, clear)
         return answers
 
-    def _owe(self, owed: Owed) -> None:
-        self._owed.append(owed)
-        self._ring()
+    def _add_report(self, owed: Owed) -> None:
+        self._pending_reports.append(owed)
+        self._request_flush()
 
-    def _ring(self) -> None:
+    def _request_flush(self) -> None:
         """There is something to settle."""
         if self.call_soon:
             self.call_soon()
         else:
-            self.settle()
+            self.flush()
 
-    def _put_off(self, error: redis.RedisError) -> None:
+    def _back_off(self, error: redis.RedisError) -> None:
         now = self._clock.monotonic()
-        self._settled_at = now
+        self._flushed_at = now
         self._refused_since = now if self._refused_since is None else self._refused_since
-        self._pause = min(self._pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
-        logger.warning("redis_takes_no_reports", error=str(error), owed=len(self._owed), next_try_in=self._pause)
+        self._backoff = min(self._backoff * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
+        logger.warning("redis_takes_no_reports", error=str(error), owed=len(self._pending_reports), next_try_in=self._backoff)
 
-    def _note(self, part: list[Owed], answers: list[str]) -> None:
-        del self._owed[: len(part)]
-        self._told += len(part)
+    def _confirm_batch(self, part: list[Owed], answers: list[str]) -> None:
+        del self._pending_reports[: len(part)]
+        self._flushed_count += len(part)
         for owed, answer in zip(part, answers, strict=True):
             if answer == Answer.STALE:
                 logger.warning("report_refused", execution=owed.execution, attempt=owed.attempt, why=answer)
-            if owed.then:
-                owed.then()
+            if owed.callback:
+                owed.callback()
 
-    def _let_go(self, tag: str) -> None:
-        if tag in self.held:
-            del self.held[tag]
-            self.appetite.ended()
+    def _release(self, tag: str) -> None:
+        if tag in self.delivered:
+            del self.delivered[tag]
+            self.prefetch_estimator.record_ended()
 
 
 def _nothing() -> None:

@@ -16,20 +16,20 @@ class Fetched(NamedTuple):
     tag: str
     queue: str
     message: bytes
-    ticket: Ticket | None
-    at: float
+    claim: Ticket | None
+    fetched_at: float
 
 
 class Owed(NamedTuple):
     """Something to tell Redis (an operation of `SETTLE`), and what to do once it is told."""
 
-    what: str
+    operation: str
     tag: str
     execution: str = ""
     attempt: int = 0
     kind: str = ""
     data: str = ""
-    then: Callable[[], None] | None = None
+    callback: Callable[[], None] | None = None
 
 
 def ticket_of(headers: Any, worker: str, tag: str) -> Ticket | None:

@@ -17,7 +17,7 @@ class Order(NamedTuple):
 
     execution: str
     attempt: int
-    by: str
+    requested_by: str
 
 
 class Orders:
@@ -26,10 +26,10 @@ class Orders:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
-    def give(self, worker: str, orders: Iterable[Order]) -> None:
+    def publish(self, worker: str, orders: Iterable[Order]) -> None:
         """Leave orders where the worker looks. Raises `redis.RedisError`."""
         name = keys.ORDERS.format(worker=worker)
-        told = {each.execution: json.dumps([each.attempt, each.by]) for each in orders}
+        told = {each.execution: json.dumps([each.attempt, each.requested_by]) for each in orders}
         try:
             self._write(name, told)
         except redis.ResponseError:  # Something else has taken its place.
@@ -42,7 +42,7 @@ class Orders:
             pipe.expire(name, keys.ORDERS_TTL)
             pipe.execute()
 
-    def of(self, worker: str) -> list[Order]:
+    def list_for_worker(self, worker: str) -> list[Order]:
         """Return the orders to a worker; what has taken their place is deleted. Raises `redis.RedisError`."""
         name = keys.ORDERS.format(worker=worker)
         try:
@@ -52,7 +52,7 @@ class Orders:
             return []
         return [_read(execution, text) for execution, text in found.items()]
 
-    def done(self, worker: str, orders: Iterable[Order]) -> None:
+    def delete(self, worker: str, orders: Iterable[Order]) -> None:
         """Take orders back that are about nothing that the worker runs. Raises `redis.RedisError`."""
         self._client.hdel(keys.ORDERS.format(worker=worker), *(each.execution for each in orders))
 

@@ -103,9 +103,9 @@ class Planned:
 class Compared(NamedTuple):
     """What a comparison found: ids of schedules to be written or removed; unheard or put off by hand: put back."""
 
-    wrong: list[str]
-    unheard: list[str]
-    put_off: list[str]
+    outdated: list[str]
+    lost: list[str]
+    postponed: list[str]
 
 
 class Projection:
@@ -130,9 +130,9 @@ class Projection:
                 keys=[entries.SCHEDULE_KEY, keys.BEAT_PROJECTION, keys.EVENTS],
                 args=[entries.KEY_PREFIX, *bounds, *asked],
             )
-            answer.wrong.extend(found[0])
-            answer.unheard.extend(found[1])
-            answer.put_off.extend(found[2])
+            answer.outdated.extend(found[0])
+            answer.lost.extend(found[1])
+            answer.postponed.extend(found[2])
         return answer
 
     def write(self, planned: Sequence[Planned]) -> None:
@@ -157,7 +157,7 @@ class Projection:
         """How many schedules beat knows from us."""
         return self._client.hlen(keys.BEAT_PROJECTION)
 
-    def some(self, cursor: int, count: int) -> tuple[int, list[str]]:
+    def scan(self, cursor: int, count: int) -> tuple[int, list[str]]:
         """About `count` of their ids, and where to go on: 0 is the beginning, and the end."""
         # With their values, which are short: NOVALUES came with Redis 7.4.
         answer: Any = self._client.hscan(keys.BEAT_PROJECTION, cursor, count=count)

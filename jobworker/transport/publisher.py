@@ -109,7 +109,7 @@ class Publisher:
         self._app = Celery("jobworker-publisher", set_as_current=False, broker="memory://")
         self._templates: dict[tuple[Any, ...], _Template] = {}
 
-    def depths(self, queues: Sequence[str]) -> dict[str, int | None]:
+    def get_depths(self, queues: Sequence[str]) -> dict[str, int | None]:
         """Return how many messages wait in Redis per list of the given queues; None: the key holds no list."""
         names = [name for queue in queues for name in lists_of(queue)]
         with self._client.pipeline(transaction=False) as pipe:
@@ -149,9 +149,9 @@ class Publisher:
         if failed:
             raise failed[0]
         if any(isinstance(answer, Exception) for answer in answers):
-            self._ring_again(rung)
+            self._notify_again(rung)
 
-    def _ring_again(self, queues: Iterable[str]) -> None:
+    def _notify_again(self, queues: Iterable[str]) -> None:
         """Ring once more; keys that hold no list of tokens give way."""
         for queue in queues:
             token = keys.READY.format(queue=queue)
@@ -163,7 +163,7 @@ class Publisher:
             pipe.execute()
 
     def _render(self, message: Message) -> bytes:
-        template = self._template(message)
+        template = self._get_template(message)
         body = template.body % orjson.dumps(message.parameters) if message.call is None else _body_of_call(message)
         scheduled_for = message.scheduled_for
         return template.envelope % {
@@ -177,7 +177,7 @@ class Publisher:
             b"body": binascii.b2a_base64(body, newline=False),
         }
 
-    def _template(self, message: Message) -> _Template:
+    def _get_template(self, message: Message) -> _Template:
         key = _SAME_FOR_MANY(message)
         template = self._templates.get(key)
         if template is None:
@@ -187,7 +187,7 @@ class Publisher:
         return template
 
     def _render_template(self, message: Message) -> _Template:
-        rendered = self._as_celery_does(message)
+        rendered = self._render_with_celery(message)
         headers = {name: value for name, value in rendered.headers.items() if name not in _OF_ONE_MESSAGE}
         properties = {
             **{name: value for name, value in rendered.properties.items() if name not in _OF_ONE_MESSAGE},
@@ -203,7 +203,7 @@ class Publisher:
         # Positional arguments (there are none), the parameters, and what Celery would chain to the task.
         return _Template(_ENVELOPE % parts, b"[[],%%b,{%b}]" % _inside(rendered.body[2]))
 
-    def _as_celery_does(self, message: Message) -> Any:
+    def _render_with_celery(self, message: Message) -> Any:
         # Parameters stay out of the headers: Flower and `inspect` show those to anyone.
         return self._app.amqp.as_task_v2(
             "",

@@ -118,7 +118,7 @@ class Unreadable(NamedTuple):
     """A key that holds what no worker wrote, and what is wrong with it."""
 
     key: str
-    why: str
+    reason: str
 
 
 #: Takes note of a key that is left out.
@@ -137,8 +137,8 @@ class Pulse(IntEnum):
 class Heard:
     """The answer to a heartbeat: how it stands with the worker, and who else has been silent for too long."""
 
-    pulse: Pulse
-    silent: tuple[str, ...] = ()
+    status: Pulse
+    silent_workers: tuple[str, ...] = ()
 
 
 class Registry:
@@ -151,7 +151,7 @@ class Registry:
         self._silent = client.register_script(workers.SILENT)
         self._reap = client.register_script(workers.REAP)
 
-    def heartbeat(self, announcement: Announcement, running: Iterable[tuple[str, int]]) -> Heard:
+    def send_heartbeat(self, announcement: Announcement, running: Iterable[tuple[str, int]]) -> Heard:
         """Say that this worker is alive, and which (execution, attempt) it is running.
 
         The pulse is UNKNOWN unless Redis holds exactly this announcement of it.
@@ -169,23 +169,23 @@ class Registry:
         )
         return Heard(Pulse(pulse), tuple(silent))
 
-    def running(self, report: Report) -> set[tuple[str, int]]:
+    def get_running_attempts(self, report: Report) -> set[tuple[str, int]]:
         """Return every (execution, attempt) that some live worker says it is running."""
         found: set[tuple[str, int]] = set()
-        for key, text in self._texts(keys.RUNNING, report):
+        for key, text in self._read_texts(keys.RUNNING, report):
             try:
                 found |= {(str(execution), int(attempt)) for execution, attempt in json.loads(text)}
             except (TypeError, ValueError, RecursionError) as error:
                 report(Unreadable(key, f"it is no JSON list of [execution, attempt]: {error}"))
         return found
 
-    def _texts(self, pattern: str, report: Report) -> list[tuple[str, str]]:
+    def _read_texts(self, pattern: str, report: Report) -> list[tuple[str, str]]:
         """Return (key, text) of this key of each worker, where it is a text."""
-        names = [pattern.format(worker=worker) for worker in self._workers(report)]
+        names = [pattern.format(worker=worker) for worker in self._list_workers(report)]
         texts: list[Any] = self._client.mget(names) if names else []
         return [(name, text) for name, text in zip(names, texts, strict=True) if text]
 
-    def _workers(self, report: Report) -> list[str]:
+    def _list_workers(self, report: Report) -> list[str]:
         """Return the names of workers. Those that are no UTF-8 are removed: read as text, they cannot be reaped."""
         client: Any = self._client
         members: list[bytes] = client.execute_command("ZRANGE", keys.WORKERS, 0, -1, **{NEVER_DECODE: True})
@@ -205,7 +205,7 @@ class Registry:
             pipe.set(keys.WORKER.format(worker=announcement.worker), announcement.to_text(), px=self._lease_ms * 2)
             pipe.execute()
 
-    def leave(self, worker: str) -> None:
+    def deregister(self, worker: str) -> None:
         """Say that `worker` stops in good order: it has nothing in hand any more."""
         with self._client.pipeline(transaction=True) as pipe:
             pipe.zrem(keys.WORKERS, worker)
@@ -213,10 +213,10 @@ class Registry:
             pipe.delete(*(name.format(worker=worker) for name in names))
             pipe.execute()
 
-    def announcements(self, report: Report) -> list[Announcement]:
+    def list_announcements(self, report: Report) -> list[Announcement]:
         """Return every worker whose heartbeat is recent enough to have an announcement."""
         found = []
-        for key, text in self._texts(keys.WORKER, report):
+        for key, text in self._read_texts(keys.WORKER, report):
             try:
                 announcement = Announcement.from_text(text)
                 if keys.WORKER.format(worker=announcement.worker) != key:
@@ -227,7 +227,7 @@ class Registry:
                 found.append(announcement)
         return found
 
-    def catalogue(self, digest: str, report: Report) -> list[dict[str, Any]]:
+    def get_catalog(self, digest: str, report: Report) -> list[dict[str, Any]]:
         """Return the tasks behind a digest; none if Redis has forgotten them."""
         key = keys.CATALOGUE.format(digest=digest)
         try:
@@ -244,12 +244,12 @@ class Registry:
             report(Unreadable(key, f"{len(found) - len(tasks)} of its items are no tasks with a name"))
         return tasks
 
-    def reap_silent(self) -> list[str]:
+    def reap_silent_workers(self) -> list[str]:
         """Declare dead whoever has been silent for longer than the lease; answers who that was."""
         silent = self._silent(keys=[keys.WATCH, keys.WORKERS], args=[self._lease_ms])
-        return [worker for worker in silent if self.reap(worker)]
+        return [worker for worker in silent if self.reap_worker(worker)]
 
-    def reap(self, worker: str) -> bool:
+    def reap_worker(self, worker: str) -> bool:
         """Fence a silent worker and give back what it had not started. False if it has been heard meanwhile."""
         fields = events.encode(Kind.WORKER_LOST, "", 0, {"worker": worker})
         lost = json.dumps({"worker": worker, "reason": "its worker stopped responding"})

@@ -33,10 +33,10 @@ class Waker:
         self._cancelled = threading.Event()
         self._pending: queue.Queue[None] = queue.Queue(maxsize=1)
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
-        self._nothing = threading.Event()
+        self._start_lock = threading.Lock()
+        self._never_set = threading.Event()
 
-    def wake(self, cancelled: bool = False) -> None:
+    def notify_soon(self, cancelled: bool = False) -> None:
         """Ring soon; returns at once. `cancelled`: there is something to be revoked."""
         if cancelled:
             self._cancelled.set()
@@ -46,7 +46,7 @@ class Waker:
         except queue.Full:
             pass  # One is waiting to go out already; it will do for both.
 
-    def ring(self, cancelled: bool = False) -> None:
+    def notify(self, cancelled: bool = False) -> None:
         """Ring now, and wait for it as long as a ring may take: for a process that ends afterwards."""
         try:
             if self._revoke is not None and (cancelled or self._cancelled.is_set()):
@@ -59,15 +59,15 @@ class Waker:
     def _ensure_thread(self) -> None:
         # Started late: a server may fork after the application was made.
         if self._thread is None:
-            with self._starting:
+            with self._start_lock:
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._ring_for_ever, name="waker", daemon=True)
+                    self._thread = threading.Thread(target=self._run, name="waker", daemon=True)
                     self._thread.start()
 
-    def _ring_for_ever(self) -> None:
+    def _run(self) -> None:
         while True:
             self._pending.get()
             try:
-                self.ring()
+                self.notify()
             except Exception:  # This thread is started once: without it each submission starts a second later.
                 logger.exception("wake_failed")

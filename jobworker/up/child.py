@@ -37,11 +37,11 @@ class Child:
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._gate = self._process.stdin
+        self._start_pipe = self._process.stdin
         self.output = self._process.stdout
         os.set_blocking(self.output.fileno(), False)
-        self._unfinished = b""
-        self.silent = False
+        self._partial_line = b""
+        self.output_closed = False
 
     @property
     def pid(self) -> int:
@@ -53,22 +53,22 @@ class Child:
         """None while it runs; negative: killed by that signal."""
         return self._process.poll()
 
-    def go(self) -> None:
+    def start_command(self) -> None:
         """Let it begin."""
         with suppress(BrokenPipeError):
-            self._gate.write(b"go\n")
-            self._gate.close()
+            self._start_pipe.write(b"go\n")
+            self._start_pipe.close()
 
     def read_lines(self) -> list[bytes]:
         """What it wrote since last time, in whole lines. Sets `silent` when there will be no more."""
         chunk = self._read()
         if chunk is None:
             return []
-        self.silent = not chunk
-        *lines, self._unfinished = (self._unfinished + chunk).split(b"\n")
-        if self._unfinished and (self.silent or len(self._unfinished) > _LONGEST_LINE):
-            lines.append(self._unfinished)
-            self._unfinished = b"" if self.silent else _REST
+        self.output_closed = not chunk
+        *lines, self._partial_line = (self._partial_line + chunk).split(b"\n")
+        if self._partial_line and (self.output_closed or len(self._partial_line) > _LONGEST_LINE):
+            lines.append(self._partial_line)
+            self._partial_line = b"" if self.output_closed else _REST
         return lines
 
     def _read(self) -> bytes | None:
@@ -97,7 +97,7 @@ class Child:
         """After its end: kill what it left behind, and return its last lines."""
         self.kill()
         # An offspring that left the group may hold the pipe open: take what is there and wait for nobody.
-        text = self._unfinished
+        text = self._partial_line
         while chunk := self._read():
             text += chunk
         self.output.close()

@@ -38,10 +38,10 @@ def run(api: str, clock: Clock, over: threading.Event) -> None:
     )
     with bars:
         watched = [_Watched(bars, api, job, parameters) for job, parameters in JOBS.items()]
-        while any(not each.look() for each in watched) and not clock.wait(over, _LOOK_EVERY):
+        while any(not each.poll() for each in watched) and not clock.wait(over, _LOOK_EVERY):
             pass
     for each in watched:
-        console.print(plain_text.one_line(each.outcome()), markup=False, soft_wrap=True)
+        console.print(plain_text.one_line(each.describe_outcome()), markup=False, soft_wrap=True)
 
 
 class _Watched:
@@ -57,7 +57,7 @@ class _Watched:
         self._problem = "" if self._accepted else str(answer.body)
         self._url = f"{api}/api/v1/executions/{self._execution.get('id')}"
 
-    def look(self) -> bool:
+    def poll(self) -> bool:
         """Ask how it fares and move the bar; True once nothing more will happen."""
         if not self._accepted:
             self._bars.update(self._bar, state="refused", total=1)
@@ -65,10 +65,10 @@ class _Watched:
         answer = http.request(self._url)
         if answer.status == 200:
             self._execution = answer.body
-            self._show()
+            self._update_bar()
         return self._execution["state"] in _FINAL
 
-    def _show(self) -> None:
+    def _update_bar(self) -> None:
         progress = self._execution.get("progress") or {}
         done, total = progress.get("done", 0), progress.get("total")
         if self._execution["state"] == "Succeeded":
@@ -81,7 +81,7 @@ class _Watched:
             message=plain_text.one_line(progress.get("message") or ""),
         )
 
-    def outcome(self) -> str:
+    def describe_outcome(self) -> str:
         """One line about how it ended."""
         if not self._accepted:
             return f"{self._job}: not accepted: {self._problem}"

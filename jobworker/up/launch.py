@@ -90,8 +90,8 @@ class _Launch:
         self._supervisor = supervisor
         self._output = output
         self._clock = clock
-        self._places = places
-        self._over = threading.Event()
+        self._endpoints = places
+        self._stop_event = threading.Event()
 
     def run(self, services: list[Service], demo: bool) -> int:
         """Start all, wait for a signal, stop all."""
@@ -101,77 +101,77 @@ class _Launch:
             environment = _environment(self._settings, redis_url)
             self._upgrade_database(environment)
             for service in services:
-                if not self._supervisor.asked_to_stop:
+                if not self._supervisor.stop_requested:
                     self._supervisor.start(service, environment)
-            self._welcome(redis_url, demo)
+            self._start_banner(redis_url, demo)
             self._supervisor.wait_until(lambda: False)
         finally:
-            self._over.set()
+            self._stop_event.set()
             gently = self._supervisor.stop(_stages(services))
-        self._output.say("stopped")
+        self._output.write_message("stopped")
         return 0 if gently else 1
 
     def _start_redis(self) -> str:
         """Where Redis is: the one we were given, else our own."""
         if given := os.environ.get("JOBWORKER_REDIS_URL"):
-            self._examine(given)
+            self._check_redis(given)
             return given
         embedded = EmbeddedRedis(self._settings.home)
-        if not self._starts(embedded) and not self._starts_without_its_data(embedded):
+        if not self._try_start(embedded) and not self._try_start_without_data(embedded):
             raise Misconfigured(f"the embedded Redis does not start; its own words are above (data: {embedded.folder})")
-        self._supervisor.keep(REDIS)
-        embedded.remember_server()
+        self._supervisor.enable_restart(REDIS)
+        embedded.record_writer()
         return embedded.url or ""
 
-    def _starts(self, embedded: EmbeddedRedis) -> bool:
+    def _try_start(self, embedded: EmbeddedRedis) -> bool:
         # Redis does not hide what its environment holds.
         plain = {name: value for name, value in os.environ.items() if not name.startswith("JOBWORKER_")}
         for _ in range(_REDIS_TRIES):
             embedded.prepare()
             self._supervisor.start(Service(REDIS, shlex.join(embedded.command)), plain, restart=False)
             self._supervisor.wait_until(
-                lambda: not self._supervisor.running(REDIS) or embedded.answers(), _REDIS_PATIENCE
+                lambda: not self._supervisor.is_running(REDIS) or embedded.is_ready(), _REDIS_PATIENCE
             )
-            if self._supervisor.running(REDIS) or self._supervisor.asked_to_stop:
+            if self._supervisor.is_running(REDIS) or self._supervisor.stop_requested:
                 return True
-            if not embedded.port_is_taken:
+            if not embedded.is_port_taken:
                 break
         return False
 
-    def _starts_without_its_data(self, embedded: EmbeddedRedis) -> bool:
+    def _try_start_without_data(self, embedded: EmbeddedRedis) -> bool:
         """Try an empty folder. If that does not help, the data were not to blame and stay where they are."""
-        if not embedded.has_data or not self._supervisor.failed(REDIS):
+        if not embedded.has_data or not self._supervisor.has_failed(REDIS):
             return False
-        aside, message = embedded.set_aside(self._clock.now())
+        aside, message = embedded.move_data_aside(self._clock.now())
         started = False
         try:
-            started = self._starts(embedded)
+            started = self._try_start(embedded)
         finally:
             if not started:
-                embedded.put_back(aside)
+                embedded.restore_data(aside)
         if started:
-            self._output.say(message)
+            self._output.write_message(message)
         return started
 
-    def _examine(self, redis_url: str) -> None:
+    def _check_redis(self, redis_url: str) -> None:
         """Refuse a Redis that will not do; one that is away may come."""
         with connect(redis_url) as client:
             try:
                 check(client)
             except redis.RedisError as error:
-                self._output.say(f"Redis at {without_password(redis_url)} does not answer yet: {error}")
+                self._output.write_message(f"Redis at {without_password(redis_url)} does not answer yet: {error}")
 
     def _upgrade_database(self, environment: Mapping[str, str]) -> None:
         """In a process of its own, so that the supervisor stays small."""
-        if self._supervisor.asked_to_stop:
+        if self._supervisor.stop_requested:
             return
         command = shlex.join([sys.executable, "-m", "jobworker.cli", "db", "upgrade"])
-        if self._supervisor.run(Service("db", command), environment) and not self._supervisor.asked_to_stop:
+        if self._supervisor.run(Service("db", command), environment) and not self._supervisor.stop_requested:
             raise Misconfigured("the database cannot be used; the reason is above")
 
-    def _welcome(self, redis_url: str, demo: bool) -> None:
-        if self._places.api and not self._supervisor.asked_to_stop:
-            welcome = Welcome(self._places, redis_url, self._output, self._clock, self._over)
+    def _start_banner(self, redis_url: str, demo: bool) -> None:
+        if self._endpoints.api and not self._supervisor.stop_requested:
+            welcome = Welcome(self._endpoints, redis_url, self._output, self._clock, self._stop_event)
             threading.Thread(target=welcome.run, args=(demo,), name="welcome", daemon=True).start()
 
 
@@ -203,5 +203,5 @@ def _stages(services: list[Service]) -> list[Stage]:
         Stage((*others, "db"), _PATIENCE),
         Stage(workers, _WORKER_PATIENCE, runs_jobs=True),
         Stage(relays, _PATIENCE),
-        Stage((REDIS,), _PATIENCE, insist=True),
+        Stage((REDIS,), _PATIENCE, repeat_terminate=True),
     ]

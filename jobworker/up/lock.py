@@ -30,7 +30,7 @@ class HomeLock:
                 "set JOBWORKER_HOME to a folder that can be written, or to one that can be made"
             ) from error
         deadline = clock.monotonic() + _PATIENCE
-        while not self._try():
+        while not self._try_lock():
             if clock.monotonic() > deadline:
                 raise Misconfigured(
                     f"`jobworker up` runs already in {self._path.parent} (process {self._path.read_text().strip()}); "
@@ -53,11 +53,11 @@ class HomeLock:
             self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             return False
-        held = not self._try()
+        held = not self._try_lock()
         self.release()
         return held
 
-    def _try(self) -> bool:
+    def _try_lock(self) -> bool:
         assert self._file is not None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

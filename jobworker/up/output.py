@@ -43,14 +43,14 @@ class _Source:
 
     def __init__(self, file: LogFile, colour: str | None) -> None:
         self.file = file
-        self.colour = colour
-        self._shown = True
+        self.color = colour
+        self._last_record_shown = True
 
-    def shows(self, line: str) -> bool:
+    def is_shown(self, line: str) -> bool:
         """Whether a line is for the terminal. Those that are indented belong to the record before them."""
         if line[:1].strip():
-            self._shown = _UNIMPORTANT.match(line) is None
-        return self._shown
+            self._last_record_shown = _UNIMPORTANT.match(line) is None
+        return self._last_record_shown
 
 
 class Output:
@@ -63,32 +63,32 @@ class Output:
         self._palette = get_colours()
         self._sources: dict[str, _Source] = {}
 
-    def lines(self, name: str, lines: Iterable[bytes | str]) -> None:
+    def write_lines(self, name: str, lines: Iterable[bytes | str]) -> None:
         """Keep what `name` wrote; print it if it matters."""
-        source = self._source(name)
+        source = self._get_source(name)
         for given in lines:
             text = given.decode(errors="backslashreplace") if isinstance(given, bytes) else given
             line = plain_text.escape(text)
             source.file.write(line)
-            if source.shows(line):
+            if source.is_shown(line):
                 self._print(name, source, line)
 
-    def say(self, text: str) -> None:
+    def write_message(self, text: str) -> None:
         """Print what the supervisor has to say, and keep it with the time."""
-        source = self._source(OURSELVES)
+        source = self._get_source(OURSELVES)
         source.file.write(f"{self._clock.now().isoformat()} {text}")
         self._print(OURSELVES, source, text)
 
-    def file(self, name: str) -> Path:
+    def get_log_path(self, name: str) -> Path:
         """Where all lines of a process are."""
-        return self._source(name).file.path
+        return self._get_source(name).file.path
 
     def close(self) -> None:
         """Close the files."""
         for source in self._sources.values():
             source.file.close()
 
-    def _source(self, name: str) -> _Source:
+    def _get_source(self, name: str) -> _Source:
         if name not in self._sources:
             colour = None if name == OURSELVES else next(self._palette)
             self._sources[name] = _Source(LogFile(self.folder / f"{name}.log"), colour)
@@ -96,5 +96,5 @@ class Output:
 
     def _print(self, name: str, source: _Source, line: str) -> None:
         self._printer.write(
-            Message("line", plain_text.escape(line), self._clock.now().astimezone(), name, source.colour)
+            Message("line", plain_text.escape(line), self._clock.now().astimezone(), name, source.color)
         )

@@ -59,12 +59,12 @@ class EmbeddedRedis:
 
     def __init__(self, home: Path) -> None:
         self.folder = home.resolve() / "redis"
-        self._configuration = self.folder / "redis.conf"
+        self._configuration_path = self.folder / "redis.conf"
         #: Which server wrote the data that lie beside it, as JSON.
-        self._writer = self.folder / "server.json"
+        self._writer_path = self.folder / "server.json"
 
     @functools.cached_property
-    def server(self) -> Server:
+    def binary(self) -> Server:
         """The server that is started; raises `Misconfigured` if there is none."""
         return find_server()
 
@@ -74,18 +74,18 @@ class EmbeddedRedis:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.folder.chmod(0o700)
             text = _CONFIGURATION.format(
-                port=addresses.free_port(self._last_port()),
+                port=addresses.free_port(self._read_last_port()),
                 password=passwords.kept(self.folder / "password"),
                 folder=_quoted(self.folder),
             )
-            passwords.write_private(self._configuration, text)
+            passwords.write_private(self._configuration_path, text)
         except OSError as error:
             raise Misconfigured(f"the embedded Redis cannot write to {self.folder}: {error.strerror}") from error
 
     @property
     def command(self) -> tuple[str, ...]:
         """What runs the server in the foreground."""
-        return (str(self.server.path), str(self._configuration))
+        return (str(self.binary.path), str(self._configuration_path))
 
     @property
     def has_data(self) -> bool:
@@ -93,36 +93,36 @@ class EmbeddedRedis:
         return any((self.folder / name).exists() for name in _DATA)
 
     @property
-    def port_is_taken(self) -> bool:
+    def is_port_taken(self) -> bool:
         """Whether another program listens on the port that was chosen."""
-        port = self._last_port()
+        port = self._read_last_port()
         return addresses.free_port(port) != port
 
-    def remember_server(self) -> None:
+    def record_writer(self) -> None:
         """Note which server writes the data from now on."""
-        text = json.dumps({"path": str(self.server.path), "name": self.server.name, "version": self.server.version})
-        passwords.write_private(self._writer, text)
+        text = json.dumps({"path": str(self.binary.path), "name": self.binary.name, "version": self.binary.version})
+        passwords.write_private(self._writer_path, text)
 
-    def set_aside(self, now: dt.datetime) -> tuple[Path, str]:
+    def move_data_aside(self, now: dt.datetime) -> tuple[Path, str]:
         """Rename the folder, whose data the server cannot read; its new path, and what to say about it."""
-        writer = self._last_writer()
+        writer = self._read_last_writer()
         aside = self.folder.with_name(f"redis-{now:%Y%m%dT%H%M%S}")
         self.folder.rename(aside)
-        by = f" were written by {writer} and" if writer and writer != str(self.server) else ""
+        by = f" were written by {writer} and" if writer and writer != str(self.binary) else ""
         return aside, (
-            f"the data in {self.folder}{by} cannot be read by {self.server}; they are kept in {aside}, which may be "
+            f"the data in {self.folder}{by} cannot be read by {self.binary}; they are kept in {aside}, which may be "
             "deleted. Redis starts empty, and unfinished work is dispatched again from the database"
         )
 
-    def put_back(self, aside: Path) -> None:
+    def restore_data(self, aside: Path) -> None:
         """Undo `set_aside`."""
         shutil.rmtree(self.folder, ignore_errors=True)
         aside.rename(self.folder)
 
-    def _last_writer(self) -> str | None:
+    def _read_last_writer(self) -> str | None:
         """The server that wrote the data, as "Valkey 9.1.2"; None if that was not noted."""
         try:
-            noted = json.loads(self._writer.read_text())
+            noted = json.loads(self._writer_path.read_text())
             return f"{noted['name']} {noted['version']}"
         except (OSError, ValueError, TypeError, KeyError):
             return None
@@ -130,13 +130,13 @@ class EmbeddedRedis:
     @property
     def url(self) -> str | None:
         """Where it listens (or did last time), password included; None if it never ran here."""
-        port = self._last_port()
+        port = self._read_last_port()
         if port is None:
             return None
         password = passwords.kept(self.folder / "password")
         return f"redis://:{quote(password, safe='')}@127.0.0.1:{port}/0"
 
-    def answers(self) -> bool:
+    def is_ready(self) -> bool:
         """True once it serves requests; it does not while it loads its data."""
         with connect(self.url or "", timeout=1.0) as client:
             try:
@@ -144,9 +144,9 @@ class EmbeddedRedis:
             except redis.RedisError:
                 return False
 
-    def _last_port(self) -> int | None:
+    def _read_last_port(self) -> int | None:
         try:
-            found = _PORT.search(self._configuration.read_text())
+            found = _PORT.search(self._configuration_path.read_text())
         except FileNotFoundError:
             return None
         return int(found[1]) if found else None

@@ -36,13 +36,13 @@ _HURRY = 20.0
 class Backoff:
     """How long to wait before a restart (s). A process that lived for `healthy_after` is started again at once."""
 
-    first: float = 1.0
-    longest: float = 60.0
+    first_delay: float = 1.0
+    max_delay: float = 60.0
     healthy_after: float = 30.0
 
-    def delay(self, deaths: int) -> float:
+    def compute_delay(self, deaths: int) -> float:
         """Return the pause, which doubles with each death in a row; none after a life that was long enough."""
-        return float(min(self.first * 2 ** min(deaths - 1, 30), self.longest)) if deaths else 0.0
+        return float(min(self.first_delay * 2 ** min(deaths - 1, 30), self.max_delay)) if deaths else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ class Stage:
     """Services that are stopped together, and how long they may take (s)."""
 
     names: tuple[str, ...]
-    patience: float
+    timeout: float
     #: A Redis that rewrites its append-only file for the first time refuses: ask it again and again.
-    insist: bool = False
+    repeat_terminate: bool = False
     #: They run jobs: `SIGQUIT` interrupts these.
     runs_jobs: bool = False
 
@@ -64,10 +64,10 @@ class _Kept:
     service: Service
     environment: Mapping[str, str]
     restart: bool
-    child: Child | None = None
+    process: Child | None = None
     started_at: float = 0.0
     restart_at: float | None = None
-    deaths: int = 0
+    failures: int = 0
     returncode: int = 0
 
 
@@ -77,62 +77,62 @@ class Supervisor:
     def __init__(
         self, guardian: Guardian, output: Output, clock: Clock, folder: Path, backoff: Backoff | None = None
     ) -> None:
-        self._guardian = guardian
+        self._reaper = guardian
         self._output = output
         self._clock = clock
         self._folder = folder
         self._backoff = backoff or Backoff()
-        self._kept: dict[str, _Kept] = {}
+        self._services: dict[str, _Kept] = {}
         self._selector = selectors.DefaultSelector()
-        self._interrupts = 0
-        self._hurried_at = 0.0
-        self._quits = 0
-        self._take_signals()
+        self._stop_signal_count = 0
+        self._jobs_interrupted_at = 0.0
+        self._quit_signal_count = 0
+        self._install_signal_handlers()
 
     @property
-    def asked_to_stop(self) -> bool:
+    def stop_requested(self) -> bool:
         """True once a signal said so."""
-        return self._interrupts > 0
+        return self._stop_signal_count > 0
 
     def start(self, service: Service, environment: Mapping[str, str], restart: bool = True) -> None:
         """Start `service`; whenever it ends start it again, unless `restart` is False."""
-        self._kept[service.name] = _Kept(service, environment, restart)
-        self._spawn(self._kept[service.name])
+        self._services[service.name] = _Kept(service, environment, restart)
+        self._spawn(self._services[service.name])
 
-    def keep(self, name: str) -> None:
+    def enable_restart(self, name: str) -> None:
         """From now on restart this one too."""
-        self._kept[name].restart = True
+        self._services[name].restart = True
 
-    def running(self, name: str) -> bool:
+    def is_running(self, name: str) -> bool:
         """True while it is alive."""
-        return self._kept[name].child is not None
+        return self._services[name].process is not None
 
-    def failed(self, name: str) -> bool:
+    def has_failed(self, name: str) -> bool:
         """Whether it ended by itself with an error; not: it was killed."""
-        return not self.running(name) and self._kept[name].returncode > 0
+        return not self.is_running(name) and self._services[name].returncode > 0
 
     def run(self, service: Service, environment: Mapping[str, str]) -> int:
         """Run `service` to its end; its exit code."""
         self.start(service, environment, restart=False)
-        self.wait_until(lambda: not self.running(service.name))
-        return self._kept.pop(service.name).returncode
+        self.wait_until(lambda: not self.is_running(service.name))
+        return self._services.pop(service.name).returncode
 
     def wait_until(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
         """Go on turning until `condition` holds (True), `seconds` have passed or a signal says stop (False)."""
         deadline = None if seconds is None else self._clock.monotonic() + seconds
         while not condition():
-            if self.asked_to_stop or (deadline is not None and self._clock.monotonic() > deadline):
+            if self.stop_requested or (deadline is not None and self._clock.monotonic() > deadline):
                 return False
-            self.turn()
+            self.process_events()
         return True
 
-    def turn(self) -> None:
+    def process_events(self) -> None:
         """Wait for something to happen, not for long, and deal with it."""
-        for key, _ in self._selector.select(self._until_next_restart()):
+        for key, _ in self._selector.select(self._compute_wait()):
             key.data()
-        for kept in list(self._kept.values()):
-            if kept.child is not None and kept.child.returncode is not None:
-                self._bury(kept, kept.child)
+        for kept in list(self._services.values()):
+            if kept.process is not None and kept.process.returncode is not None:
+                self._handle_exit(kept, kept.process)
             elif kept.restart_at is not None and kept.restart_at <= self._clock.monotonic():
                 self._spawn(kept)
 
@@ -141,110 +141,110 @@ class Supervisor:
 
         One more signal interrupts jobs and leaves the others a few seconds, a third one kills everything.
         """
-        stages, first = list(stages), max(self._interrupts, 1)
-        running = any(self._alive(stage) for stage in stages if stage.runs_jobs)
-        patience = max((stage.patience for stage in stages if stage.runs_jobs), default=0.0)
+        stages, first = list(stages), max(self._stop_signal_count, 1)
+        running = any(self._list_alive(stage) for stage in stages if stage.runs_jobs)
+        patience = max((stage.timeout for stage in stages if stage.runs_jobs), default=0.0)
         if running:
-            self._output.say(
+            self._output.write_message(
                 f"stopping: jobs that run have {patience:g} s to end. "
                 "Ctrl-C again interrupts them, a third one kills all"
             )
-        for kept in self._kept.values():
+        for kept in self._services.values():
             kept.restart = False
             kept.restart_at = None
         gently = [self._stop_stage(stage, stages, first) for stage in stages]
         return all(gently)
 
     def _stop_stage(self, stage: Stage, stages: Sequence[Stage], first: int) -> bool:
-        alive = [kept.child for name in stage.names if (kept := self._kept.get(name)) and kept.child]
+        alive = [kept.process for name in stage.names if (kept := self._services.get(name)) and kept.process]
         if alive:
             waiting = " and waiting for the jobs that run" if stage.runs_jobs else ""
-            self._output.say(f"stopping {', '.join(child.service.name for child in alive)}{waiting}")
+            self._output.write_message(f"stopping {', '.join(child.service.name for child in alive)}{waiting}")
         began = ask_again_at = self._clock.monotonic()
-        deadline = began + stage.patience
+        deadline = began + stage.timeout
         asked = False
-        while self._alive(stage) and self._clock.monotonic() < deadline and self._interrupts < first + 2:
-            if self._interrupts > first:
+        while self._list_alive(stage) and self._clock.monotonic() < deadline and self._stop_signal_count < first + 2:
+            if self._stop_signal_count > first:
                 self._interrupt_jobs(stages)
-                deadline = min(deadline, max(began, self._hurried_at) + _HURRY)
-            if not asked or (stage.insist and self._clock.monotonic() >= ask_again_at):
+                deadline = min(deadline, max(began, self._jobs_interrupted_at) + _HURRY)
+            if not asked or (stage.repeat_terminate and self._clock.monotonic() >= ask_again_at):
                 asked = True
                 ask_again_at = self._clock.monotonic() + _INSIST_EVERY
-                for child in self._alive(stage):
+                for child in self._list_alive(stage):
                     child.terminate()
-            self.turn()
-        return self._kill_what_is_left(stage)
+            self.process_events()
+        return self._kill_remaining(stage)
 
     def _interrupt_jobs(self, stages: Sequence[Stage]) -> None:
         """Have workers interrupt their jobs: the first `SIGQUIT` gives these some time, the second one does not."""
         now = self._clock.monotonic()
-        if not self._quits:
-            self._hurried_at = now
-        if self._quits == _QUITS or now < self._hurried_at + self._quits * _INSIST_EVERY:
+        if not self._quit_signal_count:
+            self._jobs_interrupted_at = now
+        if self._quit_signal_count == _QUITS or now < self._jobs_interrupted_at + self._quit_signal_count * _INSIST_EVERY:
             return
-        workers = [child for stage in stages if stage.runs_jobs for child in self._alive(stage)]
-        if workers and not self._quits:
-            self._output.say("interrupting the jobs; Ctrl-C again kills all")
-        self._quits += 1
+        workers = [child for stage in stages if stage.runs_jobs for child in self._list_alive(stage)]
+        if workers and not self._quit_signal_count:
+            self._output.write_message("interrupting the jobs; Ctrl-C again kills all")
+        self._quit_signal_count += 1
         for child in workers:
             child.interrupt()
 
-    def _kill_what_is_left(self, stage: Stage) -> bool:
-        left = self._alive(stage)
+    def _kill_remaining(self, stage: Stage) -> bool:
+        left = self._list_alive(stage)
         for child in left:
-            self._output.say(f"killing {child.service.name}, which did not stop")
+            self._output.write_message(f"killing {child.service.name}, which did not stop")
             child.kill()
-        while self._alive(stage):
-            self.turn()
+        while self._list_alive(stage):
+            self.process_events()
         return not left
 
-    def _alive(self, stage: Stage) -> list[Child]:
-        return [kept.child for name, kept in self._kept.items() if name in stage.names and kept.child is not None]
+    def _list_alive(self, stage: Stage) -> list[Child]:
+        return [kept.process for name, kept in self._services.items() if name in stage.names and kept.process is not None]
 
     def _spawn(self, kept: _Kept) -> None:
         again = kept.restart_at is not None
         kept.restart_at = None
         child = Child(kept.service, kept.environment, self._folder)
-        kept.child = child
+        kept.process = child
         kept.started_at = self._clock.monotonic()
-        self._tell_guardian()
-        self._selector.register(child.output, selectors.EVENT_READ, lambda: self._listen(child))
-        self._output.say(f"{child.service.name} started{' again' if again else ''} (pid {child.pid})")
-        child.go()
+        self._update_reaper()
+        self._selector.register(child.output, selectors.EVENT_READ, lambda: self._forward_output(child))
+        self._output.write_message(f"{child.service.name} started{' again' if again else ''} (pid {child.pid})")
+        child.start_command()
 
-    def _listen(self, child: Child) -> None:
-        self._output.lines(child.service.name, child.read_lines())
-        if child.silent:
+    def _forward_output(self, child: Child) -> None:
+        self._output.write_lines(child.service.name, child.read_lines())
+        if child.output_closed:
             self._selector.unregister(child.output)
 
-    def _bury(self, kept: _Kept, child: Child) -> None:
-        if not child.silent:
+    def _handle_exit(self, kept: _Kept, child: Child) -> None:
+        if not child.output_closed:
             self._selector.unregister(child.output)
-        self._output.lines(child.service.name, child.close())
-        kept.child = None
+        self._output.write_lines(child.service.name, child.close())
+        kept.process = None
         kept.returncode = child.returncode or 0
-        self._tell_guardian()
+        self._update_reaper()
         if not kept.restart:
-            self._output.say(f"{child.service.name} ended ({_ending(kept.returncode)})")
+            self._output.write_message(f"{child.service.name} ended ({_ending(kept.returncode)})")
             return
         now = self._clock.monotonic()
-        kept.deaths = 0 if now - kept.started_at >= self._backoff.healthy_after else kept.deaths + 1
-        delay = self._backoff.delay(kept.deaths)
+        kept.failures = 0 if now - kept.started_at >= self._backoff.healthy_after else kept.failures + 1
+        delay = self._backoff.compute_delay(kept.failures)
         kept.restart_at = now + delay
         when = f"in {delay:g} s" if delay else "at once"
-        file = self._output.file(child.service.name)
+        file = self._output.get_log_path(child.service.name)
         ended = "died" if kept.returncode else "ended, and nobody had stopped it"
-        self._output.say(f"{child.service.name} {ended} ({_ending(kept.returncode)}), see {file}; restarting {when}")
+        self._output.write_message(f"{child.service.name} {ended} ({_ending(kept.returncode)}), see {file}; restarting {when}")
 
-    def _tell_guardian(self) -> None:
-        self._guardian.watch(kept.child.pid for kept in self._kept.values() if kept.child is not None)
+    def _update_reaper(self) -> None:
+        self._reaper.set_groups(kept.process.pid for kept in self._services.values() if kept.process is not None)
 
-    def _until_next_restart(self) -> float:
+    def _compute_wait(self) -> float:
         now = self._clock.monotonic()
-        waits = [kept.restart_at - now for kept in self._kept.values() if kept.restart_at is not None]
+        waits = [kept.restart_at - now for kept in self._services.values() if kept.restart_at is not None]
         return max(0.0, min([_LONGEST_TURN, *waits]))
 
-    def _take_signals(self) -> None:
+    def _install_signal_handlers(self) -> None:
         """Signals count interrupts, and wake a `select` that is waiting."""
         wake, waker = os.pipe()
         for end in (wake, waker):
@@ -255,10 +255,10 @@ class Supervisor:
         for number in _STOP_SIGNALS:
             # `nohup jobworker up` means that the end of the terminal is not the end of this.
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._interrupt)
+                signal.signal(number, self._count_stop_signal)
 
-    def _interrupt(self, *_: object) -> None:
-        self._interrupts += 1
+    def _count_stop_signal(self, *_: object) -> None:
+        self._stop_signal_count += 1
 
 
 def _ending(returncode: int) -> str:

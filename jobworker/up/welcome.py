@@ -51,40 +51,40 @@ class Welcome:
     """Runs in a thread of its own beside the supervisor's loop."""
 
     def __init__(self, places: Places, redis_url: str, output: Output, clock: Clock, over: threading.Event) -> None:
-        self._places = places
+        self._endpoints = places
         self._redis_url = redis_url
         self._output = output
         self._clock = clock
-        self._over = over
+        self._stop_event = over
 
     def run(self, with_demo: bool) -> None:
         """Wait, welcome, demonstrate."""
         if not self._wait_until_ready():
             return
-        sys.stdout.write(self._text())
+        sys.stdout.write(self._render())
         sys.stdout.flush()
-        if with_demo and self._places.api:
-            demo.run(self._places.api, self._clock, self._over)
+        if with_demo and self._endpoints.api:
+            demo.run(self._endpoints.api, self._clock, self._stop_event)
 
     def _wait_until_ready(self) -> bool:
         complain_at = self._clock.monotonic() + _COMPLAIN_EVERY
-        while not self._clock.wait(self._over, _ASK_EVERY):
-            answer = http.request(f"{self._places.api}/readyz")
+        while not self._clock.wait(self._stop_event, _ASK_EVERY):
+            answer = http.request(f"{self._endpoints.api}/readyz")
             if answer.status == 200:
                 return True
             if self._clock.monotonic() > complain_at:
                 complain_at += _COMPLAIN_EVERY
-                self._output.say(f"not ready yet: {_missing(answer)} (all output: {self._output.folder})")
+                self._output.write_message(f"not ready yet: {_missing(answer)} (all output: {self._output.folder})")
         return False
 
-    def _text(self) -> str:
-        flower = f"{self._places.flower} (user jobworker, password: {self._places.flower_password})"
-        known = http.request(f"{self._places.api}/api/v1/jobs/generate_entity_statistics").status == 200
+    def _render(self) -> str:
+        flower = f"{self._endpoints.flower} (user jobworker, password: {self._endpoints.flower_password})"
+        known = http.request(f"{self._endpoints.api}/api/v1/jobs/generate_entity_statistics").status == 200
         return _TEXT.format(
-            api=self._places.api,
-            example=(_EXAMPLE if known else _OWN_JOBS).format(api=self._places.api),
-            flower=flower if self._places.flower else "not in the Procfile",
-            database=without_password(self._places.database_url),
+            api=self._endpoints.api,
+            example=(_EXAMPLE if known else _OWN_JOBS).format(api=self._endpoints.api),
+            flower=flower if self._endpoints.flower else "not in the Procfile",
+            database=without_password(self._endpoints.database_url),
             redis=without_password(self._redis_url),
             logs=self._output.folder,
         )

@@ -33,83 +33,83 @@ class AttemptReporter:
     """The words of one attempt. `metadata` is the mapping that the job may read and write; `full` its log may be."""
 
     def __init__(self, reporter: Reporter, clock: Clock, delivery: Delivery) -> None:
-        self._reporter = reporter
+        self._log_sender = reporter
         self._clock = clock
         self._delivery = delivery
         self._lock = threading.RLock()
-        self._left = job_log.MAX_LOG
-        self.full = False
+        self._remaining_log_size = job_log.MAX_LOG
+        self.log_full = False
         #: Lines beyond what is kept, and lines that found no room: as far as they were not told.
-        self._beyond = self._lost = _NONE
-        self._told_at = float("-inf")
-        self._progress: dict[str, Any] | None = None
-        self._refused = False
-        self._said_something = False
-        self._taken: tuple[dict[str, Any] | None, dict[str, Any]] = (None, {})
-        self.metadata = Metadata(delivery.metadata, self._has_news)
+        self._unreported_cut = self._unreported_gap = _NONE
+        self._cut_reported_at = float("-inf")
+        self._pending_progress: dict[str, Any] | None = None
+        self._progress_rejected = False
+        self._has_reported = False
+        self._taken_updates: tuple[dict[str, Any] | None, dict[str, Any]] = (None, {})
+        self.metadata = Metadata(delivery.metadata, self._announce_updates)
 
-    def start_over(self) -> None:
+    def reset_after_fork(self) -> None:
         """Leave to the parent, in a process that the job has forked, what it has not told yet."""
         self._lock = threading.RLock()  # Another thread may have held it.
-        self._beyond = self._lost = _NONE
-        self._progress = None
-        self.metadata.start_over()
+        self._unreported_cut = self._unreported_gap = _NONE
+        self._pending_progress = None
+        self.metadata.reset_after_fork()
 
     # --- what is said ------------------------------------------------------------------------------------------
 
-    def log(self, record: logging.LogRecord) -> None:
+    def log_record(self, record: logging.LogRecord) -> None:
         """A record of Python's logging, with its traceback."""
         message = _message(record)
         if record.exc_info:
             message = f"{message}\n{logging.Formatter().formatException(record.exc_info)}"
         at = dt.datetime.fromtimestamp(record.created, dt.UTC)
-        self.line(message, record.levelname, record.name, at)
+        self.log_line(message, record.levelname, record.name, at)
 
-    def line(self, message: str, level: str = "INFO", logger: str = "stdout", at: dt.datetime | None = None) -> None:
+    def log_line(self, message: str, level: str = "INFO", logger: str = "stdout", at: dt.datetime | None = None) -> None:
         """A line; `at` is when it was said, now if absent."""
-        self._said_something = True
+        self._has_reported = True
         message = job_log.cut_line(message)
         size = job_log.size(message)
         with self._lock:
-            if self.full or size > self._left:
-                self.drop(Dropped(1, size))
-            elif self._tell_lost() and self._add(level, logger, message, at):
-                self._left -= size
+            if self.log_full or size > self._remaining_log_size:
+                self.record_dropped(Dropped(1, size))
+            elif self._report_gap() and self._add_line(level, logger, message, at):
+                self._remaining_log_size -= size
             else:
-                self._lost += Dropped(1, size)
+                self._unreported_gap += Dropped(1, size)
 
-    def drop(self, dropped: Dropped) -> None:
+    def record_dropped(self, dropped: Dropped) -> None:
         """Lines that there is no room for, here or where they were said; no other is kept after them."""
         with self._lock:
-            self._said_something = self.full = True
-            self._beyond += dropped
-            self._tell_beyond()
+            self._has_reported = self.log_full = True
+            self._unreported_cut += dropped
+            self._report_cut()
 
-    def progress(self, done: Any, total: Any = None, message: Any = None) -> None:
+    def report_progress(self, done: Any, total: Any = None, message: Any = None) -> None:
         """How far the job is. What makes no sense is refused by a line in the log, once."""
         try:
-            self._progress = progress.read(done, total, message)
+            self._pending_progress = progress.read(done, total, message)
         except SoftTimeLimitExceeded:
             raise
         except Exception as error:  # noqa: BLE001  a message may be an object that cannot be printed
-            if not self._refused:
-                self._refused = True
-                self.line(f"progress was ignored: {error}", "WARNING", _LOGGER)
+            if not self._progress_rejected:
+                self._progress_rejected = True
+                self.log_line(f"progress was ignored: {error}", "WARNING", _LOGGER)
         else:
-            self._has_news()
+            self._announce_updates()
 
     def close(self) -> dict[str, Any]:
         """The attempt has ended: send its last lines, and answer what its report has to say for it."""
-        if not self._said_something:
+        if not self._has_reported:
             return {}
         with self._lock:
-            if self._lost:
-                self._add("WARNING", _LOGGER, job_log.gap(self._lost), always=True)
-            self._told_at = float("-inf")
-            self._tell_beyond(always=True)
-        self._reporter.settle(self)
-        self._reporter.flush()  # So that whoever follows the job reads its last lines before its end.
-        last, changes = self._take()
+            if self._unreported_gap:
+                self._add_line("WARNING", _LOGGER, job_log.gap(self._unreported_gap), always=True)
+            self._cut_reported_at = float("-inf")
+            self._report_cut(always=True)
+        self._log_sender.remove_source(self)
+        self._log_sender.flush()  # So that whoever follows the job reads its last lines before its end.
+        last, changes = self._take_pending()
         return {
             **({"progress": last} if last is not None else {}),
             **({"metadata": changes} if changes else {}),
@@ -117,52 +117,52 @@ class AttemptReporter:
 
     # --- what the reporter asks --------------------------------------------------------------------------------
 
-    def take_news(self) -> list[Fields]:
+    def take_updates(self) -> list[Fields]:
         """The entries for the latest progress and for what has changed of the metadata."""
-        self._taken = self._take()
-        last, changes = self._taken
+        self._taken_updates = self._take_pending()
+        last, changes = self._taken_updates
         news = [(Kind.PROGRESS, last)] if last is not None else []
         if changes:
             news.append((Kind.METADATA, changes))
-        return [self._entry(kind, data) for kind, data in news]
+        return [self._encode_entry(kind, data) for kind, data in news]
 
-    def give_news_back(self) -> None:
+    def restore_updates(self) -> None:
         """They did not leave."""
         with self._lock:
-            last, changes = self._taken
-            self._taken = (None, {})
-            self._progress = self._progress or last
-            self.metadata.give_back(changes)
+            last, changes = self._taken_updates
+            self._taken_updates = (None, {})
+            self._pending_progress = self._pending_progress or last
+            self.metadata.restore_changes(changes)
 
-    def _take(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    def _take_pending(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         with self._lock:
-            last, self._progress = self._progress, None
-            return last, self.metadata.take()
+            last, self._pending_progress = self._pending_progress, None
+            return last, self.metadata.take_changes()
 
-    def _has_news(self) -> None:
-        self._said_something = True
-        self._reporter.announce(self)
+    def _announce_updates(self) -> None:
+        self._has_reported = True
+        self._log_sender.add_source(self)
 
-    def _tell_lost(self) -> bool:
+    def _report_gap(self) -> bool:
         """Where lines were lost, a line says so, as soon as there is room for it."""
-        if self._lost and not self._add("WARNING", _LOGGER, job_log.gap(self._lost)):
+        if self._unreported_gap and not self._add_line("WARNING", _LOGGER, job_log.gap(self._unreported_gap)):
             return False
-        self._lost = _NONE
+        self._unreported_gap = _NONE
         return True
 
-    def _tell_beyond(self, always: bool = False) -> None:
-        if self._beyond and self._clock.monotonic() - self._told_at >= _TELL_EVERY:
-            data = {"dropped": [self._beyond.lines, self._beyond.size]}
-            if self._reporter.add(self._entry(Kind.LOG_CUT, data), 0, always):
-                self._beyond = _NONE
-                self._told_at = self._clock.monotonic()
+    def _report_cut(self, always: bool = False) -> None:
+        if self._unreported_cut and self._clock.monotonic() - self._cut_reported_at >= _TELL_EVERY:
+            data = {"dropped": [self._unreported_cut.lines, self._unreported_cut.size]}
+            if self._log_sender.add_entry(self._encode_entry(Kind.LOG_CUT, data), 0, always):
+                self._unreported_cut = _NONE
+                self._cut_reported_at = self._clock.monotonic()
 
-    def _add(self, level: str, logger: str, message: str, at: dt.datetime | None = None, always: bool = False) -> bool:
+    def _add_line(self, level: str, logger: str, message: str, at: dt.datetime | None = None, always: bool = False) -> bool:
         said_at = (at or self._clock.now()).isoformat()
         data = {"level": level, "logger": logger, "message": message, "at": said_at}
-        return self._reporter.add(self._entry(Kind.LOG, data), job_log.size(message), always)
+        return self._log_sender.add_entry(self._encode_entry(Kind.LOG, data), job_log.size(message), always)
 
-    def _entry(self, kind: Kind, data: Mapping[str, Any]) -> Fields:
+    def _encode_entry(self, kind: Kind, data: Mapping[str, Any]) -> Fields:
         return events.encode(kind, self._delivery.execution, self._delivery.attempt, data)
 
 

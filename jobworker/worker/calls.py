@@ -38,7 +38,7 @@ _NO_OPTIONS = JobOptions()
 
 def name_by_executions(clock: Clock) -> None:
     """Let Celery give what chains and groups consist of ids that executions can have."""
-    canvas.uuid = lambda: _ids.new(int(clock.now().timestamp() * 1000))
+    canvas.uuid = lambda: _ids.create_id(int(clock.now().timestamp() * 1000))
 
 
 def options_of(
@@ -83,7 +83,7 @@ def options_of(
 
 def _header(clock: Clock, name: str, given: Mapping[str, Any], caller: Mapping[str, Any] | None) -> dict[str, Any]:
     now, own = clock.now(), str(given.get("task_id") or "")
-    execution = own if is_time_ordered(own) else _ids.new(int(now.timestamp() * 1000))
+    execution = own if is_time_ordered(own) else _ids.create_id(int(now.timestamp() * 1000))
     return {
         "execution": execution,
         "attempt": 1,

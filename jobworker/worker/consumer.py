@@ -50,7 +50,7 @@ class Consumer(CeleryConsumer):
         stop_warmly()
         super().stop()
         for request in tuple(JobRequest.held_back):
-            request.give_back()
+            request.return_to_queue()
         for bucket in self.task_buckets.values():
             if bucket:
                 bucket.clear_pending()
@@ -67,8 +67,8 @@ class Consumer(CeleryConsumer):
         super().shutdown()
         if JobTask.runner:
             if JobTask.runner.batched:
-                JobTask.runner.mailbox.give_back_all()
-            JobTask.runner.mailbox.settle_for_good(_FAREWELL)
+                JobTask.runner.mailbox.requeue_all()
+            JobTask.runner.mailbox.flush_before_exit(_FAREWELL)
         if self.jobworker_heartbeat:
             self.jobworker_heartbeat.leave()
 
@@ -97,7 +97,7 @@ class Consumer(CeleryConsumer):
         if runner and ticket:
             _introduce(message, ticket)
             data = {"worker": ticket.worker, "task": name, "reason": f"this worker has no task {name}"}
-            runner.mailbox.refused(ticket, Kind.UNKNOWN_TASK, json.dumps(data))
+            runner.mailbox.report_refused(ticket, Kind.UNKNOWN_TASK, json.dumps(data))
         else:
             _reject(message, exc, "this worker does not have the task")
         super().on_unknown_task(body, message, exc)
@@ -112,7 +112,7 @@ def _introduce(message: Any, ticket: Ticket) -> None:
     properties = message.properties or {}
     told = calls.told(message.headers, payload, message.delivery_info or {}, properties.get("priority"))
     if told is not None and JobTask.runner:
-        JobTask.runner.mailbox.called(ticket, told)
+        JobTask.runner.mailbox.report_direct_call(ticket, told)
 
 
 def _reject(message: Any, error: Exception, reason: str) -> None:

@@ -42,7 +42,7 @@ class Delivery(NamedTuple):
     metadata: Mapping[str, Any] = {}
 
     @classmethod
-    def read(cls, header: Mapping[str, Any], token: str | None) -> "Delivery":
+    def from_header(cls, header: Mapping[str, Any], token: str | None) -> "Delivery":
         """From the relay's header of a message; `token` is the parent's number of this delivery.
 
         Raises `ValueError` for an id of an execution that is none, after which files are named, and for a number of an
@@ -65,6 +65,6 @@ class Delivery(NamedTuple):
             metadata=header.get("metadata", {}),
         )
 
-    def ticket(self, worker: str) -> Ticket:
+    def make_claim(self, worker: str) -> Ticket:
         """The claim to this attempt in the name of `worker`."""
         return Ticket(self.execution, self.attempt, worker, self.token)

@@ -34,10 +34,10 @@ def number_of(token: str) -> int:
 class Seat:
     """Where one attempt sits that runs in a process of the pool."""
 
-    __slots__ = ("_base", "_desk", "_number", "limit_passed")
+    __slots__ = ("_base", "_table", "_number", "limit_passed")
 
     def __init__(self, desk: "Desk", index: int, token: str) -> None:
-        self._desk = desk
+        self._table = desk
         self._base = index * _WORDS
         self._number = number_of(token)
         #: The soft limit (s) that has passed, once it was raised in the job.
@@ -48,40 +48,40 @@ class Seat:
     @property
     def cancelled(self) -> bool:
         """Whether somebody wants this attempt stopped."""
-        return bool(self._desk.numbers[self._base + _CANCELLED] == self._number)
+        return bool(self._table.numbers[self._base + _CANCELLED] == self._number)
 
     def extend(self, seconds: float) -> None:
         """Move the time limits of this attempt; nothing happens when it is over."""
-        if self._desk.numbers[self._base + _SITTING] == self._number:
-            self._desk.seconds[self._base + _EXTENDED] += seconds
+        if self._table.numbers[self._base + _SITTING] == self._number:
+            self._table.seconds[self._base + _EXTENDED] += seconds
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """The job is over: its soft limit does not reach it any more."""
-        self._desk.sitting = None
+        self._table.current_slot = None
 
-    def strike(self) -> None:
+    def raise_if_timed_out(self) -> None:
         """Raise `SoftTimeLimitExceeded` if it is this attempt whose limit passed."""
-        if self._desk.numbers[self._base + _STRUCK] == self._number:
-            self.limit_passed = self._desk.seconds[self._base + _LIMIT]
+        if self._table.numbers[self._base + _STRUCK] == self._number:
+            self.limit_passed = self._table.seconds[self._base + _LIMIT]
             raise SoftTimeLimitExceeded(f"the soft time limit of {self.limit_passed:g} s passed")
 
 
 class NearSeat:
     """Where one attempt sits that runs in the worker's own process: in a thread, a greenlet, or alone."""
 
-    __slots__ = ("_leave", "cancelled", "limit_passed")
+    __slots__ = ("_on_release", "cancelled", "limit_passed")
 
     def __init__(self, leave: Any) -> None:
         self.cancelled = False
         self.limit_passed: float | None = None
-        self._leave = leave
+        self._on_release = leave
 
     def extend(self, seconds: float) -> None:
         """Nothing to move: here nobody keeps a time limit."""
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """The job is over."""
-        self._leave()
+        self._on_release()
 
 
 class Desk:
@@ -92,47 +92,47 @@ class Desk:
         self.numbers = memory.cast("Q")
         self.seconds = memory.cast("d")
         #: In a process of the pool: who sits there now.
-        self.sitting: Seat | None = None
+        self.current_slot: Seat | None = None
         self._index: int | None = None
-        self._near: dict[str, NearSeat] = {}
+        self._local_slots: dict[str, NearSeat] = {}
 
     # --- where jobs run ---------------------------------------------------------------------------------------
 
-    def open(self, index: int) -> None:
+    def bind_process(self, index: int) -> None:
         """This is the process of the pool with that index, from 0: who sits down here has its seat."""
         self._index = index
 
-    def sit(self, token: str) -> Seat | NearSeat:
+    def acquire(self, token: str) -> Seat | NearSeat:
         """The seat for the attempt that begins here and now."""
         if self._index is not None:
-            self.sitting = Seat(self, self._index, token)
-            return self.sitting
-        seat = NearSeat(lambda: self._near.pop(token, None))
-        self._near[token] = seat
+            self.current_slot = Seat(self, self._index, token)
+            return self.current_slot
+        seat = NearSeat(lambda: self._local_slots.pop(token, None))
+        self._local_slots[token] = seat
         return seat
 
     def on_soft_limit(self, *_: Any) -> None:
         """The handler of SIGUSR1 in a process of the pool. Raises `SoftTimeLimitExceeded` in what runs there."""
-        if self.sitting is not None:
-            self.sitting.strike()
+        if self.current_slot is not None:
+            self.current_slot.raise_if_timed_out()
         elif current_task:
             raise SoftTimeLimitExceeded  # A plain Celery task has no seat.
 
     # --- where jobs are watched -------------------------------------------------------------------------------
 
-    def cancel(self, token: str, index: int | None) -> None:
+    def mark_cancelled(self, token: str, index: int | None) -> None:
         """Tell an attempt that it is cancelled; `index` of its process, or None if it runs in this one."""
         if index is not None:
             self.numbers[index * _WORDS + _CANCELLED] = number_of(token)
-        elif seat := self._near.get(token):
+        elif seat := self._local_slots.get(token):
             seat.cancelled = True
 
-    def pass_limit(self, token: str, index: int, limit: float) -> None:
+    def mark_timed_out(self, token: str, index: int, limit: float) -> None:
         """Say whose soft limit (s) has passed, before SIGUSR1 is sent."""
         self.seconds[index * _WORDS + _LIMIT] = limit
         self.numbers[index * _WORDS + _STRUCK] = number_of(token)
 
-    def extension(self, token: str, index: int) -> float:
+    def get_extension(self, token: str, index: int) -> float:
         """By how many seconds an attempt has extended its limits."""
         if self.numbers[index * _WORDS + _SITTING] != number_of(token):
             return 0.0

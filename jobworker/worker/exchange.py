@@ -66,7 +66,7 @@ class Request:
     headers: dict[str, str]
     body: bytes | None
 
-    def redirected(self, status: int, location: str) -> "Request":
+    def follow_redirect(self, status: int, location: str) -> "Request":
         """Return the request that a redirect asks for; raises `Refused` where that would tell another origin too much.
 
         Only the first origin gets the headers and the body: both may be meant for it alone.
@@ -121,9 +121,9 @@ class _Connections:
 
     def __init__(self, egress: Egress) -> None:
         self._egress = egress
-        self._state = threading.Lock()
-        self._open: list[socket.socket] = []
-        self._over = False
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._closed = False
 
     def open(self, connection: HTTPConnection) -> socket.socket:
         """Connect to the host of a connection, to an address that was looked at after it was looked up."""
@@ -135,25 +135,25 @@ class _Connections:
         except OSError as error:
             raise NameResolutionError(host, connection, error) from error  # type: ignore[arg-type]
         addresses = dict.fromkeys(str(target[0]) for *_, target in found)
-        allowed = [address for address in addresses if self._egress.allows(host, port, address)]
+        allowed = [address for address in addresses if self._egress.is_allowed(host, port, address)]
         if not allowed:
             raise Refused(f"{host}:{port} is no public address, and JOBWORKER_EGRESS of this worker does not list it")
-        return self._watch(_connect(connection, allowed))
+        return self._track(_connect(connection, allowed))
 
-    def _watch(self, connected: socket.socket) -> socket.socket:
-        with self._state:
-            if self._over:
+    def _track(self, connected: socket.socket) -> socket.socket:
+        with self._lock:
+            if self._closed:
                 connected.close()
                 raise TimeoutError("the request is over")
             # A descriptor of our own: TLS takes the other one away.
-            self._open.append(connected.dup())
+            self._sockets.append(connected.dup())
         return connected
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End all connections, and refuse new ones."""
-        with self._state:
-            self._over = True
-            for each in self._open:
+        with self._lock:
+            self._closed = True
+            for each in self._sockets:
                 with contextlib.suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
                 each.close()
@@ -214,7 +214,7 @@ def _within(seconds: float, connections: _Connections, ask: Callable[[], Answer]
     except TimeoutError as error:
         raise TimeoutError(f"timed out: the answer was not complete after {seconds:g} s") from error
     finally:
-        connections.end()
+        connections.close()
 
 
 def _follow(request: Request, timeout: float) -> Answer:
@@ -236,7 +236,7 @@ def _follow(request: Request, timeout: float) -> Answer:
                 if response.status not in _MOVED or not location:
                     body, complete = _read(response)
                     return Answer(response.status, _shown(response.headers), body, complete)
-                request = request.redirected(response.status, location)
+                request = request.follow_redirect(response.status, location)
     raise OSError(f"more than {_REDIRECTS} redirects")
 
 

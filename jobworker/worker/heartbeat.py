@@ -38,49 +38,49 @@ class Heartbeat:
         self._registry = registry
         self._claims = claims
         self._announcement = announcement
-        self._catalogue = catalogue
-        self._beating = threading.RLock()
-        self._left = False
+        self._catalog = catalogue
+        self._lock = threading.RLock()
+        self._deregistered = False
 
     def beat(self) -> None:
         """Tell Redis that this worker lives, and look after those that fell silent."""
-        with self._beating:
-            if not self._left:
+        with self._lock:
+            if not self._deregistered:
                 self._beat()
 
     def _beat(self) -> None:
-        running = [(ticket.execution, ticket.attempt) for ticket in self._mailbox.tickets()]
+        running = [(ticket.execution, ticket.attempt) for ticket in self._mailbox.list_claims()]
         try:
-            heard = self._registry.heartbeat(self._announcement, running)
-            if heard.pulse is Pulse.FENCED:
-                self._mailbox.fenced()
-            if heard.pulse is Pulse.UNKNOWN:
+            heard = self._registry.send_heartbeat(self._announcement, running)
+            if heard.status is Pulse.FENCED:
+                self._mailbox.end_fenced_worker()
+            if heard.status is Pulse.UNKNOWN:
                 self._announce()
-            for worker in heard.silent:
-                if self._registry.reap(worker):
+            for worker in heard.silent_workers:
+                if self._registry.reap_worker(worker):
                     logger.warning("worker_reaped", worker=worker)
         except redis.RedisError as error:
             logger.warning("heartbeat_missed", error=str(error))
             return
         if self._mailbox.call_soon is None:
-            self._mailbox.settle()
+            self._mailbox.flush()
 
     def _announce(self) -> None:
         """Make this worker known; if Redis lost its data, what it has in hand, too."""
-        self._registry.announce(self._announcement, self._catalogue)
-        for ticket in self._mailbox.tickets():
+        self._registry.announce(self._announcement, self._catalog)
+        for ticket in self._mailbox.list_claims():
             self._claims.restore(ticket)
 
-    def leave(self) -> None:
+    def deregister(self) -> None:
         """Say goodbye, unless something is not settled: then silence must tell it. No beat comes after this."""
-        with self._beating:
-            self._left = True
+        with self._lock:
+            self._deregistered = True
             if self._mailbox.is_empty():
-                self._leave()
+                self._remove_from_registry()
 
-    def _leave(self) -> None:
+    def _remove_from_registry(self) -> None:
         try:
-            self._registry.leave(self._announcement.worker)
+            self._registry.deregister(self._announcement.worker)
         except redis.RedisError as error:
             logger.warning("goodbye_missed", error=str(error))
 
@@ -95,34 +95,34 @@ class HeartbeatStep(RepeatedStep):
         settings = Settings.from_environment()
         heartbeat = consumer.jobworker_heartbeat = _heartbeat(consumer, JobTask.runner, settings)
         watchdog = _watchdog(consumer, JobTask.runner, settings)
-        Channel.announce = staticmethod(heartbeat.beat)
+        Channel.announce_worker = staticmethod(heartbeat.beat)
         heartbeat.beat()
         beat = functools.partial(_beat_in_loop if forks(consumer.pool) else _beat, heartbeat, watchdog)
-        self.repeat(consumer, settings.heartbeat_interval, beat, "heartbeat")
+        self.run_periodically(consumer, settings.heartbeat_interval, beat, "heartbeat")
 
     def cancel(self) -> None:
         """Stop; nobody expects another beat."""
-        Watchdog.expect_nothing()
+        Watchdog.disarm_loop_timeout()
         super().cancel()
 
 
 def _heartbeat(consumer: Any, runner: Runner, settings: Settings) -> Heartbeat:
-    client, offered = runner.link.client, describe(consumer.app)
+    client, offered = runner.redis_connection.client, describe(consumer.app)
     announced = announcement(consumer, runner, offered, SystemClock())
     return Heartbeat(Registry(client, settings.worker_lease), Claims(client), announced, offered)
 
 
 def _watchdog(consumer: Any, runner: Runner, settings: Settings) -> Watchdog:
     patience = settings.worker_lease * _PATIENCE
-    return Watchdog(consumer, runner.link.client, SystemClock(), patience, runner.mailbox.end)
+    return Watchdog(consumer, runner.redis_connection.client, SystemClock(), patience, runner.mailbox.stop_worker)
 
 
 def _beat_in_loop(heartbeat: Heartbeat, watchdog: Watchdog) -> None:
-    watchdog.expect_another()
+    watchdog.arm_loop_timeout()
     _beat(heartbeat, watchdog)
 
 
 def _beat(heartbeat: Heartbeat, watchdog: Watchdog) -> None:
     heartbeat.beat()
     with contextlib.suppress(redis.RedisError):
-        watchdog.look()
+        watchdog.check_worker()

@@ -29,13 +29,13 @@ class JobLogHandler(logging.Handler):
 
     def __init__(self, reporter: Reporter, one_at_a_time: bool) -> None:
         super().__init__(_LEVEL)
-        self._reporter = reporter
+        self._log_sender = reporter
         self._one_at_a_time = one_at_a_time
-        self._only: AttemptReporter | None = None
+        self._only_attempt: AttemptReporter | None = None
         #: Python's logging as it was when this process began to run jobs.
-        self._kept = configured.state()
+        self._logging_state = configured.state()
 
-    def listen(self) -> None:
+    def install(self) -> None:
         """Begin, in the process that runs jobs: a parent that forks has nothing to report."""
         root = logging.getLogger()
         shown = root.level
@@ -45,60 +45,60 @@ class JobLogHandler(logging.Handler):
                 handler.setLevel(max(shown, handler.level))
         root.setLevel(min(shown, _LEVEL))
         root.addHandler(self)
-        self._kept = configured.state()
+        self._logging_state = configured.state()
         # What a record with arguments that do not fit says is in the log of the execution; logging itself would print
         # it with its own calls, as a hundred lines of that log.
         logging.raiseExceptions = False
 
-    def restore(self) -> None:
+    def restore_logging(self) -> None:
         """Undo what a job has done to Python's logging and to `sys.stdout`: it would silence the jobs after it."""
         printed.restore()
-        configured.restore(self._kept)
+        configured.restore(self._logging_state)
 
-    def enter(self, attempt: AttemptReporter) -> contextvars.Token[AttemptReporter | None]:
+    def enter_attempt(self, attempt: AttemptReporter) -> contextvars.Token[AttemptReporter | None]:
         """From now on `attempt` runs here."""
-        self.restore()
-        self._only = attempt if self._one_at_a_time else None
+        self.restore_logging()
+        self._only_attempt = attempt if self._one_at_a_time else None
         return _here.set(attempt)
 
-    def start_over(self) -> None:
+    def reset_after_fork(self) -> None:
         """Belong, in a process that a job has forked, to its attempt alone."""
-        self._reporter.start_over()
+        self._log_sender.reset_after_fork()
         self._one_at_a_time = True
-        self._only = _here.get() or self._only
-        if self._only is not None:
-            self._only.start_over()
+        self._only_attempt = _here.get() or self._only_attempt
+        if self._only_attempt is not None:
+            self._only_attempt.reset_after_fork()
 
-    def leave(self, entered: contextvars.Token[AttemptReporter | None]) -> None:
+    def leave_attempt(self, entered: contextvars.Token[AttemptReporter | None]) -> None:
         """The inverse of `enter`."""
         printed.end_lines()
-        self._only = None
+        self._only_attempt = None
         _here.reset(entered)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never raises, but for a time limit that strikes here: a job must not fail because it said something."""
-        attempt = self._attempt(record)
+        attempt = self._find_attempt(record)
         if attempt is None:
             return
         try:
-            attempt.log(record)
+            attempt.log_record(record)
         except SoftTimeLimitExceeded:
             raise
         except Exception:  # noqa: BLE001  logging's own rule: handleError decides
             self.handleError(record)
 
-    def drop(self, dropped: Dropped) -> None:
+    def record_dropped(self, dropped: Dropped) -> None:
         """What the job that runs here has said, and nobody has kept."""
-        attempt = _here.get() or self._only
+        attempt = _here.get() or self._only_attempt
         if attempt is not None:
-            attempt.drop(dropped)
+            attempt.record_dropped(dropped)
 
-    def _attempt(self, record: logging.LogRecord) -> AttemptReporter | None:
+    def _find_attempt(self, record: logging.LogRecord) -> AttemptReporter | None:
         """Whose words these are."""
-        of_worker = self._reporter.is_own_thread() or getattr(record, OF_WORKER, False)
-        return None if of_worker else _here.get() or self._only
+        of_worker = self._log_sender.is_own_thread() or getattr(record, OF_WORKER, False)
+        return None if of_worker else _here.get() or self._only_attempt
 
     def _is_shown(self, record: logging.LogRecord) -> bool:
         """What is too much for the execution's log is too much for the worker's own."""
-        attempt = self._attempt(record)
-        return attempt is None or not attempt.full
+        attempt = self._find_attempt(record)
+        return attempt is None or not attempt.log_full

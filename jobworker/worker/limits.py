@@ -42,7 +42,7 @@ class Attempt(Protocol):
     token: str | None
     hard: float | None
     soft: float | None
-    patience: float
+    cancel_timeout: float
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """A limit has passed."""
@@ -57,7 +57,7 @@ class Stop:
     """
 
     limit: float | None
-    by: str
+    requested_by: str
     term_at: float
     kill_at: float
     signal: str = ""
@@ -70,8 +70,8 @@ class Watched:
 
     attempt: Attempt
     process: Any
-    since: float
-    struck: float = -1.0
+    started_at: float
+    extension_at_soft_limit: float = -1.0
     stop: Stop | None = None
 
 
@@ -79,42 +79,42 @@ class Limits:
     """The attempts that somebody has to look after, by the process that runs each."""
 
     def __init__(self, desk: Desk, clock: Clock) -> None:
-        self._desk = desk
+        self._control_table = desk
         self._clock = clock
-        self._watched: dict[int, Watched] = {}
+        self._timers: dict[int, Watched] = {}
         self._loop: Any = None
         self._pool: Any = None
-        self._rings_at = _NEVER
+        self._next_check_at = _NEVER
 
-    def attach(self, loop: Any, pool: Any) -> None:
+    def attach_to_loop(self, loop: Any, pool: Any) -> None:
         """Work with this event loop and this pool (billiard's) from now on. Again after each reconnection."""
         self._loop, self._pool = loop, pool
-        self._rings_at = _NEVER
-        if self._watched:
-            self._look()
+        self._next_check_at = _NEVER
+        if self._timers:
+            self._check_all()
 
-    def watch(self, attempt: Attempt, since: float) -> None:
+    def watch_attempt(self, attempt: Attempt, since: float) -> None:
         """An attempt with limits has begun, `since` then (monotonic seconds)."""
-        if watched := self._watch(attempt, since):
-            self._ring_at(self._due(watched))
+        if watched := self._add_timer(attempt, since):
+            self._schedule_check(self._compute_due(watched))
 
-    def cancel(self, attempt: Attempt, by: str) -> None:
+    def stop_attempt(self, attempt: Attempt, by: str) -> None:
         """Somebody wants this attempt stopped: first by itself, then by force. Again changes nothing."""
         now = self._clock.monotonic()
-        watched = self._watched.get(attempt.worker_pid) or self._watch(attempt, now)
+        watched = self._timers.get(attempt.worker_pid) or self._add_timer(attempt, now)
         if watched is None or watched.stop is not None:
             return
         if attempt.token is not None:
-            self._desk.cancel(attempt.token, watched.process.index)
-        watched.stop = Stop(None, by, now + attempt.patience, now + attempt.patience + GRACE)
-        self._ring_at(watched.stop.term_at)
+            self._control_table.mark_cancelled(attempt.token, watched.process.index)
+        watched.stop = Stop(None, by, now + attempt.cancel_timeout, now + attempt.cancel_timeout + GRACE)
+        self._schedule_check(watched.stop.term_at)
 
-    def ended(self, attempt: Attempt) -> Stop | None:
+    def finish_attempt(self, attempt: Attempt) -> Stop | None:
         """The attempt has ended. How it was stopped, if it was by force; nothing that it started is left then."""
-        watched = self._watched.get(attempt.worker_pid)
+        watched = self._timers.get(attempt.worker_pid)
         if watched is None or watched.attempt is not attempt:
             return None
-        del self._watched[attempt.worker_pid]
+        del self._timers[attempt.worker_pid]
         if watched.stop is None or not watched.stop.signal:
             return None
         processes.kill(attempt.worker_pid, watched.stop.members)
@@ -122,43 +122,43 @@ class Limits:
 
     # --- by the event loop ------------------------------------------------------------------------------------
 
-    def _watch(self, attempt: Attempt, since: float) -> Watched | None:
+    def _add_timer(self, attempt: Attempt, since: float) -> Watched | None:
         process, _ = self._pool._process_by_pid(attempt.worker_pid)
         if process is None:
             return None  # It is gone already; the pool will say so.
-        watched = self._watched[attempt.worker_pid] = Watched(attempt, process, since)
+        watched = self._timers[attempt.worker_pid] = Watched(attempt, process, since)
         return watched
 
-    def _look(self) -> None:
-        self._rings_at = _NEVER
-        for watched in list(self._watched.values()):
+    def _check_all(self) -> None:
+        self._next_check_at = _NEVER
+        for watched in list(self._timers.values()):
             if watched.stop is None:
-                self._keep_limits(watched)
+                self._check_limits(watched)
             if watched.stop is not None:
-                self._go_on(watched, watched.stop)
+                self._continue_stop(watched, watched.stop)
         # What ends meanwhile is taken out: while the worker stops, the loop's timers run in a thread of their own.
-        if dues := [self._due(watched) for watched in list(self._watched.values())]:
-            self._ring_at(min(dues))
+        if dues := [self._compute_due(watched) for watched in list(self._timers.values())]:
+            self._schedule_check(min(dues))
 
-    def _keep_limits(self, watched: Watched) -> None:
-        attempt, extended = watched.attempt, self._extended(watched)
-        passed = self._clock.monotonic() - watched.since - extended
+    def _check_limits(self, watched: Watched) -> None:
+        attempt, extended = watched.attempt, self._get_extension(watched)
+        passed = self._clock.monotonic() - watched.started_at - extended
         if attempt.hard and passed >= attempt.hard:
             now = self._clock.monotonic()
             watched.stop = Stop(attempt.hard + extended, "", now, now + GRACE)
-        elif attempt.soft and passed >= attempt.soft and extended > watched.struck:
-            watched.struck = extended
-            self._strike(watched, attempt.soft + extended)
+        elif attempt.soft and passed >= attempt.soft and extended > watched.extension_at_soft_limit:
+            watched.extension_at_soft_limit = extended
+            self._signal_soft_limit(watched, attempt.soft + extended)
 
-    def _strike(self, watched: Watched, limit: float) -> None:
+    def _signal_soft_limit(self, watched: Watched, limit: float) -> None:
         attempt = watched.attempt
         if attempt.token is not None:
-            self._desk.pass_limit(attempt.token, watched.process.index, limit)
+            self._control_table.mark_timed_out(attempt.token, watched.process.index, limit)
         attempt.on_timeout(soft=True, timeout=limit)
         with contextlib.suppress(ProcessLookupError):
             os.kill(attempt.worker_pid, signal.SIGUSR1)
 
-    def _go_on(self, watched: Watched, stop: Stop) -> None:
+    def _continue_stop(self, watched: Watched, stop: Stop) -> None:
         now, pid = self._clock.monotonic(), watched.attempt.worker_pid
         if now >= stop.kill_at:
             stop.signal, stop.kill_at = "SIGKILL", now + GRACE  # Again, should the first have failed.
@@ -167,28 +167,28 @@ class Limits:
             stop.signal, stop.term_at = "SIGTERM", _NEVER
             watched.process._controlled_termination = True  # The pool does not take it for an accident.
             stop.members = processes.ask_to_end(pid)
-            logger.info("attempt_stopped_by_force", pid=pid, limit=stop.limit, by=stop.by or None)
+            logger.info("attempt_stopped_by_force", pid=pid, limit=stop.limit, by=stop.requested_by or None)
 
-    def _due(self, watched: Watched) -> float:
+    def _compute_due(self, watched: Watched) -> float:
         """When to look at it again (monotonic seconds)."""
         if watched.stop is not None:
             return min(watched.stop.term_at, watched.stop.kill_at)
-        attempt, extended = watched.attempt, self._extended(watched)
-        limits = [attempt.hard, attempt.soft if extended > watched.struck else None]
-        return min((watched.since + extended + limit for limit in limits if limit), default=_NEVER)
+        attempt, extended = watched.attempt, self._get_extension(watched)
+        limits = [attempt.hard, attempt.soft if extended > watched.extension_at_soft_limit else None]
+        return min((watched.started_at + extended + limit for limit in limits if limit), default=_NEVER)
 
-    def _extended(self, watched: Watched) -> float:
+    def _get_extension(self, watched: Watched) -> float:
         token = watched.attempt.token
-        return 0.0 if token is None else self._desk.extension(token, watched.process.index)
+        return 0.0 if token is None else self._control_table.get_extension(token, watched.process.index)
 
-    def _ring_at(self, due: float) -> None:
+    def _schedule_check(self, due: float) -> None:
         now = self._clock.monotonic()
         due = min(due, now + _LONGEST_PAUSE)
-        if due < self._rings_at:
-            self._rings_at = due
-            self._loop.call_later(max(0.0, due - now), self._ring, due)
+        if due < self._next_check_at:
+            self._next_check_at = due
+            self._loop.call_later(max(0.0, due - now), self._on_timer, due)
 
-    def _ring(self, due: float) -> None:
+    def _on_timer(self, due: float) -> None:
         # One that was overtaken by an earlier one has nothing to do.
-        if due == self._rings_at:
-            self._look()
+        if due == self._next_check_at:
+            self._check_all()

@@ -15,13 +15,13 @@ class Link:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pid = 0
-        self._opening = threading.Lock()
+        self._lock = threading.Lock()
 
     @property
     def client(self) -> redis.Redis:
         """This process's Redis client."""
         if self._pid != os.getpid():
-            with self._opening:
+            with self._lock:
                 if self._pid != os.getpid():
                     self._client = connect(self._settings.redis_url)
                     self._pid = os.getpid()

@@ -26,35 +26,35 @@ class Lookout:
 
     def __init__(self, runner: Runner, forks: bool) -> None:
         self._runner = runner
-        self._orders = Orders(runner.link.client)
-        self._forks = forks
-        self._left_out = 0
+        self._stop_requests = Orders(runner.redis_connection.client)
+        self._is_prefork = forks
+        self._polls_to_skip = 0
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Ask for orders, and carry them out."""
-        if self._left_out:
-            self._left_out -= 1
+        if self._polls_to_skip:
+            self._polls_to_skip -= 1
             return
-        held = {ticket.execution: ticket for ticket in [*self._runner.mailbox.held.values()] if ticket}
+        held = {ticket.execution: ticket for ticket in [*self._runner.mailbox.delivered.values()] if ticket}
         if not held:
             return
         try:
-            orders = self._orders.of(self._runner.worker)
+            orders = self._stop_requests.list_for_worker(self._runner.worker)
             mine = {each: held[each.execution] for each in orders if _is_about(each, held.get(each.execution))}
             if strange := [each for each in orders if each not in mine]:
-                self._orders.done(self._runner.worker, strange)
+                self._stop_requests.delete(self._runner.worker, strange)
         except redis.RedisError as error:
             logger.warning("orders_not_read", error=str(error))
-            self._left_out = _LEFT_OUT
+            self._polls_to_skip = _LEFT_OUT
             return
         for order, ticket in mine.items():
-            self._carry_out(order, ticket)
+            self._stop_attempt(order, ticket)
 
-    def _carry_out(self, order: Order, ticket: Ticket) -> None:
-        if not self._forks:
-            self._runner.desk.cancel(ticket.token, None)
+    def _stop_attempt(self, order: Order, ticket: Ticket) -> None:
+        if not self._is_prefork:
+            self._runner.control_table.mark_cancelled(ticket.token, None)
         elif request := next((each for each in [*state.active_requests] if _is_of(each, ticket)), None):
-            self._runner.limits.cancel(request, order.by)
+            self._runner.time_limits.stop_attempt(request, order.requested_by)
 
 
 def _is_about(order: Order, ticket: Ticket | None) -> bool:
@@ -75,5 +75,5 @@ class OrdersStep(RepeatedStep):
             return
         self.cancel()
         if forks(consumer.pool):
-            runner.limits.attach(consumer.hub, consumer.pool._pool)
-        self.repeat(consumer, _EVERY, Lookout(runner, forks(consumer.pool)).look, "orders")
+            runner.time_limits.attach_to_loop(consumer.hub, consumer.pool._pool)
+        self.run_periodically(consumer, _EVERY, Lookout(runner, forks(consumer.pool)).poll, "orders")

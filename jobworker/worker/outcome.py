@@ -82,13 +82,13 @@ class Told(BaseException):
 
     def __init__(self, ended: Outcome) -> None:
         super().__init__(ended)
-        self.ended = ended
+        self.outcome = ended
 
 
 def of_exception(error: BaseException) -> Outcome:
     """The job raised `error`."""
     if isinstance(error, Told):
-        return error.ended
+        return error.outcome
     if isinstance(error, Retry):
         return _snoozed(error) if isinstance(error, Snooze) else _retrying(error)
     if isinstance(error, Ignore):

@@ -64,19 +64,19 @@ class OneWrite:
 class Worker(asynpool.Worker):
     """What runs in each process."""
 
-    guardian: Guardian | None = None
+    reaper: Guardian | None = None
 
     def after_fork(self) -> None:
         """Before the first job."""
         processes.begin_session()
-        if self.guardian:
-            self.guardian.release()
+        if self.reaper:
+            self.reaper.close_inherited_pipe()
         super().after_fork()
         _allow_children()
         if JobTask.runner:
-            JobTask.runner.desk.open(current_process().index)
+            JobTask.runner.control_table.bind_process(current_process().index)
             # Celery's own handler would raise it in whatever runs by then, be it the next job.
-            signal.signal(signal.SIGUSR1, JobTask.runner.desk.on_soft_limit)
+            signal.signal(signal.SIGUSR1, JobTask.runner.control_table.on_soft_limit)
 
 
 def _allow_children() -> None:
@@ -95,12 +95,12 @@ class JobPool(AsynPool):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         # The processes end with this one, whatever ends it; it takes a guardian to end what their jobs started, too.
-        self._guardian = Guardian()
+        self._reaper = Guardian()
         super().__init__(*arguments, **options)
 
     def WorkerProcess(self, worker: Any) -> Any:  # noqa: N802  billiard's name
         """Before the fork."""
-        worker.guardian = self._guardian
+        worker.guardian = self._reaper
         return super().WorkerProcess(worker)
 
     def register_with_event_loop(self, hub: Any) -> None:
@@ -118,7 +118,7 @@ class JobPool(AsynPool):
     def _create_worker_process(self, i: int) -> Any:
         process = super()._create_worker_process(i)
         process.send_job_offset = OneWrite(process.send_job_offset)
-        self._guard()
+        self._update_reaper()
         return process
 
     def _event_process_exit(self, hub: Any, proc: Any) -> None:
@@ -135,10 +135,10 @@ class JobPool(AsynPool):
             for pid in gone:
                 processes.kill_group(pid)
             if gone:
-                self._guard()
+                self._update_reaper()
 
-    def _guard(self) -> None:
-        self._guardian.watch(process.pid for process in self._pool)
+    def _update_reaper(self) -> None:
+        self._reaper.set_groups(process.pid for process in self._pool)
 
 
 def _kill_unless_ready(job: Any) -> None:

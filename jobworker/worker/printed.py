@@ -18,7 +18,7 @@ class _Unfinished(threading.local):
     """What a thread has printed of a line that has not ended."""
 
     text = ""
-    logs = False
+    is_logging = False
 
 
 class PrintedLines(io.TextIOBase):
@@ -36,33 +36,33 @@ class PrintedLines(io.TextIOBase):
         self.buffer = _Bytes(self)
         self._logger = logging.getLogger(name)
         self._level = LEVELS[name]
-        self._unfinished = _Unfinished()
+        self._partial_line = _Unfinished()
 
     def write(self, text: str) -> int:
         """Log the lines that this ends; return the length of `text`."""
-        if self._unfinished.logs:
+        if self._partial_line.is_logging:
             return len(text)  # A handler that fails prints why: it must not be asked to log that.
-        *lines, rest = (self._unfinished.text + text).split("\n")
+        *lines, rest = (self._partial_line.text + text).split("\n")
         while len(rest) > _LONGEST:
             lines.append(rest[:_LONGEST])
             rest = rest[_LONGEST:]
-        self._unfinished.text = rest
+        self._partial_line.text = rest
         self._log(lines)
         return len(text)
 
-    def end_line(self) -> None:
+    def flush_line(self) -> None:
         """Log what this thread has printed without the end of a line."""
-        rest, self._unfinished.text = self._unfinished.text, ""
+        rest, self._partial_line.text = self._partial_line.text, ""
         self._log([rest] if rest else [])
 
     def _log(self, lines: list[str]) -> None:
-        self._unfinished.logs = True
+        self._partial_line.is_logging = True
         try:
             for line in lines:
                 # Progress bars go back to the beginning of the line: what stands there in the end is told.
                 self._logger.log(self._level, "%s", line.rstrip("\r").rpartition("\r")[2])
         finally:
-            self._unfinished.logs = False
+            self._partial_line.is_logging = False
 
     def writable(self) -> bool:
         """It is."""
@@ -117,4 +117,4 @@ def restore() -> None:
 def end_lines() -> None:
     """Log what this thread has printed without the end of a line."""
     for stream in _streams.values():
-        stream.end_line()
+        stream.flush_line()

@@ -25,7 +25,7 @@ class Member(NamedTuple):
     parent: int
     group: int
     session: int
-    born: int
+    started_ticks: int
 
 
 def begin_session() -> None:
@@ -60,7 +60,7 @@ def ask_to_end(leader: int) -> set[Member]:
 
 def kill(leader: int, known: Iterable[Member] = ()) -> None:
     """Kill `leader`, its group, its members, and those that were members once (`known`)."""
-    others = {each for each in known if (seen := _stat(each.pid)) and seen.born == each.born}
+    others = {each for each in known if (seen := _stat(each.pid)) and seen.started_ticks == each.started_ticks}
     for _ in range(_ROUNDS):
         found = members(leader) | others
         _signal(signal.SIGKILL, leader, found)

@@ -23,7 +23,7 @@ class RepeatedStep(bootsteps.StartStopStep):
         self._timer_entry: Any = None
         self._stopped = threading.Event()
 
-    def repeat(self, consumer: Any, every: float, act: Callable[[], None], name: str) -> None:
+    def run_periodically(self, consumer: Any, every: float, act: Callable[[], None], name: str) -> None:
         """Call `act`, which must not raise, every so many seconds from now on."""
         if forks(consumer.pool):
             self._timer_entry = consumer.timer.call_repeatedly(every, act)

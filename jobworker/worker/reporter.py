@@ -42,11 +42,11 @@ Fields = dict[str, str]
 class Teller(Protocol):
     """Somebody with news of which only the latest counts."""
 
-    def take_news(self) -> list[Fields]:
+    def take_updates(self) -> list[Fields]:
         """The entries that stand for what is new."""
         ...
 
-    def give_news_back(self) -> None:
+    def restore_updates(self) -> None:
         """They could not be sent: `take_news` is to answer them again, or newer ones."""
         ...
 
@@ -55,36 +55,36 @@ class Reporter:
     """Collects what jobs of this process say. One for each process; any thread may call it."""
 
     def __init__(self, link: Link, clock: Clock) -> None:
-        self._link = link
+        self._connection = link
         self._clock = clock
         self._lines: collections.deque[tuple[Fields, int]] = collections.deque()
         self._size = 0
-        self._tellers: dict[int, Teller] = {}
-        self._adding = threading.Lock()
-        self._sending = threading.Lock()
-        self._something = threading.Event()
+        self._sources: dict[int, Teller] = {}
+        self._queue_lock = threading.Lock()
+        self._send_lock = threading.Lock()
+        self._work_available = threading.Event()
         self._thread: threading.Thread | None = None
         #: Whether what is said leaves at once, and not by the thread.
-        self._at_once = False
+        self._sends_immediately = False
         self._logs_full = self._events_full = False
         self._failed_at = float("-inf")
 
-    def add(self, entry: Fields, size: int, always: bool = False) -> bool:
+    def add_entry(self, entry: Fields, size: int, always: bool = False) -> bool:
         """Take a log entry of `size` bytes; False when there is no room, which `always` does not ask about."""
-        with self._adding:
+        with self._queue_lock:
             full = len(self._lines) >= _MOST_LINES or self._size + size > _MOST_SIZE
             if full and not always:
                 return False
             self._lines.append((entry, size))
             self._size += size
-        self._wake()
+        self._trigger_send()
         return True
 
-    def announce(self, teller: Teller) -> None:
+    def add_source(self, teller: Teller) -> None:
         """`teller` has news."""
-        with self._adding:
-            self._tellers[id(teller)] = teller
-        self._wake()
+        with self._queue_lock:
+            self._sources[id(teller)] = teller
+        self._trigger_send()
 
     def is_own_thread(self) -> bool:
         """Whether it is the reporter that is asking: what it logs is nobody's news."""
@@ -93,41 +93,41 @@ class Reporter:
     def flush(self) -> None:
         """Send the lines that are there; what cannot be sent now stays for later."""
         if self._clock.monotonic() - self._failed_at >= _PATIENCE:
-            with self._sending:
+            with self._send_lock:
                 self._send_lines()
 
-    def settle(self, teller: Teller) -> None:
+    def remove_source(self, teller: Teller) -> None:
         """Forget about `teller`, who says the rest by other means; nothing of it is under way afterwards."""
-        with self._sending, self._adding:
-            self._tellers.pop(id(teller), None)
+        with self._send_lock, self._queue_lock:
+            self._sources.pop(id(teller), None)
 
-    def start_over(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget, in a process that a job has forked, what its parent sends and which locks other threads held.
 
         What this process says leaves at once: it may end at any moment.
         """
         self._lines.clear()
         self._size = 0
-        self._tellers = {}
-        self._adding, self._sending = threading.Lock(), threading.Lock()
-        self._at_once = True
+        self._sources = {}
+        self._queue_lock, self._send_lock = threading.Lock(), threading.Lock()
+        self._sends_immediately = True
 
     def _send_lines(self) -> None:
-        self._logs_full = self._logs_full and self._is_crowded()
+        self._logs_full = self._logs_full and self._is_log_stream_full()
         left = len(self._lines)  # Not what comes meanwhile: somebody may be waiting for us.
         while left and not self._logs_full:
-            batch = self._next_batch(left)
-            if not self._try(batch):
+            batch = self._take_batch(left)
+            if not self._try_send(batch):
                 return
             left -= len(batch)
-            with self._adding:
+            with self._queue_lock:
                 for _ in batch:
                     self._size -= self._lines.popleft()[1]
 
-    def _next_batch(self, most: int) -> list[Fields]:
+    def _take_batch(self, most: int) -> list[Fields]:
         batch: list[Fields] = []
         size = 0
-        with self._adding:
+        with self._queue_lock:
             for entry, its_size in self._lines:
                 if batch and (len(batch) >= min(most, _BATCH) or size + its_size > _BATCH_SIZE):
                     break
@@ -135,9 +135,9 @@ class Reporter:
                 size += its_size
         return batch
 
-    def _try(self, lines: list[Fields]) -> bool:
+    def _try_send(self, lines: list[Fields]) -> bool:
         try:
-            with self._link.client.pipeline(transaction=False) as pipe:
+            with self._connection.client.pipeline(transaction=False) as pipe:
                 for entry in lines:
                     pipe.xadd(keys.LOGS, entry)  # type: ignore[arg-type]
                 pipe.memory_usage(keys.LOGS, samples=_SAMPLES)
@@ -147,75 +147,75 @@ class Reporter:
             return False
         return True
 
-    def _is_crowded(self) -> bool:
+    def _is_log_stream_full(self) -> bool:
         try:
-            size = self._link.client.memory_usage(keys.LOGS, samples=_SAMPLES)
+            size = self._connection.client.memory_usage(keys.LOGS, samples=_SAMPLES)
         except redis.RedisError as error:
             self._note_failure(error)
             return True
         return (size or 0) > _MOST_LOGS
 
-    def _send_news(self) -> None:
-        with self._adding:
-            tellers, self._tellers = list(self._tellers.values()), {}
-        if not tellers or (self._events_full and self._behind()):
-            self._keep(tellers)
+    def _send_updates(self) -> None:
+        with self._queue_lock:
+            tellers, self._sources = list(self._sources.values()), {}
+        if not tellers or (self._events_full and self._is_event_stream_full()):
+            self._restore_sources(tellers)
             return
         try:
-            with self._link.client.pipeline(transaction=False) as pipe:
-                for entry in (entry for teller in tellers for entry in teller.take_news()):
+            with self._connection.client.pipeline(transaction=False) as pipe:
+                for entry in (entry for teller in tellers for entry in teller.take_updates()):
                     pipe.xadd(keys.EVENTS, entry)  # type: ignore[arg-type]
                 pipe.xlen(keys.EVENTS)
                 self._events_full = pipe.execute()[-1] > _MOST_EVENTS
         except redis.RedisError as error:
             self._note_failure(error)
             for teller in tellers:
-                teller.give_news_back()
-            self._keep(tellers)
+                teller.restore_updates()
+            self._restore_sources(tellers)
 
-    def _behind(self) -> bool:
+    def _is_event_stream_full(self) -> bool:
         try:
-            self._events_full = self._link.client.xlen(keys.EVENTS) > _MOST_EVENTS
+            self._events_full = self._connection.client.xlen(keys.EVENTS) > _MOST_EVENTS
         except redis.RedisError as error:
             self._note_failure(error)
         return self._events_full
 
-    def _keep(self, tellers: list[Teller]) -> None:
-        with self._adding:
+    def _restore_sources(self, tellers: list[Teller]) -> None:
+        with self._queue_lock:
             for teller in tellers:
-                self._tellers.setdefault(id(teller), teller)
+                self._sources.setdefault(id(teller), teller)
 
     def _note_failure(self, error: redis.RedisError) -> None:
         self._failed_at = self._clock.monotonic()
         logger.debug("log_lines_delayed", error=str(error))
 
-    def _wake(self) -> None:
-        if self._at_once:
-            self._send_at_once()
+    def _trigger_send(self) -> None:
+        if self._sends_immediately:
+            self._send_immediately()
             return
         # Started by the first line and not before: the process may still fork until then.
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._send_for_ever, name="reporter", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
             self._thread.start()
-        self._something.set()
+        self._work_available.set()
 
-    def _send_at_once(self) -> None:
-        if self._clock.monotonic() - self._failed_at < _PATIENCE or not self._sending.acquire(blocking=False):
+    def _send_immediately(self) -> None:
+        if self._clock.monotonic() - self._failed_at < _PATIENCE or not self._send_lock.acquire(blocking=False):
             return  # The next line takes it along.
         try:
-            self._send_news()
+            self._send_updates()
             self._send_lines()
         finally:
-            self._sending.release()
+            self._send_lock.release()
 
-    def _send_for_ever(self) -> None:
+    def _run(self) -> None:
         pause = threading.Event()
         while True:
-            self._something.wait()
-            self._something.clear()
+            self._work_available.wait()
+            self._work_available.clear()
             self._clock.wait(pause, _DELAY)
-            with self._sending:
-                self._send_news()
+            with self._send_lock:
+                self._send_updates()
                 self._send_lines()
-            if self._lines or self._tellers:
-                self._something.set()  # Redis was away, or full; try again.
+            if self._lines or self._sources:
+                self._work_available.set()  # Redis was away, or full; try again.

@@ -45,12 +45,12 @@ class JobRequest(Request):
     hard: float | None = None
     soft: float | None = None
     #: When it is cancelled it has so long (s) to end by itself.
-    patience = PATIENCE
-    _ticket: Ticket | None = None
-    _announced = False
+    cancel_timeout = PATIENCE
+    _claim: Ticket | None = None
+    _start_reported = False
     #: What is told about a call from Python before anything else.
-    _call: str | None = None
-    _runs_here = False
+    _called_event: str | None = None
+    _runs_in_event_loop = False
     _report: Report | None = None
     _error: BaseException | None = None
 
@@ -68,15 +68,15 @@ class JobRequest(Request):
         if runner is None or header is None:
             return
         self._mailbox, self._batched = runner.mailbox, runner.batched
-        self._call = calls.told(message.headers, self._payload, self.delivery_info, self.delivery_info["priority"])
-        if calls.is_call(header) and self._call is None:
+        self._called_event = calls.told(message.headers, self._payload, self.delivery_info, self.delivery_info["priority"])
+        if calls.is_call(header) and self._called_event is None:
             del self._request_dict[HEADER]  # Celery's alone.
             return
-        if self._call is not None:
+        if self._called_event is not None:
             header = self._request_dict[HEADER] = calls.completed(header, self._task)
         token = message.delivery_tag if self._batched else new_token()
         self._request_dict[TOKEN_HEADER] = token
-        self._ticket = self._mailbox.held.get(token) or _read(header, token).ticket(runner.worker)
+        self._claim = self._mailbox.delivered.get(token) or _read(header, token).make_claim(runner.worker)
         self.held_back.add(self)
 
     def info(self, safe: bool = False) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class JobRequest(Request):
     @property
     def token(self) -> str | None:
         """Tells this delivery of an attempt from every other; None if it is about no attempt."""
-        return self._ticket.token if self._ticket else None
+        return self._claim.token if self._claim else None
 
     @property
     def _header(self) -> dict[str, Any] | None:
@@ -102,13 +102,13 @@ class JobRequest(Request):
 
     def execute_using_pool(self, pool: Any, **_: Any) -> Any:
         """Send the job to the pool. Raises `TaskRevokedError` when there is nothing to run."""
-        self._heed_own_id()
-        if self.revoked() or not self._may_start() or not self._keeps_limits(pool) or not self._is_announced():
+        self._apply_revoke_of_own_id()
+        if self.revoked() or not self._acquire_claim() or not self._ensure_limits(pool) or not self._report_start():
             raise TaskRevokedError(self.id)
         self.held_back.discard(self)
-        self._runs_here = isinstance(pool, solo.TaskPool)
+        self._runs_in_event_loop = isinstance(pool, solo.TaskPool)
         result = pool.apply_async(
-            self._tracer(pool),
+            self._select_tracer(pool),
             args=(self._type, self.id, self._request_dict, self._payload, None, None),  # Decoded already.
             accept_callback=self.on_accepted,
             callback=self.on_success,
@@ -118,36 +118,36 @@ class JobRequest(Request):
         self._apply_result = weakref.ref(result) if result is not None else None  # For `terminate`.
         return result
 
-    def _heed_own_id(self) -> None:
+    def _apply_revoke_of_own_id(self) -> None:
         """Take `revoke` of the `task_id` that a program chose for its call as one of the execution."""
         header = self._header
         is_programs = calls.is_call(header) and str(header["called"].get("by")).startswith("python:")
         if header and is_programs and header.get("correlation_id") in state.revoked:
             state.revoked.add(self.id)
 
-    def give_back(self) -> None:
+    def return_to_queue(self) -> None:
         """The worker stops before this has started: the same attempt is for somebody else."""
-        if self._ticket and self._batched and not self.acknowledged:
+        if self._claim and self._batched and not self.acknowledged:
             self.acknowledged = True
-            self._mailbox.give_back(self._ticket.token)
+            self._mailbox.requeue(self._claim.token)
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """A process or thread begins with the job."""
-        if self._ticket:
-            if not self._announced:
-                self._mailbox.started(self._ticket)
-            if self._runs_here and self._mailbox.due_in() == 0:
-                self._mailbox.settle()  # The event loop turns again when the job is over.
+        if self._claim:
+            if not self._start_reported:
+                self._mailbox.report_started(self._claim)
+            if self._runs_in_event_loop and self._mailbox.compute_flush_delay() == 0:
+                self._mailbox.flush()  # The event loop turns again when the job is over.
         super().on_accepted(pid, time_accepted)
         if (self.hard or self.soft) and JobTask.runner:
-            JobTask.runner.limits.watch(self, time_accepted)
+            JobTask.runner.time_limits.watch_attempt(self, time_accepted)
 
-    def _tracer(self, on: Any) -> Any:
+    def _select_tracer(self, on: Any) -> Any:
         """What this pool runs for the attempt."""
         fast = self._app.use_fast_trace_task
         return choice.tracer(self._type, self._header, fast=fast, shared=not pool.forks(on))
 
-    def _keeps_limits(self, on: Any) -> bool:
+    def _ensure_limits(self, on: Any) -> bool:
         """Whether somebody keeps the limits of the attempt, if it has any: the pool, or a process of its own.
 
         Else it ends here.
@@ -157,63 +157,63 @@ class JobRequest(Request):
         self.hard = hard or self._task.time_limit or default_hard
         self.soft = soft or self._task.soft_time_limit or default_soft
         forks = pool.forks(on)
-        if (self.hard or self.soft) and not forks and not self._keeps_them_elsewhere(pool.name(on)):
+        if (self.hard or self.soft) and not forks and not self._ensure_limits_outside_pool(pool.name(on)):
             return False
         if choice.keeps_its_limits(self._type, self._header):
             self._request_dict["timelimit"] = [self.hard, self.soft]
             self.hard = self.hard + choice.BACKSTOP if self.hard and forks else None
             self.soft = None
-            self.patience += choice.BACKSTOP
+            self.cancel_timeout += choice.BACKSTOP
         return True
 
-    def _keeps_them_elsewhere(self, pool: str) -> bool:
+    def _ensure_limits_outside_pool(self, pool: str) -> bool:
         header = self._header
-        if header is None or self._ticket is None:
+        if header is None or self._claim is None:
             self.hard = self.soft = None  # A plain Celery task: as Celery does.
             return True
         if choice.keeps_its_limits(self._type, header) or choice.isolate(header, pool):
             return True
-        self._end(outcome.limits_not_kept(pool, self.hard, self.soft))
+        self._set_outcome(outcome.limits_not_kept(pool, self.hard, self.soft))
         state.task_ready(self)
         self.acknowledge()
         return False
 
-    def _may_start(self) -> bool:
+    def _acquire_claim(self) -> bool:
         """Whether the attempt is ours to run. Our transport has made sure; on another one we have to ask."""
-        if self._ticket is None or self._mailbox.may_start(self._ticket):
+        if self._claim is None or self._mailbox.can_start(self._claim):
             return True
-        answer = self._ask(self._ticket)
+        answer = self._request_claim(self._claim)
         if answer is Answer.RUN:
-            self._introduce(self._ticket)
+            self._report_direct_call(self._claim)
             return True
         if answer is not None:
-            logger.info("attempt_refused", execution=self._ticket.execution, why=answer.value)
-            self._ticket = None
+            logger.info("attempt_refused", execution=self._claim.execution, why=answer.value)
+            self._claim = None
             self.acknowledge()
         state.task_ready(self)
         return False
 
-    def _is_announced(self) -> bool:
+    def _report_start(self) -> bool:
         """Say that the attempt starts, where that has to be known before; False if the worker stops meanwhile."""
-        if self._ticket is None or not self._request_dict[HEADER].get("announce"):
+        if self._claim is None or not self._request_dict[HEADER].get("announce"):
             return True
-        self._announced = True
-        self._mailbox.started(self._ticket)
+        self._start_reported = True
+        self._mailbox.report_started(self._claim)
         never = threading.Event()
-        while not self._mailbox.settle():
+        while not self._mailbox.flush():
             if state.should_stop is not None or state.should_terminate is not None:
                 state.task_ready(self)
                 return False
             never.wait(_PAUSE)
         return True
 
-    def _introduce(self, ticket: Ticket) -> None:
+    def _report_direct_call(self, ticket: Ticket) -> None:
         """The relay does not know yet what was called from Python."""
-        if self._call is not None:
-            self._mailbox.called(ticket, self._call)
-            self._call = None
+        if self._called_event is not None:
+            self._mailbox.report_direct_call(ticket, self._called_event)
+            self._called_event = None
 
-    def _ask(self, ticket: Ticket) -> Answer | None:
+    def _request_claim(self, ticket: Ticket) -> Answer | None:
         """The answer of Redis, however long it takes; None if the worker stops meanwhile."""
         never = threading.Event()
         while state.should_stop is None and state.should_terminate is None:
@@ -228,7 +228,7 @@ class JobRequest(Request):
 
     def on_success(self, answer: Any, **options: Any) -> None:
         """The process or thread that ran the job has answered."""
-        if self._was_stopped():
+        if self._handle_forced_stop():
             return
         failed, value, runtime, report = answer
         self._report = self._report or report
@@ -240,14 +240,14 @@ class JobRequest(Request):
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """A limit passed. The soft one is the job's to report, the hard one ours."""
         if not soft:
-            self._end(outcome.hard_limit(timeout, self._wait_after_limit()))
-        elif self._ticket and JobTask.runner:
-            JobTask.runner.say(self._ticket, "WARNING", f"its soft time limit of {timeout:g} s has passed")
+            self._set_outcome(outcome.hard_limit(timeout, self._compute_retry_delay()))
+        elif self._claim and JobTask.runner:
+            JobTask.runner.write_log_line(self._claim, "WARNING", f"its soft time limit of {timeout:g} s has passed")
         super().on_timeout(soft, timeout)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """The job failed (it has said how), or its process is gone (it could not)."""
-        if self._was_stopped():
+        if self._handle_forced_stop():
             return
         error = exc_info.exception
         self._error = error.exc if isinstance(error, ExceptionWithTraceback) else error
@@ -261,61 +261,61 @@ class JobRequest(Request):
 
     def acknowledge(self) -> None:
         """The message is done: report the attempt, and acknowledge it in the same step."""
-        if self._ticket is None:
+        if self._claim is None:
             super().acknowledge()
         elif not self.acknowledged:
             self.acknowledged = True
-            self._tell(self._ticket)
+            self._send_report(self._claim)
 
     def reject(self, requeue: bool = False) -> None:
         """The message is done without success; an attempt has its report like any other."""
-        if self._ticket is None:
+        if self._claim is None:
             super().reject(requeue)
         else:
             self.acknowledge()
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         ended = outcome.expired(self.expires) if expired else outcome.revoked(reason)
-        if expired and self._ticket is None and JobTask.runner:
+        if expired and self._claim is None and JobTask.runner:
             about = {"message": self.id, "task": self.name, "queue": self.delivery_info["routing_key"]}
-            JobTask.runner.mailbox.done(self.message.delivery_tag, ended.kind, json.dumps({**about, **ended.data}))
-        self._end(ended)
+            JobTask.runner.mailbox.acknowledge(self.message.delivery_tag, ended.kind, json.dumps({**about, **ended.data}))
+        self._set_outcome(ended)
         super()._announce_revoked(reason, terminated, signum, expired)
 
     def _announce_cancelled(self, emit_retry: bool = True) -> None:
         super()._announce_cancelled(emit_retry)
-        if not self._was_stopped() and self._ticket is not None:
-            self._end(outcome.interrupted())
+        if not self._handle_forced_stop() and self._claim is not None:
+            self._set_outcome(outcome.interrupted())
             self.acknowledge()
 
-    def _was_stopped(self) -> bool:
+    def _handle_forced_stop(self) -> bool:
         """Whether the attempt was brought to its end by force: then that is told, whatever else was said."""
-        stop = JobTask.runner.limits.ended(self) if JobTask.runner else None
+        stop = JobTask.runner.time_limits.finish_attempt(self) if JobTask.runner else None
         if stop is None:
             return False
         if stop.limit is not None:
             self.on_timeout(soft=False, timeout=stop.limit)
         else:
-            self._end(outcome.stopped(stop.signal))
+            self._set_outcome(outcome.stopped(stop.signal))
             state.task_ready(self)
             self.acknowledge()
         return True
 
-    def _wait_after_limit(self) -> float | None:
+    def _compute_retry_delay(self) -> float | None:
         header = self._request_dict.get(HEADER)
         if header is None:
             return None
-        delivery = Delivery.read(header, self.token)
+        delivery = Delivery.from_header(header, self.token)
         return retrying.after_hard_limit(self._task, delivery, self._request_dict["retries"])
 
-    def _end(self, ended: Outcome) -> None:
-        if self._ticket is not None and self._report is None:
-            self._report = _report(ended, self._ticket)
+    def _set_outcome(self, ended: Outcome) -> None:
+        if self._claim is not None and self._report is None:
+            self._report = _report(ended, self._claim)
 
-    def _tell(self, ticket: Ticket) -> None:
-        self._introduce(ticket)
+    def _send_report(self, ticket: Ticket) -> None:
+        self._report_direct_call(ticket)
         kind, data = self._report or _report(outcome.of_end_without_report(self._error), ticket)
-        self._mailbox.ended(ticket, kind, data, None if self._batched else self._acknowledge_message)
+        self._mailbox.report_ended(ticket, kind, data, None if self._batched else self._acknowledge_message)
 
     def _acknowledge_message(self) -> None:
         """On kombu's own transport the message is acknowledged once Redis has the report."""
@@ -325,7 +325,7 @@ class JobRequest(Request):
 
 def _read(header: dict[str, Any], token: str) -> Delivery:
     try:
-        return Delivery.read(header, token)
+        return Delivery.from_header(header, token)
     except (LookupError, TypeError, ValueError) as error:
         raise InvalidTaskError(f"the header of the relay cannot be read: {error!r}") from error
 

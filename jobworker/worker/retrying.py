@@ -36,7 +36,7 @@ def default_wait(task: Task, delivery: Delivery) -> float:
     policy = policy_of(delivery)
     if policy is None:
         return float(task.default_retry_delay)
-    return policy.wait(task.request.retries + 1, random.random())
+    return policy.compute_wait(task.request.retries + 1, random.random())
 
 
 def limit(task: Task, delivery: Delivery, max_retries: int | None = None) -> int | None:
@@ -63,7 +63,7 @@ def settle(task: Task, delivery: Delivery, error: Exception) -> Exception:
     if policy is None or isinstance(error, _DECIDED):
         return error
     names = _names_of(type(error))
-    wait = policy.next_wait(names, task.request.retries, limit(task, delivery), random.random())
+    wait = policy.compute_next_wait(names, task.request.retries, limit(task, delivery), random.random())
     if wait is None:
         return error
     again: Exception = celery.exceptions.Retry(exc=error, when=wait)
@@ -89,7 +89,7 @@ def after_hard_limit(task: Task, delivery: Delivery, used: int) -> float | None:
     policy = policy_of(delivery)
     if policy is None:
         return None
-    return policy.next_wait(_names_of(TimeLimitExceeded), used, limit(task, delivery), random.random())
+    return policy.compute_next_wait(_names_of(TimeLimitExceeded), used, limit(task, delivery), random.random())
 
 
 def _names_of(kind: type[BaseException]) -> list[str]:

@@ -49,32 +49,32 @@ class Runner:
         self.code_version = code_version
         self.mailbox = mailbox
         self.batched = settings.transport == "batched"
-        self.link = Link(settings)
-        self.desk = Desk()
-        self.limits = Limits(self.desk, clock)
+        self.redis_connection = Link(settings)
+        self.control_table = Desk()
+        self.time_limits = Limits(self.control_table, clock)
         self.settings = settings
         #: Where the worker was started: a job may go elsewhere, and stay there.
-        self.folder = Path.cwd()
+        self.start_folder = Path.cwd()
         self._clock = clock
-        self._reporter = Reporter(self.link, clock)
-        self._parent: int | None = os.getpid()
+        self._log_sender = Reporter(self.redis_connection, clock)
+        self._parent_pid: int | None = os.getpid()
         self._handler: JobLogHandler | None = None
 
-    def log(self, record: logging.LogRecord) -> None:
+    def log_record(self, record: logging.LogRecord) -> None:
         """A line for the job that runs here, and not for the worker's own log."""
         if self._handler is not None:
             self._handler.emit(record)
 
-    def drop(self, dropped: Dropped) -> None:
+    def record_dropped(self, dropped: Dropped) -> None:
         """What the job that runs here has said, and nobody has kept."""
         if self._handler is not None:
-            self._handler.drop(dropped)
+            self._handler.record_dropped(dropped)
 
-    def serve_one(self, desk: Desk, reporter: Reporter) -> None:
+    def configure_single_job(self, desk: Desk, reporter: Reporter) -> None:
         """This process runs one job and no other, and these pass on what it says and hears."""
-        self.desk, self._reporter, self._parent = desk, reporter, None
+        self.control_table, self._log_sender, self._parent_pid = desk, reporter, None
 
-    def run(
+    def run_attempt(
         self,
         delivery: Delivery,
         body: Callable[[], Any],
@@ -86,37 +86,37 @@ class Runner:
         `after` is told the outcome, and what the job returned or raised, while the job's context is still there.
         """
         started = self._clock.monotonic()
-        attempt = AttemptReporter(self._reporter, self._clock, delivery)
+        attempt = AttemptReporter(self._log_sender, self._clock, delivery)
         files = LocalFiles(self.settings.home, delivery.execution)
-        seat = self.desk.sit(delivery.token)
-        context = self._context(delivery, parameters, attempt, files, seat)
+        seat = self.control_table.acquire(delivery.token)
+        context = self._make_context(delivery, parameters, attempt, files, seat)
         try:
-            value = self._call(delivery, functools.partial(_seated, seat, body), context, attempt)
+            value = self._call_in_context(delivery, functools.partial(_seated, seat, body), context, attempt)
             ended = outcome.of_return(value, lambda text: files.save_result(delivery.attempt, text), seat.limit_passed)
         except BaseException as error:
             ended = outcome.of_exception(error)
             if after:
-                self._call(delivery, functools.partial(after, ended, error), context, attempt)
-            self._leave(delivery, ended, started, attempt)
+                self._call_in_context(delivery, functools.partial(after, ended, error), context, attempt)
+            self._store_report(delivery, ended, started, attempt)
             raise
         if after:
-            self._call(delivery, functools.partial(after, ended, value), context, attempt)
-        self._leave(delivery, ended, started, attempt)
+            self._call_in_context(delivery, functools.partial(after, ended, value), context, attempt)
+        self._store_report(delivery, ended, started, attempt)
         return value
 
-    def say(self, ticket: Ticket, level: str, message: str) -> None:
+    def write_log_line(self, ticket: Ticket, level: str, message: str) -> None:
         """A line in the log of an execution, from the worker's parent process; lost if Redis does not take it."""
         data = {"level": level, "logger": "jobworker", "message": message, "at": self._clock.now().isoformat()}
         with contextlib.suppress(redis.RedisError):
             fields = events.encode(Kind.LOG, ticket.execution, ticket.attempt, data)
-            self.link.client.xadd(keys.LOGS, fields)  # type: ignore[arg-type]
+            self.redis_connection.client.xadd(keys.LOGS, fields)  # type: ignore[arg-type]
 
-    def _call(
+    def _call_in_context(
         self, delivery: Delivery, body: Callable[[], Any], context: declare.Context, attempt: AttemptReporter
     ) -> Any:
-        handler = self._handler or self._listen_to_logs()
+        handler = self._handler or self._install_log_handler()
         entered = declare.enter(context)
-        listening = handler.enter(attempt)
+        listening = handler.enter_attempt(attempt)
         bound = structlog.contextvars.bind_contextvars(
             job=delivery.job, execution=delivery.execution, attempt=delivery.attempt
         )
@@ -124,10 +124,10 @@ class Runner:
             return trace.in_one_process(body)
         finally:
             structlog.contextvars.reset_contextvars(**bound)
-            handler.leave(listening)
+            handler.leave_attempt(listening)
             declare.leave(entered)
 
-    def _leave(self, delivery: Delivery, ended: Outcome, started: float, attempt: AttemptReporter) -> None:
+    def _store_report(self, delivery: Delivery, ended: Outcome, started: float, attempt: AttemptReporter) -> None:
         runtime = round(self._clock.monotonic() - started, 6)
         data = {"worker": self.worker, "token": delivery.token, "runtime": runtime, **ended.data}
         trace.leave((ended.kind.value, _encode(data)))
@@ -135,7 +135,7 @@ class Runner:
         if last_words:
             trace.leave((ended.kind.value, _encode({**data, **last_words})))
 
-    def _context(
+    def _make_context(
         self,
         delivery: Delivery,
         parameters: dict[str, Any],
@@ -154,15 +154,15 @@ class Runner:
             worker=self.worker,
             log=logging.getLogger(f"jobs.{delivery.job}"),
             files=files,
-            _progress=attempt.progress,
+            _progress=attempt.report_progress,
             metadata=attempt.metadata,
-            _seat=seat,
+            _control=seat,
         )
 
-    def _listen_to_logs(self) -> JobLogHandler:
-        self._handler = JobLogHandler(self._reporter, one_at_a_time=os.getpid() != self._parent)
-        self._handler.listen()
-        os.register_at_fork(after_in_child=self._handler.start_over)
+    def _install_log_handler(self) -> JobLogHandler:
+        self._handler = JobLogHandler(self._log_sender, one_at_a_time=os.getpid() != self._parent_pid)
+        self._handler.install()
+        os.register_at_fork(after_in_child=self._handler.reset_after_fork)
         # Or `multiprocessing` fails in what a thread of the pool has forked: it would wait for that thread, itself.
         os.register_at_fork(after_in_child=pool_threads._threads_queues.clear)  # type: ignore[attr-defined]
         return self._handler
@@ -172,4 +172,4 @@ def _seated(seat: Seat | NearSeat, body: Callable[[], Any]) -> Any:
     try:
         return body()
     finally:
-        seat.leave()  # It counts from here on: a soft limit that strikes now comes too late.
+        seat.release()  # It counts from here on: a soft limit that strikes now comes too late.

@@ -23,40 +23,40 @@ class Ticker:
         self._hub = hub
         self._mailbox = mailbox
         self._clock = clock
-        self._asked = False
+        self._is_scheduled = False
         self._timer: Any = None
-        self._rings_at = float("inf")
+        self._timer_due_at = float("inf")
 
-    def soon(self) -> None:
+    def schedule_flush(self) -> None:
         """Tick in the loop's next turn. May be called from any thread."""
-        if not self._asked:
-            self._asked = True
-            self._hub.call_soon(self.tick)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._hub.call_soon(self.start_and_flush)
 
-    def tick(self) -> None:
+    def start_and_flush(self) -> None:
         """Start what can start, and tell Redis what it should know by now."""
-        self._asked = False
-        self._mailbox.pump()
-        if self._mailbox.due_in() == 0:
-            self._mailbox.settle()
-        self._come_back()
+        self._is_scheduled = False
+        self._mailbox.deliver_ready()
+        if self._mailbox.compute_flush_delay() == 0:
+            self._mailbox.flush()
+        self._schedule_timer()
 
-    def _come_back(self) -> None:
-        due = self._mailbox.due_in()
-        if due is None and self._mailbox.waiting:
+    def _schedule_timer(self) -> None:
+        due = self._mailbox.compute_flush_delay()
+        if due is None and self._mailbox.prefetched:
             due = _LOOK_AGAIN
         if due is None:
             return
         at = self._clock.monotonic() + due
         # A report that is due sooner does not wait for a look at the messages.
-        if at < self._rings_at:
+        if at < self._timer_due_at:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer, self._rings_at = self._hub.call_later(due, self._ring), at
+            self._timer, self._timer_due_at = self._hub.call_later(due, self._on_timer), at
 
-    def _ring(self) -> None:
-        self._timer, self._rings_at = None, float("inf")
-        self.tick()
+    def _on_timer(self) -> None:
+        self._timer, self._timer_due_at = None, float("inf")
+        self.start_and_flush()
 
 
 class SettleStep(bootsteps.StartStopStep):
@@ -69,16 +69,16 @@ class SettleStep(bootsteps.StartStopStep):
         mailbox = _mailbox()
         if mailbox and consumer.hub:
             ticker = Ticker(consumer.hub, mailbox, SystemClock())
-            mailbox.call_soon = ticker.soon
-            ticker.soon()
+            mailbox.call_soon = ticker.schedule_flush
+            ticker.schedule_flush()
 
     def stop(self, consumer: Any) -> None:
         """When the worker stops, what Celery does not have in hand yet goes back; the loop turns no more."""
         mailbox = _mailbox()
         if mailbox and (state.should_stop is not None or state.should_terminate is not None):
             mailbox.call_soon = None
-            mailbox.give_back_waiting()
-            mailbox.settle()
+            mailbox.requeue_prefetched()
+            mailbox.flush()
 
 
 def _mailbox() -> Mailbox | None:

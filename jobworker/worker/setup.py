@@ -61,7 +61,7 @@ def install(app: Celery, settings: Settings) -> None:
         JobTask.runner = Runner(settings, clock, worker, mailbox, version)
         if JobTask.runner.batched:
             # Only workers fetch; beat, Flower and remote control keep kombu's own transport.
-            Channel.mailbox, Channel.shares, Channel.clock = mailbox, shares, clock
+            Channel.mailbox, Channel.queue_weights, Channel.clock = mailbox, shares, clock
             conf.broker_transport = "jobworker.transport.broker.channel:Transport"
 
     def ready(sender: Any, **_: Any) -> None:
@@ -99,7 +99,7 @@ def _let_calls_be_found(settings: Settings) -> None:
     def note_queue(headers: Any, routing_key: str, **_: Any) -> None:
         if calls.is_call(headers.get(HEADER)):
             with contextlib.suppress(redis.RedisError):  # Then the call itself raises.
-                called_queues().note(routing_key)
+                called_queues().record(routing_key)
 
     signals.before_task_publish.connect(note_queue, weak=False)
 

@@ -35,13 +35,13 @@ class JobTask(Task):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run one attempt, or just the function when it is called as one."""
         body = super().__call__  # It may be that of a base class of the user's.
-        delivery = None if self.request.called_directly else self.delivery()
+        delivery = None if self.request.called_directly else self.get_job_delivery()
         if delivery is None or JobTask.runner is None:
             return body(*args, **kwargs)
         after = functools.partial(hooks.after, self.job_class) if self.job_class else None
-        return JobTask.runner.run(delivery, self.job_attempt(delivery, lambda: body(*args, **kwargs)), kwargs, after)
+        return JobTask.runner.run_attempt(delivery, self.wrap_job_attempt(delivery, lambda: body(*args, **kwargs)), kwargs, after)
 
-    def job_attempt(self, delivery: Delivery, body: Callable[[], Any]) -> Callable[[], Any]:
+    def wrap_job_attempt(self, delivery: Delivery, body: Callable[[], Any]) -> Callable[[], Any]:
         """`body`, except that a failure of it becomes what follows it: another attempt, or none."""
 
         def attempt() -> Any:
@@ -57,21 +57,21 @@ class JobTask(Task):
         return attempt
 
     @staticmethod
-    def job_runner() -> Runner:
+    def get_job_runner() -> Runner:
         """The runner of this worker; raises `LookupError` outside of one."""
         if JobTask.runner is None:
             raise LookupError("this works only in a worker of JobWorker")
         return JobTask.runner
 
-    def job_isolation(self) -> Isolation:
+    def get_job_isolation(self) -> Isolation:
         """Where the present attempt is to run."""
-        delivery = self.delivery()
+        delivery = self.get_job_delivery()
         described = delivery.policies.get("isolation") if delivery else None
         return isolation.parse(described) if described else isolation.InProcess()
 
-    def job_circuit(self) -> Circuit:
+    def get_job_circuit(self) -> Circuit:
         """When to leave a target alone."""
-        delivery = self.delivery()
+        delivery = self.get_job_delivery()
         described = delivery.policies.get("circuit") if delivery else None
         return circuit.parse(described) if described else Circuit()
 
@@ -91,10 +91,10 @@ class JobTask(Task):
         `autoretry_for` ends here too. Raises `exc` (or `MaxRetriesExceededError`) when no attempt is left, and an `exc`
         that forbids another attempt.
         """
-        delivery = self.delivery()
+        delivery = self.get_job_delivery()
         if delivery is None:
             return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
-        self._refuse_other_parameters(args, kwargs)
+        self._check_parameters_unchanged(args, kwargs)
         if isinstance(exc, Abort):
             raise exc
         limit = retrying.limit(self, delivery, max_retries)
@@ -107,14 +107,14 @@ class JobTask(Task):
             raise asked
         return asked
 
-    def delivery(self) -> Delivery | None:
+    def get_job_delivery(self) -> Delivery | None:
         """The attempt that this thread runs; None if the message is not about one."""
         request = self.request
         header = getattr(request, HEADER, None)
         # A task called with Celery's `.delay()` has none.
-        return Delivery.read(header, getattr(request, TOKEN_HEADER, None)) if header else None
+        return Delivery.from_header(header, getattr(request, TOKEN_HEADER, None)) if header else None
 
-    def _refuse_other_parameters(self, args: Any, kwargs: Any) -> None:
+    def _check_parameters_unchanged(self, args: Any, kwargs: Any) -> None:
         changed_args = args is not None and list(args) != list(self.request.args or ())
         changed_kwargs = kwargs is not None and kwargs != self.request.kwargs
         if changed_args or changed_kwargs:

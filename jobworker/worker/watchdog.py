@@ -43,26 +43,26 @@ class Watchdog:
         self._consumer = consumer
         self._client = client
         self._clock = clock
-        self._patience = patience
-        self._end = end
-        self._taken = -1
-        self._since = clock.monotonic()
+        self._timeout = patience
+        self._end_worker = end
+        self._taken_count = -1
+        self._idle_since = clock.monotonic()
 
-    def look(self) -> None:
+    def check_worker(self) -> None:
         """End the worker if it has taken nothing for too long. Raises `redis.RedisError`."""
         taken, now = sum(state.total_count.values()), self._clock.monotonic()
-        if taken != self._taken or not self._has_room() or not self._is_work_waiting() or self._is_held_back():
-            self._taken, self._since = taken, now
-        elif now - self._since > self._patience:
-            logger.error("worker_takes_nothing", seconds=round(now - self._since), why="work waits and a slot is free")
-            self._end()
+        if taken != self._taken_count or not self._has_room() or not self._is_work_waiting() or self._is_held_back():
+            self._taken_count, self._idle_since = taken, now
+        elif now - self._idle_since > self._timeout:
+            logger.error("worker_takes_nothing", seconds=round(now - self._idle_since), why="work waits and a slot is free")
+            self._end_worker()
 
-    def expect_another(self) -> None:
+    def arm_loop_timeout(self) -> None:
         """For a beat of the event loop: end the process, with all its stacks on standard error, if none follows."""
-        faulthandler.dump_traceback_later(self._patience, exit=True, file=sys.__stderr__ or sys.stderr)
+        faulthandler.dump_traceback_later(self._timeout, exit=True, file=sys.__stderr__ or sys.stderr)
 
     @staticmethod
-    def expect_nothing() -> None:
+    def disarm_loop_timeout() -> None:
         """The event loop stands still for good reason: it waits for Redis to come back, or for a new start."""
         faulthandler.cancel_dump_traceback_later()
 

@@ -122,7 +122,7 @@ def test_a_chain_that_is_too_long_for_one_transaction_is_finished_by_the_sweep(
     assert house.state(chain[3]) is State.SKIPPED
     assert house.state(chain[4]) is State.WAITING
     sweeper = Releases(house.database, house.clock)
-    sweeper.sweep()
+    sweeper.resolve_stranded()
     _go_on(house, sweeper)
     assert {house.state(each) for each in (*chain[1:], *wide)} == {State.SKIPPED}
 
@@ -130,10 +130,10 @@ def test_a_chain_that_is_too_long_for_one_transaction_is_finished_by_the_sweep(
 def _go_on(house: Household, releases: Releases) -> int:
     """Let the relay finish what is left over; how many transactions that takes."""
     count = 0
-    while releases.pending:
+    while releases.has_pending:
         with house.database.write() as connection:
-            released = releases.release(connection, (), house.clock.now())
-        releases.done(released)
+            released = releases.resolve_dependents(connection, (), house.clock.now())
+        releases.mark_committed(released)
         count += 1
     return count
 
@@ -224,9 +224,9 @@ def test_one_transaction_reads_a_bounded_amount_of_what_dependents_need(
         table = schema.executions
         connection.execute(sa.update(table).where(table.c.id.in_(parents)).values(**values))
         released = release.release(connection, ended, NOW)
-    assert (released.count, bool(released.unfinished)) == (4, True)
+    assert (released.released_count, bool(released.unfinished)) == (4, True)
     releases = Releases(house.database, house.clock)
-    releases.done(released)
+    releases.mark_committed(released)
     assert _go_on(house, releases) == 2
     assert {house.state(each) for each in children} == {State.QUEUED}
     assert {house.get(each).waiting_for for each in children} == {0}
@@ -239,7 +239,7 @@ def test_what_an_execution_waits_for_is_listed(house: Household) -> None:
     with house.database.read() as connection:
         first = dependencies.of(connection, child, limit=2)
         second = dependencies.of(connection, child, limit=2, cursor=first.next)
-    reasons = why.why(house.database, house.clock, child).reasons
+    reasons = why.why(house.database, house.clock, child).blockers
     assert [each.details["execution"] for each in reasons if each.code == "dependency"] == parents[1:]
     rows = [*first.items, *second.items]
     assert [row.execution_id for row in rows] == parents
@@ -304,7 +304,7 @@ def test_what_was_stranded_is_found_by_the_sweep(house: Household) -> None:
         table = schema.executions
         connection.execute(sa.update(table).where(table.c.id == parent).values(state="Succeeded", finished_at=NOW))
     assert house.state(child) is State.WAITING
-    Releases(house.database, house.clock).sweep()
+    Releases(house.database, house.clock).resolve_stranded()
     assert house.state(child) is State.QUEUED
 
 

@@ -181,7 +181,7 @@ def test_an_io_error_loses_nothing_that_was_acknowledged(
 ) -> None:
     sa.event.listen(sqlite_database._writer, "connect", spill_early if early else spill_never)
     sqlite_database.commit(lambda connection: queues.remember(connection, ["before"], NOW))
-    largest_file(sqlite_database.log_size() + 200_000)  # A write beyond that fails with EFBIG: "disk I/O error".
+    largest_file(sqlite_database.get_log_size() + 200_000)  # A write beyond that fails with EFBIG: "disk I/O error".
     acknowledged_is_committed(sqlite_database, large=1, error="disk I/O error")
 
 

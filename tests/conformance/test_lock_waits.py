@@ -120,8 +120,8 @@ def test_after_a_lock_that_hung_callers_wait_with_the_full_patience_again(postgr
     database = Database(postgres_url, Patience(lock=0.2))
     with held(database), pytest.raises(DatabaseBusy):
         submit(database)
-    assert database._waits.is_brief
-    until(lambda: not database._waits.is_brief, what="the full patience")
+    assert database._limiter.is_brief
+    until(lambda: not database._limiter.is_brief, what="the full patience")
     database.dispose()
 
 
@@ -137,8 +137,8 @@ def test_errors_that_are_not_about_waiting_refuse_no_other_caller(postgres_url: 
         raised = f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{state}'; END $$"
         with pytest.raises(sa.exc.OperationalError), database.write() as connection:
             connection.exec_driver_sql(raised)
-    assert not database._waits.is_brief
-    assert not database._waits.is_cut_off
+    assert not database._limiter.is_brief
+    assert not database._limiter.is_unavailable
     database.dispose()
 
 
@@ -156,7 +156,7 @@ def test_more_callers_than_connections_are_told_so(database: Database, monkeypat
         assert time.monotonic() - began < 1.0
     read(database)
     read(database)
-    assert not database._waits.is_cut_off
+    assert not database._limiter.is_unavailable
 
 
 def test_a_server_process_that_is_stopped_is_given_up(postgres_url: str) -> None:

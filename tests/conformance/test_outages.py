@@ -78,7 +78,7 @@ class Village:
         spec = {"name": f"s{len(self.specs)}", "job": "send", "overlap": "allow", **fields}
         made = parse(spec)
         with self.database.write() as connection:
-            first = next_after(made.timetable({}), self.now)
+            first = next_after(made.build_timetable({}), self.now)
             row = schedules.put(connection, made, ScheduleOwner.API, "me", self.now, first)
         self.specs[row.id] = spec
         return row.id

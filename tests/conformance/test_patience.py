@@ -83,7 +83,7 @@ def test_waiting_for_the_file_lock_is_handed_on(tmp_path: Path) -> None:
             with pytest.raises(DatabaseBusy, match="try again"), lock.hold(clock.monotonic() + 0.05):
                 pass
         assert sum(thread.name == "file-lock" for thread in threading.enumerate()) == 1
-        assert lock.patience == 0.2
+        assert lock.timeout_seconds == 0.2
     # The thread that waits gets the lock, finds that it is not wanted, and gives it back.
     until(lambda: not _locked_for_others(tmp_path / "lock"), what="the lock to be given back")
     with lock.hold(clock.monotonic() + 30.0):

@@ -102,7 +102,7 @@ def test_the_ends_of_a_backfill_say_nothing_about_its_schedule(database: Databas
             mine = schema.executions.c.id == story.id
             connection.execute(sa.update(schema.executions).where(mine).values(schedule_id="s", batch_id=batch))
         ended = story.tell(Kind.REJECTED, worker="w", error=UNREADABLE)
-        assert len(ended.of_schedules) == told
+        assert len(ended.schedule_ends) == told
 
 
 def test_the_attempts_that_did_run_stay_as_they_were(database: Database) -> None:

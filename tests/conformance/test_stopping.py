@@ -52,7 +52,7 @@ class World:
         """The orders that are given in a turn, so many seconds later."""
         self.clock.advance(after)
         self.redis.given.clear()
-        self.stopper.run()
+        self.stopper.send_pending()
         return self.redis.given
 
 

@@ -162,7 +162,7 @@ def test_the_sweep_passes_over_what_cannot_be_written(fragile: Household) -> Non
         # As if a relay had died between the end and what follows it.
         mine = schema.executions.c.id == parent
         connection.execute(sa.update(schema.executions).where(mine).values(state="Succeeded", result="bad"))
-    Releases(house.database, house.clock).sweep()
+    Releases(house.database, house.clock).resolve_stranded()
     assert house.state(child) is State.FAILED
     assert house.get(child).error["type"] == "ReleaseRefused"  # type: ignore[index]
 

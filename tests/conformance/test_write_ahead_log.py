@@ -48,7 +48,7 @@ def test_a_checkpoint_waits_for_no_reader(sqlite_database: Database, reader: sql
         sqlite_database.checkpoint(above=0)
         longest = max(longest, clock.monotonic() - began)
     assert longest < _NO_WAIT
-    assert sqlite_database.log_size() > 0
+    assert sqlite_database.get_log_size() > 0
 
 
 def test_the_log_is_emptied_once_the_reader_has_gone(sqlite_url: str, reader: sqlite3.Connection) -> None:
@@ -58,10 +58,10 @@ def test_the_log_is_emptied_once_the_reader_has_gone(sqlite_url: str, reader: sq
     database.checkpoint(above=0)
     reader.execute("ROLLBACK")
     database.checkpoint(above=0)
-    assert database.log_size() > 0, "it pauses after a reader has kept it from the end"
+    assert database.get_log_size() > 0, "it pauses after a reader has kept it from the end"
     clock.advance(write_ahead_log._FIRST_PAUSE * 2)
     database.checkpoint(above=0)
-    assert database.log_size() == 0
+    assert database.get_log_size() == 0
     database.dispose()
 
 
@@ -72,7 +72,7 @@ def test_writers_keep_the_log_short_while_no_relay_runs(
     sizes = []
     for number in range(12):
         fill(sqlite_database, str(number))
-        sizes.append(sqlite_database.log_size())
+        sizes.append(sqlite_database.get_log_size())
     assert max(sizes) < 1_000_000
 
 

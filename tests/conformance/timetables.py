@@ -40,7 +40,7 @@ class Town:
         """Make, or change, a schedule."""
         made = parse({"name": name, "job": "send", "rule": EVERY_MINUTE, **fields})
         with self.database.write() as connection:
-            timetable = made.timetable(calendars.known(connection, made.calendars))
+            timetable = made.build_timetable(calendars.known(connection, made.calendar_names))
             return schedules.put(connection, made, ScheduleOwner.API, "me", now, next_after(timetable, now))
 
     def settle(self, *rows: ScheduleRow, minutes: float = 1) -> Fired:

@@ -26,7 +26,7 @@ def task(name: str = "tasks.mail.send", *parameters: Parameter) -> TaskRow:
 def new(job: str = "send", state: State = State.QUEUED, at: dt.datetime = NOW, **values: object) -> NewExecution:
     """An execution that is accepted at `at`."""
     given: dict[str, object] = {
-        "id": _ids[at].new(int(at.timestamp() * 1000)),
+        "id": _ids[at].create_id(int(at.timestamp() * 1000)),
         "job": job,
         "job_revision": 1,
         "task": "tasks.mail.send",

@@ -36,7 +36,7 @@ def spec_of(rule: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
 
 def next_after(rule: Mapping[str, Any], moment: dt.datetime) -> dt.datetime | None:
     """When a schedule with this rule is due next, in UTC."""
-    return timetable.next_after(schedules.parse(spec_of(rule)).timetable({}), moment)
+    return timetable.next_after(schedules.parse(spec_of(rule)).build_timetable({}), moment)
 
 
 def make_scheduler(url: str, **conf: Any) -> Scheduler:
@@ -94,7 +94,7 @@ def other_beat(redis_url: str) -> Scheduler:
 
 def interrupt(beat: Scheduler, meanwhile: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop `beat` once between reading and reporting, as SIGSTOP would, and let something happen."""
-    report = beat._report
+    report = beat._report_due
 
     def late(reading: Reading) -> list[dt.datetime]:
         monkeypatch.setattr(beat, "_report", report)

@@ -156,7 +156,7 @@ def test_an_occurrence_that_is_due_survives_a_round_and_another_relay(house: Hou
     nominal = next_after(HOURLY, house.now - HOUR)
     due = house.put("due", HOURLY, house.now - HOUR)
     house.rounds()
-    house.projector.start_over()
+    house.projector.reset()
     house.rounds()
     assert house.next_of(due) == nominal
     beat.tick()
@@ -297,7 +297,7 @@ def test_everything_is_rebuilt_in_bounded_rounds_when_redis_lost_it(
     assert house.known() == set(ids)
     house.schedule.client.flushall()
 
-    house.projector.start_over()
+    house.projector.reset()
     house.projector.run()
     assert len(house.known()) == 700
     house.rounds(7)
@@ -354,14 +354,14 @@ def test_nothing_is_reported_again_while_reports_wait_to_be_settled(house: House
     beat.tick()
     # The relay has much to do, and reads that later.
     house.clock.advance(600)
-    house.projector.start_over()
+    house.projector.reset()
     house.projector.run()
     assert house.next_of(due) == nominal + HOUR
 
     [(stream_id, _)] = house.schedule.client.xrange(keys.EVENTS)
     with house.database.write() as connection:
         connection.execute(sa.update(schema.relay_state).values(events_offset=stream_id))
-    house.projector.start_over()
+    house.projector.reset()
     house.projector.run()
     assert house.next_of(due) == nominal
 
@@ -376,7 +376,7 @@ def test_what_beat_reports_after_a_silence_is_not_held_to_be_lost(
     beat.tick()
     assert house.schedule.reported() == [(due, nominal)]
 
-    house.projector.start_over()
+    house.projector.reset()
     house.projector.run()
 
     assert house.next_of(due) == next_after(HOURLY, house.now)

@@ -154,7 +154,7 @@ def test_an_outage_that_does_not_end_leaves_something_to_be_settled() -> None:
     outage = Outage(at("01-01T01:30"), at("01-03"))
     story = simulation.of_code(code(rule=every(3600)), Question(at("01-01"), at("01-02"), [outage], duration=60))
     assert told(story.occurrences) == [("01-01T00:00", "fired"), ("01-01T01:00", "fired")]
-    assert story.unsettled == {"s": at("01-01T02:00")}
+    assert story.unevaluated == {"s": at("01-01T02:00")}
 
 
 def test_an_outage_at_the_beginning_counts() -> None:
@@ -225,7 +225,7 @@ def test_code_is_taken_with_what_is_not_known_yet(sqlite_database: Database) -> 
     question = Question(at("06-01"), at("06-02"))
     story = simulation.of_code(declared, question, ["mine", "early"], sqlite_database)
     assert [each.schedule for each in story.occurrences] == ["mine", "early"]
-    assert story.assumed == ["nowhere"]
+    assert story.assumed_jobs == ["nowhere"]
     with pytest.raises(InvalidInput, match=r"schedule wrong .*/parameters/rows: "):
         simulation.of_code(declared, question, None, sqlite_database)
     with pytest.raises(ScheduleNotFound, match=r"code declares no schedule 'nope'\. It declares early, mine, wrong"):

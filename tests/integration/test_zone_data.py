@@ -122,7 +122,7 @@ def test_processes_say_their_data_and_fire_by_those_of_the_package(engine: Engin
     until(followed, within=60.0, what=f"five schedules to fire; logs in {tmp_path}")
     for row in rows:
         assert row.next_at is not None
-        expected = next_after(row.schedule.timetable({}), row.next_at)
+        expected = next_after(row.schedule.build_timetable({}), row.next_at)
         assert _standing(engine.database, row).next_at == expected, row.name
     assert office.next_at == dt.datetime(2036, 12, 1, 14, tzinfo=dt.UTC)
     assert _standing(engine.database, office).next_at == dt.datetime(2036, 12, 1, 13, tzinfo=dt.UTC)
@@ -138,7 +138,7 @@ def _put(database: Database, zone: str, since: dt.datetime, name: str | None = N
     """A schedule that was made a while ago, and whose time has come."""
     made = parse({"name": name or zone.replace("/", "-"), "job": "noop", "rule": daily("06:00"), "zone": zone})
     with database.write() as connection:
-        return schedules.put(connection, made, Owner.API, "me", since, next_after(made.timetable({}), since))
+        return schedules.put(connection, made, Owner.API, "me", since, next_after(made.build_timetable({}), since))
 
 
 def _standing(database: Database, row: ScheduleRow) -> ScheduleRow:

@@ -24,7 +24,7 @@ def kills_worker() -> None:
 
 def _go_deaf(**_: Any) -> None:
     """Fetch nothing more, and do everything else as ever."""
-    Channel.wants_to_ask = lambda channel: bool(channel._in_poll)  # type: ignore[assignment]
+    Channel.can_poll = lambda channel: bool(channel._in_poll)  # type: ignore[assignment]
 
 
 def _hang(**_: Any) -> None:

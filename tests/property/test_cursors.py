@@ -15,8 +15,8 @@ listings = st.builds(
 
 @given(listings, texts)
 def test_a_cursor_leads_back_to_its_row(listing: Listing[str], key: str) -> None:
-    assert listing.position(listing.cursor(key)) == key
-    assert listing.position(None) is None
+    assert listing.parse_cursor(listing.build_cursor(key)) == key
+    assert listing.parse_cursor(None) is None
 
 
 @given(listings, listings, texts)
@@ -26,20 +26,20 @@ def test_another_list_refuses_it(listing: Listing[str], other: Listing[str], key
 
     assume(essence(listing) != essence(other))
     with pytest.raises(InvalidCursor):
-        other.position(listing.cursor(key))
+        other.parse_cursor(listing.build_cursor(key))
 
 
 @given(listings, texts, st.data())
 def test_a_changed_cursor_is_refused(listing: Listing[str], key: str, data: st.DataObject) -> None:
-    cursor = listing.cursor(key)
+    cursor = listing.build_cursor(key)
     at = data.draw(st.integers(0, len(cursor) - 1))
     changed = cursor[:at] + data.draw(st.characters(codec="utf-8")) + cursor[at + 1 :]
     assume(changed != cursor)
     with pytest.raises(InvalidCursor):
-        listing.position(changed)
+        listing.parse_cursor(changed)
 
 
 @given(listings, st.text())
 def test_any_other_text_is_refused(listing: Listing[str], text: str) -> None:
     with pytest.raises(InvalidCursor):
-        listing.position(text)
+        listing.parse_cursor(text)

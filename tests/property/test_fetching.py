@@ -13,8 +13,8 @@ def test_never_more_than_the_most_and_never_less_than_nothing(steps: list[tuple[
     appetite, now = Appetite(), 0.0
     for passed, ended in steps:
         now += passed
-        appetite.ended(ended)
-        assert 0 <= appetite.soon(now, within=0.02) <= appetite.ahead(now) <= MOST
+        appetite.record_ended(ended)
+        assert 0 <= appetite.estimate_starts(now, within=0.02) <= appetite.estimate_prefetch(now) <= MOST
 
 
 @given(
@@ -26,7 +26,7 @@ def test_every_message_has_its_queue_and_no_queue_starves(weights: dict[str, int
     shares = Shares(" ".join(f"{queue}={weight}" for queue, weight in weights.items()))
     got: collections.Counter[str] = collections.Counter()
     for count in counts:
-        offered = shares.of(count, queues)
+        offered = shares.allocate(count, queues)
         assert {queue for queue, _ in offered} == set(queues)
         assert sum(share for _, share in offered) == count
         got.update(dict(offered))

@@ -29,20 +29,20 @@ def policies(draw: st.DrawFn, strategies: tuple[Strategy, ...] = tuple(Strategy)
 
 @given(policies(), retries, st.floats(0, 1))
 def test_a_wait_lies_between_its_bounds(policy: RetryPolicy, number: int, chance: float) -> None:
-    low, high = policy.bounds(number)
+    low, high = policy.compute_wait_bounds(number)
     assert 0 <= low <= high
-    assert low <= policy.wait(number, chance) <= high or low == high
+    assert low <= policy.compute_wait(number, chance) <= high or low == high
 
 
 @given(policies(), retries)
 def test_no_wait_of_a_strategy_is_longer_than_the_longest(policy: RetryPolicy, number: int) -> None:
     longest = max(policy.delays) if policy.delays else policy.max_delay
-    assert policy.bounds(number)[1] <= longest
+    assert policy.compute_wait_bounds(number)[1] <= longest
 
 
 @given(policies(tuple(strategy for strategy in Strategy if strategy is not Strategy.NONE)), retries)
 def test_the_waits_of_a_strategy_never_shrink(policy: RetryPolicy, number: int) -> None:
-    earlier, later = policy.bounds(number), policy.bounds(number + 1)
+    earlier, later = policy.compute_wait_bounds(number), policy.compute_wait_bounds(number + 1)
     assert earlier[0] <= later[0]
     assert earlier[1] <= later[1]
 
@@ -65,5 +65,5 @@ def test_a_plan_is_the_sum_of_its_waits(policy: RetryPolicy, attempts: int) -> N
 def test_there_is_a_next_wait_as_long_as_retries_are_left(
     policy: RetryPolicy, used: int, limit: int | None, chance: float
 ) -> None:
-    wait = policy.next_wait(["ValueError"], used, limit, chance)
+    wait = policy.compute_next_wait(["ValueError"], used, limit, chance)
     assert (wait is None) == (limit is not None and used >= limit)

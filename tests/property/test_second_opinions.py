@@ -24,10 +24,10 @@ BEGINS = st.datetimes(dt.datetime(1995, 1, 1), dt.datetime(2035, 1, 1)).map(  # 
 
 
 def ours(rule: WallClockRule, begin: dt.datetime) -> Iterator[dt.datetime]:
-    time = rule.first(begin)
+    time = rule.find_first(begin)
     while time is not None:
         yield time
-        time = rule.first(time + TICK)
+        time = rule.find_first(time + TICK)
 
 
 def field(lowest: int, highest: int) -> st.SearchStrategy[str]:

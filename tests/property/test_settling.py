@@ -32,9 +32,9 @@ def _situations(draw: st.DrawFn) -> Situation:
         runs=draw(st.integers(0, 5)),
         max_runs=draw(st.none() | st.integers(1, 30)),
         pause=draw(st.none() | st.just(Pause(_moment(since), _moment(until) if until is not None else None, "paused"))),
-        closed=draw(st.none() | st.none() | st.none() | st.just("disabled")),
-        forbidden=lambda moment: "closed" if forbidden > 1 and moment.second % forbidden == 0 else None,
-        busy=draw(st.sampled_from([Busy(), Busy("x"), Busy("x", waiting=True)])),
+        unavailable_reason=draw(st.none() | st.none() | st.none() | st.just("disabled")),
+        find_forbidden_reason=lambda moment: "closed" if forbidden > 1 and moment.second % forbidden == 0 else None,
+        unfinished=draw(st.sampled_from([Busy(), Busy("x"), Busy("x", has_waiting=True)])),
     )
 
 
@@ -71,10 +71,10 @@ def test_each_occurrence_has_one_outcome_in_its_order_and_a_reason(ages: list[in
 @given(_AGES, _situations())
 def test_nothing_fires_in_a_pause_or_when_it_is_forbidden(ages: list[int], situation: Situation) -> None:
     for each in settle(_due(ages), situation):
-        paused = situation.pause is not None and situation.pause.covers(each.nominal)
-        if situation.forbidden(each.nominal):
+        paused = situation.pause is not None and situation.pause.is_paused_at(each.nominal)
+        if situation.find_forbidden_reason(each.nominal):
             assert each.outcome is Outcome.SKIPPED_CALENDAR
-        elif paused or situation.closed:
+        elif paused or situation.unavailable_reason:
             assert each.outcome is Outcome.SKIPPED_PAUSED
 
 
@@ -92,7 +92,7 @@ def test_misfire_policies_hold_however_it_is_cut(ages: list[int], situation: Sit
     if situation.misfire.policy is Missed.SKIP:
         assert not fired
     elif situation.misfire.policy is Missed.CATCH_UP:
-        assert fired == late[-situation.misfire.most :]
+        assert fired == late[-situation.misfire.max_occurrences :]
     elif len(late) < len(candidates):
         assert not fired
     else:
@@ -108,11 +108,11 @@ def test_overlap_policies_hold_among_those_that_are_settled_together(ages: list[
     if situation.overlap is Overlap.ALLOW:
         assert not any(each.waits for each in fired)
     elif situation.overlap is Overlap.SKIP and not catching_up:
-        assert len(fired) <= (situation.busy.oldest is None)
+        assert len(fired) <= (situation.unfinished.oldest_id is None)
     elif situation.overlap is Overlap.QUEUE_ONE and not catching_up:
-        assert sum(each.waits for each in fired) <= (not situation.busy.waiting)
+        assert sum(each.waits for each in fired) <= (not situation.unfinished.has_waiting)
     elif situation.overlap is Overlap.CANCEL_RUNNING:
         assert len(timely) <= 1
     # Only the first of those that are not allowed to overlap starts at once, and only if nobody is there before it.
     at_once = [each for each in fired if not each.waits]
-    assert situation.overlap is Overlap.ALLOW or len(at_once) <= (situation.busy.oldest is None)
+    assert situation.overlap is Overlap.ALLOW or len(at_once) <= (situation.unfinished.oldest_id is None)

@@ -24,7 +24,7 @@ _BEGINS = st.sampled_from([dt.datetime(2026, *day, tzinfo=dt.UTC) for day in _DA
 
 def _timetable(zone: str, hours: Sequence[int], fold: str) -> Timetable:
     rule = {"kind": "cron", "expression": f"30 {','.join(map(str, hours))} * * *"}
-    return parse({"name": "a", "job": "a", "rule": rule, "zone": zone, "dst": {"fold": fold}}).timetable({})
+    return parse({"name": "a", "job": "a", "rule": rule, "zone": zone, "dst": {"fold": fold}}).build_timetable({})
 
 
 @given(

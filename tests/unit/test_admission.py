@@ -146,10 +146,10 @@ def test_refuse_tells_everything_at_once() -> None:
 
 
 def test_what_an_execution_has_otherwise_than_its_job() -> None:
-    assert Submission(job="j").overrides() is None
+    assert Submission(job="j").compute_overrides() is None
     other = Submission(job="j", time_limit=5.0, retry={"strategy": "fixed"})
     assert check_submission(other, NOW) == []
-    told = other.overrides() or {}
+    told = other.compute_overrides() or {}
     assert (set(told), told["time_limit"], told["retry"]["strategy"]) == ({"time_limit", "retry"}, 5.0, "fixed")
 
 

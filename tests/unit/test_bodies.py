@@ -24,20 +24,20 @@ def _received(bodies: Bodies, length: str | None, *chunks: bytes) -> tuple[bytes
 
 
 def test_a_body_is_put_together() -> None:
-    bodies = Bodies(Limits(body=10))
+    bodies = Bodies(Limits(max_body_bytes=10))
     assert _received(bodies, None, b"ab", b"cd") == (b"abcd", None)
     assert _received(bodies, "4", b"ab", b"cd") == (b"abcd", None)
 
 
 def test_too_large_and_incomplete_bodies_are_refused() -> None:
-    bodies = Bodies(Limits(body=3))
+    bodies = Bodies(Limits(max_body_bytes=3))
     assert isinstance(_received(bodies, "4")[1], RequestEntityTooLarge)
     assert isinstance(_received(bodies, None, b"ab", b"cd")[1], RequestEntityTooLarge)
     assert isinstance(_received(bodies, "3", b"ab")[1], MalformedBody)
 
 
 def test_a_body_in_chunks_that_breaks_off_is_refused() -> None:
-    bodies = Bodies(Limits(body=10))
+    bodies = Bodies(Limits(max_body_bytes=10))
     assert _received(bodies, None, b"ab", b"") == (b"ab", None), "as granian ends each body"
     for chunks in ((b"ab", b"", b""), (b"", b"")):
         assert isinstance(_received(bodies, None, *chunks)[1], MalformedBody)
@@ -45,7 +45,7 @@ def test_a_body_in_chunks_that_breaks_off_is_refused() -> None:
 
 def test_a_chunk_of_a_body_that_had_to_make_room_changes_nothing() -> None:
     async def run() -> list[tuple[bytes, Exception | None]]:
-        bodies, old, new = Bodies(Limits(body=10, count=1)), asyncio.Queue[bytes](), asyncio.Queue[bytes]()
+        bodies, old, new = Bodies(Limits(max_body_bytes=10, max_bodies=1)), asyncio.Queue[bytes](), asyncio.Queue[bytes]()
         tasks = [asyncio.create_task(bodies.receive(None, _queued(each))) for each in (old, new)]
         await asyncio.sleep(0.01)
         new.put_nowait(b"ab")  # Both arrive in one turn of the event loop.
@@ -66,12 +66,12 @@ async def _queued(chunks: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
 
 def test_a_body_has_a_deadline() -> None:
     async def run() -> tuple[bytes, Exception | None]:
-        return await Bodies(Limits(body=10, seconds=0.01)).receive("5", _chunks(b"a", then=asyncio.Event()))
+        return await Bodies(Limits(max_body_bytes=10, timeout_seconds=0.01)).receive("5", _chunks(b"a", then=asyncio.Event()))
 
     assert isinstance(asyncio.run(run())[1], BodyTooSlow)
 
 
-@pytest.mark.parametrize("limits", [Limits(body=10, count=2), Limits(body=10, memory=5)])
+@pytest.mark.parametrize("limits", [Limits(max_body_bytes=10, max_bodies=2), Limits(max_body_bytes=10, max_total_bytes=5)])
 def test_the_one_that_has_been_arriving_longest_makes_room(limits: Limits) -> None:
     async def run() -> list[tuple[bytes, Exception | None]]:
         bodies, never = Bodies(limits), asyncio.Event()

@@ -69,10 +69,10 @@ def test_a_calendar_is_shown_as_it_was_written(given: dict[str, Any]) -> None:
 
 def test_what_is_left_out_has_its_default() -> None:
     assert business() == Business()
-    assert business(closed=["2026-12-24"]).name_of(dt.date(2026, 12, 24)) == "closed"
-    assert dates(days=["2026-12-24"]).name_of(dt.date(2026, 12, 24)) == "listed"
+    assert business(closed=["2026-12-24"]).find_day_name(dt.date(2026, 12, 24)) == "closed"
+    assert dates(days=["2026-12-24"]).find_day_name(dt.date(2026, 12, 24)) == "listed"
     window = {"from": "2026-01-01T00:00", "to": "2026-01-01T01:00"}
-    assert dates(windows=[window]).name_of(dt.date(2026, 1, 1)) == "listed"
+    assert dates(windows=[window]).find_day_name(dt.date(2026, 1, 1)) == "listed"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_is_left_out_has_its_default() -> None:
 )
 def test_holidays_of_countries(country: str, subdivision: str | None, day: str, name: str | None) -> None:
     calendar = business(weekend=[], holidays=[{"country": country, "subdivision": subdivision}])
-    assert calendar.name_of(dt.date.fromisoformat(day)) == name
+    assert calendar.find_day_name(dt.date.fromisoformat(day)) == name
     assert calendar.is_business_day(dt.date.fromisoformat(day)) == (name is None)
 
 
@@ -111,62 +111,62 @@ def test_every_country_can_be_asked_about_any_year() -> None:
 
 def test_holidays_of_several_countries() -> None:
     calendar = business(holidays=[{"country": "US"}, {"country": "DE"}])
-    names = [calendar.name_of(dt.date(2026, month, day)) for month, day in ((11, 26), (5, 1), (5, 4))]
+    names = [calendar.find_day_name(dt.date(2026, month, day)) for month, day in ((11, 26), (5, 1), (5, 4))]
     assert names == ["Thanksgiving Day", "Labor Day", None]
 
 
 def test_what_is_opened_goes_before_everything_that_closes() -> None:
     calendar = business(holidays=[{"country": "DE"}], opened=["2026-12-25", "2026-12-27"])
-    assert calendar.holds(at("2026-12-25T10:00"))
-    assert calendar.holds(at("2026-12-27T10:00"))
-    assert not calendar.holds(at("2026-12-26T10:00"))
+    assert calendar.is_time_included(at("2026-12-25T10:00"))
+    assert calendar.is_time_included(at("2026-12-27T10:00"))
+    assert not calendar.is_time_included(at("2026-12-26T10:00"))
 
 
 def test_business_hours() -> None:
     calendar = parse(BUSINESS)
     held = ["2026-03-02T09:00", "2026-03-02T12:29:59", "2026-03-02T13:30", "2026-03-06T23:59:59"]
     others = ["2026-03-02T08:59:59", "2026-03-02T12:30", "2026-03-02T18:00", "2026-03-07T10:00", "2026-12-24T10:00"]
-    assert [calendar.holds(at(time)) for time in held] == [True] * len(held)
-    assert [calendar.holds(at(time)) for time in others] == [False] * len(others)
+    assert [calendar.is_time_included(at(time)) for time in held] == [True] * len(held)
+    assert [calendar.is_time_included(at(time)) for time in others] == [False] * len(others)
     # An opened Saturday has no hours of its own.
-    assert calendar.parts(dt.date(2026, 12, 19)) == ((dt.time(), None),)
+    assert calendar.get_time_ranges(dt.date(2026, 12, 19)) == ((dt.time(), None),)
 
 
 def test_hours_of_an_opened_day_of_the_weekend() -> None:
     calendar = business(opened=["2026-12-19"], hours={"monday": ["09:00-17:00"], "saturday": ["10:00-14:00"]})
-    assert calendar.parts(dt.date(2026, 12, 19)) == ((dt.time(10), dt.time(14)),)
+    assert calendar.get_time_ranges(dt.date(2026, 12, 19)) == ((dt.time(10), dt.time(14)),)
 
 
 def test_a_day_of_the_week_without_hours_is_no_business_day() -> None:
     calendar = business(weekend=[], hours={"monday": ["09:00-17:00"], "tuesday": []})
-    assert calendar.business_days(dt.date(2026, 3, 1)) == [dt.date(2026, 3, day) for day in (2, 9, 16, 23, 30)]
+    assert calendar.list_business_days(dt.date(2026, 3, 1)) == [dt.date(2026, 3, day) for day in (2, 9, 16, 23, 30)]
 
 
 def test_business_days_of_the_last_month_there_is() -> None:
-    assert business().business_days(dt.date(9999, 12, 1))[-1] == dt.date(9999, 12, 31)
+    assert business().list_business_days(dt.date(9999, 12, 1))[-1] == dt.date(9999, 12, 31)
 
 
 def test_a_black_out_over_midnight() -> None:
     calendar = parse(DATES)
     held = ["2026-12-31T22:00", "2026-12-31T23:59:59", "2027-01-01T00:00", "2027-02-01T00:00:30", "2027-02-02T12:00"]
     others = ["2026-12-31T21:59:59", "2027-01-02T00:00", "2027-02-01T00:00:29", "2027-02-03T00:00"]
-    assert [calendar.holds(at(time)) for time in held] == [True] * len(held)
-    assert [calendar.holds(at(time)) for time in others] == [False] * len(others)
+    assert [calendar.is_time_included(at(time)) for time in held] == [True] * len(held)
+    assert [calendar.is_time_included(at(time)) for time in others] == [False] * len(others)
     alone = dates(windows=DATES["windows"])
-    assert not alone.holds(at("2027-01-01T06:00"))
+    assert not alone.is_time_included(at("2027-01-01T06:00"))
     assert next_outside(alone, at("2026-12-31T23:00")) == at("2027-01-01T06:00")
     assert next_inside(alone, at("2026-12-31T21:00")) == at("2026-12-31T22:00")
     assert next_outside(alone, at("2027-02-01T12:00")) == at("2027-02-03T00:00")
-    assert [alone.name_of(dt.date(2027, *day)) for day in ((1, 1), (2, 2), (2, 3))] == ["year's end", "move", None]
+    assert [alone.find_day_name(dt.date(2027, *day)) for day in ((1, 1), (2, 2), (2, 3))] == ["year's end", "move", None]
 
 
 def test_windows_may_overlap() -> None:
     spans = [("10:00", "12:00"), ("11:00", "11:30"), ("12:00", "13:00"), ("14:00", "15:00")]
     calendar = dates(windows=[{"from": f"2026-03-02T{begin}", "to": f"2026-03-02T{end}"} for begin, end in spans])
     expected = [(dt.time(10), dt.time(13)), (dt.time(14), dt.time(15))]
-    assert calendar.parts(dt.date(2026, 3, 2)) == expected
+    assert calendar.get_time_ranges(dt.date(2026, 3, 2)) == expected
     minutes = [at("2026-03-02T09:00") + dt.timedelta(minutes=number) for number in range(420)]
-    assert sum(calendar.holds(minute) for minute in minutes) == 240
+    assert sum(calendar.is_time_included(minute) for minute in minutes) == 240
 
 
 @pytest.mark.parametrize(

@@ -29,12 +29,12 @@ TOLD: dict[str, Any] = {
 
 def test_a_call_is_read() -> None:
     call = calls.read(EXECUTION, TOLD, NOON)
-    assert (call.task, call.queue, call.priority, call.by) == ("send", "default", 5, "python:host")
-    assert call.at == NOON - dt.timedelta(minutes=1)
+    assert (call.task, call.queue, call.priority, call.caller) == ("send", "default", 5, "python:host")
+    assert call.called_at == NOON - dt.timedelta(minutes=1)
 
 
 def test_a_caller_whose_clock_is_ahead_has_called_when_it_was_heard_of() -> None:
-    assert calls.read(EXECUTION, {**TOLD, "at": "2026-03-02T15:00:00+02:00"}, NOON).at == NOON
+    assert calls.read(EXECUTION, {**TOLD, "at": "2026-03-02T15:00:00+02:00"}, NOON).called_at == NOON
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_a_schedule_has_the_fields_of_the_api() -> None:
 )
 def test_what_is_wrong_is_told_with_its_place(write: Write, code: str, told: list[str]) -> None:
     write(nightly=code)
-    [broken] = declarations.read("planned").broken
+    [broken] = declarations.read("planned").broken_modules
     assert broken.module == "planned.nightly"
     for text in told:
         assert text in broken.traceback.splitlines()[-1]
@@ -128,7 +128,7 @@ def test_a_name_is_declared_once(write: Write) -> None:
     write(one="schedule('s', job='j', rule=daily('06:00'))", two="schedule('s', job='k', rule=daily('07:00'))")
     found = declarations.read("planned")
     assert found.schedules["s"].place == "planned/one.py:2"
-    assert "planned/two.py:2: schedule s is declared already, at planned/one.py:2" in found.broken[0].traceback
+    assert "planned/two.py:2: schedule s is declared already, at planned/one.py:2" in found.broken_modules[0].traceback
 
 
 def test_a_line_that_runs_twice_cannot_declare_the_same(write: Write) -> None:
@@ -138,7 +138,7 @@ def test_a_line_that_runs_twice_cannot_declare_the_same(write: Write) -> None:
     )
     found = declarations.read("planned")
     assert list(found.schedules) == ["a", "b"]
-    assert "schedule b is declared twice by the same line" in found.broken[0].traceback
+    assert "schedule b is declared twice by the same line" in found.broken_modules[0].traceback
 
 
 def test_every_reading_finds_the_same(write: Write) -> None:

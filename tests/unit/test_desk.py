@@ -12,12 +12,12 @@ from jobworker.worker.desk import Desk, Seat
 def desk() -> Desk:
     """A desk, seen from the third process of a pool."""
     made = Desk(seats=4)
-    made.open(2)
+    made.bind_process(2)
     return made
 
 
 def _sit(desk: Desk, token: str) -> Seat:
-    seat = desk.sit(token)
+    seat = desk.acquire(token)
     assert isinstance(seat, Seat)
     return seat
 
@@ -25,17 +25,17 @@ def _sit(desk: Desk, token: str) -> Seat:
 def test_a_cancellation_reaches_its_attempt_and_not_the_next(desk: Desk) -> None:
     seat = _sit(desk, "17")
     heard = [seat.cancelled]
-    desk.cancel("17", 2)
+    desk.mark_cancelled("17", 2)
     heard.append(seat.cancelled)
-    seat.leave()
+    seat.release()
     assert [*heard, _sit(desk, "18").cancelled, seat.cancelled] == [False, True, False, True]
 
 
 def test_one_that_comes_too_late_reaches_nobody(desk: Desk) -> None:
-    _sit(desk, "17").leave()
+    _sit(desk, "17").release()
     seat = _sit(desk, "18")
-    desk.cancel("17", 2)
-    desk.pass_limit("17", 2, 1.0)
+    desk.mark_cancelled("17", 2)
+    desk.mark_timed_out("17", 2, 1.0)
     desk.on_soft_limit()
     assert not seat.cancelled
     assert seat.limit_passed is None
@@ -45,39 +45,39 @@ def test_extensions_add_up_and_end_with_their_attempt(desk: Desk) -> None:
     seat = _sit(desk, "17")
     seat.extend(1.5)
     seat.extend(2)
-    assert desk.extension("17", 2) == 3.5
-    seat.leave()
-    assert desk.extension("17", 2) == 3.5, "while its hooks run its hard limit is kept"
+    assert desk.get_extension("17", 2) == 3.5
+    seat.release()
+    assert desk.get_extension("17", 2) == 3.5, "while its hooks run its hard limit is kept"
     later = _sit(desk, "18")
     seat.extend(100)
-    assert (desk.extension("17", 2), desk.extension("18", 2)) == (0.0, 0.0)
+    assert (desk.get_extension("17", 2), desk.get_extension("18", 2)) == (0.0, 0.0)
     later.extend(1)
-    assert desk.extension("18", 2) == 1.0
+    assert desk.get_extension("18", 2) == 1.0
 
 
 def test_a_soft_limit_strikes_while_the_job_runs_and_not_after(desk: Desk) -> None:
     seat = _sit(desk, "17")
     desk.on_soft_limit()
-    desk.pass_limit("17", 2, 2.5)
+    desk.mark_timed_out("17", 2, 2.5)
     with pytest.raises(SoftTimeLimitExceeded, match=r"the soft time limit of 2\.5 s passed"):
         desk.on_soft_limit()
     assert seat.limit_passed == 2.5
-    seat.leave()
+    seat.release()
     desk.on_soft_limit()
 
 
 def test_two_seats_are_apart(desk: Desk) -> None:
     one = _sit(desk, "17")
-    desk.open(3)
+    desk.bind_process(3)
     other = _sit(desk, "18")
-    desk.cancel("18", 3)
+    desk.mark_cancelled("18", 3)
     other.extend(5)
     assert (one.cancelled, other.cancelled) == (False, True)
-    assert (desk.extension("17", 2), desk.extension("18", 3)) == (0.0, 5.0)
+    assert (desk.get_extension("17", 2), desk.get_extension("18", 3)) == (0.0, 5.0)
 
 
 def test_what_is_said_in_one_process_is_heard_in_another(desk: Desk) -> None:
-    desk.cancel("17", 2)
+    desk.mark_cancelled("17", 2)
     child = os.fork()
     if child == 0:
         seat = _sit(desk, "17")
@@ -85,22 +85,22 @@ def test_what_is_said_in_one_process_is_heard_in_another(desk: Desk) -> None:
         os._exit(0 if seat.cancelled else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-    assert desk.extension("17", 2) == 7.0
+    assert desk.get_extension("17", 2) == 7.0
 
 
 @pytest.mark.parametrize("token", ["1", "18446744073709551615"[:16], "ffffffffffffffff"])
 def test_every_token_has_room(desk: Desk, token: str) -> None:
     seat = _sit(desk, token)
-    desk.cancel(token, 2)
+    desk.mark_cancelled(token, 2)
     assert seat.cancelled
 
 
 def test_in_the_same_process_a_seat_is_found_by_its_token() -> None:
     desk = Desk(seats=1)
-    one, other = desk.sit("17"), desk.sit("18")
-    desk.cancel("18", None)
+    one, other = desk.acquire("17"), desk.acquire("18")
+    desk.mark_cancelled("18", None)
     assert (one.cancelled, other.cancelled) == (False, True)
     one.extend(5)
-    one.leave()
-    desk.cancel("17", None)
+    one.release()
+    desk.mark_cancelled("17", None)
     assert not one.cancelled

@@ -8,7 +8,7 @@ from jobworker.domain.errors import Misconfigured
 
 @pytest.mark.parametrize("address", ["93.184.215.14", "8.8.8.8", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "2a00::1"])
 def test_public_addresses_may_be_reached(address: str) -> None:
-    assert Egress([]).allows("example.com", 443, address)
+    assert Egress([]).is_allowed("example.com", 443, address)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_public_addresses_may_be_reached(address: str) -> None:
     ],
 )
 def test_addresses_that_are_not_public_may_not(address: str) -> None:
-    assert not Egress([]).allows("example.com", 80, address)
-    assert Egress(["example.com"]).allows("EXAMPLE.com.", 80, address)
+    assert not Egress([]).is_allowed("example.com", 80, address)
+    assert Egress(["example.com"]).is_allowed("EXAMPLE.com.", 80, address)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_addresses_that_are_not_public_may_not(address: str) -> None:
     ],
 )
 def test_what_is_listed_may_be_reached(listed: str, host: str, port: int, address: str, allowed: bool) -> None:
-    assert Egress([listed]).allows(host, port, address) is allowed
+    assert Egress([listed]).is_allowed(host, port, address) is allowed
 
 
 @pytest.mark.parametrize(

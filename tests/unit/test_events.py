@@ -25,9 +25,9 @@ def test_what_was_encoded_is_decoded(kind: Kind) -> None:
 
 def test_the_id_carries_order_and_time() -> None:
     event = Event("1772452800250-7", Kind.RUNNING, "0199", 1, {})
-    assert event.order == (1772452800250, 7)
+    assert event.stream_position == (1772452800250, 7)
     assert event.at == dt.datetime(2026, 3, 2, 12, 0, 0, 250_000, tzinfo=dt.UTC)
-    assert events.format_id(event.order) == event.id
+    assert events.format_id(event.stream_position) == event.id
 
 
 def test_order_is_by_number_not_by_text() -> None:

@@ -149,22 +149,22 @@ _FIRST = Request("POST", "https://a.example/one", {"X-Api-Key": "k", "Content-Ty
 
 
 def test_the_same_origin_gets_everything_again() -> None:
-    assert _FIRST.redirected(307, "two") == replace(_FIRST, url="https://a.example/two")
-    assert _FIRST.redirected(307, "https://A.example:443/two") == replace(_FIRST, url="https://A.example:443/two")
-    assert _FIRST.redirected(303, "/two") == Request("GET", "https://a.example/two", {"X-Api-Key": "k"}, None)
+    assert _FIRST.follow_redirect(307, "two") == replace(_FIRST, url="https://a.example/two")
+    assert _FIRST.follow_redirect(307, "https://A.example:443/two") == replace(_FIRST, url="https://A.example:443/two")
+    assert _FIRST.follow_redirect(303, "/two") == Request("GET", "https://a.example/two", {"X-Api-Key": "k"}, None)
 
 
 @pytest.mark.parametrize("location", ["https://b.example/", "https://a.example:8443/", "//b.example/"])
 def test_another_origin_gets_neither_headers_nor_body(location: str) -> None:
     asked = replace(_FIRST, method="GET", body=None)
-    assert asked.redirected(307, location).headers == {}
-    assert _FIRST.redirected(303, location).headers == {}
+    assert asked.follow_redirect(307, location).headers == {}
+    assert _FIRST.follow_redirect(303, location).headers == {}
     with pytest.raises(Refused, match="another origin does not get the body"):
-        _FIRST.redirected(307, location)
+        _FIRST.follow_redirect(307, location)
     with pytest.raises(Refused, match="another origin does not get the body"):
-        replace(asked, body=b"x").redirected(302, location)
+        replace(asked, body=b"x").follow_redirect(302, location)
     with pytest.raises(Refused, match="DELETE"):
-        replace(asked, method="DELETE").redirected(302, location)
+        replace(asked, method="DELETE").follow_redirect(302, location)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_another_origin_gets_neither_headers_nor_body(location: str) -> None:
 )
 def test_a_redirect_to_something_else_is_not_followed(location: str) -> None:
     with pytest.raises(Refused, match=r"not encrypted|no URL"):
-        replace(_FIRST, method="GET", body=None).redirected(302, location)
+        replace(_FIRST, method="GET", body=None).follow_redirect(302, location)
 
 
 def test_what_is_no_url_is_said_without_its_passwords() -> None:

@@ -366,7 +366,7 @@ def test_utc_by_name_is_no_wall_clock() -> None:
 
 
 def of_file(*parts: str) -> FileZone:
-    zone = Zones(calendars(calendar(*parts)), Effort()).find("Own")
+    zone = Zones(calendars(calendar(*parts)), Effort()).find_zone("Own")
     assert isinstance(zone, FileZone)
     return zone
 

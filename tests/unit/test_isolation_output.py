@@ -8,7 +8,7 @@ from jobworker.worker.isolation.output import LONGEST_LINE, LONGEST_MESSAGE, Lin
 def test_lines_are_put_together_again() -> None:
     lines = Lines()
     told = [line for piece in (b"on", b"e\ntwo\r\n\nthr", b"ee") for line in lines.feed(piece)]
-    assert [*told, *lines.end()] == ["one", "two", "", "three"]
+    assert [*told, *lines.finish()] == ["one", "two", "", "three"]
 
 
 def test_what_is_no_text_is_shown_as_well_as_it_can_be() -> None:
@@ -19,7 +19,7 @@ def test_a_line_without_an_end_is_cut_into_lines() -> None:
     lines = Lines()
     told = [line for _ in range(5) for line in lines.feed(b"x" * LONGEST_LINE)]
     assert all(0 < len(line) <= LONGEST_LINE for line in told)
-    assert sum(map(len, [*told, *lines.end()])) == 5 * LONGEST_LINE
+    assert sum(map(len, [*told, *lines.finish()])) == 5 * LONGEST_LINE
 
 
 def test_what_is_too_much_is_counted() -> None:
@@ -27,7 +27,7 @@ def test_what_is_too_much_is_counted() -> None:
     told = list(lines.feed(b"0123456789\n" * 10))
     assert told == ["0123456789"] * 3
     assert list(lines.feed(b"more\n" * 1000)) == []
-    assert list(lines.end()) == [f"[{7 * 11 + 5000} more bytes, 1007 lines, were printed and are not kept]"]
+    assert list(lines.finish()) == [f"[{7 * 11 + 5000} more bytes, 1007 lines, were printed and are not kept]"]
 
 
 def test_messages_are_objects_and_the_rest_is_passed_over() -> None:

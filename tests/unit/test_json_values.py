@@ -53,7 +53,7 @@ def test_what_is_refused_and_where(value: object, place: str, why: str) -> None:
     with pytest.raises(Unacceptable) as refused:
         json_values.check(value)
     assert refused.value.pointer == place
-    assert why in refused.value.why
+    assert why in refused.value.reason
     assert why in str(refused.value)
 
 

@@ -84,11 +84,11 @@ def test_without_a_key_unique_means_the_same_parameters() -> None:
 
 def test_a_bucket_gives_what_it_holds_and_fills_at_its_rate() -> None:
     rate = RateLimit(limit=60, per=60, burst=3)
-    assert rate.permits(None, NOON) == 3
-    full_at = rate.take(None, NOON, 3)
-    assert rate.permits(full_at, NOON) == 0
-    assert rate.next_at(full_at, NOON) == after(1)
-    assert [rate.permits(full_at, after(seconds)) for seconds in (0.9, 1, 2, 3, 4, 999)] == [0, 1, 2, 3, 3, 3]
+    assert rate.count_permits(None, NOON) == 3
+    full_at = rate.compute_full_at(None, NOON, 3)
+    assert rate.count_permits(full_at, NOON) == 0
+    assert rate.compute_next_start(full_at, NOON) == after(1)
+    assert [rate.count_permits(full_at, after(seconds)) for seconds in (0.9, 1, 2, 3, 4, 999)] == [0, 1, 2, 3, 3, 3]
 
 
 @pytest.mark.parametrize(("limit", "per"), [(1, 3600), (10, 60), (3, 1), (7, 3), (1000, 1), (1, 0.3)])
@@ -98,9 +98,9 @@ def test_no_more_start_than_the_rate_allows_however_often_one_looks(limit: int, 
     together = max(1, limit / per * 0.2 + 1)
     for number in range(1000):
         now = after(number * step)
-        count = rate.permits(full_at, now)
+        count = rate.count_permits(full_at, now)
         if count:
-            full_at = rate.take(full_at, now, count)
+            full_at = rate.compute_full_at(full_at, now, count)
         started += count
         assert started <= number * step * limit / per + together + 1e-3
     assert started >= 999 * step * limit / per - 1, "and no fewer"
@@ -108,11 +108,11 @@ def test_no_more_start_than_the_rate_allows_however_often_one_looks(limit: int, 
 
 def test_the_next_permit_is_there_when_it_was_promised() -> None:
     rate = RateLimit(3, 1.0)
-    full_at = rate.take(None, NOON, 1)
+    full_at = rate.compute_full_at(None, NOON, 1)
     for _ in range(50):
-        now = rate.next_at(full_at, NOON)
-        assert rate.permits(full_at, now) == 1
-        full_at = rate.take(full_at, now, 1)
+        now = rate.compute_next_start(full_at, NOON)
+        assert rate.count_permits(full_at, now) == 1
+        full_at = rate.compute_full_at(full_at, now, 1)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class Attempt:
         self.token: str | None = token
         self.hard = hard
         self.soft = soft
-        self.patience = PATIENCE
+        self.cancel_timeout = PATIENCE
         self.passed: list[tuple[bool, float]] = []
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
@@ -46,7 +46,7 @@ class World:
         self.done: list[tuple[float, str, int]] = []
         self._later: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
         self.limits = Limits(self.desk, self.clock)
-        self.limits.attach(self, self)
+        self.limits.attach_to_loop(self, self)
 
     def call_later(self, delay: float, callback: Callable[..., None], *arguments: Any) -> None:
         """As an event loop does."""
@@ -87,21 +87,21 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 def test_the_soft_limit_is_told_once_and_the_hard_one_ends_it_in_two_steps(world: World) -> None:
     attempt = Attempt(1, hard=5.0, soft=2.0)
-    world.limits.watch(attempt, 0.0)
+    world.limits.watch_attempt(attempt, 0.0)
     world.run(5.0 + GRACE)
     assert world.done == [(2.0, "SIGUSR1", 1), (5.0, "SIGTERM", 1), (5.0 + GRACE, "SIGKILL", 1)]
     assert attempt.passed == [(True, 2.0)]
-    stop = world.limits.ended(attempt)
+    stop = world.limits.finish_attempt(attempt)
     assert stop is not None
     assert (stop.limit, stop.signal) == (5.0, "SIGKILL")
 
 
 def test_what_has_ended_is_left_alone(world: World) -> None:
     attempt = Attempt(1, hard=5.0)
-    world.limits.watch(attempt, 0.0)
+    world.limits.watch_attempt(attempt, 0.0)
     world.run(4.9)
-    assert world.limits.ended(attempt) is None
-    world.limits.watch(Attempt(1, hard=5.0, token="8"), 4.9)
+    assert world.limits.finish_attempt(attempt) is None
+    world.limits.watch_attempt(Attempt(1, hard=5.0, token="8"), 4.9)
     world.run(9.8)
     assert world.done == []
 
@@ -109,7 +109,7 @@ def test_what_has_ended_is_left_alone(world: World) -> None:
 def test_an_extension_moves_both_limits_and_a_second_soft_one_may_follow(world: World) -> None:
     attempt = Attempt(1, hard=5.0, soft=2.0)
     world.desk.numbers[8] = 7  # It sits there.
-    world.limits.watch(attempt, 0.0)
+    world.limits.watch_attempt(attempt, 0.0)
     world.run(1.0)
     world.desk.seconds[8 + 4] = 3.0
     world.run(6.0)
@@ -122,23 +122,23 @@ def test_an_extension_moves_both_limits_and_a_second_soft_one_may_follow(world: 
 
 def test_a_cancelled_attempt_has_time_to_end_by_itself(world: World) -> None:
     attempt = Attempt(1)
-    world.limits.cancel(attempt, "ann")
-    world.limits.cancel(attempt, "bob")
+    world.limits.stop_attempt(attempt, "ann")
+    world.limits.stop_attempt(attempt, "bob")
     assert world.desk.numbers[8 + 1] == 7
     world.run(PATIENCE - 0.1)
     assert world.done == []
     world.run(PATIENCE + GRACE)
     assert world.done == [(PATIENCE, "SIGTERM", 1), (PATIENCE + GRACE, "SIGKILL", 1)]
-    stop = world.limits.ended(attempt)
+    stop = world.limits.finish_attempt(attempt)
     assert stop is not None
-    assert (stop.by, stop.limit) == ("ann", None)
+    assert (stop.requested_by, stop.limit) == ("ann", None)
 
 
 def test_one_that_ends_by_itself_was_not_stopped(world: World) -> None:
     attempt = Attempt(1)
-    world.limits.cancel(attempt, "ann")
+    world.limits.stop_attempt(attempt, "ann")
     world.run(PATIENCE - 0.1)
-    assert world.limits.ended(attempt) is None
+    assert world.limits.finish_attempt(attempt) is None
     world.run(60.0)
     assert world.done == []
 
@@ -146,24 +146,24 @@ def test_one_that_ends_by_itself_was_not_stopped(world: World) -> None:
 def test_many_are_watched_by_one_timer(world: World) -> None:
     attempts = [Attempt(pid, hard=10.0 - pid, token=str(pid + 1)) for pid in range(4)]
     for attempt in attempts:
-        world.limits.watch(attempt, 0.0)
+        world.limits.watch_attempt(attempt, 0.0)
     world.run(10.0)
     assert [(at, pid) for at, what, pid in world.done if what == "SIGTERM"] == [(7.0, 3), (8.0, 2), (9.0, 1), (10.0, 0)]
 
 
 def test_limits_outlive_a_reconnection(world: World) -> None:
-    world.limits.watch(Attempt(1, hard=5.0), 0.0)
+    world.limits.watch_attempt(Attempt(1, hard=5.0), 0.0)
     world.run(1.0)
     world._later.clear()
-    world.limits.attach(world, world)
+    world.limits.attach_to_loop(world, world)
     world.run(5.0)
     assert world.done == [(5.0, "SIGTERM", 1)]
 
 
 def test_a_process_that_is_gone_already_is_not_watched(world: World) -> None:
     attempt = Attempt(99, hard=1.0)
-    world.limits.watch(attempt, 0.0)
-    world.limits.cancel(attempt, "ann")
+    world.limits.watch_attempt(attempt, 0.0)
+    world.limits.stop_attempt(attempt, "ann")
     world.run(20.0)
     assert world.done == []
-    assert world.limits.ended(attempt) is None
+    assert world.limits.finish_attempt(attempt) is None

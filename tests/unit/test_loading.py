@@ -53,7 +53,7 @@ def test_a_module_that_raises_is_named_with_its_place_and_the_others_are_importe
         (folder / f"{name}.py").touch()
     [broken] = loading.load("work")
     assert broken.module == "work.bad"
-    assert place in broken.place
+    assert place in broken.location
     assert broken.error.startswith(error)
     assert error in broken.traceback
     assert "importlib" not in broken.traceback
@@ -93,7 +93,7 @@ def test_folders_need_no_init_and_one_that_fails_is_told_once(folder: Path) -> N
     (folder / "order.py").write_text("SEEN = []")
     dotted, broken = loading.load("work")
     assert str(dotted) == "dotted.name: a folder with a dot in its name cannot be imported: rename it"
-    assert (broken.module, broken.place) == ("work.package", "work/package/__init__.py:1")
+    assert (broken.module, broken.location) == ("work.package", "work/package/__init__.py:1")
     names = ["above.below.three", "no-identifier.four", "plain.deep.two", "plain.one"]
     assert [f"work.{name}" for name in names] == sys.modules["work.order"].SEEN
 
@@ -124,7 +124,7 @@ def test_two_plain_tasks_of_one_name_are_refused_too(folder: Path, monkeypatch: 
     app = JobApp("test", set_as_current=False)
     app.finalize()
     [broken] = loading.load("work")
-    assert broken.place == "work/b.py:4"
+    assert broken.location == "work/b.py:4"
     assert f"job loading-shared: first in {folder / 'a.py'} has this name already" in broken.error
 
 

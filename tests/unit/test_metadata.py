@@ -34,21 +34,21 @@ def test_it_is_a_mapping(mapping: Metadata) -> None:
 
 
 def test_only_changes_are_passed_on(mapping: Metadata, told: list[str]) -> None:
-    assert mapping.take() == {}
+    assert mapping.take_changes() == {}
     mapping["page"] = 4
     mapping["page"] = 5
     del mapping["done"]
     assert told == ["changed"] * 3
-    assert mapping.take() == {"page": 5, "done": None}
-    assert mapping.take() == {}
+    assert mapping.take_changes() == {"page": 5, "done": None}
+    assert mapping.take_changes() == {}
 
 
 def test_what_could_not_be_passed_on_is_taken_again_unless_it_changed(mapping: Metadata) -> None:
     mapping["page"], mapping["other"] = 4, 1
-    taken = mapping.take()
+    taken = mapping.take_changes()
     mapping["page"] = 5
-    mapping.give_back(taken)
-    assert mapping.take() == {"page": 5, "other": 1}
+    mapping.restore_changes(taken)
+    assert mapping.take_changes() == {"page": 5, "other": 1}
 
 
 def test_values_are_copies(mapping: Metadata) -> None:
@@ -56,7 +56,7 @@ def test_values_are_copies(mapping: Metadata) -> None:
     mine = ["c"]
     mapping["mine"] = mine
     mine.append("d")
-    assert (mapping["done"], mapping["mine"], mapping.take()) == (["a"], ["c"], {"mine": ["c"]})
+    assert (mapping["done"], mapping["mine"], mapping.take_changes()) == (["a"], ["c"], {"mine": ["c"]})
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_values_are_copies(mapping: Metadata) -> None:
 def test_what_cannot_be_kept_is_refused_at_once(mapping: Metadata, value: Any) -> None:
     with pytest.raises(ValueError, match="metadata 'bad'"):
         mapping["bad"] = value
-    assert (dict(mapping), mapping.take()) == ({"page": 3, "done": ["a"]}, {})
+    assert (dict(mapping), mapping.take_changes()) == ({"page": 3, "done": ["a"]}, {})
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129, 7, None])
@@ -102,5 +102,5 @@ def test_changes_make_the_mapping_again(mapping: Metadata) -> None:
     mapping["page"] = 9
     del mapping["done"]
     mapping["new"] = [1]
-    assert metadata.merge({"page": 3, "done": ["a"], "stays": 1}, mapping.take()) == {"page": 9, "new": [1], "stays": 1}
+    assert metadata.merge({"page": 3, "done": ["a"], "stays": 1}, mapping.take_changes()) == {"page": 9, "new": [1], "stays": 1}
     assert metadata.merge(None, {"gone": None}) == {}

@@ -34,7 +34,7 @@ class World:
     def runs(self, execution: str, attempt: int, token: str) -> Any:
         """An attempt begins; its seat."""
         self.held[token] = Ticket(execution, attempt, "w1", token)
-        return self.desk.sit(token)
+        return self.desk.acquire(token)
 
     def told(self) -> dict[str, str]:
         """What is left of the orders."""
@@ -49,8 +49,8 @@ def world() -> World:
 
 def test_what_has_to_stop_is_told_and_the_rest_is_not(world: World) -> None:
     one, other = world.runs("e1", 1, "1"), world.runs("e2", 3, "2")
-    world.orders.give("w1", [Order("e2", 3, "ann")])
-    world.lookout.look()
+    world.orders.publish("w1", [Order("e2", 3, "ann")])
+    world.lookout.poll()
     assert (one.cancelled, other.cancelled) == (False, True)
     assert 0 < world.redis.ttl(_KEY) <= keys.ORDERS_TTL
     assert list(world.told()) == ["e2"], "the relay may give it again; nothing changes"
@@ -58,8 +58,8 @@ def test_what_has_to_stop_is_told_and_the_rest_is_not(world: World) -> None:
 
 def test_an_order_about_another_attempt_or_another_time_is_taken_back(world: World) -> None:
     seat = world.runs("e1", 2, "1")
-    world.orders.give("w1", [Order("e1", 1, "ann"), Order("e9", 1, "ann")])
-    world.lookout.look()
+    world.orders.publish("w1", [Order("e1", 1, "ann"), Order("e9", 1, "ann")])
+    world.lookout.poll()
     assert not seat.cancelled
     assert world.told() == {}
 
@@ -67,23 +67,23 @@ def test_an_order_about_another_attempt_or_another_time_is_taken_back(world: Wor
 def test_what_nobody_can_read_is_taken_back(world: World) -> None:
     seat = world.runs("e1", 1, "1")
     world.redis.hset(_KEY, mapping={"e1": "garbage", "e2": "[1]", "e3": '["x", 1]', "e4": "7"})
-    world.lookout.look()
+    world.lookout.poll()
     assert not seat.cancelled
     assert world.told() == {}
 
 
 def test_an_idle_worker_does_not_ask(world: World) -> None:
-    world.orders.give("w1", [Order("e1", 1, "ann")])
-    world.lookout.look()
+    world.orders.publish("w1", [Order("e1", 1, "ann")])
+    world.lookout.poll()
     assert list(world.told()) == ["e1"]
 
 
 def test_a_key_of_another_kind_stops_nothing(world: World) -> None:
     seat = world.runs("e1", 1, "1")
     world.redis.set(_KEY, "no hash")
-    world.lookout.look()
+    world.lookout.poll()
     world.redis.delete(_KEY)
-    world.orders.give("w1", [Order("e1", 1, "ann")])
+    world.orders.publish("w1", [Order("e1", 1, "ann")])
     for _ in range(7):
-        world.lookout.look()
+        world.lookout.poll()
     assert seat.cancelled, "after a pause it asks again"

@@ -25,7 +25,7 @@ def utc(text: str) -> dt.datetime:
 
 def table(rule: dict[str, Any], **more: Any) -> Timetable:
     given = {"name": "a", "job": "b", "zone": "Europe/Berlin", "rule": rule, **more}
-    return schedule.parse(given).timetable(CALENDARS)
+    return schedule.parse(given).build_timetable(CALENDARS)
 
 
 def ahead(timetable: Timetable, after: str, count: int = 3) -> list[tuple[str, bool, list[str]]]:

@@ -22,7 +22,7 @@ def test_lines(caplog: pytest.LogCaptureFixture, pieces: list[str], lines: list[
     with caplog.at_level(logging.INFO):
         for piece in pieces:
             assert stream.write(piece) == len(piece)
-        stream.end_line()
+        stream.flush_line()
     assert [record.message for record in caplog.records] == lines
     assert {(record.name, record.levelname) for record in caplog.records} == {("stdout", "INFO")}
 

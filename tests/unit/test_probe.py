@@ -16,10 +16,10 @@ def test_an_answer_is_fresh_for_a_second() -> None:
     clock, attempts = ManualClock(NOW), []
     asked = Probe(lambda: attempts.append(1), clock)
     for _ in range(5):
-        asked.ask()
+        asked.check()
     assert len(attempts) == 1
     clock.advance(1)
-    asked.ask()
+    asked.check()
     assert len(attempts) == 2
 
 
@@ -33,9 +33,9 @@ def test_a_failure_is_told_to_all_and_forgotten_with_the_next_attempt() -> None:
     asked = Probe(attempt, clock)
     for _ in range(2):
         with pytest.raises(OSError, match="full"):
-            asked.ask()
+            asked.check()
     clock.advance(1)
-    asked.ask()
+    asked.check()
 
 
 def test_one_that_hangs_is_waited_for_by_none_and_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,14 +49,14 @@ def test_one_that_hangs_is_waited_for_by_none_and_made_once(monkeypatch: pytest.
     asked = Probe(hang, clock)
     for _ in range(3):
         with pytest.raises(Misconfigured, match="a write has not come to its end for"):
-            asked.ask()
+            asked.check()
         clock.advance(10)
     assert len(attempts) == 1
     released.set()
 
     def ask_again() -> bool:
         try:
-            asked.ask()
+            asked.check()
         except Misconfigured:
             return False
         return True

@@ -32,18 +32,18 @@ NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 def test_waits(described: dict[str, Any], bounds: list[tuple[float, float]]) -> None:
     policy = retry.parse(described)
     assert policy.decides
-    assert [policy.bounds(number) for number in (1, 2, 3)] == bounds
+    assert [policy.compute_wait_bounds(number) for number in (1, 2, 3)] == bounds
     assert retry.parse(policy.to_json()) == policy
 
 
 def test_a_wait_that_would_be_beyond_any_number_is_the_longest() -> None:
     policy = retry.parse({"strategy": "exponential", "delay": 30, "max_delay": "P1D"})
-    assert policy.bounds(1000) == (86400, 86400)
+    assert policy.compute_wait_bounds(1000) == (86400, 86400)
 
 
 def test_chance_moves_a_wait_from_one_bound_to_the_other() -> None:
     policy = retry.parse({"strategy": "exponential_jitter", "delay": 30})
-    assert [policy.wait(2, chance) for chance in (0.0, 0.5, 1.0)] == [30, 60, 90]
+    assert [policy.compute_wait(2, chance) for chance in (0.0, 0.5, 1.0)] == [30, 60, 90]
 
 
 def test_a_policy_that_only_counts_leaves_the_rest_to_the_task() -> None:
@@ -61,7 +61,7 @@ def test_a_policy_that_only_counts_leaves_the_rest_to_the_task() -> None:
     ],
 )
 def test_what_is_tried_again(described: dict[str, Any], names: list[str], covered: bool) -> None:
-    assert retry.parse({"strategy": "fixed", **described}).covers(names) is covered
+    assert retry.parse({"strategy": "fixed", **described}).is_retryable(names) is covered
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_whether_and_when_there_is_another_attempt(
     names: list[str], used: int, limit: int | None, wait: float | None
 ) -> None:
     policy = retry.parse({"strategy": "linear", "delay": 30, "retry_on": ["OSError"]})
-    assert policy.next_wait(names, used, limit, 0.5) == wait
+    assert policy.compute_next_wait(names, used, limit, 0.5) == wait
 
 
 def test_a_plan_adds_up() -> None:

@@ -20,10 +20,10 @@ def first(count: int, rule: Rule, begin: str) -> list[str]:
     """What a rule on the wall clock names, from a time on."""
     assert isinstance(rule, WallClockRule)
     found: list[str] = []
-    time = rule.first(dt.datetime.fromisoformat(begin))
+    time = rule.find_first(dt.datetime.fromisoformat(begin))
     while time is not None and len(found) < count:
         found.append(time.isoformat(" ", "minutes"))
-        time = rule.first(time + dt.timedelta(microseconds=1))
+        time = rule.find_first(time + dt.timedelta(microseconds=1))
     return found
 
 
@@ -38,7 +38,7 @@ def first(count: int, rule: Rule, begin: str) -> list[str]:
     ],
 )
 def test_an_interval_counts_from_its_anchor(every: float, anchor: str, moment: str, expected: str) -> None:
-    assert Interval(every, utc(anchor)).next_after(utc(moment)) == utc(expected)
+    assert Interval(every, utc(anchor)).find_next(utc(moment)) == utc(expected)
 
 
 @pytest.mark.parametrize("every", [1.1, 1.3, 2.7, 7.77])
@@ -46,7 +46,7 @@ def test_an_interval_always_moves_on_by_its_length(every: float) -> None:
     rule, moment = Interval(every), utc("2026-03-02T12:00:00")
     moments = []
     for _ in range(200):
-        found = rule.next_after(moment)
+        found = rule.find_next(moment)
         assert found is not None
         moments.append(moment := found)
     assert {later - earlier for earlier, later in itertools.pairwise(moments)} == {dt.timedelta(seconds=every)}

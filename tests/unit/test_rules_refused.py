@@ -152,7 +152,7 @@ def test_the_reading_and_the_words_about_it_agree(fields: list[str], place: int)
     for each in (fields, ["1" if at != place % len(fields) else text for at, text in enumerate(fields)]):
         expression = " ".join(each)
         if cron_reading.problem(expression) is None:
-            Cron(expression).first(dt.datetime(2026, 1, 1))  # noqa: DTZ001
+            Cron(expression).find_first(dt.datetime(2026, 1, 1))  # noqa: DTZ001
 
 
 @pytest.mark.parametrize(

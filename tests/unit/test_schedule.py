@@ -167,18 +167,18 @@ def test_a_refusal_says_what_would_be_right(change: dict[str, Any], says: str) -
 
 def test_a_timetable_is_made_with_the_calendars_that_are_named() -> None:
     found = schedule.parse(EVERYTHING)
-    assert found.calendars == ("DE", "office", "stocktaking", "strike")
+    assert found.calendar_names == ("DE", "office", "stocktaking", "strike")
     counting, office, taking, strike = Business(weekend=frozenset({4})), Business(), Dates(), Dates()
     known: dict[str, Calendar] = {"DE": counting, "office": office, "stocktaking": taking, "strike": strike}
-    table = found.timetable(known)
+    table = found.build_timetable(known)
     assert isinstance(table.rule, BusinessDay)
     assert table.rule.calendar is counting
     assert table.requires == {"office": office}
     assert list(table.excludes) == ["stocktaking", "strike"]
     with pytest.raises(KeyError):
-        found.timetable({"DE": counting})
+        found.build_timetable({"DE": counting})
     with pytest.raises(TypeError, match="DE has no business days"):
-        found.timetable({**known, "DE": Dates()})
+        found.build_timetable({**known, "DE": Dates()})
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from jobworker.domain.settling import Busy, Outcome, Pause, Situation, settle
 NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 
 RUNS = Busy("0199")
-LINE = Busy("0199", waiting=True)
+LINE = Busy("0199", has_waiting=True)
 
 
 def ago(*minutes: int) -> list[dt.datetime]:
@@ -53,7 +53,7 @@ def test_a_pause_is_half_open_and_says_who_and_why() -> None:
 
 def test_calendars_weigh_more_than_a_pause_and_that_more_than_a_disabled_job() -> None:
     stopped, forbidden = pause(4, 2, why="paused"), {ago(4)[0]: "closed"}.get
-    decided = settle(ago(4, 3, 2), Situation(NOW, pause=stopped, closed="job x is disabled", forbidden=forbidden))
+    decided = settle(ago(4, 3, 2), Situation(NOW, pause=stopped, unavailable_reason="job x is disabled", find_forbidden_reason=forbidden))
     assert [(each.outcome, each.reason) for each in decided] == [
         (Outcome.SKIPPED_CALENDAR, "closed"),
         (Outcome.SKIPPED_PAUSED, "paused"),
@@ -64,7 +64,7 @@ def test_calendars_weigh_more_than_a_pause_and_that_more_than_a_disabled_job() -
 def test_calendars_say_why() -> None:
     [first, second] = ago(2, 1)
     forbidden = {first: "within calendar holidays: Labour Day"}.get
-    decided = settle([first, second], Situation(NOW, forbidden=forbidden))
+    decided = settle([first, second], Situation(NOW, find_forbidden_reason=forbidden))
     assert [each.outcome for each in decided] == ["skipped_calendar", "fired"]
     assert decided[0].reason == "within calendar holidays: Labour Day"
 
@@ -123,7 +123,7 @@ def test_what_is_settled_later_counts_for_what_is_late() -> None:
     ],
 )
 def test_what_overlaps(overlap: Overlap, busy: Busy, expected: Sequence[tuple[str, bool]]) -> None:
-    decided = settle(ago(1), Situation(NOW, overlap=overlap, busy=busy))
+    decided = settle(ago(1), Situation(NOW, overlap=overlap, unfinished=busy))
     assert [(each.outcome, each.waits) for each in decided] == expected
     assert [each.cancels for each in decided] == [overlap is Overlap.CANCEL_RUNNING and busy is RUNS]
 
@@ -147,7 +147,7 @@ def test_why_it_overlaps() -> None:
     due = [NOW - dt.timedelta(seconds=each) for each in (2, 1)]
     skipped = settle(due, Situation(NOW))[1]
     assert skipped.reason == "the execution of 2026-03-02T11:59:58+00:00 had not ended"
-    [behind] = settle(due[:1], Situation(NOW, overlap=Overlap.QUEUE_ONE, busy=LINE))
+    [behind] = settle(due[:1], Situation(NOW, overlap=Overlap.QUEUE_ONE, unfinished=LINE))
     assert behind.reason == "execution 0199 had not ended, and another one waits for that already"
     [replaced, _] = settle(due, Situation(NOW, overlap=Overlap.CANCEL_RUNNING))
     assert replaced.reason == "the occurrence of 2026-03-02T11:59:59+00:00 takes its place"

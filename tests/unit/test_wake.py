@@ -16,5 +16,5 @@ def test_the_notifier_survives_an_error_that_nothing_foresaw() -> None:
     # There is no Redis at this address; what fails here fails before it is asked.
     waker = Waker("redis://127.0.0.1:1/0", revoke)
     for count in (1, 2, 3):
-        waker.wake(cancelled=True)
+        waker.notify_soon(cancelled=True)
         until(lambda count=count: len(calls) == count, within=10)  # type: ignore[misc]

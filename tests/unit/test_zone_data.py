@@ -24,7 +24,7 @@ CHANGES, WINTER, SUMMER = _zone("Europe/Berlin"), _zone("Etc/GMT-1"), _zone("Etc
 
 def _timetable(zone: zoneinfo.ZoneInfo, **fields: object) -> Timetable:
     given = {"name": "a", "job": "a", "rule": {"kind": "daily", "time": "02:30"}, **fields}
-    made = parse(given).timetable({})
+    made = parse(given).build_timetable({})
     return Timetable(made.rule, zone, made.dst, made.start, made.end)
 
 

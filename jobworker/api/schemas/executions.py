@@ -143,7 +143,7 @@ class ExecutionQuery(ExecutionFilter, PageQuery):
     )
 
     @ma.validates("rerun_of")
-    def check_old(self, value: str, data_key: str) -> None:
+    def check_rerun_of(self, value: str, data_key: str) -> None:
         """An id that cannot exist is a mistake, not an empty list."""
         check_id(value)
 

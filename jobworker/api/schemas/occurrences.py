@@ -34,7 +34,7 @@ class OccurrenceQuery(PageQuery):
     upcoming = Limit(None, MOST)
 
     @ma.validates_schema
-    def check_ahead(self, data: dict[str, Any], **_: Any) -> None:
+    def check_upcoming(self, data: dict[str, Any], **_: Any) -> None:
         """What is ahead has no outcome yet, and no pages."""
         if data.get("upcoming") is not None:
             wrong = [name for name in ("outcome", "cursor") if data.get(name) is not None]

@@ -55,11 +55,11 @@ class _Policy(fields.Raw):
 
     def __init__(self, kind: type[Any], **options: Any) -> None:
         super().__init__(**options)
-        self._kind = kind
+        self._value_type = kind
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(value, self._kind):
-            raise ma.ValidationError(Coded("wrong_type", _MUST_BE[self._kind]))
+        if not isinstance(value, self._value_type):
+            raise ma.ValidationError(Coded("wrong_type", _MUST_BE[self._value_type]))
         return value
 
 

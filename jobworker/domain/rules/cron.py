@@ -39,14 +39,14 @@ class Cron:
 
     expression: str
 
-    def first(self, begin: dt.datetime) -> dt.datetime | None:
+    def find_first(self, begin: dt.datetime) -> dt.datetime | None:
         """The first time from `begin` on; None: there is none within 50 years."""
         fields = _fields(self.expression)
         whole = begin.replace(microsecond=0) + (_SECOND if begin.microsecond else _NOTHING)
         today = whole.date()
-        if fields.names(today) and (time := fields.time_from(whole.time())) is not None:
+        if fields.is_matching_day(today) and (time := fields.find_time_from(whole.time())) is not None:
             return dt.datetime.combine(today, time)
-        day = fields.day_from(today + _DAY)
+        day = fields.find_day_from(today + _DAY)
         return dt.datetime.combine(day, fields.earliest) if day else None
 
     def is_frequent(self) -> bool:
@@ -84,10 +84,10 @@ class _Fields:
         """The first time of a day."""
         return dt.time(self.hours[0], self.minutes[0], self.seconds[0])
 
-    def names(self, day: dt.date) -> bool:
+    def is_matching_day(self, day: dt.date) -> bool:
         return day.month in self.months and self.matches(day)
 
-    def time_from(self, time: dt.time) -> dt.time | None:
+    def find_time_from(self, time: dt.time) -> dt.time | None:
         """The first time of the day that is `time` or later."""
         hour, minute = time.hour, time.minute
         if hour in self.hours:
@@ -98,7 +98,7 @@ class _Fields:
         following = _from(self.hours, hour + 1)
         return None if following is None else dt.time(following, self.minutes[0], self.seconds[0])
 
-    def day_from(self, day: dt.date) -> dt.date | None:
+    def find_day_from(self, day: dt.date) -> dt.date | None:
         """The first day that is named, `day` or later."""
         last = day.year + _YEARS
         while day.year <= last:

@@ -36,11 +36,11 @@ class _Field:
         return f"{self.lowest} to {self.highest}{names}{also}"
 
     @property
-    def longest_step(self) -> int:
+    def max_step(self) -> int:
         """With a longer step only the first number is left. Sunday is both 0 and 7."""
         return self.highest - self.lowest - (self.name == "day of week")
 
-    def number(self, text: str) -> int | None:
+    def parse_number(self, text: str) -> int | None:
         """A number of this field, or a name for it."""
         if text in self.names:
             return self.lowest + self.names.index(text)
@@ -97,14 +97,14 @@ def _of_term(field: _Field, term: str) -> str | None:
     found = _TERM.match(term)
     assert found is not None, "every text matches"
     step = found["step"]
-    if step is not None and not (_DIGITS.match(step) and 1 <= int(step) <= field.longest_step):
-        return f"has a step that is not 1 to {field.longest_step}"
+    if step is not None and not (_DIGITS.match(step) and 1 <= int(step) <= field.max_step):
+        return f"has a step that is not 1 to {field.max_step}"
     return None if found["range"] == "*" else _of_range(field, found["range"])
 
 
 def _of_range(field: _Field, text: str) -> str | None:
     first, dash, last = text.partition("-")
-    begin, end = field.number(first), field.number(last) if dash else None
+    begin, end = field.parse_number(first), field.parse_number(last) if dash else None
     if begin is None or (dash and end is None):
         return f"is not {field.allowed}" + (
             "" if dash else f", a range such as {field.lowest}-{field.lowest + 4}, or *"
@@ -131,11 +131,11 @@ def _is_special(field: _Field, term: str) -> bool:
     if found:
         nth = found["nth"]
         return (
-            field.number(found["day"]) is not None
+            field.parse_number(found["day"]) is not None
             and _DIGITS.match(nth) is not None
             and 1 <= int(nth) <= _MOST_OF_A_DAY
         )
-    return term.endswith("L") and term[:-1] not in field.names and field.number(term[:-1]) is not None
+    return term.endswith("L") and term[:-1] not in field.names and field.parse_number(term[:-1]) is not None
 
 
 def _unknown(field: _Field, term: str) -> str | None:

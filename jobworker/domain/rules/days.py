@@ -29,7 +29,7 @@ class Daily:
 
     time: dt.time
 
-    def first(self, begin: dt.datetime) -> dt.datetime | None:
+    def find_first(self, begin: dt.datetime) -> dt.datetime | None:
         """The first time from `begin` on."""
         return dt.datetime.combine(_day_from(begin, self.time), self.time)
 
@@ -45,7 +45,7 @@ class Weekly:
     days: frozenset[int]
     time: dt.time
 
-    def first(self, begin: dt.datetime) -> dt.datetime | None:
+    def find_first(self, begin: dt.datetime) -> dt.datetime | None:
         """The first time from `begin` on."""
         day = _day_from(begin, self.time)
         while day.weekday() not in self.days:
@@ -64,10 +64,10 @@ class Monthly:
     day: int | None
     time: dt.time
 
-    def first(self, begin: dt.datetime) -> dt.datetime | None:
+    def find_first(self, begin: dt.datetime) -> dt.datetime | None:
         """The first time from `begin` on."""
         earliest = _day_from(begin, self.time)
-        chosen = (self._of_month(first) for first in months(earliest))
+        chosen = (self._find_day_of_month(first) for first in months(earliest))
         day = next(day for day in chosen if day is not None and day >= earliest)
         return dt.datetime.combine(day, self.time)
 
@@ -75,7 +75,7 @@ class Monthly:
         """As stored and shown."""
         return {"kind": "monthly", "day": "last" if self.day is None else self.day, "time": shown(self.time)}
 
-    def _of_month(self, first: dt.date) -> dt.date | None:
+    def _find_day_of_month(self, first: dt.date) -> dt.date | None:
         last = calendar.monthrange(first.year, first.month)[1]
         day = last if self.day is None else self.day
         return first.replace(day=day) if day <= last else None
@@ -106,12 +106,12 @@ class BusinessDay:
     calendar: Business = field(default_factory=Business)
     allowed: Callable[[dt.datetime], bool] = field(default=lambda _: True, compare=False, repr=False)
 
-    def first(self, begin: dt.datetime) -> dt.datetime | None:
+    def find_first(self, begin: dt.datetime) -> dt.datetime | None:
         """The first time from `begin` on; None: there is none within ten years."""
         earliest = _day_from(begin, self.time)
         # What is rolled may come from two months before, and be overtaken by what comes from two months behind.
         begin_of_search = max(earliest, _SECOND_QUARTER) - 2 * _MONTH
-        days = (self._of_month(first) for first in itertools.islice(months(begin_of_search), _MOST_MONTHS))
+        days = (self._find_day_of_month(first) for first in itertools.islice(months(begin_of_search), _MOST_MONTHS))
         ahead = (day for day in days if day is None or day >= earliest)
         found = next((day for day in ahead if day is not None), None)
         if found is None:
@@ -124,36 +124,36 @@ class BusinessDay:
         roll = self.roll.value if self.roll else None
         return {"kind": "business_day", "n": self.number, "time": shown(self.time), "roll": roll}
 
-    def _of_month(self, first: dt.date) -> dt.date | None:
-        days = self.calendar.business_days(first)
+    def _find_day_of_month(self, first: dt.date) -> dt.date | None:
+        days = self.calendar.list_business_days(first)
         if not days:
             return None
         if abs(self.number) <= len(days):
             day = days[self.number - 1 if self.number > 0 else self.number]
-            return day if self.roll is None or self._open(day) else self._rolled(day, day, day)
+            return day if self.roll is None or self._is_open(day) else self._roll(day, day, day)
         # The month has fewer business days: the wanted one would lie between its last day and the next month's first,
         # or between its first day and the last one of the month before.
         behind = _last_of_month(first) + _DAY if self.number > 0 else first
-        return self._rolled(behind - _DAY, behind, first)
+        return self._roll(behind - _DAY, behind, first)
 
-    def _rolled(self, back: dt.date, forth: dt.date, month: dt.date) -> dt.date | None:
+    def _roll(self, back: dt.date, forth: dt.date, month: dt.date) -> dt.date | None:
         """The nearest open business day: `back` or before it, `forth` or behind it."""
         if self.roll is None:
             return None
         if self.roll is Roll.PRECEDING:
-            return self._nearest(back, -_DAY)
-        found = self._nearest(forth, _DAY)
+            return self._find_nearest_open_day(back, -_DAY)
+        found = self._find_nearest_open_day(forth, _DAY)
         leaves = found is None or (found.year, found.month) != (month.year, month.month)
-        return self._nearest(back, -_DAY) if leaves and self.roll is Roll.MODIFIED_FOLLOWING else found
+        return self._find_nearest_open_day(back, -_DAY) if leaves and self.roll is Roll.MODIFIED_FOLLOWING else found
 
-    def _nearest(self, day: dt.date, step: dt.timedelta) -> dt.date | None:
+    def _find_nearest_open_day(self, day: dt.date, step: dt.timedelta) -> dt.date | None:
         for _ in range(_FARTHEST_ROLL):
-            if self.calendar.is_business_day(day) and self._open(day):
+            if self.calendar.is_business_day(day) and self._is_open(day):
                 return day
             day += step
         return None
 
-    def _open(self, day: dt.date) -> bool:
+    def _is_open(self, day: dt.date) -> bool:
         return self.allowed(dt.datetime.combine(day, self.time))
 
 

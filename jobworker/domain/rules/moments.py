@@ -13,7 +13,7 @@ class Once:
 
     at: dt.datetime
 
-    def next_after(self, moment: dt.datetime) -> dt.datetime | None:
+    def find_next(self, moment: dt.datetime) -> dt.datetime | None:
         """`at`, while it is ahead."""
         return self.at if self.at > moment else None
 
@@ -29,7 +29,7 @@ class Interval:
     every: float
     anchor: dt.datetime = EPOCH
 
-    def next_after(self, moment: dt.datetime) -> dt.datetime | None:
+    def find_next(self, moment: dt.datetime) -> dt.datetime | None:
         """The first occurrence strictly after `moment` (aware, UTC); None: it would lie behind the year 9999."""
         # timedelta counts whole microseconds; with floats the answer could be `moment` itself.
         every = dt.timedelta(seconds=self.every)

@@ -41,7 +41,7 @@ class RRule:
         """The expression as it is read; raises `ValueError`."""
         return _read(self.expression)
 
-    def first(self, begin: dt.datetime) -> dt.datetime | None:
+    def find_first(self, begin: dt.datetime) -> dt.datetime | None:
         """The first time from `begin` on; None: it has ended, or there is none within 50 years."""
         parts = self.parts
         if parts.count is not None:
@@ -49,15 +49,15 @@ class RRule:
             at = bisect.bisect_left(times, begin)
             return times[at] if at < len(times) else None
         begin = max(begin, self.start)
-        found = next(_Search(_completed(self.expression, self.start), self.start).times(begin, _YEARS), None)
+        found = next(_Search(_completed(self.expression, self.start), self.start).iterate_times(begin, _YEARS), None)
         return found if found is not None and (parts.until is None or found <= parts.until) else None
 
-    def followed(self, begin: dt.datetime, end: dt.datetime) -> Iterator[dt.datetime]:
+    def iterate_times(self, begin: dt.datetime, end: dt.datetime) -> Iterator[dt.datetime]:
         """The times from `begin` to `end`, both included; with COUNT also those before, for each has to be counted."""
         parts = self.parts
         begin = self.start if parts.count is not None else max(begin, self.start)
         last = end if parts.until is None else min(end, parts.until)
-        times = _Search(_completed(self.expression, self.start), self.start).times(begin, last.year - begin.year)
+        times = _Search(_completed(self.expression, self.start), self.start).iterate_times(begin, last.year - begin.year)
         return itertools.takewhile(lambda time: time <= last, itertools.islice(times, parts.count))
 
     def is_frequent(self) -> bool:
@@ -85,7 +85,7 @@ def _read(expression: str) -> Parts:
 
 @functools.lru_cache(maxsize=256)
 def _counted(rule: RRule) -> list[dt.datetime]:
-    times = _Search(_completed(rule.expression, rule.start), rule.start).times(rule.start, _COUNTED_YEARS)
+    times = _Search(_completed(rule.expression, rule.start), rule.start).iterate_times(rule.start, _COUNTED_YEARS)
     return list(itertools.islice(times, rule.parts.count))
 
 
@@ -121,20 +121,20 @@ class _Search:
     parts: Parts
     start: dt.datetime
 
-    def times(self, begin: dt.datetime, years: int) -> Iterator[dt.datetime]:
+    def iterate_times(self, begin: dt.datetime, years: int) -> Iterator[dt.datetime]:
         """From `begin` on, ascending, until nothing was found for long."""
         last_year = begin.year + years
         if self.parts.positions:
-            times = self._placed(self._days(self._period_begins(begin.date()), last_year))
+            times = self._select_positions(self._iterate_days(self._get_period_begin(begin.date()), last_year))
         else:
-            times = (time for day in self._days(begin.date(), last_year) for time in self._on(day, begin))
+            times = (time for day in self._iterate_days(begin.date(), last_year) for time in self._iterate_times_of_day(day, begin))
         return (time for time in times if time >= begin and time >= self.start)
 
-    def _placed(self, days: Iterator[dt.date]) -> Iterator[dt.datetime]:
+    def _select_positions(self, days: Iterator[dt.date]) -> Iterator[dt.datetime]:
         """BYSETPOS: these of all the times of each period."""
         empty = 0
-        for _, period in itertools.groupby(days, self._period):
-            times = [time for day in period for time in self._on(day, dt.datetime.combine(dt.date.min, dt.time()))]
+        for _, period in itertools.groupby(days, self._get_period):
+            times = [time for day in period for time in self._iterate_times_of_day(day, dt.datetime.combine(dt.date.min, dt.time()))]
             places = {place - 1 if place > 0 else len(times) + place for place in self.parts.positions}
             chosen = [times[place] for place in sorted(places) if 0 <= place < len(times)]
             empty = 0 if chosen else empty + 1
@@ -142,55 +142,55 @@ class _Search:
                 return
             yield from chosen
 
-    def _on(self, day: dt.date, begin: dt.datetime) -> Iterator[dt.datetime]:
+    def _iterate_times_of_day(self, day: dt.date, begin: dt.datetime) -> Iterator[dt.datetime]:
         """The times of a day; those of an hour that has passed at `begin` are left out."""
-        for hour in self._hours(day):
+        for hour in self._get_hours(day):
             if hour >= begin.hour or day > begin.date():
                 for minute, second in itertools.product(self.parts.minutes, self.parts.seconds):
                     yield dt.datetime.combine(day, dt.time(hour, minute, second))
 
-    def _hours(self, day: dt.date) -> tuple[int, ...]:
+    def _get_hours(self, day: dt.date) -> tuple[int, ...]:
         if self.parts.frequency is not Frequency.HOURLY or self.parts.interval == 1:
             return self.parts.hours
         passed = (day - self.start.date()).days * 24 - self.start.hour
         return tuple(hour for hour in self.parts.hours if (passed + hour) % self.parts.interval == 0)
 
-    def _days(self, begin: dt.date, last_year: int) -> Iterator[dt.date]:
+    def _iterate_days(self, begin: dt.date, last_year: int) -> Iterator[dt.date]:
         """The days that are named, from `begin` on."""
         looked = 0
         for year in range(begin.year, min(last_year, dt.MAXYEAR) + 1):
-            for day in self._candidates(year, begin):
+            for day in self._iterate_candidate_days(year, begin):
                 looked += 1
-                if self._fits(day):
+                if self._is_matching_day(day):
                     looked = 0
                     yield day
             if looked > _MOST_DAYS:
                 return
 
-    def _candidates(self, year: int, begin: dt.date) -> Iterator[dt.date]:
+    def _iterate_candidate_days(self, year: int, begin: dt.date) -> Iterator[dt.date]:
         parts = self.parts
         if parts.frequency is Frequency.YEARLY and (year - self.start.year) % parts.interval:
             return
         for month in sorted(parts.months) or _MONTHS:
             length = calendar.monthrange(year, month)[1]
-            if (year, month) < (begin.year, begin.month) or self._leaves_out(year, month):
+            if (year, month) < (begin.year, begin.month) or self._is_month_skipped(year, month):
                 continue
-            for number in self._numbers(year, month, length):
+            for number in self._list_month_days(year, month, length):
                 if (day := dt.date(year, month, number)) >= begin:
                     yield day
 
-    def _numbers(self, year: int, month: int, length: int) -> Iterable[int]:
+    def _list_month_days(self, year: int, month: int, length: int) -> Iterable[int]:
         """The days of a month that come into question."""
         if self.parts.month_days:
             return _month_days(self.parts.month_days, length)
         if not self.parts.year_days:
-            return self._weekdays(year, month, length)
+            return self._list_weekday_days(year, month, length)
         passed = _year_day(dt.date(year, month, 1)) - 1
         whole = 365 + calendar.isleap(year)
         days = {number if number > 0 else whole + 1 + number for number in self.parts.year_days}
         return sorted(day - passed for day in days if 1 <= day - passed <= length)
 
-    def _weekdays(self, year: int, month: int, length: int) -> Iterable[int]:
+    def _list_weekday_days(self, year: int, month: int, length: int) -> Iterable[int]:
         """Return the days of a month that have a day of the week which the rule names."""
         weekdays = {weekday for _, weekday in self.parts.days}
         if len(weekdays) in (0, 7):
@@ -198,11 +198,11 @@ class _Search:
         first = dt.date(year, month, 1).weekday()
         return sorted(day for weekday in weekdays for day in range(1 + (weekday - first) % 7, length + 1, 7))
 
-    def _leaves_out(self, year: int, month: int) -> bool:
+    def _is_month_skipped(self, year: int, month: int) -> bool:
         passed = (year - self.start.year) * 12 + month - self.start.month
         return self.parts.frequency is Frequency.MONTHLY and passed % self.parts.interval != 0
 
-    def _fits(self, day: dt.date) -> bool:
+    def _is_matching_day(self, day: dt.date) -> bool:
         parts = self.parts
         if parts.days and not any(weekday == day.weekday() and self._is_nth(day, n) for n, weekday in parts.days):
             return False
@@ -210,9 +210,9 @@ class _Search:
             return False
         if parts.weeks and not _counts(*_week(day, parts.week_start), parts.weeks):
             return False
-        return parts.interval == 1 or self._is_due(day)
+        return parts.interval == 1 or self._is_interval_day(day)
 
-    def _is_due(self, day: dt.date) -> bool:
+    def _is_interval_day(self, day: dt.date) -> bool:
         """Whether the interval has come to this day; years and months that it leaves out are passed over before."""
         start, week_start = self.start.date(), self.parts.week_start
         if self.parts.frequency is Frequency.DAILY:
@@ -220,7 +220,7 @@ class _Search:
         if self.parts.frequency is Frequency.WEEKLY:
             passed = _begin_of_week(day, week_start) - _begin_of_week(start, week_start)
             return passed.days // 7 % self.parts.interval == 0
-        return self.parts.frequency is not Frequency.HOURLY or bool(self._hours(day))
+        return self.parts.frequency is not Frequency.HOURLY or bool(self._get_hours(day))
 
     def _is_nth(self, day: dt.date, number: int | None) -> bool:
         """Whether it is the n-th of its kind of the month; of the year, if the rule is yearly and names no months."""
@@ -232,7 +232,7 @@ class _Search:
             place, length = day.day, calendar.monthrange(day.year, day.month)[1]
         return number == (place - 1) // 7 + 1 if number > 0 else -number == (length - place) // 7 + 1
 
-    def _period(self, day: dt.date) -> Hashable:
+    def _get_period(self, day: dt.date) -> Hashable:
         match self.parts.frequency:
             case Frequency.YEARLY:
                 return day.year
@@ -240,7 +240,7 @@ class _Search:
                 return day.year, day.month
         return _begin_of_week(day, self.parts.week_start)
 
-    def _period_begins(self, day: dt.date) -> dt.date:
+    def _get_period_begin(self, day: dt.date) -> dt.date:
         match self.parts.frequency:
             case Frequency.YEARLY:
                 return day.replace(month=1, day=1)

@@ -22,25 +22,25 @@ class RuleSchedule(BaseSchedule):
 
     def __init__(self, described: Mapping[str, Any], app: Any = None) -> None:
         super().__init__(app=app)
-        self.described = dict(described)
-        inline = self.described.get("calendars", {})
+        self.timetable_json = dict(described)
+        inline = self.timetable_json.get("calendars", {})
         calendars = {name: calendar_reading.parse(each) for name, each in inline.items()}
-        spec = {name: each for name, each in self.described.items() if name != "calendars"}
-        self._timetable = parse({**_ANYBODY, **spec}).timetable(calendars)
-        self._asked: dt.datetime | None = None
-        self._answer: dt.datetime | None = None
+        spec = {name: each for name, each in self.timetable_json.items() if name != "calendars"}
+        self._timetable = parse({**_ANYBODY, **spec}).build_timetable(calendars)
+        self._cached_after: dt.datetime | None = None
+        self._cached_occurrence: dt.datetime | None = None
 
-    def next_after(self, moment: dt.datetime) -> dt.datetime | None:
+    def find_next_after(self, moment: dt.datetime) -> dt.datetime | None:
         """The first occurrence strictly after `moment`. The latest answer is kept: many ask for the same one."""
         # Between what was asked and what was answered there is none.
-        if self._asked is None or moment < self._asked or (self._answer is not None and moment >= self._answer):
-            self._answer = timetable.next_after(self._timetable, moment)
-            self._asked = moment
-        return self._answer
+        if self._cached_after is None or moment < self._cached_after or (self._cached_occurrence is not None and moment >= self._cached_occurrence):
+            self._cached_occurrence = timetable.next_after(self._timetable, moment)
+            self._cached_after = moment
+        return self._cached_occurrence
 
     def remaining_estimate(self, last_run_at: dt.datetime) -> dt.timedelta | None:
         """From now to the occurrence after `last_run_at`; negative if it is past, None if there is none."""
-        following = self.next_after(last_run_at)
+        following = self.find_next_after(last_run_at)
         return None if following is None else following - self.now()
 
     def is_due(self, last_run_at: dt.datetime) -> Any:
@@ -52,10 +52,10 @@ class RuleSchedule(BaseSchedule):
         return schedstate(is_due=seconds <= 0, next=max(seconds, 0.0))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, RuleSchedule) and other.described == self.described
+        return isinstance(other, RuleSchedule) and other.timetable_json == self.timetable_json
 
     def __repr__(self) -> str:
-        return f"<{entries.RULE_TYPE}: {self.described}>"
+        return f"<{entries.RULE_TYPE}: {self.timetable_json}>"
 
 
 class Decoder(RedBeatJSONDecoder):
@@ -74,7 +74,7 @@ class Encoder(RedBeatJSONEncoder):
     def default(self, obj: Any) -> Any:
         """Called for each value that JSON does not know."""
         if isinstance(obj, RuleSchedule):
-            return {"__type__": entries.RULE_TYPE, "rule": obj.described}
+            return {"__type__": entries.RULE_TYPE, "rule": obj.timetable_json}
         return super().default(obj)
 
 

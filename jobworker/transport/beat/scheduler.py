@@ -60,11 +60,11 @@ class Reading:
     """What one look at the schedule found: Redis's time, what is due, and when the entry after that will be."""
 
     now: dt.datetime
-    following: tuple[dt.datetime, ...]
+    next_times: tuple[dt.datetime, ...]
     due: tuple[Due, ...]
 
     @classmethod
-    def of(cls, answer: list[Any]) -> "Reading":
+    def from_answer(cls, answer: list[Any]) -> "Reading":
         """From the answer of `scripts.READ`."""
         now, following, due = answer
         return cls(entries.from_score(now), _moments(following), tuple(Due(*entry) for entry in due))
@@ -73,14 +73,14 @@ class Reading:
 class Occurrence(NamedTuple):
     """What is to be said of a due entry, and when it will be due again (None: never)."""
 
-    due: Due
+    entry: Due
     data: str
-    following: dt.datetime | None
+    next_at: dt.datetime | None
 
-    def arguments(self) -> tuple[bytes | str, ...]:
+    def to_arguments(self) -> tuple[bytes | str, ...]:
         """For `scripts.COMMIT`."""
-        score = "" if self.following is None else entries.to_score(self.following)
-        return *self.due, score, self.data
+        score = "" if self.next_at is None else entries.to_score(self.next_at)
+        return *self.entry, score, self.data
 
 
 class Unusable(ValueError):
@@ -112,7 +112,7 @@ class Scheduler(RedBeatScheduler):
         app.redbeat_conf = conf = _Config(app)
         super().__init__(app, **options)
         try:
-            self._check(conf)
+            self._check_config(conf)
         except Misconfigured as error:
             raise SystemExit(f"error: {error}") from None
         self.leader_key = conf.lock_key or f"{entries.KEY_PREFIX}:lock"
@@ -121,7 +121,7 @@ class Scheduler(RedBeatScheduler):
         self.lock_key = None
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._token = secrets.token_hex(16)
-        self._leads: bool | None = None
+        self._is_leader: bool | None = None
         self._failures = 0
         # Bytes in and out: one entry that is not UTF-8 would otherwise make every answer unreadable.
         # One retry at once: the scripts may run twice, and a connection may have died while it was idle.
@@ -141,11 +141,11 @@ class Scheduler(RedBeatScheduler):
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """Do what is due; answers in how many seconds to tick again."""
         try:
-            seconds = self._turn()
+            seconds = self._run_tick()
         except redis.ResponseError as error:
-            return 0.0 if self._discard_foreign() else self._pause(error)
+            return 0.0 if self._discard_foreign_keys() else self._back_off(error)
         except redis.RedisError as error:
-            return self._pause(error)
+            return self._back_off(error)
         if self._failures:
             _log.info("beat_redis_answers_again", failures=self._failures)
             self._failures = 0
@@ -153,8 +153,8 @@ class Scheduler(RedBeatScheduler):
 
     def close(self) -> None:
         """Give the lock back, so that another beat leads at once. Celery calls this more than once."""
-        if self._leads:
-            self._leads = None
+        if self._is_leader:
+            self._is_leader = None
             try:
                 self._release(keys=[self.leader_key], args=[self._token])
             except redis.RedisError as error:
@@ -166,7 +166,7 @@ class Scheduler(RedBeatScheduler):
         """For Celery's banner."""
         return f"       . schedule -> {entries.SCHEDULE_KEY}, lock {self.leader_key} ({self.lock_timeout:g}s)"
 
-    def _check(self, conf: Any) -> None:
+    def _check_config(self, conf: Any) -> None:
         if conf.key_prefix != entries.KEY_PREFIX:
             raise Misconfigured(f"redbeat_key_prefix must stay {entries.KEY_PREFIX!r}: the relay writes under it")
         if self.lock_timeout < _LOCK_TICKS * self.max_interval:
@@ -176,39 +176,39 @@ class Scheduler(RedBeatScheduler):
                 "or two beats take turns"
             )
 
-    def _turn(self) -> float:
+    def _run_tick(self) -> float:
         lock_ms = int(self.lock_timeout * 1000)
         answer = self._read(
             keys=[self.leader_key, entries.SCHEDULE_KEY, keys.BEAT, keys.EVENTS],
             args=[self._token, lock_ms, self.name, BATCH, DATA_VERSION],
         )
-        self._note_role(answer is not None)
+        self._log_role_change(answer is not None)
         if answer is None:
             return float(self.max_interval)
-        reading = Reading.of(answer)
-        nexts = self._report(reading)
+        reading = Reading.from_answer(answer)
+        nexts = self._report_due(reading)
         if len(reading.due) == BATCH:
             return 0.0
-        return self._until([*nexts, *reading.following], reading.now)
+        return self._compute_sleep([*nexts, *reading.next_times], reading.now)
 
-    def _until(self, moments: Iterable[dt.datetime], now: dt.datetime) -> float:
+    def _compute_sleep(self, moments: Iterable[dt.datetime], now: dt.datetime) -> float:
         seconds = min(((moment - now).total_seconds() for moment in moments), default=math.inf)
         return float(min(max(seconds, _SHORTEST_SLEEP), self.max_interval))
 
-    def _report(self, reading: Reading) -> list[dt.datetime]:
+    def _report_due(self, reading: Reading) -> list[dt.datetime]:
         """Report and advance what is due; answers when those entries will be due again."""
         occurrences = []
         for due in reading.due:
             try:
-                occurrences.append(self._occurrence(due, reading.now))
+                occurrences.append(self._build_report(due, reading.now))
             except Unusable as error:
-                self._set_aside(due, reading.now, str(error))
+                self._quarantine_entry(due, reading.now, str(error))
         if occurrences:
             arguments = [argument for occurrence in occurrences for argument in occurrence.arguments()]
             self._commit(keys=[self.leader_key, entries.SCHEDULE_KEY, keys.EVENTS], args=[self._token, *arguments])
         return [occurrence.following for occurrence in occurrences if occurrence.following is not None]
 
-    def _occurrence(self, due: Due, now: dt.datetime) -> Occurrence:
+    def _build_report(self, due: Due, now: dt.datetime) -> Occurrence:
         """What an entry has to report and when it comes next; raises `Unusable`."""
         schedule_id = _schedule_id(due)
         # What is left without its name is the same for all who run the same job at the same times.
@@ -216,12 +216,12 @@ class Scheduler(RedBeatScheduler):
         try:
             nominal = entries.from_score(due.score)
             # After a silence one report is enough: the relay looks at everything that was due until now.
-            following = schedule.next_after(max(nominal, now))
+            following = schedule.find_next_after(max(nominal, now))
         except (ValueError, OverflowError) as error:
             raise Unusable(f"its next time cannot be computed: {error!r}") from error
         return Occurrence(due, entries.due_data(schedule_id, nominal), following)
 
-    def _set_aside(self, due: Due, now: dt.datetime, reason: str) -> None:
+    def _quarantine_entry(self, due: Due, now: dt.datetime, reason: str) -> None:
         score = due.score.decode(errors="backslashreplace")
         record = json.dumps({"reason": reason, "score": score, "at": now.isoformat()})
         taken = self._quarantine(
@@ -231,7 +231,7 @@ class Scheduler(RedBeatScheduler):
         if taken:
             _log.error("beat_entry_quarantined", entry=due.name, reason=reason)
 
-    def _discard_foreign(self) -> bool:
+    def _discard_foreign_keys(self) -> bool:
         """Whether there was something under our keys that is not ours; then it is gone."""
         try:
             discarded = beat_keys.discard_foreign(self._client, {**beat_keys.TYPES, self.leader_key: "string"})
@@ -241,12 +241,12 @@ class Scheduler(RedBeatScheduler):
             _log.error("beat_key_of_another_type", key=key)
         return bool(discarded)
 
-    def _note_role(self, leads: bool) -> None:
-        if leads is not self._leads:
+    def _log_role_change(self, leads: bool) -> None:
+        if leads is not self._is_leader:
             _log.info("beat_leads" if leads else "beat_stands_by", name=self.name, lock=self.leader_key)
-            self._leads = leads
+            self._is_leader = leads
 
-    def _pause(self, error: redis.RedisError) -> float:
+    def _back_off(self, error: redis.RedisError) -> float:
         seconds = min(_FIRST_PAUSE * 2.0 ** min(self._failures, 10), _LONGEST_PAUSE)
         self._failures += 1
         _log.warning("beat_redis_does_not_answer", error=str(error), again_in=seconds)

@@ -79,50 +79,50 @@ class Channel(kombu_redis.Channel):
 
     #: Set once per worker, before it connects.
     mailbox: Mailbox
-    shares: Shares
+    queue_weights: Shares
     clock: Clock
     #: Called when Redis does not know this worker (any more).
-    announce: Callable[[], None] = staticmethod(lambda: None)
+    announce_worker: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         #: Whether this channel consumes messages that are acknowledged. Others (replies, remote control) are kombu's.
-        self.takes_jobs = False
+        self.consumes_jobs = False
         self._shared_client: redis.Redis | None = None
         # What was fetched over a connection that broke is in the in-flight hash, and nobody here knows of it.
-        self._in_doubt = True
+        self._must_adopt = True
         #: What to ask for next, what was asked for last ("" by kombu itself), how many messages, and the last tag
         #: that may start at once.
-        self._next = "messages"
-        self._asked = ""
-        self._wanted = self._last_starting = 0
+        self._next_request = "messages"
+        self._pending_request = ""
+        self._requested_count = self._last_startable_tag = 0
         self._paused_until = float("-inf")
         super().__init__(*args, **kwargs)
 
     # --- asking -----------------------------------------------------------------------------------------------
 
-    def wants_to_ask(self) -> bool:
+    def can_poll(self) -> bool:
         """Whether there is an answer to read, or room for more messages."""
         if self._in_poll:
             return True
-        return self.clock.monotonic() >= self._paused_until and self.mailbox.wants() > 0
+        return self.clock.monotonic() >= self._paused_until and self.mailbox.compute_fetch_size() > 0
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Ask for messages; or, if there were none, for the token that says that there are some again."""
-        self._asked = self._next if self.takes_jobs else ""
-        if not self._asked:
+        self._pending_request = self._next_request if self.consumes_jobs else ""
+        if not self._pending_request:
             super()._brpop_start(timeout)
             return
-        if self._in_doubt:
-            self._adopt()
+        if self._must_adopt:
+            self._adopt_in_flight()
         queues = list(self.active_queues)
-        if self._asked == "messages":
-            command = self._fetch_command(queues)
+        if self._pending_request == "messages":
+            command = self._build_fetch_command(queues)
         else:
             seconds = self.brpop_timeout if timeout is None else timeout
             command = ["BRPOP", *(keys.READY.format(queue=queue) for queue in queues), seconds]
-        self._ask(command)
+        self._send_command(command)
 
-    def _ask(self, command: list[Any]) -> None:
+    def _send_command(self, command: list[Any]) -> None:
         connection: Any = self.client.connection
         wire = connection._sock
         self._in_poll = connection
@@ -133,99 +133,99 @@ class Channel(kombu_redis.Channel):
             connection.disconnect()
             raise redis.ConnectionError("the connection was replaced")
 
-    def _fetch_command(self, queues: list[str]) -> list[Any]:
+    def _build_fetch_command(self, queues: list[str]) -> list[Any]:
         mailbox = self.mailbox
-        self._wanted = mailbox.wants()
-        starting = min(self._wanted, max(0, mailbox.starting() - len(mailbox.waiting)))
+        self._requested_count = mailbox.compute_fetch_size()
+        starting = min(self._requested_count, max(0, mailbox.estimate_startable() - len(mailbox.prefetched)))
         names = [
             keys.FENCE.format(worker=mailbox.worker),
             keys.WORKERS,
             keys.INFLIGHT.format(worker=mailbox.worker),
             keys.EVENTS,
         ]
-        first = mailbox.take_tags(self._wanted)
+        first = mailbox.allocate_tags(self._requested_count)
         # Copies are dropped, and leave gaps: what may start is told by its tag.
-        self._last_starting = first + starting - 1
-        asked = [mailbox.worker, first, self._wanted, starting, keys.RUNNING_TTL]
-        shares = [word for share in self.shares.of(self._wanted, queues) for word in share]
+        self._last_startable_tag = first + starting - 1
+        asked = [mailbox.worker, first, self._requested_count, starting, keys.RUNNING_TTL]
+        shares = [word for share in self.queue_weights.allocate(self._requested_count, queues) for word in share]
         return ["EVALSHA", _FETCH_SHA, len(names), *names, *asked, *shares]
 
     def _brpop_read(self, **options: Any) -> bool:
         """Take the answer. Whatever is wrong with it, the worker lives and asks again."""
-        if not self._asked:
+        if not self._pending_request:
             return bool(super()._brpop_read(**options))
         try:
             answer = self.client.parse_response(self.client.connection, "EVALSHA", **options)
         except AWAY as error:
-            self._connection_broke(error)
+            self._disconnect_broken(error)
             raise Empty from None
         except redis.ResponseError as error:
             # A script that was stopped may have put something into the hash.
-            self._in_doubt, self._next = True, "messages"
-            self._refused(error)
+            self._must_adopt, self._next_request = True, "messages"
+            self._handle_refusal(error)
             raise Empty from None
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
-        if self._asked == "messages":
-            self._take(answer)
+        if self._pending_request == "messages":
+            self._handle_fetched(answer)
         else:
-            self._next = "messages"
+            self._next_request = "messages"
         return True
 
-    def _take(self, answer: list[bytes]) -> None:
+    def _handle_fetched(self, answer: list[bytes]) -> None:
         said, entries = answer[0], answer[1:]
         if said == b"fenced":
-            self.mailbox.fenced()
+            self.mailbox.end_fenced_worker()
         if said == b"unknown":
-            self.pause(_PAUSE)
-            self.announce()
+            self.pause_polling(_PAUSE)
+            self.announce_worker()
             return
         if said == b"behind":
             logger.warning("relay_is_behind", hint="nothing new is begun until a relay has read the events")
-            self._next = "messages"
-            self.pause(_BEHIND_PAUSE)
+            self._next_request = "messages"
+            self.pause_polling(_BEHIND_PAUSE)
             return
         taken = [(tag.decode(), queue.decode(), raw) for tag, queue, raw in _threes(entries)]
-        self._next = "messages" if len(taken) == self._wanted else "token"
-        self.mailbox.received(taken, sum(int(tag) <= self._last_starting for tag, _, _ in taken))
-        self.pump()
+        self._next_request = "messages" if len(taken) == self._requested_count else "token"
+        self.mailbox.add_fetched(taken, sum(int(tag) <= self._last_startable_tag for tag, _, _ in taken))
+        self.deliver_ready()
 
-    def _adopt(self) -> None:
+    def _adopt_in_flight(self) -> None:
         """Take over what this worker has fetched without hearing of it. Raises what a broken connection raises."""
         inflight = keys.INFLIGHT.format(worker=self.mailbox.worker)
-        flat: Any = self._create_client().eval(ADOPT, 1, inflight, self.mailbox.take_tags())
+        flat: Any = self._create_client().eval(ADOPT, 1, inflight, self.mailbox.allocate_tags())
         held = zip(flat[0::2], flat[1::2], strict=True)
-        known = self.mailbox.known()
+        known = self.mailbox.get_tags()
         unknown = sorted((int(tag), value) for tag, value in held if tag.isdigit() and tag.decode() not in known)
         found = [(str(tag), entry) for tag, value in unknown if (entry := _unpacked(value))]
         if len(found) < len(unknown):
             logger.error("in_flight_unreadable", key=inflight, count=len(unknown) - len(found))
-        self.mailbox.adopted((tag, *entry) for tag, entry in found)
-        self._in_doubt = False
+        self.mailbox.add_adopted((tag, *entry) for tag, entry in found)
+        self._must_adopt = False
 
     # --- handing over -----------------------------------------------------------------------------------------
 
-    def pump(self) -> None:
+    def deliver_ready(self) -> None:
         """Hand to Celery what can start now; what did not start in time goes back."""
         if not self._active_queues:
             return
         # Not more than there is room for now, and each time a look at what has waited for too long: where the event
         # loop runs the jobs itself (solo), handing over takes as long as the job.
-        for _ in range(self.credit()):
-            self.mailbox.give_back_late()
-            fetched = self.mailbox.hand_over()
+        for _ in range(self.get_credit()):
+            self.mailbox.requeue_late()
+            fetched = self.mailbox.pop_startable()
             if fetched is None:
                 break
-            self._hand_over(fetched)
-        self.mailbox.give_back_late()
+            self._deliver_message(fetched)
+        self.mailbox.requeue_late()
 
-    def credit(self) -> int:
+    def get_credit(self) -> int:
         """How many more messages Celery takes."""
         limit = self.qos.prefetch_count
-        return max(0, limit - len(self.mailbox.held)) if limit else MOST
+        return max(0, limit - len(self.mailbox.delivered)) if limit else MOST
 
-    def _hand_over(self, fetched: Fetched) -> None:
+    def _deliver_message(self, fetched: Fetched) -> None:
         payload: Any = None
         try:
             payload = orjson.loads(fetched.message)
@@ -243,19 +243,19 @@ class Channel(kombu_redis.Channel):
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
         """Consume from `queue`; if it holds jobs, the mailbox is emptied through this channel from now on."""
         if not no_ack:
-            self.takes_jobs = True
-            self.mailbox.pump, self.mailbox.credit = self.pump, self.credit
+            self.consumes_jobs = True
+            self.mailbox.deliver_ready, self.mailbox.get_credit = self.deliver_ready, self.get_credit
         return super().basic_consume(queue, no_ack, *args, **kwargs)
 
     def _basic_cancel(self, consumer_tag: str) -> Any:
         answer = super()._basic_cancel(consumer_tag)
         # Nobody would read what is on its way.
-        if self.takes_jobs and not self.active_queues and self._in_poll and self._asked == "messages":
+        if self.consumes_jobs and not self.active_queues and self._in_poll and self._pending_request == "messages":
             with contextlib.suppress(Empty):
                 self._brpop_read()
         return answer
 
-    def pause(self, seconds: float) -> None:
+    def pause_polling(self, seconds: float) -> None:
         """Ask nothing for a while."""
         self._paused_until = self.clock.monotonic() + seconds
         self.connection.cycle.look_soon(seconds)
@@ -273,15 +273,15 @@ class Channel(kombu_redis.Channel):
 
     def _on_connection_disconnect(self, connection: Any) -> None:
         """Whoever closes it (here, or kombu when an answer is overdue): an answer that was on its way is lost."""
-        if self._asked and self._in_poll is connection:
-            self._in_doubt, self._next = True, "messages"
+        if self._pending_request and self._in_poll is connection:
+            self._must_adopt, self._next_request = True, "messages"
         super()._on_connection_disconnect(connection)
 
-    def _connection_broke(self, error: Exception) -> None:
+    def _disconnect_broken(self, error: Exception) -> None:
         logger.warning("fetch_connection_broke", error=str(error))
         self.client.connection.disconnect()
 
-    def _refused(self, error: redis.RedisError) -> None:
+    def _handle_refusal(self, error: redis.RedisError) -> None:
         if isinstance(error, redis.exceptions.NoScriptError):
             try:
                 self._create_client().script_load(FETCH)
@@ -289,7 +289,7 @@ class Channel(kombu_redis.Channel):
             except redis.RedisError as failure:
                 error = failure
         logger.warning("redis_hands_out_no_messages", error=str(error), next_try_in=_PAUSE)
-        self.pause(_PAUSE)
+        self.pause_polling(_PAUSE)
 
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
         """Publish, and wake a worker up (what a job sends with Celery's own `.delay()` comes here).
@@ -328,7 +328,7 @@ class Transport(kombu_redis.Transport):
         before = set(loop.on_tick)
         super().register_with_event_loop(connection, loop)
         loop.on_tick.difference_update(loop.on_tick - before)
-        self.cycle.attach(loop, self.on_readable)
+        self.cycle.attach_to_loop(loop, self.on_readable)
 
 
 def _threes(flat: list[bytes]) -> Any:

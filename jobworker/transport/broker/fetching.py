@@ -26,33 +26,33 @@ class Appetite:
     """
 
     def __init__(self) -> None:
-        self._since = 0.0
+        self._window_started_at = 0.0
         self._ended = 0
-        self._pace = 0.0
+        self._rate = 0.0
 
-    def ended(self, count: int = 1) -> None:
+    def record_ended(self, count: int = 1) -> None:
         """Some jobs have ended."""
         self._ended += count
 
-    def is_brisk(self) -> bool:
+    def is_high_rate(self) -> bool:
         """Whether so many jobs end that it pays to tell of many at once."""
-        return self._pace > _BRISK
+        return self._rate > _BRISK
 
-    def soon(self, now: float, within: float) -> int:
+    def estimate_starts(self, now: float, within: float) -> int:
         """How many messages start within so many seconds, at the pace of late."""
-        return min(self.ahead(now), int(self._pace * within * 1.5))
+        return min(self.estimate_prefetch(now), int(self._rate * within * 1.5))
 
-    def lose(self) -> None:
+    def reset(self) -> None:
         """What was fetched ahead did not start in time: fetch nothing ahead until the pace is known again."""
-        self._pace, self._ended = 0.0, 0
+        self._rate, self._ended = 0.0, 0
 
-    def ahead(self, now: float) -> int:
+    def estimate_prefetch(self, now: float) -> int:
         """How many messages start within the time that may be fetched ahead."""
-        passed = now - self._since
+        passed = now - self._window_started_at
         if passed >= _WINDOW:
-            self._pace = self._ended / passed
-            self._since, self._ended = now, 0
-        return min(MOST, int(self._pace * _AHEAD))
+            self._rate = self._ended / passed
+            self._window_started_at, self._ended = now, 0
+        return min(MOST, int(self._rate * _AHEAD))
 
 
 class Shares:
@@ -67,17 +67,17 @@ class Shares:
         self._weights = {} if self._strict else parse_weights(weights)
         self._balance: dict[str, int] = {}
 
-    def of(self, count: int, queues: Sequence[str]) -> list[tuple[str, int]]:
+    def allocate(self, count: int, queues: Sequence[str]) -> list[tuple[str, int]]:
         """The share of each queue in the next `count` messages; the order tells who gets what is left over."""
         if self._strict or len(queues) == 1:
             return [(queue, count) for queue in queues]
         weights = {queue: self._weights.get(queue, 1) for queue in queues}
         shares = dict.fromkeys(sorted(queues, key=lambda queue: -weights[queue]), 0)
         for _ in range(count):
-            shares[self._next(weights)] += 1
+            shares[self._pick_queue(weights)] += 1
         return list(shares.items())
 
-    def _next(self, weights: Mapping[str, int]) -> str:
+    def _pick_queue(self, weights: Mapping[str, int]) -> str:
         for queue, weight in weights.items():
             self._balance[queue] = self._balance.get(queue, 0) + weight
         chosen = max(weights, key=lambda queue: self._balance[queue])

@@ -28,31 +28,31 @@ class Poller(kombu_redis.MultiChannelPoller):
         super().__init__()
         self._clock = clock
         self._loop: Any = None
-        self._paused_until = self._look_at = float("-inf")
+        self._paused_until = self._next_poll_at = float("-inf")
 
     def on_poll_start(self) -> None:
         """Send what should be asked; what is broken is connected again, or later."""
         now = self._clock.monotonic()
-        if now < self._paused_until or (now < self._look_at and not self._is_hungry()):
+        if now < self._paused_until or (now < self._next_poll_at and not self._can_fetch()):
             return
-        self._look_at = now + _LOOK_EVERY
+        self._next_poll_at = now + _LOOK_EVERY
         try:
             super().on_poll_start()
         except AWAY as error:
             logger.warning("redis_away", error=str(error), next_try_in=_PAUSE)
             self._paused_until = self._clock.monotonic() + _PAUSE
-            self.look_soon(_PAUSE)
+            self.poll_soon(_PAUSE)
 
-    def look_soon(self, seconds: float = 0.0) -> None:
+    def poll_soon(self, seconds: float = 0.0) -> None:
         """Look at all connections again in the event loop's turn after so many seconds."""
-        self._look_at = float("-inf")
+        self._next_poll_at = float("-inf")
         if self._loop is not None:
             self._loop.call_later(seconds, _nothing)
 
-    def _is_hungry(self) -> bool:
+    def _can_fetch(self) -> bool:
         return any(channel.takes_jobs and not channel._in_poll and channel.wants_to_ask() for channel in self._channels)
 
-    def attach(self, loop: Any, on_readable: Callable[[int], None]) -> None:
+    def attach_to_loop(self, loop: Any, on_readable: Callable[[int], None]) -> None:
         """Take part in the event loop's ticks."""
         self._loop = loop
 

@@ -58,7 +58,7 @@ def container_run(self: Any, context: Context, **parameters: Any) -> Any:
     The parameters are JSON on its standard input, what it prints is the log, and exit code 0 is success. The result is
     what it leaves in /jobworker/result.json.
     """
-    policy, settings = self.job_isolation(), JobTask.job_runner().settings
+    policy, settings = self.job_isolation(), JobTask.get_job_runner().settings
     if not isinstance(policy, Container):
         raise Abort("container.run needs a definition of its own whose isolation has the mode container, and an image")
     check(policy, settings)
@@ -73,10 +73,10 @@ def container_run(self: Any, context: Context, **parameters: Any) -> Any:
             folder=folder.parent,
             # The engine keeps what it has started elsewhere, and ends it itself.
             adopt=False,
-            afterwards=[[engine, "kill", name], [engine, "rm", "--force", name]],
+            cleanup_commands=[[engine, "kill", name], [engine, "rm", "--force", name]],
         )
         end = attended.run(program, self, log)
-        _check(end, policy, log.last)
+        _check(end, policy, log.last_line)
         return _result(folder / _RESULT)
 
 
@@ -134,11 +134,11 @@ def _folder(home: Path, name: str) -> Iterator[Path]:
 
 def _check(end: End, policy: Container, last_line: str) -> None:
     said = f": {last_line}" if last_line else ""
-    if end.exit == _NOT_STARTED:
+    if end.exit_code == _NOT_STARTED:
         raise ContainerNotStarted(f"the container with the image {policy.image} could not be started{said}")
-    if end.exit == _KILLED and policy.memory is not None:
+    if end.exit_code == _KILLED and policy.memory is not None:
         raise ContainerFailed(f"the container was killed, most likely for its memory limit of {policy.memory} bytes")
-    if end.exit != 0:
+    if end.exit_code != 0:
         raise ContainerFailed(f"{end}{said}")
 
 

@@ -70,9 +70,9 @@ def http_request(  # noqa: PLR0913  what a request takes
     content, kind = _content(body, json)
     if not 0 < timeout <= 3600:
         raise Abort("timeout must be more than 0 and at most 3600 seconds")
-    egress = Egress(JobTask.job_runner().settings.egress)
+    egress = Egress(JobTask.get_job_runner().settings.egress)
     circuit = _Circuit(context.job, target, self.job_circuit())
-    circuit.enter(timeout)
+    circuit.check_closed(timeout)
     for name in headers or {}:
         if str(name).lower() in _NOT_CHOSEN:
             raise Abort(f"headers must not have {name}: it follows from url and body")
@@ -85,9 +85,9 @@ def http_request(  # noqa: PLR0913  what a request takes
         # Its text may quote a header, and that may be secret.
         raise Abort(f"{method} {target} cannot be asked for: {type(error).__name__} in url, headers or body") from None
     except (HTTPError, OSError) as error:
-        circuit.failed()
+        circuit.record_failure()
         raise RequestFailed(f"{method} {target}: {_plainly(error)}") from None
-    circuit.failed() if answer.status in _FAULTS else circuit.succeeded()
+    circuit.record_failure() if answer.status in _FAULTS else circuit.record_success()
     context.log.info("%s %s: %d", method, target, answer.status)
     if answer.status in expected:
         return _result(answer)
@@ -179,22 +179,22 @@ class _Circuit:
         self._target = target
         self._name = f"{job} {target}"
         self._policy = policy
-        self._circuits = Circuits(JobTask.job_runner().link.client)
+        self._circuits = Circuits(JobTask.get_job_runner().redis_connection.client)
 
-    def enter(self, patience: float) -> None:
+    def check_closed(self, patience: float) -> None:
         """Raise `Snooze` if the target is to be left alone."""
         with _without_redis():
-            wait = self._circuits.enter(self._name, patience * 2)
+            wait = self._circuits.acquire_permission(self._name, patience * 2)
             if wait > 0:
                 raise Snooze(wait, f"the circuit of {self._target} is open: it failed several times in a row")
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         with _without_redis():
-            self._circuits.succeeded(self._name)
+            self._circuits.record_success(self._name)
 
-    def failed(self) -> None:
+    def record_failure(self) -> None:
         with _without_redis():
-            self._circuits.failed(self._name, self._policy.failures, self._policy.pause)
+            self._circuits.record_failure(self._name, self._policy.failures, self._policy.pause)
 
 
 @contextlib.contextmanager

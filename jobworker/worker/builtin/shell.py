@@ -26,7 +26,7 @@ def shell_run(self: Any, context: Context, command: list[str], input: str = "") 
     `command` is the program's absolute path and its arguments, `input` its standard input. What it prints is the log.
     The result is {"exit_code": 0}; any other exit code is a failure.
     """
-    _check(command, JobTask.job_runner().settings)
+    _check(command, JobTask.get_job_runner().settings)
     policy = self.job_isolation()
     limits = Limits(policy.memory, policy.cpu, policy.open_files) if isinstance(policy, Process) else Limits()
     program = Program(
@@ -36,9 +36,9 @@ def shell_run(self: Any, context: Context, command: list[str], input: str = "") 
         limits=limits,
     )
     end = attended.run(program, self, JobLog())
-    if end.exit != 0:
+    if end.exit_code != 0:
         raise CommandFailed(f"{command[0]}: {end}")
-    return {"exit_code": end.exit}
+    return {"exit_code": end.exit_code}
 
 
 def _check(command: Sequence[Any], settings: Settings) -> None:

@@ -27,25 +27,25 @@ class JobLog:
     """Makes what a program prints lines of the current job's log. `last`: its last line."""
 
     def __init__(self) -> None:
-        self.last = ""
+        self.last_line = ""
 
-    def printed(self, stream: str, line: str) -> None:
+    def on_output(self, stream: str, line: str) -> None:
         """A line on `stdout` or `stderr`."""
-        self.last = line
-        self.line(line, LEVELS[stream], stream)
+        self.last_line = line
+        self.log_line(line, LEVELS[stream], stream)
 
-    def said(self, message: dict[str, Any]) -> None:
+    def on_message(self, message: dict[str, Any]) -> None:
         """Not by a program without a wire."""
 
-    def warned(self, limit: float) -> None:
+    def on_soft_limit(self, limit: float) -> None:
         """Its soft time limit (s) has passed, and it was told."""
-        self.line(f"its soft time limit of {limit:g} s has passed", logging.WARNING, _OURSELVES)
+        self.log_line(f"its soft time limit of {limit:g} s has passed", logging.WARNING, _OURSELVES)
 
     @staticmethod
-    def line(message: str, level: int, logger: str) -> None:
+    def log_line(message: str, level: int, logger: str) -> None:
         """A line by some logger."""
         record = {"name": logger, "msg": message, "levelname": logging.getLevelName(level)}
-        JobTask.job_runner().log(logging.makeLogRecord(record))
+        JobTask.get_job_runner().log_record(logging.makeLogRecord(record))
 
 
 def variables(context: Context) -> dict[str, str]:
@@ -70,22 +70,22 @@ def run(what: Program, task: JobTask, log: JobLog) -> End:
     Raises what stands for another end: `Told`, `JobCancelled`, `SoftTimeLimitExceeded`.
     """
     times = deadlines(task)
-    times.begin()
+    times.start()
     end = program.run(what, times, log)
     refuse(end, times, task)
-    if end.exit != 0 and declare.current().cancelled:
+    if end.exit_code != 0 and declare.current().cancelled:
         raise JobCancelled("the program was told to end, and did")
-    if end.exit != 0 and times.warned:
+    if end.exit_code != 0 and times.soft_limit_passed:
         raise SoftTimeLimitExceeded(f"the soft time limit of {times.soft:g} s passed")
     return end
 
 
 def refuse(end: End, times: Deadlines, task: JobTask) -> None:
     """Raise what stands for an end that was forced."""
-    if end.cut is Cut.HARD_LIMIT:
-        delivery = task.delivery()
+    if end.stop_reason is Cut.HARD_LIMIT:
+        delivery = task.get_job_delivery()
         wait = retrying.after_hard_limit(task, delivery, task.request.retries) if delivery else None
         raise Told(outcome.hard_limit(times.hard or 0, wait))
-    if end.cut is Cut.CANCELLED:
+    if end.stop_reason is Cut.CANCELLED:
         name = program.signal_name(end.signal) if end.signal is not None else "SIGTERM"
         raise Told(outcome.stopped(name))

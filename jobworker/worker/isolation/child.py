@@ -37,21 +37,21 @@ class WireReporter(Reporter):
     """Passes on what the job says; whoever hears it bounds it."""
 
     def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+        self._messages = wire
 
-    def add(self, entry: Fields, size: int, always: bool = False) -> bool:
+    def add_entry(self, entry: Fields, size: int, always: bool = False) -> bool:
         """A line, or how many there were that no log can hold."""
         data = json.loads(entry["data"])
         if "message" in data:
-            self._wire.send("line", [data["message"], data["level"], data["logger"], data["at"]])
+            self._messages.send("line", [data["message"], data["level"], data["logger"], data["at"]])
         else:
-            self._wire.send("dropped", data["dropped"])
+            self._messages.send("dropped", data["dropped"])
         return True
 
-    def announce(self, teller: Teller) -> None:
+    def add_source(self, teller: Teller) -> None:
         """Progress, or metadata."""
-        for entry in teller.take_news():
-            self._wire.send(entry["kind"], json.loads(entry["data"]))
+        for entry in teller.take_updates():
+            self._messages.send(entry["kind"], json.loads(entry["data"]))
 
     def is_own_thread(self) -> bool:
         """It has none."""
@@ -60,26 +60,26 @@ class WireReporter(Reporter):
     def flush(self) -> None:
         """Everything has left."""
 
-    def settle(self, teller: Teller) -> None:
+    def remove_source(self, teller: Teller) -> None:
         """Nothing is under way."""
 
-    def start_over(self) -> None:
+    def reset_after_fork(self) -> None:
         """Nothing waits here."""
-        self._wire.start_over()
+        self._messages.reset_after_fork()
 
 
 class _WiredSeat(Seat):
     """A seat whose occupant's wishes are passed on."""
 
-    __slots__ = ("_wire",)
+    __slots__ = ("_messages",)
 
     def __init__(self, desk: Desk, token: str, wire: Wire) -> None:
         super().__init__(desk, _SEAT, token)
-        self._wire = wire
+        self._messages = wire
 
     def extend(self, seconds: float) -> None:
         super().extend(seconds)
-        self._wire.send("extended", seconds)
+        self._messages.send("extended", seconds)
 
 
 class WiredDesk(Desk):
@@ -87,23 +87,23 @@ class WiredDesk(Desk):
 
     def __init__(self, wire: Wire) -> None:
         super().__init__(seats=_SEAT + 1)
-        self._wire = wire
+        self._messages = wire
         self._token = ""
 
-    def sit(self, token: str) -> Seat:
+    def acquire(self, token: str) -> Seat:
         """The seat for the one attempt."""
         self._token = token
-        self.sitting = _WiredSeat(self, token, self._wire)
-        return self.sitting
+        self.current_slot = _WiredSeat(self, token, self._messages)
+        return self.current_slot
 
-    def obey(self, words: BinaryIO) -> None:
+    def read_commands(self, words: BinaryIO) -> None:
         """Pass on what the worker says, until it is gone."""
         for line in words:
             word, _, number = line.decode().strip().partition(" ")
             if word == "cancelled":
-                self.cancel(self._token, _SEAT)
+                self.mark_cancelled(self._token, _SEAT)
             elif word == "limit":
-                self.pass_limit(self._token, _SEAT, float(number))
+                self.mark_timed_out(self._token, _SEAT, float(number))
                 # The handler runs in the main thread, which is the job's.
                 os.kill(os.getpid(), signal.SIGUSR1)
 
@@ -113,14 +113,14 @@ class _WorkersLog(logging.Handler):
 
     def __init__(self, wire: Wire, desk: Desk) -> None:
         super().__init__()
-        self._wire = wire
-        self._desk = desk
+        self._messages = wire
+        self._table = desk
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never raises."""
-        if self._desk.sitting is None:
+        if self._table.current_slot is None:
             try:
-                self._wire.send("record", [self.format(record), record.levelno, record.name])
+                self._messages.send("record", [self.format(record), record.levelno, record.name])
             except Exception:  # noqa: BLE001  logging's own rule
                 self.handleError(record)
 
@@ -135,7 +135,7 @@ def main() -> None:
     desk = WiredDesk(wire)
     _prepare(order, wire, desk)
     signal.signal(signal.SIGUSR1, desk.on_soft_limit)
-    threading.Thread(target=desk.obey, args=(words,), name="words", daemon=True).start()
+    threading.Thread(target=desk.read_commands, args=(words,), name="words", daemon=True).start()
     wire.send("begun", True)
     answer = trace.plain(order.task, order.id, dict(order.request), order.payload, None, None)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -161,7 +161,7 @@ def _prepare(order: Order, wire: Wire, desk: Desk) -> None:
     app.set_current()
     mailbox = Mailbox(order.worker, order.code_version, clock, lambda: connect(settings.redis_url), sys.exit)
     runner = Runner(settings, clock, order.worker, mailbox, order.code_version)
-    runner.serve_one(desk, WireReporter(wire))
+    runner.configure_single_job(desk, WireReporter(wire))
     JobTask.runner = runner
 
 

@@ -18,8 +18,8 @@ STARTUP = 60.0
 class Step(Enum):
     """What is to be done now."""
 
-    TELL_SOFT_LIMIT = "tell_soft_limit"
-    TELL_CANCELLED = "tell_cancelled"
+    NOTIFY_SOFT_LIMIT = "tell_soft_limit"
+    NOTIFY_CANCELLED = "tell_cancelled"
     TERMINATE = "terminate"
     END = "end"
 
@@ -29,7 +29,7 @@ class Cut(StrEnum):
 
     HARD_LIMIT = "hard time limit"
     CANCELLED = "cancelled"
-    NEVER_BEGAN = "never began"
+    NOT_STARTED = "never began"
 
 
 class Deadlines:
@@ -44,58 +44,58 @@ class Deadlines:
     ) -> None:
         self.soft = soft
         self.hard = hard
-        self.cut: Cut | None = None
+        self.stop_reason: Cut | None = None
         self._clock = clock
         self._cancelled = cancelled
-        self._made_at = clock.monotonic()
-        self._begun_at: float | None = None
-        self._told_at: float | None = None
+        self._created_at = clock.monotonic()
+        self._started_at: float | None = None
+        self._cancel_notified_at: float | None = None
         self._end_at: float | None = None
         #: The soft limit that has passed: another warning comes when it was extended since.
-        self._warned_of: float | None = None
+        self._notified_soft_limit: float | None = None
 
     @property
-    def warned(self) -> bool:
+    def soft_limit_passed(self) -> bool:
         """Whether the soft limit has passed, and the program was told."""
-        return self._warned_of is not None
+        return self._notified_soft_limit is not None
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """The job begins: from now on its limits count."""
-        self._begun_at = self._clock.monotonic()
+        self._started_at = self._clock.monotonic()
 
     def extend(self, seconds: float) -> None:
         """Both limits come so much later."""
         self.soft = self.soft and self.soft + seconds
         self.hard = self.hard and self.hard + seconds
 
-    def over(self) -> None:
+    def mark_ended(self) -> None:
         """The job has ended, and its process is about to."""
         self._end_at = self._end_at or self._clock.monotonic() + GRACE
 
-    def steps(self) -> Iterator[Step]:
+    def take_due_actions(self) -> Iterator[Step]:
         """What has become due since this was last asked."""
         now = self._clock.monotonic()
         if self._end_at is not None:
             if now >= self._end_at:
                 yield Step.END
             return
-        if self._told_at is None and self._cancelled():
-            self._told_at = now
-            yield Step.TELL_CANCELLED
-        self.cut = self._why_cut(now)
-        if self.cut is not None:
+        if self._cancel_notified_at is None and self._cancelled():
+            self._cancel_notified_at = now
+            yield Step.NOTIFY_CANCELLED
+        self.stop_reason = self._find_stop_reason(now)
+        if self.stop_reason is not None:
             self._end_at = now + GRACE
             yield Step.TERMINATE
-        elif self._passed(self.soft, now) and self._warned_of != self.soft:
-            self._warned_of = self.soft
-            yield Step.TELL_SOFT_LIMIT
+        elif self._has_passed(self.soft, now) and self._notified_soft_limit != self.soft:
+            self._notified_soft_limit = self.soft
+            yield Step.NOTIFY_SOFT_LIMIT
 
-    def _why_cut(self, now: float) -> Cut | None:
-        if self._told_at is not None and now >= self._told_at + COOPERATION:
+    def _find_stop_reason(self, now: float) -> Cut | None:
+        if self._cancel_notified_at is not None and now >= self._cancel_notified_at + COOPERATION:
             return Cut.CANCELLED
-        if self._begun_at is None:
-            return Cut.NEVER_BEGAN if now >= self._made_at + STARTUP else None
-        return Cut.HARD_LIMIT if self._passed(self.hard, now) else None
+        if self._started_at is None:
+            return Cut.NOT_STARTED if now >= self._created_at + STARTUP else None
+        return Cut.HARD_LIMIT if self._has_passed(self.hard, now) else None
 
-    def _passed(self, limit: float | None, now: float) -> bool:
-        return limit is not None and self._begun_at is not None and now >= self._begun_at + limit
+    def _has_passed(self, limit: float | None, now: float) -> bool:
+        return limit is not None and self._started_at is not None and now >= self._started_at + limit

@@ -60,14 +60,14 @@ def _suspected(name: str, id: str, request: dict[str, Any], *rest: Any) -> tuple
     try:
         return _attempt(name, id, request, *rest)
     except ProcessCrashed as crash:
-        lost = {"worker": JobTask.job_runner().worker, "token": request[TOKEN_HEADER]}
+        lost = {"worker": JobTask.get_job_runner().worker, "token": request[TOKEN_HEADER]}
         lost.update(outcome.process_gone(str(crash)).data)
         trace.leave((Kind.LOST.value, json.dumps(lost)))
         raise
 
 
 def _attempt(name: str, id: str, request: dict[str, Any], payload: Any, *_: Any) -> tuple[bool, Any, float]:
-    task, runner, clock = current_app.tasks[name], JobTask.job_runner(), SystemClock()
+    task, runner, clock = current_app.tasks[name], JobTask.get_job_runner(), SystemClock()
     started = clock.monotonic()
     # Neither Celery's tracer nor any hook of the task runs here: that is users' code, and all of it runs over there.
     task.push_request(request, args=payload[0], kwargs=payload[1], called_directly=False)
@@ -77,9 +77,9 @@ def _attempt(name: str, id: str, request: dict[str, Any], payload: Any, *_: Any)
         policy = task.job_isolation()
         policy = policy if isinstance(policy, Process) else Process()
         attempt = task.job_attempt(delivery, lambda: _elsewhere(order, policy, task))
-        runner.run(delivery, attempt, payload[1])
+        runner.run_attempt(delivery, attempt, payload[1])
     except Told as told:
-        return _answer(told.ended, clock.monotonic() - started)
+        return _answer(told.outcome, clock.monotonic() - started)
     finally:
         task.pop_request()
     raise AssertionError("a job in a process of its own has no value here")
@@ -100,15 +100,15 @@ def _elsewhere(order: Order, policy: Process, task: JobTask) -> None:
     what = Program(
         [sys.executable, "-u", "-m", _CHILD],
         stdin=order.to_line(),
-        folder=JobTask.job_runner().folder,
+        folder=JobTask.get_job_runner().start_folder,
         limits=Limits(policy.memory, policy.cpu, policy.open_files),
-        wired=True,
+        has_message_pipe=True,
     )
     times = attended.deadlines(task)
     ear = _Ear(declare.current(), times)
     end = program.run(what, times, ear)
-    if ear.ended is not None:
-        raise Told(_with_reason(ear.ended, policy))
+    if ear.reported_outcome is not None:
+        raise Told(_with_reason(ear.reported_outcome, policy))
     attended.refuse(end, times, task)
     raise ProcessCrashed(_why(end, policy, ear.has_begun))
 
@@ -121,7 +121,7 @@ def _with_reason(ended: Outcome, policy: Process) -> Outcome:
 
 
 def _why(end: End, policy: Process, has_begun: bool) -> str:
-    if end.cut is Cut.NEVER_BEGAN:
+    if end.stop_reason is Cut.NOT_STARTED:
         return f"the job's process did not begin with the job within {STARTUP:g} s"
     if end.signal is not None and program.signal_name(end.signal) == "SIGXCPU":
         return f"the job's process used up its {policy.cpu} s of CPU time"
@@ -137,9 +137,9 @@ class _Ear(JobLog):
         self._context = context
         self._times = times
         self.has_begun = False
-        self.ended: Outcome | None = None
+        self.reported_outcome: Outcome | None = None
 
-    def said(self, message: dict[str, Any]) -> None:
+    def on_message(self, message: dict[str, Any]) -> None:
         """A message; what makes no sense is passed over."""
         for field, value in message.items():
             hear = getattr(self, f"_hear_{field}", None)
@@ -147,48 +147,48 @@ class _Ear(JobLog):
                 try:
                     hear(value)
                 except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-                    self.line(f"its process said what makes no sense: {error}", logging.WARNING, "jobworker")
+                    self.log_line(f"its process said what makes no sense: {error}", logging.WARNING, "jobworker")
 
-    def _hear_begun(self, _: Any) -> None:
+    def _handle_begun(self, _: Any) -> None:
         if not self.has_begun:
             self.has_begun = True
-            self._times.begin()
+            self._times.start()
 
-    def _hear_line(self, said: Any) -> None:
+    def _handle_line(self, said: Any) -> None:
         message, level, logger, at = map(str, said)
         created = dt.datetime.fromisoformat(at).timestamp()
         record = {"name": logger, "msg": message, "levelname": level, "created": created}
-        JobTask.job_runner().log(logging.makeLogRecord(record))
+        JobTask.get_job_runner().log_record(logging.makeLogRecord(record))
 
-    def _hear_dropped(self, said: Any) -> None:
+    def _handle_dropped(self, said: Any) -> None:
         lines, size = map(int, said)
-        JobTask.job_runner().drop(Dropped(lines, size))
+        JobTask.get_job_runner().record_dropped(Dropped(lines, size))
 
-    def _hear_record(self, said: Any) -> None:
+    def _handle_record(self, said: Any) -> None:
         message, level, logger = said
         logging.getLogger(str(logger)).log(int(level), "%s", message, extra={OF_WORKER: True})
 
-    def _hear_progress(self, said: Mapping[str, Any]) -> None:
+    def _handle_progress(self, said: Mapping[str, Any]) -> None:
         self._context.progress(said["done"], said["total"], said["message"])
 
-    def _hear_metadata(self, said: Mapping[str, Any]) -> None:
+    def _handle_metadata(self, said: Mapping[str, Any]) -> None:
         for name, value in said.items():
             if value is not None:
                 self._context.metadata[name] = value
             else:
                 self._context.metadata.pop(name, None)
 
-    def _hear_extended(self, seconds: float) -> None:
+    def _handle_extended(self, seconds: float) -> None:
         self._context.extend(seconds)
         self._times.extend(seconds)
 
-    def _hear_ended(self, said: Mapping[str, Any]) -> None:
+    def _handle_ended(self, said: Mapping[str, Any]) -> None:
         kind, data = said["report"]
         told = json_values.read(data)
         words = {name: told.pop(name) for name in ("progress", "metadata") if name in told}
-        self.said(words)
+        self.on_message(words)
         # What it says after it was told to end counts no more.
-        if self._times.cut is None and self.ended is None:
+        if self._times.stop_reason is None and self.reported_outcome is None:
             ours = {name: value for name, value in told.items() if name not in _OURS}
-            self.ended = outcome.checked(Outcome(Kind(kind), ours))
-            self._times.over()
+            self.reported_outcome = outcome.checked(Outcome(Kind(kind), ours))
+            self._times.mark_ended()

@@ -49,33 +49,33 @@ class Keeper:
     """One program from its start to its last descendant's end."""
 
     def __init__(self, order: Mapping[str, Any]) -> None:
-        self._order = order
+        self._request = order
         self._prctl = _prctl()
-        self._wake = _wake_on_children()
+        self._wakeup_descriptor = _wake_on_children()
         self._status: int | None = None
         if order["adopt"]:
             # What the program leaves behind becomes our child, also if it went into a session of its own.
             self._prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._pid = self._start()
 
-    def keep(self, words: "Words") -> dict[str, Any]:
+    def supervise(self, words: "Words") -> dict[str, Any]:
         """Obey until the program has ended or has to; answers the report."""
-        for word in words.early:
-            self._obey(word)
+        for word in words.pending:
+            self._send_signal(word)
         while self._status is None and not words.ended:
-            ready, _, _ = select.select([0, self._wake], [], [])
-            if self._wake in ready:
+            ready, _, _ = select.select([0, self._wakeup_descriptor], [], [])
+            if self._wakeup_descriptor in ready:
                 self._reap()
             if 0 in ready and self._status is None:
                 for word in words.read():
-                    self._obey(word)
+                    self._send_signal(word)
         by_itself = self._status is not None
-        self._end_all()
+        self._kill_all()
         if not by_itself:
             self._clean_up()
-        return self._report()
+        return self._make_report()
 
-    def _obey(self, word: str) -> None:
+    def _send_signal(self, word: str) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._pid, int(word))
 
@@ -85,7 +85,7 @@ class Keeper:
         if pid == 0:
             self._become_program(keeper)
         # What the program writes to ends with the program.
-        for descriptor in (self._order["stdin"], self._order["wire"]):
+        for descriptor in (self._request["stdin"], self._request["wire"]):
             os.close(descriptor)
         nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, 1)
@@ -93,7 +93,7 @@ class Keeper:
         return pid
 
     def _become_program(self, keeper: int) -> NoReturn:
-        order = self._order
+        order = self._request
         try:
             os.setsid()
             self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -117,7 +117,7 @@ class Keeper:
     def _reap(self) -> bool:
         """Take note of who has ended; False: nobody is left."""
         with contextlib.suppress(BlockingIOError):
-            os.read(self._wake, _CHUNK)
+            os.read(self._wakeup_descriptor, _CHUNK)
         try:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if ended[0] == self._pid:
@@ -126,27 +126,27 @@ class Keeper:
             return False
         return True
 
-    def _end_all(self) -> None:
+    def _kill_all(self) -> None:
         for _ in range(_MOST_ROUNDS):
             if self._status is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._pid, signal.SIGKILL)
-            if self._order["adopt"]:
+            if self._request["adopt"]:
                 for pid in descendants(os.getpid()):
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, signal.SIGKILL)
-            if not self._reap() or (self._status is not None and not self._order["adopt"]):
+            if not self._reap() or (self._status is not None and not self._request["adopt"]):
                 return
-            select.select([self._wake], [], [], _ROUND)
+            select.select([self._wakeup_descriptor], [], [], _ROUND)
 
     def _clean_up(self) -> None:
         silence = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
-        for command in self._order["afterwards"]:
+        for command in self._request["afterwards"]:
             with contextlib.suppress(OSError):
-                pid = os.posix_spawnp(command[0], command, self._order["environment"], file_actions=silence)
-                _wait(pid, self._wake)
+                pid = os.posix_spawnp(command[0], command, self._request["environment"], file_actions=silence)
+                _wait(pid, self._wakeup_descriptor)
 
-    def _report(self) -> dict[str, Any]:
+    def _make_report(self) -> dict[str, Any]:
         code = os.waitstatus_to_exitcode(self._status) if self._status is not None else -signal.SIGKILL
         return {"exit": code if code >= 0 else None, "signal": -code if code < 0 else None, "error": None}
 
@@ -227,24 +227,24 @@ class Words:
     """The lines of standard input. `ended`: the worker said `end`, or is gone. `early`: what came with the order."""
 
     def __init__(self) -> None:
-        self._unread = b""
+        self._partial_line = b""
         self.ended = False
-        self.early: list[str] = []
+        self.pending: list[str] = []
 
     def read(self) -> list[str]:
         """The words that have come; waits for the first piece."""
         chunk = os.read(0, _CHUNK)
-        *lines, self._unread = (self._unread + chunk).split(b"\n")
+        *lines, self._partial_line = (self._partial_line + chunk).split(b"\n")
         words = [line.decode() for line in lines]
         if not chunk or "end" in words:
             self.ended = True
             words = words[: words.index("end")] if "end" in words else words
         return words
 
-    def order(self) -> dict[str, Any] | None:
+    def read_request(self) -> dict[str, Any] | None:
         """The first line; None if the worker is gone before it gave one."""
         while not self.ended:
-            first, *self.early = self.read() or [""]
+            first, *self.pending = self.read() or [""]
             if first:
                 order: dict[str, Any] = json.loads(first)
                 return order
@@ -259,9 +259,9 @@ def _tell(descriptor: int, report: Mapping[str, Any]) -> None:
 def main() -> None:
     """Read the order, run the program, report."""
     words = Words()
-    order = words.order()
+    order = words.read_request()
     if order is not None:
-        _tell(order["report"], Keeper(order).keep(words))
+        _tell(order["report"], Keeper(order).supervise(words))
 
 
 if __name__ == "__main__":

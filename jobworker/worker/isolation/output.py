@@ -21,40 +21,40 @@ class Lines:
     """Makes lines of the pieces that come out of a pipe."""
 
     def __init__(self, most: int = MOST_KEPT) -> None:
-        self._left = most
-        self._unfinished = b""
+        self._remaining_size = most
+        self._partial_line = b""
         self._dropped_bytes = 0
         self._dropped_lines = 0
 
     def feed(self, piece: bytes) -> Iterator[str]:
         """The lines that are complete with `piece`."""
-        if self._left <= 0:
-            self._drop(piece)
+        if self._remaining_size <= 0:
+            self._count_dropped(piece)
             return
-        *lines, self._unfinished = (self._unfinished + piece).split(b"\n")
+        *lines, self._partial_line = (self._partial_line + piece).split(b"\n")
         for line in lines:
-            yield from self._keep(line)
-        if len(self._unfinished) > LONGEST_LINE:
-            unfinished, self._unfinished = self._unfinished, b""
-            yield from self._keep(unfinished)
+            yield from self._emit(line)
+        if len(self._partial_line) > LONGEST_LINE:
+            unfinished, self._partial_line = self._partial_line, b""
+            yield from self._emit(unfinished)
 
-    def end(self) -> Iterator[str]:
+    def finish(self) -> Iterator[str]:
         """The last line if nothing ended it, and how much is missing."""
-        if self._unfinished:
-            yield from self._keep(self._unfinished)
+        if self._partial_line:
+            yield from self._emit(self._partial_line)
         if self._dropped_bytes:
             yield f"[{self._dropped_bytes} more bytes, {self._dropped_lines} lines, were printed and are not kept]"
 
-    def _keep(self, line: bytes) -> Iterator[str]:
+    def _emit(self, line: bytes) -> Iterator[str]:
         for start in range(0, len(line) or 1, LONGEST_LINE):
             part = line[start : start + LONGEST_LINE]
-            if self._left <= 0:
-                self._drop(part + b"\n")
+            if self._remaining_size <= 0:
+                self._count_dropped(part + b"\n")
             else:
-                self._left -= len(part) + _OF_A_LINE
+                self._remaining_size -= len(part) + _OF_A_LINE
                 yield part.decode("utf-8", "replace").rstrip("\r")
 
-    def _drop(self, piece: bytes) -> None:
+    def _count_dropped(self, piece: bytes) -> None:
         self._dropped_bytes += len(piece)
         self._dropped_lines += piece.count(b"\n")
 
@@ -63,18 +63,18 @@ class Messages:
     """Makes JSON objects of the pieces that come out of a pipe. What is none is passed over: users' code runs there."""
 
     def __init__(self) -> None:
-        self._unfinished = b""
+        self._partial_line = b""
         self._too_long = False
 
     def feed(self, piece: bytes) -> Iterator[dict[str, Any]]:
         """The messages that are complete with `piece`."""
-        *lines, self._unfinished = (self._unfinished + piece).split(b"\n")
+        *lines, self._partial_line = (self._partial_line + piece).split(b"\n")
         for line in lines:
             if not self._too_long:
                 yield from _message(line)
             self._too_long = False
-        if len(self._unfinished) > LONGEST_MESSAGE:
-            self._unfinished, self._too_long = b"", True
+        if len(self._partial_line) > LONGEST_MESSAGE:
+            self._partial_line, self._too_long = b"", True
 
 
 def _message(line: bytes) -> Iterator[dict[str, Any]]:

@@ -52,9 +52,9 @@ class Program:
     environment: Mapping[str, str] | None = None
     folder: Path | None = None
     limits: Limits = field(default_factory=Limits)
-    wired: bool = False
+    has_message_pipe: bool = False
     adopt: bool = True
-    afterwards: Sequence[Sequence[str]] = ()
+    cleanup_commands: Sequence[Sequence[str]] = ()
 
 
 class End(NamedTuple):
@@ -63,31 +63,31 @@ class End(NamedTuple):
     `cut`: it was told to end.
     """
 
-    exit: int | None
+    exit_code: int | None
     signal: int | None
     error: str | None
-    cut: Cut | None
+    stop_reason: Cut | None
 
     def __str__(self) -> str:
         if self.error is not None:
             return self.error
         if self.signal is not None:
             return f"it was killed by {signal_name(self.signal)}"
-        return f"it ended with exit code {self.exit}"
+        return f"it ended with exit code {self.exit_code}"
 
 
 class Listener(Protocol):
     """Who is told what a program prints and says."""
 
-    def printed(self, stream: str, line: str) -> None:
+    def on_output(self, stream: str, line: str) -> None:
         """A line on `stdout` or `stderr`."""
         ...
 
-    def said(self, message: dict[str, Any]) -> None:
+    def on_message(self, message: dict[str, Any]) -> None:
         """A message over the wire."""
         ...
 
-    def warned(self, limit: float) -> None:
+    def on_soft_limit(self, limit: float) -> None:
         """Its soft time limit (s) has passed, and it was told."""
         ...
 
@@ -103,7 +103,7 @@ def run(program: Program, deadlines: Deadlines, listener: Listener) -> End:
     """Run it to its end, whatever that takes. Nothing of it is left, also when this is left by an exception."""
     running = _Running(program, deadlines, listener)
     try:
-        return running.until_the_end()
+        return running.wait()
     finally:
         running.close()
 
@@ -127,16 +127,16 @@ class _Running:
         with contextlib.ExitStack() as theirs:
             stdin, self._stdin = _pipe_to(theirs)
             self._report_pipe, report = _pipe_from(theirs)
-            self._wire, wire = _pipe_from(theirs)
-            self._keeper = subprocess.Popen(
+            self._message_pipe, wire = _pipe_from(theirs)
+            self._subreaper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(Path(keeper.__file__).resolve())],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 pass_fds=(stdin, report, wire), start_new_session=True, bufsize=0, cwd=self._program.folder, env={},
             )  # fmt: skip
-        self._listen()
-        self._tell_keeper(json.dumps(self._order(stdin, report, wire)))
+        self._register_pipes()
+        self._send_to_subreaper(json.dumps(self._build_request(stdin, report, wire)))
 
-    def _order(self, stdin: int, report: int, wire: int) -> dict[str, Any]:
+    def _build_request(self, stdin: int, report: int, wire: int) -> dict[str, Any]:
         program = self._program
         return {
             "argv": list(program.argv),
@@ -144,18 +144,18 @@ class _Running:
             "stdin": stdin,
             "report": report,
             "wire": wire,
-            "wired": program.wired,
+            "wired": program.has_message_pipe,
             "limits": asdict(program.limits),
             "adopt": program.adopt,
-            "afterwards": [list(command) for command in program.afterwards],
+            "afterwards": [list(command) for command in program.cleanup_commands],
         }
 
-    def _listen(self) -> None:
+    def _register_pipes(self) -> None:
         for pipe, take in (
-            (self._keeper.stdout, self._printed("stdout")),
-            (self._keeper.stderr, self._printed("stderr")),
-            (self._report_pipe, self._reported()),
-            (self._wire, self._said()),
+            (self._subreaper.stdout, self._make_output_handler("stdout")),
+            (self._subreaper.stderr, self._make_output_handler("stderr")),
+            (self._report_pipe, self._make_report_handler()),
+            (self._message_pipe, self._make_message_handler()),
         ):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
@@ -165,24 +165,24 @@ class _Running:
 
     # --- life -------------------------------------------------------------------------------------------------
 
-    def until_the_end(self) -> End:
+    def wait(self) -> End:
         """Pass on what it says, tell it what it has to know, until nothing of it is left."""
         while not self._ended:
-            self._pass_on(_LOOK)
-            for step in self._deadlines.steps():
-                self._take(step)
+            self._poll(_LOOK)
+            for step in self._deadlines.take_due_actions():
+                self._perform(step)
         for _ in range(_LAST_PIECES):
-            if not self._pass_on(0):
+            if not self._poll(0):
                 break
         report = self._report or {"exit": None, "signal": None, "error": "the process that kept it was killed"}
-        return End(report["exit"], report["signal"], report["error"], self._deadlines.cut)
+        return End(report["exit"], report["signal"], report["error"], self._deadlines.stop_reason)
 
-    def _pass_on(self, timeout: float) -> bool:
+    def _poll(self, timeout: float) -> bool:
         """Whether anything happened."""
         ready = self._selector.select(timeout)
         for key, _ in ready:
             if key.fileobj is self._stdin:
-                self._feed()
+                self._write_stdin()
             else:
                 self._read(key.fileobj, key.data)
         return bool(ready)
@@ -192,9 +192,9 @@ class _Running:
         if piece is not None:  # None: it was too early.
             take(piece)
         if piece == b"":
-            self._forget(pipe)
+            self._close_pipe(pipe)
 
-    def _feed(self) -> None:
+    def _write_stdin(self) -> None:
         try:
             written = self._stdin.write(self._unsent[:_CHUNK])
             self._unsent = self._unsent[written or 0 :]
@@ -202,58 +202,58 @@ class _Running:
             self._unsent = memoryview(b"")
         if not self._unsent:
             self._selector.unregister(self._stdin)
-            if not self._program.wired:
+            if not self._program.has_message_pipe:
                 self._stdin.close()
 
-    def _forget(self, pipe: Any) -> None:
+    def _close_pipe(self, pipe: Any) -> None:
         self._selector.unregister(pipe)
         pipe.close()
 
     # --- what it is told --------------------------------------------------------------------------------------
 
-    def _take(self, step: Step) -> None:
-        if step is Step.TELL_SOFT_LIMIT:
-            self._listener.warned(self._deadlines.soft or 0)
+    def _perform(self, step: Step) -> None:
+        if step is Step.NOTIFY_SOFT_LIMIT:
+            self._listener.on_soft_limit(self._deadlines.soft or 0)
         if step is Step.END:
-            self._tell_keeper("end")
-        elif step is Step.TERMINATE or not self._program.wired:
-            self._tell_keeper(f"{signal.SIGTERM:d}")
-        elif step is Step.TELL_SOFT_LIMIT:
-            self._tell(f"limit {self._deadlines.soft}")
+            self._send_to_subreaper("end")
+        elif step is Step.TERMINATE or not self._program.has_message_pipe:
+            self._send_to_subreaper(f"{signal.SIGTERM:d}")
+        elif step is Step.NOTIFY_SOFT_LIMIT:
+            self._send_to_program(f"limit {self._deadlines.soft}")
         else:
-            self._tell("cancelled")
+            self._send_to_program("cancelled")
 
-    def _tell(self, word: str) -> None:
+    def _send_to_program(self, word: str) -> None:
         if not self._unsent and not self._stdin.closed:
             self._selector.register(self._stdin, selectors.EVENT_WRITE)
         self._unsent = memoryview(bytes(self._unsent) + word.encode() + b"\n")
 
-    def _tell_keeper(self, word: str) -> None:
-        assert self._keeper.stdin is not None
+    def _send_to_subreaper(self, word: str) -> None:
+        assert self._subreaper.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._keeper.stdin.write(word.encode() + b"\n")
+            self._subreaper.stdin.write(word.encode() + b"\n")
 
     # --- what it says -----------------------------------------------------------------------------------------
 
-    def _printed(self, stream: str) -> Callable[[bytes], None]:
+    def _make_output_handler(self, stream: str) -> Callable[[bytes], None]:
         lines = Lines()
 
         def take(piece: bytes) -> None:
-            for line in lines.feed(piece) if piece else lines.end():
-                self._listener.printed(stream, line)
+            for line in lines.feed(piece) if piece else lines.finish():
+                self._listener.on_output(stream, line)
 
         return take
 
-    def _said(self) -> Callable[[bytes], None]:
+    def _make_message_handler(self) -> Callable[[bytes], None]:
         messages = Messages()
 
         def take(piece: bytes) -> None:
             for message in messages.feed(piece):
-                self._listener.said(message)
+                self._listener.on_message(message)
 
         return take
 
-    def _reported(self) -> Callable[[bytes], None]:
+    def _make_report_handler(self) -> Callable[[bytes], None]:
         messages = Messages()
 
         def take(piece: bytes) -> None:
@@ -268,12 +268,12 @@ class _Running:
 
     def close(self) -> None:
         """The keeper sees the end of its input, ends whatever is left, and then itself."""
-        assert self._keeper.stdin is not None
-        self._keeper.stdin.close()
+        assert self._subreaper.stdin is not None
+        self._subreaper.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._keeper.wait(_PATIENCE)
+            self._subreaper.wait(_PATIENCE)
         for key in list(self._selector.get_map().values()):
-            self._forget(key.fileobj)
+            self._close_pipe(key.fileobj)
         self._selector.close()
         self._stdin.close()
 

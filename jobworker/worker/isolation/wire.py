@@ -48,15 +48,15 @@ class Wire:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._writing = threading.Lock()
+        self._lock = threading.Lock()
 
-    def start_over(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget, in a process that the job has forked, which thread was writing."""
-        self._writing = threading.Lock()
+        self._lock = threading.Lock()
 
     def send(self, field: str, value: Any) -> None:
         """Send a message, from any thread."""
         left = json.dumps({field: value}, separators=(",", ":")).encode() + b"\n"
-        with self._writing:
+        with self._lock:
             while left:
                 left = left[os.write(self._descriptor, left) :]

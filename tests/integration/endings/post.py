@@ -54,14 +54,14 @@ class Post:
         """Wait until the workers are gone, while somebody looks for silent ones as the relay does."""
 
         def gone() -> bool:
-            self._registry.reap_silent()
+            self._registry.reap_silent_workers()
             return not any(worker.is_alive() for worker in workers)
 
         until(gone, what=f"the end of the workers; logs: {[worker.log for worker in workers]}")
 
     def reap(self) -> list[str]:
         """Look for silent workers, as the relay does every second."""
-        return self._registry.reap_silent()
+        return self._registry.reap_silent_workers()
 
     # --- messages ---------------------------------------------------------------------------------------------
 

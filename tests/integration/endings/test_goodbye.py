@@ -25,7 +25,7 @@ def test_no_beat_comes_after_goodbye(redis_url: str, monkeypatch: pytest.MonkeyP
         heartbeat = Heartbeat(Registry(client, 3.0), Claims(client), announced, [])
         heartbeat.beat()
         assert client.zrange(keys.WORKERS, 0, -1) == ["w"]
-        heartbeat.leave()
+        heartbeat.deregister()
         heartbeat.beat()
         assert client.zrange(keys.WORKERS, 0, -1) == []
         assert not client.exists(keys.WORKER.format(worker="w"))

@@ -69,7 +69,7 @@ def test_a_reader_who_keeps_losing_the_connection_misses_nothing(any_engine: Eng
     def read_a_little() -> bool:
         nonlocal bookmark
         follower = following.follow(engine.database, execution, bookmark)
-        for news in itertools.islice(follower.look(engine.database), 137):
+        for news in itertools.islice(follower.poll(engine.database), 137):
             bookmark = follower.bookmark
             if isinstance(news, LogRow):
                 lines.append(news)

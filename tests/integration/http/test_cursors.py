@@ -18,7 +18,7 @@ _BOOKMARKS = (*_IDS, "{id} yesterday", "{id} 2026-01-01T00:00:00", _NUL + " ")
 
 
 def _forged(name: str, filters: Mapping[str, Any], key: str) -> str:
-    return Listing(name, filters, str).cursor(key)
+    return Listing(name, filters, str).build_cursor(key)
 
 
 @pytest.fixture

@@ -30,14 +30,14 @@ class Notes:
         self.messages: list[dict[str, Any]] = []
         self._on_message = on_message
 
-    def printed(self, stream: str, line: str) -> None:
+    def on_output(self, stream: str, line: str) -> None:
         self.lines.append((stream, line))
 
-    def said(self, message: dict[str, Any]) -> None:
+    def on_message(self, message: dict[str, Any]) -> None:
         self.messages.append(message)
         self._on_message(message)
 
-    def warned(self, limit: float) -> None:
+    def on_soft_limit(self, limit: float) -> None:
         self.lines.append(("warned", f"{limit:g}"))
 
 
@@ -49,7 +49,7 @@ def python(code: str, **options: Any) -> Program:
 def run_it(program: Program, notes: Notes | None = None, **limits: Any) -> End:
     """Run a program that begins at once."""
     deadlines = Deadlines(CLOCK, **limits)
-    deadlines.begin()
+    deadlines.start()
     return run(program, deadlines, notes or Notes())
 
 
@@ -71,12 +71,12 @@ def test_what_goes_in_and_what_comes_out() -> None:
 
 def test_much_goes_in_and_out_at_once() -> None:
     notes = Notes()
-    assert run_it(Program(["cat"], stdin=b"0123456789abcde\n" * 20_000), notes).exit == 0
+    assert run_it(Program(["cat"], stdin=b"0123456789abcde\n" * 20_000), notes).exit_code == 0
     assert notes.lines == [("stdout", "0123456789abcde")] * 20_000
 
 
 def test_a_program_need_not_read_what_it_is_given() -> None:
-    assert run_it(Program(["true"], stdin=b"x" * 10**6)).exit == 0
+    assert run_it(Program(["true"], stdin=b"x" * 10**6)).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_ends_are_told(argv: list[str], why: str) -> None:
 
 def test_it_has_the_environment_that_it_is_given() -> None:
     notes = Notes()
-    assert run_it(Program(["env"], environment={"PATH": "/usr/bin:/bin", "A": "b"}), notes).exit == 0
+    assert run_it(Program(["env"], environment={"PATH": "/usr/bin:/bin", "A": "b"}), notes).exit_code == 0
     assert sorted(notes.lines) == [("stdout", "A=b"), ("stdout", "PATH=/usr/bin:/bin")]
 
 
@@ -118,7 +118,7 @@ def test_memory_is_limited() -> None:
         limits=Limits(memory=200 * MIB),
     )
     notes = Notes()
-    assert run_it(program, notes).exit == 0
+    assert run_it(program, notes).exit_code == 0
     assert notes.lines == [("stdout", "refused")]
 
 
@@ -129,7 +129,7 @@ def test_cpu_time_is_limited() -> None:
 def test_open_files_are_limited_and_nobody_dumps_core() -> None:
     notes = Notes()
     code = "import resource as r; print(r.getrlimit(r.RLIMIT_NOFILE), r.getrlimit(r.RLIMIT_CORE))"
-    assert run_it(python(code, limits=Limits(open_files=40)), notes).exit == 0
+    assert run_it(python(code, limits=Limits(open_files=40)), notes).exit_code == 0
     assert notes.lines == [("stdout", "(40, 40) (0, 0)")]
 
 
@@ -153,7 +153,7 @@ for leave in (False, True):
 def test_who_ignores_sigterm_and_forks_is_gone_after_the_hard_limit() -> None:
     notes = Notes()
     end = run_it(python(STUBBORN + "time.sleep(600)"), notes, hard=1.0)
-    assert (end.signal, end.cut) == (signal.SIGKILL, Cut.HARD_LIMIT)
+    assert (end.signal, end.stop_reason) == (signal.SIGKILL, Cut.HARD_LIMIT)
     family = [int(line) for _, line in notes.lines]
     assert len(family) == 2
     assert not any(is_alive(pid) for pid in family)
@@ -161,7 +161,7 @@ def test_who_ignores_sigterm_and_forks_is_gone_after_the_hard_limit() -> None:
 
 def test_nothing_is_left_of_a_program_that_ended_by_itself() -> None:
     notes = Notes()
-    assert run_it(python(STUBBORN + "time.sleep(0.5)"), notes).exit == 0
+    assert run_it(python(STUBBORN + "time.sleep(0.5)"), notes).exit_code == 0
     family = [int(line) for _, line in notes.lines]
     assert len(family) == 2
     assert not any(is_alive(pid) for pid in family)
@@ -195,7 +195,7 @@ def test_nothing_is_left_of_a_program_whose_worker_was_killed(tmp_path: Path) ->
 def test_an_interrupted_worker_leaves_nothing_behind() -> None:
     class Impatient(Notes):
         def printed(self, stream: str, line: str) -> None:
-            super().printed(stream, line)
+            super().on_output(stream, line)
             if len(self.lines) == 2:
                 raise KeyboardInterrupt
 
@@ -210,13 +210,13 @@ def test_cancelled_it_ends_at_the_first_word() -> None:
 
     class Watcher(Notes):
         def printed(self, stream: str, line: str) -> None:
-            super().printed(stream, line)
+            super().on_output(stream, line)
             wanted.append(True)
 
     notes = Watcher()
     program = Program(["sh", "-c", "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.1; done"])
     end = run_it(program, notes, cancelled=lambda: bool(wanted))
-    assert (end.exit, end.cut) == (5, None)
+    assert (end.exit_code, end.stop_reason) == (5, None)
     assert [line for stream, line in notes.lines if stream == "stdout"] == ["ready", "bye"]
 
 
@@ -235,7 +235,7 @@ def test_a_wired_program_speaks_and_is_spoken_to() -> None:
         wired=True,
     )
     notes = Notes(on_message=lambda message: wanted.append(True))
-    assert run_it(program, notes, cancelled=lambda: bool(wanted)).exit == 0
+    assert run_it(program, notes, cancelled=lambda: bool(wanted)).exit_code == 0
     assert notes.messages == [{"said": 1}, {"heard": "order"}, {"heard": "cancelled"}]
 
 
@@ -258,8 +258,8 @@ def test_a_gigabyte_is_read_and_not_kept(command: str) -> None:
 
     scales = Scales()
     deadlines = Deadlines(CLOCK)
-    deadlines.begin()
-    assert run(Program(["sh", "-c", command]), deadlines, scales).exit == 0
+    deadlines.start()
+    assert run(Program(["sh", "-c", command]), deadlines, scales).exit_code == 0
     assert scales.kept <= MOST_KEPT + 100
     assert scales.lines < 200_000
     assert "were printed and are not kept" in scales.last
@@ -288,5 +288,5 @@ def test_what_has_to_be_done_afterwards_is_done_even_without_the_worker(tmp_path
 
 def test_what_has_to_be_done_afterwards_is_not_done_when_all_went_well(tmp_path: Path) -> None:
     done = tmp_path / "done"
-    assert run_it(Program(["true"], afterwards=[["touch", str(done)]])).exit == 0
+    assert run_it(Program(["true"], cleanup_commands=[["touch", str(done)]])).exit_code == 0
     assert not done.exists()

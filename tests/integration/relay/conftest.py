@@ -64,7 +64,7 @@ class World:
     def let_others_lead(self) -> None:
         """No relay leads from now on."""
         with self.database.write() as connection:
-            relay_state.resign(connection, self.dispatcher.name)
+            relay_state.resign(connection, self.dispatcher.relay_name)
 
     def submit(self, definition: Definition = SEND, **values: Any) -> str:
         """A queued execution of `definition`."""

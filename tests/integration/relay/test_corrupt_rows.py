@@ -39,7 +39,7 @@ class Running:
         world.put(SEND)
         world.let_others_lead()
         self.relay = hurried_relay(world, redis_url)
-        self.relay.turn()
+        self.relay.run_turn()
 
     def spoil(self, table: sa.Table, column: str, text: Any, **where: Any) -> None:
         """Put a value into a column, as no code of ours does."""
@@ -59,7 +59,7 @@ class Running:
         for _ in range(count):
             announce(self.world.client, "default")
             self.world.client.xadd(keys.WAKE, {"ring": "1"}, maxlen=1)  # Redis ends a wait late, tens of ms each.
-            self.relay.turn()
+            self.relay.run_turn()
             self.world.clock.advance(1)
 
     def problems(self) -> str:
@@ -147,7 +147,7 @@ def test_many_executions_of_a_revision_that_cannot_be_read_take_no_places(runnin
     """They are more than a round chooses, and wait until the revision can be read."""
     world = running.world
     given, _ = policies.normalise({"concurrency": {"limit": 1}} if limited else {})
-    running.relay._dispatcher._chooser.feed = 5
+    running.relay._dispatcher._selector.feed = 5
     spoilt = world.submit_many(replace(SEND, name="resend", policies=given), 20)
     key = {"job": "resend", "revision": 1}
     with world.database.read() as connection:

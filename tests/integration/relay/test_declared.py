@@ -55,7 +55,7 @@ def states(database: Database) -> dict[str, State]:
 def test_it_is_done_once(start: Start, folder: Path, sqlite_database: Database, log: Log) -> None:
     write(folder, _NIGHTLY)
     chore = start()
-    chore.synchronise()
+    chore.synchronize()
     assert states(sqlite_database) == {"nightly": State.ACTIVE}
     [told] = log
     assert (told["event"], told["what"], told["schedule"], told["place"]) == (
@@ -65,9 +65,9 @@ def test_it_is_done_once(start: Start, folder: Path, sqlite_database: Database, 
         "nights/__init__.py:2",
     )
     write(folder, "")
-    chore.synchronise()
+    chore.synchronize()
     assert states(sqlite_database) == {"nightly": State.ACTIVE}, "the code of a process does not change"
-    start().synchronise()
+    start().synchronize()
     assert states(sqlite_database) == {"nightly": State.RETIRED}
 
 
@@ -75,25 +75,25 @@ def test_what_has_to_wait_is_told_once(start: Start, folder: Path, sqlite_databa
     write(folder, "schedule('early', job='later', rule=daily('02:00'))")
     chore = start()
     for _ in range(3):
-        chore.synchronise()
+        chore.synchronize()
     [told] = log
     assert (told["event"], told["log_level"]) == ("declaration_not_taken_yet", "warning")
     assert "there is no job 'later'" in told["why"]
     Household(sqlite_database).define("later")
-    chore.synchronise()
+    chore.synchronize()
     assert states(sqlite_database) == {"early": State.ACTIVE}
 
 
 def test_without_the_package_nothing_is_retired(
     start: Start, folder: Path, sqlite_database: Database, log: Log
 ) -> None:
-    start().synchronise()
+    start().synchronize()
     assert log == [], "nobody misses it"
     write(folder, _NIGHTLY)
-    start().synchronise()
+    start().synchronize()
     (folder / "nights" / "__init__.py").unlink()
     (folder / "nights").rename(folder / "elsewhere")
-    start().synchronise()
+    start().synchronize()
     assert states(sqlite_database) == {"nightly": State.ACTIVE}
     assert (log[-1]["event"], log[-1]["schedules"]) == ("schedules_left_as_they_are", ["nightly"])
     assert "JOBWORKER_SCHEDULES" in log[-1]["why"]
@@ -101,12 +101,12 @@ def test_without_the_package_nothing_is_retired(
 
 def test_a_broken_module_changes_nothing(start: Start, folder: Path, sqlite_database: Database, log: Log) -> None:
     write(folder, _NIGHTLY)
-    start().synchronise()
+    start().synchronize()
     write(folder, "schedule('other', job='load', rule=daily('03:00'))")
     write(folder, "schedule('third', job='load', rule=daily('3 am'))", "third")
     chore = start()
     for _ in range(2):
-        chore.synchronise()
+        chore.synchronize()
     assert states(sqlite_database) == {"nightly": State.ACTIVE}
     errors = [line for line in log if line["log_level"] == "error"]
     assert [line["event"] for line in errors] == ["schedule_module_broken", "schedules_left_as_they_are"]
@@ -115,7 +115,7 @@ def test_a_broken_module_changes_nothing(start: Start, folder: Path, sqlite_data
 
 def test_what_is_odd_is_told(start: Start, folder: Path, sqlite_database: Database, log: Log) -> None:
     write(folder, "schedule('over', job='load', rule=daily('02:00'), end='2020-01-01T00:00:00Z')")
-    start().synchronise()
+    start().synchronize()
     taken, odd = log
     assert (taken["event"], odd["event"], odd["log_level"]) == ("declaration_taken", "declaration_is_odd", "warning")
     assert (odd["schedule"], odd["why"][:14]) == ("over", "it never fires")

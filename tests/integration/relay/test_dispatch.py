@@ -43,23 +43,23 @@ def test_a_declined_message_goes_out_again(world: World) -> None:
     execution = world.submit()
     world.dispatcher.dispatch()
     assert len(world.taken()) == 1
-    world.dispatcher.note_declined([Declined(execution, 1, SEND.task, "old")])
+    world.dispatcher.record_declined_messages([Declined(execution, 1, SEND.task, "old")])
     assert world.dispatcher.dispatch() == 0, "not at once: the same worker would take it again"
 
-    world.dispatcher.publish_declined()
+    world.dispatcher.republish_declined_messages()
     assert world.dispatcher.dispatch() == 1
     assert [headers["id"] for headers in told(world)] == [execution]
-    world.dispatcher.publish_declined()
+    world.dispatcher.republish_declined_messages()
     assert world.dispatcher.dispatch() == 0, "once for each time it was declined"
 
 
 def test_what_a_relay_took_out_of_redis_when_it_died_goes_out_again(world: World) -> None:
     executions = world.submit_many(SEND, 3)
     world.dispatcher.dispatch()
-    assert len(world.dispatcher.claims.take_back(lists_of("default"))) == 3  # Nobody writes down the answer.
+    assert len(world.dispatcher.claims.withdraw(lists_of("default"))) == 3  # Nobody writes down the answer.
     assert (world.waiting(), world.published()) == ([], set(executions))
 
-    assert world.dispatcher.mend(world.clock.now()) == 3
+    assert world.dispatcher.republish_lost_messages(world.clock.now()) == 3
     world.dispatcher.dispatch()
     assert world.waiting() == executions
 
@@ -68,8 +68,8 @@ def test_each_worker_that_lacks_a_task_is_warned_of_once(world: World) -> None:
     executions = [world.submit() for _ in range(3)]
     with structlog.testing.capture_logs() as logs:
         for name in ("old", "older"):
-            world.dispatcher.note_declined(Declined(execution, 1, SEND.task, name) for execution in executions)
-        world.dispatcher.note_declined([Declined(executions[0], 1, "tasks.other", "old")])
+            world.dispatcher.record_declined_messages(Declined(execution, 1, SEND.task, name) for execution in executions)
+        world.dispatcher.record_declined_messages([Declined(executions[0], 1, "tasks.other", "old")])
     assert [(line["event"], line["task"], line["worker"]) for line in logs] == [
         ("task_declined", SEND.task, "old"),
         ("task_declined", SEND.task, "older"),
@@ -83,12 +83,12 @@ def test_a_cancellation_waits_while_a_worker_may_yet_start_it(world: World) -> N
     world.dispatcher.dispatch()
     world.fetch(execution)
     world.cancel(execution)
-    assert world.dispatcher.cancel() == 0
-    assert (world.get(execution).state, world.dispatcher.undecided) == (State.QUEUED, True)
+    assert world.dispatcher.cancel_queued() == 0
+    assert (world.get(execution).state, world.dispatcher.has_undecided_revocations) == (State.QUEUED, True)
 
     world.give_back(execution)
-    assert world.dispatcher.cancel() == 1
-    assert (world.get(execution).state, world.dispatcher.undecided) == (State.CANCELLED, False)
+    assert world.dispatcher.cancel_queued() == 1
+    assert (world.get(execution).state, world.dispatcher.has_undecided_revocations) == (State.CANCELLED, False)
 
 
 def test_one_that_waits_does_not_hold_up_the_others(world: World) -> None:
@@ -97,9 +97,9 @@ def test_one_that_waits_does_not_hold_up_the_others(world: World) -> None:
     world.fetch(held)
     world.cancel(held)
     world.cancel(free)
-    assert world.dispatcher.cancel() == 1
+    assert world.dispatcher.cancel_queued() == 1
     assert (world.get(held).state, world.get(free).state) == (State.QUEUED, State.CANCELLED)
-    assert world.dispatcher.undecided
+    assert world.dispatcher.has_undecided_revocations
 
 
 @pytest.mark.parametrize("overrides", [None, {"time_limit": 5}])

@@ -26,7 +26,7 @@ class Watched:
         world.let_others_lead()
         self.relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
         self.commits: list[tuple[int, int]] = []
-        self.relay.turn()  # It leads, and knows this Redis.
+        self.relay.run_turn()  # It leads, and knows this Redis.
         really = self.relay._commit
 
         def commit(offsets: Offsets, batch: Batch) -> int:
@@ -68,7 +68,7 @@ def test_a_few_lines_are_there_when_the_end_is(watched: Watched) -> None:
     execution = watched.world.submit()
     watched.say(execution, "one", "two")
     watched.report(execution, Kind.SUCCEEDED, result=1)
-    watched.relay.turn()
+    watched.relay.run_turn()
     assert watched.commits == [(1, 2)]
     assert watched.said(execution) == ["one", "two"]
     assert watched.lines_complete(execution)
@@ -80,7 +80,7 @@ def test_in_a_flood_states_are_committed_first_and_lines_in_pieces(watched: Watc
     watched.say(talkative, *lines)
     watched.report(quiet, Kind.SUCCEEDED, result=1)
     watched.report(talkative, Kind.SUCCEEDED, result=1)
-    watched.relay.turn()
+    watched.relay.run_turn()
     # The clock stands still, so this turn goes on until nothing is left.
     assert watched.commits == [(2, 0), (0, 200), (0, 200), (0, 200), (0, 200), (0, 150)]
     assert watched.said(talkative) == lines
@@ -92,15 +92,15 @@ def test_a_turn_takes_only_so_many_lines_and_says_that_more_will_come(watched: W
     lines = [f"line {number}" for number in range(450)]
     watched.say(execution, *lines)
     watched.report(execution, Kind.SUCCEEDED, result=1)
-    really = watched.relay._settle
+    really = watched.relay._record_batch
 
     def slowly(offsets: Offsets, batch: Batch) -> int:
         watched.world.clock.advance(1.0 if batch.logs else 0.0)
         return really(offsets, batch)
 
-    watched.relay._settle = slowly  # type: ignore[method-assign]
+    watched.relay._record_batch = slowly  # type: ignore[method-assign]
     for complete in (False, False, True):
-        watched.relay.turn()
+        watched.relay.run_turn()
         assert watched.lines_complete(execution) == complete
     assert watched.commits == [(1, 0), (0, 200), (0, 200), (0, 50)]
     assert watched.said(execution) == lines
@@ -112,7 +112,7 @@ def test_many_reports_do_not_hide_that_lines_are_missing(watched: Watched) -> No
         watched.report(execution, Kind.PROGRESS, done=number)
     watched.say(execution, "one")
     watched.report(execution, Kind.SUCCEEDED, result=1)
-    watched.relay.turn()
+    watched.relay.run_turn()
     assert watched.commits == [(701, 1)]
     assert watched.world.get(execution).progress["done"] == 699  # type: ignore[index]
     assert watched.lines_complete(execution)
@@ -121,12 +121,12 @@ def test_many_reports_do_not_hide_that_lines_are_missing(watched: Watched) -> No
 def test_what_is_read_again_is_counted_once(watched: Watched) -> None:
     execution = watched.world.submit()
     watched.say(execution, "one")
-    watched.relay.turn()
+    watched.relay.run_turn()
     with watched.world.database.read() as connection:
         state = relay_state.get(connection)
     assert state.logs_offset == watched.world.client.xinfo_stream(keys.LOGS)["last-generated-id"]
     watched.world.client.xadd(keys.LOGS, {"kind": "log", "execution": execution, "attempt": "1", "data": "rubbish"})
     watched.world.client.xadd(keys.LOGS, {"kind": "log", "data": json.dumps({})})
     watched.say(execution, "two")
-    watched.relay.turn()
+    watched.relay.run_turn()
     assert watched.said(execution) == ["one", "two"]

@@ -35,7 +35,7 @@ def relay(own_world: World, server: RedisServer) -> Relay:
     """One that leads, with a worker that can run everything."""
     own_world.let_others_lead()
     relay = hurried_relay(own_world, server.url)
-    relay.turn()
+    relay.run_turn()
     own_world.client.zadd(keys.WORKERS, {"w1": 10**14})
     return relay
 
@@ -56,7 +56,7 @@ def test_reports_are_recorded_and_trimmed_and_cancellations_carried_out(own_worl
     set_limit(own_world.client, 0.001)
     for _ in range(5):
         own_world.clock.advance(2)
-        relay.turn()
+        relay.run_turn()
     assert own_world.get(running).state is State.SUCCEEDED
     assert own_world.get(queued).state is State.CANCELLED
     assert own_world.client.xlen(keys.EVENTS) <= 1
@@ -69,17 +69,17 @@ def test_what_could_not_be_published_goes_out_when_there_is_room(own_world: Worl
     executions = own_world.submit_many(SEND, 50)
     relay._dispatcher.workers = own_world.dispatcher.workers
     for _ in range(3):
-        relay._send()
+        relay._dispatch_ready()
         own_world.clock.advance(10)
     assert own_world.published() == set()
-    [problem] = relay._problems.current()
+    [problem] = relay._problems.list_current()
     assert (problem.what, problem.detail[:16]) == ("step dispatch", "OutOfMemoryError")
     set_limit(own_world.client, 0)
-    relay._send()
+    relay._dispatch_ready()
     own_world.clock.advance(10)
     for _ in range(60):
         own_world.clock.advance(1)
-        relay._send()
+        relay._dispatch_ready()
     assert own_world.published() == set(executions)
     assert sorted(own_world.waiting()) == sorted(executions)
 

@@ -25,7 +25,7 @@ class Host:
     def leads(self) -> bool:
         """Whether its relay leads after another turn."""
         try:
-            self.relay.turn()
+            self.relay.run_turn()
         except NotLeading:
             self.relay._offsets = None  # As `run` does.
             return False

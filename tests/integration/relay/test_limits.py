@@ -131,7 +131,7 @@ def test_a_rate_lets_the_burst_through_and_then_one_after_the_other(world: World
     for execution in executions[:3]:
         world.report(Kind.RUNNING, execution)
     assert world.dispatch() == []
-    assert world.dispatcher.next_permit == world.clock.now() + SECOND
+    assert world.dispatcher.next_permit_at == world.clock.now() + SECOND
     world.clock.advance(1)
     assert world.dispatch() == executions[3:4]
     world.report(Kind.RUNNING, executions[3])
@@ -178,7 +178,7 @@ def test_a_place_is_taken_before_anybody_can_start(world: World, monkeypatch: py
         world.dispatcher.dispatch()
     monkeypatch.undo()
     assert world.dispatch() == [], "nobody knows whether Redis has it"
-    assert world.dispatcher.mend(world.clock.now()) == 1
+    assert world.dispatcher.republish_lost_messages(world.clock.now()) == 1
     assert world.waiting() == [first]
     assert world.get(second).dispatched_at is None
 
@@ -188,7 +188,7 @@ def test_a_message_that_seems_lost_goes_out_again_and_its_place_stays_taken(worl
     world.dispatch()
     world.taken()  # A worker has it and runs it, and the relay has not heard of it yet.
     world.clock.advance(20)
-    assert world.dispatcher.mend(world.clock.now() - SECOND) == 1
+    assert world.dispatcher.republish_lost_messages(world.clock.now() - SECOND) == 1
     assert world.waiting() == [first]
     assert world.dispatch() == []
     assert world.get(first).dispatched_at == world.clock.now()

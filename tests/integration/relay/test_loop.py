@@ -41,7 +41,7 @@ def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(world: World, r
     world.cancel(execution)
 
     def turn() -> float:
-        relay.turn()
+        relay.run_turn()
         world.clock.advance(asleep.waits[-1])
         return asleep.waits[-1]
 
@@ -63,14 +63,14 @@ def test_a_key_of_beat_that_is_of_another_type_stops_nothing(
     relay = Relay(
         world.database, redis_url, world.clock, Settings.from_environment({"JOBWORKER_SCHEDULING_PROVIDER": provider})
     )
-    house = House(world.database, Schedule(world.client), world.clock, relay._watch._projector)
+    house = House(world.database, Schedule(world.client), world.clock, relay._maintenance._beat_synchronizer)
     relay._reader = Asleep()  # type: ignore[assignment]
-    relay.turn()
+    relay.run_turn()
     put_strange(world.client, key, "text")
     known = house.put("nightly", HOURLY, world.clock.now())
     for _ in range(20):
         world.clock.advance(4)
-        relay.turn()
+        relay.run_turn()
     if provider == "redbeat":
         assert house.known() == {known}
         if key != keys.BEAT:
@@ -86,7 +86,7 @@ def test_a_relay_that_stands_by_warns_when_the_leader_has_other_time_zone_data(w
             with world.database.write() as connection:
                 connection.execute(sa.update(schema.relay_state).values(leader="other:1", renewals=renewals))
             with pytest.raises(NotLeading):
-                relay.turn()
+                relay.run_turn()
             world.clock.advance(60)
     [warning] = [each["why"] for each in logged if each["event"] == "time_zone_data_differ"]
     assert "others have 2020a (tzdata 2020.1): relay other:1." in warning

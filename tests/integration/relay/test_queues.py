@@ -83,11 +83,11 @@ def test_what_waits_in_redis_for_long_while_it_is_overtaken_goes_back(world: Wor
     old = world.submit_many(SEND, 2, priority=0)
     assert world.dispatch() == old
     world.clock.advance(61)
-    world.dispatcher.age()
+    world.dispatcher.withdraw_aged_messages()
     assert world.waiting(0) == old, "nothing overtakes them"
     world.submit_many(SEND, 100, priority=9)
     assert len(world.dispatch()) == 20
-    world.dispatcher.age()
+    world.dispatcher.withdraw_aged_messages()
     assert (world.waiting(0), world.published() & set(old)) == ([], set())
     world.client.delete("default")
     assert set(old) <= set(world.dispatch())
@@ -103,7 +103,7 @@ def test_a_message_is_not_lost_because_another_list_was_worked_off(world: World)
     assert old in went
     assert old in world.waiting(9)
     world.clock.advance(20)
-    assert world.dispatcher.mend(world.clock.now()) == 0
+    assert world.dispatcher.republish_lost_messages(world.clock.now()) == 0
 
 
 def test_a_paused_queue_publishes_nothing_and_takes_back_what_lies_there(world: World) -> None:
@@ -165,7 +165,7 @@ def test_taking_back_leaves_alone_what_is_no_list(world: World) -> None:
     world.submit()
     world.dispatch()
     world.client.set("default", "something else")
-    assert world.dispatcher.claims.take_back(["default", "nothing"]) == []
+    assert world.dispatcher.claims.withdraw(["default", "nothing"]) == []
     assert world.client.get("default") == "something else"
 
 
@@ -221,7 +221,7 @@ def test_paused_queues_without_messages_cost_a_round_nothing(world: World) -> No
 def _message(world: World, execution: str, queue: str) -> Message:
     with world.database.read() as connection:
         rows = dispatch.rows(connection, [execution])
-        [message] = world.dispatcher._messages(connection, [Chosen(each, 5) for each in rows]).values()
+        [message] = world.dispatcher._build_messages(connection, [Chosen(each, 5) for each in rows]).values()
     assert message.queue == queue
     return message
 
@@ -231,13 +231,13 @@ def test_a_round_asks_about_the_queues_that_are_ready_or_paused(world: World) ->
     world.dispatcher.workers = [replace(each, queues=consumed) for each in world.dispatcher.workers]
     world.submit()
     pause(world)
-    world.dispatcher.publisher.depths = Mock(wraps=world.dispatcher.publisher.depths)  # type: ignore[method-assign]
+    world.dispatcher.publisher.get_depths = Mock(wraps=world.dispatcher.publisher.get_depths)  # type: ignore[method-assign]
     world.dispatch()
     pause(world, paused=False)
     world.dispatch()
     world.submit(queue="critical")
     world.dispatch()
-    assert [call.args[0] for call in world.dispatcher.publisher.depths.call_args_list] == [
+    assert [call.args[0] for call in world.dispatcher.publisher.get_depths.call_args_list] == [
         ["default"],
         ["default"],
         ["critical"],

@@ -27,7 +27,7 @@ def deep(levels: int) -> str:
 def relay(world: World, redis_url: str, clock: ManualClock) -> Relay:
     world.let_others_lead()
     made = Relay(world.database, redis_url, clock, Settings.from_environment({}))
-    made.turn()
+    made.run_turn()
     return made
 
 
@@ -56,12 +56,12 @@ def tell(world: World, kind: Kind, execution: str, data: str = "{}", attempt: in
 )
 def test_an_end_that_cannot_be_recorded_is_a_failure(world: World, relay: Relay, kind: Kind, data: str) -> None:
     refused, before, after = world.submit_many(SEND, 3)
-    relay.turn()
+    relay.run_turn()
     tell(world, Kind.SUCCEEDED, before, '{"worker": "w1", "result": 1}')
     tell(world, Kind.RUNNING, refused, '{"worker": "w1", "token": "t"}')
     tell(world, kind, refused, data)
     tell(world, Kind.SUCCEEDED, after, '{"worker": "w1", "result": 2}')
-    relay.turn()
+    relay.run_turn()
     row = world.get(refused)
     assert (row.state, row.attempt, row.dead_letter) == (State.FAILED, 1, "open")
     assert row.error is not None
@@ -72,7 +72,7 @@ def test_an_end_that_cannot_be_recorded_is_a_failure(world: World, relay: Relay,
         (State.SUCCEEDED, 2),
     ]
     tell(world, Kind.SUCCEEDED, refused, '{"worker": "w1", "result": 1}')
-    relay.turn()
+    relay.run_turn()
     assert world.get(refused).state is State.FAILED, "the first end stays"
 
 
@@ -88,11 +88,11 @@ def test_an_end_that_cannot_be_recorded_is_a_failure(world: World, relay: Relay,
 )
 def test_what_is_no_end_is_passed_over(world: World, relay: Relay, kind: Kind, data: str, attempt: int | str) -> None:
     [execution] = world.submit_many(SEND, 1)
-    relay.turn()
+    relay.run_turn()
     with structlog.testing.capture_logs() as logged:
         tell(world, kind, execution, data, attempt)
         tell(world, Kind.SUCCEEDED, execution, '{"worker": "w1", "result": 1}')
-        relay.turn()
+        relay.run_turn()
     assert (world.get(execution).state, world.get(execution).result) == (State.SUCCEEDED, 1)
     [error] = [each for each in logged if each["log_level"] == "error"]
     assert error["event"] in ("event_unreadable", "report_refused")
@@ -100,14 +100,14 @@ def test_what_is_no_end_is_passed_over(world: World, relay: Relay, kind: Kind, d
 
 def test_metadata_that_cannot_be_kept_leave_the_result_alone(world: World, relay: Relay) -> None:
     [execution] = world.submit_many(SEND, 1)
-    relay.turn()
+    relay.run_turn()
     tell(
         world,
         Kind.SUCCEEDED,
         execution,
         f'{{"result": 1, "metadata": {{"a": {deep(300)}}}, "progress": {{"done": 1}}}}',
     )
-    relay.turn()
+    relay.run_turn()
     assert (world.get(execution).state, world.get(execution).result) == (State.SUCCEEDED, 1)
 
 
@@ -115,15 +115,15 @@ def test_no_report_is_blamed_for_what_keeps_every_turn_from_being_written(
     world: World, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [execution] = world.submit_many(SEND, 1)
-    relay.turn()
+    relay.run_turn()
     tell(world, Kind.SUCCEEDED, execution, json.dumps({"worker": "w1", "result": 1}))
     with monkeypatch.context() as broken:
         broken.setattr("jobworker.store.dispatch.expire", lambda *_: 1 / 0)
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
-                relay.turn()
+                relay.run_turn()
     assert world.get(execution).state is State.QUEUED
-    relay.turn()
+    relay.run_turn()
     assert (world.get(execution).state, world.get(execution).result) == (State.SUCCEEDED, 1)
 
 
@@ -131,7 +131,7 @@ def test_a_report_that_was_refused_in_passing_is_recorded(
     world: World, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [execution] = world.submit_many(SEND, 1)
-    relay.turn()
+    relay.run_turn()
     tell(world, Kind.SUCCEEDED, execution, json.dumps({"worker": "w1", "result": 1}))
     once = [ValueError("deadlock, say")]
 
@@ -141,6 +141,6 @@ def test_a_report_that_was_refused_in_passing_is_recorded(
         return record(*given)
 
     monkeypatch.setattr("jobworker.relay.loop.record", fails_once)
-    relay.turn()
+    relay.run_turn()
     assert not once
     assert (world.get(execution).state, world.get(execution).result) == (State.SUCCEEDED, 1)

@@ -53,7 +53,7 @@ class Running:
         self.world = world
         world.let_others_lead()
         self.relay = hurried_relay(world, redis_url)
-        self.relay.turn()
+        self.relay.run_turn()
 
     @property
     def client(self) -> redis.Redis:
@@ -67,7 +67,7 @@ class Running:
     def turns(self, count: int = 6) -> None:
         """Let it work for some seconds. What a turn meets must not come out of it."""
         for _ in range(count):
-            self.relay.turn()
+            self.relay.run_turn()
             self.world.clock.advance(1)
 
     def works(self) -> bool:
@@ -135,7 +135,7 @@ def test_a_key_of_any_type_and_content_stops_nothing(running: Running, key: str,
         try:
             running.turns()
         except redis.RedisError as error:  # As `run` does: what Redis refuses may end a turn, and the next one goes on.
-            running.relay._note_failure(error, 0)
+            running.relay._log_failure(error, 0)
             running.turns(1)
         assert running.works(), (kind, text)
     aside = [line["what"] for line in log if line["event"] == "redis_key_set_aside"]
@@ -151,7 +151,7 @@ def test_a_key_of_one_worker_execution_or_queue_stops_nothing(running: Running, 
     for kind, text in texts:
         running.client.zadd(keys.WORKERS, {"w9": 10**14})
         announce(running.client, "default")
-        running.relay._watch._seen_catalogues.clear()
+        running.relay._maintenance._registered_catalogs.clear()
         put(running.client, name, kind, text)
         running.turns(3)
     assert running.works()
@@ -196,10 +196,10 @@ def test_announcements_with_values_of_other_types_are_left_out(running: Running)
     seen: list[Unreadable] = []
     for name, value in itertools.product(names, VALUES):
         announce(running.client, "default", **{name: value})
-        for announcement in running.relay._watch._registry.announcements(seen.append):
+        for announcement in running.relay._maintenance._registry.list_announcements(seen.append):
             watch._row(announcement, NOW)
     assert {each.key for each in seen} == {keys.WORKER.format(worker="w8")}
-    assert all(each.why.startswith("it is no announcement of a worker: ") for each in seen)
+    assert all(each.reason.startswith("it is no announcement of a worker: ") for each in seen)
     running.turns(2)
     assert running.works()
 
@@ -211,7 +211,7 @@ def test_what_a_worker_runs_is_left_out_if_it_is_none(running: Running) -> None:
         running.client.set(keys.RUNNING.format(worker=worker), text)
     running.client.zadd(keys.WORKERS, {"w8": 10**14})
     running.client.set(keys.RUNNING.format(worker="w8"), '[["e", 1]]')
-    assert running.relay._watch._registry.running(seen.append) == {("e", 1)}
+    assert running.relay._maintenance._registry.get_running_attempts(seen.append) == {("e", 1)}
     assert len(seen) == len(TEXTS) - 2, "an empty text and an empty object say nothing"
 
 

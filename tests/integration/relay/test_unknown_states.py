@@ -70,7 +70,7 @@ def test_a_value_of_no_enum_is_noted_and_keeps_no_other_row_from_being_read(
         assert unique_keys.take(connection, claim) is None
         connection.execute(sa.update(schema.executions).values(batch_id=None))
         assert settling.unfinished(connection, "s") == [(good, State.QUEUED)]
-    assert unreadable.found.problems().keys() >= {
+    assert unreadable.found.get_problems().keys() >= {
         f"standing of execution {bad}",
         f"progress of execution {bad}",
         f"state of execution {bad}",

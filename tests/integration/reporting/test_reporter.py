@@ -61,7 +61,7 @@ def test_lines_leave_by_themselves_and_in_order(client: redis.Redis, redis_url: 
     attempt = attempt_of(reporter_on(redis_url))
     said = [f"line {number}" for number in range(1_500)]
     for line in said:
-        attempt.line(line, "WARNING", "stderr")
+        attempt.log_line(line, "WARNING", "stderr")
     until(lambda: len(lines(client)) == len(said))
     assert lines(client) == said
     kind, data = entries(client, keys.LOGS)[0]
@@ -71,7 +71,7 @@ def test_lines_leave_by_themselves_and_in_order(client: redis.Redis, redis_url: 
 @pytest.mark.usefixtures("by_hand")
 def test_the_end_of_an_attempt_waits_for_its_last_lines(client: redis.Redis, redis_url: str) -> None:
     attempt = attempt_of(reporter_on(redis_url))
-    attempt.line("last")
+    attempt.log_line("last")
     assert attempt.close() == {}
     assert lines(client) == ["last"]
 
@@ -84,12 +84,12 @@ def test_lines_that_find_no_room_are_counted_in_their_place(
     reporter = reporter_on(redis_url)
     attempt = attempt_of(reporter)
     for number in range(25):
-        attempt.line(f"line {number}")
+        attempt.log_line(f"line {number}")
     reporter.flush()
-    attempt.line("line 25")
+    attempt.log_line("line 25")
     lost = Dropped(15, sum(job_log.size(f"line {number}") for number in range(10, 25)))
     for number in range(26, 50):
-        attempt.line(f"line {number}")
+        attempt.log_line(f"line {number}")
     attempt.close()
     # Ten lines, the word about the rest, then eight more beside it, and the word about the last.
     expected = [f"line {number}" for number in (*range(10), *range(25, 34))]
@@ -104,7 +104,7 @@ def test_the_buffer_is_bounded_in_bytes(redis_url: str) -> None:
     reporter = reporter_on(redis_url)
     attempt = attempt_of(reporter)
     for _ in range(1_000):
-        attempt.line("x" * 16_000)
+        attempt.log_line("x" * 16_000)
     assert 3_900_000 < reporter._size <= 4 * 1024 * 1024
 
 
@@ -116,7 +116,7 @@ def test_while_the_relay_is_behind_lines_wait_here(
     attempt = attempt_of(reporter_on(redis_url))
     said = [f"{number} " + "x" * 1_000 for number in range(2_000)]
     for line in said:
-        attempt.line(line)
+        attempt.log_line(line)
     seen: list[str] = []
 
     def read() -> bool:
@@ -139,7 +139,7 @@ def test_a_redis_that_is_away_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(reporters, "_PATIENCE", 3600.0)
     reporter = reporter_on(f"redis://127.0.0.1:{free_port()}/0")
     tried: list[int] = []
-    really = reporter._try
+    really = reporter._try_send
 
     def count(batch: list[dict[str, str]]) -> bool:
         tried.append(len(batch))
@@ -148,8 +148,8 @@ def test_a_redis_that_is_away_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(reporter, "_try", count)
     for _ in range(50):
         attempt = attempt_of(reporter)
-        attempt.line("kept")
-        attempt.progress(1)
+        attempt.log_line("kept")
+        attempt.report_progress(1)
         assert attempt.close()["progress"]["done"] == 1
     assert tried == [1], "it knows by now that nobody answers"
     monkeypatch.setattr(reporters, "_PATIENCE", 0.0)
@@ -163,7 +163,7 @@ def test_an_attempt_stops_at_its_limit_and_counts_on(client: redis.Redis, redis_
     attempt = attempt_of(reporter)
     size = job_log.size("x" * 10_000)
     for _ in range(MAX_LOG // size + 500):
-        attempt.line("x" * 10_000)
+        attempt.log_line("x" * 10_000)
         reporter.flush()
     attempt.close()
     assert len(lines(client)) == MAX_LOG // size
@@ -181,7 +181,7 @@ def test_only_the_latest_progress_is_sent(client: redis.Redis, redis_url: str) -
         nonlocal number
         for _ in range(100):
             number += 1
-            attempt.progress(number, None, "on")
+            attempt.report_progress(number, None, "on")
             attempt.metadata["page"] = number
         return len(entries(client, keys.EVENTS)) >= 6
 
@@ -198,12 +198,12 @@ def test_only_the_latest_progress_is_sent(client: redis.Redis, redis_url: str) -
 def test_what_could_not_be_sent_is_part_of_the_end(client: redis.Redis, redis_url: str) -> None:
     reporter = reporter_on(redis_url)
     attempt = attempt_of(reporter)
-    attempt.progress(1, 2)
+    attempt.report_progress(1, 2)
     attempt.metadata["page"] = 2
     attempt.metadata["more"] = 1
-    attempt.take_news()
+    attempt.take_updates()
     attempt.metadata["page"] = 3
-    attempt.give_news_back()
+    attempt.restore_updates()
     assert attempt.close() == {"progress": {"done": 1, "total": 2, "message": None}, "metadata": {"page": 3, "more": 1}}
     assert attempt.close() == {}
 
@@ -214,11 +214,11 @@ def test_while_the_relay_is_behind_news_wait_here(
     monkeypatch.setattr(reporters, "_MOST_EVENTS", 1)
     attempt = attempt_of(reporter_on(redis_url))
     for number in range(2):
-        attempt.progress(number)
+        attempt.report_progress(number)
         until(lambda: len(entries(client, keys.EVENTS)) == number + 1)  # noqa: B023
-    attempt.progress(2)
-    attempt.progress(3)
-    attempt.line("lines have a stream of their own")
+    attempt.report_progress(2)
+    attempt.report_progress(3)
+    attempt.log_line("lines have a stream of their own")
     until(lambda: lines(client))
     assert len(entries(client, keys.EVENTS)) == 2
     client.delete(keys.EVENTS)
@@ -232,7 +232,7 @@ def test_nonsense_is_refused_once_and_never_raises(client: redis.Redis, redis_ur
             raise RuntimeError("cannot be printed")
 
     attempt = attempt_of(reporter_on(redis_url))
-    attempt.progress(1, 2, Broken())
-    attempt.progress("half")
+    attempt.report_progress(1, 2, Broken())
+    attempt.report_progress("half")
     assert attempt.close() == {}
     assert lines(client) == ["progress was ignored: cannot be printed"]

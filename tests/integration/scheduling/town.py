@@ -90,7 +90,7 @@ class Town:
                 misfire = {"policy": "catch_up", "grace": 3600, "max": 1000}
                 spec = {"name": f"s{number}", "job": "noop", "rule": rule, "overlap": "allow", "misfire": misfire}
                 schedule, now = parse(spec), self.engine.clock.now()
-                first = next_after(schedule.timetable({}), now)
+                first = next_after(schedule.build_timetable({}), now)
                 row = schedules.put(connection, schedule, Owner.API, "tester", now, first)
                 self.specs[row.id] = spec
 

@@ -21,13 +21,13 @@ def client(redis_url: str) -> redis.Redis:
 def test_messages_in_queues_without_a_worker_are_counted(client: redis.Redis, clock: ManualClock) -> None:
     noted = CalledQueues(client, clock)
     for queue in ("served", "forgotten", "empty"):
-        noted.note(queue)
+        noted.record(queue)
     client.rpush("served", "a")
     client.rpush("forgotten", "a", "b")
-    assert noted.waiting({"served"}) == {"forgotten": 2}
+    assert noted.count_waiting({"served"}) == {"forgotten": 2}
 
     clock.advance(2 * HOUR.total_seconds())
-    noted.waiting({"served"})
+    noted.count_waiting({"served"})
     assert set(client.zrange(keys.CALLED_QUEUES, 0, -1)) == {"served", "forgotten"}
 
 
@@ -39,10 +39,10 @@ def test_foreign_names_are_bounded_and_harm_nobody(client: redis.Redis, clock: M
     client.rpush(b"\xff\xfe", "a")
     client.rpush("x" * 100_000, "a")
     noted = CalledQueues(client, clock)
-    noted.note("mine")
+    noted.record("mine")
     client.rpush("mine", "a")
 
-    waiting = noted.waiting(())
+    waiting = noted.count_waiting(())
 
     assert waiting["mine"] == 1
     assert client.zcard(keys.CALLED_QUEUES) <= 1000

@@ -128,7 +128,7 @@ def test_orders_that_are_none_are_about_nothing_that_a_worker_runs(redis_url: st
             client.hset(key, f"e{number}", text)
         client.hset(key, _BYTES, _BYTES)
         client.hset(key, "e", '[1, "ann"]')
-        orders = Orders(client).of("w")
+        orders = Orders(client).list_for_worker("w")
         assert len(orders) == len(odd) + 2
         assert [order for order in orders if order.attempt] == [Order("e", 1, "ann")]
 
@@ -143,16 +143,16 @@ def test_a_worker_announces_itself_again_whatever_has_taken_the_place_of_its_ann
     unreadable: list[Unreadable] = []
     with connect(redis_url) as client:
         registry = Registry(client, LEASE)
-        assert registry.heartbeat(_HERE, []).pulse is Pulse.UNKNOWN
+        assert registry.send_heartbeat(_HERE, []).status is Pulse.UNKNOWN
         registry.announce(_HERE, [])
-        assert registry.heartbeat(_HERE, []).pulse is Pulse.KNOWN
+        assert registry.send_heartbeat(_HERE, []).status is Pulse.KNOWN
         key = keys.WORKER.format(worker="w")
         client.delete(key)
         _TYPES[kind](client, key)
-        assert registry.heartbeat(_HERE, []).pulse is Pulse.UNKNOWN
+        assert registry.send_heartbeat(_HERE, []).status is Pulse.UNKNOWN
         registry.announce(_HERE, [])
-        assert registry.heartbeat(_HERE, []).pulse is Pulse.KNOWN
-        assert registry.announcements(unreadable.append) == [_HERE]
+        assert registry.send_heartbeat(_HERE, []).status is Pulse.KNOWN
+        assert registry.list_announcements(unreadable.append) == [_HERE]
     assert not unreadable
 
 
@@ -172,9 +172,9 @@ def test_a_dead_worker_is_reported_when_the_stream_takes_events_again(redis_url:
         client.set(keys.RUN.format(execution="e"), "1 running dead 1")
         client.set(keys.EVENTS, "something else")
         with pytest.raises(redis.ResponseError):
-            registry.reap("dead")
+            registry.reap_worker("dead")
         client.delete(keys.EVENTS)
-        assert registry.reap("dead")
+        assert registry.reap_worker("dead")
         entries: Any = client.xrange(keys.EVENTS)
         assert [fields["kind"] for _, fields in entries] == ["worker_lost", "lost"]
         assert client.exists(keys.FENCE.format(worker="dead"))

@@ -75,8 +75,8 @@ class _Worker:
         self.line = _Line(world.client)
         self.mailbox = Mailbox(self.name, "1", world.clock, lambda: self.line, self._end)  # type: ignore[arg-type, return-value]
         self.mailbox.call_soon = lambda: None
-        self.mailbox.appetite = _Greedy(soon=number % 2 * 2)
-        self.mailbox.credit = lambda: _SLOTS - len(self.mailbox.held)
+        self.mailbox.prefetch_estimator = _Greedy(soon=number % 2 * 2)
+        self.mailbox.get_credit = lambda: _SLOTS - len(self.mailbox.delivered)
         self.running: list[Ticket] = []
         self.in_doubt = True
         self.late: list[tuple[list[str], list[Any]]] = []
@@ -86,8 +86,8 @@ class _Worker:
         if self.in_doubt:
             self.adopt()
         mailbox = self.mailbox
-        wanted = mailbox.wants()
-        starting = min(wanted, max(0, mailbox.starting() - len(mailbox.waiting)))
+        wanted = mailbox.compute_fetch_size()
+        starting = min(wanted, max(0, mailbox.estimate_startable() - len(mailbox.prefetched)))
         names = [
             keys.FENCE.format(worker=self.name),
             keys.WORKERS,
@@ -95,7 +95,7 @@ class _Worker:
             keys.EVENTS,
         ]
         shares = [word for queue in _QUEUES for word in (queue, wanted // 2)]
-        request = names, [self.name, mailbox.take_tags(wanted), wanted, starting, 1000, *shares]
+        request = names, [self.name, mailbox.allocate_tags(wanted), wanted, starting, 1000, *shares]
         if never_arrives:
             self.late.append(request)
             self.in_doubt = True
@@ -105,7 +105,7 @@ class _Worker:
             self.in_doubt = True
         else:
             entries = zip(answer[1::3], answer[2::3], answer[3::3], strict=True)
-            mailbox.received([(tag, queue, text.encode()) for tag, queue, text in entries], starting)
+            mailbox.add_fetched([(tag, queue, text.encode()) for tag, queue, text in entries], starting)
 
     def _send(self, request: tuple[list[str], list[Any]]) -> list[str]:
         answer: list[str] = self.world.fetch(keys=request[0], args=request[1])
@@ -119,39 +119,39 @@ class _Worker:
             assert len(self._send(self.late.pop())) == 1, "no message, just a word"
 
     def adopt(self) -> None:
-        flat: Any = self.world.client.eval(ADOPT, 1, keys.INFLIGHT.format(worker=self.name), self.mailbox.take_tags())
+        flat: Any = self.world.client.eval(ADOPT, 1, keys.INFLIGHT.format(worker=self.name), self.mailbox.allocate_tags())
         held = zip(flat[0::2], flat[1::2], strict=True)
-        unknown = sorted((int(tag), text) for tag, text in held if tag.isdigit() and tag not in self.mailbox.known())
+        unknown = sorted((int(tag), text) for tag, text in held if tag.isdigit() and tag not in self.mailbox.get_tags())
         entries = []
         for tag, text in unknown:
             size, _, rest = text.partition(":")
             entries.append((str(tag), rest[: int(size)], rest[int(size) :].encode()))
-        self.mailbox.adopted(entries)
+        self.mailbox.add_adopted(entries)
         self.in_doubt = False
 
     def pump(self) -> None:
-        while self.mailbox.credit() > 0:
-            fetched = self.mailbox.hand_over()
+        while self.mailbox.get_credit() > 0:
+            fetched = self.mailbox.pop_startable()
             if fetched is None:
                 return
-            assert fetched.ticket is not None
-            assert self.mailbox.may_start(fetched.ticket)
-            self.world.starts[fetched.ticket.execution] += 1
-            self.running.append(fetched.ticket)
-            self.mailbox.started(fetched.ticket)
+            assert fetched.claim is not None
+            assert self.mailbox.can_start(fetched.claim)
+            self.world.starts[fetched.claim.execution] += 1
+            self.running.append(fetched.claim)
+            self.mailbox.report_started(fetched.claim)
 
     def end(self) -> None:
         if self.running:
-            self.mailbox.ended(self.running.pop(0), Kind.SUCCEEDED, "{}")
+            self.mailbox.report_ended(self.running.pop(0), Kind.SUCCEEDED, "{}")
 
     def settle(self, lose: bool) -> None:
         self.line.loses_answer = lose
-        self.mailbox.settle()
+        self.mailbox.flush()
         self.line.loses_answer = False
 
     def give_back(self) -> None:
         self.world.clock.advance(0.3)
-        self.mailbox.give_back_late()
+        self.mailbox.requeue_late()
 
     def _end(self) -> None:
         raise _Away
@@ -193,15 +193,15 @@ class _World:
         number %= 2
         dead = self.workers[number]
         self.client.zadd(keys.WORKERS, {dead.name: 1})
-        assert self.registry.reap(dead.name)
+        assert self.registry.reap_worker(dead.name)
         if woken:
             with contextlib.suppress(_Away):
                 dead.fetch(lose=False)
                 raise AssertionError("a fenced worker was given messages")
             with contextlib.suppress(_Away):
                 dead.end()
-                dead.mailbox._owe(Owed("done", "0"))
-                dead.mailbox.settle()
+                dead.mailbox._add_report(Owed("done", "0"))
+                dead.mailbox.flush()
                 raise AssertionError("a fenced worker's report was taken")
         self.workers[number] = _Worker(self, self.born)
         self.born += 1

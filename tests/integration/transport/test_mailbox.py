@@ -32,26 +32,26 @@ class _Box:
         self.rung = 0
         self.mailbox = Mailbox("w", "1", clock, self._connect, self._end)
         self.mailbox.call_soon = self._ring
-        self.mailbox.credit = lambda: self.slots - len(self.mailbox.held)
+        self.mailbox.get_credit = lambda: self.slots - len(self.mailbox.delivered)
 
     def receive(self, count: int, starting: int) -> list[Ticket]:
         """Messages as `FETCH` leaves them."""
-        first = self.mailbox.take_tags(count)
+        first = self.mailbox.allocate_tags(count)
         texts = [_text(f"e-{tag}") for tag in range(first, first + count)]
         entries = [(str(first + number), "q", text.encode()) for number, text in enumerate(texts)]
         for tag, _, text in entries:
             self.client.hset(_INFLIGHT, tag, f"1:q{text.decode()}")
             self.client.set(keys.RUN.format(execution=f"e-{tag}"), f"1 running w {tag}")
-        self.mailbox.received(entries, starting)
+        self.mailbox.add_fetched(entries, starting)
         return [Ticket(f"e-{tag}", 1, "w", tag) for tag, _, _ in entries]
 
     def begin(self) -> Ticket:
         """Hand one over, and start it."""
-        fetched = self.mailbox.hand_over()
+        fetched = self.mailbox.pop_startable()
         assert fetched is not None
-        assert fetched.ticket is not None
-        self.mailbox.started(fetched.ticket)
-        return fetched.ticket
+        assert fetched.claim is not None
+        self.mailbox.report_started(fetched.claim)
+        return fetched.claim
 
     def told(self) -> list[tuple[str, str]]:
         entries: Any = self.client.xrange(keys.EVENTS)
@@ -85,16 +85,16 @@ def box(redis_url: str, clock: ManualClock) -> Iterator[_Box]:
 def test_an_end_that_the_stream_refuses_is_reported_when_it_takes_it_again(box: _Box, in_the_way: str) -> None:
     box.receive(1, starting=1)
     ticket = box.begin()
-    assert box.mailbox.settle()
+    assert box.mailbox.flush()
     box.client.rename(keys.EVENTS, "kept")
     if in_the_way == "string":
         box.client.set(keys.EVENTS, "something else")
     else:
         box.client.xadd(keys.EVENTS, {"kind": "x"}, id=f"{2**64 - 1}-{2**64 - 1}")
-    box.mailbox.ended(ticket, Kind.SUCCEEDED, "{}")
-    assert not box.mailbox.settle()
+    box.mailbox.report_ended(ticket, Kind.SUCCEEDED, "{}")
+    assert not box.mailbox.flush()
     box.client.rename("kept", keys.EVENTS)
-    assert box.mailbox.settle()
+    assert box.mailbox.flush()
     assert box.told() == [("running", ticket.execution), ("succeeded", ticket.execution)]
 
 
@@ -102,9 +102,9 @@ def test_many_large_results_leave_a_few_at_a_time(box: _Box, monkeypatch: pytest
     box.slots = 40
     box.receive(40, starting=40)
     tickets = [box.begin() for _ in range(40)]
-    assert box.mailbox.settle()
+    assert box.mailbox.flush()
     parts: list[int] = []
-    tell = box.mailbox._tell
+    tell = box.mailbox._send_batch
 
     def note_and_tell(part: list[Owed], *more: int) -> list[str]:
         parts.append(len(part))
@@ -112,8 +112,8 @@ def test_many_large_results_leave_a_few_at_a_time(box: _Box, monkeypatch: pytest
 
     monkeypatch.setattr(box.mailbox, "_tell", note_and_tell)
     for ticket in tickets:
-        box.mailbox.ended(ticket, Kind.SUCCEEDED, json.dumps({"result": "x" * 30_000}))
-    assert box.mailbox.settle()
+        box.mailbox.report_ended(ticket, Kind.SUCCEEDED, json.dumps({"result": "x" * 30_000}))
+    assert box.mailbox.flush()
     assert parts == [5] * 8
     assert [kind for kind, _ in box.told()].count("succeeded") == 40
 
@@ -122,12 +122,12 @@ def test_an_end_that_redis_has_not_taken_is_still_in_hand(box: _Box) -> None:
     box.receive(2, starting=1)
     ended = box.begin()
     box.away = True
-    box.mailbox.ended(ended, Kind.SUCCEEDED, "{}")
-    assert not box.mailbox.settle()
-    assert ended in box.mailbox.tickets()
+    box.mailbox.report_ended(ended, Kind.SUCCEEDED, "{}")
+    assert not box.mailbox.flush()
+    assert ended in box.mailbox.list_claims()
     box.away = False
-    assert box.mailbox.settle()
-    assert ended not in box.mailbox.tickets()
+    assert box.mailbox.flush()
+    assert ended not in box.mailbox.list_claims()
 
 
 def test_a_full_redis_takes_reports_while_it_holds_none_that_a_relay_could_free(
@@ -140,17 +140,17 @@ def test_a_full_redis_takes_reports_while_it_holds_none_that_a_relay_could_free(
         box.receive(3, starting=3)
         box.slots = 3
         tickets = [box.begin() for _ in range(3)]
-        assert box.mailbox.settle()
+        assert box.mailbox.flush()
         box.client.config_set("maxmemory", 1)
-        box.mailbox.ended(tickets[0], Kind.SUCCEEDED, "{}")
-        assert not box.mailbox.settle(), "a relay has to read what is there"
+        box.mailbox.report_ended(tickets[0], Kind.SUCCEEDED, "{}")
+        assert not box.mailbox.flush(), "a relay has to read what is there"
         for ticket in tickets[1:]:
             box.client.xtrim(keys.EVENTS, maxlen=0)
-            assert box.mailbox.settle()
-            box.mailbox.ended(ticket, Kind.SUCCEEDED, "{}")
-            assert not box.mailbox.settle()
+            assert box.mailbox.flush()
+            box.mailbox.report_ended(ticket, Kind.SUCCEEDED, "{}")
+            assert not box.mailbox.flush()
         box.client.xtrim(keys.EVENTS, maxlen=0)
-        assert box.mailbox.settle()
+        assert box.mailbox.flush()
         assert box.mailbox.is_empty()
         assert not any(tag.isdigit() for tag in box.client.hkeys(_INFLIGHT)), "their messages are gone"
 
@@ -158,12 +158,12 @@ def test_a_full_redis_takes_reports_while_it_holds_none_that_a_relay_could_free(
 def test_start_and_end_leave_together_with_the_acknowledgement(box: _Box) -> None:
     [one, two] = box.receive(2, starting=2)
     assert (box.begin(), box.begin()) == (one, two)
-    box.mailbox.ended(one, Kind.SUCCEEDED, "{}")
+    box.mailbox.report_ended(one, Kind.SUCCEEDED, "{}")
     assert box.told() == []
-    assert box.mailbox.settle()
+    assert box.mailbox.flush()
     assert box.told() == [("running", one.execution), ("running", two.execution), ("succeeded", one.execution)]
     assert set(box.client.hgetall(_INFLIGHT)) == {two.token, "#"}
-    assert box.mailbox.settle()
+    assert box.mailbox.flush()
     assert len(box.told()) == 3
 
 
@@ -172,8 +172,8 @@ def test_what_may_not_start_yet_is_not_handed_over_until_redis_knows(box: _Box) 
     box.receive(3, starting=1)
     assert box.rung, "somebody must come and have the rest cleared"
     assert box.begin().token == "1"
-    assert box.mailbox.hand_over() is None
-    assert box.mailbox.settle()
+    assert box.mailbox.pop_startable() is None
+    assert box.mailbox.flush()
     assert box.client.hget(_INFLIGHT, "!") == "3"
     assert [box.begin().token, box.begin().token] == ["2", "3"]
 
@@ -181,10 +181,10 @@ def test_what_may_not_start_yet_is_not_handed_over_until_redis_knows(box: _Box) 
 def test_adopted_messages_come_first_and_ask_to_be_cleared(box: _Box) -> None:
     box.receive(1, starting=1)
     box.rung = 0
-    box.mailbox.adopted([("0", "q", _text("e-0").encode())])
+    box.mailbox.add_adopted([("0", "q", _text("e-0").encode())])
     assert box.rung
-    assert box.mailbox.hand_over() is None
-    box.mailbox.settle()
+    assert box.mailbox.pop_startable() is None
+    box.mailbox.flush()
     assert [box.begin().execution, box.begin().execution] == ["e-0", "e-1"]
 
 
@@ -192,17 +192,17 @@ def test_reports_are_kept_while_redis_is_away_and_nothing_begins(box: _Box) -> N
     [one, _] = box.receive(2, starting=2)
     box.begin()
     box.away = True
-    box.mailbox.ended(one, Kind.SUCCEEDED, "{}")
-    assert not box.mailbox.settle()
+    box.mailbox.report_ended(one, Kind.SUCCEEDED, "{}")
+    assert not box.mailbox.flush()
     assert not box.mailbox.is_overdue()
     box.clock.advance(1.5)
-    assert not box.mailbox.settle()
+    assert not box.mailbox.flush()
     assert box.mailbox.is_overdue()
-    assert box.mailbox.hand_over() is None
-    assert box.mailbox.wants() == 0
-    assert box.mailbox.due_in() == pytest.approx(0.2), "the pause doubles"
+    assert box.mailbox.pop_startable() is None
+    assert box.mailbox.compute_fetch_size() == 0
+    assert box.mailbox.compute_flush_delay() == pytest.approx(0.2), "the pause doubles"
     box.away = False
-    assert box.mailbox.settle_for_good(within=5.0)
+    assert box.mailbox.flush_before_exit(within=5.0)
     assert box.told() == [("running", one.execution), ("succeeded", one.execution)]
     assert box.begin().token == "2"
 
@@ -210,10 +210,10 @@ def test_reports_are_kept_while_redis_is_away_and_nothing_begins(box: _Box) -> N
 def test_giving_up_on_the_last_reports_takes_as_long_as_was_said(box: _Box) -> None:
     [one] = box.receive(1, starting=1)
     box.begin()
-    box.mailbox.ended(one, Kind.SUCCEEDED, "{}")
+    box.mailbox.report_ended(one, Kind.SUCCEEDED, "{}")
     box.away = True
     before = box.clock.monotonic()
-    assert not box.mailbox.settle_for_good(within=3.0)
+    assert not box.mailbox.flush_before_exit(within=3.0)
     assert 3.0 <= box.clock.monotonic() - before < 4.0
     assert not box.mailbox.is_empty()
 
@@ -222,11 +222,11 @@ def test_what_did_not_start_in_time_goes_back_in_its_order(box: _Box) -> None:
     box.slots = 1
     tickets = box.receive(4, starting=1)
     box.begin()
-    box.mailbox.give_back_late()
-    assert len(box.mailbox.waiting) == 3
+    box.mailbox.requeue_late()
+    assert len(box.mailbox.prefetched) == 3
     box.clock.advance(0.3)
-    box.mailbox.give_back_late()
-    box.mailbox.settle()
+    box.mailbox.requeue_late()
+    box.mailbox.flush()
     assert [json.loads(text)["headers"]["jobworker"]["execution"] for text in box.client.lrange("q", 0, -1)[::-1]] == [
         ticket.execution for ticket in tickets[1:]
     ]
@@ -238,8 +238,8 @@ def test_what_did_not_start_in_time_goes_back_in_its_order(box: _Box) -> None:
 def test_stopping_gives_back_what_was_not_started_and_reports_the_rest_as_interrupted(box: _Box) -> None:
     [one, two] = box.receive(2, starting=1)
     box.begin()
-    box.mailbox.give_back_all()
-    box.mailbox.settle()
+    box.mailbox.requeue_all()
+    box.mailbox.flush()
     assert box.told() == [("running", one.execution), ("interrupted", one.execution)]
     assert box.client.lrange("q", 0, -1) == [_text(two.execution)]
     assert box.mailbox.is_empty()
@@ -270,14 +270,14 @@ def test_attempt_whose_worker_was_given_up_is_lost_once(box: _Box) -> None:
 
 def test_message_that_is_no_attempt_is_done_without_a_word_or_with_its_reason(box: _Box) -> None:
     box.client.hset(_INFLIGHT, mapping={"1": "1:qplain", "2": "1:qbad"})
-    box.mailbox.take_tags(2)
-    box.mailbox.received([("1", "q", b"plain"), ("2", "q", b"bad")], starting=2)
+    box.mailbox.allocate_tags(2)
+    box.mailbox.add_fetched([("1", "q", b"plain"), ("2", "q", b"bad")], starting=2)
     for _ in range(2):
-        assert box.mailbox.hand_over()
-    box.mailbox.done("1")
-    box.mailbox.done("1")
+        assert box.mailbox.pop_startable()
+    box.mailbox.acknowledge("1")
+    box.mailbox.acknowledge("1")
     box.mailbox.reject("2", {"id": "x", "task": "t"}, ValueError("no"), "it cannot be read", "q")
-    box.mailbox.settle()
+    box.mailbox.flush()
     entries: Any = box.client.xrange(keys.EVENTS)
     [(_, fields)] = entries
     assert fields["kind"] == "rejected"

@@ -54,7 +54,7 @@ def test_worker_is_not_ended_for_lists_that_are_of_another_type(redis_url: str, 
 
     def look_for_a_while(watchdog: Watchdog) -> None:
         for _ in range(4):
-            watchdog.look()
+            watchdog.check_worker()
             clock.advance(1)
 
     with connect(redis_url) as client:

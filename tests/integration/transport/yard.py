@@ -89,7 +89,7 @@ class Yard:
     def message(self, job: str = "noop", *, queue: str = "default", priority: int = 5, **parameters: Any) -> Message:
         """A first attempt, not yet published."""
         return Message(
-            execution=self._ids.new(int(self.engine.clock.now().timestamp() * 1000)),
+            execution=self._ids.create_id(int(self.engine.clock.now().timestamp() * 1000)),
             attempt=1,
             job=job,
             revision=1,
@@ -159,7 +159,7 @@ class Yard:
 
     def reap(self) -> list[str]:
         """Look for silent workers once, as the relay does every second."""
-        return Registry(self.client, LEASE).reap_silent()
+        return Registry(self.client, LEASE).reap_silent_workers()
 
     def close(self) -> None:
         """Let go of Redis."""

@@ -66,7 +66,7 @@ def _turn_until(supervisor: Supervisor, capsys: Capture, text: str, times: int =
 
 
 def test_what_dies_is_restarted_with_growing_pauses(make: Make, capsys: Capture) -> None:
-    supervisor = make(Backoff(first=0.01, longest=0.03))
+    supervisor = make(Backoff(first_delay=0.01, max_delay=0.03))
     supervisor.start(_python("web", "print('hello'); raise SystemExit(3)"), os.environ)
 
     said = _turn_until(supervisor, capsys, "died (exit code 3)", times=4)
@@ -78,7 +78,7 @@ def test_what_dies_is_restarted_with_growing_pauses(make: Make, capsys: Capture)
 
 
 def test_what_lived_a_while_starts_afresh(make: Make, capsys: Capture) -> None:
-    supervisor = make(Backoff(first=0.01, healthy_after=0.0))
+    supervisor = make(Backoff(first_delay=0.01, healthy_after=0.0))
     supervisor.start(_python("web", "pass"), os.environ)
 
     said = _turn_until(supervisor, capsys, "ended, and nobody had stopped it", times=3)
@@ -103,14 +103,14 @@ def test_a_last_line_without_end_is_shown(make: Make, capsys: Capture) -> None:
 
 
 def test_stopping_ends_it_and_restarts_nothing(make: Make, capsys: Capture) -> None:
-    supervisor = make(Backoff(first=0.01))
+    supervisor = make(Backoff(first_delay=0.01))
     supervisor.start(_python("web", "import signal; print('up'); signal.pause()"), os.environ)
     said = _turn_until(supervisor, capsys, "| up")
     pid = int(said.partition("(pid ")[2].partition(")")[0])
 
     assert supervisor.stop_one("web") is True
     assert not alive(pid)
-    assert not supervisor.running("web")
+    assert not supervisor.is_running("web")
 
 
 def test_what_does_not_stop_is_killed_with_its_children(make: Make, capsys: Capture) -> None:
@@ -126,7 +126,7 @@ def test_what_does_not_stop_is_killed_with_its_children(make: Make, capsys: Capt
 
 
 def test_children_that_a_dead_process_left_are_swept_away(make: Make, capsys: Capture) -> None:
-    supervisor = make(Backoff(first=600.0))
+    supervisor = make(Backoff(first_delay=600.0))
     supervisor.start(_python("web", "import subprocess; subprocess.Popen(['sleep', '600'])"), os.environ)
 
     said = _turn_until(supervisor, capsys, "ended, and nobody had stopped it")
@@ -153,7 +153,7 @@ def test_a_flood_of_output_is_passed_on_whole(make: Make, capsys: Capture) -> No
 
 
 def test_a_guardian_that_was_killed_is_replaced(make: Make, capsys: Capture) -> None:
-    supervisor = make(Backoff(first=0.01))
+    supervisor = make(Backoff(first_delay=0.01))
     supervisor.guardian._shell.kill()
     supervisor.guardian._shell.wait()
 

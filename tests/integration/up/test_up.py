@@ -159,7 +159,7 @@ def test_a_redis_that_dies_comes_back_with_its_data(start: Start) -> None:
     up.says("redis started again")
 
     embedded = EmbeddedRedis(up.home)
-    until(embedded.answers, what="Redis")
+    until(embedded.is_ready, what="Redis")
     assert _client(up).get("kept") == "yes"
 
 

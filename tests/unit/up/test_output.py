@@ -35,10 +35,10 @@ def output(tmp_path: Path) -> Output:
 def test_unimportant_records_are_kept_and_not_printed(
     output: Output, capsys: pytest.CaptureFixture[str], line: str
 ) -> None:
-    output.lines("web", [line, "    its second line", b"", b"a line of its own"])
+    output.write_lines("web", [line, "    its second line", b"", b"a line of its own"])
 
     assert _printed(capsys) == ["a line of its own"]
-    assert output.file("web").read_text().splitlines() == [line, "    its second line", "", "a line of its own"]
+    assert output.get_log_path("web").read_text().splitlines() == [line, "    its second line", "", "a line of its own"]
 
 
 @pytest.mark.parametrize(
@@ -50,28 +50,28 @@ def test_unimportant_records_are_kept_and_not_printed(
     ],
 )
 def test_what_matters_is_printed_and_kept(output: Output, capsys: pytest.CaptureFixture[str], lines: list[str]) -> None:
-    output.lines("web", lines)
+    output.write_lines("web", lines)
 
     assert _printed(capsys) == lines
-    assert output.file("web").read_text().splitlines() == lines
+    assert output.get_log_path("web").read_text().splitlines() == lines
 
 
 def test_each_process_has_its_own_latest_record(output: Output, capsys: pytest.CaptureFixture[str]) -> None:
-    output.lines("web", [f"{_TIME} [error    ] wrong"])
-    output.lines("relay", [f"{_TIME} [info     ] well"])
-    output.lines("web", ["    more"])
-    output.say("web died")
+    output.write_lines("web", [f"{_TIME} [error    ] wrong"])
+    output.write_lines("relay", [f"{_TIME} [info     ] well"])
+    output.write_lines("web", ["    more"])
+    output.write_message("web died")
 
     assert [line.split()[-1] for line in _printed(capsys)] == ["wrong", "more", "died"]
-    assert output.file("up").read_text().endswith(" web died\n")
+    assert output.get_log_path("up").read_text().endswith(" web died\n")
 
 
 def test_only_line_feeds_end_a_line(output: Output, capsys: pytest.CaptureFixture[str]) -> None:
-    output.lines("web", [f"{_TIME} [error    ] a\u2028b\u2029c\x85d\re\x0bf\x1b[31mg".encode()])
+    output.write_lines("web", [f"{_TIME} [error    ] a\u2028b\u2029c\x85d\re\x0bf\x1b[31mg".encode()])
 
     shown = rf"{_TIME} [error    ] a\u2028b\u2029c\x85d\re\x0bf\x1b[31mg"
     assert _printed(capsys) == [shown]
-    assert output.file("web").read_text() == f"{shown}\n"
+    assert output.get_log_path("web").read_text() == f"{shown}\n"
 
 
 def test_what_comes_after_a_cut_is_indented(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,9 +82,9 @@ def test_what_comes_after_a_cut_is_indented(monkeypatch: pytest.MonkeyPatch) -> 
 
     def read() -> bool:
         lines.extend(running.read_lines())
-        return running.silent
+        return running.output_closed
 
-    running.go()
+    running.start_command()
     until(read, within=30, what="the end of the output")
     assert lines == [b"abcdef", b"    gh\r", b"\fij"]
     assert running.close() == []
@@ -92,7 +92,7 @@ def test_what_comes_after_a_cut_is_indented(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_only_line_feeds_end_the_last_lines_of_a_process() -> None:
     running = child.Child(Service("any", r"printf 'a\rb\n\nc\n'"), os.environ, Path.cwd())
-    running.go()
+    running.start_command()
     until(lambda: running.returncode is not None, within=30, what="its end")
     assert running.close() == [b"a\rb", b"", b"c"]
 

@@ -1,0 +1,191 @@
+"""Measures of the language of the code: subjects of docstrings, banned words, names used twice, sizes of folders.
+
+`python -m tests.language [ROOT]` prints them for a working tree.
+"""
+
+import ast
+import collections
+import io
+import json
+import re
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+#: A text that begins with one of these names no subject.
+_NO_SUBJECT = frozenset(
+    "all another any anybody anything as both each either every everybody everything he her his how if it its neither "
+    "nobody none nothing one others she so some somebody something such that theirs them these they this those what "
+    "whatever when where whether which whichever who whoever whose why".split()
+)
+
+#: A function's docstring that begins with one of these has no verb.
+_NO_VERB = _NO_SUBJECT | frozenset(("a", "an", "the", "no", "not", "in", "of", "on", "for", "from", "with", "by", "at"))
+
+#: Pronouns without a person, speech verbs for data, and predicates that leave the noun out.
+BANNED = re.compile(
+    r"\b(?:somebody|nobody|whoever|whatever|so many)\b"
+    r"|\b(?:tells?|told|says?|said|heard)\b"
+    r"|\b(?:is|are|was|were) none\b"
+    r"|\bthe same\b(?=[.,;:)]|$|\s+(?:in|for|as|with|of|by|on|at|if|when|once|again|is|are)\b)"
+    r"|(?:^|[.:;]\s+)(?:what|who)\b(?![^.]*\?)",
+    re.IGNORECASE,
+)
+
+
+class Text(NamedTuple):
+    """A docstring, comment, log message or description, and where it stands."""
+
+    kind: str
+    place: str
+    text: str
+
+    @property
+    def first_word(self) -> str:
+        return re.split(r"[^\w'-]", self.text.lstrip("`\"'(").lower(), maxsplit=1)[0]
+
+    @property
+    def has_subject(self) -> bool:
+        """Whether a docstring begins as its kind has to: functions with a verb, classes and modules with a noun."""
+        if self.first_word == "the" and self.text.lower().startswith("the same"):
+            return False
+        return self.first_word not in (_NO_VERB if self.kind == "function" else _NO_SUBJECT)
+
+
+def python_files(root: Path, *folders: str) -> list[Path]:
+    """List the Python files below these folders, without migrations."""
+    found = [path for folder in folders for path in sorted((root / folder).rglob("*.py"))]
+    return [path for path in found if "migrations" not in path.parts]
+
+
+def read_docstrings(path: Path, root: Path) -> Iterator[Text]:
+    """Yield the docstrings of a module; test functions and properties, which are nouns, count as classes do."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        text = ast.get_docstring(node)
+        if text is None:
+            continue
+        kind = "function" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else "noun"
+        if kind == "function" and (_is_noun(node) or node.name.startswith("test_")):  # type: ignore[union-attr, arg-type]
+            kind = "noun"
+        yield Text(kind, f"{path.relative_to(root)}:{getattr(node, 'lineno', 1)}", text)
+
+
+def _is_noun(node: ast.FunctionDef) -> bool:
+    """Whether a function is read as an attribute (a property) or requested by its name (a fixture)."""
+    names = [ast.unparse(decorator) for decorator in node.decorator_list]
+    return any(re.search(r"property|fixture|hybrid", name) for name in names)
+
+
+def read_comments(path: Path, root: Path) -> Iterator[Text]:
+    """Yield the comments of a module; lines of one comment are joined."""
+    lines: list[str] = []
+    begin = last = 0
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        row, text = token.start[0], token.string.lstrip("#: ")
+        if lines and row == last + 1:
+            lines.append(text)
+        else:
+            if lines:
+                yield Text("comment", f"{path.relative_to(root)}:{begin}", " ".join(lines))
+            lines, begin = [text], row
+        last = row
+    if lines:
+        yield Text("comment", f"{path.relative_to(root)}:{begin}", " ".join(lines))
+
+
+def read_messages(path: Path, root: Path) -> Iterator[Text]:
+    """Yield the texts given to loggers, and to `help=` and `description=`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        given = [keyword.value for keyword in node.keywords if keyword.arg in ("help", "description", "epilog")]
+        if re.search(r"\b_?log(?:ger)?\.(?:debug|info|warning|error|exception)$", called):
+            given += [*node.args, *(keyword.value for keyword in node.keywords)]
+        for value in given:
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                yield Text("message", f"{path.relative_to(root)}:{value.lineno}", value.value.replace("_", " "))
+
+
+def read_descriptions(root: Path) -> Iterator[Text]:
+    """Yield the summaries and descriptions of the API's OpenAPI document."""
+
+    def walk(value: object, place: str) -> Iterator[Text]:
+        if isinstance(value, dict):
+            for key, each in value.items():
+                if key in ("summary", "description") and isinstance(each, str):
+                    yield Text("description", f"docs/openapi.json{place}", each)
+                else:
+                    yield from walk(each, f"{place}/{key}")
+        elif isinstance(value, list):
+            for number, each in enumerate(value):
+                yield from walk(each, f"{place}/{number}")
+
+    yield from walk(json.loads((root / "docs" / "openapi.json").read_text()), "")
+
+
+def find_banned(text: str) -> list[str]:
+    """List the banned words in a text; what stands in backticks or quotes is a name, not language."""
+    return BANNED.findall(re.sub(r"`[^`]*`|\"[^\"]*\"", "x", " ".join(text.split())))
+
+
+def read_texts(root: Path, *folders: str) -> list[Text]:
+    """List every text of the modules in these folders."""
+    return [
+        text
+        for path in python_files(root, *folders)
+        for read in (read_docstrings, read_comments, read_messages)
+        for text in read(path, root)
+    ]
+
+
+def count_class_names(root: Path) -> dict[str, int]:
+    """Count the public classes of each name that several modules of the package define."""
+    names = collections.Counter(
+        node.name
+        for path in python_files(root, "jobworker", "bench")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    return {name: count for name, count in names.items() if count > 1}
+
+
+def main() -> None:
+    """Print the measures of a working tree."""
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT
+    for folder in ("jobworker", "bench", "tests"):
+        files = python_files(root, folder)
+        texts = read_texts(root, folder)
+        docstrings = [text for text in texts if text.kind in ("function", "noun")]
+        headless = [text for text in docstrings if not text.has_subject]
+        banned = sum(len(find_banned(text.text)) for text in texts)
+        lines = sum(path.read_text().count("\n") for path in files)
+        print(
+            f"{folder}: {len(files)} modules, {lines} lines, {len(docstrings)} docstrings, "
+            f"{len(headless)} without a subject ({len(headless) / max(1, len(docstrings)):.1%}), {banned} banned words"
+        )
+        if "-v" in sys.argv:
+            for text in headless:
+                print(f"  {text.place}: {text.text.splitlines()[0]}")
+            for text in texts:
+                if words := find_banned(text.text):
+                    print(f"  {text.place}: {', '.join(words)}: {' '.join(text.text.split())[:160]}")
+    described = list(read_descriptions(root))
+    print(f"OpenAPI: {len(described)} texts, {sum(len(find_banned(text.text)) for text in described)} banned words")
+    twice = count_class_names(root)
+    print(f"class names defined more than once: {len(twice)}: {', '.join(sorted(twice))}")
+    folders = collections.Counter(str(path.parent.relative_to(root)) for path in python_files(root, "jobworker"))
+    print("modules per folder:", ", ".join(f"{folder} {count}" for folder, count in sorted(folders.items())))
+
+
+if __name__ == "__main__":
+    main()
