@@ -81,12 +81,12 @@ class Reader:
             # From both streams in one step, again: the last lines of a job are never later than its end.
             streams = {keys.EVENTS: batch.offsets.events, keys.LOGS: batch.offsets.logs}
             batch = self._read(batch, streams, _REPORTS - _LINES)
-        return replace(batch, flooded=len(batch.logs) >= _LINES)
+        return replace(batch, has_more_logs=len(batch.logs) >= _LINES)
 
     def read_logs(self, offsets: Offsets) -> Batch:
         """The next log lines. Raises `redis.RedisError`."""
         batch = self._read(Batch(offsets), {keys.LOGS: offsets.logs}, _LINES)
-        return replace(batch, flooded=len(batch.logs) >= _LINES)
+        return replace(batch, has_more_logs=len(batch.logs) >= _LINES)
 
     def _read(self, batch: Batch, streams: dict[Any, Any], count: int, wait: int | None = None) -> Batch:
         answer: Any = self._client.xread(streams, count=count, block=wait)
@@ -122,7 +122,7 @@ class Reader:
             found = [*batch.logs, *self._decode(name, entries)]
             return replace(batch, logs=found, offsets=replace(batch.offsets, logs=last))
         self._wake_offset = last
-        return replace(batch, woken=True)
+        return replace(batch, is_notified=True)
 
     def _decode(self, stream: str, entries: Iterable[Entry]) -> Iterator[Event]:
         for stream_id, fields in entries:

@@ -154,13 +154,13 @@ def _rows(schedule_id: str, entered: Entered, now: dt.datetime) -> Iterator[Occu
 def _without(entry: Entry, refused: Collection[str]) -> Entry:
     """The entry without executions that must not be: the ledger has another one for their occurrence."""
     if entry.prepared is None or entry.prepared.row.id in refused:
-        return replace(entry, made=None)
+        return replace(entry, prepared=None)
     depends_on = [each for each in entry.prepared.depends_on if each.parent not in refused]
     if len(depends_on) == len(entry.prepared.depends_on):
         return entry
     left = {"waiting_for": len(depends_on)} if depends_on else {"waiting_for": None, "state": State.QUEUED}
     row = replace(entry.prepared.row, **left)
-    return replace(entry, made=replace(entry.prepared, row=row, depends_on=depends_on))
+    return replace(entry, prepared=replace(entry.prepared, row=row, depends_on=depends_on))
 
 
 def _insert(connection: sa.Connection, asked: Sequence[Occasion], entered: Sequence[Entered], now: dt.datetime) -> None:

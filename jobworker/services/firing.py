@@ -79,7 +79,7 @@ def settle(connection: sa.Connection, due: Mapping[str, dt.datetime], now: dt.da
     known = preparing.look_up(connection, {turn.row.job for turn in turns})
     entered = entering.enter(connection, [_occasion(connection, turn, known, now) for turn in turns], known, now)
     settling_store.advance(connection, map(_settled, turns, entered))
-    more = {turn.row.id: turn.horizon for turn in turns if turn.unfinished}
+    more = {turn.row.id: turn.horizon for turn in turns if turn.has_more}
     for turn, done in zip(turns, entered, strict=True):
         if done.exhausted:
             more.pop(turn.row.id, None)
@@ -160,7 +160,7 @@ def enter_besides(
 def _besides(connection: sa.Connection, row: Due, plan: Plan, known: Known, situation: Situation, reason: str) -> Entry:
     """One occurrence that is due at this moment."""
     line = entering.line(connection, row, situation.overlap)
-    [decision] = settling.settle([situation.now], replace(situation, busy=line.unfinished_runs))
+    [decision] = settling.settle([situation.now], replace(situation, unfinished=line.unfinished_runs))
     if decision.outcome is Outcome.FIRED:
         decision = replace(decision, reason=reason)
     [entry] = enter_besides(connection, Occasion(row, plan, [decision], line), known, situation.now).occurrence_results

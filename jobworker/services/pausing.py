@@ -73,7 +73,7 @@ def _make_up(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.da
         misfire=Misfire(wanted, 0.0, schedule.misfire.max_occurrences),
         pause=None,
         # When they were due, calendars allowed them.
-        forbidden=_allowed,
+        find_forbidden_reason=_allowed,
     )
     most = schedule.misfire.max_occurrences if wanted is Missed.CATCH_UP else 1
     held_up = occurrences.held_up(connection, row.id, row.paused_at, most)

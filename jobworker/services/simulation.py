@@ -138,7 +138,7 @@ def of_code(
         assumed = _assume(connection, {each.value.job for each in chosen.schedules.values()}, question.begin)
         _apply(connection, chosen, question.begin)
         simulated.keep(connection, None, Owner.CODE)
-        return replace(_Simulation(connection, question).run(), assumed=assumed)
+        return replace(_Simulation(connection, question).run(), assumed_jobs=assumed)
 
 
 def _chosen(code: Declarations, names: Collection[str]) -> Declarations:

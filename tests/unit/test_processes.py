@@ -76,7 +76,7 @@ def test_a_number_that_somebody_else_has_by_now_is_not_killed() -> None:
         assert seen is not None
         gone = subprocess.Popen(["true"], start_new_session=True)
         gone.wait()
-        processes.kill(gone.pid, {seen._replace(born=seen.started_ticks - 1)})
+        processes.kill(gone.pid, {seen._replace(started_ticks=seen.started_ticks - 1)})
         assert other.poll() is None
         other.kill()
 

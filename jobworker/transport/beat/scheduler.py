@@ -204,9 +204,9 @@ class Scheduler(RedBeatScheduler):
             except Unusable as error:
                 self._quarantine_entry(due, reading.now, str(error))
         if occurrences:
-            arguments = [argument for occurrence in occurrences for argument in occurrence.arguments()]
+            arguments = [argument for occurrence in occurrences for argument in occurrence.to_arguments()]
             self._commit(keys=[self.leader_key, entries.SCHEDULE_KEY, keys.EVENTS], args=[self._token, *arguments])
-        return [occurrence.following for occurrence in occurrences if occurrence.following is not None]
+        return [occurrence.next_at for occurrence in occurrences if occurrence.next_at is not None]
 
     def _build_report(self, due: Due, now: dt.datetime) -> Occurrence:
         """What an entry has to report and when it comes next; raises `Unusable`."""

@@ -194,7 +194,7 @@ def test_nothing_is_left_of_a_program_whose_worker_was_killed(tmp_path: Path) ->
 
 def test_an_interrupted_worker_leaves_nothing_behind() -> None:
     class Impatient(Notes):
-        def printed(self, stream: str, line: str) -> None:
+        def on_output(self, stream: str, line: str) -> None:
             super().on_output(stream, line)
             if len(self.lines) == 2:
                 raise KeyboardInterrupt
@@ -209,7 +209,7 @@ def test_cancelled_it_ends_at_the_first_word() -> None:
     wanted: list[bool] = []
 
     class Watcher(Notes):
-        def printed(self, stream: str, line: str) -> None:
+        def on_output(self, stream: str, line: str) -> None:
             super().on_output(stream, line)
             wanted.append(True)
 
@@ -247,14 +247,14 @@ def test_a_gigabyte_is_read_and_not_kept(command: str) -> None:
         kept = lines = 0
         last = ""
 
-        def printed(self, stream: str, line: str) -> None:
+        def on_output(self, stream: str, line: str) -> None:
             self.kept += len(line)
             self.lines += 1
             self.last = line
 
-        def said(self, message: dict[str, Any]) -> None: ...
+        def on_message(self, message: dict[str, Any]) -> None: ...
 
-        def warned(self, limit: float) -> None: ...
+        def on_soft_limit(self, limit: float) -> None: ...
 
     scales = Scales()
     deadlines = Deadlines(CLOCK)
