@@ -77,7 +77,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory, redis_command: list[s
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """The URL of an empty Redis."""
-    with contextlib.closing(redis_server.client()) as client:
+    with contextlib.closing(redis_server.create_client()) as client:
         client.flushall()
     return redis_server.url
 
@@ -110,8 +110,8 @@ def postgres() -> Iterator[PostgresServer]:
         lacks("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
     server = PostgresServer(binaries)
     with running(server):
-        server.create(_TEMPLATE)
-        migrate.upgrade(server.url(_TEMPLATE))
+        server.create_database(_TEMPLATE)
+        migrate.upgrade(server.get_url(_TEMPLATE))
         yield server
 
 
@@ -119,9 +119,9 @@ def postgres() -> Iterator[PostgresServer]:
 def postgres_url(postgres: PostgresServer) -> Iterator[str]:
     """The URL of a migrated PostgreSQL database for this test alone."""
     name = f"test_{uuid.uuid4().hex}"
-    postgres.create(name, _TEMPLATE)
-    yield postgres.url(name)
-    postgres.drop(name)
+    postgres.create_database(name, _TEMPLATE)
+    yield postgres.get_url(name)
+    postgres.drop_database(name)
 
 
 @pytest.fixture(scope="session")

@@ -35,12 +35,12 @@ class Engine:
     def __init__(self, folder: Path, database: Database, database_url: str, redis_url: str) -> None:
         self.folder = folder
         self.database = database
-        self.diary = folder / "diary.txt"
+        self.activity_log = folder / "diary.txt"
         self.clock = SystemClock()
         self.redis_url = redis_url
         #: Where processes write to; None: each to a log in `folder`.
         self.output: Path | None = None
-        self._waker = Waker(redis_url)
+        self._notifier = Waker(redis_url)
         self._processes: list[Process] = []
         self._environment = {
             **os.environ,
@@ -51,28 +51,28 @@ class Engine:
             "JOBWORKER_SCHEDULES": "none",
             "JOBWORKER_WORKER_LEASE": str(LEASE),
             "JOBWORKER_LOST_MESSAGE_AFTER": "2",
-            "JOB_DIARY": str(self.diary),
+            "JOB_DIARY": str(self.activity_log),
             "PYTHONUNBUFFERED": "1",
         }
 
-    def relay(self, **settings: str) -> Process:
+    def start_relay(self, **settings: str) -> Process:
         """Start a relay."""
         return self._start("relay", ["-m", "jobworker.cli", "relay"], settings)
 
-    def worker(self, *options: str, **settings: str) -> Process:
+    def start_worker(self, *options: str, **settings: str) -> Process:
         """Start a worker with two processes, unless `options` (of `celery worker`) say otherwise."""
         command = ["-m", "celery", "-A", "jobworker", "worker", "-c", "2", "--loglevel", "INFO", *options]
         return self._start("worker", command, settings)
 
-    def beat(self, app: str = "jobworker", **settings: str) -> Process:
+    def start_beat(self, app: str = "jobworker", **settings: str) -> Process:
         """Start a beat of this Celery app."""
         return self._start("beat", ["-m", "celery", "-A", app, "beat", "--loglevel", "INFO"], settings)
 
-    def celery(self, *arguments: str, **settings: str) -> Process:
+    def start_celery(self, *arguments: str, **settings: str) -> Process:
         """Start one of Celery's other commands."""
         return self._start(arguments[0], ["-m", "celery", "-A", "jobworker", *arguments], settings)
 
-    def python(self, code: str) -> str:
+    def run_python(self, code: str) -> str:
         """Run a program of a user's, with the jobs and the Celery app at hand; answers what it printed."""
         command = [sys.executable, "-c", code]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=60, check=False)
@@ -81,11 +81,11 @@ class Engine:
 
     def start(self) -> tuple[Process, Process]:
         """A relay and a worker, ready to run every job."""
-        pair = self.relay(), self.worker()
-        self.ready()
+        pair = self.start_relay(), self.start_worker()
+        self.wait_until_ready()
         return pair
 
-    def ready(self, job: str = "noop") -> None:
+    def wait_until_ready(self, job: str = "noop") -> None:
         """Wait until `job` is known, and a live worker offers it."""
 
         def known() -> bool:
@@ -100,30 +100,30 @@ class Engine:
         """Submit the same thing `count` times in one transaction."""
         wanted = [Submission(job=job, parameters=parameters) for _ in range(count)]
         accepted = submission.submit_batch(self.database, self.clock, wanted, "test")
-        self._waker.notify_soon()
+        self._notifier.notify_soon()
         return list(accepted.execution_ids)
 
     def submit_one(self, job: str, **fields: Any) -> str:
         """Submit with options of `Submission`."""
         row, _ = submission.submit(self.database, self.clock, Submission(job=job, **fields), "test")
-        self._waker.notify_soon()
+        self._notifier.notify_soon()
         return row.id
 
-    def wake(self) -> None:
+    def notify_relay(self) -> None:
         """Tell the relay that there is something to do, as the API does."""
-        self._waker.notify_soon()
+        self._notifier.notify_soon()
 
     def cancel(self, execution: str) -> ExecutionRow:
         """Ask to cancel."""
         row = executions.cancel(self.database, self.clock, execution, "tester")
-        self._waker.notify_soon()
+        self._notifier.notify_soon()
         return row
 
     def get(self, execution: str) -> ExecutionRow:
         """The execution as it stands."""
         return executions.get(self.database, execution)
 
-    def reaches(self, execution: str, state: State, within: float = 60.0) -> ExecutionRow:
+    def wait_for_state(self, execution: str, state: State, within: float = 60.0) -> ExecutionRow:
         """The execution once it is in this state."""
 
         def there() -> ExecutionRow | None:
@@ -134,7 +134,7 @@ class Engine:
         assert row is not None
         return row
 
-    def finished(self, execution: str, within: float = 60.0) -> ExecutionRow:
+    def wait_until_final(self, execution: str, within: float = 60.0) -> ExecutionRow:
         """The execution once it is final."""
 
         def final() -> ExecutionRow | None:
@@ -145,18 +145,18 @@ class Engine:
         assert row is not None
         return row
 
-    def all_finished(self, within: float = 120.0) -> dict[str, int]:
+    def wait_until_all_final(self, within: float = 120.0) -> dict[str, int]:
         """How many executions ended in which state, once all have ended."""
 
         def counted() -> dict[str, int] | None:
-            states = self.states()
+            states = self.count_states()
             return states if set(states) <= set(FINAL) else None
 
         answer = until(counted, within, every=0.1, what=f"everything to end; logs in {self.folder}")
         assert answer is not None
         return answer
 
-    def history(self, job: str, count: int = 1, within: float = 60.0) -> list[ExecutionRow]:
+    def wait_for_executions(self, job: str, count: int = 1, within: float = 60.0) -> list[ExecutionRow]:
         """The executions of a job, the oldest first, once there are so many and all have ended."""
 
         def ended() -> list[ExecutionRow]:
@@ -166,45 +166,45 @@ class Engine:
 
         return until(ended, within, what=f"{count} executions of {job} to end; logs in {self.folder}")
 
-    def is_known(self, execution: str) -> bool:
+    def has_execution(self, execution: str) -> bool:
         """Whether there is a row of it."""
         with self.database.read() as connection:
             return store.get(connection, execution) is not None
 
-    def finished_when_known(self, execution: str) -> ExecutionRow:
+    def wait_until_known_and_final(self, execution: str) -> ExecutionRow:
         """An execution that somebody else has brought about, once it is final."""
-        until(lambda: self.is_known(execution), 60.0, what=f"{execution} to be known; logs in {self.folder}")
-        return self.finished(execution)
+        until(lambda: self.has_execution(execution), 60.0, what=f"{execution} to be known; logs in {self.folder}")
+        return self.wait_until_final(execution)
 
-    def states(self) -> dict[str, int]:
+    def count_states(self) -> dict[str, int]:
         """How many executions are in which state."""
         with self.database.read() as connection:
             rows = connection.execute(sa.text("SELECT state, count(*) AS number FROM executions GROUP BY state"))
             return {row.state: row.number for row in rows}
 
-    def succeeded(self) -> set[str]:
+    def list_succeeded(self) -> set[str]:
         """The ids of those that SQL knows to have succeeded."""
         with self.database.read() as connection:
             return set(connection.scalars(sa.text("SELECT id FROM executions WHERE state = 'Succeeded'")))
 
-    def story(self, execution: str) -> list[tuple[int, str]]:
+    def list_transitions(self, execution: str) -> list[tuple[int, str]]:
         """(attempt, state) of each transition, in order."""
         rows = executions.transitions(self.database, execution, limit=200).items
         return [(row.attempt, row.state.value) for row in rows]
 
     def is_running(self, execution: str, attempt: int = 1) -> bool:
         """Whether the attempt has begun, by the diary."""
-        return (execution, attempt) in self.starts()
+        return (execution, attempt) in self.count_starts()
 
-    def starts(self) -> collections.Counter[tuple[str, int]]:
+    def count_starts(self) -> collections.Counter[tuple[str, int]]:
         """How often each (execution, attempt) really began."""
-        return self._noted("start")
+        return self._count_activity("start")
 
-    def ends(self) -> collections.Counter[tuple[str, int]]:
+    def count_ends(self) -> collections.Counter[tuple[str, int]]:
         """How often each (execution, attempt) really came to its end."""
-        return self._noted("end")
+        return self._count_activity("end")
 
-    def log(self, process: Process) -> str:
+    def read_log(self, process: Process) -> str:
         """What a process wrote."""
         return process.log.read_text(errors="replace")
 
@@ -212,13 +212,13 @@ class Engine:
         """End everything that is still there."""
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
-                process.send(signal.SIGCONT)
-                process.send(signal.SIGTERM)  # All at once: each takes its time.
+                process.send_signal(signal.SIGCONT)
+                process.send_signal(signal.SIGTERM)  # All at once: each takes its time.
         for process in self._processes:
-            process.end(signal.SIGTERM, signal.SIGQUIT)
+            process.terminate(signal.SIGTERM, signal.SIGQUIT)
 
-    def _noted(self, what: str) -> collections.Counter[tuple[str, int]]:
-        lines = self.diary.read_text().splitlines() if self.diary.exists() else []
+    def _count_activity(self, what: str) -> collections.Counter[tuple[str, int]]:
+        lines = self.activity_log.read_text().splitlines() if self.activity_log.exists() else []
         words = [line.split() for line in lines]
         return collections.Counter((execution, int(attempt)) for execution, attempt, noted, _ in words if noted == what)
 

@@ -10,14 +10,14 @@ from tests.engine import Engine
 
 def children(engine: Engine, execution: str) -> list[int]:
     """The processes that an execution said it has started."""
-    lines = engine.diary.read_text().splitlines() if engine.diary.exists() else []
+    lines = engine.activity_log.read_text().splitlines() if engine.activity_log.exists() else []
     noted = [line.split()[2] for line in lines if line.startswith(f"{execution} ")]
     return [int(what.removeprefix("child:")) for what in noted if what.startswith("child:")]
 
 
 def process_of(engine: Engine, execution: str) -> int:
     """The process that began its first attempt."""
-    [begun] = [line for line in engine.diary.read_text().splitlines() if line.startswith(f"{execution} 1 start ")]
+    [begun] = [line for line in engine.activity_log.read_text().splitlines() if line.startswith(f"{execution} 1 start ")]
     return int(begun.split()[-1])
 
 

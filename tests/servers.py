@@ -54,12 +54,12 @@ class Process:
         with contextlib.suppress(BrokenPipeError), self._server.stdin as pipe:
             pipe.write(stdin)
 
-    def must_live(self) -> None:
+    def check_alive(self) -> None:
         """Raise `ServerFailed` with the end of the log if the process has ended."""
         if self._server.poll() is not None:
             raise ServerFailed(self.log.read_text(errors="replace")[-2000:])
 
-    def end(self, *signals: signal.Signals) -> None:
+    def terminate(self, *signals: signal.Signals) -> None:
         """Send `signals` in turn and wait; at last SIGKILL. Does nothing to a process that has ended."""
         for each in (*signals, signal.SIGKILL):
             if self._server.poll() is None:
@@ -73,7 +73,7 @@ class Process:
         """Whether it has not ended."""
         return self._server.poll() is None
 
-    def send(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """Send one signal."""
         self._server.send_signal(number)
 
@@ -97,50 +97,50 @@ class RedisServer:
     @property
     def pid(self) -> int:
         """The server's process id."""
-        return self._running().pid
+        return self._get_process().pid
 
-    def client(self) -> redis.Redis:
+    def create_client(self) -> redis.Redis:
         """A new client that answers in text and gives up after two seconds."""
         return redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=2, socket_connect_timeout=2)
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        self._process = Process([*self._command, "-"], self.folder / "redis.log", self._configuration().encode())
-        until(self._answers, what=f"the Redis on port {self.port}")
+        self._process = Process([*self._command, "-"], self.folder / "redis.log", self._render_configuration().encode())
+        until(self._is_ready, what=f"the Redis on port {self.port}")
 
     def stop(self) -> None:
         """End it in good order. A frozen one is thawed first."""
         if self._process is not None:
-            self._process.send(signal.SIGCONT)
+            self._process.send_signal(signal.SIGCONT)
             # It refuses SIGTERM while it writes its first append-only file, so it is told twice.
-            self._process.end(signal.SIGTERM, signal.SIGTERM)
+            self._process.terminate(signal.SIGTERM, signal.SIGTERM)
             self._process = None
 
     def kill(self) -> None:
         """End it as a power cut would."""
-        self._running().end()
+        self._get_process().terminate()
         self._process = None
 
     def freeze(self) -> None:
         """Let it hang: connections stay open and get no answer."""
-        self._running().send(signal.SIGSTOP)
+        self._get_process().send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """End `freeze`."""
-        self._running().send(signal.SIGCONT)
+        self._get_process().send_signal(signal.SIGCONT)
 
-    def _running(self) -> Process:
+    def _get_process(self) -> Process:
         assert self._process is not None, "this Redis is not running"
         return self._process
 
-    def _answers(self) -> bool:
-        self._running().must_live()
+    def _is_ready(self) -> bool:
+        self._get_process().check_alive()
         not_yet = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
-        with contextlib.suppress(*not_yet), contextlib.closing(self.client()) as client:
+        with contextlib.suppress(*not_yet), contextlib.closing(self.create_client()) as client:
             return bool(client.ping())
         return False
 
-    def _configuration(self) -> str:
+    def _render_configuration(self) -> str:
         lines = {
             "bind": "127.0.0.1",
             "port": self.port,
@@ -188,17 +188,17 @@ class PostgresServer:
         where = ["-clisten_addresses=127.0.0.1", f"-cport={self._port}", "-cunix_socket_directories="]
         command = [f"{self._binaries}/postgres", "-D", str(data), *where, *quick]
         self._process = Process(_unprivileged(command), self._folder / "postgres.log")
-        until(self._answers, what=f"the PostgreSQL on port {self._port}")
+        until(self._is_ready, what=f"the PostgreSQL on port {self._port}")
 
     def stop(self) -> None:
         """End it and remove its folder."""
         if self._process is not None:
-            self._process.end(signal.SIGINT, signal.SIGQUIT)
+            self._process.terminate(signal.SIGINT, signal.SIGQUIT)
             self._process = None
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
+    def freeze(self) -> Iterator[None]:
         """Let all of its processes hang: connections stay open and get no answer."""
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
@@ -212,21 +212,21 @@ class PostgresServer:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
 
-    def url(self, database: str) -> str:
+    def get_url(self, database: str) -> str:
         """The SQLAlchemy URL of one of its databases."""
         return f"postgresql+psycopg://postgres@127.0.0.1:{self._port}/{database}"
 
-    def create(self, database: str, template: str = "template1") -> None:
+    def create_database(self, database: str, template: str = "template1") -> None:
         """Make a database, as a copy of `template`."""
         self._execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
 
-    def drop(self, database: str) -> None:
+    def drop_database(self, database: str) -> None:
         """Remove a database, also from under those who still use it."""
         self._execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         assert self._process is not None
-        self._process.must_live()
+        self._process.check_alive()
         with contextlib.suppress(psycopg.OperationalError):
             self._execute("SELECT 1")
             return True

@@ -58,7 +58,7 @@ class Up:
         """What this one has said so far."""
         return self._log.read_bytes()[self._seen :].decode()
 
-    def says(self, text: str, times: int = 1, within: float = 60.0) -> None:
+    def wait_for_output(self, text: str, times: int = 1, within: float = 60.0) -> None:
         """Wait until it has said `text` so many times."""
 
         def said() -> bool:
@@ -72,7 +72,7 @@ class Up:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.output}") from None
 
-    def pids(self) -> dict[str, int]:
+    def list_service_pids(self) -> dict[str, int]:
         """The process id of each service's latest start."""
         found = {}
         for line in self.output.splitlines():
@@ -81,11 +81,11 @@ class Up:
                 found[name] = int(line.rpartition("(pid ")[2].rstrip(")"))
         return found
 
-    def send(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """Send the supervisor, and nobody else, a signal."""
         self.process.send_signal(number)
 
-    def ends(self, within: float = 90.0) -> int:
+    def wait_for_exit(self, within: float = 90.0) -> int:
         """Wait for the end; the exit code."""
         try:
             return self.process.wait(within)
@@ -94,8 +94,8 @@ class Up:
 
     def stop(self) -> int:
         """Ctrl-C, and wait."""
-        self.send(signal.SIGINT)
-        return self.ends()
+        self.send_signal(signal.SIGINT)
+        return self.wait_for_exit()
 
     def kill(self) -> None:
         """kill -9."""

@@ -39,14 +39,14 @@ class System(Up):
         """The URL of its Flower."""
         return f"http://{self.environment['JOBWORKER_FLOWER_BIND']}"
 
-    def get(self, url: str, credentials: str = "") -> tuple[int, Any]:
+    def get_json(self, url: str, credentials: str = "") -> tuple[int, Any]:
         """The status and, if it is JSON, the content."""
         request = urllib.request.Request(url)
         if credentials:
             request.add_header("Authorization", f"Basic {base64.b64encode(credentials.encode()).decode()}")
         return _open(request)
 
-    def submit(self, job: str, **body: Any) -> dict[str, Any]:
+    def submit_job(self, job: str, **body: Any) -> dict[str, Any]:
         """Submit a job over HTTP; the accepted execution."""
         url = f"{self.api}/api/v1/jobs/{job}/executions"
         request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
@@ -55,22 +55,22 @@ class System(Up):
         assert isinstance(execution, dict)
         return execution
 
-    def succeeds(self, execution: str) -> dict[str, Any]:
+    def wait_until_succeeded(self, execution: str) -> dict[str, Any]:
         """Wait for the execution; it has to succeed."""
 
         def ended() -> dict[str, Any]:
-            _, body = self.get(f"{self.api}/api/v1/executions/{execution}")
+            _, body = self.get_json(f"{self.api}/api/v1/executions/{execution}")
             return body if isinstance(body, dict) and body.get("finished_at") else {}
 
         found = until(ended, within=90, every=0.2, what=f"the end of {execution}")
         assert found["state"] == "Succeeded", found
         return found
 
-    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def run_command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Type `jobworker …` in another terminal."""
-        return self.python("-m", "jobworker.cli", *arguments)
+        return self.run_python("-m", "jobworker.cli", *arguments)
 
-    def python(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def run_python(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run Python in another terminal, in the folder of the project."""
         return subprocess.run(
             [sys.executable, *arguments],
@@ -82,12 +82,12 @@ class System(Up):
             check=False,
         )
 
-    def log(self, name: str) -> str:
+    def read_log(self, name: str) -> str:
         """All that a process has written."""
         return (self.home / "logs" / f"{name}.log").read_text()
 
     @property
-    def start(self) -> list[str]:
+    def startup_output(self) -> list[str]:
         """What it said until it was ready."""
         return self.output.partition("JobWorker is ready.")[0].splitlines()
 
@@ -113,7 +113,7 @@ def _parsed(content: bytes) -> Any:
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """One system that the tests of this file which break nothing share."""
     running = System(tmp_path_factory.mktemp("system"), "--demo")
-    running.says("JobWorker is ready.", within=120)
+    running.wait_for_output("JobWorker is ready.", within=120)
     yield running
     running.kill()
 
@@ -122,29 +122,29 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 def own(tmp_path: Path) -> Iterator[System]:
     """A system of this test's own."""
     running = System(tmp_path)
-    running.says("JobWorker is ready.", within=120)
+    running.wait_for_output("JobWorker is ready.", within=120)
     yield running
     running.kill()
 
 
 def test_the_demo_runs_the_three_examples(system: System) -> None:
     for job in _EXAMPLES:
-        system.says(f"{job}: Succeeded")
+        system.wait_for_output(f"{job}: Succeeded")
 
-    _, listed = system.get(f"{system.api}/api/v1/executions?state=Succeeded")
+    _, listed = system.get_json(f"{system.api}/api/v1/executions?state=Succeeded")
     assert {item["job"] for item in listed["items"]} >= set(_EXAMPLES)
     export = next(item for item in listed["items"] if item["job"] == "process_data_export")
     assert Path(export["result"]["file"]).read_text().splitlines()
 
 
 def test_the_start_is_told_in_few_lines_and_kept_in_full(system: System) -> None:
-    assert len(system.start) <= _MOST_LINES, system.start
+    assert len(system.startup_output) <= _MOST_LINES, system.startup_output
     for name in ("redis", "web", "relay", "worker", "beat", "flower"):
-        assert any(f"{name} started (pid " in line for line in system.start)
+        assert any(f"{name} started (pid " in line for line in system.startup_output)
     assert not [line for line in system.output.splitlines() if "[info" in line]
     for name in ("web", "relay", "worker", "beat"):
-        assert "process_starts" in system.log(name)
-    assert "relay started" in system.log("up")
+        assert "process_starts" in system.read_log(name)
+    assert "relay started" in system.read_log("up")
     assert f"logs       {system.home}/logs" in system.output
 
 
@@ -160,26 +160,26 @@ def test_the_printed_curl_works(system: System) -> None:
 
 
 def test_the_docs_are_where_it_says(system: System) -> None:
-    assert system.get(f"{system.api}/docs")[0] == 200
+    assert system.get_json(f"{system.api}/docs")[0] == 200
 
 
 def test_flower_asks_for_the_password_and_sees_the_jobs(system: System) -> None:
     credentials = f"jobworker:{(system.home / 'flower.password').read_text().strip()}"
-    assert system.get(system.flower)[0] == 401
+    assert system.get_json(system.flower)[0] == 401
     assert credentials.partition(":")[2] not in system.output
     # It turns the workers' events on within seconds of its start; what ran before it does not see.
-    until(lambda: "enabled by remote" in system.log("worker"), what="events")
+    until(lambda: "enabled by remote" in system.read_log("worker"), what="events")
 
-    execution = system.submit("generate_entity_statistics")["id"]
-    system.succeeds(execution)
+    execution = system.submit_job("generate_entity_statistics")["id"]
+    system.wait_until_succeeded(execution)
 
     def names() -> set[str]:
-        status, tasks = system.get(f"{system.flower}/api/tasks", credentials)
+        status, tasks = system.get_json(f"{system.flower}/api/tasks", credentials)
         assert status == 200
         return {task["name"] for task in tasks.values()}
 
     until(lambda: "generate_entity_statistics" in names(), what="the job in Flower")
-    status, queues = system.get(f"{system.flower}/api/queues/length", credentials)
+    status, queues = system.get_json(f"{system.flower}/api/queues/length", credentials)
     assert status == 200
     assert "default" in {queue["name"] for queue in queues["active_queues"]}
 
@@ -194,33 +194,33 @@ def test_flower_changes_nothing(system: System) -> None:
 
 
 def test_the_commands_work_beside_it(system: System) -> None:
-    followed = system.command("submit", "cleanup_inactive_entities", "inactive_days=30", "dry_run=true", "--follow")
+    followed = system.run_command("submit", "cleanup_inactive_entities", "inactive_days=30", "dry_run=true", "--follow")
     assert followed.returncode == 0, followed.stderr
     assert "Running (attempt 1)" in followed.stdout
     execution = followed.stdout.split()[0]
 
-    assert json.loads(system.command("wait", execution).stdout)["dry_run"] is True
-    assert execution in system.command("executions", "--job", "cleanup_inactive_entities").stdout
+    assert json.loads(system.run_command("wait", execution).stdout)["dry_run"] is True
+    assert execution in system.run_command("executions", "--job", "cleanup_inactive_entities").stdout
 
-    doctor = system.command("doctor")
+    doctor = system.run_command("doctor")
     assert "FAIL" not in doctor.stdout
     assert doctor.returncode == 0
 
 
 def test_celerys_commands_and_calls_from_python_work_beside_it(system: System) -> None:
-    asked = system.python("-m", "celery", "-A", "jobworker", "inspect", "ping", "--timeout", "10")
+    asked = system.run_python("-m", "celery", "-A", "jobworker", "inspect", "ping", "--timeout", "10")
     assert "pong" in asked.stdout, asked.stderr
 
-    called = system.python("-m", "celery", "-A", "jobworker", "call", "generate_entity_statistics")
-    system.succeeds(called.stdout.strip())
+    called = system.run_python("-m", "celery", "-A", "jobworker", "call", "generate_entity_statistics")
+    system.wait_until_succeeded(called.stdout.strip())
 
     code = "from tasks.entities import generate_entity_statistics as job; print(job.delay().get(timeout=60)['total'])"
-    assert system.python("-c", code).stdout == "500\n"
+    assert system.run_python("-c", code).stdout == "500\n"
 
     nowhere = {"JOBWORKER_REDIS_URL": "redis://127.0.0.1:1/0"}
     system.environment.update(nowhere)
     try:
-        assert "pong" not in system.python("-m", "celery", "-A", "jobworker", "inspect", "ping").stdout
+        assert "pong" not in system.run_python("-m", "celery", "-A", "jobworker", "inspect", "ping").stdout
     finally:
         system.environment.pop("JOBWORKER_REDIS_URL")
 
@@ -229,8 +229,8 @@ def test_a_broken_module_is_told_once_and_a_second_ctrl_c_interrupts_jobs(tmp_pa
     _make_project(tmp_path)
     running = System(tmp_path, JOBWORKER_TASKS="mine")
     try:
-        running.says("JobWorker is ready.", within=120)
-        running.says("[error    ] task_module_broken")
+        running.wait_for_output("JobWorker is ready.", within=120)
+        running.wait_for_output("[error    ] task_module_broken")
         told = [line.partition("| ")[2] for line in running.output.splitlines()]
         begin = told.index("    Traceback (most recent call last):")
         assert told[begin + 1 : begin + 4] == [
@@ -239,18 +239,18 @@ def test_a_broken_module_is_told_once_and_a_second_ctrl_c_interrupts_jobs(tmp_pa
             "    ModuleNotFoundError: No module named 'nowhere_to_be_found'",
         ]
         assert running.output.count("Traceback") == 1
-        assert len(running.start) <= _MOST_LINES, running.start
+        assert len(running.startup_output) <= _MOST_LINES, running.startup_output
 
-        execution = running.submit("wait_for_ever")["id"]
+        execution = running.submit_job("wait_for_ever")["id"]
         until((tmp_path / "begun").exists, within=60, what="the job")
-        running.send(signal.SIGINT)
-        running.says("jobs that run have 60 s to end. Ctrl-C again interrupts them, a third one kills all")
-        running.says("stopping worker")
-        running.send(signal.SIGINT)
-        assert running.ends() == 0
+        running.send_signal(signal.SIGINT)
+        running.wait_for_output("jobs that run have 60 s to end. Ctrl-C again interrupts them, a third one kills all")
+        running.wait_for_output("stopping worker")
+        running.send_signal(signal.SIGINT)
+        assert running.wait_for_exit() == 0
         assert "interrupting the jobs; Ctrl-C again kills all" in running.output
         assert "killing" not in running.output
-        listed = running.command("executions").stdout
+        listed = running.run_command("executions").stdout
         assert "its worker was shut down while it ran" in next(
             line for line in listed.splitlines() if execution in line
         )
@@ -271,19 +271,19 @@ def _make_project(folder: Path) -> None:
 
 
 def test_ctrl_c_leaves_no_process_and_a_second_start_resumes(own: System, tmp_path: Path) -> None:
-    done = own.submit("generate_entity_statistics")["id"]
-    own.succeeds(done)
-    later = own.submit("process_data_export", parameters={"user_id": "u-17", "format": "json"}, delay=3)["id"]
-    groups = own.pids().values()
+    done = own.submit_job("generate_entity_statistics")["id"]
+    own.wait_until_succeeded(done)
+    later = own.submit_job("process_data_export", parameters={"user_id": "u-17", "format": "json"}, delay=3)["id"]
+    groups = own.list_service_pids().values()
 
     assert own.stop() == 0
     assert not group_members(*groups)
 
     again = System(tmp_path, **_ports(own))
     try:
-        again.says("JobWorker is ready.", within=120)
-        assert again.succeeds(done)["id"] == done
-        assert again.succeeds(later)["attempt"] == 1
+        again.wait_for_output("JobWorker is ready.", within=120)
+        assert again.wait_until_succeeded(done)["id"] == done
+        assert again.wait_until_succeeded(later)["attempt"] == 1
         assert again.stop() == 0
     finally:
         again.kill()
@@ -291,19 +291,19 @@ def test_ctrl_c_leaves_no_process_and_a_second_start_resumes(own: System, tmp_pa
 
 def test_what_is_killed_comes_back_and_nothing_accepted_is_lost(own: System) -> None:
     for victim in ("worker", "relay", "redis"):
-        os.kill(own.pids()[victim], signal.SIGKILL)
-        own.says(f"{victim} died (killed by SIGKILL)")
+        os.kill(own.list_service_pids()[victim], signal.SIGKILL)
+        own.wait_for_output(f"{victim} died (killed by SIGKILL)")
 
-    accepted = [own.submit("generate_entity_statistics")["id"] for _ in range(10)]
+    accepted = [own.submit_job("generate_entity_statistics")["id"] for _ in range(10)]
 
     for execution in accepted:
-        own.succeeds(execution)
+        own.wait_until_succeeded(execution)
     for victim in ("worker", "relay", "redis"):
         assert f"{victim} started again" in own.output
 
 
 def test_kill_9_of_the_supervisor_ends_everything(own: System) -> None:
-    groups = [own.pids()[name] for name in ("redis", "web", "relay", "worker", "beat", "flower")]
+    groups = [own.list_service_pids()[name] for name in ("redis", "web", "relay", "worker", "beat", "flower")]
     # Also the worker's pool and the web server's process, which the supervisor did not start itself.
     assert len(group_members(*groups)) > len(groups)
 

@@ -41,7 +41,7 @@ class Household:
                 jobs.put(connection, Definition(name, "tasks.any"), Owner.API, "ann", NOW)
             jobs.put(connection, Definition("strict", "tasks.strict"), Owner.API, "ann", NOW)
 
-    def define(self, name: str, **fields: Any) -> None:
+    def define_job(self, name: str, **fields: Any) -> None:
         """Change a definition."""
         policies = {"retry": {"max_attempts": None}, **fields.pop("policies", {})}
         with self.database.write() as connection:
@@ -53,18 +53,18 @@ class Household:
         row, _ = submission.submit(self.database, self.clock, Submission(job=job, **fields), "ann")
         return row.id
 
-    def batch(self, *wanted: Submission, **about: Any) -> tuple[str, Sequence[str]]:
+    def submit_batch(self, *wanted: Submission, **about: Any) -> tuple[str, Sequence[str]]:
         """Accept a batch: its id, and those of its executions."""
         accepted = submission.submit_batch(self.database, self.clock, wanted, "ann", about=About(**about))
         assert accepted.batch_id
         return accepted.batch_id, accepted.execution_ids
 
-    def end(self, execution: str, kind: Kind = SUCCEEDED, **data: Any) -> None:
+    def report_end(self, execution: str, kind: Kind = SUCCEEDED, **data: Any) -> None:
         """Let a worker report the end, and the relay record it."""
         with self.database.write() as connection:
-            self.report(connection, execution, kind, **data)
+            self.record_report(connection, execution, kind, **data)
 
-    def report(self, connection: sa.Connection, execution: str, kind: Kind = SUCCEEDED, **data: Any) -> None:
+    def record_report(self, connection: sa.Connection, execution: str, kind: Kind = SUCCEEDED, **data: Any) -> None:
         """The same in a transaction of the caller's."""
         event_id = events.format_id((int(NOW.timestamp() * 1000) + next(self._numbers), 0))
         error = {"error": {"type": "E", "message": "m", "traceback": None}} if kind in (FAILED, TIMED_OUT) else {}
@@ -75,15 +75,15 @@ class Household:
         """An execution as it stands."""
         return executions.get(self.database, execution)
 
-    def state(self, execution: str) -> State:
+    def get_state(self, execution: str) -> State:
         """Its state."""
         return self.get(execution).state
 
-    def story(self, execution: str) -> list[str]:
+    def list_states(self, execution: str) -> list[str]:
         """The states that it went through."""
         return [row.state.value for row in executions.transitions(self.database, execution).items]
 
-    def all(self, job: str) -> list[ExecutionRow]:
+    def list_executions(self, job: str) -> list[ExecutionRow]:
         """The executions of a job, first to last."""
         with self.database.read() as connection:
             query = sa.select(schema.executions.c.id).where(schema.executions.c.job == job)

@@ -47,18 +47,18 @@ def _ids(status: BatchStatus) -> dict[str, str]:
 
 
 def test_a_batch_counts_and_completes_with_its_last_execution(house: Household) -> None:
-    batch, ids = house.batch(LOAD, LOAD, LOAD, name="imports", on_complete=REPORT)
-    house.end(ids[0])
-    house.end(ids[1], FAILED)
+    batch, ids = house.submit_batch(LOAD, LOAD, LOAD, name="imports", on_complete=REPORT)
+    house.report_end(ids[0])
+    house.report_end(ids[1], FAILED)
     status = batches.get(house.database, batch)
     assert (status.total, status.finished, status.row.completed_at) == (3, 2, None)
     assert status.counts == {State.SUCCEEDED: 1, State.FAILED: 1, State.QUEUED: 1}
-    assert house.all("report") == []
-    house.end(ids[2])
-    house.end(ids[2])
+    assert house.list_executions("report") == []
+    house.report_end(ids[2])
+    house.report_end(ids[2])
 
     status = batches.get(house.database, batch)
-    [report] = house.all("report")
+    [report] = house.list_executions("report")
     assert (status.row.name, status.row.problem, status.row.completion_id) == ("imports", None, report.id)
     assert status.row.completed_at == house.clock.now()
     assert report.parameters == {"failed": 1, "n": 1}
@@ -66,14 +66,14 @@ def test_a_batch_counts_and_completes_with_its_last_execution(house: Household) 
 
 
 def test_two_last_executions_that_end_at_the_same_moment_complete_the_batch_once(house: Household) -> None:
-    batch, ids = house.batch(LOAD, LOAD, on_complete=REPORT)
-    other = threading.Thread(target=house.end, args=[ids[1]])
+    batch, ids = house.submit_batch(LOAD, LOAD, on_complete=REPORT)
+    other = threading.Thread(target=house.report_end, args=[ids[1]])
     with house.database.write() as connection:
-        house.report(connection, ids[0])
+        house.record_report(connection, ids[0])
         other.start()
         until(lambda: house.database.is_sqlite or _waits_for_a_lock(house), what="the other end to wait")
     other.join(timeout=30)
-    assert len(house.all("report")) == 1
+    assert len(house.list_executions("report")) == 1
     assert batches.get(house.database, batch).row.completed_at
 
 
@@ -83,9 +83,9 @@ def _waits_for_a_lock(house: Household) -> bool:
 
 
 def test_an_on_complete_job_that_cannot_start_leaves_a_reason(house: Household) -> None:
-    batch, ids = house.batch(LOAD, on_complete=REPORT)
-    house.define("report", enabled=False)
-    house.end(ids[0])
+    batch, ids = house.submit_batch(LOAD, on_complete=REPORT)
+    house.define_job("report", enabled=False)
+    house.report_end(ids[0])
     row = batches.get(house.database, batch).row
     assert row.completion_id is None
     assert row.problem
@@ -99,9 +99,9 @@ def test_an_on_complete_job_is_checked_when_the_batch_is_accepted(house: Househo
         (Submission(job="load", parameters={"x": {"$from": "else"}}), "/on_complete/parameters/x/$from"),
     ):
         with pytest.raises(InvalidInput) as refused:
-            house.batch(LOAD, on_complete=wrong)
+            house.submit_batch(LOAD, on_complete=wrong)
         assert [each.pointer for each in refused.value.errors] == [place]
-    assert house.all("load") == []
+    assert house.list_executions("load") == []
 
 
 def test_a_workflow_runs_its_steps_in_order_and_passes_results(house: Household) -> None:
@@ -119,13 +119,13 @@ def test_a_workflow_runs_its_steps_in_order_and_passes_results(house: Household)
     assert given.steps[0].row.step == "extract"
     assert {each.row.step: set(each.needs) for each in given.steps}["total"] == {"left", "right"}
     assert {house.get(each).correlation_id for each in ids.values()} == {given.row.id}
-    house.end(ids["extract"], result=["a", "b"])
+    house.report_end(ids["extract"], result=["a", "b"])
     assert (house.get(ids["left"]).parameters, house.get(ids["right"]).parameters) == ({"of": "a"}, {"of": "b"})
-    house.end(ids["left"], result={"n": 1})
-    assert house.state(ids["total"]) is State.WAITING
-    house.end(ids["right"], result={"n": 2})
+    house.report_end(ids["left"], result={"n": 1})
+    assert house.get_state(ids["total"]) is State.WAITING
+    house.report_end(ids["right"], result={"n": 2})
     assert house.get(ids["total"]).parameters == {"sum": [1, 2]}
-    house.end(ids["total"])
+    house.report_end(ids["total"])
     assert batches.get(house.database, given.row.id).row.completed_at
 
 
@@ -142,13 +142,13 @@ def test_what_becomes_of_steps_behind_a_failure(house: Household) -> None:
     )
     ids = _ids(given)
     for each in "ab":
-        house.end(ids[each], FAILED)
-    house.end(ids["after_a"])
-    assert {name: house.state(each) for name, each in ids.items() if name not in ("a", "b")} == {
+        house.report_end(ids[each], FAILED)
+    house.report_end(ids["after_a"])
+    assert {name: house.get_state(each) for name, each in ids.items() if name not in ("a", "b")} == {
         "after_a": State.SUCCEEDED, "after_b": State.FAILED, "mine": State.SKIPPED, "handler": State.QUEUED,
         "quiet": State.SKIPPED,
     }  # fmt: skip
-    house.end(ids["handler"])
+    house.report_end(ids["handler"])
     assert batches.get(house.database, given.row.id).row.completed_at
 
 
@@ -171,35 +171,35 @@ def test_a_workflow_with_wrong_steps_is_refused_as_a_whole(house: Household) -> 
 def test_a_workflow_with_an_idempotency_key_is_accepted_once(house: Household) -> None:
     first, second = (_submit(house, Once("k", 60.0), a=_step(), b=_step(needs=("a",))) for _ in range(2))
     assert first == second
-    assert len(house.all("load")) == 2
+    assert len(house.list_executions("load")) == 2
 
 
 def test_a_step_may_depend_on_what_is_outside(house: Household) -> None:
     outside = house.submit("extract")
     ids = _ids(_submit(house, a=_step(), b=_step(needs=("a",), depends_on=[outside])))
-    house.end(ids["a"])
-    assert house.state(ids["b"]) is State.WAITING
-    house.end(outside)
-    assert house.state(ids["b"]) is State.QUEUED
+    house.report_end(ids["a"])
+    assert house.get_state(ids["b"]) is State.WAITING
+    house.report_end(outside)
+    assert house.get_state(ids["b"]) is State.QUEUED
 
 
 def test_cancelling_a_batch_ends_what_waits_and_stops_the_rest(house: Household) -> None:
     wanted = [LOAD, Submission(job="load", delay=3600), Submission(job="load", delay=7200)]
-    batch, ids = house.batch(*wanted, on_complete=REPORT)
+    batch, ids = house.submit_batch(*wanted, on_complete=REPORT)
     bystander = house.submit("load", delay=3600)
     after = house.submit("load", depends_on=[{"execution": ids[1], "on": "any"}])
     for _ in range(2):
         assert batches.cancel(house.database, house.clock, batch, "ann").row.cancel_requested_by == "ann"
     Releases(house.database, house.clock).cancel_batches()
 
-    assert [house.state(each) for each in (*ids, bystander, after)] == [
+    assert [house.get_state(each) for each in (*ids, bystander, after)] == [
         State.QUEUED, State.CANCELLED, State.CANCELLED, State.SCHEDULED, State.QUEUED,
     ]  # fmt: skip
     assert house.get(ids[0]).cancel_requested_by == "ann"
     with house.database.read() as connection:
         assert [row.id for row in dispatch.ready(connection, Backlog("default", ["tasks.any"]), 10)] == [after]
         asked = stopping.cancel_asked(connection, 10)
-    house.end(ids[0], FAILED)
+    house.report_end(ids[0], FAILED)
     row = batches.get(house.database, batch).row
     assert [each.id for each in asked] == [ids[0]]
     assert (row.completed_at, row.completion_id) == (house.clock.now(), None)
@@ -209,7 +209,7 @@ def test_cancelling_a_batch_ends_what_waits_and_stops_the_rest(house: Household)
 def test_many_cancelled_batches_take_one_transaction_and_none_when_all_is_asked(
     house: Household, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = [house.batch(Submission(job="load"), Submission(job="load")) for _ in range(5)]
+    running = [house.submit_batch(Submission(job="load"), Submission(job="load")) for _ in range(5)]
     for batch_id, _ in running:
         batches.cancel(house.database, house.clock, batch_id, "ann")
     transactions: list[object] = []
@@ -229,8 +229,8 @@ def test_many_cancelled_batches_take_one_transaction_and_none_when_all_is_asked(
 
 
 def test_a_batch_that_is_complete_or_not_there_cannot_be_cancelled(house: Household) -> None:
-    batch, ids = house.batch(LOAD)
-    house.end(ids[0])
+    batch, ids = house.submit_batch(LOAD)
+    house.report_end(ids[0])
     with pytest.raises(NotCancellable, match="has ended already"):
         batches.cancel(house.database, house.clock, batch, "ann")
     for wrong in (NOBODY, "x"):
@@ -239,7 +239,7 @@ def test_a_batch_that_is_complete_or_not_there_cannot_be_cancelled(house: Househ
 
 
 def test_batches_are_listed_newest_first(house: Household) -> None:
-    made = [house.batch(LOAD, name=str(number))[0] for number in range(3)]
+    made = [house.submit_batch(LOAD, name=str(number))[0] for number in range(3)]
     first = batches.page(house.database, limit=2)
     second = batches.page(house.database, limit=2, cursor=first.next)
     assert [each.row.id for each in (*first.items, *second.items)] == made[::-1]

@@ -62,16 +62,16 @@ def in_threads(
 def test_a_late_success_does_not_undo_a_cancellation(household: Household, monkeypatch: pytest.MonkeyPatch) -> None:
     parent = household.submit()
     child = household.submit("report", depends_on=[{"execution": parent}])
-    household.end(parent, Kind.LOST, reason="its worker is gone")
-    assert household.state(parent) is State.RETRYING
+    household.report_end(parent, Kind.LOST, reason="its worker is gone")
+    assert household.get_state(parent) is State.RETRYING
     pause = Pause(monkeypatch, history, "known")
     with ThreadPoolExecutor(2) as pool:
-        cancelled = in_threads(pool, pause, lambda: household.end(parent), lambda: household.cancel(parent))
+        cancelled = in_threads(pool, pause, lambda: household.report_end(parent), lambda: household.cancel(parent))
         with pytest.raises(NotCancellable):
             cancelled.result(30)
-    finals = [state for state in household.story(parent) if state in ("Succeeded", "Cancelled")]
-    assert finals == [household.state(parent)] == ["Succeeded"]
-    assert household.state(child) is State.QUEUED
+    finals = [state for state in household.list_states(parent) if state in ("Succeeded", "Cancelled")]
+    assert finals == [household.get_state(parent)] == ["Succeeded"]
+    assert household.get_state(child) is State.QUEUED
 
 
 def test_changes_in_any_order_do_not_wait_for_each_other_for_ever(
@@ -79,7 +79,7 @@ def test_changes_in_any_order_do_not_wait_for_each_other_for_ever(
 ) -> None:
     first, second = household.submit(), household.submit()
     for execution in (first, second):
-        household.end(execution, Kind.LOST, reason="its worker is gone")
+        household.report_end(execution, Kind.LOST, reason="its worker is gone")
     number = int(NOW.timestamp() * 1000) + 10_000
 
     def relay() -> None:
@@ -97,7 +97,7 @@ def test_changes_in_any_order_do_not_wait_for_each_other_for_ever(
             pool, pause, relay, lambda: cancelling.cancel(household.database, household.clock, selection, "ann")
         )
         cancelled.result(30)
-    assert {household.state(first), household.state(second)} == {State.SUCCEEDED, State.CANCELLED}
+    assert {household.get_state(first), household.get_state(second)} == {State.SUCCEEDED, State.CANCELLED}
 
 
 def test_what_takes_part_in_the_life_of_others_waits_its_turn_and_what_only_adds_rows_does_not(

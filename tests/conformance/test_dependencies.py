@@ -31,24 +31,24 @@ def house(database: Database) -> Household:
 def test_a_dependent_waits_for_its_last_parent(house: Household) -> None:
     parents = [house.submit("extract") for _ in range(3)]
     child = house.submit("load", depends_on=parents)
-    assert (house.state(child), house.get(child).waiting_for) == (State.WAITING, 3)
+    assert (house.get_state(child), house.get(child).waiting_for) == (State.WAITING, 3)
     for left, parent in ((2, parents[1]), (1, parents[0])):
-        house.end(parent)
-        assert (house.state(child), house.get(child).waiting_for) == (State.WAITING, left)
+        house.report_end(parent)
+        assert (house.get_state(child), house.get(child).waiting_for) == (State.WAITING, left)
     house.clock.advance(90)
-    house.end(parents[2])
+    house.report_end(parents[2])
 
     row = house.get(child)
     assert (row.state, row.waiting_for, row.due_at) == (State.QUEUED, 0, NOW + dt.timedelta(seconds=90))
-    assert house.story(child) == ["Waiting", "Queued"]
+    assert house.list_states(child) == ["Waiting", "Queued"]
 
 
 def test_what_is_due_later_is_scheduled(house: Household) -> None:
     parent = house.submit("extract")
     due_at = NOW + dt.timedelta(hours=1)
     child = house.submit("load", depends_on=[parent], due_at=due_at)
-    house.end(parent)
-    assert (house.state(child), house.get(child).due_at) == (State.SCHEDULED, due_at)
+    house.report_end(parent)
+    assert (house.get_state(child), house.get(child).due_at) == (State.SCHEDULED, due_at)
 
 
 def test_a_deadline_counts_from_when_it_goes_on_unless_it_is_a_time(house: Household) -> None:
@@ -58,7 +58,7 @@ def test_a_deadline_counts_from_when_it_goes_on_unless_it_is_a_time(house: House
     absolute = house.submit("load", depends_on=[parent], expires_at=moment)
     assert house.get(relative).expires_at is None
     house.clock.advance(3600)
-    house.end(parent)
+    house.report_end(parent)
     assert house.get(relative).expires_at == NOW + dt.timedelta(seconds=3660)
     assert house.get(absolute).expires_at == moment
 
@@ -75,8 +75,8 @@ def test_a_deadline_counts_from_when_it_goes_on_unless_it_is_a_time(house: House
 def test_ends_that_let_a_dependent_go(house: Household, kind: Any, on: str, goes_on: bool) -> None:
     parent = house.submit("extract")
     child = house.submit("load", depends_on=[{"execution": parent, "on": on}])
-    house.end(parent, kind)
-    assert house.state(child) is (State.QUEUED if goes_on else State.SKIPPED)
+    house.report_end(parent, kind)
+    assert house.get_state(child) is (State.QUEUED if goes_on else State.SKIPPED)
 
 
 def test_what_becomes_of_dependents_of_a_failure(house: Household) -> None:
@@ -86,9 +86,9 @@ def test_what_becomes_of_dependents_of_a_failure(house: Household) -> None:
         for word in ("skip", "fail", "continue")
     )
     after = house.submit("report", depends_on=[{"execution": failed, "on": "failure"}])
-    house.end(parent, FAILED)
+    house.report_end(parent, FAILED)
 
-    assert [house.state(each) for each in (skipped, failed, going_on, after)] == [
+    assert [house.get_state(each) for each in (skipped, failed, going_on, after)] == [
         State.SKIPPED, State.FAILED, State.QUEUED, State.QUEUED,
     ]  # fmt: skip
     why = f"it depends on {parent} (job extract), which ended Failed"
@@ -102,10 +102,10 @@ def test_a_chain_is_skipped_to_its_end_and_a_second_end_changes_nothing(house: H
     chain = [house.submit("extract")]
     for _ in range(10):
         chain.append(house.submit("load", depends_on=[chain[-1]]))
-    house.end(chain[0], FAILED)
-    assert {house.state(each) for each in chain[1:]} == {State.SKIPPED}
+    house.report_end(chain[0], FAILED)
+    assert {house.get_state(each) for each in chain[1:]} == {State.SKIPPED}
     told = [house.get(each) for each in chain]
-    house.end(chain[0], SUCCEEDED)
+    house.report_end(chain[0], SUCCEEDED)
     assert [house.get(each) for each in chain] == told
 
 
@@ -118,13 +118,13 @@ def test_a_chain_that_is_too_long_for_one_transaction_is_finished_by_the_sweep(
     for _ in range(10):
         chain.append(house.submit("load", depends_on=[chain[-1]]))
     wide = [house.submit("load", depends_on=[chain[-1]]) for _ in range(9)]
-    house.end(chain[0], FAILED)
-    assert house.state(chain[3]) is State.SKIPPED
-    assert house.state(chain[4]) is State.WAITING
+    house.report_end(chain[0], FAILED)
+    assert house.get_state(chain[3]) is State.SKIPPED
+    assert house.get_state(chain[4]) is State.WAITING
     sweeper = Releases(house.database, house.clock)
     sweeper.resolve_stranded()
     _go_on(house, sweeper)
-    assert {house.state(each) for each in (*chain[1:], *wide)} == {State.SKIPPED}
+    assert {house.get_state(each) for each in (*chain[1:], *wide)} == {State.SKIPPED}
 
 
 def _go_on(house: Household, releases: Releases) -> int:
@@ -143,20 +143,20 @@ def test_cancelling_ends_what_depends_on_it(house: Household) -> None:
     second = house.submit("load", depends_on=[first])
     third = house.submit("report", depends_on=[second])
     assert house.cancel(second).state is State.CANCELLED
-    assert house.state(third) is State.SKIPPED
+    assert house.get_state(third) is State.SKIPPED
     house.cancel(first)
-    assert house.story(second) == ["Waiting", "Cancelled"]
+    assert house.list_states(second) == ["Waiting", "Cancelled"]
 
 
 def test_parents_that_have_ended_already(house: Household) -> None:
     done, failed = house.submit("extract"), house.submit("extract")
-    house.end(done, result={"rows": [7]})
-    house.end(failed, FAILED)
+    house.report_end(done, result={"rows": [7]})
+    house.report_end(failed, FAILED)
     lucky = house.submit(
         "load", depends_on=[done, {"execution": failed, "otherwise": "continue"}],
         parameters={"row": {"$from": done, "path": "/rows/0"}},
     )  # fmt: skip
-    assert house.state(lucky) is State.QUEUED
+    assert house.get_state(lucky) is State.QUEUED
     assert house.get(lucky).parameters == {"row": 7}
 
     with pytest.raises(InvalidDependency) as refused:
@@ -165,7 +165,7 @@ def test_parents_that_have_ended_already(house: Household) -> None:
         ("/depends_on/1", "dependency_failed"),
         ("/depends_on/2", "dependency_not_found"),
     ]
-    assert len(house.all("load")) == 1
+    assert len(house.list_executions("load")) == 1
 
 
 def test_results_become_parameters(house: Household) -> None:
@@ -180,11 +180,11 @@ def test_results_become_parameters(house: Household) -> None:
         )
     )
     after = house.submit("report", depends_on=[{"execution": gone, "on": "failure"}])
-    house.end(parent, result={"a/b": [1, 2]})
+    house.report_end(parent, result={"a/b": [1, 2]})
 
     assert house.get(good).parameters == {"all": {"a/b": [1, 2]}, "deep": [{"one": 2}]}
     assert house.get(saved).parameters == {"x": 3}
-    assert (house.state(gone), house.state(wrong), house.state(after)) == (State.FAILED, State.FAILED, State.QUEUED)
+    assert (house.get_state(gone), house.get_state(wrong), house.get_state(after)) == (State.FAILED, State.FAILED, State.QUEUED)
     assert house.get(gone).reason == f"the result of {parent} has nothing at /nothing"
     assert house.get(wrong).reason == "rows must be of type integer, not array"
 
@@ -197,12 +197,12 @@ def test_what_dependents_refer_to_is_measured_before_it_is_put_together(
     child = house.submit("load", depends_on=[parent], parameters=many)
     few = house.submit("load", depends_on=[parent], parameters={"rows": [{"$from": parent}] * 6})
     monkeypatch.setattr(preparing, "check_parameters", checked := Mock(wraps=preparing.check_parameters))
-    house.end(parent, result="x" * 10_000)
+    house.report_end(parent, result="x" * 10_000)
     row = house.get(child)
     assert (row.state, row.error and row.error["type"]) == (State.FAILED, "InvalidParameters")
     assert row.reason == "the parameters have more than 65536 bytes as JSON, which is the most that is allowed"
     assert row.parameters == many
-    assert house.state(few) is State.QUEUED
+    assert house.get_state(few) is State.QUEUED
     assert [len(call.args[1]["rows"]) for call in checked.call_args_list] == [6]
 
 
@@ -228,14 +228,14 @@ def test_one_transaction_reads_a_bounded_amount_of_what_dependents_need(
     releases = Releases(house.database, house.clock)
     releases.mark_committed(released)
     assert _go_on(house, releases) == 2
-    assert {house.state(each) for each in children} == {State.QUEUED}
+    assert {house.get_state(each) for each in children} == {State.QUEUED}
     assert {house.get(each).waiting_for for each in children} == {0}
 
 
 def test_what_an_execution_waits_for_is_listed(house: Household) -> None:
     parents = sorted(house.submit("extract") for _ in range(3))
     child = house.submit("load", depends_on=parents)
-    house.end(parents[0])
+    house.report_end(parents[0])
     with house.database.read() as connection:
         first = dependencies.of(connection, child, limit=2)
         second = dependencies.of(connection, child, limit=2, cursor=first.next)
@@ -255,14 +255,14 @@ def test_an_end_and_a_dependent_that_come_at_the_same_moment(house: Household, f
     parent, children = house.submit("extract"), list[str]()
 
     def end() -> None:
-        house.end(parent)
+        house.report_end(parent)
 
     def accept() -> None:
         children.append(house.submit("load", depends_on=[parent]))
 
     one, other = (end, accept) if first == "end" else (accept, end)
     _run_inside(house, one, other)
-    assert house.state(children[0]) is State.QUEUED
+    assert house.get_state(children[0]) is State.QUEUED
 
 
 def _run_inside(house: Household, one: Callable[[], None], other: Callable[[], None]) -> None:
@@ -303,14 +303,14 @@ def test_what_was_stranded_is_found_by_the_sweep(house: Household) -> None:
     with house.database.write() as connection:
         table = schema.executions
         connection.execute(sa.update(table).where(table.c.id == parent).values(state="Succeeded", finished_at=NOW))
-    assert house.state(child) is State.WAITING
+    assert house.get_state(child) is State.WAITING
     Releases(house.database, house.clock).resolve_stranded()
-    assert house.state(child) is State.QUEUED
+    assert house.get_state(child) is State.QUEUED
 
 
 def test_a_unique_key_that_is_known_late_is_taken_late(house: Household) -> None:
     for name, conflict in (("load", "return"), ("report", "replace")):
-        house.define(
+        house.define_job(
             name, policies={"unique": {"key": "{n}", "until": "finished", "for": None, "on_conflict": conflict}}
         )
     parent = house.submit("extract")
@@ -319,16 +319,16 @@ def test_a_unique_key_that_is_known_late_is_taken_late(house: Household) -> None
         [house.submit("load", **given) for _ in range(2)],
         [house.submit("report", **given) for _ in range(2)],
     )
-    house.end(parent, result=7)
+    house.report_end(parent, result=7)
     first, second = sorted(loads)
-    assert [house.state(each) for each in (first, second)] == [State.QUEUED, State.SKIPPED]
+    assert [house.get_state(each) for each in (first, second)] == [State.QUEUED, State.SKIPPED]
     assert house.get(second).reason == f"execution {first} stands for it: it has the unique key load/7"
-    assert [house.state(each) for each in sorted(reports)] == [State.CANCELLED, State.QUEUED]
+    assert [house.get_state(each) for each in sorted(reports)] == [State.CANCELLED, State.QUEUED]
 
 
 def test_what_waits_for_an_execution_that_is_replaced_is_told(house: Household) -> None:
-    house.define("load", policies={"unique": {"key": "k", "until": "finished", "for": None, "on_conflict": "replace"}})
+    house.define_job("load", policies={"unique": {"key": "k", "until": "finished", "for": None, "on_conflict": "replace"}})
     first = house.submit("load", delay=60)
     child = house.submit("report", depends_on=[first])
     house.submit("load")
-    assert (house.state(first), house.state(child)) == (State.CANCELLED, State.SKIPPED)
+    assert (house.get_state(first), house.get_state(child)) == (State.CANCELLED, State.SKIPPED)

@@ -73,7 +73,7 @@ class Village:
             tasks.put(connection, task())
             jobs.put(connection, Definition("send", task="tasks.mail.send"), Owner.API, "me", begin)
 
-    def plant(self, **fields: Any) -> str:
+    def add_schedule(self, **fields: Any) -> str:
         """Add a schedule; answers its id."""
         spec = {"name": f"s{len(self.specs)}", "job": "send", "overlap": "allow", **fields}
         made = parse(spec)
@@ -83,14 +83,14 @@ class Village:
         self.specs[row.id] = spec
         return row.id
 
-    def live(self, until: dt.datetime) -> None:
+    def run_until(self, until: dt.datetime) -> None:
         """Settle whatever is due as soon as it is, until then."""
-        while (moment := self._next_look()) is not None and moment < until:
+        while (moment := self._find_next_evaluation()) is not None and moment < until:
             self.now = moment
-            self._settle()
+            self._evaluate_due()
         self.now = until
 
-    def pause(self, until: dt.datetime, by_itself: bool) -> None:
+    def pause_all(self, until: dt.datetime, by_itself: bool) -> None:
         """Pause every schedule now; it ends by itself, or somebody has to `resume` them then."""
         with self.database.write() as connection:
             for row in schedules.all(connection):
@@ -108,19 +108,19 @@ class Village:
         """Whether an occurrence falls into the pause."""
         return self.paused is not None and self.paused[0] <= nominal < self.paused[1]
 
-    def noticed(self, nominal: dt.datetime) -> dt.datetime:
+    def compute_evaluation_time(self, nominal: dt.datetime) -> dt.datetime:
         """When an occurrence is noticed."""
         begin, end = self.outage
         return end if begin <= nominal + LAG < end else nominal + LAG
 
-    def _next_look(self) -> dt.datetime | None:
+    def _find_next_evaluation(self) -> dt.datetime | None:
         table = schema.job_schedules.c
         with self.database.read() as connection:
             looks = connection.execute(sa.select(sa.func.min(table.next_at), sa.func.min(table.paused_until))).one()
-        moments = [self.noticed(moment) for moment in looks if moment is not None]
+        moments = [self.compute_evaluation_time(moment) for moment in looks if moment is not None]
         return max(self.now, min(moments)) if moments else None
 
-    def _settle(self) -> None:
+    def _evaluate_due(self) -> None:
         table = schema.job_schedules.c
         wanted = sa.select(table.id, table.next_at).where(table.next_at <= self.now)
         with self.database.read() as connection:
@@ -141,7 +141,7 @@ def _predicted(village: Village, end: dt.datetime) -> Iterator[tuple[Occurrence,
             if village.is_paused(moment):
                 held_up.append(moment)
             else:
-                together.setdefault(village.noticed(moment), []).append(moment)
+                together.setdefault(village.compute_evaluation_time(moment), []).append(moment)
         for noticed, group in together.items():
             for moment, outcome in _outcomes(group, noticed, **spec["misfire"]):
                 yield (schedule, moment), outcome
@@ -181,10 +181,10 @@ def test_an_outage_leaves_exactly_the_rows_that_the_policy_says(
     village = Village(database, outage - HOUR - LAG, outage)
     for misfire in POLICIES:
         for fields in RULES:
-            village.plant(zone=zone, misfire=misfire, **fields)
-        village.plant(misfire=misfire, **often(outage))
+            village.add_schedule(zone=zone, misfire=misfire, **fields)
+        village.add_schedule(misfire=misfire, **often(outage))
     end = outage + 12 * HOUR
-    village.live(end)
+    village.run_until(end)
 
     expected = dict(_predicted(village, end))
     assert check(database, expected, village.begin, end) == CLEAN
@@ -200,16 +200,16 @@ def test_a_pause_in_an_outage_leaves_exactly_the_rows_that_the_policies_say(
     village = Village(database, outage - HOUR - LAG, outage)
     for misfire in POLICIES[1::2]:
         for fields in RULES[1::2]:
-            village.plant(zone=zone, misfire=misfire, on_resume=on_resume, **fields)
-    village.live(outage - HOUR / 3)
+            village.add_schedule(zone=zone, misfire=misfire, on_resume=on_resume, **fields)
+    village.run_until(outage - HOUR / 3)
     # One that ends by itself does so while nobody looks.
     until = outage + (7 if by_itself else 11.1) * HOUR
-    village.pause(until, by_itself)
+    village.pause_all(until, by_itself)
     if not by_itself:
-        village.live(until)
+        village.run_until(until)
         village.resume()
     end = outage + 12 * HOUR
-    village.live(end)
+    village.run_until(end)
 
     expected = dict(_predicted(village, end))
     assert check(database, expected, village.begin, end) == CLEAN

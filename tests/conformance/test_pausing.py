@@ -28,25 +28,25 @@ def pause(town: Town, row: ScheduleRow, minutes: float, until: float | None = No
 
 def resume(town: Town, row: ScheduleRow, minutes: float, policy: Missed | None = None) -> ScheduleRow:
     with town.database.write() as connection:
-        return pausing.resume(connection, town.standing(row), "me", at(minutes), policy)
+        return pausing.resume(connection, town.get_schedule(row), "me", at(minutes), policy)
 
 
 def fail(town: Town, row: ScheduleRow, *states: State) -> ScheduleRow:
     with town.database.write() as connection:
         failures.count(connection, [End(row.id, f"e{number}", state) for number, state in enumerate(states)], at(0.5))
-    return town.standing(row)
+    return town.get_schedule(row)
 
 
 def test_a_pause_holds_occurrences_up_and_says_why(town: Town) -> None:
-    tick = town.schedule()
+    tick = town.put_schedule()
     pause(town, tick, 1.5)
-    town.settle(tick, minutes=3)
-    assert town.ledger(tick) == [(1, "fired"), (2, "skipped_paused"), (3, "skipped_paused")]
-    assert town.rows(tick)[1].reason == f"paused by me at {at(1.5).isoformat()}: stock-taking"
+    town.evaluate(tick, minutes=3)
+    assert town.list_outcomes(tick) == [(1, "fired"), (2, "skipped_paused"), (3, "skipped_paused")]
+    assert town.list_occurrences(tick)[1].reason == f"paused by me at {at(1.5).isoformat()}: stock-taking"
     after = resume(town, tick, 4.5)
     assert (after.paused_at, after.pause_note, after.next_at) == (None, None, at(5))
-    town.settle(tick, minutes=5)
-    assert [outcome for _, outcome in town.ledger(tick)][3:] == ["skipped_paused", "skipped_overlap"]
+    town.evaluate(tick, minutes=5)
+    assert [outcome for _, outcome in town.list_outcomes(tick)][3:] == ["skipped_paused", "skipped_overlap"]
     with town.database.read() as connection:
         assert [entry.action for entry in audit.of(connection, "tick")][1:] == ["schedule.pause", "schedule.resume"]
 
@@ -56,25 +56,25 @@ def test_a_pause_holds_occurrences_up_and_says_why(town: Town) -> None:
     [("skip", []), ("fire_once", [4]), ("catch_up", [3, 4])],
 )
 def test_the_end_of_a_pause_makes_up_as_the_schedule_says(town: Town, policy: str, fired: list[int]) -> None:
-    tick = town.schedule(on_resume=policy, misfire={"policy": "skip", "max": 2}, max_runs=10)
+    tick = town.put_schedule(on_resume=policy, misfire={"policy": "skip", "max": 2}, max_runs=10)
     pause(town, tick, 0.5)
     after = resume(town, tick, 4.5)
-    assert [minute for minute, outcome in town.ledger(tick) if outcome == "fired"] == fired
-    assert len(town.ledger(tick)) == 4
-    assert [execution.scheduled_for for execution in town.made()] == [at(minute) for minute in fired]
+    assert [minute for minute, outcome in town.list_outcomes(tick) if outcome == "fired"] == fired
+    assert len(town.list_outcomes(tick)) == 4
+    assert [execution.scheduled_for for execution in town.list_executions()] == [at(minute) for minute in fired]
     assert after.runs == len(fired)
     again = resume(town, tick, 4.6)
     assert again == after
-    for row in town.rows(tick):
+    for row in town.list_occurrences(tick):
         if row.outcome == "fired":
             assert row.reason == "held up by a pause, and made up for when me ended it"
 
 
 def test_whoever_resumes_it_may_say_otherwise(town: Town) -> None:
-    tick = town.schedule()
+    tick = town.put_schedule()
     pause(town, tick, 0.5)
     resume(town, tick, 2.5, Missed.FIRE_ONCE)
-    assert town.ledger(tick) == [(1, "skipped_paused"), (2, "fired")]
+    assert town.list_outcomes(tick) == [(1, "skipped_paused"), (2, "fired")]
 
 
 def test_what_a_pause_held_up_is_what_calendars_allowed_then(town: Town) -> None:
@@ -85,27 +85,27 @@ def test_what_a_pause_held_up_is_what_calendars_allowed_then(town: Town) -> None
 
     first, second, third = (at(days * 1440).date().isoformat() for days in (1, 2, 3))
     close(third)
-    daily = town.schedule(rule={"kind": "interval", "every": 86400}, exclude=["days-off"], misfire={"max": 2})
+    daily = town.put_schedule(rule={"kind": "interval", "every": 86400}, exclude=["days-off"], misfire={"max": 2})
     pause(town, daily, 0.5)
-    town.settle(daily, minutes=3 * 1440)
+    town.evaluate(daily, minutes=3 * 1440)
     close(first, second)
     resume(town, daily, 3 * 1440 + 1, Missed.CATCH_UP)
-    assert [outcome for _, outcome in town.ledger(daily)] == ["fired", "fired", "skipped_calendar"]
+    assert [outcome for _, outcome in town.list_outcomes(daily)] == ["fired", "fired", "skipped_calendar"]
 
 
 def test_a_pause_with_an_end_holds_nothing_up_after_it(town: Town) -> None:
-    tick = town.schedule()
+    tick = town.put_schedule()
     pause(town, tick, 0.5, until=2)
-    town.settle(tick, minutes=1)
-    town.settle(tick, minutes=2)
-    assert town.ledger(tick) == [(1, "skipped_paused"), (2, "fired")]
+    town.evaluate(tick, minutes=1)
+    town.evaluate(tick, minutes=2)
+    assert town.list_outcomes(tick) == [(1, "skipped_paused"), (2, "fired")]
     with town.database.read() as connection:
         assert settling.pauses_over(connection, at(1.9), 10) == []
         assert settling.pauses_over(connection, at(2), 10) == [tick.id]
 
 
 def test_a_pause_can_be_changed_and_begins_where_it_began(town: Town) -> None:
-    tick = town.schedule()
+    tick = town.put_schedule()
     row = pause(town, tick, 0.5, until=2)
     row = pause(town, row, 1)
     assert (row.paused_at, row.paused_until) == (at(0.5), None)
@@ -115,11 +115,11 @@ def test_a_pause_can_be_changed_and_begins_where_it_began(town: Town) -> None:
 
 
 def test_so_many_failures_in_a_row_pause_it(town: Town) -> None:
-    tick = town.schedule(pause_after_failures=3)
+    tick = town.put_schedule(pause_after_failures=3)
     assert fail(town, tick, State.FAILED, State.TIMED_OUT).failures == 2
     assert fail(town, tick, State.CANCELLED, State.SUCCEEDED).failures == 0
     after = fail(town, tick, State.FAILED, State.FAILED, State.FAILED, State.FAILED)
     assert (after.paused_at, after.paused_by) == (at(0.5), "relay")
     assert after.pause_note == "3 executions in a row failed; the last of them is e2"
     assert resume(town, tick, 0.6).failures == 0
-    assert fail(town, town.schedule("other"), *[State.FAILED] * 9).paused_at is None
+    assert fail(town, town.put_schedule("other"), *[State.FAILED] * 9).paused_at is None

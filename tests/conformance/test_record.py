@@ -36,16 +36,16 @@ class Story:
         with database.write() as connection:
             jobs.put(connection, replace(SEND, on_worker_lost=on_worker_lost), Owner.API, "ann", NOW)
             [self.id] = accepted(connection, new())
-        self.publish()
+        self.publish_attempt()
 
-    def publish(self) -> None:
+    def publish_attempt(self) -> None:
         """Bring the next attempt to Redis."""
         with self.database.write() as connection:
             dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
             found = dispatch.ready(connection, Backlog("default", [SEND.task]), 10)
             dispatch.mark_published(connection, [(row.id, row.attempt, row.priority) for row in found], NOW)
 
-    def tell(self, kind: Kind, attempt: int = 1, execution: str | None = None, **data: Any) -> Told:
+    def record_event(self, kind: Kind, attempt: int = 1, execution: str | None = None, **data: Any) -> Told:
         """One report, recorded."""
         event_id = events.format_id((int(NOW.timestamp() * 1000) + next(self._numbers), 0))
         event = events.Event(event_id, kind, self.id if execution is None else execution, attempt, data)
@@ -87,7 +87,7 @@ def test_a_message_that_never_started_ends_its_execution(
     database: Database, kind: Kind, data: dict[str, Any], state: State, error: dict[str, Any] | None, actor: str
 ) -> None:
     told = Story(database)
-    told.tell(kind, reason="so", **data)
+    told.record_event(kind, reason="so", **data)
     row = told.row
     assert (row.state, row.reason, row.error, row.finished_at is not None) == (state, "so", error, True)
     assert (row.attempt, row.started_at, row.worker) == (0, None, None), "it must not look as if it had started"
@@ -101,17 +101,17 @@ def test_the_ends_of_a_backfill_say_nothing_about_its_schedule(database: Databas
         with database.write() as connection:
             mine = schema.executions.c.id == story.id
             connection.execute(sa.update(schema.executions).where(mine).values(schedule_id="s", batch_id=batch))
-        ended = story.tell(Kind.REJECTED, worker="w", error=UNREADABLE)
+        ended = story.record_event(Kind.REJECTED, worker="w", error=UNREADABLE)
         assert len(ended.schedule_ends) == told
 
 
 def test_the_attempts_that_did_run_stay_as_they_were(database: Database) -> None:
     told = Story(database)
-    told.tell(Kind.RUNNING, worker="w1")
-    told.tell(Kind.RETRYING, worker="w1", delay=0, reason="again")
+    told.record_event(Kind.RUNNING, worker="w1")
+    told.record_event(Kind.RETRYING, worker="w1", delay=0, reason="again")
     before = told.attempts
-    told.publish()
-    told.tell(Kind.REJECTED, attempt=2, reason="so")
+    told.publish_attempt()
+    told.record_event(Kind.REJECTED, attempt=2, reason="so")
     assert (told.row.state, told.row.attempt, told.row.worker) == (State.FAILED, 1, "w1")
     assert told.attempts == before
     assert [(attempt, state) for attempt, state, _, _ in told.transitions] == [
@@ -125,24 +125,24 @@ def test_the_attempts_that_did_run_stay_as_they_were(database: Database) -> None
 
 def test_an_attempt_whose_end_is_not_told_yet_is_not_ended_by_its_successor(database: Database) -> None:
     told = Story(database)
-    told.tell(Kind.RUNNING, worker="w1")
-    told.tell(Kind.EXPIRED, attempt=2, worker="w2", reason="so")
+    told.record_event(Kind.RUNNING, worker="w1")
+    told.record_event(Kind.EXPIRED, attempt=2, worker="w2", reason="so")
     assert [(row.attempt, row.state, row.finished_at) for row in told.attempts] == [(1, AttemptState.RUNNING, None)]
 
 
 def test_an_attempt_that_did_start_is_believed_rather(database: Database) -> None:
     told = Story(database)
-    told.tell(Kind.RUNNING, worker="w1")
-    told.tell(Kind.REJECTED, worker="w2", reason="a copy that cannot be read")
+    told.record_event(Kind.RUNNING, worker="w1")
+    told.record_event(Kind.REJECTED, worker="w2", reason="a copy that cannot be read")
     assert told.row.state is State.RUNNING
-    told.tell(Kind.SUCCEEDED, worker="w1", result=7)
+    told.record_event(Kind.SUCCEEDED, worker="w1", result=7)
     assert (told.row.state, told.row.result) == (State.SUCCEEDED, 7)
 
 
 def test_an_interrupted_attempt_runs_again_at_once(database: Database) -> None:
     told = Story(database)
-    told.tell(Kind.RUNNING, worker="w1")
-    told.tell(Kind.INTERRUPTED, worker="w1", reason="the worker was shut down")
+    told.record_event(Kind.RUNNING, worker="w1")
+    told.record_event(Kind.INTERRUPTED, worker="w1", reason="the worker was shut down")
     row = told.row
     assert (row.state, row.attempt, row.reason) == (State.RETRYING, 1, "the worker was shut down")
     [attempt] = told.attempts
@@ -154,10 +154,10 @@ def test_an_interrupted_attempt_runs_again_at_once(database: Database) -> None:
 def test_interruptions_are_never_too_many(database: Database) -> None:
     told = Story(database)
     for attempt in range(1, MAX_LOSSES + 3):
-        told.tell(Kind.RUNNING, attempt, worker="w1")
-        told.tell(Kind.INTERRUPTED, attempt, worker="w1", reason="shut down")
+        told.record_event(Kind.RUNNING, attempt, worker="w1")
+        told.record_event(Kind.INTERRUPTED, attempt, worker="w1", reason="shut down")
         assert told.row.state is State.RETRYING
-        told.publish()
+        told.publish_attempt()
     with database.read() as connection:
         standing = history.known(connection, [told.id])[told.id].standing
     assert standing.interrupted_attempts == {1, 2, 3, 4, 5}
@@ -166,8 +166,8 @@ def test_interruptions_are_never_too_many(database: Database) -> None:
 
 def test_being_put_off_uses_up_no_retry_and_is_told_to_whoever_publishes_next(database: Database) -> None:
     told = Story(database)
-    told.tell(Kind.RUNNING, worker="w1")
-    told.tell(Kind.RETRYING, worker="w1", delay=5, reason="closed", snoozed=True)
+    told.record_event(Kind.RUNNING, worker="w1")
+    told.record_event(Kind.RETRYING, worker="w1", delay=5, reason="closed", snoozed=True)
     assert (told.row.state, told.row.reason, told.row.error) == (State.RETRYING, "closed", None)
     assert [(attempt.state, attempt.reason) for attempt in told.attempts] == [(AttemptState.SNOOZED, "closed")]
     with database.write() as connection:
@@ -181,9 +181,9 @@ def test_nobody_is_put_off_for_ever(database: Database, monkeypatch: pytest.Monk
     told = Story(database)
     for attempt in (1, 2, 3):
         assert told.row.state is not State.FAILED
-        told.tell(Kind.RUNNING, attempt, worker="w1")
-        told.tell(Kind.RETRYING, attempt, worker="w1", delay=0, reason="closed", snoozed=True)
-        told.publish()
+        told.record_event(Kind.RUNNING, attempt, worker="w1")
+        told.record_event(Kind.RETRYING, attempt, worker="w1", delay=0, reason="closed", snoozed=True)
+        told.publish_attempt()
     reason = "it was put off 3 times; the last time: closed"
     assert (told.row.state, told.row.reason) == (State.FAILED, reason)
     assert told.row.error == {"type": "Snoozed", "message": reason, "traceback": None}
@@ -195,18 +195,18 @@ def test_losses_count_however_often_it_was_interrupted_between(database: Databas
     ends = [Kind.LOST, Kind.INTERRUPTED, Kind.LOST, Kind.INTERRUPTED, Kind.LOST]
     for attempt, kind in enumerate(ends, start=1):
         assert told.row.state is not State.FAILED
-        told.tell(Kind.RUNNING, attempt, worker="w1")
-        told.tell(kind, attempt, worker="w1", reason="gone")
-        told.publish()
+        told.record_event(Kind.RUNNING, attempt, worker="w1")
+        told.record_event(kind, attempt, worker="w1", reason="gone")
+        told.publish_attempt()
     assert told.row.state is State.FAILED
     assert told.row.reason == "gone; it took 3 workers with it and is not started again"
 
 
 def _lose(told: Story, attempt: int, begun: bool) -> None:
     if begun:
-        told.tell(Kind.RUNNING, attempt, worker="w1")
-    told.tell(Kind.LOST, attempt, worker="w1", reason="gone")
-    told.publish()
+        told.record_event(Kind.RUNNING, attempt, worker="w1")
+    told.record_event(Kind.LOST, attempt, worker="w1", reason="gone")
+    told.publish_attempt()
 
 
 @pytest.mark.parametrize(
@@ -238,9 +238,9 @@ def test_a_job_that_must_not_run_twice_starts_again_if_it_never_began(database: 
     told = Story(database, OnWorkerLost.FAIL)
     _lose(told, 1, begun=False)
     assert (told.row.state, told.row.attempt) == (State.QUEUED, 1)
-    told.tell(Kind.INTERRUPTED, 2, worker="w1", reason="shut down")
+    told.record_event(Kind.INTERRUPTED, 2, worker="w1", reason="shut down")
     assert (told.row.state, told.row.reason) == (State.RETRYING, "shut down, as far as is known before it began")
-    told.publish()
+    told.publish_attempt()
     _lose(told, 3, begun=True)
     assert (told.row.state, told.row.attempt) == (State.FAILED, 3)
 
@@ -263,8 +263,8 @@ def test_what_must_not_run_twice_fails_when_it_is_cut_short(
     database: Database, kind: Kind, error: str, ended: AttemptState
 ) -> None:
     told = Story(database, OnWorkerLost.FAIL)
-    told.tell(Kind.RUNNING, worker="w1")
-    told.tell(kind, worker="w1", reason="so")
+    told.record_event(Kind.RUNNING, worker="w1")
+    told.record_event(kind, worker="w1", reason="so")
     assert (told.row.state, told.row.reason) == (State.FAILED, "so")
     assert told.row.error == {"type": error, "message": "so", "traceback": None}
     assert [attempt.state for attempt in told.attempts] == [ended]
@@ -272,8 +272,8 @@ def test_what_must_not_run_twice_fails_when_it_is_cut_short(
 
 def test_what_was_interrupted_is_told_to_whoever_publishes_next(database: Database) -> None:
     told = Story(database)
-    told.tell(Kind.RUNNING, worker="w1")
-    told.tell(Kind.INTERRUPTED, worker="w1", reason="so")
+    told.record_event(Kind.RUNNING, worker="w1")
+    told.record_event(Kind.INTERRUPTED, worker="w1", reason="so")
     with database.write() as connection:
         dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
         [ready] = dispatch.ready(connection, Backlog("default", [SEND.task]), 10)
@@ -283,10 +283,10 @@ def test_what_was_interrupted_is_told_to_whoever_publishes_next(database: Databa
 def test_a_declined_message_is_handed_on_and_the_row_stays(database: Database) -> None:
     told = Story(database)
     before = told.row
-    answer = told.tell(Kind.UNKNOWN_TASK, worker="old", reason="no such task here")
+    answer = told.record_event(Kind.UNKNOWN_TASK, worker="old", reason="no such task here")
     assert answer == Told([], [Declined(told.id, 1, SEND.task, "old")])
     assert told.row == before
-    assert told.tell(Kind.UNKNOWN_TASK, execution="nobody", worker="old") == Told()
+    assert told.record_event(Kind.UNKNOWN_TASK, execution="nobody", worker="old") == Told()
 
 
 def test_messages_that_were_taken_back_become_ready_again(database: Database) -> None:
@@ -300,10 +300,10 @@ def test_messages_that_were_taken_back_become_ready_again(database: Database) ->
 
 def test_what_has_gone_on_meanwhile_is_not_taken_back(database: Database) -> None:
     told, other = Story(database), Story(database)
-    told.tell(Kind.RUNNING, worker="w1")
-    other.tell(Kind.RUNNING, worker="w1")
-    other.tell(Kind.RETRYING, worker="w1", delay=0, reason="again")
-    other.publish()
+    told.record_event(Kind.RUNNING, worker="w1")
+    other.record_event(Kind.RUNNING, worker="w1")
+    other.record_event(Kind.RETRYING, worker="w1", delay=0, reason="again")
+    other.publish_attempt()
     with database.write() as connection:
         dispatch.taken_back(connection, [(told.id, 1), (other.id, 1)])
     assert told.row.dispatched_at is not None
@@ -315,7 +315,7 @@ def test_a_message_of_others_leaves_a_warning_and_no_row(database: Database, kin
     told = Story(database)
     before = told.row
     with structlog.testing.capture_logs() as logs:
-        answer = told.tell(kind, 0, "", message="m-1", task="theirs", queue="default", reason="so")
+        answer = told.record_event(kind, 0, "", message="m-1", task="theirs", queue="default", reason="so")
     assert answer == Told()
     assert logs == [
         {
@@ -336,4 +336,4 @@ def test_a_message_of_others_leaves_a_warning_and_no_row(database: Database, kin
 
 def test_a_claim_tells_how_far_its_list_was_worked_off(database: Database) -> None:
     told = Story(database)
-    assert told.tell(Kind.RUNNING, worker="w1") == Told([Claimed("default", 5, NOW)])
+    assert told.record_event(Kind.RUNNING, worker="w1") == Told([Claimed("default", 5, NOW)])

@@ -32,7 +32,7 @@ class Site(Household):
         super().__init__(database)
         self._live: dict[str, tuple[WorkerRow, Offer]] = {}
 
-    def start(
+    def start_worker(
         self,
         name: str,
         *offered: str,
@@ -48,14 +48,14 @@ class Site(Household):
             catalogue.learn(self.database, self.clock, [_described(each) for each in offered], name, package)
         row = WorkerRow(name, "host", 1, "prefork", 2, (queue,), offered, name, now, now)
         self._live[name] = row, Offer(package, whole, (queue,), offered, now)
-        self._look()
+        self._record_live_workers()
 
-    def stop(self, name: str) -> None:
+    def stop_worker(self, name: str) -> None:
         """A worker ends."""
         del self._live[name]
-        self._look()
+        self._record_live_workers()
 
-    def _look(self) -> None:
+    def _record_live_workers(self) -> None:
         with self.database.write() as connection:
             workers.seen(connection, [row for row, _ in self._live.values()], self.clock.now())
             catalogue.note_removed(connection, [offer for _, offer in self._live.values()], self.clock.now())
@@ -76,26 +76,26 @@ def site(database: Database) -> Site:
 @pytest.fixture
 def removed(site: Site) -> Site:
     """Version 2 has no task `export` any more."""
-    site.start("v1", "export", "mail")
-    site.stop("v1")
-    site.start("v2", "mail")
+    site.start_worker("v1", "export", "mail")
+    site.stop_worker("v1")
+    site.start_worker("v2", "mail")
     return site
 
 
 def test_task_is_removed_once_only_later_versions_without_it_are_left(site: Site) -> None:
-    site.start("v1", "export", "mail")
-    site.start("v1-too", "export", "mail")
-    site.start("v2", "mail")
-    site.stop("v1")
+    site.start_worker("v1", "export", "mail")
+    site.start_worker("v1-too", "export", "mail")
+    site.start_worker("v2", "mail")
+    site.stop_worker("v1")
     assert not site.is_removed()
-    site.stop("v1-too")
+    site.stop_worker("v1-too")
     assert site.is_removed()
     assert not site.is_removed("mail")
 
 
 def test_task_is_not_removed_while_no_worker_is_up(site: Site) -> None:
-    site.start("v1", "export", "mail")
-    site.stop("v1")
+    site.start_worker("v1", "export", "mail")
+    site.stop_worker("v1")
     assert not site.is_removed()
 
 
@@ -103,36 +103,36 @@ def test_task_is_not_removed_while_no_worker_is_up(site: Site) -> None:
     "other", [{"package": "reports"}, {"queue": "gpu"}, {"whole": False}], ids=["package", "queue", "broken"]
 )
 def test_task_is_not_removed_by_workers_that_need_not_have_it(site: Site, other: dict[str, Any]) -> None:
-    site.start("v1", "export", "mail")
-    site.stop("v1")
-    site.start("other", "mail", **other)
+    site.start_worker("v1", "export", "mail")
+    site.stop_worker("v1")
+    site.start_worker("other", "mail", **other)
     assert not site.is_removed()
 
 
 def test_task_is_not_removed_when_the_latest_workers_are_away(site: Site) -> None:
     """The one that is left has started before them: it is of the version before."""
-    site.start("v1", "mail")
-    site.start("v2", "export", "mail")
-    site.stop("v2")
+    site.start_worker("v1", "mail")
+    site.start_worker("v2", "export", "mail")
+    site.stop_worker("v2")
     assert not site.is_removed()
 
 
 def test_task_that_no_worker_has_announced_yet_is_not_removed(site: Site) -> None:
     catalogue.introduce(site.database, site.clock, [_described("export")], "v2")
-    site.start("v1", "mail")
+    site.start_worker("v1", "mail")
     assert not site.is_removed()
 
 
 def test_task_that_comes_back_takes_submissions_again(removed: Site) -> None:
     with pytest.raises(JobRemoved):
         removed.submit("export")
-    removed.start("v1", "export", "mail")
+    removed.start_worker("v1", "export", "mail")
     assert removed.submit("export")
 
 
 def test_task_whose_catalogue_is_known_comes_back_with_its_worker(removed: Site) -> None:
     """A relay learns each catalogue once."""
-    removed.start("v1 again", "export", learnt=False)
+    removed.start_worker("v1 again", "export", learnt=False)
     assert removed.submit("export")
 
 
@@ -144,11 +144,11 @@ def test_submission_says_what_is_gone_since_when_and_what_to_do(removed: Site) -
 
 
 def _batch(site: Site) -> None:
-    site.batch(Submission(job="mail"), Submission(job="export"))
+    site.submit_batch(Submission(job="mail"), Submission(job="export"))
 
 
 def _on_complete(site: Site) -> None:
-    site.batch(Submission(job="mail"), on_complete=Submission(job="export"))
+    site.submit_batch(Submission(job="mail"), on_complete=Submission(job="export"))
 
 
 @pytest.mark.parametrize(("ask", "pointer"), [(_batch, "/executions/1/job"), (_on_complete, "/on_complete/job")])
@@ -166,11 +166,11 @@ def test_workflow_is_refused_with_the_place(removed: Site) -> None:
 
 
 def test_what_has_run_is_not_run_again(site: Site) -> None:
-    site.start("v1", "export", "mail")
+    site.start_worker("v1", "export", "mail")
     failed = site.submit("export")
-    site.end(failed, FAILED)
-    site.stop("v1")
-    site.start("v2", "mail")
+    site.report_end(failed, FAILED)
+    site.stop_worker("v1")
+    site.start_worker("v2", "mail")
     with pytest.raises(JobRemoved):
         dead_letters.rerun(site.database, site.clock, failed, Order(), "ann")
     done = dead_letters.redrive(site.database, site.clock, Selection(ids=[failed]), Order(), "ann")
@@ -193,13 +193,13 @@ def test_occurrences_are_left_out_and_say_why(removed: Site) -> None:
 
 
 def test_trigger_starts_nothing_and_is_logged(site: Site) -> None:
-    site.start("v1", "mail")
+    site.start_worker("v1", "mail")
     after = {"job": "load", "on": "success", "parameters": {}}
     described = _described("export", trigger_after=[after])
     catalogue.learn(site.database, site.clock, [described], "v1", "tasks")
-    site.start("v2", "mail")
+    site.start_worker("v2", "mail")
     assert site.is_removed()
     with structlog.testing.capture_logs() as logs:
-        site.end(site.submit("load"), SUCCEEDED)
-    assert site.all("export") == []
+        site.report_end(site.submit("load"), SUCCEEDED)
+    assert site.list_executions("export") == []
     assert [line["job"] for line in logs if line["event"] == "trigger_of_removed_job"] == ["export"]

@@ -28,16 +28,16 @@ class House:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.household = Household(database)
-        self.clock: ManualClock = self.household.clock
+        self.executions = Household(database)
+        self.clock: ManualClock = self.executions.clock
         self.fields: dict[str, dict[str, Any]] = {}
         self.calendars: dict[str, dict[str, Any]] = {}
 
-    def declares(self, name: str, **fields: Any) -> None:
+    def declare(self, name: str, **fields: Any) -> None:
         self.fields[name] = {"job": "load", "rule": daily("13:00"), **fields}
 
     @property
-    def code(self) -> Declarations:
+    def declarations(self) -> Declarations:
         with collecting() as found:
             for name, fields in self.fields.items():
                 schedule(name, **fields)
@@ -46,20 +46,20 @@ class House:
         return found
 
     def apply(self) -> list[Change]:
-        return schedule_sync.apply(self.database, self.clock, self.code, "code:v1")
+        return schedule_sync.apply(self.database, self.clock, self.declarations, "code:v1")
 
     def plan(self) -> list[Change]:
-        return schedule_sync.plan(self.database, self.clock, self.code)
+        return schedule_sync.plan(self.database, self.clock, self.declarations)
 
-    def row(self, name: str) -> ScheduleRow:
+    def get_schedule(self, name: str) -> ScheduleRow:
         with self.database.read() as connection:
             row = schedules.named(connection, name)
         assert row is not None
         return row
 
-    def ledger(self, name: str) -> list[tuple[dt.datetime, str]]:
+    def list_outcomes(self, name: str) -> list[tuple[dt.datetime, str]]:
         table = schema.occurrences
-        query = sa.select(table.c.scheduled_for, table.c.outcome).where(table.c.schedule_id == self.row(name).id)
+        query = sa.select(table.c.scheduled_for, table.c.outcome).where(table.c.schedule_id == self.get_schedule(name).id)
         with self.database.read() as connection:
             return [
                 (row.scheduled_for, row.outcome) for row in connection.execute(query.order_by(table.c.scheduled_for))
@@ -76,13 +76,13 @@ def steps(changes: list[Change]) -> list[tuple[Step, str]]:
 
 
 def test_what_is_new_is_created(house: House) -> None:
-    house.declares("nightly", zone="Europe/Berlin", parameters={"days": 9})
+    house.declare("nightly", zone="Europe/Berlin", parameters={"days": 9})
     [change] = house.apply()
     assert (change.step, change.kind, change.name, change.reason) == (Step.CREATED, "schedule", "nightly", None)
     assert change.place is not None
     assert change.place.startswith("tests/conformance/test_schedule_sync.py:")
     assert list(change.next) == [NOW + n * DAY for n in (1, 2, 3)]  # 13:00 in Berlin is 12:00, and that is now.
-    row = house.row("nightly")
+    row = house.get_schedule("nightly")
     assert (row.owner, row.state, row.job, row.revision) == (Owner.CODE, State.ACTIVE, "load", 1)
     assert (row.next_at, row.schedule.parameters) == (NOW + DAY, {"days": 9})
     with house.database.read() as connection:
@@ -90,60 +90,60 @@ def test_what_is_new_is_created(house: House) -> None:
 
 
 def test_what_is_so_already_is_left_alone(house: House) -> None:
-    house.declares("nightly")
+    house.declare("nightly")
     house.apply()
     house.clock.advance(1)
-    before = house.row("nightly")
+    before = house.get_schedule("nightly")
     assert house.apply() == []
-    assert house.row("nightly") == before
+    assert house.get_schedule("nightly") == before
 
 
 def test_a_change_settles_what_was_due_before(house: House) -> None:
-    house.declares("nightly")
+    house.declare("nightly")
     house.apply()
     due = NOW + dt.timedelta(hours=1)
     house.clock.advance(3600.0 + 10)
-    house.declares("nightly", rule=daily("14:00"), priority=7)
+    house.declare("nightly", rule=daily("14:00"), priority=7)
     [change] = house.apply()
     assert (change.step, change.name) == (Step.CHANGED, "nightly")
     assert [(each.pointer, each.before, each.now) for each in change.differences] == [
         ("/priority", None, 7),
         ("/rule/time", "13:00", "14:00"),
     ]
-    assert house.ledger("nightly") == [(due, "fired")]
-    row = house.row("nightly")
+    assert house.list_outcomes("nightly") == [(due, "fired")]
+    row = house.get_schedule("nightly")
     assert (row.revision, row.next_at) == (2, due + dt.timedelta(hours=1))
 
 
 def test_what_is_gone_from_code_is_retired_and_comes_back(house: House) -> None:
-    house.declares("nightly")
+    house.declare("nightly")
     house.apply()
     house.clock.advance(3600.0 + 10)
     house.fields.clear()
     assert steps(house.apply()) == [(Step.RETIRED, "nightly")]
-    retired = house.row("nightly")
+    retired = house.get_schedule("nightly")
     assert (retired.state, retired.next_at) == (State.RETIRED, None)
-    assert house.ledger("nightly") == [(NOW + dt.timedelta(hours=1), "fired")], "it was due while it was declared"
+    assert house.list_outcomes("nightly") == [(NOW + dt.timedelta(hours=1), "fired")], "it was due while it was declared"
     assert house.apply() == []
 
     house.clock.advance(3 * 86400)
-    house.declares("nightly")
+    house.declare("nightly")
     [change] = house.apply()
     assert (change.step, change.differences) == (Step.RESTORED, [])
-    again = house.row("nightly")
+    again = house.get_schedule("nightly")
     assert (again.id, again.state, again.revision) == (retired.id, State.ACTIVE, 2)
     assert again.next_at == NOW + dt.timedelta(days=4, hours=1)
-    assert len(house.ledger("nightly")) == 1, "what was due while it was retired stays as it is"
+    assert len(house.list_outcomes("nightly")) == 1, "what was due while it was retired stays as it is"
 
 
 def test_what_is_retired_stays_so_until_it_is_deleted(house: House) -> None:
-    house.declares("nightly")
+    house.declare("nightly")
     house.apply()
     house.fields.clear()
     house.apply()
     with pytest.raises(Conflict, match="retired, code declares it no more: it cannot be fired; submit job load"):
         occurrences.fire(house.database, house.clock, "nightly", None, "ann")
-    assert house.row("nightly").state is State.RETIRED
+    assert house.get_schedule("nightly").state is State.RETIRED
     again = {"name": "nightly", "job": "load", "rule": {"kind": "daily", "time": "01:00"}}
     with pytest.raises(ScheduleExists, match="it is retired, code declares it no more: DELETE it first"):
         editing.create(house.database, house.clock, again, "ann")
@@ -153,7 +153,7 @@ def test_what_is_retired_stays_so_until_it_is_deleted(house: House) -> None:
     house.clock.advance(2 * 86400)
     asked = backfill.Asked(NOW - DAY, NOW)
     assert backfill.backfill(house.database, house.clock, "nightly", asked, "ann").items, "its past can still be had"
-    assert house.row("nightly").state is State.RETIRED
+    assert house.get_schedule("nightly").state is State.RETIRED
 
     editing.remove(house.database, house.clock, "nightly", None, "ann")
     made = editing.create(house.database, house.clock, again, "ann")
@@ -161,9 +161,9 @@ def test_what_is_retired_stays_so_until_it_is_deleted(house: House) -> None:
 
 
 def test_a_name_that_is_taken_is_told_with_where_it_is_changed(house: House) -> None:
-    house.declares("nightly")
+    house.declare("nightly")
     house.apply()
-    house.household.define("report", schedule={"kind": "daily", "time": "02:00"})
+    house.executions.define_job("report", schedule={"kind": "daily", "time": "02:00"})
     for name, told in (("nightly", "declared in code"), ("report", "part of the definition of job report")):
         wanted = {"name": name, "job": "load", "rule": {"kind": "daily", "time": "01:00"}}
         with pytest.raises(ScheduleExists, match=told):
@@ -173,9 +173,9 @@ def test_a_name_that_is_taken_is_told_with_where_it_is_changed(house: House) -> 
 def test_what_never_fires_is_accepted_and_told(house: House) -> None:
     house.calendars["summer"] = {"kind": "dates", "days": ["2026-06-01", "2026-06-03"]}
     house.calendars["past"] = {"kind": "dates", "days": ["2020-06-01"]}
-    house.declares("never", end="2020-01-01T00:00:00Z")
-    house.declares("forbidden", require=["past"])
-    house.declares("summer", require=["summer"], zone="Europe/Berlin")
+    house.declare("never", end="2020-01-01T00:00:00Z")
+    house.declare("forbidden", require=["past"])
+    house.declare("summer", require=["summer"], zone="Europe/Berlin")
     changes = {change.name: change for change in house.apply() if change.kind == "schedule"}
     assert {change.step for change in changes.values()} == {Step.CREATED}
     for name, told in (("never", "it has ended already"), ("forbidden", "its calendars (past) allow no time")):
@@ -189,10 +189,10 @@ def test_what_never_fires_is_accepted_and_told(house: House) -> None:
 def test_what_others_own_is_left_alone(house: House) -> None:
     theirs = {"name": "theirs", "job": "load", "rule": {"kind": "daily", "time": "01:00"}}
     editing.create(house.database, house.clock, theirs, "ann")
-    house.household.define("report", schedule={"kind": "daily", "time": "02:00"})
+    house.executions.define_job("report", schedule={"kind": "daily", "time": "02:00"})
     for name in ("theirs", "report", "mine"):
-        house.declares(name)
-    before = house.row("theirs"), house.row("report")
+        house.declare(name)
+    before = house.get_schedule("theirs"), house.get_schedule("report")
     changes = {change.name: change for change in house.apply()}
     assert {name: change.step for name, change in changes.items()} == {
         "theirs": Step.REFUSED,
@@ -201,39 +201,39 @@ def test_what_others_own_is_left_alone(house: House) -> None:
     }
     assert "made over HTTP" in (changes["theirs"].reason or "")
     assert "definition of job report" in (changes["report"].reason or "")
-    assert (house.row("theirs"), house.row("report")) == before
+    assert (house.get_schedule("theirs"), house.get_schedule("report")) == before
 
 
 def test_what_cannot_run_waits_until_it_can(house: House) -> None:
-    house.declares("early", job="later")
-    house.declares("wrong", job="strict", parameters={"rows": "many"})
-    house.declares("mine")
+    house.declare("early", job="later")
+    house.declare("wrong", job="strict", parameters={"rows": "many"})
+    house.declare("mine")
     first = {change.name: change for change in house.apply()}
     assert "/job: there is no job 'later'" in (first["early"].reason or "")
     assert "/parameters/rows: " in (first["wrong"].reason or "")
     assert first["mine"].step is Step.CREATED
-    house.household.define("later")
+    house.executions.define_job("later")
     assert steps(house.apply()) == [(Step.CREATED, "early"), (Step.REFUSED, "wrong")]
 
 
 def test_a_change_that_cannot_be_leaves_what_is_there(house: House) -> None:
-    house.declares("nightly")
+    house.declare("nightly")
     house.apply()
-    before = house.row("nightly")
-    house.declares("nightly", job="nobody")
+    before = house.get_schedule("nightly")
+    house.declare("nightly", job="nobody")
     assert steps(house.apply()) == [(Step.REFUSED, "nightly")]
-    assert house.row("nightly") == before
+    assert house.get_schedule("nightly") == before
 
 
 def test_a_plan_tells_what_would_be_and_changes_nothing(house: House) -> None:
     for name in ("kept", "changed", "gone"):
-        house.declares(name)
+        house.declare(name)
     house.apply()
     house.clock.advance(7200)
     del house.fields["gone"]
-    house.declares("changed", rule=every(60))
-    house.declares("new")
-    house.declares("wrong", job="nobody")
+    house.declare("changed", rule=every(60))
+    house.declare("new")
+    house.declare("wrong", job="nobody")
 
     def all_rows() -> dict[str, list[Any]]:
         tables = (schema.job_schedules, schema.occurrences, schema.executions, schema.audit, schema.schedule_revisions)
@@ -254,18 +254,18 @@ def test_a_plan_tells_what_would_be_and_changes_nothing(house: House) -> None:
 
 
 def test_calendars_come_before_the_schedules_that_name_them_and_go_after(house: House) -> None:
-    house.declares("month-end", rule=business_day(-1, "18:00"), calendar="office")
+    house.declare("month-end", rule=business_day(-1, "18:00"), calendar="office")
     assert steps(house.apply()) == [(Step.REFUSED, "month-end")]
     house.calendars["office"] = {"closed": ["2026-03-31"]}
     first = house.apply()
     assert steps(first) == [(Step.CREATED, "office"), (Step.CREATED, "month-end")]
-    assert house.row("month-end").next_at == dt.datetime(2026, 3, 30, 18, tzinfo=dt.UTC)
+    assert house.get_schedule("month-end").next_at == dt.datetime(2026, 3, 30, 18, tzinfo=dt.UTC)
 
     house.calendars["office"] = {"closed": {"2026-03-31": "moving", "2026-03-30": "moving"}}
     [changed] = house.apply()
     assert (changed.step, changed.kind, changed.name) == (Step.CHANGED, "calendar", "office")
     assert [each.pointer for each in changed.differences] == ["/closed/2026-03-30", "/closed/2026-03-31"]
-    assert house.row("month-end").next_at == dt.datetime(2026, 3, 27, 18, tzinfo=dt.UTC)
+    assert house.get_schedule("month-end").next_at == dt.datetime(2026, 3, 27, 18, tzinfo=dt.UTC)
     assert house.apply() == []
 
     del house.calendars["office"]
@@ -280,7 +280,7 @@ def test_calendars_come_before_the_schedules_that_name_them_and_go_after(house: 
 def test_calendars_of_others_are_left_alone(house: House) -> None:
     calendar_editing.create(house.database, house.clock, {"name": "office", "kind": "business"}, "ann")
     house.calendars["office"] = {"country": "DE"}
-    house.declares("month-end", rule=business_day(-1, "18:00"), calendar="office")
+    house.declare("month-end", rule=business_day(-1, "18:00"), calendar="office")
     refused, created = house.apply()
     assert (refused.step, refused.name) == (Step.REFUSED, "office")
     assert "made over HTTP" in (refused.reason or "")
@@ -290,7 +290,7 @@ def test_calendars_of_others_are_left_alone(house: House) -> None:
 
 
 def test_a_job_whose_schedule_has_a_name_that_is_taken_is_learnt_without_it(house: House) -> None:
-    house.declares("nightly")
+    house.declare("nightly")
     house.apply()
     rule = {"kind": "daily", "time": "01:00"}
     options = {"queue": "default", "priority": 5, "on_worker_lost": "retry", "schedule": rule}
@@ -300,4 +300,4 @@ def test_a_job_whose_schedule_has_a_name_that_is_taken_is_learnt_without_it(hous
         found = jobs.some(connection, ["nightly", "weekly"])
     assert found["nightly"].definition.schedule is None
     assert found["weekly"].definition.schedule is not None
-    assert (house.row("nightly").owner, house.row("weekly").owner) == (Owner.CODE, Owner.JOB)
+    assert (house.get_schedule("nightly").owner, house.get_schedule("weekly").owner) == (Owner.CODE, Owner.JOB)

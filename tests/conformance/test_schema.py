@@ -44,9 +44,9 @@ def empty_database_url(database_url: str, request: pytest.FixtureRequest) -> Ite
         yield database_url + ".empty"
         return
     server: PostgresServer = request.getfixturevalue("postgres")
-    server.create("empty")
-    yield server.url("empty")
-    server.drop("empty")
+    server.create_database("empty")
+    yield server.get_url("empty")
+    server.drop_database("empty")
 
 
 def test_migrations_build_the_same_database_as_the_schema(database: Database, empty_database_url: str) -> None:

@@ -27,47 +27,47 @@ def town(database: Database) -> Town:
 
 
 def test_what_is_due_fires_once_however_often_it_is_said(town: Town) -> None:
-    town.job("send", Parameter("to", "string"))
-    tick = town.schedule(parameters={"to": "b"}, queue="low", priority=2)
-    assert town.settle(tick).count == 1
-    assert town.settle(tick).count == 0
-    assert town.settle(tick, minutes=0).count == 0
-    assert town.ledger(tick) == [(1, "fired")]
-    [execution] = town.made()
+    town.put_job("send", Parameter("to", "string"))
+    tick = town.put_schedule(parameters={"to": "b"}, queue="low", priority=2)
+    assert town.evaluate(tick).count == 1
+    assert town.evaluate(tick).count == 0
+    assert town.evaluate(tick, minutes=0).count == 0
+    assert town.list_outcomes(tick) == [(1, "fired")]
+    [execution] = town.list_executions()
     assert (execution.schedule_id, execution.scheduled_for) == (tick.id, at(1))
     assert (execution.queue, execution.priority, execution.parameters) == ("low", 2, {"to": "b"})
     assert (execution.state, execution.created_by) == (State.QUEUED, "schedule:tick")
-    after = town.standing(tick)
+    after = town.get_schedule(tick)
     assert (after.settled_until, after.next_at, after.runs) == (at(1), at(2), 1)
 
 
 def test_many_schedules_are_settled_together(town: Town) -> None:
-    rows = [town.schedule(f"tick{number}") for number in range(30)]
-    assert town.settle(*rows).count == 30
-    assert {execution.created_by for execution in town.made()} == {f"schedule:{row.name}" for row in rows}
-    assert all(town.ledger(row) == [(1, "fired")] for row in rows)
+    rows = [town.put_schedule(f"tick{number}") for number in range(30)]
+    assert town.evaluate(*rows).count == 30
+    assert {execution.created_by for execution in town.list_executions()} == {f"schedule:{row.name}" for row in rows}
+    assert all(town.list_outcomes(row) == [(1, "fired")] for row in rows)
 
 
 def test_an_occurrence_with_a_row_makes_no_execution(town: Town) -> None:
-    tick = town.schedule(overlap="queue_all", misfire={"policy": "catch_up"})
+    tick = town.put_schedule(overlap="queue_all", misfire={"policy": "catch_up"})
     with town.database.write() as connection:
         rows = [Occurrence(tick.id, at(1), "missed", None, None, NOW)]
         assert occurrences.enter(connection, rows) == set()
         assert occurrences.enter(connection, rows) == set()
-    assert town.settle(tick, minutes=3).count == 2
-    assert town.ledger(tick) == [(1, "missed"), (2, "fired"), (3, "fired")]
-    assert [execution.scheduled_for for execution in town.made()] == [at(2), at(3)]
-    assert town.states() == [State.QUEUED, State.WAITING]
+    assert town.evaluate(tick, minutes=3).count == 2
+    assert town.list_outcomes(tick) == [(1, "missed"), (2, "fired"), (3, "fired")]
+    assert [execution.scheduled_for for execution in town.list_executions()] == [at(2), at(3)]
+    assert town.list_states() == [State.QUEUED, State.WAITING]
 
 
 def test_what_nobody_noticed_for_long_is_settled_in_parts(town: Town) -> None:
-    tick = town.schedule()
-    done = town.settle(tick, minutes=2500)
+    tick = town.put_schedule()
+    done = town.evaluate(tick, minutes=2500)
     assert (done.count, list(done.unfinished)) == (0, [tick.id])
-    assert len(town.rows(tick)) == 1000
-    assert town.settle(tick, minutes=2500).unfinished
-    assert not town.settle(tick, minutes=2500).unfinished
-    ledger = town.ledger(tick)
+    assert len(town.list_occurrences(tick)) == 1000
+    assert town.evaluate(tick, minutes=2500).unfinished
+    assert not town.evaluate(tick, minutes=2500).unfinished
+    ledger = town.list_outcomes(tick)
     assert [minute for minute, _ in ledger] == list(range(1, 2501))
     assert [minute for minute, outcome in ledger if outcome == "fired"] == [2499]
     assert {outcome for _, outcome in ledger} == {"fired", "coalesced", "skipped_overlap"}
@@ -77,11 +77,11 @@ def test_what_nobody_noticed_for_long_is_settled_in_parts(town: Town) -> None:
     ("policy", "late"), [({"policy": "skip"}, []), ({"policy": "catch_up", "max": 3}, [2496, 2497, 2498])]
 )
 def test_every_misfire_policy_holds_over_several_parts(town: Town, policy: dict[str, object], late: list[int]) -> None:
-    tick = town.schedule(misfire=policy, overlap="allow")
-    while town.settle(tick, minutes=2500).unfinished:
+    tick = town.put_schedule(misfire=policy, overlap="allow")
+    while town.evaluate(tick, minutes=2500).unfinished:
         pass
-    assert [minute for minute, outcome in town.ledger(tick) if outcome == "fired"] == [*late, 2499, 2500]
-    assert len(town.ledger(tick)) == 2500
+    assert [minute for minute, outcome in town.list_outcomes(tick) if outcome == "fired"] == [*late, 2499, 2500]
+    assert len(town.list_outcomes(tick)) == 2500
 
 
 def test_overlap_is_what_the_schedule_says(town: Town) -> None:
@@ -91,30 +91,30 @@ def test_overlap_is_what_the_schedule_says(town: Town) -> None:
         "queue_all": [State.QUEUED, State.WAITING, State.WAITING],
         "allow": [State.QUEUED] * 3,
     }
-    rows = {overlap: town.schedule(overlap, overlap=overlap) for overlap in expected}
+    rows = {overlap: town.put_schedule(overlap, overlap=overlap) for overlap in expected}
     for minutes in (1, 2, 3):
-        town.settle(*rows.values(), minutes=minutes)
+        town.evaluate(*rows.values(), minutes=minutes)
     for overlap, row in rows.items():
-        assert [each.state for each in town.made() if each.schedule_id == row.id] == expected[overlap], overlap
+        assert [each.state for each in town.list_executions() if each.schedule_id == row.id] == expected[overlap], overlap
         skipped = 3 - len(expected[overlap])
-        assert [outcome for _, outcome in town.ledger(row)] == ["fired"] * (3 - skipped) + ["skipped_overlap"] * skipped
-    [first] = [each.id for each in town.made() if each.schedule_id == rows["skip"].id]
-    assert town.rows(rows["skip"])[1].reason == f"execution {first} had not ended"
+        assert [outcome for _, outcome in town.list_outcomes(row)] == ["fired"] * (3 - skipped) + ["skipped_overlap"] * skipped
+    [first] = [each.id for each in town.list_executions() if each.schedule_id == rows["skip"].id]
+    assert town.list_occurrences(rows["skip"])[1].reason == f"execution {first} had not ended"
 
 
 def test_the_next_one_cancels_those_before_it_and_waits_for_their_end(town: Town) -> None:
-    tick = town.schedule(overlap="cancel_running", jitter=3600)
-    town.settle(tick, minutes=1)
+    tick = town.put_schedule(overlap="cancel_running", jitter=3600)
+    town.evaluate(tick, minutes=1)
     with town.database.write() as connection:
         connection.execute(sa.update(schema.executions).values(state="Running"))
-    town.settle(tick, minutes=2)
-    first, second = town.made()
+    town.evaluate(tick, minutes=2)
+    first, second = town.list_executions()
     assert (first.state, first.cancel_requested_by) == (State.RUNNING, "schedule:tick")
     assert second.state is State.WAITING
     with town.database.read() as connection:
         assert [row.execution_id for row in dependencies.of(connection, second.id).items] == [first.id]
-    town.settle(tick, minutes=3)
-    second = town.made()[1]
+    town.evaluate(tick, minutes=3)
+    second = town.list_executions()[1]
     assert (second.state, second.reason) == (
         State.CANCELLED,
         f"the occurrence of {at(3).isoformat()} takes its place",
@@ -122,43 +122,43 @@ def test_the_next_one_cancels_those_before_it_and_waits_for_their_end(town: Town
 
 
 def test_a_disabled_or_missing_job_leaves_rows(town: Town) -> None:
-    tick, other = town.schedule(), town.schedule("other", job="nobody")
-    town.job(enabled=False)
-    town.settle(tick, other)
-    assert [row.reason for each in (tick, other) for row in town.rows(each)] == [
+    tick, other = town.put_schedule(), town.put_schedule("other", job="nobody")
+    town.put_job(enabled=False)
+    town.evaluate(tick, other)
+    assert [row.reason for each in (tick, other) for row in town.list_occurrences(each)] == [
         "job send is disabled",
         "there is no job nobody",
     ]
-    assert town.ledger(tick) == town.ledger(other) == [(1, "skipped_paused")]
-    assert town.made() == []
+    assert town.list_outcomes(tick) == town.list_outcomes(other) == [(1, "skipped_paused")]
+    assert town.list_executions() == []
 
 
 def test_a_schedule_that_is_not_enabled_is_not_due(town: Town) -> None:
-    tick = town.schedule(enabled=False)
-    assert town.settle(tick, minutes=3).count == 0
-    assert town.ledger(tick) == []
-    assert town.standing(tick).next_at == at(4)
+    tick = town.put_schedule(enabled=False)
+    assert town.evaluate(tick, minutes=3).count == 0
+    assert town.list_outcomes(tick) == []
+    assert town.get_schedule(tick).next_at == at(4)
 
 
 def test_after_its_last_run_one_row_says_so(town: Town) -> None:
-    tick = town.schedule(max_runs=2, overlap="allow")
-    town.settle(tick, minutes=1)
-    assert town.standing(tick).state is Standing.ACTIVE
-    town.settle(tick, minutes=2)
-    assert town.standing(tick).state is Standing.EXHAUSTED
+    tick = town.put_schedule(max_runs=2, overlap="allow")
+    town.evaluate(tick, minutes=1)
+    assert town.get_schedule(tick).state is Standing.ACTIVE
+    town.evaluate(tick, minutes=2)
+    assert town.get_schedule(tick).state is Standing.EXHAUSTED
     for minutes in (3, 4, 50):
-        town.settle(tick, minutes=minutes)
-    assert town.ledger(tick) == [(1, "fired"), (2, "fired"), (3, "exhausted")]
-    after = town.standing(tick)
+        town.evaluate(tick, minutes=minutes)
+    assert town.list_outcomes(tick) == [(1, "fired"), (2, "fired"), (3, "exhausted")]
+    after = town.get_schedule(tick)
     assert (after.state, after.next_at, after.runs) == (Standing.EXHAUSTED, None, 2)
 
 
 def test_a_rule_that_comes_to_its_end(town: Town) -> None:
-    once = town.schedule(rule={"kind": "once", "at": at(1).isoformat()})
-    town.settle(once)
-    after = town.standing(once)
+    once = town.put_schedule(rule={"kind": "once", "at": at(1).isoformat()})
+    town.evaluate(once)
+    after = town.get_schedule(once)
     assert (after.state, after.next_at) == (Standing.EXHAUSTED, None)
-    assert town.ledger(once) == [(1, "fired")]
+    assert town.list_outcomes(once) == [(1, "fired")]
 
 
 def test_calendars_are_asked_when_it_is_settled(town: Town) -> None:
@@ -166,28 +166,28 @@ def test_calendars_are_asked_when_it_is_settled(town: Town) -> None:
         spec = {"kind": "dates", "days": {"2026-03-02": "Quiet day"}}
         values = {"revision": 1, "owner": "api", "spec": spec, "created_at": NOW, "changed_at": NOW}
         connection.execute(schema.calendars.insert().values(name="quiet", **values))
-    out, within = town.schedule("out", exclude=["quiet"]), town.schedule("within", require=["quiet"])
-    town.settle(out, within)
-    assert town.ledger(out) == [(1, "skipped_calendar")]
-    assert town.ledger(within) == [(1, "fired")]
-    assert town.rows(out)[0].reason == "within calendar quiet: Quiet day"
+    out, within = town.put_schedule("out", exclude=["quiet"]), town.put_schedule("within", require=["quiet"])
+    town.evaluate(out, within)
+    assert town.list_outcomes(out) == [(1, "skipped_calendar")]
+    assert town.list_outcomes(within) == [(1, "fired")]
+    assert town.list_occurrences(out)[0].reason == "within calendar quiet: Quiet day"
 
 
 def test_who_comes_second_with_a_unique_key_leaves_a_row(town: Town) -> None:
-    town.job(policies={"unique": {"key": None, "until": "finished", "for": None, "on_conflict": "return"}})
-    tick = town.schedule(overlap="allow", misfire={"policy": "catch_up"})
-    town.settle(tick, minutes=2)
-    [execution] = town.made()
-    assert town.ledger(tick) == [(1, "fired"), (2, "skipped_duplicate")]
-    assert town.rows(tick)[1].reason == f"execution {execution.id} stands for it"
+    town.put_job(policies={"unique": {"key": None, "until": "finished", "for": None, "on_conflict": "return"}})
+    tick = town.put_schedule(overlap="allow", misfire={"policy": "catch_up"})
+    town.evaluate(tick, minutes=2)
+    [execution] = town.list_executions()
+    assert town.list_outcomes(tick) == [(1, "fired"), (2, "skipped_duplicate")]
+    assert town.list_occurrences(tick)[1].reason == f"execution {execution.id} stands for it"
 
 
 def test_what_is_spread_is_due_later_and_always_by_as_much(town: Town) -> None:
-    rows = [town.schedule(f"tick{number}", spread=600, overlap="allow") for number in range(5)]
-    town.settle(*rows, minutes=1)
-    town.settle(*rows, minutes=2)
+    rows = [town.put_schedule(f"tick{number}", spread=600, overlap="allow") for number in range(5)]
+    town.evaluate(*rows, minutes=1)
+    town.evaluate(*rows, minutes=2)
     found: dict[str | None, list[float]] = {}
-    for execution in town.made():
+    for execution in town.list_executions():
         assert execution.state is State.SCHEDULED
         assert execution.scheduled_for is not None
         share = (execution.due_at - execution.scheduled_for).total_seconds()
@@ -197,96 +197,96 @@ def test_what_is_spread_is_due_later_and_always_by_as_much(town: Town) -> None:
 
 
 def test_parameters_that_the_task_refuses_fail_where_everybody_looks(town: Town) -> None:
-    town.job("send", Parameter("to", "string"))
-    tick = town.schedule(parameters={"to": 5}, pause_after_failures=2)
-    town.settle(tick)
-    [execution] = town.made()
+    town.put_job("send", Parameter("to", "string"))
+    tick = town.put_schedule(parameters={"to": 5}, pause_after_failures=2)
+    town.evaluate(tick)
+    [execution] = town.list_executions()
     assert execution.state is State.FAILED
     assert execution.error is not None
     assert execution.error["type"] == "InvalidParameters"
-    assert (town.standing(tick).failures, town.standing(tick).paused_at) == (1, None)
-    town.settle(tick, minutes=2)
-    assert town.standing(tick).paused_at == at(2)
+    assert (town.get_schedule(tick).failures, town.get_schedule(tick).paused_at) == (1, None)
+    town.evaluate(tick, minutes=2)
+    assert town.get_schedule(tick).paused_at == at(2)
 
 
 def test_one_that_cannot_be_read_is_named_once_and_stops_nobody(town: Town, caplog: pytest.LogCaptureFixture) -> None:
-    bad, good = town.schedule("bad"), town.schedule("good")
+    bad, good = town.put_schedule("bad"), town.put_schedule("good")
     with town.database.write() as connection:
         table = schema.job_schedules
         connection.execute(sa.update(table).where(table.c.id == bad.id).values(spec={"rule": "whenever"}))
     with caplog.at_level(logging.ERROR):
-        assert town.settle(bad, good).count == 1
-        assert town.settle(bad, good, minutes=2).count == 0
-    assert town.ledger(bad) == []
-    assert [minute for minute, _ in town.ledger(good)] == [1, 2]
+        assert town.evaluate(bad, good).count == 1
+        assert town.evaluate(bad, good, minutes=2).count == 0
+    assert town.list_outcomes(bad) == []
+    assert [minute for minute, _ in town.list_outcomes(good)] == [1, 2]
 
 
 def test_somebody_fires_it_by_hand(town: Town) -> None:
-    tick = town.schedule()
+    tick = town.put_schedule()
     with town.database.write() as connection:
         assert firing.fire(connection, tick, at(0.5), "me").outcome is Outcome.FIRED
         assert firing.fire(connection, tick, at(0.6), "me").outcome is Outcome.SKIPPED_OVERLAP
         assert firing.fire(connection, tick, at(0.7), "me", Overlap.ALLOW).outcome is Outcome.FIRED
-    first = town.made()[0]
-    assert [row.reason for row in town.rows(tick)] == [
+    first = town.list_executions()[0]
+    assert [row.reason for row in town.list_occurrences(tick)] == [
         "fired by hand by me",
         f"execution {first.id} had not ended",
         "fired by hand by me",
     ]
-    assert (town.standing(tick).next_at, town.standing(tick).runs) == (at(1), 2)
-    town.job(enabled=False)
+    assert (town.get_schedule(tick).next_at, town.get_schedule(tick).runs) == (at(1), 2)
+    town.put_job(enabled=False)
     with town.database.write() as connection, pytest.raises(JobDisabled):
         firing.fire(connection, tick, at(0.8), "me")
 
 
 def test_what_runs_at_start_has_an_occurrence_then(town: Town) -> None:
-    eager, lazy = town.schedule("eager", run_at_start=True), town.schedule("lazy")
+    eager, lazy = town.put_schedule("eager", run_at_start=True), town.put_schedule("lazy")
     with town.database.write() as connection:
         assert settling.starting(connection) == [eager.id]
         assert firing.start(connection, [eager.id, lazy.id], at(0.5), "the relay was started") == 1
-    assert town.ledger(eager) == [(0.5, "fired")]
-    assert town.ledger(lazy) == []
+    assert town.list_outcomes(eager) == [(0.5, "fired")]
+    assert town.list_outcomes(lazy) == []
 
 
 def test_what_runs_at_start_keeps_to_the_bounds_of_its_schedule(town: Town) -> None:
     rows = [
-        town.schedule("early", run_at_start=True, start=at(1).isoformat()),
-        town.schedule("late", run_at_start=True, end=at(0.5).isoformat()),
-        town.schedule("new", run_at_start=True, initial_delay=31),
-        town.schedule("never", run_at_start=True, rule={"kind": "once", "at": at(-1).isoformat()}),
-        town.schedule("off", run_at_start=True, enabled=False),
+        town.put_schedule("early", run_at_start=True, start=at(1).isoformat()),
+        town.put_schedule("late", run_at_start=True, end=at(0.5).isoformat()),
+        town.put_schedule("new", run_at_start=True, initial_delay=31),
+        town.put_schedule("never", run_at_start=True, rule={"kind": "once", "at": at(-1).isoformat()}),
+        town.put_schedule("off", run_at_start=True, enabled=False),
     ]
-    once = town.schedule("once", run_at_start=True, max_runs=1)
+    once = town.put_schedule("once", run_at_start=True, max_runs=1)
     ids = [row.id for row in (*rows, once)]
     with town.database.write() as connection:
         assert firing.start(connection, ids, at(0.5), "it was created") == 1
         assert firing.start(connection, ids, at(0.51), "the relay was started") == 0
-    assert [town.ledger(row) for row in rows] == [[]] * 5
-    assert town.ledger(once) == [(0.5, "fired")]
+    assert [town.list_outcomes(row) for row in rows] == [[]] * 5
+    assert town.list_outcomes(once) == [(0.5, "fired")]
     with town.database.write() as connection:
         assert firing.start(connection, [row.id for row in rows], at(1), "the relay was started") == 2
-    assert [town.ledger(row) for row in rows[:3]] == [[(1, "fired")], [], [(1, "fired")]]
+    assert [town.list_outcomes(row) for row in rows[:3]] == [[(1, "fired")], [], [(1, "fired")]]
 
 
 def test_what_runs_at_start_is_held_up_by_a_pause(town: Town) -> None:
-    tick = town.schedule(run_at_start=True)
+    tick = town.put_schedule(run_at_start=True)
     with town.database.write() as connection:
         schedules.pause(connection, tick.id, Paused(at(0.2), "ann"))
         assert firing.start(connection, [tick.id], at(0.5), "the relay was started") == 0
-    assert town.ledger(tick) == [(0.5, "skipped_paused")]
+    assert town.list_outcomes(tick) == [(0.5, "skipped_paused")]
 
 
 def test_a_change_settles_first_what_is_due(town: Town) -> None:
-    tick = town.schedule()
+    tick = town.put_schedule()
     with town.database.write() as connection:
         row = firing.settle_now(connection, tick, at(2.5))
     assert (row.settled_until, row.next_at) == (at(2), at(3))
-    assert [minute for minute, _ in town.ledger(tick)] == [1, 2]
+    assert [minute for minute, _ in town.list_outcomes(tick)] == [1, 2]
 
 
 def test_due_schedules_are_found_in_sql(town: Town) -> None:
-    first, second = town.schedule("first"), town.schedule("second", now=at(1))
-    town.schedule("off", enabled=False)
+    first, second = town.put_schedule("first"), town.put_schedule("second", now=at(1))
+    town.put_schedule("off", enabled=False)
     with town.database.read() as connection:
         assert settling.due_by(connection, at(1), 10) == [(first.id, at(1))]
         assert settling.due_by(connection, at(2), 10) == [(first.id, at(1)), (second.id, at(2))]

@@ -34,21 +34,21 @@ class World:
         self.redis = Redis()
         self.stopper = Stopper(database, self.redis, self.clock)  # type: ignore[arg-type]
 
-    def asked(self, state: str, attempt: int = 1, worker: str = "w1") -> str:
+    def request_cancel(self, state: str, attempt: int = 1, worker: str = "w1") -> str:
         """One in this state, and the request."""
         with self.database.write() as connection:
             [made] = accepted(connection, new())
             assert executions.request_cancel(connection, made, "ann", NOW)
-        self.set(made, state=state, attempt=attempt, worker=worker)
+        self.update_execution(made, state=state, attempt=attempt, worker=worker)
         return made
 
-    def set(self, execution: str, **values: object) -> None:
+    def update_execution(self, execution: str, **values: object) -> None:
         """Change the row."""
         table = schema.executions
         with self.database.write() as connection:
             connection.execute(sa.update(table).where(table.c.id == execution).values(**values))
 
-    def run(self, after: float = 0.0) -> list[tuple[str, list[Order]]]:
+    def run_turn(self, after: float = 0.0) -> list[tuple[str, list[Order]]]:
         """The orders that are given in a turn, so many seconds later."""
         self.clock.advance(after)
         self.redis.given.clear()
@@ -62,40 +62,40 @@ def world(database: Database) -> World:
 
 
 def test_each_worker_gets_its_orders(world: World) -> None:
-    one, other, third = world.asked("Running"), world.asked("Running", 2, "w2"), world.asked("Running")
-    given = dict(world.run())
+    one, other, third = world.request_cancel("Running"), world.request_cancel("Running", 2, "w2"), world.request_cancel("Running")
+    given = dict(world.run_turn())
     assert sorted(given["w1"]) == sorted([Order(one, 1, "ann"), Order(third, 1, "ann")])
     assert given["w2"] == [Order(other, 2, "ann")]
 
 
 def test_an_order_is_repeated_until_the_execution_has_ended(world: World) -> None:
-    execution = world.asked("Running")
-    assert [len(world.run(after)) for after in (0.0, 1.0, 3.0, 1.5, 1.0)] == [1, 0, 0, 1, 0]
-    world.set(execution, state="Succeeded")
-    assert world.run(60) == []
+    execution = world.request_cancel("Running")
+    assert [len(world.run_turn(after)) for after in (0.0, 1.0, 3.0, 1.5, 1.0)] == [1, 0, 0, 1, 0]
+    world.update_execution(execution, state="Succeeded")
+    assert world.run_turn(60) == []
 
 
 def test_another_attempt_is_another_order(world: World) -> None:
-    execution = world.asked("Running")
-    world.run()
-    world.set(execution, attempt=2, worker="w2")
-    assert world.run(0.1) == [("w2", [Order(execution, 2, "ann")])]
+    execution = world.request_cancel("Running")
+    world.run_turn()
+    world.update_execution(execution, attempt=2, worker="w2")
+    assert world.run_turn(0.1) == [("w2", [Order(execution, 2, "ann")])]
 
 
 def test_what_nobody_wants_cancelled_runs_on(world: World) -> None:
     with world.database.write() as connection:
         [made] = accepted(connection, new())
-    world.set(made, state="Running", attempt=1, worker="w1")
-    assert world.run() == []
+    world.update_execution(made, state="Running", attempt=1, worker="w1")
+    assert world.run_turn() == []
 
 
 def test_what_got_between_two_attempts_is_cancelled_at_once_and_not_when_it_is_due(world: World) -> None:
     """The request came while the end of the attempt was written down, and found it running."""
-    execution = world.asked("Retrying")
-    world.set(execution, due_at=NOW.replace(year=NOW.year + 1))
-    assert world.run() == []
+    execution = world.request_cancel("Retrying")
+    world.update_execution(execution, due_at=NOW.replace(year=NOW.year + 1))
+    assert world.run_turn() == []
     with world.database.read() as connection:
         row = executions.get(connection, execution)
     assert row is not None
     assert (row.state, row.cancel_requested_by, row.finished_at) == (State.CANCELLED, "ann", NOW)
-    assert world.run(60) == []
+    assert world.run_turn(60) == []

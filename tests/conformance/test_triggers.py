@@ -24,46 +24,46 @@ def _after(*items: dict[str, Any]) -> dict[str, Any]:
 
 def test_an_end_starts_another_job_once(house: Household) -> None:
     item = {"job": "extract", "on": "success", "parameters": {"rows": {"$from": "extract", "path": "/rows"}, "n": 2}}
-    house.define("load", defaults={"n": 1, "m": 1}, policies=_after(item))
+    house.define_job("load", defaults={"n": 1, "m": 1}, policies=_after(item))
     parent = house.submit("extract", correlation_id="order-1")
-    house.end(parent, result={"rows": [1]})
-    house.end(parent, result={"rows": [1]})
+    house.report_end(parent, result={"rows": [1]})
+    house.report_end(parent, result={"rows": [1]})
 
-    [row] = house.all("load")
+    [row] = house.list_executions("load")
     assert (row.state, row.parameters) == (State.QUEUED, {"rows": [1], "n": 2, "m": 1})
     assert (row.triggered_by, row.correlation_id, row.created_by) == (parent, "order-1", "trigger:extract")
-    assert house.story(row.id) == ["Waiting", "Queued"]
+    assert house.list_states(row.id) == ["Waiting", "Queued"]
 
 
 def test_only_the_ends_that_count(house: Household) -> None:
-    house.define("load", policies=_after({"job": "extract", "on": "failure"}, {"job": "report", "on": "any"}))
-    house.end(house.submit("extract"), SUCCEEDED)
-    assert house.all("load") == []
-    house.end(house.submit("extract"), FAILED)
-    assert len(house.all("load")) == 1
+    house.define_job("load", policies=_after({"job": "extract", "on": "failure"}, {"job": "report", "on": "any"}))
+    house.report_end(house.submit("extract"), SUCCEEDED)
+    assert house.list_executions("load") == []
+    house.report_end(house.submit("extract"), FAILED)
+    assert len(house.list_executions("load")) == 1
     waiting = house.submit("report", delay=60)
     house.cancel(waiting)
-    assert [row.triggered_by for row in house.all("load")][1:] == [waiting]
+    assert [row.triggered_by for row in house.list_executions("load")][1:] == [waiting]
 
 
 def test_a_chain_of_triggers(house: Household) -> None:
-    house.define("load", policies=_after({"job": "extract", "parameters": {"x": {"$from": "extract", "path": "/no"}}}))
-    house.define("report", policies=_after({"job": "load", "on": "failure"}))
-    house.end(house.submit("extract"), result={})
-    [load], [report] = house.all("load"), house.all("report")
+    house.define_job("load", policies=_after({"job": "extract", "parameters": {"x": {"$from": "extract", "path": "/no"}}}))
+    house.define_job("report", policies=_after({"job": "load", "on": "failure"}))
+    house.report_end(house.submit("extract"), result={})
+    [load], [report] = house.list_executions("load"), house.list_executions("report")
     assert (load.state, load.reason) == (State.FAILED, "the result of extract has nothing at /no")
     assert (report.state, report.triggered_by) == (State.QUEUED, load.id)
 
 
 def test_what_is_disabled_changed_or_removed_is_not_started(house: Household) -> None:
     policies = _after({"job": "extract"})
-    house.define("load", policies=policies)
-    house.define("load", policies=policies, enabled=False)
-    house.define("report", policies=policies)
-    house.define("report")
-    house.end(house.submit("extract"))
-    assert house.all("load") == house.all("report") == []
-    house.define("load", policies=policies)
+    house.define_job("load", policies=policies)
+    house.define_job("load", policies=policies, enabled=False)
+    house.define_job("report", policies=policies)
+    house.define_job("report")
+    house.report_end(house.submit("extract"))
+    assert house.list_executions("load") == house.list_executions("report") == []
+    house.define_job("load", policies=policies)
     jobs.remove(house.database, house.clock, "load", None, "ann")
     with house.database.read() as connection:
         assert triggers.after(connection, ["extract"]) == []
@@ -88,9 +88,9 @@ def _create(house: Household, name: str, *items: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_triggers_that_are_refused(house: Household, items: Any, place: str, code: str, text: str) -> None:
     for name in ("new", "a", "b", "c"):
-        house.define(name, policies=_after())
-    house.define("b", policies=_after({"job": "new"}))
-    house.define("c", policies=_after({"job": "b"}))
+        house.define_job(name, policies=_after())
+    house.define_job("b", policies=_after({"job": "new"}))
+    house.define_job("c", policies=_after({"job": "b"}))
     wanted = Definition("new", "tasks.any", policies=_after(*items))
     with pytest.raises(InvalidInput) as refused:
         jobs.change(house.database, house.clock, wanted, None, "ann")

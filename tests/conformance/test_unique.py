@@ -37,17 +37,17 @@ class Door:
             tasks.put(connection, task("report", Parameter("month"), Parameter("note", required=False)))
             jobs.put(connection, Definition("report", "report", policies=made), Owner.API, "ann", NOW)
 
-    def ask(self, month: str = "may", **fields: Any) -> ExecutionRow:
+    def submit(self, month: str = "may", **fields: Any) -> ExecutionRow:
         """Submit one."""
         wanted = Submission(job="report", parameters={"month": month}, **fields)
         return submission.submit(self.database, self.clock, wanted, "ann")[0]
 
-    def ask_many(self, *months: str) -> Sequence[str]:
+    def submit_batch(self, *months: str) -> Sequence[str]:
         """Submit a batch."""
         wanted = [Submission(job="report", parameters={"month": month}) for month in months]
         return submission.submit_batch(self.database, self.clock, wanted, "ann").execution_ids
 
-    def move(self, execution: str, state: State, **values: Any) -> None:
+    def set_state(self, execution: str, state: State, **values: Any) -> None:
         """As if a worker had reported."""
         ended = {"finished_at": NOW} if state is State.SUCCEEDED else {}
         with self.database.write() as connection:
@@ -61,7 +61,7 @@ class Door:
         assert row is not None
         return row
 
-    def count(self) -> int:
+    def count_executions(self) -> int:
         """How many executions there are."""
         with self.database.read() as connection:
             return connection.scalar(sa.select(sa.func.count()).select_from(schema.executions)) or 0
@@ -69,11 +69,11 @@ class Door:
 
 def test_the_second_is_refused_and_told_of_the_first(database: Database, clock: ManualClock) -> None:
     door = Door(database, clock, key="{month}")
-    first = door.ask()
+    first = door.submit()
     with pytest.raises(NotUnique, match=first.id):
-        door.ask()
-    assert door.ask("june").id != first.id
-    assert door.count() == 2
+        door.submit()
+    assert door.submit("june").id != first.id
+    assert door.count_executions() == 2
 
 
 @pytest.mark.parametrize(
@@ -85,92 +85,92 @@ def test_the_second_is_refused_and_told_of_the_first(database: Database, clock: 
 )
 def test_until(database: Database, clock: ManualClock, until: str, states: list[tuple[State, bool]]) -> None:
     door = Door(database, clock, key="{month}", until=until)
-    first = door.ask()
+    first = door.submit()
     for state, holds in states:
         started = state in (State.RUNNING, State.RETRYING)
-        door.move(first.id, state, **({"started_attempt": 1} if started else {}))
+        door.set_state(first.id, state, **({"started_attempt": 1} if started else {}))
         if holds:
             with pytest.raises(NotUnique):
-                door.ask()
+                door.submit()
         else:
-            assert door.ask().id != first.id
+            assert door.submit().id != first.id
 
 
 def test_for_a_time_whatever_becomes_of_it(database: Database, clock: ManualClock) -> None:
     door = Door(database, clock, key="{month}", **{"for": 60})
-    first = door.ask()
-    door.move(first.id, State.SUCCEEDED)
+    first = door.submit()
+    door.set_state(first.id, State.SUCCEEDED)
     clock.advance(59)
     with pytest.raises(NotUnique):
-        door.ask()
+        door.submit()
     clock.advance(2)
-    assert door.ask().id != first.id
+    assert door.submit().id != first.id
 
 
 def test_the_first_answers_for_the_second(database: Database, clock: ManualClock) -> None:
     door = Door(database, clock, key="{month}", on_conflict="return")
-    first = door.ask()
-    assert door.ask().id == first.id
-    assert door.count() == 1
+    first = door.submit()
+    assert door.submit().id == first.id
+    assert door.count_executions() == 1
 
 
 def test_the_second_replaces_the_first_while_that_waits(database: Database, clock: ManualClock) -> None:
     door = Door(database, clock, key="{month}", on_conflict="replace")
-    scheduled = door.ask(delay=3600)
-    queued = door.ask()
+    scheduled = door.submit(delay=3600)
+    queued = door.submit()
     assert door.get(scheduled.id).state is State.CANCELLED
     assert door.get(scheduled.id).reason == f"replaced by execution {queued.id}"
-    third = door.ask()
+    third = door.submit()
     assert door.get(queued.id).cancel_requested_by == f"execution:{third.id}"
     assert third.state is State.QUEUED
-    door.move(third.id, State.RUNNING, started_attempt=1)
+    door.set_state(third.id, State.RUNNING, started_attempt=1)
     with pytest.raises(NotUnique, match="has started"):
-        door.ask()
-    assert door.count() == 3
+        door.submit()
+    assert door.count_executions() == 3
 
 
 def test_without_a_key_the_parameters_are_it(database: Database, clock: ManualClock) -> None:
     door = Door(database, clock)
-    door.ask()
-    door.ask("june")
+    door.submit()
+    door.submit("june")
     with pytest.raises(NotUnique):
-        door.ask()
+        door.submit()
 
 
 def test_in_a_batch_one_that_is_refused_refuses_all(database: Database, clock: ManualClock) -> None:
     door = Door(database, clock, key="{month}")
     with pytest.raises(NotUnique) as caught:
-        door.ask_many("may", "june", "may")
+        door.submit_batch("may", "june", "may")
     assert [each.pointer for each in caught.value.errors] == ["/executions/2"]
-    assert door.count() == 0
-    assert len(door.ask_many("may", "june")) == 2
+    assert door.count_executions() == 0
+    assert len(door.submit_batch("may", "june")) == 2
 
 
 def test_in_a_batch_the_first_or_the_last_answers(database: Database, clock: ManualClock) -> None:
     door = Door(database, clock, key="{month}", on_conflict="return")
-    there = door.ask("june").id
-    may, june, may_again, july = door.ask_many("may", "june", "may", "july")
+    there = door.submit("june").id
+    may, june, may_again, july = door.submit_batch("may", "june", "may", "july")
     assert (june, may_again) == (there, may)
-    assert len({may, june, july}) == door.count() == 3
+    assert len({may, june, july}) == door.count_executions() == 3
 
 
 def test_in_a_batch_each_replaces_the_one_before_it(database: Database, clock: ManualClock) -> None:
     door = Door(database, clock, key="{month}", on_conflict="replace")
-    there = door.ask("may", delay=60).id
-    one, two, three, june = door.ask_many("may", "may", "may", "june")
+    there = door.submit("may", delay=60).id
+    one, two, three, june = door.submit_batch("may", "may", "may", "june")
     assert one == two == three != june
     assert door.get(there).state is State.CANCELLED
-    assert door.count() == 3
+    assert door.count_executions() == 3
 
 
 def test_a_repeated_request_is_answered_with_what_answered_the_first(database: Database, clock: ManualClock) -> None:
     door = Door(database, clock, key="{month}", on_conflict="return")
-    first = door.ask()
+    first = door.submit()
     wanted = Submission(job="report", parameters={"month": "may"})
     once = Once("order-1", 3600)
     row, _ = submission.submit(database, clock, wanted, "ann", once)
     assert row.id == first.id
-    door.move(first.id, State.SUCCEEDED)
+    door.set_state(first.id, State.SUCCEEDED)
     again, replayed = submission.submit(database, clock, wanted, "ann", once)
     assert (again.id, replayed) == (first.id, True)
 
@@ -195,7 +195,7 @@ def test_of_many_at_once_one_wins(database: Database, clock: ManualClock, on_con
     for thread in threads:
         thread.join(30)
     other.dispose()
-    assert door.count() == 1
+    assert door.count_executions() == 1
     assert len(answers) == 8
     assert len(set(answers) - {"refused"}) == 1
     assert answers.count("refused") == (7 if on_conflict == "reject" else 0)
@@ -203,9 +203,9 @@ def test_of_many_at_once_one_wins(database: Database, clock: ManualClock, on_con
 
 def test_keys_that_keep_nobody_out_are_forgotten(database: Database, clock: ManualClock) -> None:
     door = Door(database, clock, key="{month}")
-    ended = door.ask("may").id
-    door.ask("june")
-    door.move(ended, State.SUCCEEDED)
+    ended = door.submit("may").id
+    door.submit("june")
+    door.set_state(ended, State.SUCCEEDED)
     with database.write() as connection:
         assert unique_keys.tidy(connection, clock.now()) == 1
         assert unique_keys.tidy(connection, clock.now()) == 0

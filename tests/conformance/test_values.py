@@ -113,12 +113,12 @@ def test_a_dependent_fails_of_what_it_is_given_and_its_parent_does_not(
     child, other = (house.submit("load", parameters=each, depends_on=[parent]) for each in (given, {"rows": 1}))
     # Databases differ in what they refuse: what is stored is what a worker of another version may have reported.
     monkeypatch.setattr("jobworker.store.dependencies.results", lambda _, ids: dict.fromkeys(ids, result))
-    house.end(parent, result=1)
+    house.report_end(parent, result=1)
     row = house.get(child)
     assert (row.state, row.error and row.error["type"]) == (State.FAILED, "InvalidParameters")
     assert why in (row.reason or "")
     assert "\x00" not in (row.reason or "")
-    assert (house.state(parent), house.state(other)) == (State.SUCCEEDED, State.QUEUED)
+    assert (house.get_state(parent), house.get_state(other)) == (State.SUCCEEDED, State.QUEUED)
 
 
 @pytest.fixture
@@ -141,13 +141,13 @@ def test_a_dependent_that_cannot_be_written_fails_alone(fragile: Household) -> N
     children = [house.submit("load", parameters={"rows": {"$from": parent}}, depends_on=[parent]) for _ in range(2)]
     plain = house.submit("load", depends_on=[parent])
     after = house.submit("report", depends_on=[children[0]])
-    house.end(parent, result="bad")
+    house.report_end(parent, result="bad")
     for child in children:
         row = house.get(child)
         assert (row.state, row.error and row.error["type"]) == (State.FAILED, "ReleaseRefused")
         assert row.reason == "what it comes to cannot be recorded: TypeError: Recursion limit reached"
-        assert house.story(child) == ["Waiting", "Failed"]
-    assert (house.state(parent), house.state(plain), house.state(after)) == (
+        assert house.list_states(child) == ["Waiting", "Failed"]
+    assert (house.get_state(parent), house.get_state(plain), house.get_state(after)) == (
         State.SUCCEEDED,
         State.QUEUED,
         State.SKIPPED,
@@ -163,12 +163,12 @@ def test_the_sweep_passes_over_what_cannot_be_written(fragile: Household) -> Non
         mine = schema.executions.c.id == parent
         connection.execute(sa.update(schema.executions).where(mine).values(state="Succeeded", result="bad"))
     Releases(house.database, house.clock).resolve_stranded()
-    assert house.state(child) is State.FAILED
+    assert house.get_state(child) is State.FAILED
     assert house.get(child).error["type"] == "ReleaseRefused"  # type: ignore[index]
 
 
 def test_what_is_put_together_is_checked_as_a_whole(house: Household) -> None:
-    house.define("load", defaults={"__type__": "uuid"})
+    house.define_job("load", defaults={"__type__": "uuid"})
     with pytest.raises(InvalidParameters, match="__type__"):
         house.submit("load", parameters={"__value__": "zz"})
     assert house.submit("load", parameters={"__value__": "zz", "more": 1})
@@ -181,11 +181,11 @@ def test_a_call_with_a_date_can_be_run_again_and_no_patch_adds_another(house: Ho
         # As the relay writes down a call from Python.
         mine = schema.executions.c.id == called
         connection.execute(sa.update(schema.executions).where(mine).values(parameters={"day": date}))
-    house.end(called, FAILED)
+    house.report_end(called, FAILED)
     again = dead_letters.rerun(house.database, house.clock, called, Order(), "ann")
     assert again.parameters == {"day": date}
     plain = house.submit("load", parameters={"day": {"__type__": "date"}})
-    house.end(plain, FAILED)
+    house.report_end(plain, FAILED)
     patch = {"day": {"__value__": "2026-03-02"}}
     with pytest.raises(InvalidParameters, match="__type__"):
         dead_letters.rerun(house.database, house.clock, plain, Order(patch=patch), "ann")

@@ -42,33 +42,33 @@ class Host:
     """A relay's host, where other data are installed from time to time."""
 
     def __init__(self, town: Town, winter_time: Path) -> None:
-        self.town = town
+        self.schedules = town
         self.clock = ManualClock(MORNING)
         self.packages = {"2025b": winter_time, DATA_VERSION: None}
 
-    def run(self, version: str, *hours: float, follows: bool = True) -> None:
+    def run_relay(self, version: str, *hours: float, follows: bool = True) -> None:
         """Start a relay with these data, and let it settle what is due so many hours after `MORNING`.
 
         `follows`: it is not one of an earlier release, which did not look whether the data had changed.
         """
         with zone_data.installed(self.packages[version], version):
             if follows:
-                services.follow(self.town.database, self.clock, lambda _: None)
+                services.follow(self.schedules.database, self.clock, lambda _: None)
             for each in hours:
                 self.clock.advance((MORNING + each * HOUR - self.clock.now()).total_seconds())
-                self.settle()
+                self.evaluate_all()
 
-    def settle(self) -> None:
+    def evaluate_all(self) -> None:
         """Settle all schedules."""
-        with self.town.database.write() as connection:
+        with self.schedules.database.write() as connection:
             ids = list(connection.scalars(sa.select(schema.job_schedules.c.id)))
             settle(connection, dict.fromkeys(ids, self.clock.now()), self.clock.now())
 
-    def schedule(self, version: str, name: str, **fields: object) -> ScheduleRow:
+    def put_schedule(self, version: str, name: str, **fields: object) -> ScheduleRow:
         """Make a schedule in a process with these data."""
         given = {"zone": VANCOUVER, "overlap": "allow", "misfire": {"policy": "catch_up"}, **fields}
         with zone_data.installed(self.packages[version], version):
-            return self.town.schedule(name, MORNING, **given)
+            return self.schedules.put_schedule(name, MORNING, **given)
 
 
 @pytest.fixture
@@ -88,13 +88,13 @@ def host(database: Database, winter_time: Path) -> Host:
     ids=["earlier-before", "earlier-between", "later-between", "later-after"],
 )
 def test_every_occurrence_has_one_execution(host: Host, before: str, after: str, switched: float) -> None:
-    host.run(before)
-    rows = {name: host.schedule(before, name, rule=rule) for name, rule in RULES.items()}
-    host.run(before, switched)
-    host.run(after, switched, 2.6, 4, 28)
+    host.run_relay(before)
+    rows = {name: host.put_schedule(before, name, rule=rule) for name, rule in RULES.items()}
+    host.run_relay(before, switched)
+    host.run_relay(after, switched, 2.6, 4, 28)
 
-    fired = {name: [each.scheduled_for for each in host.town.rows(row)] for name, row in rows.items()}
-    assert all(each.outcome == "fired" for row in rows.values() for each in host.town.rows(row))
+    fired = {name: [each.scheduled_for for each in host.schedules.list_occurrences(row)] for name, row in rows.items()}
+    assert all(each.outcome == "fired" for row in rows.values() for each in host.schedules.list_occurrences(row))
     for name, times in TIMES.items():
         # What is late because its moment had passed when the new data came is of the same day.
         assert collections.Counter(each.date() for each in fired[name]) == {
@@ -111,9 +111,9 @@ def test_the_host_s_own_data_are_what_earlier_releases_worked_with(
     casablanca = {"Africa/Casablanca": "Etc/GMT-1"}
     monkeypatch.setattr(services, "HOST_FOLDERS", (str(zone_data.folder(tmp_path / "host", casablanca)),))
     host.packages["2025b"] = zone_data.package(tmp_path / "earlier", "2025b", casablanca)
-    row = host.schedule("2025b", "daily", rule=RULES["daily"], zone="Africa/Casablanca")
-    host.run("2025b", 17.5, follows=False)
-    host.run(DATA_VERSION, 18.5, 30)
+    row = host.put_schedule("2025b", "daily", rule=RULES["daily"], zone="Africa/Casablanca")
+    host.run_relay("2025b", 17.5, follows=False)
+    host.run_relay(DATA_VERSION, 18.5, 30)
     # 06:00 of this day ran at 05:00 UTC, and is not due again at 06:00 UTC.
-    assert [each.scheduled_for for each in host.town.rows(row)] == [MORNING + 17 * HOUR]
-    assert host.town.standing(row).next_at == MORNING + 42 * HOUR
+    assert [each.scheduled_for for each in host.schedules.list_occurrences(row)] == [MORNING + 17 * HOUR]
+    assert host.schedules.get_schedule(row).next_at == MORNING + 42 * HOUR

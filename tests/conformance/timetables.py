@@ -28,48 +28,48 @@ class Town:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.job()
+        self.put_job()
 
-    def job(self, name: str = "send", *accepted: Parameter, **fields: Any) -> None:
+    def put_job(self, name: str = "send", *accepted: Parameter, **fields: Any) -> None:
         """Make, or change, a job."""
         with self.database.write() as connection:
             tasks.put(connection, task("tasks.mail.send", *accepted))
             jobs.put(connection, Definition(name, task="tasks.mail.send", **fields), Owner.API, "me", NOW)
 
-    def schedule(self, name: str = "tick", now: dt.datetime = NOW, **fields: Any) -> ScheduleRow:
+    def put_schedule(self, name: str = "tick", now: dt.datetime = NOW, **fields: Any) -> ScheduleRow:
         """Make, or change, a schedule."""
         made = parse({"name": name, "job": "send", "rule": EVERY_MINUTE, **fields})
         with self.database.write() as connection:
             timetable = made.build_timetable(calendars.known(connection, made.calendar_names))
             return schedules.put(connection, made, ScheduleOwner.API, "me", now, next_after(timetable, now))
 
-    def settle(self, *rows: ScheduleRow, minutes: float = 1) -> Fired:
+    def evaluate(self, *rows: ScheduleRow, minutes: float = 1) -> Fired:
         """Settle these schedules, so long after `NOW`."""
         now = at(minutes)
         with self.database.write() as connection:
             return firing.settle(connection, {row.id: now for row in rows}, now)
 
-    def ledger(self, row: ScheduleRow) -> list[tuple[float, str]]:
+    def list_outcomes(self, row: ScheduleRow) -> list[tuple[float, str]]:
         """(minutes after `NOW`, outcome) of each row."""
-        return [((found.scheduled_for - NOW) / MINUTE, found.outcome) for found in self.rows(row)]
+        return [((found.scheduled_for - NOW) / MINUTE, found.outcome) for found in self.list_occurrences(row)]
 
-    def rows(self, row: ScheduleRow) -> list[Any]:
+    def list_occurrences(self, row: ScheduleRow) -> list[Any]:
         """The ledger of a schedule."""
         table = schema.occurrences.c
         with self.database.read() as connection:
             query = schema.occurrences.select().where(table.schedule_id == row.id).order_by(table.scheduled_for)
             return list(connection.execute(query))
 
-    def made(self) -> list[ExecutionRow]:
+    def list_executions(self) -> list[ExecutionRow]:
         """The executions there are, the oldest first."""
         with self.database.read() as connection:
             return list(reversed(executions.page(connection, Filters(), limit=200).items))
 
-    def states(self) -> list[State]:
+    def list_states(self) -> list[State]:
         """Theirs."""
-        return [execution.state for execution in self.made()]
+        return [execution.state for execution in self.list_executions()]
 
-    def standing(self, row: ScheduleRow) -> ScheduleRow:
+    def get_schedule(self, row: ScheduleRow) -> ScheduleRow:
         """The schedule as it stands."""
         with self.database.read() as connection:
             found = schedules.by_id(connection, row.id)

@@ -64,7 +64,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     for file, code in _modules():
         (folder / file).write_text(code)
     running = System(folder)
-    running.says("JobWorker is ready.", within=120)
+    running.wait_for_output("JobWorker is ready.", within=120)
     yield running
     running.kill()
 
@@ -96,7 +96,7 @@ def test_commands_answer_what_is_shown(system: System) -> None:
 
 
 def test_the_backup_has_what_was_accepted(system: System) -> None:
-    accepted = system.submit("generate_entity_statistics")["id"]
+    accepted = system.submit_job("generate_entity_statistics")["id"]
     [block] = [block for block in blocks(DOCS / "operations.md", "sh") if "backup" in block.code]
     _typed(system, block.code)
     with contextlib.closing(sqlite3.connect(system.home.parent / "backup.db")) as copy:
@@ -131,21 +131,21 @@ _OTHERS = {"write_report", "tick"}
 
 
 def test_the_jobs_do_what_is_said(system: System) -> None:
-    accepted = {name: system.submit(name, parameters=given)["id"] for name, (given, _) in _RUNS.items()}
-    assert {name: system.succeeds(accepted[name])["result"] for name in _RUNS} == {
+    accepted = {name: system.submit_job(name, parameters=given)["id"] for name, (given, _) in _RUNS.items()}
+    assert {name: system.wait_until_succeeded(accepted[name])["result"] for name in _RUNS} == {
         name: result for name, (_, result) in _RUNS.items()
     }
 
 
 def test_a_report_is_written(system: System) -> None:
-    accepted = system.submit("write_report", parameters={"month": "May", "format": "json"})["id"]
-    ended = system.succeeds(accepted)
+    accepted = system.submit_job("write_report", parameters={"month": "May", "format": "json"})["id"]
+    ended = system.wait_until_succeeded(accepted)
     assert Path(ended["result"]["file"]).read_text().splitlines() == ["May,0", "May,1", "May,2"]
     assert Path(ended["result"]["file"]).parent == system.home / "files" / accepted
-    _, logs = system.get(f"{system.api}/api/v1/executions/{accepted}/logs")
+    _, logs = system.get_json(f"{system.api}/api/v1/executions/{accepted}/logs")
     assert [line["message"] for line in logs["items"]] == ["3 rows"]
     assert ended["progress"]["done"] == 3
-    _, definition = system.get(f"{system.api}/api/v1/jobs/write_report")
+    _, definition = system.get_json(f"{system.api}/api/v1/jobs/write_report")
     assert (definition["queue"], definition["tags"], definition["retry"]["max_attempts"]) == (
         "background",
         ["reports"],
@@ -156,7 +156,7 @@ def test_a_report_is_written(system: System) -> None:
 def test_a_schedule_starts_its_job(system: System) -> None:
     def ticked() -> list[str]:
         # By schedule: another one of the documentation starts the same job every half hour.
-        _, found = system.get(f"{system.api}/api/v1/executions?schedule=tick&state=Succeeded")
+        _, found = system.get_json(f"{system.api}/api/v1/executions?schedule=tick&state=Succeeded")
         return [each["result"] for each in found["items"]]
 
     until(lambda: len(ticked()) >= 2, what="the second occurrence")
@@ -164,10 +164,10 @@ def test_a_schedule_starts_its_job(system: System) -> None:
 
 
 def test_retries_end_where_it_says(system: System) -> None:
-    accepted = system.submit("fetch", parameters={"good_attempt": 4})["id"]
+    accepted = system.submit_job("fetch", parameters={"good_attempt": 4})["id"]
 
     def ended() -> dict[str, object]:
-        _, found = system.get(f"{system.api}/api/v1/executions/{accepted}")
+        _, found = system.get_json(f"{system.api}/api/v1/executions/{accepted}")
         return found if found["finished_at"] else {}
 
     found = until(ended, what="the end of its attempts")
@@ -175,7 +175,7 @@ def test_retries_end_where_it_says(system: System) -> None:
 
 
 def test_parameters_have_the_types_that_are_listed(system: System) -> None:
-    _, definition = system.get(f"{system.api}/api/v1/jobs/everything")
+    _, definition = system.get_json(f"{system.api}/api/v1/jobs/everything")
     assert {each["name"]: each["type"] for each in definition["parameters"]} == {
         "text": "string",
         "count": "integer",
@@ -194,7 +194,7 @@ def test_parameters_have_the_types_that_are_listed(system: System) -> None:
 
 
 def test_every_documented_job_is_run(system: System) -> None:
-    _, listed = system.get(f"{system.api}/api/v1/jobs?limit=200")
+    _, listed = system.get_json(f"{system.api}/api/v1/jobs?limit=200")
     shipped = {"cleanup_inactive_entities", "generate_entity_statistics", "process_data_export"}
     shipped |= {"http.request", "shell.run", "container.run"}
     assert {item["name"] for item in listed["items"] if item["owner"] == "code"} == {*_RUNS, *_OTHERS, *shipped}
@@ -224,7 +224,7 @@ def running_redis(system: System) -> str:
 
 
 def test_every_metric_that_is_scraped_is_listed(system: System) -> None:
-    _, text = system.get(f"{system.api}/metrics")
+    _, text = system.get_json(f"{system.api}/metrics")
     scraped = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     ours = {name for name in scraped if not name.startswith(("process_", "python_info"))}
     assert ours == set(table((DOCS / "metrics.md").read_text()))

@@ -41,9 +41,9 @@ def at_work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     database = Database(url)
     server = RedisServer(folder / "redis")
     with running(server), engine_on(folder, database, url, server.url) as engine:
-        engine.relay()
-        engine.worker("--pool", request.param)
-        engine.ready()
+        engine.start_relay()
+        engine.start_worker("--pool", request.param)
+        engine.wait_until_ready()
         yield engine
     database.dispose()
 

@@ -57,21 +57,21 @@ class Schedule:
         seconds, microseconds = self.client.time()
         self.now = dt.datetime.fromtimestamp(seconds, dt.UTC) + dt.timedelta(microseconds=microseconds)
 
-    def add(self, schedule_id: str, rule: dict[str, Any], due: dt.datetime) -> None:
+    def add_entry(self, schedule_id: str, rule: dict[str, Any], due: dt.datetime) -> None:
         key = entries.entry_key(schedule_id)
         self.client.hset(key, entries.DEFINITION, entries.encode(schedule_id, spec_of(rule)))
         self.client.zadd(entries.SCHEDULE_KEY, {key: entries.to_score(due)})
 
-    def next_of(self, schedule_id: str) -> dt.datetime | None:
+    def get_next_time(self, schedule_id: str) -> dt.datetime | None:
         score = self.client.zscore(entries.SCHEDULE_KEY, entries.entry_key(schedule_id))
         return None if score is None else entries.from_score(repr(score))
 
-    def reported(self) -> list[tuple[str, dt.datetime]]:
+    def list_reported(self) -> list[tuple[str, dt.datetime]]:
         found = [events.decode(stream_id, fields) for stream_id, fields in self.client.xrange(keys.EVENTS)]
         assert all(event.kind is events.Kind.DUE for event in found)
         return [(event.data["schedule"], dt.datetime.fromisoformat(event.data["at"])) for event in found]
 
-    def quarantine(self) -> dict[str, str]:
+    def list_quarantined(self) -> dict[str, str]:
         found = self.client.hgetall(keys.BEAT_QUARANTINE)
         return {key: json.loads(record)["reason"] for key, record in found.items()}
 
@@ -109,58 +109,58 @@ def test_a_due_entry_is_reported_once_with_its_nominal_time(
     beat: Scheduler, schedule: Schedule, rule: dict[str, Any]
 ) -> None:
     nominal = schedule.now - MINUTE
-    schedule.add("s1", rule, nominal)
+    schedule.add_entry("s1", rule, nominal)
 
     beat.tick()
     beat.tick()
 
-    assert schedule.reported() == [("s1", nominal)]
-    assert schedule.next_of("s1") == next_after(rule, schedule.now)
+    assert schedule.list_reported() == [("s1", nominal)]
+    assert schedule.get_next_time("s1") == next_after(rule, schedule.now)
 
 
 def test_nominal_times_keep_their_microseconds(beat: Scheduler, schedule: Schedule) -> None:
     nominal = schedule.now.replace(microsecond=123457) - MINUTE
-    schedule.add("s1", HOURLY, nominal)
+    schedule.add_entry("s1", HOURLY, nominal)
     beat.tick()
-    assert schedule.reported() == [("s1", nominal)]
+    assert schedule.list_reported() == [("s1", nominal)]
 
 
 def test_missed_occurrences_are_reported_once_with_the_oldest_time(beat: Scheduler, schedule: Schedule) -> None:
     oldest = schedule.now - dt.timedelta(hours=5)
-    schedule.add("s1", EVERY_10_MINUTES, oldest)
+    schedule.add_entry("s1", EVERY_10_MINUTES, oldest)
 
     for _ in range(3):
         beat.tick()
 
-    assert schedule.reported() == [("s1", oldest)]
-    following = schedule.next_of("s1")
+    assert schedule.list_reported() == [("s1", oldest)]
+    following = schedule.get_next_time("s1")
     assert following is not None
     assert following > schedule.now
 
 
 def test_what_is_not_due_is_left_alone_and_decides_the_sleep(beat: Scheduler, schedule: Schedule) -> None:
     soon = schedule.now + dt.timedelta(seconds=1.5)
-    schedule.add("s1", EVERY_10_MINUTES, soon)
+    schedule.add_entry("s1", EVERY_10_MINUTES, soon)
 
     assert 0 < beat.tick() <= 1.5
-    assert schedule.reported() == []
-    assert schedule.next_of("s1") == soon
+    assert schedule.list_reported() == []
+    assert schedule.get_next_time("s1") == soon
 
 
 def test_what_was_just_reported_decides_the_sleep_too(beat: Scheduler, schedule: Schedule) -> None:
     beat.max_interval = 5
-    schedule.add("s1", {"kind": "interval", "every": 1}, schedule.now - 60 * MINUTE)
+    schedule.add_entry("s1", {"kind": "interval", "every": 1}, schedule.now - 60 * MINUTE)
     assert 0 < beat.tick() <= 1
 
 
 def test_a_rule_without_another_occurrence_leaves_the_schedule(beat: Scheduler, schedule: Schedule) -> None:
     nominal = schedule.now - MINUTE
-    schedule.add("s1", {"kind": "once", "at": nominal.isoformat()}, nominal)
+    schedule.add_entry("s1", {"kind": "once", "at": nominal.isoformat()}, nominal)
 
     beat.tick()
 
-    assert schedule.next_of("s1") is None
-    assert len(schedule.reported()) == 1
+    assert schedule.get_next_time("s1") is None
+    assert len(schedule.list_reported()) == 1
 
 
 @pytest.mark.parametrize("ahead", [dt.timedelta(days=2), -dt.timedelta(days=2)])
@@ -172,12 +172,12 @@ def test_it_is_redis_whose_clock_counts(
     beat = make_scheduler(redis_url)
     beat.app.now = lambda: dt.datetime.fromtimestamp(time.time(), dt.UTC)
     due, early = schedule.now - MINUTE, schedule.now + 60 * MINUTE
-    schedule.add("due", HOURLY, due)
-    schedule.add("early", HOURLY, early)
+    schedule.add_entry("due", HOURLY, due)
+    schedule.add_entry("early", HOURLY, early)
     beat.tick()
-    assert schedule.reported() == [("due", due)]
-    assert schedule.next_of("due") == next_after(HOURLY, schedule.now)
-    assert schedule.next_of("early") == early
+    assert schedule.list_reported() == [("due", due)]
+    assert schedule.get_next_time("due") == next_after(HOURLY, schedule.now)
+    assert schedule.get_next_time("early") == early
 
 
 def test_entries_with_the_same_times_are_read_once(
@@ -194,27 +194,27 @@ def test_entries_with_the_same_times_are_read_once(
     following = next_after(daily, schedule.now)
     monkeypatch.setattr(timetable, "next_after", note)
     for number in range(3 * BATCH):
-        schedule.add(f"s{number}", daily, schedule.now - MINUTE)
+        schedule.add_entry(f"s{number}", daily, schedule.now - MINUTE)
     for _ in range(4):
         beat.tick()
-    assert len(schedule.reported()) == 3 * BATCH
-    assert {schedule.next_of(f"s{number}") for number in range(3 * BATCH)} == {following}
+    assert len(schedule.list_reported()) == 3 * BATCH
+    assert {schedule.get_next_time(f"s{number}") for number in range(3 * BATCH)} == {following}
     assert len(asked) <= 1
 
 
 def test_a_large_backlog_is_done_in_batches(beat: Scheduler, schedule: Schedule) -> None:
     for number in range(BATCH + 1):
-        schedule.add(f"s{number}", HOURLY, schedule.now - MINUTE)
+        schedule.add_entry(f"s{number}", HOURLY, schedule.now - MINUTE)
 
     assert beat.tick() == 0
-    assert len(schedule.reported()) == BATCH
+    assert len(schedule.list_reported()) == BATCH
     assert beat.tick() > 0
-    assert len(set(schedule.reported())) == BATCH + 1
+    assert len(set(schedule.list_reported())) == BATCH + 1
 
 
 def test_nothing_is_reported_while_the_relay_is_behind_and_once_later(beat: Scheduler, schedule: Schedule) -> None:
     oldest = schedule.now - dt.timedelta(hours=5)
-    schedule.add("s1", EVERY_10_MINUTES, oldest)
+    schedule.add_entry("s1", EVERY_10_MINUTES, oldest)
     fill = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'kind', 'log') end"
     schedule.client.eval(fill, 1, keys.EVENTS, 100_001)
     for _ in range(3):
@@ -223,17 +223,17 @@ def test_nothing_is_reported_while_the_relay_is_behind_and_once_later(beat: Sche
     schedule.client.delete(keys.EVENTS)
     for _ in range(3):
         beat.tick()
-    assert schedule.reported() == [("s1", oldest)]
+    assert schedule.list_reported() == [("s1", oldest)]
 
 
 def test_only_one_leads(beat: Scheduler, other_beat: Scheduler, schedule: Schedule) -> None:
     beat.tick()
-    schedule.add("s1", HOURLY, schedule.now - MINUTE)
+    schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
 
     assert other_beat.tick() == other_beat.max_interval
-    assert schedule.reported() == []
+    assert schedule.list_reported() == []
     beat.tick()
-    assert len(schedule.reported()) == 1
+    assert len(schedule.list_reported()) == 1
     said = schedule.client.hgetall(keys.BEAT)
     assert said["leader"] == beat.name
     assert int(said["tick_ms"]) >= schedule.now.timestamp() * 1000 - 1
@@ -256,20 +256,20 @@ def test_a_stopped_leader_that_resumes_reports_nothing_twice(
     beat: Scheduler, other_beat: Scheduler, schedule: Schedule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(50):
-        schedule.add(f"s{number}", HOURLY, schedule.now - MINUTE)
+        schedule.add_entry(f"s{number}", HOURLY, schedule.now - MINUTE)
     late = ("late", schedule.now - MINUTE)
 
     def lock_expires_and_the_other_leads() -> None:
         schedule.client.delete(beat.leader_key)
         other_beat.tick()
         # Due and still unreported: the token must fence the first leader here, the scores cannot.
-        schedule.add("late", HOURLY, late[1])
+        schedule.add_entry("late", HOURLY, late[1])
 
     interrupt(beat, lock_expires_and_the_other_leads, monkeypatch)
     beat.tick()
-    assert len(schedule.reported()) == 50
+    assert len(schedule.list_reported()) == 50
     other_beat.tick()
-    counted = collections.Counter(schedule.reported())
+    counted = collections.Counter(schedule.list_reported())
     assert len(counted) == 51
     assert set(counted.values()) == {1}
 
@@ -280,13 +280,13 @@ def test_a_stopped_leader_that_resumes_without_the_lock_reports_nothing(
     def lock_changes_hands() -> None:
         schedule.client.set(beat.leader_key, "somebody else", px=60_000)
 
-    schedule.add("s1", HOURLY, schedule.now - MINUTE)
+    schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
     schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:poison": 1})
     interrupt(beat, lock_changes_hands, monkeypatch)
     beat.tick()
-    assert schedule.reported() == []
-    assert schedule.quarantine() == {}
-    assert schedule.next_of("s1") == schedule.now - MINUTE
+    assert schedule.list_reported() == []
+    assert schedule.list_quarantined() == {}
+    assert schedule.get_next_time("s1") == schedule.now - MINUTE
 
 
 @pytest.mark.parametrize("what", ["score", "rule", "removed"])
@@ -298,26 +298,26 @@ def test_an_entry_that_changes_while_it_is_read_is_not_reported(
 
     def change() -> None:
         if what == "score":
-            schedule.add("s1", HOURLY, tomorrow)
+            schedule.add_entry("s1", HOURLY, tomorrow)
         elif what == "rule":
-            schedule.add("s1", EVERY_10_MINUTES, nominal)
+            schedule.add_entry("s1", EVERY_10_MINUTES, nominal)
         else:
             schedule.client.zrem(entries.SCHEDULE_KEY, entries.entry_key("s1"))
 
-    schedule.add("s1", HOURLY, nominal)
+    schedule.add_entry("s1", HOURLY, nominal)
     interrupt(beat, change, monkeypatch)
     beat.tick()
 
-    assert schedule.reported() == []
-    assert schedule.next_of("s1") == {"score": tomorrow, "rule": nominal, "removed": None}[what]
+    assert schedule.list_reported() == []
+    assert schedule.get_next_time("s1") == {"score": tomorrow, "rule": nominal, "removed": None}[what]
 
 
 def test_a_lost_lock_is_taken_again(beat: Scheduler, schedule: Schedule) -> None:
     beat.tick()
     schedule.client.delete(beat.leader_key)
-    schedule.add("s1", HOURLY, schedule.now - MINUTE)
+    schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
     beat.tick()
-    assert len(schedule.reported()) == 1
+    assert len(schedule.list_reported()) == 1
 
 
 def test_a_lock_that_would_never_expire_does(beat: Scheduler, schedule: Schedule) -> None:
@@ -348,18 +348,18 @@ def test_an_entry_that_cannot_be_read_is_set_aside_and_the_others_go_on(beat: Sc
     schedule.client.zadd(entries.SCHEDULE_KEY, {entries.entry_key("not a hash"): 1})
     schedule.client.zadd(entries.SCHEDULE_KEY, {entries.entry_key("missing"): 1, b"redbeat:\xff": 1})
     schedule.client.hset(b"redbeat:\xff", entries.DEFINITION, entries.encode("x", spec_of(HOURLY)))
-    schedule.add("good", HOURLY, schedule.now - MINUTE)
+    schedule.add_entry("good", HOURLY, schedule.now - MINUTE)
 
     beat.tick()
 
-    assert [name for name, _ in schedule.reported()] == ["good"]
+    assert [name for name, _ in schedule.list_reported()] == ["good"]
     assert schedule.client.zcard(entries.SCHEDULE_KEY) == 1
     with redis.Redis.from_url(beat.app.redbeat_conf.redis_url) as raw:
         found = {key.decode(errors="replace") for key in raw.hkeys(keys.BEAT_QUARANTINE)}
         raw.hdel(keys.BEAT_QUARANTINE, b"redbeat:\xff")
     bad = {*POISON, "not a hash", "missing", "\ufffd"}
     assert found == {entries.entry_key(name) for name in bad}
-    reasons = schedule.quarantine()
+    reasons = schedule.list_quarantined()
     assert "interval" in reasons[entries.entry_key("unknown rule")]
     assert reasons[entries.entry_key("missing")] == "it has no definition"
     assert "disable the job" in reasons[entries.entry_key("disabled")]
@@ -390,13 +390,13 @@ def test_a_key_of_another_type_is_deleted_and_beat_goes_on(
     beat: Scheduler, schedule: Schedule, capsys: pytest.CaptureFixture[str], key: str, kind: str
 ) -> None:
     put_strange(schedule.client, key, kind)
-    schedule.add("s1", HOURLY, schedule.now - MINUTE)
+    schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
     schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:poison": 1})
     for _ in range(3):
         beat.tick()
-    assert [name for name, _ in schedule.reported()] == ["s1"]
+    assert [name for name, _ in schedule.list_reported()] == ["s1"]
     assert schedule.client.hget(keys.BEAT, "leader") == beat.name
-    assert "redbeat:poison" in schedule.quarantine()
+    assert "redbeat:poison" in schedule.list_quarantined()
     assert f"key={key}" in "".join(capsys.readouterr())
 
 
@@ -408,10 +408,10 @@ def test_a_schedule_of_another_type_is_deleted(beat: Scheduler, schedule: Schedu
 
 
 def test_what_else_redis_refuses_is_waited_for(beat: Scheduler, schedule: Schedule) -> None:
-    schedule.add("s1", HOURLY, schedule.now - MINUTE)
+    schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
     schedule.client.set(keys.EVENTS, "something")
     assert 0 < beat.tick() < 1
-    assert schedule.next_of("s1") == schedule.now - MINUTE
+    assert schedule.get_next_time("s1") == schedule.now - MINUTE
 
 
 @pytest.mark.parametrize("tick", ["", "soon", "9" * 30])
@@ -436,9 +436,9 @@ def test_an_infinite_score_does_no_harm(beat: Scheduler, schedule: Schedule) -> 
 def test_a_restarted_redis_is_waited_for(own_redis: Callable[..., RedisServer]) -> None:
     server = own_redis(persistent=True)
     beat = make_scheduler(server.url)
-    with server.client() as client:
+    with server.create_client() as client:
         schedule = Schedule(client)
-        schedule.add("s1", HOURLY, schedule.now + dt.timedelta(hours=1))
+        schedule.add_entry("s1", HOURLY, schedule.now + dt.timedelta(hours=1))
     beat.tick()
 
     server.stop()
@@ -447,35 +447,35 @@ def test_a_restarted_redis_is_waited_for(own_redis: Callable[..., RedisServer]) 
     assert pauses[0] < 1
     assert pauses[-1] <= 5
     server.start()
-    with server.client() as client:
+    with server.create_client() as client:
         schedule = Schedule(client)
-        schedule.add("s1", HOURLY, schedule.now - MINUTE)
+        schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
         beat.tick()
-        assert schedule.reported() == [("s1", schedule.now - MINUTE)]
+        assert schedule.list_reported() == [("s1", schedule.now - MINUTE)]
 
 
 def test_dropped_connections_are_made_again(beat: Scheduler, schedule: Schedule) -> None:
     beat.tick()
     schedule.client.client_kill_filter(_type="normal", skipme=True)
-    schedule.add("s1", HOURLY, schedule.now - MINUTE)
+    schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
     beat.tick()
-    assert len(schedule.reported()) == 1
+    assert len(schedule.list_reported()) == 1
 
 
 def test_a_full_redis_loses_no_occurrence(own_redis: Callable[..., RedisServer]) -> None:
     server = own_redis()
     beat = make_scheduler(server.url)
-    with server.client() as client:
+    with server.create_client() as client:
         schedule = Schedule(client)
-        schedule.add("s1", HOURLY, schedule.now - MINUTE)
+        schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
         beat.tick()
-        schedule.add("s2", HOURLY, schedule.now - MINUTE)
+        schedule.add_entry("s2", HOURLY, schedule.now - MINUTE)
         client.config_set("maxmemory", 1)
         beat.tick()
         client.config_set("maxmemory", 0)
-        assert schedule.next_of("s2") == schedule.now - MINUTE
+        assert schedule.get_next_time("s2") == schedule.now - MINUTE
         beat.tick()
-        assert [name for name, _ in schedule.reported()] == ["s1", "s2"]
+        assert [name for name, _ in schedule.list_reported()] == ["s1", "s2"]
 
 
 def test_entries_of_celeryconfig_are_refused_by_name(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -503,7 +503,7 @@ def test_as_shipped_a_dead_leader_is_replaced_within_half_a_minute(beat: Schedul
 
 
 def test_redbeats_own_tools_read_and_save_an_entry(beat: Scheduler, schedule: Schedule) -> None:
-    schedule.add("s1", HOURLY, schedule.now + MINUTE)
+    schedule.add_entry("s1", HOURLY, schedule.now + MINUTE)
     key = entries.entry_key("s1")
     before = schedule.client.hget(key, entries.DEFINITION)
 
@@ -516,4 +516,4 @@ def test_redbeats_own_tools_read_and_save_an_entry(beat: Scheduler, schedule: Sc
     entry.save()
 
     assert schedule.client.hget(key, entries.DEFINITION) == before
-    assert schedule.next_of("s1") == next_after(HOURLY, schedule.now)
+    assert schedule.get_next_time("s1") == next_after(HOURLY, schedule.now)

@@ -34,7 +34,7 @@ class Beats:
         self._folder = folder
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
-    def start(self, app: str = "tests.integration.beat_app", *options: str) -> int:
+    def start_beat(self, app: str = "tests.integration.beat_app", *options: str) -> int:
         # The console script, as people start it: it does not look into the current folder by itself.
         celery = Path(sys.executable).parent / "celery"
         command = [str(celery), "-A", app, "beat", "-l", "INFO", *options]
@@ -46,21 +46,21 @@ class Beats:
         self._processes[process.pid] = process
         return process.pid
 
-    def send(self, pid: int, number: signal.Signals) -> None:
+    def send_signal(self, pid: int, number: signal.Signals) -> None:
         self._processes[pid].send_signal(number)
 
-    def lives(self, pid: int) -> bool:
+    def is_alive(self, pid: int) -> bool:
         return self._processes[pid].poll() is None
 
-    def ended(self, pid: int) -> int:
+    def wait_for_exit(self, pid: int) -> int:
         return self._processes[pid].wait(20)
 
-    def stop(self) -> None:
+    def stop_all(self) -> None:
         for process in self._processes.values():
             process.kill()
             process.wait()
 
-    def logs(self) -> str:
+    def read_logs(self) -> str:
         return "".join(path.read_text() for path in sorted(self._folder.glob("beat-*.log")))
 
 
@@ -71,10 +71,10 @@ def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
 
 @pytest.fixture
 def schedule(server: RedisServer) -> Iterator[Schedule]:
-    with server.client() as client:
+    with server.create_client() as client:
         schedule = Schedule(client)
         for number in range(SCHEDULES):
-            schedule.add(f"s{number}", EVERY_SECOND, schedule.now.replace(microsecond=0) + SECOND)
+            schedule.add_entry(f"s{number}", EVERY_SECOND, schedule.now.replace(microsecond=0) + SECOND)
         yield schedule
 
 
@@ -84,9 +84,9 @@ def beats(server: RedisServer, tmp_path: Path) -> Iterator[Beats]:
     try:
         yield beats
     finally:
-        beats.stop()
+        beats.stop_all()
         # Shown by pytest if the test failed.
-        sys.stderr.write(beats.logs())
+        sys.stderr.write(beats.read_logs())
 
 
 def leader(schedule: Schedule) -> int:
@@ -105,73 +105,73 @@ def grows(schedule: Schedule, by: int = 3 * SCHEDULES) -> None:
 
 
 def nothing_twice(schedule: Schedule) -> None:
-    counted = collections.Counter(schedule.reported())
+    counted = collections.Counter(schedule.list_reported())
     assert [event for event, times in counted.items() if times > 1] == []
     assert all(at.microsecond == 0 for _, at in counted)
 
 
 def test_another_beat_takes_over_from_one_that_was_killed(beats: Beats, schedule: Schedule) -> None:
-    pids = {beats.start(), beats.start()}
+    pids = {beats.start_beat(), beats.start_beat()}
     first = until(lambda: leader(schedule), what="a leader")
     grows(schedule)
-    beats.send(first, signal.SIGKILL)
+    beats.send_signal(first, signal.SIGKILL)
     (second,) = pids - {first}
     until(lambda: leader(schedule) == second, what="the other beat to lead")
     grows(schedule)
     nothing_twice(schedule)
-    assert beats.lives(second)
+    assert beats.is_alive(second)
 
 
 def test_a_frozen_leader_that_wakes_up_reports_nothing_twice(beats: Beats, schedule: Schedule) -> None:
-    pids = {beats.start(), beats.start()}
+    pids = {beats.start_beat(), beats.start_beat()}
     first = until(lambda: leader(schedule), what="a leader")
     (second,) = pids - {first}
     grows(schedule)
-    beats.send(first, signal.SIGSTOP)
+    beats.send_signal(first, signal.SIGSTOP)
     until(lambda: leader(schedule) == second, what="the other beat to lead")
-    beats.send(first, signal.SIGCONT)
+    beats.send_signal(first, signal.SIGCONT)
     grows(schedule)
     nothing_twice(schedule)
-    assert beats.lives(first)
+    assert beats.is_alive(first)
     # It leads again when its turn comes, so it is well and standing by.
-    beats.send(second, signal.SIGTERM)
-    assert beats.ended(second) == 0
+    beats.send_signal(second, signal.SIGTERM)
+    assert beats.wait_for_exit(second) == 0
     until(lambda: leader(schedule) == first, what="the first beat to lead again")
 
 
 def test_beat_outlives_a_restart_of_redis(beats: Beats, schedule: Schedule, server: RedisServer) -> None:
-    pid = beats.start()
+    pid = beats.start_beat()
     grows(schedule)
     server.stop()
-    until(lambda: "redis_does_not_answer" in beats.logs(), what="beat to notice")
+    until(lambda: "redis_does_not_answer" in beats.read_logs(), what="beat to notice")
     server.start()
     grows(schedule)
     nothing_twice(schedule)
     schedule.client.delete(f"{entries.KEY_PREFIX}:lock")
     grows(schedule)
-    assert beats.lives(pid)
+    assert beats.is_alive(pid)
 
 
 def test_a_beat_that_is_asked_to_end_gives_the_lock_back(beats: Beats, schedule: Schedule) -> None:
-    pid = beats.start()
+    pid = beats.start_beat()
     grows(schedule, 1)
-    beats.send(pid, signal.SIGTERM)
-    assert beats.ended(pid) == 0
+    beats.send_signal(pid, signal.SIGTERM)
+    assert beats.wait_for_exit(pid) == 0
     assert not schedule.client.exists(f"{entries.KEY_PREFIX}:lock")
 
 
 def test_the_shipped_app_runs_beat(beats: Beats, schedule: Schedule) -> None:
-    pid = beats.start("jobworker")
+    pid = beats.start_beat("jobworker")
     grows(schedule)
     nothing_twice(schedule)
-    beats.send(pid, signal.SIGINT)
-    assert beats.ended(pid) == 0
+    beats.send_signal(pid, signal.SIGINT)
+    assert beats.wait_for_exit(pid) == 0
 
 
 def test_an_interval_that_is_too_long_for_the_lock_is_told_in_one_line(beats: Beats) -> None:
-    assert beats.ended(beats.start("jobworker", "--max-interval", "60")) == 1
-    assert "error: redbeat_lock_timeout is 15 s; with beat_max_loop_interval (--max-interval) 60 s" in beats.logs()
-    assert "Traceback" not in beats.logs()
+    assert beats.wait_for_exit(beats.start_beat("jobworker", "--max-interval", "60")) == 1
+    assert "error: redbeat_lock_timeout is 15 s; with beat_max_loop_interval (--max-interval) 60 s" in beats.read_logs()
+    assert "Traceback" not in beats.read_logs()
 
 
 def test_beat_loads_neither_sql_nor_http() -> None:

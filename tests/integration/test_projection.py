@@ -40,22 +40,22 @@ class House:
     """A relay's projector with its clock, the database that it reads and the Redis that it writes."""
 
     database: Database
-    schedule: Schedule
+    beat_schedule: Schedule
     clock: ManualClock
     projector: Projector
 
     @property
     def now(self) -> dt.datetime:
-        return self.schedule.now
+        return self.beat_schedule.now
 
-    def put(self, name: str, rule: Mapping[str, Any], settled: dt.datetime, **fields: Any) -> str:
+    def put_schedule(self, name: str, rule: Mapping[str, Any], settled: dt.datetime, **fields: Any) -> str:
         """Make or change a schedule whose occurrences up to `settled` are in the ledger; answers its id."""
         with self.database.write() as connection:
             spec = schedules.parse(spec_of(rule, **{"name": name, **fields}))
             row = store.put(connection, spec, Owner.API, "ann", self.clock.now(), next_after(rule, settled))
             return row.id
 
-    def put_many(self, count: int, settled: dt.datetime) -> list[str]:
+    def put_hourly_schedules(self, count: int, settled: dt.datetime) -> list[str]:
         """Hourly schedules, all at once and long ago."""
         with self.database.write() as connection:
             common = {
@@ -77,34 +77,34 @@ class House:
             connection.execute(_table.insert(), rows)
         return [row["id"] for row in rows]
 
-    def update(self, schedule_id: str, **values: Any) -> None:
+    def update_schedule(self, schedule_id: str, **values: Any) -> None:
         with self.database.write() as connection:
             connection.execute(sa.update(_table).where(_table.c.id == schedule_id).values(values))
 
-    def delete(self, schedule_id: str) -> None:
+    def delete_schedule(self, schedule_id: str) -> None:
         with self.database.write() as connection:
             row = store.get(connection, schedule_id)
             assert row is not None
             store.delete(connection, row, "ann", self.clock.now())
 
-    def rounds(self, seconds: float = LONG) -> None:
+    def run_for(self, seconds: float = LONG) -> None:
         """What the relay does in this time."""
         for _ in range(int(seconds)):
             self.projector.run()
             self.clock.advance(1.0)
 
-    def used(self) -> dict[str, int]:
+    def count_commands(self) -> dict[str, int]:
         """How often each command was called so far."""
-        return {name: stat["calls"] for name, stat in self.schedule.client.info("commandstats").items()}
+        return {name: stat["calls"] for name, stat in self.beat_schedule.client.info("commandstats").items()}
 
-    def next_of(self, schedule_id: str) -> dt.datetime | None:
-        return self.schedule.next_of(schedule_id)
+    def get_next_time(self, schedule_id: str) -> dt.datetime | None:
+        return self.beat_schedule.get_next_time(schedule_id)
 
-    def known(self) -> set[str]:
+    def list_entry_ids(self) -> set[str]:
         """The ids of all schedules of which there is a complete entry."""
-        found = set(self.schedule.client.zrange(entries.SCHEDULE_KEY, 0, -1))
-        ids = {key.removeprefix(entries.KEY_PREFIX) for key in found if self.schedule.client.hexists(key, "definition")}
-        assert set(self.schedule.client.hkeys(keys.BEAT_PROJECTION)) == ids
+        found = set(self.beat_schedule.client.zrange(entries.SCHEDULE_KEY, 0, -1))
+        ids = {key.removeprefix(entries.KEY_PREFIX) for key in found if self.beat_schedule.client.hexists(key, "definition")}
+        assert set(self.beat_schedule.client.hkeys(keys.BEAT_PROJECTION)) == ids
         return ids
 
 
@@ -132,110 +132,110 @@ def beat(redis_url: str) -> Scheduler:
 
 def test_a_new_schedule_is_known_with_the_next_round(database: Database, client: redis.Redis, redis_url: str) -> None:
     house = house_on(database, client)
-    house.rounds()
-    first = house.put("nightly", HOURLY, house.clock.now(), zone="Europe/Berlin")
-    house.rounds(1)
-    assert house.known() == {first}
-    assert house.next_of(first) == next_after(HOURLY, house.clock.now())
+    house.run_for()
+    first = house.put_schedule("nightly", HOURLY, house.clock.now(), zone="Europe/Berlin")
+    house.run_for(1)
+    assert house.list_entry_ids() == {first}
+    assert house.get_next_time(first) == next_after(HOURLY, house.clock.now())
     beat = make_scheduler(redis_url)
     entry = beat.Entry.from_key(entries.entry_key(first), app=beat.app)
     assert (entry.name, entry.task, entry.schedule.described["zone"]) == (first, "job", "Europe/Berlin")
 
 
 def test_nothing_changed_writes_nothing(house: House) -> None:
-    house.put_many(100, house.now)
-    house.rounds()
-    before = house.used()
-    house.rounds()
-    after = house.used()
+    house.put_hourly_schedules(100, house.now)
+    house.run_for()
+    before = house.count_commands()
+    house.run_for()
+    after = house.count_commands()
     read = {"evalsha", "hget", "zscore", "hlen", "xrange", "info"}
     assert {name.removeprefix("cmdstat_") for name in after if after[name] != before.get(name)} <= read
 
 
 def test_an_occurrence_that_is_due_survives_a_round_and_another_relay(house: House, beat: Scheduler) -> None:
     nominal = next_after(HOURLY, house.now - HOUR)
-    due = house.put("due", HOURLY, house.now - HOUR)
-    house.rounds()
+    due = house.put_schedule("due", HOURLY, house.now - HOUR)
+    house.run_for()
     house.projector.reset()
-    house.rounds()
-    assert house.next_of(due) == nominal
+    house.run_for()
+    assert house.get_next_time(due) == nominal
     beat.tick()
-    assert house.schedule.reported() == [(due, nominal)]
+    assert house.beat_schedule.list_reported() == [(due, nominal)]
 
 
 @pytest.mark.parametrize("settled", [HOUR, dt.timedelta(0)])
 def test_a_changed_schedule_begins_with_the_next_occurrence_that_has_no_row(
     house: House, beat: Scheduler, settled: dt.timedelta
 ) -> None:
-    house.put("mine", HOURLY, house.now)
-    house.rounds()
-    changed = house.put("mine", EVERY_10_MINUTES, house.now - settled)
-    house.rounds(1)
-    assert house.next_of(changed) == next_after(EVERY_10_MINUTES, house.now - settled)
-    assert house.schedule.reported() == []
+    house.put_schedule("mine", HOURLY, house.now)
+    house.run_for()
+    changed = house.put_schedule("mine", EVERY_10_MINUTES, house.now - settled)
+    house.run_for(1)
+    assert house.get_next_time(changed) == next_after(EVERY_10_MINUTES, house.now - settled)
+    assert house.beat_schedule.list_reported() == []
 
 
 @pytest.mark.parametrize("how", ["deleted", "disabled", "retired", "exhausted"])
 def test_a_schedule_that_has_nothing_ahead_leaves_nothing_behind(house: House, how: str) -> None:
-    gone, other = house.put("gone", HOURLY, house.now), house.put("other", HOURLY, house.now)
-    house.rounds()
-    assert house.known() == {gone, other}
+    gone, other = house.put_schedule("gone", HOURLY, house.now), house.put_schedule("other", HOURLY, house.now)
+    house.run_for()
+    assert house.list_entry_ids() == {gone, other}
     changes: dict[str, dict[str, Any]] = {
         "disabled": {"enabled": False},
         "retired": {"state": "retired"},
         "exhausted": {"state": "exhausted", "next_at": None},
     }
     if how == "deleted":
-        house.delete(gone)
+        house.delete_schedule(gone)
     else:
-        house.update(gone, **changes[how])
-    house.rounds()
-    assert set(house.schedule.client.keys("*")) == {
+        house.update_schedule(gone, **changes[how])
+    house.run_for()
+    assert set(house.beat_schedule.client.keys("*")) == {
         entries.SCHEDULE_KEY,
         entries.entry_key(other),
         keys.BEAT_PROJECTION,
     }
-    assert house.known() == {other}
+    assert house.list_entry_ids() == {other}
 
 
 def test_a_paused_schedule_stays_for_its_occurrences_leave_rows(house: House) -> None:
-    paused = house.put("paused", HOURLY, house.now)
-    house.rounds()
-    house.update(paused, paused_at=house.now, paused_by="ann", changed_at=house.clock.now())
-    house.rounds()
-    assert house.known() == {paused}
+    paused = house.put_schedule("paused", HOURLY, house.now)
+    house.run_for()
+    house.update_schedule(paused, paused_at=house.now, paused_by="ann", changed_at=house.clock.now())
+    house.run_for()
+    assert house.list_entry_ids() == {paused}
 
 
 def test_of_thousands_only_the_changed_one_is_looked_at(house: House) -> None:
-    ids = house.put_many(3000, house.now)
-    house.rounds(3)
-    house.put("s17", EVERY_10_MINUTES, house.now)
-    before = house.used()
+    ids = house.put_hourly_schedules(3000, house.now)
+    house.run_for(3)
+    house.put_schedule("s17", EVERY_10_MINUTES, house.now)
+    before = house.count_commands()
     house.projector.run()
-    after = house.used()
+    after = house.count_commands()
     looked_at = after["cmdstat_zscore"] - before["cmdstat_zscore"]
     written = after["cmdstat_del"] - before.get("cmdstat_del", 0)
     assert (looked_at, written) == (1, 1)
-    assert house.next_of(ids[17]) == next_after(EVERY_10_MINUTES, house.now)
+    assert house.get_next_time(ids[17]) == next_after(EVERY_10_MINUTES, house.now)
 
 
 def test_so_many_changes_that_they_are_not_read_one_by_one(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(project, "_MOST_RECENT", 10)
-    ids = house.put_many(50, house.now)
-    house.rounds()
+    ids = house.put_hourly_schedules(50, house.now)
+    house.run_for()
     with house.database.write() as connection:
         connection.execute(sa.update(_table).values(revision=2, changed_at=house.clock.now()))
-    house.rounds(3)
-    found = house.schedule.client.hvals(keys.BEAT_PROJECTION)
+    house.run_for(3)
+    found = house.beat_schedule.client.hvals(keys.BEAT_PROJECTION)
     assert len(found) == len(ids)
     assert all(mark.startswith("2.") for mark in found)
 
 
 def test_a_change_that_was_committed_late_is_found_all_the_same(house: House) -> None:
-    house.rounds()
-    late = house.put_many(1, house.now)
-    house.rounds()
-    assert house.known() == set(late)
+    house.run_for()
+    late = house.put_hourly_schedules(1, house.now)
+    house.run_for()
+    assert house.list_entry_ids() == set(late)
 
 
 FIRST_DAY = {"kind": "business_day", "n": 1, "time": "06:00", "roll": "following"}
@@ -253,13 +253,13 @@ def test_beat_finds_the_calendars_that_it_needs_in_the_entry(house: House, beat:
         calendars.put(connection, "forbidden", forbidden, CalendarOwner.API, "ann", house.now)
         spec = schedules.parse(spec_of(FIRST_DAY, name="first", calendar="office", exclude=["forbidden"]))
         row = store.put(connection, spec, Owner.API, "ann", house.clock.now(), nominal)
-    house.rounds(1)
+    house.run_for(1)
     entry = beat.Entry.from_key(entries.entry_key(row.id), app=beat.app)
     assert entry.schedule.next_after(nominal - 24 * HOUR) == nominal + 48 * HOUR
 
     with house.database.write() as connection:
         calendars.put(connection, "forbidden", elsewhere, CalendarOwner.API, "ann", house.clock.now())
-    house.rounds()
+    house.run_for()
     entry = beat.Entry.from_key(entries.entry_key(row.id), app=beat.app)
     assert entry.schedule.next_after(nominal - 24 * HOUR) == nominal + 24 * HOUR
 
@@ -267,24 +267,24 @@ def test_beat_finds_the_calendars_that_it_needs_in_the_entry(house: House, beat:
 def test_calendars_that_change_no_nominal_time_are_left_out(house: House) -> None:
     with house.database.write() as connection:
         calendars.put(connection, "office", Business().to_json(), CalendarOwner.API, "ann", house.now)
-    hourly = house.put("hourly", HOURLY, house.now, require=["office"])
-    house.rounds(1)
-    definition = house.schedule.client.hget(entries.entry_key(hourly), entries.DEFINITION)
+    hourly = house.put_schedule("hourly", HOURLY, house.now, require=["office"])
+    house.run_for(1)
+    definition = house.beat_schedule.client.hget(entries.entry_key(hourly), entries.DEFINITION)
     assert "office" not in str(definition)
 
 
 def test_another_revision_of_a_calendar_writes_its_schedules_again(house: House) -> None:
     with house.database.write() as connection:
         calendars.put(connection, "open", Business().to_json(), CalendarOwner.API, "ann", house.now)
-    named = house.put("named", HOURLY, house.now, require=["open"])
-    house.rounds()
-    before = house.schedule.client.hget(keys.BEAT_PROJECTION, named)
+    named = house.put_schedule("named", HOURLY, house.now, require=["open"])
+    house.run_for()
+    before = house.beat_schedule.client.hget(keys.BEAT_PROJECTION, named)
     with house.database.write() as connection:
         calendars.put(
             connection, "open", Dates({house.now.date(): "fair"}).to_json(), CalendarOwner.API, "ann", house.now
         )
-    house.rounds()
-    after = house.schedule.client.hget(keys.BEAT_PROJECTION, named)
+    house.run_for()
+    after = house.beat_schedule.client.hget(keys.BEAT_PROJECTION, named)
     assert (str(before).split()[0], str(after).split()[0]) == ("1.1", "1.2")
 
 
@@ -292,78 +292,78 @@ def test_everything_is_rebuilt_in_bounded_rounds_when_redis_lost_it(
     house: House, beat: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(project, "_MOST_COMPARED", 700)
-    ids = house.put_many(5000, house.now - 3 * HOUR)
-    house.rounds()
-    assert house.known() == set(ids)
-    house.schedule.client.flushall()
+    ids = house.put_hourly_schedules(5000, house.now - 3 * HOUR)
+    house.run_for()
+    assert house.list_entry_ids() == set(ids)
+    house.beat_schedule.client.flushall()
 
     house.projector.reset()
     house.projector.run()
-    assert len(house.known()) == 700
-    house.rounds(7)
+    assert len(house.list_entry_ids()) == 700
+    house.run_for(7)
 
-    assert house.known() == set(ids)
+    assert house.list_entry_ids() == set(ids)
     missed = next_after(HOURLY, house.now - 3 * HOUR)
     for _ in range(11):
         beat.tick()
-    assert sorted(house.schedule.reported()) == [(each, missed) for each in ids]
+    assert sorted(house.beat_schedule.list_reported()) == [(each, missed) for each in ids]
 
 
 def test_without_being_told_everything_is_rebuilt_within_a_minute(house: House) -> None:
-    ids = house.put_many(50, house.now)
-    house.rounds(37)
-    house.schedule.client.flushall()
-    house.rounds(LONG)
-    assert house.known() == set(ids)
+    ids = house.put_hourly_schedules(50, house.now)
+    house.run_for(37)
+    house.beat_schedule.client.flushall()
+    house.run_for(LONG)
+    assert house.list_entry_ids() == set(ids)
 
 
 def test_many_that_are_gone_are_found_in_bounded_rounds(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(project, "_MOST_COMPARED", 100)
-    ids = house.put_many(1500, house.now)
-    house.rounds()
+    ids = house.put_hourly_schedules(1500, house.now)
+    house.run_for()
     with house.database.write() as connection:
         connection.execute(_table.delete().where(_table.c.id > ids[99]))
-    house.rounds()
-    assert house.known() == set(ids[:100])
+    house.run_for()
+    assert house.list_entry_ids() == set(ids[:100])
 
 
 def test_an_occurrence_that_beat_reported_and_nobody_heard_of_is_reported_again(house: House, beat: Scheduler) -> None:
     nominal = next_after(HOURLY, house.now - HOUR)
     assert nominal is not None
-    due = house.put("due", HOURLY, house.now - HOUR)
-    house.rounds()
+    due = house.put_schedule("due", HOURLY, house.now - HOUR)
+    house.run_for()
     beat.tick()
-    house.schedule.client.delete(keys.EVENTS)
+    house.beat_schedule.client.delete(keys.EVENTS)
     # Not at once: it is on its way to whoever settles.
     soon = ManualClock(nominal + 5 * SECOND)
-    Projector(house.database, Projection(house.schedule.client), soon).run()
-    assert house.next_of(due) == next_after(HOURLY, house.now)
+    Projector(house.database, Projection(house.beat_schedule.client), soon).run()
+    assert house.get_next_time(due) == next_after(HOURLY, house.now)
 
     later = ManualClock(max(nominal + 11 * SECOND, house.now))
-    Projector(house.database, Projection(house.schedule.client), later).run()
-    assert house.next_of(due) == nominal
+    Projector(house.database, Projection(house.beat_schedule.client), later).run()
+    assert house.get_next_time(due) == nominal
     beat.tick()
-    assert house.schedule.reported() == [(due, nominal)]
+    assert house.beat_schedule.list_reported() == [(due, nominal)]
 
 
 def test_nothing_is_reported_again_while_reports_wait_to_be_settled(house: House, beat: Scheduler) -> None:
     nominal = house.now - SECOND
     rule = {"kind": "interval", "every": 3600, "anchor": nominal.isoformat()}
-    due = house.put("due", rule, nominal - SECOND)
-    house.rounds(1)
+    due = house.put_schedule("due", rule, nominal - SECOND)
+    house.run_for(1)
     beat.tick()
     # The relay has much to do, and reads that later.
     house.clock.advance(600)
     house.projector.reset()
     house.projector.run()
-    assert house.next_of(due) == nominal + HOUR
+    assert house.get_next_time(due) == nominal + HOUR
 
-    [(stream_id, _)] = house.schedule.client.xrange(keys.EVENTS)
+    [(stream_id, _)] = house.beat_schedule.client.xrange(keys.EVENTS)
     with house.database.write() as connection:
         connection.execute(sa.update(schema.relay_state).values(events_offset=stream_id))
     house.projector.reset()
     house.projector.run()
-    assert house.next_of(due) == nominal
+    assert house.get_next_time(due) == nominal
 
 
 def test_what_beat_reports_after_a_silence_is_not_held_to_be_lost(
@@ -371,15 +371,15 @@ def test_what_beat_reports_after_a_silence_is_not_held_to_be_lost(
 ) -> None:
     """Everything was down when it was due, and beat is back before the relay has read anything."""
     nominal = next_after(HOURLY, house.now - 3 * HOUR)
-    due = house.put("due", HOURLY, house.now - 3 * HOUR)
-    house.rounds(1)
+    due = house.put_schedule("due", HOURLY, house.now - 3 * HOUR)
+    house.run_for(1)
     beat.tick()
-    assert house.schedule.reported() == [(due, nominal)]
+    assert house.beat_schedule.list_reported() == [(due, nominal)]
 
     house.projector.reset()
     house.projector.run()
 
-    assert house.next_of(due) == next_after(HOURLY, house.now)
+    assert house.get_next_time(due) == next_after(HOURLY, house.now)
     assert "due_event_lost" not in "".join(capsys.readouterr())
 
 
@@ -388,13 +388,13 @@ def test_an_entry_that_somebody_put_off_comes_back(
     house: House, capsys: pytest.CaptureFixture[str], settled: int, score: str | None
 ) -> None:
     since = house.now - settled * HOUR
-    due = house.put("due", HOURLY, since)
-    house.rounds()
+    due = house.put_schedule("due", HOURLY, since)
+    house.run_for()
     score = score or entries.to_score(house.now + 48 * HOUR)
-    house.schedule.client.zadd(entries.SCHEDULE_KEY, {entries.entry_key(due): score})
+    house.beat_schedule.client.zadd(entries.SCHEDULE_KEY, {entries.entry_key(due): score})
     house.clock.advance(11)
-    house.rounds()
-    assert house.next_of(due) == next_after(HOURLY, since)
+    house.run_for()
+    assert house.get_next_time(due) == next_after(HOURLY, since)
     said = "".join(capsys.readouterr())
     assert "beat_entries_put_back" in said
     assert "due_event_lost" not in said
@@ -403,40 +403,40 @@ def test_an_entry_that_somebody_put_off_comes_back(
 @pytest.mark.parametrize("how", ["quarantined", "text", "another definition", "no definition"])
 def test_a_broken_entry_is_healed_with_its_occurrence(house: House, beat: Scheduler, how: str) -> None:
     nominal = next_after(HOURLY, house.now - HOUR)
-    due = house.put("due", HOURLY, house.now - HOUR)
-    house.rounds()
-    key, client = entries.entry_key(due), house.schedule.client
+    due = house.put_schedule("due", HOURLY, house.now - HOUR)
+    house.run_for()
+    key, client = entries.entry_key(due), house.beat_schedule.client
     if how == "quarantined":
         client.hset(key, entries.DEFINITION, "{")
         beat.tick()
-        assert house.next_of(due) is None
+        assert house.get_next_time(due) is None
     elif how == "another definition":
         client.hset(key, entries.DEFINITION, entries.encode(due, spec_of(EVERY_10_MINUTES)))
     else:
         client.delete(key)
         if how == "text":
             client.set(key, "text")
-    house.rounds()
+    house.run_for()
     beat.tick()
-    assert house.schedule.quarantine() == {}
-    assert house.schedule.reported() == [(due, nominal)]
-    assert house.known() == {due}
+    assert house.beat_schedule.list_quarantined() == {}
+    assert house.beat_schedule.list_reported() == [(due, nominal)]
+    assert house.list_entry_ids() == {due}
 
 
 def test_a_schedule_that_beat_cannot_read_is_named_and_the_others_go_on(house: House, beat: Scheduler) -> None:
     nominal = next_after(HOURLY, house.now - HOUR)
-    broken, good = house.put("broken", HOURLY, house.now - HOUR), house.put("good", HOURLY, house.now - HOUR)
-    house.update(broken, spec={**spec_of(HOURLY, name="broken"), "rule": {"kind": "moon"}})
-    house.rounds(1)
+    broken, good = house.put_schedule("broken", HOURLY, house.now - HOUR), house.put_schedule("good", HOURLY, house.now - HOUR)
+    house.update_schedule(broken, spec={**spec_of(HOURLY, name="broken"), "rule": {"kind": "moon"}})
+    house.run_for(1)
     beat.tick()
-    assert house.schedule.reported() == [(good, nominal)]
-    assert list(house.schedule.quarantine()) == [entries.entry_key(broken)]
+    assert house.beat_schedule.list_reported() == [(good, nominal)]
+    assert list(house.beat_schedule.list_quarantined()) == [entries.entry_key(broken)]
 
 
 def test_entries_of_others_are_not_touched(house: House) -> None:
-    house.schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:mine": 10**10})
-    mine = house.put("mine", HOURLY, house.now)
-    house.rounds()
-    house.delete(mine)
-    house.rounds()
-    assert house.schedule.client.zrange(entries.SCHEDULE_KEY, 0, -1) == ["redbeat:mine"]
+    house.beat_schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:mine": 10**10})
+    mine = house.put_schedule("mine", HOURLY, house.now)
+    house.run_for()
+    house.delete_schedule(mine)
+    house.run_for()
+    assert house.beat_schedule.client.zrange(entries.SCHEDULE_KEY, 0, -1) == ["redbeat:mine"]

@@ -208,7 +208,7 @@ def test_of_a_database_and_of_code_beside_it(sqlite_database: Database) -> None:
 
 def test_definitions_of_a_database_hold(sqlite_database: Database) -> None:
     household = Household(sqlite_database)
-    household.define("load", enabled=False)
+    household.define_job("load", enabled=False)
     described = {"name": "s", "job": "load", "rule": {"kind": "daily", "time": "06:00"}}
     schedules.create(sqlite_database, household.clock, described, "ann")
     [only] = simulation.of_database(sqlite_database, Question(at("06-01"), at("06-02"))).occurrences

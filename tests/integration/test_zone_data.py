@@ -110,9 +110,9 @@ def test_processes_say_their_data_and_fire_by_those_of_the_package(engine: Engin
     with zone_data.installed(earlier, "2025b"):
         services.follow(engine.database, engine.clock, lambda _: None)
         office = _put(engine.database, "America/Vancouver", dt.datetime(2036, 12, 1, tzinfo=dt.UTC), "office")
-    relay, beat = engine.relay(**wrong), engine.beat(**wrong)
-    worker = engine.worker(**wrong, PYTHONPATH=str(other))
-    engine.ready()
+    relay, beat = engine.start_relay(**wrong), engine.start_beat(**wrong)
+    worker = engine.start_worker(**wrong, PYTHONPATH=str(other))
+    engine.wait_until_ready()
     due = engine.clock.now() - dt.timedelta(days=1)
     rows = [_put(engine.database, name, due) for name in NEW_LAWS]
 
@@ -127,11 +127,11 @@ def test_processes_say_their_data_and_fire_by_those_of_the_package(engine: Engin
     assert office.next_at == dt.datetime(2036, 12, 1, 14, tzinfo=dt.UTC)
     assert _standing(engine.database, office).next_at == dt.datetime(2036, 12, 1, 13, tzinfo=dt.UTC)
     moved = r"schedule_moved.*office .*next at 2036-12-01T13:00.* instead of 2036-12-01T14:00"
-    assert re.search(moved, engine.log(relay)), relay.log
+    assert re.search(moved, engine.read_log(relay)), relay.log
     for process, version in ((relay, DATA_VERSION), (beat, DATA_VERSION), (worker, "2020a (tzdata 1)")):
-        assert re.search(rf"process_starts.*{re.escape(version)}", engine.log(process)), process.log
-    until(lambda: "time_zone_data_differ" in engine.log(relay), within=60.0, what=f"a warning in {relay.log}")
-    assert f"2020a (tzdata 1): workers on {socket.gethostname()}" in engine.log(relay)
+        assert re.search(rf"process_starts.*{re.escape(version)}", engine.read_log(process)), process.log
+    until(lambda: "time_zone_data_differ" in engine.read_log(relay), within=60.0, what=f"a warning in {relay.log}")
+    assert f"2020a (tzdata 1): workers on {socket.gethostname()}" in engine.read_log(relay)
 
 
 def _put(database: Database, zone: str, since: dt.datetime, name: str | None = None) -> ScheduleRow:

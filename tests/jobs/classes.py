@@ -19,25 +19,25 @@ class _Telling(Job, abstract=True):
         self.heard: list[str] = []
 
     def before_start(self) -> None:
-        self.tell("before_start", self.parameters)
+        self.record_hook("before_start", self.parameters)
 
     def on_success(self, result: Any) -> None:
-        self.tell("on_success", result)
+        self.record_hook("on_success", result)
 
     def on_failure(self, error: BaseException) -> None:
-        self.tell("on_failure", f"{type(error).__name__}: {error}")
+        self.record_hook("on_failure", f"{type(error).__name__}: {error}")
 
     def on_retry(self, error: BaseException, delay: float) -> None:
-        self.tell("on_retry", f"{type(error).__name__}: {error} {delay}")
+        self.record_hook("on_retry", f"{type(error).__name__}: {error} {delay}")
 
     def on_cancel(self) -> None:
-        self.tell("on_cancel", None)
+        self.record_hook("on_cancel", None)
 
     def after_return(self, state: str) -> None:
-        self.tell("after_return", state)
+        self.record_hook("after_return", state)
         self.context.metadata["heard"] = " ".join(self.heard)
 
-    def tell(self, hook: str, what: object) -> None:
+    def record_hook(self, hook: str, what: object) -> None:
         """In the log, in the metadata and in the object."""
         self.heard.append(hook)
         self.context.log.info("%s %s", hook, what)

@@ -23,11 +23,11 @@ class Attempt:
         self.hard = hard
         self.soft = soft
         self.cancel_timeout = PATIENCE
-        self.passed: list[tuple[bool, float]] = []
+        self.timeouts: list[tuple[bool, float]] = []
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Note it."""
-        self.passed.append((soft, timeout))
+        self.timeouts.append((soft, timeout))
 
 
 class Process:
@@ -43,7 +43,7 @@ class World:
     def __init__(self) -> None:
         self.clock = ManualClock(NOW)
         self.desk = Desk(seats=4)
-        self.done: list[tuple[float, str, int]] = []
+        self.signals: list[tuple[float, str, int]] = []
         self._later: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
         self.limits = Limits(self.desk, self.clock)
         self.limits.attach_to_loop(self, self)
@@ -55,11 +55,11 @@ class World:
     def _process_by_pid(self, pid: int) -> tuple[Process | None, int]:
         return (Process(pid), pid) if pid < 4 else (None, 0)
 
-    def note(self, what: str, pid: int) -> None:
+    def record_signal(self, what: str, pid: int) -> None:
         """Something was sent to a process."""
-        self.done.append((round(self.clock.monotonic(), 3), what, pid))
+        self.signals.append((round(self.clock.monotonic(), 3), what, pid))
 
-    def run(self, until: float) -> None:
+    def advance_to(self, until: float) -> None:
         """Let the loop turn until then."""
         while due := sorted((each for each in self._later if each[0] <= until), key=lambda each: each[0]):
             self._later.remove(due[0])
@@ -73,24 +73,24 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
 
     def ask_to_end(pid: int) -> set[Any]:
-        world.note("SIGTERM", pid)
+        world.record_signal("SIGTERM", pid)
         return set()
 
     def kill(pid: int, _: Iterable[Any] = ()) -> None:
-        world.note("SIGKILL", pid)
+        world.record_signal("SIGKILL", pid)
 
     monkeypatch.setattr(processes, "ask_to_end", ask_to_end)
     monkeypatch.setattr(processes, "kill", kill)
-    monkeypatch.setattr(os, "kill", lambda pid, number: world.note(signal.Signals(number).name, pid))
+    monkeypatch.setattr(os, "kill", lambda pid, number: world.record_signal(signal.Signals(number).name, pid))
     return world
 
 
 def test_the_soft_limit_is_told_once_and_the_hard_one_ends_it_in_two_steps(world: World) -> None:
     attempt = Attempt(1, hard=5.0, soft=2.0)
     world.limits.watch_attempt(attempt, 0.0)
-    world.run(5.0 + GRACE)
-    assert world.done == [(2.0, "SIGUSR1", 1), (5.0, "SIGTERM", 1), (5.0 + GRACE, "SIGKILL", 1)]
-    assert attempt.passed == [(True, 2.0)]
+    world.advance_to(5.0 + GRACE)
+    assert world.signals == [(2.0, "SIGUSR1", 1), (5.0, "SIGTERM", 1), (5.0 + GRACE, "SIGKILL", 1)]
+    assert attempt.timeouts == [(True, 2.0)]
     stop = world.limits.finish_attempt(attempt)
     assert stop is not None
     assert (stop.limit, stop.signal) == (5.0, "SIGKILL")
@@ -99,25 +99,25 @@ def test_the_soft_limit_is_told_once_and_the_hard_one_ends_it_in_two_steps(world
 def test_what_has_ended_is_left_alone(world: World) -> None:
     attempt = Attempt(1, hard=5.0)
     world.limits.watch_attempt(attempt, 0.0)
-    world.run(4.9)
+    world.advance_to(4.9)
     assert world.limits.finish_attempt(attempt) is None
     world.limits.watch_attempt(Attempt(1, hard=5.0, token="8"), 4.9)
-    world.run(9.8)
-    assert world.done == []
+    world.advance_to(9.8)
+    assert world.signals == []
 
 
 def test_an_extension_moves_both_limits_and_a_second_soft_one_may_follow(world: World) -> None:
     attempt = Attempt(1, hard=5.0, soft=2.0)
     world.desk.numbers[8] = 7  # It sits there.
     world.limits.watch_attempt(attempt, 0.0)
-    world.run(1.0)
+    world.advance_to(1.0)
     world.desk.seconds[8 + 4] = 3.0
-    world.run(6.0)
-    assert world.done == [(5.0, "SIGUSR1", 1)]
+    world.advance_to(6.0)
+    assert world.signals == [(5.0, "SIGUSR1", 1)]
     world.desk.seconds[8 + 4] = 4.0
-    world.run(9.0)
-    assert [what for _, what, _ in world.done] == ["SIGUSR1", "SIGUSR1", "SIGTERM"]
-    assert world.done[-1] == (9.0, "SIGTERM", 1)
+    world.advance_to(9.0)
+    assert [what for _, what, _ in world.signals] == ["SIGUSR1", "SIGUSR1", "SIGTERM"]
+    assert world.signals[-1] == (9.0, "SIGTERM", 1)
 
 
 def test_a_cancelled_attempt_has_time_to_end_by_itself(world: World) -> None:
@@ -125,10 +125,10 @@ def test_a_cancelled_attempt_has_time_to_end_by_itself(world: World) -> None:
     world.limits.stop_attempt(attempt, "ann")
     world.limits.stop_attempt(attempt, "bob")
     assert world.desk.numbers[8 + 1] == 7
-    world.run(PATIENCE - 0.1)
-    assert world.done == []
-    world.run(PATIENCE + GRACE)
-    assert world.done == [(PATIENCE, "SIGTERM", 1), (PATIENCE + GRACE, "SIGKILL", 1)]
+    world.advance_to(PATIENCE - 0.1)
+    assert world.signals == []
+    world.advance_to(PATIENCE + GRACE)
+    assert world.signals == [(PATIENCE, "SIGTERM", 1), (PATIENCE + GRACE, "SIGKILL", 1)]
     stop = world.limits.finish_attempt(attempt)
     assert stop is not None
     assert (stop.requested_by, stop.limit) == ("ann", None)
@@ -137,33 +137,33 @@ def test_a_cancelled_attempt_has_time_to_end_by_itself(world: World) -> None:
 def test_one_that_ends_by_itself_was_not_stopped(world: World) -> None:
     attempt = Attempt(1)
     world.limits.stop_attempt(attempt, "ann")
-    world.run(PATIENCE - 0.1)
+    world.advance_to(PATIENCE - 0.1)
     assert world.limits.finish_attempt(attempt) is None
-    world.run(60.0)
-    assert world.done == []
+    world.advance_to(60.0)
+    assert world.signals == []
 
 
 def test_many_are_watched_by_one_timer(world: World) -> None:
     attempts = [Attempt(pid, hard=10.0 - pid, token=str(pid + 1)) for pid in range(4)]
     for attempt in attempts:
         world.limits.watch_attempt(attempt, 0.0)
-    world.run(10.0)
-    assert [(at, pid) for at, what, pid in world.done if what == "SIGTERM"] == [(7.0, 3), (8.0, 2), (9.0, 1), (10.0, 0)]
+    world.advance_to(10.0)
+    assert [(at, pid) for at, what, pid in world.signals if what == "SIGTERM"] == [(7.0, 3), (8.0, 2), (9.0, 1), (10.0, 0)]
 
 
 def test_limits_outlive_a_reconnection(world: World) -> None:
     world.limits.watch_attempt(Attempt(1, hard=5.0), 0.0)
-    world.run(1.0)
+    world.advance_to(1.0)
     world._later.clear()
     world.limits.attach_to_loop(world, world)
-    world.run(5.0)
-    assert world.done == [(5.0, "SIGTERM", 1)]
+    world.advance_to(5.0)
+    assert world.signals == [(5.0, "SIGTERM", 1)]
 
 
 def test_a_process_that_is_gone_already_is_not_watched(world: World) -> None:
     attempt = Attempt(99, hard=1.0)
     world.limits.watch_attempt(attempt, 0.0)
     world.limits.stop_attempt(attempt, "ann")
-    world.run(20.0)
-    assert world.done == []
+    world.advance_to(20.0)
+    assert world.signals == []
     assert world.limits.finish_attempt(attempt) is None

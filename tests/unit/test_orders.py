@@ -31,12 +31,12 @@ class World:
         )
         self.lookout = Lookout(runner, forks=False)
 
-    def runs(self, execution: str, attempt: int, token: str) -> Any:
+    def start_attempt(self, execution: str, attempt: int, token: str) -> Any:
         """An attempt begins; its seat."""
         self.held[token] = Ticket(execution, attempt, "w1", token)
         return self.desk.acquire(token)
 
-    def told(self) -> dict[str, str]:
+    def list_pending(self) -> dict[str, str]:
         """What is left of the orders."""
         found: Any = self.redis.hgetall(_KEY)
         return dict(found)
@@ -48,38 +48,38 @@ def world() -> World:
 
 
 def test_what_has_to_stop_is_told_and_the_rest_is_not(world: World) -> None:
-    one, other = world.runs("e1", 1, "1"), world.runs("e2", 3, "2")
+    one, other = world.start_attempt("e1", 1, "1"), world.start_attempt("e2", 3, "2")
     world.orders.publish("w1", [Order("e2", 3, "ann")])
     world.lookout.poll()
     assert (one.cancelled, other.cancelled) == (False, True)
     assert 0 < world.redis.ttl(_KEY) <= keys.ORDERS_TTL
-    assert list(world.told()) == ["e2"], "the relay may give it again; nothing changes"
+    assert list(world.list_pending()) == ["e2"], "the relay may give it again; nothing changes"
 
 
 def test_an_order_about_another_attempt_or_another_time_is_taken_back(world: World) -> None:
-    seat = world.runs("e1", 2, "1")
+    seat = world.start_attempt("e1", 2, "1")
     world.orders.publish("w1", [Order("e1", 1, "ann"), Order("e9", 1, "ann")])
     world.lookout.poll()
     assert not seat.cancelled
-    assert world.told() == {}
+    assert world.list_pending() == {}
 
 
 def test_what_nobody_can_read_is_taken_back(world: World) -> None:
-    seat = world.runs("e1", 1, "1")
+    seat = world.start_attempt("e1", 1, "1")
     world.redis.hset(_KEY, mapping={"e1": "garbage", "e2": "[1]", "e3": '["x", 1]', "e4": "7"})
     world.lookout.poll()
     assert not seat.cancelled
-    assert world.told() == {}
+    assert world.list_pending() == {}
 
 
 def test_an_idle_worker_does_not_ask(world: World) -> None:
     world.orders.publish("w1", [Order("e1", 1, "ann")])
     world.lookout.poll()
-    assert list(world.told()) == ["e1"]
+    assert list(world.list_pending()) == ["e1"]
 
 
 def test_a_key_of_another_kind_stops_nothing(world: World) -> None:
-    seat = world.runs("e1", 1, "1")
+    seat = world.start_attempt("e1", 1, "1")
     world.redis.set(_KEY, "no hash")
     world.lookout.poll()
     world.redis.delete(_KEY)

@@ -31,15 +31,15 @@ class Family:
         self.pid = self._leader.pid
         self.members = {int(word) for word in self._leader.stdout.readline().split()}
 
-    def has_ended(self) -> bool:
+    def has_leader_ended(self) -> bool:
         """Whether the leader is gone."""
         return self._leader.poll() is not None
 
-    def alive(self) -> set[int]:
+    def list_alive(self) -> set[int]:
         """Which of the three run."""
         return {pid for pid in self.members if processes._stat(pid)}
 
-    def end(self) -> None:
+    def kill_all(self) -> None:
         """Leave nothing of it."""
         processes.kill(self.pid)
         self._leader.communicate()
@@ -49,7 +49,7 @@ class Family:
 def family() -> Iterator[Family]:
     made = Family()
     yield made
-    made.end()
+    made.kill_all()
 
 
 def test_members_are_found_wherever_they_are(family: Family) -> None:
@@ -59,15 +59,15 @@ def test_members_are_found_wherever_they_are(family: Family) -> None:
 
 def test_all_are_killed(family: Family) -> None:
     processes.kill(family.pid)
-    until(lambda: family.has_ended() and not family.alive())
+    until(lambda: family.has_leader_ended() and not family.list_alive())
 
 
 def test_those_that_were_known_are_killed_after_their_leader_is_gone(family: Family) -> None:
     known = processes.ask_to_end(family.pid)
     os.kill(family.pid, 9)
-    until(family.has_ended)
+    until(family.has_leader_ended)
     processes.kill(family.pid, known)
-    until(lambda: not family.alive())
+    until(lambda: not family.list_alive())
 
 
 def test_a_number_that_somebody_else_has_by_now_is_not_killed() -> None:

@@ -19,13 +19,13 @@ def any_engine(tmp_path: Path, database: Database, database_url: str, own_server
 
 def two_workers(engine: Engine) -> None:
     """Together they could run seven at once."""
-    engine.worker("-c", "3")
-    engine.worker("-P", "threads", "-c", "4")
+    engine.start_worker("-c", "3")
+    engine.start_worker("-P", "threads", "-c", "4")
 
 
 def diary(engine: Engine) -> list[tuple[str, str]]:
     """(execution, "start" or "end"), in the order in which it happened on whichever worker."""
-    lines = engine.diary.read_text().splitlines() if engine.diary.exists() else []
+    lines = engine.activity_log.read_text().splitlines() if engine.activity_log.exists() else []
     return [(line.split()[0], line.split()[2]) for line in lines]
 
 

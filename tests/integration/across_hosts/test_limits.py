@@ -12,16 +12,16 @@ from tests.waiting import until
 
 def test_never_more_than_may_run_also_when_the_relay_dies(any_engine: Engine) -> None:
     engine = any_engine
-    relay = engine.relay()
+    relay = engine.start_relay()
     two_workers(engine)
-    engine.ready("shared")
+    engine.wait_until_ready("shared")
     owner = {
         execution: tenant for tenant in ("a", "b", "c") for execution in engine.submit("shared", 12, tenant=tenant)
     }
     until(lambda: len(started(engine)) >= 8)
-    relay.end(signal.SIGKILL)
-    engine.relay()
-    assert engine.all_finished() == {State.SUCCEEDED: 36}
+    relay.terminate(signal.SIGKILL)
+    engine.start_relay()
+    assert engine.wait_until_all_final() == {State.SUCCEEDED: 36}
 
     running: collections.Counter[str] = collections.Counter()
     most: collections.Counter[str] = collections.Counter()
@@ -35,13 +35,13 @@ def test_never_more_than_may_run_also_when_the_relay_dies(any_engine: Engine) ->
 
 
 def test_whoever_comes_late_with_little_does_not_wait_for_whoever_has_much(engine: Engine) -> None:
-    engine.relay()
+    engine.start_relay()
     two_workers(engine)
-    engine.ready("shared")
+    engine.wait_until_ready("shared")
     much = set(engine.submit("shared", 60, tenant="much"))
     until(lambda: len(started(engine)) >= 4)
     little = set(engine.submit("shared", 4, tenant="little"))
-    engine.all_finished()
+    engine.wait_until_all_final()
     order = started(engine)
     last_of_little = max(order.index(execution) for execution in little)
     after = sum(execution in much for execution in order[last_of_little:])
@@ -49,11 +49,11 @@ def test_whoever_comes_late_with_little_does_not_wait_for_whoever_has_much(engin
 
 
 def test_a_rate_holds_on_two_workers(engine: Engine) -> None:
-    engine.relay()
+    engine.start_relay()
     two_workers(engine)
-    engine.ready("paced")
+    engine.wait_until_ready("paced")
     executions = {tenant: engine.submit("paced", 12, tenant=tenant) for tenant in ("a", "b")}
-    engine.all_finished()
+    engine.wait_until_all_final()
     for of_tenant in executions.values():
         starts = sorted(row.started_at for each in of_tenant if (row := engine.get(each)).started_at is not None)
         assert len(starts) == 12

@@ -16,30 +16,30 @@ def submit(engine: Engine, count: int, priority: int) -> list[str]:
 
 
 def test_an_urgent_execution_overtakes_a_backlog(engine: Engine) -> None:
-    engine.relay(**SMALL_FEED)
-    engine.worker("-c", "1")
-    engine.ready("hold")
+    engine.start_relay(**SMALL_FEED)
+    engine.start_worker("-c", "1")
+    engine.wait_until_ready("hold")
     backlog = engine.submit("hold", 400, seconds=0.02)
     until(lambda: len(started(engine)) > 5)
     urgent = engine.submit_one("hold", parameters={"seconds": 0.02}, priority=9)
     before = len(started(engine))
-    engine.finished(urgent)
+    engine.wait_until_final(urgent)
     overtook = len(started(engine)) - before
     assert overtook < 200, "the rest of the backlog came later"
-    assert engine.all_finished() == {State.SUCCEEDED: len(backlog) + 1}
+    assert engine.wait_until_all_final() == {State.SUCCEEDED: len(backlog) + 1}
 
 
 def test_what_is_overtaken_has_its_share(engine: Engine) -> None:
-    engine.relay(**SMALL_FEED, JOBWORKER_AGEING="1")
+    engine.start_relay(**SMALL_FEED, JOBWORKER_AGEING="1")
     paused = queues.pause(engine.database, SystemClock(), "default", "tester", None)
     assert paused.row.paused_at is not None
-    engine.worker("-c", "1")
-    engine.ready("hold")
+    engine.start_worker("-c", "1")
+    engine.wait_until_ready("hold")
     slow = engine.submit_one("hold", parameters={"seconds": 0.02}, priority=0)
     crowd = submit(engine, 200, 9)
     until(lambda: SystemClock().now().timestamp() > engine.get(slow).due_at.timestamp() + 1, what="its second")
     queues.resume(engine.database, SystemClock(), "default", "tester")
-    engine.all_finished()
+    engine.wait_until_all_final()
     order = started(engine)
     assert order.index(slow) < len(crowd) - 20, "long before the crowd was gone"
 
@@ -47,23 +47,23 @@ def test_what_is_overtaken_has_its_share(engine: Engine) -> None:
 def test_a_paused_queue_lets_nothing_start_and_another_goes_on(any_engine: Engine) -> None:
     engine = any_engine
     engine.start()
-    engine.finished(engine.submit_one("noop"))
+    engine.wait_until_final(engine.submit_one("noop"))
     queues.pause(engine.database, SystemClock(), "default", "tester", "a test")
     held = engine.submit("noop", 5)
     others = [engine.submit_one("noop", queue="critical") for _ in range(5)]
     for other in others:
-        engine.finished(other)
+        engine.wait_until_final(other)
     assert not set(started(engine)) & set(held)
     assert "paused by tester" in str(engine.get(held[0]).reason)
-    assert engine.states()[State.QUEUED] == 5
+    assert engine.count_states()[State.QUEUED] == 5
     queues.resume(engine.database, SystemClock(), "default", "tester")
-    assert engine.all_finished() == {State.SUCCEEDED: 11}
+    assert engine.wait_until_all_final() == {State.SUCCEEDED: 11}
 
 
 def test_pausing_takes_back_what_lies_in_redis(engine: Engine) -> None:
-    engine.relay()
-    engine.worker("-c", "1")
-    engine.ready("hold")
+    engine.start_relay()
+    engine.start_worker("-c", "1")
+    engine.wait_until_ready("hold")
     backlog = engine.submit("hold", 300, seconds=0.05)
     until(lambda: len(started(engine)) > 5)
     queues.pause(engine.database, SystemClock(), "default", "tester", None)
@@ -71,5 +71,5 @@ def test_pausing_takes_back_what_lies_in_redis(engine: Engine) -> None:
     assert shown
     assert shown.ready > 200
     queues.resume(engine.database, SystemClock(), "default", "tester")
-    assert engine.all_finished() == {State.SUCCEEDED: len(backlog)}
-    assert set(engine.starts().values()) == {1}
+    assert engine.wait_until_all_final() == {State.SUCCEEDED: len(backlog)}
+    assert set(engine.count_starts().values()) == {1}

@@ -15,7 +15,7 @@ _PREPARE = "import jobworker.celery, datetime as dt\nfrom tests.jobs import call
 
 def call(engine: Engine, expression: str) -> str:
     """Evaluate a call in a program of its own; answers the task's id."""
-    return engine.python(f"{_PREPARE}print(({expression}).id)")
+    return engine.run_python(f"{_PREPARE}print(({expression}).id)")
 
 
 def attempts(engine: Engine, row: ExecutionRow) -> list[str]:
@@ -27,27 +27,27 @@ def attempts(engine: Engine, row: ExecutionRow) -> list[str]:
 def called_engine(any_engine: Engine) -> Engine:
     """A relay and a worker, on both databases."""
     any_engine.start()
-    any_engine.ready("called")
+    any_engine.wait_until_ready("called")
     return any_engine
 
 
 def test_a_call_is_an_execution_with_everything(called_engine: Engine) -> None:
     engine = called_engine
     execution = call(engine, "calls.called.delay(4, good_attempt=2)")
-    row = engine.finished_when_known(execution)
+    row = engine.wait_until_known_and_final(execution)
     assert (row.state, row.result, row.attempt, row.max_attempts) == (State.SUCCEEDED, 40, 2, 3)
     assert (row.job, row.job_revision, row.task, row.queue, row.priority) == ("called", 1, "called", "background", 7)
     assert row.parameters == {"number": 4, "good_attempt": 2}
     assert row.created_by.startswith("python:")
     assert row.correlation_id == execution
-    assert engine.story(execution) == [
+    assert engine.list_transitions(execution) == [
         *[(0, "Queued"), (1, "Running"), (1, "Retrying"), (1, "Queued")],
         *[(2, "Running"), (2, "Succeeded")],
     ]
     assert attempts(engine, row) == ["Failed", "Succeeded"]
     lines = until(lambda: executions.logs(engine.database, execution).items)
     assert [line.message for line in lines] == ["called with 4"] * 2
-    assert engine.starts() == {(execution, 1): 1, (execution, 2): 1}
+    assert engine.count_starts() == {(execution, 1): 1, (execution, 2): 1}
 
 
 def test_calls_of_every_kind(called_engine: Engine) -> None:
@@ -59,23 +59,23 @@ def test_calls_of_every_kind(called_engine: Engine) -> None:
     dated = call(engine, "calls.tells_weekday.delay(dt.datetime(2026, 3, 2))")
     later = call(engine, "calls.summed.apply_async((5,), countdown=1)")
 
-    [one, two] = engine.history("called", 2)
+    [one, two] = engine.wait_for_executions("called", 2)
     assert one.id == own
     assert (one.result, one.queue, one.priority, one.correlation_id) == (10, "critical", 7, own)
     assert (two.id, two.result, two.queue, two.priority) == (by_name, 20, "background", 8)
-    row = engine.finished_when_known(many)
+    row = engine.wait_until_known_and_final(many)
     assert (row.result, row.attempt, row.parameters) == (6, 2, {"*": [1, 2, 3], "good_attempt": 2})
-    assert engine.finished_when_known(dated).result == 1
-    assert engine.finished_when_known(later).result == 5
+    assert engine.wait_until_known_and_final(dated).result == 1
+    assert engine.wait_until_known_and_final(later).result == 5
 
 
 def test_what_a_job_calls_knows_where_it_came_from(called_engine: Engine) -> None:
     engine = called_engine
     parent = engine.submit_one("caller", correlation_id="order-17")
-    assert engine.finished(parent).state is State.SUCCEEDED
-    numbers = engine.history("called", 3)
+    assert engine.wait_until_final(parent).state is State.SUCCEEDED
+    numbers = engine.wait_for_executions("called", 3)
     assert sorted(row.result for row in numbers) == [10, 20, 30]
-    steps = sorted(engine.history("plain_step", 3), key=lambda row: row.result)
+    steps = sorted(engine.wait_for_executions("plain_step", 3), key=lambda row: row.result)
     # The chain goes on although its first step took two attempts.
     assert [(row.result, row.attempt) for row in steps] == [(2, 2), (12, 1), (112, 1)]
     assert {row.correlation_id for row in [*numbers, *steps]} == {"order-17"}
@@ -85,30 +85,30 @@ def test_what_a_job_calls_knows_where_it_came_from(called_engine: Engine) -> Non
 def test_a_call_survives_its_process(engine: Engine) -> None:
     engine.start()
     execution = call(engine, "calls.dies_once.delay()")
-    row = engine.finished_when_known(execution)
+    row = engine.wait_until_known_and_final(execution)
     assert (row.state, row.result) == (State.SUCCEEDED, 2)
     assert attempts(engine, row) == ["Lost", "Succeeded"]
 
 
 def test_a_call_goes_to_a_worker_that_has_the_task(engine: Engine) -> None:
-    engine.relay()
-    other = engine.worker(JOBWORKER_TASKS="tests.docs")
-    until(lambda: "ready" in engine.log(other))
+    engine.start_relay()
+    other = engine.start_worker(JOBWORKER_TASKS="tests.docs")
+    until(lambda: "ready" in engine.read_log(other))
     execution = call(engine, "calls.called.delay(4)")
-    until(lambda: engine.is_known(execution))
-    engine.worker()
-    assert engine.finished_when_known(execution).result == 40
+    until(lambda: engine.has_execution(execution))
+    engine.start_worker()
+    assert engine.wait_until_known_and_final(execution).result == 40
 
 
 def test_calls_in_threads_and_while_the_relay_is_away(engine: Engine) -> None:
-    relay = engine.relay()
-    engine.worker("--pool", "threads")
-    engine.ready("called")
-    relay.end(signal.SIGKILL)
+    relay = engine.start_relay()
+    engine.start_worker("--pool", "threads")
+    engine.wait_until_ready("called")
+    relay.terminate(signal.SIGKILL)
     execution = call(engine, "calls.called.delay(4, good_attempt=2)")
     until(lambda: engine.is_running(execution))
-    engine.relay()
-    assert engine.finished_when_known(execution).result == 40
+    engine.start_relay()
+    assert engine.wait_until_known_and_final(execution).result == 40
 
 
 def test_what_the_history_cannot_hold_is_refused_where_it_is_called(engine: Engine) -> None:
@@ -117,7 +117,7 @@ def test_what_the_history_cannot_hold_is_refused_where_it_is_called(engine: Engi
         "    try: calls.summed.delay(*arguments)\n"
         "    except ValueError as error: print(error)"
     )
-    told = engine.python(f"{_PREPARE}{code}").splitlines()
+    told = engine.run_python(f"{_PREPARE}{code}").splitlines()
     assert len(told) == 3
     assert all(line.startswith("task summed cannot be called like this: its ") for line in told)
 
@@ -147,7 +147,7 @@ try:
 except NotImplementedError as error:
     print(error)
 """
-    assert called_engine.python(_PREPARE + code).splitlines() == [
+    assert called_engine.run_python(_PREPARE + code).splitlines() == [
         "40 SUCCESS True True",
         "RuntimeError badly FAILURE True True",
         "50 50 50",
@@ -158,12 +158,12 @@ except NotImplementedError as error:
 
 
 def test_a_queue_of_somebody_elses_choice(engine: Engine) -> None:
-    engine.relay()
+    engine.start_relay()
     long = "x" * 65
-    engine.worker("-Q", f"default,Mail,{long}")
-    engine.ready("called")
+    engine.start_worker("-Q", f"default,Mail,{long}")
+    engine.wait_until_ready("called")
     kept = call(engine, "calls.called.apply_async((4, 2), queue='Mail')")
-    row = engine.finished_when_known(kept)
+    row = engine.wait_until_known_and_final(kept)
     assert (row.result, row.attempt, row.queue) == (40, 2, "Mail")
     code = f"""
 try:
@@ -171,29 +171,29 @@ try:
 except ValueError as error:
     print(error)
 """
-    told = engine.python(_PREPARE + code)
+    told = engine.run_python(_PREPARE + code)
     assert "cannot be called like this: the name of its queue has more than 64 characters" in told
 
 
 def test_calls_into_a_queue_without_a_worker_are_told(engine: Engine) -> None:
-    relay = engine.relay()
-    engine.worker()
-    engine.ready("called")
+    relay = engine.start_relay()
+    engine.start_worker()
+    engine.wait_until_ready("called")
     execution = call(engine, "calls.called.apply_async((4,), queue='nobody')")
     told = "waiting messages: 1; no worker takes from this queue: start one with -Q nobody"
-    until(lambda: told in engine.log(relay), 30)
-    engine.worker("-Q", "nobody")
-    assert engine.finished_when_known(execution).result == 40
+    until(lambda: told in engine.read_log(relay), 30)
+    engine.start_worker("-Q", "nobody")
+    assert engine.wait_until_known_and_final(execution).result == 40
 
 
 def test_a_call_is_revoked_by_either_of_its_ids(engine: Engine) -> None:
-    engine.relay()
-    worker = engine.worker()
-    engine.ready("called")
+    engine.start_relay()
+    worker = engine.start_worker()
+    engine.wait_until_ready("called")
     code = """
 own = calls.called.apply_async((4,), task_id="order-19", countdown=3)
 print(own.id, app.control.revoke("order-19", reply=True))
 """
-    execution = engine.python(_PREPARE + code).split()[0]
-    row = engine.finished_when_known(execution)
-    assert (row.state, row.reason) == (State.CANCELLED, "revoked through Celery's remote control"), engine.log(worker)
+    execution = engine.run_python(_PREPARE + code).split()[0]
+    row = engine.wait_until_known_and_final(execution)
+    assert (row.state, row.reason) == (State.CANCELLED, "revoked through Celery's remote control"), engine.read_log(worker)

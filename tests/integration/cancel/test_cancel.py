@@ -16,9 +16,9 @@ _PROMISED = 10.0
 @pytest.fixture(scope="module")
 def prefork(lasting_engine: Engine) -> Engine:
     """A relay and a worker with two processes."""
-    lasting_engine.relay()
-    lasting_engine.worker()
-    lasting_engine.ready("clings")
+    lasting_engine.start_relay()
+    lasting_engine.start_worker()
+    lasting_engine.wait_until_ready("clings")
     return lasting_engine
 
 
@@ -30,7 +30,7 @@ def _begun(engine: Engine, job: str, **fields: object) -> str:
 
 def _is_cancelled(engine: Engine, execution: str, reason: str) -> ExecutionRow:
     """Within the promise, in the name of who asked, with this reason."""
-    row = engine.finished(execution)
+    row = engine.wait_until_final(execution)
     assert (row.state, row.reason) == (State.CANCELLED, reason)
     assert row.finished_at is not None
     assert row.cancel_requested_at is not None
@@ -72,14 +72,14 @@ def test_a_job_that_ignores_sigterm_and_forks_is_killed_and_what_it_started_too(
     engine.cancel(execution)
     _is_cancelled(engine, execution, "it did not stop by itself and was ended by SIGKILL")
     until(lambda: not alive(started), what=f"the end of {started}")
-    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED
+    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED
 
 
 def test_a_job_that_comes_to_its_end_all_the_same_has_succeeded(prefork: Engine) -> None:
     engine = prefork
     execution = _begun(engine, "finishes_when_cancelled")
     engine.cancel(execution)
-    row = engine.finished(execution)
+    row = engine.wait_until_final(execution)
     assert (row.state, row.result) == (State.SUCCEEDED, "what there was")
 
 
@@ -92,12 +92,12 @@ def test_a_cancellation_reaches_no_other_job_of_the_same_process(prefork: Engine
     after = [engine.submit_one("waits_and_looks", parameters={"path": str(gate)}) for _ in range(2)]
     until(lambda: all(engine.is_running(execution) for execution in after))
     gate.touch()
-    assert [engine.finished(execution).result for execution in after] == [False, False]
+    assert [engine.wait_until_final(execution).result for execution in after] == [False, False]
 
 
 def test_one_that_nobody_asked_for_is_cancelled_by_its_worker(prefork: Engine) -> None:
     engine = prefork
-    row = engine.finished(engine.submit_one("cancels_itself_for_no_reason"))
+    row = engine.wait_until_final(engine.submit_one("cancels_itself_for_no_reason"))
     assert (row.state, row.reason) == (State.CANCELLED, "the job stopped by itself")
     last = executions.transitions(engine.database, row.id).items[-1]
     assert last.actor == f"worker:{row.worker}"
@@ -112,9 +112,9 @@ def test_a_job_with_limits_is_cancelled_before_they_pass(prefork: Engine) -> Non
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
 def test_where_there_are_no_processes_a_job_has_to_look(engine: Engine, pool: str) -> None:
-    engine.relay()
-    engine.worker("--pool", pool, "-c", "2")
-    engine.ready()
+    engine.start_relay()
+    engine.start_worker("--pool", pool, "-c", "2")
+    engine.wait_until_ready()
     minds = _begun(engine, "minds_cancellation")
     engine.cancel(minds)
     _is_cancelled(engine, minds, "the job stopped by itself")
@@ -128,4 +128,4 @@ def test_where_there_are_no_processes_a_job_has_to_look(engine: Engine, pool: st
     row = engine.get(runs_on)
     assert (row.state, row.cancel_requested_by) == (State.RUNNING, "tester")
     gate.touch()
-    assert engine.finished(runs_on).state is State.SUCCEEDED
+    assert engine.wait_until_final(runs_on).state is State.SUCCEEDED

@@ -25,77 +25,77 @@ def _asker(engine: Engine, execution: str) -> str:
 
 def test_a_request_outlives_relay_and_redis(engine: Engine, own_server: RedisServer) -> None:
     relay, _ = engine.start()
-    engine.ready("clings")
+    engine.wait_until_ready("clings")
     execution = _begun(engine, "minds_cancellation")
     other = _begun(engine, "clings", ignore_signals=False)
-    relay.end(signal.SIGKILL)
+    relay.terminate(signal.SIGKILL)
     own_server.freeze()
     engine.cancel(execution)
     engine.cancel(other)
     own_server.thaw()
     assert {engine.get(each).state for each in (execution, other)} == {State.RUNNING}
-    engine.relay()
-    assert [engine.finished(each).state for each in (execution, other)] == [State.CANCELLED] * 2
+    engine.start_relay()
+    assert [engine.wait_until_final(each).state for each in (execution, other)] == [State.CANCELLED] * 2
     assert (_asker(engine, execution), _asker(engine, other)) == ("tester", "tester")
 
 
 def test_an_order_that_redis_has_lost_is_given_again(engine: Engine, own_server: RedisServer) -> None:
     engine.start()
-    engine.ready("clings")
+    engine.wait_until_ready("clings")
     execution = _begun(engine, "wait_for_file", path=str(engine.folder / "never"))
     # While the worker is frozen, the order is given, and lost with all the data.
     pid = process_of(engine, execution)
     engine.cancel(execution)
-    own_server.client().flushall()
-    row = engine.finished(execution)
+    own_server.create_client().flushall()
+    row = engine.wait_until_final(execution)
     assert (row.state, _asker(engine, execution)) == (State.CANCELLED, "tester")
     until(lambda: not alive([pid]))
 
 
 def test_what_loses_its_worker_while_it_is_being_cancelled_is_not_started_again(engine: Engine) -> None:
     _, worker = engine.start()
-    engine.ready("clings")
+    engine.wait_until_ready("clings")
     execution = _begun(engine, "clings")
     plain, apart, orphan = children(engine, execution)
     started = [process_of(engine, execution), plain, orphan]
-    worker.send(signal.SIGSTOP)
+    worker.send_signal(signal.SIGSTOP)
     engine.cancel(execution)
-    worker.end(signal.SIGKILL)
-    engine.worker()
-    row = engine.finished(execution)
+    worker.terminate(signal.SIGKILL)
+    engine.start_worker()
+    row = engine.wait_until_final(execution)
     assert (row.state, row.reason, row.attempt) == (State.CANCELLED, "cancelled before the next attempt", 1)
     assert _asker(engine, execution) == "tester"
-    assert engine.starts()[execution, 1] == 1
+    assert engine.count_starts()[execution, 1] == 1
     until(lambda: not alive(started), what=f"the end of {started}")
     end(apart, *offspring(apart))
 
 
 def test_a_worker_that_waits_for_its_jobs_to_end_still_stops_those_that_are_cancelled(engine: Engine) -> None:
     _, worker = engine.start()
-    engine.ready("clings")
+    engine.wait_until_ready("clings")
     looks, clings = _begun(engine, "minds_cancellation"), _begun(engine, "clings")
-    worker.send(signal.SIGTERM)
-    until(lambda: "Warm shutdown" in engine.log(worker))
+    worker.send_signal(signal.SIGTERM)
+    until(lambda: "Warm shutdown" in engine.read_log(worker))
     engine.cancel(looks)
     engine.cancel(clings)
-    assert [engine.finished(each).state for each in (looks, clings)] == [State.CANCELLED] * 2
+    assert [engine.wait_until_final(each).state for each in (looks, clings)] == [State.CANCELLED] * 2
     until(lambda: not worker.is_alive(), what="the end of the worker")
 
 
 def test_of_jobs_that_end_while_they_are_cancelled_each_has_one_end(engine: Engine) -> None:
     """An order takes about a second: these end before it, with it, or after it."""
-    engine.relay()
-    engine.worker("-c", "8")
-    engine.ready("holds_politely")
+    engine.start_relay()
+    engine.start_worker("-c", "8")
+    engine.wait_until_ready("holds_politely")
     wanted = [engine.submit_one("holds_politely", parameters={"seconds": 0.1 * number}) for number in range(24)]
     for execution in wanted:
         with contextlib.suppress(NotCancellable):
             until(lambda execution=execution: engine.get(execution).state is not State.QUEUED)  # type: ignore[misc]
             engine.cancel(execution)
-    rows = [engine.finished(execution) for execution in wanted]
+    rows = [engine.wait_until_final(execution) for execution in wanted]
     assert {row.state for row in rows} == {State.SUCCEEDED, State.CANCELLED}
-    ended = engine.ends()
+    ended = engine.count_ends()
     for row in rows:
-        final = Counter(state for _, state in engine.story(row.id) if State(state) in FINAL)
+        final = Counter(state for _, state in engine.list_transitions(row.id) if State(state) in FINAL)
         assert sum(final.values()) == 1
         assert (ended[row.id, 1] == 1) == (row.state is State.SUCCEEDED)

@@ -21,7 +21,7 @@ def told(engine: Engine, execution: str, last: str) -> list[str]:
 
 
 def test_a_class_is_a_job_with_its_attributes_as_options(at_work: Engine) -> None:
-    row = at_work.finished(at_work.submit_one("Export", parameters={"month": "May", "rows": 5}))
+    row = at_work.wait_until_final(at_work.submit_one("Export", parameters={"month": "May", "rows": 5}))
     assert row.result == {"month": "May", "format": "csv", "rows": 5, "heard": ["before_start"]}
     assert (row.priority, row.max_attempts, row.metadata) == (7, 2, {"heard": "before_start on_success after_return"})
     found = jobs.get(at_work.database, "Export")
@@ -69,24 +69,24 @@ def test_a_class_is_a_job_with_its_attributes_as_options(at_work: Engine) -> Non
 )
 def test_each_end_has_its_hooks(at_work: Engine, how: str, state: State, hooks: list[str]) -> None:
     parameters: dict[str, Any] = {"how": how, "a": 1, "b": 2}
-    row = at_work.finished(at_work.submit_one("ends", parameters=parameters))
+    row = at_work.wait_until_final(at_work.submit_one("ends", parameters=parameters))
     assert row.state is state
     assert told(at_work, row.id, hooks[-1]) == [f"before_start {parameters}", *hooks]
-    assert max(at_work.starts().values()) == 1
+    assert max(at_work.count_starts().values()) == 1
 
 
 def test_a_job_that_is_cancelled_is_told(at_work: Engine) -> None:
     waits = at_work.submit_one("Waits")
     until(lambda: at_work.is_running(waits))
     at_work.cancel(waits)
-    row = at_work.finished(waits)
+    row = at_work.wait_until_final(waits)
     assert (row.state, row.metadata) == (State.CANCELLED, {"heard": "before_start on_cancel after_return"})
     heard = told(at_work, waits, "after_return Cancelled")
     assert heard == ["before_start {}", "on_cancel None", "after_return Cancelled"]
 
 
 def test_a_process_of_its_own_has_the_same_hooks(at_work: Engine) -> None:
-    row = at_work.finished(at_work.submit_one("Isolated"))
+    row = at_work.wait_until_final(at_work.submit_one("Isolated"))
     assert (row.state, row.attempt) == (State.SUCCEEDED, 2)
     assert told(at_work, row.id, "after_return Succeeded") == [
         *("before_start {}", "on_retry ValueError: first 0.05", "after_return Retrying"),
@@ -95,28 +95,28 @@ def test_a_process_of_its_own_has_the_same_hooks(at_work: Engine) -> None:
 
 
 def test_a_result_that_cannot_be_kept_is_no_success(at_work: Engine) -> None:
-    row = at_work.finished(at_work.submit_one("ends", parameters={"how": "rubbish"}))
+    row = at_work.wait_until_final(at_work.submit_one("ends", parameters={"how": "rubbish"}))
     assert row.state is State.FAILED
     heard = told(at_work, row.id, "after_return Failed")
     assert heard[1].startswith("on_failure ResultRefused: ")
 
 
 def test_hooks_that_raise_are_logged_and_change_nothing(at_work: Engine) -> None:
-    row = at_work.finished(at_work.submit_one("BadHooks", parameters={"good": True}))
+    row = at_work.wait_until_final(at_work.submit_one("BadHooks", parameters={"good": True}))
     assert (row.state, row.result) == (State.SUCCEEDED, "good")
     lines = told(at_work, row.id, "after_return() failed")
     assert [line.splitlines()[0] for line in lines] == [
         *("before_start() failed", "on_success() failed", "after_return() failed"),
     ]
     assert lines[2].splitlines()[-1] == "RuntimeError: after Succeeded"
-    bad = at_work.finished(at_work.submit_one("BadHooks", parameters={"good": False}))
+    bad = at_work.wait_until_final(at_work.submit_one("BadHooks", parameters={"good": False}))
     assert (bad.state, bad.attempt) == (State.FAILED, 2)
     lines = [line.splitlines()[0] for line in told(at_work, bad.id, "after_return() failed")]
     assert lines[:3] == ["before_start() failed", "on_retry() failed", "after_return() failed"]
 
 
 def test_a_class_called_as_a_function_has_no_ends(at_work: Engine) -> None:
-    row = at_work.finished(at_work.submit_one("Caller"))
+    row = at_work.wait_until_final(at_work.submit_one("Caller"))
     assert (row.state, row.result) == (State.SUCCEEDED, "May")
     [line] = [line.message for line in executions.logs(at_work.database, row.id).items]
     assert line.startswith("before_start {'month': 'May'")

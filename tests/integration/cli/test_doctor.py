@@ -66,7 +66,7 @@ def test_a_module_that_does_not_import_is_named_with_its_traceback(
 
 def test_a_redis_that_evicts_is_refused(run: Run, own_redis: Callable[[], RedisServer]) -> None:
     server = own_redis()
-    with server.client() as client:
+    with server.create_client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
 
     done = run("doctor", JOBWORKER_REDIS_URL=server.url)

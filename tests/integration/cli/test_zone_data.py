@@ -28,7 +28,7 @@ def moved(tmp_path: Path, sqlite_database: Database) -> ScheduleRow:
     earlier = zone_data.package(tmp_path / "earlier", OLD, {"America/Vancouver": "America/Los_Angeles"})
     with zone_data.installed(earlier, OLD):
         services.follow(sqlite_database, ManualClock(MORNING), lambda _: None)
-        return Town(sqlite_database).schedule("office", MORNING, rule=_SIX, zone="America/Vancouver")
+        return Town(sqlite_database).put_schedule("office", MORNING, rule=_SIX, zone="America/Vancouver")
 
 
 def test_what_will_move_is_told_before_it_does(moved: ScheduleRow, sqlite_database: Database, run: Run) -> None:

@@ -16,7 +16,7 @@ class Kind(NamedTuple):
     transport: str = "batched"
 
     @property
-    def forks(self) -> bool:
+    def uses_processes(self) -> bool:
         """Whether jobs run in processes of their own, which can be killed."""
         return self.pool == "prefork"
 
@@ -32,7 +32,7 @@ STOCK = Kind("prefork", "stock")
 class Office(NamedTuple):
     """A post office with one worker."""
 
-    post: Post
+    driver: Post
     kind: Kind
     worker: Process
 
@@ -42,4 +42,4 @@ def office(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A post office with a worker of the kind that the test asks for (indirectly)."""
     kind: Kind = request.param
     with post_office(tmp_path_factory.mktemp(str(kind))) as post:
-        yield Office(post, kind, post.worker(kind.pool, JOBWORKER_TRANSPORT=kind.transport))
+        yield Office(post, kind, post.start_worker(kind.pool, JOBWORKER_TRANSPORT=kind.transport))

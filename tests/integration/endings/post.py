@@ -24,7 +24,7 @@ class Post:
     """One Redis, the messages in it, and workers of all kinds."""
 
     def __init__(self, folder: Path, server: RedisServer) -> None:
-        self.client: redis.Redis = server.client()
+        self.client: redis.Redis = server.create_client()
         database = f"sqlite:///{folder / 'unused.db'}"
         self.engine = Engine(folder, Database(database), database, server.url)
         self.control = Celery(broker=server.url, set_as_current=False).control
@@ -33,24 +33,24 @@ class Post:
 
     # --- workers ----------------------------------------------------------------------------------------------
 
-    def worker(self, pool: str, *options: str, **settings: str) -> Process:
+    def start_worker(self, pool: str, *options: str, **settings: str) -> Process:
         """Start a worker; wait until it is known."""
-        before = self.workers()
-        worker = self.engine.worker("--pool", pool, "--without-gossip", "--without-mingle", *options, **settings)
+        before = self.list_workers()
+        worker = self.engine.start_worker("--pool", pool, "--without-gossip", "--without-mingle", *options, **settings)
 
         def known() -> bool:
-            worker.must_live()
-            return len(self.workers()) > len(before)
+            worker.check_alive()
+            return len(self.list_workers()) > len(before)
 
         until(known, what=f"the worker to be known; its log is {worker.log}")
         return worker
 
-    def workers(self) -> set[str]:
+    def list_workers(self) -> set[str]:
         """The workers that are known."""
         known: Any = self.client.zrange(keys.WORKERS, 0, -1)
         return set(known)
 
-    def ended(self, *workers: Process) -> None:
+    def wait_until_ended(self, *workers: Process) -> None:
         """Wait until the workers are gone, while somebody looks for silent ones as the relay does."""
 
         def gone() -> bool:
@@ -59,13 +59,13 @@ class Post:
 
         until(gone, what=f"the end of the workers; logs: {[worker.log for worker in workers]}")
 
-    def reap(self) -> list[str]:
+    def reap_silent_workers(self) -> list[str]:
         """Look for silent workers, as the relay does every second."""
         return self._registry.reap_silent_workers()
 
     # --- messages ---------------------------------------------------------------------------------------------
 
-    def send(self, job: str, queue: str = "default", revoked_before: bool = False, **options: Any) -> str:
+    def publish(self, job: str, queue: str = "default", revoked_before: bool = False, **options: Any) -> str:
         """Publish attempt 1 of an execution; limits are options, everything else is a parameter."""
         message = _message(job, queue, options)
         if revoked_before:
@@ -73,26 +73,26 @@ class Post:
         self._publisher.publish([message])
         return message.execution
 
-    def send_changed(self, change: Callable[[dict[str, Any]], Any], job: str = "noop") -> str:
+    def publish_changed(self, change: Callable[[dict[str, Any]], Any], job: str = "noop") -> str:
         """Publish a message that is changed on its way: `change` gets it as a dictionary."""
         message = _message(job, "default", {})
         envelope = json.loads(self._publisher._render(message))
         change(envelope)
-        self.send_raw(json.dumps(envelope, separators=(",", ":")))
+        self.push_raw(json.dumps(envelope, separators=(",", ":")))
         return message.execution
 
-    def send_raw(self, message: str | bytes, queue: str = "default") -> None:
+    def push_raw(self, message: str | bytes, queue: str = "default") -> None:
         """Put something into the queue's list."""
         with self.client.pipeline() as pipe:
             pipe.lpush(queue, message)
             pipe.lpush(keys.READY.format(queue=queue), 1)
             pipe.execute()
 
-    def waiting(self, queue: str = "default") -> int:
+    def count_queued(self, queue: str = "default") -> int:
         """How many messages are in the lists of a queue."""
         return sum(int(self.client.llen(name)) for name in lists_of(queue))
 
-    def in_flight(self) -> list[str]:
+    def list_in_flight(self) -> list[str]:
         """The messages that workers have in hand."""
         client: Any = self.client
         held: list[str] = client.hvals("unacked")  # Where kombu's own transport keeps them.
@@ -100,14 +100,14 @@ class Post:
             held.extend(message for tag, message in client.hgetall(name).items() if tag.isdigit())
         return held
 
-    def record(self, execution: str) -> tuple[int, str]:
+    def get_run_record(self, execution: str) -> tuple[int, str]:
         """(attempt, state) of the record in Redis."""
         attempt, state, *_ = str(self.client.get(keys.RUN.format(execution=execution))).split()
         return int(attempt), state
 
     # --- reports ----------------------------------------------------------------------------------------------
 
-    def events(self, execution: str = "") -> list[tuple[str, dict[str, Any]]]:
+    def list_events(self, execution: str = "") -> list[tuple[str, dict[str, Any]]]:
         """(kind, data) of the reports about an execution, or about messages that belong to none."""
         entries: Any = self.client.xrange(keys.EVENTS)
         return [
@@ -116,41 +116,41 @@ class Post:
             if fields["execution"] == execution and (execution or fields["kind"] != "due")
         ]
 
-    def kinds(self, execution: str = "") -> list[str]:
+    def list_event_kinds(self, execution: str = "") -> list[str]:
         """Only the kinds."""
-        return [kind for kind, _ in self.events(execution)]
+        return [kind for kind, _ in self.list_events(execution)]
 
-    def told(self, kind: str, execution: str = "") -> dict[str, Any]:
+    def wait_for_event(self, kind: str, execution: str = "") -> dict[str, Any]:
         """Wait for a report of this kind; its data."""
 
         def found() -> list[dict[str, Any]]:
-            return [data for told, data in self.events(execution) if told == kind]
+            return [data for told, data in self.list_events(execution) if told == kind]
 
-        what = f"{kind}; told: {self.events(execution)}; logs in {self.engine.folder}"
+        what = f"{kind}; told: {self.list_events(execution)}; logs in {self.engine.folder}"
         return until(found, what=what)[0]
 
-    def nothing_left(self, queue: str = "default") -> None:
+    def wait_until_empty(self, queue: str = "default") -> None:
         """Wait until no message is anywhere."""
-        until(lambda: not self.waiting(queue) and not self.in_flight(), what=f"no message; {self.in_flight()}")
+        until(lambda: not self.count_queued(queue) and not self.list_in_flight(), what=f"no message; {self.list_in_flight()}")
 
-    def all_said(self, queue: str = "default") -> None:
+    def wait_until_reported(self, queue: str = "default") -> None:
         """Wait until whatever the worker had to say by now is said: a later job has ended."""
-        self.told("succeeded", self.send("noop", queue))
-        self.nothing_left(queue)
+        self.wait_for_event("succeeded", self.publish("noop", queue))
+        self.wait_until_empty(queue)
 
     def is_running(self, execution: str) -> bool:
         """Whether its first attempt has begun, by the diary."""
         return self.engine.is_running(execution)
 
-    def process_of(self, execution: str) -> int:
+    def get_attempt_pid(self, execution: str) -> int:
         """The process that runs its first attempt, by the diary."""
-        lines = self.engine.diary.read_text().splitlines()
+        lines = self.engine.activity_log.read_text().splitlines()
         [begun] = [line for line in lines if line.startswith(f"{execution} 1 start ")]
         return int(begun.split()[-1])
 
-    def starts(self, execution: str) -> int:
+    def count_starts(self, execution: str) -> int:
         """How often its first attempt began, by the diary."""
-        return self.engine.starts()[execution, 1]
+        return self.engine.count_starts()[execution, 1]
 
 
 def _message(job: str, queue: str, options: dict[str, Any]) -> Message:

@@ -32,12 +32,12 @@ _ENDINGS: dict[str, tuple[dict[str, Any], str]] = {
 
 def ended(office: Office, execution: str, *kinds: str) -> dict[str, Any]:
     """Wait for the end; these are the reports, in order and once each, and nothing is left. The data of the last."""
-    post = office.post
-    data = post.told(kinds[-1], execution)
-    post.all_said()
-    assert post.kinds(execution) == list(kinds)
-    assert post.starts(execution) <= 1
-    assert office.kind.transport == "stock" or post.record(execution) == (1, "finished")
+    post = office.driver
+    data = post.wait_for_event(kinds[-1], execution)
+    post.wait_until_reported()
+    assert post.list_event_kinds(execution) == list(kinds)
+    assert post.count_starts(execution) <= 1
+    assert office.kind.transport == "stock" or post.get_run_record(execution) == (1, "finished")
     return data
 
 
@@ -45,28 +45,28 @@ def ended(office: Office, execution: str, *kinds: str) -> dict[str, Any]:
 @pytest.mark.parametrize("job", _ENDINGS)
 def test_a_job_comes_to_its_end(office: Office, job: str) -> None:
     parameters, kind = _ENDINGS[job]
-    ended(office, office.post.send(job, **parameters), "running", kind)
+    ended(office, office.driver.publish(job, **parameters), "running", kind)
 
 
 @_EVERY_KIND
 @pytest.mark.parametrize("requeue", [False, True])
 def test_reject_is_a_failure_and_never_runs_again(office: Office, requeue: bool) -> None:
-    told = ended(office, office.post.send("rejects", requeue=requeue), "running", "failed")
+    told = ended(office, office.driver.publish("rejects", requeue=requeue), "running", "failed")
     assert told["reason"] == "the job raised Reject"
 
 
 @_EVERY_KIND
 def test_the_soft_limit_is_kept(office: Office) -> None:
     """By the process of the pool, or where there is none, by one of the job's own."""
-    execution = office.post.send("hold", seconds=15, soft_time_limit=0.5)
+    execution = office.driver.publish("hold", seconds=15, soft_time_limit=0.5)
     assert ended(office, execution, "running", "timed_out")["reason"] == "soft time limit exceeded"
 
 
 @_EVERY_KIND
 def test_the_hard_limit_is_kept(office: Office) -> None:
-    execution = office.post.send("hold", seconds=15, time_limit=0.5)
+    execution = office.driver.publish("hold", seconds=15, time_limit=0.5)
     assert ended(office, execution, "running", "timed_out")["reason"] == "hard time limit exceeded"
-    assert not office.post.engine.ends()[execution, 1]
+    assert not office.driver.engine.count_ends()[execution, 1]
 
 
 _PROCESSES = pytest.mark.parametrize("office", [BATCHED[0], STOCK], indirect=True, ids=str)
@@ -75,36 +75,36 @@ _PROCESSES = pytest.mark.parametrize("office", [BATCHED[0], STOCK], indirect=Tru
 @_PROCESSES
 @pytest.mark.parametrize("job", ["kills_itself", "leaves_at_once"])
 def test_a_process_that_is_gone_is_a_lost_attempt(office: Office, job: str) -> None:
-    told = ended(office, office.post.send(job), "running", "lost")
+    told = ended(office, office.driver.publish(job), "running", "lost")
     assert told["reason"].startswith("the process that ran it ended: ")
 
 
 @_PROCESSES
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_that_somebody_kills_is_a_lost_attempt(office: Office, number: signal.Signals) -> None:
-    post = office.post
-    execution = post.send("hold", seconds=20)
+    post = office.driver
+    execution = post.publish("hold", seconds=20)
     until(lambda: post.is_running(execution))
-    os.kill(post.process_of(execution), number)
+    os.kill(post.get_attempt_pid(execution), number)
     ended(office, execution, "running", "lost")
 
 
 @_PROCESSES
 @pytest.mark.parametrize("number", ["TERM", "KILL"])
 def test_a_running_job_is_terminated(office: Office, number: str) -> None:
-    post = office.post
-    execution = post.send("hold", seconds=20)
+    post = office.driver
+    execution = post.publish("hold", seconds=20)
     until(lambda: post.is_running(execution))
     post.control.revoke(execution, terminate=True, signal=number)
     told = ended(office, execution, "running", "cancelled")
     assert told["reason"] == "terminated through Celery's remote control"
-    assert not post.engine.ends()[execution, 1]
+    assert not post.engine.count_ends()[execution, 1]
 
 
 @pytest.mark.parametrize("office", BATCHED[1:], indirect=True, ids=str)
 def test_threads_cannot_be_terminated(office: Office) -> None:
-    post = office.post
-    execution = post.send("hold", seconds=1)
+    post = office.driver
+    execution = post.publish("hold", seconds=1)
     until(lambda: post.is_running(execution))
     post.control.revoke(execution, terminate=True)
     assert ended(office, execution, "running", "succeeded")["result"] == "held"
@@ -112,21 +112,21 @@ def test_threads_cannot_be_terminated(office: Office) -> None:
 
 @_EVERY_KIND
 def test_a_job_that_is_held_back_is_revoked(office: Office) -> None:
-    post = office.post
-    post.told("succeeded", post.send("rarely"))
-    execution = post.send("rarely")
-    until(post.in_flight, what="the second one to be fetched, and held back by its rate limit")
+    post = office.driver
+    post.wait_for_event("succeeded", post.publish("rarely"))
+    execution = post.publish("rarely")
+    until(post.list_in_flight, what="the second one to be fetched, and held back by its rate limit")
     assert post.control.revoke(execution, reply=True, limit=1)
     assert ended(office, execution, "cancelled")["reason"] == "revoked through Celery's remote control"
-    assert not post.starts(execution)
+    assert not post.count_starts(execution)
 
 
 @_EVERY_KIND
 def test_a_queued_attempt_that_was_revoked_is_dropped_in_silence(office: Office) -> None:
     """The relay revokes and records what is cancelled while it is queued; its message means nothing any more."""
-    post = office.post
-    execution = post.send("noop", revoked_before=True)
-    post.all_said()
-    assert post.kinds(execution) == []
-    assert post.record(execution) == (1, "revoked")
-    assert not post.starts(execution)
+    post = office.driver
+    execution = post.publish("noop", revoked_before=True)
+    post.wait_until_reported()
+    assert post.list_event_kinds(execution) == []
+    assert post.get_run_record(execution) == (1, "revoked")
+    assert not post.count_starts(execution)

@@ -45,28 +45,28 @@ _CHANGES: dict[str, tuple[Change, str, str]] = {
 @_EVERY_KIND
 @pytest.mark.parametrize("change", _CHANGES)
 def test_an_attempt_that_never_starts(office: Office, change: str) -> None:
-    post = office.post
+    post = office.driver
     how, kind, reason = _CHANGES[change]
-    execution = post.send_changed(how)
-    told = post.told(kind, execution)
-    post.all_said()
-    assert post.kinds(execution) == [kind]
+    execution = post.publish_changed(how)
+    told = post.wait_for_event(kind, execution)
+    post.wait_until_reported()
+    assert post.list_event_kinds(execution) == [kind]
     assert told["reason"] == reason
-    assert told["worker"] in post.workers()
-    assert not post.starts(execution)
+    assert told["worker"] in post.list_workers()
+    assert not post.count_starts(execution)
     # It may start elsewhere if this worker does not have the task, and never again if it is over.
-    assert post.record(execution) == ((0, "finished") if kind == "unknown_task" else (1, "finished"))
+    assert post.get_run_record(execution) == ((0, "finished") if kind == "unknown_task" else (1, "finished"))
 
 
 @pytest.mark.parametrize("office", [STOCK], indirect=True, ids=str)
 @pytest.mark.parametrize("change", ["expired", "content type", "unknown task"])
 def test_the_same_on_kombus_own_transport(office: Office, change: str) -> None:
-    post = office.post
+    post = office.driver
     how, kind, _ = _CHANGES[change]
-    execution = post.send_changed(how)
-    post.told(kind, execution)
-    post.all_said()
-    assert post.kinds(execution) == [kind]
+    execution = post.publish_changed(how)
+    post.wait_for_event(kind, execution)
+    post.wait_until_reported()
+    assert post.list_event_kinds(execution) == [kind]
 
 
 _PLAIN = {"id": "plain-1", "task": "noop", "lang": "py"}
@@ -100,12 +100,12 @@ _FOREIGN: dict[str, str | bytes] = {
 @_EVERY_KIND
 @pytest.mark.parametrize("what", _FOREIGN)
 def test_what_nobody_can_read_is_told_and_dropped(office: Office, what: str) -> None:
-    post = office.post
-    before = len(post.events())
-    post.send_raw(_FOREIGN[what])
-    until(lambda: len(post.events()) > before, what="a report")
-    post.all_said()
-    [(kind, told)] = post.events()[before:]
+    post = office.driver
+    before = len(post.list_events())
+    post.push_raw(_FOREIGN[what])
+    until(lambda: len(post.list_events()) > before, what="a report")
+    post.wait_until_reported()
+    [(kind, told)] = post.list_events()[before:]
     assert kind == "rejected"
     assert {"message", "task", "queue", "reason", "error"} == set(told)
     assert office.worker.is_alive()
@@ -113,21 +113,21 @@ def test_what_nobody_can_read_is_told_and_dropped(office: Office, what: str) -> 
 
 @_EVERY_KIND
 def test_a_foreign_message_that_came_too_late_is_told(office: Office) -> None:
-    post = office.post
-    before = len(post.events())
-    post.send_raw(_foreign(id="late-1", expires="2020-01-01T00:00:00+00:00"))
-    until(lambda: len(post.events()) > before, what="a report")
-    post.all_said()
-    [(kind, told)] = post.events()[before:]
+    post = office.driver
+    before = len(post.list_events())
+    post.push_raw(_foreign(id="late-1", expires="2020-01-01T00:00:00+00:00"))
+    until(lambda: len(post.list_events()) > before, what="a report")
+    post.wait_until_reported()
+    [(kind, told)] = post.list_events()[before:]
     assert kind == "expired"
     assert (told["message"], told["task"], told["queue"]) == ("late-1", "noop", "default")
 
 
 @_EVERY_KIND
 def test_a_plain_celery_message_runs_and_nothing_is_told(office: Office) -> None:
-    post = office.post
-    before = post.events()
-    post.send_raw(_foreign(task="plain_celery_task").replace("[[], {}, {}]", "[[1], {}, {}]"))
-    post.all_said()
-    assert post.events() == before
+    post = office.driver
+    before = post.list_events()
+    post.push_raw(_foreign(task="plain_celery_task").replace("[[], {}, {}]", "[[1], {}, {}]"))
+    post.wait_until_reported()
+    assert post.list_events() == before
     assert "plain_celery_task[plain-1] succeeded" in office.worker.log.read_text()

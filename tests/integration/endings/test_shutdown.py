@@ -31,21 +31,21 @@ def post(tmp_path: Path) -> Iterator[Post]:
 
 def _start(post: Post, kind: Kind, soft: float = 0, slots: int = 2) -> Process:
     options = ["-Q", str(kind), "-n", f"{kind}@here", "-c", str(slots), "--", f"worker.soft_shutdown_timeout={soft}"]
-    return post.worker(kind.pool, *options, JOBWORKER_TRANSPORT="stock" if kind is STOCK else "batched")
+    return post.start_worker(kind.pool, *options, JOBWORKER_TRANSPORT="stock" if kind is STOCK else "batched")
 
 
 def _hold(post: Post, kind: Kind, seconds: float) -> str:
-    execution = post.send("hold", str(kind), seconds=seconds)
+    execution = post.publish("hold", str(kind), seconds=seconds)
     until(lambda: post.is_running(execution), what=f"a job on {kind}")
     return execution
 
 
 def _ended_in_good_order(post: Post, *workers: Process) -> None:
     """They are gone, nobody was given up, nothing is in flight, and they have said goodbye."""
-    post.ended(*workers)
-    assert post.kinds() == [], "worker_lost"
-    assert post.in_flight() == []
-    assert post.workers() == set()
+    post.wait_until_ended(*workers)
+    assert post.list_event_kinds() == [], "worker_lost"
+    assert post.list_in_flight() == []
+    assert post.list_workers() == set()
     assert all("Unrecoverable error" not in worker.log.read_text() for worker in workers)
 
 
@@ -54,17 +54,17 @@ def test_warm_jobs_end_while_the_worker_is_kept_alive(post: Post) -> None:
     kinds = [*BATCHED, STOCK, _ASKED]
     workers = {kind: _start(post, kind, slots=1) for kind in kinds}
     held = {kind: _hold(post, kind, _LONG) for kind in kinds}
-    rest = [post.send("noop", str(kind)) for kind in kinds]
+    rest = [post.publish("noop", str(kind)) for kind in kinds]
     for kind, worker in workers.items():
         if kind is not _ASKED:
-            worker.send(signal.SIGTERM)
+            worker.send_signal(signal.SIGTERM)
     post.control.shutdown(destination=[f"{_ASKED}@here"])
 
     _ended_in_good_order(post, *workers.values())
     for kind in kinds:
-        assert post.kinds(held[kind]) == ["running", "succeeded"], kind
-        assert post.waiting(str(kind)) == 1, "nothing new is begun"
-    assert [post.kinds(execution) for execution in rest] == [[]] * len(kinds)
+        assert post.list_event_kinds(held[kind]) == ["running", "succeeded"], kind
+        assert post.count_queued(str(kind)) == 1, "nothing new is begun"
+    assert [post.list_event_kinds(execution) for execution in rest] == [[]] * len(kinds)
 
 
 def test_soft_what_ends_in_time_has_ended_and_the_rest_is_interrupted(post: Post) -> None:
@@ -72,22 +72,22 @@ def test_soft_what_ends_in_time_has_ended_and_the_rest_is_interrupted(post: Post
     short = [_hold(post, kind, 1) for kind in _INTERRUPTIBLE]
     long = [_hold(post, kind, 60) for kind in _INTERRUPTIBLE]
     for worker in workers:
-        worker.send(signal.SIGQUIT)
+        worker.send_signal(signal.SIGQUIT)
     _ended_in_good_order(post, *workers)
-    assert [post.kinds(execution) for execution in short] == [["running", "succeeded"]] * 2
-    assert [post.kinds(execution) for execution in long] == [["running", "interrupted"]] * 2
-    assert set(post.engine.ends()) == {(execution, 1) for execution in short}
+    assert [post.list_event_kinds(execution) for execution in short] == [["running", "succeeded"]] * 2
+    assert [post.list_event_kinds(execution) for execution in long] == [["running", "interrupted"]] * 2
+    assert set(post.engine.count_ends()) == {(execution, 1) for execution in short}
 
 
 def test_soft_a_second_signal_makes_it_cold(post: Post) -> None:
     kind = BATCHED[0]
     worker = _start(post, kind, soft=60)
     held = _hold(post, kind, 60)
-    worker.send(signal.SIGQUIT)
+    worker.send_signal(signal.SIGQUIT)
     until(lambda: "worker_stops_softly" in worker.log.read_text())
-    worker.send(signal.SIGQUIT)
+    worker.send_signal(signal.SIGQUIT)
     _ended_in_good_order(post, worker)
-    assert post.kinds(held) == ["running", "interrupted"]
+    assert post.list_event_kinds(held) == ["running", "interrupted"]
 
 
 @pytest.mark.parametrize("first", [(), (signal.SIGTERM,)], ids=["at once", "while it is warm"])
@@ -96,13 +96,13 @@ def test_cold_what_runs_is_interrupted(post: Post, first: tuple[signal.Signals, 
     held = [_hold(post, kind, 60) for kind in [*_INTERRUPTIBLE, *_INTERRUPTIBLE]]
     for worker in workers:
         for number in first:
-            worker.send(number)
+            worker.send_signal(number)
     until(lambda: all("Warm shutdown" in worker.log.read_text() for worker in workers) or not first)
     for worker in workers:
-        worker.send(signal.SIGQUIT)
+        worker.send_signal(signal.SIGQUIT)
     _ended_in_good_order(post, *workers)
-    assert [post.kinds(execution) for execution in held] == [["running", "interrupted"]] * 4
-    assert not post.engine.ends()
+    assert [post.list_event_kinds(execution) for execution in held] == [["running", "interrupted"]] * 4
+    assert not post.engine.count_ends()
 
 
 def test_cold_threads_are_waited_for(post: Post) -> None:
@@ -111,13 +111,13 @@ def test_cold_threads_are_waited_for(post: Post) -> None:
     workers = {kind: _start(post, kind) for kind in [*by_signal, *by_keyboard]}
     held = [_hold(post, kind, 3) for kind in workers]
     for kind in by_signal:
-        workers[kind].send(signal.SIGQUIT)
+        workers[kind].send_signal(signal.SIGQUIT)
     for kind in by_keyboard:
-        workers[kind].send(signal.SIGINT)
+        workers[kind].send_signal(signal.SIGINT)
         until(lambda kind=kind: "Warm shutdown" in workers[kind].log.read_text())  # type: ignore[misc]
-        workers[kind].send(signal.SIGINT)
+        workers[kind].send_signal(signal.SIGINT)
     _ended_in_good_order(post, *workers.values())
-    assert [post.kinds(execution) for execution in held] == [["running", "succeeded"]] * 4
+    assert [post.list_event_kinds(execution) for execution in held] == [["running", "succeeded"]] * 4
 
 
 def test_what_was_held_back_is_the_next_ones_unstarted(post: Post) -> None:
@@ -125,15 +125,15 @@ def test_what_was_held_back_is_the_next_ones_unstarted(post: Post) -> None:
     workers = {kind: _start(post, kind) for kind in BATCHED}
     held = []
     for kind in BATCHED:
-        post.told("succeeded", post.send("hourly", str(kind)))
-        held.append(post.send("hourly", str(kind)))
-    until(lambda: len(post.in_flight()) == len(held), what="the second ones to be fetched")
+        post.wait_for_event("succeeded", post.publish("hourly", str(kind)))
+        held.append(post.publish("hourly", str(kind)))
+    until(lambda: len(post.list_in_flight()) == len(held), what="the second ones to be fetched")
     for worker in workers.values():
-        worker.send(signal.SIGTERM)
+        worker.send_signal(signal.SIGTERM)
     _ended_in_good_order(post, *workers.values())
-    assert [post.kinds(execution) for execution in held] == [[]] * 3
-    assert [post.waiting(str(kind)) for kind in BATCHED] == [1] * 3
-    assert [post.record(execution) for execution in held] == [(0, "finished")] * 3
+    assert [post.list_event_kinds(execution) for execution in held] == [[]] * 3
+    assert [post.count_queued(str(kind)) for kind in BATCHED] == [1] * 3
+    assert [post.get_run_record(execution) for execution in held] == [(0, "finished")] * 3
 
 
 def test_killed_what_ran_is_lost_and_the_rest_was_never_taken(post: Post) -> None:
@@ -141,19 +141,19 @@ def test_killed_what_ran_is_lost_and_the_rest_was_never_taken(post: Post) -> Non
     workers = {kind: _start(post, kind) for kind in kinds}
     held = {kind: _hold(post, kind, 60) for kind in kinds}
     for worker in workers.values():
-        worker.end(signal.SIGKILL)
-    until(lambda: post.reap() and not post.workers(), what="all of them to be given up")
-    assert post.kinds() == ["worker_lost"] * len(kinds)
-    assert [post.kinds(held[kind]) for kind in BATCHED] == [["running", "lost"]] * 3
+        worker.terminate(signal.SIGKILL)
+    until(lambda: post.reap_silent_workers() and not post.list_workers(), what="all of them to be given up")
+    assert post.list_event_kinds() == ["worker_lost"] * len(kinds)
+    assert [post.list_event_kinds(held[kind]) for kind in BATCHED] == [["running", "lost"]] * 3
 
 
 def test_processes_are_replaced_between_jobs(post: Post) -> None:
     kind = BATCHED[0]
-    post.worker("prefork", "-Q", str(kind), "-c", "1", "--max-tasks-per-child", "2")
-    done = [post.send("noop", str(kind)) for _ in range(7)]
+    post.start_worker("prefork", "-Q", str(kind), "-c", "1", "--max-tasks-per-child", "2")
+    done = [post.publish("noop", str(kind)) for _ in range(7)]
     for execution in done:
-        post.told("succeeded", execution)
-    assert {tuple(post.kinds(execution)) for execution in done} == {("running", "succeeded")}
-    processes = [post.process_of(execution) for execution in done]
+        post.wait_for_event("succeeded", execution)
+    assert {tuple(post.list_event_kinds(execution)) for execution in done} == {("running", "succeeded")}
+    processes = [post.get_attempt_pid(execution) for execution in done]
     assert len(set(processes)) == 4
-    post.nothing_left(str(kind))
+    post.wait_until_empty(str(kind))

@@ -30,7 +30,7 @@ def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
 @pytest.fixture
 def client(server: RedisServer) -> Iterator[redis.Redis]:
     """A client of the engine's Redis."""
-    with contextlib.closing(server.client()) as client:
+    with contextlib.closing(server.create_client()) as client:
         yield client
 
 
@@ -61,9 +61,9 @@ def test_states_of_what_never_ran_and_of_what_was_stopped(
     engine: Engine, client: redis.Redis, server: RedisServer, tmp_path: Path
 ) -> None:
     control = Celery(broker=server.url, set_as_current=False).control
-    engine.relay()
-    worker = engine.worker("-c", "1", "--", "worker.soft_shutdown_timeout=0")
-    engine.ready()
+    engine.start_relay()
+    worker = engine.start_worker("-c", "1", "--", "worker.soft_shutdown_timeout=0")
+    engine.wait_until_ready()
     gate = tmp_path / "gate"
     blocker = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
     until(lambda: engine.is_running(blocker))
@@ -74,48 +74,48 @@ def test_states_of_what_never_ran_and_of_what_was_stopped(
     cancelled = engine.submit_one("noop")
     until(lambda: engine.get(cancelled).dispatched_at)
     engine.cancel(cancelled)
-    assert engine.finished(cancelled).state is State.CANCELLED
+    assert engine.wait_until_final(cancelled).state is State.CANCELLED
     gate.touch()
 
-    assert engine.finished(late).state is State.SKIPPED
-    assert engine.story(late) == [(0, "Queued"), (0, "Skipped")]
-    assert engine.finished(unreadable).state is State.FAILED
+    assert engine.wait_until_final(late).state is State.SKIPPED
+    assert engine.list_transitions(late) == [(0, "Queued"), (0, "Skipped")]
+    assert engine.wait_until_final(unreadable).state is State.FAILED
     error = engine.get(unreadable).error or {}
     assert error["type"] == "MessageRejected"
     assert error["message"].startswith("the message cannot be read: ")
     running = engine.submit_one("hold", parameters={"seconds": 60})
     until(lambda: engine.is_running(running))
     control.revoke(running, terminate=True)
-    assert engine.finished(running).state is State.CANCELLED
-    assert engine.story(running) == [(0, "Queued"), (1, "Running"), (1, "Cancelled")]
-    assert set(engine.starts()) == {(blocker, 1), (running, 1)}
+    assert engine.wait_until_final(running).state is State.CANCELLED
+    assert engine.list_transitions(running) == [(0, "Queued"), (1, "Running"), (1, "Cancelled")]
+    assert set(engine.count_starts()) == {(blocker, 1), (running, 1)}
 
     held = engine.submit_one("hold", parameters={"seconds": 2})
     until(lambda: engine.is_running(held))
-    worker.send(signal.SIGQUIT)
+    worker.send_signal(signal.SIGQUIT)
     until(lambda: engine.get(held).attempt == 1 and engine.get(held).state is not State.RUNNING)
-    engine.worker()
-    row = engine.finished(held)
+    engine.start_worker()
+    row = engine.wait_until_final(held)
     assert (row.state, row.attempt) == (State.SUCCEEDED, 2), "an interrupted attempt burns no retry"
-    assert (1, "Retrying") in engine.story(held)
-    assert not engine.ends()[held, 1]
+    assert (1, "Retrying") in engine.list_transitions(held)
+    assert not engine.count_ends()[held, 1]
 
 
 def test_a_task_that_one_worker_lacks_runs_on_the_other(engine: Engine, client: redis.Redis, tmp_path: Path) -> None:
-    relay = engine.relay()
-    engine.worker("-c", "1", "-n", "has@here")
-    engine.ready()
+    relay = engine.start_relay()
+    engine.start_worker("-c", "1", "-n", "has@here")
+    engine.wait_until_ready()
     gate = tmp_path / "gate"
     blocker = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
     until(lambda: engine.is_running(blocker))
-    engine.worker("-c", "1", "-n", "lacks@here", JOBWORKER_TASKS="tasks")
-    engine.ready("process_data_export")
+    engine.start_worker("-c", "1", "-n", "lacks@here", JOBWORKER_TASKS="tasks")
+    engine.wait_until_ready("process_data_export")
     wanted = [engine.submit_one("noop"), engine.submit_one("noop")]
-    until(lambda: "task_declined" in engine.log(relay), what="the other worker to decline")
+    until(lambda: "task_declined" in engine.read_log(relay), what="the other worker to decline")
     gate.touch()
 
     for execution in wanted:
-        row = engine.finished(execution)
+        row = engine.wait_until_final(execution)
         assert (row.state, row.attempt) == (State.SUCCEEDED, 1)
-        assert engine.starts()[execution, 1] == 1
-    assert engine.log(relay).count("task_declined") == 1
+        assert engine.count_starts()[execution, 1] == 1
+    assert engine.read_log(relay).count("task_declined") == 1

@@ -22,25 +22,25 @@ def test_what_cannot_start_in_time_is_skipped_wherever_it_is(any_engine: Engine,
     in_time = engine.submit_one("noop", expires=600)
 
     for skipped in (in_sql, due_later):
-        row = engine.finished(skipped)
+        row = engine.wait_until_final(skipped)
         assert (row.state, row.attempt, row.worker) == (State.SKIPPED, 0, None)
         assert row.expires_at is not None
         assert row.reason == f"its deadline {row.expires_at.isoformat()} passed before it started"
-    assert engine.story(in_sql) == [(0, "Queued"), (0, "Skipped")]
-    assert engine.story(due_later)[0] == (0, "Scheduled")
-    assert engine.story(due_later)[-1] == (0, "Skipped")
+    assert engine.list_transitions(in_sql) == [(0, "Queued"), (0, "Skipped")]
+    assert engine.list_transitions(due_later)[0] == (0, "Scheduled")
+    assert engine.list_transitions(due_later)[-1] == (0, "Skipped")
     deadline = engine.get(in_redis).expires_at
     assert deadline is not None
     until(lambda: engine.clock.now() > deadline)
     assert engine.get(in_redis).state is State.QUEUED
     gate.touch()
-    row = engine.finished(in_redis)
+    row = engine.wait_until_final(in_redis)
     assert (row.state, row.reason) == (
         State.SKIPPED,
         f"its deadline {deadline.isoformat()} passed before it started",
     )
-    assert engine.finished(in_time).state is State.SUCCEEDED
-    assert not {key for key, _ in engine.starts()} & {in_sql, due_later, in_redis}
+    assert engine.wait_until_final(in_time).state is State.SUCCEEDED
+    assert not {key for key, _ in engine.count_starts()} & {in_sql, due_later, in_redis}
 
 
 def test_a_deadline_is_for_the_first_attempt_only(engine: Engine) -> None:
@@ -48,7 +48,7 @@ def test_a_deadline_is_for_the_first_attempt_only(engine: Engine) -> None:
     retry = {"max_attempts": 3, "strategy": "fixed", "delay": 1.5}
     flaky = engine.submit_one("flaky", parameters={"good_attempt": 3}, expires=2, retry=retry)
 
-    row = engine.finished(flaky)
+    row = engine.wait_until_final(flaky)
     assert (row.state, row.attempt) == (State.SUCCEEDED, 3)
     assert row.expires_at is not None
     assert row.started_at is not None

@@ -29,17 +29,17 @@ def test_killed_worker_is_noticed_and_its_work_runs_again(any_engine: Engine, tm
     gate = tmp_path / "gate"
     held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
     until(lambda: engine.is_running(held))
-    worker.end(signal.SIGKILL)
-    engine.worker()
+    worker.terminate(signal.SIGKILL)
+    engine.start_worker()
     until(lambda: engine.is_running(held, attempt=2), what="the second attempt")
     gate.touch()
 
-    row = engine.finished(held)
+    row = engine.wait_until_final(held)
     assert (row.state, row.attempt) == (State.SUCCEEDED, 2)
     attempts = executions.attempts(engine.database, held).items
     assert [attempt.state.value for attempt in attempts] == ["Lost", "Succeeded"]
     assert attempts[0].worker != attempts[1].worker
-    assert max(engine.starts().values()) == 1
+    assert max(engine.count_starts().values()) == 1
 
 
 def test_frozen_worker_that_wakes_is_fenced_and_reports_nothing(
@@ -49,20 +49,20 @@ def test_frozen_worker_that_wakes_is_fenced_and_reports_nothing(
     gate = tmp_path / "gate"
     held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
     until(lambda: engine.is_running(held))
-    sleeper.send(signal.SIGSTOP)  # the parent only: it cannot beat, its child runs on
-    engine.worker()
+    sleeper.send_signal(signal.SIGSTOP)  # the parent only: it cannot beat, its child runs on
+    engine.start_worker()
     until(lambda: engine.is_running(held, attempt=2), what="the second attempt")
     gate.touch()
 
-    row = engine.finished(held)
-    until(lambda: engine.ends()[held, 1], what="the frozen worker's job to come to its own end")
-    sleeper.send(signal.SIGCONT)
+    row = engine.wait_until_final(held)
+    until(lambda: engine.count_ends()[held, 1], what="the frozen worker's job to come to its own end")
+    sleeper.send_signal(signal.SIGCONT)
     until(
-        lambda: "worker_was_given_up" in engine.log(sleeper) and not sleeper.is_alive(), what="the fenced worker to end"
+        lambda: "worker_was_given_up" in engine.read_log(sleeper) and not sleeper.is_alive(), what="the fenced worker to end"
     )
     assert (row.state, row.attempt) == (State.SUCCEEDED, 2)
     assert engine.get(held) == row
-    assert engine.story(held)[-2:] == [(2, "Running"), (2, "Succeeded")]
+    assert engine.list_transitions(held)[-2:] == [(2, "Running"), (2, "Succeeded")]
 
 
 @contextlib.contextmanager
@@ -76,7 +76,7 @@ def _every_slot_busy(engine: Engine, gate: Path) -> Iterator[None]:
 
 def test_doubled_messages_run_once(engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
     engine.start()
-    with contextlib.closing(own_server.client()) as client:
+    with contextlib.closing(own_server.create_client()) as client:
         with _every_slot_busy(engine, tmp_path / "gate"):
             engine.submit("noop", count=50)
             until(lambda: client.llen(_LIST) >= 50, what="the messages in Redis")
@@ -84,21 +84,21 @@ def test_doubled_messages_run_once(engine: Engine, own_server: RedisServer, tmp_
             for _ in range(4):
                 client.lpush(_LIST, *messages)
 
-        assert engine.all_finished() == {"Succeeded": 52}
+        assert engine.wait_until_all_final() == {"Succeeded": 52}
         until(lambda: client.llen(_LIST) == 0, what="every copy to be taken")
-    engine.finished(engine.submit_one("noop"))
-    assert set(engine.starts().values()) == {1}
+    engine.wait_until_final(engine.submit_one("noop"))
+    assert set(engine.count_starts().values()) == {1}
 
 
 def test_lost_messages_are_published_again(engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
     engine.start()
-    with contextlib.closing(own_server.client()) as client, _every_slot_busy(engine, tmp_path / "gate"):
+    with contextlib.closing(own_server.create_client()) as client, _every_slot_busy(engine, tmp_path / "gate"):
         engine.submit("noop", count=50)
         until(lambda: client.llen(_LIST) >= 50, what="the messages in Redis")
         client.delete(_LIST)
 
-    assert engine.all_finished() == {"Succeeded": 52}
-    assert set(engine.starts().values()) == {1}
+    assert engine.wait_until_all_final() == {"Succeeded": 52}
+    assert set(engine.count_starts().values()) == {1}
 
 
 def test_redis_emptied_in_the_middle(any_engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
@@ -108,18 +108,18 @@ def test_redis_emptied_in_the_middle(any_engine: Engine, own_server: RedisServer
     held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
     until(lambda: engine.is_running(held) and engine.get(held).state is State.RUNNING)
     engine.submit("noop", count=300)
-    with contextlib.closing(own_server.client()) as client:
-        until(lambda: engine.states().get("Succeeded", 0) > 20)
-        recorded = engine.succeeded()
+    with contextlib.closing(own_server.create_client()) as client:
+        until(lambda: engine.count_states().get("Succeeded", 0) > 20)
+        recorded = engine.list_succeeded()
         client.flushall()
     later = engine.submit_one("noop")
-    assert engine.finished(later).state is State.SUCCEEDED
+    assert engine.wait_until_final(later).state is State.SUCCEEDED
     gate.touch()
 
-    assert engine.all_finished() == {"Succeeded": 302}
+    assert engine.wait_until_all_final() == {"Succeeded": 302}
     assert engine.get(held).attempt == 1, "a running attempt survives the loss of its claim"
     # What had ended but was not yet read went with Redis and runs once more; what SQL knew does not.
-    starts = engine.starts()
+    starts = engine.count_starts()
     assert {starts[key, 1] for key in recorded} == {1}
     assert starts[held, 1] == 1
     assert max(starts.values()) <= 2
@@ -130,15 +130,15 @@ def test_report_of_the_end_lost_with_redis(engine: Engine, own_server: RedisServ
     gate = tmp_path / "gate"
     held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
     until(lambda: engine.get(held).state is State.RUNNING)
-    relay.end(signal.SIGKILL)
+    relay.terminate(signal.SIGKILL)
     gate.touch()
-    with contextlib.closing(own_server.client()) as client:
+    with contextlib.closing(own_server.create_client()) as client:
         run = keys.RUN.format(execution=held)
         until(lambda: " finished " in str(client.get(run)), what="the report")
         client.flushall()
-    engine.relay()
+    engine.start_relay()
 
-    row = engine.finished(held)
+    row = engine.wait_until_final(held)
     assert (row.state, row.attempt) == (State.SUCCEEDED, 2)
     first = executions.attempts(engine.database, held).items[0]
     assert (first.state.value, first.reason) == ("Lost", "no worker knows of it; Redis lost its report")
@@ -155,23 +155,23 @@ def test_redis_restarted_while_every_slot_is_busy(engine: Engine, own_server: Re
     time.sleep(down)
     own_server.start()
 
-    assert engine.all_finished() == {"Succeeded": 102}
+    assert engine.wait_until_all_final() == {"Succeeded": 102}
     assert worker.is_alive()
     assert engine.get(accepted[0]).attempt == 1
-    assert set(engine.starts().values()) == {1}
+    assert set(engine.count_starts().values()) == {1}
 
 
 def test_relay_killed_again_and_again(engine: Engine) -> None:
     relay, _ = engine.start()
     for _ in range(4):
         engine.submit("noop", count=100)
-        done = len(engine.succeeded())
-        until(lambda done=done: len(engine.succeeded()) > done, every=0.001)  # type: ignore[misc]
-        relay.end(signal.SIGKILL)
-        relay = engine.relay()
+        done = len(engine.list_succeeded())
+        until(lambda done=done: len(engine.list_succeeded()) > done, every=0.001)  # type: ignore[misc]
+        relay.terminate(signal.SIGKILL)
+        relay = engine.start_relay()
 
-    assert engine.all_finished() == {"Succeeded": 400}
-    assert set(engine.starts().values()) == {1}
+    assert engine.wait_until_all_final() == {"Succeeded": 400}
+    assert set(engine.count_starts().values()) == {1}
     with engine.database.read() as connection:
         attempts = connection.exec_driver_sql("SELECT count(*) FROM attempts").scalar()
         transitions = connection.exec_driver_sql("SELECT count(*) FROM transitions").scalar()
@@ -181,52 +181,52 @@ def test_relay_killed_again_and_again(engine: Engine) -> None:
 def test_several_relays_and_workers_at_once(any_engine: Engine) -> None:
     engine = any_engine
     first, _ = engine.start()
-    engine.relay()
-    engine.worker()
+    engine.start_relay()
+    engine.start_worker()
     engine.submit("noop", count=200)
-    until(lambda: engine.states().get("Succeeded", 0) > 20)
-    first.end(signal.SIGKILL)
+    until(lambda: engine.count_states().get("Succeeded", 0) > 20)
+    first.terminate(signal.SIGKILL)
     engine.submit("noop", count=200)
 
-    assert engine.all_finished() == {"Succeeded": 400}
-    assert set(engine.starts().values()) == {1}
+    assert engine.wait_until_all_final() == {"Succeeded": 400}
+    assert set(engine.count_starts().values()) == {1}
 
 
 def test_stream_is_trimmed_only_up_to_what_sql_has(engine: Engine, own_server: RedisServer) -> None:
     relay, _ = engine.start()
     engine.submit("noop", count=100)
-    engine.all_finished()
-    with contextlib.closing(own_server.client()) as client:
+    engine.wait_until_all_final()
+    with contextlib.closing(own_server.create_client()) as client:
         until(lambda: client.xlen(keys.EVENTS) <= 1, what="the stream to be trimmed")
-        relay.end(signal.SIGKILL)
-        engine.relay().end(signal.SIGKILL)
+        relay.terminate(signal.SIGKILL)
+        engine.start_relay().terminate(signal.SIGKILL)
         later = engine.submit("noop", count=20)
-        relay = engine.relay()
+        relay = engine.start_relay()
         until(lambda: all(engine.is_running(key) for key in later))
-        relay.send(signal.SIGSTOP)
+        relay.send_signal(signal.SIGSTOP)
         unread = client.xlen(keys.EVENTS)
-        relay.send(signal.SIGCONT)
-    assert engine.all_finished() == {"Succeeded": 120}
+        relay.send_signal(signal.SIGCONT)
+    assert engine.wait_until_all_final() == {"Succeeded": 120}
     assert unread >= 1
 
 
 def test_worker_that_stops_in_good_order_loses_nothing(engine: Engine) -> None:
     _, worker = engine.start()
     engine.submit("noop", count=200)
-    until(lambda: engine.states().get("Succeeded", 0) > 20)
-    worker.end(signal.SIGTERM)
-    engine.worker()
+    until(lambda: engine.count_states().get("Succeeded", 0) > 20)
+    worker.terminate(signal.SIGTERM)
+    engine.start_worker()
 
-    assert engine.all_finished() == {"Succeeded": 200}
-    assert set(engine.starts().values()) == {1}
+    assert engine.wait_until_all_final() == {"Succeeded": 200}
+    assert set(engine.count_starts().values()) == {1}
 
 
 def test_worker_and_beat_refuse_a_redis_that_evicts(engine: Engine, own_server: RedisServer) -> None:
-    with contextlib.closing(own_server.client()) as client:
+    with contextlib.closing(own_server.create_client()) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
-    for process in (engine.worker(), engine.beat()):
+    for process in (engine.start_worker(), engine.start_beat()):
         until(lambda process=process: not process.is_alive(), what="the process to end")  # type: ignore[misc]
-        said = engine.log(process)
+        said = engine.read_log(process)
         assert "error: Redis evicts keys when it is full" in said
         assert "Traceback" not in said
 
@@ -240,26 +240,26 @@ def test_jobs_in_threads_of_a_worker_that_was_given_up_count_as_running_no_more(
     any_engine: Engine, tmp_path: Path
 ) -> None:
     engine = any_engine
-    engine.relay()
-    sleeper = engine.worker("--pool", "threads")
-    engine.ready()
+    engine.start_relay()
+    sleeper = engine.start_worker("--pool", "threads")
+    engine.wait_until_ready()
     leaving = engine.submit_one("leaves_processes", parameters={"stays": False})
-    engine.finished(leaving)
+    engine.wait_until_final(leaving)
     left = children(engine, leaving)
     gate = tmp_path / "gate"
     held = engine.submit("wait_for_file", count=2, path=str(gate))
-    until(lambda: engine.states() == {"Running": 2, "Succeeded": 1}, what="both to run")
-    sleeper.send(signal.SIGSTOP)
+    until(lambda: engine.count_states() == {"Running": 2, "Succeeded": 1}, what="both to run")
+    sleeper.send_signal(signal.SIGSTOP)
     until(lambda: not _live(engine), what="the worker to be given up")
-    until(lambda: engine.states().get("Queued") == 2, within=2.0, what="both to be taken from it")
+    until(lambda: engine.count_states().get("Queued") == 2, within=2.0, what="both to be taken from it")
     assert sum(queue.running for queue in queues.page(engine.database).items) == 0
-    sleeper.send(signal.SIGCONT)
+    sleeper.send_signal(signal.SIGCONT)
     until(lambda: not sleeper.is_alive(), what="the end of the worker that comes back")
-    assert engine.states() == {"Queued": 2, "Succeeded": 1}
+    assert engine.count_states() == {"Queued": 2, "Succeeded": 1}
     until(lambda: not alive(left), what="the end of what its jobs have left")
     gate.touch()
-    engine.worker("--pool", "threads")
-    assert [engine.finished(each).attempt for each in held] == [2, 2]
+    engine.start_worker("--pool", "threads")
+    assert [engine.wait_until_final(each).attempt for each in held] == [2, 2]
     for each in held:
         assert [attempt.state.value for attempt in executions.attempts(engine.database, each).items] == [
             "Lost",

@@ -26,27 +26,27 @@ def test_a_killed_worker_and_lost_messages_are_noticed_in_time_by_default(
         "JOBWORKER_WORKER_LEASE": str(usual.worker_lease),
         "JOBWORKER_LOST_MESSAGE_AFTER": str(usual.lost_message_after),
     }
-    engine.relay(**settings)
-    worker = engine.worker("-n", "first@%h", **settings)
-    engine.ready("once_until")
+    engine.start_relay(**settings)
+    worker = engine.start_worker("-n", "first@%h", **settings)
+    engine.wait_until_ready("once_until")
     gate = tmp_path / "gate"
     retried = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
     failed = engine.submit_one("once_until", parameters={"path": str(gate)})
     until(lambda: engine.is_running(retried) and engine.is_running(failed), what="both slots to be busy")
     until(lambda: {engine.get(key).state for key in (retried, failed)} == {State.RUNNING})
     lost = engine.submit("noop", count=10)
-    with contextlib.closing(own_server.client()) as client:
+    with contextlib.closing(own_server.create_client()) as client:
         until(lambda: client.llen(_LIST) == 10, what="the messages in Redis")
         client.delete(_LIST)
         until(lambda: client.llen(_LIST) == 10, within=_MESSAGE_NOTICED, what="the messages to be published again")
 
-    engine.worker("-n", "second@%h", **settings)
-    assert {engine.finished(key).state for key in lost} == {State.SUCCEEDED}
-    worker.end(signal.SIGKILL)
+    engine.start_worker("-n", "second@%h", **settings)
+    assert {engine.wait_until_final(key).state for key in lost} == {State.SUCCEEDED}
+    worker.terminate(signal.SIGKILL)
     until(lambda: engine.is_running(retried, attempt=2), within=_WORKER_NOTICED, what="the attempt that follows")
-    row = engine.finished(failed, within=5)
+    row = engine.wait_until_final(failed, within=5)
     assert (row.state, row.reason) == (State.FAILED, "its worker stopped responding")
     assert [each.state for each in executions.attempts(engine.database, failed).items] == ["Lost"]
     gate.touch()
-    assert engine.finished(retried).state is State.SUCCEEDED
-    assert set(engine.starts().values()) == {1}
+    assert engine.wait_until_final(retried).state is State.SUCCEEDED
+    assert set(engine.count_starts().values()) == {1}

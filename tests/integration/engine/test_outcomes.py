@@ -29,17 +29,17 @@ def test_every_outcome_on_one_worker(any_engine: Engine) -> None:
         "file": engine.submit_one("saves_file"),
         "talks": engine.submit_one("talks", parameters={"lines": 3}),
     }
-    rows = {name: engine.finished(key) for name, key in wanted.items()}
+    rows = {name: engine.wait_until_final(key) for name, key in wanted.items()}
 
     assert (rows["noop"].state, rows["noop"].result, rows["noop"].attempt) == (State.SUCCEEDED, 7, 1)
-    assert engine.story(wanted["noop"]) == [(0, "Queued"), (1, "Running"), (1, "Succeeded")]
+    assert engine.list_transitions(wanted["noop"]) == [(0, "Queued"), (1, "Running"), (1, "Succeeded")]
     assert rows["noop"].worker
     assert rows["noop"].dispatched_at
     assert rows["noop"].code_version
     assert rows["noop"].job_revision == 1
 
     assert (rows["flaky"].state, rows["flaky"].result) == (State.SUCCEEDED, 3)
-    assert engine.story(wanted["flaky"]) == [
+    assert engine.list_transitions(wanted["flaky"]) == [
         (0, "Queued"),
         *[(1, "Running"), (1, "Retrying"), (1, "Queued")],
         *[(2, "Running"), (2, "Retrying"), (2, "Queued")],
@@ -72,7 +72,7 @@ def test_every_outcome_on_one_worker(any_engine: Engine) -> None:
     assert Path(rows["file"].result).read_text() == "hello"
     said = [line.message for line in executions.logs(engine.database, wanted["talks"]).items]
     assert said == ["line 0", "line 1", "line 2", "printed"]
-    assert max(engine.starts().values()) == 1
+    assert max(engine.count_starts().values()) == 1
 
 
 def test_time_limits(engine: Engine) -> None:
@@ -80,12 +80,12 @@ def test_time_limits(engine: Engine) -> None:
     hard, soft = engine.submit_one("overruns"), engine.submit_one("overruns_softly")
     minded = engine.submit_one("minds_soft_limit")
 
-    assert engine.finished(hard).state is State.TIMED_OUT
+    assert engine.wait_until_final(hard).state is State.TIMED_OUT
     assert engine.get(hard).reason == "hard time limit exceeded"
-    assert engine.finished(soft).state is State.TIMED_OUT
+    assert engine.wait_until_final(soft).state is State.TIMED_OUT
     assert engine.get(soft).reason == "soft time limit exceeded"
-    assert engine.finished(minded).result == "cleaned up"
-    assert max(engine.starts().values()) == 1
+    assert engine.wait_until_final(minded).result == "cleaned up"
+    assert max(engine.count_starts().values()) == 1
 
 
 def test_job_that_kills_its_process_is_tried_three_times_and_harms_nobody(engine: Engine) -> None:
@@ -93,30 +93,30 @@ def test_job_that_kills_its_process_is_tried_three_times_and_harms_nobody(engine
     poison, once, leaves = (engine.submit_one(job) for job in ("kills_itself", "kills_itself_once", "exits"))
     others = engine.submit("noop", count=20)
 
-    row = engine.finished(poison)
+    row = engine.wait_until_final(poison)
     assert (row.state, row.attempt) == (State.FAILED, 3)
     assert "it took 3 workers with it" in (row.reason or "")
     states = [attempt.state for attempt in executions.attempts(engine.database, poison).items]
     assert states == ["Lost", "Lost", "Lost"]
-    assert (engine.finished(once).state, engine.get(once).attempt) == (State.FAILED, 1)
-    assert (engine.finished(leaves).state, engine.get(leaves).attempt) == (State.FAILED, 1)
+    assert (engine.wait_until_final(once).state, engine.get(once).attempt) == (State.FAILED, 1)
+    assert (engine.wait_until_final(leaves).state, engine.get(leaves).attempt) == (State.FAILED, 1)
     assert engine.get(leaves).reason == "the job called sys.exit(3)"
-    assert {engine.finished(key).state for key in others} == {State.SUCCEEDED}
+    assert {engine.wait_until_final(key).state for key in others} == {State.SUCCEEDED}
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
 def test_other_pools_run_report_and_beat(engine: Engine, pool: str) -> None:
-    engine.relay()
-    engine.worker("--pool", pool)
-    engine.ready()
+    engine.start_relay()
+    engine.start_worker("--pool", pool)
+    engine.wait_until_ready()
     held = engine.submit_one("hold", parameters={"seconds": 8})  # longer than the lease: the heart must beat on
     engine.submit("noop", count=20)
     flaky = engine.submit_one("flaky", parameters={"good_attempt": 2})
 
-    assert engine.finished(held).state is State.SUCCEEDED
-    assert engine.finished(flaky).result == 2
-    assert engine.all_finished() == {"Succeeded": 22}
-    assert max(engine.starts().values()) == 1
+    assert engine.wait_until_final(held).state is State.SUCCEEDED
+    assert engine.wait_until_final(flaky).result == 2
+    assert engine.wait_until_all_final() == {"Succeeded": 22}
+    assert max(engine.count_starts().values()) == 1
 
 
 def test_delayed_and_cancelled(engine: Engine) -> None:
@@ -128,12 +128,12 @@ def test_delayed_and_cancelled(engine: Engine) -> None:
     later = engine.submit_one("noop", delay=3600)
 
     assert engine.cancel(later).state is State.CANCELLED
-    assert engine.finished(engine.cancel(published).id).state is State.CANCELLED
-    assert {engine.finished(key).state for key in blockers} == {State.SUCCEEDED}
+    assert engine.wait_until_final(engine.cancel(published).id).state is State.CANCELLED
+    assert {engine.wait_until_final(key).state for key in blockers} == {State.SUCCEEDED}
     due_soon = engine.submit_one("noop", delay=1)
     assert engine.get(due_soon).state is State.SCHEDULED
-    assert engine.finished(due_soon).state is State.SUCCEEDED
-    assert engine.story(due_soon) == [(0, "Scheduled"), (0, "Queued"), (1, "Running"), (1, "Succeeded")]
+    assert engine.wait_until_final(due_soon).state is State.SUCCEEDED
+    assert engine.list_transitions(due_soon) == [(0, "Scheduled"), (0, "Queued"), (1, "Running"), (1, "Succeeded")]
     # The message of the cancelled one was in Redis all along, and a later one has been run since.
     assert not engine.is_running(published)
     assert not engine.is_running(later)
@@ -146,32 +146,32 @@ def test_text_and_numbers_that_no_database_keeps(any_engine: Engine, own_server:
     refused = {kind: engine.submit_one("returns", parameters={"kind": kind}) for kind in why}
     kept = {kind: engine.submit_one("returns", parameters={"kind": kind}) for kind in ("just deep", "numbered")}
     strange = engine.submit_one("says_strange_things")
-    with contextlib.closing(own_server.client()) as client:
+    with contextlib.closing(own_server.create_client()) as client:
         # A report that fits no column: it is skipped, with a line in the log, and stops nobody.
         event = {"kind": "running", "execution": strange, "attempt": "9" * 30, "data": '{"worker": "x"}'}
         client.xadd(keys.EVENTS, event)  # type: ignore[arg-type]
 
     for kind, execution in refused.items():
-        row = engine.finished(execution)
+        row = engine.wait_until_final(execution)
         # The job has done its work: it is not done again, whatever its policy says of failures.
         assert (row.state, row.attempt, row.error["type"]) == (State.FAILED, 1, "ResultRefused")  # type: ignore[index]
         assert why[kind] in row.error["message"]  # type: ignore[index]
-    assert engine.finished(kept["just deep"]).state is State.SUCCEEDED
-    assert engine.finished(kept["numbered"]).result == {"200": 3, "404": 1}
-    assert max(engine.starts().values()) == 1
-    row = engine.finished(strange)
+    assert engine.wait_until_final(kept["just deep"]).state is State.SUCCEEDED
+    assert engine.wait_until_final(kept["numbered"]).result == {"200": 3, "404": 1}
+    assert max(engine.count_starts().values()) == 1
+    row = engine.wait_until_final(strange)
     assert row.state is State.FAILED
     assert "nul \N{REPLACEMENT CHARACTER} half" in row.error["message"]  # type: ignore[index]
     line = until(lambda: executions.logs(engine.database, strange).items)[0]
     assert line.message.startswith("nul \N{REPLACEMENT CHARACTER} half")
-    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED
+    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED
 
 
 def test_every_change_of_state_says_who_and_why(engine: Engine) -> None:
     engine.start()
     wanted = [engine.submit_one("noop"), engine.submit_one("fails", parameters={"message": "as told"})]
     for execution in wanted:
-        engine.finished(execution)
+        engine.wait_until_final(execution)
     told = [
         (row.reason, row.actor.partition(":")[0])
         for execution in wanted

@@ -17,8 +17,8 @@ from tests.waiting import until
 
 def test_processes_work_whose_output_is_on_a_full_disk(engine: Engine) -> None:
     engine.output = Path("/dev/full")
-    processes = [engine.beat(), *engine.start()]
-    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED
+    processes = [engine.start_beat(), *engine.start()]
+    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED
     with redis.Redis.from_url(engine.redis_url, decode_responses=True) as client:
         until(lambda: beat_keys.last_tick(client), what="beat to tick")
     assert all(process.is_alive() for process in processes)

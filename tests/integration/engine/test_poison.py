@@ -12,27 +12,27 @@ from tests.waiting import until
 
 
 def _solo(engine: Engine, count: int) -> list[Process]:
-    return [engine.worker("--pool", "solo", "-n", f"w{number}@%h") for number in range(count)]
+    return [engine.start_worker("--pool", "solo", "-n", f"w{number}@%h") for number in range(count)]
 
 
 def test_a_job_that_kills_its_worker_three_times_is_a_dead_letter_and_harms_nobody(any_engine: Engine) -> None:
     engine = any_engine
-    engine.relay()
+    engine.start_relay()
     workers = _solo(engine, 4)
-    engine.ready("poison")
+    engine.wait_until_ready("poison")
     before = engine.submit("noop", count=30)
     poison = engine.submit_one("poison")
     after = engine.submit("noop", count=30)
     single = engine.submit("once", count=10)
 
-    row = engine.finished(poison, within=120)
+    row = engine.wait_until_final(poison, within=120)
     assert (row.state, row.attempt, row.dead_letter) == (State.FAILED, 3, "open")
     assert (row.error or {})["type"] == "Poisoned"
     assert "it took 3 workers with it" in (row.reason or "")
-    assert engine.all_finished()["Succeeded"] == len([*before, *after, *single])
+    assert engine.wait_until_all_final()["Succeeded"] == len([*before, *after, *single])
     [letter] = dead_letters.page(engine.database, Filters()).items
     assert (letter.id, letter.cause, letter.attempt) == (poison, "poisoned", 3)
-    starts = engine.starts()
+    starts = engine.count_starts()
     assert [starts[poison, attempt] for attempt in range(1, 5)] == [1, 1, 1, 0]
     assert {starts[key, 1] + starts[key, 2] for key in single} == {1}, "what must not run twice ran once"
     # The third time it has a process of its own, and takes that with it.
@@ -40,38 +40,38 @@ def test_a_job_that_kills_its_worker_three_times_is_a_dead_letter_and_harms_nobo
 
 
 def test_those_who_share_their_process_with_it_are_not_taken_down_three_times(engine: Engine, tmp_path: Path) -> None:
-    engine.relay()
-    workers = [engine.worker("--pool", "threads", "-c", "16", "-n", f"w{number}@%h") for number in range(3)]
-    engine.ready("poison")
+    engine.start_relay()
+    workers = [engine.start_worker("--pool", "threads", "-c", "16", "-n", f"w{number}@%h") for number in range(3)]
+    engine.wait_until_ready("poison")
     gate = tmp_path / "gate"
     innocent = engine.submit("wait_for_file", count=10, path=str(gate))
     until(lambda: all(engine.is_running(key) for key in innocent), what="all to run beside each other")
     poison = engine.submit_one("poison", priority=9)
 
-    row = engine.finished(poison, within=120)
+    row = engine.wait_until_final(poison, within=120)
     assert (row.state, row.attempt, (row.error or {})["type"]) == (State.FAILED, 3, "Poisoned")
     gate.touch()
-    assert {engine.finished(key).state for key in innocent} == {State.SUCCEEDED}
+    assert {engine.wait_until_final(key).state for key in innocent} == {State.SUCCEEDED}
     assert len([worker for worker in workers if worker.is_alive()]) == 1
 
 
 def test_what_was_only_marked_to_start_next_runs_elsewhere_and_nothing_is_held_against_it(
     engine: Engine, tmp_path: Path
 ) -> None:
-    engine.relay()
+    engine.start_relay()
     [dead] = _solo(engine, 1)
-    engine.ready("once")
+    engine.wait_until_ready("once")
     # Over in no time, so that the worker marks several ahead of the one that it starts.
     wanted = engine.submit("once", count=900)
-    until(lambda: len(engine.succeeded()) > 100, every=0.001)
+    until(lambda: len(engine.list_succeeded()) > 100, every=0.001)
     held = engine.submit_one("once_until", parameters={"path": str(tmp_path / "gate")}, priority=9)
     until(lambda: engine.is_running(held))
-    dead.end(signal.SIGKILL)
+    dead.terminate(signal.SIGKILL)
     _solo(engine, 1)
 
-    assert engine.all_finished() == {"Succeeded": 900, "Failed": 1}
+    assert engine.wait_until_all_final() == {"Succeeded": 900, "Failed": 1}
     assert engine.get(held).state is State.FAILED
-    starts = engine.starts()
+    starts = engine.count_starts()
     assert {sum(starts[key, attempt] for attempt in (1, 2)) for key in wanted} == {1}
     lost = [row for key in wanted for row in executions.attempts(engine.database, key).items if row.state == "Lost"]
     assert lost

@@ -30,14 +30,14 @@ def _lines(engine: Engine, execution: str) -> list[str]:
 
 @pytest.mark.parametrize("job", ["computes_in_processes", "computes_in_processes_apart"])
 def test_processes_work_with_every_start_method(at_work: Engine, job: str) -> None:
-    row = at_work.finished(at_work.submit_one(job), within=120.0)
+    row = at_work.wait_until_final(at_work.submit_one(job), within=120.0)
     assert row.result == {"fork": _SQUARES, "spawn": _SQUARES, "forkserver": _SQUARES}, row.error
 
 
 @pytest.mark.parametrize("job", ["talks_in_a_child", "talks_in_a_child_apart"])
 def test_lines_of_a_forked_process_are_logged_once(at_work: Engine, job: str) -> None:
     execution = at_work.submit_one(job, parameters={"lines": 50})
-    at_work.finished(execution)
+    at_work.wait_until_final(execution)
     told = [f"line {number}" for number in range(50)]
     expected = sorted([*told, "logged in a child", "printed in a child"])
     until(lambda: len(_lines(at_work, execution)) >= len(expected), what="the lines to be recorded")
@@ -50,12 +50,12 @@ def test_forked_process_that_leaves_the_job_ends_and_reports_nothing(
     at_work: Engine, job: str, how: str, status: int
 ) -> None:
     execution = at_work.submit_one(job, parameters={"how": how})
-    row = at_work.finished(execution)
+    row = at_work.wait_until_final(execution)
     assert (row.state, row.result) == (State.SUCCEEDED, status)
-    assert at_work.story(execution) == [(0, "Queued"), (1, "Running"), (1, "Succeeded")]
+    assert at_work.list_transitions(execution) == [(0, "Queued"), (1, "Running"), (1, "Succeeded")]
     # What comes after it is not taken by the other process.
     later = at_work.submit("noop", 4)
-    assert [at_work.finished(each).state for each in later] == [State.SUCCEEDED] * 4
+    assert [at_work.wait_until_final(each).state for each in later] == [State.SUCCEEDED] * 4
     raised = any("raised in the child" in line for line in _lines(at_work, execution))
     assert raised == (how == "raise")
 
@@ -67,19 +67,19 @@ def test_cancelled_job_takes_its_processes_along(engine: Engine, started: list[i
     started += children(engine, execution)
     assert alive(started) == started
     engine.cancel(execution)
-    assert engine.finished(execution).state is State.CANCELLED
+    assert engine.wait_until_final(execution).state is State.CANCELLED
     until(lambda: not alive(started), what=f"the end of {started}")
 
 
 def test_worker_without_processes_that_stops_takes_along_what_jobs_have_left(
     engine: Engine, started: list[int]
 ) -> None:
-    engine.relay()
-    worker = engine.worker("--pool", "threads")
-    engine.ready()
+    engine.start_relay()
+    worker = engine.start_worker("--pool", "threads")
+    engine.wait_until_ready()
     execution = engine.submit_one("leaves_processes", parameters={"stays": False})
-    assert engine.finished(execution).state is State.SUCCEEDED
+    assert engine.wait_until_final(execution).state is State.SUCCEEDED
     started += children(engine, execution)
-    worker.send(signal.SIGTERM)
+    worker.send_signal(signal.SIGTERM)
     until(lambda: not worker.is_alive(), within=30.0, what="the end of the worker")
     until(lambda: not alive(started), what=f"the end of {started}")

@@ -17,7 +17,7 @@ def test_what_was_redriven_runs_again_and_knows_where_it_comes_from(any_engine: 
     repaired, missing = tmp_path / "repaired", tmp_path / "missing"
     broken = engine.submit("breaks_without", count=3, path=str(missing))
     other = engine.submit_one("fails", parameters={"message": "for good"})
-    assert {engine.finished(key).dead_letter for key in [*broken, other]} == {"open"}
+    assert {engine.wait_until_final(key).dead_letter for key in [*broken, other]} == {"open"}
     first, second = dead_letters.groups(engine.database)
     assert (first.count, second.count) == (3, 1)
     assert (first.example.job, second.example.job) == ("breaks_without", "fails")
@@ -29,7 +29,7 @@ def test_what_was_redriven_runs_again_and_knows_where_it_comes_from(any_engine: 
     assert (done.matched, done.done) == ({State.FAILED: 3}, 3)
     reruns = {old: new for old, new in done.sample if new}
     assert sorted(reruns) == sorted(broken)
-    rows = [engine.finished(reruns[old]) for old in broken]
+    rows = [engine.wait_until_final(reruns[old]) for old in broken]
     assert {(row.state, row.result, row.created_by) for row in rows} == {(State.SUCCEEDED, "mended", "tester")}
     assert [row.rerun_of for row in rows] == broken
     started = [row.started_at for row in rows]
@@ -58,7 +58,7 @@ def test_everything_that_a_filter_names_stops_or_never_starts(any_engine: Engine
     wanted = Selection(filters=Filters(job="wait_for_file"))
     done = cancelling.cancel(engine.database, engine.clock, wanted, "tester")
     assert done.done == 35
-    assert engine.all_finished() == {"Cancelled": 35, "Succeeded": 5}
+    assert engine.wait_until_all_final() == {"Cancelled": 35, "Succeeded": 5}
     assert {engine.get(key).cancel_requested_by for key in [*running, *queued, *later]} == {"tester"}
-    starts = engine.starts()
+    starts = engine.count_starts()
     assert {key for key, _ in starts} == {*running, *kept}

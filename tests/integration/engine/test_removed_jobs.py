@@ -27,15 +27,15 @@ def test_job_whose_module_is_gone_refuses_submissions_after_the_next_start(
     for name in ("__init__", "stays", "goes"):
         (package / f"{name}.py").write_text("" if name == "__init__" else _JOB.format(name=name))
     settings = {"JOBWORKER_TASKS": "site_jobs", "PYTHONPATH": f"{tmp_path}:{Path.cwd()}"}
-    engine.relay()
-    worker = engine.worker("--pool", "solo", **settings)
-    engine.ready("goes")
-    assert engine.finished(engine.submit_one("goes")).result == "done"
-    worker.end(signal.SIGTERM)
+    engine.start_relay()
+    worker = engine.start_worker("--pool", "solo", **settings)
+    engine.wait_until_ready("goes")
+    assert engine.wait_until_final(engine.submit_one("goes")).result == "done"
+    worker.terminate(signal.SIGTERM)
     (package / "goes.py").unlink()
     waiting = engine.submit_one("goes")  # No worker is up, which says nothing about the code.
-    engine.worker("--pool", "solo", **settings)
-    engine.ready("stays")
+    engine.start_worker("--pool", "solo", **settings)
+    engine.wait_until_ready("stays")
 
     def refused() -> bool:
         try:
@@ -45,8 +45,8 @@ def test_job_whose_module_is_gone_refuses_submissions_after_the_next_start(
         return False
 
     until(refused, what="the job to be refused")
-    assert engine.finished(engine.submit_one("stays")).result == "done"
-    called = engine.python("from jobworker.celery import app; print(app.send_task('goes').id)")
-    row = engine.finished_when_known(called)
+    assert engine.wait_until_final(engine.submit_one("stays")).result == "done"
+    called = engine.run_python("from jobworker.celery import app; print(app.send_task('goes').id)")
+    row = engine.wait_until_known_and_final(called)
     assert (row.state, row.error and row.error["type"]) == (State.FAILED, "JobRemoved")
     assert engine.get(waiting).state is State.QUEUED

@@ -34,15 +34,15 @@ def _counted(messages: list[str], mark: str) -> int:
 
 def test_a_job_that_prints_without_end_is_cut_and_delays_nobody(any_engine: Engine) -> None:
     engine = any_engine
-    engine.relay()
-    worker = engine.worker()
-    engine.ready()
+    engine.start_relay()
+    worker = engine.start_worker()
+    engine.wait_until_ready()
     total, length = 20_000, 1_000
     flood = engine.submit_one("floods", parameters={"lines": total, "length": length})
     until(lambda: engine.is_running(flood))
-    others = [engine.finished(engine.submit_one("noop", parameters={"number": n})).result for n in range(5)]
+    others = [engine.wait_until_final(engine.submit_one("noop", parameters={"number": n})).result for n in range(5)]
     assert others == list(range(5))
-    assert engine.finished(flood).result == total
+    assert engine.wait_until_final(flood).result == total
 
     def all_counted() -> list[str] | None:
         said = _said(engine, flood)
@@ -55,7 +55,7 @@ def test_a_job_that_prints_without_end_is_cut_and_delays_nobody(any_engine: Engi
     assert lines == sorted(lines)
     assert MAX_LOG * 0.5 < sum(map(job_log.size, lines)) <= MAX_LOG
     assert [each for each in said if each.startswith("[cut:")] == said[-1:]
-    assert "x" * 900 in engine.log(worker), "the worker shows what its jobs print"
+    assert "x" * 900 in engine.read_log(worker), "the worker shows what its jobs print"
 
 
 def test_a_reader_who_keeps_losing_the_connection_misses_nothing(any_engine: Engine) -> None:
@@ -80,14 +80,14 @@ def test_a_reader_who_keeps_losing_the_connection_misses_nothing(any_engine: Eng
     until(read_a_little, what=f"the end of {execution}")
     assert lines == _log(engine, execution)
     assert [line.message[:8] for line in lines] == [f"{n} {m:06d}" for n in (1, 2, 3) for m in range(1_500)]
-    told = iter(engine.story(execution))
+    told = iter(engine.list_transitions(execution))
     assert all(state in told for state in states), "in the order of the story, and each once"
 
 
 def test_all_attempts_share_one_log(engine: Engine) -> None:
     engine.start()
     execution = engine.submit_one("floods_again", parameters={"lines": 4_500, "length": 1_000})
-    assert engine.finished(execution).attempt == 3
+    assert engine.wait_until_final(execution).attempt == 3
 
     def marked() -> bool:
         with engine.database.read() as connection:
@@ -105,8 +105,8 @@ def test_the_last_progress_arrives_however_fast_a_job_reports(engine: Engine) ->
     engine.start()
     fast = engine.submit_one("counts", parameters={"until": 30_000})
     wrong = engine.submit_one("misreports")
-    assert engine.finished(fast).progress == {"done": 30_000, "total": 30_000, "message": "step 30000", "attempt": 1}
-    row = engine.finished(wrong)
+    assert engine.wait_until_final(fast).progress == {"done": 30_000, "total": 30_000, "message": "step 30000", "attempt": 1}
+    row = engine.wait_until_final(wrong)
     assert (row.result, row.progress) == ("unharmed", {"done": 2, "total": 4, "message": "good", "attempt": 1})
     assert _said(engine, wrong) == ["progress was ignored: done must be a finite number, not negative; it is nan"]
 
@@ -115,10 +115,10 @@ def test_metadata_outlives_its_attempt(any_engine: Engine) -> None:
     engine = any_engine
     engine.start()
     resumed, refused = engine.submit_one("resumes", parameters={"pages": 3}), engine.submit_one("keeps_too_much")
-    row = engine.finished(resumed)
+    row = engine.wait_until_final(resumed)
     assert (row.state, row.attempt) == (State.SUCCEEDED, 3)
     assert row.result == row.metadata == {"page": 3, "page 3": {"attempt": 3}}
-    row = engine.finished(refused)
+    row = engine.wait_until_final(refused)
     assert row.metadata == {"good": 1}
     assert [text.partition(" is a ")[0].partition(" does ")[0] for text in row.result] == ["metadata 'bad'"] * 3
 
@@ -131,31 +131,31 @@ def test_what_a_job_says_can_be_read_while_it_runs(engine: Engine, tmp_path: Pat
     until(lambda: _said(engine, execution))
     assert engine.get(execution).state is State.RUNNING
     (tmp_path / "go").touch()
-    assert engine.finished(execution).state is State.SUCCEEDED
+    assert engine.wait_until_final(execution).state is State.SUCCEEDED
 
 
 def test_words_from_threads_and_coroutines_belong_to_the_job(engine: Engine) -> None:
     engine.start()
     execution = engine.submit_one("speaks_from_threads", parameters={"name": "a"})
-    assert engine.finished(execution).state is State.SUCCEEDED
+    assert engine.wait_until_final(execution).state is State.SUCCEEDED
     spoken = ["a: plain thread", "a: coroutine", "a: thread with context speaks_from_threads"]
     assert _said(engine, execution) == spoken
 
 
 def test_where_jobs_share_a_process_each_has_what_it_said_itself(engine: Engine) -> None:
-    engine.relay()
-    engine.worker("--pool", "threads", "-c", "4")
-    engine.ready()
+    engine.start_relay()
+    engine.start_worker("--pool", "threads", "-c", "4")
+    engine.wait_until_ready()
     wanted = {name: engine.submit_one("speaks_from_threads", parameters={"name": name}) for name in "abcdefgh"}
     for name, execution in wanted.items():
-        assert engine.finished(execution).state is State.SUCCEEDED
+        assert engine.wait_until_final(execution).state is State.SUCCEEDED
         assert _said(engine, execution) == [f"{name}: coroutine", f"{name}: thread with context speaks_from_threads"]
 
 
 def test_what_is_printed_is_a_line_for_each_line(engine: Engine) -> None:
     engine.start()
     execution = engine.submit_one("prints_parts")
-    assert engine.finished(execution).state is State.SUCCEEDED
+    assert engine.wait_until_final(execution).state is State.SUCCEEDED
     assert [(line.logger, line.level, line.message) for line in _log(engine, execution)] == [
         ("stdout", "INFO", "user 5 logged in"),
         ("stderr", "WARNING", "problem"),
@@ -170,11 +170,11 @@ def test_what_is_printed_is_a_line_for_each_line(engine: Engine) -> None:
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_what_a_job_does_to_logging_and_streams_ends_with_it(engine: Engine, pool: str) -> None:
-    engine.relay()
-    engine.worker("--pool", pool, "-c", "1")
-    engine.ready()
+    engine.start_relay()
+    engine.start_worker("--pool", pool, "-c", "1")
+    engine.wait_until_ready()
     misfit = engine.submit_one("misfits")
-    assert engine.finished(misfit).state is State.SUCCEEDED
+    assert engine.wait_until_final(misfit).state is State.SUCCEEDED
     assert _said(engine, misfit) == [
         "%d things (with arguments that do not fit: TypeError: %d format: a real number is required, not str)"
     ]
@@ -189,30 +189,30 @@ def test_what_a_job_does_to_logging_and_streams_ends_with_it(engine: Engine, poo
         "none",
         "clear",
     ):
-        assert engine.finished(engine.submit_one("spoils_output", parameters={"how": how})).state is State.SUCCEEDED
+        assert engine.wait_until_final(engine.submit_one("spoils_output", parameters={"how": how})).state is State.SUCCEEDED
         after = engine.submit_one("talks", parameters={"lines": 1})
-        assert engine.finished(after).state is State.SUCCEEDED
+        assert engine.wait_until_final(after).state is State.SUCCEEDED
         assert _said(engine, after) == ["line 0", "printed"], how
 
 
 @pytest.mark.parametrize("level", ["ERROR", "DEBUG"])
 def test_what_a_worker_shows_does_not_decide_what_a_job_keeps(engine: Engine, level: str) -> None:
-    engine.relay()
-    worker = engine.worker("--loglevel", level)
-    engine.ready()
+    engine.start_relay()
+    worker = engine.start_worker("--loglevel", level)
+    engine.wait_until_ready()
     execution = engine.submit_one("whispers")
-    assert engine.finished(execution).state is State.SUCCEEDED
+    assert engine.wait_until_final(execution).state is State.SUCCEEDED
     assert _said(engine, execution) == ["a info", "a warning"]
-    assert ("a info" in engine.log(worker)) == (level == "DEBUG")
+    assert ("a info" in engine.read_log(worker)) == (level == "DEBUG")
 
 
 def test_a_long_result_goes_to_a_file(any_engine: Engine) -> None:
     engine = any_engine
     engine.start()
     inline, long = (engine.submit_one("returns_size", parameters={"size": 65_534 + more}) for more in (0, 1))
-    row = engine.finished(inline)
+    row = engine.wait_until_final(inline)
     assert (len(row.result), row.result_file) == (65_534, None)
-    row = engine.finished(long)
+    row = engine.wait_until_final(long)
     assert (row.state, row.result) == (State.SUCCEEDED, None)
     file = row.result_file
     assert file is not None

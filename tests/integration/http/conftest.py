@@ -56,29 +56,29 @@ class World:
         given = {"parameters": {"user_id": "u-17"}} if body is None else body
         return self.client.post(f"/api/v1/jobs/{job}/executions", json=given, **options)
 
-    def submitted(self, body: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    def submit_accepted(self, body: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
         """An execution that was accepted."""
         response = self.submit(body, **options)
         assert response.status_code == 202, response.json
         found: dict[str, Any] = response.json
         return found
 
-    def update(self, execution_id: str, **values: Any) -> None:
+    def update_execution(self, execution_id: str, **values: Any) -> None:
         """Say something about an execution that a worker would have reported."""
         table = schema.executions
         with self.database.write() as connection:
             connection.execute(sa.update(table).where(table.c.id == execution_id).values(**values))
 
-    def entered(self, execution_id: str, attempt: int, state: str, **values: Any) -> None:
+    def enter_state(self, execution_id: str, attempt: int, state: str, **values: Any) -> None:
         """Move an execution to a state, with its transition."""
         now = SystemClock().now()
-        self.update(execution_id, attempt=attempt, state=state, **values)
+        self.update_execution(execution_id, attempt=attempt, state=state, **values)
         entered = {"execution_id": execution_id, "attempt": attempt, "state": state, "at": now, "actor": "worker:w"}
-        self.insert("transitions", **entered, reason=values.get("reason"))
+        self.insert_row("transitions", **entered, reason=values.get("reason"))
 
-    def log(self, execution_id: str, seq: int, message: str) -> None:
+    def insert_log_line(self, execution_id: str, seq: int, message: str) -> None:
         """Write a log line."""
-        self.insert(
+        self.insert_row(
             "execution_logs",
             execution_id=execution_id,
             seq=f"{seq:013}-00000",
@@ -89,10 +89,10 @@ class World:
             message=message,
         )
 
-    def worker(self, worker_id: str = "w1", queues: tuple[str, ...] = ("default",), gone: bool = False) -> None:
+    def insert_worker(self, worker_id: str = "w1", queues: tuple[str, ...] = ("default",), gone: bool = False) -> None:
         """Let a worker be there that runs the export."""
         now = SystemClock().now()
-        self.insert(
+        self.insert_row(
             "workers",
             id=worker_id,
             host="h",
@@ -107,16 +107,16 @@ class World:
             gone_at=now if gone else None,
         )
 
-    def queue(self, name: str) -> None:
+    def create_queue(self, name: str) -> None:
         """Create a queue."""
         assert self.client.put(f"/api/v1/queues/{name}").status_code == 201
 
-    def insert(self, table: str, **values: Any) -> None:
+    def insert_row(self, table: str, **values: Any) -> None:
         """One row."""
         with self.database.write() as connection:
             connection.execute(sa.insert(schema.metadata.tables[table]).values(**values))
 
-    def count(self, table: str) -> int:
+    def count_rows(self, table: str) -> int:
         """How many rows a table has."""
         with self.database.read() as connection:
             found = connection.scalar(sa.select(sa.func.count()).select_from(schema.metadata.tables[table]))
@@ -192,7 +192,7 @@ def serving(folder: Path, database_url: str, **more: str) -> Iterator[tuple[http
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
 
         def answers() -> bool:
-            process.must_live()
+            process.check_alive()
             try:
                 return client.get("/healthz").status_code == 200
             except httpx.TransportError:
@@ -200,4 +200,4 @@ def serving(folder: Path, database_url: str, **more: str) -> Iterator[tuple[http
 
         until(answers, what="the service")
         yield client, process
-    process.end(signal.SIGTERM)
+    process.terminate(signal.SIGTERM)

@@ -48,7 +48,7 @@ def test_what_has_no_execution_gets_one(any_world: World) -> None:
     assert execution["parameters"]["user_id"] == "all"
     again = fill(any_world)
     assert (again.status_code, again.json["count"], again.json["batch_id"]) == (200, 0, None)
-    assert any_world.count("executions") == 4
+    assert any_world.count_rows("executions") == 4
     assert any_world.client.get(URL).json["runs"] == 0
 
 
@@ -59,8 +59,8 @@ def test_a_dry_run_only_says_so(any_world: World) -> None:
     assert response.status_code == 200
     assert (response.json["dry_run"], response.json["count"], response.json["batch_id"]) == (True, 4, None)
     assert days(response.json["occurrences"]) == [5, 4, 3, 1]
-    assert any_world.count("executions") == any_world.count("batches") == 0
-    assert any_world.count("occurrences") == 2
+    assert any_world.count_rows("executions") == any_world.count_rows("batches") == 0
+    assert any_world.count_rows("occurrences") == 2
 
 
 def test_lanes_wait_for_those_before_them(any_world: World) -> None:
@@ -134,7 +134,7 @@ def test_what_is_wrong_is_refused_with_its_place(
     [problem] = response.json["errors"]
     assert (problem["pointer"], problem["code"]) == (pointer, code)
     assert words in problem["message"]
-    assert world.count("executions") == world.count("occurrences") == 0
+    assert world.count_rows("executions") == world.count_rows("occurrences") == 0
 
 
 def test_a_range_that_is_too_large_is_told_with_its_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,22 +165,22 @@ def test_a_disabled_job_is_not_started(world: World) -> None:
 class TestUnique:
     """Jobs whose executions have a unique key."""
 
-    def _job(self, world: World, on_conflict: str) -> None:
+    def _create_job(self, world: World, on_conflict: str) -> None:
         body = {"name": "single", "task": EXPORT.name, "unique": {"until": "finished", "on_conflict": on_conflict}}
         assert world.client.post("/api/v1/jobs", json=body).status_code == 201
         created(world, job="single")
 
     def test_one_stands_for_all_if_the_job_says_so(self, any_world: World) -> None:
-        self._job(any_world, "return")
+        self._create_job(any_world, "return")
         done = fill(any_world).json
         assert (days(done["occurrences"]), done["left_out"]) == ([1], {**NOTHING, "duplicate": 4})
-        assert any_world.count("executions") == any_world.count("occurrences") == 1
+        assert any_world.count_rows("executions") == any_world.count_rows("occurrences") == 1
 
     def test_else_nothing_is_accepted(self, any_world: World) -> None:
-        self._job(any_world, "reject")
+        self._create_job(any_world, "reject")
         response = fill(any_world)
         assert (response.status_code, response.json["code"]) == (409, "not_unique")
-        assert any_world.count("executions") == any_world.count("occurrences") == 0
+        assert any_world.count_rows("executions") == any_world.count_rows("occurrences") == 0
 
 
 def test_a_schedule_goes_on_while_its_past_is_made_up_for(world: World) -> None:

@@ -22,8 +22,8 @@ def _workflow(world: World, status: int = 202, **body: Any) -> Any:
 
 def test_an_execution_that_depends_on_others(any_world: World) -> None:
     world = any_world
-    parent = world.submitted()["id"]
-    child = world.submitted({"parameters": GIVEN, "depends_on": [{"execution": parent, "on": "any"}]})
+    parent = world.submit_accepted()["id"]
+    child = world.submit_accepted({"parameters": GIVEN, "depends_on": [{"execution": parent, "on": "any"}]})
     assert (child["state"], child["waiting_for"]) == ("Waiting", 1)
     [row] = world.client.get(child["links"]["dependencies"]).json["items"]
     assert row == {
@@ -52,17 +52,17 @@ def test_dependencies_that_are_refused(world: World, depends_on: Any, pointer: s
     response = world.submit({"parameters": GIVEN, "depends_on": depends_on})
     assert response.status_code == 422
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
-    assert world.count("executions") == 0
+    assert world.count_rows("executions") == 0
 
 
 def test_a_dependency_on_a_failure_is_refused(any_world: World) -> None:
-    parent = any_world.submitted()["id"]
-    any_world.entered(parent, 1, "Failed")
+    parent = any_world.submit_accepted()["id"]
+    any_world.enter_state(parent, 1, "Failed")
     response = any_world.submit({"parameters": GIVEN, "depends_on": [parent]})
     assert (response.status_code, response.json["code"]) == (422, "invalid_dependency")
     assert response.json["errors"][0]["code"] == "dependency_failed"
     going_on = {"execution": parent, "otherwise": "continue"}
-    assert any_world.submitted({"parameters": GIVEN, "depends_on": [going_on]})["state"] == "Queued"
+    assert any_world.submit_accepted({"parameters": GIVEN, "depends_on": [going_on]})["state"] == "Queued"
 
 
 def test_a_workflow_is_accepted_and_read_again(any_world: World) -> None:
@@ -108,7 +108,7 @@ def test_a_workflow_is_accepted_and_read_again(any_world: World) -> None:
 def test_workflows_that_are_refused(world: World, body: dict[str, Any], pointer: str, code: str) -> None:
     response = _workflow(world, 422, **body)
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
-    assert world.count("executions") == world.count("batches") == 0
+    assert world.count_rows("executions") == world.count_rows("batches") == 0
 
 
 def test_a_workflow_with_a_key_is_accepted_once(world: World) -> None:
@@ -118,7 +118,7 @@ def test_a_workflow_with_a_key_is_accepted_once(world: World) -> None:
     )
     assert (first.status_code, second.status_code) == (202, 202)
     assert first.json == second.json
-    assert world.count("executions") == 2
+    assert world.count_rows("executions") == 2
     other = world.client.post("/api/v1/workflows", json={"steps": {"a": _step()}}, headers={"Idempotency-Key": "k"})
     assert other.json["code"] == "idempotency_key_reused"
 
@@ -126,7 +126,7 @@ def test_a_workflow_with_a_key_is_accepted_once(world: World) -> None:
 def test_a_batch_is_followed_and_cancelled(any_world: World) -> None:
     items = [{"job": "export", "parameters": GIVEN} for _ in range(3)]
     accepted = any_world.client.post("/api/v1/executions/batch", json={"name": "three", "executions": items}).json
-    any_world.entered(accepted["ids"][0], 1, "Succeeded")
+    any_world.enter_state(accepted["ids"][0], 1, "Succeeded")
     found = any_world.client.get(accepted["links"]["batch"]).json
     assert (found["kind"], found["name"], found["steps"]) == ("batch", "three", None)
     assert (found["counts"]["Succeeded"], found["counts"]["Queued"]) == (1, 2)

@@ -20,11 +20,11 @@ def _get(world: World, execution: str) -> dict[str, Any]:
 
 
 def _one_of_each(world: World) -> dict[str, str]:
-    made = {"Scheduled": world.submitted({"parameters": {"user_id": "u"}, "delay": 3600})["id"]}
+    made = {"Scheduled": world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 3600})["id"]}
     for state in ("Queued", "Running", "Retrying", "Succeeded", "Failed"):
-        made[state] = world.submitted()["id"]
+        made[state] = world.submit_accepted()["id"]
         if state != "Queued":
-            world.entered(made[state], 1, state)
+            world.enter_state(made[state], 1, state)
     return made
 
 
@@ -69,9 +69,9 @@ def test_a_dry_run_tells_and_changes_nothing(any_world: World) -> None:
 
 
 def test_filters_choose(any_world: World) -> None:
-    any_world.queue("mail")
-    mail = any_world.submitted({"parameters": {"user_id": "u"}, "queue": "mail", "delay": 60})["id"]
-    other = any_world.submitted({"parameters": {"user_id": "u"}, "correlation_id": "c-1", "delay": 60})["id"]
+    any_world.create_queue("mail")
+    mail = any_world.submit_accepted({"parameters": {"user_id": "u"}, "queue": "mail", "delay": 60})["id"]
+    other = any_world.submit_accepted({"parameters": {"user_id": "u"}, "correlation_id": "c-1", "delay": 60})["id"]
     assert [each["id"] for each in _cancel(any_world, filter={"queue": "mail"})["sample"]] == [mail]
     assert _get(any_world, other)["state"] == State.SCHEDULED
     assert _cancel(any_world, filter={"correlation_id": "c-1", "state": "Queued"})["done"] == 0
@@ -80,7 +80,7 @@ def test_filters_choose(any_world: World) -> None:
 
 
 def test_many_take_several_requests(any_world: World) -> None:
-    made = [any_world.submitted({"parameters": {"user_id": "u"}, "delay": 60})["id"] for _ in range(5)]
+    made = [any_world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})["id"] for _ in range(5)]
     first = _cancel(any_world, all=True, limit=2)
     second = _cancel(any_world, all=True, limit=2, cursor=first["next"])
     third = _cancel(any_world, all=True, limit=2, cursor=second["next"])

@@ -110,14 +110,14 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) 
 
 
 def _furnish(world: World, home: Path) -> None:
-    failed, succeeded, _ = (world.submitted()["id"] for _ in range(3))
+    failed, succeeded, _ = (world.submit_accepted()["id"] for _ in range(3))
     ended = {"worker": "w1", "finished_at": SystemClock().now()}
     error = {"type": "OSError", "message": "no space", "traceback": None}
-    world.entered(failed, 1, "Failed", dead_letter="open", fingerprint="f", error=error, **ended)
+    world.enter_state(failed, 1, "Failed", dead_letter="open", fingerprint="f", error=error, **ended)
     result = LocalFiles(home, succeeded).save_result(1, b"[]")
-    world.entered(succeeded, 1, "Succeeded", result_file=result, **ended)
-    world.log(failed, 1, "hello")
-    world.worker()
+    world.enter_state(succeeded, 1, "Succeeded", result_file=result, **ended)
+    world.insert_log_line(failed, 1, "hello")
+    world.insert_worker()
     given = {"parameters": {"user_id": "u"}}
     rule = {"kind": "daily", "time": "02:00"}
     for path, body in (

@@ -111,7 +111,7 @@ def made(any_world: World) -> dict[str, str]:
 def make_two_of_everything(world: World) -> dict[str, str]:
     """Two of everything; of each kind one is named `bad`."""
     names = {}
-    world.worker()
+    world.insert_worker()
     with world.database.write() as connection:
         task = connection.execute(sa.select(schema.tasks)).mappings().one()
         connection.execute(sa.insert(schema.tasks).values({**task, "name": "bad"}))
@@ -123,22 +123,22 @@ def make_two_of_everything(world: World) -> dict[str, str]:
         rule = {"kind": "daily", "time": "02:00"}
         schedule = {"name": name, "job": "export", "rule": rule, "zone": "UTC", "require": [name]}
         _created(world, "schedules", {**schedule, "parameters": {"user_id": "u"}})
-        before = world.submitted(job=name)["id"]
-        world.entered(before, 1, "Succeeded", result={"n": 1})
-        names[name] = world.submitted(job=name, body={"parameters": {"user_id": "u"}, "retry": {"max_attempts": 2}})[
+        before = world.submit_accepted(job=name)["id"]
+        world.enter_state(before, 1, "Succeeded", result={"n": 1})
+        names[name] = world.submit_accepted(job=name, body={"parameters": {"user_id": "u"}, "retry": {"max_attempts": 2}})[
             "id"
         ]
         failure = {"type": "KeyError", "message": "x", "traceback": "t"}
         options = {"error": failure, "dead_letter": "open", "fingerprint": name, "finished_at": task["updated_at"]}
-        world.entered(names[name], 1, "Failed", **options)
+        world.enter_state(names[name], 1, "Failed", **options)
         for attempt in (1, 2):
             values = {"execution_id": names[name], "attempt": attempt, "state": "Failed", "error": failure}
-            world.insert("attempts", **values, started_at=task["updated_at"])
+            world.insert_row("attempts", **values, started_at=task["updated_at"])
         one, then = {"job": name, "parameters": {"user_id": "u"}}, {"job": "export", "parameters": {"user_id": "u"}}
         response = world.client.post("/api/v1/executions/batch", json={"executions": [one], "on_complete": then})
         assert response.status_code == 202, response.json
         names["batch"] = response.json["batch_id"]
-    names["queued"] = world.submitted()["id"]
+    names["queued"] = world.submit_accepted()["id"]
     return names
 
 
@@ -245,16 +245,16 @@ def make_rows_without_json(world: World, made: dict[str, str]) -> None:
     """Make what `_PLAIN` reads."""
     now = dt.datetime.now(dt.UTC)
     body = {"parameters": {"user_id": "u"}, "depends_on": [made["queued"]]}
-    made["child"] = world.submitted(body=body)["id"]
-    made["waiting"] = world.submitted(job="good", body={"parameters": {"user_id": "u"}})["id"]
-    world.log(made["bad"], 1, "line")
-    world.queue("slow")
+    made["child"] = world.submit_accepted(body=body)["id"]
+    made["waiting"] = world.submit_accepted(job="good", body={"parameters": {"user_id": "u"}})["id"]
+    world.insert_log_line(made["bad"], 1, "line")
+    world.create_queue("slow")
     with world.database.read() as connection:
         [schedule] = connection.scalars(
             sa.select(schema.job_schedules.c.id).where(schema.job_schedules.c.name == "bad")
         )
-    world.insert("occurrences", schedule_id=schedule, scheduled_for=now, outcome="fired", recorded_at=now)
-    world.insert("rate_buckets", key="good", full_at=now + dt.timedelta(days=1))
+    world.insert_row("occurrences", schedule_id=schedule, scheduled_for=now, outcome="fired", recorded_at=now)
+    world.insert_row("rate_buckets", key="good", full_at=now + dt.timedelta(days=1))
     with world.database.write() as connection:
         connection.execute(sa.update(schema.relay_state).values(logged_through="1-1", turned_at=now))
 
@@ -316,9 +316,9 @@ def test_no_value_of_another_type_makes_a_get_fail(world: World, table_name: str
 
 
 def test_a_line_that_cannot_be_read_does_not_end_a_log(world: World) -> None:
-    execution = world.submitted()["id"]
+    execution = world.submit_accepted()["id"]
     for number in range(1, 6):
-        world.log(execution, number, f"line {number}")
+        world.insert_log_line(execution, number, f"line {number}")
     lines = schema.execution_logs
     for seq in ("2", "3"):
         column = lines.c.seq == f"{int(seq):013}-00000"

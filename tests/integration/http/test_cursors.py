@@ -24,7 +24,7 @@ def _forged(name: str, filters: Mapping[str, Any], key: str) -> str:
 @pytest.fixture
 def made(any_world: World) -> dict[str, str]:
     """What URLs and listings name: an execution, and a schedule with its id."""
-    execution = any_world.submitted()["id"]
+    execution = any_world.submit_accepted()["id"]
     schedule = {"name": "nightly", "job": "export", "rule": {"kind": "daily", "time": "02:00"}, "zone": "UTC"}
     response = any_world.client.post("/api/v1/schedules", json={**schedule, "parameters": {"user_id": "u"}})
     assert response.status_code == 201, response.json

@@ -36,7 +36,7 @@ def _report(world: World, execution: str, kind: Kind, **data: Any) -> None:
 
 def _dead(world: World, kind: Kind = Kind.FAILED, error: Any = None, **body: Any) -> str:
     """An execution that has ended badly."""
-    made: str = world.submitted({"parameters": {"user_id": "u-17"}, **body})["id"]
+    made: str = world.submit_accepted({"parameters": {"user_id": "u-17"}, **body})["id"]
     _report(world, made, Kind.RUNNING, token="t")
     _report(world, made, kind, error=error or _error(), reason="so")
     return made
@@ -60,7 +60,7 @@ def _do(world: World, what: str, **body: Any) -> dict[str, Any]:
 
 def test_what_ends_badly_is_an_open_dead_letter(any_world: World) -> None:
     failed, late = _dead(any_world), _dead(any_world, Kind.TIMED_OUT, _error("TimeLimitExceeded"))
-    fine = any_world.submitted()["id"]
+    fine = any_world.submit_accepted()["id"]
     _report(any_world, fine, Kind.SUCCEEDED, result=1)
     shown = any_world.client.get(DEAD_LETTERS).json["items"]
     assert [(each["id"], each["cause"], each["state"]) for each in shown] == [
@@ -77,10 +77,10 @@ def test_what_ends_badly_is_an_open_dead_letter(any_world: World) -> None:
 def test_filters_and_pages(any_world: World) -> None:
     with any_world.database.write() as connection:
         jobs.put(connection, Definition("other", EXPORT.name), Owner.CODE, "relay", SystemClock().now())
-    any_world.queue("mail")
+    any_world.create_queue("mail")
     first = _dead(any_world, queue="mail", correlation_id="c-1")
     second = _dead(any_world, error=_error("KeyError"))
-    other = any_world.submitted(job="other")["id"]
+    other = any_world.submit_accepted(job="other")["id"]
     _report(any_world, other, Kind.FAILED, error=_error("KeyError", "write"))
     batch = any_world.client.post(
         "/api/v1/executions/batch", json={"executions": [{"job": "other", "parameters": {"user_id": "u"}}]}
@@ -118,7 +118,7 @@ def test_groups_say_how_many_failed_alike_and_since_when(any_world: World) -> No
 
 
 def test_redriven_it_runs_again_as_another_and_only_once(any_world: World) -> None:
-    any_world.queue("mail")
+    any_world.create_queue("mail")
     old = _dead(any_world, correlation_id="order-1", queue="mail", priority=9, time_limit=60)
     done = _do(any_world, "redrive", ids=[old])
     assert (done["matched"], done["done"], done["left"], done["next"]) == (1, 1, 0, None)
@@ -136,7 +136,7 @@ def test_redriven_it_runs_again_as_another_and_only_once(any_world: World) -> No
     assert (again["matched"], again["done"], again["refused"]) == (0, 0, 1)
     assert again["problems"][0]["code"] == "not_a_dead_letter"
     assert _do(any_world, "redrive", all=True)["done"] == 0
-    assert any_world.count("executions") == 2
+    assert any_world.count_rows("executions") == 2
 
 
 def test_it_runs_as_the_job_is_defined_now(any_world: World) -> None:
@@ -199,7 +199,7 @@ def test_a_dry_run_tells_and_changes_nothing(any_world: World) -> None:
     refused = _do(any_world, "redrive", all=True, dry_run=True, patch={"user_id": 5})
     assert (refused["done"], refused["refused"]) == (0, 4)
     assert _list(any_world) == [other, *letters[::-1]]
-    assert any_world.count("executions") == 4
+    assert any_world.count_rows("executions") == 4
     with any_world.database.read() as connection:
         assert audit.of(connection, "dead-letters") == []
 
@@ -223,7 +223,7 @@ def test_many_are_worked_off_in_bounded_transactions(any_world: World, monkeypat
     wrong = _dead(any_world, parameters={"user_id": "u-9", "rows": 1})
     done = _do(any_world, "redrive", all=True, limit=3, note="the disk is larger now")
     assert (done["matched"], done["done"], done["left"]) == (6, 3, 3)
-    any_world.update(wrong, parameters={"rows": 1})
+    any_world.update_execution(wrong, parameters={"rows": 1})
     done = _do(any_world, "redrive", all=True, cursor=done["next"])
     assert (done["matched"], done["done"], done["refused"], done["next"]) == (3, 2, 1, None)
     assert _list(any_world) == [wrong]
@@ -247,13 +247,13 @@ def test_discarded_it_is_left_at_that(any_world: World) -> None:
     assert [each["id"] for each in done["sample"]] == many
     assert _list(any_world) == []
     assert (_get(any_world, one)["dead_letter_note"], _get(any_world, one)["state"]) == ("a test", "Failed")
-    fine = any_world.submitted()["id"]
+    fine = any_world.submit_accepted()["id"]
     refused = any_world.client.post(f"/api/v1/executions/{fine}/discard")
     assert (refused.status_code, refused.json["code"]) == (409, "not_a_dead_letter")
 
 
 def test_whatever_has_ended_can_be_run_again_as_often_as_asked(any_world: World) -> None:
-    letter, fine = _dead(any_world), any_world.submitted()["id"]
+    letter, fine = _dead(any_world), any_world.submit_accepted()["id"]
     _report(any_world, fine, Kind.SUCCEEDED, result=1)
     for old in (letter, fine, fine, letter):
         made = any_world.client.post(f"/api/v1/executions/{old}/rerun", json={"patch": {"format": "json"}})
@@ -324,7 +324,7 @@ def test_how_to_run_again_must_make_sense(world: World, body: dict[str, Any], po
 
 
 def test_ids_that_are_none_are_told_and_disturb_nobody(any_world: World) -> None:
-    letter, fine = _dead(any_world), any_world.submitted()["id"]
+    letter, fine = _dead(any_world), any_world.submit_accepted()["id"]
     done = _do(any_world, "redrive", ids=[NOBODY, fine, letter])
     assert (done["done"], done["refused"]) == (1, 2)
     assert [(each["id"], each["code"]) for each in done["problems"]] == [

@@ -25,11 +25,11 @@ class Stream:
         self.response = world.client.get(f"/api/v1/executions/{execution}/events", headers=headers, buffered=False)
         self.events: Iterator[Event] = read(self.response.response)
 
-    def next(self) -> Event:
+    def read_next(self) -> Event:
         """The next event."""
         return next(self.events)
 
-    def rest(self) -> list[Event]:
+    def read_rest(self) -> list[Event]:
         """All that still comes until the stream ends."""
         return list(self.events)
 
@@ -50,65 +50,65 @@ def _told(found: list[Event]) -> list[Any]:
 
 
 def test_the_whole_story_of_an_execution_that_ended(patient: World) -> None:
-    made = patient.submitted()["id"]
-    patient.entered(made, 1, "Running", progress={"attempt": 1, "done": 2, "total": 2, "message": None})
-    patient.entered(made, 1, "Retrying", error=FAILURE)
-    patient.entered(made, 1, "Queued")
-    patient.log(made, 1, "one")
-    patient.log(made, 2, "two")
-    patient.entered(made, 2, "Running")
-    patient.entered(made, 2, "Succeeded")
-    found = Stream(patient, made).rest()
+    made = patient.submit_accepted()["id"]
+    patient.enter_state(made, 1, "Running", progress={"attempt": 1, "done": 2, "total": 2, "message": None})
+    patient.enter_state(made, 1, "Retrying", error=FAILURE)
+    patient.enter_state(made, 1, "Queued")
+    patient.insert_log_line(made, 1, "one")
+    patient.insert_log_line(made, 2, "two")
+    patient.enter_state(made, 2, "Running")
+    patient.enter_state(made, 2, "Succeeded")
+    found = Stream(patient, made).read_rest()
     expected = ["Queued", "Running", "Retrying", "Queued", "Running", 2, "one", "two", "Succeeded", "end"]
     assert _told(found) == expected
     assert [each.kind for each in found] == ["state"] * 5 + ["progress", "log", "log", "state", "end"]
 
 
 def test_what_happens_is_told_as_it_happens(patient: World) -> None:
-    made = patient.submitted()["id"]
+    made = patient.submit_accepted()["id"]
     stream = Stream(patient, made)
-    assert stream.next().data["state"] == "Queued"
-    patient.entered(made, 1, "Running")
-    assert stream.next().data["state"] == "Running"
-    patient.update(made, progress={"attempt": 1, "done": 1, "total": 3, "message": "reading"})
-    assert stream.next().data == {"attempt": 1, "done": 1, "total": 3, "message": "reading"}
-    patient.log(made, 5, "hello")
-    assert stream.next().data["message"] == "hello"
-    patient.entered(made, 1, "Failed", reason="no attempt left")
-    assert stream.next().data["reason"] == "no attempt left"
-    assert [each.kind for each in stream.rest()] == ["end"]
+    assert stream.read_next().data["state"] == "Queued"
+    patient.enter_state(made, 1, "Running")
+    assert stream.read_next().data["state"] == "Running"
+    patient.update_execution(made, progress={"attempt": 1, "done": 1, "total": 3, "message": "reading"})
+    assert stream.read_next().data == {"attempt": 1, "done": 1, "total": 3, "message": "reading"}
+    patient.insert_log_line(made, 5, "hello")
+    assert stream.read_next().data["message"] == "hello"
+    patient.enter_state(made, 1, "Failed", reason="no attempt left")
+    assert stream.read_next().data["reason"] == "no attempt left"
+    assert [each.kind for each in stream.read_rest()] == ["end"]
 
 
 def test_metadata_is_told_as_a_whole_whenever_it_changes(patient: World) -> None:
-    made = patient.submitted()["id"]
+    made = patient.submit_accepted()["id"]
     stream = Stream(patient, made)
-    assert stream.next().kind == "state"
+    assert stream.read_next().kind == "state"
     for metadata in ({"page": 1}, {"page": 2, "of": 3}):
-        patient.update(made, metadata=metadata)
-        event = stream.next()
+        patient.update_execution(made, metadata=metadata)
+        event = stream.read_next()
         assert (event.kind, event.data) == ("metadata", metadata)
     assert patient.client.get(f"/api/v1/executions/{made}").json["metadata"] == {"page": 2, "of": 3}
-    patient.entered(made, 1, "Succeeded")
-    assert _told(stream.rest()) == ["Succeeded", "end"]
+    patient.enter_state(made, 1, "Succeeded")
+    assert _told(stream.read_rest()) == ["Succeeded", "end"]
 
 
 def test_a_stream_waits_for_lines_that_are_known_to_come(patient: World) -> None:
-    made = patient.submitted()["id"]
-    patient.entered(made, 1, "Succeeded", event_id="2000-1")
+    made = patient.submit_accepted()["id"]
+    patient.enter_state(made, 1, "Succeeded", event_id="2000-1")
     _logged_through(patient, "2000-0")
     stream = Stream(patient, made)
-    assert [stream.next().data["state"] for _ in range(2)] == ["Queued", "Succeeded"]
-    assert stream.next().kind == "comment", "ten seconds, and still there"
-    patient.log(made, 1, "a line that travelled slowly")
+    assert [stream.read_next().data["state"] for _ in range(2)] == ["Queued", "Succeeded"]
+    assert stream.read_next().kind == "comment", "ten seconds, and still there"
+    patient.insert_log_line(made, 1, "a line that travelled slowly")
     _logged_through(patient, "2000-1")
-    assert _told(stream.rest()) == ["a line that travelled slowly", "end"]
+    assert _told(stream.read_rest()) == ["a line that travelled slowly", "end"]
 
 
 def test_but_not_for_ever(patient: World) -> None:
-    made = patient.submitted()["id"]
-    patient.entered(made, 1, "Succeeded", event_id="2000-1")
+    made = patient.submit_accepted()["id"]
+    patient.enter_state(made, 1, "Succeeded", event_id="2000-1")
     _logged_through(patient, "1999-7")
-    assert [each.kind for each in Stream(patient, made).rest()] == ["state", "state", *["comment"] * 5, "end"]
+    assert [each.kind for each in Stream(patient, made).read_rest()] == ["state", "state", *["comment"] * 5, "end"]
 
 
 def _logged_through(world: World, event_id: str) -> None:
@@ -124,72 +124,72 @@ def _mark(world: World, execution: str, lines: int) -> str:
 
 
 def test_a_full_log_says_so_at_once_and_counts_at_the_end(patient: World) -> None:
-    made = patient.submitted()["id"]
-    patient.log(made, 1, "one")
+    made = patient.submit_accepted()["id"]
+    patient.insert_log_line(made, 1, "one")
     first = _mark(patient, made, 3)
     stream = Stream(patient, made)
-    events = [stream.next() for _ in range(3)]
+    events = [stream.read_next() for _ in range(3)]
     assert _told(events) == ["Queued", "one", first]
     _mark(patient, made, 4)
-    patient.entered(made, 1, "Running")
-    assert stream.next().data["state"] == "Running"
+    patient.enter_state(made, 1, "Running")
+    assert stream.read_next().data["state"] == "Running"
     last = _mark(patient, made, 5)
-    patient.entered(made, 1, "Succeeded")
-    assert _told(stream.rest()) == [last, "Succeeded", "end"]
+    patient.enter_state(made, 1, "Succeeded")
+    assert _told(stream.read_rest()) == [last, "Succeeded", "end"]
     # Whoever saw the first word of it comes upon the last, and whoever saw that one has seen all.
-    again = Stream(patient, made, events[-1].id).rest()
+    again = Stream(patient, made, events[-1].id).read_rest()
     assert _told(again) == ["Running", last, "Succeeded", "end"]
-    assert _told(Stream(patient, made, again[1].id).rest()) == ["Succeeded", "end"]
+    assert _told(Stream(patient, made, again[1].id).read_rest()) == ["Succeeded", "end"]
 
 
 def test_lines_that_arrive_after_the_end_are_told_too(patient: World) -> None:
-    made = patient.submitted()["id"]
-    patient.entered(made, 1, "Succeeded")
+    made = patient.submit_accepted()["id"]
+    patient.enter_state(made, 1, "Succeeded")
     stream = Stream(patient, made)
-    assert [stream.next().data["state"] for _ in range(2)] == ["Queued", "Succeeded"]
-    patient.log(made, 9, "late")
-    assert _told(stream.rest()) == ["late", "end"]
+    assert [stream.read_next().data["state"] for _ in range(2)] == ["Queued", "Succeeded"]
+    patient.insert_log_line(made, 9, "late")
+    assert _told(stream.read_rest()) == ["late", "end"]
 
 
 def test_a_client_goes_on_where_it_left(patient: World) -> None:
-    made = patient.submitted()["id"]
-    patient.entered(made, 1, "Running")
+    made = patient.submit_accepted()["id"]
+    patient.enter_state(made, 1, "Running")
     for number in range(3):
-        patient.log(made, number, f"line {number}")
-    patient.entered(made, 1, "Succeeded")
-    whole = [each for each in Stream(patient, made).rest() if each.id]
+        patient.insert_log_line(made, number, f"line {number}")
+    patient.enter_state(made, 1, "Succeeded")
+    whole = [each for each in Stream(patient, made).read_rest() if each.id]
     for number, event in enumerate(whole):
-        again = [each for each in Stream(patient, made, event.id).rest() if each.id]
+        again = [each for each in Stream(patient, made, event.id).read_rest() if each.id]
         assert again == whole[number + 1 :]
 
 
 def test_many_lines_come_in_their_order(patient: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "_LINES", 10)
-    made = patient.submitted()["id"]
+    made = patient.submit_accepted()["id"]
     for number in range(35):
-        patient.log(made, number, f"line {number}")
-    patient.entered(made, 1, "Succeeded")
-    found = Stream(patient, made).rest()
+        patient.insert_log_line(made, number, f"line {number}")
+    patient.enter_state(made, 1, "Succeeded")
+    found = Stream(patient, made).read_rest()
     assert [each.data["message"] for each in found if each.kind == "log"] == [f"line {n}" for n in range(35)]
 
 
 @pytest.mark.parametrize("bookmark", ["", "7", "1.1", "1.1~x", "a.b~", "1.1~1~1", "9" * 500])
 def test_an_id_of_no_stream_is_refused(world: World, bookmark: str) -> None:
-    made = world.submitted()["id"]
+    made = world.submit_accepted()["id"]
     response = world.client.get(f"/api/v1/executions/{made}/events", headers={"Last-Event-ID": bookmark})
     assert (response.status_code, response.json["code"]) == (422, "invalid_cursor")
     assert response.json["errors"][0]["pointer"] == "Last-Event-ID"
 
 
 def test_silence_is_filled_with_comments(patient: World) -> None:
-    stream = Stream(patient, patient.submitted()["id"])
-    assert stream.next().kind == "state"
-    assert stream.next().kind == "comment"
-    assert stream.next().kind == "comment"
+    stream = Stream(patient, patient.submit_accepted()["id"])
+    assert stream.read_next().kind == "state"
+    assert stream.read_next().kind == "comment"
+    assert stream.read_next().kind == "comment"
 
 
 def test_there_are_never_more_streams_than_there_is_room_for(patient: World) -> None:
-    made = patient.submitted()["id"]
+    made = patient.submit_accepted()["id"]
     room = patient.app.extensions["jobworker"]
     for number in range(MAX_STREAMS - 1):
         room.streams.take(f"192.0.2.{number % 8}")
@@ -203,7 +203,7 @@ def test_there_are_never_more_streams_than_there_is_room_for(patient: World) -> 
 
 
 def test_open_streams_are_counted(patient: World) -> None:
-    made = patient.submitted()["id"]
+    made = patient.submit_accepted()["id"]
     stream = Stream(patient, made)
     assert "jobworker_event_streams 1.0" in patient.client.get("/metrics").text
     stream.close()
@@ -211,15 +211,15 @@ def test_open_streams_are_counted(patient: World) -> None:
 
 
 def test_a_stream_is_not_cached(patient: World) -> None:
-    stream = Stream(patient, patient.submitted()["id"])
+    stream = Stream(patient, patient.submit_accepted()["id"])
     assert stream.response.mimetype == "text/event-stream"
     assert stream.response.headers["Cache-Control"] == "no-store"
     stream.close()
 
 
 def test_data_are_one_line_of_json(patient: World) -> None:
-    made = patient.submitted()["id"]
-    patient.log(made, 1, "two\nlines\r\nand ünïcode\u2028")
-    patient.entered(made, 1, "Succeeded")
-    [line] = [each for each in Stream(patient, made).rest() if each.kind == "log"]
+    made = patient.submit_accepted()["id"]
+    patient.insert_log_line(made, 1, "two\nlines\r\nand ünïcode\u2028")
+    patient.enter_state(made, 1, "Succeeded")
+    [line] = [each for each in Stream(patient, made).read_rest() if each.kind == "log"]
     assert line.data["message"] == "two\nlines\r\nand ünïcode\u2028"

@@ -16,12 +16,12 @@ def _here(execution: dict[str, Any], below: str = "") -> str:
 
 
 def test_an_execution_that_ended_is_read_with_everything(any_world: World) -> None:
-    made = any_world.submitted()
+    made = any_world.submit_accepted()
     failure = {"type": "ValueError", "message": "no", "traceback": "…"}
-    any_world.insert(
+    any_world.insert_row(
         "attempts", execution_id=made["id"], attempt=1, state="Failed", worker="w", runtime=0.25, error=failure
     )
-    any_world.entered(
+    any_world.enter_state(
         made["id"],
         1,
         "Running",
@@ -29,8 +29,8 @@ def test_an_execution_that_ended_is_read_with_everything(any_world: World) -> No
         code_version="v1",
         progress={"attempt": 1, "done": 1, "total": 2, "message": None},
     )
-    any_world.entered(made["id"], 1, "Failed", error=failure, reason="no attempt left")
-    any_world.log(made["id"], 1, "hello")
+    any_world.enter_state(made["id"], 1, "Failed", error=failure, reason="no attempt left")
+    any_world.insert_log_line(made["id"], 1, "hello")
     shown = any_world.client.get(_here(made)).json
     assert (shown["state"], shown["attempt"], shown["error"]) == ("Failed", 1, failure)
     assert (shown["worker"], shown["progress"]["done"], shown["reason"]) == ("w", 1, "no attempt left")
@@ -47,13 +47,13 @@ def test_an_execution_that_ended_is_read_with_everything(any_world: World) -> No
 
 @pytest.mark.parametrize("result", [None, 0, False, "", [], {"file": "x.csv"}])
 def test_any_json_is_a_result(any_world: World, result: Any) -> None:
-    made = any_world.submitted()
-    any_world.entered(made["id"], 1, "Succeeded", result=result)
+    made = any_world.submit_accepted()
+    any_world.enter_state(made["id"], 1, "Succeeded", result=result)
     assert any_world.client.get(_here(made, "/result")).json["result"] == result
 
 
 def test_there_is_no_result_before_the_end(world: World) -> None:
-    response = world.client.get(_here(world.submitted(), "/result"))
+    response = world.client.get(_here(world.submit_accepted(), "/result"))
     assert (response.status_code, response.json["code"]) == (409, "not_finished")
 
 
@@ -68,25 +68,25 @@ class TestReason:
     """Why a queued execution does not run."""
 
     def test_without_workers_a_queued_execution_says_so(self, world: World) -> None:
-        made = world.submitted()
+        made = world.submit_accepted()
         assert world.client.get(_here(made)).json["reason"] == "no live worker offers task tasks.exports.export"
         [listed] = world.client.get("/api/v1/executions").json["items"]
         assert listed["reason"] == "no live worker offers task tasks.exports.export"
 
     def test_a_worker_on_other_queues_does_not_help(self, world: World) -> None:
-        made = world.submitted()
-        world.worker(queues=("critical",))
+        made = world.submit_accepted()
+        world.insert_worker(queues=("critical",))
         assert world.client.get(_here(made)).json["reason"] == "no live worker consumes queue default"
 
     def test_a_fitting_worker_does(self, world: World) -> None:
-        made = world.submitted()
-        world.worker("gone", gone=True)
+        made = world.submit_accepted()
+        world.insert_worker("gone", gone=True)
         assert world.client.get(_here(made)).json["reason"] is not None
-        world.worker("there")
+        world.insert_worker("there")
         assert world.client.get(_here(made)).json["reason"] is None
 
     def test_what_does_not_wait_for_a_worker_needs_no_reason(self, world: World) -> None:
-        made = world.submitted({"parameters": {"user_id": "u"}, "delay": 60})
+        made = world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
         assert world.client.get(_here(made)).json["reason"] is None
 
 
@@ -94,9 +94,9 @@ class TestList:
     """Lists, their filters and their pages."""
 
     def test_filters_and_pages_go_together(self, any_world: World) -> None:
-        any_world.queue("mail")
-        wanted = [any_world.submitted({"parameters": {"user_id": "u"}, "queue": "mail"})["id"] for _ in range(5)]
-        any_world.submitted()
+        any_world.create_queue("mail")
+        wanted = [any_world.submit_accepted({"parameters": {"user_id": "u"}, "queue": "mail"})["id"] for _ in range(5)]
+        any_world.submit_accepted()
         found: list[str] = []
         url: str | None = "/api/v1/executions?queue=mail&limit=2"
         while url:
@@ -121,8 +121,8 @@ class TestList:
         ],
     )
     def test_filters(self, any_world: World, query: str, expected: int) -> None:
-        any_world.submitted({"parameters": {"user_id": "u"}, "correlation_id": "c"})
-        any_world.submitted({"parameters": {"user_id": "u"}, "delay": 60})
+        any_world.submit_accepted({"parameters": {"user_id": "u"}, "correlation_id": "c"})
+        any_world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
         assert len(any_world.client.get(f"/api/v1/executions?{query}").json["items"]) == expected
 
     @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ class TestList:
 
     def test_a_cursor_of_another_list_is_refused(self, world: World) -> None:
         for _ in range(3):
-            world.submitted()
+            world.submit_accepted()
         cursor = world.client.get("/api/v1/executions?limit=1").json["next"]
         for url in (
             f"/api/v1/executions?limit=1&job=export&cursor={cursor}",
@@ -163,7 +163,7 @@ class TestList:
             assert world.client.get(url).json["code"] == "invalid_cursor"
 
     def test_resources_without_a_query_refuse_one(self, world: World) -> None:
-        made = world.submitted()
+        made = world.submit_accepted()
         for url in (_here(made), "/api/v1/jobs/export", "/healthz", "/metrics"):
             assert world.client.get(f"{url}?verbose=1").json["errors"][0]["pointer"] == "verbose"
 
@@ -172,7 +172,7 @@ class TestCancel:
     """Cancelling."""
 
     def test_what_is_scheduled_is_cancelled_at_once(self, any_world: World) -> None:
-        made = any_world.submitted({"parameters": {"user_id": "u"}, "delay": 60})
+        made = any_world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
         for _ in range(2):
             response = any_world.client.post(_here(made, "/cancel"))
             assert (response.status_code, response.json["state"]) == (200, "Cancelled")
@@ -181,20 +181,20 @@ class TestCancel:
         assert response.json["finished_at"] is not None
 
     def test_what_is_queued_is_asked_to_stop(self, any_world: World) -> None:
-        made = any_world.submitted()
+        made = any_world.submit_accepted()
         first = any_world.client.post(_here(made, "/cancel"), json={})
         second = any_world.client.post(_here(made, "/cancel"))
         assert (first.status_code, first.json["state"], first.json["cancel_requested_by"]) == (202, "Queued", "api")
         assert (second.status_code, second.json["cancel_requested_at"]) == (202, first.json["cancel_requested_at"])
 
     def test_what_is_retrying_is_cancelled_in_its_attempt(self, any_world: World) -> None:
-        made = any_world.submitted()
-        any_world.entered(made["id"], 1, "Retrying")
+        made = any_world.submit_accepted()
+        any_world.enter_state(made["id"], 1, "Retrying")
         assert any_world.client.post(_here(made, "/cancel")).json["attempt"] == 1
 
     def test_what_runs_is_asked_to_stop_and_goes_on_until_its_worker_says_so(self, any_world: World) -> None:
-        made = any_world.submitted()
-        any_world.entered(made["id"], 1, "Running")
+        made = any_world.submit_accepted()
+        any_world.enter_state(made["id"], 1, "Running")
         first = any_world.client.post(_here(made, "/cancel"))
         second = any_world.client.post(_here(made, "/cancel"))
         assert (first.status_code, first.json["state"], first.json["cancel_requested_by"]) == (202, "Running", "api")
@@ -202,14 +202,14 @@ class TestCancel:
 
     @pytest.mark.parametrize("state", ["Succeeded", "Failed", "TimedOut", "Skipped"])
     def test_what_has_ended_is_not(self, world: World, state: str) -> None:
-        made = world.submitted()
-        world.entered(made["id"], 1, state)
+        made = world.submit_accepted()
+        world.enter_state(made["id"], 1, state)
         response = world.client.post(_here(made, "/cancel"))
         assert (response.status_code, response.json["code"]) == (409, "not_cancellable")
         assert state in response.json["detail"]
 
     def test_it_takes_no_body(self, world: World) -> None:
-        response = world.client.post(_here(world.submitted(), "/cancel"), json={"force": True})
+        response = world.client.post(_here(world.submit_accepted(), "/cancel"), json={"force": True})
         assert response.status_code == 422
 
     def test_what_does_not_exist_is_not_found(self, world: World) -> None:
@@ -229,7 +229,7 @@ class TestPrefer:
         done = threading.Event()
         while not (found := any_world.client.get("/api/v1/executions").json["items"]):
             assert not done.wait(0.01)
-        any_world.entered(found[0]["id"], 1, "Succeeded", result={"n": 1})
+        any_world.enter_state(found[0]["id"], 1, "Succeeded", result={"n": 1})
         thread.join(PATIENCE)
         [response] = answered
         assert (response.status_code, response.json["result"]) == (200, {"n": 1})
@@ -243,7 +243,7 @@ class TestPrefer:
 
     def test_nobody_waits_longer_than_half_a_minute(self, world: World) -> None:
         first = world.submit(headers={"Idempotency-Key": "k"})
-        world.entered(first.json["id"], 1, "Succeeded")
+        world.enter_state(first.json["id"], 1, "Succeeded")
         response = world.submit(headers={"Idempotency-Key": "k", "Prefer": "wait=600"})
         assert (response.status_code, response.headers["Preference-Applied"]) == (200, "wait=30")
 

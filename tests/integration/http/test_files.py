@@ -32,14 +32,14 @@ def world(database: Database, home: Path) -> World:
 @pytest.fixture
 def execution(world: World) -> str:
     """An execution that has succeeded."""
-    made: str = world.submitted()["id"]
-    world.entered(made, 1, "Succeeded", worker="w1", finished_at=SystemClock().now())
+    made: str = world.submit_accepted()["id"]
+    world.enter_state(made, 1, "Succeeded", worker="w1", finished_at=SystemClock().now())
     return made
 
 
 def _ran_on(world: World, host: str) -> None:
-    if not world.count("workers"):
-        world.worker("w1")
+    if not world.count_rows("workers"):
+        world.insert_worker("w1")
     with world.database.write() as connection:
         connection.exec_driver_sql(f"UPDATE workers SET host = '{host}'")
 
@@ -53,7 +53,7 @@ def test_a_long_result_is_named_and_can_be_downloaded(world: World, execution: s
     file = LocalFiles(home, execution).save_result(1, text)
     saved = home / "files" / execution / file["name"]
     assert [each.stat().st_mode & 0o777 for each in (saved, saved.parent, saved.parent.parent)] == [0o600, 0o700, 0o700]
-    world.update(execution, result_file=file)
+    world.update_execution(execution, result_file=file)
     url = f"/api/v1/executions/{execution}/files/result-1.json"
     told = world.client.get(f"/api/v1/executions/{execution}/result").json
     assert (told["result"], told["result_file"]) == (None, {**file, "url": url})
@@ -99,7 +99,7 @@ def test_an_execution_without_files_has_an_empty_list(world: World, execution: s
 
 def test_a_result_on_another_host_is_listed_and_not_pretended(world: World, execution: str) -> None:
     file = {"name": "result-1.json", "size": 100_000, "sha256": "ab", "host": "far-away"}
-    world.update(execution, result_file=file)
+    world.update_execution(execution, result_file=file)
     [item] = world.client.get(f"/api/v1/executions/{execution}/files").json["items"]
     assert (item["here"], item["host"], item["modified_at"]) == (False, "far-away", None)
     answer = _get(world, execution, "result-1.json")

@@ -55,13 +55,13 @@ def test_a_full_disk_is_named_and_left_behind(disk: Path) -> None:
     with running(server):
         given = {"REDIS_URL": server.url, "HOME": str(disk / "home"), "MAX_BODY": "100000"}
         world = world_on(database, **given)
-        world.worker()
+        world.insert_worker()
         _alive(world)
         assert world.client.get("/readyz").status_code == 200
 
         _alive(world, turned=60)
         _fill(disk / "filling")
-        with server.client() as client:
+        with server.create_client() as client:
             client.set("anything", os.urandom(10_000))
         assert world.submit().status_code == 503
         until(lambda: {"database", "disk", "redis"} <= _failed(world.client.get("/readyz")), what="all to be noticed")

@@ -38,7 +38,7 @@ def test_an_unchanged_definition_is_not_sent_again(world: World) -> None:
 def test_a_schedule_is_kept_with_its_defaults(world: World) -> None:
     made = _create(world, defaults={"user_id": "all"}, schedule={"kind": "cron", "expression": "0 3 * * *"})
     assert made.json["schedule"] == {"kind": "cron", "expression": "0 3 * * *", "zone": "UTC"}
-    assert world.count("job_schedules") == 1
+    assert world.count_rows("job_schedules") == 1
 
 
 @pytest.mark.parametrize(
@@ -98,43 +98,43 @@ def test_a_name_is_used_once(world: World) -> None:
 class TestChange:
     """PUT with If-Match."""
 
-    def _put(self, world: World, match: str | None, **changes: Any) -> Any:
+    def _put_job(self, world: World, match: str | None, **changes: Any) -> Any:
         headers = {} if match is None else {"If-Match": match}
         return world.client.put("/api/v1/jobs/nightly", json={**DEFINITION, **changes}, headers=headers)
 
     def test_a_change_makes_a_revision(self, any_world: World) -> None:
         _create(any_world)
-        response = self._put(any_world, '"1"', queue="critical")
+        response = self._put_job(any_world, '"1"', queue="critical")
         assert (response.status_code, response.headers["ETag"], response.json["queue"]) == (200, '"2"', "critical")
         assert any_world.client.get("/api/v1/jobs/nightly").json == response.json
 
     def test_the_revision_before_is_needed(self, world: World) -> None:
         _create(world)
-        missing = self._put(world, None)
+        missing = self._put_job(world, None)
         assert (missing.status_code, missing.json["code"]) == (428, "precondition_required")
         for stale in ('""', '"7"', 'W/"1"', '"x"', f'"{"9" * 5000}"'):
-            response = self._put(world, stale, queue="critical")
+            response = self._put_job(world, stale, queue="critical")
             assert (response.status_code, response.json["code"]) == (412, "precondition_failed")
         assert world.client.get("/api/v1/jobs/nightly").headers["ETag"] == '"1"'
 
     def test_a_star_matches_any_revision(self, world: World) -> None:
         _create(world)
-        assert self._put(world, "*", queue="critical").status_code == 200
+        assert self._put_job(world, "*", queue="critical").status_code == 200
 
     def test_one_of_two_changes_is_lost_to_nobody(self, world: World) -> None:
         _create(world)
-        assert self._put(world, '"1"', queue="critical").status_code == 200
-        assert self._put(world, '"1"', queue="background").status_code == 412
+        assert self._put_job(world, '"1"', queue="critical").status_code == 200
+        assert self._put_job(world, '"1"', queue="background").status_code == 412
 
     def test_a_job_cannot_be_renamed(self, world: World) -> None:
         _create(world)
-        assert self._put(world, "*", name="other").json["errors"][0]["pointer"] == "/name"
+        assert self._put_job(world, "*", name="other").json["errors"][0]["pointer"] == "/name"
         body = {"task": EXPORT.name}
         unnamed = world.client.put("/api/v1/jobs/nightly", json=body, headers={"If-Match": "*"})
         assert (unnamed.status_code, unnamed.json["name"], unnamed.json["tags"]) == (200, "nightly", [])
 
     def test_what_does_not_exist_is_not_made(self, world: World) -> None:
-        assert self._put(world, "*").status_code == 404
+        assert self._put_job(world, "*").status_code == 404
 
     def test_code_is_changed_in_code(self, world: World) -> None:
         body = {"task": EXPORT.name}
@@ -157,7 +157,7 @@ class TestDelete:
 
     def test_a_definition_goes_and_its_executions_stay(self, any_world: World) -> None:
         _create(any_world, defaults={"user_id": "all"})
-        accepted = any_world.submitted({}, job="nightly")
+        accepted = any_world.submit_accepted({}, job="nightly")
         response = any_world.client.delete("/api/v1/jobs/nightly", headers={"If-Match": '"1"'})
         assert (response.status_code, response.data) == (204, b"")
         assert any_world.client.get("/api/v1/jobs/nightly").status_code == 404

@@ -21,7 +21,7 @@ def entered(world: World, *rows: tuple[int, str]) -> None:
     """Let the ledger have rows: so many days after `DAY`, and what became of it."""
     found = world.client.get(URL).json["id"]
     for days, outcome in rows:
-        world.insert(
+        world.insert_row(
             "occurrences",
             schedule_id=found,
             scheduled_for=DAY + dt.timedelta(days=days),
@@ -209,7 +209,7 @@ class TestFire:
         again = any_world.client.post(f"{URL}/fire", headers=key)
         assert (first.status_code, again.status_code) == (202, 202)
         assert first.json == again.json
-        assert any_world.count("executions") == 1
+        assert any_world.count_rows("executions") == 1
         other = any_world.client.post(f"{URL}/fire", headers=key, json={"overlap": "skip"})
         assert (other.status_code, other.json["code"]) == (422, "idempotency_key_reused")
 
@@ -226,4 +226,4 @@ class TestFire:
     def test_what_says_nothing_is_refused(self, world: World, body: dict[str, str]) -> None:
         created(world)
         assert world.client.post(f"{URL}/fire", json=body).status_code == 422
-        assert world.count("occurrences") == 0
+        assert world.count_rows("occurrences") == 0

@@ -34,7 +34,7 @@ def _alive(world: World, turned: float = 0, ticked: float = 0) -> None:
 def ready(any_database_world: World) -> World:
     """A world in which everything is there."""
     _alive(any_database_world)
-    any_database_world.worker()
+    any_database_world.insert_worker()
     return any_database_world
 
 
@@ -144,7 +144,7 @@ def test_nobody_but_redis_is_accused_when_it_is_away(
     seed(sqlite_database)
     world = world_on(sqlite_database, REDIS_URL=server.url)
     _alive(world, turned=76, ticked=76)
-    world.worker()
+    world.insert_worker()
     server.freeze()
     response = world.client.get("/readyz")
     server.thaw()
@@ -155,7 +155,7 @@ def test_nobody_but_redis_is_accused_when_it_is_away(
 
 def test_workers_that_are_gone_do_not_count(any_database_world: World) -> None:
     _alive(any_database_world)
-    any_database_world.worker(gone=True)
+    any_database_world.insert_worker(gone=True)
     assert _failed(any_database_world.client.get("/readyz")) == {"workers"}
 
 
@@ -213,7 +213,7 @@ def test_a_redis_that_went_away_is_named(sqlite_database: Database, own_redis: C
     seed(sqlite_database)
     world = world_on(sqlite_database, REDIS_URL=server.url)
     _alive(world)
-    world.worker()
+    world.insert_worker()
     assert world.client.get("/readyz").status_code == 200
     server.freeze()
     assert _failed(world.client.get("/readyz")) == {"redis"}
@@ -235,7 +235,7 @@ def test_a_lock_that_keeps_submissions_waiting_is_named(postgres_url: str, redis
     seed(database)
     world = world_on(database, REDIS_URL=redis_url)
     _alive(world)
-    world.worker()
+    world.insert_worker()
     with database._writer.begin() as holder:
         holder.execute(sa.text("LOCK TABLE executions IN EXCLUSIVE MODE"))
         response = world.client.get("/readyz")
@@ -251,7 +251,7 @@ def test_a_database_that_is_frozen_is_told_within_seconds(
     seed(database)
     world = world_on(database, REDIS_URL=redis_url)
     assert world.client.get("/readyz").status_code == 503
-    with postgres.frozen():
+    with postgres.freeze():
         began = time.monotonic()
         response = world.client.get("/readyz")
         assert time.monotonic() - began < 5.0
@@ -276,9 +276,9 @@ def test_a_redis_that_takes_no_writes_is_named(
     server = own_redis()
     seed(sqlite_database)
     world = world_on(sqlite_database, REDIS_URL=server.url)
-    world.worker()
+    world.insert_worker()
     _alive(world, turned=60)
-    with server.client() as client:
+    with server.create_client() as client:
         client.execute_command(*command.split())
     response = world.client.get("/readyz")
     # That the relay does not turn is said, too: Redis does answer.
@@ -296,11 +296,11 @@ def _samples(world: World) -> dict[str, float]:
 def test_metrics(any_database_world: World) -> None:
     world = any_database_world
     _alive(world, turned=3)
-    world.worker()
-    old = world.submitted()["id"]
-    world.update(old, due_at=SystemClock().now() - dt.timedelta(seconds=100))
-    world.submitted({"parameters": {"user_id": "u"}, "queue": "critical"})
-    world.submitted({"parameters": {"user_id": "u"}, "delay": 60})
+    world.insert_worker()
+    old = world.submit_accepted()["id"]
+    world.update_execution(old, due_at=SystemClock().now() - dt.timedelta(seconds=100))
+    world.submit_accepted({"parameters": {"user_id": "u"}, "queue": "critical"})
+    world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
     world.client.get("/nothing")
     found = _samples(world)
     assert found["jobworker_submissions_total"] == 3
@@ -319,9 +319,9 @@ def test_metrics(any_database_world: World) -> None:
 
 
 def test_a_queue_that_ran_empty_is_not_shown_any_more(world: World) -> None:
-    made = world.submitted()
+    made = world.submit_accepted()
     assert 'jobworker_ready_executions{queue="default"}' in _samples(world)
-    world.entered(made["id"], 1, "Succeeded")
+    world.enter_state(made["id"], 1, "Succeeded")
     assert 'jobworker_ready_executions{queue="default"}' not in _samples(world)
 
 
@@ -336,6 +336,6 @@ def test_beat_is_not_missed_where_the_relay_looks_itself(database: Database, red
     seed(database)
     world = world_on(database, REDIS_URL=redis_url, SCHEDULING_PROVIDER="internal")
     _alive(world, ticked=3600)
-    world.worker()
+    world.insert_worker()
     response = world.client.get("/readyz")
     assert (response.status_code, _failed(response)) == (200, set())

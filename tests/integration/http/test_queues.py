@@ -26,7 +26,7 @@ def _define(world: World, **definition: Any) -> None:
 
 
 def test_shipped_and_served_queues_are_there_before_anybody_submits(world: World) -> None:
-    world.worker(queues=("default", "mail"))
+    world.insert_worker(queues=("default", "mail"))
     shown = world.client.get("/api/v1/queues").json["items"]
     assert [(each["name"], each["workers"]) for each in shown] == [
         ("background", 0),
@@ -40,11 +40,11 @@ def test_shipped_and_served_queues_are_there_before_anybody_submits(world: World
 
 
 def test_a_queue_says_what_waits_in_it(any_world: World) -> None:
-    ready, published, running = (any_world.submitted()["id"] for _ in range(3))
+    ready, published, running = (any_world.submit_accepted()["id"] for _ in range(3))
     now = SystemClock().now()
-    any_world.update(ready, due_at=now - dt.timedelta(hours=1))
-    any_world.update(published, dispatched_at=now)
-    any_world.update(running, dispatched_at=now, state="Running", worker="w1")
+    any_world.update_execution(ready, due_at=now - dt.timedelta(hours=1))
+    any_world.update_execution(published, dispatched_at=now)
+    any_world.update_execution(running, dispatched_at=now, state="Running", worker="w1")
     shown = any_world.client.get("/api/v1/queues/default").json
     assert (shown["ready"], shown["published"], shown["running"]) == (1, 1, 1)
     assert 3600 <= shown["oldest_age"] < 3700
@@ -58,7 +58,7 @@ def test_a_queue_is_paused_once_and_says_by_whom(any_world: World) -> None:
     assert any_world.client.post(PAUSE).json == first
     assert any_world.client.post(PAUSE, json={"note": "it still moves"}).json["pause_note"] == "it still moves"
 
-    execution = any_world.submitted()["id"]
+    execution = any_world.submit_accepted()["id"]
     shown = any_world.client.get(f"/api/v1/executions/{execution}").json["reason"]
     assert "paused by api" in shown and "it still moves" in shown  # noqa: PT018
     assert _reasons(any_world, execution)["queue_paused"]["note"] == "it still moves"
@@ -83,10 +83,10 @@ def test_a_queue_that_nobody_knows_is_a_mistake(world: World) -> None:
 
 def test_why_names_every_reason(any_world: World) -> None:
     _define(any_world, **LIMITED)
-    holder = any_world.submitted(job="limited")["id"]
-    any_world.update(holder, state="Running", worker="w1", started_at=SystemClock().now(), attempt=1)
-    waiting = any_world.submitted(job="limited")["id"]
-    any_world.submitted({"parameters": {"user_id": "other"}, "priority": 9}, job="limited")
+    holder = any_world.submit_accepted(job="limited")["id"]
+    any_world.update_execution(holder, state="Running", worker="w1", started_at=SystemClock().now(), attempt=1)
+    waiting = any_world.submit_accepted(job="limited")["id"]
+    any_world.submit_accepted({"parameters": {"user_id": "other"}, "priority": 9}, job="limited")
     any_world.client.post(PAUSE)
     reasons = _reasons(any_world, waiting)
     assert set(reasons) == {"queue_paused", "no_worker_for_task", "concurrency_limit", "position"}
@@ -100,12 +100,12 @@ def test_why_a_total_and_a_rate_hold_it_up(any_world: World) -> None:
     now = SystemClock().now()
     concurrency, rate = {"limit": 5, "key": "{user_id}", "total": 1}, {"limit": 1, "per": 3600}
     _define(any_world, name="strict", task=EXPORT.name, concurrency=concurrency, rate_limit=rate)
-    holder = any_world.submitted(job="strict")["id"]
-    any_world.update(holder, state="Running", worker="w1")
+    holder = any_world.submit_accepted(job="strict")["id"]
+    any_world.update_execution(holder, state="Running", worker="w1")
     full_at = now + dt.timedelta(seconds=1800)
-    any_world.insert("rate_buckets", key="strict/", full_at=full_at)
-    any_world.worker()
-    waiting = any_world.submitted({"parameters": {"user_id": "other"}}, job="strict")["id"]
+    any_world.insert_row("rate_buckets", key="strict/", full_at=full_at)
+    any_world.insert_worker()
+    waiting = any_world.submit_accepted({"parameters": {"user_id": "other"}}, job="strict")["id"]
     reasons = _reasons(any_world, waiting)
     assert set(reasons) == {"concurrency_total", "rate_limit", "position"}
     assert reasons["concurrency_total"]["holders"] == [holder]
@@ -113,7 +113,7 @@ def test_why_a_total_and_a_rate_hold_it_up(any_world: World) -> None:
 
 
 def test_why_nobody_attends_to_it(any_world: World) -> None:
-    execution = any_world.submitted()["id"]
+    execution = any_world.submit_accepted()["id"]
     silent = SystemClock().now() - dt.timedelta(seconds=60)
     with any_world.database.write() as connection:
         connection.execute(schema.relay_state.update().values(turned_at=silent))
@@ -123,27 +123,27 @@ def test_why_nobody_attends_to_it(any_world: World) -> None:
 
 
 def test_why_it_is_not_due(any_world: World) -> None:
-    any_world.worker()
-    later = any_world.submitted({"parameters": {"user_id": "u"}, "delay": 3600})["id"]
+    any_world.insert_worker()
+    later = any_world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 3600})["id"]
     assert set(_reasons(any_world, later)) == {"not_due"}
-    again = any_world.submitted()["id"]
+    again = any_world.submit_accepted()["id"]
     due = SystemClock().now() + dt.timedelta(seconds=30)
-    any_world.update(again, state="Retrying", attempt=2, max_attempts=5, due_at=due, reason="ValueError: no")
+    any_world.update_execution(again, state="Retrying", attempt=2, max_attempts=5, due_at=due, reason="ValueError: no")
     [reason] = any_world.client.get(f"/api/v1/executions/{again}/why").json["reasons"]
     assert (reason["code"], reason["details"]["attempt"]) == ("retry_not_due", 3)
     assert reason["message"].startswith("attempt 3 of 5 is due at")
 
 
 def test_why_it_waits_for_a_worker_is_cancelled_or_over(any_world: World) -> None:
-    any_world.worker()
+    any_world.insert_worker()
     now = SystemClock().now()
-    waiting, other = (any_world.submitted()["id"] for _ in range(2))
+    waiting, other = (any_world.submit_accepted()["id"] for _ in range(2))
     for execution in (waiting, other):
-        any_world.update(execution, dispatched_at=now)
+        any_world.update_execution(execution, dispatched_at=now)
     assert _reasons(any_world, waiting)["waiting_for_worker"]["others"] == 1
     assert any_world.client.post(f"/api/v1/executions/{waiting}/cancel").status_code == 202
     assert set(_reasons(any_world, waiting)) == {"cancel_requested", "waiting_for_worker"}
-    any_world.entered(other, 1, "Succeeded", finished_at=now)
+    any_world.enter_state(other, 1, "Succeeded", finished_at=now)
     assert _reasons(any_world, other) == {}
     assert any_world.client.get("/api/v1/executions/nobody/why").status_code == 404
 
@@ -165,7 +165,7 @@ def test_what_a_job_in_code_says_about_limits_is_shown(world: World) -> None:
         row = jobs.get(connection, "limited")
         assert row is not None
         assert row.owner is Owner.API
-    made = world.submitted(job="limited")
+    made = world.submit_accepted(job="limited")
     assert (made["concurrency_key"], made["rate_key"]) == ("limited/u-17", "limited/")
 
 
@@ -202,9 +202,9 @@ def test_a_queue_that_something_uses_becomes_one_that_was_created(any_world: Wor
 
 def test_a_queue_in_use_is_not_removed_and_says_by_what(any_world: World) -> None:
     any_world.client.put(MAIL)
-    any_world.worker(queues=("default", "mail"))
+    any_world.insert_worker(queues=("default", "mail"))
     _define(any_world, name="mailing", task=EXPORT.name, queue="mail")
-    any_world.submitted({"parameters": {"user_id": "u"}, "queue": "mail", "delay": 60})
+    any_world.submit_accepted({"parameters": {"user_id": "u"}, "queue": "mail", "delay": 60})
     any_world.client.post(f"{MAIL}/pause")
     refused = any_world.client.delete(MAIL)
     assert (refused.status_code, refused.json["code"]) == (409, "queue_in_use")

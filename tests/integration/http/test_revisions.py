@@ -61,8 +61,8 @@ def test_what_never_was(world: World) -> None:
 
 
 def _ran(world: World, state: str, worker: str = "celery@one:1:a", version: str = "v1", **fields: Any) -> str:
-    made: str = world.submitted({"parameters": {"user_id": "u-1"}, **fields}, job="nightly")["id"]
-    world.entered(made, 1, state, worker=worker, code_version=version)
+    made: str = world.submit_accepted({"parameters": {"user_id": "u-1"}, **fields}, job="nightly")["id"]
+    world.enter_state(made, 1, state, worker=worker, code_version=version)
     return made
 
 
@@ -97,7 +97,7 @@ def test_what_is_different_from_the_last_success(any_world: World) -> None:
 def test_what_waits_is_compared_as_far_as_it_is_known(world: World) -> None:
     world.client.post("/api/v1/jobs", json=DEFINITION)
     _ran(world, "Succeeded")
-    waits = world.submitted({"parameters": {"user_id": "u-1", "format": "json"}}, job="nightly")["id"]
+    waits = world.submit_accepted({"parameters": {"user_id": "u-1", "format": "json"}}, job="nightly")["id"]
     assert _differences(world, waits) == [("parameters", "/format", None, "json")]
     unknown = world.client.get("/api/v1/executions/0199c8a0-0000-7000-8000-000000000000/changes")
     assert (unknown.status_code, unknown.json["code"]) == (404, "execution_not_found")

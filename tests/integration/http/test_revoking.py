@@ -12,8 +12,8 @@ from tests.waiting import until
 
 def _published(world: World) -> str:
     """An execution that waits in Redis for a worker."""
-    made = world.submitted()
-    world.update(made["id"], dispatched_at=dt.datetime.now(dt.UTC))
+    made = world.submit_accepted()
+    world.update_execution(made["id"], dispatched_at=dt.datetime.now(dt.UTC))
     return str(made["id"])
 
 
@@ -41,7 +41,7 @@ def test_so_are_the_members_of_a_batch(database: Database, redis_url: str) -> No
     item = {"job": "export", "parameters": {"user_id": "u"}}
     batch = world.client.post("/api/v1/executions/batch", json={"executions": [item, item]}).json
     for member in batch["ids"]:
-        world.update(member, dispatched_at=dt.datetime.now(dt.UTC))
+        world.update_execution(member, dispatched_at=dt.datetime.now(dt.UTC))
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         assert world.client.post(f"/api/v1/batches/{batch['batch_id']}/cancel").status_code == 202
         until(lambda: all((_record(client, each) or "").startswith("1 revoked ") for each in batch["ids"]))

@@ -44,7 +44,7 @@ def test_the_next_moments_in_utc_and_in_the_zone(any_world: World) -> None:
     assert (found["in_words"], found["warnings"]) == ("every day at 02:30 (Europe/Berlin)", [])
     assert (found["schedule"]["name"], found["schedule"]["job"], found["difference"]) == (None, None, None)
     assert found["schedule"]["misfire"] == {"policy": "fire_once", "grace": 60, "max": 100}
-    assert any_world.count("job_schedules") == 0
+    assert any_world.count_rows("job_schedules") == 0
 
 
 def test_up_to_a_thousand_moments(world: World) -> None:

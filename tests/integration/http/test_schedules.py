@@ -108,11 +108,11 @@ def test_max_runs_below_the_runs_so_far_exhausts_it(any_world: World) -> None:
 
 def test_one_that_runs_at_start_is_due_at_once(any_world: World) -> None:
     shown = created(any_world, run_at_start=True)
-    assert (shown["runs"], any_world.count("executions")) == (1, 1)
+    assert (shown["runs"], any_world.count_rows("executions")) == (1, 1)
     [row] = any_world.client.get(f"{URL}/occurrences").json["items"]
     assert (row["outcome"], row["reason"]) == ("fired", "it was created")
     any_world.client.put(URL, json={**SCHEDULE, "run_at_start": True, "priority": 7}, headers={"If-Match": "*"})
-    assert any_world.count("executions") == 1
+    assert any_world.count_rows("executions") == 1
 
 
 def test_a_name_is_used_once(world: World) -> None:
@@ -187,7 +187,7 @@ def test_what_is_wrong_is_refused_with_its_place(
     [problem] = response.json["errors"]
     assert (problem["pointer"], problem["code"]) == (pointer, code), problem
     assert words in problem["message"]
-    assert world.count("job_schedules") == 0
+    assert world.count_rows("job_schedules") == 0
 
 
 def test_everything_that_is_wrong_is_told_at_once(world: World) -> None:
@@ -243,7 +243,7 @@ class TestList:
         declare(any_world, "d", Owner.CODE)
         return any_world
 
-    def _names(self, world: World, query: str = "") -> list[str]:
+    def _list_names(self, world: World, query: str = "") -> list[str]:
         response = world.client.get(f"/api/v1/schedules{query}")
         assert response.status_code == 200, response.json
         return [each["name"] for each in response.json["items"]]
@@ -251,7 +251,7 @@ class TestList:
     def test_schedules_come_by_name_page_by_page(self, several: World) -> None:
         first = several.client.get("/api/v1/schedules?limit=3").json
         assert [each["name"] for each in first["items"]] == ["a", "b", "c"]
-        assert self._names(several, f"?limit=3&cursor={first['next']}") == ["d"]
+        assert self._list_names(several, f"?limit=3&cursor={first['next']}") == ["d"]
         assert several.client.get(f"/api/v1/schedules?job=other&cursor={first['next']}").status_code == 422
 
     @pytest.mark.parametrize(
@@ -268,13 +268,13 @@ class TestList:
         ],
     )
     def test_filters_are_combined(self, several: World, query: str, names: list[str]) -> None:
-        assert self._names(several, query) == names
+        assert self._list_names(several, query) == names
 
     def test_what_nobody_looked_at_in_time_is_overdue(self, several: World) -> None:
         now = SystemClock().now()
         for name, late in (("a", 61), ("b", 600), ("d", 30)):
             due(several, name, now - dt.timedelta(seconds=late))
-        assert self._names(several, "?overdue=true") == ["a"]
+        assert self._list_names(several, "?overdue=true") == ["a"]
         shown = several.client.get("/api/v1/schedules/a").json
         assert shown["overdue"] is True
 
@@ -286,13 +286,13 @@ class TestList:
 class TestChange:
     """PUT and DELETE with If-Match."""
 
-    def _put(self, world: World, match: str | None = '"1"', **changes: Any) -> Any:
+    def _put_schedule(self, world: World, match: str | None = '"1"', **changes: Any) -> Any:
         headers = {} if match is None else {"If-Match": match}
         return world.client.put(URL, json={**SCHEDULE, **changes}, headers=headers)
 
     def test_a_change_makes_a_revision(self, any_world: World) -> None:
         created(any_world)
-        response = self._put(any_world, zone="Asia/Tokyo")
+        response = self._put_schedule(any_world, zone="Asia/Tokyo")
         assert (response.status_code, response.headers["ETag"], response.json["zone"]) == (200, '"2"', "Asia/Tokyo")
         assert any_world.client.get(URL).json == response.json
         told = any_world.client.get(f"{URL}/revisions").json["items"]
@@ -309,7 +309,7 @@ class TestChange:
         found = created(any_world, exclude=["off"], zone="Asia/Tokyo")["id"]
         at = dt.datetime(2026, 3, 2, 21, tzinfo=dt.UTC)
         row = {"scheduled_for": at, "outcome": "missed", "reason": None, "execution_id": None, "recorded_at": at}
-        any_world.insert("occurrences", schedule_id=found, **row)
+        any_world.insert_row("occurrences", schedule_id=found, **row)
         assert any_world.client.delete(URL, headers={"If-Match": '"1"'}).status_code == 204
         with any_world.database.write() as connection:
             off = calendars.get(connection, "off")
@@ -326,8 +326,8 @@ class TestChange:
 
     def test_the_revision_before_is_needed(self, world: World) -> None:
         created(world)
-        assert self._put(world, None).json["code"] == "precondition_required"
-        assert self._put(world, '"7"', zone="Asia/Tokyo").json["code"] == "precondition_failed"
+        assert self._put_schedule(world, None).json["code"] == "precondition_required"
+        assert self._put_schedule(world, '"7"', zone="Asia/Tokyo").json["code"] == "precondition_failed"
         assert world.client.delete(URL).status_code == 428
         assert world.client.delete(URL, headers={"If-Match": '"7"'}).status_code == 412
         assert world.client.get(URL).headers["ETag"] == '"1"'
@@ -351,21 +351,21 @@ class TestChange:
         created(any_world)
         now = SystemClock().now()
         every = {"kind": "interval", "every": 3600, "anchor": (now - dt.timedelta(seconds=30)).isoformat()}
-        assert self._put(any_world, rule=every).status_code == 200
+        assert self._put_schedule(any_world, rule=every).status_code == 200
         due(any_world, "morning", now - dt.timedelta(seconds=30))
-        assert self._put(any_world, "*").status_code == 200
-        assert (any_world.count("occurrences"), any_world.count("executions")) == (1, 1)
+        assert self._put_schedule(any_world, "*").status_code == 200
+        assert (any_world.count_rows("occurrences"), any_world.count_rows("executions")) == (1, 1)
 
     def test_a_schedule_cannot_be_renamed(self, world: World) -> None:
         created(world)
-        assert self._put(world, name="evening").json["errors"][0]["pointer"] == "/name"
+        assert self._put_schedule(world, name="evening").json["errors"][0]["pointer"] == "/name"
         body = {name: value for name, value in SCHEDULE.items() if name != "name"}
         unnamed = world.client.put(URL, json={**body, "priority": 3}, headers={"If-Match": "*"})
         assert (unnamed.status_code, unnamed.json["name"], unnamed.json["priority"]) == (200, "morning", 3)
 
     def test_what_is_wrong_changes_nothing(self, world: World) -> None:
         created(world)
-        response = self._put(world, rule={"kind": "daily", "time": "25:00"})
+        response = self._put_schedule(world, rule={"kind": "daily", "time": "25:00"})
         assert [each["pointer"] for each in response.json["errors"]] == ["/rule/time"]
         assert world.client.get(URL).json["revision"] == 1
 
@@ -377,13 +377,13 @@ class TestChange:
 
     def test_what_code_declares_is_edited_there(self, world: World) -> None:
         declare(world, "morning", Owner.CODE)
-        for response in (self._put(world), world.client.delete(URL, headers={"If-Match": "*"})):
+        for response in (self._put_schedule(world), world.client.delete(URL, headers={"If-Match": "*"})):
             assert (response.status_code, response.json["code"]) == (409, "schedule_owned_elsewhere")
             assert "schedules/*.py" in response.json["detail"]
 
     def test_what_a_job_carries_is_edited_there(self, world: World) -> None:
         declare(world, "morning", Owner.JOB)
-        response = self._put(world)
+        response = self._put_schedule(world)
         assert (response.status_code, response.json["code"]) == (409, "schedule_owned_elsewhere")
         assert "PUT /api/v1/jobs/export" in response.json["detail"]
 

@@ -42,12 +42,12 @@ def test_a_stream_tells_what_happens_while_it_happens(server: httpx.Client, worl
         assert response.headers["content-type"].startswith("text/event-stream")
         events = read(response.iter_bytes())
         assert next(events).data["state"] == "Queued"
-        world.entered(made, 1, "Running")
+        world.enter_state(made, 1, "Running")
         assert next(events).data["state"] == "Running"
-        world.log(made, 1, "hello")
+        world.insert_log_line(made, 1, "hello")
         line = next(events)
         assert line.data["message"] == "hello"
-        world.entered(made, 1, "Succeeded")
+        world.enter_state(made, 1, "Succeeded")
         assert [event.kind for event in events] == ["state", "end"]
     headers = {"Last-Event-ID": str(line.id)}
     with server.stream("GET", f"/api/v1/executions/{made}/events", headers=headers) as response:
@@ -59,7 +59,7 @@ def test_the_result_comes_with_the_answer(server: httpx.Client, world: World) ->
     thread = threading.Thread(target=lambda: answers.append(_submit(server, headers={"Prefer": "wait=30"})))
     thread.start()
     [made] = until(lambda: server.get("/api/v1/executions").json()["items"], what="the submission")
-    world.entered(made["id"], 1, "Succeeded", result={"n": 1})
+    world.enter_state(made["id"], 1, "Succeeded", result={"n": 1})
     thread.join(PATIENCE)
     assert (answers[0].status_code, answers[0].json()["result"]) == (200, {"n": 1})
 
@@ -75,8 +75,8 @@ def test_a_client_that_leaves_gives_its_place_back(server: httpx.Client, world: 
         next(read(response.iter_bytes()))
         assert _open_streams(server) == 1
     # The server notices when it next has something to say: make it speak.
-    world.log(made, 1, "anybody there?")
-    world.entered(made, 1, "Running")
+    world.insert_log_line(made, 1, "anybody there?")
+    world.enter_state(made, 1, "Running")
     until(lambda: _open_streams(server) == 0, what="the place to be free")
 
 
@@ -110,7 +110,7 @@ def test_errors_look_the_same_from_outside(server: httpx.Client) -> None:
 
 def test_the_port_is_free_again_when_the_main_process_was_killed(tmp_path: Path, sqlite_url: str) -> None:
     with serving(tmp_path, sqlite_url) as (client, process):
-        process.send(signal.SIGKILL)
+        process.send_signal(signal.SIGKILL)
 
         def is_free() -> bool:
             with contextlib.suppress(OSError):

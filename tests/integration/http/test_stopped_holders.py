@@ -61,14 +61,14 @@ def stopped(tmp_path: Path) -> Iterator[Stop]:
 
         def stop(program: str, argument: str) -> Process:
             process = Process([sys.executable, "-c", program, argument], tmp_path / "holder.log")
-            started.callback(process.end)
+            started.callback(process.terminate)
 
             def holds() -> bool:
-                process.must_live()
+                process.check_alive()
                 return "held" in process.log.read_text()
 
             until(holds, what="the lock to be taken")
-            process.send(signal.SIGSTOP)
+            process.send_signal(signal.SIGSTOP)
             return process
 
         yield stop
@@ -97,9 +97,9 @@ def test_of_the_file_lock(world: World, stopped: Stop) -> None:
     pause, waited = _timed(lambda: world.client.post("/api/v1/queues/default/pause"))
     assert (pause.status_code, pause.json["code"]) == (503, "database_busy")
     assert waited < 3.0
-    holder.end()
+    holder.terminate()
     until(lambda: world.submit().status_code == 202, what="work to be accepted again")
-    assert world.count("executions") == 1
+    assert world.count_rows("executions") == 1
 
 
 def test_of_a_transaction(world: World, stopped: Stop) -> None:
@@ -108,20 +108,20 @@ def test_of_a_transaction(world: World, stopped: Stop) -> None:
     assert (answer.status_code, answer.json["code"]) == (503, "database_busy")
     assert waited < _SOON
     assert world.client.get("/api/v1/executions").json["items"] == []
-    holder.end()
-    world.submitted()
+    holder.terminate()
+    world.submit_accepted()
 
 
 def test_of_rows_in_postgresql(postgres_url: str, stopped: Stop) -> None:
     database = Database(postgres_url)
     seed(database)
     world = world_on(database)
-    execution = world.submitted()["id"]
+    execution = world.submit_accepted()["id"]
     stopped(_WITH_ROWS, postgres_url.replace("+psycopg", ""))
     answer, waited = _timed(lambda: world.client.post(f"/api/v1/executions/{execution}/cancel"))
     assert (answer.status_code, answer.json["code"]) == (503, "database_busy")
     assert waited < _SOON
-    world.submitted()
+    world.submit_accepted()
     database.dispose()
 
 
@@ -148,7 +148,7 @@ def test_a_full_disk_is_told_to_the_client(world: World) -> None:
     answer = world.client.post("/api/v1/executions/batch", json=large)
     assert (answer.status_code, answer.json["code"]) == (503, "database_unavailable")
     assert answer.headers["Retry-After"] == "2"
-    assert world.count("executions") == 0
+    assert world.count_rows("executions") == 0
 
 
 def test_a_log_that_a_reader_keeps_long_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_a_log_that_a_reader_keeps_long_is_told(world: World, monkeypatch: pytes
         ready = world.client.get("/readyz").json
         assert ready["status"] == "unready"
         assert "write-ahead log" in ready["checks"]["database"]["detail"]
-    assert world.count("executions") == 0
+    assert world.count_rows("executions") == 0
 
 
 def _scalar(database: Database, statement: str) -> Any:

@@ -28,19 +28,19 @@ def test_a_submission_is_a_committed_row(any_world: World) -> None:
 
 
 def test_left_out_fields_come_from_the_definition(world: World) -> None:
-    world.queue("slow")
+    world.create_queue("slow")
     definition = {"name": "weekly", "task": EXPORT.name, "defaults": {"user_id": "all", "rows": 5}, "queue": "slow"}
     assert world.client.post("/api/v1/jobs", json={**definition, "priority": 1}).status_code == 201
-    shown = world.submitted({"parameters": {"rows": 7}}, job="weekly")
+    shown = world.submit_accepted({"parameters": {"rows": 7}}, job="weekly")
     assert (shown["parameters"], shown["queue"], shown["priority"]) == ({"user_id": "all", "rows": 7}, "slow", 1)
     assert shown["correlation_id"] == shown["id"]
 
 
 def test_a_submission_for_later_is_scheduled(world: World) -> None:
-    shown = world.submitted({"parameters": {"user_id": "u"}, "due_at": IN_AN_HOUR.isoformat()})
+    shown = world.submit_accepted({"parameters": {"user_id": "u"}, "due_at": IN_AN_HOUR.isoformat()})
     assert shown["state"] == "Scheduled"
     assert dt.datetime.fromisoformat(shown["due_at"]) == IN_AN_HOUR
-    other = world.submitted(
+    other = world.submit_accepted(
         {
             "parameters": {"user_id": "u"},
             "due_at": IN_AN_HOUR.astimezone(dt.timezone(dt.timedelta(hours=5))).isoformat(),
@@ -53,7 +53,7 @@ def test_a_submission_for_later_is_scheduled(world: World) -> None:
     ("delay", "seconds"), [(90, 90), (0.5, 0.5), ("PT1M30S", 90), ("P1DT1H", 90000), ("P1W", 604800)]
 )
 def test_a_delay_is_seconds_or_iso_8601(world: World, delay: Any, seconds: float) -> None:
-    shown = world.submitted({"parameters": {"user_id": "u"}, "delay": delay})
+    shown = world.submit_accepted({"parameters": {"user_id": "u"}, "delay": delay})
     created, due = (dt.datetime.fromisoformat(shown[name]) for name in ("created_at", "due_at"))
     assert due - created == dt.timedelta(seconds=seconds)
     assert shown["state"] == "Scheduled"
@@ -62,7 +62,7 @@ def test_a_delay_is_seconds_or_iso_8601(world: World, delay: Any, seconds: float
 def test_no_delay_and_a_moment_that_just_passed_are_now(world: World) -> None:
     just = (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=5)).isoformat()
     for timing in ({"delay": 0}, {"due_at": just}, {"due_at": None, "delay": None}):
-        shown = world.submitted({"parameters": {"user_id": "u"}, **timing})
+        shown = world.submit_accepted({"parameters": {"user_id": "u"}, **timing})
         assert (shown["state"], shown["due_at"]) == ("Queued", shown["created_at"])
 
 
@@ -112,7 +112,7 @@ def test_what_is_wrong_is_refused_with_its_place(world: World, body: Any, pointe
     response = world.client.post("/api/v1/jobs/export/executions", json=body)
     assert response.status_code == 422
     assert _codes(response) == {(pointer, code)}
-    assert world.count("executions") == 0
+    assert world.count_rows("executions") == 0
 
 
 def test_a_job_without_required_parameters_needs_no_body(world: World) -> None:
@@ -171,14 +171,14 @@ class TestIdempotency:
         second = any_world.submit(headers=KEY)
         assert (first.status_code, second.status_code) == (202, 202)
         assert first.json["id"] == second.json["id"]
-        assert any_world.count("executions") == 1
+        assert any_world.count_rows("executions") == 1
 
     def test_another_request_is_refused(self, any_world: World) -> None:
         any_world.submit(headers=KEY)
         for other in ({"parameters": {"user_id": "other"}}, {"parameters": {"user_id": "u-17"}, "priority": 1}):
             response = any_world.submit(other, headers=KEY)
             assert (response.status_code, response.json["code"]) == (422, "idempotency_key_reused")
-        assert any_world.count("executions") == 1
+        assert any_world.count_rows("executions") == 1
 
     def test_the_order_of_fields_does_not_matter(self, world: World) -> None:
         one = world.submit({"parameters": {"user_id": "u", "rows": 1}, "priority": 1}, headers=KEY)
@@ -210,12 +210,12 @@ class TestIdempotency:
 class TestBatch:
     """Many at once."""
 
-    def _items(self, count: int) -> list[dict[str, Any]]:
+    def _make_items(self, count: int) -> list[dict[str, Any]]:
         return [{"job": "export", "parameters": {"user_id": f"u{number}"}} for number in range(count)]
 
     def test_all_are_accepted_in_their_order(self, any_world: World) -> None:
-        any_world.queue("slow")
-        items = [*self._items(20), {"job": "export", "parameters": {"user_id": "z"}, "delay": 60, "queue": "slow"}]
+        any_world.create_queue("slow")
+        items = [*self._make_items(20), {"job": "export", "parameters": {"user_id": "z"}, "delay": 60, "queue": "slow"}]
         response = any_world.client.post("/api/v1/executions/batch", json={"executions": items})
         assert response.status_code == 202
         assert response.json["count"] == 21
@@ -225,17 +225,17 @@ class TestBatch:
         assert (found[0]["state"], found[0]["queue"]) == ("Scheduled", "slow")
 
     def test_ten_thousand_fit(self, world: World) -> None:
-        response = world.client.post("/api/v1/executions/batch", json={"executions": self._items(10_000)})
+        response = world.client.post("/api/v1/executions/batch", json={"executions": self._make_items(10_000)})
         assert (response.status_code, response.json["count"]) == (202, 10_000)
-        assert world.count("executions") == 10_000
+        assert world.count_rows("executions") == 10_000
 
     @pytest.mark.parametrize("count", [0, 10_001])
     def test_more_or_none_are_refused(self, world: World, count: int) -> None:
-        response = world.client.post("/api/v1/executions/batch", json={"executions": self._items(count)})
+        response = world.client.post("/api/v1/executions/batch", json={"executions": self._make_items(count)})
         assert _codes(response) == {("/executions", "not_allowed")}
 
     def test_one_wrong_item_refuses_all_and_is_named(self, world: World) -> None:
-        items = self._items(30)
+        items = self._make_items(30)
         items[17]["parameters"] = {"user_id": "u", "format": "xml"}
         items[19]["job"] = "nothing"
         items[23]["delay"] = -1
@@ -246,21 +246,21 @@ class TestBatch:
             ("/executions/19/job", "job_not_found"),
             ("/executions/23/delay", "not_allowed"),
         }
-        assert world.count("executions") == 0
+        assert world.count_rows("executions") == 0
 
     def test_a_wrong_type_is_named_with_its_index(self, world: World) -> None:
-        items = self._items(3)
+        items = self._make_items(3)
         items[1]["priority"] = "high"
         items[2] = {"parameters": {}}
         response = world.client.post("/api/v1/executions/batch", json={"executions": items})
         assert _codes(response) == {("/executions/1/priority", "wrong_type"), ("/executions/2/job", "missing")}
 
     def test_a_replay_returns_the_same_batch(self, any_world: World) -> None:
-        body = {"executions": self._items(3)}
+        body = {"executions": self._make_items(3)}
         first = any_world.client.post("/api/v1/executions/batch", json=body, headers=KEY)
         second = any_world.client.post("/api/v1/executions/batch", json=body, headers=KEY)
         assert first.json == second.json
-        assert any_world.count("executions") == 3
+        assert any_world.count_rows("executions") == 3
 
 
 def _nested(levels: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def test_an_unknown_queue_is_refused_wherever_it_is_named(
         "there is no queue 'critcal'; did you mean critical? There are background, critical, default. "
         "PUT /api/v1/queues/critcal creates it"
     )
-    assert (any_world.count("executions"), any_world.count("queues")) == (0, 0)
+    assert (any_world.count_rows("executions"), any_world.count_rows("queues")) == (0, 0)
 
 
 @pytest.mark.parametrize(("path", "body"), [("jobs", JOB), ("schedules", SCHEDULE)])
@@ -61,7 +61,7 @@ def test_ten_thousand_invented_names_are_refused_and_leave_nothing(any_world: Wo
     refused = any_world.client.post("/api/v1/executions/batch", json={"executions": items})
     assert refused.status_code == 422
     assert {each["code"] for each in refused.json["errors"]} == {"unknown_queue"}
-    assert (any_world.count("executions"), any_world.count("queues")) == (0, 0)
+    assert (any_world.count_rows("executions"), any_world.count_rows("queues")) == (0, 0)
 
 
 def test_a_message_names_ten_queues_and_says_how_to_list_the_others(world: World) -> None:
@@ -82,15 +82,15 @@ def test_what_cannot_be_a_name_is_refused_as_such(any_world: World, queue: str) 
 
 def test_a_queue_that_was_created_is_there_for_everybody(any_world: World) -> None:
     assert any_world.client.put("/api/v1/queues/mail").status_code == 201
-    assert any_world.submitted({**GIVEN, "queue": "mail"})["queue"] == "mail"
+    assert any_world.submit_accepted({**GIVEN, "queue": "mail"})["queue"] == "mail"
     assert any_world.client.post("/api/v1/jobs", json={**JOB, "queue": "mail"}).status_code == 201
     assert any_world.client.post("/api/v1/schedules", json={**SCHEDULE, "queue": "mail"}).status_code == 201
 
 
 def test_a_rerun_keeps_a_queue_of_its_own_only_while_that_exists(any_world: World) -> None:
     any_world.client.put("/api/v1/queues/mail")
-    ended = any_world.submitted({**GIVEN, "queue": "mail"})["id"]
-    any_world.entered(ended, 1, "Failed", dead_letter="open")
+    ended = any_world.submit_accepted({**GIVEN, "queue": "mail"})["id"]
+    any_world.enter_state(ended, 1, "Failed", dead_letter="open")
     again = f"/api/v1/executions/{ended}"
     assert any_world.client.post(f"{again}/rerun").json["queue"] == "mail"
     with any_world.database.write() as connection:

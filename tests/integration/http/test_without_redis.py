@@ -15,14 +15,14 @@ ITEM = {"job": "export", "parameters": {"user_id": "u"}}
 
 def _use_everything(world: World) -> None:
     """Each kind of request that rings the relay's bell."""
-    made = world.submitted({"parameters": {"user_id": "u"}, "delay": 60})
+    made = world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
     assert world.client.post("/api/v1/executions/batch", json={"executions": [ITEM] * 3}).status_code == 202
     assert world.client.post(f"/api/v1/executions/{made['id']}/cancel").status_code == 200
     definition = {"name": "mine", "task": "tasks.exports.export"}
     assert world.client.post("/api/v1/jobs", json=definition).status_code == 201
     assert world.client.put("/api/v1/jobs/mine", json=definition, headers={"If-Match": "*"}).status_code == 200
     assert world.client.delete("/api/v1/jobs/mine", headers={"If-Match": "*"}).status_code == 204
-    assert world.count("executions") == 4
+    assert world.count_rows("executions") == 4
 
 
 def test_redis_is_absent(world: World) -> None:
@@ -44,7 +44,7 @@ def test_redis_is_frozen(
 def test_the_relay_is_woken(sqlite_database: Database, redis_server: RedisServer, redis_url: str) -> None:
     seed(sqlite_database)
     world = world_on(sqlite_database, REDIS_URL=redis_url)
-    world.submitted()
-    client = redis_server.client()
+    world.submit_accepted()
+    client = redis_server.create_client()
     until(lambda: client.xlen(keys.WAKE), what="the bell to ring")
     client.close()

@@ -37,10 +37,10 @@ def running_engine(
 ) -> Iterator[tuple[Engine, Process]]:
     """With a relay and a worker that runs four jobs at a time, with the `SETTINGS` of the module."""
     with engine_in(tmp_path_factory.mktemp(request.param)) as engine:
-        engine.relay()
+        engine.start_relay()
         settings = getattr(request.module, "SETTINGS", {})
-        worker = engine.worker("--pool", request.param, "-c", "4", **settings)
-        engine.ready("tells_of_itself")
+        worker = engine.start_worker("--pool", request.param, "-c", "4", **settings)
+        engine.wait_until_ready("tells_of_itself")
         yield engine, worker
 
 
@@ -58,7 +58,7 @@ def worker(running_engine: tuple[Engine, Process]) -> Process:
 
 def pids_of(engine: Engine, execution: str) -> list[int]:
     """The processes that noted a start of this execution."""
-    lines = engine.diary.read_text().splitlines() if engine.diary.exists() else []
+    lines = engine.activity_log.read_text().splitlines() if engine.activity_log.exists() else []
     words = [line.split() for line in lines]
     return [int(pid) for noted, _, what, pid in words if (noted, what) == (execution, "start")]
 

@@ -110,7 +110,7 @@ def names_of_containers() -> str:
 
 
 def failed(engine: Engine, execution: str) -> tuple[str, str, ExecutionRow]:
-    row = engine.finished(execution)
+    row = engine.wait_until_final(execution)
     assert row.state is State.FAILED
     return error_of(row)["type"], error_of(row)["message"], row
 
@@ -125,7 +125,7 @@ def test_a_container_is_the_job(engine: Engine, define: Any) -> None:
     echo "{\\"given\\": $(cat /tmp/given), \\"user\\": $(id -u)}" > /jobworker/result.json
     """
     execution = define(script, parameters={"any": ["thing", 1]}, memory=64 * MIB)
-    row = engine.finished(execution)
+    row = engine.wait_until_final(execution)
     assert row.state is State.SUCCEEDED, (row.error, row.reason)
     assert row.result == {"given": {"any": ["thing", 1]}, "user": 0}
     assert said(engine, execution, "printed").logger == "stdout"
@@ -171,9 +171,9 @@ def test_it_ends_when_its_time_is_over(engine: Engine, define: Any) -> None:
     unwanted = define(stubborn)
     said(engine, unwanted, "begun")
     engine.cancel(unwanted)
-    row = engine.finished(late)
+    row = engine.wait_until_final(late)
     assert (row.state, row.reason) == (State.TIMED_OUT, "hard time limit exceeded")
-    row = engine.finished(unwanted)
+    row = engine.wait_until_final(unwanted)
     assert row.state is State.CANCELLED
     names = names_of_containers()
     assert not [execution for execution in (late, unwanted) if execution in names]
@@ -184,6 +184,6 @@ def test_it_ends_with_its_worker(define: Any, running_engine: tuple[Engine, Proc
     execution = define("trap '' TERM; echo begun; while :; do sleep 1; done")
     said(engine, execution, "begun")
     assert execution in names_of_containers()
-    worker.end()
+    worker.terminate()
     until(lambda: execution not in names_of_containers(), every=0.3, what="the end of the container")
-    engine.worker("--pool", "threads", **SETTINGS)  # Whatever comes next needs one.
+    engine.start_worker("--pool", "threads", **SETTINGS)  # Whatever comes next needs one.

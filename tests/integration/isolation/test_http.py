@@ -31,8 +31,8 @@ class Site(http.server.ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked: collections.Counter[str] = collections.Counter()
-        self.broken = False
+        self.request_counts: collections.Counter[str] = collections.Counter()
+        self.is_broken = False
         self.released = threading.Event()
 
     @property
@@ -49,10 +49,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        self.server.asked[path] += 1
-        times = self.server.asked[path]
+        self.server.request_counts[path] += 1
+        times = self.server.request_counts[path]
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-        if self.server.broken:
+        if self.server.is_broken:
             self._answer(500, b"broken")
         elif path == "/echo":
             told = {
@@ -112,7 +112,7 @@ def request(engine: Engine, url: str, attempts: int = 1, job: str = "http.reques
 
 
 def done(engine: Engine, execution: str) -> dict[str, Any]:
-    row = engine.finished(execution)
+    row = engine.wait_until_final(execution)
     assert row.state is State.SUCCEEDED, (row.error, row.reason)
     assert row.result is not None
     return dict(row.result)
@@ -171,7 +171,7 @@ def test_failures_say_why(engine: Engine, site: Site) -> None:
         "private": request(engine, "http://10.0.0.1/"),
         "disguised": request(engine, "http://2130706433/"),
     }
-    ends = {name: error_of(engine.finished(execution)) for name, execution in wanted.items()}
+    ends = {name: error_of(engine.wait_until_final(execution)) for name, execution in wanted.items()}
     assert {name: error["type"] for name, error in ends.items()} == {
         "status": "UnexpectedStatus",
         **dict.fromkeys(["nobody", "silent", "drip"], "RequestFailed"),
@@ -191,20 +191,20 @@ def test_failures_say_why(engine: Engine, site: Site) -> None:
 
 def test_it_comes_back_when_the_server_says(engine: Engine, site: Site) -> None:
     again = request(engine, f"{site.url}/later", attempts=2)
-    row = engine.finished(again)
+    row = engine.wait_until_final(again)
     assert (row.state, row.attempt) == (State.SUCCEEDED, 2), row.error
     first, _ = executions.attempts(engine.database, again).items
     assert first.reason == f"{site.url} answered 503 and asks to come back after 1 s"
 
 
 def test_the_circuit_opens_puts_off_and_closes(engine: Engine, site: Site) -> None:
-    site.broken = True
+    site.is_broken = True
     circuit = {**policies.DEFAULTS, "circuit": {"failures": 3, "pause": 4}}
     jobs.create(engine.database, SystemClock(), Definition("careful", "http.request", policies=circuit), "test")
     for number in range(3):
-        row = engine.finished(request(engine, f"{site.url}/{number}", job="careful"))
+        row = engine.wait_until_final(request(engine, f"{site.url}/{number}", job="careful"))
         assert error_of(row)["type"] == "UnexpectedStatus"
-    site.broken = False
+    site.is_broken = False
     put_off = [request(engine, f"{site.url}/after-{number}", job="careful") for number in range(4)]
 
     def all_wait() -> bool:
@@ -213,9 +213,9 @@ def test_the_circuit_opens_puts_off_and_closes(engine: Engine, site: Site) -> No
     until(all_wait, what="executions that wait")
     assert done(engine, request(engine, f"{site.url}/other"))["status"] == 200, "another job has its own circuit"
     assert "is open: it failed several times in a row" in (engine.get(put_off[0]).reason or "")
-    assert not [path for path in site.asked if path.startswith("/after")]
+    assert not [path for path in site.request_counts if path.startswith("/after")]
 
-    rows: list[ExecutionRow] = [engine.finished(execution) for execution in put_off]
+    rows: list[ExecutionRow] = [engine.wait_until_final(execution) for execution in put_off]
     assert {row.state for row in rows} == {State.SUCCEEDED}, [row.error for row in rows]
     # One attempt was all that each of them had.
-    assert all(site.asked[f"/after-{number}"] == 1 for number in range(4))
+    assert all(site.request_counts[f"/after-{number}"] == 1 for number in range(4))

@@ -31,7 +31,7 @@ def resident(pid: int) -> int:
 def test_it_finds_everything_and_is_heard(engine: Engine) -> None:
     secret = "in nobody's list of processes"
     execution = engine.submit_one("tells_of_itself", parameters={"secret": secret}, correlation_id="c-1")
-    row = engine.finished(execution)
+    row = engine.wait_until_final(execution)
     assert row.state is State.SUCCEEDED, (row.error, row.reason)
     assert row.result is not None
     told = row.result
@@ -65,7 +65,7 @@ def test_it_finds_everything_and_is_heard(engine: Engine) -> None:
 def test_ends_of_every_kind(engine: Engine) -> None:
     ways = ["segfault", "leave", "exit", "kill", "raise", "not json", "forge", "lie", "nest"]
     wanted = {how: engine.submit_one("ends_badly", parameters={"how": how}) for how in ways}
-    rows = {how: engine.finished(execution) for how, execution in wanted.items()}
+    rows = {how: engine.wait_until_final(execution) for how, execution in wanted.items()}
     assert {how: row.state for how, row in rows.items()} == {
         **dict.fromkeys(ways, State.FAILED),
         "lie": State.SUCCEEDED,
@@ -83,18 +83,18 @@ def test_ends_of_every_kind(engine: Engine) -> None:
     assert rows["exit"].reason == "the job called sys.exit(3)"
     assert "in ends_badly" in errors["raise"]["traceback"]
     assert (rows["lie"].result, rows["lie"].attempt) == ("well", 1)
-    assert all(engine.starts()[(execution, 1)] == 1 for execution in wanted.values())
+    assert all(engine.count_starts()[(execution, 1)] == 1 for execution in wanted.values())
 
 
 def test_its_limits_end_only_the_job_itself(engine: Engine) -> None:
     fits = engine.submit_one("takes_memory", parameters={"mib": 50})
     much = engine.submit_one("takes_memory", parameters={"mib": 1000})
     long = engine.submit_one("takes_time")
-    assert engine.finished(fits).result == 50
-    row = engine.finished(much)
+    assert engine.wait_until_final(fits).result == 50
+    row = engine.wait_until_final(much)
     assert (row.state, error_of(row)["type"]) == (State.FAILED, "MemoryError")
     assert row.reason == f"its memory limit of {200 * MIB} bytes is used up"
-    row = engine.finished(long)
+    row = engine.wait_until_final(long)
     assert (row.state, error_of(row)["type"]) == (State.FAILED, "ProcessCrashed")
     assert error_of(row)["message"] == "the job's process used up its 3 s of CPU time"
 
@@ -105,9 +105,9 @@ def test_retries_are_decided_as_everywhere(engine: Engine) -> None:
     after_a_crash = engine.submit_one("crashes_once")
     exhausted = engine.submit_one("succeeds_at_last", parameters={"good_attempt": 9})
     for execution in (by_celery, by_itself, after_a_crash):
-        row = engine.finished(execution)
+        row = engine.wait_until_final(execution)
         assert (row.state, row.result, row.attempt) == (State.SUCCEEDED, 2, 2)
-    row = engine.finished(exhausted)
+    row = engine.wait_until_final(exhausted)
     assert (row.state, row.attempt, error_of(row)["message"]) == (State.FAILED, 3, "not yet: 3")
     attempts = executions.attempts(engine.database, after_a_crash).items
     assert attempts[0].error
@@ -117,7 +117,7 @@ def test_retries_are_decided_as_everywhere(engine: Engine) -> None:
 def test_nothing_is_left_after_the_hard_limit(engine: Engine) -> None:
     policy = {"strategy": "fixed", "delay": 0.1, "max_attempts": 2}
     execution = engine.submit_one("will_not_go", retry=policy)
-    row = engine.finished(execution)
+    row = engine.wait_until_final(execution)
     assert (row.state, row.reason, row.attempt) == (State.TIMED_OUT, "hard time limit exceeded", 2)
     assert error_of(row)["message"] == "the hard time limit of 2 s passed"
     assert row.started_at is not None
@@ -131,13 +131,13 @@ def test_soft_limits_and_extensions(engine: Engine) -> None:
     minds = engine.submit_one("is_warned", parameters={"minds": True})
     does_not = engine.submit_one("is_warned", parameters={"minds": False})
     longer = engine.submit_one("takes_its_time")
-    row = engine.finished(minds)
+    row = engine.wait_until_final(minds)
     assert (row.state, row.result) == (State.SUCCEEDED, "cleaned up")
     assert row.reason == "succeeded after its soft time limit of 1 s had passed"
     said(engine, minds, "its soft time limit of 1 s has passed")
-    row = engine.finished(does_not)
+    row = engine.wait_until_final(does_not)
     assert (row.state, row.reason) == (State.TIMED_OUT, "soft time limit exceeded")
-    row = engine.finished(longer)
+    row = engine.wait_until_final(longer)
     assert (row.state, row.result) == (State.SUCCEEDED, "in the end")
 
 
@@ -146,7 +146,7 @@ def test_cancelled_while_it_runs(engine: Engine, minds: bool) -> None:
     execution = engine.submit_one("can_be_stopped", parameters={"minds": minds})
     pids = started(engine, execution)
     engine.cancel(execution)
-    row = engine.finished(execution)
+    row = engine.wait_until_final(execution)
     assert row.state is State.CANCELLED
     by_itself = "the job stopped by itself"
     assert row.reason == (by_itself if minds else "it did not stop by itself and was ended by SIGKILL")
@@ -156,21 +156,21 @@ def test_cancelled_while_it_runs(engine: Engine, minds: bool) -> None:
 def test_hooks_run_over_there(engine: Engine) -> None:
     good = engine.submit_one("TellsOfItsHooks")
     bad = engine.submit_one("TellsOfItsHooks", parameters={"fails": True})
-    assert engine.finished(good).result == "done"
-    assert error_of(engine.finished(bad))["message"] == "as told"
+    assert engine.wait_until_final(good).result == "done"
+    assert error_of(engine.wait_until_final(bad))["message"] == "as told"
     for execution, expected in (
         (good, ["before", "start", "done", "Succeeded"]),
         (bad, ["before", "start", "ValueError", "Failed"]),
     ):
-        noted = [line.split() for line in engine.diary.read_text().splitlines() if line.startswith(execution)]
+        noted = [line.split() for line in engine.activity_log.read_text().splitlines() if line.startswith(execution)]
         assert [what for _, _, what, _ in noted] == expected
         assert len({pid for *_, pid in noted}) == 1
 
 
 def test_it_calls_and_is_called_from_python(engine: Engine) -> None:
     caller = engine.submit_one("calls_another")
-    called = str(engine.finished(caller).result)
-    until(lambda: called in engine.succeeded(), within=60, what="the call")
+    called = str(engine.wait_until_final(caller).result)
+    until(lambda: called in engine.list_succeeded(), within=60, what="the call")
     row = engine.get(called)
     assert row.result is not None
     assert row.result["command"][-2] == "jobworker.worker.isolation.child"
@@ -178,35 +178,35 @@ def test_it_calls_and_is_called_from_python(engine: Engine) -> None:
 
 
 def test_where_another_job_went_is_no_matter(engine: Engine) -> None:
-    engine.finished(engine.submit_one("goes_elsewhere"))
-    rows = [engine.finished(engine.submit_one("succeeds_at_last", parameters={"good_attempt": 1})) for _ in range(2)]
+    engine.wait_until_final(engine.submit_one("goes_elsewhere"))
+    rows = [engine.wait_until_final(engine.submit_one("succeeds_at_last", parameters={"good_attempt": 1})) for _ in range(2)]
     assert [row.result for row in rows] == [1, 1]
 
 
 def test_time_limits_hold_on_a_pool_of_one(tmp_path: Path) -> None:
     with engine_in(tmp_path) as engine:
-        engine.relay()
-        engine.worker("--pool", "solo")
-        engine.ready("will_not_go")
+        engine.start_relay()
+        engine.start_worker("--pool", "solo")
+        engine.wait_until_ready("will_not_go")
         execution = engine.submit_one("will_not_go")
-        row = engine.finished(execution)
+        row = engine.wait_until_final(execution)
         assert (row.state, row.reason) == (State.TIMED_OUT, "hard time limit exceeded")
         assert not any(is_alive(pid) for pid in pids_of(engine, execution))
 
 
 def test_a_thread_that_goes_on_holds_nothing_up(engine: Engine) -> None:
-    row = engine.finished(engine.submit_one("leaves_a_thread"))
+    row = engine.wait_until_final(engine.submit_one("leaves_a_thread"))
     assert (row.state, row.result) == (State.SUCCEEDED, "returned")
 
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_it_ends_with_its_worker(tmp_path: Path, pool: str) -> None:
     with engine_in(tmp_path) as engine:
-        engine.relay()
-        worker = engine.worker("--pool", pool)
-        engine.ready("can_be_stopped")
+        engine.start_relay()
+        worker = engine.start_worker("--pool", pool)
+        engine.wait_until_ready("can_be_stopped")
         [pid] = started(engine, engine.submit_one("can_be_stopped", parameters={"minds": False}))
-        worker.end()
+        worker.terminate()
         until(lambda: not is_alive(pid), what="the end of the job's process")
 
 

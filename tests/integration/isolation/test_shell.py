@@ -26,7 +26,7 @@ def test_a_command_runs_and_its_output_is_the_log(engine: Engine) -> None:
     # Nor can it read the environment of the process that keeps it.
     script += "; tr '\\0' '\\n' </proc/$PPID/environ"
     execution = shell(engine, SH, "-c", script, parameters={"input": "given\n"})
-    row = engine.finished(execution)
+    row = engine.wait_until_final(execution)
     assert (row.state, row.result) == (State.SUCCEEDED, {"exit_code": 0}), row.error
     assert said(engine, execution, "given").logger == "stdout"
     assert (said(engine, execution, "problem").logger, said(engine, execution, "problem").level) == (
@@ -47,7 +47,7 @@ def test_failures_say_why(engine: Engine) -> None:
         "no text": engine.submit_one("shell.run", parameters={"command": [SH, 3]}),
         "empty": engine.submit_one("shell.run", parameters={"command": []}),
     }
-    rows = {name: engine.finished(execution) for name, execution in wanted.items()}
+    rows = {name: engine.wait_until_final(execution) for name, execution in wanted.items()}
     assert {row.state for row in rows.values()} == {State.FAILED}
     assert {name: (error_of(row)["type"], error_of(row)["message"]) for name, row in rows.items()} == {
         "fails": ("CommandFailed", f"{SH}: it ended with exit code 3"),
@@ -63,11 +63,11 @@ def test_time_limits_hold_on_every_pool(engine: Engine) -> None:
     hard = shell(engine, SH, "-c", "trap '' TERM; echo begun; sleep 600 & while :; do sleep 0.1; done", time_limit=1)
     soft = shell(engine, SLEEP, "600", soft_time_limit=1, time_limit=30)
     tidy = shell(engine, SH, "-c", "trap 'echo tidy; exit 0' TERM; while :; do sleep 0.1; done", soft_time_limit=1)
-    row = engine.finished(hard)
+    row = engine.wait_until_final(hard)
     assert (row.state, row.reason) == (State.TIMED_OUT, "hard time limit exceeded")
-    row = engine.finished(soft)
+    row = engine.wait_until_final(soft)
     assert (row.state, row.reason) == (State.TIMED_OUT, "soft time limit exceeded")
-    row = engine.finished(tidy)
+    row = engine.wait_until_final(tidy)
     assert (row.state, row.result) == (State.SUCCEEDED, {"exit_code": 0})
     said(engine, tidy, "tidy")
 
@@ -78,7 +78,7 @@ def test_cancelled_while_it_runs(engine: Engine, stubborn: bool) -> None:
     execution = shell(engine, SH, "-c", f"{trap}echo begun; while :; do sleep 0.1; done")
     said(engine, execution, "begun")
     engine.cancel(execution)
-    row = engine.finished(execution)
+    row = engine.wait_until_final(execution)
     assert row.state is State.CANCELLED
     by_force = "it did not stop by itself and was ended by SIGKILL"
     assert row.reason == (by_force if stubborn else "the program was told to end, and did")

@@ -19,56 +19,56 @@ class Household:
 
     def __init__(self, engine: Engine, *options: str) -> None:
         self.engine = engine
-        engine.relay()
-        self.worker: Process = engine.worker(*options)
-        engine.ready("clings")
+        engine.start_relay()
+        self.worker: Process = engine.start_worker(*options)
+        engine.wait_until_ready("clings")
         self.execution = engine.submit_one("clings")
         until(lambda: engine.get(self.execution).state is State.RUNNING and engine.is_running(self.execution))
-        plain, self.apart, orphan = children(engine, self.execution)
-        self.near = [process_of(engine, self.execution), plain, orphan, *offspring(self.worker.pid)]
-        self.near = [pid for pid in self.near if pid != self.apart and pid not in offspring(self.apart)]
-        assert alive(self.near) == self.near
+        plain, self.detached_pid, orphan = children(engine, self.execution)
+        self.pids = [process_of(engine, self.execution), plain, orphan, *offspring(self.worker.pid)]
+        self.pids = [pid for pid in self.pids if pid != self.detached_pid and pid not in offspring(self.detached_pid)]
+        assert alive(self.pids) == self.pids
 
-    def is_gone(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether nothing of it is left. Who was killed cannot look for those that have left the group."""
-        return not self.worker.is_alive() and not alive(self.near)
+        return not self.worker.is_alive() and not alive(self.pids)
 
 
 @pytest.fixture
 def household(engine: Engine) -> Iterator[Household]:
     made = Household(engine, "--", "worker.soft_shutdown_timeout=0")
     yield made
-    end(made.apart, *offspring(made.apart))
+    end(made.detached_pid, *offspring(made.detached_pid))
 
 
 def test_told_to_interrupt_its_jobs(household: Household) -> None:
     """Also one that ignores SIGTERM, which the worker would wait for without end."""
-    household.worker.send(signal.SIGQUIT)
-    until(household.is_gone, what=f"the end of {household.near}")
-    until(lambda: not alive([household.apart]))
+    household.worker.send_signal(signal.SIGQUIT)
+    until(household.has_ended, what=f"the end of {household.pids}")
+    until(lambda: not alive([household.detached_pid]))
 
 
 def test_told_twice_from_the_keyboard(household: Household) -> None:
-    household.worker.send(signal.SIGINT)
-    until(lambda: "Warm shutdown" in household.engine.log(household.worker))
-    household.worker.send(signal.SIGINT)
-    until(household.is_gone, what=f"the end of {household.near}")
+    household.worker.send_signal(signal.SIGINT)
+    until(lambda: "Warm shutdown" in household.engine.read_log(household.worker))
+    household.worker.send_signal(signal.SIGINT)
+    until(household.has_ended, what=f"the end of {household.pids}")
 
 
 def test_killed(household: Household) -> None:
-    household.worker.end(signal.SIGKILL)
-    until(household.is_gone, what=f"the end of {household.near}")
+    household.worker.terminate(signal.SIGKILL)
+    until(household.has_ended, what=f"the end of {household.pids}")
 
 
 def test_given_up(household: Household, own_server: RedisServer) -> None:
-    [worker] = own_server.client().zrange(keys.WORKERS, 0, -1)
-    own_server.client().set(keys.FENCE.format(worker=worker), 1)
-    until(household.is_gone, what=f"the end of {household.near}")
-    until(lambda: not alive([household.apart]))
+    [worker] = own_server.create_client().zrange(keys.WORKERS, 0, -1)
+    own_server.create_client().set(keys.FENCE.format(worker=worker), 1)
+    until(household.has_ended, what=f"the end of {household.pids}")
+    until(lambda: not alive([household.detached_pid]))
 
 
 def test_a_process_that_somebody_kills_takes_its_children_along(household: Household) -> None:
-    process, *others = household.near[:3]
+    process, *others = household.pids[:3]
     os.kill(process, signal.SIGKILL)
     until(lambda: not alive([process, *others]), what=f"the end of {others}")
-    household.worker.must_live()
+    household.worker.check_alive()

@@ -18,9 +18,9 @@ _PROMISED = 5.0
 @pytest.fixture(scope="module")
 def running(lasting_engine: Engine) -> Engine:
     """A relay and a worker with one process."""
-    lasting_engine.relay()
-    lasting_engine.worker("-c", "1")
-    lasting_engine.ready("clings")
+    lasting_engine.start_relay()
+    lasting_engine.start_worker("-c", "1")
+    lasting_engine.wait_until_ready("clings")
     return lasting_engine
 
 
@@ -36,7 +36,7 @@ def test_the_hard_limit_ends_the_job_and_all_that_it_started(running: Engine, st
     started = [process_of(engine, execution), *children(engine, execution)]
     assert len(alive(started)) == 4
 
-    row = engine.finished(execution)
+    row = engine.wait_until_final(execution)
     assert (row.state, row.reason) == (State.TIMED_OUT, "hard time limit exceeded")
     assert row.error is not None
     assert row.error["message"] == "the hard time limit of 1 s passed"
@@ -46,20 +46,20 @@ def test_the_hard_limit_ends_the_job_and_all_that_it_started(running: Engine, st
     until(lambda: not alive(started), what=f"the end of {started}")
     [attempt] = executions.attempts(engine.database, execution).items
     assert attempt.state is AttemptState.TIMED_OUT
-    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED, "another process has taken its place"
+    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED, "another process has taken its place"
 
 
 def test_a_job_that_survives_its_hard_limit_by_swallowing_everything_is_timed_out_all_the_same(running: Engine) -> None:
     engine = running
     execution = engine.submit_one("swallows_everything", parameters={"seconds": 2.0}, time_limit=0.5)
-    assert engine.finished(execution).state is State.TIMED_OUT
-    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED
+    assert engine.wait_until_final(execution).state is State.TIMED_OUT
+    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED
 
 
 def test_a_soft_limit_that_the_job_swallows_is_recorded(running: Engine) -> None:
     engine = running
     execution = engine.submit_one("swallows", parameters={"seconds": 1.5}, soft_time_limit=0.5)
-    row = engine.finished(execution)
+    row = engine.wait_until_final(execution)
     assert (row.state, row.result) == (State.SUCCEEDED, "done all the same")
     assert row.reason == "succeeded after its soft time limit of 0.5 s had passed"
     told = ("WARNING", "its soft time limit of 0.5 s has passed")
@@ -69,20 +69,20 @@ def test_a_soft_limit_that_the_job_swallows_is_recorded(running: Engine) -> None
 def test_an_extended_job_ends_in_time_and_one_that_takes_longer_still_does_not(running: Engine) -> None:
     engine = running
     limits = {"soft_time_limit": 0.6, "time_limit": 0.9}
-    row = engine.finished(engine.submit_one("extends", parameters={"seconds": 1.5, "by": 5}, **limits))
+    row = engine.wait_until_final(engine.submit_one("extends", parameters={"seconds": 1.5, "by": 5}, **limits))
     assert (row.state, row.reason) == (State.SUCCEEDED, None)
-    row = engine.finished(engine.submit_one("extends", parameters={"seconds": 30, "by": 0.5}, time_limit=0.5))
+    row = engine.wait_until_final(engine.submit_one("extends", parameters={"seconds": 30, "by": 0.5}, time_limit=0.5))
     assert row.state is State.TIMED_OUT
     assert row.error is not None
     assert row.error["message"] == "the hard time limit of 1 s passed", "what it was extended by counts"
-    row = engine.finished(engine.submit_one("extends", parameters={"seconds": 30, "by": 0.5}, soft_time_limit=0.5))
+    row = engine.wait_until_final(engine.submit_one("extends", parameters={"seconds": 30, "by": 0.5}, soft_time_limit=0.5))
     assert row.state is State.TIMED_OUT
     assert row.error is not None
     assert row.error["message"] == "the soft time limit of 1 s passed"
 
 
 def test_what_cannot_be_had_is_refused_with_words_that_say_so(running: Engine) -> None:
-    told = running.finished(running.submit_one("extends_wrongly", time_limit=60)).result
+    told = running.wait_until_final(running.submit_one("extends_wrongly", time_limit=60)).result
     assert told[0] == "ValueError: context.extend() takes more than 0 and at most 2592000 seconds, not 0"
     assert [each.partition(":")[0] for each in told] == [*["ValueError"] * 4, *["TypeError"] * 2]
 
@@ -92,55 +92,55 @@ def test_an_extension_ends_with_its_attempt(running: Engine) -> None:
     limits = {"time_limit": 1.0}
     first = engine.submit_one("extends", parameters={"seconds": 0.1, "by": 1000}, **limits)
     second = engine.submit_one("clings", **limits)
-    assert engine.finished(first).state is State.SUCCEEDED
-    assert engine.finished(second).state is State.TIMED_OUT
+    assert engine.wait_until_final(first).state is State.SUCCEEDED
+    assert engine.wait_until_final(second).state is State.TIMED_OUT
 
 
 def test_each_process_leads_a_group_and_a_session_of_its_own(running: Engine) -> None:
-    who = running.finished(running.submit_one("says_who_it_is")).result
+    who = running.wait_until_final(running.submit_one("says_who_it_is")).result
     assert who["pid"] == who["group"] == who["session"]
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
 def test_on_a_pool_that_keeps_no_limit_a_job_with_one_has_a_process_of_its_own(engine: Engine, pool: str) -> None:
-    engine.relay()
-    worker = engine.worker("--pool", pool, "-c", "1")
-    engine.ready("clings")
-    who = engine.finished(engine.submit_one("says_who_it_is", time_limit=60))
+    engine.start_relay()
+    worker = engine.start_worker("--pool", pool, "-c", "1")
+    engine.wait_until_ready("clings")
+    who = engine.wait_until_final(engine.submit_one("says_who_it_is", time_limit=60))
     assert (who.state, who.attempt) == (State.SUCCEEDED, 1)
     assert who.result["pid"] != worker.pid
     execution = engine.submit_one("clings", time_limit=1.0)
     until(lambda: engine.is_running(execution))
     started = [process_of(engine, execution), *children(engine, execution)]
-    assert engine.finished(execution).state is State.TIMED_OUT
+    assert engine.wait_until_final(execution).state is State.TIMED_OUT
     until(lambda: not alive(started), what=f"the end of {started}")
-    row = engine.finished(engine.submit_one("swallows", parameters={"seconds": 1.5}, soft_time_limit=0.5))
+    row = engine.wait_until_final(engine.submit_one("swallows", parameters={"seconds": 1.5}, soft_time_limit=0.5))
     assert (row.state, row.reason) == (State.SUCCEEDED, "succeeded after its soft time limit of 0.5 s had passed")
-    row = engine.finished(engine.submit_one("extends", parameters={"seconds": 1.5, "by": 60}, time_limit=1.0))
+    row = engine.wait_until_final(engine.submit_one("extends", parameters={"seconds": 1.5, "by": 60}, time_limit=1.0))
     assert row.state is State.SUCCEEDED
-    assert engine.finished(engine.submit_one("says_who_it_is")).result["pid"] == worker.pid, "without a limit as ever"
+    assert engine.wait_until_final(engine.submit_one("says_who_it_is")).result["pid"] == worker.pid, "without a limit as ever"
 
 
 def test_a_pool_on_which_that_is_not_possible_does_not_begin(engine: Engine) -> None:
-    engine.relay()
-    engine.worker("--pool", "custom", "-c", "1", CELERY_CUSTOM_WORKER_POOL="tests.jobs.otherpool:TaskPool")
-    engine.ready()
+    engine.start_relay()
+    engine.start_worker("--pool", "custom", "-c", "1", CELERY_CUSTOM_WORKER_POOL="tests.jobs.otherpool:TaskPool")
+    engine.wait_until_ready()
     execution = engine.submit_one("noop", time_limit=60, soft_time_limit=30)
-    row = engine.finished(execution)
+    row = engine.wait_until_final(execution)
     why = "a worker with the pool otherpool cannot keep its limits (time_limit 60 s, soft_time_limit 30 s)"
     assert (row.state, row.reason, row.attempt) == (State.FAILED, why, 0)
     assert row.error is not None
     assert row.error["type"] == "TimeLimitNotKept"
     assert "--pool prefork" in row.error["message"]
     assert not engine.is_running(execution)
-    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED, "nothing else is disturbed"
+    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED, "nothing else is disturbed"
 
 
 def test_a_worker_may_have_limits_for_what_has_none(engine: Engine) -> None:
-    engine.relay()
-    engine.worker("-c", "1", "--soft-time-limit", "1", "--time-limit", "60")
-    engine.ready()
-    row = engine.finished(engine.submit_one("hold", parameters={"seconds": 30}))
+    engine.start_relay()
+    engine.start_worker("-c", "1", "--soft-time-limit", "1", "--time-limit", "60")
+    engine.wait_until_ready()
+    row = engine.wait_until_final(engine.submit_one("hold", parameters={"seconds": 30}))
     assert (row.state, row.reason) == (State.TIMED_OUT, "soft time limit exceeded")
 
 
@@ -154,18 +154,18 @@ def test_a_retry_policy_covers_a_limit_like_any_failure(running: Engine, limit: 
         engine.submit_one("overruns_until", parameters={"good_attempt": attempt}, retry=policy, **limits)
         for attempt in (2, 9)
     )
-    row = engine.finished(good)
+    row = engine.wait_until_final(good)
     assert (row.state, row.result) == (State.SUCCEEDED, 2)
     states = [attempt.state for attempt in executions.attempts(engine.database, good).items]
     assert states == [AttemptState.TIMED_OUT, AttemptState.SUCCEEDED]
-    assert (1, "Retrying") in engine.story(good)
-    row = engine.finished(bad)
+    assert (1, "Retrying") in engine.list_transitions(good)
+    row = engine.wait_until_final(bad)
     assert (row.state, row.attempt) == (State.TIMED_OUT, 2)
 
 
 def test_a_policy_for_something_else_leaves_a_limit_final(running: Engine) -> None:
     policy = {"strategy": "fixed", "delay": 0.1, "retry_on": ["OSError"]}
-    row = running.finished(running.submit_one("clings", retry=policy, time_limit=0.5))
+    row = running.wait_until_final(running.submit_one("clings", retry=policy, time_limit=0.5))
     assert (row.state, row.attempt) == (State.TIMED_OUT, 1)
 
 
@@ -176,5 +176,5 @@ def test_a_plain_celery_task_has_its_limits_too(running: Engine, limit: str) -> 
     options: dict[str, Any] = {"time_limit": 1.0, "soft_time_limit": 30} if limit == "time_limit" else {}
     sender = Celery(broker=engine.redis_url, set_as_current=False)
     sender.send_task("plain_and_slow", kwargs={"path": str(path)}, queue="default", **options)
-    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED, "the only process is free again"
+    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED, "the only process is free again"
     assert path.exists() is (limit == "soft_time_limit")

@@ -49,9 +49,9 @@ class World:
         self.clock = clock
         self._reports = 0
         self._submitted: list[str] = []
-        self.dispatcher = self.another_dispatcher()
+        self.dispatcher = self.create_dispatcher()
 
-    def another_dispatcher(self, name: str = "relay", feed: int = 100) -> Dispatcher:
+    def create_dispatcher(self, name: str = "relay", feed: int = 100) -> Dispatcher:
         """One that leads from now on, and knows of a worker."""
         ageing = dt.timedelta(seconds=60)
         publisher, claims, problems = Publisher(self.client), Claims(self.client), Problems(self.clock)
@@ -61,7 +61,7 @@ class World:
             assert relay_state.lead(connection, name, self.clock.now(), relay_state.get(connection).tenure)
         return made
 
-    def let_others_lead(self) -> None:
+    def resign_leadership(self) -> None:
         """No relay leads from now on."""
         with self.database.write() as connection:
             relay_state.resign(connection, self.dispatcher.relay_name)
@@ -81,61 +81,61 @@ class World:
         self._submitted += made
         return made
 
-    def put(self, definition: Definition) -> None:
+    def put_job(self, definition: Definition) -> None:
         """Change a definition."""
         with self.database.write() as connection:
             jobs.put(connection, definition, Owner.API, "ann", self.clock.now())
 
-    def report(self, kind: Kind, execution: str, attempt: int = 1, **data: Any) -> None:
+    def record_report(self, kind: Kind, execution: str, attempt: int = 1, **data: Any) -> None:
         """A worker reports, and the report is recorded."""
         self._reports += 1
         event = Event(f"{self._reports}-1", kind, execution, attempt, {"worker": "w1", **data})
         with self.database.write() as connection:
             record(connection, [event])
 
-    def release(self) -> None:
+    def release_due(self) -> None:
         """What is due becomes ready."""
         with self.database.write() as connection:
             dispatch.release_due(connection, self.clock.now() + _DAY, 100)
 
     def dispatch(self) -> list[str]:
         """The executions that go out in one round, in the order in which they were submitted."""
-        before = self.published()
+        before = self.list_published()
         self.dispatcher.dispatch()
-        return sorted(self.published() - before, key=self._submitted.index)
+        return sorted(self.list_published() - before, key=self._submitted.index)
 
-    def published(self) -> set[str]:
+    def list_published(self) -> set[str]:
         """The executions whose messages are with the workers, as SQL has it."""
         with self.database.read() as connection:
             return {row.id for row in dispatch.published_before(connection, self.clock.now() + _DAY, 100_000)}
 
-    def waiting(self, priority: int = 5) -> list[str]:
+    def list_queued(self, priority: int = 5) -> list[str]:
         """The executions whose messages wait in the list of this priority, the next one first."""
         found: Any = self.client.lrange(list_name("default", priority), 0, -1)
         return [json.loads(raw)["headers"]["jobworker"]["execution"] for raw in reversed(found)]
 
-    def cancel(self, execution: str) -> None:
+    def request_cancel(self, execution: str) -> None:
         """Ask for it not to start."""
         with self.database.write() as connection:
             assert executions.request_cancel(connection, execution, "ann", self.clock.now())
 
-    def get(self, execution: str) -> ExecutionRow:
+    def get_execution(self, execution: str) -> ExecutionRow:
         """The execution as it stands."""
         with self.database.read() as connection:
             row = executions.get(connection, execution)
         assert row is not None
         return row
 
-    def taken(self) -> list[str]:
+    def pop_messages(self) -> list[str]:
         """The messages of the default queue, which are gone then."""
         found: Any = self.client.lpop(list_name("default", 5), 1000)
         return list(reversed(found or []))
 
-    def fetch(self, execution: str, attempt: int = 1) -> None:
+    def mark_fetched(self, execution: str, attempt: int = 1) -> None:
         """As if a worker had fetched the attempt and not started it."""
         self.client.set(keys.RUN.format(execution=execution), f"{attempt} running w1 7")
 
-    def give_back(self, execution: str, attempt: int = 1) -> None:
+    def mark_returned(self, execution: str, attempt: int = 1) -> None:
         """As if that worker could not start it after all."""
         self.client.set(keys.RUN.format(execution=execution), f"{attempt - 1} finished - -")
 

@@ -34,37 +34,37 @@ class Running:
     """A relay with a worker that is always there, and rows in which something is wrong."""
 
     def __init__(self, world: World, redis_url: str) -> None:
-        self.world = world
-        self.household = Household(world.database)
-        world.put(SEND)
-        world.let_others_lead()
+        self.driver = world
+        self.executions = Household(world.database)
+        world.put_job(SEND)
+        world.resign_leadership()
         self.relay = hurried_relay(world, redis_url)
         self.relay.run_turn()
 
-    def spoil(self, table: sa.Table, column: str, text: Any, **where: Any) -> None:
+    def corrupt_column(self, table: sa.Table, column: str, text: Any, **where: Any) -> None:
         """Put a value into a column, as no code of ours does."""
         condition = " AND ".join(f"{name} = :{name}" for name in where)
-        with self.world.database.write() as connection:
+        with self.driver.database.write() as connection:
             for trigger in connection.scalars(_TRIGGERS, {"table": table.name}).all():
                 connection.execute(sa.text(f"DROP TRIGGER {trigger}"))  # What is kept of the past refuses changes.
             statement = sa.text(f"UPDATE {table.name} SET {column} = :text WHERE {condition}")
             assert connection.execute(statement, {"text": text, **where}).rowcount
 
-    def report(self, execution: str, kind: Kind = Kind.SUCCEEDED, **data: Any) -> None:
+    def publish_event(self, execution: str, kind: Kind = Kind.SUCCEEDED, **data: Any) -> None:
         """A report of a worker."""
-        self.world.client.xadd(keys.EVENTS, events.encode(kind, execution, 1, data))  # type: ignore[arg-type]
+        self.driver.client.xadd(keys.EVENTS, events.encode(kind, execution, 1, data))  # type: ignore[arg-type]
 
-    def turns(self, count: int = 3) -> None:
+    def run_turns(self, count: int = 3) -> None:
         """Let it work. What a turn meets must not come out of it."""
         for _ in range(count):
-            announce(self.world.client, "default")
-            self.world.client.xadd(keys.WAKE, {"ring": "1"}, maxlen=1)  # Redis ends a wait late, tens of ms each.
+            announce(self.driver.client, "default")
+            self.driver.client.xadd(keys.WAKE, {"ring": "1"}, maxlen=1)  # Redis ends a wait late, tens of ms each.
             self.relay.run_turn()
-            self.world.clock.advance(1)
+            self.driver.clock.advance(1)
 
-    def problems(self) -> str:
+    def read_problems(self) -> str:
         """What `/readyz` is told."""
-        with self.world.database.read() as connection:
+        with self.driver.database.read() as connection:
             return str(relay_state.problems(connection))
 
 
@@ -82,29 +82,29 @@ def json_columns(table: sa.Table) -> list[str]:
 def test_an_execution_with_a_column_that_cannot_be_read_keeps_no_other_from_running(
     running: Running, column: str
 ) -> None:
-    spoilt = [running.world.submit() for _ in TEXTS]
+    spoilt = [running.driver.submit() for _ in TEXTS]
     for execution, text in zip(spoilt, TEXTS, strict=True):
-        running.spoil(schema.executions, column, text, id=execution)
-    good = running.world.submit()
-    running.turns()
-    assert good in running.world.published()
+        running.corrupt_column(schema.executions, column, text, id=execution)
+    good = running.driver.submit()
+    running.run_turns()
+    assert good in running.driver.list_published()
     for execution in (*spoilt, good):
-        running.report(execution, Kind.RUNNING, worker="w1", token="1")
-        running.report(execution, Kind.PROGRESS, done=1)
-        running.report(execution, Kind.SUCCEEDED, worker="w1", token="1", result=1, metadata={"a": 1})
-    running.turns()
-    assert running.world.get(good).state is State.SUCCEEDED
+        running.publish_event(execution, Kind.RUNNING, worker="w1", token="1")
+        running.publish_event(execution, Kind.PROGRESS, done=1)
+        running.publish_event(execution, Kind.SUCCEEDED, worker="w1", token="1", result=1, metadata={"a": 1})
+    running.run_turns()
+    assert running.driver.get_execution(good).state is State.SUCCEEDED
     if column in ("parameters", "overrides", "call"):
-        assert "cannot be dispatched" in running.problems()
+        assert "cannot be dispatched" in running.read_problems()
 
 
 def test_an_execution_that_cannot_be_dispatched_fails_and_lets_its_key_go_on(running: Running) -> None:
     given, _ = policies.normalise({"concurrency": {"limit": 1}})
     limited = replace(SEND, policies=given)
-    spoilt, good = running.world.submit_many(limited, 2)
-    running.spoil(schema.executions, "parameters", "[1]", id=spoilt)
-    running.turns(6)
-    row = running.world.get(spoilt)
+    spoilt, good = running.driver.submit_many(limited, 2)
+    running.corrupt_column(schema.executions, "parameters", "[1]", id=spoilt)
+    running.run_turns(6)
+    row = running.driver.get_execution(spoilt)
     assert (row.state, row.error) == (
         State.FAILED,
         {
@@ -113,7 +113,7 @@ def test_an_execution_that_cannot_be_dispatched_fails_and_lets_its_key_go_on(run
             "traceback": None,
         },
     )
-    assert good in running.world.published()
+    assert good in running.driver.list_published()
 
 
 @pytest.mark.parametrize(
@@ -131,52 +131,52 @@ def test_an_execution_that_cannot_be_dispatched_fails_and_lets_its_key_go_on(run
 def test_what_a_job_or_worker_is_known_by_cannot_be_read(running: Running, table: sa.Table, column: str) -> None:
     key = {"tasks": "name", "workers": "id", "job_revisions": "job"}.get(table.name, "name")
     value = {"tasks": "tasks.any", "workers": "w8"}.get(table.name, "load")
-    running.turns(6)
+    running.run_turns(6)
     for text in TEXTS:
-        running.spoil(table, column, text, **{key: value})
-        good = running.world.submit()
-        running.turns(1)
-        assert good in running.world.published(), text
-        running.report(good, Kind.SUCCEEDED, worker="w1", token="1", result=1)
-        running.turns(1)
-        assert running.world.get(good).state is State.SUCCEEDED, text
+        running.corrupt_column(table, column, text, **{key: value})
+        good = running.driver.submit()
+        running.run_turns(1)
+        assert good in running.driver.list_published(), text
+        running.publish_event(good, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+        running.run_turns(1)
+        assert running.driver.get_execution(good).state is State.SUCCEEDED, text
 
 
 @pytest.mark.parametrize("limited", [False, True])
 def test_many_executions_of_a_revision_that_cannot_be_read_take_no_places(running: Running, limited: bool) -> None:
     """They are more than a round chooses, and wait until the revision can be read."""
-    world = running.world
+    world = running.driver
     given, _ = policies.normalise({"concurrency": {"limit": 1}} if limited else {})
     running.relay._dispatcher._selector.feed = 5
     spoilt = world.submit_many(replace(SEND, name="resend", policies=given), 20)
     key = {"job": "resend", "revision": 1}
     with world.database.read() as connection:
         before = connection.execute(sa.text("SELECT definition FROM job_revisions WHERE job = 'resend'")).scalar_one()
-    running.spoil(schema.job_revisions, "definition", "[1]", **key)
+    running.corrupt_column(schema.job_revisions, "definition", "[1]", **key)
     world.clock.advance(1)
     [good] = world.submit_many(replace(SEND, name="resend", time_limit=60, policies=given), 1, job_revision=2)
-    running.turns(4)
-    assert world.published() == {good}
-    assert "revision 1 of job resend" in running.problems()
-    running.report(good, Kind.SUCCEEDED, worker="w1", token="1", result=1)
-    running.spoil(schema.job_revisions, "definition", before, **key)
+    running.run_turns(4)
+    assert world.list_published() == {good}
+    assert "revision 1 of job resend" in running.read_problems()
+    running.publish_event(good, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+    running.corrupt_column(schema.job_revisions, "definition", before, **key)
     world.clock.advance(30)
-    running.turns(2)
-    assert spoilt[0] in world.published()
+    running.run_turns(2)
+    assert spoilt[0] in world.list_published()
 
 
 @pytest.mark.parametrize(("table", "column"), [(schema.batches, "on_complete"), (schema.job_triggers, "parameters")])
 def test_what_should_follow_an_end_cannot_be_read(running: Running, table: sa.Table, column: str) -> None:
-    house = running.household
-    house.define("report", policies={"trigger_after": [{"job": "load", "on": "any"}]})
+    house = running.executions
+    house.define_job("report", policies={"trigger_after": [{"job": "load", "on": "any"}]})
     for text in TEXTS:
-        batch, [first] = house.batch(Submission(job="load"))
+        batch, [first] = house.submit_batch(Submission(job="load"))
         if table is schema.batches:
-            running.spoil(table, column, text, id=batch)
+            running.corrupt_column(table, column, text, id=batch)
         else:
-            running.spoil(table, column, text, job="report")
-        running.report(first, Kind.SUCCEEDED, worker="w1", token="1", result=1)
-        running.turns(1)
+            running.corrupt_column(table, column, text, job="report")
+        running.publish_event(first, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+        running.run_turns(1)
         assert house.get(first).state is State.SUCCEEDED, text
 
 
@@ -192,11 +192,11 @@ def plain_columns(table: sa.Table) -> list[str]:
 
 def a_row_of_each(running: Running) -> None:
     """Make rows of what others depend on."""
-    house, now = running.household, running.world.clock.now()
-    house.define("report", policies={"trigger_after": [{"job": "extract", "on": "any"}]})
-    _, [first] = house.batch(Submission(job="extract"))
+    house, now = running.executions, running.driver.clock.now()
+    house.define_job("report", policies={"trigger_after": [{"job": "extract", "on": "any"}]})
+    _, [first] = house.submit_batch(Submission(job="extract"))
     house.submit("strict", parameters={"rows": 1}, depends_on=(first,))
-    with running.world.database.write() as connection:
+    with running.driver.database.write() as connection:
         queues.create(connection, "slow", "ann", now)
         queues.pause(connection, QueueRow("slow", now, "ann", "why"))
         connection.execute(schema.rate_buckets.insert().values(key="r", full_at=now))
@@ -205,7 +205,7 @@ def a_row_of_each(running: Running) -> None:
         connection.execute(schema.attempts.insert().values(values))
     with collecting() as declared:
         schedule("hourly", job="load", rule=every(5))
-    schedule_sync.apply(running.world.database, running.world.clock, declared, "code:v1")
+    schedule_sync.apply(running.driver.database, running.driver.clock, declared, "code:v1")
 
 
 @pytest.mark.parametrize(
@@ -227,41 +227,41 @@ def a_row_of_each(running: Running) -> None:
 )
 def test_a_column_of_another_type_keeps_no_other_work_from_running(running: Running, table: sa.Table) -> None:
     a_row_of_each(running)
-    running.turns(6)
-    database, keys_ = running.world.database, [column.name for column in table.primary_key]
+    running.run_turns(6)
+    database, keys_ = running.driver.database, [column.name for column in table.primary_key]
     with database.read() as connection:
         before = dict(connection.execute(sa.text(f"SELECT * FROM {table.name} LIMIT 1")).one()._mapping)
     key = {name: before[name] for name in keys_}
     for column in plain_columns(table):
         for value in GARBAGE:
-            running.spoil(table, column, value, **key)
-            good = running.world.submit()
-            running.turns(1)
-            assert good in running.world.published(), (column, value)
-            running.report(good, Kind.SUCCEEDED, worker="w1", token="1", result=1)
-            running.turns(1)
-            assert running.world.get(good).state is State.SUCCEEDED, (column, value)
+            running.corrupt_column(table, column, value, **key)
+            good = running.driver.submit()
+            running.run_turns(1)
+            assert good in running.driver.list_published(), (column, value)
+            running.publish_event(good, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+            running.run_turns(1)
+            assert running.driver.get_execution(good).state is State.SUCCEEDED, (column, value)
             with contextlib.suppress(AssertionError):
-                running.spoil(table, column, before[column], **key)
+                running.corrupt_column(table, column, before[column], **key)
 
 
 def test_an_execution_with_a_column_of_another_type_keeps_no_other_from_running(running: Running) -> None:
-    running.turns(6)
+    running.run_turns(6)
     given, _ = policies.normalise({"concurrency": {"limit": 100}, "rate_limit": {"limit": 1000, "per": 1}})
     limited = replace(SEND, policies=given)
     for column in plain_columns(schema.executions):
-        spoilt = [*running.world.submit_many(SEND, len(GARBAGE)), *running.world.submit_many(limited, len(GARBAGE))]
+        spoilt = [*running.driver.submit_many(SEND, len(GARBAGE)), *running.driver.submit_many(limited, len(GARBAGE))]
         for execution, value in zip(spoilt, GARBAGE * 2, strict=True):
-            running.spoil(schema.executions, column, value, id=execution)
-        good = [running.world.submit(), *running.world.submit_many(limited, 1)]
-        running.turns(6)  # Those that come first under their limits fail one after the other.
-        assert running.world.published().issuperset(good), column
+            running.corrupt_column(schema.executions, column, value, id=execution)
+        good = [running.driver.submit(), *running.driver.submit_many(limited, 1)]
+        running.run_turns(6)  # Those that come first under their limits fail one after the other.
+        assert running.driver.list_published().issuperset(good), column
         for execution in (*spoilt, *good):
-            running.report(execution, Kind.RUNNING, worker="w1", token="1")
-            running.report(execution, Kind.PROGRESS, done=1)
-            running.report(execution, Kind.SUCCEEDED, worker="w1", token="1", result=1)
-        running.turns(2)
-        assert {running.world.get(each).state for each in good} == {State.SUCCEEDED}, column
+            running.publish_event(execution, Kind.RUNNING, worker="w1", token="1")
+            running.publish_event(execution, Kind.PROGRESS, done=1)
+            running.publish_event(execution, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+        running.run_turns(2)
+        assert {running.driver.get_execution(each).state for each in good} == {State.SUCCEEDED}, column
 
 
 @pytest.mark.parametrize("column", ["limit_key", "priority", "attempt"])
@@ -270,25 +270,25 @@ def test_an_execution_that_cannot_be_put_in_order_fails_and_lets_its_limits_go_o
 ) -> None:
     given, _ = policies.normalise({"concurrency": {"limit": 1}})
     limited = replace(SEND, policies=given)
-    spoilt, good = running.world.submit_many(limited, 2)
-    running.spoil(schema.executions, column, b"\xff\xfe", id=spoilt)
-    running.turns(6)
-    with running.world.database.read() as connection:
+    spoilt, good = running.driver.submit_many(limited, 2)
+    running.corrupt_column(schema.executions, column, b"\xff\xfe", id=spoilt)
+    running.run_turns(6)
+    with running.driver.database.read() as connection:
         query = sa.select(schema.executions.c.state).where(schema.executions.c.id == spoilt)
         assert connection.scalar(query) == State.FAILED
-    assert good in running.world.published()
-    assert f"{column} has the wrong type" in running.problems()
+    assert good in running.driver.list_published()
+    assert f"{column} has the wrong type" in running.read_problems()
 
 
 @pytest.mark.parametrize("column", [name for name in plain_columns(schema.relay_state) if name != "leader"])
 def test_a_relay_starts_whatever_stands_in_the_row_of_relays(running: Running, column: str, redis_url: str) -> None:
     for value in GARBAGE:
-        running.spoil(schema.relay_state, "leader", None, id=1)
-        running.spoil(schema.relay_state, column, value, id=1)
-        running.relay = hurried_relay(running.world, redis_url)
-        good = running.world.submit()
-        running.turns(2)
-        assert good in running.world.published(), value
-        running.report(good, Kind.SUCCEEDED, worker="w1", token="1", result=1)
-        running.turns(1)
-        assert running.world.get(good).state is State.SUCCEEDED, value
+        running.corrupt_column(schema.relay_state, "leader", None, id=1)
+        running.corrupt_column(schema.relay_state, column, value, id=1)
+        running.relay = hurried_relay(running.driver, redis_url)
+        good = running.driver.submit()
+        running.run_turns(2)
+        assert good in running.driver.list_published(), value
+        running.publish_event(good, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+        running.run_turns(1)
+        assert running.driver.get_execution(good).state is State.SUCCEEDED, value

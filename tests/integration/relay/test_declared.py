@@ -79,7 +79,7 @@ def test_what_has_to_wait_is_told_once(start: Start, folder: Path, sqlite_databa
     [told] = log
     assert (told["event"], told["log_level"]) == ("declaration_not_taken_yet", "warning")
     assert "there is no job 'later'" in told["why"]
-    Household(sqlite_database).define("later")
+    Household(sqlite_database).define_job("later")
     chore.synchronize()
     assert states(sqlite_database) == {"early": State.ACTIVE}
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.every_redis
 
 def told(world: World) -> list[dict[str, Any]]:
     """What the headers of the messages in Redis say to workers."""
-    return [json.loads(raw)["headers"] for raw in world.taken()]
+    return [json.loads(raw)["headers"] for raw in world.pop_messages()]
 
 
 def test_attempts_that_were_cut_short_use_up_no_retry(world: World) -> None:
@@ -42,7 +42,7 @@ def test_attempts_that_were_cut_short_use_up_no_retry(world: World) -> None:
 def test_a_declined_message_goes_out_again(world: World) -> None:
     execution = world.submit()
     world.dispatcher.dispatch()
-    assert len(world.taken()) == 1
+    assert len(world.pop_messages()) == 1
     world.dispatcher.record_declined_messages([Declined(execution, 1, SEND.task, "old")])
     assert world.dispatcher.dispatch() == 0, "not at once: the same worker would take it again"
 
@@ -57,11 +57,11 @@ def test_what_a_relay_took_out_of_redis_when_it_died_goes_out_again(world: World
     executions = world.submit_many(SEND, 3)
     world.dispatcher.dispatch()
     assert len(world.dispatcher.claims.withdraw(lists_of("default"))) == 3  # Nobody writes down the answer.
-    assert (world.waiting(), world.published()) == ([], set(executions))
+    assert (world.list_queued(), world.list_published()) == ([], set(executions))
 
     assert world.dispatcher.republish_lost_messages(world.clock.now()) == 3
     world.dispatcher.dispatch()
-    assert world.waiting() == executions
+    assert world.list_queued() == executions
 
 
 def test_each_worker_that_lacks_a_task_is_warned_of_once(world: World) -> None:
@@ -81,24 +81,24 @@ def test_each_worker_that_lacks_a_task_is_warned_of_once(world: World) -> None:
 def test_a_cancellation_waits_while_a_worker_may_yet_start_it(world: World) -> None:
     execution = world.submit()
     world.dispatcher.dispatch()
-    world.fetch(execution)
-    world.cancel(execution)
+    world.mark_fetched(execution)
+    world.request_cancel(execution)
     assert world.dispatcher.cancel_queued() == 0
-    assert (world.get(execution).state, world.dispatcher.has_undecided_revocations) == (State.QUEUED, True)
+    assert (world.get_execution(execution).state, world.dispatcher.has_undecided_revocations) == (State.QUEUED, True)
 
-    world.give_back(execution)
+    world.mark_returned(execution)
     assert world.dispatcher.cancel_queued() == 1
-    assert (world.get(execution).state, world.dispatcher.has_undecided_revocations) == (State.CANCELLED, False)
+    assert (world.get_execution(execution).state, world.dispatcher.has_undecided_revocations) == (State.CANCELLED, False)
 
 
 def test_one_that_waits_does_not_hold_up_the_others(world: World) -> None:
     held, free = world.submit(), world.submit()
     world.dispatcher.dispatch()
-    world.fetch(held)
-    world.cancel(held)
-    world.cancel(free)
+    world.mark_fetched(held)
+    world.request_cancel(held)
+    world.request_cancel(free)
     assert world.dispatcher.cancel_queued() == 1
-    assert (world.get(held).state, world.get(free).state) == (State.QUEUED, State.CANCELLED)
+    assert (world.get_execution(held).state, world.get_execution(free).state) == (State.QUEUED, State.CANCELLED)
     assert world.dispatcher.has_undecided_revocations
 
 
@@ -119,7 +119,7 @@ def test_a_policy_that_is_wrong_is_left_out_and_told_of_once(world: World, overr
 def test_a_limit_that_is_wrong_holds_nothing_up(world: World) -> None:
     limited = replace(SEND, policies=policies.normalise({"concurrency": {"limit": 1}})[0])
     executions = world.submit_many(limited, 2)
-    world.put(replace(limited, policies={**limited.policies, "concurrency": {"limit": -1}}))
+    world.put_job(replace(limited, policies={**limited.policies, "concurrency": {"limit": -1}}))
     with structlog.testing.capture_logs() as logs:
         assert world.dispatch() == executions
     assert [line["job"] for line in logs if line["event"] == "limit_left_out"] == [SEND.name]

@@ -22,8 +22,8 @@ class Watched:
     """A relay, and what each of its transactions took: (reports, lines)."""
 
     def __init__(self, world: World, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.world = world
-        world.let_others_lead()
+        self.driver = world
+        world.resign_leadership()
         self.relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
         self.commits: list[tuple[int, int]] = []
         self.relay.run_turn()  # It leads, and knows this Redis.
@@ -35,24 +35,24 @@ class Watched:
 
         monkeypatch.setattr(self.relay, "_commit", commit)
 
-    def report(self, execution: str, kind: Kind, **data: Any) -> None:
+    def publish_event(self, execution: str, kind: Kind, **data: Any) -> None:
         """A report of a worker."""
-        self.world.client.xadd(keys.EVENTS, events.encode(kind, execution, 1, data))  # type: ignore[arg-type]
+        self.driver.client.xadd(keys.EVENTS, events.encode(kind, execution, 1, data))  # type: ignore[arg-type]
 
-    def say(self, execution: str, *lines: str) -> None:
+    def publish_log_lines(self, execution: str, *lines: str) -> None:
         """Lines of a job."""
         for line in lines:
             data = {"level": "INFO", "logger": "job", "message": line, "at": dt.datetime.now(dt.UTC).isoformat()}
-            self.world.client.xadd(keys.LOGS, events.encode(Kind.LOG, execution, 1, data))  # type: ignore[arg-type]
+            self.driver.client.xadd(keys.LOGS, events.encode(Kind.LOG, execution, 1, data))  # type: ignore[arg-type]
 
-    def said(self, execution: str) -> list[str]:
+    def list_log_lines(self, execution: str) -> list[str]:
         """What is kept."""
-        with self.world.database.read() as connection:
+        with self.driver.database.read() as connection:
             return [line.message for line in story.logs_after(connection, execution, "", 10_000)]
 
-    def lines_complete(self, execution: str) -> bool:
+    def has_complete_lines(self, execution: str) -> bool:
         """Whether readers may believe that no line is missing."""
-        with self.world.database.read() as connection:
+        with self.driver.database.read() as connection:
             pulse = story.pulse(connection, execution)
         assert pulse is not None
         return pulse.lines_complete
@@ -65,68 +65,68 @@ def watched(world: World, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Wa
 
 
 def test_a_few_lines_are_there_when_the_end_is(watched: Watched) -> None:
-    execution = watched.world.submit()
-    watched.say(execution, "one", "two")
-    watched.report(execution, Kind.SUCCEEDED, result=1)
+    execution = watched.driver.submit()
+    watched.publish_log_lines(execution, "one", "two")
+    watched.publish_event(execution, Kind.SUCCEEDED, result=1)
     watched.relay.run_turn()
     assert watched.commits == [(1, 2)]
-    assert watched.said(execution) == ["one", "two"]
-    assert watched.lines_complete(execution)
+    assert watched.list_log_lines(execution) == ["one", "two"]
+    assert watched.has_complete_lines(execution)
 
 
 def test_in_a_flood_states_are_committed_first_and_lines_in_pieces(watched: Watched) -> None:
-    talkative, quiet = watched.world.submit(), watched.world.submit()
+    talkative, quiet = watched.driver.submit(), watched.driver.submit()
     lines = [f"line {number}" for number in range(950)]
-    watched.say(talkative, *lines)
-    watched.report(quiet, Kind.SUCCEEDED, result=1)
-    watched.report(talkative, Kind.SUCCEEDED, result=1)
+    watched.publish_log_lines(talkative, *lines)
+    watched.publish_event(quiet, Kind.SUCCEEDED, result=1)
+    watched.publish_event(talkative, Kind.SUCCEEDED, result=1)
     watched.relay.run_turn()
     # The clock stands still, so this turn goes on until nothing is left.
     assert watched.commits == [(2, 0), (0, 200), (0, 200), (0, 200), (0, 200), (0, 150)]
-    assert watched.said(talkative) == lines
-    assert watched.lines_complete(talkative)
+    assert watched.list_log_lines(talkative) == lines
+    assert watched.has_complete_lines(talkative)
 
 
 def test_a_turn_takes_only_so_many_lines_and_says_that_more_will_come(watched: Watched) -> None:
-    execution = watched.world.submit()
+    execution = watched.driver.submit()
     lines = [f"line {number}" for number in range(450)]
-    watched.say(execution, *lines)
-    watched.report(execution, Kind.SUCCEEDED, result=1)
+    watched.publish_log_lines(execution, *lines)
+    watched.publish_event(execution, Kind.SUCCEEDED, result=1)
     really = watched.relay._record_batch
 
     def slowly(offsets: Offsets, batch: Batch) -> int:
-        watched.world.clock.advance(1.0 if batch.logs else 0.0)
+        watched.driver.clock.advance(1.0 if batch.logs else 0.0)
         return really(offsets, batch)
 
     watched.relay._record_batch = slowly  # type: ignore[method-assign]
     for complete in (False, False, True):
         watched.relay.run_turn()
-        assert watched.lines_complete(execution) == complete
+        assert watched.has_complete_lines(execution) == complete
     assert watched.commits == [(1, 0), (0, 200), (0, 200), (0, 50)]
-    assert watched.said(execution) == lines
+    assert watched.list_log_lines(execution) == lines
 
 
 def test_many_reports_do_not_hide_that_lines_are_missing(watched: Watched) -> None:
-    execution = watched.world.submit()
+    execution = watched.driver.submit()
     for number in range(700):
-        watched.report(execution, Kind.PROGRESS, done=number)
-    watched.say(execution, "one")
-    watched.report(execution, Kind.SUCCEEDED, result=1)
+        watched.publish_event(execution, Kind.PROGRESS, done=number)
+    watched.publish_log_lines(execution, "one")
+    watched.publish_event(execution, Kind.SUCCEEDED, result=1)
     watched.relay.run_turn()
     assert watched.commits == [(701, 1)]
-    assert watched.world.get(execution).progress["done"] == 699  # type: ignore[index]
-    assert watched.lines_complete(execution)
+    assert watched.driver.get_execution(execution).progress["done"] == 699  # type: ignore[index]
+    assert watched.has_complete_lines(execution)
 
 
 def test_what_is_read_again_is_counted_once(watched: Watched) -> None:
-    execution = watched.world.submit()
-    watched.say(execution, "one")
+    execution = watched.driver.submit()
+    watched.publish_log_lines(execution, "one")
     watched.relay.run_turn()
-    with watched.world.database.read() as connection:
+    with watched.driver.database.read() as connection:
         state = relay_state.get(connection)
-    assert state.logs_offset == watched.world.client.xinfo_stream(keys.LOGS)["last-generated-id"]
-    watched.world.client.xadd(keys.LOGS, {"kind": "log", "execution": execution, "attempt": "1", "data": "rubbish"})
-    watched.world.client.xadd(keys.LOGS, {"kind": "log", "data": json.dumps({})})
-    watched.say(execution, "two")
+    assert state.logs_offset == watched.driver.client.xinfo_stream(keys.LOGS)["last-generated-id"]
+    watched.driver.client.xadd(keys.LOGS, {"kind": "log", "execution": execution, "attempt": "1", "data": "rubbish"})
+    watched.driver.client.xadd(keys.LOGS, {"kind": "log", "data": json.dumps({})})
+    watched.publish_log_lines(execution, "two")
     watched.relay.run_turn()
-    assert watched.said(execution) == ["one", "two"]
+    assert watched.list_log_lines(execution) == ["one", "two"]

@@ -26,14 +26,14 @@ def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
 
 @pytest.fixture
 def own_world(sqlite_database: Database, server: RedisServer, clock: ManualClock) -> Iterator[World]:
-    with server.client() as client:
+    with server.create_client() as client:
         yield World(sqlite_database, client, clock)
 
 
 @pytest.fixture
 def relay(own_world: World, server: RedisServer) -> Relay:
     """One that leads, with a worker that can run everything."""
-    own_world.let_others_lead()
+    own_world.resign_leadership()
     relay = hurried_relay(own_world, server.url)
     relay.run_turn()
     own_world.client.zadd(keys.WORKERS, {"w1": 10**14})
@@ -47,7 +47,7 @@ def set_limit(client: redis.Redis, megabytes: float) -> None:
 
 def test_reports_are_recorded_and_trimmed_and_cancellations_carried_out(own_world: World, relay: Relay) -> None:
     running, queued = own_world.submit(), own_world.submit()
-    own_world.cancel(queued)
+    own_world.request_cancel(queued)
     for kind in (Kind.RUNNING, Kind.SUCCEEDED):
         fields = events.encode(kind, running, 1, {"worker": "w1", "token": "1", "result": 1})
         own_world.client.xadd(keys.EVENTS, fields)  # type: ignore[arg-type]
@@ -57,8 +57,8 @@ def test_reports_are_recorded_and_trimmed_and_cancellations_carried_out(own_worl
     for _ in range(5):
         own_world.clock.advance(2)
         relay.run_turn()
-    assert own_world.get(running).state is State.SUCCEEDED
-    assert own_world.get(queued).state is State.CANCELLED
+    assert own_world.get_execution(running).state is State.SUCCEEDED
+    assert own_world.get_execution(queued).state is State.CANCELLED
     assert own_world.client.xlen(keys.EVENTS) <= 1
     with own_world.database.read() as connection:
         assert relay_state.get(connection).renewals > before.renewals, "it still leads"
@@ -71,7 +71,7 @@ def test_what_could_not_be_published_goes_out_when_there_is_room(own_world: Worl
     for _ in range(3):
         relay._dispatch_ready()
         own_world.clock.advance(10)
-    assert own_world.published() == set()
+    assert own_world.list_published() == set()
     [problem] = relay._problems.list_current()
     assert (problem.what, problem.detail[:16]) == ("step dispatch", "OutOfMemoryError")
     set_limit(own_world.client, 0)
@@ -80,14 +80,14 @@ def test_what_could_not_be_published_goes_out_when_there_is_room(own_world: Worl
     for _ in range(60):
         own_world.clock.advance(1)
         relay._dispatch_ready()
-    assert own_world.published() == set(executions)
-    assert sorted(own_world.waiting()) == sorted(executions)
+    assert own_world.list_published() == set(executions)
+    assert sorted(own_world.list_queued()) == sorted(executions)
 
 
 def test_jobs_that_need_more_room_than_there_is_all_run_once(engine: Engine, own_server: RedisServer) -> None:
     """Messages and results are many times what Redis has room for."""
     engine.start()
-    with own_server.client() as client:
+    with own_server.create_client() as client:
         used = int(client.info("memory")["used_memory"])
         set_limit(client, used / 1024 / 1024 + 3)
         executions = [key for _ in range(6) for key in engine.submit("echo", 50, value="x" * 30_000)]

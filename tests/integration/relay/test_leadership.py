@@ -22,7 +22,7 @@ class Host:
         self.clock = ManualClock(NOW + ahead)
         self.relay = hurried_relay(world, redis_url, self.clock)
 
-    def leads(self) -> bool:
+    def run_turn(self) -> bool:
         """Whether its relay leads after another turn."""
         try:
             self.relay.run_turn()
@@ -37,7 +37,7 @@ class Host:
 )
 def hosts(request: pytest.FixtureRequest, world: World, redis_url: str) -> tuple[Host, Host]:
     """Two hosts; the clock of the second one is an hour behind, right, or an hour ahead."""
-    world.let_others_lead()
+    world.resign_leadership()
     return Host(world, redis_url, dt.timedelta()), Host(world, redis_url, request.param)
 
 
@@ -48,19 +48,19 @@ def pass_time(seconds: float, *hosts: Host) -> None:
 
 def test_a_leader_that_lives_is_not_replaced(hosts: tuple[Host, Host]) -> None:
     leader, other = hosts
-    assert leader.leads()
+    assert leader.run_turn()
     for _ in range(20):
         pass_time(1, leader, other)
-        assert leader.leads()
-        assert not other.leads()
+        assert leader.run_turn()
+        assert not other.run_turn()
 
 
 def test_a_dead_leader_is_replaced_within_seconds(hosts: tuple[Host, Host]) -> None:
     leader, other = hosts
-    assert leader.leads()
-    assert not other.leads()
+    assert leader.run_turn()
+    assert not other.run_turn()
     waited = 0.0
-    while not other.leads():
+    while not other.run_turn():
         pass_time(0.5, other)
         waited += 0.5
     assert waited == SILENT_AFTER
@@ -69,12 +69,12 @@ def test_a_dead_leader_is_replaced_within_seconds(hosts: tuple[Host, Host]) -> N
 def test_a_frozen_leader_that_wakes_up_writes_nothing(hosts: tuple[Host, Host], world: World) -> None:
     leader, other = hosts
     execution = world.submit()
-    assert leader.leads()
-    assert not other.leads()
+    assert leader.run_turn()
+    assert not other.run_turn()
     pass_time(SILENT_AFTER, other)
-    assert other.leads()
+    assert other.run_turn()
     world.client.xadd(keys.EVENTS, events.encode(Kind.SUCCEEDED, execution, 1, {"result": 1}))  # type: ignore[arg-type]
-    assert not leader.leads()
-    assert world.get(execution).state is State.QUEUED
-    assert other.leads()
-    assert world.get(execution).state is State.SUCCEEDED
+    assert not leader.run_turn()
+    assert world.get_execution(execution).state is State.QUEUED
+    assert other.run_turn()
+    assert world.get_execution(execution).state is State.SUCCEEDED

@@ -37,9 +37,9 @@ def test_of_each_key_as_many_go_out_as_may_run(world: World) -> None:
     assert world.dispatch() == [*first[:2], *other]
     assert world.dispatch() == []
 
-    world.report(Kind.RUNNING, first[0])
+    world.record_report(Kind.RUNNING, first[0])
     assert world.dispatch() == [], "it holds its place while it runs"
-    world.report(Kind.SUCCEEDED, first[0])
+    world.record_report(Kind.SUCCEEDED, first[0])
     assert world.dispatch() == [first[2]]
 
 
@@ -52,23 +52,23 @@ def test_without_a_key_the_limit_is_the_jobs(world: World) -> None:
 def test_an_attempt_that_waits_for_its_retry_holds_no_place_and_has_to_get_one_again(world: World) -> None:
     one, two = world.submit_many(limited(concurrency={"limit": 1}), 2)
     assert world.dispatch() == [one]
-    world.report(Kind.RUNNING, one)
-    world.report(Kind.RETRYING, one, delay=0, reason="again")
+    world.record_report(Kind.RUNNING, one)
+    world.record_report(Kind.RETRYING, one, delay=0, reason="again")
     assert world.dispatch() == [two]
-    world.release()
-    assert world.get(one).state is State.QUEUED
+    world.release_due()
+    assert world.get_execution(one).state is State.QUEUED
     assert world.dispatch() == []
-    world.report(Kind.RUNNING, two)
-    world.report(Kind.FAILED, two)
+    world.record_report(Kind.RUNNING, two)
+    world.record_report(Kind.FAILED, two)
     assert world.dispatch() == [one]
 
 
 def test_a_limit_that_is_changed_holds_at_once_for_what_waits(world: World) -> None:
     executions = world.submit_many(limited(concurrency={"limit": 1}), 5)
     assert world.dispatch() == executions[:1]
-    world.put(limited(concurrency={"limit": 3}))
+    world.put_job(limited(concurrency={"limit": 3}))
     assert world.dispatch() == executions[1:3]
-    world.put(limited())
+    world.put_job(limited())
     assert world.dispatch() == executions[3:]
 
 
@@ -78,8 +78,8 @@ def test_a_total_is_shared_evenly_whoever_was_first(world: World) -> None:
     few = world.submit_many(definition, 4, **tenant("b"))
     assert world.dispatch() == [*many[:2], *few[:2]]
     for execution in many[:2]:
-        world.report(Kind.RUNNING, execution)
-        world.report(Kind.SUCCEEDED, execution)
+        world.record_report(Kind.RUNNING, execution)
+        world.record_report(Kind.SUCCEEDED, execution)
     assert world.dispatch() == many[2:4], "b has its half already"
 
 
@@ -94,8 +94,8 @@ def test_with_one_place_keys_take_turns(world: World) -> None:
     for _ in range(9):
         [execution] = world.dispatch()
         served += owner[execution]
-        world.report(Kind.RUNNING, execution)
-        world.report(Kind.SUCCEEDED, execution)
+        world.record_report(Kind.RUNNING, execution)
+        world.record_report(Kind.SUCCEEDED, execution)
         world.clock.advance(1)
     assert sorted(served[:3]) == sorted(served[3:6]) == sorted(served[6:]) == ["a", "b", "c"]
 
@@ -105,9 +105,9 @@ def test_the_more_urgent_of_a_key_goes_first(world: World) -> None:
     slow = world.submit(definition, priority=1, **tenant("a"))
     urgent = world.submit(definition, priority=9, **tenant("a"))
     assert world.dispatch() == [urgent]
-    assert world.waiting(9) == [urgent]
-    world.report(Kind.RUNNING, urgent)
-    world.report(Kind.SUCCEEDED, urgent)
+    assert world.list_queued(9) == [urgent]
+    world.record_report(Kind.RUNNING, urgent)
+    world.record_report(Kind.SUCCEEDED, urgent)
     assert world.dispatch() == [slow]
 
 
@@ -120,8 +120,8 @@ def test_what_was_overtaken_in_its_key_for_long_has_one_turn_in_ten(world: World
     for _ in range(10):
         [execution] = world.dispatch()
         went.append(execution)
-        world.report(Kind.RUNNING, execution)
-        world.report(Kind.SUCCEEDED, execution)
+        world.record_report(Kind.RUNNING, execution)
+        world.record_report(Kind.SUCCEEDED, execution)
     assert went.index(slow) == 9
 
 
@@ -129,12 +129,12 @@ def test_a_rate_lets_the_burst_through_and_then_one_after_the_other(world: World
     executions = world.submit_many(limited(rate_limit={"limit": 60, "per": 60, "burst": 3}), 8)
     assert world.dispatch() == executions[:3]
     for execution in executions[:3]:
-        world.report(Kind.RUNNING, execution)
+        world.record_report(Kind.RUNNING, execution)
     assert world.dispatch() == []
     assert world.dispatcher.next_permit_at == world.clock.now() + SECOND
     world.clock.advance(1)
     assert world.dispatch() == executions[3:4]
-    world.report(Kind.RUNNING, executions[3])
+    world.record_report(Kind.RUNNING, executions[3])
     world.clock.advance(0.5)
     assert world.dispatch() == []
     world.clock.advance(1.5)
@@ -146,7 +146,7 @@ def test_while_workers_are_busy_no_heap_grows_that_would_start_at_once(world: Wo
     assert world.dispatch() == executions[:2]
     world.clock.advance(60)
     assert world.dispatch() == [], "those two have not started"
-    world.report(Kind.RUNNING, executions[0])
+    world.record_report(Kind.RUNNING, executions[0])
     assert world.dispatch() == executions[2:3]
 
 
@@ -161,9 +161,9 @@ def test_buckets_that_are_full_are_forgotten(world: World) -> None:
 def test_a_relay_that_was_replaced_while_it_decided_publishes_nothing(world: World) -> None:
     old = world.dispatcher
     [first, _] = world.submit_many(limited(concurrency={"limit": 1}), 2)
-    world.dispatcher = world.another_dispatcher("another")
+    world.dispatcher = world.create_dispatcher("another")
     assert old.dispatch() == 0
-    assert world.waiting() == []
+    assert world.list_queued() == []
     assert world.dispatch() == [first]
 
 
@@ -179,19 +179,19 @@ def test_a_place_is_taken_before_anybody_can_start(world: World, monkeypatch: py
     monkeypatch.undo()
     assert world.dispatch() == [], "nobody knows whether Redis has it"
     assert world.dispatcher.republish_lost_messages(world.clock.now()) == 1
-    assert world.waiting() == [first]
-    assert world.get(second).dispatched_at is None
+    assert world.list_queued() == [first]
+    assert world.get_execution(second).dispatched_at is None
 
 
 def test_a_message_that_seems_lost_goes_out_again_and_its_place_stays_taken(world: World) -> None:
     first, _ = world.submit_many(limited(concurrency={"limit": 1}), 2)
     world.dispatch()
-    world.taken()  # A worker has it and runs it, and the relay has not heard of it yet.
+    world.pop_messages()  # A worker has it and runs it, and the relay has not heard of it yet.
     world.clock.advance(20)
     assert world.dispatcher.republish_lost_messages(world.clock.now() - SECOND) == 1
-    assert world.waiting() == [first]
+    assert world.list_queued() == [first]
     assert world.dispatch() == []
-    assert world.get(first).dispatched_at == world.clock.now()
+    assert world.get_execution(first).dispatched_at == world.clock.now()
 
 
 def test_thousands_of_keys_have_their_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,13 +32,13 @@ class Asleep:
 
 
 def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(world: World, redis_url: str) -> None:
-    world.let_others_lead()
+    world.resign_leadership()
     relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
     asleep = relay._reader = Asleep()  # type: ignore[assignment]
     relay._dispatcher.workers = [worker(world.clock.now())]
     execution = world.submit()
-    world.fetch(execution)
-    world.cancel(execution)
+    world.mark_fetched(execution)
+    world.request_cancel(execution)
 
     def turn() -> float:
         relay.run_turn()
@@ -48,9 +48,9 @@ def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(world: World, r
     first, second = turn(), turn()
     assert second <= first / 5, "it asks again soon"
     assert turn() == second, "and again"
-    world.give_back(execution)
+    world.mark_returned(execution)
     turn()
-    assert world.get(execution).state == "Cancelled"
+    assert world.get_execution(execution).state == "Cancelled"
     assert turn() == first
 
 
@@ -59,7 +59,7 @@ def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(world: World, r
 def test_a_key_of_beat_that_is_of_another_type_stops_nothing(
     world: World, redis_url: str, key: str, provider: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world.let_others_lead()
+    world.resign_leadership()
     relay = Relay(
         world.database, redis_url, world.clock, Settings.from_environment({"JOBWORKER_SCHEDULING_PROVIDER": provider})
     )
@@ -67,12 +67,12 @@ def test_a_key_of_beat_that_is_of_another_type_stops_nothing(
     relay._reader = Asleep()  # type: ignore[assignment]
     relay.run_turn()
     put_strange(world.client, key, "text")
-    known = house.put("nightly", HOURLY, world.clock.now())
+    known = house.put_schedule("nightly", HOURLY, world.clock.now())
     for _ in range(20):
         world.clock.advance(4)
         relay.run_turn()
     if provider == "redbeat":
-        assert house.known() == {known}
+        assert house.list_entry_ids() == {known}
         if key != keys.BEAT:
             assert f"key={key}" in "".join(capsys.readouterr())
 

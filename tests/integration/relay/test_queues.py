@@ -29,26 +29,26 @@ def pause(world: World, paused: bool = True) -> None:
 def start(world: World, *executions: str) -> None:
     """As if workers had taken these messages, and done the work."""
     for execution in executions:
-        world.report(Kind.RUNNING, execution)
-        world.report(Kind.SUCCEEDED, execution)
+        world.record_report(Kind.RUNNING, execution)
+        world.record_report(Kind.SUCCEEDED, execution)
 
 
 def test_the_feed_is_full_for_what_is_no_more_urgent_only(world: World) -> None:
-    world.dispatcher = world.another_dispatcher(feed=3)
+    world.dispatcher = world.create_dispatcher(feed=3)
     usual = world.submit_many(SEND, 5)
     assert world.dispatch() == usual[:3]
     assert world.dispatch() == []
     slow = world.submit(priority=1)
     urgent = world.submit_many(SEND, 5, priority=9)
     assert world.dispatch() == urgent[:3]
-    assert world.waiting(9) == urgent[:3]
-    assert world.get(slow).dispatched_at is None
+    assert world.list_queued(9) == urgent[:3]
+    assert world.get_execution(slow).dispatched_at is None
 
 
 def test_each_priority_goes_to_its_list_the_urgent_first(world: World) -> None:
     executions = [world.submit(priority=priority) for priority in range(10)]
     assert world.dispatch() == executions
-    assert [world.waiting(priority) for priority in (9, 5, 2, 0)] == [
+    assert [world.list_queued(priority) for priority in (9, 5, 2, 0)] == [
         executions[:6:-1],
         executions[6:3:-1],
         executions[3:0:-1],
@@ -57,7 +57,7 @@ def test_each_priority_goes_to_its_list_the_urgent_first(world: World) -> None:
 
 
 def test_while_there_is_no_room_for_all_one_in_ten_was_overtaken_for_long(world: World) -> None:
-    world.dispatcher = world.another_dispatcher(feed=20)
+    world.dispatcher = world.create_dispatcher(feed=20)
     old = world.submit_many(SEND, 3, priority=0)
     world.dispatcher.feed = 20
     urgent = world.submit_many(SEND, 100, priority=9)
@@ -65,8 +65,8 @@ def test_while_there_is_no_room_for_all_one_in_ten_was_overtaken_for_long(world:
     world.clock.advance(61)
     world.client.delete("default")
     assert world.dispatch() == [*old[:2], *urgent[20:40]]
-    assert world.waiting(9)[-2:] == old[:2], "in the list of those that overtook them"
-    assert len(world.waiting(9)) == 22
+    assert world.list_queued(9)[-2:] == old[:2], "in the list of those that overtook them"
+    assert len(world.list_queued(9)) == 22
     assert world.dispatch() == [], "more than the feed is there already"
 
 
@@ -75,33 +75,33 @@ def test_without_a_crowd_nobody_is_lifted(world: World) -> None:
     world.clock.advance(1000)
     urgent = world.submit(priority=9)
     assert world.dispatch() == [*old, urgent]
-    assert (world.waiting(9), world.waiting(0)) == ([urgent], old)
+    assert (world.list_queued(9), world.list_queued(0)) == ([urgent], old)
 
 
 def test_what_waits_in_redis_for_long_while_it_is_overtaken_goes_back(world: World) -> None:
-    world.dispatcher = world.another_dispatcher(feed=20)
+    world.dispatcher = world.create_dispatcher(feed=20)
     old = world.submit_many(SEND, 2, priority=0)
     assert world.dispatch() == old
     world.clock.advance(61)
     world.dispatcher.withdraw_aged_messages()
-    assert world.waiting(0) == old, "nothing overtakes them"
+    assert world.list_queued(0) == old, "nothing overtakes them"
     world.submit_many(SEND, 100, priority=9)
     assert len(world.dispatch()) == 20
     world.dispatcher.withdraw_aged_messages()
-    assert (world.waiting(0), world.published() & set(old)) == ([], set())
+    assert (world.list_queued(0), world.list_published() & set(old)) == ([], set())
     world.client.delete("default")
     assert set(old) <= set(world.dispatch())
-    assert world.waiting(9)[-2:] == old
+    assert world.list_queued(9)[-2:] == old
 
 
 def test_a_message_is_not_lost_because_another_list_was_worked_off(world: World) -> None:
-    world.dispatcher = world.another_dispatcher(feed=10)
+    world.dispatcher = world.create_dispatcher(feed=10)
     [old] = world.submit_many(SEND, 1, priority=0)
     world.clock.advance(61)
     world.submit_many(SEND, 30, priority=9)
     went = world.dispatch()
     assert old in went
-    assert old in world.waiting(9)
+    assert old in world.list_queued(9)
     world.clock.advance(20)
     assert world.dispatcher.republish_lost_messages(world.clock.now()) == 0
 
@@ -114,14 +114,14 @@ def test_a_paused_queue_publishes_nothing_and_takes_back_what_lies_there(world: 
     world.client.lpush("default\x06\x163", foreign)
     pause(world)
     assert world.dispatch() == []
-    assert world.published() == set()
-    assert world.taken() == [foreign, foreign], "what others have sent stays"
+    assert world.list_published() == set()
+    assert world.pop_messages() == [foreign, foreign], "what others have sent stays"
     world.clock.advance(1)
     more = world.submit()
     assert world.dispatch() == []
     pause(world, paused=False)
     assert world.dispatch() == [*executions, more]
-    assert world.waiting() == [*executions, more]
+    assert world.list_queued() == [*executions, more]
 
 
 def test_what_others_left_in_a_paused_queue_says_nothing_about_the_next_pause(world: World) -> None:
@@ -136,27 +136,27 @@ def test_what_others_left_in_a_paused_queue_says_nothing_about_the_next_pause(wo
     world.clock.advance(1)
     pause(world)
     world.dispatch()
-    assert world.published() == set()
+    assert world.list_published() == set()
 
 
 def test_what_a_worker_has_fetched_is_not_taken_back(world: World) -> None:
     execution = world.submit()
     world.dispatch()
-    world.fetch(execution)
-    world.taken()
+    world.mark_fetched(execution)
+    world.pop_messages()
     pause(world)
     world.dispatch()
-    assert world.published() == {execution}
+    assert world.list_published() == {execution}
 
 
 def test_a_copy_of_what_a_worker_has_is_dropped_and_the_place_stays_taken(world: World) -> None:
     definition = limited(concurrency={"limit": 1})
     first, _ = world.submit_many(definition, 2)
     assert world.dispatch() == [first]
-    world.fetch(first)
+    world.mark_fetched(first)
     pause(world)
     world.dispatch()
-    assert (world.waiting(), world.published()) == ([], {first})
+    assert (world.list_queued(), world.list_published()) == ([], {first})
     pause(world, paused=False)
     assert world.dispatch() == []
 

@@ -25,7 +25,7 @@ def deep(levels: int) -> str:
 
 @pytest.fixture
 def relay(world: World, redis_url: str, clock: ManualClock) -> Relay:
-    world.let_others_lead()
+    world.resign_leadership()
     made = Relay(world.database, redis_url, clock, Settings.from_environment({}))
     made.run_turn()
     return made
@@ -62,18 +62,18 @@ def test_an_end_that_cannot_be_recorded_is_a_failure(world: World, relay: Relay,
     tell(world, kind, refused, data)
     tell(world, Kind.SUCCEEDED, after, '{"worker": "w1", "result": 2}')
     relay.run_turn()
-    row = world.get(refused)
+    row = world.get_execution(refused)
     assert (row.state, row.attempt, row.dead_letter) == (State.FAILED, 1, "open")
     assert row.error is not None
     assert row.error["type"] == "ReportRefused"
     assert row.error["message"].startswith(f"its report that it was {kind} cannot be recorded: ")
-    assert [(world.get(each).state, world.get(each).result) for each in (before, after)] == [
+    assert [(world.get_execution(each).state, world.get_execution(each).result) for each in (before, after)] == [
         (State.SUCCEEDED, 1),
         (State.SUCCEEDED, 2),
     ]
     tell(world, Kind.SUCCEEDED, refused, '{"worker": "w1", "result": 1}')
     relay.run_turn()
-    assert world.get(refused).state is State.FAILED, "the first end stays"
+    assert world.get_execution(refused).state is State.FAILED, "the first end stays"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_what_is_no_end_is_passed_over(world: World, relay: Relay, kind: Kind, d
         tell(world, kind, execution, data, attempt)
         tell(world, Kind.SUCCEEDED, execution, '{"worker": "w1", "result": 1}')
         relay.run_turn()
-    assert (world.get(execution).state, world.get(execution).result) == (State.SUCCEEDED, 1)
+    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (State.SUCCEEDED, 1)
     [error] = [each for each in logged if each["log_level"] == "error"]
     assert error["event"] in ("event_unreadable", "report_refused")
 
@@ -108,7 +108,7 @@ def test_metadata_that_cannot_be_kept_leave_the_result_alone(world: World, relay
         f'{{"result": 1, "metadata": {{"a": {deep(300)}}}, "progress": {{"done": 1}}}}',
     )
     relay.run_turn()
-    assert (world.get(execution).state, world.get(execution).result) == (State.SUCCEEDED, 1)
+    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (State.SUCCEEDED, 1)
 
 
 def test_no_report_is_blamed_for_what_keeps_every_turn_from_being_written(
@@ -122,9 +122,9 @@ def test_no_report_is_blamed_for_what_keeps_every_turn_from_being_written(
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
                 relay.run_turn()
-    assert world.get(execution).state is State.QUEUED
+    assert world.get_execution(execution).state is State.QUEUED
     relay.run_turn()
-    assert (world.get(execution).state, world.get(execution).result) == (State.SUCCEEDED, 1)
+    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (State.SUCCEEDED, 1)
 
 
 def test_a_report_that_was_refused_in_passing_is_recorded(
@@ -143,4 +143,4 @@ def test_a_report_that_was_refused_in_passing_is_recorded(
     monkeypatch.setattr("jobworker.relay.loop.record", fails_once)
     relay.run_turn()
     assert not once
-    assert (world.get(execution).state, world.get(execution).result) == (State.SUCCEEDED, 1)
+    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (State.SUCCEEDED, 1)

@@ -50,36 +50,36 @@ class Running:
     """A relay at work, with an execution whose end shows that it still is."""
 
     def __init__(self, world: World, redis_url: str) -> None:
-        self.world = world
-        world.let_others_lead()
+        self.driver = world
+        world.resign_leadership()
         self.relay = hurried_relay(world, redis_url)
         self.relay.run_turn()
 
     @property
     def client(self) -> redis.Redis:
-        return self.world.client
+        return self.driver.client
 
-    def report(self, execution: str, kind: str = Kind.SUCCEEDED, attempt: int = 1, **data: Any) -> None:
+    def publish_event(self, execution: str, kind: str = Kind.SUCCEEDED, attempt: int = 1, **data: Any) -> None:
         """A report as a worker writes it, or not."""
         fields = {"kind": kind, "execution": execution, "attempt": str(attempt), "data": json.dumps(data)}
         self.client.xadd(keys.EVENTS, fields)  # type: ignore[arg-type]
 
-    def turns(self, count: int = 6) -> None:
+    def run_turns(self, count: int = 6) -> None:
         """Let it work for some seconds. What a turn meets must not come out of it."""
         for _ in range(count):
             self.relay.run_turn()
-            self.world.clock.advance(1)
+            self.driver.clock.advance(1)
 
-    def works(self) -> bool:
+    def is_recording(self) -> bool:
         """Whether an end that is reported now is recorded."""
-        execution = self.world.submit()
-        self.report(execution, result="ok")
-        self.turns()
-        return self.world.get(execution).state is State.SUCCEEDED
+        execution = self.driver.submit()
+        self.publish_event(execution, result="ok")
+        self.run_turns()
+        return self.driver.get_execution(execution).state is State.SUCCEEDED
 
-    def problems(self) -> dict[str, str]:
+    def read_problems(self) -> dict[str, str]:
         """What `/readyz` is told."""
-        with self.world.database.read() as connection:
+        with self.driver.database.read() as connection:
             return {problem["what"]: problem["detail"] for problem in relay_state.problems(connection)}
 
 
@@ -133,11 +133,11 @@ def test_a_key_of_any_type_and_content_stops_nothing(running: Running, key: str,
     for kind, text in _GARBAGE:
         put(running.client, key, kind, text)
         try:
-            running.turns()
+            running.run_turns()
         except redis.RedisError as error:  # As `run` does: what Redis refuses may end a turn, and the next one goes on.
             running.relay._log_failure(error, 0)
-            running.turns(1)
-        assert running.works(), (kind, text)
+            running.run_turns(1)
+        assert running.is_recording(), (kind, text)
     aside = [line["what"] for line in log if line["event"] == "redis_key_set_aside"]
     assert set(aside) == {f"redis key {key}"}
 
@@ -153,8 +153,8 @@ def test_a_key_of_one_worker_execution_or_queue_stops_nothing(running: Running, 
         announce(running.client, "default")
         running.relay._maintenance._registered_catalogs.clear()
         put(running.client, name, kind, text)
-        running.turns(3)
-    assert running.works()
+        running.run_turns(3)
+    assert running.is_recording()
     reported = [line for line in log if line["event"] == "redis_key_unreadable"]
     again = [one for one, next_one in itertools.pairwise(reported) if one == next_one]
     assert not again, "each is reported once"
@@ -165,18 +165,18 @@ def test_a_key_of_one_worker_execution_or_queue_stops_nothing(running: Running, 
 @pytest.mark.parametrize("key", [keys.EVENTS, keys.LOGS, keys.WAKE])
 @pytest.mark.parametrize("last", [f"{2**64 - 1}-{2**64 - 1}", f"{2**64 - 1}-5", "253402300800000-0"])
 def test_a_stream_id_beyond_all_dates_is_replaced(running: Running, key: str, last: str, log: Log) -> None:
-    execution = running.world.submit()
+    execution = running.driver.submit()
     running.client.xadd(key, {"garbage": "x"}, id=last)
     with contextlib.suppress(redis.ResponseError):
-        running.report(execution)  # Its id is as wrong, if there is one.
-    running.turns()
-    if running.world.get(execution).state is not State.SUCCEEDED:
-        running.report(execution)
-        running.turns()
-    assert running.world.get(execution).state is State.SUCCEEDED
+        running.publish_event(execution)  # Its id is as wrong, if there is one.
+    running.run_turns()
+    if running.driver.get_execution(execution).state is not State.SUCCEEDED:
+        running.publish_event(execution)
+        running.run_turns()
+    assert running.driver.get_execution(execution).state is State.SUCCEEDED
     assert running.client.xinfo_stream(key)["last-generated-id"] < "2"
-    assert running.works()
-    assert f"redis key {key}" in running.problems()
+    assert running.is_recording()
+    assert f"redis key {key}" in running.read_problems()
     assert sum(each["event"] == "stream_ids_unusable" for each in log) == 1
 
 
@@ -200,8 +200,8 @@ def test_announcements_with_values_of_other_types_are_left_out(running: Running)
             watch._row(announcement, NOW)
     assert {each.key for each in seen} == {keys.WORKER.format(worker="w8")}
     assert all(each.reason.startswith("it is no announcement of a worker: ") for each in seen)
-    running.turns(2)
-    assert running.works()
+    running.run_turns(2)
+    assert running.is_recording()
 
 
 def test_what_a_worker_runs_is_left_out_if_it_is_none(running: Running) -> None:
@@ -217,8 +217,8 @@ def test_what_a_worker_runs_is_left_out_if_it_is_none(running: Running) -> None:
 
 def test_a_worker_whose_code_version_is_an_image_digest_is_known(anywhere: Running) -> None:
     announce(anywhere.client, "default", code_version="sha256:" + "0" * 64)
-    anywhere.turns(2)
-    with anywhere.world.database.read() as connection:
+    anywhere.run_turns(2)
+    with anywhere.driver.database.read() as connection:
         [row] = workers.live(connection)
     assert row.code_version == "sha256:" + "0" * 57
 
@@ -226,9 +226,9 @@ def test_a_worker_whose_code_version_is_an_image_digest_is_known(anywhere: Runni
 @pytest.mark.parametrize("kind", [*Kind, "unheard_of"])
 def test_events_with_values_of_other_types_are_skipped_one_by_one(anywhere: Running, kind: str, log: Log) -> None:
     running = anywhere
-    execution = running.world.submit()
+    execution = running.driver.submit()
     for name, value in itertools.product(FIELDS, VALUES):
-        running.report(execution, kind, attempt=2, **{name: value})
+        running.publish_event(execution, kind, attempt=2, **{name: value})
     for text in TEXTS:
         running.client.xadd(keys.EVENTS, {"kind": kind, "execution": execution, "attempt": "1", "data": text})
     for odd in (
@@ -240,54 +240,54 @@ def test_events_with_values_of_other_types_are_skipped_one_by_one(anywhere: Runn
     ):
         entry = {"kind": kind, "execution": execution, "attempt": "1", "data": "{}", **odd}
         running.client.xadd(keys.EVENTS, entry)  # type: ignore[arg-type]
-    assert running.works()
+    assert running.is_recording()
     unreadable = [line for line in log if line["event"] == "event_unreadable"]
     assert unreadable, "some of these are nonsense for every kind"
     assert len(unreadable) == len({line.get("item") or line["event_id"] for line in unreadable}), (
         "each is reported once"
     )
-    assert f"redis key {keys.EVENTS}" in running.problems()
+    assert f"redis key {keys.EVENTS}" in running.read_problems()
 
 
 def test_log_lines_with_values_of_other_types_are_skipped_one_by_one(running: Running, log: Log) -> None:
-    execution = running.world.submit()
+    execution = running.driver.submit()
     right = {"level": "INFO", "logger": "l", "message": "m", "at": "2026-03-02T12:00:00+00:00", "dropped": [1, 1]}
     for kind, name, value in itertools.product((Kind.LOG, Kind.LOG_CUT), right, VALUES):
         fields = events.encode(kind, execution, 1, {**right, name: value})
         running.client.xadd(keys.LOGS, fields)  # type: ignore[arg-type]
     running.client.xadd(keys.LOGS, {"nothing": "of it"})
-    assert running.works()
+    assert running.is_recording()
     assert [line for line in log if line["event"] == "event_unreadable"]
 
 
 @pytest.mark.parametrize("key", [keys.EVENTS, keys.LOGS])
 def test_entries_with_bytes_that_are_no_utf_8_are_skipped_one_by_one(anywhere: Running, key: str, log: Log) -> None:
     line = {"level": "INFO", "logger": "l", "message": "m", "at": NOW.isoformat()}
-    right: dict[Any, Any] = events.encode(Kind.LOG, anywhere.world.submit(), 1, line)
+    right: dict[Any, Any] = events.encode(Kind.LOG, anywhere.driver.submit(), 1, line)
     data = right["data"].encode().replace(b'"m"', b'"%b"' % BYTES)
     odd = [{**right, "data": data}, {BYTES: BYTES}, *({**right, name: BYTES} for name in right)]
     ids = [anywhere.client.xadd(key, fields) for fields in odd]
-    assert anywhere.works()
+    assert anywhere.is_recording()
     assert [line["item"] for line in log if line["event"] == "event_unreadable"] == ids
-    assert list(anywhere.problems()) == [f"redis key {key}"]
+    assert list(anywhere.read_problems()) == [f"redis key {key}"]
 
 
 def test_the_end_of_an_attempt_with_a_result_that_is_no_utf_8_is_a_failure(anywhere: Running) -> None:
-    execution = anywhere.world.submit()
+    execution = anywhere.driver.submit()
     entry = {"kind": "succeeded", "execution": execution, "attempt": "1", "data": b'{"result":"%b"}' % BYTES}
     anywhere.client.xadd(keys.EVENTS, entry)  # type: ignore[arg-type]
-    anywhere.turns()
-    row = anywhere.world.get(execution)
+    anywhere.run_turns()
+    row = anywhere.driver.get_execution(execution)
     assert (row.state, row.error and row.error["type"]) == (State.FAILED, "ReportRefused")
 
 
 def test_workers_whose_names_are_no_utf_8_keep_no_silent_one_from_being_given_up(running: Running, log: Log) -> None:
     odd: Any = {BYTES + str(number).encode(): 0 for number in range(20)}
     running.client.zadd(keys.WORKERS, {**odd, "w7": 1})
-    running.turns(2)
+    running.run_turns(2)
     assert running.client.zrange(keys.WORKERS, 0, -1) == ["w7"]
     running.client.hset(keys.WATCH, mapping={"seen": 10**14, "from": 1})  # Silence counts already.
-    running.turns(2)
+    running.run_turns(2)
     assert running.client.exists(keys.FENCE.format(worker="w7"))
     assert [line["what"] for line in log if line["event"] == "redis_key_unreadable"] == [f"redis key {keys.WORKERS}"]
 
@@ -295,21 +295,21 @@ def test_workers_whose_names_are_no_utf_8_keep_no_silent_one_from_being_given_up
 def test_a_queue_whose_list_is_something_else_keeps_no_other_from_being_served(running: Running) -> None:
     put(running.client, lists_of("critical")[1], "string")
     announce(running.client, "critical", "background")
-    stuck, going = running.world.submit(queue="critical"), running.world.submit(queue="background")
-    running.turns()
-    problems = running.problems()
+    stuck, going = running.driver.submit(queue="critical"), running.driver.submit(queue="background")
+    running.run_turns()
+    problems = running.read_problems()
     assert any("critical" in what for what in problems), problems
-    assert running.world.get(stuck).dispatched_at is None
-    assert running.world.get(going).dispatched_at is not None
+    assert running.driver.get_execution(stuck).dispatched_at is None
+    assert running.driver.get_execution(going).dispatched_at is not None
 
 
 def test_what_is_gone_is_no_problem_any_more(running: Running, log: Log) -> None:
     running.client.zadd(keys.WORKERS, {"w9": 10**14})
     running.client.set(keys.WORKER.format(worker="w9"), "garbage")
-    running.turns(3)
-    assert list(running.problems()) == ["redis key jw:worker:w9"]
+    running.run_turns(3)
+    assert list(running.read_problems()) == ["redis key jw:worker:w9"]
     running.client.delete(keys.WORKER.format(worker="w9"))
-    running.turns(3)
-    running.world.clock.advance(1000)
-    running.turns(3)
-    assert running.problems() == {}
+    running.run_turns(3)
+    running.driver.clock.advance(1000)
+    running.run_turns(3)
+    assert running.read_problems() == {}

@@ -29,20 +29,20 @@ from tests.integration.relay.test_corrupt_rows import Running
 
 def spoil_members_of_enums(running: Running) -> tuple[str, Sequence[str], Sequence[str]]:
     """Return a batch, its two executions (the first has a state that does not exist), and a dependent of each."""
-    house, database = running.household, running.world.database
-    house.define("report", policies={"trigger_after": [{"job": each, "on": "any"} for each in ("extract", "load")]})
-    batch, [bad, good] = house.batch(Submission(job="extract"), Submission(job="extract"))
+    house, database = running.executions, running.driver.database
+    house.define_job("report", policies={"trigger_after": [{"job": each, "on": "any"} for each in ("extract", "load")]})
+    batch, [bad, good] = house.submit_batch(Submission(job="extract"), Submission(job="extract"))
     after = [house.submit("strict", parameters={"rows": 1}, depends_on=(each,)) for each in (bad, good)]
-    claim = Claim("key", bad, None, None, running.world.clock.now())
+    claim = Claim("key", bad, None, None, running.driver.clock.now())
     with database.write() as connection:
         connection.execute(schema.unique_keys.insert().values(**asdict(claim)))
         connection.execute(
             sa.update(schema.executions).values(schedule_id="s").where(schema.executions.c.job == "extract")
         )
-    running.spoil(schema.executions, "state", "Lost", id=bad)
-    running.spoil(schema.transitions, "state", "Lost", execution_id=bad)
-    running.spoil(schema.dependencies, "condition", "maybe", execution_id=after[0])
-    running.spoil(schema.job_triggers, "condition", "maybe", job="report", after="load")
+    running.corrupt_column(schema.executions, "state", "Lost", id=bad)
+    running.corrupt_column(schema.transitions, "state", "Lost", execution_id=bad)
+    running.corrupt_column(schema.dependencies, "condition", "maybe", execution_id=after[0])
+    running.corrupt_column(schema.job_triggers, "condition", "maybe", job="report", after="load")
     return batch, [bad, good], after
 
 
@@ -51,8 +51,8 @@ def test_a_value_of_no_enum_is_noted_and_keeps_no_other_row_from_being_read(
 ) -> None:
     running = Running(sqlite_world, redis_url)
     batch, [bad, good], after = spoil_members_of_enums(running)
-    claim = Claim("key", good, None, None, running.world.clock.now())
-    with running.world.database.write() as connection:
+    claim = Claim("key", good, None, None, running.driver.clock.now())
+    with running.driver.database.write() as connection:
         assert history.known(connection, [bad, good]).keys() == {good}
         assert progress.present(connection, [bad, good]).keys() == {good}
         assert [row.id for row in dependencies.ended(connection, [bad, good])] == []
@@ -79,5 +79,5 @@ def test_a_value_of_no_enum_is_noted_and_keeps_no_other_row_from_being_read(
         f"dependency of execution {after[0]} on {bad}",
         "condition of the trigger of job report after load",
     }
-    running.turns(2)
-    assert f"state of execution {bad}" in running.problems()
+    running.run_turns(2)
+    assert f"state of execution {bad}" in running.read_problems()

@@ -21,7 +21,7 @@ def reasons(engine: Engine, execution: str) -> list[str | None]:
 
 def ended(engine: Engine, job: str, **fields: object) -> ExecutionRow:
     """An execution of `job` with these fields of a submission, once it is final."""
-    return engine.finished(engine.submit_one(job, **fields))
+    return engine.wait_until_final(engine.submit_one(job, **fields))
 
 
 def error_of(row: ExecutionRow) -> tuple[str | None, str | None]:
@@ -64,7 +64,7 @@ def test_a_policy_goes_before_the_options_of_celery(at_work: Engine) -> None:
     row = ended(at_work, "fails_as_celery_says", retry={"delays": [0.05], "max_attempts": 2})
     assert (row.state, row.attempt, error_of(row)) == (State.FAILED, 2, ("ValueError", "no"))
     waits = at_work.submit_one("fails_as_celery_says", retry={"max_attempts": 2})
-    at_work.reaches(waits, State.RETRYING)
+    at_work.wait_for_state(waits, State.RETRYING)
     assert (at_work.get(waits).due_at - at_work.clock.now()).total_seconds() > 3000
 
 
@@ -89,7 +89,7 @@ def test_being_put_off_uses_up_no_attempt(at_work: Engine) -> None:
     assert (row.state, row.result, row.attempt, row.max_attempts) == (State.SUCCEEDED, 5, 5, 1)
     assert attempts(at_work, row.id) == ["Snoozed"] * 4 + ["Succeeded"]
     assert reasons(at_work, row.id) == ["the other side is closed"] * 4
-    assert max(at_work.starts().values()) == 1
+    assert max(at_work.count_starts().values()) == 1
 
 
 def test_what_was_put_off_has_all_its_attempts_left(at_work: Engine) -> None:

@@ -12,22 +12,22 @@ DAYS = 10
 
 def filled(engine: Engine, order: Order, concurrency: int) -> Backfill:
     """A backfill of ten days, once all of it has run on more processes than it may use."""
-    engine.relay()
-    engine.worker("-c", "4")
-    engine.ready("nominal")
+    engine.start_relay()
+    engine.start_worker("-c", "4")
+    engine.wait_until_ready("nominal")
     described = {"name": "daily", "job": "nominal", "rule": {"kind": "daily", "time": "06:00"}}
     schedules.create(engine.database, engine.clock, described, "test")
     asked = Asked(BEGIN, BEGIN + dt.timedelta(days=DAYS), order, concurrency)
     done = backfill.backfill(engine.database, engine.clock, "daily", asked, "test")
-    engine.wake()
-    assert engine.all_finished() == {"Succeeded": DAYS}
+    engine.notify_relay()
+    assert engine.wait_until_all_final() == {"Succeeded": DAYS}
     return done
 
 
 def most_at_once(engine: Engine) -> int:
     """How many ran at the same time, at most; the diary is written in the order of what happened."""
     running = most = 0
-    for line in engine.diary.read_text().splitlines():
+    for line in engine.activity_log.read_text().splitlines():
         running += {"start": 1, "end": -1}[line.split()[2]]
         most = max(most, running)
     return most
@@ -35,7 +35,7 @@ def most_at_once(engine: Engine) -> int:
 
 def started(engine: Engine) -> list[str]:
     """The executions in the order of their starts."""
-    lines = [line.split() for line in engine.diary.read_text().splitlines()]
+    lines = [line.split() for line in engine.activity_log.read_text().splitlines()]
     return [execution for execution, _, what, _ in lines if what == "start"]
 
 

@@ -38,14 +38,14 @@ def built(
         url = f"sqlite:///{shutil.copy(_sqlite_template, folder / 'jobworker.db')}"
     else:
         postgres: PostgresServer = request.getfixturevalue("postgres")
-        postgres.create("town", TEMPLATE)
-        url = postgres.url("town")
+        postgres.create_database("town", TEMPLATE)
+        url = postgres.get_url("town")
     server, database = RedisServer(folder / "redis", persistent=True), Database(url)
     with running(server), engine_on(folder, database, url, server.url) as engine:
         town = Town(engine, server, provider)
-        engine.worker()
-        engine.ready()
-        town.plant()
+        engine.start_worker()
+        engine.wait_until_ready()
+        town.add_schedules()
         try:
             yield town
         finally:
@@ -59,131 +59,131 @@ def town(built: Town) -> Town:
     if built.has_beats:
         while len(built.beats) < 2:
             built.start_beat()
-        built.leader()
+        built.wait_for_leader()
     return built
 
 
 @of(SQLITE, POSTGRESQL)
 def test_the_leader_is_killed(town: Town) -> None:
-    with town.ordinary_day():
-        first = town.leader()
-        second = town.other(first)
-        town.kill(first)
-        town.leads(second)
-        town.goes_on()
+    with town.expect_exactly_once():
+        first = town.wait_for_leader()
+        second = town.get_other_beat(first)
+        town.kill_beat(first)
+        town.wait_until_leading(second)
+        town.wait_until_all_fire()
 
 
 @of(SQLITE)
 def test_the_leader_stands_still_for_longer_than_its_lock(town: Town) -> None:
-    with town.ordinary_day():
-        first = town.leader()
-        first.process.send(signal.SIGSTOP)
-        town.leads(town.other(first))
-        town.lasts(LOCK)
-        first.process.send(signal.SIGCONT)
-        town.goes_on()
+    with town.expect_exactly_once():
+        first = town.wait_for_leader()
+        first.process.send_signal(signal.SIGSTOP)
+        town.wait_until_leading(town.get_other_beat(first))
+        town.wait_for(LOCK)
+        first.process.send_signal(signal.SIGCONT)
+        town.wait_until_all_fire()
         assert first.process.is_alive()
 
 
 @of(SQLITE)
 def test_two_beats_lead_at_once(town: Town) -> None:
-    with town.ordinary_day():
+    with town.expect_exactly_once():
         for _ in range(4):
-            first = town.leader()
+            first = town.wait_for_leader()
             first.hold_report()
-            town.stops(first)
-            town.lose_lock()
+            town.wait_until_held(first)
+            town.delete_leader_lock()
             # What the first one holds back is due for the second one, too.
-            town.leads(town.other(first))
-            first.wire.let_go()
-        town.goes_on()
+            town.wait_until_leading(town.get_other_beat(first))
+            first.proxy.release()
+        town.wait_until_all_fire()
         assert all(beat.process.is_alive() for beat in town.beats)
 
 
 @of(SQLITE)
 def test_the_host_of_the_leader_is_cut_off(town: Town) -> None:
-    with town.ordinary_day():
-        first = town.leader()
-        first.cut_off()
-        town.leads(town.other(first))
-        town.lasts(LOCK)
-        first.wire.let_go()
-        town.goes_on()
+    with town.expect_exactly_once():
+        first = town.wait_for_leader()
+        first.block_requests()
+        town.wait_until_leading(town.get_other_beat(first))
+        town.wait_for(LOCK)
+        first.proxy.release()
+        town.wait_until_all_fire()
         assert first.process.is_alive()
 
 
 @of(SQLITE)
 def test_the_answer_to_a_report_gets_lost(town: Town) -> None:
-    with town.ordinary_day():
-        leader = town.leader()
-        leader.lose_answer()
-        until(leader.wire.has_cut.is_set, what="an answer to be lost")
-        town.goes_on()
+    with town.expect_exactly_once():
+        leader = town.wait_for_leader()
+        leader.drop_answer()
+        until(leader.proxy.has_cut.is_set, what="an answer to be lost")
+        town.wait_until_all_fire()
 
 
 @of(SQLITE)
 def test_redis_is_restarted(town: Town) -> None:
-    with town.ordinary_day():
+    with town.expect_exactly_once():
         town.server.stop()
-        town.lasts(3)
+        town.wait_for(3)
         town.server.start()
-        town.goes_on()
+        town.wait_until_all_fire()
 
 
 @of(SQLITE)
 def test_as_shipped_another_beat_leads_within_30_seconds(town: Town) -> None:
     town.replace_beats(SHIPPED)
-    with town.ordinary_day(bound=30):
-        first = town.leader()
-        town.goes_on()
-        second = town.other(first)
-        town.kill(first)
-        town.leads(second, within=30)
-        town.goes_on()
+    with town.expect_exactly_once(bound=30):
+        first = town.wait_for_leader()
+        town.wait_until_all_fire()
+        second = town.get_other_beat(first)
+        town.kill_beat(first)
+        town.wait_until_leading(second, within=30)
+        town.wait_until_all_fire()
     town.replace_beats(IMPATIENT)
 
 
 @of(SQLITE, POSTGRESQL, NO_BEAT)
 def test_redis_is_killed(town: Town) -> None:
-    with town.ordinary_day(began_once=False):
+    with town.expect_exactly_once(began_once=False):
         town.server.kill()
-        town.lasts(3)
+        town.wait_for(3)
         town.server.start()
-        town.goes_on()
+        town.wait_until_all_fire()
 
 
 @of(SQLITE, POSTGRESQL, NO_BEAT)
 def test_redis_forgets_everything(town: Town) -> None:
-    with town.ordinary_day(began_once=False):
+    with town.expect_exactly_once(began_once=False):
         town.client.flushall()
         if town.has_beats:
             until(lambda: town.client.zcard(entries.SCHEDULE_KEY) == len(town.specs), 60.0, what="all entries")
-        town.goes_on()
+        town.wait_until_all_fire()
 
 
 @of(SQLITE, POSTGRESQL, NO_BEAT)
 def test_the_relay_is_killed(town: Town) -> None:
-    with town.ordinary_day():
-        town.relay.send(signal.SIGKILL)
-        town.lasts(2)
+    with town.expect_exactly_once():
+        town.relay.send_signal(signal.SIGKILL)
+        town.wait_for(2)
         town.start_relay()
-        town.goes_on()
+        town.wait_until_all_fire()
 
 
 @of(POSTGRESQL)
 def test_the_database_goes_away(town: Town) -> None:
     database = town.engine.database
     name = str(database.url.database)
-    with town.ordinary_day():
+    with town.expect_exactly_once():
         elsewhere = sa.create_engine(database.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
         with elsewhere.connect() as connection:
             connection.execute(sa.text(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'))
             connection.execute(
                 sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
             )
-            until(lambda: "database_away" in town.engine.log(town.relay), what="the relay to notice")
-            town.lasts(2)
+            until(lambda: "database_away" in town.engine.read_log(town.relay), what="the relay to notice")
+            town.wait_for(2)
             connection.execute(sa.text(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'))
         elsewhere.dispose()
         database.dispose()
-        town.goes_on()
+        town.wait_until_all_fire()

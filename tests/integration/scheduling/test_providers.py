@@ -37,47 +37,47 @@ class Village:
         self._beats = provider == "redbeat"
         self.relay = self.start_relay()
         if self._beats:
-            engine.beat(**self._settings)
-        engine.worker(**self._settings)
-        engine.ready()
+            engine.start_beat(**self._settings)
+        engine.start_worker(**self._settings)
+        engine.wait_until_ready()
 
     def start_relay(self) -> Process:
         """Start a relay, another one perhaps."""
-        return self.engine.relay(**self._settings)
+        return self.engine.start_relay(**self._settings)
 
-    def schedule(self, name: str = "tick", **fields: Any) -> Known:
+    def create_schedule(self, name: str = "tick", **fields: Any) -> Known:
         """A schedule of `noop` that is due every second, unless it says otherwise."""
         spec = {"name": name, "job": "noop", "rule": {"kind": "interval", "every": 1}, **fields}
         return schedules.create(self.engine.database, self.engine.clock, spec, "test")
 
-    def standing(self, name: str = "tick") -> ScheduleRow:
+    def get_schedule(self, name: str = "tick") -> ScheduleRow:
         """The schedule as it stands."""
         with self.engine.database.read() as connection:
             found = stored.named(connection, name)
         assert found is not None
         return found
 
-    def ledger(self, name: str = "tick") -> list[Any]:
+    def list_occurrences(self, name: str = "tick") -> list[Any]:
         """Its rows, by nominal time."""
-        table, schedule_id = schema.occurrences, self.standing(name).id
+        table, schedule_id = schema.occurrences, self.get_schedule(name).id
         with self.engine.database.read() as connection:
             query = sa.select(table).where(table.c.schedule_id == schedule_id).order_by(table.c.scheduled_for)
             return list(connection.execute(query))
 
-    def outcomes(self, name: str = "tick") -> list[str]:
+    def list_outcomes(self, name: str = "tick") -> list[str]:
         """What became of its occurrences."""
-        return [row.outcome for row in self.ledger(name)]
+        return [row.outcome for row in self.list_occurrences(name)]
 
-    def made(self, name: str = "tick") -> list[ExecutionRow]:
+    def list_executions(self, name: str = "tick") -> list[ExecutionRow]:
         """Its executions."""
-        schedule_id = self.standing(name).id
+        schedule_id = self.get_schedule(name).id
         with self.engine.database.read() as connection:
             found = executions.page(connection, Filters(), limit=200).items
         return [row for row in reversed(found) if row.schedule_id == schedule_id]
 
-    def fired(self, count: int, name: str = "tick") -> None:
+    def wait_until_fired(self, count: int, name: str = "tick") -> None:
         """Wait until so many occurrences have fired."""
-        until(lambda: self.outcomes(name).count("fired") >= count, _PATIENCE, what=f"{count} occurrences of {name}")
+        until(lambda: self.list_outcomes(name).count("fired") >= count, _PATIENCE, what=f"{count} occurrences of {name}")
 
 
 @pytest.fixture(params=["redbeat", "internal"])
@@ -109,77 +109,77 @@ def any_village(
 
 def test_each_occurrence_has_one_execution_with_its_nominal_time(any_village: Village) -> None:
     village = any_village
-    village.schedule(parameters={"number": 5}, overlap="allow")
-    village.fired(3)
-    rows = village.ledger()
+    village.create_schedule(parameters={"number": 5}, overlap="allow")
+    village.wait_until_fired(3)
+    rows = village.list_occurrences()
     nominal = [row.scheduled_for for row in rows]
     assert {later - earlier for earlier, later in itertools.pairwise(nominal)} == {dt.timedelta(seconds=1)}
-    first = village.made()[0]
+    first = village.list_executions()[0]
     assert (first.scheduled_for, first.created_by) == (nominal[0], "schedule:tick")
-    assert village.engine.finished(first.id).result == 5
+    assert village.engine.wait_until_final(first.id).result == 5
 
 
 def test_a_relay_that_was_away_makes_up_for_what_was_due(village: Village) -> None:
-    village.schedule(misfire={"policy": "catch_up", "grace": 1}, overlap="allow")
-    village.fired(1)
-    village.relay.end(signal.SIGKILL)
-    seen = village.ledger()[-1].scheduled_for
+    village.create_schedule(misfire={"policy": "catch_up", "grace": 1}, overlap="allow")
+    village.wait_until_fired(1)
+    village.relay.terminate(signal.SIGKILL)
+    seen = village.list_occurrences()[-1].scheduled_for
     until(lambda: village.engine.clock.now() > seen + dt.timedelta(seconds=5), what="some seconds without a relay")
     village.start_relay()
-    village.fired(8)
-    nominal = [row.scheduled_for for row in village.ledger()]
+    village.wait_until_fired(8)
+    nominal = [row.scheduled_for for row in village.list_occurrences()]
     assert len(nominal) == len(set(nominal))
     assert nominal[-1] - nominal[0] == dt.timedelta(seconds=len(nominal) - 1)
-    assert len(village.made()) == village.outcomes().count("fired")
+    assert len(village.list_executions()) == village.list_outcomes().count("fired")
 
 
 def test_overlap_is_seen_while_an_execution_runs(village: Village) -> None:
-    village.schedule("skips", job="hold", parameters={"seconds": 3.5})
-    until(lambda: village.outcomes("skips")[:3] == ["fired", "skipped_overlap", "skipped_overlap"], _PATIENCE)
-    village.fired(2, "skips")
-    first, second = village.made("skips")[:2]
-    assert village.engine.finished(first.id).finished_at is not None
+    village.create_schedule("skips", job="hold", parameters={"seconds": 3.5})
+    until(lambda: village.list_outcomes("skips")[:3] == ["fired", "skipped_overlap", "skipped_overlap"], _PATIENCE)
+    village.wait_until_fired(2, "skips")
+    first, second = village.list_executions("skips")[:2]
+    assert village.engine.wait_until_final(first.id).finished_at is not None
     assert second.scheduled_for is not None
     assert second.scheduled_for > (first.scheduled_for or second.scheduled_for)
 
 
 def test_the_next_one_cancels_the_one_that_runs(village: Village) -> None:
-    village.schedule("takes_over", job="hold", parameters={"seconds": 60}, overlap="cancel_running", max_runs=2,
+    village.create_schedule("takes_over", job="hold", parameters={"seconds": 60}, overlap="cancel_running", max_runs=2,
                   rule={"kind": "interval", "every": 4})  # fmt: skip
-    village.fired(2, "takes_over")
-    first, second = village.made("takes_over")
-    assert village.engine.finished(first.id).state is State.CANCELLED
-    village.engine.reaches(second.id, State.RUNNING)
+    village.wait_until_fired(2, "takes_over")
+    first, second = village.list_executions("takes_over")
+    assert village.engine.wait_until_final(first.id).state is State.CANCELLED
+    village.engine.wait_for_state(second.id, State.RUNNING)
     village.engine.cancel(second.id)
-    until(lambda: "exhausted" in village.outcomes("takes_over"), _PATIENCE, what="the row after the last run")
-    assert village.standing("takes_over").next_at is None
+    until(lambda: "exhausted" in village.list_outcomes("takes_over"), _PATIENCE, what="the row after the last run")
+    assert village.get_schedule("takes_over").next_at is None
 
 
 def test_a_pause_ends_by_itself_and_makes_up(village: Village) -> None:
-    village.schedule(on_resume="fire_once", overlap="allow")
-    village.fired(1)
+    village.create_schedule(on_resume="fire_once", overlap="allow")
+    village.wait_until_fired(1)
     now = village.engine.clock.now()
     with village.engine.database.write() as connection:
         until_moment = now + dt.timedelta(seconds=3)
-        pausing.pause(connection, village.standing(), "a moment", until_moment, "test", now)
-    until(lambda: village.standing().paused_at is None, _PATIENCE, what="the end of the pause")
-    held_up = [row for row in village.ledger() if now <= row.scheduled_for < until_moment]
+        pausing.pause(connection, village.get_schedule(), "a moment", until_moment, "test", now)
+    until(lambda: village.get_schedule().paused_at is None, _PATIENCE, what="the end of the pause")
+    held_up = [row for row in village.list_occurrences() if now <= row.scheduled_for < until_moment]
     assert [row.outcome for row in held_up] == ["skipped_paused"] * (len(held_up) - 1) + ["fired"]
     assert held_up[-1].reason == "held up by a pause, and made up for when relay ended it"
-    village.fired(4)
+    village.wait_until_fired(4)
 
 
 def test_failures_in_a_row_pause_it(village: Village) -> None:
-    village.schedule("fails", job="fails", pause_after_failures=2, overlap="queue_all")
-    until(lambda: village.standing("fails").paused_at, _PATIENCE, what="the pause after two failures")
-    failed = [row.id for row in village.made("fails") if row.state is State.FAILED]
-    assert village.standing("fails").pause_note == f"2 executions in a row failed; the last of them is {failed[1]}"
+    village.create_schedule("fails", job="fails", pause_after_failures=2, overlap="queue_all")
+    until(lambda: village.get_schedule("fails").paused_at, _PATIENCE, what="the pause after two failures")
+    failed = [row.id for row in village.list_executions("fails") if row.state is State.FAILED]
+    assert village.get_schedule("fails").pause_note == f"2 executions in a row failed; the last of them is {failed[1]}"
 
 
 def test_it_runs_when_it_is_created_and_when_the_system_starts(village: Village) -> None:
-    village.schedule("at_start", run_at_start=True, rule={"kind": "daily", "time": "03:00"}, overlap="allow")
-    village.fired(1, "at_start")
-    village.relay.end(signal.SIGTERM)
+    village.create_schedule("at_start", run_at_start=True, rule={"kind": "daily", "time": "03:00"}, overlap="allow")
+    village.wait_until_fired(1, "at_start")
+    village.relay.terminate(signal.SIGTERM)
     village.start_relay()
-    village.fired(2, "at_start")
-    assert [row.reason for row in village.ledger("at_start")] == ["it was created", "the relay was started"]
+    village.wait_until_fired(2, "at_start")
+    assert [row.reason for row in village.list_occurrences("at_start")] == ["it was created", "the relay was started"]

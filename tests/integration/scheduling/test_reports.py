@@ -19,9 +19,9 @@ from tests.waiting import until
 def test_reports_that_make_no_sense_are_passed_over_and_none_makes_an_occurrence_of_its_own(
     engine: Engine, own_server: RedisServer
 ) -> None:
-    engine.relay()
-    engine.worker()
-    engine.ready()
+    engine.start_relay()
+    engine.start_worker()
+    engine.wait_until_ready()
     rule = {"kind": "interval", "every": 86400, "anchor": (engine.clock.now() + dt.timedelta(hours=1)).isoformat()}
     known = schedules.create(engine.database, engine.clock, {"name": "tick", "job": "noop", "rule": rule}, "test")
     early, late = (engine.clock.now() + dt.timedelta(days=days) for days in (-400, 400))
@@ -33,11 +33,11 @@ def test_reports_that_make_no_sense_are_passed_over_and_none_makes_an_occurrence
         _due("nobody", early),
         *(_due(known.row.id, at) for at in (early, late, early)),
     ]
-    with contextlib.closing(own_server.client()) as client:
+    with contextlib.closing(own_server.create_client()) as client:
         for fields in reports:
             client.xadd(keys.EVENTS, fields)  # type: ignore[arg-type]
     # Reports are read in their order: what was said after these has been read, so these have.
-    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED
+    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED
     until(lambda: not _unread(own_server, engine), what="every report to be read")
     with engine.database.read() as connection:
         assert list(connection.execute(sa.select(schema.occurrences))) == []
@@ -51,5 +51,5 @@ def _due(schedule_id: str, at: dt.datetime) -> dict[str, str]:
 def _unread(server: RedisServer, engine: Engine) -> bool:
     with engine.database.read() as connection:
         read = connection.scalar(sa.select(schema.relay_state.c.events_offset))
-    with contextlib.closing(server.client()) as client:
+    with contextlib.closing(server.create_client()) as client:
         return bool(client.xrange(keys.EVENTS, min=f"({read}", max="+"))

@@ -50,19 +50,19 @@ class Beat:
     """A beat process, and its wire to Redis."""
 
     process: Process
-    wire: Proxy
+    proxy: Proxy
 
     def hold_report(self) -> None:
         """Stop it inside a tick: what it has read as due stays on the wire."""
-        self.wire.hold(lambda sent: _REPORTS.search(sent) is not None)
+        self.proxy.hold_request(lambda sent: _REPORTS.search(sent) is not None)
 
-    def lose_answer(self) -> None:
+    def drop_answer(self) -> None:
         """The next report arrives, and the connection breaks before the answer does."""
-        self.wire.cut_answer_to(lambda sent: _REPORTS.search(sent) is not None)
+        self.proxy.drop_answer_to(lambda sent: _REPORTS.search(sent) is not None)
 
-    def cut_off(self) -> None:
+    def block_requests(self) -> None:
         """Nothing of what it sends arrives any more."""
-        self.wire.hold(lambda _: True)
+        self.proxy.hold_request(lambda _: True)
 
 
 class Town:
@@ -73,17 +73,17 @@ class Town:
         self.has_beats = provider == "redbeat"
         self._provider = provider
         self.server = server
-        self.client = server.client()
+        self.client = server.create_client()
         self.specs: dict[str, dict[str, Any]] = {}
         self.beats: list[Beat] = []
         self.relay = self.start_relay()
 
     def start_relay(self) -> Process:
         """The relay, instead of the one that was there."""
-        self.relay = self.engine.relay(JOBWORKER_SCHEDULING_PROVIDER=self._provider)
+        self.relay = self.engine.start_relay(JOBWORKER_SCHEDULING_PROVIDER=self._provider)
         return self.relay
 
-    def plant(self, rules: Sequence[dict[str, Any]] = _RULES) -> None:
+    def add_schedules(self, rules: Sequence[dict[str, Any]] = _RULES) -> None:
         """Add schedules of which nothing may be left out, however late it is."""
         with self.engine.database.write() as connection:
             for number, rule in enumerate(rules):
@@ -97,51 +97,51 @@ class Town:
     def start_beat(self, app: str = IMPATIENT) -> Beat:
         """One more beat."""
         wire = Proxy(self.server.url)
-        beat = Beat(self.engine.beat(app, JOBWORKER_REDIS_URL=wire.url), wire)
+        beat = Beat(self.engine.start_beat(app, JOBWORKER_REDIS_URL=wire.url), wire)
         self.beats.append(beat)
         return beat
 
     def replace_beats(self, app: str) -> None:
         """Two others instead of those that are there."""
         for beat in [*self.beats]:
-            self.kill(beat)
-        self.lose_lock()
+            self.kill_beat(beat)
+        self.delete_leader_lock()
         for _ in range(2):
             self.start_beat(app)
 
-    def leader(self) -> Beat:
+    def wait_for_leader(self) -> Beat:
         """The beat that leads, once one does."""
-        answer = until(self._leader, what=f"a beat to lead; logs in {self.engine.folder}")
+        answer = until(self._find_leader, what=f"a beat to lead; logs in {self.engine.folder}")
         assert answer is not None
         return answer
 
-    def other(self, beat: Beat) -> Beat:
+    def get_other_beat(self, beat: Beat) -> Beat:
         """A beat that is not this one."""
         return next(each for each in self.beats if each is not beat)
 
-    def leads(self, beat: Beat, within: float = 60.0) -> None:
+    def wait_until_leading(self, beat: Beat, within: float = 60.0) -> None:
         """Wait until it does."""
-        until(lambda: self._leader() is beat, within, what=f"the other beat to lead; logs in {self.engine.folder}")
+        until(lambda: self._find_leader() is beat, within, what=f"the other beat to lead; logs in {self.engine.folder}")
 
-    def stops(self, beat: Beat) -> None:
+    def wait_until_held(self, beat: Beat) -> None:
         """Wait until it stands still with something in hand."""
-        until(lambda: beat.wire.holds, what="a beat to be stopped inside a tick")
+        until(lambda: beat.proxy.is_holding, what="a beat to be stopped inside a tick")
 
-    def kill(self, beat: Beat) -> None:
+    def kill_beat(self, beat: Beat) -> None:
         """As kill -9 does."""
-        beat.process.send(signal.SIGKILL)
+        beat.process.send_signal(signal.SIGKILL)
         self.beats.remove(beat)
 
-    def lose_lock(self) -> None:
+    def delete_leader_lock(self) -> None:
         """Somebody deletes the leader's lock."""
         self.client.delete("redbeat::lock")
 
-    def lasts(self, seconds: float) -> None:
+    def wait_for(self, seconds: float) -> None:
         """Wait until occurrences of so many seconds have come, or would have."""
         then = self.engine.clock.now() + dt.timedelta(seconds=seconds)
         until(lambda: self.engine.clock.now() >= then, what="time to pass")
 
-    def goes_on(self) -> None:
+    def wait_until_all_fire(self) -> None:
         """Wait until every schedule has fired something that became due after this moment."""
         now, table = self.engine.clock.now(), schema.occurrences
 
@@ -153,7 +153,7 @@ class Town:
         until(all_fired, 90.0, every=0.1, what=f"every schedule to go on; logs in {self.engine.folder}")
 
     @contextlib.contextmanager
-    def ordinary_day(self, began_once: bool = True, bound: float | None = None) -> Iterator[None]:
+    def expect_exactly_once(self, began_once: bool = True, bound: float | None = None) -> Iterator[None]:
         """Whatever happens in this block, each occurrence fires once, at most `bound` s late, and its execution begins.
 
         Where Redis loses data, an attempt may have begun that nobody knows of, and begin again: not `began_once`.
@@ -166,30 +166,30 @@ class Town:
         }
 
         def findings() -> Findings:
-            starts = self.engine.starts() if began_once else None
+            starts = self.engine.count_starts() if began_once else None
             late = dt.timedelta(seconds=bound) if bound else None
             return check(self.engine.database, expected, begin, end, starts, late)
 
         with contextlib.suppress(AssertionError):  # What is missing is shown below.
             until(lambda: not findings().missing, 60.0, every=0.2)
-        until(lambda: self._all_ended(begin, end), 90.0, every=0.2, what="every execution to end")
+        until(lambda: self._has_all_ended(begin, end), 90.0, every=0.2, what="every execution to end")
         assert len(expected) > len(self.specs)
         assert findings() == CLEAN
 
     def close(self) -> None:
         """Let go of all wires."""
         for beat in self.beats:
-            beat.wire.let_go()
-            beat.wire.close()
+            beat.proxy.release()
+            beat.proxy.close()
         self.client.close()
 
-    def _leader(self) -> Beat | None:
+    def _find_leader(self) -> Beat | None:
         with contextlib.suppress(redis.RedisError):
             name = str(self.client.hget(keys.BEAT, "leader") or "")
             return next((beat for beat in self.beats if name.endswith(f":{beat.process.pid}")), None)
         return None
 
-    def _all_ended(self, begin: dt.datetime, end: dt.datetime) -> bool:
+    def _has_all_ended(self, begin: dt.datetime, end: dt.datetime) -> bool:
         table = schema.executions
         open_ones = sa.select(sa.func.count()).where(
             table.c.scheduled_for >= begin, table.c.scheduled_for < end, table.c.state.not_in(FINAL)

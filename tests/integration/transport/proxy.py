@@ -28,23 +28,23 @@ class Proxy:
         self._passes.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut_answer_to(self, sees: Sees) -> None:
+    def drop_answer_to(self, sees: Sees) -> None:
         """The next request for which `sees` is true reaches Redis, which answers; then the connection is cut."""
         with self._lock:
             self.has_cut.clear()
             self._waiting = sees
 
-    def hold(self, sees: Sees) -> None:
+    def hold_request(self, sees: Sees) -> None:
         """The next request for which `sees` is true waits on the wire until `let_go`, and so does all that follows."""
         with self._lock:
             self._held_back = sees
 
     @property
-    def holds(self) -> bool:
+    def is_holding(self) -> bool:
         """Whether something waits on the wire."""
         return not self._passes.is_set()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Send what was held."""
         with self._lock:
             self._held_back = None
@@ -63,18 +63,18 @@ class Proxy:
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError), socket.create_connection(self._target) as server:
             cut = threading.Event()
-            back = threading.Thread(target=self._answers, args=(server, client, cut), daemon=True)
+            back = threading.Thread(target=self._forward_answers, args=(server, client, cut), daemon=True)
             back.start()
             with contextlib.suppress(OSError):
                 while sent := client.recv(1 << 20):
-                    if self._strikes(sent):
+                    if self._matches_dropped_request(sent):
                         cut.set()
-                    self._wait(sent)
+                    self._wait_until_released(sent)
                     server.sendall(sent)
             _end(client, server)
             back.join()
 
-    def _answers(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
+    def _forward_answers(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while answer := server.recv(1 << 20):
                 if cut.is_set():
@@ -83,14 +83,14 @@ class Proxy:
                 client.sendall(answer)
         _end(client, server)
 
-    def _wait(self, sent: bytes) -> None:
+    def _wait_until_released(self, sent: bytes) -> None:
         with self._lock:
             if self._held_back is not None and self._held_back(sent):
                 self._held_back = None
                 self._passes.clear()
         self._passes.wait()
 
-    def _strikes(self, sent: bytes) -> bool:
+    def _matches_dropped_request(self, sent: bytes) -> bool:
         with self._lock:
             if self._waiting is None or not self._waiting(sent):
                 return False

@@ -32,53 +32,53 @@ def _spoil(yard: Yard, execution: str, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["a hash", "nonsense", "", "1 running", "1 paused w 1"])
 def test_records_that_are_none_keep_nobody_from_running(yard: Yard, how: str) -> None:
-    messages = [yard.message() for _ in range(20)]
+    messages = [yard.make_message() for _ in range(20)]
     for message in messages[::3]:
         _spoil(yard, message.execution, how)
-    executions = yard.publish_all(messages)
-    yard.worker()
-    yard.all_done_of(executions)
+    executions = yard.publish_messages(messages)
+    yard.start_worker()
+    yard.expect_done(executions)
 
 
 def test_a_message_with_a_forged_id_runs_nothing_and_stops_nobody(yard: Yard) -> None:
-    worker = yard.worker()
-    forged = replace(yard.message("saves_file"), execution="../../../forged")
-    yard.publish_all([forged])
-    yard.all_done_of(yard.publish())
-    until(lambda: "rejected" in yard.kinds(forged.execution), what="the forged message to be rejected")
-    worker.must_live()
+    worker = yard.start_worker()
+    forged = replace(yard.make_message("saves_file"), execution="../../../forged")
+    yard.publish_messages([forged])
+    yard.expect_done(yard.publish())
+    until(lambda: "rejected" in yard.list_event_kinds(forged.execution), what="the forged message to be rejected")
+    worker.check_alive()
     assert not list(yard.engine.folder.rglob("forged"))
 
 
 def test_a_list_that_is_none_is_passed_over(yard: Yard) -> None:
     """One of several lists of a queue, and the only one of another."""
-    worker = yard.worker()
+    worker = yard.start_worker()
     for name in (list_name("critical", 9), list_name("background", 5)):
         yard.client.set(name, "no list")
-    yard.all_done_of([*yard.publish(count=30), *yard.publish(queue="critical", count=3)])
+    yard.expect_done([*yard.publish(count=30), *yard.publish(queue="critical", count=3)])
     asked = _calls(yard)
-    yard.all_done_of(yard.publish())
+    yard.expect_done(yard.publish())
     assert _calls(yard) - asked < 50, "it does not ask over and over for what it cannot get"
-    worker.must_live()
+    worker.check_alive()
 
 
 def test_what_a_dead_worker_held_comes_back_whatever_has_become_of_its_record_and_list(yard: Yard) -> None:
-    victim = yard.worker("--pool", "threads", "-c", "1")
+    victim = yard.start_worker("--pool", "threads", "-c", "1")
     [blocking] = yard.publish("hold", seconds=600)
     until(lambda: yard.engine.is_running(blocking))
-    victim.send(signal.SIGSTOP)
+    victim.send_signal(signal.SIGSTOP)
     # As if it had fetched these, too, and started none.
-    inflight = keys.INFLIGHT.format(worker=yard.id_of(victim))
-    spoilt, homeless = yard.message(), yard.message(queue="elsewhere")
+    inflight = keys.INFLIGHT.format(worker=yard.get_worker_id(victim))
+    spoilt, homeless = yard.make_message(), yard.make_message(queue="elsewhere")
     for tag, message in ((900, spoilt), (901, homeless)):
-        yard.publish_all([message])
+        yard.publish_messages([message])
         name = list_name(message.queue, 5)
         yard.client.hset(inflight, str(tag), f"{len(name)}:{name}{yard.client.rpop(name)!s}")
-        yard.client.set(keys.RUN.format(execution=message.execution), f"1 running {yard.id_of(victim)} {tag}")
+        yard.client.set(keys.RUN.format(execution=message.execution), f"1 running {yard.get_worker_id(victim)} {tag}")
     yard.client.set(list_name("elsewhere", 5), "no list")
-    yard.worker()
+    yard.start_worker()
     until(lambda: yard.client.llen(keys.POISON) == 1, what="the homeless one to be put aside")
-    yard.all_done_of([spoilt.execution])
+    yard.expect_done([spoilt.execution])
     assert homeless.execution in str(yard.client.lindex(keys.POISON, 0))
 
 
@@ -100,24 +100,24 @@ _TYPES: dict[str, Callable[[redis.Redis, str], object]] = {
 
 def test_whatever_stands_under_the_keys_of_workers_they_go_on(yard: Yard) -> None:
     """Every type in the place of every key that a worker reads or writes, but for those that the relay sets right."""
-    worker = yard.worker()
-    name = yard.id_of(worker)
+    worker = yard.start_worker()
+    name = yard.get_worker_id(worker)
     patterns = (keys.RUNNING, keys.ORDERS, keys.INFLIGHT, keys.READY, keys.WATCH, keys.POISON, keys.LOSSES, keys.WORKER)
     for pattern in patterns:
         key = pattern.format(worker=name, queue="default", message="m")
         for kind, write in _TYPES.items():
             yard.client.delete(key)
             write(yard.client, key)
-            messages = [yard.message() for _ in range(2)]
-            executions = yard.publish_all(messages)
+            messages = [yard.make_message() for _ in range(2)]
+            executions = yard.publish_messages(messages)
             until(
                 lambda executions=executions: (
-                    set(executions) <= {about for what, about, _ in yard.told() if what == "succeeded"}
+                    set(executions) <= {about for what, about, _ in yard.list_events() if what == "succeeded"}
                 ),  # type: ignore[misc]
                 what=f"jobs to run with a {kind} under {key}",
             )
-    worker.must_live()
-    assert "UnicodeDecodeError" not in yard.engine.log(worker)
+    worker.check_alive()
+    assert "UnicodeDecodeError" not in yard.engine.read_log(worker)
 
 
 def test_orders_that_are_none_are_about_nothing_that_a_worker_runs(redis_url: str) -> None:
@@ -157,7 +157,7 @@ def test_a_worker_announces_itself_again_whatever_has_taken_the_place_of_its_ann
 
 
 def test_a_worker_is_known_again_after_its_announcement_was_overwritten(yard: Yard) -> None:
-    name = yard.id_of(yard.worker())
+    name = yard.get_worker_id(yard.start_worker())
     key = keys.WORKER.format(worker=name)
     announced = until(lambda: yard.client.get(key))
     yard.client.set(key, "garbage")

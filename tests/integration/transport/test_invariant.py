@@ -72,14 +72,14 @@ class _Worker:
     def __init__(self, world: "_World", number: int) -> None:
         self.world = world
         self.name = f"worker{number}"
-        self.line = _Line(world.client)
-        self.mailbox = Mailbox(self.name, "1", world.clock, lambda: self.line, self._end)  # type: ignore[arg-type, return-value]
+        self.connection = _Line(world.client)
+        self.mailbox = Mailbox(self.name, "1", world.clock, lambda: self.connection, self._fence)  # type: ignore[arg-type, return-value]
         self.mailbox.call_soon = lambda: None
         self.mailbox.prefetch_estimator = _Greedy(soon=number % 2 * 2)
         self.mailbox.get_credit = lambda: _SLOTS - len(self.mailbox.delivered)
         self.running: list[Ticket] = []
         self.in_doubt = True
-        self.late: list[tuple[list[str], list[Any]]] = []
+        self.late_requests: list[tuple[list[str], list[Any]]] = []
         world.client.zadd(keys.WORKERS, {self.name: 10**15})
 
     def fetch(self, lose: bool, never_arrives: bool = False) -> None:
@@ -97,7 +97,7 @@ class _Worker:
         shares = [word for queue in _QUEUES for word in (queue, wanted // 2)]
         request = names, [self.name, mailbox.allocate_tags(wanted), wanted, starting, 1000, *shares]
         if never_arrives:
-            self.late.append(request)
+            self.late_requests.append(request)
             self.in_doubt = True
             return
         answer = self._send(request)
@@ -113,10 +113,10 @@ class _Worker:
             raise _Away
         return answer
 
-    def arrives_late(self) -> None:
+    def deliver_late_request(self) -> None:
         """What was sent over a connection that is given up; it must change nothing once the worker has adopted."""
-        if self.late and not self.in_doubt:
-            assert len(self._send(self.late.pop())) == 1, "no message, just a word"
+        if self.late_requests and not self.in_doubt:
+            assert len(self._send(self.late_requests.pop())) == 1, "no message, just a word"
 
     def adopt(self) -> None:
         flat: Any = self.world.client.eval(ADOPT, 1, keys.INFLIGHT.format(worker=self.name), self.mailbox.allocate_tags())
@@ -140,20 +140,20 @@ class _Worker:
             self.running.append(fetched.claim)
             self.mailbox.report_started(fetched.claim)
 
-    def end(self) -> None:
+    def end_one(self) -> None:
         if self.running:
             self.mailbox.report_ended(self.running.pop(0), Kind.SUCCEEDED, "{}")
 
-    def settle(self, lose: bool) -> None:
-        self.line.loses_answer = lose
+    def flush(self, lose: bool) -> None:
+        self.connection.loses_answer = lose
         self.mailbox.flush()
-        self.line.loses_answer = False
+        self.connection.loses_answer = False
 
-    def give_back(self) -> None:
+    def return_late(self) -> None:
         self.world.clock.advance(0.3)
         self.mailbox.requeue_late()
 
-    def _end(self) -> None:
+    def _fence(self) -> None:
         raise _Away
 
 
@@ -161,7 +161,7 @@ class _World:
     """Redis, what was published, and what began."""
 
     def __init__(self, server: RedisServer) -> None:
-        self.client: redis.Redis = server.client()
+        self.client: redis.Redis = server.create_client()
         self.client.flushdb()
         self.clock = ManualClock(dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
         self.fetch = self.client.register_script(FETCH)
@@ -171,7 +171,7 @@ class _World:
         self.starts: Counter[str] = Counter()
         self.copied: set[str] = set()
         self.workers = [_Worker(self, 0), _Worker(self, 1)]
-        self.born = 2
+        self.worker_count = 2
 
     def publish(self, priority: int) -> None:
         number = len(self.published)
@@ -182,13 +182,13 @@ class _World:
         self.published.append(message)
         self.publisher.publish([message])
 
-    def copy(self, number: int) -> None:
+    def publish_duplicate(self, number: int) -> None:
         if self.published:
             message = self.published[number % len(self.published)]
             self.copied.add(message.execution)
             self.publisher.publish([message])
 
-    def die(self, number: int, woken: bool) -> None:
+    def kill_worker(self, number: int, woken: bool) -> None:
         """One is silent for too long; another takes its place. If it is woken, it must find itself fenced."""
         number %= 2
         dead = self.workers[number]
@@ -199,14 +199,14 @@ class _World:
                 dead.fetch(lose=False)
                 raise AssertionError("a fenced worker was given messages")
             with contextlib.suppress(_Away):
-                dead.end()
+                dead.end_one()
                 dead.mailbox._add_report(Owed("done", "0"))
                 dead.mailbox.flush()
                 raise AssertionError("a fenced worker's report was taken")
-        self.workers[number] = _Worker(self, self.born)
-        self.born += 1
+        self.workers[number] = _Worker(self, self.worker_count)
+        self.worker_count += 1
 
-    def told(self) -> dict[str, Counter[str]]:
+    def count_events(self) -> dict[str, Counter[str]]:
         entries: Any = self.client.xrange(keys.EVENTS)
         told: dict[str, Counter[str]] = {message.execution: Counter() for message in self.published}
         for _, fields in entries:
@@ -214,20 +214,20 @@ class _World:
                 told[fields["execution"]][fields["kind"]] += 1
         return told
 
-    def queued(self) -> Counter[str]:
+    def count_queued(self) -> Counter[str]:
         names = [name for queue in _QUEUES for name in lists_of(queue)]
         texts: list[Any] = [text for name in names for text in self.client.lrange(name, 0, -1)]
         return Counter(_execution(text) for text in texts)
 
-    def in_flight(self) -> Counter[str]:
+    def count_in_flight(self) -> Counter[str]:
         flights: list[Any] = [
-            self.client.hgetall(keys.INFLIGHT.format(worker=f"worker{number}")) for number in range(self.born)
+            self.client.hgetall(keys.INFLIGHT.format(worker=f"worker{number}")) for number in range(self.worker_count)
         ]
         return Counter(_execution(text) for held in flights for tag, text in held.items() if tag.isdigit())
 
-    def check(self) -> None:
+    def check_invariant(self) -> None:
         """Each attempt is in exactly one place (copies may stand in queues besides), and has begun at most once."""
-        queued, in_flight, told = self.queued(), self.in_flight(), self.told()
+        queued, in_flight, told = self.count_queued(), self.count_in_flight(), self.count_events()
         for message in self.published:
             execution = message.execution
             over = told[execution]["succeeded"] + told[execution]["lost"]
@@ -240,19 +240,19 @@ class _World:
             else:
                 assert queued[execution] + in_flight[execution] + over == 1
 
-    def run_dry(self) -> None:
+    def drain(self) -> None:
         """Let the workers do what there is to do, with nothing going wrong any more."""
         for _ in range(400):
             for worker in self.workers:
                 worker.fetch(lose=False)
-                worker.settle(lose=False)
+                worker.flush(lose=False)
                 worker.pump()
-                worker.end()
-                worker.settle(lose=False)
-                worker.give_back()
-            if not self.queued() and not self.in_flight():
+                worker.end_one()
+                worker.flush(lose=False)
+                worker.return_late()
+            if not self.count_queued() and not self.count_in_flight():
                 return
-        raise AssertionError(f"something is stuck: {self.queued()} {self.in_flight()}")
+        raise AssertionError(f"something is stuck: {self.count_queued()} {self.count_in_flight()}")
 
 
 def _execution(text: str) -> str:
@@ -281,7 +281,7 @@ def _do(world: _World, step: Any) -> None:
             for _ in range(first):
                 world.publish(*rest)
         case "copy":
-            world.copy(first)
+            world.publish_duplicate(first)
         case "turn":
             lose_fetch, lose_settle, ended = rest
             worker.fetch(lose_fetch)
@@ -300,7 +300,7 @@ def _do(world: _World, step: Any) -> None:
             worker.give_back()
             worker.settle(*rest)
         case "die":
-            world.die(first, *rest)
+            world.kill_worker(first, *rest)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -311,8 +311,8 @@ def test_every_attempt_is_in_one_place_and_starts_once(redis_server: RedisServer
         world.publish(priority=5)
         for step in steps:
             _do(world, step)
-            world.check()
-        world.run_dry()
-        world.check()
-        told = world.told()
+            world.check_invariant()
+        world.drain()
+        world.check_invariant()
+        told = world.count_events()
         assert all(kinds["succeeded"] + kinds["lost"] == 1 for kinds in told.values())

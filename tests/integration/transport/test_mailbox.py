@@ -27,14 +27,14 @@ class _Box:
     def __init__(self, url: str, clock: ManualClock) -> None:
         self.client: redis.Redis = redis.Redis.from_url(url, decode_responses=True)
         self.clock = clock
-        self.away = False
+        self.is_disconnected = False
         self.slots = 2
-        self.rung = 0
+        self.notifications = 0
         self.mailbox = Mailbox("w", "1", clock, self._connect, self._end)
-        self.mailbox.call_soon = self._ring
+        self.mailbox.call_soon = self._count_notification
         self.mailbox.get_credit = lambda: self.slots - len(self.mailbox.delivered)
 
-    def receive(self, count: int, starting: int) -> list[Ticket]:
+    def receive_messages(self, count: int, starting: int) -> list[Ticket]:
         """Messages as `FETCH` leaves them."""
         first = self.mailbox.allocate_tags(count)
         texts = [_text(f"e-{tag}") for tag in range(first, first + count)]
@@ -45,7 +45,7 @@ class _Box:
         self.mailbox.add_fetched(entries, starting)
         return [Ticket(f"e-{tag}", 1, "w", tag) for tag, _, _ in entries]
 
-    def begin(self) -> Ticket:
+    def start_next(self) -> Ticket:
         """Hand one over, and start it."""
         fetched = self.mailbox.pop_startable()
         assert fetched is not None
@@ -53,17 +53,17 @@ class _Box:
         self.mailbox.report_started(fetched.claim)
         return fetched.claim
 
-    def told(self) -> list[tuple[str, str]]:
+    def list_events(self) -> list[tuple[str, str]]:
         entries: Any = self.client.xrange(keys.EVENTS)
         return [(fields["kind"], fields["execution"]) for _, fields in entries]
 
     def _connect(self) -> redis.Redis:
-        if self.away:
+        if self.is_disconnected:
             raise redis.ConnectionError("away")
         return self.client
 
-    def _ring(self) -> None:
-        self.rung += 1
+    def _count_notification(self) -> None:
+        self.notifications += 1
 
     def _end(self) -> None:
         """In a worker this ends the process."""
@@ -83,8 +83,8 @@ def box(redis_url: str, clock: ManualClock) -> Iterator[_Box]:
 
 @pytest.mark.parametrize("in_the_way", ["string", "exhausted-stream"])
 def test_an_end_that_the_stream_refuses_is_reported_when_it_takes_it_again(box: _Box, in_the_way: str) -> None:
-    box.receive(1, starting=1)
-    ticket = box.begin()
+    box.receive_messages(1, starting=1)
+    ticket = box.start_next()
     assert box.mailbox.flush()
     box.client.rename(keys.EVENTS, "kept")
     if in_the_way == "string":
@@ -95,13 +95,13 @@ def test_an_end_that_the_stream_refuses_is_reported_when_it_takes_it_again(box: 
     assert not box.mailbox.flush()
     box.client.rename("kept", keys.EVENTS)
     assert box.mailbox.flush()
-    assert box.told() == [("running", ticket.execution), ("succeeded", ticket.execution)]
+    assert box.list_events() == [("running", ticket.execution), ("succeeded", ticket.execution)]
 
 
 def test_many_large_results_leave_a_few_at_a_time(box: _Box, monkeypatch: pytest.MonkeyPatch) -> None:
     box.slots = 40
-    box.receive(40, starting=40)
-    tickets = [box.begin() for _ in range(40)]
+    box.receive_messages(40, starting=40)
+    tickets = [box.start_next() for _ in range(40)]
     assert box.mailbox.flush()
     parts: list[int] = []
     tell = box.mailbox._send_batch
@@ -115,17 +115,17 @@ def test_many_large_results_leave_a_few_at_a_time(box: _Box, monkeypatch: pytest
         box.mailbox.report_ended(ticket, Kind.SUCCEEDED, json.dumps({"result": "x" * 30_000}))
     assert box.mailbox.flush()
     assert parts == [5] * 8
-    assert [kind for kind, _ in box.told()].count("succeeded") == 40
+    assert [kind for kind, _ in box.list_events()].count("succeeded") == 40
 
 
 def test_an_end_that_redis_has_not_taken_is_still_in_hand(box: _Box) -> None:
-    box.receive(2, starting=1)
-    ended = box.begin()
-    box.away = True
+    box.receive_messages(2, starting=1)
+    ended = box.start_next()
+    box.is_disconnected = True
     box.mailbox.report_ended(ended, Kind.SUCCEEDED, "{}")
     assert not box.mailbox.flush()
     assert ended in box.mailbox.list_claims()
-    box.away = False
+    box.is_disconnected = False
     assert box.mailbox.flush()
     assert ended not in box.mailbox.list_claims()
 
@@ -137,9 +137,9 @@ def test_a_full_redis_takes_reports_while_it_holds_none_that_a_relay_could_free(
     server = own_redis()
     box = _Box(server.url, clock)
     with contextlib.closing(box.client):
-        box.receive(3, starting=3)
+        box.receive_messages(3, starting=3)
         box.slots = 3
-        tickets = [box.begin() for _ in range(3)]
+        tickets = [box.start_next() for _ in range(3)]
         assert box.mailbox.flush()
         box.client.config_set("maxmemory", 1)
         box.mailbox.report_ended(tickets[0], Kind.SUCCEEDED, "{}")
@@ -156,42 +156,42 @@ def test_a_full_redis_takes_reports_while_it_holds_none_that_a_relay_could_free(
 
 
 def test_start_and_end_leave_together_with_the_acknowledgement(box: _Box) -> None:
-    [one, two] = box.receive(2, starting=2)
-    assert (box.begin(), box.begin()) == (one, two)
+    [one, two] = box.receive_messages(2, starting=2)
+    assert (box.start_next(), box.start_next()) == (one, two)
     box.mailbox.report_ended(one, Kind.SUCCEEDED, "{}")
-    assert box.told() == []
+    assert box.list_events() == []
     assert box.mailbox.flush()
-    assert box.told() == [("running", one.execution), ("running", two.execution), ("succeeded", one.execution)]
+    assert box.list_events() == [("running", one.execution), ("running", two.execution), ("succeeded", one.execution)]
     assert set(box.client.hgetall(_INFLIGHT)) == {two.token, "#"}
     assert box.mailbox.flush()
-    assert len(box.told()) == 3
+    assert len(box.list_events()) == 3
 
 
 def test_what_may_not_start_yet_is_not_handed_over_until_redis_knows(box: _Box) -> None:
     box.slots = 3
-    box.receive(3, starting=1)
-    assert box.rung, "somebody must come and have the rest cleared"
-    assert box.begin().token == "1"
+    box.receive_messages(3, starting=1)
+    assert box.notifications, "somebody must come and have the rest cleared"
+    assert box.start_next().token == "1"
     assert box.mailbox.pop_startable() is None
     assert box.mailbox.flush()
     assert box.client.hget(_INFLIGHT, "!") == "3"
-    assert [box.begin().token, box.begin().token] == ["2", "3"]
+    assert [box.start_next().token, box.start_next().token] == ["2", "3"]
 
 
 def test_adopted_messages_come_first_and_ask_to_be_cleared(box: _Box) -> None:
-    box.receive(1, starting=1)
-    box.rung = 0
+    box.receive_messages(1, starting=1)
+    box.notifications = 0
     box.mailbox.add_adopted([("0", "q", _text("e-0").encode())])
-    assert box.rung
+    assert box.notifications
     assert box.mailbox.pop_startable() is None
     box.mailbox.flush()
-    assert [box.begin().execution, box.begin().execution] == ["e-0", "e-1"]
+    assert [box.start_next().execution, box.start_next().execution] == ["e-0", "e-1"]
 
 
 def test_reports_are_kept_while_redis_is_away_and_nothing_begins(box: _Box) -> None:
-    [one, _] = box.receive(2, starting=2)
-    box.begin()
-    box.away = True
+    [one, _] = box.receive_messages(2, starting=2)
+    box.start_next()
+    box.is_disconnected = True
     box.mailbox.report_ended(one, Kind.SUCCEEDED, "{}")
     assert not box.mailbox.flush()
     assert not box.mailbox.is_overdue()
@@ -201,17 +201,17 @@ def test_reports_are_kept_while_redis_is_away_and_nothing_begins(box: _Box) -> N
     assert box.mailbox.pop_startable() is None
     assert box.mailbox.compute_fetch_size() == 0
     assert box.mailbox.compute_flush_delay() == pytest.approx(0.2), "the pause doubles"
-    box.away = False
+    box.is_disconnected = False
     assert box.mailbox.flush_before_exit(within=5.0)
-    assert box.told() == [("running", one.execution), ("succeeded", one.execution)]
-    assert box.begin().token == "2"
+    assert box.list_events() == [("running", one.execution), ("succeeded", one.execution)]
+    assert box.start_next().token == "2"
 
 
 def test_giving_up_on_the_last_reports_takes_as_long_as_was_said(box: _Box) -> None:
-    [one] = box.receive(1, starting=1)
-    box.begin()
+    [one] = box.receive_messages(1, starting=1)
+    box.start_next()
     box.mailbox.report_ended(one, Kind.SUCCEEDED, "{}")
-    box.away = True
+    box.is_disconnected = True
     before = box.clock.monotonic()
     assert not box.mailbox.flush_before_exit(within=3.0)
     assert 3.0 <= box.clock.monotonic() - before < 4.0
@@ -220,8 +220,8 @@ def test_giving_up_on_the_last_reports_takes_as_long_as_was_said(box: _Box) -> N
 
 def test_what_did_not_start_in_time_goes_back_in_its_order(box: _Box) -> None:
     box.slots = 1
-    tickets = box.receive(4, starting=1)
-    box.begin()
+    tickets = box.receive_messages(4, starting=1)
+    box.start_next()
     box.mailbox.requeue_late()
     assert len(box.mailbox.prefetched) == 3
     box.clock.advance(0.3)
@@ -232,15 +232,15 @@ def test_what_did_not_start_in_time_goes_back_in_its_order(box: _Box) -> None:
     ]
     assert box.client.get(keys.RUN.format(execution=tickets[1].execution)) == "0 finished - -"
     assert box.client.llen(keys.READY.format(queue="q")) == 1
-    assert box.told() == [("running", tickets[0].execution)]
+    assert box.list_events() == [("running", tickets[0].execution)]
 
 
 def test_stopping_gives_back_what_was_not_started_and_reports_the_rest_as_interrupted(box: _Box) -> None:
-    [one, two] = box.receive(2, starting=1)
-    box.begin()
+    [one, two] = box.receive_messages(2, starting=1)
+    box.start_next()
     box.mailbox.requeue_all()
     box.mailbox.flush()
-    assert box.told() == [("running", one.execution), ("interrupted", one.execution)]
+    assert box.list_events() == [("running", one.execution), ("interrupted", one.execution)]
     assert box.client.lrange("q", 0, -1) == [_text(two.execution)]
     assert box.mailbox.is_empty()
 
@@ -254,7 +254,7 @@ def test_attempt_that_another_has_is_refused_and_a_fenced_worker_ends(box: _Box)
     assert box.mailbox.claim(Ticket("e", 1, "w", "4")) is Answer.STALE
     box.client.set(run, "3 revoked - -")
     assert box.mailbox.claim(Ticket("e", 3, "w", "5")) is Answer.REVOKED
-    assert box.told() == []
+    assert box.list_events() == []
     box.client.set(keys.FENCE.format(worker="w"), "1")
     with pytest.raises(Fenced):
         box.mailbox.claim(Ticket("e", 4, "w", "6"))
@@ -265,7 +265,7 @@ def test_attempt_whose_worker_was_given_up_is_lost_once(box: _Box) -> None:
     box.client.set(keys.FENCE.format(worker="dead"), "1")
     assert box.mailbox.claim(Ticket("e", 1, "w", "1")) is Answer.DUPLICATE
     assert box.mailbox.claim(Ticket("e", 1, "w", "1")) is Answer.STALE
-    assert box.told() == [("lost", "e")]
+    assert box.list_events() == [("lost", "e")]
 
 
 def test_message_that_is_no_attempt_is_done_without_a_word_or_with_its_reason(box: _Box) -> None:

@@ -13,44 +13,44 @@ from tests.waiting import until
 def _in_order(yard: Yard, executions: list[str]) -> list[str]:
     """These executions in the order in which they began."""
     wanted = set(executions)
-    return [execution for execution, _ in yard.engine.starts() if execution in wanted]
+    return [execution for execution, _ in yard.engine.count_starts() if execution in wanted]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_urgent_message_overtakes_what_was_fetched_ahead(yard: Yard, pool: str, tmp_path: Path) -> None:
-    yard.worker("--pool", pool)
-    yard.all_done(yard.publish(count=600))  # Over in no time: from now on it fetches ahead.
+    yard.start_worker("--pool", pool)
+    yard.expect_only_done(yard.publish(count=600))  # Over in no time: from now on it fetches ahead.
     gate = tmp_path / "gate"
     slots = 1 if pool == "solo" else 2
-    blocking = [yard.message("wait_for_file", path=str(gate)) for _ in range(slots)]
-    executions = yard.publish_all([*blocking, *(yard.message() for _ in range(40))])
+    blocking = [yard.make_message("wait_for_file", path=str(gate)) for _ in range(slots)]
+    executions = yard.publish_messages([*blocking, *(yard.make_message() for _ in range(40))])
     held, ahead = executions[:slots], executions[slots:]
     until(is_busy(yard, held))
-    assert any(yard.in_flight().values())
+    assert any(yard.list_in_flight().values())
     [urgent] = yard.publish(priority=9)
     if pool == "solo":  # Its event loop runs the job itself: what has waited for too long goes back afterwards.
         time.sleep(0.5)
     else:
-        until(lambda: yard.waiting() == 41, what="what was fetched ahead to go back")
+        until(lambda: yard.count_queued() == 41, what="what was fetched ahead to go back")
     gate.touch()
-    yard.all_done([*executions, urgent])
+    yard.expect_only_done([*executions, urgent])
     assert urgent in _in_order(yard, [*ahead, urgent])[:slots]
 
 
 def test_what_was_fetched_ahead_and_is_blocked_runs_on_another_worker(yard: Yard, tmp_path: Path) -> None:
-    blocked = yard.worker("-n", "blocked@%h", wait=False)
-    idle = yard.worker("-n", "idle@%h", "--queues", "background", wait=False)
-    yard.ready(blocked, idle)
-    yard.all_done(yard.publish(count=600))
+    blocked = yard.start_worker("-n", "blocked@%h", wait=False)
+    idle = yard.start_worker("-n", "idle@%h", "--queues", "background", wait=False)
+    yard.wait_until_ready(blocked, idle)
+    yard.expect_only_done(yard.publish(count=600))
     gate = tmp_path / "gate"
-    blocking = [yard.message("wait_for_file", path=str(gate)) for _ in range(2)]
-    executions = yard.publish_all([*blocking, *(yard.message() for _ in range(40))])
+    blocking = [yard.make_message("wait_for_file", path=str(gate)) for _ in range(2)]
+    executions = yard.publish_messages([*blocking, *(yard.make_message() for _ in range(40))])
     until(is_busy(yard, executions[:2]))
-    yard.control("add_consumer", "default", destination=idle)
+    yard.send_control("add_consumer", "default", destination=idle)
     until(is_busy(yard, executions), what="the others to run elsewhere")
     assert not gate.exists()
     gate.touch()
-    yard.all_done(executions)
+    yard.expect_only_done(executions)
 
 
 def _shares(yard: Yard, by_queue: dict[str, list[str]], first: int) -> dict[str, int]:
@@ -62,8 +62,8 @@ def _shares(yard: Yard, by_queue: dict[str, list[str]], first: int) -> dict[str,
 
 def test_queues_are_served_by_weight(yard: Yard) -> None:
     by_queue = {queue: yard.publish(count=200, queue=queue) for queue in ("background", "default", "critical")}
-    yard.worker("--pool", "solo")
-    yard.all_done([execution for executions in by_queue.values() for execution in executions])
+    yard.start_worker("--pool", "solo")
+    yard.expect_only_done([execution for executions in by_queue.values() for execution in executions])
     shares = _shares(yard, by_queue, first=100)
     assert 50 <= shares["critical"] <= 70
     assert 20 <= shares["default"] <= 40
@@ -73,15 +73,15 @@ def test_queues_are_served_by_weight(yard: Yard) -> None:
 def test_queues_are_served_strictly_in_the_order_given(yard: Yard) -> None:
     names = ["background", "critical", "default", "another"]
     by_queue = {queue: yard.publish(count=50, queue=queue) for queue in sorted(names)}
-    yard.worker("--pool", "solo", "--queues", ",".join(names), JOBWORKER_QUEUE_WEIGHTS="strict")
+    yard.start_worker("--pool", "solo", "--queues", ",".join(names), JOBWORKER_QUEUE_WEIGHTS="strict")
     executions = [execution for queue in names for execution in by_queue[queue]]
-    yard.all_done(executions)
+    yard.expect_only_done(executions)
     assert _in_order(yard, executions) == executions
 
 
 def test_weights_that_make_no_sense_are_refused_in_one_line(yard: Yard) -> None:
-    worker = yard.worker(wait=False, JOBWORKER_QUEUE_WEIGHTS="critical=lots")
+    worker = yard.start_worker(wait=False, JOBWORKER_QUEUE_WEIGHTS="critical=lots")
     until(lambda: not worker.is_alive(), what="the worker to end")
-    said = yard.engine.log(worker)
+    said = yard.engine.read_log(worker)
     assert "error: JOBWORKER_QUEUE_WEIGHTS=critical=lots: 'critical=lots' should look like critical=6" in said
     assert "Traceback" not in said

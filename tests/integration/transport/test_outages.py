@@ -21,10 +21,10 @@ _POOLS = {"prefork": ("critical", 2), "threads": ("default", 2), "solo": ("backg
 def workers(yard: Yard) -> dict[str, Process]:
     """One worker of each pool, each with its own queue."""
     started = {
-        pool: yard.worker("--pool", pool, "--queues", queue, "-n", f"{pool}@%h", wait=False)
+        pool: yard.start_worker("--pool", pool, "--queues", queue, "-n", f"{pool}@%h", wait=False)
         for pool, (queue, _) in _POOLS.items()
     }
-    yard.ready(*started.values())
+    yard.wait_until_ready(*started.values())
     return started
 
 
@@ -48,16 +48,16 @@ def _publish_everywhere(yard: Yard, count: int) -> list[str]:
 def _must_be_well(yard: Yard, workers: dict[str, Process], names: set[str]) -> None:
     """All alive, under the same names, never taken for dead; and each still takes work."""
     for worker in workers.values():
-        worker.must_live()
-    assert set(yard.workers()) == names
-    assert not [kind for kind, _, _ in yard.told() if kind in ("worker_lost", "lost")]
-    yard.all_done(_publish_everywhere(yard, 5), within=15)
+        worker.check_alive()
+    assert set(yard.list_workers()) == names
+    assert not [kind for kind, _, _ in yard.list_events() if kind in ("worker_lost", "lost")]
+    yard.expect_only_done(_publish_everywhere(yard, 5), within=15)
 
 
 @pytest.mark.timeout(180)
 def test_redis_restarts(yard: Yard, workers: dict[str, Process], tmp_path: Path) -> None:
     """Idle and with all slots busy; the last time for several leases, and jobs end meanwhile."""
-    names = set(yard.workers())
+    names = set(yard.list_workers())
     _restart(yard, down=2)
     _must_be_well(yard, workers, names)
     for down in (4, 15):
@@ -70,7 +70,7 @@ def test_redis_restarts(yard: Yard, workers: dict[str, Process], tmp_path: Path)
                 gate.touch()
             time.sleep(down / 2)
             yard.server.start()
-        yard.all_done([*held, *waiting])
+        yard.expect_only_done([*held, *waiting])
         _must_be_well(yard, workers, names)
 
 
@@ -81,34 +81,34 @@ def _restart(yard: Yard, down: float) -> None:
 
 
 def test_connections_dropped_every_second_under_load(yard: Yard, workers: dict[str, Process]) -> None:
-    names, executions = set(yard.workers()), []
+    names, executions = set(yard.list_workers()), []
     for _ in range(10):
         for _ in range(10):
             executions += _publish_everywhere(yard, 8)
             time.sleep(0.1)
-        yard.cut_connections()
-    yard.all_done(executions)
+        yard.close_connections()
+    yard.expect_only_done(executions)
     _must_be_well(yard, workers, names)
 
 
 def test_redis_is_full(yard: Yard, workers: dict[str, Process], tmp_path: Path) -> None:
-    names = set(yard.workers())
+    names = set(yard.list_workers())
     with _every_slot_busy(yard, tmp_path / "gate") as held:
         waiting = _publish_everywhere(yard, 20)
         yard.client.config_set("maxmemory", "1mb")
     until(
-        lambda: all("redis_takes_no_reports" in yard.engine.log(worker) for worker in workers.values()),
+        lambda: all("redis_takes_no_reports" in yard.engine.read_log(worker) for worker in workers.values()),
         what="reports to be refused",
     )
-    until(lambda: all(yard.engine.ends()[execution, 1] for execution in held), what="the jobs to end")
+    until(lambda: all(yard.engine.count_ends()[execution, 1] for execution in held), what="the jobs to end")
     _wait_for_heartbeats(yard, seconds=4)
-    assert sum(map(len, yard.in_flight().values())) >= len(held)
-    assert not [kind for kind, execution, _ in yard.told() if kind == "succeeded" and execution in held]
-    begun = len(yard.engine.starts())
+    assert sum(map(len, yard.list_in_flight().values())) >= len(held)
+    assert not [kind for kind, execution, _ in yard.list_events() if kind == "succeeded" and execution in held]
+    begun = len(yard.engine.count_starts())
     _wait_for_heartbeats(yard, seconds=1)
-    assert len(yard.engine.starts()) == begun, "nothing begins while reports cannot leave"
+    assert len(yard.engine.count_starts()) == begun, "nothing begins while reports cannot leave"
     yard.client.config_set("maxmemory", "0")
-    yard.all_done([*held, *waiting])
+    yard.expect_only_done([*held, *waiting])
     _must_be_well(yard, workers, names)
 
 
@@ -126,13 +126,13 @@ def _wait_for_heartbeats(yard: Yard, seconds: float) -> None:
 @pytest.mark.parametrize("pool", list(_POOLS))
 def test_celerys_consumer_starts_over(yard: Yard, pool: str, tmp_path: Path) -> None:
     """For whatever reason, with jobs in hand and messages on their way."""
-    worker = yard.worker("--pool", pool, JOB_SABOTAGE="start over")
+    worker = yard.start_worker("--pool", pool, JOB_SABOTAGE="start over")
     gate = tmp_path / "gate"
     first = [] if pool == "solo" else yard.publish("wait_for_file", path=str(gate))
     executions = yard.publish(count=300)
-    until(lambda: len(yard.engine.starts()) > 200)
+    until(lambda: len(yard.engine.count_starts()) > 200)
     gate.touch()
-    yard.all_done([*first, *executions])
-    assert yard.engine.log(worker).count("Connection to broker lost") >= 2
-    yard.all_done(yard.publish(count=5))
-    worker.must_live()
+    yard.expect_only_done([*first, *executions])
+    assert yard.engine.read_log(worker).count("Connection to broker lost") >= 2
+    yard.expect_only_done(yard.publish(count=5))
+    worker.check_alive()

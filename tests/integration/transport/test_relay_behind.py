@@ -13,10 +13,10 @@ _FILL = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'kind', 'due', '
 def test_workers_begin_nothing_new_until_events_are_read(yard: Yard) -> None:
     for count in (50_000, 50_001):
         yard.client.eval(_FILL, 1, keys.EVENTS, count)
-    worker = yard.worker("--pool", "threads", JOBWORKER_WORKER_LEASE=_LEASE)
+    worker = yard.start_worker("--pool", "threads", JOBWORKER_WORKER_LEASE=_LEASE)
     executions = yard.publish(count=5)
-    until(lambda: yard.engine.log(worker).count("relay_is_behind") >= 3, what="a worker that waits for the relay")
-    worker.must_live()
+    until(lambda: yard.engine.read_log(worker).count("relay_is_behind") >= 3, what="a worker that waits for the relay")
+    worker.check_alive()
     assert yard.client.xlen(keys.EVENTS) == 100_001
     yard.client.xtrim(keys.EVENTS, maxlen=0)
-    yard.all_done_of(executions)
+    yard.expect_done(executions)

@@ -38,7 +38,7 @@ def test_doubled_messages(stock: Engine, own_server: RedisServer, tmp_path: Path
 def _handled_by_kombu(yard: Yard) -> int:
     """Let kombu take and put back every message of the default queue; answers how many."""
     with Connection(yard.server.url) as connection, connection.SimpleQueue("default") as queue:
-        messages = [queue.get(timeout=5) for _ in range(yard.waiting())]
+        messages = [queue.get(timeout=5) for _ in range(yard.count_queued())]
         for message in messages:
             message.requeue()
     return len(messages)
@@ -54,8 +54,8 @@ def test_messages_that_kombu_put_back_run_once(yard: Yard) -> None:
         yard.client.lpush(name, *copied)
         yard.client.rpush(name, *copied)
     assert any(json.dumps(json.loads(text)) == text for text in yard.client.lrange(names[0], 0, -1))
-    yard.worker()
-    yard.all_done(executions)
+    yard.start_worker()
+    yard.expect_only_done(executions)
 
 
 def test_worker_that_dies_with_a_message_that_kombu_put_back(yard: Yard, tmp_path: Path) -> None:
@@ -63,14 +63,14 @@ def test_worker_that_dies_with_a_message_that_kombu_put_back(yard: Yard, tmp_pat
     gate = tmp_path / "gate"
     [execution] = yard.publish("wait_for_file", path=str(gate))
     _handled_by_kombu(yard)
-    dead = yard.worker("--pool", "solo", "-n", "dead@%h", wait=False)
-    heir = yard.worker("--pool", "solo", "-n", "heir@%h", "--queues", "critical", wait=False)
-    yard.ready(dead, heir)
+    dead = yard.start_worker("--pool", "solo", "-n", "dead@%h", wait=False)
+    heir = yard.start_worker("--pool", "solo", "-n", "heir@%h", "--queues", "critical", wait=False)
+    yard.wait_until_ready(dead, heir)
     until(is_busy(yard, [execution]))
-    dead.send(signal.SIGKILL)
-    until(lambda: yard.waiting() == 1, what="the message to go back")
-    yard.control("add_consumer", "default", destination=heir)
-    until(lambda: yard.kinds(execution)[-1:] == ["lost"], what="the attempt to be given up")
-    until(yard.is_clear)
-    assert yard.kinds(execution).count("lost") == 1
-    assert yard.engine.starts()[execution, 1] == 1
+    dead.send_signal(signal.SIGKILL)
+    until(lambda: yard.count_queued() == 1, what="the message to go back")
+    yard.send_control("add_consumer", "default", destination=heir)
+    until(lambda: yard.list_event_kinds(execution)[-1:] == ["lost"], what="the attempt to be given up")
+    until(yard.is_empty)
+    assert yard.list_event_kinds(execution).count("lost") == 1
+    assert yard.engine.count_starts()[execution, 1] == 1

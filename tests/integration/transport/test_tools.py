@@ -21,13 +21,13 @@ _QUEUES = ["critical", "default", "background"]
 
 def _inspected(yard: Yard, what: str) -> Any:
     """The answer of the only worker."""
-    answers = yard.inspect(what)
+    answers = yard.inspect_workers(what)
     assert len(answers) == 1
     return next(iter(answers.values()))
 
 
 def test_inspect_and_control(yard: Yard, tmp_path: Path) -> None:
-    worker = yard.worker()
+    worker = yard.start_worker()
     gate = tmp_path / "gate"
     held = yard.publish("wait_for_file", count=2, path=str(gate))
     until(is_busy(yard, held))
@@ -40,26 +40,26 @@ def test_inspect_and_control(yard: Yard, tmp_path: Path) -> None:
     assert sorted(queue["name"] for queue in _inspected(yard, "active_queues")) == sorted(_QUEUES)
     until(lambda: not [key for key in set(yard.client.scan_iter()) - before if "pidbox" in key], what="no keys left")
 
-    yard.control("cancel_consumer", "default")
+    yard.send_control("cancel_consumer", "default")
     gate.touch()
-    yard.all_done(held)
+    yard.expect_only_done(held)
     left, other = yard.publish(count=3), yard.publish(count=3, queue="critical")
-    yard.all_done_of(other)
-    assert yard.waiting("default") == 3
-    yard.control("add_consumer", "default")
-    yard.all_done(left)
+    yard.expect_done(other)
+    assert yard.count_queued("default") == 3
+    yard.send_control("add_consumer", "default")
+    yard.expect_only_done(left)
 
-    [answer] = yard.control("rate_limit", "noop", "2/s")
+    [answer] = yard.send_control("rate_limit", "noop", "2/s")
     assert "ok" in next(iter(answer.values()))
-    yard.all_done(yard.publish(count=6))
+    yard.expect_only_done(yard.publish(count=6))
 
-    yard.control("shutdown")
+    yard.send_control("shutdown")
     until(lambda: not worker.is_alive(), what="the worker to stop")
-    assert yard.workers() == []
+    assert yard.list_workers() == []
 
 
 def test_an_answer_that_nobody_reads_expires(yard: Yard) -> None:
-    yard.worker()
+    yard.start_worker()
     with Celery(broker=yard.server.url, set_as_current=False) as app, app.connection() as connection:
         mailbox = app.control.mailbox(connection)
         mailbox._publish("ping", {}, reply_ticket="1", channel=connection.default_channel)
@@ -69,12 +69,12 @@ def test_an_answer_that_nobody_reads_expires(yard: Yard) -> None:
 
 
 def test_parameters_and_results_stay_out_of_remote_control_events_and_logs(yard: Yard, tmp_path: Path) -> None:
-    worker = yard.worker("-E", "--loglevel", "DEBUG")
+    worker = yard.start_worker("-E", "--loglevel", "DEBUG")
     gate = tmp_path / "hush-parameter"
     with _captured(yard) as events:
         held = yard.publish("wait_for_file", count=3, path=str(gate))
         until(is_busy(yard, held[:2]))
-        answers = [yard.inspect(what) for what in ("active", "reserved", "scheduled", "conf")]
+        answers = [yard.inspect_workers(what) for what in ("active", "reserved", "scheduled", "conf")]
         message = {
             "body": base64.b64encode(b'[["hush-body"], {}, {}]').decode(),
             "headers": {"task": "no.such", "id": "1"},
@@ -84,12 +84,12 @@ def test_parameters_and_results_stay_out_of_remote_control_events_and_logs(yard:
         yard.client.lpush("default", json.dumps(message), "no message, hush")
         gate.touch()
         [echoed] = yard.publish("echo", value="hush-result")
-        yard.all_done_of(held)
-        until(lambda: "succeeded" in yard.kinds(echoed), what="the result")
+        yard.expect_done(held)
+        until(lambda: "succeeded" in yard.list_event_kinds(echoed), what="the result")
         until(lambda: {"task-succeeded", "task-received"} <= {each["type"] for each in events}, what="events")
     assert "hush" not in json.dumps(answers)
     assert "hush" not in json.dumps(events, default=str)
-    log = yard.engine.log(worker)
+    log = yard.engine.read_log(worker)
     assert "hush" not in log
     assert "no.such" in log
 
@@ -119,41 +119,41 @@ def _captured(yard: Yard) -> Iterator[list[dict[str, Any]]]:
 
 
 def test_autoscale_and_chosen_queues(yard: Yard, tmp_path: Path) -> None:
-    yard.worker("--autoscale", "3,1", "--queues", "default,background")
+    yard.start_worker("--autoscale", "3,1", "--queues", "default,background")
     gate = tmp_path / "gate"
     untouched = yard.publish(count=2, queue="critical")
     held = yard.publish("wait_for_file", count=3, path=str(gate))
     until(is_busy(yard, held), what="the pool to grow")
     gate.touch()
-    yard.all_done_of([*held, *yard.publish(count=20), *yard.publish(count=20, queue="background")])
-    assert yard.waiting("critical") == len(untouched)
+    yard.expect_done([*held, *yard.publish(count=20), *yard.publish(count=20, queue="background")])
+    assert yard.count_queued("critical") == len(untouched)
 
 
 def test_purge(yard: Yard) -> None:
     yard.publish(count=5)
     yard.publish(count=2, queue="critical", priority=9)
-    purge = yard.engine.celery("purge", "-f")
+    purge = yard.engine.start_celery("purge", "-f")
     until(lambda: not purge.is_alive())
-    assert "Purged 7 messages" in yard.engine.log(purge)
-    yard.worker()
-    yard.all_done(yard.publish(count=2))
+    assert "Purged 7 messages" in yard.engine.read_log(purge)
+    yard.start_worker()
+    yard.expect_only_done(yard.publish(count=2))
 
 
 @pytest.fixture
 def flower(yard: Yard) -> tuple[Process, httpx.Client]:
     """Flower, and a client that knows its password."""
     bind = f"127.0.0.1:{free_port()}"
-    process = yard.engine.celery("flower", JOBWORKER_FLOWER_BIND=bind, JOBWORKER_FLOWER_PASSWORD="secret")
+    process = yard.engine.start_celery("flower", JOBWORKER_FLOWER_BIND=bind, JOBWORKER_FLOWER_PASSWORD="secret")
     return process, httpx.Client(base_url=f"http://{bind}", auth=("jobworker", "secret"))
 
 
 def test_flowers_queue_page(yard: Yard, flower: tuple[Process, httpx.Client]) -> None:
     process, client = flower
-    worker = yard.worker("--queues", "critical")
+    worker = yard.start_worker("--queues", "critical")
     yard.publish(count=4)
 
     def lengths() -> dict[str, int] | None:
-        process.must_live()
+        process.check_alive()
         try:
             answer = client.get("/api/queues/length").json()
         except (httpx.HTTPError, json.JSONDecodeError):
@@ -161,10 +161,10 @@ def test_flowers_queue_page(yard: Yard, flower: tuple[Process, httpx.Client]) ->
         return {queue["name"]: queue["messages"] for queue in answer["active_queues"]}
 
     until(lambda: lengths() and "critical" in (lengths() or {}), what=f"Flower; its log is {process.log}")
-    yard.control("cancel_consumer", "critical")
+    yard.send_control("cancel_consumer", "critical")
     yard.publish(count=3, queue="critical")
     until(lambda: (lengths() or {}).get("critical") == 3, what=f"the length of the queue; Flower says {lengths()}")
     page = client.get("/broker")
     assert page.status_code == 200
     assert "critical" in page.text
-    worker.must_live()
+    worker.check_alive()

@@ -18,33 +18,33 @@ _LEASE = "1"
 
 def _ends(yard: Yard, worker: Process, says: str) -> None:
     until(lambda: not worker.is_alive(), what="the worker to be ended")
-    assert says in yard.engine.log(worker)
+    assert says in yard.engine.read_log(worker)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_worker_that_fetches_nothing_is_ended(yard: Yard, pool: str) -> None:
-    deaf = yard.worker("--pool", pool, JOB_SABOTAGE="deaf", JOBWORKER_WORKER_LEASE=_LEASE)
+    deaf = yard.start_worker("--pool", pool, JOB_SABOTAGE="deaf", JOBWORKER_WORKER_LEASE=_LEASE)
     first = yard.publish()
-    until(lambda: [kind for kind, _, _ in yard.told()] == ["running", "succeeded"])
+    until(lambda: [kind for kind, _, _ in yard.list_events()] == ["running", "succeeded"])
     yard.publish()
     _ends(yard, deaf, "worker_takes_nothing")
-    assert len(yard.engine.starts()) == len(first)
+    assert len(yard.engine.count_starts()) == len(first)
 
 
 def test_worker_whose_event_loop_hangs_is_ended(yard: Yard) -> None:
-    hung = yard.worker(JOB_SABOTAGE="hang", JOBWORKER_WORKER_LEASE=_LEASE)
+    hung = yard.start_worker(JOB_SABOTAGE="hang", JOBWORKER_WORKER_LEASE=_LEASE)
     yard.publish()
     _ends(yard, hung, "Timeout (0:00:04)!")
-    assert "time.sleep" in yard.engine.log(hung) or "most recent call first" in yard.engine.log(hung)
+    assert "time.sleep" in yard.engine.read_log(hung) or "most recent call first" in yard.engine.read_log(hung)
 
 
 def test_worker_that_is_idle_or_busy_is_not_ended(yard: Yard) -> None:
     """For longer than its grace: nothing to do, then no slot free while work waits."""
-    worker = yard.worker(JOBWORKER_WORKER_LEASE=_LEASE)
+    worker = yard.start_worker(JOBWORKER_WORKER_LEASE=_LEASE)
     held = yard.publish("hold", count=2, seconds=6)
     waiting = yard.publish(count=5)
-    yard.all_done([*held, *waiting])
-    worker.must_live()
+    yard.expect_only_done([*held, *waiting])
+    worker.check_alive()
 
 
 def test_worker_is_not_ended_for_lists_that_are_of_another_type(redis_url: str, clock: ManualClock) -> None:

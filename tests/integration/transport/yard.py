@@ -25,53 +25,53 @@ class Yard:
     def __init__(self, engine: Engine, server: RedisServer) -> None:
         self.engine = engine
         self.server = server
-        self.client: redis.Redis = server.client()
+        self.client: redis.Redis = server.create_client()
         self._publisher = Publisher(self.client)
         self._ids = IdFactory()
 
     # --- workers ----------------------------------------------------------------------------------------------
 
-    def worker(self, *options: str, wait: bool = True, **settings: str) -> Process:
+    def start_worker(self, *options: str, wait: bool = True, **settings: str) -> Process:
         """Start a worker with two slots (unless `options` say otherwise), and wait until it consumes."""
-        worker = self.engine.worker("--without-mingle", *options, **settings)
+        worker = self.engine.start_worker("--without-mingle", *options, **settings)
         if wait:
-            self.ready(worker)
+            self.wait_until_ready(worker)
         return worker
 
-    def ready(self, *workers: Process) -> None:
+    def wait_until_ready(self, *workers: Process) -> None:
         """Wait until the workers consume."""
         for worker in workers:
             until(
-                lambda worker=worker: " ready." in self.engine.log(worker) or not worker.is_alive(),  # type: ignore[misc]
+                lambda worker=worker: " ready." in self.engine.read_log(worker) or not worker.is_alive(),  # type: ignore[misc]
                 what=f"a worker to be ready; its log is {worker.log}",
             )
-            worker.must_live()
+            worker.check_alive()
 
-    def id_of(self, worker: Process) -> str:
+    def get_worker_id(self, worker: Process) -> str:
         """The name under which Redis knows a worker."""
-        return next(name for name in self.workers() if f":{worker.pid}:" in name)
+        return next(name for name in self.list_workers() if f":{worker.pid}:" in name)
 
-    def workers(self) -> list[str]:
+    def list_workers(self) -> list[str]:
         """The workers that Redis knows."""
         known: Any = self.client.zrange(keys.WORKERS, 0, -1)
         return list(known)
 
-    def cut_connections(self) -> None:
+    def close_connections(self) -> None:
         """Close every connection to Redis but ours."""
         for kind in ("normal", "pubsub"):
             self.client.client_kill_filter(_type=kind, skipme=True)
 
-    def control(self, command: str, *arguments: Any, destination: Process | None = None, **options: Any) -> Any:
+    def send_control(self, command: str, *arguments: Any, destination: Process | None = None, **options: Any) -> Any:
         """Use one of Celery's remote control commands, and wait for the answers (there is none to `shutdown`)."""
-        to = [self.id_of(destination).rsplit(":", 2)[0]] if destination else None
+        to = [self.get_worker_id(destination).rsplit(":", 2)[0]] if destination else None
         with Celery(broker=self.server.url, set_as_current=False) as app:
-            answers = {"reply": command != "shutdown", "timeout": 10, "limit": 1 if to else len(self.workers())}
+            answers = {"reply": command != "shutdown", "timeout": 10, "limit": 1 if to else len(self.list_workers())}
             return getattr(app.control, command)(*arguments, destination=to, **answers, **options)
 
-    def inspect(self, what: str) -> Any:
+    def inspect_workers(self, what: str) -> Any:
         """What the workers answer to one of Celery's questions, by their names."""
         with Celery(broker=self.server.url, set_as_current=False) as app:
-            return getattr(app.control.inspect(timeout=10, limit=len(self.workers())), what)()
+            return getattr(app.control.inspect(timeout=10, limit=len(self.list_workers())), what)()
 
     # --- messages ---------------------------------------------------------------------------------------------
 
@@ -79,14 +79,14 @@ class Yard:
         self, job: str = "noop", count: int = 1, *, queue: str = "default", priority: int = 5, **parameters: Any
     ) -> list[str]:
         """Publish first attempts of `count` executions; answers their ids."""
-        return self.publish_all([self.message(job, queue=queue, priority=priority, **parameters) for _ in range(count)])
+        return self.publish_messages([self.make_message(job, queue=queue, priority=priority, **parameters) for _ in range(count)])
 
-    def publish_all(self, messages: list[Message]) -> list[str]:
+    def publish_messages(self, messages: list[Message]) -> list[str]:
         """Publish messages at once; answers the ids of their executions."""
         self._publisher.publish(messages)
         return [message.execution for message in messages]
 
-    def message(self, job: str = "noop", *, queue: str = "default", priority: int = 5, **parameters: Any) -> Message:
+    def make_message(self, job: str = "noop", *, queue: str = "default", priority: int = 5, **parameters: Any) -> Message:
         """A first attempt, not yet published."""
         return Message(
             execution=self._ids.create_id(int(self.engine.clock.now().timestamp() * 1000)),
@@ -105,59 +105,59 @@ class Yard:
             scheduled_for=None,
         )
 
-    def waiting(self, *queues: str) -> int:
+    def count_queued(self, *queues: str) -> int:
         """How many messages stand in the queues."""
         return sum(self.client.llen(name) for queue in queues or ("default",) for name in lists_of(queue))
 
-    def in_flight(self) -> dict[str, Flight]:
+    def list_in_flight(self) -> dict[str, Flight]:
         """The messages that each worker has taken and not acknowledged."""
         prefix = keys.INFLIGHT.format(worker="")
         names: list[str] = list(self.client.scan_iter(match=prefix + "*", count=1000))
         held: dict[str, Any] = {name.removeprefix(prefix): self.client.hgetall(name) for name in names}
         return {worker: {tag: text for tag, text in flight.items() if tag.isdigit()} for worker, flight in held.items()}
 
-    def is_clear(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether no message is left anywhere."""
-        return self.waiting("critical", "default", "background") == 0 and not any(self.in_flight().values())
+        return self.count_queued("critical", "default", "background") == 0 and not any(self.list_in_flight().values())
 
     # --- reports ----------------------------------------------------------------------------------------------
 
-    def told(self) -> list[tuple[str, str, int]]:
+    def list_events(self) -> list[tuple[str, str, int]]:
         """(kind, execution, attempt) of every report, in order."""
         entries: Any = self.client.xrange(keys.EVENTS)
         return [(fields["kind"], fields["execution"], int(fields["attempt"])) for _, fields in entries]
 
-    def kinds(self, execution: str) -> list[str]:
+    def list_event_kinds(self, execution: str) -> list[str]:
         """What was told about an execution, in order."""
-        return [kind for kind, about, _ in self.told() if about == execution]
+        return [kind for kind, about, _ in self.list_events() if about == execution]
 
-    def data(self, kind: str) -> list[dict[str, Any]]:
+    def list_event_data(self, kind: str) -> list[dict[str, Any]]:
         """The data of every report of a kind."""
         entries: Any = self.client.xrange(keys.EVENTS)
         return [json.loads(fields["data"]) for _, fields in entries if fields["kind"] == kind]
 
-    def all_done(self, executions: list[str], within: float = 60.0) -> None:
+    def expect_only_done(self, executions: list[str], within: float = 60.0) -> None:
         """The same, and no message of any other is left."""
-        self.all_done_of(executions, within)
-        until(self.is_clear, what="every message to be acknowledged")
+        self.expect_done(executions, within)
+        until(self.is_empty, what="every message to be acknowledged")
 
-    def all_done_of(self, executions: list[str], within: float = 60.0) -> None:
+    def expect_done(self, executions: list[str], within: float = 60.0) -> None:
         """Wait until all have ended; each has begun and ended once, by diary and reports."""
         wanted = set(executions)
         until(
-            lambda: wanted <= {execution for kind, execution, _ in self.told() if kind == "succeeded"},
+            lambda: wanted <= {execution for kind, execution, _ in self.list_events() if kind == "succeeded"},
             within,
             every=0.1,
             what=f"everything to end; logs in {self.engine.folder}",
         )
-        starts, ends, told = self.engine.starts(), self.engine.ends(), self.told()
+        starts, ends, told = self.engine.count_starts(), self.engine.count_ends(), self.list_events()
         assert {key: starts[key, 1] for key in wanted if starts[key, 1] != 1} == {}
         assert {key: ends[key, 1] for key in wanted if ends[key, 1] != 1} == {}
         for kind in ("running", "succeeded"):
             about = [execution for one, execution, _ in told if one == kind and execution in wanted]
             assert len(about) == len(set(about)) == len(wanted), kind
 
-    def reap(self) -> list[str]:
+    def reap_silent_workers(self) -> list[str]:
         """Look for silent workers once, as the relay does every second."""
         return Registry(self.client, LEASE).reap_silent_workers()
 

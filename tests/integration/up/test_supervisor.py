@@ -30,7 +30,7 @@ class _Supervised(Supervisor):
         self.guardian = Guardian()
         super().__init__(self.guardian, Output(SystemClock(), [], folder / "logs"), SystemClock(), folder, backoff)
 
-    def stop_one(self, name: str, patience: float = PATIENCE, insist: bool = False) -> bool:
+    def stop_service(self, name: str, patience: float = PATIENCE, insist: bool = False) -> bool:
         """Stop a single service."""
         return self.stop([Stage((name,), patience, insist)])
 
@@ -108,7 +108,7 @@ def test_stopping_ends_it_and_restarts_nothing(make: Make, capsys: Capture) -> N
     said = _turn_until(supervisor, capsys, "| up")
     pid = int(said.partition("(pid ")[2].partition(")")[0])
 
-    assert supervisor.stop_one("web") is True
+    assert supervisor.stop_service("web") is True
     assert not alive(pid)
     assert not supervisor.is_running("web")
 
@@ -121,7 +121,7 @@ def test_what_does_not_stop_is_killed_with_its_children(make: Make, capsys: Capt
     group = int(said.partition("(pid ")[2].partition(")")[0])
     assert len(group_members(group)) == 2
 
-    assert supervisor.stop_one("web", patience=0.05) is False
+    assert supervisor.stop_service("web", patience=0.05) is False
     assert group_members(group) == set()
 
 
@@ -141,7 +141,7 @@ def test_one_that_refuses_at_first_is_asked_again(make: Make, capsys: Capture) -
     supervisor.start(_python("redis", refuses + "print('up')\nwhile True: signal.pause()"), os.environ)
     _turn_until(supervisor, capsys, "| up")
 
-    assert supervisor.stop_one("redis", insist=True) is True
+    assert supervisor.stop_service("redis", insist=True) is True
 
 
 def test_a_flood_of_output_is_passed_on_whole(make: Make, capsys: Capture) -> None:

@@ -62,8 +62,8 @@ def _client(up: Up) -> redis.Redis:
 def test_ctrl_c_stops_in_order_and_leaves_nothing(start: Start, tmp_path: Path) -> None:
     names = ["flower", "relay", "worker", "web", "beat"]
     up = start(*(f"{name}: {_TELLS} {name}" for name in names))
-    up.says("| ready", times=len(names))
-    pids = up.pids()
+    up.wait_for_output("| ready", times=len(names))
+    pids = up.list_service_pids()
 
     assert up.stop() == 0
 
@@ -80,15 +80,15 @@ def test_a_second_ctrl_c_interrupts_jobs(start: Start) -> None:
         "print('ready'); [signal.pause() for _ in range(9)]"
     )
     up = start(f'worker: {sys.executable} -u -c "{code}"', f"web: {_SLEEP}")
-    up.says("| ready")
-    pids = up.pids()
-    up.send(signal.SIGINT)
-    up.says("jobs that run have 60 s to end. Ctrl-C again interrupts them, a third one kills all")
-    up.says("stopping worker")
-    up.send(signal.SIGINT)
-    up.says("interrupting the jobs; Ctrl-C again kills all")
-    up.says("| told")
-    assert up.ends() == 0
+    up.wait_for_output("| ready")
+    pids = up.list_service_pids()
+    up.send_signal(signal.SIGINT)
+    up.wait_for_output("jobs that run have 60 s to end. Ctrl-C again interrupts them, a third one kills all")
+    up.wait_for_output("stopping worker")
+    up.send_signal(signal.SIGINT)
+    up.wait_for_output("interrupting the jobs; Ctrl-C again kills all")
+    up.wait_for_output("| told")
+    assert up.wait_for_exit() == 0
     assert not group_members(*pids.values())
 
 
@@ -96,16 +96,16 @@ def test_a_third_ctrl_c_kills(start: Start) -> None:
     ignores = "import signal; [signal.signal(n, signal.SIG_IGN) for n in (15, 3)]"
     code = f"{ignores}; print('ready'); [signal.pause() for _ in range(9)]"
     up = start(f'worker: {sys.executable} -u -c "{code}"')
-    up.says("| ready")
-    pids = up.pids()
+    up.wait_for_output("| ready")
+    pids = up.list_service_pids()
 
-    up.send(signal.SIGINT)
-    up.says("stopping worker")
-    up.send(signal.SIGINT)
-    up.says("interrupting")
-    up.send(signal.SIGINT)
+    up.send_signal(signal.SIGINT)
+    up.wait_for_output("stopping worker")
+    up.send_signal(signal.SIGINT)
+    up.wait_for_output("interrupting")
+    up.send_signal(signal.SIGINT)
 
-    assert up.ends() == 1
+    assert up.wait_for_exit() == 1
     assert "killing worker" in up.output
     assert not group_members(*pids.values())
 
@@ -113,9 +113,9 @@ def test_a_third_ctrl_c_kills(start: Start) -> None:
 def test_kill_9_leaves_nothing_behind(start: Start) -> None:
     family = "import subprocess,signal; subprocess.Popen(['sleep', '600']); print('ready'); signal.pause()"
     up = start(f'worker: {sys.executable} -u -c "{family}"', f"web: {_SLEEP}")
-    up.says("| ready")
-    up.says("web started")
-    pids = up.pids()
+    up.wait_for_output("| ready")
+    up.wait_for_output("web started")
+    pids = up.list_service_pids()
     groups = [pids[name] for name in ("redis", "worker", "web")]
     assert len(group_members(*groups)) == 4
 
@@ -126,37 +126,37 @@ def test_kill_9_leaves_nothing_behind(start: Start) -> None:
 
 def test_after_kill_9_it_can_be_started_at_once(start: Start) -> None:
     up = start(f"worker: {_SLEEP}")
-    up.says("worker started")
+    up.wait_for_output("worker started")
     up.kill()
 
     again = start(f"worker: {_SLEEP}")
-    again.says("worker started")
+    again.wait_for_output("worker started")
     assert again.stop() == 0
 
 
 def test_a_second_start_resumes_the_data(start: Start) -> None:
     up = start(f"worker: {_SLEEP}")
-    up.says("worker started")
+    up.wait_for_output("worker started")
     url = EmbeddedRedis(up.home).url
     _client(up).set("kept", "yes")
     assert up.stop() == 0
 
     again = start(f"worker: {_SLEEP}")
-    again.says("worker started")
+    again.wait_for_output("worker started")
     assert EmbeddedRedis(again.home).url == url
     assert _client(again).get("kept") == "yes"
 
 
 def test_a_redis_that_dies_comes_back_with_its_data(start: Start) -> None:
     up = start(f"worker: {_SLEEP}")
-    up.says("worker started")
+    up.wait_for_output("worker started")
     client = _client(up)
     client.set("kept", "yes")
     client.waitaof(1, 0, 5000)
 
-    os.kill(up.pids()["redis"], signal.SIGKILL)
-    up.says("redis died (killed by SIGKILL)")
-    up.says("redis started again")
+    os.kill(up.list_service_pids()["redis"], signal.SIGKILL)
+    up.wait_for_output("redis died (killed by SIGKILL)")
+    up.wait_for_output("redis started again")
 
     embedded = EmbeddedRedis(up.home)
     until(embedded.is_ready, what="Redis")
@@ -165,7 +165,7 @@ def test_a_redis_that_dies_comes_back_with_its_data(start: Start) -> None:
 
 def test_the_children_are_told_where_things_are(start: Start, tmp_path: Path) -> None:
     up = start(f"worker: {sys.executable} -c \"import os; print('env', *sorted(os.environ.items()))\"")
-    up.says("| env ")
+    up.wait_for_output("| env ")
     line = next(line for line in up.output.splitlines() if "| env" in line)
 
     assert f"'JOBWORKER_REDIS_URL', '{EmbeddedRedis(up.home).url}'" in line
@@ -173,7 +173,7 @@ def test_the_children_are_told_where_things_are(start: Start, tmp_path: Path) ->
     assert (up.home / "flower.password").read_text().strip() in line
     assert (up.home / "flower.password").stat().st_mode & 0o777 == 0o600
     password = (up.home / "redis" / "password").read_text().strip()
-    assert password not in Path(f"/proc/{up.pids()['redis']}/cmdline").read_text()
+    assert password not in Path(f"/proc/{up.list_service_pids()['redis']}/cmdline").read_text()
 
 
 def test_a_redis_that_was_named_is_used(start: Start, redis_url: str) -> None:
@@ -182,17 +182,17 @@ def test_a_redis_that_was_named_is_used(start: Start, redis_url: str) -> None:
         JOBWORKER_REDIS_URL=redis_url,
     )
 
-    up.says(f"| {redis_url}")
+    up.wait_for_output(f"| {redis_url}")
     assert "redis started" not in up.output
 
 
 def test_a_redis_that_evicts_is_refused(start: Start, own_redis: Callable[[], RedisServer]) -> None:
     server = own_redis()
-    with server.client() as client:
+    with server.create_client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
     up = start(f"worker: {_SLEEP}", JOBWORKER_REDIS_URL=server.url)
 
-    assert up.ends() == 2
+    assert up.wait_for_exit() == 2
     assert "set maxmemory-policy noeviction" in up.output
     assert "worker started" not in up.output
 
@@ -200,8 +200,8 @@ def test_a_redis_that_evicts_is_refused(start: Start, own_redis: Callable[[], Re
 def test_a_redis_that_is_away_is_waited_for(start: Start) -> None:
     up = start(f"worker: {_SLEEP}", JOBWORKER_REDIS_URL="redis://:secret@127.0.0.1:1/0")
 
-    up.says("Redis at redis://:***@127.0.0.1:1/0 does not answer yet")
-    up.says("worker started")
+    up.wait_for_output("Redis at redis://:***@127.0.0.1:1/0 does not answer yet")
+    up.wait_for_output("worker started")
     assert "secret" not in up.output
 
 
@@ -240,11 +240,11 @@ def test_nohup_and_a_background_job_of_a_shell(start: Start) -> None:
     up = start(f"worker: {_SLEEP}")
     for number, handler in zip((signal.SIGHUP, signal.SIGINT), before, strict=True):
         signal.signal(number, handler)
-    up.says("worker started")
+    up.wait_for_output("worker started")
 
-    up.send(signal.SIGHUP)
-    os.kill(up.pids()["worker"], signal.SIGKILL)
-    up.says("worker started again")
+    up.send_signal(signal.SIGHUP)
+    os.kill(up.list_service_pids()["worker"], signal.SIGKILL)
+    up.wait_for_output("worker started again")
     assert up.stop() == 0
 
 
@@ -254,7 +254,7 @@ def test_a_port_in_use_is_said_before_anything_starts(start: Start, name: str, v
         port = listener.getsockname()[1]
         up = start(f"{name}: {_SLEEP}", **{variable: f"127.0.0.1:{port}"})
 
-        assert up.ends() == 2
+        assert up.wait_for_exit() == 2
     assert f"error: port {port} on 127.0.0.1 is in use" in up.output
     assert f"set {variable}" in up.output
     assert "started" not in up.output
@@ -263,13 +263,13 @@ def test_a_port_in_use_is_said_before_anything_starts(start: Start, name: str, v
 
 def test_two_in_one_home_are_refused(start: Start) -> None:
     first = start(f"worker: {_SLEEP}")
-    first.says("worker started")
+    first.wait_for_output("worker started")
 
     second = start(f"worker: {_SLEEP}")
 
-    assert second.ends() == 2
+    assert second.wait_for_exit() == 2
     assert f"runs already in {first.home} (process {first.process.pid})" in second.output
-    assert alive(first.pids()["worker"])
+    assert alive(first.list_service_pids()["worker"])
 
 
 def test_a_database_newer_than_the_code_is_refused(start: Start, tmp_path: Path) -> None:
@@ -279,11 +279,11 @@ def test_a_database_newer_than_the_code_is_refused(start: Start, tmp_path: Path)
         connection.execute("INSERT INTO alembic_version VALUES ('9999')")
     up = start(f"worker: {_SLEEP}")
 
-    assert up.ends() == 2
+    assert up.wait_for_exit() == 2
     assert "made by a newer JobWorker" in up.output
     assert "worker started" not in up.output
     assert "Traceback" not in up.output
-    until(lambda: not group_members(*up.pids().values()), what="Redis to end")
+    until(lambda: not group_members(*up.list_service_pids().values()), what="Redis to end")
 
 
 def test_a_redis_that_cannot_start_is_an_error_and_keeps_its_data(start: Start, tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_a_redis_that_cannot_start_is_an_error_and_keeps_its_data(start: Start, 
     data.mkdir(parents=True)
     up = start(f"worker: {_SLEEP}", JOBWORKER_HOME=str(home))
 
-    assert up.ends() == 2
+    assert up.wait_for_exit() == 2
     assert "error: the embedded Redis does not start" in up.output
     assert [path.name for path in home.glob("redis*")] == ["redis"]
     assert data.exists()
@@ -307,7 +307,7 @@ def test_data_that_the_server_cannot_read_are_set_aside(start: Start, tmp_path: 
     (folder / "server.json").write_text('{"path": "/x", "name": "Valkey", "version": "99.1.2"}')
 
     up = start(f"worker: {_TELLS} worker")
-    up.says("| ready")
+    up.wait_for_output("| ready")
     said = next(line for line in up.output.splitlines() if "cannot be read" in line)
     assert f"the data in {folder} were written by Valkey 99.1.2 and cannot be read by Valkey 9." in said
     [aside] = tmp_path.glob("var/redis-*")
@@ -318,7 +318,7 @@ def test_data_that_the_server_cannot_read_are_set_aside(start: Start, tmp_path: 
     assert up.stop() == 0
 
     again = start(f"worker: {_TELLS} worker")
-    again.says("| ready")
+    again.wait_for_output("| ready")
     with _client(again) as client:
         assert client.get("kept") == "yes"
     assert "cannot be read" not in again.output
@@ -330,7 +330,7 @@ def test_another_server_starts_without_the_data_of_the_bundled_one(start: Start,
     if other is None:
         pytest.skip("no other Redis to test on (Debian: apt-get install redis-server, or JOBWORKER_TEST_REDIS)")
     first = start(f"worker: {_TELLS} worker")
-    first.says("| ready")
+    first.wait_for_output("| ready")
     assert first.stop() == 0
     binary = tmp_path / "bin" / "redis-server"
     binary.parent.mkdir()
@@ -340,7 +340,7 @@ def test_another_server_starts_without_the_data_of_the_bundled_one(start: Start,
 
     path = {"PATH": f"{binary.parent}:{os.environ['PATH']}", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     second = start(f"worker: {_TELLS} worker", **path)
-    second.says("| ready")
+    second.wait_for_output("| ready")
 
     assert "were written by Valkey 9." in second.output
     assert "cannot be read by Redis " in second.output
@@ -349,5 +349,5 @@ def test_another_server_starts_without_the_data_of_the_bundled_one(start: Start,
 
 def test_no_beat_is_started_where_the_relay_looks_itself(start: Start) -> None:
     up = start(f"beat: {_TELLS} beat", f"web: {_TELLS} web", JOBWORKER_SCHEDULING_PROVIDER="internal")
-    up.says("| ready")
-    assert set(up.pids()) == {"redis", "db", "web"}
+    up.wait_for_output("| ready")
+    assert set(up.list_service_pids()) == {"redis", "db", "web"}

@@ -21,15 +21,15 @@ def yard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         url = f"sqlite:///{shutil.copy(template, folder / 'jobworker.db')}"
     else:
         postgres: PostgresServer = request.getfixturevalue("postgres")
-        postgres.create("yard", "jobworker_template")
-        url = postgres.url("yard")
+        postgres.create_database("yard", "jobworker_template")
+        url = postgres.get_url("yard")
     server, database = RedisServer(folder / "redis", persistent=True), Database(url)
     with running(server), engine_on(folder, database, url, server.url) as engine:
         engine.start()
         yield Yard(engine)
     database.dispose()
     if request.param == "postgresql":
-        postgres.drop("yard")
+        postgres.drop_database("yard")
 
 
 @pytest.fixture

@@ -22,12 +22,12 @@ def test_the_on_complete_job_runs_once(yard: Yard) -> None:
         queue="critical",
     )
     batch, _ = yard.submit_batch(wanted, name="numbers", on_complete=report)
-    status = yard.completed(batch)
+    status = yard.wait_until_completed(batch)
     assert status.counts == {State.SUCCEEDED: 95, State.FAILED: 5}
     assert status.row.completion_id
-    row = yard.engine.finished(status.row.completion_id)
+    row = yard.engine.wait_until_final(status.row.completion_id)
     assert (row.result, row.queue) == (100, "critical")
-    assert len(yard.executions(correlation_id=batch)) == 1
+    assert len(yard.list_executions(correlation_id=batch)) == 1
 
 
 def test_a_batch_of_a_thousand_is_cancelled_in_one_step(own_yard: Yard, tmp_path: Path) -> None:
@@ -39,14 +39,14 @@ def test_a_batch_of_a_thousand_is_cancelled_in_one_step(own_yard: Yard, tmp_path
     batch, ids = own_yard.submit_batch(wanted)
     until(lambda: all(engine.is_running(each) for each in ids[:2]), what="both slots to be taken")
     after = engine.submit_one("noop", depends_on=[{"execution": ids[-1], "on": "any"}])
-    own_yard.cancel(batch)
-    own_yard.cancel(batch)
+    own_yard.cancel_batch(batch)
+    own_yard.cancel_batch(batch)
 
-    status = own_yard.completed(batch)
+    status = own_yard.wait_until_completed(batch)
     assert status.counts == {State.CANCELLED: 1000}
-    assert set(engine.starts()) <= {(ids[0], 1), (ids[1], 1), (after, 1)}
-    assert engine.finished(after).state is State.SUCCEEDED
-    assert {row.cancel_requested_by for row in own_yard.executions(batch_id=batch)} == {"tester"}
+    assert set(engine.count_starts()) <= {(ids[0], 1), (ids[1], 1), (after, 1)}
+    assert engine.wait_until_final(after).state is State.SUCCEEDED
+    assert {row.cancel_requested_by for row in own_yard.list_executions(batch_id=batch)} == {"tester"}
 
 
 def test_a_batch_that_is_cancelled_while_no_relay_lives_never_starts(own_yard: Yard, tmp_path: Path) -> None:
@@ -54,13 +54,13 @@ def test_a_batch_that_is_cancelled_while_no_relay_lives_never_starts(own_yard: Y
     relay, _ = engine.start()
     for each in (blocking := [engine.submit_one("wait_for_file", parameters={"path": str(done)}) for _ in range(2)]):
         until(lambda each=each: engine.is_running(each))  # type: ignore[misc]
-    batch, ids = own_yard.workflow(a=step("noop"), b=step("noop", "a"), c=step("noop", delay=1))
+    batch, ids = own_yard.submit_workflow(a=step("noop"), b=step("noop", "a"), c=step("noop", delay=1))
     until(lambda: engine.get(ids["a"]).dispatched_at, what="a message in Redis")
-    relay.end(signal.SIGKILL)
-    own_yard.cancel(batch)
-    engine.relay()
-    assert own_yard.completed(batch).counts == {State.CANCELLED: 3}
+    relay.terminate(signal.SIGKILL)
+    own_yard.cancel_batch(batch)
+    engine.start_relay()
+    assert own_yard.wait_until_completed(batch).counts == {State.CANCELLED: 3}
     done.touch()
-    assert {engine.finished(each).state for each in blocking} == {State.SUCCEEDED}
-    assert engine.finished(engine.submit_one("noop")).state is State.SUCCEEDED
-    assert not {execution for execution, _ in engine.starts()} & set(ids.values())
+    assert {engine.wait_until_final(each).state for each in blocking} == {State.SUCCEEDED}
+    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED
+    assert not {execution for execution, _ in engine.count_starts()} & set(ids.values())

@@ -18,13 +18,13 @@ def _from(source: str) -> dict[str, str]:
 
 
 def test_results_go_from_step_to_step_and_meet_again(yard: Yard) -> None:
-    batch, ids = yard.workflow(
+    batch, ids = yard.submit_workflow(
         start=step("noop", parameters={"number": 5}),
         left=step("plain_celery_task", "start", parameters={"left": _from("start"), "right": 10}),
         right=step("plain_celery_task", "start", parameters={"left": _from("start"), "right": 20}),
         total=step("plain_celery_task", "left", "right", parameters={"left": _from("left"), "right": _from("right")}),
     )
-    status = yard.completed(batch)
+    status = yard.wait_until_completed(batch)
     assert status.counts == {State.SUCCEEDED: 4}
     assert yard.engine.get(ids["total"]).result == 15 + 25
     starts = {name: yard.engine.get(each).started_at for name, each in ids.items()}
@@ -38,14 +38,14 @@ def test_a_long_chain_runs_in_order(yard: Yard) -> None:
     for number in range(1, 20):
         before = f"s{number - 1}"
         steps[f"s{number}"] = step("plain_celery_task", before, parameters={"left": _from(before), "right": 1})
-    batch, ids = yard.workflow(**steps)
-    yard.completed(batch)
+    batch, ids = yard.submit_workflow(**steps)
+    yard.wait_until_completed(batch)
     assert yard.engine.get(ids["s19"]).result == 19
 
 
 @pytest.mark.parametrize("failing", ["fails", "kills_itself_once"])
 def test_what_becomes_of_steps_behind_a_failure(yard: Yard, failing: str) -> None:
-    batch, ids = yard.workflow(
+    batch, ids = yard.submit_workflow(
         bad=step(failing),
         skips=step("noop", "bad"),
         behind_skip=step("noop", "skips"),
@@ -55,12 +55,12 @@ def test_what_becomes_of_steps_behind_a_failure(yard: Yard, failing: str) -> Non
         elsewhere=step("noop"),
         last=step("noop", *({"step": each, "on": "any"} for each in ("behind_skip", "fails", "continues", "handler"))),
     )
-    assert yard.ends(ids) == {
+    assert yard.wait_for_final_states(ids) == {
         "bad": State.FAILED, "skips": State.SKIPPED, "behind_skip": State.SKIPPED, "fails": State.FAILED,
         "continues": State.SUCCEEDED, "handler": State.SUCCEEDED, "elsewhere": State.SUCCEEDED, "last": State.SUCCEEDED,
     }  # fmt: skip
-    assert yard.completed(batch).finished == 8
-    begun = {execution for execution, _ in yard.engine.starts()}
+    assert yard.wait_until_completed(batch).finished == 8
+    begun = {execution for execution, _ in yard.engine.count_starts()}
     assert not begun & {ids[name] for name in ("skips", "behind_skip", "fails")}
 
 
@@ -75,10 +75,10 @@ def test_a_job_starts_after_each_end_that_counts(yard: Yard) -> None:
     good = [engine.submit_one("noop", parameters={"number": number}, correlation_id="c") for number in range(10)]
     bad = engine.submit_one("fails")
 
-    until(lambda: len(yard.executions(job="after")) == 11, what="eleven triggered executions")
-    for row in yard.executions(job="after"):
-        engine.finished(row.id)
-    rows = {row.triggered_by: row for row in yard.executions(job="after")}
+    until(lambda: len(yard.list_executions(job="after")) == 11, what="eleven triggered executions")
+    for row in yard.list_executions(job="after"):
+        engine.wait_until_final(row.id)
+    rows = {row.triggered_by: row for row in yard.list_executions(job="after")}
     assert {key: row.result for key, row in rows.items()} == {**{key: at + 1 for at, key in enumerate(good)}, bad: 101}
     assert rows[good[0]].correlation_id == "c"
     jobs.remove(engine.database, engine.clock, "after", None, "tester")
@@ -90,7 +90,7 @@ def test_dependents_that_come_while_their_parents_end(yard: Yard) -> None:
     for number in range(100):
         parent = engine.submit_one("noop", parameters={"number": number})
         children.append(engine.submit_one("noop", parameters={"number": _from(parent)}, depends_on=[parent]))
-    assert [engine.finished(each).result for each in children] == list(range(100))
+    assert [engine.wait_until_final(each).result for each in children] == list(range(100))
 
 
 def test_what_ends_while_no_relay_lives_is_let_go_on_by_the_next(own_yard: Yard, tmp_path: Path) -> None:
@@ -99,23 +99,23 @@ def test_what_ends_while_no_relay_lives_is_let_go_on_by_the_next(own_yard: Yard,
     done = tmp_path / "done"
     parent = engine.submit_one("wait_for_file", parameters={"path": str(done)})
     child = engine.submit_one("noop", depends_on=[parent])
-    batch, _ = own_yard.workflow(first=step("noop", depends_on=[parent]), second=step("noop", "first"))
+    batch, _ = own_yard.submit_workflow(first=step("noop", depends_on=[parent]), second=step("noop", "first"))
     until(lambda: engine.is_running(parent))
-    relay.end(signal.SIGKILL)
+    relay.terminate(signal.SIGKILL)
     done.touch()
-    until(lambda: (parent, 1) in engine.ends())
+    until(lambda: (parent, 1) in engine.count_ends())
     assert engine.get(child).state is State.WAITING
-    engine.relay()
-    assert engine.finished(child).state is State.SUCCEEDED
-    assert own_yard.completed(batch).counts == {State.SUCCEEDED: 2}
-    assert set(engine.starts().values()) == {1}
+    engine.start_relay()
+    assert engine.wait_until_final(child).state is State.SUCCEEDED
+    assert own_yard.wait_until_completed(batch).counts == {State.SUCCEEDED: 2}
+    assert set(engine.count_starts().values()) == {1}
 
 
 def test_relays_that_are_killed_again_and_again_lose_no_step(own_yard: Yard) -> None:
     engine = own_yard.engine
     relay, _ = engine.start()
     batches = [
-        own_yard.workflow(
+        own_yard.submit_workflow(
             a=step("noop"),
             b=step("noop", "a"),
             c=step("noop", "a"),
@@ -124,10 +124,10 @@ def test_relays_that_are_killed_again_and_again_lose_no_step(own_yard: Yard) -> 
         for _ in range(30)
     ]
     for _ in range(4):
-        before = len(engine.succeeded())
-        until(lambda before=before: len(engine.succeeded()) > before or len(engine.succeeded()) == 120)  # type: ignore[misc]
-        relay.end(signal.SIGKILL)
-        relay = engine.relay()
+        before = len(engine.list_succeeded())
+        until(lambda before=before: len(engine.list_succeeded()) > before or len(engine.list_succeeded()) == 120)  # type: ignore[misc]
+        relay.terminate(signal.SIGKILL)
+        relay = engine.start_relay()
     for batch in batches:
-        assert own_yard.completed(batch).counts == {State.SUCCEEDED: 4}
-    assert set(engine.starts().values()) == {1}
+        assert own_yard.wait_until_completed(batch).counts == {State.SUCCEEDED: 4}
+    assert set(engine.count_starts().values()) == {1}

@@ -28,12 +28,12 @@ class Yard:
 
     engine: Engine
 
-    def workflow(self, **steps: Step) -> tuple[str, dict[str, str]]:
+    def submit_workflow(self, **steps: Step) -> tuple[str, dict[str, str]]:
         """Accept a workflow: its id, and those of its executions by step."""
         engine = self.engine
         accepted = workflows.submit(engine.database, engine.clock, Workflow(steps), "tester")
-        engine.wake()
-        found = self.batch(accepted.batch_id or "")
+        engine.notify_relay()
+        found = self.get_batch(accepted.batch_id or "")
         assert found.steps is not None
         return found.row.id, {each.row.step: each.row.execution_id for each in found.steps}
 
@@ -41,28 +41,28 @@ class Yard:
         """Accept a batch: its id, and those of its executions."""
         engine = self.engine
         accepted = submission.submit_batch(engine.database, engine.clock, wanted, "tester", about=About(**about))
-        engine.wake()
+        engine.notify_relay()
         return accepted.batch_id or "", accepted.execution_ids
 
-    def batch(self, batch_id: str) -> BatchStatus:
+    def get_batch(self, batch_id: str) -> BatchStatus:
         """A batch as it stands."""
         return batches.get(self.engine.database, batch_id)
 
-    def completed(self, batch_id: str) -> BatchStatus:
+    def wait_until_completed(self, batch_id: str) -> BatchStatus:
         """A batch once it is complete."""
-        until(lambda: self.batch(batch_id).row.completed_at, within=120, what=f"{batch_id} to be complete")
-        return self.batch(batch_id)
+        until(lambda: self.get_batch(batch_id).row.completed_at, within=120, what=f"{batch_id} to be complete")
+        return self.get_batch(batch_id)
 
-    def cancel(self, batch_id: str) -> None:
+    def cancel_batch(self, batch_id: str) -> None:
         """Cancel a batch."""
         batches.cancel(self.engine.database, self.engine.clock, batch_id, "tester")
-        self.engine.wake()
+        self.engine.notify_relay()
 
-    def ends(self, ids: dict[str, str]) -> dict[str, State]:
+    def wait_for_final_states(self, ids: dict[str, str]) -> dict[str, State]:
         """How each step ended."""
-        return {name: self.engine.finished(each).state for name, each in ids.items()}
+        return {name: self.engine.wait_until_final(each).state for name, each in ids.items()}
 
-    def executions(self, **filters: Any) -> Sequence[ExecutionRow]:
+    def list_executions(self, **filters: Any) -> Sequence[ExecutionRow]:
         """The executions that pass a filter, newest first."""
         with self.engine.database.read() as connection:
             return executions.page(connection, Filters(**filters), 200).items
