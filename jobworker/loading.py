@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.telemetry import configured
 
 #: Where code is that no user writes.
-_OTHERS = {Path(__file__).parent, *(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib"))}
+_LIBRARY_FOLDERS = {Path(__file__).parent, *(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib"))}
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class BrokenModule:
     """A module that did not import: where that stopped ("tasks/mail.py:12"), by which exception, and its traceback."""
 
     module: str
@@ -33,61 +33,61 @@ class Broken:
         return f"{self.location}: {self.error}"
 
 
-def load(package: str, holds: str = "jobs", setting: str = "JOBWORKER_TASKS") -> list[Broken]:
+def load_modules(package: str, content: str = "jobs", setting: str = "JOBWORKER_TASKS") -> list[BrokenModule]:
     """Import every module of `package`; answers those that failed. Raises `Misconfigured` if there is none."""
-    folders = _required(package, holds, setting)
-    with configured.kept():
-        return list(_load(package, folders))
+    folders = _require_folders(package, content, setting)
+    with configured.preserve_logging_state():
+        return list(_load_recursively(package, folders))
 
 
-def load_anew(package: str, holds: str, setting: str) -> list[Broken]:
+def reload_modules(package: str, content: str, setting: str) -> list[BrokenModule]:
     """The same, for modules that are read for what they do when they run: they run, whoever imported them before.
 
     Others keep what they imported.
     """
-    before = _take_out(package)
+    before = _pop_modules(package)
     importlib.invalidate_caches()
-    _forget_compiled(package)
+    _delete_bytecode(package)
     try:
-        return load(package, holds, setting)
+        return load_modules(package, content, setting)
     finally:
-        _take_out(package)
+        _pop_modules(package)
         sys.modules.update(before)
 
 
-def _forget_compiled(package: str) -> None:
+def _delete_bytecode(package: str) -> None:
     """Python takes what it compiled for up to date if a file was changed within a second and has the same length."""
-    for folder in _folders(package):
+    for folder in _find_folders(package):
         for path in Path(folder).rglob("*.py"):
             with contextlib.suppress(OSError):
                 Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
 
 
-def exists(package: str) -> bool:
+def is_package(package: str) -> bool:
     """Whether there is such a package."""
-    return bool(_folders(package))
+    return bool(_find_folders(package))
 
 
-def source_digest(package: str) -> str:
+def compute_source_digest(package: str) -> str:
     """A short digest of the package's source files: the same code has the same digest on every host."""
     digest = hashlib.sha256()
-    for folder in _required(package, "jobs", "JOBWORKER_TASKS"):
+    for folder in _require_folders(package, "jobs", "JOBWORKER_TASKS"):
         for path in sorted(Path(folder).rglob("*.py")):
             digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 
-def _required(package: str, holds: str, setting: str) -> list[str]:
-    found = _folders(package)
+def _require_folders(package: str, content: str, setting: str) -> list[str]:
+    found = _find_folders(package)
     if not found:
-        raise Misconfigured(
-            f"there is no package {package!r} with {holds} here; start from the folder that holds it, "
+        raise ConfigurationError(
+            f"there is no package {package!r} with {content} here; start from the folder that holds it, "
             f"or set {setting} to the package's name"
         )
     return found
 
 
-def _folders(package: str) -> list[str]:
+def _find_folders(package: str) -> list[str]:
     """Where the package's modules are; nowhere if there is no such package."""
     try:
         spec = importlib.util.find_spec(package)
@@ -96,27 +96,27 @@ def _folders(package: str) -> list[str]:
     return list(spec.submodule_search_locations or ()) if spec is not None else []
 
 
-def _take_out(package: str) -> dict[str, ModuleType]:
+def _pop_modules(package: str) -> dict[str, ModuleType]:
     inside = [name for name in sys.modules if name == package or name.startswith(f"{package}.")]
     return {name: sys.modules.pop(name) for name in inside}
 
 
-def _load(name: str, folders: Sequence[str] = ()) -> Iterator[Broken]:
+def _load_recursively(name: str, folders: Sequence[str] = ()) -> Iterator[BrokenModule]:
     """Import a module and what is below it, in the order of their names; not what is below one that fails."""
-    failure = _import(name)
+    failure = _import_module(name)
     if failure is not None:
         yield failure
         return
     # The same in every process, whatever each has imported before.
-    for child in sorted(_children(folders)):
+    for child in sorted(_list_children(folders)):
         if "." in child:
-            yield Broken(f"{name}.{child}", child, "a folder with a dot in its name cannot be imported: rename it", "")
+            yield BrokenModule(f"{name}.{child}", child, "a folder with a dot in its name cannot be imported: rename it", "")
             continue
         spec = importlib.util.find_spec(f"{name}.{child}")
-        yield from _load(f"{name}.{child}", list(spec.submodule_search_locations or ()) if spec else ())
+        yield from _load_recursively(f"{name}.{child}", list(spec.submodule_search_locations or ()) if spec else ())
 
 
-def _children(folders: Sequence[str]) -> set[str]:
+def _list_children(folders: Sequence[str]) -> set[str]:
     """The names of the modules in these folders, and of folders with modules, which need no `__init__.py`."""
     found = {module.name for module in pkgutil.iter_modules(folders)}
     for folder in folders:
@@ -124,53 +124,53 @@ def _children(folders: Sequence[str]) -> set[str]:
     return {name for name in found if not name.startswith((".", "__"))}
 
 
-def _import(name: str) -> Broken | None:
+def _import_module(name: str) -> BrokenModule | None:
     try:
         importlib.import_module(name)
     except BaseException as error:  # whatever a module of users raises (SystemExit, too) is its fault only
-        if isinstance(error, KeyboardInterrupt) and _is_of_signal(error):
+        if isinstance(error, KeyboardInterrupt) and _is_from_signal(error):
             raise
-        return Broken(name, _place(error), _told(error), _traceback(error))
+        return BrokenModule(name, _locate_failure(error), _describe_exception(error), _format_traceback(error))
     return None
 
 
-def _is_of_signal(error: BaseException) -> bool:
+def _is_from_signal(error: BaseException) -> bool:
     """Whether Ctrl-C has raised this, and no statement of a module."""
     frames = traceback.extract_tb(error.__traceback__)
     return not frames or not (frames[-1].line or "").startswith("raise ")
 
 
-def _place(error: BaseException) -> str:
+def _locate_failure(error: BaseException) -> str:
     """The file and line where an import stopped: the last line of users' code, or the one that cannot be parsed."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{_shown(error.filename)}:{error.lineno}"
+        return f"{_to_relative_path(error.filename)}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if _is_users(frame.filename)]
-    return f"{_shown(own[-1].filename)}:{own[-1].lineno}" if own else "its folder"
+    own = [frame for frame in frames if _is_user_code(frame.filename)]
+    return f"{_to_relative_path(own[-1].filename)}:{own[-1].lineno}" if own else "its folder"
 
 
-def _told(error: BaseException) -> str:
+def _describe_exception(error: BaseException) -> str:
     """Which exception it is; what JobWorker refuses is a sentence by itself."""
-    return str(error) if isinstance(error, Misconfigured) else traceback.format_exception_only(error)[-1].strip()
+    return str(error) if isinstance(error, ConfigurationError) else traceback.format_exception_only(error)[-1].strip()
 
 
-def _traceback(error: BaseException) -> str:
+def _format_traceback(error: BaseException) -> str:
     """The traceback as Python prints it, from the users' code on; of what JobWorker refuses, that code alone."""
     begin = error.__traceback__
-    while begin is not None and not _is_users(begin.tb_frame.f_code.co_filename):
+    while begin is not None and not _is_user_code(begin.tb_frame.f_code.co_filename):
         begin = begin.tb_next
-    if isinstance(error, Misconfigured):
-        own = [frame for frame in traceback.extract_tb(begin) if _is_users(frame.filename)]
+    if isinstance(error, ConfigurationError):
+        own = [frame for frame in traceback.extract_tb(begin) if _is_user_code(frame.filename)]
         return "".join(["Traceback (most recent call last):\n", *traceback.format_list(own), f"Misconfigured: {error}"])
     return "".join(traceback.format_exception(type(error), error, begin)).rstrip()
 
 
-def _is_users(file: str) -> bool:
+def _is_user_code(file: str) -> bool:
     """Whether code is neither ours nor Python's nor that of an installed package."""
-    return not file.startswith("<") and not any(folder in Path(file).parents for folder in _OTHERS)
+    return not file.startswith("<") and not any(folder in Path(file).parents for folder in _LIBRARY_FOLDERS)
 
 
-def _shown(file: str) -> str:
+def _to_relative_path(file: str) -> str:
     """The path from the current folder, where that is possible."""
     with contextlib.suppress(ValueError):
         return str(Path(file).relative_to(Path.cwd()))

@@ -11,27 +11,27 @@ from typing import Any
 import orjson
 from celery import states
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.domain.ids import is_id
 from jobworker.files.local import LocalFiles
 from jobworker.settings import Settings
 from jobworker.store import executions
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
-from jobworker.store.filters import Filters
+from jobworker.store.filters import ExecutionFilters
 
 #: Celery's names for our states.
-_STATES: Mapping[State, str] = {
-    State.SCHEDULED: states.PENDING,
-    State.WAITING: states.PENDING,
-    State.QUEUED: states.PENDING,
-    State.RUNNING: states.STARTED,
-    State.RETRYING: states.RETRY,
-    State.SUCCEEDED: states.SUCCESS,
-    State.FAILED: states.FAILURE,
-    State.TIMED_OUT: states.FAILURE,
-    State.CANCELLED: states.REVOKED,
-    State.SKIPPED: states.REVOKED,
+_CELERY_STATES: Mapping[ExecutionState, str] = {
+    ExecutionState.SCHEDULED: states.PENDING,
+    ExecutionState.WAITING: states.PENDING,
+    ExecutionState.QUEUED: states.PENDING,
+    ExecutionState.RUNNING: states.STARTED,
+    ExecutionState.RETRYING: states.RETRY,
+    ExecutionState.SUCCEEDED: states.SUCCESS,
+    ExecutionState.FAILED: states.FAILURE,
+    ExecutionState.TIMED_OUT: states.FAILURE,
+    ExecutionState.CANCELLED: states.REVOKED,
+    ExecutionState.SKIPPED: states.REVOKED,
 }
 
 
@@ -41,30 +41,30 @@ def find(task_id: str) -> dict[str, Any]:
     A call that no worker has taken yet is pending: nothing tells it from one that never was. Raises what the database
     raises.
     """
-    settings, database = _opened()
+    settings, database = _open_database()
     with database.read() as connection:
         row = executions.get(connection, task_id) if is_id(task_id) else None
         if row is None:
-            filters = Filters(correlation_id=task_id)
-            row = next(iter(executions.page(connection, filters, 1, None).items), None)
+            filters = ExecutionFilters(correlation_id=task_id)
+            row = next(iter(executions.list_page(connection, filters, 1, None).items), None)
     if row is None:
         return {"status": states.PENDING, "result": None, "traceback": None}
     return {
-        "status": _STATES[row.state],
-        "result": _result(row, settings) if row.state is State.SUCCEEDED else _failure(row),
+        "status": _CELERY_STATES[row.state],
+        "result": _read_result(row, settings) if row.state is ExecutionState.SUCCEEDED else _describe_failure(row),
         "traceback": row.error.get("traceback") if row.error else None,
         "date_done": row.finished_at,
     }
 
 
-def _failure(row: ExecutionRow) -> dict[str, Any] | None:
+def _describe_failure(row: ExecutionRow) -> dict[str, Any] | None:
     """What Celery makes an exception of."""
     if row.error is not None:
         name = row.error["type"]
         # Celery takes the class itself where it finds it; of others it makes one of this name.
-        module = next((each for each in ("builtins", "celery.exceptions") if _has(each, name)), None)
+        module = next((each for each in ("builtins", "celery.exceptions") if _is_exception_class(each, name)), None)
         return {"exc_type": name, "exc_message": row.error["message"], "exc_module": module}
-    if row.state in (State.CANCELLED, State.SKIPPED):
+    if row.state in (ExecutionState.CANCELLED, ExecutionState.SKIPPED):
         return {
             "exc_type": "TaskRevokedError",
             "exc_module": "celery.exceptions",
@@ -73,12 +73,12 @@ def _failure(row: ExecutionRow) -> dict[str, Any] | None:
     return {"exc_type": row.state.value, "exc_message": row.reason or ""}
 
 
-def _has(module: str, name: str) -> bool:
+def _is_exception_class(module: str, name: str) -> bool:
     found = getattr(importlib.import_module(module), name, None)
     return isinstance(found, type) and issubclass(found, BaseException)
 
 
-def _result(row: ExecutionRow, settings: Settings) -> Any:
+def _read_result(row: ExecutionRow, settings: Settings) -> Any:
     file = row.result_file
     if file is None:
         return row.result
@@ -90,6 +90,6 @@ def _result(row: ExecutionRow, settings: Settings) -> Any:
 
 
 @functools.cache
-def _opened() -> tuple[Settings, Database]:
+def _open_database() -> tuple[Settings, Database]:
     settings = Settings.from_environment()
     return settings, Database(settings.database_url)

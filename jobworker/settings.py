@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from jobworker.domain.egress import Egress
-from jobworker.domain.errors import Misconfigured
-from jobworker.domain.job import MAX_CODE_VERSION
+from jobworker.domain.egress import EgressPolicy
+from jobworker.domain.errors import ConfigurationError
+from jobworker.domain.job import MAX_CODE_VERSION_LENGTH
 
 #: A name or an address of a host as it stands in a URL, with a port or without, or all names below a domain.
 _HOST = re.compile(r"((\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
@@ -84,7 +84,7 @@ class Settings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
         """Read the settings; raises `Misconfigured` naming the variable and what it should look like."""
-        values = _Variables(os.environ if environment is None else environment)
+        values = _EnvironmentReader(os.environ if environment is None else environment)
         home = Path(values.read_text("HOME", "var")).absolute()
         return cls(
             home=home,
@@ -96,7 +96,7 @@ class Settings:
             redis_url=values.read_text("REDIS_URL", DEFAULT_REDIS_URL),
             tasks=values.read_text("TASKS", "tasks"),
             schedules=values.read_text("SCHEDULES", "schedules"),
-            code_version=values.read_text("CODE_VERSION", "")[:MAX_CODE_VERSION],
+            code_version=values.read_text("CODE_VERSION", "")[:MAX_CODE_VERSION_LENGTH],
             worker_lease=values.read_number("WORKER_LEASE", 15.0, at_least=1.0),
             transport=values.read_choice("TRANSPORT", "batched", ("batched", "stock")),
             queue_weights=values.read_text("QUEUE_WEIGHTS", "critical=6 default=3 background=1"),
@@ -128,7 +128,7 @@ class Settings:
         if there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=True):
             return
         why = "this user may not write to" if there.is_dir() else "there is a file in its place:"
-        raise Misconfigured(
+        raise ConfigurationError(
             f"JOBWORKER_HOME={self.home} cannot be used: {why} {there}; "
             "set JOBWORKER_HOME to a folder that can be written, or to one that can be made"
         )
@@ -144,7 +144,7 @@ class Settings:
         return self.worker_lease / 3
 
 
-def without_password(url: str) -> str:
+def mask_password(url: str) -> str:
     """`url` as it may be shown to people."""
     parts = urlsplit(url)
     if parts.password is None:
@@ -152,7 +152,7 @@ def without_password(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@", 1)))
 
 
-class _Variables:
+class _EnvironmentReader:
     """The JOBWORKER_* variables, read with complaints that name them."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -169,13 +169,13 @@ class _Variables:
             number = float("nan")
         # Written like this it also refuses NaN.
         if not at_least <= number < math.inf:
-            raise Misconfigured(f"JOBWORKER_{name}={given} must be a number, at least {at_least:g}")
+            raise ConfigurationError(f"JOBWORKER_{name}={given} must be a number, at least {at_least:g}")
         return number
 
     def read_choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
         given = self.read_text(name, default)
         if given not in allowed:
-            raise Misconfigured(f"JOBWORKER_{name}={given} must be one of {', '.join(allowed)}")
+            raise ConfigurationError(f"JOBWORKER_{name}={given} must be one of {', '.join(allowed)}")
         return given
 
     def read_words(self, name: str) -> tuple[str, ...]:
@@ -183,13 +183,13 @@ class _Variables:
         try:
             return tuple(shlex.split(given))
         except ValueError as error:
-            raise Misconfigured(f"JOBWORKER_{name}={given} must be words as in a shell: {error}") from None
+            raise ConfigurationError(f"JOBWORKER_{name}={given} must be words as in a shell: {error}") from None
 
     def read_hosts(self, name: str) -> tuple[str, ...]:
         found = tuple(self.read_text(name, "").replace(",", " ").lower().split())
         for host in found:
             if not _HOST.fullmatch(host):
-                raise Misconfigured(
+                raise ConfigurationError(
                     f"JOBWORKER_{name}={host} must be the name of a host, with a port or without, or *. and a domain: "
                     "jobs.example.com, jobs.example.com:8443, *.example.com"
                 )
@@ -197,14 +197,14 @@ class _Variables:
 
     def read_egress(self, name: str) -> tuple[str, ...]:
         found = tuple(self.read_text(name, "").replace(",", " ").split())
-        Egress(found)
+        EgressPolicy(found)
         return found
 
     def read_programs(self, name: str) -> tuple[str, ...]:
         found = tuple(self.read_text(name, "").replace(",", " ").split())
         for program in found:
             if not program.startswith("/"):
-                raise Misconfigured(f"JOBWORKER_{name}={program} must be the absolute path of a program")
+                raise ConfigurationError(f"JOBWORKER_{name}={program} must be the absolute path of a program")
         return found
 
     def read_database_url(self, name: str, home: Path) -> str:
@@ -212,7 +212,7 @@ class _Variables:
         if given.startswith(("postgresql://", "postgres://")):
             given = "postgresql+psycopg://" + given.partition("://")[2]
         if not given.startswith(("sqlite:///", "postgresql+psycopg://")):
-            raise Misconfigured(
-                f"JOBWORKER_{name}={without_password(given)} must start with sqlite:/// or postgresql+psycopg://"
+            raise ConfigurationError(
+                f"JOBWORKER_{name}={mask_password(given)} must start with sqlite:/// or postgresql+psycopg://"
             )
         return given

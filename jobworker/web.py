@@ -8,22 +8,22 @@ from flask import Flask
 
 from jobworker import environment
 from jobworker.api import documentation, problems, requests
-from jobworker.api.origins import Origins
-from jobworker.api.room import Room
-from jobworker.api.server import Limits, Server
+from jobworker.api.origins import OriginPolicy
+from jobworker.api.room import ApiContext
+from jobworker.api.server import BodyLimits, RsgiApplication
 from jobworker.clock import Clock, SystemClock
-from jobworker.services.health import Health
-from jobworker.services.revoking import revoke_asked
+from jobworker.services.health import HealthChecker
+from jobworker.services.revoking import revoke_cancelled
 from jobworker.settings import Settings
 from jobworker.store.database import Database
 from jobworker.store.read_limit import ReadLimit
 from jobworker.telemetry import logging
 from jobworker.telemetry.metrics import Metrics
-from jobworker.transport.wake import Waker
+from jobworker.transport.wake import Notifier
 from jobworker.up import addresses, running
 
 #: What a request may read for (s of processor time): pages take milliseconds.
-_LONGEST_READ = 2.0
+_MAX_READ_SECONDS = 2.0
 
 
 def create_app(settings: Settings | None = None, clock: Clock | None = None) -> Flask:
@@ -32,21 +32,21 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         os.umask(0o077)  # Whatever server runs this: the database and its log are private.
         settings = running.read_settings()
         environment.hide()
-        logging.outlive_output()
+        logging.tolerate_output_errors()
         logging.configure(settings.log_format, settings.log_level, "web")
-        logging.log_start()
+        logging.log_process_start()
     clock = clock or SystemClock()
-    database = Database(settings.database_url, clock=clock, read_limit=ReadLimit(_LONGEST_READ))
+    database = Database(settings.database_url, clock=clock, read_limit=ReadLimit(_MAX_READ_SECONDS))
     app = Flask("jobworker", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
-    app.extensions["jobworker"] = Room(
+    app.extensions["jobworker"] = ApiContext(
         settings=settings,
         database=database,
         clock=clock,
-        notifier=Waker(settings.redis_url, functools.partial(revoke_asked, database)),
+        notifier=Notifier(settings.redis_url, functools.partial(revoke_cancelled, database)),
         metrics=Metrics(),
-        health=Health(database, settings, clock),
-        origins=Origins(addresses.hosts(settings)),
+        health=HealthChecker(database, settings, clock),
+        origins=OriginPolicy(addresses.list_allowed_hosts(settings)),
     )
     requests.register(app)
     documentation.register(app)
@@ -55,8 +55,8 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     return app
 
 
-def create_server() -> Server:
+def create_server() -> RsgiApplication:
     """What granian runs: the application of `app.py` with its bodies received apart."""
     app: Flask = importlib.import_module("app").app
-    room: Room = app.extensions["jobworker"]
-    return Server(app, Limits(room.settings.max_body), room.origins)
+    room: ApiContext = app.extensions["jobworker"]
+    return RsgiApplication(app, BodyLimits(room.settings.max_body), room.origins)

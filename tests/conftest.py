@@ -16,9 +16,9 @@ import pytest
 from jobworker.clock import ManualClock
 from jobworker.store import migrate, unreadable
 from jobworker.store.database import Database
-from tests.servers import PostgresServer, RedisServer, other_redis, postgres_binaries, running
+from tests.servers import PostgresServer, RedisServer, find_other_redis, find_postgres_binaries, run_server
 
-_TEMPLATE = "jobworker_template"
+_TEMPLATE_DATABASE = "jobworker_template"
 
 #: The moment at which every test with a clock begins.
 NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
@@ -27,8 +27,8 @@ NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 @pytest.fixture(autouse=True)
 def _forget_unreadable_rows() -> None:
     """Forget rows that tests before in this process met: each relay and web process names those that it remembers."""
-    for what in unreadable.found.get_problems():
-        unreadable.found.forget(what)
+    for what in unreadable.problem_log.get_problems():
+        unreadable.problem_log.forget(what)
 
 
 @pytest.fixture(autouse=True)
@@ -60,9 +60,9 @@ def redis_command(request: pytest.FixtureRequest) -> list[str] | None:
     """The command of the Redis server that a test runs on; None: the bundled one."""
     if getattr(request, "param", "bundled") == "bundled":
         return None
-    command = other_redis()
+    command = find_other_redis()
     if command is None:
-        lacks("no other Redis to test on (Debian: apt-get install redis-server, or name one in JOBWORKER_TEST_REDIS)")
+        skip_or_fail("no other Redis to test on (Debian: apt-get install redis-server, or name one in JOBWORKER_TEST_REDIS)")
     return command
 
 
@@ -70,7 +70,7 @@ def redis_command(request: pytest.FixtureRequest) -> list[str] | None:
 def redis_server(tmp_path_factory: pytest.TempPathFactory, redis_command: list[str] | None) -> Iterator[RedisServer]:
     """The Redis that all tests of this process share; one that breaks its Redis takes `own_redis`."""
     server = RedisServer(tmp_path_factory.mktemp("redis"), command=redis_command)
-    with running(server):
+    with run_server(server):
         yield server
 
 
@@ -89,29 +89,29 @@ def own_redis(tmp_path: Path, redis_command: list[str] | None) -> Iterator[Calla
 
         def start(persistent: bool = False) -> RedisServer:
             server = RedisServer(tmp_path / f"redis-{uuid.uuid4().hex[:8]}", persistent, redis_command)
-            servers.enter_context(running(server))
+            servers.enter_context(run_server(server))
             return server
 
         yield start
 
 
-def lacks(what: str) -> NoReturn:
+def skip_or_fail(missing: str) -> NoReturn:
     """Skip the test, or let it fail in CI, where everything has to be there."""
     if os.environ.get("CI") == "true":
-        pytest.fail(what)
-    pytest.skip(what)
+        pytest.fail(missing)
+    pytest.skip(missing)
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """The PostgreSQL that all tests of this process share, with a migrated template database."""
-    binaries = postgres_binaries()
+    binaries = find_postgres_binaries()
     if binaries is None:
-        lacks("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+        skip_or_fail("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
     server = PostgresServer(binaries)
-    with running(server):
-        server.create_database(_TEMPLATE)
-        migrate.upgrade(server.get_url(_TEMPLATE))
+    with run_server(server):
+        server.create_database(_TEMPLATE_DATABASE)
+        migrate.upgrade(server.get_url(_TEMPLATE_DATABASE))
         yield server
 
 
@@ -119,7 +119,7 @@ def postgres() -> Iterator[PostgresServer]:
 def postgres_url(postgres: PostgresServer) -> Iterator[str]:
     """The URL of a migrated PostgreSQL database for this test alone."""
     name = f"test_{uuid.uuid4().hex}"
-    postgres.create_database(name, _TEMPLATE)
+    postgres.create_database(name, _TEMPLATE_DATABASE)
     yield postgres.get_url(name)
     postgres.drop_database(name)
 
@@ -151,16 +151,16 @@ def database_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """A migrated database for this test alone, once on SQLite and once on PostgreSQL."""
-    yield from _open(database_url)
+    yield from _open_database(database_url)
 
 
 @pytest.fixture
 def sqlite_database(sqlite_url: str) -> Iterator[Database]:
     """A migrated SQLite database for tests that do not care which one it is."""
-    yield from _open(sqlite_url)
+    yield from _open_database(sqlite_url)
 
 
-def _open(url: str) -> Iterator[Database]:
+def _open_database(url: str) -> Iterator[Database]:
     database = Database(url)
     yield database
     database.dispose()

@@ -14,19 +14,19 @@ import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
 from jobworker.domain.admission import Submission
-from jobworker.domain.execution import FINAL, State
+from jobworker.domain.execution import FINAL_STATES, ExecutionState
 from jobworker.services import executions, submission
 from jobworker.store import executions as store
 from jobworker.store import jobs, workers
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
-from jobworker.store.filters import Filters
-from jobworker.transport.wake import Waker
-from tests.servers import Process
+from jobworker.store.filters import ExecutionFilters
+from jobworker.transport.wake import Notifier
+from tests.servers import ServerProcess
 from tests.waiting import until
 
 #: Short enough that a dead worker is noticed within a test, long enough for a busy machine.
-LEASE = 3.0
+LEASE_SECONDS = 3.0
 
 
 class Engine:
@@ -40,8 +40,8 @@ class Engine:
         self.redis_url = redis_url
         #: Where processes write to; None: each to a log in `folder`.
         self.output: Path | None = None
-        self._notifier = Waker(redis_url)
-        self._processes: list[Process] = []
+        self._notifier = Notifier(redis_url)
+        self._processes: list[ServerProcess] = []
         self._environment = {
             **os.environ,
             "JOBWORKER_HOME": str(folder / "home"),
@@ -49,26 +49,26 @@ class Engine:
             "JOBWORKER_REDIS_URL": redis_url,
             "JOBWORKER_TASKS": "tests.jobs",
             "JOBWORKER_SCHEDULES": "none",
-            "JOBWORKER_WORKER_LEASE": str(LEASE),
+            "JOBWORKER_WORKER_LEASE": str(LEASE_SECONDS),
             "JOBWORKER_LOST_MESSAGE_AFTER": "2",
             "JOB_DIARY": str(self.activity_log),
             "PYTHONUNBUFFERED": "1",
         }
 
-    def start_relay(self, **settings: str) -> Process:
+    def start_relay(self, **settings: str) -> ServerProcess:
         """Start a relay."""
         return self._start("relay", ["-m", "jobworker.cli", "relay"], settings)
 
-    def start_worker(self, *options: str, **settings: str) -> Process:
+    def start_worker(self, *options: str, **settings: str) -> ServerProcess:
         """Start a worker with two processes, unless `options` (of `celery worker`) say otherwise."""
         command = ["-m", "celery", "-A", "jobworker", "worker", "-c", "2", "--loglevel", "INFO", *options]
         return self._start("worker", command, settings)
 
-    def start_beat(self, app: str = "jobworker", **settings: str) -> Process:
+    def start_beat(self, app: str = "jobworker", **settings: str) -> ServerProcess:
         """Start a beat of this Celery app."""
         return self._start("beat", ["-m", "celery", "-A", app, "beat", "--loglevel", "INFO"], settings)
 
-    def start_celery(self, *arguments: str, **settings: str) -> Process:
+    def start_celery(self, *arguments: str, **settings: str) -> ServerProcess:
         """Start one of Celery's other commands."""
         return self._start(arguments[0], ["-m", "celery", "-A", "jobworker", *arguments], settings)
 
@@ -79,7 +79,7 @@ class Engine:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def start(self) -> tuple[Process, Process]:
+    def start(self) -> tuple[ServerProcess, ServerProcess]:
         """A relay and a worker, ready to run every job."""
         pair = self.start_relay(), self.start_worker()
         self.wait_until_ready()
@@ -90,7 +90,7 @@ class Engine:
 
         def known() -> bool:
             with self.database.read() as connection:
-                offered = any(job in worker.tasks for worker in workers.live(connection))
+                offered = any(job in worker.tasks for worker in workers.list_live(connection))
                 return offered and jobs.get(connection, job) is not None
 
         # A worker's start takes a second of a processor that others want as well.
@@ -123,7 +123,7 @@ class Engine:
         """The execution as it stands."""
         return executions.get(self.database, execution)
 
-    def wait_for_state(self, execution: str, state: State, within: float = 60.0) -> ExecutionRow:
+    def wait_for_state(self, execution: str, state: ExecutionState, within: float = 60.0) -> ExecutionRow:
         """The execution once it is in this state."""
 
         def there() -> ExecutionRow | None:
@@ -139,7 +139,7 @@ class Engine:
 
         def final() -> ExecutionRow | None:
             row = self.get(execution)
-            return row if row.state in FINAL else None
+            return row if row.state in FINAL_STATES else None
 
         row = until(final, within, what=f"{execution} to end; it is {self.get(execution)}; logs in {self.folder}")
         assert row is not None
@@ -150,7 +150,7 @@ class Engine:
 
         def counted() -> dict[str, int] | None:
             states = self.count_states()
-            return states if set(states) <= set(FINAL) else None
+            return states if set(states) <= set(FINAL_STATES) else None
 
         answer = until(counted, within, every=0.1, what=f"everything to end; logs in {self.folder}")
         assert answer is not None
@@ -161,8 +161,8 @@ class Engine:
 
         def ended() -> list[ExecutionRow]:
             with self.database.read() as connection:
-                rows = store.page(connection, Filters(job=job), count + 1).items
-            return list(rows)[::-1] if len(rows) == count and all(row.state in FINAL for row in rows) else []
+                rows = store.list_page(connection, ExecutionFilters(job=job), count + 1).items
+            return list(rows)[::-1] if len(rows) == count and all(row.state in FINAL_STATES for row in rows) else []
 
         return until(ended, within, what=f"{count} executions of {job} to end; logs in {self.folder}")
 
@@ -189,7 +189,7 @@ class Engine:
 
     def list_transitions(self, execution: str) -> list[tuple[int, str]]:
         """(attempt, state) of each transition, in order."""
-        rows = executions.transitions(self.database, execution, limit=200).items
+        rows = executions.list_transitions(self.database, execution, limit=200).items
         return [(row.attempt, row.state.value) for row in rows]
 
     def is_running(self, execution: str, attempt: int = 1) -> bool:
@@ -204,7 +204,7 @@ class Engine:
         """How often each (execution, attempt) really came to its end."""
         return self._count_activity("end")
 
-    def read_log(self, process: Process) -> str:
+    def read_log(self, process: ServerProcess) -> str:
         """What a process wrote."""
         return process.log.read_text(errors="replace")
 
@@ -217,20 +217,20 @@ class Engine:
         for process in self._processes:
             process.terminate(signal.SIGTERM, signal.SIGQUIT)
 
-    def _count_activity(self, what: str) -> collections.Counter[tuple[str, int]]:
+    def _count_activity(self, event: str) -> collections.Counter[tuple[str, int]]:
         lines = self.activity_log.read_text().splitlines() if self.activity_log.exists() else []
         words = [line.split() for line in lines]
-        return collections.Counter((execution, int(attempt)) for execution, attempt, noted, _ in words if noted == what)
+        return collections.Counter((execution, int(attempt)) for execution, attempt, noted, _ in words if noted == event)
 
-    def _start(self, name: str, arguments: list[str], settings: Mapping[str, str]) -> Process:
+    def _start(self, name: str, arguments: list[str], settings: Mapping[str, str]) -> ServerProcess:
         log = self.output or self.folder / f"{name}-{len(self._processes)}.log"
-        process = Process([sys.executable, *arguments], log, environment={**self._environment, **settings})
+        process = ServerProcess([sys.executable, *arguments], log, environment={**self._environment, **settings})
         self._processes.append(process)
         return process
 
 
 @contextlib.contextmanager
-def engine_on(folder: Path, database: Database, database_url: str, redis_url: str) -> Iterator[Engine]:
+def run_engine(folder: Path, database: Database, database_url: str, redis_url: str) -> Iterator[Engine]:
     """An engine that ends with the block, and with it everything that it started."""
     engine = Engine(folder, database, database_url, redis_url)
     try:

@@ -25,11 +25,11 @@ from tests.waiting import until
 _GUARDIAN = ["sh", "-c", 'trap "" INT TERM; read -r _; kill -KILL "$1"', "guardian"]
 
 
-class ServerFailed(AssertionError):
+class ServerStartError(AssertionError):
     """A server did not start; the text is the end of what it said."""
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """A loopback port that nobody listens on just now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -37,7 +37,7 @@ def free_port() -> int:
         return port
 
 
-class Process:
+class ServerProcess:
     """A server process with its guardian and its log."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Process:
     def check_alive(self) -> None:
         """Raise `ServerFailed` with the end of the log if the process has ended."""
         if self._server.poll() is not None:
-            raise ServerFailed(self.log.read_text(errors="replace")[-2000:])
+            raise ServerStartError(self.log.read_text(errors="replace")[-2000:])
 
     def terminate(self, *signals: signal.Signals) -> None:
         """Send `signals` in turn and wait; at last SIGKILL. Does nothing to a process that has ended."""
@@ -88,10 +88,10 @@ class RedisServer:
         self.folder = folder
         self._command = command or [str(get_binary_path())]
         self.persistent = persistent
-        self.port = free_port()
+        self.port = find_free_port()
         self.password = secrets.token_hex(8)
         self.url = f"redis://:{self.password}@127.0.0.1:{self.port}/0"
-        self._process: Process | None = None
+        self._process: ServerProcess | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -105,7 +105,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        self._process = Process([*self._command, "-"], self.folder / "redis.log", self._render_configuration().encode())
+        self._process = ServerProcess([*self._command, "-"], self.folder / "redis.log", self._render_configuration().encode())
         until(self._is_ready, what=f"the Redis on port {self.port}")
 
     def stop(self) -> None:
@@ -129,7 +129,7 @@ class RedisServer:
         """End `freeze`."""
         self._get_process().send_signal(signal.SIGCONT)
 
-    def _get_process(self) -> Process:
+    def _get_process(self) -> ServerProcess:
         assert self._process is not None, "this Redis is not running"
         return self._process
 
@@ -154,7 +154,7 @@ class RedisServer:
         return "".join(f"{name} {value}\n" for name, value in lines.items())
 
 
-def other_redis() -> list[str] | None:
+def find_other_redis() -> list[str] | None:
     """The command of a second server to test on: `JOBWORKER_TEST_REDIS`, else `redis-server` on PATH, else None.
 
     In CI it is Debian 12's, the oldest that is supported.
@@ -170,8 +170,8 @@ class PostgresServer:
         self._binaries = binaries
         # Not pytest's folder: the server runs as another user, who may not enter it.
         self._folder = Path(tempfile.mkdtemp(prefix="jobworker-postgres-"))
-        self._port = free_port()
-        self._process: Process | None = None
+        self._port = find_free_port()
+        self._process: ServerProcess | None = None
 
     def start(self) -> None:
         """Make the cluster, start it and wait until it answers."""
@@ -179,15 +179,15 @@ class PostgresServer:
         if os.geteuid() == 0:
             shutil.chown(self._folder, "postgres")
         options = ["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--no-locale"]
-        initdb = _unprivileged([f"{self._binaries}/initdb", *options, str(data)])
+        initdb = _drop_privileges([f"{self._binaries}/initdb", *options, str(data)])
         made = subprocess.run(initdb, check=False, capture_output=True, text=True)
         if made.returncode:
-            raise ServerFailed(made.stderr)
+            raise ServerStartError(made.stderr)
         # Nothing here must survive a power cut, so nothing waits for the disk.
         quick = ["-cfsync=off", "-cfull_page_writes=off", "-csynchronous_commit=off", "-cmax_connections=200"]
         where = ["-clisten_addresses=127.0.0.1", f"-cport={self._port}", "-cunix_socket_directories="]
         command = [f"{self._binaries}/postgres", "-D", str(data), *where, *quick]
-        self._process = Process(_unprivileged(command), self._folder / "postgres.log")
+        self._process = ServerProcess(_drop_privileges(command), self._folder / "postgres.log")
         until(self._is_ready, what=f"the PostgreSQL on port {self._port}")
 
     def stop(self) -> None:
@@ -238,7 +238,7 @@ class PostgresServer:
             connection.execute(statement.encode())
 
 
-def postgres_binaries() -> Path | None:
+def find_postgres_binaries() -> Path | None:
     """The folder of the newest installed server, or None."""
     installed = Path("/usr/lib/postgresql").glob("*/bin/initdb")
     newest = max(installed, key=lambda path: float(path.parent.parent.name), default=None)
@@ -246,7 +246,7 @@ def postgres_binaries() -> Path | None:
     return newest.parent if newest else Path(on_path).parent if on_path else None
 
 
-def _unprivileged(command: list[str]) -> list[str]:
+def _drop_privileges(command: list[str]) -> list[str]:
     """PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return command
@@ -254,7 +254,7 @@ def _unprivileged(command: list[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(server: RedisServer | PostgresServer) -> Iterator[None]:
+def run_server(server: RedisServer | PostgresServer) -> Iterator[None]:
     """`server`, started; stopped at the end whatever happens."""
     try:
         server.start()

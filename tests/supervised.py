@@ -7,13 +7,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.servers import free_port
+from tests.servers import find_free_port
 from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 
 
-def alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether the process exists and is no zombie that nobody has buried yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -21,11 +21,11 @@ def alive(pid: int) -> bool:
         return False
 
 
-def group_members(*groups: int) -> set[int]:
+def list_group_members(*groups: int) -> set[int]:
     """Living processes that belong to one of these process groups."""
     members = set()
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and alive(int(entry.name)):
+        if entry.name.isdigit() and is_alive(int(entry.name)):
             try:
                 if os.getpgid(int(entry.name)) in groups:
                     members.add(int(entry.name))
@@ -34,14 +34,14 @@ def group_members(*groups: int) -> set[int]:
     return members
 
 
-class Up:
+class UpProcess:
     """A running `jobworker up`. Leaves nothing behind: the guardian sees to that."""
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.home = folder / "var"
         self._log = folder / "up.log"
         self._seen = self._log.stat().st_size if self._log.exists() else 0
-        self.environment = environment_for(folder, environment)
+        self.environment = make_environment(folder, environment)
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "jobworker.cli", "up", *arguments],
@@ -103,7 +103,7 @@ class Up:
         self.process.wait()
 
 
-def environment_for(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
+def make_environment(folder: Path, overrides: Mapping[str, str]) -> dict[str, str]:
     """An environment in which `jobworker up` uses free ports and keeps everything in `folder`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("JOBWORKER_")}
     return {
@@ -111,7 +111,7 @@ def environment_for(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
         "JOBWORKER_HOME": str(folder / "var"),
-        "JOBWORKER_BIND": f"127.0.0.1:{free_port()}",
-        "JOBWORKER_FLOWER_BIND": f"127.0.0.1:{free_port()}",
-        **more,
+        "JOBWORKER_BIND": f"127.0.0.1:{find_free_port()}",
+        "JOBWORKER_FLOWER_BIND": f"127.0.0.1:{find_free_port()}",
+        **overrides,
     }

@@ -7,10 +7,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 #: Far longer than anything takes on a busy machine; only a failing test waits that long.
-PATIENCE = 30.0
+TIMEOUT_SECONDS = 30.0
 
 
-def until(condition: Callable[[], T], within: float = PATIENCE, every: float = 0.02, what: str = "") -> T:
+def until(condition: Callable[[], T], within: float = TIMEOUT_SECONDS, every: float = 0.02, what: str = "") -> T:
     """The first true answer of `condition`; fails the test, naming `what`, when none came in time."""
     deadline = time.monotonic() + within
     while not (answer := condition()):

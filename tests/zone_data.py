@@ -15,7 +15,7 @@ from jobworker.services import plans
 from jobworker.services import zone_data as services
 
 #: Daily 06:00 on 2026-12-01 in UTC, by IANA 2026f. With the data of Debian 12 (2025b) each is an hour off.
-NEW_LAWS = {
+EXPECTED_UTC_TIMES = {
     "America/Vancouver": "13:00",
     "America/Edmonton": "12:00",
     "America/Winnipeg": "11:00",
@@ -24,7 +24,7 @@ NEW_LAWS = {
 }
 
 
-def folder(path: Path, zones: Mapping[str, str]) -> Path:
+def create_tzpath(path: Path, zones: Mapping[str, str]) -> Path:
     """Make a folder for PYTHONTZPATH in which each of these zones is as another one is."""
     for name, like in zones.items():
         target = path / name
@@ -33,17 +33,17 @@ def folder(path: Path, zones: Mapping[str, str]) -> Path:
     return path
 
 
-def package(path: Path, version: str, zones: Mapping[str, str]) -> Path:
+def create_tzdata_package(path: Path, version: str, zones: Mapping[str, str]) -> Path:
     """Make a folder for PYTHONPATH with a package `tzdata` of this IANA version, changed in the same way."""
     shutil.copytree(Path(tzdata.__file__).parent, path / "tzdata")
     text = f'IANA_VERSION = "{version}"\n__version__ = "1"\n'
     (path / "tzdata" / "__init__.py").write_text(text)
-    folder(path / "tzdata" / "zoneinfo", zones)
+    create_tzpath(path / "tzdata" / "zoneinfo", zones)
     return path
 
 
 @contextlib.contextmanager
-def installed(path: Path | None, version: str) -> Iterator[None]:
+def use_tzdata(path: Path | None, version: str) -> Iterator[None]:
     """Let this process be one that was started with the package in this folder; None: the one that is shipped."""
     with pytest.MonkeyPatch.context() as patch:
         if path is not None:
@@ -51,17 +51,17 @@ def installed(path: Path | None, version: str) -> Iterator[None]:
         patch.setattr(services, "DATA_VERSION", version)
         for name in [name for name in sys.modules if name.partition(".")[0] == "tzdata"]:
             patch.delitem(sys.modules, name)
-        _forget()
+        _clear_caches()
         try:
             yield
         finally:
             for name in [name for name in sys.modules if name.partition(".")[0] == "tzdata"]:
                 del sys.modules[name]
-            _forget()
+            _clear_caches()
 
 
-def _forget() -> None:
+def _clear_caches() -> None:
     """What a process knows only as long as it runs."""
     zoneinfo.ZoneInfo.clear_cache()
-    plans._plans.clear()
-    services._changed.clear()
+    plans._cache.clear()
+    services._changed_zones_cache.clear()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.engine import measures
-from bench.table import Figure, Table
+from bench.table import Measurement, Report
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -14,18 +14,18 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench engine", description=__doc__)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("measure", nargs="*", help=f"of {', '.join(_MEASURES)}; all by default")
-    wanted = parser.parse_args(arguments)
-    table = Table()
+    options = parser.parse_args(arguments)
+    table = Report()
     with tempfile.TemporaryDirectory(prefix="jobworker-bench-") as folder:
-        for number in range(wanted.rounds):
-            for name in wanted.measure or _MEASURES:
+        for number in range(options.rounds):
+            for name in options.measure or _MEASURES:
                 for figure in _MEASURES[name](Path(folder, f"{name}-{number}")):
                     table.add(figure)
     table.print()
 
 
-_MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
-    "gates": measures.gates,
-    "rounds": measures.rounds,
-    "urgent": measures.urgent,
+_MEASURES: dict[str, Callable[[Path], list[Measurement]]] = {
+    "gates": measures.measure_limit_cost,
+    "rounds": measures.measure_blocked_rounds,
+    "urgent": measures.measure_urgent_latency,
 }

@@ -12,16 +12,16 @@ from typing import Any
 import redis
 import sqlalchemy as sa
 
-from bench.rig import Rig, until
-from bench.system.sides import Client, Ours
-from bench.table import Figure, at_most
+from bench.rig import Harness, wait_until
+from bench.system.sides import HttpClient, JobWorkerStack
+from bench.table import Measurement, expect_at_most
 from jobworker.clock import SystemClock
 from jobworker.domain import limits, policies
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.domain.ids import IdFactory
-from jobworker.domain.job import Definition, Owner
+from jobworker.domain.job import JobDefinition, JobOwner
 from jobworker.relay.dispatch import Dispatcher
-from jobworker.relay.problems import Problems
+from jobworker.relay.problems import RelayProblems
 from jobworker.store import executions, jobs, migrate, schema
 from jobworker.store.database import Database
 from jobworker.store.executions import NewExecution
@@ -29,68 +29,68 @@ from jobworker.store.workers import WorkerRow
 from jobworker.transport.claims import Claims
 from jobworker.transport.publisher import Publisher
 
-_KEYS = 100
-_MOST_IN_A_BATCH = 10_000
-_ROUNDS = 20
+_KEY_COUNT = 100
+_MAX_BATCH_SIZE = 10_000
+_ROUND_COUNT = 20
 
 
-def gates(folder: Path) -> list[Figure]:
+def measure_limit_cost(folder: Path) -> list[Measurement]:
     """CPU of the relay for one execution, ready → final in SQL: without limits, and with 100 keys of one place each."""
-    with Ours(folder) as ours:
-        free = _cpu_per_execution(ours, "noop", 10_000)
-        few = _cpu_per_execution(ours, "limited", 1_000)
-        many = _cpu_per_execution(ours, "limited", 10_000)
-    words = f"relay CPU per execution, {_KEYS} concurrency keys"
+    with JobWorkerStack(folder) as ours:
+        free = _measure_cpu_per_execution(ours, "noop", 10_000)
+        few = _measure_cpu_per_execution(ours, "limited", 1_000)
+        many = _measure_cpu_per_execution(ours, "limited", 10_000)
+    words = f"relay CPU per execution, {_KEY_COUNT} concurrency keys"
     return [
-        Figure("relay CPU per execution, no limits, 10,000 waiting", "µs", free),
-        Figure(f"{words}, 1,000 waiting", "µs", few),
-        Figure(f"{words}, 10,000 waiting", "µs", many),
-        Figure(f"{words}: 10,000 waiting ÷ 1,000 waiting", "×", many / few, target=at_most(10)),
+        Measurement("relay CPU per execution, no limits, 10,000 waiting", "µs", free),
+        Measurement(f"{words}, 1,000 waiting", "µs", few),
+        Measurement(f"{words}, 10,000 waiting", "µs", many),
+        Measurement(f"{words}: 10,000 waiting ÷ 1,000 waiting", "×", many / few, target=expect_at_most(10)),
     ]
 
 
-def rounds(folder: Path) -> list[Figure]:
+def measure_blocked_rounds(folder: Path) -> list[Measurement]:
     """One round of the dispatcher, in this process, while every key is full: nothing may go, and it has to see that."""
     figures = []
-    with Rig(folder) as rig:
+    with Harness(folder) as rig:
         client = rig.start_redis("redis")
         backlog = Backlog(folder / "jobworker.db")
         for count in (1_000, 10_000, 100_000):
             backlog.grow_to(count)
             taken = backlog.measure_blocked_round(client) * 1000
-            figures.append(Figure(f"CPU of a round in vain, {_KEYS} keys are full, {count:,} waiting", "ms", taken))
+            figures.append(Measurement(f"CPU of a round in vain, {_KEY_COUNT} keys are full, {count:,} waiting", "ms", taken))
         backlog.database.dispose()
     return figures
 
 
-def urgent(folder: Path) -> list[Figure]:
+def measure_urgent_latency(folder: Path) -> list[Measurement]:
     """How soon an execution with priority 9 starts while 100,000 with the usual priority wait, of 20 ms each."""
-    with Ours(folder) as ours:
-        _submit(ours, "brief", 100_000)
-        until(lambda: ours.count_final() > 100)
+    with JobWorkerStack(folder) as ours:
+        _submit_jobs(ours, "brief", 100_000)
+        wait_until(lambda: ours.count_final() > 100)
         ids = []
         for _ in range(20):
             time.sleep(0.5)
-            ids.append(_ask(ours, "POST", "/api/v1/jobs/brief/executions", {"priority": 9})["id"])
-        until(lambda: len(_latencies(ours, ids)) == len(ids))
-        waits = sorted(_latencies(ours, ids))
-        waiting = _ask(ours, "GET", "/api/v1/queues/default")["ready"]
+            ids.append(_request(ours, "POST", "/api/v1/jobs/brief/executions", {"priority": 9})["id"])
+        wait_until(lambda: len(_query_latencies(ours, ids)) == len(ids))
+        waits = sorted(_query_latencies(ours, ids))
+        waiting = _request(ours, "GET", "/api/v1/queues/default")["ready"]
     words = "accepted → started with priority 9, 100,000 waiting"
     return [
-        Figure(f"{words}, p50", "s", statistics.median(waits)),
-        Figure(f"{words}, the latest of 20", "s", waits[-1], target=at_most(2)),
-        Figure("still waiting after these", "executions", waiting),
+        Measurement(f"{words}, p50", "s", statistics.median(waits)),
+        Measurement(f"{words}, the latest of 20", "s", waits[-1], target=expect_at_most(2)),
+        Measurement("still waiting after these", "executions", waiting),
     ]
 
 
-def _cpu_per_execution(ours: Ours, job: str, count: int) -> float:
-    _ask(ours, "POST", "/api/v1/queues/default/pause")
+def _measure_cpu_per_execution(ours: JobWorkerStack, job: str, count: int) -> float:
+    _request(ours, "POST", "/api/v1/queues/default/pause")
     before = ours.count_final()
-    _submit(ours, job, count)
+    _submit_jobs(ours, job, count)
     relay = ours.usage["relay"]
     used = relay.measure_cpu()
-    _ask(ours, "POST", "/api/v1/queues/default/resume")
-    until(lambda: ours.count_final() >= before + count, within=600, every=0.1)
+    _request(ours, "POST", "/api/v1/queues/default/resume")
+    wait_until(lambda: ours.count_final() >= before + count, within=600, every=0.1)
     return (relay.measure_cpu() - used) / count * 1e6
 
 
@@ -103,16 +103,16 @@ class Backlog:
         self._clock = SystemClock()
         self._ids = IdFactory()
         self._count = 0
-        made, _ = policies.normalise({"concurrency": {"limit": 1, "key": "{key}"}})
-        self._definition = Definition("limited", "limited", policies=made)
+        normalized_policies, _ = policies.normalize({"concurrency": {"limit": 1, "key": "{key}"}})
+        self._definition = JobDefinition("limited", "limited", policies=normalized_policies)
         with self.database.write() as connection:
-            jobs.put(connection, self._definition, Owner.API, "bench", self._clock.now())
-            executions.insert(connection, [self._make_execution(key) for key in range(_KEYS)], "bench", self._clock.now())
+            jobs.upsert(connection, self._definition, JobOwner.API, "bench", self._clock.now())
+            executions.insert(connection, [self._make_execution(key) for key in range(_KEY_COUNT)], "bench", self._clock.now())
             connection.execute(sa.update(schema.executions).values(state="Running", worker="bench"))
 
     def grow_to(self, count: int) -> None:
         """Let so many wait."""
-        rows = [self._make_execution(number % _KEYS) for number in range(self._count, count)]
+        rows = [self._make_execution(number % _KEY_COUNT) for number in range(self._count, count)]
         self._count = count
         with self.database.write() as connection:
             executions.insert(connection, rows, "bench", self._clock.now())
@@ -120,22 +120,22 @@ class Backlog:
     def measure_blocked_round(self, client: redis.Redis) -> float:
         """Seconds of CPU that a round takes."""
         ageing, now = dt.timedelta(seconds=60), self._clock.now()
-        clock, problems = self._clock, Problems(self._clock)
+        clock, problems = self._clock, RelayProblems(self._clock)
         publisher, claims = Publisher(client), Claims(client)
         dispatcher = Dispatcher(self.database, publisher, claims, clock, 1000, "bench", ageing, problems)
         dispatcher.workers = [WorkerRow("bench", "bench", 1, "solo", 1, ("default",), ("limited",), "", now, now)]
         dispatcher.dispatch()
-        began = time.process_time()
-        published = sum(dispatcher.dispatch() for _ in range(_ROUNDS))
-        taken = time.process_time() - began
+        started_at = time.process_time()
+        published = sum(dispatcher.dispatch() for _ in range(_ROUND_COUNT))
+        taken = time.process_time() - started_at
         if published or not dispatcher.is_limited:
             raise RuntimeError("the round was not in vain")
-        return taken / _ROUNDS
+        return taken / _ROUND_COUNT
 
     def _make_execution(self, key: int) -> NewExecution:
         now = self._clock.now()
         new_id = self._ids.create_id(int(now.timestamp() * 1000))
-        keys = limits.keys("limited", self._definition.policies, {"key": key})
+        keys = limits.compute_keys("limited", self._definition.policies, {"key": key})
         return NewExecution(
             id=new_id,
             job="limited",
@@ -150,20 +150,20 @@ class Backlog:
             schedule_id=None,
             scheduled_for=None,
             due_at=now,
-            state=State.QUEUED,
+            state=ExecutionState.QUEUED,
             **keys._asdict(),
         )
 
 
-def _submit(ours: Ours, job: str, count: int) -> None:
-    client = Client(ours.http.port)
-    for start in range(0, count, _MOST_IN_A_BATCH):
-        numbers = range(start, min(start + _MOST_IN_A_BATCH, count))
-        items = [{"job": job, "parameters": {"key": number % _KEYS} if job == "limited" else {}} for number in numbers]
+def _submit_jobs(ours: JobWorkerStack, job: str, count: int) -> None:
+    client = HttpClient(ours.http.port)
+    for start in range(0, count, _MAX_BATCH_SIZE):
+        numbers = range(start, min(start + _MAX_BATCH_SIZE, count))
+        items = [{"job": job, "parameters": {"key": number % _KEY_COUNT} if job == "limited" else {}} for number in numbers]
         client.submit("/api/v1/executions/batch", {"executions": items})
 
 
-def _ask(ours: Ours, method: str, path: str, body: Any = None) -> Any:
+def _request(ours: JobWorkerStack, method: str, path: str, body: Any = None) -> Any:
     status, answer = ours.http.request(method, path, body)
     if status == 0:  # The connection was closed while it was idle.
         status, answer = ours.http.request(method, path, body)
@@ -172,7 +172,7 @@ def _ask(ours: Ours, method: str, path: str, body: Any = None) -> Any:
     return answer
 
 
-def _latencies(ours: Ours, ids: list[str]) -> list[float]:
+def _query_latencies(ours: JobWorkerStack, ids: list[str]) -> list[float]:
     """Seconds from accepted to started, of those of these that have started."""
     query = (
         "SELECT (julianday(started_at) - julianday(created_at)) * 86400 FROM executions WHERE started_at IS NOT NULL"

@@ -25,19 +25,19 @@ def brief() -> None:
 @job
 def stamp(sent_at: float) -> None:
     """Note how long this took to arrive."""
-    diary.note_arrival(sent_at)
+    diary.record_arrival(sent_at)
 
 
 @job
 def note(context: Context, number: int) -> None:  # noqa: ARG001  messages as long as those of the peer
     """Note that this started, and where."""
-    diary.note_start(context.execution_id, context.attempt, context.worker)
+    diary.record_start(context.execution_id, context.attempt, context.worker)
 
 
 @job
 def hold(context: Context) -> None:
     """Note that this started, and keep the slot busy until the bench lets go."""
-    diary.note_start(context.execution_id, context.attempt, context.worker)
+    diary.record_start(context.execution_id, context.attempt, context.worker)
     diary.wait_for_release()
 
 

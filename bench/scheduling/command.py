@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.scheduling import measures, rules
-from bench.table import Figure, Table
+from bench.table import Measurement, Report
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -16,20 +16,20 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--many", type=int, default=10_000, help="schedules of `burst` and `idle`")
     parser.add_argument("--stored", type=int, default=100_000, help="schedules of `stored`")
     parser.add_argument("measure", nargs="*", help=f"of {', '.join(_MEASURES)}; all by default")
-    wanted = parser.parse_args(arguments)
-    table = Table()
+    options = parser.parse_args(arguments)
+    table = Report()
     with tempfile.TemporaryDirectory(prefix="jobworker-bench-") as folder:
-        for number in range(wanted.rounds):
-            for name in wanted.measure or _MEASURES:
-                count = wanted.stored if name == "stored" else wanted.many
+        for number in range(options.rounds):
+            for name in options.measure or _MEASURES:
+                count = options.stored if name == "stored" else options.many
                 for figure in _MEASURES[name](Path(folder, f"{name}-{number}"), count):
                     table.add(figure)
     table.print()
 
 
-_MEASURES: dict[str, Callable[[Path, int], list[Figure]]] = {
-    "rules": lambda _folder, _count: rules.rules(),
-    "burst": measures.burst,
-    "idle": measures.idle,
-    "stored": measures.stored,
+_MEASURES: dict[str, Callable[[Path, int], list[Measurement]]] = {
+    "rules": lambda _folder, _count: rules.measure_rules(),
+    "burst": measures.measure_burst,
+    "idle": measures.measure_idle_tick,
+    "stored": measures.measure_stored,
 }

@@ -9,12 +9,12 @@ from typing import Any
 
 import croniter  # type: ignore[import-untyped]
 
-from bench.table import Figure, at_most
+from bench.table import Measurement, expect_at_most
 from jobworker.domain import schedule
-from jobworker.domain.timetable import Timetable, next_after
+from jobworker.domain.timetable import Timetable, find_next_time
 
 _ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Tokyo", "Africa/Casablanca")
-_CALLS = 300
+_CALL_COUNT = 300
 _BEGIN = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 _STEP = dt.timedelta(hours=29, minutes=7)
 
@@ -34,30 +34,30 @@ _RULES: dict[str, dict[str, Any]] = {
 }
 
 
-def rules() -> list[Figure]:
+def measure_rules() -> list[Measurement]:
     """µs of CPU for a call, the median; and the dearest one, the first of a zone and year among them."""
     figures = []
     for name, rule in _RULES.items():
-        times = [each for zone in _ZONES for each in _ours(rule, zone)]
-        peer = {"croniter": statistics.median(_croniters())} if name == "cron" else {}
-        figures.append(Figure(f"next moment of a rule, {name}: median", "µs", statistics.median(times), peer))
-        figures.append(Figure(f"next moment of a rule, {name}: the dearest", "µs", max(times), target=at_most(10_000)))
+        times = [each for zone in _ZONES for each in _time_timetable(rule, zone)]
+        peer = {"croniter": statistics.median(_time_croniter())} if name == "cron" else {}
+        figures.append(Measurement(f"next moment of a rule, {name}: median", "µs", statistics.median(times), peer))
+        figures.append(Measurement(f"next moment of a rule, {name}: the dearest", "µs", max(times), target=expect_at_most(10_000)))
     return figures
 
 
-def _ours(rule: dict[str, Any], zone: str) -> list[float]:
+def _time_timetable(rule: dict[str, Any], zone: str) -> list[float]:
     table: Timetable = schedule.parse({"name": "bench", "job": "bench", "rule": rule, "zone": zone}).build_timetable({})
-    return _timed(lambda moment: next_after(table, moment))
+    return _time_calls(lambda moment: find_next_time(table, moment))
 
 
-def _croniters() -> list[float]:
+def _time_croniter() -> list[float]:
     zone = zoneinfo.ZoneInfo(_ZONES[1])
-    return _timed(lambda moment: croniter.croniter(_CRON, moment.astimezone(zone)).get_next(dt.datetime))
+    return _time_calls(lambda moment: croniter.croniter(_CRON, moment.astimezone(zone)).get_next(dt.datetime))
 
 
-def _timed(call: Callable[[dt.datetime], object]) -> list[float]:
+def _time_calls(call: Callable[[dt.datetime], object]) -> list[float]:
     times = []
-    for number in range(_CALLS):
+    for number in range(_CALL_COUNT):
         began = time.process_time_ns()
         call(_BEGIN + number * _STEP)
         times.append((time.process_time_ns() - began) / 1000)

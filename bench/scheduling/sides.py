@@ -8,25 +8,25 @@ from collections.abc import Iterable, Iterator
 
 import sqlalchemy as sa
 
-from bench.rig import Rig, url
+from bench.rig import Harness, get_redis_url
 from bench.scheduling import stock
 from jobworker.domain.ids import IdFactory
-from jobworker.domain.job import DEFAULT_QUEUE, Definition, Owner
+from jobworker.domain.job import DEFAULT_QUEUE, JobDefinition, JobOwner
 from jobworker.domain.schedule import parse
 from jobworker.store import jobs, migrate, schema, tasks
 from jobworker.store.database import Database
 from jobworker.store.tasks import TaskRow
 from jobworker.transport import entries, keys
-from jobworker.transport.publisher import lists_of
-from jobworker.transport.registry import Announcement, Registry
+from jobworker.transport.publisher import get_list_names
+from jobworker.transport.registry import WorkerAnnouncement, WorkerRegistry
 
 #: The relay believes in a worker that nobody started, and publishes all that there is.
-_LEASE, _FEED = 3600, 1_000_000
+_LEASE_SECONDS, _FEED_SIZE = 3600, 1_000_000
 
-_BATCH = 10_000
+_BATCH_SIZE = 10_000
 
 
-class Ours(Rig):
+class JobWorkerScheduling(Harness):
     """JobWorker's Redis and database; relay and beat are started by name, with a worker if one is wanted."""
 
     def start(self) -> None:
@@ -37,7 +37,7 @@ class Ours(Rig):
         self._database = Database(f"sqlite:///{self.path}")
         self._environment = {
             "JOBWORKER_HOME": str(self.folder),
-            "JOBWORKER_REDIS_URL": url(self.broker),
+            "JOBWORKER_REDIS_URL": get_redis_url(self.broker),
             "JOBWORKER_TASKS": "bench.jobs",
             "JOBWORKER_SCHEDULES": "none",
             "JOBWORKER_LOG_LEVEL": "WARNING",
@@ -47,8 +47,8 @@ class Ours(Rig):
         """Write a schedule for each of these times, due then and every so many seconds."""
         ids, now = IdFactory(), dt.datetime.now(dt.UTC)
         with self._database.write() as connection:
-            tasks.put(connection, TaskRow("noop", "", (), {}, "bench", now))
-            jobs.put(connection, Definition("noop", "noop"), Owner.CODE, "bench", now)
+            tasks.upsert(connection, TaskRow("noop", "", (), {}, "bench", now))
+            jobs.upsert(connection, JobDefinition("noop", "noop"), JobOwner.CODE, "bench", now)
         rows = []
         for number, at in enumerate(due):
             rule = {"kind": "interval", "every": every, "anchor": at.isoformat()}
@@ -71,17 +71,17 @@ class Ours(Rig):
                     "changed_at": now - dt.timedelta(days=1),
                 }
             )
-        for start in range(0, len(rows), _BATCH):
+        for start in range(0, len(rows), _BATCH_SIZE):
             with self._database.write() as connection:
-                connection.execute(sa.insert(schema.job_schedules), rows[start : start + _BATCH])
+                connection.execute(sa.insert(schema.job_schedules), rows[start : start + _BATCH_SIZE])
         self._database.dispose()
 
     def register_fake_worker(self) -> None:
         """Let the relay believe in a worker, so that it publishes; nobody takes what it publishes."""
-        self._environment |= {"JOBWORKER_WORKER_LEASE": str(_LEASE), "JOBWORKER_FEED": str(_FEED)}
-        registry = Registry(self.broker, _LEASE)
+        self._environment |= {"JOBWORKER_WORKER_LEASE": str(_LEASE_SECONDS), "JOBWORKER_FEED": str(_FEED_SIZE)}
+        registry = WorkerRegistry(self.broker, _LEASE_SECONDS)
         now = dt.datetime.now(dt.UTC)
-        bench = Announcement("bench", "bench", 1, "solo", 1, (DEFAULT_QUEUE,), ("noop",), "bench", "bench", now)
+        bench = WorkerAnnouncement("bench", "bench", 1, "solo", 1, (DEFAULT_QUEUE,), ("noop",), "bench", "bench", now)
         registry.send_heartbeat(bench, [])
         registry.announce(bench, [])
 
@@ -112,7 +112,7 @@ class Ours(Rig):
 
     def count_published(self) -> int:
         """How many messages wait in Redis."""
-        return sum(int(self.broker.llen(name)) for name in lists_of(DEFAULT_QUEUE))
+        return sum(int(self.broker.llen(name)) for name in get_list_names(DEFAULT_QUEUE))
 
     def query_number(self, query: str) -> int:
         """One number from SQL."""
@@ -132,7 +132,7 @@ class Ours(Rig):
             yield connection
 
 
-class Stock(Rig):
+class CeleryScheduling(Harness):
     """Stock Celery's Redis; its beat publishes at once."""
 
     def start(self) -> None:
@@ -141,12 +141,12 @@ class Stock(Rig):
 
     def insert_schedules(self, every: float, due: Iterable[dt.datetime]) -> None:
         """Write an entry for each of these times."""
-        stock.fill(self.broker, every, due)
+        stock.insert_schedules(self.broker, every, due)
 
     def start_beat(self) -> None:
         """Start beat with RedBeat's defaults."""
         command = ["-m", "celery", "-A", "bench.scheduling.stock", "beat", "--loglevel", "WARNING"]
-        self.start_python("beat", command, **{**os.environ, "BENCH_BROKER": url(self.broker)})
+        self.start_python("beat", command, **{**os.environ, "BENCH_BROKER": get_redis_url(self.broker)})
 
     def has_leading_beat(self) -> bool:
         """Whether its beat is at work."""

@@ -13,28 +13,28 @@ from redbeat.decoder import RedBeatJSONEncoder
 QUEUE = "celery"
 
 _PREFIX = "redbeat:"
-_BATCH = 1000
+_BATCH_SIZE = 1000
 
 
-def make(broker: str) -> Celery:
+def make_app(broker: str) -> Celery:
     """The app with RedBeat's own scheduler and its defaults."""
-    made = Celery("stock", broker=broker, set_as_current=False)
-    made.conf.update(
+    celery_app = Celery("stock", broker=broker, set_as_current=False)
+    celery_app.conf.update(
         beat_scheduler="redbeat.RedBeatScheduler",
         redbeat_redis_url=broker,
         redbeat_redis_options={},
         task_ignore_result=True,
         result_expires=None,
     )
-    return made
+    return celery_app
 
 
-def fill(client: redis.Redis, every: float, due: Iterable[dt.datetime]) -> None:
+def insert_schedules(client: redis.Redis, every: float, due: Iterable[dt.datetime]) -> None:
     """Write an entry that RedBeat would have saved for each of these times, due then and every so many seconds."""
     times = list(due)
-    for start in range(0, len(times), _BATCH):
+    for start in range(0, len(times), _BATCH_SIZE):
         with client.pipeline(transaction=False) as pipeline:
-            for number, at in enumerate(times[start : start + _BATCH], start):
+            for number, at in enumerate(times[start : start + _BATCH_SIZE], start):
                 key = f"{_PREFIX}s{number}"
                 definition = {
                     "name": f"s{number}",
@@ -52,4 +52,4 @@ def fill(client: redis.Redis, every: float, due: Iterable[dt.datetime]) -> None:
             pipeline.execute()
 
 
-app = make(os.environ.get("BENCH_BROKER", ""))
+app = make_app(os.environ.get("BENCH_BROKER", ""))

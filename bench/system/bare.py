@@ -20,10 +20,10 @@ def noop(number: int = 0) -> None:
 @app.task(name="stamp")
 def stamp(sent_at: float) -> None:
     """Say how long this took to arrive."""
-    _client().rpush("bare:latencies", time.time() - sent_at)
+    _get_client().rpush("bare:latencies", time.time() - sent_at)
 
 
-def _client() -> redis.Redis:
+def _get_client() -> redis.Redis:
     global _connection
     if _connection is None:
         _connection = redis.Redis.from_url(os.environ["BARE_BROKER"])

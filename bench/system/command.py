@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.system import measures
-from bench.system.hostile import hostile
-from bench.system.sides import Bare, Ours
-from bench.table import Figure, Table
+from bench.system.hostile import measure_hostile_clients
+from bench.system.sides import CeleryStack, JobWorkerStack
+from bench.table import Measurement, Report
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -18,29 +18,29 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=5000)
     parser.add_argument("measure", nargs="*", help=f"of {', '.join(_MEASURES)}; all but hostile by default")
-    wanted = parser.parse_args(arguments)
-    chosen = [_MEASURES[name] for name in wanted.measure or _BY_DEFAULT]
-    table = Table()
-    with contextlib.ExitStack() as started:
-        folder = started.enter_context(tempfile.TemporaryDirectory(prefix="jobworker-bench-"))
-        ours = started.enter_context(Ours(Path(folder, "ours")))
-        bare = started.enter_context(Bare(Path(folder, "bare")))
-        for _ in range(wanted.rounds):
+    options = parser.parse_args(arguments)
+    chosen = [_MEASURES[name] for name in options.measure or _DEFAULT_MEASURES]
+    table = Report()
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jobworker-bench-"))
+        ours = stack.enter_context(JobWorkerStack(Path(folder, "ours")))
+        bare = stack.enter_context(CeleryStack(Path(folder, "bare")))
+        for _ in range(options.rounds):
             for measure in chosen:
-                for figure in measure(ours, bare, wanted.jobs):
+                for figure in measure(ours, bare, options.jobs):
                     table.add(figure)
     table.print()
 
 
-_MEASURES: dict[str, Callable[[Ours, Bare, int], list[Figure]]] = {
-    "memory": lambda ours, bare, _: measures.memory(ours, bare),
-    "latency": lambda ours, bare, _: measures.latency(ours, bare, per_second=50, seconds=10),
-    "submissions": lambda ours, bare, jobs: measures.submissions(ours, bare, jobs // 2),
-    "bulk": lambda ours, bare, jobs: measures.bulk(ours, bare, min(jobs, 10_000)),
-    "drain": measures.drain,
-    "flood": lambda ours, _bare, _jobs: measures.flood(ours),
-    "hostile": lambda ours, _bare, _jobs: hostile(ours),
+_MEASURES: dict[str, Callable[[JobWorkerStack, CeleryStack, int], list[Measurement]]] = {
+    "memory": lambda ours, bare, _: measures.measure_memory(ours, bare),
+    "latency": lambda ours, bare, _: measures.measure_latency(ours, bare, per_second=50, seconds=10),
+    "submissions": lambda ours, bare, jobs: measures.measure_submissions(ours, bare, jobs // 2),
+    "bulk": lambda ours, bare, jobs: measures.measure_bulk(ours, bare, min(jobs, 10_000)),
+    "drain": measures.measure_drain,
+    "flood": lambda ours, _bare, _jobs: measures.measure_flood(ours),
+    "hostile": lambda ours, _bare, _jobs: measure_hostile_clients(ours),
 }
 
 #: The others leave the database as small as it was.
-_BY_DEFAULT = [name for name in _MEASURES if name != "hostile"]
+_DEFAULT_MEASURES = [name for name in _MEASURES if name != "hostile"]

@@ -13,60 +13,60 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from bench.rig import p99, paced
-from bench.system.sides import Client, Ours
-from bench.table import Figure
+from bench.rig import compute_p99, pace
+from bench.system.sides import HttpClient, JobWorkerStack
+from bench.table import Measurement
 
 #: Paced requests of the other client, half of each kind.
-_PER_SECOND, _SECONDS = 40, 10
+_REQUESTS_PER_SECOND, _DURATION_SECONDS = 40, 10
 
 #: How many names a name is looked for among, and how many executions a filter that finds nothing looks through.
-_JOBS, _EXECUTIONS = 100_000, 200_000
+_JOB_COUNT, _EXECUTION_COUNT = 100_000, 200_000
 
-_JSON = {"Content-Type": "application/json"}
-_BATCH = "/api/v1/executions/batch"
+_JSON_HEADERS = {"Content-Type": "application/json"}
+_BATCH_PATH = "/api/v1/executions/batch"
 
 
-def hostile(ours: Ours) -> list[Figure]:
+def measure_hostile_clients(ours: JobWorkerStack) -> list[Measurement]:
     """Median and p99 of `GET /healthz` and `GET /jobs/{name}`: alone, and beside each kind of hostile client."""
-    execution = _seed(ours)
+    execution = _insert_data(ours)
     rows = []
-    for kind in ("alone", *_KINDS):
-        with _started(kind, ours.http.port, execution):
-            taken = _round_trips(ours.http)
+    for kind in ("alone", *_CLIENT_KINDS):
+        with _run_hostile_client(kind, ours.http.port, execution):
+            round_trips = _measure_round_trips(ours.http)
         what = f"another client's requests, {kind.replace('-', ' ')}"
-        rows.append(Figure(f"{what}, p50", "ms", taken[len(taken) // 2] * 1e3))
-        rows.append(Figure(f"{what}, p99", "ms", p99(taken) * 1e3))
+        rows.append(Measurement(f"{what}, p50", "ms", round_trips[len(round_trips) // 2] * 1e3))
+        rows.append(Measurement(f"{what}, p99", "ms", compute_p99(round_trips) * 1e3))
     return rows
 
 
-def _seed(ours: Ours) -> str:
+def _insert_data(ours: JobWorkerStack) -> str:
     """Add jobs, and executions that are not due; return the id of one."""
     with contextlib.closing(sqlite3.connect(ours.database, timeout=60)) as connection, connection:
         table = connection.execute("PRAGMA table_info(job_definitions)")
         columns = ", ".join("'noop-' || value" if row[1] == "name" else row[1] for row in table)
         connection.execute(
-            f"WITH RECURSIVE numbers(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM numbers LIMIT {_JOBS}) "
+            f"WITH RECURSIVE numbers(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM numbers LIMIT {_JOB_COUNT}) "
             f"INSERT OR IGNORE INTO job_definitions SELECT {columns} FROM job_definitions, numbers WHERE name = 'noop'"
         )
-    for _ in range(_EXECUTIONS // 10_000):
-        ours.http.submit(_BATCH, {"executions": [{"job": "noop", "delay": 1_000_000}] * 10_000})
+    for _ in range(_EXECUTION_COUNT // 10_000):
+        ours.http.submit(_BATCH_PATH, {"executions": [{"job": "noop", "delay": 1_000_000}] * 10_000})
     return str(ours.http.request("GET", "/api/v1/executions?limit=1")[1]["items"][0]["id"])
 
 
-def _round_trips(client: Client) -> list[float]:
-    taken = []
-    for number in paced(_PER_SECOND, _SECONDS):
+def _measure_round_trips(client: HttpClient) -> list[float]:
+    seconds = []
+    for number in pace(_REQUESTS_PER_SECOND, _DURATION_SECONDS):
         began = time.perf_counter()
         status, answer = client.request("GET", "/healthz" if number % 2 else "/api/v1/jobs/noop")
-        taken.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - began)
         if status != 200:
             raise RuntimeError(f"the other client was refused: {status} {answer}")
-    return sorted(taken)
+    return sorted(seconds)
 
 
 @contextlib.contextmanager
-def _started(kind: str, port: int, execution: str) -> Iterator[None]:
+def _run_hostile_client(kind: str, port: int, execution: str) -> Iterator[None]:
     if kind == "alone":
         yield
         return
@@ -80,7 +80,7 @@ def _started(kind: str, port: int, execution: str) -> Iterator[None]:
             client.kill()
 
 
-def _repeat(port: int, clients: int, requests: Callable[[int], tuple[str, str, bytes | None]]) -> None:
+def _repeat_requests(port: int, clients: int, requests: Callable[[int], tuple[str, str, bytes | None]]) -> None:
     """Send the requests that `requests` makes of numbers over some connections, each as fast as it is answered."""
     numbers = itertools.count()
 
@@ -90,14 +90,14 @@ def _repeat(port: int, clients: int, requests: Callable[[int], tuple[str, str, b
             with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
                 while True:
                     method, path, body = requests(next(numbers))
-                    connection.request(method, path, body, _JSON if body else {})
+                    connection.request(method, path, body, _JSON_HEADERS if body else {})
                     connection.getresponse().read()
 
     for _ in range(clients):
         threading.Thread(target=send).start()
 
 
-def _hold(port: int, count: int, head: str) -> None:
+def _hold_connections(port: int, count: int, head: str) -> None:
     """Keep `count` connections open that have sent `head`; one that ends is opened again."""
 
     def hold() -> None:
@@ -114,27 +114,27 @@ def _hold(port: int, count: int, head: str) -> None:
         threading.Thread(target=hold).start()
 
 
-def _head(line: str, *fields: str) -> str:
+def _make_request_head(line: str, *fields: str) -> str:
     return "\r\n".join([f"{line} HTTP/1.1", "Host: x", *fields, "", ""])
 
 
-_UNFINISHED = _head(f"POST {_BATCH}", "Content-Type: application/json", "Content-Length: 1000000") + "{"
-_ARRAYS = b"[" + b",".join([b"[]"] * 5_000_000) + b"]"
+_UNFINISHED_REQUEST = _make_request_head(f"POST {_BATCH_PATH}", "Content-Type: application/json", "Content-Length: 1000000") + "{"
+_MANY_ARRAYS = b"[" + b",".join([b"[]"] * 5_000_000) + b"]"
 
 #: What each kind of hostile client does, by (port, an execution).
-_KINDS: dict[str, Callable[[int, str], None]] = {
-    "150-unfinished-bodies": lambda port, _: _hold(port, 150, _UNFINISHED),
-    "2-senders-of-15-MiB-of-[]": lambda port, _: _repeat(port, 2, lambda _: ("POST", _BATCH, _ARRAYS)),
-    "64-event-streams": lambda port, execution: _hold(port, 64, _head(f"GET /api/v1/executions/{execution}/events")),
-    "4-that-invent-methods": lambda port, _: _repeat(port, 4, lambda number: (f"M{number}", "/healthz", None)),
-    "4-that-ask-for-unknown-names": lambda port, _: _repeat(
+_CLIENT_KINDS: dict[str, Callable[[int, str], None]] = {
+    "150-unfinished-bodies": lambda port, _: _hold_connections(port, 150, _UNFINISHED_REQUEST),
+    "2-senders-of-15-MiB-of-[]": lambda port, _: _repeat_requests(port, 2, lambda _: ("POST", _BATCH_PATH, _MANY_ARRAYS)),
+    "64-event-streams": lambda port, execution: _hold_connections(port, 64, _make_request_head(f"GET /api/v1/executions/{execution}/events")),
+    "4-that-invent-methods": lambda port, _: _repeat_requests(port, 4, lambda number: (f"M{number}", "/healthz", None)),
+    "4-that-ask-for-unknown-names": lambda port, _: _repeat_requests(
         port, 4, lambda number: ("GET", f"/api/v1/jobs/noop-{number}x", None)
     ),
-    "4-with-filters-without-index": lambda port, _: _repeat(
+    "4-with-filters-without-index": lambda port, _: _repeat_requests(
         port, 4, lambda number: ("GET", f"/api/v1/executions?error_type=None{number}", None)
     ),
-    "4-that-behave": lambda port, _: _repeat(port, 4, lambda _: ("GET", "/api/v1/jobs/noop", None)),
+    "4-that-behave": lambda port, _: _repeat_requests(port, 4, lambda _: ("GET", "/api/v1/jobs/noop", None)),
 }
 
 if __name__ == "__main__":
-    _KINDS[sys.argv[1]](int(sys.argv[2]), sys.argv[3])
+    _CLIENT_KINDS[sys.argv[1]](int(sys.argv[2]), sys.argv[3])

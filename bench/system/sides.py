@@ -9,22 +9,22 @@ import subprocess
 import sys
 from typing import Any
 
-from bench.rig import Rig, until, url
-from tests.servers import free_port
+from bench.rig import Harness, wait_until, get_redis_url
+from tests.servers import find_free_port
 
 
-class Ours(Rig):
+class JobWorkerStack(Harness):
     """JobWorker as one machine runs it: web, relay, worker, SQLite."""
 
     def start(self) -> None:
         """Start and wait until a no-op can be submitted."""
         self.broker = self.start_redis("redis")
-        port = free_port()
+        port = find_free_port()
         self.database = self.folder / "jobworker.db"
         environment = {
             "JOBWORKER_HOME": str(self.folder),
             "JOBWORKER_BIND": f"127.0.0.1:{port}",
-            "JOBWORKER_REDIS_URL": url(self.broker),
+            "JOBWORKER_REDIS_URL": get_redis_url(self.broker),
             "JOBWORKER_TASKS": "bench.jobs",
             "JOBWORKER_LOG_LEVEL": "WARNING",
         }
@@ -32,10 +32,10 @@ class Ours(Rig):
         subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True)
         self.start_python("web", ["-m", "jobworker.cli", "web"], **environment)
         self.start_python("relay", ["-m", "jobworker.cli", "relay"], **environment)
-        self.start_python("worker", _worker_command("jobworker"), **environment)
-        self.http = Client(port)
-        until(lambda: self.http.request("GET", "/readyz")[1]["checks"]["workers"]["status"] == "ok")
-        until(lambda: self.http.request("GET", "/api/v1/jobs/noop")[0] == 200)
+        self.start_python("worker", _make_worker_command("jobworker"), **environment)
+        self.http = HttpClient(port)
+        wait_until(lambda: self.http.request("GET", "/readyz")[1]["checks"]["workers"]["status"] == "ok")
+        wait_until(lambda: self.http.request("GET", "/api/v1/jobs/noop")[0] == 200)
 
     def count_final(self) -> int:
         """How many executions SQL knows to be final."""
@@ -50,31 +50,31 @@ class Ours(Rig):
             return [float(row[0]) for row in connection.execute(query)]
 
 
-class Bare(Rig):
+class CeleryStack(Harness):
     """Celery alone."""
 
     def start(self) -> None:
         """Start and wait until the worker answers."""
         self.broker = self.start_redis("redis")
-        environment = {"BARE_BROKER": url(self.broker)}
-        self.start_python("worker", _worker_command("bench.system.bare"), **environment)
+        environment = {"BARE_BROKER": get_redis_url(self.broker)}
+        self.start_python("worker", _make_worker_command("bench.system.bare"), **environment)
         os.environ.update(environment)
         from bench.system import bare  # Reads the broker's address when it is imported.
 
         self.app = bare
-        until(lambda: bare.app.control.ping(timeout=1))
+        wait_until(lambda: bare.app.control.ping(timeout=1))
 
     def is_done(self) -> bool:
         """Whether nothing is queued or in flight."""
         return self.broker.llen("bare") == 0 and self.broker.hlen("unacked") == 0
 
 
-def _worker_command(app: str) -> list[str]:
+def _make_worker_command(app: str) -> list[str]:
     """The same worker for both: two processes, quiet."""
     return ["-m", "celery", "-A", app, "worker", "--concurrency", "2", "--loglevel", "WARNING"]
 
 
-class Client:
+class HttpClient:
     """One kept-alive HTTP connection."""
 
     def __init__(self, port: int) -> None:

@@ -5,27 +5,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.diary import Diary
-from bench.transport.sides import Ours, Stock
+from bench.diary import JobProbe
+from bench.transport.sides import JobWorkerTransport, CeleryTransport
 
 
 @dataclass
-class Bench:
+class TransportContext:
     """Makes sides, each in a folder of its own. `environment` goes to the processes of both."""
 
     folder: Path
-    probe: Diary
+    probe: JobProbe
     environment: Mapping[str, str]
     _folder_numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
-    def make_jobworker(self, **settings: str) -> Ours:
+    def make_jobworker(self, **settings: str) -> JobWorkerTransport:
         """JobWorker's side, with JOBWORKER_* settings by their short names."""
-        given = {f"JOBWORKER_{name.upper()}": value for name, value in settings.items()}
-        return Ours(self._make_folder_path("ours"), {**self.environment, **given})
+        environment = {f"JOBWORKER_{name.upper()}": value for name, value in settings.items()}
+        return JobWorkerTransport(self._make_folder_path("ours"), {**self.environment, **environment})
 
-    def make_celery(self, visibility: str | None = None) -> Stock:
+    def make_celery(self, visibility: str | None = None) -> CeleryTransport:
         """Stock Celery's side."""
-        return Stock(self._make_folder_path("stock"), self.environment, visibility)
+        return CeleryTransport(self._make_folder_path("stock"), self.environment, visibility)
 
     def _make_folder_path(self, side: str) -> Path:
         return self.folder / f"{side}-{next(self._folder_numbers)}"

@@ -6,24 +6,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import diary
-from bench.diary import Diary
-from bench.rig import Rig, url
-from bench.table import Figure, Table
+from bench.diary import JobProbe
+from bench.rig import Harness, get_redis_url
+from bench.table import Measurement, Report
 from bench.transport import drain, idle, kill, latency, publish, recovery
-from bench.transport.bench import Bench
+from bench.transport.bench import TransportContext
 
-_MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
-    "drain-prefork": drain.prefork,
-    "drain-threads": drain.threads,
-    "publish": publish.publish,
-    "transport-latency": latency.latency,
-    "idle": idle.idle,
-    "recovery": recovery.recovery,
-    "kill": kill.kill,
+_MEASURES: dict[str, Callable[[TransportContext], list[Measurement]]] = {
+    "drain-prefork": drain.measure_prefork,
+    "drain-threads": drain.measure_threads,
+    "publish": publish.measure_publish,
+    "transport-latency": latency.measure_latency,
+    "idle": idle.measure_idle,
+    "recovery": recovery.measure_recovery,
+    "kill": kill.measure_kills,
 }
 
 #: Taken once, however many rounds there are: 25 kills are rounds enough.
-_ONCE = frozenset({"kill"})
+_SINGLE_ROUND_MEASURES = frozenset({"kill"})
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -34,16 +34,16 @@ def main(arguments: Sequence[str]) -> None:
         "--transport", choices=("batched", "stock"), default="batched", help="JOBWORKER_TRANSPORT of our side"
     )
     parser.add_argument("measure", nargs="*", metavar="measure", help=f"of {', '.join(_MEASURES)}; all by default")
-    wanted = parser.parse_args(arguments)
-    chosen = {name: _MEASURES[name] for name in wanted.measure or _MEASURES}
-    table = Table()
-    with tempfile.TemporaryDirectory(prefix="jobworker-bench-") as folder, Rig(Path(folder, "diary")) as rig:
-        notes = rig.start_redis("redis")
-        environment = {diary.VARIABLE: url(notes), "JOBWORKER_TRANSPORT": wanted.transport}
-        bench = Bench(Path(folder), Diary(notes), environment)
-        for number in range(wanted.rounds):
+    options = parser.parse_args(arguments)
+    chosen = {name: _MEASURES[name] for name in options.measure or _MEASURES}
+    table = Report()
+    with tempfile.TemporaryDirectory(prefix="jobworker-bench-") as folder, Harness(Path(folder, "diary")) as rig:
+        probe_redis = rig.start_redis("redis")
+        environment = {diary.URL_VARIABLE: get_redis_url(probe_redis), "JOBWORKER_TRANSPORT": options.transport}
+        context = TransportContext(Path(folder), JobProbe(probe_redis), environment)
+        for number in range(options.rounds):
             for name, measure in chosen.items():
-                if number == 0 or name not in _ONCE:
-                    for figure in measure(bench):
+                if number == 0 or name not in _SINGLE_ROUND_MEASURES:
+                    for figure in measure(context):
                         table.add(figure)
     table.print()

@@ -10,53 +10,53 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from bench.rig import machine_cpu, until
-from bench.table import Bar, Figure, ratio_at_least, ratio_at_most
-from bench.transport.bench import Bench
-from bench.transport.sides import PREFORK, THREADS, Ours, Side
+from bench.rig import measure_machine_cpu, wait_until
+from bench.table import Target, Measurement, expect_ratio_at_least, expect_ratio_at_most
+from bench.transport.bench import TransportContext
+from bench.transport.sides import PREFORK, THREADS, JobWorkerTransport, TransportSystem
 
 #: No-ops in one slice, and slices in one round: five seconds or more of either side.
-_OURS = 3_000
-_STOCK = 1_000
-_SLICES = 6
+_JOBWORKER_SLICE_SIZE = 3_000
+_CELERY_SLICE_SIZE = 1_000
+_SLICE_COUNT = 6
 
 #: Run before the clock starts, so that everything is loaded and connected.
-_WARM = 500
+_WARM_UP_JOBS = 500
 
 #: How far stock Celery may fetch ahead, per process or thread: its default, and what suits it best.
-_PREFETCH = ("4", "64")
+_PREFETCH_MULTIPLIERS = ("4", "64")
 
 #: More than this part of a core taken by strangers is worth a word.
-_DISTURBED = 0.1
+_MAX_FOREIGN_CPU_SHARE = 0.1
 
 
-def prefork(bench: Bench) -> list[Figure]:
+def measure_prefork(bench: TransportContext) -> list[Measurement]:
     """Two processes."""
-    return _drain(bench, "prefork × 2", PREFORK, ratio_at_least(3), ratio_at_most(0.45))
+    return _measure_drain(bench, "prefork × 2", PREFORK, expect_ratio_at_least(3), expect_ratio_at_most(0.45))
 
 
-def threads(bench: Bench) -> list[Figure]:
+def measure_threads(bench: TransportContext) -> list[Measurement]:
     """Eight threads."""
-    return _drain(bench, "threads × 8", THREADS, ratio_at_least(3.5), ratio_at_most(0.35))
+    return _measure_drain(bench, "threads × 8", THREADS, expect_ratio_at_least(3.5), expect_ratio_at_most(0.35))
 
 
-def _drain(bench: Bench, pool: str, options: Sequence[str], rate: Bar, cpu: Bar) -> list[Figure]:
-    with contextlib.ExitStack() as started:
-        ours = started.enter_context(bench.make_jobworker())
+def _measure_drain(bench: TransportContext, pool: str, options: Sequence[str], rate: Target, cpu: Target) -> list[Measurement]:
+    with contextlib.ExitStack() as stack:
+        ours = stack.enter_context(bench.make_jobworker())
         ours.start_worker(options=options)
-        stock = {f"prefetch {prefetch}": started.enter_context(bench.make_celery()) for prefetch in _PREFETCH}
-        for prefetch, side in zip(_PREFETCH, stock.values(), strict=True):
+        stock = {f"prefetch {prefetch}": stack.enter_context(bench.make_celery()) for prefetch in _PREFETCH_MULTIPLIERS}
+        for prefetch, side in zip(_PREFETCH_MULTIPLIERS, stock.values(), strict=True):
             side.start_worker(options=[*options, "--prefetch-multiplier", prefetch])
-        mine, theirs = _in_turns(ours, stock)
-        _insist_on_ends(ours)
+        mine, theirs = _drain_in_turns(ours, stock)
+        _check_reported_ends(ours)
     return [
-        Figure(f"drain, {pool}", "jobs/s", mine.compute_rate(), {how: used.compute_rate() for how, used in theirs.items()}, rate),
-        _cost(f"worker CPU, {pool}", "worker", mine, theirs, cpu),
-        _cost(f"Redis CPU, {pool}", "redis", mine, theirs, ratio_at_most(0.4)),
+        Measurement(f"drain, {pool}", "jobs/s", mine.compute_rate(), {how: used.compute_rate() for how, used in theirs.items()}, rate),
+        _make_cost_measurement(f"worker CPU, {pool}", "worker", mine, theirs, cpu),
+        _make_cost_measurement(f"Redis CPU, {pool}", "redis", mine, theirs, expect_ratio_at_most(0.4)),
     ]
 
 
-class _Used:
+class _DrainUsage:
     """What the slices of one side took: jobs, seconds, and CPU seconds of each of its processes and of strangers."""
 
     def __init__(self) -> None:
@@ -64,12 +64,12 @@ class _Used:
         self.seconds = 0.0
         self.cpu: Counter[str] = Counter()
 
-    def drain(self, side: Side, count: int) -> None:
+    def drain(self, side: TransportSystem, count: int) -> None:
         """One slice."""
         side.stage("noop", count)
         before, began = self._measure_cpu(side), time.perf_counter()
         side.release_staged()
-        until(side.is_done, every=0.02, what="the no-ops")
+        wait_until(side.is_done, every=0.02, what="the no-ops")
         self.seconds += time.perf_counter() - began
         self.cpu.update({name: used - before[name] for name, used in self._measure_cpu(side).items()})
         self.jobs += count
@@ -82,34 +82,34 @@ class _Used:
         return self.cpu[name] / self.jobs * 1e6
 
     @staticmethod
-    def _measure_cpu(side: Side) -> dict[str, float]:
+    def _measure_cpu(side: TransportSystem) -> dict[str, float]:
         used = {name: tree.measure_cpu() for name, tree in side.usage.items()}
-        return {**used, "strangers": machine_cpu() - sum(used.values()) - time.process_time()}
+        return {**used, "strangers": measure_machine_cpu() - sum(used.values()) - time.process_time()}
 
 
-def _in_turns(ours: Ours, stock: Mapping[str, Side]) -> tuple[_Used, dict[str, _Used]]:
+def _drain_in_turns(ours: JobWorkerTransport, stock: Mapping[str, TransportSystem]) -> tuple[_DrainUsage, dict[str, _DrainUsage]]:
     for side in (ours, *stock.values()):
-        _Used().drain(side, _WARM)
-    mine, theirs = _Used(), {how: _Used() for how in stock}
-    for _ in range(_SLICES):
-        mine.drain(ours, _OURS)
+        _DrainUsage().drain(side, _WARM_UP_JOBS)
+    mine, theirs = _DrainUsage(), {how: _DrainUsage() for how in stock}
+    for _ in range(_SLICE_COUNT):
+        mine.drain(ours, _JOBWORKER_SLICE_SIZE)
         for how, side in stock.items():
-            theirs[how].drain(side, _STOCK)
+            theirs[how].drain(side, _CELERY_SLICE_SIZE)
     for how, used in {"ours": mine, **theirs}.items():
         share = used.cpu["strangers"] / used.seconds
-        if share > _DISTURBED:
+        if share > _MAX_FOREIGN_CPU_SHARE:
             print(f"disturbed ({how}): other processes took {share:.2f} of a core", file=sys.stderr)
     return mine, theirs
 
 
-def _cost(what: str, process: str, mine: _Used, theirs: Mapping[str, _Used], bar: Bar) -> Figure:
+def _make_cost_measurement(what: str, process: str, mine: _DrainUsage, theirs: Mapping[str, _DrainUsage], bar: Target) -> Measurement:
     stock = {how: used.compute_cpu_per_job(process) for how, used in theirs.items()}
-    return Figure(what, "µs/job", mine.compute_cpu_per_job(process), stock, bar)
+    return Measurement(what, "µs/job", mine.compute_cpu_per_job(process), stock, bar)
 
 
-def _insist_on_ends(ours: Ours) -> None:
+def _check_reported_ends(ours: JobWorkerTransport) -> None:
     """A drain counts only if each attempt was reported Running once and ended once."""
-    expected = _WARM + _SLICES * _OURS
+    expected = _WARM_UP_JOBS + _SLICE_COUNT * _JOBWORKER_SLICE_SIZE
     kinds = Counter(fields["kind"] for fields in ours.read_events())
     if kinds != {"running": expected, "succeeded": expected}:
         raise RuntimeError(f"{expected} no-ops were reported as {dict(kinds)}")

@@ -10,44 +10,44 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from bench.diary import Start
-from bench.rig import until
-from bench.table import Figure, at_most
-from bench.transport.bench import Bench
-from bench.transport.sides import Ours, Side
+from bench.diary import JobStart
+from bench.rig import wait_until
+from bench.table import Measurement, expect_at_most
+from bench.transport.bench import TransportContext
+from bench.transport.sides import JobWorkerTransport, TransportSystem
 
-_KILLS = 25
-_PER_KILL = 1_500
+_KILL_COUNT = 25
+_MESSAGES_PER_KILL = 1_500
 
 #: The victim dies when so many of its 1,500 were started, by both workers together.
-_EARLIEST, _LATEST = 50, 800
+_MIN_STARTS_BEFORE_KILL, _MAX_STARTS_BEFORE_KILL = 50, 800
 
 #: The worker that is never killed.
-_SURVIVOR = "survivor"
+_SURVIVOR_NAME = "survivor"
 
 #: For both: so long (s) a dead worker keeps what it held.
-_LEASE = "2"
+_LEASE_SECONDS = "2"
 
 #: Kinds of events after which an attempt does not run any more.
-_ENDS = frozenset({"succeeded", "failed", "timed_out", "cancelled", "expired", "rejected"})
+_FINAL_KINDS = frozenset({"succeeded", "failed", "timed_out", "cancelled", "expired", "rejected"})
 
 
-def kill(bench: Bench) -> list[Figure]:
+def measure_kills(bench: TransportContext) -> list[Measurement]:
     """Both sides lose 25 workers over 37,500 messages."""
-    with bench.make_jobworker(worker_lease=_LEASE) as ours:
+    with bench.make_jobworker(worker_lease=_LEASE_SECONDS) as ours:
         published = _kill_workers(bench, ours)
-        until(lambda: _settled(ours), within=180, what="the survivor to drain everything")
-        mine = _what_ours_did(published, bench.probe.get_starts(), ours.read_events())
-    with bench.make_celery(visibility=_LEASE) as stock:
+        wait_until(lambda: _is_drained(ours), within=180, what="the survivor to drain everything")
+        mine = _count_jobworker_deliveries(published, bench.probe.get_starts(), ours.read_events())
+    with bench.make_celery(visibility=_LEASE_SECONDS) as stock:
         published = _kill_workers(bench, stock)
-        until(stock.is_done, within=300, every=0.1, what="the survivor to drain everything")
+        wait_until(stock.is_done, within=300, every=0.1, what="the survivor to drain everything")
         time.sleep(1)  # One that was popped and not yet written down is on its way, not lost.
-        theirs = _what_stock_did(published, bench.probe.get_starts())
-    return _figures(mine, theirs)
+        theirs = _count_celery_deliveries(published, bench.probe.get_starts())
+    return _make_measurements(mine, theirs)
 
 
 @dataclass
-class Outcome:
+class DeliveryCounts:
     """What became of the attempts; below `again` what only our side can tell."""
 
     #: Neither ended nor reported as gone down with its worker.
@@ -63,34 +63,34 @@ class Outcome:
     poisoned: int = 0
 
 
-def _kill_workers(bench: Bench, side: Side) -> list[str]:
+def _kill_workers(bench: TransportContext, side: TransportSystem) -> list[str]:
     bench.probe.clear()
-    side.start_worker(_SURVIVOR)
+    side.start_worker(_SURVIVOR_NAME)
     published: list[str] = []
-    for number in range(_KILLS):
+    for number in range(_KILL_COUNT):
         victim = f"victim{number}"
         side.start_worker(victim)
-        enough = bench.probe.count_starts() + random.randint(_EARLIEST, _LATEST)
-        numbers = range(number * _PER_KILL, (number + 1) * _PER_KILL)
+        enough = bench.probe.count_starts() + random.randint(_MIN_STARTS_BEFORE_KILL, _MAX_STARTS_BEFORE_KILL)
+        numbers = range(number * _MESSAGES_PER_KILL, (number + 1) * _MESSAGES_PER_KILL)
         published += side.publish("note", ({"number": each} for each in numbers))
-        until(lambda: bench.probe.count_starts() >= enough, every=0.002, what="work to be under way")  # noqa: B023
+        wait_until(lambda: bench.probe.count_starts() >= enough, every=0.002, what="work to be under way")  # noqa: B023
         time.sleep(random.uniform(0, 0.02))
         side.kill(victim)
     return published
 
 
-def _settled(ours: Ours) -> bool:
+def _is_drained(ours: JobWorkerTransport) -> bool:
     """Only the survivor is left, and nothing is queued or in flight."""
     survivors = [worker for worker in ours.list_worker_ids() if _is_survivor(worker)]
     return ours.list_worker_ids() == survivors and ours.is_drained()
 
 
 def _is_survivor(worker: str) -> bool:
-    return worker.startswith(_SURVIVOR)
+    return worker.startswith(_SURVIVOR_NAME)
 
 
 @dataclass
-class _Reported:
+class _ExecutionEvents:
     """What our workers said of one execution."""
 
     running: set[str] = field(default_factory=set)
@@ -98,7 +98,7 @@ class _Reported:
 
     @property
     def final_count(self) -> int:
-        return sum(self.kinds[kind] for kind in _ENDS)
+        return sum(self.kinds[kind] for kind in _FINAL_KINDS)
 
     @property
     def is_reported_lost(self) -> bool:
@@ -106,48 +106,48 @@ class _Reported:
         return bool(self.kinds["lost"]) or any(not _is_survivor(worker) for worker in self.running)
 
 
-def _what_ours_did(published: Iterable[str], starts: Iterable[Start], events: Iterable[Mapping[str, str]]) -> Outcome:
-    reported = _by_execution(events)
+def _count_jobworker_deliveries(published: Iterable[str], starts: Iterable[JobStart], events: Iterable[Mapping[str, str]]) -> DeliveryCounts:
+    reported = _group_by_execution(events)
     runs: defaultdict[str, list[str]] = defaultdict(list)
     for start in starts:
         runs[start.execution].append(start.worker)
-    outcome = Outcome()
+    outcome = DeliveryCounts()
     for execution in published:
-        said = reported[execution]
-        poisoned = bool(said.kinds["poisoned"])
-        if not said.final_count and not poisoned:
-            outcome.lost += not said.is_reported_lost
-            outcome.reported_lost_started += said.is_reported_lost and execution in runs
-            outcome.reported_lost_unstarted += said.is_reported_lost and execution not in runs
-        outcome.ended_twice += said.final_count > 1
+        execution_events = reported[execution]
+        poisoned = bool(execution_events.kinds["poisoned"])
+        if not execution_events.final_count and not poisoned:
+            outcome.lost += not execution_events.is_reported_lost
+            outcome.reported_lost_started += execution_events.is_reported_lost and execution in runs
+            outcome.reported_lost_unstarted += execution_events.is_reported_lost and execution not in runs
+        outcome.ended_twice += execution_events.final_count > 1
         outcome.poisoned += poisoned
         for earlier in runs[execution][:-1] if execution in runs else ():
-            allowed = not _is_survivor(earlier) and earlier not in said.running
+            allowed = not _is_survivor(earlier) and earlier not in execution_events.running
             outcome.unreported_duplicates += allowed
             outcome.duplicates += not allowed
     return outcome
 
 
-def _by_execution(events: Iterable[Mapping[str, str]]) -> defaultdict[str, _Reported]:
-    reported: defaultdict[str, _Reported] = defaultdict(_Reported)
+def _group_by_execution(events: Iterable[Mapping[str, str]]) -> defaultdict[str, _ExecutionEvents]:
+    reported: defaultdict[str, _ExecutionEvents] = defaultdict(_ExecutionEvents)
     for fields in events:
-        said = reported[fields["execution"]]
+        execution_events = reported[fields["execution"]]
         if fields["kind"] == "running":
-            said.running.add(json.loads(fields["data"])["worker"])
-        said.kinds[fields["kind"]] += 1
+            execution_events.running.add(json.loads(fields["data"])["worker"])
+        execution_events.kinds[fields["kind"]] += 1
     return reported
 
 
-def _what_stock_did(published: Iterable[str], starts: Iterable[Start]) -> Outcome:
+def _count_celery_deliveries(published: Iterable[str], starts: Iterable[JobStart]) -> DeliveryCounts:
     runs: defaultdict[str, list[str]] = defaultdict(list)
     for start in starts:
         runs[start.execution].append(start.worker)
-    again = sum(_is_survivor(earlier) for workers in runs.values() for earlier in workers[:-1])
-    return Outcome(lost=sum(each not in runs for each in published), duplicates=again)
+    duplicates = sum(_is_survivor(earlier) for workers in runs.values() for earlier in workers[:-1])
+    return DeliveryCounts(lost=sum(each not in runs for each in published), duplicates=duplicates)
 
 
-def _figures(mine: Outcome, theirs: Outcome) -> list[Figure]:
-    what = f"{_KILLS} × kill -9, {_KILLS * _PER_KILL:,} messages"
+def _make_measurements(mine: DeliveryCounts, theirs: DeliveryCounts) -> list[Measurement]:
+    what = f"{_KILL_COUNT} × kill -9, {_KILL_COUNT * _MESSAGES_PER_KILL:,} messages"
     rows = [
         ("lost", mine.lost, theirs.lost, True),
         ("started twice though its worker lived or had reported it", mine.duplicates, theirs.duplicates, True),
@@ -158,6 +158,6 @@ def _figures(mine: Outcome, theirs: Outcome) -> list[Figure]:
         ("down with their worker and reported so, not started", mine.reported_lost_unstarted, None, False),
     ]
     return [
-        Figure(f"{what}: {name}", "messages", ours, {} if stock is None else {"": stock}, at_most(0) if asked else None)
+        Measurement(f"{what}: {name}", "messages", ours, {} if stock is None else {"": stock}, expect_at_most(0) if asked else None)
         for name, ours, stock, asked in rows
     ]

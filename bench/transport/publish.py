@@ -4,28 +4,28 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bench.table import Figure, ratio_at_most
-from bench.transport.bench import Bench
+from bench.table import Measurement, expect_ratio_at_most
+from bench.transport.bench import TransportContext
 
-_OURS = 20_000
-_STOCK = 3_000
+_JOBWORKER_MESSAGES = 20_000
+_CELERY_MESSAGES = 3_000
 
 
-def publish(bench: Bench) -> list[Figure]:
+def measure_publish(bench: TransportContext) -> list[Measurement]:
     """CPU of this process, from parameters to sent; ours in the relay's batches, stock one by one."""
     with bench.make_jobworker() as ours:
-        mine = _cpu(lambda count: ours.publish("noop", _numbered(count)), _OURS)
+        mine = _measure_cpu_per_message(lambda count: ours.publish("noop", _make_parameters(count)), _JOBWORKER_MESSAGES)
     with bench.make_celery() as stock:
-        theirs = _cpu(lambda count: stock.publish("noop", _numbered(count)), _STOCK)
-    return [Figure("publish, publisher's CPU", "µs/message", mine, {"": theirs}, ratio_at_most(0.1))]
+        theirs = _measure_cpu_per_message(lambda count: stock.publish("noop", _make_parameters(count)), _CELERY_MESSAGES)
+    return [Measurement("publish, publisher's CPU", "µs/message", mine, {"": theirs}, expect_ratio_at_most(0.1))]
 
 
-def _cpu(send: Callable[[int], object], count: int) -> float:
+def _measure_cpu_per_message(send: Callable[[int], object], count: int) -> float:
     send(100)  # Connects, and renders what is rendered once.
-    began = time.process_time()
+    started_at = time.process_time()
     send(count)
-    return (time.process_time() - began) / count * 1e6
+    return (time.process_time() - started_at) / count * 1e6
 
 
-def _numbered(count: int) -> Iterator[dict[str, Any]]:
+def _make_parameters(count: int) -> Iterator[dict[str, Any]]:
     return ({"number": number} for number in range(count))

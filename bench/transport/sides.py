@@ -11,23 +11,23 @@ from typing import Any
 
 from celery import Celery
 
-from bench.rig import Rig, until, url
+from bench.rig import Harness, wait_until, get_redis_url
 from bench.transport import stock
 from jobworker.domain.execution import DEFAULT_PRIORITY
 from jobworker.domain.ids import IdFactory
 from jobworker.domain.job import DEFAULT_QUEUE
 from jobworker.transport import keys
-from jobworker.transport.publisher import Message, Publisher, list_name
+from jobworker.transport.publisher import Message, Publisher, get_list_name
 
 #: How workers are started: Celery's own options.
 PREFORK = ("--concurrency", "2")
 THREADS = ("--pool", "threads", "--concurrency", "8")
 
-_STAGED = "staged"
-_BATCH = 500
+_STAGED_QUEUE = "staged"
+_BATCH_SIZE = 500
 
 
-class Side(Rig, abc.ABC):
+class TransportSystem(Harness, abc.ABC):
     """What the measures ask of either side."""
 
     #: What `celery -A` is given, the queue of its workers, and the Redis list in which messages wait.
@@ -40,13 +40,13 @@ class Side(Rig, abc.ABC):
     def start(self) -> None:
         """Only the Redis; workers are started by name."""
         self.broker = self.start_redis("redis")
-        self._control = Celery("control", broker=url(self.broker), set_as_current=False).control
+        self._control = Celery("control", broker=get_redis_url(self.broker), set_as_current=False).control
 
     def start_worker(self, name: str = "worker", options: Sequence[str] = PREFORK) -> None:
         """Start a worker and wait until it takes part."""
         command = ["-m", "celery", "-A", self.app, "worker", "--loglevel", "WARNING", "-n", f"{name}@bench", *options]
         self.start_python(name, command, **self.environment)
-        until(lambda: self._is_worker_ready(f"{name}@bench"), what=f"worker {name}")
+        wait_until(lambda: self._is_worker_ready(f"{name}@bench"), what=f"worker {name}")
 
     @abc.abstractmethod
     def publish(self, task: str, parameters: Iterable[Mapping[str, Any]], queue: str = "") -> list[str]:
@@ -58,11 +58,11 @@ class Side(Rig, abc.ABC):
 
     def stage(self, task: str, count: int) -> None:
         """Publish where no worker looks."""
-        self.publish(task, ({"number": number} for number in range(count)), _STAGED)
+        self.publish(task, ({"number": number} for number in range(count)), _STAGED_QUEUE)
 
     def release_staged(self) -> None:
         """Give the workers all that was staged at once, so that publishing is not part of what is measured."""
-        self.broker.rename(self.get_waiting_list(_STAGED), self.get_waiting_list())
+        self.broker.rename(self.get_waiting_list(_STAGED_QUEUE), self.get_waiting_list())
 
     @abc.abstractmethod
     def is_done(self) -> bool:
@@ -72,7 +72,7 @@ class Side(Rig, abc.ABC):
         return bool(self._control.ping(destination=[hostname], timeout=1, limit=1))
 
 
-class Ours(Side):
+class JobWorkerTransport(TransportSystem):
     """JobWorker's worker; nobody reads what it reports."""
 
     app = "jobworker"
@@ -89,7 +89,7 @@ class Ours(Side):
         super().start()
         self.environment = {
             "JOBWORKER_HOME": str(self.folder),
-            "JOBWORKER_REDIS_URL": url(self.broker),
+            "JOBWORKER_REDIS_URL": get_redis_url(self.broker),
             "JOBWORKER_TASKS": "bench.jobs",
             "JOBWORKER_LOG_LEVEL": "WARNING",
             **self._extra_environment,
@@ -99,14 +99,14 @@ class Ours(Side):
     def publish(self, task: str, parameters: Iterable[Mapping[str, Any]], queue: str = "") -> list[str]:
         """By the relay's publisher, in batches as it does."""
         messages = [self._make_message(task, each, queue or self.queue) for each in parameters]
-        for first in range(0, len(messages), _BATCH):
-            self._publisher.publish(messages[first : first + _BATCH])
+        for first in range(0, len(messages), _BATCH_SIZE):
+            self._publisher.publish(messages[first : first + _BATCH_SIZE])
         self._published += len(messages)
         return [message.execution for message in messages]
 
     def get_waiting_list(self, queue: str = "") -> str:
         """One list for each queue and priority."""
-        return list_name(queue or self.queue, DEFAULT_PRIORITY)
+        return get_list_name(queue or self.queue, DEFAULT_PRIORITY)
 
     def _make_message(self, task: str, parameters: Mapping[str, Any], queue: str) -> Message:
         # A first attempt, as the relay makes it of a row.
@@ -136,8 +136,8 @@ class Ours(Side):
 
     def list_worker_ids(self) -> list[str]:
         """The ids of the workers that are counted as living."""
-        known: Any = self.broker.zrange(keys.WORKERS, 0, -1)
-        return list(known)
+        worker_ids: Any = self.broker.zrange(keys.WORKERS, 0, -1)
+        return list(worker_ids)
 
     def read_events(self) -> Iterable[Mapping[str, str]]:
         """Everything that was reported, in order."""
@@ -148,7 +148,7 @@ class Ours(Side):
             last = f"({page[-1][0]}"
 
 
-class Stock(Side):
+class CeleryTransport(TransportSystem):
     """Stock Celery."""
 
     app = "bench.transport.stock"
@@ -161,16 +161,16 @@ class Stock(Side):
     def start(self) -> None:
         """Redis, and the app with which the bench publishes."""
         super().start()
-        self.environment = {"BENCH_BROKER": url(self.broker), **self._extra_environment}
-        self.celery = stock.make(url(self.broker))
+        self.environment = {"BENCH_BROKER": get_redis_url(self.broker), **self._extra_environment}
+        self.celery = stock.make_app(get_redis_url(self.broker))
 
     def publish(self, task: str, parameters: Iterable[Mapping[str, Any]], queue: str = "") -> list[str]:
         """By `apply_async`, one by one: there is no other way."""
-        names = []
+        probe_ids = []
         for each in parameters:
             self.celery.tasks[task].apply_async(kwargs=each, queue=queue or None)
-            names.append(str(each.get("number")))
-        return names
+            probe_ids.append(str(each.get("number")))
+        return probe_ids
 
     def get_waiting_list(self, queue: str = "") -> str:
         """The list has the name of the queue."""

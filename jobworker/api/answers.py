@@ -6,14 +6,14 @@ from typing import Any
 import orjson
 from flask import Response
 
-_JSON = "application/json"
+_JSON_MEDIA_TYPE = "application/json"
 
 
-def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def make_json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer. Times become RFC 3339 in UTC."""
-    return Response(orjson.dumps(body, option=orjson.OPT_UTC_Z), status, headers, mimetype=_JSON)
+    return Response(orjson.dumps(body, option=orjson.OPT_UTC_Z), status, headers, mimetype=_JSON_MEDIA_TYPE)
 
 
-def etag(revision: int) -> str:
+def format_etag(revision: int) -> str:
     """The entity tag of a revision."""
     return f'"{revision}"'

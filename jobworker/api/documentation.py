@@ -23,14 +23,14 @@ from jobworker.api import (
     submissions,
     tasks,
 )
-from jobworker.api.blueprint import CONVERTERS
-from jobworker.api.schemas.base import Problem
+from jobworker.api.blueprint import URL_CONVERTERS
+from jobworker.api.schemas.base import ProblemSchema
 
 #: The package is taken for its copy of Swagger UI only.
 _VIEWER = resources.files("flask_swagger_ui") / "dist"
 _VIEWER_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
 
-_TEXT = """Submit work, and know for ever what happened to it.
+_DESCRIPTION = """Submit work, and know for ever what happened to it.
 
 Every error is `application/problem+json` (RFC 9457) with a stable `code`. Lists have opaque cursors: pass `next` on as
 `cursor` with the same filters. Times are RFC 3339 in UTC. Unknown fields and query parameters are errors.
@@ -59,15 +59,15 @@ _SCRIPT = """SwaggerUIBundle({
 """
 
 #: The viewer writes styles into its elements and draws icons from data: URLs. Nothing else may be loaded from anywhere.
-_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+_CONTENT_SECURITY_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 
 #: A viewer file changes only with the package (s).
-_CACHE = 24 * 3600
+_CACHE_SECONDS = 24 * 3600
 
 blueprint = Blueprint("documentation", __name__)
 
 
-class _Api(flask_smorest.Api):
+class _OpenApi(flask_smorest.Api):
     """flask-smorest without its own form of errors: each operation names its problems."""
 
     DEFAULT_ERROR_RESPONSE_NAME = None
@@ -75,19 +75,19 @@ class _Api(flask_smorest.Api):
 
 def register(app: Flask) -> None:
     """Describe and mount the whole interface."""
-    app.config.update(API_TITLE="JobWorker", API_VERSION="1", OPENAPI_VERSION="3.1.0", API_SPEC_OPTIONS=_options())
-    app.url_map.converters.update(CONVERTERS)
-    api = _Api(app)
-    for converter in CONVERTERS.values():
+    app.config.update(API_TITLE="JobWorker", API_VERSION="1", OPENAPI_VERSION="3.1.0", API_SPEC_OPTIONS=_make_spec_options())
+    app.url_map.converters.update(URL_CONVERTERS)
+    api = _OpenApi(app)
+    for converter in URL_CONVERTERS.values():
         api.register_converter(converter, lambda _: {"type": "string", "minLength": 1})
-    api.spec.components.schema("Problem", schema=Problem)
+    api.spec.components.schema("Problem", schema=ProblemSchema)
     for each in (
         *(jobs, tasks, retry, schedules, occurrences, calendars, submissions, batches, executions),
         *(queues, files, dead_letters, events, operations),
     ):
         api.register_blueprint(each.blueprint)
-    described = orjson.dumps(_tidy(api.spec.to_dict()), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n"
-    app.add_url_rule("/openapi.json", "openapi", lambda: Response(described, mimetype="application/json"))
+    document = orjson.dumps(_remove_unused_components(api.spec.to_dict()), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n"
+    app.add_url_rule("/openapi.json", "openapi", lambda: Response(document, mimetype="application/json"))
     app.register_blueprint(blueprint)
 
 
@@ -100,44 +100,44 @@ def describe() -> bytes:
 
 
 @blueprint.get("/docs")
-def page() -> Response:
+def get_docs_page() -> Response:
     """The interactive documentation."""
-    return Response(_PAGE, mimetype="text/html", headers={"Content-Security-Policy": _POLICY})
+    return Response(_PAGE, mimetype="text/html", headers={"Content-Security-Policy": _CONTENT_SECURITY_POLICY})
 
 
 @blueprint.get("/docs/start.js")
-def script() -> Response:
+def get_docs_script() -> Response:
     """What starts the viewer; a file of its own, so that the page needs no inline script."""
     return Response(_SCRIPT, mimetype="text/javascript")
 
 
 @blueprint.get("/docs/<string:name>")
-def viewer(name: str) -> Response:
+def get_docs_file(name: str) -> Response:
     """The viewer's own files."""
     if name not in _VIEWER_FILES:
         abort(404)
-    return send_from_directory(str(_VIEWER), name, max_age=_CACHE)
+    return send_from_directory(str(_VIEWER), name, max_age=_CACHE_SECONDS)
 
 
-def _options() -> dict[str, Any]:
-    return {"info": {"description": _TEXT, "license": {"name": "MIT", "identifier": "MIT"}}}
+def _make_spec_options() -> dict[str, Any]:
+    return {"info": {"description": _DESCRIPTION, "license": {"name": "MIT", "identifier": "MIT"}}}
 
 
-def _tidy(described: dict[str, Any]) -> dict[str, Any]:
+def _remove_unused_components(document: dict[str, Any]) -> dict[str, Any]:
     """Drop components that flask-smorest adds for its own ways of paging and of showing errors, and null from URLs."""
-    components = described["components"]
+    components = document["components"]
     for unused in ("responses", "headers"):
         components.pop(unused, None)
     for unused in ("Error", "PaginationMetadata"):
         components["schemas"].pop(unused, None)
-    for item in described["paths"].values():
+    for item in document["paths"].values():
         for method in item.keys() - {"parameters"}:
             for parameter in item[method].get("parameters", ()):
-                _forget_null(parameter["schema"])
-    return described
+                _remove_null(parameter["schema"])
+    return document
 
 
-def _forget_null(schema: dict[str, Any]) -> None:
+def _remove_null(schema: dict[str, Any]) -> None:
     """Describe a parameter that may be left out, which marshmallow does by null: a URL has no null."""
     if isinstance(schema.get("type"), list):
         [schema["type"]] = [each for each in schema["type"] if each != "null"]

@@ -13,10 +13,10 @@ from flask import Response, request
 
 from jobworker.api import headers, show
 from jobworker.api.blueprint import Blueprint
-from jobworker.api.room import Room, room
+from jobworker.api.room import ApiContext, get_context
 from jobworker.domain.errors import ExecutionNotFound, InvalidCursor, TooManyStreams
 from jobworker.services import following
-from jobworker.services.following import Follower, Metadata, News, Progress
+from jobworker.services.following import EventCursor, MetadataUpdate, ExecutionUpdate, ProgressUpdate
 from jobworker.store.story import LogRow, TransitionRow
 
 blueprint = Blueprint(
@@ -24,79 +24,79 @@ blueprint = Blueprint(
 )
 
 #: Between two looks (s): what a person feels as "at once"; the longest, and the silence that doubles the shortest (s).
-_PAUSE = 0.2
-_LONGEST_PAUSE = 1.0
-_SILENCE = 5.0
+_MIN_POLL_SECONDS = 0.2
+_MAX_POLL_SECONDS = 1.0
+_BACKOFF_SECONDS = 5.0
 
 #: A stream lives for so long (s); then its client connects again and goes on from its last event.
-_LONGEST = 15 * 60.0
+_MAX_STREAM_SECONDS = 15 * 60.0
 
 #: A comment after so much silence (s) keeps proxies from closing the stream, and notices who has left.
-_HEARTBEAT = 10.0
+_HEARTBEAT_SECONDS = 10.0
 
 #: What a worker could not send before the end is waited for so long (s).
-_GRACE = 1.0
+_LATE_LINES_SECONDS = 1.0
 
 #: Without a type: generators and checkers disagree whether the schema is that of the stream or of one event.
-_STREAM = {
+_STREAM_RESPONSE = {
     "description": "Events `state` (attempt, state, at, actor, reason), `progress` (attempt, done, total, message), "
     "`metadata` (all of it) and `log` (seq, attempt, at, level, logger, message), then `end`. Data are JSON objects.",
 }
 
 
 @blueprint.get("/<execution:execution_id>/events")
-@blueprint.document_response(200, _STREAM, "The stream; it ends after the final state.", content_type="text/event-stream")
+@blueprint.document_response(200, _STREAM_RESPONSE, "The stream; it ends after the final state.", content_type="text/event-stream")
 @blueprint.document_headers(headers.LAST_EVENT_ID)
 @blueprint.document_problems(ExecutionNotFound, InvalidCursor, TooManyStreams)
 def follow_execution(execution_id: str) -> Response:
     """Follow an execution: states, progress, metadata and log lines as they come (server-sent events)."""
-    here = room()
-    follower = following.follow(here.database, execution_id, request.headers.get("Last-Event-ID"))
+    context = get_context()
+    follower = following.open_cursor(context.database, execution_id, request.headers.get("Last-Event-ID"))
     address = request.remote_addr or ""
-    here.streams.acquire(address)
-    here.metrics.streams.inc()
-    response = Response(_stream(here, follower), mimetype="text/event-stream")
+    context.streams.acquire(address)
+    context.metrics.streams.inc()
+    response = Response(_stream_events(context, follower), mimetype="text/event-stream")
     response.headers["X-Accel-Buffering"] = "no"
-    response.call_on_close(lambda: _release(here, address))
+    response.call_on_close(lambda: _release_stream(context, address))
     return response
 
 
-def _release(here: Room, address: str) -> None:
-    here.streams.release(address)
-    here.metrics.streams.dec()
+def _release_stream(context: ApiContext, address: str) -> None:
+    context.streams.release(address)
+    context.metrics.streams.dec()
 
 
-def _stream(here: Room, follower: Follower) -> Iterator[bytes]:
+def _stream_events(context: ApiContext, follower: EventCursor) -> Iterator[bytes]:
     """Events until the execution has ended and its last lines were sent, or the stream has lived its longest."""
-    nothing = threading.Event()
-    began = spoken = news_at = here.clock.monotonic()
+    never_set = threading.Event()
+    started_at = sent_at = news_at = context.clock.monotonic()
     yield b"retry: 2000\n\n"
     while True:
         # In one part: a stream of a long log takes a thread for each part.
-        part = b"".join(_event(news, follower.bookmark) for news in follower.poll(here.database))
+        part = b"".join(_format_event(news, follower.bookmark) for news in follower.poll(context.database))
         if part:
             yield part
-            spoken = news_at = here.clock.monotonic()
-        now = here.clock.monotonic()
-        if follower.is_done(now, _GRACE):
+            sent_at = news_at = context.clock.monotonic()
+        now = context.clock.monotonic()
+        if follower.is_done(now, _LATE_LINES_SECONDS):
             break
-        if now - began >= _LONGEST:
+        if now - started_at >= _MAX_STREAM_SECONDS:
             return
-        if now - spoken >= _HEARTBEAT:
+        if now - sent_at >= _HEARTBEAT_SECONDS:
             yield b": still here\n\n"
-            spoken = now
+            sent_at = now
         # Streams that were opened together must not look together: other requests would wait for all of them.
-        here.clock.wait(
-            nothing, random.uniform(0.5, 1.0) * min(_PAUSE * (1 + (now - news_at) / _SILENCE), _LONGEST_PAUSE)
+        context.clock.wait(
+            never_set, random.uniform(0.5, 1.0) * min(_MIN_POLL_SECONDS * (1 + (now - news_at) / _BACKOFF_SECONDS), _MAX_POLL_SECONDS)
         )
     yield b"event: end\ndata: {}\n\n"
 
 
-def _event(news: News, bookmark: str) -> bytes:
-    data = news.data if isinstance(news, Progress | Metadata) else news
+def _format_event(news: ExecutionUpdate, bookmark: str) -> bytes:
+    data = news.data if isinstance(news, ProgressUpdate | MetadataUpdate) else news
     # JSON has no line breaks of its own, so one data line is enough.
     line = orjson.dumps(data, option=orjson.OPT_UTC_Z)
-    return f"id: {bookmark}\nevent: {_KINDS[type(news)]}\ndata: ".encode() + line + b"\n\n"
+    return f"id: {bookmark}\nevent: {_EVENT_TYPES[type(news)]}\ndata: ".encode() + line + b"\n\n"
 
 
-_KINDS = {TransitionRow: "state", LogRow: "log", Progress: "progress", Metadata: "metadata"}
+_EVENT_TYPES = {TransitionRow: "state", LogRow: "log", ProgressUpdate: "progress", MetadataUpdate: "metadata"}

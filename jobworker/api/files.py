@@ -6,42 +6,42 @@ from flask import Response, request
 from werkzeug.wsgi import wrap_file
 
 from jobworker.api import show
-from jobworker.api.answers import answer
+from jobworker.api.answers import make_json_response
 from jobworker.api.blueprint import Blueprint
-from jobworker.api.room import room
-from jobworker.api.schemas.base import PageQuery, page_of
-from jobworker.api.schemas.executions import KeptFile
-from jobworker.domain.errors import ExecutionNotFound, FileElsewhere, FileNotFound
+from jobworker.api.room import get_context
+from jobworker.api.schemas.base import PageQuerySchema, make_page_schema
+from jobworker.api.schemas.executions import KeptFileSchema
+from jobworker.domain.errors import ExecutionNotFound, FileOnOtherHost, FileNotFound
 from jobworker.services import files
 
 blueprint = Blueprint(
     "files", __name__, url_prefix=f"{show.ROOT}/executions", description="Files that jobs left behind."
 )
 
-_BYTES = {"type": "string", "format": "binary"}
+_BINARY_SCHEMA = {"type": "string", "format": "binary"}
 
 #: Whatever it is, no browser shall show it as a page of ours.
 _MEDIA_TYPE = "application/octet-stream"
 
 
 @blueprint.get("/<execution:execution_id>/files")
-@blueprint.accept_query(PageQuery())
-@blueprint.document_response(200, page_of(KeptFile), "Files, by name.")
+@blueprint.accept_query(PageQuerySchema())
+@blueprint.document_response(200, make_page_schema(KeptFileSchema), "Files, by name.")
 @blueprint.document_problems(ExecutionNotFound)
 def list_files(query: dict[str, Any], execution_id: str) -> Response:
     """List the files that the job left on this host, and its result if that is a file."""
-    here = room()
-    found = files.page(here.database, here.settings.home, execution_id, query["limit"], query["cursor"])
-    return answer(show.page(found, lambda file: show.file(execution_id, file)))
+    context = get_context()
+    page = files.list_page(context.database, context.settings.home, execution_id, query["limit"], query["cursor"])
+    return make_json_response(show.serialize_page(page, lambda file: show.serialize_file(execution_id, file)))
 
 
 @blueprint.get("/<execution:execution_id>/files/<string:name>")
-@blueprint.document_response(200, _BYTES, "The file.", content_type=_MEDIA_TYPE)
-@blueprint.document_problems(ExecutionNotFound, FileNotFound, FileElsewhere)
+@blueprint.document_response(200, _BINARY_SCHEMA, "The file.", content_type=_MEDIA_TYPE)
+@blueprint.document_problems(ExecutionNotFound, FileNotFound, FileOnOtherHost)
 def download_file(execution_id: str, name: str) -> Response:
     """Download a file; If-None-Match is honoured."""
-    here = room()
-    stream, file = files.opened(here.database, here.settings.home, execution_id, name)
+    context = get_context()
+    stream, file = files.open_file(context.database, context.settings.home, execution_id, name)
     response = Response(wrap_file(request.environ, stream), mimetype=_MEDIA_TYPE, direct_passthrough=True)
     response.content_length = file.size
     response.headers.set("Content-Disposition", "attachment", filename=file.name)

@@ -5,22 +5,22 @@ from typing import Any
 from flask import Response
 
 from jobworker.api import headers, show
-from jobworker.api.answers import answer
+from jobworker.api.answers import make_json_response
 from jobworker.api.blueprint import Blueprint
-from jobworker.api.room import ACTOR, room
+from jobworker.api.room import ACTOR, get_context
 from jobworker.api.schedules import ROOT
-from jobworker.api.schemas.base import page_of
+from jobworker.api.schemas.base import make_page_schema
 from jobworker.api.schemas.occurrences import (
-    SHOWN,
-    BackfillBody,
-    Backfilled,
-    FireBody,
-    Fired,
-    Occurrence,
-    OccurrenceQuery,
-    PreviewScheduleBody,
-    SchedulePreview,
-    split,
+    MAX_LISTED_OCCURRENCES,
+    BackfillBodySchema,
+    BackfilledSchema,
+    FireBodySchema,
+    FiredSchema,
+    OccurrenceSchema,
+    OccurrenceQuerySchema,
+    PreviewScheduleBodySchema,
+    SchedulePreviewSchema,
+    split_preview_body,
 )
 from jobworker.domain.errors import (
     Conflict,
@@ -28,22 +28,22 @@ from jobworker.domain.errors import (
     InvalidParameters,
     JobDisabled,
     JobRemoved,
-    NotUnique,
+    UniqueKeyConflict,
     ScheduleNotFound,
     TaskNotFound,
     UnknownQueue,
 )
-from jobworker.domain.schedule import Overlap
-from jobworker.domain.settling import Outcome
+from jobworker.domain.schedule import OverlapPolicy
+from jobworker.domain.settling import OccurrenceOutcome
 from jobworker.domain.timetable import Timetable
 from jobworker.services import backfill as backfills
 from jobworker.services import occurrences
 from jobworker.services import preview as previews
-from jobworker.services.backfill import Order
-from jobworker.services.coming import Coming, notes
-from jobworker.services.preview import Asked, Compared, Preview
+from jobworker.services.backfill import BackfillOrder
+from jobworker.services.coming import ExpectedOccurrence, list_notes
+from jobworker.services.preview import PreviewRequest, ScheduleComparison, PreviewResult
 from jobworker.store import occurrences as store_occurrences
-from jobworker.store.ledger import Range
+from jobworker.store.ledger import OccurrenceFilters
 
 blueprint = Blueprint(
     "occurrences",
@@ -56,121 +56,121 @@ _LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "s
 
 
 @blueprint.post("/preview")
-@blueprint.arguments(PreviewScheduleBody())
-@blueprint.document_response(200, SchedulePreview(), "What it would do.")
+@blueprint.arguments(PreviewScheduleBodySchema())
+@blueprint.document_response(200, SchedulePreviewSchema(), "What it would do.")
 @blueprint.document_problems(ScheduleNotFound, UnknownQueue)
 def preview_schedule(body: dict[str, Any]) -> Response:
     """Say when a schedule would be due, without saving it; and what would be different from a saved one."""
-    described, about = split(body)
-    asked = Asked(described, about["count"], about["after"], about["calendars"], about["schedule"])
-    return answer(_preview(previews.preview(room().database, room().clock, asked)))
+    definition, preview_options = split_preview_body(body)
+    options = PreviewRequest(definition, preview_options["count"], preview_options["after"], preview_options["calendars"], preview_options["schedule"])
+    return make_json_response(_serialize_preview(previews.preview_schedule(get_context().database, get_context().clock, options)))
 
 
 @blueprint.get("/<schedule:name>/occurrences")
-@blueprint.accept_query(OccurrenceQuery())
-@blueprint.document_response(200, page_of(Occurrence), "Past ones, the latest first; or those ahead, the first one first.")
+@blueprint.accept_query(OccurrenceQuerySchema())
+@blueprint.document_response(200, make_page_schema(OccurrenceSchema), "Past ones, the latest first; or those ahead, the first one first.")
 @blueprint.document_problems(ScheduleNotFound, Conflict)
 def list_occurrences(query: dict[str, Any], name: str) -> Response:
     """List what became of the occurrences of a schedule; with `upcoming`, so many of those that are ahead.
 
     `from` and `to` go with both. The ledger of a schedule that was removed is found by its id.
     """
-    outcome = Outcome(query["outcome"]) if query["outcome"] else None
-    wanted = Range(query["begin"], query["end"], outcome)
+    outcome = OccurrenceOutcome(query["outcome"]) if query["outcome"] else None
+    time_range = OccurrenceFilters(query["begin"], query["end"], outcome)
     if query["upcoming"] is not None:
-        found = occurrences.ahead(room().database, name, wanted, query["upcoming"])
-        items = [{**_coming(each), "execution_id": None, "recorded_at": None, "links": {}} for each in found]
-        return answer({"items": items, "next": None})
-    timetable, page = occurrences.past(room().database, name, wanted, query["limit"], query["cursor"])
-    return answer(show.page(page, lambda each: _past(each, timetable)))
+        upcoming = occurrences.list_upcoming(get_context().database, name, time_range, query["upcoming"])
+        items = [{**_serialize_upcoming(each), "execution_id": None, "recorded_at": None, "links": {}} for each in upcoming]
+        return make_json_response({"items": items, "next": None})
+    timetable, page = occurrences.list_recorded(get_context().database, name, time_range, query["limit"], query["cursor"])
+    return make_json_response(show.serialize_page(page, lambda each: _serialize_recorded(each, timetable)))
 
 
 @blueprint.post("/<schedule:name>/fire")
-@blueprint.arguments(FireBody(), required=False)
-@blueprint.document_response(202, Fired(), "Its execution is accepted.", headers=_LOCATION)
-@blueprint.document_response(200, Fired(), "Nothing was started; the occurrence says why.")
+@blueprint.arguments(FireBodySchema(), required=False)
+@blueprint.document_response(202, FiredSchema(), "Its execution is accepted.", headers=_LOCATION)
+@blueprint.document_response(200, FiredSchema(), "Nothing was started; the occurrence says why.")
 @blueprint.document_headers(headers.IDEMPOTENCY_KEY)
 @blueprint.document_problems(ScheduleNotFound, Conflict, JobDisabled, JobRemoved, IdempotencyKeyReused)
 def fire_schedule(body: dict[str, Any], name: str) -> Response:
     """Let one more occurrence be due now, also in a pause. Its nominal time is now."""
-    overlap = Overlap(body["overlap"]) if body["overlap"] else None
-    fired = occurrences.fire(room().database, room().clock, name, overlap, ACTOR, headers.once())
-    room().notify_change()
-    shown = {
-        "occurrence": _past(fired.occurrence, fired.timetable),
-        "execution": show.execution(fired.execution) if fired.execution else None,
+    overlap = OverlapPolicy(body["overlap"]) if body["overlap"] else None
+    fired = occurrences.fire(get_context().database, get_context().clock, name, overlap, ACTOR, headers.read_idempotency_key())
+    get_context().notify_change()
+    result = {
+        "occurrence": _serialize_recorded(fired.occurrence, fired.timetable),
+        "execution": show.serialize_execution(fired.execution) if fired.execution else None,
     }
     if fired.execution is None:
-        return answer(shown)
-    return answer(shown, 202, {"Location": f"{show.ROOT}/executions/{fired.execution.id}"})
+        return make_json_response(result)
+    return make_json_response(result, 202, {"Location": f"{show.ROOT}/executions/{fired.execution.id}"})
 
 
 @blueprint.post("/<schedule:name>/backfill")
-@blueprint.arguments(BackfillBody())
-@blueprint.document_response(200, Backfilled(), "What would be done; or there is nothing to do.")
-@blueprint.document_response(202, Backfilled(), "The executions are accepted.")
-@blueprint.document_problems(ScheduleNotFound, Conflict, JobDisabled, JobRemoved, NotUnique, TaskNotFound, InvalidParameters)
+@blueprint.arguments(BackfillBodySchema())
+@blueprint.document_response(200, BackfilledSchema(), "What would be done; or there is nothing to do.")
+@blueprint.document_response(202, BackfilledSchema(), "The executions are accepted.")
+@blueprint.document_problems(ScheduleNotFound, Conflict, JobDisabled, JobRemoved, UniqueKeyConflict, TaskNotFound, InvalidParameters)
 def backfill_schedule(body: dict[str, Any], name: str) -> Response:
     """Give past occurrences without an execution one, also those before the schedule was created.
 
     Asked again, it finds nothing left to do.
     """
-    asked = backfills.Asked(**{**body, "order": Order(body["order"])})
-    done = backfills.backfill(room().database, room().clock, name, asked, ACTOR)
-    if done.batch_id is not None:
-        room().record_submissions(len(done.items))
-    batch = {"batch": f"{show.ROOT}/batches/{done.batch_id}"} if done.batch_id else {}
-    shown = {
+    options = backfills.BackfillRequest(**{**body, "order": BackfillOrder(body["order"])})
+    result = backfills.backfill_schedule(get_context().database, get_context().clock, name, options, ACTOR)
+    if result.batch_id is not None:
+        get_context().record_submissions(len(result.items))
+    batch = {"batch": f"{show.ROOT}/batches/{result.batch_id}"} if result.batch_id else {}
+    fields = {
         "schedule": name,
-        "dry_run": asked.dry_run,
-        "count": len(done.items),
-        "left_out": done.skip_counts,
-        "batch_id": done.batch_id,
-        "occurrences": done.items[:SHOWN],
+        "dry_run": options.dry_run,
+        "count": len(result.items),
+        "left_out": result.skip_counts,
+        "batch_id": result.batch_id,
+        "occurrences": result.items[:MAX_LISTED_OCCURRENCES],
         "links": batch,
     }
-    return answer(shown, 202 if done.batch_id else 200)
+    return make_json_response(fields, 202 if result.batch_id else 200)
 
 
-def _past(row: store_occurrences.Occurrence, timetable: Timetable) -> dict[str, Any]:
+def _serialize_recorded(row: store_occurrences.OccurrenceRow, timetable: Timetable) -> dict[str, Any]:
     return {
         "scheduled_for": row.scheduled_for,
         "local": row.scheduled_for.astimezone(timetable.zone).isoformat(),
         "outcome": row.outcome,
         "reason": row.reason,
-        "notes": notes(timetable, row.scheduled_for),
+        "notes": list_notes(timetable, row.scheduled_for),
         "execution_id": row.execution_id,
         "recorded_at": row.recorded_at,
         "links": {"execution": f"{show.ROOT}/executions/{row.execution_id}"} if row.execution_id else {},
     }
 
 
-def _coming(each: Coming) -> dict[str, Any]:
+def _serialize_upcoming(upcoming: ExpectedOccurrence) -> dict[str, Any]:
     return {
-        "scheduled_for": each.at,
-        "local": each.local.isoformat(),
-        "outcome": each.outcome.value,
-        "reason": each.reason,
-        "notes": each.notes,
+        "scheduled_for": upcoming.at,
+        "local": upcoming.local.isoformat(),
+        "outcome": upcoming.outcome.value,
+        "reason": upcoming.reason,
+        "notes": upcoming.notes,
     }
 
 
-def _preview(found: Preview) -> dict[str, Any]:
+def _serialize_preview(preview: PreviewResult) -> dict[str, Any]:
     return {
-        "schedule": found.schedule,
-        "in_words": found.in_words,
-        "warnings": found.warnings,
-        "occurrences": [_coming(each) for each in found.moments],
-        "difference": _compared(found.compared) if found.compared else None,
+        "schedule": preview.schedule,
+        "in_words": preview.in_words,
+        "warnings": preview.warnings,
+        "occurrences": [_serialize_upcoming(each) for each in preview.moments],
+        "difference": _serialize_comparison(preview.compared) if preview.compared else None,
     }
 
 
-def _compared(found: Compared) -> dict[str, Any]:
+def _serialize_comparison(comparison: ScheduleComparison) -> dict[str, Any]:
     return {
-        "schedule": found.row.name,
-        "revision": found.row.revision,
-        "fields": found.fields,
-        "comes": found.comes,
-        "goes": found.goes,
-        "until": found.until,
+        "schedule": comparison.row.name,
+        "revision": comparison.row.revision,
+        "fields": comparison.fields,
+        "comes": comparison.comes,
+        "goes": comparison.goes,
+        "until": comparison.until,
     }

@@ -11,16 +11,16 @@ from typing import Protocol
 from jobworker.domain.errors import JobWorkerError
 
 #: Names by which only programs on this machine reach it.
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 #: The load balancer that asks whether the process lives knows it by an address; the answer tells nothing.
-_ANY_HOST = "/healthz"
+_HOST_EXEMPT_PATH = "/healthz"
 
 #: Values of `Sec-Fetch-Site`: a page of this site, or the user by the address bar, a bookmark or a link elsewhere.
-_OWN_SITE = frozenset({"same-origin", "none"})
+_SAME_SITE_VALUES = frozenset({"same-origin", "none"})
 
 #: Methods that change nothing.
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class UnknownHost(JobWorkerError):
@@ -29,19 +29,19 @@ class UnknownHost(JobWorkerError):
     code = "unknown_host"
 
 
-class CrossSite(JobWorkerError):
+class CrossSiteRequest(JobWorkerError):
     """The request was sent by a web page of another site."""
 
     code = "cross_site"
 
 
-class Headers(Protocol):
+class RequestHeaders(Protocol):
     """Headers of a request; names in lower case."""
 
     def get(self, name: str, /) -> str | None: ...
 
 
-class Origins:
+class OriginPolicy:
     """Decides by method, path and headers whether a request may be answered.
 
     `hosts` are the names of this service beside those of loopback: `name`, which is one at any port, `name:port`, or
@@ -49,14 +49,14 @@ class Origins:
     """
 
     def __init__(self, hosts: Iterable[str]) -> None:
-        listed = {host.lower() for host in hosts}
-        self._names = {host for host in listed if not host.startswith("*.")} | set(LOOPBACK)
-        self._domains = tuple(host[1:] for host in listed if host.startswith("*."))
+        lowercase_hosts = {host.lower() for host in hosts}
+        self._names = {host for host in lowercase_hosts if not host.startswith("*.")} | set(LOOPBACK_HOSTS)
+        self._domains = tuple(host[1:] for host in lowercase_hosts if host.startswith("*."))
 
-    def check(self, method: str, path: str, headers: Headers) -> None:
+    def check(self, method: str, path: str, headers: RequestHeaders) -> None:
         """Raise `UnknownHost` or `CrossSite` for a request that must not be answered."""
         host = (headers.get("host") or "").lower()
-        if path != _ANY_HOST and not self._is_known(host):
+        if path != _HOST_EXEMPT_PATH and not self._is_known(host):
             if not host:
                 raise UnknownHost("the request has no Host header; it names the service that is asked")
             raise UnknownHost(
@@ -64,15 +64,15 @@ class Origins:
                 "to JOBWORKER_HOSTS"
             )
         site = headers.get("sec-fetch-site")
-        if site in _OWN_SITE or method == "OPTIONS":
+        if site in _SAME_SITE_VALUES or method == "OPTIONS":
             return
         if site is not None:
-            if method in _SAFE and headers.get("sec-fetch-mode") == "navigate":
+            if method in _SAFE_METHODS and headers.get("sec-fetch-mode") == "navigate":
                 return  # A link to this page.
-            raise CrossSite(_REFUSED)
+            raise CrossSiteRequest(_CROSS_SITE_MESSAGE)
         origin = headers.get("origin")
-        if origin is not None and method not in _SAFE and origin.lower() not in (f"http://{host}", f"https://{host}"):
-            raise CrossSite(_REFUSED)
+        if origin is not None and method not in _SAFE_METHODS and origin.lower() not in (f"http://{host}", f"https://{host}"):
+            raise CrossSiteRequest(_CROSS_SITE_MESSAGE)
 
     def _is_known(self, host: str) -> bool:
         name, colon, port = host.rpartition(":")
@@ -82,4 +82,4 @@ class Origins:
         return name in self._names or host in self._names or name.endswith(self._domains)
 
 
-_REFUSED = "a web page of another site has sent this; only pages of this service may, and programs that are no browser"
+_CROSS_SITE_MESSAGE = "a web page of another site has sent this; only pages of this service may, and programs that are no browser"

@@ -7,17 +7,17 @@ import structlog
 from flask import Flask, Response, g
 from werkzeug.exceptions import HTTPException
 
-from jobworker.api.origins import CrossSite, UnknownHost
+from jobworker.api.origins import CrossSiteRequest, UnknownHost
 from jobworker.domain import errors
 from jobworker.domain.errors import FieldError, JobWorkerError, QueryTooSlow
 from jobworker.store.database import UNAVAILABLE, is_too_slow
 
 logger = structlog.get_logger(__name__)
 
-MEDIA_TYPE = "application/problem+json"
+PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 #: When to ask again (s) after "busy".
-_RETRY_AFTER = 2
+_RETRY_AFTER_SECONDS = 2
 
 
 class MalformedBody(JobWorkerError):
@@ -44,7 +44,7 @@ STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     MalformedBody: (400, "The body is not valid JSON"),
     UnsupportedMediaType: (415, "The body must be application/json"),
     UnknownHost: (421, "Not a name of this service"),
-    CrossSite: (403, "A request of another site"),
+    CrossSiteRequest: (403, "A request of another site"),
     BodyTooSlow: (408, "The body did not arrive in time"),
     errors.InvalidInput: (422, "The request is wrong"),
     errors.InvalidParameters: (422, "The parameters do not fit the task"),
@@ -57,7 +57,7 @@ STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     errors.TaskNotFound: (404, "There is no such task"),
     errors.ExecutionNotFound: (404, "There is no such execution"),
     errors.FileNotFound: (404, "There is no such file"),
-    errors.FileElsewhere: (404, "The file is on another host"),
+    errors.FileOnOtherHost: (404, "The file is on another host"),
     errors.RevisionNotFound: (404, "There is no such revision"),
     errors.ScheduleNotFound: (404, "There is no such schedule"),
     errors.CalendarNotFound: (404, "There is no such calendar"),
@@ -71,22 +71,22 @@ STATUSES: Mapping[type[JobWorkerError], tuple[int, str]] = {
     errors.CalendarInUse: (409, "Schedules use the calendar"),
     errors.JobDisabled: (409, "The job is disabled"),
     errors.JobRemoved: (409, "The job's code has been removed"),
-    errors.JobScheduled: (409, "Schedules start the job"),
+    errors.JobInUse: (409, "Schedules start the job"),
     errors.QueueInUse: (409, "The queue is in use"),
     errors.ScheduleExists: (409, "The schedule exists already"),
     errors.ScheduleOwnedElsewhere: (409, "The schedule is edited elsewhere"),
-    errors.NotUnique: (409, "Another execution has the unique key"),
-    errors.NotFinished: (409, "The execution has not ended"),
-    errors.NotCancellable: (409, "The execution cannot be cancelled any more"),
+    errors.UniqueKeyConflict: (409, "Another execution has the unique key"),
+    errors.ExecutionNotFinished: (409, "The execution has not ended"),
+    errors.ExecutionNotCancellable: (409, "The execution cannot be cancelled any more"),
     errors.NotADeadLetter: (409, "The execution is no open dead letter"),
     errors.UnreadableRow: (409, "It cannot be read"),
     errors.PreconditionRequired: (428, "If-Match is required"),
     errors.PreconditionFailed: (412, "Not the current revision"),
     errors.TooManyStreams: (429, "Too many live streams"),
-    errors.Busy: (503, "Not now"),
+    errors.ServiceBusy: (503, "Not now"),
     errors.DatabaseBusy: (503, "The database is busy"),
     errors.QueryTooSlow: (503, "It takes too long"),
-    errors.Misconfigured: (503, "The service is not set up"),
+    errors.ConfigurationError: (503, "The service is not set up"),
 }
 
 #: Codes of errors that Flask and Werkzeug find.
@@ -101,25 +101,25 @@ _HTTP_CODES: Mapping[int, str] = {
     431: "headers_too_large",
 }
 
-_DETAILS: Mapping[int, str] = {
+_HTTP_DETAILS: Mapping[int, str] = {
     404: "there is nothing at this URL; /docs lists what there is",
     405: "this resource does not have this method; the header Allow lists those it has",
     413: "the body is larger than this resource takes (1 MiB; batches and workflows: JOBWORKER_MAX_BODY); split it",
 }
 
 
-_TOO_SLOW = (
+_QUERY_TOO_SLOW_DETAIL = (
     "finding this takes too long, or too many such requests are being worked off; filter by job, correlation_id, "
     "batch_id or schedule, or by created_after and created_before that are closer together"
 )
 
 
-def status_of(kind: type[JobWorkerError]) -> tuple[int, str]:
+def get_status(error_type: type[JobWorkerError]) -> tuple[int, str]:
     """Status and title of an error, or of the nearest base that has them."""
-    return next(STATUSES[base] for base in kind.__mro__ if base in STATUSES)
+    return next(STATUSES[base] for base in error_type.__mro__ if base in STATUSES)
 
 
-def problem(status: int, title: str, code: str, detail: str, found: Iterable[FieldError] = ()) -> Response:
+def make_problem_response(status: int, title: str, code: str, detail: str, field_errors: Iterable[FieldError] = ()) -> Response:
     """The answer for one error."""
     body = {
         "type": f"urn:jobworker:problem:{code}",
@@ -127,35 +127,35 @@ def problem(status: int, title: str, code: str, detail: str, found: Iterable[Fie
         "status": status,
         "code": code,
         "detail": detail,
-        "errors": [{"pointer": each.pointer, "code": each.code, "message": each.message} for each in found],
+        "errors": [{"pointer": each.pointer, "code": each.code, "message": each.message} for each in field_errors],
         "request_id": g.get("request_id"),
     }
-    response = Response(orjson.dumps(body), status, mimetype=MEDIA_TYPE)
+    response = Response(orjson.dumps(body), status, mimetype=PROBLEM_MEDIA_TYPE)
     if status in (429, 503):
-        response.headers["Retry-After"] = str(_RETRY_AFTER)
+        response.headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
     return response
 
 
 def register(app: Flask) -> None:
     """Make this module answer for everything that goes wrong in `app`."""
-    app.register_error_handler(JobWorkerError, _ours)
-    app.register_error_handler(HTTPException, _theirs)
+    app.register_error_handler(JobWorkerError, _handle_jobworker_error)
+    app.register_error_handler(HTTPException, _handle_http_error)
     for kind in set(UNAVAILABLE) - {errors.DatabaseBusy}:
-        app.register_error_handler(kind, _database_unavailable)
-    app.register_error_handler(Exception, _unexpected)
+        app.register_error_handler(kind, _handle_database_error)
+    app.register_error_handler(Exception, _handle_unexpected_error)
 
 
-def _ours(error: JobWorkerError) -> Response:
-    status, title = status_of(type(error))
+def _handle_jobworker_error(error: JobWorkerError) -> Response:
+    status, title = get_status(type(error))
     if status == 500:
-        return _unexpected(error)
-    return problem(status, title, error.code, error.detail, error.errors)
+        return _handle_unexpected_error(error)
+    return make_problem_response(status, title, error.code, error.detail, error.errors)
 
 
-def _theirs(error: HTTPException) -> Response:
+def _handle_http_error(error: HTTPException) -> Response:
     status = error.code or 500
-    detail = _DETAILS.get(status, error.description or error.name)
-    response = problem(status, error.name, _HTTP_CODES.get(status, f"http_{status}"), detail)
+    detail = _HTTP_DETAILS.get(status, error.description or error.name)
+    response = make_problem_response(status, error.name, _HTTP_CODES.get(status, f"http_{status}"), detail)
     # `Allow` of a 405, for instance, is part of the answer.
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
@@ -163,15 +163,15 @@ def _theirs(error: HTTPException) -> Response:
     return response
 
 
-def _database_unavailable(error: Exception) -> Response:
+def _handle_database_error(error: Exception) -> Response:
     if is_too_slow(error):
-        return _ours(QueryTooSlow(_TOO_SLOW))
+        return _handle_jobworker_error(QueryTooSlow(_QUERY_TOO_SLOW_DETAIL))
     logger.error("database_unavailable", error=str(error))
     detail = "the database does not answer; nothing was changed by this request unless it is found afterwards"
-    return problem(503, "Not now", "database_unavailable", detail)
+    return make_problem_response(503, "Not now", "database_unavailable", detail)
 
 
-def _unexpected(error: Exception) -> Response:
+def _handle_unexpected_error(error: Exception) -> Response:
     logger.error("unexpected_error", exc_info=error)
     detail = "this should not have happened; the log of the service has the details under this request_id"
-    return problem(500, "Unexpected error", JobWorkerError.code, detail)
+    return make_problem_response(500, "Unexpected error", JobWorkerError.code, detail)

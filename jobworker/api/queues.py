@@ -5,11 +5,11 @@ from typing import Any
 from flask import Response
 
 from jobworker.api import show
-from jobworker.api.answers import answer
+from jobworker.api.answers import make_json_response
 from jobworker.api.blueprint import Blueprint
-from jobworker.api.room import ACTOR, room
-from jobworker.api.schemas.base import PageQuery, page_of
-from jobworker.api.schemas.queues import PauseBody, Queue
+from jobworker.api.room import ACTOR, get_context
+from jobworker.api.schemas.base import PageQuerySchema, make_page_schema
+from jobworker.api.schemas.queues import PauseBodySchema, QueueSchema
 from jobworker.domain.errors import QueueInUse, QueueNotFound
 from jobworker.services import queues
 
@@ -22,29 +22,29 @@ blueprint = Blueprint(
 
 
 @blueprint.get("")
-@blueprint.accept_query(PageQuery())
-@blueprint.document_response(200, page_of(Queue), "Queues by name.")
+@blueprint.accept_query(PageQuerySchema())
+@blueprint.document_response(200, make_page_schema(QueueSchema), "Queues by name.")
 def list_queues(query: dict[str, Any]) -> Response:
     """List the queues that are shipped, declared in code, served by a live worker, or created here."""
-    found = queues.page(room().database, query["limit"], query["cursor"])
-    return answer(show.page(found, _shown))
+    page = queues.list_page(get_context().database, query["limit"], query["cursor"])
+    return make_json_response(show.serialize_page(page, _serialize_queue))
 
 
 @blueprint.get("/<string:name>")
-@blueprint.document_response(200, Queue(), "The queue.")
+@blueprint.document_response(200, QueueSchema(), "The queue.")
 @blueprint.document_problems(QueueNotFound)
 def get_queue(name: str) -> Response:
     """Read a queue."""
-    return answer(_shown(queues.get(room().database, name)))
+    return make_json_response(_serialize_queue(queues.get(get_context().database, name)))
 
 
 @blueprint.put("/<string:name>")
-@blueprint.document_response(201, Queue(), "It was created.")
-@blueprint.document_response(200, Queue(), "It exists already.")
+@blueprint.document_response(201, QueueSchema(), "It was created.")
+@blueprint.document_response(200, QueueSchema(), "It exists already.")
 def create_queue(name: str) -> Response:
     """Create a queue, which stays until it is removed. Asking again changes nothing."""
-    queue, new = queues.create(room().database, room().clock, name, ACTOR)
-    return answer(_shown(queue), 201 if new else 200)
+    queue, created = queues.create(get_context().database, get_context().clock, name, ACTOR)
+    return make_json_response(_serialize_queue(queue), 201 if created else 200)
 
 
 @blueprint.delete("/<string:name>")
@@ -52,34 +52,34 @@ def create_queue(name: str) -> Response:
 @blueprint.document_problems(QueueNotFound, QueueInUse)
 def delete_queue(name: str) -> Response:
     """Remove a queue that nothing uses."""
-    queues.remove(room().database, room().clock, name, ACTOR)
+    queues.remove(get_context().database, get_context().clock, name, ACTOR)
     return Response(status=204)
 
 
 @blueprint.post("/<string:name>/pause")
-@blueprint.arguments(PauseBody(), required=False)
-@blueprint.document_response(200, Queue(), "It is paused.")
+@blueprint.arguments(PauseBodySchema(), required=False)
+@blueprint.document_response(200, QueueSchema(), "It is paused.")
 @blueprint.document_problems(QueueNotFound)
 def pause_queue(body: dict[str, Any], name: str) -> Response:
     """Let nothing more of a queue start; what runs goes on. Asking again changes nothing but the note."""
-    paused = queues.pause(room().database, room().clock, name, ACTOR, body["note"])
-    room().notify_change()
-    return answer(_shown(paused))
+    queue = queues.pause(get_context().database, get_context().clock, name, ACTOR, body["note"])
+    get_context().notify_change()
+    return make_json_response(_serialize_queue(queue))
 
 
 @blueprint.post("/<string:name>/resume")
-@blueprint.document_response(200, Queue(), "It goes on.")
+@blueprint.document_response(200, QueueSchema(), "It goes on.")
 @blueprint.document_problems(QueueNotFound)
 def resume_queue(name: str) -> Response:
     """Let a queue go on. Asking again changes nothing."""
-    resumed = queues.resume(room().database, room().clock, name, ACTOR)
-    room().notify_change()
-    return answer(_shown(resumed))
+    queue = queues.resume(get_context().database, get_context().clock, name, ACTOR)
+    get_context().notify_change()
+    return make_json_response(_serialize_queue(queue))
 
 
-def _shown(queue: queues.Queue) -> dict[str, Any]:
-    here, oldest = f"{show.ROOT}/queues/{queue.row.name}", queue.oldest_due_at
-    age = max(0.0, (room().clock.now() - oldest).total_seconds()) if oldest else None
+def _serialize_queue(queue: queues.QueueStatus) -> dict[str, Any]:
+    url, oldest = f"{show.ROOT}/queues/{queue.row.name}", queue.oldest_due_at
+    age = max(0.0, (get_context().clock.now() - oldest).total_seconds()) if oldest else None
     return {
         "name": queue.row.name,
         "created_by": queue.row.created_by,
@@ -93,9 +93,9 @@ def _shown(queue: queues.Queue) -> dict[str, Any]:
         "running": queue.running,
         "workers": queue.workers,
         "links": {
-            "self": here,
-            "pause": f"{here}/pause",
-            "resume": f"{here}/resume",
+            "self": url,
+            "pause": f"{url}/pause",
+            "resume": f"{url}/resume",
             "executions": f"{show.ROOT}/executions?queue={queue.row.name}",
         },
     }

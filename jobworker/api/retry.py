@@ -5,19 +5,19 @@ from typing import Any
 from flask import Response
 
 from jobworker.api import show
-from jobworker.api.answers import answer
+from jobworker.api.answers import make_json_response
 from jobworker.api.blueprint import Blueprint
-from jobworker.api.room import room
-from jobworker.api.schemas.retry import Preview, PreviewBody
+from jobworker.api.room import get_context
+from jobworker.api.schemas.retry import PreviewSchema, PreviewBodySchema
 from jobworker.domain import retry
 
 blueprint = Blueprint("retry", __name__, url_prefix=f"{show.ROOT}/retry", description="Retry policies.")
 
 
 @blueprint.post("/preview")
-@blueprint.arguments(PreviewBody())
-@blueprint.document_response(200, Preview(), "The plan.")
+@blueprint.arguments(PreviewBodySchema())
+@blueprint.document_response(200, PreviewSchema(), "The plan.")
 def preview(body: dict[str, Any]) -> Response:
     """Say when each attempt of a policy would be, and how long it all takes, if every attempt failed at once."""
-    planned = retry.preview(body["retry"], body["start"] or room().clock.now(), body["attempts"])
-    return answer(show.plan(planned))
+    planned_attempts = retry.preview_attempts(body["retry"], body["start"] or get_context().clock.now(), body["attempts"])
+    return make_json_response(show.serialize_retry_plan(planned_attempts))

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 import structlog
 from flask import current_app
 
-from jobworker.api.origins import Origins
+from jobworker.api.origins import OriginPolicy
 from jobworker.clock import Clock
-from jobworker.domain.errors import Busy, Misconfigured, TooManyStreams
-from jobworker.services.health import Health
+from jobworker.domain.errors import ServiceBusy, ConfigurationError, TooManyStreams
+from jobworker.services.health import HealthChecker
 from jobworker.settings import Settings
 from jobworker.store import migrate
 from jobworker.store.database import Database
 from jobworker.telemetry.metrics import Metrics
-from jobworker.transport.wake import Waker
+from jobworker.transport.wake import Notifier
 
 logger = structlog.get_logger(__name__)
 
@@ -27,21 +27,21 @@ ACTOR = "api"
 #: Each stream and each waiting request keeps one thread of the server busy. Together they must leave
 #: threads for everybody else, so `jobworker web` starts with more threads than this.
 MAX_STREAMS = 64
-MAX_WAITING = 16
+MAX_WAITING_REQUESTS = 16
 
 #: So many requests at a time may have a body of more than 1 MiB: each may take some 100 MB while it is read.
 MAX_LARGE_BODIES = 4
 
 #: One client address may have so many streams: half of them, as behind a proxy all clients have one address.
-MAX_STREAMS_OF_ONE = MAX_STREAMS // 2
+MAX_STREAMS_PER_CLIENT = MAX_STREAMS // 2
 
 
-class Streams:
+class StreamLimiter:
     """The places for live streams, counted in all and by client address."""
 
-    def __init__(self, most: int, most_of_one: int) -> None:
-        self._maximum = most
-        self._maximum_per_client = most_of_one
+    def __init__(self, maximum: int, maximum_per_client: int) -> None:
+        self._maximum = maximum
+        self._maximum_per_client = maximum_per_client
         self._open: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -54,7 +54,7 @@ class Streams:
                 )
                 raise TooManyStreams(message)
             if self._open.total() >= self._maximum:
-                raise Busy("too many live streams are open; try again soon, or read the execution instead")
+                raise ServiceBusy("too many live streams are open; try again soon, or read the execution instead")
             self._open[address] += 1
 
     def release(self, address: str) -> None:
@@ -66,18 +66,18 @@ class Streams:
 
 
 @dataclass
-class Room:
+class ApiContext:
     """The furniture of one web process."""
 
     settings: Settings
     database: Database
     clock: Clock
-    notifier: Waker
+    notifier: Notifier
     metrics: Metrics
-    health: Health
-    origins: Origins
-    streams: "Streams" = field(default_factory=lambda: Streams(MAX_STREAMS, MAX_STREAMS_OF_ONE))
-    waiting_requests: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_WAITING))
+    health: HealthChecker
+    origins: OriginPolicy
+    streams: "StreamLimiter" = field(default_factory=lambda: StreamLimiter(MAX_STREAMS, MAX_STREAMS_PER_CLIENT))
+    waiting_requests: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_WAITING_REQUESTS))
     large_body_slots: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_LARGE_BODIES))
     _is_schema_current: bool = False
 
@@ -85,7 +85,7 @@ class Room:
     def reserve_large_body(self) -> Iterator[None]:
         """Keep a place for a request with a large body; raises `Busy` if there is none."""
         if not self.large_body_slots.acquire(blocking=False):
-            raise Busy(f"{MAX_LARGE_BODIES} large bodies are being worked off; send this one again soon")
+            raise ServiceBusy(f"{MAX_LARGE_BODIES} large bodies are being worked off; send this one again soon")
         try:
             yield
         finally:
@@ -109,14 +109,14 @@ class Room:
         if self._is_schema_current:
             return
         try:
-            migrate.check(self.database)
-        except Misconfigured as error:
+            migrate.check_revision(self.database)
+        except ConfigurationError as error:
             logger.error("database_unusable", detail=error.detail)
-            raise Busy("the database cannot be used by this version at present; /readyz says why") from error
+            raise ServiceBusy("the database cannot be used by this version at present; /readyz says why") from error
         self._is_schema_current = True
 
 
-def room() -> Room:
+def get_context() -> ApiContext:
     """The room of the application that serves this request."""
-    found: Room = current_app.extensions["jobworker"]
-    return found
+    context: ApiContext = current_app.extensions["jobworker"]
+    return context

@@ -5,18 +5,18 @@ from typing import Any
 from flask import Response
 
 from jobworker.api import headers, show
-from jobworker.api.answers import answer, etag
+from jobworker.api.answers import make_json_response, format_etag
 from jobworker.api.blueprint import Blueprint
-from jobworker.api.room import ACTOR, room
-from jobworker.api.schemas.base import PageQuery, page_of
+from jobworker.api.room import ACTOR, get_context
+from jobworker.api.schemas.base import PageQuerySchema, make_page_schema
 from jobworker.api.schemas.schedules import (
-    Schedule,
-    ScheduleBody,
-    SchedulePauseBody,
-    ScheduleQuery,
-    ScheduleReplacementBody,
-    ScheduleResumeBody,
-    ScheduleRevision,
+    ScheduleSchema,
+    ScheduleBodySchema,
+    SchedulePauseBodySchema,
+    ScheduleQuerySchema,
+    ScheduleReplacementBodySchema,
+    ScheduleResumeBodySchema,
+    ScheduleRevisionSchema,
 )
 from jobworker.domain.errors import (
     Conflict,
@@ -28,10 +28,10 @@ from jobworker.domain.errors import (
     ScheduleOwnedElsewhere,
     UnknownQueue,
 )
-from jobworker.domain.schedule import Missed, Owner
+from jobworker.domain.schedule import MissedOccurrencePolicy, ScheduleOwner
 from jobworker.services import schedules
-from jobworker.services.schedules import Asked, Changed, Known
-from jobworker.store.schedule_lists import Standing
+from jobworker.services.schedules import ScheduleCriteria, ScheduleRevisionView, ScheduleView
+from jobworker.store.schedule_lists import ScheduleStatus
 
 ROOT = f"{show.ROOT}/schedules"
 
@@ -44,53 +44,53 @@ blueprint = Blueprint(
 
 
 @blueprint.post("")
-@blueprint.arguments(ScheduleBody())
-@blueprint.document_response(201, Schedule(), "The schedule as created.", headers=headers.ETAG)
+@blueprint.arguments(ScheduleBodySchema())
+@blueprint.document_response(201, ScheduleSchema(), "The schedule as created.", headers=headers.ETAG_RESPONSE_HEADER)
 @blueprint.document_problems(ScheduleExists, UnknownQueue)
 def create_schedule(body: dict[str, Any]) -> Response:
     """Let a job be started by itself."""
-    made = schedules.create(room().database, room().clock, body, ACTOR)
-    room().notify_change()
-    response = shown(made, 201)
-    response.headers["Location"] = f"{ROOT}/{made.row.name}"
+    schedule = schedules.create(get_context().database, get_context().clock, body, ACTOR)
+    get_context().notify_change()
+    response = make_schedule_response(schedule, 201)
+    response.headers["Location"] = f"{ROOT}/{schedule.row.name}"
     return response
 
 
 @blueprint.get("")
-@blueprint.accept_query(ScheduleQuery())
-@blueprint.document_response(200, page_of(Schedule), "Schedules by name.")
+@blueprint.accept_query(ScheduleQuerySchema())
+@blueprint.document_response(200, make_page_schema(ScheduleSchema), "Schedules by name.")
 def list_schedules(query: dict[str, Any]) -> Response:
     """List schedules; filters are combined with "and"."""
-    asked = Asked(
+    filters = ScheduleCriteria(
         job=query["job"],
-        owner=Owner(query["owner"]) if query["owner"] else None,
-        state=Standing(query["state"]) if query["state"] else None,
+        owner=ScheduleOwner(query["owner"]) if query["owner"] else None,
+        state=ScheduleStatus(query["state"]) if query["state"] else None,
         calendar=query["calendar"],
         overdue=True if query["overdue"] else None,
     )
-    found = schedules.page(room().database, room().clock, asked, query["limit"], query["cursor"])
-    return answer(show.page(found, _schedule))
+    page = schedules.list_page(get_context().database, get_context().clock, filters, query["limit"], query["cursor"])
+    return make_json_response(show.serialize_page(page, _serialize_schedule))
 
 
 @blueprint.get("/<schedule:name>")
-@blueprint.document_response(200, Schedule(), "The schedule.", headers=headers.ETAG)
+@blueprint.document_response(200, ScheduleSchema(), "The schedule.", headers=headers.ETAG_RESPONSE_HEADER)
 @blueprint.document_problems(ScheduleNotFound)
 def get_schedule(name: str) -> Response:
     """Read a schedule, and how far it has come."""
-    return shown(schedules.get(room().database, room().clock, name), 200)
+    return make_schedule_response(schedules.get(get_context().database, get_context().clock, name), 200)
 
 
 @blueprint.put("/<schedule:name>")
-@blueprint.arguments(ScheduleReplacementBody())
-@blueprint.document_response(200, Schedule(), "The schedule as changed.", headers=headers.ETAG)
+@blueprint.arguments(ScheduleReplacementBodySchema())
+@blueprint.document_response(200, ScheduleSchema(), "The schedule as changed.", headers=headers.ETAG_RESPONSE_HEADER)
 @blueprint.document_headers(headers.IF_MATCH)
 @blueprint.document_problems(ScheduleNotFound, ScheduleOwnedElsewhere, PreconditionFailed, PreconditionRequired, UnknownQueue)
 def change_schedule(body: dict[str, Any], name: str) -> Response:
     """Replace a schedule; what the body leaves out gets its default. What is due by now stays as it was."""
-    expected = headers.expected_revisions()
-    changed = schedules.change(room().database, room().clock, name, body, expected, ACTOR)
-    room().notify_change()
-    return shown(changed, 200)
+    expected = headers.read_expected_revisions()
+    schedule = schedules.change(get_context().database, get_context().clock, name, body, expected, ACTOR)
+    get_context().notify_change()
+    return make_schedule_response(schedule, 200)
 
 
 @blueprint.delete("/<schedule:name>")
@@ -99,104 +99,104 @@ def change_schedule(body: dict[str, Any], name: str) -> Response:
 @blueprint.document_problems(ScheduleNotFound, ScheduleOwnedElsewhere, PreconditionFailed, PreconditionRequired)
 def delete_schedule(name: str) -> Response:
     """Remove a schedule; what it started still runs, and its ledger stays."""
-    schedules.remove(room().database, room().clock, name, headers.expected_revisions(), ACTOR)
-    room().notify_change()
+    schedules.remove(get_context().database, get_context().clock, name, headers.read_expected_revisions(), ACTOR)
+    get_context().notify_change()
     return Response(status=204)
 
 
 @blueprint.post("/<schedule:name>/pause")
-@blueprint.arguments(SchedulePauseBody(), required=False)
-@blueprint.document_response(200, Schedule(), "It is paused.")
+@blueprint.arguments(SchedulePauseBodySchema(), required=False)
+@blueprint.document_response(200, ScheduleSchema(), "It is paused.")
 @blueprint.document_problems(ScheduleNotFound, Conflict)
 def pause_schedule(body: dict[str, Any], name: str) -> Response:
     """Let a schedule start nothing more for a while. Its occurrences are entered all the same.
 
     Asking again changes the note and the end.
     """
-    paused = schedules.pause(room().database, room().clock, name, body["note"], body["until"], ACTOR)
-    room().notify_change()
-    return shown(paused, 200)
+    schedule = schedules.pause(get_context().database, get_context().clock, name, body["note"], body["until"], ACTOR)
+    get_context().notify_change()
+    return make_schedule_response(schedule, 200)
 
 
 @blueprint.post("/<schedule:name>/resume")
-@blueprint.arguments(ScheduleResumeBody(), required=False)
-@blueprint.document_response(200, Schedule(), "It goes on.")
+@blueprint.arguments(ScheduleResumeBodySchema(), required=False)
+@blueprint.document_response(200, ScheduleSchema(), "It goes on.")
 @blueprint.document_problems(ScheduleNotFound, Conflict)
 def resume_schedule(body: dict[str, Any], name: str) -> Response:
     """Let a schedule go on, and make up for the occurrences of the pause as it says. Asking again changes nothing."""
-    policy = Missed(body["policy"]) if body["policy"] else None
-    resumed = schedules.resume(room().database, room().clock, name, policy, ACTOR)
-    room().notify_change()
-    return shown(resumed, 200)
+    policy = MissedOccurrencePolicy(body["policy"]) if body["policy"] else None
+    schedule = schedules.resume(get_context().database, get_context().clock, name, policy, ACTOR)
+    get_context().notify_change()
+    return make_schedule_response(schedule, 200)
 
 
 @blueprint.get("/<schedule:name>/revisions")
-@blueprint.accept_query(PageQuery())
-@blueprint.document_response(200, page_of(ScheduleRevision), "Revisions, the latest first.")
+@blueprint.accept_query(PageQuerySchema())
+@blueprint.document_response(200, make_page_schema(ScheduleRevisionSchema), "Revisions, the latest first.")
 @blueprint.document_problems(ScheduleNotFound)
 def list_schedule_revisions(query: dict[str, Any], name: str) -> Response:
     """List how a schedule was at each time; the revisions of one that was removed are found by its id."""
-    found = schedules.revisions(room().database, name, query["limit"], query["cursor"])
-    return answer(show.page(found, _revision))
+    page = schedules.list_revisions(get_context().database, name, query["limit"], query["cursor"])
+    return make_json_response(show.serialize_page(page, _serialize_revision))
 
 
 @blueprint.get("/<schedule:name>/revisions/<int:number>")
-@blueprint.document_response(200, ScheduleRevision(), "The schedule as it was.")
+@blueprint.document_response(200, ScheduleRevisionSchema(), "The schedule as it was.")
 @blueprint.document_problems(ScheduleNotFound, RevisionNotFound)
 def get_schedule_revision(name: str, number: int) -> Response:
     """Read a schedule as it was at a revision."""
-    return answer(_revision(schedules.revision(room().database, name, number)))
+    return make_json_response(_serialize_revision(schedules.get_revision(get_context().database, name, number)))
 
 
-def shown(found: Known, status: int) -> Response:
+def make_schedule_response(schedule: ScheduleView, status: int) -> Response:
     """The answer with a schedule."""
-    return answer(_schedule(found), status, {"ETag": etag(found.row.revision)})
+    return make_json_response(_serialize_schedule(schedule), status, {"ETag": format_etag(schedule.row.revision)})
 
 
-def _schedule(found: Known) -> dict[str, Any]:
-    row, here = found.row, f"{ROOT}/{found.row.name}"
-    paused = {"at": row.paused_at, "by": row.paused_by, "note": row.pause_note, "until": row.paused_until}
+def _serialize_schedule(schedule: ScheduleView) -> dict[str, Any]:
+    row, url = schedule.row, f"{ROOT}/{schedule.row.name}"
+    pause = {"at": row.paused_at, "by": row.paused_by, "note": row.pause_note, "until": row.paused_until}
     return {
         **row.spec,
         "id": row.id,
         "owner": row.owner.value,
         "revision": row.revision,
-        "state": found.standing.value,
-        "paused": paused if row.paused_at else None,
-        "next_at": found.next_at,
+        "state": schedule.standing.value,
+        "paused": pause if row.paused_at else None,
+        "next_at": schedule.next_at,
         "settled_until": row.settled_until,
-        "expected_by": found.expected_by,
-        "overdue": found.overdue,
+        "expected_by": schedule.expected_by,
+        "overdue": schedule.overdue,
         "runs": row.runs,
         "failures": row.failures,
-        "in_words": found.in_words,
-        "warnings": found.warnings,
+        "in_words": schedule.in_words,
+        "warnings": schedule.warnings,
         "created_at": row.created_at,
         "changed_at": row.changed_at,
         "links": {
-            "self": here,
+            "self": url,
             "job": f"{show.ROOT}/jobs/{row.job}",
-            "revisions": f"{here}/revisions",
-            "occurrences": f"{here}/occurrences",
-            "upcoming": f"{here}/occurrences?upcoming=10",
-            "pause": f"{here}/pause",
-            "resume": f"{here}/resume",
-            "fire": f"{here}/fire",
-            "backfill": f"{here}/backfill",
+            "revisions": f"{url}/revisions",
+            "occurrences": f"{url}/occurrences",
+            "upcoming": f"{url}/occurrences?upcoming=10",
+            "pause": f"{url}/pause",
+            "resume": f"{url}/resume",
+            "fire": f"{url}/fire",
+            "backfill": f"{url}/backfill",
         },
     }
 
 
-def _revision(found: Changed) -> dict[str, Any]:
-    row, schedule_url = found.row, f"{ROOT}/{found.row.schedule_id if found.removed else found.name}"
+def _serialize_revision(revision: ScheduleRevisionView) -> dict[str, Any]:
+    row, schedule_url = revision.row, f"{ROOT}/{revision.row.schedule_id if revision.removed else revision.name}"
     # Of one that was removed, what it did is there still.
-    related = {"occurrences": f"{schedule_url}/occurrences"} if found.removed else {"schedule": schedule_url}
+    related_links = {"occurrences": f"{schedule_url}/occurrences"} if revision.removed else {"schedule": schedule_url}
     return {
-        "schedule": found.name,
+        "schedule": revision.name,
         "revision": row.revision,
         "created_at": row.created_at,
         "actor": row.actor,
-        "changed": found.changed_fields,
+        "changed": revision.changed_fields,
         "definition": row.spec,
-        "links": {"self": f"{schedule_url}/revisions/{row.revision}", **related},
+        "links": {"self": f"{schedule_url}/revisions/{row.revision}", **related_links},
     }

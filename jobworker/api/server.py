@@ -20,42 +20,42 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]  # it is documented
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from jobworker.api.origins import Origins, UnknownHost
+from jobworker.api.origins import OriginPolicy, UnknownHost
 from jobworker.api.problems import BodyTooSlow, MalformedBody
-from jobworker.domain.errors import Busy, FieldError, InvalidInput, JobWorkerError
+from jobworker.domain.errors import ServiceBusy, FieldError, InvalidInput, JobWorkerError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
     from granian._granian import RSGIHTTPProtocol
     from granian.rsgi import Scope
 
-Answer = TypeVar("Answer")
-_Call = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
+CallResult = TypeVar("CallResult")
+_PendingCall = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
 
 #: Threads that run requests. Open streams and requests that wait keep some of them (`api/room.py`).
-THREADS = 112
+REQUEST_THREADS = 112
 
 #: A request whose response is written is let go within this time (s): waking the event loop for each would cost more
 #: than all else that it does.
-_SOON = 0.02
+_RESOLVE_INTERVAL_SECONDS = 0.02
 
 #: How often a process looks whether its parent is still there (s).
-_LOOK_EVERY = 1.0
+_PARENT_CHECK_SECONDS = 1.0
 
 #: Why a body was not received: `api/requests.py` raises it.
-REFUSED = "jobworker.refused"
+REJECTION_KEY = "jobworker.refused"
 
 #: Of a body that is too large so much (bytes), and for so long (s), is taken and dropped before it is refused: a client
 #: that is answered while it still sends may not read the answer.
-_MOST_DISCARDED, _DISCARD_FOR = 64 * 1024 * 1024, 2.0
+_MAX_DISCARDED_BYTES, _MAX_DISCARD_SECONDS = 64 * 1024 * 1024, 2.0
 
 #: Granian ends every body with an empty chunk, and one that breaks off with another one before it. So many tell.
-_BROKEN_OFF = 2
+_EMPTY_CHUNKS_WHEN_TRUNCATED = 2
 
 #: A response of known length up to this (bytes) is written in one piece.
-_ONE_PIECE = 1024 * 1024
+_MAX_UNSTREAMED_BYTES = 1024 * 1024
 
-_ENVIRON: dict[str, Any] = {
+_BASE_ENVIRON: dict[str, Any] = {
     "SCRIPT_NAME": "",
     "SERVER_PROTOCOL": "HTTP/1.1",
     "wsgi.version": (1, 0),
@@ -68,7 +68,7 @@ _ENVIRON: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BodyLimits:
     """What bodies that are arriving may take: bytes each, bytes together, how many at once, seconds each."""
 
     max_body_bytes: int
@@ -77,26 +77,26 @@ class Limits:
     timeout_seconds: float = 30.0
 
 
-class Server:
+class RsgiApplication:
     """An RSGI application around a WSGI one."""
 
-    def __init__(self, app: "WSGIApplication", limits: Limits, origins: Origins, threads: int = THREADS) -> None:
+    def __init__(self, app: "WSGIApplication", limits: BodyLimits, origins: OriginPolicy, threads: int = REQUEST_THREADS) -> None:
         self._app = app
         self._origins = origins
-        self._threads = _Threads(threads)
-        self._bodies = Bodies(limits)
+        self._threads = _RequestThreads(threads)
+        self._bodies = BodyReceiver(limits)
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the threads; granian calls this in each of its processes."""
         self._threads.start(loop)
-        loop.call_later(_LOOK_EVERY, _end_with_parent, loop, os.getppid())
+        loop.call_later(_PARENT_CHECK_SECONDS, _exit_with_parent, loop, os.getppid())
 
     async def __rsgi__(self, scope: "Scope", proto: "RSGIHTTPProtocol") -> None:
         """Answer one request."""
-        body, refused = b"", self._find_rejection(scope)
-        if refused is None and ("content-length" in scope.headers or "transfer-encoding" in scope.headers):
-            body, refused = await self._bodies.receive(scope.headers.get("content-length"), proto)
-        streamed = await self._threads.run(self._respond, scope, proto, body, refused)
+        body, rejection = b"", self._find_rejection(scope)
+        if rejection is None and ("content-length" in scope.headers or "transfer-encoding" in scope.headers):
+            body, rejection = await self._bodies.receive(scope.headers.get("content-length"), proto)
+        streamed = await self._threads.run(self._respond, scope, proto, body, rejection)
         if streamed is None:
             return
         status, headers, chunks = streamed
@@ -108,7 +108,7 @@ class Server:
         except ProtocolClosed:
             pass  # The client has left.
         finally:
-            await self._threads.run(_close, chunks)
+            await self._threads.run(_close_chunks, chunks)
 
     def _find_rejection(self, scope: "Scope") -> Exception | None:
         if len(scope.headers.get_all("host")) > 1:  # type: ignore[attr-defined]  # it is documented
@@ -120,7 +120,7 @@ class Server:
         return None
 
     def _respond(
-        self, scope: "Scope", proto: "RSGIHTTPProtocol", body: bytes, refused: Exception | None
+        self, scope: "Scope", proto: "RSGIHTTPProtocol", body: bytes, rejection: Exception | None
     ) -> tuple[int, list[tuple[str, str]], Iterable[bytes]] | None:
         """Run the application and write its response; one without a known, small length is returned to be streamed."""
         status, headers = 500, list[tuple[str, str]]()
@@ -130,54 +130,54 @@ class Server:
         ) -> Callable[[bytes], object]:
             nonlocal status, headers
             status, headers = int(line[:3]), [(name.lower(), value) for name, value in fields]
-            return _no_write
+            return _reject_write
 
-        environ = _environ(scope, body)
-        environ[REFUSED] = refused or _unreadable_header(scope, environ)
+        environ = _make_environ(scope, body)
+        environ[REJECTION_KEY] = rejection or _find_unreadable_header(scope, environ)
         chunks = self._app(environ, start_response)
         length = next((value for name, value in headers if name == "content-length"), None)
-        if scope.method != "HEAD" and (length is None or int(length) > _ONE_PIECE):
+        if scope.method != "HEAD" and (length is None or int(length) > _MAX_UNSTREAMED_BYTES):
             return status, headers, chunks
         try:
             proto.response_bytes(status, headers, b"".join(chunks))
         finally:
-            _close(chunks)
+            _close_chunks(chunks)
         return None
 
 
-class Source(Protocol):
+class BodySource(Protocol):
     """A body in chunks."""
 
     def __aiter__(self) -> Any: ...
 
 
-class Bodies:
+class BodyReceiver:
     """Receives bodies. When there are too many or too large, the one that has been arriving longest makes room.
 
     So a client that sends its body at once is served however many there are that do not.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: BodyLimits) -> None:
         self._limits = limits
         self._arriving: dict[asyncio.Timeout, int] = {}
         self._total_bytes = 0
 
-    async def receive(self, length: str | None, source: Source) -> tuple[bytes, Exception | None]:
+    async def receive(self, length: str | None, source: BodySource) -> tuple[bytes, Exception | None]:
         """The body, or why there is none."""
         announced = int(length) if length else None
         is_too_large = announced is not None and announced > self._limits.max_body_bytes
-        deadline = asyncio.timeout(_DISCARD_FOR if is_too_large else self._limits.timeout_seconds)
+        deadline = asyncio.timeout(_MAX_DISCARD_SECONDS if is_too_large else self._limits.timeout_seconds)
         chunks: list[bytes] = []
-        empty = 0
+        empty_chunks = 0
         try:
             async with deadline:
                 self._arriving[deadline] = 0
-                left = _MOST_DISCARDED
+                discard_budget = _MAX_DISCARDED_BYTES
                 async for chunk in source:
-                    empty += not chunk
+                    empty_chunks += not chunk
                     if is_too_large:
-                        left -= len(chunk)
-                        if left < 0:
+                        discard_budget -= len(chunk)
+                        if discard_budget < 0:
                             break
                         continue
                     chunks.append(bytes(chunk))
@@ -186,7 +186,7 @@ class Bodies:
                         chunks.clear()
                         self._total_bytes -= self._arriving[deadline]
                         self._arriving[deadline] = 0
-                        deadline.reschedule(asyncio.get_running_loop().time() + _DISCARD_FOR)
+                        deadline.reschedule(asyncio.get_running_loop().time() + _MAX_DISCARD_SECONDS)
         except TimeoutError:
             return b"", RequestEntityTooLarge() if is_too_large else self._make_timeout_error(deadline)
         finally:
@@ -196,7 +196,7 @@ class Bodies:
         body = b"".join(chunks)
         if announced is not None and len(body) != announced:
             return b"", MalformedBody(f"the body ended after {len(body)} of {announced} bytes")
-        if announced is None and empty >= _BROKEN_OFF:
+        if announced is None and empty_chunks >= _EMPTY_CHUNKS_WHEN_TRUNCATED:
             return b"", MalformedBody(f"the body ended after {len(body)} bytes, before its last chunk")
         return body, None
 
@@ -204,8 +204,8 @@ class Bodies:
         """Count bytes that arrived, and let the oldest make room for them; the size of this body so far."""
         if deadline not in self._arriving:
             return 0  # It had to make room, and ends when the event loop comes to it.
-        grown = self._arriving[deadline] + size
-        self._arriving[deadline] = grown
+        received = self._arriving[deadline] + size
+        self._arriving[deadline] = received
         self._total_bytes += size
         while len(self._arriving) > self._limits.max_bodies or self._total_bytes > self._limits.max_total_bytes:
             oldest = next(iter(self._arriving))
@@ -213,15 +213,15 @@ class Bodies:
                 break
             self._total_bytes -= self._arriving.pop(oldest)
             oldest.reschedule(0)
-        return grown
+        return received
 
     def _make_timeout_error(self, deadline: asyncio.Timeout) -> Exception:
         if deadline in self._arriving:
             return BodyTooSlow(f"the body did not arrive within {self._limits.timeout_seconds:g} s; send it again")
-        return Busy("too many requests whose bodies are not complete; this one had been arriving longest")
+        return ServiceBusy("too many requests whose bodies are not complete; this one had been arriving longest")
 
 
-class _Threads:
+class _RequestThreads:
     """A fixed number of threads that work off calls for the event loop.
 
     An executor of the standard library does the same with a lock, a condition and two futures for each call,
@@ -230,7 +230,7 @@ class _Threads:
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self._calls: SimpleQueue[_Call] = SimpleQueue()
+        self._calls: SimpleQueue[_PendingCall] = SimpleQueue()
         #: Calls that returned None: their response is written, so the event loop need not be woken for each.
         self._finished: collections.deque[asyncio.Future[Any]] = collections.deque()
         self._running = 0
@@ -241,13 +241,13 @@ class _Threads:
         for number in range(self._number):
             threading.Thread(target=self._run_calls, name=f"request-{number}", daemon=True).start()
 
-    async def run(self, call: Callable[..., Answer], *arguments: Any) -> Answer:
+    async def run(self, call: Callable[..., CallResult], *arguments: Any) -> CallResult:
         """What `call` returns, or its exception. None may be returned `_SOON` later."""
-        future: asyncio.Future[Answer] = self._loop.create_future()
+        future: asyncio.Future[CallResult] = self._loop.create_future()
         self._resolve_finished()
         self._running += 1
         if self._timer is None:
-            self._timer = self._loop.call_later(_SOON, self._poll_finished)
+            self._timer = self._loop.call_later(_RESOLVE_INTERVAL_SECONDS, self._poll_finished)
         self._calls.put((future, call, arguments))
         try:
             return await future
@@ -256,11 +256,11 @@ class _Threads:
 
     def _poll_finished(self) -> None:
         self._resolve_finished()
-        self._timer = self._loop.call_later(_SOON, self._poll_finished) if self._running else None
+        self._timer = self._loop.call_later(_RESOLVE_INTERVAL_SECONDS, self._poll_finished) if self._running else None
 
     def _resolve_finished(self) -> None:
         while self._finished:
-            _settle(self._finished.popleft(), None, None)
+            _resolve_future(self._finished.popleft(), None, None)
 
     def _run_calls(self) -> None:
         while True:
@@ -273,19 +273,19 @@ class _Threads:
             if result is None and error is None:
                 self._finished.append(future)
             else:
-                self._loop.call_soon_threadsafe(_settle, future, result, error)
+                self._loop.call_soon_threadsafe(_resolve_future, future, result, error)
             del future, call, arguments, result, error  # A request that is over must not live until the next one.
 
 
-def _end_with_parent(loop: asyncio.AbstractEventLoop, parent: int) -> None:
+def _exit_with_parent(loop: asyncio.AbstractEventLoop, parent: int) -> None:
     """End this process when granian's main process was killed, which would have ended it: it keeps the port."""
     if os.getppid() == parent:
-        loop.call_later(_LOOK_EVERY, _end_with_parent, loop, parent)
+        loop.call_later(_PARENT_CHECK_SECONDS, _exit_with_parent, loop, parent)
     else:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+def _resolve_future(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
     if future.done():
         return
     if error is not None:
@@ -294,21 +294,21 @@ def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | N
         future.set_result(result)
 
 
-def _close(chunks: Any) -> None:
+def _close_chunks(chunks: Any) -> None:
     close = getattr(chunks, "close", None)
     if close is not None:
         close()
 
 
-def _no_write(_data: bytes) -> None:
+def _reject_write(_data: bytes) -> None:
     raise NotImplementedError("responses are iterables here")
 
 
-def _environ(scope: "Scope", body: bytes) -> dict[str, Any]:
+def _make_environ(scope: "Scope", body: bytes) -> dict[str, Any]:
     """The WSGI environment of a request."""
     host, _, port = scope.server.rpartition(":")
     environ = {
-        **_ENVIRON,
+        **_BASE_ENVIRON,
         "REQUEST_METHOD": scope.method,
         "PATH_INFO": scope.path.encode().decode("latin-1"),
         "QUERY_STRING": scope.query_string.encode().decode("latin-1"),
@@ -319,21 +319,21 @@ def _environ(scope: "Scope", body: bytes) -> dict[str, Any]:
         "wsgi.input": io.BytesIO(body),
     }
     for name, value in scope.headers.items():
-        key = _HEADERS.get(name) or "HTTP_" + name.upper().replace("-", "_")
+        key = _CGI_HEADERS.get(name) or "HTTP_" + name.upper().replace("-", "_")
         environ[key] = f"{environ[key]},{value}" if key in environ else value
     if environ.pop("HTTP_TRANSFER_ENCODING", None):
         environ["CONTENT_LENGTH"] = str(len(body))  # It came in chunks, and is whole now.
     return environ
 
 
-_HEADERS = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
+_CGI_HEADERS = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 
 #: Headers that mean something here. Granian leaves out every value that is not ASCII.
-_READ = {name: f"HTTP_{name.upper().replace('-', '_')}" for name in ("idempotency-key", "if-match", "last-event-id")}
+_ASCII_HEADERS = {name: f"HTTP_{name.upper().replace('-', '_')}" for name in ("idempotency-key", "if-match", "last-event-id")}
 
 
-def _unreadable_header(scope: "Scope", environ: dict[str, Any]) -> Exception | None:
-    for name, key in _READ.items():
+def _find_unreadable_header(scope: "Scope", environ: dict[str, Any]) -> Exception | None:
+    for name, key in _ASCII_HEADERS.items():
         if key not in environ and name in scope.headers:
             message = f"the header {name} may have printable ASCII characters only"
             return InvalidInput(message, [FieldError(name, "not_allowed", message)])

@@ -5,10 +5,10 @@ from typing import Any
 from flask import Response
 
 from jobworker.api import headers, show
-from jobworker.api.answers import answer
+from jobworker.api.answers import make_json_response
 from jobworker.api.blueprint import Blueprint
-from jobworker.api.room import ACTOR, room
-from jobworker.api.schemas.executions import Batch, BatchBody, Execution, SubmissionBody
+from jobworker.api.room import ACTOR, get_context
+from jobworker.api.schemas.executions import BatchSchema, BatchBodySchema, ExecutionSchema, SubmissionBodySchema
 from jobworker.domain.admission import Submission
 from jobworker.domain.errors import (
     IdempotencyKeyReused,
@@ -20,9 +20,9 @@ from jobworker.domain.errors import (
     TaskNotFound,
     UnknownQueue,
 )
-from jobworker.domain.execution import FINAL
+from jobworker.domain.execution import FINAL_STATES
 from jobworker.services import executions, submission
-from jobworker.services.completion import About
+from jobworker.services.completion import BatchOptions
 from jobworker.store.executions import ExecutionRow
 
 blueprint = Blueprint(
@@ -36,9 +36,9 @@ _LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "s
 
 
 @blueprint.post("/jobs/<string:name>/executions")
-@blueprint.arguments(SubmissionBody(), required=False)
-@blueprint.document_response(202, Execution(), "Accepted.", headers=_LOCATION)
-@blueprint.document_response(200, Execution(), "It ended while the client preferred to wait.", headers=_LOCATION)
+@blueprint.arguments(SubmissionBodySchema(), required=False)
+@blueprint.document_response(202, ExecutionSchema(), "Accepted.", headers=_LOCATION)
+@blueprint.document_response(200, ExecutionSchema(), "It ended while the client preferred to wait.", headers=_LOCATION)
 @blueprint.document_headers(headers.IDEMPOTENCY_KEY, headers.PREFER)
 @blueprint.document_problems(
     JobNotFound,
@@ -52,38 +52,38 @@ _LOCATION = {"Location": {"description": "The execution.", "schema": {"type": "s
 )
 def submit(body: dict[str, Any], name: str) -> Response:
     """Run a job, now or later."""
-    wanted = Submission(job=name, **body)
-    row, replayed = submission.submit(room().database, room().clock, wanted, ACTOR, headers.once())
+    request = Submission(job=name, **body)
+    row, replayed = submission.submit(get_context().database, get_context().clock, request, ACTOR, headers.read_idempotency_key())
     if not replayed:
-        room().record_submissions(1)
-    return _accepted(row)
+        get_context().record_submissions(1)
+    return _make_submission_response(row)
 
 
 @blueprint.post("/executions/batch")
-@blueprint.arguments(BatchBody())
+@blueprint.arguments(BatchBodySchema())
 @blueprint.allow_large_body()
-@blueprint.document_response(202, Batch(), "All are accepted.")
+@blueprint.document_response(202, BatchSchema(), "All are accepted.")
 @blueprint.document_headers(headers.IDEMPOTENCY_KEY)
 @blueprint.document_problems(IdempotencyKeyReused, InvalidDependency)
 def submit_batch(body: dict[str, Any]) -> Response:
     """Run many executions: all are accepted, or none if one of them is wrong."""
-    about = About(name=body["name"], on_complete=body["on_complete"])
-    accepted = submission.submit_batch(room().database, room().clock, body["executions"], ACTOR, headers.once(), about)
+    options = BatchOptions(name=body["name"], on_complete=body["on_complete"])
+    accepted = submission.submit_batch(get_context().database, get_context().clock, body["executions"], ACTOR, headers.read_idempotency_key(), options)
     if not accepted.replayed:
-        room().record_submissions(len(accepted.execution_ids))
-    return answer(show.batch(accepted), 202)
+        get_context().record_submissions(len(accepted.execution_ids))
+    return make_json_response(show.serialize_batch(accepted), 202)
 
 
-def _accepted(row: ExecutionRow) -> Response:
+def _make_submission_response(row: ExecutionRow) -> Response:
     """202, or 200 with the result if the client preferred to wait and it ended in time."""
-    seconds = headers.patience()
+    seconds = headers.read_preferred_wait()
     # Waiting is a favour: when too many wait already, the answer is 202 at once.
-    waited = seconds > 0 and room().waiting_requests.acquire(blocking=False)
-    if waited:
+    has_waited = seconds > 0 and get_context().waiting_requests.acquire(blocking=False)
+    if has_waited:
         try:
-            row = executions.wait(room().database, room().clock, row.id, seconds)
+            row = executions.wait_for_end(get_context().database, get_context().clock, row.id, seconds)
         finally:
-            room().waiting_requests.release()
-    extra = {"Preference-Applied": f"wait={seconds}"} if waited else {}
-    status = 200 if waited and row.state in FINAL else 202
-    return answer(show.execution(row), status, {"Location": f"{show.ROOT}/executions/{row.id}", **extra})
+            get_context().waiting_requests.release()
+    extra = {"Preference-Applied": f"wait={seconds}"} if has_waited else {}
+    status = 200 if has_waited and row.state in FINAL_STATES else 202
+    return make_json_response(show.serialize_execution(row), status, {"Location": f"{show.ROOT}/executions/{row.id}", **extra})

@@ -5,11 +5,11 @@ from typing import Any
 from flask import Response
 
 from jobworker.api import show
-from jobworker.api.answers import answer
+from jobworker.api.answers import make_json_response
 from jobworker.api.blueprint import Blueprint
-from jobworker.api.room import room
-from jobworker.api.schemas.base import PageQuery, page_of
-from jobworker.api.schemas.jobs import Task
+from jobworker.api.room import get_context
+from jobworker.api.schemas.base import PageQuerySchema, make_page_schema
+from jobworker.api.schemas.jobs import TaskSchema
 from jobworker.domain.errors import TaskNotFound
 from jobworker.services import jobs
 
@@ -19,17 +19,17 @@ blueprint = Blueprint(
 
 
 @blueprint.get("")
-@blueprint.accept_query(PageQuery())
-@blueprint.document_response(200, page_of(Task), "Tasks by name.")
+@blueprint.accept_query(PageQuerySchema())
+@blueprint.document_response(200, make_page_schema(TaskSchema), "Tasks by name.")
 def list_tasks(query: dict[str, Any]) -> Response:
     """List the tasks."""
-    found = jobs.page_tasks(room().database, query["limit"], query["cursor"])
-    return answer(show.page(found, show.task))
+    page = jobs.list_tasks(get_context().database, query["limit"], query["cursor"])
+    return make_json_response(show.serialize_page(page, show.serialize_task))
 
 
 @blueprint.get("/<string:name>")
-@blueprint.document_response(200, Task(), "The task.")
+@blueprint.document_response(200, TaskSchema(), "The task.")
 @blueprint.document_problems(TaskNotFound)
 def get_task(name: str) -> Response:
     """Read a task with its parameters."""
-    return answer(show.task(jobs.get_task(room().database, name)))
+    return make_json_response(show.serialize_task(jobs.get_task(get_context().database, name)))

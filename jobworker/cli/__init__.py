@@ -12,19 +12,19 @@ from jobworker.domain.errors import JobWorkerError
 from jobworker.telemetry import logging, plain_text
 
 #: Exit code of a command that was asked for something that cannot be.
-USAGE = 2
+EXIT_USAGE = 2
 
 #: Exit code when the reader of the output has closed the pipe (`| head`): what a shell shows for SIGPIPE.
-PIPE_CLOSED = 141
+EXIT_PIPE_CLOSED = 141
 
 #: Exit code when the output, or a file, cannot be written.
-NOT_WRITTEN = 1
+EXIT_WRITE_FAILED = 1
 
 #: The disk is full, or what this user may have of it.
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 #: Commands and the modules they live in; only the one that is used is loaded, `up` and `web` stay small.
-_COMMANDS = {
+_COMMAND_MODULES = {
     "backup": "backup",
     "db": "db",
     "dead-letters": "dead_letters",
@@ -41,16 +41,16 @@ _COMMANDS = {
 }
 
 
-class _Commands(click.Group):
+class _CommandGroup(click.Group):
     """Finds commands by name, and words errors for people."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return list(_COMMAND_MODULES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in _COMMAND_MODULES:
             return None
-        module = importlib.import_module(f"jobworker.cli.{_COMMANDS[cmd_name]}")
+        module = importlib.import_module(f"jobworker.cli.{_COMMAND_MODULES[cmd_name]}")
         command = module.command
         assert isinstance(command, click.Command)
         return command
@@ -69,23 +69,23 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except JobWorkerError as error:
-            _fail(str(error), USAGE)
+            _exit_with_error(str(error), EXIT_USAGE)
         except BrokenPipeError:
-            logging.outlive_output()  # Or Python would complain at the end about what is left to be written.
-            raise SystemExit(PIPE_CLOSED) from None
+            logging.tolerate_output_errors()  # Or Python would complain at the end about what is left to be written.
+            raise SystemExit(EXIT_PIPE_CLOSED) from None
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in _DISK_FULL_ERRNOS:
                 raise
-            logging.outlive_output()
-            _fail(f"{error.filename or 'the output or a file'} cannot be written: {error.strerror}", NOT_WRITTEN)
+            logging.tolerate_output_errors()
+            _exit_with_error(f"{error.filename or 'the output or a file'} cannot be written: {error.strerror}", EXIT_WRITE_FAILED)
 
 
-def _fail(error: str, code: int) -> NoReturn:
+def _exit_with_error(error: str, code: int) -> NoReturn:
     click.echo(f"error: {plain_text.indent(plain_text.escape(error))}", err=True)
     raise SystemExit(code)
 
 
-@click.group(cls=_Commands)
+@click.group(cls=_CommandGroup)
 @click.version_option(package_name="jobworker")
 def main() -> None:
     """Submit work, know what became of it, and run the processes that do it."""
@@ -94,7 +94,7 @@ def main() -> None:
         stream = getattr(sys, name)
         # Not what a test has put there, nor None, which stands for one that was closed before.
         if stream is not None and stream is getattr(sys, f"__{name}__"):
-            setattr(sys, name, plain_text.over(stream))
+            setattr(sys, name, plain_text.wrap_stream(stream))
             setattr(sys, f"__{name}__", getattr(sys, name))
     # As `celery` and `flask` do: the users' `tasks` package is found where the command is run.
     if "" not in sys.path:

@@ -13,7 +13,7 @@ from jobworker.store import backup, migrate
 @click.argument("file", type=click.Path(path_type=Path))
 def command(file: Path) -> None:
     """Copy the SQLite database to FILE, which must not exist, and check the copy; nothing has to be stopped."""
-    url = common.prepare().database_url
-    migrate.require(url)
-    size = backup.backup(url, file, SystemClock())
+    url = common.start_command().database_url
+    migrate.check_exists(url)
+    size = backup.create_backup(url, file, SystemClock())
     click.echo(f"{file}: {size / 1024**2:.1f} MiB, checked")

@@ -4,39 +4,39 @@ import contextlib
 import getpass
 from collections.abc import Iterator
 
-from jobworker.domain.errors import DatabaseBusy, Misconfigured
+from jobworker.domain.errors import DatabaseBusy, ConfigurationError
 from jobworker.settings import Settings
 from jobworker.store import migrate
-from jobworker.store.database import PATIENT, UNAVAILABLE, Database
+from jobworker.store.database import BACKGROUND_TIMEOUTS, UNAVAILABLE, Database
 from jobworker.telemetry import logging
 from jobworker.up import running
 
 
-def prepare() -> Settings:
+def start_command() -> Settings:
     """Begin a command: quiet logs, and the settings."""
     logging.configure("text", "WARNING", "cli")
     return running.read_settings()
 
 
 @contextlib.contextmanager
-def database(found: Settings) -> Iterator[Database]:
+def open_database(settings: Settings) -> Iterator[Database]:
     """The database, if it has the schema of this code; raises `Misconfigured` if not, or if it does not answer."""
-    if found.database_in_home:
-        found.require_home()
-    migrate.require(found.database_url)
-    opened = Database(found.database_url, PATIENT)
+    if settings.database_in_home:
+        settings.require_home()
+    migrate.check_exists(settings.database_url)
+    opened = Database(settings.database_url, BACKGROUND_TIMEOUTS)
     try:
-        migrate.check(opened)
+        migrate.check_revision(opened)
         yield opened
     except DatabaseBusy:
         raise
     except UNAVAILABLE as error:
-        raise Misconfigured(f"the database does not answer: {getattr(error, 'orig', error)}") from error
+        raise ConfigurationError(f"the database does not answer: {getattr(error, 'orig', error)}") from error
     finally:
         opened.dispose()
 
 
-def actor() -> str:
+def get_actor() -> str:
     """Who is recorded as having asked."""
     try:
         return f"cli:{getpass.getuser()}"

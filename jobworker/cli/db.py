@@ -2,7 +2,7 @@
 
 import click
 
-from jobworker.settings import Settings, without_password
+from jobworker.settings import Settings, mask_password
 from jobworker.store import migrate
 
 
@@ -18,7 +18,7 @@ def upgrade() -> None:
     if settings.database_in_home:
         settings.require_home()
     url = settings.database_url
-    before = migrate.revision(url)
+    before = migrate.get_revision(url)
     after = migrate.upgrade(url)
     done = "is up to date" if before == after else f"upgraded from {before or 'nothing'}"
-    click.echo(f"{without_password(url)}: revision {after}, {done}")
+    click.echo(f"{mask_password(url)}: revision {after}, {done}")

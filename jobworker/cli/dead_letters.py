@@ -7,17 +7,17 @@ import click
 from jobworker.cli import arguments, common, many, telling
 from jobworker.clock import SystemClock
 from jobworker.services import dead_letters
-from jobworker.services.dead_letters import Order
-from jobworker.store.dead_letters import DeadLetterRow, Group
+from jobworker.services.dead_letters import RedriveOptions
+from jobworker.store.dead_letters import DeadLetterRow, DeadLetterGroup
 from jobworker.store.pages import MAX_LIMIT
 from jobworker.telemetry import plain_text
-from jobworker.transport.wake import Waker
+from jobworker.transport.wake import Notifier
 
-_limit = click.option(
+_limit_option = click.option(
     "--limit", type=click.IntRange(1, MAX_LIMIT), default=20, show_default=True, help="At most so many."
 )
-_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-_note = click.option("--note", help="Why: it is kept with the dead letter.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+_note_option = click.option("--note", help="Why: it is kept with the dead letter.")
 
 
 @click.group("dead-letters")
@@ -26,34 +26,34 @@ def command() -> None:
 
 
 @command.command("list")
-@many.of_dead_letters
-@_limit
-@_json
+@many.add_dead_letter_options
+@_limit_option
+@_json_option
 def list_(limit: int, as_json: bool, **given: Any) -> None:
     """List open dead letters, the executions that were accepted last first."""
-    with common.database(common.prepare()) as database:
-        rows = dead_letters.page(database, many.filters(given), limit).items
+    with common.open_database(common.start_command()) as database:
+        rows = dead_letters.list_page(database, many.make_filters(given), limit).items
     for row in rows:
-        click.echo(telling.json(row) if as_json else _line(row))
+        click.echo(telling.format_json(row) if as_json else _format_dead_letter(row))
 
 
 @command.command()
-@_limit
-@_json
+@_limit_option
+@_json_option
 def groups(limit: int, as_json: bool) -> None:
     """Count open dead letters by the kind of their failure, the largest groups first."""
-    with common.database(common.prepare()) as database:
-        found = dead_letters.groups(database, limit)
-    for group in found:
-        click.echo(telling.json(group) if as_json else _group(group))
+    with common.open_database(common.start_command()) as database:
+        rows = dead_letters.list_groups(database, limit)
+    for group in rows:
+        click.echo(telling.format_json(group) if as_json else _format_group(group))
 
 
 @command.command()
-@many.selecting
-@many.of_dead_letters
+@many.add_selection_options
+@many.add_dead_letter_options
 @click.option("--patch", help='A JSON merge patch for the parameters, such as \'{"format": "json"}\'.')
 @click.option("--rate", type=float, help="So many become due each second.")
-@_note
+@_note_option
 @click.pass_context
 def redrive(
     context: click.Context,
@@ -67,44 +67,44 @@ def redrive(
     **given: Any,
 ) -> None:
     """Run dead letters again, each as a new execution; exit code 1 if some of them cannot be."""
-    settings = common.prepare()
-    order = Order(patch=arguments.object_of(patch, "--patch") if patch else {}, rate=rate, note=note)
-    wanted = many.selection(ids, everything, dry_run, given)
-    with common.database(settings) as database:
-        code = many.carry_out(
-            lambda one: dead_letters.redrive(database, SystemClock(), one, order, common.actor()), wanted, "redriven"
+    settings = common.start_command()
+    order = RedriveOptions(patch=arguments.parse_object(patch, "--patch") if patch else {}, rate=rate, note=note)
+    selection = many.make_selection(ids, everything, dry_run, given)
+    with common.open_database(settings) as database:
+        code = many.run_bulk_action(
+            lambda one: dead_letters.redrive(database, SystemClock(), one, order, common.get_actor()), selection, "redriven"
         )
-    Waker(settings.redis_url).notify()
+    Notifier(settings.redis_url).notify()
     context.exit(code)
 
 
 @command.command()
-@many.selecting
-@many.of_dead_letters
-@_note
+@many.add_selection_options
+@many.add_dead_letter_options
+@_note_option
 @click.pass_context
 def discard(
     context: click.Context, /, ids: tuple[str, ...], everything: bool, dry_run: bool, note: str | None, **given: Any
 ) -> None:
     """Leave dead letters at that; exit code 1 if some of those named are none."""
-    wanted = many.selection(ids, everything, dry_run, given)
-    with common.database(common.prepare()) as database:
-        code = many.carry_out(
-            lambda one: dead_letters.discard(database, SystemClock(), one, note, common.actor()), wanted, "discarded"
+    selection = many.make_selection(ids, everything, dry_run, given)
+    with common.open_database(common.start_command()) as database:
+        code = many.run_bulk_action(
+            lambda one: dead_letters.discard(database, SystemClock(), one, note, common.get_actor()), selection, "discarded"
         )
     context.exit(code)
 
 
-def _line(row: DeadLetterRow) -> str:
+def _format_dead_letter(row: DeadLetterRow) -> str:
     ended = f"{row.finished_at.astimezone():%Y-%m-%d %H:%M:%S}"
-    return f"{row.id}  {telling.state(row.state)}  {ended}  {row.fingerprint}  {row.job}: {_why(row)}"
+    return f"{row.id}  {telling.format_state(row.state)}  {ended}  {row.fingerprint}  {row.job}: {_format_cause(row)}"
 
 
-def _group(group: Group) -> str:
+def _format_group(group: DeadLetterGroup) -> str:
     since, until = (f"{each.astimezone():%Y-%m-%d %H:%M:%S}" for each in (group.first_seen, group.last_seen))
-    return f"{group.count:6}  {group.fingerprint}  {since} to {until}  {group.example.job}: {_why(group.example)}"
+    return f"{group.count:6}  {group.fingerprint}  {since} to {until}  {group.example.job}: {_format_cause(group.example)}"
 
 
-def _why(row: DeadLetterRow) -> str:
+def _format_cause(row: DeadLetterRow) -> str:
     error = row.error or {}
-    return plain_text.one_line(f"{error.get('type')}: {error.get('message')}" if error else str(row.reason))
+    return plain_text.to_one_line(f"{error.get('type')}: {error.get('message')}" if error else str(row.reason))

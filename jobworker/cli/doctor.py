@@ -6,14 +6,14 @@ import click
 
 from jobworker.cli import common, telling
 from jobworker.clock import SystemClock
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.services import doctor
 from jobworker.services.doctor import Finding, Level
 from jobworker.telemetry import plain_text
 from jobworker.worker import builtin
 from jobworker.worker.task import JobApp
 
-_COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
+_COLORS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 
 
 @click.command("doctor")
@@ -21,18 +21,18 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 def command(context: click.Context) -> None:
     """Check this installation; exit code 1 if something has to be mended."""
     # Users' modules declare into it, as they do in a worker: so doctor refuses the same of them.
-    builtin.offer()
+    builtin.register_jobs()
     app = JobApp("doctor", set_as_current=False)
     app.finalize()
     try:
-        findings = doctor.examine(common.prepare(), SystemClock())
-    except Misconfigured as error:
+        findings = doctor.examine_installation(common.start_command(), SystemClock())
+    except ConfigurationError as error:
         findings = iter([Finding(Level.FAIL, "settings", error.detail)])
     failed = False
     for finding in findings:
         failed = failed or finding.level is Level.FAIL
-        level = click.style(f"{finding.level:<5}", fg=_COLOURS[finding.level])
-        click.echo(f"{level} {finding.subject}: {telling.message(finding.detail)}")
+        level = click.style(f"{finding.level:<5}", fg=_COLORS[finding.level])
+        click.echo(f"{level} {finding.subject}: {telling.format_message(finding.detail)}")
         if finding.more:
             click.echo(textwrap.indent(plain_text.escape(finding.more), "      "))
     context.exit(1 if failed else 0)

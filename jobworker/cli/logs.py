@@ -16,13 +16,13 @@ from jobworker.store.story import LogRow
 def command(execution_id: str, follow: bool) -> None:
     """Print the log of execution ID."""
     clock = SystemClock()
-    with common.database(common.prepare()) as database:
-        follower = following.follow(database, execution_id, None)
+    with common.open_database(common.start_command()) as database:
+        follower = following.open_cursor(database, execution_id, None)
         while True:
             for news in follower.poll(database):
                 if isinstance(news, LogRow):
-                    click.echo(telling.log_line(news))
+                    click.echo(telling.format_log_line(news))
             if follower.is_done(clock.monotonic()) or not (follow or follower.has_more):
                 return
             if not follower.has_more:
-                clock.wait(threading.Event(), telling.LOOK_EVERY)
+                clock.wait(threading.Event(), telling.POLL_INTERVAL_SECONDS)

@@ -8,40 +8,40 @@ from typing import Any
 import click
 
 from jobworker.cli import arguments
-from jobworker.domain.dead_letter import DEAD
-from jobworker.domain.execution import FINAL, State
-from jobworker.services.selection import Done, Selection
-from jobworker.store.filters import Filters
+from jobworker.domain.dead_letter import DEAD_LETTER_STATES
+from jobworker.domain.execution import FINAL_STATES, ExecutionState
+from jobworker.services.selection import BulkResult, Selection
+from jobworker.store.filters import ExecutionFilters
 from jobworker.telemetry import plain_text
 
-_OF_EXECUTIONS: dict[str, Any] = {
+_EXECUTION_OPTIONS: dict[str, Any] = {
     "--job": {"help": "Only those of this job."},
     "--queue": {"help": "Only those of this queue."},
     "--correlation-id": {"help": "Only those with this correlation id."},
     "--batch-id": {"help": "Only those of this batch."},
-    "--created-after": {"type": arguments.Moment(), "help": "Only those accepted after this time."},
-    "--created-before": {"type": arguments.Moment(), "help": "Only those accepted before this time."},
+    "--created-after": {"type": arguments.DateTimeType(), "help": "Only those accepted after this time."},
+    "--created-before": {"type": arguments.DateTimeType(), "help": "Only those accepted before this time."},
 }
-_OF_DEAD_LETTERS: dict[str, Any] = {
-    **_OF_EXECUTIONS,
+_DEAD_LETTER_OPTIONS: dict[str, Any] = {
+    **_EXECUTION_OPTIONS,
     "--fingerprint": {"help": "Only those with this kind of failure."},
     "--error-type": {"help": "Only those that ended with this exception."},
-    "--ended-after": {"type": arguments.Moment(), "help": "Only those that ended after this time."},
-    "--ended-before": {"type": arguments.Moment(), "help": "Only those that ended before this time."},
+    "--ended-after": {"type": arguments.DateTimeType(), "help": "Only those that ended after this time."},
+    "--ended-before": {"type": arguments.DateTimeType(), "help": "Only those that ended before this time."},
 }
 
 
-def of_unfinished(command: Callable[..., Any]) -> Callable[..., Any]:
+def add_unfinished_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that tell apart executions which have not ended."""
-    return _with(command, _OF_EXECUTIONS, [state.value for state in State if state not in FINAL])
+    return _add_options(command, _EXECUTION_OPTIONS, [state.value for state in ExecutionState if state not in FINAL_STATES])
 
 
-def of_dead_letters(command: Callable[..., Any]) -> Callable[..., Any]:
+def add_dead_letter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that tell apart dead letters."""
-    return _with(command, _OF_DEAD_LETTERS, sorted(state.value for state in DEAD))
+    return _add_options(command, _DEAD_LETTER_OPTIONS, sorted(state.value for state in DEAD_LETTER_STATES))
 
 
-def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
+def add_selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The arguments of a command that does something: which executions, all of them, or only what would be done."""
     for decorate in (
         click.option("--dry-run", is_flag=True, help="Only say what would be done."),
@@ -52,38 +52,38 @@ def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def filters(given: dict[str, Any]) -> Filters:
+def make_filters(options: dict[str, Any]) -> ExecutionFilters:
     """The filters that options stand for."""
-    state = given.get("state")
-    return Filters(**{**given, "state": State(state) if state else None})
+    state = options.get("state")
+    return ExecutionFilters(**{**options, "state": ExecutionState(state) if state else None})
 
 
-def selection(ids: tuple[str, ...], everything: bool, dry_run: bool, given: dict[str, Any]) -> Selection:
+def make_selection(ids: tuple[str, ...], everything: bool, dry_run: bool, options: dict[str, Any]) -> Selection:
     """What the arguments and options of a command mean."""
-    return Selection(ids=ids or None, filters=filters(given), all=everything, dry_run=dry_run)
+    return Selection(ids=ids or None, filters=make_filters(options), all=everything, dry_run=dry_run)
 
 
-def carry_out(do: Callable[[Selection], Done], wanted: Selection, done_what: str) -> int:
+def run_bulk_action(action: Callable[[Selection], BulkResult], selection: Selection, past_participle: str) -> int:
     """Do it to all that are meant, request after request; the exit code."""
     refused = total = 0
     cursor: str | None = None
     while True:
-        done = do(replace(wanted, cursor=cursor))
-        total, refused, cursor = total + done.done, refused + done.refused, done.next
-        for problem in done.problems:
-            click.echo(f"{problem.id}: {plain_text.one_line(problem.message)}", err=True)
+        result = action(replace(selection, cursor=cursor))
+        total, refused, cursor = total + result.done, refused + result.refused, result.next
+        for problem in result.problems:
+            click.echo(f"{problem.id}: {plain_text.to_one_line(problem.message)}", err=True)
         if cursor is None:
             break
-    would = "would be " if wanted.dry_run else ""
-    left = f", {refused} left as they are" if refused else ""
-    click.echo(f"{total} {would}{done_what}{left}")
+    would = "would be " if selection.dry_run else ""
+    refused_note = f", {refused} left as they are" if refused else ""
+    click.echo(f"{total} {would}{past_participle}{refused_note}")
     return 1 if refused else 0
 
 
-def _with(command: Callable[..., Any], options: dict[str, Any], states: list[str]) -> Callable[..., Any]:
-    of_state = click.Choice(states, case_sensitive=False)
-    made = [functools.partial(click.option, name, **option) for name, option in options.items()]
-    made.append(functools.partial(click.option, "--state", type=of_state, help="Only those in this state."))
-    for option in reversed(made):
+def _add_options(command: Callable[..., Any], options: dict[str, Any], states: list[str]) -> Callable[..., Any]:
+    state_choice = click.Choice(states, case_sensitive=False)
+    decorators = [functools.partial(click.option, name, **option) for name, option in options.items()]
+    decorators.append(functools.partial(click.option, "--state", type=state_choice, help="Only those in this state."))
+    for option in reversed(decorators):
         command = option()(command)
     return command

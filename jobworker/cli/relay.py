@@ -9,13 +9,13 @@ import structlog
 from jobworker import celery, environment, loading
 from jobworker.cli import common
 from jobworker.clock import SystemClock
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.relay.loop import Relay
 from jobworker.services import catalogue
 from jobworker.settings import Settings
 from jobworker.store.database import Database
 from jobworker.telemetry import logging
-from jobworker.transport.catalogue import describe
+from jobworker.transport.catalogue import describe_tasks
 
 logger = structlog.get_logger(__name__)
 
@@ -24,24 +24,24 @@ logger = structlog.get_logger(__name__)
 def command() -> None:
     """Turn rows into messages and workers' reports into history, until SIGTERM or Ctrl-C."""
     environment.hide()
-    logging.outlive_output()
-    settings = common.prepare()
+    logging.tolerate_output_errors()
+    settings = common.start_command()
     logging.configure(settings.log_format, settings.log_level, "relay")
-    logging.log_start()
+    logging.log_process_start()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with common.database(settings) as database:
-        _introduce_tasks(database, settings)
+    with common.open_database(settings) as database:
+        _register_tasks(database, settings)
         Relay(database, settings.redis_url, SystemClock(), settings).run(stop)
 
 
-def _introduce_tasks(database: Database, settings: Settings) -> None:
+def _register_tasks(database: Database, settings: Settings) -> None:
     """The first submission need not wait for a worker where the jobs' code is at hand."""
     try:
-        version = settings.code_version or loading.source_digest(settings.tasks)
+        version = settings.code_version or loading.compute_source_digest(settings.tasks)
         celery.load_tasks()
-    except Misconfigured as error:
+    except ConfigurationError as error:
         logger.info("no_task_modules_here", why=str(error))
         return
-    catalogue.introduce(database, SystemClock(), describe(celery.app), version)
+    catalogue.register_unannounced_tasks(database, SystemClock(), describe_tasks(celery.app), version)

@@ -9,19 +9,19 @@ from jobworker.cli import common, telling
 from jobworker.clock import SystemClock
 from jobworker.declare import schedules as declarations
 from jobworker.declare.schedules import Declarations
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.services import schedule_sync
-from jobworker.services.schedule_sync import Change, Step
+from jobworker.services.schedule_sync import SyncChange, SyncOutcome
 from jobworker.settings import Settings
 from jobworker.telemetry import plain_text
 
 _SIGNS = {
-    Step.CREATED: ("+", "green"),
-    Step.RESTORED: ("+", "green"),
-    Step.CHANGED: ("~", "yellow"),
-    Step.RETIRED: ("-", "red"),
-    Step.REMOVED: ("-", "red"),
-    Step.REFUSED: ("!", "red"),
+    SyncOutcome.CREATED: ("+", "green"),
+    SyncOutcome.RESTORED: ("+", "green"),
+    SyncOutcome.CHANGED: ("~", "yellow"),
+    SyncOutcome.RETIRED: ("-", "red"),
+    SyncOutcome.REMOVED: ("-", "red"),
+    SyncOutcome.REFUSED: ("!", "red"),
 }
 
 
@@ -29,14 +29,14 @@ _SIGNS = {
 @click.option("--exit-code", "tells", is_flag=True, help="Exit with 1 if there is a difference.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_context
-def plan(context: click.Context, /, tells: bool, as_json: bool) -> None:
+def plan(context: click.Context, /, exit_code: bool, as_json: bool) -> None:
     """Show what the schedules in code would change, and change nothing."""
-    settings = common.prepare()
-    wanted = declared(settings)
-    with common.database(settings) as database:
-        changes = schedule_sync.plan(database, SystemClock(), wanted)
-    _tell(changes, as_json)
-    context.exit(1 if tells and changes else 0)
+    settings = common.start_command()
+    desired = require_declarations(settings)
+    with common.open_database(settings) as database:
+        changes = schedule_sync.plan_changes(database, SystemClock(), desired)
+    _print_changes(changes, as_json)
+    context.exit(1 if exit_code and changes else 0)
 
 
 @click.command()
@@ -44,46 +44,46 @@ def plan(context: click.Context, /, tells: bool, as_json: bool) -> None:
 @click.pass_context
 def apply(context: click.Context, /, as_json: bool) -> None:
     """Make schedules as code says, as the relay does when it starts; exit code 1 if some of them cannot be."""
-    settings = common.prepare()
-    wanted = declared(settings)
-    with common.database(settings) as database:
-        changes = schedule_sync.apply(database, SystemClock(), wanted, common.actor())
-    _tell(changes, as_json)
-    context.exit(1 if any(change.step is Step.REFUSED for change in changes) else 0)
+    settings = common.start_command()
+    desired = require_declarations(settings)
+    with common.open_database(settings) as database:
+        changes = schedule_sync.apply_declarations(database, SystemClock(), desired, common.get_actor())
+    _print_changes(changes, as_json)
+    context.exit(1 if any(change.step is SyncOutcome.REFUSED for change in changes) else 0)
 
 
-def declared(settings: Settings) -> Declarations:
+def require_declarations(settings: Settings) -> Declarations:
     """What the code here declares; raises `Misconfigured` unless all of it can be read."""
-    found = declarations.read(settings.schedules)
-    if found.broken_modules:
-        raise Misconfigured("\n".join(_why(module) for module in found.broken_modules))
-    return found
+    result = declarations.load_declarations(settings.schedules)
+    if result.broken_modules:
+        raise ConfigurationError("\n".join(_describe_broken_module(module) for module in result.broken_modules))
+    return result
 
 
-def _why(broken: loading.Broken) -> str:
+def _describe_broken_module(module: loading.BrokenModule) -> str:
     """What is wrong with a module: one sentence if it is a declaration, else where the code failed."""
-    kind, _, told = broken.error.partition(": ")
-    if kind.endswith(Misconfigured.__name__):
-        return told
-    return f"{broken} ({broken.module} does not import)"
+    kind, _, message = module.error.partition(": ")
+    if kind.endswith(ConfigurationError.__name__):
+        return message
+    return f"{module} ({module.module} does not import)"
 
 
-def _tell(changes: Sequence[Change], as_json: bool) -> None:
+def _print_changes(changes: Sequence[SyncChange], as_json: bool) -> None:
     if as_json:
         for change in changes:
-            click.echo(telling.json(change))
+            click.echo(telling.format_json(change))
         return
     for change in changes:
-        sign, colour = _SIGNS[change.step]
+        sign, color = _SIGNS[change.step]
         place = f"  ({change.place})" if change.place else ""
-        click.echo(click.style(f"{sign} {change.kind} {change.name} {change.step}", fg=colour) + place)
+        click.echo(click.style(f"{sign} {change.kind} {change.name} {change.step}", fg=color) + place)
         if change.reason:
-            click.echo(f"    {plain_text.one_line(change.reason)}")
+            click.echo(f"    {plain_text.to_one_line(change.reason)}")
         for warning in change.warnings:
-            click.echo(click.style(f"    {plain_text.one_line(warning)}", fg="yellow"))
-        for line in telling.differences(change.differences):
+            click.echo(click.style(f"    {plain_text.to_one_line(warning)}", fg="yellow"))
+        for line in telling.format_differences(change.differences):
             click.echo(f"    {line}")
         for moment in change.next:
-            click.echo(f"    next {telling.moment(moment)}")
+            click.echo(f"    next {telling.format_time(moment)}")
     if not changes:
         click.echo("everything is as code says")

@@ -9,23 +9,23 @@ from collections.abc import Iterator, Sequence
 import click
 
 from jobworker.cli import arguments, common, telling
-from jobworker.cli.schedule_plans import declared
+from jobworker.cli.schedule_plans import require_declarations
 from jobworker.domain import outages
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.domain.outages import Outage
-from jobworker.domain.settling import Outcome
+from jobworker.domain.settling import OccurrenceOutcome
 from jobworker.services import simulation
-from jobworker.services.simulation import Question, Simulated, Story
+from jobworker.services.simulation import SimulationOptions, SimulatedOccurrence, SimulationResult
 from jobworker.settings import Settings
 from jobworker.telemetry import plain_text
 
 #: More is nothing that anybody reads.
-_MOST = 100_000
+_MAX_LIMIT = 100_000
 
-_COLOURS = {Outcome.FIRED: "green", Outcome.MISSED: "red", Outcome.EXHAUSTED: "red"}
+_COLORS = {OccurrenceOutcome.FIRED: "green", OccurrenceOutcome.MISSED: "red", OccurrenceOutcome.EXHAUSTED: "red"}
 
 
-class _Zone(click.ParamType[zoneinfo.ZoneInfo]):
+class _TimeZoneType(click.ParamType[zoneinfo.ZoneInfo]):
     name = "zone"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> zoneinfo.ZoneInfo:
@@ -41,107 +41,107 @@ class _Zone(click.ParamType[zoneinfo.ZoneInfo]):
 @click.option(
     "--outage", "out", multiple=True, help="Nobody looks then: 01:00-04:00 each day, or BEGIN/END. Repeatable."
 )
-@click.option("--zone", type=_Zone(), default="UTC", show_default=True, help="Of times without an offset.")
+@click.option("--zone", type=_TimeZoneType(), default="UTC", show_default=True, help="Of times without an offset.")
 @click.option("--schedule", "names", multiple=True, help="Only this one; more than once: only these.")
 @click.option(
     "--duration", "takes", multiple=True, help="So long an execution takes (0); NAME=SECONDS: of that schedule."
 )
 @click.option("--code", is_flag=True, help="What the package of schedules here declares, instead of what is in force.")
-@click.option("--limit", type=click.IntRange(1, _MOST), default=1000, show_default=True, help="At most so many lines.")
+@click.option("--limit", type=click.IntRange(1, _MAX_LIMIT), default=1000, show_default=True, help="At most so many lines.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def command(
     begin: str,
     end: str,
-    out: tuple[str, ...],
+    outage_texts: tuple[str, ...],
     zone: zoneinfo.ZoneInfo,
     names: tuple[str, ...],
-    takes: tuple[str, ...],
+    duration_texts: tuple[str, ...],
     code: bool,
     **shown: int | bool,
 ) -> None:
     """Show what schedules would do in a span of time, by running the code that decides it on virtual time."""
-    settings = common.prepare()
-    question = _question(begin, end, out, zone, takes, int(shown["limit"]))
-    story = _of_code(settings, question, names or None) if code else _in_force(settings, question, names or None)
+    settings = common.start_command()
+    question = _make_question(begin, end, outage_texts, zone, duration_texts, int(shown["limit"]))
+    story = _simulate_code(settings, question, names or None) if code else _simulate_database(settings, question, names or None)
     for each in story.occurrences:
-        click.echo(telling.json(each) if shown["as_json"] else _line(each))
-    for line in _closing(story, question):
+        click.echo(telling.format_json(each) if shown["as_json"] else _format_occurrence(each))
+    for line in _summarize(story, question):
         click.echo(line, err=bool(shown["as_json"]))
 
 
-def _in_force(settings: Settings, question: Question, names: Sequence[str] | None) -> Story:
-    with common.database(settings) as database:
-        return simulation.of_database(database, question, names)
+def _simulate_database(settings: Settings, question: SimulationOptions, names: Sequence[str] | None) -> SimulationResult:
+    with common.open_database(settings) as database:
+        return simulation.simulate_database(database, question, names)
 
 
-def _of_code(settings: Settings, question: Question, names: Sequence[str] | None) -> Story:
+def _simulate_code(settings: Settings, question: SimulationOptions, names: Sequence[str] | None) -> SimulationResult:
     """Beside the database, if one can be used: whoever writes schedules need not have one yet."""
-    found = declared(settings)
-    with contextlib.ExitStack() as opened:
+    declarations = require_declarations(settings)
+    with contextlib.ExitStack() as stack:
         try:
-            database = opened.enter_context(common.database(settings))
-        except Misconfigured as error:
+            database = stack.enter_context(common.open_database(settings))
+        except ConfigurationError as error:
             click.echo(f"without a database: {error}", err=True)
             database = None
-        return simulation.of_code(found, question, names, database)
+        return simulation.simulate_code(declarations, question, names, database)
 
 
-def _question(
-    begin: str, end: str, out: Sequence[str], zone: zoneinfo.ZoneInfo, takes: Sequence[str], limit: int
-) -> Question:
-    first, last = _moment(begin, "--from", zone), _moment(end, "--to", zone)
+def _make_question(
+    begin: str, end: str, outage_texts: Sequence[str], zone: zoneinfo.ZoneInfo, duration_texts: Sequence[str], limit: int
+) -> SimulationOptions:
+    first, last = _parse_time(begin, "--from", zone), _parse_time(end, "--to", zone)
     if last <= first:
         raise click.BadParameter(f"{end} must be later than {begin}", param_hint="--to")
-    found: list[Outage] = []
-    for each in out:
+    parsed_outages: list[Outage] = []
+    for each in outage_texts:
         try:
-            found += outages.parse(each, first, last, zone)
+            parsed_outages += outages.parse_outages(each, first, last, zone)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--outage") from None
-    durations = dict(_duration(each) for each in takes)
-    return Question(first, last, found, durations.pop("", 0.0), durations, limit)
+    durations = dict(_parse_duration(each) for each in duration_texts)
+    return SimulationOptions(first, last, parsed_outages, durations.pop("", 0.0), durations, limit)
 
 
-def _moment(text: str, option: str, zone: zoneinfo.ZoneInfo) -> dt.datetime:
+def _parse_time(text: str, option: str, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     try:
-        return outages.moment(text, zone)
+        return outages.parse_moment(text, zone)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint=option) from None
 
 
-def _duration(text: str) -> tuple[str, float]:
-    name, found, seconds = text.rpartition("=")
-    if found and not name:
+def _parse_duration(text: str) -> tuple[str, float]:
+    name, separator, seconds = text.rpartition("=")
+    if separator and not name:
         raise click.BadParameter(f"{text} must look like NAME=SECONDS", param_hint="--duration")
-    takes = arguments.Duration().convert(seconds, None, None)
-    if takes < 0:
+    duration = arguments.DurationType().convert(seconds, None, None)
+    if duration < 0:
         raise click.BadParameter(f"{text} must not be negative", param_hint="--duration")
-    return name, takes
+    return name, duration
 
 
-def _line(each: Simulated) -> str:
-    due = f"{telling.moment(each.scheduled_for):<28}"
-    outcome = click.style(f"{each.outcome:<16}", fg=_COLOURS.get(each.outcome, "yellow"))
-    return f"{due}  {each.schedule}  {outcome}  {'; '.join(_told(each))}".rstrip()
+def _format_occurrence(occurrence: SimulatedOccurrence) -> str:
+    due = f"{telling.format_time(occurrence.scheduled_for):<28}"
+    outcome = click.style(f"{occurrence.outcome:<16}", fg=_COLORS.get(occurrence.outcome, "yellow"))
+    return f"{due}  {occurrence.schedule}  {outcome}  {'; '.join(_describe_run(occurrence))}".rstrip()
 
 
-def _told(each: Simulated) -> Iterator[str]:
-    if each.started_at is not None:
-        ended = f" to {_near(each.ended_at, each.started_at)}" if each.ended_at else ""
-        cancelled = ", cancelled" if each.state == "Cancelled" else ""
-        yield f"runs {_near(each.started_at, each.scheduled_for)}{ended}{cancelled}"
-    elif each.state is not None:
-        yield each.state.value
-    if each.reason:
-        yield plain_text.one_line(each.reason)
+def _describe_run(occurrence: SimulatedOccurrence) -> Iterator[str]:
+    if occurrence.started_at is not None:
+        ended = f" to {_format_time_near(occurrence.ended_at, occurrence.started_at)}" if occurrence.ended_at else ""
+        cancelled = ", cancelled" if occurrence.state == "Cancelled" else ""
+        yield f"runs {_format_time_near(occurrence.started_at, occurrence.scheduled_for)}{ended}{cancelled}"
+    elif occurrence.state is not None:
+        yield occurrence.state.value
+    if occurrence.reason:
+        yield plain_text.to_one_line(occurrence.reason)
 
 
-def _near(moment: dt.datetime, other: dt.datetime) -> str:
+def _format_time_near(time: dt.datetime, other: dt.datetime) -> str:
     """The time, with its date if that is another one."""
-    return f"{moment:%H:%M:%S}" if moment.date() == other.date() else f"{moment:%Y-%m-%d %H:%M:%S}"
+    return f"{time:%H:%M:%S}" if time.date() == other.date() else f"{time:%Y-%m-%d %H:%M:%S}"
 
 
-def _closing(story: Story, question: Question) -> Iterator[str]:
+def _summarize(story: SimulationResult, question: SimulationOptions) -> Iterator[str]:
     if story.assumed_jobs:
         yield f"not known, taken as jobs that accept every parameter: {', '.join(story.assumed_jobs)}"
     for name, since in story.unevaluated.items():
@@ -149,5 +149,5 @@ def _closing(story: Story, question: Question) -> Iterator[str]:
     if story.stopped_at is not None:
         yield f"stopped at {story.stopped_at:%Y-%m-%dT%H:%M:%SZ}: more than {question.limit} occurrences; see --limit"
     counted = collections.Counter(each.outcome.value for each in story.occurrences)
-    told = ", ".join(f"{number} {outcome}" for outcome, number in counted.most_common())
-    yield f"{len(story.occurrences)} occurrences{f': {told}' if told else ''}"
+    summary = ", ".join(f"{number} {outcome}" for outcome, number in counted.most_common())
+    yield f"{len(story.occurrences)} occurrences{f': {summary}' if summary else ''}"

@@ -8,7 +8,7 @@ from jobworker.cli import arguments, common, telling
 from jobworker.clock import SystemClock
 from jobworker.domain.admission import Submission
 from jobworker.services import jobs, submission
-from jobworker.transport.wake import Waker
+from jobworker.transport.wake import Notifier
 
 
 @click.command("submit")
@@ -17,9 +17,9 @@ from jobworker.transport.wake import Waker
 @click.option("--follow", is_flag=True, help="Show what happens until it has ended; exit code 0 if it succeeded.")
 @click.option("--queue", help="Instead of the job's own queue: one that exists.")
 @click.option("--priority", type=int, help="0 to 9, 9 is the most urgent.")
-@click.option("--delay", type=arguments.Duration(), help="Run it after so long: seconds, or ISO 8601 such as PT10M.")
-@click.option("--due-at", type=arguments.Moment(), help="Run it then: 2030-01-31T12:00:00Z.")
-@click.option("--expires", type=arguments.Duration(), help="Start it within so long after it is due, or not at all.")
+@click.option("--delay", type=arguments.DurationType(), help="Run it after so long: seconds, or ISO 8601 such as PT10M.")
+@click.option("--due-at", type=arguments.DateTimeType(), help="Run it then: 2030-01-31T12:00:00Z.")
+@click.option("--expires", type=arguments.DurationType(), help="Start it within so long after it is due, or not at all.")
 @click.option("--after", multiple=True, help="When this execution (its id) has succeeded; more than once: all of them.")
 @click.option("--correlation-id", help="To find it again by.")
 @click.option("--json", "document", help="Parameters as a JSON object; KEY=VALUE pairs come on top.")
@@ -35,14 +35,14 @@ def command(
     **options: str | int | float | dt.datetime | None,
 ) -> None:
     """Submit job NAME and print the id of its execution."""
-    settings = common.prepare()
+    settings = common.start_command()
     clock = SystemClock()
-    with common.database(settings) as database:
+    with common.open_database(settings) as database:
         accepted = jobs.get(database, name).parameters
-        given = arguments.parameters(pairs, document, accepted)
-        wanted = Submission(job=name, parameters=given, depends_on=after, **options)  # type: ignore[arg-type]
-        execution, _ = submission.submit(database, clock, wanted, common.actor())
-        Waker(settings.redis_url).notify()
+        values = arguments.parse_parameters(pairs, document, accepted)
+        request = Submission(job=name, parameters=values, depends_on=after, **options)  # type: ignore[arg-type]
+        execution, _ = submission.submit(database, clock, request, common.get_actor())
+        Notifier(settings.redis_url).notify()
         click.echo(execution.id)
         if follow:
-            context.exit(telling.follow(database, clock, execution.id))
+            context.exit(telling.follow_execution(database, clock, execution.id))

@@ -6,7 +6,7 @@ from jobworker import environment
 from jobworker.clock import SystemClock
 from jobworker.settings import Settings
 from jobworker.telemetry import logging
-from jobworker.up.launch import up
+from jobworker.up.launch import run_all_services
 
 
 @click.command("up")
@@ -15,5 +15,5 @@ from jobworker.up.launch import up
 def command(context: click.Context, demo: bool) -> None:
     """Run everything in the Procfile here, with a Redis and a database of its own, until Ctrl-C."""
     environment.hide()
-    logging.outlive_output()
-    context.exit(up(Settings.from_environment(), SystemClock(), demo))
+    logging.tolerate_output_errors()
+    context.exit(run_all_services(Settings.from_environment(), SystemClock(), demo))

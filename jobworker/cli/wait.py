@@ -9,10 +9,10 @@ from jobworker.services import executions
 
 @click.command("wait")
 @click.argument("execution_id", metavar="ID")
-@click.option("--timeout", type=arguments.Duration(), help="Give up after so long (exit code 3); without it, wait on.")
+@click.option("--timeout", type=arguments.DurationType(), help="Give up after so long (exit code 3); without it, wait on.")
 @click.pass_context
 def command(context: click.Context, execution_id: str, timeout: float | None) -> None:
     """Wait for execution ID and print its result; exit code 0 if it succeeded, 1 if it ended otherwise."""
     seconds = float("inf") if timeout is None else timeout
-    with common.database(common.prepare()) as database:
-        context.exit(telling.outcome(executions.wait(database, SystemClock(), execution_id, seconds)))
+    with common.open_database(common.start_command()) as database:
+        context.exit(telling.print_outcome(executions.wait_for_end(database, SystemClock(), execution_id, seconds)))

@@ -7,27 +7,27 @@ import sys
 import click
 
 from jobworker.cli import common
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.up import addresses
 
 #: A client that keeps an event stream open does not hold up the stop for longer (s).
-_KILL_TIMEOUT = 10
+_KILL_TIMEOUT_SECONDS = 10
 
 
 #: `python -m granian`, whose main process hides its environment as the others do.
-_GRANIAN = "from jobworker import environment; environment.hide(); from granian.cli import entrypoint; entrypoint()"
+_GRANIAN_SCRIPT = "from jobworker import environment; environment.hide(); from granian.cli import entrypoint; entrypoint()"
 
 
 @click.command("web")
 def command() -> None:
     """Serve the HTTP API and its docs (with granian; other WSGI servers can run `app:app` behind a buffering proxy)."""
-    settings = common.prepare()
+    settings = common.start_command()
     bind = addresses.parse(settings.bind, "JOBWORKER_BIND")
     addresses.require_hosts(settings)
     addresses.require_free(bind, "JOBWORKER_BIND")
     if importlib.util.find_spec("app") is None:
-        raise Misconfigured("there is no app.py here; run jobworker web in the folder that has it")
-    with common.database(settings):
+        raise ConfigurationError("there is no app.py here; run jobworker web in the folder that has it")
+    with common.open_database(settings):
         pass  # What is wrong with it is said here in a sentence; the server would show a traceback.
     options = {
         "interface": "rsgi",
@@ -35,10 +35,10 @@ def command() -> None:
         "host": bind.host,
         "port": bind.port,
         "workers": 1,
-        "workers-kill-timeout": _KILL_TIMEOUT,
+        "workers-kill-timeout": _KILL_TIMEOUT_SECONDS,
         "log-level": "error",
     }
-    given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     os.execv(
-        sys.executable, [sys.executable, "-c", _GRANIAN, *given, "--no-ws", "--factory", "jobworker.web:create_server"]
+        sys.executable, [sys.executable, "-c", _GRANIAN_SCRIPT, *arguments, "--no-ws", "--factory", "jobworker.web:create_server"]
     )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jobworker.declare.classes import Job
-    from jobworker.declare.context import Context, Files, Progress, SavedFile, current, enter, leave
+    from jobworker.declare.context import Context, Files, ProgressReporter, SavedFile, current, set_current_context, reset_current_context
     from jobworker.declare.control import Abort, JobCancelled, Retry, Snooze
     from jobworker.declare.functions import JobOptions, job
     from jobworker.declare.rules import business_day, cron, daily, every, monthly, once, rrule, weekly
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 #: Workers need no schedules, who reads schedules needs no Celery: each name is fetched from its home when it is wanted.
-_HOMES = {
+_MODULES = {
     "classes": ("Job",),
     "context": ("Context", "Files", "Progress", "SavedFile", "current", "enter", "leave"),
     "control": ("Abort", "JobCancelled", "Retry", "Snooze"),
@@ -50,7 +50,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
+    for home, names in _MODULES.items():
         if name in names:
             return getattr(importlib.import_module(f"jobworker.declare.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from jobworker.declare.celery_options import refuse_unfinished
+from jobworker.declare.celery_options import check_plain_function
 from jobworker.declare.context import Context, current
 from jobworker.declare.functions import job
 from jobworker.domain import policies
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 
 #: Celery's options that class attributes may be, besides those of `@job` and the names of policies.
-_CELERYS = (
+_CELERY_OPTIONS = (
     "time_limit", "soft_time_limit", "max_retries", "default_retry_delay", "autoretry_for", "dont_autoretry_for",
     "retry_backoff", "retry_backoff_max", "retry_jitter", "retry_kwargs", "throws",
 )  # fmt: skip
@@ -66,45 +66,45 @@ class Job:
         """At the very end: Succeeded, Failed, TimedOut, Retrying or Cancelled."""
 
 
-_present: contextvars.ContextVar[Job | None] = contextvars.ContextVar("jobworker_job", default=None)
+_current_job: contextvars.ContextVar[Job | None] = contextvars.ContextVar("jobworker_job", default=None)
 
 
-def forget() -> None:
+def clear_current_job() -> None:
     """An attempt begins; no object has been made for it (for the code that runs jobs)."""
-    _present.set(None)
+    _current_job.set(None)
 
 
-def present() -> Job | None:
+def get_current_job() -> Job | None:
     """The object of the attempt that runs here; None if there is none (yet)."""
-    return _present.get()
+    return _current_job.get()
 
 
-def complain(hook: Callable[..., None]) -> None:
+def log_hook_failure(hook: Callable[..., None]) -> None:
     """What a hook has just raised stands in the log of the execution."""
     logging.getLogger(f"jobs.{hook.__qualname__}").exception("%s() failed", hook.__name__)
 
 
 def _register(cls: type[Job]) -> Any:
     if not callable(getattr(cls, "run", None)):
-        raise Misconfigured(f"job {cls.__name__}: a class that is a job needs a method run()")
-    refuse_unfinished(cls.__name__, cls.run)
+        raise ConfigurationError(f"job {cls.__name__}: a class that is a job needs a method run()")
+    check_plain_function(cls.__name__, cls.run)
     own = [each.name for each in inspect.signature(job).parameters.values() if each.kind is each.KEYWORD_ONLY]
-    names = {*own, *policies.PARSERS, *_CELERYS} - {"name"}
+    names = {*own, *policies.PARSERS, *_CELERY_OPTIONS} - {"name"}
     options = {name: getattr(cls, name) for name in names if hasattr(cls, name)}
-    return job(_entry(cls), name=cls.__dict__.get("name"), job_class=cls, **options)
+    return job(_make_task_function(cls), name=cls.__dict__.get("name"), job_class=cls, **options)
 
 
-def _entry(cls: type[Job]) -> Callable[..., Any]:
+def _make_task_function(cls: type[Job]) -> Callable[..., Any]:
     """The function that is the task: it has the parameters of `run`, without `self`."""
-    signature = _without_self(inspect.signature(cls.run))
+    signature = _drop_self(inspect.signature(cls.run))
 
     @functools.wraps(cls.run)
     def start(*args: Any, **kwargs: Any) -> Any:
         made = cls()
-        made.parameters = _values(signature, args, kwargs)
-        if _present.get() is None:  # Else a job that runs already calls another one as a function.
-            _present.set(made)
-        _before_start(made)
+        made.parameters = _bind_parameters(signature, args, kwargs)
+        if _current_job.get() is None:  # Else a job that runs already calls another one as a function.
+            _current_job.set(made)
+        _run_before_start(made)
         return made.run(*args, **kwargs)
 
     start.__signature__ = signature  # type: ignore[attr-defined]
@@ -113,24 +113,24 @@ def _entry(cls: type[Job]) -> Callable[..., Any]:
     return start
 
 
-def _without_self(signature: inspect.Signature) -> inspect.Signature:
+def _drop_self(signature: inspect.Signature) -> inspect.Signature:
     return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
-def _values(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    given = signature.bind(*args, **kwargs)
-    given.apply_defaults()
-    values = dict(given.arguments)
+def _bind_parameters(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = signature.bind(*args, **kwargs)
+    arguments.apply_defaults()
+    values = dict(arguments.arguments)
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             values.update(values.pop(name))
     return {name: value for name, value in values.items() if not isinstance(value, Context)}
 
 
-def _before_start(made: Job) -> None:
+def _run_before_start(instance: Job) -> None:
     try:
-        made.before_start()
+        instance.before_start()
     except SoftTimeLimitExceeded:
         raise
     except Exception:  # noqa: BLE001  a hook changes nothing
-        complain(made.before_start)
+        log_hook_failure(instance.before_start)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jobworker.declare.control import JobCancelled
-from jobworker.domain.admission import LONGEST_LIMIT
+from jobworker.domain.admission import MAX_TIME_LIMIT_SECONDS
 
 
-class Progress(Protocol):
+class ProgressReporter(Protocol):
     """Where progress goes."""
 
     def __call__(self, done: float, total: float | None, message: str | None) -> None: ...
@@ -33,7 +33,7 @@ class Files(Protocol):
         ...
 
 
-class Seat(Protocol):
+class JobControl(Protocol):
     """Where the job hears of its cancellation, and asks for more time."""
 
     @property
@@ -42,7 +42,7 @@ class Seat(Protocol):
     def extend(self, seconds: float) -> None: ...
 
 
-class _Undisturbed:
+class _NoJobControl:
     """For a context that no worker has made: in a test, say."""
 
     cancelled = False
@@ -70,9 +70,9 @@ class Context:
     worker: str
     log: logging.Logger
     files: Files
-    _progress: Progress = field(repr=False)
+    _progress: ProgressReporter = field(repr=False)
     metadata: MutableMapping[str, Any] = field(default_factory=dict)
-    _control: Seat = field(repr=False, default=_Undisturbed())
+    _control: JobControl = field(repr=False, default=_NoJobControl())
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Show how far the job is; never fails and never waits."""
@@ -92,9 +92,9 @@ class Context:
         """Move both time limits of this attempt by so many seconds. Raises `TypeError`, `ValueError`."""
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
             raise TypeError(f"context.extend() takes a number of seconds, not {seconds!r}")
-        if not 0 < seconds <= LONGEST_LIMIT:
+        if not 0 < seconds <= MAX_TIME_LIMIT_SECONDS:
             raise ValueError(
-                f"context.extend() takes more than 0 and at most {LONGEST_LIMIT:.0f} seconds, not {seconds!r}"
+                f"context.extend() takes more than 0 and at most {MAX_TIME_LIMIT_SECONDS:.0f} seconds, not {seconds!r}"
             )
         self._control.extend(seconds)
 
@@ -110,11 +110,11 @@ def current() -> Context:
     return context
 
 
-def enter(context: Context) -> contextvars.Token[Context | None]:
+def set_current_context(context: Context) -> contextvars.Token[Context | None]:
     """Make `context` the current one (for the code that runs jobs)."""
     return _current.set(context)
 
 
-def leave(token: contextvars.Token[Context | None]) -> None:
+def reset_current_context(token: contextvars.Token[Context | None]) -> None:
     """The inverse of `enter`."""
     _current.reset(token)

@@ -6,10 +6,10 @@ from typing import Any
 
 import celery.exceptions
 
-from jobworker.domain.retry import LONGEST_DELAY
+from jobworker.domain.retry import MAX_DELAY_SECONDS
 
 #: Seconds, or as a `timedelta`.
-Delay = float | dt.timedelta
+DelayLike = float | dt.timedelta
 
 
 class Retry(celery.exceptions.Retry):  # type: ignore[misc]
@@ -19,9 +19,9 @@ class Retry(celery.exceptions.Retry):  # type: ignore[misc]
     Raises `ValueError` for a delay that cannot be.
     """
 
-    def __init__(self, delay: Delay | None = None, reason: str | None = None) -> None:
-        self.delay = None if delay is None else _seconds(delay)
-        self.reason = _text(reason)
+    def __init__(self, delay: DelayLike | None = None, reason: str | None = None) -> None:
+        self.delay = None if delay is None else _parse_delay(delay)
+        self.reason = _to_text(reason)
         super().__init__(self.reason, when=self.delay)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -31,9 +31,9 @@ class Retry(celery.exceptions.Retry):  # type: ignore[misc]
 class Snooze(celery.exceptions.Retry):  # type: ignore[misc]
     """Not now: the same again after `delay`. It uses up no attempt; `reason` is for history."""
 
-    def __init__(self, delay: Delay, reason: str | None = None) -> None:
-        self.delay = _seconds(delay)
-        self.reason = _text(reason)
+    def __init__(self, delay: DelayLike, reason: str | None = None) -> None:
+        self.delay = _parse_delay(delay)
+        self.reason = _to_text(reason)
         super().__init__(self.reason, when=self.delay)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -52,14 +52,14 @@ class JobCancelled(BaseException):
     """The job ends because somebody had it cancelled. Not an `Exception`, so that no `except Exception` hides it."""
 
 
-def _text(reason: Any) -> str | None:
+def _to_text(reason: Any) -> str | None:
     return None if reason is None else str(reason)
 
 
-def _seconds(delay: Any) -> float:
-    found = delay.total_seconds() if isinstance(delay, dt.timedelta) else delay
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+def _parse_delay(delay: Any) -> float:
+    seconds = delay.total_seconds() if isinstance(delay, dt.timedelta) else delay
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
         raise ValueError(f"delay must be a number of seconds or a timedelta, not {delay!r}")
-    if not 0 <= found <= LONGEST_DELAY:
-        raise ValueError(f"delay must be 0 seconds to {LONGEST_DELAY / 86400:g} days, not {found:g} s")
-    return float(found)
+    if not 0 <= seconds <= MAX_DELAY_SECONDS:
+        raise ValueError(f"delay must be 0 seconds to {MAX_DELAY_SECONDS / 86400:g} days, not {seconds:g} s")
+    return float(seconds)

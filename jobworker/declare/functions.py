@@ -13,11 +13,11 @@ from jobworker.declare import celery_options, names
 from jobworker.declare.context import Context, current
 from jobworker.domain import parameters, policies
 from jobworker.domain import schedule as schedules
-from jobworker.domain.admission import check_definition
-from jobworker.domain.errors import FieldError, Misconfigured
+from jobworker.domain.admission import validate_definition
+from jobworker.domain.errors import FieldError, ConfigurationError
 from jobworker.domain.execution import DEFAULT_PRIORITY
 from jobworker.domain.isolation import CONTAINER_TASK
-from jobworker.domain.job import DEFAULT_QUEUE, Definition, OnWorkerLost
+from jobworker.domain.job import DEFAULT_QUEUE, JobDefinition, OnWorkerLost
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,45 +57,45 @@ def job(
             job, name=name, queue=queue, priority=priority, on_worker_lost=on_worker_lost,
             schedule=schedule, tags=tags, **more,
         )  # fmt: skip
-    _refuse_no_function(function, named=name is not None)
+    _check_function(function, named=name is not None)
     name = function.__name__ if name is None else name
-    celery_options.refuse_unfinished(name, function)
-    own = {option: more.pop(option) for option in policies.PARSERS if option in more and not _is_celerys(option, more)}
-    celerys: dict[str, Any] = {option: more.get(option) for option in ("time_limit", "soft_time_limit")}
-    _refuse(name, [*celery_options.check(more), *_wrong_types(name, queue, priority, on_worker_lost, tags)])
-    defined = Definition(
+    celery_options.check_plain_function(name, function)
+    given_policies = {option: more.pop(option) for option in policies.PARSERS if option in more and not _is_celery_rate_limit(option, more)}
+    time_limits: dict[str, Any] = {option: more.get(option) for option in ("time_limit", "soft_time_limit")}
+    _raise_if_invalid(name, [*celery_options.validate(more), *_validate_types(name, queue, priority, on_worker_lost, tags)])
+    definition = JobDefinition(
         name, name, queue=queue, priority=priority, on_worker_lost=OnWorkerLost(on_worker_lost), schedule=schedule,
-        tags=tuple(tags), policies=own, **celerys,
+        tags=tuple(tags), policies=given_policies, **time_limits,
     )  # fmt: skip
-    _refuse(name, _problems(defined, function, bool(more.get("bind"))))
-    made, _ = policies.normalise(own)
-    rule = schedules.to_job(schedules.of_job(name, schedule)) if schedule is not None else None
-    said = {option: made[option] for option in own}
-    options = JobOptions(queue, priority, defined.on_worker_lost, rule, defined.tags, said)
-    names.take(name, function)
+    _raise_if_invalid(name, _validate_definition(definition, function, bool(more.get("bind"))))
+    normalized_policies, _ = policies.normalize(given_policies)
+    rule = schedules.to_job_json(schedules.parse_job_schedule(name, schedule)) if schedule is not None else None
+    options_policies = {option: normalized_policies[option] for option in given_policies}
+    options = JobOptions(queue, priority, definition.on_worker_lost, rule, definition.tags, options_policies)
+    names.reserve(name, function)
     # typing=False: Celery would count the injected context among the caller's arguments.
-    return shared_task(_with_context(function), name=name, job_options=options, **{"typing": False, **more})
+    return shared_task(_inject_context(function), name=name, job_options=options, **{"typing": False, **more})
 
 
-def _refuse_no_function(given: Any, named: bool) -> None:
+def _check_function(value: Any, named: bool) -> None:
     """Raise `Misconfigured` for what is no function with a name."""
-    shown = f"{given!r:.100}"
-    if isinstance(given, type):
-        raise Misconfigured(f"@job {shown}: a class becomes a job by deriving from jobworker.Job")
-    if isinstance(given, Proxy | Task):
-        raise Misconfigured("@job: this is a job, or a task of Celery, already")
-    if getattr(given, "__name__", None) == "<lambda>" and not named:
-        raise Misconfigured("@job: a lambda has no name; give it one: job(lambda: …, name=…)")
-    if not callable(given) or not hasattr(given, "__qualname__"):
-        raise Misconfigured(f"@job {shown}: only a function can be a job; options are given by name: @job(name=…)")
+    shown = f"{value!r:.100}"
+    if isinstance(value, type):
+        raise ConfigurationError(f"@job {shown}: a class becomes a job by deriving from jobworker.Job")
+    if isinstance(value, Proxy | Task):
+        raise ConfigurationError("@job: this is a job, or a task of Celery, already")
+    if getattr(value, "__name__", None) == "<lambda>" and not named:
+        raise ConfigurationError("@job: a lambda has no name; give it one: job(lambda: …, name=…)")
+    if not callable(value) or not hasattr(value, "__qualname__"):
+        raise ConfigurationError(f"@job {shown}: only a function can be a job; options are given by name: @job(name=…)")
 
 
-def _is_celerys(option: str, given: Mapping[str, Any]) -> bool:
+def _is_celery_rate_limit(option: str, options: Mapping[str, Any]) -> bool:
     """Celery has an option of this name, too: `rate_limit="10/m"`, for each worker by itself."""
-    return option == "rate_limit" and isinstance(given[option], str | int | float)
+    return option == "rate_limit" and isinstance(options[option], str | int | float)
 
 
-def _wrong_types(name: Any, queue: Any, priority: Any, on_worker_lost: Any, tags: Any) -> Iterator[FieldError]:
+def _validate_types(name: Any, queue: Any, priority: Any, on_worker_lost: Any, tags: Any) -> Iterator[FieldError]:
     for option, value in (("name", name), ("queue", queue)):
         if not isinstance(value, str):
             yield FieldError(f"/{option}", "wrong_type", f"{option} must be a text, not {value!r}")
@@ -108,31 +108,31 @@ def _wrong_types(name: Any, queue: Any, priority: Any, on_worker_lost: Any, tags
         yield FieldError("/tags", "wrong_type", f"tags must be a list of texts, not {tags!r}")
 
 
-def _problems(defined: Definition, function: Callable[..., Any], bound: bool) -> list[FieldError]:
+def _validate_definition(definition: JobDefinition, function: Callable[..., Any], bound: bool) -> list[FieldError]:
     accepted = parameters.from_signature(function, (Context,))
-    found = check_definition(defined, accepted[1:] if bound else accepted)
-    if defined.name == CONTAINER_TASK:  # Whose definitions say which image.
-        found = [problem for problem in found if problem.pointer != "/isolation"]
+    problems = validate_definition(definition, accepted[1:] if bound else accepted)
+    if definition.name == CONTAINER_TASK:  # Whose definitions say which image.
+        problems = [problem for problem in problems if problem.pointer != "/isolation"]
     given = list(inspect.signature(function).parameters.values())[bool(bound) :]
     by_position = [each.name for each in given if each.kind is each.POSITIONAL_ONLY]
     if by_position:
         message = (
             f"parameters are given by name, so {', '.join(by_position)} must not be positional-only: take out the /"
         )
-        found.append(FieldError("/parameters", "not_allowed", message))
-    return found
+        problems.append(FieldError("/parameters", "not_allowed", message))
+    return problems
 
 
-def _refuse(name: str, problems: Iterable[FieldError]) -> None:
-    if told := "; ".join(f"{problem.pointer}: {problem.message}" for problem in problems):
-        raise Misconfigured(f"@job {name}: {told}")
+def _raise_if_invalid(name: str, problems: Iterable[FieldError]) -> None:
+    if message := "; ".join(f"{problem.pointer}: {problem.message}" for problem in problems):
+        raise ConfigurationError(f"@job {name}: {message}")
 
 
-def _with_context(function: Callable[..., Any]) -> Callable[..., Any]:
-    wanted = _context_parameters(function)
-    if not wanted:
+def _inject_context(function: Callable[..., Any]) -> Callable[..., Any]:
+    context_names = _find_context_parameters(function)
+    if not context_names:
         return function
-    places = _positions(function)
+    positional_names = _find_positional_parameters(function)
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -141,21 +141,21 @@ def _with_context(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         context, rest, filled = current(), list(args), dict[str, Any]()
         # Who calls by position does not know of the context, wherever it stands.
-        for name in places:
+        for name in positional_names:
             if rest:
-                filled[name] = context if name in wanted else rest.pop(0)
-        kwargs.update({name: context for name in wanted if name not in filled})
+                filled[name] = context if name in context_names else rest.pop(0)
+        kwargs.update({name: context for name in context_names if name not in filled})
         return function(*filled.values(), *rest, **kwargs)
 
     return run
 
 
-def _context_parameters(function: Callable[..., Any]) -> list[str]:
-    hints = parameters.annotations(function, (Context,))
+def _find_context_parameters(function: Callable[..., Any]) -> list[str]:
+    hints = parameters.get_annotations(function, (Context,))
     return [name for name in inspect.signature(function).parameters if hints.get(name) is Context]
 
 
-def _positions(function: Callable[..., Any]) -> list[str]:
+def _find_positional_parameters(function: Callable[..., Any]) -> list[str]:
     """The parameters that may be given by position."""
     found = inspect.signature(function).parameters.values()
     return [each.name for each in found if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]

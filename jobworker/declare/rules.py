@@ -9,71 +9,71 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 #: A rule as JSON; `domain.rules.reading` says which there are.
-Rule = dict[str, Any]
+RuleJson = dict[str, Any]
 
-Moment = str | dt.datetime
-TimeOfDay = str | dt.time
-Duration = float | str | dt.timedelta
+DateTimeLike = str | dt.datetime
+TimeOfDayLike = str | dt.time
+DurationLike = float | str | dt.timedelta
 
 
-def once(at: Moment) -> Rule:
+def once(at: DateTimeLike) -> RuleJson:
     """At this moment: `once("2030-01-31T12:00:00+01:00")`."""
-    return _rule("once", at=at)
+    return _make_rule("once", at=at)
 
 
-def every(interval: Duration, *, anchor: Moment | None = None) -> Rule:
+def every(interval: DurationLike, *, anchor: DateTimeLike | None = None) -> RuleJson:
     """Again and again, counted from `anchor` (1970): `every(300)`, `every("PT5M")`, `every(timedelta(minutes=5))`."""
-    return _rule("interval", every=interval, anchor=anchor)
+    return _make_rule("interval", every=interval, anchor=anchor)
 
 
-def daily(time: TimeOfDay) -> Rule:
+def daily(time: TimeOfDayLike) -> RuleJson:
     """Every day: `daily("02:00")`."""
-    return _rule("daily", time=time)
+    return _make_rule("daily", time=time)
 
 
-def weekly(days: str | Iterable[str], time: TimeOfDay) -> Rule:
+def weekly(days: str | Iterable[str], time: TimeOfDayLike) -> RuleJson:
     """On these days of the week: `weekly("friday", "17:00")`, `weekly(["monday", "thursday"], "08:30")`."""
-    return _rule("weekly", days=[days] if isinstance(days, str) else list(days), time=time)
+    return _make_rule("weekly", days=[days] if isinstance(days, str) else list(days), time=time)
 
 
-def monthly(day: int | str, time: TimeOfDay) -> Rule:
+def monthly(day: int | str, time: TimeOfDayLike) -> RuleJson:
     """On this day of each month that has it, or on the "last": `monthly("last", "18:00")`."""
-    return _rule("monthly", day=day, time=time)
+    return _make_rule("monthly", day=day, time=time)
 
 
-def business_day(n: int, time: TimeOfDay, *, roll: str | None = None) -> Rule:
+def business_day(n: int, time: TimeOfDayLike, *, roll: str | None = None) -> RuleJson:
     """On the n-th business day of each month, -1 is the last; `roll`: following, preceding or modified_following."""
-    return _rule("business_day", n=n, time=time, roll=roll)
+    return _make_rule("business_day", n=n, time=time, roll=roll)
 
 
-def cron(expression: str) -> Rule:
+def cron(expression: str) -> RuleJson:
     """By a cron expression of 5 fields, or 6 with the seconds first: `cron("*/15 8-18 * * 1-5")`."""
-    return _rule("cron", expression=expression)
+    return _make_rule("cron", expression=expression)
 
 
-def rrule(expression: str, *, start: Moment | None = None) -> Rule:
+def rrule(expression: str, *, start: DateTimeLike | None = None) -> RuleJson:
     """By a recurrence rule of RFC 5545, counted from the local time `start`: `rrule("FREQ=WEEKLY;INTERVAL=2")`."""
-    return _rule("rrule", expression=expression, start=start)
+    return _make_rule("rrule", expression=expression, start=start)
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """As JSON has it: times, dates and durations as texts and seconds, any collection as a list."""
     if isinstance(value, dt.datetime | dt.date | dt.time):
         return value.isoformat()
     if isinstance(value, dt.timedelta):
         return value.total_seconds()
     if isinstance(value, Mapping):
-        return {_key(name): plain(each) for name, each in value.items()}
+        return {_to_json_key(name): to_json_value(each) for name, each in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted(map(plain, value))
+        return sorted(map(to_json_value, value))
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [to_json_value(each) for each in value]
     return value
 
 
-def _key(name: Any) -> Any:
+def _to_json_key(name: Any) -> Any:
     return name.isoformat() if isinstance(name, dt.date) else name
 
 
-def _rule(kind: str, **fields: Any) -> Rule:
-    return {"kind": kind, **{name: plain(value) for name, value in fields.items() if value is not None}}
+def _make_rule(kind: str, **fields: Any) -> RuleJson:
+    return {"kind": kind, **{name: to_json_value(value) for name, value in fields.items() if value is not None}}

@@ -15,27 +15,27 @@ from pathlib import Path
 from typing import Any, Generic, Required, TypedDict, TypeVar, Unpack
 
 from jobworker import loading
-from jobworker.declare.rules import Duration, Moment, plain
+from jobworker.declare.rules import DurationLike, DateTimeLike, to_json_value
 from jobworker.domain import calendar_reading, json_values
 from jobworker.domain import schedule as schedules
 from jobworker.domain.calendars import Calendar
-from jobworker.domain.errors import FieldError, InvalidInput, Misconfigured
-from jobworker.domain.job import NAME
+from jobworker.domain.errors import FieldError, InvalidInput, ConfigurationError
+from jobworker.domain.job import NAME_PATTERN
 from jobworker.domain.schedule import Schedule
-from jobworker.loading import Broken
+from jobworker.loading import BrokenModule
 
 _Value = TypeVar("_Value")
 
 
-class Misfire(TypedDict, total=False):
+class MisfireFields(TypedDict, total=False):
     """What becomes of occurrences that nobody noticed in time."""
 
     policy: str
-    grace: Duration
+    grace: DurationLike
     max: int
 
 
-class Dst(TypedDict, total=False):
+class DstFields(TypedDict, total=False):
     """What holds when the clocks change."""
 
     gap: str
@@ -53,19 +53,19 @@ class ScheduleFields(TypedDict, total=False):
     calendar: str
     require: Sequence[str]
     exclude: Sequence[str]
-    dst: Dst
-    start: Moment
-    end: Moment
+    dst: DstFields
+    start: DateTimeLike
+    end: DateTimeLike
     max_runs: int
-    initial_delay: Duration
+    initial_delay: DurationLike
     run_at_start: bool
-    jitter: Duration
-    spread: Duration
+    jitter: DurationLike
+    spread: DurationLike
     parameters: Mapping[str, Any]
     queue: str
     priority: int
     overlap: str
-    misfire: Misfire
+    misfire: MisfireFields
     on_resume: str
     pause_after_failures: int
 
@@ -90,7 +90,7 @@ class CalendarFields(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Declared(Generic[_Value]):
+class Declaration(Generic[_Value]):
     """What was declared, and where: `schedules/nightly.py:12`."""
 
     value: _Value
@@ -101,31 +101,31 @@ class Declared(Generic[_Value]):
 class Declarations:
     """Everything that a package declares, by name."""
 
-    schedules: dict[str, Declared[Schedule]] = field(default_factory=dict)
-    calendars: dict[str, Declared[Calendar]] = field(default_factory=dict)
+    schedules: dict[str, Declaration[Schedule]] = field(default_factory=dict)
+    calendars: dict[str, Declaration[Calendar]] = field(default_factory=dict)
     #: Modules that did not import: what they would have declared is not known.
-    broken_modules: list[Broken] = field(default_factory=list)
+    broken_modules: list[BrokenModule] = field(default_factory=list)
 
 
-def read(package: str) -> Declarations:
+def load_declarations(package: str) -> Declarations:
     """What the modules of this package declare; raises `Misconfigured` if there is no such package."""
-    with collecting() as found:
-        found.broken_modules = loading.load_anew(package, "schedules", "JOBWORKER_SCHEDULES")
-    return found
+    with collect_declarations() as declarations:
+        declarations.broken_modules = loading.reload_modules(package, "schedules", "JOBWORKER_SCHEDULES")
+    return declarations
 
 
-_collected: contextvars.ContextVar[Declarations | None] = contextvars.ContextVar("declarations", default=None)
+_active_declarations: contextvars.ContextVar[Declarations | None] = contextvars.ContextVar("declarations", default=None)
 
 
 @contextlib.contextmanager
-def collecting() -> Iterator[Declarations]:
+def collect_declarations() -> Iterator[Declarations]:
     """Note what is declared while the block runs."""
-    found = Declarations()
-    token = _collected.set(found)
+    declarations = Declarations()
+    token = _active_declarations.set(declarations)
     try:
-        yield found
+        yield declarations
     finally:
-        _collected.reset(token)
+        _active_declarations.reset(token)
 
 
 def schedule(name: str, **fields: Unpack[ScheduleFields]) -> Schedule:
@@ -133,18 +133,18 @@ def schedule(name: str, **fields: Unpack[ScheduleFields]) -> Schedule:
 
     The fields are those of the API: `job` and `rule` have to be there. Times and durations may be those of `datetime`.
     """
-    place = _place()
-    given = {"name": name, **{key: plain(value) for key, value in fields.items() if value is not None}}
+    place = _find_caller()
+    definition = {"name": name, **{key: to_json_value(value) for key, value in fields.items() if value is not None}}
     try:
-        _require_json(given.get("parameters"))
-        _require_rule(given.get("rule"))
-        made = schedules.parse(given)
+        _check_parameters(definition.get("parameters"))
+        _check_rule(definition.get("rule"))
+        result = schedules.parse(definition)
     except InvalidInput as error:
-        raise _refused("schedule", name, place, error) from None
-    into = _collected.get()
-    if into is not None:
-        _note(into.schedules, "schedule", name, Declared(made, place))
-    return made
+        raise _make_error("schedule", name, place, error) from None
+    declarations = _active_declarations.get()
+    if declarations is not None:
+        _add_declaration(declarations.schedules, "schedule", name, Declaration(result, place))
+    return result
 
 
 def calendar(name: str, **fields: Unpack[CalendarFields]) -> Calendar:
@@ -152,28 +152,28 @@ def calendar(name: str, **fields: Unpack[CalendarFields]) -> Calendar:
 
     The fields are those of the API, `kind` is business unless it says dates. Raises `Misconfigured` like `schedule`.
     """
-    place = _place()
-    given: dict[str, Any] = {"kind": "business", **{key: plain(value) for key, value in fields.items()}}
+    place = _find_caller()
+    definition: dict[str, Any] = {"kind": "business", **{key: to_json_value(value) for key, value in fields.items()}}
     try:
-        if not NAME.match(str(name)):
+        if not NAME_PATTERN.match(str(name)):
             message = "name must be 1 to 128 of the characters A-Z a-z 0-9 _ . : -, the first a letter or a digit"
             raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
-        made = calendar_reading.parse(_with_country(given))
+        result = calendar_reading.parse(_expand_country(definition))
     except InvalidInput as error:
-        raise _refused("calendar", name, place, error) from None
-    into = _collected.get()
-    if into is not None:
-        _note(into.calendars, "calendar", name, Declared(made, place))
-    return made
+        raise _make_error("calendar", name, place, error) from None
+    declarations = _active_declarations.get()
+    if declarations is not None:
+        _add_declaration(declarations.calendars, "calendar", name, Declaration(result, place))
+    return result
 
 
-def _with_country(given: dict[str, Any]) -> dict[str, Any]:
+def _expand_country(definition: dict[str, Any]) -> dict[str, Any]:
     """The fields of the API: `country` stands for one entry of `holidays`."""
-    place = {key: given.pop(key) for key in ("country", "subdivision") if key in given}
-    return {**given, "holidays": [place, *given.get("holidays", ())]} if place else given
+    country = {key: definition.pop(key) for key in ("country", "subdivision") if key in definition}
+    return {**definition, "holidays": [country, *definition.get("holidays", ())]} if country else definition
 
 
-def _require_json(parameters: Any) -> None:
+def _check_parameters(parameters: Any) -> None:
     """Over HTTP nothing else can come; from Python anything can."""
     try:
         json.dumps(parameters, allow_nan=False)
@@ -183,31 +183,31 @@ def _require_json(parameters: Any) -> None:
         raise InvalidInput(message, [FieldError("/parameters", "not_allowed", message)]) from None
 
 
-def _require_rule(rule: Any) -> None:
+def _check_rule(rule: Any) -> None:
     """Who writes `rule="0 3 * * *"` means the function of that kind."""
     if isinstance(rule, str):
         message = f"rule is what a function makes: cron({rule!r}), or daily, weekly, monthly, every, once, rrule, …"
         raise InvalidInput(message, [FieldError("/rule", "wrong_type", message)])
 
 
-def _note(known: dict[str, Declared[_Value]], what: str, name: str, declared: Declared[_Value]) -> None:
-    other = known.get(name)
-    if other is None:
-        known[name] = declared
+def _add_declaration(declarations: dict[str, Declaration[_Value]], kind: str, name: str, declared: Declaration[_Value]) -> None:
+    previous = declarations.get(name)
+    if previous is None:
+        declarations[name] = declared
         return
-    if other.place == declared.place:
+    if previous.place == declared.place:
         why = "is declared twice by the same line: declare it where the module runs once"
     else:
-        why = f"is declared already, at {other.place}"
-    raise Misconfigured(f"{declared.place}: {what} {name} {why}")
+        why = f"is declared already, at {previous.place}"
+    raise ConfigurationError(f"{declared.place}: {kind} {name} {why}")
 
 
-def _refused(what: str, name: object, place: str, error: InvalidInput) -> Misconfigured:
-    told = "; ".join(f"{problem.pointer}: {problem.message}" for problem in error.errors)
-    return Misconfigured(f"{place}: {what} {name!r}: {told}")
+def _make_error(kind: str, name: object, place: str, error: InvalidInput) -> ConfigurationError:
+    message = "; ".join(f"{problem.pointer}: {problem.message}" for problem in error.errors)
+    return ConfigurationError(f"{place}: {kind} {name!r}: {message}")
 
 
-def _place() -> str:
+def _find_caller() -> str:
     """The file and the line of whoever called the function that asks."""
     caller = sys._getframe(2)
     file = Path(caller.f_code.co_filename)

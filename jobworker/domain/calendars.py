@@ -23,12 +23,12 @@ from jobworker.domain import public_holidays
 _DAY = dt.timedelta(days=1)
 
 #: So far ahead is looked for the next time that a calendar holds (days).
-_HORIZON = 3660
+_MAX_DAYS_AHEAD = 3660
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 #: From one time to another of a day; `None` as the end is midnight.
-Hours = tuple[dt.time, dt.time | None]
+TimeRange = tuple[dt.time, dt.time | None]
 
 
 class Calendar(Protocol):
@@ -49,7 +49,7 @@ class Calendar(Protocol):
         """What a day is called in it, if it has a name."""
         ...
 
-    def get_time_ranges(self, day: dt.date) -> Sequence[Hours]:
+    def get_time_ranges(self, day: dt.date) -> Sequence[TimeRange]:
         """The times of a day that belong to it, ascending."""
         ...
 
@@ -59,7 +59,7 @@ class Calendar(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Holidays:
+class CountryHolidays:
     """The public holidays of a country, or of a part of it (ISO 3166 codes)."""
 
     country: str
@@ -67,7 +67,7 @@ class Holidays:
 
     def find_day_name(self, day: dt.date) -> str | None:
         """The name of the holiday on this day."""
-        return public_holidays.of_year(self.country, self.subdivision, day.year).get(day)
+        return public_holidays.get_holidays(self.country, self.subdivision, day.year).get(day)
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
@@ -75,7 +75,7 @@ class Holidays:
 
 
 @dataclass(frozen=True, slots=True)
-class Business:
+class BusinessCalendar:
     """Working time. `weekend` holds days of the week (0 is Monday); `opened` goes before everything that closes.
 
     With `hours`, the days of the week that have none are closed; a day in `opened` then is open all day.
@@ -83,10 +83,10 @@ class Business:
 
     kind: ClassVar[str] = "business"
     weekend: frozenset[int] = frozenset({5, 6})
-    holidays: Sequence[Holidays] = ()
+    holidays: Sequence[CountryHolidays] = ()
     closed: Mapping[dt.date, str] = field(default_factory=dict)
     opened: frozenset[dt.date] = frozenset()
-    hours: Mapping[int, Sequence[Hours]] | None = None
+    hours: Mapping[int, Sequence[TimeRange]] | None = None
     description: str = ""
 
     def is_business_day(self, day: dt.date) -> bool:
@@ -96,13 +96,13 @@ class Business:
         weekday = day.weekday()
         if weekday in self.weekend or (self.hours is not None and not self.hours.get(weekday)):
             return False
-        return day not in self.closed and _holiday(self.holidays, day) is None
+        return day not in self.closed and _find_holiday(self.holidays, day) is None
 
     def find_day_name(self, day: dt.date) -> str | None:
         """Why the day is closed, weekends apart."""
-        return self.closed.get(day) or _holiday(self.holidays, day)
+        return self.closed.get(day) or _find_holiday(self.holidays, day)
 
-    def get_time_ranges(self, day: dt.date) -> Sequence[Hours]:
+    def get_time_ranges(self, day: dt.date) -> Sequence[TimeRange]:
         """The business hours of the day."""
         if not self.is_business_day(day):
             return ()
@@ -110,7 +110,7 @@ class Business:
 
     def is_time_included(self, time: dt.datetime) -> bool:
         """Whether somebody works at this time."""
-        return _within(time.time(), self.get_time_ranges(time.date()))
+        return _is_within(time.time(), self.get_time_ranges(time.date()))
 
     def list_business_days(self, first: dt.date) -> list[dt.date]:
         """Those of the month that begins with `first`."""
@@ -132,16 +132,16 @@ class Business:
             "description": self.description,
             "weekend": [WEEKDAYS[day] for day in sorted(self.weekend)],
             "holidays": [each.to_json() for each in self.holidays],
-            "closed": _named(self.closed),
+            "closed": _serialize_days(self.closed),
             "opened": [day.isoformat() for day in sorted(self.opened)],
             "hours": None
             if hours is None
-            else {WEEKDAYS[day]: [span(part) for part in hours[day]] for day in sorted(hours)},
+            else {WEEKDAYS[day]: [format_time_range(part) for part in hours[day]] for day in sorted(hours)},
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class CalendarWindow:
     """The times from `begin` up to `end` (naive, `end` not included)."""
 
     begin: dt.datetime
@@ -150,17 +150,17 @@ class Window:
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
-        return {"from": _minutes(self.begin), "to": _minutes(self.end), "name": self.name}
+        return {"from": _format_local_time(self.begin), "to": _format_local_time(self.end), "name": self.name}
 
 
 @dataclass(frozen=True, slots=True)
-class Dates:
+class DateCalendar:
     """What is listed: days with their names, windows with theirs, and holidays."""
 
     kind: ClassVar[str] = "dates"
     days: Mapping[dt.date, str] = field(default_factory=dict)
-    windows: Sequence[Window] = ()
-    holidays: Sequence[Holidays] = ()
+    windows: Sequence[CalendarWindow] = ()
+    holidays: Sequence[CountryHolidays] = ()
     description: str = ""
     #: The windows without overlaps, by time, for looking up: where they begin, and where they end.
     _begins: Sequence[dt.datetime] = field(init=False, repr=False, compare=False)
@@ -168,7 +168,7 @@ class Dates:
 
     def __post_init__(self) -> None:
         """Sort the windows."""
-        merged = _merged(self.windows)
+        merged = _merge_windows(self.windows)
         object.__setattr__(self, "_begins", [begin for begin, _ in merged])
         object.__setattr__(self, "_ends", [end for _, end in merged])
 
@@ -176,11 +176,11 @@ class Dates:
         """What the day, or a window that touches it, is called."""
         midnight = dt.datetime.combine(day, dt.time())
         touching = (each.name for each in self.windows if each.begin.date() <= day and each.end > midnight)
-        return self.days.get(day) or _holiday(self.holidays, day) or next(touching, None)
+        return self.days.get(day) or _find_holiday(self.holidays, day) or next(touching, None)
 
-    def get_time_ranges(self, day: dt.date) -> Sequence[Hours]:
+    def get_time_ranges(self, day: dt.date) -> Sequence[TimeRange]:
         """The times of the day that are listed."""
-        if day in self.days or _holiday(self.holidays, day) is not None:
+        if day in self.days or _find_holiday(self.holidays, day) is not None:
             return _WHOLE_DAY
         return list(self._windows_on(day))
 
@@ -190,19 +190,19 @@ class Dates:
         if at >= 0 and time < self._ends[at]:
             return True
         day = time.date()
-        return day in self.days or _holiday(self.holidays, day) is not None
+        return day in self.days or _find_holiday(self.holidays, day) is not None
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
         return {
             "kind": self.kind,
             "description": self.description,
-            "days": _named(self.days),
+            "days": _serialize_days(self.days),
             "windows": [each.to_json() for each in sorted(self.windows, key=lambda window: window.begin)],
             "holidays": [each.to_json() for each in self.holidays],
         }
 
-    def _windows_on(self, day: dt.date) -> Iterator[Hours]:
+    def _windows_on(self, day: dt.date) -> Iterator[TimeRange]:
         midnight = dt.datetime.combine(day, dt.time())
         for at in range(bisect_right(self._ends, midnight), len(self._begins)):
             begin, end = self._begins[at], self._ends[at]
@@ -211,19 +211,19 @@ class Dates:
             yield begin.time() if begin > midnight else dt.time(), end.time() if end.date() == day else None
 
 
-_WHOLE_DAY: Sequence[Hours] = ((dt.time(), None),)
+_WHOLE_DAY: Sequence[TimeRange] = ((dt.time(), None),)
 
 
-def span(part: Hours) -> str:
+def format_time_range(time_range: TimeRange) -> str:
     """A part of a day as it is written: `09:00-17:00`."""
-    begin, end = part
-    return f"{_clock(begin)}-{'24:00' if end is None else _clock(end)}"
+    begin, end = time_range
+    return f"{_format_time(begin)}-{'24:00' if end is None else _format_time(end)}"
 
 
-def next_inside(calendar: Calendar, time: dt.datetime) -> dt.datetime | None:
+def find_next_included_time(calendar: Calendar, time: dt.datetime) -> dt.datetime | None:
     """The first time from `time` on that the calendar holds; None: not within ten years."""
     day = time.date()
-    for _ in range(_HORIZON):
+    for _ in range(_MAX_DAYS_AHEAD):
         for begin, end in calendar.get_time_ranges(day):
             if day > time.date() or end is None or end > time.time():
                 return max(time, dt.datetime.combine(day, begin))
@@ -231,10 +231,10 @@ def next_inside(calendar: Calendar, time: dt.datetime) -> dt.datetime | None:
     return None
 
 
-def next_outside(calendar: Calendar, time: dt.datetime) -> dt.datetime | None:
+def find_next_excluded_time(calendar: Calendar, time: dt.datetime) -> dt.datetime | None:
     """The first time from `time` on that the calendar does not hold; None: not within ten years."""
     day, found = time.date(), time
-    for _ in range(_HORIZON):
+    for _ in range(_MAX_DAYS_AHEAD):
         for begin, end in calendar.get_time_ranges(day):
             if dt.datetime.combine(day, begin) > found:
                 return found
@@ -248,18 +248,18 @@ def next_outside(calendar: Calendar, time: dt.datetime) -> dt.datetime | None:
     return None
 
 
-def _within(time: dt.time, parts: Sequence[Hours]) -> bool:
-    return any(begin <= time and (end is None or time < end) for begin, end in parts)
+def _is_within(time: dt.time, time_ranges: Sequence[TimeRange]) -> bool:
+    return any(begin <= time and (end is None or time < end) for begin, end in time_ranges)
 
 
-def _holiday(holidays: Iterable[Holidays], day: dt.date) -> str | None:
+def _find_holiday(holidays: Iterable[CountryHolidays], day: dt.date) -> str | None:
     for each in holidays:
         if name := each.find_day_name(day):
             return name
     return None
 
 
-def _merged(windows: Iterable[Window]) -> list[tuple[dt.datetime, dt.datetime]]:
+def _merge_windows(windows: Iterable[CalendarWindow]) -> list[tuple[dt.datetime, dt.datetime]]:
     """Where windows begin and end that neither overlap nor touch, by time."""
     merged: list[tuple[dt.datetime, dt.datetime]] = []
     for window in sorted(windows, key=lambda each: each.begin):
@@ -271,13 +271,13 @@ def _merged(windows: Iterable[Window]) -> list[tuple[dt.datetime, dt.datetime]]:
     return merged
 
 
-def _named(days: Mapping[dt.date, str]) -> dict[str, str]:
+def _serialize_days(days: Mapping[dt.date, str]) -> dict[str, str]:
     return {day.isoformat(): days[day] for day in sorted(days)}
 
 
-def _clock(time: dt.time) -> str:
+def _format_time(time: dt.time) -> str:
     return time.isoformat("seconds" if time.second else "minutes")
 
 
-def _minutes(time: dt.datetime) -> str:
+def _format_local_time(time: dt.datetime) -> str:
     return time.isoformat(timespec="seconds" if time.second else "minutes")

@@ -10,16 +10,16 @@ from jobworker.domain.execution import PRIORITIES
 from jobworker.domain.parameters import VARIADIC, Parameter
 
 #: Stands among parameters for positional arguments that have no names.
-POSITIONAL = "*"
+POSITIONAL_ARGUMENTS = "*"
 
 #: Longer names have no place in the history. Celery is less strict about them than our own submissions are.
-LONGEST_TASK, LONGEST_QUEUE = 255, 64
+MAX_TASK_NAME_LENGTH, MAX_QUEUE_NAME_LENGTH = 255, 64
 
-_LONGEST_TEXT = 128
+_MAX_TEXT_LENGTH = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class DirectCall:
     """Who called which task, when, with what, and what Celery chained to it."""
 
     task: str
@@ -33,33 +33,33 @@ class Call:
     embedded: Mapping[str, Any]
 
 
-def read(execution: str, data: Mapping[str, Any], seen: dt.datetime) -> Call:
-    """The call that a worker tells of; `seen` is when. Raises `KeyError`, `TypeError` or `ValueError` for nonsense."""
+def parse(execution: str, data: Mapping[str, Any], recorded_at: dt.datetime) -> DirectCall:
+    """The call that a worker tells of; `recorded_at` is when. Raises `KeyError`, `TypeError` or `ValueError` for nonsense."""
     task, queue, priority = data["task"], data["queue"], data["priority"]
-    if not ids.is_id(execution) or not 0 < len(task) <= LONGEST_TASK:
+    if not ids.is_id(execution) or not 0 < len(task) <= MAX_TASK_NAME_LENGTH:
         raise ValueError(f"no call: execution {execution!r}, task {task!r}")
-    if not 0 < len(queue) <= LONGEST_QUEUE or priority not in PRIORITIES:
+    if not 0 < len(queue) <= MAX_QUEUE_NAME_LENGTH or priority not in PRIORITIES:
         raise ValueError(f"no call: queue {queue!r}, priority {priority!r}")
     args, kwargs, embedded = data["args"], data["kwargs"], data["embedded"]
     if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(embedded, dict)):
         raise TypeError("args must be a list, kwargs and embedded objects")
-    json_values.check([args, kwargs, embedded], tagged=True)
-    return Call(
+    json_values.check([args, kwargs, embedded], allow_tagged=True)
+    return DirectCall(
         task=task,
         queue=queue,
         priority=priority,
-        caller=str(data["by"])[:_LONGEST_TEXT],
-        called_at=min(dt.datetime.fromisoformat(data["at"]).astimezone(dt.UTC), seen),
-        correlation_id=str(data.get("correlation_id") or "")[:_LONGEST_TEXT],
+        caller=str(data["by"])[:_MAX_TEXT_LENGTH],
+        called_at=min(dt.datetime.fromisoformat(data["at"]).astimezone(dt.UTC), recorded_at),
+        correlation_id=str(data.get("correlation_id") or "")[:_MAX_TEXT_LENGTH],
         args=args,
         kwargs=kwargs,
         embedded=embedded,
     )
 
 
-def parameters(call: Call, accepted: Sequence[Parameter]) -> tuple[dict[str, Any], bool]:
+def bind_parameters(call: DirectCall, accepted: Sequence[Parameter]) -> tuple[dict[str, Any], bool]:
     """What the call gives to the task, by name as far as names are known; and whether all of it has one."""
     names = [parameter.name for parameter in accepted if parameter.name != VARIADIC.name]
     if len(call.args) > len(names) or any(name in call.kwargs for name in names[: len(call.args)]):
-        return {POSITIONAL: list(call.args), **call.kwargs}, False
+        return {POSITIONAL_ARGUMENTS: list(call.args), **call.kwargs}, False
     return {**dict(zip(names, call.args, strict=False)), **call.kwargs}, True

@@ -7,34 +7,34 @@ pause      for so long nobody asks the target (s, or a duration); 60 if absent
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobworker.domain.described import Described
+from jobworker.domain.described import JsonObjectReader
 
 #: The task that has circuits.
 CIRCUIT_TASK = "http.request"
 
-_USUAL_FAILURES, _USUAL_PAUSE = 5, 60.0
-_MOST_FAILURES = 1000
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 24 * 3600.0
+_DEFAULT_FAILURES, _DEFAULT_PAUSE_SECONDS = 5, 60.0
+_MAX_FAILURES = 1000
+_MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.1, 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Circuit:
+class CircuitBreakerPolicy:
     """After `failures` in a row a target is left alone for `pause` seconds."""
 
-    failures: int = _USUAL_FAILURES
-    pause: float = _USUAL_PAUSE
+    failures: int = _DEFAULT_FAILURES
+    pause: float = _DEFAULT_PAUSE_SECONDS
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
         return asdict(self)
 
 
-def parse(given: object, where: str = "/circuit") -> Circuit:
+def parse(value: object, where: str = "/circuit") -> CircuitBreakerPolicy:
     """Return the policy that a JSON object describes; raises `InvalidInput` with every problem."""
-    read = Described(given, where)
-    made = Circuit(
-        failures=read.get_integer("failures", 1, _MOST_FAILURES) or _USUAL_FAILURES,
-        pause=read.get_seconds("pause", _SHORTEST_PAUSE, _LONGEST_PAUSE) or _USUAL_PAUSE,
+    read = JsonObjectReader(value, where)
+    made = CircuitBreakerPolicy(
+        failures=read.get_integer("failures", 1, _MAX_FAILURES) or _DEFAULT_FAILURES,
+        pause=read.get_seconds("pause", _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS) or _DEFAULT_PAUSE_SECONDS,
     )
     read.finish()
     return made

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 
 #: The states of which an execution becomes a dead letter.
-DEAD = frozenset({State.FAILED, State.TIMED_OUT})
+DEAD_LETTER_STATES = frozenset({ExecutionState.FAILED, ExecutionState.TIMED_OUT})
 
 
-class DeadLetter(StrEnum):
+class DeadLetterStatus(StrEnum):
     """What became of a dead letter.
 
     Open: somebody has to decide. Redriven: it was run again, as another execution. Discarded: it is left at that.
@@ -21,7 +21,7 @@ class DeadLetter(StrEnum):
     DISCARDED = "discarded"
 
 
-class Cause(StrEnum):
+class DeadLetterCause(StrEnum):
     """Why an execution is a dead letter."""
 
     RAISED = "raised"
@@ -33,17 +33,17 @@ class Cause(StrEnum):
     REJECTED = "rejected"
 
 
-_CAUSES: Mapping[str, Cause] = {
-    "Abort": Cause.ABORTED,
-    "WorkerLost": Cause.WORKER_LOST,
-    "Poisoned": Cause.POISONED,
-    "WorkerStopped": Cause.WORKER_STOPPED,
-    "MessageRejected": Cause.REJECTED,
+_CAUSE_BY_ERROR_TYPE: Mapping[str, DeadLetterCause] = {
+    "Abort": DeadLetterCause.ABORTED,
+    "WorkerLost": DeadLetterCause.WORKER_LOST,
+    "Poisoned": DeadLetterCause.POISONED,
+    "WorkerStopped": DeadLetterCause.WORKER_STOPPED,
+    "MessageRejected": DeadLetterCause.REJECTED,
 }
 
 
-def cause(state: State, error: Mapping[str, Any] | None) -> Cause:
+def determine_cause(state: ExecutionState, error: Mapping[str, Any] | None) -> DeadLetterCause:
     """Why an execution that ended so is a dead letter."""
-    if state is State.TIMED_OUT:
-        return Cause.TIMED_OUT
-    return _CAUSES.get(str((error or {}).get("type")), Cause.RAISED)
+    if state is ExecutionState.TIMED_OUT:
+        return DeadLetterCause.TIMED_OUT
+    return _CAUSE_BY_ERROR_TYPE.get(str((error or {}).get("type")), DeadLetterCause.RAISED)

@@ -9,24 +9,24 @@ from collections.abc import Iterator
 from jobworker.domain.errors import FieldError
 
 #: No deadline may be later than so many days after it is due: it is a typing error.
-LONGEST_DAYS = 3653
-_LONGEST = LONGEST_DAYS * 24 * 3600.0
+MAX_DEADLINE_DAYS = 3653
+_MAX_DEADLINE_SECONDS = MAX_DEADLINE_DAYS * 24 * 3600.0
 
 
-def of(due_at: dt.datetime, expires: float | None) -> dt.datetime | None:
+def compute_deadline(due_at: dt.datetime, expires: float | None) -> dt.datetime | None:
     """The deadline of what is due at `due_at` and has to start within `expires` seconds; None: there is none."""
     return due_at + dt.timedelta(seconds=expires) if expires is not None else None
 
 
-def problems(expires: float | None, where: str) -> Iterator[FieldError]:
+def validate_expires(expires: float | None, where: str) -> Iterator[FieldError]:
     """What is wrong with a deadline that is given in seconds after the execution is due."""
-    if expires is not None and not 0 < expires <= _LONGEST:
+    if expires is not None and not 0 < expires <= _MAX_DEADLINE_SECONDS:
         yield FieldError(
-            f"{where}/expires", "not_allowed", f"expires must be more than 0 and at most {LONGEST_DAYS} days"
+            f"{where}/expires", "not_allowed", f"expires must be more than 0 and at most {MAX_DEADLINE_DAYS} days"
         )
 
 
-def problems_of_moment(
+def validate_expires_at(
     expires_at: dt.datetime, due_at: dt.datetime, now: dt.datetime, where: str
 ) -> Iterator[FieldError]:
     """What is wrong with a deadline that is given as a time, for what is due at `due_at`."""
@@ -37,10 +37,10 @@ def problems_of_moment(
         )
     elif expires_at <= due_at:
         yield FieldError(place, "not_allowed", f"expires_at must be later than {due_at.isoformat()}, when it is due")
-    elif (expires_at - due_at).total_seconds() > _LONGEST:
-        yield FieldError(place, "too_far", f"expires_at is more than {LONGEST_DAYS // 365} years after it is due")
+    elif (expires_at - due_at).total_seconds() > _MAX_DEADLINE_SECONDS:
+        yield FieldError(place, "too_far", f"expires_at is more than {MAX_DEADLINE_DAYS // 365} years after it is due")
 
 
-def missed(deadline: dt.datetime) -> str:
+def describe_missed_deadline(deadline: dt.datetime) -> str:
     """Why an execution was skipped."""
     return f"its deadline {deadline.astimezone(dt.UTC).isoformat()} passed before it started"

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from jobworker.domain.described import Described
-from jobworker.domain.errors import FieldError, InvalidInput, pointer
-from jobworker.domain.execution import FINAL, State
+from jobworker.domain.described import JsonObjectReader
+from jobworker.domain.errors import FieldError, InvalidInput, format_pointer
+from jobworker.domain.execution import FINAL_STATES, ExecutionState
 from jobworker.domain.ids import is_id
 
 #: So many parents may one execution have.
 MAX_PARENTS = 1000
 
 
-class On(StrEnum):
+class RequiredOutcome(StrEnum):
     """The end of a parent that lets a dependent go."""
 
     SUCCESS = "success"
@@ -31,7 +31,7 @@ class On(StrEnum):
     ANY = "any"
 
 
-class Otherwise(StrEnum):
+class UnmetDependencyAction(StrEnum):
     """What becomes of a dependent whose parent ended in another way."""
 
     SKIP = "skip"
@@ -39,7 +39,7 @@ class Otherwise(StrEnum):
     CONTINUE = "continue"
 
 
-class Verdict(StrEnum):
+class DependencyResolution(StrEnum):
     """What the end of a parent means to a dependent."""
 
     MET = "met"
@@ -47,26 +47,26 @@ class Verdict(StrEnum):
     FAIL = "fail"
 
 
-_LETS_GO: Mapping[On, frozenset[State]] = {
-    On.SUCCESS: frozenset({State.SUCCEEDED}),
-    On.FAILURE: frozenset({State.FAILED, State.TIMED_OUT}),
-    On.ANY: FINAL,
+_SATISFYING_STATES: Mapping[RequiredOutcome, frozenset[ExecutionState]] = {
+    RequiredOutcome.SUCCESS: frozenset({ExecutionState.SUCCEEDED}),
+    RequiredOutcome.FAILURE: frozenset({ExecutionState.FAILED, ExecutionState.TIMED_OUT}),
+    RequiredOutcome.ANY: FINAL_STATES,
 }
 
-_VERDICTS: Mapping[Otherwise, Verdict] = {
-    Otherwise.SKIP: Verdict.SKIP,
-    Otherwise.FAIL: Verdict.FAIL,
-    Otherwise.CONTINUE: Verdict.MET,
+_UNMET_RESOLUTIONS: Mapping[UnmetDependencyAction, DependencyResolution] = {
+    UnmetDependencyAction.SKIP: DependencyResolution.SKIP,
+    UnmetDependencyAction.FAIL: DependencyResolution.FAIL,
+    UnmetDependencyAction.CONTINUE: DependencyResolution.MET,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Parent:
+class ParentExecution:
     """An execution that others may depend on, and how it stands."""
 
     id: str
     job: str
-    state: State
+    state: ExecutionState
     batch_id: str | None
     correlation_id: str
 
@@ -76,54 +76,54 @@ class Dependency:
     """One parent of an execution."""
 
     parent: str
-    on: On = On.SUCCESS
-    otherwise: Otherwise = Otherwise.SKIP
+    on: RequiredOutcome = RequiredOutcome.SUCCESS
+    otherwise: UnmetDependencyAction = UnmetDependencyAction.SKIP
 
-    def resolve(self, ended: State) -> Verdict:
+    def resolve(self, parent_state: ExecutionState) -> DependencyResolution:
         """What it means that the parent ended like this."""
-        return Verdict.MET if covers(self.on, ended) else _VERDICTS[self.otherwise]
+        return DependencyResolution.MET if is_required_outcome(self.on, parent_state) else _UNMET_RESOLUTIONS[self.otherwise]
 
 
-def covers(on: On, ended: State) -> bool:
+def is_required_outcome(required: RequiredOutcome, parent_state: ExecutionState) -> bool:
     """Whether this is such an end."""
-    return ended in _LETS_GO[on]
+    return parent_state in _SATISFYING_STATES[required]
 
 
-def parse(given: Sequence[Any], where: str) -> tuple[Dependency, ...]:
+def parse(values: Sequence[Any], where: str) -> tuple[Dependency, ...]:
     """What a submission says that it depends on; raises `InvalidInput` with every problem."""
-    if not isinstance(given, list | tuple) or len(given) > MAX_PARENTS:
+    if not isinstance(values, list | tuple) or len(values) > MAX_PARENTS:
         message = f"depends_on must be a list of at most {MAX_PARENTS} executions"
         raise InvalidInput(message, [FieldError(where, "wrong_type", message)])
     found: dict[str, Dependency] = {}
     problems: list[FieldError] = []
-    for at, each in enumerate(given):
+    for at, each in enumerate(values):
         try:
-            one = _parse_one(each, where + pointer(at))
+            one = _parse_dependency(each, where + format_pointer(at))
         except InvalidInput as error:
             problems.extend(error.errors)
             continue
         if one.parent in found:
             message = f"execution {one.parent} is named more than once"
-            problems.append(FieldError(where + pointer(at), "repeated", message))
+            problems.append(FieldError(where + format_pointer(at), "repeated", message))
         found[one.parent] = one
     if problems:
         raise InvalidInput("; ".join(problem.message for problem in problems), problems)
     return tuple(found.values())
 
 
-def _parse_one(given: Any, where: str) -> Dependency:
-    described = Described({"execution": given} if isinstance(given, str) else given, where)
+def _parse_dependency(value: Any, where: str) -> Dependency:
+    described = JsonObjectReader({"execution": value} if isinstance(value, str) else value, where)
     parent = described.get_text("execution", 100) or ""
     described.require("execution")
     if parent and not is_id(parent):
         described.add_problem("execution", "not_allowed", f"execution must be the id of an execution, not {parent[:40]!r}")
-    on, otherwise = read_condition(described)
+    on, otherwise = parse_condition(described)
     described.finish()
-    return Dependency(parent, on, otherwise or Otherwise.SKIP)
+    return Dependency(parent, on, otherwise or UnmetDependencyAction.SKIP)
 
 
-def read_condition(described: Described) -> tuple[On, Otherwise | None]:
+def parse_condition(reader: JsonObjectReader) -> tuple[RequiredOutcome, UnmetDependencyAction | None]:
     """`on` and `otherwise` of whatever has them; None: it does not say."""
-    on = On(described.get_choice("on", list(On), On.SUCCESS))
-    otherwise = described.get_choice("otherwise", list(Otherwise), "")
-    return on, Otherwise(otherwise) if otherwise else None
+    on = RequiredOutcome(reader.get_choice("on", list(RequiredOutcome), RequiredOutcome.SUCCESS))
+    otherwise = reader.get_choice("otherwise", list(UnmetDependencyAction), "")
+    return on, UnmetDependencyAction(otherwise) if otherwise else None

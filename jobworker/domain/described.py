@@ -7,43 +7,43 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from jobworker.domain import durations
-from jobworker.domain.errors import FieldError, InvalidInput, pointer
+from jobworker.domain.errors import FieldError, InvalidInput, format_pointer
 
 _DAY = 24 * 3600.0
 
 #: Control characters but line feed and tab, other separators of lines, and what sets the direction of text.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
-def check_prose(where: str, text: str) -> Iterator[FieldError]:
+def validate_prose(where: str, text: str) -> Iterator[FieldError]:
     """Check a text for people, of one line or several, that `where` points to."""
-    if found := _CONTROLS.search(text):
+    if found := _CONTROL_CHARACTERS.search(text):
         allowed = "no control characters but line feed and tab, and none that set the direction of text"
-        message = f"{_name(where)} must have {allowed}; there is U+{ord(found[0]):04X} at index {found.start()}"
+        message = f"{_get_field_name(where)} must have {allowed}; there is U+{ord(found[0]):04X} at index {found.start()}"
         yield FieldError(where, "not_allowed", message)
 
 
-def require_note(note: str | None) -> None:
+def check_note(note: str | None) -> None:
     """Raise `InvalidInput` for a note with characters that may not be in it."""
-    for problem in check_prose("/note", note or ""):
+    for problem in validate_prose("/note", note or ""):
         raise InvalidInput(problem.message, [problem])
 
 
-class Described:
+class JsonObjectReader:
     """A JSON object while it is read. Each method takes a field, answers its value and notes what is wrong with it.
 
     A field that is absent, null or wrong has its default; `finish` raises `InvalidInput` with everything that was
     noted, and with fields that nobody asked for.
     """
 
-    def __init__(self, given: object, where: str) -> None:
+    def __init__(self, value: object, where: str) -> None:
         self.where = where
         self.problems: list[FieldError] = []
         self._asked: set[str] = set()
-        self._given: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
-        self._is_object = isinstance(given, Mapping)
+        self._given: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
+        self._is_object = isinstance(value, Mapping)
         if not self._is_object:
-            self.problems.append(FieldError(where, "wrong_type", f"{_name(where)} must be a JSON object"))
+            self.problems.append(FieldError(where, "wrong_type", f"{_get_field_name(where)} must be a JSON object"))
 
     def get_value(self, name: str) -> Any:
         """Whatever stands there; None if it is absent."""
@@ -52,7 +52,7 @@ class Described:
 
     def add_problem(self, name: str, code: str, message: str) -> None:
         """Note that something is wrong with a field, or with what is inside of it (`days/0`)."""
-        self.problems.append(FieldError(self.where + pointer(*name.split("/")), code, message))
+        self.problems.append(FieldError(self.where + format_pointer(*name.split("/")), code, message))
 
     def get_choice(self, name: str, allowed: Collection[str], default: str) -> str:
         """One of the allowed words."""
@@ -64,46 +64,46 @@ class Described:
             return default
         return found
 
-    def get_integer(self, name: str, lowest: int, highest: int, default: int | None = None) -> int | None:
+    def get_integer(self, name: str, minimum: int, maximum: int, default: int | None = None) -> int | None:
         """A JSON integer within these bounds."""
         found = self.get_value(name)
         if found is None:
             return default
         if isinstance(found, bool) or not isinstance(found, int):
             self.add_problem(name, "wrong_type", f"{name} must be an integer")
-        elif not lowest <= found <= highest:
-            self.add_problem(name, "not_allowed", f"{name} must be {lowest} to {highest}")
+        elif not minimum <= found <= maximum:
+            self.add_problem(name, "not_allowed", f"{name} must be {minimum} to {maximum}")
         else:
             return found
         return default
 
-    def get_number(self, name: str, lowest: float, highest: float, default: float | None = None) -> float | None:
+    def get_number(self, name: str, minimum: float, maximum: float, default: float | None = None) -> float | None:
         """A JSON number within these bounds."""
         found = self.get_value(name)
         if found is None:
             return default
         if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
             self.add_problem(name, "wrong_type", f"{name} must be a number")
-        elif not lowest <= found <= highest:
-            self.add_problem(name, "not_allowed", f"{name} must be {_plain(lowest)} to {_plain(highest)}")
+        elif not minimum <= found <= maximum:
+            self.add_problem(name, "not_allowed", f"{name} must be {_format_number(minimum)} to {_format_number(maximum)}")
         else:
             return float(found)
         return default
 
-    def get_seconds(self, name: str, lowest: float, highest: float, default: float | None = None) -> float | None:
+    def get_seconds(self, name: str, minimum: float, maximum: float, default: float | None = None) -> float | None:
         """A duration within these bounds (s), as a number or in ISO 8601."""
         found = self.get_value(name)
-        return default if found is None else self._parse_seconds(name, found, lowest, highest, default)
+        return default if found is None else self._parse_seconds(name, found, minimum, maximum, default)
 
-    def get_durations(self, name: str, lowest: float, highest: float, most: int) -> tuple[float, ...] | None:
-        """A list of 1 to `most` durations (s)."""
+    def get_durations(self, name: str, minimum: float, maximum: float, max_count: int) -> tuple[float, ...] | None:
+        """A list of 1 to `max_count` durations (s)."""
         found = self.get_value(name)
         if found is None:
             return None
-        if not isinstance(found, list) or not 0 < len(found) <= most:
-            self.add_problem(name, "wrong_type", f"{name} must be a list of 1 to {most} durations")
+        if not isinstance(found, list) or not 0 < len(found) <= max_count:
+            self.add_problem(name, "wrong_type", f"{name} must be a list of 1 to {max_count} durations")
             return None
-        read = [self._parse_seconds(f"{name}/{at}", each, lowest, highest, None) for at, each in enumerate(found)]
+        read = [self._parse_seconds(f"{name}/{at}", each, minimum, maximum, None) for at, each in enumerate(found)]
         return tuple(each for each in read if each is not None)
 
     def get_boolean(self, name: str, default: bool) -> bool:
@@ -116,24 +116,24 @@ class Described:
             return default
         return found
 
-    def get_text(self, name: str, longest: int, default: str | None = None) -> str | None:
-        """1 to `longest` printable characters."""
+    def get_text(self, name: str, max_length: int, default: str | None = None) -> str | None:
+        """1 to `max_length` printable characters."""
         found = self.get_value(name)
         if found is None:
             return default
-        if not isinstance(found, str) or not (0 < len(found) <= longest and found.isprintable()):
-            self.add_problem(name, "wrong_type", f"{name} must be a text of 1 to {longest} printable characters")
+        if not isinstance(found, str) or not (0 < len(found) <= max_length and found.isprintable()):
+            self.add_problem(name, "wrong_type", f"{name} must be a text of 1 to {max_length} printable characters")
             return default
         return found
 
-    def get_texts(self, name: str, longest: int, most: int) -> tuple[str, ...]:
-        """A list of at most `most` texts."""
+    def get_texts(self, name: str, max_length: int, max_count: int) -> tuple[str, ...]:
+        """A list of at most `max_count` texts."""
         found = self.get_value(name)
         if found is None:
             return ()
-        fits = isinstance(found, list) and len(found) <= most
-        if not fits or any(not isinstance(each, str) or not 0 < len(each) <= longest for each in found):
-            message = f"{name} must be a list of at most {most} texts of 1 to {longest} characters"
+        fits = isinstance(found, list) and len(found) <= max_count
+        if not fits or any(not isinstance(each, str) or not 0 < len(each) <= max_length for each in found):
+            message = f"{name} must be a list of at most {max_count} texts of 1 to {max_length} characters"
             self.add_problem(name, "wrong_type", message)
             return ()
         return tuple(found)
@@ -157,37 +157,37 @@ class Described:
         known = ", ".join(sorted(self._asked))
         for name in self._given:
             if name not in self._asked:
-                place = self.where + pointer(str(name))
+                place = self.where + format_pointer(str(name))
                 yield FieldError(place, "unknown_field", f"{name} is not known here; known are: {known}")
 
-    def _parse_seconds(self, name: str, found: Any, lowest: float, highest: float, default: float | None) -> float | None:
+    def _parse_seconds(self, name: str, value: Any, lowest: float, highest: float, default: float | None) -> float | None:
         place = self.where + "/" + name
         try:
-            read = durations.parse(found)
+            read = durations.parse(value)
         except ValueError as error:
             self.problems.append(FieldError(place, "wrong_type", f"{name} {error}"))
             return default
         if not lowest <= read <= highest:
-            message = f"{name} must be {_plain(lowest)} to {_plain(highest)} seconds{_in_days(highest)}"
+            message = f"{name} must be {_format_number(lowest)} to {_format_number(highest)} seconds{_format_days(highest)}"
             self.problems.append(FieldError(place, "not_allowed", message))
             return default
         return read
 
 
-def problems_of(errors: Iterable[InvalidInput]) -> list[FieldError]:
+def collect_problems(errors: Iterable[InvalidInput]) -> list[FieldError]:
     """All the problems that these errors list."""
     return [problem for error in errors for problem in error.errors]
 
 
-def _name(where: str) -> str:
+def _get_field_name(where: str) -> str:
     return where.rpartition("/")[2] or "the body"
 
 
-def _plain(number: float) -> str:
+def _format_number(number: float) -> str:
     """Without an exponent: nobody counts zeros in 3.1e+08."""
     return str(int(number)) if number == int(number) else f"{number:g}"
 
 
-def _in_days(seconds: float) -> str:
+def _format_days(seconds: float) -> str:
     days = seconds / _DAY
     return f" ({int(days)} days)" if days > 1 and days == int(days) else ""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jobworker.domain.errors import pointer
+from jobworker.domain.errors import format_pointer
 
 #: So many are told; who changed more than that looks at both sides himself.
 MAX_DIFFERENCES = 200
@@ -21,7 +21,7 @@ class Difference:
     now: Any
 
 
-class Ran(Protocol):
+class ComparableExecution(Protocol):
     """What is compared of an execution."""
 
     @property
@@ -40,47 +40,47 @@ class Ran(Protocol):
     def worker(self) -> str | None: ...
 
 
-def between(before: Ran, now: Ran, definitions: tuple[Any, Any]) -> list[Difference]:
-    """How execution `now` differs from `before`; `definitions` are those of both. What is not known yet does not."""
-    found = [*_single("revision", before.job_revision, now.job_revision)]
-    found += of_values("definition", *definitions)
-    found += of_values("parameters", before.parameters, now.parameters)
-    found += of_values("overrides", before.overrides or {}, now.overrides or {})
-    if now.worker is not None:
-        found += _single("code_version", before.code_version, now.code_version)
-        found += _single("worker", _node(before.worker), _node(now.worker))
-        found += _single("host", _host(before.worker), _host(now.worker))
+def compare_executions(before: ComparableExecution, after: ComparableExecution, definitions: tuple[Any, Any]) -> list[Difference]:
+    """How execution `after` differs from `before`; `definitions` are those of both. What is not known yet does not."""
+    found = [*_compare_field("revision", before.job_revision, after.job_revision)]
+    found += compare_values("definition", *definitions)
+    found += compare_values("parameters", before.parameters, after.parameters)
+    found += compare_values("overrides", before.overrides or {}, after.overrides or {})
+    if after.worker is not None:
+        found += _compare_field("code_version", before.code_version, after.code_version)
+        found += _compare_field("worker", _get_node_name(before.worker), _get_node_name(after.worker))
+        found += _compare_field("host", _get_host_name(before.worker), _get_host_name(after.worker))
     return found[:MAX_DIFFERENCES]
 
 
-def of_values(part: str, before: Any, now: Any, where: str = "") -> Iterator[Difference]:
+def compare_values(part: str, before: Any, after: Any, where: str = "") -> Iterator[Difference]:
     """Every place where two JSON values differ; lists of different lengths differ as a whole."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for name in sorted({*before, *now}):
-            place = where + pointer(name)
-            if name not in now:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for name in sorted({*before, *after}):
+            place = where + format_pointer(name)
+            if name not in after:
                 yield Difference(part, place, "removed", before[name], None)
             elif name not in before:
-                yield Difference(part, place, "added", None, now[name])
+                yield Difference(part, place, "added", None, after[name])
             else:
-                yield from of_values(part, before[name], now[name], place)
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for at, (one, other) in enumerate(zip(before, now, strict=True)):
-            yield from of_values(part, one, other, where + pointer(at))
-    elif type(before) is not type(now) or before != now:
-        yield Difference(part, where, "changed", before, now)
+                yield from compare_values(part, before[name], after[name], place)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for at, (one, other) in enumerate(zip(before, after, strict=True)):
+            yield from compare_values(part, one, other, where + format_pointer(at))
+    elif type(before) is not type(after) or before != after:
+        yield Difference(part, where, "changed", before, after)
 
 
-def _single(part: str, before: Any, now: Any) -> Iterator[Difference]:
-    if before != now:
-        yield Difference(part, "", "changed", before, now)
+def _compare_field(part: str, before: Any, after: Any) -> Iterator[Difference]:
+    if before != after:
+        yield Difference(part, "", "changed", before, after)
 
 
-def _node(worker: str | None) -> str | None:
+def _get_node_name(worker: str | None) -> str | None:
     """A worker's id without what is new after each start: `celery@host:17:ab12` → `celery@host`."""
     return worker.rsplit(":", 2)[0] if worker else None
 
 
-def _host(worker: str | None) -> str | None:
-    node = _node(worker)
+def _get_host_name(worker: str | None) -> str | None:
+    node = _get_node_name(worker)
     return node.partition("@")[2] or node if node else None

@@ -9,14 +9,14 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 #: Special-purpose addresses (IANA's registries): none of them is a public host. `ipaddress.is_global` judges some
 #: otherwise, depending on the version of Python.
-_NOT_PUBLIC_4 = tuple(
+_NON_PUBLIC_IPV4 = tuple(
     ipaddress.IPv4Network(network)
     for network in (
         "0.0.0.0/8",
@@ -39,8 +39,8 @@ _NOT_PUBLIC_4 = tuple(
 
 #: All public hosts are in the first of these and in none of the others. So an address that carries an IPv4 address
 #: (mapped, NAT64, 6to4, Teredo) is not public.
-_UNICAST = ipaddress.IPv6Network("2000::/3")
-_NOT_PUBLIC_6 = tuple(map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+_NON_PUBLIC_IPV6 = tuple(map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
 
 #: What C libraries take for an IPv4 address: 127.1, 0x7f.1, 2130706433.
 _NUMERIC = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)(\.(0[xX][0-9a-fA-F]*|[0-9]+)){0,3}\.?")
@@ -48,7 +48,7 @@ _NUMERIC = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)(\.(0[xX][0-9a-fA-F]*|[0-9]+))
 _NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 
 
-class Egress:
+class EgressPolicy:
     """What may be reached beside public addresses.
 
     `listed` are networks, addresses and names of hosts, with a port if only that one is meant: `10.1.0.0/16`,
@@ -56,26 +56,26 @@ class Egress:
     `Misconfigured` for what is none of these.
     """
 
-    def __init__(self, listed: Iterable[str]) -> None:
+    def __init__(self, entries: Iterable[str]) -> None:
         self._networks: list[tuple[_Network, int | None]] = []
         self._names: list[tuple[str, int | None]] = []
-        for entry in listed:
+        for entry in entries:
             self._add(entry)
 
     def is_allowed(self, host: str, port: int, address: str) -> bool:
         """Return whether a connection to this address may be made for a URL with this host and port."""
         name = host.lower().rstrip(".")
-        if any(_is_named(name, listed) and only in (None, port) for listed, only in self._names):
+        if any(_matches_host_pattern(name, listed) and only in (None, port) for listed, only in self._names):
             return True
         # What follows % is the interface of a link-local address.
         parsed = ipaddress.ip_address(address.partition("%")[0])
         if _is_public(parsed):
             return True
-        forms = [parsed, mapped] if (mapped := _mapped(parsed)) else [parsed]
+        forms = [parsed, mapped] if (mapped := _get_mapped_ipv4(parsed)) else [parsed]
         return any(form in network for network, only in self._networks if only in (None, port) for form in forms)
 
     def _add(self, entry: str) -> None:
-        host, port = _split(entry)
+        host, port = _split_host_and_port(entry)
         try:
             if port and not 0 < int(port) < 65536:
                 raise ValueError
@@ -87,18 +87,18 @@ class Egress:
             else:
                 raise ValueError
         except ValueError:
-            raise Misconfigured(
+            raise ConfigurationError(
                 f"JOBWORKER_EGRESS={entry} must be a network, an address, a name or *. and a domain, with a port or "
                 "without: 10.1.0.0/16, [::1]:8080, intranet:8443, *.internal.example"
             ) from None
 
 
-def is_disguised(host: str) -> bool:
+def is_nonstandard_ipv4(host: str) -> bool:
     """Return whether this is an IPv4 address in a spelling that only some programs take for one."""
     return _NUMERIC.fullmatch(host) is not None and not _is_address(host)
 
 
-def _split(entry: str) -> tuple[str, str]:
+def _split_host_and_port(entry: str) -> tuple[str, str]:
     if entry.startswith("["):
         host, closed, port = entry[1:].partition("]")
         return (host, port.removeprefix(":")) if closed else (entry, "")
@@ -116,15 +116,15 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _is_public(address: Address) -> bool:
+def _is_public(address: IpAddress) -> bool:
     if isinstance(address, ipaddress.IPv4Address):
-        return not any(address in network for network in _NOT_PUBLIC_4)
-    return address in _UNICAST and not any(address in network for network in _NOT_PUBLIC_6)
+        return not any(address in network for network in _NON_PUBLIC_IPV4)
+    return address in _GLOBAL_UNICAST and not any(address in network for network in _NON_PUBLIC_IPV6)
 
 
-def _mapped(address: Address) -> Any:
+def _get_mapped_ipv4(address: IpAddress) -> Any:
     return getattr(address, "ipv4_mapped", None)
 
 
-def _is_named(name: str, listed: str) -> bool:
-    return name.endswith(listed[1:]) if listed.startswith("*.") else name == listed
+def _matches_host_pattern(name: str, pattern: str) -> bool:
+    return name.endswith(pattern[1:]) if pattern.startswith("*.") else name == pattern

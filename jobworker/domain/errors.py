@@ -21,7 +21,7 @@ class FieldError:
     message: str
 
 
-def pointer(*parts: str | int) -> str:
+def format_pointer(*parts: str | int) -> str:
     """The RFC 6901 pointer to a place: `pointer("executions", 17)` → `/executions/17`."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
@@ -103,7 +103,7 @@ class FileNotFound(NotFound):
     code = "file_not_found"
 
 
-class FileElsewhere(NotFound):
+class FileOnOtherHost(NotFound):
     """The file is on the disk of another host."""
 
     code = "file_elsewhere"
@@ -187,7 +187,7 @@ class JobRemoved(Conflict):
     code = "job_removed"
 
 
-class JobScheduled(Conflict):
+class JobInUse(Conflict):
     """Schedules would start the job that is to be removed."""
 
     code = "job_scheduled"
@@ -211,19 +211,19 @@ class ScheduleOwnedElsewhere(Conflict):
     code = "schedule_owned_elsewhere"
 
 
-class NotUnique(Conflict):
+class UniqueKeyConflict(Conflict):
     """Another execution has the unique key; the text names it."""
 
     code = "not_unique"
 
 
-class NotFinished(Conflict):
+class ExecutionNotFinished(Conflict):
     """The execution has no result yet."""
 
     code = "not_finished"
 
 
-class NotCancellable(Conflict):
+class ExecutionNotCancellable(Conflict):
     """The execution has ended already."""
 
     code = "not_cancellable"
@@ -253,19 +253,19 @@ class PreconditionFailed(JobWorkerError):
     code = "precondition_failed"
 
 
-class Busy(JobWorkerError):
+class ServiceBusy(JobWorkerError):
     """The service cannot take this now; the same request may succeed later."""
 
     code = "busy"
 
 
-class DatabaseBusy(Busy):
+class DatabaseBusy(ServiceBusy):
     """The database was locked for longer than the caller could wait; nothing was changed."""
 
     code = "database_busy"
 
 
-class QueryTooSlow(Busy):
+class QueryTooSlow(ServiceBusy):
     """Finding what was asked for would keep the processor from others for too long."""
 
     code = "query_too_slow"
@@ -277,7 +277,7 @@ class TooManyStreams(JobWorkerError):
     code = "too_many_streams"
 
 
-class Misconfigured(JobWorkerError):
+class ConfigurationError(JobWorkerError):
     """JobWorker cannot start like this; the text says what to change."""
 
     code = "misconfigured"

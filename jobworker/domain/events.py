@@ -41,11 +41,11 @@ from enum import StrEnum
 from typing import Any
 
 from jobworker.domain import json_values
-from jobworker.domain.execution import Move, State
-from jobworker.domain.job import MAX_CODE_VERSION
+from jobworker.domain.execution import StateTransition, ExecutionState
+from jobworker.domain.job import MAX_CODE_VERSION_LENGTH
 
 
-class Kind(StrEnum):
+class EventKind(StrEnum):
     """What a report is about."""
 
     CALLED = "called"
@@ -70,31 +70,31 @@ class Kind(StrEnum):
 
 
 #: The reports that move an execution, and where to.
-STATES: Mapping[Kind, State] = {
-    Kind.RUNNING: State.RUNNING,
-    Kind.SUCCEEDED: State.SUCCEEDED,
-    Kind.FAILED: State.FAILED,
-    Kind.TIMED_OUT: State.TIMED_OUT,
-    Kind.RETRYING: State.RETRYING,
-    Kind.CANCELLED: State.CANCELLED,
-    Kind.EXPIRED: State.SKIPPED,
-    Kind.REJECTED: State.FAILED,
+STATE_BY_KIND: Mapping[EventKind, ExecutionState] = {
+    EventKind.RUNNING: ExecutionState.RUNNING,
+    EventKind.SUCCEEDED: ExecutionState.SUCCEEDED,
+    EventKind.FAILED: ExecutionState.FAILED,
+    EventKind.TIMED_OUT: ExecutionState.TIMED_OUT,
+    EventKind.RETRYING: ExecutionState.RETRYING,
+    EventKind.CANCELLED: ExecutionState.CANCELLED,
+    EventKind.EXPIRED: ExecutionState.SKIPPED,
+    EventKind.REJECTED: ExecutionState.FAILED,
 }
 
 #: The reports that an attempt will never run.
-NEVER_RAN = frozenset({Kind.EXPIRED, Kind.REJECTED})
+NEVER_RAN_KINDS = frozenset({EventKind.EXPIRED, EventKind.REJECTED})
 
 #: The reports about an attempt that its worker did not bring to an end; the relay decides what becomes of it.
-CUT_SHORT = frozenset({Kind.LOST, Kind.INTERRUPTED})
+INTERRUPTED_ATTEMPT_KINDS = frozenset({EventKind.LOST, EventKind.INTERRUPTED})
 
 #: The reports that an attempt is over, whatever follows it.
-ENDS = (frozenset(STATES) - {Kind.RUNNING}) | CUT_SHORT
+ATTEMPT_END_KINDS = (frozenset(STATE_BY_KIND) - {EventKind.RUNNING}) | INTERRUPTED_ATTEMPT_KINDS
 
 #: Longest worker, token and explanation that are taken over from a report which is refused (characters).
-_LONGEST_TAKEN_OVER = 200
+_MAX_COPIED_LENGTH = 200
 
 #: What users see as the type of the error when the report has none of its own.
-_ERROR_TYPES: Mapping[Kind, str] = {Kind.REJECTED: "MessageRejected"}
+_ERROR_TYPES: Mapping[EventKind, str] = {EventKind.REJECTED: "MessageRejected"}
 
 
 class UnreadableEvent(ValueError):
@@ -106,7 +106,7 @@ class Event:
     """One entry of a stream."""
 
     id: str
-    kind: Kind
+    kind: EventKind
     execution: str
     attempt: int
     data: Mapping[str, Any]
@@ -114,39 +114,39 @@ class Event:
     @property
     def stream_position(self) -> tuple[int, int]:
         """The stream entry's id as numbers, so that it compares."""
-        return parse_id(self.id)
+        return parse_stream_id(self.id)
 
     @property
     def at(self) -> dt.datetime:
         """When Redis took the report (its clock, UTC)."""
-        return moment(self.id)
+        return parse_stream_time(self.id)
 
 
-def parse_id(stream_id: str) -> tuple[int, int]:
+def parse_stream_id(stream_id: str) -> tuple[int, int]:
     """`"1700000000000-3"` → `(1700000000000, 3)`."""
     milliseconds, _, sequence = stream_id.partition("-")
     return int(milliseconds), int(sequence or 0)
 
 
-def is_id(value: object) -> bool:
+def is_stream_id(value: object) -> bool:
     """Whether this is the id of an entry of a stream."""
-    return isinstance(value, str) and _ENTRY_ID.fullmatch(value) is not None
+    return isinstance(value, str) and _STREAM_ID.fullmatch(value) is not None
 
 
-_ENTRY_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+_STREAM_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
-def format_id(order: tuple[int, int]) -> str:
+def format_stream_id(position: tuple[int, int]) -> str:
     """The inverse of `parse_id`."""
-    return f"{order[0]}-{order[1]}"
+    return f"{position[0]}-{position[1]}"
 
 
-def moment(stream_id: str) -> dt.datetime:
+def parse_stream_time(stream_id: str) -> dt.datetime:
     """The time that a stream id carries."""
-    return dt.datetime.fromtimestamp(parse_id(stream_id)[0] / 1000, dt.UTC)
+    return dt.datetime.fromtimestamp(parse_stream_id(stream_id)[0] / 1000, dt.UTC)
 
 
-def encode(kind: Kind, execution: str, attempt: int, data: Mapping[str, Any]) -> dict[str, str]:
+def encode(kind: EventKind, execution: str, attempt: int, data: Mapping[str, Any]) -> dict[str, str]:
     """The fields of a stream entry."""
     return {
         "kind": kind.value,
@@ -163,62 +163,62 @@ def decode(stream_id: str, fields: Mapping[str, str]) -> Event:
     if only its data cannot be read, the answer is `refused`.
     """
     try:
-        kind, execution, attempt = Kind(fields["kind"]), fields.get("execution", ""), int(fields.get("attempt", 0))
+        kind, execution, attempt = EventKind(fields["kind"]), fields.get("execution", ""), int(fields.get("attempt", 0))
         _check_subject(stream_id, execution, attempt)
     except (KeyError, ValueError, OverflowError, OSError) as error:
         raise UnreadableEvent(f"stream entry {stream_id} cannot be read: {error!r:.300}") from error
     try:
-        return Event(stream_id, kind, execution, attempt, _read(kind, fields.get("data", "{}")))
+        return Event(stream_id, kind, execution, attempt, _parse_data(kind, fields.get("data", "{}")))
     except ValueError as error:
-        if kind in ENDS and execution:
-            return refused(Event(stream_id, kind, execution, attempt, {}), str(error))
+        if kind in ATTEMPT_END_KINDS and execution:
+            return build_refused_event(Event(stream_id, kind, execution, attempt, {}), str(error))
         raise UnreadableEvent(f"stream entry {stream_id} ({kind}) cannot be read: {error!r:.300}") from error
 
 
-def refused(event: Event, why: str) -> Event:
+def build_refused_event(event: Event, reason: str) -> Event:
     """The report that stands for the end of an attempt which cannot be recorded as it was reported: it has failed."""
-    why = json_values.mended(f"its report that it was {event.kind} cannot be recorded: {why}")[:_LONGEST_TAKEN_OVER]
+    reason = json_values.sanitize_text(f"its report that it was {event.kind} cannot be recorded: {reason}")[:_MAX_COPIED_LENGTH]
     data: dict[str, Any] = {
         name: event.data[name]
         for name in ("worker", "token")
-        if isinstance(event.data.get(name), str) and len(event.data[name]) <= _LONGEST_TAKEN_OVER
+        if isinstance(event.data.get(name), str) and len(event.data[name]) <= _MAX_COPIED_LENGTH
     }
-    data.update(reason=why, error={"type": "ReportRefused", "message": why, "traceback": None})
-    return replace(event, kind=Kind.REJECTED if event.kind in NEVER_RAN else Kind.FAILED, data=data)
+    data.update(reason=reason, error={"type": "ReportRefused", "message": reason, "traceback": None})
+    return replace(event, kind=EventKind.REJECTED if event.kind in NEVER_RAN_KINDS else EventKind.FAILED, data=data)
 
 
 #: Most attempts that SQL can count.
-_MOST_ATTEMPTS = 2**31 - 1
+_MAX_ATTEMPTS = 2**31 - 1
 
 #: Longest pause before another attempt (s): what is beyond it cannot be expressed as a time.
-_LONGEST_DELAY = 100 * 366 * 86400.0
+_MAX_DELAY_SECONDS = 100 * 366 * 86400.0
 
 
 def _check_subject(stream_id: str, execution: str, attempt: int) -> None:
     """Raise `ValueError`, or what an impossible time raises, unless it is clear what an event is about."""
-    if not _ID.match(execution) or not 0 <= attempt <= _MOST_ATTEMPTS:
+    if not _EXECUTION_ID.match(execution) or not 0 <= attempt <= _MAX_ATTEMPTS:
         raise ValueError("execution or attempt is none")
-    moment(stream_id)
+    parse_stream_time(stream_id)
 
 
-def _read(kind: Kind, text: str) -> Mapping[str, Any]:
+def _parse_data(kind: EventKind, text: str) -> Mapping[str, Any]:
     """Return the data of a report; raises `ValueError` unless everything in them is of the type that readers expect."""
-    data = json_values.read(text)
+    data = json_values.parse_sanitized(text)
     if not isinstance(data, dict):
         raise ValueError("data is not an object")
     # The names in a report of metadata are the job's own.
-    for name, value in () if kind is Kind.METADATA else data.items():
-        is_right = _TYPES.get(name)
+    for name, value in () if kind is EventKind.METADATA else data.items():
+        is_right = _TYPE_CHECKS.get(name)
         if is_right and value is not None and not is_right(value):
             raise ValueError(f"{name} is of another type or too long")
-    for name in _REQUIRED.get(kind, ()):
+    for name in _REQUIRED_DATA.get(kind, ()):
         if data.get(name) is None:
             raise ValueError(f"{name} is missing")
     return data
 
 
-def _text(longest: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and len(value) <= longest and "\0" not in value
+def _is_text_within(max_length: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and len(value) <= max_length and "\0" not in value
 
 
 def _is_number(value: Any) -> bool:
@@ -251,24 +251,24 @@ def _are_two_integers(value: Any) -> bool:
 
 
 #: The id of an execution, or none.
-_ID = re.compile(r"[0-9A-Za-z-]{0,36}\Z")
+_EXECUTION_ID = re.compile(r"[0-9A-Za-z-]{0,36}\Z")
 
 #: As wide as the columns (characters).
-_LONGEST_WORKER, _LONGEST_TOKEN = 255, 64
+_MAX_WORKER_LENGTH, _MAX_TOKEN_LENGTH = 255, 64
 
 #: What the data of a report may hold that its readers rely on, if it is there; the rest is the business of its kind.
-_TYPES: Mapping[str, Callable[[Any], bool]] = {
-    "worker": _text(_LONGEST_WORKER),
-    "token": _text(_LONGEST_TOKEN),
+_TYPE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
+    "worker": _is_text_within(_MAX_WORKER_LENGTH),
+    "token": _is_text_within(_MAX_TOKEN_LENGTH),
     "code_version": _is_string,
     "reason": _is_string,
-    "runtime": lambda value: _is_number(value) and abs(value) < _LONGEST_DELAY,
-    "delay": lambda value: _is_number(value) and 0 <= value <= _LONGEST_DELAY,
+    "runtime": lambda value: _is_number(value) and abs(value) < _MAX_DELAY_SECONDS,
+    "delay": lambda value: _is_number(value) and 0 <= value <= _MAX_DELAY_SECONDS,
     "error": _is_error,
     "result_file": _is_object,
     "progress": _is_object,
     "metadata": _is_object,
-    "schedule": _text(_LONGEST_TOKEN),
+    "schedule": _is_text_within(_MAX_TOKEN_LENGTH),
     "at": _is_time,
     "level": _is_string,
     "logger": _is_string,
@@ -276,37 +276,37 @@ _TYPES: Mapping[str, Callable[[Any], bool]] = {
 }
 
 #: What the data of a report have to have.
-_REQUIRED: Mapping[Kind, tuple[str, ...]] = {
-    Kind.WORKER_LOST: ("worker",),
-    Kind.DUE: ("schedule", "at"),
-    Kind.LOG: ("level", "logger", "message", "at"),
-    Kind.LOG_CUT: ("dropped",),
+_REQUIRED_DATA: Mapping[EventKind, tuple[str, ...]] = {
+    EventKind.WORKER_LOST: ("worker",),
+    EventKind.DUE: ("schedule", "at"),
+    EventKind.LOG: ("level", "logger", "message", "at"),
+    EventKind.LOG_CUT: ("dropped",),
 }
 
 
-def to_move(event: Event) -> Move:
+def to_transition(event: Event) -> StateTransition:
     """The change of state that a state report stands for.
 
     An attempt that never ran ends what the one before it left behind: its number stays unused.
     """
     data = event.data
     delay = data.get("delay")
-    ran = event.kind not in NEVER_RAN
-    return Move(
+    ran = event.kind not in NEVER_RAN_KINDS
+    return StateTransition(
         execution=event.execution,
         attempt=event.attempt if ran else event.attempt - 1,
-        state=STATES[event.kind],
+        state=STATE_BY_KIND[event.kind],
         event_id=event.stream_position,
         at=event.at,
-        actor=actor(event),
+        actor=format_actor(event),
         reason=data.get("reason"),
         worker=data.get("worker"),
         token=data.get("token"),
-        code_version=(data.get("code_version") or "")[:MAX_CODE_VERSION] or None,
+        code_version=(data.get("code_version") or "")[:MAX_CODE_VERSION_LENGTH] or None,
         due_at=event.at + dt.timedelta(seconds=delay) if delay is not None else None,
         result=data.get("result"),
         result_file=data.get("result_file"),
-        error=data.get("error") or _error(event),
+        error=data.get("error") or _build_default_error(event),
         timed_out=bool(data.get("timed_out")),
         runtime=data.get("runtime"),
         ran=ran,
@@ -314,12 +314,12 @@ def to_move(event: Event) -> Move:
     )
 
 
-def actor(event: Event) -> str:
+def format_actor(event: Event) -> str:
     """Who a report is from, as history names it."""
     worker = event.data.get("worker")
     return f"worker:{worker}" if worker else "worker"
 
 
-def _error(event: Event) -> dict[str, Any] | None:
+def _build_default_error(event: Event) -> dict[str, Any] | None:
     kind = _ERROR_TYPES.get(event.kind)
     return {"type": kind, "message": event.data.get("reason"), "traceback": None} if kind else None

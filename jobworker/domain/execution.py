@@ -24,7 +24,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 
-class State(StrEnum):
+class ExecutionState(StrEnum):
     """Where an execution stands."""
 
     WAITING = "Waiting"
@@ -56,34 +56,34 @@ class AttemptState(StrEnum):
     SNOOZED = "Snoozed"
 
 
-FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED, State.SKIPPED})
+FINAL_STATES = frozenset({ExecutionState.SUCCEEDED, ExecutionState.FAILED, ExecutionState.TIMED_OUT, ExecutionState.CANCELLED, ExecutionState.SKIPPED})
 
 #: Who may follow whom. The chart in docs/states.md is rendered from this table.
-MOVES: Mapping[State, frozenset[State]] = {
-    State.WAITING: frozenset({State.SCHEDULED, State.QUEUED, State.FAILED, State.CANCELLED, State.SKIPPED}),
-    State.SCHEDULED: frozenset({State.QUEUED, State.CANCELLED, State.SKIPPED}),
-    State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.CANCELLED, State.SKIPPED}),
-    State.RUNNING: frozenset({State.RETRYING, State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED}),
-    State.RETRYING: frozenset({State.QUEUED, State.CANCELLED}),
-    State.SUCCEEDED: frozenset(),
-    State.FAILED: frozenset(),
-    State.TIMED_OUT: frozenset(),
-    State.CANCELLED: frozenset(),
-    State.SKIPPED: frozenset(),
+ALLOWED_TRANSITIONS: Mapping[ExecutionState, frozenset[ExecutionState]] = {
+    ExecutionState.WAITING: frozenset({ExecutionState.SCHEDULED, ExecutionState.QUEUED, ExecutionState.FAILED, ExecutionState.CANCELLED, ExecutionState.SKIPPED}),
+    ExecutionState.SCHEDULED: frozenset({ExecutionState.QUEUED, ExecutionState.CANCELLED, ExecutionState.SKIPPED}),
+    ExecutionState.QUEUED: frozenset({ExecutionState.RUNNING, ExecutionState.FAILED, ExecutionState.CANCELLED, ExecutionState.SKIPPED}),
+    ExecutionState.RUNNING: frozenset({ExecutionState.RETRYING, ExecutionState.SUCCEEDED, ExecutionState.FAILED, ExecutionState.TIMED_OUT, ExecutionState.CANCELLED}),
+    ExecutionState.RETRYING: frozenset({ExecutionState.QUEUED, ExecutionState.CANCELLED}),
+    ExecutionState.SUCCEEDED: frozenset(),
+    ExecutionState.FAILED: frozenset(),
+    ExecutionState.TIMED_OUT: frozenset(),
+    ExecutionState.CANCELLED: frozenset(),
+    ExecutionState.SKIPPED: frozenset(),
 }
 
 #: Order of the states within one attempt. Queued after attempt n waits for attempt n + 1.
-_RANK: Mapping[State, int] = {
-    State.WAITING: -1,
-    State.SCHEDULED: 0,
-    State.RUNNING: 1,
-    State.RETRYING: 2,
-    State.QUEUED: 3,
-    State.SUCCEEDED: 4,
-    State.FAILED: 4,
-    State.TIMED_OUT: 4,
-    State.CANCELLED: 4,
-    State.SKIPPED: 4,
+_RANK: Mapping[ExecutionState, int] = {
+    ExecutionState.WAITING: -1,
+    ExecutionState.SCHEDULED: 0,
+    ExecutionState.RUNNING: 1,
+    ExecutionState.RETRYING: 2,
+    ExecutionState.QUEUED: 3,
+    ExecutionState.SUCCEEDED: 4,
+    ExecutionState.FAILED: 4,
+    ExecutionState.TIMED_OUT: 4,
+    ExecutionState.CANCELLED: 4,
+    ExecutionState.SKIPPED: 4,
 }
 
 #: A job that put itself off this often fails: each time costs a row that is kept.
@@ -95,7 +95,7 @@ DEFAULT_PRIORITY = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class StateTransition:
     """One reported change of state: who, when, why, and what came of it.
 
     `event_id` orders reports: the pair of numbers of the Redis stream entry it came with. Not `ran`: it is about
@@ -104,7 +104,7 @@ class Move:
 
     execution: str
     attempt: int
-    state: State
+    state: ExecutionState
     event_id: tuple[int, int]
     at: dt.datetime
     actor: str
@@ -124,7 +124,7 @@ class Move:
     timed_out: bool = False
 
 
-class Standing(NamedTuple):
+class MergedExecution(NamedTuple):
     """What is known about an execution: two registers, each a maximum over the reports seen, and three sets.
 
     The *outcome* register (state, attempt, event_id, …) holds the most advanced report, the *start*
@@ -132,7 +132,7 @@ class Standing(NamedTuple):
     which arrives after the end still completes the picture. The sets hold the attempts that used up no retry.
     """
 
-    state: State
+    state: ExecutionState
     attempt: int = 0
     event_id: tuple[int, int] = (0, 0)
     reason: str | None = None
@@ -153,72 +153,72 @@ class Standing(NamedTuple):
     @property
     def is_final(self) -> bool:
         """Whether nothing more will happen."""
-        return self.state in FINAL
+        return self.state in FINAL_STATES
 
 
-def _precedence(attempt: int, state: State, event_id: tuple[int, int]) -> tuple[int, int, int, int]:
+def _precedence(attempt: int, state: ExecutionState, event_id: tuple[int, int]) -> tuple[int, int, int, int]:
     # The earlier of two equal reports wins, hence the minus signs.
     return (attempt, _RANK[state], -event_id[0], -event_id[1])
 
 
-def position(attempt: int, state: State) -> tuple[int, int]:
+def compute_rank(attempt: int, state: ExecutionState) -> tuple[int, int]:
     """Where a state of an attempt stands in the story of its execution; later chapters compare greater."""
     return attempt, _RANK[state]
 
 
-def merge(standing: Standing, move: Move) -> Standing:
+def merge_transition(previous: MergedExecution, transition: StateTransition) -> MergedExecution:
     """The standing after taking notice of one more report.
 
     Within an attempt a final state absorbs every other; a report about an older attempt changes
     nothing; of two final states the one reported first stays.
     """
-    merged = standing
-    if move.lost and move.attempt not in merged.lost_attempts:
-        merged = merged._replace(lost_attempts=merged.lost_attempts | {move.attempt})
-    if move.interrupted and move.attempt not in merged.interrupted_attempts:
-        merged = merged._replace(interrupted_attempts=merged.interrupted_attempts | {move.attempt})
-    if move.snoozed and move.attempt not in merged.snoozed_attempts:
-        merged = merged._replace(snoozed_attempts=merged.snoozed_attempts | {move.attempt})
-    if move.due_at and (merged.due_at is None or move.due_at > merged.due_at):
-        merged = merged._replace(due_at=move.due_at)
-    if move.state is State.RUNNING:
-        merged = _merge_start(merged, move)
-    theirs = _precedence(move.attempt, move.state, move.event_id)
+    merged = previous
+    if transition.lost and transition.attempt not in merged.lost_attempts:
+        merged = merged._replace(lost_attempts=merged.lost_attempts | {transition.attempt})
+    if transition.interrupted and transition.attempt not in merged.interrupted_attempts:
+        merged = merged._replace(interrupted_attempts=merged.interrupted_attempts | {transition.attempt})
+    if transition.snoozed and transition.attempt not in merged.snoozed_attempts:
+        merged = merged._replace(snoozed_attempts=merged.snoozed_attempts | {transition.attempt})
+    if transition.due_at and (merged.due_at is None or transition.due_at > merged.due_at):
+        merged = merged._replace(due_at=transition.due_at)
+    if transition.state is ExecutionState.RUNNING:
+        merged = _merge_start(merged, transition)
+    theirs = _precedence(transition.attempt, transition.state, transition.event_id)
     if theirs <= _precedence(merged.attempt, merged.state, merged.event_id):
         return merged
-    final = move.state in FINAL
+    final = transition.state in FINAL_STATES
     return merged._replace(
-        state=move.state,
-        attempt=move.attempt,
-        event_id=move.event_id,
-        reason=move.reason,
-        finished_at=move.at if final else None,
-        result=move.result if final else None,
-        result_file=move.result_file if final else None,
-        error=move.error,
+        state=transition.state,
+        attempt=transition.attempt,
+        event_id=transition.event_id,
+        reason=transition.reason,
+        finished_at=transition.at if final else None,
+        result=transition.result if final else None,
+        result_file=transition.result_file if final else None,
+        error=transition.error,
     )
 
 
-def _merge_start(standing: Standing, move: Move) -> Standing:
-    current = (standing.started_attempt, -_moment(standing.started_at), standing.token or "")
-    if (move.attempt, -_moment(move.at), move.token or "") <= current:
-        return standing
-    return standing._replace(
-        started_attempt=move.attempt,
-        started_at=move.at,
-        worker=move.worker,
-        token=move.token,
-        code_version=move.code_version,
+def _merge_start(previous: MergedExecution, transition: StateTransition) -> MergedExecution:
+    current = (previous.started_attempt, -_to_timestamp(previous.started_at), previous.token or "")
+    if (transition.attempt, -_to_timestamp(transition.at), transition.token or "") <= current:
+        return previous
+    return previous._replace(
+        started_attempt=transition.attempt,
+        started_at=transition.at,
+        worker=transition.worker,
+        token=transition.token,
+        code_version=transition.code_version,
     )
 
 
-def _moment(at: dt.datetime | None) -> float:
+def _to_timestamp(at: dt.datetime | None) -> float:
     return at.timestamp() if at else 0.0
 
 
-def retries_used(attempt: int, free: int) -> int:
+def count_used_retries(attempt: int, uncounted_attempts: int) -> int:
     """How many retries of its policy an execution has used once `attempt` attempts were started.
 
-    `free` of them used none up: they were lost or interrupted with their worker, or the job put them off.
+    `uncounted_attempts` of them used none up: they were lost or interrupted with their worker, or the job put them off.
     """
-    return max(0, attempt - 1 - free)
+    return max(0, attempt - 1 - uncounted_attempts)

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jobworker.domain import deadline
-from jobworker.domain.dependencies import On
-from jobworker.domain.execution import State
-from jobworker.domain.limits import Concurrency, RateLimit
+from jobworker.domain.dependencies import RequiredOutcome
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.limits import ConcurrencyPolicy, RateLimitPolicy
 
 #: The relay turns at least every few seconds, also when there is nothing to do (s).
-RELAY_SILENT_AFTER = 15.0
+RELAY_TIMEOUT_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
+class Blocker:
     """One thing that an execution waits for: a stable code, words for people, and figures for programs (JSON)."""
 
     code: str
@@ -40,7 +40,7 @@ class LiveWorker(Protocol):
         ...
 
 
-class Queue(Protocol):
+class PausableQueue(Protocol):
     """What the gates want to know of a queue; `paused_at` is None unless somebody has stopped it."""
 
     @property
@@ -53,17 +53,17 @@ class Queue(Protocol):
     def pause_note(self) -> str | None: ...
 
 
-def paused(queue: Queue) -> Reason | None:
+def detect_queue_pause(queue: PausableQueue) -> Blocker | None:
     """Somebody has paused its queue."""
     if queue.paused_at is None:
         return None
     note = f": {queue.pause_note}" if queue.pause_note else ""
     message = f"queue {queue.name} has been paused by {queue.paused_by} since {queue.paused_at.isoformat()}{note}"
     details = {"queue": queue.name, "since": queue.paused_at, "by": queue.paused_by, "note": queue.pause_note}
-    return Reason("queue_paused", message, details)
+    return Blocker("queue_paused", message, details)
 
 
-def blocked(task: str, queue: str, workers: Iterable[LiveWorker]) -> Reason | None:
+def detect_missing_worker(task: str, queue: str, workers: Iterable[LiveWorker]) -> Blocker | None:
     """No live worker would take this task from this queue."""
     serving_queue = serving_task = False
     for worker in workers:
@@ -74,107 +74,107 @@ def blocked(task: str, queue: str, workers: Iterable[LiveWorker]) -> Reason | No
         serving_queue = serving_queue or has_queue
     details = {"task": task, "queue": queue}
     if not serving_task:
-        return Reason("no_worker_for_task", f"no live worker offers task {task}", details)
+        return Blocker("no_worker_for_task", f"no live worker offers task {task}", details)
     if not serving_queue:
-        return Reason("no_worker_for_queue", f"no live worker consumes queue {queue}", details)
-    return Reason("no_worker", f"no live worker that consumes queue {queue} offers task {task}", details)
+        return Blocker("no_worker_for_queue", f"no live worker consumes queue {queue}", details)
+    return Blocker("no_worker", f"no live worker that consumes queue {queue} offers task {task}", details)
 
 
-def runnable(queue: str, workers: Iterable[LiveWorker]) -> set[str]:
+def find_runnable_tasks(queue: str, workers: Iterable[LiveWorker]) -> set[str]:
     """The tasks that are not `blocked` on this queue."""
     return {task for worker in workers if queue in worker.queues for task in worker.tasks}
 
 
-def full(policy: Concurrency, key: str, held: int, holders: Sequence[str] = ()) -> Reason | None:
+def detect_concurrency_limit(policy: ConcurrencyPolicy, key: str, held: int, holders: Sequence[str] = ()) -> Blocker | None:
     """As many of this key run (or are with workers already) as may; `holders` are some of them, to be named."""
-    return _full("concurrency_limit", policy.limit, key, held, holders)
+    return _detect_full("concurrency_limit", policy.limit, key, held, holders)
 
 
-def full_in_total(policy: Concurrency, job: str, held: int, holders: Sequence[str] = ()) -> Reason | None:
+def detect_total_concurrency_limit(policy: ConcurrencyPolicy, job: str, held: int, holders: Sequence[str] = ()) -> Blocker | None:
     """As many of all keys of the job run as may."""
-    return None if policy.total is None else _full("concurrency_total", policy.total, job, held, holders)
+    return None if policy.total is None else _detect_full("concurrency_total", policy.total, job, held, holders)
 
 
-def _full(code: str, limit: int, key: str, held: int, holders: Sequence[str]) -> Reason | None:
+def _detect_full(code: str, limit: int, key: str, held: int, holders: Sequence[str]) -> Blocker | None:
     if held < limit:
         return None
     named = f" by {', '.join(holders)}" if holders else ""
     details = {"key": key, "limit": limit, "held": held, "holders": list(holders)}
-    return Reason(code, f"{held} of {limit} places for {key} are held{named}", details)
+    return Blocker(code, f"{held} of {limit} places for {key} are held{named}", details)
 
 
-def too_fast(policy: RateLimit, key: str, full_at: dt.datetime | None, ahead: int, now: dt.datetime) -> Reason | None:
+def detect_rate_limit(policy: RateLimitPolicy, key: str, full_at: dt.datetime | None, ahead: int, now: dt.datetime) -> Blocker | None:
     """No more of this key may start yet; `ahead` of them have been published and have not started."""
     details: dict[str, Any] = {"key": key, "limit": policy.limit, "per": policy.per, "ahead": ahead}
     if ahead >= policy.compute_max_ahead():
-        return Reason("rate_limit_ahead", f"{ahead} others of {key} may start and wait for a free worker", details)
+        return Blocker("rate_limit_ahead", f"{ahead} others of {key} may start and wait for a free worker", details)
     if policy.count_permits(full_at, now) > 0:
         return None
     until = policy.compute_next_start(full_at, now)
     message = f"{key} may start {policy.limit} times in {policy.per:g} s: the next at {until.isoformat()}"
-    return Reason("rate_limit", message, {**details, "until": until})
+    return Blocker("rate_limit", message, {**details, "until": until})
 
 
-def not_due(
-    state: State, due_at: dt.datetime, attempt: int, max_attempts: int | None, why: str | None
-) -> Reason | None:
-    """Its time has not come; `why` is what made the last attempt end."""
-    if state is State.SCHEDULED:
-        return Reason("not_due", f"it is due at {due_at.isoformat()}", {"due_at": due_at})
-    if state is not State.RETRYING:
+def detect_not_due(
+    state: ExecutionState, due_at: dt.datetime, attempt: int, max_attempts: int | None, reason: str | None
+) -> Blocker | None:
+    """Its time has not come; `reason` is what made the last attempt end."""
+    if state is ExecutionState.SCHEDULED:
+        return Blocker("not_due", f"it is due at {due_at.isoformat()}", {"due_at": due_at})
+    if state is not ExecutionState.RETRYING:
         return None
     # What uses up no retry, a snooze for example, is an attempt beyond their number.
     of = f" of {max_attempts}" if max_attempts is not None and attempt < max_attempts else ""
-    message = f"attempt {attempt + 1}{of} is due at {due_at.isoformat()}{f' ({why})' if why else ''}"
-    details = {"attempt": attempt + 1, "max_attempts": max_attempts, "due_at": due_at, "reason": why}
-    return Reason("retry_not_due", message, details)
+    message = f"attempt {attempt + 1}{of} is due at {due_at.isoformat()}{f' ({reason})' if reason else ''}"
+    details = {"attempt": attempt + 1, "max_attempts": max_attempts, "due_at": due_at, "reason": reason}
+    return Blocker("retry_not_due", message, details)
 
 
-def depends(parent: str, job: str | None, state: State | None, on: On) -> Reason:
+def describe_dependency(parent: str, job: str | None, state: ExecutionState | None, on: RequiredOutcome) -> Blocker:
     """The execution waits for the end of another one."""
     message = f"it depends on {parent} (job {job}), which is {state}, and waits for its {on}"
     details = {"execution": parent, "job": job, "state": state and state.value, "on": on.value}
-    return Reason("dependency", message, details)
+    return Blocker("dependency", message, details)
 
 
-def expired(expires_at: dt.datetime | None, now: dt.datetime) -> Reason | None:
+def detect_expiry(expires_at: dt.datetime | None, now: dt.datetime) -> Blocker | None:
     """It is too late to start it."""
     if expires_at is None or now < expires_at:
         return None
-    return Reason("expired", deadline.missed(expires_at), {"expires_at": expires_at})
+    return Blocker("expired", deadline.describe_missed_deadline(expires_at), {"expires_at": expires_at})
 
 
-def unattended(turned_at: dt.datetime | None, now: dt.datetime) -> Reason | None:
+def detect_missing_relay(turned_at: dt.datetime | None, now: dt.datetime) -> Blocker | None:
     """No relay is at work: it would publish what may run, and write down what became of it."""
-    if turned_at is None or (now - turned_at).total_seconds() <= RELAY_SILENT_AFTER:
+    if turned_at is None or (now - turned_at).total_seconds() <= RELAY_TIMEOUT_SECONDS:
         return None
     message = f"no relay has been at work since {turned_at.isoformat()}; start jobworker relay"
-    return Reason("no_relay", message, {"since": turned_at})
+    return Blocker("no_relay", message, {"since": turned_at})
 
 
-def cancelling(requested_at: dt.datetime | None, by: str | None) -> Reason | None:
+def detect_cancellation(requested_at: dt.datetime | None, requested_by: str | None) -> Blocker | None:
     """Somebody has asked for it not to go on."""
     if requested_at is None:
         return None
-    message = f"{by} asked at {requested_at.isoformat()} for it to be cancelled"
-    return Reason("cancel_requested", message, {"since": requested_at, "by": by})
+    message = f"{requested_by} asked at {requested_at.isoformat()} for it to be cancelled"
+    return Blocker("cancel_requested", message, {"since": requested_at, "by": requested_by})
 
 
-def running(worker: str | None, since: dt.datetime | None, attempt: int) -> Reason:
+def describe_running_attempt(worker: str | None, since: dt.datetime | None, attempt: int) -> Blocker:
     """It has not finished yet."""
     message = f"attempt {attempt} has been running on {worker} since {since.isoformat() if since else '?'}"
-    return Reason("running", message, {"worker": worker, "since": since, "attempt": attempt})
+    return Blocker("running", message, {"worker": worker, "since": since, "attempt": attempt})
 
 
-def with_workers(dispatched_at: dt.datetime, queue: str, others: int) -> Reason:
+def describe_wait_for_worker(dispatched_at: dt.datetime, queue: str, others: int) -> Blocker:
     """Its message is in Redis and no worker has started it; `others` of the queue are there, too."""
     message = (
         f"it has waited for a free worker of queue {queue} since {dispatched_at.isoformat()}, with {others} others"
     )
-    return Reason("waiting_for_worker", message, {"queue": queue, "since": dispatched_at, "others": others})
+    return Blocker("waiting_for_worker", message, {"queue": queue, "since": dispatched_at, "others": others})
 
 
-def in_line(queue: str, ahead: int, oldest: dt.datetime) -> Reason:
+def describe_queue_position(queue: str, ahead: int, oldest: dt.datetime) -> Blocker:
     """What is ready leaves the database in order, as workers take what was published."""
     message = f"{ahead} executions are before it in queue {queue}; the oldest has been due since {oldest.isoformat()}"
-    return Reason("position", message, {"queue": queue, "ahead": ahead, "oldest_due_at": oldest})
+    return Blocker("position", message, {"queue": queue, "ahead": ahead, "oldest_due_at": oldest})

@@ -4,19 +4,19 @@ import graphlib
 from collections.abc import Iterable, Mapping
 
 
-def cycle(before: Mapping[str, Iterable[str]]) -> list[str] | None:
+def find_cycle(predecessors: Mapping[str, Iterable[str]]) -> list[str] | None:
     """Nodes that come before each other, the first again at the end; None: there is an order.
 
-    `before` names for each node those that come before it.
+    `predecessors` names for each node those that come before it.
     """
     try:
-        graphlib.TopologicalSorter(before).prepare()
+        graphlib.TopologicalSorter(predecessors).prepare()
     except graphlib.CycleError as error:
         path: list[str] = error.args[1]
         return path
     return None
 
 
-def order(before: Mapping[str, Iterable[str]]) -> list[str]:
+def sort_topologically(predecessors: Mapping[str, Iterable[str]]) -> list[str]:
     """The nodes, each after those that come before it; there must be no cycle."""
-    return list(graphlib.TopologicalSorter(before).static_order())
+    return list(graphlib.TopologicalSorter(predecessors).static_order())

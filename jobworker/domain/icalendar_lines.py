@@ -10,34 +10,34 @@ from dataclasses import dataclass, field
 from jobworker.domain.errors import FieldError, InvalidInput
 
 #: Bytes of a file: 1,000 events as calendar programs write them, of 500 bytes each.
-LARGEST = 512 * 1024
+MAX_FILE_BYTES = 512 * 1024
 
 #: Lines of a file; a calendar program writes at least 5 for each event, most of them longer than 20 bytes.
-MOST_LINES = 25_000
+MAX_LINES = 25_000
 
 #: Events of a file, with what else is in a calendar.
-MOST_EVENTS = 2000
+MAX_EVENTS = 2000
 
 #: Occurrences of a file that are worked out; a calendar holds no more than a quarter of them.
-MOST_OCCURRENCES = 16_000
+MAX_OCCURRENCES = 16_000
 
 #: Days that the rules and the long events of a file look at; one takes 2 µs.
-MOST_DAYS = 24_000
+MAX_DAYS = 24_000
 
 #: Changes of the offset that are worked out, of all time zones which the file defines.
-MOST_CHANGES = 1000
+MAX_OFFSET_CHANGES = 1000
 
 #: RFC 5545 nests three deep: VCALENDAR, VEVENT, VALARM.
-_DEEPEST = 8
+_MAX_DEPTH = 8
 
 #: Characters of a line that an error message quotes.
-_QUOTED = 60
+_MAX_QUOTED_LENGTH = 60
 
 #: What is read of each component; a component that is not listed is named in the report by what `_NAMING` has of it.
-_NAMING = frozenset({"UID", "SUMMARY"})
-_READ: Mapping[str, frozenset[str]] = {
+_IDENTIFYING_PROPERTIES = frozenset({"UID", "SUMMARY"})
+_SUPPORTED_PROPERTIES: Mapping[str, frozenset[str]] = {
     "VCALENDAR": frozenset({"VERSION", "CALSCALE", "METHOD", "X-WR-TIMEZONE"}),
-    "VEVENT": _NAMING
+    "VEVENT": _IDENTIFYING_PROPERTIES
     | {"DTSTART", "DTEND", "DURATION", "RRULE", "EXRULE", "RDATE", "EXDATE", "RECURRENCE-ID", "SEQUENCE", "STATUS"}
     | {"TRANSP", "X-MICROSOFT-CDO-ALLDAYEVENT", "X-MICROSOFT-CDO-BUSYSTATUS"},
     "VTIMEZONE": frozenset({"TZID", "X-LIC-LOCATION"}),
@@ -52,12 +52,12 @@ _PARAMETER = re.compile(r';([A-Za-z0-9-]++)=((?:"[^"]*+"|[^";:]++)*+)')
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"B\0", b"\0B")
 
 
-class TooMuch(Exception):
+class ICalendarTooLarge(Exception):
     """A file would take too long to read; the text says why."""
 
 
 @dataclass(slots=True)
-class Effort:
+class ParsingEffort:
     """What has been done about one file so far. It is bounded, since a request waits for it."""
 
     occurrences: int = 0
@@ -69,16 +69,16 @@ class Effort:
         self.occurrences += occurrences
         self.days += days
         self.changes += changes
-        if self.occurrences > MOST_OCCURRENCES:
-            raise TooMuch(f"the file's events occur more than {MOST_OCCURRENCES} times")
-        if self.days > MOST_DAYS:
-            raise TooMuch(f"the rules of its events have to look at more than {MOST_DAYS} days in sum")
-        if self.changes > MOST_CHANGES:
-            raise TooMuch(f"the time zones that it defines change their offset more than {MOST_CHANGES} times")
+        if self.occurrences > MAX_OCCURRENCES:
+            raise ICalendarTooLarge(f"the file's events occur more than {MAX_OCCURRENCES} times")
+        if self.days > MAX_DAYS:
+            raise ICalendarTooLarge(f"the rules of its events have to look at more than {MAX_DAYS} days in sum")
+        if self.changes > MAX_OFFSET_CHANGES:
+            raise ICalendarTooLarge(f"the time zones that it defines change their offset more than {MAX_OFFSET_CHANGES} times")
 
 
 @dataclass(frozen=True, slots=True)
-class Property:
+class ICalendarProperty:
     """A content line: its value as it is written, and its parameters without quotation marks."""
 
     name: str
@@ -87,19 +87,19 @@ class Property:
 
 
 @dataclass(frozen=True, slots=True)
-class Component:
+class ICalendarComponent:
     """What stands between BEGIN and END. `problems` are the lines of it that cannot be read."""
 
     name: str
-    properties: dict[str, list[Property]] = field(default_factory=dict)
-    parts: list["Component"] = field(default_factory=list)
+    properties: dict[str, list[ICalendarProperty]] = field(default_factory=dict)
+    parts: list["ICalendarComponent"] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def get_properties(self, name: str) -> list[Property]:
+    def get_properties(self, name: str) -> list[ICalendarProperty]:
         """Return the properties of this name."""
         return self.properties.get(name, [])
 
-    def get_property(self, name: str) -> Property | None:
+    def get_property(self, name: str) -> ICalendarProperty | None:
         """Return the property of this name; raises `ValueError` if it is there twice."""
         found = self.get_properties(name)
         if len(found) > 1:
@@ -112,93 +112,93 @@ class Component:
         return found[0].value.strip().upper() if found else ""
 
 
-def bad(message: str) -> InvalidInput:
+def build_file_error(message: str) -> InvalidInput:
     """Return the error for a file that cannot be read at all."""
     return InvalidInput(message, [FieldError("", "bad_icalendar", message)])
 
 
-def calendars(file: bytes) -> list[Component]:
+def parse_calendars(file: bytes) -> list[ICalendarComponent]:
     """Return the VCALENDAR objects of a file; raises `InvalidInput` if it is none, or too large."""
     lines = _unfold(file)
-    found = Component("")
+    found = ICalendarComponent("")
     open_components = [found]
     events = 0
     for line in lines:
         matched = _NAME.match(line)
         name = matched[1].upper() if matched else ""
         if name == "BEGIN":
-            events += _open(line, open_components)
-            if events > MOST_EVENTS:
-                raise bad(f"the file has more than {MOST_EVENTS} events, tasks and the like; split it")
+            events += _open_component(line, open_components)
+            if events > MAX_EVENTS:
+                raise build_file_error(f"the file has more than {MAX_EVENTS} events, tasks and the like; split it")
         elif name == "END":
-            _close(line, open_components)
+            _close_component(line, open_components)
         else:
-            _add(line, name, open_components[-1])
+            _add_property(line, name, open_components[-1])
     if len(open_components) > 1:
-        raise bad(f"the file is cut off: END:{open_components[-1].name} is missing")
+        raise build_file_error(f"the file is cut off: END:{open_components[-1].name} is missing")
     return found.parts
 
 
 def _unfold(file: bytes) -> list[str]:
     """Return the lines of a file. A fold may split a character, so bytes are joined before they are decoded."""
-    if len(file) > LARGEST:
-        raise bad(f"the file has {len(file)} bytes; at most {LARGEST} are read: split it")
+    if len(file) > MAX_FILE_BYTES:
+        raise build_file_error(f"the file has {len(file)} bytes; at most {MAX_FILE_BYTES} are read: split it")
     if file.startswith(_UTF_16):
-        raise bad("the file is UTF-16 text; iCalendar files are UTF-8: save it as UTF-8")
+        raise build_file_error("the file is UTF-16 text; iCalendar files are UTF-8: save it as UTF-8")
     breaks = file.count(b"\n") + file.count(b"\r") - file.count(b"\r\n")
-    if breaks > MOST_LINES:
-        raise bad(f"the file has {breaks} lines; at most {MOST_LINES} are read: split it")
+    if breaks > MAX_LINES:
+        raise build_file_error(f"the file has {breaks} lines; at most {MAX_LINES} are read: split it")
     # Lines end with CRLF, LF or CR, and some programs write empty ones.
     unfolded = re.sub(rb"\n[ \t]", b"", re.sub(rb"[\r\n]+", b"\n", file.removeprefix(b"\xef\xbb\xbf")))
     try:
         lines = [line for line in unfolded.decode().split("\n") if line and not line.isspace()]
     except UnicodeDecodeError as error:
         at = unfolded.count(b"\n", 0, error.start) + 1
-        raise bad(
+        raise build_file_error(
             f"the file is not UTF-8 text: line {at} (unfolded) has a byte that is none; save it as UTF-8"
         ) from None
     if not lines or lines[0].strip().upper() != "BEGIN:VCALENDAR":
-        raise bad("this is not an iCalendar file: it must begin with BEGIN:VCALENDAR")
+        raise build_file_error("this is not an iCalendar file: it must begin with BEGIN:VCALENDAR")
     return lines
 
 
-def _open(line: str, open_components: list[Component]) -> bool:
+def _open_component(line: str, open_components: list[ICalendarComponent]) -> bool:
     """Begin a component; returns whether it is an event, or stands where events do."""
-    outer, inner = open_components[-1], Component(line[len("BEGIN:") :].strip().upper())
+    outer, inner = open_components[-1], ICalendarComponent(line[len("BEGIN:") :].strip().upper())
     place = {"VCALENDAR": "", "VEVENT": "VCALENDAR"}.get(inner.name, outer.name or "VCALENDAR")
     if outer.name != place:
         right = "VCALENDAR is outermost, and events are directly in it"
-        raise bad(f"{quoted(line)} inside of {outer.name or 'no calendar'}; {right}")
-    if len(open_components) > _DEEPEST:
-        raise bad(f"components are nested more than {_DEEPEST} deep, at {quoted(line)}")
+        raise build_file_error(f"{quote_text(line)} inside of {outer.name or 'no calendar'}; {right}")
+    if len(open_components) > _MAX_DEPTH:
+        raise build_file_error(f"components are nested more than {_MAX_DEPTH} deep, at {quote_text(line)}")
     outer.parts.append(inner)
     open_components.append(inner)
     return outer.name == "VCALENDAR"
 
 
-def _close(line: str, open_components: list[Component]) -> None:
+def _close_component(line: str, open_components: list[ICalendarComponent]) -> None:
     name = line[len("END:") :].strip().upper()
     if open_components[-1].name != name or not name:
-        raise bad(f"{quoted(line)} where {open_components[-1].name or 'nothing'} is open; each BEGIN needs its END")
+        raise build_file_error(f"{quote_text(line)} where {open_components[-1].name or 'nothing'} is open; each BEGIN needs its END")
     open_components.pop()
 
 
-def _add(line: str, name: str, component: Component) -> None:
+def _add_property(line: str, name: str, component: ICalendarComponent) -> None:
     """Keep a property that is read."""
     if not component.name or (not name and component.name == "VCALENDAR"):
-        raise bad(f"this is not an iCalendar file: {quoted(line)} is no line of a calendar")
-    wanted = _READ.get(component.name, _NAMING)
+        raise build_file_error(f"this is not an iCalendar file: {quote_text(line)} is no line of a calendar")
+    wanted = _SUPPORTED_PROPERTIES.get(component.name, _IDENTIFYING_PROPERTIES)
     if name and name not in wanted:
         return
     found = _LINE.match(line) if name else None
     if found is not None:
         given = {key.upper(): value.replace('"', "") for key, value in _PARAMETER.findall(found[1])}
-        component.properties.setdefault(name, []).append(Property(name, found[2], given))
+        component.properties.setdefault(name, []).append(ICalendarProperty(name, found[2], given))
     elif wanted and not component.problems:
-        component.problems.append(f"{quoted(line)} is not a line of the form NAME;PARAMETER=…:VALUE")
+        component.problems.append(f"{quote_text(line)} is not a line of the form NAME;PARAMETER=…:VALUE")
 
 
-def quoted(text: str) -> str:
+def quote_text(text: str) -> str:
     """Return a piece of the file as messages show it: printable, and short."""
-    shown = text if len(text) <= _QUOTED else text[:_QUOTED] + "…"
+    shown = text if len(text) <= _MAX_QUOTED_LENGTH else text[:_MAX_QUOTED_LENGTH] + "…"
     return repr(shown)

@@ -12,29 +12,29 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from jobworker.domain.calendar_reading import LONGEST_NAME, MOST_DATES
-from jobworker.domain.calendars import Window
+from jobworker.domain.calendar_reading import MAX_NAME_LENGTH, MAX_DATES
+from jobworker.domain.calendars import CalendarWindow
 from jobworker.domain.errors import FieldError, InvalidInput
-from jobworker.domain.icalendar_events import CANCELLED, Event, Unreadable, event_of, name_of, uid_of
-from jobworker.domain.icalendar_lines import Component, Effort, TooMuch, bad, calendars, quoted
-from jobworker.domain.icalendar_series import Series, series_of
-from jobworker.domain.icalendar_values import text
-from jobworker.domain.icalendar_zones import Zones
+from jobworker.domain.icalendar_events import CANCELLED_REASON, CalendarEvent, UnreadableCalendarEvent, parse_event, get_name, get_uid
+from jobworker.domain.icalendar_lines import ICalendarComponent, ParsingEffort, ICalendarTooLarge, build_file_error, parse_calendars, quote_text
+from jobworker.domain.icalendar_series import EventSeries, build_series
+from jobworker.domain.icalendar_values import clean_text
+from jobworker.domain.icalendar_zones import ICalendarTimeZones
 
 #: Problems that are told; the rest is counted.
-_MOST_PROBLEMS = 20
+_MAX_PROBLEMS = 20
 
 #: Items in the lists of these properties, in sum: the dates that a calendar holds, and rules for 0.1 s.
-_MOST_ITEMS = {"RDATE": MOST_DATES, "EXDATE": MOST_DATES, "RRULE": 1000, "EXRULE": 200}
+_MAX_ITEMS = {"RDATE": MAX_DATES, "EXDATE": MAX_DATES, "RRULE": 1000, "EXRULE": 200}
 
 #: Objects of these methods (RFC 5546) announce events; CANCEL takes them back, and the others answer an invitation.
-_ANNOUNCING = ("", "PUBLISH", "REQUEST", "ADD")
+_PUBLISHING_METHODS = ("", "PUBLISH", "REQUEST", "ADD")
 
 _DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class SkippedComponent:
     """An event, or another component, that adds nothing to the calendar, and why."""
 
     uid: str | None
@@ -43,128 +43,128 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class ICalendarContents:
     """What a file says: days with their names and windows, on the wall clock of `zone` (None: no time needs one)."""
 
     events: int
     zone: str | None
     days: Mapping[dt.date, str]
-    windows: Sequence[Window]
-    left_out: Sequence[LeftOut]
+    windows: Sequence[CalendarWindow]
+    left_out: Sequence[SkippedComponent]
 
 
 @dataclass(slots=True)
-class _Found:
+class _ParsingResult:
     """What has been read of a file so far."""
 
-    events: list[Event] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
+    events: list[CalendarEvent] = field(default_factory=list)
+    left_out: list[SkippedComponent] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     days: defaultdict[dt.date, list[str]] = field(default_factory=lambda: defaultdict(list))
-    windows: set[Window] = field(default_factory=set)
+    windows: set[CalendarWindow] = field(default_factory=set)
 
-    def skip_event(self, event: Event, reason: str) -> None:
-        self.left_out.append(LeftOut(event.printable_uid, event.name, reason))
+    def skip_event(self, event: CalendarEvent, reason: str) -> None:
+        self.left_out.append(SkippedComponent(event.printable_uid, event.name, reason))
 
     def check_problems(self) -> None:
         """Raise `InvalidInput` with the events that cannot be read."""
         if not self.problems:
             return
-        told = self.problems[:_MOST_PROBLEMS]
+        told = self.problems[:_MAX_PROBLEMS]
         more = f"; and {len(self.problems) - len(told)} more" if len(self.problems) > len(told) else ""
         raise InvalidInput("; ".join(told) + more, [FieldError("", "bad_icalendar", each) for each in told])
 
 
-def read(file: bytes, zone: str | None, first: dt.date, end: dt.date, include_free: bool = False) -> Contents:
+def parse(file: bytes, zone: str | None, first: dt.date, end: dt.date, include_free: bool = False) -> ICalendarContents:
     """Return what the file has on the days from `first` up to `end`; raises `InvalidInput` with what cannot be read.
 
     `zone` None: the file's own. `include_free`: also events that do not block time (TRANSP:TRANSPARENT).
     """
-    found = _Found()
+    found = _ParsingResult()
     try:
-        objects = calendars(file)
-        effort = Effort()
-        zones = Zones(objects, effort)
-        components = _read_events(objects, zones, found, include_free)
-        every = _series(found)
+        objects = parse_calendars(file)
+        effort = ParsingEffort()
+        zones = ICalendarTimeZones(objects, effort)
+        components = _parse_events(objects, zones, found, include_free)
+        every = _build_series(found)
         found.check_problems()
         counting = [event for each in every for event in each.events if event.reason is None]
-        key, tz = _zone(zone, objects, zones, counting)
+        key, tz = _choose_zone(zone, objects, zones, counting)
         _expand(every, tz, (first, end), found, effort)
-    except TooMuch as error:
+    except ICalendarTooLarge as error:
         message = f"{error} (read from {first} to {end}); split it, or let its rules end"
         raise InvalidInput(message, [FieldError("", "too_large", message)]) from None
-    named = {day: "; ".join(dict.fromkeys(names))[:LONGEST_NAME] for day, names in sorted(found.days.items())}
+    named = {day: "; ".join(dict.fromkeys(names))[:MAX_NAME_LENGTH] for day, names in sorted(found.days.items())}
     ordered = sorted(found.windows, key=lambda window: (window.begin, window.end, window.name))
-    return Contents(components, key, named, ordered, found.left_out)
+    return ICalendarContents(components, key, named, ordered, found.left_out)
 
 
-def _read_events(objects: Sequence[Component], zones: Zones, found: _Found, include_free: bool) -> int:
+def _parse_events(objects: Sequence[ICalendarComponent], zones: ICalendarTimeZones, result: _ParsingResult, include_free: bool) -> int:
     """Read the events of all calendar objects; returns how many there are."""
     count = 0
     parts = [(each, part) for each in objects for part in each.parts if part.name != "VTIMEZONE"]
-    for name, most in _MOST_ITEMS.items():
+    for name, most in _MAX_ITEMS.items():
         items = sum(line.value.count(",") + 1 for _, part in parts for line in part.get_properties(name))
         if items > most:
-            raise TooMuch(f"{name} of the file's events lists {items} items, more than {most}")
+            raise ICalendarTooLarge(f"{name} of the file's events lists {items} items, more than {most}")
     for calendar in objects:
-        _check(calendar)
+        _check_calendar(calendar)
     for calendar, part in parts:
         method = calendar.get_text("METHOD")
         count += part.name == "VEVENT"
         if part.name != "VEVENT":
-            _leave_out(part, f"it is a {text(part.name, LONGEST_NAME)}; events (VEVENT) are read", found)
-        elif method not in (*_ANNOUNCING, "CANCEL"):
-            _leave_out(part, f"METHOD:{text(method, LONGEST_NAME)} makes it an answer to an invitation", found)
+            _skip_component(part, f"it is a {clean_text(part.name, MAX_NAME_LENGTH)}; events (VEVENT) are read", result)
+        elif method not in (*_PUBLISHING_METHODS, "CANCEL"):
+            _skip_component(part, f"METHOD:{clean_text(method, MAX_NAME_LENGTH)} makes it an answer to an invitation", result)
         else:
             try:
-                found.events.append(event_of(part, zones.find_zone, include_free, method == "CANCEL"))
-            except Unreadable as error:
-                found.problems.append(str(error))
+                result.events.append(parse_event(part, zones.find_zone, include_free, method == "CANCEL"))
+            except UnreadableCalendarEvent as error:
+                result.problems.append(str(error))
     return count
 
 
-def _leave_out(part: Component, reason: str, found: _Found) -> None:
-    uid = uid_of(part)
-    found.left_out.append(LeftOut(uid and text(uid, LONGEST_NAME), name_of(part), reason))
+def _skip_component(part: ICalendarComponent, reason: str, result: _ParsingResult) -> None:
+    uid = get_uid(part)
+    result.left_out.append(SkippedComponent(uid and clean_text(uid, MAX_NAME_LENGTH), get_name(part), reason))
 
 
-def _check(calendar: Component) -> None:
+def _check_calendar(calendar: ICalendarComponent) -> None:
     """Refuse what looks like a calendar of RFC 5545, and is read in another way."""
     version, scale = calendar.get_text("VERSION"), calendar.get_text("CALSCALE")
     if version not in ("", "2.0"):
-        raise bad(f"VERSION is {quoted(version)}; export it as iCalendar, VERSION:2.0")
+        raise build_file_error(f"VERSION is {quote_text(version)}; export it as iCalendar, VERSION:2.0")
     if scale not in ("", "GREGORIAN"):
-        raise bad(f"CALSCALE is {quoted(scale)}; only GREGORIAN is read")
+        raise build_file_error(f"CALSCALE is {quote_text(scale)}; only GREGORIAN is read")
 
 
-def _series(found: _Found) -> list[Series]:
+def _build_series(result: _ParsingResult) -> list[EventSeries]:
     """Return the events that count, each with those that stand for occurrences of it."""
-    current: dict[object, Event] = {}
-    for at, event in enumerate(found.events):
+    current: dict[object, CalendarEvent] = {}
+    for at, event in enumerate(result.events):
         key = (event.uid, event.recurrence_id) if event.uid else at
         other = current.get(key)
         older = event if other is not None and other.sequence > event.sequence else other
         if older is not event:
             current[key] = event
         if older is not None:
-            found.skip_event(older, "the file has a later version of it")
+            result.skip_event(older, "the file has a later version of it")
     cancelled = {
-        event.uid for event in current.values() if event.uid and event.recurrence_id is None and event.reason == CANCELLED
+        event.uid for event in current.values() if event.uid and event.recurrence_id is None and event.reason == CANCELLED_REASON
     }
     kept = []
     for event in current.values():
         if event.uid in cancelled:
-            found.skip_event(event, CANCELLED)
+            result.skip_event(event, CANCELLED_REASON)
             continue
         kept.append(event)
         if event.reason is not None:
-            found.skip_event(event, event.reason)
-    return series_of(kept, found.problems)
+            result.skip_event(event, event.reason)
+    return build_series(kept, result.problems)
 
 
-def _zone(
-    zone: str | None, objects: Sequence[Component], zones: Zones, events: Sequence[Event]
+def _choose_zone(
+    zone: str | None, objects: Sequence[ICalendarComponent], zones: ICalendarTimeZones, events: Sequence[CalendarEvent]
 ) -> tuple[str | None, dt.tzinfo | None]:
     """Return on which clock the times are shown, name and zone; None: no time needs one."""
     if zone is not None:
@@ -191,29 +191,29 @@ def _zone(
 
 
 def _expand(
-    every: Sequence[Series], zone: dt.tzinfo | None, within: tuple[dt.date, dt.date], found: _Found, effort: Effort
+    all_series: Sequence[EventSeries], zone: dt.tzinfo | None, date_range: tuple[dt.date, dt.date], result: _ParsingResult, effort: ParsingEffort
 ) -> None:
     """Enter what the events come to; raises `TooMuch` before that takes long."""
-    counting = [series for series in every if series.has_active_events]
+    counting = [series for series in all_series if series.has_active_events]
     for series in counting:
-        series.charge_effort(*within, effort)
+        series.charge_effort(*date_range, effort)
     for series in counting:
         entered = set()
-        for event, begin, until in series.iterate_occurrences(*within, zone, effort):
+        for event, begin, until in series.iterate_occurrences(*date_range, zone, effort):
             entered.add(id(event))
-            _enter(found, event.name, begin, until)
-            if len(found.days) > MOST_DATES or len(found.windows) > MOST_DATES:
-                raise TooMuch(f"the file has more than {MOST_DATES} days or windows")
+            _add_occurrence(result, event.name, begin, until)
+            if len(result.days) > MAX_DATES or len(result.windows) > MAX_DATES:
+                raise ICalendarTooLarge(f"the file has more than {MAX_DATES} days or windows")
         for event in series.events:
             if event.reason is None and id(event) not in entered:
-                found.skip_event(event, f"nothing of it is from {within[0]} to {within[1]}")
+                result.skip_event(event, f"nothing of it is from {date_range[0]} to {date_range[1]}")
 
 
-def _enter(found: _Found, name: str, begin: dt.date | dt.datetime, until: dt.date | dt.datetime) -> None:
+def _add_occurrence(result: _ParsingResult, name: str, begin: dt.date | dt.datetime, until: dt.date | dt.datetime) -> None:
     if isinstance(begin, dt.datetime) and isinstance(until, dt.datetime):
-        found.windows.add(Window(begin, until, name))
+        result.windows.add(CalendarWindow(begin, until, name))
         return
     day = begin
     while day < until:
-        found.days[day].append(name)
+        result.days[day].append(name)
         day += _DAY

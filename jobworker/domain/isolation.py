@@ -20,29 +20,29 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from jobworker.domain.described import Described
+from jobworker.domain.described import JsonObjectReader
 
 #: The task that runs containers.
 CONTAINER_TASK = "container.run"
 
 #: Bounds of memory (bytes): Python with our own code needs 50 MB, and engines refuse less than 6 MiB.
-_LEAST_PROCESS_MEMORY = 64 * 1024**2
-_LEAST_CONTAINER_MEMORY = 6 * 1024**2
-_MOST_MEMORY = 2**50
+_MIN_PROCESS_MEMORY = 64 * 1024**2
+_MIN_CONTAINER_MEMORY = 6 * 1024**2
+_MAX_MEMORY = 2**50
 
-_MOST_CPU_SECONDS = 366 * 24 * 3600
-_LEAST_OPEN_FILES, _MOST_OPEN_FILES = 32, 1_000_000
-_LEAST_CPUS, _MOST_CPUS = 0.01, 4096.0
-_MOST_PROCESSES = 1_000_000
-_USUAL_PROCESSES = 256
-_LONGEST_WORD, _MOST_WORDS = 4096, 256
+_MAX_CPU_SECONDS = 366 * 24 * 3600
+_MIN_OPEN_FILES, _MAX_OPEN_FILES = 32, 1_000_000
+_MIN_CPUS, _MAX_CPUS = 0.01, 4096.0
+_MAX_PROCESSES = 1_000_000
+_DEFAULT_PROCESSES = 256
+_MAX_ARGUMENT_LENGTH, _MAX_ARGUMENTS = 4096, 256
 
 #: What engines take for names of images and networks. None begins like an option.
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}\Z")
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 
 
-class Mode(StrEnum):
+class IsolationMode(StrEnum):
     """Where an attempt runs."""
 
     IN_PROCESS = "in_process"
@@ -51,10 +51,10 @@ class Mode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class InProcess:
+class InProcessIsolation:
     """In a process or thread of the worker."""
 
-    mode = Mode.IN_PROCESS
+    mode = IsolationMode.IN_PROCESS
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
@@ -62,10 +62,10 @@ class InProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class ProcessIsolation:
     """In a process of its own. None: no other limit than the worker's own."""
 
-    mode = Mode.PROCESS
+    mode = IsolationMode.PROCESS
     memory: int | None = None
     cpu: int | None = None
     open_files: int | None = None
@@ -76,15 +76,15 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
-class Container:
+class ContainerIsolation:
     """In a container. `command` empty: the image's own."""
 
-    mode = Mode.CONTAINER
+    mode = IsolationMode.CONTAINER
     image: str
     command: tuple[str, ...] = ()
     memory: int | None = None
     cpus: float | None = None
-    processes: int = _USUAL_PROCESSES
+    processes: int = _DEFAULT_PROCESSES
     network: str = "none"
 
     def to_json(self) -> dict[str, Any]:
@@ -92,53 +92,53 @@ class Container:
         return {"mode": self.mode.value, **asdict(self), "command": list(self.command)}
 
 
-Isolation = InProcess | Process | Container
+Isolation = InProcessIsolation | ProcessIsolation | ContainerIsolation
 
 
-def parse(given: object, where: str = "/isolation") -> Isolation:
+def parse(value: object, where: str = "/isolation") -> Isolation:
     """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
-    read = Described(given, where)
+    read = JsonObjectReader(value, where)
     read.require("mode")
-    mode = read.get_choice("mode", list(Mode), Mode.IN_PROCESS)
-    made = _READERS[Mode(mode)](read)
+    mode = read.get_choice("mode", list(IsolationMode), IsolationMode.IN_PROCESS)
+    made = _PARSERS[IsolationMode(mode)](read)
     read.finish()
     return made
 
 
-def _in_process(_: Described) -> InProcess:
-    return InProcess()
+def _parse_in_process(_: JsonObjectReader) -> InProcessIsolation:
+    return InProcessIsolation()
 
 
-def _process(read: Described) -> Process:
-    return Process(
-        memory=read.get_integer("memory", _LEAST_PROCESS_MEMORY, _MOST_MEMORY),
-        cpu=read.get_integer("cpu", 1, _MOST_CPU_SECONDS),
-        open_files=read.get_integer("open_files", _LEAST_OPEN_FILES, _MOST_OPEN_FILES),
+def _parse_process(reader: JsonObjectReader) -> ProcessIsolation:
+    return ProcessIsolation(
+        memory=reader.get_integer("memory", _MIN_PROCESS_MEMORY, _MAX_MEMORY),
+        cpu=reader.get_integer("cpu", 1, _MAX_CPU_SECONDS),
+        open_files=reader.get_integer("open_files", _MIN_OPEN_FILES, _MAX_OPEN_FILES),
     )
 
 
-def _container(read: Described) -> Container:
-    read.require("image")
-    return Container(
-        image=_named(read, "image", _IMAGE) or "",
-        command=read.get_texts("command", _LONGEST_WORD, _MOST_WORDS),
-        memory=read.get_integer("memory", _LEAST_CONTAINER_MEMORY, _MOST_MEMORY),
-        cpus=read.get_number("cpus", _LEAST_CPUS, _MOST_CPUS),
-        processes=read.get_integer("processes", 1, _MOST_PROCESSES) or _USUAL_PROCESSES,
-        network=_named(read, "network", _NETWORK) or "none",
+def _parse_container(reader: JsonObjectReader) -> ContainerIsolation:
+    reader.require("image")
+    return ContainerIsolation(
+        image=_get_matching_text(reader, "image", _IMAGE) or "",
+        command=reader.get_texts("command", _MAX_ARGUMENT_LENGTH, _MAX_ARGUMENTS),
+        memory=reader.get_integer("memory", _MIN_CONTAINER_MEMORY, _MAX_MEMORY),
+        cpus=reader.get_number("cpus", _MIN_CPUS, _MAX_CPUS),
+        processes=reader.get_integer("processes", 1, _MAX_PROCESSES) or _DEFAULT_PROCESSES,
+        network=_get_matching_text(reader, "network", _NETWORK) or "none",
     )
 
 
-_READERS: Mapping[Mode, Callable[[Described], Isolation]] = {
-    Mode.IN_PROCESS: _in_process,
-    Mode.PROCESS: _process,
-    Mode.CONTAINER: _container,
+_PARSERS: Mapping[IsolationMode, Callable[[JsonObjectReader], Isolation]] = {
+    IsolationMode.IN_PROCESS: _parse_in_process,
+    IsolationMode.PROCESS: _parse_process,
+    IsolationMode.CONTAINER: _parse_container,
 }
 
 
-def _named(read: Described, name: str, allowed: re.Pattern[str]) -> str | None:
-    found = read.get_text(name, 255)
+def _get_matching_text(reader: JsonObjectReader, name: str, allowed: re.Pattern[str]) -> str | None:
+    found = reader.get_text(name, 255)
     if found is not None and not allowed.match(found):
-        read.add_problem(name, "wrong_type", f"{name} must begin with a letter or digit, and hold no spaces")
+        reader.add_problem(name, "wrong_type", f"{name} must begin with a letter or digit, and hold no spaces")
         return None
     return found

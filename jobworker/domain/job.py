@@ -10,17 +10,17 @@ from jobworker.domain import policies, triggers
 from jobworker.domain.execution import DEFAULT_PRIORITY
 from jobworker.domain.triggers import Trigger
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}\Z")
-QUEUE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}\Z")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}\Z")
+QUEUE_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}\Z")
 #: What the name of a queue must do, in words.
-QUEUE_FORM = "begin with a-z or 0-9 and have at most 64 characters of a-z 0-9 . _ -"
+QUEUE_NAME_FORM = "begin with a-z or 0-9 and have at most 64 characters of a-z 0-9 . _ -"
 DEFAULT_QUEUE = "default"
 
 #: Characters of a code version that are kept. An image digest has 71: its end says no more than its beginning.
-MAX_CODE_VERSION = 64
+MAX_CODE_VERSION_LENGTH = 64
 
 #: Queues that every worker serves unless it is told otherwise.
-SHIPPED_QUEUES = ("critical", DEFAULT_QUEUE, "background")
+BUILTIN_QUEUES = ("critical", DEFAULT_QUEUE, "background")
 
 
 class OnWorkerLost(StrEnum):
@@ -30,7 +30,7 @@ class OnWorkerLost(StrEnum):
     FAIL = "fail"
 
 
-class Owner(StrEnum):
+class JobOwner(StrEnum):
     """Where a definition is edited."""
 
     CODE = "code"
@@ -38,7 +38,7 @@ class Owner(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Definition:
+class JobDefinition:
     """What a job is.
 
     Limits are in seconds, and so is `expires`, the deadline for a start after it is due. `schedule` is a rule as
@@ -82,23 +82,23 @@ class Definition:
         return {**shown, **named}
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Definition":
+    def from_json(cls, stored: Mapping[str, Any]) -> "JobDefinition":
         """The inverse of `to_json`, for what has been validated before; raises `TypeError` if it is no definition."""
         values = {name: value for name, value in stored.items() if name not in policies.PARSERS}
         values["policies"] = {name: stored.get(name) or default for name, default in policies.DEFAULTS.items()}
         values["tags"] = tuple(values.get("tags", ()))
         values["on_worker_lost"] = OnWorkerLost(values.get("on_worker_lost", "retry"))
-        for name, kinds in _KINDS.items():
+        for name, kinds in _FIELD_TYPES.items():
             if name in values and not isinstance(values[name], kinds):
                 raise TypeError(f"{name} is {str(values[name])[:40]!r}")
-        for name, kinds in _POLICY_KINDS.items():
+        for name, kinds in _POLICY_TYPES.items():
             if not isinstance(values["policies"][name], kinds):
                 raise TypeError(f"{name} is {str(values['policies'][name])[:40]!r}")
         return cls(**values)
 
 
 #: What `from_json` makes sure of: whoever reads a definition relies on it.
-_KINDS: Mapping[str, Any] = {
+_FIELD_TYPES: Mapping[str, Any] = {
     **dict.fromkeys(("name", "task", "description", "queue"), str),
     **dict.fromkeys(("time_limit", "soft_time_limit", "expires"), int | float | None),
     "enabled": bool,
@@ -106,6 +106,6 @@ _KINDS: Mapping[str, Any] = {
     "defaults": dict,
     "schedule": dict | None,
 }
-_POLICY_KINDS: Mapping[str, Any] = {
+_POLICY_TYPES: Mapping[str, Any] = {
     name: type(default) if default is not None else dict | None for name, default in policies.DEFAULTS.items()
 }

@@ -23,35 +23,35 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from jobworker.domain.described import Described
+from jobworker.domain.described import JsonObjectReader
 from jobworker.domain.errors import FieldError
 from jobworker.domain.parameters import VARIADIC, Parameter
 
-MOST = 1_000_000
+MAX_LIMIT = 1_000_000
 
 #: No period may be longer (s).
-LONGEST_PERIOD = 366 * 24 * 3600.0
+MAX_PERIOD_SECONDS = 366 * 24 * 3600.0
 
 #: What belongs into such a time (s) may start together: the relay looks no more often.
-_TOGETHER = 0.2
+_BURST_SECONDS = 0.2
 
 #: So many seconds' worth of a rate may be published and not started yet; more would start in a heap.
-_AHEAD = 1.0
+_AHEAD_SECONDS = 1.0
 
 #: The policies that have keys.
-KEYED = ("concurrency", "rate_limit", "unique")
+KEYED_POLICIES = ("concurrency", "rate_limit", "unique")
 
-_LONGEST_TEMPLATE = 200
-_LONGEST_TEXT = 120
-_KEPT_OF_LONG = 80
-_PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}.]+)*)\}")
+_MAX_TEMPLATE_LENGTH = 200
+_MAX_KEY_LENGTH = 120
+_TRUNCATED_KEY_LENGTH = 80
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}.]+)*)\}")
 
 #: Between the two parts of a limit key; no part has it, because both are printable.
-_BETWEEN = "\n"
+_SEPARATOR = "\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Concurrency:
+class ConcurrencyPolicy:
     """See the module."""
 
     limit: int
@@ -64,7 +64,7 @@ class Concurrency:
 
 
 @dataclass(frozen=True, slots=True)
-class RateLimit:
+class RateLimitPolicy:
     """See the module. A bucket is known by one moment, at which it will be full again (`full_at`; None: it is)."""
 
     limit: int
@@ -88,7 +88,7 @@ class RateLimit:
 
     def compute_max_ahead(self) -> int:
         """So many may be on their way to a worker at a time."""
-        return max(self._compute_burst(), math.ceil(_AHEAD / self._interval))
+        return max(self._compute_burst(), math.ceil(_AHEAD_SECONDS / self._interval))
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
@@ -99,13 +99,13 @@ class RateLimit:
         return self.per / self.limit
 
     def _compute_burst(self) -> int:
-        return max(self.burst, math.ceil(_TOGETHER / self._interval))
+        return max(self.burst, math.ceil(_BURST_SECONDS / self._interval))
 
     def _compute_used_seconds(self, full_at: dt.datetime | None, now: dt.datetime) -> float:
         return max(0.0, (full_at - now).total_seconds()) if full_at else 0.0
 
 
-class Until(StrEnum):
+class UniqueUntil(StrEnum):
     """How long an execution keeps others with its unique key out."""
 
     STARTED = "started"
@@ -121,11 +121,11 @@ class OnConflict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Unique:
+class UniquePolicy:
     """See the module; `seconds` is the field `for`, and with it `until` means nothing."""
 
     key: str | None = None
-    until: Until = Until.FINISHED
+    until: UniqueUntil = UniqueUntil.FINISHED
     seconds: float | None = None
     on_conflict: OnConflict = OnConflict.REJECT
 
@@ -135,10 +135,10 @@ class Unique:
         return {"key": self.key, "until": until, "for": self.seconds, "on_conflict": self.on_conflict.value}
 
 
-def parse_concurrency(given: object, where: str = "/concurrency") -> Concurrency:
+def parse_concurrency(value: object, where: str = "/concurrency") -> ConcurrencyPolicy:
     """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
-    read = Described(given, where)
-    policy = Concurrency(read.get_integer("limit", 1, MOST, 1) or 1, _template(read), read.get_integer("total", 1, MOST))
+    read = JsonObjectReader(value, where)
+    policy = ConcurrencyPolicy(read.get_integer("limit", 1, MAX_LIMIT, 1) or 1, _parse_key_template(read), read.get_integer("total", 1, MAX_LIMIT))
     read.require("limit")
     if policy.total is not None and policy.key is None:
         read.add_problem("total", "not_allowed", "total needs a key: without one, limit is the total")
@@ -146,29 +146,29 @@ def parse_concurrency(given: object, where: str = "/concurrency") -> Concurrency
     return policy
 
 
-def parse_rate_limit(given: object, where: str = "/rate_limit") -> RateLimit:
+def parse_rate_limit(value: object, where: str = "/rate_limit") -> RateLimitPolicy:
     """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
-    read = Described(given, where)
-    policy = RateLimit(
-        limit=read.get_integer("limit", 1, MOST, 1) or 1,
-        per=read.get_seconds("per", 0.001, LONGEST_PERIOD, 1.0) or 1.0,
-        burst=read.get_integer("burst", 1, MOST, 1) or 1,
-        key=_template(read),
+    read = JsonObjectReader(value, where)
+    policy = RateLimitPolicy(
+        limit=read.get_integer("limit", 1, MAX_LIMIT, 1) or 1,
+        per=read.get_seconds("per", 0.001, MAX_PERIOD_SECONDS, 1.0) or 1.0,
+        burst=read.get_integer("burst", 1, MAX_LIMIT, 1) or 1,
+        key=_parse_key_template(read),
     )
     read.require("limit", "per")
     read.finish()
     return policy
 
 
-def parse_unique(given: object, where: str = "/unique") -> Unique:
+def parse_unique(value: object, where: str = "/unique") -> UniquePolicy:
     """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
-    read = Described(given, where)
-    seconds = read.get_seconds("for", 0.001, LONGEST_PERIOD)
+    read = JsonObjectReader(value, where)
+    seconds = read.get_seconds("for", 0.001, MAX_PERIOD_SECONDS)
     if seconds is not None and read.get_value("until") is not None:
         read.add_problem("for", "ambiguous", "give until or for, not both")
-    policy = Unique(
-        key=_template(read),
-        until=Until(read.get_choice("until", list(Until), Until.FINISHED)),
+    policy = UniquePolicy(
+        key=_parse_key_template(read),
+        until=UniqueUntil(read.get_choice("until", list(UniqueUntil), UniqueUntil.FINISHED)),
         seconds=seconds,
         on_conflict=OnConflict(read.get_choice("on_conflict", list(OnConflict), OnConflict.REJECT)),
     )
@@ -176,7 +176,7 @@ def parse_unique(given: object, where: str = "/unique") -> Unique:
     return policy
 
 
-class Keys(NamedTuple):
+class ExecutionKeys(NamedTuple):
     """What is stored with an execution. Executions of one `limit_key` are held up, or not, alike."""
 
     concurrency_key: str | None = None
@@ -185,81 +185,81 @@ class Keys(NamedTuple):
     unique_key: str | None = None
 
 
-def keys(
+def compute_keys(
     job: str, policies: Mapping[str, Any], parameters: Mapping[str, Any], accepted: Iterable[Parameter] = ()
-) -> Keys:
+) -> ExecutionKeys:
     """The keys of an execution. A parameter that was not given stands with its default, one without as null."""
-    wanted = {name: policies.get(name) for name in KEYED}
+    wanted = {name: policies.get(name) for name in KEYED_POLICIES}
     if not any(wanted.values()):
-        return Keys()
+        return ExecutionKeys()
     values = {each.name: each.default for each in accepted} | dict(parameters)
-    concurrency, rate = _key(job, wanted["concurrency"], values), _key(job, wanted["rate_limit"], values)
-    limit_key = f"{concurrency or ''}{_BETWEEN}{rate or ''}" if concurrency or rate else None
+    concurrency, rate = _render_key(job, wanted["concurrency"], values), _render_key(job, wanted["rate_limit"], values)
+    limit_key = f"{concurrency or ''}{_SEPARATOR}{rate or ''}" if concurrency or rate else None
     unique = wanted["unique"]
-    same = f"{job}/{_digest(_canonical(values))}" if unique and unique["key"] is None else _key(job, unique, values)
-    return Keys(concurrency, rate, limit_key, same)
+    same = f"{job}/{_compute_digest(_to_canonical_json(values))}" if unique and unique["key"] is None else _render_key(job, unique, values)
+    return ExecutionKeys(concurrency, rate, limit_key, same)
 
 
-def parts(limit_key: str) -> tuple[str | None, str | None]:
+def split_limit_key(limit_key: str) -> tuple[str | None, str | None]:
     """The concurrency key and the rate key that a limit key is made of."""
-    concurrency, _, rate = limit_key.partition(_BETWEEN)
+    concurrency, _, rate = limit_key.partition(_SEPARATOR)
     return concurrency or None, rate or None
 
 
-def job_of(key: str) -> str:
+def get_job_name(key: str) -> str:
     """The job to which a key belongs. No job has a slash in its name."""
     return key.partition("/")[0]
 
 
-def check_keys(policies: Mapping[str, Any], accepted: Sequence[Parameter], where: str = "") -> list[FieldError]:
+def validate_keys(policies: Mapping[str, Any], accepted: Sequence[Parameter], where: str = "") -> list[FieldError]:
     """Keys of normalised policies that name parameters which the task does not have."""
     names = [each.name for each in accepted]
     if VARIADIC.name in names:
         return []
     return [
-        FieldError(f"{where}/{policy}/key", "unknown_parameter", _unknown(named, names))
-        for policy in KEYED
-        for place in _PLACE.findall((policies.get(policy) or {}).get("key") or "")
+        FieldError(f"{where}/{policy}/key", "unknown_parameter", _describe_unknown_parameter(named, names))
+        for policy in KEYED_POLICIES
+        for place in _PLACEHOLDER.findall((policies.get(policy) or {}).get("key") or "")
         if (named := place.partition(".")[0]) not in names
     ]
 
 
-def _unknown(named: str, names: Sequence[str]) -> str:
-    return f"{{{named}}} is not a parameter of this task; it accepts {', '.join(names) or 'none'}"
+def _describe_unknown_parameter(name: str, names: Sequence[str]) -> str:
+    return f"{{{name}}} is not a parameter of this task; it accepts {', '.join(names) or 'none'}"
 
 
-def _template(read: Described) -> str | None:
-    template = read.get_text("key", _LONGEST_TEMPLATE)
-    if template is not None and re.search(r"[{}]", _PLACE.sub("", template)):
-        read.add_problem("key", "not_allowed", "key may have braces only around the name of a parameter: tenant:{tenant_id}")
+def _parse_key_template(reader: JsonObjectReader) -> str | None:
+    template = reader.get_text("key", _MAX_TEMPLATE_LENGTH)
+    if template is not None and re.search(r"[{}]", _PLACEHOLDER.sub("", template)):
+        reader.add_problem("key", "not_allowed", "key may have braces only around the name of a parameter: tenant:{tenant_id}")
     return template
 
 
-def _key(job: str, policy: Mapping[str, Any] | None, values: Mapping[str, Any]) -> str | None:
+def _render_key(job: str, policy: Mapping[str, Any] | None, values: Mapping[str, Any]) -> str | None:
     if not policy:
         return None
     template = policy["key"]
-    rendered = _PLACE.sub(lambda place: _text(_find(values, place.group(1))), template) if template else ""
-    if len(rendered) > _LONGEST_TEXT:
-        rendered = f"{rendered[:_KEPT_OF_LONG]}…{_digest(rendered)}"
+    rendered = _PLACEHOLDER.sub(lambda place: _format_value(_find_value(values, place.group(1))), template) if template else ""
+    if len(rendered) > _MAX_KEY_LENGTH:
+        rendered = f"{rendered[:_TRUNCATED_KEY_LENGTH]}…{_compute_digest(rendered)}"
     return f"{job}/{rendered}"
 
 
-def _find(values: Mapping[str, Any], path: str) -> Any:
+def _find_value(values: Mapping[str, Any], path: str) -> Any:
     found: Any = values
     for name in path.split("."):
         found = found.get(name) if isinstance(found, Mapping) else None
     return found
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """A text as it is, anything else as JSON."""
-    return value if isinstance(value, str) and value.isprintable() else _canonical(value)
+    return value if isinstance(value, str) and value.isprintable() else _to_canonical_json(value)
 
 
-def _canonical(value: Any) -> str:
+def _to_canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _digest(text: str) -> str:
+def _compute_digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

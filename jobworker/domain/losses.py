@@ -14,19 +14,19 @@ from jobworker.domain.job import OnWorkerLost
 MAX_LOSSES = 3
 
 
-def announced(policy: OnWorkerLost, lost: Collection[int] | None) -> bool:
-    """Whether a worker has to say that it starts the next attempt before it does; `lost` are those before."""
-    return policy is OnWorkerLost.FAIL or bool(lost)
+def is_announcement_required(policy: OnWorkerLost, lost_attempts: Collection[int] | None) -> bool:
+    """Whether a worker has to say that it starts the next attempt before it does; `lost_attempts` are those before."""
+    return policy is OnWorkerLost.FAIL or bool(lost_attempts)
 
 
-def apart(lost: Collection[int] | None) -> bool:
+def is_own_process_required(lost_attempts: Collection[int] | None) -> bool:
     """Whether the next attempt runs in a process of its own, in pools whose jobs share one.
 
     If it is this job that kills workers, the others have no part in it any more; if it is another, it is safe itself.
     """
-    return len(lost or ()) >= MAX_LOSSES - 1
+    return len(lost_attempts or ()) >= MAX_LOSSES - 1
 
 
-def is_poison(lost: Collection[int], began: Collection[int]) -> bool:
-    """Whether the attempts that were lost, of which `began` are known to have begun, are held against the job."""
-    return len(lost) >= MAX_LOSSES and len(began) >= MAX_LOSSES - 1
+def is_poison(lost_attempts: Collection[int], started_attempts: Collection[int]) -> bool:
+    """Whether the attempts that were lost, of which `started_attempts` are known to have begun, are held against the job."""
+    return len(lost_attempts) >= MAX_LOSSES and len(started_attempts) >= MAX_LOSSES - 1

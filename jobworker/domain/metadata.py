@@ -8,10 +8,10 @@ from typing import Any
 from jobworker.domain import json_values
 
 #: Most that all of it may take (bytes of JSON).
-MAX_METADATA = 16 * 1024
+MAX_METADATA_BYTES = 16 * 1024
 
 #: Longest name (characters).
-_MAX_NAME = 128
+_MAX_NAME_LENGTH = 128
 
 
 class Metadata(MutableMapping[str, Any]):
@@ -21,10 +21,10 @@ class Metadata(MutableMapping[str, Any]):
     each change; `take` answers what has changed since the last time, with None for what was deleted.
     """
 
-    def __init__(self, values: Mapping[str, Any], changed: Callable[[], None]) -> None:
+    def __init__(self, values: Mapping[str, Any], on_change: Callable[[], None]) -> None:
         self._values = {name: json.dumps(value, separators=(",", ":")) for name, value in values.items()}
         self._changes: dict[str, Any] = {}
-        self._changed = changed
+        self._changed = on_change
         self._lock = threading.Lock()
 
     def __getitem__(self, name: str) -> Any:
@@ -33,11 +33,11 @@ class Metadata(MutableMapping[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         if value is None:
             raise ValueError(f"metadata {name!r} cannot be None; use `del` to remove it")
-        text = _written(name, value)
+        text = _encode_value(name, value)
         with self._lock:
-            others = sum(_cost(each, kept) for each, kept in self._values.items() if each != name)
-            if others + _cost(name, text) > MAX_METADATA:
-                raise ValueError(f"metadata {name!r} does not fit: all of it may be {MAX_METADATA} bytes of JSON")
+            others = sum(_compute_entry_size(each, kept) for each, kept in self._values.items() if each != name)
+            if others + _compute_entry_size(name, text) > MAX_METADATA_BYTES:
+                raise ValueError(f"metadata {name!r} does not fit: all of it may be {MAX_METADATA_BYTES} bytes of JSON")
             self._values[name] = text
             self._changes[name] = json.loads(text)
         self._changed()
@@ -74,30 +74,30 @@ class Metadata(MutableMapping[str, Any]):
             self._changes = {**changes, **self._changes}
 
 
-def merge(kept: Mapping[str, Any] | None, changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge_changes(stored: Mapping[str, Any] | None, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The mapping after the changes of `Metadata.take`."""
-    return {name: value for name, value in {**(kept or {}), **changes}.items() if value is not None}
+    return {name: value for name, value in {**(stored or {}), **changes}.items() if value is not None}
 
 
-def size(values: Mapping[str, Any]) -> int:
+def compute_size(values: Mapping[str, Any]) -> int:
     """What a mapping takes of `MAX_METADATA`."""
-    return sum(_cost(name, json.dumps(value, separators=(",", ":"))) for name, value in values.items())
+    return sum(_compute_entry_size(name, json.dumps(value, separators=(",", ":"))) for name, value in values.items())
 
 
-def _cost(name: str, text: str) -> int:
+def _compute_entry_size(name: str, text: str) -> int:
     # Quotes, colon and comma.
     return len(name.encode("utf-8", "replace")) + len(text) + 4
 
 
-def _written(name: Any, value: Any) -> str:
-    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME:
-        raise ValueError(f"metadata is named by text of 1 to {_MAX_NAME} characters, not {name!r:.100}")
+def _encode_value(name: Any, value: Any) -> str:
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_LENGTH:
+        raise ValueError(f"metadata is named by text of 1 to {_MAX_NAME_LENGTH} characters, not {name!r:.100}")
     try:
         text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"metadata {name!r} is a {type(value).__name__} that is not JSON: {error}") from None
     try:
         json_values.check({name: value})
-    except json_values.Unacceptable as error:
+    except json_values.UnacceptableValue as error:
         raise ValueError(f"metadata {name!r} hold {error}") from None
     return text

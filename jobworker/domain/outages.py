@@ -22,27 +22,27 @@ class Outage:
     end: dt.datetime
 
 
-def moment(given: str | dt.date, zone: zoneinfo.ZoneInfo) -> dt.datetime:
+def parse_moment(value: str | dt.date, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     """A date (its midnight) or a time, as text or as a value; raises `ValueError` that says what would be right."""
-    if isinstance(given, str):
+    if isinstance(value, str):
         try:
-            given = dt.datetime.fromisoformat(given)
+            value = dt.datetime.fromisoformat(value)
         except ValueError:
-            raise ValueError(f"{given!r} must be a date such as 2026-03-28, or a time: 2026-03-28T22:00Z") from None
-    if not isinstance(given, dt.datetime):
-        given = dt.datetime.combine(given, dt.time(), zone)
-    return (given if given.tzinfo else given.replace(tzinfo=zone)).astimezone(dt.UTC)
+            raise ValueError(f"{value!r} must be a date such as 2026-03-28, or a time: 2026-03-28T22:00Z") from None
+    if not isinstance(value, dt.datetime):
+        value = dt.datetime.combine(value, dt.time(), zone)
+    return (value if value.tzinfo else value.replace(tzinfo=zone)).astimezone(dt.UTC)
 
 
-def parse(text: str, begin: dt.datetime, end: dt.datetime, zone: zoneinfo.ZoneInfo) -> list[Outage]:
+def parse_outages(text: str, begin: dt.datetime, end: dt.datetime, zone: zoneinfo.ZoneInfo) -> list[Outage]:
     """The outages that a text names between two moments; raises `ValueError` that says what would be right."""
     daily = _DAILY.match(text)
     if daily:
-        return list(_daily(_time(daily[1]), _time(daily[2]), begin, end, zone))
+        return list(_iterate_daily_outages(_parse_time(daily[1]), _parse_time(daily[2]), begin, end, zone))
     first, slash, last = text.partition("/")
     if not slash:
         raise ValueError(f"{text!r} must be times of each day such as 01:00-04:00, or BEGIN/END with dates")
-    return [span(moment(first, zone), moment(last, zone))]
+    return [create_outage(parse_moment(first, zone), parse_moment(last, zone))]
 
 
 def is_time_of_day(text: str) -> bool:
@@ -50,21 +50,21 @@ def is_time_of_day(text: str) -> bool:
     return _DAILY.match(f"{text}-{text}") is not None
 
 
-def span(begin: dt.datetime, end: dt.datetime) -> Outage:
+def create_outage(begin: dt.datetime, end: dt.datetime) -> Outage:
     """One outage; raises `ValueError` unless it ends after it begins."""
     if end <= begin:
         raise ValueError(f"an outage must end later than {begin.isoformat()}, when it begins")
     return Outage(begin, end)
 
 
-def _time(text: str) -> dt.time:
+def _parse_time(text: str) -> dt.time:
     try:
         return dt.time.fromisoformat(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a time of day such as 01:00") from None
 
 
-def _daily(
+def _iterate_daily_outages(
     first: dt.time, last: dt.time, begin: dt.datetime, end: dt.datetime, zone: zoneinfo.ZoneInfo
 ) -> Iterator[Outage]:
     """Each day from `first` to `last`, over midnight if `last` is earlier."""

@@ -34,32 +34,32 @@ PARSERS: Mapping[str, Callable[[Any, str], Policy]] = {
 DEFAULTS: Mapping[str, Any] = {
     **dict.fromkeys(PARSERS),
     "retry": retry.RetryPolicy().to_json(),
-    "isolation": isolation.InProcess().to_json(),
+    "isolation": isolation.InProcessIsolation().to_json(),
     "trigger_after": [],
 }
 
 #: The policies that one execution may have otherwise than its definition.
-OVERRIDABLE = frozenset({"retry"})
+OVERRIDABLE_POLICIES = frozenset({"retry"})
 
 #: The policies that a worker applies.
-FOR_WORKER = ("retry", "isolation", "circuit")
+WORKER_POLICIES = ("retry", "isolation", "circuit")
 
 
-def for_worker(given: Mapping[str, Any]) -> dict[str, Any]:
+def select_for_worker(policies: Mapping[str, Any]) -> dict[str, Any]:
     """Those of an execution that a worker applies. Without a retry policy that decides, the task's own options do."""
-    described, where = given.get("retry"), given.get("isolation")
+    described, where = policies.get("retry"), policies.get("isolation")
     sent = {"retry": described} if described and retry.parse(described).decides else {}
-    if where and where["mode"] != isolation.Mode.IN_PROCESS:
+    if where and where["mode"] != isolation.IsolationMode.IN_PROCESS:
         sent["isolation"] = where
-    if given.get("circuit"):
-        sent["circuit"] = given["circuit"]
+    if policies.get("circuit"):
+        sent["circuit"] = policies["circuit"]
     return sent
 
 
-def normalise(given: Mapping[str, Any], where: str = "") -> tuple[dict[str, Any], list[FieldError]]:
+def normalize(policies: Mapping[str, Any], where: str = "") -> tuple[dict[str, Any], list[FieldError]]:
     """Each policy as it is stored, the missing ones by default; and what is wrong with those that were given."""
     made, problems = dict(DEFAULTS), list[FieldError]()
-    for name, value in given.items():
+    for name, value in policies.items():
         if value is None:
             continue
         try:

@@ -4,29 +4,29 @@ import math
 from typing import Any
 
 #: Longest message (characters).
-_MAX_MESSAGE = 1_000
+_MAX_MESSAGE_LENGTH = 1_000
 
 
-def read(done: Any, total: Any = None, message: Any = None) -> dict[str, Any]:
+def normalize(done: Any, total: Any = None, message: Any = None) -> dict[str, Any]:
     """What is kept of a call to `context.progress`; raises `ValueError` saying what is wrong with it."""
     return {
-        "done": _number("done", done),
-        "total": None if total is None else _number("total", total),
-        "message": None if message is None else _text(message),
+        "done": _check_number("done", done),
+        "total": None if total is None else _check_number("total", total),
+        "message": None if message is None else _truncate_message(message),
     }
 
 
-def _number(name: str, value: Any) -> int | float:
+def _check_number(name: str, value: Any) -> int | float:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
         number: int | float = value
     else:
-        number = _float(name, value)
+        number = _to_float(name, value)
     if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"{name} must be a finite number, not negative; it is {value!r:.100}")
     return number
 
 
-def _float(name: str, value: Any) -> float:
+def _to_float(name: str, value: Any) -> float:
     # Whatever is a number in some library has `__float__`; text has none.
     if isinstance(value, bool) or not hasattr(type(value), "__float__"):
         raise ValueError(f"{name} must be a number; it is a {type(value).__name__}")
@@ -36,6 +36,6 @@ def _float(name: str, value: Any) -> float:
         raise ValueError(f"{name} is too large a number") from None
 
 
-def _text(message: Any) -> str:
+def _truncate_message(message: Any) -> str:
     text = str(message)
-    return text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}…"
+    return text if len(text) <= _MAX_MESSAGE_LENGTH else f"{text[:_MAX_MESSAGE_LENGTH]}…"

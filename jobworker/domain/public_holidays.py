@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 #: How the library calls the languages that we prefer for names. Where it has none of them, names are the country's own.
-_ENGLISH = ("en_US", "en_GB")
+_ENGLISH_LANGUAGES = ("en_US", "en_GB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Country:
 
 
 @functools.lru_cache(maxsize=1024)
-def of_year(country: str, subdivision: str | None, year: int) -> Mapping[dt.date, str]:
+def get_holidays(country: str, subdivision: str | None, year: int) -> Mapping[dt.date, str]:
     """The holidays of a year with their names; both codes must be known."""
     import holidays
 
@@ -32,23 +32,23 @@ def of_year(country: str, subdivision: str | None, year: int) -> Mapping[dt.date
         # Those that follow the moon are known for some years only: there are none in the others.
         warnings.filterwarnings("ignore", message="Requested Holidays are available only")
         languages = holidays.country_holidays(country, subdiv=subdivision).supported_languages
-        english = next((each for each in _ENGLISH if each in languages), None)
+        english = next((each for each in _ENGLISH_LANGUAGES if each in languages), None)
         return dict(holidays.country_holidays(country, subdivision, [year], expand=False, language=english))
 
 
 @functools.cache
-def countries() -> Sequence[Country]:
+def list_countries() -> Sequence[Country]:
     """Every country that is known, by its code."""
     import holidays
 
-    named = _names()
+    named = _get_country_names()
     known = holidays.list_supported_countries(include_aliases=False)
     return [Country(code, named.get(code, code), tuple(known[code])) for code in sorted(known)]
 
 
-def country_problem(country: str) -> str | None:
+def describe_country_problem(country: str) -> str | None:
     """What is wrong with the code of a country, and what would be right; None: nothing."""
-    named = _names()
+    named = _get_country_names()
     if country in named:
         return None
     folded = country.casefold()
@@ -58,7 +58,7 @@ def country_problem(country: str) -> str | None:
     return f"{country!r} is not a country whose holidays are known: give its code of two letters, such as DE{hint}"
 
 
-def subdivision_problem(country: str, subdivision: str) -> str | None:
+def describe_subdivision_problem(country: str, subdivision: str) -> str | None:
     """What is wrong with the code of a part of a country that is known; None: nothing."""
     import holidays
 
@@ -76,7 +76,7 @@ def subdivision_problem(country: str, subdivision: str) -> str | None:
 
 
 @functools.cache
-def _names() -> Mapping[str, str]:
+def _get_country_names() -> Mapping[str, str]:
     """Code of two letters → name in English."""
     from holidays.registry import COUNTRIES
 

@@ -12,126 +12,126 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol
 
-from jobworker.domain.errors import FieldError, InvalidParameters, pointer
-from jobworker.domain.parameters import MAX_BYTES
+from jobworker.domain.errors import FieldError, InvalidParameters, format_pointer
+from jobworker.domain.parameters import MAX_PARAMETERS_BYTES
 
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*\Z")
 
 _FROM, _PATH, _DEFAULT = "$from", "path", "default"
 
 #: Stands for what a result does not have.
-_NOTHING = object()
+_MISSING = object()
 
 
 class UnresolvedParameter(Exception):
     """A parameter refers to something that the result does not have."""
 
 
-class Sources(Protocol):
+class ResultSources(Protocol):
     """Results by the names of their sources; raises `LookupError` for a source without one."""
 
     def __getitem__(self, name: str, /) -> Any: ...
 
 
-def check(parameters: Mapping[str, Any], sources: Collection[str], where: str) -> list[FieldError]:
+def validate(parameters: Mapping[str, Any], sources: Collection[str], where: str) -> list[FieldError]:
     """What is wrong with the references in `parameters`, which may name these sources."""
-    return [problem for place, each in _references(parameters, where) for problem in _problems(each, sources, place)]
+    return [problem for place, each in _locate_references(parameters, where) for problem in _validate_reference(each, sources, place)]
 
 
-def names(parameters: Mapping[str, Any]) -> set[str]:
+def find_referring_parameters(parameters: Mapping[str, Any]) -> set[str]:
     """The parameters that hold a reference, at whatever depth."""
-    return {name for name, value in parameters.items() if any(True for _ in _all(value))}
+    return {name for name, value in parameters.items() if any(True for _ in _iterate_references(value))}
 
 
-def referred(parameters: Mapping[str, Any]) -> list[str]:
+def list_sources(parameters: Mapping[str, Any]) -> list[str]:
     """Return each source that `parameters` refer to once, in the order in which `resolve` asks for them."""
-    return list(dict.fromkeys(str(each[_FROM]) for each in _all(parameters)))
+    return list(dict.fromkeys(str(each[_FROM]) for each in _iterate_references(parameters)))
 
 
-def resolve(parameters: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
+def resolve(parameters: Mapping[str, Any], sources: ResultSources) -> dict[str, Any]:
     """Return `parameters` with each reference replaced by what it refers to.
 
     Asks for each source once. Raises `UnresolvedParameter`, or `InvalidParameters` as soon as what is referred to has
     more bytes than parameters may have.
     """
-    uses = Counter((each[_FROM], each.get(_PATH, "")) for each in _all(parameters))
-    found = _found(uses, sources) if uses else {}
-    return {name: _resolved(value, found) for name, value in parameters.items()}
+    uses = Counter((each[_FROM], each.get(_PATH, "")) for each in _iterate_references(parameters))
+    found = _collect_values(uses, sources) if uses else {}
+    return {name: _resolve_value(value, found) for name, value in parameters.items()}
 
 
-def _found(uses: Mapping[tuple[str, str], int], sources: Sources) -> dict[tuple[str, str], Any]:
+def _collect_values(uses: Mapping[tuple[str, str], int], sources: ResultSources) -> dict[tuple[str, str], Any]:
     """Return the value at each (source, path); `uses` says how often each is referred to."""
     paths: dict[str, list[str]] = {}
     for source, path in uses:
         paths.setdefault(source, []).append(path)
-    found, left = {}, MAX_BYTES
+    found, left = {}, MAX_PARAMETERS_BYTES
     for source, wanted in paths.items():
         try:
             result = sources[source]
         except LookupError:
-            result = _NOTHING
+            result = _MISSING
         for path in wanted:
-            value = found[source, path] = _at(result, path)
-            left -= _size(value) * uses[source, path]
+            value = found[source, path] = _get_at_pointer(result, path)
+            left -= _compute_json_size(value) * uses[source, path]
             if left < 0:
-                message = f"the parameters have more than {MAX_BYTES} bytes as JSON, which is the most that is allowed"
+                message = f"the parameters have more than {MAX_PARAMETERS_BYTES} bytes as JSON, which is the most that is allowed"
                 raise InvalidParameters(message, [FieldError("/parameters", "too_large", message)])
     return found
 
 
-def _resolved(value: Any, found: Mapping[tuple[str, str], Any]) -> Any:
+def _resolve_value(value: Any, values_by_reference: Mapping[tuple[str, str], Any]) -> Any:
     if isinstance(value, list):
-        return [_resolved(each, found) for each in value]
+        return [_resolve_value(each, values_by_reference) for each in value]
     if not isinstance(value, dict):
         return value
     if _FROM in value:
-        return _replaced(value, found)
-    return {name: _resolved(each, found) for name, each in value.items()}
+        return _resolve_reference(value, values_by_reference)
+    return {name: _resolve_value(each, values_by_reference) for name, each in value.items()}
 
 
-def _replaced(reference: Mapping[str, Any], found: Mapping[tuple[str, str], Any]) -> Any:
+def _resolve_reference(reference: Mapping[str, Any], values_by_reference: Mapping[tuple[str, str], Any]) -> Any:
     source, path = reference[_FROM], reference.get(_PATH, "")
-    value = found[source, path]
-    if value is not _NOTHING:
+    value = values_by_reference[source, path]
+    if value is not _MISSING:
         return value
     if _DEFAULT in reference:
         return reference[_DEFAULT]
     raise UnresolvedParameter(f"the result of {source} has nothing at {path or 'its root'}")
 
 
-def _at(found: Any, path: str) -> Any:
+def _get_at_pointer(value: Any, path: str) -> Any:
     try:
-        for part in _parts(path):
-            found = found[_index(part)] if isinstance(found, list) else _member(found, part)
+        for part in _split_pointer(path):
+            value = value[_parse_index(part)] if isinstance(value, list) else _get_member(value, part)
     except LookupError:
-        return _NOTHING
-    return found
+        return _MISSING
+    return value
 
 
-def _size(value: Any) -> int:
+def _compute_json_size(value: Any) -> int:
     try:
         return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass"))
     except TypeError:
         return 0  # It is no JSON: the check of what the parameters come to tells what is wrong with it.
 
 
-def _member(found: Any, name: str) -> Any:
-    if not isinstance(found, dict):
+def _get_member(value: Any, name: str) -> Any:
+    if not isinstance(value, dict):
         raise LookupError(name)
-    return found[name]
+    return value[name]
 
 
-def _index(part: str) -> int:
+def _parse_index(part: str) -> int:
     if not (part.isascii() and part.isdecimal()) or (len(part) > 1 and part[0] == "0") or len(part) > 9:
         raise LookupError(part)
     return int(part)
 
 
-def _parts(path: str) -> list[str]:
+def _split_pointer(path: str) -> list[str]:
     return [part.replace("~1", "/").replace("~0", "~") for part in path.split("/")[1:]]
 
 
-def _all(value: Any) -> Iterator[Mapping[str, Any]]:
+def _iterate_references(value: Any) -> Iterator[Mapping[str, Any]]:
     """Yield every reference, from the first to the last."""
     left = [value]
     while left:
@@ -145,29 +145,29 @@ def _all(value: Any) -> Iterator[Mapping[str, Any]]:
                 left.extend(reversed(item.values()))
 
 
-def _references(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _locate_references(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every reference with its place. The nesting of what came in is bounded, so recursion is, too."""
     if isinstance(value, dict):
         if _FROM in value:
             yield where, value
             return
         for name, each in value.items():
-            yield from _references(each, where + pointer(name))
+            yield from _locate_references(each, where + format_pointer(name))
     elif isinstance(value, list):
         for at, each in enumerate(value):
-            yield from _references(each, where + pointer(at))
+            yield from _locate_references(each, where + format_pointer(at))
 
 
-def _problems(reference: Mapping[str, Any], sources: Collection[str], where: str) -> Iterator[FieldError]:
+def _validate_reference(reference: Mapping[str, Any], sources: Collection[str], where: str) -> Iterator[FieldError]:
     source, path = reference[_FROM], reference.get(_PATH, "")
     if not isinstance(source, str) or source not in sources:
         known = ", ".join(sorted(sources)[:10])
         message = f"$from names {str(source)[:80]!r}, which is none of what this waits for: {known}"
-        yield FieldError(where + pointer(_FROM), "unknown_source", message)
+        yield FieldError(where + format_pointer(_FROM), "unknown_source", message)
     if not isinstance(path, str) or not _POINTER.match(path):
         message = "path must be an RFC 6901 pointer into the result, such as /rows/0/id"
-        yield FieldError(where + pointer(_PATH), "not_allowed", message)
+        yield FieldError(where + format_pointer(_PATH), "not_allowed", message)
     for name in reference:
         if name not in (_FROM, _PATH, _DEFAULT):
             message = f"{name} is not known beside $from; known are: default, path"
-            yield FieldError(where + pointer(name), "unknown_field", message)
+            yield FieldError(where + format_pointer(name), "unknown_field", message)

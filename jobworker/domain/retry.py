@@ -19,22 +19,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from jobworker.domain.described import Described
+from jobworker.domain.described import JsonObjectReader
 from jobworker.domain.errors import FieldError, InvalidInput
 
 MAX_ATTEMPTS = 1000
 
 #: No wait may be longer (s).
-LONGEST_DELAY = 366 * 24 * 3600.0
+MAX_DELAY_SECONDS = 366 * 24 * 3600.0
 
 #: Attempts that a preview shows of a policy without an end.
-_SHOWN = 10
+_DEFAULT_PREVIEW_ATTEMPTS = 10
 
-_MOST_NAMES = 50
-_LONGEST_NAME = 200
+_MAX_NAMES = 50
+_MAX_NAME_LENGTH = 200
 
 
-class Strategy(StrEnum):
+class RetryStrategy(StrEnum):
     """How waits grow."""
 
     NONE = "none"
@@ -44,7 +44,7 @@ class Strategy(StrEnum):
     EXPONENTIAL_JITTER = "exponential_jitter"
 
 
-class Jitter(StrEnum):
+class JitterDirection(StrEnum):
     """Which way chance may move a wait."""
 
     UP = "up"
@@ -52,10 +52,10 @@ class Jitter(StrEnum):
     BOTH = "both"
 
 
-_BOUNDS: Mapping[Jitter, tuple[float, float]] = {
-    Jitter.UP: (1.0, 1.5),
-    Jitter.DOWN: (0.5, 1.0),
-    Jitter.BOTH: (0.5, 1.5),
+_JITTER_FACTORS: Mapping[JitterDirection, tuple[float, float]] = {
+    JitterDirection.UP: (1.0, 1.5),
+    JitterDirection.DOWN: (0.5, 1.0),
+    JitterDirection.BOTH: (0.5, 1.5),
 }
 
 
@@ -64,18 +64,18 @@ class RetryPolicy:
     """See the module. `decides` tells whether it, and not the task's own options, says what is tried again."""
 
     max_attempts: int | None = None
-    strategy: Strategy = Strategy.NONE
+    strategy: RetryStrategy = RetryStrategy.NONE
     delay: float = 30.0
     max_delay: float = 3600.0
     delays: tuple[float, ...] | None = None
-    jitter: Jitter = Jitter.BOTH
+    jitter: JitterDirection = JitterDirection.BOTH
     retry_on: tuple[str, ...] = ()
     not_on: tuple[str, ...] = ()
 
     @property
     def decides(self) -> bool:
         """Whether anything but the number of attempts was said."""
-        return self.strategy is not Strategy.NONE or self.delays is not None
+        return self.strategy is not RetryStrategy.NONE or self.delays is not None
 
     def is_retryable(self, names: Collection[str]) -> bool:
         """Whether an exception with these names (its own and its bases', plain or with the module) is tried again."""
@@ -89,9 +89,9 @@ class RetryPolicy:
             wait = self.delays[min(retry, len(self.delays)) - 1]
             return wait, wait
         wait = self.delay * self._compute_growth(retry)
-        if self.strategy is not Strategy.EXPONENTIAL_JITTER:
+        if self.strategy is not RetryStrategy.EXPONENTIAL_JITTER:
             return min(wait, self.max_delay), min(wait, self.max_delay)
-        low, high = _BOUNDS[self.jitter]
+        low, high = _JITTER_FACTORS[self.jitter]
         wait = min(wait, self.max_delay)
         return min(wait * low, self.max_delay), min(wait * high, self.max_delay)
 
@@ -100,14 +100,14 @@ class RetryPolicy:
         low, high = self.compute_wait_bounds(retry)
         return low + (high - low) * chance
 
-    def compute_next_wait(self, names: Collection[str], used: int, limit: int | None, chance: float) -> float | None:
+    def compute_next_wait(self, names: Collection[str], used_retries: int, max_retries: int | None, chance: float) -> float | None:
         """The wait (s) before another attempt, after a failure with these names; None: there is none.
 
-        `used` retries were used up so far, of `limit` (None: any number); `chance` is 0 to 1.
+        `used_retries` retries were used up so far, of `max_retries` (None: any number); `chance` is 0 to 1.
         """
-        if not self.is_retryable(names) or (limit is not None and used >= limit):
+        if not self.is_retryable(names) or (max_retries is not None and used_retries >= max_retries):
             return None
-        return self.compute_wait(used + 1, chance)
+        return self.compute_wait(used_retries + 1, chance)
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
@@ -123,28 +123,28 @@ class RetryPolicy:
         }
 
     def _compute_growth(self, retry: int) -> float:
-        if self.strategy is Strategy.FIXED:
+        if self.strategy is RetryStrategy.FIXED:
             return 1.0
-        if self.strategy is Strategy.LINEAR:
+        if self.strategy is RetryStrategy.LINEAR:
             return float(retry)
         # 2 ** 60 seconds is beyond any maximum, and floats have an end.
         return 2.0 ** min(retry - 1, 60)
 
 
-def parse(given: object, where: str = "/retry") -> RetryPolicy:
+def parse(value: object, where: str = "/retry") -> RetryPolicy:
     """The policy that a JSON object describes; raises `InvalidInput` with every problem."""
-    read = Described(given, where)
+    read = JsonObjectReader(value, where)
     policy = RetryPolicy(
         max_attempts=read.get_integer("max_attempts", 1, MAX_ATTEMPTS),
-        strategy=Strategy(read.get_choice("strategy", list(Strategy), Strategy.NONE)),
-        delay=read.get_seconds("delay", 0.0, LONGEST_DELAY, 30.0) or 0.0,
-        max_delay=read.get_seconds("max_delay", 0.0, LONGEST_DELAY, 3600.0) or 0.0,
-        delays=read.get_durations("delays", 0.0, LONGEST_DELAY, MAX_ATTEMPTS),
-        jitter=Jitter(read.get_choice("jitter", list(Jitter), Jitter.BOTH)),
-        retry_on=read.get_texts("retry_on", _LONGEST_NAME, _MOST_NAMES),
-        not_on=read.get_texts("not_on", _LONGEST_NAME, _MOST_NAMES),
+        strategy=RetryStrategy(read.get_choice("strategy", list(RetryStrategy), RetryStrategy.NONE)),
+        delay=read.get_seconds("delay", 0.0, MAX_DELAY_SECONDS, 30.0) or 0.0,
+        max_delay=read.get_seconds("max_delay", 0.0, MAX_DELAY_SECONDS, 3600.0) or 0.0,
+        delays=read.get_durations("delays", 0.0, MAX_DELAY_SECONDS, MAX_ATTEMPTS),
+        jitter=JitterDirection(read.get_choice("jitter", list(JitterDirection), JitterDirection.BOTH)),
+        retry_on=read.get_texts("retry_on", _MAX_NAME_LENGTH, _MAX_NAMES),
+        not_on=read.get_texts("not_on", _MAX_NAME_LENGTH, _MAX_NAMES),
     )
-    if policy.delays is not None and policy.strategy is not Strategy.NONE:
+    if policy.delays is not None and policy.strategy is not RetryStrategy.NONE:
         read.add_problem("delays", "ambiguous", "give delays or a strategy, not both")
     if not policy.decides and (policy.retry_on or policy.not_on):
         read.add_problem("strategy", "missing", "retry_on and not_on need a strategy or delays")
@@ -152,9 +152,9 @@ def parse(given: object, where: str = "/retry") -> RetryPolicy:
     return policy
 
 
-def names_of(kind: type[BaseException]) -> list[str]:
+def list_exception_names(exception_type: type[BaseException]) -> list[str]:
     """By which names a policy knows this exception: its own and its bases', plain and with the module."""
-    bases = [base for base in kind.__mro__ if issubclass(base, BaseException)]
+    bases = [base for base in exception_type.__mro__ if issubclass(base, BaseException)]
     return [name for base in bases for name in (base.__qualname__, f"{base.__module__}.{base.__qualname__}")]
 
 
@@ -170,24 +170,24 @@ class PlannedAttempt:
     due: tuple[dt.datetime, dt.datetime]
 
 
-def preview(described: object, start: dt.datetime, attempts: int | None = None) -> Sequence[PlannedAttempt]:
+def preview_attempts(value: object, start: dt.datetime, attempts: int | None = None) -> Sequence[PlannedAttempt]:
     """What the policy in a request would do; raises `InvalidInput`. `attempts`: how many to tell at most."""
-    policy = parse(described)
+    policy = parse(value)
     if not policy.decides:
         message = "there is nothing to preview: without a strategy or delays the task's own options decide"
         raise InvalidInput(message, [FieldError("/retry/strategy", "missing", message)])
     if attempts is not None and not 1 <= attempts <= MAX_ATTEMPTS:
         message = f"attempts must be 1 to {MAX_ATTEMPTS}"
         raise InvalidInput(message, [FieldError("/attempts", "not_allowed", message)])
-    told = attempts or policy.max_attempts or _SHOWN
+    told = attempts or policy.max_attempts or _DEFAULT_PREVIEW_ATTEMPTS
     try:
-        return plan(policy, start, min(told, policy.max_attempts or told))
+        return plan_attempts(policy, start, min(told, policy.max_attempts or told))
     except OverflowError:
         message = "the last attempts would be after the end of all calendars"
         raise InvalidInput(message, [FieldError("/from", "too_far", message)]) from None
 
 
-def plan(policy: RetryPolicy, start: dt.datetime, attempts: int) -> Sequence[PlannedAttempt]:
+def plan_attempts(policy: RetryPolicy, start: dt.datetime, attempts: int) -> Sequence[PlannedAttempt]:
     """The first `attempts` attempts of an execution that starts at `start` and never succeeds."""
     planned = [PlannedAttempt(1, (0.0, 0.0), (start, start))]
     for retry in range(1, attempts):

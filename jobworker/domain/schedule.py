@@ -30,33 +30,33 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from jobworker.domain.calendars import Business, Calendar
-from jobworker.domain.described import Described
+from jobworker.domain.calendars import BusinessCalendar, Calendar
+from jobworker.domain.described import JsonObjectReader
 from jobworker.domain.errors import FieldError, InvalidInput
-from jobworker.domain.job import NAME, QUEUE
+from jobworker.domain.job import NAME_PATTERN, QUEUE_NAME_PATTERN
 from jobworker.domain.rules import reading
-from jobworker.domain.rules.days import BusinessDay
+from jobworker.domain.rules.days import BusinessDayRule
 from jobworker.domain.timetable import Rule, Timetable, WallClockRule
-from jobworker.domain.zones import Dst, Fold, Gap, hint, known_zones
+from jobworker.domain.zones import DstPolicy, FoldPolicy, GapPolicy, suggest_zone, get_zone_names
 
 #: A grace of more than a week is no grace, and more occurrences than that cannot be made up for (s, occurrences).
-_LONGEST_GRACE = 7 * 24 * 3600.0
-MOST_CAUGHT_UP = 1000
+_MAX_GRACE_SECONDS = 7 * 24 * 3600.0
+MAX_CATCH_UP = 1000
 
-_LONGEST_DELAY = 366 * 24 * 3600.0
-_LONGEST_SPREAD = 24 * 3600.0
-_MOST_CALENDARS = 20
-_LONGEST_TEXT = 1000
+_MAX_INITIAL_DELAY_SECONDS = 366 * 24 * 3600.0
+_MAX_SPREAD_SECONDS = 24 * 3600.0
+_MAX_CALENDARS = 20
+_MAX_DESCRIPTION_LENGTH = 1000
 #: A schedule of this name could not be read at its URL.
-_RESERVED = "preview"
-_NOT_A_NAME = "no schedule can be named preview: /api/v1/schedules/preview is an action"
-_NAMED = "1 to 128 of the characters A-Z a-z 0-9 _ . : -, the first a letter or a digit"
+_RESERVED_NAME = "preview"
+_RESERVED_NAME_MESSAGE = "no schedule can be named preview: /api/v1/schedules/preview is an action"
+_NAME_FORM = "1 to 128 of the characters A-Z a-z 0-9 _ . : -, the first a letter or a digit"
 
 #: Fields that are not in JSON what they are here.
-_SHAPED = frozenset({"rule", "require", "exclude", "dst", "start", "end", "overlap", "misfire", "on_resume"})
+_CONVERTED_FIELDS = frozenset({"rule", "require", "exclude", "dst", "start", "end", "overlap", "misfire", "on_resume"})
 
 
-class Overlap(StrEnum):
+class OverlapPolicy(StrEnum):
     """What becomes of an occurrence while an execution of the schedule is unfinished."""
 
     #: It is left out.
@@ -71,7 +71,7 @@ class Overlap(StrEnum):
     CANCEL_RUNNING = "cancel_running"
 
 
-class Owner(StrEnum):
+class ScheduleOwner(StrEnum):
     """Where a schedule is edited."""
 
     CODE = "code"
@@ -80,7 +80,7 @@ class Owner(StrEnum):
     JOB = "job"
 
 
-class State(StrEnum):
+class ScheduleState(StrEnum):
     """Whether anything is ahead of a schedule."""
 
     ACTIVE = "active"
@@ -90,7 +90,7 @@ class State(StrEnum):
     RETIRED = "retired"
 
 
-class Missed(StrEnum):
+class MissedOccurrencePolicy(StrEnum):
     """What becomes of occurrences that nobody noticed in time, or that a pause held up."""
 
     #: One execution stands for all of them.
@@ -102,10 +102,10 @@ class Missed(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Misfire:
+class MisfirePolicy:
     """What holds for occurrences that are later than `grace` (s) when they are noticed; `most` bounds `catch_up`."""
 
-    policy: Missed = Missed.FIRE_ONCE
+    policy: MissedOccurrencePolicy = MissedOccurrencePolicy.FIRE_ONCE
     grace: float = 60.0
     max_occurrences: int = 100
 
@@ -127,7 +127,7 @@ class Schedule:
     calendar: str | None = None
     require: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    dst: Dst | None = None
+    dst: DstPolicy | None = None
     start: dt.datetime | None = None
     end: dt.datetime | None = None
     max_runs: int | None = None
@@ -138,9 +138,9 @@ class Schedule:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     queue: str | None = None
     priority: int | None = None
-    overlap: Overlap = Overlap.SKIP
-    misfire: Misfire = Misfire()
-    on_resume: Missed = Missed.SKIP
+    overlap: OverlapPolicy = OverlapPolicy.SKIP
+    misfire: MisfirePolicy = MisfirePolicy()
+    on_resume: MissedOccurrencePolicy = MissedOccurrencePolicy.SKIP
     pause_after_failures: int | None = None
 
     @property
@@ -152,9 +152,9 @@ class Schedule:
     def build_timetable(self, calendars: Mapping[str, Calendar]) -> Timetable:
         """When it is due, with the calendars of these names; raises `KeyError` if one is missing."""
         rule = self.rule
-        if isinstance(rule, BusinessDay) and self.calendar:
+        if isinstance(rule, BusinessDayRule) and self.calendar:
             counted = calendars[self.calendar]
-            if not isinstance(counted, Business):
+            if not isinstance(counted, BusinessCalendar):
                 raise TypeError(f"calendar {self.calendar} has no business days")
             rule = replace(rule, calendar=counted)
         require, exclude = ({name: calendars[name] for name in names} for names in (self.require, self.exclude))
@@ -190,160 +190,160 @@ class Schedule:
         }
 
 
-def parse(given: object, where: str = "") -> Schedule:
+def parse(value: object, where: str = "") -> Schedule:
     """The schedule that a JSON object describes; raises `InvalidInput` with every problem.
 
     Whether the job and the calendars exist, and the parameters fit, only SQL can tell.
     """
-    read = Described(given, where)
+    read = JsonObjectReader(value, where)
     read.require("name", "job", "rule")
-    values = _values(read, where)
+    values = _parse_fields(read, where)
     read.finish()
     return Schedule(**values)
 
 
-def stored(found: Mapping[str, Any]) -> Schedule:
+def load_schedule(spec: Mapping[str, Any]) -> Schedule:
     """What `to_json` wrote, or a part of it with the rest as by default; it is not checked again.
 
     `parse` takes many times as long, and thousands of schedules may be due at once.
     """
-    start, end, dst, misfire = (found.get(name) for name in ("start", "end", "dst", "misfire"))
-    plain = {name: value for name, value in found.items() if name not in _SHAPED}
+    start, end, dst, misfire = (spec.get(name) for name in ("start", "end", "dst", "misfire"))
+    plain = {name: value for name, value in spec.items() if name not in _CONVERTED_FIELDS}
     return Schedule(
-        rule=reading.stored(found["rule"]),
-        require=tuple(found.get("require", ())),
-        exclude=tuple(found.get("exclude", ())),
-        dst=Dst(Gap(dst["gap"]), Fold(dst["fold"])) if dst else None,
+        rule=reading.load_rule(spec["rule"]),
+        require=tuple(spec.get("require", ())),
+        exclude=tuple(spec.get("exclude", ())),
+        dst=DstPolicy(GapPolicy(dst["gap"]), FoldPolicy(dst["fold"])) if dst else None,
         start=dt.datetime.fromisoformat(start) if start else None,
         end=dt.datetime.fromisoformat(end) if end else None,
-        overlap=Overlap(found.get("overlap", Overlap.SKIP)),
-        misfire=Misfire(Missed(misfire["policy"]), misfire["grace"], misfire["max"]) if misfire else Misfire(),
-        on_resume=Missed(found.get("on_resume", Missed.SKIP)),
+        overlap=OverlapPolicy(spec.get("overlap", OverlapPolicy.SKIP)),
+        misfire=MisfirePolicy(MissedOccurrencePolicy(misfire["policy"]), misfire["grace"], misfire["max"]) if misfire else MisfirePolicy(),
+        on_resume=MissedOccurrencePolicy(spec.get("on_resume", MissedOccurrencePolicy.SKIP)),
         **plain,
     )
 
 
-def of_job(job: str, given: object, where: str = "/schedule") -> Schedule:
+def parse_job_schedule(job: str, value: object, where: str = "/schedule") -> Schedule:
     """The schedule that a definition carries: a rule which may name its `zone` itself; raises `InvalidInput`.
 
     It has the name of its job, and its executions run beside each other, as those of other calls of the job do.
     """
-    fields = dict(given) if isinstance(given, Mapping) else {}
-    read = Described({"zone": fields.pop("zone", None)}, where)
-    found = zone(read)
+    fields = dict(value) if isinstance(value, Mapping) else {}
+    read = JsonObjectReader({"zone": fields.pop("zone", None)}, where)
+    found = parse_zone(read)
     problems = [*read.problems]
-    if job == _RESERVED:
-        problems.append(FieldError(where, "not_allowed", f"{_NOT_A_NAME}; create it by itself, with another name"))
+    if job == _RESERVED_NAME:
+        problems.append(FieldError(where, "not_allowed", f"{_RESERVED_NAME_MESSAGE}; create it by itself, with another name"))
     try:
-        rule = reading.parse(fields if isinstance(given, Mapping) else given, where)
+        rule = reading.parse(fields if isinstance(value, Mapping) else value, where)
     except InvalidInput as error:
         problems = [*error.errors, *problems]
     if problems:
         raise InvalidInput("; ".join(problem.message for problem in problems), problems)
-    return Schedule(job, job, rule, found, overlap=Overlap.ALLOW)
+    return Schedule(job, job, rule, found, overlap=OverlapPolicy.ALLOW)
 
 
-def to_job(schedule: Schedule) -> dict[str, Any]:
+def to_job_json(schedule: Schedule) -> dict[str, Any]:
     """As the definition of its job shows it: the inverse of `of_job`."""
     named = {"zone": schedule.zone} if isinstance(schedule.rule, WallClockRule) else {}
     return {**schedule.rule.to_json(), **named}
 
 
-def _values(read: Described, where: str) -> dict[str, Any]:
-    start, end = reading.moment(read, "start"), reading.moment(read, "end")
+def _parse_fields(reader: JsonObjectReader, where: str) -> dict[str, Any]:
+    start, end = reading.parse_moment(reader, "start"), reading.parse_moment(reader, "end")
     if start and end and end <= start:
-        read.add_problem("end", "not_allowed", f"end must be later than start, {start.isoformat()}")
-    parameters = read.get_value("parameters")
+        reader.add_problem("end", "not_allowed", f"end must be later than start, {start.isoformat()}")
+    parameters = reader.get_value("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
-        read.add_problem("parameters", "wrong_type", "parameters must be a JSON object")
-    rule = _rule(read, where)
-    if rule is not None and not isinstance(rule, BusinessDay) and read.get_value("calendar") is not None:
+        reader.add_problem("parameters", "wrong_type", "parameters must be a JSON object")
+    rule = _parse_rule(reader, where)
+    if rule is not None and not isinstance(rule, BusinessDayRule) and reader.get_value("calendar") is not None:
         message = "only a business_day rule counts by a calendar; this one is kept to it by require, away by exclude"
-        read.add_problem("calendar", "not_allowed", message)
-    if read.get_value("name") == _RESERVED:
-        read.add_problem("name", "not_allowed", f"{_NOT_A_NAME}; take another name")
+        reader.add_problem("calendar", "not_allowed", message)
+    if reader.get_value("name") == _RESERVED_NAME:
+        reader.add_problem("name", "not_allowed", f"{_RESERVED_NAME_MESSAGE}; take another name")
     return {
-        "name": _matching(read, "name", NAME, _NAMED),
-        "job": _matching(read, "job", NAME, "the name of a job"),
+        "name": _get_matching_text(reader, "name", NAME_PATTERN, _NAME_FORM),
+        "job": _get_matching_text(reader, "job", NAME_PATTERN, "the name of a job"),
         "rule": rule,
-        "zone": zone(read),
-        "description": read.get_text("description", _LONGEST_TEXT, "") if read.get_value("description") else "",
-        "enabled": read.get_boolean("enabled", True),
-        "calendar": read.get_text("calendar", 128),
-        "require": read.get_texts("require", 128, _MOST_CALENDARS),
-        "exclude": read.get_texts("exclude", 128, _MOST_CALENDARS),
-        "dst": dst(read),
+        "zone": parse_zone(reader),
+        "description": reader.get_text("description", _MAX_DESCRIPTION_LENGTH, "") if reader.get_value("description") else "",
+        "enabled": reader.get_boolean("enabled", True),
+        "calendar": reader.get_text("calendar", 128),
+        "require": reader.get_texts("require", 128, _MAX_CALENDARS),
+        "exclude": reader.get_texts("exclude", 128, _MAX_CALENDARS),
+        "dst": parse_dst(reader),
         "start": start,
         "end": end,
-        "max_runs": read.get_integer("max_runs", 1, 1_000_000_000),
-        "initial_delay": read.get_seconds("initial_delay", 0.0, _LONGEST_DELAY, 0.0),
-        "run_at_start": read.get_boolean("run_at_start", False),
-        "jitter": read.get_seconds("jitter", 0.0, _LONGEST_SPREAD, 0.0),
-        "spread": read.get_seconds("spread", 0.0, _LONGEST_SPREAD, 0.0),
+        "max_runs": reader.get_integer("max_runs", 1, 1_000_000_000),
+        "initial_delay": reader.get_seconds("initial_delay", 0.0, _MAX_INITIAL_DELAY_SECONDS, 0.0),
+        "run_at_start": reader.get_boolean("run_at_start", False),
+        "jitter": reader.get_seconds("jitter", 0.0, _MAX_SPREAD_SECONDS, 0.0),
+        "spread": reader.get_seconds("spread", 0.0, _MAX_SPREAD_SECONDS, 0.0),
         "parameters": parameters or {},
-        "queue": _matching(read, "queue", QUEUE, "the name of a queue, such as background"),
-        "priority": read.get_integer("priority", 0, 9),
-        "overlap": Overlap(read.get_choice("overlap", list(Overlap), Overlap.SKIP)),
-        "misfire": _misfire(read),
-        "on_resume": Missed(read.get_choice("on_resume", list(Missed), Missed.SKIP)),
-        "pause_after_failures": read.get_integer("pause_after_failures", 1, 1000),
+        "queue": _get_matching_text(reader, "queue", QUEUE_NAME_PATTERN, "the name of a queue, such as background"),
+        "priority": reader.get_integer("priority", 0, 9),
+        "overlap": OverlapPolicy(reader.get_choice("overlap", list(OverlapPolicy), OverlapPolicy.SKIP)),
+        "misfire": _parse_misfire(reader),
+        "on_resume": MissedOccurrencePolicy(reader.get_choice("on_resume", list(MissedOccurrencePolicy), MissedOccurrencePolicy.SKIP)),
+        "pause_after_failures": reader.get_integer("pause_after_failures", 1, 1000),
     }
 
 
-def zone(read: Described) -> str:
+def parse_zone(reader: JsonObjectReader) -> str:
     """The field `zone` of whatever has one."""
-    name = read.get_text("zone", 64, "UTC") or "UTC"
-    if name not in known_zones():
-        read.add_problem("zone", "unknown_zone", f"{name!r} is not an IANA time zone; {hint(name)}")
+    name = reader.get_text("zone", 64, "UTC") or "UTC"
+    if name not in get_zone_names():
+        reader.add_problem("zone", "unknown_zone", f"{name!r} is not an IANA time zone; {suggest_zone(name)}")
     return name
 
 
-def dst(read: Described) -> Dst | None:
+def parse_dst(reader: JsonObjectReader) -> DstPolicy | None:
     """The field `dst` of whatever has one."""
-    given = read.get_value("dst")
+    given = reader.get_value("dst")
     if given is None:
         return None
-    inner = Described(given, f"{read.where}/dst")
-    gap = Gap(inner.get_choice("gap", list(Gap), Gap.SHIFT))
-    found = Dst(gap, Fold(inner.get_choice("fold", list(Fold), Fold.FIRST)))
-    _take(read, inner)
+    inner = JsonObjectReader(given, f"{reader.where}/dst")
+    gap = GapPolicy(inner.get_choice("gap", list(GapPolicy), GapPolicy.SHIFT))
+    found = DstPolicy(gap, FoldPolicy(inner.get_choice("fold", list(FoldPolicy), FoldPolicy.FIRST)))
+    _merge_problems(reader, inner)
     return found
 
 
-def _misfire(read: Described) -> Misfire:
-    given, default = read.get_value("misfire"), Misfire()
+def _parse_misfire(reader: JsonObjectReader) -> MisfirePolicy:
+    given, default = reader.get_value("misfire"), MisfirePolicy()
     if given is None:
         return default
-    inner = Described(given, f"{read.where}/misfire")
-    found = Misfire(
-        Missed(inner.get_choice("policy", list(Missed), default.policy)),
-        inner.get_seconds("grace", 1.0, _LONGEST_GRACE, default.grace) or default.grace,
-        inner.get_integer("max", 1, MOST_CAUGHT_UP, default.max_occurrences) or default.max_occurrences,
+    inner = JsonObjectReader(given, f"{reader.where}/misfire")
+    found = MisfirePolicy(
+        MissedOccurrencePolicy(inner.get_choice("policy", list(MissedOccurrencePolicy), default.policy)),
+        inner.get_seconds("grace", 1.0, _MAX_GRACE_SECONDS, default.grace) or default.grace,
+        inner.get_integer("max", 1, MAX_CATCH_UP, default.max_occurrences) or default.max_occurrences,
     )
-    _take(read, inner)
+    _merge_problems(reader, inner)
     return found
 
 
-def _rule(read: Described, where: str) -> Rule | None:
-    given = read.get_value("rule")
+def _parse_rule(reader: JsonObjectReader, where: str) -> Rule | None:
+    given = reader.get_value("rule")
     if given is None:
         return None
     try:
         return reading.parse(given, f"{where}/rule")
     except InvalidInput as error:
-        read.problems.extend(error.errors)
+        reader.problems.extend(error.errors)
         return None
 
 
-def _matching(read: Described, name: str, pattern: Any, expected: str) -> str | None:
-    found = read.get_text(name, 128)
+def _get_matching_text(reader: JsonObjectReader, name: str, pattern: Any, expected: str) -> str | None:
+    found = reader.get_text(name, 128)
     if found is not None and not pattern.match(found):
-        read.add_problem(name, "not_allowed", f"{name} must be {expected}")
+        reader.add_problem(name, "not_allowed", f"{name} must be {expected}")
     return found
 
 
-def _take(read: Described, inner: Described) -> None:
+def _merge_problems(reader: JsonObjectReader, inner: JsonObjectReader) -> None:
     try:
         inner.finish()
     except InvalidInput as error:
-        read.problems.extend(error.errors)
+        reader.problems.extend(error.errors)

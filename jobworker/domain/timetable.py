@@ -12,23 +12,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
-from jobworker.domain.calendars import Calendar, next_inside, next_outside
-from jobworker.domain.rules.cron import Cron
-from jobworker.domain.rules.days import BusinessDay, Daily, Monthly, Weekly
-from jobworker.domain.rules.moments import Interval, Once
+from jobworker.domain.calendars import Calendar, find_next_included_time, find_next_excluded_time
+from jobworker.domain.rules.cron import CronRule
+from jobworker.domain.rules.days import BusinessDayRule, DailyRule, MonthlyRule, WeeklyRule
+from jobworker.domain.rules.moments import IntervalRule, OnceRule
 from jobworker.domain.rules.recurrence import RRule
-from jobworker.domain.zones import FARTHEST, Dst, Fold, Gap, earliest, same_time, span_at, stretches, wall_clock
+from jobworker.domain.zones import MAX_UTC_OFFSET, DstPolicy, FoldPolicy, GapPolicy, find_earliest_moment, find_same_local_time, find_offset_period, iterate_local_ranges, to_wall_clock
 
 #: Nothing is due later than so many years ahead.
-_HORIZON = dt.timedelta(days=50 * 366)
+_MAX_TIME_AHEAD = dt.timedelta(days=50 * 366)
 
 #: So often calendars are asked in turn for a time that all of them allow.
-_MOST_TURNS = 400
+_MAX_ROUNDS = 400
 
 _TICK = dt.timedelta(microseconds=1)
 
 #: Between these, every zone has a time of day for every moment. Nothing is due outside.
-_BEGINNING, _END = (dt.datetime.combine(day, dt.time(), dt.UTC) for day in (dt.date(1, 1, 4), dt.date(9999, 12, 29)))
+_BEGIN, _END = (dt.datetime.combine(day, dt.time(), dt.UTC) for day in (dt.date(1, 1, 4), dt.date(9999, 12, 29)))
 
 
 @runtime_checkable
@@ -40,7 +40,7 @@ class WallClockRule(Protocol):
         ...
 
 
-Rule = Once | Interval | Daily | Weekly | Monthly | BusinessDay | Cron | RRule
+Rule = OnceRule | IntervalRule | DailyRule | WeeklyRule | MonthlyRule | BusinessDayRule | CronRule | RRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,38 +49,38 @@ class Timetable:
 
     rule: Rule
     zone: zoneinfo.ZoneInfo = field(default_factory=lambda: zoneinfo.ZoneInfo("UTC"))
-    dst: Dst | None = None
+    dst: DstPolicy | None = None
     start: dt.datetime | None = None
     end: dt.datetime | None = None
     requires: Mapping[str, Calendar] = field(default_factory=dict)
     excludes: Mapping[str, Calendar] = field(default_factory=dict)
 
 
-def meant(rule: Rule) -> Dst:
+def get_default_dst(rule: Rule) -> DstPolicy:
     """What people mean who say nothing: a time of day happens once a day; every few minutes goes on as time does."""
-    frequent = isinstance(rule, Cron | RRule) and rule.is_frequent()
-    return _FREQUENT if frequent else _ONCE_A_DAY
+    frequent = isinstance(rule, CronRule | RRule) and rule.is_frequent()
+    return _FREQUENT_DST if frequent else _ONCE_A_DAY_DST
 
 
-_FREQUENT, _ONCE_A_DAY = Dst(Gap.SKIP, Fold.BOTH), Dst(Gap.SHIFT, Fold.FIRST)
+_FREQUENT_DST, _ONCE_A_DAY_DST = DstPolicy(GapPolicy.SKIP, FoldPolicy.BOTH), DstPolicy(GapPolicy.SHIFT, FoldPolicy.FIRST)
 
 
-def next_after(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
+def find_next_time(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
     """The first nominal time strictly after `moment`; None: there is none within 50 years."""
     if timetable.start is not None:
         moment = max(moment, timetable.start - _TICK)
-    moment = max(moment, _BEGINNING)
+    moment = max(moment, _BEGIN)
     rule = timetable.rule
-    if isinstance(rule, Once | Interval):
+    if isinstance(rule, OnceRule | IntervalRule):
         found = rule.find_next(moment)
     else:
-        if isinstance(rule, BusinessDay) and rule.roll is not None:
-            rule = replace(rule, allowed=lambda time: _forbidden_by(timetable, time) is None)
-        found = _on_the_wall_clock(rule, timetable.zone, timetable.dst or meant(rule), moment)
+        if isinstance(rule, BusinessDayRule) and rule.roll is not None:
+            rule = replace(rule, allowed=lambda time: _describe_local_exclusion(timetable, time) is None)
+        found = _find_next_on_wall_clock(rule, timetable.zone, timetable.dst or get_default_dst(rule), moment)
     return found if found is not None and found < min(timetable.end or _END, _END) else None
 
 
-def follow_zone(
+def recompute_for_zone(
     timetable: Timetable, before: zoneinfo.ZoneInfo, settled_until: dt.datetime, next_at: dt.datetime | None
 ) -> tuple[dt.datetime, dt.datetime | None]:
     """Return `settled_until` and `next_at` by the present data of the zone; they were worked out with those `before`.
@@ -88,123 +88,123 @@ def follow_zone(
     An occurrence is recognized by its time of day: one that was settled is not due again at its new moment, and one
     that was not settled stays due although its new moment has passed.
     """
-    dst = timetable.dst or meant(timetable.rule)
-    was = next_after(replace(timetable, zone=before), settled_until)
+    dst = timetable.dst or get_default_dst(timetable.rule)
+    was = find_next_time(replace(timetable, zone=before), settled_until)
     if was != next_at and next_at is None:
         return settled_until, None  # It had its last run.
-    by_moment = isinstance(timetable.rule, Once | Interval) or dst.fold is Fold.BOTH
+    by_moment = isinstance(timetable.rule, OnceRule | IntervalRule) or dst.fold is FoldPolicy.BOTH
     # A process that has the present data already may have worked it out.
     if by_moment or was != next_at:
-        return settled_until, next_after(timetable, settled_until)
-    settled = same_time(settled_until, before, timetable.zone, dst.fold)
-    found = next_after(timetable, settled)
+        return settled_until, find_next_time(timetable, settled_until)
+    settled = find_same_local_time(settled_until, before, timetable.zone, dst.fold)
+    found = find_next_time(timetable, settled)
     # At a moment that was settled for another occurrence the ledger has no room for this one.
     return max(settled, settled_until), max(found, settled_until + _TICK) if found else None
 
 
-def occurrences(timetable: Timetable, after: dt.datetime, before: dt.datetime) -> Iterator[dt.datetime]:
+def iterate_occurrences(timetable: Timetable, after: dt.datetime, before: dt.datetime) -> Iterator[dt.datetime]:
     """Every nominal time after `after` and before `before`."""
-    found = next_after(timetable, after)
+    found = find_next_time(timetable, after)
     while found is not None and found < before:
         yield found
-        found = next_after(timetable, found)
+        found = find_next_time(timetable, found)
 
 
-def allows(timetable: Timetable, moment: dt.datetime) -> bool:
+def is_allowed(timetable: Timetable, moment: dt.datetime) -> bool:
     """Whether the calendars let it fire at this moment."""
-    return forbidden_by(timetable, moment) is None
+    return describe_exclusion(timetable, moment) is None
 
 
-def forbidden_by(timetable: Timetable, moment: dt.datetime) -> str | None:
+def describe_exclusion(timetable: Timetable, moment: dt.datetime) -> str | None:
     """Why the calendars do not let it fire at this moment, in words: which one, and what it calls the day."""
     if not timetable.requires and not timetable.excludes:
         return None
-    return _forbidden_by(timetable, wall_clock(moment, timetable.zone))
+    return _describe_local_exclusion(timetable, to_wall_clock(moment, timetable.zone))
 
 
-def next_allowed(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
+def find_next_allowed(timetable: Timetable, moment: dt.datetime) -> dt.datetime | None:
     """The first nominal time strictly after `moment` that the calendars allow.
 
     None: there is none within 50 years of the first that they forbid.
     """
     horizon = None
-    while (found := next_after(timetable, moment)) is not None and found < (horizon or _END):
-        horizon = horizon or _years_ahead(found)
-        shown = wall_clock(found, timetable.zone)
-        opens = _opens(timetable, shown)
+    while (found := find_next_time(timetable, moment)) is not None and found < (horizon or _END):
+        horizon = horizon or _compute_horizon(found)
+        shown = to_wall_clock(found, timetable.zone)
+        opens = _find_next_allowed_local(timetable, shown)
         if opens == shown:
             return found
         if opens is None:
             return None
-        moment = max(found, earliest(opens, timetable.zone) - _TICK)
+        moment = max(found, find_earliest_moment(opens, timetable.zone) - _TICK)
     return None
 
 
-def _years_ahead(moment: dt.datetime) -> dt.datetime:
+def _compute_horizon(moment: dt.datetime) -> dt.datetime:
     end = _END.replace(tzinfo=moment.tzinfo)
-    return moment + _HORIZON if moment < end - _HORIZON else end
+    return moment + _MAX_TIME_AHEAD if moment < end - _MAX_TIME_AHEAD else end
 
 
-def _forbidden_by(timetable: Timetable, time: dt.datetime) -> str | None:
+def _describe_local_exclusion(timetable: Timetable, time: dt.datetime) -> str | None:
     for name, calendar in timetable.requires.items():
         if not calendar.is_time_included(time):
-            return f"not within calendar {name}" + _called(calendar, time)
+            return f"not within calendar {name}" + _format_day_name(calendar, time)
     for name, calendar in timetable.excludes.items():
         if calendar.is_time_included(time):
-            return f"within calendar {name}" + _called(calendar, time)
+            return f"within calendar {name}" + _format_day_name(calendar, time)
     return None
 
 
-def _called(calendar: Calendar, time: dt.datetime) -> str:
+def _format_day_name(calendar: Calendar, time: dt.datetime) -> str:
     name = calendar.find_day_name(time.date())
     return f": {name}" if name else ""
 
 
-def _opens(timetable: Timetable, time: dt.datetime) -> dt.datetime | None:
+def _find_next_allowed_local(timetable: Timetable, time: dt.datetime) -> dt.datetime | None:
     """The first time from `time` on that every calendar allows."""
-    for _ in range(_MOST_TURNS):
+    for _ in range(_MAX_ROUNDS):
         later: dt.datetime | None = time
         for calendar in timetable.requires.values():
-            later = next_inside(calendar, later) if later else None
+            later = find_next_included_time(calendar, later) if later else None
         for calendar in timetable.excludes.values():
-            later = next_outside(calendar, later) if later else None
+            later = find_next_excluded_time(calendar, later) if later else None
         if later is None or later == time:
             return later
         time = later
     return None
 
 
-def _on_the_wall_clock(
-    rule: WallClockRule, zone: zoneinfo.ZoneInfo, dst: Dst, moment: dt.datetime
+def _find_next_on_wall_clock(
+    rule: WallClockRule, zone: zoneinfo.ZoneInfo, dst: DstPolicy, moment: dt.datetime
 ) -> dt.datetime | None:
     """The first moment after `moment` at which the clock of the zone shows a time of the rule, as `dst` has it."""
     now = moment.astimezone(dt.UTC).replace(tzinfo=None)
     try:
-        found = _before_clocks_change(rule, zone, now) or _whatever_clocks_do(rule, zone, dst, now)
+        found = _find_next_before_clock_change(rule, zone, now) or _find_next_across_clock_changes(rule, zone, dst, now)
     except OverflowError:  # The last year is reached.
         return None
     return found.replace(tzinfo=dt.UTC) if found else None
 
 
-def _before_clocks_change(rule: WallClockRule, zone: zoneinfo.ZoneInfo, now: dt.datetime) -> dt.datetime | None:
+def _find_next_before_clock_change(rule: WallClockRule, zone: zoneinfo.ZoneInfo, now: dt.datetime) -> dt.datetime | None:
     """The first time after `now` (naive UTC) if no change of clocks is near: the short way to the same answer."""
-    span = span_at(now, zone)
+    span = find_offset_period(now, zone)
     if now < span.stable_from:
         return None
     time = rule.find_first(now + span.offset + _TICK)
     return time - span.offset if time is not None and time - span.offset < span.stable_until else None
 
 
-def _whatever_clocks_do(rule: WallClockRule, zone: zoneinfo.ZoneInfo, dst: Dst, now: dt.datetime) -> dt.datetime | None:
-    horizon = _years_ahead(now)
+def _find_next_across_clock_changes(rule: WallClockRule, zone: zoneinfo.ZoneInfo, dst: DstPolicy, now: dt.datetime) -> dt.datetime | None:
+    horizon = _compute_horizon(now)
     while now < horizon:
-        time = rule.find_first(now - FARTHEST)
+        time = rule.find_first(now - MAX_UTC_OFFSET)
         if time is None:
             return None
         # Whatever the clocks do, that time stands for no moment before this one, and for none after `until`.
-        now = max(now, time - FARTHEST - _TICK)
-        until = max(now, time) + 2 * FARTHEST
-        times = ((rule.find_first(each.begin), each) for each in stretches(now, until, zone, dst))
+        now = max(now, time - MAX_UTC_OFFSET - _TICK)
+        until = max(now, time) + 2 * MAX_UTC_OFFSET
+        times = ((rule.find_first(each.begin), each) for each in iterate_local_ranges(now, until, zone, dst))
         found = [time - each.offset for time, each in times if time is not None and time < each.end]
         if found:
             return min(found)

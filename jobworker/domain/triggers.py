@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobworker.domain import json_values, references
-from jobworker.domain.dependencies import On
-from jobworker.domain.described import Described
-from jobworker.domain.errors import FieldError, InvalidInput, pointer
+from jobworker.domain.dependencies import RequiredOutcome
+from jobworker.domain.described import JsonObjectReader
+from jobworker.domain.errors import FieldError, InvalidInput, format_pointer
 
 #: After so many jobs may one start.
 MAX_TRIGGERS = 50
@@ -24,7 +24,7 @@ class Trigger:
     """One job after which another starts."""
 
     job: str
-    on: On = On.SUCCESS
+    on: RequiredOutcome = RequiredOutcome.SUCCESS
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -33,7 +33,7 @@ class Trigger:
 
 
 @dataclass(frozen=True, slots=True)
-class Triggers:
+class TriggerPolicy:
     """The whole policy."""
 
     items: tuple[Trigger, ...]
@@ -43,17 +43,17 @@ class Triggers:
         return [each.to_json() for each in self.items]
 
 
-def parse(given: Any, where: str) -> Triggers:
+def parse(value: Any, where: str) -> TriggerPolicy:
     """The policy; raises `InvalidInput` with every problem."""
-    if not isinstance(given, list) or len(given) > MAX_TRIGGERS:
+    if not isinstance(value, list) or len(value) > MAX_TRIGGERS:
         message = f"trigger_after must be a list of at most {MAX_TRIGGERS} objects"
         raise InvalidInput(message, [FieldError(where, "wrong_type", message)])
     found: list[Trigger] = []
     problems: list[FieldError] = []
-    for at, each in enumerate(given):
-        place = where + pointer(at)
+    for at, each in enumerate(value):
+        place = where + format_pointer(at)
         try:
-            one = _parse_one(each, place)
+            one = _parse_trigger(each, place)
         except InvalidInput as error:
             problems.extend(error.errors)
             continue
@@ -63,25 +63,25 @@ def parse(given: Any, where: str) -> Triggers:
         found.append(one)
     if problems:
         raise InvalidInput("; ".join(problem.message for problem in problems), problems)
-    return Triggers(tuple(found))
+    return TriggerPolicy(tuple(found))
 
 
-def _parse_one(given: Any, where: str) -> Trigger:
-    described = Described(given, where)
+def _parse_trigger(value: Any, where: str) -> Trigger:
+    described = JsonObjectReader(value, where)
     job = described.get_text("job", 128) or ""
     described.require("job")
-    on = On(described.get_choice("on", list(On), On.SUCCESS))
+    on = RequiredOutcome(described.get_choice("on", list(RequiredOutcome), RequiredOutcome.SUCCESS))
     parameters = described.get_value("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         described.add_problem("parameters", "wrong_type", "parameters must be a JSON object")
         parameters = None
     try:
         json_values.check(parameters)
-    except json_values.Unacceptable as error:
+    except json_values.UnacceptableValue as error:
         # From Python anything can come.
         described.add_problem("parameters", "not_kept", f"parameters hold {error}")
         parameters = None
     if job:
-        described.problems.extend(references.check(parameters or {}, {job}, f"{where}/parameters"))
+        described.problems.extend(references.validate(parameters or {}, {job}, f"{where}/parameters"))
     described.finish()
     return Trigger(job, on, parameters or {})

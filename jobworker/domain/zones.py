@@ -22,33 +22,33 @@ DATA_VERSION = f"{tzdata.IANA_VERSION} (tzdata {tzdata.__version__})"
 HOST_FOLDERS = zoneinfo.TZPATH
 
 #: No zone is, or ever was, farther from UTC: 15:56 is the most.
-FARTHEST = dt.timedelta(hours=16)
+MAX_UTC_OFFSET = dt.timedelta(hours=16)
 
 #: No change of a clock is larger: zones have crossed the date line.
-_LARGEST_CHANGE = dt.timedelta(hours=26)
+_MAX_OFFSET_CHANGE = dt.timedelta(hours=26)
 
 #: Offsets are asked for at this distance. Two changes of a zone were never closer than 167 hours.
-_STEP = dt.timedelta(days=3)
+_PROBE_INTERVAL = dt.timedelta(days=3)
 
 _SECOND = dt.timedelta(seconds=1)
-_NOTHING = dt.timedelta(0)
+_ZERO = dt.timedelta(0)
 
 #: Zones can be asked between these: closer to the ends of the calendar, an offset leads out of it.
 _FIRST, _LAST = (dt.datetime.combine(day, dt.time()) for day in (dt.date(1, 1, 3), dt.date(9999, 12, 29)))
 
 
 #: What people write who know an offset only.
-_OFFSET = re.compile(r"(?:UTC|GMT)?[+-]\d", re.IGNORECASE | re.ASCII)
+_OFFSET_PATTERN = re.compile(r"(?:UTC|GMT)?[+-]\d", re.IGNORECASE | re.ASCII)
 
 
-class Gap(StrEnum):
+class GapPolicy(StrEnum):
     """What becomes of an occurrence at a time of day that does not exist: later by the gap, or left out."""
 
     SHIFT = "shift"
     SKIP = "skip"
 
 
-class Fold(StrEnum):
+class FoldPolicy(StrEnum):
     """Which of the two counts when a time of day comes twice."""
 
     FIRST = "first"
@@ -57,15 +57,15 @@ class Fold(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Dst:
+class DstPolicy:
     """What holds when clocks change."""
 
-    gap: Gap = Gap.SHIFT
-    fold: Fold = Fold.FIRST
+    gap: GapPolicy = GapPolicy.SHIFT
+    fold: FoldPolicy = FoldPolicy.FIRST
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class OffsetPeriod:
     """From one change of a zone's clocks to the next: moments from `begin` up to `end` (naive UTC).
 
     `offset` holds meanwhile, `before` did until then, and `behind` will.
@@ -85,11 +85,11 @@ class Span:
     @property
     def stable_until(self) -> dt.datetime:
         """From here on a time on the clock may come once more."""
-        return self.end - max(self.offset - self.next_offset, _NOTHING)
+        return self.end - max(self.offset - self.next_offset, _ZERO)
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class LocalTimeRange:
     """Wall clock times from `begin` up to `end` (naive, `end` not included) and their offset: they stand for
     the moments `time - offset`.
     """
@@ -107,114 +107,114 @@ def use_shipped_data() -> None:
 
 
 @functools.cache
-def known_zones() -> frozenset[str]:
+def get_zone_names() -> frozenset[str]:
     """The zones that mean the same on every host."""
     return frozenset(zoneinfo.available_timezones() - {"Factory", "localtime"})
 
 
-def hint(name: str) -> str:
+def suggest_zone(name: str) -> str:
     """What to write instead of a zone that nobody knows."""
-    if _OFFSET.match(name):
+    if _OFFSET_PATTERN.match(name):
         return "an offset alone is none: name a place, such as Europe/Berlin, or Etc/GMT-1 for UTC+1 all the year"
-    near = difflib.get_close_matches(name, known_zones(), 1)
+    near = difflib.get_close_matches(name, get_zone_names(), 1)
     return f"did you mean {near[0]}?" if near else "an example is Europe/Berlin"
 
 
-def wall_clock(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
+def to_wall_clock(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     """What the clock of `zone` shows at `moment` (aware): naive."""
     return moment.astimezone(zone).replace(tzinfo=None, fold=0)
 
 
-def earliest(local: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
+def find_earliest_moment(local: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     """The first moment (UTC) at which the clock of `zone` shows `local` (naive), or has jumped over it."""
     return min(local.replace(tzinfo=zone, fold=fold).astimezone(dt.UTC) for fold in (0, 1))
 
 
-def same_time(moment: dt.datetime, before: zoneinfo.ZoneInfo, after: zoneinfo.ZoneInfo, fold: Fold) -> dt.datetime:
+def find_same_local_time(moment: dt.datetime, before: zoneinfo.ZoneInfo, after: zoneinfo.ZoneInfo, fold: FoldPolicy) -> dt.datetime:
     """Return the moment at which the clock shows by the data `after` what it showed at `moment` by those `before`."""
     local = moment.astimezone(before)
     first, second = (local.replace(tzinfo=after, fold=number).astimezone(dt.UTC) for number in (0, 1))
     if local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset():  # It came twice before.
         return second if local.fold else first
-    return max(first, second) if fold is Fold.SECOND else first
+    return max(first, second) if fold is FoldPolicy.SECOND else first
 
 
-def span_at(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> Span:
+def find_offset_period(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> OffsetPeriod:
     """The span that a moment lies in."""
-    spans = _spans(zone, moment.year)
+    spans = _list_offset_periods(zone, moment.year)
     return next((each for each in spans if moment < each.end), spans[-1])
 
 
-def stretches(after: dt.datetime, until: dt.datetime, zone: zoneinfo.ZoneInfo, dst: Dst) -> Iterator[Stretch]:
+def iterate_local_ranges(after: dt.datetime, until: dt.datetime, zone: zoneinfo.ZoneInfo, dst: DstPolicy) -> Iterator[LocalTimeRange]:
     """The times of day whose occurrences fall into the moments after `after` and before `until`, less than a year.
 
     Two stretches may overlap in time: what a gap shifts, and what comes by itself.
     """
     lowest = after + dt.timedelta(microseconds=1)
-    for span in _spans(zone, after.year):
-        if span.begin < until and after < span.end + _LARGEST_CHANGE:
-            for stretch in _of_span(span, dst):
-                yield from _cut(stretch, lowest, until)
+    for span in _list_offset_periods(zone, after.year):
+        if span.begin < until and after < span.end + _MAX_OFFSET_CHANGE:
+            for stretch in _iterate_ranges_of_period(span, dst):
+                yield from _clip_range(stretch, lowest, until)
 
 
-def _of_span(span: Span, dst: Dst) -> Iterator[Stretch]:
+def _iterate_ranges_of_period(span: OffsetPeriod, dst: DstPolicy) -> Iterator[LocalTimeRange]:
     first, last = span.begin + span.offset, span.end + span.offset
-    if span.previous_offset < span.offset and dst.gap is Gap.SHIFT:
-        yield Stretch(span.begin + span.previous_offset, first, span.previous_offset)
-    if span.offset < span.previous_offset and dst.fold is Fold.FIRST:
+    if span.previous_offset < span.offset and dst.gap is GapPolicy.SHIFT:
+        yield LocalTimeRange(span.begin + span.previous_offset, first, span.previous_offset)
+    if span.offset < span.previous_offset and dst.fold is FoldPolicy.FIRST:
         first = span.begin + span.previous_offset
-    if span.next_offset < span.offset and dst.fold is Fold.SECOND:
+    if span.next_offset < span.offset and dst.fold is FoldPolicy.SECOND:
         last = span.end + span.next_offset
-    yield Stretch(first, last, span.offset)
+    yield LocalTimeRange(first, last, span.offset)
 
 
-def _cut(stretch: Stretch, lowest: dt.datetime, highest: dt.datetime) -> Iterator[Stretch]:
+def _clip_range(stretch: LocalTimeRange, lowest: dt.datetime, highest: dt.datetime) -> Iterator[LocalTimeRange]:
     """The part of a stretch whose moments lie within these bounds."""
     begin = max(stretch.begin, lowest + stretch.offset)
     end = min(stretch.end, highest + stretch.offset)
     if begin < end:
-        yield Stretch(begin, end, stretch.offset)
+        yield LocalTimeRange(begin, end, stretch.offset)
 
 
 @functools.lru_cache(maxsize=4096)
-def _spans(zone: zoneinfo.ZoneInfo, year: int) -> tuple[Span, ...]:
+def _list_offset_periods(zone: zoneinfo.ZoneInfo, year: int) -> tuple[OffsetPeriod, ...]:
     """The spans of a year, the one before and the one behind it, ascending."""
-    begin = _new_year(year - 1) if year > dt.MINYEAR + 1 else _FIRST
-    end = _new_year(year + 2) if year < dt.MAXYEAR - 1 else _LAST
-    changes = list(_changes(begin, end, zone))
+    begin = _get_new_year(year - 1) if year > dt.MINYEAR + 1 else _FIRST
+    end = _get_new_year(year + 2) if year < dt.MAXYEAR - 1 else _LAST
+    changes = list(_iterate_offset_changes(begin, end, zone))
     bounds = [begin, *changes, end]
-    offsets = [_offset(each, zone) for each in bounds[:-1]]
+    offsets = [_get_utc_offset(each, zone) for each in bounds[:-1]]
     around = [offsets[0], *offsets, offsets[-1]]
     return tuple(
-        Span(bounds[at], bounds[at + 1], offsets[at], around[at], around[at + 2]) for at in range(len(offsets))
+        OffsetPeriod(bounds[at], bounds[at + 1], offsets[at], around[at], around[at + 2]) for at in range(len(offsets))
     )
 
 
-def _new_year(year: int) -> dt.datetime:
+def _get_new_year(year: int) -> dt.datetime:
     return dt.datetime.combine(dt.date(year, 1, 1), dt.time())
 
 
-def _changes(begin: dt.datetime, end: dt.datetime, zone: zoneinfo.ZoneInfo) -> Iterator[dt.datetime]:
-    earlier, offset = begin, _offset(begin, zone)
+def _iterate_offset_changes(begin: dt.datetime, end: dt.datetime, zone: zoneinfo.ZoneInfo) -> Iterator[dt.datetime]:
+    earlier, offset = begin, _get_utc_offset(begin, zone)
     while earlier < end:
-        later = min(earlier + _STEP, end)
-        other = _offset(later, zone)
+        later = min(earlier + _PROBE_INTERVAL, end)
+        other = _get_utc_offset(later, zone)
         if other != offset:
-            yield _change(earlier, later, offset, zone)
+            yield _find_offset_change(earlier, later, offset, zone)
         earlier, offset = later, other
 
 
-def _change(earlier: dt.datetime, later: dt.datetime, offset: dt.timedelta, zone: zoneinfo.ZoneInfo) -> dt.datetime:
+def _find_offset_change(earlier: dt.datetime, later: dt.datetime, offset: dt.timedelta, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     """The moment (whole seconds) between these two at which `offset` ends."""
     low, high = 0, int((later - earlier) / _SECOND)
     while high - low > 1:
         middle = (low + high) // 2
-        if _offset(earlier + middle * _SECOND, zone) == offset:
+        if _get_utc_offset(earlier + middle * _SECOND, zone) == offset:
             low = middle
         else:
             high = middle
     return earlier + high * _SECOND
 
 
-def _offset(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.timedelta:
-    return moment.replace(tzinfo=dt.UTC).astimezone(zone).utcoffset() or _NOTHING
+def _get_utc_offset(moment: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.timedelta:
+    return moment.replace(tzinfo=dt.UTC).astimezone(zone).utcoffset() or _ZERO

@@ -14,7 +14,7 @@ from jobworker.declare import SavedFile
 
 
 @dataclass(frozen=True, slots=True)
-class FoundFile:
+class LocalFile:
     """A file of an execution: its name, its size (bytes), when it was last written (seconds since 1970)."""
 
     name: str
@@ -30,7 +30,7 @@ class LocalFiles:
 
     def save(self, name: str, data: bytes | str) -> SavedFile:
         """Write the whole file or nothing; raises `ValueError` for a name that is not a plain file name."""
-        if not is_plain(name):
+        if not is_plain_name(name):
             raise ValueError(f"{name!r} is not a plain file name")
         content = data.encode() if isinstance(data, str) else data
         self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,22 +54,22 @@ class LocalFiles:
         digest = hashlib.sha256(text).hexdigest()
         return {"name": name, "size": saved.size, "sha256": digest, "host": socket.gethostname()}
 
-    def list_files(self) -> Iterator[FoundFile]:
+    def list_files(self) -> Iterator[LocalFile]:
         """The files that are here, in no order."""
         if not self._folder.is_dir():
             return
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                if is_plain(entry.name) and entry.is_file(follow_symlinks=False):
+                if is_plain_name(entry.name) and entry.is_file(follow_symlinks=False):
                     status = entry.stat(follow_symlinks=False)
-                    yield FoundFile(entry.name, status.st_size, status.st_mtime)
+                    yield LocalFile(entry.name, status.st_size, status.st_mtime)
 
-    def open(self, name: str) -> tuple[IO[bytes], FoundFile] | None:
+    def open(self, name: str) -> tuple[IO[bytes], LocalFile] | None:
         """The file of this name, opened; None if there is none here, or it is no file that `found` would show.
 
         A link that a job may have left leads nowhere.
         """
-        if not is_plain(name):
+        if not is_plain_name(name):
             return None
         try:
             descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -81,13 +81,13 @@ class LocalFiles:
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             return None
-        return os.fdopen(descriptor, "rb"), FoundFile(name, status.st_size, status.st_mtime)
+        return os.fdopen(descriptor, "rb"), LocalFile(name, status.st_size, status.st_mtime)
 
 
 def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def is_plain(name: str) -> bool:
+def is_plain_name(name: str) -> bool:
     """Whether it is the name of a file that a job may keep: no path, and no file that is still being written."""
     return 0 < len(name) <= 255 and name == Path(name).name and not name.startswith(".") and name.isprintable()

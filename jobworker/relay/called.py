@@ -7,60 +7,60 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.domain import calls, limits
-from jobworker.domain.calls import Call
-from jobworker.domain.events import Event, Kind
-from jobworker.domain.execution import State
-from jobworker.domain.job import Definition
+from jobworker.domain.calls import DirectCall
+from jobworker.domain.events import Event, EventKind
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.job import JobDefinition
 from jobworker.domain.parameters import Parameter
 from jobworker.services import preparing
 from jobworker.store import called, history, jobs, tasks
-from jobworker.store.called import Adopted
+from jobworker.store.called import DirectCallRow
 from jobworker.store.executions import NewExecution
 
 logger = structlog.get_logger(__name__)
 
 
-def adopt(connection: sa.Connection, reports: Sequence[Event]) -> None:
+def insert_direct_calls(connection: sa.Connection, reports: Sequence[Event]) -> None:
     """Make a row of each call that has none yet."""
-    found = {event.execution: call for event in reports if event.kind is Kind.CALLED and (call := _read(event))}
+    found = {event.execution: call for event in reports if event.kind is EventKind.CALLED and (call := _parse_call(event))}
     if not found:
         return
-    present = history.known(connection, found)
-    kinds = {call.task: _kind(connection, call.task) for call in found.values()}
+    present = history.get_many(connection, found)
+    kinds = {call.task: _get_call_target(connection, call.task) for call in found.values()}
     rows = [_row(execution, call, *kinds[call.task]) for execution, call in found.items() if execution not in present]
     called.insert(connection, rows)
 
 
-def refused(connection: sa.Connection, reports: Sequence[Event]) -> dict[str, Event]:
+def reject_calls_of_removed_tasks(connection: sa.Connection, reports: Sequence[Event]) -> dict[str, Event]:
     """The ends of calls that a worker has declined and whose code has been removed, by execution."""
-    called = {event.execution: event.data.get("task") for event in reports if event.kind is Kind.CALLED}
-    declined = [event for event in reports if event.kind is Kind.UNKNOWN_TASK and event.execution in called]
+    called = {event.execution: event.data.get("task") for event in reports if event.kind is EventKind.CALLED}
+    declined = [event for event in reports if event.kind is EventKind.UNKNOWN_TASK and event.execution in called]
     if not declined:
         return {}
-    known = tasks.some(connection, [str(called[event.execution]) for event in declined])
+    known = tasks.get_many(connection, [str(called[event.execution]) for event in declined])
     ends = {}
     for event in declined:
         task = known.get(str(called[event.execution]))
         if task is not None and task.removed_at is not None:
-            why = preparing.removed(task.name, task)
+            why = preparing.describe_removed(task.name, task)
             error = {"type": "JobRemoved", "message": why, "traceback": None}
             data = {"worker": event.data.get("worker"), "reason": why, "error": error}
-            ends[event.execution] = Event(event.id, Kind.REJECTED, event.execution, event.attempt, data)
+            ends[event.execution] = Event(event.id, EventKind.REJECTED, event.execution, event.attempt, data)
     return ends
 
 
-def _read(event: Event) -> Call | None:
+def _parse_call(event: Event) -> DirectCall | None:
     try:
-        return calls.read(event.execution, event.data, event.at)
+        return calls.parse(event.execution, event.data, event.at)
     except (KeyError, TypeError, ValueError) as error:  # Nothing that stands in Redis may stop the relay.
         logger.error("event_unreadable", event_id=event.id, error=repr(error), execution=event.execution)
         return None
 
 
-Known = tuple[Definition | None, int, tuple[Parameter, ...]]
+CallTarget = tuple[JobDefinition | None, int, tuple[Parameter, ...]]
 
 
-def _kind(connection: sa.Connection, name: str) -> Known:
+def _get_call_target(connection: sa.Connection, name: str) -> CallTarget:
     """The definition that the task is by itself, its revision, and what the task accepts."""
     row, task = jobs.get(connection, name), tasks.get(connection, name)
     own = row if row and row.definition.task == name else None
@@ -68,10 +68,10 @@ def _kind(connection: sa.Connection, name: str) -> Known:
 
 
 def _row(
-    execution: str, call: Call, definition: Definition | None, revision: int, accepted: Sequence[Parameter]
-) -> Adopted:
-    parameters, by_name = calls.parameters(call, accepted)
-    keys = limits.keys(call.task, definition.policies if definition else {}, parameters, accepted)
+    execution: str, call: DirectCall, definition: JobDefinition | None, revision: int, accepted: Sequence[Parameter]
+) -> DirectCallRow:
+    parameters, by_name = calls.bind_parameters(call, accepted)
+    keys = limits.compute_keys(call.task, definition.policies if definition else {}, parameters, accepted)
     new = NewExecution(
         id=execution,
         job=call.task,
@@ -86,13 +86,13 @@ def _row(
         schedule_id=None,
         scheduled_for=None,
         due_at=call.called_at,
-        state=State.QUEUED,
+        state=ExecutionState.QUEUED,
         # It runs already, and counts; whether it is unique nobody has asked.
         **keys._replace(unique_key=None)._asdict(),
     )
-    return Adopted(new, call.caller, call.called_at, _message(call, by_name))
+    return DirectCallRow(new, call.caller, call.called_at, _get_embedded_options(call, by_name))
 
 
-def _message(call: Call, by_name: bool) -> Mapping[str, Any] | None:
+def _get_embedded_options(call: DirectCall, all_named: bool) -> Mapping[str, Any] | None:
     """What further attempts have in their message besides the parameters."""
-    return call.embedded if call.embedded or not by_name else None
+    return call.embedded if call.embedded or not all_named else None

@@ -12,27 +12,27 @@ from jobworker.clock import Clock
 from jobworker.declare import schedules as declarations
 from jobworker.declare.schedules import Declarations
 from jobworker.domain.errors import Conflict
-from jobworker.loading import Broken
-from jobworker.relay.problems import Problems
+from jobworker.loading import BrokenModule
+from jobworker.relay.problems import RelayProblems
 from jobworker.services import schedule_sync
-from jobworker.services.schedule_sync import Change, Step
+from jobworker.services.schedule_sync import SyncChange, SyncOutcome
 from jobworker.settings import Settings
 from jobworker.store.database import Database
 
 logger = structlog.get_logger(__name__)
 
 #: How often what had to wait is tried again (s).
-EVERY = 10.0
+RETRY_INTERVAL_SECONDS = 10.0
 
 
-class DeclaredSchedules:
+class ScheduleSynchronizer:
     """The schedules of this process's code."""
 
-    def __init__(self, database: Database, clock: Clock, settings: Settings, problems: Problems) -> None:
+    def __init__(self, database: Database, clock: Clock, settings: Settings, problems: RelayProblems) -> None:
         self._database = database
         self._clock = clock
         self._problems = problems
-        self._broken_modules: Sequence[Broken] = ()
+        self._broken_modules: Sequence[BrokenModule] = ()
         self._package = settings.schedules
         self._code_version = settings.code_version
         self._declarations: Declarations | None = None
@@ -50,25 +50,25 @@ class DeclaredSchedules:
             self._is_done = True
             return
         try:
-            changes = schedule_sync.apply(self._database, self._clock, self._declarations, f"code:{self._version()}")
+            changes = schedule_sync.apply_declarations(self._database, self._clock, self._declarations, f"code:{self._version()}")
         except Conflict as error:
             logger.info("schedules_not_synchronised_yet", why=str(error))
             return
-        self._is_done = all(change.step is not Step.REFUSED for change in changes)
+        self._is_done = all(change.step is not SyncOutcome.REFUSED for change in changes)
         for change in changes:
             self._log_change(change)
 
     def _load_declarations(self) -> Declarations | None:
         """What the code declares; None: that cannot be told, and nothing is to be changed."""
-        if not loading.exists(self._package):
-            left = schedule_sync.in_code(self._database)
+        if not loading.is_package(self._package):
+            left = schedule_sync.list_declared_names(self._database)
             if left:
                 why = (
                     f"there is no package {self._package!r} here; JOBWORKER_SCHEDULES names the one that declares them"
                 )
                 logger.warning("schedules_left_as_they_are", schedules=left, why=why)
             return None
-        found = declarations.read(self._package)
+        found = declarations.load_declarations(self._package)
         self._broken_modules = found.broken_modules
         for module in found.broken_modules:
             what, why = f"module {module.module}", str(module)
@@ -79,12 +79,12 @@ class DeclaredSchedules:
         return found
 
     def _version(self) -> str:
-        return self._code_version or loading.source_digest(self._package)
+        return self._code_version or loading.compute_source_digest(self._package)
 
-    def _log_change(self, change: Change) -> None:
+    def _log_change(self, change: SyncChange) -> None:
         """Log it, once."""
         about = {change.kind: change.name, "place": change.place}
-        if change.step is not Step.REFUSED:
+        if change.step is not SyncOutcome.REFUSED:
             logger.info("declaration_taken", **about, what=change.step.value)
             for warning in change.warnings:
                 logger.warning("declaration_is_odd", **about, why=warning)

@@ -7,43 +7,43 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.domain.events import Event, Kind
+from jobworker.domain.events import Event, EventKind
 from jobworker.services import failures, firing, pausing, plans
-from jobworker.services.failures import End
-from jobworker.services.firing import Fired
+from jobworker.services.failures import EndedExecution
+from jobworker.services.firing import EvaluationSummary
 from jobworker.store import settling
 from jobworker.store.database import Database
 
 logger = structlog.get_logger(__name__)
 
 #: Schedules that one turn finds due by itself.
-_AT_ONCE = 2000
+_DUE_BATCH_SIZE = 2000
 
 #: What is due so soon is read beforehand, so many schedules in a round.
-_SOON = dt.timedelta(minutes=5)
-_PREPARED = 200
+_PRELOAD_AHEAD = dt.timedelta(minutes=5)
+_PRELOAD_BATCH_SIZE = 200
 
 #: Pauses that one round ends.
-_ENDED = 100
+_PAUSE_BATCH_SIZE = 100
 
 #: A relay that leads so soon after it was started (s) was started with the system; later it takes over from another.
-_STARTING = 10.0
+_STARTUP_SECONDS = 10.0
 
-_BEGINNING = dt.datetime.min.replace(tzinfo=dt.UTC)
+_MIN_TIME = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
-class Schedules:
+class ScheduleEvaluator:
     """What is due. Nothing here has to survive: whoever says next that a schedule is due has all of it settled.
 
     `looks`: nobody else does, so this one looks itself what is due.
     """
 
-    def __init__(self, database: Database, clock: Clock, looks: bool) -> None:
+    def __init__(self, database: Database, clock: Clock, without_beat: bool) -> None:
         self._database = database
         self._clock = clock
-        self._without_beat = looks
-        self._evaluated_at = _BEGINNING
-        self._preload_cursor = _BEGINNING, ""
+        self._without_beat = without_beat
+        self._evaluated_at = _MIN_TIME
+        self._preload_cursor = _MIN_TIME, ""
         self._unfinished: Mapping[str, dt.datetime] = {}
         self._created_at: float | None = clock.monotonic()
 
@@ -54,60 +54,60 @@ class Schedules:
 
     def fire_startup_schedules(self, connection: sa.Connection, now: dt.datetime) -> None:
         """What runs whenever the system starts does so, if this is its start. Once it is committed, call `started`."""
-        if self._created_at is not None and self._clock.monotonic() - self._created_at <= _STARTING:
-            firing.start(connection, settling.starting(connection), now, "the relay was started")
+        if self._created_at is not None and self._clock.monotonic() - self._created_at <= _STARTUP_SECONDS:
+            firing.fire_at_start(connection, settling.list_run_at_start(connection), now, "the relay was started")
 
     def mark_started(self) -> None:
         """It is committed."""
         self._created_at = None
 
     def evaluate(
-        self, connection: sa.Connection, reports: Sequence[Event], ended: Sequence[End], now: dt.datetime
-    ) -> Fired:
+        self, connection: sa.Connection, reports: Sequence[Event], ended: Sequence[EndedExecution], now: dt.datetime
+    ) -> EvaluationSummary:
         """Settle what is due, and what was left over. Once it is committed, call `done` with the answer."""
-        failures.count(connection, ended, now)
+        failures.count_failures(connection, ended, now)
         due = dict(self._unfinished)
         found = self._find_due(connection, now) if self._without_beat else {}
-        for schedule, moment in (*_told(reports), *found.items()):
+        for schedule, moment in (*_parse_due_events(reports), *found.items()):
             due[schedule] = max(moment, due.get(schedule, moment))
-        return firing.settle(connection, due, now) if due else Fired()
+        return firing.evaluate_due(connection, due, now) if due else EvaluationSummary()
 
-    def mark_committed(self, fired: Fired, now: dt.datetime) -> None:
+    def mark_committed(self, fired: EvaluationSummary, now: dt.datetime) -> None:
         """It is committed."""
         self._unfinished, self._evaluated_at = fired.unfinished, now
 
     def get_next_due(self, connection: sa.Connection) -> dt.datetime | None:
         """When there is something to settle, as far as this one has to notice that itself."""
         # What was due at the last look is settled, or cannot be.
-        return settling.next_due(connection, self._evaluated_at) if self._without_beat else None
+        return settling.get_next_due(connection, self._evaluated_at) if self._without_beat else None
 
     def end_expired_pauses(self) -> None:
         """Resume schedules whose pause has come to its end."""
         now = self._clock.now()
         with self._database.read() as connection:
-            over = settling.pauses_over(connection, now, _ENDED)
+            over = settling.list_ended_pauses(connection, now, _PAUSE_BATCH_SIZE)
         for schedule_id in over:
             with self._database.write() as connection:
-                pausing.end(connection, schedule_id, now)
+                pausing.end_expired_pause(connection, schedule_id, now)
 
     def preload_upcoming(self) -> None:
         """Read what will be due soon, so that nobody has to when 10,000 schedules are due at once."""
         now = self._clock.now()
-        after, until = max(self._preload_cursor, (now, "")), now + _SOON
+        after, until = max(self._preload_cursor, (now, "")), now + _PRELOAD_AHEAD
         with self._database.read() as connection:
-            rows = settling.coming(connection, after, until, _PREPARED)
-            plans.of(connection, rows)
-        self._preload_cursor = (rows[-1].next_at, rows[-1].id) if len(rows) == _PREPARED else (until, "")
+            rows = settling.list_upcoming(connection, after, until, _PRELOAD_BATCH_SIZE)
+            plans.compile_schedules(connection, rows)
+        self._preload_cursor = (rows[-1].next_at, rows[-1].id) if len(rows) == _PRELOAD_BATCH_SIZE else (until, "")
 
     def _find_due(self, connection: sa.Connection, now: dt.datetime) -> dict[str, dt.datetime]:
         # Those that cannot be read stay due, and must not keep the others from being found.
-        return dict(settling.due_by(connection, now, _AT_ONCE + plans.count_unreadable()))
+        return dict(settling.list_due(connection, now, _DUE_BATCH_SIZE + plans.count_unreadable()))
 
 
-def _told(reports: Sequence[Event]) -> Iterator[tuple[str, dt.datetime]]:
+def _parse_due_events(reports: Sequence[Event]) -> Iterator[tuple[str, dt.datetime]]:
     """The ids of schedules that beat says are due, and when."""
     for event in reports:
-        if event.kind is not Kind.DUE:
+        if event.kind is not EventKind.DUE:
             continue
         try:
             yield str(event.data["schedule"]), dt.datetime.fromisoformat(event.data["at"]).astimezone(dt.UTC)

@@ -7,14 +7,14 @@ import socket
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.relay.steps import NotLeading
+from jobworker.relay.steps import NotLeader
 from jobworker.store import relay_state
 from jobworker.store.database import Database
 from jobworker.store.relay_state import Tenure
 
 #: A leadership that was not renewed for so long (s), while this relay watched, is silent. The leader renews it each
 #: second, unless a turn takes longer.
-SILENT_AFTER = 3.0
+SILENT_AFTER_SECONDS = 3.0
 
 
 class Leadership:
@@ -40,11 +40,11 @@ class Leadership:
         now = self._clock.monotonic()
         if tenure != self._observed_tenure:
             self._observed_tenure, self._observed_at = tenure, now
-        if now - self._observed_at < SILENT_AFTER:
-            raise NotLeading
+        if now - self._observed_at < SILENT_AFTER_SECONDS:
+            raise NotLeader
         return tenure
 
     def acquire_or_renew(self, connection: sa.Connection, silent: Tenure | None = None) -> None:
         """Lead, or go on leading, in place of a leadership that is silent; raises `NotLeading`."""
-        if not relay_state.lead(connection, self.name, self._clock.now(), silent):
-            raise NotLeading
+        if not relay_state.acquire_leadership(connection, self.name, self._clock.now(), silent):
+            raise NotLeader

@@ -8,24 +8,24 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.domain import job_log
-from jobworker.domain.events import Event, Kind
-from jobworker.domain.job_log import MAX_LOG, Dropped
+from jobworker.domain.events import Event, EventKind
+from jobworker.domain.job_log import MAX_LOG_BYTES, DroppedLines
 from jobworker.store import log_lines
-from jobworker.store.log_lines import LogLine, Size
+from jobworker.store.log_lines import LogLine, LogSize
 
 logger = structlog.get_logger(__name__)
 
 
 #: More lines or bytes than this nobody has dropped in a moment.
-_MOST_BELIEVED = 10**10
+_MAX_DROPPED = 10**10
 
 
 def record_logs(connection: sa.Connection, reports: Sequence[Event]) -> None:
     """Write down log lines in their order, until a log is full; from then on only how much was dropped."""
     if not reports:
         return
-    before = log_lines.sizes(connection, {event.execution for event in reports})
-    after: dict[str, Size] = {}
+    before = log_lines.get_sizes(connection, {event.execution for event in reports})
+    after: dict[str, LogSize] = {}
     lines: list[LogLine] = []
     marks: dict[str, LogLine] = {}
     for event in reports:
@@ -33,7 +33,7 @@ def record_logs(connection: sa.Connection, reports: Sequence[Event]) -> None:
         if size is None:
             continue
         try:
-            line, size = _take(event, size)
+            line, size = _append_line(event, size)
         except (KeyError, TypeError, ValueError) as error:  # Nothing that stands in Redis may stop the relay.
             logger.error("event_unreadable", event_id=event.id, error=repr(error), execution=event.execution)
             continue
@@ -41,29 +41,29 @@ def record_logs(connection: sa.Connection, reports: Sequence[Event]) -> None:
         if line is not None:
             lines.append(line)
         else:
-            marks[event.execution] = log_lines.cut_mark(event.execution, size.dropped, event.attempt, event.at)
-    log_lines.add(connection, lines)
-    log_lines.save_sizes(connection, after)
-    log_lines.put_cut_marks(connection, list(marks.values()))
+            marks[event.execution] = log_lines.build_truncation_mark(event.execution, size.dropped, event.attempt, event.at)
+    log_lines.insert(connection, lines)
+    log_lines.update_sizes(connection, after)
+    log_lines.replace_truncation_marks(connection, list(marks.values()))
 
 
-def _take(event: Event, size: Size) -> tuple[LogLine | None, Size]:
+def _append_line(event: Event, size: LogSize) -> tuple[LogLine | None, LogSize]:
     """The line to keep, if there is one, and the size of the log afterwards."""
-    if event.kind is not Kind.LOG:
-        lines, length = (min(max(0, int(told)), _MOST_BELIEVED) for told in event.data["dropped"])
-        return None, replace(size, dropped=size.dropped + Dropped(lines, length))
-    line = _line(event)
-    length = job_log.size(line.message)
-    if size.dropped or size.kept + length > MAX_LOG:
-        return None, replace(size, dropped=size.dropped + Dropped(1, length))
+    if event.kind is not EventKind.LOG:
+        lines, length = (min(max(0, int(told)), _MAX_DROPPED) for told in event.data["dropped"])
+        return None, replace(size, dropped=size.dropped + DroppedLines(lines, length))
+    line = _parse_line(event)
+    length = job_log.compute_line_size(line.message)
+    if size.dropped or size.kept + length > MAX_LOG_BYTES:
+        return None, replace(size, dropped=size.dropped + DroppedLines(1, length))
     return line, replace(size, kept=size.kept + length)
 
 
-def _line(event: Event) -> LogLine:
+def _parse_line(event: Event) -> LogLine:
     data = event.data
     return LogLine(
         execution_id=event.execution,
-        seq=log_lines.sortable(event.id),
+        seq=log_lines.format_seq(event.id),
         attempt=event.attempt,
         at=dt.datetime.fromisoformat(data["at"]).astimezone(dt.UTC),
         level=str(data["level"])[:16],

@@ -18,70 +18,70 @@ import structlog
 
 from jobworker.clock import Clock
 from jobworker.domain import events
-from jobworker.domain.errors import DatabaseBusy, Misconfigured
+from jobworker.domain.errors import DatabaseBusy, ConfigurationError
 from jobworker.domain.events import Event
 from jobworker.relay import declared
 from jobworker.relay.dispatch import Dispatcher
-from jobworker.relay.fire import Schedules
+from jobworker.relay.fire import ScheduleEvaluator
 from jobworker.relay.leadership import Leadership
 from jobworker.relay.log_lines import record_logs
-from jobworker.relay.problems import Problem, Problems
+from jobworker.relay.problems import RelayProblem, RelayProblems
 from jobworker.relay.progress import record_progress
-from jobworker.relay.read import Batch, Offsets, Reader
-from jobworker.relay.record import record
-from jobworker.relay.release import Releases
-from jobworker.relay.steps import NotLeading, Step, Steps
-from jobworker.relay.stop import Stopper
-from jobworker.relay.watch import Watch
+from jobworker.relay.read import EventBatch, StreamOffsets, StreamReader
+from jobworker.relay.record import record_events
+from jobworker.relay.release import DependencyResolver
+from jobworker.relay.steps import NotLeader, RelayStep, StepRunner
+from jobworker.relay.stop import StopRequestSender
+from jobworker.relay.watch import Maintenance
 from jobworker.services import zone_data
 from jobworker.settings import Settings
 from jobworker.store import dependencies, dispatch, relay_state
-from jobworker.store.database import UNAVAILABLE, Database, in_short
+from jobworker.store.database import UNAVAILABLE, Database, describe_error
 from jobworker.transport.claims import Claims
-from jobworker.transport.client import check, connect
-from jobworker.transport.orders import Orders
+from jobworker.transport.client import check_server, connect_redis
+from jobworker.transport.orders import StopRequests
 from jobworker.transport.publisher import Publisher
 
 logger = structlog.get_logger(__name__)
 
 #: Longest sleep between two turns (s): what a lost wake-up costs.
-_LONGEST_WAIT = 1.0
+_MAX_WAIT_SECONDS = 1.0
 
 #: Turns follow each other at this distance (s), so that one job after another does not keep a core busy.
-_PACE = 0.005
+_TURN_INTERVAL_SECONDS = 0.005
 
 #: A turn that moved so many reports and messages is followed at this distance (s), for larger batches.
-_BUSY, _BUSY_PACE = 20, 0.1
+_BUSY_THRESHOLD, _BUSY_TURN_INTERVAL_SECONDS = 20, 0.1
 
 #: How long a turn goes on with nothing but log lines (s).
-_FLOOD = 0.05
+_LOG_FLOOD_SECONDS = 0.05
 
 #: How often the feed is filled while nothing new comes in (s).
-_SEND_EVERY = 0.1
+_DISPATCH_INTERVAL_SECONDS = 0.1
 
 #: How often the leader renews its leadership (s).
-_RENEWAL = 1.0
+_RENEWAL_INTERVAL_SECONDS = 1.0
 
 #: How often the streams are trimmed (s).
-_TRIM_EVERY = 1.0
+_TRIM_INTERVAL_SECONDS = 1.0
 
 #: Executions that become due in one turn.
-_RELEASE_LIMIT = 1000
+_DUE_BATCH_SIZE = 1000
 
 #: How often is looked for what should have been let go on (s).
-_SWEEP_EVERY = 2.0
+_SWEEP_INTERVAL_SECONDS = 2.0
 
 #: How often schedules that are due soon are read (s).
-_PREPARE_EVERY = 0.5
+_PRELOAD_INTERVAL_SECONDS = 0.5
 
 #: How often is looked for pauses of schedules that have come to their end (s).
-_RESUME_EVERY = 1.0
+_RESUME_INTERVAL_SECONDS = 1.0
 
 #: A turn as the item of a problem.
 _TURN = "turn"
 
 #: Pause after something was away (s), doubled up to the second figure.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+_MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 2.0
 
 
 class Relay:
@@ -89,12 +89,12 @@ class Relay:
 
     def __init__(self, database: Database, redis_url: str, clock: Clock, settings: Settings) -> None:
         # XREAD blocks for up to _LONGEST_WAIT; the time-out has to leave room for it.
-        self._client = connect(redis_url, timeout=_LONGEST_WAIT + 2.0)
+        self._client = connect_redis(redis_url, timeout=_MAX_WAIT_SECONDS + 2.0)
         self._database = database
         self._clock = clock
-        self._problems = Problems(clock)
-        self._steps = Steps(clock, self._problems)
-        self._reader = Reader(self._client, self._problems)
+        self._problems = RelayProblems(clock)
+        self._steps = StepRunner(clock, self._problems)
+        self._reader = StreamReader(self._client, self._problems)
         self._leadership = Leadership(database, clock)
         self._dispatcher = Dispatcher(
             database,
@@ -106,55 +106,55 @@ class Relay:
             timedelta(seconds=settings.ageing),
             self._problems,
         )
-        self._stop_request_sender = Stopper(database, Orders(self._client), clock)
-        self._dependency_resolver = Releases(database, clock)
-        self._schedule_evaluator = Schedules(database, clock, looks=not settings.needs_beat)
-        self._maintenance = Watch(database, self._client, self._dispatcher, clock, settings, self._steps, self._problems)
-        self._maintenance.add_task("stranded", _SWEEP_EVERY, self._dependency_resolver.resolve_stranded)
-        self._maintenance.add_task("plans", _PREPARE_EVERY, self._schedule_evaluator.preload_upcoming)
-        self._maintenance.add_task("pauses", _RESUME_EVERY, self._schedule_evaluator.end_expired_pauses)
-        schedules = declared.DeclaredSchedules(database, clock, settings, self._problems)
-        self._maintenance.add_task("declared_schedules", declared.EVERY, schedules.synchronize)
-        self._maintenance.add_task("problems", _RENEWAL, self._save_problems)
-        self._trim_step = Step("trim", self._trim_streams, _TRIM_EVERY)
+        self._stop_request_sender = StopRequestSender(database, StopRequests(self._client), clock)
+        self._dependency_resolver = DependencyResolver(database, clock)
+        self._schedule_evaluator = ScheduleEvaluator(database, clock, without_beat=not settings.needs_beat)
+        self._maintenance = Maintenance(database, self._client, self._dispatcher, clock, settings, self._steps, self._problems)
+        self._maintenance.add_task("stranded", _SWEEP_INTERVAL_SECONDS, self._dependency_resolver.resolve_stranded)
+        self._maintenance.add_task("plans", _PRELOAD_INTERVAL_SECONDS, self._schedule_evaluator.preload_upcoming)
+        self._maintenance.add_task("pauses", _RESUME_INTERVAL_SECONDS, self._schedule_evaluator.end_expired_pauses)
+        schedules = declared.ScheduleSynchronizer(database, clock, settings, self._problems)
+        self._maintenance.add_task("declared_schedules", declared.RETRY_INTERVAL_SECONDS, schedules.synchronize)
+        self._maintenance.add_task("problems", _RENEWAL_INTERVAL_SECONDS, self._save_problems)
+        self._trim_step = RelayStep("trim", self._trim_streams, _TRIM_INTERVAL_SECONDS)
         self._pre_dispatch_steps = [
             # First: what belongs to a cancelled batch is not dispatched any more.
-            Step("cancel_batches", self._dependency_resolver.cancel_batches),
-            Step("cancel", self._dispatcher.cancel_queued),
-            Step("stop", self._stop_request_sender.send_pending),
+            RelayStep("cancel_batches", self._dependency_resolver.cancel_batches),
+            RelayStep("cancel", self._dispatcher.cancel_queued),
+            RelayStep("stop", self._stop_request_sender.send_pending),
         ]
-        self._dispatch_step = Step("dispatch", self._dispatcher.dispatch)
+        self._dispatch_step = RelayStep("dispatch", self._dispatcher.dispatch)
         # Who looks for silent workers has to look often, or nobody is held to have been silent.
-        self._max_wait = min(_LONGEST_WAIT, settings.heartbeat_interval)
-        self._offsets: Offsets | None = None
+        self._max_wait = min(_MAX_WAIT_SECONDS, settings.heartbeat_interval)
+        self._offsets: StreamOffsets | None = None
         self._renewed_at = self._dispatched_at = float("-inf")
         self._is_redis_checked = self._is_leader = False
-        self._saved_problems: list[Problem] = []
+        self._saved_problems: list[RelayProblem] = []
 
     def run(self, stop: threading.Event) -> None:
         """Turn until `stop` is set. Nothing that Redis or the database does or holds ends it.
 
         Raises `Misconfigured` for a Redis that would lose work.
         """
-        pause = _FIRST_PAUSE
+        pause = _MIN_BACKOFF_SECONDS
         while not stop.is_set():
             began = self._clock.monotonic()
             try:
                 done = self.run_turn()
-            except NotLeading:
+            except NotLeader:
                 self._offsets, self._is_leader = None, False
-                self._clock.wait(stop, _RENEWAL)
-            except Misconfigured:
+                self._clock.wait(stop, _RENEWAL_INTERVAL_SECONDS)
+            except ConfigurationError:
                 raise
             except Exception as error:  # noqa: BLE001  what one turn meets must not end the relay
                 self._log_failure(error, pause)
                 self._clock.wait(stop, pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                pause = min(pause * 2, _MAX_BACKOFF_SECONDS)
             else:
-                if pause > _FIRST_PAUSE:
+                if pause > _MIN_BACKOFF_SECONDS:
                     self._problems.clear(_TURN)
-                pause = _FIRST_PAUSE
-                pace = _BUSY_PACE if done >= _BUSY else _PACE
+                pause = _MIN_BACKOFF_SECONDS
+                pace = _BUSY_TURN_INTERVAL_SECONDS if done >= _BUSY_THRESHOLD else _TURN_INTERVAL_SECONDS
                 self._clock.wait(stop, max(0.0, pace - (self._clock.monotonic() - began)))
         self._resign()
 
@@ -189,20 +189,20 @@ class Relay:
         self._record_log_flood(lines)
         self._steps.run(self._trim_step)
         self._maintenance.run_due_tasks()
-        if released or self._clock.monotonic() - self._dispatched_at >= _SEND_EVERY:
+        if released or self._clock.monotonic() - self._dispatched_at >= _DISPATCH_INTERVAL_SECONDS:
             sent += self._dispatch_ready()
         return len(batch.events) + sent
 
-    def _record_log_flood(self, batch: Batch) -> None:
+    def _record_log_flood(self, batch: EventBatch) -> None:
         """When jobs say more than one transaction should take: piece by piece, and not for long."""
-        until = self._clock.monotonic() + _FLOOD
+        until = self._clock.monotonic() + _LOG_FLOOD_SECONDS
         while batch.logs and self._offsets:
             self._record_batch(self._offsets, batch)
             if not batch.has_more_logs or self._clock.monotonic() >= until:
                 return
             batch = self._reader.read_logs(self._offsets)
 
-    def _record_batch(self, offsets: Offsets, batch: Batch) -> int:
+    def _record_batch(self, offsets: StreamOffsets, batch: EventBatch) -> int:
         """Commit what was read. A report that the database cannot take must not stop the others."""
         answer = self._try_to_commit(offsets, batch)
         if not isinstance(answer, Exception):
@@ -214,45 +214,45 @@ class Relay:
             return self._record_refused(offsets, batch, reports[0])
         return sum(self._record_batch(self._offsets or offsets, part) for part in batch.split_by_event(offsets))
 
-    def _record_refused(self, offsets: Offsets, batch: Batch, report: Event) -> int:
+    def _record_refused(self, offsets: StreamOffsets, batch: EventBatch, report: Event) -> int:
         """Commit a report that was refused, or in its place that its attempt has failed, if it was the end of one.
 
         Raises what keeps a transaction without any report from being committed: then no report is to blame.
         """
-        self._commit(offsets, Batch(offsets, has_more_logs=True))
+        self._commit(offsets, EventBatch(offsets, has_more_logs=True))
         nothing = replace(batch, events=[], logs=[])
         answer = self._try_to_commit(offsets, batch)
         if isinstance(answer, Exception):
             _log_refusal(report, answer)
-            if report.kind in events.ENDS:
-                refusal = events.refused(report, in_short(answer))
+            if report.kind in events.ATTEMPT_END_KINDS:
+                refusal = events.build_refused_event(report, describe_error(answer))
                 answer = self._try_to_commit(offsets, replace(nothing, events=[refusal]))
         return self._commit(offsets, nothing) if isinstance(answer, Exception) else answer
 
-    def _try_to_commit(self, offsets: Offsets, batch: Batch) -> int | Exception:
+    def _try_to_commit(self, offsets: StreamOffsets, batch: EventBatch) -> int | Exception:
         """What `_commit` answers, or what is wrong with the batch. Raises what is not the fault of any batch."""
         try:
             return self._commit(offsets, batch)
-        except (NotLeading, redis.RedisError, *UNAVAILABLE):
+        except (NotLeader, redis.RedisError, *UNAVAILABLE):
             raise
         except Exception as error:  # noqa: BLE001  nothing that was reported may stop the relay; it is logged
             return error
 
-    def _commit(self, offsets: Offsets, batch: Batch) -> int:
+    def _commit(self, offsets: StreamOffsets, batch: EventBatch) -> int:
         """Everything that was read, in one transaction with how far it was read; answers what may go out now."""
         now = self._clock.now()
         with self._database.write() as connection:
             moved = astuple(offsets), astuple(batch.offsets)
-            if not relay_state.advance(connection, self._leadership.name, now, *moved, not batch.has_more_logs):
-                raise NotLeading
+            if not relay_state.advance_offsets(connection, self._leadership.name, now, *moved, not batch.has_more_logs):
+                raise NotLeader
             record_progress(connection, batch.events)
-            told = record(connection, batch.events)
+            told = record_events(connection, batch.events)
             record_logs(connection, batch.logs)
             fired = self._schedule_evaluator.evaluate(connection, batch.events, told.schedule_ends, now)
-            expired = dispatch.expire(connection, now, _RELEASE_LIMIT)
-            ended = [*told.ended, *dependencies.ended(connection, expired)]
+            expired = dispatch.expire_executions(connection, now, _DUE_BATCH_SIZE)
+            ended = [*told.ended, *dependencies.find_ended(connection, expired)]
             freed = self._dependency_resolver.resolve_dependents(connection, ended, now)
-            due = dispatch.release_due(connection, now, _RELEASE_LIMIT)
+            due = dispatch.release_due(connection, now, _DUE_BATCH_SIZE)
         self._dependency_resolver.mark_committed(freed)
         self._schedule_evaluator.mark_committed(fired, now)
         self._offsets = batch.offsets
@@ -271,37 +271,37 @@ class Relay:
 
     def _needs_commit(self, due: datetime | None) -> bool:
         """Whether there is something to write although nothing was read."""
-        renew = self._clock.monotonic() - self._renewed_at >= _RENEWAL
+        renew = self._clock.monotonic() - self._renewed_at >= _RENEWAL_INTERVAL_SECONDS
         return renew or self._has_pending or (due is not None and due <= self._clock.now())
 
-    def _acquire_leadership(self) -> Offsets:
+    def _acquire_leadership(self) -> StreamOffsets:
         try:
             silent = self._leadership.find_silent_leader()
             with self._database.write() as connection:
                 self._leadership.acquire_or_renew(connection, silent)
                 self._schedule_evaluator.fire_startup_schedules(connection, self._clock.now())
-                offsets = relay_state.restored_offsets(connection)
-        except NotLeading:
+                offsets = relay_state.restore_offsets(connection)
+        except NotLeader:
             self._maintenance.run_standby_tasks()
             raise
-        zone_data.follow(self._database, self._clock, self._leadership.acquire_or_renew)
+        zone_data.apply_zone_data(self._database, self._clock, self._leadership.acquire_or_renew)
         self._schedule_evaluator.mark_started()
         if not self._is_leader:
             logger.info("relay_leads", relay=self._leadership.name)
         self._is_leader = True
         self._renewed_at = self._clock.monotonic()
-        self._offsets = Offsets(*offsets)
+        self._offsets = StreamOffsets(*offsets)
         return self._offsets
 
     def _get_next_due(self) -> datetime | None:
         with self._database.read() as connection:
-            moments = [dispatch.next_due(connection), self._schedule_evaluator.get_next_due(connection)]
+            moments = [dispatch.get_next_due(connection), self._schedule_evaluator.get_next_due(connection)]
         return min((moment for moment in moments if moment is not None), default=None)
 
     def _compute_wait(self, due: datetime | None) -> float:
         if self._has_pending:
             return 0.0
-        longest = _SEND_EVERY if self._dispatcher.has_undecided_revocations else self._max_wait
+        longest = _DISPATCH_INTERVAL_SECONDS if self._dispatcher.has_undecided_revocations else self._max_wait
         moments = [moment for moment in (due, self._dispatcher.next_permit_at) if moment is not None]
         if not moments:
             return longest
@@ -320,12 +320,12 @@ class Relay:
         current = self._problems.list_with_unreadable_rows()
         if current != self._saved_problems:
             with self._database.write() as connection:
-                relay_state.save_problems(connection, self._leadership.name, [problem.to_json() for problem in current])
+                relay_state.update_problems(connection, self._leadership.name, [problem.to_json() for problem in current])
             self._saved_problems = current
 
     def _check_redis_once(self) -> None:
         if not self._is_redis_checked:
-            check(self._client)
+            check_server(self._client)
             self._is_redis_checked = True
 
     def _resign(self) -> None:
@@ -334,7 +334,7 @@ class Relay:
                 self._maintenance.update_workers()  # Those that stopped before us are not shown as live.
         try:
             with self._database.write() as connection:
-                relay_state.resign(connection, self._leadership.name)
+                relay_state.release_leadership(connection, self._leadership.name)
         except (sqlalchemy.exc.SQLAlchemyError, DatabaseBusy) as error:
             logger.warning("relay_could_not_resign", error=str(error))
 
@@ -342,4 +342,4 @@ class Relay:
 def _log_refusal(report: Event, error: Exception) -> None:
     """Log that a report could not be recorded. No data and no traceback: those hold results and what jobs printed."""
     told = {"report": report.id, "kind": report.kind.value, "execution": report.execution, "attempt": report.attempt}
-    logger.error("report_refused", **told, error=in_short(error))
+    logger.error("report_refused", **told, error=describe_error(error))

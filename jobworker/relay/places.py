@@ -9,8 +9,8 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.domain import gates, limits, policies
-from jobworker.domain.gates import Reason
-from jobworker.domain.limits import Concurrency, RateLimit
+from jobworker.domain.gates import Blocker
+from jobworker.domain.limits import ConcurrencyPolicy, RateLimitPolicy
 from jobworker.store import jobs
 from jobworker.store import limits as stored
 
@@ -18,7 +18,7 @@ logger = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Places:
+class Capacity:
     """What is held and what may still go, by key; `take` counts on.
 
     `refused` says whether anything had to wait, `next_at` when a rate opens again.
@@ -32,70 +32,70 @@ class Places:
     updated_buckets: dict[str, dt.datetime] = field(default_factory=dict)
     next_permit_at: dt.datetime | None = None
     is_limited: bool = False
-    _concurrency: dict[str, Concurrency | None] = field(default_factory=dict)
-    _rates: dict[str, RateLimit | None] = field(default_factory=dict)
+    _concurrency: dict[str, ConcurrencyPolicy | None] = field(default_factory=dict)
+    _rates: dict[str, RateLimitPolicy | None] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, connection: sa.Connection, now: dt.datetime) -> "Places":
+    def load(cls, connection: sa.Connection, now: dt.datetime) -> "Capacity":
         """As they stand."""
-        held = stored.held(connection)
+        held = stored.count_held_slots(connection)
         places = cls(now, held)
         for key, count in held.items():
-            job = limits.job_of(key)
+            job = limits.get_job_name(key)
             places.in_use_by_job[job] = places.in_use_by_job.get(job, 0) + count
         return places
 
     def load_limits(self, connection: sa.Connection, limit_keys: Iterable[str]) -> None:
         """Look up what the gates have to know of these keys."""
-        keys = [limits.parts(limit_key) for limit_key in limit_keys]
-        unknown = {limits.job_of(key) for pair in keys for key in pair if key} - self._concurrency.keys()
-        for name, definition in jobs.policies(connection, sorted(unknown)).items():
+        keys = [limits.split_limit_key(limit_key) for limit_key in limit_keys]
+        unknown = {limits.get_job_name(key) for pair in keys for key in pair if key} - self._concurrency.keys()
+        for name, definition in jobs.get_definitions(connection, sorted(unknown)).items():
             self._parse_policies(name, definition)
         rates = {rate for _, rate in keys if rate} - self.published_ahead.keys()
         if rates:
-            published = stored.ahead(connection, rates)
+            published = stored.count_published(connection, rates)
             self.published_ahead.update({key: published.get(key, 0) for key in rates})
-            self.full_at.update(stored.buckets(connection, rates))
+            self.full_at.update(stored.get_rate_buckets(connection, rates))
 
-    def find_blocker(self, limit_key: str) -> Reason | None:
+    def find_blocker(self, limit_key: str) -> Blocker | None:
         """Why nothing more of this key may go now."""
-        key, rate_key = limits.parts(limit_key)
+        key, rate_key = limits.split_limit_key(limit_key)
         reason = (key and self._find_concurrency_blocker(key)) or (rate_key and self._find_rate_blocker(rate_key)) or None
         self.is_limited = self.is_limited or reason is not None
         return reason
 
     def count_in_use(self, limit_key: str) -> int:
         """How many of its kind hold places already: whoever has the fewest is next."""
-        key, _ = limits.parts(limit_key)
+        key, _ = limits.split_limit_key(limit_key)
         return self.in_use.get(key, 0) if key else 0
 
     def acquire(self, limit_key: str) -> None:
         """One more of this key goes."""
-        key, rate_key = limits.parts(limit_key)
+        key, rate_key = limits.split_limit_key(limit_key)
         if key:
-            job = limits.job_of(key)
+            job = limits.get_job_name(key)
             self.in_use[key] = self.in_use.get(key, 0) + 1
             self.in_use_by_job[job] = self.in_use_by_job.get(job, 0) + 1
-        policy = self._rates.get(limits.job_of(rate_key)) if rate_key else None
+        policy = self._rates.get(limits.get_job_name(rate_key)) if rate_key else None
         if rate_key and policy:
             full_at = policy.compute_full_at(self.full_at.get(rate_key), self.now, 1)
             self.published_ahead[rate_key] = self.published_ahead.get(rate_key, 0) + 1
             self.full_at[rate_key] = self.updated_buckets[rate_key] = full_at
 
-    def _find_concurrency_blocker(self, key: str) -> Reason | None:
-        job = limits.job_of(key)
+    def _find_concurrency_blocker(self, key: str) -> Blocker | None:
+        job = limits.get_job_name(key)
         policy = self._concurrency.get(job)
         if policy is None:
             return None
-        return gates.full(policy, key, self.in_use.get(key, 0)) or gates.full_in_total(
+        return gates.detect_concurrency_limit(policy, key, self.in_use.get(key, 0)) or gates.detect_total_concurrency_limit(
             policy, job, self.in_use_by_job.get(job, 0)
         )
 
-    def _find_rate_blocker(self, rate_key: str) -> Reason | None:
-        policy = self._rates.get(limits.job_of(rate_key))
+    def _find_rate_blocker(self, rate_key: str) -> Blocker | None:
+        policy = self._rates.get(limits.get_job_name(rate_key))
         if policy is None:
             return None
-        reason = gates.too_fast(policy, rate_key, self.full_at.get(rate_key), self.published_ahead.get(rate_key, 0), self.now)
+        reason = gates.detect_rate_limit(policy, rate_key, self.full_at.get(rate_key), self.published_ahead.get(rate_key, 0), self.now)
         until = reason.details.get("until") if reason else None
         if until and (self.next_permit_at is None or until < self.next_permit_at):
             self.next_permit_at = until
@@ -103,7 +103,7 @@ class Places:
 
     def _parse_policies(self, job: str, definition: Mapping[str, Any]) -> None:
         """A policy that is wrong is left out: one job must not keep the others from going out."""
-        made, problems = policies.normalise({name: definition.get(name) for name in ("concurrency", "rate_limit")})
+        made, problems = policies.normalize({name: definition.get(name) for name in ("concurrency", "rate_limit")})
         for problem in problems:
             logger.error("limit_left_out", job=job, why=f"{problem.pointer}: {problem.message}")
         concurrency, rate = made["concurrency"], made["rate_limit"]

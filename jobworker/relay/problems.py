@@ -9,19 +9,19 @@ import structlog
 
 from jobworker.clock import Clock
 from jobworker.store import unreadable
-from jobworker.telemetry.once import OncePerKey
+from jobworker.telemetry.once import ProblemDeduplicator
 
 logger = structlog.get_logger(__name__)
 
 #: A problem that was not met again for so long (s) is gone.
-_KEPT = 600.0
+_RETENTION_SECONDS = 600.0
 
 #: Problems that are kept for `/readyz`, and characters of each; the log has all of them.
-_MOST, _LONGEST = 20, 300
+_MAX_PROBLEMS, _MAX_DETAIL_LENGTH = 20, 300
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class RelayProblem:
     """An item that is skipped, or a step that fails; `at` is when it was last met."""
 
     what: str
@@ -33,28 +33,28 @@ class Problem:
         return {"what": self.what, "detail": self.detail, "at": self.at.isoformat()}
 
 
-class Problems:
+class RelayProblems:
     """The problems of one relay. `what` names the item: the key, the row, the step."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._logged = OncePerKey()
-        self._latest: dict[str, Problem] = {}
-        self._rows: list[Problem] = []
+        self._logged = ProblemDeduplicator()
+        self._latest: dict[str, RelayProblem] = {}
+        self._rows: list[RelayProblem] = []
 
     def report(
         self, event: str, what: str, detail: str, item: str = "", level: int = logging.ERROR, **more: str
     ) -> None:
         """Log the problem as `event` unless it was logged before, and keep it.
 
-        `item` tells apart what shares one line in `/readyz`, such as the entries of a stream: each is logged. `more` is
+        `item` tells apart what shares one line in `/readyz`, such as the entries of a stream: each is logged. `log_fields` is
         for the log alone.
         """
         if self._logged.add(f"{what} {item}", detail):
-            logger.log(level, event, what=what, **({"item": item} if item else {}), why=detail, **more)
+            logger.log(level, event, what=what, **({"item": item} if item else {}), why=detail, **log_fields)
         self._latest.pop(what, None)
-        self._latest[what] = Problem(what, detail[:_LONGEST], self._clock.now())
-        if len(self._latest) > _MOST:
+        self._latest[what] = RelayProblem(what, detail[:_MAX_DETAIL_LENGTH], self._clock.now())
+        if len(self._latest) > _MAX_PROBLEMS:
             del self._latest[next(iter(self._latest))]
 
     def clear(self, what: str) -> None:
@@ -62,18 +62,18 @@ class Problems:
         self._logged.forget(f"{what} ")
         self._latest.pop(what, None)
 
-    def list_current(self) -> list[Problem]:
+    def list_current(self) -> list[RelayProblem]:
         """Return what was met lately, the latest last."""
-        since = self._clock.now() - dt.timedelta(seconds=_KEPT)
+        since = self._clock.now() - dt.timedelta(seconds=_RETENTION_SECONDS)
         for what, problem in list(self._latest.items()):
             if problem.at < since:
                 self.clear(what)
         return list(self._latest.values())
 
-    def list_with_unreadable_rows(self) -> list[Problem]:
+    def list_with_unreadable_rows(self) -> list[RelayProblem]:
         """Return the same, before it the latest rows that this process met and could not read."""
-        found = list(unreadable.found.get_problems().items())[-_MOST:]
+        found = list(unreadable.problem_log.get_problems().items())[-_MAX_PROBLEMS:]
         now, seen = self._clock.now(), {(row.what, row.detail): row for row in self._rows}
-        rows = [Problem(what, why[:_LONGEST], now) for what, why in found]
+        rows = [RelayProblem(what, why[:_MAX_DETAIL_LENGTH], now) for what, why in found]
         self._rows = [seen.get((row.what, row.detail), row) for row in rows]
         return [*self._rows, *self.list_current()]

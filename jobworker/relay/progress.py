@@ -8,11 +8,11 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.domain import json_values, metadata
-from jobworker.domain.events import Event, Kind
-from jobworker.domain.execution import FINAL
-from jobworker.domain.metadata import MAX_METADATA
+from jobworker.domain.events import Event, EventKind
+from jobworker.domain.execution import FINAL_STATES
+from jobworker.domain.metadata import MAX_METADATA_BYTES
 from jobworker.store import progress
-from jobworker.store.progress import Present
+from jobworker.store.progress import ExecutionProgress
 
 logger = structlog.get_logger(__name__)
 
@@ -22,42 +22,42 @@ def record_progress(connection: sa.Connection, reports: Sequence[Event]) -> None
 
     What an older attempt says, or one that was given up, is not listened to.
     """
-    news = list(_news(reports))
+    news = list(_extract_updates(reports))
     if not news:
         return
-    before = progress.present(connection, {event.execution for event, _, _ in news})
-    after: dict[str, Present] = {}
+    before = progress.get_many(connection, {event.execution for event, _, _ in news})
+    after: dict[str, ExecutionProgress] = {}
     for event, told, changes in news:
         row = after.get(event.execution) or before.get(event.execution)
-        if row is None or row.state in FINAL or event.attempt < row.attempt or not _is_acceptable(event, told, changes):
+        if row is None or row.state in FINAL_STATES or event.attempt < row.attempt or not _is_acceptable(event, told, changes):
             continue
         if told:
-            row = replace(row, progress={name: told.get(name) for name in _PROGRESS} | {"attempt": event.attempt})
+            row = replace(row, progress={name: told.get(name) for name in _PROGRESS_FIELDS} | {"attempt": event.attempt})
         if changes:
             row = _with_metadata(event, row, changes)
         after[event.execution] = row
-    progress.save(connection, after)
+    progress.update(connection, after)
 
 
-_PROGRESS = ("done", "total", "message")
+_PROGRESS_FIELDS = ("done", "total", "message")
 
 
-def _news(reports: Iterable[Event]) -> Iterator[tuple[Event, Mapping[str, Any], Mapping[str, Any]]]:
+def _extract_updates(reports: Iterable[Event]) -> Iterator[tuple[Event, Mapping[str, Any], Mapping[str, Any]]]:
     """(event, progress, changes of the metadata) of each report that has any."""
     for event in reports:
-        if event.kind is Kind.PROGRESS:
+        if event.kind is EventKind.PROGRESS:
             yield event, event.data, {}
-        elif event.kind is Kind.METADATA:
+        elif event.kind is EventKind.METADATA:
             yield event, {}, event.data
         elif "progress" in event.data or "metadata" in event.data:
             yield event, _mapping(event, "progress"), _mapping(event, "metadata")
 
 
-def _is_acceptable(event: Event, told: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
+def _is_acceptable(event: Event, progress_data: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
     """Whether SQL can keep it. The worker has made sure; what it has not would take the end of the attempt with it."""
     try:
-        json_values.check([dict(told), dict(changes)])
-    except json_values.Unacceptable as error:
+        json_values.check([dict(progress_data), dict(changes)])
+    except json_values.UnacceptableValue as error:
         logger.error("event_unreadable", event_id=event.id, error=str(error), execution=event.execution)
         return False
     return True
@@ -71,9 +71,9 @@ def _mapping(event: Event, name: str) -> Mapping[str, Any]:
     return {}
 
 
-def _with_metadata(event: Event, row: Present, changes: Mapping[str, Any]) -> Present:
-    merged = metadata.merge(row.metadata, changes)
-    if metadata.size(merged) > MAX_METADATA:
+def _with_metadata(event: Event, row: ExecutionProgress, changes: Mapping[str, Any]) -> ExecutionProgress:
+    merged = metadata.merge_changes(row.metadata, changes)
+    if metadata.compute_size(merged) > MAX_METADATA_BYTES:
         # The job was told when it said so; two attempts that ran at once may together have said more.
         logger.warning("metadata_too_large", execution=event.execution, attempt=event.attempt)
         return row

@@ -7,9 +7,9 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.domain.dependencies import Parent
+from jobworker.domain.dependencies import ParentExecution
 from jobworker.services import release
-from jobworker.services.release import Released
+from jobworker.services.release import ResolutionResult
 from jobworker.store import batches, cancelling, dependencies
 from jobworker.store.batches import BatchRow
 from jobworker.store.database import Database
@@ -17,19 +17,19 @@ from jobworker.store.database import Database
 logger = structlog.get_logger(__name__)
 
 #: Parents, or batches, that one round of the sweep looks at.
-_SWEPT = 500
+_SWEEP_BATCH_SIZE = 500
 
 #: Members of each cancelled batch that one transaction ends.
-_CANCELLED = 1000
+_CANCEL_BATCH_SIZE = 1000
 
 
-class Releases:
+class DependencyResolver:
     """What is still to be let go on. Nothing here has to survive: the sweep finds it again."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._unresolved: Sequence[Parent] = ()
+        self._unresolved: Sequence[ParentExecution] = ()
         self._parent_cursor = self._batch_cursor = ""
 
     @property
@@ -37,18 +37,18 @@ class Releases:
         """Whether there is something to do although nobody reports anything."""
         return bool(self._unresolved)
 
-    def resolve_dependents(self, connection: sa.Connection, ended: Sequence[Parent], now: dt.datetime) -> Released:
+    def resolve_dependents(self, connection: sa.Connection, ended: Sequence[ParentExecution], now: dt.datetime) -> ResolutionResult:
         """Let go on what these ends, and those left over, allow. Once it is committed, call `done` with the answer."""
-        return release.release(connection, ended, now, self._unresolved)
+        return release.resolve_dependents(connection, ended, now, self._unresolved)
 
-    def mark_committed(self, released: Released) -> None:
+    def mark_committed(self, released: ResolutionResult) -> None:
         """It is committed."""
         self._unresolved = released.unfinished
 
     def cancel_batches(self) -> None:
         """Carry out requests to cancel whole batches, in one transaction: nothing of them is dispatched after this."""
         with self._database.read() as connection:
-            asked = batches.cancelling(connection)
+            asked = batches.list_cancelling(connection)
         if not asked:
             return
         with self._database.write() as connection:
@@ -58,24 +58,24 @@ class Releases:
     def resolve_stranded(self) -> None:
         """Find what an end should have let go on and did not: left over when a relay died, or a chain too long."""
         with self._database.read() as connection:
-            parents = dependencies.parents_after(connection, self._parent_cursor, _SWEPT)
-            ended = dependencies.ended(connection, parents)
-            opened = batches.open_after(connection, self._batch_cursor, _SWEPT)
+            parents = dependencies.list_parents_after(connection, self._parent_cursor, _SWEEP_BATCH_SIZE)
+            ended = dependencies.find_ended(connection, parents)
+            opened = batches.list_open_after(connection, self._batch_cursor, _SWEEP_BATCH_SIZE)
             complete = [each for each in opened if not batches.has_unfinished(connection, each)]
-        self._parent_cursor = parents[-1] if len(parents) == _SWEPT else ""
-        self._batch_cursor = opened[-1] if len(opened) == _SWEPT else ""
+        self._parent_cursor = parents[-1] if len(parents) == _SWEEP_BATCH_SIZE else ""
+        self._batch_cursor = opened[-1] if len(opened) == _SWEEP_BATCH_SIZE else ""
         pending = {each.id for each in self._unresolved}
         ended = [each for each in ended if each.id not in pending]
         if ended or complete:
             logger.warning("stranded", parents=len(ended), batches=len(complete))
             with self._database.write() as connection:
-                released = release.settle(connection, ended, complete, self._clock.now())
+                released = release.resolve_missed(connection, ended, complete, self._clock.now())
             self._unresolved = [*self._unresolved, *released.unfinished]
 
     def _cancel_batch(self, connection: sa.Connection, batch: BatchRow) -> None:
         now, actor = self._clock.now(), batch.cancel_requested_by or "api"
-        stopped = batches.stop_members(connection, batch)
-        idle = batches.idle(connection, batch.id, _CANCELLED)
+        stopped = batches.request_cancel_members(connection, batch)
+        idle = batches.list_waiting(connection, batch.id, _CANCEL_BATCH_SIZE)
         ended = cancelling.cancel_waiting(connection, idle, actor, f"its {batch.kind} was cancelled", now)
-        release.release(connection, dependencies.ended(connection, ended), now)
+        release.resolve_dependents(connection, dependencies.find_ended(connection, ended), now)
         logger.info("batch_cancelling", batch=batch.id, asked=stopped, ended=len(ended))

@@ -10,22 +10,22 @@ from dataclasses import dataclass
 import redis
 
 from jobworker.clock import Clock
-from jobworker.domain.errors import Misconfigured
-from jobworker.relay.problems import Problems
+from jobworker.domain.errors import ConfigurationError
+from jobworker.relay.problems import RelayProblems
 
 #: Pause after a failure (s), doubled up to the second figure.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 5.0
 
 
-class NotLeading(Exception):
+class NotLeader(Exception):
     """Another relay leads, or has read on meanwhile."""
 
 
-_ENDS_THE_TURN = (NotLeading, redis.ConnectionError, redis.TimeoutError, Misconfigured)
+_TURN_ENDING_ERRORS = (NotLeader, redis.ConnectionError, redis.TimeoutError, ConfigurationError)
 
 
 @dataclass(slots=True)
-class Step:
+class RelayStep:
     """Something done in each turn, or every `every` seconds; `run` returns how much it moved, if that matters."""
 
     name: str
@@ -35,35 +35,35 @@ class Step:
     pause: float = 0.0
 
 
-class Steps:
+class StepRunner:
     """Runs steps so that one that fails keeps none of the others from running."""
 
-    def __init__(self, clock: Clock, problems: Problems) -> None:
+    def __init__(self, clock: Clock, problems: RelayProblems) -> None:
         self._clock = clock
         self._problems = problems
 
-    def run(self, step: Step) -> int:
+    def run(self, step: RelayStep) -> int:
         """Run a step whose time has come; return how much it moved. Raises what ends the turn for all steps."""
         if self._clock.monotonic() < step.next_at:
             return 0
         try:
             moved = step.run() or 0
-        except _ENDS_THE_TURN:
+        except _TURN_ENDING_ERRORS:
             raise
         except Exception as error:  # noqa: BLE001  what one step meets must not stop the others
             self._record_failure(step, error)
             return 0
         if step.pause:
             step.pause = 0.0
-            self._problems.clear(_named(step))
+            self._problems.clear(_get_problem_name(step))
         step.next_at = self._clock.monotonic() + step.interval
         return moved
 
-    def _record_failure(self, step: Step, error: Exception) -> None:
-        step.pause = min(step.pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
+    def _record_failure(self, step: RelayStep, error: Exception) -> None:
+        step.pause = min(step.pause * 2 or _MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS)
         step.next_at = self._clock.monotonic() + max(step.pause, step.interval)
-        self._problems.report("step_failed", _named(step), f"{type(error).__name__}: {error}")
+        self._problems.report("step_failed", _get_problem_name(step), f"{type(error).__name__}: {error}")
 
 
-def _named(step: Step) -> str:
+def _get_problem_name(step: RelayStep) -> str:
     return f"step {step.name}"

@@ -11,57 +11,57 @@ import structlog
 
 from jobworker.clock import Clock
 from jobworker.relay.dispatch import Dispatcher
-from jobworker.relay.problems import Problems
-from jobworker.relay.project import Projector
-from jobworker.relay.steps import Step, Steps
+from jobworker.relay.problems import RelayProblems
+from jobworker.relay.project import BeatSynchronizer
+from jobworker.relay.steps import RelayStep, StepRunner
 from jobworker.services import catalogue, queues, zone_data
-from jobworker.services.catalogue import Offer
+from jobworker.services.catalogue import WorkerOffer
 from jobworker.settings import Settings
 from jobworker.store import dispatch, limits, relay_state, unique_keys, workers
 from jobworker.store.database import Database
 from jobworker.store.dispatch import RunningAttempt
 from jobworker.store.workers import WorkerRow
 from jobworker.transport import beat_keys, keys
-from jobworker.transport.called_queues import CalledQueues
+from jobworker.transport.called_queues import DirectCallQueues
 from jobworker.transport.claims import Claims
-from jobworker.transport.foreign import set_aside
+from jobworker.transport.foreign import rename_foreign_keys
 from jobworker.transport.projection import Projection
-from jobworker.transport.registry import Announcement, Registry, Unreadable
+from jobworker.transport.registry import WorkerAnnouncement, WorkerRegistry, UnreadableKey
 
 logger = structlog.get_logger(__name__)
 
 #: A write-ahead log is brought back into the database when it is this large (bytes).
-_WAL_LIMIT = 4 * 1024 * 1024
+_MAX_WAL_BYTES = 4 * 1024 * 1024
 
 #: How often SQL is told that nothing has changed about the workers (s).
-_SEEN_EVERY = 5.0
+_SEEN_INTERVAL_SECONDS = 5.0
 
 #: How often messages that a worker declined go out again (s). Those who have the task may all be busy, and then
 #: the same idle worker declines them again.
-_DECLINED_EVERY = 1.0
+_DECLINED_INTERVAL_SECONDS = 1.0
 
 
 #: How often this relay compares its time zone data with those of the other processes (s).
-_COMPARED_EVERY = 30.0
+_ZONE_DATA_INTERVAL_SECONDS = 30.0
 
 #: Characters that are kept of what a worker says about its time zone data.
-_ZONE_DATA = 64
+_MAX_ZONE_DATA_LENGTH = 64
 
 #: How often entries are taken away that no beat should follow (s).
-_EMPTIED_EVERY = 30.0
+_REMOVE_ENTRIES_INTERVAL_SECONDS = 30.0
 
 
 #: How often calls are looked for that no worker takes (s).
-_UNSERVED_EVERY = 10.0
+_UNSERVED_INTERVAL_SECONDS = 10.0
 
 #: How often keys are looked for that hold something of another type than JobWorker keeps there (s).
-_TYPES_EVERY = 5.0
+_KEY_TYPES_INTERVAL_SECONDS = 5.0
 
 #: Catalogues that are remembered as learnt; each version of the code has one.
-_MOST_CATALOGUES = 1000
+_MAX_CATALOGS = 1000
 
 
-class Watch:
+class Maintenance:
     """Everything that the relay notices by itself."""
 
     def __init__(
@@ -71,8 +71,8 @@ class Watch:
         dispatcher: Dispatcher,
         clock: Clock,
         settings: Settings,
-        steps: Steps,
-        problems: Problems,
+        steps: StepRunner,
+        problems: RelayProblems,
     ) -> None:
         self._database = database
         self._client = client
@@ -81,12 +81,12 @@ class Watch:
         self._settings = settings
         self._step_runner = steps
         self._problems = problems
-        self._registry = Registry(client, settings.worker_lease)
+        self._registry = WorkerRegistry(client, settings.worker_lease)
         self._claims = Claims(client)
-        self._direct_call_queues = CalledQueues(client, clock)
+        self._direct_call_queues = DirectCallQueues(client, clock)
         self._unserved_queues: set[str] = set()
         self._broken_modules: set[str] = set()
-        self._beat_synchronizer = Projector(database, Projection(client), clock)
+        self._beat_synchronizer = BeatSynchronizer(database, Projection(client), clock)
         self._registered_catalogs: set[str] = set()
         self._connected_since: float | None = None
         self._is_epoch_new = False
@@ -96,27 +96,27 @@ class Watch:
         followed = settings.needs_beat
         self._sync_beat = self._beat_synchronizer.run if followed else self._beat_synchronizer.remove_all
         #: Before anything is read or trimmed: what was read before the data were lost says nothing about what is there.
-        self._epoch_step = Step("epoch", self.check_epoch, 1.0)
-        self._foreign_keys_step = Step("foreign_keys", self.rename_foreign_keys, _TYPES_EVERY)
-        self._zone_data_step = Step("time_zone_data", self.compare_zone_data, _COMPARED_EVERY)
+        self._epoch_step = RelayStep("epoch", self.check_epoch, 1.0)
+        self._foreign_keys_step = RelayStep("foreign_keys", self.rename_foreign_keys, _KEY_TYPES_INTERVAL_SECONDS)
+        self._zone_data_step = RelayStep("time_zone_data", self.compare_zone_data, _ZONE_DATA_INTERVAL_SECONDS)
         self._tasks = [
-            Step("workers", self.update_workers, min(1.0, settings.heartbeat_interval)),
-            Step("lost_attempts", self.rescue_lost_attempts, settings.worker_lease),
-            Step("declined_messages", self._dispatcher.republish_declined_messages, _DECLINED_EVERY),
-            Step("lost_messages", self.republish_lost_messages, settings.lost_message_after / 2),
-            Step("ageing", self._dispatcher.withdraw_aged_messages, settings.ageing / 2),
-            Step("limits", self.delete_unused_limits, 60.0),
-            Step("called_queues", self.report_unserved_calls, _UNSERVED_EVERY),
-            Step("queues", functools.partial(queues.remove_unused, database, clock), queues.REMOVE_EVERY),
-            Step("schedules", self.sync_beat_schedule, 0.5 if followed else _EMPTIED_EVERY),
-            Step("beat", self.record_beat_tick, 5.0),
-            Step("checkpoint", self.checkpoint_wal, 1.0),
+            RelayStep("workers", self.update_workers, min(1.0, settings.heartbeat_interval)),
+            RelayStep("lost_attempts", self.rescue_lost_attempts, settings.worker_lease),
+            RelayStep("declined_messages", self._dispatcher.republish_declined_messages, _DECLINED_INTERVAL_SECONDS),
+            RelayStep("lost_messages", self.republish_lost_messages, settings.lost_message_after / 2),
+            RelayStep("ageing", self._dispatcher.withdraw_aged_messages, settings.ageing / 2),
+            RelayStep("limits", self.delete_unused_limits, 60.0),
+            RelayStep("called_queues", self.report_unserved_calls, _UNSERVED_INTERVAL_SECONDS),
+            RelayStep("queues", functools.partial(queues.remove_unused, database, clock), queues.REMOVE_INTERVAL_SECONDS),
+            RelayStep("schedules", self.sync_beat_schedule, 0.5 if followed else _REMOVE_ENTRIES_INTERVAL_SECONDS),
+            RelayStep("beat", self.record_beat_tick, 5.0),
+            RelayStep("checkpoint", self.checkpoint_wal, 1.0),
             self._zone_data_step,
         ]
 
-    def add_task(self, name: str, every: float, run: Callable[[], int | None]) -> None:
+    def add_task(self, name: str, interval: float, run: Callable[[], int | None]) -> None:
         """Look after one more thing."""
-        self._tasks.append(Step(name, run, every))
+        self._tasks.append(RelayStep(name, run, interval))
 
     def run_before_reading(self) -> None:
         """Notice that Redis lost its data, or holds what keeps its streams from being read, before they are read."""
@@ -160,20 +160,20 @@ class Watch:
         announced = self._registry.list_announcements(self._report_unreadable)
         self._register_tasks(announced)
         self._report_broken_modules(announced)
-        present = [_row(announcement, self._clock.now()) for announcement in announced]
+        present = [_to_row(announcement, self._clock.now()) for announcement in announced]
         changed = {row.id for row in present} != {row.id for row in self._dispatcher.workers}
-        if changed or self._clock.monotonic() - self._workers_written_at >= _SEEN_EVERY:
+        if changed or self._clock.monotonic() - self._workers_written_at >= _SEEN_INTERVAL_SECONDS:
             with self._database.write() as connection:
-                workers.seen(connection, present, self._clock.now())
+                workers.update_live(connection, present, self._clock.now())
                 if changed:
-                    catalogue.note_removed(connection, [_offer(each) for each in announced], self._clock.now())
+                    catalogue.mark_removed_tasks(connection, [_to_offer(each) for each in announced], self._clock.now())
             self._workers_written_at = self._clock.monotonic()
         self._dispatcher.workers = present
         if self._connected_since is None:
             self._connected_since = self._clock.monotonic()
         self._registry.reap_silent_workers()
 
-    def _report_broken_modules(self, announced: Sequence[Announcement]) -> None:
+    def _report_broken_modules(self, announced: Sequence[WorkerAnnouncement]) -> None:
         broken = set()
         for each in announced:
             for module, _, why in (text.partition(": ") for text in each.broken):
@@ -192,7 +192,7 @@ class Watch:
         and a lease apart, so that neither a report on its way nor a worker that reconnects is mistaken.
         """
         with self._database.read() as connection:
-            believed = dispatch.running(connection)
+            believed = dispatch.list_running(connection)
         long_ago = self._clock.now() - dt.timedelta(seconds=self._settings.worker_lease)
         if self._connected_since is None or not believed:
             self._suspects = set()
@@ -207,7 +207,7 @@ class Watch:
 
     def rename_foreign_keys(self) -> None:
         """Rename keys of JobWorker's that hold something of another type: every command on them would fail for ever."""
-        for key, found, name in set_aside(self._client):
+        for key, found, name in rename_foreign_keys(self._client):
             what = f"redis key {key}"
             self._problems.report("redis_key_set_aside", what, f"it held a {found} and was renamed to {name}")
 
@@ -233,8 +233,8 @@ class Watch:
     def delete_unused_limits(self) -> None:
         """Forget buckets that are full and unique keys that keep nobody out."""
         with self._database.write() as connection:
-            limits.forget_full(connection, self._clock.now())
-            unique_keys.tidy(connection, self._clock.now())
+            limits.delete_full_buckets(connection, self._clock.now())
+            unique_keys.delete_expired(connection, self._clock.now())
 
     def sync_beat_schedule(self) -> None:
         """Let beat's schedule follow SQL's. What Redis refuses there stops no other work."""
@@ -244,7 +244,7 @@ class Watch:
             self._discard_foreign_keys(error)
 
     def _discard_foreign_keys(self, error: redis.ResponseError) -> None:
-        discarded = beat_keys.discard_foreign(self._client, beat_keys.TYPES)
+        discarded = beat_keys.discard_foreign_keys(self._client, beat_keys.KEY_TYPES)
         for key in discarded:
             logger.error("beat_key_of_another_type", key=key)
         if discarded:
@@ -254,34 +254,34 @@ class Watch:
 
     def record_beat_tick(self) -> None:
         """Take note of beat's last tick, so that readiness can be told from SQL."""
-        at = beat_keys.last_tick(self._client)
+        at = beat_keys.get_last_tick(self._client)
         if at is not None:
             with self._database.write() as connection:
-                relay_state.beat_ticked(connection, at)
+                relay_state.update_beat_tick(connection, at)
 
     def checkpoint_wal(self) -> None:
         """Keep SQLite's write-ahead log small."""
-        self._database.checkpoint(above=_WAL_LIMIT)
+        self._database.checkpoint(above=_MAX_WAL_BYTES)
 
-    def _report_unreadable(self, unreadable: Unreadable) -> None:
+    def _report_unreadable(self, unreadable: UnreadableKey) -> None:
         self._problems.report("redis_key_unreadable", f"redis key {unreadable.key}", unreadable.reason)
 
     def compare_zone_data(self) -> None:
         """Warn, once, when other processes have other time zone data."""
         with self._database.read() as connection:
-            found = zone_data.disagreement(connection, self._client)
+            found = zone_data.describe_disagreement(connection, self._client)
         if found and found != self._zone_data_difference:
             logger.warning("time_zone_data_differ", why=found)
         self._zone_data_difference = found
 
-    def _register_tasks(self, announced: Sequence[Announcement]) -> None:
+    def _register_tasks(self, announced: Sequence[WorkerAnnouncement]) -> None:
         for announcement in announced:
             if announcement.catalogue not in self._registered_catalogs:
                 offered = self._registry.get_catalog(announcement.catalogue, self._report_unreadable)
-                catalogue.learn(
+                catalogue.register_tasks(
                     self._database, self._clock, offered, announcement.code_version, announcement.package or None
                 )
-                if len(self._registered_catalogs) >= _MOST_CATALOGUES:
+                if len(self._registered_catalogs) >= _MAX_CATALOGS:
                     self._registered_catalogs.clear()
                 self._registered_catalogs.add(announcement.catalogue)
 
@@ -292,7 +292,7 @@ class Watch:
         """
         epoch, now = str(uuid.uuid4()), self._clock.now()
         with self._database.write() as connection:
-            relay_state.follow(connection, epoch, None if first_time else now + self._get_worker_grace_period())
+            relay_state.start_epoch(connection, epoch, None if first_time else now + self._get_worker_grace_period())
         self._client.set(keys.EPOCH, epoch)
         self._is_epoch_new = True
         self._beat_synchronizer.reset()
@@ -302,16 +302,16 @@ class Watch:
 
     def _republish(self, published_before: dt.datetime) -> None:
         with self._database.write() as connection:
-            count = dispatch.publish_all_again(connection, published_before)
-            relay_state.republished(connection)
+            count = dispatch.mark_all_unpublished(connection, published_before)
+            relay_state.clear_republish_at(connection)
         logger.info("published_again", count=count)
 
     def _get_worker_grace_period(self) -> dt.timedelta:
         return dt.timedelta(seconds=self._settings.heartbeat_interval * 2)
 
 
-def _offer(announcement: Announcement) -> Offer:
-    return Offer(
+def _to_offer(announcement: WorkerAnnouncement) -> WorkerOffer:
+    return WorkerOffer(
         package=announcement.package,
         complete=bool(announcement.package) and not announcement.broken,
         queues=announcement.queues,
@@ -320,7 +320,7 @@ def _offer(announcement: Announcement) -> Offer:
     )
 
 
-def _row(announcement: Announcement, now: dt.datetime) -> WorkerRow:
+def _to_row(announcement: WorkerAnnouncement, now: dt.datetime) -> WorkerRow:
     return WorkerRow(
         id=announcement.worker,
         host=announcement.host,
@@ -332,5 +332,5 @@ def _row(announcement: Announcement, now: dt.datetime) -> WorkerRow:
         code_version=announcement.code_version,
         started_at=announcement.started_at,
         seen_at=now,
-        zone_data=str(announcement.zone_data)[:_ZONE_DATA] or None,
+        zone_data=str(announcement.zone_data)[:_MAX_ZONE_DATA_LENGTH] or None,
     )

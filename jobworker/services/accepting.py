@@ -9,21 +9,21 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from jobworker.domain.errors import FieldError, IdempotencyKeyReused, InvalidInput, NotUnique
+from jobworker.domain.errors import FieldError, IdempotencyKeyReused, InvalidInput, UniqueKeyConflict
 from jobworker.services import completion, dependencies, release, unique
-from jobworker.services.preparing import Known, Prepared
-from jobworker.services.unique import Decided
+from jobworker.services.preparing import JobCatalog, PreparedExecution
+from jobworker.services.unique import UniquenessResult
 from jobworker.store import batches, executions, idempotency
 from jobworker.store import dependencies as store_dependencies
-from jobworker.store.batches import Kind, NewBatch
+from jobworker.store.batches import BatchKind, NewBatch
 from jobworker.store.database import Database
-from jobworker.store.idempotency import Remembered
+from jobworker.store.idempotency import IdempotencyRecord
 
-_MAX_KEY = 255
+_MAX_KEY_LENGTH = 255
 
 
 @dataclass(frozen=True, slots=True)
-class Once:
+class IdempotencyKey:
     """An Idempotency-Key, and for how long (s) it is remembered."""
 
     key: str
@@ -31,7 +31,7 @@ class Once:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class SubmissionResult:
     """What became of a submission: the same again if its key was used before."""
 
     execution_ids: Sequence[str]
@@ -40,82 +40,82 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SubmissionContext:
     """Who asks, when, and under which Idempotency-Key, if any; `fingerprint` tells one request from another."""
 
     actor: str
     now: dt.datetime
-    idempotency_key: Once | None
+    idempotency_key: IdempotencyKey | None
     fingerprint: str
 
 
-def accept(
-    database: Database, prepared: Sequence[Prepared], known: Known, batch: NewBatch | None, request: Request
-) -> Accepted:
+def commit_submission(
+    database: Database, prepared: Sequence[PreparedExecution], catalog: JobCatalog, batch: NewBatch | None, request: SubmissionContext
+) -> SubmissionResult:
     """The commit. The key goes first: it decides between two requests that bring the same one at once."""
     ids = [each.row.id for each in prepared]
     batch_id = batch.id if batch else None
     once, now = request.idempotency_key, request.now
 
-    def work(connection: sa.Connection) -> Accepted:
+    def work(connection: sa.Connection) -> SubmissionResult:
         if once is not None:
-            answer = Remembered(once.key, request.fingerprint, ids, batch_id, now)
+            answer = IdempotencyRecord(once.key, request.fingerprint, ids, batch_id, now)
             earlier = idempotency.reserve(connection, answer, now - dt.timedelta(seconds=once.ttl))
             if earlier is not None:
-                return _repeat(earlier, request.fingerprint)
-        ended = dependencies.check(connection, prepared)
-        decided = unique.decide(connection, [each.row for each in prepared], known.get_unique_policies(), now)
+                return _build_replay(earlier, request.fingerprint)
+        ended = dependencies.check_parents(connection, prepared)
+        decided = unique.acquire_keys(connection, [each.row for each in prepared], catalog.get_unique_policies(), now)
         if once is not None and decided.ids != ids:
-            idempotency.amend(connection, once.key, decided.ids)
-        _enter(connection, prepared, decided, batch, request)
-        release.release(connection, store_dependencies.ended(connection, decided.cancelled), now)
+            idempotency.update_execution_ids(connection, once.key, decided.ids)
+        _insert_accepted(connection, prepared, decided, batch, request)
+        release.resolve_dependents(connection, store_dependencies.find_ended(connection, decided.cancelled), now)
         if ended:
-            release.of_dependents(connection, [each.row.id for each in prepared if each.depends_on], ended, now)
-        return Accepted(decided.ids, batch_id, replayed=False)
+            release.resolve_new_dependents(connection, [each.row.id for each in prepared if each.depends_on], ended, now)
+        return SubmissionResult(decided.ids, batch_id, replayed=False)
 
     only_adds = not any(each.depends_on or each.row.unique_key for each in prepared)
     return database.commit(work, only_adds)
 
 
-def _enter(
-    connection: sa.Connection, prepared: Sequence[Prepared], decided: Decided, batch: NewBatch | None, request: Request
+def _insert_accepted(
+    connection: sa.Connection, prepared: Sequence[PreparedExecution], uniqueness: UniquenessResult, batch: NewBatch | None, request: SubmissionContext
 ) -> None:
     """The rows of those for which no other execution stands."""
-    accepted = {each.id for each in decided.accepted}
+    accepted = {each.id for each in uniqueness.accepted}
     if batch is not None:
-        if batch.kind is Kind.WORKFLOW and len(accepted) < len(prepared):
-            raise NotUnique("another execution has the unique key of a step, and no other can stand for a step")
+        if batch.kind is BatchKind.WORKFLOW and len(accepted) < len(prepared):
+            raise UniqueKeyConflict("another execution has the unique key of a step, and no other can stand for a step")
         batches.insert(connection, batch)
-    executions.insert(connection, decided.accepted, request.actor, request.now)
+    executions.insert(connection, uniqueness.accepted, request.actor, request.now)
     dependencies.insert(connection, [each for each in prepared if each.row.id in accepted])
     if batch is not None and not accepted:
-        completion.complete(connection, [batch.id], request.now)
+        completion.complete_batches(connection, [batch.id], request.now)
 
 
-def replayed(connection: sa.Connection, request: Request) -> Accepted | None:
+def find_replay(connection: sa.Connection, request: SubmissionContext) -> SubmissionResult | None:
     """The answer that was given under this key, if it was used before."""
     once = request.idempotency_key
     if once is None:
         return None
-    if not (0 < len(once.key) <= _MAX_KEY and once.key.isprintable()):
-        message = f"Idempotency-Key must have 1 to {_MAX_KEY} printable characters"
+    if not (0 < len(once.key) <= _MAX_KEY_LENGTH and once.key.isprintable()):
+        message = f"Idempotency-Key must have 1 to {_MAX_KEY_LENGTH} printable characters"
         raise InvalidInput(message, [FieldError("Idempotency-Key", "not_allowed", message)])
-    earlier = idempotency.find(connection, once.key)
+    earlier = idempotency.get(connection, once.key)
     if earlier is None or earlier.created_at < request.now - dt.timedelta(seconds=once.ttl):
         return None
-    return _repeat(earlier, request.fingerprint)
+    return _build_replay(earlier, request.fingerprint)
 
 
-def _repeat(earlier: Remembered, fingerprint: str) -> Accepted:
+def _build_replay(earlier: IdempotencyRecord, fingerprint: str) -> SubmissionResult:
     if earlier.fingerprint != fingerprint:
         raise IdempotencyKeyReused(
             f"Idempotency-Key {earlier.key} was used at {earlier.created_at.isoformat()} for another request; "
             "use a new key for new work"
         )
-    return Accepted(earlier.execution_ids, earlier.batch_id, replayed=True)
+    return SubmissionResult(earlier.execution_ids, earlier.batch_id, replayed=True)
 
 
-def fingerprint(asked: Any, kind: str) -> str:
+def compute_fingerprint(payload: Any, kind: str) -> str:
     """What tells this request from another of its kind."""
-    content = orjson.dumps([kind, asked], option=orjson.OPT_SORT_KEYS)
+    content = orjson.dumps([kind, payload], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()

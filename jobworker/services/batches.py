@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.domain.errors import BatchNotFound, NotCancellable
-from jobworker.domain.execution import FINAL, State
+from jobworker.domain.errors import BatchNotFound, ExecutionNotCancellable
+from jobworker.domain.execution import FINAL_STATES, ExecutionState
 from jobworker.domain.ids import is_id
 from jobworker.store import audit, batches
 from jobworker.store.audit import AuditEntry
-from jobworker.store.batches import BatchRow, Kind, StepRow
+from jobworker.store.batches import BatchRow, BatchKind, StepRow
 from jobworker.store.database import Database
 from jobworker.store.pages import DEFAULT_LIMIT, Page
 
@@ -29,7 +29,7 @@ class BatchStatus:
     """A batch as it stands; `steps` of a workflow that was asked for by itself."""
 
     row: BatchRow
-    counts: Mapping[State, int]
+    counts: Mapping[ExecutionState, int]
     steps: Sequence[StepStatus] | None = None
 
     @property
@@ -40,20 +40,20 @@ class BatchStatus:
     @property
     def finished(self) -> int:
         """How many of them have ended."""
-        return sum(number for state, number in self.counts.items() if state in FINAL)
+        return sum(number for state, number in self.counts.items() if state in FINAL_STATES)
 
 
 def get(database: Database, batch_id: str) -> BatchStatus:
     """One batch; raises `BatchNotFound`."""
     with database.read() as connection:
-        return _status(connection, _find(connection, batch_id))
+        return _load_status(connection, _find(connection, batch_id))
 
 
-def page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[BatchStatus]:
+def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[BatchStatus]:
     """Batches, newest first, without their steps."""
     with database.read() as connection:
-        found = batches.page(connection, limit, cursor)
-        counts = batches.counts(connection, [row.id for row in found.items])
+        found = batches.list_page(connection, limit, cursor)
+        counts = batches.count_by_state(connection, [row.id for row in found.items])
     return found.replace_items([BatchStatus(row, counts[row.id]) for row in found.items])
 
 
@@ -67,10 +67,10 @@ def cancel(database: Database, clock: Clock, batch_id: str, actor: str) -> Batch
         asked = batches.request_cancel(connection, batch_id, actor, now)
         row = _find(connection, batch_id)
         if row.cancel_requested_at is None:
-            raise NotCancellable(f"{row.kind} {batch_id} has ended already; nothing of it can be cancelled")
+            raise ExecutionNotCancellable(f"{row.kind} {batch_id} has ended already; nothing of it can be cancelled")
         if asked:
             audit.record(connection, AuditEntry(now, actor, f"{row.kind}.cancel", batch_id, None, None))
-        return _status(connection, row)
+        return _load_status(connection, row)
 
 
 def _find(connection: sa.Connection, batch_id: str) -> BatchRow:
@@ -80,14 +80,14 @@ def _find(connection: sa.Connection, batch_id: str) -> BatchRow:
     return row
 
 
-def _status(connection: sa.Connection, row: BatchRow) -> BatchStatus:
-    counts = batches.counts(connection, [row.id])[row.id]
-    return BatchStatus(row, counts, _steps(connection, row) if row.kind is Kind.WORKFLOW else None)
+def _load_status(connection: sa.Connection, row: BatchRow) -> BatchStatus:
+    counts = batches.count_by_state(connection, [row.id])[row.id]
+    return BatchStatus(row, counts, _load_steps(connection, row) if row.kind is BatchKind.WORKFLOW else None)
 
 
-def _steps(connection: sa.Connection, row: BatchRow) -> list[StepStatus]:
-    steps = batches.steps(connection, row.id)
+def _load_steps(connection: sa.Connection, row: BatchRow) -> list[StepStatus]:
+    steps = batches.list_steps(connection, row.id)
     names = {step.execution_id: step.step for step in steps}
-    needs = batches.needs(connection, row.id)
+    needs = batches.get_parents(connection, row.id)
     # What a step depends on outside of the workflow has no name in it.
     return [StepStatus(step, [names.get(each, each) for each in needs.get(step.execution_id, ())]) for step in steps]

@@ -12,30 +12,30 @@ import sqlalchemy as sa
 from jobworker.clock import Clock
 from jobworker.domain import icalendar_reading
 from jobworker.domain.calendar_reading import parse
-from jobworker.domain.calendars import Dates
-from jobworker.domain.errors import Busy, CalendarNotFound, FieldError, InvalidInput, PreconditionRequired
-from jobworker.domain.icalendar_reading import Contents
-from jobworker.domain.job import Owner
-from jobworker.domain.zones import hint, known_zones
+from jobworker.domain.calendars import DateCalendar
+from jobworker.domain.errors import ServiceBusy, CalendarNotFound, FieldError, InvalidInput, PreconditionRequired
+from jobworker.domain.icalendar_reading import ICalendarContents
+from jobworker.domain.job import JobOwner
+from jobworker.domain.zones import suggest_zone, get_zone_names
 from jobworker.services import calendar_editing
-from jobworker.services.calendar_editing import Expected
+from jobworker.services.calendar_editing import ExpectedRevisions
 from jobworker.store import calendars
 from jobworker.store.calendars import CalendarRow
 from jobworker.store.database import Database
 
 #: Events are taken from so long ago, for backfills, to so far ahead. Who needs more imports again some year.
-_BEFORE = dt.timedelta(days=366)
-_AHEAD = dt.timedelta(days=3660)
+_LOOKBACK = dt.timedelta(days=366)
+_LOOKAHEAD = dt.timedelta(days=3660)
 
 #: Events that an error message names which add nothing.
-_MOST_NAMED = 20
+_MAX_EVENTS_SHOWN = 20
 
 #: Held while a file is read: that is CPU time, and the threads of a process share one interpreter.
-_READING = threading.Lock()
+_READ_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CalendarImportRequest:
     """What somebody wants to be read: `zone` None is the file's own.
 
     `include_free`: events that are marked as free time count, too.
@@ -48,14 +48,14 @@ class Asked:
     include_free: bool = False
     dry_run: bool = False
     replaces: bool = False
-    expected: Expected = None
+    expected: ExpectedRevisions = None
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class CalendarImportResult:
     """What came of it: the contents of the file, and the calendar as it is now; in a dry run, as it was (or None)."""
 
-    contents: Contents
+    contents: ICalendarContents
     first: dt.date
     end: dt.date
     spec: Mapping[str, Any]
@@ -64,75 +64,75 @@ class Imported:
     changed: bool
 
 
-def run(database: Database, clock: Clock, asked: Asked, actor: str) -> Imported:
+def import_calendar(database: Database, clock: Clock, request: CalendarImportRequest, actor: str) -> CalendarImportResult:
     """Make a calendar of what the file lists, or let it replace what a calendar lists; holidays stay.
 
     A dry run also shows a file that lists nothing, with what was left out. Raises `InvalidInput` with everything that
     cannot be read, `Busy` while another file is read, and what `calendar_editing.change` raises.
     """
-    _check(asked)
+    _check_request(request)
     now = clock.now()
-    first, end = (now - _BEFORE).date(), (now + _AHEAD).date()
-    with _reading():
-        contents = icalendar_reading.read(asked.file, asked.zone, first, end, asked.include_free)
-    if not contents.days and not contents.windows and not asked.dry_run:
-        message = f"the calendar would be empty: {_emptiness(contents)}"
+    first, end = (now - _LOOKBACK).date(), (now + _LOOKAHEAD).date()
+    with _hold_read_lock():
+        contents = icalendar_reading.parse(request.file, request.zone, first, end, request.include_free)
+    if not contents.days and not contents.windows and not request.dry_run:
+        message = f"the calendar would be empty: {_explain_empty(contents)}"
         raise InvalidInput(message, [FieldError("", "empty", message)])
     with database.write() as connection:
-        before = _current(connection, asked)
-        calendar = replace(_dates(before), days=contents.days, windows=contents.windows)
+        before = _lock_current(connection, request)
+        calendar = replace(_parse_dates(before), days=contents.days, windows=contents.windows)
         spec = calendar.to_json()
         changed = before is None or before.spec != spec
         row = before
-        if not asked.dry_run:
-            row = calendar_editing.put(connection, asked.name, calendar, Owner.API, actor, now)
-    return Imported(contents, first, end, spec, row, before is None, changed)
+        if not request.dry_run:
+            row = calendar_editing.save(connection, request.name, calendar, JobOwner.API, actor, now)
+    return CalendarImportResult(contents, first, end, spec, row, before is None, changed)
 
 
 @contextlib.contextmanager
-def _reading() -> Iterator[None]:
+def _hold_read_lock() -> Iterator[None]:
     """Let one file be read at a time; raises `Busy`."""
-    if not _READING.acquire(blocking=False):
-        raise Busy("another iCalendar file is being read; repeat this import in a moment")
+    if not _READ_LOCK.acquire(blocking=False):
+        raise ServiceBusy("another iCalendar file is being read; repeat this import in a moment")
     try:
         yield
     finally:
-        _READING.release()
+        _READ_LOCK.release()
 
 
-def _emptiness(contents: Contents) -> str:
+def _explain_empty(contents: ICalendarContents) -> str:
     """Return why a file lists nothing."""
     if not contents.left_out:
         return "the file has no events (VEVENT)"
-    named = [f"{each.name!r} (UID {each.uid}): {each.reason}" for each in contents.left_out[:_MOST_NAMED]]
+    named = [f"{each.name!r} (UID {each.uid}): {each.reason}" for each in contents.left_out[:_MAX_EVENTS_SHOWN]]
     more = f"; and {len(contents.left_out) - len(named)} more" if len(contents.left_out) > len(named) else ""
     return f"nothing of the file's {contents.events} events is left; {'; '.join(named)}{more}"
 
 
-def _check(asked: Asked) -> None:
-    calendar_editing.check_name(asked.name)
-    if asked.zone is not None and asked.zone not in known_zones():
-        message = f"{asked.zone[:100]!r} is not an IANA time zone; {hint(asked.zone[:100])}"
+def _check_request(request: CalendarImportRequest) -> None:
+    calendar_editing.check_name(request.name)
+    if request.zone is not None and request.zone not in get_zone_names():
+        message = f"{request.zone[:100]!r} is not an IANA time zone; {suggest_zone(request.zone[:100])}"
         raise InvalidInput(message, [FieldError("zone", "unknown_zone", message)])
 
 
-def _current(connection: sa.Connection, asked: Asked) -> CalendarRow | None:
+def _lock_current(connection: sa.Connection, request: CalendarImportRequest) -> CalendarRow | None:
     """The calendar, if there is one: then the caller must have said which revision is to be replaced."""
-    if calendars.get(connection, asked.name, lock=True) is None:
-        if asked.replaces:
-            raise CalendarNotFound(f"there is no calendar {asked.name!r} to replace; without If-Match it is made")
+    if calendars.get(connection, request.name, lock=True) is None:
+        if request.replaces:
+            raise CalendarNotFound(f"there is no calendar {request.name!r} to replace; without If-Match it is made")
         return None
-    if not asked.replaces and not asked.dry_run:
-        message = f"calendar {asked.name} is there already: send If-Match with its ETag to replace what it lists"
+    if not request.replaces and not request.dry_run:
+        message = f"calendar {request.name} is there already: send If-Match with its ETag to replace what it lists"
         raise PreconditionRequired(message)
-    row = calendar_editing.expect(connection, asked.name, asked.expected)
-    if row.spec["kind"] != Dates.kind:
-        message = f"calendar {asked.name} is of kind {row.spec['kind']}; events make one of kind {Dates.kind}"
+    row = calendar_editing.lock_for_change(connection, request.name, request.expected)
+    if row.spec["kind"] != DateCalendar.kind:
+        message = f"calendar {request.name} is of kind {row.spec['kind']}; events make one of kind {DateCalendar.kind}"
         raise InvalidInput(message, [FieldError("name", "not_allowed", message)])
     return row
 
 
-def _dates(before: CalendarRow | None) -> Dates:
-    calendar = parse(before.spec) if before else Dates()
-    assert isinstance(calendar, Dates), "others are refused"
+def _parse_dates(before: CalendarRow | None) -> DateCalendar:
+    calendar = parse(before.spec) if before else DateCalendar()
+    assert isinstance(calendar, DateCalendar), "others are refused"
     return calendar

@@ -4,40 +4,40 @@ from collections.abc import Sequence
 
 from jobworker.clock import Clock
 from jobworker.domain.errors import FieldError, InvalidInput
-from jobworker.domain.execution import FINAL
+from jobworker.domain.execution import FINAL_STATES
 from jobworker.services import release
 from jobworker.services import selection as selecting
-from jobworker.services.selection import Action, Done, Part, Selection
+from jobworker.services.selection import BulkAction, BulkResult, ChunkResult, Selection
 from jobworker.store import audit, cancelling, dependencies, schema
 from jobworker.store.audit import AuditEntry
 from jobworker.store.database import Database
 
-_UNFINISHED = Action(
-    "cancel", [schema.executions.c.state.in_(cancelling.UNFINISHED)], "not_cancellable", "has ended already"
+_CANCEL_ACTION = BulkAction(
+    "cancel", [schema.executions.c.state.in_(cancelling.UNFINISHED_STATES)], "not_cancellable", "has ended already"
 )
 
 
-def cancel(database: Database, clock: Clock, selection: Selection, actor: str) -> Done:
+def cancel_executions(database: Database, clock: Clock, selection: Selection, actor: str) -> BulkResult:
     """See to it that executions which have not ended do not start, or stop.
 
     What waits is Cancelled here; what is queued or runs is asked to stop, and the relay carries it out.
     """
     wanted = selection.filters and selection.filters.state
-    if wanted in FINAL:
+    if wanted in FINAL_STATES:
         message = f"state {wanted} is final; only what has not ended can be cancelled"
         raise InvalidInput(message, [FieldError("/filter/state", "not_allowed", message)])
     now = clock.now()
 
-    def work(ids: Sequence[str]) -> Part:
+    def work(ids: Sequence[str]) -> ChunkResult:
         if selection.dry_run:
-            return Part(dict.fromkeys(ids))
+            return ChunkResult(dict.fromkeys(ids))
         with database.write() as connection:
             cancelled = cancelling.cancel_waiting(connection, ids, actor, f"cancelled by {actor}", now)
-            asked = cancelling.ask(connection, ids, actor, now)
-            release.release(connection, dependencies.ended(connection, cancelled), now)
+            asked = cancelling.request_cancel(connection, ids, actor, now)
+            release.resolve_dependents(connection, dependencies.find_ended(connection, cancelled), now)
             if cancelled or asked:
                 told = {"cancelled": cancelled, "asked": asked}
                 audit.record(connection, AuditEntry(now, actor, "executions.cancel", "executions", None, told))
-        return Part(dict.fromkeys(sorted([*cancelled, *asked])))
+        return ChunkResult(dict.fromkeys(sorted([*cancelled, *asked])))
 
-    return selecting.work_off(database, _UNFINISHED, selection, work)
+    return selecting.run_in_chunks(database, _CANCEL_ACTION, selection, work)

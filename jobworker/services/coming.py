@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from jobworker.domain import outlook
-from jobworker.domain.outlook import Upcoming
-from jobworker.domain.timetable import Timetable, forbidden_by
+from jobworker.domain.outlook import NominalTimePreview
+from jobworker.domain.timetable import Timetable, describe_exclusion
 from jobworker.store.schedules import ScheduleRow
 
 
-class Expected(StrEnum):
+class ExpectedOutcome(StrEnum):
     """What will become of an occurrence, as far as that can be known."""
 
     #: Its job starts, unless an execution before it has not ended, and the schedule does not want that.
@@ -23,7 +23,7 @@ class Expected(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Coming:
+class ExpectedOccurrence:
     """One nominal time, as UTC and as clocks of the schedule's zone show it; why nothing starts then, if so.
 
     `notes` say what is remarkable about it: holidays, clocks that change.
@@ -31,64 +31,64 @@ class Coming:
 
     at: dt.datetime
     local: dt.datetime
-    outcome: Expected
+    outcome: ExpectedOutcome
     reason: str | None
     notes: Sequence[str]
 
 
-def coming(timetable: Timetable, after: dt.datetime, count: int) -> list[Coming]:
+def list_expected(timetable: Timetable, after: dt.datetime, count: int) -> list[ExpectedOccurrence]:
     """The next `count` times at which something starts, and before each the first that calendars forbid, if any."""
-    return [_coming(timetable, each) for each in outlook.upcoming(timetable, after, count)]
+    return [_to_expected(timetable, each) for each in outlook.compute_upcoming(timetable, after, count)]
 
 
-def at_start(timetable: Timetable, now: dt.datetime) -> Coming:
+def build_start_occurrence(timetable: Timetable, now: dt.datetime) -> ExpectedOccurrence:
     """The occurrence that a schedule has when it is created, if it runs at start."""
-    one = _coming(timetable, Upcoming(now, now.astimezone(timetable.zone), True, ()))
+    one = _to_expected(timetable, NominalTimePreview(now, now.astimezone(timetable.zone), True, ()))
     return replace(one, notes=[*one.notes, "it runs at start"])
 
 
-def left_out(each: Coming, reason: str | None) -> Coming:
+def apply_skip_reason(occurrence: ExpectedOccurrence, reason: str | None) -> ExpectedOccurrence:
     """The same if something keeps the schedule from starting anything then; None: nothing does."""
-    if reason is None or each.outcome is not Expected.FIRE:
-        return each
-    return replace(each, outcome=Expected.SKIPPED_PAUSED, reason=reason)
+    if reason is None or occurrence.outcome is not ExpectedOutcome.FIRE:
+        return occurrence
+    return replace(occurrence, outcome=ExpectedOutcome.SKIPPED_PAUSED, reason=reason)
 
 
-def of_schedule(
-    row: ScheduleRow, timetable: Timetable, closed: str | None, after: dt.datetime, count: int
-) -> Sequence[Coming]:
+def list_expected_for_schedule(
+    row: ScheduleRow, timetable: Timetable, closed_reason: str | None, after: dt.datetime, count: int
+) -> Sequence[ExpectedOccurrence]:
     """Up to `count` of what is due after this moment, and not settled yet, as the schedule stands.
 
-    `closed`: why nothing of its job may run.
+    `closed_reason`: why nothing of its job may run.
     """
     if row.next_at is None or not row.enabled:
         return []
     left = None if row.schedule.max_runs is None else row.schedule.max_runs - row.runs
     after = max(after, row.settled_until, row.next_at - dt.timedelta(microseconds=1))
-    found: list[Coming] = []
-    for each in coming(timetable, after, count):
+    found: list[ExpectedOccurrence] = []
+    for each in list_expected(timetable, after, count):
         if left is not None and left <= 0:
             break
-        found.append(left_out(left_out(each, _pause(row, each.at)), closed))
-        if left is not None and found[-1].outcome is Expected.FIRE:
+        found.append(apply_skip_reason(apply_skip_reason(each, _describe_pause(row, each.at)), closed_reason))
+        if left is not None and found[-1].outcome is ExpectedOutcome.FIRE:
             left -= 1
     return found
 
 
-def notes(timetable: Timetable, at: dt.datetime) -> Sequence[str]:
+def list_notes(timetable: Timetable, at: dt.datetime) -> Sequence[str]:
     """What is remarkable about a nominal time, whether or not something starts then."""
-    found = outlook.marks(timetable, at)
+    found = outlook.describe_occurrence(timetable, at)
     # What forbids it comes first, and is told as the reason.
-    return found if forbidden_by(timetable, at) is None else found[1:]
+    return found if describe_exclusion(timetable, at) is None else found[1:]
 
 
-def _coming(timetable: Timetable, each: Upcoming) -> Coming:
-    reason = forbidden_by(timetable, each.at)
-    outcome = Expected.FIRE if reason is None else Expected.SKIPPED_CALENDAR
-    return Coming(each.at, each.local, outcome, reason, notes(timetable, each.at))
+def _to_expected(timetable: Timetable, upcoming: NominalTimePreview) -> ExpectedOccurrence:
+    reason = describe_exclusion(timetable, upcoming.at)
+    outcome = ExpectedOutcome.FIRE if reason is None else ExpectedOutcome.SKIPPED_CALENDAR
+    return ExpectedOccurrence(upcoming.at, upcoming.local, outcome, reason, list_notes(timetable, upcoming.at))
 
 
-def _pause(row: ScheduleRow, at: dt.datetime) -> str | None:
+def _describe_pause(row: ScheduleRow, at: dt.datetime) -> str | None:
     """Why nothing starts then, if that is in a pause."""
     if row.paused_at is None or (row.paused_until is not None and at >= row.paused_until):
         return None

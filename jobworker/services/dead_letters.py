@@ -10,31 +10,31 @@ import sqlalchemy as sa
 
 from jobworker.clock import Clock
 from jobworker.domain import described
-from jobworker.domain.dead_letter import DeadLetter
-from jobworker.domain.errors import FieldError, InvalidInput, NotADeadLetter, NotFinished, NotUnique
-from jobworker.domain.execution import FINAL
+from jobworker.domain.dead_letter import DeadLetterStatus
+from jobworker.domain.errors import FieldError, InvalidInput, NotADeadLetter, ExecutionNotFinished, UniqueKeyConflict
+from jobworker.domain.execution import FINAL_STATES
 from jobworker.services import executions as execution_services
 from jobworker.services import selection as selecting
 from jobworker.services.rerunning import Rerunner
-from jobworker.services.selection import Action, Done, Part, Refused, Selection
+from jobworker.services.selection import BulkAction, BulkResult, ChunkResult, BulkFailure, Selection
 from jobworker.store import audit, dead_letters, executions
 from jobworker.store.audit import AuditEntry
 from jobworker.store.database import Database
-from jobworker.store.dead_letters import DeadLetterRow, Group
+from jobworker.store.dead_letters import DeadLetterRow, DeadLetterGroup
 from jobworker.store.executions import ExecutionRow, NewExecution
-from jobworker.store.filters import Filters
+from jobworker.store.filters import ExecutionFilters
 from jobworker.store.pages import DEFAULT_LIMIT, Page
 
 #: Reruns become due at this distance (s) at least, and at most.
-_HIGHEST_RATE, _LOWEST_RATE = 1000.0, 1 / 3600
+_MAX_RATE, _MIN_RATE = 1000.0, 1 / 3600
 
-_MAX_NOTE = 1000
+_MAX_NOTE_LENGTH = 1000
 
-_OPEN = Action("dead-letters", [dead_letters.OPEN], "not_a_dead_letter", "is no open dead letter")
+_OPEN_DEAD_LETTERS = BulkAction("dead-letters", [dead_letters.IS_OPEN], "not_a_dead_letter", "is no open dead letter")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class RedriveOptions:
     """How to run again: a JSON merge patch for the parameters, how many each second, and why."""
 
     patch: Mapping[str, Any] = field(default_factory=dict)
@@ -44,73 +44,73 @@ class Order:
     def check(self) -> None:
         """Raise `InvalidInput` if it cannot be meant."""
         rate = self.rate
-        if rate is not None and not (math.isfinite(rate) and _LOWEST_RATE <= rate <= _HIGHEST_RATE):
-            message = f"rate must be one an hour to {_HIGHEST_RATE:g} a second"
+        if rate is not None and not (math.isfinite(rate) and _MIN_RATE <= rate <= _MAX_RATE):
+            message = f"rate must be one an hour to {_MAX_RATE:g} a second"
             raise InvalidInput(message, [FieldError("/rate", "not_allowed", message)])
         check_note(self.note)
 
 
 def check_note(note: str | None) -> None:
     """Raise `InvalidInput` unless it can be kept with the dead letter."""
-    if note is not None and not 0 < len(note) <= _MAX_NOTE:
-        message = f"note must have 1 to {_MAX_NOTE} characters"
+    if note is not None and not 0 < len(note) <= _MAX_NOTE_LENGTH:
+        message = f"note must have 1 to {_MAX_NOTE_LENGTH} characters"
         raise InvalidInput(message, [FieldError("/note", "not_allowed", message)])
-    described.require_note(note)
+    described.check_note(note)
 
 
-def page(
-    database: Database, filters: Filters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+def list_page(
+    database: Database, filters: ExecutionFilters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[DeadLetterRow]:
     """Open dead letters that pass the filters, newest first."""
     with database.read() as connection:
-        return dead_letters.page(connection, filters, limit, cursor)
+        return dead_letters.list_page(connection, filters, limit, cursor)
 
 
-def groups(database: Database, limit: int = DEFAULT_LIMIT) -> list[Group]:
+def list_groups(database: Database, limit: int = DEFAULT_LIMIT) -> list[DeadLetterGroup]:
     """Open dead letters by their fingerprints, the largest groups first."""
     with database.read() as connection:
-        return dead_letters.groups(connection, limit)
+        return dead_letters.list_groups(connection, limit)
 
 
-def redrive(database: Database, clock: Clock, selection: Selection, order: Order, actor: str) -> Done:
+def redrive(database: Database, clock: Clock, selection: Selection, options: RedriveOptions, actor: str) -> BulkResult:
     """Run open dead letters again, each as a new execution; what has been decided before stays decided.
 
     Whatever speaks against one of them leaves it open, is told, and disturbs no other.
     """
-    order.check()
-    begin = selecting.bookmark(_OPEN, selection)
+    options.check()
+    begin = selecting.parse_cursor(_OPEN_DEAD_LETTERS, selection)
     now = clock.now()
-    first = max(now, begin.until + dt.timedelta(seconds=1 / order.rate)) if order.rate and begin.until else now
-    rerunner = Rerunner(now, order.patch, order.rate, first if order.rate else None)
+    first = max(now, begin.until + dt.timedelta(seconds=1 / options.rate)) if options.rate and begin.until else now
+    rerunner = Rerunner(now, options.patch, options.rate, first if options.rate else None)
 
-    def work(ids: Sequence[str]) -> Part:
+    def work(ids: Sequence[str]) -> ChunkResult:
         with database.read() as connection:
-            rows = [row for row in executions.some(connection, ids) if row.dead_letter == DeadLetter.OPEN]
+            rows = [row for row in executions.get_many(connection, ids) if row.dead_letter == DeadLetterStatus.OPEN]
             rerunner.load_catalog(connection, rows)
         made, refused = rerunner.prepare_all(rows)
         if selection.dry_run:
-            return Part(dict.fromkeys(each.rerun_of or "" for each in made), refused, rerunner.last_due)
-        done, kept_out = _redrive(database, rerunner, made, order, actor)
-        return Part(done, [*refused, *kept_out], rerunner.last_due)
+            return ChunkResult(dict.fromkeys(each.rerun_of or "" for each in made), refused, rerunner.last_due)
+        done, kept_out = _insert_reruns(database, rerunner, made, options, actor)
+        return ChunkResult(done, [*refused, *kept_out], rerunner.last_due)
 
-    return selecting.work_off(database, _OPEN, selection, work)
+    return selecting.run_in_chunks(database, _OPEN_DEAD_LETTERS, selection, work)
 
 
-def discard(database: Database, clock: Clock, selection: Selection, note: str | None, actor: str) -> Done:
+def discard(database: Database, clock: Clock, selection: Selection, note: str | None, actor: str) -> BulkResult:
     """Leave open dead letters at that."""
     check_note(note)
     now = clock.now()
 
-    def work(ids: Sequence[str]) -> Part:
+    def work(ids: Sequence[str]) -> ChunkResult:
         if selection.dry_run:
-            return Part(dict.fromkeys(ids))
+            return ChunkResult(dict.fromkeys(ids))
         with database.write() as connection:
-            settled = dead_letters.settle(connection, ids, DeadLetter.DISCARDED, actor, note, now)
+            settled = dead_letters.close(connection, ids, DeadLetterStatus.DISCARDED, actor, note, now)
             if settled:
-                _audit(connection, "dead_letters.discard", actor, now, {"ids": sorted(settled), "note": note})
-        return Part(dict.fromkeys(sorted(settled)))
+                _record_audit(connection, "dead_letters.discard", actor, now, {"ids": sorted(settled), "note": note})
+        return ChunkResult(dict.fromkeys(sorted(settled)))
 
-    return selecting.work_off(database, _OPEN, selection, work)
+    return selecting.run_in_chunks(database, _OPEN_DEAD_LETTERS, selection, work)
 
 
 def discard_one(database: Database, clock: Clock, execution_id: str, note: str | None, actor: str) -> ExecutionRow:
@@ -118,58 +118,58 @@ def discard_one(database: Database, clock: Clock, execution_id: str, note: str |
     check_note(note)
     now = clock.now()
     row = execution_services.get(database, execution_id)
-    if row.dead_letter == DeadLetter.DISCARDED:
+    if row.dead_letter == DeadLetterStatus.DISCARDED:
         return row
     with database.write() as connection:
-        if not dead_letters.settle(connection, [execution_id], DeadLetter.DISCARDED, actor, note, now):
+        if not dead_letters.close(connection, [execution_id], DeadLetterStatus.DISCARDED, actor, note, now):
             became = f": it was {row.dead_letter}" if row.dead_letter else f": it is {row.state}"
             raise NotADeadLetter(f"execution {execution_id} is no open dead letter{became}")
-        _audit(connection, "dead_letters.discard", actor, now, {"ids": [execution_id], "note": note})
+        _record_audit(connection, "dead_letters.discard", actor, now, {"ids": [execution_id], "note": note})
     return execution_services.get(database, execution_id)
 
 
-def rerun(database: Database, clock: Clock, execution_id: str, order: Order, actor: str) -> ExecutionRow:
+def rerun(database: Database, clock: Clock, execution_id: str, options: RedriveOptions, actor: str) -> ExecutionRow:
     """Run an execution that has ended again, however it ended and however often it was run again before.
 
     An open dead letter counts as redriven by that. Raises `NotFinished`, or what speaks against it.
     """
-    order.check()
+    options.check()
     now = clock.now()
     row = execution_services.get(database, execution_id)
-    if row.state not in FINAL:
-        raise NotFinished(f"execution {execution_id} is {row.state}; it can be run again when it has ended")
-    rerunner = Rerunner(now, order.patch)
+    if row.state not in FINAL_STATES:
+        raise ExecutionNotFinished(f"execution {execution_id} is {row.state}; it can be run again when it has ended")
+    rerunner = Rerunner(now, options.patch)
     with database.read() as connection:
         rerunner.load_catalog(connection, [row])
     made = rerunner.prepare(row)
     with database.write() as connection:
         _, kept_out = rerunner.insert_reruns(connection, [made], actor)
         if kept_out:
-            raise NotUnique(kept_out[0].message)
-        dead_letters.settle(connection, [execution_id], DeadLetter.REDRIVEN, actor, order.note, now)
-        _audit(connection, "execution.rerun", actor, now, _told(order, {execution_id: made.id}))
-    return executions.accepted(made, actor, now)
+            raise UniqueKeyConflict(kept_out[0].message)
+        dead_letters.close(connection, [execution_id], DeadLetterStatus.REDRIVEN, actor, options.note, now)
+        _record_audit(connection, "execution.rerun", actor, now, _build_audit_details(options, {execution_id: made.id}))
+    return executions.build_inserted_row(made, actor, now)
 
 
-def _redrive(
-    database: Database, rerunner: Rerunner, made: Sequence[NewExecution], order: Order, actor: str
-) -> tuple[dict[str, str | None], Sequence[Refused]]:
+def _insert_reruns(
+    database: Database, rerunner: Rerunner, new_executions: Sequence[NewExecution], options: RedriveOptions, actor: str
+) -> tuple[dict[str, str | None], Sequence[BulkFailure]]:
     """One transaction: the reruns of those that are open still, and that they are redriven."""
-    if not made:
+    if not new_executions:
         return {}, ()
     with database.write() as connection:
-        still_open = dead_letters.lock_open(connection, [each.rerun_of or "" for each in made])
-        accepted, kept_out = rerunner.insert_reruns(connection, [each for each in made if each.rerun_of in still_open], actor)
+        still_open = dead_letters.lock_open(connection, [each.rerun_of or "" for each in new_executions])
+        accepted, kept_out = rerunner.insert_reruns(connection, [each for each in new_executions if each.rerun_of in still_open], actor)
         reruns = {each.rerun_of or "": each.id for each in sorted(accepted, key=lambda each: each.rerun_of or "")}
         if reruns:
-            dead_letters.settle(connection, list(reruns), DeadLetter.REDRIVEN, actor, order.note, rerunner.now)
-            _audit(connection, "dead_letters.redrive", actor, rerunner.now, _told(order, reruns))
+            dead_letters.close(connection, list(reruns), DeadLetterStatus.REDRIVEN, actor, options.note, rerunner.now)
+            _record_audit(connection, "dead_letters.redrive", actor, rerunner.now, _build_audit_details(options, reruns))
     return dict(reruns), kept_out
 
 
-def _told(order: Order, reruns: Mapping[str, str]) -> dict[str, Any]:
-    return {"reruns": dict(reruns), "patch": dict(order.patch), "rate": order.rate, "note": order.note}
+def _build_audit_details(options: RedriveOptions, reruns: Mapping[str, str]) -> dict[str, Any]:
+    return {"reruns": dict(reruns), "patch": dict(options.patch), "rate": options.rate, "note": options.note}
 
 
-def _audit(connection: sa.Connection, action: str, actor: str, now: dt.datetime, after: Mapping[str, Any]) -> None:
+def _record_audit(connection: sa.Connection, action: str, actor: str, now: dt.datetime, after: Mapping[str, Any]) -> None:
     audit.record(connection, AuditEntry(now, actor, action, "dead-letters", None, after))

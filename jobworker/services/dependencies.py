@@ -4,18 +4,18 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
 
-from jobworker.domain.dependencies import Dependency, Parent, Verdict
-from jobworker.domain.errors import FieldError, InvalidDependency, pointer
-from jobworker.domain.execution import FINAL
-from jobworker.services.preparing import Prepared
+from jobworker.domain.dependencies import Dependency, ParentExecution, DependencyResolution
+from jobworker.domain.errors import FieldError, InvalidDependency, format_pointer
+from jobworker.domain.execution import FINAL_STATES
+from jobworker.services.preparing import PreparedExecution
 from jobworker.store import dependencies
-from jobworker.store.dependencies import Edge
+from jobworker.store.dependencies import DependencyEdge
 
 #: So many problems are told.
-_TOLD = 100
+_MAX_PROBLEMS = 100
 
 
-def check(connection: sa.Connection, prepared: Sequence[Prepared]) -> dict[str, Parent]:
+def check_parents(connection: sa.Connection, prepared: Sequence[PreparedExecution]) -> dict[str, ParentExecution]:
     """What the executions depend on that has ended already; raises `InvalidDependency`.
 
     Parents are locked: none of them ends before the dependents are there. Dependencies within the request are left
@@ -26,32 +26,32 @@ def check(connection: sa.Connection, prepared: Sequence[Prepared]) -> dict[str, 
     if not wanted:
         return {}
     parents = dependencies.lock_parents(connection, wanted)
-    problems = [problem for one in prepared for problem in _problems(one, parents, own)]
+    problems = [problem for one in prepared for problem in _validate_parents(one, parents, own)]
     if problems:
-        raise InvalidDependency("; ".join(each.message for each in problems[:5]), problems[:_TOLD])
-    return {name: parent for name, parent in parents.items() if parent.state in FINAL}
+        raise InvalidDependency("; ".join(each.message for each in problems[:5]), problems[:_MAX_PROBLEMS])
+    return {name: parent for name, parent in parents.items() if parent.state in FINAL_STATES}
 
 
-def insert(connection: sa.Connection, prepared: Iterable[Prepared]) -> None:
+def insert(connection: sa.Connection, prepared: Iterable[PreparedExecution]) -> None:
     """Enter what executions that were just inserted depend on."""
-    dependencies.insert(connection, [Edge(one.row.id, each) for one in prepared for each in one.depends_on])
+    dependencies.insert(connection, [DependencyEdge(one.row.id, each) for one in prepared for each in one.depends_on])
 
 
-def _problems(one: Prepared, parents: Mapping[str, Parent], own: set[str]) -> Iterable[FieldError]:
-    for at, each in enumerate(one.depends_on):
+def _validate_parents(execution: PreparedExecution, parents: Mapping[str, ParentExecution], own: set[str]) -> Iterable[FieldError]:
+    for at, each in enumerate(execution.depends_on):
         if each.parent not in own:
-            problem = _problem(each, parents.get(each.parent), one.location + pointer("depends_on", at))
+            problem = _validate_parent(each, parents.get(each.parent), execution.location + format_pointer("depends_on", at))
             if problem is not None:
                 yield problem
 
 
-def _problem(wanted: Dependency, parent: Parent | None, where: str) -> FieldError | None:
+def _validate_parent(dependency: Dependency, parent: ParentExecution | None, location: str) -> FieldError | None:
     if parent is None:
-        return FieldError(where, "dependency_not_found", f"there is no execution {wanted.parent} to depend on")
-    if parent.state in FINAL and wanted.resolve(parent.state) is not Verdict.MET:
+        return FieldError(location, "dependency_not_found", f"there is no execution {dependency.parent} to depend on")
+    if parent.state in FINAL_STATES and dependency.resolve(parent.state) is not DependencyResolution.MET:
         message = (
-            f"execution {wanted.parent} has ended already: {parent.state}, and this waits for its {wanted.on}; "
+            f"execution {dependency.parent} has ended already: {parent.state}, and this waits for its {dependency.on}; "
             "depend on something else, or say otherwise: continue"
         )
-        return FieldError(where, "dependency_failed", message)
+        return FieldError(location, "dependency_failed", message)
     return None

@@ -15,19 +15,19 @@ from packaging.requirements import Requirement
 from jobworker import loading
 from jobworker.clock import Clock
 from jobworker.declare import schedules as declarations
-from jobworker.domain.errors import DatabaseBusy, Misconfigured
+from jobworker.domain.errors import DatabaseBusy, ConfigurationError
 from jobworker.domain.zones import DATA_VERSION
 from jobworker.services import zone_data
-from jobworker.services.health import Check, Health
-from jobworker.settings import Settings, without_password
+from jobworker.services.health import CheckResult, HealthChecker
+from jobworker.settings import Settings, mask_password
 from jobworker.store.database import Database
-from jobworker.transport.client import check, complaints, connect
+from jobworker.transport.client import check_server, find_warnings, connect_redis
 
 #: Schedules that are listed; the relay's log names all of them.
-_MOST_MOVES = 100
+_MAX_MOVES_SHOWN = 100
 
 #: Before this version concurrent checkpoints of SQLite could, rarely, damage a database in WAL mode.
-_SQLITE_SOUND = (3, 51, 3)
+_MIN_SAFE_SQLITE_VERSION = (3, 51, 3)
 
 
 class Level(StrEnum):
@@ -48,50 +48,50 @@ class Finding:
     more: str = ""
 
 
-def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
+def examine_installation(settings: Settings, clock: Clock) -> Iterator[Finding]:
     """Look at everything; what cannot be looked at is a finding too."""
-    yield _python()
-    yield from _dependencies()
-    yield _settings(settings)
+    yield _check_python()
+    yield from _check_dependencies()
+    yield _check_settings(settings)
     sections: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
-        ("database", lambda: _database(settings, clock)),
-        ("redis server", lambda: _redis(settings)),
-        ("tasks", lambda: _tasks(settings)),
-        ("schedules", lambda: _schedules(settings)),
+        ("database", lambda: _check_database(settings, clock)),
+        ("redis server", lambda: _check_redis(settings)),
+        ("tasks", lambda: _check_tasks(settings)),
+        ("schedules", lambda: _check_schedules(settings)),
     ]
     for subject, look in sections:
         try:
             yield from look()
-        except Misconfigured as error:
+        except ConfigurationError as error:
             yield Finding(Level.FAIL, subject, error.detail)
 
 
-def _python() -> Finding:
+def _check_python() -> Finding:
     return Finding(Level.OK, "python", f"{platform.python_version()} ({sys.executable})")
 
 
-def _settings(settings: Settings) -> Finding:
+def _check_settings(settings: Settings) -> Finding:
     try:
         settings.require_home()
-    except Misconfigured as error:
+    except ConfigurationError as error:
         return Finding(Level.FAIL if settings.database_in_home else Level.WARN, "settings", error.detail)
     return Finding(Level.OK, "settings", f"home {settings.home}, API on {settings.bind}")
 
 
-def _dependencies() -> Iterator[Finding]:
+def _check_dependencies() -> Iterator[Finding]:
     try:
         wanted = importlib.metadata.requires("jobworker") or []
     except importlib.metadata.PackageNotFoundError:
         yield Finding(Level.WARN, "packages", "jobworker is not installed as a package: run pip install -e .")
         return
-    problems = [problem for text in wanted if (problem := _lacking(Requirement(text)))]
+    problems = [problem for text in wanted if (problem := _describe_unmet_requirement(Requirement(text)))]
     if problems:
         yield Finding(Level.FAIL, "packages", f"{'; '.join(problems)}: run pip install -c constraints.txt -e .")
     else:
         yield Finding(Level.OK, "packages", f"jobworker {importlib.metadata.version('jobworker')}, all as required")
 
 
-def _lacking(requirement: Requirement) -> str | None:
+def _describe_unmet_requirement(requirement: Requirement) -> str | None:
     if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
         return None
     try:
@@ -103,21 +103,21 @@ def _lacking(requirement: Requirement) -> str | None:
     return f"{requirement.name} {version} is not {requirement.specifier}"
 
 
-def _database(settings: Settings, clock: Clock) -> Iterator[Finding]:
+def _check_database(settings: Settings, clock: Clock) -> Iterator[Finding]:
     """The database, and what the other processes left there."""
-    shown = without_password(settings.database_url)
+    shown = mask_password(settings.database_url)
     database = Database(settings.database_url)
     if database.is_sqlite:
-        yield _sqlite()
+        yield _check_sqlite()
     try:
-        for result in Health(database, settings, clock).run_checks():
-            yield _from_check(result, shown)
-        yield from _moves(database)
+        for result in HealthChecker(database, settings, clock).run_checks():
+            yield _to_finding(result, shown)
+        yield from _check_time_zone_moves(database)
     finally:
         database.dispose()
 
 
-def _from_check(result: Check, database_url: str) -> Finding:
+def _to_finding(result: CheckResult, database_url: str) -> Finding:
     detail = f"{database_url}: {result.detail}" if result.name == "database" else result.detail
     if result.ok:
         return Finding(Level.WARN if result.warning else Level.OK, result.name, detail)
@@ -126,11 +126,11 @@ def _from_check(result: Check, database_url: str) -> Finding:
     return Finding(level, result.name, f"{detail}{_REMEDIES.get(result.name, '')}")
 
 
-def _moves(database: Database) -> Iterator[Finding]:
+def _check_time_zone_moves(database: Database) -> Iterator[Finding]:
     """Schedules that other time zone data will move."""
     try:
         with database.read() as connection:
-            found = zone_data.pending(connection)
+            found = zone_data.find_pending_moves(connection)
     except (sa.exc.SQLAlchemyError, DatabaseBusy):
         return  # The checks have said why.
     if found is None or not found.moves:
@@ -140,7 +140,7 @@ def _moves(database: Database) -> Iterator[Finding]:
         f"{names} when a relay with {DATA_VERSION} leads; what is due was worked out with {found.version}. No "
         "occurrence is left out and none runs twice: restart the relay with this version of tzdata if that is meant"
     )
-    told = [move.describe() for move in found.moves[:_MOST_MOVES]]
+    told = [move.describe() for move in found.moves[:_MAX_MOVES_SHOWN]]
     left = len(found.moves) - len(told)
     yield Finding(Level.WARN, "time_zone_data", detail, "\n".join([*told, *([f"and {left} more"] if left else [])]))
 
@@ -154,10 +154,10 @@ _REMEDIES = {
 }
 
 
-def _sqlite() -> Finding:
-    if sqlite3.sqlite_version_info >= _SQLITE_SOUND:
+def _check_sqlite() -> Finding:
+    if sqlite3.sqlite_version_info >= _MIN_SAFE_SQLITE_VERSION:
         return Finding(Level.OK, "sqlite", sqlite3.sqlite_version)
-    sound = ".".join(map(str, _SQLITE_SOUND))
+    sound = ".".join(map(str, _MIN_SAFE_SQLITE_VERSION))
     return Finding(
         Level.WARN,
         "sqlite",
@@ -166,26 +166,26 @@ def _sqlite() -> Finding:
     )
 
 
-def _redis(settings: Settings) -> Iterator[Finding]:
+def _check_redis(settings: Settings) -> Iterator[Finding]:
     """What a Redis has to be like, besides answering (which the health check has said)."""
-    with connect(settings.redis_url) as client:
+    with connect_redis(settings.redis_url) as client:
         try:
-            yield _redis_persistence(client)
-            yield _redis_version(client)
+            yield _check_redis_persistence(client)
+            yield _check_redis_version(client)
         except redis.RedisError:
             return
 
 
-def _redis_version(client: redis.Redis) -> Finding:
-    check(client)
+def _check_redis_version(client: redis.Redis) -> Finding:
+    check_server(client)
     server = client.info("server")
     version = server.get("valkey_version") or server["redis_version"]
     name = "Valkey" if "valkey_version" in server else "Redis"
     return Finding(Level.OK, "redis server", f"{name} {version}, never evicts")
 
 
-def _redis_persistence(client: redis.Redis) -> Finding:
-    wrong = complaints(client)
+def _check_redis_persistence(client: redis.Redis) -> Finding:
+    wrong = find_warnings(client)
     if wrong:
         return Finding(Level.WARN, "redis data", f"{'; '.join(wrong)}: see Redis's own log, its disk and its memory")
     persistence = client.info("persistence")
@@ -199,8 +199,8 @@ def _redis_persistence(client: redis.Redis) -> Finding:
     )
 
 
-def _tasks(settings: Settings) -> Iterator[Finding]:
-    broken = loading.load(settings.tasks)
+def _check_tasks(settings: Settings) -> Iterator[Finding]:
+    broken = loading.load_modules(settings.tasks)
     for module in broken:
         detail = f"{module.module} does not import ({module}): workers run without its jobs until it is mended"
         yield Finding(Level.FAIL, "tasks", detail, module.traceback)
@@ -208,10 +208,10 @@ def _tasks(settings: Settings) -> Iterator[Finding]:
         yield Finding(Level.OK, "tasks", f"every module of {settings.tasks} imports")
 
 
-def _schedules(settings: Settings) -> Iterator[Finding]:
-    if not loading.exists(settings.schedules):
+def _check_schedules(settings: Settings) -> Iterator[Finding]:
+    if not loading.is_package(settings.schedules):
         return
-    broken = declarations.read(settings.schedules).broken_modules
+    broken = declarations.load_declarations(settings.schedules).broken_modules
     for module in broken:
         detail = f"{module.module} does not import ({module}): no schedule in code changes until it is mended"
         yield Finding(Level.FAIL, "schedules", detail, module.traceback)

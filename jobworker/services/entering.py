@@ -6,200 +6,200 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
-from jobworker.domain.dependencies import Dependency, On
-from jobworker.domain.errors import NotUnique
-from jobworker.domain.execution import State
-from jobworker.domain.schedule import Overlap
-from jobworker.domain.settling import Busy, Decision, Outcome
+from jobworker.domain.dependencies import Dependency, RequiredOutcome
+from jobworker.domain.errors import UniqueKeyConflict
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.schedule import OverlapPolicy
+from jobworker.domain.settling import UnfinishedRuns, Decision, OccurrenceOutcome
 from jobworker.services import dependencies, failures, occasions, preparing, release, unique
-from jobworker.services.plans import Plan
-from jobworker.services.preparing import Known, Prepared
+from jobworker.services.plans import CompiledSchedule
+from jobworker.services.preparing import JobCatalog, PreparedExecution
 from jobworker.store import cancelling, executions, occurrences, settling
 from jobworker.store import dependencies as store_dependencies
-from jobworker.store.dependencies import Changed
+from jobworker.store.dependencies import ResolvedExecution
 from jobworker.store.executions import NewExecution
-from jobworker.store.occurrences import Occurrence
-from jobworker.store.settling import Due
+from jobworker.store.occurrences import OccurrenceRow
+from jobworker.store.settling import DueSchedule
 
 #: An execution waits for so many of the oldest that are unfinished, which run, and of the latest, which wait as well:
 #: whoever waits for the latest waits for all of them, unless somebody cancels these.
-_OLDEST = _LATEST = 10
+_MAX_OLDEST_DEPENDENCIES = _MAX_LATEST_DEPENDENCIES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class UnfinishedExecutions:
     """Executions of a schedule that have not ended, the oldest first; whether any of them waits for the others."""
 
     ids: Sequence[str] = ()
     has_waiting: bool = False
 
     @property
-    def unfinished_runs(self) -> Busy:
+    def unfinished_runs(self) -> UnfinishedRuns:
         """What the overlap policy asks about."""
-        return Busy(self.ids[0] if self.ids else None, self.has_waiting)
+        return UnfinishedRuns(self.ids[0] if self.ids else None, self.has_waiting)
 
 
 @dataclass(frozen=True, slots=True)
-class Occasion:
+class EvaluatedSchedule:
     """A schedule, and what was decided about occurrences of it."""
 
-    row: Due
-    compiled: Plan
+    row: DueSchedule
+    compiled: CompiledSchedule
     decisions: Sequence[Decision]
-    unfinished: Line = Line()
+    unfinished: UnfinishedExecutions = UnfinishedExecutions()
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class OccurrenceResult:
     """What became of an occurrence, and its execution."""
 
     decision: Decision
-    prepared: Prepared | None = None
+    prepared: PreparedExecution | None = None
     #: Why it cannot run.
     problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Entered:
+class ScheduleResult:
     """What was entered for one schedule."""
 
-    occurrence_results: Sequence[Entry]
+    occurrence_results: Sequence[OccurrenceResult]
 
     @property
-    def prepared(self) -> Sequence[Prepared]:
+    def prepared(self) -> Sequence[PreparedExecution]:
         """The executions."""
         return [each.prepared for each in self.occurrence_results if each.prepared is not None]
 
     @property
     def exhausted(self) -> bool:
         """Whether nothing is due any more."""
-        return bool(self.occurrence_results) and self.occurrence_results[-1].decision.outcome is Outcome.EXHAUSTED
+        return bool(self.occurrence_results) and self.occurrence_results[-1].decision.outcome is OccurrenceOutcome.EXHAUSTED
 
 
-def line(connection: sa.Connection, row: Due, overlap: Overlap) -> Line:
+def load_unfinished(connection: sa.Connection, row: DueSchedule, overlap: OverlapPolicy) -> UnfinishedExecutions:
     """The executions that a new one may have to wait for."""
-    if row.oldest is None or overlap in (Overlap.ALLOW, Overlap.SKIP):
-        return Line([row.oldest] if row.oldest else [])
-    found = settling.unfinished(connection, row.id)
-    return Line([each for each, _ in found], any(state is State.WAITING for _, state in found))
+    if row.oldest is None or overlap in (OverlapPolicy.ALLOW, OverlapPolicy.SKIP):
+        return UnfinishedExecutions([row.oldest] if row.oldest else [])
+    found = settling.list_unfinished_executions(connection, row.id)
+    return UnfinishedExecutions([each for each, _ in found], any(state is ExecutionState.WAITING for _, state in found))
 
 
-def enter(
-    connection: sa.Connection, asked: Sequence[Occasion], known: Known, now: dt.datetime, again: bool = False
-) -> list[Entered]:
-    """Write down what was decided, in bulk; answers what was entered for each. `again`: over what is in the ledger."""
+def record_results(
+    connection: sa.Connection, evaluated: Sequence[EvaluatedSchedule], catalog: JobCatalog, now: dt.datetime, overwrite: bool = False
+) -> list[ScheduleResult]:
+    """Write down what was decided, in bulk; answers what was entered for each. `overwrite`: over what is in the ledger."""
     keys: dict[str, str] = {}
-    entered = [Entered(_make(connection, occasion, known, keys, now)) for occasion in asked]
-    rows = [row for one, done in zip(asked, entered, strict=True) for row in _rows(one.row.id, done, now)]
-    if again:
-        occurrences.change(connection, rows)
-    elif refused := occurrences.enter(connection, rows):
-        entered = [Entered([_without(each, refused) for each in done.occurrence_results]) for done in entered]
-    _insert(connection, asked, entered, now)
-    _fail(connection, entered, now)
-    _cancel(connection, asked, now)
+    entered = [ScheduleResult(_build_occurrence_results(connection, occasion, catalog, keys, now)) for occasion in evaluated]
+    rows = [row for one, done in zip(evaluated, entered, strict=True) for row in _build_rows(one.row.id, done, now)]
+    if overwrite:
+        occurrences.update(connection, rows)
+    elif refused := occurrences.insert(connection, rows):
+        entered = [ScheduleResult([_remove_refused(each, refused) for each in done.occurrence_results]) for done in entered]
+    _insert_executions(connection, evaluated, entered, now)
+    _fail_unrunnable(connection, entered, now)
+    _cancel_replaced(connection, evaluated, now)
     return entered
 
 
-def _make(
-    connection: sa.Connection, occasion: Occasion, known: Known, keys: dict[str, str], now: dt.datetime
-) -> list[Entry]:
-    """The executions of those that fire, each after those before it; `keys` are the unique ones taken by now."""
-    entries: list[Entry] = []
-    ids = list(occasion.unfinished.ids)
-    for decision in occasion.decisions:
-        if decision.outcome is not Outcome.FIRED:
-            entries.append(Entry(decision))
+def _build_occurrence_results(
+    connection: sa.Connection, schedule: EvaluatedSchedule, catalog: JobCatalog, acquired_keys: dict[str, str], now: dt.datetime
+) -> list[OccurrenceResult]:
+    """The executions of those that fire, each after those before it; `acquired_keys` are the unique ones taken by now."""
+    entries: list[OccurrenceResult] = []
+    ids = list(schedule.unfinished.ids)
+    for decision in schedule.decisions:
+        if decision.outcome is not OccurrenceOutcome.FIRED:
+            entries.append(OccurrenceResult(decision))
             continue
-        like = occasions.pattern(occasion.compiled, known, now)
-        made = occasions.execution(occasion.row, occasion.compiled, like, decision.nominal, now)
-        taken = _taken(connection, made, known, keys, now) if made.unique_key else None
+        like = occasions.get_template(schedule.compiled, catalog, now)
+        made = occasions.build_occurrence_execution(schedule.row, schedule.compiled, like, decision.nominal, now)
+        taken = _find_duplicate(connection, made, catalog, acquired_keys, now) if made.unique_key else None
         if taken is not None:
-            entries.append(Entry(replace(decision, outcome=Outcome.SKIPPED_DUPLICATE, reason=taken)))
+            entries.append(OccurrenceResult(replace(decision, outcome=OccurrenceOutcome.SKIPPED_DUPLICATE, reason=taken)))
             continue
         waits = decision.waits and like.problem is None
-        before = [Dependency(each, On.ANY) for each in _some(ids)] if waits else []
-        entries.append(Entry(decision, preparing.waiting(Prepared(made), before), like.problem))
+        before = [Dependency(each, RequiredOutcome.ANY) for each in _limit_dependencies(ids)] if waits else []
+        entries.append(OccurrenceResult(decision, preparing.add_dependencies(PreparedExecution(made), before), like.problem))
         ids.append(made.id)
     return entries
 
 
-def _some(ids: Sequence[str]) -> Sequence[str]:
-    return ids if len(ids) <= _OLDEST + _LATEST else [*ids[:_OLDEST], *ids[-_LATEST:]]
+def _limit_dependencies(ids: Sequence[str]) -> Sequence[str]:
+    return ids if len(ids) <= _MAX_OLDEST_DEPENDENCIES + _MAX_LATEST_DEPENDENCIES else [*ids[:_MAX_OLDEST_DEPENDENCIES], *ids[-_MAX_LATEST_DEPENDENCIES:]]
 
 
-def _taken(
-    connection: sa.Connection, execution: NewExecution, known: Known, keys: dict[str, str], now: dt.datetime
+def _find_duplicate(
+    connection: sa.Connection, execution: NewExecution, catalog: JobCatalog, acquired_keys: dict[str, str], now: dt.datetime
 ) -> str | None:
     """Why another execution stands for this occurrence. Those that are about to be made are in no table yet."""
-    first = keys.setdefault(execution.unique_key or "", execution.id)
+    first = acquired_keys.setdefault(execution.unique_key or "", execution.id)
     if first != execution.id:
         return f"execution {first} stands for it"
     try:
-        decided = unique.decide(connection, [execution], known.get_unique_policies(), now)
-    except NotUnique as error:
+        decided = unique.acquire_keys(connection, [execution], catalog.get_unique_policies(), now)
+    except UniqueKeyConflict as error:
         return error.detail
-    release.release(connection, store_dependencies.ended(connection, decided.cancelled), now)
+    release.resolve_dependents(connection, store_dependencies.find_ended(connection, decided.cancelled), now)
     [answer] = decided.ids
     return f"execution {answer} stands for it" if answer != execution.id else None
 
 
-def _rows(schedule_id: str, entered: Entered, now: dt.datetime) -> Iterator[Occurrence]:
+def _build_rows(schedule_id: str, entered: ScheduleResult, now: dt.datetime) -> Iterator[OccurrenceRow]:
     for entry in entered.occurrence_results:
         decision = entry.decision
         made = entry.prepared.row.id if entry.prepared else None
-        yield Occurrence(schedule_id, decision.nominal, decision.outcome.value, decision.reason, made, now)
+        yield OccurrenceRow(schedule_id, decision.nominal, decision.outcome.value, decision.reason, made, now)
 
 
-def _without(entry: Entry, refused: Collection[str]) -> Entry:
+def _remove_refused(entry: OccurrenceResult, refused: Collection[str]) -> OccurrenceResult:
     """The entry without executions that must not be: the ledger has another one for their occurrence."""
     if entry.prepared is None or entry.prepared.row.id in refused:
         return replace(entry, prepared=None)
     depends_on = [each for each in entry.prepared.depends_on if each.parent not in refused]
     if len(depends_on) == len(entry.prepared.depends_on):
         return entry
-    left = {"waiting_for": len(depends_on)} if depends_on else {"waiting_for": None, "state": State.QUEUED}
+    left = {"waiting_for": len(depends_on)} if depends_on else {"waiting_for": None, "state": ExecutionState.QUEUED}
     row = replace(entry.prepared.row, **left)
     return replace(entry, prepared=replace(entry.prepared, row=row, depends_on=depends_on))
 
 
-def _insert(connection: sa.Connection, asked: Sequence[Occasion], entered: Sequence[Entered], now: dt.datetime) -> None:
+def _insert_executions(connection: sa.Connection, evaluated: Sequence[EvaluatedSchedule], entered: Sequence[ScheduleResult], now: dt.datetime) -> None:
     """The executions, and what they wait for."""
     made = [each for done in entered for each in done.prepared]
     waiting = [each for each in made if each.depends_on]
-    ended = dependencies.check(connection, made) if waiting else {}
-    actors = [f"schedule:{one.row.name}" for one, done in zip(asked, entered, strict=True) for _ in done.prepared]
-    executions.insert_of(connection, [each.row for each in made], actors, now)
+    ended = dependencies.check_parents(connection, made) if waiting else {}
+    actors = [f"schedule:{one.row.name}" for one, done in zip(evaluated, entered, strict=True) for _ in done.prepared]
+    executions.insert_for_actors(connection, [each.row for each in made], actors, now)
     dependencies.insert(connection, waiting)
     if ended:
-        release.of_dependents(connection, [each.row.id for each in waiting], ended, now)
+        release.resolve_new_dependents(connection, [each.row.id for each in waiting], ended, now)
 
 
-def _fail(connection: sa.Connection, entered: Sequence[Entered], now: dt.datetime) -> None:
+def _fail_unrunnable(connection: sa.Connection, entered: Sequence[ScheduleResult], now: dt.datetime) -> None:
     """What its task does not accept fails at once, where everybody looks for failures."""
     refused = [(entry.prepared.row, entry.problem) for done in entered for entry in done.occurrence_results if entry.prepared]
-    failed = [_failed(row, problem) for row, problem in refused if problem is not None]
+    failed = [_build_failure(row, problem) for row, problem in refused if problem is not None]
     if not failed:
         return
-    store_dependencies.save(connection, failed, now)
-    release.release(connection, store_dependencies.ended(connection, [each.id for each in failed]), now)
-    ended = [failures.End(row.schedule_id or "", row.id, State.FAILED) for row, problem in refused if problem]
-    failures.count(connection, ended, now)
+    store_dependencies.update_resolved(connection, failed, now)
+    release.resolve_dependents(connection, store_dependencies.find_ended(connection, [each.id for each in failed]), now)
+    ended = [failures.EndedExecution(row.schedule_id or "", row.id, ExecutionState.FAILED) for row, problem in refused if problem]
+    failures.count_failures(connection, ended, now)
 
 
-def _failed(row: NewExecution, problem: str) -> Changed:
+def _build_failure(row: NewExecution, problem: str) -> ResolvedExecution:
     error = {"type": "InvalidParameters", "message": problem, "traceback": None}
-    return Changed(row.id, State.FAILED, problem, row.due_at, row.parameters, row.expires_at, error)
+    return ResolvedExecution(row.id, ExecutionState.FAILED, problem, row.due_at, row.parameters, row.expires_at, error)
 
 
-def _cancel(connection: sa.Connection, asked: Sequence[Occasion], now: dt.datetime) -> None:
+def _cancel_replaced(connection: sa.Connection, evaluated: Sequence[EvaluatedSchedule], now: dt.datetime) -> None:
     """Cancel what has to make room for an occurrence."""
-    for occasion in asked:
+    for occasion in evaluated:
         taking = next((each for each in occasion.decisions if each.cancels), None)
         if taking is None:
             continue
         actor = f"schedule:{occasion.row.name}"
         reason = f"the occurrence of {taking.nominal.isoformat(timespec='seconds')} takes its place"
         ended = cancelling.cancel_waiting(connection, occasion.unfinished.ids, actor, reason, now)
-        cancelling.ask(connection, occasion.unfinished.ids, actor, now)
-        release.release(connection, store_dependencies.ended(connection, ended), now)
+        cancelling.request_cancel(connection, occasion.unfinished.ids, actor, now)
+        release.resolve_dependents(connection, store_dependencies.find_ended(connection, ended), now)

@@ -8,43 +8,43 @@ import sqlalchemy as sa
 
 from jobworker.clock import Clock
 from jobworker.domain import gates
-from jobworker.domain.errors import ExecutionNotFound, NotCancellable, NotFinished
-from jobworker.domain.execution import FINAL, State
-from jobworker.domain.gates import Reason
+from jobworker.domain.errors import ExecutionNotFound, ExecutionNotCancellable, ExecutionNotFinished
+from jobworker.domain.execution import FINAL_STATES, ExecutionState
+from jobworker.domain.gates import Blocker
 from jobworker.domain.ids import is_id
 from jobworker.services import release, schedules
 from jobworker.store import dependencies, executions, queues, story, workers
 from jobworker.store.database import Database
 from jobworker.store.dependencies import ParentRow
 from jobworker.store.executions import ExecutionRow
-from jobworker.store.filters import Filters
+from jobworker.store.filters import ExecutionFilters
 from jobworker.store.pages import DEFAULT_LIMIT, Page
 from jobworker.store.story import AttemptRow, LogRow, TransitionRow
 from jobworker.store.workers import WorkerRow
 
 #: While waiting, SQL is asked after so many seconds, then less and less often up to the longest pause.
-_FIRST_PAUSE = 0.02
-_LONGEST_PAUSE = 0.25
+_FIRST_POLL_SECONDS = 0.02
+_MAX_POLL_SECONDS = 0.25
 
 
 def get(database: Database, execution_id: str) -> ExecutionRow:
     """One execution; raises `ExecutionNotFound`."""
     with database.read() as connection:
         row = find(connection, execution_id)
-        return _explained(connection, [row])[0]
+        return _add_reasons(connection, [row])[0]
 
 
-def result(database: Database, execution_id: str) -> ExecutionRow:
+def get_result(database: Database, execution_id: str) -> ExecutionRow:
     """An execution that has ended; raises `NotFinished`."""
     row = get(database, execution_id)
-    if row.state not in FINAL:
-        raise NotFinished(f"execution {execution_id} is {row.state}; its result is there when it has ended")
+    if row.state not in FINAL_STATES:
+        raise ExecutionNotFinished(f"execution {execution_id} is {row.state}; its result is there when it has ended")
     return row
 
 
-def page(
+def list_page(
     database: Database,
-    filters: Filters,
+    filters: ExecutionFilters,
     limit: int = DEFAULT_LIMIT,
     cursor: str | None = None,
     schedule: str | None = None,
@@ -55,58 +55,58 @@ def page(
     """
     with database.read() as connection:
         if schedule is not None:
-            filters = replace(filters, schedule_id=schedules.kept(connection, schedule).id)
-        found = executions.page(connection, filters, limit, cursor)
-        return found.replace_items(_explained(connection, found.items))
+            filters = replace(filters, schedule_id=schedules.find_reference(connection, schedule).id)
+        found = executions.list_page(connection, filters, limit, cursor)
+        return found.replace_items(_add_reasons(connection, found.items))
 
 
-def attempts(
+def list_attempts(
     database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[AttemptRow]:
     """The attempts that workers started."""
     with database.read() as connection:
         find(connection, execution_id)
-        return story.attempts(connection, execution_id, limit, cursor)
+        return story.list_attempts(connection, execution_id, limit, cursor)
 
 
-def transitions(
+def list_transitions(
     database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[TransitionRow]:
     """Every change of state, with time, reason and actor."""
     with database.read() as connection:
         find(connection, execution_id)
-        return story.transitions_page(connection, execution_id, limit, cursor)
+        return story.list_transitions(connection, execution_id, limit, cursor)
 
 
-def parents(
+def list_parents(
     database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[ParentRow]:
     """What the execution waits or waited for."""
     with database.read() as connection:
         find(connection, execution_id)
-        return dependencies.of(connection, execution_id, limit, cursor)
+        return dependencies.list_parents(connection, execution_id, limit, cursor)
 
 
-def logs(database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[LogRow]:
+def list_log_lines(database: Database, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[LogRow]:
     """What the job wrote."""
     with database.read() as connection:
         find(connection, execution_id)
-        return story.logs(connection, execution_id, limit, cursor)
+        return story.list_logs(connection, execution_id, limit, cursor)
 
 
-def wait(database: Database, clock: Clock, execution_id: str, seconds: float) -> ExecutionRow:
+def wait_for_end(database: Database, clock: Clock, execution_id: str, seconds: float) -> ExecutionRow:
     """The execution once it has ended, or as it stands after so many seconds."""
     deadline = clock.monotonic() + seconds
-    pause = _FIRST_PAUSE
+    pause = _FIRST_POLL_SECONDS
     nothing = threading.Event()
     while True:
         with database.read() as connection:
-            state = executions.state(connection, execution_id)
+            state = executions.get_state(connection, execution_id)
         left = deadline - clock.monotonic()
-        if state is None or state in FINAL or left <= 0:
+        if state is None or state in FINAL_STATES or left <= 0:
             return get(database, execution_id)
         clock.wait(nothing, min(pause, left))
-        pause = min(pause * 1.5, _LONGEST_PAUSE)
+        pause = min(pause * 1.5, _MAX_POLL_SECONDS)
 
 
 def cancel(database: Database, clock: Clock, execution_id: str, actor: str) -> ExecutionRow:
@@ -119,12 +119,12 @@ def cancel(database: Database, clock: Clock, execution_id: str, actor: str) -> E
     now = clock.now()
     with database.write() as connection:
         row = find(connection, execution_id, lock=True)
-        if row.state in (State.QUEUED, State.RUNNING):
+        if row.state in (ExecutionState.QUEUED, ExecutionState.RUNNING):
             executions.request_cancel(connection, execution_id, actor, now)
-        elif row.state is not State.CANCELLED:
+        elif row.state is not ExecutionState.CANCELLED:
             if not executions.cancel_waiting(connection, execution_id, actor, f"cancelled by {actor}", now):
-                raise NotCancellable(f"execution {row.id} has ended already: {row.state}")
-            release.release(connection, dependencies.ended(connection, [execution_id]), now)
+                raise ExecutionNotCancellable(f"execution {row.id} has ended already: {row.state}")
+            release.resolve_dependents(connection, dependencies.find_ended(connection, [execution_id]), now)
         return find(connection, execution_id)
 
 
@@ -136,16 +136,16 @@ def find(connection: sa.Connection, execution_id: str, lock: bool = False) -> Ex
     return row
 
 
-def _explained(connection: sa.Connection, rows: Sequence[ExecutionRow]) -> Sequence[ExecutionRow]:
+def _add_reasons(connection: sa.Connection, rows: Sequence[ExecutionRow]) -> Sequence[ExecutionRow]:
     """The rows, each queued one with the reason why it cannot run now, where it is easily told."""
-    used = {row.queue for row in rows if row.state is State.QUEUED}
+    used = {row.queue for row in rows if row.state is ExecutionState.QUEUED}
     if not used:
         return rows
-    live = workers.live(connection)
-    stopped = {queue.name: reason for queue in queues.paused(connection, used) if (reason := gates.paused(queue))}
-    return [_with_reason(row, stopped, live) if row.state is State.QUEUED else row for row in rows]
+    live = workers.list_live(connection)
+    stopped = {queue.name: reason for queue in queues.find_paused(connection, used) if (reason := gates.detect_queue_pause(queue))}
+    return [_add_reason(row, stopped, live) if row.state is ExecutionState.QUEUED else row for row in rows]
 
 
-def _with_reason(row: ExecutionRow, stopped: Mapping[str, Reason], live: Sequence[WorkerRow]) -> ExecutionRow:
-    reason = stopped.get(row.queue) or gates.blocked(row.task, row.queue, live)
+def _add_reason(row: ExecutionRow, paused_reasons: Mapping[str, Blocker], live_workers: Sequence[WorkerRow]) -> ExecutionRow:
+    reason = paused_reasons.get(row.queue) or gates.detect_missing_worker(row.task, row.queue, live_workers)
     return replace(row, reason=reason.message) if reason else row

@@ -7,53 +7,53 @@ from typing import NamedTuple
 import sqlalchemy as sa
 import structlog
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.services import plans
 from jobworker.store import audit, schedules, settling
 from jobworker.store.audit import AuditEntry
-from jobworker.store.schedules import Paused
-from jobworker.store.settling import Due
+from jobworker.store.schedules import SchedulePauseRecord
+from jobworker.store.settling import DueSchedule
 
 logger = structlog.get_logger(__name__)
 
-_FAILED = (State.FAILED, State.TIMED_OUT)
+_FAILED_STATES = (ExecutionState.FAILED, ExecutionState.TIMED_OUT)
 
 _ACTOR = "relay"
 
 
-class End(NamedTuple):
+class EndedExecution(NamedTuple):
     """An execution of a schedule that has ended."""
 
     schedule_id: str
     execution_id: str
-    state: State
+    state: ExecutionState
 
 
-def count(connection: sa.Connection, ended: Sequence[End], now: dt.datetime) -> None:
+def count_failures(connection: sa.Connection, ended: Sequence[EndedExecution], now: dt.datetime) -> None:
     """Take note of these ends, in their order: a success begins anew, and who was cancelled or skipped says nothing."""
-    telling = [end for end in ended if end.state in _FAILED or end.state is State.SUCCEEDED]
+    telling = [end for end in ended if end.state in _FAILED_STATES or end.state is ExecutionState.SUCCEEDED]
     if not telling:
         return
-    rows = {row.id: row for row in settling.due(connection, sorted({end.schedule_id for end in telling}))}
-    found = plans.of(connection, list(rows.values()))
+    rows = {row.id: row for row in settling.get_many(connection, sorted({end.schedule_id for end in telling}))}
+    found = plans.compile_schedules(connection, list(rows.values()))
     failures = {key: row.failures for key, row in rows.items()}
     paused = {key for key, row in rows.items() if row.paused_at is not None}
     for end in telling:
         if end.schedule_id not in rows:
             continue
-        failures[end.schedule_id] = failures[end.schedule_id] + 1 if end.state in _FAILED else 0
+        failures[end.schedule_id] = failures[end.schedule_id] + 1 if end.state in _FAILED_STATES else 0
         plan = found.get(end.schedule_id)
         most = plan.schedule.pause_after_failures if plan else None
         if most is not None and failures[end.schedule_id] >= most and end.schedule_id not in paused:
             paused.add(end.schedule_id)
-            _pause(connection, rows[end.schedule_id], end, failures[end.schedule_id], now)
+            _pause_schedule(connection, rows[end.schedule_id], end, failures[end.schedule_id], now)
     changed = {key: number for key, number in failures.items() if number != rows[key].failures}
-    settling.count_failures(connection, changed)
+    settling.update_failures(connection, changed)
 
 
-def _pause(connection: sa.Connection, row: Due, end: End, failures: int, now: dt.datetime) -> None:
+def _pause_schedule(connection: sa.Connection, row: DueSchedule, end: EndedExecution, failures: int, now: dt.datetime) -> None:
     note = f"{failures} executions in a row failed; the last of them is {end.execution_id}"
-    schedules.pause(connection, row.id, Paused(now, _ACTOR, note))
+    schedules.update_pause(connection, row.id, SchedulePauseRecord(now, _ACTOR, note))
     logger.warning("schedule_paused", schedule=row.name, failures=failures, execution=end.execution_id)
     after = {"failures": failures, "execution": end.execution_id}
     audit.record(connection, AuditEntry(now, _ACTOR, "schedule.pause", row.name, None, after))

@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from jobworker.domain.errors import FileElsewhere, FileNotFound
-from jobworker.files.local import FoundFile, LocalFiles
+from jobworker.domain.errors import FileOnOtherHost, FileNotFound
+from jobworker.files.local import LocalFile, LocalFiles
 from jobworker.services import executions
 from jobworker.store import workers
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key
+from jobworker.store.pages import DEFAULT_LIMIT, Paginator, Page, parse_name_key
 
 
 @dataclass(frozen=True, slots=True)
-class KeptFile:
+class ExecutionFile:
     """A file of an execution. `sha256` is known of results; one that is not here has no `modified_at`."""
 
     name: str
@@ -27,49 +27,49 @@ class KeptFile:
     here: bool
 
 
-def page(
+def list_page(
     database: Database, home: Path, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
-) -> Page[KeptFile]:
+) -> Page[ExecutionFile]:
     """The files that are here, and the result wherever it is, by name. Raises `ExecutionNotFound`, `InvalidCursor`."""
     row = executions.get(database, execution_id)
-    listing = Listing("files", {"execution": execution_id}, name_key)
+    listing = Paginator("files", {"execution": execution_id}, parse_name_key)
     after = listing.parse_cursor(cursor) or ""
-    found = {each.name: _kept(row, each) for each in LocalFiles(home, row.id).list_files()}
+    found = {each.name: _to_execution_file(row, each) for each in LocalFiles(home, row.id).list_files()}
     if row.result_file and row.result_file["name"] not in found:
         file = row.result_file
-        found[file["name"]] = KeptFile(file["name"], file["size"], file["sha256"], None, file["host"], here=False)
+        found[file["name"]] = ExecutionFile(file["name"], file["size"], file["sha256"], None, file["host"], here=False)
     names = sorted(name for name in found if name > after)
     return listing.build_page([found[name] for name in names[: limit + 1]], limit, lambda file: file.name)
 
 
-def opened(database: Database, home: Path, execution_id: str, name: str) -> tuple[IO[bytes], KeptFile]:
+def open_file(database: Database, home: Path, execution_id: str, name: str) -> tuple[IO[bytes], ExecutionFile]:
     """A file of this host, for reading; raises `ExecutionNotFound`, `FileNotFound`, `FileElsewhere`."""
     row = executions.get(database, execution_id)
     found = LocalFiles(home, row.id).open(name)
     if found is None:
-        raise _missing(database, row, name)
+        raise _make_missing_error(database, row, name)
     stream, file = found
-    return stream, _kept(row, file)
+    return stream, _to_execution_file(row, file)
 
 
-def _kept(row: ExecutionRow, file: FoundFile) -> KeptFile:
+def _to_execution_file(row: ExecutionRow, file: LocalFile) -> ExecutionFile:
     modified_at = dt.datetime.fromtimestamp(file.modified_at, dt.UTC)
-    kept = KeptFile(file.name, file.size, None, modified_at, socket.gethostname(), here=True)
+    kept = ExecutionFile(file.name, file.size, None, modified_at, socket.gethostname(), here=True)
     recorded = row.result_file
     if recorded and (recorded["name"], recorded["size"]) == (file.name, file.size):
         return replace(kept, sha256=recorded["sha256"])
     return kept
 
 
-def _missing(database: Database, row: ExecutionRow, name: str) -> FileNotFound | FileElsewhere:
+def _make_missing_error(database: Database, row: ExecutionRow, name: str) -> FileNotFound | FileOnOtherHost:
     here = socket.gethostname()
     shown = repr(name if len(name) <= 100 else f"{name[:100]}…")
     recorded = row.result_file
     if recorded and recorded["name"] == name and recorded["host"] != here:
         where = f"$JOBWORKER_HOME/files/{row.id}/{name} on {recorded['host']}"
-        return FileElsewhere(f"the result is in {where}; this host, {here}, does not have it")
+        return FileOnOtherHost(f"the result is in {where}; this host, {here}, does not have it")
     with database.read() as connection:
-        ran_on = workers.host(connection, row.worker) if row.worker else None
+        ran_on = workers.get_host(connection, row.worker) if row.worker else None
     if ran_on not in (None, here):
-        return FileElsewhere(f"{here} has no file {shown} of execution {row.id}, which ran on {ran_on}")
+        return FileOnOtherHost(f"{here} has no file {shown} of execution {row.id}, which ran on {ran_on}")
     return FileNotFound(f"there is no file {shown} of execution {row.id} on {here}")

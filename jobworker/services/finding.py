@@ -6,18 +6,18 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from jobworker.domain.errors import FieldError, JobNotFound, TaskNotFound, UnknownQueue
-from jobworker.domain.job import QUEUE, SHIPPED_QUEUES
+from jobworker.domain.job import QUEUE_NAME_PATTERN, BUILTIN_QUEUES
 from jobworker.services import naming
 from jobworker.store import jobs, queues, tasks
 from jobworker.store.jobs import JobRow
 from jobworker.store.tasks import TaskRow
 
 #: So many queues are read to tell which comes close to one that does not exist.
-_COMPARED = 200
+_MAX_QUEUES_COMPARED = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Queues:
+class QueueLookup:
     """Of the queues that a request names those that do not exist, and the first of those that do."""
 
     missing: frozenset[str] = frozenset()
@@ -26,45 +26,45 @@ class Queues:
     def check_exists(self, name: str | None, pointer: str) -> None:
         """Raise `UnknownQueue` if the request names a queue there that does not exist."""
         if name in self.missing:
-            message = naming.missing_queue(name, self.existing)
+            message = naming.describe_missing_queue(name, self.existing)
             raise UnknownQueue(message, [FieldError(pointer, UnknownQueue.code, message)])
 
 
-def job(connection: sa.Connection, name: str, lock: bool = False) -> JobRow:
+def find_job(connection: sa.Connection, name: str, lock: bool = False) -> JobRow:
     """The job of this name; raises `JobNotFound` with the names that come close."""
     row = jobs.get(connection, name, lock) if name.isprintable() else None
     if row is None:
-        raise no_job(connection, name)
+        raise make_job_not_found_error(connection, name)
     return row
 
 
-def no_job(connection: sa.Connection, name: str) -> JobNotFound:
+def make_job_not_found_error(connection: sa.Connection, name: str) -> JobNotFound:
     """The error for a job that does not exist."""
-    return JobNotFound(naming.unknown("job", name, jobs.names_around(connection, name), "GET /api/v1/jobs"))
+    return JobNotFound(naming.describe_unknown("job", name, jobs.list_nearby_names(connection, name), "GET /api/v1/jobs"))
 
 
-def task(connection: sa.Connection, name: str) -> TaskRow:
+def find_task(connection: sa.Connection, name: str) -> TaskRow:
     """The task of this name; raises `TaskNotFound` with the names that come close."""
     row = tasks.get(connection, name) if name.isprintable() else None
     if row is None:
-        raise TaskNotFound(naming.unknown("task", name, tasks.names_around(connection, name), "GET /api/v1/tasks"))
+        raise TaskNotFound(naming.describe_unknown("task", name, tasks.list_nearby_names(connection, name), "GET /api/v1/tasks"))
     return row
 
 
-def queue(connection: sa.Connection, name: str | None, pointer: str) -> None:
+def check_queue(connection: sa.Connection, name: str | None, pointer: str) -> None:
     """Raise `UnknownQueue` if a queue that is named there does not exist; None names none."""
-    named_queues(connection, [name]).check_exists(name, pointer)
+    look_up_queues(connection, [name]).check_exists(name, pointer)
 
 
-def named_queues(connection: sa.Connection, names: Iterable[str | None]) -> Queues:
+def look_up_queues(connection: sa.Connection, names: Iterable[str | None]) -> QueueLookup:
     """What has to be known of the queues that a request names. Shipped ones, and none at all, cost no query."""
-    asked = {name for name in names if name is not None and QUEUE.match(name)}.difference(SHIPPED_QUEUES)
-    missing = asked - queues.existing(connection, asked)
+    asked = {name for name in names if name is not None and QUEUE_NAME_PATTERN.match(name)}.difference(BUILTIN_QUEUES)
+    missing = asked - queues.find_existing(connection, asked)
     if not missing:
-        return Queues()
-    return Queues(frozenset(missing), existing_queues(connection))
+        return QueueLookup()
+    return QueueLookup(frozenset(missing), list_existing_queues(connection))
 
 
-def existing_queues(connection: sa.Connection) -> list[str]:
+def list_existing_queues(connection: sa.Connection) -> list[str]:
     """The queues that are compared with a name that does not exist: the shipped ones, and the first of the others."""
-    return sorted({*SHIPPED_QUEUES, *queues.names(connection, _COMPARED)})
+    return sorted({*BUILTIN_QUEUES, *queues.list_names(connection, _MAX_QUEUES_COMPARED)})

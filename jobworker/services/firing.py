@@ -13,32 +13,32 @@ import sqlalchemy as sa
 
 from jobworker.domain import settling
 from jobworker.domain.errors import Conflict
-from jobworker.domain.schedule import Overlap, Owner, State
-from jobworker.domain.settling import Busy, Decision, Outcome, Situation
-from jobworker.domain.timetable import next_after, occurrences
+from jobworker.domain.schedule import OverlapPolicy, ScheduleOwner, ScheduleState
+from jobworker.domain.settling import UnfinishedRuns, Decision, OccurrenceOutcome, EvaluationContext
+from jobworker.domain.timetable import find_next_time, iterate_occurrences
 from jobworker.services import entering, occasions, plans, preparing
-from jobworker.services.entering import Entered, Entry, Occasion
-from jobworker.services.plans import Plan
-from jobworker.services.preparing import Known
+from jobworker.services.entering import ScheduleResult, OccurrenceResult, EvaluatedSchedule
+from jobworker.services.plans import CompiledSchedule
+from jobworker.services.preparing import JobCatalog
 from jobworker.store import schedules
 from jobworker.store import settling as settling_store
 from jobworker.store.schedules import ScheduleRow
-from jobworker.store.settling import Due, Settled
+from jobworker.store.settling import DueSchedule, ScheduleProgress
 
 #: So many occurrences of one schedule are settled at a time; the others wait for the next turn.
-_AT_ONCE = 1000
+_BATCH_SIZE = 1000
 
 #: Before somebody changes a schedule so many such parts are settled and no more: others want to write, too.
-_PARTS = 100
+_MAX_BATCHES = 100
 
 #: So far ahead (s) may be due what somebody says is due: the clocks of two hosts are never quite equal.
-_AHEAD = dt.timedelta(seconds=60)
+_MAX_CLOCK_SKEW = dt.timedelta(seconds=60)
 
 _TICK = dt.timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Fired:
+class EvaluationSummary:
     """How many executions were made, and which schedules have more that is due: id, up to when."""
 
     count: int = 0
@@ -46,11 +46,11 @@ class Fired:
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
+class _DueSchedule:
     """A schedule in this settlement: what is due of it, and the first nominal time after that."""
 
-    row: Due
-    compiled: Plan
+    row: DueSchedule
+    compiled: CompiledSchedule
     horizon: dt.datetime
     due_times: Sequence[dt.datetime]
     next_time: dt.datetime | None
@@ -64,168 +64,168 @@ class _Turn:
         """What is due and not settled in this turn."""
         if self.next_time is None or not self.has_more:
             return iter(())
-        return chain([self.next_time], occurrences(self.compiled.timetable, self.next_time, self.horizon + _TICK))
+        return chain([self.next_time], iterate_occurrences(self.compiled.timetable, self.next_time, self.horizon + _TICK))
 
 
-def settle(connection: sa.Connection, due: Mapping[str, dt.datetime], now: dt.datetime) -> Fired:
+def evaluate_due(connection: sa.Connection, due: Mapping[str, dt.datetime], now: dt.datetime) -> EvaluationSummary:
     """Settle these schedules up to now, or a little later if somebody says that they are due then."""
-    rows = settling_store.due(connection, sorted(due))
-    found = plans.of(connection, rows)
+    rows = settling_store.get_many(connection, sorted(due))
+    found = plans.compile_schedules(connection, rows)
     turns = []
     for row in rows:
-        horizon = max(now, min(due[row.id], now + _AHEAD))
-        turn = _turn(row, found[row.id], horizon) if row.id in found and row.next_at else None
+        horizon = max(now, min(due[row.id], now + _MAX_CLOCK_SKEW))
+        turn = _find_due(row, found[row.id], horizon) if row.id in found and row.next_at else None
         turns += [turn] if turn else []
-    known = preparing.look_up(connection, {turn.row.job for turn in turns})
-    entered = entering.enter(connection, [_occasion(connection, turn, known, now) for turn in turns], known, now)
-    settling_store.advance(connection, map(_settled, turns, entered))
+    known = preparing.load_catalog(connection, {turn.row.job for turn in turns})
+    entered = entering.record_results(connection, [_evaluate(connection, turn, known, now) for turn in turns], known, now)
+    settling_store.update_progress(connection, map(_compute_progress, turns, entered))
     more = {turn.row.id: turn.horizon for turn in turns if turn.has_more}
     for turn, done in zip(turns, entered, strict=True):
         if done.exhausted:
             more.pop(turn.row.id, None)
-    return Fired(sum(len(done.prepared) for done in entered), more)
+    return EvaluationSummary(sum(len(done.prepared) for done in entered), more)
 
 
-def settle_now(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) -> ScheduleRow:
+def evaluate_now(connection: sa.Connection, row: ScheduleRow, now: dt.datetime) -> ScheduleRow:
     """Settle everything of a schedule that is due by now, before it is changed; answers how it stands then.
 
     Raises `Conflict` if that is too much for one transaction.
     """
     more: Mapping[str, dt.datetime] = {row.id: now}
-    for _ in range(_PARTS):
-        more = settle(connection, more, now).unfinished
+    for _ in range(_MAX_BATCHES):
+        more = evaluate_due(connection, more, now).unfinished
         if not more:
-            settled = schedules.by_id(connection, row.id)
+            settled = schedules.get_by_id(connection, row.id)
             assert settled is not None, "it is locked"
             return settled
     raise Conflict(
-        f"more than {_PARTS * _AT_ONCE} occurrences of schedule {row.name} are due and not settled yet; "
+        f"more than {_MAX_BATCHES * _BATCH_SIZE} occurrences of schedule {row.name} are due and not settled yet; "
         "the relay settles them step by step: try again later"
     )
 
 
-def settle_own(connection: sa.Connection, job: str, now: dt.datetime) -> None:
+def evaluate_job_schedule(connection: sa.Connection, job: str, now: dt.datetime) -> None:
     """Settle what is due of the schedule in a job's definition, before that is changed or removed."""
-    row = schedules.named(connection, job)
-    if row is not None and row.owner is Owner.JOB:
-        settle_now(connection, row, now)
+    row = schedules.get_by_name(connection, job)
+    if row is not None and row.owner is ScheduleOwner.JOB:
+        evaluate_now(connection, row, now)
 
 
-def fire(
-    connection: sa.Connection, row: ScheduleRow, now: dt.datetime, actor: str, overlap: Overlap | None = None
+def fire_now(
+    connection: sa.Connection, row: ScheduleRow, now: dt.datetime, actor: str, overlap: OverlapPolicy | None = None
 ) -> Decision:
     """One more occurrence, due now, because `actor` wants it: in a pause and on a holiday, too.
 
     `overlap` None: as the schedule says. Raises `Conflict` if it is retired or cannot be read, `JobDisabled`, and
     `JobRemoved`.
     """
-    if row.state is State.RETIRED:
+    if row.state is ScheduleState.RETIRED:
         message = f"schedule {row.name} is retired, code declares it no more: it cannot be fired; submit job {row.job}"
         raise Conflict(message)
-    [due], plan = settling_store.due(connection, [row.id]), plans.of(connection, [row]).get(row.id)
+    [due], plan = settling_store.get_many(connection, [row.id]), plans.compile_schedules(connection, [row]).get(row.id)
     if plan is None:
         raise Conflict(f"schedule {row.name} cannot be read; change it first")
-    known = preparing.look_up(connection, [row.job])
-    occasions.refuse_closed(known, row.job, f"schedule {row.name} cannot be fired")
-    situation = Situation(now, overlap=overlap or plan.schedule.overlap)
-    return _besides(connection, due, plan, known, situation, f"fired by hand by {actor}").decision
+    known = preparing.load_catalog(connection, [row.job])
+    occasions.check_not_closed(known, row.job, f"schedule {row.name} cannot be fired")
+    situation = EvaluationContext(now, overlap=overlap or plan.schedule.overlap)
+    return _fire_extra(connection, due, plan, known, situation, f"fired by hand by {actor}").decision
 
 
-def start(connection: sa.Connection, ids: Sequence[str], now: dt.datetime, reason: str) -> int:
+def fire_at_start(connection: sa.Connection, ids: Sequence[str], now: dt.datetime, reason: str) -> int:
     """One more occurrence, due now, of each of these schedules that says `run_at_start`; answers how many fired."""
-    rows = settling_store.due(connection, sorted(ids))
-    found = plans.of(connection, rows)
-    known = preparing.look_up(connection, {row.job for row in rows})
+    rows = settling_store.get_many(connection, sorted(ids))
+    found = plans.compile_schedules(connection, rows)
+    known = preparing.load_catalog(connection, {row.job for row in rows})
     count = 0
     for row in rows:
         plan = found.get(row.id)
-        if plan is not None and plan.schedule.run_at_start and _may_start(row, plan, now):
-            situation = occasions.situation(row, plan, known, Busy(), now)
-            count += _besides(connection, row, plan, known, situation, reason).prepared is not None
+        if plan is not None and plan.schedule.run_at_start and _can_fire_at_start(row, plan, now):
+            situation = occasions.build_evaluation_context(row, plan, known, UnfinishedRuns(), now)
+            count += _fire_extra(connection, row, plan, known, situation, reason).prepared is not None
     return count
 
 
-def enter_besides(
-    connection: sa.Connection, occasion: Occasion, known: Known, now: dt.datetime, again: bool = False
-) -> Entered:
-    """Enter occurrences that are not the next ones of the rule; `again`: their rows are there already."""
-    [entered] = entering.enter(connection, [occasion], known, now, again)
-    row = occasion.row
+def record_extra_occurrences(
+    connection: sa.Connection, schedule: EvaluatedSchedule, catalog: JobCatalog, now: dt.datetime, overwrite: bool = False
+) -> ScheduleResult:
+    """Enter occurrences that are not the next ones of the rule; `overwrite`: their rows are there already."""
+    [entered] = entering.record_results(connection, [schedule], catalog, now, overwrite)
+    row = schedule.row
     runs = row.runs + len(entered.prepared)
-    state = _state(row, occasion.compiled, runs, row.next_at)
-    settling_store.advance(connection, [Settled(row.id, row.settled_until, row.next_at, runs, state)])
+    state = _compute_state(row, schedule.compiled, runs, row.next_at)
+    settling_store.update_progress(connection, [ScheduleProgress(row.id, row.settled_until, row.next_at, runs, state)])
     return entered
 
 
-def _besides(connection: sa.Connection, row: Due, plan: Plan, known: Known, situation: Situation, reason: str) -> Entry:
+def _fire_extra(connection: sa.Connection, row: DueSchedule, compiled: CompiledSchedule, catalog: JobCatalog, context: EvaluationContext, reason: str) -> OccurrenceResult:
     """One occurrence that is due at this moment."""
-    line = entering.line(connection, row, situation.overlap)
-    [decision] = settling.settle([situation.now], replace(situation, unfinished=line.unfinished_runs))
-    if decision.outcome is Outcome.FIRED:
+    line = entering.load_unfinished(connection, row, context.overlap)
+    [decision] = settling.evaluate([context.now], replace(context, unfinished=line.unfinished_runs))
+    if decision.outcome is OccurrenceOutcome.FIRED:
         decision = replace(decision, reason=reason)
-    [entry] = enter_besides(connection, Occasion(row, plan, [decision], line), known, situation.now).occurrence_results
+    [entry] = record_extra_occurrences(connection, EvaluatedSchedule(row, compiled, [decision], line), catalog, context.now).occurrence_results
     return entry
 
 
-def _turn(row: Due, plan: Plan, horizon: dt.datetime) -> _Turn | None:
+def _find_due(row: DueSchedule, compiled: CompiledSchedule, horizon: dt.datetime) -> _DueSchedule | None:
     """What of a schedule is due by `horizon`."""
     try:
-        if not in_force(row):
-            return _Turn(row, plan, horizon, (), next_after(plan.timetable, horizon))
+        if not is_in_force(row):
+            return _DueSchedule(row, compiled, horizon, (), find_next_time(compiled.timetable, horizon))
         due: list[dt.datetime] = []
         following = row.next_at
         if following is not None and following <= row.settled_until:  # What it really is has not been worked out.
-            following = next_after(plan.timetable, row.settled_until)
-        while following is not None and following <= horizon and len(due) < _AT_ONCE:
+            following = find_next_time(compiled.timetable, row.settled_until)
+        while following is not None and following <= horizon and len(due) < _BATCH_SIZE:
             due.append(following)
-            following = next_after(plan.timetable, following)
-    except plans.UNSETTLEABLE as error:
-        plans.refused(row, error)
+            following = find_next_time(compiled.timetable, following)
+    except plans.EVALUATION_ERRORS as error:
+        plans.report_unreadable(row, error)
         return None
-    return _Turn(row, plan, horizon, due, following)
+    return _DueSchedule(row, compiled, horizon, due, following)
 
 
-def in_force(row: Due) -> bool:
+def is_in_force(row: DueSchedule) -> bool:
     """Whether its occurrences count. Those of one that is not enabled are none: they leave no rows."""
-    return row.enabled and row.state != State.RETIRED
+    return row.enabled and row.state != ScheduleState.RETIRED
 
 
-def _may_start(row: Due, plan: Plan, now: dt.datetime) -> bool:
+def _can_fire_at_start(row: DueSchedule, compiled: CompiledSchedule, now: dt.datetime) -> bool:
     """Whether the bounds of a schedule let it have an occurrence at this moment that its rule does not name."""
-    if not in_force(row) or row.state == State.EXHAUSTED or not occasions.in_bounds(plan.timetable, now):
+    if not is_in_force(row) or row.state == ScheduleState.EXHAUSTED or not occasions.is_in_bounds(compiled.timetable, now):
         return False
     # So far its initial delay goes. Settled before its time is, else, only what two clocks do not agree about.
-    return not plan.schedule.initial_delay or now >= row.settled_until
+    return not compiled.schedule.initial_delay or now >= row.settled_until
 
 
-def _occasion(connection: sa.Connection, turn: _Turn, known: Known, now: dt.datetime) -> Occasion:
+def _evaluate(connection: sa.Connection, due_schedule: _DueSchedule, catalog: JobCatalog, now: dt.datetime) -> EvaluatedSchedule:
     """What becomes of what is due."""
-    row, plan = turn.row, turn.compiled
-    if not turn.due_times:
-        return Occasion(row, plan, [])
-    line = entering.line(connection, row, plan.schedule.overlap)
-    situation = occasions.situation(row, plan, known, line.unfinished_runs, now)
-    return Occasion(row, plan, settling.settle(turn.due_times, situation, turn.iterate_remaining()), line)
+    row, plan = due_schedule.row, due_schedule.compiled
+    if not due_schedule.due_times:
+        return EvaluatedSchedule(row, plan, [])
+    line = entering.load_unfinished(connection, row, plan.schedule.overlap)
+    situation = occasions.build_evaluation_context(row, plan, catalog, line.unfinished_runs, now)
+    return EvaluatedSchedule(row, plan, settling.evaluate(due_schedule.due_times, situation, due_schedule.iterate_remaining()), line)
 
 
-def _settled(turn: _Turn, entered: Entered) -> Settled:
+def _compute_progress(due_schedule: _DueSchedule, entered: ScheduleResult) -> ScheduleProgress:
     """How far the schedule has come."""
-    row = turn.row
-    if not in_force(row):
-        return Settled(row.id, turn.horizon, turn.next_time, row.runs, row.state)
-    until = max(row.settled_until, turn.due_times[-1]) if turn.due_times else row.settled_until
-    following = None if entered.exhausted else turn.next_time
+    row = due_schedule.row
+    if not is_in_force(row):
+        return ScheduleProgress(row.id, due_schedule.horizon, due_schedule.next_time, row.runs, row.state)
+    until = max(row.settled_until, due_schedule.due_times[-1]) if due_schedule.due_times else row.settled_until
+    following = None if entered.exhausted else due_schedule.next_time
     runs = row.runs + len(entered.prepared)
-    return Settled(row.id, until, following, runs, _state(row, turn.compiled, runs, following))
+    return ScheduleProgress(row.id, until, following, runs, _compute_state(row, due_schedule.compiled, runs, following))
 
 
-def _state(row: Due, plan: Plan, runs: int, following: dt.datetime | None) -> str:
+def _compute_state(row: DueSchedule, compiled: CompiledSchedule, runs: int, following: dt.datetime | None) -> str:
     """It is exhausted with its last run, be it that another occurrence is to come that says so in the ledger.
 
     What is retired stays so, whatever a backfill or the end of a pause adds to it.
     """
-    if row.state == State.RETIRED:
+    if row.state == ScheduleState.RETIRED:
         return row.state
-    most = plan.schedule.max_runs
+    most = compiled.schedule.max_runs
     over = following is None or (most is not None and runs >= most)
-    return State.EXHAUSTED.value if over else row.state
+    return ScheduleState.EXHAUSTED.value if over else row.state

@@ -12,45 +12,45 @@ import sqlalchemy as sa
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.domain.errors import DatabaseBusy, Misconfigured
-from jobworker.domain.gates import RELAY_SILENT_AFTER
+from jobworker.domain.errors import DatabaseBusy, ConfigurationError
+from jobworker.domain.gates import RELAY_TIMEOUT_SECONDS
 from jobworker.domain.zones import DATA_VERSION
 from jobworker.services import overdue, zone_data
 from jobworker.services.probe import Probe
 from jobworker.settings import Settings
 from jobworker.store import executions, migrate, probe, relay_state, schedule_lists, unreadable, workers
 from jobworker.store.database import UNAVAILABLE, Database
-from jobworker.telemetry.metrics import Census
+from jobworker.telemetry.metrics import SystemStatistics
 from jobworker.transport import beat_keys, client
 
 logger = structlog.get_logger(__name__)
 
 #: Redis has to answer within so many seconds: a health check must not hang itself.
-_REDIS_TIMEOUT = 0.5
+_REDIS_TIMEOUT_SECONDS = 0.5
 
 #: Free space (in largest request bodies) below which a disk counts as full: a body is written to the write-ahead log
 #: and then to the database, and meanwhile events of the jobs that run need as much again.
-_BODIES = 4
+_MIN_FREE_BODIES = 4
 
 #: Characters of a warning in the log.
-_LONGEST_LOGGED = 300
+_MAX_WARNING_LENGTH = 300
 
 _MIB = 1024 * 1024
 
 #: So many items that cannot be used are named.
-_NAMED = 10
+_MAX_ITEMS_SHOWN = 10
 
 #: No check that asks the database begins later (s) than this.
-_TOGETHER = 5.0
+_CHECKS_TIMEOUT_SECONDS = 5.0
 
-_NEED_THE_DATABASE = frozenset({"migrations", "relay", "beat", "workers", "schedules", "time_zone_data", "content"})
+_DATABASE_CHECKS = frozenset({"migrations", "relay", "beat", "workers", "schedules", "time_zone_data", "content"})
 
 #: Beat ticks every few seconds; another beat needs a while to take over from a dead one (s).
 _BEAT_SILENT_AFTER = 45.0
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class CheckResult:
     """One thing that has to be right, and what was found."""
 
     name: str
@@ -62,23 +62,23 @@ class Check:
     unanswered: bool = False
 
 
-class Health:
+class HealthChecker:
     """Asks the database, Redis and the traces that the other processes leave in SQL."""
 
     def __init__(self, database: Database, settings: Settings, clock: Clock) -> None:
         self._database = database
-        self._redis = client.connect(settings.redis_url, timeout=_REDIS_TIMEOUT)
+        self._redis = client.connect_redis(settings.redis_url, timeout=_REDIS_TIMEOUT_SECONDS)
         self._clock = clock
         self._needs_beat = settings.needs_beat
         self._logged: set[str] = set()
-        self._least_free = _BODIES * settings.max_body
+        self._least_free = _MIN_FREE_BODIES * settings.max_body
         self._folders = {"files": settings.home}
         if database.is_sqlite:
             self._folders = {"database": Path(str(database.url.database)).absolute().parent, **self._folders}
-        self._read = Probe(lambda: probe.read(database), clock, "a read", fresh=0.0)
-        self._write = Probe(lambda: probe.write(database, clock.now()), clock)
+        self._read = Probe(lambda: probe.check_read(database), clock, "a read", max_age=0.0)
+        self._write = Probe(lambda: probe.check_write(database, clock.now()), clock)
 
-    def run_checks(self) -> list[Check]:
+    def run_checks(self) -> list[CheckResult]:
         """Everything that is needed for accepted work to be run on time.
 
         Without the database nothing is accepted. Without the rest work is accepted and runs later.
@@ -95,42 +95,42 @@ class Health:
             ("time_zone_data", self._check_zone_data),
             ("content", self._check_content),
         ]
-        found: list[Check] = []
-        deadline = self._clock.monotonic() + _TOGETHER
+        found: list[CheckResult] = []
+        deadline = self._clock.monotonic() + _CHECKS_TIMEOUT_SECONDS
         for name, check in named:
-            if name in _NEED_THE_DATABASE and any(each.unanswered for each in found):
-                found.append(Check(name, False, "not known: the database has not answered a check before this one"))
-            elif name in _NEED_THE_DATABASE and self._clock.monotonic() > deadline:
+            if name in _DATABASE_CHECKS and any(each.unanswered for each in found):
+                found.append(CheckResult(name, False, "not known: the database has not answered a check before this one"))
+            elif name in _DATABASE_CHECKS and self._clock.monotonic() > deadline:
                 found.append(
-                    Check(name, False, f"not known: the checks before this one took more than {_TOGETHER:g} s")
+                    CheckResult(name, False, f"not known: the checks before this one took more than {_CHECKS_TIMEOUT_SECONDS:g} s")
                 )
             else:
-                found.append(_run(name, check))
+                found.append(_run_check(name, check))
         return found
 
-    def log_warnings(self, checks: Sequence[Check]) -> None:
+    def log_warnings(self, checks: Sequence[CheckResult]) -> None:
         """Log the warnings that were not there at the last call."""
         found = {each.detail for each in checks if each.warning}
         for detail in sorted(found - self._logged):
             logger.warning(
-                "health_warning", why=textwrap.shorten(detail, _LONGEST_LOGGED, placeholder=" … (GET /readyz says all)")
+                "health_warning", why=textwrap.shorten(detail, _MAX_WARNING_LENGTH, placeholder=" … (GET /readyz says all)")
             )
         self._logged = found
 
-    def collect_census(self) -> Census | None:
+    def collect_census(self) -> SystemStatistics | None:
         """The figures for `/metrics`; None: the database does not answer."""
         now = self._clock.now()
         try:
             with self._database.read() as connection:
                 state = relay_state.get(connection)
-                late = overdue.look(connection, now)
-                return Census(
+                late = overdue.find_overdue(connection, now)
+                return SystemStatistics(
                     unfinished={state.value: count for state, count in executions.count_unfinished(connection).items()},
-                    backlog=executions.ready_backlog(connection),
-                    live_workers=len(workers.live(connection)),
-                    relay_lag=_age(state.turned_at, now),
-                    beat_age=_age(state.beat_tick_at, now),
-                    schedules={each.value: number for each, number in schedule_lists.count(connection, now).items()},
+                    backlog=executions.get_backlogs(connection),
+                    live_workers=len(workers.list_live(connection)),
+                    relay_lag=_compute_age(state.turned_at, now),
+                    beat_age=_compute_age(state.beat_tick_at, now),
+                    schedules={each.value: number for each, number in schedule_lists.count_by_status(connection, now).items()},
                     overdue=late.count,
                     lateness=late.compute_lateness(now),
                     log_bytes=self._database.get_log_size(),
@@ -141,30 +141,30 @@ class Health:
     def _check_database(self) -> str:
         try:
             self._read.check()
-        except Misconfigured as error:
+        except ConfigurationError as error:
             raise sa.exc.TimeoutError(error.detail) from error
         try:
             self._database.require_room()
             self._write.check()
         except UNAVAILABLE as error:
             where = f" ({self._folders['database']})" if self._database.is_sqlite else ""
-            raise Misconfigured(f"the database{where} takes no writes: {getattr(error, 'orig', error)}") from error
+            raise ConfigurationError(f"the database{where} takes no writes: {getattr(error, 'orig', error)}") from error
         return f"{self._database.url.get_backend_name()} answers and takes writes"
 
     def _check_disk(self) -> str:
-        free = {what: (folder, _free_bytes(folder)) for what, folder in self._folders.items()}
+        free = {what: (folder, _get_free_bytes(folder)) for what, folder in self._folders.items()}
         told = [f"{size / _MIB:,.0f} MiB free for {what} in {folder}" for what, (folder, size) in free.items()]
         if any(size < self._least_free for _, size in free.values()):
-            least = f"at least {self._least_free / _MIB:,.0f} MiB are needed ({_BODIES} times JOBWORKER_MAX_BODY)"
-            raise Misconfigured(f"{', '.join(told)}; {least}: delete something, or enlarge the disk")
+            least = f"at least {self._least_free / _MIB:,.0f} MiB are needed ({_MIN_FREE_BODIES} times JOBWORKER_MAX_BODY)"
+            raise ConfigurationError(f"{', '.join(told)}; {least}: delete something, or enlarge the disk")
         return ", ".join(told)
 
     def _check_migrations(self) -> str:
-        migrate.check(self._database)
+        migrate.check_revision(self._database)
         return "the schema is the one of this code"
 
     def _check_redis(self) -> str:
-        client.check(self._redis)
+        client.check_server(self._redis)
         client.require_writable(self._redis)
         return "answers and takes writes"
 
@@ -172,8 +172,8 @@ class Health:
         with self._database.read() as connection:
             turned_at = relay_state.get(connection).turned_at
         try:
-            return self._check_recent("the relay", "turned", turned_at, RELAY_SILENT_AFTER)
-        except Misconfigured as error:
+            return self._check_recent("the relay", "turned", turned_at, RELAY_TIMEOUT_SECONDS)
+        except ConfigurationError as error:
             # It waits for Redis with everything else; whether it lives cannot be seen meanwhile.
             if self._is_redis_available():
                 raise
@@ -185,7 +185,7 @@ class Health:
         ticked_at, passed_on = self._get_last_tick()
         try:
             return self._check_recent("beat", "ticked", ticked_at, _BEAT_SILENT_AFTER)
-        except Misconfigured:
+        except ConfigurationError:
             if passed_on:
                 raise
             return "not known: it says so in Redis, which does not answer"
@@ -195,7 +195,7 @@ class Health:
         with self._database.read() as connection:
             noted = relay_state.get(connection).beat_tick_at
         try:
-            return beat_keys.last_tick(self._redis) or noted, True
+            return beat_keys.get_last_tick(self._redis) or noted, True
         except redis.RedisError:
             return noted, False
 
@@ -209,24 +209,24 @@ class Health:
 
     def _check_workers(self) -> str:
         with self._database.read() as connection:
-            live = len(workers.live(connection))
+            live = len(workers.list_live(connection))
         if live == 0:
-            raise Misconfigured("no live worker: what is accepted waits; start celery -A jobworker worker")
+            raise ConfigurationError("no live worker: what is accepted waits; start celery -A jobworker worker")
         return f"{live} live"
 
     def _check_schedules(self) -> str:
         now = self._clock.now()
         with self._database.read() as connection:
-            late = overdue.look(connection, now)
+            late = overdue.find_overdue(connection, now)
         if late.count:
-            raise Misconfigured(late.describe(now))
+            raise ConfigurationError(late.describe(now))
         return "none is overdue"
 
     def _check_zone_data(self) -> str:
         with self._database.read() as connection:
-            found = zone_data.disagreement(connection, self._redis)
+            found = zone_data.describe_disagreement(connection, self._redis)
         if found:
-            raise _Warning(found)
+            raise _HealthWarning(found)
         return DATA_VERSION
 
     def _check_content(self) -> str:
@@ -235,49 +235,49 @@ class Health:
         An item that anyone can write must not take the service out of use.
         """
         with self._database.read() as connection:
-            found = {problem["what"]: problem["detail"] for problem in relay_state.problems(connection)}
-        found |= unreadable.found.get_problems()
+            found = {problem["what"]: problem["detail"] for problem in relay_state.get_problems(connection)}
+        found |= unreadable.problem_log.get_problems()
         if not found:
             return "all that was read can be used"
-        named = "; ".join(f"{what}: {problem}" for what, problem in list(found.items())[:_NAMED])
-        more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        raise _Warning(f"{len(found)} cannot be used and are skipped: {named}{more}")
+        named = "; ".join(f"{what}: {problem}" for what, problem in list(found.items())[:_MAX_ITEMS_SHOWN])
+        more = f"; and {len(found) - _MAX_ITEMS_SHOWN} more" if len(found) > _MAX_ITEMS_SHOWN else ""
+        raise _HealthWarning(f"{len(found)} cannot be used and are skipped: {named}{more}")
 
     def _check_recent(self, who: str, did: str, at: dt.datetime | None, limit: float) -> str:
-        age = _age(at, self._clock.now())
+        age = _compute_age(at, self._clock.now())
         if age is None:
-            raise Misconfigured(f"{who} never {did}; is it started?")
+            raise ConfigurationError(f"{who} never {did}; is it started?")
         if age > limit:
-            raise Misconfigured(f"{who} last {did} {age:.0f} s ago; more than {limit:.0f} s is too long")
+            raise ConfigurationError(f"{who} last {did} {age:.0f} s ago; more than {limit:.0f} s is too long")
         return f"{who} {did} {age:.1f} s ago"
 
 
-class _Warning(Exception):
+class _HealthWarning(Exception):
     """A check passes, and something is to be done all the same."""
 
 
-def _run(name: str, check: Callable[[], str]) -> Check:
+def _run_check(name: str, check: Callable[[], str]) -> CheckResult:
     try:
-        return Check(name, True, check())
-    except _Warning as warning:
-        return Check(name, True, str(warning), warning=True)
-    except (Misconfigured, OSError) as error:
-        return Check(name, False, getattr(error, "detail", str(error)))
+        return CheckResult(name, True, check())
+    except _HealthWarning as warning:
+        return CheckResult(name, True, str(warning), warning=True)
+    except (ConfigurationError, OSError) as error:
+        return CheckResult(name, False, getattr(error, "detail", str(error)))
     except redis.RedisError as error:
-        return Check(name, False, f"Redis does not answer: {error}")
+        return CheckResult(name, False, f"Redis does not answer: {error}")
     except UNAVAILABLE as error:
         told = error.detail if isinstance(error, DatabaseBusy) else None
         detail = told or f"the database does not answer: {getattr(error, 'orig', error)}"
-        return Check(name, False, detail, unanswered=True)
+        return CheckResult(name, False, detail, unanswered=True)
     except sa.exc.SQLAlchemyError:
-        return Check(name, False, "the database does not have the schema of this code")
+        return CheckResult(name, False, "the database does not have the schema of this code")
 
 
-def _free_bytes(folder: Path) -> int:
+def _get_free_bytes(folder: Path) -> int:
     """What an ordinary user may still write to the disk of a folder, which need not exist yet."""
     there = next(each for each in (folder, *folder.parents) if each.exists())
     return shutil.disk_usage(there).free
 
 
-def _age(at: dt.datetime | None, now: dt.datetime) -> float | None:
+def _compute_age(at: dt.datetime | None, now: dt.datetime) -> float | None:
     return None if at is None else max(0.0, (now - at).total_seconds())

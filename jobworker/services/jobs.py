@@ -12,11 +12,11 @@ from jobworker.domain.errors import (
     InvalidInput,
     JobExists,
     JobOwnedByCode,
-    JobScheduled,
+    JobInUse,
     PreconditionFailed,
     TaskNotFound,
 )
-from jobworker.domain.job import Definition, Owner
+from jobworker.domain.job import JobDefinition, JobOwner
 from jobworker.domain.parameters import Parameter
 from jobworker.services import finding, firing, trigger_rules
 from jobworker.store import jobs, schedule_lists, tasks, workers
@@ -27,7 +27,7 @@ from jobworker.store.tasks import TaskRow
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class JobView:
     """A definition with what its task accepts (nothing if no worker has announced the task)."""
 
     row: JobRow
@@ -35,117 +35,117 @@ class Job:
 
 
 #: So many names are told.
-_SHOWN = 10
+_MAX_NAMES_SHOWN = 10
 
 #: The revisions that a change may replace; None: whichever is current.
-Expected = Collection[int] | None
+ExpectedRevisions = Collection[int] | None
 
 
-def create(database: Database, clock: Clock, definition: Definition, actor: str) -> Job:
+def create(database: Database, clock: Clock, definition: JobDefinition, actor: str) -> JobView:
     """Add a definition; raises `JobExists`."""
     with database.write() as connection:
         if jobs.get(connection, definition.name):
             raise JobExists(f"job {definition.name} exists already; change it with PUT and If-Match")
-        return _put(connection, clock, definition, actor)
+        return _save(connection, clock, definition, actor)
 
 
-def change(database: Database, clock: Clock, definition: Definition, expected: Expected, actor: str) -> Job:
+def change(database: Database, clock: Clock, definition: JobDefinition, expected: ExpectedRevisions, actor: str) -> JobView:
     """Replace a definition, if its current revision is one of those expected."""
     with database.write() as connection:
-        _claim(connection, definition.name, expected)
-        return _put(connection, clock, definition, actor)
+        _check_editable(connection, definition.name, expected)
+        return _save(connection, clock, definition, actor)
 
 
-def remove(database: Database, clock: Clock, name: str, expected: Expected, actor: str) -> None:
+def remove(database: Database, clock: Clock, name: str, expected: ExpectedRevisions, actor: str) -> None:
     """Remove a definition and its schedule; executions accepted before still run.
 
     One that is defined in code can be removed once no live worker has that code any more, and one that other
     schedules start once they do not.
     """
     with database.write() as connection:
-        row = _expect(connection, name, expected)
-        if row.owner is Owner.CODE and any(row.definition.task in worker.tasks for worker in workers.live(connection)):
-            raise _owned_by_code(row)
-        starting = schedule_lists.starting(connection, name)
+        row = _lock_expected(connection, name, expected)
+        if row.owner is JobOwner.CODE and any(row.definition.task in worker.tasks for worker in workers.list_live(connection)):
+            raise _make_owned_by_code_error(row)
+        starting = schedule_lists.list_names_by_job(connection, name)
         if starting:
-            raise JobScheduled(f"job {name} is started by {_several('schedule', starting)}; delete them first")
+            raise JobInUse(f"job {name} is started by {_format_names('schedule', starting)}; delete them first")
         now = clock.now()
-        firing.settle_own(connection, name, now)
+        firing.evaluate_job_schedule(connection, name, now)
         jobs.delete(connection, name, actor, now)
 
 
-def get(database: Database, name: str) -> Job:
+def get(database: Database, name: str) -> JobView:
     """One definition; raises `JobNotFound`."""
     with database.read() as connection:
-        row = finding.job(connection, name)
+        row = finding.find_job(connection, name)
         task = tasks.get(connection, row.definition.task)
-    return Job(row, task.parameters if task else ())
+    return JobView(row, task.parameters if task else ())
 
 
-def page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Job]:
+def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobView]:
     """Definitions by name."""
     with database.read() as connection:
-        found = jobs.page(connection, limit, cursor)
-        known = tasks.some(connection, [row.definition.task for row in found.items])
-    return found.replace_items([Job(row, _accepted(known, row)) for row in found.items])
+        found = jobs.list_page(connection, limit, cursor)
+        known = tasks.get_many(connection, [row.definition.task for row in found.items])
+    return found.replace_items([JobView(row, _get_parameters(known, row)) for row in found.items])
 
 
 def get_task(database: Database, name: str) -> TaskRow:
     """One task; raises `TaskNotFound`."""
     with database.read() as connection:
-        return finding.task(connection, name)
+        return finding.find_task(connection, name)
 
 
-def page_tasks(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[TaskRow]:
+def list_tasks(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[TaskRow]:
     """Tasks by name."""
     with database.read() as connection:
-        return tasks.page(connection, limit, cursor)
+        return tasks.list_page(connection, limit, cursor)
 
 
-def _claim(connection: sa.Connection, name: str, expected: Expected) -> None:
+def _check_editable(connection: sa.Connection, name: str, expected: ExpectedRevisions) -> None:
     """Make sure that this job may be changed over the API, by somebody who knows its current revision."""
-    row = _expect(connection, name, expected)
-    if row.owner is Owner.CODE:
-        raise _owned_by_code(row)
+    row = _lock_expected(connection, name, expected)
+    if row.owner is JobOwner.CODE:
+        raise _make_owned_by_code_error(row)
 
 
-def _owned_by_code(row: JobRow) -> JobOwnedByCode:
+def _make_owned_by_code_error(row: JobRow) -> JobOwnedByCode:
     name, task = row.definition.name, row.definition.task
     return JobOwnedByCode(f"job {name} is defined in code that a live worker has (task {task}); change it there")
 
 
-def _expect(connection: sa.Connection, name: str, expected: Expected) -> JobRow:
+def _lock_expected(connection: sa.Connection, name: str, expected: ExpectedRevisions) -> JobRow:
     """The job, if it is at one of the revisions that the caller knows."""
-    row = finding.job(connection, name, lock=True)
+    row = finding.find_job(connection, name, lock=True)
     if expected is not None and row.revision not in expected:
         raise PreconditionFailed(f"job {name} is at revision {row.revision} now; read it again, then repeat the change")
     return row
 
 
-def _put(connection: sa.Connection, clock: Clock, definition: Definition, actor: str) -> Job:
+def _save(connection: sa.Connection, clock: Clock, definition: JobDefinition, actor: str) -> JobView:
     try:
-        task = finding.task(connection, definition.task)
+        task = finding.find_task(connection, definition.task)
     except TaskNotFound as error:
         raise InvalidInput(error.detail, [FieldError("/task", error.code, error.detail)]) from None
-    admission.refuse(admission.check_definition(definition, task.parameters))
-    finding.queue(connection, definition.queue, "/queue")
-    trigger_rules.check(connection, definition)
+    admission.raise_for_problems(admission.validate_definition(definition, task.parameters))
+    finding.check_queue(connection, definition.queue, "/queue")
+    trigger_rules.check_triggers(connection, definition)
     if definition.schedule is not None:
-        made = schedule.of_job(definition.name, definition.schedule)
-        definition = replace(definition, schedule=schedule.to_job(made))
-    definition = replace(definition, policies=policies.normalise(definition.policies)[0])
+        made = schedule.parse_job_schedule(definition.name, definition.schedule)
+        definition = replace(definition, schedule=schedule.to_job_json(made))
+    definition = replace(definition, policies=policies.normalize(definition.policies)[0])
     now = clock.now()
-    firing.settle_own(connection, definition.name, now)
-    return Job(jobs.put(connection, definition, Owner.API, actor, now), task.parameters)
+    firing.evaluate_job_schedule(connection, definition.name, now)
+    return JobView(jobs.upsert(connection, definition, JobOwner.API, actor, now), task.parameters)
 
 
-def _several(noun: str, names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
+def _format_names(noun: str, names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MAX_NAMES_SHOWN])
     if len(names) == 1:
         return f"{noun} {shown}"
-    return f"{noun}s {shown}" + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return f"{noun}s {shown}" + (f" and {len(names) - _MAX_NAMES_SHOWN} more" if len(names) > _MAX_NAMES_SHOWN else "")
 
 
-def _accepted(known: dict[str, TaskRow], row: JobRow) -> tuple[Parameter, ...]:
-    task = known.get(row.definition.task)
+def _get_parameters(tasks_by_name: dict[str, TaskRow], row: JobRow) -> tuple[Parameter, ...]:
+    task = tasks_by_name.get(row.definition.task)
     return task.parameters if task else ()

@@ -8,117 +8,117 @@ import sqlalchemy as sa
 
 from jobworker.clock import Clock
 from jobworker.domain.errors import Conflict, FieldError, IdempotencyKeyReused, InvalidInput
-from jobworker.domain.schedule import Overlap, Schedule, stored
+from jobworker.domain.schedule import OverlapPolicy, Schedule, load_schedule
 from jobworker.domain.timetable import Timetable
 from jobworker.services import accepting, coming, firing, occasions, plans, preparing, schedules
-from jobworker.services.accepting import Once, Request
-from jobworker.services.coming import Coming
+from jobworker.services.accepting import IdempotencyKey, SubmissionContext
+from jobworker.services.coming import ExpectedOccurrence
 from jobworker.store import executions, idempotency, ledger, unreadable
 from jobworker.store import schedules as schedule_rows
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
-from jobworker.store.idempotency import Remembered
-from jobworker.store.ledger import Range
-from jobworker.store.occurrences import Occurrence
+from jobworker.store.idempotency import IdempotencyRecord
+from jobworker.store.ledger import OccurrenceFilters
+from jobworker.store.occurrences import OccurrenceRow
 from jobworker.store.pages import DEFAULT_LIMIT, Page
 from jobworker.store.schedules import ScheduleRow
 
 
 @dataclass(frozen=True, slots=True)
-class Fired:
+class FiredOccurrence:
     """An occurrence that somebody wanted, and its execution; None: the overlap policy left it out."""
 
     timetable: Timetable
-    occurrence: Occurrence
+    occurrence: OccurrenceRow
     execution: ExecutionRow | None
 
 
-def past(
-    database: Database, name: str, wanted: Range, limit: int = DEFAULT_LIMIT, cursor: str | None = None
-) -> tuple[Timetable, Page[Occurrence]]:
+def list_recorded(
+    database: Database, name: str, time_range: OccurrenceFilters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> tuple[Timetable, Page[OccurrenceRow]]:
     """What became of the occurrences of a schedule, the latest first; by its id also of one that was removed.
 
     Raises `ScheduleNotFound`, and `InvalidInput` for a range that ends before it begins.
     """
-    _check(wanted)
+    _check_range(time_range)
     with database.read() as connection:
-        kept = schedules.kept(connection, name)
-        with unreadable.reading(f"schedule {kept.name}"):
-            known = timetable(connection, kept.row) if kept.row else _without_calendars(stored(kept.spec))
-        return known, ledger.page(connection, kept.id, wanted, limit, cursor)
+        kept = schedules.find_reference(connection, name)
+        with unreadable.convert_errors(f"schedule {kept.name}"):
+            known = get_timetable(connection, kept.row) if kept.row else _build_timetable_without_calendars(load_schedule(kept.spec))
+        return known, ledger.list_page(connection, kept.id, time_range, limit, cursor)
 
 
-def ahead(database: Database, name: str, wanted: Range, count: int) -> Sequence[Coming]:
+def list_upcoming(database: Database, name: str, time_range: OccurrenceFilters, count: int) -> Sequence[ExpectedOccurrence]:
     """Of the next `count` occurrences that are not settled yet, those that are wanted; raises what `past` raises."""
-    _check(wanted)
-    begin, end = wanted.begin, wanted.end
+    _check_range(time_range)
+    begin, end = time_range.begin, time_range.end
     with database.read() as connection:
         row = schedules.find(connection, name)
-        rules = timetable(connection, row)
-        closed = occasions.closed(preparing.look_up(connection, [row.job]), row.job)
+        rules = get_timetable(connection, row)
+        closed = occasions.get_closed_reason(preparing.load_catalog(connection, [row.job]), row.job)
     after = row.settled_until
     if begin is not None and begin > after:
         after = begin - dt.timedelta(microseconds=1)
-    with unreadable.reading(f"schedule {row.name}"):
-        found = coming.of_schedule(row, rules, closed, after, count)
+    with unreadable.convert_errors(f"schedule {row.name}"):
+        found = coming.list_expected_for_schedule(row, rules, closed, after, count)
     return [each for each in found if end is None or each.at < end]
 
 
-def timetable(connection: sa.Connection, row: ScheduleRow) -> Timetable:
+def get_timetable(connection: sa.Connection, row: ScheduleRow) -> Timetable:
     """When a schedule is due; raises `Conflict` if that cannot be read."""
-    plan = plans.of(connection, [row]).get(row.id)
+    plan = plans.compile_schedules(connection, [row]).get(row.id)
     if plan is None:
         message = f"schedule {row.name} cannot be read by this version, or a calendar of it is gone; change it"
         raise Conflict(message)
     return plan.timetable
 
 
-def _check(wanted: Range) -> None:
-    if wanted.begin is not None and wanted.end is not None and wanted.end <= wanted.begin:
-        message = f"to must be later than from, {wanted.begin.isoformat()}"
+def _check_range(time_range: OccurrenceFilters) -> None:
+    if time_range.begin is not None and time_range.end is not None and time_range.end <= time_range.begin:
+        message = f"to must be later than from, {time_range.begin.isoformat()}"
         raise InvalidInput(message, [FieldError("to", "not_allowed", message)])
 
 
-def _without_calendars(schedule: Schedule) -> Timetable:
+def _build_timetable_without_calendars(schedule: Schedule) -> Timetable:
     """Of a schedule that was removed: its calendars may be others by now, or gone."""
     return replace(schedule, calendar=None, require=(), exclude=()).build_timetable({})
 
 
 def fire(
-    database: Database, clock: Clock, name: str, overlap: Overlap | None, actor: str, once: Once | None = None
-) -> Fired:
+    database: Database, clock: Clock, name: str, overlap: OverlapPolicy | None, actor: str, idempotency_key: IdempotencyKey | None = None
+) -> FiredOccurrence:
     """One more occurrence, now. Asked again under the same key, it is the one of then."""
-    asked = accepting.fingerprint([name, overlap], "fire")
-    request = Request(actor, clock.now(), once, asked)
+    asked = accepting.compute_fingerprint([name, overlap], "fire")
+    request = SubmissionContext(actor, clock.now(), idempotency_key, asked)
     with database.write() as connection:
         row = schedules.find(connection, name)
         # Who brings the same key at the same moment waits here.
         schedule_rows.lock(connection, row.id)
-        earlier = accepting.replayed(connection, request)
+        earlier = accepting.find_replay(connection, request)
         if earlier is not None:
-            return _fired(connection, row, earlier.execution_ids[0])
-        decision = firing.fire(connection, row, request.now, actor, overlap)
+            return _load_fired(connection, row, earlier.execution_ids[0])
+        decision = firing.fire_now(connection, row, request.now, actor, overlap)
         occurrence = ledger.get(connection, row.id, decision.nominal)
         assert occurrence is not None, "it was just entered"
         if occurrence.execution_id is None:
-            return Fired(timetable(connection, row), occurrence, None)
-        _remember(connection, request, occurrence.execution_id)
-        return _fired(connection, row, occurrence.execution_id)
+            return FiredOccurrence(get_timetable(connection, row), occurrence, None)
+        _reserve_key(connection, request, occurrence.execution_id)
+        return _load_fired(connection, row, occurrence.execution_id)
 
 
-def _fired(connection: sa.Connection, row: ScheduleRow, execution_id: str) -> Fired:
+def _load_fired(connection: sa.Connection, row: ScheduleRow, execution_id: str) -> FiredOccurrence:
     execution = executions.get(connection, execution_id)
     assert execution is not None, "executions are kept"
     assert execution.scheduled_for is not None, "it was made by a schedule"
     occurrence = ledger.get(connection, row.id, execution.scheduled_for)
     assert occurrence is not None, "an occurrence is kept"
-    return Fired(timetable(connection, row), occurrence, execution)
+    return FiredOccurrence(get_timetable(connection, row), occurrence, execution)
 
 
-def _remember(connection: sa.Connection, request: Request, execution_id: str) -> None:
+def _reserve_key(connection: sa.Connection, request: SubmissionContext, execution_id: str) -> None:
     once = request.idempotency_key
     if once is None:
         return
-    answer = Remembered(once.key, request.fingerprint, [execution_id], None, request.now)
+    answer = IdempotencyRecord(once.key, request.fingerprint, [execution_id], None, request.now)
     if idempotency.reserve(connection, answer, request.now - dt.timedelta(seconds=once.ttl)) is not None:
         raise IdempotencyKeyReused(f"Idempotency-Key {once.key} was used for another request; use a new key")

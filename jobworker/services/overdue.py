@@ -7,23 +7,23 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from jobworker.store import schedule_lists
-from jobworker.store.schedule_lists import Standing
+from jobworker.store.schedule_lists import ScheduleStatus
 from jobworker.store.schedules import ScheduleRow
 
 #: So late an occurrence may be entered in the ledger: another beat, or relay, needs a while to take over (s).
-PATIENCE = 60.0
+GRACE_SECONDS = 60.0
 
-_PATIENCE = dt.timedelta(seconds=PATIENCE)
+_GRACE = dt.timedelta(seconds=GRACE_SECONDS)
 
 #: What is due after this is due when time ends.
-_LATEST = dt.datetime.max.replace(tzinfo=dt.UTC) - _PATIENCE
+_MAX_DUE_TIME = dt.datetime.max.replace(tzinfo=dt.UTC) - _GRACE
 
 #: So many are named; when there are more, it is not one of them that is to blame.
-_NAMED = 10
+_MAX_NAMES_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Overdue:
+class OverdueSchedules:
     """How many schedules are overdue, and the worst of them: their names, and since when each is due."""
 
     count: int
@@ -40,23 +40,23 @@ class Overdue:
         return (now - self.worst[0][1]).total_seconds() if self.worst else 0.0
 
 
-def expected_by(row: ScheduleRow, now: dt.datetime) -> dt.datetime | None:
+def compute_expected_by(row: ScheduleRow, now: dt.datetime) -> dt.datetime | None:
     """When the next occurrence of a schedule is entered at the latest; None: nobody waits for one.
 
     After a pause whose end has come, that of what it held up.
     """
-    if row.next_at is None or schedule_lists.standing(row, now) is not Standing.ACTIVE:
+    if row.next_at is None or schedule_lists.compute_status(row, now) is not ScheduleStatus.ACTIVE:
         return None
     due = max(row.next_at, row.paused_until or row.next_at)
-    return due + _PATIENCE if due <= _LATEST else None
+    return due + _GRACE if due <= _MAX_DUE_TIME else None
 
 
-def since(now: dt.datetime) -> dt.datetime:
+def compute_cutoff(now: dt.datetime) -> dt.datetime:
     """What was due before this moment, and is not entered, is overdue."""
-    return now - _PATIENCE
+    return now - _GRACE
 
 
-def look(connection: sa.Connection, now: dt.datetime) -> Overdue:
+def find_overdue(connection: sa.Connection, now: dt.datetime) -> OverdueSchedules:
     """Which schedules should have been due by now, and nothing came of it."""
-    before = since(now)
-    return Overdue(schedule_lists.count_overdue(connection, before), schedule_lists.overdue(connection, before, _NAMED))
+    before = compute_cutoff(now)
+    return OverdueSchedules(schedule_lists.count_overdue(connection, before), schedule_lists.list_overdue(connection, before, _MAX_NAMES_SHOWN))

@@ -7,17 +7,17 @@ import sqlalchemy as sa
 
 from jobworker.domain import described, settling
 from jobworker.domain.errors import FieldError, InvalidInput
-from jobworker.domain.schedule import Misfire, Missed
-from jobworker.domain.settling import Outcome
+from jobworker.domain.schedule import MisfirePolicy, MissedOccurrencePolicy
+from jobworker.domain.settling import OccurrenceOutcome
 from jobworker.services import entering, firing, occasions, plans, preparing
-from jobworker.services.entering import Occasion
+from jobworker.services.entering import EvaluatedSchedule
 from jobworker.store import audit, occurrences, schedules
 from jobworker.store import settling as settling_store
 from jobworker.store.audit import AuditEntry
-from jobworker.store.schedules import Paused, ScheduleRow
+from jobworker.store.schedules import SchedulePauseRecord, ScheduleRow
 
 
-def pause(
+def pause_schedule(
     connection: sa.Connection,
     row: ScheduleRow,
     note: str | None,
@@ -26,78 +26,78 @@ def pause(
     now: dt.datetime,
 ) -> ScheduleRow:
     """Let nothing fire from now on, until somebody resumes it or `until` has come. In a pause: changes note and end."""
-    described.require_note(note)
+    described.check_note(note)
     if until is not None and until <= now:
         message = f"until {until.isoformat()} is past; leave it out to pause until somebody resumes the schedule"
         raise InvalidInput(message, [FieldError("/until", "past_time", message)])
     if row.paused_until is not None and row.paused_until <= now:
-        row = resume(connection, row, "relay", now)
+        row = resume_schedule(connection, row, "relay", now)
     since = row.paused_at or now
-    return _write(connection, row, Paused(since, actor, note, until), "schedule.pause", actor, now)
+    return _save_pause(connection, row, SchedulePauseRecord(since, actor, note, until), "schedule.pause", actor, now)
 
 
-def resume(
-    connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime, policy: Missed | None = None
+def resume_schedule(
+    connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime, policy: MissedOccurrencePolicy | None = None
 ) -> ScheduleRow:
     """End a pause. `policy` says what becomes of the occurrences that it held up; None: the schedule does."""
-    row = firing.settle_now(connection, row, now)
+    row = firing.evaluate_now(connection, row, now)
     if row.paused_at is None:
         return row
-    _make_up(connection, row, actor, now, policy)
-    settling_store.count_failures(connection, {row.id: 0})
-    return _write(connection, row, Paused(), "schedule.resume", actor, now)
+    _fire_held_up(connection, row, actor, now, policy)
+    settling_store.update_failures(connection, {row.id: 0})
+    return _save_pause(connection, row, SchedulePauseRecord(), "schedule.resume", actor, now)
 
 
-def end(connection: sa.Connection, schedule_id: str, now: dt.datetime) -> None:
+def end_expired_pause(connection: sa.Connection, schedule_id: str, now: dt.datetime) -> None:
     """End a pause that has come to its end, unless more is due than can be settled now: then another time."""
-    if firing.settle(connection, {schedule_id: now}, now).unfinished:
+    if firing.evaluate_due(connection, {schedule_id: now}, now).unfinished:
         return
-    row = schedules.by_id(connection, schedule_id)
+    row = schedules.get_by_id(connection, schedule_id)
     if row is not None and row.paused_until is not None and row.paused_until <= now:
-        resume(connection, row, "relay", now)
+        resume_schedule(connection, row, "relay", now)
 
 
-def _make_up(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime, policy: Missed | None) -> None:
+def _fire_held_up(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime, policy: MissedOccurrencePolicy | None) -> None:
     """Fire those of the occurrences that were held up which should be made up for."""
-    [due], plan = settling_store.due(connection, [row.id]), plans.of(connection, [row]).get(row.id)
+    [due], plan = settling_store.get_many(connection, [row.id]), plans.compile_schedules(connection, [row]).get(row.id)
     if plan is None or row.paused_at is None:
         return
     schedule = plan.schedule
     wanted = policy or schedule.on_resume
-    if wanted is Missed.SKIP or not firing.in_force(due):
+    if wanted is MissedOccurrencePolicy.SKIP or not firing.is_in_force(due):
         return
-    known = preparing.look_up(connection, [row.job])
-    line = entering.line(connection, due, schedule.overlap)
+    known = preparing.load_catalog(connection, [row.job])
+    line = entering.load_unfinished(connection, due, schedule.overlap)
     situation = replace(
-        occasions.situation(due, plan, known, line.unfinished_runs, now),
-        misfire=Misfire(wanted, 0.0, schedule.misfire.max_occurrences),
+        occasions.build_evaluation_context(due, plan, known, line.unfinished_runs, now),
+        misfire=MisfirePolicy(wanted, 0.0, schedule.misfire.max_occurrences),
         pause=None,
         # When they were due, calendars allowed them.
-        find_forbidden_reason=_allowed,
+        find_forbidden_reason=_allow_all,
     )
-    most = schedule.misfire.max_occurrences if wanted is Missed.CATCH_UP else 1
-    held_up = occurrences.held_up(connection, row.id, row.paused_at, most)
+    most = schedule.misfire.max_occurrences if wanted is MissedOccurrencePolicy.CATCH_UP else 1
+    held_up = occurrences.list_skipped_by_pause(connection, row.id, row.paused_at, most)
     reason = f"held up by a pause, and made up for when {actor} ended it"
-    decided = settling.settle(held_up, situation)
-    fired = [replace(each, reason=reason) for each in decided if each.outcome is Outcome.FIRED]
-    firing.enter_besides(connection, Occasion(due, plan, fired, line), known, now, again=True)
+    decided = settling.evaluate(held_up, situation)
+    fired = [replace(each, reason=reason) for each in decided if each.outcome is OccurrenceOutcome.FIRED]
+    firing.record_extra_occurrences(connection, EvaluatedSchedule(due, plan, fired, line), known, now, overwrite=True)
 
 
-def _allowed(_: dt.datetime) -> None:
+def _allow_all(_: dt.datetime) -> None:
     return None
 
 
-def _write(
-    connection: sa.Connection, row: ScheduleRow, paused: Paused, action: str, actor: str, now: dt.datetime
+def _save_pause(
+    connection: sa.Connection, row: ScheduleRow, paused: SchedulePauseRecord, action: str, actor: str, now: dt.datetime
 ) -> ScheduleRow:
-    schedules.pause(connection, row.id, paused)
-    audit.record(connection, AuditEntry(now, actor, action, row.name, _shown(Paused.from_row(row)), _shown(paused)))
-    written = schedules.by_id(connection, row.id)
+    schedules.update_pause(connection, row.id, paused)
+    audit.record(connection, AuditEntry(now, actor, action, row.name, _to_audit(SchedulePauseRecord.from_row(row)), _to_audit(paused)))
+    written = schedules.get_by_id(connection, row.id)
     assert written is not None, "it was just written"
     return written
 
 
-def _shown(paused: Paused) -> dict[str, str | None]:
+def _to_audit(paused: SchedulePauseRecord) -> dict[str, str | None]:
     return {
         "paused_at": paused.paused_at.isoformat() if paused.paused_at else None,
         "paused_by": paused.paused_by,

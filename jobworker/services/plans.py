@@ -10,7 +10,7 @@ import structlog
 
 from jobworker.domain.calendars import Calendar
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.schedule import Schedule, stored
+from jobworker.domain.schedule import Schedule, load_schedule
 from jobworker.domain.timetable import Timetable
 from jobworker.services import calendars as calendar_services
 from jobworker.store import calendars as stored_calendars
@@ -19,17 +19,17 @@ from jobworker.store import settling, unreadable
 logger = structlog.get_logger(__name__)
 
 #: So many are kept (a few KB each).
-_KEPT = 20_000
+_CACHE_SIZE = 20_000
 
 
 #: What reading raises when somebody has written nonsense into SQL.
-_UNREADABLE = (InvalidInput, *unreadable.ERRORS)
+_READ_ERRORS = (InvalidInput, *unreadable.READ_ERRORS)
 
 #: What working out when a schedule is due raises, if its rule or its calendars are nonsense all the same.
-UNSETTLEABLE = (ArithmeticError, LookupError, TypeError, ValueError)
+EVALUATION_ERRORS = (ArithmeticError, LookupError, TypeError, ValueError)
 
 
-class Named(Protocol):
+class ScheduleIdentity(Protocol):
     """What has to be known of a schedule to find its plan."""
 
     @property
@@ -41,7 +41,7 @@ class Named(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CompiledSchedule:
     """A revision of a schedule, the calendars that it names, and when it is due."""
 
     revision: int
@@ -50,23 +50,23 @@ class Plan:
     timetable: Timetable
 
 
-_plans: dict[str, Plan] = {}
+_cache: dict[str, CompiledSchedule] = {}
 
 #: Schedules that cannot be read, by id and revision: each is named in the log once.
-_unreadable: set[tuple[str, int]] = set()
+_unreadable_revisions: set[tuple[str, int]] = set()
 
 
-def of(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Plan]:
+def compile_schedules(connection: sa.Connection, rows: Sequence[ScheduleIdentity]) -> dict[str, CompiledSchedule]:
     """The plans of these schedules, by id. One that cannot be read is named in the log, and left out."""
-    read = _read(connection, rows)
+    read = _parse_schedules(connection, rows)
     named = {name for schedule in read.values() for name in schedule.calendar_names}
-    calendars = _calendars(connection, named) if named else {}
-    found: dict[str, Plan] = {}
+    calendars = _load_calendars(connection, named) if named else {}
+    found: dict[str, CompiledSchedule] = {}
     for row in rows:
         schedule = read.get(row.id)
         if schedule is None:
             continue
-        plan = _plan(row, schedule, calendars)
+        plan = _compile_schedule(row, schedule, calendars)
         if plan is not None:
             found[row.id] = plan
     return found
@@ -74,67 +74,67 @@ def of(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Plan]:
 
 def count_unreadable() -> int:
     """How many have been refused."""
-    return len(_unreadable)
+    return len(_unreadable_revisions)
 
 
-def refused(row: Named, error: Exception) -> None:
+def report_unreadable(row: ScheduleIdentity, error: Exception) -> None:
     """Say once that a schedule cannot be settled. Somebody has to mend it; the others must not wait for that."""
-    if (row.id, row.revision) not in _unreadable:
-        _unreadable.add((row.id, row.revision))
+    if (row.id, row.revision) not in _unreadable_revisions:
+        _unreadable_revisions.add((row.id, row.revision))
         logger.error("schedule_unreadable", schedule=row.name, revision=row.revision, error=repr(error))
-    unreadable.found.add(f"schedule {row.name}", repr(error))
+    unreadable.problem_log.add(f"schedule {row.name}", repr(error))
 
 
-def _read(connection: sa.Connection, rows: Sequence[Named]) -> dict[str, Schedule]:
+def _parse_schedules(connection: sa.Connection, rows: Sequence[ScheduleIdentity]) -> dict[str, Schedule]:
     """What each of them says, from memory if that is of this revision."""
-    found = {row.id: plan.schedule for row in rows if (plan := _kept(row)) is not None}
+    found = {row.id: plan.schedule for row in rows if (plan := _get_cached(row)) is not None}
     new = [row for row in rows if row.id not in found]
-    specs = settling.specs(connection, [row.id for row in new]) if new else {}
+    specs = settling.get_specs(connection, [row.id for row in new]) if new else {}
     for row in new:
         try:
-            found[row.id] = _with_names(stored(specs[row.id]))
-        except _UNREADABLE as error:
-            refused(row, error)
+            found[row.id] = _check_calendar_names(load_schedule(specs[row.id]))
+        except _READ_ERRORS as error:
+            report_unreadable(row, error)
     return found
 
 
-def _with_names(schedule: Schedule) -> Schedule:
+def _check_calendar_names(schedule: Schedule) -> Schedule:
     """The schedule, if its calendars are named by text; what reads many at once relies on that."""
     if not all(isinstance(name, str) for name in schedule.calendar_names):
         raise TypeError(f"calendars are named {list(schedule.calendar_names)!r}"[:200])
     return schedule
 
 
-def _calendars(connection: sa.Connection, names: Collection[str]) -> Mapping[str, Calendar]:
+def _load_calendars(connection: sa.Connection, names: Collection[str]) -> Mapping[str, Calendar]:
     """Those of these calendars that are there and can be read; a calendar that has not changed is the same object."""
-    there = stored_calendars.current(connection, names)
+    there = stored_calendars.get_current_revisions(connection, names)
     try:
-        return calendar_services.known(connection, there)
-    except _UNREADABLE:
+        return calendar_services.load_calendars(connection, there)
+    except _READ_ERRORS:
         found: dict[str, Calendar] = {}
         for name in there:
-            with contextlib.suppress(*_UNREADABLE):
-                found.update(calendar_services.known(connection, [name]))
+            with contextlib.suppress(*_READ_ERRORS):
+                found.update(calendar_services.load_calendars(connection, [name]))
         return found
 
 
-def _plan(row: Named, schedule: Schedule, calendars: Mapping[str, Calendar]) -> Plan | None:
-    kept = _kept(row)
+def _compile_schedule(row: ScheduleIdentity, schedule: Schedule, calendars: Mapping[str, Calendar]) -> CompiledSchedule | None:
+    kept = _get_cached(row)
     try:
         named = {name: calendars[name] for name in schedule.calendar_names}
         if kept is not None and all(kept.calendars[name] is named[name] for name in named):
             return kept
-        plan = Plan(row.revision, schedule, named, schedule.build_timetable(named))
-    except _UNREADABLE as error:
-        refused(row, error)
+        plan = CompiledSchedule(row.revision, schedule, named, schedule.build_timetable(named))
+    except _READ_ERRORS as error:
+        report_unreadable(row, error)
         return None
-    _plans.pop(row.id, None)
-    _plans[row.id] = plan
-    if len(_plans) > _KEPT:
-        del _plans[next(iter(_plans))]
+    _cache.pop(row.id, None)
+    _cache[row.id] = plan
+    if len(_cache) > _CACHE_SIZE:
+        del _cache[next(iter(_cache))]
     return plan
 
 
-def _kept(row: Named) -> Plan | None:
-    plan = _plans.get(row.id)
+def _get_cached(row: ScheduleIdentity) -> CompiledSchedule | None:
+    plan = _cache.get(row.id)
     return plan if plan is not None and plan.revision == row.revision else None

@@ -19,33 +19,33 @@ from jobworker.domain.errors import (
     JobRemoved,
     JobWorkerError,
     TaskNotFound,
-    pointer,
+    format_pointer,
 )
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.domain.ids import IdFactory
-from jobworker.domain.job import Definition
-from jobworker.domain.limits import Keys
+from jobworker.domain.job import JobDefinition
+from jobworker.domain.limits import ExecutionKeys
 from jobworker.domain.parameters import Parameter
 from jobworker.services import finding
-from jobworker.services.finding import Queues
+from jobworker.services.finding import QueueLookup
 from jobworker.store import jobs, tasks
 from jobworker.store.executions import NewExecution
 from jobworker.store.jobs import JobRow
 from jobworker.store.tasks import TaskRow
 
 #: So many problems of one batch are told; whoever has more of them has the same one many times.
-_TOLD = 100
+_MAX_PROBLEMS = 100
 
-_ids = IdFactory()
+_id_factory = IdFactory()
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class JobCatalog:
     """The definitions and tasks that a submission names, and what it has to know of the queues."""
 
     jobs: dict[str, JobRow]
     tasks: dict[str, TaskRow]
-    queues: Queues = field(default_factory=Queues)
+    queues: QueueLookup = field(default_factory=QueueLookup)
 
     def get_unique_policies(self) -> dict[str, Any]:
         """What each job says about unique executions."""
@@ -53,7 +53,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedExecution:
     """An execution that may be accepted, what it depends on, and where in the request it stands."""
 
     row: NewExecution
@@ -61,79 +61,79 @@ class Prepared:
     location: str = ""
 
 
-def look_up_one(connection: sa.Connection, name: str, queue: str | None) -> Known:
+def load_catalog_for_job(connection: sa.Connection, name: str, queue: str | None) -> JobCatalog:
     """What a submission of this job names; raises `JobNotFound`."""
-    row = finding.job(connection, name)
+    row = finding.find_job(connection, name)
     task = tasks.get(connection, row.definition.task)
-    return Known({name: row}, {task.name: task} if task else {}, finding.named_queues(connection, [queue]))
+    return JobCatalog({name: row}, {task.name: task} if task else {}, finding.look_up_queues(connection, [queue]))
 
 
-def look_up(connection: sa.Connection, names: Collection[str], queues: Iterable[str | None] = ()) -> Known:
+def load_catalog(connection: sa.Connection, names: Collection[str], queues: Iterable[str | None] = ()) -> JobCatalog:
     """Those of these jobs that there are, their tasks, and which of these queues do not exist."""
-    named = jobs.some(connection, sorted({name for name in names if name.isprintable()}))
+    named = jobs.get_many(connection, sorted({name for name in names if name.isprintable()}))
     needed = sorted({row.definition.task for row in named.values()})
-    return Known(named, tasks.some(connection, needed), finding.named_queues(connection, queues))
+    return JobCatalog(named, tasks.get_many(connection, needed), finding.look_up_queues(connection, queues))
 
 
-def prepare_all(submissions: Sequence[Submission], known: Known, now: dt.datetime, batch_id: str) -> list[Prepared]:
+def prepare_executions(submissions: Sequence[Submission], catalog: JobCatalog, now: dt.datetime, batch_id: str) -> list[PreparedExecution]:
     """The executions of a batch; raises every problem of it, up to a sensible number."""
-    prepared: list[Prepared] = []
+    prepared: list[PreparedExecution] = []
     problems: list[FieldError] = []
     for index, submission in enumerate(submissions):
-        where = pointer("executions", index)
+        where = format_pointer("executions", index)
         try:
-            prepared.append(prepare(submission, known, now, where, batch_id))
+            prepared.append(prepare_execution(submission, catalog, now, where, batch_id))
         except JobWorkerError as error:
-            problems.extend(problems_of(error, where))
-        if len(problems) >= _TOLD:
+            problems.extend(list_problems(error, where))
+        if len(problems) >= _MAX_PROBLEMS:
             break
-    refuse(problems, "executions of the batch")
+    raise_if_problems(problems, "executions of the batch")
     return prepared
 
 
-def problems_of(error: JobWorkerError, where: str) -> Sequence[FieldError]:
+def list_problems(error: JobWorkerError, location: str) -> Sequence[FieldError]:
     """What is wrong in one item of a larger request."""
     if isinstance(error, InvalidInput):
         return error.errors
-    return [FieldError(f"{where}/job", error.code, error.detail)]
+    return [FieldError(f"{location}/job", error.code, error.detail)]
 
 
-def refuse(problems: Sequence[FieldError], what: str) -> None:
+def raise_if_problems(problems: Sequence[FieldError], what: str) -> None:
     """Raise `InvalidInput` if there is any problem."""
     if problems:
-        raise InvalidInput(f"nothing was accepted, because some {what} are wrong", problems[:_TOLD])
+        raise InvalidInput(f"nothing was accepted, because some {what} are wrong", problems[:_MAX_PROBLEMS])
 
 
-def prepare(
+def prepare_execution(
     submission: Submission,
-    known: Known,
+    catalog: JobCatalog,
     now: dt.datetime,
-    where: str = "",
+    location: str = "",
     batch_id: str | None = None,
     sources: Collection[str] = (),
     tagged: bool = False,
-) -> Prepared:
+) -> PreparedExecution:
     """The execution that this submission asks for; raises what is wrong with it.
 
     Its parameters may refer to the results of `sources`, and of what it depends on. If they do, its keys are those
     of what they come to, when that is known. `tagged` as in `json_values.check`.
     """
-    row = _runnable(submission.job, known, where)
+    row = _get_runnable_job(submission.job, catalog, location)
     definition = row.definition
-    admission.refuse(admission.check_submission(submission, now, where))
-    known.queues.check_exists(submission.queue, f"{where}/queue")
-    needed = dependencies.parse(submission.depends_on, f"{where}/depends_on")
-    due_at, state = admission.due(submission, now)
+    admission.raise_for_problems(admission.validate_submission(submission, now, location))
+    catalog.queues.check_exists(submission.queue, f"{location}/queue")
+    needed = dependencies.parse(submission.depends_on, f"{location}/depends_on")
+    due_at, state = admission.compute_due_at_and_state(submission, now)
     overrides = submission.compute_overrides() or {}
-    expires = admission.expires(submission, due_at)
+    expires = admission.compute_expires(submission, due_at)
     if expires is not None:
         overrides["expires"] = expires
     new_id = make_id(now)
     sources = {*sources, *(each.parent for each in needed)}
-    given = _parameters(submission, row, known, f"{where}/parameters", sources, tagged)
-    late = bool(sources and references.names(given))
-    keys = Keys() if late else limits.keys(row.definition.name, definition.policies, given, _accepted(row, known))
-    made = new_execution(
+    given = _merge_parameters(submission, row, catalog, f"{location}/parameters", sources, tagged)
+    late = bool(sources and references.find_referring_parameters(given))
+    keys = ExecutionKeys() if late else limits.compute_keys(row.definition.name, definition.policies, given, _get_accepted_parameters(row, catalog))
+    made = build_execution(
         definition,
         row.revision,
         given,
@@ -147,27 +147,27 @@ def prepare(
         due_at=due_at,
         state=state,
         overrides=overrides or None,
-        expires_at=deadline.of(due_at, overrides.get("expires", definition.expires)),
+        expires_at=deadline.compute_deadline(due_at, overrides.get("expires", definition.expires)),
         **keys._asdict(),
     )
-    return waiting(Prepared(made, (), where), needed, keep_deadline=submission.expires_at is not None)
+    return add_dependencies(PreparedExecution(made, (), location), needed, keep_deadline=submission.expires_at is not None)
 
 
-def waiting(one: Prepared, needed: Sequence[Dependency], keep_deadline: bool = False) -> Prepared:
+def add_dependencies(prepared: PreparedExecution, new_dependencies: Sequence[Dependency], keep_deadline: bool = False) -> PreparedExecution:
     """The execution when it waits for these, too. A deadline that counts from when it is due is set when it goes on."""
-    if not needed:
-        return one
-    depends_on = [*one.depends_on, *needed]
-    expires_at = one.row.expires_at if keep_deadline else None
-    row = replace(one.row, state=State.WAITING, waiting_for=len(depends_on), expires_at=expires_at)
-    return replace(one, row=row, depends_on=depends_on)
+    if not new_dependencies:
+        return prepared
+    depends_on = [*prepared.depends_on, *new_dependencies]
+    expires_at = prepared.row.expires_at if keep_deadline else None
+    row = replace(prepared.row, state=ExecutionState.WAITING, waiting_for=len(depends_on), expires_at=expires_at)
+    return replace(prepared, row=row, depends_on=depends_on)
 
 
-def new_execution(
-    definition: Definition, revision: int, given: Mapping[str, Any], now: dt.datetime, **own: Any
+def build_execution(
+    definition: JobDefinition, revision: int, job_parameters: Mapping[str, Any], now: dt.datetime, **own: Any
 ) -> NewExecution:
-    """An execution as its definition says, due now; `own` is what it has of its own."""
-    new_id = own.get("id") or make_id(now)
+    """An execution as its definition says, due now; `field_values` is what it has of its own."""
+    new_id = field_values.get("id") or make_id(now)
     values: dict[str, Any] = {
         "id": new_id,
         "job": definition.name,
@@ -176,54 +176,54 @@ def new_execution(
         "max_attempts": definition.max_attempts,
         "queue": definition.queue,
         "priority": definition.priority,
-        "parameters": given,
+        "parameters": job_parameters,
         "correlation_id": new_id,
         "batch_id": None,
         "schedule_id": None,
         "scheduled_for": None,
         "due_at": now,
-        "state": State.QUEUED,
-        "expires_at": deadline.of(now, definition.expires),
+        "state": ExecutionState.QUEUED,
+        "expires_at": deadline.compute_deadline(now, definition.expires),
     }
-    return NewExecution(**{**values, **own})
+    return NewExecution(**{**values, **field_values})
 
 
-def _runnable(name: str, known: Known, where: str) -> JobRow:
-    row = known.jobs.get(name)
+def _get_runnable_job(name: str, catalog: JobCatalog, location: str) -> JobRow:
+    row = catalog.jobs.get(name)
     if row is None:
         message = f"there is no job {name!r}; GET /api/v1/jobs lists all"
-        raise InvalidInput(message, [FieldError(f"{where}/job", "job_not_found", message)])
+        raise InvalidInput(message, [FieldError(f"{location}/job", "job_not_found", message)])
     if not row.definition.enabled:
         raise JobDisabled(f"job {name} is disabled; enable it with PUT /api/v1/jobs/{name}")
     return row
 
 
-def _parameters(
-    submission: Submission, row: JobRow, known: Known, where: str, sources: Collection[str], tagged: bool
+def _merge_parameters(
+    submission: Submission, row: JobRow, catalog: JobCatalog, location: str, sources: Collection[str], tagged: bool
 ) -> dict[str, object]:
     """The definition's defaults overlaid by what was submitted, as the task accepts it.
 
     What refers to a result is taken as it is: its value is checked when there is one.
     """
-    accepted = _accepted(row, known)
+    accepted = _get_accepted_parameters(row, catalog)
     given = {**row.definition.defaults, **submission.parameters}
     if sources:
-        admission.refuse(references.check(given, sources, where))
-        accepted = parameters.with_anything(accepted, references.names(given))
-    return check_parameters(accepted, given, where, tagged)
+        admission.raise_for_problems(references.validate(given, sources, location))
+        accepted = parameters.accept_any_value(accepted, references.find_referring_parameters(given))
+    return check_parameters(accepted, given, location, tagged)
 
 
-def _accepted(row: JobRow, known: Known) -> Sequence[Parameter]:
+def _get_accepted_parameters(row: JobRow, catalog: JobCatalog) -> Sequence[Parameter]:
     """What the task of a job accepts."""
-    task = known.tasks.get(row.definition.task)
+    task = catalog.tasks.get(row.definition.task)
     if task is None:
         raise TaskNotFound(f"job {row.definition.name} runs task {row.definition.task}, which no worker announced yet")
     if task.removed_at is not None:
-        raise JobRemoved(removed(row.definition.name, task))
+        raise JobRemoved(describe_removed(row.definition.name, task))
     return task.parameters
 
 
-def removed(job: str, task: TaskRow) -> str:
+def describe_removed(job: str, task: TaskRow) -> str:
     """The text about a job whose code has been removed."""
     return (
         f"the code of job {job} has been removed: since {task.removed_at:%Y-%m-%d %H:%M:%S %Z} no worker declares its "
@@ -233,17 +233,17 @@ def removed(job: str, task: TaskRow) -> str:
 
 
 def check_parameters(
-    accepted: Sequence[Parameter], given: Mapping[str, Any], where: str, tagged: bool = False
+    accepted: Sequence[Parameter], raw_parameters: Mapping[str, Any], location: str, tagged: bool = False
 ) -> dict[str, Any]:
-    """`given`, if the task accepts it and it is not too much; raises `InvalidParameters`."""
-    checked = parameters.validate(accepted, given, where, tagged)
+    """`raw_parameters`, if the task accepts it and it is not too much; raises `InvalidParameters`."""
+    checked = parameters.check(accepted, raw_parameters, location, tagged)
     size = len(orjson.dumps(checked))
-    if size > parameters.MAX_BYTES:
-        message = f"the parameters have {size} bytes as JSON; at most {parameters.MAX_BYTES} are allowed"
-        raise InvalidParameters(message, [FieldError(where, "too_large", message)])
+    if size > parameters.MAX_PARAMETERS_BYTES:
+        message = f"the parameters have {size} bytes as JSON; at most {parameters.MAX_PARAMETERS_BYTES} are allowed"
+        raise InvalidParameters(message, [FieldError(location, "too_large", message)])
     return checked
 
 
 def make_id(now: dt.datetime) -> str:
     """A new id, later than all before."""
-    return _ids.create_id(int(now.timestamp() * 1000))
+    return _id_factory.create_id(int(now.timestamp() * 1000))

@@ -10,26 +10,26 @@ import sqlalchemy as sa
 from jobworker.clock import Clock
 from jobworker.domain import admission, calendar_reading, describing, differences, outlook
 from jobworker.domain import schedule as schedule_rules
-from jobworker.domain.calendars import Business, Calendar
+from jobworker.domain.calendars import BusinessCalendar, Calendar
 from jobworker.domain.differences import Difference
-from jobworker.domain.errors import FieldError, InvalidInput, pointer
-from jobworker.domain.rules.days import BusinessDay
+from jobworker.domain.errors import FieldError, InvalidInput, format_pointer
+from jobworker.domain.rules.days import BusinessDayRule
 from jobworker.domain.schedule import Schedule
 from jobworker.domain.timetable import Timetable
 from jobworker.services import calendar_editing, calendars, finding, occasions, preparing, schedule_checks, schedules
-from jobworker.services.coming import Coming, Expected, at_start, coming, left_out
+from jobworker.services.coming import ExpectedOccurrence, ExpectedOutcome, build_start_occurrence, list_expected, apply_skip_reason
 from jobworker.store.database import Database
 from jobworker.store.schedules import ScheduleRow
 
 #: So many moments are worked out at most.
-MOST = 1000
+MAX_OCCURRENCES = 1000
 
 #: Stands for the name, and the job, of a schedule that has none yet.
-_UNNAMED = "unnamed"
+_PLACEHOLDER = "unnamed"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PreviewRequest:
     """What is to be looked at: a schedule as JSON, whose name and job may be left out.
 
     `count` moments after `after` (None: now); `calendars` as JSON, by name, go before those that are saved;
@@ -44,7 +44,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ScheduleComparison:
     """What is different from a saved schedule: fields, and which of the next moments come, and go, up to `until`.
 
     `until` None: for ever.
@@ -58,118 +58,118 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class Preview:
+class PreviewResult:
     """The schedule as it was understood, as JSON, and when it would be due."""
 
     schedule: Mapping[str, Any]
     in_words: str
     warnings: Sequence[str]
-    moments: Sequence[Coming]
-    compared: Compared | None
+    moments: Sequence[ExpectedOccurrence]
+    compared: ScheduleComparison | None
 
 
-def preview(database: Database, clock: Clock, asked: Asked) -> Preview:
+def preview_schedule(database: Database, clock: Clock, request: PreviewRequest) -> PreviewResult:
     """Work out what a schedule would do; raises `InvalidInput` with everything that is wrong with it."""
     with database.read() as connection:
-        saved = schedules.find(connection, asked.saved) if asked.saved is not None else None
-        names = {"name": saved.name, "job": saved.job} if saved else {"name": _UNNAMED, "job": _UNNAMED}
-        wanted = schedule_rules.parse({**names, **asked.spec})
-        inline = _inline(asked.calendars)
-        problems = _calendar_problems(connection, wanted, inline)
-        if saved or "job" in asked.spec:
-            problems += schedule_checks.runnable(connection, wanted)
-        admission.refuse(problems)
-        finding.queue(connection, wanted.queue, "/queue")
-        known = calendars.known(connection, [name for name in wanted.calendar_names if name not in inline])
-        closed = _closed(connection, wanted) if saved or "job" in asked.spec else None
+        saved = schedules.find(connection, request.saved) if request.saved is not None else None
+        names = {"name": saved.name, "job": saved.job} if saved else {"name": _PLACEHOLDER, "job": _PLACEHOLDER}
+        wanted = schedule_rules.parse({**names, **request.spec})
+        inline = _parse_inline_calendars(request.calendars)
+        problems = _validate_calendars(connection, wanted, inline)
+        if saved or "job" in request.spec:
+            problems += schedule_checks.validate_job(connection, wanted)
+        admission.raise_for_problems(problems)
+        finding.check_queue(connection, wanted.queue, "/queue")
+        known = calendars.load_calendars(connection, [name for name in wanted.calendar_names if name not in inline])
+        closed = _get_closed_reason(connection, wanted) if saved or "job" in request.spec else None
         now = clock.now()
-        begin, timetable = asked.after or now, wanted.build_timetable({**known, **inline})
-        moments = _moments(asked, wanted, timetable, saved, now) if wanted.enabled else []
-        compared = _compare(connection, saved, wanted, timetable, begin, asked.count) if saved else None
-    unnamed = {name: None for name in names if saved is None and name not in asked.spec}
-    warnings = [*_warnings(wanted, closed), *outlook.warnings(timetable, begin)]
-    shown = [left_out(each, closed) for each in moments]
-    return Preview({**wanted.to_json(), **unnamed}, describing.of_schedule(wanted), warnings, shown, compared)
+        begin, timetable = request.after or now, wanted.build_timetable({**known, **inline})
+        moments = _list_moments(request, wanted, timetable, saved, now) if wanted.enabled else []
+        compared = _compare(connection, saved, wanted, timetable, begin, request.count) if saved else None
+    unnamed = {name: None for name in names if saved is None and name not in request.spec}
+    warnings = [*_list_warnings(wanted, closed), *outlook.compute_warnings(timetable, begin)]
+    shown = [apply_skip_reason(each, closed) for each in moments]
+    return PreviewResult({**wanted.to_json(), **unnamed}, describing.describe_schedule(wanted), warnings, shown, compared)
 
 
-def _closed(connection: sa.Connection, wanted: Schedule) -> str | None:
-    return occasions.closed(preparing.look_up(connection, [wanted.job]), wanted.job)
+def _get_closed_reason(connection: sa.Connection, schedule: Schedule) -> str | None:
+    return occasions.get_closed_reason(preparing.load_catalog(connection, [schedule.job]), schedule.job)
 
 
-def _warnings(wanted: Schedule, closed: str | None) -> Iterator[str]:
-    if not wanted.enabled:
+def _list_warnings(schedule: Schedule, closed_reason: str | None) -> Iterator[str]:
+    if not schedule.enabled:
         yield "it is not enabled: nothing is due"
-    if closed is not None:
-        yield f"{closed}: its occurrences are left out"
+    if closed_reason is not None:
+        yield f"{closed_reason}: its occurrences are left out"
 
 
-def _moments(
-    asked: Asked, wanted: Schedule, timetable: Timetable, saved: ScheduleRow | None, now: dt.datetime
-) -> list[Coming]:
+def _list_moments(
+    request: PreviewRequest, schedule: Schedule, timetable: Timetable, saved: ScheduleRow | None, now: dt.datetime
+) -> list[ExpectedOccurrence]:
     """What is due next. A schedule that is not saved would be created now."""
-    begin, count = asked.after or now, _most(asked.count, wanted, saved)
-    if saved is None and wanted.initial_delay:
-        return coming(timetable, max(begin, now + dt.timedelta(seconds=wanted.initial_delay)), count)
-    at_once = saved is None and asked.after is None and wanted.run_at_start and occasions.in_bounds(timetable, now)
-    first = [at_start(timetable, now)] if at_once and count else []
-    fires = sum(each.outcome is Expected.FIRE for each in first)
-    return [*first, *coming(timetable, begin, count - fires)]
+    begin, count = request.after or now, _limit_count(request.count, schedule, saved)
+    if saved is None and schedule.initial_delay:
+        return list_expected(timetable, max(begin, now + dt.timedelta(seconds=schedule.initial_delay)), count)
+    at_once = saved is None and request.after is None and schedule.run_at_start and occasions.is_in_bounds(timetable, now)
+    first = [build_start_occurrence(timetable, now)] if at_once and count else []
+    fires = sum(each.outcome is ExpectedOutcome.FIRE for each in first)
+    return [*first, *list_expected(timetable, begin, count - fires)]
 
 
-def _most(count: int, wanted: Schedule, saved: ScheduleRow | None) -> int:
-    if wanted.max_runs is None:
+def _limit_count(count: int, schedule: Schedule, saved: ScheduleRow | None) -> int:
+    if schedule.max_runs is None:
         return count
-    return max(0, min(count, wanted.max_runs - (saved.runs if saved else 0)))
+    return max(0, min(count, schedule.max_runs - (saved.runs if saved else 0)))
 
 
 def _compare(
     connection: sa.Connection,
     saved: ScheduleRow,
-    wanted: Schedule,
+    schedule: Schedule,
     timetable: Timetable,
     after: dt.datetime,
     count: int,
-) -> Compared:
-    was = saved.schedule.build_timetable(calendars.known(connection, saved.schedule.calendar_names))
-    (old, old_end), (new, new_end) = _firing(was, after, count), _firing(timetable, after, count)
+) -> ScheduleComparison:
+    was = saved.schedule.build_timetable(calendars.load_calendars(connection, saved.schedule.calendar_names))
+    (old, old_end), (new, new_end) = _list_firing_times(was, after, count), _list_firing_times(timetable, after, count)
     until = min((end for end in (old_end, new_end) if end is not None), default=None)
     comes = sorted(at for at in set(new) - set(old) if until is None or at <= until)
     goes = sorted(at for at in set(old) - set(new) if until is None or at <= until)
-    fields = list(differences.of_values("schedule", saved.spec, wanted.to_json()))
-    return Compared(saved, fields, comes, goes, until)
+    fields = list(differences.compare_values("schedule", saved.spec, schedule.to_json()))
+    return ScheduleComparison(saved, fields, comes, goes, until)
 
 
-def _firing(timetable: Timetable, after: dt.datetime, count: int) -> tuple[list[dt.datetime], dt.datetime | None]:
+def _list_firing_times(timetable: Timetable, after: dt.datetime, count: int) -> tuple[list[dt.datetime], dt.datetime | None]:
     """The next moments at which something starts, ascending, and up to when that is all; None: for ever."""
-    found = [each.at for each in outlook.upcoming(timetable, after, count) if each.fires]
+    found = [each.at for each in outlook.compute_upcoming(timetable, after, count) if each.fires]
     return found, found[-1] if len(found) == count else None
 
 
-def _inline(given: Mapping[str, Any]) -> dict[str, Calendar]:
+def _parse_inline_calendars(specs: Mapping[str, Any]) -> dict[str, Calendar]:
     """Calendars that are not saved."""
     found: dict[str, Calendar] = {}
     problems: list[FieldError] = []
-    for name, spec in given.items():
+    for name, spec in specs.items():
         try:
-            calendar_editing.check_name(name, pointer("calendars", name))
-            found[name] = calendar_reading.parse(spec, pointer("calendars", name))
+            calendar_editing.check_name(name, format_pointer("calendars", name))
+            found[name] = calendar_reading.parse(spec, format_pointer("calendars", name))
         except InvalidInput as error:
             problems += error.errors
-    admission.refuse(problems)
+    admission.raise_for_problems(problems)
     return found
 
 
-def _calendar_problems(connection: sa.Connection, wanted: Schedule, inline: Mapping[str, Calendar]) -> list[FieldError]:
+def _validate_calendars(connection: sa.Connection, schedule: Schedule, inline_calendars: Mapping[str, Calendar]) -> list[FieldError]:
     """What is wrong with the calendars that it names, but for those that came with it."""
     named = [
-        (pointer(part, at), name) for part in ("require", "exclude") for at, name in enumerate(getattr(wanted, part))
+        (format_pointer(part, at), name) for part in ("require", "exclude") for at, name in enumerate(getattr(schedule, part))
     ]
-    here = {place for place, name in named if name in inline}
-    counted = inline.get(wanted.calendar or "")
+    here = {place for place, name in named if name in inline_calendars}
+    counted = inline_calendars.get(schedule.calendar or "")
     if counted is not None:
         here.add("/calendar")
-    problems = [each for each in calendars.problems(connection, wanted) if each.pointer not in here]
-    if counted is not None and isinstance(wanted.rule, BusinessDay) and not isinstance(counted, Business):
-        message = f"calendar {wanted.calendar} lists dates; business days are counted by a calendar of kind business"
+    problems = [each for each in calendars.validate_schedule_calendars(connection, schedule) if each.pointer not in here]
+    if counted is not None and isinstance(schedule.rule, BusinessDayRule) and not isinstance(counted, BusinessCalendar):
+        message = f"calendar {schedule.calendar} lists dates; business days are counted by a calendar of kind business"
         problems.append(FieldError("/calendar", "not_allowed", message))
     return problems

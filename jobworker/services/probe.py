@@ -5,20 +5,20 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from jobworker.clock import Clock
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 
 #: Longest wait of a caller (s); the writers' lock is held for milliseconds.
-_PATIENCE = 1.0
+_WAIT_TIMEOUT_SECONDS = 1.0
 
 #: Age (s) up to which an outcome is reused: any number of health checks cause one write a second.
-_FRESH = 1.0
+_MAX_AGE_SECONDS = 1.0
 
 
 class Probe:
     """Runs one attempt at a time in a thread of its own; callers that come meanwhile share its outcome."""
 
-    def __init__(self, attempt: Callable[[], None], clock: Clock, what: str = "a write", fresh: float = _FRESH) -> None:
-        self._fresh = fresh
+    def __init__(self, attempt: Callable[[], None], clock: Clock, what: str = "a write", max_age: float = _MAX_AGE_SECONDS) -> None:
+        self._fresh = max_age
         self._what = what
         self._attempt = attempt
         self._clock = clock
@@ -35,10 +35,10 @@ class Probe:
                 threading.Thread(target=self._run, args=(self._outcome,), name="probe", daemon=True).start()
             outcome = self._outcome
         try:
-            outcome.result(_PATIENCE)
+            outcome.result(_WAIT_TIMEOUT_SECONDS)
         except TimeoutError:
             waited = self._clock.monotonic() - self._began
-            raise Misconfigured(f"{self._what} has not come to its end for {waited:.0f} s: is a lock held?") from None
+            raise ConfigurationError(f"{self._what} has not come to its end for {waited:.0f} s: is a lock held?") from None
 
     def _run(self, outcome: Future[None]) -> None:
         try:

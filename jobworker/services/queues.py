@@ -10,33 +10,33 @@ import structlog
 from jobworker.clock import Clock
 from jobworker.domain import described
 from jobworker.domain.errors import FieldError, InvalidInput, QueueInUse, QueueNotFound
-from jobworker.domain.job import QUEUE, QUEUE_FORM, SHIPPED_QUEUES
+from jobworker.domain.job import QUEUE_NAME_PATTERN, QUEUE_NAME_FORM, BUILTIN_QUEUES
 from jobworker.services import finding, naming
 from jobworker.store import audit, executions, queues, workers
 from jobworker.store.audit import AuditEntry
 from jobworker.store.database import Database
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key
+from jobworker.store.pages import DEFAULT_LIMIT, Paginator, Page, parse_name_key
 from jobworker.store.queues import QueueRow
 
 logger = structlog.get_logger(__name__)
 
-MAX_NOTE = 1000
+MAX_NOTE_LENGTH = 1000
 
 #: How often the relay looks for queues that nothing uses (s).
-REMOVE_EVERY = 600.0
+REMOVE_INTERVAL_SECONDS = 600.0
 
 #: A queue is removed when it was unused for so long: workers may be stopped meanwhile.
-UNUSED_FOR = dt.timedelta(hours=1)
+UNUSED_RETENTION = dt.timedelta(hours=1)
 
 #: So many queues one round removes: it is one transaction, for which others wait.
-_REMOVED_AT_ONCE = 5_000
+_REMOVE_BATCH_SIZE = 5_000
 
 #: So many of the removed queues are named in the log.
-_TOLD = 10
+_MAX_NAMES_LOGGED = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class QueueStatus:
     """A queue; what waits in it, `ready` in SQL and `published` with the workers; how many live workers serve it."""
 
     row: QueueRow
@@ -47,95 +47,95 @@ class Queue:
     workers: int
 
 
-def page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Queue]:
+def list_page(database: Database, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[QueueStatus]:
     """Queues by name: those that are shipped, that a live worker serves, and that were declared or created."""
-    listing = Listing("queues", {}, name_key)
+    listing = Paginator("queues", {}, parse_name_key)
     after = listing.parse_cursor(cursor)
     with database.read() as connection:
-        known = {name: QueueRow(name) for name in {*SHIPPED_QUEUES, *_served(connection)}}
-        known |= {row.name: row for row in queues.after(connection, after, limit + 1)}
+        known = {name: QueueRow(name) for name in {*BUILTIN_QUEUES, *_list_served(connection)}}
+        known |= {row.name: row for row in queues.list_after(connection, after, limit + 1)}
         names = [name for name in sorted(known) if after is None or name > after][: limit + 1]
         return listing.build_page(
-            _described(connection, {name: known[name] for name in names}), limit, lambda each: each.row.name
+            _load_statuses(connection, {name: known[name] for name in names}), limit, lambda each: each.row.name
         )
 
 
-def get(database: Database, name: str) -> Queue:
+def get(database: Database, name: str) -> QueueStatus:
     """One queue; raises `QueueNotFound`."""
     with database.read() as connection:
-        [found] = _described(connection, {name: _find(connection, name)})
+        [found] = _load_statuses(connection, {name: _find(connection, name)})
         return found
 
 
-def create(database: Database, clock: Clock, name: str, actor: str) -> tuple[Queue, bool]:
+def create(database: Database, clock: Clock, name: str, actor: str) -> tuple[QueueStatus, bool]:
     """Create a queue, which stays until it is removed; whether there was none. Asking again changes nothing."""
-    if not QUEUE.match(name):
-        message = f"the name of a queue must {QUEUE_FORM}"
+    if not QUEUE_NAME_PATTERN.match(name):
+        message = f"the name of a queue must {QUEUE_NAME_FORM}"
         raise InvalidInput(message, [FieldError("name", "not_allowed", message)])
     with database.write() as connection:
         row = queues.get(connection, name, lock=True)
-        new = row is None and name not in SHIPPED_QUEUES
-        if name not in SHIPPED_QUEUES and (row is None or row.created_by is None):
+        new = row is None and name not in BUILTIN_QUEUES
+        if name not in BUILTIN_QUEUES and (row is None or row.created_by is None):
             queues.create(connection, name, actor, clock.now())
-            _audit(connection, clock, actor, "queue.create", row, replace(row or QueueRow(name), created_by=actor))
+            _record_audit(connection, clock, actor, "queue.create", row, replace(row or QueueRow(name), created_by=actor))
     return get(database, name), new
 
 
 def remove(database: Database, clock: Clock, name: str, actor: str) -> None:
     """Remove a queue that nothing uses; raises `QueueInUse` with everything that does."""
     with database.write() as connection:
-        row = queues.get(connection, name, lock=True) if QUEUE.match(name) else None
+        row = queues.get(connection, name, lock=True) if QUEUE_NAME_PATTERN.match(name) else None
         row = row or _find(connection, name)
-        used = list(_uses(connection, row))
+        used = list(_list_uses(connection, row))
         if used:
             raise QueueInUse(f"queue {name} cannot be removed: {'; '.join(used)}")
         queues.delete(connection, name)
-        _audit(connection, clock, actor, "queue.remove", row, None)
+        _record_audit(connection, clock, actor, "queue.remove", row, None)
 
 
 def remove_unused(database: Database, clock: Clock) -> None:
     """Remove queues that were added automatically and that nothing uses any more: one bounded round."""
     now = clock.now()
     with database.write() as connection:
-        kept = {*SHIPPED_QUEUES, *_served(connection)}
-        removed = queues.remove_unused(connection, kept, now, now - UNUSED_FOR, _REMOVED_AT_ONCE)
+        kept = {*BUILTIN_QUEUES, *_list_served(connection)}
+        removed = queues.delete_unused(connection, kept, now, now - UNUSED_RETENTION, _REMOVE_BATCH_SIZE)
     if removed:
-        logger.info("queues_removed", count=len(removed), first=removed[:_TOLD], why=f"unused for {UNUSED_FOR}")
+        logger.info("queues_removed", count=len(removed), first=removed[:_MAX_NAMES_LOGGED], why=f"unused for {UNUSED_RETENTION}")
 
 
-def pause(database: Database, clock: Clock, name: str, actor: str, note: str | None) -> Queue:
+def pause(database: Database, clock: Clock, name: str, actor: str, note: str | None) -> QueueStatus:
     """Let nothing more of a queue start. The first actor is kept; a note replaces the one before."""
-    described.require_note(note)
+    described.check_note(note)
     with database.write() as connection:
-        row = _locked(connection, name, clock.now())
+        row = _lock_row(connection, name, clock.now())
         by, at = row.paused_by or actor, row.paused_at or clock.now()
         note = note if note is not None else row.pause_note
-        _change(connection, row, replace(row, paused_at=at, paused_by=by, pause_note=note), actor, clock)
+        _update_pause(connection, row, replace(row, paused_at=at, paused_by=by, pause_note=note), actor, clock)
     return get(database, name)
 
 
-def resume(database: Database, clock: Clock, name: str, actor: str) -> Queue:
+def resume(database: Database, clock: Clock, name: str, actor: str) -> QueueStatus:
     """The inverse; a queue that is not paused stays as it is."""
     with database.write() as connection:
-        row = _locked(connection, name, clock.now())
-        _change(connection, row, replace(row, paused_at=None, paused_by=None, pause_note=None), actor, clock)
+        row = _lock_row(connection, name, clock.now())
+        _update_pause(connection, row, replace(row, paused_at=None, paused_by=None, pause_note=None), actor, clock)
     return get(database, name)
 
 
-def _change(connection: sa.Connection, before: QueueRow, after: QueueRow, actor: str, clock: Clock) -> None:
+def _update_pause(connection: sa.Connection, before: QueueRow, after: QueueRow, actor: str, clock: Clock) -> None:
     if before != after:
-        queues.pause(connection, after)
-        _audit(connection, clock, actor, "queue.pause" if after.paused_at else "queue.resume", before, after)
+        queues.update_pause(connection, after)
+        _record_audit(connection, clock, actor, "queue.pause" if after.paused_at else "queue.resume", before, after)
 
 
-def _audit(
+def _record_audit(
     connection: sa.Connection, clock: Clock, actor: str, action: str, before: QueueRow | None, after: QueueRow | None
 ) -> None:
     [name] = {row.name for row in (before, after) if row is not None}
-    audit.record(connection, AuditEntry(clock.now(), actor, action, name, _told(before), _told(after)))
+    audit.record(connection, AuditEntry(clock.now(), actor, action, name, _to_audit(before), _to_audit(after)))
 
 
-def _told(row: QueueRow | None) -> dict[str, object] | None:
+def _to_audit(row: QueueRow | None) -> dict[str, object] | None:
     if row is None:
         return None
     since = row.paused_at.isoformat() if row.paused_at else None
@@ -143,49 +143,49 @@ def _told(row: QueueRow | None) -> dict[str, object] | None:
     return {**paused, "created_by": row.created_by}
 
 
-def _locked(connection: sa.Connection, name: str, now: dt.datetime) -> QueueRow:
+def _lock_row(connection: sa.Connection, name: str, now: dt.datetime) -> QueueRow:
     """The row of a queue, which it gets now if it has none yet."""
     _find(connection, name)
-    queues.remember(connection, [name], now)
+    queues.upsert_many(connection, [name], now)
     row = queues.get(connection, name, lock=True)
     assert row is not None, "it was added in this transaction, if it was not there before"
     return row
 
 
 def _find(connection: sa.Connection, name: str) -> QueueRow:
-    if not QUEUE.match(name):
-        raise QueueNotFound(f"there is no queue {name[:64]!r}: the name of a queue must {QUEUE_FORM}")
+    if not QUEUE_NAME_PATTERN.match(name):
+        raise QueueNotFound(f"there is no queue {name[:64]!r}: the name of a queue must {QUEUE_NAME_FORM}")
     row = queues.get(connection, name)
-    if row is None and name not in SHIPPED_QUEUES and name not in _served(connection):
-        raise QueueNotFound(naming.missing_queue(name, finding.existing_queues(connection)))
+    if row is None and name not in BUILTIN_QUEUES and name not in _list_served(connection):
+        raise QueueNotFound(naming.describe_missing_queue(name, finding.list_existing_queues(connection)))
     return row or QueueRow(name)
 
 
-def _uses(connection: sa.Connection, row: QueueRow) -> Iterator[str]:
-    if row.name in SHIPPED_QUEUES:
+def _list_uses(connection: sa.Connection, row: QueueRow) -> Iterator[str]:
+    if row.name in BUILTIN_QUEUES:
         yield "it is shipped"
-    if serving := _served(connection).count(row.name):
+    if serving := _list_served(connection).count(row.name):
         yield f"{serving} live worker{'s consume' if serving > 1 else ' consumes'} it"
     if row.paused_at is not None:
         yield "it is paused, resume it first"
-    yield from queues.uses(connection, row.name)
+    yield from queues.list_uses(connection, row.name)
 
 
-def _served(connection: sa.Connection) -> list[str]:
+def _list_served(connection: sa.Connection) -> list[str]:
     """The queues of live workers, of each worker its own."""
-    return [name for worker in workers.live(connection) for name in worker.queues]
+    return [name for worker in workers.list_live(connection) for name in worker.queues]
 
 
-def _described(connection: sa.Connection, known: Mapping[str, QueueRow]) -> list[Queue]:
-    published, running = queues.published(connection), queues.running(connection)
-    serving = _served(connection)
+def _load_statuses(connection: sa.Connection, rows: Mapping[str, QueueRow]) -> list[QueueStatus]:
+    published, running = queues.count_published(connection), queues.count_running(connection)
+    serving = _list_served(connection)
     return [
-        Queue(
+        QueueStatus(
             row,
-            *executions.ready_in(connection, name),
+            *executions.get_queue_backlog(connection, name),
             published.get(name, 0),
             running.get(name, 0),
             serving.count(name),
         )
-        for name, row in known.items()
+        for name, row in rows.items()
     ]

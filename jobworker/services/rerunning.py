@@ -14,11 +14,11 @@ import sqlalchemy as sa
 
 from jobworker.domain import merge_patch
 from jobworker.domain.admission import Submission
-from jobworker.domain.errors import JobWorkerError, NotUnique
-from jobworker.domain.job import Definition
+from jobworker.domain.errors import JobWorkerError, UniqueKeyConflict
+from jobworker.domain.job import JobDefinition
 from jobworker.services import preparing, release, unique
-from jobworker.services.preparing import Known
-from jobworker.services.selection import Refused
+from jobworker.services.preparing import JobCatalog
+from jobworker.services.selection import BulkFailure
 from jobworker.store import dependencies, executions, jobs
 from jobworker.store.executions import ExecutionRow, NewExecution
 
@@ -35,64 +35,64 @@ class Rerunner:
     rate: float | None = None
     next_due: dt.datetime | None = None
     last_due: dt.datetime | None = None
-    _catalog: Known = field(default_factory=lambda: Known({}, {}))
-    _definitions: dict[tuple[str, int], Definition | None] = field(default_factory=dict)
+    _catalog: JobCatalog = field(default_factory=lambda: JobCatalog({}, {}))
+    _definitions: dict[tuple[str, int], JobDefinition | None] = field(default_factory=dict)
 
     def load_catalog(self, connection: sa.Connection, rows: Sequence[ExecutionRow]) -> None:
         """Learn what has to be known of the jobs of these executions."""
         for key in {(row.job, row.job_revision) for row in rows} - set(self._definitions):
-            self._definitions[key] = jobs.revision(connection, *key)
-        self._catalog = preparing.look_up(connection, {row.job for row in rows}, map(self._get_overridden_queue, rows))
+            self._definitions[key] = jobs.get_definition(connection, *key)
+        self._catalog = preparing.load_catalog(connection, {row.job for row in rows}, map(self._get_overridden_queue, rows))
 
     def prepare(self, row: ExecutionRow) -> NewExecution:
         """The rerun of an execution; raises what speaks against it."""
         wanted = replace(self._build_submission(row), due_at=self.next_due)
         # A call from Python may hold what kombu has written for a date, say. No patch may add that.
-        made = preparing.prepare(wanted, self._catalog, self.now, tagged=not self.patch).row
+        made = preparing.prepare_execution(wanted, self._catalog, self.now, tagged=not self.patch).row
         if self.rate is not None:
             self.last_due = made.due_at
             self.next_due = made.due_at + dt.timedelta(seconds=1 / self.rate)
         return replace(made, rerun_of=row.id, schedule_id=row.schedule_id, scheduled_for=row.scheduled_for)
 
-    def prepare_all(self, rows: Sequence[ExecutionRow]) -> tuple[list[NewExecution], list[Refused]]:
+    def prepare_all(self, rows: Sequence[ExecutionRow]) -> tuple[list[NewExecution], list[BulkFailure]]:
         """The reruns of these executions, and what speaks against the others."""
         made: list[NewExecution] = []
-        refused: list[Refused] = []
+        refused: list[BulkFailure] = []
         for row in rows:
             try:
                 made.append(self.prepare(row))
             except JobWorkerError as error:
                 places = [(each.pointer, each.code, each.message) for each in error.errors]
-                refused.extend(Refused(row.id, *place) for place in places or [("", error.code, error.detail)])
+                refused.extend(BulkFailure(row.id, *place) for place in places or [("", error.code, error.detail)])
         return made, refused
 
     def insert_reruns(
-        self, connection: sa.Connection, made: Sequence[NewExecution], actor: str
-    ) -> tuple[list[NewExecution], list[Refused]]:
+        self, connection: sa.Connection, reruns: Sequence[NewExecution], actor: str
+    ) -> tuple[list[NewExecution], list[BulkFailure]]:
         """Accept these reruns, in the caller's transaction; answers which, and what keeps the others out."""
-        accepted = [each for each in made if each.unique_key is None]
+        accepted = [each for each in reruns if each.unique_key is None]
         if accepted:
             executions.insert(connection, accepted, actor, self.now)
         refused = []
         # One after another, each seen by the next; by key, so that two transactions cannot wait for each other.
-        for each in sorted(made, key=lambda one: one.unique_key or ""):
+        for each in sorted(reruns, key=lambda one: one.unique_key or ""):
             if each.unique_key is None:
                 continue
             if problem := self._take_key(connection, each):
-                refused.append(Refused(each.rerun_of or "", "", NotUnique.code, problem))
+                refused.append(BulkFailure(each.rerun_of or "", "", UniqueKeyConflict.code, problem))
             else:
                 executions.insert(connection, [each], actor, self.now)
                 accepted.append(each)
         return accepted, refused
 
-    def _take_key(self, connection: sa.Connection, made: NewExecution) -> str | None:
+    def _take_key(self, connection: sa.Connection, rerun: NewExecution) -> str | None:
         """Take the rerun's unique key; answers why that cannot be."""
         try:
-            decided = unique.decide(connection, [made], self._catalog.get_unique_policies(), self.now)
-        except NotUnique as error:
+            decided = unique.acquire_keys(connection, [rerun], self._catalog.get_unique_policies(), self.now)
+        except UniqueKeyConflict as error:
             return error.detail
-        release.release(connection, dependencies.ended(connection, decided.cancelled), self.now)
-        return None if decided.accepted else f"execution {decided.ids[0]} has the unique key {made.unique_key}"
+        release.resolve_dependents(connection, dependencies.find_ended(connection, decided.cancelled), self.now)
+        return None if decided.accepted else f"execution {decided.ids[0]} has the unique key {rerun.unique_key}"
 
     def _get_overridden_queue(self, row: ExecutionRow) -> str | None:
         """The queue that was said for this execution alone."""

@@ -15,20 +15,20 @@ from jobworker.transport.claims import Claims
 logger = structlog.get_logger(__name__)
 
 #: So many at a time; the relay takes care of the others.
-_LIMIT = 1000
+_BATCH_SIZE = 1000
 
 
-def revoke_asked(database: Database, client: redis.Redis) -> None:
+def revoke_cancelled(database: Database, client: redis.Redis) -> None:
     """See to it that nothing queued starts whose cancellation was asked for. Raises `redis.RedisError`."""
     try:
         with database.read() as connection:
-            cancelled = batches.cancelling(connection)
+            cancelled = batches.list_cancelling(connection)
         if cancelled:
             with database.write() as connection:
                 for batch in cancelled:
-                    batches.stop_members(connection, batch)
+                    batches.request_cancel_members(connection, batch)
         with database.read() as connection:
-            asked = stopping.cancel_asked(connection, _LIMIT)
+            asked = stopping.list_queued_cancel_requests(connection, _BATCH_SIZE)
     except (sa.exc.SQLAlchemyError, DatabaseBusy) as error:
         logger.debug("revocation_left_to_the_relay", error=str(error))
         return

@@ -12,20 +12,20 @@ from jobworker.services import calendars, finding, preparing
 from jobworker.store import tasks
 
 
-def check(connection: sa.Connection, schedule: Schedule) -> Timetable:
+def check_schedule(connection: sa.Connection, schedule: Schedule) -> Timetable:
     """When the schedule is due; raises `InvalidInput` with everything that keeps it from being kept.
 
     None of its calendars changes before this transaction ends.
     """
-    admission.refuse([*runnable(connection, schedule), *calendars.problems(connection, schedule)])
-    finding.queue(connection, schedule.queue, "/queue")
-    return schedule.build_timetable(calendars.known(connection, schedule.calendar_names, lock=True))
+    admission.raise_for_problems([*validate_job(connection, schedule), *calendars.validate_schedule_calendars(connection, schedule)])
+    finding.check_queue(connection, schedule.queue, "/queue")
+    return schedule.build_timetable(calendars.load_calendars(connection, schedule.calendar_names, lock=True))
 
 
-def runnable(connection: sa.Connection, schedule: Schedule) -> Sequence[FieldError]:
+def validate_job(connection: sa.Connection, schedule: Schedule) -> Sequence[FieldError]:
     """What is wrong with the job that a schedule starts, and the parameters that it gives."""
     try:
-        definition = finding.job(connection, schedule.job).definition
+        definition = finding.find_job(connection, schedule.job).definition
     except JobNotFound as error:
         return [FieldError("/job", error.code, error.detail)]
     task = tasks.get(connection, definition.task)

@@ -12,13 +12,13 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.declare.schedules import Declarations, Declared
+from jobworker.declare.schedules import Declarations, Declaration
 from jobworker.domain import differences, outlook
 from jobworker.domain.calendars import Calendar
 from jobworker.domain.differences import Difference
 from jobworker.domain.errors import CalendarInUse, Conflict, InvalidInput
-from jobworker.domain.job import Owner as JobOwner
-from jobworker.domain.schedule import Owner, Schedule, State
+from jobworker.domain.job import JobOwner
+from jobworker.domain.schedule import ScheduleOwner, Schedule, ScheduleState
 from jobworker.services import calendar_editing, firing, schedule_checks
 from jobworker.services import schedules as editing
 from jobworker.store import calendars, queues, schedules
@@ -27,10 +27,10 @@ from jobworker.store.database import Database
 from jobworker.store.schedules import ScheduleRow
 
 #: So many of the next moments are shown of what is new or changed.
-_SHOWN = 3
+_MAX_MOMENTS_SHOWN = 3
 
 
-class Step(StrEnum):
+class SyncOutcome(StrEnum):
     """What becomes of something that code declares, or did."""
 
     CREATED = "created"
@@ -46,14 +46,14 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SyncChange:
     """One difference between code and SQL.
 
     `kind` is schedule or calendar, `place` a file and a line; `next` are the first moments at which it fires, in the
     schedule's zone; `warnings` say what somebody should know about it, that it never fires for instance.
     """
 
-    step: Step
+    step: SyncOutcome
     kind: str
     name: str
     place: str | None = None
@@ -63,141 +63,141 @@ class Change:
     warnings: Sequence[str] = ()
 
 
-def plan(database: Database, clock: Clock, declared: Declarations) -> list[Change]:
+def plan_changes(database: Database, clock: Clock, declared: Declarations) -> list[SyncChange]:
     """What `apply` would do now."""
     with database.write() as connection:
         tried = connection.begin_nested()
         try:
-            return carry_out(connection, declared, "plan", clock.now())
+            return apply_in_transaction(connection, declared, "plan", clock.now())
         finally:
             tried.rollback()
 
 
-def apply(database: Database, clock: Clock, declared: Declarations, actor: str) -> list[Change]:
+def apply_declarations(database: Database, clock: Clock, declared: Declarations, actor: str) -> list[SyncChange]:
     """Make SQL say what code says; answers what that changed, and what it could not."""
     with database.write() as connection:
-        return carry_out(connection, declared, actor, clock.now())
+        return apply_in_transaction(connection, declared, actor, clock.now())
 
 
-def in_code(database: Database) -> list[str]:
+def list_declared_names(database: Database) -> list[str]:
     """The names of the schedules that are there because code declares them."""
     with database.read() as connection:
-        return [row.name for row in schedules.owned(connection, Owner.CODE) if row.state is not State.RETIRED]
+        return [row.name for row in schedules.list_owned(connection, ScheduleOwner.CODE) if row.state is not ScheduleState.RETIRED]
 
 
-def carry_out(connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime) -> list[Change]:
+def apply_in_transaction(connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime) -> list[SyncChange]:
     """The same in a transaction of the caller's."""
-    return list(_apply(connection, declared, actor, now))
+    return list(_apply_changes(connection, declared, actor, now))
 
 
-def _apply(connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime) -> Iterator[Change]:
+def _apply_changes(connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime) -> Iterator[SyncChange]:
     # Calendars first and last: schedules name them.
     for name, calendar in declared.calendars.items():
         before = calendars.get(connection, name)
         if before is None or before.owner is not JobOwner.CODE or before.spec != calendar.value.to_json():
             yield _put_calendar(connection, name, before, calendar, actor, now)
     yield from _apply_schedules(connection, declared, actor, now)
-    for row in calendars.owned(connection, JobOwner.CODE):
+    for row in calendars.list_owned(connection, JobOwner.CODE):
         if row.name not in declared.calendars:
             yield _remove_calendar(connection, row, actor, now)
 
 
 def _apply_schedules(
     connection: sa.Connection, declared: Declarations, actor: str, now: dt.datetime
-) -> Iterator[Change]:
-    known = {row.name: row for row in schedules.owned(connection, Owner.CODE)}
+) -> Iterator[SyncChange]:
+    known = {row.name: row for row in schedules.list_owned(connection, ScheduleOwner.CODE)}
     for name, each in declared.schedules.items():
-        row = known.get(name) or schedules.named(connection, name)
-        if row is None or not _is_so(row, each.value):
+        row = known.get(name) or schedules.get_by_name(connection, name)
+        if row is None or not _is_unchanged(row, each.value):
             yield _put_schedule(connection, row, each, actor, now)
     for name, row in known.items():
-        if name not in declared.schedules and row.state is not State.RETIRED:
-            yield _retire(connection, row, actor, now)
+        if name not in declared.schedules and row.state is not ScheduleState.RETIRED:
+            yield _retire_schedule(connection, row, actor, now)
 
 
-def _retire(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> Change:
+def _retire_schedule(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> SyncChange:
     gone = "it is not declared any more"
     try:
         with connection.begin_nested():
-            schedules.retire(connection, firing.settle_now(connection, row, now), actor, now)
+            schedules.retire(connection, firing.evaluate_now(connection, row, now), actor, now)
     except Conflict as error:
-        return Change(Step.REFUSED, "schedule", row.name, None, f"{gone}, but {error.detail}")
-    return Change(Step.RETIRED, "schedule", row.name, None, gone)
+        return SyncChange(SyncOutcome.REFUSED, "schedule", row.name, None, f"{gone}, but {error.detail}")
+    return SyncChange(SyncOutcome.RETIRED, "schedule", row.name, None, gone)
 
 
 def _put_calendar(
     connection: sa.Connection,
     name: str,
     before: CalendarRow | None,
-    declared: Declared[Calendar],
+    declared: Declaration[Calendar],
     actor: str,
     now: dt.datetime,
-) -> Change:
+) -> SyncChange:
     if before is not None and before.owner is not JobOwner.CODE:
         reason = "a calendar of this name was made over HTTP; delete that one, or give this one another name"
-        return Change(Step.REFUSED, "calendar", name, declared.place, reason)
+        return SyncChange(SyncOutcome.REFUSED, "calendar", name, declared.place, reason)
     try:
         with connection.begin_nested():
-            calendar_editing.put(connection, name, declared.value, JobOwner.CODE, actor, now)
+            calendar_editing.save(connection, name, declared.value, JobOwner.CODE, actor, now)
     except Conflict as error:
-        return Change(Step.REFUSED, "calendar", name, declared.place, error.detail)
+        return SyncChange(SyncOutcome.REFUSED, "calendar", name, declared.place, error.detail)
     if before is None:
-        return Change(Step.CREATED, "calendar", name, declared.place)
-    found = list(differences.of_values("calendar", before.spec, declared.value.to_json()))
-    return Change(Step.CHANGED, "calendar", name, declared.place, None, found)
+        return SyncChange(SyncOutcome.CREATED, "calendar", name, declared.place)
+    found = list(differences.compare_values("calendar", before.spec, declared.value.to_json()))
+    return SyncChange(SyncOutcome.CHANGED, "calendar", name, declared.place, None, found)
 
 
-def _remove_calendar(connection: sa.Connection, row: CalendarRow, actor: str, now: dt.datetime) -> Change:
+def _remove_calendar(connection: sa.Connection, row: CalendarRow, actor: str, now: dt.datetime) -> SyncChange:
     gone = "it is not declared any more"
     try:
-        calendar_editing.delete(connection, row, actor, now)
+        calendar_editing.delete_unused(connection, row, actor, now)
     except CalendarInUse as error:
-        return Change(Step.REFUSED, "calendar", row.name, None, f"{gone}, but {error.detail}")
-    return Change(Step.REMOVED, "calendar", row.name, None, gone)
+        return SyncChange(SyncOutcome.REFUSED, "calendar", row.name, None, f"{gone}, but {error.detail}")
+    return SyncChange(SyncOutcome.REMOVED, "calendar", row.name, None, gone)
 
 
-def _is_so(row: ScheduleRow, wanted: Schedule) -> bool:
-    return row.owner is Owner.CODE and row.state is not State.RETIRED and row.schedule == wanted
+def _is_unchanged(row: ScheduleRow, schedule: Schedule) -> bool:
+    return row.owner is ScheduleOwner.CODE and row.state is not ScheduleState.RETIRED and row.schedule == schedule
 
 
 def _put_schedule(
-    connection: sa.Connection, row: ScheduleRow | None, declared: Declared[Schedule], actor: str, now: dt.datetime
-) -> Change:
+    connection: sa.Connection, row: ScheduleRow | None, declared: Declaration[Schedule], actor: str, now: dt.datetime
+) -> SyncChange:
     wanted = declared.value
-    if row is not None and row.owner is not Owner.CODE:
-        return _refused(declared, _TAKEN[row.owner].format(row.job))
+    if row is not None and row.owner is not ScheduleOwner.CODE:
+        return _build_refusal(declared, _OWNER_CONFLICTS[row.owner].format(row.job))
     try:
         with connection.begin_nested():
             # As with jobs, what code names is declared by that.
-            queues.remember(connection, [wanted.queue] if wanted.queue else [], now)
-            editing.put(connection, wanted, row, Owner.CODE, actor, now)
+            queues.upsert_many(connection, [wanted.queue] if wanted.queue else [], now)
+            editing.save(connection, wanted, row, ScheduleOwner.CODE, actor, now)
     except InvalidInput as error:
-        return _refused(declared, "; ".join(f"{each.pointer}: {each.message}" for each in error.errors))
+        return _build_refusal(declared, "; ".join(f"{each.pointer}: {each.message}" for each in error.errors))
     except Conflict as error:
-        return _refused(declared, error.detail)
-    return _changed(connection, row, declared, now)
+        return _build_refusal(declared, error.detail)
+    return _build_change(connection, row, declared, now)
 
 
-_TAKEN = {
-    Owner.API: "a schedule of this name was made over HTTP; delete that one, or give this one another name",
-    Owner.JOB: "the definition of job {} has a schedule of this name; take it out there, or give this one another name",
+_OWNER_CONFLICTS = {
+    ScheduleOwner.API: "a schedule of this name was made over HTTP; delete that one, or give this one another name",
+    ScheduleOwner.JOB: "the definition of job {} has a schedule of this name; take it out there, or give this one another name",
 }
 
 
-def _refused(declared: Declared[Schedule], reason: str) -> Change:
-    return Change(Step.REFUSED, "schedule", declared.value.name, declared.place, reason)
+def _build_refusal(declared: Declaration[Schedule], reason: str) -> SyncChange:
+    return SyncChange(SyncOutcome.REFUSED, "schedule", declared.value.name, declared.place, reason)
 
 
-def _changed(
-    connection: sa.Connection, row: ScheduleRow | None, declared: Declared[Schedule], now: dt.datetime
-) -> Change:
+def _build_change(
+    connection: sa.Connection, row: ScheduleRow | None, declared: Declaration[Schedule], now: dt.datetime
+) -> SyncChange:
     wanted = declared.value
-    timetable = schedule_checks.check(connection, wanted)
-    begins = schedules.begins(wanted, row, now)
-    coming = [each.local for each in outlook.upcoming(timetable, begins, _SHOWN) if each.fires]
-    noticed = outlook.warnings(timetable, begins)
+    timetable = schedule_checks.check_schedule(connection, wanted)
+    begins = schedules.compute_start(wanted, row, now)
+    coming = [each.local for each in outlook.compute_upcoming(timetable, begins, _MAX_MOMENTS_SHOWN) if each.fires]
+    noticed = outlook.compute_warnings(timetable, begins)
     if row is None:
-        return Change(Step.CREATED, "schedule", wanted.name, declared.place, next=coming, warnings=noticed)
-    step = Step.RESTORED if row.state is State.RETIRED else Step.CHANGED
-    found = list(differences.of_values("schedule", row.schedule.to_json(), wanted.to_json()))
-    return Change(step, "schedule", wanted.name, declared.place, None, found, coming, noticed)
+        return SyncChange(SyncOutcome.CREATED, "schedule", wanted.name, declared.place, next=coming, warnings=noticed)
+    step = SyncOutcome.RESTORED if row.state is ScheduleState.RETIRED else SyncOutcome.CHANGED
+    found = list(differences.compare_values("schedule", row.schedule.to_json(), wanted.to_json()))
+    return SyncChange(step, "schedule", wanted.name, declared.place, None, found, coming, noticed)

@@ -20,27 +20,27 @@ from jobworker.domain.errors import (
     ScheduleOwnedElsewhere,
 )
 from jobworker.domain.ids import is_id
-from jobworker.domain.schedule import Owner, Schedule, State
-from jobworker.domain.timetable import next_after
+from jobworker.domain.schedule import ScheduleOwner, Schedule, ScheduleState
+from jobworker.domain.timetable import find_next_time
 from jobworker.domain.zones import DATA_VERSION
 from jobworker.services import firing, naming, occasions, overdue, pausing, plans, preparing, schedule_checks, zone_data
-from jobworker.services.plans import Plan
-from jobworker.services.zone_data import Move
+from jobworker.services.plans import CompiledSchedule
+from jobworker.services.zone_data import ScheduleMove
 from jobworker.store import schedule_lists, schedules, unreadable
 from jobworker.store.database import Database
 from jobworker.store.pages import DEFAULT_LIMIT, Page
-from jobworker.store.schedule_lists import Filters, RevisionRow, Standing
+from jobworker.store.schedule_lists import ScheduleRowFilters, ScheduleRevisionRow, ScheduleStatus
 from jobworker.store.schedules import ScheduleRow
 
 #: The revisions that a change may replace; None: whichever is current.
-Expected = Collection[int] | None
+ExpectedRevisions = Collection[int] | None
 
 #: Databases keep no higher number.
-_HIGHEST = 2**31 - 1
+_MAX_REVISION = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ScheduleView:
     """A schedule as it stands, and what somebody who looks at it should notice.
 
     `in_words` says when it is due; None: it cannot be read. `next_at` is what is due next; None: nothing is, though
@@ -48,7 +48,7 @@ class Known:
     """
 
     row: ScheduleRow
-    standing: Standing
+    standing: ScheduleStatus
     in_words: str | None
     next_at: dt.datetime | None
     expected_by: dt.datetime | None
@@ -57,28 +57,28 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ScheduleCriteria:
     """Which schedules are listed; None does not filter."""
 
     job: str | None = None
-    owner: Owner | None = None
-    state: Standing | None = None
+    owner: ScheduleOwner | None = None
+    state: ScheduleStatus | None = None
     calendar: str | None = None
     overdue: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
+class ScheduleRevisionView:
     """A revision of a schedule, and the fields that it changed; None for the first."""
 
     name: str
-    row: RevisionRow
+    row: ScheduleRevisionRow
     changed_fields: Sequence[str] | None
     removed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class ScheduleReference:
     """What is kept of a schedule; `row` None: it was removed, and only its id leads here. `revision` is its latest."""
 
     id: str
@@ -88,190 +88,190 @@ class Kept:
     row: ScheduleRow | None
 
 
-def create(database: Database, clock: Clock, described: Mapping[str, Any], actor: str) -> Known:
+def create(database: Database, clock: Clock, spec: Mapping[str, Any], actor: str) -> ScheduleView:
     """Add a schedule; raises `ScheduleExists`, and `InvalidInput` with everything that is wrong with it."""
-    wanted = schedule_rules.parse(described)
+    wanted = schedule_rules.parse(spec)
     with database.write() as connection:
-        there = schedules.named(connection, wanted.name)
+        there = schedules.get_by_name(connection, wanted.name)
         if there is not None:
-            raise ScheduleExists(f"schedule {wanted.name} exists already; {_instead(there)}")
+            raise ScheduleExists(f"schedule {wanted.name} exists already; {_suggest_alternative(there)}")
         now = clock.now()
-        return known(connection, [put(connection, wanted, None, Owner.API, actor, now)], now)[0]
+        return build_views(connection, [save(connection, wanted, None, ScheduleOwner.API, actor, now)], now)[0]
 
 
 def change(
-    database: Database, clock: Clock, name: str, described: Mapping[str, Any], expected: Expected, actor: str
-) -> Known:
+    database: Database, clock: Clock, name: str, spec: Mapping[str, Any], expected: ExpectedRevisions, actor: str
+) -> ScheduleView:
     """Replace a schedule, if its current revision is one of those expected.
 
     What is due by now is settled as the schedule was; afterwards it is as it is described.
     """
     with database.write() as connection:
-        row = _expect(connection, name, expected)
-        _editable(row)
-        if described.get("name", row.name) != row.name:
-            message = f"name is {described['name']!r}, but this is schedule {row.name}; a schedule cannot be renamed"
+        row = _lock_expected(connection, name, expected)
+        _check_editable(row)
+        if spec.get("name", row.name) != row.name:
+            message = f"name is {spec['name']!r}, but this is schedule {row.name}; a schedule cannot be renamed"
             raise InvalidInput(message, [FieldError("/name", "not_allowed", message)])
-        wanted = schedule_rules.parse({**described, "name": row.name})
+        wanted = schedule_rules.parse({**spec, "name": row.name})
         now = clock.now()
-        return known(connection, [put(connection, wanted, row, Owner.API, actor, now)], now)[0]
+        return build_views(connection, [save(connection, wanted, row, ScheduleOwner.API, actor, now)], now)[0]
 
 
-def remove(database: Database, clock: Clock, name: str, expected: Expected, actor: str) -> None:
+def remove(database: Database, clock: Clock, name: str, expected: ExpectedRevisions, actor: str) -> None:
     """Remove a schedule once what is due is settled; its executions still run, and its ledger stays."""
     with database.write() as connection:
-        row = _expect(connection, name, expected)
-        if row.state is not State.RETIRED:
-            _editable(row)
-        schedules.delete(connection, firing.settle_now(connection, row, clock.now()), actor, clock.now())
+        row = _lock_expected(connection, name, expected)
+        if row.state is not ScheduleState.RETIRED:
+            _check_editable(row)
+        schedules.delete(connection, firing.evaluate_now(connection, row, clock.now()), actor, clock.now())
 
 
 def pause(
     database: Database, clock: Clock, name: str, note: str | None, until: dt.datetime | None, actor: str
-) -> Known:
+) -> ScheduleView:
     """Let a schedule start nothing from now on, until somebody resumes it or `until` has come."""
     now = clock.now()
     with database.write() as connection:
-        row = pausing.pause(connection, find(connection, name), note, until, actor, now)
-        return known(connection, [row], now)[0]
+        row = pausing.pause_schedule(connection, find(connection, name), note, until, actor, now)
+        return build_views(connection, [row], now)[0]
 
 
-def resume(database: Database, clock: Clock, name: str, policy: schedule_rules.Missed | None, actor: str) -> Known:
+def resume(database: Database, clock: Clock, name: str, policy: schedule_rules.MissedOccurrencePolicy | None, actor: str) -> ScheduleView:
     """End a pause; `policy` says what becomes of the occurrences that it held up, None: the schedule does."""
     now = clock.now()
     with database.write() as connection:
-        row = pausing.resume(connection, find(connection, name), actor, now, policy)
-        return known(connection, [row], now)[0]
+        row = pausing.resume_schedule(connection, find(connection, name), actor, now, policy)
+        return build_views(connection, [row], now)[0]
 
 
-def get(database: Database, clock: Clock, name: str) -> Known:
+def get(database: Database, clock: Clock, name: str) -> ScheduleView:
     """The schedule with this name, or id; raises `ScheduleNotFound`."""
     with database.read() as connection:
-        return known(connection, [find(connection, name)], clock.now())[0]
+        return build_views(connection, [find(connection, name)], clock.now())[0]
 
 
-def page(
-    database: Database, clock: Clock, asked: Asked, limit: int = DEFAULT_LIMIT, cursor: str | None = None
-) -> Page[Known]:
+def list_page(
+    database: Database, clock: Clock, criteria: ScheduleCriteria, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[ScheduleView]:
     """Schedules by name."""
     now = clock.now()
-    since = overdue.since(now) if asked.overdue else None
-    filters = Filters(asked.job, asked.owner, asked.state, asked.calendar, since)
+    since = overdue.compute_cutoff(now) if criteria.overdue else None
+    filters = ScheduleRowFilters(criteria.job, criteria.owner, criteria.state, criteria.calendar, since)
     with database.read() as connection:
-        found = schedule_lists.page(connection, filters, _shown(asked), now, limit, cursor)
-        return found.replace_items(known(connection, found.items, now))
+        found = schedule_lists.list_page(connection, filters, _to_cursor_filters(criteria), now, limit, cursor)
+        return found.replace_items(build_views(connection, found.items, now))
 
 
-def revisions(database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Changed]:
+def list_revisions(database: Database, name: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[ScheduleRevisionView]:
     """The revisions of a schedule, the latest first; by its id also those of one that was removed."""
     with database.read() as connection:
-        row = kept(connection, name)
-        found = schedule_lists.revisions(connection, row.id, limit, cursor)
+        row = find_reference(connection, name)
+        found = schedule_lists.list_revisions(connection, row.id, limit, cursor)
         earliest = found.items[-1].revision if found.items else 1
-        before = schedule_lists.revision(connection, row.id, earliest - 1)
+        before = schedule_lists.get_revision(connection, row.id, earliest - 1)
     older = [*found.items[1:], before]
-    items = [_changed(row, one, was) for one, was in zip(found.items, older, strict=False)]
+    items = [_to_revision_view(row, one, was) for one, was in zip(found.items, older, strict=False)]
     return found.replace_items(items)
 
 
-def revision(database: Database, name: str, number: int) -> Changed:
+def get_revision(database: Database, name: str, number: int) -> ScheduleRevisionView:
     """One revision; raises `ScheduleNotFound`, `RevisionNotFound`."""
     with database.read() as connection:
-        row = kept(connection, name)
-        found = schedule_lists.revision(connection, row.id, number) if number <= _HIGHEST else None
+        row = find_reference(connection, name)
+        found = schedule_lists.get_revision(connection, row.id, number) if number <= _MAX_REVISION else None
         if found is None:
             raise RevisionNotFound(f"schedule {row.name} has no revision {number}; the latest is {row.revision}")
-        return _changed(row, found, schedule_lists.revision(connection, row.id, number - 1))
+        return _to_revision_view(row, found, schedule_lists.get_revision(connection, row.id, number - 1))
 
 
-def kept(connection: sa.Connection, name: str) -> Kept:
+def find_reference(connection: sa.Connection, name: str) -> ScheduleReference:
     """What is kept of the schedule with this name, or of the one that has or had this id; raises `ScheduleNotFound`."""
     row = schedules.get(connection, name) if name.isprintable() else None
-    latest = schedule_lists.latest(connection, name) if row is None and is_id(name) else None
+    latest = schedule_lists.get_latest_revision(connection, name) if row is None and is_id(name) else None
     if latest is not None:
-        return Kept(latest.schedule_id, latest.spec["name"], latest.revision, latest.spec, None)
+        return ScheduleReference(latest.schedule_id, latest.spec["name"], latest.revision, latest.spec, None)
     row = row or find(connection, name)
-    return Kept(row.id, row.name, row.revision, row.spec, row)
+    return ScheduleReference(row.id, row.name, row.revision, row.spec, row)
 
 
 def find(connection: sa.Connection, name: str) -> ScheduleRow:
     """The schedule with this name, or id; raises `ScheduleNotFound` with the names that come close."""
     row = schedules.get(connection, name) if name.isprintable() else None
     if row is None:
-        near = schedule_lists.names_around(connection, name)
-        raise ScheduleNotFound(naming.unknown("schedule", name, near, "GET /api/v1/schedules"))
+        near = schedule_lists.list_nearby_names(connection, name)
+        raise ScheduleNotFound(naming.describe_unknown("schedule", name, near, "GET /api/v1/schedules"))
     return row
 
 
-def known(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> list[Known]:
+def build_views(connection: sa.Connection, rows: Sequence[ScheduleRow], now: dt.datetime) -> list[ScheduleView]:
     """What there is to know about these schedules at this moment."""
-    found, read = preparing.look_up(connection, {row.job for row in rows}), plans.of(connection, rows)
-    moves = zone_data.moving(connection, rows, read)
-    return [_known_anyway(row, found, read.get(row.id), moves.get(row.id), now) for row in rows]
+    found, read = preparing.load_catalog(connection, {row.job for row in rows}), plans.compile_schedules(connection, rows)
+    moves = zone_data.find_moves(connection, rows, read)
+    return [_build_view_safely(row, found, read.get(row.id), moves.get(row.id), now) for row in rows]
 
 
-def put(
+def save(
     connection: sa.Connection,
-    wanted: Schedule,
+    schedule: Schedule,
     before: ScheduleRow | None,
-    owner: Owner,
+    owner: ScheduleOwner,
     actor: str,
     now: dt.datetime,
 ) -> ScheduleRow:
     """Enter a schedule, or change it once what is due is settled; raises `InvalidInput` if it cannot run."""
-    timetable = schedule_checks.check(connection, wanted)
+    timetable = schedule_checks.check_schedule(connection, schedule)
     if before is not None:
-        before = firing.settle_now(connection, before, now)
-    first = next_after(timetable, schedules.begins(wanted, before, now))
-    row = schedules.put(connection, wanted, owner, actor, now, first)
-    if before is None and wanted.run_at_start:
-        firing.start(connection, [row.id], now, "it was created")
+        before = firing.evaluate_now(connection, before, now)
+    first = find_next_time(timetable, schedules.compute_start(schedule, before, now))
+    row = schedules.upsert(connection, schedule, owner, actor, now, first)
+    if before is None and schedule.run_at_start:
+        firing.fire_at_start(connection, [row.id], now, "it was created")
         return find(connection, row.id)
     return row
 
 
-def _known_anyway(
-    row: ScheduleRow, found: preparing.Known, plan: Plan | None, move: Move | None, now: dt.datetime
-) -> Known:
+def _build_view_safely(
+    row: ScheduleRow, catalog: preparing.JobCatalog, compiled: CompiledSchedule | None, move: ScheduleMove | None, now: dt.datetime
+) -> ScheduleView:
     try:
-        return _known(row, found, plan, move, now)
-    except unreadable.ERRORS as error:
+        return _build_view(row, catalog, compiled, move, now)
+    except unreadable.READ_ERRORS as error:
         # A specification is not checked again when it is read, so what is wrong with it may show only now.
-        plans.refused(row, error)
-        return _known(row, found, None, None, now)
+        plans.report_unreadable(row, error)
+        return _build_view(row, catalog, None, None, now)
 
 
-def _known(row: ScheduleRow, found: preparing.Known, plan: Plan | None, move: Move | None, now: dt.datetime) -> Known:
-    by, standing = overdue.expected_by(row, now), schedule_lists.standing(row, now)
-    in_words = describing.of_schedule(plan.schedule) if plan else None
+def _build_view(row: ScheduleRow, catalog: preparing.JobCatalog, compiled: CompiledSchedule | None, move: ScheduleMove | None, now: dt.datetime) -> ScheduleView:
+    by, standing = overdue.compute_expected_by(row, now), schedule_lists.compute_status(row, now)
+    in_words = describing.describe_schedule(compiled.schedule) if compiled else None
     late = by is not None and by < now
-    following = row.next_at if standing in (Standing.ACTIVE, Standing.PAUSED) else None
-    warnings = [*_warnings(row, found, plan, now), *([_will_move(move)] if move else [])]
-    return Known(row, standing, in_words, following, by, late, warnings)
+    following = row.next_at if standing in (ScheduleStatus.ACTIVE, ScheduleStatus.PAUSED) else None
+    warnings = [*_list_warnings(row, catalog, compiled, now), *([_describe_move(move)] if move else [])]
+    return ScheduleView(row, standing, in_words, following, by, late, warnings)
 
 
-def _will_move(move: Move) -> str:
+def _describe_move(move: ScheduleMove) -> str:
     return f"time zone data have changed: {move.describe()}, as soon as a relay with {DATA_VERSION} leads"
 
 
-def _warnings(row: ScheduleRow, found: preparing.Known, plan: Plan | None, now: dt.datetime) -> Iterator[str]:
-    job = found.jobs.get(row.job)
+def _list_warnings(row: ScheduleRow, catalog: preparing.JobCatalog, compiled: CompiledSchedule | None, now: dt.datetime) -> Iterator[str]:
+    job = catalog.jobs.get(row.job)
     if job is None:
         yield f"there is no job {row.job} any more: nothing starts"
     elif not job.definition.enabled:
         yield f"job {row.job} is disabled: its occurrences are left out"
-    elif (why := occasions.closed(found, row.job)) is not None:
+    elif (why := occasions.get_closed_reason(catalog, row.job)) is not None:
         yield f"its occurrences are left out: {why}"
-    elif plan is not None and (problem := occasions.pattern(plan, found, now).problem) is not None:
+    elif compiled is not None and (problem := occasions.get_template(compiled, catalog, now).problem) is not None:
         yield f"its executions fail, because job {row.job} refuses its parameters: {problem}"
-    if plan is None:
+    if compiled is None:
         yield "it cannot be read by this version, or a calendar of it is gone: nothing starts; change it"
     elif row.runs == 0:
         # What is due and not settled yet is still ahead.
-        yield from outlook.warnings(plan.timetable, min(now, row.settled_until))
+        yield from outlook.compute_warnings(compiled.timetable, min(now, row.settled_until))
 
 
-def _expect(connection: sa.Connection, name: str, expected: Expected) -> ScheduleRow:
+def _lock_expected(connection: sa.Connection, name: str, expected: ExpectedRevisions) -> ScheduleRow:
     """The schedule, if it is at one of the revisions that the caller knows; nobody else changes it meanwhile."""
     schedules.lock(connection, find(connection, name).id)
     row = find(connection, name)
@@ -281,42 +281,42 @@ def _expect(connection: sa.Connection, name: str, expected: Expected) -> Schedul
     return row
 
 
-def _instead(row: ScheduleRow) -> str:
+def _suggest_alternative(row: ScheduleRow) -> str:
     """What somebody can do who wants a schedule of the name of this one."""
-    if row.state is State.RETIRED:
+    if row.state is ScheduleState.RETIRED:
         return "it is retired, code declares it no more: DELETE it first"
-    if row.owner is Owner.CODE:
+    if row.owner is ScheduleOwner.CODE:
         return "it is declared in code; change it there (schedules/*.py), or take another name"
-    if row.owner is Owner.JOB:
+    if row.owner is ScheduleOwner.JOB:
         return f"it is part of the definition of job {row.job}; change it there, or take another name"
     return "change it with PUT and If-Match"
 
 
-def _editable(row: ScheduleRow) -> None:
-    if row.state is State.RETIRED:
+def _check_editable(row: ScheduleRow) -> None:
+    if row.state is ScheduleState.RETIRED:
         message = f"schedule {row.name} is retired, code declares it no more; DELETE it, then create it anew"
         raise ScheduleOwnedElsewhere(message)
-    if row.owner is Owner.CODE:
+    if row.owner is ScheduleOwner.CODE:
         message = f"schedule {row.name} is declared in code; change it there (schedules/*.py)"
         raise ScheduleOwnedElsewhere(message)
-    if row.owner is Owner.JOB:
+    if row.owner is ScheduleOwner.JOB:
         message = f"schedule {row.name} is part of the definition of its job; change it with PUT /api/v1/jobs/{row.job}"
         raise ScheduleOwnedElsewhere(message)
 
 
-def _shown(asked: Asked) -> dict[str, Any]:
+def _to_cursor_filters(criteria: ScheduleCriteria) -> dict[str, Any]:
     """The filters as a cursor belongs to them: overdue is overdue, whatever the time."""
     return {
-        "job": asked.job,
-        "owner": asked.owner,
-        "state": asked.state,
-        "calendar": asked.calendar,
-        "overdue": asked.overdue,
+        "job": criteria.job,
+        "owner": criteria.owner,
+        "state": criteria.state,
+        "calendar": criteria.calendar,
+        "overdue": criteria.overdue,
     }
 
 
-def _changed(of: Kept, row: RevisionRow, before: RevisionRow | None) -> Changed:
+def _to_revision_view(reference: ScheduleReference, row: ScheduleRevisionRow, before: ScheduleRevisionRow | None) -> ScheduleRevisionView:
     changed = None
     if before is not None:
-        changed = [each.pointer for each in differences.of_values("spec", before.spec, row.spec)]
-    return Changed(of.name, row, changed, of.row is None)
+        changed = [each.pointer for each in differences.compare_values("spec", before.spec, row.spec)]
+    return ScheduleRevisionView(reference.name, row, changed, reference.row is None)

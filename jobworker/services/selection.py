@@ -11,21 +11,21 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from jobworker.domain.errors import FieldError, InvalidInput
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.domain.ids import is_id
 from jobworker.store import filters as filtering
 from jobworker.store import schema
 from jobworker.store.database import Database
-from jobworker.store.filters import Filters
-from jobworker.store.pages import Listing, identifier_key, moment_key
+from jobworker.store.filters import ExecutionFilters
+from jobworker.store.pages import Paginator, parse_id_key, parse_time_key
 
 #: So many executions one request works off, and one transaction.
-MOST = 10_000
-CHUNK = 500
+MAX_EXECUTIONS = 10_000
+CHUNK_SIZE = 500
 
 #: So many executions that it concerned, and so many problems, an answer names.
-_SAMPLE = 10
-_TOLD = 100
+_SAMPLE_SIZE = 10
+_MAX_PROBLEMS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,15 +36,15 @@ class Selection:
     """
 
     ids: Sequence[str] | None = None
-    filters: Filters | None = None
+    filters: ExecutionFilters | None = None
     all: bool = False
-    limit: int = MOST
+    limit: int = MAX_EXECUTIONS
     cursor: str | None = None
     dry_run: bool = False
 
     def check(self) -> None:
         """Raise `InvalidInput` unless it is clear what is meant."""
-        empty = self.filters is None or self.filters == Filters()
+        empty = self.filters is None or self.filters == ExecutionFilters()
         given = [name for name, is_given in (("ids", self.ids), ("filter", not empty), ("all", self.all)) if is_given]
         if len(given) > 1:
             message = f"give one of {', '.join(given)}, not several"
@@ -54,18 +54,18 @@ class Selection:
             raise InvalidInput(message, [FieldError("/filter", "missing", message)])
         if self.ids is not None:
             _check_ids(self.ids)
-        if not 0 < self.limit <= MOST:
-            message = f"limit must be 1 to {MOST}"
+        if not 0 < self.limit <= MAX_EXECUTIONS:
+            message = f"limit must be 1 to {MAX_EXECUTIONS}"
             raise InvalidInput(message, [FieldError("/limit", "not_allowed", message)])
 
-    def build_listing(self, action: str) -> "Listing[Bookmark]":
+    def build_listing(self, action: str) -> "Paginator[BulkCursor]":
         """What a cursor of this action belongs to."""
         named = asdict(self.filters) if self.filters else {}
-        return Listing(action, {**named, "ids": sorted(self.ids) if self.ids else None}, Bookmark.parse)
+        return Paginator(action, {**named, "ids": sorted(self.ids) if self.ids else None}, BulkCursor.parse)
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class BulkFailure:
     """An execution that was left as it is, and why."""
 
     id: str
@@ -75,19 +75,19 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ChunkResult:
     """What came of one chunk: the executions it was done to (id → its rerun, if there is one), and the others.
 
     `until`: when the last of them is due, if they were put off.
     """
 
     done: Mapping[str, str | None]
-    refused: Sequence[Refused] = ()
+    refused: Sequence[BulkFailure] = ()
     until: dt.datetime | None = None
 
 
 @dataclass(slots=True)
-class Done:
+class BulkResult:
     """What came of a request.
 
     `matched`: the executions that are meant, by their states, of this request and those after it. `left`: how many
@@ -95,26 +95,26 @@ class Done:
     """
 
     dry_run: bool
-    matched: dict[State, int]
+    matched: dict[ExecutionState, int]
     left: int = 0
     done: int = 0
     refused: int = 0
     sample: list[tuple[str, str | None]] = field(default_factory=list)
-    problems: list[Refused] = field(default_factory=list)
+    problems: list[BulkFailure] = field(default_factory=list)
     until: dt.datetime | None = None
     next: str | None = None
 
-    def add(self, part: Part) -> None:
+    def add(self, part: ChunkResult) -> None:
         """Count a chunk."""
         self.done += len(part.done)
         self.refused += len({each.id for each in part.refused})
-        self.sample.extend(list(part.done.items())[: _SAMPLE - len(self.sample)])
-        self.problems.extend(part.refused[: _TOLD - len(self.problems)])
+        self.sample.extend(list(part.done.items())[: _SAMPLE_SIZE - len(self.sample)])
+        self.problems.extend(part.refused[: _MAX_PROBLEMS - len(self.problems)])
         self.until = part.until or self.until
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class BulkAction:
     """One kind of thing that can be done: its name, and of which executions (a condition, and what it is called)."""
 
     name: str
@@ -124,17 +124,17 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True)
-class Bookmark:
+class BulkCursor:
     """How far the request before has come: its last id, and the time from which on nothing is due yet."""
 
     after: str | None = None
     until: dt.datetime | None = None
 
     @classmethod
-    def parse(cls, key: str) -> "Bookmark":
+    def parse(cls, key: str) -> "BulkCursor":
         """Parse the key of a cursor; raises `ValueError`."""
         after, _, until = key.partition(" ")
-        return cls(identifier_key(after), moment_key(until) if until else None)
+        return cls(parse_id_key(after), parse_time_key(until) if until else None)
 
     def to_key(self) -> str:
         """The inverse of `read`."""
@@ -142,56 +142,56 @@ class Bookmark:
 
 
 #: Does something to these executions; in a dry run it finds out what would be done.
-Work = Callable[[Sequence[str]], Part]
+ChunkHandler = Callable[[Sequence[str]], ChunkResult]
 
 
-def bookmark(action: Action, selection: Selection) -> Bookmark:
+def parse_cursor(action: BulkAction, selection: Selection) -> BulkCursor:
     """Where this request begins; raises what is wrong with the selection."""
     selection.check()
-    return selection.build_listing(action.name).parse_cursor(selection.cursor) or Bookmark()
+    return selection.build_listing(action.name).parse_cursor(selection.cursor) or BulkCursor()
 
 
-def work_off(database: Database, action: Action, selection: Selection, work: Work) -> Done:
-    """Do `work` to the executions of the selection, chunk by chunk."""
-    begin = bookmark(action, selection)
-    where = [*action.where, *_meant(selection)]
+def run_in_chunks(database: Database, action: BulkAction, selection: Selection, handler: ChunkHandler) -> BulkResult:
+    """Do `handler` to the executions of the selection, chunk by chunk."""
+    begin = parse_cursor(action, selection)
+    where = [*action.where, *_build_conditions(selection)]
     with database.read() as connection:
-        done = Done(selection.dry_run, filtering.count(connection, where, begin.after))
-        chosen = filtering.ids(connection, where, begin.after, selection.limit)
+        done = BulkResult(selection.dry_run, filtering.count_by_state(connection, where, begin.after))
+        chosen = filtering.list_ids(connection, where, begin.after, selection.limit)
         if selection.ids and selection.cursor is None:
-            known = filtering.ids(connection, [_among(selection.ids)], None, MOST)
-            meant = set(filtering.ids(connection, where, None, MOST))
-            done.add(Part({}, [_not_meant(action, key, set(known)) for key in selection.ids if key not in meant]))
-    for start in range(0, len(chosen), CHUNK):
-        done.add(work(chosen[start : start + CHUNK]))
+            known = filtering.list_ids(connection, [_build_ids_condition(selection.ids)], None, MAX_EXECUTIONS)
+            meant = set(filtering.list_ids(connection, where, None, MAX_EXECUTIONS))
+            done.add(ChunkResult({}, [_build_failure(action, key, set(known)) for key in selection.ids if key not in meant]))
+    for start in range(0, len(chosen), CHUNK_SIZE):
+        done.add(handler(chosen[start : start + CHUNK_SIZE]))
     done.left = sum(done.matched.values()) - len(chosen)
     if done.left:
-        done.next = selection.build_listing(action.name).build_cursor(Bookmark(chosen[-1], done.until).to_key())
+        done.next = selection.build_listing(action.name).build_cursor(BulkCursor(chosen[-1], done.until).to_key())
     return done
 
 
-def _meant(selection: Selection) -> Iterator[Any]:
+def _build_conditions(selection: Selection) -> Iterator[Any]:
     if selection.ids is not None:
-        yield _among(selection.ids)
+        yield _build_ids_condition(selection.ids)
     elif selection.filters is not None:
-        yield from filtering.conditions(selection.filters)
+        yield from filtering.build_conditions(selection.filters)
 
 
-def _among(ids: Sequence[str]) -> Any:
+def _build_ids_condition(ids: Sequence[str]) -> Any:
     return schema.executions.c.id.in_(ids)
 
 
-def _not_meant(action: Action, key: str, known: set[str]) -> Refused:
-    if key in known:
-        return Refused(key, "/ids", action.code, f"execution {key} {action.refusal}")
-    return Refused(key, "/ids", "execution_not_found", f"there is no execution {key}")
+def _build_failure(action: BulkAction, key: str, existing_ids: set[str]) -> BulkFailure:
+    if key in existing_ids:
+        return BulkFailure(key, "/ids", action.code, f"execution {key} {action.refusal}")
+    return BulkFailure(key, "/ids", "execution_not_found", f"there is no execution {key}")
 
 
 def _check_ids(ids: Sequence[str]) -> None:
-    if len(ids) > MOST:
-        message = f"ids must have at most {MOST} items, not {len(ids)}"
+    if len(ids) > MAX_EXECUTIONS:
+        message = f"ids must have at most {MAX_EXECUTIONS} items, not {len(ids)}"
         raise InvalidInput(message, [FieldError("/ids", "not_allowed", message)])
     wrong = [at for at, each in enumerate(ids) if not is_id(each)]
     if wrong:
         message = "ids must hold ids of executions"
-        raise InvalidInput(message, [FieldError(f"/ids/{at}", "not_allowed", message) for at in wrong[:_TOLD]])
+        raise InvalidInput(message, [FieldError(f"/ids/{at}", "not_allowed", message) for at in wrong[:_MAX_PROBLEMS]])

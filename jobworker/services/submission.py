@@ -11,35 +11,35 @@ from jobworker.clock import Clock
 from jobworker.domain.admission import Submission
 from jobworker.domain.errors import FieldError, InvalidInput
 from jobworker.services import accepting, completion, preparing
-from jobworker.services.accepting import Accepted, Once, Request
-from jobworker.services.completion import About
+from jobworker.services.accepting import SubmissionResult, IdempotencyKey, SubmissionContext
+from jobworker.services.completion import BatchOptions
 from jobworker.store import executions
-from jobworker.store.batches import Kind
+from jobworker.store.batches import BatchKind
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
 
 #: So many executions may come in one request: they are one transaction, which others wait for.
-MAX_BATCH = 10_000
+MAX_BATCH_SIZE = 10_000
 
 #: What is known of a batch that nobody described.
-_NOTHING = About()
+_NO_OPTIONS = BatchOptions()
 
 
 def submit(
-    database: Database, clock: Clock, submission: Submission, actor: str, once: Once | None = None
+    database: Database, clock: Clock, submission: Submission, actor: str, idempotency_key: IdempotencyKey | None = None
 ) -> tuple[ExecutionRow, bool]:
     """Accept one execution; the row as accepted, and whether it is another one, which stands for it, as it is now."""
-    request = Request(actor, clock.now(), once, accepting.fingerprint([submission], "one"))
+    request = SubmissionContext(actor, clock.now(), idempotency_key, accepting.compute_fingerprint([submission], "one"))
     with database.read() as connection:
-        replay = accepting.replayed(connection, request)
+        replay = accepting.find_replay(connection, request)
         if replay is None:
-            known = preparing.look_up_one(connection, submission.job, submission.queue)
+            known = preparing.load_catalog_for_job(connection, submission.job, submission.queue)
     if replay is None:
-        prepared = preparing.prepare(submission, known, request.now)
-        replay = accepting.accept(database, [prepared], known, None, request)
+        prepared = preparing.prepare_execution(submission, known, request.now)
+        replay = accepting.commit_submission(database, [prepared], known, None, request)
         new = not replay.replayed and replay.execution_ids[0] == prepared.row.id
         if new and not prepared.depends_on:
-            return executions.accepted(prepared.row, actor, request.now), False
+            return executions.build_inserted_row(prepared.row, actor, request.now), False
     else:
         new = False
     with database.read() as connection:
@@ -53,20 +53,20 @@ def submit_batch(
     clock: Clock,
     submissions: Sequence[Submission],
     actor: str,
-    once: Once | None = None,
-    about: About = _NOTHING,
-) -> Accepted:
+    idempotency_key: IdempotencyKey | None = None,
+    options: BatchOptions = _NO_OPTIONS,
+) -> SubmissionResult:
     """Accept all of these executions, or none: one item that is wrong refuses the batch."""
-    if not 0 < len(submissions) <= MAX_BATCH:
-        message = f"a batch has 1 to {MAX_BATCH} executions, not {len(submissions)}"
+    if not 0 < len(submissions) <= MAX_BATCH_SIZE:
+        message = f"a batch has 1 to {MAX_BATCH_SIZE} executions, not {len(submissions)}"
         raise InvalidInput(message, [FieldError("/executions", "not_allowed", message)])
-    request = Request(actor, clock.now(), once, accepting.fingerprint([about, submissions], "batch"))
+    request = SubmissionContext(actor, clock.now(), idempotency_key, accepting.compute_fingerprint([options, submissions], "batch"))
     with database.read() as connection:
-        replay = accepting.replayed(connection, request)
+        replay = accepting.find_replay(connection, request)
         if replay is not None:
             return replay
-        named = [*submissions, *about.submissions]
-        known = preparing.look_up(connection, [each.job for each in named], [each.queue for each in named])
-    batch = completion.prepare(Kind.BATCH, about, known, request.now, actor)
-    prepared = preparing.prepare_all(submissions, known, request.now, batch.id)
-    return accepting.accept(database, prepared, known, batch, request)
+        named = [*submissions, *options.submissions]
+        known = preparing.load_catalog(connection, [each.job for each in named], [each.queue for each in named])
+    batch = completion.prepare_batch(BatchKind.BATCH, options, known, request.now, actor)
+    prepared = preparing.prepare_executions(submissions, known, request.now, batch.id)
+    return accepting.commit_submission(database, prepared, known, batch, request)

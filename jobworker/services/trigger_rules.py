@@ -5,29 +5,29 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from jobworker.domain import graph
-from jobworker.domain.errors import FieldError, InvalidInput, pointer
-from jobworker.domain.job import Definition
+from jobworker.domain.errors import FieldError, InvalidInput, format_pointer
+from jobworker.domain.job import JobDefinition
 from jobworker.domain.triggers import Trigger
 from jobworker.store import jobs, triggers
 
 
-def check(connection: sa.Connection, definition: Definition) -> None:
+def check_triggers(connection: sa.Connection, definition: JobDefinition) -> None:
     """Refuse triggers by jobs that do not exist, and cycles. Nobody else changes triggers meanwhile."""
     wanted = definition.triggers
     if not wanted:
         return
     triggers.lock(connection)
-    known = jobs.some(connection, [each.job for each in wanted])
+    known = jobs.get_many(connection, [each.job for each in wanted])
     problems = [
         FieldError(
-            pointer("trigger_after", at, "job"),
+            format_pointer("trigger_after", at, "job"),
             "job_not_found",
             f"there is no job {each.job!r}; GET /api/v1/jobs lists all",
         )
         for at, each in enumerate(wanted)
         if each.job not in known and each.job != definition.name
     ]
-    path = cycle(connection, definition.name, wanted)
+    path = find_cycle(connection, definition.name, wanted)
     if path is not None:
         message = f"jobs would trigger each other for ever: {' -> '.join(path)}"
         problems.append(FieldError("/trigger_after", "cycle", message))
@@ -35,9 +35,9 @@ def check(connection: sa.Connection, definition: Definition) -> None:
         raise InvalidInput("; ".join(each.message for each in problems), problems)
 
 
-def cycle(connection: sa.Connection, job: str, wanted: Sequence[Trigger]) -> list[str] | None:
+def find_cycle(connection: sa.Connection, job: str, new_triggers: Sequence[Trigger]) -> list[str] | None:
     """The cycle that there would be if `job` started after these."""
     before: dict[str, list[str]] = {}
-    for name, after in triggers.edges(connection):
+    for name, after in triggers.list_edges(connection):
         before.setdefault(name, []).append(after)
-    return graph.cycle({**before, job: [each.job for each in wanted]})
+    return graph.find_cycle({**before, job: [each.job for each in new_triggers]})

@@ -36,7 +36,7 @@ def record(connection: sa.Connection, entry: AuditEntry) -> None:
     )
 
 
-def of(connection: sa.Connection, subject: str) -> list[AuditEntry]:
+def list_by_subject(connection: sa.Connection, subject: str) -> list[AuditEntry]:
     """What was done to `subject`, oldest first."""
     table = schema.audit
     query = sa.select(table).where(table.c.subject == subject).order_by(table.c.id)

@@ -14,17 +14,17 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from jobworker.clock import Clock
-from jobworker.domain.errors import InvalidInput, Misconfigured
-from jobworker.store.write_ahead_log import LONGEST, WriteAheadLog
+from jobworker.domain.errors import InvalidInput, ConfigurationError
+from jobworker.store.write_ahead_log import MAX_LOG_BYTES, WriteAheadLog
 
 #: The length of the write-ahead log is looked at each time this number of pages (of 4 KiB) was copied.
-_STEP = 2_000
+_PAGES_PER_STEP = 2_000
 
 #: A backup gives up when the write-ahead log is larger than this (bytes): far below where new work is refused.
-_LONGEST_LOG = LONGEST // 2
+_MAX_LOG_BYTES = MAX_LOG_BYTES // 2
 
 
-def backup(url: str, target: Path, clock: Clock) -> int:
+def create_backup(url: str, target: Path, clock: Clock) -> int:
     """Copy the SQLite database at `url` to `target`; return the size of the copy in bytes.
 
     The copy appears under its name when it is complete, checked and on the disk. Raises `InvalidInput` for a file that
@@ -32,7 +32,7 @@ def backup(url: str, target: Path, clock: Clock) -> int:
     """
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        raise InvalidInput(_other_tool(parsed, target))
+        raise InvalidInput(_describe_pg_dump(parsed, target))
     _refuse_existing(target)
     source = Path(str(parsed.database))
     try:
@@ -40,13 +40,13 @@ def backup(url: str, target: Path, clock: Clock) -> int:
             copy = Path(folder) / target.name
             copy.touch(mode=0o600)
             _copy(source, copy, WriteAheadLog(source, clock))
-            _check(copy)
-            _sync(copy)
+            _check_copy(copy)
+            _fsync(copy)
             _refuse_existing(target)
             copy.rename(target)
-            _sync(target.parent)
+            _fsync(target.parent)
     except (OSError, sqlite3.Error) as error:
-        raise Misconfigured(f"no backup was made: {source} cannot be copied to {target}: {error}") from error
+        raise ConfigurationError(f"no backup was made: {source} cannot be copied to {target}: {error}") from error
     return target.stat().st_size
 
 
@@ -57,8 +57,8 @@ def _refuse_existing(target: Path) -> None:
 
 def _copy(source: Path, copy: Path, log: WriteAheadLog) -> None:
     def look(_status: int, _left: int, _all: int) -> None:
-        if log.get_size() > _LONGEST_LOG:
-            raise Misconfigured(
+        if log.get_size() > _MAX_LOG_BYTES:
+            raise ConfigurationError(
                 f"no backup was made: the write-ahead log grew to {log.get_size() // 1024**2} MiB meanwhile; "
                 "try again when less is written, or end what else keeps a transaction open that reads the database"
             )
@@ -69,23 +69,23 @@ def _copy(source: Path, copy: Path, log: WriteAheadLog) -> None:
         writer.execute("PRAGMA synchronous=OFF")
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM sqlite_master").fetchone()  # Takes the snapshot.
-        reader.backup(writer, pages=_STEP, progress=look)
+        reader.backup(writer, pages=_PAGES_PER_STEP, progress=look)
 
 
-def _check(copy: Path) -> None:
+def _check_copy(copy: Path) -> None:
     """Raise `Misconfigured` if the copy is damaged; make it a single file."""
     with _open(copy) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
         found = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
     if found != ["ok"]:
-        raise Misconfigured(f"no backup was made: the copy is damaged, so the database probably is: {'; '.join(found)}")
+        raise ConfigurationError(f"no backup was made: the copy is damaged, so the database probably is: {'; '.join(found)}")
 
 
 def _open(path: Path) -> contextlib.closing[sqlite3.Connection]:
     return contextlib.closing(sqlite3.connect(path, isolation_level=None))
 
 
-def _sync(path: Path) -> None:
+def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -93,7 +93,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _other_tool(url: sa.URL, target: Path) -> str:
+def _describe_pg_dump(url: sa.URL, target: Path) -> str:
     query = url.difference_update_query(["password"]).query
     plain = sa.URL.create("postgresql", url.username, None, url.host, url.port, url.database, query)
     command = shlex.join(["pg_dump", "--format=custom", f"--file={target}", plain.render_as_string()])

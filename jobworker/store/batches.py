@@ -8,18 +8,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.store import schema, unreadable
-from jobworker.store.cancelling import IN_REDIS, UNFINISHED, WAITING
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, identifier_key
-from jobworker.store.relations import CANCELLING
+from jobworker.store.cancelling import IN_REDIS_STATES, UNFINISHED_STATES, WAITING_STATES
+from jobworker.store.pages import DEFAULT_LIMIT, Paginator, Page, parse_id_key
+from jobworker.store.relations import BATCH_CANCELLING
 
 _batches = schema.batches
 _executions = schema.executions
 _dependencies = schema.dependencies
 
 
-class Kind(StrEnum):
+class BatchKind(StrEnum):
     """How the executions belong together."""
 
     BATCH = "batch"
@@ -32,7 +32,7 @@ class NewBatch:
     """What has to be known of a batch when it is accepted. `on_complete` has job, parameters, queue and priority."""
 
     id: str
-    kind: Kind
+    kind: BatchKind
     name: str | None
     correlation_id: str
     on_complete: Mapping[str, Any] | None
@@ -45,7 +45,7 @@ class BatchRow:
     """A batch as it stands."""
 
     id: str
-    kind: Kind
+    kind: BatchKind
     name: str | None
     correlation_id: str
     on_complete: Mapping[str, Any] | None
@@ -65,7 +65,7 @@ class StepRow:
     step: str
     execution_id: str
     job: str
-    state: State
+    state: ExecutionState
     reason: str | None
 
 
@@ -91,42 +91,42 @@ def lock_open(connection: sa.Connection, batch_id: str) -> BatchRow | None:
     return _to_row(row) if row is not None else None
 
 
-def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[BatchRow]:
+def list_page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[BatchRow]:
     """Batches, newest first."""
-    listing = Listing("batches", {}, identifier_key)
+    listing = Paginator("batches", {}, parse_id_key)
     query = sa.select(*_COLUMNS).order_by(_batches.c.id.desc()).limit(limit + 1)
     after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(_batches.c.id < after)
-    return listing.read_page(connection.execute(query).all(), limit, lambda row: row.id, _to_row, _what)
+    return listing.read_page(connection.execute(query).all(), limit, lambda row: row.id, _to_row, _describe_row)
 
 
-def counts(connection: sa.Connection, batch_ids: Sequence[str]) -> dict[str, dict[State, int]]:
+def count_by_state(connection: sa.Connection, batch_ids: Sequence[str]) -> dict[str, dict[ExecutionState, int]]:
     """For each of these batches, how many of its executions are in which state; states without any are left out."""
     query = (
         sa.select(_executions.c.batch_id, _executions.c.state, sa.func.count().label("number"))
         .where(_executions.c.batch_id.in_(batch_ids))
         .group_by(_executions.c.batch_id, _executions.c.state)
     )
-    found: dict[str, dict[State, int]] = {each: {} for each in batch_ids}
-    for batch, state, number in unreadable.those(connection.execute(query), _read_count):
+    found: dict[str, dict[ExecutionState, int]] = {each: {} for each in batch_ids}
+    for batch, state, number in unreadable.read_all(connection.execute(query), _read_count):
         found[batch][state] = number
     return found
 
 
-_read_count = unreadable.reader(
+_read_count = unreadable.build_reader(
     lambda row: f"state {row.state!r} of executions of batch {row.batch_id}",
-    lambda row: (row.batch_id, State(row.state), row.number),
+    lambda row: (row.batch_id, ExecutionState(row.state), row.number),
 )
 
 
 def has_unfinished(connection: sa.Connection, batch_id: str) -> bool:
     """Whether an execution of the batch has not ended."""
-    mine = (_executions.c.batch_id == batch_id, _executions.c.state.in_(UNFINISHED))
+    mine = (_executions.c.batch_id == batch_id, _executions.c.state.in_(UNFINISHED_STATES))
     return connection.execute(sa.select(_executions.c.state).where(*mine).limit(1)).first() is not None
 
 
-def complete(
+def mark_completed(
     connection: sa.Connection, batch_id: str, now: dt.datetime, completion_id: str | None, problem: str | None
 ) -> None:
     """The last execution of the batch has ended."""
@@ -134,21 +134,21 @@ def complete(
     connection.execute(_batches.update().where(_batches.c.id == batch_id).values(values))
 
 
-def steps(connection: sa.Connection, batch_id: str) -> list[StepRow]:
+def list_steps(connection: sa.Connection, batch_id: str) -> list[StepRow]:
     """The steps of a workflow, in the order in which they were accepted."""
     columns = (_executions.c.step, _executions.c.id, _executions.c.job, _executions.c.state, _executions.c.reason)
     query = sa.select(*columns).where(_executions.c.batch_id == batch_id).order_by(_executions.c.id)
-    return list(unreadable.those(connection.execute(query), _read_step))
+    return list(unreadable.read_all(connection.execute(query), _read_step))
 
 
-_read_step = unreadable.reader(
+_read_step = unreadable.build_reader(
     lambda row: f"step {row.step} of the workflow, execution {row.id}",
-    lambda row: StepRow(row.step, row.id, row.job, State(row.state), row.reason),
+    lambda row: StepRow(row.step, row.id, row.job, ExecutionState(row.state), row.reason),
     _executions,
 )
 
 
-def needs(connection: sa.Connection, batch_id: str) -> dict[str, list[str]]:
+def get_parents(connection: sa.Connection, batch_id: str) -> dict[str, list[str]]:
     """The ids of what each execution of a batch depends on, by its own id."""
     query = (
         sa.select(_dependencies.c.execution_id, _dependencies.c.parent_id)
@@ -172,29 +172,29 @@ def request_cancel(connection: sa.Connection, batch_id: str, actor: str, now: dt
     return changed.rowcount == 1
 
 
-def cancelling(connection: sa.Connection) -> list[BatchRow]:
+def list_cancelling(connection: sa.Connection) -> list[BatchRow]:
     """Return the batches whose cancellation was asked for, with executions that nothing has been done about yet."""
-    return list(unreadable.those(connection.execute(_CANCELLING_QUERY), _to_row))
+    return list(unreadable.read_all(connection.execute(_CANCELLING_QUERY), _to_row))
 
 
-def _build_cancelling() -> sa.Select[Any]:
-    asked = sa.and_(_executions.c.state.in_(IN_REDIS), _executions.c.cancel_requested_at.is_(None))
-    left = sa.or_(_executions.c.state.in_(WAITING), asked)
+def _build_cancelling_query() -> sa.Select[Any]:
+    asked = sa.and_(_executions.c.state.in_(IN_REDIS_STATES), _executions.c.cancel_requested_at.is_(None))
+    left = sa.or_(_executions.c.state.in_(WAITING_STATES), asked)
     members = sa.select(_executions.c.id).where(_executions.c.batch_id == _batches.c.id, left)
-    return sa.select(*_COLUMNS).where(sa.text(CANCELLING), members.exists()).order_by(_batches.c.id)
+    return sa.select(*_COLUMNS).where(sa.text(BATCH_CANCELLING), members.exists()).order_by(_batches.c.id)
 
 
 # Asked in every turn; building it would cost more than running it.
-_CANCELLING_QUERY = _build_cancelling()
+_CANCELLING_QUERY = _build_cancelling_query()
 
 
-def stop_members(connection: sa.Connection, batch: BatchRow) -> int:
+def request_cancel_members(connection: sa.Connection, batch: BatchRow) -> int:
     """Ask for everything of the batch that is queued or running to be stopped; answers how many were asked anew."""
     changed = connection.execute(
         _executions.update()
         .where(
             _executions.c.batch_id == batch.id,
-            _executions.c.state.in_(IN_REDIS),
+            _executions.c.state.in_(IN_REDIS_STATES),
             _executions.c.cancel_requested_at.is_(None),
         )
         .values(cancel_requested_at=batch.cancel_requested_at, cancel_requested_by=batch.cancel_requested_by)
@@ -202,24 +202,24 @@ def stop_members(connection: sa.Connection, batch: BatchRow) -> int:
     return changed.rowcount
 
 
-def idle(connection: sa.Connection, batch_id: str, limit: int) -> list[str]:
+def list_waiting(connection: sa.Connection, batch_id: str, limit: int) -> list[str]:
     """Up to `limit` executions of the batch that wait, so that SQL alone decides about them."""
-    query = sa.select(_executions.c.id).where(_executions.c.batch_id == batch_id, _executions.c.state.in_(WAITING))
+    query = sa.select(_executions.c.id).where(_executions.c.batch_id == batch_id, _executions.c.state.in_(WAITING_STATES))
     return list(connection.scalars(query.order_by(_executions.c.id).limit(limit)))
 
 
-def open_after(connection: sa.Connection, batch_id: str, limit: int) -> list[str]:
+def list_open_after(connection: sa.Connection, batch_id: str, limit: int) -> list[str]:
     """Up to `limit` batches that are not complete, by id, after this one."""
     query = sa.select(_batches.c.id).where(_batches.c.completed_at.is_(None), _batches.c.id > batch_id)
     return list(connection.scalars(query.order_by(_batches.c.id).limit(limit)))
 
 
-def _what(row: Any) -> str:
+def _describe_row(row: Any) -> str:
     return f"batch {row.id}"
 
 
 def _to_row(row: sa.Row[Any]) -> BatchRow:
-    return BatchRow(**unreadable.mended(_what(row), dict(row._mapping), _SHAPE))
+    return BatchRow(**unreadable.repair_row(_describe_row(row), dict(row._mapping), _SHAPE))
 
 
-_SHAPE = unreadable.Shape(_batches, {"on_complete": unreadable.is_object}, {"kind": Kind})
+_SHAPE = unreadable.RowShape(_batches, {"on_complete": unreadable.is_object}, {"kind": BatchKind})

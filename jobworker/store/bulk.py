@@ -13,16 +13,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from jobworker.store.columns import Moment
+from jobworker.store.columns import UtcDateTime
 
 #: So many converted times are remembered for each parameter.
-_TIMES = 64
+_TIME_CACHE_SIZE = 64
 
 _Processor = Callable[[Any], Any] | None
 
 
 @dataclass(slots=True)
-class _Compiled:
+class _CompiledStatement:
     sql: str
     #: For each parameter of the SQL: its name, its place in the row, how its type converts it.
     parameters: list[tuple[str, int, _Processor]]
@@ -35,7 +35,7 @@ class _Compiled:
 
 
 @dataclass(slots=True)
-class Bulk:
+class BulkStatement:
     """A statement with one bind parameter for each of `names`; a row is a sequence of values in that order.
 
     `build` makes the statement from the dialect's name.
@@ -43,7 +43,7 @@ class Bulk:
 
     build: Callable[[str], Any]
     names: Sequence[str]
-    _compiled: dict[str, _Compiled] = field(default_factory=dict)
+    _compiled: dict[str, _CompiledStatement] = field(default_factory=dict)
 
     def run(self, connection: sa.Connection, rows: Iterable[Sequence[Any]]) -> int:
         """Execute for each row, in the connection's transaction; answers how many rows that changed in all."""
@@ -56,23 +56,23 @@ class Bulk:
         # SQLAlchemy forgets the count on PostgreSQL (-1) unless it is told to keep it.
         return connection.exec_driver_sql(compiled.sql, converted, {"preserve_rowcount": True}).rowcount
 
-    def _compile(self, dialect: sa.Dialect) -> _Compiled:
+    def _compile(self, dialect: sa.Dialect) -> _CompiledStatement:
         compiled: Any = self.build(dialect.name).compile(dialect=dialect)
         order = compiled.positiontup if compiled.positional else list(compiled.binds)
         places = {name: at for at, name in enumerate(self.names)}
         parameters = [
-            (name, places[name], _processor(compiled.binds[name].type.dialect_impl(dialect), dialect)) for name in order
+            (name, places[name], _get_bind_processor(compiled.binds[name].type.dialect_impl(dialect), dialect)) for name in order
         ]
-        return _Compiled(str(compiled), parameters, bool(compiled.positional))
+        return _CompiledStatement(str(compiled), parameters, bool(compiled.positional))
 
 
-def _processor(kind: Any, dialect: sa.Dialect) -> _Processor:
+def _get_bind_processor(kind: Any, dialect: sa.Dialect) -> _Processor:
     """How a type converts a value. The rows of one statement have few different times, and these are dear."""
     process: _Processor = kind.bind_processor(dialect)
-    return functools.lru_cache(maxsize=_TIMES)(process) if process and isinstance(kind, Moment) else process
+    return functools.lru_cache(maxsize=_TIME_CACHE_SIZE)(process) if process and isinstance(kind, UtcDateTime) else process
 
 
-def insert_or_ignore(table: sa.Table, names: Sequence[str]) -> Callable[[str], Any]:
+def build_insert_or_ignore(table: sa.Table, names: Sequence[str]) -> Callable[[str], Any]:
     """Builds `INSERT INTO table (names) VALUES (…)` that leaves rows alone which are there already."""
 
     def build(name: str) -> Any:
@@ -83,7 +83,7 @@ def insert_or_ignore(table: sa.Table, names: Sequence[str]) -> Callable[[str], A
     return build
 
 
-def insert(table: sa.Table, names: Sequence[str]) -> Callable[[str], Any]:
+def build_insert(table: sa.Table, names: Sequence[str]) -> Callable[[str], Any]:
     """Builds `INSERT INTO table (names) VALUES (…)`."""
     return lambda _dialect: sa.insert(table).values(
         {name: sa.bindparam(name, type_=table.c[name].type) for name in names}

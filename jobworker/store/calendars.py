@@ -8,26 +8,26 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain.errors import Conflict
-from jobworker.domain.job import Owner
+from jobworker.domain.job import JobOwner
 from jobworker.store import audit, schedules, schema, unreadable
 from jobworker.store import revisions as stored_revisions
 from jobworker.store.audit import AuditEntry
-from jobworker.store.names import around
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key, number_key
+from jobworker.store.names import list_nearby
+from jobworker.store.pages import DEFAULT_LIMIT, Paginator, Page, parse_name_key, parse_number_key
 from jobworker.store.schedules import ScheduleRow
 
 _calendars = schema.calendars
 _revisions = schema.calendar_revisions
-_uses = schema.schedule_calendars
+_schedule_calendars = schema.schedule_calendars
 _schedules = schema.job_schedules
 
 # Asked in every settlement: building the statement costs as much as running it.
-_CURRENT = (
+_CURRENT_REVISIONS = (
     sa.select(_calendars.c.name, _calendars.c.revision, _calendars.c.changed_at)
     .where(_calendars.c.name.in_(sa.bindparam("names", expanding=True)))
     .order_by(_calendars.c.name)
 )
-_CURRENT_LOCKED = _CURRENT.with_for_update(read=True)
+_CURRENT_REVISIONS_LOCKED = _CURRENT_REVISIONS.with_for_update(read=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ class CalendarRow:
 
     name: str
     revision: int
-    owner: Owner
+    owner: JobOwner
     spec: Mapping[str, Any]
     created_at: dt.datetime
     changed_at: dt.datetime
 
 
 @dataclass(frozen=True, slots=True)
-class CalendarRevision:
+class CalendarRevisionRow:
     """A calendar as it was at one revision."""
 
     calendar: str
@@ -60,63 +60,63 @@ def get(connection: sa.Connection, name: str, lock: bool = False) -> CalendarRow
     return _to_row(row) if row is not None else None
 
 
-def some(connection: sa.Connection, names: Collection[str]) -> dict[str, CalendarRow]:
+def get_many(connection: sa.Connection, names: Collection[str]) -> dict[str, CalendarRow]:
     """Those of these calendars that exist, by name."""
     rows = connection.execute(sa.select(_calendars).where(_calendars.c.name.in_(names)))
-    return {row.name: row for row in unreadable.those(rows, _to_row)}
+    return {row.name: row for row in unreadable.read_all(rows, _to_row)}
 
 
-def current(
+def get_current_revisions(
     connection: sa.Connection, names: Collection[str], lock: bool = False
 ) -> dict[str, tuple[int, dt.datetime]]:
     """The revisions of those of these calendars that exist, and since when they are current, by name.
 
     With `lock` none of them changes or goes before this transaction ends.
     """
-    rows = connection.execute(_CURRENT_LOCKED if lock else _CURRENT, {"names": list(names)})
+    rows = connection.execute(_CURRENT_REVISIONS_LOCKED if lock else _CURRENT_REVISIONS, {"names": list(names)})
     return {row.name: (row.revision, row.changed_at) for row in rows}
 
 
-def names_around(connection: sa.Connection, wanted: str) -> list[str]:
-    """Names that come close to `wanted`."""
-    return around(connection, _calendars.c.name, wanted)
+def list_nearby_names(connection: sa.Connection, name: str) -> list[str]:
+    """Names that come close to `name`."""
+    return list_nearby(connection, _calendars.c.name, name)
 
 
-def owned(connection: sa.Connection, owner: Owner) -> list[CalendarRow]:
+def list_owned(connection: sa.Connection, owner: JobOwner) -> list[CalendarRow]:
     """Every calendar that is edited there, by name."""
     query = sa.select(_calendars).where(_calendars.c.owner == owner.value).order_by(_calendars.c.name)
-    return list(unreadable.those(connection.execute(query), _to_row))
+    return list(unreadable.read_all(connection.execute(query), _to_row))
 
 
-def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[CalendarRow]:
+def list_page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[CalendarRow]:
     """Calendars by name."""
-    listing = Listing("calendars", {}, name_key)
+    listing = Paginator("calendars", {}, parse_name_key)
     query = sa.select(_calendars).order_by(_calendars.c.name).limit(limit + 1)
     after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(_calendars.c.name > after)
     rows = connection.execute(query).all()
-    return listing.read_page(rows, limit, lambda row: row.name, _to_row, _what)
+    return listing.read_page(rows, limit, lambda row: row.name, _to_row, _describe_row)
 
 
-def revision_row(connection: sa.Connection, calendar: str, number: int) -> CalendarRevision | None:
+def get_revision(connection: sa.Connection, calendar: str, number: int) -> CalendarRevisionRow | None:
     """A revision; it outlives the calendar."""
     query = sa.select(_revisions).where(_revisions.c.calendar == calendar, _revisions.c.revision == number)
     row = connection.execute(query).one_or_none()
     return _to_revision(row) if row is not None else None
 
 
-def revisions(
+def list_revisions(
     connection: sa.Connection, calendar: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
-) -> Page[CalendarRevision]:
+) -> Page[CalendarRevisionRow]:
     """The revisions of a calendar, the latest first."""
-    listing = Listing("calendar_revisions", {"calendar": calendar}, number_key)
+    listing = Paginator("calendar_revisions", {"calendar": calendar}, parse_number_key)
     query = sa.select(_revisions).where(_revisions.c.calendar == calendar)
-    return stored_revisions.page(connection, listing, query, _to_revision, limit, cursor, _what_revision)
+    return stored_revisions.list_page(connection, listing, query, _to_revision, limit, cursor, _describe_revision)
 
 
-def put(
-    connection: sa.Connection, name: str, spec: Mapping[str, Any], owner: Owner, actor: str, now: dt.datetime
+def upsert(
+    connection: sa.Connection, name: str, spec: Mapping[str, Any], owner: JobOwner, actor: str, now: dt.datetime
 ) -> CalendarRow:
     """Insert the calendar or change it. Nothing to change: no new revision."""
     before = get(connection, name, lock=True)
@@ -145,13 +145,13 @@ def delete(connection: sa.Connection, row: CalendarRow, actor: str, now: dt.date
     audit.record(connection, AuditEntry(now, actor, "calendar.delete", row.name, row.spec, None))
 
 
-def users(connection: sa.Connection, calendar: str) -> list[ScheduleRow]:
+def lock_using_schedules(connection: sa.Connection, calendar: str) -> list[ScheduleRow]:
     """The schedules that name this calendar, locked, in the order of their ids."""
     query = (
-        sa.select(_schedules).join(_uses, _uses.c.schedule_id == _schedules.c.id).where(_uses.c.calendar == calendar)
+        sa.select(_schedules).join(_schedule_calendars, _schedule_calendars.c.schedule_id == _schedules.c.id).where(_schedule_calendars.c.calendar == calendar)
     )
     rows = connection.execute(query.order_by(_schedules.c.id).with_for_update(of=_schedules))
-    return list(unreadable.those(rows, schedules.to_row))
+    return list(unreadable.read_all(rows, schedules.to_row))
 
 
 def _next_revision(connection: sa.Connection, name: str) -> int:
@@ -159,31 +159,31 @@ def _next_revision(connection: sa.Connection, name: str) -> int:
     return (highest or 0) + 1
 
 
-_SPEC = unreadable.has(kind=str)
+_SPEC_CHECK = unreadable.build_object_check(kind=str)
 
 
-def _what(row: Any) -> str:
+def _describe_row(row: Any) -> str:
     return f"calendar {row.name}"
 
 
-def _what_revision(row: Any) -> str:
+def _describe_revision(row: Any) -> str:
     return f"revision {row.revision} of calendar {row.calendar}"
 
 
-def _require_spec(row: sa.Row[Any]) -> None:
-    if not _SPEC(row.spec):
+def _check_spec(row: sa.Row[Any]) -> None:
+    if not _SPEC_CHECK(row.spec):
         raise TypeError("spec is no calendar")
 
 
 def _make(row: sa.Row[Any]) -> CalendarRow:
-    _require_spec(row)
-    return CalendarRow(**{**row._mapping, "owner": Owner(row.owner)})
+    _check_spec(row)
+    return CalendarRow(**{**row._mapping, "owner": JobOwner(row.owner)})
 
 
-def _make_revision(row: sa.Row[Any]) -> CalendarRevision:
-    _require_spec(row)
-    return CalendarRevision(**row._mapping)
+def _make_revision(row: sa.Row[Any]) -> CalendarRevisionRow:
+    _check_spec(row)
+    return CalendarRevisionRow(**row._mapping)
 
 
-_to_row = unreadable.reader(_what, _make, _calendars)
-_to_revision = unreadable.reader(_what_revision, _make_revision, _revisions)
+_to_row = unreadable.build_reader(_describe_row, _make, _calendars)
+_to_revision = unreadable.build_reader(_describe_revision, _make_revision, _revisions)

@@ -8,13 +8,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.store import executions
-from jobworker.store.bulk import Bulk
+from jobworker.store.bulk import BulkStatement
 from jobworker.store.executions import NewExecution
 from jobworker.store.schema import executions as table
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class DirectCallRow:
     """A new row, who called and when, and what further attempts have in their message (None: nothing special)."""
 
     execution: NewExecution
@@ -23,15 +23,15 @@ class Adopted:
     call: Mapping[str, Any] | None
 
 
-def insert(connection: sa.Connection, rows: Sequence[Adopted]) -> None:
+def insert(connection: sa.Connection, rows: Sequence[DirectCallRow]) -> None:
     """Keep calls that are not known yet, as published: their first message is in a worker's hands."""
     for caller in sorted({row.by for row in rows}):
         mine = [row for row in rows if row.by == caller]
         executions.insert(connection, [row.execution for row in mine], caller, min(row.at for row in mine))
-    _ADOPT.run(connection, ((row.execution.id, row.at, row.execution.priority, row.call) for row in rows))
+    _UPDATE_CALL.run(connection, ((row.execution.id, row.at, row.execution.priority, row.call) for row in rows))
 
 
-def _build_adopt(_dialect: str) -> Any:
+def _build_call_update(_dialect: str) -> Any:
     at = sa.bindparam("at", type_=table.c.created_at.type)
     call = sa.bindparam("new_call", type_=table.c.call.type)
     values = {
@@ -43,4 +43,4 @@ def _build_adopt(_dialect: str) -> Any:
     return sa.update(table).where(table.c.id == sa.bindparam("key")).values(values)
 
 
-_ADOPT = Bulk(_build_adopt, ("key", "at", "new_urgency", "new_call"))
+_UPDATE_CALL = BulkStatement(_build_call_update, ("key", "at", "new_urgency", "new_call"))

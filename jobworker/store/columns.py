@@ -12,10 +12,10 @@ BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 #: Deeper values (levels) cannot be written out again.
-_DEEPEST = 200
+_MAX_DEPTH = 200
 
 
-class Garbage:
+class InvalidJson:
     """What a column of JSON holds that is no JSON; `problem` says why."""
 
     def __init__(self, problem: str) -> None:
@@ -24,7 +24,7 @@ class Garbage:
 
 #: What a time that cannot be read is read as; readers of rows tell it by identity. It is long past, so that a lease, a
 #: rate or a key that depends on it is over, and nothing waits for it for ever; and sums of it and a duration exist.
-UNREADABLE = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+UNREADABLE_TIME = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def read_json(text: str | bytes) -> Any:
@@ -32,16 +32,16 @@ def read_json(text: str | bytes) -> Any:
     try:
         value = orjson.loads(text)
     except (TypeError, ValueError) as error:
-        return Garbage(f"not JSON ({error})")
-    return value if _is_shallow(text, value) else Garbage(f"nested more than {_DEEPEST} levels deep")
+        return InvalidJson(f"not JSON ({error})")
+    return value if _is_shallow(text, value) else InvalidJson(f"nested more than {_MAX_DEPTH} levels deep")
 
 
 def _is_shallow(text: str | bytes, value: Any) -> bool:
     opened = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
-    if opened <= _DEEPEST:
+    if opened <= _MAX_DEPTH:
         return True
     level = [value]
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         lists = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
         level = [below for each in lists for below in each]
         if not level:
@@ -77,7 +77,7 @@ class Json(sa.types.TypeDecorator[Any]):
         return read_json(value)
 
 
-class Moment(sa.types.TypeDecorator[dt.datetime]):
+class UtcDateTime(sa.types.TypeDecorator[dt.datetime]):
     """An aware UTC time. SQLite stores it as readable UTC text, PostgreSQL as timestamptz."""
 
     impl = sa.DateTime(timezone=True)
@@ -94,24 +94,24 @@ class Moment(sa.types.TypeDecorator[dt.datetime]):
 
     def process_result_value(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
         """Always aware, always UTC."""
-        return None if value is None else _in_utc(value)
+        return None if value is None else _to_utc(value)
 
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
         """Read the text of SQLite here: the type of SQLAlchemy raises for the whole result if one row has no time."""
-        return read_moment if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
+        return read_utc_time if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
 
 
-def read_moment(text: Any) -> dt.datetime | None:
+def read_utc_time(text: Any) -> dt.datetime | None:
     """Return the time that a column of SQLite holds; `UNREADABLE` if it holds something else."""
     if text is None:
         return None
     try:
-        return _in_utc(dt.datetime.fromisoformat(text))
+        return _to_utc(dt.datetime.fromisoformat(text))
     except (TypeError, ValueError, OverflowError):
-        return UNREADABLE
+        return UNREADABLE_TIME
 
 
-def _in_utc(time: dt.datetime) -> dt.datetime:
+def _to_utc(time: dt.datetime) -> dt.datetime:
     # `replace` takes three times as long.
     return dt.datetime.combine(time.date(), time.time(), dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
 
@@ -126,7 +126,7 @@ metadata = sa.MetaData(
 )
 
 
-def partial(name: str, *columns: Any, where: str) -> sa.Index:
+def build_partial_index(name: str, *columns: Any, where: str) -> sa.Index:
     """An index of those rows only that fulfil a condition."""
     condition = sa.text(where)
     return sa.Index(name, *columns, sqlite_where=condition, postgresql_where=condition)

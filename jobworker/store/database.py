@@ -20,21 +20,21 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from jobworker.clock import Clock, SystemClock
-from jobworker.domain.errors import DatabaseBusy, Misconfigured
+from jobworker.domain.errors import DatabaseBusy, ConfigurationError
 from jobworker.store import postgresql
 from jobworker.store.columns import read_json
 from jobworker.store.file_lock import FileLock
-from jobworker.store.group_commit import Answer, GroupCommit
-from jobworker.store.lock_waits import BRIEFLY, LockWaits, waited_too_long
+from jobworker.store.group_commit import Result, GroupCommit
+from jobworker.store.lock_waits import BRIEF_TIMEOUT_SECONDS, ConnectionLimiter, build_busy_error
 from jobworker.store.read_limit import ReadLimit
-from jobworker.store.write_ahead_log import WRITERS_HELP_ABOVE, WriteAheadLog
+from jobworker.store.write_ahead_log import WRITER_CHECKPOINT_BYTES, WriteAheadLog
 
 #: PostgreSQL: held to the end of the transaction. The number is ours alone among advisory locks ("jobwork" in ASCII).
-_ONE_WRITER = sa.text(f"SELECT pg_advisory_xact_lock({int.from_bytes(b'jobwork', 'big')})")
+_LOCK_WRITER = sa.text(f"SELECT pg_advisory_xact_lock({int.from_bytes(b'jobwork', 'big')})")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class DatabaseTimeouts:
     """How long (s) the database may keep a caller waiting; 0 stands for no limit but the lock's."""
 
     #: For the lock of the writers, and for a row's on PostgreSQL.
@@ -46,16 +46,16 @@ class Patience:
 
 
 #: For processes that no HTTP client waits for.
-PATIENT = Patience(statement=60.0)
+BACKGROUND_TIMEOUTS = DatabaseTimeouts(statement=60.0)
 
 #: For changes of the schema: another upgrade may be under way, and a statement may rewrite a table.
-MIGRATING = Patience(lock=600.0, statement=0.0, idle=0.0)
+MIGRATION_TIMEOUTS = DatabaseTimeouts(lock=600.0, statement=0.0, idle=0.0)
 
 #: How long (s) SQLite itself waits for a lock: only programs that do not take ours make it wait.
-_BUSY_TIMEOUT = 2.0
+_BUSY_TIMEOUT_SECONDS = 2.0
 
 #: Instructions of SQLite's virtual machine between two looks at the clock during a read: about a millisecond.
-_INSTRUCTIONS = 20_000
+_PROGRESS_INSTRUCTIONS = 20_000
 
 #: Connections that are kept, and those that are made beside them when many callers come at once.
 _SQLITE_POOL = {"pool_size": 10, "max_overflow": 50}
@@ -64,7 +64,7 @@ _SQLITE_POOL = {"pool_size": 10, "max_overflow": 50}
 UNAVAILABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, DatabaseBusy)
 
 
-def in_short(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """What went wrong, without the statement and its parameters: those are nobody's business in a log."""
     cause = error.orig if isinstance(error, sa.exc.StatementError) and error.orig else error
     return f"{type(cause).__name__}: {cause}"
@@ -93,7 +93,7 @@ class _DBAPIConnection(Protocol):
 
 
 #: Key in a connection's `info`.
-_READ_BEFORE = "read_before"
+_READ_DEADLINE_KEY = "read_before"
 
 
 def _to_json(value: Any) -> str:
@@ -106,29 +106,29 @@ class Database:
     def __init__(
         self,
         url: str,
-        patience: Patience = Patience(),
+        timeouts: DatabaseTimeouts = DatabaseTimeouts(),
         clock: Clock | None = None,
         read_limit: ReadLimit | None = None,
     ) -> None:
         self.url = sa.make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._timeouts = patience
+        self._timeouts = timeouts
         self._clock = clock or SystemClock()
-        pool = _SQLITE_POOL if self.is_sqlite else postgresql.POOL
-        self._limiter = LockWaits(self._clock, sum(pool.values()), patience.lock)
+        pool = _SQLITE_POOL if self.is_sqlite else postgresql.POOL_OPTIONS
+        self._limiter = ConnectionLimiter(self._clock, sum(pool.values()), timeouts.lock)
         if self.is_sqlite:
             path = self._create_sqlite_file()
             self._reader, self._writer = self._open_sqlite(read_limit)
-            self._lock = FileLock(Path(f"{path}.lock"), self._clock, patience.lock)
+            self._lock = FileLock(Path(f"{path}.lock"), self._clock, timeouts.lock)
             self._log = WriteAheadLog(path, self._clock)
             self._group = GroupCommit(self._write_sqlite, self._clock, lambda: self._lock.timeout_seconds)
         else:
             limits = {
-                "statement_timeout": patience.statement,
-                "lock_timeout": patience.lock,
-                "idle_in_transaction_session_timeout": patience.idle,
+                "statement_timeout": timeouts.statement,
+                "lock_timeout": timeouts.lock,
+                "idle_in_transaction_session_timeout": timeouts.idle,
             }
-            self._reader = self._writer = postgresql.engine(
+            self._reader = self._writer = postgresql.create_engine(
                 self.url, limits, json_serializer=_to_json, json_deserializer=read_json
             )
 
@@ -137,7 +137,7 @@ class Database:
         """A connection that sees one consistent state and changes nothing. Keep it short."""
         with self._limiter.admit() as caller, self._reader.connect() as connection:
             if self.is_sqlite:
-                connection.info[_READ_BEFORE] = self._clock.monotonic() + self._timeouts.statement
+                connection.info[_READ_DEADLINE_KEY] = self._clock.monotonic() + self._timeouts.statement
             caller.shorten_lock_timeout(connection)
             yield connection
 
@@ -154,7 +154,7 @@ class Database:
         with self._write_sqlite(self._clock.monotonic() + self._lock.timeout_seconds) as connection:
             yield connection
 
-    def commit(self, work: Callable[[sa.Connection], Answer], only_adds: bool = False) -> Answer:
+    def commit(self, work: Callable[[sa.Connection], Result], only_adds: bool = False) -> Result:
         """Accept new work: run `work` in a transaction that other threads may share; return what it returned.
 
         For short writes of many threads at once. A failure of `work` undoes that work only. `work` must have no
@@ -193,36 +193,36 @@ class Database:
         self._writer.dispose()
 
     @contextlib.contextmanager
-    def _begin_postgresql(self, alone: bool) -> Iterator[sa.Connection]:
-        with self._limiter.admit() as caller, _transaction(self._writer) as connection:
+    def _begin_postgresql(self, exclusive: bool) -> Iterator[sa.Connection]:
+        with self._limiter.admit() as caller, _open_transaction(self._writer) as connection:
             caller.shorten_lock_timeout(connection)
-            if alone:
-                connection.execute(_ONE_WRITER)
+            if exclusive:
+                connection.execute(_LOCK_WRITER)
                 caller.shorten_lock_timeout(connection)
             yield connection
 
     @contextlib.contextmanager
     def _write_sqlite(self, deadline: float) -> Iterator[sa.Connection]:
         with self._lock.hold(deadline):
-            with _transaction(self._writer) as connection:
+            with _open_transaction(self._writer) as connection:
                 yield connection
-            self._log.checkpoint(WRITERS_HELP_ABOVE)
+            self._log.checkpoint(WRITER_CHECKPOINT_BYTES)
 
     def _create_sqlite_file(self) -> Path:
         path = self.url.database
         if not path or path == ":memory:":
-            raise Misconfigured("an in-memory SQLite database cannot be shared by several processes; name a file")
+            raise ConfigurationError("an in-memory SQLite database cannot be shared by several processes; name a file")
         try:
             Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Parameters and results are nobody else's business; SQLite gives its other files the same mode.
             Path(path).touch(mode=0o600)
         except OSError as error:
-            raise Misconfigured(f"the database {path} cannot be made: {error}") from error
+            raise ConfigurationError(f"the database {path} cannot be made: {error}") from error
         return Path(path)
 
     def _open_sqlite(self, read_limit: ReadLimit | None) -> tuple[sa.Engine, sa.Engine]:
         options: dict[str, Any] = {
-            "connect_args": {"timeout": _BUSY_TIMEOUT, "check_same_thread": False},
+            "connect_args": {"timeout": _BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
             "hide_parameters": True,
             **_SQLITE_POOL,
         }
@@ -242,17 +242,17 @@ class Database:
         """Wait for SQLite's own lock, which only programs hold that do not take ours."""
         brief = self._lock.has_timed_out
         if brief:
-            _set_busy_timeout(connection, BRIEFLY)
+            _set_busy_timeout(connection, BRIEF_TIMEOUT_SECONDS)
         try:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         except sa.exc.OperationalError as error:
             if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
                 raise
             self._lock.has_timed_out = True
-            raise waited_too_long(BRIEFLY if brief else _BUSY_TIMEOUT) from error
+            raise build_busy_error(BRIEF_TIMEOUT_SECONDS if brief else _BUSY_TIMEOUT_SECONDS) from error
         finally:
             if brief:
-                _set_busy_timeout(connection, _BUSY_TIMEOUT)
+                _set_busy_timeout(connection, _BUSY_TIMEOUT_SECONDS)
         if brief:
             self._lock.has_timed_out = False
 
@@ -263,25 +263,25 @@ class Database:
         is_over_limit = read_limit.watch(record) if read_limit else None
 
         def is_over() -> bool:
-            late = bool(self._clock.monotonic() > record.info.get(_READ_BEFORE, float("inf")))
+            late = bool(self._clock.monotonic() > record.info.get(_READ_DEADLINE_KEY, float("inf")))
             return late or (is_over_limit is not None and is_over_limit())
 
-        connection.set_progress_handler(is_over, _INSTRUCTIONS)
+        connection.set_progress_handler(is_over, _PROGRESS_INSTRUCTIONS)
 
 
 @contextlib.contextmanager
-def _transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
+def _open_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that is committed, or raises: also if the database has rolled it back by itself meanwhile.
 
     The drivers' `commit` says nothing then, and the error at its origin may have been caught.
     """
     with engine.begin() as connection:
         yield connection
-        if _is_lost(connection):
+        if _is_rolled_back(connection):
             raise sa.exc.OperationalError("COMMIT", {}, Exception("the database has rolled the transaction back"))
 
 
-def _is_lost(connection: sa.Connection) -> bool:
+def _is_rolled_back(connection: sa.Connection) -> bool:
     raw: Any = connection.connection.dbapi_connection
     if connection.dialect.name == "sqlite":
         return not raw.in_transaction
@@ -292,7 +292,7 @@ def _set_pragmas(connection: _DBAPIConnection, _record: object) -> None:
     connection.isolation_level = None  # SQLAlchemy's events say BEGIN, not the driver.
     cursor = connection.cursor()
     for pragma in (
-        f"busy_timeout={int(_BUSY_TIMEOUT * 1000)}",
+        f"busy_timeout={int(_BUSY_TIMEOUT_SECONDS * 1000)}",
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",

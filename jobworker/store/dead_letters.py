@@ -8,16 +8,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain import dead_letter
-from jobworker.domain.dead_letter import Cause, DeadLetter
-from jobworker.domain.execution import State
+from jobworker.domain.dead_letter import DeadLetterCause, DeadLetterStatus
+from jobworker.domain.execution import ExecutionState
 from jobworker.store import schema, unreadable
-from jobworker.store.filters import Filters, conditions
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, identifier_key
+from jobworker.store.filters import ExecutionFilters, build_conditions
+from jobworker.store.pages import DEFAULT_LIMIT, Paginator, Page, parse_id_key
 
 _executions = schema.executions
 
 #: What an open dead letter fulfils.
-OPEN = sa.text(schema.DEAD_LETTER)
+IS_OPEN = sa.text(schema.OPEN_DEAD_LETTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class DeadLetterRow:
     job_revision: int
     task: str
     queue: str
-    state: State
-    cause: Cause
+    state: ExecutionState
+    cause: DeadLetterCause
     reason: str | None
     error: Mapping[str, Any] | None
     fingerprint: str | None
@@ -47,7 +47,7 @@ class DeadLetterRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class DeadLetterGroup:
     """Open dead letters of one fingerprint: how many, when the first and the last of them ended, and one of them."""
 
     fingerprint: str
@@ -60,20 +60,20 @@ class Group:
 _COLUMNS = [_executions.c[item.name] for item in fields(DeadLetterRow) if item.name != "cause"]
 
 
-def page(
-    connection: sa.Connection, filters: Filters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+def list_page(
+    connection: sa.Connection, filters: ExecutionFilters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[DeadLetterRow]:
     """Open dead letters that pass the filters, the executions that were accepted last first."""
-    listing = Listing("dead-letters", asdict(filters), identifier_key)
-    query = sa.select(*_COLUMNS).where(OPEN, *conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
+    listing = Paginator("dead-letters", asdict(filters), parse_id_key)
+    query = sa.select(*_COLUMNS).where(IS_OPEN, *build_conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
     after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(_executions.c.id < after)
     rows = connection.execute(query).all()
-    return listing.read_page(rows, limit, lambda row: row.id, _to_row, _what)
+    return listing.read_page(rows, limit, lambda row: row.id, _to_row, _describe_row)
 
 
-def groups(connection: sa.Connection, limit: int = DEFAULT_LIMIT) -> list[Group]:
+def list_groups(connection: sa.Connection, limit: int = DEFAULT_LIMIT) -> list[DeadLetterGroup]:
     """The groups of which there are most."""
     table = _executions.c
     number = sa.func.count()
@@ -85,7 +85,7 @@ def groups(connection: sa.Connection, limit: int = DEFAULT_LIMIT) -> list[Group]
             sa.func.max(table.finished_at),
             sa.func.max(table.id),
         )
-        .where(OPEN)
+        .where(IS_OPEN)
         .group_by(table.fingerprint)
         .order_by(number.desc(), table.fingerprint)
         .limit(limit)
@@ -93,36 +93,36 @@ def groups(connection: sa.Connection, limit: int = DEFAULT_LIMIT) -> list[Group]
     # A fingerprint or an example that cannot be read was noted where it is listed; `/readyz` names it.
     readable = [row for row in found if isinstance(row[0], str | None) and isinstance(row[4], str)]
     query = sa.select(*_COLUMNS).where(table.id.in_([row[4] for row in readable]))
-    examples = {row.id: row for row in unreadable.those(connection.execute(query), _to_row)}
-    return [Group(row[0], row[1], row[2], row[3], examples[row[4]]) for row in readable if row[4] in examples]
+    examples = {row.id: row for row in unreadable.read_all(connection.execute(query), _to_row)}
+    return [DeadLetterGroup(row[0], row[1], row[2], row[3], examples[row[4]]) for row in readable if row[4] in examples]
 
 
 def lock_open(connection: sa.Connection, ids: Sequence[str]) -> set[str]:
     """Those of these dead letters that are open; nobody else decides about them before this transaction ends."""
-    return set(connection.scalars(sa.select(_executions.c.id).where(_executions.c.id.in_(ids), OPEN).with_for_update()))
+    return set(connection.scalars(sa.select(_executions.c.id).where(_executions.c.id.in_(ids), IS_OPEN).with_for_update()))
 
 
-def settle(
-    connection: sa.Connection, ids: Sequence[str], became: DeadLetter, actor: str, note: str | None, now: dt.datetime
+def close(
+    connection: sa.Connection, ids: Sequence[str], new_state: DeadLetterStatus, actor: str, note: str | None, now: dt.datetime
 ) -> set[str]:
     """Note what became of these dead letters; answers those that were open until now."""
     changed = connection.execute(
         _executions.update()
-        .where(_executions.c.id.in_(ids), OPEN)
-        .values(dead_letter=became.value, dead_letter_at=now, dead_letter_by=actor, dead_letter_note=note)
+        .where(_executions.c.id.in_(ids), IS_OPEN)
+        .values(dead_letter=new_state.value, dead_letter_at=now, dead_letter_by=actor, dead_letter_note=note)
         .returning(_executions.c.id)
     )
     return set(changed.scalars())
 
 
-_SHAPES = {"parameters": unreadable.is_object, "error": unreadable.has(type=str, message=str)}
-_SHAPE = unreadable.Shape(_executions, _SHAPES, {"state": State})
+_JSON_CHECKS = {"parameters": unreadable.is_object, "error": unreadable.build_object_check(type=str, message=str)}
+_SHAPE = unreadable.RowShape(_executions, _JSON_CHECKS, {"state": ExecutionState})
 
 
-def _what(row: Any) -> str:
+def _describe_row(row: Any) -> str:
     return f"dead letter {row.id}"
 
 
 def _to_row(row: sa.Row[Any]) -> DeadLetterRow:
-    values = unreadable.mended(_what(row), dict(row._mapping), _SHAPE)
-    return DeadLetterRow(**values, cause=dead_letter.cause(values["state"], values["error"]))
+    values = unreadable.repair_row(_describe_row(row), dict(row._mapping), _SHAPE)
+    return DeadLetterRow(**values, cause=dead_letter.determine_cause(values["state"], values["error"]))

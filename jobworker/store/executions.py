@@ -8,11 +8,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.store import bulk, schema, unreadable
-from jobworker.store.bulk import Bulk
-from jobworker.store.filters import Filters, conditions
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, identifier_key
+from jobworker.store.bulk import BulkStatement
+from jobworker.store.filters import ExecutionFilters, build_conditions
+from jobworker.store.pages import DEFAULT_LIMIT, Paginator, Page, parse_id_key
 
 _executions = schema.executions
 _transitions = schema.transitions
@@ -35,7 +35,7 @@ class NewExecution:
     schedule_id: str | None
     scheduled_for: dt.datetime | None
     due_at: dt.datetime
-    state: State
+    state: ExecutionState
     overrides: Mapping[str, Any] | None = None
     rerun_of: str | None = None
     expires_at: dt.datetime | None = None
@@ -56,7 +56,7 @@ class ExecutionRow:
     job: str
     job_revision: int
     task: str
-    state: State
+    state: ExecutionState
     reason: str | None
     attempt: int
     max_attempts: int | None
@@ -118,59 +118,59 @@ _READY_BACKLOG = [
     sa.select(_executions.c.queue, sa.func.count(), sa.func.min(_executions.c.due_at))
     .where(sa.text(condition))
     .group_by(_executions.c.queue)
-    for condition in (schema.FREE, schema.LIMITED)
+    for condition in (schema.READY_UNLIMITED, schema.READY_LIMITED)
 ]
 _OF_QUEUE = _executions.c.queue == sa.bindparam("queue")
-_READY_IN = [query.where(_OF_QUEUE) for query in _READY_BACKLOG]
+_READY_BACKLOG_IN_QUEUE = [query.where(_OF_QUEUE) for query in _READY_BACKLOG]
 
-_GIVEN = [item.name for item in fields(NewExecution)]
-_FILLED_IN = ("attempt", "started_attempt", "event_id", "created_at", "created_by")
-_ACCEPT = [*_GIVEN, *_FILLED_IN]
-_INSERT = Bulk(bulk.insert(_executions, _ACCEPT), _ACCEPT)
-_ENTER = ["execution_id", "attempt", "state", "at", "actor", "reason"]
-_INSERT_TRANSITION = Bulk(bulk.insert(_transitions, _ENTER), _ENTER)
+_NEW_COLUMNS = [item.name for item in fields(NewExecution)]
+_DEFAULT_COLUMNS = ("attempt", "started_attempt", "event_id", "created_at", "created_by")
+_INSERT_COLUMNS = [*_NEW_COLUMNS, *_DEFAULT_COLUMNS]
+_INSERT = BulkStatement(bulk.build_insert(_executions, _INSERT_COLUMNS), _INSERT_COLUMNS)
+_TRANSITION_COLUMNS = ["execution_id", "attempt", "state", "at", "actor", "reason"]
+_INSERT_TRANSITION = BulkStatement(bulk.build_insert(_transitions, _TRANSITION_COLUMNS), _TRANSITION_COLUMNS)
 
-_SHOWN_AT_ONCE = [item.name for item in fields(ExecutionRow) if item.name in _GIVEN]
+_COPIED_FIELDS = [item.name for item in fields(ExecutionRow) if item.name in _NEW_COLUMNS]
 #: Why an execution begins in its first state.
-_SUBMITTED = {
-    State.QUEUED: "submitted",
-    State.SCHEDULED: "submitted for later",
-    State.WAITING: "submitted; it waits for others",
+_FIRST_REASONS = {
+    ExecutionState.QUEUED: "submitted",
+    ExecutionState.SCHEDULED: "submitted for later",
+    ExecutionState.WAITING: "submitted; it waits for others",
 }
 
 #: What only later events fill in.
-_UNTOUCHED: Mapping[str, Any] = dict.fromkeys(
-    {item.name for item in fields(ExecutionRow)} - {*_GIVEN, "attempt", "created_at", "created_by"}
+_EMPTY_FIELDS: Mapping[str, Any] = dict.fromkeys(
+    {item.name for item in fields(ExecutionRow)} - {*_NEW_COLUMNS, "attempt", "created_at", "created_by"}
 )
 
 
 def insert(connection: sa.Connection, rows: Sequence[NewExecution], actor: str, now: dt.datetime) -> None:
     """Accept executions: their rows, and their first transition."""
-    insert_of(connection, rows, [actor] * len(rows), now)
+    insert_for_actors(connection, rows, [actor] * len(rows), now)
 
 
-def insert_of(connection: sa.Connection, rows: Sequence[NewExecution], actors: Sequence[str], now: dt.datetime) -> None:
+def insert_for_actors(connection: sa.Connection, rows: Sequence[NewExecution], actors: Sequence[str], now: dt.datetime) -> None:
     """Accept executions of several actors, of each row its own."""
-    given = operator.attrgetter(*_GIVEN)
+    given = operator.attrgetter(*_NEW_COLUMNS)
     by = list(zip(rows, actors, strict=True))
     _INSERT.run(connection, [(*given(row), 0, 0, "0-0", now, actor) for row, actor in by])
-    _INSERT_TRANSITION.run(connection, [(row.id, 0, row.state, now, actor, _why(row)) for row, actor in by])
+    _INSERT_TRANSITION.run(connection, [(row.id, 0, row.state, now, actor, _describe_submission(row)) for row, actor in by])
 
 
-def _why(row: NewExecution) -> str:
+def _describe_submission(row: NewExecution) -> str:
     if row.rerun_of is not None:
         return f"rerun of {row.rerun_of}"
     if row.scheduled_for is not None:
         return f"the occurrence of {row.scheduled_for.isoformat()}"
     if row.triggered_by is not None:
         return f"triggered by the end of {row.triggered_by}"
-    return _SUBMITTED[row.state]
+    return _FIRST_REASONS[row.state]
 
 
-def accepted(row: NewExecution, actor: str, now: dt.datetime) -> ExecutionRow:
+def build_inserted_row(row: NewExecution, actor: str, now: dt.datetime) -> ExecutionRow:
     """The execution as it stands right after `insert`, without asking the database."""
-    given = {name: getattr(row, name) for name in _SHOWN_AT_ONCE}
-    return ExecutionRow(**given, **_UNTOUCHED, attempt=0, created_at=now, created_by=actor)
+    given = {name: getattr(row, name) for name in _COPIED_FIELDS}
+    return ExecutionRow(**given, **_EMPTY_FIELDS, attempt=0, created_at=now, created_by=actor)
 
 
 def get(connection: sa.Connection, execution_id: str, lock: bool = False) -> ExecutionRow | None:
@@ -179,38 +179,38 @@ def get(connection: sa.Connection, execution_id: str, lock: bool = False) -> Exe
     return _to_row(row) if row is not None else None
 
 
-def some(connection: sa.Connection, ids: Sequence[str]) -> list[ExecutionRow]:
+def get_many(connection: sa.Connection, ids: Sequence[str]) -> list[ExecutionRow]:
     """Those of these executions that exist, by id."""
     query = sa.select(*_COLUMNS).where(_executions.c.id.in_(ids)).order_by(_executions.c.id)
-    return list(unreadable.those(connection.execute(query), _to_row))
+    return list(unreadable.read_all(connection.execute(query), _to_row))
 
 
-def last_success(connection: sa.Connection, job: str, before: str) -> ExecutionRow | None:
+def get_last_success(connection: sa.Connection, job: str, before: str) -> ExecutionRow | None:
     """The latest execution of `job` with an id below `before` that succeeded."""
     row = connection.execute(_LAST_SUCCESS, {"job": job, "before": before}).one_or_none()
     return _to_row(row) if row is not None else None
 
 
-def state(connection: sa.Connection, execution_id: str) -> State | None:
+def get_state(connection: sa.Connection, execution_id: str) -> ExecutionState | None:
     """Return only the state, for whom waits for an end asks often. Raises `UnreadableRow`."""
     found = connection.scalar(_STATE, {"id": execution_id})
     if found is None:
         return None
-    with unreadable.reading(f"state of execution {execution_id}"):
-        return State(found)
+    with unreadable.convert_errors(f"state of execution {execution_id}"):
+        return ExecutionState(found)
 
 
-def page(
-    connection: sa.Connection, filters: Filters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+def list_page(
+    connection: sa.Connection, filters: ExecutionFilters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[ExecutionRow]:
     """Executions that pass the filters, newest first."""
-    listing = Listing("executions", asdict(filters), identifier_key)
-    query = sa.select(*_COLUMNS).where(*conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
+    listing = Paginator("executions", asdict(filters), parse_id_key)
+    query = sa.select(*_COLUMNS).where(*build_conditions(filters)).order_by(_executions.c.id.desc()).limit(limit + 1)
     after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(_executions.c.id < after)
     rows = connection.execute(query).all()
-    return listing.read_page(rows, limit, lambda row: row.id, _to_row, _what)
+    return listing.read_page(rows, limit, lambda row: row.id, _to_row, _describe_row)
 
 
 def cancel_waiting(connection: sa.Connection, execution_id: str, actor: str, reason: str, now: dt.datetime) -> bool:
@@ -218,10 +218,10 @@ def cancel_waiting(connection: sa.Connection, execution_id: str, actor: str, rea
     row = connection.execute(
         _executions.update()
         .where(
-            _executions.c.id == execution_id, _executions.c.state.in_([State.WAITING, State.SCHEDULED, State.RETRYING])
+            _executions.c.id == execution_id, _executions.c.state.in_([ExecutionState.WAITING, ExecutionState.SCHEDULED, ExecutionState.RETRYING])
         )
         .values(
-            state=State.CANCELLED,
+            state=ExecutionState.CANCELLED,
             reason=reason,
             finished_at=now,
             cancel_requested_at=now,
@@ -231,7 +231,7 @@ def cancel_waiting(connection: sa.Connection, execution_id: str, actor: str, rea
     ).one_or_none()
     if row is None:
         return False
-    values = {"state": State.CANCELLED, "attempt": row.attempt, "at": now, "actor": actor, "reason": reason}
+    values = {"state": ExecutionState.CANCELLED, "attempt": row.attempt, "at": now, "actor": actor, "reason": reason}
     connection.execute(_transitions.insert().values(execution_id=execution_id, **values))
     return True
 
@@ -242,47 +242,47 @@ def request_cancel(connection: sa.Connection, execution_id: str, actor: str, now
     requested_by = sa.func.coalesce(_executions.c.cancel_requested_by, actor)
     changed = connection.execute(
         _executions.update()
-        .where(_executions.c.id == execution_id, _executions.c.state.in_([State.QUEUED, State.RUNNING]))
+        .where(_executions.c.id == execution_id, _executions.c.state.in_([ExecutionState.QUEUED, ExecutionState.RUNNING]))
         .values(cancel_requested_at=requested_at, cancel_requested_by=requested_by)
     )
     return changed.rowcount == 1
 
 
-def count_unfinished(connection: sa.Connection) -> dict[State, int]:
+def count_unfinished(connection: sa.Connection) -> dict[ExecutionState, int]:
     """How many executions are in each state that is not final, from the index alone."""
     counts = {}
-    for unfinished in (State.WAITING, State.SCHEDULED, State.QUEUED, State.RUNNING, State.RETRYING):
+    for unfinished in (ExecutionState.WAITING, ExecutionState.SCHEDULED, ExecutionState.QUEUED, ExecutionState.RUNNING, ExecutionState.RETRYING):
         query = sa.select(sa.func.count()).select_from(_executions).where(_executions.c.state == unfinished)
         counts[unfinished] = connection.scalar(query) or 0
     return counts
 
 
-def ready_in(connection: sa.Connection, queue: str) -> tuple[int, dt.datetime | None]:
+def get_queue_backlog(connection: sa.Connection, queue: str) -> tuple[int, dt.datetime | None]:
     """How many of a queue may run and were not published, and since when the oldest is due."""
-    return _together(row for query in _READY_IN for row in connection.execute(query, {"queue": queue})).get(
+    return _merge_by_queue(row for query in _READY_BACKLOG_IN_QUEUE for row in connection.execute(query, {"queue": queue})).get(
         queue, (0, None)
     )
 
 
-def ready_before(connection: sa.Connection, row: ExecutionRow) -> int:
+def count_ready_before(connection: sa.Connection, row: ExecutionRow) -> int:
     """How many of these in its queue are more urgent than this one, or as urgent and older."""
     same = sa.and_(_executions.c.queue == row.queue, _executions.c.priority == row.priority)
     older = sa.tuple_(_executions.c.due_at, _executions.c.id) < sa.tuple_(sa.literal(row.due_at), sa.literal(row.id))
     more_urgent = sa.and_(_executions.c.queue == row.queue, _executions.c.priority > row.priority)
     asked = [
         sa.select(sa.func.count()).select_from(_executions).where(sa.text(condition), part)
-        for condition in (schema.FREE, schema.LIMITED)
+        for condition in (schema.READY_UNLIMITED, schema.READY_LIMITED)
         for part in (more_urgent, sa.and_(same, older))
     ]
     return sum(connection.scalar(query) or 0 for query in asked)
 
 
-def ready_backlog(connection: sa.Connection) -> dict[str, tuple[int, dt.datetime]]:
+def get_backlogs(connection: sa.Connection) -> dict[str, tuple[int, dt.datetime]]:
     """For each queue with work that may run and was not published: how many, and since when the oldest is due."""
-    return _together(row for query in _READY_BACKLOG for row in connection.execute(query))
+    return _merge_by_queue(row for query in _READY_BACKLOG for row in connection.execute(query))
 
 
-def _together(rows: Iterable[Any]) -> dict[str, tuple[int, dt.datetime]]:
+def _merge_by_queue(rows: Iterable[Any]) -> dict[str, tuple[int, dt.datetime]]:
     """The rows of each queue as one: (queue, number, the oldest)."""
     found: dict[str, tuple[int, dt.datetime]] = {}
     for queue, number, oldest in rows:
@@ -292,21 +292,21 @@ def _together(rows: Iterable[Any]) -> dict[str, tuple[int, dt.datetime]]:
 
 
 #: What the JSON columns of an execution have to be.
-_SHAPES = {
+_JSON_CHECKS = {
     "parameters": unreadable.is_object,
     "result": unreadable.is_json,
-    "result_file": unreadable.has(name=str, size=int, sha256=str, host=str),
-    "error": unreadable.has(type=str, message=str),
+    "result_file": unreadable.build_object_check(name=str, size=int, sha256=str, host=str),
+    "error": unreadable.build_object_check(type=str, message=str),
     "progress": unreadable.is_object,
     "metadata": unreadable.is_object,
     "overrides": unreadable.is_object,
 }
-_SHAPE = unreadable.Shape(_executions, _SHAPES, {"state": State})
+_SHAPE = unreadable.RowShape(_executions, _JSON_CHECKS, {"state": ExecutionState})
 
 
-def _what(row: Any) -> str:
+def _describe_row(row: Any) -> str:
     return f"execution {row.id}"
 
 
 def _to_row(row: sa.Row[Any]) -> ExecutionRow:
-    return ExecutionRow(**unreadable.mended(_what(row), dict(row._mapping), _SHAPE))
+    return ExecutionRow(**unreadable.repair_row(_describe_row(row), dict(row._mapping), _SHAPE))

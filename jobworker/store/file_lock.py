@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from jobworker.clock import Clock
-from jobworker.store.lock_waits import BRIEFLY, waited_too_long
+from jobworker.store.lock_waits import BRIEF_TIMEOUT_SECONDS, build_busy_error
 
 
 class _Request:
@@ -54,29 +54,29 @@ class _Request:
             self._ended.set()
 
 
-_Requests = SimpleQueue[_Request | None]
+_RequestQueue = SimpleQueue[_Request | None]
 
 
 class FileLock:
     """An exclusive lock for the threads of this process and for other processes that use the same file."""
 
-    def __init__(self, path: Path, clock: Clock, patience: float) -> None:
+    def __init__(self, path: Path, clock: Clock, timeout_seconds: float) -> None:
         self._path = path
         self._clock = clock
-        self._timeout_seconds = patience
+        self._timeout_seconds = timeout_seconds
         #: Whether the last writer waited in vain, for this lock or for SQLite's own. Reset by one that can write.
         self.has_timed_out = False
         self._thread_lock = threading.Lock()
         self._request: _Request | None = None
         # Starting a thread for each wait would cost more than most waits.
-        self._requests: _Requests = SimpleQueue()
+        self._requests: _RequestQueue = SimpleQueue()
         self._thread: threading.Thread | None = None
         weakref.finalize(self, self._requests.put, None)
 
     @property
     def timeout_seconds(self) -> float:
         """How long (s) a caller should wait at present."""
-        return min(self._timeout_seconds, BRIEFLY) if self.has_timed_out else self._timeout_seconds
+        return min(self._timeout_seconds, BRIEF_TIMEOUT_SECONDS) if self.has_timed_out else self._timeout_seconds
 
     @contextlib.contextmanager
     def hold(self, deadline: float) -> Iterator[None]:
@@ -84,12 +84,12 @@ class FileLock:
         began = self._clock.monotonic()
         if not self._thread_lock.acquire(timeout=max(0.0, deadline - began)):
             self.has_timed_out = True
-            raise waited_too_long(self._clock.monotonic() - began)
+            raise build_busy_error(self._clock.monotonic() - began)
         try:
             descriptor = self._acquire(deadline)
             if descriptor is None:
                 self.has_timed_out = True
-                raise waited_too_long(self._clock.monotonic() - began)
+                raise build_busy_error(self._clock.monotonic() - began)
             try:
                 yield
             finally:
@@ -101,7 +101,7 @@ class FileLock:
         """Return the locked descriptor, or None after the deadline: then the request stays in the queue."""
         if self._request is None or not self._request.renew():
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if _lock_at_once(descriptor):
+            if _try_lock(descriptor):
                 return descriptor
             self._request = _Request(descriptor)
             self._enqueue(self._request)
@@ -114,18 +114,18 @@ class FileLock:
         # None is alive in a process that was forked.
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(
-                target=_wait_for_each, args=(self._requests,), name="file-lock", daemon=True
+                target=_serve_requests, args=(self._requests,), name="file-lock", daemon=True
             )
             self._thread.start()
         self._requests.put(request)
 
 
-def _wait_for_each(requests: _Requests) -> None:
+def _serve_requests(requests: _RequestQueue) -> None:
     while (request := requests.get()) is not None:
         request.wait_for_lock()
 
 
-def _lock_at_once(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -9,23 +9,23 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.store import unreadable
 from jobworker.store.schema import executions, occurrences
 
 #: An id carries the millisecond at which it was made, or a later one if the host's clock was set back since:
 #: ids never go back. By so much (s) at most.
-_CLOCK_SLACK = 24 * 3600.0
+_CLOCK_SLACK_SECONDS = 24 * 3600.0
 
 _UUID_RANDOM_BITS = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Filters:
+class ExecutionFilters:
     """Which executions a list holds; None does not filter."""
 
     job: str | None = None
-    state: State | None = None
+    state: ExecutionState | None = None
     queue: str | None = None
     correlation_id: str | None = None
     batch_id: str | None = None
@@ -39,7 +39,7 @@ class Filters:
     ended_before: dt.datetime | None = None
 
 
-_EQUAL = ("job", "state", "queue", "correlation_id", "batch_id", "rerun_of", "fingerprint")
+_EQUALITY_FILTERS = ("job", "state", "queue", "correlation_id", "batch_id", "rerun_of", "fingerprint")
 
 
 class _ErrorType(sa.ColumnElement[str]):
@@ -50,19 +50,19 @@ class _ErrorType(sa.ColumnElement[str]):
 
 
 @compiles(_ErrorType)
-def _postgresql(_element: _ErrorType, _compiler: object, **_options: object) -> str:
+def _compile_for_postgresql(_element: _ErrorType, _compiler: object, **_options: object) -> str:
     return "(executions.error ->> 'type')"
 
 
 @compiles(_ErrorType, "sqlite")
-def _sqlite(_element: _ErrorType, _compiler: object, **_options: object) -> str:
+def _compile_for_sqlite(_element: _ErrorType, _compiler: object, **_options: object) -> str:
     # One text that is no JSON would make the whole statement fail.
     return "CASE WHEN json_valid(executions.error) THEN executions.error ->> 'type' END"
 
 
-def conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
+def build_conditions(filters: ExecutionFilters) -> Iterator[sa.ColumnElement[bool]]:
     """What an execution has to fulfil to pass."""
-    for name in _EQUAL:
+    for name in _EQUALITY_FILTERS:
         wanted = getattr(filters, name)
         if wanted is not None:
             yield executions.c[name] == wanted
@@ -74,10 +74,10 @@ def conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
         yield _ErrorType() == filters.error_type
     # Ids are ordered by time and created_at has no index: the id bounds find the range, the column decides.
     if filters.created_after is not None:
-        yield executions.c.id >= _lowest_id(filters.created_after, 0)
+        yield executions.c.id >= _compute_lowest_id(filters.created_after, 0)
         yield executions.c.created_at > filters.created_after
     if filters.created_before is not None:
-        yield executions.c.id < _lowest_id(filters.created_before, _CLOCK_SLACK)
+        yield executions.c.id < _compute_lowest_id(filters.created_before, _CLOCK_SLACK_SECONDS)
         yield executions.c.created_at < filters.created_before
     if filters.ended_after is not None:
         yield executions.c.finished_at > filters.ended_after
@@ -85,7 +85,7 @@ def conditions(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
         yield executions.c.finished_at < filters.ended_before
 
 
-def ids(connection: sa.Connection, where: Sequence[Any], after: str | None, limit: int) -> list[str]:
+def list_ids(connection: sa.Connection, where: Sequence[Any], after: str | None, limit: int) -> list[str]:
     """The first `limit` ids of executions that fulfil `where`, after the id `after`."""
     query = sa.select(executions.c.id).where(*where).order_by(executions.c.id).limit(limit)
     if after is not None:
@@ -93,17 +93,17 @@ def ids(connection: sa.Connection, where: Sequence[Any], after: str | None, limi
     return list(connection.scalars(query))
 
 
-def count(connection: sa.Connection, where: Sequence[Any], after: str | None) -> dict[State, int]:
+def count_by_state(connection: sa.Connection, where: Sequence[Any], after: str | None) -> dict[ExecutionState, int]:
     """How many executions fulfil `where` after the id `after`, by their states."""
     query = sa.select(executions.c.state, sa.func.count()).where(*where).group_by(executions.c.state)
     if after is not None:
         query = query.where(executions.c.id > after)
-    return dict(unreadable.those(connection.execute(query), _read_count))
+    return dict(unreadable.read_all(connection.execute(query), _read_count))
 
 
-_read_count = unreadable.reader(lambda row: f"state {row[0]!r} of executions", lambda row: (State(row[0]), row[1]))
+_read_count = unreadable.build_reader(lambda row: f"state {row[0]!r} of executions", lambda row: (ExecutionState(row[0]), row[1]))
 
 
-def _lowest_id(moment: dt.datetime, slack: float) -> str:
+def _compute_lowest_id(moment: dt.datetime, slack: float) -> str:
     milliseconds = max(0, int((moment.timestamp() + slack) * 1000))
     return str(uuid.UUID(int=milliseconds << _UUID_RANDOM_BITS))

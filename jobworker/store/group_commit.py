@@ -16,21 +16,21 @@ import sqlalchemy as sa
 
 from jobworker.clock import Clock
 from jobworker.domain.errors import DatabaseBusy
-from jobworker.store.lock_waits import waited_too_long
+from jobworker.store.lock_waits import build_busy_error
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 #: Opens a transaction, with the moment (of `Clock.monotonic`) up to which it may wait for its lock.
-Transaction = Callable[[float], contextlib.AbstractContextManager[sa.Connection]]
+TransactionFactory = Callable[[float], contextlib.AbstractContextManager[sa.Connection]]
 
 #: A thread whose work is being written waits this much longer (s) for the end of it: only a disk that hangs takes that.
-_OUTCOME_WITHIN = 10.0
+_RESULT_TIMEOUT_SECONDS = 10.0
 
 
-class _Piece(Generic[Answer]):
+class _PendingWork(Generic[Result]):
     """The work of one thread, and its outcome."""
 
-    def __init__(self, work: Callable[[sa.Connection], Answer]) -> None:
+    def __init__(self, work: Callable[[sa.Connection], Result]) -> None:
         self.work = work
         self.result: Any = None
         self.error: BaseException | None = None
@@ -55,20 +55,20 @@ class _Piece(Generic[Answer]):
 class GroupCommit:
     """Runs work in transactions that threads share; `patience` says how long (s) each waits for its turn."""
 
-    def __init__(self, transaction: Transaction, clock: Clock, patience: Callable[[], float]) -> None:
+    def __init__(self, transaction: TransactionFactory, clock: Clock, get_timeout: Callable[[], float]) -> None:
         self._transaction = transaction
         self._clock = clock
-        self._get_timeout = patience
-        self._waiting: list[_Piece[Any]] = []
+        self._get_timeout = get_timeout
+        self._waiting: list[_PendingWork[Any]] = []
         self._has_leader = False
         self._lock = threading.Lock()
 
-    def run(self, work: Callable[[sa.Connection], Answer]) -> Answer:
+    def run(self, work: Callable[[sa.Connection], Result]) -> Result:
         """Return what `work` returned, once it is committed; raise what `work` or the commit raised.
 
         `work` runs at most once, and not at all if this raises `DatabaseBusy`.
         """
-        piece, patience = _Piece(work), self._get_timeout()
+        piece, patience = _PendingWork(work), self._get_timeout()
         deadline = self._clock.monotonic() + patience
         with self._lock:
             self._waiting.append(piece)
@@ -79,10 +79,10 @@ class GroupCommit:
             self._commit_pending(piece, deadline)
         if piece.error is not None:
             raise piece.error
-        answer: Answer = piece.result
+        answer: Result = piece.result
         return answer
 
-    def _wait_for_result(self, piece: _Piece[Any], patience: float) -> None:
+    def _wait_for_result(self, piece: _PendingWork[Any], patience: float) -> None:
         """Wait until another thread has run the piece, or hands over the lead."""
         if piece.wakeup.wait(patience):
             return
@@ -91,18 +91,18 @@ class GroupCommit:
                 return
             if piece in self._waiting:
                 self._waiting.remove(piece)
-                raise waited_too_long(patience)
-        if not piece.wakeup.wait(_OUTCOME_WITHIN):
+                raise build_busy_error(patience)
+        if not piece.wakeup.wait(_RESULT_TIMEOUT_SECONDS):
             raise sa.exc.TimeoutError("the disk does not finish a write; whether it took place is not known")
 
-    def _commit_pending(self, own: _Piece[Any], deadline: float) -> None:
+    def _commit_pending(self, own: _PendingWork[Any], deadline: float) -> None:
         """Commit everything that waits, then let the next thread lead."""
         pieces = [own]
         try:
             with self._transaction(deadline) as connection:
                 with self._lock:
                     pieces, self._waiting = self._waiting, []
-                _run(pieces, connection)
+                _run_all(pieces, connection)
         except BaseException as error:  # noqa: BLE001  no piece of this transaction is in the database
             if isinstance(error, DatabaseBusy):
                 # The lock has been waited for: the others are not to wait for it one after the other.
@@ -122,7 +122,7 @@ class GroupCommit:
                 self._has_leader = False
 
 
-def _run(pieces: list[_Piece[Any]], connection: sa.Connection) -> None:
+def _run_all(pieces: list[_PendingWork[Any]], connection: sa.Connection) -> None:
     if len(pieces) == 1:
         pieces[0].result = pieces[0].work(connection)
         return

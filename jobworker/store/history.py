@@ -10,18 +10,18 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobworker.domain import events
-from jobworker.domain.dead_letter import DeadLetter
-from jobworker.domain.execution import FINAL, AttemptState, Move, Standing, State
+from jobworker.domain.dead_letter import DeadLetterStatus
+from jobworker.domain.execution import FINAL_STATES, AttemptState, StateTransition, MergedExecution, ExecutionState
 from jobworker.store import unreadable
-from jobworker.store.bulk import Bulk
+from jobworker.store.bulk import BulkStatement
 from jobworker.store.schema import attempts, executions, transitions
 
 #: Most ids in one IN list; SQLite allows 32,766 variables.
-_CHUNK = 5_000
+_CHUNK_SIZE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class StoredExecution:
     """What is stored of an execution, as far as a report can change it."""
 
     id: str
@@ -36,20 +36,20 @@ class Known:
     batch_id: str | None
     schedule_id: str | None
     correlation_id: str
-    standing: Standing
+    standing: MergedExecution
 
 
-def known(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Known]:
+def get_many(connection: sa.Connection, ids: Iterable[str]) -> dict[str, StoredExecution]:
     """The executions with these ids; unknown ids, and what cannot be read, are absent."""
     wanted = list(ids)
-    found: dict[str, Known] = {}
-    for start in range(0, len(wanted), _CHUNK):
-        query = sa.select(*_KNOWN_COLUMNS).where(executions.c.id.in_(wanted[start : start + _CHUNK]))
-        found.update((row.id, row) for row in unreadable.those(connection.execute(query), _read_known))
+    found: dict[str, StoredExecution] = {}
+    for start in range(0, len(wanted), _CHUNK_SIZE):
+        query = sa.select(*_COLUMNS).where(executions.c.id.in_(wanted[start : start + _CHUNK_SIZE]))
+        found.update((row.id, row) for row in unreadable.read_all(connection.execute(query), _read_stored_execution))
     return found
 
 
-_KNOWN_COLUMNS = [
+_COLUMNS = [
     executions.c[name]
     for name in (
         "id", "job", "job_revision", "task", "queue", "priority", "urgency", "max_attempts", "dispatched_at",
@@ -60,8 +60,8 @@ _KNOWN_COLUMNS = [
 ]  # fmt: skip
 
 
-def _known(row: Any) -> Known:
-    return Known(
+def _to_stored_execution(row: Any) -> StoredExecution:
+    return StoredExecution(
         id=row.id,
         job=row.job,
         job_revision=row.job_revision,
@@ -74,10 +74,10 @@ def _known(row: Any) -> Known:
         batch_id=row.batch_id,
         schedule_id=row.schedule_id,
         correlation_id=row.correlation_id,
-        standing=Standing(
-            state=State(row.state),
+        standing=MergedExecution(
+            state=ExecutionState(row.state),
             attempt=row.attempt,
-            event_id=events.parse_id(row.event_id),
+            event_id=events.parse_stream_id(row.event_id),
             reason=row.reason,
             due_at=row.due_at,
             finished_at=row.finished_at,
@@ -96,20 +96,20 @@ def _known(row: Any) -> Known:
     )
 
 
-_read_known = unreadable.reader(lambda row: f"standing of execution {row.id}", _known)
+_read_stored_execution = unreadable.build_reader(lambda row: f"standing of execution {row.id}", _to_stored_execution)
 
 
-def save(
-    connection: sa.Connection, standings: Mapping[str, Standing], dead: Mapping[str, str] = MappingProxyType({})
+def update_standings(
+    connection: sa.Connection, standings: Mapping[str, MergedExecution], dead_letters: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Write the rows of these executions. Those in `dead` (id → fingerprint) are dead letters from now on.
+    """Write the rows of these executions. Those in `dead_letters` (id → fingerprint) are dead letters from now on.
 
     What somebody has decided about a dead letter stays.
     """
-    _SAVE.run(connection, ((*_row(key, standing), dead.get(key), key in dead) for key, standing in standings.items()))
+    _SAVE.run(connection, ((*_to_values(key, standing), dead_letters.get(key), key in dead_letters) for key, standing in standings.items()))
 
 
-_SAVED = (
+_SAVED_COLUMNS = (
     "state", "attempt", "event_id", "reason", "due_at", "finished_at", "result", "result_file", "error",
     "started_attempt", "started_at", "worker", "token", "code_version", "lost_attempts", "interrupted_attempts",
     "snoozed_attempts",
@@ -117,23 +117,23 @@ _SAVED = (
 
 
 def _build_save(_dialect: str) -> Any:
-    names = (*_SAVED, "fingerprint")
+    names = (*_SAVED_COLUMNS, "fingerprint")
     values: dict[str, Any] = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in names}
     is_dead = sa.bindparam("is_dead", type_=sa.Boolean)
-    open_letter: Any = sa.literal_column(f"'{DeadLetter.OPEN}'")
+    open_letter: Any = sa.literal_column(f"'{DeadLetterStatus.OPEN}'")
     values["dead_letter"] = sa.case((is_dead, sa.func.coalesce(executions.c.dead_letter, open_letter)))
     return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(**values)
 
 
-_SAVE = Bulk(_build_save, ["key", *(f"new_{name}" for name in _SAVED), "new_fingerprint", "is_dead"])
+_SAVE = BulkStatement(_build_save, ["key", *(f"new_{name}" for name in _SAVED_COLUMNS), "new_fingerprint", "is_dead"])
 
 
-def _row(key: str, standing: Standing) -> tuple[Any, ...]:
+def _to_values(key: str, standing: MergedExecution) -> tuple[Any, ...]:
     return (
         key,
         standing.state.value,
         standing.attempt,
-        events.format_id(standing.event_id),
+        events.format_stream_id(standing.event_id),
         standing.reason,
         standing.due_at,
         standing.finished_at,
@@ -151,77 +151,77 @@ def _row(key: str, standing: Standing) -> tuple[Any, ...]:
     )
 
 
-def add_transitions(connection: sa.Connection, moves: Sequence[Move]) -> None:
+def insert_transitions(connection: sa.Connection, moves: Sequence[StateTransition]) -> None:
     """Keep each move once, however often it is reported."""
     _ADD_TRANSITION.run(
         connection,
-        ((move.execution, move.attempt, move.state.value, move.at, move.actor, _why(move)) for move in moves),
+        ((move.execution, move.attempt, move.state.value, move.at, move.actor, _describe_reason(move)) for move in moves),
     )
 
 
-_PLAIN_REASONS = {State.RUNNING: "claimed by a worker", State.SUCCEEDED: "the job returned"}
-_MAX_REASON = 200
+_DEFAULT_REASONS = {ExecutionState.RUNNING: "claimed by a worker", ExecutionState.SUCCEEDED: "the job returned"}
+_MAX_REASON_LENGTH = 200
 
 
-def _why(move: Move) -> str | None:
+def _describe_reason(move: StateTransition) -> str | None:
     if move.reason is None and move.error is not None:
-        return f"{move.error.get('type')}: {move.error.get('message')}"[:_MAX_REASON]
-    return move.reason or _PLAIN_REASONS.get(move.state)
+        return f"{move.error.get('type')}: {move.error.get('message')}"[:_MAX_REASON_LENGTH]
+    return move.reason or _DEFAULT_REASONS.get(move.state)
 
 
-_TRANSITION = ("execution_id", "attempt", "state", "at", "actor", "reason")
+_TRANSITION_COLUMNS = ("execution_id", "attempt", "state", "at", "actor", "reason")
 
 
 def _build_add_transition(dialect: str) -> Any:
-    return insert(dialect, transitions, _TRANSITION).on_conflict_do_nothing()
+    return build_insert(dialect, transitions, _TRANSITION_COLUMNS).on_conflict_do_nothing()
 
 
-_ADD_TRANSITION = Bulk(_build_add_transition, _TRANSITION)
+_ADD_TRANSITION = BulkStatement(_build_add_transition, _TRANSITION_COLUMNS)
 
 
-def add_attempts(connection: sa.Connection, moves: Sequence[Move]) -> None:
+def upsert_attempts(connection: sa.Connection, moves: Sequence[StateTransition]) -> None:
     """Keep what these moves say about single attempts: starts open a row, ends complete it.
 
     An attempt that never ran (its message expired, say) gets no row: the execution and its transitions tell of it.
     """
-    starts = [move for move in moves if move.state is State.RUNNING]
-    ends = [move for move in moves if move.ran and (move.state in FINAL or move.state is State.RETRYING)]
-    _START_ATTEMPT.run(connection, (_started(move) for move in starts))
-    _END_ATTEMPT.run(connection, (_ended(move) for move in ends))
+    starts = [move for move in moves if move.state is ExecutionState.RUNNING]
+    ends = [move for move in moves if move.ran and (move.state in FINAL_STATES or move.state is ExecutionState.RETRYING)]
+    _START_ATTEMPT.run(connection, (_to_start_values(move) for move in starts))
+    _END_ATTEMPT.run(connection, (_to_end_values(move) for move in ends))
 
 
-_START = ("execution_id", "attempt", "state", "worker", "code_version", "started_at")
-_END = ("execution_id", "attempt", "state", "reason", "worker", "finished_at", "runtime", "error")
+_START_COLUMNS = ("execution_id", "attempt", "state", "worker", "code_version", "started_at")
+_END_COLUMNS = ("execution_id", "attempt", "state", "reason", "worker", "finished_at", "runtime", "error")
 
 
 def _build_start(dialect: str) -> Any:
-    statement = insert(dialect, attempts, _START)
+    statement = build_insert(dialect, attempts, _START_COLUMNS)
     # A start that comes after its end must not reopen the attempt.
     again = {name: statement.excluded[name] for name in ("worker", "code_version", "started_at")}
     return statement.on_conflict_do_update(index_elements=["execution_id", "attempt"], set_=again)
 
 
 def _build_end(dialect: str) -> Any:
-    statement = insert(dialect, attempts, _END)
+    statement = build_insert(dialect, attempts, _END_COLUMNS)
     told = {name: statement.excluded[name] for name in ("state", "reason", "finished_at", "runtime", "error")}
     return statement.on_conflict_do_update(
         index_elements=["execution_id", "attempt"], set_=told, where=sa.text("attempts.finished_at IS NULL")
     )
 
 
-_START_ATTEMPT = Bulk(_build_start, _START)
-_END_ATTEMPT = Bulk(_build_end, _END)
+_START_ATTEMPT = BulkStatement(_build_start, _START_COLUMNS)
+_END_ATTEMPT = BulkStatement(_build_end, _END_COLUMNS)
 
 
-def _started(move: Move) -> tuple[Any, ...]:
-    return (move.execution, move.attempt, State.RUNNING.value, move.worker, move.code_version, move.at)
+def _to_start_values(move: StateTransition) -> tuple[Any, ...]:
+    return (move.execution, move.attempt, ExecutionState.RUNNING.value, move.worker, move.code_version, move.at)
 
 
-def _ended(move: Move) -> tuple[Any, ...]:
+def _to_end_values(move: StateTransition) -> tuple[Any, ...]:
     return (
         move.execution,
         move.attempt,
-        _attempt_state(move).value,
+        _get_attempt_state(move).value,
         move.reason,
         move.worker,
         move.at,
@@ -230,7 +230,7 @@ def _ended(move: Move) -> tuple[Any, ...]:
     )
 
 
-def _attempt_state(move: Move) -> AttemptState:
+def _get_attempt_state(move: StateTransition) -> AttemptState:
     if move.lost:
         return AttemptState.LOST
     if move.interrupted:
@@ -239,16 +239,16 @@ def _attempt_state(move: Move) -> AttemptState:
         return AttemptState.SNOOZED
     if move.timed_out:
         return AttemptState.TIMED_OUT
-    return AttemptState.FAILED if move.state is State.RETRYING else AttemptState(move.state.value)
+    return AttemptState.FAILED if move.state is ExecutionState.RETRYING else AttemptState(move.state.value)
 
 
-def insert(dialect: str, table: sa.Table, names: Sequence[str]) -> Any:
+def build_insert(dialect: str, table: sa.Table, names: Sequence[str]) -> Any:
     """An INSERT of this dialect, which may go on with ON CONFLICT."""
     values = {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
     return (postgresql if dialect == "postgresql" else sqlite).insert(table).values(values)
 
 
-def began(connection: sa.Connection, execution: str, numbers: Collection[int]) -> set[int]:
+def find_started_attempts(connection: sa.Connection, execution: str, numbers: Collection[int]) -> set[int]:
     """Which of these attempts of an execution are known to have begun."""
     query = sa.select(attempts.c.attempt).where(
         attempts.c.execution_id == execution, attempts.c.attempt.in_(numbers), attempts.c.started_at.is_not(None)

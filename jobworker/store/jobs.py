@@ -9,14 +9,14 @@ import sqlalchemy as sa
 
 from jobworker.domain import schedule as schedule_rules
 from jobworker.domain.errors import Conflict
-from jobworker.domain.job import Definition, Owner
-from jobworker.domain.schedule import Owner as ScheduleOwner
-from jobworker.domain.timetable import next_after
+from jobworker.domain.job import JobDefinition, JobOwner
+from jobworker.domain.schedule import ScheduleOwner
+from jobworker.domain.timetable import find_next_time
 from jobworker.store import audit, schedules, schema, triggers, unreadable
 from jobworker.store import revisions as stored_revisions
 from jobworker.store.audit import AuditEntry
-from jobworker.store.names import around
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key, number_key
+from jobworker.store.names import list_nearby
+from jobworker.store.pages import DEFAULT_LIMIT, Paginator, Page, parse_name_key, parse_number_key
 
 _jobs = schema.job_definitions
 _revisions = schema.job_revisions
@@ -31,20 +31,20 @@ _DEFINITIONS = sa.select(_jobs.c.name, _jobs.c.definition)
 class JobRow:
     """A definition as it stands, with its revision."""
 
-    definition: Definition
+    definition: JobDefinition
     revision: int
-    owner: Owner
+    owner: JobOwner
     created_at: dt.datetime
     updated_at: dt.datetime
 
 
 @dataclass(frozen=True, slots=True)
-class RevisionRow:
+class JobRevisionRow:
     """A definition as it was at one revision."""
 
     job: str
     revision: int
-    definition: Definition
+    definition: JobDefinition
     created_at: dt.datetime
     actor: str
 
@@ -55,63 +55,63 @@ def get(connection: sa.Connection, name: str, lock: bool = False) -> JobRow | No
     return _to_row(row) if row is not None else None
 
 
-def some(connection: sa.Connection, names: Sequence[str]) -> dict[str, JobRow]:
+def get_many(connection: sa.Connection, names: Sequence[str]) -> dict[str, JobRow]:
     """Those of these jobs that exist, by name."""
     rows = connection.execute(sa.select(_jobs).where(_jobs.c.name.in_(names)))
-    return {row.definition.name: row for row in unreadable.those(rows, _to_row)}
+    return {row.definition.name: row for row in unreadable.read_all(rows, _to_row)}
 
 
-def names_around(connection: sa.Connection, wanted: str) -> list[str]:
-    """Names that come close to `wanted`."""
-    return around(connection, _jobs.c.name, wanted)
+def list_nearby_names(connection: sa.Connection, name: str) -> list[str]:
+    """Names that come close to `name`."""
+    return list_nearby(connection, _jobs.c.name, name)
 
 
-def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobRow]:
+def list_page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobRow]:
     """Jobs by name."""
-    listing = Listing("jobs", {}, name_key)
+    listing = Paginator("jobs", {}, parse_name_key)
     query = sa.select(_jobs).order_by(_jobs.c.name).limit(limit + 1)
     after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(_jobs.c.name > after)
     rows = connection.execute(query).all()
-    return listing.read_page(rows, limit, lambda row: row.name, _to_row, _what)
+    return listing.read_page(rows, limit, lambda row: row.name, _to_row, _describe_row)
 
 
-def revision(connection: sa.Connection, job: str, number: int) -> Definition | None:
+def get_definition(connection: sa.Connection, job: str, number: int) -> JobDefinition | None:
     """The definition as it was at this revision; it outlives the job."""
-    row = revision_row(connection, job, number)
+    row = get_revision(connection, job, number)
     return row.definition if row else None
 
 
-def revision_row(connection: sa.Connection, job: str, number: int) -> RevisionRow | None:
+def get_revision(connection: sa.Connection, job: str, number: int) -> JobRevisionRow | None:
     """A revision, with who made it and when."""
     query = sa.select(_revisions).where(_revisions.c.job == job, _revisions.c.revision == number)
     row = connection.execute(query).one_or_none()
     return _to_revision(row) if row is not None else None
 
 
-def revisions(
+def list_revisions(
     connection: sa.Connection, job: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
-) -> Page[RevisionRow]:
+) -> Page[JobRevisionRow]:
     """The revisions of a job, the latest first."""
     query = sa.select(_revisions).where(_revisions.c.job == job)
-    return stored_revisions.page(
-        connection, Listing("revisions", {"job": job}, number_key), query, _to_revision, limit, cursor, _what_revision
+    return stored_revisions.list_page(
+        connection, Paginator("revisions", {"job": job}, parse_number_key), query, _to_revision, limit, cursor, _describe_revision
     )
 
 
-def policies(connection: sa.Connection, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def get_definitions(connection: sa.Connection, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What these definitions say as they stand (as JSON); of those that are gone, what they said last."""
     found = {}
     for row in connection.execute(_DEFINITIONS.where(_jobs.c.name.in_(names))):
-        found[row.name] = unreadable.mended(_what(row), {"definition": row.definition}, _DEFINED)["definition"] or {}
+        found[row.name] = unreadable.repair_row(_describe_row(row), {"definition": row.definition}, _DEFINITION_SHAPE)["definition"] or {}
     for name in set(names) - found.keys():
         query = sa.select(_revisions.c.definition).where(_revisions.c.job == name)
         found[name] = connection.scalar(query.order_by(_revisions.c.revision.desc()).limit(1)) or {}
     return found
 
 
-def put(connection: sa.Connection, definition: Definition, owner: Owner, actor: str, now: dt.datetime) -> JobRow:
+def upsert(connection: sa.Connection, definition: JobDefinition, owner: JobOwner, actor: str, now: dt.datetime) -> JobRow:
     """Insert the job or change it. Nothing to change: no new revision."""
     before = get(connection, definition.name, lock=True)
     described = definition.to_json()
@@ -119,14 +119,14 @@ def put(connection: sa.Connection, definition: Definition, owner: Owner, actor: 
         return before
     number = _next_revision(connection, definition.name)
     try:
-        _write(connection, definition, owner, number, before is None, now)
+        _write_definition(connection, definition, owner, number, before is None, now)
         connection.execute(
             _revisions.insert().values(
                 job=definition.name, revision=number, definition=described, created_at=now, actor=actor
             )
         )
         _write_schedule(connection, definition, actor, now)
-        triggers.put(connection, definition.name, definition.triggers)
+        triggers.replace(connection, definition.name, definition.triggers)
     except sa.exc.IntegrityError as error:
         raise Conflict(f"job {definition.name} was changed by somebody else at the same moment; try again") from error
     action = "job.change" if before else "job.create"
@@ -141,7 +141,7 @@ def delete(connection: sa.Connection, name: str, actor: str, now: dt.datetime) -
     if before is None:
         return False
     _remove_schedule(connection, name, actor, now)
-    triggers.put(connection, name, ())
+    triggers.replace(connection, name, ())
     connection.execute(_jobs.delete().where(_jobs.c.name == name))
     audit.record(connection, AuditEntry(now, actor, "job.delete", name, before.definition.to_json(), None))
     return True
@@ -152,8 +152,8 @@ def _next_revision(connection: sa.Connection, name: str) -> int:
     return (highest or 0) + 1
 
 
-def _write(
-    connection: sa.Connection, definition: Definition, owner: Owner, number: int, new: bool, now: dt.datetime
+def _write_definition(
+    connection: sa.Connection, definition: JobDefinition, owner: JobOwner, number: int, new: bool, now: dt.datetime
 ) -> None:
     values = {
         "revision": number,
@@ -168,49 +168,49 @@ def _write(
         connection.execute(_jobs.update().where(_jobs.c.name == definition.name).values(values))
 
 
-def _write_schedule(connection: sa.Connection, definition: Definition, actor: str, now: dt.datetime) -> None:
+def _write_schedule(connection: sa.Connection, definition: JobDefinition, actor: str, now: dt.datetime) -> None:
     """Make the job's own schedule say what its definition says."""
     if definition.schedule is None:
         _remove_schedule(connection, definition.name, actor, now)
         return
-    other = schedules.named(connection, definition.name)
+    other = schedules.get_by_name(connection, definition.name)
     if other is not None and other.owner is not ScheduleOwner.JOB:
         message = f"there is a schedule named {definition.name} already; remove it, or the one in the definition"
         raise Conflict(message)
-    made = schedule_rules.of_job(definition.name, definition.schedule)
-    schedules.put(connection, made, ScheduleOwner.JOB, actor, now, next_after(made.build_timetable({}), now))
+    made = schedule_rules.parse_job_schedule(definition.name, definition.schedule)
+    schedules.upsert(connection, made, ScheduleOwner.JOB, actor, now, find_next_time(made.build_timetable({}), now))
 
 
-_DEFINED = unreadable.Shape(_jobs, {"definition": unreadable.is_object})
+_DEFINITION_SHAPE = unreadable.RowShape(_jobs, {"definition": unreadable.is_object})
 
 
 def _remove_schedule(connection: sa.Connection, job: str, actor: str, now: dt.datetime) -> None:
-    own = schedules.named(connection, job)
+    own = schedules.get_by_name(connection, job)
     if own is not None and own.owner is ScheduleOwner.JOB:
         schedules.delete(connection, own, actor, now)
 
 
-def _what(row: Any) -> str:
+def _describe_row(row: Any) -> str:
     return f"job {row.name}"
 
 
-def _what_revision(row: Any) -> str:
+def _describe_revision(row: Any) -> str:
     return f"revision {row.revision} of job {row.job}"
 
 
-def _make_revision(row: sa.Row[Any]) -> RevisionRow:
-    return RevisionRow(row.job, row.revision, Definition.from_json(row.definition), row.created_at, row.actor)
+def _make_revision(row: sa.Row[Any]) -> JobRevisionRow:
+    return JobRevisionRow(row.job, row.revision, JobDefinition.from_json(row.definition), row.created_at, row.actor)
 
 
 def _make(row: sa.Row[Any]) -> JobRow:
     return JobRow(
-        definition=Definition.from_json(row.definition),
+        definition=JobDefinition.from_json(row.definition),
         revision=row.revision,
-        owner=Owner(row.owner),
+        owner=JobOwner(row.owner),
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
 
 
-_to_row = unreadable.reader(_what, _make, _jobs)
-_to_revision = unreadable.reader(_what_revision, _make_revision, _revisions)
+_to_row = unreadable.build_reader(_describe_row, _make, _jobs)
+_to_revision = unreadable.build_reader(_describe_revision, _make_revision, _revisions)

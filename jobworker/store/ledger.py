@@ -7,64 +7,64 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain.settling import Outcome
+from jobworker.domain.settling import OccurrenceOutcome
 from jobworker.store import schema, unreadable
-from jobworker.store.occurrences import Occurrence
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, moment_key
+from jobworker.store.occurrences import OccurrenceRow
+from jobworker.store.pages import DEFAULT_LIMIT, Paginator, Page, parse_time_key
 
 _occurrences = schema.occurrences
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class OccurrenceFilters:
     """Which occurrences are meant: from `begin` on, before `end`; None does not bound."""
 
     begin: dt.datetime | None = None
     end: dt.datetime | None = None
-    outcome: Outcome | None = None
+    outcome: OccurrenceOutcome | None = None
 
 
-def page(
-    connection: sa.Connection, schedule_id: str, wanted: Range, limit: int = DEFAULT_LIMIT, cursor: str | None = None
-) -> Page[Occurrence]:
+def list_page(
+    connection: sa.Connection, schedule_id: str, filters: OccurrenceFilters, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[OccurrenceRow]:
     """What became of occurrences, the latest first."""
-    listing = Listing("occurrences", {"schedule": schedule_id, **asdict(wanted)}, moment_key)
-    query = sa.select(_occurrences).where(*_conditions(schedule_id, wanted))
+    listing = Paginator("occurrences", {"schedule": schedule_id, **asdict(filters)}, parse_time_key)
+    query = sa.select(_occurrences).where(*_build_conditions(schedule_id, filters))
     query = query.order_by(_occurrences.c.scheduled_for.desc()).limit(limit + 1)
     after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(_occurrences.c.scheduled_for < after)
     rows = connection.execute(query).all()
-    return listing.read_page(rows, limit, lambda row: row.scheduled_for.isoformat(), _read, _what)
+    return listing.read_page(rows, limit, lambda row: row.scheduled_for.isoformat(), _to_row, _describe_row)
 
 
-def get(connection: sa.Connection, schedule_id: str, scheduled_for: dt.datetime) -> Occurrence | None:
+def get(connection: sa.Connection, schedule_id: str, scheduled_for: dt.datetime) -> OccurrenceRow | None:
     """What became of one occurrence."""
-    query = sa.select(_occurrences).where(*_conditions(schedule_id, Range()))
+    query = sa.select(_occurrences).where(*_build_conditions(schedule_id, OccurrenceFilters()))
     row = connection.execute(query.where(_occurrences.c.scheduled_for == scheduled_for)).one_or_none()
-    return _read(row) if row is not None else None
+    return _to_row(row) if row is not None else None
 
 
-def between(
+def find_between(
     connection: sa.Connection, schedule_id: str, begin: dt.datetime, end: dt.datetime
-) -> dict[dt.datetime, Occurrence]:
+) -> dict[dt.datetime, OccurrenceRow]:
     """What became of the occurrences in [begin, end), by their nominal times."""
-    rows = connection.execute(sa.select(_occurrences).where(*_conditions(schedule_id, Range(begin, end))))
-    return {row.scheduled_for: row for row in unreadable.those(rows, _read)}
+    rows = connection.execute(sa.select(_occurrences).where(*_build_conditions(schedule_id, OccurrenceFilters(begin, end))))
+    return {row.scheduled_for: row for row in unreadable.read_all(rows, _to_row)}
 
 
-def _what(row: Any) -> str:
+def _describe_row(row: Any) -> str:
     return f"occurrence at {row.scheduled_for.isoformat()} of schedule {row.schedule_id}"
 
 
-_read = unreadable.reader(_what, lambda row: Occurrence(**row._mapping), _occurrences)
+_to_row = unreadable.build_reader(_describe_row, lambda row: OccurrenceRow(**row._mapping), _occurrences)
 
 
-def _conditions(schedule_id: str, wanted: Range) -> Iterator[sa.ColumnElement[bool]]:
+def _build_conditions(schedule_id: str, filters: OccurrenceFilters) -> Iterator[sa.ColumnElement[bool]]:
     yield _occurrences.c.schedule_id == schedule_id
-    if wanted.begin is not None:
-        yield _occurrences.c.scheduled_for >= wanted.begin
-    if wanted.end is not None:
-        yield _occurrences.c.scheduled_for < wanted.end
-    if wanted.outcome is not None:
-        yield _occurrences.c.outcome == wanted.outcome.value
+    if filters.begin is not None:
+        yield _occurrences.c.scheduled_for >= filters.begin
+    if filters.end is not None:
+        yield _occurrences.c.scheduled_for < filters.end
+    if filters.outcome is not None:
+        yield _occurrences.c.outcome == filters.outcome.value

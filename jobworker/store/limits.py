@@ -14,21 +14,21 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobworker.domain import limits
 from jobworker.domain.execution import PRIORITIES
 from jobworker.store import unreadable
-from jobworker.store.schema import AHEAD, HOLDING, LIMITED, executions, rate_buckets
+from jobworker.store.schema import PUBLISHED_RATE_LIMITED, HOLDING_SLOT, READY_LIMITED, executions, rate_buckets
 
-_LIMITED = sa.text(LIMITED)
-_HOLDING = sa.text(HOLDING)
-_AHEAD = sa.text(AHEAD)
+_LIMITED = sa.text(READY_LIMITED)
+_HOLDING = sa.text(HOLDING_SLOT)
+_AHEAD = sa.text(PUBLISHED_RATE_LIMITED)
 
 #: The revision of its job that an execution runs, as `revision_key` names it.
 _REVISION: sa.ColumnElement[str] = sa.literal_column("job || ' ' || job_revision", sa.String)
 
 #: Most keys in one IN list; SQLite allows 32,766 variables.
-_CHUNK = 5_000
+_CHUNK_SIZE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
-class Backlog:
+class QueueBacklog:
     """What may run of one queue: executions of tasks that a worker offers there.
 
     `without` names revisions of jobs that are left out, as `revision_key` does.
@@ -44,7 +44,7 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class LimitedExecution:
     """An execution that would be the next of its limit key."""
 
     limit_key: str
@@ -60,14 +60,14 @@ class Head:
         return isinstance(limit_key, str) and isinstance(priority, int)
 
 
-def revision_key(job: str, revision: int) -> str:
+def format_revision_key(job: str, revision: int) -> str:
     """Return the name of a revision of a job among those that are left out."""
     return f"{job} {revision}"
 
 
 _FIRST = f"""
     SELECT id FROM executions
-     WHERE {LIMITED} AND queue = :queue AND limit_key > %s AND task IN :tasks AND cancel_requested_at IS NULL
+     WHERE {READY_LIMITED} AND queue = :queue AND limit_key > %s AND task IN :tasks AND cancel_requested_at IS NULL
        AND {_REVISION} NOT IN :without
      ORDER BY limit_key, priority DESC, due_at, id LIMIT 1"""
 
@@ -88,34 +88,34 @@ WITH RECURSIVE heads(id, limit_key, priority, due_at, number) AS (
 )
 
 
-def heads(connection: sa.Connection, backlog: Backlog, after: str, most: int) -> list[Head]:
+def list_heads(connection: sa.Connection, backlog: QueueBacklog, after: str, limit: int) -> list[LimitedExecution]:
     """Return the next of each limit key beyond `after`, by key. Not each of them may be readable."""
     lists = {"tasks": list(backlog.tasks), "without": list(backlog.excluded_revisions)}
-    given = {"queue": backlog.queue, "after": after, "most": most, **lists}
-    return [Head(*row) for row in connection.execute(_HEADS, given)]
+    given = {"queue": backlog.queue, "after": after, "most": limit, **lists}
+    return [LimitedExecution(*row) for row in connection.execute(_HEADS, given)]
 
 
-def line(connection: sa.Connection, backlog: Backlog, limit_key: str, count: int) -> list[Head]:
-    """Return the next `count` of one limit key, the most urgent first. Not each of them may be readable."""
+def list_by_limit_key(connection: sa.Connection, backlog: QueueBacklog, limit_key: str, limit: int) -> list[LimitedExecution]:
+    """Return the next `limit` of one limit key, the most urgent first. Not each of them may be readable."""
     found = connection.execute(
-        _of_key(backlog, limit_key)
+        _select_by_limit_key(backlog, limit_key)
         .order_by(executions.c.priority.desc(), executions.c.due_at, executions.c.id)
-        .limit(count)
+        .limit(limit)
     )
-    return [Head(*row) for row in found]
+    return [LimitedExecution(*row) for row in found]
 
 
-def overtaken(connection: sa.Connection, backlog: Backlog, head: Head, before: dt.datetime) -> Head | None:
+def get_overtaken(connection: sa.Connection, backlog: QueueBacklog, head: LimitedExecution, before: dt.datetime) -> LimitedExecution | None:
     """What is less urgent than the head of its key, and has been due the longest, since `before` at least."""
-    found: list[Head] = []
+    found: list[LimitedExecution] = []
     for priority in range(PRIORITIES.start, head.priority):
-        query = _of_key(backlog, head.limit_key).where(executions.c.priority == priority, executions.c.due_at <= before)
-        found += [Head(*row) for row in connection.execute(query.order_by(executions.c.due_at).limit(1))]
+        query = _select_by_limit_key(backlog, head.limit_key).where(executions.c.priority == priority, executions.c.due_at <= before)
+        found += [LimitedExecution(*row) for row in connection.execute(query.order_by(executions.c.due_at).limit(1))]
     return min(found, key=lambda one: one.due_at, default=None)
 
 
-def _of_key(backlog: Backlog, limit_key: str) -> sa.Select[Any]:
-    columns = (executions.c[name] for name in Head.__dataclass_fields__)
+def _select_by_limit_key(backlog: QueueBacklog, limit_key: str) -> sa.Select[Any]:
+    columns = (executions.c[name] for name in LimitedExecution.__dataclass_fields__)
     query = sa.select(*columns).where(
         _LIMITED,
         executions.c.queue == backlog.queue,
@@ -126,47 +126,47 @@ def _of_key(backlog: Backlog, limit_key: str) -> sa.Select[Any]:
     return backlog.exclude_revisions(query)
 
 
-def held(connection: sa.Connection) -> dict[str, int]:
+def count_held_slots(connection: sa.Connection) -> dict[str, int]:
     """How many hold a place, by concurrency key: they run, or their message is with the workers."""
     query = sa.select(executions.c.concurrency_key, sa.func.count()).where(_HOLDING)
-    return dict(unreadable.those(connection.execute(query.group_by(executions.c.concurrency_key)), _read_held))
+    return dict(unreadable.read_all(connection.execute(query.group_by(executions.c.concurrency_key)), _read_held_slots))
 
 
-_read_held = unreadable.reader(
+_read_held_slots = unreadable.build_reader(
     lambda row: f"concurrency key {row.concurrency_key!r} of executions", lambda row: (row[0], row[1]), executions
 )
-_read_holder = unreadable.reader(
+_read_holder = unreadable.build_reader(
     lambda row: f"concurrency key of execution {row.id}",
-    lambda row: (row.id, limits.job_of(row.concurrency_key)),
+    lambda row: (row.id, limits.get_job_name(row.concurrency_key)),
     executions,
 )
 
 
-def holders(connection: sa.Connection, key: str, most: int) -> list[str]:
+def list_slot_holders(connection: sa.Connection, key: str, limit: int) -> list[str]:
     """Some of those that hold a place of a concurrency key, the oldest first; of a job, when `key` is its name."""
     query = sa.select(executions.c.id, executions.c.concurrency_key).where(_HOLDING).order_by(executions.c.id)
-    if limits.job_of(key) != key:
+    if limits.get_job_name(key) != key:
         query = query.where(executions.c.concurrency_key == key)
-    rows = unreadable.those(connection.execute(query), _read_holder)
-    return [execution for execution, job in rows if job == limits.job_of(key)][:most]
+    rows = unreadable.read_all(connection.execute(query), _read_holder)
+    return [execution for execution, job in rows if job == limits.get_job_name(key)][:limit]
 
 
-def ahead(connection: sa.Connection, keys: Collection[str]) -> dict[str, int]:
+def count_published(connection: sa.Connection, keys: Collection[str]) -> dict[str, int]:
     """How many of each rate key have been published and have not started."""
     query = sa.select(executions.c.rate_key, sa.func.count()).where(_AHEAD).group_by(executions.c.rate_key)
     return {row[0]: row[1] for row in connection.execute(query) if row[0] in keys}
 
 
-def buckets(connection: sa.Connection, keys: Iterable[str]) -> dict[str, dt.datetime]:
+def get_rate_buckets(connection: sa.Connection, keys: Iterable[str]) -> dict[str, dt.datetime]:
     """When each of these buckets is full again; those that are, are absent."""
     wanted, found = list(keys), dict[str, dt.datetime]()
-    for start in range(0, len(wanted), _CHUNK):
-        query = sa.select(rate_buckets).where(rate_buckets.c.key.in_(wanted[start : start + _CHUNK]))
+    for start in range(0, len(wanted), _CHUNK_SIZE):
+        query = sa.select(rate_buckets).where(rate_buckets.c.key.in_(wanted[start : start + _CHUNK_SIZE]))
         found.update((row.key, row.full_at) for row in connection.execute(query))
     return found
 
 
-def fill(connection: sa.Connection, full_at: Mapping[str, dt.datetime]) -> None:
+def upsert_rate_buckets(connection: sa.Connection, full_at: Mapping[str, dt.datetime]) -> None:
     """Note when these buckets are full again."""
     if full_at:
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
@@ -175,6 +175,6 @@ def fill(connection: sa.Connection, full_at: Mapping[str, dt.datetime]) -> None:
         connection.execute(changed, [{"key": key, "full_at": at} for key, at in full_at.items()])
 
 
-def forget_full(connection: sa.Connection, now: dt.datetime) -> int:
+def delete_full_buckets(connection: sa.Connection, now: dt.datetime) -> int:
     """Drop the rows of buckets that are full; answers how many."""
     return connection.execute(sa.delete(rate_buckets).where(rate_buckets.c.full_at < now)).rowcount

@@ -13,15 +13,15 @@ from jobworker.clock import Clock
 from jobworker.domain.errors import DatabaseBusy
 
 #: How long (s) callers wait for a lock or a connection after another one has waited in vain.
-BRIEFLY = 0.2
+BRIEF_TIMEOUT_SECONDS = 0.2
 
 #: A free connection comes within this time (s), or the caller is refused.
-_PLACE_WITHIN = 3.0
+_CONNECTION_TIMEOUT_SECONDS = 3.0
 
 #: PostgreSQL: for one transaction only.
-_WAIT_BRIEFLY = f"SET LOCAL lock_timeout = {int(BRIEFLY * 1000)}"
-_WAIT_FOR_THE_REST = sa.text(
-    f"SELECT set_config('lock_timeout', greatest({int(BRIEFLY * 1000)}, setting::integer - :waited)::text, true) "
+_SET_BRIEF_TIMEOUT = f"SET LOCAL lock_timeout = {int(BRIEF_TIMEOUT_SECONDS * 1000)}"
+_SET_REMAINING_TIMEOUT = sa.text(
+    f"SELECT set_config('lock_timeout', greatest({int(BRIEF_TIMEOUT_SECONDS * 1000)}, setting::integer - :waited)::text, true) "
     "FROM pg_settings WHERE name = 'lock_timeout' AND setting <> '0'"
 )
 
@@ -29,7 +29,7 @@ _WAIT_FOR_THE_REST = sa.text(
 _LOCK_NOT_AVAILABLE = "55P03"
 
 
-class LockWaits:
+class ConnectionLimiter:
     """Places for callers, one for each connection, and what the last ones waited for in vain.
 
     Which rows and tables a transaction will lock is not known when it begins. So a lock that hangs refuses no caller:
@@ -37,12 +37,12 @@ class LockWaits:
     While no connection can be had, all callers but one are refused; the first that gets one ends that.
     """
 
-    def __init__(self, clock: Clock, places: int, patience: float) -> None:
+    def __init__(self, clock: Clock, connections: int, lock_timeout_seconds: float) -> None:
         self.now = clock.monotonic
-        self.lock_timeout_seconds = patience
+        self.lock_timeout_seconds = lock_timeout_seconds
         #: Each item is a place. A semaphore would do, at twenty times the cost.
         self.permits: SimpleQueue[None] = SimpleQueue()
-        for _ in range(places):
+        for _ in range(connections):
             self.permits.put(None)
         #: At most one caller at a time waits long while others waited in vain.
         self.trial = threading.Lock()
@@ -58,22 +58,22 @@ class LockWaits:
             self.brief_until = until = None
         return until is not None
 
-    def admit(self) -> "Caller":
+    def admit(self) -> "ConnectionPermit":
         """Return a caller, which keeps a place in a `with` block."""
-        return Caller(self)
+        return ConnectionPermit(self)
 
 
-class Caller:
+class ConnectionPermit:
     """A caller that wants a connection. Its lock waits are those of PostgreSQL; SQLite's writers use `FileLock`."""
 
     __slots__ = ("_briefly", "_since", "_tries", "_waits")
 
-    def __init__(self, waits: LockWaits) -> None:
-        self._waits = waits
+    def __init__(self, limiter: ConnectionLimiter) -> None:
+        self._waits = limiter
         self._tries = self._briefly = False
-        self._since = waits.now()
+        self._since = limiter.now()
 
-    def __enter__(self) -> "Caller":
+    def __enter__(self) -> "ConnectionPermit":
         """Take the place of a connection; raise `DatabaseBusy` if none is free in time."""
         waits = self._waits
         hangs = waits.is_unavailable or waits.brief_until is not None
@@ -81,7 +81,7 @@ class Caller:
             self._tries = waits.trial.acquire(blocking=False)
             if waits.is_unavailable and not self._tries:
                 raise DatabaseBusy("the database has not answered the last requests; nothing was changed: try again")
-        seconds = BRIEFLY if hangs and not self._tries else _PLACE_WITHIN
+        seconds = BRIEF_TIMEOUT_SECONDS if hangs and not self._tries else _CONNECTION_TIMEOUT_SECONDS
         try:
             waits.permits.get(timeout=seconds)
         except Empty:
@@ -104,7 +104,7 @@ class Caller:
                 if not self._briefly:
                     waits.brief_until = waits.now() + waits.lock_timeout_seconds + 1.0
                 self._end_trial()
-                raise waited_too_long(BRIEFLY if self._briefly else waits.lock_timeout_seconds) from error
+                raise build_busy_error(BRIEF_TIMEOUT_SECONDS if self._briefly else waits.lock_timeout_seconds) from error
         self._end_trial()
 
     def shorten_lock_timeout(self, connection: sa.Connection) -> None:
@@ -113,15 +113,15 @@ class Caller:
         if waits.is_unavailable:
             waits.is_unavailable = False
         now = waits.now()
-        if waits.brief_until is None and now - self._since <= BRIEFLY:
+        if waits.brief_until is None and now - self._since <= BRIEF_TIMEOUT_SECONDS:
             return
         if self._briefly or connection.dialect.name != "postgresql":
             return
         if waits.is_brief and not self._tries:
             self._briefly = True
-            connection.exec_driver_sql(_WAIT_BRIEFLY)
-        elif now - self._since > BRIEFLY:
-            connection.execute(_WAIT_FOR_THE_REST, {"waited": int((now - self._since) * 1000)})
+            connection.exec_driver_sql(_SET_BRIEF_TIMEOUT)
+        elif now - self._since > BRIEF_TIMEOUT_SECONDS:
+            connection.execute(_SET_REMAINING_TIMEOUT, {"waited": int((now - self._since) * 1000)})
             self._since = now
 
     def _end_trial(self) -> None:
@@ -129,7 +129,7 @@ class Caller:
             self._waits.trial.release()
 
 
-def waited_too_long(seconds: float) -> DatabaseBusy:
+def build_busy_error(seconds: float) -> DatabaseBusy:
     """Return the error of a caller that has waited `seconds` in vain."""
     return DatabaseBusy(
         f"another writer has kept the database locked for {seconds:.1f} s; nothing was changed: try again"

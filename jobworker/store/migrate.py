@@ -15,18 +15,18 @@ from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from jobworker.domain.errors import Misconfigured
-from jobworker.store.database import MIGRATING, Database
+from jobworker.domain.errors import ConfigurationError
+from jobworker.store.database import MIGRATION_TIMEOUTS, Database
 
 #: Key of PostgreSQL's advisory lock: a number that nobody else is likely to use ("jobw").
-_LOCK = 0x6A6F6277
+_LOCK_KEY = 0x6A6F6277
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def head() -> str:
+def get_head() -> str:
     """The revision that this code needs."""
-    newest = _script().get_current_head()
+    newest = _load_scripts().get_current_head()
     assert newest is not None
     return newest
 
@@ -36,46 +36,46 @@ def upgrade(url: str) -> str:
 
     Raises `Misconfigured` if the database cannot be opened or was made by a newer JobWorker.
     """
-    with _opened(url) as database, database.write() as connection:
+    with _open_database(url) as database, database.write() as connection:
         if connection.dialect.name == "postgresql":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-        _refuse_newer(_current(connection))
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_KEY)))
+        _refuse_newer(_get_current(connection))
         # Alembic leaves beginning and committing to us when it finds a transaction open.
         context = MigrationContext.configure(connection, opts={"fn": _steps_to_head})
         with Operations.context(context):
             context.run_migrations()
-    return head()
+    return get_head()
 
 
-def revision(url: str) -> str | None:
+def get_revision(url: str) -> str | None:
     """The revision of the database at `url`; None: it is empty."""
-    with _opened(url) as database, database.read() as connection:
-        return _current(connection)
+    with _open_database(url) as database, database.read() as connection:
+        return _get_current(connection)
 
 
-def check(database: Database) -> None:
+def check_revision(database: Database) -> None:
     """Raise `Misconfigured`, saying what to do, unless the database has exactly the schema of this code."""
-    with _told_plainly(database.url), database.read() as connection:
-        current = _current(connection)
+    with _convert_errors(database.url), database.read() as connection:
+        current = _get_current(connection)
     _refuse_newer(current)
-    if current != head():
-        raise Misconfigured(
-            f"the database is at revision {current or 'none'}, this JobWorker needs {head()}: run jobworker db upgrade"
+    if current != get_head():
+        raise ConfigurationError(
+            f"the database is at revision {current or 'none'}, this JobWorker needs {get_head()}: run jobworker db upgrade"
         )
 
 
-def require(url: str) -> None:
+def check_exists(url: str) -> None:
     """Raise `Misconfigured` if there is no such SQLite file: who only wants to read must not make one."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
-        raise Misconfigured(f"there is no database {parsed.database} yet: run jobworker db upgrade")
+        raise ConfigurationError(f"there is no database {parsed.database} yet: run jobworker db upgrade")
 
 
-def _script() -> ScriptDirectory:
+def _load_scripts() -> ScriptDirectory:
     return ScriptDirectory(str(_MIGRATIONS))
 
 
-def _current(connection: sa.Connection) -> str | None:
+def _get_current(connection: sa.Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -83,33 +83,33 @@ def _refuse_newer(current: str | None) -> None:
     if current is None:
         return
     try:
-        _script().get_revision(current)
+        _load_scripts().get_revision(current)
     except CommandError:
-        raise Misconfigured(
-            f"the database is at revision {current}, made by a newer JobWorker; upgrade the code, which knows {head()}"
+        raise ConfigurationError(
+            f"the database is at revision {current}, made by a newer JobWorker; upgrade the code, which knows {get_head()}"
         ) from None
 
 
 def _steps_to_head(current: tuple[str, ...], _context: MigrationContext) -> list[RevisionStep]:
-    script = _script()
+    script = _load_scripts()
     missing = reversed(list(script.iterate_revisions("head", current or "base")))
     return [RevisionStep(script.revision_map, step, is_upgrade=True) for step in missing]
 
 
 @contextlib.contextmanager
-def _opened(url: str) -> Iterator[Database]:
-    database = Database(url, MIGRATING)
+def _open_database(url: str) -> Iterator[Database]:
+    database = Database(url, MIGRATION_TIMEOUTS)
     try:
-        with _told_plainly(database.url):
+        with _convert_errors(database.url):
             yield database
     finally:
         database.dispose()
 
 
 @contextlib.contextmanager
-def _told_plainly(url: sa.URL) -> Iterator[None]:
+def _convert_errors(url: sa.URL) -> Iterator[None]:
     """A database that is not there, is none or refuses us is the operator's business, without a traceback."""
     try:
         yield
     except sa.exc.DatabaseError as error:
-        raise Misconfigured(f"the database {url.render_as_string()} cannot be used: {error.orig}") from error
+        raise ConfigurationError(f"the database {url.render_as_string()} cannot be used: {error.orig}") from error

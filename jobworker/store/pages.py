@@ -35,10 +35,10 @@ MAX_LIMIT = 200
 _DIGEST_BYTES = 9
 
 #: The longest text column that a list is ordered by.
-_LONGEST_NAME = 255
+_MAX_NAME_LENGTH = 255
 
 #: Few enough digits for an integer column of either database.
-_NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z", re.ASCII)
+_NUMBER_PATTERN = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Page(Generic[Item]):
 
 
 @dataclass(frozen=True, slots=True)
-class Listing(Generic[Key]):
+class Paginator(Generic[Key]):
     """One list with its filters: what a cursor belongs to. `read` parses a key, and raises `ValueError`."""
 
     name: str
@@ -76,9 +76,9 @@ class Listing(Generic[Key]):
             key = raw[_DIGEST_BYTES:].decode()
             position = self.parse_key(key)
         except (binascii.Error, ValueError, OverflowError):
-            raise _refused() from None
+            raise _build_cursor_error() from None
         if raw[:_DIGEST_BYTES] != self._digest(key) or cursor != self.build_cursor(key):
-            raise _refused()
+            raise _build_cursor_error()
         return position
 
     def build_cursor(self, key: str) -> str:
@@ -91,17 +91,17 @@ class Listing(Generic[Key]):
         limit: int,
         key: Callable[[sa.Row[Any]], str],
         read: Callable[[sa.Row[Any]], Item],
-        what: Callable[[Any], str],
+        describe: Callable[[Any], str],
     ) -> Page[Item]:
-        """The same of rows that may be unreadable; `what` names a row as `unreadable.reader` did."""
+        """The same of rows that may be unreadable; `describe` names a row as `unreadable.reader` did."""
         found = self.build_page(rows, limit, key)
         items, kept = [], []
         for row in found.items:
             with contextlib.suppress(UnreadableRow):
                 items.append(read(row))
                 kept.append(row)
-        problems = unreadable.found.get_problems()
-        noted = {name: problems[name] for name in map(what, found.items) if name in problems} if problems else {}
+        problems = unreadable.problem_log.get_problems()
+        noted = {name: problems[name] for name in map(describe, found.items) if name in problems} if problems else {}
         return Page(items, found.next, lambda count: self.build_cursor(key(kept[count - 1])), noted)
 
     def build_page(self, rows: Sequence[Row], limit: int, key: Callable[[Row], str]) -> Page[Row]:
@@ -120,28 +120,28 @@ class Listing(Generic[Key]):
         return hashlib.blake2b(orjson.dumps(covered, option=orjson.OPT_SORT_KEYS), digest_size=_DIGEST_BYTES).digest()
 
 
-def identifier_key(key: str) -> str:
+def parse_id_key(key: str) -> str:
     """Parse a key that is an id."""
     if not is_id(key):
         raise ValueError(key)
     return key
 
 
-def name_key(key: str) -> str:
+def parse_name_key(key: str) -> str:
     """Parse a key that is a name, or other text of one line."""
-    if not 0 < len(key) <= _LONGEST_NAME or not key.isprintable():
+    if not 0 < len(key) <= _MAX_NAME_LENGTH or not key.isprintable():
         raise ValueError(key)
     return key
 
 
-def number_key(key: str) -> int:
+def parse_number_key(key: str) -> int:
     """Parse a key that is a number."""
-    if not _NUMBER.match(key):
+    if not _NUMBER_PATTERN.match(key):
         raise ValueError(key)
     return int(key)
 
 
-def moment_key(key: str) -> dt.datetime:
+def parse_time_key(key: str) -> dt.datetime:
     """Parse a key that is a time with its offset."""
     found = dt.datetime.fromisoformat(key)
     if found.tzinfo is None:
@@ -149,6 +149,6 @@ def moment_key(key: str) -> dt.datetime:
     return found.astimezone(dt.UTC)
 
 
-def _refused() -> InvalidCursor:
+def _build_cursor_error() -> InvalidCursor:
     message = "this cursor does not belong to this list and these filters; start again without it"
     return InvalidCursor(message, [FieldError("cursor", "invalid_cursor", message)])

@@ -7,23 +7,23 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain.schedule import State
+from jobworker.domain.schedule import ScheduleState
 from jobworker.store import schema
 
 _schedules = schema.job_schedules
-_named = schema.schedule_calendars
+_schedule_calendars = schema.schedule_calendars
 _calendars = schema.calendars
 
 #: Ids in one statement.
-_CHUNK = 500
+_CHUNK_SIZE = 500
 
-_RETIRED = State.RETIRED.value
+_RETIRED = ScheduleState.RETIRED.value
 
 #: Changes with what a schedule says, and with what its calendars say.
 _calendar_revisions = (
     sa.select(sa.func.coalesce(sa.func.sum(_calendars.c.revision), 0))
-    .select_from(_named.join(_calendars, _calendars.c.name == _named.c.calendar))
-    .where(_named.c.schedule_id == _schedules.c.id)
+    .select_from(_schedule_calendars.join(_calendars, _calendars.c.name == _schedule_calendars.c.calendar))
+    .where(_schedule_calendars.c.schedule_id == _schedules.c.id)
     .scalar_subquery()
     .label("calendar_revisions")
 )
@@ -38,7 +38,7 @@ _columns = (
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BeatScheduleRow:
     """When a schedule is due next (None: never, as it stands), and which version of it says so."""
 
     id: str
@@ -46,41 +46,41 @@ class Plan:
     next_at: dt.datetime | None
 
 
-def changed(connection: sa.Connection, since: dt.datetime, limit: int) -> list[Plan]:
+def list_changed(connection: sa.Connection, since: dt.datetime, limit: int) -> list[BeatScheduleRow]:
     """Schedules that were changed at this time or later, the latest first."""
     statement = sa.select(*_columns).where(_schedules.c.changed_at >= since)
-    return _plans(connection, statement.order_by(_schedules.c.changed_at.desc()).limit(limit))
+    return _read_rows(connection, statement.order_by(_schedules.c.changed_at.desc()).limit(limit))
 
 
-def after(connection: sa.Connection, schedule_id: str, limit: int) -> list[Plan]:
+def list_after(connection: sa.Connection, schedule_id: str, limit: int) -> list[BeatScheduleRow]:
     """Those that follow this id, in the order of their ids; "" is before all of them."""
     statement = sa.select(*_columns).where(_schedules.c.id > schedule_id)
-    return _plans(connection, statement.order_by(_schedules.c.id).limit(limit))
+    return _read_rows(connection, statement.order_by(_schedules.c.id).limit(limit))
 
 
-def of(connection: sa.Connection, ids: Sequence[str]) -> list[Plan]:
+def get_by_ids(connection: sa.Connection, ids: Sequence[str]) -> list[BeatScheduleRow]:
     """Those with these ids, as far as there are any."""
     statement = sa.select(*_columns)
-    return [plan for some in _chunks(ids) for plan in _plans(connection, statement.where(_schedules.c.id.in_(some)))]
+    return [plan for some in _chunks(ids) for plan in _read_rows(connection, statement.where(_schedules.c.id.in_(some)))]
 
 
-def specified(connection: sa.Connection, ids: Sequence[str]) -> list[tuple[Plan, Mapping[str, Any]]]:
+def get_with_specs(connection: sa.Connection, ids: Sequence[str]) -> list[tuple[BeatScheduleRow, Mapping[str, Any]]]:
     """The same, each with what it says (`domain.schedule`)."""
     statement = sa.select(*_columns, _schedules.c.spec)
     found = (row for some in _chunks(ids) for row in connection.execute(statement.where(_schedules.c.id.in_(some))))
-    return [(_plan(row), row.spec) for row in found]
+    return [(_to_row(row), row.spec) for row in found]
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), _CHUNK):
-        yield ids[start : start + _CHUNK]
+    for start in range(0, len(ids), _CHUNK_SIZE):
+        yield ids[start : start + _CHUNK_SIZE]
 
 
-def _plans(connection: sa.Connection, statement: sa.Select[Any]) -> list[Plan]:
-    return [_plan(row) for row in connection.execute(statement)]
+def _read_rows(connection: sa.Connection, statement: sa.Select[Any]) -> list[BeatScheduleRow]:
+    return [_to_row(row) for row in connection.execute(statement)]
 
 
-def _plan(row: Any) -> Plan:
+def _to_row(row: Any) -> BeatScheduleRow:
     # One that is exhausted may have an occurrence to come that says so in the ledger.
     known = row.enabled and row.state != _RETIRED
-    return Plan(row.id, f"{row.revision}.{row.calendar_revisions}", row.next_at if known else None)
+    return BeatScheduleRow(row.id, f"{row.revision}.{row.calendar_revisions}", row.next_at if known else None)

@@ -9,10 +9,10 @@ from jobworker.store.database import Database
 from jobworker.store.schema import rate_buckets
 
 #: The locks of a submission. SQLite has one for all tables.
-_LOCK = sa.text("LOCK TABLE executions, transitions, idempotency_keys IN ROW EXCLUSIVE MODE")
+_LOCK_TABLES = sa.text("LOCK TABLE executions, transitions, idempotency_keys IN ROW EXCLUSIVE MODE")
 
 
-def write(database: Database, now: dt.datetime) -> None:
+def check_write(database: Database, now: dt.datetime) -> None:
     """Insert a row, delete it and commit, under the locks of a submission.
 
     Raises what a submission would raise, on a full disk for instance.
@@ -22,12 +22,12 @@ def write(database: Database, now: dt.datetime) -> None:
     key = f"probe:{uuid.uuid4()}"
     with database.write() as connection:
         if not database.is_sqlite:
-            connection.execute(_LOCK)
+            connection.execute(_LOCK_TABLES)
         connection.execute(sa.insert(rate_buckets).values(key=key, full_at=now))
         connection.execute(sa.delete(rate_buckets).where(rate_buckets.c.key == key))
 
 
-def read(database: Database) -> None:
+def check_read(database: Database) -> None:
     """Ask the database for an answer of any kind."""
     with database.read() as connection:
         connection.execute(sa.text("SELECT 1"))

@@ -6,44 +6,44 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.store import unreadable
-from jobworker.store.bulk import Bulk
+from jobworker.store.bulk import BulkStatement
 from jobworker.store.schema import executions
 
 
 @dataclass(frozen=True, slots=True)
-class Present:
+class ExecutionProgress:
     """What is stored of an execution, as far as it matters to what its job says."""
 
-    state: State
+    state: ExecutionState
     attempt: int
     progress: Mapping[str, Any] | None
     metadata: Mapping[str, Any] | None
 
 
-def present(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Present]:
+def get_many(connection: sa.Connection, ids: Iterable[str]) -> dict[str, ExecutionProgress]:
     """Return the executions with these ids; unknown ids, and what cannot be read, are absent."""
     columns = (executions.c[name] for name in ("id", "state", "attempt", "progress", "metadata"))
     query = sa.select(*columns).where(executions.c.id.in_(list(ids)))
-    return dict(unreadable.those(connection.execute(query), _read))
+    return dict(unreadable.read_all(connection.execute(query), _read))
 
 
-def _present(row: sa.Row[Any]) -> tuple[str, Present]:
-    return row.id, Present(State(row.state), row.attempt, row.progress, row._mapping["metadata"])
+def _to_item(row: sa.Row[Any]) -> tuple[str, ExecutionProgress]:
+    return row.id, ExecutionProgress(ExecutionState(row.state), row.attempt, row.progress, row._mapping["metadata"])
 
 
-_read = unreadable.reader(lambda row: f"progress of execution {row.id}", _present, executions)
+_read = unreadable.build_reader(lambda row: f"progress of execution {row.id}", _to_item, executions)
 
 
-def save(connection: sa.Connection, changed: Mapping[str, Present]) -> None:
+def update(connection: sa.Connection, changed: Mapping[str, ExecutionProgress]) -> None:
     """Write progress and metadata of these executions."""
-    _SAVE.run(connection, ((key, row.progress, row.metadata) for key, row in changed.items()))
+    _UPDATE.run(connection, ((key, row.progress, row.metadata) for key, row in changed.items()))
 
 
-def _build_save(_dialect: str) -> Any:
+def _build_update(_dialect: str) -> Any:
     values = {name: sa.bindparam(f"new_{name}", type_=executions.c[name].type) for name in ("progress", "metadata")}
     return sa.update(executions).where(executions.c.id == sa.bindparam("key")).values(values)
 
 
-_SAVE = Bulk(_build_save, ["key", "new_progress", "new_metadata"])
+_UPDATE = BulkStatement(_build_update, ["key", "new_progress", "new_metadata"])

@@ -9,16 +9,16 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from jobworker.domain.job import QUEUE
-from jobworker.domain.schedule import State as ScheduleState
+from jobworker.domain.job import QUEUE_NAME_PATTERN
+from jobworker.domain.schedule import ScheduleState
 from jobworker.store import schema, unreadable
-from jobworker.store.schema import FREE, HELD_BACK, LIMITED, PUBLISHED, RUNNING
+from jobworker.store.schema import READY_UNLIMITED, HELD_BACK, READY_LIMITED, PUBLISHED, RUNNING
 
 _queues = schema.queues
 _queue = schema.executions.c.queue
 
 #: Most names in one IN list; SQLite allows 32,766 variables.
-_CHUNK = 5_000
+_CHUNK_SIZE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,32 +32,32 @@ class QueueRow:
     created_by: str | None = None
 
 
-class Ready(NamedTuple):
+class ReadyQueue(NamedTuple):
     """A queue in which something may run, and whether any of that is under limits."""
 
     name: str
     limited: bool
 
 
-class Paused(NamedTuple):
+class PausedQueue(NamedTuple):
     """A queue that is stopped, and since when."""
 
     name: str
     since: dt.datetime
 
 
-_ROWS = sa.select(*(_queues.c[name] for name in QueueRow.__dataclass_fields__))
-_PAUSED = _ROWS.where(sa.text("paused_at IS NOT NULL"))
+_SELECT_ROWS = sa.select(*(_queues.c[name] for name in QueueRow.__dataclass_fields__))
+_PAUSED = _SELECT_ROWS.where(sa.text("paused_at IS NOT NULL"))
 
 
-def remember(connection: sa.Connection, names: Collection[str], now: dt.datetime) -> None:
+def upsert_many(connection: sa.Connection, names: Collection[str], now: dt.datetime) -> None:
     """Make sure that these queues exist, because something uses them. What cannot be named over HTTP is left out.
 
     Sorted, so that two transactions cannot wait for each other.
     """
-    rows = [{"name": name, "created_at": now} for name in sorted(set(names)) if QUEUE.match(name)]
+    rows = [{"name": name, "created_at": now} for name in sorted(set(names)) if QUEUE_NAME_PATTERN.match(name)]
     if rows:
-        changed = _insert(connection).on_conflict_do_update(
+        changed = _build_insert(connection).on_conflict_do_update(
             index_elements=["name"], set_={"unused_since": None}, where=_queues.c.unused_since.is_not(None)
         )
         connection.execute(changed, rows)
@@ -66,7 +66,7 @@ def remember(connection: sa.Connection, names: Collection[str], now: dt.datetime
 def create(connection: sa.Connection, name: str, actor: str, now: dt.datetime) -> None:
     """Add a queue explicitly, or keep one that was added automatically."""
     values = {"created_by": actor, "unused_since": None}
-    query = _insert(connection).on_conflict_do_update(index_elements=["name"], set_=values)
+    query = _build_insert(connection).on_conflict_do_update(index_elements=["name"], set_=values)
     connection.execute(query, {"name": name, "created_at": now, "created_by": actor})
 
 
@@ -75,45 +75,45 @@ def delete(connection: sa.Connection, name: str) -> None:
     connection.execute(sa.delete(_queues).where(_queues.c.name == name))
 
 
-def existing(connection: sa.Connection, names: Collection[str]) -> set[str]:
+def find_existing(connection: sa.Connection, names: Collection[str]) -> set[str]:
     """Those of these queues that have a row."""
     asked, found = sorted(names), set[str]()
-    for start in range(0, len(asked), _CHUNK):
-        query = sa.select(_queues.c.name).where(_queues.c.name.in_(asked[start : start + _CHUNK]))
+    for start in range(0, len(asked), _CHUNK_SIZE):
+        query = sa.select(_queues.c.name).where(_queues.c.name.in_(asked[start : start + _CHUNK_SIZE]))
         found.update(connection.scalars(query))
     return found
 
 
-def names(connection: sa.Connection, limit: int) -> list[str]:
+def list_names(connection: sa.Connection, limit: int) -> list[str]:
     """The names of some queues."""
     return list(connection.scalars(sa.select(_queues.c.name).order_by(_queues.c.name).limit(limit)))
 
 
-def after(connection: sa.Connection, name: str | None, limit: int) -> list[QueueRow]:
+def list_after(connection: sa.Connection, name: str | None, limit: int) -> list[QueueRow]:
     """The next queues beyond a name (None: from the first), in the order in which Python sorts names."""
     ordered = sa.collate(_queues.c.name, "C" if connection.dialect.name == "postgresql" else "BINARY")
-    query = _ROWS if name is None else _ROWS.where(ordered > name)
-    return list(unreadable.those(connection.execute(query.order_by(ordered).limit(limit)), _to_row))
+    query = _SELECT_ROWS if name is None else _SELECT_ROWS.where(ordered > name)
+    return list(unreadable.read_all(connection.execute(query.order_by(ordered).limit(limit)), _to_row))
 
 
-def paused(connection: sa.Connection, names: Collection[str]) -> list[QueueRow]:
+def find_paused(connection: sa.Connection, names: Collection[str]) -> list[QueueRow]:
     """Return those of these queues that are stopped; at most some thousands may be asked for."""
-    return list(unreadable.those(connection.execute(_PAUSED.where(_queues.c.name.in_(names))), _to_row))
+    return list(unreadable.read_all(connection.execute(_PAUSED.where(_queues.c.name.in_(names))), _to_row))
 
 
-def any_paused(connection: sa.Connection) -> bool:
+def has_paused(connection: sa.Connection) -> bool:
     """Return whether any queue is stopped."""
     return connection.scalar(_ANY_PAUSED) is not None
 
 
-def paused_published(connection: sa.Connection) -> list[Paused]:
+def list_paused_published(connection: sa.Connection) -> list[PausedQueue]:
     """Return the stopped queues in which executions were published; the feed bounds their number."""
-    return [Paused(*row) for row in connection.execute(_PAUSED_PUBLISHED)]
+    return [PausedQueue(*row) for row in connection.execute(_PAUSED_PUBLISHED)]
 
 
-def paused_after(connection: sa.Connection, name: str, limit: int) -> list[Paused]:
+def list_paused_after(connection: sa.Connection, name: str, limit: int) -> list[PausedQueue]:
     """Return the next `limit` stopped queues whose names come after `name`."""
-    return [Paused(*row) for row in connection.execute(_PAUSED_AFTER, {"after": name, "most": limit})]
+    return [PausedQueue(*row) for row in connection.execute(_PAUSED_AFTER, {"after": name, "most": limit})]
 
 
 _PAUSES = sa.select(_queues.c.name, _queues.c.paused_at).where(sa.text("paused_at IS NOT NULL"))
@@ -128,37 +128,37 @@ _PAUSED_AFTER = (
 
 def get(connection: sa.Connection, name: str, lock: bool = False) -> QueueRow | None:
     """One queue; `lock` keeps other transactions from changing it before this one ends."""
-    query = _ROWS.where(_queues.c.name == name)
+    query = _SELECT_ROWS.where(_queues.c.name == name)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     return _to_row(row) if row is not None else None
 
 
-_SHAPE = unreadable.Shape(_queues)
+_SHAPE = unreadable.RowShape(_queues)
 
 
 def _to_row(row: sa.Row[Any]) -> QueueRow:
-    return QueueRow(**unreadable.mended(f"queue {row.name}", dict(row._mapping), _SHAPE))
+    return QueueRow(**unreadable.repair_row(f"queue {row.name}", dict(row._mapping), _SHAPE))
 
 
-def pause(connection: sa.Connection, row: QueueRow) -> None:
+def update_pause(connection: sa.Connection, row: QueueRow) -> None:
     """Write who has paused the queue, and why; or that it is not paused."""
     values = {name: getattr(row, name) for name in ("paused_at", "paused_by", "pause_note")}
     connection.execute(sa.update(_queues).where(_queues.c.name == row.name).values(**values))
 
 
-def ready(connection: sa.Connection, names: Collection[str]) -> list[Ready]:
+def find_ready(connection: sa.Connection, names: Collection[str]) -> list[ReadyQueue]:
     """Return those of these queues that are not stopped and have something to run: a few index steps for each."""
     if not names:
         return []
     given = {"names": orjson.dumps(sorted(names)).decode()}
     rows = connection.execute(_READY[connection.dialect.name], given)
-    return [Ready(row.name, bool(row.limited)) for row in rows if row.free or row.limited]
+    return [ReadyQueue(row.name, bool(row.limited)) for row in rows if row.free or row.limited]
 
 
 _READY = {
     dialect: sa.text(f"""
-SELECT value AS name, EXISTS (SELECT 1 FROM executions WHERE {FREE} AND queue = asked.value) AS free,
-       EXISTS (SELECT 1 FROM executions WHERE {LIMITED} AND queue = asked.value) AS limited
+SELECT value AS name, EXISTS (SELECT 1 FROM executions WHERE {READY_UNLIMITED} AND queue = asked.value) AS free,
+       EXISTS (SELECT 1 FROM executions WHERE {READY_LIMITED} AND queue = asked.value) AS limited
   FROM {rows} AS asked
  WHERE NOT EXISTS (SELECT 1 FROM queues WHERE queues.name = asked.value AND paused_at IS NOT NULL)""")
     for dialect, rows in (
@@ -168,81 +168,81 @@ SELECT value AS name, EXISTS (SELECT 1 FROM executions WHERE {FREE} AND queue = 
 }
 
 
-def published(connection: sa.Connection) -> dict[str, int]:
+def count_published(connection: sa.Connection) -> dict[str, int]:
     """How many messages of each queue are with the workers and have not started."""
-    return _count(connection, PUBLISHED)
+    return _count_by_queue(connection, PUBLISHED)
 
 
-def running(connection: sa.Connection) -> dict[str, int]:
+def count_running(connection: sa.Connection) -> dict[str, int]:
     """How many executions of each queue run."""
-    return _count(connection, RUNNING)
+    return _count_by_queue(connection, RUNNING)
 
 
-def _count(connection: sa.Connection, condition: str) -> dict[str, int]:
+def _count_by_queue(connection: sa.Connection, condition: str) -> dict[str, int]:
     query = sa.select(_queue, sa.func.count()).where(sa.text(condition)).group_by(_queue)
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
-def _of_executions(condition: str) -> sa.ColumnElement[bool]:
+def _has_executions(condition: str) -> sa.ColumnElement[bool]:
     found = sa.select(sa.literal(1)).where(sa.text(condition), _queue == _queues.c.name)
     return sa.exists(found.correlate(_queues))
 
 
-def _named(column: str, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+def _is_named_in(column: str, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
     name: sa.ColumnElement[str] = sa.literal_column(f"{table.name}.{column} ->> 'queue'", sa.String)
     return _queues.c.name.in_(sa.select(name).select_from(table).where(name.is_not(None), *conditions))
 
 
 #: What makes SQL say that a queue is used, and how that is told. What was published or runs is bounded by the feed and
 #: the workers' slots; of everything else the index of the queue is asked.
-_USES = {
-    "a job's definition names it": [_named("definition", schema.job_definitions)],
+_USE_CONDITIONS = {
+    "a job's definition names it": [_is_named_in("definition", schema.job_definitions)],
     "a schedule names it": [
-        _named("spec", schema.job_schedules, schema.job_schedules.c.state != ScheduleState.RETIRED.value)
+        _is_named_in("spec", schema.job_schedules, schema.job_schedules.c.state != ScheduleState.RETIRED.value)
     ],
     "it has unfinished executions": [
-        *(_of_executions(condition) for condition in (FREE, LIMITED, HELD_BACK)),
+        *(_has_executions(condition) for condition in (READY_UNLIMITED, READY_LIMITED, HELD_BACK)),
         *(_queues.c.name.in_(sa.select(_queue).where(sa.text(condition))) for condition in (PUBLISHED, RUNNING)),
     ],
 }
-_USED = sa.or_(*(condition for conditions in _USES.values() for condition in conditions))
+_IS_USED = sa.or_(*(condition for conditions in _USE_CONDITIONS.values() for condition in conditions))
 
 
-def uses(connection: sa.Connection, name: str) -> list[str]:
+def list_uses(connection: sa.Connection, name: str) -> list[str]:
     """Why a queue is in use, apart from workers and pauses."""
     asked = sa.select(_queues.c.name).where(_queues.c.name == name)
     return [
-        told for told, conditions in _USES.items() if connection.scalar(asked.where(sa.or_(*conditions))) is not None
+        told for told, conditions in _USE_CONDITIONS.items() if connection.scalar(asked.where(sa.or_(*conditions))) is not None
     ]
 
 
-def remove_unused(
-    connection: sa.Connection, kept: Collection[str], now: dt.datetime, before: dt.datetime, limit: int
+def delete_unused(
+    connection: sa.Connection, used_names: Collection[str], now: dt.datetime, before: dt.datetime, limit: int
 ) -> list[str]:
     """Remove queues that were found unused at `before` or earlier and ever since, at most `limit`; their names.
 
-    Only those that were added automatically. `kept` are in use for other reasons than those in SQL.
+    Only those that were added automatically. `used_names` are in use for other reasons than those in SQL.
     """
-    used = sa.or_(_queues.c.created_by.is_not(None), _queues.c.paused_at.is_not(None), _queues.c.name.in_(kept), _USED)
+    used = sa.or_(_queues.c.created_by.is_not(None), _queues.c.paused_at.is_not(None), _queues.c.name.in_(used_names), _IS_USED)
     marked, change = _queues.c.unused_since.is_not(None), sa.update(_queues)
-    connection.execute(change.where(_some(limit, marked, used)).values(unused_since=None))
-    gone = sa.delete(_queues).where(_some(limit, _queues.c.unused_since <= before, ~used)).returning(_queues.c.name)
+    connection.execute(change.where(_select_queues(limit, marked, used)).values(unused_since=None))
+    gone = sa.delete(_queues).where(_select_queues(limit, _queues.c.unused_since <= before, ~used)).returning(_queues.c.name)
     removed = sorted(connection.scalars(gone))
-    connection.execute(change.where(_some(limit, ~marked, ~used)).values(unused_since=now))
+    connection.execute(change.where(_select_queues(limit, ~marked, ~used)).values(unused_since=now))
     return removed
 
 
-def _some(limit: int, *conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+def _select_queues(limit: int, *conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
     found: sa.Select[Any] = sa.select(_queues.c.name).where(*conditions).limit(limit)
     return _queues.c.name.in_(found.subquery().select())
 
 
-def insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:
+def build_insert_or_ignore(connection: sa.Connection, table: sa.Table) -> Any:
     """INSERT … ON CONFLICT DO NOTHING in this database's dialect; the row count tells whether it was new."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     # SQLAlchemy forgets the count on PostgreSQL (-1) unless it is told to keep it.
     return dialect.insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
 
-def _insert(connection: sa.Connection) -> Any:
+def _build_insert(connection: sa.Connection) -> Any:
     return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(_queues)

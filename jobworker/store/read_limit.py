@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 #: Processor time (s) after which reading counts as slow; so many may be slow at a time in one process.
-_SLOW = 0.25
-_SLOW_AT_A_TIME = 2
+_SLOW_SECONDS = 0.25
+_MAX_SLOW_READS = 2
 
 #: Under this name a connection keeps its watch.
-_KEY = "read_limit"
+_INFO_KEY = "read_limit"
 
 
 class ReadLimit:
@@ -23,20 +23,20 @@ class ReadLimit:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._places = threading.Semaphore(_SLOW_AT_A_TIME)
+        self._places = threading.Semaphore(_MAX_SLOW_READS)
 
     def attach(self, engine: sa.Engine) -> None:
         """Begin with each transaction of this engine, whose connections are watched, and end with it."""
-        event.listen(engine, "begin", lambda connection: connection.connection.info[_KEY].begin())
-        event.listen(engine, "checkin", lambda _connection, record: record.info[_KEY].end())
+        event.listen(engine, "begin", lambda connection: connection.connection.info[_INFO_KEY].begin())
+        event.listen(engine, "checkin", lambda _connection, record: record.info[_INFO_KEY].end())
 
     def watch(self, record: sa.pool.ConnectionPoolEntry) -> Callable[[], bool]:
         """Watch a new connection; return what says whether SQLite shall interrupt its statement."""
-        watch = record.info[_KEY] = _Watch(self._seconds, self._places)
+        watch = record.info[_INFO_KEY] = _ReadTimer(self._seconds, self._places)
         return watch.is_over
 
 
-class _Watch:
+class _ReadTimer:
     """One connection: since when it reads (its thread's processor time), and whether it has a place for slow ones."""
 
     def __init__(self, seconds: float, places: threading.Semaphore) -> None:
@@ -56,7 +56,7 @@ class _Watch:
     def is_over(self) -> bool:
         """Whether SQLite shall interrupt the statement."""
         spent = time.thread_time() - self._began
-        if spent > _SLOW and not self._slow:
+        if spent > _SLOW_SECONDS and not self._slow:
             self._slow = self._places.acquire(blocking=False)
             return not self._slow
         return spent > self._seconds

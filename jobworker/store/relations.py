@@ -2,10 +2,10 @@
 
 import sqlalchemy as sa
 
-from jobworker.store.columns import Json, Moment, metadata, partial
+from jobworker.store.columns import Json, UtcDateTime, metadata, build_partial_index
 
 #: Batches that somebody cancelled and that have not ended.
-CANCELLING = "cancel_requested_at IS NOT NULL AND completed_at IS NULL"
+BATCH_CANCELLING = "cancel_requested_at IS NOT NULL AND completed_at IS NULL"
 
 #: What executions wait for: one row for each parent. `condition` is the end of the parent that lets the dependent go,
 #: `otherwise` what becomes of it if the parent ends in another way, `outcome` what it was. Rows are settled in the
@@ -18,8 +18,8 @@ dependencies = sa.Table(
     sa.Column("condition", sa.String(16), nullable=False),
     sa.Column("otherwise", sa.String(16), nullable=False),
     sa.Column("outcome", sa.String(16)),
-    sa.Column("settled_at", Moment),
-    partial("ix_dependencies_unsettled", "parent_id", "execution_id", where="settled_at IS NULL"),
+    sa.Column("settled_at", UtcDateTime),
+    build_partial_index("ix_dependencies_unsettled", "parent_id", "execution_id", where="settled_at IS NULL"),
     sqlite_with_rowid=False,
 )
 
@@ -33,15 +33,15 @@ batches = sa.Table(
     sa.Column("name", sa.String(128)),
     sa.Column("correlation_id", sa.String(128), nullable=False),
     sa.Column("on_complete", Json),
-    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("created_by", sa.String(255), nullable=False),
-    sa.Column("cancel_requested_at", Moment),
+    sa.Column("cancel_requested_at", UtcDateTime),
     sa.Column("cancel_requested_by", sa.String(255)),
-    sa.Column("completed_at", Moment),
+    sa.Column("completed_at", UtcDateTime),
     sa.Column("completion_id", sa.String(36)),
     sa.Column("problem", sa.Text),
-    partial("ix_batches_open", "id", where="completed_at IS NULL"),
-    partial("ix_batches_cancelling", "id", where=CANCELLING),
+    build_partial_index("ix_batches_open", "id", where="completed_at IS NULL"),
+    build_partial_index("ix_batches_cancelling", "id", where=BATCH_CANCELLING),
 )
 
 #: Which jobs start after which: what `trigger_after` of the definitions says. `condition` is the end that counts.

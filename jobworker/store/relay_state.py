@@ -11,7 +11,7 @@ from jobworker.domain import events
 from jobworker.store import unreadable
 from jobworker.store.schema import relay_state
 
-_THE_ROW = relay_state.c.id == 1
+_IS_RELAY_ROW = relay_state.c.id == 1
 
 
 class Tenure(NamedTuple):
@@ -42,21 +42,21 @@ class RelayState:
 
 def get(connection: sa.Connection) -> RelayState:
     """The row as it stands."""
-    row = connection.execute(sa.select(relay_state).where(_THE_ROW)).one()._mapping
+    row = connection.execute(sa.select(relay_state).where(_IS_RELAY_ROW)).one()._mapping
     return RelayState(**{name: row[name] for name in RelayState.__dataclass_fields__})
 
 
-def lead(connection: sa.Connection, leader: str, now: dt.datetime, silent: Tenure | None = None) -> bool:
-    """Become or stay the leader; False if another one leads. `silent`: a leadership that was not renewed for too long.
+def acquire_leadership(connection: sa.Connection, leader: str, now: dt.datetime, silent_tenure: Tenure | None = None) -> bool:
+    """Become or stay the leader; False if another one leads. `silent_tenure`: a leadership that was not renewed for too long.
 
     No clock decides: whoever takes over has watched for itself that the count stood still.
     """
     free = [relay_state.c.leader.is_(None), relay_state.c.leader == leader]
-    if silent is not None:
-        free.append(sa.and_(relay_state.c.leader == silent.leader, relay_state.c.renewals == silent.renewals))
+    if silent_tenure is not None:
+        free.append(sa.and_(relay_state.c.leader == silent_tenure.leader, relay_state.c.renewals == silent_tenure.renewals))
     changed = connection.execute(
         sa.update(relay_state)
-        .where(_THE_ROW, sa.or_(*free))
+        .where(_IS_RELAY_ROW, sa.or_(*free))
         .values(
             leader=leader,
             renewals=relay_state.c.renewals + 1,
@@ -67,32 +67,32 @@ def lead(connection: sa.Connection, leader: str, now: dt.datetime, silent: Tenur
     return changed.rowcount == 1
 
 
-def restored_offsets(connection: sa.Connection) -> tuple[str, str]:
+def restore_offsets(connection: sa.Connection) -> tuple[str, str]:
     """Return the (events, logs) offsets. One that is no id of an entry is set to the beginning of its stream.
 
     What is read again from there is recorded once all the same.
     """
-    row = connection.execute(sa.select(relay_state.c.events_offset, relay_state.c.logs_offset).where(_THE_ROW)).one()
-    wrong = {name: "0-0" for name, value in row._mapping.items() if not events.is_id(value)}
+    row = connection.execute(sa.select(relay_state.c.events_offset, relay_state.c.logs_offset).where(_IS_RELAY_ROW)).one()
+    wrong = {name: "0-0" for name, value in row._mapping.items() if not events.is_stream_id(value)}
     if wrong:
-        unreadable.note(
+        unreadable.report(
             "row of the relay", f"{', '.join(wrong)} cannot be read; that stream is read from its beginning"
         )
-        connection.execute(sa.update(relay_state).where(_THE_ROW).values(wrong))
+        connection.execute(sa.update(relay_state).where(_IS_RELAY_ROW).values(wrong))
     return (wrong.get("events_offset", row.events_offset), wrong.get("logs_offset", row.logs_offset))
 
 
-def leads(connection: sa.Connection, leader: str) -> bool:
+def is_leader(connection: sa.Connection, leader: str) -> bool:
     """Whether this relay leads, and nobody else will before the transaction ends."""
-    return connection.scalar(sa.select(relay_state.c.leader).where(_THE_ROW).with_for_update()) == leader
+    return connection.scalar(sa.select(relay_state.c.leader).where(_IS_RELAY_ROW).with_for_update()) == leader
 
 
-def resign(connection: sa.Connection, leader: str) -> None:
+def release_leadership(connection: sa.Connection, leader: str) -> None:
     """Let another relay lead at once."""
-    connection.execute(sa.update(relay_state).where(_THE_ROW, relay_state.c.leader == leader).values(leader=None))
+    connection.execute(sa.update(relay_state).where(_IS_RELAY_ROW, relay_state.c.leader == leader).values(leader=None))
 
 
-def advance(
+def advance_offsets(
     connection: sa.Connection,
     leader: str,
     now: dt.datetime,
@@ -109,14 +109,14 @@ def advance(
     """
     given = {"by": leader, "events": before[0], "logs": before[1], "now": now}
     given |= {"new_events": after[0], "new_logs": after[1], "complete": after[0] if logs_complete else None}
-    return connection.execute(_ADVANCE, given).rowcount == 1
+    return connection.execute(_ADVANCE_OFFSETS, given).rowcount == 1
 
 
 # Run in every turn that read something; building it would cost more than running it.
-_ADVANCE = (
+_ADVANCE_OFFSETS = (
     sa.update(relay_state)
     .where(
-        _THE_ROW,
+        _IS_RELAY_ROW,
         relay_state.c.leader == sa.bindparam("by"),
         relay_state.c.events_offset == sa.bindparam("events"),
         relay_state.c.logs_offset == sa.bindparam("logs"),
@@ -133,36 +133,36 @@ _ADVANCE = (
 )
 
 
-def follow(connection: sa.Connection, epoch: str, republish_at: dt.datetime | None) -> None:
+def start_epoch(connection: sa.Connection, epoch: str, republish_at: dt.datetime | None) -> None:
     """Start over with a Redis data set that is new to us."""
     connection.execute(
         sa.update(relay_state)
-        .where(_THE_ROW)
+        .where(_IS_RELAY_ROW)
         .values(epoch=epoch, events_offset="0-0", logs_offset="0-0", republish_at=republish_at)
     )
 
 
-def republished(connection: sa.Connection) -> None:
+def clear_republish_at(connection: sa.Connection) -> None:
     """The wait after a loss of data is over."""
-    connection.execute(sa.update(relay_state).where(_THE_ROW).values(republish_at=None))
+    connection.execute(sa.update(relay_state).where(_IS_RELAY_ROW).values(republish_at=None))
 
 
-def beat_ticked(connection: sa.Connection, at: dt.datetime) -> None:
+def update_beat_tick(connection: sa.Connection, at: dt.datetime) -> None:
     """Remember when beat last looked at the schedule."""
-    connection.execute(sa.update(relay_state).where(_THE_ROW).values(beat_tick_at=at))
+    connection.execute(sa.update(relay_state).where(_IS_RELAY_ROW).values(beat_tick_at=at))
 
 
-def save_problems(connection: sa.Connection, leader: str, problems: Sequence[dict[str, Any]]) -> None:
+def update_problems(connection: sa.Connection, leader: str, problems: Sequence[dict[str, Any]]) -> None:
     """Keep what this relay could not use, in place of what was kept before; nothing if another relay leads."""
     connection.execute(
-        sa.update(relay_state).where(_THE_ROW, relay_state.c.leader == leader).values(problems=list(problems) or None)
+        sa.update(relay_state).where(_IS_RELAY_ROW, relay_state.c.leader == leader).values(problems=list(problems) or None)
     )
 
 
-def problems(connection: sa.Connection) -> list[dict[str, str]]:
+def get_problems(connection: sa.Connection) -> list[dict[str, str]]:
     """Return what the leader could not use lately, as far as it can be read."""
-    found = connection.scalar(sa.select(relay_state.c.problems).where(_THE_ROW))
+    found = connection.scalar(sa.select(relay_state.c.problems).where(_IS_RELAY_ROW))
     return [each for each in found if _is_problem(each)] if isinstance(found, list) else []
 
 
-_is_problem = unreadable.has(what=str, detail=str)
+_is_problem = unreadable.build_object_check(what=str, detail=str)

@@ -5,24 +5,24 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from jobworker.store.pages import Listing, Page
+from jobworker.store.pages import Paginator, Page
 
-Made = TypeVar("Made")
+Revision = TypeVar("Revision")
 
 
-def page(
+def list_page(
     connection: sa.Connection,
-    listing: Listing[int],
+    listing: Paginator[int],
     query: sa.Select[Any],
-    make: Callable[[sa.Row[Any]], Made],
+    make: Callable[[sa.Row[Any]], Revision],
     limit: int,
     cursor: str | None,
-    what: Callable[[Any], str],
-) -> Page[Made]:
+    describe: Callable[[Any], str],
+) -> Page[Revision]:
     """Those that `query` finds (it selects a column `revision`), the latest first."""
     number = query.selected_columns["revision"]
     after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(number < after)
     rows = list(connection.execute(query.order_by(number.desc()).limit(limit + 1)))
-    return listing.read_page(rows, limit, lambda row: str(row.revision), make, what)
+    return listing.read_page(rows, limit, lambda row: str(row.revision), make, describe)

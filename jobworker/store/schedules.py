@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.errors import Conflict
 from jobworker.domain.ids import IdFactory
-from jobworker.domain.schedule import Owner, Schedule, State, stored
+from jobworker.domain.schedule import ScheduleOwner, Schedule, ScheduleState, load_schedule
 from jobworker.store import audit, schema, unreadable
 from jobworker.store.audit import AuditEntry
 
@@ -23,7 +23,7 @@ _ids = IdFactory()
 _AT = sa.bindparam("at", type_=_schedules.c.settled_until.type)
 
 # One statement for many rows: building it for each would cost more than running it.
-_MOVE = (
+_UPDATE_NEXT_DUE = (
     sa.update(_schedules)
     .where(_schedules.c.id == sa.bindparam("key"))
     .values(
@@ -42,11 +42,11 @@ class ScheduleRow:
     id: str
     name: str
     job: str
-    owner: Owner
+    owner: ScheduleOwner
     revision: int
     spec: Mapping[str, Any]
     enabled: bool
-    state: State
+    state: ScheduleState
     paused_at: dt.datetime | None
     paused_by: str | None
     pause_note: str | None
@@ -61,12 +61,12 @@ class ScheduleRow:
     @property
     def schedule(self) -> Schedule:
         """What somebody decided, as a value; raises `UnreadableRow`."""
-        with unreadable.reading(f"schedule {self.name}"):
-            return stored(self.spec)
+        with unreadable.convert_errors(f"schedule {self.name}"):
+            return load_schedule(self.spec)
 
 
 @dataclass(frozen=True, slots=True)
-class Paused:
+class SchedulePauseRecord:
     """The pause of a schedule: since when, by whom, why and until when; of one that is not paused, nothing."""
 
     paused_at: dt.datetime | None = None
@@ -75,29 +75,29 @@ class Paused:
     paused_until: dt.datetime | None = None
 
     @classmethod
-    def from_row(cls, row: ScheduleRow) -> "Paused":
+    def from_row(cls, row: ScheduleRow) -> "SchedulePauseRecord":
         """That of this schedule."""
         return cls(row.paused_at, row.paused_by, row.pause_note, row.paused_until)
 
 
 def get(connection: sa.Connection, name: str) -> ScheduleRow | None:
     """The schedule with this name, or else with this id."""
-    return named(connection, name) or by_id(connection, name)
+    return get_by_name(connection, name) or get_by_id(connection, name)
 
 
-def by_id(connection: sa.Connection, schedule_id: str) -> ScheduleRow | None:
+def get_by_id(connection: sa.Connection, schedule_id: str) -> ScheduleRow | None:
     """The schedule with this id."""
-    return _one(connection, _schedules.c.id == schedule_id)
+    return _get_one(connection, _schedules.c.id == schedule_id)
 
 
-def named(connection: sa.Connection, name: str) -> ScheduleRow | None:
+def get_by_name(connection: sa.Connection, name: str) -> ScheduleRow | None:
     """The schedule with this name."""
-    return _one(connection, _schedules.c.name == name)
+    return _get_one(connection, _schedules.c.name == name)
 
 
-def all(connection: sa.Connection) -> list[ScheduleRow]:
+def list_all(connection: sa.Connection) -> list[ScheduleRow]:
     """Every schedule, in the order of their ids."""
-    return list(unreadable.those(connection.execute(sa.select(_schedules).order_by(_schedules.c.id)), to_row))
+    return list(unreadable.read_all(connection.execute(sa.select(_schedules).order_by(_schedules.c.id)), to_row))
 
 
 def lock(connection: sa.Connection, schedule_id: str) -> None:
@@ -105,23 +105,23 @@ def lock(connection: sa.Connection, schedule_id: str) -> None:
     connection.execute(sa.select(_schedules.c.id).where(_schedules.c.id == schedule_id).with_for_update())
 
 
-def owned(connection: sa.Connection, owner: Owner) -> list[ScheduleRow]:
+def list_owned(connection: sa.Connection, owner: ScheduleOwner) -> list[ScheduleRow]:
     """Every schedule that is edited there, by name."""
     query = sa.select(_schedules).where(_schedules.c.owner == owner.value).order_by(_schedules.c.name)
-    return list(unreadable.those(connection.execute(query), to_row))
+    return list(unreadable.read_all(connection.execute(query), to_row))
 
 
-def begins(schedule: Schedule, before: ScheduleRow | None, now: dt.datetime) -> dt.datetime:
+def compute_start(schedule: Schedule, before: ScheduleRow | None, now: dt.datetime) -> dt.datetime:
     """From when on something is due of a schedule that is entered now, in the place of the one `before`."""
     if before is None:
         return now + dt.timedelta(seconds=schedule.initial_delay)
     return max(now, before.settled_until)
 
 
-def put(
+def upsert(
     connection: sa.Connection,
     schedule: Schedule,
-    owner: Owner,
+    owner: ScheduleOwner,
     actor: str,
     now: dt.datetime,
     next_at: dt.datetime | None,
@@ -131,8 +131,8 @@ def put(
     `next_at` is its first occurrence after it `begins`. Nothing to change: no new revision.
     """
     spec = schedule.to_json()
-    before = named(connection, schedule.name)
-    if before and before.owner is owner and before.spec == spec and before.state is not State.RETIRED:
+    before = get_by_name(connection, schedule.name)
+    if before and before.owner is owner and before.spec == spec and before.state is not ScheduleState.RETIRED:
         return before
     revision = before.revision + 1 if before else 1
     spent = schedule.max_runs is not None and before is not None and before.runs >= schedule.max_runs
@@ -142,8 +142,8 @@ def put(
         "revision": revision,
         "spec": spec,
         "enabled": schedule.enabled,
-        "state": (State.EXHAUSTED if next_at is None or spent else State.ACTIVE).value,
-        "settled_until": begins(schedule, before, now),
+        "state": (ScheduleState.EXHAUSTED if next_at is None or spent else ScheduleState.ACTIVE).value,
+        "settled_until": compute_start(schedule, before, now),
         "next_at": next_at,
         "changed_at": now,
     }
@@ -162,76 +162,76 @@ def put(
     except sa.exc.IntegrityError as error:
         message = f"schedule {schedule.name} was changed by somebody else at the same moment; try again"
         raise Conflict(message) from error
-    _name_calendars(connection, schedule_id, schedule.calendar_names)
+    _replace_calendars(connection, schedule_id, schedule.calendar_names)
     action = "schedule.change" if before else "schedule.create"
     audit.record(connection, AuditEntry(now, actor, action, schedule.name, before.spec if before else None, spec))
-    written = named(connection, schedule.name)
+    written = get_by_name(connection, schedule.name)
     assert written is not None, "it was just written"
     return written
 
 
-def pause(connection: sa.Connection, schedule_id: str, paused: Paused) -> None:
+def update_pause(connection: sa.Connection, schedule_id: str, paused: SchedulePauseRecord) -> None:
     """Write down a pause, or that there is none."""
     connection.execute(_schedules.update().where(_schedules.c.id == schedule_id).values(asdict(paused)))
 
 
 def retire(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> None:
     """Nothing of the schedule is due any more; it is kept with its history. `put` brings it back."""
-    values = {"state": State.RETIRED.value, "next_at": None, "changed_at": now}
+    values = {"state": ScheduleState.RETIRED.value, "next_at": None, "changed_at": now}
     connection.execute(_schedules.update().where(_schedules.c.id == row.id).values(values))
-    _name_calendars(connection, row.id, ())
+    _replace_calendars(connection, row.id, ())
     audit.record(connection, AuditEntry(now, actor, "schedule.retire", row.name, row.spec, None))
 
 
-def moved(connection: sa.Connection, coming: Mapping[str, dt.datetime | None], now: dt.datetime) -> None:
+def update_next_due(connection: sa.Connection, next_due: Mapping[str, dt.datetime | None], now: dt.datetime) -> None:
     """A calendar was changed that says when these schedules are due next (by id): from `now` on that is otherwise."""
     rows = [
-        {"key": key, "following": following, "then": (State.ACTIVE if following else State.EXHAUSTED).value, "at": now}
-        for key, following in coming.items()
+        {"key": key, "following": following, "then": (ScheduleState.ACTIVE if following else ScheduleState.EXHAUSTED).value, "at": now}
+        for key, following in next_due.items()
     ]
     if rows:
-        connection.execute(_MOVE, rows)
+        connection.execute(_UPDATE_NEXT_DUE, rows)
 
 
 def delete(connection: sa.Connection, row: ScheduleRow, actor: str, now: dt.datetime) -> None:
     """Remove a schedule; its revisions, its ledger and its executions stay."""
-    _name_calendars(connection, row.id, ())
+    _replace_calendars(connection, row.id, ())
     connection.execute(_schedules.delete().where(_schedules.c.id == row.id))
     audit.record(connection, AuditEntry(now, actor, "schedule.delete", row.name, row.spec, None))
 
 
-def _name_calendars(connection: sa.Connection, schedule_id: str, names: Sequence[str]) -> None:
+def _replace_calendars(connection: sa.Connection, schedule_id: str, names: Sequence[str]) -> None:
     connection.execute(_calendars.delete().where(_calendars.c.schedule_id == schedule_id))
     if names:
         rows = [{"calendar": name, "schedule_id": schedule_id} for name in names]
         connection.execute(_calendars.insert(), rows)
 
 
-def _one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> ScheduleRow | None:
+def _get_one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> ScheduleRow | None:
     row = connection.execute(sa.select(_schedules).where(condition)).one_or_none()
     return to_row(row) if row is not None else None
 
 
-_SPEC = unreadable.has(name=str, job=str, rule=dict)
+_SPEC_CHECK = unreadable.build_object_check(name=str, job=str, rule=dict)
 
 
-def what(row: Any) -> str:
+def describe_row(row: Any) -> str:
     """How a row of the table is called when it cannot be read."""
     return f"schedule {row.name}"
 
 
-def require_spec(row: sa.Row[Any]) -> None:
+def check_spec(row: sa.Row[Any]) -> None:
     """Raise `TypeError` unless the row has the outline of a schedule; `domain.schedule.stored` reads the rest."""
-    if not _SPEC(row.spec):
+    if not _SPEC_CHECK(row.spec):
         raise TypeError("spec is no schedule")
 
 
 def _make(row: sa.Row[Any]) -> ScheduleRow:
-    require_spec(row)
+    check_spec(row)
     values = dict(row._mapping)
-    values["owner"], values["state"] = Owner(row.owner), State(row.state)
+    values["owner"], values["state"] = ScheduleOwner(row.owner), ScheduleState(row.state)
     return ScheduleRow(**values)
 
 
 #: From a row of the table; raises `UnreadableRow`.
-to_row = unreadable.reader(what, _make, _schedules)
+to_row = unreadable.build_reader(describe_row, _make, _schedules)

@@ -2,13 +2,13 @@
 
 import sqlalchemy as sa
 
-from jobworker.store.columns import Json, Moment, metadata, partial
+from jobworker.store.columns import Json, UtcDateTime, metadata, build_partial_index
 
 #: Schedules with something ahead of them; a query must use the very same words for SQLite to find the index.
-AHEAD_OF_TIME = "next_at IS NOT NULL AND enabled"
+HAS_NEXT_DUE = "next_at IS NOT NULL AND enabled"
 
 #: Pauses that end by themselves.
-PAUSED_UNTIL = "paused_until IS NOT NULL"
+HAS_PAUSE_END = "paused_until IS NOT NULL"
 
 #: `spec` is `domain.schedule.Schedule` as JSON; `owner` is code, api, or job (it is part of that job's definition).
 #: `state` is active, exhausted (nothing more is due) or retired (gone from code). Every occurrence up to
@@ -25,18 +25,18 @@ job_schedules = sa.Table(
     sa.Column("spec", Json, nullable=False),
     sa.Column("enabled", sa.Boolean(create_constraint=False), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("paused_at", Moment),
+    sa.Column("paused_at", UtcDateTime),
     sa.Column("paused_by", sa.String(255)),
     sa.Column("pause_note", sa.Text),
-    sa.Column("paused_until", Moment),
-    sa.Column("settled_until", Moment, nullable=False),
-    sa.Column("next_at", Moment),
+    sa.Column("paused_until", UtcDateTime),
+    sa.Column("settled_until", UtcDateTime, nullable=False),
+    sa.Column("next_at", UtcDateTime),
     sa.Column("runs", sa.Integer, nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),
-    sa.Column("created_at", Moment, nullable=False),
-    sa.Column("changed_at", Moment, nullable=False, index=True),
-    partial("ix_job_schedules_next_at", "next_at", "id", where=AHEAD_OF_TIME),
-    partial("ix_job_schedules_paused_until", "paused_until", "id", where=PAUSED_UNTIL),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False, index=True),
+    build_partial_index("ix_job_schedules_next_at", "next_at", "id", where=HAS_NEXT_DUE),
+    build_partial_index("ix_job_schedules_paused_until", "paused_until", "id", where=HAS_PAUSE_END),
 )
 
 #: Every revision that ever was of a schedule. Names are given again, so it is the id that counts.
@@ -46,7 +46,7 @@ schedule_revisions = sa.Table(
     sa.Column("schedule_id", sa.String(36), primary_key=True),
     sa.Column("revision", sa.Integer, primary_key=True),
     sa.Column("spec", Json, nullable=False),
-    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("actor", sa.String(255), nullable=False),
 )
 
@@ -67,8 +67,8 @@ calendars = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("owner", sa.String(16), nullable=False),
     sa.Column("spec", Json, nullable=False),
-    sa.Column("created_at", Moment, nullable=False),
-    sa.Column("changed_at", Moment, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
 )
 
 #: Every revision that ever was; it outlives its calendar, so numbers are never used twice.
@@ -78,7 +78,7 @@ calendar_revisions = sa.Table(
     sa.Column("calendar", sa.String(128), primary_key=True),
     sa.Column("revision", sa.Integer, primary_key=True),
     sa.Column("spec", Json, nullable=False),
-    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("actor", sa.String(255), nullable=False),
 )
 
@@ -87,11 +87,11 @@ occurrences = sa.Table(
     "occurrences",
     metadata,
     sa.Column("schedule_id", sa.String(36), primary_key=True),
-    sa.Column("scheduled_for", Moment, primary_key=True),
+    sa.Column("scheduled_for", UtcDateTime, primary_key=True),
     sa.Column("outcome", sa.String(32), nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("execution_id", sa.String(36)),
-    sa.Column("recorded_at", Moment, nullable=False),
+    sa.Column("recorded_at", UtcDateTime, nullable=False),
     sqlite_with_rowid=False,
 )
 

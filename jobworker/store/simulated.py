@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from jobworker.domain.execution import State
-from jobworker.domain.schedule import Owner
-from jobworker.domain.schedule import State as ScheduleState
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.schedule import ScheduleOwner
+from jobworker.domain.schedule import ScheduleState
 from jobworker.store import schema
 from jobworker.store.columns import metadata
 
@@ -17,17 +17,17 @@ _executions = schema.executions
 _occurrences = schema.occurrences
 
 #: What decides about occurrences, apart from those that were.
-_COPIED = (
+_COPIED_TABLES = (
     schema.job_definitions, schema.job_triggers, schema.tasks, schema.calendars, schema.job_schedules,
     schema.schedule_revisions, schema.schedule_calendars,
 )  # fmt: skip
 
 #: Rows that are read from one database and written to the other at a time.
-_CHUNK = 1000
+_CHUNK_SIZE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerRow:
+class SimulatedOccurrenceRow:
     """What became of an occurrence, and of its execution if it has one."""
 
     schedule: str
@@ -36,24 +36,24 @@ class LedgerRow:
     reason: str | None
     recorded_at: dt.datetime
     execution: str | None
-    state: State | None
+    state: ExecutionState | None
     started_at: dt.datetime | None
     finished_at: dt.datetime | None
 
 
-def create(connection: sa.Connection) -> None:
+def create_tables(connection: sa.Connection) -> None:
     """Make the tables, empty."""
     metadata.create_all(connection)
 
 
-def copy(source: sa.Connection, connection: sa.Connection) -> None:
+def copy_definitions(source: sa.Connection, connection: sa.Connection) -> None:
     """Copy definitions, calendars and schedules as they stand."""
-    for table in _COPIED:
-        for rows in source.execute(sa.select(table)).mappings().partitions(_CHUNK):
+    for table in _COPIED_TABLES:
+        for rows in source.execute(sa.select(table)).mappings().partitions(_CHUNK_SIZE):
             connection.execute(table.insert(), [dict(row) for row in rows])
 
 
-def keep(connection: sa.Connection, names: Collection[str] | None, owner: Owner | None) -> list[str]:
+def restrict_schedules(connection: sa.Connection, names: Collection[str] | None, owner: ScheduleOwner | None) -> list[str]:
     """Leave only the schedules of these names and this owner (None: all), and none that are retired; their names."""
     wanted = [_schedules.c.state != ScheduleState.RETIRED.value]
     wanted += [_schedules.c.name.in_(names)] if names is not None else []
@@ -62,35 +62,35 @@ def keep(connection: sa.Connection, names: Collection[str] | None, owner: Owner 
     return list(connection.scalars(sa.select(_schedules.c.name).order_by(_schedules.c.name)))
 
 
-def begin(connection: sa.Connection, moment: dt.datetime) -> None:
+def reset_schedules(connection: sa.Connection, moment: dt.datetime) -> None:
     """Everything after `moment` is still to be settled; when each schedule is due is worked out when it is."""
     values = {"settled_until": moment, "next_at": moment, "state": ScheduleState.ACTIVE.value}
     connection.execute(_schedules.update().values(values))
 
 
-def next_end_of_a_pause(connection: sa.Connection) -> dt.datetime | None:
+def get_next_pause_end(connection: sa.Connection) -> dt.datetime | None:
     """When the next pause ends by itself."""
     found: dt.datetime | None = connection.scalar(sa.select(sa.func.min(_schedules.c.paused_until)))
     return found
 
 
-def leave_out(connection: sa.Connection, now: dt.datetime) -> None:
+def skip_unevaluable(connection: sa.Connection, now: dt.datetime) -> None:
     """Schedules that are due and cannot be settled stand in nobody's way."""
     connection.execute(_schedules.update().where(_schedules.c.next_at <= now).values(next_at=None))
 
 
-def waiting_for_a_worker(connection: sa.Connection) -> list[tuple[str, str | None]]:
+def list_ready(connection: sa.Connection) -> list[tuple[str, str | None]]:
     """Executions that may start, with the ids of their schedules, in the order of their own."""
     query = sa.select(_executions.c.id, _executions.c.schedule_id).where(sa.text(schema.READY))
     return [(row.id, row.schedule_id) for row in connection.execute(query.order_by(_executions.c.id))]
 
 
-def count(connection: sa.Connection) -> int:
+def count_occurrences(connection: sa.Connection) -> int:
     """How many occurrences the ledger has."""
     return connection.scalar(sa.select(sa.func.count()).select_from(_occurrences)) or 0
 
 
-def ledger(connection: sa.Connection) -> Iterator[LedgerRow]:
+def list_occurrences(connection: sa.Connection) -> Iterator[SimulatedOccurrenceRow]:
     """The whole ledger by nominal time."""
     query = (
         sa.select(
@@ -109,4 +109,4 @@ def ledger(connection: sa.Connection) -> Iterator[LedgerRow]:
         .order_by(_occurrences.c.scheduled_for, _schedules.c.name)
     )
     for row in connection.execute(query):
-        yield LedgerRow(*row[:6], State(row.state) if row.state else None, row.started_at, row.finished_at)
+        yield SimulatedOccurrenceRow(*row[:6], ExecutionState(row.state) if row.state else None, row.started_at, row.finished_at)

@@ -7,27 +7,27 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.store import unreadable
-from jobworker.store.queues import insert_or_ignore
-from jobworker.store.schema import CANCEL_ASKED, STOP_ASKED, executions, transitions
+from jobworker.store.queues import build_insert_or_ignore
+from jobworker.store.schema import QUEUED_CANCEL_REQUESTED, STARTED_CANCEL_REQUESTED, executions, transitions
 
-_CANCEL_ASKED = sa.text(CANCEL_ASKED)
+_QUEUED_CANCEL_REQUESTED = sa.text(QUEUED_CANCEL_REQUESTED)
 
 
 @dataclass(frozen=True, slots=True)
-class StopAsked:
+class StartedCancelRequest:
     """An execution that has begun and that `actor` wants cancelled; `attempt` is the latest one, `worker` runs it."""
 
     id: str
-    state: State
+    state: ExecutionState
     attempt: int
     worker: str
     actor: str
 
 
 @dataclass(frozen=True, slots=True)
-class CancelAsked:
+class QueuedCancelRequest:
     """A Queued execution that `actor` wants cancelled; `attempt` is the last one that was started."""
 
     id: str
@@ -35,48 +35,48 @@ class CancelAsked:
     actor: str
 
 
-def asked(connection: sa.Connection, limit: int) -> list[StopAsked]:
+def list_started_cancel_requests(connection: sa.Connection, limit: int) -> list[StartedCancelRequest]:
     """Return Running and Retrying executions that are to be cancelled."""
-    return list(unreadable.those(connection.execute(_STOP_QUERY, {"most": limit}), _read_stop))
+    return list(unreadable.read_all(connection.execute(_STARTED_QUERY, {"most": limit}), _read_started))
 
 
-def cancel_asked(connection: sa.Connection, limit: int) -> list[CancelAsked]:
+def list_queued_cancel_requests(connection: sa.Connection, limit: int) -> list[QueuedCancelRequest]:
     """Return Queued executions that are to be cancelled."""
-    return list(unreadable.those(connection.execute(_CANCEL_QUERY, {"most": limit}), _read_cancel))
+    return list(unreadable.read_all(connection.execute(_QUEUED_QUERY, {"most": limit}), _read_queued))
 
 
 # Both are asked in every turn; building them would cost more than running them.
-_MOST = sa.bindparam("most", type_=sa.Integer)
-_STOP_QUERY = (
+_LIMIT = sa.bindparam("most", type_=sa.Integer)
+_STARTED_QUERY = (
     sa.select(*(executions.c[name] for name in ("id", "state", "attempt", "worker", "cancel_requested_by")))
-    .where(sa.text(STOP_ASKED))
-    .limit(_MOST)
+    .where(sa.text(STARTED_CANCEL_REQUESTED))
+    .limit(_LIMIT)
 )
-_CANCEL_QUERY = (
-    sa.select(executions.c.id, executions.c.attempt, executions.c.cancel_requested_by).where(_CANCEL_ASKED).limit(_MOST)
+_QUEUED_QUERY = (
+    sa.select(executions.c.id, executions.c.attempt, executions.c.cancel_requested_by).where(_QUEUED_CANCEL_REQUESTED).limit(_LIMIT)
 )
 
 
-def _what(row: sa.Row[Any]) -> str:
+def _describe_row(row: sa.Row[Any]) -> str:
     return f"request to cancel execution {row.id}"
 
 
-_read_stop = unreadable.reader(_what, lambda row: StopAsked(row.id, State(row.state), *row[2:]), executions)
-_read_cancel = unreadable.reader(_what, lambda row: CancelAsked(*row), executions)
+_read_started = unreadable.build_reader(_describe_row, lambda row: StartedCancelRequest(row.id, ExecutionState(row.state), *row[2:]), executions)
+_read_queued = unreadable.build_reader(_describe_row, lambda row: QueuedCancelRequest(*row), executions)
 
 
-def cancel_revoked(connection: sa.Connection, revoked: Sequence[CancelAsked], now: dt.datetime) -> None:
+def cancel_revoked(connection: sa.Connection, revoked: Sequence[QueuedCancelRequest], now: dt.datetime) -> None:
     """Enter the state Cancelled for executions whose messages were revoked."""
     reason = "cancelled before it started"
     connection.execute(
         sa.update(executions)
-        .where(executions.c.id == sa.bindparam("key"), executions.c.attempt == sa.bindparam("before"), _CANCEL_ASKED)
-        .values(state=State.CANCELLED.value, reason=reason, finished_at=now),
+        .where(executions.c.id == sa.bindparam("key"), executions.c.attempt == sa.bindparam("before"), _QUEUED_CANCEL_REQUESTED)
+        .values(state=ExecutionState.CANCELLED.value, reason=reason, finished_at=now),
         [{"key": row.id, "before": row.attempt} for row in revoked],
     )
     made = [
-        {"execution_id": row.id, "attempt": row.attempt, "state": State.CANCELLED.value, "at": now}
+        {"execution_id": row.id, "attempt": row.attempt, "state": ExecutionState.CANCELLED.value, "at": now}
         | {"actor": row.actor, "reason": reason}
         for row in revoked
     ]
-    connection.execute(insert_or_ignore(connection, transitions), made)
+    connection.execute(build_insert_or_ignore(connection, transitions), made)

@@ -8,9 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobworker.domain import events
-from jobworker.domain.execution import AttemptState, State, position
+from jobworker.domain.execution import AttemptState, ExecutionState, compute_rank
 from jobworker.store import schema, unreadable
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key, number_key
+from jobworker.store.pages import DEFAULT_LIMIT, Paginator, Page, parse_name_key, parse_number_key
 
 _attempts = schema.attempts
 _transitions = schema.transitions
@@ -18,7 +18,7 @@ _logs = schema.execution_logs
 _executions = schema.executions
 
 _ID: sa.BindParameter[str] = sa.bindparam("id")
-_PULSE = sa.select(
+_SNAPSHOT_QUERY = sa.select(
     _executions.c.state,
     _executions.c.attempt,
     sa.select(sa.func.count()).where(_transitions.c.execution_id == _ID).scalar_subquery(),
@@ -50,7 +50,7 @@ class TransitionRow:
     """One change of state."""
 
     attempt: int
-    state: State
+    state: ExecutionState
     at: dt.datetime
     actor: str
     reason: str | None
@@ -58,7 +58,7 @@ class TransitionRow:
     @property
     def position(self) -> tuple[int, int]:
         """Its place in the story."""
-        return position(self.attempt, self.state)
+        return compute_rank(self.attempt, self.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,13 @@ class LogRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class ExecutionSnapshot:
     """The little that tells whether anything happened: cheap enough to ask several times a second.
 
     `lines_complete`: everything that was written before the latest change of state is there to be read.
     """
 
-    state: State
+    state: ExecutionState
     attempt: int
     transitions: int
     progress: Mapping[str, Any] | None
@@ -89,29 +89,29 @@ class Pulse:
     lines_complete: bool
 
 
-def pulse(connection: sa.Connection, execution_id: str) -> Pulse | None:
+def get_snapshot(connection: sa.Connection, execution_id: str) -> ExecutionSnapshot | None:
     """The pulse of an execution."""
-    row = connection.execute(_PULSE, {"id": execution_id}).one_or_none()
+    row = connection.execute(_SNAPSHOT_QUERY, {"id": execution_id}).one_or_none()
     if row is None:
         return None
     told = {"state": row[0], "attempt": row[1], "progress": row[3], "metadata": row[4]}
-    told = unreadable.mended(f"execution {execution_id}", told, _STANDING)
-    return Pulse(transitions=row[2], **told, last_log=row[5], lines_complete=_is_complete(row[6], row[7]))
+    told = unreadable.repair_row(f"execution {execution_id}", told, _EXECUTION_SHAPE)
+    return ExecutionSnapshot(transitions=row[2], **told, last_log=row[5], lines_complete=_are_logs_complete(row[6], row[7]))
 
 
-def _is_complete(state: str, lines: str | None) -> bool:
+def _are_logs_complete(state: str, lines: str | None) -> bool:
     """Whether lines are recorded up to a state; both are entries of the event stream. Lines may travel slower."""
     try:
-        return lines is None or events.parse_id(state) <= events.parse_id(lines)
-    except unreadable.ERRORS:
+        return lines is None or events.parse_stream_id(state) <= events.parse_stream_id(lines)
+    except unreadable.READ_ERRORS:
         return True  # Nothing would tell when to end waiting for them.
 
 
-def attempts(
+def list_attempts(
     connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[AttemptRow]:
     """The attempts, first to last."""
-    listing = Listing("attempts", {"execution": execution_id}, number_key)
+    listing = Paginator("attempts", {"execution": execution_id}, parse_number_key)
     after = listing.parse_cursor(cursor) or 0
     query = (
         sa.select(*(_attempts.c[item.name] for item in fields(AttemptRow)))
@@ -124,62 +124,62 @@ def attempts(
         return f"attempt {row.attempt} of execution {execution_id}"
 
     def read(row: sa.Row[Any]) -> AttemptRow:
-        return AttemptRow(**unreadable.mended(what(row), dict(row._mapping), _ATTEMPT))
+        return AttemptRow(**unreadable.repair_row(what(row), dict(row._mapping), _ATTEMPT_SHAPE))
 
     return listing.read_page(connection.execute(query).all(), limit, lambda row: str(row.attempt), read, what)
 
 
-_ATTEMPT = unreadable.Shape(_attempts, {"error": unreadable.has(type=str, message=str)}, {"state": AttemptState})
-_STANDING = unreadable.Shape(
-    schema.executions, {"progress": unreadable.is_object, "metadata": unreadable.is_object}, {"state": State}
+_ATTEMPT_SHAPE = unreadable.RowShape(_attempts, {"error": unreadable.build_object_check(type=str, message=str)}, {"state": AttemptState})
+_EXECUTION_SHAPE = unreadable.RowShape(
+    schema.executions, {"progress": unreadable.is_object, "metadata": unreadable.is_object}, {"state": ExecutionState}
 )
 
 
-def transitions(connection: sa.Connection, execution_id: str) -> Sequence[TransitionRow]:
+def list_all_transitions(connection: sa.Connection, execution_id: str) -> Sequence[TransitionRow]:
     """Every change of state in the order of the story (reports of it may have arrived in another)."""
     query = sa.select(_transitions).where(_transitions.c.execution_id == execution_id)
-    rows = unreadable.those(connection.execute(query), _read_transition)
+    rows = unreadable.read_all(connection.execute(query), _read_transition)
     return sorted(rows, key=lambda row: row.position)
 
 
-def _transition(row: sa.Row[Any]) -> TransitionRow:
-    return TransitionRow(row.attempt, State(row.state), row.at, row.actor, row.reason)
+def _to_transition(row: sa.Row[Any]) -> TransitionRow:
+    return TransitionRow(row.attempt, ExecutionState(row.state), row.at, row.actor, row.reason)
 
 
-_read_transition = unreadable.reader(
+_read_transition = unreadable.build_reader(
     lambda row: f"transition of attempt {row.attempt} to {row.state} of execution {row.execution_id}",
-    _transition,
+    _to_transition,
     _transitions,
 )
 
 
-def transitions_page(
+def list_transitions(
     connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[TransitionRow]:
     """A page of the transitions, first to last."""
-    listing = Listing("transitions", {"execution": execution_id}, _position_key)
+    listing = Paginator("transitions", {"execution": execution_id}, _parse_position_key)
     after = listing.parse_cursor(cursor)
-    rows = transitions(connection, execution_id)
+    rows = list_all_transitions(connection, execution_id)
     if after is not None:
         rows = [row for row in rows if row.position > after]
     return listing.build_page(rows[: limit + 1], limit, lambda row: "{}.{}".format(*row.position))
 
 
-def _position_key(key: str) -> tuple[int, int]:
+def _parse_position_key(key: str) -> tuple[int, int]:
     attempt, _, rank = key.partition(".")
-    return number_key(attempt), number_key(rank)
+    return parse_number_key(attempt), parse_number_key(rank)
 
 
-def logs(
+def list_logs(
     connection: sa.Connection, execution_id: str, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[LogRow]:
     """A page of what the job wrote, first to last."""
-    listing = Listing("logs", {"execution": execution_id}, name_key)
-    rows = logs_after(connection, execution_id, listing.parse_cursor(cursor) or "", limit + 1)
+    listing = Paginator("logs", {"execution": execution_id}, parse_name_key)
+    rows = list_logs_after(connection, execution_id, listing.parse_cursor(cursor) or "", limit + 1)
     return listing.build_page(rows, limit, lambda row: row.seq)
 
 
-def logs_after(connection: sa.Connection, execution_id: str, seq: str, limit: int) -> Sequence[LogRow]:
+def list_logs_after(connection: sa.Connection, execution_id: str, seq: str, limit: int) -> Sequence[LogRow]:
     """Up to `limit` lines after line `seq`; an empty `seq` is before the first."""
     query = sa.select(_logs).where(_logs.c.execution_id == execution_id).order_by(_logs.c.seq)
     found: list[LogRow] = []
@@ -187,14 +187,14 @@ def logs_after(connection: sa.Connection, execution_id: str, seq: str, limit: in
     while more and len(found) < limit:
         asked = limit - len(found)
         rows = connection.execute(query.where(_logs.c.seq > seq).limit(asked)).all()
-        found += unreadable.those(rows, _read_line)
+        found += unreadable.read_all(rows, _read_log_row)
         # Lines that cannot be read must not make this look like the end.
         more = len(rows) == asked
         seq = rows[-1].seq if rows else seq
     return found
 
 
-_read_line = unreadable.reader(
+_read_log_row = unreadable.build_reader(
     lambda row: f"line {row.seq} of the log of execution {row.execution_id}",
     lambda row: LogRow(row.seq, row.attempt, row.at, row.level, row.logger, row.message),
     _logs,

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from jobworker.domain.parameters import Parameter
 from jobworker.store import schema, unreadable
-from jobworker.store.names import around
-from jobworker.store.pages import DEFAULT_LIMIT, Listing, Page, name_key
+from jobworker.store.names import list_nearby
+from jobworker.store.pages import DEFAULT_LIMIT, Paginator, Page, parse_name_key
 
 _tasks = schema.tasks
 _BY_NAME = sa.select(_tasks).where(_tasks.c.name == sa.bindparam("name"))
@@ -38,37 +38,37 @@ def get(connection: sa.Connection, name: str) -> TaskRow | None:
     return _to_row(row) if row is not None else None
 
 
-def some(connection: sa.Connection, names: Sequence[str]) -> dict[str, TaskRow]:
+def get_many(connection: sa.Connection, names: Sequence[str]) -> dict[str, TaskRow]:
     """Those of these tasks that are known, by name."""
     rows = connection.execute(sa.select(_tasks).where(_tasks.c.name.in_(names)))
-    return {row.name: row for row in unreadable.those(rows, _to_row)}
+    return {row.name: row for row in unreadable.read_all(rows, _to_row)}
 
 
-def names(connection: sa.Connection) -> list[str]:
+def list_names(connection: sa.Connection) -> list[str]:
     """Every task's name."""
     return list(connection.scalars(sa.select(_tasks.c.name).order_by(_tasks.c.name)))
 
 
-def names_around(connection: sa.Connection, wanted: str) -> list[str]:
-    """Names that come close to `wanted`."""
-    return around(connection, _tasks.c.name, wanted)
+def list_nearby_names(connection: sa.Connection, name: str) -> list[str]:
+    """Names that come close to `name`."""
+    return list_nearby(connection, _tasks.c.name, name)
 
 
-def page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[TaskRow]:
+def list_page(connection: sa.Connection, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[TaskRow]:
     """Tasks by name."""
-    listing = Listing("tasks", {}, name_key)
+    listing = Paginator("tasks", {}, parse_name_key)
     query = sa.select(_tasks).order_by(_tasks.c.name).limit(limit + 1)
     after = listing.parse_cursor(cursor)
     if after is not None:
         query = query.where(_tasks.c.name > after)
     rows = connection.execute(query).all()
-    return listing.read_page(rows, limit, lambda row: row.name, _to_row, _what)
+    return listing.read_page(rows, limit, lambda row: row.name, _to_row, _describe_row)
 
 
-def judged(connection: sa.Connection, packages: Collection[str]) -> list[TaskRow]:
+def list_announced_or_removed(connection: sa.Connection, packages: Collection[str]) -> list[TaskRow]:
     """Tasks that workers of these packages have announced, or that are removed."""
     query = sa.select(_tasks).where(_tasks.c.package.in_(packages) | _tasks.c.removed_at.is_not(None))
-    return list(unreadable.those(connection.execute(query), _to_row))
+    return list(unreadable.read_all(connection.execute(query), _to_row))
 
 
 def mark_removed(connection: sa.Connection, names: Sequence[str], at: dt.datetime | None) -> None:
@@ -76,7 +76,7 @@ def mark_removed(connection: sa.Connection, names: Sequence[str], at: dt.datetim
     connection.execute(_tasks.update().where(_tasks.c.name.in_(names)).values(removed_at=at))
 
 
-def put(connection: sa.Connection, row: TaskRow) -> None:
+def upsert(connection: sa.Connection, row: TaskRow) -> None:
     """Insert the task, or replace what was known of it."""
     values = {
         "description": row.description,
@@ -92,7 +92,7 @@ def put(connection: sa.Connection, row: TaskRow) -> None:
         connection.execute(_tasks.insert().values(name=row.name, **values))
 
 
-def _what(row: Any) -> str:
+def _describe_row(row: Any) -> str:
     return f"task {row.name}"
 
 
@@ -111,4 +111,4 @@ def _make(row: sa.Row[Any]) -> TaskRow:
     )
 
 
-_to_row = unreadable.reader(_what, _make, _tasks)
+_to_row = unreadable.build_reader(_describe_row, _make, _tasks)

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain.dependencies import On
+from jobworker.domain.dependencies import RequiredOutcome
 from jobworker.domain.triggers import Trigger
 from jobworker.store import unreadable
 from jobworker.store.schema import executions, job_triggers
@@ -21,14 +21,14 @@ class TriggerRow:
 
 
 # Asked in every turn in which something ends: built once, because building a statement costs as much as running it.
-_AFTER = (
+_LIST_AFTER = (
     sa.select(job_triggers)
     .where(job_triggers.c.after.in_(sa.bindparam("jobs", expanding=True)))
     .order_by(job_triggers.c.job, job_triggers.c.condition)
 )
 
 
-def put(connection: sa.Connection, job: str, triggers: Sequence[Trigger]) -> None:
+def replace(connection: sa.Connection, job: str, triggers: Sequence[Trigger]) -> None:
     """Make the table say what the definition of `job` says."""
     connection.execute(job_triggers.delete().where(job_triggers.c.job == job))
     if triggers:
@@ -41,12 +41,12 @@ def put(connection: sa.Connection, job: str, triggers: Sequence[Trigger]) -> Non
         )
 
 
-def after(connection: sa.Connection, jobs: Collection[str]) -> list[TriggerRow]:
+def list_after(connection: sa.Connection, jobs: Collection[str]) -> list[TriggerRow]:
     """Return what starts after these jobs, without the triggers that cannot be read."""
-    return list(unreadable.those(connection.execute(_AFTER, {"jobs": sorted(jobs)}), _read))
+    return list(unreadable.read_all(connection.execute(_LIST_AFTER, {"jobs": sorted(jobs)}), _read))
 
 
-def edges(connection: sa.Connection) -> list[tuple[str, str]]:
+def list_edges(connection: sa.Connection) -> list[tuple[str, str]]:
     """Every (job, the job it starts after)."""
     return [(row.job, row.after) for row in connection.execute(sa.select(job_triggers.c.job, job_triggers.c.after))]
 
@@ -57,14 +57,14 @@ def lock(connection: sa.Connection) -> None:
         connection.execute(sa.text("LOCK TABLE job_triggers IN SHARE ROW EXCLUSIVE MODE"))
 
 
-def fired(connection: sa.Connection, parents: Iterable[str]) -> set[tuple[str, str]]:
+def find_fired(connection: sa.Connection, parents: Iterable[str]) -> set[tuple[str, str]]:
     """(parent, job) of every execution that the ends of these parents have started."""
     query = sa.select(executions.c.triggered_by, executions.c.job).where(executions.c.triggered_by.in_(list(parents)))
     return {(row.triggered_by, row.job) for row in connection.execute(query)}
 
 
 def _to_row(row: sa.Row[Any]) -> TriggerRow:
-    return TriggerRow(row.job, Trigger(row.after, On(row.condition), row.parameters))
+    return TriggerRow(row.job, Trigger(row.after, RequiredOutcome(row.condition), row.parameters))
 
 
-_read = unreadable.reader(lambda row: f"condition of the trigger of job {row.job} after {row.after}", _to_row)
+_read = unreadable.build_reader(lambda row: f"condition of the trigger of job {row.job} after {row.after}", _to_row)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from jobworker.store import queues, unreadable
 from jobworker.store.schema import workers
 
-_SHAPE = unreadable.Shape(workers, {"queues": unreadable.is_texts, "tasks": unreadable.is_texts})
+_SHAPE = unreadable.RowShape(workers, {"queues": unreadable.is_string_list, "tasks": unreadable.is_string_list})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,37 +31,37 @@ class WorkerRow:
     zone_data: str | None = None
 
 
-def live(connection: sa.Connection) -> list[WorkerRow]:
+def list_live(connection: sa.Connection) -> list[WorkerRow]:
     """Those that are there now."""
     rows = connection.execute(sa.select(workers).where(sa.text("gone_at IS NULL")))
-    return list(unreadable.those(rows, _to_row))
+    return list(unreadable.read_all(rows, _to_row))
 
 
-def started_since(connection: sa.Connection, moment: dt.datetime) -> list[WorkerRow]:
+def list_started_since(connection: sa.Connection, moment: dt.datetime) -> list[WorkerRow]:
     """Those that started at this moment or later, whether they are still there or not."""
     rows = connection.execute(sa.select(workers).where(workers.c.started_at >= moment))
-    return list(unreadable.those(rows, _to_row))
+    return list(unreadable.read_all(rows, _to_row))
 
 
-def host(connection: sa.Connection, worker: str) -> str | None:
+def get_host(connection: sa.Connection, worker: str) -> str | None:
     """Where a worker runs, or ran; None if it was never heard of."""
     return connection.scalar(sa.select(workers.c.host).where(workers.c.id == worker))
 
 
-def seen(connection: sa.Connection, present: Sequence[WorkerRow], now: dt.datetime) -> None:
+def update_live(connection: sa.Connection, rows: Sequence[WorkerRow], now: dt.datetime) -> None:
     """Take note of exactly these live workers, and the queues that they consume; those not among them are gone."""
-    known = {row.id for row in live(connection)}
-    arrived = [row for row in present if row.id not in known]
-    stayed = [row.id for row in present if row.id in known]
+    known = {row.id for row in list_live(connection)}
+    arrived = [row for row in rows if row.id not in known]
+    stayed = [row.id for row in rows if row.id in known]
     for row in arrived:
         _upsert(connection, row)
-    queues.remember(connection, {name for row in present for name in row.queues}, now)
+    queues.upsert_many(connection, {name for row in rows for name in row.queues}, now)
     if stayed:
         connection.execute(sa.update(workers).where(workers.c.id.in_(stayed)).values(seen_at=now))
-    gone(connection, known - {row.id for row in present}, now)
+    mark_gone(connection, known - {row.id for row in rows}, now)
 
 
-def gone(connection: sa.Connection, ids: Iterable[str], now: dt.datetime) -> None:
+def mark_gone(connection: sa.Connection, ids: Iterable[str], now: dt.datetime) -> None:
     """These workers are not there any more."""
     left = list(ids)
     if left:
@@ -78,6 +78,6 @@ def _upsert(connection: sa.Connection, row: WorkerRow) -> None:
 
 def _to_row(row: sa.Row[Any]) -> WorkerRow:
     values = {name: row._mapping[name] for name in WorkerRow.__dataclass_fields__}
-    values = unreadable.mended(f"worker {row.id}", values, _SHAPE)
+    values = unreadable.repair_row(f"worker {row.id}", values, _SHAPE)
     values.update(queues=tuple(values["queues"]), tasks=tuple(values["tasks"]))
     return WorkerRow(**values)

@@ -20,14 +20,14 @@ logger = structlog.get_logger(__name__)
 
 #: Any writer runs a checkpoint when the log is larger than this (bytes), so that it is bounded while no relay runs.
 #: The relay does so at a few MiB already.
-WRITERS_HELP_ABOVE = 64 * 1024 * 1024
+WRITER_CHECKPOINT_BYTES = 64 * 1024 * 1024
 
 #: No new work is accepted while the log is larger than this (bytes).
-LONGEST = 1024 * 1024 * 1024
+MAX_LOG_BYTES = 1024 * 1024 * 1024
 
 #: Pause (s) after a checkpoint that a reader has kept from its end, doubled up to the second figure: looking through
 #: a long log keeps writers waiting.
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 5.0
+_MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 5.0
 
 
 class WriteAheadLog:
@@ -37,7 +37,7 @@ class WriteAheadLog:
         self._path = path
         self._log = Path(f"{path}-wal")
         self._clock = clock
-        self._pause = _FIRST_PAUSE
+        self._pause = _MIN_PAUSE_SECONDS
         self._not_before = float("-inf")
 
     def get_size(self) -> int:
@@ -59,12 +59,12 @@ class WriteAheadLog:
         except sqlite3.Error as error:
             logger.warning("checkpoint_failed", error=str(error), log_bytes=self.get_size())
             left = True
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE) if left else _FIRST_PAUSE
+        self._pause = min(self._pause * 2, _MAX_PAUSE_SECONDS) if left else _MIN_PAUSE_SECONDS
         self._not_before = self._clock.monotonic() + self._pause if left else float("-inf")
 
     def require_room(self) -> None:
         """Raise `DatabaseBusy` if the log is so long that no new work may be accepted."""
-        if self.get_size() > LONGEST:
+        if self.get_size() > MAX_LOG_BYTES:
             raise DatabaseBusy(
                 f"SQLite's write-ahead log has {self.get_size() // 1024**2} MiB, because a program keeps open a "
                 "transaction that reads the database: no work is accepted before it ends; nothing was changed"

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from jobworker.domain.schedule import State
+from jobworker.domain.schedule import ScheduleState
 from jobworker.store import schema
 
-_noted = schema.zone_data
+_zone_data = schema.zone_data
 _schedules = schema.job_schedules
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
+class ScheduleTimeUpdate:
     """How far a schedule has come, and when it is due next, by other data."""
 
     id: str
@@ -23,31 +23,31 @@ class Followed:
     state: str
 
 
-def version(connection: sa.Connection) -> str | None:
+def get_version(connection: sa.Connection) -> str | None:
     """Read the version of the data; None: no relay has noted any."""
-    return connection.scalar(sa.select(_noted.c.version))
+    return connection.scalar(sa.select(_zone_data.c.version))
 
 
-def zones(connection: sa.Connection) -> bytes | None:
+def get_zones(connection: sa.Connection) -> bytes | None:
     """Read the data themselves."""
-    return connection.scalar(sa.select(_noted.c.zones))
+    return connection.scalar(sa.select(_zone_data.c.zones))
 
 
-def note(connection: sa.Connection, version: str, zones: bytes) -> None:
+def upsert(connection: sa.Connection, version: str, zones: bytes) -> None:
     """Note the data by which schedules are worked out from now on."""
-    connection.execute(sa.delete(_noted))
-    connection.execute(sa.insert(_noted).values(id=1, version=version, zones=zones))
+    connection.execute(sa.delete(_zone_data))
+    connection.execute(sa.insert(_zone_data).values(id=1, version=version, zones=zones))
 
 
-def page(connection: sa.Connection, after: str, limit: int) -> list[str]:
+def list_schedule_ids(connection: sa.Connection, after: str, limit: int) -> list[str]:
     """Find schedules of which something may be due: the first ids behind this one, "" is before all of them."""
-    ahead = _schedules.c.enabled, _schedules.c.state != State.RETIRED.value
+    ahead = _schedules.c.enabled, _schedules.c.state != ScheduleState.RETIRED.value
     query = sa.select(_schedules.c.id).where(_schedules.c.id > after, *ahead).order_by(_schedules.c.id).limit(limit)
     return list(connection.scalars(query))
 
 
-def follow(connection: sa.Connection, followed: Sequence[Followed], now: dt.datetime) -> None:
+def update_schedules(connection: sa.Connection, updates: Sequence[ScheduleTimeUpdate], now: dt.datetime) -> None:
     """Write down how schedules stand by other data; beat follows those that were changed."""
-    for each in followed:
+    for each in updates:
         values = {"settled_until": each.settled_until, "next_at": each.next_at, "state": each.state, "changed_at": now}
         connection.execute(sa.update(_schedules).where(_schedules.c.id == each.id).values(values))

@@ -16,7 +16,7 @@ from jobworker.telemetry import plain_text
 from jobworker.telemetry.plain_text import PlainTextStream
 
 
-class _Lossy(io.FileIO):
+class _LossyFile(io.FileIO):
     """A file or standard stream that drops what cannot be written (full disk, closed pipe), and says so afterwards."""
 
     _lost_bytes = 0
@@ -37,25 +37,25 @@ class _Lossy(io.FileIO):
 
     def _wait_and_write(self, data: Any) -> int:
         while (written := super().write(data)) is None:  # Another program has made the pipe or terminal non-blocking.
-            waiting = select.poll()  # Unlike select, it takes descriptors above 1,023.
-            waiting.register(self, select.POLLOUT)
-            waiting.poll()
+            poller = select.poll()  # Unlike select, it takes descriptors above 1,023.
+            poller.register(self, select.POLLOUT)
+            poller.poll()
         return written
 
 
-def lossy(file: int | Path) -> TextIO:
+def open_lossy_stream(file: int | Path) -> TextIO:
     """A text stream that appends to a descriptor or file, and drops what cannot be written."""
-    raw = _Lossy(file, "a", closefd=not isinstance(file, int))
+    raw = _LossyFile(file, "a", closefd=not isinstance(file, int))
     return PlainTextStream(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
 
 
-def outlive_output() -> None:
+def tolerate_output_errors() -> None:
     """Let this process go on when its standard output or error cannot be written."""
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         # None: it was closed before the process began. Another one: it has been put there on purpose.
         if stream is not None and stream is getattr(sys, f"__{name}__"):
-            setattr(sys, name, lossy(descriptor))
+            setattr(sys, name, open_lossy_stream(descriptor))
             setattr(sys, f"__{name}__", getattr(sys, name))
 
 
@@ -116,18 +116,18 @@ def configure(log_format: str, log_level: str | int, process: str, stream: TextI
     logging.getLogger("alembic").setLevel(logging.WARNING)  # It would speak at every look at the schema.
 
 
-def log_start() -> None:
+def log_process_start() -> None:
     """Log that this process starts, with what should be the same on every host."""
     structlog.get_logger(__name__).info("process_starts", time_zone_data=DATA_VERSION)
 
 
-def _json(event: structlog.types.EventDict, **options: Any) -> str:
+def _serialize_event(event: structlog.types.EventDict, **options: Any) -> str:
     return plain_text.escape_json(json.dumps(event, **options))
 
 
 def _renderers(log_format: str, stream: TextIO) -> list[structlog.types.Processor]:
     if log_format == "json":
-        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_serialize_event)]
 
     # A job logs what it likes, by loggers and exceptions of any name.
     def escape(_logger: object, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:

@@ -13,11 +13,11 @@ from prometheus_client.process_collector import ProcessCollector
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 #: Upper bounds (s) of the latency buckets: an API answer takes milliseconds, a `Prefer: wait` up to 30 s.
-_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class SystemStatistics:
     """What SQL says about the whole system at one moment."""
 
     unfinished: Mapping[str, int]
@@ -52,7 +52,7 @@ class Metrics:
             "jobworker_http_request_seconds",
             "Time from the arrival of an HTTP request to the beginning of its answer.",
             ("method", "route"),
-            buckets=_BUCKETS,
+            buckets=_LATENCY_BUCKETS,
             registry=self.registry,
         )
         self.log_bytes = self._make_gauge(
@@ -82,33 +82,33 @@ class Metrics:
             "jobworker_schedules_lateness_seconds", "How long ago the most overdue of these was due; 0 without any."
         )
 
-    def render(self, census: Census | None, now: dt.datetime) -> bytes:
+    def render(self, statistics: SystemStatistics | None, now: dt.datetime) -> bytes:
         """Everything in Prometheus' text format; no census: the database did not answer."""
         with self._scrape_lock:
-            self.database_up.set(census is not None)
-            if census is not None:
-                self._set_gauges(census, now)
+            self.database_up.set(statistics is not None)
+            if statistics is not None:
+                self._set_gauges(statistics, now)
             return generate_latest(self.registry)
 
-    def _set_gauges(self, census: Census, now: dt.datetime) -> None:
-        for state, count in census.unfinished.items():
+    def _set_gauges(self, statistics: SystemStatistics, now: dt.datetime) -> None:
+        for state, count in statistics.unfinished.items():
             self.executions.labels(state).set(count)
         # Queues that ran empty are not in the census any more.
         self.ready.clear()
         self.oldest_ready.clear()
-        for queue, (count, due_at) in census.backlog.items():
+        for queue, (count, due_at) in statistics.backlog.items():
             self.ready.labels(queue).set(count)
             self.oldest_ready.labels(queue).set(max(0.0, (now - due_at).total_seconds()))
         self.schedules.clear()
-        for state, count in census.schedules.items():
+        for state, count in statistics.schedules.items():
             self.schedules.labels(state).set(count)
-        self.overdue.set(census.overdue)
-        self.log_bytes.set(census.log_bytes)
-        self.lateness.set(census.lateness)
-        self.workers.set(census.live_workers)
+        self.overdue.set(statistics.overdue)
+        self.log_bytes.set(statistics.log_bytes)
+        self.lateness.set(statistics.lateness)
+        self.workers.set(statistics.live_workers)
         never = float("nan")
-        self.relay_lag.set(never if census.relay_lag is None else census.relay_lag)
-        self.beat_age.set(never if census.beat_age is None else census.beat_age)
+        self.relay_lag.set(never if statistics.relay_lag is None else statistics.relay_lag)
+        self.beat_age.set(never if statistics.beat_age is None else statistics.beat_age)
 
     def _make_gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)

@@ -3,7 +3,7 @@
 import threading
 
 
-class OncePerKey:
+class ProblemDeduplicator:
     """The latest problems by key, so that each is logged once and can be shown in `/readyz`.
 
     Holds at most `limit` keys; the one that was reported first makes room. Safe to share between threads.

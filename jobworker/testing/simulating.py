@@ -7,16 +7,16 @@ from collections.abc import Collection, Mapping
 from jobworker.declare import schedules as declarations
 from jobworker.declare.schedules import Declarations
 from jobworker.domain import outages
-from jobworker.domain.errors import InvalidInput, Misconfigured
+from jobworker.domain.errors import InvalidInput, ConfigurationError
 from jobworker.domain.outages import Outage
 from jobworker.services import simulation
-from jobworker.services.simulation import Question, Simulated
+from jobworker.services.simulation import SimulationOptions, SimulatedOccurrence
 from jobworker.settings import Settings
 
-Moment = str | dt.date
+SimulationTime = str | dt.date
 
 #: `"01:00-04:00"` or `("01:00", "04:00")` is each day, `("2026-03-28", "2026-03-29T12:00")` is once.
-Span = str | tuple[Moment, Moment]
+OutageSpan = str | tuple[SimulationTime, SimulationTime]
 
 
 class Simulator:
@@ -24,15 +24,15 @@ class Simulator:
 
     def __call__(
         self,
-        begin: Moment,
-        end: Moment,
+        begin: SimulationTime,
+        end: SimulationTime,
         *,
         names: Collection[str] | None = None,
-        outage: Span | list[Span] | None = None,
+        outage: OutageSpan | list[OutageSpan] | None = None,
         duration: float | Mapping[str, float] = 0.0,
         zone: str = "UTC",
         limit: int = 10_000,
-    ) -> list[Simulated]:
+    ) -> list[SimulatedOccurrence]:
         """What would become of each occurrence in [begin, end), by nominal time.
 
         Dates and times without an offset are those of `zone`. `names` chooses schedules. `outage` is a span, or a list
@@ -40,9 +40,9 @@ class Simulator:
         Raises `Misconfigured` if the package cannot be read, `InvalidInput` if a time cannot, if a calendar is missing,
         or if there are more than `limit` occurrences.
         """
-        spans = outage if isinstance(outage, list) else [outage] if outage else []
-        question = _question(begin, end, spans, zoneinfo.ZoneInfo(zone), duration, limit)
-        story = simulation.of_code(_read(Settings.from_environment().schedules), question, names)
+        outage_spans = outage if isinstance(outage, list) else [outage] if outage else []
+        question = _make_question(begin, end, outage_spans, zoneinfo.ZoneInfo(zone), duration, limit)
+        story = simulation.simulate_code(_load_declarations(Settings.from_environment().schedules), question, names)
         if story.stopped_at is not None:
             raise InvalidInput(
                 f"more than {limit} occurrences until {story.stopped_at}: name a shorter time, or a limit"
@@ -50,35 +50,35 @@ class Simulator:
         return list(story.occurrences)
 
 
-def _read(package: str) -> Declarations:
+def _load_declarations(package: str) -> Declarations:
     """What the package declares."""
-    found = declarations.read(package)
-    if found.broken_modules:
-        raise Misconfigured("\n".join(broken.traceback for broken in found.broken_modules))
-    return found
+    result = declarations.load_declarations(package)
+    if result.broken_modules:
+        raise ConfigurationError("\n".join(broken.traceback for broken in result.broken_modules))
+    return result
 
 
-def _question(
-    begin: Moment,
-    end: Moment,
-    spans: Collection[Span],
+def _make_question(
+    begin: SimulationTime,
+    end: SimulationTime,
+    spans: Collection[OutageSpan],
     zone: zoneinfo.ZoneInfo,
     duration: float | Mapping[str, float],
     limit: int,
-) -> Question:
+) -> SimulationOptions:
     try:
-        first, last = outages.moment(begin, zone), outages.moment(end, zone)
-        found = [outage for each in spans for outage in _outages(each, first, last, zone)]
+        first, last = outages.parse_moment(begin, zone), outages.parse_moment(end, zone)
+        parsed_outages = [outage for each in spans for outage in _parse_outages(each, first, last, zone)]
     except ValueError as error:
         raise InvalidInput(str(error)) from None
-    takes = duration if isinstance(duration, Mapping) else {}
-    return Question(first, last, found, 0.0 if isinstance(duration, Mapping) else duration, takes, limit)
+    durations = duration if isinstance(duration, Mapping) else {}
+    return SimulationOptions(first, last, parsed_outages, 0.0 if isinstance(duration, Mapping) else duration, durations, limit)
 
 
-def _outages(span: Span, begin: dt.datetime, end: dt.datetime, zone: zoneinfo.ZoneInfo) -> list[Outage]:
+def _parse_outages(span: OutageSpan, begin: dt.datetime, end: dt.datetime, zone: zoneinfo.ZoneInfo) -> list[Outage]:
     if isinstance(span, str):
-        return outages.parse(span, begin, end, zone)
+        return outages.parse_outages(span, begin, end, zone)
     first, last = span
     if isinstance(first, str) and isinstance(last, str) and outages.is_time_of_day(first):
-        return outages.parse(f"{first}-{last}", begin, end, zone)
-    return [outages.span(outages.moment(first, zone), outages.moment(last, zone))]
+        return outages.parse_outages(f"{first}-{last}", begin, end, zone)
+    return [outages.create_outage(outages.parse_moment(first, zone), outages.parse_moment(last, zone))]

@@ -8,7 +8,7 @@ import redis
 from jobworker.transport import entries, keys
 
 #: What the relay writes for beat or reads of it, and of which type it is.
-TYPES = {
+KEY_TYPES = {
     entries.SCHEDULE_KEY: "zset",
     keys.BEAT: "hash",
     keys.BEAT_PROJECTION: "hash",
@@ -29,7 +29,7 @@ return discarded
 """
 
 
-def discard_foreign(client: redis.Redis, types: Mapping[str, str]) -> list[str]:
+def discard_foreign_keys(client: redis.Redis, types: Mapping[str, str]) -> list[str]:
     """Delete those of these keys that hold something of another type; answers which.
 
     Somebody else wrote them, and every command on them fails for ever. What belongs there is written again.
@@ -38,7 +38,7 @@ def discard_foreign(client: redis.Redis, types: Mapping[str, str]) -> list[str]:
     return [key.decode() if isinstance(key, bytes) else key for key in found]
 
 
-def last_tick(client: redis.Redis) -> dt.datetime | None:
+def get_last_tick(client: redis.Redis) -> dt.datetime | None:
     """When beat last looked at the schedule; None: nobody leads, or the key holds something strange."""
     try:
         tick = client.hget(keys.BEAT, "tick_ms")
@@ -47,7 +47,7 @@ def last_tick(client: redis.Redis) -> dt.datetime | None:
         return None
 
 
-def zone_data(client: redis.Redis) -> tuple[str, str] | None:
+def get_zone_data(client: redis.Redis) -> tuple[str, str] | None:
     """Read the name of the beat that leads, and the version of its time zone data; None: nobody leads, or says it."""
     try:
         leader, version = client.hmget(keys.BEAT, "leader", "zone_data")

@@ -8,20 +8,20 @@ import redis
 
 from jobworker.clock import Clock
 from jobworker.transport import keys
-from jobworker.transport.publisher import lists_of
+from jobworker.transport.publisher import get_list_names
 
 #: A process notes a queue anew after so long (s); one that is empty is forgotten so long after its last note.
-_NOTED_EVERY = 60.0
-_KEPT = 3600.0
+_RECORD_INTERVAL_SECONDS = 60.0
+_RETENTION_SECONDS = 3600.0
 
 #: Queues remembered.
-_MOST = 1000
+_MAX_QUEUES = 1000
 
 #: Characters of a queue's name; AMQP allows no more, and nobody reads what is longer.
-_LONGEST = 255
+_MAX_NAME_LENGTH = 255
 
 
-class CalledQueues:
+class DirectCallQueues:
     """Notes where calls go, and finds those that lie where no worker takes messages from."""
 
     def __init__(self, client: redis.Redis, clock: Clock) -> None:
@@ -34,11 +34,11 @@ class CalledQueues:
         """Remember that a call goes to `queue`. Raises `redis.RedisError`."""
         now = self._clock.monotonic()
         with self._lock:
-            if now - self._recorded_at.get(queue, float("-inf")) < _NOTED_EVERY:
+            if now - self._recorded_at.get(queue, float("-inf")) < _RECORD_INTERVAL_SECONDS:
                 return
         self._client.zadd(keys.CALLED_QUEUES, {queue: self._clock.now().timestamp()})
         with self._lock:
-            if len(self._recorded_at) >= _MOST:
+            if len(self._recorded_at) >= _MAX_QUEUES:
                 self._recorded_at.clear()
             self._recorded_at[queue] = now
 
@@ -47,17 +47,17 @@ class CalledQueues:
 
         The latest `_MOST` notes are looked at; older ones are dropped.
         """
-        self._client.zremrangebyrank(keys.CALLED_QUEUES, 0, -_MOST - 1)
-        noted: Any = self._client.zrevrange(keys.CALLED_QUEUES, 0, _MOST - 1, withscores=True)
-        others = [(queue, at) for queue, at in noted if queue not in served and len(queue) <= _LONGEST]
+        self._client.zremrangebyrank(keys.CALLED_QUEUES, 0, -_MAX_QUEUES - 1)
+        noted: Any = self._client.zrevrange(keys.CALLED_QUEUES, 0, _MAX_QUEUES - 1, withscores=True)
+        others = [(queue, at) for queue, at in noted if queue not in served and len(queue) <= _MAX_NAME_LENGTH]
         with self._client.pipeline(transaction=False) as pipe:
             for queue, _ in others:
-                for name in lists_of(queue):
+                for name in get_list_names(queue):
                     pipe.llen(name)
             lengths = [length if isinstance(length, int) else 0 for length in pipe.execute(raise_on_error=False)]
-        found, step = {}, len(lists_of(""))
+        found, step = {}, len(get_list_names(""))
         for number, (queue, at) in enumerate(others):
             found[queue] = sum(lengths[number * step : (number + 1) * step])
-            if not found[queue] and at < self._clock.now().timestamp() - _KEPT:
+            if not found[queue] and at < self._clock.now().timestamp() - _RETENTION_SECONDS:
                 self._client.zrem(keys.CALLED_QUEUES, queue)
         return {queue: count for queue, count in found.items() if count}

@@ -17,13 +17,13 @@ logger = structlog.get_logger(__name__)
 _CELERY_OPTIONS = ("max_retries", "time_limit", "soft_time_limit", "retry_backoff", "retry_backoff_max", "retry_jitter")
 
 
-def describe(app: Celery) -> list[dict[str, Any]]:
+def describe_tasks(app: Celery) -> list[dict[str, Any]]:
     """Every task that users defined, by name; one that cannot be described is logged and left out."""
     found = []
     for name, task in sorted(app.tasks.items()):
         if not name.startswith("celery."):
             try:
-                described = _describe(task)
+                described = _describe_task(task)
                 json.dumps(described)
             except Exception as error:  # noqa: BLE001  options of plain tasks are whatever users wrote
                 why = f"its options cannot be announced: {type(error).__name__}: {error}"
@@ -33,12 +33,12 @@ def describe(app: Celery) -> list[dict[str, Any]]:
     return found
 
 
-def digest(catalogue: list[dict[str, Any]]) -> str:
+def compute_digest(catalog: list[dict[str, Any]]) -> str:
     """Changes when anything in the catalogue does."""
-    return hashlib.sha256(json.dumps(catalogue, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(catalog, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _describe(task: Any) -> dict[str, Any]:
+def _describe_task(task: Any) -> dict[str, Any]:
     options: JobOptions = getattr(task, "job_options", None) or JobOptions()
     shown = {name: getattr(task, name, None) for name in _CELERY_OPTIONS}
     # Celery also takes a time there, which is one for all executions.
@@ -62,7 +62,7 @@ def _describe(task: Any) -> dict[str, Any]:
 
 def _parameters(task: Any) -> tuple[parameters.Parameter, ...]:
     try:
-        return parameters.from_signature(task.run, injected=(Context,))
+        return parameters.from_signature(task.run, injected_types=(Context,))
     except (NameError, TypeError, ValueError):
         # Annotations that cannot be resolved say nothing; any parameter is let through to the task.
         return (parameters.VARIADIC,)

@@ -5,19 +5,19 @@ from typing import Any
 
 from kombu import Queue
 
-from jobworker.domain.errors import Misconfigured
-from jobworker.domain.job import DEFAULT_QUEUE, SHIPPED_QUEUES
+from jobworker.domain.errors import ConfigurationError
+from jobworker.domain.job import DEFAULT_QUEUE, BUILTIN_QUEUES
 from jobworker.settings import Settings
 
 #: A broken Redis connection is noticed within so long (s); kombu alone waits for ever.
-_SOCKET_TIMEOUT = 5
+_SOCKET_TIMEOUT_SECONDS = 5
 
 #: Seconds between beat's looks at the schedule, and how long its lock lives without one.
-_BEAT_INTERVAL = 1
-_BEAT_LOCK = 15
+_BEAT_INTERVAL_SECONDS = 1
+_BEAT_LOCK_SECONDS = 15
 
 #: What every process has to know, and not only those of Celery: the variable that says it, or why nobody may.
-_ELSEWHERE = {
+_FIXED_SETTINGS = {
     "broker_url": "set JOBWORKER_REDIS_URL",
     "redbeat_redis_url": "set JOBWORKER_REDIS_URL",
     "timezone": "times are UTC; a schedule has a zone of its own",
@@ -29,7 +29,7 @@ _ELSEWHERE = {
 }
 
 
-def celery_settings(settings: Settings) -> dict[str, Any]:
+def build_celery_settings(settings: Settings) -> dict[str, Any]:
     """Celery's configuration for this system, by Celery's own names."""
     return {
         "broker_url": settings.redis_url,
@@ -40,7 +40,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "task_acks_late": True,
         "task_reject_on_worker_lost": False,
         "task_default_queue": DEFAULT_QUEUE,
-        "task_queues": [Queue(name, routing_key=name) for name in SHIPPED_QUEUES],
+        "task_queues": [Queue(name, routing_key=name) for name in BUILTIN_QUEUES],
         "task_create_missing_queues": True,
         "accept_content": ["json"],
         "task_serializer": "json",
@@ -58,28 +58,28 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         # A full Redis must not end the worker.
         "broker_channel_error_retry": True,
         "broker_transport_options": {
-            "socket_timeout": _SOCKET_TIMEOUT,
-            "socket_connect_timeout": _SOCKET_TIMEOUT,
+            "socket_timeout": _SOCKET_TIMEOUT_SECONDS,
+            "socket_connect_timeout": _SOCKET_TIMEOUT_SECONDS,
             "socket_keepalive": True,
             "health_check_interval": 10,
         },
         "result_expires": None,
         "beat_scheduler": "jobworker.transport.beat:Scheduler",
-        "beat_max_loop_interval": _BEAT_INTERVAL,
-        "redbeat_redis_options": {"socket_timeout": _SOCKET_TIMEOUT, "socket_connect_timeout": _SOCKET_TIMEOUT},
-        "redbeat_lock_timeout": _BEAT_LOCK,
+        "beat_max_loop_interval": _BEAT_INTERVAL_SECONDS,
+        "redbeat_redis_options": {"socket_timeout": _SOCKET_TIMEOUT_SECONDS, "socket_connect_timeout": _SOCKET_TIMEOUT_SECONDS},
+        "redbeat_lock_timeout": _BEAT_LOCK_SECONDS,
     }
 
 
-def lay_over(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+def merge_settings(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Our settings with those that an operator has made in their place, mappings key by key.
 
     Raises `Misconfigured` for one that is not decided there.
     """
-    laid = dict(ours)
-    for name in sorted(_ELSEWHERE.keys() & theirs.keys()):
-        raise Misconfigured(f"celeryconfig.py: {name} is not decided there; {_ELSEWHERE[name]}")
-    for name in ours.keys() & theirs.keys():
-        both = isinstance(ours[name], Mapping) and isinstance(theirs[name], Mapping)
-        laid[name] = {**ours[name], **theirs[name]} if both else theirs[name]
+    laid = dict(defaults)
+    for name in sorted(_FIXED_SETTINGS.keys() & overrides.keys()):
+        raise ConfigurationError(f"celeryconfig.py: {name} is not decided there; {_FIXED_SETTINGS[name]}")
+    for name in defaults.keys() & overrides.keys():
+        both = isinstance(defaults[name], Mapping) and isinstance(overrides[name], Mapping)
+        laid[name] = {**defaults[name], **overrides[name]} if both else overrides[name]
     return laid

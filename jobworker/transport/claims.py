@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import redis
 
 from jobworker.domain import events
-from jobworker.domain.events import Kind
+from jobworker.domain.events import EventKind
 from jobworker.transport import keys
 from jobworker.transport.scripts import attempts
 
 #: So many messages of one list are looked at in one step: Redis does nothing else meanwhile.
-_LOOKED_AT = 5000
+_MAX_SCANNED_MESSAGES = 5000
 
 
-class Answer(StrEnum):
+class ClaimResult(StrEnum):
     """What Redis says to a start, an end or a revocation."""
 
     RUN = "run"
@@ -29,7 +29,7 @@ class Answer(StrEnum):
     FINISHED = "finished"
 
 
-class Ticket(NamedTuple):
+class Claim(NamedTuple):
     """One delivery of one attempt to one worker; `token` tells deliveries apart."""
 
     execution: str
@@ -45,10 +45,10 @@ class Claims:
         self._client = client
         self._revoke = client.register_script(attempts.REVOKE)
         self._restore = client.register_script(attempts.RESTORE)
-        self._take_back = client.register_script(attempts.TAKE_BACK)
+        self._take_back = client.register_script(attempts.WITHDRAW)
         self._abandon = client.register_script(attempts.ABANDON)
 
-    def revoke(self, attempts: Sequence[tuple[str, int]]) -> list[Answer]:
+    def revoke(self, attempts: Sequence[tuple[str, int]]) -> list[ClaimResult]:
         """Make sure that these (execution, attempt) never start, in one round trip.
 
         Returns of each REVOKED, or how far it is: RUNNING, FINISHED. RUNNING also when a worker has only fetched it; it
@@ -60,32 +60,32 @@ class Claims:
             for execution, attempt in attempts:
                 run = keys.RUN.format(execution=execution)
                 self._revoke(keys=[run], args=[execution, attempt, keys.RUNNING_TTL], client=pipe)
-            return [Answer(answer) for answer in pipe.execute()]
+            return [ClaimResult(answer) for answer in pipe.execute()]
 
     def withdraw(self, lists: Sequence[str]) -> list[tuple[str, int]]:
         """Take our messages out of these lists; the (execution, attempt) of each. Others' messages stay.
 
         Of a list that is very long, because others use it, only a part is looked at.
         """
-        found = self._take_back(keys=list(lists), args=[_LOOKED_AT])
+        found = self._take_back(keys=list(lists), args=[_MAX_SCANNED_MESSAGES])
         return [(execution, int(attempt)) for execution, attempt in zip(found[::2], found[1::2], strict=True)]
 
-    def restore(self, ticket: Ticket) -> None:
+    def restore(self, claim: Claim) -> None:
         """Write the record of an attempt that a worker has in hand again after Redis lost it."""
         self._restore(
-            keys=[keys.RUN.format(execution=ticket.execution)],
-            args=[ticket.execution, ticket.attempt, ticket.worker, ticket.token, keys.RUNNING_TTL],
+            keys=[keys.RUN.format(execution=claim.execution)],
+            args=[claim.execution, claim.attempt, claim.worker, claim.token, keys.RUNNING_TTL],
         )
 
-    def abandon(self, execution: str, attempt: int, data: Mapping[str, Any], kind: Kind = Kind.LOST) -> None:
+    def abandon(self, execution: str, attempt: int, data: Mapping[str, Any], kind: EventKind = EventKind.LOST) -> None:
         """End an attempt that no worker knows of; `data` goes into its event, which is of this kind."""
         fields = events.encode(kind, execution, attempt, data)
         self._abandon(
             keys=[keys.RUN.format(execution=execution), keys.EVENTS],
-            args=[execution, attempt, keys.FINISHED_TTL, *flat(fields)],
+            args=[execution, attempt, keys.FINISHED_TTL, *flatten(fields)],
         )
 
 
-def flat(fields: Mapping[str, str]) -> list[str]:
+def flatten(fields: Mapping[str, str]) -> list[str]:
     """`{"a": "1"}` → `["a", "1"]`, as XADD takes it."""
     return [item for pair in fields.items() for item in pair]

@@ -15,13 +15,13 @@ KEY_PREFIX = "redbeat:"
 SCHEDULE_KEY = KEY_PREFIX + ":schedule"
 
 #: Field of an entry's hash that holds `encode(...)`.
-DEFINITION = "definition"
+DEFINITION_FIELD = "definition"
 
 #: The `__type__` under which RedBeat's JSON carries a rule of ours.
 RULE_TYPE = "jobworker.rule"
 
 #: What of a schedule's JSON says when it is due.
-_TIMETABLE = ("rule", "zone", "dst", "start", "end")
+_TIMETABLE_FIELDS = ("rule", "zone", "dst", "start", "end")
 
 _encode_sorted = json.JSONEncoder(sort_keys=True).encode
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -29,21 +29,21 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-def entry_key(schedule_id: str) -> str:
+def build_entry_key(schedule_id: str) -> str:
     """The Redis key of a schedule's entry."""
     return KEY_PREFIX + schedule_id
 
 
-def calendars(spec: Mapping[str, Any]) -> list[str]:
+def list_calendars(spec: Mapping[str, Any]) -> list[str]:
     """The names of the calendars without which nobody could say when this schedule is due."""
-    return [name for field in _calendar_fields(spec) for name in _names(spec.get(field))]
+    return [name for field in _calendar_fields(spec) for name in _to_list(spec.get(field))]
 
 
-def encode(schedule_id: str, spec: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> str:
+def encode_definition(schedule_id: str, spec: Mapping[str, Any], calendar_specs: Mapping[str, Any] | None = None) -> str:
     """An entry's definition as RedBeat stores it, from a schedule's JSON and that of its `calendars` by name."""
-    fields = (*_TIMETABLE, *_calendar_fields(spec))
+    fields = (*_TIMETABLE_FIELDS, *_calendar_fields(spec))
     timetable = {name: spec[name] for name in fields if spec.get(name) is not None}
-    needed = {name: known[name] for name in calendars(spec) if known and name in known}
+    needed = {name: calendar_specs[name] for name in list_calendars(spec) if calendar_specs and name in calendar_specs}
     if needed:
         timetable["calendars"] = needed
     definition = {
@@ -66,7 +66,7 @@ def _calendar_fields(spec: Mapping[str, Any]) -> tuple[str, ...]:
     return ("calendar", "require", "exclude") if rule.get("roll") else ("calendar",)
 
 
-def _names(named: str | Sequence[str] | None) -> Sequence[str]:
+def _to_list(named: str | Sequence[str] | None) -> Sequence[str]:
     return [named] if isinstance(named, str) else named or ()
 
 
@@ -80,6 +80,6 @@ def from_score(score: str | bytes) -> dt.datetime:
     return _EPOCH + dt.timedelta(microseconds=round(float(score) * 1_000_000))
 
 
-def due_data(schedule_id: str, nominal: dt.datetime) -> str:
+def encode_due_event(schedule_id: str, nominal: dt.datetime) -> str:
     """The data of the event which says that a schedule is due."""
     return _encode({"schedule": schedule_id, "at": nominal.isoformat()})

@@ -11,7 +11,7 @@ import redis
 from jobworker.transport import keys
 
 #: The keys that have no part of their own for each worker or execution, and of which type they are.
-_TYPES = {
+_KEY_TYPES = {
     keys.EPOCH: "string",
     keys.EVENTS: "stream",
     keys.LOGS: "stream",
@@ -23,7 +23,7 @@ _TYPES = {
 }
 
 #: The last moment that a date can have (ms): no clock has given an entry of a stream an id beyond it.
-LATEST = 253_402_300_799_999
+MAX_DATE_MS = 253_402_300_799_999
 
 #: KEYS stream. Writes it anew; its last id cannot be lowered. Answers how many entries have another id now.
 _RENUMBER = f"""
@@ -31,7 +31,7 @@ local entries, count = redis.call('XRANGE', KEYS[1], '-', '+'), 0
 redis.call('DEL', KEYS[1])
 for _, entry in ipairs(entries) do
   local id = entry[1]
-  if tonumber(string.match(id, '^%d+')) > {LATEST} then id, count = '*', count + 1 end
+  if tonumber(string.match(id, '^%d+')) > {MAX_DATE_MS} then id, count = '*', count + 1 end
   redis.call('XADD', KEYS[1], id, unpack(entry[2]))
 end
 return count
@@ -40,25 +40,25 @@ return count
 
 def is_beyond_dates(stream_id: str) -> bool:
     """Return whether the time in a stream id is later than any date, so that no clock has made it."""
-    return int(stream_id.partition("-")[0]) > LATEST
+    return int(stream_id.partition("-")[0]) > MAX_DATE_MS
 
 
-def renumber(client: redis.Redis, stream: str) -> int:
+def renumber_entries(client: redis.Redis, stream: str) -> int:
     """Give entries with an id beyond all dates new ones; return how many. Raises `redis.RedisError`."""
     return int(client.eval(_RENUMBER, 1, stream))
 
 
-def set_aside(client: redis.Redis) -> list[tuple[str, str, str]]:
+def rename_foreign_keys(client: redis.Redis) -> list[tuple[str, str, str]]:
     """Rename keys that hold something of another type; return (key, the type found, the new name) of each.
 
     What was set aside before under the same name is replaced. Raises `redis.RedisError`.
     """
     with client.pipeline(transaction=False) as pipe:
-        for key in _TYPES:
+        for key in _KEY_TYPES:
             pipe.type(key)
         found: list[Any] = pipe.execute()
     moved = []
-    for (key, wanted), kind in zip(_TYPES.items(), found, strict=True):
+    for (key, wanted), kind in zip(_KEY_TYPES.items(), found, strict=True):
         if kind not in (wanted, "none"):
             name = keys.ASIDE.format(key=key)
             client.rename(key, name)

@@ -75,7 +75,7 @@ BEAT_QUARANTINE = "jw:beat:quarantine"
 BEAT_PROJECTION = "jw:beat:projection"
 
 #: Messages that POISON keeps.
-MOST_POISON = 1000
+MAX_POISON = 1000
 
 #: A worker's death is held against its messages so long (s).
 LOSSES_TTL = 7 * 24 * 3600

@@ -17,35 +17,35 @@ import redis
 import structlog
 
 from jobworker.clock import Clock
-from jobworker.domain.events import Kind
+from jobworker.domain.events import EventKind
 from jobworker.transport import keys
-from jobworker.transport.broker.fetching import MOST, Appetite
-from jobworker.transport.claims import Answer, Ticket
-from jobworker.transport.messages import Fetched, Owed, ticket_of, ticket_of_text
-from jobworker.transport.scripts.messages import SETTLE
+from jobworker.transport.broker.fetching import MAX_PREFETCH, PrefetchEstimator
+from jobworker.transport.claims import ClaimResult, Claim
+from jobworker.transport.messages import FetchedMessage, PendingReport, parse_claim, parse_claim_from_message
+from jobworker.transport.scripts.messages import FLUSH
 
 logger = structlog.get_logger(__name__)
 
 #: Reports leave at this distance (s), the second while many jobs end; after a pause the first leaves at once.
-_SHORT_PACE, _PACE = 0.002, 0.02
+_MIN_FLUSH_INTERVAL_SECONDS, _FLUSH_INTERVAL_SECONDS = 0.002, 0.02
 
 #: Reports that leave at once however short the last one is ago, and the most that leave in one call.
-_MANY, _MOST_AT_ONCE = 200, 400
+_FLUSH_THRESHOLD, _FLUSH_BATCH_SIZE = 200, 400
 
 #: Characters of data after which no report is added to a call: Redis counts a call as used memory, too.
-_LARGE = 128 * 1024
+_MAX_FLUSH_CHARACTERS = 128 * 1024
 
 #: Pause before Redis is asked again (s), doubled up to the second figure.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+_MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 2.0
 
 #: What was fetched and has not started within so long (s) goes back, for another worker or a more urgent job.
-_PATIENCE = 0.2
+_PREFETCH_TIMEOUT_SECONDS = 0.2
 
 #: While reports could not leave for so long (s), nothing new is begun.
-_OVERDUE = 1.0
+_OVERDUE_SECONDS = 1.0
 
 
-class Fenced(Exception):
+class WorkerFenced(Exception):
     """This worker was given up: what it does no longer counts."""
 
 
@@ -58,24 +58,24 @@ class Mailbox:
         code_version: str,
         clock: Clock,
         connect: Callable[[], redis.Redis],
-        end: Callable[[], None],
+        stop_worker: Callable[[], None],
     ) -> None:
-        """`connect` opens a client of its own; `end` ends the worker when it was given up."""
+        """`connect` opens a client of its own; `stop_worker` ends the worker when it was given up."""
         self.worker = worker
         #: What was fetched and is not in Celery's hands; the first `_cleared` of it may start.
-        self.prefetched: collections.deque[Fetched] = collections.deque()
+        self.prefetched: collections.deque[FetchedMessage] = collections.deque()
         #: What Celery has in hand, by tag.
-        self.delivered: dict[str, Ticket | None] = {}
-        self.prefetch_estimator = Appetite()
+        self.delivered: dict[str, Claim | None] = {}
+        self.prefetch_estimator = PrefetchEstimator()
         #: Asks for a turn of the event loop soon, from whatever thread; None: there is none, settle at once.
         self.call_soon: Callable[[], None] | None = None
         #: Hands to Celery what can start, and how many could; whoever consumes sets them.
-        self.deliver_ready: Callable[[], None] = _nothing
+        self.deliver_ready: Callable[[], None] = _do_nothing
         self.get_credit: Callable[[], int] = int  # Which is 0: nobody consumes.
         self._startable_count = 0
         self._clock = clock
         self._connect = connect
-        self.stop_worker = end
+        self.stop_worker = stop_worker
         self._client: redis.Redis | None = None
         # The data of a `running` event, before and after the tag.
         self._running_data = (
@@ -83,7 +83,7 @@ class Mailbox:
             '"}',
         )
         self._next_tag = 1
-        self._pending_reports: list[Owed] = []
+        self._pending_reports: list[PendingReport] = []
         # How many reports Redis has taken: each has its number, so that none is told twice.
         self._flushed_count = 0
         self._flush_lock = threading.RLock()
@@ -99,14 +99,14 @@ class Mailbox:
         self._next_tag += count
         return first
 
-    def add_fetched(self, entries: Iterable[tuple[str, str, bytes]], starting: int = 0) -> None:
-        """(tag, queue, message) that are in the in-flight hash now; `starting` of them may start, and all before."""
+    def add_fetched(self, entries: Iterable[tuple[str, str, bytes]], startable: int = 0) -> None:
+        """(tag, queue, message) that are in the in-flight hash now; `startable` of them may start, and all before."""
         now = self._clock.monotonic()
         before = len(self.prefetched)
         for tag, queue, message in entries:
-            self.prefetched.append(Fetched(tag, queue, message, ticket_of_text(message, self.worker, tag), now))
-        if starting:
-            self._startable_count = min(before + starting, len(self.prefetched))
+            self.prefetched.append(FetchedMessage(tag, queue, message, parse_claim_from_message(message, self.worker, tag), now))
+        if startable:
+            self._startable_count = min(before + startable, len(self.prefetched))
         if self._startable_count < len(self.prefetched):
             self._request_flush()
 
@@ -116,7 +116,7 @@ class Mailbox:
         self.add_fetched(entries)
         self.prefetched.extend(later)
 
-    def pop_startable(self) -> Fetched | None:
+    def pop_startable(self) -> FetchedMessage | None:
         """The next message that may start, which Celery has in hand from now on."""
         if not self._startable_count or self.is_overdue():
             return None
@@ -130,18 +130,18 @@ class Mailbox:
         if self.is_overdue():
             return 0
         ahead = self.prefetch_estimator.estimate_prefetch(self._clock.monotonic())
-        room = min(MOST, self.get_credit() + ahead - len(self.prefetched))
+        room = min(MAX_PREFETCH, self.get_credit() + ahead - len(self.prefetched))
         # By the batch: not one call for each message that left.
         return room if room > 0 and (not self.prefetched or room >= ahead // 2) else 0
 
     def estimate_startable(self) -> int:
         """How many of the messages that are waiting may have started before Redis is told the next time."""
-        return self.get_credit() + self.prefetch_estimator.estimate_starts(self._clock.monotonic(), _PACE)
+        return self.get_credit() + self.prefetch_estimator.estimate_starts(self._clock.monotonic(), _FLUSH_INTERVAL_SECONDS)
 
     def is_overdue(self) -> bool:
         """Whether Redis has refused reports for so long that nothing new should begin."""
         since = self._refused_since
-        return since is not None and self._clock.monotonic() - since > _OVERDUE
+        return since is not None and self._clock.monotonic() - since > _OVERDUE_SECONDS
 
     def get_tags(self) -> set[str]:
         """The tags of all messages that are waiting, in hand, or done and not yet acknowledged."""
@@ -153,7 +153,7 @@ class Mailbox:
 
     def requeue_late(self) -> None:
         """Return what was fetched ahead and has not started in time."""
-        if self.prefetched and self._clock.monotonic() - self.prefetched[0].fetched_at > _PATIENCE:
+        if self.prefetched and self._clock.monotonic() - self.prefetched[0].fetched_at > _PREFETCH_TIMEOUT_SECONDS:
             self.prefetch_estimator.reset()
             self.requeue_prefetched()
 
@@ -171,76 +171,76 @@ class Mailbox:
         for tag, ticket in list(self.delivered.items()):
             if ticket:
                 data = {"worker": ticket.worker, "token": tag, "reason": "its worker was shut down"}
-                self.report_ended(ticket, Kind.INTERRUPTED, json.dumps(data))
+                self.report_ended(ticket, EventKind.INTERRUPTED, json.dumps(data))
             else:
                 self.requeue(tag)
 
     # --- reports ----------------------------------------------------------------------------------------------
 
-    def can_start(self, ticket: Ticket) -> bool:
+    def can_start(self, claim: Claim) -> bool:
         """Whether the attempt was cleared when it was handed over."""
-        return self.delivered.get(ticket.token) == ticket
+        return self.delivered.get(claim.token) == claim
 
-    def claim(self, ticket: Ticket) -> Answer:
+    def claim(self, claim: Claim) -> ClaimResult:
         """Ask whether an attempt that no fetch has taken may start. Raises `redis.RedisError`, `Fenced`."""
         with self._flush_lock:
-            answer = Answer(self._send_batch([Owed("claim", ticket.token, ticket.execution, ticket.attempt)])[0])
-        if answer is Answer.RUN:
-            self.delivered[ticket.token] = ticket
+            answer = ClaimResult(self._send_batch([PendingReport("claim", claim.token, claim.execution, claim.attempt)])[0])
+        if answer is ClaimResult.RUN:
+            self.delivered[claim.token] = claim
         return answer
 
-    def report_direct_call(self, ticket: Ticket, data: str) -> None:
+    def report_direct_call(self, claim: Claim, data: str) -> None:
         """The attempt is the first of an execution that was called from Python; said before anything else about it."""
-        self._add_report(Owed("tell", ticket.token, ticket.execution, ticket.attempt, Kind.CALLED, data))
+        self._add_report(PendingReport("tell", claim.token, claim.execution, claim.attempt, EventKind.CALLED, data))
 
-    def report_started(self, ticket: Ticket) -> None:
+    def report_started(self, claim: Claim) -> None:
         """A process or thread has begun with the attempt."""
-        data = ticket.token.join(self._running_data)
-        self._add_report(Owed("tell", ticket.token, ticket.execution, ticket.attempt, Kind.RUNNING, data))
+        data = claim.token.join(self._running_data)
+        self._add_report(PendingReport("tell", claim.token, claim.execution, claim.attempt, EventKind.RUNNING, data))
 
-    def report_ended(self, ticket: Ticket, kind: str, data: str, then: Callable[[], None] | None = None) -> None:
-        """The attempt ended: the report, its data as JSON, and the acknowledgement. `then` once Redis has it."""
-        self._release(ticket.token)
-        self._add_report(Owed("end", ticket.token, ticket.execution, ticket.attempt, kind, data, then))
+    def report_ended(self, claim: Claim, kind: str, data: str, callback: Callable[[], None] | None = None) -> None:
+        """The attempt ended: the report, its data as JSON, and the acknowledgement. `callback` once Redis has it."""
+        self._release(claim.token)
+        self._add_report(PendingReport("end", claim.token, claim.execution, claim.attempt, kind, data, callback))
 
-    def report_refused(self, ticket: Ticket, kind: str, data: str) -> None:
+    def report_refused(self, claim: Claim, kind: str, data: str) -> None:
         """The attempt cannot start on this worker; somebody else may try it."""
-        self._release(ticket.token)
-        self._add_report(Owed("refuse", ticket.token, ticket.execution, ticket.attempt, kind, data))
+        self._release(claim.token)
+        self._add_report(PendingReport("refuse", claim.token, claim.execution, claim.attempt, kind, data))
 
     def acknowledge(self, tag: str, kind: str | None = None, data: str = "{}") -> None:
         """A message is done that is no attempt, or a copy of one. `kind`: what to tell about it."""
         if tag in self.delivered or kind:
             self._release(tag)
-            self._add_report(Owed("done", tag, kind=kind or "", data=data))
+            self._add_report(PendingReport("done", tag, kind=kind or "", data=data))
 
     def reject(self, tag: str, headers: Any, error: Exception, reason: str, queue: str | None) -> None:
         """A message that cannot become a run of a job: report it, and be done with it."""
         # The job has raised nothing, so it is not shown as what a job raised.
         why = f"{reason}: {type(error).__name__}: {error}"[:1000]
         told = {"type": "MessageRejected", "message": why, "traceback": None}
-        ticket = ticket_of(headers, self.worker, tag)
+        ticket = parse_claim(headers, self.worker, tag)
         if ticket:
             mine = {"worker": ticket.worker, "token": tag, "reason": reason, "error": told}
-            self.report_ended(ticket, Kind.REJECTED, json.dumps(mine))
+            self.report_ended(ticket, EventKind.REJECTED, json.dumps(mine))
         else:
             known = headers if isinstance(headers, dict) else {}
             ids = {"message": known.get("id"), "task": known.get("task"), "queue": queue}
-            self.acknowledge(tag, Kind.REJECTED, json.dumps({**ids, "reason": reason, "error": told}, default=str))
+            self.acknowledge(tag, EventKind.REJECTED, json.dumps({**ids, "reason": reason, "error": told}, default=str))
 
     def requeue(self, tag: str) -> None:
         """The message was not started and goes back to the front of its list."""
         if tag in self.delivered:
             ticket = self.delivered.pop(tag)
             execution, attempt = (ticket.execution, ticket.attempt) if ticket else ("", 0)
-            self._add_report(Owed("back", tag, execution, attempt))
+            self._add_report(PendingReport("back", tag, execution, attempt))
 
-    def list_claims(self) -> list[Ticket]:
+    def list_claims(self) -> list[Claim]:
         """Return the attempts of this worker that run, may start at any moment, or whose end Redis has not taken."""
         waiting = [fetched.claim for fetched in list(self.prefetched)]
         # Otherwise an attempt would be believed lost, and run again, while a full Redis does not take its end.
         ends = [owed for owed in list(self._pending_reports) if owed.operation == "end"]
-        ended = [Ticket(owed.execution, owed.attempt, self.worker, owed.tag) for owed in ends]
+        ended = [Claim(owed.execution, owed.attempt, self.worker, owed.tag) for owed in ends]
         return [ticket for ticket in [*self.delivered.values(), *waiting, *ended] if ticket]
 
     def end_fenced_worker(self) -> NoReturn:
@@ -249,7 +249,7 @@ class Mailbox:
             "worker_was_given_up", worker=self.worker, why="its heartbeat had stopped for longer than its lease"
         )
         self.stop_worker()
-        raise Fenced
+        raise WorkerFenced
 
     # --- settling ---------------------------------------------------------------------------------------------
 
@@ -258,11 +258,11 @@ class Mailbox:
         idle = self.prefetched and not self._startable_count and self.get_credit() > 0
         if not self._pending_reports and not idle:
             return None
-        pace = self._backoff or (0.0 if idle or len(self._pending_reports) >= _MANY else self._get_flush_interval())
+        pace = self._backoff or (0.0 if idle or len(self._pending_reports) >= _FLUSH_THRESHOLD else self._get_flush_interval())
         return max(0.0, self._flushed_at + pace - self._clock.monotonic())
 
     def _get_flush_interval(self) -> float:
-        return _PACE if self.prefetch_estimator.is_high_rate() else _SHORT_PACE
+        return _FLUSH_INTERVAL_SECONDS if self.prefetch_estimator.is_high_rate() else _MIN_FLUSH_INTERVAL_SECONDS
 
     def flush(self) -> bool:
         """Tell Redis what is owed and what starts next; False if it did not take it (it is kept). Raises `Fenced`."""
@@ -280,40 +280,40 @@ class Mailbox:
                 self._backoff, self._refused_since = 0.0, None
                 self._confirm_batch(part, answers)
 
-    def _get_next_batch(self) -> list[Owed]:
+    def _get_next_batch(self) -> list[PendingReport]:
         """Return the reports that the next call to Redis carries."""
-        owed = self._pending_reports[:_MOST_AT_ONCE]
+        owed = self._pending_reports[:_FLUSH_BATCH_SIZE]
         sizes = itertools.accumulate(len(each.data) for each in owed)
-        return owed[: 1 + sum(size <= _LARGE for size in sizes)]
+        return owed[: 1 + sum(size <= _MAX_FLUSH_CHARACTERS for size in sizes)]
 
-    def flush_before_exit(self, within: float) -> bool:
-        """Settle before the worker ends, insisting for up to `within` seconds. Raises `Fenced`."""
-        deadline = self._clock.monotonic() + within
+    def flush_before_exit(self, timeout: float) -> bool:
+        """Settle before the worker ends, insisting for up to `timeout` seconds. Raises `Fenced`."""
+        deadline = self._clock.monotonic() + timeout
         while not self.flush():
             if self._clock.monotonic() > deadline:
                 logger.error("reports_not_delivered", count=len(self._pending_reports))
                 return False
-            self._clock.wait(threading.Event(), _FIRST_PAUSE)
+            self._clock.wait(threading.Event(), _MIN_BACKOFF_SECONDS)
         return True
 
-    def _send_batch(self, part: list[Owed], clear: int = 0, number: int = 0) -> list[str]:
+    def _send_batch(self, batch: list[PendingReport], startable: int = 0, number: int = 0) -> list[str]:
         self._flushed_at = self._clock.monotonic()
         if self._client is None:
             self._client = self._connect()
-            self._script = self._client.register_script(SETTLE)
-        last = self.prefetched[clear - 1].tag if clear > self._startable_count else ""
+            self._script = self._client.register_script(FLUSH)
+        last = self.prefetched[startable - 1].tag if startable > self._startable_count else ""
         arguments: list[Any] = [self.worker, keys.RUNNING_TTL, keys.FINISHED_TTL, last, number]
-        for owed in part:
+        for owed in batch:
             arguments += (owed.operation, owed.tag, owed.execution, owed.attempt, owed.kind, owed.data)
         names = [keys.FENCE.format(worker=self.worker), keys.INFLIGHT.format(worker=self.worker), keys.EVENTS]
         answers: list[str] = self._script(keys=names, args=arguments)
         if answers == ["fenced"]:
             self.end_fenced_worker()
-        self._startable_count = max(self._startable_count, clear)
+        self._startable_count = max(self._startable_count, startable)
         return answers
 
-    def _add_report(self, owed: Owed) -> None:
-        self._pending_reports.append(owed)
+    def _add_report(self, report: PendingReport) -> None:
+        self._pending_reports.append(report)
         self._request_flush()
 
     def _request_flush(self) -> None:
@@ -327,14 +327,14 @@ class Mailbox:
         now = self._clock.monotonic()
         self._flushed_at = now
         self._refused_since = now if self._refused_since is None else self._refused_since
-        self._backoff = min(self._backoff * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
+        self._backoff = min(self._backoff * 2 or _MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS)
         logger.warning("redis_takes_no_reports", error=str(error), owed=len(self._pending_reports), next_try_in=self._backoff)
 
-    def _confirm_batch(self, part: list[Owed], answers: list[str]) -> None:
-        del self._pending_reports[: len(part)]
-        self._flushed_count += len(part)
-        for owed, answer in zip(part, answers, strict=True):
-            if answer == Answer.STALE:
+    def _confirm_batch(self, batch: list[PendingReport], answers: list[str]) -> None:
+        del self._pending_reports[: len(batch)]
+        self._flushed_count += len(batch)
+        for owed, answer in zip(batch, answers, strict=True):
+            if answer == ClaimResult.STALE:
                 logger.warning("report_refused", execution=owed.execution, attempt=owed.attempt, why=answer)
             if owed.callback:
                 owed.callback()
@@ -345,5 +345,5 @@ class Mailbox:
             self.prefetch_estimator.record_ended()
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """Nobody consumes."""

@@ -12,7 +12,7 @@ import redis
 from jobworker.transport import keys
 
 
-class Order(NamedTuple):
+class StopRequest(NamedTuple):
     """This attempt has to stop, because `by` wants so."""
 
     execution: str
@@ -20,29 +20,29 @@ class Order(NamedTuple):
     requested_by: str
 
 
-class Orders:
+class StopRequests:
     """The orders to workers, on one client."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
-    def publish(self, worker: str, orders: Iterable[Order]) -> None:
+    def publish(self, worker: str, requests: Iterable[StopRequest]) -> None:
         """Leave orders where the worker looks. Raises `redis.RedisError`."""
         name = keys.ORDERS.format(worker=worker)
-        told = {each.execution: json.dumps([each.attempt, each.requested_by]) for each in orders}
+        told = {each.execution: json.dumps([each.attempt, each.requested_by]) for each in requests}
         try:
             self._write(name, told)
         except redis.ResponseError:  # Something else has taken its place.
             self._client.delete(name)
             self._write(name, told)
 
-    def _write(self, name: str, told: dict[Any, Any]) -> None:
+    def _write(self, name: str, fields: dict[Any, Any]) -> None:
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.hset(name, mapping=told)
+            pipe.hset(name, mapping=fields)
             pipe.expire(name, keys.ORDERS_TTL)
             pipe.execute()
 
-    def list_for_worker(self, worker: str) -> list[Order]:
+    def list_for_worker(self, worker: str) -> list[StopRequest]:
         """Return the orders to a worker; what has taken their place is deleted. Raises `redis.RedisError`."""
         name = keys.ORDERS.format(worker=worker)
         try:
@@ -50,16 +50,16 @@ class Orders:
         except redis.ResponseError:
             self._client.delete(name)
             return []
-        return [_read(execution, text) for execution, text in found.items()]
+        return [_parse_request(execution, text) for execution, text in found.items()]
 
-    def delete(self, worker: str, orders: Iterable[Order]) -> None:
+    def delete(self, worker: str, requests: Iterable[StopRequest]) -> None:
         """Take orders back that are about nothing that the worker runs. Raises `redis.RedisError`."""
-        self._client.hdel(keys.ORDERS.format(worker=worker), *(each.execution for each in orders))
+        self._client.hdel(keys.ORDERS.format(worker=worker), *(each.execution for each in requests))
 
 
-def _read(execution: str, text: str) -> Order:
+def _parse_request(execution: str, text: str) -> StopRequest:
     try:
         attempt, by = json.loads(text)
-        return Order(execution, int(attempt), str(by))
+        return StopRequest(execution, int(attempt), str(by))
     except (TypeError, ValueError, OverflowError, RecursionError):
-        return Order(execution, 0, "")  # Nobody's: it is taken back.
+        return StopRequest(execution, 0, "")  # Nobody's: it is taken back.

@@ -13,13 +13,13 @@ from jobworker.transport import entries, keys
 _Item = TypeVar("_Item")
 
 #: Entries that one script looks at or writes: a few milliseconds of Redis's time.
-_CHUNK = 500
+_BATCH_SIZE = 500
 
 #: What beat has reported is settled within a second; who was passed for so long was not heard of.
-_UNHEARD_AFTER = dt.timedelta(seconds=10)
+_LOST_EVENT_AFTER = dt.timedelta(seconds=10)
 
 #: Reports that are not settled yet and are looked through for those of beat. If there are more, all may be among them.
-_MOST_UNSETTLED = 1000
+_MAX_UNREAD_EVENTS = 1000
 
 #: KEYS schedule, projection, events stream. ARGV prefix of entries, now, before when what was due counts as lost
 #: (scores), the stream id up to which events are settled, then for each schedule its id, version ("" if beat must not
@@ -34,12 +34,12 @@ local unsettled, many
 local function is_unsettled(id)
   if not unsettled then
     unsettled = {{}}
-    local events = redis.call('XRANGE', KEYS[3], '(' .. ARGV[4], '+', 'COUNT', {_MOST_UNSETTLED})
-    many = #events == {_MOST_UNSETTLED}
+    local events = redis.call('XRANGE', KEYS[3], '(' .. ARGV[4], '+', 'COUNT', {_MAX_UNREAD_EVENTS})
+    many = #events == {_MAX_UNREAD_EVENTS}
     for _, event in ipairs(events) do
       local fields = {{}}
       for i = 1, #event[2], 2 do fields[event[2][i]] = event[2][i + 1] end
-      local read, data = pcall(cjson.decode, fields.kind == '{events.Kind.DUE}' and fields.data or '')
+      local read, data = pcall(cjson.decode, fields.kind == '{events.EventKind.DUE}' and fields.data or '')
       if read and type(data) == 'table' and data.schedule then unsettled[data.schedule] = true end
     end
   end
@@ -81,7 +81,7 @@ end
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedEntry:
     """How an entry should be: of this version, due no later than `next_at`; None: there should be none."""
 
     id: str
@@ -90,7 +90,7 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class ProjectedSchedule:
     """A schedule that beat has to know, when it is due next, and what says when: itself and calendars, as JSON."""
 
     id: str
@@ -100,7 +100,7 @@ class Planned:
     calendars: Mapping[str, Any]
 
 
-class Compared(NamedTuple):
+class ProjectionDifference(NamedTuple):
     """What a comparison found: ids of schedules to be written or removed; unheard or put off by hand: put back."""
 
     outdated: list[str]
@@ -116,16 +116,16 @@ class Projection:
         self._compare = client.register_script(_COMPARE)
         self._write = client.register_script(_WRITE)
 
-    def compare(self, expected: Sequence[Expected], now: dt.datetime, read_to: str) -> Compared:
-        """Find the entries that are not as they should be; events are settled up to the stream id `read_to`.
+    def compare(self, expected: Sequence[ExpectedEntry], now: dt.datetime, events_offset: str) -> ProjectionDifference:
+        """Find the entries that are not as they should be; events are settled up to the stream id `events_offset`.
 
         An entry that is well keeps its place, unless SQL waits for an occurrence which beat has passed already: the
         event was lost, and the entry is put back so that beat reports it again.
         """
-        answer = Compared([], [], [])
-        bounds = [entries.to_score(now), entries.to_score(now - _UNHEARD_AFTER), read_to]
+        answer = ProjectionDifference([], [], [])
+        bounds = [entries.to_score(now), entries.to_score(now - _LOST_EVENT_AFTER), events_offset]
         for chunk in _chunks(expected):
-            asked = [text for each in chunk for text in _question(each)]
+            asked = [text for each in chunk for text in _to_compare_arguments(each)]
             found: Any = self._compare(
                 keys=[entries.SCHEDULE_KEY, keys.BEAT_PROJECTION, keys.EVENTS],
                 args=[entries.KEY_PREFIX, *bounds, *asked],
@@ -135,17 +135,17 @@ class Projection:
             answer.postponed.extend(found[2])
         return answer
 
-    def write(self, planned: Sequence[Planned]) -> None:
+    def write(self, schedules: Sequence[ProjectedSchedule]) -> None:
         """Write these entries anew. Each starts with its next occurrence, be it long past."""
-        for chunk in _chunks(planned):
-            told = [text for each in chunk for text in _telling(each)]
+        for chunk in _chunks(schedules):
+            told = [text for each in chunk for text in _to_write_arguments(each)]
             names = [entries.SCHEDULE_KEY, keys.BEAT_PROJECTION, keys.BEAT_QUARANTINE]
             self._write(keys=names, args=[entries.KEY_PREFIX, *told])
 
     def remove(self, ids: Sequence[str]) -> None:
         """Leave nothing of these schedules."""
         for chunk in _chunks(ids):
-            entry_keys = [entries.entry_key(schedule_id) for schedule_id in chunk]
+            entry_keys = [entries.build_entry_key(schedule_id) for schedule_id in chunk]
             pipeline = self._client.pipeline()
             pipeline.zrem(entries.SCHEDULE_KEY, *entry_keys)
             pipeline.delete(*entry_keys)
@@ -164,16 +164,16 @@ class Projection:
         return int(answer[0]), list(answer[1])
 
 
-def _question(each: Expected) -> tuple[str, str, str]:
-    if each.next_at is None:
-        return each.id, "", ""
-    return each.id, each.version, entries.to_score(each.next_at)
+def _to_compare_arguments(entry: ExpectedEntry) -> tuple[str, str, str]:
+    if entry.next_at is None:
+        return entry.id, "", ""
+    return entry.id, entry.version, entries.to_score(entry.next_at)
 
 
-def _telling(each: Planned) -> tuple[str, str, str, str]:
-    return each.id, each.version, entries.encode(each.id, each.spec, each.calendars), entries.to_score(each.next_at)
+def _to_write_arguments(schedule: ProjectedSchedule) -> tuple[str, str, str, str]:
+    return schedule.id, schedule.version, entries.encode_definition(schedule.id, schedule.spec, schedule.calendars), entries.to_score(schedule.next_at)
 
 
 def _chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
-    for start in range(0, len(items), _CHUNK):
-        yield items[start : start + _CHUNK]
+    for start in range(0, len(items), _BATCH_SIZE):
+        yield items[start : start + _BATCH_SIZE]

@@ -11,15 +11,15 @@ import orjson
 import redis
 from celery import Celery
 
-from jobworker.domain.calls import POSITIONAL
+from jobworker.domain.calls import POSITIONAL_ARGUMENTS
 from jobworker.transport import keys
 from jobworker.transport.scripts.common import PRIORITY_STEPS, SEPARATOR
 
 #: Templates kept; a busy system has as many as it has jobs × limits.
-_MOST_TEMPLATES = 1000
+_MAX_TEMPLATES = 1000
 
 #: Bytes of messages that are sent in one pipeline, or one message more: so much the relay holds twice.
-_MOST_AT_ONCE = 4 * 1024 * 1024
+_MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 #: A message of Celery's protocol 2, as kombu's Redis transport reads it. The scripts that fetch messages know
 #: ours by how they begin: up to `attempt`, not a byte may change. What is doubled in `%` is filled in per message.
@@ -33,10 +33,10 @@ _ENVELOPE = (
 )
 
 #: What the envelope fills in itself.
-_OF_ONE_MESSAGE = frozenset({"id", "root_id", "retries", "expires", "correlation_id", "delivery_tag"})
+_PER_MESSAGE_FIELDS = frozenset({"id", "root_id", "retries", "expires", "correlation_id", "delivery_tag"})
 
 #: Messages that agree in these share a template.
-_SAME_FOR_MANY = operator.attrgetter(
+_TEMPLATE_FIELDS = operator.attrgetter(
     "task",
     "queue",
     "priority",
@@ -90,13 +90,13 @@ class _Template(NamedTuple):
     body: bytes
 
 
-def list_name(queue: str, priority: int) -> str:
+def get_list_name(queue: str, priority: int) -> str:
     """The Redis list for a queue and one of our priorities (9 is the most urgent)."""
     step = max(step for step in PRIORITY_STEPS if step <= 9 - priority)
     return f"{queue}{SEPARATOR}{step}" if step else queue
 
 
-def lists_of(queue: str) -> list[str]:
+def get_list_names(queue: str) -> list[str]:
     """All Redis lists of a queue, the most urgent first."""
     return [f"{queue}{SEPARATOR}{step}" if step else queue for step in PRIORITY_STEPS]
 
@@ -111,12 +111,12 @@ class Publisher:
 
     def get_depths(self, queues: Sequence[str]) -> dict[str, int | None]:
         """Return how many messages wait in Redis per list of the given queues; None: the key holds no list."""
-        names = [name for queue in queues for name in lists_of(queue)]
+        names = [name for queue in queues for name in get_list_names(queue)]
         with self._client.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.llen(name)
             found = pipe.execute(raise_on_error=False)
-        return {name: _depth(answer) for name, answer in zip(names, found, strict=True)}
+        return {name: _parse_depth(answer) for name, answer in zip(names, found, strict=True)}
 
     def publish(self, messages: Iterable[Message]) -> None:
         """Send in parts of bounded size; raises `redis.RedisError` if Redis may not have taken all.
@@ -129,9 +129,9 @@ class Publisher:
         for message in messages:
             rendered = self._render(message)
             queues.add(message.queue)
-            by_list.setdefault(list_name(message.queue, message.priority), []).append(rendered)
+            by_list.setdefault(get_list_name(message.queue, message.priority), []).append(rendered)
             size += len(rendered)
-            if size >= _MOST_AT_ONCE:
+            if size >= _MAX_BATCH_BYTES:
                 self._send(by_list, queues)
                 by_list, queues, size = {}, set(), 0
         if by_list:
@@ -143,7 +143,7 @@ class Publisher:
             for name, rendered in by_list.items():
                 pipe.lpush(name, *rendered)
             for queue in rung:
-                ring(pipe, queue)
+                notify_workers(pipe, queue)
             answers = pipe.execute(raise_on_error=False)
         failed = [answer for answer in answers[: len(by_list)] if isinstance(answer, Exception)]
         if failed:
@@ -159,12 +159,12 @@ class Publisher:
                 self._client.delete(token)
         with self._client.pipeline(transaction=False) as pipe:
             for queue in queues:
-                ring(pipe, queue)
+                notify_workers(pipe, queue)
             pipe.execute()
 
     def _render(self, message: Message) -> bytes:
         template = self._get_template(message)
-        body = template.body % orjson.dumps(message.parameters) if message.call is None else _body_of_call(message)
+        body = template.body % orjson.dumps(message.parameters) if message.call is None else _render_call_body(message)
         scheduled_for = message.scheduled_for
         return template.envelope % {
             b"execution": message.execution.encode(),
@@ -178,19 +178,19 @@ class Publisher:
         }
 
     def _get_template(self, message: Message) -> _Template:
-        key = _SAME_FOR_MANY(message)
+        key = _TEMPLATE_FIELDS(message)
         template = self._templates.get(key)
         if template is None:
-            if len(self._templates) >= _MOST_TEMPLATES:
+            if len(self._templates) >= _MAX_TEMPLATES:
                 self._templates.clear()
             template = self._templates[key] = self._render_template(message)
         return template
 
     def _render_template(self, message: Message) -> _Template:
         rendered = self._render_with_celery(message)
-        headers = {name: value for name, value in rendered.headers.items() if name not in _OF_ONE_MESSAGE}
+        headers = {name: value for name, value in rendered.headers.items() if name not in _PER_MESSAGE_FIELDS}
         properties = {
-            **{name: value for name, value in rendered.properties.items() if name not in _OF_ONE_MESSAGE},
+            **{name: value for name, value in rendered.properties.items() if name not in _PER_MESSAGE_FIELDS},
             "delivery_mode": 2,
             "delivery_info": {"exchange": "", "routing_key": message.queue},
             "priority": 9 - message.priority,
@@ -199,9 +199,9 @@ class Publisher:
         own = {name: getattr(message, name) for name in ("job", "revision", "max_attempts")}
         own.update((name, True) for name in ("announce", "apart") if getattr(message, name))
         own["policies"] = orjson.Fragment(message.policies)
-        parts = {b"own": _inside(own), b"headers": _inside(headers), b"properties": _inside(properties)}
+        parts = {b"own": _dump_fields(own), b"headers": _dump_fields(headers), b"properties": _dump_fields(properties)}
         # Positional arguments (there are none), the parameters, and what Celery would chain to the task.
-        return _Template(_ENVELOPE % parts, b"[[],%%b,{%b}]" % _inside(rendered.body[2]))
+        return _Template(_ENVELOPE % parts, b"[[],%%b,{%b}]" % _dump_fields(rendered.body[2]))
 
     def _render_with_celery(self, message: Message) -> Any:
         # Parameters stay out of the headers: Flower and `inspect` show those to anyone.
@@ -217,7 +217,7 @@ class Publisher:
         )
 
 
-def _depth(answer: Any) -> int | None:
+def _parse_depth(answer: Any) -> int | None:
     """The answer to LLEN; raises what Redis answered instead, unless that says that the key holds no list."""
     if isinstance(answer, redis.ResponseError) and str(answer).startswith("WRONGTYPE"):
         return None
@@ -226,20 +226,20 @@ def _depth(answer: Any) -> int | None:
     return int(answer)
 
 
-def _body_of_call(message: Message) -> bytes:
+def _render_call_body(message: Message) -> bytes:
     named = dict(message.parameters)
-    positional = named.pop(POSITIONAL, [])
+    positional = named.pop(POSITIONAL_ARGUMENTS, [])
     embedded = {"callbacks": None, "errbacks": None, "chain": None, "chord": None, **(message.call or {})}
     return orjson.dumps([positional, named, embedded])
 
 
-def ring(pipe: Any, queue: str) -> None:
+def notify_workers(pipe: Any, queue: str) -> None:
     """One token however much was published: who takes it looks at all its queues."""
     token = keys.READY.format(queue=queue)
     pipe.lpush(token, 1)
     pipe.ltrim(token, 0, 0)
 
 
-def _inside(fields: Mapping[str, Any]) -> bytes:
+def _dump_fields(fields: Mapping[str, Any]) -> bytes:
     """`{"a": 1}` as `"a":1`, safe inside a template."""
     return orjson.dumps(fields)[1:-1].replace(b"%", b"%%")

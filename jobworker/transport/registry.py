@@ -13,9 +13,9 @@ import redis
 from redis.client import NEVER_DECODE
 
 from jobworker.domain import events, job
-from jobworker.domain.events import Kind
+from jobworker.domain.events import EventKind
 from jobworker.transport import keys
-from jobworker.transport.claims import flat
+from jobworker.transport.claims import flatten
 from jobworker.transport.scripts import workers
 
 #: A catalogue that no worker announces again is forgotten after so long (s).
@@ -23,7 +23,7 @@ _CATALOGUE_TTL = 7 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Announcement:
+class WorkerAnnouncement:
     """What a worker says of itself. `catalogue` is the digest of the tasks that it offers."""
 
     worker: str
@@ -48,20 +48,20 @@ class Announcement:
         return json.dumps({**asdict(self), "started_at": self.started_at.isoformat()})
 
     @classmethod
-    def from_text(cls, text: str) -> "Announcement":
+    def from_text(cls, text: str) -> "WorkerAnnouncement":
         """Return the inverse of `to_text`; raises `ValueError` for anything that no worker wrote."""
         values = json.loads(text)
         if not isinstance(values, dict):
             raise ValueError("it is no object")
-        numbers = {name: _number(values, name) for name in ("pid", "concurrency")}
-        names = {name: _names(values, name) for name in ("queues", "tasks")}
-        texts = {name: _text(values, name, longest) for name, longest in _LONGEST.items()}
-        version = _text(values, "code_version", _LONGEST_TEXT)[: job.MAX_CODE_VERSION]
-        started_at = dt.datetime.fromisoformat(_text(values, "started_at", _LONGEST_TEXT)).astimezone(dt.UTC)
+        numbers = {name: _parse_number(values, name) for name in ("pid", "concurrency")}
+        names = {name: _parse_names(values, name) for name in ("queues", "tasks")}
+        texts = {name: _parse_text(values, name, longest) for name, longest in _MAX_LENGTHS.items()}
+        version = _parse_text(values, "code_version", _MAX_TEXT_LENGTH)[: job.MAX_CODE_VERSION_LENGTH]
+        started_at = dt.datetime.fromisoformat(_parse_text(values, "started_at", _MAX_TEXT_LENGTH)).astimezone(dt.UTC)
         # Absent from what older workers say.
         later = {"zone_data": "", "broken": [], "package": "", **values}
-        zone_data, broken = _text(later, "zone_data", _LONGEST_TEXT), _names(later, "broken")
-        package = _text(later, "package", _LONGEST_TEXT)
+        zone_data, broken = _parse_text(later, "zone_data", _MAX_TEXT_LENGTH), _parse_names(later, "broken")
+        package = _parse_text(later, "package", _MAX_TEXT_LENGTH)
         return cls(
             **texts,  # type: ignore[arg-type]
             **numbers,  # type: ignore[arg-type]
@@ -75,33 +75,33 @@ class Announcement:
 
 
 #: Longest texts of an announcement, as SQL keeps them (characters), and of what is cut or read further.
-_LONGEST = {"worker": 255, "host": 255, "pool": 32, "catalogue": 64}
-_LONGEST_TEXT = 255
+_MAX_LENGTHS = {"worker": 255, "host": 255, "pool": 32, "catalogue": 64}
+_MAX_TEXT_LENGTH = 255
 
 
-def _text(values: Mapping[str, Any], name: str, longest: int) -> str:
+def _parse_text(values: Mapping[str, Any], name: str, max_length: int) -> str:
     value = values.get(name)
-    if not isinstance(value, str) or len(value) > longest or "\0" in value:
-        raise ValueError(f"{name} must be a text of at most {longest} characters")
+    if not isinstance(value, str) or len(value) > max_length or "\0" in value:
+        raise ValueError(f"{name} must be a text of at most {max_length} characters")
     return value
 
 
-def _number(values: Mapping[str, Any], name: str) -> int:
+def _parse_number(values: Mapping[str, Any], name: str) -> int:
     value = values.get(name)
     if type(value) is not int or not 0 <= value < 2**31:
         raise ValueError(f"{name} must be an integer from 0 to 2147483647")
     return value
 
 
-def _names(values: Mapping[str, Any], name: str) -> tuple[str, ...]:
+def _parse_names(values: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = values.get(name)
     if not isinstance(value, list):
         raise ValueError(f"{name} must be a list of texts")
-    return tuple(_text({name: each}, name, _LONGEST_TEXT) for each in value)
+    return tuple(_parse_text({name: each}, name, _MAX_TEXT_LENGTH) for each in value)
 
 
 @functools.lru_cache(maxsize=1)
-def _digest(announcement: Announcement) -> str:
+def _compute_digest(announcement: WorkerAnnouncement) -> str:
     """Return the SHA-1 of its text: each heartbeat asks, and writing the text costs a millisecond with 200 tasks."""
     return hashlib.sha1(announcement.to_text().encode(), usedforsecurity=False).hexdigest()
 
@@ -114,7 +114,7 @@ def _is_utf_8(value: bytes) -> bool:
     return True
 
 
-class Unreadable(NamedTuple):
+class UnreadableKey(NamedTuple):
     """A key that holds what no worker wrote, and what is wrong with it."""
 
     key: str
@@ -122,10 +122,10 @@ class Unreadable(NamedTuple):
 
 
 #: Takes note of a key that is left out.
-Report = Callable[[Unreadable], None]
+UnreadableKeyReporter = Callable[[UnreadableKey], None]
 
 
-class Pulse(IntEnum):
+class HeartbeatStatus(IntEnum):
     """What Redis answers to a heartbeat."""
 
     FENCED = 0
@@ -134,14 +134,14 @@ class Pulse(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class HeartbeatResponse:
     """The answer to a heartbeat: how it stands with the worker, and who else has been silent for too long."""
 
-    status: Pulse
+    status: HeartbeatStatus
     silent_workers: tuple[str, ...] = ()
 
 
-class Registry:
+class WorkerRegistry:
     """The register of workers: they write it and look after each other; the relay reads it."""
 
     def __init__(self, client: redis.Redis, lease: float) -> None:
@@ -151,7 +151,7 @@ class Registry:
         self._silent = client.register_script(workers.SILENT)
         self._reap = client.register_script(workers.REAP)
 
-    def send_heartbeat(self, announcement: Announcement, running: Iterable[tuple[str, int]]) -> Heard:
+    def send_heartbeat(self, announcement: WorkerAnnouncement, running: Iterable[tuple[str, int]]) -> HeartbeatResponse:
         """Say that this worker is alive, and which (execution, attempt) it is running.
 
         The pulse is UNKNOWN unless Redis holds exactly this announcement of it.
@@ -165,43 +165,43 @@ class Registry:
                 keys.RUNNING.format(worker=worker),
                 keys.WATCH,
             ],
-            args=[worker, self._lease_ms, json.dumps(list(running)), _digest(announcement)],
+            args=[worker, self._lease_ms, json.dumps(list(running)), _compute_digest(announcement)],
         )
-        return Heard(Pulse(pulse), tuple(silent))
+        return HeartbeatResponse(HeartbeatStatus(pulse), tuple(silent))
 
-    def get_running_attempts(self, report: Report) -> set[tuple[str, int]]:
+    def get_running_attempts(self, report: UnreadableKeyReporter) -> set[tuple[str, int]]:
         """Return every (execution, attempt) that some live worker says it is running."""
         found: set[tuple[str, int]] = set()
         for key, text in self._read_texts(keys.RUNNING, report):
             try:
                 found |= {(str(execution), int(attempt)) for execution, attempt in json.loads(text)}
             except (TypeError, ValueError, RecursionError) as error:
-                report(Unreadable(key, f"it is no JSON list of [execution, attempt]: {error}"))
+                report(UnreadableKey(key, f"it is no JSON list of [execution, attempt]: {error}"))
         return found
 
-    def _read_texts(self, pattern: str, report: Report) -> list[tuple[str, str]]:
+    def _read_texts(self, pattern: str, report: UnreadableKeyReporter) -> list[tuple[str, str]]:
         """Return (key, text) of this key of each worker, where it is a text."""
         names = [pattern.format(worker=worker) for worker in self._list_workers(report)]
         texts: list[Any] = self._client.mget(names) if names else []
         return [(name, text) for name, text in zip(names, texts, strict=True) if text]
 
-    def _list_workers(self, report: Report) -> list[str]:
+    def _list_workers(self, report: UnreadableKeyReporter) -> list[str]:
         """Return the names of workers. Those that are no UTF-8 are removed: read as text, they cannot be reaped."""
         client: Any = self._client
         members: list[bytes] = client.execute_command("ZRANGE", keys.WORKERS, 0, -1, **{NEVER_DECODE: True})
         strange = {member for member in members if not _is_utf_8(member)}
         if strange:
             client.zrem(keys.WORKERS, *strange)
-            example = min(strange)[:_LONGEST_TEXT]
+            example = min(strange)[:_MAX_TEXT_LENGTH]
             why = f"it named workers in bytes that are no UTF-8, such as {example!r}; removed: {len(strange)}"
-            report(Unreadable(keys.WORKERS, why))
+            report(UnreadableKey(keys.WORKERS, why))
         return [member.decode() for member in members if member not in strange]
 
-    def announce(self, announcement: Announcement, catalogue: Iterable[Mapping[str, Any]]) -> None:
+    def announce(self, announcement: WorkerAnnouncement, catalog: Iterable[Mapping[str, Any]]) -> None:
         """Make the worker and its tasks known."""
         with self._client.pipeline(transaction=True) as pipe:
             name = keys.CATALOGUE.format(digest=announcement.catalogue)
-            pipe.set(name, json.dumps(list(catalogue)), ex=_CATALOGUE_TTL)
+            pipe.set(name, json.dumps(list(catalog)), ex=_CATALOGUE_TTL)
             pipe.set(keys.WORKER.format(worker=announcement.worker), announcement.to_text(), px=self._lease_ms * 2)
             pipe.execute()
 
@@ -213,35 +213,35 @@ class Registry:
             pipe.delete(*(name.format(worker=worker) for name in names))
             pipe.execute()
 
-    def list_announcements(self, report: Report) -> list[Announcement]:
+    def list_announcements(self, report: UnreadableKeyReporter) -> list[WorkerAnnouncement]:
         """Return every worker whose heartbeat is recent enough to have an announcement."""
         found = []
         for key, text in self._read_texts(keys.WORKER, report):
             try:
-                announcement = Announcement.from_text(text)
+                announcement = WorkerAnnouncement.from_text(text)
                 if keys.WORKER.format(worker=announcement.worker) != key:
                     raise ValueError(f"it speaks of the worker {announcement.worker!r}")
             except (ValueError, RecursionError, OverflowError) as error:
-                report(Unreadable(key, f"it is no announcement of a worker: {error}"))
+                report(UnreadableKey(key, f"it is no announcement of a worker: {error}"))
             else:
                 found.append(announcement)
         return found
 
-    def get_catalog(self, digest: str, report: Report) -> list[dict[str, Any]]:
+    def get_catalog(self, digest: str, report: UnreadableKeyReporter) -> list[dict[str, Any]]:
         """Return the tasks behind a digest; none if Redis has forgotten them."""
         key = keys.CATALOGUE.format(digest=digest)
         try:
             text = self._client.get(key)
             found = json.loads(text) if text else []
         except (redis.ResponseError, ValueError, RecursionError) as error:
-            report(Unreadable(key, f"it is no catalogue of tasks: {error}"))
+            report(UnreadableKey(key, f"it is no catalogue of tasks: {error}"))
             return []
         if not isinstance(found, list):
-            report(Unreadable(key, "it is no catalogue of tasks: it is no list"))
+            report(UnreadableKey(key, "it is no catalogue of tasks: it is no list"))
             return []
         tasks = [each for each in found if isinstance(each, dict) and isinstance(each.get("name"), str)]
         if len(tasks) < len(found):
-            report(Unreadable(key, f"{len(found) - len(tasks)} of its items are no tasks with a name"))
+            report(UnreadableKey(key, f"{len(found) - len(tasks)} of its items are no tasks with a name"))
         return tasks
 
     def reap_silent_workers(self) -> list[str]:
@@ -251,7 +251,7 @@ class Registry:
 
     def reap_worker(self, worker: str) -> bool:
         """Fence a silent worker and give back what it had not started. False if it has been heard meanwhile."""
-        fields = events.encode(Kind.WORKER_LOST, "", 0, {"worker": worker})
+        fields = events.encode(EventKind.WORKER_LOST, "", 0, {"worker": worker})
         lost = json.dumps({"worker": worker, "reason": "its worker stopped responding"})
         answer = self._reap(
             keys=[
@@ -269,7 +269,7 @@ class Registry:
                 keys.RUNNING_TTL,
                 keys.LOSSES_TTL,
                 lost,
-                *flat(fields),
+                *flatten(fields),
             ],
         )
         return bool(answer)

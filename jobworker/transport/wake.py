@@ -8,19 +8,19 @@ import redis
 import structlog
 
 from jobworker.transport import keys
-from jobworker.transport.client import connect
+from jobworker.transport.client import connect_redis
 
 logger = structlog.get_logger(__name__)
 
 #: How long a ring may take (s). The caller never waits for it.
-_TIMEOUT = 1.0
+_NOTIFY_TIMEOUT_SECONDS = 1.0
 
 #: After a ring that failed, the next waits so long (s): a hundred submissions a second need not each find
 #: out that Redis is away.
-_PAUSE = 1.0
+_RETRY_SECONDS = 1.0
 
 
-class Waker:
+class Notifier:
     """Rings in a thread of its own. Rings that come while one is under way become one.
 
     A ring that gets lost costs the job at most the second after which the relay looks by itself. `revoke` is what
@@ -28,7 +28,7 @@ class Waker:
     """
 
     def __init__(self, redis_url: str, revoke: Callable[[redis.Redis], None] | None = None) -> None:
-        self._client = connect(redis_url, timeout=_TIMEOUT)
+        self._client = connect_redis(redis_url, timeout=_NOTIFY_TIMEOUT_SECONDS)
         self._revoke = revoke
         self._cancelled = threading.Event()
         self._pending: queue.Queue[None] = queue.Queue(maxsize=1)

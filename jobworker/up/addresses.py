@@ -7,11 +7,11 @@ import socket
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.settings import Settings
 
 #: What servers listen on when they are to be reached from everywhere, and where this machine finds them then.
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_WILDCARD_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class Address(NamedTuple):
@@ -23,7 +23,7 @@ class Address(NamedTuple):
     @property
     def url(self) -> str:
         """The http:// URL under which this machine reaches it."""
-        host = _EVERYWHERE.get(self.host, self.host)
+        host = _WILDCARD_ADDRESSES.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
@@ -36,14 +36,14 @@ def parse(text: str, variable: str) -> Address:
     except ValueError:
         host = port = None
     if not host or not port or parts.path:
-        raise Misconfigured(f"{variable}={text} must be an IP address and a port, such as 127.0.0.1:8000")
+        raise ConfigurationError(f"{variable}={text} must be an IP address and a port, such as 127.0.0.1:8000")
     return Address(host, port)
 
 
-def hosts(settings: Settings) -> list[str]:
+def list_allowed_hosts(settings: Settings) -> list[str]:
     """Return the names by which the API may be called: those that are listed and the address that it listens on."""
     host = parse(settings.bind, "JOBWORKER_BIND").host
-    own = [] if host in _EVERYWHERE else [f"[{host}]" if ":" in host else host]
+    own = [] if host in _WILDCARD_ADDRESSES else [f"[{host}]" if ":" in host else host]
     return [*settings.hosts, *own]
 
 
@@ -51,7 +51,7 @@ def require_hosts(settings: Settings) -> None:
     """Refuse an API that other machines reach, unless names are listed by which they call it: it has no accounts."""
     host = parse(settings.bind, "JOBWORKER_BIND").host
     if not ipaddress.ip_address(host).is_loopback and not settings.hosts:
-        raise Misconfigured(
+        raise ConfigurationError(
             f"JOBWORKER_BIND={settings.bind} lets other machines reach the API, and it has no accounts: whoever "
             "reaches it can run jobs. If that is meant, list the names by which clients call it in JOBWORKER_HOSTS, "
             "such as jobs.example.com; otherwise bind to 127.0.0.1 and put a proxy in front that asks who calls"
@@ -63,10 +63,10 @@ def require_free(address: Address, variable: str) -> None:
     try:
         _listen(address).close()
     except OSError as error:
-        raise Misconfigured(_complaint(address, variable, error)) from error
+        raise ConfigurationError(_describe_bind_error(address, variable, error)) from error
 
 
-def _complaint(address: Address, variable: str, error: OSError) -> str:
+def _describe_bind_error(address: Address, variable: str, error: OSError) -> str:
     shown = f"{address.host}:{address.port}"
     remedy = f"set {variable} to another host:port (it is {shown} now)"
     if error.errno == errno.EADDRINUSE:
@@ -74,13 +74,13 @@ def _complaint(address: Address, variable: str, error: OSError) -> str:
     return f"nothing can listen on {shown}: {error.strerror or error}; {remedy}"
 
 
-def free_port(preferred: int | None = None) -> int:
+def find_free_port(preferred: int | None = None) -> int:
     """A free loopback port: `preferred` if nobody took it meanwhile."""
     for port in (preferred, 0):
         if port is not None:
             with contextlib.suppress(OSError), _listen(Address("127.0.0.1", port)) as listener:
                 return int(listener.getsockname()[1])
-    raise Misconfigured("this machine has no free loopback port")
+    raise ConfigurationError("this machine has no free loopback port")
 
 
 def _listen(address: Address) -> socket.socket:

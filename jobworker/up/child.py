@@ -10,24 +10,24 @@ from pathlib import Path
 from jobworker.up.procfile import Service
 
 #: The child waits for a word: should the supervisor die before it told the guardian, the child ends by itself.
-_GATE = "read -r go || exit 1\nexec </dev/null\n"
+_WAIT_FOR_START = "read -r go || exit 1\nexec </dev/null\n"
 
-_CHUNK = 64 * 1024
+_CHUNK_SIZE = 64 * 1024
 
 #: A line longer than this is cut, so that a process that never ends its line cannot fill our memory (bytes).
-_LONGEST_LINE = 1024 * 1024
+_MAX_LINE_SIZE = 1024 * 1024
 
 #: What comes after a cut begins with this, so that it does not look like another record.
-_REST = b"    "
+_CONTINUATION_INDENT = b"    "
 
 
-class Child:
+class ServiceProcess:
     """A running service."""
 
     def __init__(self, service: Service, environment: Mapping[str, str], folder: Path) -> None:
         self.service = service
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", _GATE + service.script],
+            ["/bin/sh", "-c", _WAIT_FOR_START + service.script],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -66,15 +66,15 @@ class Child:
             return []
         self.output_closed = not chunk
         *lines, self._partial_line = (self._partial_line + chunk).split(b"\n")
-        if self._partial_line and (self.output_closed or len(self._partial_line) > _LONGEST_LINE):
+        if self._partial_line and (self.output_closed or len(self._partial_line) > _MAX_LINE_SIZE):
             lines.append(self._partial_line)
-            self._partial_line = b"" if self.output_closed else _REST
+            self._partial_line = b"" if self.output_closed else _CONTINUATION_INDENT
         return lines
 
     def _read(self) -> bytes | None:
         """None: nothing at present. Empty: nothing any more."""
         try:
-            return os.read(self.output.fileno(), _CHUNK)
+            return os.read(self.output.fileno(), _CHUNK_SIZE)
         except BlockingIOError:
             return None
 

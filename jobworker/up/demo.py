@@ -13,21 +13,21 @@ from jobworker.telemetry import plain_text
 from jobworker.up import http
 
 #: The example jobs and what they are submitted with.
-JOBS: dict[str, dict[str, Any]] = {
+EXAMPLE_JOBS: dict[str, dict[str, Any]] = {
     "cleanup_inactive_entities": {"inactive_days": 90, "batch_size": 100, "dry_run": True},
     "generate_entity_statistics": {},
     "process_data_export": {"user_id": "u-17", "format": "csv"},
 }
 
-_FINAL = ("Succeeded", "Failed", "TimedOut", "Cancelled", "Skipped")
+_FINAL_STATES = ("Succeeded", "Failed", "TimedOut", "Cancelled", "Skipped")
 
 #: How often each execution is looked at (s).
-_LOOK_EVERY = 0.3
+_POLL_INTERVAL_SECONDS = 0.3
 
 
-def run(api: str, clock: Clock, over: threading.Event) -> None:
-    """Submit, show progress until everything has its result or `over` is set, show the results."""
-    console = Console(file=cast(TextIO, plain_text.Unescaped(sys.stdout)), highlight=False)
+def run(api_url: str, clock: Clock, stop_event: threading.Event) -> None:
+    """Submit, show progress until everything has its result or `stop_event` is set, show the results."""
+    console = Console(file=cast(TextIO, plain_text.UnescapedStream(sys.stdout)), highlight=False)
     bars = Progress(
         TextColumn("{task.fields[job]:<28}"),
         BarColumn(),
@@ -37,36 +37,36 @@ def run(api: str, clock: Clock, over: threading.Event) -> None:
         console=console,
     )
     with bars:
-        watched = [_Watched(bars, api, job, parameters) for job, parameters in JOBS.items()]
-        while any(not each.poll() for each in watched) and not clock.wait(over, _LOOK_EVERY):
+        watched = [_DemoJob(bars, api_url, job, parameters) for job, parameters in EXAMPLE_JOBS.items()]
+        while any(not each.poll() for each in watched) and not clock.wait(stop_event, _POLL_INTERVAL_SECONDS):
             pass
     for each in watched:
-        console.print(plain_text.one_line(each.describe_outcome()), markup=False, soft_wrap=True)
+        console.print(plain_text.to_one_line(each.describe_outcome()), markup=False, soft_wrap=True)
 
 
-class _Watched:
+class _DemoJob:
     """One submitted job and its bar."""
 
-    def __init__(self, bars: Progress, api: str, job: str, parameters: dict[str, Any]) -> None:
+    def __init__(self, bars: Progress, api_url: str, job: str, parameters: dict[str, Any]) -> None:
         self._bars = bars
         self._job = job
         self._bar: TaskID = bars.add_task("", total=None, job=job, state="", message="")
-        answer = http.request(f"{api}/api/v1/jobs/{job}/executions", {"parameters": parameters})
+        answer = http.send_request(f"{api_url}/api/v1/jobs/{job}/executions", {"parameters": parameters})
         self._accepted = answer.status == 202
         self._execution: dict[str, Any] = answer.body if self._accepted else {}
         self._problem = "" if self._accepted else str(answer.body)
-        self._url = f"{api}/api/v1/executions/{self._execution.get('id')}"
+        self._url = f"{api_url}/api/v1/executions/{self._execution.get('id')}"
 
     def poll(self) -> bool:
         """Ask how it fares and move the bar; True once nothing more will happen."""
         if not self._accepted:
             self._bars.update(self._bar, state="refused", total=1)
             return True
-        answer = http.request(self._url)
+        answer = http.send_request(self._url)
         if answer.status == 200:
             self._execution = answer.body
             self._update_bar()
-        return self._execution["state"] in _FINAL
+        return self._execution["state"] in _FINAL_STATES
 
     def _update_bar(self) -> None:
         progress = self._execution.get("progress") or {}
@@ -78,7 +78,7 @@ class _Watched:
             completed=done,
             total=total,
             state=self._execution["state"],
-            message=plain_text.one_line(progress.get("message") or ""),
+            message=plain_text.to_one_line(progress.get("message") or ""),
         )
 
     def describe_outcome(self) -> str:
@@ -86,7 +86,7 @@ class _Watched:
         if not self._accepted:
             return f"{self._job}: not accepted: {self._problem}"
         state = self._execution["state"]
-        if state not in _FINAL:
+        if state not in _FINAL_STATES:
             return f"{self._job}: {state}; look at {self._url}"
         error = self._execution.get("error") or {}
         what = json.dumps(self._execution.get("result")) if state == "Succeeded" else error.get("message", "")

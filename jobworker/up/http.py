@@ -10,28 +10,28 @@ from typing import Any, NamedTuple
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-class Answer(NamedTuple):
+class ApiResponse(NamedTuple):
     """What came back; `status` 0: nothing did."""
 
     status: int
     body: Any
 
 
-def request(url: str, body: Any = None, timeout: float = 5.0) -> Answer:
+def send_request(url: str, body: Any = None, timeout: float = 5.0) -> ApiResponse:
     """GET `url`, or POST `body` to it. Never raises: an unreachable server is an answer too."""
     data = None if body is None else json.dumps(body).encode()
     prepared = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
     try:
         with _OPENER.open(prepared, timeout=timeout) as response:
-            return Answer(response.status, _parse(response.read()))
+            return ApiResponse(response.status, _parse_body(response.read()))
     except urllib.error.HTTPError as error:
         with error:
-            return Answer(error.code, _parse(error.read()))
+            return ApiResponse(error.code, _parse_body(error.read()))
     except (OSError, http.client.HTTPException) as error:
-        return Answer(0, str(error))
+        return ApiResponse(0, str(error))
 
 
-def _parse(text: bytes) -> Any:
+def _parse_body(text: bytes) -> Any:
     try:
         return json.loads(text)
     except ValueError:

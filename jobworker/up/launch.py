@@ -11,62 +11,62 @@ from pathlib import Path
 import redis
 
 from jobworker.clock import Clock
-from jobworker.domain.errors import Misconfigured
-from jobworker.guardian import Guardian
-from jobworker.settings import Settings, without_password
-from jobworker.transport.client import check, connect
+from jobworker.domain.errors import ConfigurationError
+from jobworker.guardian import OrphanReaper
+from jobworker.settings import Settings, mask_password
+from jobworker.transport.client import check_server, connect_redis
 from jobworker.up import addresses, passwords, procfile
 from jobworker.up.lock import HomeLock
-from jobworker.up.output import Output
+from jobworker.up.output import ProcessOutput
 from jobworker.up.procfile import Service
 from jobworker.up.redis_server import EmbeddedRedis
-from jobworker.up.supervisor import Stage, Supervisor
-from jobworker.up.welcome import Places, Welcome
+from jobworker.up.supervisor import StopStage, Supervisor
+from jobworker.up.welcome import Endpoints, StartupBanner
 
-REDIS = "redis"
+REDIS_SERVICE = "redis"
 
 #: A big append-only file takes its time to load (s).
-_REDIS_PATIENCE = 300.0
+_REDIS_START_TIMEOUT_SECONDS = 300.0
 
 #: Somebody may take the free port that was found before Redis listens on it.
-_REDIS_TRIES = 3
+_MAX_REDIS_STARTS = 3
 
 #: A worker finishes the jobs it runs: 45 s were seen to be too few under load (s).
-_WORKER_PATIENCE = 60.0
+_WORKER_STOP_TIMEOUT_SECONDS = 60.0
 
 #: What the Procfile calls beat.
-_BEAT = "beat"
+_BEAT_SERVICE = "beat"
 
 #: granian itself gives its streams 10 s (s).
-_PATIENCE = 20.0
+_STOP_TIMEOUT_SECONDS = 20.0
 
 
-def up(settings: Settings, clock: Clock, demo: bool = False) -> int:
+def run_all_services(settings: Settings, clock: Clock, demo: bool = False) -> int:
     """Run everything until a signal says stop; the exit code."""
     settings.require_home()
     folder = Path.cwd()
     services = procfile.read(folder / "Procfile")
     if not settings.needs_beat:
-        services = [service for service in services if service.name != _BEAT]
+        services = [service for service in services if service.name != _BEAT_SERVICE]
     names = [service.name for service in services]
     lock = HomeLock(settings.home)
     descriptor = lock.acquire(clock)
     try:
-        places = _places(settings, names)
+        places = _make_endpoints(settings, names)
         _require_free_ports(settings, names)
-        output = Output(clock, [REDIS, *names], settings.home / "logs")
-        with contextlib.closing(output), Guardian(descriptor) as guardian:
+        output = ProcessOutput(clock, [REDIS_SERVICE, *names], settings.home / "logs")
+        with contextlib.closing(output), OrphanReaper(descriptor) as guardian:
             supervisor = Supervisor(guardian, output, clock, folder)
-            return _Launch(settings, supervisor, output, clock, places).run(services, demo)
+            return _Launcher(settings, supervisor, output, clock, places).run(services, demo)
     finally:
         lock.release()
 
 
-def _places(settings: Settings, names: list[str]) -> Places:
-    return Places(
+def _make_endpoints(settings: Settings, names: list[str]) -> Endpoints:
+    return Endpoints(
         api=addresses.parse(settings.bind, "JOBWORKER_BIND").url if "web" in names else None,
         flower=addresses.parse(settings.flower_bind, "JOBWORKER_FLOWER_BIND").url if "flower" in names else None,
-        flower_password="JOBWORKER_FLOWER_PASSWORD" if settings.flower_password else f"in {_password_file(settings)}",
+        flower_password="JOBWORKER_FLOWER_PASSWORD" if settings.flower_password else f"in {_flower_password_path(settings)}",
         database_url=settings.database_url,
     )
 
@@ -80,17 +80,17 @@ def _require_free_ports(settings: Settings, names: list[str]) -> None:
             addresses.require_free(addresses.parse(text, variable), variable)
 
 
-class _Launch:
+class _Launcher:
     """One run of `jobworker up`."""
 
     def __init__(
-        self, settings: Settings, supervisor: Supervisor, output: Output, clock: Clock, places: Places
+        self, settings: Settings, supervisor: Supervisor, output: ProcessOutput, clock: Clock, endpoints: Endpoints
     ) -> None:
         self._settings = settings
         self._supervisor = supervisor
         self._output = output
         self._clock = clock
-        self._endpoints = places
+        self._endpoints = endpoints
         self._stop_event = threading.Event()
 
     def run(self, services: list[Service], demo: bool) -> int:
@@ -98,7 +98,7 @@ class _Launch:
         gently = False
         try:
             redis_url = self._start_redis()
-            environment = _environment(self._settings, redis_url)
+            environment = _build_environment(self._settings, redis_url)
             self._upgrade_database(environment)
             for service in services:
                 if not self._supervisor.stop_requested:
@@ -107,7 +107,7 @@ class _Launch:
             self._supervisor.wait_until(lambda: False)
         finally:
             self._stop_event.set()
-            gently = self._supervisor.stop(_stages(services))
+            gently = self._supervisor.stop(_plan_stop_stages(services))
         self._output.write_message("stopped")
         return 0 if gently else 1
 
@@ -118,21 +118,21 @@ class _Launch:
             return given
         embedded = EmbeddedRedis(self._settings.home)
         if not self._try_start(embedded) and not self._try_start_without_data(embedded):
-            raise Misconfigured(f"the embedded Redis does not start; its own words are above (data: {embedded.folder})")
-        self._supervisor.enable_restart(REDIS)
+            raise ConfigurationError(f"the embedded Redis does not start; its own words are above (data: {embedded.folder})")
+        self._supervisor.enable_restart(REDIS_SERVICE)
         embedded.record_writer()
         return embedded.url or ""
 
     def _try_start(self, embedded: EmbeddedRedis) -> bool:
         # Redis does not hide what its environment holds.
         plain = {name: value for name, value in os.environ.items() if not name.startswith("JOBWORKER_")}
-        for _ in range(_REDIS_TRIES):
+        for _ in range(_MAX_REDIS_STARTS):
             embedded.prepare()
-            self._supervisor.start(Service(REDIS, shlex.join(embedded.command)), plain, restart=False)
+            self._supervisor.start(Service(REDIS_SERVICE, shlex.join(embedded.command)), plain, restart=False)
             self._supervisor.wait_until(
-                lambda: not self._supervisor.is_running(REDIS) or embedded.is_ready(), _REDIS_PATIENCE
+                lambda: not self._supervisor.is_running(REDIS_SERVICE) or embedded.is_ready(), _REDIS_START_TIMEOUT_SECONDS
             )
-            if self._supervisor.is_running(REDIS) or self._supervisor.stop_requested:
+            if self._supervisor.is_running(REDIS_SERVICE) or self._supervisor.stop_requested:
                 return True
             if not embedded.is_port_taken:
                 break
@@ -140,7 +140,7 @@ class _Launch:
 
     def _try_start_without_data(self, embedded: EmbeddedRedis) -> bool:
         """Try an empty folder. If that does not help, the data were not to blame and stay where they are."""
-        if not embedded.has_data or not self._supervisor.has_failed(REDIS):
+        if not embedded.has_data or not self._supervisor.has_failed(REDIS_SERVICE):
             return False
         aside, message = embedded.move_data_aside(self._clock.now())
         started = False
@@ -155,11 +155,11 @@ class _Launch:
 
     def _check_redis(self, redis_url: str) -> None:
         """Refuse a Redis that will not do; one that is away may come."""
-        with connect(redis_url) as client:
+        with connect_redis(redis_url) as client:
             try:
-                check(client)
+                check_server(client)
             except redis.RedisError as error:
-                self._output.write_message(f"Redis at {without_password(redis_url)} does not answer yet: {error}")
+                self._output.write_message(f"Redis at {mask_password(redis_url)} does not answer yet: {error}")
 
     def _upgrade_database(self, environment: Mapping[str, str]) -> None:
         """In a process of its own, so that the supervisor stays small."""
@@ -167,19 +167,19 @@ class _Launch:
             return
         command = shlex.join([sys.executable, "-m", "jobworker.cli", "db", "upgrade"])
         if self._supervisor.run(Service("db", command), environment) and not self._supervisor.stop_requested:
-            raise Misconfigured("the database cannot be used; the reason is above")
+            raise ConfigurationError("the database cannot be used; the reason is above")
 
     def _start_banner(self, redis_url: str, demo: bool) -> None:
         if self._endpoints.api and not self._supervisor.stop_requested:
-            welcome = Welcome(self._endpoints, redis_url, self._output, self._clock, self._stop_event)
+            welcome = StartupBanner(self._endpoints, redis_url, self._output, self._clock, self._stop_event)
             threading.Thread(target=welcome.run, args=(demo,), name="welcome", daemon=True).start()
 
 
-def _password_file(settings: Settings) -> Path:
+def _flower_password_path(settings: Settings) -> Path:
     return settings.home / "flower.password"
 
 
-def _environment(settings: Settings, redis_url: str) -> dict[str, str]:
+def _build_environment(settings: Settings, redis_url: str) -> dict[str, str]:
     """What the children are told, whatever the names of their folders."""
     return {
         **os.environ,
@@ -189,19 +189,19 @@ def _environment(settings: Settings, redis_url: str) -> dict[str, str]:
         "JOBWORKER_HOME": str(settings.home),
         "JOBWORKER_DATABASE_URL": settings.database_url,
         "JOBWORKER_REDIS_URL": redis_url,
-        "JOBWORKER_FLOWER_PASSWORD": settings.flower_password or passwords.kept(_password_file(settings)),
+        "JOBWORKER_FLOWER_PASSWORD": settings.flower_password or passwords.get_or_create(_flower_password_path(settings)),
     }
 
 
-def _stages(services: list[Service]) -> list[Stage]:
+def _plan_stop_stages(services: list[Service]) -> list[StopStage]:
     """Who stops when: first what brings work, then who does it, then who records it, then who carries it."""
     names = [service.name for service in services]
     workers = tuple(name for name in names if name.startswith("worker"))
     relays = tuple(name for name in names if name.startswith("relay"))
     others = tuple(name for name in names if name not in workers + relays)
     return [
-        Stage((*others, "db"), _PATIENCE),
-        Stage(workers, _WORKER_PATIENCE, runs_jobs=True),
-        Stage(relays, _PATIENCE),
-        Stage((REDIS,), _PATIENCE, repeat_terminate=True),
+        StopStage((*others, "db"), _STOP_TIMEOUT_SECONDS),
+        StopStage(workers, _WORKER_STOP_TIMEOUT_SECONDS, runs_jobs=True),
+        StopStage(relays, _STOP_TIMEOUT_SECONDS),
+        StopStage((REDIS_SERVICE,), _STOP_TIMEOUT_SECONDS, repeat_terminate=True),
     ]

@@ -6,10 +6,10 @@ import threading
 from pathlib import Path
 
 from jobworker.clock import Clock
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 
 #: One that was killed a moment ago still holds the lock until its processes are gone (s).
-_PATIENCE = 3.0
+_ACQUIRE_TIMEOUT_SECONDS = 3.0
 
 
 class HomeLock:
@@ -25,14 +25,14 @@ class HomeLock:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise Misconfigured(
+            raise ConfigurationError(
                 f"JOBWORKER_HOME={self._path.parent} cannot be used: {self._path} cannot be made ({error.strerror}); "
                 "set JOBWORKER_HOME to a folder that can be written, or to one that can be made"
             ) from error
-        deadline = clock.monotonic() + _PATIENCE
+        deadline = clock.monotonic() + _ACQUIRE_TIMEOUT_SECONDS
         while not self._try_lock():
             if clock.monotonic() > deadline:
-                raise Misconfigured(
+                raise ConfigurationError(
                     f"`jobworker up` runs already in {self._path.parent} (process {self._path.read_text().strip()}); "
                     "stop that one, or set JOBWORKER_HOME to another folder"
                 )

@@ -6,7 +6,7 @@ from pathlib import Path
 from jobworker.telemetry import logging
 
 #: A file that is larger (bytes) is renamed `….log.1` and begun anew; so many older ones are kept.
-_LARGEST, _KEPT = 10 * 1024 * 1024, 4
+_MAX_SIZE, _MAX_BACKUPS = 10 * 1024 * 1024, 4
 
 
 class LogFile:
@@ -16,12 +16,12 @@ class LogFile:
         self.path = path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.chmod(0o700)  # It may have been made with another mode.
-        self._stream = logging.lossy(path)
+        self._stream = logging.open_lossy_stream(path)
         self._size = path.stat().st_size
 
     def write(self, line: str) -> None:
         """Append a line."""
-        if self._size > _LARGEST:
+        if self._size > _MAX_SIZE:
             self._rotate()
         self._stream.write(f"{line}\n")
         self._size += len(line) + 1
@@ -32,11 +32,11 @@ class LogFile:
 
     def _rotate(self) -> None:
         self._size = 0
-        names = [self.path, *(self.path.with_name(f"{self.path.name}.{number}") for number in range(1, _KEPT + 1))]
+        names = [self.path, *(self.path.with_name(f"{self.path.name}.{number}") for number in range(1, _MAX_BACKUPS + 1))]
         with contextlib.suppress(OSError):
             for older, newer in zip(reversed(names), [*reversed(names)][1:], strict=False):
                 if newer.exists():
                     newer.replace(older)
-            fresh = logging.lossy(self.path)
+            fresh = logging.open_lossy_stream(self.path)
             self._stream.close()
             self._stream = fresh

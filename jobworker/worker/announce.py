@@ -7,33 +7,33 @@ from typing import Any
 from jobworker.clock import Clock
 from jobworker.domain.zones import DATA_VERSION
 from jobworker.transport import catalogue
-from jobworker.transport.registry import Announcement
+from jobworker.transport.registry import WorkerAnnouncement
 from jobworker.worker import pool
-from jobworker.worker.runner import Runner
+from jobworker.worker.runner import AttemptRunner
 
 #: Modules that did not import and are announced, and the length of each text (characters).
-_MOST_BROKEN, _LONGEST_BROKEN = 20, 250
+_MAX_BROKEN_MODULES, _MAX_BROKEN_LENGTH = 20, 250
 
 
-def worker_id(hostname: str, random: str) -> str:
+def make_worker_id(hostname: str, suffix: str) -> str:
     """`celery@host` plus pid and chance: a restarted worker is another one."""
-    return f"{hostname}:{os.getpid()}:{random}"
+    return f"{hostname}:{os.getpid()}:{suffix}"
 
 
-def announcement(consumer: Any, runner: Runner, offered: list[dict[str, Any]], clock: Clock) -> Announcement:
+def make_announcement(consumer: Any, runner: AttemptRunner, tasks: list[dict[str, Any]], clock: Clock) -> WorkerAnnouncement:
     """The announcement of the worker that `consumer` belongs to."""
-    return Announcement(
+    return WorkerAnnouncement(
         worker=runner.worker,
         host=socket.gethostname(),
         pid=os.getpid(),
-        pool=pool.name(consumer.pool),
+        pool=pool.get_name(consumer.pool),
         concurrency=consumer.pool.limit or 0,
         queues=tuple(sorted(consumer.app.amqp.queues.consume_from)),
-        tasks=tuple(task["name"] for task in offered),
-        catalogue=catalogue.digest(offered),
+        tasks=tuple(task["name"] for task in tasks),
+        catalogue=catalogue.compute_digest(tasks),
         code_version=runner.code_version,
         started_at=clock.now(),
         zone_data=DATA_VERSION,
-        broken=tuple(f"{each.module}: {each}"[:_LONGEST_BROKEN] for each in consumer.app.broken_modules[:_MOST_BROKEN]),
+        broken=tuple(f"{each.module}: {each}"[:_MAX_BROKEN_LENGTH] for each in consumer.app.broken_modules[:_MAX_BROKEN_MODULES]),
         package=runner.settings.tasks,
     )

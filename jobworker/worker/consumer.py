@@ -7,21 +7,21 @@ from typing import Any
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 
-from jobworker.domain.events import Kind
-from jobworker.transport.claims import Ticket
-from jobworker.transport.messages import ticket_of
+from jobworker.domain.events import EventKind
+from jobworker.transport.claims import Claim
+from jobworker.transport.messages import parse_claim
 from jobworker.worker import calls
-from jobworker.worker.pool import forks
+from jobworker.worker.pool import is_prefork
 from jobworker.worker.request import JobRequest
-from jobworker.worker.shutdown import stop_warmly
+from jobworker.worker.shutdown import request_warm_shutdown
 from jobworker.worker.task import JobTask
 
 #: Seconds between two tries to connect: at first, more each time, at most. Celery's own go up to 30, and
 #: a worker that is away for longer than its lease is given up.
-_INTERVALS = {"interval_start": 0.2, "interval_step": 0.3, "interval_max": 2.0}
+_RECONNECT_INTERVALS = {"interval_start": 0.2, "interval_step": 0.3, "interval_max": 2.0}
 
 #: How long a worker that stops insists on delivering its last reports (s).
-_FAREWELL = 10.0
+_FLUSH_TIMEOUT_SECONDS = 10.0
 
 
 class Consumer(CeleryConsumer):
@@ -34,7 +34,7 @@ class Consumer(CeleryConsumer):
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, trying again for as long as it takes."""
-        conn.ensure_connection = functools.partial(conn.ensure_connection, **_INTERVALS)
+        conn.ensure_connection = functools.partial(conn.ensure_connection, **_RECONNECT_INTERVALS)
         return super().ensure_connected(conn)
 
     def on_close(self) -> None:
@@ -47,7 +47,7 @@ class Consumer(CeleryConsumer):
     def stop(self) -> None:
         """The worker stops. What Celery has in hand and holds back (rate limits) goes back to Redis unstarted."""
         # Remote control and unforeseen errors stop a worker without saying so; whoever has to know looks there.
-        stop_warmly()
+        request_warm_shutdown()
         super().stop()
         for request in tuple(JobRequest.held_back):
             request.return_to_queue()
@@ -59,7 +59,7 @@ class Consumer(CeleryConsumer):
 
     def cancel_active_requests(self) -> None:
         """A cold shutdown: interrupt what runs, where that is possible."""
-        if forks(self.pool):
+        if is_prefork(self.pool):
             super().cancel_active_requests()
 
     def shutdown(self) -> None:
@@ -68,7 +68,7 @@ class Consumer(CeleryConsumer):
         if JobTask.runner:
             if JobTask.runner.batched:
                 JobTask.runner.mailbox.requeue_all()
-            JobTask.runner.mailbox.flush_before_exit(_FAREWELL)
+            JobTask.runner.mailbox.flush_before_exit(_FLUSH_TIMEOUT_SECONDS)
         if self.jobworker_heartbeat:
             self.jobworker_heartbeat.leave()
 
@@ -76,50 +76,50 @@ class Consumer(CeleryConsumer):
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """The body cannot be decoded."""
-        _reject(message, exc, "the body of the message cannot be read")
+        _reject_message(message, exc, "the body of the message cannot be read")
         super().on_decode_error(message, exc)
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         """The headers say something impossible, or the content type is none that this worker accepts."""
-        _reject(message, exc, "the message is not one that this worker accepts")
+        _reject_message(message, exc, "the message is not one that this worker accepts")
         super().on_invalid_task(body, message, exc)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """This is no task at all."""
-        _reject(message, ValueError("no task protocol"), "the message is no task")
+        _reject_message(message, ValueError("no task protocol"), "the message is no task")
         super().on_unknown_message(body, message)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """This worker does not have the task; another one may."""
         runner = JobTask.runner
         name = message.headers.get("task") if isinstance(message.headers, dict) else None
-        ticket = ticket_of(message.headers, runner.worker, message.delivery_tag) if runner else None
+        ticket = parse_claim(message.headers, runner.worker, message.delivery_tag) if runner else None
         if runner and ticket:
-            _introduce(message, ticket)
+            _report_direct_call(message, ticket)
             data = {"worker": ticket.worker, "task": name, "reason": f"this worker has no task {name}"}
-            runner.mailbox.report_refused(ticket, Kind.UNKNOWN_TASK, json.dumps(data))
+            runner.mailbox.report_refused(ticket, EventKind.UNKNOWN_TASK, json.dumps(data))
         else:
-            _reject(message, exc, "this worker does not have the task")
+            _reject_message(message, exc, "this worker does not have the task")
         super().on_unknown_task(body, message, exc)
 
 
-def _introduce(message: Any, ticket: Ticket) -> None:
+def _report_direct_call(message: Any, claim: Claim) -> None:
     """If the message is a call from Python, the relay does not know of it yet."""
     try:
         payload = message.payload
     except Exception:  # noqa: BLE001  that it cannot be read is said anyway
         payload = None
     properties = message.properties or {}
-    told = calls.told(message.headers, payload, message.delivery_info or {}, properties.get("priority"))
+    told = calls.encode_called_event(message.headers, payload, message.delivery_info or {}, properties.get("priority"))
     if told is not None and JobTask.runner:
-        JobTask.runner.mailbox.report_direct_call(ticket, told)
+        JobTask.runner.mailbox.report_direct_call(claim, told)
 
 
-def _reject(message: Any, error: Exception, reason: str) -> None:
+def _reject_message(message: Any, error: Exception, reason: str) -> None:
     runner = JobTask.runner
     if runner:
-        ticket = ticket_of(message.headers, runner.worker, message.delivery_tag)
+        ticket = parse_claim(message.headers, runner.worker, message.delivery_tag)
         if ticket:
-            _introduce(message, ticket)
+            _report_direct_call(message, ticket)
         queue = (message.delivery_info or {}).get("routing_key")
         runner.mailbox.reject(message.delivery_tag, message.headers, error, reason, queue)

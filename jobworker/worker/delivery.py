@@ -6,21 +6,21 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jobworker.transport.claims import Ticket
+from jobworker.transport.claims import Claim
 
 #: The header that the relay writes, and the one under which the parent numbers each delivery.
-HEADER = "jobworker"
+EXECUTION_HEADER = "jobworker"
 TOKEN_HEADER = "jobworker_token"
 
 
 #: As the scripts of Redis read it.
-_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+_EXECUTION_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 #: Far more than any execution has.
-_MOST_ATTEMPTS = 2**31
+_MAX_ATTEMPTS = 2**31
 
 
-def new_token() -> str:
+def generate_token() -> str:
     """Tells one delivery of a message from another of the same message."""
     return secrets.token_hex(8)
 
@@ -48,9 +48,9 @@ class Delivery(NamedTuple):
         Raises `ValueError` for an id of an execution that is none, after which files are named, and for a number of an
         attempt that is none: a script of Redis would fail.
         """
-        if not _ID.fullmatch(header["execution"]):
+        if not _EXECUTION_ID.fullmatch(header["execution"]):
             raise ValueError("the id of the execution is none")
-        if type(header["attempt"]) is not int or not 0 < header["attempt"] <= _MOST_ATTEMPTS:
+        if type(header["attempt"]) is not int or not 0 < header["attempt"] <= _MAX_ATTEMPTS:
             raise ValueError("the number of the attempt is none")
         scheduled_for = header.get("scheduled_for")
         return cls(
@@ -60,11 +60,11 @@ class Delivery(NamedTuple):
             max_attempts=header.get("max_attempts"),
             correlation_id=header.get("correlation_id", ""),
             scheduled_for=dt.datetime.fromisoformat(scheduled_for) if scheduled_for else None,
-            token=token or new_token(),
+            token=token or generate_token(),
             policies=header.get("policies", {}),
             metadata=header.get("metadata", {}),
         )
 
-    def make_claim(self, worker: str) -> Ticket:
+    def make_claim(self, worker: str) -> Claim:
         """The claim to this attempt in the name of `worker`."""
-        return Ticket(self.execution, self.attempt, worker, self.token)
+        return Claim(self.execution, self.attempt, worker, self.token)

@@ -8,7 +8,7 @@ from celery.events.dispatcher import EventDispatcher
 logger = structlog.get_logger(__name__)
 
 
-class Dispatcher(EventDispatcher):
+class NonBlockingEventDispatcher(EventDispatcher):
     """Celery's dispatcher, except that it drops what Redis does not take.
 
     Celery's insists on the worker's heartbeat events: while Redis is away its event loop stands still, and with it our

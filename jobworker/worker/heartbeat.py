@@ -11,34 +11,34 @@ import structlog
 from jobworker.clock import SystemClock
 from jobworker.settings import Settings
 from jobworker.transport.broker.channel import Channel
-from jobworker.transport.catalogue import describe
+from jobworker.transport.catalogue import describe_tasks
 from jobworker.transport.claims import Claims
-from jobworker.transport.registry import Announcement, Pulse, Registry
-from jobworker.worker.announce import announcement
-from jobworker.worker.pool import forks
-from jobworker.worker.repeated import RepeatedStep
-from jobworker.worker.runner import Runner
+from jobworker.transport.registry import WorkerAnnouncement, HeartbeatStatus, WorkerRegistry
+from jobworker.worker.announce import make_announcement
+from jobworker.worker.pool import is_prefork
+from jobworker.worker.repeated import PeriodicStep
+from jobworker.worker.runner import AttemptRunner
 from jobworker.worker.task import JobTask
 from jobworker.worker.watchdog import Watchdog
 
 logger = structlog.get_logger(__name__)
 
 #: A worker that takes no work for so many leases, although there is some and it has room, is ended.
-_PATIENCE = 4
+_MAX_IDLE_LEASES = 4
 
 
 class Heartbeat:
     """One worker's beats. `beat` is called by a timer and must not raise."""
 
     def __init__(
-        self, registry: Registry, claims: Claims, announcement: Announcement, catalogue: list[dict[str, Any]]
+        self, registry: WorkerRegistry, claims: Claims, announcement: WorkerAnnouncement, catalog: list[dict[str, Any]]
     ) -> None:
         assert JobTask.runner is not None
         self._mailbox = JobTask.runner.mailbox
         self._registry = registry
         self._claims = claims
         self._announcement = announcement
-        self._catalog = catalogue
+        self._catalog = catalog
         self._lock = threading.RLock()
         self._deregistered = False
 
@@ -52,9 +52,9 @@ class Heartbeat:
         running = [(ticket.execution, ticket.attempt) for ticket in self._mailbox.list_claims()]
         try:
             heard = self._registry.send_heartbeat(self._announcement, running)
-            if heard.status is Pulse.FENCED:
+            if heard.status is HeartbeatStatus.FENCED:
                 self._mailbox.end_fenced_worker()
-            if heard.status is Pulse.UNKNOWN:
+            if heard.status is HeartbeatStatus.UNKNOWN:
                 self._announce()
             for worker in heard.silent_workers:
                 if self._registry.reap_worker(worker):
@@ -85,7 +85,7 @@ class Heartbeat:
             logger.warning("goodbye_missed", error=str(error))
 
 
-class HeartbeatStep(RepeatedStep):
+class HeartbeatStep(PeriodicStep):
     """Announces the worker and beats."""
 
     def start(self, consumer: Any) -> None:
@@ -93,11 +93,11 @@ class HeartbeatStep(RepeatedStep):
         assert JobTask.runner is not None
         self.cancel()
         settings = Settings.from_environment()
-        heartbeat = consumer.jobworker_heartbeat = _heartbeat(consumer, JobTask.runner, settings)
-        watchdog = _watchdog(consumer, JobTask.runner, settings)
+        heartbeat = consumer.jobworker_heartbeat = _make_heartbeat(consumer, JobTask.runner, settings)
+        watchdog = _make_watchdog(consumer, JobTask.runner, settings)
         Channel.announce_worker = staticmethod(heartbeat.beat)
         heartbeat.beat()
-        beat = functools.partial(_beat_in_loop if forks(consumer.pool) else _beat, heartbeat, watchdog)
+        beat = functools.partial(_beat_in_loop if is_prefork(consumer.pool) else _beat, heartbeat, watchdog)
         self.run_periodically(consumer, settings.heartbeat_interval, beat, "heartbeat")
 
     def cancel(self) -> None:
@@ -106,14 +106,14 @@ class HeartbeatStep(RepeatedStep):
         super().cancel()
 
 
-def _heartbeat(consumer: Any, runner: Runner, settings: Settings) -> Heartbeat:
-    client, offered = runner.redis_connection.client, describe(consumer.app)
-    announced = announcement(consumer, runner, offered, SystemClock())
-    return Heartbeat(Registry(client, settings.worker_lease), Claims(client), announced, offered)
+def _make_heartbeat(consumer: Any, runner: AttemptRunner, settings: Settings) -> Heartbeat:
+    client, offered = runner.redis_connection.client, describe_tasks(consumer.app)
+    announced = make_announcement(consumer, runner, offered, SystemClock())
+    return Heartbeat(WorkerRegistry(client, settings.worker_lease), Claims(client), announced, offered)
 
 
-def _watchdog(consumer: Any, runner: Runner, settings: Settings) -> Watchdog:
-    patience = settings.worker_lease * _PATIENCE
+def _make_watchdog(consumer: Any, runner: AttemptRunner, settings: Settings) -> Watchdog:
+    patience = settings.worker_lease * _MAX_IDLE_LEASES
     return Watchdog(consumer, runner.redis_connection.client, SystemClock(), patience, runner.mailbox.stop_worker)
 
 

@@ -9,31 +9,31 @@ import logging
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from jobworker.domain.job_log import Dropped
+from jobworker.domain.job_log import DroppedLines
 from jobworker.telemetry import configured
 from jobworker.worker import printed
 from jobworker.worker.attempt_reporter import AttemptReporter
-from jobworker.worker.reporter import Reporter
+from jobworker.worker.reporter import LogSender
 
-_here: contextvars.ContextVar[AttemptReporter | None] = contextvars.ContextVar("jobworker_attempt", default=None)
+_current_attempt: contextvars.ContextVar[AttemptReporter | None] = contextvars.ContextVar("jobworker_attempt", default=None)
 
 #: A record with this attribute is the worker's business, although it was made while a job ran.
-OF_WORKER = "of_worker"
+WORKER_RECORD_ATTRIBUTE = "of_worker"
 
 #: Least level of what is kept with an execution, whatever the worker itself shows.
-_LEVEL = logging.INFO
+_MIN_LEVEL = logging.INFO
 
 
 class JobLogHandler(logging.Handler):
     """Passes records of running jobs on; records from elsewhere are not its business."""
 
-    def __init__(self, reporter: Reporter, one_at_a_time: bool) -> None:
-        super().__init__(_LEVEL)
-        self._log_sender = reporter
+    def __init__(self, log_sender: LogSender, one_at_a_time: bool) -> None:
+        super().__init__(_MIN_LEVEL)
+        self._log_sender = log_sender
         self._one_at_a_time = one_at_a_time
         self._only_attempt: AttemptReporter | None = None
         #: Python's logging as it was when this process began to run jobs.
-        self._logging_state = configured.state()
+        self._logging_state = configured.read_logging_state()
 
     def install(self) -> None:
         """Begin, in the process that runs jobs: a parent that forks has nothing to report."""
@@ -41,39 +41,39 @@ class JobLogHandler(logging.Handler):
         shown = root.level
         for handler in root.handlers:
             handler.addFilter(self._is_shown)
-            if shown > _LEVEL:
+            if shown > _MIN_LEVEL:
                 handler.setLevel(max(shown, handler.level))
-        root.setLevel(min(shown, _LEVEL))
+        root.setLevel(min(shown, _MIN_LEVEL))
         root.addHandler(self)
-        self._logging_state = configured.state()
+        self._logging_state = configured.read_logging_state()
         # What a record with arguments that do not fit says is in the log of the execution; logging itself would print
         # it with its own calls, as a hundred lines of that log.
         logging.raiseExceptions = False
 
     def restore_logging(self) -> None:
         """Undo what a job has done to Python's logging and to `sys.stdout`: it would silence the jobs after it."""
-        printed.restore()
-        configured.restore(self._logging_state)
+        printed.restore_streams()
+        configured.restore_logging_state(self._logging_state)
 
     def enter_attempt(self, attempt: AttemptReporter) -> contextvars.Token[AttemptReporter | None]:
         """From now on `attempt` runs here."""
         self.restore_logging()
         self._only_attempt = attempt if self._one_at_a_time else None
-        return _here.set(attempt)
+        return _current_attempt.set(attempt)
 
     def reset_after_fork(self) -> None:
         """Belong, in a process that a job has forked, to its attempt alone."""
         self._log_sender.reset_after_fork()
         self._one_at_a_time = True
-        self._only_attempt = _here.get() or self._only_attempt
+        self._only_attempt = _current_attempt.get() or self._only_attempt
         if self._only_attempt is not None:
             self._only_attempt.reset_after_fork()
 
-    def leave_attempt(self, entered: contextvars.Token[AttemptReporter | None]) -> None:
+    def leave_attempt(self, token: contextvars.Token[AttemptReporter | None]) -> None:
         """The inverse of `enter`."""
-        printed.end_lines()
+        printed.flush_lines()
         self._only_attempt = None
-        _here.reset(entered)
+        _current_attempt.reset(token)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never raises, but for a time limit that strikes here: a job must not fail because it said something."""
@@ -87,16 +87,16 @@ class JobLogHandler(logging.Handler):
         except Exception:  # noqa: BLE001  logging's own rule: handleError decides
             self.handleError(record)
 
-    def record_dropped(self, dropped: Dropped) -> None:
+    def record_dropped(self, dropped: DroppedLines) -> None:
         """What the job that runs here has said, and nobody has kept."""
-        attempt = _here.get() or self._only_attempt
+        attempt = _current_attempt.get() or self._only_attempt
         if attempt is not None:
             attempt.record_dropped(dropped)
 
     def _find_attempt(self, record: logging.LogRecord) -> AttemptReporter | None:
         """Whose words these are."""
-        of_worker = self._log_sender.is_own_thread() or getattr(record, OF_WORKER, False)
-        return None if of_worker else _here.get() or self._only_attempt
+        of_worker = self._log_sender.is_own_thread() or getattr(record, WORKER_RECORD_ATTRIBUTE, False)
+        return None if of_worker else _current_attempt.get() or self._only_attempt
 
     def _is_shown(self, record: logging.LogRecord) -> bool:
         """What is too much for the execution's log is too much for the worker's own."""

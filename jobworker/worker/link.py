@@ -6,10 +6,10 @@ import threading
 import redis
 
 from jobworker.settings import Settings
-from jobworker.transport.client import connect
+from jobworker.transport.client import connect_redis
 
 
-class Link:
+class RedisConnection:
     """The client of the present process, opened when first used."""
 
     def __init__(self, settings: Settings) -> None:
@@ -23,6 +23,6 @@ class Link:
         if self._pid != os.getpid():
             with self._lock:
                 if self._pid != os.getpid():
-                    self._client = connect(self._settings.redis_url)
+                    self._client = connect_redis(self._settings.redis_url)
                     self._pid = os.getpid()
         return self._client

@@ -6,28 +6,28 @@ import redis
 import structlog
 from celery.worker import state
 
-from jobworker.transport.claims import Ticket
-from jobworker.transport.orders import Order, Orders
-from jobworker.worker.pool import forks
-from jobworker.worker.repeated import RepeatedStep
+from jobworker.transport.claims import Claim
+from jobworker.transport.orders import StopRequest, StopRequests
+from jobworker.worker.pool import is_prefork
+from jobworker.worker.repeated import PeriodicStep
 from jobworker.worker.request import JobRequest
-from jobworker.worker.runner import Runner
+from jobworker.worker.runner import AttemptRunner
 from jobworker.worker.task import JobTask
 
 logger = structlog.get_logger(__name__)
 
 #: How often (s); and how many looks are left out after Redis was away, so that a frozen one does not stop the rest.
-_EVERY = 1.0
-_LEFT_OUT = 5
+_POLL_INTERVAL_SECONDS = 1.0
+_POLLS_SKIPPED_ON_ERROR = 5
 
 
-class Lookout:
+class StopRequestPoller:
     """Carries out the orders to one worker. `look` is called by a timer and must not raise."""
 
-    def __init__(self, runner: Runner, forks: bool) -> None:
+    def __init__(self, runner: AttemptRunner, is_prefork: bool) -> None:
         self._runner = runner
-        self._stop_requests = Orders(runner.redis_connection.client)
-        self._is_prefork = forks
+        self._stop_requests = StopRequests(runner.redis_connection.client)
+        self._is_prefork = is_prefork
         self._polls_to_skip = 0
 
     def poll(self) -> None:
@@ -40,32 +40,32 @@ class Lookout:
             return
         try:
             orders = self._stop_requests.list_for_worker(self._runner.worker)
-            mine = {each: held[each.execution] for each in orders if _is_about(each, held.get(each.execution))}
+            mine = {each: held[each.execution] for each in orders if _is_for_claim(each, held.get(each.execution))}
             if strange := [each for each in orders if each not in mine]:
                 self._stop_requests.delete(self._runner.worker, strange)
         except redis.RedisError as error:
             logger.warning("orders_not_read", error=str(error))
-            self._polls_to_skip = _LEFT_OUT
+            self._polls_to_skip = _POLLS_SKIPPED_ON_ERROR
             return
         for order, ticket in mine.items():
             self._stop_attempt(order, ticket)
 
-    def _stop_attempt(self, order: Order, ticket: Ticket) -> None:
+    def _stop_attempt(self, stop_request: StopRequest, claim: Claim) -> None:
         if not self._is_prefork:
-            self._runner.control_table.mark_cancelled(ticket.token, None)
-        elif request := next((each for each in [*state.active_requests] if _is_of(each, ticket)), None):
-            self._runner.time_limits.stop_attempt(request, order.requested_by)
+            self._runner.control_table.mark_cancelled(claim.token, None)
+        elif request := next((each for each in [*state.active_requests] if _has_claim(each, claim)), None):
+            self._runner.time_limits.stop_attempt(request, stop_request.requested_by)
 
 
-def _is_about(order: Order, ticket: Ticket | None) -> bool:
-    return ticket is not None and ticket.attempt == order.attempt
+def _is_for_claim(stop_request: StopRequest, claim: Claim | None) -> bool:
+    return claim is not None and claim.attempt == stop_request.attempt
 
 
-def _is_of(request: Any, ticket: Ticket) -> bool:
-    return isinstance(request, JobRequest) and request.token == ticket.token
+def _has_claim(request: Any, claim: Claim) -> bool:
+    return isinstance(request, JobRequest) and request.token == claim.token
 
 
-class OrdersStep(RepeatedStep):
+class StopRequestStep(PeriodicStep):
     """Looks for orders, and lets the event loop keep time limits."""
 
     def start(self, consumer: Any) -> None:
@@ -74,6 +74,6 @@ class OrdersStep(RepeatedStep):
         if runner is None:
             return
         self.cancel()
-        if forks(consumer.pool):
+        if is_prefork(consumer.pool):
             runner.time_limits.attach_to_loop(consumer.hub, consumer.pool._pool)
-        self.run_periodically(consumer, _EVERY, Lookout(runner, forks(consumer.pool)).poll, "orders")
+        self.run_periodically(consumer, _POLL_INTERVAL_SECONDS, StopRequestPoller(runner, is_prefork(consumer.pool)).poll, "orders")

@@ -12,7 +12,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, Time
 from jobworker import declare
 from jobworker.declare import Abort, JobCancelled, Snooze
 from jobworker.domain import deadline, json_values
-from jobworker.domain.events import Kind
+from jobworker.domain.events import EventKind
 
 #: Longest result that is kept with the execution, and longest that is kept in a file (bytes of JSON).
 MAX_RESULT = 64 * 1024
@@ -32,75 +32,75 @@ class ResultRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class AttemptOutcome:
     """The kind of the closing event and its data."""
 
-    kind: Kind
+    kind: EventKind
     data: dict[str, Any]
 
 
-def of_return(value: Any, keep: Callable[[bytes], Mapping[str, Any]], limit_passed: float | None = None) -> Outcome:
+def from_return(value: Any, save_file: Callable[[bytes], Mapping[str, Any]], limit_passed: float | None = None) -> AttemptOutcome:
     """The job returned `value`; raises `ResultRefused` if that is no JSON or too long.
 
-    What is too long for the database goes to `keep`, which answers where it is; raises what `keep` raises.
+    What is too long for the database goes to `save_file`, which answers where it is; raises what `save_file` raises.
     `limit_passed`: the soft time limit (s) that it went on after.
     """
     if limit_passed is not None:
         reason = f"succeeded after its soft time limit of {limit_passed:g} s had passed"
-        return Outcome(Kind.SUCCEEDED, {**of_return(value, keep).data, "reason": reason})
+        return AttemptOutcome(EventKind.SUCCEEDED, {**from_return(value, save_file).data, "reason": reason})
     if value is None:
-        return Outcome(Kind.SUCCEEDED, {"result": None})
+        return AttemptOutcome(EventKind.SUCCEEDED, {"result": None})
     try:
         text = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultRefused(f"the job returned a {type(value).__name__} that is not JSON: {error}") from None
     try:
         json_values.check(value)
-    except json_values.Unacceptable as error:
+    except json_values.UnacceptableValue as error:
         raise ResultRefused(f"the job returned {error}") from None
     if len(text) <= MAX_RESULT:
-        return Outcome(Kind.SUCCEEDED, {"result": value})
+        return AttemptOutcome(EventKind.SUCCEEDED, {"result": value})
     if len(text) > MAX_RESULT_FILE:
         raise ResultRefused(
             f"the job returned {len(text):,} bytes of JSON, more than the {MAX_RESULT_FILE:,} that are kept; "
             "save them with context.files.save() and return the path"
         )
-    return Outcome(Kind.SUCCEEDED, {"result": None, "result_file": dict(keep(text))})
+    return AttemptOutcome(EventKind.SUCCEEDED, {"result": None, "result_file": dict(save_file(text))})
 
 
-def checked(ended: Outcome) -> Outcome:
+def verify_result(reported: AttemptOutcome) -> AttemptOutcome:
     """What a job's own process says of its end; a failure if its result is not acceptable. Users' code runs there."""
     try:
-        json_values.check(ended.data.get("result"))
-    except json_values.Unacceptable as error:
-        return Outcome(Kind.FAILED, {"error": describe(ResultRefused(f"the job's process reported {error}"))})
-    return ended
+        json_values.check(reported.data.get("result"))
+    except json_values.UnacceptableValue as error:
+        return AttemptOutcome(EventKind.FAILED, {"error": describe_error(ResultRefused(f"the job's process reported {error}"))})
+    return reported
 
 
-class Told(BaseException):
+class ReportedOutcome(BaseException):
     """The attempt ended elsewhere, and this was said of it. Not an `Exception`: nothing here decides about it again."""
 
-    def __init__(self, ended: Outcome) -> None:
-        super().__init__(ended)
-        self.outcome = ended
+    def __init__(self, outcome: AttemptOutcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
 
 
-def of_exception(error: BaseException) -> Outcome:
+def from_exception(error: BaseException) -> AttemptOutcome:
     """The job raised `error`."""
-    if isinstance(error, Told):
+    if isinstance(error, ReportedOutcome):
         return error.outcome
     if isinstance(error, Retry):
-        return _snoozed(error) if isinstance(error, Snooze) else _retrying(error)
+        return _for_snooze(error) if isinstance(error, Snooze) else _for_retry(error)
     if isinstance(error, Ignore):
-        return Outcome(Kind.SUCCEEDED, {"result": None, "reason": "the job raised Ignore"})
+        return AttemptOutcome(EventKind.SUCCEEDED, {"result": None, "reason": "the job raised Ignore"})
     if isinstance(error, JobCancelled):
-        return Outcome(Kind.CANCELLED, {"reason": _printable(error)[:_MAX_REASON] or "the job stopped by itself"})
-    kind = Kind.TIMED_OUT if isinstance(error, SoftTimeLimitExceeded) else Kind.FAILED
-    reason = _reason(error)
-    return Outcome(kind, {"error": describe(error), **({"reason": reason} if reason else {})})
+        return AttemptOutcome(EventKind.CANCELLED, {"reason": _format_message(error)[:_MAX_REASON] or "the job stopped by itself"})
+    kind = EventKind.TIMED_OUT if isinstance(error, SoftTimeLimitExceeded) else EventKind.FAILED
+    reason = _explain_end(error)
+    return AttemptOutcome(kind, {"error": describe_error(error), **({"reason": reason} if reason else {})})
 
 
-def _reason(error: BaseException) -> str | None:
+def _explain_end(error: BaseException) -> str | None:
     """Why the execution ended, where its error alone does not say."""
     if isinstance(error, Abort):
         return error.reason[:_MAX_REASON]
@@ -111,41 +111,41 @@ def _reason(error: BaseException) -> str | None:
     return f"the job called sys.exit({error.code!r})" if isinstance(error, SystemExit) else None
 
 
-def _retrying(error: Retry) -> Outcome:
+def _for_retry(error: Retry) -> AttemptOutcome:
     cause = error.__cause__ or error.exc
-    failure = describe(cause) if cause else None
+    failure = describe_error(cause) if cause else None
     why = f"{failure['type']}: {failure['message']}" if failure else "the job asked for a retry"
     reason = error.reason if isinstance(error, declare.Retry) and error.reason else why
     told = {"delay": error.when or 0, "reason": reason[:_MAX_REASON], "error": failure}
-    return Outcome(Kind.RETRYING, told | ({"timed_out": True} if isinstance(cause, SoftTimeLimitExceeded) else {}))
+    return AttemptOutcome(EventKind.RETRYING, told | ({"timed_out": True} if isinstance(cause, SoftTimeLimitExceeded) else {}))
 
 
-def _snoozed(error: Snooze) -> Outcome:
+def _for_snooze(error: Snooze) -> AttemptOutcome:
     reason = error.reason or "the job put itself off"
-    return Outcome(Kind.RETRYING, {"delay": error.delay, "reason": reason[:_MAX_REASON], "snoozed": True})
+    return AttemptOutcome(EventKind.RETRYING, {"delay": error.delay, "reason": reason[:_MAX_REASON], "snoozed": True})
 
 
-def of_end_without_report(error: BaseException | None) -> Outcome:
+def from_missing_report(error: BaseException | None) -> AttemptOutcome:
     """The attempt ended and the job could not say how: its process is gone, or it never got as far as the job."""
     if error is None:
-        return Outcome(Kind.FAILED, {"reason": "the job ended without a report"})
+        return AttemptOutcome(EventKind.FAILED, {"reason": "the job ended without a report"})
     if isinstance(error, TimeLimitExceeded):
-        return hard_limit(error.args[0] if error.args else 0)
+        return for_hard_limit(error.args[0] if error.args else 0)
     if isinstance(error, WorkerLostError):
-        return process_gone(str(error))
-    return of_exception(error)
+        return for_lost_process(str(error))
+    return from_exception(error)
 
 
-def hard_limit(seconds: float, wait: float | None = None) -> Outcome:
-    """The parent killed the process because the hard time limit had passed. `wait` (s): another attempt follows."""
+def for_hard_limit(seconds: float, retry_delay: float | None = None) -> AttemptOutcome:
+    """The parent killed the process because the hard time limit had passed. `retry_delay` (s): another attempt follows."""
     error = {"type": "TimeLimitExceeded", "message": f"the hard time limit of {seconds:g} s passed", "traceback": None}
     told = {"error": error, "reason": "hard time limit exceeded"}
-    if wait is None:
-        return Outcome(Kind.TIMED_OUT, told)
-    return Outcome(Kind.RETRYING, {**told, "delay": wait, "timed_out": True})
+    if retry_delay is None:
+        return AttemptOutcome(EventKind.TIMED_OUT, told)
+    return AttemptOutcome(EventKind.RETRYING, {**told, "delay": retry_delay, "timed_out": True})
 
 
-def limits_not_kept(pool: str, hard: float | None, soft: float | None) -> Outcome:
+def for_unsupported_limits(pool: str, hard: float | None, soft: float | None) -> AttemptOutcome:
     """The job has time limits that this worker cannot keep, so it was not begun."""
     told = [f"{name} {limit:g} s" for name, limit in (("time_limit", hard), ("soft_time_limit", soft)) if limit]
     why = f"a worker with the pool {pool} cannot keep its limits ({', '.join(told)})"
@@ -155,45 +155,45 @@ def limits_not_kept(pool: str, hard: float | None, soft: float | None) -> Outcom
         'give the job isolation with the mode "process", or take the limits away',
         "traceback": None,
     }
-    return Outcome(Kind.REJECTED, {"error": error, "reason": why})
+    return AttemptOutcome(EventKind.REJECTED, {"error": error, "reason": why})
 
 
-def stopped(by_signal: str) -> Outcome:
+def for_forced_stop(by_signal: str) -> AttemptOutcome:
     """Somebody had it cancelled, and it did not stop by itself."""
-    return Outcome(Kind.CANCELLED, {"reason": f"it did not stop by itself and was ended by {by_signal}"})
+    return AttemptOutcome(EventKind.CANCELLED, {"reason": f"it did not stop by itself and was ended by {by_signal}"})
 
 
-def process_gone(why: str) -> Outcome:
+def for_lost_process(why: str) -> AttemptOutcome:
     """The process that ran the job is gone."""
-    return Outcome(Kind.LOST, {"reason": f"the process that ran it ended: {why}"})
+    return AttemptOutcome(EventKind.LOST, {"reason": f"the process that ran it ended: {why}"})
 
 
-def interrupted() -> Outcome:
+def for_interruption() -> AttemptOutcome:
     """The worker was shut down and could not wait."""
-    return Outcome(Kind.INTERRUPTED, {"reason": "its worker was shut down while it ran"})
+    return AttemptOutcome(EventKind.INTERRUPTED, {"reason": "its worker was shut down while it ran"})
 
 
-def revoked(why: str) -> Outcome:
+def for_revocation(why: str) -> AttemptOutcome:
     """Somebody used Celery's own `revoke`."""
-    return Outcome(Kind.CANCELLED, {"reason": f"{why} through Celery's remote control"})
+    return AttemptOutcome(EventKind.CANCELLED, {"reason": f"{why} through Celery's remote control"})
 
 
-def expired(after: dt.datetime) -> Outcome:
+def for_expiry(after: dt.datetime) -> AttemptOutcome:
     """The message says that it is too late to start."""
-    return Outcome(Kind.EXPIRED, {"reason": deadline.missed(after)})
+    return AttemptOutcome(EventKind.EXPIRED, {"reason": deadline.describe_missed_deadline(after)})
 
 
-def describe(error: BaseException) -> dict[str, str | None]:
+def describe_error(error: BaseException) -> dict[str, str | None]:
     """Type, message and traceback of an exception, cut to what is worth keeping."""
     frames = "".join(traceback.format_exception(error)) if error.__traceback__ else None
     return {
         "type": type(error).__name__[:_MAX_TYPE],
-        "message": _printable(error)[:_MAX_MESSAGE],
+        "message": _format_message(error)[:_MAX_MESSAGE],
         "traceback": frames[-_MAX_TRACEBACK:] if frames else None,
     }
 
 
-def _printable(error: BaseException) -> str:
+def _format_message(error: BaseException) -> str:
     if isinstance(error, SoftTimeLimitExceeded) and error.args:
         return str(error.args[0])  # Celery would show its class once more.
     try:

@@ -18,24 +18,24 @@ from billiard import current_process
 from celery.concurrency import asynpool, prefork
 from celery.concurrency.asynpool import AsynPool
 
-from jobworker.guardian import Guardian
+from jobworker.guardian import OrphanReaper
 from jobworker.worker import processes
-from jobworker.worker.limits import GRACE
+from jobworker.worker.limits import TERMINATE_TIMEOUT_SECONDS
 from jobworker.worker.task import JobTask
 
 #: Longer jobs are not copied for it (bytes); a pipe takes so much at once.
-_MOST_COPIED = 32 * 1024
+_MAX_COPIED_SIZE = 32 * 1024
 
-_HEADER = 4
+_HEADER_SIZE = 4
 
 #: What `multiprocessing` takes the worker for: the main process.
-_MAIN = multiprocessing.current_process()
+_MAIN_PROCESS = multiprocessing.current_process()
 
 #: After this time (s) a process whose pipe has closed is gone.
-_A_MOMENT = 0.1
+_EXIT_DELAY_SECONDS = 0.1
 
 
-class OneWrite:
+class SingleWriteSender:
     """Stands before a process's pipe: holds the length back until the job comes, and writes both.
 
     Called as what it wraps: (buffer, offset) → how many bytes of the buffer are written; raises what the pipe raises.
@@ -46,7 +46,7 @@ class OneWrite:
         self._header = b""
 
     def __call__(self, buffer: memoryview, offset: int) -> int:
-        if len(buffer) == _HEADER:
+        if len(buffer) == _HEADER_SIZE:
             self._header = bytes(buffer[offset:])
             return len(self._header)
         if self._header:
@@ -54,7 +54,7 @@ class OneWrite:
         return self._send(buffer, offset)
 
     def _send_both(self, buffer: memoryview, offset: int) -> int:
-        rest = b"" if len(buffer) > _MOST_COPIED else buffer[offset:]
+        rest = b"" if len(buffer) > _MAX_COPIED_SIZE else buffer[offset:]
         written = self._send(self._header + rest, 0)
         of_header = min(written, len(self._header))
         self._header = self._header[of_header:]
@@ -64,11 +64,11 @@ class OneWrite:
 class Worker(asynpool.Worker):
     """What runs in each process."""
 
-    reaper: Guardian | None = None
+    reaper: OrphanReaper | None = None
 
     def after_fork(self) -> None:
         """Before the first job."""
-        processes.begin_session()
+        processes.start_session()
         if self.reaper:
             self.reaper.close_inherited_pipe()
         super().after_fork()
@@ -84,8 +84,8 @@ def _allow_children() -> None:
 
     They need not be daemons: all of the group ends with its process.
     """
-    _MAIN.name = current_process().name  # Python's logging shows it.
-    multiprocessing.process._current_process = _MAIN  # type: ignore[attr-defined]
+    _MAIN_PROCESS.name = current_process().name  # Python's logging shows it.
+    multiprocessing.process._current_process = _MAIN_PROCESS  # type: ignore[attr-defined]
 
 
 class JobPool(AsynPool):
@@ -95,7 +95,7 @@ class JobPool(AsynPool):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         # The processes end with this one, whatever ends it; it takes a guardian to end what their jobs started, too.
-        self._reaper = Guardian()
+        self._reaper = OrphanReaper()
         super().__init__(*arguments, **options)
 
     def WorkerProcess(self, worker: Any) -> Any:  # noqa: N802  billiard's name
@@ -113,18 +113,18 @@ class JobPool(AsynPool):
         super().terminate_job(pid, sig)
         for job in list(self._cache.values()):
             if job._worker_pid == pid:
-                self._loop.call_later(GRACE, _kill_unless_ready, job)
+                self._loop.call_later(TERMINATE_TIMEOUT_SECONDS, _kill_unless_ready, job)
 
     def _create_worker_process(self, i: int) -> Any:
         process = super()._create_worker_process(i)
-        process.send_job_offset = OneWrite(process.send_job_offset)
+        process.send_job_offset = SingleWriteSender(process.send_job_offset)
         self._update_reaper()
         return process
 
     def _event_process_exit(self, hub: Any, proc: Any) -> None:
         super()._event_process_exit(hub, proc)
         # Its pipe closes a moment before the process is gone, and Celery itself looks again in five seconds.
-        hub.call_later(_A_MOMENT, self.maintain_pool)
+        hub.call_later(_EXIT_DELAY_SECONDS, self.maintain_pool)
 
     def _join_exited_workers(self, shutdown: bool = False) -> Any:
         before = {process.pid for process in self._pool}
@@ -143,7 +143,7 @@ class JobPool(AsynPool):
 
 def _kill_unless_ready(job: Any) -> None:
     if not job.ready():
-        processes.kill(job._worker_pid)
+        processes.kill_tree(job._worker_pid)
 
 
 class TaskPool(prefork.TaskPool):
@@ -163,33 +163,33 @@ class TaskPool(prefork.TaskPool):
         """End when the last job has."""
         pool = self._pool
         super().on_stop()
-        _leave_nothing(pool)
+        _kill_process_groups(pool)
 
     def on_terminate(self) -> None:
         """End now."""
         pool = self._pool
         super().on_terminate()
-        _leave_nothing(pool)
+        _kill_process_groups(pool)
 
 
-def _leave_nothing(pool: Any) -> None:
+def _kill_process_groups(pool: Any) -> None:
     for process in pool._pool if pool else ():
         processes.kill_group(process.pid)
 
 
-def forks(pool: Any) -> bool:
+def is_prefork(pool: Any) -> bool:
     """Whether jobs run in processes that this one has forked."""
     return isinstance(pool, prefork.TaskPool)
 
 
-def default_limits(pool: Any) -> tuple[float | None, float | None]:
+def get_default_limits(pool: Any) -> tuple[float | None, float | None]:
     """The hard and the soft limit (s) that any pool was started with."""
     if isinstance(pool, TaskPool):
         return pool.default_limits
     return pool.options.get("timeout"), pool.options.get("soft_timeout")
 
 
-def name(pool: Any) -> str:
+def get_name(pool: Any) -> str:
     """As `--pool` calls it: prefork, threads, solo, …"""
     module = type(pool).__module__.rpartition(".")[2]
-    return "prefork" if forks(pool) else {"thread": "threads"}.get(module, module)
+    return "prefork" if is_prefork(pool) else {"thread": "threads"}.get(module, module)

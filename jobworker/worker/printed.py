@@ -8,20 +8,20 @@ import threading
 from collections.abc import Mapping
 
 #: The logger of each stream, and the level of its lines; the same for programs that a job starts.
-LEVELS: Mapping[str, int] = {"stdout": logging.INFO, "stderr": logging.WARNING}
+STREAM_LEVELS: Mapping[str, int] = {"stdout": logging.INFO, "stderr": logging.WARNING}
 
 #: A line without an end is one after so many characters.
-_LONGEST = 64 * 1024
+_MAX_LINE_LENGTH = 64 * 1024
 
 
-class _Unfinished(threading.local):
+class _PartialLine(threading.local):
     """What a thread has printed of a line that has not ended."""
 
     text = ""
     is_logging = False
 
 
-class PrintedLines(io.TextIOBase):
+class LoggingTextStream(io.TextIOBase):
     """A text stream of which each line is logged. It cannot be closed: later jobs print to it, too."""
 
     encoding = "utf-8"
@@ -33,19 +33,19 @@ class PrintedLines(io.TextIOBase):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = f"<{name}>"
-        self.buffer = _Bytes(self)
+        self.buffer = _LoggingByteStream(self)
         self._logger = logging.getLogger(name)
-        self._level = LEVELS[name]
-        self._partial_line = _Unfinished()
+        self._level = STREAM_LEVELS[name]
+        self._partial_line = _PartialLine()
 
     def write(self, text: str) -> int:
         """Log the lines that this ends; return the length of `text`."""
         if self._partial_line.is_logging:
             return len(text)  # A handler that fails prints why: it must not be asked to log that.
         *lines, rest = (self._partial_line.text + text).split("\n")
-        while len(rest) > _LONGEST:
-            lines.append(rest[:_LONGEST])
-            rest = rest[_LONGEST:]
+        while len(rest) > _MAX_LINE_LENGTH:
+            lines.append(rest[:_MAX_LINE_LENGTH])
+            rest = rest[_MAX_LINE_LENGTH:]
         self._partial_line.text = rest
         self._log(lines)
         return len(text)
@@ -75,10 +75,10 @@ class PrintedLines(io.TextIOBase):
         """Stay open."""
 
 
-class _Bytes(io.BufferedIOBase):
+class _LoggingByteStream(io.BufferedIOBase):
     """The bytes below a `PrintedLines`."""
 
-    def __init__(self, text: PrintedLines) -> None:
+    def __init__(self, text: LoggingTextStream) -> None:
         super().__init__()
         self._text = text
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
@@ -97,24 +97,24 @@ class _Bytes(io.BufferedIOBase):
         """Stay open."""
 
 
-_streams: dict[str, PrintedLines] = {}
+_streams: dict[str, LoggingTextStream] = {}
 
 
-def capture() -> None:
+def capture_output() -> None:
     """Let what this process prints from now on be logged."""
-    for name in LEVELS:
-        _streams[name] = PrintedLines(name)
-    restore()
+    for name in STREAM_LEVELS:
+        _streams[name] = LoggingTextStream(name)
+    restore_streams()
 
 
-def restore() -> None:
+def restore_streams() -> None:
     """Put these streams back where a job has put others; nothing without `capture` before."""
     for name, stream in _streams.items():
         if getattr(sys, name) is not stream:
             setattr(sys, name, stream)
 
 
-def end_lines() -> None:
+def flush_lines() -> None:
     """Log what this thread has printed without the end of a line."""
     for stream in _streams.values():
         stream.flush_line()

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 #: Rounds of looking and killing; what forks faster than that has got away.
-_ROUNDS = 5
+_MAX_KILL_ROUNDS = 5
 
 _PROC = Path("/proc")
 
 
-class Member(NamedTuple):
+class ProcessInfo(NamedTuple):
     """A process as /proc shows it. `born` (ticks since boot) tells it from a later one with the same number."""
 
     pid: int
@@ -28,16 +28,16 @@ class Member(NamedTuple):
     started_ticks: int
 
 
-def begin_session() -> None:
+def start_session() -> None:
     """Make this process the leader of a session and of a group of its own."""
     with contextlib.suppress(PermissionError):  # It leads a group already.
         os.setsid()
 
 
-def members(leader: int) -> set[Member]:
+def find_members(leader: int) -> set[ProcessInfo]:
     """What descends from `leader` or is in its session, without itself; empty where there is no /proc."""
-    everybody = list(_everybody())
-    found: set[Member] = set()
+    everybody = list(_list_processes())
+    found: set[ProcessInfo] = set()
     wanted = {leader}
     while wanted:
         new = {
@@ -50,20 +50,20 @@ def members(leader: int) -> set[Member]:
     return found
 
 
-def ask_to_end(leader: int) -> set[Member]:
+def terminate_tree(leader: int) -> set[ProcessInfo]:
     """Send SIGTERM to `leader` and all its members; answers these, since they cannot be found when it is gone."""
-    found = members(leader)
+    found = find_members(leader)
     # Whom the group reaches is not told twice: a process of the pool would take the second time for an emergency.
-    _signal(signal.SIGTERM, leader, (each for each in found if each.group != leader))
+    _send_signal(signal.SIGTERM, leader, (each for each in found if each.group != leader))
     return found
 
 
-def kill(leader: int, known: Iterable[Member] = ()) -> None:
-    """Kill `leader`, its group, its members, and those that were members once (`known`)."""
-    others = {each for each in known if (seen := _stat(each.pid)) and seen.started_ticks == each.started_ticks}
-    for _ in range(_ROUNDS):
-        found = members(leader) | others
-        _signal(signal.SIGKILL, leader, found)
+def kill_tree(leader: int, former_members: Iterable[ProcessInfo] = ()) -> None:
+    """Kill `leader`, its group, its members, and those that were members once (`former_members`)."""
+    others = {each for each in former_members if (seen := _read_stat(each.pid)) and seen.started_ticks == each.started_ticks}
+    for _ in range(_MAX_KILL_ROUNDS):
+        found = find_members(leader) | others
+        _send_signal(signal.SIGKILL, leader, found)
         others = set()
         if not found:
             return
@@ -75,7 +75,7 @@ def kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-def _signal(number: signal.Signals, leader: int, others: Iterable[Member]) -> None:
+def _send_signal(number: signal.Signals, leader: int, others: Iterable[ProcessInfo]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if _leads_group(leader):
             os.killpg(leader, number)
@@ -93,15 +93,15 @@ def _leads_group(leader: int) -> bool:
         return True  # It is gone; its group may not be.
 
 
-def _everybody() -> Iterator[Member]:
+def _list_processes() -> Iterator[ProcessInfo]:
     """All processes that are alive: a zombie needs no signal."""
     with contextlib.suppress(OSError):
         for entry in os.listdir(_PROC):
-            if entry.isdecimal() and (seen := _stat(int(entry))):
+            if entry.isdecimal() and (seen := _read_stat(int(entry))):
                 yield seen
 
 
-def _stat(pid: int) -> Member | None:
+def _read_stat(pid: int) -> ProcessInfo | None:
     """None if there is no such process (any more)."""
     try:
         text = (_PROC / str(pid) / "stat").read_bytes()
@@ -112,4 +112,4 @@ def _stat(pid: int) -> Member | None:
     if state in (b"Z", b"X"):
         return None
     parent, group, session = map(int, fields[:3])
-    return Member(pid, parent, group, session, int(fields[18]))
+    return ProcessInfo(pid, parent, group, session, int(fields[18]))

@@ -9,10 +9,10 @@ from typing import Any
 from celery import bootsteps
 from celery.worker import state
 
-from jobworker.worker.pool import forks
+from jobworker.worker.pool import is_prefork
 
 
-class RepeatedStep(bootsteps.StartStopStep):
+class PeriodicStep(bootsteps.StartStopStep):
     """A part of the consumer's life. Its `start` calls `repeat`, again after each reconnection."""
 
     # Early: what comes later (mingle) takes a second, and the lease runs.
@@ -23,13 +23,13 @@ class RepeatedStep(bootsteps.StartStopStep):
         self._timer_entry: Any = None
         self._stopped = threading.Event()
 
-    def run_periodically(self, consumer: Any, every: float, act: Callable[[], None], name: str) -> None:
-        """Call `act`, which must not raise, every so many seconds from now on."""
-        if forks(consumer.pool):
-            self._timer_entry = consumer.timer.call_repeatedly(every, act)
+    def run_periodically(self, consumer: Any, interval: float, action: Callable[[], None], name: str) -> None:
+        """Call `action`, which must not raise, every so many seconds from now on."""
+        if is_prefork(consumer.pool):
+            self._timer_entry = consumer.timer.call_repeatedly(interval, action)
         else:
             self._stopped = threading.Event()
-            arguments = (every, act, self._stopped)
+            arguments = (interval, action, self._stopped)
             threading.Thread(target=_repeat_until, args=arguments, name=name, daemon=True).start()
 
     def stop(self, consumer: Any) -> None:
@@ -45,6 +45,6 @@ class RepeatedStep(bootsteps.StartStopStep):
             self._timer_entry = None
 
 
-def _repeat_until(every: float, act: Callable[[], None], stopped: threading.Event) -> None:
-    while not stopped.wait(every):
-        act()
+def _repeat_until(interval: float, action: Callable[[], None], stopped: threading.Event) -> None:
+    while not stopped.wait(interval):
+        action()

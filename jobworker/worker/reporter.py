@@ -14,35 +14,35 @@ import structlog
 
 from jobworker.clock import Clock
 from jobworker.transport import keys
-from jobworker.worker.link import Link
+from jobworker.worker.link import RedisConnection
 
 logger = structlog.get_logger(__name__)
 
 #: Seconds between a line and its leaving; long enough to make batches, short enough to watch live.
-_DELAY = 0.25
+_SEND_DELAY_SECONDS = 0.25
 
 #: Most that is sent at once, in entries and in bytes.
-_BATCH, _BATCH_SIZE = 500, 256 * 1024
+_MAX_BATCH_ENTRIES, _MAX_BATCH_SIZE = 500, 256 * 1024
 
 #: Most that waits in this process, in lines and in bytes.
-_MOST_LINES, _MOST_SIZE = 10_000, 4 * 1024 * 1024
+_MAX_LINES, _MAX_SIZE = 10_000, 4 * 1024 * 1024
 
 #: Beyond so many bytes of lines, or so many events, the relay is behind, and what is said waits here.
-_MOST_LOGS, _MOST_EVENTS = 64 * 1024 * 1024, 10_000
+_MAX_LOG_STREAM_SIZE, _MAX_EVENT_STREAM_LENGTH = 64 * 1024 * 1024, 10_000
 
 #: Parts of the log stream that Redis weighs to say how large it is.
-_SAMPLES = 5
+_MEMORY_SAMPLES = 5
 
 #: After Redis was found away, nobody but the thread tries again for so long (s).
-_PATIENCE = 1.0
+_RETRY_DELAY_SECONDS = 1.0
 
-Fields = dict[str, str]
+StreamEntry = dict[str, str]
 
 
-class Teller(Protocol):
+class StatusSource(Protocol):
     """Somebody with news of which only the latest counts."""
 
-    def take_updates(self) -> list[Fields]:
+    def take_updates(self) -> list[StreamEntry]:
         """The entries that stand for what is new."""
         ...
 
@@ -51,15 +51,15 @@ class Teller(Protocol):
         ...
 
 
-class Reporter:
+class LogSender:
     """Collects what jobs of this process say. One for each process; any thread may call it."""
 
-    def __init__(self, link: Link, clock: Clock) -> None:
-        self._connection = link
+    def __init__(self, connection: RedisConnection, clock: Clock) -> None:
+        self._connection = connection
         self._clock = clock
-        self._lines: collections.deque[tuple[Fields, int]] = collections.deque()
+        self._lines: collections.deque[tuple[StreamEntry, int]] = collections.deque()
         self._size = 0
-        self._sources: dict[int, Teller] = {}
+        self._sources: dict[int, StatusSource] = {}
         self._queue_lock = threading.Lock()
         self._send_lock = threading.Lock()
         self._work_available = threading.Event()
@@ -69,10 +69,10 @@ class Reporter:
         self._logs_full = self._events_full = False
         self._failed_at = float("-inf")
 
-    def add_entry(self, entry: Fields, size: int, always: bool = False) -> bool:
+    def add_entry(self, entry: StreamEntry, size: int, always: bool = False) -> bool:
         """Take a log entry of `size` bytes; False when there is no room, which `always` does not ask about."""
         with self._queue_lock:
-            full = len(self._lines) >= _MOST_LINES or self._size + size > _MOST_SIZE
+            full = len(self._lines) >= _MAX_LINES or self._size + size > _MAX_SIZE
             if full and not always:
                 return False
             self._lines.append((entry, size))
@@ -80,10 +80,10 @@ class Reporter:
         self._trigger_send()
         return True
 
-    def add_source(self, teller: Teller) -> None:
-        """`teller` has news."""
+    def add_source(self, source: StatusSource) -> None:
+        """`source` has news."""
         with self._queue_lock:
-            self._sources[id(teller)] = teller
+            self._sources[id(source)] = source
         self._trigger_send()
 
     def is_own_thread(self) -> bool:
@@ -92,14 +92,14 @@ class Reporter:
 
     def flush(self) -> None:
         """Send the lines that are there; what cannot be sent now stays for later."""
-        if self._clock.monotonic() - self._failed_at >= _PATIENCE:
+        if self._clock.monotonic() - self._failed_at >= _RETRY_DELAY_SECONDS:
             with self._send_lock:
                 self._send_lines()
 
-    def remove_source(self, teller: Teller) -> None:
-        """Forget about `teller`, who says the rest by other means; nothing of it is under way afterwards."""
+    def remove_source(self, source: StatusSource) -> None:
+        """Forget about `source`, who says the rest by other means; nothing of it is under way afterwards."""
         with self._send_lock, self._queue_lock:
-            self._sources.pop(id(teller), None)
+            self._sources.pop(id(source), None)
 
     def reset_after_fork(self) -> None:
         """Forget, in a process that a job has forked, what its parent sends and which locks other threads held.
@@ -124,24 +124,24 @@ class Reporter:
                 for _ in batch:
                     self._size -= self._lines.popleft()[1]
 
-    def _take_batch(self, most: int) -> list[Fields]:
-        batch: list[Fields] = []
+    def _take_batch(self, limit: int) -> list[StreamEntry]:
+        batch: list[StreamEntry] = []
         size = 0
         with self._queue_lock:
             for entry, its_size in self._lines:
-                if batch and (len(batch) >= min(most, _BATCH) or size + its_size > _BATCH_SIZE):
+                if batch and (len(batch) >= min(limit, _MAX_BATCH_ENTRIES) or size + its_size > _MAX_BATCH_SIZE):
                     break
                 batch.append(entry)
                 size += its_size
         return batch
 
-    def _try_send(self, lines: list[Fields]) -> bool:
+    def _try_send(self, lines: list[StreamEntry]) -> bool:
         try:
             with self._connection.client.pipeline(transaction=False) as pipe:
                 for entry in lines:
                     pipe.xadd(keys.LOGS, entry)  # type: ignore[arg-type]
-                pipe.memory_usage(keys.LOGS, samples=_SAMPLES)
-                self._logs_full = (pipe.execute()[-1] or 0) > _MOST_LOGS
+                pipe.memory_usage(keys.LOGS, samples=_MEMORY_SAMPLES)
+                self._logs_full = (pipe.execute()[-1] or 0) > _MAX_LOG_STREAM_SIZE
         except redis.RedisError as error:
             self._note_failure(error)
             return False
@@ -149,11 +149,11 @@ class Reporter:
 
     def _is_log_stream_full(self) -> bool:
         try:
-            size = self._connection.client.memory_usage(keys.LOGS, samples=_SAMPLES)
+            size = self._connection.client.memory_usage(keys.LOGS, samples=_MEMORY_SAMPLES)
         except redis.RedisError as error:
             self._note_failure(error)
             return True
-        return (size or 0) > _MOST_LOGS
+        return (size or 0) > _MAX_LOG_STREAM_SIZE
 
     def _send_updates(self) -> None:
         with self._queue_lock:
@@ -166,7 +166,7 @@ class Reporter:
                 for entry in (entry for teller in tellers for entry in teller.take_updates()):
                     pipe.xadd(keys.EVENTS, entry)  # type: ignore[arg-type]
                 pipe.xlen(keys.EVENTS)
-                self._events_full = pipe.execute()[-1] > _MOST_EVENTS
+                self._events_full = pipe.execute()[-1] > _MAX_EVENT_STREAM_LENGTH
         except redis.RedisError as error:
             self._note_failure(error)
             for teller in tellers:
@@ -175,14 +175,14 @@ class Reporter:
 
     def _is_event_stream_full(self) -> bool:
         try:
-            self._events_full = self._connection.client.xlen(keys.EVENTS) > _MOST_EVENTS
+            self._events_full = self._connection.client.xlen(keys.EVENTS) > _MAX_EVENT_STREAM_LENGTH
         except redis.RedisError as error:
             self._note_failure(error)
         return self._events_full
 
-    def _restore_sources(self, tellers: list[Teller]) -> None:
+    def _restore_sources(self, sources: list[StatusSource]) -> None:
         with self._queue_lock:
-            for teller in tellers:
+            for teller in sources:
                 self._sources.setdefault(id(teller), teller)
 
     def _note_failure(self, error: redis.RedisError) -> None:
@@ -200,7 +200,7 @@ class Reporter:
         self._work_available.set()
 
     def _send_immediately(self) -> None:
-        if self._clock.monotonic() - self._failed_at < _PATIENCE or not self._send_lock.acquire(blocking=False):
+        if self._clock.monotonic() - self._failed_at < _RETRY_DELAY_SECONDS or not self._send_lock.acquire(blocking=False):
             return  # The next line takes it along.
         try:
             self._send_updates()
@@ -213,7 +213,7 @@ class Reporter:
         while True:
             self._work_available.wait()
             self._work_available.clear()
-            self._clock.wait(pause, _DELAY)
+            self._clock.wait(pause, _SEND_DELAY_SECONDS)
             with self._send_lock:
                 self._send_updates()
                 self._send_lines()

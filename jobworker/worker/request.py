@@ -17,19 +17,19 @@ from celery.exceptions import InvalidTaskError, TaskRevokedError
 from celery.worker import state
 from celery.worker.request import Request
 
-from jobworker.transport.claims import Answer, Ticket
+from jobworker.transport.claims import ClaimResult, Claim
 from jobworker.worker import calls, outcome, pool, retrying
-from jobworker.worker.delivery import HEADER, TOKEN_HEADER, Delivery, new_token
+from jobworker.worker.delivery import EXECUTION_HEADER, TOKEN_HEADER, Delivery, generate_token
 from jobworker.worker.isolation import choice
-from jobworker.worker.limits import PATIENCE
-from jobworker.worker.outcome import Outcome
+from jobworker.worker.limits import CANCEL_TIMEOUT_SECONDS
+from jobworker.worker.outcome import AttemptOutcome
 from jobworker.worker.task import JobTask
 from jobworker.worker.trace import Report
 
 logger = structlog.get_logger(__name__)
 
 #: Pause before Redis is asked again whether an attempt may start (s).
-_PAUSE = 0.2
+_CLAIM_RETRY_SECONDS = 0.2
 
 _SHORTCUTS = ("execute_using_pool", "on_success")
 
@@ -45,8 +45,8 @@ class JobRequest(Request):
     hard: float | None = None
     soft: float | None = None
     #: When it is cancelled it has so long (s) to end by itself.
-    cancel_timeout = PATIENCE
-    _claim: Ticket | None = None
+    cancel_timeout = CANCEL_TIMEOUT_SECONDS
+    _claim: Claim | None = None
     _start_reported = False
     #: What is told about a call from Python before anything else.
     _called_event: str | None = None
@@ -68,15 +68,15 @@ class JobRequest(Request):
         if runner is None or header is None:
             return
         self._mailbox, self._batched = runner.mailbox, runner.batched
-        self._called_event = calls.told(message.headers, self._payload, self.delivery_info, self.delivery_info["priority"])
-        if calls.is_call(header) and self._called_event is None:
-            del self._request_dict[HEADER]  # Celery's alone.
+        self._called_event = calls.encode_called_event(message.headers, self._payload, self.delivery_info, self.delivery_info["priority"])
+        if calls.is_direct_call(header) and self._called_event is None:
+            del self._request_dict[EXECUTION_HEADER]  # Celery's alone.
             return
         if self._called_event is not None:
-            header = self._request_dict[HEADER] = calls.completed(header, self._task)
-        token = message.delivery_tag if self._batched else new_token()
+            header = self._request_dict[EXECUTION_HEADER] = calls.complete_header(header, self._task)
+        token = message.delivery_tag if self._batched else generate_token()
         self._request_dict[TOKEN_HEADER] = token
-        self._claim = self._mailbox.delivered.get(token) or _read(header, token).make_claim(runner.worker)
+        self._claim = self._mailbox.delivered.get(token) or _read_delivery(header, token).make_claim(runner.worker)
         self.held_back.add(self)
 
     def info(self, safe: bool = False) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class JobRequest(Request):
 
     @property
     def _header(self) -> dict[str, Any] | None:
-        header: dict[str, Any] | None = self._request_dict.get(HEADER)
+        header: dict[str, Any] | None = self._request_dict.get(EXECUTION_HEADER)
         return header
 
     def execute_using_pool(self, pool: Any, **_: Any) -> Any:
@@ -121,7 +121,7 @@ class JobRequest(Request):
     def _apply_revoke_of_own_id(self) -> None:
         """Take `revoke` of the `task_id` that a program chose for its call as one of the execution."""
         header = self._header
-        is_programs = calls.is_call(header) and str(header["called"].get("by")).startswith("python:")
+        is_programs = calls.is_direct_call(header) and str(header["called"].get("by")).startswith("python:")
         if header and is_programs and header.get("correlation_id") in state.revoked:
             state.revoked.add(self.id)
 
@@ -142,28 +142,28 @@ class JobRequest(Request):
         if (self.hard or self.soft) and JobTask.runner:
             JobTask.runner.time_limits.watch_attempt(self, time_accepted)
 
-    def _select_tracer(self, on: Any) -> Any:
+    def _select_tracer(self, target_pool: Any) -> Any:
         """What this pool runs for the attempt."""
         fast = self._app.use_fast_trace_task
-        return choice.tracer(self._type, self._header, fast=fast, shared=not pool.forks(on))
+        return choice.select_tracer(self._type, self._header, fast=fast, shared=not pool.is_prefork(target_pool))
 
-    def _ensure_limits(self, on: Any) -> bool:
+    def _ensure_limits(self, target_pool: Any) -> bool:
         """Whether somebody keeps the limits of the attempt, if it has any: the pool, or a process of its own.
 
         Else it ends here.
         """
         hard, soft = self.time_limits
-        default_hard, default_soft = pool.default_limits(on)
+        default_hard, default_soft = pool.get_default_limits(target_pool)
         self.hard = hard or self._task.time_limit or default_hard
         self.soft = soft or self._task.soft_time_limit or default_soft
-        forks = pool.forks(on)
-        if (self.hard or self.soft) and not forks and not self._ensure_limits_outside_pool(pool.name(on)):
+        forks = pool.is_prefork(target_pool)
+        if (self.hard or self.soft) and not forks and not self._ensure_limits_outside_pool(pool.get_name(target_pool)):
             return False
-        if choice.keeps_its_limits(self._type, self._header):
+        if choice.is_self_limiting(self._type, self._header):
             self._request_dict["timelimit"] = [self.hard, self.soft]
-            self.hard = self.hard + choice.BACKSTOP if self.hard and forks else None
+            self.hard = self.hard + choice.BACKSTOP_SECONDS if self.hard and forks else None
             self.soft = None
-            self.cancel_timeout += choice.BACKSTOP
+            self.cancel_timeout += choice.BACKSTOP_SECONDS
         return True
 
     def _ensure_limits_outside_pool(self, pool: str) -> bool:
@@ -171,9 +171,9 @@ class JobRequest(Request):
         if header is None or self._claim is None:
             self.hard = self.soft = None  # A plain Celery task: as Celery does.
             return True
-        if choice.keeps_its_limits(self._type, header) or choice.isolate(header, pool):
+        if choice.is_self_limiting(self._type, header) or choice.isolate_in_process(header, pool):
             return True
-        self._set_outcome(outcome.limits_not_kept(pool, self.hard, self.soft))
+        self._set_outcome(outcome.for_unsupported_limits(pool, self.hard, self.soft))
         state.task_ready(self)
         self.acknowledge()
         return False
@@ -183,7 +183,7 @@ class JobRequest(Request):
         if self._claim is None or self._mailbox.can_start(self._claim):
             return True
         answer = self._request_claim(self._claim)
-        if answer is Answer.RUN:
+        if answer is ClaimResult.RUN:
             self._report_direct_call(self._claim)
             return True
         if answer is not None:
@@ -195,7 +195,7 @@ class JobRequest(Request):
 
     def _report_start(self) -> bool:
         """Say that the attempt starts, where that has to be known before; False if the worker stops meanwhile."""
-        if self._claim is None or not self._request_dict[HEADER].get("announce"):
+        if self._claim is None or not self._request_dict[EXECUTION_HEADER].get("announce"):
             return True
         self._start_reported = True
         self._mailbox.report_started(self._claim)
@@ -204,24 +204,24 @@ class JobRequest(Request):
             if state.should_stop is not None or state.should_terminate is not None:
                 state.task_ready(self)
                 return False
-            never.wait(_PAUSE)
+            never.wait(_CLAIM_RETRY_SECONDS)
         return True
 
-    def _report_direct_call(self, ticket: Ticket) -> None:
+    def _report_direct_call(self, claim: Claim) -> None:
         """The relay does not know yet what was called from Python."""
         if self._called_event is not None:
-            self._mailbox.report_direct_call(ticket, self._called_event)
+            self._mailbox.report_direct_call(claim, self._called_event)
             self._called_event = None
 
-    def _request_claim(self, ticket: Ticket) -> Answer | None:
+    def _request_claim(self, claim: Claim) -> ClaimResult | None:
         """The answer of Redis, however long it takes; None if the worker stops meanwhile."""
         never = threading.Event()
         while state.should_stop is None and state.should_terminate is None:
             try:
-                return self._mailbox.claim(ticket)
+                return self._mailbox.claim(claim)
             except redis.RedisError as error:
-                logger.warning("redis_away", error=str(error), next_try_in=_PAUSE)
-                never.wait(_PAUSE)
+                logger.warning("redis_away", error=str(error), next_try_in=_CLAIM_RETRY_SECONDS)
+                never.wait(_CLAIM_RETRY_SECONDS)
         return None
 
     # --- end --------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ class JobRequest(Request):
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """A limit passed. The soft one is the job's to report, the hard one ours."""
         if not soft:
-            self._set_outcome(outcome.hard_limit(timeout, self._compute_retry_delay()))
+            self._set_outcome(outcome.for_hard_limit(timeout, self._compute_retry_delay()))
         elif self._claim and JobTask.runner:
             JobTask.runner.write_log_line(self._claim, "WARNING", f"its soft time limit of {timeout:g} s has passed")
         super().on_timeout(soft, timeout)
@@ -275,7 +275,7 @@ class JobRequest(Request):
             self.acknowledge()
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
-        ended = outcome.expired(self.expires) if expired else outcome.revoked(reason)
+        ended = outcome.for_expiry(self.expires) if expired else outcome.for_revocation(reason)
         if expired and self._claim is None and JobTask.runner:
             about = {"message": self.id, "task": self.name, "queue": self.delivery_info["routing_key"]}
             JobTask.runner.mailbox.acknowledge(self.message.delivery_tag, ended.kind, json.dumps({**about, **ended.data}))
@@ -285,7 +285,7 @@ class JobRequest(Request):
     def _announce_cancelled(self, emit_retry: bool = True) -> None:
         super()._announce_cancelled(emit_retry)
         if not self._handle_forced_stop() and self._claim is not None:
-            self._set_outcome(outcome.interrupted())
+            self._set_outcome(outcome.for_interruption())
             self.acknowledge()
 
     def _handle_forced_stop(self) -> bool:
@@ -296,26 +296,26 @@ class JobRequest(Request):
         if stop.limit is not None:
             self.on_timeout(soft=False, timeout=stop.limit)
         else:
-            self._set_outcome(outcome.stopped(stop.signal))
+            self._set_outcome(outcome.for_forced_stop(stop.signal))
             state.task_ready(self)
             self.acknowledge()
         return True
 
     def _compute_retry_delay(self) -> float | None:
-        header = self._request_dict.get(HEADER)
+        header = self._request_dict.get(EXECUTION_HEADER)
         if header is None:
             return None
         delivery = Delivery.from_header(header, self.token)
-        return retrying.after_hard_limit(self._task, delivery, self._request_dict["retries"])
+        return retrying.compute_delay_after_hard_limit(self._task, delivery, self._request_dict["retries"])
 
-    def _set_outcome(self, ended: Outcome) -> None:
+    def _set_outcome(self, ended: AttemptOutcome) -> None:
         if self._claim is not None and self._report is None:
-            self._report = _report(ended, self._claim)
+            self._report = _encode_report(ended, self._claim)
 
-    def _send_report(self, ticket: Ticket) -> None:
-        self._report_direct_call(ticket)
-        kind, data = self._report or _report(outcome.of_end_without_report(self._error), ticket)
-        self._mailbox.report_ended(ticket, kind, data, None if self._batched else self._acknowledge_message)
+    def _send_report(self, claim: Claim) -> None:
+        self._report_direct_call(claim)
+        kind, data = self._report or _encode_report(outcome.from_missing_report(self._error), claim)
+        self._mailbox.report_ended(claim, kind, data, None if self._batched else self._acknowledge_message)
 
     def _acknowledge_message(self) -> None:
         """On kombu's own transport the message is acknowledged once Redis has the report."""
@@ -323,13 +323,13 @@ class JobRequest(Request):
         self.message.ack_log_error(logger, self._connection_errors)
 
 
-def _read(header: dict[str, Any], token: str) -> Delivery:
+def _read_delivery(header: dict[str, Any], token: str) -> Delivery:
     try:
         return Delivery.from_header(header, token)
     except (LookupError, TypeError, ValueError) as error:
         raise InvalidTaskError(f"the header of the relay cannot be read: {error!r}") from error
 
 
-def _report(ended: Outcome, ticket: Ticket) -> Report:
-    data = {"worker": ticket.worker, "token": ticket.token, **ended.data}
+def _encode_report(ended: AttemptOutcome, claim: Claim) -> Report:
+    data = {"worker": claim.worker, "token": claim.token, **ended.data}
     return ended.kind.value, json.dumps(data, allow_nan=False)

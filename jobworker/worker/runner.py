@@ -16,29 +16,29 @@ import structlog
 from jobworker import declare
 from jobworker.clock import Clock
 from jobworker.domain import events
-from jobworker.domain.events import Kind
-from jobworker.domain.job_log import Dropped
+from jobworker.domain.events import EventKind
+from jobworker.domain.job_log import DroppedLines
 from jobworker.files.local import LocalFiles
 from jobworker.settings import Settings
 from jobworker.transport import keys
-from jobworker.transport.claims import Ticket
+from jobworker.transport.claims import Claim
 from jobworker.transport.mailbox import Mailbox
 from jobworker.worker import outcome, trace
 from jobworker.worker.attempt_reporter import AttemptReporter
 from jobworker.worker.delivery import Delivery
-from jobworker.worker.desk import Desk, NearSeat, Seat
+from jobworker.worker.desk import ControlTable, LocalControlSlot, ControlSlot
 from jobworker.worker.job_logging import JobLogHandler
-from jobworker.worker.limits import Limits
-from jobworker.worker.link import Link
-from jobworker.worker.outcome import Outcome
-from jobworker.worker.reporter import Reporter
+from jobworker.worker.limits import TimeLimitEnforcer
+from jobworker.worker.link import RedisConnection
+from jobworker.worker.outcome import AttemptOutcome
+from jobworker.worker.reporter import LogSender
 
 logger = structlog.get_logger(__name__)
 
-_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_encode_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
-class Runner:
+class AttemptRunner:
     """What a worker process needs to run jobs. Made in the parent, before it forks.
 
     `mailbox` belongs to the parent alone; `batched` says whether messages come through our transport.
@@ -49,14 +49,14 @@ class Runner:
         self.code_version = code_version
         self.mailbox = mailbox
         self.batched = settings.transport == "batched"
-        self.redis_connection = Link(settings)
-        self.control_table = Desk()
-        self.time_limits = Limits(self.control_table, clock)
+        self.redis_connection = RedisConnection(settings)
+        self.control_table = ControlTable()
+        self.time_limits = TimeLimitEnforcer(self.control_table, clock)
         self.settings = settings
         #: Where the worker was started: a job may go elsewhere, and stay there.
         self.start_folder = Path.cwd()
         self._clock = clock
-        self._log_sender = Reporter(self.redis_connection, clock)
+        self._log_sender = LogSender(self.redis_connection, clock)
         self._parent_pid: int | None = os.getpid()
         self._handler: JobLogHandler | None = None
 
@@ -65,25 +65,25 @@ class Runner:
         if self._handler is not None:
             self._handler.emit(record)
 
-    def record_dropped(self, dropped: Dropped) -> None:
+    def record_dropped(self, dropped: DroppedLines) -> None:
         """What the job that runs here has said, and nobody has kept."""
         if self._handler is not None:
             self._handler.record_dropped(dropped)
 
-    def configure_single_job(self, desk: Desk, reporter: Reporter) -> None:
+    def configure_single_job(self, control_table: ControlTable, log_sender: LogSender) -> None:
         """This process runs one job and no other, and these pass on what it says and hears."""
-        self.control_table, self._log_sender, self._parent_pid = desk, reporter, None
+        self.control_table, self._log_sender, self._parent_pid = control_table, log_sender, None
 
     def run_attempt(
         self,
         delivery: Delivery,
         body: Callable[[], Any],
         parameters: dict[str, Any],
-        after: Callable[[Outcome, Any], None] | None = None,
+        on_outcome: Callable[[AttemptOutcome, Any], None] | None = None,
     ) -> Any:
         """Run the job and leave the report for the parent. Raises what the job raised.
 
-        `after` is told the outcome, and what the job returned or raised, while the job's context is still there.
+        `on_outcome` is told the outcome, and what the job returned or raised, while the job's context is still there.
         """
         started = self._clock.monotonic()
         attempt = AttemptReporter(self._log_sender, self._clock, delivery)
@@ -91,24 +91,24 @@ class Runner:
         seat = self.control_table.acquire(delivery.token)
         context = self._make_context(delivery, parameters, attempt, files, seat)
         try:
-            value = self._call_in_context(delivery, functools.partial(_seated, seat, body), context, attempt)
-            ended = outcome.of_return(value, lambda text: files.save_result(delivery.attempt, text), seat.limit_passed)
+            value = self._call_in_context(delivery, functools.partial(_run_in_slot, seat, body), context, attempt)
+            ended = outcome.from_return(value, lambda text: files.save_result(delivery.attempt, text), seat.limit_passed)
         except BaseException as error:
-            ended = outcome.of_exception(error)
-            if after:
-                self._call_in_context(delivery, functools.partial(after, ended, error), context, attempt)
+            ended = outcome.from_exception(error)
+            if on_outcome:
+                self._call_in_context(delivery, functools.partial(on_outcome, ended, error), context, attempt)
             self._store_report(delivery, ended, started, attempt)
             raise
-        if after:
-            self._call_in_context(delivery, functools.partial(after, ended, value), context, attempt)
+        if on_outcome:
+            self._call_in_context(delivery, functools.partial(on_outcome, ended, value), context, attempt)
         self._store_report(delivery, ended, started, attempt)
         return value
 
-    def write_log_line(self, ticket: Ticket, level: str, message: str) -> None:
+    def write_log_line(self, claim: Claim, level: str, message: str) -> None:
         """A line in the log of an execution, from the worker's parent process; lost if Redis does not take it."""
         data = {"level": level, "logger": "jobworker", "message": message, "at": self._clock.now().isoformat()}
         with contextlib.suppress(redis.RedisError):
-            fields = events.encode(Kind.LOG, ticket.execution, ticket.attempt, data)
+            fields = events.encode(EventKind.LOG, claim.execution, claim.attempt, data)
             self.redis_connection.client.xadd(keys.LOGS, fields)  # type: ignore[arg-type]
 
     def _call_in_context(
@@ -121,19 +121,19 @@ class Runner:
             job=delivery.job, execution=delivery.execution, attempt=delivery.attempt
         )
         try:
-            return trace.in_one_process(body)
+            return trace.run_in_one_process(body)
         finally:
             structlog.contextvars.reset_contextvars(**bound)
             handler.leave_attempt(listening)
             declare.leave(entered)
 
-    def _store_report(self, delivery: Delivery, ended: Outcome, started: float, attempt: AttemptReporter) -> None:
+    def _store_report(self, delivery: Delivery, attempt_outcome: AttemptOutcome, started: float, attempt: AttemptReporter) -> None:
         runtime = round(self._clock.monotonic() - started, 6)
-        data = {"worker": self.worker, "token": delivery.token, "runtime": runtime, **ended.data}
-        trace.leave((ended.kind.value, _encode(data)))
+        data = {"worker": self.worker, "token": delivery.token, "runtime": runtime, **attempt_outcome.data}
+        trace.store_report((attempt_outcome.kind.value, _encode_json(data)))
         last_words = attempt.close()
         if last_words:
-            trace.leave((ended.kind.value, _encode({**data, **last_words})))
+            trace.store_report((attempt_outcome.kind.value, _encode_json({**data, **last_words})))
 
     def _make_context(
         self,
@@ -141,7 +141,7 @@ class Runner:
         parameters: dict[str, Any],
         attempt: AttemptReporter,
         files: LocalFiles,
-        seat: Seat | NearSeat,
+        slot: ControlSlot | LocalControlSlot,
     ) -> declare.Context:
         return declare.Context(
             execution_id=delivery.execution,
@@ -156,7 +156,7 @@ class Runner:
             files=files,
             _progress=attempt.report_progress,
             metadata=attempt.metadata,
-            _control=seat,
+            _control=slot,
         )
 
     def _install_log_handler(self) -> JobLogHandler:
@@ -168,8 +168,8 @@ class Runner:
         return self._handler
 
 
-def _seated(seat: Seat | NearSeat, body: Callable[[], Any]) -> Any:
+def _run_in_slot(slot: ControlSlot | LocalControlSlot, body: Callable[[], Any]) -> Any:
     try:
         return body()
     finally:
-        seat.release()  # It counts from here on: a soft limit that strikes now comes too late.
+        slot.release()  # It counts from here on: a soft limit that strikes now comes too late.

@@ -13,10 +13,10 @@ from jobworker.worker.task import JobTask
 logger = structlog.get_logger(__name__)
 
 #: While messages wait in the worker, somebody looks so often (s) whether they have waited for too long.
-_LOOK_AGAIN = 0.1
+_POLL_INTERVAL_SECONDS = 0.1
 
 
-class Ticker:
+class ReportFlusher:
     """Turns the wishes of the mailbox into calls by the event loop, one for any number of wishes."""
 
     def __init__(self, hub: Any, mailbox: Mailbox, clock: Clock) -> None:
@@ -44,7 +44,7 @@ class Ticker:
     def _schedule_timer(self) -> None:
         due = self._mailbox.compute_flush_delay()
         if due is None and self._mailbox.prefetched:
-            due = _LOOK_AGAIN
+            due = _POLL_INTERVAL_SECONDS
         if due is None:
             return
         at = self._clock.monotonic() + due
@@ -59,27 +59,27 @@ class Ticker:
         self.start_and_flush()
 
 
-class SettleStep(bootsteps.StartStopStep):
+class ReportFlushStep(bootsteps.StartStopStep):
     """Connects the mailbox with the event loop. A pool without one settles every report by itself."""
 
     requires = ("celery.worker.consumer.connection:Connection",)
 
     def start(self, consumer: Any) -> None:
         """Runs again after each reconnection."""
-        mailbox = _mailbox()
+        mailbox = _get_mailbox()
         if mailbox and consumer.hub:
-            ticker = Ticker(consumer.hub, mailbox, SystemClock())
+            ticker = ReportFlusher(consumer.hub, mailbox, SystemClock())
             mailbox.call_soon = ticker.schedule_flush
             ticker.schedule_flush()
 
     def stop(self, consumer: Any) -> None:
         """When the worker stops, what Celery does not have in hand yet goes back; the loop turns no more."""
-        mailbox = _mailbox()
+        mailbox = _get_mailbox()
         if mailbox and (state.should_stop is not None or state.should_terminate is not None):
             mailbox.call_soon = None
             mailbox.requeue_prefetched()
             mailbox.flush()
 
 
-def _mailbox() -> Mailbox | None:
+def _get_mailbox() -> Mailbox | None:
     return JobTask.runner.mailbox if JobTask.runner else None

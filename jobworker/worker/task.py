@@ -11,12 +11,12 @@ from celery.exceptions import Retry
 from jobworker.clock import SystemClock
 from jobworker.declare import Abort, Job, JobOptions, classes, names
 from jobworker.domain import circuit, isolation
-from jobworker.domain.circuit import Circuit
+from jobworker.domain.circuit import CircuitBreakerPolicy
 from jobworker.domain.isolation import Isolation
-from jobworker.loading import Broken
+from jobworker.loading import BrokenModule
 from jobworker.worker import calls, hooks, retrying
-from jobworker.worker.delivery import HEADER, TOKEN_HEADER, Delivery
-from jobworker.worker.runner import Runner
+from jobworker.worker.delivery import EXECUTION_HEADER, TOKEN_HEADER, Delivery
+from jobworker.worker.runner import AttemptRunner
 
 _clock = SystemClock()
 
@@ -28,7 +28,7 @@ class JobTask(Task):
     abstract = True
 
     #: Set once per worker, before it forks.
-    runner: Runner | None = None
+    runner: AttemptRunner | None = None
     job_options = JobOptions()
     job_class: type[Job] | None = None
 
@@ -38,18 +38,18 @@ class JobTask(Task):
         delivery = None if self.request.called_directly else self.get_job_delivery()
         if delivery is None or JobTask.runner is None:
             return body(*args, **kwargs)
-        after = functools.partial(hooks.after, self.job_class) if self.job_class else None
+        after = functools.partial(hooks.run_hooks, self.job_class) if self.job_class else None
         return JobTask.runner.run_attempt(delivery, self.wrap_job_attempt(delivery, lambda: body(*args, **kwargs)), kwargs, after)
 
     def wrap_job_attempt(self, delivery: Delivery, body: Callable[[], Any]) -> Callable[[], Any]:
         """`body`, except that a failure of it becomes what follows it: another attempt, or none."""
 
         def attempt() -> Any:
-            classes.forget()
+            classes.clear_current_job()
             try:
                 return body()
             except Exception as error:
-                settled = retrying.settle(self, delivery, error)
+                settled = retrying.decide_retry(self, delivery, error)
                 if settled is error:
                     raise
                 raise settled from settled.__cause__
@@ -57,7 +57,7 @@ class JobTask(Task):
         return attempt
 
     @staticmethod
-    def get_job_runner() -> Runner:
+    def get_job_runner() -> AttemptRunner:
         """The runner of this worker; raises `LookupError` outside of one."""
         if JobTask.runner is None:
             raise LookupError("this works only in a worker of JobWorker")
@@ -67,13 +67,13 @@ class JobTask(Task):
         """Where the present attempt is to run."""
         delivery = self.get_job_delivery()
         described = delivery.policies.get("isolation") if delivery else None
-        return isolation.parse(described) if described else isolation.InProcess()
+        return isolation.parse(described) if described else isolation.InProcessIsolation()
 
-    def get_job_circuit(self) -> Circuit:
+    def get_job_circuit(self) -> CircuitBreakerPolicy:
         """When to leave a target alone."""
         delivery = self.get_job_delivery()
         described = delivery.policies.get("circuit") if delivery else None
-        return circuit.parse(described) if described else Circuit()
+        return circuit.parse(described) if described else CircuitBreakerPolicy()
 
     def retry(
         self,
@@ -97,11 +97,11 @@ class JobTask(Task):
         self._check_parameters_unchanged(args, kwargs)
         if isinstance(exc, Abort):
             raise exc
-        limit = retrying.limit(self, delivery, max_retries)
+        limit = retrying.get_max_retries(self, delivery, max_retries)
         if retrying.is_exhausted(self, limit):
-            raise exc or retrying.exhausted(limit)
+            raise exc or retrying.make_exhausted_error(limit)
         when = countdown if eta is None else eta
-        wait = retrying.default_wait(self, delivery) if when is None else retrying.seconds(when, self)
+        wait = retrying.compute_default_delay(self, delivery) if when is None else retrying.to_seconds(when, self)
         asked = Retry(exc=exc, when=wait)
         if throw:
             raise asked
@@ -110,7 +110,7 @@ class JobTask(Task):
     def get_job_delivery(self) -> Delivery | None:
         """The attempt that this thread runs; None if the message is not about one."""
         request = self.request
-        header = getattr(request, HEADER, None)
+        header = getattr(request, EXECUTION_HEADER, None)
         # A task called with Celery's `.delay()` has none.
         return Delivery.from_header(header, getattr(request, TOKEN_HEADER, None)) if header else None
 
@@ -130,36 +130,36 @@ class JobApp(Celery):
     task_cls = JobTask
 
     #: Users' modules that did not import here.
-    broken_modules: Sequence[Broken] = ()
+    broken_modules: Sequence[BrokenModule] = ()
 
     def _task_from_fun(
         self, fun: Callable[..., Any], name: str | None = None, base: type | None = None, **options: Any
     ) -> Any:
-        names.take(name or self.gen_task_name(fun.__name__, fun.__module__), fun)
-        made = super()._task_from_fun(fun, name, base and _as_job(base), **options)
-        retrying.let_policies_decide(made, made.delivery)
+        names.reserve(name or self.gen_task_name(fun.__name__, fun.__module__), fun)
+        made = super()._task_from_fun(fun, name, base and _derive_job_class(base), **options)
+        retrying.override_autoretry(made, made.delivery)
         return made
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Publish a call of a task. Everything that calls a task comes here, and so into the history."""
         own = options.get("task_type") or self.tasks.get(name)
         routed = bool(self.conf.task_routes)
-        added = calls.options_of(_clock, name, args, kwargs, options, own, self.current_worker_task, routed)
+        added = calls.build_options(_clock, name, args, kwargs, options, own, self.current_worker_task, routed)
         result = super().send_task(name, args, kwargs, **{**options, **added})
         # Workers keep no results for Celery, but the history has what was called.
-        result.ignored = HEADER not in added.get("headers", {})
+        result.ignored = EXECUTION_HEADER not in added.get("headers", {})
         return result
 
     def register_task(self, task: Any, **options: Any) -> Any:
         """Add a task that is a class, or an object of one."""
         made: Any = task() if inspect.isclass(task) else task
         if made.name:
-            names.take(made.name, type(made))
-        made.__class__ = _as_job(type(made))
+            names.reserve(made.name, type(made))
+        made.__class__ = _derive_job_class(type(made))
         registered = super().register_task(made, **options)
-        retrying.let_policies_decide(registered, registered.delivery)
+        retrying.override_autoretry(registered, registered.delivery)
         return registered
 
 
-def _as_job(base: type) -> type:
+def _derive_job_class(base: type) -> type:
     return base if issubclass(base, JobTask) else type(base.__name__, (JobTask, base), {"abstract": True})

@@ -19,7 +19,7 @@ from celery.utils.serialization import get_pickleable_etype, get_pickleable_exce
 from jobworker.worker import printed
 
 #: What Celery raises in the worker's own thread, where solo runs jobs.
-_ENDS_THE_WORKER = (WorkerShutdown, WorkerTerminate)
+_WORKER_EXITS = (WorkerShutdown, WorkerTerminate)
 
 _log = logging.getLogger(__name__)
 
@@ -29,43 +29,43 @@ _T = TypeVar("_T")
 Report = tuple[str, str]
 
 
-class _Left(threading.local):
+class _ReportStorage(threading.local):
     report: Report | None = None
 
 
-_left = _Left()
+_storage = _ReportStorage()
 
 
-def leave(report: Report) -> None:
+def store_report(report: Report) -> None:
     """Say how the attempt that this thread runs has ended."""
-    _left.report = report
+    _storage.report = report
 
 
-def fast(*arguments: Any) -> tuple[bool, Any, float, Report | None]:
+def run_fast(*arguments: Any) -> tuple[bool, Any, float, Report | None]:
     """(failed, answer, runtime, report) of one attempt, in a process that was set up for speed."""
-    return with_report(trace.fast_trace_task, arguments)
+    return run_with_report(trace.fast_trace_task, arguments)
 
 
-def plain(*arguments: Any) -> tuple[bool, Any, float, Report | None]:
+def run_plain(*arguments: Any) -> tuple[bool, Any, float, Report | None]:
     """The same in any other process."""
-    return with_report(trace.trace_task_ret, arguments)
+    return run_with_report(trace.trace_task_ret, arguments)
 
 
-def with_report(tracer: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any, float, Report | None]:
+def run_with_report(tracer: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any, float, Report | None]:
     """The same by any tracer, which answers (failed, answer, runtime)."""
-    _left.report = None
+    _storage.report = None
     try:
-        failed, answer, runtime = in_one_process(lambda: tracer(*arguments))
+        failed, answer, runtime = run_in_one_process(lambda: tracer(*arguments))
     except BaseException as error:
         # SystemExit, asyncio's cancellation, …: the job ends, and not who runs it.
-        if terminate_handler_fired() or isinstance(error, _ENDS_THE_WORKER):
+        if terminate_handler_fired() or isinstance(error, _WORKER_EXITS):
             raise
         # A thread that let it pass would never answer.
-        return True, _safely_described(), 0.0, _report()
-    return failed, answer, runtime, _report()
+        return True, _describe_exception(), 0.0, _get_report()
+    return failed, answer, runtime, _get_report()
 
 
-def in_one_process(body: Callable[[], _T]) -> _T:
+def run_in_one_process(body: Callable[[], _T]) -> _T:
     """What `body` returns or raises, in this process; one that it has forked ends here.
 
     Otherwise both would report the attempt, and take the next one from the same pipe.
@@ -75,25 +75,25 @@ def in_one_process(body: Callable[[], _T]) -> _T:
         value = body()
     except BaseException as error:
         if os.getpid() != pid:
-            _end_fork(error)
+            _exit_fork(error)
         raise
     if os.getpid() != pid:
-        _end_fork(None)
+        _exit_fork(None)
     return value
 
 
-def _end_fork(error: BaseException | None) -> None:
+def _exit_fork(error: BaseException | None) -> None:
     """End this process, as Python would end one in which nobody caught `error`."""
     status = 0 if error is None else 1
     if isinstance(error, SystemExit):
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
     elif error is not None:
         _log.error("a process that the job has forked has failed", exc_info=error)
-    printed.end_lines()
+    printed.flush_lines()
     os._exit(status)
 
 
-def _safely_described() -> ExceptionInfo:
+def _describe_exception() -> ExceptionInfo:
     """The present exception, as something that survives its way to the parent: what does not would end the worker."""
     described = ExceptionInfo()
     described.exception = get_pickleable_exception(getattr(described.exception, "exc", described.exception))
@@ -101,5 +101,5 @@ def _safely_described() -> ExceptionInfo:
     return described
 
 
-def _report() -> Report | None:
-    return _left.report
+def _get_report() -> Report | None:
+    return _storage.report

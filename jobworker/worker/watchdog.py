@@ -15,7 +15,7 @@ from celery.worker import state
 
 from jobworker.clock import Clock
 from jobworker.transport import keys
-from jobworker.transport.publisher import lists_of
+from jobworker.transport.publisher import get_list_names
 from jobworker.transport.scripts.common import IS_BEHIND
 
 logger = structlog.get_logger(__name__)
@@ -38,13 +38,13 @@ class Watchdog:
     """
 
     def __init__(
-        self, consumer: Any, client: redis.Redis, clock: Clock, patience: float, end: Callable[[], None]
+        self, consumer: Any, client: redis.Redis, clock: Clock, timeout: float, end_worker: Callable[[], None]
     ) -> None:
         self._consumer = consumer
         self._client = client
         self._clock = clock
-        self._timeout = patience
-        self._end_worker = end
+        self._timeout = timeout
+        self._end_worker = end_worker
         self._taken_count = -1
         self._idle_since = clock.monotonic()
 
@@ -75,5 +75,5 @@ class Watchdog:
 
     def _is_work_waiting(self) -> bool:
         consumer = self._consumer.task_consumer
-        names = [name for queue in consumer.queues for name in lists_of(queue.name)] if consumer else []
+        names = [name for queue in consumer.queues for name in get_list_names(queue.name)] if consumer else []
         return bool(names) and bool(self._client.eval(_IS_WORK_WAITING, len(names), *names))

@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 
-from tests.supervised import ROOT, Up, group_members
+from tests.supervised import ROOT, UpProcess, list_group_members
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 
 #: Lines before it is ready.
-_MOST_LINES = 25
+_MAX_LINES = 25
 
 _EXAMPLES = ("cleanup_inactive_entities", "generate_entity_statistics", "process_data_export")
 
 
-class System(Up):
+class UpSystem(UpProcess):
     """A running system, its API and its command line."""
 
     @property
@@ -44,13 +44,13 @@ class System(Up):
         request = urllib.request.Request(url)
         if credentials:
             request.add_header("Authorization", f"Basic {base64.b64encode(credentials.encode()).decode()}")
-        return _open(request)
+        return _open_url(request)
 
     def submit_job(self, job: str, **body: Any) -> dict[str, Any]:
         """Submit a job over HTTP; the accepted execution."""
         url = f"{self.api}/api/v1/jobs/{job}/executions"
         request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        status, execution = _open(request)
+        status, execution = _open_url(request)
         assert status == 202, execution
         assert isinstance(execution, dict)
         return execution
@@ -92,17 +92,17 @@ class System(Up):
         return self.output.partition("JobWorker is ready.")[0].splitlines()
 
 
-def _open(request: urllib.request.Request) -> tuple[int, Any]:
+def _open_url(request: urllib.request.Request) -> tuple[int, Any]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=20) as response:
-            return response.status, _parsed(response.read())
+            return response.status, _parse_json(response.read())
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, _parsed(error.read())
+            return error.code, _parse_json(error.read())
 
 
-def _parsed(content: bytes) -> Any:
+def _parse_json(content: bytes) -> Any:
     try:
         return json.loads(content)
     except ValueError:
@@ -110,24 +110,24 @@ def _parsed(content: bytes) -> Any:
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpSystem]:
     """One system that the tests of this file which break nothing share."""
-    running = System(tmp_path_factory.mktemp("system"), "--demo")
+    running = UpSystem(tmp_path_factory.mktemp("system"), "--demo")
     running.wait_for_output("JobWorker is ready.", within=120)
     yield running
     running.kill()
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[System]:
+def own(tmp_path: Path) -> Iterator[UpSystem]:
     """A system of this test's own."""
-    running = System(tmp_path)
+    running = UpSystem(tmp_path)
     running.wait_for_output("JobWorker is ready.", within=120)
     yield running
     running.kill()
 
 
-def test_the_demo_runs_the_three_examples(system: System) -> None:
+def test_the_demo_runs_the_three_examples(system: UpSystem) -> None:
     for job in _EXAMPLES:
         system.wait_for_output(f"{job}: Succeeded")
 
@@ -137,8 +137,8 @@ def test_the_demo_runs_the_three_examples(system: System) -> None:
     assert Path(export["result"]["file"]).read_text().splitlines()
 
 
-def test_the_start_is_told_in_few_lines_and_kept_in_full(system: System) -> None:
-    assert len(system.startup_output) <= _MOST_LINES, system.startup_output
+def test_the_start_is_told_in_few_lines_and_kept_in_full(system: UpSystem) -> None:
+    assert len(system.startup_output) <= _MAX_LINES, system.startup_output
     for name in ("redis", "web", "relay", "worker", "beat", "flower"):
         assert any(f"{name} started (pid " in line for line in system.startup_output)
     assert not [line for line in system.output.splitlines() if "[info" in line]
@@ -148,7 +148,7 @@ def test_the_start_is_told_in_few_lines_and_kept_in_full(system: System) -> None
     assert f"logs       {system.home}/logs" in system.output
 
 
-def test_the_printed_curl_works(system: System) -> None:
+def test_the_printed_curl_works(system: UpSystem) -> None:
     start = system.output.index("curl -s -X POST")
     command = system.output[start:].split("\n\n")[0]
 
@@ -159,11 +159,11 @@ def test_the_printed_curl_works(system: System) -> None:
     assert execution["state"] == "Succeeded"
 
 
-def test_the_docs_are_where_it_says(system: System) -> None:
+def test_the_docs_are_where_it_says(system: UpSystem) -> None:
     assert system.get_json(f"{system.api}/docs")[0] == 200
 
 
-def test_flower_asks_for_the_password_and_sees_the_jobs(system: System) -> None:
+def test_flower_asks_for_the_password_and_sees_the_jobs(system: UpSystem) -> None:
     credentials = f"jobworker:{(system.home / 'flower.password').read_text().strip()}"
     assert system.get_json(system.flower)[0] == 401
     assert credentials.partition(":")[2] not in system.output
@@ -184,16 +184,16 @@ def test_flower_asks_for_the_password_and_sees_the_jobs(system: System) -> None:
     assert "default" in {queue["name"] for queue in queues["active_queues"]}
 
 
-def test_flower_changes_nothing(system: System) -> None:
+def test_flower_changes_nothing(system: UpSystem) -> None:
     credentials = f"jobworker:{(system.home / 'flower.password').read_text().strip()}"
     token = base64.b64encode(credentials.encode()).decode()
     url = f"{system.flower}/api/task/async-apply/generate_entity_statistics"
     request = urllib.request.Request(url, b"{}", {"Authorization": f"Basic {token}"})
 
-    assert _open(request)[0] == 403
+    assert _open_url(request)[0] == 403
 
 
-def test_the_commands_work_beside_it(system: System) -> None:
+def test_the_commands_work_beside_it(system: UpSystem) -> None:
     followed = system.run_command("submit", "cleanup_inactive_entities", "inactive_days=30", "dry_run=true", "--follow")
     assert followed.returncode == 0, followed.stderr
     assert "Running (attempt 1)" in followed.stdout
@@ -207,7 +207,7 @@ def test_the_commands_work_beside_it(system: System) -> None:
     assert doctor.returncode == 0
 
 
-def test_celerys_commands_and_calls_from_python_work_beside_it(system: System) -> None:
+def test_celerys_commands_and_calls_from_python_work_beside_it(system: UpSystem) -> None:
     asked = system.run_python("-m", "celery", "-A", "jobworker", "inspect", "ping", "--timeout", "10")
     assert "pong" in asked.stdout, asked.stderr
 
@@ -227,7 +227,7 @@ def test_celerys_commands_and_calls_from_python_work_beside_it(system: System) -
 
 def test_a_broken_module_is_told_once_and_a_second_ctrl_c_interrupts_jobs(tmp_path: Path) -> None:
     _make_project(tmp_path)
-    running = System(tmp_path, JOBWORKER_TASKS="mine")
+    running = UpSystem(tmp_path, JOBWORKER_TASKS="mine")
     try:
         running.wait_for_output("JobWorker is ready.", within=120)
         running.wait_for_output("[error    ] task_module_broken")
@@ -239,7 +239,7 @@ def test_a_broken_module_is_told_once_and_a_second_ctrl_c_interrupts_jobs(tmp_pa
             "    ModuleNotFoundError: No module named 'nowhere_to_be_found'",
         ]
         assert running.output.count("Traceback") == 1
-        assert len(running.startup_output) <= _MOST_LINES, running.startup_output
+        assert len(running.startup_output) <= _MAX_LINES, running.startup_output
 
         execution = running.submit_job("wait_for_ever")["id"]
         until((tmp_path / "begun").exists, within=60, what="the job")
@@ -270,16 +270,16 @@ def _make_project(folder: Path) -> None:
     )
 
 
-def test_ctrl_c_leaves_no_process_and_a_second_start_resumes(own: System, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_no_process_and_a_second_start_resumes(own: UpSystem, tmp_path: Path) -> None:
     done = own.submit_job("generate_entity_statistics")["id"]
     own.wait_until_succeeded(done)
     later = own.submit_job("process_data_export", parameters={"user_id": "u-17", "format": "json"}, delay=3)["id"]
     groups = own.list_service_pids().values()
 
     assert own.stop() == 0
-    assert not group_members(*groups)
+    assert not list_group_members(*groups)
 
-    again = System(tmp_path, **_ports(own))
+    again = UpSystem(tmp_path, **_list_ports(own))
     try:
         again.wait_for_output("JobWorker is ready.", within=120)
         assert again.wait_until_succeeded(done)["id"] == done
@@ -289,7 +289,7 @@ def test_ctrl_c_leaves_no_process_and_a_second_start_resumes(own: System, tmp_pa
         again.kill()
 
 
-def test_what_is_killed_comes_back_and_nothing_accepted_is_lost(own: System) -> None:
+def test_what_is_killed_comes_back_and_nothing_accepted_is_lost(own: UpSystem) -> None:
     for victim in ("worker", "relay", "redis"):
         os.kill(own.list_service_pids()[victim], signal.SIGKILL)
         own.wait_for_output(f"{victim} died (killed by SIGKILL)")
@@ -302,15 +302,15 @@ def test_what_is_killed_comes_back_and_nothing_accepted_is_lost(own: System) -> 
         assert f"{victim} started again" in own.output
 
 
-def test_kill_9_of_the_supervisor_ends_everything(own: System) -> None:
+def test_kill_9_of_the_supervisor_ends_everything(own: UpSystem) -> None:
     groups = [own.list_service_pids()[name] for name in ("redis", "web", "relay", "worker", "beat", "flower")]
     # Also the worker's pool and the web server's process, which the supervisor did not start itself.
-    assert len(group_members(*groups)) > len(groups)
+    assert len(list_group_members(*groups)) > len(groups)
 
     own.kill()
 
-    until(lambda: not group_members(*groups), what="the end of every process")
+    until(lambda: not list_group_members(*groups), what="the end of every process")
 
 
-def _ports(system: System) -> dict[str, str]:
+def _list_ports(system: UpSystem) -> dict[str, str]:
     return {name: system.environment[name] for name in ("JOBWORKER_BIND", "JOBWORKER_FLOWER_BIND")}

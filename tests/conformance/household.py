@@ -9,25 +9,25 @@ import sqlalchemy as sa
 from jobworker.clock import ManualClock
 from jobworker.domain import events
 from jobworker.domain.admission import Submission
-from jobworker.domain.events import Event, Kind
-from jobworker.domain.execution import State
-from jobworker.domain.job import Definition, Owner
+from jobworker.domain.events import Event, EventKind
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.job import JobDefinition, JobOwner
 from jobworker.domain.parameters import VARIADIC, Parameter
-from jobworker.relay.record import record
+from jobworker.relay.record import record_events
 from jobworker.services import executions, release, submission
-from jobworker.services.completion import About
+from jobworker.services.completion import BatchOptions
 from jobworker.store import jobs, schema, tasks
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
-from tests.conformance.worlds import NOW, task
+from tests.conformance.worlds import NOW, make_task
 
 #: What ends an execution, and the state that it has then.
-SUCCEEDED, FAILED, TIMED_OUT, CANCELLED = Kind.SUCCEEDED, Kind.FAILED, Kind.TIMED_OUT, Kind.CANCELLED
+SUCCEEDED, FAILED, TIMED_OUT, CANCELLED = EventKind.SUCCEEDED, EventKind.FAILED, EventKind.TIMED_OUT, EventKind.CANCELLED
 
-_JOBS = ("extract", "load", "report")
+_JOB_NAMES = ("extract", "load", "report")
 
 
-class Household:
+class ExecutionDriver:
     """Accepts executions, and ends them one report at a time."""
 
     def __init__(self, database: Database) -> None:
@@ -35,18 +35,18 @@ class Household:
         self.clock = ManualClock(NOW)
         self._numbers = itertools.count(1)
         with database.write() as connection:
-            tasks.put(connection, task("tasks.any", VARIADIC))
-            tasks.put(connection, task("tasks.strict", Parameter("rows", "integer")))
-            for name in _JOBS:
-                jobs.put(connection, Definition(name, "tasks.any"), Owner.API, "ann", NOW)
-            jobs.put(connection, Definition("strict", "tasks.strict"), Owner.API, "ann", NOW)
+            tasks.upsert(connection, make_task("tasks.any", VARIADIC))
+            tasks.upsert(connection, make_task("tasks.strict", Parameter("rows", "integer")))
+            for name in _JOB_NAMES:
+                jobs.upsert(connection, JobDefinition(name, "tasks.any"), JobOwner.API, "ann", NOW)
+            jobs.upsert(connection, JobDefinition("strict", "tasks.strict"), JobOwner.API, "ann", NOW)
 
     def define_job(self, name: str, **fields: Any) -> None:
         """Change a definition."""
         policies = {"retry": {"max_attempts": None}, **fields.pop("policies", {})}
         with self.database.write() as connection:
-            definition = Definition(name, fields.pop("task", "tasks.any"), policies=policies, **fields)
-            jobs.put(connection, definition, Owner.API, "ann", NOW)
+            definition = JobDefinition(name, fields.pop("task", "tasks.any"), policies=policies, **fields)
+            jobs.upsert(connection, definition, JobOwner.API, "ann", NOW)
 
     def submit(self, job: str = "load", **fields: Any) -> str:
         """Accept an execution."""
@@ -55,33 +55,33 @@ class Household:
 
     def submit_batch(self, *wanted: Submission, **about: Any) -> tuple[str, Sequence[str]]:
         """Accept a batch: its id, and those of its executions."""
-        accepted = submission.submit_batch(self.database, self.clock, wanted, "ann", about=About(**about))
+        accepted = submission.submit_batch(self.database, self.clock, submissions, "ann", options=BatchOptions(**options))
         assert accepted.batch_id
         return accepted.batch_id, accepted.execution_ids
 
-    def report_end(self, execution: str, kind: Kind = SUCCEEDED, **data: Any) -> None:
+    def report_end(self, execution: str, kind: EventKind = SUCCEEDED, **data: Any) -> None:
         """Let a worker report the end, and the relay record it."""
         with self.database.write() as connection:
             self.record_report(connection, execution, kind, **data)
 
-    def record_report(self, connection: sa.Connection, execution: str, kind: Kind = SUCCEEDED, **data: Any) -> None:
+    def record_report(self, connection: sa.Connection, execution: str, kind: EventKind = SUCCEEDED, **data: Any) -> None:
         """The same in a transaction of the caller's."""
-        event_id = events.format_id((int(NOW.timestamp() * 1000) + next(self._numbers), 0))
+        event_id = events.format_stream_id((int(NOW.timestamp() * 1000) + next(self._numbers), 0))
         error = {"error": {"type": "E", "message": "m", "traceback": None}} if kind in (FAILED, TIMED_OUT) else {}
-        told = record(connection, [Event(event_id, kind, execution, 1, {**error, **data})])
-        release.release(connection, told.ended, self.clock.now())
+        told = record_events(connection, [Event(event_id, kind, execution, 1, {**error, **data})])
+        release.resolve_dependents(connection, told.ended, self.clock.now())
 
     def get(self, execution: str) -> ExecutionRow:
         """An execution as it stands."""
         return executions.get(self.database, execution)
 
-    def get_state(self, execution: str) -> State:
+    def get_state(self, execution: str) -> ExecutionState:
         """Its state."""
         return self.get(execution).state
 
     def list_states(self, execution: str) -> list[str]:
         """The states that it went through."""
-        return [row.state.value for row in executions.transitions(self.database, execution).items]
+        return [row.state.value for row in executions.list_transitions(self.database, execution).items]
 
     def list_executions(self, job: str) -> list[ExecutionRow]:
         """The executions of a job, first to last."""

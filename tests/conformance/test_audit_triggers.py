@@ -3,7 +3,7 @@
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.store import executions, schema
 from jobworker.store.database import Database
 from jobworker.store.executions import NewExecution
@@ -28,26 +28,26 @@ def audited(database: Database) -> Database:
     ],
 )
 def test_an_entry_stays_as_it_was_written(audited: Database, statement: str) -> None:
-    refuses(audited, statement)
+    is_refused(audited, statement)
 
 
 def test_truncate_is_refused_on_postgresql(postgres_url: str) -> None:
     database = write_entry(Database(postgres_url))
-    refuses(database, "TRUNCATE audit")
+    is_refused(database, "TRUNCATE audit")
     database.dispose()
 
 
 def test_replace_is_refused_on_sqlite(sqlite_database: Database) -> None:
     columns = "(id, at, actor, action, subject)"
     write_entry(sqlite_database)
-    refuses(sqlite_database, f"INSERT OR REPLACE INTO audit {columns} VALUES (1, '2026-01-01', 'nobody', 'x', 'y')")
+    is_refused(sqlite_database, f"INSERT OR REPLACE INTO audit {columns} VALUES (1, '2026-01-01', 'nobody', 'x', 'y')")
 
 
 def test_what_happened_to_an_execution_is_not_rewritten(database: Database) -> None:
     execution = NewExecution(
         id="01890000-0000-7000-8000-000000000000", job="export", job_revision=1, task="export", max_attempts=1,
         queue="default", priority=5, parameters={}, correlation_id="c", batch_id=None, schedule_id=None,
-        scheduled_for=None, due_at=NOW, state=State.QUEUED,
+        scheduled_for=None, due_at=NOW, state=ExecutionState.QUEUED,
     )  # fmt: skip
     with database.write() as connection:
         executions.insert(connection, [execution], "someone", NOW)
@@ -68,7 +68,7 @@ def write_entry(database: Database) -> Database:
     return database
 
 
-def refuses(database: Database, statement: str) -> None:
+def is_refused(database: Database, statement: str) -> None:
     with pytest.raises(sa.exc.DatabaseError, match="audit is append-only"), database.write() as connection:
         connection.execute(sa.text(statement))
     with database.read() as connection:

@@ -8,20 +8,20 @@ import pytest
 import structlog.testing
 
 from jobworker.domain import events
-from jobworker.domain.events import Event, Kind
-from jobworker.domain.execution import State
-from jobworker.domain.job import Definition, Owner
+from jobworker.domain.events import Event, EventKind
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.job import JobDefinition, JobOwner
 from jobworker.domain.parameters import Parameter
-from jobworker.relay.record import record
+from jobworker.relay.record import record_events
 from jobworker.store import dispatch, executions, jobs, story, tasks
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
-from jobworker.store.limits import Backlog
+from jobworker.store.limits import QueueBacklog
 from jobworker.store.tasks import TaskRow
 from tests.conformance.worlds import NOW
 
 EXECUTION = "01995b7e-0000-7000-8000-000000000001"
-CALLED: dict[str, Any] = {
+CALL_DATA: dict[str, Any] = {
     "by": "python:host",
     "at": (NOW - dt.timedelta(seconds=5)).isoformat(),
     "task": "tasks.mail.send",
@@ -35,17 +35,17 @@ CALLED: dict[str, Any] = {
 _numbers = itertools.count(1)
 
 
-def _event(kind: Kind, execution: str = EXECUTION, **data: Any) -> Event:
-    event_id = events.format_id((int(NOW.timestamp() * 1000) + next(_numbers), 0))
+def _make_event(kind: EventKind, execution: str = EXECUTION, **data: Any) -> Event:
+    event_id = events.format_stream_id((int(NOW.timestamp() * 1000) + next(_numbers), 0))
     return Event(event_id, kind, execution, 1, data)
 
 
-def _tell(database: Database, *told: Event) -> None:
+def _record_events(database: Database, *told: Event) -> None:
     with database.write() as connection:
-        record(connection, told)
+        record_events(connection, told)
 
 
-def _row(database: Database) -> ExecutionRow:
+def _get_row(database: Database) -> ExecutionRow:
     with database.read() as connection:
         row = executions.get(connection, EXECUTION)
     assert row is not None
@@ -57,78 +57,78 @@ def world(database: Database) -> Database:
     """A database that knows the task."""
     with database.write() as connection:
         given = (Parameter("to", "string"), Parameter("urgent", "boolean", required=False))
-        tasks.put(connection, TaskRow("tasks.mail.send", "", given, {}, "v1", NOW))
-        jobs.put(connection, Definition("tasks.mail.send", "tasks.mail.send"), Owner.CODE, "code:v1", NOW)
+        tasks.upsert(connection, TaskRow("tasks.mail.send", "", given, {}, "v1", NOW))
+        jobs.upsert(connection, JobDefinition("tasks.mail.send", "tasks.mail.send"), JobOwner.CODE, "code:v1", NOW)
     return database
 
 
 def test_the_first_that_is_heard_makes_the_row(world: Database) -> None:
-    _tell(world, _event(Kind.CALLED, **CALLED))
-    row = _row(world)
+    _record_events(world, _make_event(EventKind.CALLED, **CALL_DATA))
+    row = _get_row(world)
     assert (row.state, row.job, row.job_revision, row.queue, row.priority) == (
-        *(State.QUEUED, "tasks.mail.send", 1),
+        *(ExecutionState.QUEUED, "tasks.mail.send", 1),
         *("mail", 7),
     )
     assert (row.parameters, row.correlation_id) == ({"to": "ann", "urgent": True}, "order-17")
     assert row.created_by == "python:host"
     assert row.created_at == row.dispatched_at == row.due_at == NOW - dt.timedelta(seconds=5)
     with world.read() as connection:
-        assert dispatch.ready(connection, Backlog("mail", ["tasks.mail.send"]), 10) == []
-        [published] = dispatch.published_before(connection, NOW, 10)
+        assert dispatch.list_ready(connection, QueueBacklog("mail", ["tasks.mail.send"]), 10) == []
+        [published] = dispatch.list_published_before(connection, NOW, 10)
     assert (published.id, published.urgency) == (EXECUTION, 7)
 
 
 def test_it_is_told_twice_and_with_what_came_of_it(world: Database) -> None:
-    called = _event(Kind.CALLED, **CALLED)
-    _tell(world, called, _event(Kind.RUNNING, worker="w", token="t"), called)
-    _tell(world, called, _event(Kind.SUCCEEDED, worker="w", token="t", result=1), _event(Kind.CALLED, **CALLED))
-    assert (_row(world).state, _row(world).result) == (State.SUCCEEDED, 1)
+    called = _make_event(EventKind.CALLED, **CALL_DATA)
+    _record_events(world, called, _make_event(EventKind.RUNNING, worker="w", token="t"), called)
+    _record_events(world, called, _make_event(EventKind.SUCCEEDED, worker="w", token="t", result=1), _make_event(EventKind.CALLED, **CALL_DATA))
+    assert (_get_row(world).state, _get_row(world).result) == (ExecutionState.SUCCEEDED, 1)
     with world.read() as connection:
-        assert [row.state for row in story.transitions(connection, EXECUTION)] == ["Queued", "Running", "Succeeded"]
+        assert [row.state for row in story.list_all_transitions(connection, EXECUTION)] == ["Queued", "Running", "Succeeded"]
 
 
 def test_what_was_told_before_it_was_called_is_not_lost_with_it(world: Database) -> None:
     # Within one batch the call comes first, wherever it stands.
-    _tell(world, _event(Kind.RUNNING, worker="w", token="t"), _event(Kind.CALLED, **CALLED))
-    assert _row(world).state is State.RUNNING
+    _record_events(world, _make_event(EventKind.RUNNING, worker="w", token="t"), _make_event(EventKind.CALLED, **CALL_DATA))
+    assert _get_row(world).state is ExecutionState.RUNNING
 
 
 def test_another_attempt_takes_along_what_celery_chained(world: Database) -> None:
     chain = [{"task": "next", "args": [], "kwargs": {}}]
-    _tell(world, _event(Kind.CALLED, **{**CALLED, "embedded": {"chain": chain}}))
-    _tell(world, _event(Kind.RUNNING, worker="w", token="t"), _event(Kind.RETRYING, worker="w", token="t", delay=0))
+    _record_events(world, _make_event(EventKind.CALLED, **{**CALL_DATA, "embedded": {"chain": chain}}))
+    _record_events(world, _make_event(EventKind.RUNNING, worker="w", token="t"), _make_event(EventKind.RETRYING, worker="w", token="t", delay=0))
     with world.write() as connection:
         dispatch.release_due(connection, NOW + dt.timedelta(days=1), 10)
-        [ready] = dispatch.ready(connection, Backlog("mail", ["tasks.mail.send"]), 10)
+        [ready] = dispatch.list_ready(connection, QueueBacklog("mail", ["tasks.mail.send"]), 10)
     assert (ready.attempt, ready.parameters, ready.call) == (1, {"to": "ann", "urgent": True}, {"chain": chain})
 
 
 def test_a_task_that_nobody_has_announced(database: Database) -> None:
-    _tell(database, _event(Kind.CALLED, **CALLED))
-    row = _row(database)
+    _record_events(database, _make_event(EventKind.CALLED, **CALL_DATA))
+    row = _get_row(database)
     assert (row.job, row.job_revision, row.parameters) == ("tasks.mail.send", 0, {"*": ["ann"], "urgent": True})
 
 
 def test_nonsense_is_logged_and_harms_nobody(world: Database) -> None:
     other = "01995b7e-0000-7000-8000-000000000002"
     with structlog.testing.capture_logs() as logged:
-        _tell(world, _event(Kind.CALLED, other, **{**CALLED, "priority": 99}), _event(Kind.CALLED, **CALLED))
+        _record_events(world, _make_event(EventKind.CALLED, other, **{**CALL_DATA, "priority": 99}), _make_event(EventKind.CALLED, **CALL_DATA))
     assert [each["event"] for each in logged] == ["event_unreadable"]
-    assert _row(world).state is State.QUEUED
+    assert _get_row(world).state is ExecutionState.QUEUED
 
 
 def test_call_of_a_job_whose_code_has_been_removed_fails_once_it_is_declined(world: Database) -> None:
-    declined = _event(Kind.UNKNOWN_TASK, worker="w")
+    declined = _make_event(EventKind.UNKNOWN_TASK, worker="w")
     with world.write() as connection:
         tasks.mark_removed(connection, ["tasks.mail.send"], NOW)
-    _tell(world, _event(Kind.CALLED, **CALLED), declined)
-    row = _row(world)
-    assert row.state is State.FAILED
+    _record_events(world, _make_event(EventKind.CALLED, **CALL_DATA), declined)
+    row = _get_row(world)
+    assert row.state is ExecutionState.FAILED
     assert row.error is not None
     assert row.error["type"] == "JobRemoved"
     assert "no worker declares its task tasks.mail.send" in row.error["message"]
 
 
 def test_call_that_is_declined_waits_while_its_code_may_be_elsewhere(world: Database) -> None:
-    _tell(world, _event(Kind.CALLED, **CALLED), _event(Kind.UNKNOWN_TASK, worker="w"))
-    assert _row(world).state is State.QUEUED
+    _record_events(world, _make_event(EventKind.CALLED, **CALL_DATA), _make_event(EventKind.UNKNOWN_TASK, worker="w"))
+    assert _get_row(world).state is ExecutionState.QUEUED

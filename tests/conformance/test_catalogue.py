@@ -9,15 +9,15 @@ from jobworker.domain import policies
 from jobworker.services import catalogue, jobs
 from jobworker.store import jobs as stored
 from jobworker.store.database import Database
-from tests.conformance.household import Household
+from tests.conformance.household import ExecutionDriver
 
 
 @pytest.fixture
-def house(database: Database) -> Household:
-    return Household(database)
+def house(database: Database) -> ExecutionDriver:
+    return ExecutionDriver(database)
 
 
-def _offered(name: str, **options: Any) -> dict[str, Any]:
+def _make_announcement(name: str, **options: Any) -> dict[str, Any]:
     said = {"queue": "default", "priority": 5, "on_worker_lost": "retry", **options}
     return {"name": name, "description": "", "parameters": [], "options": said}
 
@@ -28,13 +28,13 @@ def _offered(name: str, **options: Any) -> dict[str, Any]:
      (-1, None, True), ("x", None, True), (2.5, None, True), (True, None, True)],
 )  # fmt: skip
 def test_max_retries_gives_a_policy_that_can_be_read_again(
-    house: Household, retries: Any, attempts: int | None, told: bool
+    house: ExecutionDriver, retries: Any, attempts: int | None, told: bool
 ) -> None:
     with structlog.testing.capture_logs() as logs:
-        catalogue.learn(house.database, house.clock, [_offered("plain", max_retries=retries)], "v1")
+        catalogue.register_tasks(house.database, house.clock, [_make_announcement("plain", max_retries=retries)], "v1")
     definition = jobs.get(house.database, "plain").row.definition
     assert definition.max_attempts == attempts
-    assert policies.normalise(definition.policies) == (definition.policies, [])
+    assert policies.normalize(definition.policies) == (definition.policies, [])
     ignored = [(line["job"], line["max_retries"]) for line in logs if line["event"] == "max_retries_ignored"]
     assert ignored == [("plain", retries)] * told
 
@@ -43,16 +43,16 @@ def test_max_retries_gives_a_policy_that_can_be_read_again(
     "broken",
     [
         {"name": "broken"},
-        _offered("broken", on_worker_lost="explode"),
-        _offered("broken", schedule={"kind": "sundial"}),
-        _offered("broken", max_retries=10**30),
+        _make_announcement("broken", on_worker_lost="explode"),
+        _make_announcement("broken", schedule={"kind": "sundial"}),
+        _make_announcement("broken", max_retries=10**30),
     ],
 )
-def test_a_task_that_cannot_be_kept_does_not_stop_the_others(house: Household, broken: dict[str, Any]) -> None:
+def test_a_task_that_cannot_be_kept_does_not_stop_the_others(house: ExecutionDriver, broken: dict[str, Any]) -> None:
     with structlog.testing.capture_logs() as logs:
-        catalogue.learn(house.database, house.clock, [_offered("one"), broken, _offered("two")], "v1")
+        catalogue.register_tasks(house.database, house.clock, [_make_announcement("one"), broken, _make_announcement("two")], "v1")
     with house.database.read() as connection:
-        known = set(stored.names_around(connection, "broken"))
+        known = set(stored.list_nearby_names(connection, "broken"))
     assert {"one", "two"} <= known
     assert "broken" not in known
     assert [line["task"] for line in logs if line["event"] == "task_not_learnt"] == ["broken"]

@@ -8,23 +8,23 @@ import pytest
 from sqlalchemy import event
 
 from jobworker.domain import events
-from jobworker.domain.errors import NotCancellable
-from jobworker.domain.events import Event, Kind
-from jobworker.domain.execution import State
+from jobworker.domain.errors import ExecutionNotCancellable
+from jobworker.domain.events import Event, EventKind
+from jobworker.domain.execution import ExecutionState
 from jobworker.relay.progress import record_progress
-from jobworker.relay.record import record
+from jobworker.relay.record import record_events
 from jobworker.services import cancelling, release
 from jobworker.services.selection import Selection
 from jobworker.store import history
 from jobworker.store.database import Database
-from tests.conformance.household import Household
+from tests.conformance.household import ExecutionDriver
 from tests.conformance.worlds import NOW
 
 #: Longer than a transaction of these tests takes (s): who is still at it then waits for the other one.
-_A_WHILE = 0.5
+_WAIT_SECONDS = 0.5
 
 
-class Pause:
+class CallPause:
     """Stops the first call of a function between its answer and what the caller does with it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> None:
@@ -42,69 +42,69 @@ class Pause:
 
 
 @pytest.fixture
-def household(database: Database) -> Household:
-    return Household(database)
+def household(database: Database) -> ExecutionDriver:
+    return ExecutionDriver(database)
 
 
-def in_threads(
-    pool: ThreadPoolExecutor, pause: Pause, first: Callable[[], object], second: Callable[[], object]
+def run_in_threads(
+    pool: ThreadPoolExecutor, pause: CallPause, first: Callable[[], object], second: Callable[[], object]
 ) -> Future[object]:
     """Run `first` up to the pause, then `second` as far as it comes, then both to the end; the future of `second`."""
     one = pool.submit(first)
     assert pause.reached.wait(30)
     other = pool.submit(second)
-    threading.Event().wait(_A_WHILE)
+    threading.Event().wait(_WAIT_SECONDS)
     pause.go_on.set()
     one.result(30)
     return other
 
 
-def test_a_late_success_does_not_undo_a_cancellation(household: Household, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_success_does_not_undo_a_cancellation(household: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     parent = household.submit()
     child = household.submit("report", depends_on=[{"execution": parent}])
-    household.report_end(parent, Kind.LOST, reason="its worker is gone")
-    assert household.get_state(parent) is State.RETRYING
-    pause = Pause(monkeypatch, history, "known")
+    household.report_end(parent, EventKind.LOST, reason="its worker is gone")
+    assert household.get_state(parent) is ExecutionState.RETRYING
+    pause = CallPause(monkeypatch, history, "known")
     with ThreadPoolExecutor(2) as pool:
-        cancelled = in_threads(pool, pause, lambda: household.report_end(parent), lambda: household.cancel(parent))
-        with pytest.raises(NotCancellable):
+        cancelled = run_in_threads(pool, pause, lambda: household.report_end(parent), lambda: household.cancel(parent))
+        with pytest.raises(ExecutionNotCancellable):
             cancelled.result(30)
     finals = [state for state in household.list_states(parent) if state in ("Succeeded", "Cancelled")]
     assert finals == [household.get_state(parent)] == ["Succeeded"]
-    assert household.get_state(child) is State.QUEUED
+    assert household.get_state(child) is ExecutionState.QUEUED
 
 
 def test_changes_in_any_order_do_not_wait_for_each_other_for_ever(
-    household: Household, monkeypatch: pytest.MonkeyPatch
+    household: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = household.submit(), household.submit()
     for execution in (first, second):
-        household.report_end(execution, Kind.LOST, reason="its worker is gone")
+        household.report_end(execution, EventKind.LOST, reason="its worker is gone")
     number = int(NOW.timestamp() * 1000) + 10_000
 
     def relay() -> None:
-        progress = Event(events.format_id((number, 0)), Kind.PROGRESS, second, 1, {"done": 1})
-        end = Event(events.format_id((number + 1, 0)), Kind.SUCCEEDED, first, 1, {"result": 1})
+        progress = Event(events.format_stream_id((number, 0)), EventKind.PROGRESS, second, 1, {"done": 1})
+        end = Event(events.format_stream_id((number + 1, 0)), EventKind.SUCCEEDED, first, 1, {"result": 1})
         with household.database.write() as connection:
             record_progress(connection, [progress])
-            told = record(connection, [end])
-            release.release(connection, told.ended, NOW)
+            told = record_events(connection, [end])
+            release.resolve_dependents(connection, told.ended, NOW)
 
-    pause = Pause(monkeypatch, history, "known")
+    pause = CallPause(monkeypatch, history, "known")
     with ThreadPoolExecutor(2) as pool:
         selection = Selection(ids=[first, second])
-        cancelled = in_threads(
-            pool, pause, relay, lambda: cancelling.cancel(household.database, household.clock, selection, "ann")
+        cancelled = run_in_threads(
+            pool, pause, relay, lambda: cancelling.cancel_executions(household.database, household.clock, selection, "ann")
         )
         cancelled.result(30)
-    assert {household.get_state(first), household.get_state(second)} == {State.SUCCEEDED, State.CANCELLED}
+    assert {household.get_state(first), household.get_state(second)} == {ExecutionState.SUCCEEDED, ExecutionState.CANCELLED}
 
 
 def test_what_takes_part_in_the_life_of_others_waits_its_turn_and_what_only_adds_rows_does_not(
     postgres_url: str,
 ) -> None:
     database = Database(postgres_url)
-    household = Household(database)
+    household = ExecutionDriver(database)
     statements: list[str] = []
 
     @event.listens_for(database._writer, "before_cursor_execute")

@@ -4,22 +4,22 @@ import datetime as dt
 
 import sqlalchemy as sa
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.store import dispatch, executions, schema, story
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
-from jobworker.store.limits import Backlog
-from tests.conformance.worlds import NOW, accepted, new
+from jobworker.store.limits import QueueBacklog
+from tests.conformance.worlds import NOW, insert_executions, make_execution
 
 SECOND = dt.timedelta(seconds=1)
 
 
-def _rows(database: Database, ids: list[str]) -> list[ExecutionRow]:
+def _get_rows(database: Database, ids: list[str]) -> list[ExecutionRow]:
     with database.read() as connection:
-        return executions.some(connection, ids)
+        return executions.get_many(connection, ids)
 
 
-def _set(database: Database, execution: str, **values: object) -> None:
+def _update_execution(database: Database, execution: str, **values: object) -> None:
     with database.write() as connection:
         table = schema.executions
         connection.execute(sa.update(table).where(table.c.id == execution).values(**values))
@@ -27,21 +27,21 @@ def _set(database: Database, execution: str, **values: object) -> None:
 
 def test_what_is_still_in_sql_when_its_deadline_passes_is_skipped(database: Database) -> None:
     with database.write() as connection:
-        queued, scheduled, later = accepted(
+        queued, scheduled, later = insert_executions(
             connection,
-            new(expires_at=NOW + SECOND),
-            new(expires_at=NOW + 2 * SECOND, state=State.SCHEDULED, due_at=NOW + SECOND),
-            new(expires_at=NOW + 9 * SECOND),
+            make_execution(expires_at=NOW + SECOND),
+            make_execution(expires_at=NOW + 2 * SECOND, state=ExecutionState.SCHEDULED, due_at=NOW + SECOND),
+            make_execution(expires_at=NOW + 9 * SECOND),
         )
-        accepted(connection, new())
-        assert dispatch.expire(connection, NOW, 10) == []
-        assert dispatch.next_due(connection) == NOW + SECOND
-        assert dispatch.expire(connection, NOW + 3 * SECOND, 1) == [queued]
-        assert dispatch.expire(connection, NOW + 3 * SECOND, 10) == [scheduled]
-        assert dispatch.next_due(connection) == NOW + 9 * SECOND
-        told = story.transitions(connection, queued)
-    rows = {row.id: row for row in _rows(database, [queued, scheduled, later])}
-    assert [rows[key].state for key in (queued, scheduled, later)] == [State.SKIPPED, State.SKIPPED, State.QUEUED]
+        insert_executions(connection, make_execution())
+        assert dispatch.expire_executions(connection, NOW, 10) == []
+        assert dispatch.get_next_due(connection) == NOW + SECOND
+        assert dispatch.expire_executions(connection, NOW + 3 * SECOND, 1) == [queued]
+        assert dispatch.expire_executions(connection, NOW + 3 * SECOND, 10) == [scheduled]
+        assert dispatch.get_next_due(connection) == NOW + 9 * SECOND
+        told = story.list_all_transitions(connection, queued)
+    rows = {row.id: row for row in _get_rows(database, [queued, scheduled, later])}
+    assert [rows[key].state for key in (queued, scheduled, later)] == [ExecutionState.SKIPPED, ExecutionState.SKIPPED, ExecutionState.QUEUED]
     assert rows[queued].reason == f"its deadline {(NOW + SECOND).isoformat()} passed before it started"
     assert rows[queued].finished_at == NOW + 3 * SECOND
     assert [(row.attempt, row.state, row.actor) for row in told] == [(0, "Queued", "tester"), (0, "Skipped", "relay")]
@@ -49,21 +49,21 @@ def test_what_is_still_in_sql_when_its_deadline_passes_is_skipped(database: Data
 
 def test_what_is_in_redis_has_started_or_has_ended_is_left_alone(database: Database) -> None:
     with database.write() as connection:
-        ids = accepted(connection, *(new(expires_at=NOW) for _ in range(4)))
+        ids = insert_executions(connection, *(make_execution(expires_at=NOW) for _ in range(4)))
     published, started, retrying, over = ids
-    _set(database, published, dispatched_at=NOW)
-    _set(database, started, state="Running", attempt=1, dispatched_at=NOW)
-    _set(database, retrying, state="Retrying", attempt=1, dispatched_at=None, due_at=NOW + SECOND)
-    _set(database, over, state="Cancelled", finished_at=NOW)
-    before = _rows(database, ids)
+    _update_execution(database, published, dispatched_at=NOW)
+    _update_execution(database, started, state="Running", attempt=1, dispatched_at=NOW)
+    _update_execution(database, retrying, state="Retrying", attempt=1, dispatched_at=None, due_at=NOW + SECOND)
+    _update_execution(database, over, state="Cancelled", finished_at=NOW)
+    before = _get_rows(database, ids)
     with database.write() as connection:
-        assert dispatch.expire(connection, NOW + SECOND, 10) == []
-    assert _rows(database, ids) == before
+        assert dispatch.expire_executions(connection, NOW + SECOND, 10) == []
+    assert _get_rows(database, ids) == before
 
 
 def test_the_message_of_a_first_attempt_says_the_deadline(database: Database) -> None:
     with database.write() as connection:
-        [execution] = accepted(connection, new(expires_at=NOW + SECOND))
+        [execution] = insert_executions(connection, make_execution(expires_at=NOW + SECOND))
     with database.read() as connection:
-        [ready] = dispatch.ready(connection, Backlog("default", ["tasks.mail.send"]), 10)
+        [ready] = dispatch.list_ready(connection, QueueBacklog("default", ["tasks.mail.send"]), 10)
     assert (ready.id, ready.expires_at) == (execution, NOW + SECOND)

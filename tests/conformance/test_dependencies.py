@@ -9,49 +9,49 @@ from unittest.mock import Mock
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.dependencies import Parent
+from jobworker.domain.dependencies import ParentExecution
 from jobworker.domain.errors import InvalidDependency
-from jobworker.domain.execution import State
-from jobworker.relay.release import Releases
+from jobworker.domain.execution import ExecutionState
+from jobworker.relay.release import DependencyResolver
 from jobworker.services import preparing, release, why
 from jobworker.store import dependencies, schema
 from jobworker.store.database import Database
-from tests.conformance.household import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, Household
+from tests.conformance.household import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, ExecutionDriver
 from tests.conformance.worlds import NOW
 from tests.waiting import until
 
-NOBODY = "01980000-0000-7000-8000-000000000000"
+UNKNOWN_ID = "01980000-0000-7000-8000-000000000000"
 
 
 @pytest.fixture
-def house(database: Database) -> Household:
-    return Household(database)
+def house(database: Database) -> ExecutionDriver:
+    return ExecutionDriver(database)
 
 
-def test_a_dependent_waits_for_its_last_parent(house: Household) -> None:
+def test_a_dependent_waits_for_its_last_parent(house: ExecutionDriver) -> None:
     parents = [house.submit("extract") for _ in range(3)]
     child = house.submit("load", depends_on=parents)
-    assert (house.get_state(child), house.get(child).waiting_for) == (State.WAITING, 3)
+    assert (house.get_state(child), house.get(child).waiting_for) == (ExecutionState.WAITING, 3)
     for left, parent in ((2, parents[1]), (1, parents[0])):
         house.report_end(parent)
-        assert (house.get_state(child), house.get(child).waiting_for) == (State.WAITING, left)
+        assert (house.get_state(child), house.get(child).waiting_for) == (ExecutionState.WAITING, left)
     house.clock.advance(90)
     house.report_end(parents[2])
 
     row = house.get(child)
-    assert (row.state, row.waiting_for, row.due_at) == (State.QUEUED, 0, NOW + dt.timedelta(seconds=90))
+    assert (row.state, row.waiting_for, row.due_at) == (ExecutionState.QUEUED, 0, NOW + dt.timedelta(seconds=90))
     assert house.list_states(child) == ["Waiting", "Queued"]
 
 
-def test_what_is_due_later_is_scheduled(house: Household) -> None:
+def test_what_is_due_later_is_scheduled(house: ExecutionDriver) -> None:
     parent = house.submit("extract")
     due_at = NOW + dt.timedelta(hours=1)
     child = house.submit("load", depends_on=[parent], due_at=due_at)
     house.report_end(parent)
-    assert (house.get_state(child), house.get(child).due_at) == (State.SCHEDULED, due_at)
+    assert (house.get_state(child), house.get(child).due_at) == (ExecutionState.SCHEDULED, due_at)
 
 
-def test_a_deadline_counts_from_when_it_goes_on_unless_it_is_a_time(house: Household) -> None:
+def test_a_deadline_counts_from_when_it_goes_on_unless_it_is_a_time(house: ExecutionDriver) -> None:
     parent = house.submit("extract")
     moment = NOW + dt.timedelta(hours=2)
     relative = house.submit("load", depends_on=[parent], expires=60.0)
@@ -72,14 +72,14 @@ def test_a_deadline_counts_from_when_it_goes_on_unless_it_is_a_time(house: House
         (CANCELLED, "success", False), (CANCELLED, "failure", False), (CANCELLED, "any", True),
     ],
 )  # fmt: skip
-def test_ends_that_let_a_dependent_go(house: Household, kind: Any, on: str, goes_on: bool) -> None:
+def test_ends_that_let_a_dependent_go(house: ExecutionDriver, kind: Any, on: str, goes_on: bool) -> None:
     parent = house.submit("extract")
     child = house.submit("load", depends_on=[{"execution": parent, "on": on}])
     house.report_end(parent, kind)
-    assert house.get_state(child) is (State.QUEUED if goes_on else State.SKIPPED)
+    assert house.get_state(child) is (ExecutionState.QUEUED if goes_on else ExecutionState.SKIPPED)
 
 
-def test_what_becomes_of_dependents_of_a_failure(house: Household) -> None:
+def test_what_becomes_of_dependents_of_a_failure(house: ExecutionDriver) -> None:
     parent = house.submit("extract")
     skipped, failed, going_on = (
         house.submit("load", depends_on=[{"execution": parent, "otherwise": word}])
@@ -89,7 +89,7 @@ def test_what_becomes_of_dependents_of_a_failure(house: Household) -> None:
     house.report_end(parent, FAILED)
 
     assert [house.get_state(each) for each in (skipped, failed, going_on, after)] == [
-        State.SKIPPED, State.FAILED, State.QUEUED, State.QUEUED,
+        ExecutionState.SKIPPED, ExecutionState.FAILED, ExecutionState.QUEUED, ExecutionState.QUEUED,
     ]  # fmt: skip
     why = f"it depends on {parent} (job extract), which ended Failed"
     assert house.get(skipped).reason == house.get(failed).reason == why
@@ -98,36 +98,36 @@ def test_what_becomes_of_dependents_of_a_failure(house: Household) -> None:
     assert (error["type"], error["message"]) == ("DependencyFailed", why)
 
 
-def test_a_chain_is_skipped_to_its_end_and_a_second_end_changes_nothing(house: Household) -> None:
+def test_a_chain_is_skipped_to_its_end_and_a_second_end_changes_nothing(house: ExecutionDriver) -> None:
     chain = [house.submit("extract")]
     for _ in range(10):
         chain.append(house.submit("load", depends_on=[chain[-1]]))
     house.report_end(chain[0], FAILED)
-    assert {house.get_state(each) for each in chain[1:]} == {State.SKIPPED}
+    assert {house.get_state(each) for each in chain[1:]} == {ExecutionState.SKIPPED}
     told = [house.get(each) for each in chain]
     house.report_end(chain[0], SUCCEEDED)
     assert [house.get(each) for each in chain] == told
 
 
 def test_a_chain_that_is_too_long_for_one_transaction_is_finished_by_the_sweep(
-    house: Household, monkeypatch: pytest.MonkeyPatch
+    house: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(release, "_WAVES", 3)
-    monkeypatch.setattr(release, "_EDGES", 2)
+    monkeypatch.setattr(release, "_MAX_WAVES", 3)
+    monkeypatch.setattr(release, "_WAVE_SIZE", 2)
     chain = [house.submit("extract")]
     for _ in range(10):
         chain.append(house.submit("load", depends_on=[chain[-1]]))
     wide = [house.submit("load", depends_on=[chain[-1]]) for _ in range(9)]
     house.report_end(chain[0], FAILED)
-    assert house.get_state(chain[3]) is State.SKIPPED
-    assert house.get_state(chain[4]) is State.WAITING
-    sweeper = Releases(house.database, house.clock)
+    assert house.get_state(chain[3]) is ExecutionState.SKIPPED
+    assert house.get_state(chain[4]) is ExecutionState.WAITING
+    sweeper = DependencyResolver(house.database, house.clock)
     sweeper.resolve_stranded()
-    _go_on(house, sweeper)
-    assert {house.get_state(each) for each in (*chain[1:], *wide)} == {State.SKIPPED}
+    _resolve_remaining(house, sweeper)
+    assert {house.get_state(each) for each in (*chain[1:], *wide)} == {ExecutionState.SKIPPED}
 
 
-def _go_on(house: Household, releases: Releases) -> int:
+def _resolve_remaining(house: ExecutionDriver, releases: DependencyResolver) -> int:
     """Let the relay finish what is left over; how many transactions that takes."""
     count = 0
     while releases.has_pending:
@@ -138,17 +138,17 @@ def _go_on(house: Household, releases: Releases) -> int:
     return count
 
 
-def test_cancelling_ends_what_depends_on_it(house: Household) -> None:
+def test_cancelling_ends_what_depends_on_it(house: ExecutionDriver) -> None:
     first = house.submit("extract", delay=3600)
     second = house.submit("load", depends_on=[first])
     third = house.submit("report", depends_on=[second])
-    assert house.cancel(second).state is State.CANCELLED
-    assert house.get_state(third) is State.SKIPPED
+    assert house.cancel(second).state is ExecutionState.CANCELLED
+    assert house.get_state(third) is ExecutionState.SKIPPED
     house.cancel(first)
     assert house.list_states(second) == ["Waiting", "Cancelled"]
 
 
-def test_parents_that_have_ended_already(house: Household) -> None:
+def test_parents_that_have_ended_already(house: ExecutionDriver) -> None:
     done, failed = house.submit("extract"), house.submit("extract")
     house.report_end(done, result={"rows": [7]})
     house.report_end(failed, FAILED)
@@ -156,11 +156,11 @@ def test_parents_that_have_ended_already(house: Household) -> None:
         "load", depends_on=[done, {"execution": failed, "otherwise": "continue"}],
         parameters={"row": {"$from": done, "path": "/rows/0"}},
     )  # fmt: skip
-    assert house.get_state(lucky) is State.QUEUED
+    assert house.get_state(lucky) is ExecutionState.QUEUED
     assert house.get(lucky).parameters == {"row": 7}
 
     with pytest.raises(InvalidDependency) as refused:
-        house.submit("load", depends_on=[done, failed, NOBODY])
+        house.submit("load", depends_on=[done, failed, UNKNOWN_ID])
     assert [(each.pointer, each.code) for each in refused.value.errors] == [
         ("/depends_on/1", "dependency_failed"),
         ("/depends_on/2", "dependency_not_found"),
@@ -168,7 +168,7 @@ def test_parents_that_have_ended_already(house: Household) -> None:
     assert len(house.list_executions("load")) == 1
 
 
-def test_results_become_parameters(house: Household) -> None:
+def test_results_become_parameters(house: ExecutionDriver) -> None:
     parent = house.submit("extract")
     good, gone, saved, wrong = (
         house.submit(job, depends_on=[parent], parameters=given)
@@ -184,13 +184,13 @@ def test_results_become_parameters(house: Household) -> None:
 
     assert house.get(good).parameters == {"all": {"a/b": [1, 2]}, "deep": [{"one": 2}]}
     assert house.get(saved).parameters == {"x": 3}
-    assert (house.get_state(gone), house.get_state(wrong), house.get_state(after)) == (State.FAILED, State.FAILED, State.QUEUED)
+    assert (house.get_state(gone), house.get_state(wrong), house.get_state(after)) == (ExecutionState.FAILED, ExecutionState.FAILED, ExecutionState.QUEUED)
     assert house.get(gone).reason == f"the result of {parent} has nothing at /nothing"
     assert house.get(wrong).reason == "rows must be of type integer, not array"
 
 
 def test_what_dependents_refer_to_is_measured_before_it_is_put_together(
-    house: Household, monkeypatch: pytest.MonkeyPatch
+    house: ExecutionDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent = house.submit("extract")
     many = {"rows": [{"$from": parent}] * 1000}
@@ -199,58 +199,58 @@ def test_what_dependents_refer_to_is_measured_before_it_is_put_together(
     monkeypatch.setattr(preparing, "check_parameters", checked := Mock(wraps=preparing.check_parameters))
     house.report_end(parent, result="x" * 10_000)
     row = house.get(child)
-    assert (row.state, row.error and row.error["type"]) == (State.FAILED, "InvalidParameters")
+    assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "InvalidParameters")
     assert row.reason == "the parameters have more than 65536 bytes as JSON, which is the most that is allowed"
     assert row.parameters == many
-    assert house.get_state(few) is State.QUEUED
+    assert house.get_state(few) is ExecutionState.QUEUED
     assert [len(call.args[1]["rows"]) for call in checked.call_args_list] == [6]
 
 
 @pytest.mark.parametrize("what", ["parameters", "results"])
 def test_one_transaction_reads_a_bounded_amount_of_what_dependents_need(
-    house: Household, monkeypatch: pytest.MonkeyPatch, what: str
+    house: ExecutionDriver, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(release, "_MOST_BYTES", 100_000)
-    monkeypatch.setattr(release, "_LOCKED", 1)
-    monkeypatch.setattr(release, "_RESULTS", 1)
+    monkeypatch.setattr(release, "_MAX_BYTES", 100_000)
+    monkeypatch.setattr(release, "_LOCK_BATCH_SIZE", 1)
+    monkeypatch.setattr(release, "_RESULT_BATCH_SIZE", 1)
     text = "x" * 30_000
     parents = [house.submit("extract") for _ in range(10)]
     given = [{"rows": text} if what == "parameters" else {"n": {"$from": each, "path": "/n"}} for each in parents]
     pairs = zip(parents, given, strict=True)
     children = [house.submit("load", depends_on=[each], parameters=own) for each, own in pairs]
-    ended = [Parent(each, "extract", State.SUCCEEDED, None, "c") for each in parents]
+    ended = [ParentExecution(each, "extract", ExecutionState.SUCCEEDED, None, "c") for each in parents]
     with house.database.write() as connection:
         values = {"state": "Succeeded", "finished_at": NOW, "result": {"n": 1, "text": text}}
         table = schema.executions
         connection.execute(sa.update(table).where(table.c.id.in_(parents)).values(**values))
-        released = release.release(connection, ended, NOW)
+        released = release.resolve_dependents(connection, ended, NOW)
     assert (released.released_count, bool(released.unfinished)) == (4, True)
-    releases = Releases(house.database, house.clock)
+    releases = DependencyResolver(house.database, house.clock)
     releases.mark_committed(released)
-    assert _go_on(house, releases) == 2
-    assert {house.get_state(each) for each in children} == {State.QUEUED}
+    assert _resolve_remaining(house, releases) == 2
+    assert {house.get_state(each) for each in children} == {ExecutionState.QUEUED}
     assert {house.get(each).waiting_for for each in children} == {0}
 
 
-def test_what_an_execution_waits_for_is_listed(house: Household) -> None:
+def test_what_an_execution_waits_for_is_listed(house: ExecutionDriver) -> None:
     parents = sorted(house.submit("extract") for _ in range(3))
     child = house.submit("load", depends_on=parents)
     house.report_end(parents[0])
     with house.database.read() as connection:
-        first = dependencies.of(connection, child, limit=2)
-        second = dependencies.of(connection, child, limit=2, cursor=first.next)
-    reasons = why.why(house.database, house.clock, child).blockers
+        first = dependencies.list_parents(connection, child, limit=2)
+        second = dependencies.list_parents(connection, child, limit=2, cursor=first.next)
+    reasons = why.explain_execution(house.database, house.clock, child).blockers
     assert [each.details["execution"] for each in reasons if each.code == "dependency"] == parents[1:]
     rows = [*first.items, *second.items]
     assert [row.execution_id for row in rows] == parents
     assert [(row.state, row.outcome) for row in rows] == [
-        (State.SUCCEEDED, "met"), (State.QUEUED, None), (State.QUEUED, None),
+        (ExecutionState.SUCCEEDED, "met"), (ExecutionState.QUEUED, None), (ExecutionState.QUEUED, None),
     ]  # fmt: skip
     assert second.next is None
 
 
 @pytest.mark.parametrize("first", ["end", "child"])
-def test_an_end_and_a_dependent_that_come_at_the_same_moment(house: Household, first: str) -> None:
+def test_an_end_and_a_dependent_that_come_at_the_same_moment(house: ExecutionDriver, first: str) -> None:
     """Whichever transaction is first, the other waits for it, and nobody is left behind."""
     parent, children = house.submit("extract"), list[str]()
 
@@ -261,11 +261,11 @@ def test_an_end_and_a_dependent_that_come_at_the_same_moment(house: Household, f
         children.append(house.submit("load", depends_on=[parent]))
 
     one, other = (end, accept) if first == "end" else (accept, end)
-    _run_inside(house, one, other)
-    assert house.get_state(children[0]) is State.QUEUED
+    _run_during_transaction(house, one, other)
+    assert house.get_state(children[0]) is ExecutionState.QUEUED
 
 
-def _run_inside(house: Household, one: Callable[[], None], other: Callable[[], None]) -> None:
+def _run_during_transaction(house: ExecutionDriver, one: Callable[[], None], other: Callable[[], None]) -> None:
     """Run `other` while the transaction of `one` has written everything and is not committed."""
     thread = threading.Thread(target=other)
     started = threading.Event()
@@ -287,7 +287,7 @@ def _run_inside(house: Household, one: Callable[[], None], other: Callable[[], N
     assert not thread.is_alive()
 
 
-def _is_blocked(house: Household) -> bool:
+def _is_blocked(house: ExecutionDriver) -> bool:
     if house.database.is_sqlite:
         return True  # One writes at a time; there is nothing to see of the other.
     with house.database.read() as connection:
@@ -297,18 +297,18 @@ def _is_blocked(house: Household) -> bool:
     return bool(waiting)
 
 
-def test_what_was_stranded_is_found_by_the_sweep(house: Household) -> None:
+def test_what_was_stranded_is_found_by_the_sweep(house: ExecutionDriver) -> None:
     parent = house.submit("extract")
     child = house.submit("load", depends_on=[parent])
     with house.database.write() as connection:
         table = schema.executions
         connection.execute(sa.update(table).where(table.c.id == parent).values(state="Succeeded", finished_at=NOW))
-    assert house.get_state(child) is State.WAITING
-    Releases(house.database, house.clock).resolve_stranded()
-    assert house.get_state(child) is State.QUEUED
+    assert house.get_state(child) is ExecutionState.WAITING
+    DependencyResolver(house.database, house.clock).resolve_stranded()
+    assert house.get_state(child) is ExecutionState.QUEUED
 
 
-def test_a_unique_key_that_is_known_late_is_taken_late(house: Household) -> None:
+def test_a_unique_key_that_is_known_late_is_taken_late(house: ExecutionDriver) -> None:
     for name, conflict in (("load", "return"), ("report", "replace")):
         house.define_job(
             name, policies={"unique": {"key": "{n}", "until": "finished", "for": None, "on_conflict": conflict}}
@@ -321,14 +321,14 @@ def test_a_unique_key_that_is_known_late_is_taken_late(house: Household) -> None
     )
     house.report_end(parent, result=7)
     first, second = sorted(loads)
-    assert [house.get_state(each) for each in (first, second)] == [State.QUEUED, State.SKIPPED]
+    assert [house.get_state(each) for each in (first, second)] == [ExecutionState.QUEUED, ExecutionState.SKIPPED]
     assert house.get(second).reason == f"execution {first} stands for it: it has the unique key load/7"
-    assert [house.get_state(each) for each in sorted(reports)] == [State.CANCELLED, State.QUEUED]
+    assert [house.get_state(each) for each in sorted(reports)] == [ExecutionState.CANCELLED, ExecutionState.QUEUED]
 
 
-def test_what_waits_for_an_execution_that_is_replaced_is_told(house: Household) -> None:
+def test_what_waits_for_an_execution_that_is_replaced_is_told(house: ExecutionDriver) -> None:
     house.define_job("load", policies={"unique": {"key": "k", "until": "finished", "for": None, "on_conflict": "replace"}})
     first = house.submit("load", delay=60)
     child = house.submit("report", depends_on=[first])
     house.submit("load")
-    assert (house.get_state(first), house.get_state(child)) == (State.CANCELLED, State.SKIPPED)
+    assert (house.get_state(first), house.get_state(child)) == (ExecutionState.CANCELLED, ExecutionState.SKIPPED)

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from jobworker.clock import SystemClock
 from jobworker.domain.errors import DatabaseBusy
 from jobworker.store import queues, schema
-from jobworker.store.database import Database, Patience
+from jobworker.store.database import Database, DatabaseTimeouts
 from jobworker.store.file_lock import FileLock
 from tests.conftest import NOW
 from tests.waiting import until
@@ -45,31 +45,31 @@ def largest_file() -> Iterator[Callable[[int], None]]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def spill_early(raw: Any, _: object) -> None:
+def enable_early_spill(raw: Any, _: object) -> None:
     """Let SQLite write to the log before the commit, as a transaction larger than its cache does."""
     raw.execute("PRAGMA cache_size=10")
 
 
-def spill_never(raw: Any, _: object) -> None:
+def disable_spill(raw: Any, _: object) -> None:
     """Let SQLite keep everything in memory up to the commit."""
     raw.execute("PRAGMA cache_size=100000")
 
 
-def remember(queue: str) -> Work:
+def make_small_work(queue: str) -> Work:
     """Work that writes little."""
-    return lambda connection: queues.remember(connection, [queue], NOW)
+    return lambda connection: queues.upsert_many(connection, [queue], NOW)
 
 
-def fill(connection: sa.Connection, count: int) -> None:
+def insert_rows(connection: sa.Connection, count: int) -> None:
     """Write `count` rows of about 300 bytes."""
     rows = [{"name": f"{number:05}", "created_at": NOW, "pause_note": "x" * 250} for number in range(count)]
     connection.execute(sa.insert(schema.queues), rows)
 
 
-def concurrently(
-    database: Database, works: Sequence[Work], begun: Callable[[int], object] = lambda _: None
+def commit_concurrently(
+    database: Database, works: Sequence[Work], on_started: Callable[[int], object] = lambda _: None
 ) -> list[Any]:
-    """Commit each work in a thread of its own; the answers or errors. `begun` is called after each start."""
+    """Commit each work in a thread of its own; the answers or errors. `on_started` is called after each start."""
     outcomes: list[Any] = [None] * len(works)
 
     def run(number: int) -> None:
@@ -81,13 +81,13 @@ def concurrently(
     threads = [threading.Thread(target=run, args=(number,)) for number in range(len(works))]
     for number, thread in enumerate(threads):
         thread.start()
-        begun(number)
+        on_started(number)
     for thread in threads:
         thread.join()
     return outcomes
 
 
-def together(database: Database, works: Sequence[Work]) -> list[Any]:
+def commit_together(database: Database, works: Sequence[Work]) -> list[Any]:
     """Commit these works in one transaction, in this order; the answers or errors."""
     go_on = threading.Event()
     busy = threading.Event()
@@ -104,16 +104,16 @@ def together(database: Database, works: Sequence[Work]) -> list[Any]:
         if number == len(works):
             go_on.set()
 
-    return concurrently(database, [hold, *works], begun)[1:]
+    return commit_concurrently(database, [hold, *works], begun)[1:]
 
 
-def acknowledged_is_committed(database: Database, large: int, error: str = "full") -> None:
+def check_acknowledged_is_committed(database: Database, large: int, error: str = "full") -> None:
     """Commit small works with a large one among them for which there is no room; check what each is told."""
-    works = [remember("a"), remember("b")]
-    works.insert(large, lambda connection: fill(connection, 20_000))
-    outcomes = together(database, works)
+    works = [make_small_work("a"), make_small_work("b")]
+    works.insert(large, lambda connection: insert_rows(connection, 20_000))
+    outcomes = commit_together(database, works)
     with database.read() as connection:
-        found = set(queues.names(connection, 100)) - {"before"}
+        found = set(queues.list_names(connection, 100)) - {"before"}
     assert found == {
         name for name, outcome in zip("ab", outcomes[:large] + outcomes[large + 1 :], strict=True) if outcome is None
     }
@@ -127,7 +127,7 @@ def test_each_thread_gets_its_own_answer_or_error(database: Database) -> None:
 
     def work(number: int) -> None:
         def write(connection: sa.Connection) -> int:
-            queues.remember(connection, [f"queue-{number}"], NOW)
+            queues.upsert_many(connection, [f"queue-{number}"], NOW)
             if number % 3 == 0:
                 raise ValueError(number)
             return number
@@ -146,13 +146,13 @@ def test_each_thread_gets_its_own_answer_or_error(database: Database) -> None:
 
     assert {number for number, outcome in outcomes.items() if outcome == number} == {1, 2, 4, 5, 7, 8, 10, 11}
     with database.read() as connection:
-        assert queues.names(connection, 100) == sorted(f"queue-{number}" for number in range(12) if number % 3)
+        assert queues.list_names(connection, 100) == sorted(f"queue-{number}" for number in range(12) if number % 3)
 
 
 def test_waiting_threads_share_a_commit(sqlite_database: Database) -> None:
     commits: list[int] = []
     sa.event.listen(sqlite_database._writer, "commit", lambda _: commits.append(1))
-    together(sqlite_database, [lambda _: None] * 8)
+    commit_together(sqlite_database, [lambda _: None] * 8)
     assert len(commits) == 2
 
 
@@ -163,14 +163,14 @@ def test_a_full_database_loses_nothing_that_was_acknowledged(sqlite_database: Da
     sa.event.listen(
         sqlite_database._writer, "connect", lambda raw, _: raw.execute(f"PRAGMA max_page_count={pages + 200}")
     )
-    acknowledged_is_committed(sqlite_database, large)
+    check_acknowledged_is_committed(sqlite_database, large)
 
 
 def test_a_full_disk_loses_nothing_that_was_acknowledged(small_disk: Path, sqlite_url: str) -> None:
     database = Database(f"sqlite:///{shutil.copy(sqlite_url.removeprefix('sqlite:///'), small_disk / 'jobworker.db')}")
-    sa.event.listen(database._writer, "connect", spill_early)
+    sa.event.listen(database._writer, "connect", enable_early_spill)
     try:
-        acknowledged_is_committed(database, large=1)
+        check_acknowledged_is_committed(database, large=1)
     finally:
         database.dispose()
 
@@ -179,10 +179,10 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(small_disk: Path, sqlit
 def test_an_io_error_loses_nothing_that_was_acknowledged(
     sqlite_database: Database, largest_file: Callable[[int], None], early: bool
 ) -> None:
-    sa.event.listen(sqlite_database._writer, "connect", spill_early if early else spill_never)
-    sqlite_database.commit(lambda connection: queues.remember(connection, ["before"], NOW))
+    sa.event.listen(sqlite_database._writer, "connect", enable_early_spill if early else disable_spill)
+    sqlite_database.commit(lambda connection: queues.upsert_many(connection, ["before"], NOW))
     largest_file(sqlite_database.get_log_size() + 200_000)  # A write beyond that fails with EFBIG: "disk I/O error".
-    acknowledged_is_committed(sqlite_database, large=1, error="disk I/O error")
+    check_acknowledged_is_committed(sqlite_database, large=1, error="disk I/O error")
 
 
 def test_an_error_that_the_work_has_caught_is_still_told(sqlite_database: Database) -> None:
@@ -190,20 +190,20 @@ def test_an_error_that_the_work_has_caught_is_still_told(sqlite_database: Databa
 
     def write(connection: sa.Connection) -> None:
         with contextlib.suppress(sa.exc.OperationalError):
-            fill(connection, 5_000)
+            insert_rows(connection, 5_000)
 
-    outcomes = together(sqlite_database, [write, remember("a")])
+    outcomes = commit_together(sqlite_database, [write, make_small_work("a")])
     assert all(isinstance(outcome, sa.exc.OperationalError) for outcome in outcomes)
     with pytest.raises(sa.exc.OperationalError, match="rolled the transaction back"):
         sqlite_database.commit(write)
     with sqlite_database.read() as connection:
-        assert queues.names(connection, 100) == []
+        assert queues.list_names(connection, 100) == []
 
 
 def test_an_error_that_ends_a_transaction_and_is_caught_is_told(database: Database) -> None:
     def write() -> None:
         with database.write() as connection:
-            queues.remember(connection, ["lost"], NOW)
+            queues.upsert_many(connection, ["lost"], NOW)
             if database.is_sqlite:
                 connection.exec_driver_sql("ROLLBACK")  # What SQLite does by itself when the disk is full.
             with contextlib.suppress(sa.exc.DBAPIError):
@@ -212,7 +212,7 @@ def test_an_error_that_ends_a_transaction_and_is_caught_is_told(database: Databa
     with pytest.raises(sa.exc.OperationalError, match="rolled the transaction back"):
         write()
     with database.read() as connection:
-        assert queues.names(connection, 100) == []
+        assert queues.list_names(connection, 100) == []
 
 
 def test_a_transaction_without_a_statement_is_fine(database: Database) -> None:
@@ -220,7 +220,7 @@ def test_a_transaction_without_a_statement_is_fine(database: Database) -> None:
 
 
 def test_work_that_waits_too_long_is_not_done_later(sqlite_url: str) -> None:
-    database = Database(sqlite_url, Patience(lock=0.3))
+    database = Database(sqlite_url, DatabaseTimeouts(lock=0.3))
     busy, go_on = threading.Event(), threading.Event()
 
     def hold(_: sa.Connection) -> None:
@@ -232,24 +232,24 @@ def test_work_that_waits_too_long_is_not_done_later(sqlite_url: str) -> None:
     busy.wait(30)
     # The first has taken its turn; what it runs is its own.
     with pytest.raises(DatabaseBusy, match="nothing was changed"):
-        database.commit(remember("late"))
+        database.commit(make_small_work("late"))
     go_on.set()
     first.join()
-    database.commit(remember("after"))
+    database.commit(make_small_work("after"))
     with database.read() as connection:
-        assert queues.names(connection, 100) == ["after"]
+        assert queues.list_names(connection, 100) == ["after"]
     database.dispose()
 
 
 def test_each_of_those_that_wait_leads_until_one_gets_the_lock(sqlite_url: str, tmp_path: Path) -> None:
-    database = Database(sqlite_url, Patience(lock=0.3))
+    database = Database(sqlite_url, DatabaseTimeouts(lock=0.3))
     holder = FileLock(Path(f"{sqlite_url.removeprefix('sqlite:///')}.lock"), SystemClock(), 1.0)
     with holder.hold(SystemClock().monotonic()):
-        outcomes = concurrently(database, [remember("early"), remember("early"), remember("early")])
+        outcomes = commit_concurrently(database, [make_small_work("early"), make_small_work("early"), make_small_work("early")])
         assert [type(outcome) for outcome in outcomes] == [DatabaseBusy] * 3
-    database.commit(remember("after"))
+    database.commit(make_small_work("after"))
     with database.read() as connection:
-        assert queues.names(connection, 100) == ["after"]
+        assert queues.list_names(connection, 100) == ["after"]
     database.dispose()
 
 
@@ -261,7 +261,7 @@ def test_a_commit_that_fails_is_told_to_everybody_in_it(
 
     sa.event.listen(sqlite_database._writer, "commit", refuse)
     with pytest.raises(OSError, match="disk is full"):
-        sqlite_database.commit(lambda connection: queues.remember(connection, ["lost"], NOW))
+        sqlite_database.commit(lambda connection: queues.upsert_many(connection, ["lost"], NOW))
     sa.event.remove(sqlite_database._writer, "commit", refuse)
     with sqlite_database.read() as connection:
-        assert queues.names(connection, 100) == []
+        assert queues.list_names(connection, 100) == []

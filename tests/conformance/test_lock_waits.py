@@ -14,24 +14,24 @@ import sqlalchemy as sa
 
 from jobworker.domain.errors import DatabaseBusy
 from jobworker.store import lock_waits, queues, schema
-from jobworker.store.database import Database, Patience
+from jobworker.store.database import Database, DatabaseTimeouts
 from tests.conftest import NOW
 from tests.waiting import until
 
 #: More than may wait for a lock at a time.
-_CALLERS = 16
+_CALLER_COUNT = 16
 
 #: Of PostgreSQL's locks; SQLite's own is waited for 2 s.
-_PATIENCE = Patience(lock=2.0)
+_LOCK_LIMITS = DatabaseTimeouts(lock=2.0)
 
 #: Those who wait when the lock is not known to hang.
-_FIRST = 3.5
+_MAX_FIRST_WAIT_SECONDS = 3.5
 
 Work = Callable[[Database], object]
 
 
 @contextlib.contextmanager
-def held(database: Database, table: str = "executions") -> Iterator[None]:
+def hold_lock(database: Database, table: str = "executions") -> Iterator[None]:
     """Hold the lock of the writers of SQLite, or that of a table of PostgreSQL, by a connection that is not ours."""
     if database.is_sqlite:
         with contextlib.closing(sqlite3.connect(str(database.url.database), isolation_level=None)) as raw:
@@ -44,26 +44,26 @@ def held(database: Database, table: str = "executions") -> Iterator[None]:
         yield
 
 
-def change(connection: sa.Connection) -> None:
+def write_nothing(connection: sa.Connection) -> None:
     """Change no row, under the locks of a change."""
     connection.execute(sa.delete(schema.executions).where(schema.executions.c.id == "none"))
 
 
-def submit(database: Database) -> None:
-    database.commit(change, only_adds=True)
+def submit_job(database: Database) -> None:
+    database.commit(write_nothing, only_adds=True)
 
 
-def write(database: Database) -> None:
+def write_transaction(database: Database) -> None:
     with database.write() as connection:
-        change(connection)
+        write_nothing(connection)
 
 
-def read(database: Database) -> None:
+def read_transaction(database: Database) -> None:
     with database.read() as connection:
         connection.execute(sa.select(schema.executions.c.id).limit(1)).all()
 
 
-def at_once(database: Database, work: Work) -> list[float]:
+def measure_concurrent_waits(database: Database, work: Work) -> list[float]:
     """Let many callers try; check that each is refused, and return the seconds that they waited, the longest last."""
     waited: list[float] = []
     refused: list[str] = []
@@ -76,27 +76,27 @@ def at_once(database: Database, work: Work) -> list[float]:
             refused.append(error.detail)
         waited.append(time.monotonic() - began)
 
-    threads = [threading.Thread(target=run) for _ in range(_CALLERS)]
+    threads = [threading.Thread(target=run) for _ in range(_CALLER_COUNT)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(refused) == _CALLERS
+    assert len(refused) == _CALLER_COUNT
     assert all("nothing was changed: try again" in detail for detail in refused), refused
     return sorted(waited)
 
 
-@pytest.mark.parametrize("work", [submit, write])
+@pytest.mark.parametrize("work", [submit_job, write_transaction])
 def test_writers_wait_once_for_the_lock_of_another_program(database_url: str, work: Work) -> None:
-    database = Database(database_url, _PATIENCE)
+    database = Database(database_url, _LOCK_LIMITS)
     work(database)
-    with held(database):
-        first = at_once(database, work)
-        assert first[-1] < _FIRST, first
-        later = at_once(database, work)
+    with hold_lock(database):
+        first = measure_concurrent_waits(database, work)
+        assert first[-1] < _MAX_FIRST_WAIT_SECONDS, first
+        later = measure_concurrent_waits(database, work)
         # On PostgreSQL one of them tries with the full patience.
         assert later[-2] < 1.0, later
-        assert later[-1] < _FIRST, later
+        assert later[-1] < _MAX_FIRST_WAIT_SECONDS, later
     began = time.monotonic()
     work(database)
     assert time.monotonic() - began < 1.0
@@ -104,33 +104,33 @@ def test_writers_wait_once_for_the_lock_of_another_program(database_url: str, wo
 
 
 def test_readers_of_postgresql_wait_once_for_a_lock(postgres_url: str) -> None:
-    database = Database(postgres_url, _PATIENCE)
-    read(database)
-    with held(database):
-        assert at_once(database, read)[-1] < _FIRST
-        assert at_once(database, read)[-2] < 1.0
+    database = Database(postgres_url, _LOCK_LIMITS)
+    read_transaction(database)
+    with hold_lock(database):
+        assert measure_concurrent_waits(database, read_transaction)[-1] < _MAX_FIRST_WAIT_SECONDS
+        assert measure_concurrent_waits(database, read_transaction)[-2] < 1.0
         # What needs other tables goes on.
         with database.read() as connection:
-            assert queues.names(connection, 10) == []
-    read(database)
+            assert queues.list_names(connection, 10) == []
+    read_transaction(database)
     database.dispose()
 
 
 def test_after_a_lock_that_hung_callers_wait_with_the_full_patience_again(postgres_url: str) -> None:
-    database = Database(postgres_url, Patience(lock=0.2))
-    with held(database), pytest.raises(DatabaseBusy):
-        submit(database)
+    database = Database(postgres_url, DatabaseTimeouts(lock=0.2))
+    with hold_lock(database), pytest.raises(DatabaseBusy):
+        submit_job(database)
     assert database._limiter.is_brief
     until(lambda: not database._limiter.is_brief, what="the full patience")
     database.dispose()
 
 
 def test_errors_that_are_not_about_waiting_refuse_no_other_caller(postgres_url: str) -> None:
-    database = Database(postgres_url, Patience(statement=0.2))
+    database = Database(postgres_url, DatabaseTimeouts(statement=0.2))
     with pytest.raises(sa.exc.OperationalError, match="statement timeout"), database.read() as connection:
         connection.execute(sa.text("SELECT pg_sleep(30)"))
     with database.write() as connection:
-        queues.remember(connection, ["a"], NOW)
+        queues.upsert_many(connection, ["a"], NOW)
     with pytest.raises(sa.exc.IntegrityError), database.write() as connection:
         connection.execute(sa.insert(schema.queues), [{"name": "a", "created_at": NOW}])
     for state in ("40001", "40P01"):
@@ -143,7 +143,7 @@ def test_errors_that_are_not_about_waiting_refuse_no_other_caller(postgres_url: 
 
 
 def test_more_callers_than_connections_are_told_so(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_waits, "_PLACE_WITHIN", 0.1)
+    monkeypatch.setattr(lock_waits, "_CONNECTION_TIMEOUT_SECONDS", 0.1)
     with contextlib.ExitStack() as readers:
         for _ in range(60 if database.is_sqlite else 30):
             readers.enter_context(database.read())
@@ -154,20 +154,20 @@ def test_more_callers_than_connections_are_told_so(database: Database, monkeypat
         with pytest.raises(DatabaseBusy, match="nothing was changed: try again"), database.read():
             pass
         assert time.monotonic() - began < 1.0
-    read(database)
-    read(database)
+    read_transaction(database)
+    read_transaction(database)
     assert not database._limiter.is_unavailable
 
 
 def test_a_server_process_that_is_stopped_is_given_up(postgres_url: str) -> None:
-    database = Database(postgres_url, Patience(statement=0.2))
+    database = Database(postgres_url, DatabaseTimeouts(statement=0.2))
     with database.read() as connection:
         backend = connection.scalar(sa.text("SELECT pg_backend_pid()"))
     os.kill(backend, signal.SIGSTOP)
     try:
         began = time.monotonic()
         # It is found out before the connection is handed over, so another one is made.
-        read(database)
+        read_transaction(database)
         assert time.monotonic() - began < 10.0
         with database.read() as connection:
             backend_in_use = connection.scalar(sa.text("SELECT pg_backend_pid()"))
@@ -179,7 +179,7 @@ def test_a_server_process_that_is_stopped_is_given_up(postgres_url: str) -> None
                 os.kill(backend_in_use, signal.SIGCONT)
     finally:
         os.kill(backend, signal.SIGCONT)
-    read(database)
+    read_transaction(database)
     database.dispose()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.store import migrate, schema
 from jobworker.store.database import Database
 
@@ -17,14 +17,14 @@ def set_revision(database: Database, revision: str) -> None:
 
 
 def test_a_fresh_database_passes_the_check(database: Database, database_url: str) -> None:
-    migrate.check(database)
-    assert migrate.revision(database_url) == migrate.head()
+    migrate.check_revision(database)
+    assert migrate.get_revision(database_url) == migrate.get_head()
 
 
 def test_upgrading_again_changes_nothing(database: Database, database_url: str) -> None:
     with database.write() as connection:
         connection.execute(sa.insert(schema.queues).values(name="critical", created_at=sa.func.now()))
-    assert migrate.upgrade(database_url) == migrate.head()
+    assert migrate.upgrade(database_url) == migrate.get_head()
     with database.read() as connection:
         assert connection.scalars(sa.select(schema.queues.c.name)).all() == ["critical"]
 
@@ -39,33 +39,33 @@ def test_the_relay_finds_its_row(database: Database) -> None:
 
 def test_a_newer_database_is_left_alone(database: Database, database_url: str) -> None:
     set_revision(database, "9999")
-    for action in (lambda: migrate.check(database), lambda: migrate.upgrade(database_url)):
-        with pytest.raises(Misconfigured, match=r"9999, made by a newer JobWorker; upgrade the code"):
+    for action in (lambda: migrate.check_revision(database), lambda: migrate.upgrade(database_url)):
+        with pytest.raises(ConfigurationError, match=r"9999, made by a newer JobWorker; upgrade the code"):
             action()
-    assert migrate.revision(database_url) == "9999"
+    assert migrate.get_revision(database_url) == "9999"
 
 
 def test_an_empty_database_asks_for_the_upgrade(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new.db'}"
     database = Database(url)
-    assert migrate.revision(url) is None
-    with pytest.raises(Misconfigured, match=r"run jobworker db upgrade"):
-        migrate.check(database)
+    assert migrate.get_revision(url) is None
+    with pytest.raises(ConfigurationError, match=r"run jobworker db upgrade"):
+        migrate.check_revision(database)
     migrate.upgrade(url)
-    migrate.check(database)
+    migrate.check_revision(database)
     database.dispose()
 
 
 def test_upgrades_at_the_same_time_do_not_meet(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new.db'}"
-    assert _upgrade_together(url) == [migrate.head()] * 4
+    assert _upgrade_together(url) == [migrate.get_head()] * 4
 
 
 def test_upgrades_at_the_same_time_do_not_meet_on_postgresql(postgres: object, request: pytest.FixtureRequest) -> None:
     server = request.getfixturevalue("postgres")
     server.create("together")
     try:
-        assert _upgrade_together(server.url("together")) == [migrate.head()] * 4
+        assert _upgrade_together(server.url("together")) == [migrate.get_head()] * 4
     finally:
         server.drop("together")
 
@@ -96,12 +96,12 @@ def test_a_database_that_cannot_be_used_is_named(tmp_path: Path, content: bytes)
     if not content:
         path.unlink()
         path.mkdir()
-    with pytest.raises(Misconfigured, match=r"some\.db cannot be used"):
+    with pytest.raises(ConfigurationError, match=r"some\.db cannot be used"):
         migrate.upgrade(f"sqlite:///{path}")
 
 
 def test_a_password_is_not_shown() -> None:
-    with pytest.raises(Misconfigured) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         migrate.upgrade("postgresql+psycopg://user:hush@127.0.0.1:1/none")
     assert "hush" not in caught.value.detail
     assert "user:***@127.0.0.1:1/none cannot be used" in caught.value.detail

@@ -10,30 +10,30 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.job import Definition, Owner
-from jobworker.domain.schedule import Owner as ScheduleOwner
+from jobworker.domain.job import JobDefinition, JobOwner
+from jobworker.domain.schedule import ScheduleOwner
 from jobworker.domain.schedule import parse
-from jobworker.domain.timetable import next_after
+from jobworker.domain.timetable import find_next_time
 from jobworker.services import firing, pausing
 from jobworker.store import jobs, schedules, schema, settling, tasks
 from jobworker.store.database import Database
-from tests.conformance.worlds import task
-from tests.windows import CLEAN, Occurrence, check, named
+from tests.conformance.worlds import make_task
+from tests.windows import NO_DISCREPANCIES, OccurrenceKey, compare_database, list_nominal_times
 
 HOUR = dt.timedelta(hours=1)
 
 #: Due at whole seconds, occurrences are noticed so much later while somebody looks.
-LAG = dt.timedelta(milliseconds=300)
+EVALUATION_LAG = dt.timedelta(milliseconds=300)
 
 #: Nights in which the clocks of a zone are set, and the hour (UTC) at which the outage begins.
-NIGHTS = [
+CLOCK_CHANGE_NIGHTS = [
     ("Europe/Berlin", dt.datetime(2026, 3, 28, 20, tzinfo=dt.UTC)),
     ("Europe/Berlin", dt.datetime(2026, 10, 24, 20, tzinfo=dt.UTC)),
     ("America/New_York", dt.datetime(2026, 11, 1, 1, tzinfo=dt.UTC)),
     ("Australia/Lord_Howe", dt.datetime(2026, 10, 3, 10, tzinfo=dt.UTC)),
 ]
 
-POLICIES: list[dict[str, Any]] = [
+MISFIRE_POLICIES: list[dict[str, Any]] = [
     {"policy": "fire_once"},
     {"policy": "fire_once", "grace": 1800},
     {"policy": "skip"},
@@ -54,13 +54,13 @@ RULES: list[dict[str, Any]] = [
 ]
 
 
-def often(outage: dt.datetime) -> dict[str, Any]:
+def make_frequent_schedule(outage: dt.datetime) -> dict[str, Any]:
     """Due so often in an outage that it is settled in several parts, and not for long before and after it."""
     start, end = outage - HOUR / 20, outage + 10 * HOUR + HOUR / 20
     return {"rule": {"kind": "interval", "every": 30}, "start": start.isoformat(), "end": end.isoformat()}
 
 
-class Village:
+class OutageSimulation:
     """Schedules, and somebody who looks after them except during an outage. What it does takes no time."""
 
     def __init__(self, database: Database, begin: dt.datetime, outage: dt.datetime) -> None:
@@ -70,16 +70,16 @@ class Village:
         self.specs: dict[str, dict[str, Any]] = {}
         self.paused: tuple[dt.datetime, dt.datetime] | None = None
         with database.write() as connection:
-            tasks.put(connection, task())
-            jobs.put(connection, Definition("send", task="tasks.mail.send"), Owner.API, "me", begin)
+            tasks.upsert(connection, make_task())
+            jobs.upsert(connection, JobDefinition("send", task="tasks.mail.send"), JobOwner.API, "me", begin)
 
     def add_schedule(self, **fields: Any) -> str:
         """Add a schedule; answers its id."""
         spec = {"name": f"s{len(self.specs)}", "job": "send", "overlap": "allow", **fields}
         made = parse(spec)
         with self.database.write() as connection:
-            first = next_after(made.build_timetable({}), self.now)
-            row = schedules.put(connection, made, ScheduleOwner.API, "me", self.now, first)
+            first = find_next_time(made.build_timetable({}), self.now)
+            row = schedules.upsert(connection, made, ScheduleOwner.API, "me", self.now, first)
         self.specs[row.id] = spec
         return row.id
 
@@ -90,19 +90,19 @@ class Village:
             self._evaluate_due()
         self.now = until
 
-    def pause_all(self, until: dt.datetime, by_itself: bool) -> None:
+    def pause_all(self, until: dt.datetime, resumes_automatically: bool) -> None:
         """Pause every schedule now; it ends by itself, or somebody has to `resume` them then."""
         with self.database.write() as connection:
-            for row in schedules.all(connection):
-                pausing.pause(connection, row, None, until if by_itself else None, "me", self.now)
+            for row in schedules.list_all(connection):
+                pausing.pause_schedule(connection, row, None, until if resumes_automatically else None, "me", self.now)
         self.paused = self.now, until
 
     def resume(self, *ids: str) -> None:
         """End the pause of these schedules, or of every one."""
         with self.database.write() as connection:
-            for row in schedules.all(connection):
+            for row in schedules.list_all(connection):
                 if row.id in (ids or self.specs):
-                    pausing.resume(connection, row, "me", self.now)
+                    pausing.resume_schedule(connection, row, "me", self.now)
 
     def is_paused(self, nominal: dt.datetime) -> bool:
         """Whether an occurrence falls into the pause."""
@@ -111,7 +111,7 @@ class Village:
     def compute_evaluation_time(self, nominal: dt.datetime) -> dt.datetime:
         """When an occurrence is noticed."""
         begin, end = self.outage
-        return end if begin <= nominal + LAG < end else nominal + LAG
+        return end if begin <= nominal + EVALUATION_LAG < end else nominal + EVALUATION_LAG
 
     def _find_next_evaluation(self) -> dt.datetime | None:
         table = schema.job_schedules.c
@@ -125,25 +125,25 @@ class Village:
         wanted = sa.select(table.id, table.next_at).where(table.next_at <= self.now)
         with self.database.read() as connection:
             due = {row.id: row.next_at for row in connection.execute(wanted)}
-            over = settling.pauses_over(connection, self.now, 1000)
+            over = settling.list_ended_pauses(connection, self.now, 1000)
         if over:
             self.resume(*over)
         while due:
             with self.database.write() as connection:
-                due = dict(firing.settle(connection, due, self.now).unfinished)
+                due = dict(firing.evaluate_due(connection, due, self.now).unfinished)
 
 
-def _predicted(village: Village, end: dt.datetime) -> Iterator[tuple[Occurrence, str]]:
+def _predict_outcomes(village: OutageSimulation, end: dt.datetime) -> Iterator[tuple[OccurrenceKey, str]]:
     for schedule, spec in village.specs.items():
         together: dict[dt.datetime, list[dt.datetime]] = {}
         held_up = []
-        for moment in named(spec, *_bounds(spec, village.begin, end)):
+        for moment in list_nominal_times(spec, *_get_active_range(spec, village.begin, end)):
             if village.is_paused(moment):
                 held_up.append(moment)
             else:
                 together.setdefault(village.compute_evaluation_time(moment), []).append(moment)
         for noticed, group in together.items():
-            for moment, outcome in _outcomes(group, noticed, **spec["misfire"]):
+            for moment, outcome in _predict_group(group, noticed, **spec["misfire"]):
                 yield (schedule, moment), outcome
         most = {"skip": 0, "fire_once": 1, "catch_up": spec["misfire"].get("max", 100)}[spec.get("on_resume", "skip")]
         made_up_for = held_up[max(0, len(held_up) - most) :]
@@ -151,17 +151,17 @@ def _predicted(village: Village, end: dt.datetime) -> Iterator[tuple[Occurrence,
             yield (schedule, moment), "fired" if moment in made_up_for else "skipped_paused"
 
 
-def _bounds(spec: dict[str, Any], begin: dt.datetime, end: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
+def _get_active_range(spec: dict[str, Any], begin: dt.datetime, end: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
     start, over = spec.get("start"), spec.get("end")
     first = dt.datetime.fromisoformat(start) if start else begin
     return max(begin, first), min(end, dt.datetime.fromisoformat(over) if over else end)
 
 
-def _outcomes(
-    group: list[dt.datetime], noticed: dt.datetime, policy: str, grace: float = 60, max: int = 100
+def _predict_group(
+    group: list[dt.datetime], evaluated_at: dt.datetime, policy: str, grace: float = 60, max: int = 100
 ) -> Iterator[tuple[dt.datetime, str]]:
     """What becomes of occurrences that are noticed together, and later than the grace or not."""
-    late = [moment for moment in group if moment < noticed - dt.timedelta(seconds=grace)]
+    late = [moment for moment in group if moment < evaluated_at - dt.timedelta(seconds=grace)]
     for moment in group:
         if moment not in late:
             yield moment, "fired"
@@ -174,20 +174,20 @@ def _outcomes(
             yield moment, "fired" if stands else "coalesced"
 
 
-@pytest.mark.parametrize(("zone", "outage"), NIGHTS)
+@pytest.mark.parametrize(("zone", "outage"), CLOCK_CHANGE_NIGHTS)
 def test_an_outage_leaves_exactly_the_rows_that_the_policy_says(
     database: Database, zone: str, outage: dt.datetime
 ) -> None:
-    village = Village(database, outage - HOUR - LAG, outage)
-    for misfire in POLICIES:
+    village = OutageSimulation(database, outage - HOUR - EVALUATION_LAG, outage)
+    for misfire in MISFIRE_POLICIES:
         for fields in RULES:
             village.add_schedule(zone=zone, misfire=misfire, **fields)
-        village.add_schedule(misfire=misfire, **often(outage))
+        village.add_schedule(misfire=misfire, **make_frequent_schedule(outage))
     end = outage + 12 * HOUR
     village.run_until(end)
 
-    expected = dict(_predicted(village, end))
-    assert check(database, expected, village.begin, end) == CLEAN
+    expected = dict(_predict_outcomes(village, end))
+    assert compare_database(database, expected, village.begin, end) == NO_DISCREPANCIES
     assert set(expected.values()) == {"fired", "coalesced", "missed"}
 
 
@@ -196,9 +196,9 @@ def test_an_outage_leaves_exactly_the_rows_that_the_policy_says(
 def test_a_pause_in_an_outage_leaves_exactly_the_rows_that_the_policies_say(
     database: Database, on_resume: str, by_itself: bool
 ) -> None:
-    zone, outage = NIGHTS[0]
-    village = Village(database, outage - HOUR - LAG, outage)
-    for misfire in POLICIES[1::2]:
+    zone, outage = CLOCK_CHANGE_NIGHTS[0]
+    village = OutageSimulation(database, outage - HOUR - EVALUATION_LAG, outage)
+    for misfire in MISFIRE_POLICIES[1::2]:
         for fields in RULES[1::2]:
             village.add_schedule(zone=zone, misfire=misfire, on_resume=on_resume, **fields)
     village.run_until(outage - HOUR / 3)
@@ -211,6 +211,6 @@ def test_a_pause_in_an_outage_leaves_exactly_the_rows_that_the_policies_say(
     end = outage + 12 * HOUR
     village.run_until(end)
 
-    expected = dict(_predicted(village, end))
-    assert check(database, expected, village.begin, end) == CLEAN
+    expected = dict(_predict_outcomes(village, end))
+    assert compare_database(database, expected, village.begin, end) == NO_DISCREPANCIES
     assert {"fired", "skipped_paused"} <= set(expected.values())

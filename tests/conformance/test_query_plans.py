@@ -4,7 +4,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.store import (
     batches,
     dead_letters,
@@ -20,15 +20,15 @@ from jobworker.store import (
     triggers,
 )
 from jobworker.store.database import Database
-from jobworker.store.filters import Filters, conditions, ids
-from jobworker.store.limits import Backlog, Head
-from tests.conformance.worlds import accepted, new
+from jobworker.store.filters import ExecutionFilters, build_conditions, list_ids
+from jobworker.store.limits import QueueBacklog, LimitedExecution
+from tests.conformance.worlds import insert_executions, make_execution
 from tests.conftest import NOW
 
-_NOOP, _TWO, _OTHER = (Backlog("default", tasks) for tasks in (["noop"], ["noop", "other"], ["a"]))
+_NOOP_BACKLOG, _TWO_TASKS_BACKLOG, _OTHER_BACKLOG = (QueueBacklog("default", tasks) for tasks in (["noop"], ["noop", "other"], ["a"]))
 
 
-def _plans(database: Database, ask: object) -> list[str]:
+def _list_plans(database: Database, run_query: object) -> list[str]:
     statements: list[tuple[str, object]] = []
 
     def note(_c: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
@@ -36,7 +36,7 @@ def _plans(database: Database, ask: object) -> list[str]:
 
     sa.event.listen(database._writer, "before_cursor_execute", note)
     with database.write() as connection:
-        ask(connection)  # type: ignore[operator]
+        run_query(connection)  # type: ignore[operator]
     sa.event.remove(database._writer, "before_cursor_execute", note)
     with database.read() as connection:
         return [
@@ -48,11 +48,11 @@ def _plans(database: Database, ask: object) -> list[str]:
 
 
 def test_ready_is_read_in_the_order_of_its_index(sqlite_database: Database) -> None:
-    plan = _plans(sqlite_database, lambda connection: dispatch.ready(connection, _TWO, 10))
+    plan = _list_plans(sqlite_database, lambda connection: dispatch.list_ready(connection, _TWO_TASKS_BACKLOG, 10))
     assert plan == ["SEARCH executions USING INDEX ix_executions_ready (queue=? AND priority>? AND priority<?)"]
     with sqlite_database.write() as connection:
-        accepted(connection, new(priority=3))
-    overtaken = _plans(sqlite_database, lambda connection: dispatch.overtaken(connection, _OTHER, 5, NOW, 1))
+        insert_executions(connection, make_execution(priority=3))
+    overtaken = _list_plans(sqlite_database, lambda connection: dispatch.list_overtaken(connection, _OTHER_BACKLOG, 5, NOW, 1))
     assert overtaken == [
         "SEARCH executions USING INDEX ix_executions_ready (queue=?)",
         *["SEARCH executions USING INDEX ix_executions_ready (queue=? AND priority=? AND due_at<?)"] * 2,
@@ -60,50 +60,50 @@ def test_ready_is_read_in_the_order_of_its_index(sqlite_database: Database) -> N
 
 
 def test_limit_keys_are_found_one_after_the_other(sqlite_database: Database) -> None:
-    plan = _plans(sqlite_database, lambda connection: limits.heads(connection, _NOOP, "", 10))
+    plan = _list_plans(sqlite_database, lambda connection: limits.list_heads(connection, _NOOP_BACKLOG, "", 10))
     steps = [step for step in plan if "ix_executions" in step]
     assert steps == ["SEARCH executions USING INDEX ix_executions_limited (queue=? AND limit_key>?)"] * 2
     assert not [step for step in plan if "TEMP B-TREE" in step or "SCAN executions" in step]
 
 
 def test_what_waits_under_one_limit_key_is_read_in_the_order_of_its_index(sqlite_database: Database) -> None:
-    line = _plans(sqlite_database, lambda connection: limits.line(connection, _NOOP, "key", 10))
+    line = _list_plans(sqlite_database, lambda connection: limits.list_by_limit_key(connection, _NOOP_BACKLOG, "key", 10))
     assert line == ["SEARCH executions USING INDEX ix_executions_limited (queue=? AND limit_key=?)"]
-    head = Head("key", "id", 5, NOW)
-    overtaken = _plans(sqlite_database, lambda connection: limits.overtaken(connection, _OTHER, head, NOW))
+    head = LimitedExecution("key", "id", 5, NOW)
+    overtaken = _list_plans(sqlite_database, lambda connection: limits.get_overtaken(connection, _OTHER_BACKLOG, head, NOW))
     priority_by_priority = "(queue=? AND limit_key=? AND priority=? AND due_at<?)"
     assert overtaken == [f"SEARCH executions USING INDEX ix_executions_limited {priority_by_priority}"] * 5
 
 
 def test_nobody_is_looked_at_to_count_holders_but_they(sqlite_database: Database) -> None:
-    held = _plans(sqlite_database, limits.held)
+    held = _list_plans(sqlite_database, limits.count_held_slots)
     assert held == ["SEARCH executions USING INDEX ix_executions_holding (concurrency_key>?)"]
-    ahead = _plans(sqlite_database, lambda connection: limits.ahead(connection, {"key"}))
+    ahead = _list_plans(sqlite_database, lambda connection: limits.count_published(connection, {"key"}))
     assert ahead == ["SEARCH executions USING INDEX ix_executions_ahead (rate_key>?)"]
-    one = _plans(sqlite_database, lambda connection: limits.holders(connection, "job/key", 5))
+    one = _list_plans(sqlite_database, lambda connection: limits.list_slot_holders(connection, "job/key", 5))
     assert one == ["SEARCH executions USING INDEX ix_executions_holding (concurrency_key=?)"]
 
 
 def test_ready_queues_are_found_with_one_step_in_each_index(sqlite_database: Database) -> None:
-    asked = _plans(sqlite_database, lambda connection: queues.ready(connection, ["default", "mail"]))
+    asked = _list_plans(sqlite_database, lambda connection: queues.find_ready(connection, ["default", "mail"]))
     searched = [step.partition(" (queue=?")[0] for step in asked if "executions" in step]
     assert searched == [f"SEARCH executions USING INDEX ix_executions_{each}" for each in ("ready", "limited")]
-    paused = _plans(sqlite_database, lambda connection: queues.paused(connection, ["default", "mail"]))
+    paused = _list_plans(sqlite_database, lambda connection: queues.find_paused(connection, ["default", "mail"]))
     assert paused == ["SEARCH queues USING INDEX sqlite_autoindex_queues_1 (name=?)"]
-    assert _plans(sqlite_database, queues.any_paused) == ["SCAN queues USING INDEX ix_queues_paused"]
-    published = _plans(sqlite_database, queues.paused_published)
+    assert _list_plans(sqlite_database, queues.has_paused) == ["SCAN queues USING INDEX ix_queues_paused"]
+    published = _list_plans(sqlite_database, queues.list_paused_published)
     assert published[0] == "SEARCH queues USING INDEX sqlite_autoindex_queues_1 (name=?)"
     assert any("executions USING INDEX ix_executions_published" in step for step in published), published
-    after = _plans(sqlite_database, lambda connection: queues.paused_after(connection, "mail", 10))
+    after = _list_plans(sqlite_database, lambda connection: queues.list_paused_after(connection, "mail", 10))
     assert after == ["SEARCH queues USING INDEX ix_queues_paused (name>?)"]
 
 
 def test_the_backlog_is_read_from_its_indexes(sqlite_database: Database) -> None:
-    backlog = _plans(sqlite_database, executions.ready_backlog)
+    backlog = _list_plans(sqlite_database, executions.get_backlogs)
     assert [step.partition(" (")[0].partition(" ")[2] for step in backlog] == [
         f"executions USING INDEX ix_executions_{each}" for each in ("ready", "limited")
     ]
-    in_queue = _plans(sqlite_database, lambda connection: executions.ready_in(connection, "default"))
+    in_queue = _list_plans(sqlite_database, lambda connection: executions.get_queue_backlog(connection, "default"))
     assert [step.partition(" (queue=?")[0] for step in in_queue] == [
         f"SEARCH executions USING INDEX ix_executions_{each}" for each in ("ready", "limited")
     ]
@@ -120,10 +120,10 @@ def test_whether_a_queue_is_used_is_found_without_reading_what_waits(sqlite_data
     ]
 
     def round(connection: sa.Connection) -> None:
-        queues.remove_unused(connection, ["default"], NOW, NOW, 10)
+        queues.delete_unused(connection, ["default"], NOW, NOW, 10)
 
-    for ask, count in ((round, 3), (lambda connection: queues.uses(connection, "mail"), 1)):
-        steps = [step for step in _plans(sqlite_database, ask) if "executions" in step]
+    for ask, count in ((round, 3), (lambda connection: queues.list_uses(connection, "mail"), 1)):
+        steps = [step for step in _list_plans(sqlite_database, ask) if "executions" in step]
         assert len(steps) == count * 5
         assert all(step.startswith(like) for step, like in zip(steps, [*by_queue, *bounded] * count, strict=True))
 
@@ -134,17 +134,17 @@ def test_what_beat_has_to_know_is_read_in_the_order_of_an_index(sqlite_database:
         "SEARCH schedule_calendars USING COVERING INDEX ix_schedule_calendars_schedule_id (schedule_id=?)",
         "SEARCH calendars USING INDEX sqlite_autoindex_calendars_1 (name=?)",
     ]
-    changed = _plans(sqlite_database, lambda connection: planned.changed(connection, NOW, 10))
+    changed = _list_plans(sqlite_database, lambda connection: planned.list_changed(connection, NOW, 10))
     assert changed == ["SEARCH job_schedules USING INDEX ix_job_schedules_changed_at (changed_at>?)", *revisions]
-    all_of_them = _plans(sqlite_database, lambda connection: planned.after(connection, "id", 10))
+    all_of_them = _list_plans(sqlite_database, lambda connection: planned.list_after(connection, "id", 10))
     assert all_of_them == ["SEARCH job_schedules USING INDEX sqlite_autoindex_job_schedules_1 (id>?)", *revisions]
-    some = _plans(sqlite_database, lambda connection: planned.of(connection, ["a", "b"]))
+    some = _list_plans(sqlite_database, lambda connection: planned.get_by_ids(connection, ["a", "b"]))
     assert some == ["SEARCH job_schedules USING INDEX sqlite_autoindex_job_schedules_1 (id=?)", *revisions]
 
 
 def test_executions_of_a_schedule_are_found_through_its_ledger(sqlite_database: Database) -> None:
-    wanted = Filters(schedule_id="id")
-    plan = _plans(sqlite_database, lambda connection: executions.page(connection, wanted))
+    wanted = ExecutionFilters(schedule_id="id")
+    plan = _list_plans(sqlite_database, lambda connection: executions.list_page(connection, wanted))
     assert "SEARCH occurrences USING PRIMARY KEY (schedule_id=?)" in plan
     assert not [step for step in plan if step.startswith("SCAN executions")]
 
@@ -152,21 +152,21 @@ def test_executions_of_a_schedule_are_found_through_its_ledger(sqlite_database: 
 def test_postgresql_finds_the_same_indexes(postgres_url: str) -> None:
     database = Database(postgres_url)
     asked = {
-        "ix_executions_limited": lambda connection: limits.heads(connection, _NOOP, "", 10),
-        "ix_executions_holding": limits.held,
-        "ix_executions_ahead": lambda connection: limits.ahead(connection, {"key"}),
-        "ix_executions_ready": lambda connection: dispatch.ready(connection, _NOOP, 10),
-        "ix_queues_paused": queues.any_paused,
-        "ix_executions_held_back": lambda connection: queues.uses(connection, "mail"),
+        "ix_executions_limited": lambda connection: limits.list_heads(connection, _NOOP_BACKLOG, "", 10),
+        "ix_executions_holding": limits.count_held_slots,
+        "ix_executions_ahead": lambda connection: limits.count_published(connection, {"key"}),
+        "ix_executions_ready": lambda connection: dispatch.list_ready(connection, _NOOP_BACKLOG, 10),
+        "ix_queues_paused": queues.has_paused,
+        "ix_executions_held_back": lambda connection: queues.list_uses(connection, "mail"),
     }
     try:
         for index, ask in asked.items():
-            assert index in str(_plans_on_postgresql(database, ask)), index
+            assert index in str(_list_plans_on_postgresql(database, ask)), index
     finally:
         database.dispose()
 
 
-def _plans_on_postgresql(database: Database, ask: object) -> list[str]:
+def _list_plans_on_postgresql(database: Database, run_query: object) -> list[str]:
     plans: list[str] = []
 
     def explain(connection: sa.Connection, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
@@ -177,13 +177,13 @@ def _plans_on_postgresql(database: Database, ask: object) -> list[str]:
     with database.read() as connection:
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         sa.event.listen(database._reader, "before_cursor_execute", explain)
-        ask(connection)  # type: ignore[operator]
+        run_query(connection)  # type: ignore[operator]
     sa.event.remove(database._reader, "before_cursor_execute", explain)
     return plans
 
 
 def test_what_is_due_next_is_the_first_entry_of_its_index(sqlite_database: Database) -> None:
-    plan = _plans(sqlite_database, dispatch.next_due)
+    plan = _list_plans(sqlite_database, dispatch.get_next_due)
     assert plan == [
         "SCAN executions USING INDEX ix_executions_due",
         "SEARCH executions USING INDEX ix_executions_expiring (expires_at>?)",
@@ -191,87 +191,87 @@ def test_what_is_due_next_is_the_first_entry_of_its_index(sqlite_database: Datab
 
 
 def test_deadlines_and_dead_letters_have_their_indexes(sqlite_database: Database) -> None:
-    late = _plans(sqlite_database, lambda connection: dispatch.expire(connection, NOW, 10))
+    late = _list_plans(sqlite_database, lambda connection: dispatch.expire_executions(connection, NOW, 10))
     assert late == ["SEARCH executions USING INDEX ix_executions_expiring (expires_at>? AND expires_at<?)"]
     index = "USING INDEX ix_executions_dead_letter"
     for filters, plan in (
-        (Filters(), f"SCAN executions {index}"),
-        (Filters(queue="mail", error_type="KeyError"), f"SCAN executions {index}"),
-        (Filters(job="send"), f"SEARCH executions {index}_job (job=?)"),
-        (Filters(job="send", state=State.FAILED, ended_after=NOW), f"SEARCH executions {index}_job (job=?)"),
-        (Filters(fingerprint="f"), f"SEARCH executions {index}_fingerprint (fingerprint=?)"),
+        (ExecutionFilters(), f"SCAN executions {index}"),
+        (ExecutionFilters(queue="mail", error_type="KeyError"), f"SCAN executions {index}"),
+        (ExecutionFilters(job="send"), f"SEARCH executions {index}_job (job=?)"),
+        (ExecutionFilters(job="send", state=ExecutionState.FAILED, ended_after=NOW), f"SEARCH executions {index}_job (job=?)"),
+        (ExecutionFilters(fingerprint="f"), f"SEARCH executions {index}_fingerprint (fingerprint=?)"),
     ):
-        where = [dead_letters.OPEN, *conditions(filters)]
-        assert _plans(sqlite_database, lambda one, given=filters: dead_letters.page(one, given)) == [plan]
-        assert _plans(sqlite_database, lambda one, given=where: ids(one, given, None, 10)) == [plan]
-    grouped = _plans(sqlite_database, dead_letters.groups)[0]
+        where = [dead_letters.IS_OPEN, *build_conditions(filters)]
+        assert _list_plans(sqlite_database, lambda one, given=filters: dead_letters.list_page(one, given)) == [plan]
+        assert _list_plans(sqlite_database, lambda one, given=where: list_ids(one, given, None, 10)) == [plan]
+    grouped = _list_plans(sqlite_database, dead_letters.list_groups)[0]
     assert grouped == "SCAN executions USING INDEX ix_executions_dead_letter_fingerprint"
-    reruns = _plans(sqlite_database, lambda connection: executions.page(connection, Filters(rerun_of="x")))
+    reruns = _list_plans(sqlite_database, lambda connection: executions.list_page(connection, ExecutionFilters(rerun_of="x")))
     assert reruns == ["SEARCH executions USING INDEX ix_executions_rerun_of (rerun_of=?)"]
 
 
 def test_published_running_and_to_be_cancelled_have_their_indexes(sqlite_database: Database) -> None:
-    published = _plans(sqlite_database, lambda connection: dispatch.published_before(connection, NOW, 10))
+    published = _list_plans(sqlite_database, lambda connection: dispatch.list_published_before(connection, NOW, 10))
     assert published == ["SEARCH executions USING INDEX ix_executions_published (dispatched_at>? AND dispatched_at<?)"]
-    running = _plans(sqlite_database, lambda connection: dispatch.running(connection, "worker"))
+    running = _list_plans(sqlite_database, lambda connection: dispatch.list_running(connection, "worker"))
     assert running == ["SEARCH executions USING INDEX ix_executions_running (worker=?)"]
-    cancelled = _plans(sqlite_database, lambda connection: stopping.cancel_asked(connection, 10))
+    cancelled = _list_plans(sqlite_database, lambda connection: stopping.list_queued_cancel_requests(connection, 10))
     assert cancelled == ["SCAN executions USING INDEX ix_executions_cancel"]
-    stopped = _plans(sqlite_database, lambda connection: stopping.asked(connection, 10))
+    stopped = _list_plans(sqlite_database, lambda connection: stopping.list_started_cancel_requests(connection, 10))
     assert stopped == ["SCAN executions USING INDEX ix_executions_stop"]
 
 
 def test_the_last_success_is_the_first_entry_of_its_index(sqlite_database: Database) -> None:
-    plan = _plans(sqlite_database, lambda connection: executions.last_success(connection, "job", "id"))
+    plan = _list_plans(sqlite_database, lambda connection: executions.get_last_success(connection, "job", "id"))
     assert plan == ["SEARCH executions USING INDEX ix_executions_succeeded (job=? AND id<?)"]
 
 
 def test_what_an_end_lets_go_on_is_found_through_indexes(sqlite_database: Database) -> None:
-    waiting = _plans(sqlite_database, lambda connection: dependencies.unsettled(connection, ["p", "q"], 10))
+    waiting = _list_plans(sqlite_database, lambda connection: dependencies.list_unresolved(connection, ["p", "q"], 10))
     assert waiting == ["SEARCH dependencies USING INDEX ix_dependencies_unsettled (parent_id=?)"]
-    started = _plans(sqlite_database, lambda connection: triggers.after(connection, ["a", "b"]))
+    started = _list_plans(sqlite_database, lambda connection: triggers.list_after(connection, ["a", "b"]))
     assert started[0] == "SEARCH job_triggers USING PRIMARY KEY (after=?)"
-    swept = _plans(sqlite_database, lambda connection: dependencies.parents_after(connection, "p", 10))
+    swept = _list_plans(sqlite_database, lambda connection: dependencies.list_parents_after(connection, "p", 10))
     assert swept == ["SEARCH dependencies USING INDEX ix_dependencies_unsettled (parent_id>?)"]
 
 
 def test_how_a_batch_stands_is_counted_from_an_index(sqlite_database: Database) -> None:
-    counted = _plans(sqlite_database, lambda connection: batches.counts(connection, ["b"]))
+    counted = _list_plans(sqlite_database, lambda connection: batches.count_by_state(connection, ["b"]))
     assert counted == ["SEARCH executions USING COVERING INDEX ix_executions_batch_state (batch_id=?)"]
-    over = _plans(sqlite_database, lambda connection: batches.has_unfinished(connection, "b"))
+    over = _list_plans(sqlite_database, lambda connection: batches.has_unfinished(connection, "b"))
     assert over == ["SEARCH executions USING COVERING INDEX ix_executions_batch_state (batch_id=? AND state=?)"]
-    cancelling = _plans(sqlite_database, batches.cancelling)
+    cancelling = _list_plans(sqlite_database, batches.list_cancelling)
     assert cancelling == [
         "SCAN batches USING INDEX ix_batches_cancelling",
         "CORRELATED SCALAR SUBQUERY 1",
         "SEARCH executions USING INDEX ix_executions_batch_state (batch_id=?)",
     ]
-    opened = _plans(sqlite_database, lambda connection: batches.open_after(connection, "b", 10))
+    opened = _list_plans(sqlite_database, lambda connection: batches.list_open_after(connection, "b", 10))
     assert opened == ["SEARCH batches USING INDEX ix_batches_open (id>?)"]
 
 
 def test_what_schedules_are_due_is_read_from_their_index(sqlite_database: Database) -> None:
     index = "job_schedules USING INDEX ix_job_schedules_next_at"
-    due = _plans(sqlite_database, lambda connection: settling.due_by(connection, NOW, 10))
+    due = _list_plans(sqlite_database, lambda connection: settling.list_due(connection, NOW, 10))
     assert due == [f"SEARCH {index} (next_at>? AND next_at<?)"]
-    coming = _plans(sqlite_database, lambda connection: settling.coming(connection, (NOW, ""), NOW, 10))
+    coming = _list_plans(sqlite_database, lambda connection: settling.list_upcoming(connection, (NOW, ""), NOW, 10))
     assert [index in step for step in coming] == [True]
-    after = _plans(sqlite_database, lambda connection: settling.next_due(connection, NOW))
+    after = _list_plans(sqlite_database, lambda connection: settling.get_next_due(connection, NOW))
     assert after == ["SEARCH job_schedules USING INDEX ix_job_schedules_next_at (next_at>?)"]
-    over = _plans(sqlite_database, lambda connection: settling.pauses_over(connection, NOW, 10))
+    over = _list_plans(sqlite_database, lambda connection: settling.list_ended_pauses(connection, NOW, 10))
     assert ["ix_job_schedules_paused_until" in step for step in over] == [True]
 
 
 def test_unfinished_executions_of_a_schedule_are_found_through_their_index(sqlite_database: Database) -> None:
     index = "executions USING INDEX ix_executions_schedule_id (schedule_id=?)"
-    due = _plans(sqlite_database, lambda connection: settling.due(connection, ["a", "b"]))
+    due = _list_plans(sqlite_database, lambda connection: settling.get_many(connection, ["a", "b"]))
     assert f"SEARCH {index}" in due
     assert not [step for step in due if step.startswith("SCAN executions")]
-    unfinished = _plans(sqlite_database, lambda connection: settling.unfinished(connection, "a"))
+    unfinished = _list_plans(sqlite_database, lambda connection: settling.list_unfinished_executions(connection, "a"))
     assert unfinished == [f"SEARCH {index}"]
 
 
 def test_what_is_overdue_is_read_in_the_order_of_its_index(sqlite_database: Database) -> None:
     by_index = ["SEARCH job_schedules USING INDEX ix_job_schedules_next_at (next_at>? AND next_at<?)"]
-    assert _plans(sqlite_database, lambda connection: schedule_lists.overdue(connection, NOW, 10)) == by_index
-    assert _plans(sqlite_database, lambda connection: schedule_lists.count_overdue(connection, NOW)) == by_index
+    assert _list_plans(sqlite_database, lambda connection: schedule_lists.list_overdue(connection, NOW, 10)) == by_index
+    assert _list_plans(sqlite_database, lambda connection: schedule_lists.count_overdue(connection, NOW)) == by_index

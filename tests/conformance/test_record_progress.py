@@ -6,36 +6,36 @@ from typing import Any
 import pytest
 
 from jobworker.domain import events
-from jobworker.domain.events import Event, Kind
-from jobworker.domain.execution import State
+from jobworker.domain.events import Event, EventKind
+from jobworker.domain.execution import ExecutionState
 from jobworker.relay.progress import record_progress
-from jobworker.relay.record import record
+from jobworker.relay.record import record_events
 from jobworker.store import executions
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
-from tests.conformance.worlds import NOW, accepted, new
+from tests.conformance.worlds import NOW, insert_executions, make_execution
 
 _numbers = itertools.count(1)
 
 
-class Told:
+class ProgressDriver:
     """An execution, and a relay that hears of it."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         with database.write() as connection:
-            [self.id] = accepted(connection, new())
+            [self.id] = insert_executions(connection, make_execution())
 
-    def make_event(self, kind: Kind, attempt: int = 1, **data: Any) -> Event:
+    def make_event(self, kind: EventKind, attempt: int = 1, **data: Any) -> Event:
         """A report, later than all before."""
-        event_id = events.format_id((int(NOW.timestamp() * 1000) + next(_numbers), 0))
+        event_id = events.format_stream_id((int(NOW.timestamp() * 1000) + next(_numbers), 0))
         return Event(event_id, kind, self.id, attempt, data)
 
     def record_events(self, *reports: Event) -> ExecutionRow:
         """One transaction of the relay; the execution afterwards."""
         with self.database.write() as connection:
             record_progress(connection, reports)
-            record(connection, reports)
+            record_events(connection, reports)
         with self.database.read() as connection:
             row = executions.get(connection, self.id)
         assert row is not None
@@ -43,67 +43,67 @@ class Told:
 
 
 @pytest.fixture
-def told(database: Database) -> Told:
+def told(database: Database) -> ProgressDriver:
     """Once on SQLite and once on PostgreSQL."""
-    return Told(database)
+    return ProgressDriver(database)
 
 
-def test_the_latest_progress_counts(told: Told) -> None:
+def test_the_latest_progress_counts(told: ProgressDriver) -> None:
     row = told.record_events(
-        told.make_event(Kind.RUNNING, worker="w"),
-        told.make_event(Kind.PROGRESS, done=1, total=3, message=None),
-        told.make_event(Kind.PROGRESS, done=2, total=3, message="so far", more="?"),
+        told.make_event(EventKind.RUNNING, worker="w"),
+        told.make_event(EventKind.PROGRESS, done=1, total=3, message=None),
+        told.make_event(EventKind.PROGRESS, done=2, total=3, message="so far", more="?"),
     )
     assert row.progress == {"done": 2, "total": 3, "message": "so far", "attempt": 1}
     assert row.metadata is None
 
 
-def test_what_comes_with_the_end_is_the_latest(told: Told) -> None:
-    told.record_events(told.make_event(Kind.RUNNING, worker="w"), told.make_event(Kind.METADATA, page=1, cursor="a"))
+def test_what_comes_with_the_end_is_the_latest(told: ProgressDriver) -> None:
+    told.record_events(told.make_event(EventKind.RUNNING, worker="w"), told.make_event(EventKind.METADATA, page=1, cursor="a"))
     ended: dict[str, Any] = {"progress": {"done": 3, "total": 3, "message": None}, "metadata": {"page": 2}, "result": 7}
-    row = told.record_events(told.make_event(Kind.PROGRESS, done=1), told.make_event(Kind.SUCCEEDED, **ended))
-    assert (row.state, row.result) == (State.SUCCEEDED, 7)
+    row = told.record_events(told.make_event(EventKind.PROGRESS, done=1), told.make_event(EventKind.SUCCEEDED, **ended))
+    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, 7)
     assert row.progress == {"done": 3, "total": 3, "message": None, "attempt": 1}
     assert row.metadata == {"page": 2, "cursor": "a"}
 
 
-def test_metadata_is_merged_over_reports_and_attempts(told: Told) -> None:
-    told.record_events(told.make_event(Kind.METADATA, page=1, cursor="a"), told.make_event(Kind.METADATA, page=2, seen=[1, {"x": None}]))
+def test_metadata_is_merged_over_reports_and_attempts(told: ProgressDriver) -> None:
+    told.record_events(told.make_event(EventKind.METADATA, page=1, cursor="a"), told.make_event(EventKind.METADATA, page=2, seen=[1, {"x": None}]))
     row = told.record_events(
-        told.make_event(Kind.RETRYING, delay=0, reason="again"), told.make_event(Kind.METADATA, 2, cursor=None, new=1)
+        told.make_event(EventKind.RETRYING, delay=0, reason="again"), told.make_event(EventKind.METADATA, 2, cursor=None, new=1)
     )
     assert row.metadata == {"page": 2, "seen": [1, {"x": None}], "new": 1}
 
 
-def test_nobody_listens_to_an_attempt_that_was_given_up(told: Told) -> None:
-    told.record_events(told.make_event(Kind.RUNNING, worker="w1"), told.make_event(Kind.LOST, worker="w1"))
+def test_nobody_listens_to_an_attempt_that_was_given_up(told: ProgressDriver) -> None:
+    told.record_events(told.make_event(EventKind.RUNNING, worker="w1"), told.make_event(EventKind.LOST, worker="w1"))
     told.record_events(
-        told.make_event(Kind.RUNNING, 2, worker="w2"),
-        told.make_event(Kind.PROGRESS, 2, done=1),
-        told.make_event(Kind.METADATA, 2, a=1),
+        told.make_event(EventKind.RUNNING, 2, worker="w2"),
+        told.make_event(EventKind.PROGRESS, 2, done=1),
+        told.make_event(EventKind.METADATA, 2, a=1),
     )
-    row = told.record_events(told.make_event(Kind.PROGRESS, 1, done=99), told.make_event(Kind.METADATA, 1, a=99))
+    row = told.record_events(told.make_event(EventKind.PROGRESS, 1, done=99), told.make_event(EventKind.METADATA, 1, a=99))
     assert (row.progress["done"], row.metadata) == (1, {"a": 1})  # type: ignore[index]
 
 
-def test_nor_to_anybody_after_the_end(told: Told) -> None:
-    told.record_events(told.make_event(Kind.RUNNING, worker="w"), told.make_event(Kind.SUCCEEDED, worker="w"))
-    row = told.record_events(told.make_event(Kind.PROGRESS, done=99), told.make_event(Kind.METADATA, a=99))
+def test_nor_to_anybody_after_the_end(told: ProgressDriver) -> None:
+    told.record_events(told.make_event(EventKind.RUNNING, worker="w"), told.make_event(EventKind.SUCCEEDED, worker="w"))
+    row = told.record_events(told.make_event(EventKind.PROGRESS, done=99), told.make_event(EventKind.METADATA, a=99))
     assert (row.progress, row.metadata) == (None, None)
 
 
-def test_what_nobody_wrote_changes_nothing(told: Told) -> None:
-    row = told.record_events(told.make_event(Kind.RUNNING, worker="w", progress=7, metadata=["a"]))
-    assert (row.state, row.progress, row.metadata) == (State.RUNNING, None, None)
+def test_what_nobody_wrote_changes_nothing(told: ProgressDriver) -> None:
+    row = told.record_events(told.make_event(EventKind.RUNNING, worker="w", progress=7, metadata=["a"]))
+    assert (row.state, row.progress, row.metadata) == (ExecutionState.RUNNING, None, None)
 
 
-def test_metadata_of_two_attempts_together_have_the_same_limit(told: Told) -> None:
-    told.record_events(told.make_event(Kind.METADATA, a="x" * 10_000))
-    row = told.record_events(told.make_event(Kind.METADATA, b="x" * 10_000))
+def test_metadata_of_two_attempts_together_have_the_same_limit(told: ProgressDriver) -> None:
+    told.record_events(told.make_event(EventKind.METADATA, a="x" * 10_000))
+    row = told.record_events(told.make_event(EventKind.METADATA, b="x" * 10_000))
     assert row.metadata == {"a": "x" * 10_000}
 
 
-def test_a_result_in_a_file_is_part_of_the_end(told: Told) -> None:
+def test_a_result_in_a_file_is_part_of_the_end(told: ProgressDriver) -> None:
     file = {"name": "result-1.json", "size": 100_000, "sha256": "00", "host": "h"}
-    row = told.record_events(told.make_event(Kind.SUCCEEDED, result=None, result_file=file))
-    assert (row.state, row.result, row.result_file) == (State.SUCCEEDED, None, file)
+    row = told.record_events(told.make_event(EventKind.SUCCEEDED, result=None, result_file=file))
+    assert (row.state, row.result, row.result_file) == (ExecutionState.SUCCEEDED, None, file)

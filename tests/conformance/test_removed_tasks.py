@@ -9,28 +9,28 @@ import structlog
 
 from jobworker.domain.admission import Submission
 from jobworker.domain.errors import InvalidInput, JobRemoved
-from jobworker.domain.workflow import Step, Workflow
+from jobworker.domain.workflow import WorkflowStep, Workflow
 from jobworker.services import catalogue, dead_letters, firing, occurrences, schedules, workflows
-from jobworker.services.catalogue import Offer
-from jobworker.services.dead_letters import Order
+from jobworker.services.catalogue import WorkerOffer
+from jobworker.services.dead_letters import RedriveOptions
 from jobworker.services.selection import Selection
 from jobworker.store import schema, tasks, workers
 from jobworker.store.database import Database
 from jobworker.store.workers import WorkerRow
-from tests.conformance.household import FAILED, SUCCEEDED, Household
+from tests.conformance.household import FAILED, SUCCEEDED, ExecutionDriver
 
 
-def _described(name: str, **policies: Any) -> dict[str, Any]:
+def _make_announcement(name: str, **policies: Any) -> dict[str, Any]:
     options = {"queue": "default", "priority": 5, "on_worker_lost": "retry", "policies": policies}
     return {"name": name, "description": "", "parameters": [], "options": options}
 
 
-class Site(Household):
+class TaskRemovalDriver(ExecutionDriver):
     """A household whose workers announce what they have."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self._live: dict[str, tuple[WorkerRow, Offer]] = {}
+        self._live: dict[str, tuple[WorkerRow, WorkerOffer]] = {}
 
     def start_worker(
         self,
@@ -38,16 +38,16 @@ class Site(Household):
         *offered: str,
         package: str = "tasks",
         queue: str = "default",
-        whole: bool = True,
-        learnt: bool = True,
+        is_complete: bool = True,
+        registers: bool = True,
     ) -> None:
         """A worker starts, a second after the one before."""
         self.clock.advance(1)
         now = self.clock.now()
-        if learnt:
-            catalogue.learn(self.database, self.clock, [_described(each) for each in offered], name, package)
-        row = WorkerRow(name, "host", 1, "prefork", 2, (queue,), offered, name, now, now)
-        self._live[name] = row, Offer(package, whole, (queue,), offered, now)
+        if registers:
+            catalogue.register_tasks(self.database, self.clock, [_make_announcement(each) for each in task_names], name, package)
+        row = WorkerRow(name, "host", 1, "prefork", 2, (queue,), task_names, name, now, now)
+        self._live[name] = row, WorkerOffer(package, is_complete, (queue,), task_names, now)
         self._record_live_workers()
 
     def stop_worker(self, name: str) -> None:
@@ -57,8 +57,8 @@ class Site(Household):
 
     def _record_live_workers(self) -> None:
         with self.database.write() as connection:
-            workers.seen(connection, [row for row, _ in self._live.values()], self.clock.now())
-            catalogue.note_removed(connection, [offer for _, offer in self._live.values()], self.clock.now())
+            workers.update_live(connection, [row for row, _ in self._live.values()], self.clock.now())
+            catalogue.mark_removed_tasks(connection, [offer for _, offer in self._live.values()], self.clock.now())
 
     def is_removed(self, name: str = "export") -> bool:
         """Whether the task is marked."""
@@ -69,12 +69,12 @@ class Site(Household):
 
 
 @pytest.fixture
-def site(database: Database) -> Site:
-    return Site(database)
+def site(database: Database) -> TaskRemovalDriver:
+    return TaskRemovalDriver(database)
 
 
 @pytest.fixture
-def removed(site: Site) -> Site:
+def removed(site: TaskRemovalDriver) -> TaskRemovalDriver:
     """Version 2 has no task `export` any more."""
     site.start_worker("v1", "export", "mail")
     site.stop_worker("v1")
@@ -82,7 +82,7 @@ def removed(site: Site) -> Site:
     return site
 
 
-def test_task_is_removed_once_only_later_versions_without_it_are_left(site: Site) -> None:
+def test_task_is_removed_once_only_later_versions_without_it_are_left(site: TaskRemovalDriver) -> None:
     site.start_worker("v1", "export", "mail")
     site.start_worker("v1-too", "export", "mail")
     site.start_worker("v2", "mail")
@@ -93,7 +93,7 @@ def test_task_is_removed_once_only_later_versions_without_it_are_left(site: Site
     assert not site.is_removed("mail")
 
 
-def test_task_is_not_removed_while_no_worker_is_up(site: Site) -> None:
+def test_task_is_not_removed_while_no_worker_is_up(site: TaskRemovalDriver) -> None:
     site.start_worker("v1", "export", "mail")
     site.stop_worker("v1")
     assert not site.is_removed()
@@ -102,14 +102,14 @@ def test_task_is_not_removed_while_no_worker_is_up(site: Site) -> None:
 @pytest.mark.parametrize(
     "other", [{"package": "reports"}, {"queue": "gpu"}, {"whole": False}], ids=["package", "queue", "broken"]
 )
-def test_task_is_not_removed_by_workers_that_need_not_have_it(site: Site, other: dict[str, Any]) -> None:
+def test_task_is_not_removed_by_workers_that_need_not_have_it(site: TaskRemovalDriver, other: dict[str, Any]) -> None:
     site.start_worker("v1", "export", "mail")
     site.stop_worker("v1")
     site.start_worker("other", "mail", **other)
     assert not site.is_removed()
 
 
-def test_task_is_not_removed_when_the_latest_workers_are_away(site: Site) -> None:
+def test_task_is_not_removed_when_the_latest_workers_are_away(site: TaskRemovalDriver) -> None:
     """The one that is left has started before them: it is of the version before."""
     site.start_worker("v1", "mail")
     site.start_worker("v2", "export", "mail")
@@ -117,74 +117,74 @@ def test_task_is_not_removed_when_the_latest_workers_are_away(site: Site) -> Non
     assert not site.is_removed()
 
 
-def test_task_that_no_worker_has_announced_yet_is_not_removed(site: Site) -> None:
-    catalogue.introduce(site.database, site.clock, [_described("export")], "v2")
+def test_task_that_no_worker_has_announced_yet_is_not_removed(site: TaskRemovalDriver) -> None:
+    catalogue.register_unannounced_tasks(site.database, site.clock, [_make_announcement("export")], "v2")
     site.start_worker("v1", "mail")
     assert not site.is_removed()
 
 
-def test_task_that_comes_back_takes_submissions_again(removed: Site) -> None:
+def test_task_that_comes_back_takes_submissions_again(removed: TaskRemovalDriver) -> None:
     with pytest.raises(JobRemoved):
         removed.submit("export")
     removed.start_worker("v1", "export", "mail")
     assert removed.submit("export")
 
 
-def test_task_whose_catalogue_is_known_comes_back_with_its_worker(removed: Site) -> None:
+def test_task_whose_catalogue_is_known_comes_back_with_its_worker(removed: TaskRemovalDriver) -> None:
     """A relay learns each catalogue once."""
     removed.start_worker("v1 again", "export", learnt=False)
     assert removed.submit("export")
 
 
-def test_submission_says_what_is_gone_since_when_and_what_to_do(removed: Site) -> None:
+def test_submission_says_what_is_gone_since_when_and_what_to_do(removed: TaskRemovalDriver) -> None:
     with pytest.raises(JobRemoved) as caught:
         removed.submit("export")
     for part in ("job export", "2026-03-02 12:00:02 UTC", "code version v1", "start a worker", "DELETE /api/v1/jobs"):
         assert part in caught.value.detail
 
 
-def _batch(site: Site) -> None:
+def _submit_batch(site: TaskRemovalDriver) -> None:
     site.submit_batch(Submission(job="mail"), Submission(job="export"))
 
 
-def _on_complete(site: Site) -> None:
+def _submit_batch_with_completion(site: TaskRemovalDriver) -> None:
     site.submit_batch(Submission(job="mail"), on_complete=Submission(job="export"))
 
 
-@pytest.mark.parametrize(("ask", "pointer"), [(_batch, "/executions/1/job"), (_on_complete, "/on_complete/job")])
-def test_batch_is_refused_with_the_place(removed: Site, ask: Callable[[Site], None], pointer: str) -> None:
+@pytest.mark.parametrize(("ask", "pointer"), [(_submit_batch, "/executions/1/job"), (_submit_batch_with_completion, "/on_complete/job")])
+def test_batch_is_refused_with_the_place(removed: TaskRemovalDriver, ask: Callable[[TaskRemovalDriver], None], pointer: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         ask(removed)
     assert [(each.pointer, each.code) for each in caught.value.errors] == [(pointer, "job_removed")]
 
 
-def test_workflow_is_refused_with_the_place(removed: Site) -> None:
-    steps = {"first": Step(Submission(job="mail")), "second": Step(Submission(job="export"))}
+def test_workflow_is_refused_with_the_place(removed: TaskRemovalDriver) -> None:
+    steps = {"first": WorkflowStep(Submission(job="mail")), "second": WorkflowStep(Submission(job="export"))}
     with pytest.raises(InvalidInput) as caught:
         workflows.submit(removed.database, removed.clock, Workflow(steps), "ann")
     assert [(each.pointer, each.code) for each in caught.value.errors] == [("/steps/second/job", "job_removed")]
 
 
-def test_what_has_run_is_not_run_again(site: Site) -> None:
+def test_what_has_run_is_not_run_again(site: TaskRemovalDriver) -> None:
     site.start_worker("v1", "export", "mail")
     failed = site.submit("export")
     site.report_end(failed, FAILED)
     site.stop_worker("v1")
     site.start_worker("v2", "mail")
     with pytest.raises(JobRemoved):
-        dead_letters.rerun(site.database, site.clock, failed, Order(), "ann")
-    done = dead_letters.redrive(site.database, site.clock, Selection(ids=[failed]), Order(), "ann")
+        dead_letters.rerun(site.database, site.clock, failed, RedriveOptions(), "ann")
+    done = dead_letters.redrive(site.database, site.clock, Selection(ids=[failed]), RedriveOptions(), "ann")
     assert [each.code for each in done.problems] == ["job_removed"]
 
 
-def test_occurrences_are_left_out_and_say_why(removed: Site) -> None:
+def test_occurrences_are_left_out_and_say_why(removed: TaskRemovalDriver) -> None:
     described = {"name": "nightly", "job": "export", "rule": {"kind": "interval", "every": 60}}
     made = schedules.create(removed.database, removed.clock, described, "ann")
     assert any("has been removed" in warning for warning in made.warnings)
     removed.clock.advance(90)
     now = removed.clock.now()
     with removed.database.write() as connection:
-        firing.settle(connection, {made.row.id: now}, now)
+        firing.evaluate_due(connection, {made.row.id: now}, now)
         [outcome] = connection.execute(sa.select(schema.occurrences.c.outcome, schema.occurrences.c.reason)).all()
     assert outcome.outcome == "skipped_paused"
     assert "the code of job export has been removed" in outcome.reason
@@ -192,11 +192,11 @@ def test_occurrences_are_left_out_and_say_why(removed: Site) -> None:
         occurrences.fire(removed.database, removed.clock, "nightly", None, "ann")
 
 
-def test_trigger_starts_nothing_and_is_logged(site: Site) -> None:
+def test_trigger_starts_nothing_and_is_logged(site: TaskRemovalDriver) -> None:
     site.start_worker("v1", "mail")
     after = {"job": "load", "on": "success", "parameters": {}}
-    described = _described("export", trigger_after=[after])
-    catalogue.learn(site.database, site.clock, [described], "v1", "tasks")
+    described = _make_announcement("export", trigger_after=[after])
+    catalogue.register_tasks(site.database, site.clock, [described], "v1", "tasks")
     site.start_worker("v2", "mail")
     assert site.is_removed()
     with structlog.testing.capture_logs() as logs:

@@ -53,7 +53,7 @@ def test_migrations_build_the_same_database_as_the_schema(database: Database, em
     declared = Database(empty_database_url)
     with declared.write() as connection:
         schema.metadata.create_all(connection)
-    by_schema, by_migrations = describe(declared), describe(database)
+    by_schema, by_migrations = describe_database(declared), describe_database(database)
     declared.dispose()
 
     only_schema = {name: by_schema[name] for name in by_schema if by_migrations.get(name) != by_schema[name]}
@@ -65,7 +65,7 @@ def test_migrations_build_the_same_database_as_the_schema(database: Database, em
 
 def test_alembic_finds_nothing_to_migrate(database: Database) -> None:
     with database.read() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "include_object": _reflectable})
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "include_object": is_reflectable})
         assert compare_metadata(context, schema.metadata) == []
 
 
@@ -77,7 +77,7 @@ def test_a_missing_column_would_be_seen(database: Database) -> None:
     assert ["remove_column" for difference in found if difference[0] == "remove_column"] == ["remove_column"]
 
 
-def describe(database: Database) -> dict[str, str]:
+def describe_database(database: Database) -> dict[str, str]:
     """What the database says of its tables, columns, constraints and indexes; Alembic's own table left out."""
     statement = _SQLITE_DESCRIPTION if database.is_sqlite else _POSTGRESQL_DESCRIPTION
     with database.read() as connection:
@@ -85,6 +85,6 @@ def describe(database: Database) -> dict[str, str]:
     return {name: re.sub(r"\s+", " ", str(described)) for name, described in rows if "alembic_version" not in name}
 
 
-def _reflectable(thing: object, name: str | None, *_: object) -> bool:
+def is_reflectable(thing: object, name: str | None, *_: object) -> bool:
     """Alembic cannot read indexes on expressions back from SQLite; the other test compares their SQL."""
     return name not in ("ix_executions_ready", "ix_executions_limited")

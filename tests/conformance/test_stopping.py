@@ -6,38 +6,38 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import ManualClock
-from jobworker.domain.execution import State
-from jobworker.relay.stop import Stopper
+from jobworker.domain.execution import ExecutionState
+from jobworker.relay.stop import StopRequestSender
 from jobworker.store import executions, schema
 from jobworker.store.database import Database
-from jobworker.transport.orders import Order
-from tests.conformance.worlds import NOW, accepted, new
+from jobworker.transport.orders import StopRequest
+from tests.conformance.worlds import NOW, insert_executions, make_execution
 
 
-class Redis:
+class RecordingStopRequests:
     """Takes orders, and notes them."""
 
     def __init__(self) -> None:
-        self.given: list[tuple[str, list[Order]]] = []
+        self.given: list[tuple[str, list[StopRequest]]] = []
 
-    def give(self, worker: str, orders: Iterable[Order]) -> None:
+    def give(self, worker: str, orders: Iterable[StopRequest]) -> None:
         """Note them."""
         self.given.append((worker, list(orders)))
 
 
-class World:
+class CancellationDriver:
     """Executions that somebody wants cancelled."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.clock = ManualClock(NOW)
-        self.redis = Redis()
-        self.stopper = Stopper(database, self.redis, self.clock)  # type: ignore[arg-type]
+        self.redis = RecordingStopRequests()
+        self.stopper = StopRequestSender(database, self.redis, self.clock)  # type: ignore[arg-type]
 
     def request_cancel(self, state: str, attempt: int = 1, worker: str = "w1") -> str:
         """One in this state, and the request."""
         with self.database.write() as connection:
-            [made] = accepted(connection, new())
+            [made] = insert_executions(connection, make_execution())
             assert executions.request_cancel(connection, made, "ann", NOW)
         self.update_execution(made, state=state, attempt=attempt, worker=worker)
         return made
@@ -48,7 +48,7 @@ class World:
         with self.database.write() as connection:
             connection.execute(sa.update(table).where(table.c.id == execution).values(**values))
 
-    def run_turn(self, after: float = 0.0) -> list[tuple[str, list[Order]]]:
+    def run_turn(self, after: float = 0.0) -> list[tuple[str, list[StopRequest]]]:
         """The orders that are given in a turn, so many seconds later."""
         self.clock.advance(after)
         self.redis.given.clear()
@@ -57,39 +57,39 @@ class World:
 
 
 @pytest.fixture
-def world(database: Database) -> World:
-    return World(database)
+def world(database: Database) -> CancellationDriver:
+    return CancellationDriver(database)
 
 
-def test_each_worker_gets_its_orders(world: World) -> None:
+def test_each_worker_gets_its_orders(world: CancellationDriver) -> None:
     one, other, third = world.request_cancel("Running"), world.request_cancel("Running", 2, "w2"), world.request_cancel("Running")
     given = dict(world.run_turn())
-    assert sorted(given["w1"]) == sorted([Order(one, 1, "ann"), Order(third, 1, "ann")])
-    assert given["w2"] == [Order(other, 2, "ann")]
+    assert sorted(given["w1"]) == sorted([StopRequest(one, 1, "ann"), StopRequest(third, 1, "ann")])
+    assert given["w2"] == [StopRequest(other, 2, "ann")]
 
 
-def test_an_order_is_repeated_until_the_execution_has_ended(world: World) -> None:
+def test_an_order_is_repeated_until_the_execution_has_ended(world: CancellationDriver) -> None:
     execution = world.request_cancel("Running")
     assert [len(world.run_turn(after)) for after in (0.0, 1.0, 3.0, 1.5, 1.0)] == [1, 0, 0, 1, 0]
     world.update_execution(execution, state="Succeeded")
     assert world.run_turn(60) == []
 
 
-def test_another_attempt_is_another_order(world: World) -> None:
+def test_another_attempt_is_another_order(world: CancellationDriver) -> None:
     execution = world.request_cancel("Running")
     world.run_turn()
     world.update_execution(execution, attempt=2, worker="w2")
-    assert world.run_turn(0.1) == [("w2", [Order(execution, 2, "ann")])]
+    assert world.run_turn(0.1) == [("w2", [StopRequest(execution, 2, "ann")])]
 
 
-def test_what_nobody_wants_cancelled_runs_on(world: World) -> None:
+def test_what_nobody_wants_cancelled_runs_on(world: CancellationDriver) -> None:
     with world.database.write() as connection:
-        [made] = accepted(connection, new())
+        [made] = insert_executions(connection, make_execution())
     world.update_execution(made, state="Running", attempt=1, worker="w1")
     assert world.run_turn() == []
 
 
-def test_what_got_between_two_attempts_is_cancelled_at_once_and_not_when_it_is_due(world: World) -> None:
+def test_what_got_between_two_attempts_is_cancelled_at_once_and_not_when_it_is_due(world: CancellationDriver) -> None:
     """The request came while the end of the attempt was written down, and found it running."""
     execution = world.request_cancel("Retrying")
     world.update_execution(execution, due_at=NOW.replace(year=NOW.year + 1))
@@ -97,5 +97,5 @@ def test_what_got_between_two_attempts_is_cancelled_at_once_and_not_when_it_is_d
     with world.database.read() as connection:
         row = executions.get(connection, execution)
     assert row is not None
-    assert (row.state, row.cancel_requested_by, row.finished_at) == (State.CANCELLED, "ann", NOW)
+    assert (row.state, row.cancel_requested_by, row.finished_at) == (ExecutionState.CANCELLED, "ann", NOW)
     assert world.run_turn(60) == []

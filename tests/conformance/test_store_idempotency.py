@@ -6,54 +6,54 @@ from dataclasses import replace
 
 from jobworker.store import idempotency
 from jobworker.store.database import Database
-from jobworker.store.idempotency import Remembered
+from jobworker.store.idempotency import IdempotencyRecord
 from tests.conformance.worlds import NOW
-from tests.waiting import PATIENCE
+from tests.waiting import TIMEOUT_SECONDS
 
 DAY = dt.timedelta(days=1)
-ANSWER = Remembered("key", "fingerprint", ["1", "2"], None, NOW)
+STORED_RESPONSE = IdempotencyRecord("key", "fingerprint", ["1", "2"], None, NOW)
 
 
 def test_a_key_is_reserved_once(database: Database) -> None:
     with database.write() as connection:
-        assert idempotency.reserve(connection, ANSWER, NOW - DAY) is None
+        assert idempotency.reserve(connection, STORED_RESPONSE, NOW - DAY) is None
     with database.write() as connection:
-        again = replace(ANSWER, execution_ids=["3"], fingerprint="other", created_at=NOW + DAY / 2)
-        assert idempotency.reserve(connection, again, NOW - DAY) == ANSWER
-        assert idempotency.find(connection, "key") == ANSWER
-        assert idempotency.find(connection, "other") is None
+        again = replace(STORED_RESPONSE, execution_ids=["3"], fingerprint="other", created_at=NOW + DAY / 2)
+        assert idempotency.reserve(connection, again, NOW - DAY) == STORED_RESPONSE
+        assert idempotency.get(connection, "key") == STORED_RESPONSE
+        assert idempotency.get(connection, "other") is None
 
 
 def test_an_expired_key_is_free(database: Database) -> None:
     with database.write() as connection:
-        idempotency.reserve(connection, ANSWER, NOW - DAY)
-        later = replace(ANSWER, execution_ids=["3"], created_at=NOW + 2 * DAY)
+        idempotency.reserve(connection, STORED_RESPONSE, NOW - DAY)
+        later = replace(STORED_RESPONSE, execution_ids=["3"], created_at=NOW + 2 * DAY)
         assert idempotency.reserve(connection, later, NOW + DAY) is None
-        assert idempotency.find(connection, "key") == later
+        assert idempotency.get(connection, "key") == later
 
 
 def test_old_keys_are_forgotten_on_the_way(database: Database) -> None:
     with database.write() as connection:
-        idempotency.reserve(connection, ANSWER, NOW - DAY)
-        idempotency.reserve(connection, replace(ANSWER, key="new", created_at=NOW + 2 * DAY), NOW + DAY)
-        assert idempotency.find(connection, "key") is None
+        idempotency.reserve(connection, STORED_RESPONSE, NOW - DAY)
+        idempotency.reserve(connection, replace(STORED_RESPONSE, key="new", created_at=NOW + 2 * DAY), NOW + DAY)
+        assert idempotency.get(connection, "key") is None
 
 
 def test_of_two_at_once_the_second_waits_and_learns_the_answer_of_the_first(database: Database) -> None:
     reserved, done = threading.Event(), threading.Event()
-    answers: list[Remembered | None] = []
+    answers: list[IdempotencyRecord | None] = []
 
     def second() -> None:
-        reserved.wait(PATIENCE)
+        reserved.wait(TIMEOUT_SECONDS)
         with database.write() as connection:
-            answers.append(idempotency.reserve(connection, replace(ANSWER, execution_ids=["9"]), NOW - DAY))
+            answers.append(idempotency.reserve(connection, replace(STORED_RESPONSE, execution_ids=["9"]), NOW - DAY))
         done.set()
 
     thread = threading.Thread(target=second)
     thread.start()
     with database.write() as connection:
-        idempotency.reserve(connection, ANSWER, NOW - DAY)
+        idempotency.reserve(connection, STORED_RESPONSE, NOW - DAY)
         reserved.set()
         assert not done.wait(0.2)
-    thread.join(PATIENCE)
-    assert answers == [ANSWER]
+    thread.join(TIMEOUT_SECONDS)
+    assert answers == [STORED_RESPONSE]

@@ -9,11 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.domain.errors import InvalidCursor
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.store import schema, story
 from jobworker.store.database import Database
 from jobworker.store.pages import Page
-from tests.conformance.worlds import NOW, accepted, new
+from tests.conformance.worlds import NOW, insert_executions, make_execution
 
 ERROR = {"type": "E", "message": "m", "traceback": None}
 
@@ -22,7 +22,7 @@ ERROR = {"type": "E", "message": "m", "traceback": None}
 def execution(database: Database) -> str:
     """An execution that ran twice and wrote five lines; the reports arrived out of order."""
     with database.write() as connection:
-        [made] = accepted(connection, new())
+        [made] = insert_executions(connection, make_execution())
         later = [(2, "Succeeded"), (1, "Running"), (1, "Retrying"), (2, "Running"), (1, "Queued")]
         connection.execute(
             sa.insert(schema.transitions),
@@ -38,12 +38,12 @@ def execution(database: Database) -> str:
                 {"execution_id": made, "attempt": 1, "state": "Failed", "runtime": None, "error": ERROR},
             ],
         )
-        lines = [_line(made, number) for number in range(5)]
+        lines = [_make_line(made, number) for number in range(5)]
         connection.execute(sa.insert(schema.execution_logs), lines)
     return made
 
 
-def _line(execution: str, number: int) -> dict[str, Any]:
+def _make_line(execution: str, number: int) -> dict[str, Any]:
     return {
         "execution_id": execution,
         "seq": f"{number:013}-00000",
@@ -55,7 +55,7 @@ def _line(execution: str, number: int) -> dict[str, Any]:
     }
 
 
-def _walk(page: Callable[[str | None], Page[Any]]) -> list[Any]:
+def _list_all_pages(page: Callable[[str | None], Page[Any]]) -> list[Any]:
     found: list[Any] = []
     cursor = None
     while True:
@@ -69,7 +69,7 @@ def _walk(page: Callable[[str | None], Page[Any]]) -> list[Any]:
 @pytest.mark.parametrize("limit", [1, 2, 6, 50])
 def test_transitions_come_in_the_order_of_the_story(database: Database, execution: str, limit: int) -> None:
     with database.read() as connection:
-        found = _walk(lambda cursor: story.transitions_page(connection, execution, limit, cursor))
+        found = _list_all_pages(lambda cursor: story.list_transitions(connection, execution, limit, cursor))
     assert [(row.attempt, row.state.value) for row in found] == [
         (0, "Queued"),
         (1, "Running"),
@@ -83,26 +83,26 @@ def test_transitions_come_in_the_order_of_the_story(database: Database, executio
 @pytest.mark.parametrize("limit", [1, 2, 50])
 def test_attempts_come_first_to_last(database: Database, execution: str, limit: int) -> None:
     with database.read() as connection:
-        found = _walk(lambda cursor: story.attempts(connection, execution, limit, cursor))
+        found = _list_all_pages(lambda cursor: story.list_attempts(connection, execution, limit, cursor))
     assert [(row.attempt, row.runtime, row.error) for row in found] == [(1, None, ERROR), (2, 0.5, None)]
 
 
 @pytest.mark.parametrize("limit", [2, 50])
 def test_lines_come_first_to_last(database: Database, execution: str, limit: int) -> None:
     with database.read() as connection:
-        found = _walk(lambda cursor: story.logs(connection, execution, limit, cursor))
+        found = _list_all_pages(lambda cursor: story.list_logs(connection, execution, limit, cursor))
     assert [row.message for row in found] == [f"line {number}" for number in range(5)]
     assert found[1].at == NOW + dt.timedelta(seconds=1)
 
 
 def test_a_cursor_belongs_to_its_execution(database: Database, execution: str) -> None:
     with database.write() as connection:
-        [other] = accepted(connection, new())
-        cursor = story.logs(connection, execution, 1).next
+        [other] = insert_executions(connection, make_execution())
+        cursor = story.list_logs(connection, execution, 1).next
         with pytest.raises(InvalidCursor):
-            story.logs(connection, other, 1, cursor)
+            story.list_logs(connection, other, 1, cursor)
         with pytest.raises(InvalidCursor):
-            story.attempts(connection, execution, 1, cursor)
+            story.list_attempts(connection, execution, 1, cursor)
 
 
 def test_the_pulse_changes_with_whatever_happens(database: Database, execution: str) -> None:
@@ -110,16 +110,16 @@ def test_the_pulse_changes_with_whatever_happens(database: Database, execution: 
     steps = [
         sa.update(table).where(table.c.id == execution).values(progress={"done": 1}),
         sa.update(table).where(table.c.id == execution).values(state="Running", attempt=3),
-        sa.insert(schema.execution_logs).values(_line(execution, 9)),
+        sa.insert(schema.execution_logs).values(_make_line(execution, 9)),
         sa.insert(schema.transitions).values(execution_id=execution, attempt=3, state="Running", at=NOW, actor="w"),
     ]
     with database.write() as connection:
-        seen = [story.pulse(connection, execution)]
+        seen = [story.get_snapshot(connection, execution)]
         for step in steps:
             connection.execute(step)
-            seen.append(story.pulse(connection, execution))
-        assert story.pulse(connection, execution) == seen[-1]
-        assert story.pulse(connection, "nobody") is None
+            seen.append(story.get_snapshot(connection, execution))
+        assert story.get_snapshot(connection, execution) == seen[-1]
+        assert story.get_snapshot(connection, "nobody") is None
     assert all(before != after for before, after in itertools.pairwise(seen))
     assert seen[-1] is not None
-    assert seen[-1].state is State.RUNNING
+    assert seen[-1].state is ExecutionState.RUNNING

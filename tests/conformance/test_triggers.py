@@ -5,38 +5,38 @@ from typing import Any
 import pytest
 
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.execution import State
-from jobworker.domain.job import Definition
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.job import JobDefinition
 from jobworker.services import catalogue, jobs
 from jobworker.store import triggers
 from jobworker.store.database import Database
-from tests.conformance.household import FAILED, SUCCEEDED, Household
+from tests.conformance.household import FAILED, SUCCEEDED, ExecutionDriver
 
 
 @pytest.fixture
-def house(database: Database) -> Household:
-    return Household(database)
+def house(database: Database) -> ExecutionDriver:
+    return ExecutionDriver(database)
 
 
-def _after(*items: dict[str, Any]) -> dict[str, Any]:
+def _make_trigger(*items: dict[str, Any]) -> dict[str, Any]:
     return {"trigger_after": list(items)}
 
 
-def test_an_end_starts_another_job_once(house: Household) -> None:
+def test_an_end_starts_another_job_once(house: ExecutionDriver) -> None:
     item = {"job": "extract", "on": "success", "parameters": {"rows": {"$from": "extract", "path": "/rows"}, "n": 2}}
-    house.define_job("load", defaults={"n": 1, "m": 1}, policies=_after(item))
+    house.define_job("load", defaults={"n": 1, "m": 1}, policies=_make_trigger(item))
     parent = house.submit("extract", correlation_id="order-1")
     house.report_end(parent, result={"rows": [1]})
     house.report_end(parent, result={"rows": [1]})
 
     [row] = house.list_executions("load")
-    assert (row.state, row.parameters) == (State.QUEUED, {"rows": [1], "n": 2, "m": 1})
+    assert (row.state, row.parameters) == (ExecutionState.QUEUED, {"rows": [1], "n": 2, "m": 1})
     assert (row.triggered_by, row.correlation_id, row.created_by) == (parent, "order-1", "trigger:extract")
     assert house.list_states(row.id) == ["Waiting", "Queued"]
 
 
-def test_only_the_ends_that_count(house: Household) -> None:
-    house.define_job("load", policies=_after({"job": "extract", "on": "failure"}, {"job": "report", "on": "any"}))
+def test_only_the_ends_that_count(house: ExecutionDriver) -> None:
+    house.define_job("load", policies=_make_trigger({"job": "extract", "on": "failure"}, {"job": "report", "on": "any"}))
     house.report_end(house.submit("extract"), SUCCEEDED)
     assert house.list_executions("load") == []
     house.report_end(house.submit("extract"), FAILED)
@@ -46,17 +46,17 @@ def test_only_the_ends_that_count(house: Household) -> None:
     assert [row.triggered_by for row in house.list_executions("load")][1:] == [waiting]
 
 
-def test_a_chain_of_triggers(house: Household) -> None:
-    house.define_job("load", policies=_after({"job": "extract", "parameters": {"x": {"$from": "extract", "path": "/no"}}}))
-    house.define_job("report", policies=_after({"job": "load", "on": "failure"}))
+def test_a_chain_of_triggers(house: ExecutionDriver) -> None:
+    house.define_job("load", policies=_make_trigger({"job": "extract", "parameters": {"x": {"$from": "extract", "path": "/no"}}}))
+    house.define_job("report", policies=_make_trigger({"job": "load", "on": "failure"}))
     house.report_end(house.submit("extract"), result={})
     [load], [report] = house.list_executions("load"), house.list_executions("report")
-    assert (load.state, load.reason) == (State.FAILED, "the result of extract has nothing at /no")
-    assert (report.state, report.triggered_by) == (State.QUEUED, load.id)
+    assert (load.state, load.reason) == (ExecutionState.FAILED, "the result of extract has nothing at /no")
+    assert (report.state, report.triggered_by) == (ExecutionState.QUEUED, load.id)
 
 
-def test_what_is_disabled_changed_or_removed_is_not_started(house: Household) -> None:
-    policies = _after({"job": "extract"})
+def test_what_is_disabled_changed_or_removed_is_not_started(house: ExecutionDriver) -> None:
+    policies = _make_trigger({"job": "extract"})
     house.define_job("load", policies=policies)
     house.define_job("load", policies=policies, enabled=False)
     house.define_job("report", policies=policies)
@@ -66,11 +66,11 @@ def test_what_is_disabled_changed_or_removed_is_not_started(house: Household) ->
     house.define_job("load", policies=policies)
     jobs.remove(house.database, house.clock, "load", None, "ann")
     with house.database.read() as connection:
-        assert triggers.after(connection, ["extract"]) == []
+        assert triggers.list_after(connection, ["extract"]) == []
 
 
-def _create(house: Household, name: str, *items: dict[str, Any]) -> None:
-    jobs.create(house.database, house.clock, Definition(name, "tasks.any", policies=_after(*items)), "ann")
+def _create_job(house: ExecutionDriver, name: str, *items: dict[str, Any]) -> None:
+    jobs.create(house.database, house.clock, JobDefinition(name, "tasks.any", policies=_make_trigger(*items)), "ann")
 
 
 @pytest.mark.parametrize(
@@ -86,12 +86,12 @@ def _create(house: Household, name: str, *items: dict[str, Any]) -> None:
          "none of what this waits for: a"),
     ],
 )  # fmt: skip
-def test_triggers_that_are_refused(house: Household, items: Any, place: str, code: str, text: str) -> None:
+def test_triggers_that_are_refused(house: ExecutionDriver, items: Any, place: str, code: str, text: str) -> None:
     for name in ("new", "a", "b", "c"):
-        house.define_job(name, policies=_after())
-    house.define_job("b", policies=_after({"job": "new"}))
-    house.define_job("c", policies=_after({"job": "b"}))
-    wanted = Definition("new", "tasks.any", policies=_after(*items))
+        house.define_job(name, policies=_make_trigger())
+    house.define_job("b", policies=_make_trigger({"job": "new"}))
+    house.define_job("c", policies=_make_trigger({"job": "b"}))
+    wanted = JobDefinition("new", "tasks.any", policies=_make_trigger(*items))
     with pytest.raises(InvalidInput) as refused:
         jobs.change(house.database, house.clock, wanted, None, "ann")
     [problem] = [each for each in refused.value.errors if each.code == code]
@@ -99,19 +99,19 @@ def test_triggers_that_are_refused(house: Household, items: Any, place: str, cod
     assert text in problem.message
 
 
-def test_triggers_need_complete_parameters(house: Household) -> None:
-    wanted = Definition("new", "tasks.strict", policies=_after({"job": "extract"}))
+def test_triggers_need_complete_parameters(house: ExecutionDriver) -> None:
+    wanted = JobDefinition("new", "tasks.strict", policies=_make_trigger({"job": "extract"}))
     with pytest.raises(InvalidInput) as refused:
         jobs.create(house.database, house.clock, wanted, "ann")
     assert [each.pointer for each in refused.value.errors] == ["/trigger_after/0/parameters/rows"]
 
 
-def test_code_whose_jobs_would_start_each_other_for_ever_loses_its_triggers(house: Household) -> None:
+def test_code_whose_jobs_would_start_each_other_for_ever_loses_its_triggers(house: ExecutionDriver) -> None:
     def offered(name: str, after: str) -> dict[str, Any]:
         policies = {"retry": {}, "trigger_after": [{"job": after, "on": "success", "parameters": {}}]}
         options = {"queue": "default", "priority": 5, "on_worker_lost": "retry", "policies": policies}
         return {"name": name, "description": "", "parameters": [], "options": options}
 
-    catalogue.learn(house.database, house.clock, [offered("one", "two"), offered("two", "one")], "v1")
+    catalogue.register_tasks(house.database, house.clock, [offered("one", "two"), offered("two", "one")], "v1")
     assert [item.job for item in jobs.get(house.database, "one").row.definition.triggers] == ["two"]
     assert jobs.get(house.database, "two").row.definition.triggers == ()

@@ -11,31 +11,31 @@ import sqlalchemy as sa
 from jobworker.clock import ManualClock
 from jobworker.domain import policies
 from jobworker.domain.admission import Submission
-from jobworker.domain.errors import NotUnique
-from jobworker.domain.execution import State
-from jobworker.domain.job import Definition, Owner
+from jobworker.domain.errors import UniqueKeyConflict
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.job import JobDefinition, JobOwner
 from jobworker.domain.parameters import Parameter
 from jobworker.services import submission
-from jobworker.services.accepting import Once
+from jobworker.services.accepting import IdempotencyKey
 from jobworker.store import executions, jobs, schema, tasks, unique_keys
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
-from tests.conformance.worlds import NOW, task
+from tests.conformance.worlds import NOW, make_task
 
 HOUR = dt.timedelta(hours=1)
 
 
-class Door:
+class UniqueJobDriver:
     """Where executions of one unique job are submitted."""
 
     def __init__(self, database: Database, clock: ManualClock, **policy: Any) -> None:
         self.database = database
         self.clock = clock
-        made, problems = policies.normalise({"unique": policy})
+        made, problems = policies.normalize({"unique": policy})
         assert not problems
         with database.write() as connection:
-            tasks.put(connection, task("report", Parameter("month"), Parameter("note", required=False)))
-            jobs.put(connection, Definition("report", "report", policies=made), Owner.API, "ann", NOW)
+            tasks.upsert(connection, make_task("report", Parameter("month"), Parameter("note", required=False)))
+            jobs.upsert(connection, JobDefinition("report", "report", policies=made), JobOwner.API, "ann", NOW)
 
     def submit(self, month: str = "may", **fields: Any) -> ExecutionRow:
         """Submit one."""
@@ -47,9 +47,9 @@ class Door:
         wanted = [Submission(job="report", parameters={"month": month}) for month in months]
         return submission.submit_batch(self.database, self.clock, wanted, "ann").execution_ids
 
-    def set_state(self, execution: str, state: State, **values: Any) -> None:
+    def set_state(self, execution: str, state: ExecutionState, **values: Any) -> None:
         """As if a worker had reported."""
-        ended = {"finished_at": NOW} if state is State.SUCCEEDED else {}
+        ended = {"finished_at": NOW} if state is ExecutionState.SUCCEEDED else {}
         with self.database.write() as connection:
             mine = sa.update(schema.executions).where(schema.executions.c.id == execution)
             connection.execute(mine.values(state=state, **ended, **values))
@@ -68,9 +68,9 @@ class Door:
 
 
 def test_the_second_is_refused_and_told_of_the_first(database: Database, clock: ManualClock) -> None:
-    door = Door(database, clock, key="{month}")
+    door = UniqueJobDriver(database, clock, key="{month}")
     first = door.submit()
-    with pytest.raises(NotUnique, match=first.id):
+    with pytest.raises(UniqueKeyConflict, match=first.id):
         door.submit()
     assert door.submit("june").id != first.id
     assert door.count_executions() == 2
@@ -79,67 +79,67 @@ def test_the_second_is_refused_and_told_of_the_first(database: Database, clock: 
 @pytest.mark.parametrize(
     ("until", "states"),
     [
-        ("started", [(State.SCHEDULED, True), (State.QUEUED, True), (State.RUNNING, False)]),
-        ("finished", [(State.RUNNING, True), (State.RETRYING, True), (State.SUCCEEDED, False)]),
+        ("started", [(ExecutionState.SCHEDULED, True), (ExecutionState.QUEUED, True), (ExecutionState.RUNNING, False)]),
+        ("finished", [(ExecutionState.RUNNING, True), (ExecutionState.RETRYING, True), (ExecutionState.SUCCEEDED, False)]),
     ],
 )
-def test_until(database: Database, clock: ManualClock, until: str, states: list[tuple[State, bool]]) -> None:
-    door = Door(database, clock, key="{month}", until=until)
+def test_until(database: Database, clock: ManualClock, until: str, states: list[tuple[ExecutionState, bool]]) -> None:
+    door = UniqueJobDriver(database, clock, key="{month}", until=until)
     first = door.submit()
     for state, holds in states:
-        started = state in (State.RUNNING, State.RETRYING)
+        started = state in (ExecutionState.RUNNING, ExecutionState.RETRYING)
         door.set_state(first.id, state, **({"started_attempt": 1} if started else {}))
         if holds:
-            with pytest.raises(NotUnique):
+            with pytest.raises(UniqueKeyConflict):
                 door.submit()
         else:
             assert door.submit().id != first.id
 
 
 def test_for_a_time_whatever_becomes_of_it(database: Database, clock: ManualClock) -> None:
-    door = Door(database, clock, key="{month}", **{"for": 60})
+    door = UniqueJobDriver(database, clock, key="{month}", **{"for": 60})
     first = door.submit()
-    door.set_state(first.id, State.SUCCEEDED)
+    door.set_state(first.id, ExecutionState.SUCCEEDED)
     clock.advance(59)
-    with pytest.raises(NotUnique):
+    with pytest.raises(UniqueKeyConflict):
         door.submit()
     clock.advance(2)
     assert door.submit().id != first.id
 
 
 def test_the_first_answers_for_the_second(database: Database, clock: ManualClock) -> None:
-    door = Door(database, clock, key="{month}", on_conflict="return")
+    door = UniqueJobDriver(database, clock, key="{month}", on_conflict="return")
     first = door.submit()
     assert door.submit().id == first.id
     assert door.count_executions() == 1
 
 
 def test_the_second_replaces_the_first_while_that_waits(database: Database, clock: ManualClock) -> None:
-    door = Door(database, clock, key="{month}", on_conflict="replace")
+    door = UniqueJobDriver(database, clock, key="{month}", on_conflict="replace")
     scheduled = door.submit(delay=3600)
     queued = door.submit()
-    assert door.get(scheduled.id).state is State.CANCELLED
+    assert door.get(scheduled.id).state is ExecutionState.CANCELLED
     assert door.get(scheduled.id).reason == f"replaced by execution {queued.id}"
     third = door.submit()
     assert door.get(queued.id).cancel_requested_by == f"execution:{third.id}"
-    assert third.state is State.QUEUED
-    door.set_state(third.id, State.RUNNING, started_attempt=1)
-    with pytest.raises(NotUnique, match="has started"):
+    assert third.state is ExecutionState.QUEUED
+    door.set_state(third.id, ExecutionState.RUNNING, started_attempt=1)
+    with pytest.raises(UniqueKeyConflict, match="has started"):
         door.submit()
     assert door.count_executions() == 3
 
 
 def test_without_a_key_the_parameters_are_it(database: Database, clock: ManualClock) -> None:
-    door = Door(database, clock)
+    door = UniqueJobDriver(database, clock)
     door.submit()
     door.submit("june")
-    with pytest.raises(NotUnique):
+    with pytest.raises(UniqueKeyConflict):
         door.submit()
 
 
 def test_in_a_batch_one_that_is_refused_refuses_all(database: Database, clock: ManualClock) -> None:
-    door = Door(database, clock, key="{month}")
-    with pytest.raises(NotUnique) as caught:
+    door = UniqueJobDriver(database, clock, key="{month}")
+    with pytest.raises(UniqueKeyConflict) as caught:
         door.submit_batch("may", "june", "may")
     assert [each.pointer for each in caught.value.errors] == ["/executions/2"]
     assert door.count_executions() == 0
@@ -147,7 +147,7 @@ def test_in_a_batch_one_that_is_refused_refuses_all(database: Database, clock: M
 
 
 def test_in_a_batch_the_first_or_the_last_answers(database: Database, clock: ManualClock) -> None:
-    door = Door(database, clock, key="{month}", on_conflict="return")
+    door = UniqueJobDriver(database, clock, key="{month}", on_conflict="return")
     there = door.submit("june").id
     may, june, may_again, july = door.submit_batch("may", "june", "may", "july")
     assert (june, may_again) == (there, may)
@@ -155,29 +155,29 @@ def test_in_a_batch_the_first_or_the_last_answers(database: Database, clock: Man
 
 
 def test_in_a_batch_each_replaces_the_one_before_it(database: Database, clock: ManualClock) -> None:
-    door = Door(database, clock, key="{month}", on_conflict="replace")
+    door = UniqueJobDriver(database, clock, key="{month}", on_conflict="replace")
     there = door.submit("may", delay=60).id
     one, two, three, june = door.submit_batch("may", "may", "may", "june")
     assert one == two == three != june
-    assert door.get(there).state is State.CANCELLED
+    assert door.get(there).state is ExecutionState.CANCELLED
     assert door.count_executions() == 3
 
 
 def test_a_repeated_request_is_answered_with_what_answered_the_first(database: Database, clock: ManualClock) -> None:
-    door = Door(database, clock, key="{month}", on_conflict="return")
+    door = UniqueJobDriver(database, clock, key="{month}", on_conflict="return")
     first = door.submit()
     wanted = Submission(job="report", parameters={"month": "may"})
-    once = Once("order-1", 3600)
+    once = IdempotencyKey("order-1", 3600)
     row, _ = submission.submit(database, clock, wanted, "ann", once)
     assert row.id == first.id
-    door.set_state(first.id, State.SUCCEEDED)
+    door.set_state(first.id, ExecutionState.SUCCEEDED)
     again, replayed = submission.submit(database, clock, wanted, "ann", once)
     assert (again.id, replayed) == (first.id, True)
 
 
 @pytest.mark.parametrize("on_conflict", ["reject", "return"])
 def test_of_many_at_once_one_wins(database: Database, clock: ManualClock, on_conflict: str) -> None:
-    door = Door(database, clock, key="{month}", on_conflict=on_conflict)
+    door = UniqueJobDriver(database, clock, key="{month}", on_conflict=on_conflict)
     other = Database(database.url.render_as_string(hide_password=False))  # As if on another host.
     ready, answers = threading.Barrier(8), list[str]()
 
@@ -186,7 +186,7 @@ def test_of_many_at_once_one_wins(database: Database, clock: ManualClock, on_con
         ready.wait(10)
         try:
             answers.append(submission.submit(of, clock, wanted, "ann")[0].id)
-        except NotUnique:
+        except UniqueKeyConflict:
             answers.append("refused")
 
     threads = [threading.Thread(target=ask, args=(each,)) for each in (database, other) * 4]
@@ -202,11 +202,11 @@ def test_of_many_at_once_one_wins(database: Database, clock: ManualClock, on_con
 
 
 def test_keys_that_keep_nobody_out_are_forgotten(database: Database, clock: ManualClock) -> None:
-    door = Door(database, clock, key="{month}")
+    door = UniqueJobDriver(database, clock, key="{month}")
     ended = door.submit("may").id
     door.submit("june")
-    door.set_state(ended, State.SUCCEEDED)
+    door.set_state(ended, ExecutionState.SUCCEEDED)
     with database.write() as connection:
-        assert unique_keys.tidy(connection, clock.now()) == 1
-        assert unique_keys.tidy(connection, clock.now()) == 0
+        assert unique_keys.delete_expired(connection, clock.now()) == 1
+        assert unique_keys.delete_expired(connection, clock.now()) == 0
         assert connection.scalar(sa.select(schema.unique_keys.c.key)) == "report/june"

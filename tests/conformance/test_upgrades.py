@@ -10,15 +10,15 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import ManualClock
-from jobworker.domain.job import SHIPPED_QUEUES
-from jobworker.domain.schedule import Owner, State, parse
+from jobworker.domain.job import BUILTIN_QUEUES
+from jobworker.domain.schedule import ScheduleOwner, ScheduleState, parse
 from jobworker.services import firing, queues
 from jobworker.store import migrate, schedules, schema
 from jobworker.store.database import Database
 
 DAY = dt.timedelta(days=1)
-CHANGED = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
-FIRED = CHANGED + dt.timedelta(hours=15)
+CHANGED_AT = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+FIRED_AT = CHANGED_AT + dt.timedelta(hours=15)
 
 CRON = {"kind": "cron", "expression": "0 3 * * *", "zone": "Europe/Berlin"}
 INTERVAL = {"kind": "interval", "every": 86400, "anchor": "2026-01-01T03:00:00+00:00"}
@@ -49,7 +49,7 @@ def before_schedules(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
             _insert_0002(connection, name, rule, enabled)
         connection.execute(
             sa.insert(schema.occurrences).values(
-                schedule_id="id-nightly", scheduled_for=FIRED, outcome="fired", execution_id="e", recorded_at=FIRED
+                schedule_id="id-nightly", scheduled_for=FIRED_AT, outcome="fired", execution_id="e", recorded_at=FIRED_AT
             )
         )
     yield database
@@ -66,39 +66,39 @@ def _insert_0002(connection: sa.Connection, name: str, rule: dict[str, Any], ena
         *(sa.column(each, moment) for each in ("created_at", "changed_at")),
     )
     values = {"id": f"id-{name}", "job": name, "rule": rule, "enabled": enabled}
-    connection.execute(table.insert().values(**values, created_at=CHANGED - DAY, changed_at=CHANGED))
+    connection.execute(table.insert().values(**values, created_at=CHANGED_AT - DAY, changed_at=CHANGED_AT))
 
 
 def test_the_rule_of_a_definition_becomes_a_schedule_that_goes_on(before_schedules: Database) -> None:
     url = before_schedules.url.render_as_string(hide_password=False)
     migrate.upgrade(url)
     with before_schedules.read() as connection:
-        row = schedules.named(connection, "nightly")
+        row = schedules.get_by_name(connection, "nightly")
     assert row is not None
     assert (row.id, row.job, row.owner, row.state, row.enabled) == (
         "id-nightly",
         "nightly",
-        Owner.JOB,
-        State.ACTIVE,
+        ScheduleOwner.JOB,
+        ScheduleState.ACTIVE,
         True,
     )
     # All of it, as what is entered from now on; and executions run beside each other, as they did.
     wanted = {"name": "nightly", "job": "nightly", "zone": "Europe/Berlin", "overlap": "allow"}
     assert row.spec == parse({**wanted, "rule": {"kind": "cron", "expression": "0 3 * * *"}}).to_json()
-    assert row.settled_until == FIRED
-    now = FIRED + DAY + dt.timedelta(hours=3)
+    assert row.settled_until == FIRED_AT
+    now = FIRED_AT + DAY + dt.timedelta(hours=3)
     with before_schedules.write() as connection:
-        firing.settle(connection, {row.id: now}, now)
+        firing.evaluate_due(connection, {row.id: now}, now)
         ledger = sa.select(schema.occurrences.c.scheduled_for).where(schema.occurrences.c.schedule_id == row.id)
         found = sorted(connection.scalars(ledger))
     # 03:00 in Berlin is 02:00 in UTC in winter; what had its row has no other.
-    assert found == [FIRED, dt.datetime(2026, 3, 3, 2, tzinfo=dt.UTC)]
+    assert found == [FIRED_AT, dt.datetime(2026, 3, 3, 2, tzinfo=dt.UTC)]
 
 
 def test_what_was_not_due_while_its_job_was_disabled_is_not_made_up(before_schedules: Database) -> None:
     migrate.upgrade(before_schedules.url.render_as_string(hide_password=False))
     with before_schedules.read() as connection:
-        row = schedules.named(connection, "stopped")
+        row = schedules.get_by_name(connection, "stopped")
     now = dt.datetime.now(dt.UTC)
     assert row is not None
     assert row.enabled is True
@@ -127,14 +127,14 @@ def test_an_upgrade_that_ends_in_the_middle_leaves_everything_as_it_was(
         before = connection.exec_driver_sql(rows).all()
     # By then the table has been dropped and made anew; it is a row that cannot be taken over.
     with monkeypatch.context() as patched:
-        patched.setattr(json, "dumps", _killed)
+        patched.setattr(json, "dumps", _raise_killed)
         with pytest.raises(KeyboardInterrupt):
             migrate.upgrade(url)
-    assert migrate.revision(url) == "0002"
+    assert migrate.get_revision(url) == "0002"
     with before_schedules.read() as connection:
         assert connection.exec_driver_sql(rows).all() == before
     migrate.upgrade(url)
-    migrate.check(before_schedules)
+    migrate.check_revision(before_schedules)
 
 
 def test_an_upgrade_that_ends_before_its_commit_leaves_everything_as_it_was(
@@ -144,21 +144,21 @@ def test_an_upgrade_that_ends_before_its_commit_leaves_everything_as_it_was(
     before = sa.inspect(before_schedules._reader).get_table_names()
     with monkeypatch.context() as patched:
         steps = migrate._steps_to_head
-        patched.setattr(migrate, "_steps_to_head", lambda *given: _and_then_killed(steps(*given)))
+        patched.setattr(migrate, "_steps_to_head", lambda *given: _kill_after(steps(*given)))
         with pytest.raises(KeyboardInterrupt):
             migrate.upgrade(url)
-    assert migrate.revision(url) == "0002"
+    assert migrate.get_revision(url) == "0002"
     assert sa.inspect(before_schedules._reader).get_table_names() == before
     migrate.upgrade(url)
-    migrate.check(before_schedules)
+    migrate.check_revision(before_schedules)
 
 
-def _and_then_killed(steps: list[Any]) -> Iterator[Any]:
+def _kill_after(steps: list[Any]) -> Iterator[Any]:
     yield from steps
     raise KeyboardInterrupt
 
 
-def _killed(*_: Any, **__: Any) -> Any:
+def _raise_killed(*_: Any, **__: Any) -> Any:
     raise KeyboardInterrupt
 
 
@@ -167,15 +167,15 @@ def test_queues_from_before_count_as_automatic_and_named_ones_are_added(
 ) -> None:
     with monkeypatch.context() as patched:
         steps = migrate._steps_to_head
-        patched.setattr(migrate, "_steps_to_head", lambda *given: _before("0006", steps(*given)))
+        patched.setattr(migrate, "_steps_to_head", lambda *given: _list_steps_before("0006", steps(*given)))
         migrate.upgrade(empty_url)
     database = Database(empty_url)
     with database.write() as connection:
         named = json.dumps({"name": "weekly", "queue": "reports"})
         for statement in (
-            f"INSERT INTO queues (name, created_at) VALUES ('mail', '{CHANGED}')",
+            f"INSERT INTO queues (name, created_at) VALUES ('mail', '{CHANGED_AT}')",
             "INSERT INTO job_definitions (name, revision, task, owner, definition, created_at, updated_at) "
-            f"VALUES ('weekly', 1, 't', 'api', '{named}', '{CHANGED}', '{CHANGED}')",
+            f"VALUES ('weekly', 1, 't', 'api', '{named}', '{CHANGED_AT}', '{CHANGED_AT}')",
         ):
             connection.exec_driver_sql(statement)
     migrate.upgrade(empty_url)
@@ -184,13 +184,13 @@ def test_queues_from_before_count_as_automatic_and_named_ones_are_added(
             sa.select(*(schema.queues.c[name] for name in ("name", "created_by", "unused_since")))
         ).all()
     assert sorted(tuple(row) for row in rows) == [("mail", None, None), ("reports", None, None)]
-    queues.remove_unused(database, ManualClock(CHANGED))
-    queues.remove_unused(database, ManualClock(CHANGED + queues.UNUSED_FOR))
-    assert [each.row.name for each in queues.page(database).items if each.row.name not in SHIPPED_QUEUES] == ["reports"]
+    queues.remove_unused(database, ManualClock(CHANGED_AT))
+    queues.remove_unused(database, ManualClock(CHANGED_AT + queues.UNUSED_RETENTION))
+    assert [each.row.name for each in queues.list_page(database).items if each.row.name not in BUILTIN_QUEUES] == ["reports"]
     database.dispose()
 
 
-def _before(revision: str, steps: list[Any]) -> list[Any]:
+def _list_steps_before(revision: str, steps: list[Any]) -> list[Any]:
     """The steps of an upgrade that come before a revision."""
     names = [step.revision.revision for step in steps]
     return steps[: names.index(revision)]

@@ -11,14 +11,14 @@ from kombu.utils import json as kombu_json
 
 from jobworker.domain import json_values
 from jobworker.domain.errors import InvalidParameters
-from jobworker.domain.execution import State
-from jobworker.domain.json_values import Unacceptable
-from jobworker.relay.release import Releases
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.json_values import UnacceptableValue
+from jobworker.relay.release import DependencyResolver
 from jobworker.services import dead_letters, preparing
-from jobworker.services.dead_letters import Order
+from jobworker.services.dead_letters import RedriveOptions
 from jobworker.store import schema
-from jobworker.store.database import Database, in_short
-from tests.conformance.household import FAILED, Household
+from jobworker.store.database import Database, describe_error
+from tests.conformance.household import FAILED, ExecutionDriver
 
 TEXT = st.text(st.characters(codec=None), max_size=5) | st.sampled_from(
     ["\x00", "\ud800", "__type__", "__value__", "🎈"]
@@ -44,17 +44,17 @@ VALUES = st.recursive(
 
 
 @pytest.fixture
-def house(database: Database) -> Household:
-    return Household(database)
+def house(database: Database) -> ExecutionDriver:
+    return ExecutionDriver(database)
 
 
-def nested(levels: int, innermost: Any = 1) -> Any:
+def make_nested(levels: int, innermost: Any = 1) -> Any:
     for _ in range(levels):
         innermost = [innermost]
     return innermost
 
 
-def stored(house: Household, execution: str, value: Any) -> Any:
+def read_stored(house: ExecutionDriver, execution: str, value: Any) -> Any:
     """A value as it comes back from the database."""
     with house.database.write() as connection:
         mine = schema.executions.c.id == execution
@@ -62,18 +62,18 @@ def stored(house: Household, execution: str, value: Any) -> Any:
         return connection.scalar(sa.select(schema.executions.c.result).where(mine))
 
 
-def same(found: Any, wanted: Any) -> bool:
+def is_same_json(actual: Any, expected: Any) -> bool:
     """Whether two JSON values are equal. PostgreSQL gives back 1e16 and more as integers of the same digits."""
-    if isinstance(wanted, float) and isinstance(found, int):
-        return float(found) == wanted
-    if isinstance(wanted, list):
-        return len(found) == len(wanted) and all(map(same, found, wanted))
-    if isinstance(wanted, dict):
-        return found.keys() == wanted.keys() and all(same(found[key], each) for key, each in wanted.items())
-    return type(found) is type(wanted) and bool(found == wanted)
+    if isinstance(expected, float) and isinstance(actual, int):
+        return float(actual) == expected
+    if isinstance(expected, list):
+        return len(actual) == len(expected) and all(map(is_same_json, actual, expected))
+    if isinstance(expected, dict):
+        return actual.keys() == expected.keys() and all(is_same_json(actual[key], each) for key, each in expected.items())
+    return type(actual) is type(expected) and bool(actual == expected)
 
 
-def test_what_is_accepted_comes_back_equal(house: Household) -> None:
+def test_what_is_accepted_comes_back_equal(house: ExecutionDriver) -> None:
     execution = house.submit("load")
 
     @settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
@@ -81,48 +81,48 @@ def test_what_is_accepted_comes_back_equal(house: Household) -> None:
     def comes_back(value: Any) -> None:
         try:
             json_values.check(value)
-        except Unacceptable:
+        except UnacceptableValue:
             return
         text = json.dumps(value, allow_nan=False)
         as_json = json.loads(text)
         assert json_values.parse(text) == as_json
-        assert json_values.read(text) == as_json, "nothing in it needs mending"
-        assert same(stored(house, execution, value), as_json)
+        assert json_values.parse_sanitized(text) == as_json, "nothing in it needs mending"
+        assert is_same_json(read_stored(house, execution, value), as_json)
         assert kombu_json.loads(kombu_json.dumps(value)) == as_json
 
     comes_back()
-    for value in (nested(json_values.MAX_DEPTH), {"a": nested(json_values.MAX_DEPTH - 1)}):
+    for value in (make_nested(json_values.MAX_DEPTH), {"a": make_nested(json_values.MAX_DEPTH - 1)}):
         json_values.check(value)
-        assert stored(house, execution, value) == value
+        assert read_stored(house, execution, value) == value
 
 
 @pytest.mark.parametrize(
     ("result", "why"),
     [
-        (nested(80), "nesting of more than 100 levels"),
+        (make_nested(80), "nesting of more than 100 levels"),
         ({"__type__": "uuid", "__value__": "zz"}, "__type__"),
         ([2**70], "64 bits"),
         ("a\x00b", "NUL"),
     ],
 )
 def test_a_dependent_fails_of_what_it_is_given_and_its_parent_does_not(
-    house: Household, result: Any, why: str, monkeypatch: pytest.MonkeyPatch
+    house: ExecutionDriver, result: Any, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent = house.submit("extract")
-    given = {"rows": nested(40, {"$from": parent})}
+    given = {"rows": make_nested(40, {"$from": parent})}
     child, other = (house.submit("load", parameters=each, depends_on=[parent]) for each in (given, {"rows": 1}))
     # Databases differ in what they refuse: what is stored is what a worker of another version may have reported.
-    monkeypatch.setattr("jobworker.store.dependencies.results", lambda _, ids: dict.fromkeys(ids, result))
+    monkeypatch.setattr("jobworker.store.dependencies.get_results", lambda _, ids: dict.fromkeys(ids, result))
     house.report_end(parent, result=1)
     row = house.get(child)
-    assert (row.state, row.error and row.error["type"]) == (State.FAILED, "InvalidParameters")
+    assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "InvalidParameters")
     assert why in (row.reason or "")
     assert "\x00" not in (row.reason or "")
-    assert (house.get_state(parent), house.get_state(other)) == (State.SUCCEEDED, State.QUEUED)
+    assert (house.get_state(parent), house.get_state(other)) == (ExecutionState.SUCCEEDED, ExecutionState.QUEUED)
 
 
 @pytest.fixture
-def fragile(house: Household, monkeypatch: pytest.MonkeyPatch) -> Household:
+def fragile(house: ExecutionDriver, monkeypatch: pytest.MonkeyPatch) -> ExecutionDriver:
     """A house in which parameters that hold "bad" cannot be worked with, in a way that nobody foresaw."""
     check = preparing.check_parameters
 
@@ -135,7 +135,7 @@ def fragile(house: Household, monkeypatch: pytest.MonkeyPatch) -> Household:
     return house
 
 
-def test_a_dependent_that_cannot_be_written_fails_alone(fragile: Household) -> None:
+def test_a_dependent_that_cannot_be_written_fails_alone(fragile: ExecutionDriver) -> None:
     house = fragile
     parent = house.submit("extract")
     children = [house.submit("load", parameters={"rows": {"$from": parent}}, depends_on=[parent]) for _ in range(2)]
@@ -144,17 +144,17 @@ def test_a_dependent_that_cannot_be_written_fails_alone(fragile: Household) -> N
     house.report_end(parent, result="bad")
     for child in children:
         row = house.get(child)
-        assert (row.state, row.error and row.error["type"]) == (State.FAILED, "ReleaseRefused")
+        assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "ReleaseRefused")
         assert row.reason == "what it comes to cannot be recorded: TypeError: Recursion limit reached"
         assert house.list_states(child) == ["Waiting", "Failed"]
     assert (house.get_state(parent), house.get_state(plain), house.get_state(after)) == (
-        State.SUCCEEDED,
-        State.QUEUED,
-        State.SKIPPED,
+        ExecutionState.SUCCEEDED,
+        ExecutionState.QUEUED,
+        ExecutionState.SKIPPED,
     )
 
 
-def test_the_sweep_passes_over_what_cannot_be_written(fragile: Household) -> None:
+def test_the_sweep_passes_over_what_cannot_be_written(fragile: ExecutionDriver) -> None:
     house = fragile
     parent = house.submit("extract")
     child = house.submit("load", parameters={"rows": {"$from": parent}}, depends_on=[parent])
@@ -162,19 +162,19 @@ def test_the_sweep_passes_over_what_cannot_be_written(fragile: Household) -> Non
         # As if a relay had died between the end and what follows it.
         mine = schema.executions.c.id == parent
         connection.execute(sa.update(schema.executions).where(mine).values(state="Succeeded", result="bad"))
-    Releases(house.database, house.clock).resolve_stranded()
-    assert house.get_state(child) is State.FAILED
+    DependencyResolver(house.database, house.clock).resolve_stranded()
+    assert house.get_state(child) is ExecutionState.FAILED
     assert house.get(child).error["type"] == "ReleaseRefused"  # type: ignore[index]
 
 
-def test_what_is_put_together_is_checked_as_a_whole(house: Household) -> None:
+def test_what_is_put_together_is_checked_as_a_whole(house: ExecutionDriver) -> None:
     house.define_job("load", defaults={"__type__": "uuid"})
     with pytest.raises(InvalidParameters, match="__type__"):
         house.submit("load", parameters={"__value__": "zz"})
     assert house.submit("load", parameters={"__value__": "zz", "more": 1})
 
 
-def test_a_call_with_a_date_can_be_run_again_and_no_patch_adds_another(house: Household) -> None:
+def test_a_call_with_a_date_can_be_run_again_and_no_patch_adds_another(house: ExecutionDriver) -> None:
     date = {"__type__": "date", "__value__": "2026-03-02"}
     called = house.submit("load")
     with house.database.write() as connection:
@@ -182,13 +182,13 @@ def test_a_call_with_a_date_can_be_run_again_and_no_patch_adds_another(house: Ho
         mine = schema.executions.c.id == called
         connection.execute(sa.update(schema.executions).where(mine).values(parameters={"day": date}))
     house.report_end(called, FAILED)
-    again = dead_letters.rerun(house.database, house.clock, called, Order(), "ann")
+    again = dead_letters.rerun(house.database, house.clock, called, RedriveOptions(), "ann")
     assert again.parameters == {"day": date}
     plain = house.submit("load", parameters={"day": {"__type__": "date"}})
     house.report_end(plain, FAILED)
     patch = {"day": {"__value__": "2026-03-02"}}
     with pytest.raises(InvalidParameters, match="__type__"):
-        dead_letters.rerun(house.database, house.clock, plain, Order(patch=patch), "ann")
+        dead_letters.rerun(house.database, house.clock, plain, RedriveOptions(patch=patch), "ann")
 
 
 def test_what_a_database_refuses_is_told_without_the_row(database: Database) -> None:
@@ -196,6 +196,6 @@ def test_what_a_database_refuses_is_told_without_the_row(database: Database) -> 
     row = {"id": "hush", "task": "hush", "parameters": {"text": "hush"}, "result": "hush"}
     with pytest.raises(sa.exc.IntegrityError) as refused, database.write() as connection:
         connection.execute(sa.insert(schema.executions).values(row))
-    told = f"{refused.value} {refused.value.orig} {in_short(refused.value)}"
+    told = f"{refused.value} {refused.value.orig} {describe_error(refused.value)}"
     assert "hush" not in told
     assert "job" in told

@@ -13,27 +13,27 @@ from jobworker.clock import ManualClock, SystemClock
 from jobworker.domain.errors import DatabaseBusy
 from jobworker.store import database as module
 from jobworker.store import queues, schema, write_ahead_log
-from jobworker.store.database import Database, Patience
+from jobworker.store.database import Database, DatabaseTimeouts
 from tests.conftest import NOW
 
 #: Far below the 10 s for which a writer used to wait, and far above what a busy machine takes.
-_NO_WAIT = 4.0
+_MAX_WAIT_SECONDS = 4.0
 
 
 @pytest.fixture
 def reader(sqlite_url: str) -> Iterator[sqlite3.Connection]:
     """Another program, which reads in one transaction."""
-    with contextlib.closing(sqlite3.connect(path(sqlite_url), isolation_level=None)) as connection:
+    with contextlib.closing(sqlite3.connect(get_path(sqlite_url), isolation_level=None)) as connection:
         connection.execute("BEGIN")
         connection.execute("SELECT count(*) FROM queues").fetchone()
         yield connection
 
 
-def path(url: str) -> Path:
+def get_path(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///"))
 
 
-def fill(database: Database, name: str) -> None:
+def write_rows(database: Database, name: str) -> None:
     """Write about 200 kB."""
     with database.write() as connection:
         rows = [{"name": f"{name}-{number}", "created_at": NOW, "pause_note": "x" * 500} for number in range(300)]
@@ -44,22 +44,22 @@ def test_a_checkpoint_waits_for_no_reader(sqlite_database: Database, reader: sql
     clock, longest = SystemClock(), 0.0
     for number in range(3):
         began = clock.monotonic()
-        fill(sqlite_database, str(number))
+        write_rows(sqlite_database, str(number))
         sqlite_database.checkpoint(above=0)
         longest = max(longest, clock.monotonic() - began)
-    assert longest < _NO_WAIT
+    assert longest < _MAX_WAIT_SECONDS
     assert sqlite_database.get_log_size() > 0
 
 
 def test_the_log_is_emptied_once_the_reader_has_gone(sqlite_url: str, reader: sqlite3.Connection) -> None:
     clock = ManualClock(NOW)
     database = Database(sqlite_url, clock=clock)
-    fill(database, "a")
+    write_rows(database, "a")
     database.checkpoint(above=0)
     reader.execute("ROLLBACK")
     database.checkpoint(above=0)
     assert database.get_log_size() > 0, "it pauses after a reader has kept it from the end"
-    clock.advance(write_ahead_log._FIRST_PAUSE * 2)
+    clock.advance(write_ahead_log._MIN_PAUSE_SECONDS * 2)
     database.checkpoint(above=0)
     assert database.get_log_size() == 0
     database.dispose()
@@ -68,10 +68,10 @@ def test_the_log_is_emptied_once_the_reader_has_gone(sqlite_url: str, reader: sq
 def test_writers_keep_the_log_short_while_no_relay_runs(
     sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WRITERS_HELP_ABOVE", 500_000)
+    monkeypatch.setattr(module, "WRITER_CHECKPOINT_BYTES", 500_000)
     sizes = []
     for number in range(12):
-        fill(sqlite_database, str(number))
+        write_rows(sqlite_database, str(number))
         sizes.append(sqlite_database.get_log_size())
     assert max(sizes) < 1_000_000
 
@@ -79,29 +79,29 @@ def test_writers_keep_the_log_short_while_no_relay_runs(
 def test_an_endless_reader_ends_the_acceptance_of_work_and_not_the_writing(
     sqlite_database: Database, reader: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write_ahead_log, "LONGEST", 500_000)
-    fill(sqlite_database, "a")
-    fill(sqlite_database, "b")
-    fill(sqlite_database, "c")
+    monkeypatch.setattr(write_ahead_log, "MAX_LOG_BYTES", 500_000)
+    write_rows(sqlite_database, "a")
+    write_rows(sqlite_database, "b")
+    write_rows(sqlite_database, "c")
     with pytest.raises(DatabaseBusy, match="keeps open a transaction"):
-        sqlite_database.commit(lambda connection: queues.remember(connection, ["new"], NOW))
-    fill(sqlite_database, "d")
+        sqlite_database.commit(lambda connection: queues.upsert_many(connection, ["new"], NOW))
+    write_rows(sqlite_database, "d")
     with sqlite_database.read() as connection:
-        assert "new" not in queues.names(connection, 1000)
+        assert "new" not in queues.list_names(connection, 1000)
 
 
 def test_work_is_accepted_again_when_the_reader_has_gone(
     sqlite_url: str, reader: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write_ahead_log, "LONGEST", 100_000)
+    monkeypatch.setattr(write_ahead_log, "MAX_LOG_BYTES", 100_000)
     clock = ManualClock(NOW)
     database = Database(sqlite_url, clock=clock)
-    fill(database, "a")
+    write_rows(database, "a")
     with pytest.raises(DatabaseBusy):
         database.require_room()
     reader.execute("ROLLBACK")
-    clock.advance(write_ahead_log._LONGEST_PAUSE * 2)
-    database.commit(lambda connection: queues.remember(connection, ["new"], NOW))
+    clock.advance(write_ahead_log._MAX_PAUSE_SECONDS * 2)
+    database.commit(lambda connection: queues.upsert_many(connection, ["new"], NOW))
     database.dispose()
 
 
@@ -111,15 +111,15 @@ def test_a_checkpoint_that_fails_does_not_fail_the_commit_before_it(
     def refuse(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(module, "WRITERS_HELP_ABOVE", 0)
+    monkeypatch.setattr(module, "WRITER_CHECKPOINT_BYTES", 0)
     monkeypatch.setattr(sqlite3, "connect", refuse)
-    fill(sqlite_database, "a")
+    write_rows(sqlite_database, "a")
     with sqlite_database.read() as connection:
-        assert len(queues.names(connection, 1000)) == 300
+        assert len(queues.list_names(connection, 1000)) == 300
 
 
 def test_our_own_reads_have_a_deadline(sqlite_url: str) -> None:
-    database = Database(sqlite_url, Patience(statement=0.2))
+    database = Database(sqlite_url, DatabaseTimeouts(statement=0.2))
     endless = sa.text("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n")
     with pytest.raises(sa.exc.OperationalError, match="interrupted"), database.read() as connection:
         connection.execute(endless)
@@ -135,7 +135,7 @@ def test_writers_do_not_wait_while_many_read(sqlite_database: Database) -> None:
     def read() -> None:
         while not over.is_set():
             with sqlite_database.read() as connection:
-                queues.names(connection, 1000)
+                queues.list_names(connection, 1000)
 
     readers = [threading.Thread(target=read) for _ in range(3)]
     for thread in readers:
@@ -143,10 +143,10 @@ def test_writers_do_not_wait_while_many_read(sqlite_database: Database) -> None:
     clock, longest = SystemClock(), 0.0
     for number in range(10):
         began = clock.monotonic()
-        fill(sqlite_database, str(number))
+        write_rows(sqlite_database, str(number))
         sqlite_database.checkpoint(above=0)
         longest = max(longest, clock.monotonic() - began)
     over.set()
     for thread in readers:
         thread.join()
-    assert longest < _NO_WAIT
+    assert longest < _MAX_WAIT_SECONDS

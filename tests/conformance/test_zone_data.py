@@ -10,12 +10,12 @@ import sqlalchemy as sa
 from jobworker.clock import ManualClock
 from jobworker.domain.zones import DATA_VERSION
 from jobworker.services import zone_data as services
-from jobworker.services.firing import settle
+from jobworker.services.firing import evaluate_due
 from jobworker.store import schema
 from jobworker.store.database import Database
 from jobworker.store.schedules import ScheduleRow
 from tests import zone_data
-from tests.conformance.timetables import Town
+from tests.conformance.timetables import ScheduleDriver
 
 HOUR = dt.timedelta(hours=1)
 #: Before the first occurrence of this day, which is 13:00 or 14:00 in UTC.
@@ -35,25 +35,25 @@ TIMES = {"daily": 1, "twice": 2, "thrice": 3}
 @pytest.fixture(scope="module")
 def winter_time(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package of an earlier version, by which Vancouver goes back to winter time: 06:00 is 14:00 in UTC."""
-    return zone_data.package(tmp_path_factory.mktemp("tzdata"), "2025b", {VANCOUVER: "America/Los_Angeles"})
+    return zone_data.create_tzdata_package(tmp_path_factory.mktemp("tzdata"), "2025b", {VANCOUVER: "America/Los_Angeles"})
 
 
-class Host:
+class ZoneDataDriver:
     """A relay's host, where other data are installed from time to time."""
 
-    def __init__(self, town: Town, winter_time: Path) -> None:
+    def __init__(self, town: ScheduleDriver, winter_time: Path) -> None:
         self.schedules = town
         self.clock = ManualClock(MORNING)
         self.packages = {"2025b": winter_time, DATA_VERSION: None}
 
-    def run_relay(self, version: str, *hours: float, follows: bool = True) -> None:
+    def run_relay(self, version: str, *hours: float, follows_zone_data: bool = True) -> None:
         """Start a relay with these data, and let it settle what is due so many hours after `MORNING`.
 
-        `follows`: it is not one of an earlier release, which did not look whether the data had changed.
+        `follows_zone_data`: it is not one of an earlier release, which did not look whether the data had changed.
         """
-        with zone_data.installed(self.packages[version], version):
-            if follows:
-                services.follow(self.schedules.database, self.clock, lambda _: None)
+        with zone_data.use_tzdata(self.packages[version], version):
+            if follows_zone_data:
+                services.apply_zone_data(self.schedules.database, self.clock, lambda _: None)
             for each in hours:
                 self.clock.advance((MORNING + each * HOUR - self.clock.now()).total_seconds())
                 self.evaluate_all()
@@ -62,19 +62,19 @@ class Host:
         """Settle all schedules."""
         with self.schedules.database.write() as connection:
             ids = list(connection.scalars(sa.select(schema.job_schedules.c.id)))
-            settle(connection, dict.fromkeys(ids, self.clock.now()), self.clock.now())
+            evaluate_due(connection, dict.fromkeys(ids, self.clock.now()), self.clock.now())
 
     def put_schedule(self, version: str, name: str, **fields: object) -> ScheduleRow:
         """Make a schedule in a process with these data."""
         given = {"zone": VANCOUVER, "overlap": "allow", "misfire": {"policy": "catch_up"}, **fields}
-        with zone_data.installed(self.packages[version], version):
+        with zone_data.use_tzdata(self.packages[version], version):
             return self.schedules.put_schedule(name, MORNING, **given)
 
 
 @pytest.fixture
-def host(database: Database, winter_time: Path) -> Host:
+def host(database: Database, winter_time: Path) -> ZoneDataDriver:
     """A host on either database."""
-    return Host(Town(database), winter_time)
+    return ZoneDataDriver(ScheduleDriver(database), winter_time)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def host(database: Database, winter_time: Path) -> Host:
     ],
     ids=["earlier-before", "earlier-between", "later-between", "later-after"],
 )
-def test_every_occurrence_has_one_execution(host: Host, before: str, after: str, switched: float) -> None:
+def test_every_occurrence_has_one_execution(host: ZoneDataDriver, before: str, after: str, switched: float) -> None:
     host.run_relay(before)
     rows = {name: host.put_schedule(before, name, rule=rule) for name, rule in RULES.items()}
     host.run_relay(before, switched)
@@ -106,11 +106,11 @@ def test_every_occurrence_has_one_execution(host: Host, before: str, after: str,
 
 
 def test_the_host_s_own_data_are_what_earlier_releases_worked_with(
-    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: ZoneDataDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     casablanca = {"Africa/Casablanca": "Etc/GMT-1"}
-    monkeypatch.setattr(services, "HOST_FOLDERS", (str(zone_data.folder(tmp_path / "host", casablanca)),))
-    host.packages["2025b"] = zone_data.package(tmp_path / "earlier", "2025b", casablanca)
+    monkeypatch.setattr(services, "HOST_FOLDERS", (str(zone_data.create_tzpath(tmp_path / "host", casablanca)),))
+    host.packages["2025b"] = zone_data.create_tzdata_package(tmp_path / "earlier", "2025b", casablanca)
     row = host.put_schedule("2025b", "daily", rule=RULES["daily"], zone="Africa/Casablanca")
     host.run_relay("2025b", 17.5, follows=False)
     host.run_relay(DATA_VERSION, 18.5, 30)

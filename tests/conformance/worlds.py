@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import sqlalchemy as sa
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.domain.ids import IdFactory
 from jobworker.domain.parameters import Parameter
 from jobworker.store import executions
@@ -18,12 +18,12 @@ NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 _ids: defaultdict[dt.datetime, IdFactory] = defaultdict(IdFactory)
 
 
-def task(name: str = "tasks.mail.send", *parameters: Parameter) -> TaskRow:
+def make_task(name: str = "tasks.mail.send", *parameters: Parameter) -> TaskRow:
     """A task that was announced at `NOW`."""
     return TaskRow(name, "Sends.", parameters, {"queue": "default"}, "v1", NOW)
 
 
-def new(job: str = "send", state: State = State.QUEUED, at: dt.datetime = NOW, **values: object) -> NewExecution:
+def make_execution(job: str = "send", state: ExecutionState = ExecutionState.QUEUED, at: dt.datetime = NOW, **values: object) -> NewExecution:
     """An execution that is accepted at `at`."""
     given: dict[str, object] = {
         "id": _ids[at].create_id(int(at.timestamp() * 1000)),
@@ -45,7 +45,7 @@ def new(job: str = "send", state: State = State.QUEUED, at: dt.datetime = NOW, *
     return NewExecution(**given)  # type: ignore[arg-type]
 
 
-def accepted(connection: sa.Connection, *rows: NewExecution, now: dt.datetime = NOW) -> list[str]:
+def insert_executions(connection: sa.Connection, *rows: NewExecution, now: dt.datetime = NOW) -> list[str]:
     """Insert executions; their ids."""
     executions.insert(connection, rows, "tester", now)
     return [row.id for row in rows]

@@ -1,19 +1,19 @@
 """`python -m tests.docs.chart`: the states of an execution as a Mermaid chart, for docs/states.md."""
 
-from jobworker.domain.execution import FINAL, MOVES, State
+from jobworker.domain.execution import FINAL_STATES, ALLOWED_TRANSITIONS, ExecutionState
 
 #: Where a submission begins.
-_FIRST = (State.WAITING, State.SCHEDULED, State.QUEUED)
+_FIRST = (ExecutionState.WAITING, ExecutionState.SCHEDULED, ExecutionState.QUEUED)
 
 
-def render() -> str:
+def render_chart() -> str:
     """The chart, made from the table of moves. States come in the order in which they are declared."""
-    order = list(State)
-    moves = [f"    {state} --> {following}" for state in order for following in sorted(MOVES[state], key=order.index)]
+    order = list(ExecutionState)
+    moves = [f"    {state} --> {following}" for state in order for following in sorted(ALLOWED_TRANSITIONS[state], key=order.index)]
     begins = [f"    [*] --> {state}" for state in _FIRST]
-    ends = [f"    {state} --> [*]" for state in order if state in FINAL]
+    ends = [f"    {state} --> [*]" for state in order if state in FINAL_STATES]
     return "\n".join(["stateDiagram-v2", *begins, *moves, *ends]) + "\n"
 
 
 if __name__ == "__main__":
-    print(render(), end="")  # noqa: T201 - this is what it is for
+    print(render_chart(), end="")  # noqa: T201 - this is what it is for

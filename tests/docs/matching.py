@@ -4,41 +4,41 @@ import json
 import re
 from typing import Any
 
-REST = "…"
+PLACEHOLDER = "…"
 
 
-def must_match(shown: str, answer: str, language: str) -> None:
-    """Fail unless `answer` is as `shown`: JSON by its members, text line after line."""
+def check_match(documented: str, answer: str, language: str) -> None:
+    """Fail unless `answer` is as `documented`: JSON by its members, text line after line."""
     if language == "json":
-        _must_equal(json.loads(shown), json.loads(answer), "")
+        _check_equal(json.loads(documented), json.loads(answer), "")
     else:
-        _must_come_in_order(shown.splitlines(), answer.splitlines())
+        _check_order(documented.splitlines(), answer.splitlines())
 
 
-def _must_equal(shown: Any, real: Any, where: str) -> None:
-    if isinstance(shown, dict):
-        assert isinstance(real, dict), where
-        members = {name: value for name, value in shown.items() if name != REST}
-        assert members.keys() <= real.keys(), f"{where}: no {members.keys() - real.keys()} in {real}"
-        assert REST in shown or members.keys() == real.keys(), f"{where}: {real.keys() - members.keys()} not shown"
+def _check_equal(documented: Any, actual: Any, where: str) -> None:
+    if isinstance(documented, dict):
+        assert isinstance(actual, dict), where
+        members = {name: value for name, value in documented.items() if name != PLACEHOLDER}
+        assert members.keys() <= actual.keys(), f"{where}: no {members.keys() - actual.keys()} in {actual}"
+        assert PLACEHOLDER in documented or members.keys() == actual.keys(), f"{where}: {actual.keys() - members.keys()} not shown"
         for name, value in members.items():
-            _must_equal(value, real[name], f"{where}/{name}")
-    elif isinstance(shown, list):
-        assert isinstance(real, list), where
-        assert len(shown) == len(real), f"{where}: {real}"
-        for index, value in enumerate(shown):
-            _must_equal(value, real[index], f"{where}/{index}")
-    elif isinstance(shown, str) and REST in shown:
-        assert _fits(shown, str(real)), f"{where}: {real!r} instead of {shown!r}"
+            _check_equal(value, actual[name], f"{where}/{name}")
+    elif isinstance(documented, list):
+        assert isinstance(actual, list), where
+        assert len(documented) == len(actual), f"{where}: {actual}"
+        for index, value in enumerate(documented):
+            _check_equal(value, actual[index], f"{where}/{index}")
+    elif isinstance(documented, str) and PLACEHOLDER in documented:
+        assert _matches(documented, str(actual)), f"{where}: {actual!r} instead of {documented!r}"
     else:
-        assert shown == real, f"{where}: {real!r} instead of {shown!r}"
+        assert documented == actual, f"{where}: {actual!r} instead of {documented!r}"
 
 
-def _must_come_in_order(shown: list[str], real: list[str]) -> None:
-    left = iter(real)
-    for line in filter(None, shown):
-        assert any(_fits(line, candidate) for candidate in left), f"no line {line!r} (in this order) in {real}"
+def _check_order(documented: list[str], actual: list[str]) -> None:
+    left = iter(actual)
+    for line in filter(None, documented):
+        assert any(_matches(line, candidate) for candidate in left), f"no line {line!r} (in this order) in {actual}"
 
 
-def _fits(shown: str, real: str) -> bool:
-    return re.fullmatch(".*".join(re.escape(part) for part in shown.split(REST)), real) is not None
+def _matches(documented: str, actual: str) -> bool:
+    return re.fullmatch(".*".join(re.escape(part) for part in documented.split(PLACEHOLDER)), actual) is not None

@@ -16,7 +16,7 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class CodeBlock:
     """A fenced block, and what the text before it said last."""
 
     language: str
@@ -24,24 +24,24 @@ class Block:
     before: str
 
 
-def name_of(page: Path) -> str:
+def get_page_name(page: Path) -> str:
     """The page's path as people write it."""
     return str(page.relative_to(ROOT))
 
 
-def section(page: Path, heading: str) -> str:
+def get_section(page: Path, heading: str) -> str:
     """The text under a heading of the second level."""
     found = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", page.read_text(), re.MULTILINE | re.DOTALL)
-    assert found, f"{name_of(page)} has no section {heading!r}"
+    assert found, f"{get_page_name(page)} has no section {heading!r}"
     return found[1]
 
 
-def sections(page: Path) -> dict[str, str]:
+def list_sections(page: Path) -> dict[str, str]:
     """Every section of the second level by its heading."""
-    return {heading: section(page, heading) for heading in re.findall(r"^## (.+)$", page.read_text(), re.MULTILINE)}
+    return {heading: get_section(page, heading) for heading in re.findall(r"^## (.+)$", page.read_text(), re.MULTILINE)}
 
 
-def table(text: str) -> dict[str, list[str]]:
+def parse_table(text: str) -> dict[str, list[str]]:
     """The rows of the first table: what stands in the first column as code → the other cells."""
     rows: dict[str, list[str]] = {}
     lines = text.splitlines()
@@ -56,21 +56,21 @@ def table(text: str) -> dict[str, list[str]]:
     return rows
 
 
-def blocks(page: Path, language: str | None = None) -> list[Block]:
+def list_code_blocks(page: Path, language: str | None = None) -> list[CodeBlock]:
     """The fenced blocks in their order, all or those of one language."""
     text = page.read_text()
     found = [
-        Block(match[1], match[2], text[: match.start()].rstrip().rpartition("\n")[2]) for match in _FENCE.finditer(text)
+        CodeBlock(match[1], match[2], text[: match.start()].rstrip().rpartition("\n")[2]) for match in _FENCE.finditer(text)
     ]
     return [block for block in found if language in (None, block.language)]
 
 
-def links(page: Path) -> Iterator[str]:
+def list_links(page: Path) -> Iterator[str]:
     """Where the page's links lead, those in code left out."""
     yield from _LINK.findall(re.sub(r"`[^`\n]*`", "", _FENCE.sub("", page.read_text())))
 
 
-def anchors(page: Path) -> set[str]:
+def list_anchors(page: Path) -> set[str]:
     """The names of the page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -3,11 +3,11 @@
 import json
 
 from jobworker.domain.calendar_reading import parse
-from tests.docs.pages import DOCS, blocks
+from tests.docs.pages import DOCS, list_code_blocks
 
 
 def test_the_calendars_that_are_shown_can_be_read() -> None:
-    found = [json.loads(block.code) for block in blocks(DOCS / "schedules.md", "json")]
+    found = [json.loads(block.code) for block in list_code_blocks(DOCS / "schedules.md", "json")]
     shown = [each for each in found if each.get("kind") in ("business", "dates")]
     assert len(shown) >= 3
     for each in shown:

@@ -18,61 +18,61 @@ import redis
 
 from jobworker import Context, job
 from jobworker.domain import policies
-from jobworker.domain.job import SHIPPED_QUEUES as _QUEUES
+from jobworker.domain.job import BUILTIN_QUEUES as _QUEUES
 from jobworker.up.redis_server import EmbeddedRedis
-from tests.acceptance.test_up import System
-from tests.docs.matching import must_match
-from tests.docs.pages import DOCS, PAGES, ROOT, Block, blocks, name_of, section, table
+from tests.acceptance.test_up import UpSystem
+from tests.docs.matching import check_match
+from tests.docs.pages import DOCS, PAGES, ROOT, CodeBlock, list_code_blocks, get_page_name, get_section, parse_table
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 
-_ADDRESS = "http://127.0.0.1:8000"
+_DOCUMENTED_URL = "http://127.0.0.1:8000"
 
 #: A block that has such a line needs a running system.
-_TYPED = re.compile(r"^(\w+=\$\()?(curl|python3|jobworker (submit|wait|executions|simulate|schedules)) ", re.MULTILINE)
+_COMMAND_PATTERN = re.compile(r"^(\w+=\$\()?(curl|python3|jobworker (submit|wait|executions|simulate|schedules)) ", re.MULTILINE)
 
 
-def _modules() -> Iterator[tuple[str, str]]:
+def _list_documented_modules() -> Iterator[tuple[str, str]]:
     """Every Python block that says in which file it belongs, with that file."""
     for page in PAGES:
-        for block in blocks(page, "python"):
+        for block in list_code_blocks(page, "python"):
             if found := re.match(r"# ((?:tasks|schedules)/\w+\.py)\n", block.code):
                 yield found[1], block.code
 
 
-def _commands() -> Iterator[tuple[str, str, Block | None]]:
+def _list_documented_commands() -> Iterator[tuple[str, str, CodeBlock | None]]:
     """Every block of shell commands for a running system, with the answer that is shown for it."""
     for page in PAGES:
-        found = blocks(page)
+        found = list_code_blocks(page)
         for block, following in itertools.zip_longest(found, found[1:]):
             if block.language == "sh" and re.search(
                 r"^(\w+=\$\()?(curl|jobworker (submit|wait|exec|simulate|schedules))", block.code, re.MULTILINE
             ):
                 shown = following if following and following.language in ("json", "text") else None
-                yield name_of(page), block.code, shown
+                yield get_page_name(page), block.code, shown
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpSystem]:
     """A system in a folder like that of a user: the shipped jobs and those of the documentation."""
     folder = tmp_path_factory.mktemp("documented")
     for package in ("tasks", "schedules"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("Procfile", "app.py", "celeryconfig.py", "flowerconfig.py"):
         shutil.copy(ROOT / file, folder)
-    for file, code in _modules():
+    for file, code in _list_documented_modules():
         (folder / file).write_text(code)
-    running = System(folder)
+    running = UpSystem(folder)
     running.wait_for_output("JobWorker is ready.", within=120)
     yield running
     running.kill()
 
 
-def _typed(system: System, commands: str) -> str:
+def _run_commands(system: UpSystem, commands: str) -> str:
     environment = {**system.environment, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
-        ["sh", "-ec", commands.replace(_ADDRESS, system.api)],
+        ["sh", "-ec", commands.replace(_DOCUMENTED_URL, system.api)],
         cwd=system.home.parent,
         env=environment,
         capture_output=True,
@@ -84,32 +84,32 @@ def _typed(system: System, commands: str) -> str:
     return done.stdout
 
 
-def test_commands_answer_what_is_shown(system: System) -> None:
+def test_commands_answer_what_is_shown(system: UpSystem) -> None:
     # In their order: some use what those before them made.
-    for page, commands, shown in _commands():
-        answer = _typed(system, commands)
+    for page, commands, shown in _list_documented_commands():
+        answer = _run_commands(system, commands)
         if shown is not None:
             try:
-                must_match(shown.code, answer, shown.language)
+                check_match(shown.code, answer, shown.language)
             except AssertionError as error:
                 raise AssertionError(f"{page}: {commands}\nanswered {answer}\n{error}") from None
 
 
-def test_the_backup_has_what_was_accepted(system: System) -> None:
+def test_the_backup_has_what_was_accepted(system: UpSystem) -> None:
     accepted = system.submit_job("generate_entity_statistics")["id"]
-    [block] = [block for block in blocks(DOCS / "operations.md", "sh") if "backup" in block.code]
-    _typed(system, block.code)
+    [block] = [block for block in list_code_blocks(DOCS / "operations.md", "sh") if "backup" in block.code]
+    _run_commands(system, block.code)
     with contextlib.closing(sqlite3.connect(system.home.parent / "backup.db")) as copy:
         assert copy.execute("SELECT count(*) FROM executions WHERE id = ?", [accepted]).fetchone() == (1,)
 
 
 def test_there_are_commands_and_jobs_to_try() -> None:
-    assert len(list(_commands())) >= 12
-    assert len(list(_modules())) >= 6
+    assert len(list(_list_documented_commands())) >= 12
+    assert len(list(_list_documented_modules())) >= 6
 
 
 #: Each job of the documentation, what it is submitted with, and what comes of it.
-_RUNS: dict[str, tuple[dict[str, object], object]] = {
+_JOB_RUNS: dict[str, tuple[dict[str, object], object]] = {
     "crawl": ({"pages": 2}, 2),
     "greet": ({"name": "Ada", "times": 2}, {"greeting": "hello Ada, hello Ada"}),
     "everything": ({"text": "t", "mode": "thorough"}, ["t", 1, 0.5, False, [], {}, "thorough", "small", None, None]),
@@ -127,17 +127,17 @@ _RUNS: dict[str, tuple[dict[str, object], object]] = {
 }
 
 #: Those whose result is looked at by a test of their own.
-_OTHERS = {"write_report", "tick"}
+_UNTESTED_JOBS = {"write_report", "tick"}
 
 
-def test_the_jobs_do_what_is_said(system: System) -> None:
-    accepted = {name: system.submit_job(name, parameters=given)["id"] for name, (given, _) in _RUNS.items()}
-    assert {name: system.wait_until_succeeded(accepted[name])["result"] for name in _RUNS} == {
-        name: result for name, (_, result) in _RUNS.items()
+def test_the_jobs_do_what_is_said(system: UpSystem) -> None:
+    accepted = {name: system.submit_job(name, parameters=given)["id"] for name, (given, _) in _JOB_RUNS.items()}
+    assert {name: system.wait_until_succeeded(accepted[name])["result"] for name in _JOB_RUNS} == {
+        name: result for name, (_, result) in _JOB_RUNS.items()
     }
 
 
-def test_a_report_is_written(system: System) -> None:
+def test_a_report_is_written(system: UpSystem) -> None:
     accepted = system.submit_job("write_report", parameters={"month": "May", "format": "json"})["id"]
     ended = system.wait_until_succeeded(accepted)
     assert Path(ended["result"]["file"]).read_text().splitlines() == ["May,0", "May,1", "May,2"]
@@ -153,7 +153,7 @@ def test_a_report_is_written(system: System) -> None:
     )
 
 
-def test_a_schedule_starts_its_job(system: System) -> None:
+def test_a_schedule_starts_its_job(system: UpSystem) -> None:
     def ticked() -> list[str]:
         # By schedule: another one of the documentation starts the same job every half hour.
         _, found = system.get_json(f"{system.api}/api/v1/executions?schedule=tick&state=Succeeded")
@@ -163,7 +163,7 @@ def test_a_schedule_starts_its_job(system: System) -> None:
     assert len(set(ticked())) == len(ticked())
 
 
-def test_retries_end_where_it_says(system: System) -> None:
+def test_retries_end_where_it_says(system: UpSystem) -> None:
     accepted = system.submit_job("fetch", parameters={"good_attempt": 4})["id"]
 
     def ended() -> dict[str, object]:
@@ -174,7 +174,7 @@ def test_retries_end_where_it_says(system: System) -> None:
     assert (found["state"], found["attempt"]) == ("Failed", 3)
 
 
-def test_parameters_have_the_types_that_are_listed(system: System) -> None:
+def test_parameters_have_the_types_that_are_listed(system: UpSystem) -> None:
     _, definition = system.get_json(f"{system.api}/api/v1/jobs/everything")
     assert {each["name"]: each["type"] for each in definition["parameters"]} == {
         "text": "string",
@@ -193,41 +193,41 @@ def test_parameters_have_the_types_that_are_listed(system: System) -> None:
     assert choices == {"mode": ["fast", "thorough"], "size": ["small", "large"]}
 
 
-def test_every_documented_job_is_run(system: System) -> None:
+def test_every_documented_job_is_run(system: UpSystem) -> None:
     _, listed = system.get_json(f"{system.api}/api/v1/jobs?limit=200")
     shipped = {"cleanup_inactive_entities", "generate_entity_statistics", "process_data_export"}
     shipped |= {"http.request", "shell.run", "container.run"}
-    assert {item["name"] for item in listed["items"] if item["owner"] == "code"} == {*_RUNS, *_OTHERS, *shipped}
+    assert {item["name"] for item in listed["items"] if item["owner"] == "code"} == {*_JOB_RUNS, *_UNTESTED_JOBS, *shipped}
 
 
-def test_every_redis_key_that_is_there_is_listed(system: System) -> None:
+def test_every_redis_key_that_is_there_is_listed(system: UpSystem) -> None:
     patterns = [
         re.sub(r"\\\{\w+\\\}", ".+", re.escape(key.replace(r"\x06\x16", "\x06\x16")))
         for heading in ("Ours", "RedBeat's", "Celery's")
-        for key in table(section(DOCS / "redis-keys.md", heading))
+        for key in parse_table(get_section(DOCS / "redis-keys.md", heading))
         # `{queue}` alone would fit anything.
         if not key.startswith("{queue}")
     ]
     others = ["example:entity-statistics", *(rf"{queue}(\x06\x16[369])?" for queue in _QUEUES)]
-    url = running_redis(system)
+    url = get_redis_url(system)
     with redis.Redis.from_url(url, decode_responses=True) as client:
         found = list(client.scan_iter())
     assert "jw:epoch" in found
     assert [key for key in found if not any(re.fullmatch(pattern, key) for pattern in [*patterns, *others])] == []
 
 
-def running_redis(system: System) -> str:
+def get_redis_url(system: UpSystem) -> str:
     """The URL of the system's own Redis."""
     url = EmbeddedRedis(system.home).url
     assert url is not None
     return url
 
 
-def test_every_metric_that_is_scraped_is_listed(system: System) -> None:
+def test_every_metric_that_is_scraped_is_listed(system: UpSystem) -> None:
     _, text = system.get_json(f"{system.api}/metrics")
     scraped = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     ours = {name for name in scraped if not name.startswith(("process_", "python_info"))}
-    assert ours == set(table((DOCS / "metrics.md").read_text()))
+    assert ours == set(parse_table((DOCS / "metrics.md").read_text()))
 
 
 def test_every_option_of_job() -> None:
@@ -237,7 +237,7 @@ def test_every_option_of_job() -> None:
         for name, parameter in inspect.signature(job).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     ]
-    listed = table(page)
+    listed = parse_table(page)
     assert sorted(listed) == sorted({*own, *policies.PARSERS})
     defaults = {"name": "the function's name", "schedule": "none", "tags": "none"}
     for name in own:
@@ -247,7 +247,7 @@ def test_every_option_of_job() -> None:
 
 
 def test_everything_that_a_context_has() -> None:
-    listed = table(section(DOCS / "jobs.md", "Context"))
+    listed = parse_table(get_section(DOCS / "jobs.md", "Context"))
     fields = [field.name for field in dataclasses.fields(Context) if not field.name.startswith("_")]
     more = [
         name

@@ -13,28 +13,28 @@ from jobworker.api.blueprint import _BodyTooLarge
 from jobworker.cli import main
 from jobworker.domain import errors
 from jobworker.domain.errors import JobWorkerError
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.settings import Settings
 from jobworker.telemetry.metrics import Metrics
 from jobworker.transport import entries, keys
 from tests.docs import chart
-from tests.docs.pages import DOCS, ROOT, blocks, section, sections, table
+from tests.docs.pages import DOCS, ROOT, list_code_blocks, get_section, list_sections, parse_table
 
 
 def test_the_chart_is_the_table_of_moves() -> None:
-    [shown] = blocks(DOCS / "states.md", "mermaid")
-    assert shown.code == chart.render(), "paste the output of: python -m tests.docs.chart"
+    [shown] = list_code_blocks(DOCS / "states.md", "mermaid")
+    assert shown.code == chart.render_chart(), "paste the output of: python -m tests.docs.chart"
 
 
 def test_every_state_has_its_paragraph() -> None:
-    told = [heading for heading in sections(DOCS / "states.md") if heading in set(State)]
-    assert told == list(State)
+    told = [heading for heading in list_sections(DOCS / "states.md") if heading in set(ExecutionState)]
+    assert told == list(ExecutionState)
 
 
 def test_every_setting_with_its_default() -> None:
     listed = {
         name.removeprefix("JOBWORKER_").lower(): cells[0]
-        for name, cells in table((DOCS / "settings.md").read_text()).items()
+        for name, cells in parse_table((DOCS / "settings.md").read_text()).items()
     }
     assert list(listed) == list(Settings.__dataclass_fields__)
     real = Settings.from_environment({})
@@ -46,18 +46,18 @@ def test_every_setting_with_its_default() -> None:
 
 
 def test_every_key_of_ours() -> None:
-    listed = {cells[0].strip("`"): key for key, cells in table(section(DOCS / "redis-keys.md", "Ours")).items()}
+    listed = {cells[0].strip("`"): key for key, cells in parse_table(get_section(DOCS / "redis-keys.md", "Ours")).items()}
     assert listed == {name: value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)}
 
 
 def test_redbeats_keys() -> None:
-    listed = list(table(section(DOCS / "redis-keys.md", "RedBeat's")))
-    assert listed == [entries.SCHEDULE_KEY, "redbeat::lock", entries.entry_key("{schedule}")]
+    listed = list(parse_table(get_section(DOCS / "redis-keys.md", "RedBeat's")))
+    assert listed == [entries.SCHEDULE_KEY, "redbeat::lock", entries.build_entry_key("{schedule}")]
 
 
 def test_every_error_with_its_status() -> None:
-    listed = {code: int(cells[0]) for code, cells in table(section(DOCS / "errors.md", "Codes")).items()}
-    ours = {kind.code: problems.status_of(kind)[0] for kind in _tree(JobWorkerError) if kind is not _BodyTooLarge}
+    listed = {code: int(cells[0]) for code, cells in parse_table(get_section(DOCS / "errors.md", "Codes")).items()}
+    ours = {kind.code: problems.get_status(kind)[0] for kind in _list_subclasses(JobWorkerError) if kind is not _BodyTooLarge}
     theirs = {code: status for status, code in problems._HTTP_CODES.items()}
     assert listed == {**ours, **theirs, "database_unavailable": 503}
     assert list(listed.values()) == sorted(listed.values())
@@ -69,72 +69,72 @@ def test_every_error_of_the_tree_says_its_own_code() -> None:
 
 
 def test_every_code_of_a_place() -> None:
-    listed = set(table(section(DOCS / "errors.md", "Codes of places")))
+    listed = set(parse_table(get_section(DOCS / "errors.md", "Codes of places")))
     passed_on = {"job_not_found", "job_disabled", "job_removed", "task_not_found"}
-    assert listed == set(_codes_of_places()) | passed_on
+    assert listed == set(_list_field_codes()) | passed_on
 
 
 def test_every_reason_why_an_execution_waits() -> None:
-    listed = set(table(section(DOCS / "http.md", "Why it does not run")))
+    listed = set(parse_table(get_section(DOCS / "http.md", "Why it does not run")))
     nodes = ast.walk(ast.parse((ROOT / "jobworker/domain/gates.py").read_text()))
-    calls = [node for node in nodes if isinstance(node, ast.Call) and _called(node) in ("Reason", "_full")]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and _get_called_name(node) in ("Reason", "_full")]
     assert listed == {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
 
 
 def test_every_metric() -> None:
     metrics = Metrics()
     made = [each for each in vars(metrics).values() if isinstance(each, prometheus_client.metrics.MetricWrapperBase)]
-    told = table((DOCS / "metrics.md").read_text())
-    assert told == {_series(each): [each._type, ", ".join(each._labelnames), each._documentation] for each in made}
+    told = parse_table((DOCS / "metrics.md").read_text())
+    assert told == {_list_series(each): [each._type, ", ".join(each._labelnames), each._documentation] for each in made}
 
 
 def test_every_command_with_its_options() -> None:
     page = DOCS / "cli.md"
-    told = {heading: text for heading, text in sections(page).items() if heading.startswith("jobworker ")}
-    commands = dict(_commands("jobworker", main))
+    told = {heading: text for heading, text in list_sections(page).items() if heading.startswith("jobworker ")}
+    commands = dict(_list_commands("jobworker", main))
     assert set(told) == set(commands)
     for name, command in commands.items():
         assert told[name].strip().splitlines()[0] == " ".join((command.help or "").split()), name
         options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
-        assert table(told[name]) == {option.opts[0]: [option.help] for option in options}, name
+        assert parse_table(told[name]) == {option.opts[0]: [option.help] for option in options}, name
 
 
-def _tree(kind: type[JobWorkerError]) -> Iterator[type[JobWorkerError]]:
+def _list_subclasses(kind: type[JobWorkerError]) -> Iterator[type[JobWorkerError]]:
     yield kind
     for below in kind.__subclasses__():
         if below.__module__.startswith("jobworker."):
-            yield from _tree(below)
+            yield from _list_subclasses(below)
 
 
 #: Calls that make a FieldError, and which of their arguments is its code.
-_MAKERS = {"FieldError": 1, "_invalid": 1, "Coded": 0}
+_CODE_ARGUMENT_POSITIONS = {"FieldError": 1, "_invalid": 1, "Coded": 0}
 
 
-def _codes_of_places() -> Iterator[str]:
+def _list_field_codes() -> Iterator[str]:
     for path in (ROOT / "jobworker").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and (at := _code_in(node)) is not None:
+            if isinstance(node, ast.Call) and (at := _get_code(node)) is not None:
                 code = node.args[at] if len(node.args) > at else None
                 if isinstance(code, ast.Constant) and isinstance(code.value, str):
                     yield code.value
 
 
-def _code_in(call: ast.Call) -> int | None:
+def _get_code(call: ast.Call) -> int | None:
     # A reader's `refuse(name, code, message)`; others of that name take fewer arguments.
-    if _called(call) == "refuse":
+    if _get_called_name(call) == "refuse":
         return 1 if len(call.args) == 3 else None
-    return _MAKERS.get(_called(call))
+    return _CODE_ARGUMENT_POSITIONS.get(_get_called_name(call))
 
 
-def _called(call: ast.Call) -> str:
+def _get_called_name(call: ast.Call) -> str:
     return str(getattr(call.func, "id", getattr(call.func, "attr", "")))
 
 
-def _series(metric: prometheus_client.metrics.MetricWrapperBase) -> str:
+def _list_series(metric: prometheus_client.metrics.MetricWrapperBase) -> str:
     return f"{metric._name}_total" if metric._type == "counter" else str(metric._name)
 
 
-def _commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+def _list_commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
     if not isinstance(command, click.Group) or command.invoke_without_command:
         yield name, command
     if not isinstance(command, click.Group):
@@ -143,14 +143,14 @@ def _commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Co
     for each in command.list_commands(context):
         found = command.get_command(context, each)
         assert found is not None
-        yield from _commands(f"{name} {each}", found)
+        yield from _list_commands(f"{name} {each}", found)
 
 
 def test_no_setting_is_read_that_is_not_listed() -> None:
-    listed = set(table((DOCS / "settings.md").read_text()))
-    for path in [*(ROOT / "jobworker").rglob("*.py"), *(ROOT / "tasks").rglob("*.py"), *_top_level()]:
+    listed = set(parse_table((DOCS / "settings.md").read_text()))
+    for path in [*(ROOT / "jobworker").rglob("*.py"), *(ROOT / "tasks").rglob("*.py"), *_list_top_level_commands()]:
         assert set(re.findall(r"JOBWORKER_[A-Z_]*[A-Z]", path.read_text())) <= listed, path
 
 
-def _top_level() -> Iterator[Path]:
+def _list_top_level_commands() -> Iterator[Path]:
     yield from ROOT.glob("*.py")

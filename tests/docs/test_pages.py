@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from jobworker.api import documentation, room, server
-from tests.docs.pages import DOCS, PAGES, ROOT, anchors, links, name_of, section, sections, table
+from tests.docs.pages import DOCS, PAGES, ROOT, list_anchors, list_links, get_page_name, get_section, list_sections, parse_table
 
 _DECISIONS = sorted((DOCS / "decisions").iterdir())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", PAGES, ids=get_page_name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for link in links(page):
+    for link in list_links(page):
         if re.match(r"https?://", link):
             continue
         path, _, anchor = link.partition("#")
@@ -23,11 +23,11 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), link
         assert target.is_relative_to(ROOT), link
         if anchor:
-            assert anchor in anchors(target), link
+            assert anchor in list_anchors(target), link
 
 
 def test_the_pages_of_the_readme_are_all_there_are() -> None:
-    linked = {(ROOT / link).resolve() for link in links(ROOT / "README.md") if not link.startswith("http")}
+    linked = {(ROOT / link).resolve() for link in list_links(ROOT / "README.md") if not link.startswith("http")}
     there = {page for page in PAGES if page.parent in (ROOT, DOCS)}
     assert there - linked == {ROOT / "README.md"}, "README.md links each page of docs/"
 
@@ -39,11 +39,11 @@ def test_decisions_are_numbered_and_have_their_parts() -> None:
         text = page.read_text()
         assert re.match(rf"# {page.name[:4]}: ", text), page
         assert re.search(r"^\*\*Status:\*\* (accepted|superseded by \[)", text, re.MULTILINE), page
-        assert list(sections(page)) == ["Context", "Decision", "Consequences"], page
+        assert list(list_sections(page)) == ["Context", "Decision", "Consequences"], page
 
 
 def test_every_chore_of_the_relay_is_told() -> None:
-    told = re.findall(r"^\| ([a-z ]+) \|", section(DOCS / "architecture.md", "What is noticed by itself"), re.MULTILINE)
+    told = re.findall(r"^\| ([a-z ]+) \|", get_section(DOCS / "architecture.md", "What is noticed by itself"), re.MULTILINE)
     chores = [
         call.args[0].value.replace("_", " ")
         for call in ast.walk(ast.parse((ROOT / "jobworker/relay/watch.py").read_text()))
@@ -55,14 +55,14 @@ def test_every_chore_of_the_relay_is_told() -> None:
 
 def test_the_contracts_are_told_by_their_names() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    told = re.findall(r"^- \*\*(.+?)\*\*", section(DOCS / "architecture.md", "Floors and walls"), re.MULTILINE)
+    told = re.findall(r"^- \*\*(.+?)\*\*", get_section(DOCS / "architecture.md", "Floors and walls"), re.MULTILINE)
     assert told == [contract["name"] for contract in project["tool"]["importlinter"]["contracts"]]
 
 
 def test_every_room_is_told() -> None:
-    told = section(ROOT / "CONTRIBUTING.md", "Where a line of code lives")
+    told = get_section(ROOT / "CONTRIBUTING.md", "Where a line of code lives")
     rooms = {path.stem for path in (ROOT / "jobworker").iterdir() if not path.name.startswith("_")}
-    chart = section(DOCS / "architecture.md", "Floors and walls")
+    chart = get_section(DOCS / "architecture.md", "Floors and walls")
     for name in rooms:
         assert re.search(rf"\b{name}(/|\.py)", told), name
         assert re.search(rf"\b{name}(/|\.py)", chart), name
@@ -70,12 +70,12 @@ def test_every_room_is_told() -> None:
 
 def test_events_of_the_log_are_in_the_code() -> None:
     code = "".join(path.read_text() for path in (ROOT / "jobworker").rglob("*.py"))
-    for event in table(section(DOCS / "operations.md", "Logs")):
+    for event in parse_table(get_section(DOCS / "operations.md", "Logs")):
         assert f'"{event}"' in code, event
 
 
 def test_every_path_of_the_api_is_told() -> None:
-    listed = [path for path in table((DOCS / "http.md").read_text()) if path != "/"]
+    listed = [path for path in parse_table((DOCS / "http.md").read_text()) if path != "/"]
     described = re.findall(r'^    "(/[^"]*)": \{$', documentation.describe().decode(), re.MULTILINE)
     assert "/api/v1/executions/{execution_id}/cancel" in described
     for path in described:
@@ -87,5 +87,5 @@ def test_every_path_of_the_api_is_told() -> None:
 def test_threads_are_left_when_all_who_may_wait_do() -> None:
     told = re.search(r"One process with (\d+) threads", (DOCS / "cli.md").read_text())
     assert told
-    assert int(told[1]) == server.THREADS
-    assert server.THREADS > room.MAX_STREAMS + room.MAX_WAITING
+    assert int(told[1]) == server.REQUEST_THREADS
+    assert server.REQUEST_THREADS > room.MAX_STREAMS + room.MAX_WAITING_REQUESTS

@@ -3,12 +3,12 @@
 from celery import Celery
 
 from jobworker.settings import Settings
-from jobworker.transport.celery_settings import celery_settings
+from jobworker.transport.celery_settings import build_celery_settings
 
 #: Seconds between looks, and until a silent leader is replaced.
-INTERVAL = 0.2
-LOCK = 2
+TICK_SECONDS = 0.2
+LEADER_LOCK_SECONDS = 2
 
 app = Celery("beat_app", set_as_current=False)
-app.conf.update(celery_settings(Settings.from_environment()))
-app.conf.update(beat_max_loop_interval=INTERVAL, redbeat_lock_timeout=LOCK)
+app.conf.update(build_celery_settings(Settings.from_environment()))
+app.conf.update(beat_max_loop_interval=TICK_SECONDS, redbeat_lock_timeout=LEADER_LOCK_SECONDS)

@@ -8,8 +8,8 @@ import pytest
 
 from jobworker.store import migrate
 from jobworker.store.database import Database
-from tests.engine import Engine, engine_on
-from tests.servers import RedisServer, running
+from tests.engine import Engine, run_engine
+from tests.servers import RedisServer, run_server
 
 
 @pytest.fixture
@@ -21,14 +21,14 @@ def own_server(own_redis: Callable[..., RedisServer]) -> RedisServer:
 @pytest.fixture
 def engine(tmp_path: Path, sqlite_database: Database, sqlite_url: str, own_server: RedisServer) -> Iterator[Engine]:
     """Nothing started yet, on SQLite."""
-    with engine_on(tmp_path, sqlite_database, sqlite_url, own_server.url) as engine:
+    with run_engine(tmp_path, sqlite_database, sqlite_url, own_server.url) as engine:
         yield engine
 
 
 @pytest.fixture
 def any_engine(tmp_path: Path, database: Database, database_url: str, own_server: RedisServer) -> Iterator[Engine]:
     """Nothing started yet, once on SQLite and once on PostgreSQL."""
-    with engine_on(tmp_path, database, database_url, own_server.url) as engine:
+    with run_engine(tmp_path, database, database_url, own_server.url) as engine:
         yield engine
 
 
@@ -40,7 +40,7 @@ def at_work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     migrate.upgrade(url)
     database = Database(url)
     server = RedisServer(folder / "redis")
-    with running(server), engine_on(folder, database, url, server.url) as engine:
+    with run_server(server), run_engine(folder, database, url, server.url) as engine:
         engine.start_relay()
         engine.start_worker("--pool", request.param)
         engine.wait_until_ready()
@@ -54,6 +54,6 @@ def lasting_engine(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: P
     folder = tmp_path_factory.mktemp("engine")
     url = f"sqlite:///{shutil.copy(_sqlite_template, folder / 'jobworker.db')}"
     server, database = RedisServer(folder / "redis", persistent=True), Database(url)
-    with running(server), engine_on(folder, database, url, server.url) as engine:
+    with run_server(server), run_engine(folder, database, url, server.url) as engine:
         yield engine
     database.dispose()

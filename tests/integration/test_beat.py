@@ -17,8 +17,8 @@ from jobworker.domain import schedule as schedules
 from jobworker.settings import Settings
 from jobworker.transport import beat_keys, entries, keys
 from jobworker.transport.beat import Scheduler
-from jobworker.transport.beat.scheduler import BATCH, Reading
-from jobworker.transport.celery_settings import celery_settings
+from jobworker.transport.beat.scheduler import BATCH_SIZE, ScheduleSnapshot
+from jobworker.transport.celery_settings import build_celery_settings
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.every_redis
@@ -29,25 +29,25 @@ EVERY_10_MINUTES = {"kind": "interval", "every": 600}
 MINUTE = dt.timedelta(minutes=1)
 
 
-def spec_of(rule: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
+def make_spec(rule: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
     """A schedule as SQL keeps it."""
     return schedules.parse({"name": "nightly", "job": "job", "rule": rule, **fields}).to_json()
 
 
-def next_after(rule: Mapping[str, Any], moment: dt.datetime) -> dt.datetime | None:
+def compute_next_time(rule: Mapping[str, Any], moment: dt.datetime) -> dt.datetime | None:
     """When a schedule with this rule is due next, in UTC."""
-    return timetable.next_after(schedules.parse(spec_of(rule)).build_timetable({}), moment)
+    return timetable.find_next_time(schedules.parse(make_spec(rule)).build_timetable({}), moment)
 
 
 def make_scheduler(url: str, **conf: Any) -> Scheduler:
     app = Celery("test", set_as_current=False)
-    app.conf.update(celery_settings(Settings.from_environment({"JOBWORKER_REDIS_URL": url})))
+    app.conf.update(build_celery_settings(Settings.from_environment({"JOBWORKER_REDIS_URL": url})))
     app.conf.update(conf)
     return Scheduler(app)
 
 
 @dataclass
-class Schedule:
+class BeatSchedule:
     """The schedule in Redis as a test sees it."""
 
     client: Any  # redis-py's annotations allow for every kind of client at once
@@ -58,17 +58,17 @@ class Schedule:
         self.now = dt.datetime.fromtimestamp(seconds, dt.UTC) + dt.timedelta(microseconds=microseconds)
 
     def add_entry(self, schedule_id: str, rule: dict[str, Any], due: dt.datetime) -> None:
-        key = entries.entry_key(schedule_id)
-        self.client.hset(key, entries.DEFINITION, entries.encode(schedule_id, spec_of(rule)))
+        key = entries.build_entry_key(schedule_id)
+        self.client.hset(key, entries.DEFINITION_FIELD, entries.encode_definition(schedule_id, make_spec(rule)))
         self.client.zadd(entries.SCHEDULE_KEY, {key: entries.to_score(due)})
 
     def get_next_time(self, schedule_id: str) -> dt.datetime | None:
-        score = self.client.zscore(entries.SCHEDULE_KEY, entries.entry_key(schedule_id))
+        score = self.client.zscore(entries.SCHEDULE_KEY, entries.build_entry_key(schedule_id))
         return None if score is None else entries.from_score(repr(score))
 
     def list_reported(self) -> list[tuple[str, dt.datetime]]:
         found = [events.decode(stream_id, fields) for stream_id, fields in self.client.xrange(keys.EVENTS)]
-        assert all(event.kind is events.Kind.DUE for event in found)
+        assert all(event.kind is events.EventKind.DUE for event in found)
         return [(event.data["schedule"], dt.datetime.fromisoformat(event.data["at"])) for event in found]
 
     def list_quarantined(self) -> dict[str, str]:
@@ -77,9 +77,9 @@ class Schedule:
 
 
 @pytest.fixture
-def schedule(redis_url: str) -> Iterator[Schedule]:
+def schedule(redis_url: str) -> Iterator[BeatSchedule]:
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        yield Schedule(client)
+        yield BeatSchedule(client)
 
 
 @pytest.fixture
@@ -92,11 +92,11 @@ def other_beat(redis_url: str) -> Scheduler:
     return make_scheduler(redis_url)
 
 
-def interrupt(beat: Scheduler, meanwhile: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupt_tick(beat: Scheduler, meanwhile: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop `beat` once between reading and reporting, as SIGSTOP would, and let something happen."""
     report = beat._report_due
 
-    def late(reading: Reading) -> list[dt.datetime]:
+    def late(reading: ScheduleSnapshot) -> list[dt.datetime]:
         monkeypatch.setattr(beat, "_report", report)
         meanwhile()
         return report(reading)
@@ -106,7 +106,7 @@ def interrupt(beat: Scheduler, meanwhile: Callable[[], object], monkeypatch: pyt
 
 @pytest.mark.parametrize("rule", [HOURLY, EVERY_10_MINUTES])
 def test_a_due_entry_is_reported_once_with_its_nominal_time(
-    beat: Scheduler, schedule: Schedule, rule: dict[str, Any]
+    beat: Scheduler, schedule: BeatSchedule, rule: dict[str, Any]
 ) -> None:
     nominal = schedule.now - MINUTE
     schedule.add_entry("s1", rule, nominal)
@@ -115,17 +115,17 @@ def test_a_due_entry_is_reported_once_with_its_nominal_time(
     beat.tick()
 
     assert schedule.list_reported() == [("s1", nominal)]
-    assert schedule.get_next_time("s1") == next_after(rule, schedule.now)
+    assert schedule.get_next_time("s1") == compute_next_time(rule, schedule.now)
 
 
-def test_nominal_times_keep_their_microseconds(beat: Scheduler, schedule: Schedule) -> None:
+def test_nominal_times_keep_their_microseconds(beat: Scheduler, schedule: BeatSchedule) -> None:
     nominal = schedule.now.replace(microsecond=123457) - MINUTE
     schedule.add_entry("s1", HOURLY, nominal)
     beat.tick()
     assert schedule.list_reported() == [("s1", nominal)]
 
 
-def test_missed_occurrences_are_reported_once_with_the_oldest_time(beat: Scheduler, schedule: Schedule) -> None:
+def test_missed_occurrences_are_reported_once_with_the_oldest_time(beat: Scheduler, schedule: BeatSchedule) -> None:
     oldest = schedule.now - dt.timedelta(hours=5)
     schedule.add_entry("s1", EVERY_10_MINUTES, oldest)
 
@@ -138,7 +138,7 @@ def test_missed_occurrences_are_reported_once_with_the_oldest_time(beat: Schedul
     assert following > schedule.now
 
 
-def test_what_is_not_due_is_left_alone_and_decides_the_sleep(beat: Scheduler, schedule: Schedule) -> None:
+def test_what_is_not_due_is_left_alone_and_decides_the_sleep(beat: Scheduler, schedule: BeatSchedule) -> None:
     soon = schedule.now + dt.timedelta(seconds=1.5)
     schedule.add_entry("s1", EVERY_10_MINUTES, soon)
 
@@ -147,13 +147,13 @@ def test_what_is_not_due_is_left_alone_and_decides_the_sleep(beat: Scheduler, sc
     assert schedule.get_next_time("s1") == soon
 
 
-def test_what_was_just_reported_decides_the_sleep_too(beat: Scheduler, schedule: Schedule) -> None:
+def test_what_was_just_reported_decides_the_sleep_too(beat: Scheduler, schedule: BeatSchedule) -> None:
     beat.max_interval = 5
     schedule.add_entry("s1", {"kind": "interval", "every": 1}, schedule.now - 60 * MINUTE)
     assert 0 < beat.tick() <= 1
 
 
-def test_a_rule_without_another_occurrence_leaves_the_schedule(beat: Scheduler, schedule: Schedule) -> None:
+def test_a_rule_without_another_occurrence_leaves_the_schedule(beat: Scheduler, schedule: BeatSchedule) -> None:
     nominal = schedule.now - MINUTE
     schedule.add_entry("s1", {"kind": "once", "at": nominal.isoformat()}, nominal)
 
@@ -165,7 +165,7 @@ def test_a_rule_without_another_occurrence_leaves_the_schedule(beat: Scheduler, 
 
 @pytest.mark.parametrize("ahead", [dt.timedelta(days=2), -dt.timedelta(days=2)])
 def test_it_is_redis_whose_clock_counts(
-    schedule: Schedule, redis_url: str, monkeypatch: pytest.MonkeyPatch, ahead: dt.timedelta
+    schedule: BeatSchedule, redis_url: str, monkeypatch: pytest.MonkeyPatch, ahead: dt.timedelta
 ) -> None:
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + ahead.total_seconds())
@@ -176,12 +176,12 @@ def test_it_is_redis_whose_clock_counts(
     schedule.add_entry("early", HOURLY, early)
     beat.tick()
     assert schedule.list_reported() == [("due", due)]
-    assert schedule.get_next_time("due") == next_after(HOURLY, schedule.now)
+    assert schedule.get_next_time("due") == compute_next_time(HOURLY, schedule.now)
     assert schedule.get_next_time("early") == early
 
 
 def test_entries_with_the_same_times_are_read_once(
-    beat: Scheduler, schedule: Schedule, monkeypatch: pytest.MonkeyPatch
+    beat: Scheduler, schedule: BeatSchedule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dt.datetime] = []
 
@@ -189,30 +189,30 @@ def test_entries_with_the_same_times_are_read_once(
         asked.append(moment)
         return real(table, moment)
 
-    real = timetable.next_after
+    real = timetable.find_next_time
     daily = {"kind": "daily", "time": "03:00"}
-    following = next_after(daily, schedule.now)
-    monkeypatch.setattr(timetable, "next_after", note)
-    for number in range(3 * BATCH):
+    following = compute_next_time(daily, schedule.now)
+    monkeypatch.setattr(timetable, "find_next_time", note)
+    for number in range(3 * BATCH_SIZE):
         schedule.add_entry(f"s{number}", daily, schedule.now - MINUTE)
     for _ in range(4):
         beat.tick()
-    assert len(schedule.list_reported()) == 3 * BATCH
-    assert {schedule.get_next_time(f"s{number}") for number in range(3 * BATCH)} == {following}
+    assert len(schedule.list_reported()) == 3 * BATCH_SIZE
+    assert {schedule.get_next_time(f"s{number}") for number in range(3 * BATCH_SIZE)} == {following}
     assert len(asked) <= 1
 
 
-def test_a_large_backlog_is_done_in_batches(beat: Scheduler, schedule: Schedule) -> None:
-    for number in range(BATCH + 1):
+def test_a_large_backlog_is_done_in_batches(beat: Scheduler, schedule: BeatSchedule) -> None:
+    for number in range(BATCH_SIZE + 1):
         schedule.add_entry(f"s{number}", HOURLY, schedule.now - MINUTE)
 
     assert beat.tick() == 0
-    assert len(schedule.list_reported()) == BATCH
+    assert len(schedule.list_reported()) == BATCH_SIZE
     assert beat.tick() > 0
-    assert len(set(schedule.list_reported())) == BATCH + 1
+    assert len(set(schedule.list_reported())) == BATCH_SIZE + 1
 
 
-def test_nothing_is_reported_while_the_relay_is_behind_and_once_later(beat: Scheduler, schedule: Schedule) -> None:
+def test_nothing_is_reported_while_the_relay_is_behind_and_once_later(beat: Scheduler, schedule: BeatSchedule) -> None:
     oldest = schedule.now - dt.timedelta(hours=5)
     schedule.add_entry("s1", EVERY_10_MINUTES, oldest)
     fill = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'kind', 'log') end"
@@ -226,7 +226,7 @@ def test_nothing_is_reported_while_the_relay_is_behind_and_once_later(beat: Sche
     assert schedule.list_reported() == [("s1", oldest)]
 
 
-def test_only_one_leads(beat: Scheduler, other_beat: Scheduler, schedule: Schedule) -> None:
+def test_only_one_leads(beat: Scheduler, other_beat: Scheduler, schedule: BeatSchedule) -> None:
     beat.tick()
     schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
 
@@ -240,7 +240,7 @@ def test_only_one_leads(beat: Scheduler, other_beat: Scheduler, schedule: Schedu
     assert 0 < schedule.client.pttl(keys.BEAT) <= beat.lock_timeout * 1000
 
 
-def test_a_leader_that_ends_hands_over_at_once(beat: Scheduler, other_beat: Scheduler, schedule: Schedule) -> None:
+def test_a_leader_that_ends_hands_over_at_once(beat: Scheduler, other_beat: Scheduler, schedule: BeatSchedule) -> None:
     beat.tick()
     other_beat.tick()
     beat.close()
@@ -253,7 +253,7 @@ def test_a_leader_that_ends_hands_over_at_once(beat: Scheduler, other_beat: Sche
 
 
 def test_a_stopped_leader_that_resumes_reports_nothing_twice(
-    beat: Scheduler, other_beat: Scheduler, schedule: Schedule, monkeypatch: pytest.MonkeyPatch
+    beat: Scheduler, other_beat: Scheduler, schedule: BeatSchedule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(50):
         schedule.add_entry(f"s{number}", HOURLY, schedule.now - MINUTE)
@@ -265,7 +265,7 @@ def test_a_stopped_leader_that_resumes_reports_nothing_twice(
         # Due and still unreported: the token must fence the first leader here, the scores cannot.
         schedule.add_entry("late", HOURLY, late[1])
 
-    interrupt(beat, lock_expires_and_the_other_leads, monkeypatch)
+    interrupt_tick(beat, lock_expires_and_the_other_leads, monkeypatch)
     beat.tick()
     assert len(schedule.list_reported()) == 50
     other_beat.tick()
@@ -275,14 +275,14 @@ def test_a_stopped_leader_that_resumes_reports_nothing_twice(
 
 
 def test_a_stopped_leader_that_resumes_without_the_lock_reports_nothing(
-    beat: Scheduler, other_beat: Scheduler, schedule: Schedule, monkeypatch: pytest.MonkeyPatch
+    beat: Scheduler, other_beat: Scheduler, schedule: BeatSchedule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lock_changes_hands() -> None:
         schedule.client.set(beat.leader_key, "somebody else", px=60_000)
 
     schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
     schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:poison": 1})
-    interrupt(beat, lock_changes_hands, monkeypatch)
+    interrupt_tick(beat, lock_changes_hands, monkeypatch)
     beat.tick()
     assert schedule.list_reported() == []
     assert schedule.list_quarantined() == {}
@@ -291,7 +291,7 @@ def test_a_stopped_leader_that_resumes_without_the_lock_reports_nothing(
 
 @pytest.mark.parametrize("what", ["score", "rule", "removed"])
 def test_an_entry_that_changes_while_it_is_read_is_not_reported(
-    beat: Scheduler, schedule: Schedule, monkeypatch: pytest.MonkeyPatch, what: str
+    beat: Scheduler, schedule: BeatSchedule, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     nominal = schedule.now - MINUTE
     tomorrow = schedule.now + dt.timedelta(days=1)
@@ -302,17 +302,17 @@ def test_an_entry_that_changes_while_it_is_read_is_not_reported(
         elif what == "rule":
             schedule.add_entry("s1", EVERY_10_MINUTES, nominal)
         else:
-            schedule.client.zrem(entries.SCHEDULE_KEY, entries.entry_key("s1"))
+            schedule.client.zrem(entries.SCHEDULE_KEY, entries.build_entry_key("s1"))
 
     schedule.add_entry("s1", HOURLY, nominal)
-    interrupt(beat, change, monkeypatch)
+    interrupt_tick(beat, change, monkeypatch)
     beat.tick()
 
     assert schedule.list_reported() == []
     assert schedule.get_next_time("s1") == {"score": tomorrow, "rule": nominal, "removed": None}[what]
 
 
-def test_a_lost_lock_is_taken_again(beat: Scheduler, schedule: Schedule) -> None:
+def test_a_lost_lock_is_taken_again(beat: Scheduler, schedule: BeatSchedule) -> None:
     beat.tick()
     schedule.client.delete(beat.leader_key)
     schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
@@ -320,13 +320,13 @@ def test_a_lost_lock_is_taken_again(beat: Scheduler, schedule: Schedule) -> None
     assert len(schedule.list_reported()) == 1
 
 
-def test_a_lock_that_would_never_expire_does(beat: Scheduler, schedule: Schedule) -> None:
+def test_a_lock_that_would_never_expire_does(beat: Scheduler, schedule: BeatSchedule) -> None:
     schedule.client.set(beat.leader_key, "by hand")
     beat.tick()
     assert 0 < schedule.client.pttl(beat.leader_key) <= beat.lock_timeout * 1000
 
 
-POISON: dict[str, bytes] = {
+MALFORMED_ENTRIES: dict[str, bytes] = {
     "empty": b"",
     "not JSON": b"{",
     "not UTF-8": b'{"name": "\xff\xfe"}',
@@ -336,18 +336,18 @@ POISON: dict[str, bytes] = {
     "another kind of schedule": b'{"schedule": {"__type__": "interval", "every": 60, "relative": false}}',
     "unknown rule": b'{"schedule": {"__type__": "jobworker.rule", "rule": {"rule": {"kind": "moon"}}}}',
     "no rule": b'{"schedule": {"__type__": "jobworker.rule"}}',
-    "disabled": json.dumps(json.loads(entries.encode("x", spec_of(HOURLY))) | {"enabled": False}).encode(),
+    "disabled": json.dumps(json.loads(entries.encode_definition("x", make_spec(HOURLY))) | {"enabled": False}).encode(),
 }
 
 
-def test_an_entry_that_cannot_be_read_is_set_aside_and_the_others_go_on(beat: Scheduler, schedule: Schedule) -> None:
-    for name, definition in POISON.items():
-        schedule.client.hset(entries.entry_key(name), entries.DEFINITION, definition)
-        schedule.client.zadd(entries.SCHEDULE_KEY, {entries.entry_key(name): 1})
-    schedule.client.set(entries.entry_key("not a hash"), "text")
-    schedule.client.zadd(entries.SCHEDULE_KEY, {entries.entry_key("not a hash"): 1})
-    schedule.client.zadd(entries.SCHEDULE_KEY, {entries.entry_key("missing"): 1, b"redbeat:\xff": 1})
-    schedule.client.hset(b"redbeat:\xff", entries.DEFINITION, entries.encode("x", spec_of(HOURLY)))
+def test_an_entry_that_cannot_be_read_is_set_aside_and_the_others_go_on(beat: Scheduler, schedule: BeatSchedule) -> None:
+    for name, definition in MALFORMED_ENTRIES.items():
+        schedule.client.hset(entries.build_entry_key(name), entries.DEFINITION_FIELD, definition)
+        schedule.client.zadd(entries.SCHEDULE_KEY, {entries.build_entry_key(name): 1})
+    schedule.client.set(entries.build_entry_key("not a hash"), "text")
+    schedule.client.zadd(entries.SCHEDULE_KEY, {entries.build_entry_key("not a hash"): 1})
+    schedule.client.zadd(entries.SCHEDULE_KEY, {entries.build_entry_key("missing"): 1, b"redbeat:\xff": 1})
+    schedule.client.hset(b"redbeat:\xff", entries.DEFINITION_FIELD, entries.encode_definition("x", make_spec(HOURLY)))
     schedule.add_entry("good", HOURLY, schedule.now - MINUTE)
 
     beat.tick()
@@ -357,15 +357,15 @@ def test_an_entry_that_cannot_be_read_is_set_aside_and_the_others_go_on(beat: Sc
     with redis.Redis.from_url(beat.app.redbeat_conf.redis_url) as raw:
         found = {key.decode(errors="replace") for key in raw.hkeys(keys.BEAT_QUARANTINE)}
         raw.hdel(keys.BEAT_QUARANTINE, b"redbeat:\xff")
-    bad = {*POISON, "not a hash", "missing", "\ufffd"}
-    assert found == {entries.entry_key(name) for name in bad}
+    bad = {*MALFORMED_ENTRIES, "not a hash", "missing", "\ufffd"}
+    assert found == {entries.build_entry_key(name) for name in bad}
     reasons = schedule.list_quarantined()
-    assert "interval" in reasons[entries.entry_key("unknown rule")]
-    assert reasons[entries.entry_key("missing")] == "it has no definition"
-    assert "disable the job" in reasons[entries.entry_key("disabled")]
+    assert "interval" in reasons[entries.build_entry_key("unknown rule")]
+    assert reasons[entries.build_entry_key("missing")] == "it has no definition"
+    assert "disable the job" in reasons[entries.build_entry_key("disabled")]
 
 
-def put_strange(client: Any, key: str, kind: str) -> None:
+def put_foreign_value(client: Any, key: str, kind: str) -> None:
     """Let somebody else's value of this type stand under a key of ours."""
     client.delete(key)
     if kind == "text":
@@ -387,9 +387,9 @@ def put_strange(client: Any, key: str, kind: str) -> None:
     ],
 )
 def test_a_key_of_another_type_is_deleted_and_beat_goes_on(
-    beat: Scheduler, schedule: Schedule, capsys: pytest.CaptureFixture[str], key: str, kind: str
+    beat: Scheduler, schedule: BeatSchedule, capsys: pytest.CaptureFixture[str], key: str, kind: str
 ) -> None:
-    put_strange(schedule.client, key, kind)
+    put_foreign_value(schedule.client, key, kind)
     schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
     schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:poison": 1})
     for _ in range(3):
@@ -400,14 +400,14 @@ def test_a_key_of_another_type_is_deleted_and_beat_goes_on(
     assert f"key={key}" in "".join(capsys.readouterr())
 
 
-def test_a_schedule_of_another_type_is_deleted(beat: Scheduler, schedule: Schedule) -> None:
+def test_a_schedule_of_another_type_is_deleted(beat: Scheduler, schedule: BeatSchedule) -> None:
     schedule.client.set(entries.SCHEDULE_KEY, "something")
     assert beat.tick() == 0
     assert beat.tick() == beat.max_interval
     assert not schedule.client.exists(entries.SCHEDULE_KEY)
 
 
-def test_what_else_redis_refuses_is_waited_for(beat: Scheduler, schedule: Schedule) -> None:
+def test_what_else_redis_refuses_is_waited_for(beat: Scheduler, schedule: BeatSchedule) -> None:
     schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
     schedule.client.set(keys.EVENTS, "something")
     assert 0 < beat.tick() < 1
@@ -415,20 +415,20 @@ def test_what_else_redis_refuses_is_waited_for(beat: Scheduler, schedule: Schedu
 
 
 @pytest.mark.parametrize("tick", ["", "soon", "9" * 30])
-def test_a_strange_tick_is_none(schedule: Schedule, tick: str) -> None:
+def test_a_strange_tick_is_none(schedule: BeatSchedule, tick: str) -> None:
     schedule.client.hset(keys.BEAT, "tick_ms", tick)
-    assert beat_keys.last_tick(schedule.client) is None
+    assert beat_keys.get_last_tick(schedule.client) is None
 
 
 def test_an_entry_without_a_key_is_named(
-    beat: Scheduler, schedule: Schedule, capsys: pytest.CaptureFixture[str]
+    beat: Scheduler, schedule: BeatSchedule, capsys: pytest.CaptureFixture[str]
 ) -> None:
     schedule.client.zadd(entries.SCHEDULE_KEY, {"": 1})
     beat.tick()
     assert "entry='\"\"'" in "".join(capsys.readouterr())
 
 
-def test_an_infinite_score_does_no_harm(beat: Scheduler, schedule: Schedule) -> None:
+def test_an_infinite_score_does_no_harm(beat: Scheduler, schedule: BeatSchedule) -> None:
     schedule.client.zadd(entries.SCHEDULE_KEY, {"redbeat:never": "inf", "redbeat:parked": "-1"})
     assert beat.tick() == beat.max_interval
 
@@ -437,7 +437,7 @@ def test_a_restarted_redis_is_waited_for(own_redis: Callable[..., RedisServer]) 
     server = own_redis(persistent=True)
     beat = make_scheduler(server.url)
     with server.create_client() as client:
-        schedule = Schedule(client)
+        schedule = BeatSchedule(client)
         schedule.add_entry("s1", HOURLY, schedule.now + dt.timedelta(hours=1))
     beat.tick()
 
@@ -448,13 +448,13 @@ def test_a_restarted_redis_is_waited_for(own_redis: Callable[..., RedisServer]) 
     assert pauses[-1] <= 5
     server.start()
     with server.create_client() as client:
-        schedule = Schedule(client)
+        schedule = BeatSchedule(client)
         schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
         beat.tick()
         assert schedule.list_reported() == [("s1", schedule.now - MINUTE)]
 
 
-def test_dropped_connections_are_made_again(beat: Scheduler, schedule: Schedule) -> None:
+def test_dropped_connections_are_made_again(beat: Scheduler, schedule: BeatSchedule) -> None:
     beat.tick()
     schedule.client.client_kill_filter(_type="normal", skipme=True)
     schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
@@ -466,7 +466,7 @@ def test_a_full_redis_loses_no_occurrence(own_redis: Callable[..., RedisServer])
     server = own_redis()
     beat = make_scheduler(server.url)
     with server.create_client() as client:
-        schedule = Schedule(client)
+        schedule = BeatSchedule(client)
         schedule.add_entry("s1", HOURLY, schedule.now - MINUTE)
         beat.tick()
         schedule.add_entry("s2", HOURLY, schedule.now - MINUTE)
@@ -496,24 +496,24 @@ def test_a_lock_that_does_not_outlive_several_looks_is_refused(redis_url: str, i
     assert f"at least {5 * interval} s" in str(refused.value)
 
 
-def test_as_shipped_a_dead_leader_is_replaced_within_half_a_minute(beat: Scheduler, schedule: Schedule) -> None:
+def test_as_shipped_a_dead_leader_is_replaced_within_half_a_minute(beat: Scheduler, schedule: BeatSchedule) -> None:
     beat.tick()
     # It dies right after a tick; who stands by looks when the lock has just not expired, and once more.
     assert schedule.client.pttl(beat.leader_key) / 1000 + beat.max_interval <= 30
 
 
-def test_redbeats_own_tools_read_and_save_an_entry(beat: Scheduler, schedule: Schedule) -> None:
+def test_redbeats_own_tools_read_and_save_an_entry(beat: Scheduler, schedule: BeatSchedule) -> None:
     schedule.add_entry("s1", HOURLY, schedule.now + MINUTE)
-    key = entries.entry_key("s1")
-    before = schedule.client.hget(key, entries.DEFINITION)
+    key = entries.build_entry_key("s1")
+    before = schedule.client.hget(key, entries.DEFINITION_FIELD)
 
     entry = beat.Entry.from_key(key, app=beat.app)
     assert (entry.name, entry.task) == ("s1", "job")
-    assert entry.schedule.described == {"rule": spec_of(HOURLY)["rule"], "zone": "UTC"}
+    assert entry.schedule.described == {"rule": make_spec(HOURLY)["rule"], "zone": "UTC"}
     is_due, seconds = entry.schedule.is_due(schedule.now)
     assert not is_due
     assert 0 < seconds <= 3600
     entry.save()
 
-    assert schedule.client.hget(key, entries.DEFINITION) == before
-    assert schedule.get_next_time("s1") == next_after(HOURLY, schedule.now)
+    assert schedule.client.hget(key, entries.DEFINITION_FIELD) == before
+    assert schedule.get_next_time("s1") == compute_next_time(HOURLY, schedule.now)

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from jobworker.transport import entries, keys
-from tests.integration.test_beat import Schedule
+from tests.integration.test_beat import BeatSchedule
 from tests.servers import RedisServer
 from tests.waiting import until
 
@@ -22,10 +22,10 @@ EVERY_SECOND = {"kind": "interval", "every": 1}
 SECOND = dt.timedelta(seconds=1)
 
 #: Enough that a tick has work and a leader can be stopped in the middle of it.
-SCHEDULES = 20
+SCHEDULE_COUNT = 20
 
 
-class Beats:
+class BeatProcesses:
     """The beat processes of one test."""
 
     def __init__(self, url: str, folder: Path) -> None:
@@ -70,17 +70,17 @@ def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
 
 
 @pytest.fixture
-def schedule(server: RedisServer) -> Iterator[Schedule]:
+def schedule(server: RedisServer) -> Iterator[BeatSchedule]:
     with server.create_client() as client:
-        schedule = Schedule(client)
-        for number in range(SCHEDULES):
+        schedule = BeatSchedule(client)
+        for number in range(SCHEDULE_COUNT):
             schedule.add_entry(f"s{number}", EVERY_SECOND, schedule.now.replace(microsecond=0) + SECOND)
         yield schedule
 
 
 @pytest.fixture
-def beats(server: RedisServer, tmp_path: Path) -> Iterator[Beats]:
-    beats = Beats(server.url, tmp_path)
+def beats(server: RedisServer, tmp_path: Path) -> Iterator[BeatProcesses]:
+    beats = BeatProcesses(server.url, tmp_path)
     try:
         yield beats
     finally:
@@ -89,7 +89,7 @@ def beats(server: RedisServer, tmp_path: Path) -> Iterator[Beats]:
         sys.stderr.write(beats.read_logs())
 
 
-def leader(schedule: Schedule) -> int:
+def get_leader_pid(schedule: BeatSchedule) -> int:
     """The process id of the beat that leads, 0 if none does."""
     try:
         name = schedule.client.hget(keys.BEAT, "leader")
@@ -98,77 +98,77 @@ def leader(schedule: Schedule) -> int:
     return int(str(name).rpartition(":")[2]) if name else 0
 
 
-def grows(schedule: Schedule, by: int = 3 * SCHEDULES) -> None:
+def wait_for_occurrences(schedule: BeatSchedule, by: int = 3 * SCHEDULE_COUNT) -> None:
     """Wait until so many more occurrences were reported."""
     wanted = schedule.client.xlen(keys.EVENTS) + by
     until(lambda: schedule.client.xlen(keys.EVENTS) >= wanted, what="more due events")
 
 
-def nothing_twice(schedule: Schedule) -> None:
+def check_no_duplicates(schedule: BeatSchedule) -> None:
     counted = collections.Counter(schedule.list_reported())
     assert [event for event, times in counted.items() if times > 1] == []
     assert all(at.microsecond == 0 for _, at in counted)
 
 
-def test_another_beat_takes_over_from_one_that_was_killed(beats: Beats, schedule: Schedule) -> None:
+def test_another_beat_takes_over_from_one_that_was_killed(beats: BeatProcesses, schedule: BeatSchedule) -> None:
     pids = {beats.start_beat(), beats.start_beat()}
-    first = until(lambda: leader(schedule), what="a leader")
-    grows(schedule)
+    first = until(lambda: get_leader_pid(schedule), what="a leader")
+    wait_for_occurrences(schedule)
     beats.send_signal(first, signal.SIGKILL)
     (second,) = pids - {first}
-    until(lambda: leader(schedule) == second, what="the other beat to lead")
-    grows(schedule)
-    nothing_twice(schedule)
+    until(lambda: get_leader_pid(schedule) == second, what="the other beat to lead")
+    wait_for_occurrences(schedule)
+    check_no_duplicates(schedule)
     assert beats.is_alive(second)
 
 
-def test_a_frozen_leader_that_wakes_up_reports_nothing_twice(beats: Beats, schedule: Schedule) -> None:
+def test_a_frozen_leader_that_wakes_up_reports_nothing_twice(beats: BeatProcesses, schedule: BeatSchedule) -> None:
     pids = {beats.start_beat(), beats.start_beat()}
-    first = until(lambda: leader(schedule), what="a leader")
+    first = until(lambda: get_leader_pid(schedule), what="a leader")
     (second,) = pids - {first}
-    grows(schedule)
+    wait_for_occurrences(schedule)
     beats.send_signal(first, signal.SIGSTOP)
-    until(lambda: leader(schedule) == second, what="the other beat to lead")
+    until(lambda: get_leader_pid(schedule) == second, what="the other beat to lead")
     beats.send_signal(first, signal.SIGCONT)
-    grows(schedule)
-    nothing_twice(schedule)
+    wait_for_occurrences(schedule)
+    check_no_duplicates(schedule)
     assert beats.is_alive(first)
     # It leads again when its turn comes, so it is well and standing by.
     beats.send_signal(second, signal.SIGTERM)
     assert beats.wait_for_exit(second) == 0
-    until(lambda: leader(schedule) == first, what="the first beat to lead again")
+    until(lambda: get_leader_pid(schedule) == first, what="the first beat to lead again")
 
 
-def test_beat_outlives_a_restart_of_redis(beats: Beats, schedule: Schedule, server: RedisServer) -> None:
+def test_beat_outlives_a_restart_of_redis(beats: BeatProcesses, schedule: BeatSchedule, server: RedisServer) -> None:
     pid = beats.start_beat()
-    grows(schedule)
+    wait_for_occurrences(schedule)
     server.stop()
     until(lambda: "redis_does_not_answer" in beats.read_logs(), what="beat to notice")
     server.start()
-    grows(schedule)
-    nothing_twice(schedule)
+    wait_for_occurrences(schedule)
+    check_no_duplicates(schedule)
     schedule.client.delete(f"{entries.KEY_PREFIX}:lock")
-    grows(schedule)
+    wait_for_occurrences(schedule)
     assert beats.is_alive(pid)
 
 
-def test_a_beat_that_is_asked_to_end_gives_the_lock_back(beats: Beats, schedule: Schedule) -> None:
+def test_a_beat_that_is_asked_to_end_gives_the_lock_back(beats: BeatProcesses, schedule: BeatSchedule) -> None:
     pid = beats.start_beat()
-    grows(schedule, 1)
+    wait_for_occurrences(schedule, 1)
     beats.send_signal(pid, signal.SIGTERM)
     assert beats.wait_for_exit(pid) == 0
     assert not schedule.client.exists(f"{entries.KEY_PREFIX}:lock")
 
 
-def test_the_shipped_app_runs_beat(beats: Beats, schedule: Schedule) -> None:
+def test_the_shipped_app_runs_beat(beats: BeatProcesses, schedule: BeatSchedule) -> None:
     pid = beats.start_beat("jobworker")
-    grows(schedule)
-    nothing_twice(schedule)
+    wait_for_occurrences(schedule)
+    check_no_duplicates(schedule)
     beats.send_signal(pid, signal.SIGINT)
     assert beats.wait_for_exit(pid) == 0
 
 
-def test_an_interval_that_is_too_long_for_the_lock_is_told_in_one_line(beats: Beats) -> None:
+def test_an_interval_that_is_too_long_for_the_lock_is_told_in_one_line(beats: BeatProcesses) -> None:
     assert beats.wait_for_exit(beats.start_beat("jobworker", "--max-interval", "60")) == 1
     assert "error: redbeat_lock_timeout is 15 s; with beat_max_loop_interval (--max-interval) 60 s" in beats.read_logs()
     assert "Traceback" not in beats.read_logs()

@@ -13,7 +13,7 @@ import redis
 from celery import Celery
 
 from jobworker.transport import keys
-from jobworker.transport.publisher import Message, Publisher, list_name
+from jobworker.transport.publisher import Message, Publisher, get_list_name
 
 pytestmark = pytest.mark.every_redis
 
@@ -27,7 +27,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
         yield client
 
 
-def message(**values: object) -> Message:
+def make_message(**values: object) -> Message:
     given: dict[str, object] = {
         "execution": EXECUTION,
         "attempt": 2,
@@ -48,20 +48,20 @@ def message(**values: object) -> Message:
     return Message(**given)  # type: ignore[arg-type]
 
 
-def published(client: redis.Redis, *messages: Message) -> list[str]:
+def list_published(client: redis.Redis, *messages: Message) -> list[str]:
     """The raw messages of the list of the first, in the order in which workers take them."""
     Publisher(client).publish(messages)
-    taken: Any = client.lrange(list_name(messages[0].queue, messages[0].priority), 0, -1)
+    taken: Any = client.lrange(get_list_name(messages[0].queue, messages[0].priority), 0, -1)
     return list(reversed(taken))
 
 
 def test_a_message_begins_as_the_scripts_expect(client: redis.Redis) -> None:
-    [raw] = published(client, message())
+    [raw] = list_published(client, make_message())
     assert raw.startswith(f'{{"headers":{{"jobworker":{{"execution":"{EXECUTION}","attempt":2,')
 
 
 def test_it_is_what_celery_itself_would_send(client: redis.Redis) -> None:
-    [raw] = published(client, message())
+    [raw] = list_published(client, make_message())
     sent = json.loads(raw)
     told = sent["headers"].pop("jobworker")
     app = Celery(set_as_current=False)
@@ -95,7 +95,7 @@ def test_it_is_what_celery_itself_would_send(client: redis.Redis) -> None:
 
 
 def test_kombus_own_transport_consumes_it(client: redis.Redis, redis_url: str) -> None:
-    Publisher(client).publish([message(attempt=1, priority=0), message(attempt=2, priority=9)])
+    Publisher(client).publish([make_message(attempt=1, priority=0), make_message(attempt=2, priority=9)])
     seen: list[tuple[str, Any]] = []
 
     def note(body: Any, got: kombu.Message) -> None:
@@ -112,10 +112,10 @@ def test_kombus_own_transport_consumes_it(client: redis.Redis, redis_url: str) -
 @pytest.mark.parametrize("text", ["100 %", "%(body)b %b %%", 'a "quoted" \\ word', "ä\N{SNOWMAN}\n", "{}"])
 def test_no_text_can_break_out_of_its_place(client: redis.Redis, text: str) -> None:
     moment = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
-    strange = message(
+    strange = make_message(
         job=text, task=text, queue="q", parameters={text: text}, correlation_id=text, scheduled_for=moment
     )
-    [raw] = published(client, strange)
+    [raw] = list_published(client, strange)
     sent = json.loads(raw)
     told = sent["headers"]["jobworker"]
     assert (told["job"], told["correlation_id"], sent["headers"]["task"]) == (text, text, text)
@@ -124,7 +124,7 @@ def test_no_text_can_break_out_of_its_place(client: redis.Redis, text: str) -> N
 
 
 def test_messages_of_one_kind_differ_only_where_they_should(client: redis.Redis) -> None:
-    raws = published(client, *(message(execution=f"e{number}", parameters={"n": number}) for number in range(3)))
+    raws = list_published(client, *(make_message(execution=f"e{number}", parameters={"n": number}) for number in range(3)))
     sent = [json.loads(raw) for raw in raws]
     assert [one["headers"]["id"] for one in sent] == ["e0", "e1", "e2"]
     assert [json.loads(base64.b64decode(one["body"]))[1] for one in sent] == [{"n": 0}, {"n": 1}, {"n": 2}]
@@ -142,24 +142,24 @@ def test_messages_of_one_kind_differ_only_where_they_should(client: redis.Redis)
     ],
 )
 def test_no_kind_borrows_the_template_of_another(client: redis.Redis, change: dict[str, Any]) -> None:
-    first, second = published(client, message(), message(**change))
-    assert json.loads(first) == json.loads(published(client, message())[-1])
+    first, second = list_published(client, make_message(), make_message(**change))
+    assert json.loads(first) == json.loads(list_published(client, make_message())[-1])
     assert json.loads(second) != json.loads(first)
 
 
 def test_one_token_for_each_queue_however_much_is_published(client: redis.Redis) -> None:
-    messages = [message(queue=queue, priority=priority) for queue in ("a", "b") for priority in (0, 5, 9)]
+    messages = [make_message(queue=queue, priority=priority) for queue in ("a", "b") for priority in (0, 5, 9)]
     for _ in range(3):
         Publisher(client).publish(messages)
     assert [client.llen(keys.READY.format(queue=queue)) for queue in ("a", "b", "c")] == [1, 1, 0]
-    assert client.llen(list_name("a", 5)) == 3
+    assert client.llen(get_list_name("a", 5)) == 3
 
 
 def test_a_call_keeps_what_celery_chained_to_it_and_what_has_no_name(client: redis.Redis) -> None:
     chain = [{"task": "next"}]
-    [raw] = published(client, message(parameters={"*": [1, 2], "to": "a"}, call={"chain": chain}))
+    [raw] = list_published(client, make_message(parameters={"*": [1, 2], "to": "a"}, call={"chain": chain}))
     args, kwargs, embedded = json.loads(base64.b64decode(json.loads(raw)["body"]))
     assert (args, kwargs) == ([1, 2], {"to": "a"})
     assert embedded == {"callbacks": None, "errbacks": None, "chain": chain, "chord": None}
-    [plain] = published(client, message(parameters={"*": [1]}, queue="other"))
+    [plain] = list_published(client, make_message(parameters={"*": [1]}, queue="other"))
     assert json.loads(base64.b64decode(json.loads(plain)["body"]))[:2] == [[], {"*": [1]}]

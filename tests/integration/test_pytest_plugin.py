@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from tests.docs.pages import DOCS, ROOT, Block, blocks
+from tests.docs.pages import DOCS, ROOT, CodeBlock, list_code_blocks
 
 pytest_plugins = ["pytester"]
 
@@ -109,8 +109,8 @@ def test_the_entry_point_is_the_module_and_nobody_else_imports_it() -> None:
                 assert not node.module.startswith("jobworker.testing") or path.parent.name == "testing", path
 
 
-def _documented() -> list[Block]:
-    return [block for block in blocks(DOCS / "schedules.md", "python") if block.code.startswith("# tests/")]
+def _list_documented_tests() -> list[CodeBlock]:
+    return [block for block in list_code_blocks(DOCS / "schedules.md", "python") if block.code.startswith("# tests/")]
 
 
 def test_the_documented_test_passes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +118,6 @@ def test_the_documented_test_passes(pytester: pytest.Pytester, monkeypatch: pyte
     package = pytester.mkpydir("schedules")
     for file in (ROOT / "schedules").glob("[a-z]*.py"):
         (package / file.name).write_text(file.read_text())
-    [block] = _documented()
+    [block] = _list_documented_tests()
     pytester.makepyfile(block.code)
     run(pytester).assert_outcomes(passed=block.code.count("\ndef test_"))

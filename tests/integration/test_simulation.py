@@ -9,42 +9,42 @@ from typing import Any
 import pytest
 
 from jobworker import calendar, cron, daily, every, once, schedule
-from jobworker.declare.schedules import Declarations, collecting
+from jobworker.declare.schedules import Declarations, collect_declarations
 from jobworker.domain.errors import InvalidInput, ScheduleNotFound
 from jobworker.domain.outages import Outage
-from jobworker.domain.rules.days import Daily
+from jobworker.domain.rules.days import DailyRule
 from jobworker.services import pausing, schedules, simulation
-from jobworker.services.simulation import Question, Simulated
+from jobworker.services.simulation import SimulationOptions, SimulatedOccurrence
 from jobworker.store import schedules as store
 from jobworker.store.database import Database
-from tests.conformance.household import Household
+from tests.conformance.household import ExecutionDriver
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 
 
-def at(text: str) -> dt.datetime:
+def parse_time(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(f"2026-{text}Z" if "T" in text else f"2026-{text}T00:00Z")
 
 
-def code(name: str = "s", **fields: Any) -> Declarations:
+def write_code(name: str = "s", **fields: Any) -> Declarations:
     """Code that declares one schedule."""
-    with collecting() as found:
+    with collect_declarations() as found:
         schedule(name, **{"job": "load", **fields})
     return found
 
 
-def told(occurrences: Sequence[Simulated]) -> list[tuple[str, str]]:
+def list_outcomes(occurrences: Sequence[SimulatedOccurrence]) -> list[tuple[str, str]]:
     """When each is due (UTC) and what becomes of it."""
     return [(f"{each.scheduled_for.astimezone(dt.UTC):%m-%dT%H:%M}", each.outcome.value) for each in occurrences]
 
 
-def lived(declared: Declarations, begin: str, end: str, **more: Any) -> list[Simulated]:
-    return list(simulation.of_code(declared, Question(at(begin), at(end), **more)).occurrences)
+def run_real_schedules(declared: Declarations, begin: str, end: str, **more: Any) -> list[SimulatedOccurrence]:
+    return list(simulation.simulate_code(declared, SimulationOptions(parse_time(begin), parse_time(end), **more)).occurrences)
 
 
 def test_every_occurrence_is_there_in_local_time() -> None:
-    found = lived(code(rule=daily("02:30"), zone="Europe/Berlin"), "03-27", "03-31", duration=600)
-    assert told(found) == [
+    found = run_real_schedules(write_code(rule=daily("02:30"), zone="Europe/Berlin"), "03-27", "03-31", duration=600)
+    assert list_outcomes(found) == [
         ("03-27T01:30", "fired"),
         ("03-28T01:30", "fired"),
         ("03-29T01:30", "fired"),
@@ -62,13 +62,13 @@ def test_every_occurrence_is_there_in_local_time() -> None:
 
 
 def test_the_beginning_is_part_of_it_and_the_end_is_not() -> None:
-    assert told(lived(code(rule=every(3600)), "01-01", "01-01T02:00")) == [
+    assert list_outcomes(run_real_schedules(write_code(rule=every(3600)), "01-01", "01-01T02:00")) == [
         ("01-01T00:00", "fired"),
         ("01-01T01:00", "fired"),
     ]
 
 
-_NIGHT = [Outage(at("01-01T00:30"), at("01-01T03:30"))]
+_NIGHT = [Outage(parse_time("01-01T00:30"), parse_time("01-01T03:30"))]
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,10 @@ _NIGHT = [Outage(at("01-01T00:30"), at("01-01T03:30"))]
     ],
 )
 def test_after_an_outage_the_misfire_policy_decides(misfire: Any, outcomes: list[str]) -> None:
-    found = lived(
-        code(rule=every(3600), misfire=misfire, overlap="allow"), "01-01T00:10", "01-01T04:30", outages=_NIGHT
+    found = run_real_schedules(
+        write_code(rule=every(3600), misfire=misfire, overlap="allow"), "01-01T00:10", "01-01T04:30", outages=_NIGHT
     )
-    assert told(found) == [(f"01-01T0{hour}:00", outcome) for hour, outcome in enumerate(outcomes, start=1)]
+    assert list_outcomes(found) == [(f"01-01T0{hour}:00", outcome) for hour, outcome in enumerate(outcomes, start=1)]
     late = [each for each in found if each.scheduled_for < _NIGHT[0].end]
     assert {each.settled_at for each in late} == {_NIGHT[0].end}
     assert all(each.started_at is None or each.started_at == _NIGHT[0].end for each in late)
@@ -101,7 +101,7 @@ def test_after_an_outage_the_misfire_policy_decides(misfire: Any, outcomes: list
     ],
 )
 def test_the_assumed_duration_makes_overlaps_visible(overlap: str, outcomes: list[str | None]) -> None:
-    found = lived(code(rule=every(3600), overlap=overlap), "01-01", "01-01T04:00", duration=9000)
+    found = run_real_schedules(write_code(rule=every(3600), overlap=overlap), "01-01", "01-01T04:00", duration=9000)
     assert [each.state.value if each.state else None for each in found] == outcomes
     spans = sorted((each.started_at, each.ended_at) for each in found if each.started_at and each.ended_at)
     one_by_one = all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
@@ -109,16 +109,16 @@ def test_the_assumed_duration_makes_overlaps_visible(overlap: str, outcomes: lis
 
 
 def test_a_reason_names_the_occurrence_and_not_an_execution_that_is_nowhere() -> None:
-    _, skipped = lived(code(rule=every(3600)), "01-01", "01-01T02:00", duration=5400)
+    _, skipped = run_real_schedules(write_code(rule=every(3600)), "01-01", "01-01T02:00", duration=5400)
     assert skipped.reason == "the execution of 2026-01-01T00:00:00Z had not ended"
 
 
 def test_durations_of_some_schedules() -> None:
-    declared = code(rule=every(3600))
-    with collecting() as other:
+    declared = write_code(rule=every(3600))
+    with collect_declarations() as other:
         schedule("long", job="load", rule=every(3600))
     declared.schedules.update(other.schedules)
-    found = lived(declared, "01-01", "01-01T02:00", durations={"long": 5400})
+    found = run_real_schedules(declared, "01-01", "01-01T02:00", durations={"long": 5400})
     assert [(each.schedule, each.outcome.value) for each in found] == [
         ("long", "fired"),
         ("s", "fired"),
@@ -128,11 +128,11 @@ def test_durations_of_some_schedules() -> None:
 
 
 def test_runs_end_calendars_and_jitter_are_the_real_ones() -> None:
-    with collecting() as declared:
+    with collect_declarations() as declared:
         calendar("closed", kind="dates", days=["2026-01-02"])
         schedule("s", job="load", rule=daily("12:00"), exclude=["closed"], max_runs=2, jitter=3600)
-    found = lived(declared, "01-01", "01-06")
-    assert told(found) == [
+    found = run_real_schedules(declared, "01-01", "01-06")
+    assert list_outcomes(found) == [
         ("01-01T12:00", "fired"),
         ("01-02T12:00", "skipped_calendar"),
         ("01-03T12:00", "fired"),
@@ -143,93 +143,93 @@ def test_runs_end_calendars_and_jitter_are_the_real_ones() -> None:
 
 
 def test_there_is_an_end_to_it() -> None:
-    story = simulation.of_code(code(rule=every(1), overlap="allow"), Question(at("01-01"), at("12-31"), limit=50))
+    story = simulation.simulate_code(write_code(rule=every(1), overlap="allow"), SimulationOptions(parse_time("01-01"), parse_time("12-31"), limit=50))
     assert len(story.occurrences) == 50
-    assert story.stopped_at == at("01-01") + dt.timedelta(seconds=50)
-    nothing = simulation.of_code(code(rule=once("2020-01-01T00:00Z")), Question(at("01-01"), at("12-31")))
+    assert story.stopped_at == parse_time("01-01") + dt.timedelta(seconds=50)
+    nothing = simulation.simulate_code(write_code(rule=once("2020-01-01T00:00Z")), SimulationOptions(parse_time("01-01"), parse_time("12-31")))
     assert (nothing.occurrences, nothing.stopped_at) == ([], None)
 
 
 def test_an_outage_that_does_not_end_leaves_something_to_be_settled() -> None:
-    outage = Outage(at("01-01T01:30"), at("01-03"))
-    story = simulation.of_code(code(rule=every(3600)), Question(at("01-01"), at("01-02"), [outage], duration=60))
-    assert told(story.occurrences) == [("01-01T00:00", "fired"), ("01-01T01:00", "fired")]
-    assert story.unevaluated == {"s": at("01-01T02:00")}
+    outage = Outage(parse_time("01-01T01:30"), parse_time("01-03"))
+    story = simulation.simulate_code(write_code(rule=every(3600)), SimulationOptions(parse_time("01-01"), parse_time("01-02"), [outage], duration=60))
+    assert list_outcomes(story.occurrences) == [("01-01T00:00", "fired"), ("01-01T01:00", "fired")]
+    assert story.unevaluated == {"s": parse_time("01-01T02:00")}
 
 
 def test_an_outage_at_the_beginning_counts() -> None:
-    found = lived(code(rule=every(3600)), "01-01", "01-01T02:00", outages=[Outage(at("01-01"), at("01-01T00:30"))])
+    found = run_real_schedules(write_code(rule=every(3600)), "01-01", "01-01T02:00", outages=[Outage(parse_time("01-01"), parse_time("01-01T00:30"))])
     assert [f"{each.settled_at:%H:%M}" for each in found] == ["00:30", "01:00"]
 
 
 def test_a_pause_holds_and_ends_as_it_is_in_the_database(sqlite_database: Database) -> None:
-    household = Household(sqlite_database)
+    household = ExecutionDriver(sqlite_database)
     described = {"name": "s", "job": "load", "rule": {"kind": "interval", "every": 3600}, "on_resume": "fire_once"}
     schedules.create(sqlite_database, household.clock, described, "ann")
     with sqlite_database.write() as connection:
         row = schedules.find(connection, "s")
-        pausing.pause(connection, row, "moving", at("06-01T01:30"), "ann", household.clock.now())
-    question = Question(at("06-01"), at("06-01T03:00"), duration=60)
-    found = simulation.of_database(sqlite_database, question).occurrences
-    assert told(found) == [("06-01T00:00", "skipped_paused"), ("06-01T01:00", "fired"), ("06-01T02:00", "fired")]
-    assert found[1].started_at == at("06-01T01:30")
+        pausing.pause_schedule(connection, row, "moving", parse_time("06-01T01:30"), "ann", household.clock.now())
+    question = SimulationOptions(parse_time("06-01"), parse_time("06-01T03:00"), duration=60)
+    found = simulation.simulate_database(sqlite_database, question).occurrences
+    assert list_outcomes(found) == [("06-01T00:00", "skipped_paused"), ("06-01T01:00", "fired"), ("06-01T02:00", "fired")]
+    assert found[1].started_at == parse_time("06-01T01:30")
     assert "moving" in (found[0].reason or "")
 
 
 def test_what_cannot_be_declared_is_told() -> None:
     with pytest.raises(InvalidInput, match=r"schedule s .*/exclude/0: there is no calendar 'DE'"):
-        lived(code(rule=daily("12:00"), exclude=["DE"]), "01-01", "01-02")
+        run_real_schedules(write_code(rule=daily("12:00"), exclude=["DE"]), "01-01", "01-02")
 
 
 def test_of_a_database_and_of_code_beside_it(sqlite_database: Database) -> None:
-    household = Household(sqlite_database)
+    household = ExecutionDriver(sqlite_database)
     for name, time in (("mine", "06:00"), ("other", "07:00")):
-        described = {"name": name, "job": "load", "rule": Daily(dt.time.fromisoformat(time)).to_json()}
+        described = {"name": name, "job": "load", "rule": DailyRule(dt.time.fromisoformat(time)).to_json()}
         schedules.create(sqlite_database, household.clock, described, "ann")
-    question = Question(at("06-01"), at("06-02"))
+    question = SimulationOptions(parse_time("06-01"), parse_time("06-02"))
 
     def names(*chosen: str, code: Declarations | None = None) -> list[str]:
         if code is not None:
-            found = simulation.of_code(code, question, chosen or None, sqlite_database)
+            found = simulation.simulate_code(code, question, chosen or None, sqlite_database)
         else:
-            found = simulation.of_database(sqlite_database, question, chosen or None)
+            found = simulation.simulate_database(sqlite_database, question, chosen or None)
         return [each.schedule for each in found.occurrences]
 
     assert names() == ["mine", "other"]
     assert names("other") == ["other"]
-    assert names(code=code(rule=cron("0 9 * * *"))) == ["s"]
+    assert names(code=write_code(rule=cron("0 9 * * *"))) == ["s"]
     with pytest.raises(ScheduleNotFound):
         names("nobody")
     with pytest.raises(InvalidInput, match=r"schedule mine .*made over HTTP"):
-        names(code=code("mine", rule=daily("12:00")))
+        names(code=write_code("mine", rule=daily("12:00")))
     with sqlite_database.read() as connection:
-        assert [row.name for row in store.all(connection)] == ["mine", "other"]
+        assert [row.name for row in store.list_all(connection)] == ["mine", "other"]
 
 
 def test_definitions_of_a_database_hold(sqlite_database: Database) -> None:
-    household = Household(sqlite_database)
+    household = ExecutionDriver(sqlite_database)
     household.define_job("load", enabled=False)
     described = {"name": "s", "job": "load", "rule": {"kind": "daily", "time": "06:00"}}
     schedules.create(sqlite_database, household.clock, described, "ann")
-    [only] = simulation.of_database(sqlite_database, Question(at("06-01"), at("06-02"))).occurrences
+    [only] = simulation.simulate_database(sqlite_database, SimulationOptions(parse_time("06-01"), parse_time("06-02"))).occurrences
     assert (only.outcome.value, only.reason) == ("skipped_paused", "job load is disabled")
     assert only.state is None
 
 
 def test_code_is_taken_with_what_is_not_known_yet(sqlite_database: Database) -> None:
-    Household(sqlite_database)
-    with collecting() as declared:
+    ExecutionDriver(sqlite_database)
+    with collect_declarations() as declared:
         schedule("mine", job="load", rule=daily("06:00"))
         schedule("early", job="nowhere", rule=daily("07:00"), parameters={"any": 1})
         schedule("wrong", job="strict", rule=daily("08:00"), parameters={"rows": "many"})
-    question = Question(at("06-01"), at("06-02"))
-    story = simulation.of_code(declared, question, ["mine", "early"], sqlite_database)
+    question = SimulationOptions(parse_time("06-01"), parse_time("06-02"))
+    story = simulation.simulate_code(declared, question, ["mine", "early"], sqlite_database)
     assert [each.schedule for each in story.occurrences] == ["mine", "early"]
     assert story.assumed_jobs == ["nowhere"]
     with pytest.raises(InvalidInput, match=r"schedule wrong .*/parameters/rows: "):
-        simulation.of_code(declared, question, None, sqlite_database)
+        simulation.simulate_code(declared, question, None, sqlite_database)
     with pytest.raises(ScheduleNotFound, match=r"code declares no schedule 'nope'\. It declares early, mine, wrong"):
-        simulation.of_code(declared, question, ["nope"], sqlite_database)
+        simulation.simulate_code(declared, question, ["nope"], sqlite_database)
 
 
 @pytest.mark.parametrize(
@@ -243,12 +243,12 @@ def test_code_is_taken_with_what_is_not_known_yet(sqlite_database: Database) -> 
 )
 def test_questions_that_make_no_sense(begin: str, end: str, more: dict[str, Any], told: str) -> None:
     with pytest.raises(InvalidInput, match=told):
-        Question(at(begin), at(end), **more)
+        SimulationOptions(parse_time(begin), parse_time(end), **more)
 
 
 def test_a_duration_of_a_schedule_that_is_not_there(sqlite_database: Database) -> None:
-    question = Question(at("01-01"), at("01-02"), durations={"t": 3})
+    question = SimulationOptions(parse_time("01-01"), parse_time("01-02"), durations={"t": 3})
     with pytest.raises(ScheduleNotFound, match="code declares no schedule 't'"):
-        simulation.of_code(code(rule=daily("12:00")), question)
+        simulation.simulate_code(write_code(rule=daily("12:00")), question)
     with pytest.raises(ScheduleNotFound, match="there is no schedule 't'"):
-        simulation.of_database(sqlite_database, question)
+        simulation.simulate_database(sqlite_database, question)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobworker import daily
-from jobworker.domain.schedule import Owner, parse
-from jobworker.domain.timetable import next_after
+from jobworker.domain.schedule import ScheduleOwner, parse
+from jobworker.domain.timetable import find_next_time
 from jobworker.domain.zones import DATA_VERSION
 from jobworker.services import zone_data as services
 from jobworker.store import schedules
@@ -22,11 +22,11 @@ from jobworker.store.schedules import ScheduleRow
 from tests import zone_data
 from tests.engine import Engine
 from tests.waiting import until
-from tests.zone_data import NEW_LAWS
+from tests.zone_data import EXPECTED_UTC_TIMES
 
-_ONE_HOST = dict.fromkeys(NEW_LAWS, "Asia/Tokyo")
+_WRONG_ZONES = dict.fromkeys(EXPECTED_UTC_TIMES, "Asia/Tokyo")
 
-_EVERYWHERE = """
+_PRINT_ZONE_DATA = """
 import datetime as dt, json, sys, zoneinfo
 names = json.loads(sys.argv[1])
 early = [zoneinfo.ZoneInfo(name) for name in names]  # Loaded by others before JobWorker is imported.
@@ -63,12 +63,12 @@ for name in {names}:
 @pytest.fixture
 def host(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of a host whose own time zone data are wrong."""
-    monkeypatch.setenv("PYTHONTZPATH", str(zone_data.folder(tmp_path / "zones", _ONE_HOST)))
+    monkeypatch.setenv("PYTHONTZPATH", str(zone_data.create_tzpath(tmp_path / "zones", _WRONG_ZONES)))
     monkeypatch.setenv("JOBWORKER_DATABASE_URL", sqlite_url)
     monkeypatch.setenv("JOBWORKER_REDIS_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])]))
     (tmp_path / "schedules").mkdir()
-    (tmp_path / "schedules" / "__init__.py").write_text(_SCHEDULES.format(names=list(NEW_LAWS)))
+    (tmp_path / "schedules" / "__init__.py").write_text(_SCHEDULES.format(names=list(EXPECTED_UTC_TIMES)))
     return tmp_path
 
 
@@ -80,9 +80,9 @@ def _run(folder: Path, *arguments: str) -> tuple[str, str]:
 
 
 def test_rules_previews_and_the_fixture_for_tests_take_the_data_of_the_package(host: Path) -> None:
-    told, logged = _run(host, "-c", _EVERYWHERE, json.dumps(list(NEW_LAWS)))
+    told, logged = _run(host, "-c", _PRINT_ZONE_DATA, json.dumps(list(EXPECTED_UTC_TIMES)))
     assert DATA_VERSION in logged
-    assert told.splitlines() == [f"{name} {at} {at} {at}" for name, at in NEW_LAWS.items()]
+    assert told.splitlines() == [f"{name} {at} {at} {at}" for name, at in EXPECTED_UTC_TIMES.items()]
 
 
 def test_simulations_take_the_data_of_the_package(host: Path) -> None:
@@ -99,33 +99,33 @@ def test_simulations_take_the_data_of_the_package(host: Path) -> None:
         "2026-12-02T00:00Z",
     )
     found = {each["schedule"]: each["scheduled_for"] for each in map(json.loads, told.splitlines())}
-    moments = {name: dt.datetime.fromisoformat(found[name.replace("/", "-")]) for name in NEW_LAWS}
-    assert {name: f"{at.astimezone(dt.UTC):%H:%M}" for name, at in moments.items()} == NEW_LAWS
+    moments = {name: dt.datetime.fromisoformat(found[name.replace("/", "-")]) for name in EXPECTED_UTC_TIMES}
+    assert {name: f"{at.astimezone(dt.UTC):%H:%M}" for name, at in moments.items()} == EXPECTED_UTC_TIMES
 
 
 def test_processes_say_their_data_and_fire_by_those_of_the_package(engine: Engine, tmp_path: Path) -> None:
-    wrong = {"PYTHONTZPATH": str(zone_data.folder(tmp_path / "zones", _ONE_HOST))}
-    other = zone_data.package(tmp_path / "other", "2020a", {})
-    earlier = zone_data.package(tmp_path / "earlier", "2025b", {"America/Vancouver": "America/Los_Angeles"})
-    with zone_data.installed(earlier, "2025b"):
-        services.follow(engine.database, engine.clock, lambda _: None)
-        office = _put(engine.database, "America/Vancouver", dt.datetime(2036, 12, 1, tzinfo=dt.UTC), "office")
+    wrong = {"PYTHONTZPATH": str(zone_data.create_tzpath(tmp_path / "zones", _WRONG_ZONES))}
+    other = zone_data.create_tzdata_package(tmp_path / "other", "2020a", {})
+    earlier = zone_data.create_tzdata_package(tmp_path / "earlier", "2025b", {"America/Vancouver": "America/Los_Angeles"})
+    with zone_data.use_tzdata(earlier, "2025b"):
+        services.apply_zone_data(engine.database, engine.clock, lambda _: None)
+        office = _put_schedule(engine.database, "America/Vancouver", dt.datetime(2036, 12, 1, tzinfo=dt.UTC), "office")
     relay, beat = engine.start_relay(**wrong), engine.start_beat(**wrong)
     worker = engine.start_worker(**wrong, PYTHONPATH=str(other))
     engine.wait_until_ready()
     due = engine.clock.now() - dt.timedelta(days=1)
-    rows = [_put(engine.database, name, due) for name in NEW_LAWS]
+    rows = [_put_schedule(engine.database, name, due) for name in EXPECTED_UTC_TIMES]
 
     def followed() -> bool:
-        return all(_standing(engine.database, row).settled_until >= row.next_at for row in rows if row.next_at)
+        return all(_get_schedule(engine.database, row).settled_until >= row.next_at for row in rows if row.next_at)
 
     until(followed, within=60.0, what=f"five schedules to fire; logs in {tmp_path}")
     for row in rows:
         assert row.next_at is not None
-        expected = next_after(row.schedule.build_timetable({}), row.next_at)
-        assert _standing(engine.database, row).next_at == expected, row.name
+        expected = find_next_time(row.schedule.build_timetable({}), row.next_at)
+        assert _get_schedule(engine.database, row).next_at == expected, row.name
     assert office.next_at == dt.datetime(2036, 12, 1, 14, tzinfo=dt.UTC)
-    assert _standing(engine.database, office).next_at == dt.datetime(2036, 12, 1, 13, tzinfo=dt.UTC)
+    assert _get_schedule(engine.database, office).next_at == dt.datetime(2036, 12, 1, 13, tzinfo=dt.UTC)
     moved = r"schedule_moved.*office .*next at 2036-12-01T13:00.* instead of 2036-12-01T14:00"
     assert re.search(moved, engine.read_log(relay)), relay.log
     for process, version in ((relay, DATA_VERSION), (beat, DATA_VERSION), (worker, "2020a (tzdata 1)")):
@@ -134,15 +134,15 @@ def test_processes_say_their_data_and_fire_by_those_of_the_package(engine: Engin
     assert f"2020a (tzdata 1): workers on {socket.gethostname()}" in engine.read_log(relay)
 
 
-def _put(database: Database, zone: str, since: dt.datetime, name: str | None = None) -> ScheduleRow:
+def _put_schedule(database: Database, zone: str, since: dt.datetime, name: str | None = None) -> ScheduleRow:
     """A schedule that was made a while ago, and whose time has come."""
     made = parse({"name": name or zone.replace("/", "-"), "job": "noop", "rule": daily("06:00"), "zone": zone})
     with database.write() as connection:
-        return schedules.put(connection, made, Owner.API, "me", since, next_after(made.build_timetable({}), since))
+        return schedules.upsert(connection, made, ScheduleOwner.API, "me", since, find_next_time(made.build_timetable({}), since))
 
 
-def _standing(database: Database, row: ScheduleRow) -> ScheduleRow:
+def _get_schedule(database: Database, row: ScheduleRow) -> ScheduleRow:
     with database.read() as connection:
-        found = schedules.by_id(connection, row.id)
+        found = schedules.get_by_id(connection, row.id)
     assert found is not None
     return found

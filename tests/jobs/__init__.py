@@ -14,10 +14,10 @@ from celery.exceptions import SoftTimeLimitExceeded
 from jobworker import Context, current, job
 
 
-def note(what: str) -> None:
+def log_activity(event: str) -> None:
     """Append one line in one write: the truth that history is compared with."""
     context = current()
-    line = f"{context.execution_id} {context.attempt} {what} {os.getpid()}\n"
+    line = f"{context.execution_id} {context.attempt} {event} {os.getpid()}\n"
     descriptor = os.open(os.environ["JOB_DIARY"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, line.encode())
     os.close(descriptor)
@@ -26,41 +26,41 @@ def note(what: str) -> None:
 @job
 def noop(context: Context, number: int = 0) -> int:
     """Do nothing but say so."""
-    note("start")
-    note("end")
+    log_activity("start")
+    log_activity("end")
     return number
 
 
 @job
 def echo(value: str) -> str:
     """Return what was given."""
-    note("echo")
+    log_activity("echo")
     return value
 
 
 @job
 def hold(seconds: float) -> str:
     """Keep a slot busy."""
-    note("start")
+    log_activity("start")
     time.sleep(seconds)
-    note("end")
+    log_activity("end")
     return "held"
 
 
 @job
 def wait_for_file(path: str) -> str:
     """Run until a file appears."""
-    note("start")
+    log_activity("start")
     while not Path(path).exists():
         time.sleep(0.02)
-    note("end")
+    log_activity("end")
     return "seen"
 
 
 @job(autoretry_for=(ValueError,), retry_backoff=0.2, retry_jitter=False, max_retries=2)
 def flaky(context: Context, good_attempt: int) -> int:
     """Fail until a given attempt, with Celery's autoretry."""
-    note("start")
+    log_activity("start")
     context.log.info("attempt %d", context.attempt)
     context.progress(context.attempt, 3, "trying")
     if context.attempt < good_attempt:
@@ -71,28 +71,28 @@ def flaky(context: Context, good_attempt: int) -> int:
 @job(bind=True, max_retries=1)
 def asks_for_retry(self, countdown: float) -> None:  # type: ignore[no-untyped-def]
     """Ask for a retry by hand, for ever."""
-    note("start")
+    log_activity("start")
     raise self.retry(countdown=countdown, exc=RuntimeError("never good"))
 
 
 @job(autoretry_for=(ValueError,), retry_kwargs={"max_retries": 1, "countdown": 0})
 def says_its_limit_with_the_call() -> None:
     """Fail, with a limit that is in Celery's retry_kwargs."""
-    note("start")
+    log_activity("start")
     raise ValueError("again")
 
 
 @job(max_retries=0)
 def fails(message: str = "broken") -> None:
     """Fail once and for all."""
-    note("start")
+    log_activity("start")
     raise RuntimeError(message)
 
 
 @job(time_limit=1)
 def overruns() -> None:
     """Ignore the hard limit."""
-    note("start")
+    log_activity("start")
     while True:
         time.sleep(1)
 
@@ -100,7 +100,7 @@ def overruns() -> None:
 @job(soft_time_limit=1, time_limit=20)
 def overruns_softly() -> None:
     """Let the soft limit end it."""
-    note("start")
+    log_activity("start")
     time.sleep(15)
 
 
@@ -117,21 +117,21 @@ def minds_soft_limit() -> str:
 @job
 def kills_itself() -> None:
     """Take the process down, every time."""
-    note("start")
+    log_activity("start")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @job(on_worker_lost="fail")
 def kills_itself_once() -> None:
     """Take the process down, and be told not to try again."""
-    note("start")
+    log_activity("start")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @job
 def exits() -> None:
     """Leave through the back door."""
-    note("start")
+    log_activity("start")
     sys.exit(3)
 
 
@@ -171,7 +171,7 @@ def plain(left: int, right: int = 1) -> int:
 @job(retry={"strategy": "fixed", "delay": 0, "max_attempts": 3})
 def returns(kind: str) -> object:
     """Return JSON that not everybody can keep."""
-    note("start")
+    log_activity("start")
     deep: list[object] = []
     for _ in range(300 if kind == "deep" else 99):
         deep = [deep]

@@ -6,13 +6,13 @@ from typing import Any
 from celery import chain, group, shared_task
 
 from jobworker import Context, current, job
-from tests.jobs import note
+from tests.jobs import log_activity
 
 
 @job(queue="background", priority=7, retry={"strategy": "fixed", "delay": 0.05, "max_attempts": 3})
 def called(context: Context, number: int, good_attempt: int = 1) -> int:
     """Say how often it was tried."""
-    note("start")
+    log_activity("start")
     context.log.info("called with %d", number)
     if context.attempt < good_attempt:
         raise ValueError(f"attempt {context.attempt}")
@@ -47,7 +47,7 @@ def dies_once() -> int:
     import os
     import signal
 
-    note("start")
+    log_activity("start")
     if current().attempt == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return current().attempt

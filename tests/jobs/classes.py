@@ -6,10 +6,10 @@ import time
 from typing import Any, ClassVar, Literal
 
 from jobworker import Abort, Context, Job, Retry, Snooze
-from tests.jobs import note
+from tests.jobs import log_activity
 
 
-class _Telling(Job, abstract=True):
+class _HookRecorder(Job, abstract=True):
     """Writes down which hooks are called, and with what."""
 
     queue = "default"
@@ -37,13 +37,13 @@ class _Telling(Job, abstract=True):
         self.record_hook("after_return", state)
         self.context.metadata["heard"] = " ".join(self.heard)
 
-    def record_hook(self, hook: str, what: object) -> None:
+    def record_hook(self, hook: str, content: object) -> None:
         """In the log, in the metadata and in the object."""
         self.heard.append(hook)
-        self.context.log.info("%s %s", hook, what)
+        self.context.log.info("%s %s", hook, content)
 
 
-class Export(_Telling):
+class Export(_HookRecorder):
     """Write the report of a month."""
 
     retry: ClassVar = {"strategy": "fixed", "delay": 0.05, "max_attempts": 2}
@@ -52,19 +52,19 @@ class Export(_Telling):
     def run(
         self, month: str, context: Context, format: Literal["csv", "json"] = "csv", rows: int = 3
     ) -> dict[str, Any]:
-        note("start")
+        log_activity("start")
         context.progress(rows, rows)
         return {"month": month, "format": format, "rows": self.parameters["rows"], "heard": list(self.heard)}
 
 
-class Ends(_Telling):
+class Ends(_HookRecorder):
     """End in many ways."""
 
     name = "ends"
     retry: ClassVar = {"strategy": "fixed", "delay": 0.05, "max_attempts": 2}
 
     def run(self, how: str, **more: int) -> object:
-        note("start")
+        log_activity("start")
         if how == "raises":
             raise ValueError(how)
         if how == "gives up":
@@ -111,24 +111,24 @@ class Caller(Job):
         return Export.task(month="May", context=self.context)["month"]
 
 
-class Waits(_Telling):
+class Waits(_HookRecorder):
     """Runs until somebody has it cancelled."""
 
     def run(self) -> None:
-        note("start")
+        log_activity("start")
         while True:
             self.context.raise_if_cancelled()
             time.sleep(0.05)
 
 
-class Isolated(_Telling):
+class Isolated(_HookRecorder):
     """Runs in a process of its own."""
 
     isolation: ClassVar = {"mode": "process"}
     retry: ClassVar = {"strategy": "fixed", "delay": 0.05, "max_attempts": 2}
 
     def run(self) -> int:
-        note("start")
+        log_activity("start")
         if self.context.attempt == 1:
             raise ValueError("first")
         return os.getpid()

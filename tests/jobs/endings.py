@@ -8,48 +8,48 @@ from celery import Task
 from celery.exceptions import Ignore, Reject
 
 from jobworker import job
-from tests.jobs import note
+from tests.jobs import log_activity
 
 
 @job
 def rejects(requeue: bool) -> None:
     """Use Celery's word for "not me"."""
-    note("start")
+    log_activity("start")
     raise Reject("not me", requeue=requeue)
 
 
 @job
 def ignores() -> None:
     """Use Celery's word for "say nothing of me"."""
-    note("start")
+    log_activity("start")
     raise Ignore
 
 
 @job
 def leaves_at_once() -> None:
     """Take the process down without a signal."""
-    note("start")
+    log_activity("start")
     os._exit(7)
 
 
 @job
 def runs_out_of_memory() -> None:
     """Raise what Celery takes for the worker's own trouble."""
-    note("start")
+    log_activity("start")
     raise MemoryError("no room")
 
 
 @job
 def is_interrupted() -> None:
     """Raise what Ctrl-C raises."""
-    note("start")
+    log_activity("start")
     raise KeyboardInterrupt
 
 
 @job
 def cancels_itself() -> None:
     """Let asyncio's cancellation escape: no `Exception`."""
-    note("start")
+    log_activity("start")
     raise asyncio.CancelledError
 
 
@@ -67,7 +67,7 @@ class NotPicklable(Exception):
 @job
 def raises_what_cannot_be_pickled() -> None:
     """Fail with it."""
-    note("start")
+    log_activity("start")
     raise NotPicklable(1, 2)
 
 
@@ -82,11 +82,11 @@ class NoException(BaseException):
 @job
 def raises_no_exception() -> None:
     """Fail with it."""
-    note("start")
+    log_activity("start")
     raise NoException("one", "two")
 
 
-class _NeverReady(Task):
+class _UnstartableTask(Task):
     """A task that Celery cannot even start."""
 
     abstract = True
@@ -95,21 +95,21 @@ class _NeverReady(Task):
         raise RuntimeError("not ready")
 
 
-@job(base=_NeverReady)
+@job(base=_UnstartableTask)
 def is_never_ready() -> None:
     """Fail before it begins."""
-    note("start")
+    log_activity("start")
 
 
 @job(rate_limit="30/m")
 def rarely() -> str:
     """Have Celery hold the second one back for two seconds."""
-    note("start")
+    log_activity("start")
     return "rare"
 
 
 @job(rate_limit="1/h")
 def hourly() -> str:
     """Have Celery hold the second one back for good."""
-    note("start")
+    log_activity("start")
     return "very rare"

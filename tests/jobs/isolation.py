@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from celery.exceptions import SoftTimeLimitExceeded
 
 from jobworker import Context, Job, Retry, current, job
-from tests.jobs import note
+from tests.jobs import log_activity
 
 MIB = 1024**2
 PROCESS = {"mode": "process"}
@@ -24,7 +24,7 @@ PROCESS = {"mode": "process"}
 @job(isolation=PROCESS)
 def tells_of_itself(context: Context, secret: str = "") -> dict[str, Any]:
     """Say in every way what can be said, and what is known here."""
-    note("start")
+    log_activity("start")
     context.log.info("by its logger")
     logging.getLogger("elsewhere").warning("by another")
     print("printed")
@@ -32,7 +32,7 @@ def tells_of_itself(context: Context, secret: str = "") -> dict[str, Any]:
     os.write(1, b"past Python\n")
     context.progress(3, 10, "on the way")
     context.metadata["colour"] = "red"
-    note("end")
+    log_activity("end")
     return {
         "pid": os.getpid(),
         "execution": context.execution_id,
@@ -49,7 +49,7 @@ def tells_of_itself(context: Context, secret: str = "") -> dict[str, Any]:
 @job(isolation=PROCESS, max_retries=0)
 def ends_badly(how: str) -> str:
     """End in the way that is asked for."""
-    note("start")
+    log_activity("start")
     if how == "segfault":
         ctypes.string_at(0)
     elif how == "leave":
@@ -88,7 +88,7 @@ def takes_time() -> None:
 @job(isolation=PROCESS, autoretry_for=(ValueError,), max_retries=2, retry_backoff=0.1, retry_jitter=False)
 def succeeds_at_last(context: Context, good_attempt: int = 2) -> int:
     """Fail until an attempt is good."""
-    note("start")
+    log_activity("start")
     if context.attempt < good_attempt:
         raise ValueError(f"not yet: {context.attempt}")
     return context.attempt
@@ -118,9 +118,9 @@ def will_not_go() -> None:
         if os.fork() == 0:
             if leave:
                 os.setsid()
-            note("start")
+            log_activity("start")
             time.sleep(600)
-    note("start")
+    log_activity("start")
     while True:
         time.sleep(600)
 
@@ -149,7 +149,7 @@ def can_be_stopped(context: Context, minds: bool) -> str:
     """Run until cancelled, and end by itself if it `minds`."""
     if not minds:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    note("start")
+    log_activity("start")
     while True:
         time.sleep(0.05)
         if minds:
@@ -159,14 +159,14 @@ def can_be_stopped(context: Context, minds: bool) -> str:
 @job(isolation=PROCESS, max_retries=0)
 def prints_a_gigabyte(how: str) -> str:
     """Print 1 GB, in one line or in many; or a third of that by its logger."""
-    note("start")
+    log_activity("start")
     if how == "log":
         for number in range(22_000):
             current().log.info("%d %s", number, "x" * 15_000)
     else:
         command = {"line": "head -c 1000000000 /dev/zero", "lines": "yes | head -c 1000000000"}[how]
         subprocess.run(["sh", "-c", command], check=True)
-    note("end")
+    log_activity("end")
     return "said"
 
 
@@ -177,22 +177,22 @@ class TellsOfItsHooks(Job):
     max_retries = 0
 
     def before_start(self) -> None:
-        note("before")
+        log_activity("before")
 
     def run(self, fails: bool = False) -> str:
-        note("start")
+        log_activity("start")
         if fails:
             raise ValueError("as told")
         return "done"
 
     def on_success(self, result: str) -> None:
-        note(result)
+        log_activity(result)
 
     def on_failure(self, error: BaseException) -> None:
-        note(type(error).__name__)
+        log_activity(type(error).__name__)
 
     def after_return(self, state: str) -> None:
-        note(state)
+        log_activity(state)
 
 
 @job(isolation=PROCESS)

@@ -10,24 +10,24 @@ from celery import shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 
 from jobworker import Context, JobCancelled, current, job
-from tests.jobs import note
+from tests.jobs import log_activity
 
 #: A child that minds no signal that can be minded, and starts another one. They end by themselves if a test fails.
-_STUBBORN = "trap '' TERM INT HUP; sleep 120 & for i in $(seq 120); do sleep 1; done"
+_STUBBORN_SCRIPT = "trap '' TERM INT HUP; sleep 120 & for i in $(seq 120); do sleep 1; done"
 
 
-def note_children(*pids: int) -> None:
+def log_children(*pids: int) -> None:
     """Say which processes were started."""
     for pid in pids:
-        note(f"child:{pid}")
+        log_activity(f"child:{pid}")
 
 
 def _start_children() -> None:
     """One in the job's group, one with a session of its own, and one whose parent is gone at once."""
-    plain = subprocess.Popen(["sh", "-c", _STUBBORN])
-    apart = subprocess.Popen(["sh", "-c", _STUBBORN], start_new_session=True)
-    orphan = subprocess.run(["sh", "-c", f"({_STUBBORN}) >/dev/null 2>&1 & echo $!"], capture_output=True, check=True)
-    note_children(plain.pid, apart.pid, int(orphan.stdout))
+    plain = subprocess.Popen(["sh", "-c", _STUBBORN_SCRIPT])
+    apart = subprocess.Popen(["sh", "-c", _STUBBORN_SCRIPT], start_new_session=True)
+    orphan = subprocess.run(["sh", "-c", f"({_STUBBORN_SCRIPT}) >/dev/null 2>&1 & echo $!"], capture_output=True, check=True)
+    log_children(plain.pid, apart.pid, int(orphan.stdout))
 
 
 @job
@@ -36,7 +36,7 @@ def clings(ignore_signals: bool = True) -> None:
     if ignore_signals:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _start_children()
-    note("start")
+    log_activity("start")
     while True:
         time.sleep(0.1)
 
@@ -53,39 +53,39 @@ def plain_and_slow(path: str) -> None:
 @job
 def swallows(seconds: float) -> str:
     """Let no exception pass."""
-    note("start")
+    log_activity("start")
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
             time.sleep(0.05)
         except Exception:  # noqa: BLE001  that is what it is about
             pass
-    note("end")
+    log_activity("end")
     return "done all the same"
 
 
 @job
 def swallows_everything(seconds: float) -> str:
     """Not even those that are no `Exception`."""
-    note("start")
+    log_activity("start")
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
             time.sleep(0.05)
         except BaseException:  # noqa: BLE001
             pass
-    note("end")
+    log_activity("end")
     return "done all the same"
 
 
 @job
 def extends(context: Context, seconds: float, by: float, times: int = 1) -> str:
     """Ask for more time, and take it."""
-    note("start")
+    log_activity("start")
     for _ in range(times):
         context.extend(by)
         time.sleep(seconds / times)
-    note("end")
+    log_activity("end")
     return "in time"
 
 
@@ -104,7 +104,7 @@ def extends_wrongly(context: Context) -> list[str]:
 @job
 def minds_cancellation(context: Context, in_its_own_words: bool = False) -> None:
     """Look often, and end."""
-    note("start")
+    log_activity("start")
     while True:
         if in_its_own_words and context.cancelled:
             raise JobCancelled("put everything back")
@@ -115,24 +115,24 @@ def minds_cancellation(context: Context, in_its_own_words: bool = False) -> None
 @job
 def finishes_when_cancelled() -> str:
     """Look, and come to an end of its own."""
-    note("start")
+    log_activity("start")
     while not current().cancelled:
         time.sleep(0.02)
-    note("end")
+    log_activity("end")
     return "what there was"
 
 
 @job
 def cancels_itself_for_no_reason() -> None:
     """Nobody has asked."""
-    note("start")
+    log_activity("start")
     raise JobCancelled
 
 
 @job
 def waits_and_looks(path: str) -> bool:
     """Run until a file appears; answers whether it was cancelled."""
-    note("start")
+    log_activity("start")
     while not Path(path).exists():
         time.sleep(0.02)
     return current().cancelled
@@ -147,7 +147,7 @@ def says_who_it_is() -> dict[str, int]:
 @job
 def overruns_until(context: Context, good_attempt: int, softly: bool = False) -> int:
     """Take too long until an attempt is good."""
-    note("start")
+    log_activity("start")
     if context.attempt < good_attempt:
         time.sleep(60)
     return context.attempt
@@ -156,10 +156,10 @@ def overruns_until(context: Context, good_attempt: int, softly: bool = False) ->
 @job
 def holds_politely(context: Context, seconds: float) -> str:
     """Keep a slot busy, and look."""
-    note("start")
+    log_activity("start")
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         context.raise_if_cancelled()
         time.sleep(0.01)
-    note("end")
+    log_activity("end")
     return "held"

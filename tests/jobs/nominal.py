@@ -3,14 +3,14 @@
 import time
 
 from jobworker import Context, job
-from tests.jobs import note
+from tests.jobs import log_activity
 
 
 @job
 def nominal(context: Context, seconds: float = 0.2) -> str:
     """Take a while, and say for when."""
-    note("start")
+    log_activity("start")
     time.sleep(seconds)
-    note("end")
+    log_activity("end")
     assert context.scheduled_for is not None
     return context.scheduled_for.isoformat()

@@ -5,23 +5,23 @@ import signal
 from pathlib import Path
 
 from jobworker import job
-from tests.jobs import note
+from tests.jobs import log_activity
 
 #: The worker's own process, also where that forks.
-_WORKER = os.getpid()
+_WORKER_PID = os.getpid()
 
 
 @job
 def poison() -> None:
     """Kill the worker at once, every time."""
-    note("start")
-    os.kill(_WORKER, signal.SIGKILL)
+    log_activity("start")
+    os.kill(_WORKER_PID, signal.SIGKILL)
 
 
 @job(max_retries=0)
 def breaks_without(path: str) -> str:
     """Fail unless a file is there."""
-    note("start")
+    log_activity("start")
     if not Path(path).exists():
         raise ConnectionError(f"no {path}")
     return "mended"
@@ -30,16 +30,16 @@ def breaks_without(path: str) -> str:
 @job(on_worker_lost="fail")
 def once() -> str:
     """Run, and never twice."""
-    note("start")
-    note("end")
+    log_activity("start")
+    log_activity("end")
     return "done"
 
 
 @job(on_worker_lost="fail")
 def once_until(path: str) -> str:
     """Run until a file appears, and never twice."""
-    note("start")
+    log_activity("start")
     while not Path(path).exists():
         signal.sigtimedwait([], 0.02)
-    note("end")
+    log_activity("end")
     return "done"

@@ -9,10 +9,10 @@ import time
 from typing import Any
 
 from jobworker import Context, job
-from tests.jobs import note
-from tests.jobs.limits import note_children
+from tests.jobs import log_activity
+from tests.jobs.limits import log_children
 
-_METHODS = ("fork", "spawn", "forkserver")
+_START_METHODS = ("fork", "spawn", "forkserver")
 
 
 def square(number: int) -> int:
@@ -20,7 +20,7 @@ def square(number: int) -> int:
     return number * number
 
 
-def talk() -> None:
+def log_from_child() -> None:
     """Say something in another process, in two ways."""
     logging.getLogger("child").warning("logged in a child")
     print("printed in a child")
@@ -30,7 +30,7 @@ def _sleep() -> None:
     time.sleep(120)
 
 
-def _squares(start: Any) -> dict[str, Any]:
+def _compute_squares(start: Any) -> dict[str, Any]:
     process = start.Process(target=square, args=(3,))
     process.start()
     process.join()
@@ -45,31 +45,31 @@ def _squares(start: Any) -> dict[str, Any]:
 @job(max_retries=0)
 def computes_in_processes() -> dict[str, Any]:
     """Compute in every kind of process that Python has."""
-    return {method: _squares(multiprocessing.get_context(method)) for method in _METHODS}
+    return {method: _compute_squares(multiprocessing.get_context(method)) for method in _START_METHODS}
 
 
 @job(isolation={"mode": "process"}, max_retries=0)
 def computes_in_processes_apart() -> dict[str, Any]:
     """The same in a process of its own."""
-    return {method: _squares(multiprocessing.get_context(method)) for method in _METHODS}
+    return {method: _compute_squares(multiprocessing.get_context(method)) for method in _START_METHODS}
 
 
 @job
 def talks_in_a_child(context: Context, lines: int) -> None:
     """Log in this process and in one that is forked meanwhile."""
-    _talk_with_child(context, lines)
+    _log_with_child(context, lines)
 
 
 @job(isolation={"mode": "process"})
 def talks_in_a_child_apart(context: Context, lines: int) -> None:
     """The same in a process of its own."""
-    _talk_with_child(context, lines)
+    _log_with_child(context, lines)
 
 
-def _talk_with_child(context: Context, lines: int) -> None:
+def _log_with_child(context: Context, lines: int) -> None:
     for number in range(lines):
         context.log.info("line %d", number)
-    child = multiprocessing.get_context("fork").Process(target=talk)
+    child = multiprocessing.get_context("fork").Process(target=log_from_child)
     child.start()
     child.join()
 
@@ -77,11 +77,11 @@ def _talk_with_child(context: Context, lines: int) -> None:
 @job
 def leaves_processes(stays: bool) -> None:
     """Start a process of each kind, and return at once, or never."""
-    for method in _METHODS:
+    for method in _START_METHODS:
         process: Any = multiprocessing.get_context(method).Process(target=_sleep)  # type: ignore[attr-defined]
         process.start()
-        note_children(process.pid)
-    note("start")
+        log_children(process.pid)
+    log_activity("start")
     while stays:
         time.sleep(0.1)
 
@@ -99,7 +99,7 @@ def forks_apart(how: str) -> int:
 
 
 def _fork(how: str) -> int:
-    note("start")
+    log_activity("start")
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -22,36 +22,36 @@ def kills_worker() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _go_deaf(**_: Any) -> None:
+def _stop_fetching(**_: Any) -> None:
     """Fetch nothing more, and do everything else as ever."""
     Channel.can_poll = lambda channel: bool(channel._in_poll)  # type: ignore[assignment]
 
 
-def _hang(**_: Any) -> None:
+def _block_event_loop(**_: Any) -> None:
     """Let the event loop do nothing for a long time."""
     get_event_loop().call_later(1, time.sleep, 600)
 
 
-_starting_over = itertools.count(1)
+_received_numbers = itertools.count(1)
 
 
-def _start_over(**_: Any) -> None:
+def _fail_connection(**_: Any) -> None:
     """Let Celery's consumer meet an error that makes it connect anew, a few times under load."""
-    if next(_starting_over) in (1, 50, 51, 150):
-        _event_loop().call_later(0.02, _fail)
+    if next(_received_numbers) in (1, 50, 51, 150):
+        _get_event_loop().call_later(0.02, _raise_connection_error)
 
 
 @functools.cache
-def _event_loop() -> Any:
+def _get_event_loop() -> Any:
     # kombu forgets which one it is when the consumer starts over.
     return get_event_loop()
 
 
-def _fail() -> None:
+def _raise_connection_error() -> None:
     raise redis.ConnectionError("sabotage")
 
 
-_SABOTAGE = {"deaf": _go_deaf, "hang": _hang, "start over": _start_over}
+_FAULTS = {"deaf": _stop_fetching, "hang": _block_event_loop, "start over": _fail_connection}
 
-if _sabotage := _SABOTAGE.get(os.environ.get("JOB_SABOTAGE", "")):
-    signals.task_received.connect(_sabotage, weak=False)
+if _fault := _FAULTS.get(os.environ.get("JOB_SABOTAGE", "")):
+    signals.task_received.connect(_fault, weak=False)

@@ -3,20 +3,20 @@
 import time
 
 from jobworker import job
-from tests.jobs import note
+from tests.jobs import log_activity
 
 
 @job(concurrency={"limit": 2, "key": "{tenant}", "total": 4})
 def shared(tenant: str, seconds: float = 0.1) -> str:
     """Use something of a tenant's that only two may use at once."""
-    note("start")
+    log_activity("start")
     time.sleep(seconds)
-    note("end")
+    log_activity("end")
     return tenant
 
 
 @job(rate_limit={"limit": 5, "per": 1, "key": "{tenant}"})
 def paced(tenant: str) -> str:
     """Ask somebody who minds being asked too often."""
-    note("start")
+    log_activity("start")
     return tenant

@@ -9,15 +9,15 @@ import threading
 from typing import Any
 
 from jobworker import Context, current, job
-from tests.jobs import note, wait_for_file
+from tests.jobs import log_activity, wait_for_file
 
-_elsewhere = logging.getLogger("a.library")
+_library_logger = logging.getLogger("a.library")
 
 
 @job
 def floods(lines: int, length: int) -> int:
     """Print as fast as it can."""
-    note("start")
+    log_activity("start")
     for number in range(lines):
         print(f"{number:08d} " + "x" * (length - 9))
     return lines
@@ -86,28 +86,28 @@ def waits_with_metadata(context: Context, path: str) -> None:
 @job
 def speaks_from_threads(name: str) -> None:
     """Log from threads, with and without the job's context."""
-    thread = threading.Thread(target=_elsewhere.info, args=("%s: plain thread", name))
+    thread = threading.Thread(target=_library_logger.info, args=("%s: plain thread", name))
     thread.start()
     thread.join()
-    asyncio.run(_speak(name))
+    asyncio.run(_log_from_thread(name))
 
 
-async def _speak(name: str) -> None:
-    _elsewhere.info("%s: coroutine", name)
-    await asyncio.to_thread(lambda: _elsewhere.info("%s: thread with context %s", name, current().job))
+async def _log_from_thread(name: str) -> None:
+    _library_logger.info("%s: coroutine", name)
+    await asyncio.to_thread(lambda: _library_logger.info("%s: thread with context %s", name, current().job))
 
 
 @job
 def misfits() -> None:
     """Log with arguments that do not fit."""
-    _elsewhere.warning("%d things", "many")
+    _library_logger.warning("%d things", "many")
 
 
 @job
 def whispers() -> None:
     """Log at every level."""
     for level in ("debug", "info", "warning"):
-        getattr(_elsewhere, level)("a %s", level)
+        getattr(_library_logger, level)("a %s", level)
 
 
 @job

@@ -5,23 +5,23 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from jobworker.domain.errors import InvalidCursor
-from jobworker.store.pages import Listing
+from jobworker.store.pages import Paginator
 
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
 listings = st.builds(
-    Listing, texts, st.dictionaries(texts, st.none() | texts | st.integers(-(2**53), 2**53), max_size=3), st.just(str)
+    Paginator, texts, st.dictionaries(texts, st.none() | texts | st.integers(-(2**53), 2**53), max_size=3), st.just(str)
 )
 
 
 @given(listings, texts)
-def test_a_cursor_leads_back_to_its_row(listing: Listing[str], key: str) -> None:
+def test_a_cursor_leads_back_to_its_row(listing: Paginator[str], key: str) -> None:
     assert listing.parse_cursor(listing.build_cursor(key)) == key
     assert listing.parse_cursor(None) is None
 
 
 @given(listings, listings, texts)
-def test_another_list_refuses_it(listing: Listing[str], other: Listing[str], key: str) -> None:
-    def essence(each: Listing[str]) -> object:
+def test_another_list_refuses_it(listing: Paginator[str], other: Paginator[str], key: str) -> None:
+    def essence(each: Paginator[str]) -> object:
         return each.name, {name: value for name, value in each.filters.items() if value is not None}
 
     assume(essence(listing) != essence(other))
@@ -30,7 +30,7 @@ def test_another_list_refuses_it(listing: Listing[str], other: Listing[str], key
 
 
 @given(listings, texts, st.data())
-def test_a_changed_cursor_is_refused(listing: Listing[str], key: str, data: st.DataObject) -> None:
+def test_a_changed_cursor_is_refused(listing: Paginator[str], key: str, data: st.DataObject) -> None:
     cursor = listing.build_cursor(key)
     at = data.draw(st.integers(0, len(cursor) - 1))
     changed = cursor[:at] + data.draw(st.characters(codec="utf-8")) + cursor[at + 1 :]
@@ -40,6 +40,6 @@ def test_a_changed_cursor_is_refused(listing: Listing[str], key: str, data: st.D
 
 
 @given(listings, st.text())
-def test_any_other_text_is_refused(listing: Listing[str], text: str) -> None:
+def test_any_other_text_is_refused(listing: Paginator[str], text: str) -> None:
     with pytest.raises(InvalidCursor):
         listing.parse_cursor(text)

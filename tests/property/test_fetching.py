@@ -5,25 +5,25 @@ import collections
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobworker.transport.broker.fetching import MOST, Appetite, Shares
+from jobworker.transport.broker.fetching import MAX_PREFETCH, PrefetchEstimator, QueueWeights
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1000)), max_size=50))
 def test_never_more_than_the_most_and_never_less_than_nothing(steps: list[tuple[float, int]]) -> None:
-    appetite, now = Appetite(), 0.0
+    appetite, now = PrefetchEstimator(), 0.0
     for passed, ended in steps:
         now += passed
         appetite.record_ended(ended)
-        assert 0 <= appetite.estimate_starts(now, within=0.02) <= appetite.estimate_prefetch(now) <= MOST
+        assert 0 <= appetite.estimate_starts(now, within=0.02) <= appetite.estimate_prefetch(now) <= MAX_PREFETCH
 
 
 @given(
     st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 1000), min_size=1),
-    st.lists(st.integers(0, MOST), min_size=1, max_size=30),
+    st.lists(st.integers(0, MAX_PREFETCH), min_size=1, max_size=30),
 )
 def test_every_message_has_its_queue_and_no_queue_starves(weights: dict[str, int], counts: list[int]) -> None:
     queues = [*weights, "other"]  # Its weight is 1.
-    shares = Shares(" ".join(f"{queue}={weight}" for queue, weight in weights.items()))
+    shares = QueueWeights(" ".join(f"{queue}={weight}" for queue, weight in weights.items()))
     got: collections.Counter[str] = collections.Counter()
     for count in counts:
         offered = shares.allocate(count, queues)

@@ -13,9 +13,9 @@ GRAPHS = st.dictionaries(NAMES, st.lists(NAMES, unique=True, max_size=4))
 
 @given(GRAPHS)
 def test_an_order_or_a_cycle(before: dict[str, list[str]]) -> None:
-    path = graph.cycle(before)
+    path = graph.find_cycle(before)
     if path is None:
-        order = graph.order(before)
+        order = graph.sort_topologically(before)
         place = {name: at for at, name in enumerate(order)}
         assert len(place) == len(order)
         assert all(place[first] < place[name] for name, needed in before.items() for first in needed)
@@ -29,4 +29,4 @@ def test_an_order_or_a_cycle(before: dict[str, list[str]]) -> None:
 @given(GRAPHS)
 def test_what_only_needs_what_came_earlier_has_no_cycle(before: dict[str, list[str]]) -> None:
     forward = {name: [each for each in needed if each < name] for name, needed in before.items()}
-    assert graph.cycle(forward) is None
+    assert graph.find_cycle(forward) is None

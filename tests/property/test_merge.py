@@ -7,36 +7,36 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from jobworker.domain.execution import FINAL, Move, Standing, State, merge
+from jobworker.domain.execution import FINAL_STATES, StateTransition, MergedExecution, ExecutionState, merge_transition
 
-FRESH = Standing(State.QUEUED)
+INITIAL_STANDING = MergedExecution(ExecutionState.QUEUED)
 #: What may be reported: a state, and whether the attempt was cut short, or never ran.
-REPORTED = (
-    *((state, "") for state in (State.RUNNING, State.RETRYING, State.SUCCEEDED, State.FAILED, State.TIMED_OUT)),
-    (State.CANCELLED, ""),
-    *((state, how) for state in (State.RETRYING, State.FAILED) for how in ("lost", "interrupted", "snoozed")),
-    *((state, "never ran") for state in (State.SKIPPED, State.FAILED)),
+REPORTED_STATES = (
+    *((state, "") for state in (ExecutionState.RUNNING, ExecutionState.RETRYING, ExecutionState.SUCCEEDED, ExecutionState.FAILED, ExecutionState.TIMED_OUT)),
+    (ExecutionState.CANCELLED, ""),
+    *((state, how) for state in (ExecutionState.RETRYING, ExecutionState.FAILED) for how in ("lost", "interrupted", "snoozed")),
+    *((state, "never ran") for state in (ExecutionState.SKIPPED, ExecutionState.FAILED)),
 )
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 
 #: What the report that decides about the state brings with it.
-OUTCOME = ("state", "attempt", "event_id", "reason", "finished_at", "result", "error")
+OUTCOME_FIELDS = ("state", "attempt", "event_id", "reason", "finished_at", "result", "error")
 #: What the report of the latest start brings with it.
-START = ("started_attempt", "started_at", "worker", "token", "code_version")
+START_FIELDS = ("started_attempt", "started_at", "worker", "token", "code_version")
 
 
 @st.composite
-def a_move(draw: st.DrawFn, number: int) -> Move:
+def generated_move(draw: st.DrawFn, number: int) -> StateTransition:
     """Report number `number` of the stream; two fall into each millisecond. Every claim has a token of its own.
 
     One that an attempt never ran is about what the attempt before it left behind, be it the submission.
     """
-    state, how = draw(st.sampled_from(REPORTED))
+    state, how = draw(st.sampled_from(REPORTED_STATES))
     ran = how != "never ran"
     attempt = draw(st.integers(1, 3)) if ran else draw(st.integers(0, 2))
     milliseconds = number // 2
     at = NOON + dt.timedelta(milliseconds=milliseconds)
-    return Move(
+    return StateTransition(
         execution="0199",
         attempt=attempt,
         state=state,
@@ -47,9 +47,9 @@ def a_move(draw: st.DrawFn, number: int) -> Move:
         worker=f"worker-{number}",
         token=f"token-{number}",
         code_version=f"version-{number}",
-        due_at=at + dt.timedelta(seconds=draw(st.integers(0, 60))) if state is State.RETRYING else None,
-        result=number if state is State.SUCCEEDED else None,
-        error={"message": str(number)} if state in (State.FAILED, State.TIMED_OUT, State.RETRYING) else None,
+        due_at=at + dt.timedelta(seconds=draw(st.integers(0, 60))) if state is ExecutionState.RETRYING else None,
+        result=number if state is ExecutionState.SUCCEEDED else None,
+        error={"message": str(number)} if state in (ExecutionState.FAILED, ExecutionState.TIMED_OUT, ExecutionState.RETRYING) else None,
         lost=how == "lost",
         interrupted=how == "interrupted",
         snoozed=how == "snoozed",
@@ -58,74 +58,74 @@ def a_move(draw: st.DrawFn, number: int) -> Move:
 
 
 @st.composite
-def histories(draw: st.DrawFn, at_least: int = 1) -> list[Move]:
+def histories(draw: st.DrawFn, at_least: int = 1) -> list[StateTransition]:
     """Reports about one execution, in the order in which Redis took them."""
-    return [draw(a_move(number)) for number in range(1, draw(st.integers(at_least, 8)) + 1)]
+    return [draw(generated_move(number)) for number in range(1, draw(st.integers(at_least, 8)) + 1)]
 
 
-def merged(moves: list[Move], start: Standing = FRESH) -> Standing:
+def merge_all(moves: list[StateTransition], start: MergedExecution = INITIAL_STANDING) -> MergedExecution:
     standing = start
     for move in moves:
-        standing = merge(standing, move)
+        standing = merge_transition(standing, move)
     return standing
 
 
-def part(standing: Standing, names: tuple[str, ...]) -> dict[str, Any]:
+def get_fields(standing: MergedExecution, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(standing, name) for name in names}
 
 
 @given(st.data(), histories())
-def test_any_order_and_any_repetition_end_the_same(data: st.DataObject, moves: list[Move]) -> None:
+def test_any_order_and_any_repetition_end_the_same(data: st.DataObject, moves: list[StateTransition]) -> None:
     repeated = data.draw(st.lists(st.sampled_from(moves), max_size=8))
     disordered = data.draw(st.permutations([*moves, *repeated]))
-    assert merged(disordered) == merged(moves)
+    assert merge_all(disordered) == merge_all(moves)
 
 
 @given(histories())
-def test_the_same_report_again_changes_nothing_at_all(moves: list[Move]) -> None:
-    standing = merged(moves)
+def test_the_same_report_again_changes_nothing_at_all(moves: list[StateTransition]) -> None:
+    standing = merge_all(moves)
     for move in moves:
-        assert merge(standing, move) is standing
+        assert merge_transition(standing, move) is standing
 
 
-@given(histories(), a_move(9), st.integers(1, 3))
+@given(histories(), generated_move(9), st.integers(1, 3))
 def test_a_report_about_an_older_attempt_changes_neither_outcome_nor_start(
-    earlier: list[Move], report: Move, older_by: int
+    earlier: list[StateTransition], report: StateTransition, older_by: int
 ) -> None:
-    before = merged(earlier)
+    before = merge_all(earlier)
     late = replace(report, attempt=before.attempt - older_by)
-    after = merge(before, late)
-    assert part(after, OUTCOME) == part(before, OUTCOME)
+    after = merge_transition(before, late)
+    assert get_fields(after, OUTCOME_FIELDS) == get_fields(before, OUTCOME_FIELDS)
     if late.attempt < before.started_attempt:
-        assert part(after, START) == part(before, START)
+        assert get_fields(after, START_FIELDS) == get_fields(before, START_FIELDS)
 
 
-@given(histories(), st.sampled_from(sorted(FINAL)), a_move(9))
-def test_a_final_state_absorbs_what_else_is_said_of_its_attempt(earlier: list[Move], end: State, report: Move) -> None:
+@given(histories(), st.sampled_from(sorted(FINAL_STATES)), generated_move(9))
+def test_a_final_state_absorbs_what_else_is_said_of_its_attempt(earlier: list[StateTransition], end: ExecutionState, report: StateTransition) -> None:
     latest = max(move.attempt for move in earlier)
-    before = merged([*earlier, replace(earlier[-1], state=end, attempt=latest)])
+    before = merge_all([*earlier, replace(earlier[-1], state=end, attempt=latest)])
     assert before.is_final
     late = replace(report, attempt=latest)
-    assert part(merge(before, late), OUTCOME) == part(before, OUTCOME)
+    assert get_fields(merge_transition(before, late), OUTCOME_FIELDS) == get_fields(before, OUTCOME_FIELDS)
 
 
 @given(histories(at_least=2))
-def test_of_two_final_states_the_one_reported_first_stays(moves: list[Move]) -> None:
-    finals = [move for move in moves if move.state in FINAL]
+def test_of_two_final_states_the_one_reported_first_stays(moves: list[StateTransition]) -> None:
+    finals = [move for move in moves if move.state in FINAL_STATES]
     assume(finals)
     last = max(move.attempt for move in finals)
     first = next(move for move in finals if move.attempt == last)
-    standing = merged(list(reversed(finals)))
+    standing = merge_all(list(reversed(finals)))
     assert (standing.state, standing.attempt, standing.result) == (first.state, last, first.result)
 
 
 @given(histories())
-def test_a_start_that_arrives_after_the_end_completes_the_picture(moves: list[Move]) -> None:
-    starts = [move for move in moves if move.state is State.RUNNING]
+def test_a_start_that_arrives_after_the_end_completes_the_picture(moves: list[StateTransition]) -> None:
+    starts = [move for move in moves if move.state is ExecutionState.RUNNING]
     assume(starts)
-    others = [move for move in moves if move.state is not State.RUNNING]
-    standing = merged([*others, *starts])
-    latest = min(starts, key=lambda move: (-move.attempt, move.at, _inverse(move.token)))
+    others = [move for move in moves if move.state is not ExecutionState.RUNNING]
+    standing = merge_all([*others, *starts])
+    latest = min(starts, key=lambda move: (-move.attempt, move.at, _invert_token(move.token)))
     assert (standing.started_attempt, standing.worker, standing.started_at) == (
         latest.attempt,
         latest.worker,
@@ -133,21 +133,21 @@ def test_a_start_that_arrives_after_the_end_completes_the_picture(moves: list[Mo
     )
 
 
-def _inverse(token: str | None) -> tuple[int, ...]:
+def _invert_token(token: str | None) -> tuple[int, ...]:
     """Sorts tokens the other way round: of two starts in one millisecond the greater token stays."""
     return tuple(-ord(letter) for letter in token or "")
 
 
 @given(histories())
-def test_attempts_that_were_cut_short_are_counted_once_each(moves: list[Move]) -> None:
-    standing = merged([*moves, *moves])
+def test_attempts_that_were_cut_short_are_counted_once_each(moves: list[StateTransition]) -> None:
+    standing = merge_all([*moves, *moves])
     assert standing.lost_attempts == {move.attempt for move in moves if move.lost}
     assert standing.interrupted_attempts == {move.attempt for move in moves if move.interrupted}
     assert standing.snoozed_attempts == {move.attempt for move in moves if move.snoozed}
 
 
 @given(histories())
-def test_a_start_outweighs_the_report_that_its_attempt_never_ran(moves: list[Move]) -> None:
-    assume(any(move.state is State.RUNNING for move in moves))
-    latest = max(move.attempt for move in moves if move.state is State.RUNNING)
-    assert merged(moves).attempt >= latest
+def test_a_start_outweighs_the_report_that_its_attempt_never_ran(moves: list[StateTransition]) -> None:
+    assume(any(move.state is ExecutionState.RUNNING for move in moves))
+    latest = max(move.attempt for move in moves if move.state is ExecutionState.RUNNING)
+    assert merge_all(moves).attempt >= latest

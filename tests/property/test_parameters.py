@@ -32,16 +32,16 @@ PARAMETERS = st.builds(
 ) | st.just(VARIADIC)
 
 
-def verdict(accepted: list[Parameter], offered: dict[str, Any]) -> dict[str, Any] | InvalidParameters:
+def get_verdict(accepted: list[Parameter], offered: dict[str, Any]) -> dict[str, Any] | InvalidParameters:
     try:
-        return parameters.validate(accepted, offered)
+        return parameters.check(accepted, offered)
     except InvalidParameters as refusal:
         return refusal
 
 
 @given(st.lists(PARAMETERS, unique_by=lambda parameter: parameter.name), st.dictionaries(NAMES, JSON))
 def test_it_answers_or_refuses_with_the_place(accepted: list[Parameter], offered: dict[str, Any]) -> None:
-    found = verdict(accepted, offered)
+    found = get_verdict(accepted, offered)
     if isinstance(found, InvalidParameters):
         assert found.errors
         assert all(error.pointer.startswith("/parameters/") for error in found.errors)
@@ -54,7 +54,7 @@ def test_it_answers_or_refuses_with_the_place(accepted: list[Parameter], offered
 
 @given(JSON | st.sampled_from([1, 1.0, True, 0, 0.0, False, "x"]))
 def test_choices_admit_nothing_that_only_looks_equal(value: Any) -> None:
-    found = verdict([Parameter("one", choices=(1, "x", False))], {"one": value})
+    found = get_verdict([Parameter("one", choices=(1, "x", False))], {"one": value})
     listed = value == "x" or value is False or (value == 1 and type(value) is int)
     assert isinstance(found, dict) is (listed or value is None)
 

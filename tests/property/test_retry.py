@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobworker.domain import retry
-from jobworker.domain.retry import RetryPolicy, Strategy
+from jobworker.domain.retry import RetryPolicy, RetryStrategy
 
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 
-seconds = st.floats(0, retry.LONGEST_DELAY)
+seconds = st.floats(0, retry.MAX_DELAY_SECONDS)
 retries = st.integers(1, retry.MAX_ATTEMPTS)
 
 
 @st.composite
-def policies(draw: st.DrawFn, strategies: tuple[Strategy, ...] = tuple(Strategy)) -> RetryPolicy:
+def policies(draw: st.DrawFn, strategies: tuple[RetryStrategy, ...] = tuple(RetryStrategy)) -> RetryPolicy:
     """Any policy that can be written down."""
     described: dict[str, Any] = {"strategy": draw(st.sampled_from(strategies)).value}
     if described["strategy"] == "none":
@@ -40,7 +40,7 @@ def test_no_wait_of_a_strategy_is_longer_than_the_longest(policy: RetryPolicy, n
     assert policy.compute_wait_bounds(number)[1] <= longest
 
 
-@given(policies(tuple(strategy for strategy in Strategy if strategy is not Strategy.NONE)), retries)
+@given(policies(tuple(strategy for strategy in RetryStrategy if strategy is not RetryStrategy.NONE)), retries)
 def test_the_waits_of_a_strategy_never_shrink(policy: RetryPolicy, number: int) -> None:
     earlier, later = policy.compute_wait_bounds(number), policy.compute_wait_bounds(number + 1)
     assert earlier[0] <= later[0]
@@ -54,7 +54,7 @@ def test_what_was_stored_is_the_same_policy(policy: RetryPolicy) -> None:
 
 @given(policies(), st.integers(1, 30))
 def test_a_plan_is_the_sum_of_its_waits(policy: RetryPolicy, attempts: int) -> None:
-    planned = retry.plan(policy, NOON, attempts)
+    planned = retry.plan_attempts(policy, NOON, attempts)
     assert [each.attempt for each in planned] == list(range(1, attempts + 1))
     for before, after in itertools.pairwise(planned):
         for bound in (0, 1):

@@ -9,46 +9,46 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobworker.domain.rules.cron import Cron
-from jobworker.domain.rules.days import BusinessDay, Daily, Monthly, Weekly
+from jobworker.domain.rules.cron import CronRule
+from jobworker.domain.rules.days import BusinessDayRule, DailyRule, MonthlyRule, WeeklyRule
 from jobworker.domain.rules.recurrence import RRule
-from jobworker.domain.timetable import Rule, Timetable, occurrences
-from jobworker.domain.zones import Dst, Fold, Gap
+from jobworker.domain.timetable import Rule, Timetable, iterate_occurrences
+from jobworker.domain.zones import DstPolicy, FoldPolicy, GapPolicy
 
 ZONES = sorted(zoneinfo.available_timezones() - {"Factory", "localtime"})
 MINUTE = dt.timedelta(minutes=1)
 DAYS = 3
 
-Named = Callable[[dt.datetime], bool]
+MinutePredicate = Callable[[dt.datetime], bool]
 
 
 @st.composite
-def rules(draw: st.DrawFn, hour: int) -> tuple[Rule, Named]:  # noqa: PLR0911
+def rules(draw: st.DrawFn, hour: int) -> tuple[Rule, MinutePredicate]:  # noqa: PLR0911
     """A rule about times close to an hour, and what it means in the plainest words: whether it names a minute."""
     near = (hour + draw(st.integers(-2, 2))) % 24
     time = dt.time(near, draw(st.sampled_from([0, 1, 15, 30, 45, 59])))
     kind = draw(st.sampled_from(["daily", "weekly", "monthly", "last", "business", "cron", "frequent", "rrule"]))
     if kind == "daily":
-        return Daily(time), lambda local: local.time() == time
+        return DailyRule(time), lambda local: local.time() == time
     if kind == "weekly":
         days = draw(st.frozensets(st.integers(0, 6), min_size=1))
-        return Weekly(days, time), lambda local: local.time() == time and local.weekday() in days
+        return WeeklyRule(days, time), lambda local: local.time() == time and local.weekday() in days
     if kind == "monthly":
         day = draw(st.integers(1, 31))
-        return Monthly(day, time), lambda local: local.time() == time and local.day == day
+        return MonthlyRule(day, time), lambda local: local.time() == time and local.day == day
     if kind == "last":
-        return Monthly(
+        return MonthlyRule(
             None, time
         ), lambda local: local.time() == time and local.day == calendar.monthrange(local.year, local.month)[1]
     if kind == "business":
         number = draw(st.integers(-23, 23).filter(bool))
-        return BusinessDay(number, time), lambda local: local.time() == time and _is_nth(local, number)
+        return BusinessDayRule(number, time), lambda local: local.time() == time and _is_nth(local, number)
     if kind == "cron":
-        return Cron(f"{time.minute} {time.hour} * * *"), lambda local: local.time() == time
+        return CronRule(f"{time.minute} {time.hour} * * *"), lambda local: local.time() == time
     if kind == "frequent":
         step = draw(st.sampled_from([1, 5, 15, 30, 60]))
         every = f"*/{step} * * * *" if step < 60 else "0 * * * *"
-        return Cron(every), lambda local: local.minute % step == 0
+        return CronRule(every), lambda local: local.minute % step == 0
     start = dt.datetime.combine(draw(st.dates(dt.date(1960, 1, 1), dt.date(1974, 1, 1))), time)
     return RRule("FREQ=DAILY", start), lambda local: local.time() == time
 
@@ -59,7 +59,7 @@ def _is_nth(local: dt.datetime, number: int) -> bool:
     return abs(number) <= len(days) and days[number - 1 if number > 0 else number] == local.day
 
 
-def naively(named: Named, zone: zoneinfo.ZoneInfo, dst: Dst, after: dt.datetime, minutes: int) -> list[dt.datetime]:
+def list_times_naively(is_named: MinutePredicate, zone: zoneinfo.ZoneInfo, dst: DstPolicy, after: dt.datetime, minutes: int) -> list[dt.datetime]:
     """Every minute is asked what the clock shows."""
     found = set()
     shift_from = after - dt.timedelta(days=2)
@@ -72,18 +72,18 @@ def naively(named: Named, zone: zoneinfo.ZoneInfo, dst: Dst, after: dt.datetime,
             twin.astimezone(dt.UTC) != moment
             and twin.astimezone(dt.UTC).astimezone(zone).replace(tzinfo=None, fold=0) == shown
         )
-        counts = not twice or dst.fold is Fold.BOTH or (local.fold == 0) == (dst.fold is Fold.FIRST)
-        if named(shown) and counts:
+        counts = not twice or dst.fold is FoldPolicy.BOTH or (local.fold == 0) == (dst.fold is FoldPolicy.FIRST)
+        if is_named(shown) and counts:
             found.add(moment)
         before = (moment - MINUTE).astimezone(zone).replace(tzinfo=None, fold=0)
-        if dst.gap is Gap.SHIFT and shown > before + MINUTE:
+        if dst.gap is GapPolicy.SHIFT and shown > before + MINUTE:
             gap = int((shown - before) / MINUTE) - 1
-            found |= {moment + skipped * MINUTE for skipped in range(gap) if named(before + (skipped + 1) * MINUTE)}
+            found |= {moment + skipped * MINUTE for skipped in range(gap) if is_named(before + (skipped + 1) * MINUTE)}
     return sorted(each for each in found if after < each < after + minutes * MINUTE)
 
 
 @functools.cache
-def changes(zone: str, year: int) -> list[dt.datetime]:
+def list_clock_changes(zone: str, year: int) -> list[dt.datetime]:
     """The hours of a year in which the clocks of the zone change."""
     info = zoneinfo.ZoneInfo(zone)
     hours = [dt.datetime(year, 1, 1, tzinfo=dt.UTC) + dt.timedelta(hours=number) for number in range(366 * 24)]
@@ -92,29 +92,29 @@ def changes(zone: str, year: int) -> list[dt.datetime]:
 
 
 @st.composite
-def around_a_change(draw: st.DrawFn) -> tuple[str, dt.datetime, dt.timedelta]:
+def clock_changes(draw: st.DrawFn) -> tuple[str, dt.datetime, dt.timedelta]:
     """A zone, a moment at which its clocks change (or any, where they never do), and up to two days."""
     zone, year = draw(st.sampled_from(ZONES)), draw(st.integers(1975, 2037))
-    found = changes(zone, year)
+    found = list_clock_changes(zone, year)
     moment = draw(st.sampled_from(found)) if found else dt.datetime(year, draw(st.integers(1, 12)), 28, tzinfo=dt.UTC)
     return zone, moment, dt.timedelta(hours=draw(st.integers(0, 47)), minutes=draw(st.integers(0, 59)))
 
 
-DSTS = st.builds(Dst, st.sampled_from(list(Gap)), st.sampled_from(list(Fold)))
+DSTS = st.builds(DstPolicy, st.sampled_from(list(GapPolicy)), st.sampled_from(list(FoldPolicy)))
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.data(), around_a_change(), DSTS)
+@given(st.data(), clock_changes(), DSTS)
 def test_what_happens_around_changes_of_clocks(
-    data: st.DataObject, where: tuple[str, dt.datetime, dt.timedelta], dst: Dst
+    data: st.DataObject, where: tuple[str, dt.datetime, dt.timedelta], dst: DstPolicy
 ) -> None:
     zone, change, ahead = where
     info = zoneinfo.ZoneInfo(zone)
     rule, named = data.draw(rules(change.astimezone(info).hour))
     after, table = change - ahead, Timetable(rule, info, dst)
     minutes = DAYS * 24 * 60
-    whole = [*occurrences(table, after, after + minutes * MINUTE)]
+    whole = [*iterate_occurrences(table, after, after + minutes * MINUTE)]
     # Clocks that differ by seconds from whole minutes are history; the naive reader looks at whole minutes only.
     if all((after + hours * 60 * MINUTE).astimezone(info).utcoffset().seconds % 60 == 0 for hours in range(-48, 80)):  # type: ignore[union-attr]
-        assert whole == naively(named, info, dst, after, minutes)
+        assert whole == list_times_naively(named, info, dst, after, minutes)
     assert whole == sorted(set(whole))

@@ -8,11 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jobworker.domain.schedule import parse
-from jobworker.domain.timetable import Timetable, follow_zone, next_after
+from jobworker.domain.timetable import Timetable, recompute_for_zone, find_next_time
 
 #: One stands for the data of the other at another time. They differ by less than the times of day below.
-_PLACES = ("Vancouver", "Edmonton", "Winnipeg", "Los_Angeles", "Phoenix", "Panama")
-_ZONES = st.sampled_from([f"America/{place}" for place in _PLACES])
+_ZONE_CITIES = ("Vancouver", "Edmonton", "Winnipeg", "Los_Angeles", "Phoenix", "Panama")
+_ZONES = st.sampled_from([f"America/{place}" for place in _ZONE_CITIES])
 _TIMES = st.sampled_from([(2,), (6,), (23,), (0, 12), (2, 6), (1, 9, 17)])
 
 _FOLDS = st.sampled_from(["first", "second"])
@@ -22,7 +22,7 @@ _DAYS = ((3, 6), (6, 1), (10, 29), (12, 1))
 _BEGINS = st.sampled_from([dt.datetime(2026, *day, tzinfo=dt.UTC) for day in _DAYS])
 
 
-def _timetable(zone: str, hours: Sequence[int], fold: str) -> Timetable:
+def _make_timetable(zone: str, hours: Sequence[int], fold: str) -> Timetable:
     rule = {"kind": "cron", "expression": f"30 {','.join(map(str, hours))} * * *"}
     return parse({"name": "a", "job": "a", "rule": rule, "zone": zone, "dst": {"fold": fold}}).build_timetable({})
 
@@ -34,21 +34,21 @@ def _timetable(zone: str, hours: Sequence[int], fold: str) -> Timetable:
 def test_each_time_of_day_is_due_once(
     old: str, new: str, hours: Sequence[int], fold: str, day: dt.datetime, begun: int, passed: int
 ) -> None:
-    before, after = _timetable(old, hours, fold), _timetable(new, hours, fold)
+    before, after = _make_timetable(old, hours, fold), _make_timetable(new, hours, fold)
     begin = day + dt.timedelta(minutes=begun)
     switch, end = begin + dt.timedelta(minutes=passed), begin + dt.timedelta(days=9)
     fired: list[dt.datetime] = []
-    settled, following = begin, next_after(before, begin)
+    settled, following = begin, find_next_time(before, begin)
     while following is not None and following <= switch:
         fired.append(following)
-        settled, following = following, next_after(before, following)
+        settled, following = following, find_next_time(before, following)
 
-    _, following = follow_zone(after, zoneinfo.ZoneInfo(old), settled, following)
+    _, following = recompute_for_zone(after, zoneinfo.ZoneInfo(old), settled, following)
 
     while following is not None and following <= end:
         assert following not in fired
         fired.append(following)
-        following = next_after(after, following)
+        following = find_next_time(after, following)
     first, last = begin.astimezone(before.zone).replace(tzinfo=None), end.astimezone(after.zone).replace(tzinfo=None)
     days = (first.date() + dt.timedelta(days=number) for number in range(-1, 12))
     named = [dt.datetime.combine(each, dt.time(hour, 30)) for each in days for hour in hours]

@@ -5,11 +5,11 @@ import datetime as dt
 import pytest
 
 from jobworker.domain import admission, policies
-from jobworker.domain.admission import Submission, check_definition, check_submission, due
-from jobworker.domain.described import require_note
+from jobworker.domain.admission import Submission, validate_definition, validate_submission, compute_due_at_and_state
+from jobworker.domain.described import check_note
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.execution import State
-from jobworker.domain.job import Definition
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.job import JobDefinition
 from jobworker.domain.parameters import Parameter
 
 NOW = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
@@ -20,17 +20,17 @@ USER = Parameter("user_id", "string")
 @pytest.mark.parametrize(
     ("submission", "when", "state"),
     [
-        (Submission(job="j"), NOW, State.QUEUED),
-        (Submission(job="j", delay=0), NOW, State.QUEUED),
-        (Submission(job="j", delay=5), NOW + 5 * SECOND, State.SCHEDULED),
-        (Submission(job="j", due_at=NOW), NOW, State.QUEUED),
-        (Submission(job="j", due_at=NOW + SECOND), NOW + SECOND, State.SCHEDULED),
-        (Submission(job="j", due_at=NOW - 59 * SECOND), NOW, State.QUEUED),
+        (Submission(job="j"), NOW, ExecutionState.QUEUED),
+        (Submission(job="j", delay=0), NOW, ExecutionState.QUEUED),
+        (Submission(job="j", delay=5), NOW + 5 * SECOND, ExecutionState.SCHEDULED),
+        (Submission(job="j", due_at=NOW), NOW, ExecutionState.QUEUED),
+        (Submission(job="j", due_at=NOW + SECOND), NOW + SECOND, ExecutionState.SCHEDULED),
+        (Submission(job="j", due_at=NOW - 59 * SECOND), NOW, ExecutionState.QUEUED),
     ],
 )
-def test_when_a_submission_is_due(submission: Submission, when: dt.datetime, state: State) -> None:
-    assert check_submission(submission, NOW) == []
-    assert due(submission, NOW) == (when, state)
+def test_when_a_submission_is_due(submission: Submission, when: dt.datetime, state: ExecutionState) -> None:
+    assert validate_submission(submission, NOW) == []
+    assert compute_due_at_and_state(submission, NOW) == (when, state)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_when_a_submission_is_due(submission: Submission, when: dt.datetime, sta
 )
 def test_the_limits_of_time(seconds: int, codes: list[str]) -> None:
     submission = Submission(job="j", due_at=NOW + seconds * SECOND)
-    assert [problem.code for problem in check_submission(submission, NOW)] == codes
+    assert [problem.code for problem in validate_submission(submission, NOW)] == codes
 
 
 _DAY = 86400
@@ -64,49 +64,49 @@ _DAY = 86400
     ],
 )
 def test_deadlines_for_the_start(submission: Submission, found: list[tuple[str, str]]) -> None:
-    assert [(each.pointer, each.code) for each in check_submission(submission, NOW)] == found
+    assert [(each.pointer, each.code) for each in validate_submission(submission, NOW)] == found
 
 
 @pytest.mark.parametrize("expires", [0, -5, float("inf"), 3654 * _DAY])
 def test_a_definition_may_not_have_such_a_deadline(expires: float) -> None:
-    assert [each.pointer for each in check_definition(Definition("j", "t", expires=expires), [])] == ["/expires"]
+    assert [each.pointer for each in validate_definition(JobDefinition("j", "t", expires=expires), [])] == ["/expires"]
 
 
 def test_problems_say_where_they_are_in_a_batch() -> None:
     wrong = Submission(job="j", queue="No", priority=12, correlation_id="", delay=-1)
-    pointers = [problem.pointer for problem in check_submission(wrong, NOW, "/executions/3")]
+    pointers = [problem.pointer for problem in validate_submission(wrong, NOW, "/executions/3")]
     assert pointers == [f"/executions/3/{name}" for name in ("queue", "priority", "correlation_id", "delay")]
 
 
 def test_a_delay_that_is_no_number_is_refused() -> None:
-    [problem] = check_submission(Submission(job="j", delay=float("nan")), NOW)
+    [problem] = validate_submission(Submission(job="j", delay=float("nan")), NOW)
     assert problem.code == "not_allowed"
 
 
 def test_defaults_need_not_be_complete_unless_a_schedule_starts_the_job() -> None:
-    assert check_definition(Definition("j", "t"), [USER]) == []
-    scheduled = Definition("j", "t", schedule={"kind": "interval", "every": 5})
-    assert [problem.pointer for problem in check_definition(scheduled, [USER])] == ["/defaults/user_id"]
+    assert validate_definition(JobDefinition("j", "t"), [USER]) == []
+    scheduled = JobDefinition("j", "t", schedule={"kind": "interval", "every": 5})
+    assert [problem.pointer for problem in validate_definition(scheduled, [USER])] == ["/defaults/user_id"]
 
 
 @pytest.mark.parametrize("character", ["\x1b", "\r", "\x85", "\u202e", "\u2028"])
 def test_texts_for_people_have_no_control_characters(character: str) -> None:
-    of_job = Definition("j", "t", description=f"a{character}", tags=(f"a{character}",))
-    assert [problem.pointer for problem in check_definition(of_job, [])] == ["/description", "/tags"]
+    of_job = JobDefinition("j", "t", description=f"a{character}", tags=(f"a{character}",))
+    assert [problem.pointer for problem in validate_definition(of_job, [])] == ["/description", "/tags"]
     with pytest.raises(InvalidInput, match=f"there is U\\+{ord(character):04X} at index 1") as refused:
-        require_note(f"a{character}")
+        check_note(f"a{character}")
     assert [problem.pointer for problem in refused.value.errors] == ["/note"]
 
 
 def test_texts_for_people_may_have_several_lines() -> None:
     text = "Grüße\n\t👩\u200d💻"
-    assert check_definition(Definition("j", "t", description=text), []) == []
-    require_note(text)
-    require_note(None)
+    assert validate_definition(JobDefinition("j", "t", description=text), []) == []
+    check_note(text)
+    check_note(None)
 
 
 def test_every_problem_of_a_definition_is_found() -> None:
-    wrong = Definition(
+    wrong = JobDefinition(
         name="no spaces",
         task="t",
         description="x" * 10_001,
@@ -119,7 +119,7 @@ def test_every_problem_of_a_definition_is_found() -> None:
         tags=("",),
         policies={"retry": {"max_attempts": 0}},
     )
-    assert {problem.pointer for problem in check_definition(wrong, [USER])} == {
+    assert {problem.pointer for problem in validate_definition(wrong, [USER])} == {
         "/name", "/description", "/queue", "/priority", "/defaults/colour", "/defaults/user_id", "/retry/max_attempts",
         "/time_limit", "/soft_time_limit", "/schedule/kind", "/tags",
     }  # fmt: skip
@@ -127,33 +127,33 @@ def test_every_problem_of_a_definition_is_found() -> None:
 
 def test_only_the_task_that_asks_targets_has_a_circuit() -> None:
     given = {"circuit": {"failures": 3, "pause": "PT10M"}}
-    made, problems = policies.normalise(given)
+    made, problems = policies.normalize(given)
     assert (made["circuit"], problems) == ({"failures": 3, "pause": 600.0}, [])
-    assert not check_definition(Definition("a", "http.request", policies=made), ())
-    [problem] = check_definition(Definition("a", "tasks.any", policies=made), ())
+    assert not validate_definition(JobDefinition("a", "http.request", policies=made), ())
+    [problem] = validate_definition(JobDefinition("a", "tasks.any", policies=made), ())
     assert problem.pointer == "/circuit"
     for wrong in ({"failures": 0}, {"failures": 1001}, {"pause": 0}, {"pause": 86401}, {"target": "all"}):
-        _, [problem] = policies.normalise({"circuit": wrong})
+        _, [problem] = policies.normalize({"circuit": wrong})
         assert problem.pointer == f"/circuit/{next(iter(wrong))}"
 
 
 def test_refuse_tells_everything_at_once() -> None:
-    admission.refuse([])
-    problems = check_submission(Submission(job="j", queue="No", priority=12), NOW)
+    admission.raise_for_problems([])
+    problems = validate_submission(Submission(job="j", queue="No", priority=12), NOW)
     with pytest.raises(InvalidInput, match=r"queue must .*; priority must ") as caught:
-        admission.refuse(problems)
+        admission.raise_for_problems(problems)
     assert list(caught.value.errors) == problems
 
 
 def test_what_an_execution_has_otherwise_than_its_job() -> None:
     assert Submission(job="j").compute_overrides() is None
     other = Submission(job="j", time_limit=5.0, retry={"strategy": "fixed"})
-    assert check_submission(other, NOW) == []
+    assert validate_submission(other, NOW) == []
     told = other.compute_overrides() or {}
     assert (set(told), told["time_limit"], told["retry"]["strategy"]) == ({"time_limit", "retry"}, 5.0, "fixed")
 
 
 def test_policies_of_a_submission_are_checked_in_their_place() -> None:
     wrong = Submission(job="j", time_limit=0, soft_time_limit=5.0, retry={"delays": []})
-    pointers = [problem.pointer for problem in check_submission(wrong, NOW, "/executions/3")]
+    pointers = [problem.pointer for problem in validate_submission(wrong, NOW, "/executions/3")]
     assert pointers == [f"/executions/3/{name}" for name in ("time_limit", "soft_time_limit", "retry/delays")]

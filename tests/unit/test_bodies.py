@@ -8,45 +8,45 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from jobworker.api import body
 from jobworker.api.problems import BodyTooSlow, MalformedBody
-from jobworker.api.server import Bodies, Limits
-from jobworker.domain.errors import Busy
+from jobworker.api.server import BodyReceiver, BodyLimits
+from jobworker.domain.errors import ServiceBusy
 
 
-async def _chunks(*chunks: bytes, then: asyncio.Event | None = None) -> AsyncIterator[bytes]:
+async def _make_chunks(*chunks: bytes, then: asyncio.Event | None = None) -> AsyncIterator[bytes]:
     for chunk in chunks:
         yield chunk
     if then is not None:
         await then.wait()
 
 
-def _received(bodies: Bodies, length: str | None, *chunks: bytes) -> tuple[bytes, Exception | None]:
-    return asyncio.run(bodies.receive(length, _chunks(*chunks)))
+def _receive_all(bodies: BodyReceiver, length: str | None, *chunks: bytes) -> tuple[bytes, Exception | None]:
+    return asyncio.run(bodies.receive(length, _make_chunks(*chunks)))
 
 
 def test_a_body_is_put_together() -> None:
-    bodies = Bodies(Limits(max_body_bytes=10))
-    assert _received(bodies, None, b"ab", b"cd") == (b"abcd", None)
-    assert _received(bodies, "4", b"ab", b"cd") == (b"abcd", None)
+    bodies = BodyReceiver(BodyLimits(max_body_bytes=10))
+    assert _receive_all(bodies, None, b"ab", b"cd") == (b"abcd", None)
+    assert _receive_all(bodies, "4", b"ab", b"cd") == (b"abcd", None)
 
 
 def test_too_large_and_incomplete_bodies_are_refused() -> None:
-    bodies = Bodies(Limits(max_body_bytes=3))
-    assert isinstance(_received(bodies, "4")[1], RequestEntityTooLarge)
-    assert isinstance(_received(bodies, None, b"ab", b"cd")[1], RequestEntityTooLarge)
-    assert isinstance(_received(bodies, "3", b"ab")[1], MalformedBody)
+    bodies = BodyReceiver(BodyLimits(max_body_bytes=3))
+    assert isinstance(_receive_all(bodies, "4")[1], RequestEntityTooLarge)
+    assert isinstance(_receive_all(bodies, None, b"ab", b"cd")[1], RequestEntityTooLarge)
+    assert isinstance(_receive_all(bodies, "3", b"ab")[1], MalformedBody)
 
 
 def test_a_body_in_chunks_that_breaks_off_is_refused() -> None:
-    bodies = Bodies(Limits(max_body_bytes=10))
-    assert _received(bodies, None, b"ab", b"") == (b"ab", None), "as granian ends each body"
+    bodies = BodyReceiver(BodyLimits(max_body_bytes=10))
+    assert _receive_all(bodies, None, b"ab", b"") == (b"ab", None), "as granian ends each body"
     for chunks in ((b"ab", b"", b""), (b"", b"")):
-        assert isinstance(_received(bodies, None, *chunks)[1], MalformedBody)
+        assert isinstance(_receive_all(bodies, None, *chunks)[1], MalformedBody)
 
 
 def test_a_chunk_of_a_body_that_had_to_make_room_changes_nothing() -> None:
     async def run() -> list[tuple[bytes, Exception | None]]:
-        bodies, old, new = Bodies(Limits(max_body_bytes=10, max_bodies=1)), asyncio.Queue[bytes](), asyncio.Queue[bytes]()
-        tasks = [asyncio.create_task(bodies.receive(None, _queued(each))) for each in (old, new)]
+        bodies, old, new = BodyReceiver(BodyLimits(max_body_bytes=10, max_bodies=1)), asyncio.Queue[bytes](), asyncio.Queue[bytes]()
+        tasks = [asyncio.create_task(bodies.receive(None, _queue_chunks(each))) for each in (old, new)]
         await asyncio.sleep(0.01)
         new.put_nowait(b"ab")  # Both arrive in one turn of the event loop.
         old.put_nowait(b"cd")
@@ -55,36 +55,36 @@ def test_a_chunk_of_a_body_that_had_to_make_room_changes_nothing() -> None:
         return list(await asyncio.gather(*tasks))
 
     evicted, served = asyncio.run(run())
-    assert isinstance(evicted[1], Busy)
+    assert isinstance(evicted[1], ServiceBusy)
     assert served == (b"ab", None)
 
 
-async def _queued(chunks: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
+async def _queue_chunks(chunks: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
     while chunk := await chunks.get():
         yield chunk
 
 
 def test_a_body_has_a_deadline() -> None:
     async def run() -> tuple[bytes, Exception | None]:
-        return await Bodies(Limits(max_body_bytes=10, timeout_seconds=0.01)).receive("5", _chunks(b"a", then=asyncio.Event()))
+        return await BodyReceiver(BodyLimits(max_body_bytes=10, timeout_seconds=0.01)).receive("5", _make_chunks(b"a", then=asyncio.Event()))
 
     assert isinstance(asyncio.run(run())[1], BodyTooSlow)
 
 
-@pytest.mark.parametrize("limits", [Limits(max_body_bytes=10, max_bodies=2), Limits(max_body_bytes=10, max_total_bytes=5)])
-def test_the_one_that_has_been_arriving_longest_makes_room(limits: Limits) -> None:
+@pytest.mark.parametrize("limits", [BodyLimits(max_body_bytes=10, max_bodies=2), BodyLimits(max_body_bytes=10, max_total_bytes=5)])
+def test_the_one_that_has_been_arriving_longest_makes_room(limits: BodyLimits) -> None:
     async def run() -> list[tuple[bytes, Exception | None]]:
-        bodies, never = Bodies(limits), asyncio.Event()
-        slow = [asyncio.create_task(bodies.receive("9", _chunks(b"ab", then=never))) for _ in range(2)]
+        bodies, never = BodyReceiver(limits), asyncio.Event()
+        slow = [asyncio.create_task(bodies.receive("9", _make_chunks(b"ab", then=never))) for _ in range(2)]
         await asyncio.sleep(0)
-        prompt = await bodies.receive("2", _chunks(b"ab"))
+        prompt = await bodies.receive("2", _make_chunks(b"ab"))
         evicted = await slow[0]
         slow[1].cancel()
         return [prompt, evicted]
 
     prompt, evicted = asyncio.run(run())
     assert prompt == (b"ab", None)
-    assert isinstance(evicted[1], Busy)
+    assert isinstance(evicted[1], ServiceBusy)
 
 
 @pytest.mark.parametrize("raw", [b"[" + b"[]," * 5_000_000 + b"[]]", b'{"a":' + b"[1," * 600_000])

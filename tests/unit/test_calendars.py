@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain.calendar_reading import MOST_DATES, parse
-from jobworker.domain.calendars import Business, Calendar, next_inside, next_outside
+from jobworker.domain.calendar_reading import MAX_DATES, parse
+from jobworker.domain.calendars import BusinessCalendar, Calendar, find_next_included_time, find_next_excluded_time
 from jobworker.domain.errors import FieldError, InvalidInput
-from jobworker.domain.public_holidays import countries, of_year
+from jobworker.domain.public_holidays import list_countries, get_holidays
 
 BUSINESS = {
     "kind": "business",
@@ -39,24 +39,24 @@ DATES = {
 }
 
 
-def at(text: str) -> dt.datetime:
+def parse_time(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text)
 
 
-def problems(given: object) -> list[FieldError]:
+def list_problems(value: object) -> list[FieldError]:
     with pytest.raises(InvalidInput) as raised:
-        parse(given)
+        parse(value)
     assert all(problem.message for problem in raised.value.errors)
     return list(raised.value.errors)
 
 
-def business(**given: Any) -> Business:
+def make_business(**given: Any) -> BusinessCalendar:
     calendar = parse({"kind": "business", **given})
-    assert isinstance(calendar, Business)
+    assert isinstance(calendar, BusinessCalendar)
     return calendar
 
 
-def dates(**given: Any) -> Calendar:
+def make_dates(**given: Any) -> Calendar:
     return parse({"kind": "dates", **given})
 
 
@@ -68,11 +68,11 @@ def test_a_calendar_is_shown_as_it_was_written(given: dict[str, Any]) -> None:
 
 
 def test_what_is_left_out_has_its_default() -> None:
-    assert business() == Business()
-    assert business(closed=["2026-12-24"]).find_day_name(dt.date(2026, 12, 24)) == "closed"
-    assert dates(days=["2026-12-24"]).find_day_name(dt.date(2026, 12, 24)) == "listed"
+    assert make_business() == BusinessCalendar()
+    assert make_business(closed=["2026-12-24"]).find_day_name(dt.date(2026, 12, 24)) == "closed"
+    assert make_dates(days=["2026-12-24"]).find_day_name(dt.date(2026, 12, 24)) == "listed"
     window = {"from": "2026-01-01T00:00", "to": "2026-01-01T01:00"}
-    assert dates(windows=[window]).find_day_name(dt.date(2026, 1, 1)) == "listed"
+    assert make_dates(windows=[window]).find_day_name(dt.date(2026, 1, 1)) == "listed"
 
 
 @pytest.mark.parametrize(
@@ -97,75 +97,75 @@ def test_what_is_left_out_has_its_default() -> None:
     ],
 )
 def test_holidays_of_countries(country: str, subdivision: str | None, day: str, name: str | None) -> None:
-    calendar = business(weekend=[], holidays=[{"country": country, "subdivision": subdivision}])
+    calendar = make_business(weekend=[], holidays=[{"country": country, "subdivision": subdivision}])
     assert calendar.find_day_name(dt.date.fromisoformat(day)) == name
     assert calendar.is_business_day(dt.date.fromisoformat(day)) == (name is None)
 
 
 def test_every_country_can_be_asked_about_any_year() -> None:
-    assert len(countries()) > 200
-    for country in countries():
+    assert len(list_countries()) > 200
+    for country in list_countries():
         for year in (1970, 2026, 2399):
-            assert all(day.year == year for day in of_year(country.code, None, year))
+            assert all(day.year == year for day in get_holidays(country.code, None, year))
 
 
 def test_holidays_of_several_countries() -> None:
-    calendar = business(holidays=[{"country": "US"}, {"country": "DE"}])
+    calendar = make_business(holidays=[{"country": "US"}, {"country": "DE"}])
     names = [calendar.find_day_name(dt.date(2026, month, day)) for month, day in ((11, 26), (5, 1), (5, 4))]
     assert names == ["Thanksgiving Day", "Labor Day", None]
 
 
 def test_what_is_opened_goes_before_everything_that_closes() -> None:
-    calendar = business(holidays=[{"country": "DE"}], opened=["2026-12-25", "2026-12-27"])
-    assert calendar.is_time_included(at("2026-12-25T10:00"))
-    assert calendar.is_time_included(at("2026-12-27T10:00"))
-    assert not calendar.is_time_included(at("2026-12-26T10:00"))
+    calendar = make_business(holidays=[{"country": "DE"}], opened=["2026-12-25", "2026-12-27"])
+    assert calendar.is_time_included(parse_time("2026-12-25T10:00"))
+    assert calendar.is_time_included(parse_time("2026-12-27T10:00"))
+    assert not calendar.is_time_included(parse_time("2026-12-26T10:00"))
 
 
 def test_business_hours() -> None:
     calendar = parse(BUSINESS)
     held = ["2026-03-02T09:00", "2026-03-02T12:29:59", "2026-03-02T13:30", "2026-03-06T23:59:59"]
     others = ["2026-03-02T08:59:59", "2026-03-02T12:30", "2026-03-02T18:00", "2026-03-07T10:00", "2026-12-24T10:00"]
-    assert [calendar.is_time_included(at(time)) for time in held] == [True] * len(held)
-    assert [calendar.is_time_included(at(time)) for time in others] == [False] * len(others)
+    assert [calendar.is_time_included(parse_time(time)) for time in held] == [True] * len(held)
+    assert [calendar.is_time_included(parse_time(time)) for time in others] == [False] * len(others)
     # An opened Saturday has no hours of its own.
     assert calendar.get_time_ranges(dt.date(2026, 12, 19)) == ((dt.time(), None),)
 
 
 def test_hours_of_an_opened_day_of_the_weekend() -> None:
-    calendar = business(opened=["2026-12-19"], hours={"monday": ["09:00-17:00"], "saturday": ["10:00-14:00"]})
+    calendar = make_business(opened=["2026-12-19"], hours={"monday": ["09:00-17:00"], "saturday": ["10:00-14:00"]})
     assert calendar.get_time_ranges(dt.date(2026, 12, 19)) == ((dt.time(10), dt.time(14)),)
 
 
 def test_a_day_of_the_week_without_hours_is_no_business_day() -> None:
-    calendar = business(weekend=[], hours={"monday": ["09:00-17:00"], "tuesday": []})
+    calendar = make_business(weekend=[], hours={"monday": ["09:00-17:00"], "tuesday": []})
     assert calendar.list_business_days(dt.date(2026, 3, 1)) == [dt.date(2026, 3, day) for day in (2, 9, 16, 23, 30)]
 
 
 def test_business_days_of_the_last_month_there_is() -> None:
-    assert business().list_business_days(dt.date(9999, 12, 1))[-1] == dt.date(9999, 12, 31)
+    assert make_business().list_business_days(dt.date(9999, 12, 1))[-1] == dt.date(9999, 12, 31)
 
 
 def test_a_black_out_over_midnight() -> None:
     calendar = parse(DATES)
     held = ["2026-12-31T22:00", "2026-12-31T23:59:59", "2027-01-01T00:00", "2027-02-01T00:00:30", "2027-02-02T12:00"]
     others = ["2026-12-31T21:59:59", "2027-01-02T00:00", "2027-02-01T00:00:29", "2027-02-03T00:00"]
-    assert [calendar.is_time_included(at(time)) for time in held] == [True] * len(held)
-    assert [calendar.is_time_included(at(time)) for time in others] == [False] * len(others)
-    alone = dates(windows=DATES["windows"])
-    assert not alone.is_time_included(at("2027-01-01T06:00"))
-    assert next_outside(alone, at("2026-12-31T23:00")) == at("2027-01-01T06:00")
-    assert next_inside(alone, at("2026-12-31T21:00")) == at("2026-12-31T22:00")
-    assert next_outside(alone, at("2027-02-01T12:00")) == at("2027-02-03T00:00")
+    assert [calendar.is_time_included(parse_time(time)) for time in held] == [True] * len(held)
+    assert [calendar.is_time_included(parse_time(time)) for time in others] == [False] * len(others)
+    alone = make_dates(windows=DATES["windows"])
+    assert not alone.is_time_included(parse_time("2027-01-01T06:00"))
+    assert find_next_excluded_time(alone, parse_time("2026-12-31T23:00")) == parse_time("2027-01-01T06:00")
+    assert find_next_included_time(alone, parse_time("2026-12-31T21:00")) == parse_time("2026-12-31T22:00")
+    assert find_next_excluded_time(alone, parse_time("2027-02-01T12:00")) == parse_time("2027-02-03T00:00")
     assert [alone.find_day_name(dt.date(2027, *day)) for day in ((1, 1), (2, 2), (2, 3))] == ["year's end", "move", None]
 
 
 def test_windows_may_overlap() -> None:
     spans = [("10:00", "12:00"), ("11:00", "11:30"), ("12:00", "13:00"), ("14:00", "15:00")]
-    calendar = dates(windows=[{"from": f"2026-03-02T{begin}", "to": f"2026-03-02T{end}"} for begin, end in spans])
+    calendar = make_dates(windows=[{"from": f"2026-03-02T{begin}", "to": f"2026-03-02T{end}"} for begin, end in spans])
     expected = [(dt.time(10), dt.time(13)), (dt.time(14), dt.time(15))]
     assert calendar.get_time_ranges(dt.date(2026, 3, 2)) == expected
-    minutes = [at("2026-03-02T09:00") + dt.timedelta(minutes=number) for number in range(420)]
+    minutes = [parse_time("2026-03-02T09:00") + dt.timedelta(minutes=number) for number in range(420)]
     assert sum(calendar.is_time_included(minute) for minute in minutes) == 240
 
 
@@ -272,24 +272,24 @@ def test_windows_may_overlap() -> None:
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(given: object, place: str, code: str, says: str) -> None:
-    found = problems(given)
+    found = list_problems(given)
     assert (place, code) in [(problem.pointer, problem.code) for problem in found]
     assert says in " ".join(problem.message for problem in found)
 
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:
     given = {"kind": "business", "weekend": ["x"], "closed": {"2026-13-01": "y"}, "holidays": [{"country": "XX"}]}
-    places = {problem.pointer for problem in problems(given)}
+    places = {problem.pointer for problem in list_problems(given)}
     assert places == {"/weekend/0", "/closed/2026-13-01", "/holidays/0/country"}
 
 
 def test_sizes_are_bounded() -> None:
     day = dt.date(2000, 1, 1)
-    listed = [(day + dt.timedelta(days=number)).isoformat() for number in range(MOST_DATES + 1)]
-    assert len(dates(days=listed[:-1]).to_json()["days"]) == MOST_DATES
-    [problem] = problems({"kind": "dates", "days": listed})
-    assert problem.message == f"days may have {MOST_DATES} entries, not {MOST_DATES + 1}"
-    assert len(problems({"kind": "dates", "days": ["x"] * MOST_DATES})) == 50
+    listed = [(day + dt.timedelta(days=number)).isoformat() for number in range(MAX_DATES + 1)]
+    assert len(make_dates(days=listed[:-1]).to_json()["days"]) == MAX_DATES
+    [problem] = list_problems({"kind": "dates", "days": listed})
+    assert problem.message == f"days may have {MAX_DATES} entries, not {MAX_DATES + 1}"
+    assert len(list_problems({"kind": "dates", "days": ["x"] * MAX_DATES})) == 50
 
 
 def test_who_needs_no_holidays_does_not_load_them() -> None:

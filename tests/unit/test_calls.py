@@ -10,11 +10,11 @@ from jobworker.clock import ManualClock
 from jobworker.domain import calls, events
 from jobworker.domain.parameters import VARIADIC, Parameter
 from jobworker.worker import calls as worker_calls
-from jobworker.worker.delivery import HEADER
+from jobworker.worker.delivery import EXECUTION_HEADER
 
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 EXECUTION = "01995b7e-0000-7000-8000-000000000001"
-TOLD: dict[str, Any] = {
+CALL_DATA: dict[str, Any] = {
     "by": "python:host",
     "at": "2026-03-02T11:59:00+00:00",
     "task": "send",
@@ -28,13 +28,13 @@ TOLD: dict[str, Any] = {
 
 
 def test_a_call_is_read() -> None:
-    call = calls.read(EXECUTION, TOLD, NOON)
+    call = calls.parse(EXECUTION, CALL_DATA, NOON)
     assert (call.task, call.queue, call.priority, call.caller) == ("send", "default", 5, "python:host")
     assert call.called_at == NOON - dt.timedelta(minutes=1)
 
 
 def test_a_caller_whose_clock_is_ahead_has_called_when_it_was_heard_of() -> None:
-    assert calls.read(EXECUTION, {**TOLD, "at": "2026-03-02T15:00:00+02:00"}, NOON).called_at == NOON
+    assert calls.parse(EXECUTION, {**CALL_DATA, "at": "2026-03-02T15:00:00+02:00"}, NOON).called_at == NOON
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def test_a_caller_whose_clock_is_ahead_has_called_when_it_was_heard_of() -> None
 )
 def test_nonsense_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
-        calls.read(EXECUTION, {**TOLD, **change}, NOON)
+        calls.parse(EXECUTION, {**CALL_DATA, **change}, NOON)
 
 
 def test_an_execution_needs_an_id() -> None:
     with pytest.raises(ValueError, match="no call"):
-        calls.read("1", TOLD, NOON)
+        calls.parse("1", CALL_DATA, NOON)
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,14 @@ def test_an_execution_needs_an_id() -> None:
 )
 def test_positions_get_their_names(names: list[str], args: Any, kwargs: Any, given: Any, by_name: bool) -> None:
     accepted = [VARIADIC if name == "**" else Parameter(name, "any") for name in names]
-    call = calls.read(EXECUTION, {**TOLD, "args": args, "kwargs": kwargs}, NOON)
-    assert calls.parameters(call, accepted) == (given, by_name)
+    call = calls.parse(EXECUTION, {**CALL_DATA, "args": args, "kwargs": kwargs}, NOON)
+    assert calls.bind_parameters(call, accepted) == (given, by_name)
 
 
 DATE = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
 
 
-def _deep(levels: int) -> list[Any]:
+def _make_deep(levels: int) -> list[Any]:
     value: list[Any] = []
     for _ in range(levels - 1):
         value = [value]
@@ -105,20 +105,20 @@ def _deep(levels: int) -> list[Any]:
         (("a\0b",), {}, "NUL (\\u0000); leave it out (at /args/0)"),
         ((), {"b": 2**70}, "64 bits"),
         ((), {"b": {"\ud800": 1}}, "surrogate"),
-        ((_deep(150),), {}, "100 levels"),
+        ((_make_deep(150),), {}, "100 levels"),
         ((), {"b": {1: "a", "1": "b"}}, "twice"),
         ((float("inf"),), {}, "Infinity is not JSON"),
     ],
 )
 def test_a_call_that_the_history_cannot_hold_is_refused(args: Any, kwargs: Any, why: str) -> None:
     with pytest.raises(ValueError, match="task send cannot be called like this: its arguments hold") as refused:
-        worker_calls.options_of(ManualClock(NOON), "send", args, kwargs, {}, None, None, routed=False)
+        worker_calls.build_options(ManualClock(NOON), "send", args, kwargs, {}, None, None, routed=False)
     assert why in str(refused.value)
     # Another program may send it all the same.
-    header = {"execution": EXECUTION, "called": {"by": "python:host", "at": TOLD["at"]}}
-    about = {HEADER: header, "task": "send"}
+    header = {"execution": EXECUTION, "called": {"by": "python:host", "at": CALL_DATA["at"]}}
+    about = {EXECUTION_HEADER: header, "task": "send"}
     with structlog.testing.capture_logs() as logged:
-        assert worker_calls.told(about, (args, kwargs, {}), {"routing_key": "default"}, 4) is None
+        assert worker_calls.encode_called_event(about, (args, kwargs, {}), {"routing_key": "default"}, 4) is None
     assert [each["event"] for each in logged] == ["call_not_in_history"]
 
 
@@ -131,22 +131,22 @@ def test_a_call_that_the_history_cannot_hold_is_refused(args: Any, kwargs: Any, 
 )
 def test_what_goes_past_the_history_is_refused(name: str, given: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        worker_calls.options_of(ManualClock(NOON), name, (), {}, given, None, None, routed=False)
+        worker_calls.build_options(ManualClock(NOON), name, (), {}, given, None, None, routed=False)
 
 
 def test_what_kombu_writes_for_types_of_python_is_kept() -> None:
-    given = {"when": DATE, "raw": b"x", "deep": _deep(90)}
-    added = worker_calls.options_of(ManualClock(NOON), "send", (), given, {}, None, None, routed=False)
+    given = {"when": DATE, "raw": b"x", "deep": _make_deep(90)}
+    added = worker_calls.build_options(ManualClock(NOON), "send", (), given, {}, None, None, routed=False)
     about = {**added["headers"], "task": "send"}
-    text = worker_calls.told(about, ((), given, {}), {"routing_key": "default"}, 4)
+    text = worker_calls.encode_called_event(about, ((), given, {}), {"routing_key": "default"}, 4)
     assert text is not None
-    call = calls.read(EXECUTION, events.decode("1-0", {"kind": "called", "data": text}).data, NOON)
+    call = calls.parse(EXECUTION, events.decode("1-0", {"kind": "called", "data": text}).data, NOON)
     assert call.kwargs["when"] == {"__type__": "datetime", "__value__": DATE.isoformat()}
 
 
 def test_arguments_of_a_call_stay_out_of_the_headers() -> None:
-    added = worker_calls.options_of(ManualClock(NOON), "send", ("hush",), {"b": "hush"}, {}, None, None, routed=False)
+    added = worker_calls.build_options(ManualClock(NOON), "send", ("hush",), {"b": "hush"}, {}, None, None, routed=False)
     assert (added["argsrepr"], added["kwargsrepr"]) == ("(…)", "{…}")
     given = {"argsrepr": "('shown',)"}
-    added = worker_calls.options_of(ManualClock(NOON), "send", ("hush",), {}, given, None, None, routed=False)
+    added = worker_calls.build_options(ManualClock(NOON), "send", ("hush",), {}, given, None, None, routed=False)
     assert added["argsrepr"] == "('shown',)"

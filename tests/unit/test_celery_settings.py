@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.settings import Settings
-from jobworker.transport.celery_settings import celery_settings, lay_over
+from jobworker.transport.celery_settings import build_celery_settings, merge_settings
 from tests.supervised import ROOT
 
-OURS = celery_settings(Settings.from_environment({}))
+DEFAULT_SETTINGS = build_celery_settings(Settings.from_environment({}))
 
 
 def test_what_the_operator_says_is_in_place_of_what_is_shipped() -> None:
-    laid = lay_over(OURS, {"beat_max_loop_interval": 2, "redbeat_lock_timeout": 40, "worker_concurrency": 3})
+    laid = merge_settings(DEFAULT_SETTINGS, {"beat_max_loop_interval": 2, "redbeat_lock_timeout": 40, "worker_concurrency": 3})
     assert (laid["beat_max_loop_interval"], laid["redbeat_lock_timeout"]) == (2, 40)
     assert laid["task_acks_late"] is True
     assert "worker_concurrency" not in laid
@@ -25,22 +25,22 @@ def test_what_the_operator_says_is_in_place_of_what_is_shipped() -> None:
 
 def test_the_password_of_redis_is_in_nothing_that_remote_control_shows() -> None:
     app = Celery(set_as_current=False)
-    app.add_defaults(celery_settings(Settings.from_environment({"JOBWORKER_REDIS_URL": "redis://:hush@host:1/0"})))
+    app.add_defaults(build_celery_settings(Settings.from_environment({"JOBWORKER_REDIS_URL": "redis://:hush@host:1/0"})))
     assert "hush" not in str(app.conf.table(with_defaults=True, censored=True))
 
 
 def test_options_of_the_transport_are_laid_over_one_by_one() -> None:
-    laid = lay_over(OURS, {"broker_transport_options": {"socket_timeout": 9}})
-    assert laid["broker_transport_options"] == {**OURS["broker_transport_options"], "socket_timeout": 9}
+    laid = merge_settings(DEFAULT_SETTINGS, {"broker_transport_options": {"socket_timeout": 9}})
+    assert laid["broker_transport_options"] == {**DEFAULT_SETTINGS["broker_transport_options"], "socket_timeout": 9}
 
 
 @pytest.mark.parametrize("name", ["broker_url", "redbeat_redis_url", "timezone", "beat_scheduler", "accept_content"])
 def test_what_is_decided_elsewhere_is_refused_with_the_place(name: str) -> None:
-    with pytest.raises(Misconfigured, match=f"celeryconfig.py: {name} is not decided there; "):
-        lay_over(OURS, {name: "x"})
+    with pytest.raises(ConfigurationError, match=f"celeryconfig.py: {name} is not decided there; "):
+        merge_settings(DEFAULT_SETTINGS, {name: "x"})
 
 
-def _ask(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+def _read_setting(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     (folder / "celeryconfig.py").write_text(text)
     code = "from jobworker.celery import app; print(app.conf.redbeat_lock_timeout, app.conf.worker_concurrency)"
     environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
@@ -49,10 +49,10 @@ def _ask(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_application_is_configured_like_that(tmp_path: Path) -> None:
-    assert _ask(tmp_path, "redbeat_lock_timeout = 40\nworker_concurrency = 3\n").stdout == "40 3\n"
+    assert _read_setting(tmp_path, "redbeat_lock_timeout = 40\nworker_concurrency = 3\n").stdout == "40 3\n"
 
 
 def test_a_setting_that_is_refused_ends_the_process_with_one_line(tmp_path: Path) -> None:
-    answer = _ask(tmp_path, "broker_url = 'redis://elsewhere'\n")
+    answer = _read_setting(tmp_path, "broker_url = 'redis://elsewhere'\n")
     assert answer.returncode == 1
     assert answer.stderr == "error: celeryconfig.py: broker_url is not decided there; set JOBWORKER_REDIS_URL\n"

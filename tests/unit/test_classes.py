@@ -4,7 +4,7 @@ import pytest
 
 from jobworker import Context, Job
 from jobworker.domain import parameters
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 
 
 class Base(Job, abstract=True):
@@ -40,7 +40,7 @@ def test_options_are_inherited_and_the_name_is_not() -> None:
 
 
 def test_the_parameters_are_those_of_run() -> None:
-    found = parameters.from_signature(Sends.task.run, injected=(Context,))
+    found = parameters.from_signature(Sends.task.run, injected_types=(Context,))
     assert [each.name for each in found] == ["to", "urgent", "**"]
 
 
@@ -54,10 +54,10 @@ def test_there_is_no_context_where_nothing_runs() -> None:
 
 
 def test_a_class_without_work_is_no_job() -> None:
-    with pytest.raises(Misconfigured, match=r"job Lazy: a class that is a job needs a method run\(\)"):
+    with pytest.raises(ConfigurationError, match=r"job Lazy: a class that is a job needs a method run\(\)"):
         type("Lazy", (Job,), {})
 
 
 def test_options_are_checked_as_those_of_a_function() -> None:
-    with pytest.raises(Misconfigured, match="Urgent: /priority: priority must be 0 to 9"):
+    with pytest.raises(ConfigurationError, match="Urgent: /priority: priority must be 0 to 9"):
         type("Urgent", (Job,), {"priority": 11, "run": lambda self: None})

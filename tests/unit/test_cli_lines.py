@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from jobworker.cli import dead_letters, executions, schedules, telling
-from jobworker.domain.execution import State
-from jobworker.domain.schedule import Owner
-from jobworker.store.schedule_lists import Standing
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.schedule import ScheduleOwner
+from jobworker.store.schedule_lists import ScheduleStatus
 from jobworker.store.story import LogRow
 
 _NOW = dt.datetime(2026, 3, 2, 12, tzinfo=dt.UTC)
@@ -18,36 +18,36 @@ _IN_ONE_LINE = r"first\n12:00:00   CRITICAL forged \x1b[8m\u2028"
 _INDENTED = "first\n    12:00:00   CRITICAL forged " + r"\x1b[8m\u2028"
 
 
-def _row(**more: Any) -> Any:
+def _make_row(**more: Any) -> Any:
     return SimpleNamespace(
-        id="one", job="any", state=State.FAILED, created_at=_NOW, finished_at=_NOW, fingerprint="f", reason=None,
+        id="one", job="any", state=ExecutionState.FAILED, created_at=_NOW, finished_at=_NOW, fingerprint="f", reason=None,
         result_file=None, error={"type": "ValueError", "message": _FORGED}, **more,
     )  # fmt: skip
 
 
 def test_lines_of_lists_are_one_line() -> None:
-    group: Any = SimpleNamespace(count=2, fingerprint="f", first_seen=_NOW, last_seen=_NOW, example=_row())
+    group: Any = SimpleNamespace(count=2, fingerprint="f", first_seen=_NOW, last_seen=_NOW, example=_make_row())
     paused = SimpleNamespace(
-        name="nightly", job="any", owner=Owner.API, schedule=SimpleNamespace(zone="UTC"), paused_at=_NOW,
+        name="nightly", job="any", owner=ScheduleOwner.API, schedule=SimpleNamespace(zone="UTC"), paused_at=_NOW,
         paused_by="cli", paused_until=None, pause_note=_FORGED,
     )  # fmt: skip
-    known: Any = SimpleNamespace(row=paused, standing=Standing.PAUSED, next_at=None, overdue=False)
+    known: Any = SimpleNamespace(row=paused, standing=ScheduleStatus.PAUSED, next_at=None, overdue=False)
     for line in (
-        executions._line(_row()),
-        dead_letters._line(_row()),
-        dead_letters._group(group),
-        schedules._line(known),
+        executions._format_execution(_make_row()),
+        dead_letters._format_dead_letter(_make_row()),
+        dead_letters._format_group(group),
+        schedules._format_schedule(known),
     ):
         assert _IN_ONE_LINE in line
 
 
 def test_what_an_execution_says_is_indented_after_its_first_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert telling.log_line(LogRow("1", 1, _NOW, "INFO", "jobs.any", _FORGED)).endswith(f"INFO {_INDENTED}")
-    assert telling._progress({"done": 1, "message": _FORGED}) == f"1 {_INDENTED}"
+    assert telling.format_log_line(LogRow("1", 1, _NOW, "INFO", "jobs.any", _FORGED)).endswith(f"INFO {_INDENTED}")
+    assert telling._format_progress({"done": 1, "message": _FORGED}) == f"1 {_INDENTED}"
 
-    assert telling.outcome(_row()) == telling.NOT_SUCCEEDED
+    assert telling.print_outcome(_make_row()) == telling.EXIT_NOT_SUCCEEDED
     assert capsys.readouterr().err.endswith(f": ValueError: {_INDENTED}\n")
 
 
 def test_json_is_json_whatever_is_in_it() -> None:
-    assert telling.json({"flag": "\U000e0067\x7f"}) == r'{"flag":"\udb40\udc67\u007f"}'
+    assert telling.format_json({"flag": "\U000e0067\x7f"}) == r'{"flag":"\udb40\udc67\u007f"}'

@@ -5,11 +5,11 @@ from typing import Any, cast
 import pytest
 import redis
 
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.transport import client
 
 
-class Says:
+class FakeServerInfo:
     """Answers INFO like a server."""
 
     def __init__(self, policy: str = "noeviction", **fields: Any) -> None:
@@ -20,32 +20,32 @@ class Says:
         return self._fields
 
 
-def _check(server: Says) -> None:
-    client.check(cast(redis.Redis, server))
+def _check_server(server: FakeServerInfo) -> None:
+    client.check_server(cast(redis.Redis, server))
 
 
 @pytest.mark.parametrize("version", ["2.8.24", "5.0.14", "6.0.16", "6.2.14", "6"])
 def test_an_old_redis_is_refused_with_its_version(version: str) -> None:
-    with pytest.raises(Misconfigured, match=rf"Redis {version} is too old: JobWorker needs Redis 7\.0 or newer"):
-        _check(Says(redis_version=version))
+    with pytest.raises(ConfigurationError, match=rf"Redis {version} is too old: JobWorker needs Redis 7\.0 or newer"):
+        _check_server(FakeServerInfo(redis_version=version))
 
 
 @pytest.mark.parametrize("version", ["7.0.0", "7.0.15", "8.0.1", "8.0-rc1", "10.0.0", "255.255.255"])
 def test_a_new_one_is_fine(version: str) -> None:
-    _check(Says(redis_version=version))
+    _check_server(FakeServerInfo(redis_version=version))
 
 
 def test_valkey_says_its_own_version_besides_the_redis_that_it_replaces() -> None:
-    _check(Says(redis_version="7.2.4", valkey_version="9.1.2"))
+    _check_server(FakeServerInfo(redis_version="7.2.4", valkey_version="9.1.2"))
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "allkeys-random"])
 def test_one_that_evicts_is_refused_with_what_to_set(policy: str) -> None:
-    with pytest.raises(Misconfigured, match=rf"maxmemory-policy {policy}.*set maxmemory-policy noeviction"):
-        _check(Says(policy, redis_version="7.0.15"))
+    with pytest.raises(ConfigurationError, match=rf"maxmemory-policy {policy}.*set maxmemory-policy noeviction"):
+        _check_server(FakeServerInfo(policy, redis_version="7.0.15"))
 
 
-_WELL = {"aof_last_write_status": "ok", "rdb_last_bgsave_status": "ok", "used_memory": 950, "maxmemory": 0}
+_HEALTHY_INFO = {"aof_last_write_status": "ok", "rdb_last_bgsave_status": "ok", "used_memory": 950, "maxmemory": 0}
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ _WELL = {"aof_last_write_status": "ok", "rdb_last_bgsave_status": "ok", "used_me
     ],
 )
 def test_a_server_that_is_not_well_is_told_of(says: dict[str, Any], told: list[str]) -> None:
-    assert client.complaints(cast(redis.Redis, Says(**{**_WELL, **says}))) == told
+    assert client.find_warnings(cast(redis.Redis, FakeServerInfo(**{**_HEALTHY_INFO, **says}))) == told

@@ -3,29 +3,29 @@
 import pytest
 
 from jobworker.declare import Abort
-from jobworker.domain.isolation import Container
+from jobworker.domain.isolation import ContainerIsolation
 from jobworker.settings import Settings
 from jobworker.worker.builtin import container
 
 
-def check(image: str, network: str = "none", **settings: str) -> None:
+def check_policy(image: str, network: str = "none", **settings: str) -> None:
     given = {f"JOBWORKER_CONTAINER_{name.upper()}": value for name, value in settings.items()}
-    container.check(Container(image, network=network), Settings.from_environment(given))
+    container.check_policy(ContainerIsolation(image, network=network), Settings.from_environment(given))
 
 
 def test_containers_are_off_until_images_are_listed() -> None:
     with pytest.raises(Abort, match="containers are off on this worker; JOBWORKER_CONTAINER_IMAGES lists"):
-        check("busybox")
+        check_policy("busybox")
 
 
 def test_images_and_networks_have_to_be_listed() -> None:
     listed = "busybox registry.example/jobs/*"
     for image in ("busybox", "registry.example/jobs/resize:1.4"):
-        check(image, images=listed)
+        check_policy(image, images=listed)
     for image in ("busybox:1", "evil/busybox", "registry.example/jobs", "REGISTRY.example/jobs/a"):
         with pytest.raises(Abort, match=f"{image} is none of the images that JOBWORKER_CONTAINER_IMAGES allows"):
-            check(image, images=listed)
-    check("busybox", network="inner", images=listed, networks="inner outer")
+            check_policy(image, images=listed)
+    check_policy("busybox", network="inner", images=listed, networks="inner outer")
     for network in ("host", "bridge"):
         with pytest.raises(Abort, match=f"{network} is none of the networks that JOBWORKER_CONTAINER_NETWORKS allows"):
-            check("busybox", network=network, images=listed, networks="inner")
+            check_policy("busybox", network=network, images=listed, networks="inner")

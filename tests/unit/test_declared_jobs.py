@@ -7,7 +7,7 @@ import pytest
 
 from jobworker.declare import Context, Job, job
 from jobworker.domain import parameters
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -56,7 +56,7 @@ def work(x: int = 1) -> int:
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(Misconfigured) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         job(**options)(work)
     assert told in str(caught.value)
 
@@ -93,7 +93,7 @@ def test_what_celery_and_base_classes_know_is_no_unknown_option() -> None:
     ],
 )
 def test_what_is_no_function_is_refused(given: Any, told: str) -> None:
-    with pytest.raises(Misconfigured) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         job(given)
     assert told in str(caught.value)
 
@@ -102,7 +102,7 @@ def test_a_generator_is_refused() -> None:
     def rows() -> Any:
         yield 1
 
-    with pytest.raises(Misconfigured, match="@job rows: a function with `yield` does nothing when it is called"):
+    with pytest.raises(ConfigurationError, match="@job rows: a function with `yield` does nothing when it is called"):
         job(rows)
 
 
@@ -110,7 +110,7 @@ def test_parameters_by_position_only_are_refused() -> None:
     def divide(left: int, right: int, /) -> float:
         return left / right
 
-    with pytest.raises(Misconfigured, match=r"left, right must not be positional-only: take out the /"):
+    with pytest.raises(ConfigurationError, match=r"left, right must not be positional-only: take out the /"):
         job(divide)
 
 
@@ -118,7 +118,7 @@ def test_a_scheduled_job_needs_a_default_for_each_parameter() -> None:
     def nightly(month: str, context: Context) -> str:
         return month
 
-    with pytest.raises(Misconfigured, match=r"/defaults/month: month \(string\) is required"):
+    with pytest.raises(ConfigurationError, match=r"/defaults/month: month \(string\) is required"):
         job(schedule={"kind": "interval", "every": 5})(nightly)
 
 
@@ -154,7 +154,7 @@ class _Export(Job, abstract=True):
 
 
 def test_a_class_is_checked_like_a_function() -> None:
-    with pytest.raises(Misconfigured, match="@job Wrong: /tags: tags must be a list of texts"):
+    with pytest.raises(ConfigurationError, match="@job Wrong: /tags: tags must be a list of texts"):
 
         class Wrong(_Export):
             tags = "abc"

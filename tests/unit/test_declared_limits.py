@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobworker import Context, JobCancelled, job
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.files.local import LocalFiles
 
 
@@ -21,7 +21,7 @@ from jobworker.files.local import LocalFiles
     ],
 )
 def test_limits_that_cannot_be_are_refused(limits: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(Misconfigured, match=f"@job never: {complaint}"):
+    with pytest.raises(ConfigurationError, match=f"@job never: {complaint}"):
         job(_nothing, name="never", **limits)
 
 

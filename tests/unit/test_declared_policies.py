@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from jobworker import Job, job
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 
 
 def work() -> None:
@@ -36,7 +36,7 @@ def work() -> None:
     ],
 )
 def test_it_is_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(Misconfigured, match="@job refused-work") as refused:
+    with pytest.raises(ConfigurationError, match="@job refused-work") as refused:
         job(work, name="refused-work", **options)
     assert told in str(refused.value)
 
@@ -72,7 +72,7 @@ def test_a_coroutine_is_refused() -> None:
     async def wait() -> None:
         """Never run."""
 
-    with pytest.raises(Misconfigured, match=r"@job waits: .*`def` that runs its coroutine with asyncio.run\(\)"):
+    with pytest.raises(ConfigurationError, match=r"@job waits: .*`def` that runs its coroutine with asyncio.run\(\)"):
         job(wait, name="waits")
-    with pytest.raises(Misconfigured, match="@job Waits: workers call plain functions"):
+    with pytest.raises(ConfigurationError, match="@job Waits: workers call plain functions"):
         type("Waits", (Job,), {"run": wait})

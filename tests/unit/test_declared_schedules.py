@@ -11,8 +11,8 @@ import pytest
 
 from jobworker import business_day, cron, daily, every, monthly, once, rrule, schedule, weekly
 from jobworker.declare import schedules as declarations
-from jobworker.declare.rules import Rule
-from jobworker.domain.errors import Misconfigured
+from jobworker.declare.rules import RuleJson
+from jobworker.domain.errors import ConfigurationError
 from jobworker.domain.rules import reading
 from jobworker.domain.schedule import Schedule, parse
 
@@ -62,7 +62,7 @@ UTC, CET = dt.UTC, dt.timezone(dt.timedelta(hours=1))
         ),
     ],
 )
-def test_a_rule_is_what_the_api_takes(made: Rule, described: Rule) -> None:
+def test_a_rule_is_what_the_api_takes(made: RuleJson, described: RuleJson) -> None:
     assert reading.parse(made) == reading.parse(described)
 
 
@@ -118,7 +118,7 @@ def test_a_schedule_has_the_fields_of_the_api() -> None:
 )
 def test_what_is_wrong_is_told_with_its_place(write: Write, code: str, told: list[str]) -> None:
     write(nightly=code)
-    [broken] = declarations.read("planned").broken_modules
+    [broken] = declarations.load_declarations("planned").broken_modules
     assert broken.module == "planned.nightly"
     for text in told:
         assert text in broken.traceback.splitlines()[-1]
@@ -126,7 +126,7 @@ def test_what_is_wrong_is_told_with_its_place(write: Write, code: str, told: lis
 
 def test_a_name_is_declared_once(write: Write) -> None:
     write(one="schedule('s', job='j', rule=daily('06:00'))", two="schedule('s', job='k', rule=daily('07:00'))")
-    found = declarations.read("planned")
+    found = declarations.load_declarations("planned")
     assert found.schedules["s"].place == "planned/one.py:2"
     assert "planned/two.py:2: schedule s is declared already, at planned/one.py:2" in found.broken_modules[0].traceback
 
@@ -136,7 +136,7 @@ def test_a_line_that_runs_twice_cannot_declare_the_same(write: Write) -> None:
         one="def declare(name):\n    schedule(name, job='j', rule=daily('06:00'))\n"
         "declare('a')\ndeclare('b')\ndeclare('b')"
     )
-    found = declarations.read("planned")
+    found = declarations.load_declarations("planned")
     assert list(found.schedules) == ["a", "b"]
     assert "schedule b is declared twice by the same line" in found.broken_modules[0].traceback
 
@@ -144,11 +144,11 @@ def test_a_line_that_runs_twice_cannot_declare_the_same(write: Write) -> None:
 def test_every_reading_finds_the_same(write: Write) -> None:
     write(one="schedule('s', job='j', rule=daily('06:00'))")
     sys.modules.pop("planned", None)
-    first = declarations.read("planned")
+    first = declarations.load_declarations("planned")
     assert "planned" not in sys.modules
-    assert declarations.read("planned").schedules == first.schedules
+    assert declarations.load_declarations("planned").schedules == first.schedules
     write(one="schedule('s', job='j', rule=daily('06:00:01'))")
-    assert declarations.read("planned").schedules != first.schedules
+    assert declarations.load_declarations("planned").schedules != first.schedules
 
 
 def test_a_module_that_was_imported_before_stays_what_it_was(write: Write) -> None:
@@ -156,7 +156,7 @@ def test_a_module_that_was_imported_before_stays_what_it_was(write: Write) -> No
     import planned.one  # type: ignore[import-not-found]
 
     before = planned.one
-    found = declarations.read("planned")
+    found = declarations.load_declarations("planned")
     assert sys.modules["planned.one"] is before
     assert isinstance(before.made, Schedule)
     assert found.schedules["s"].value == before.made
@@ -171,12 +171,12 @@ def test_what_python_compiled_a_moment_ago_is_not_taken_for_what_is_written_now(
         write(nightly=f"schedule('s', job='j', rule=daily('{hour}:00'))")
         # Changed within the same second, and of the same length.
         os.utime(tmp_path / "planned" / "nightly.py", (1_800_000_000, 1_800_000_000))
-        assert declarations.read("planned").schedules["s"].value.rule == reading.parse(daily(f"{hour}:00"))
+        assert declarations.load_declarations("planned").schedules["s"].value.rule == reading.parse(daily(f"{hour}:00"))
 
 
 def test_without_a_package_nothing_is_read() -> None:
-    with pytest.raises(Misconfigured, match=r"no package 'nowhere' with schedules here.*JOBWORKER_SCHEDULES"):
-        declarations.read("nowhere")
+    with pytest.raises(ConfigurationError, match=r"no package 'nowhere' with schedules here.*JOBWORKER_SCHEDULES"):
+        declarations.load_declarations("nowhere")
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ WEEKLY = {"kind": "rrule", "expression": "FREQ=WEEKLY;INTERVAL=2;BYDAY=WE,MO;COU
     ],
 )
 def test_a_rule_in_words(rule: dict[str, Any], expected: str | None) -> None:
-    text = describing.of_schedule(schedule.parse({"name": "a", "job": "b", "rule": rule}))
+    text = describing.describe_schedule(schedule.parse({"name": "a", "job": "b", "rule": rule}))
     if expected is None:
         # The words are cronsim's.
         assert "Monday through Friday" in text
@@ -91,14 +91,14 @@ def test_a_rule_in_words(rule: dict[str, Any], expected: str | None) -> None:
 def test_a_cron_expression_in_words(expression: str, expected: str) -> None:
     rule = {"kind": "cron", "expression": expression}
     found = schedule.parse({"name": "a", "job": "b", "rule": rule})
-    assert describing.of_schedule(found) == f"{expected} (UTC)"
+    assert describing.describe_schedule(found) == f"{expected} (UTC)"
 
 
 def test_what_ends_a_schedule_bounds_its_runs_at_the_start_of_the_system() -> None:
     rule = {"kind": "once", "at": "2026-12-01T00:00:00Z"}
     found = schedule.parse({"name": "a", "job": "b", "rule": rule, "max_runs": 1, "run_at_start": True})
     expected = "once, at 2026-12-01 00:00 UTC, and whenever the system starts, at most 1 time"
-    assert describing.of_schedule(found) == expected
+    assert describing.describe_schedule(found) == expected
 
 
 @pytest.mark.parametrize(
@@ -126,4 +126,4 @@ def test_what_ends_a_schedule_bounds_its_runs_at_the_start_of_the_system() -> No
 )
 def test_what_bounds_a_schedule_is_told(more: dict[str, Any], expected: str) -> None:
     found = schedule.parse({"name": "a", "job": "b", "rule": BUSINESS, **more})
-    assert expected in describing.of_schedule(found)
+    assert expected in describing.describe_schedule(found)

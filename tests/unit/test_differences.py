@@ -26,12 +26,12 @@ from jobworker.domain.differences import Difference
     ],
 )
 def test_each_place_is_named(before: Any, now: Any, found: list[tuple[Any, ...]]) -> None:
-    told = [(each.pointer, each.change, each.before, each.now) for each in differences.of_values("p", before, now)]
+    told = [(each.pointer, each.change, each.before, each.now) for each in differences.compare_values("p", before, now)]
     assert told == found
 
 
 @dataclass(frozen=True)
-class Ran:
+class FakeExecution:
     """An execution."""
 
     job_revision: int = 1
@@ -41,19 +41,19 @@ class Ran:
     worker: str | None = "celery@one:17:ab12"
 
 
-RAN = Ran(parameters={"month": "May"})
+EXECUTION = FakeExecution(parameters={"month": "May"})
 
 
 def test_equal_executions_do_not_differ_though_their_worker_was_started_anew() -> None:
-    assert differences.between(RAN, replace(RAN, worker="celery@one:18:cd34"), ({}, {})) == []
+    assert differences.compare_executions(EXECUTION, replace(EXECUTION, worker="celery@one:18:cd34"), ({}, {})) == []
 
 
 def test_everything_that_may_differ() -> None:
     now = replace(
-        RAN, job_revision=2, parameters={"month": "June"}, overrides={"time_limit": 5}, code_version="v2",
+        EXECUTION, job_revision=2, parameters={"month": "June"}, overrides={"time_limit": 5}, code_version="v2",
         worker="celery@two:1:x",
     )  # fmt: skip
-    assert differences.between(RAN, now, ({"queue": "a"}, {"queue": "b"})) == [
+    assert differences.compare_executions(EXECUTION, now, ({"queue": "a"}, {"queue": "b"})) == [
         Difference("revision", "", "changed", 1, 2),
         Difference("definition", "/queue", "changed", "a", "b"),
         Difference("parameters", "/month", "changed", "May", "June"),
@@ -65,9 +65,9 @@ def test_everything_that_may_differ() -> None:
 
 
 def test_what_has_not_run_is_not_said_to_run_elsewhere() -> None:
-    assert differences.between(RAN, replace(RAN, worker=None, code_version=None), ({}, {})) == []
+    assert differences.compare_executions(EXECUTION, replace(EXECUTION, worker=None, code_version=None), ({}, {})) == []
 
 
 def test_there_are_not_too_many() -> None:
     many = {str(number): number for number in range(1000)}
-    assert len(differences.between(RAN, replace(RAN, parameters=many), ({}, {}))) == differences.MAX_DIFFERENCES
+    assert len(differences.compare_executions(EXECUTION, replace(EXECUTION, parameters=many), ({}, {}))) == differences.MAX_DIFFERENCES

@@ -2,13 +2,13 @@
 
 import pytest
 
-from jobworker.domain.egress import Egress, is_disguised
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.egress import EgressPolicy, is_nonstandard_ipv4
+from jobworker.domain.errors import ConfigurationError
 
 
 @pytest.mark.parametrize("address", ["93.184.215.14", "8.8.8.8", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "2a00::1"])
 def test_public_addresses_may_be_reached(address: str) -> None:
-    assert Egress([]).is_allowed("example.com", 443, address)
+    assert EgressPolicy([]).is_allowed("example.com", 443, address)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_public_addresses_may_be_reached(address: str) -> None:
     ],
 )
 def test_addresses_that_are_not_public_may_not(address: str) -> None:
-    assert not Egress([]).is_allowed("example.com", 80, address)
-    assert Egress(["example.com"]).is_allowed("EXAMPLE.com.", 80, address)
+    assert not EgressPolicy([]).is_allowed("example.com", 80, address)
+    assert EgressPolicy(["example.com"]).is_allowed("EXAMPLE.com.", 80, address)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_addresses_that_are_not_public_may_not(address: str) -> None:
     ],
 )
 def test_what_is_listed_may_be_reached(listed: str, host: str, port: int, address: str, allowed: bool) -> None:
-    assert Egress([listed]).is_allowed(host, port, address) is allowed
+    assert EgressPolicy([listed]).is_allowed(host, port, address) is allowed
 
 
 @pytest.mark.parametrize(
@@ -81,17 +81,17 @@ def test_what_is_listed_may_be_reached(listed: str, host: str, port: int, addres
     ["https://intranet", "10.0.0.0/99", "a:b", "a:0", "a:65536", "*", "2130706433", "a b", "[::1", "[::1]x", ""],
 )
 def test_other_entries_are_refused(entry: str) -> None:
-    with pytest.raises(Misconfigured, match=r"JOBWORKER_EGRESS=.* must be a network"):
-        Egress([entry])
+    with pytest.raises(ConfigurationError, match=r"JOBWORKER_EGRESS=.* must be a network"):
+        EgressPolicy([entry])
 
 
 @pytest.mark.parametrize(
     "host", ["2130706433", "0", "127.1", "0x7f.1", "0x7f000001", "0177.0.0.1", "127.0.0.1.", "1.2.3"]
 )
 def test_unusual_spellings_of_addresses_are_known(host: str) -> None:
-    assert is_disguised(host)
+    assert is_nonstandard_ipv4(host)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "example.com", "1.example", "0x.example", "a1"])
 def test_usual_hosts_are_not_taken_for_them(host: str) -> None:
-    assert not is_disguised(host)
+    assert not is_nonstandard_ipv4(host)

@@ -6,34 +6,34 @@ from typing import Any
 import pytest
 
 from jobworker.domain import events
-from jobworker.domain.events import NEVER_RAN, STATES, Event, Kind, UnreadableEvent
+from jobworker.domain.events import NEVER_RAN_KINDS, STATE_BY_KIND, Event, EventKind, UnreadableEvent
 
 #: What the data of some kinds have to have.
-NEEDED: dict[Kind, dict[str, Any]] = {
-    Kind.DUE: {"schedule": "s", "at": "2026-03-02T12:00:00+00:00"},
-    Kind.LOG: {"level": "INFO", "logger": "l", "message": "m", "at": "2026-03-02T12:00:00+00:00"},
-    Kind.LOG_CUT: {"dropped": [1, 2]},
+REQUIRED_DATA: dict[EventKind, dict[str, Any]] = {
+    EventKind.DUE: {"schedule": "s", "at": "2026-03-02T12:00:00+00:00"},
+    EventKind.LOG: {"level": "INFO", "logger": "l", "message": "m", "at": "2026-03-02T12:00:00+00:00"},
+    EventKind.LOG_CUT: {"dropped": [1, 2]},
 }
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_what_was_encoded_is_decoded(kind: Kind) -> None:
-    data = {"worker": "w1", "result": {"rows": [1, 2.5, None, "ä"]}, **NEEDED.get(kind, {})}
+@pytest.mark.parametrize("kind", EventKind)
+def test_what_was_encoded_is_decoded(kind: EventKind) -> None:
+    data = {"worker": "w1", "result": {"rows": [1, 2.5, None, "ä"]}, **REQUIRED_DATA.get(kind, {})}
     fields = events.encode(kind, "0199", 3, data)
     assert events.decode("1772452800000-7", fields) == Event("1772452800000-7", kind, "0199", 3, data)
 
 
 def test_the_id_carries_order_and_time() -> None:
-    event = Event("1772452800250-7", Kind.RUNNING, "0199", 1, {})
+    event = Event("1772452800250-7", EventKind.RUNNING, "0199", 1, {})
     assert event.stream_position == (1772452800250, 7)
     assert event.at == dt.datetime(2026, 3, 2, 12, 0, 0, 250_000, tzinfo=dt.UTC)
-    assert events.format_id(event.stream_position) == event.id
+    assert events.format_stream_id(event.stream_position) == event.id
 
 
 def test_order_is_by_number_not_by_text() -> None:
-    assert events.parse_id("9-10") > events.parse_id("9-9")
-    assert events.parse_id("10-0") > events.parse_id("9-9")
-    assert events.parse_id("10") == (10, 0)
+    assert events.parse_stream_id("9-10") > events.parse_stream_id("9-9")
+    assert events.parse_stream_id("10-0") > events.parse_stream_id("9-9")
+    assert events.parse_stream_id("10") == (10, 0)
 
 
 @pytest.mark.parametrize(
@@ -53,32 +53,32 @@ def test_a_strange_entry_is_refused_by_name(fields: dict[str, str]) -> None:
 
 def test_numbers_that_json_cannot_carry_are_not_sent() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        events.encode(Kind.SUCCEEDED, "0199", 1, {"result": float("nan")})
+        events.encode(EventKind.SUCCEEDED, "0199", 1, {"result": float("nan")})
 
 
-@pytest.mark.parametrize("kind", sorted(set(STATES) - NEVER_RAN))
-def test_a_state_report_becomes_a_move(kind: Kind) -> None:
-    move = events.to_move(Event("1000-2", kind, "0199", 2, {"worker": "w1", "token": "t", "reason": "so"}))
-    assert (move.execution, move.attempt, move.state, move.event_id) == ("0199", 2, STATES[kind], (1000, 2))
+@pytest.mark.parametrize("kind", sorted(set(STATE_BY_KIND) - NEVER_RAN_KINDS))
+def test_a_state_report_becomes_a_move(kind: EventKind) -> None:
+    move = events.to_transition(Event("1000-2", kind, "0199", 2, {"worker": "w1", "token": "t", "reason": "so"}))
+    assert (move.execution, move.attempt, move.state, move.event_id) == ("0199", 2, STATE_BY_KIND[kind], (1000, 2))
     assert (move.actor, move.worker, move.token, move.reason) == ("worker:w1", "w1", "t", "so")
     assert (move.due_at, move.lost, move.interrupted, move.snoozed, move.ran) == (None, False, False, False, True)
 
 
-@pytest.mark.parametrize("kind", sorted(NEVER_RAN))
-def test_what_never_ran_ends_what_the_attempt_before_it_left_behind(kind: Kind) -> None:
-    move = events.to_move(Event("1000-2", kind, "0199", 2, {"worker": "w1", "reason": "so"}))
-    assert (move.attempt, move.state, move.ran, move.reason) == (1, STATES[kind], False, "so")
+@pytest.mark.parametrize("kind", sorted(NEVER_RAN_KINDS))
+def test_what_never_ran_ends_what_the_attempt_before_it_left_behind(kind: EventKind) -> None:
+    move = events.to_transition(Event("1000-2", kind, "0199", 2, {"worker": "w1", "reason": "so"}))
+    assert (move.attempt, move.state, move.ran, move.reason) == (1, STATE_BY_KIND[kind], False, "so")
     assert move.actor == "worker:w1"
 
 
 def test_a_failure_always_says_what_it_was() -> None:
     own = {"type": "DecodeError", "message": "no JSON", "traceback": None}
-    assert events.to_move(Event("1-0", Kind.REJECTED, "0199", 1, {"error": own, "reason": "so"})).error == own
-    move = events.to_move(Event("1-0", Kind.REJECTED, "0199", 1, {"reason": "so"}))
+    assert events.to_transition(Event("1-0", EventKind.REJECTED, "0199", 1, {"error": own, "reason": "so"})).error == own
+    move = events.to_transition(Event("1-0", EventKind.REJECTED, "0199", 1, {"reason": "so"}))
     assert move.error == {"type": "MessageRejected", "message": "so", "traceback": None}
 
 
 def test_a_retry_is_due_by_the_clock_of_redis() -> None:
-    move = events.to_move(Event("1772452800000-0", Kind.RETRYING, "0199", 1, {"delay": 90}))
+    move = events.to_transition(Event("1772452800000-0", EventKind.RETRYING, "0199", 1, {"delay": 90}))
     assert move.due_at == dt.datetime(2026, 3, 2, 12, 1, 30, tzinfo=dt.UTC)
     assert move.actor == "worker"

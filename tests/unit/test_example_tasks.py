@@ -16,7 +16,7 @@ from jobworker import Context
 from jobworker.files.local import LocalFiles
 from tasks import database, entities, exports, seed
 
-Progress = list[tuple[float, float | None]]
+ProgressReports = list[tuple[float, float | None]]
 
 
 @pytest.fixture(autouse=True)
@@ -26,12 +26,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def progress() -> Progress:
+def progress() -> ProgressReports:
     return []
 
 
 @pytest.fixture
-def context(home: Path, progress: Progress) -> Context:
+def context(home: Path, progress: ProgressReports) -> Context:
     return Context(
         execution_id="e1",
         job="test",
@@ -54,7 +54,7 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> fakeredis.FakeRedis:
     return fake
 
 
-def add(*rows: tuple[str, str, str, int]) -> None:
+def insert_entities(*rows: tuple[str, str, str, int]) -> None:
     """Replace all entities by these: user, name, status, days since last seen."""
     with database.opened() as connection, database.transaction(connection):
         connection.execute("DELETE FROM domain_entities")
@@ -65,7 +65,7 @@ def add(*rows: tuple[str, str, str, int]) -> None:
         )
 
 
-def names() -> list[str]:
+def list_names() -> list[str]:
     with database.opened() as connection:
         return [row["name"] for row in connection.execute("SELECT name FROM domain_entities ORDER BY id")]
 
@@ -99,18 +99,18 @@ def test_what_was_seen_lies_between_creation_and_now() -> None:
 
 def test_the_seed_replaces_only_when_forced(capsys: pytest.CaptureFixture[str]) -> None:
     assert seed.main(["--entities", "70"]) == 0
-    assert len(names()) == 70
+    assert len(list_names()) == 70
     assert seed.main(["--entities", "80"]) == 1
     assert "--force" in capsys.readouterr().err
-    assert len(names()) == 70
+    assert len(list_names()) == 70
     assert seed.main(["--entities", "80", "--force"]) == 0
-    assert len(names()) == 80
+    assert len(list_names()) == 80
     with pytest.raises(SystemExit):
         seed.main(["--entities", "0"])
 
 
-def test_cleanup_deletes_what_is_inactive_and_old(context: Context, progress: Progress) -> None:
-    add(
+def test_cleanup_deletes_what_is_inactive_and_old(context: Context, progress: ProgressReports) -> None:
+    insert_entities(
         *[("u", f"old {number}", "inactive", 91) for number in range(25)],
         ("u", "archived", "archived", 400),
         ("u", "recent", "inactive", 89),
@@ -118,19 +118,19 @@ def test_cleanup_deletes_what_is_inactive_and_old(context: Context, progress: Pr
     )
     result = entities.cleanup_inactive_entities(context, batch_size=10)
     assert result == {"found": 26, "deleted": 26, "remaining": 2, "dry_run": False}
-    assert names() == ["recent", "active"]
+    assert list_names() == ["recent", "active"]
     assert progress == [(0, 26), (10, 26), (20, 26), (26, 26)]
 
 
 def test_cleanup_can_be_tried_first(context: Context) -> None:
-    add(("u", "old", "inactive", 91))
+    insert_entities(("u", "old", "inactive", 91))
     result = entities.cleanup_inactive_entities(context, dry_run=True)
     assert result == {"found": 1, "deleted": 0, "remaining": 1, "dry_run": True}
-    assert names() == ["old"]
+    assert list_names() == ["old"]
 
 
 def test_cleanup_keeps_the_batches_it_finished(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    add(*[("u", str(number), "inactive", 91) for number in range(20)])
+    insert_entities(*[("u", str(number), "inactive", 91) for number in range(20)])
 
     def interrupt(done: float, total: float | None, message: str | None) -> None:
         if done == 10:
@@ -139,7 +139,7 @@ def test_cleanup_keeps_the_batches_it_finished(context: Context, monkeypatch: py
     object.__setattr__(context, "_progress", interrupt)
     with pytest.raises(KeyboardInterrupt):
         entities.cleanup_inactive_entities(context, batch_size=10)
-    assert len(names()) == 10
+    assert len(list_names()) == 10
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"inactive_days": -1}])
@@ -149,14 +149,14 @@ def test_cleanup_refuses_what_makes_no_sense(context: Context, wrong: dict[str, 
 
 
 def test_statistics_are_counted_and_then_remembered(cache: fakeredis.FakeRedis) -> None:
-    add(("u", "a", "active", 1), ("u", "b", "inactive", 1), ("u", "c", "active", 1))
+    insert_entities(("u", "a", "active", 1), ("u", "b", "inactive", 1), ("u", "c", "active", 1))
     counted = entities.generate_entity_statistics()
     assert counted["total"] == 3
     assert counted["by_kind"] == {"device": 3}
     assert counted["by_status"] == {"active": 2, "inactive": 1}
     assert not counted["cached"]
 
-    add(("u", "a", "active", 1))
+    insert_entities(("u", "a", "active", 1))
     assert entities.generate_entity_statistics() == {**counted, "cached": True}
     assert 0 < cache.ttl(entities.STATISTICS_KEY) <= entities.STATISTICS_TTL
     cache.delete(entities.STATISTICS_KEY)
@@ -172,8 +172,8 @@ def test_statistics_do_not_need_the_cache(cache: fakeredis.FakeRedis, monkeypatc
     assert entities.generate_entity_statistics()["total"] == database.SMALL
 
 
-def test_an_export_is_a_csv_file_of_the_users_entities(context: Context, progress: Progress) -> None:
-    add(("u-1", "Größe, «x»", "active", 1), ("u-2", "other", "active", 1), ("u-1", "second\nline", "archived", 1))
+def test_an_export_is_a_csv_file_of_the_users_entities(context: Context, progress: ProgressReports) -> None:
+    insert_entities(("u-1", "Größe, «x»", "active", 1), ("u-2", "other", "active", 1), ("u-1", "second\nline", "archived", 1))
     result = exports.process_data_export(context, "u-1")
     content = Path(result["file"]).read_bytes()
     rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
@@ -184,7 +184,7 @@ def test_an_export_is_a_csv_file_of_the_users_entities(context: Context, progres
 
 
 def test_an_export_can_be_json(context: Context) -> None:
-    add(("u-1", "=1+1", "active", 1))
+    insert_entities(("u-1", "=1+1", "active", 1))
     result = exports.process_data_export(context, "u-1", "json")
     (row,) = json.loads(Path(result["file"]).read_text())
     assert row["name"] == "=1+1"
@@ -192,14 +192,14 @@ def test_an_export_can_be_json(context: Context) -> None:
 
 @pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])
 def test_a_cell_is_never_a_formula(context: Context, name: str) -> None:
-    add(("u-1", name, "active", 1))
+    insert_entities(("u-1", name, "active", 1))
     result = exports.process_data_export(context, "u-1")
     (row,) = csv.DictReader(io.StringIO(Path(result["file"]).read_bytes().decode(), newline=""))
     assert row["name"] == f"'{name}"
 
 
 def test_an_address_is_reported_as_not_mailed(context: Context, caplog: pytest.LogCaptureFixture) -> None:
-    add()
+    insert_entities()
     result = exports.process_data_export(context, "nobody", email="me@example.org")
     assert (result["rows"], result["email"], result["mailed"]) == (0, "me@example.org", False)
     assert "nothing was mailed to me@example.org" in caplog.text

@@ -11,28 +11,28 @@ import pytest
 from urllib3.exceptions import HTTPError
 
 from jobworker.clock import SystemClock
-from jobworker.domain.egress import Egress
+from jobworker.domain.egress import EgressPolicy
 from jobworker.worker import exchange
-from jobworker.worker.exchange import Answer, Refused, Request
-from tests.servers import free_port
+from jobworker.worker.exchange import HttpResponse, RequestNotAllowed, HttpRequest
+from tests.servers import find_free_port
 from tests.waiting import until
 
-_LOOPBACK = Egress(["127.0.0.1"])
+_LOOPBACK = EgressPolicy(["127.0.0.1"])
 
 
-def send(url: str, timeout: float = 10.0, egress: Egress = _LOOPBACK) -> Answer:
-    return exchange.send(Request("GET", url, {}, None), timeout, egress)
+def send_request(url: str, timeout: float = 10.0, egress: EgressPolicy = _LOOPBACK) -> HttpResponse:
+    return exchange.send_request(HttpRequest("GET", url, {}, None), timeout, egress)
 
 
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n"
 
 
-def _slowly(text: bytes) -> Iterator[bytes]:
+def _answer_slowly(text: bytes) -> Iterator[bytes]:
     for number in range(len(text)):
         yield text[number : number + 1]
 
 
-def _redirects() -> Iterator[bytes]:
+def _answer_with_redirects() -> Iterator[bytes]:
     yield b"HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -40,37 +40,37 @@ def _redirects() -> Iterator[bytes]:
     "answer",
     [
         pytest.param(lambda: iter([]), id="nothing"),
-        pytest.param(lambda: _slowly(_HEAD * 100), id="headers, drop by drop"),
-        pytest.param(lambda: itertools.chain([_HEAD, b"\r\n"], _slowly(b"x" * 100)), id="a body, drop by drop"),
+        pytest.param(lambda: _answer_slowly(_HEAD * 100), id="headers, drop by drop"),
+        pytest.param(lambda: itertools.chain([_HEAD, b"\r\n"], _answer_slowly(b"x" * 100)), id="a body, drop by drop"),
     ],
 )
 def test_one_deadline_for_all_of_an_answer(answer: Callable[[], Iterator[bytes]]) -> None:
     clock = SystemClock()
-    with _serving(answer) as url:
+    with _run_server(answer) as url:
         began = clock.monotonic()
         with pytest.raises(TimeoutError, match=r"not complete after 0\.5 s"):
-            send(url, 0.5)
+            send_request(url, 0.5)
         assert clock.monotonic() - began < 5.0
     until(lambda: all(thread.name != "http.request" for thread in threading.enumerate()), what="its thread to end")
 
 
 def test_redirects_share_the_deadline() -> None:
-    with _serving(lambda: _after(0.2, _redirects())) as url, pytest.raises(TimeoutError, match="not complete"):
-        send(url, 0.5)
+    with _run_server(lambda: _answer_after(0.2, _answer_with_redirects())) as url, pytest.raises(TimeoutError, match="not complete"):
+        send_request(url, 0.5)
 
 
 def test_an_error_is_raised_where_it_is_waited_for() -> None:
     with pytest.raises(HTTPError):
-        send(f"http://127.0.0.1:{free_port()}/", 5.0)
+        send_request(f"http://127.0.0.1:{find_free_port()}/", 5.0)
 
 
-def _after(seconds: float, pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _answer_after(seconds: float, pieces: Iterator[bytes]) -> Iterator[bytes]:
     threading.Event().wait(seconds)
     yield from pieces
 
 
 @contextlib.contextmanager
-def _serving(answer: Callable[[], Iterator[bytes]]) -> Iterator[str]:
+def _run_server(answer: Callable[[], Iterator[bytes]]) -> Iterator[str]:
     """A server that sends what `answer` yields, a piece every 0.05 s, to each connection."""
     over = threading.Event()
 
@@ -98,14 +98,14 @@ def _serving(answer: Callable[[], Iterator[bytes]]) -> Iterator[str]:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"])
 def test_loopback_is_refused_however_it_is_spelt(host: str) -> None:
-    with pytest.raises(Refused, match="is no public address, and JOBWORKER_EGRESS of this worker does not list it"):
-        send(f"http://{host}:{free_port()}/", egress=Egress([]))
+    with pytest.raises(RequestNotAllowed, match="is no public address, and JOBWORKER_EGRESS of this worker does not list it"):
+        send_request(f"http://{host}:{find_free_port()}/", egress=EgressPolicy([]))
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0", "127.1", "0x7f.1", "0x7f000001", "0177.0.0.1"])
 def test_unusual_spellings_of_addresses_are_refused(host: str) -> None:
-    with pytest.raises(Refused, match="unusual spelling of an address"):
-        send(f"http://{host}:{free_port()}/")
+    with pytest.raises(RequestNotAllowed, match="unusual spelling of an address"):
+        send_request(f"http://{host}:{find_free_port()}/")
 
 
 def test_a_name_is_judged_by_what_it_means_at_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,50 +120,50 @@ def test_a_name_is_judged_by_what_it_means_at_the_connection(monkeypatch: pytest
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     monkeypatch.setattr(exchange, "create_connection", connect)
     with pytest.raises(HTTPError):
-        send("http://both.example/", egress=Egress([]))
+        send_request("http://both.example/", egress=EgressPolicy([]))
     assert tried == ["8.8.8.8"]
 
 
-def _moved(location: str, status: int = 302) -> Callable[[], Iterator[bytes]]:
+def _make_redirect(location: str, status: int = 302) -> Callable[[], Iterator[bytes]]:
     head = f"HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     return lambda: iter([head.encode()])
 
 
 def test_a_redirect_is_judged_like_the_first_target() -> None:
     with (
-        _serving(lambda: iter([b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])) as hidden,
-        _serving(_moved(hidden)) as url,
+        _run_server(lambda: iter([b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])) as hidden,
+        _run_server(_make_redirect(hidden)) as url,
     ):
         only = url.removeprefix("http://").rstrip("/")
-        assert send(url).status == 200
-        with pytest.raises(Refused, match="is no public address"):
-            send(url, egress=Egress([only]))
+        assert send_request(url).status == 200
+        with pytest.raises(RequestNotAllowed, match="is no public address"):
+            send_request(url, egress=EgressPolicy([only]))
 
 
 def test_redirects_without_end_are_given_up() -> None:
-    with _serving(_moved("/again")) as url, pytest.raises(OSError, match="more than 5 redirects"):
-        send(url)
+    with _run_server(_make_redirect("/again")) as url, pytest.raises(OSError, match="more than 5 redirects"):
+        send_request(url)
 
 
-_FIRST = Request("POST", "https://a.example/one", {"X-Api-Key": "k", "Content-Type": "text/plain"}, b"body")
+_FIRST_REQUEST = HttpRequest("POST", "https://a.example/one", {"X-Api-Key": "k", "Content-Type": "text/plain"}, b"body")
 
 
 def test_the_same_origin_gets_everything_again() -> None:
-    assert _FIRST.follow_redirect(307, "two") == replace(_FIRST, url="https://a.example/two")
-    assert _FIRST.follow_redirect(307, "https://A.example:443/two") == replace(_FIRST, url="https://A.example:443/two")
-    assert _FIRST.follow_redirect(303, "/two") == Request("GET", "https://a.example/two", {"X-Api-Key": "k"}, None)
+    assert _FIRST_REQUEST.follow_redirect(307, "two") == replace(_FIRST_REQUEST, url="https://a.example/two")
+    assert _FIRST_REQUEST.follow_redirect(307, "https://A.example:443/two") == replace(_FIRST_REQUEST, url="https://A.example:443/two")
+    assert _FIRST_REQUEST.follow_redirect(303, "/two") == HttpRequest("GET", "https://a.example/two", {"X-Api-Key": "k"}, None)
 
 
 @pytest.mark.parametrize("location", ["https://b.example/", "https://a.example:8443/", "//b.example/"])
 def test_another_origin_gets_neither_headers_nor_body(location: str) -> None:
-    asked = replace(_FIRST, method="GET", body=None)
+    asked = replace(_FIRST_REQUEST, method="GET", body=None)
     assert asked.follow_redirect(307, location).headers == {}
-    assert _FIRST.follow_redirect(303, location).headers == {}
-    with pytest.raises(Refused, match="another origin does not get the body"):
-        _FIRST.follow_redirect(307, location)
-    with pytest.raises(Refused, match="another origin does not get the body"):
+    assert _FIRST_REQUEST.follow_redirect(303, location).headers == {}
+    with pytest.raises(RequestNotAllowed, match="another origin does not get the body"):
+        _FIRST_REQUEST.follow_redirect(307, location)
+    with pytest.raises(RequestNotAllowed, match="another origin does not get the body"):
         replace(asked, body=b"x").follow_redirect(302, location)
-    with pytest.raises(Refused, match="DELETE"):
+    with pytest.raises(RequestNotAllowed, match="DELETE"):
         replace(asked, method="DELETE").follow_redirect(302, location)
 
 
@@ -183,14 +183,14 @@ def test_another_origin_gets_neither_headers_nor_body(location: str) -> None:
     ],
 )
 def test_a_redirect_to_something_else_is_not_followed(location: str) -> None:
-    with pytest.raises(Refused, match=r"not encrypted|no URL"):
-        replace(_FIRST, method="GET", body=None).follow_redirect(302, location)
+    with pytest.raises(RequestNotAllowed, match=r"not encrypted|no URL"):
+        replace(_FIRST_REQUEST, method="GET", body=None).follow_redirect(302, location)
 
 
 def test_what_is_no_url_is_said_without_its_passwords() -> None:
     for url in ("http://user:PASS/WD@a.example/", "http://user:PASSWD@a.example/", "http://a.example:PASSWD/"):
         with pytest.raises(ValueError, match=r"it must begin with|a name and a password do not belong") as caught:
-            exchange.origin(url)
+            exchange.parse_origin(url)
         assert "PASS" not in str(caught.value)
-    assert exchange.origin("HTTP://A.example/b?c#d") == "http://a.example:80"
-    assert exchange.origin("https://[::1]:8443/") == "https://[::1]:8443"
+    assert exchange.parse_origin("HTTP://A.example/b?c#d") == "http://a.example:80"
+    assert exchange.parse_origin("https://[::1]:8443/") == "https://[::1]:8443"

@@ -20,10 +20,10 @@ ValueError: u-17
 """
 
 
-def _of(
+def _compute_fingerprint(
     traceback: str | None = TRACEBACK, kind: str = "ValueError", message: str = "u-17", task: str = "export"
 ) -> str:
-    return fingerprint.of({"type": kind, "message": message, "traceback": traceback}, task)
+    return fingerprint.compute_fingerprint({"type": kind, "message": message, "traceback": traceback}, task)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def _of(
 )
 def test_lines_messages_hosts_and_libraries_do_not_matter(same: str) -> None:
     assert same != TRACEBACK
-    assert _of(same, message="else", task="other") == _of()
+    assert _compute_fingerprint(same, message="else", task="other") == _compute_fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -50,53 +50,53 @@ def test_lines_messages_hosts_and_libraries_do_not_matter(same: str) -> None:
     ],
 )
 def test_type_functions_and_modules_do(other: dict[str, Any]) -> None:
-    assert _of(**other) != _of()
+    assert _compute_fingerprint(**other) != _compute_fingerprint()
 
 
 def test_what_has_no_frames_is_told_apart_by_its_task() -> None:
-    assert _of(None, "WorkerLost", task="a") == _of(None, "WorkerLost", "x", task="a")
-    assert len({_of(None, "WorkerLost", task="a"), _of(None, "WorkerLost", task="b"), _of(None, task="a")}) == 3
+    assert _compute_fingerprint(None, "WorkerLost", task="a") == _compute_fingerprint(None, "WorkerLost", "x", task="a")
+    assert len({_compute_fingerprint(None, "WorkerLost", task="a"), _compute_fingerprint(None, "WorkerLost", task="b"), _compute_fingerprint(None, task="a")}) == 3
 
 
 def test_where_no_user_wrote_the_code_the_task_tells_failures_apart() -> None:
     ours = TRACEBACK.replace("/srv/one/tasks/exports.py", "/srv/one/jobworker/worker/builtin/shell.py")
-    assert _of(ours, task="shell.run") != _of(ours, task="http.request")
-    assert _of(task="shell.run") == _of(task="http.request")
+    assert _compute_fingerprint(ours, task="shell.run") != _compute_fingerprint(ours, task="http.request")
+    assert _compute_fingerprint(task="shell.run") == _compute_fingerprint(task="http.request")
 
 
 def test_where_a_time_limit_struck_says_nothing() -> None:
     elsewhere = TRACEBACK.replace("in read", "in write")
-    assert _of(elsewhere, "SoftTimeLimitExceeded") == _of(TRACEBACK, "SoftTimeLimitExceeded")
+    assert _compute_fingerprint(elsewhere, "SoftTimeLimitExceeded") == _compute_fingerprint(TRACEBACK, "SoftTimeLimitExceeded")
 
 
-def _dive(depth: int) -> None:
+def _raise_at_depth(depth: int) -> None:
     if depth == 0:
         raise RuntimeError("deep")
-    _dive(depth - 1)
+    _raise_at_depth(depth - 1)
 
 
-def _wrap(error: type[Exception]) -> None:
+def _raise_wrapped(error: type[Exception]) -> None:
     try:
         raise error("cause")
     except error as cause:
         raise RuntimeError("wrapped") from cause
 
 
-def _raised(call: Callable[[], None]) -> str:
+def _format_raised(call: Callable[[], None]) -> str:
     with pytest.raises(RuntimeError) as caught:
         call()
-    return fingerprint.of(outcome.describe(caught.value), "t")
+    return fingerprint.compute_fingerprint(outcome.describe_error(caught.value), "t")
 
 
 def test_recursion_counts_once_however_deep() -> None:
-    assert len({_raised(lambda: _dive(1)), _raised(lambda: _dive(7)), _raised(lambda: _dive(900))}) == 1
+    assert len({_format_raised(lambda: _raise_at_depth(1)), _format_raised(lambda: _raise_at_depth(7)), _format_raised(lambda: _raise_at_depth(900))}) == 1
 
 
 def test_of_a_chain_the_exception_that_came_out_counts() -> None:
-    assert _raised(lambda: _wrap(KeyError)) == _raised(lambda: _wrap(ValueError))
-    assert _raised(lambda: _wrap(KeyError)) != _raised(lambda: _dive(1))
+    assert _format_raised(lambda: _raise_wrapped(KeyError)) == _format_raised(lambda: _raise_wrapped(ValueError))
+    assert _format_raised(lambda: _raise_wrapped(KeyError)) != _format_raised(lambda: _raise_at_depth(1))
 
 
 @pytest.mark.parametrize("error", [None, {}, {"type": 3, "traceback": 4}, {"type": "\ud800", "traceback": "\ud800"}])
 def test_whatever_was_reported_has_one(error: Any) -> None:
-    assert len(fingerprint.of(error, "t")) == 16
+    assert len(fingerprint.compute_fingerprint(error, "t")) == 16

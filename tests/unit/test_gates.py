@@ -2,46 +2,46 @@
 
 from dataclasses import dataclass
 
-from jobworker.domain.gates import Reason, blocked, runnable
+from jobworker.domain.gates import Blocker, detect_missing_worker, find_runnable_tasks
 
 
 @dataclass(frozen=True)
-class Worker:
+class FakeWorker:
     """What a gate looks at."""
 
     tasks: tuple[str, ...] = ("send",)
     queues: tuple[str, ...] = ("default",)
 
 
-def told(reason: Reason | None) -> str:
+def get_message(blocker: Blocker | None) -> str:
     """The words of a reason that there is."""
-    assert reason is not None
-    return reason.message
+    assert blocker is not None
+    return blocker.message
 
 
 def test_a_worker_that_fits_is_enough() -> None:
-    assert blocked("send", "default", [Worker(tasks=()), Worker(queues=()), Worker()]) is None
+    assert detect_missing_worker("send", "default", [FakeWorker(tasks=()), FakeWorker(queues=()), FakeWorker()]) is None
 
 
 def test_nobody_there() -> None:
-    assert told(blocked("send", "default", [])) == "no live worker offers task send"
+    assert get_message(detect_missing_worker("send", "default", [])) == "no live worker offers task send"
 
 
 def test_nobody_has_the_task() -> None:
-    assert told(blocked("send", "default", [Worker(tasks=("other",))])) == "no live worker offers task send"
+    assert get_message(detect_missing_worker("send", "default", [FakeWorker(tasks=("other",))])) == "no live worker offers task send"
 
 
 def test_nobody_serves_the_queue() -> None:
-    assert told(blocked("send", "mail", [Worker()])) == "no live worker consumes queue mail"
+    assert get_message(detect_missing_worker("send", "mail", [FakeWorker()])) == "no live worker consumes queue mail"
 
 
 def test_one_has_the_task_and_another_serves_the_queue() -> None:
-    workers = [Worker(tasks=("other",), queues=("mail",)), Worker()]
-    assert told(blocked("send", "mail", workers)) == "no live worker that consumes queue mail offers task send"
+    workers = [FakeWorker(tasks=("other",), queues=("mail",)), FakeWorker()]
+    assert get_message(detect_missing_worker("send", "mail", workers)) == "no live worker that consumes queue mail offers task send"
 
 
 def test_runnable_is_what_is_not_blocked() -> None:
-    workers = [Worker(("a", "b")), Worker(("c",), ("default", "critical")), Worker(("d",), ("other",))]
+    workers = [FakeWorker(("a", "b")), FakeWorker(("c",), ("default", "critical")), FakeWorker(("d",), ("other",))]
     for queue in ("default", "critical", "other", "unheard"):
-        free = {task for task in "abcde" if blocked(task, queue, workers) is None}
-        assert runnable(queue, workers) == free
+        free = {task for task in "abcde" if detect_missing_worker(task, queue, workers) is None}
+        assert find_runnable_tasks(queue, workers) == free

@@ -13,27 +13,27 @@ MODULES = sorted((ROOT / "jobworker").rglob("*.py"))
 PINS = ("constraints.txt", "constraints-dev.txt")
 
 #: Above this nobody keeps a module or a function in mind (lines).
-LONGEST_MODULE = 350
-LONGEST_FUNCTION = 60
+MAX_MODULE_LINES = 350
+MAX_FUNCTION_LINES = 60
 
 
-def name_of(path: Path) -> str:
+def get_module_name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
+@pytest.mark.parametrize("path", MODULES, ids=get_module_name)
 def test_a_module_is_small_and_says_what_it_is_for(path: Path) -> None:
     text = path.read_text()
-    assert text.count("\n") <= LONGEST_MODULE
+    assert text.count("\n") <= MAX_MODULE_LINES
     tree = ast.parse(text)
     assert ast.get_docstring(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno
-            assert length <= LONGEST_FUNCTION, f"{node.name} has {length} lines"
+            assert length <= MAX_FUNCTION_LINES, f"{node.name} has {length} lines"
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.parent.name != "jobworker"], ids=name_of)
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parent.name != "jobworker"], ids=get_module_name)
 def test_nobody_inside_imports_what_the_package_root_exports(path: Path) -> None:
     rooms = {module.stem for module in (ROOT / "jobworker").iterdir()}
     for node in ast.walk(ast.parse(path.read_text())):
@@ -43,14 +43,14 @@ def test_nobody_inside_imports_what_the_package_root_exports(path: Path) -> None
             assert {alias.name for alias in node.names} <= rooms
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "schedules").rglob("*.py")), ids=name_of)
+@pytest.mark.parametrize("path", sorted((ROOT / "schedules").rglob("*.py")), ids=get_module_name)
 def test_schedules_need_nothing_but_what_the_package_root_exports(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         assert not isinstance(node, ast.Import)
         assert not isinstance(node, ast.ImportFrom) or node.module == "jobworker"
 
 
-def pinned(file: str) -> dict[str, str]:
+def list_pins(file: str) -> dict[str, str]:
     """Name and version of everything that a file pins."""
     lines = re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / file).read_text(), re.MULTILINE)
     return dict(lines)
@@ -61,12 +61,12 @@ def test_pins_carry_hashes_and_no_addresses(file: str) -> None:
     text = (ROOT / file).read_text()
     assert not re.search(r"://|--(extra-)?index-url|--find-links|--trusted-host|@ file", text)
     entries = re.split(r"^(?=[a-z0-9-]+==)", text, flags=re.MULTILINE)[1:]
-    assert len(entries) == len(pinned(file)) > 30
+    assert len(entries) == len(list_pins(file)) > 30
     assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
 
 
 def test_what_is_pinned_for_development_contains_what_is_pinned_to_run() -> None:
-    runtime, development = (pinned(file) for file in PINS)
+    runtime, development = (list_pins(file) for file in PINS)
     assert {name: development.get(name) for name in runtime} == runtime
 
 
@@ -77,7 +77,7 @@ def test_every_range_holds_the_pinned_version() -> None:
         (PINS[0], project["project"]["dependencies"] + groups["build"]),
         (PINS[1], groups["dev"]),
     ):
-        versions = pinned(file)
+        versions = list_pins(file)
         for requirement in map(Requirement, wanted):
             version = versions.get(requirement.name.lower().replace("_", "-"))
             assert version, f"{requirement.name} is not in {file}: make constraints"

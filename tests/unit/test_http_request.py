@@ -9,7 +9,7 @@ from urllib3.exceptions import NewConnectionError, ProtocolError
 from jobworker.clock import ManualClock
 from jobworker.declare import Abort
 from jobworker.worker.builtin import http
-from jobworker.worker.exchange import Answer
+from jobworker.worker.exchange import HttpResponse
 
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
 
@@ -23,7 +23,7 @@ NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
     ],
 )
 def test_a_target_tells_no_secrets(url: str, target: str) -> None:
-    assert http._target(url) == target
+    assert http._parse_target(url) == target
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_target_tells_no_secrets(url: str, target: str) -> None:
 )
 def test_no_targets(url: str) -> None:
     with pytest.raises(Abort, match="url"):
-        http._target(url)
+        http._parse_target(url)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_no_targets(url: str) -> None:
     [("200-299", [200, 299], [199, 300]), ("204", [204], [200]), ("200, 301-302", [200, 301, 302], [201, 303])],
 )
 def test_success_codes(text: str, inside: list[int], outside: list[int]) -> None:
-    codes = http._codes(text)
+    codes = http._parse_codes(text)
     assert codes >= set(inside)
     assert not codes & set(outside)
 
@@ -47,7 +47,7 @@ def test_success_codes(text: str, inside: list[int], outside: list[int]) -> None
 @pytest.mark.parametrize("text", ["", "2xx", "200-", "-200", "200..299", "1000", "all"])
 def test_no_success_codes(text: str) -> None:
     with pytest.raises(Abort, match="success_codes"):
-        http._codes(text)
+        http._parse_codes(text)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_no_success_codes(text: str) -> None:
     ],
 )
 def test_when_to_come_back(told: str, wait: float | None) -> None:
-    answer = Answer(503, {"Retry-After": told}, b"", True)
-    assert http._retry_after(answer, ManualClock(NOON)) == wait
+    answer = HttpResponse(503, {"Retry-After": told}, b"", True)
+    assert http._parse_retry_after(answer, ManualClock(NOON)) == wait
 
 
 @pytest.mark.parametrize(
@@ -81,4 +81,4 @@ def test_when_to_come_back(told: str, wait: float | None) -> None:
     ],
 )
 def test_what_went_wrong_is_told_plainly(error: Exception, told: str) -> None:
-    assert http._plainly(error) == told
+    assert http._describe_error(error) == told

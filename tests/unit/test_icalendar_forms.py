@@ -7,9 +7,9 @@ import zoneinfo
 import pytest
 
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.icalendar_lines import Effort, calendars
-from jobworker.domain.icalendar_reading import Contents, read
-from jobworker.domain.icalendar_zones import FileZone, Zones
+from jobworker.domain.icalendar_lines import ParsingEffort, parse_calendars
+from jobworker.domain.icalendar_reading import ICalendarContents, parse
+from jobworker.domain.icalendar_zones import ICalendarTimeZone, ICalendarTimeZones
 
 FIRST, END = dt.date(2026, 1, 1), dt.date(2027, 1, 1)
 FILES = pathlib.Path(__file__).parent / "ics"
@@ -35,32 +35,32 @@ HOUR = "DTSTART;TZID=Europe/Berlin:20260302T090000\nDTEND;TZID=Europe/Berlin:202
 WEEKLY = f"{HOUR}\nRRULE:FREQ=WEEKLY;COUNT=4"
 
 
-def event(lines: str, uid: str = "u", name: str = "a") -> str:
+def make_event(lines: str, uid: str = "u", name: str = "a") -> str:
     return f"BEGIN:VEVENT\nUID:{uid}\nSUMMARY:{name}\n{lines}\nEND:VEVENT\n"
 
 
-def calendar(*parts: str) -> bytes:
+def make_calendar(*parts: str) -> bytes:
     return f"BEGIN:VCALENDAR\nVERSION:2.0\n{''.join(parts)}END:VCALENDAR\n".replace("\n", "\r\n").encode()
 
 
-def contents(*parts: str, zone: str | None = None, include_free: bool = False) -> Contents:
-    return read(calendar(*parts), zone, FIRST, END, include_free)
+def read_contents(*parts: str, zone: str | None = None, include_free: bool = False) -> ICalendarContents:
+    return parse(make_calendar(*parts), zone, FIRST, END, include_free)
 
 
-def begins(found: Contents) -> list[str]:
+def format_contents(contents: ICalendarContents) -> list[str]:
     """Windows as `02 09:00-10:00` where they are in March, and days as `02`."""
-    days = [f"{day:%m-%d}" for day in found.days]
-    return days + [f"{each.begin:%m-%d %H:%M}-{each.end:%H:%M}" for each in found.windows]
+    days = [f"{day:%m-%d}" for day in contents.days]
+    return days + [f"{each.begin:%m-%d %H:%M}-{each.end:%H:%M}" for each in contents.windows]
 
 
-def refused(*parts: str) -> list[str]:
+def list_refused(*parts: str) -> list[str]:
     with pytest.raises(InvalidInput) as raised:
-        contents(*parts)
+        read_contents(*parts)
     return [each.message for each in raised.value.errors]
 
 
-def reasons(found: Contents) -> list[tuple[str, str]]:
-    return [(each.name, each.reason) for each in found.left_out]
+def list_reasons(contents: ICalendarContents) -> list[tuple[str, str]]:
+    return [(each.name, each.reason) for each in contents.left_out]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def reasons(found: Contents) -> list[tuple[str, str]]:
     ],
 )
 def test_files_with_windows(file: str, windows: list[tuple[str, str, str]]) -> None:
-    found = read((FILES / f"{file}.ics").read_bytes(), None, FIRST, END)
+    found = parse((FILES / f"{file}.ics").read_bytes(), None, FIRST, END)
     shown = [
         (each.begin.isoformat(timespec="minutes"), each.end.isoformat(timespec="minutes"), each.name)
         for each in found.windows
@@ -97,28 +97,28 @@ def test_files_with_windows(file: str, windows: list[tuple[str, str, str]]) -> N
 
 
 def test_a_fold_inside_of_a_character() -> None:
-    found = read((FILES / "folded_utf8.ics").read_bytes(), None, FIRST, END)
+    found = parse((FILES / "folded_utf8.ics").read_bytes(), None, FIRST, END)
     assert found.days == {dt.date(2026, 12, 24): "Betriebsruhe für alle, auch Büro"}
 
 
 def test_free_time_blocks_nothing_unless_it_is_wanted() -> None:
     file = (FILES / "free_transparent.ics").read_bytes()
-    found = read(file, None, FIRST, END)
-    assert (found.days, reasons(found)) == (
+    found = parse(file, None, FIRST, END)
+    assert (found.days, list_reasons(found)) == (
         {},
         [("a", "it is free time (TRANSP:TRANSPARENT); include_free=true takes it")],
     )
-    assert list(read(file, None, FIRST, END, include_free=True).days) == [dt.date(2026, 12, 24)]
-    busy = contents(event(f"{DAY}\nTRANSP:OPAQUE"), event(f"{DAY}\nX-MICROSOFT-CDO-BUSYSTATUS:FREE", "v", "b"))
+    assert list(parse(file, None, FIRST, END, include_free=True).days) == [dt.date(2026, 12, 24)]
+    busy = read_contents(make_event(f"{DAY}\nTRANSP:OPAQUE"), make_event(f"{DAY}\nX-MICROSOFT-CDO-BUSYSTATUS:FREE", "v", "b"))
     assert list(busy.days.values()) == ["a"]
-    assert reasons(busy) == [("b", "it is free time (X-MICROSOFT-CDO-BUSYSTATUS:FREE); include_free=true takes it")]
+    assert list_reasons(busy) == [("b", "it is free time (X-MICROSOFT-CDO-BUSYSTATUS:FREE); include_free=true takes it")]
 
 
 @pytest.mark.parametrize("breaks", [b"\n", b"\r", b"\r\n", b"\r\r\n", b"\r\n\r\n"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_line_breaks(breaks: bytes, mark: bytes) -> None:
-    file = calendar(event(f"{DAY}\nX-LONG:1\n 2\n\t3\nEXDATE;VAL\n UE=DATE:20260401")).replace(b"\r\n", breaks)
-    assert begins(read(mark + file, None, FIRST, END)) == ["03-02"]
+    file = make_calendar(make_event(f"{DAY}\nX-LONG:1\n 2\n\t3\nEXDATE;VAL\n UE=DATE:20260401")).replace(b"\r\n", breaks)
+    assert format_contents(parse(mark + file, None, FIRST, END)) == ["03-02"]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_line_breaks(breaks: bytes, mark: bytes) -> None:
     ],
 )
 def test_an_event(lines: str, expected: list[str]) -> None:
-    assert begins(contents(event(lines))) == expected
+    assert format_contents(read_contents(make_event(lines))) == expected
 
 
 @pytest.mark.parametrize(
@@ -240,20 +240,20 @@ def test_an_event(lines: str, expected: list[str]) -> None:
     ],
 )
 def test_an_event_that_is_refused_by_name(lines: str, says: str) -> None:
-    [message] = refused(event(lines, name="Freeze"), event(DAY, "v", "good"))
+    [message] = list_refused(make_event(lines, name="Freeze"), make_event(DAY, "v", "good"))
     assert message.startswith("event 'Freeze' (UID u): ")
     assert says in message
 
 
 def test_each_event_that_cannot_be_read_is_named() -> None:
-    messages = refused(event("DTSTART:x", "1", "a"), event(DAY, "2"), event("DTSTART:y", "3", "c"))
+    messages = list_refused(make_event("DTSTART:x", "1", "a"), make_event(DAY, "2"), make_event("DTSTART:y", "3", "c"))
     assert [message.split(":")[0] for message in messages] == ["event 'a' (UID 1)", "event 'c' (UID 3)"]
     with pytest.raises(InvalidInput, match=r"; and 5 more$"):
-        contents(*[event("DTSTART:x", str(number)) for number in range(25)])
+        read_contents(*[make_event("DTSTART:x", str(number)) for number in range(25)])
 
 
 def test_uids_may_be_long() -> None:
-    found = contents(event(DAY, "x" * 300 + "1", "a"), event(DAY, "x" * 300 + "2", "b"))
+    found = read_contents(make_event(DAY, "x" * 300 + "1", "a"), make_event(DAY, "x" * 300 + "2", "b"))
     assert (list(found.days.values()), found.left_out) == (["a; b"], [])
 
 
@@ -274,8 +274,8 @@ def test_uids_may_be_long() -> None:
 )
 def test_an_event_that_stands_for_occurrences(other: str, expected: list[str]) -> None:
     moved = "DTSTART;TZID=Asia/Tokyo:20260310T170000\nDTEND;TZID=Asia/Tokyo:20260310T180000"
-    for parts in ([event(WEEKLY), event(f"{other}\n{moved}")], [event(f"{other}\n{moved}"), event(WEEKLY)]):
-        found = contents(*parts, zone="Europe/Berlin")
+    for parts in ([make_event(WEEKLY), make_event(f"{other}\n{moved}")], [make_event(f"{other}\n{moved}"), make_event(WEEKLY)]):
+        found = read_contents(*parts, zone="Europe/Berlin")
         assert [f"{each.begin:%m-%d}" for each in found.windows] == expected
         assert {f"{each.begin:%H:%M}" for each in found.windows} == {"09:00"}
 
@@ -284,25 +284,25 @@ def test_several_events_that_stand_for_all_that_follow() -> None:
     clock = "TZID=Europe/Berlin:202603"
     later = f"RECURRENCE-ID;RANGE=THISANDFUTURE;{clock}{{}}T090000\nDTSTART;{clock}{{}}T{{}}0000\nDURATION:PT2H"
     single = f"RECURRENCE-ID;{clock}23T120000\nDTSTART;{clock}24T120000\nDURATION:PT1H"
-    found = contents(
-        event(WEEKLY), event(later.format("16", "16", "12")), event(later.format("09", "09", "11")), event(single)
+    found = read_contents(
+        make_event(WEEKLY), make_event(later.format("16", "16", "12")), make_event(later.format("09", "09", "11")), make_event(single)
     )
-    assert begins(found) == ["03-02 09:00-10:00", "03-09 11:00-13:00", "03-16 12:00-14:00", "03-24 12:00-13:00"]
-    free = contents(event(f"{WEEKLY}\nTRANSP:TRANSPARENT"), event(later.format("16", "16", "12")))
-    assert begins(free) == ["03-16 12:00-14:00", "03-23 12:00-14:00"]
+    assert format_contents(found) == ["03-02 09:00-10:00", "03-09 11:00-13:00", "03-16 12:00-14:00", "03-24 12:00-13:00"]
+    free = read_contents(make_event(f"{WEEKLY}\nTRANSP:TRANSPARENT"), make_event(later.format("16", "16", "12")))
+    assert format_contents(free) == ["03-16 12:00-14:00", "03-23 12:00-14:00"]
 
 
 def test_an_occurrence_without_the_event_that_repeats() -> None:
-    assert begins(contents(event(f"RECURRENCE-ID:20260302T080000Z\n{HOUR}"))) == ["03-02 09:00-10:00"]
-    [message] = refused(event(f"RECURRENCE-ID;RANGE=THISANDFUTURE:20260302T080000Z\n{HOUR}"))
+    assert format_contents(read_contents(make_event(f"RECURRENCE-ID:20260302T080000Z\n{HOUR}"))) == ["03-02 09:00-10:00"]
+    [message] = list_refused(make_event(f"RECURRENCE-ID;RANGE=THISANDFUTURE:20260302T080000Z\n{HOUR}"))
     assert "RANGE=THISANDFUTURE needs the event that repeats, with the same UID, in the file" in message
 
 
 def test_what_is_no_event_is_told() -> None:
     other = "BEGIN:{0}\nUID:t\nSUMMARY:Do it\nDTSTART:broken\nEND:{0}\n"
-    found = contents(*[other.format(kind) for kind in ("VTODO", "VJOURNAL", "VFREEBUSY")], event(DAY))
-    assert (begins(found), found.events) == (["03-02"], 1)
-    assert reasons(found) == [
+    found = read_contents(*[other.format(kind) for kind in ("VTODO", "VJOURNAL", "VFREEBUSY")], make_event(DAY))
+    assert (format_contents(found), found.events) == (["03-02"], 1)
+    assert list_reasons(found) == [
         ("Do it", f"it is a {kind}; events (VEVENT) are read") for kind in ("VTODO", "VJOURNAL", "VFREEBUSY")
     ]
 
@@ -317,17 +317,17 @@ def test_what_is_no_event_is_told() -> None:
     ],
 )
 def test_methods(method: str, reason: str | None) -> None:
-    found = contents(f"METHOD:{method}\n", event(DAY))
-    assert (begins(found), reasons(found)) == (([], [("a", reason)]) if reason else (["03-02"], []))
+    found = read_contents(f"METHOD:{method}\n", make_event(DAY))
+    assert (format_contents(found), list_reasons(found)) == (([], [("a", reason)]) if reason else (["03-02"], []))
 
 
 def test_several_calendars_in_a_file() -> None:
     head = "X-WR-TIMEZONE:Europe/Berlin\nX-WR-CALNAME:One\n"
-    both = calendar(head, event(HOUR)) + calendar(
-        head, event(DAY, "v"), event("DTSTART:20260303T080000Z\nDURATION:PT1H", "w")
+    both = make_calendar(head, make_event(HOUR)) + make_calendar(
+        head, make_event(DAY, "v"), make_event("DTSTART:20260303T080000Z\nDURATION:PT1H", "w")
     )
-    found = read(both, None, FIRST, END)
-    assert begins(found) == ["03-02", "03-02 09:00-10:00", "03-03 09:00-10:00"]
+    found = parse(both, None, FIRST, END)
+    assert format_contents(found) == ["03-02", "03-02 09:00-10:00", "03-03 09:00-10:00"]
     assert (found.zone, found.events) == ("Europe/Berlin", 3)
 
 
@@ -335,44 +335,44 @@ def test_several_calendars_in_a_file() -> None:
     ("file", "says"),
     [
         (
-            calendar(event(DAY)).decode().encode("utf-16"),
+            make_calendar(make_event(DAY)).decode().encode("utf-16"),
             "the file is UTF-16 text; iCalendar files are UTF-8: save it as UTF-8",
         ),
-        (calendar(event(DAY)).decode().encode("utf-16-be"), "UTF-16"),
-        (calendar(event(DAY, name="für")).decode().encode("latin-1"), "not UTF-8 text: line 5"),
+        (make_calendar(make_event(DAY)).decode().encode("utf-16-be"), "UTF-16"),
+        (make_calendar(make_event(DAY, name="für")).decode().encode("latin-1"), "not UTF-8 text: line 5"),
         (
-            calendar("VERSION:1.0\n").replace(b"VERSION:2.0\r\n", b""),
+            make_calendar("VERSION:1.0\n").replace(b"VERSION:2.0\r\n", b""),
             "VERSION is '1.0'; export it as iCalendar, VERSION:2.0",
         ),
-        (calendar("CALSCALE:HEBREW\n"), "CALSCALE is 'HEBREW'; only GREGORIAN is read"),
-        (calendar("BEGIN:VEVENT\n"), "'END:VCALENDAR' where VEVENT is open; each BEGIN needs its END"),
-        (calendar("END:VEVENT\n"), "'END:VEVENT' where VCALENDAR is open"),
-        (calendar("BEGIN:X-A\n", event(DAY), "END:X-A\n"), "'BEGIN:VEVENT' inside of X-A; VCALENDAR is outermost"),
-        (calendar("BEGIN:VCALENDAR\nEND:VCALENDAR\n"), "'BEGIN:VCALENDAR' inside of VCALENDAR"),
-        (calendar() + b"more\n", "'more' is no line of a calendar"),
-        (calendar("BEGIN:X\n" * 9), "nested more than 8 deep"),
+        (make_calendar("CALSCALE:HEBREW\n"), "CALSCALE is 'HEBREW'; only GREGORIAN is read"),
+        (make_calendar("BEGIN:VEVENT\n"), "'END:VCALENDAR' where VEVENT is open; each BEGIN needs its END"),
+        (make_calendar("END:VEVENT\n"), "'END:VEVENT' where VCALENDAR is open"),
+        (make_calendar("BEGIN:X-A\n", make_event(DAY), "END:X-A\n"), "'BEGIN:VEVENT' inside of X-A; VCALENDAR is outermost"),
+        (make_calendar("BEGIN:VCALENDAR\nEND:VCALENDAR\n"), "'BEGIN:VCALENDAR' inside of VCALENDAR"),
+        (make_calendar() + b"more\n", "'more' is no line of a calendar"),
+        (make_calendar("BEGIN:X\n" * 9), "nested more than 8 deep"),
     ],
 )
 def test_a_file_that_is_refused(file: bytes, says: str) -> None:
     with pytest.raises(InvalidInput) as raised:
-        read(file, None, FIRST, END)
+        parse(file, None, FIRST, END)
     assert says in str(raised.value)
 
 
 def test_utc_by_name_is_no_wall_clock() -> None:
     named = "DTSTART;TZID=UTC:20260303T080000\nDURATION:PT1H"
-    found = contents(event(HOUR), event(named, "v"))
-    assert (begins(found), found.zone) == (["03-02 09:00-10:00", "03-03 09:00-10:00"], "Europe/Berlin")
+    found = read_contents(make_event(HOUR), make_event(named, "v"))
+    assert (format_contents(found), found.zone) == (["03-02 09:00-10:00", "03-03 09:00-10:00"], "Europe/Berlin")
 
 
-def of_file(*parts: str) -> FileZone:
-    zone = Zones(calendars(calendar(*parts)), Effort()).find_zone("Own")
-    assert isinstance(zone, FileZone)
+def read_file(*parts: str) -> ICalendarTimeZone:
+    zone = ICalendarTimeZones(parse_calendars(make_calendar(*parts)), ParsingEffort()).find_zone("Own")
+    assert isinstance(zone, ICalendarTimeZone)
     return zone
 
 
 def test_a_zone_of_the_file_is_like_the_real_one() -> None:
-    own, real = of_file(BERLIN.format("Own")), zoneinfo.ZoneInfo("Europe/Berlin")
+    own, real = read_file(BERLIN.format("Own")), zoneinfo.ZoneInfo("Europe/Berlin")
     begins = [
         dt.datetime(2026, month, day, tzinfo=dt.UTC) for month, day in ((1, 1), (3, 28), (7, 1), (10, 24), (12, 31))
     ]
@@ -386,7 +386,7 @@ def test_a_zone_of_the_file_is_like_the_real_one() -> None:
 
 def test_a_zone_that_ends_its_summer_times() -> None:
     ended = BERLIN.format("Own").replace("BYMONTH=10", "BYMONTH=10;UNTIL=20251026T010000Z")
-    own = of_file(ended.replace("BYMONTH=3\n", "BYMONTH=3;UNTIL=20250330T010000Z\n"))
+    own = read_file(ended.replace("BYMONTH=3\n", "BYMONTH=3;UNTIL=20250330T010000Z\n"))
     assert {dt.datetime(2030, month, 1, tzinfo=own).utcoffset() for month in range(1, 13)} == {dt.timedelta(hours=1)}
     assert dt.datetime(2025, 7, 1, tzinfo=own).utcoffset() == dt.timedelta(hours=2)
 
@@ -395,7 +395,7 @@ def test_a_zone_of_single_dates() -> None:
     part = "BEGIN:{0}\nDTSTART:{1}\nTZOFFSETFROM:{2}\nTZOFFSETTO:{3}\nRDATE:{4}\nEND:{0}\n"
     summer = part.format("DAYLIGHT", "20250330T020000", "+0100", "+0200", "20260329T020000")
     winter = part.format("STANDARD", "20251026T030000", "+0200", "+0100", "20261025T030000")
-    own = of_file(f"BEGIN:VTIMEZONE\nTZID:Own\n{summer}{winter}END:VTIMEZONE\n")
+    own = read_file(f"BEGIN:VTIMEZONE\nTZID:Own\n{summer}{winter}END:VTIMEZONE\n")
     hours = [dt.datetime(year, month, 1, tzinfo=own).utcoffset() for year in (2024, 2026, 2027) for month in (1, 7)]
     assert hours == [dt.timedelta(hours=number) for number in (1, 1, 1, 2, 1, 1)]
 
@@ -403,32 +403,32 @@ def test_a_zone_of_single_dates() -> None:
 @pytest.mark.parametrize("name", ["Customized Time Zone", "(UTC+01:00) Amsterdam, Berlin", "Company: HQ; 1"])
 def test_names_of_zones_that_a_file_defines(name: str) -> None:
     lines = f'DTSTART;TZID="{name}":20260302T090000\nDTEND;TZID="{name}":20260302T100000'
-    found = contents(BERLIN.format(name), event(lines))
-    assert (begins(found), found.zone) == (["03-02 09:00-10:00"], name)
-    assert begins(contents(BERLIN.format(name), event(lines), zone="UTC")) == ["03-02 08:00-09:00"]
+    found = read_contents(BERLIN.format(name), make_event(lines))
+    assert (format_contents(found), found.zone) == (["03-02 09:00-10:00"], name)
+    assert format_contents(read_contents(BERLIN.format(name), make_event(lines), zone="UTC")) == ["03-02 08:00-09:00"]
     located = BERLIN.format(name).replace("BEGIN:STANDARD", "X-LIC-LOCATION:Europe/Rome\nBEGIN:STANDARD")
-    assert contents(located, event(lines)).zone == "Europe/Rome"
+    assert read_contents(located, make_event(lines)).zone == "Europe/Rome"
 
 
 def test_commas_of_a_zone_name_are_escaped_where_it_is_defined() -> None:
     name = "(GMT+01:00) Amsterdam, Berlin, Rome"
     defined = BERLIN.format(name.replace(",", r"\,"))
-    found = contents(defined, event(f'DTSTART;TZID="{name}":20260302T090000\nDURATION:PT1H'))
-    assert (begins(found), found.zone) == (["03-02 09:00-10:00"], name)
+    found = read_contents(defined, make_event(f'DTSTART;TZID="{name}":20260302T090000\nDURATION:PT1H'))
+    assert (format_contents(found), found.zone) == (["03-02 09:00-10:00"], name)
 
 
 def test_a_zone_may_begin_before_the_years_of_events() -> None:
     part = "BEGIN:STANDARD\nDTSTART:18831118T120358\nTZOFFSETFROM:-045602\nTZOFFSETTO:-0500\n{}\nEND:STANDARD\n"
-    own = of_file(f"BEGIN:VTIMEZONE\nTZID:Own\n{part.format('RDATE:18831118T120358')}END:VTIMEZONE\n")
+    own = read_file(f"BEGIN:VTIMEZONE\nTZID:Own\n{part.format('RDATE:18831118T120358')}END:VTIMEZONE\n")
     offsets = [dt.datetime(1883, 11, day, tzinfo=own).utcoffset() for day in (17, 19)]
     assert offsets == [-dt.timedelta(hours=4, minutes=56, seconds=2), -dt.timedelta(hours=5)]
 
 
 def test_a_zone_of_the_first_year() -> None:
     zone = BERLIN.format("Own").replace("16010101T03", "00010101T00")
-    [message] = refused(zone.replace("RRULE:", "X-A:"), event("DTSTART;TZID=Own:20260302T090000"))
+    [message] = list_refused(zone.replace("RRULE:", "X-A:"), make_event("DTSTART;TZID=Own:20260302T090000"))
     assert "the VTIMEZONE of 'Own' cannot be read" in message
-    assert dt.datetime(2026, 7, 1, tzinfo=of_file(zone.replace("00010101", "00020101"))).utcoffset() == dt.timedelta(
+    assert dt.datetime(2026, 7, 1, tzinfo=read_file(zone.replace("00010101", "00020101"))).utcoffset() == dt.timedelta(
         hours=2
     )
 
@@ -437,14 +437,14 @@ def test_a_zone_of_the_first_year() -> None:
 def test_a_zone_of_too_many_observances(count: int) -> None:
     part = "BEGIN:STANDARD\nDTSTART:20200101T000000\nTZOFFSETFROM:+0100\nTZOFFSETTO:+0200\nEND:STANDARD\n"
     zone = f"BEGIN:VTIMEZONE\nTZID:Own\n{part * count}END:VTIMEZONE\n"
-    [message] = refused(zone, event("DTSTART;TZID=Own:20260302T090000"))
+    [message] = list_refused(zone, make_event("DTSTART;TZID=Own:20260302T090000"))
     assert f"it has {count} STANDARD and DAYLIGHT parts, more than 100" in message
 
 
 def test_the_dates_of_all_zones_of_a_file_are_counted_together() -> None:
     zone = BERLIN.format("Own").replace("RRULE:", "RDATE:" + ",".join(["20260329T020000"] * 501) + "\nRRULE:")
     zones = zone + zone.replace("Own", "Other")
-    [message] = refused(zones, *(event(HOUR.replace("Europe/Berlin", name)) for name in ("Own", "Other")))
+    [message] = list_refused(zones, *(make_event(HOUR.replace("Europe/Berlin", name)) for name in ("Own", "Other")))
     assert message.startswith("the time zones that it defines change their offset more than 1000 times (read from ")
 
 
@@ -460,7 +460,7 @@ def test_the_dates_of_all_zones_of_a_file_are_counted_together() -> None:
 )
 def test_a_zone_that_cannot_be_read(old: str, new: str, says: str) -> None:
     zone = BERLIN.format("Own").replace(old, new)
-    [message] = refused(zone, event("DTSTART;TZID=Own:20260302T090000", name="Freeze"))
+    [message] = list_refused(zone, make_event("DTSTART;TZID=Own:20260302T090000", name="Freeze"))
     assert message.startswith("event 'Freeze' (UID u): DTSTART: the VTIMEZONE of 'Own' cannot be read: ")
     assert says in message
-    assert begins(contents(zone, event(DAY))) == ["03-02"]
+    assert format_contents(read_contents(zone, make_event(DAY))) == ["03-02"]

@@ -5,40 +5,40 @@ import datetime as dt
 import pytest
 
 from jobworker.domain.errors import FieldError, InvalidInput
-from jobworker.domain.icalendar_lines import LARGEST, MOST_EVENTS, MOST_LINES
-from jobworker.domain.icalendar_reading import Contents, read
+from jobworker.domain.icalendar_lines import MAX_FILE_BYTES, MAX_EVENTS, MAX_LINES
+from jobworker.domain.icalendar_reading import ICalendarContents, parse
 from tests.unit.icalendar_files import APPLE, GOOGLE, OUTLOOK
 
 FIRST, END = dt.date(2026, 1, 1), dt.date(2027, 1, 1)
 
 
-def contents(text: str, zone: str | None = None, end: dt.date = END, include_free: bool = False) -> Contents:
-    return read(text.replace("\n", "\r\n").encode(), zone, FIRST, end, include_free)
+def read_contents(text: str, zone: str | None = None, end: dt.date = END, include_free: bool = False) -> ICalendarContents:
+    return parse(text.replace("\n", "\r\n").encode(), zone, FIRST, end, include_free)
 
 
-def shown(found: Contents) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
-    days = {day.isoformat(): name for day, name in found.days.items()}
+def format_contents(contents: ICalendarContents) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
+    days = {day.isoformat(): name for day, name in contents.days.items()}
     windows = [
-        (each.begin.isoformat(" ", "minutes"), each.end.isoformat(" ", "minutes"), each.name) for each in found.windows
+        (each.begin.isoformat(" ", "minutes"), each.end.isoformat(" ", "minutes"), each.name) for each in contents.windows
     ]
     return days, windows
 
 
-def of(*lines: str, head: str = "") -> str:
+def make_file(*lines: str, event_lines: str = "") -> str:
     """A file with one event of these lines."""
     event = "\n".join(["BEGIN:VEVENT", "UID:u", "SUMMARY:Event", *lines, "END:VEVENT"])
-    return f"BEGIN:VCALENDAR\nVERSION:2.0\nPRODID:x\n{head}{event}\nEND:VCALENDAR\n"
+    return f"BEGIN:VCALENDAR\nVERSION:2.0\nPRODID:x\n{event_lines}{event}\nEND:VCALENDAR\n"
 
 
-def problems(text: str, zone: str | None = None) -> list[FieldError]:
+def list_problems(text: str, zone: str | None = None) -> list[FieldError]:
     with pytest.raises(InvalidInput) as raised:
-        contents(text, zone)
+        read_contents(text, zone)
     return list(raised.value.errors)
 
 
 def test_google() -> None:
-    found = contents(GOOGLE, include_free=True)
-    assert shown(found) == (
+    found = read_contents(GOOGLE, include_free=True)
+    assert format_contents(found) == (
         dict.fromkeys(("2026-05-04", "2026-05-05", "2026-05-06"), "Company offsite, whole team"),
         [
             ("2026-03-16 02:00", "2026-03-16 04:00", "Maintenance"),
@@ -49,7 +49,7 @@ def test_google() -> None:
     )
     assert (found.zone, found.events) == ("Europe/Berlin", 5)
     assert [(each.name, each.reason) for each in found.left_out] == [("Not any more", "it is cancelled")]
-    blocking = contents(GOOGLE)
+    blocking = read_contents(GOOGLE)
     assert (blocking.days, blocking.windows) == ({}, found.windows)
     assert (blocking.left_out[0].name, blocking.left_out[0].reason) == (
         "Company offsite, whole team",
@@ -58,8 +58,8 @@ def test_google() -> None:
 
 
 def test_outlook() -> None:
-    found = contents(OUTLOOK)
-    assert shown(found) == (
+    found = read_contents(OUTLOOK)
+    assert format_contents(found) == (
         {"2026-01-06": "Bridging day"},
         [
             ("2026-01-30 22:30", "2026-01-31 02:30", "Books close"),
@@ -71,8 +71,8 @@ def test_outlook() -> None:
 
 
 def test_apple() -> None:
-    found = contents(APPLE)
-    days, windows = shown(found)
+    found = read_contents(APPLE)
+    days, windows = format_contents(found)
     assert days == {"2026-11-27": "Black Friday 🛒"}
     # The clock is set forward at 2 o'clock of the first one, which lasts exactly three hours.
     assert windows == [
@@ -84,45 +84,45 @@ def test_apple() -> None:
         ("Reminder", "it has no length: DTEND and DURATION are missing, or say none"),
         ("Long ago", "nothing of it is from 2026-01-01 to 2027-01-01"),
     ]
-    ten_years = contents(APPLE, end=dt.date(2036, 1, 1)).days
+    ten_years = read_contents(APPLE, end=dt.date(2036, 1, 1)).days
     assert [day.isoformat() for day in ten_years][:3] == ["2026-11-27", "2027-11-26", "2028-11-24"]
     assert len(ten_years) == 10
 
 
 def test_times_are_shown_on_the_clock_of_the_zone_that_is_given() -> None:
-    _, windows = shown(contents(GOOGLE, "Asia/Tokyo"))
+    _, windows = format_contents(read_contents(GOOGLE, "Asia/Tokyo"))
     assert windows[2] == ("2026-04-01 05:00", "2026-04-01 13:00", "Quarter end")
     # Days are days everywhere, and what has no zone is meant on every clock.
-    days, windows = shown(contents(APPLE, "Asia/Tokyo"))
+    days, windows = format_contents(read_contents(APPLE, "Asia/Tokyo"))
     assert days == {"2026-11-27": "Black Friday 🛒"}
     assert ("2026-05-01 09:00", "2026-05-01 10:00", "Breakfast") in windows
 
 
 def test_the_only_zone_of_a_file_is_its_own() -> None:
-    found = contents(of("DTSTART;TZID=Asia/Tokyo:20260301T100000", "DTEND:20260301T030000Z"))
-    assert shown(found)[1] == [("2026-03-01 10:00", "2026-03-01 12:00", "Event")]
+    found = read_contents(make_file("DTSTART;TZID=Asia/Tokyo:20260301T100000", "DTEND:20260301T030000Z"))
+    assert format_contents(found)[1] == [("2026-03-01 10:00", "2026-03-01 12:00", "Event")]
     assert found.zone == "Asia/Tokyo"
 
 
 def test_a_zone_is_needed_where_the_file_does_not_say_one() -> None:
-    utc = of("DTSTART:20260301T100000Z", "DTEND:20260301T120000Z")
-    [problem] = problems(utc)
+    utc = make_file("DTSTART:20260301T100000Z", "DTEND:20260301T120000Z")
+    [problem] = list_problems(utc)
     assert (problem.pointer, problem.code) == ("zone", "missing")
     assert "such as Europe/Berlin" in problem.message
-    assert shown(contents(utc, "Europe/Berlin"))[1] == [("2026-03-01 11:00", "2026-03-01 13:00", "Event")]
-    unknown = of("DTSTART:20260301T100000Z", "DTEND:20260301T120000Z", head="X-WR-TIMEZONE:Somewhere\n")
-    assert problems(unknown)[0].pointer == "zone"
-    assert contents(of("DTSTART:20260301T100000", "DTEND:20260301T120000")).zone is None
+    assert format_contents(read_contents(utc, "Europe/Berlin"))[1] == [("2026-03-01 11:00", "2026-03-01 13:00", "Event")]
+    unknown = make_file("DTSTART:20260301T100000Z", "DTEND:20260301T120000Z", event_lines="X-WR-TIMEZONE:Somewhere\n")
+    assert list_problems(unknown)[0].pointer == "zone"
+    assert read_contents(make_file("DTSTART:20260301T100000", "DTEND:20260301T120000")).zone is None
 
 
 def test_a_zone_that_the_file_describes_itself() -> None:
     offsets = "TZOFFSETFROM:+0300\nTZOFFSETTO:+0300"
     standard = f"BEGIN:STANDARD\nDTSTART:19700101T000000\n{offsets}\nEND:STANDARD"
     zone = f"BEGIN:VTIMEZONE\nTZID:Ours\n{standard}\nEND:VTIMEZONE\n"
-    text = of("DTSTART;TZID=Ours:20260301T100000", "DTEND;TZID=Ours:20260301T110000", head=zone)
-    assert contents(text).zone == "Ours"
-    assert shown(contents(text))[1] == [("2026-03-01 10:00", "2026-03-01 11:00", "Event")]
-    assert shown(contents(text, "UTC"))[1] == [("2026-03-01 07:00", "2026-03-01 08:00", "Event")]
+    text = make_file("DTSTART;TZID=Ours:20260301T100000", "DTEND;TZID=Ours:20260301T110000", event_lines=zone)
+    assert read_contents(text).zone == "Ours"
+    assert format_contents(read_contents(text))[1] == [("2026-03-01 10:00", "2026-03-01 11:00", "Event")]
+    assert format_contents(read_contents(text, "UTC"))[1] == [("2026-03-01 07:00", "2026-03-01 08:00", "Event")]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_zone_that_the_file_describes_itself() -> None:
     ],
 )
 def test_repetitions(lines: tuple[str, ...], begins: list[str]) -> None:
-    days, _ = shown(contents(of("DTSTART;VALUE=DATE:20260227", *lines)))
+    days, _ = format_contents(read_contents(make_file("DTSTART;VALUE=DATE:20260227", *lines)))
     assert list(days) == begins
 
 
@@ -150,7 +150,7 @@ def test_repetitions(lines: tuple[str, ...], begins: list[str]) -> None:
 @pytest.mark.parametrize("interval", [1, 3, 7])
 def test_what_began_long_ago_keeps_its_step(frequency: str, interval: int) -> None:
     lines = f"RRULE:FREQ={frequency};INTERVAL={interval}"
-    old = contents(of("DTSTART;VALUE=DATE:19720105", lines)).days
+    old = read_contents(make_file("DTSTART;VALUE=DATE:19720105", lines)).days
     days = {"DAILY": 1, "WEEKLY": 7}[frequency] * interval
     start = dt.date(1972, 1, 5)
     year = [FIRST + dt.timedelta(days=number) for number in range(365)]
@@ -159,9 +159,9 @@ def test_what_began_long_ago_keeps_its_step(frequency: str, interval: int) -> No
 
 def test_windows_keep_the_time_of_day_when_clocks_change() -> None:
     lines = ("DTSTART;TZID=Europe/Berlin:20260328T120000", "DTEND;TZID=Europe/Berlin:20260328T130000")
-    _, windows = shown(contents(of(*lines, "RRULE:FREQ=DAILY;COUNT=3")))
+    _, windows = format_contents(read_contents(make_file(*lines, "RRULE:FREQ=DAILY;COUNT=3")))
     assert [begin for begin, _, _ in windows] == ["2026-03-28 12:00", "2026-03-29 12:00", "2026-03-30 12:00"]
-    _, windows = shown(contents(of(*lines, "RRULE:FREQ=DAILY;COUNT=3"), "UTC"))
+    _, windows = format_contents(read_contents(make_file(*lines, "RRULE:FREQ=DAILY;COUNT=3"), "UTC"))
     assert [begin for begin, _, _ in windows] == ["2026-03-28 11:00", "2026-03-29 10:00", "2026-03-30 10:00"]
 
 
@@ -170,8 +170,8 @@ def test_the_latest_version_of_an_event_counts() -> None:
         f"BEGIN:VEVENT\nUID:u\nSEQUENCE:{sequence}\nSUMMARY:{name}\nDTSTART;VALUE=DATE:202603{day}\nEND:VEVENT"
         for sequence, name, day in ((1, "old", "01"), (3, "new", "02"), (2, "older", "03"))
     ]
-    found = contents("\n".join(["BEGIN:VCALENDAR", *events, "END:VCALENDAR", ""]))
-    assert shown(found)[0] == {"2026-03-02": "new"}
+    found = read_contents("\n".join(["BEGIN:VCALENDAR", *events, "END:VCALENDAR", ""]))
+    assert format_contents(found)[0] == {"2026-03-02": "new"}
     assert [(each.name, each.reason) for each in found.left_out] == [
         ("old", "the file has a later version of it"),
         ("older", "the file has a later version of it"),
@@ -181,19 +181,19 @@ def test_the_latest_version_of_an_event_counts() -> None:
 def test_a_cancelled_instance_is_left_out() -> None:
     lines = ["UID:u", "RECURRENCE-ID;VALUE=DATE:20260302", "STATUS:CANCELLED", "DTSTART;VALUE=DATE:20260302"]
     cancelled = "\n".join(["BEGIN:VEVENT", *lines, "END:VEVENT", ""])
-    text = of("DTSTART;VALUE=DATE:20260301", "RRULE:FREQ=DAILY;COUNT=3", head=cancelled)
-    assert list(shown(contents(text))[0]) == ["2026-03-01", "2026-03-03"]
+    text = make_file("DTSTART;VALUE=DATE:20260301", "RRULE:FREQ=DAILY;COUNT=3", event_lines=cancelled)
+    assert list(format_contents(read_contents(text))[0]) == ["2026-03-01", "2026-03-03"]
 
 
 def test_several_events_on_a_day() -> None:
     other = "BEGIN:VEVENT\nUID:v\nSUMMARY:Other\nDTSTART;VALUE=DATE:20260301\nEND:VEVENT\n"
-    assert shown(contents(of("DTSTART;VALUE=DATE:20260301", head=other)))[0] == {"2026-03-01": "Other; Event"}
+    assert format_contents(read_contents(make_file("DTSTART;VALUE=DATE:20260301", event_lines=other)))[0] == {"2026-03-01": "Other; Event"}
 
 
 def test_an_event_that_reaches_out_of_the_range_is_cut() -> None:
-    days, _ = shown(contents(of("DTSTART;VALUE=DATE:20251230", "DTEND;VALUE=DATE:20260103")))
+    days, _ = format_contents(read_contents(make_file("DTSTART;VALUE=DATE:20251230", "DTEND;VALUE=DATE:20260103")))
     assert list(days) == ["2026-01-01", "2026-01-02"]
-    _, windows = shown(contents(of("DTSTART:20261231T220000", "DTEND:20270102T060000")))
+    _, windows = format_contents(read_contents(make_file("DTSTART:20261231T220000", "DTEND:20270102T060000")))
     assert windows == [("2026-12-31 22:00", "2027-01-01 00:00", "Event")]
 
 
@@ -204,49 +204,49 @@ def test_an_event_that_reaches_out_of_the_range_is_cut() -> None:
         ("name,date\nx,2026-01-01\n", "it must begin with BEGIN:VCALENDAR"),
         ("BEGIN:VCALENDAR\nVERSION:2.0\nBEGIN:VEVENT\n", "the file is cut off"),
         ("BEGIN:VCALENDAR\nsomething\nEND:VCALENDAR\n", "this is not an iCalendar file"),
-        (of(), "event 'Event' (UID u): DTSTART is missing"),
-        (of("DTSTART;VALUE=DATE:20260230"), "event 'Event' (UID u): DTSTART"),
-        (of("DTSTART;VALUE=DATE:20260302", "DTEND;VALUE=DATE:20260301"), "DTEND is before DTSTART"),
-        (of("DTSTART;VALUE=DATE:20260302", "DTEND:20260303T000000Z"), "must both be days, or both times"),
-        (of("DTSTART;VALUE=DATE:00010101"), "DTSTART is not in 1900 to 2399"),
-        (of("DTSTART;TZID=Nowhere:20260301T000000"), "time zone 'Nowhere' is not known"),
-        (of("DTSTART:20260301T000000", "DURATION:P999999D"), "DURATION must be at most 3660 days"),
-        (of("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=SECONDLY"), "FREQ must be DAILY, WEEKLY"),
-        (of("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=DAILY;INTERVAL=0"), "RRULE: INTERVAL must be 1"),
-        (of("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=DAILY;COUNT=999999"), "RRULE: COUNT must be"),
-        (of("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=NEVER"), "RRULE"),
-        (of("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=DAILY;BYHOUR=1,2"), "repeats within a day"),
-        (of("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:BYDAY=MO"), "RRULE"),
+        (make_file(), "event 'Event' (UID u): DTSTART is missing"),
+        (make_file("DTSTART;VALUE=DATE:20260230"), "event 'Event' (UID u): DTSTART"),
+        (make_file("DTSTART;VALUE=DATE:20260302", "DTEND;VALUE=DATE:20260301"), "DTEND is before DTSTART"),
+        (make_file("DTSTART;VALUE=DATE:20260302", "DTEND:20260303T000000Z"), "must both be days, or both times"),
+        (make_file("DTSTART;VALUE=DATE:00010101"), "DTSTART is not in 1900 to 2399"),
+        (make_file("DTSTART;TZID=Nowhere:20260301T000000"), "time zone 'Nowhere' is not known"),
+        (make_file("DTSTART:20260301T000000", "DURATION:P999999D"), "DURATION must be at most 3660 days"),
+        (make_file("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=SECONDLY"), "FREQ must be DAILY, WEEKLY"),
+        (make_file("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=DAILY;INTERVAL=0"), "RRULE: INTERVAL must be 1"),
+        (make_file("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=DAILY;COUNT=999999"), "RRULE: COUNT must be"),
+        (make_file("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=NEVER"), "RRULE"),
+        (make_file("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:FREQ=DAILY;BYHOUR=1,2"), "repeats within a day"),
+        (make_file("DTSTART:20260301T000000", "DURATION:PT1H", "RRULE:BYDAY=MO"), "RRULE"),
         (
-            of("DTSTART:20260301T000000", "RECURRENCE-ID;RANGE=THISANDFUTURE:20260301T000000"),
+            make_file("DTSTART:20260301T000000", "RECURRENCE-ID;RANGE=THISANDFUTURE:20260301T000000"),
             "RANGE=THISANDFUTURE needs the event that repeats",
         ),
     ],
 )
 def test_what_cannot_be_read_is_refused(text: str, says: str) -> None:
-    [problem] = problems(text)
+    [problem] = list_problems(text)
     assert (problem.pointer, problem.code) == ("", "bad_icalendar")
     assert says in problem.message
 
 
 def test_a_file_that_is_no_text() -> None:
     with pytest.raises(InvalidInput, match="not UTF-8 text"):
-        read(b"BEGIN:VCALENDAR\xff", None, FIRST, END)
+        parse(b"BEGIN:VCALENDAR\xff", None, FIRST, END)
 
 
 def test_sizes_are_bounded() -> None:
-    with pytest.raises(InvalidInput, match=f"at most {LARGEST} are read"):
-        read(b"x" * (LARGEST + 1), None, FIRST, END)
+    with pytest.raises(InvalidInput, match=f"at most {MAX_FILE_BYTES} are read"):
+        parse(b"x" * (MAX_FILE_BYTES + 1), None, FIRST, END)
     event = "BEGIN:VEVENT\nDTSTART;VALUE=DATE:20260301\nEND:VEVENT\n"
-    many = problems(f"BEGIN:VCALENDAR\n{event * (MOST_EVENTS + 1)}END:VCALENDAR")
-    assert f"more than {MOST_EVENTS} events" in many[0].message
-    lines = problems("BEGIN:VCALENDAR\n" + "X-A:1\n" * MOST_LINES + "END:VCALENDAR")
-    assert f"has {MOST_LINES + 1} lines; at most {MOST_LINES}" in lines[0].message
-    daily = of("DTSTART;VALUE=DATE:20260301", "RRULE:FREQ=DAILY")
+    many = list_problems(f"BEGIN:VCALENDAR\n{event * (MAX_EVENTS + 1)}END:VCALENDAR")
+    assert f"more than {MAX_EVENTS} events" in many[0].message
+    lines = list_problems("BEGIN:VCALENDAR\n" + "X-A:1\n" * MAX_LINES + "END:VCALENDAR")
+    assert f"has {MAX_LINES + 1} lines; at most {MAX_LINES}" in lines[0].message
+    daily = make_file("DTSTART;VALUE=DATE:20260301", "RRULE:FREQ=DAILY")
     with pytest.raises(InvalidInput, match="more than 5000 days or windows"):
-        contents(daily, end=dt.date(2046, 1, 1))
+        read_contents(daily, end=dt.date(2046, 1, 1))
     broken = "BEGIN:VEVENT\nEND:VEVENT\n"
-    assert len(problems(f"BEGIN:VCALENDAR\n{broken * 100}END:VCALENDAR")) == 20
+    assert len(list_problems(f"BEGIN:VCALENDAR\n{broken * 100}END:VCALENDAR")) == 20
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_sizes_are_bounded() -> None:
 def test_a_file_that_would_take_long_is_refused_before(lines: list[str], says: str) -> None:
     event = "\n".join(["BEGIN:VEVENT", *lines, "END:VEVENT", ""])
     with pytest.raises(InvalidInput) as raised:
-        contents(f"BEGIN:VCALENDAR\n{event * 500}END:VCALENDAR\n", end=dt.date(2037, 1, 1))
+        read_contents(f"BEGIN:VCALENDAR\n{event * 500}END:VCALENDAR\n", end=dt.date(2037, 1, 1))
     [problem] = raised.value.errors
     assert problem.code == "too_large"
     assert says in problem.message
@@ -273,5 +273,5 @@ def test_a_file_that_would_take_long_is_refused_before(lines: list[str], says: s
 
 def test_many_events_are_read_that_repeat_now_and_then() -> None:
     event = "BEGIN:VEVENT\nSUMMARY:Birthday\nDTSTART;VALUE=DATE:19500301\nRRULE:FREQ=YEARLY{}\nEND:VEVENT\n"
-    found = contents(f"BEGIN:VCALENDAR\n{event.format('') * 200}{event.format(';COUNT=78') * 200}END:VCALENDAR\n")
+    found = read_contents(f"BEGIN:VCALENDAR\n{event.format('') * 200}{event.format(';COUNT=78') * 200}END:VCALENDAR\n")
     assert list(found.days) == [dt.date(2026, 3, 1)]

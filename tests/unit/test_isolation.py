@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from jobworker.domain import isolation, policies
-from jobworker.domain.admission import check_definition
+from jobworker.domain.admission import validate_definition
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.job import Definition
+from jobworker.domain.job import JobDefinition
 from jobworker.domain.parameters import VARIADIC
 
 MIB = 1024**2
@@ -86,5 +86,5 @@ def test_no_modes(described: Any, places: list[tuple[str, str]]) -> None:
     ],
 )
 def test_containers_and_their_task_belong_together(task: str, described: Any, places: list[str]) -> None:
-    definition = Definition("j", task, policies={**policies.DEFAULTS, "isolation": described})
-    assert [problem.pointer for problem in check_definition(definition, [VARIADIC])] == places
+    definition = JobDefinition("j", task, policies={**policies.DEFAULTS, "isolation": described})
+    assert [problem.pointer for problem in validate_definition(definition, [VARIADIC])] == places

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from jobworker.domain import policies
-from jobworker.domain.job import NAME, QUEUE, SHIPPED_QUEUES, Definition, OnWorkerLost
+from jobworker.domain.job import NAME_PATTERN, QUEUE_NAME_PATTERN, BUILTIN_QUEUES, JobDefinition, OnWorkerLost
 from jobworker.domain.retry import parse
 
-FULL = Definition(
+FULL = JobDefinition(
     name="nightly",
     task="tasks.exports.export",
     description="Every night",
@@ -25,9 +25,9 @@ FULL = Definition(
 )
 
 
-@pytest.mark.parametrize("definition", [FULL, Definition(name="plain", task="plain")])
-def test_a_definition_survives_being_stored(definition: Definition) -> None:
-    assert Definition.from_json(json.loads(json.dumps(definition.to_json()))) == definition
+@pytest.mark.parametrize("definition", [FULL, JobDefinition(name="plain", task="plain")])
+def test_a_definition_survives_being_stored(definition: JobDefinition) -> None:
+    assert JobDefinition.from_json(json.loads(json.dumps(definition.to_json()))) == definition
 
 
 def test_policies_are_shown_beside_the_other_fields() -> None:
@@ -37,23 +37,23 @@ def test_policies_are_shown_beside_the_other_fields() -> None:
 
 
 def test_what_an_older_version_did_not_store_has_its_default() -> None:
-    assert Definition.from_json({"name": "old", "task": "old"}) == Definition(name="old", task="old")
+    assert JobDefinition.from_json({"name": "old", "task": "old"}) == JobDefinition(name="old", task="old")
 
 
 @pytest.mark.parametrize("name", ["a", "process_data_export", "tasks.exports:run", "0-x", "A" * 128])
 def test_names_of_jobs(name: str) -> None:
-    assert NAME.match(name)
+    assert NAME_PATTERN.match(name)
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a b", "a/b", "naïve", "a\n", "A" * 129])
 def test_no_names_of_jobs(name: str) -> None:
-    assert not NAME.match(name)
+    assert not NAME_PATTERN.match(name)
 
 
 @pytest.mark.parametrize("name", ["", "Default", "a/b", "a\n", "a" * 65])
 def test_no_names_of_queues(name: str) -> None:
-    assert not QUEUE.match(name)
+    assert not QUEUE_NAME_PATTERN.match(name)
 
 
 def test_the_shipped_queues_have_proper_names() -> None:
-    assert all(QUEUE.match(name) for name in SHIPPED_QUEUES)
+    assert all(QUEUE_NAME_PATTERN.match(name) for name in BUILTIN_QUEUES)

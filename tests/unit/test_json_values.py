@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from jobworker.domain import json_values
-from jobworker.domain.json_values import MAX_DEPTH, Unacceptable
+from jobworker.domain.json_values import MAX_DEPTH, UnacceptableValue
 
 
-def nested(levels: int, innermost: Any = None) -> Any:
+def make_nested(levels: int, innermost: Any = None) -> Any:
     """So many arrays within each other."""
     value: Any = [] if innermost is None else [innermost]
     for _ in range(levels - 1):
@@ -20,7 +20,7 @@ def nested(levels: int, innermost: Any = None) -> Any:
     return value
 
 
-class Colour(enum.StrEnum):
+class Color(enum.StrEnum):
     """Text of a class of its own."""
 
     RED = "red"
@@ -45,12 +45,12 @@ class Colour(enum.StrEnum):
         ({(1, 2): "a"}, "", "a key of the type tuple"),
         ([b"bytes"], "/0", "type bytes"),
         ((dt.date(2026, 1, 1),), "/0", "type date"),
-        (nested(MAX_DEPTH + 1), "/0" * MAX_DEPTH, "100 levels"),
-        ({"a": nested(MAX_DEPTH)}, "/a" + "/0" * (MAX_DEPTH - 1), "100 levels"),
+        (make_nested(MAX_DEPTH + 1), "/0" * MAX_DEPTH, "100 levels"),
+        ({"a": make_nested(MAX_DEPTH)}, "/a" + "/0" * (MAX_DEPTH - 1), "100 levels"),
     ],
 )
 def test_what_is_refused_and_where(value: object, place: str, why: str) -> None:
-    with pytest.raises(Unacceptable) as refused:
+    with pytest.raises(UnacceptableValue) as refused:
         json_values.check(value)
     assert refused.value.pointer == place
     assert why in refused.value.reason
@@ -64,11 +64,11 @@ def test_what_is_refused_and_where(value: object, place: str, why: str) -> None:
         {"a": [1.5, {"b": "c"}]},
         (1, ("a", None)),
         {1: "a", None: "b", False: "c", 2.5: "d"},
-        collections.OrderedDict(a=Colour.RED),
+        collections.OrderedDict(a=Color.RED),
         {"__type__": "uuid"},
         {"__type__": "uuid", "__value__": "zz", "more": 1},
-        nested(MAX_DEPTH),
-        nested(MAX_DEPTH, "x"),
+        make_nested(MAX_DEPTH),
+        make_nested(MAX_DEPTH, "x"),
     ],
 )
 def test_what_is_accepted(value: object) -> None:
@@ -76,20 +76,20 @@ def test_what_is_accepted(value: object) -> None:
 
 
 def test_nesting_exhausts_no_stack() -> None:
-    deep = {"a": nested(100_000)}
-    with pytest.raises(Unacceptable, match="100 levels") as refused:
+    deep = {"a": make_nested(100_000)}
+    with pytest.raises(UnacceptableValue, match="100 levels") as refused:
         json_values.check(deep)
     assert len(str(refused.value)) < 400
-    for reads in (json_values.parse, json_values.read):
-        with pytest.raises(Unacceptable, match="100 levels"):
+    for reads in (json_values.parse, json_values.parse_sanitized):
+        with pytest.raises(UnacceptableValue, match="100 levels"):
             reads("[" * 100_000 + "]" * 100_000)
 
 
 def test_what_kombu_wrote_may_pass() -> None:
     tagged = {"when": {"__type__": "datetime", "__value__": "2026-01-01T00:00:00"}}
-    json_values.check(tagged, tagged=True)
-    with pytest.raises(Unacceptable, match="NUL"):
-        json_values.check({**tagged, "text": "\x00"}, tagged=True)
+    json_values.check(tagged, allow_tagged=True)
+    with pytest.raises(UnacceptableValue, match="NUL"):
+        json_values.check({**tagged, "text": "\x00"}, allow_tagged=True)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_what_kombu_wrote_may_pass() -> None:
     ],
 )
 def test_parsing_refuses_what_the_rule_refuses(text: str, place: str, why: str) -> None:
-    with pytest.raises(Unacceptable) as refused:
+    with pytest.raises(UnacceptableValue) as refused:
         json_values.parse(text)
     assert (refused.value.pointer, why in str(refused.value)) == (place, True)
 
@@ -127,13 +127,13 @@ def test_parsing_answers_the_value() -> None:
     ],
 )
 def test_reading_mends(text: str, value: object) -> None:
-    read = json_values.read(text)
+    read = json_values.parse_sanitized(text)
     assert read == value
     json_values.check(read)
 
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", "{", ""])
-@pytest.mark.parametrize("reads", [json_values.read, json_values.parse])
+@pytest.mark.parametrize("reads", [json_values.parse_sanitized, json_values.parse])
 def test_what_is_no_json(reads: Any, text: str) -> None:
     with pytest.raises(ValueError, match=r"JSON|Expecting"):
         reads(text)

@@ -7,8 +7,8 @@ import pytest
 
 from jobworker import job
 from jobworker.domain import limits, policies
-from jobworker.domain.errors import InvalidInput, Misconfigured
-from jobworker.domain.limits import RateLimit
+from jobworker.domain.errors import InvalidInput, ConfigurationError
+from jobworker.domain.limits import RateLimitPolicy
 from jobworker.domain.parameters import VARIADIC, Parameter
 
 NOON = dt.datetime(2026, 3, 2, 12, 0, tzinfo=dt.UTC)
@@ -16,14 +16,14 @@ TENANT = Parameter("tenant", "string")
 REGION = Parameter("region", "string", required=False, default="eu")
 
 
-def after(seconds: float) -> dt.datetime:
+def compute_time(seconds: float) -> dt.datetime:
     return NOON + dt.timedelta(seconds=seconds)
 
 
-def key_of(template: str | None, *accepted: Parameter, **parameters: Any) -> str | None:
-    made, problems = policies.normalise({"concurrency": {"limit": 1, "key": template}})
+def make_key(template: str | None, *accepted: Parameter, **parameters: Any) -> str | None:
+    made, problems = policies.normalize({"concurrency": {"limit": 1, "key": template}})
     assert not problems
-    return limits.keys("send", made, parameters, accepted).concurrency_key
+    return limits.compute_keys("send", made, parameters, accepted).concurrency_key
 
 
 @pytest.mark.parametrize(
@@ -47,57 +47,57 @@ def key_of(template: str | None, *accepted: Parameter, **parameters: Any) -> str
     ],
 )
 def test_keys(template: str | None, parameters: dict[str, Any], key: str) -> None:
-    assert key_of(template, TENANT, REGION, **parameters) == key
+    assert make_key(template, TENANT, REGION, **parameters) == key
 
 
 def test_a_long_key_is_cut_and_still_its_own() -> None:
-    long, longer = key_of("{tenant}", tenant="x" * 500), key_of("{tenant}", tenant="x" * 501)
+    long, longer = make_key("{tenant}", tenant="x" * 500), make_key("{tenant}", tenant="x" * 501)
     assert long != longer
     assert str(long).startswith("send/xxx")
     assert len(str(long)) < 255 - 128
 
 
 def test_a_limit_key_holds_both_parts() -> None:
-    made, _ = policies.normalise({"concurrency": {"limit": 1}, "rate_limit": {"limit": 1, "per": 1, "key": "{tenant}"}})
-    keys = limits.keys("send", made, {"tenant": "a\nb"})
+    made, _ = policies.normalize({"concurrency": {"limit": 1}, "rate_limit": {"limit": 1, "per": 1, "key": "{tenant}"}})
+    keys = limits.compute_keys("send", made, {"tenant": "a\nb"})
     assert keys.limit_key is not None
-    assert limits.parts(keys.limit_key) == (keys.concurrency_key, keys.rate_key) == ("send/", 'send/"a\\nb"')
-    assert {limits.job_of(part) for part in keys[:2] if part} == {"send"}
-    only_rate = limits.keys("send", {"rate_limit": made["rate_limit"]}, {}).limit_key
+    assert limits.split_limit_key(keys.limit_key) == (keys.concurrency_key, keys.rate_key) == ("send/", 'send/"a\\nb"')
+    assert {limits.get_job_name(part) for part in keys[:2] if part} == {"send"}
+    only_rate = limits.compute_keys("send", {"rate_limit": made["rate_limit"]}, {}).limit_key
     assert only_rate is not None
-    assert limits.parts(only_rate) == (None, "send/null")
+    assert limits.split_limit_key(only_rate) == (None, "send/null")
 
 
 def test_a_job_without_limits_has_no_keys() -> None:
-    assert limits.keys("send", policies.DEFAULTS, {"tenant": "a"}) == (None, None, None, None)
+    assert limits.compute_keys("send", policies.DEFAULTS, {"tenant": "a"}) == (None, None, None, None)
 
 
 def test_without_a_key_unique_means_the_same_parameters() -> None:
-    made, _ = policies.normalise({"unique": {}})
+    made, _ = policies.normalize({"unique": {}})
 
     def key(**parameters: Any) -> str | None:
-        return limits.keys("send", made, parameters, [TENANT, REGION]).unique_key
+        return limits.compute_keys("send", made, parameters, [TENANT, REGION]).unique_key
 
     assert key(tenant="a") == key(region="eu", tenant="a")
     assert len({key(tenant="a"), key(tenant="b"), key(tenant="a", region="us")}) == 3
 
 
 def test_a_bucket_gives_what_it_holds_and_fills_at_its_rate() -> None:
-    rate = RateLimit(limit=60, per=60, burst=3)
+    rate = RateLimitPolicy(limit=60, per=60, burst=3)
     assert rate.count_permits(None, NOON) == 3
     full_at = rate.compute_full_at(None, NOON, 3)
     assert rate.count_permits(full_at, NOON) == 0
-    assert rate.compute_next_start(full_at, NOON) == after(1)
-    assert [rate.count_permits(full_at, after(seconds)) for seconds in (0.9, 1, 2, 3, 4, 999)] == [0, 1, 2, 3, 3, 3]
+    assert rate.compute_next_start(full_at, NOON) == compute_time(1)
+    assert [rate.count_permits(full_at, compute_time(seconds)) for seconds in (0.9, 1, 2, 3, 4, 999)] == [0, 1, 2, 3, 3, 3]
 
 
 @pytest.mark.parametrize(("limit", "per"), [(1, 3600), (10, 60), (3, 1), (7, 3), (1000, 1), (1, 0.3)])
 def test_no_more_start_than_the_rate_allows_however_often_one_looks(limit: int, per: float) -> None:
-    rate, full_at, started = RateLimit(limit, per), None, 0
+    rate, full_at, started = RateLimitPolicy(limit, per), None, 0
     step = max(per / limit / 3, 0.01)
     together = max(1, limit / per * 0.2 + 1)
     for number in range(1000):
-        now = after(number * step)
+        now = compute_time(number * step)
         count = rate.count_permits(full_at, now)
         if count:
             full_at = rate.compute_full_at(full_at, now, count)
@@ -107,7 +107,7 @@ def test_no_more_start_than_the_rate_allows_however_often_one_looks(limit: int, 
 
 
 def test_the_next_permit_is_there_when_it_was_promised() -> None:
-    rate = RateLimit(3, 1.0)
+    rate = RateLimitPolicy(3, 1.0)
     full_at = rate.compute_full_at(None, NOON, 1)
     for _ in range(50):
         now = rate.compute_next_start(full_at, NOON)
@@ -140,7 +140,7 @@ def test_the_next_permit_is_there_when_it_was_promised() -> None:
     ],
 )  # fmt: skip
 def test_what_is_refused(given: dict[str, Any], problems: set[tuple[str, str]]) -> None:
-    _, found = policies.normalise(given)
+    _, found = policies.normalize(given)
     assert {(each.pointer, each.code) for each in found} == problems
 
 
@@ -154,27 +154,27 @@ def test_what_is_refused(given: dict[str, Any], problems: set[tuple[str, str]]) 
     ],
 )
 def test_what_is_stored_is_read_again(given: dict[str, Any]) -> None:
-    made, problems = policies.normalise(given)
+    made, problems = policies.normalize(given)
     assert not problems
-    assert policies.normalise(made) == (made, [])
+    assert policies.normalize(made) == (made, [])
 
 
 def test_keys_name_parameters_that_the_task_has() -> None:
-    made, _ = policies.normalise({"concurrency": {"limit": 1, "key": "{tenant.id}:{nobody}"}, "unique": {"key": "{x}"}})
-    found = limits.check_keys(made, [TENANT])
+    made, _ = policies.normalize({"concurrency": {"limit": 1, "key": "{tenant.id}:{nobody}"}, "unique": {"key": "{x}"}})
+    found = limits.validate_keys(made, [TENANT])
     assert [(each.pointer, each.code) for each in found] == [
         ("/concurrency/key", "unknown_parameter"),
         ("/unique/key", "unknown_parameter"),
     ]
     assert "{nobody}" in found[0].message
     assert "tenant" in found[0].message
-    assert limits.check_keys(made, [TENANT, VARIADIC]) == []
+    assert limits.validate_keys(made, [TENANT, VARIADIC]) == []
 
 
 def test_a_job_in_code_is_checked_when_it_is_written() -> None:
     def limited(somebody: str) -> None: ...
 
-    with pytest.raises(Misconfigured, match="nobody"):
+    with pytest.raises(ConfigurationError, match="nobody"):
         job(limited, concurrency={"limit": 1, "key": "{nobody}"})
 
 

@@ -109,7 +109,7 @@ ATTRIBUTES = [
 ]
 
 #: Names that instances get: a line of the class that gives them.
-GIVEN = [
+SOURCE_LINES = [
     (billiard_pool.ApplyResult, "self._worker_pid = None", "worker.pool finds the job of a process"),
     (billiard_pool.Pool, "w.index = i", "worker.desk: a process knows its seat"),
     (billiard_pool.Pool, "getattr(worker, '_controlled_termination', False)", "worker.limits ends it on purpose"),
@@ -137,7 +137,7 @@ def test_an_attribute_is_still_there(owner: Any, name: str, where: str) -> None:
     assert hasattr(owner, name), f"{owner.__name__}.{name} is gone; used in {where}"
 
 
-@pytest.mark.parametrize(("owner", "line", "where"), GIVEN, ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(("owner", "line", "where"), SOURCE_LINES, ids=lambda value: getattr(value, "__name__", None))
 def test_instances_get_what_they_got(owner: Any, line: str, where: str) -> None:
     assert line in inspect.getsource(owner), f"{owner.__name__} does not say {line} any more; used in {where}"
 

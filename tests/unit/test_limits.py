@@ -9,12 +9,12 @@ import pytest
 
 from jobworker.clock import ManualClock
 from jobworker.worker import processes
-from jobworker.worker.desk import Desk
-from jobworker.worker.limits import GRACE, PATIENCE, Limits
+from jobworker.worker.desk import ControlTable
+from jobworker.worker.limits import TERMINATE_TIMEOUT_SECONDS, CANCEL_TIMEOUT_SECONDS, TimeLimitEnforcer
 from tests.conftest import NOW
 
 
-class Attempt:
+class FakeAttempt:
     """An attempt, and the limits that have passed."""
 
     def __init__(self, pid: int, hard: float | None = None, soft: float | None = None, token: str = "7") -> None:
@@ -22,7 +22,7 @@ class Attempt:
         self.token: str | None = token
         self.hard = hard
         self.soft = soft
-        self.cancel_timeout = PATIENCE
+        self.cancel_timeout = CANCEL_TIMEOUT_SECONDS
         self.timeouts: list[tuple[bool, float]] = []
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
@@ -30,34 +30,34 @@ class Attempt:
         self.timeouts.append((soft, timeout))
 
 
-class Process:
+class FakeProcess:
     """A process of the pool."""
 
     def __init__(self, index: int) -> None:
         self.index = index
 
 
-class World:
+class TimeLimitDriver:
     """A clock, an event loop and a pool of four; `done` is what was sent to processes."""
 
     def __init__(self) -> None:
         self.clock = ManualClock(NOW)
-        self.desk = Desk(seats=4)
+        self.desk = ControlTable(slots=4)
         self.signals: list[tuple[float, str, int]] = []
         self._later: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
-        self.limits = Limits(self.desk, self.clock)
+        self.limits = TimeLimitEnforcer(self.desk, self.clock)
         self.limits.attach_to_loop(self, self)
 
     def call_later(self, delay: float, callback: Callable[..., None], *arguments: Any) -> None:
         """As an event loop does."""
         self._later.append((self.clock.monotonic() + delay, callback, arguments))
 
-    def _process_by_pid(self, pid: int) -> tuple[Process | None, int]:
-        return (Process(pid), pid) if pid < 4 else (None, 0)
+    def _process_by_pid(self, pid: int) -> tuple[FakeProcess | None, int]:
+        return (FakeProcess(pid), pid) if pid < 4 else (None, 0)
 
-    def record_signal(self, what: str, pid: int) -> None:
+    def record_signal(self, name: str, pid: int) -> None:
         """Something was sent to a process."""
-        self.signals.append((round(self.clock.monotonic(), 3), what, pid))
+        self.signals.append((round(self.clock.monotonic(), 3), name, pid))
 
     def advance_to(self, until: float) -> None:
         """Let the loop turn until then."""
@@ -69,8 +69,8 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World()
+def world(monkeypatch: pytest.MonkeyPatch) -> TimeLimitDriver:
+    world = TimeLimitDriver()
 
     def ask_to_end(pid: int) -> set[Any]:
         world.record_signal("SIGTERM", pid)
@@ -79,35 +79,35 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     def kill(pid: int, _: Iterable[Any] = ()) -> None:
         world.record_signal("SIGKILL", pid)
 
-    monkeypatch.setattr(processes, "ask_to_end", ask_to_end)
-    monkeypatch.setattr(processes, "kill", kill)
+    monkeypatch.setattr(processes, "terminate_tree", ask_to_end)
+    monkeypatch.setattr(processes, "kill_tree", kill)
     monkeypatch.setattr(os, "kill", lambda pid, number: world.record_signal(signal.Signals(number).name, pid))
     return world
 
 
-def test_the_soft_limit_is_told_once_and_the_hard_one_ends_it_in_two_steps(world: World) -> None:
-    attempt = Attempt(1, hard=5.0, soft=2.0)
+def test_the_soft_limit_is_told_once_and_the_hard_one_ends_it_in_two_steps(world: TimeLimitDriver) -> None:
+    attempt = FakeAttempt(1, hard=5.0, soft=2.0)
     world.limits.watch_attempt(attempt, 0.0)
-    world.advance_to(5.0 + GRACE)
-    assert world.signals == [(2.0, "SIGUSR1", 1), (5.0, "SIGTERM", 1), (5.0 + GRACE, "SIGKILL", 1)]
+    world.advance_to(5.0 + TERMINATE_TIMEOUT_SECONDS)
+    assert world.signals == [(2.0, "SIGUSR1", 1), (5.0, "SIGTERM", 1), (5.0 + TERMINATE_TIMEOUT_SECONDS, "SIGKILL", 1)]
     assert attempt.timeouts == [(True, 2.0)]
     stop = world.limits.finish_attempt(attempt)
     assert stop is not None
     assert (stop.limit, stop.signal) == (5.0, "SIGKILL")
 
 
-def test_what_has_ended_is_left_alone(world: World) -> None:
-    attempt = Attempt(1, hard=5.0)
+def test_what_has_ended_is_left_alone(world: TimeLimitDriver) -> None:
+    attempt = FakeAttempt(1, hard=5.0)
     world.limits.watch_attempt(attempt, 0.0)
     world.advance_to(4.9)
     assert world.limits.finish_attempt(attempt) is None
-    world.limits.watch_attempt(Attempt(1, hard=5.0, token="8"), 4.9)
+    world.limits.watch_attempt(FakeAttempt(1, hard=5.0, token="8"), 4.9)
     world.advance_to(9.8)
     assert world.signals == []
 
 
-def test_an_extension_moves_both_limits_and_a_second_soft_one_may_follow(world: World) -> None:
-    attempt = Attempt(1, hard=5.0, soft=2.0)
+def test_an_extension_moves_both_limits_and_a_second_soft_one_may_follow(world: TimeLimitDriver) -> None:
+    attempt = FakeAttempt(1, hard=5.0, soft=2.0)
     world.desk.numbers[8] = 7  # It sits there.
     world.limits.watch_attempt(attempt, 0.0)
     world.advance_to(1.0)
@@ -120,39 +120,39 @@ def test_an_extension_moves_both_limits_and_a_second_soft_one_may_follow(world: 
     assert world.signals[-1] == (9.0, "SIGTERM", 1)
 
 
-def test_a_cancelled_attempt_has_time_to_end_by_itself(world: World) -> None:
-    attempt = Attempt(1)
+def test_a_cancelled_attempt_has_time_to_end_by_itself(world: TimeLimitDriver) -> None:
+    attempt = FakeAttempt(1)
     world.limits.stop_attempt(attempt, "ann")
     world.limits.stop_attempt(attempt, "bob")
     assert world.desk.numbers[8 + 1] == 7
-    world.advance_to(PATIENCE - 0.1)
+    world.advance_to(CANCEL_TIMEOUT_SECONDS - 0.1)
     assert world.signals == []
-    world.advance_to(PATIENCE + GRACE)
-    assert world.signals == [(PATIENCE, "SIGTERM", 1), (PATIENCE + GRACE, "SIGKILL", 1)]
+    world.advance_to(CANCEL_TIMEOUT_SECONDS + TERMINATE_TIMEOUT_SECONDS)
+    assert world.signals == [(CANCEL_TIMEOUT_SECONDS, "SIGTERM", 1), (CANCEL_TIMEOUT_SECONDS + TERMINATE_TIMEOUT_SECONDS, "SIGKILL", 1)]
     stop = world.limits.finish_attempt(attempt)
     assert stop is not None
     assert (stop.requested_by, stop.limit) == ("ann", None)
 
 
-def test_one_that_ends_by_itself_was_not_stopped(world: World) -> None:
-    attempt = Attempt(1)
+def test_one_that_ends_by_itself_was_not_stopped(world: TimeLimitDriver) -> None:
+    attempt = FakeAttempt(1)
     world.limits.stop_attempt(attempt, "ann")
-    world.advance_to(PATIENCE - 0.1)
+    world.advance_to(CANCEL_TIMEOUT_SECONDS - 0.1)
     assert world.limits.finish_attempt(attempt) is None
     world.advance_to(60.0)
     assert world.signals == []
 
 
-def test_many_are_watched_by_one_timer(world: World) -> None:
-    attempts = [Attempt(pid, hard=10.0 - pid, token=str(pid + 1)) for pid in range(4)]
+def test_many_are_watched_by_one_timer(world: TimeLimitDriver) -> None:
+    attempts = [FakeAttempt(pid, hard=10.0 - pid, token=str(pid + 1)) for pid in range(4)]
     for attempt in attempts:
         world.limits.watch_attempt(attempt, 0.0)
     world.advance_to(10.0)
     assert [(at, pid) for at, what, pid in world.signals if what == "SIGTERM"] == [(7.0, 3), (8.0, 2), (9.0, 1), (10.0, 0)]
 
 
-def test_limits_outlive_a_reconnection(world: World) -> None:
-    world.limits.watch_attempt(Attempt(1, hard=5.0), 0.0)
+def test_limits_outlive_a_reconnection(world: TimeLimitDriver) -> None:
+    world.limits.watch_attempt(FakeAttempt(1, hard=5.0), 0.0)
     world.advance_to(1.0)
     world._later.clear()
     world.limits.attach_to_loop(world, world)
@@ -160,8 +160,8 @@ def test_limits_outlive_a_reconnection(world: World) -> None:
     assert world.signals == [(5.0, "SIGTERM", 1)]
 
 
-def test_a_process_that_is_gone_already_is_not_watched(world: World) -> None:
-    attempt = Attempt(99, hard=1.0)
+def test_a_process_that_is_gone_already_is_not_watched(world: TimeLimitDriver) -> None:
+    attempt = FakeAttempt(99, hard=1.0)
     world.limits.watch_attempt(attempt, 0.0)
     world.limits.stop_attempt(attempt, "ann")
     world.advance_to(20.0)

@@ -10,7 +10,7 @@ import pytest
 from celery import _state
 
 from jobworker import loading
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.worker.task import JobApp
 
 
@@ -51,7 +51,7 @@ def test_a_module_that_raises_is_named_with_its_place_and_the_others_are_importe
     (folder / "bad.py").write_text(code)
     for name in ("a", "z"):
         (folder / f"{name}.py").touch()
-    [broken] = loading.load("work")
+    [broken] = loading.load_modules("work")
     assert broken.module == "work.bad"
     assert place in broken.location
     assert broken.error.startswith(error)
@@ -66,7 +66,7 @@ def test_the_users_own_stop_is_none_of_the_modules(folder: Path) -> None:
     (folder / "slow.py").write_text("import os, signal\n\nos.kill(os.getpid(), signal.SIGINT)")
     try:
         with pytest.raises(KeyboardInterrupt):
-            loading.load("work")
+            loading.load_modules("work")
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -91,7 +91,7 @@ def test_folders_need_no_init_and_one_that_fails_is_told_once(folder: Path) -> N
     (folder / "package" / "__init__.py").write_text("1/0")
     (folder / "package" / "six.py").touch()
     (folder / "order.py").write_text("SEEN = []")
-    dotted, broken = loading.load("work")
+    dotted, broken = loading.load_modules("work")
     assert str(dotted) == "dotted.name: a folder with a dot in its name cannot be imported: rename it"
     assert (broken.module, broken.location) == ("work.package", "work/package/__init__.py:1")
     names = ["above.below.three", "no-identifier.four", "plain.deep.two", "plain.one"]
@@ -102,7 +102,7 @@ def test_two_jobs_of_one_name_are_refused_by_name_and_place(folder: Path) -> Non
     code = "from jobworker import job\n\n\n@job(name='loading-twice')\ndef {}():\n    pass\n"
     (folder / "b.py").write_text(code.format("second"))
     (folder / "a.py").write_text(code.format("first"))
-    [broken] = loading.load("work")
+    [broken] = loading.load_modules("work")
     assert broken.module == "work.b"
     told = f"job loading-twice: first in {folder / 'a.py'} has this name already; give one of them another name"
     assert told in broken.error
@@ -112,7 +112,7 @@ def test_a_name_of_a_built_in_job_is_taken(folder: Path) -> None:
     (folder / "a.py").write_text("from jobworker import job\n\n\n@job(name='http.request')\ndef mine():\n    pass\n")
     import jobworker.worker.builtin.http  # noqa: F401
 
-    [broken] = loading.load("work")
+    [broken] = loading.load_modules("work")
     assert "http_request in " in broken.error
 
 
@@ -123,7 +123,7 @@ def test_two_plain_tasks_of_one_name_are_refused_too(folder: Path, monkeypatch: 
     monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))  # Later apps would take both.
     app = JobApp("test", set_as_current=False)
     app.finalize()
-    [broken] = loading.load("work")
+    [broken] = loading.load_modules("work")
     assert broken.location == "work/b.py:4"
     assert f"job loading-shared: first in {folder / 'a.py'} has this name already" in broken.error
 
@@ -132,7 +132,7 @@ def test_two_plain_tasks_of_one_name_are_refused_too(folder: Path, monkeypatch: 
 def test_a_plain_task_has_a_name_that_the_history_can_hold(name: str) -> None:
     app = JobApp("test", set_as_current=False)
     app.finalize()
-    with pytest.raises(Misconfigured, match="a name has 1 to 255 printable characters"):
+    with pytest.raises(ConfigurationError, match="a name has 1 to 255 printable characters"):
         app.task(name=name, shared=False)(lambda: None)
 
 
@@ -149,7 +149,7 @@ sys.stdout = sys.stderr = None
     root, heard = logging.getLogger(), logging.getLogger("heard")
     before, level, streams = root.handlers[:], root.level, (sys.stdout, sys.stderr)
     try:
-        assert loading.load("work") == []
+        assert loading.load_modules("work") == []
         assert root.handlers[: len(before)] == before
         assert isinstance(root.handlers[-1], logging.NullHandler)
         assert (root.level, root.manager.disable, heard.disabled) == (level, 0, False)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from jobworker.domain import metadata
-from jobworker.domain.metadata import MAX_METADATA, Metadata
+from jobworker.domain.metadata import MAX_METADATA_BYTES, Metadata
 
 _DEEP: list[Any] = []
 for _ in range(150):
@@ -69,7 +69,7 @@ def test_values_are_copies(mapping: Metadata) -> None:
         "a\x00b",
         "\ud800",
         2**70,
-        "x" * MAX_METADATA,
+        "x" * MAX_METADATA_BYTES,
         {"k": {"k": 2**64}},
         {"__type__": "x", "__value__": 1},
         _DEEP,
@@ -95,12 +95,12 @@ def test_all_of_it_has_a_limit(mapping: Metadata) -> None:
     mapping["k0"] = "y" * 1000
     del mapping["k1"], mapping["k2"]
     mapping["more"] = "x" * 2000
-    assert metadata.size(dict(mapping)) <= MAX_METADATA
+    assert metadata.compute_size(dict(mapping)) <= MAX_METADATA_BYTES
 
 
 def test_changes_make_the_mapping_again(mapping: Metadata) -> None:
     mapping["page"] = 9
     del mapping["done"]
     mapping["new"] = [1]
-    assert metadata.merge({"page": 3, "done": ["a"], "stays": 1}, mapping.take_changes()) == {"page": 9, "new": [1], "stays": 1}
-    assert metadata.merge(None, {"gone": None}) == {}
+    assert metadata.merge_changes({"page": 3, "done": ["a"], "stays": 1}, mapping.take_changes()) == {"page": 9, "new": [1], "stays": 1}
+    assert metadata.merge_changes(None, {"gone": None}) == {}

@@ -10,7 +10,7 @@ from jobworker.domain import outages
 UTC, BERLIN = zoneinfo.ZoneInfo("UTC"), zoneinfo.ZoneInfo("Europe/Berlin")
 
 
-def at(text: str) -> dt.datetime:
+def parse_time(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text)
 
 
@@ -26,7 +26,7 @@ def at(text: str) -> dt.datetime:
     ],
 )
 def test_moments(given: str | dt.date, zone: zoneinfo.ZoneInfo, moment: str) -> None:
-    assert outages.moment(given, zone) == at(moment)
+    assert outages.parse_moment(given, zone) == parse_time(moment)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_moments(given: str | dt.date, zone: zoneinfo.ZoneInfo, moment: str) -> 
     ],
 )
 def test_outages(text: str, zone: zoneinfo.ZoneInfo, spans: list[str]) -> None:
-    found = outages.parse(text, at("2026-03-28T00:00Z"), at("2026-03-30T00:00Z"), zone)
+    found = outages.parse_outages(text, parse_time("2026-03-28T00:00Z"), parse_time("2026-03-30T00:00Z"), zone)
     assert [f"{each.begin:%dT%H:%M}/{each.end:%dT%H:%M}" for each in found] == spans
 
 
@@ -55,4 +55,4 @@ def test_outages(text: str, zone: zoneinfo.ZoneInfo, spans: list[str]) -> None:
 )
 def test_what_is_no_outage(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        outages.parse(text, at("2026-03-28T00:00Z"), at("2026-03-30T00:00Z"), UTC)
+        outages.parse_outages(text, parse_time("2026-03-28T00:00Z"), parse_time("2026-03-30T00:00Z"), UTC)

@@ -22,7 +22,7 @@ def full() -> Iterator[int]:
 
 
 def test_what_cannot_be_written_is_dropped_and_counted_once_there_is_room(full: int, tmp_path: Path) -> None:
-    stream = logging.lossy(full)
+    stream = logging.open_lossy_stream(full)
     stream.write("lost\n")
     stream.write("also\n")
     with (tmp_path / "log").open("wb") as room:
@@ -37,7 +37,7 @@ def test_what_cannot_be_written_is_dropped_and_counted_once_there_is_room(full: 
 def test_a_closed_pipe_is_none_of_the_writers_business() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    stream = logging.lossy(writer)
+    stream = logging.open_lossy_stream(writer)
     for _ in range(100):
         stream.write("x" * 10_000 + "\n")
     os.close(writer)
@@ -56,7 +56,7 @@ def test_output_that_is_not_blocking_is_waited_for(lowest: int) -> None:
     with subprocess.Popen(["wc", "-c"], stdin=reader, stdout=subprocess.PIPE) as counter:
         os.close(reader)
         try:
-            logging.lossy(writer).write(text)
+            logging.open_lossy_stream(writer).write(text)
         finally:
             os.close(writer)
         assert int(counter.communicate()[0]) == len(text)

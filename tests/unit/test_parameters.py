@@ -28,7 +28,7 @@ def export(tool: Tool, user_id: str, format: Literal["csv", "json"] = "csv", ema
 
 
 def test_a_signature_says_what_is_accepted() -> None:
-    assert parameters.from_signature(export, injected=[Tool]) == (
+    assert parameters.from_signature(export, injected_types=[Tool]) == (
         Parameter("user_id", "string"),
         Parameter("format", "string", required=False, default="csv", choices=("csv", "json")),
         Parameter("email", "string", required=False, default=None, nullable=True),
@@ -100,7 +100,7 @@ ACCEPTED = (
     ],
 )
 def test_what_fits_passes_unchanged(given: dict[str, Any]) -> None:
-    assert parameters.validate(ACCEPTED, given) == given
+    assert parameters.check(ACCEPTED, given) == given
 
 
 @pytest.mark.parametrize(
@@ -128,14 +128,14 @@ def test_what_fits_passes_unchanged(given: dict[str, Any]) -> None:
 )
 def test_what_does_not_fit_is_refused_at_its_place(given: dict[str, Any], pointer: str, code: str) -> None:
     with pytest.raises(InvalidParameters) as caught:
-        parameters.validate(ACCEPTED, given)
+        parameters.check(ACCEPTED, given)
     assert [(error.pointer, error.code) for error in caught.value.errors] == [(pointer, code)]
     assert caught.value.errors[0].message in caught.value.detail
 
 
 def test_every_problem_is_named_at_once() -> None:
     with pytest.raises(InvalidParameters) as caught:
-        parameters.validate(ACCEPTED, {"format": "xml", "color": "red", "ratio": "x"})
+        parameters.check(ACCEPTED, {"format": "xml", "color": "red", "ratio": "x"})
     assert {error.code for error in caught.value.errors} == {
         "missing_parameter",
         "not_allowed",
@@ -145,7 +145,7 @@ def test_every_problem_is_named_at_once() -> None:
 
 
 def test_a_task_with_keyword_arguments_takes_names_it_does_not_list() -> None:
-    assert parameters.validate([Parameter("a"), VARIADIC], {"a": 1, "b": 2}) == {"a": 1, "b": 2}
+    assert parameters.check([Parameter("a"), VARIADIC], {"a": 1, "b": 2}) == {"a": 1, "b": 2}
 
 
 def test_very_deep_values_are_no_trouble() -> None:
@@ -153,7 +153,7 @@ def test_very_deep_values_are_no_trouble() -> None:
     for _ in range(5_000):
         deep = [deep]
     with pytest.raises(InvalidParameters):
-        parameters.validate([Parameter("a")], {"a": deep})
+        parameters.check([Parameter("a")], {"a": deep})
 
 
 DAY = dt.date(2026, 1, 1)

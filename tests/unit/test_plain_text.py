@@ -32,8 +32,8 @@ def test_control_characters_are_spelt_out(text: str, shown: str) -> None:
     assert json.loads(plain_text.escape_json(json.dumps(text, ensure_ascii=False))) == text
 
 
-def _streamed(text: str) -> str:
-    stream = plain_text.over(io.TextIOWrapper(io.BytesIO(), "utf-8"))
+def _write_to_stream(text: str) -> str:
+    stream = plain_text.wrap_stream(io.TextIOWrapper(io.BytesIO(), "utf-8"))
     assert stream.write(text) == len(text)
     stream.flush()
     written: bytes = stream.buffer.getvalue()  # type: ignore[attr-defined]
@@ -42,41 +42,41 @@ def _streamed(text: str) -> str:
 
 @pytest.mark.parametrize("code", ["0", "1", "2", "31", "36", "33;1"])
 def test_streams_let_the_colours_of_our_own_output_pass(code: str) -> None:
-    assert _streamed(f"\x1b[{code}mtext") == f"\x1b[{code}mtext"
+    assert _write_to_stream(f"\x1b[{code}mtext") == f"\x1b[{code}mtext"
 
 
 @pytest.mark.parametrize("code", ["8m", "30m", "31;8m", "38;5;1m", "2J", "m"])
 def test_streams_escape_every_other_sequence(code: str) -> None:
-    assert _streamed(f"\x1b[{code}text\u2028") == rf"\x1b[{code}text\u2028"
+    assert _write_to_stream(f"\x1b[{code}text\u2028") == rf"\x1b[{code}text\u2028"
 
 
 def test_beneath_the_escaping_the_cursor_can_be_moved() -> None:
-    stream = plain_text.over(io.TextIOWrapper(io.BytesIO(), "utf-8"))
-    beneath = plain_text.Unescaped(stream)
+    stream = plain_text.wrap_stream(io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    beneath = plain_text.UnescapedStream(stream)
     assert beneath.write("\x1b[2K") == 4
     beneath.flush()
     assert stream.buffer.getvalue() == b"\x1b[2K"  # type: ignore[attr-defined]
 
 
 def test_one_line_is_one_line() -> None:
-    assert plain_text.one_line("a\nb\r\x1b[31m\u2028c") == r"a\nb\r\x1b[31m\u2028c"
+    assert plain_text.to_one_line("a\nb\r\x1b[31m\u2028c") == r"a\nb\r\x1b[31m\u2028c"
 
 
 _FORGED = "2026-03-02 12:00:00 [critical] forged \x1b[31m\x7f"
 
 
-def _fail() -> None:
+def _raise_forged() -> None:
     raise ValueError(f"first\n{_FORGED}")
 
 
-def _log(place: str) -> None:
+def _log_forged(place: str) -> None:
     logger = logging.getLogger("jobs.any")
     match place:
         case "message":
             logger.info("first\n%s", _FORGED)
         case "exception":
             try:
-                _fail()
+                _raise_forged()
             except ValueError:
                 logger.exception("failed")
         case "logger":
@@ -87,13 +87,13 @@ def _log(place: str) -> None:
             logger.info("said", stack_info=True)
 
 
-def _logged(log_format: str, place: str) -> str:
+def _capture_log(log_format: str, place: str) -> str:
     root = logging.getLogger()
     before = root.handlers[:], root.level
     stream = io.StringIO()
     try:
         ours.configure(log_format, "INFO", "worker", stream)
-        _log(place)
+        _log_forged(place)
     finally:
         root.handlers[:], _ = before
         root.setLevel(before[1])
@@ -103,7 +103,7 @@ def _logged(log_format: str, place: str) -> str:
 
 @pytest.mark.parametrize("place", ["message", "exception", "logger", "field", "stack"])
 def test_a_record_of_several_lines_is_one_record_of_the_log(place: str) -> None:
-    logged = _logged("text", place)
+    logged = _capture_log("text", place)
     first, *others = logged.removesuffix("\n").split("\n")
     assert "\x1b" not in logged
     assert re.match(r"\d{4}-", first)
@@ -111,6 +111,6 @@ def test_a_record_of_several_lines_is_one_record_of_the_log(place: str) -> None:
 
 
 def test_a_record_in_json_is_json_after_it_went_through_a_stream() -> None:
-    logged = _logged("json", "message")
+    logged = _capture_log("json", "message")
     assert plain_text.escape(logged) == logged
     assert json.loads(logged)["event"] == f"first\n{_FORGED}"

@@ -10,10 +10,10 @@ from celery.concurrency.asynpool import AsynPool
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobworker.worker.pool import JobPool, OneWrite
+from jobworker.worker.pool import JobPool, SingleWriteSender
 
 
-class Pipe:
+class FakePipe:
     """Takes as many bytes as the next of `room` says; None: it is full."""
 
     def __init__(self, room: list[int | None]) -> None:
@@ -30,7 +30,7 @@ class Pipe:
         return min(room, len(buffer) - offset)
 
 
-def write(send: OneWrite, job: bytes) -> None:
+def write_job(send: SingleWriteSender, job: bytes) -> None:
     """As Celery's pool does it: first the length, then the job, again while the pipe is full."""
     for part in (memoryview(struct.pack(">I", len(job))), memoryview(job)):
         done = 0
@@ -42,14 +42,14 @@ def write(send: OneWrite, job: bytes) -> None:
 
 
 def test_length_and_job_are_one_write() -> None:
-    pipe = Pipe([])
-    write(OneWrite(pipe.send), b"job" * 100)
+    pipe = FakePipe([])
+    write_job(SingleWriteSender(pipe.send), b"job" * 100)
     assert (pipe.writes, pipe.taken) == (1, struct.pack(">I", 300) + b"job" * 100)
 
 
 def test_a_large_job_is_not_copied() -> None:
-    pipe = Pipe([])
-    write(OneWrite(pipe.send), b"x" * 100_000)
+    pipe = FakePipe([])
+    write_job(SingleWriteSender(pipe.send), b"x" * 100_000)
     assert (pipe.writes, len(pipe.taken)) == (2, 100_004)
 
 
@@ -58,10 +58,10 @@ def test_a_large_job_is_not_copied() -> None:
     room=st.lists(st.one_of(st.none(), st.integers(1, 30)), max_size=60),
 )
 def test_whatever_the_pipe_takes_everything_arrives_in_order(jobs: list[bytes], room: list[int | None]) -> None:
-    pipe = Pipe(room)
-    send = OneWrite(pipe.send)
+    pipe = FakePipe(room)
+    send = SingleWriteSender(pipe.send)
     for job in jobs:
-        write(send, job)
+        write_job(send, job)
     assert pipe.taken == b"".join(struct.pack(">I", len(job)) + job for job in jobs)
 
 
@@ -72,7 +72,7 @@ def test_the_pool_makes_processes_where_we_expect_it(owner: type) -> None:
     assert "_create_worker_process" in vars(JobPool)
 
 
-class Loop:
+class FakeEventLoop:
     """Notes what it is asked to call later."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ def test_a_process_that_has_closed_its_pipe_is_looked_for_again_soon(monkeypatch
     looked: list[Any] = []
     monkeypatch.setattr(AsynPool, "_untrack_child_process", lambda *_: None)
     monkeypatch.setattr(AsynPool, "maintain_pool", lambda pool: looked.extend([pool]))
-    pool, loop = JobPool.__new__(JobPool), Loop()
+    pool, loop = JobPool.__new__(JobPool), FakeEventLoop()
     pool._event_process_exit(loop, None)
     assert looked == [pool]
     for callback in loop.later:

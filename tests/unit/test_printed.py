@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from jobworker.worker.printed import PrintedLines
+from jobworker.worker.printed import LoggingTextStream
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from jobworker.worker.printed import PrintedLines
     ],
 )
 def test_lines(caplog: pytest.LogCaptureFixture, pieces: list[str], lines: list[str]) -> None:
-    stream = PrintedLines("stdout")
+    stream = LoggingTextStream("stdout")
     with caplog.at_level(logging.INFO):
         for piece in pieces:
             assert stream.write(piece) == len(piece)
@@ -28,7 +28,7 @@ def test_lines(caplog: pytest.LogCaptureFixture, pieces: list[str], lines: list[
 
 
 def test_it_is_used_as_programs_use_standard_output(caplog: pytest.LogCaptureFixture) -> None:
-    stream = PrintedLines("stderr")
+    stream = LoggingTextStream("stderr")
     stream.reconfigure(encoding="latin-1", line_buffering=False)
     with caplog.at_level(logging.INFO):
         print("half", end="", file=stream, flush=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jobworker.files.local import LocalFiles
 
-_ENTRIES = """
+_ENTRY_POINTS = """
 import os, sys
 
 sys.argv = ["celery", "worker"]
@@ -23,7 +23,7 @@ print(*map(oct, umasks))
 
 
 def test_every_process_sets_the_umask(tmp_path: Path) -> None:
-    code = [sys.executable, "-c", _ENTRIES]
+    code = [sys.executable, "-c", _ENTRY_POINTS]
     environment = {"JOBWORKER_HOME": str(tmp_path)}
     done = subprocess.run(code, env=environment, umask=0, check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "0o77 0o77 0o77"

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from jobworker.clock import ManualClock
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.services import probe
 from jobworker.services.probe import Probe
 from tests.conftest import NOW
@@ -39,7 +39,7 @@ def test_a_failure_is_told_to_all_and_forgotten_with_the_next_attempt() -> None:
 
 
 def test_one_that_hangs_is_waited_for_by_none_and_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_PATIENCE", 0.01)
+    monkeypatch.setattr(probe, "_WAIT_TIMEOUT_SECONDS", 0.01)
     clock, released, attempts = ManualClock(NOW), threading.Event(), []
 
     def hang() -> None:
@@ -48,7 +48,7 @@ def test_one_that_hangs_is_waited_for_by_none_and_made_once(monkeypatch: pytest.
 
     asked = Probe(hang, clock)
     for _ in range(3):
-        with pytest.raises(Misconfigured, match="a write has not come to its end for"):
+        with pytest.raises(ConfigurationError, match="a write has not come to its end for"):
             asked.check()
         clock.advance(10)
     assert len(attempts) == 1
@@ -57,7 +57,7 @@ def test_one_that_hangs_is_waited_for_by_none_and_made_once(monkeypatch: pytest.
     def ask_again() -> bool:
         try:
             asked.check()
-        except Misconfigured:
+        except ConfigurationError:
             return False
         return True
 

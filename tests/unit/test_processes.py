@@ -10,7 +10,7 @@ from jobworker.worker import processes
 from tests.waiting import until
 
 #: A leader with a child in its group, one with a session of its own, and one whose parent is gone; it says who.
-_FAMILY = """
+_PROCESS_TREE_SCRIPT = """
 trap '' TERM
 sleep 600 & plain=$!
 setsid sleep 600 & apart=$!
@@ -20,12 +20,12 @@ wait
 """
 
 
-class Family:
+class ProcessTree:
     """A leader and its three."""
 
     def __init__(self) -> None:
         self._leader = subprocess.Popen(
-            ["sh", "-c", _FAMILY], stdout=subprocess.PIPE, start_new_session=True, text=True
+            ["sh", "-c", _PROCESS_TREE_SCRIPT], stdout=subprocess.PIPE, start_new_session=True, text=True
         )
         assert self._leader.stdout is not None
         self.pid = self._leader.pid
@@ -37,46 +37,46 @@ class Family:
 
     def list_alive(self) -> set[int]:
         """Which of the three run."""
-        return {pid for pid in self.members if processes._stat(pid)}
+        return {pid for pid in self.members if processes._read_stat(pid)}
 
     def kill_all(self) -> None:
         """Leave nothing of it."""
-        processes.kill(self.pid)
+        processes.kill_tree(self.pid)
         self._leader.communicate()
 
 
 @pytest.fixture
-def family() -> Iterator[Family]:
-    made = Family()
+def family() -> Iterator[ProcessTree]:
+    made = ProcessTree()
     yield made
     made.kill_all()
 
 
-def test_members_are_found_wherever_they_are(family: Family) -> None:
+def test_members_are_found_wherever_they_are(family: ProcessTree) -> None:
     # `setsid` forks when it leads a group.
-    assert family.members <= {each.pid for each in processes.members(family.pid)} | {family.pid}
+    assert family.members <= {each.pid for each in processes.find_members(family.pid)} | {family.pid}
 
 
-def test_all_are_killed(family: Family) -> None:
-    processes.kill(family.pid)
+def test_all_are_killed(family: ProcessTree) -> None:
+    processes.kill_tree(family.pid)
     until(lambda: family.has_leader_ended() and not family.list_alive())
 
 
-def test_those_that_were_known_are_killed_after_their_leader_is_gone(family: Family) -> None:
-    known = processes.ask_to_end(family.pid)
+def test_those_that_were_known_are_killed_after_their_leader_is_gone(family: ProcessTree) -> None:
+    known = processes.terminate_tree(family.pid)
     os.kill(family.pid, 9)
     until(family.has_leader_ended)
-    processes.kill(family.pid, known)
+    processes.kill_tree(family.pid, known)
     until(lambda: not family.list_alive())
 
 
 def test_a_number_that_somebody_else_has_by_now_is_not_killed() -> None:
     with subprocess.Popen(["sleep", "600"]) as other:
-        seen = processes._stat(other.pid)
+        seen = processes._read_stat(other.pid)
         assert seen is not None
         gone = subprocess.Popen(["true"], start_new_session=True)
         gone.wait()
-        processes.kill(gone.pid, {seen._replace(started_ticks=seen.started_ticks - 1)})
+        processes.kill_tree(gone.pid, {seen._replace(started_ticks=seen.started_ticks - 1)})
         assert other.poll() is None
         other.kill()
 
@@ -84,7 +84,7 @@ def test_a_number_that_somebody_else_has_by_now_is_not_killed() -> None:
 def test_nobody_is_no_error() -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    assert processes.members(gone.pid) == set()
-    processes.kill(gone.pid)
+    assert processes.find_members(gone.pid) == set()
+    processes.kill_tree(gone.pid)
     processes.kill_group(gone.pid)
-    assert processes.ask_to_end(gone.pid) == set()
+    assert processes.terminate_tree(gone.pid) == set()

@@ -29,21 +29,21 @@ class Number:
     ],
 )
 def test_any_number_will_do(done: Any, kept: float) -> None:
-    assert progress.read(done, done, "so far") == {"done": kept, "total": kept, "message": "so far"}
+    assert progress.normalize(done, done, "so far") == {"done": kept, "total": kept, "message": "so far"}
 
 
 def test_total_and_message_may_be_left_out() -> None:
-    assert progress.read(7) == {"done": 7, "total": None, "message": None}
+    assert progress.normalize(7) == {"done": 7, "total": None, "message": None}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, -0.5, "7", True, [], 10**400])
 def test_what_is_no_measure_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="done "):
-        progress.read(value)
+        progress.normalize(value)
     with pytest.raises(ValueError, match="total "):
-        progress.read(1, value)
+        progress.normalize(1, value)
 
 
 def test_a_message_is_text_and_not_endless() -> None:
-    assert progress.read(1, None, 42)["message"] == "42"
-    assert len(progress.read(1, None, "x" * 5000)["message"]) == 1001
+    assert progress.normalize(1, None, 42)["message"] == "42"
+    assert len(progress.normalize(1, None, "x" * 5000)["message"]) == 1001

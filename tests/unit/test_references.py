@@ -11,7 +11,7 @@ from jobworker.domain.references import UnresolvedParameter
 RESULT = {"rows": [{"id": 7}, None], "a/b": {"m~n": 1}, "": "empty", "0": "zero"}
 
 
-def _from(path: Any = None, **more: Any) -> dict[str, Any]:
+def _make_reference(path: Any = None, **more: Any) -> dict[str, Any]:
     return {"$from": "extract", **({} if path is None else {"path": path}), **more}
 
 
@@ -23,28 +23,28 @@ def _from(path: Any = None, **more: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_a_pointer_leads_to_a_value(path: str | None, value: Any) -> None:
-    assert references.resolve({"x": _from(path)}, {"extract": RESULT}) == {"x": value}
+    assert references.resolve({"x": _make_reference(path)}, {"extract": RESULT}) == {"x": value}
 
 
 @pytest.mark.parametrize("path", ["/rows/2", "/rows/-", "/rows/00", "/rows/-1", "/rows/1/x", "/no", "/rows/9999999999"])
 def test_a_pointer_that_leads_nowhere(path: str) -> None:
     with pytest.raises(UnresolvedParameter, match="the result of extract has nothing at "):
-        references.resolve({"x": _from(path)}, {"extract": RESULT})
-    assert references.resolve({"x": _from(path, default=None)}, {"extract": RESULT}) == {"x": None}
+        references.resolve({"x": _make_reference(path)}, {"extract": RESULT})
+    assert references.resolve({"x": _make_reference(path, default=None)}, {"extract": RESULT}) == {"x": None}
 
 
 def test_a_source_without_a_result() -> None:
     with pytest.raises(UnresolvedParameter, match="nothing at its root"):
-        references.resolve({"x": _from()}, {})
+        references.resolve({"x": _make_reference()}, {})
     with pytest.raises(UnresolvedParameter):
-        references.resolve({"x": _from("/a")}, {"extract": None})
+        references.resolve({"x": _make_reference("/a")}, {"extract": None})
 
 
 def test_references_are_found_at_any_depth_and_values_are_not_looked_through() -> None:
-    given = {"plain": {"a": 1}, "deep": [{"x": [_from("/rows")]}], "n": 1}
-    assert references.names(given) == {"deep"}
-    resolved = references.resolve(given, {"extract": {"rows": _from("/else")}})
-    assert resolved == {"plain": {"a": 1}, "deep": [{"x": [_from("/else")]}], "n": 1}
+    given = {"plain": {"a": 1}, "deep": [{"x": [_make_reference("/rows")]}], "n": 1}
+    assert references.find_referring_parameters(given) == {"deep"}
+    resolved = references.resolve(given, {"extract": {"rows": _make_reference("/else")}})
+    assert resolved == {"plain": {"a": 1}, "deep": [{"x": [_make_reference("/else")]}], "n": 1}
 
 
 def test_what_is_referred_to_is_measured_for_each_reference_and_looked_up_once() -> None:
@@ -57,7 +57,7 @@ def test_what_is_referred_to_is_measured_for_each_reference_and_looked_up_once()
 
     sources = Asked(a={"text": "x" * 998, "n": 1}, b=2)
     given = {"x": [{"$from": "a", "path": "/text"}] * 65, "y": {"$from": "b"}, "z": [{"$from": "a", "path": "/n"}]}
-    assert references.referred(given) == ["a", "b"]
+    assert references.list_sources(given) == ["a", "b"]
     assert len(references.resolve(given, sources)["x"]) == 65
     assert names == ["a", "b"]
     given["x"] = [*given["x"], {"$from": "a", "path": "/text"}]
@@ -68,12 +68,12 @@ def test_what_is_referred_to_is_measured_for_each_reference_and_looked_up_once()
 def test_what_is_wrong_with_references_is_told_with_its_place() -> None:
     given = {
         "a": [{"$from": "load"}],
-        "b/c": _from("rows"),
-        "c": _from("/m~n"),
-        "d": _from(1, more=2),
+        "b/c": _make_reference("rows"),
+        "c": _make_reference("/m~n"),
+        "d": _make_reference(1, more=2),
         "e": {"$from": ["extract"]},
     }
-    assert [(each.pointer, each.code) for each in references.check(given, {"extract"}, "/p")] == [
+    assert [(each.pointer, each.code) for each in references.validate(given, {"extract"}, "/p")] == [
         ("/p/a/0/$from", "unknown_source"),
         ("/p/b~1c/path", "not_allowed"),
         ("/p/c/path", "not_allowed"),

@@ -94,7 +94,7 @@ class Unreachable(ConnectionError):
 
 
 def test_an_exception_goes_by_its_names_and_those_of_its_bases() -> None:
-    assert retry.names_of(Unreachable) == [
+    assert retry.list_exception_names(Unreachable) == [
         *("Unreachable", f"{__name__}.Unreachable", "ConnectionError", "builtins.ConnectionError"),
         *("OSError", "builtins.OSError", "Exception", "builtins.Exception"),
         *("BaseException", "builtins.BaseException"),
@@ -119,7 +119,7 @@ def test_whether_and_when_there_is_another_attempt(
 
 
 def test_a_plan_adds_up() -> None:
-    planned = retry.plan(retry.parse({"strategy": "exponential_jitter", "delay": 30}), NOON, 4)
+    planned = retry.plan_attempts(retry.parse({"strategy": "exponential_jitter", "delay": 30}), NOON, 4)
     ahead = [tuple((moment - NOON).total_seconds() for moment in each.due) for each in planned]
     assert ahead == [(0, 0), (15, 45), (45, 135), (105, 315)]
 
@@ -127,5 +127,5 @@ def test_a_plan_adds_up() -> None:
 @pytest.mark.parametrize("when", [float("inf"), float("nan"), 1e300, 367 * 86400])
 def test_celerys_retry_that_no_clock_reaches_is_refused_where_it_is_asked_for(when: float) -> None:
     with pytest.raises(ValueError, match="at most 366 days away"):
-        retrying.seconds(when, Task())
-    assert (retrying.seconds(None, Task()), retrying.seconds(5, Task())) == (0.0, 5.0)
+        retrying.to_seconds(when, Task())
+    assert (retrying.to_seconds(None, Task()), retrying.to_seconds(5, Task())) == (0.0, 5.0)

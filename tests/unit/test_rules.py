@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from jobworker.domain.rules import reading
-from jobworker.domain.rules.days import BusinessDay, Roll
-from jobworker.domain.rules.moments import Interval
+from jobworker.domain.rules.days import BusinessDayRule, RollConvention
+from jobworker.domain.rules.moments import IntervalRule
 from jobworker.domain.timetable import Rule, WallClockRule
 
 
-def utc(text: str) -> dt.datetime:
+def parse_utc(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
 
 
-def first(count: int, rule: Rule, begin: str) -> list[str]:
+def list_first(count: int, rule: Rule, begin: str) -> list[str]:
     """What a rule on the wall clock names, from a time on."""
     assert isinstance(rule, WallClockRule)
     found: list[str] = []
@@ -38,12 +38,12 @@ def first(count: int, rule: Rule, begin: str) -> list[str]:
     ],
 )
 def test_an_interval_counts_from_its_anchor(every: float, anchor: str, moment: str, expected: str) -> None:
-    assert Interval(every, utc(anchor)).find_next(utc(moment)) == utc(expected)
+    assert IntervalRule(every, parse_utc(anchor)).find_next(parse_utc(moment)) == parse_utc(expected)
 
 
 @pytest.mark.parametrize("every", [1.1, 1.3, 2.7, 7.77])
 def test_an_interval_always_moves_on_by_its_length(every: float) -> None:
-    rule, moment = Interval(every), utc("2026-03-02T12:00:00")
+    rule, moment = IntervalRule(every), parse_utc("2026-03-02T12:00:00")
     moments = []
     for _ in range(200):
         found = rule.find_next(moment)
@@ -151,7 +151,7 @@ def test_an_interval_always_moves_on_by_its_length(every: float) -> None:
     ],
 )
 def test_a_rule_names_times_on_the_wall_clock(described: dict[str, Any], begin: str, expected: list[str]) -> None:
-    assert first(2, reading.parse(described), begin) == expected
+    assert list_first(2, reading.parse(described), begin) == expected
 
 
 CLOSED = {dt.date(2026, 5, 29), dt.date(2026, 8, 3), dt.date(2026, 8, 4)}
@@ -162,22 +162,22 @@ CLOSED = {dt.date(2026, 5, 29), dt.date(2026, 8, 3), dt.date(2026, 8, 4)}
     [
         # May 29 is the last business day of May, a Friday, and closed; August 3 the first one of August.
         (-1, None, "2026-05-10", "2026-05-29"),
-        (-1, Roll.PRECEDING, "2026-05-10", "2026-05-28"),
-        (-1, Roll.FOLLOWING, "2026-05-10", "2026-06-01"),
-        (-1, Roll.MODIFIED_FOLLOWING, "2026-05-10", "2026-05-28"),
-        (1, Roll.FOLLOWING, "2026-08-04", "2026-08-05"),
-        (1, Roll.MODIFIED_FOLLOWING, "2026-08-04", "2026-08-05"),
+        (-1, RollConvention.PRECEDING, "2026-05-10", "2026-05-28"),
+        (-1, RollConvention.FOLLOWING, "2026-05-10", "2026-06-01"),
+        (-1, RollConvention.MODIFIED_FOLLOWING, "2026-05-10", "2026-05-28"),
+        (1, RollConvention.FOLLOWING, "2026-08-04", "2026-08-05"),
+        (1, RollConvention.MODIFIED_FOLLOWING, "2026-08-04", "2026-08-05"),
         # February 2026 has twenty business days.
         (21, None, "2026-02-10", "2026-03-30"),
-        (21, Roll.PRECEDING, "2026-02-10", "2026-02-27"),
-        (21, Roll.FOLLOWING, "2026-02-10", "2026-03-02"),
-        (21, Roll.MODIFIED_FOLLOWING, "2026-02-10", "2026-02-27"),
-        (-21, Roll.FOLLOWING, "2026-02-01", "2026-02-02"),
+        (21, RollConvention.PRECEDING, "2026-02-10", "2026-02-27"),
+        (21, RollConvention.FOLLOWING, "2026-02-10", "2026-03-02"),
+        (21, RollConvention.MODIFIED_FOLLOWING, "2026-02-10", "2026-02-27"),
+        (-21, RollConvention.FOLLOWING, "2026-02-01", "2026-02-02"),
     ],
 )
-def test_a_closed_business_day_is_rolled(number: int, roll: Roll | None, begin: str, expected: str) -> None:
-    rule = BusinessDay(number, dt.time(18), roll, allowed=lambda time: time.date() not in CLOSED)
-    assert first(1, rule, f"{begin} 00:00") == [f"{expected} 18:00"]
+def test_a_closed_business_day_is_rolled(number: int, roll: RollConvention | None, begin: str, expected: str) -> None:
+    rule = BusinessDayRule(number, dt.time(18), roll, allowed=lambda time: time.date() not in CLOSED)
+    assert list_first(1, rule, f"{begin} 00:00") == [f"{expected} 18:00"]
 
 
 @pytest.mark.parametrize(
@@ -185,28 +185,28 @@ def test_a_closed_business_day_is_rolled(number: int, roll: Roll | None, begin: 
     [
         # November 2026 has 21 business days, October 22, December 23; the first of November is a Sunday.
         (23, None, ["2026-12-31", "2027-03-31"]),
-        (23, Roll.PRECEDING, ["2026-10-30", "2026-11-30", "2026-12-31", "2027-01-29"]),
-        (23, Roll.MODIFIED_FOLLOWING, ["2026-10-30", "2026-11-30", "2026-12-31", "2027-01-29"]),
-        (23, Roll.FOLLOWING, ["2026-10-01", "2026-11-02", "2026-12-01", "2026-12-31", "2027-02-01"]),
+        (23, RollConvention.PRECEDING, ["2026-10-30", "2026-11-30", "2026-12-31", "2027-01-29"]),
+        (23, RollConvention.MODIFIED_FOLLOWING, ["2026-10-30", "2026-11-30", "2026-12-31", "2027-01-29"]),
+        (23, RollConvention.FOLLOWING, ["2026-10-01", "2026-11-02", "2026-12-01", "2026-12-31", "2027-02-01"]),
         (-23, None, ["2026-12-01", "2027-03-01"]),
-        (-23, Roll.PRECEDING, ["2026-10-30", "2026-12-01", "2026-12-31"]),
-        (-23, Roll.MODIFIED_FOLLOWING, ["2026-10-01", "2026-11-02", "2026-12-01", "2027-01-01"]),
-        (-23, Roll.FOLLOWING, ["2026-10-01", "2026-11-02", "2026-12-01", "2027-01-01"]),
+        (-23, RollConvention.PRECEDING, ["2026-10-30", "2026-12-01", "2026-12-31"]),
+        (-23, RollConvention.MODIFIED_FOLLOWING, ["2026-10-01", "2026-11-02", "2026-12-01", "2027-01-01"]),
+        (-23, RollConvention.FOLLOWING, ["2026-10-01", "2026-11-02", "2026-12-01", "2027-01-01"]),
     ],
 )
 def test_a_month_with_too_few_business_days_is_rolled_from_its_own_end(
-    number: int, roll: Roll | None, expected: list[str]
+    number: int, roll: RollConvention | None, expected: list[str]
 ) -> None:
-    rule = BusinessDay(number, dt.time(18), roll)
-    assert first(len(expected), rule, "2026-10-01 00:00") == [f"{day} 18:00" for day in expected]
+    rule = BusinessDayRule(number, dt.time(18), roll)
+    assert list_first(len(expected), rule, "2026-10-01 00:00") == [f"{day} 18:00" for day in expected]
 
 
 def test_two_months_that_are_rolled_onto_one_day_make_one_occurrence() -> None:
     closed = {dt.date(2026, 1, 30), dt.date(2026, 2, 27)}
-    late = BusinessDay(-1, dt.time(18), Roll.FOLLOWING, allowed=lambda time: time.date() not in closed)
-    assert first(3, late, "2026-01-10 00:00") == ["2026-02-02 18:00", "2026-03-02 18:00", "2026-03-31 18:00"]
-    shut = BusinessDay(15, dt.time(18), Roll.FOLLOWING, allowed=lambda time: time.date() >= dt.date(2026, 2, 20))
-    assert first(2, shut, "2026-01-01 00:00") == ["2026-02-20 18:00", "2026-03-20 18:00"]
+    late = BusinessDayRule(-1, dt.time(18), RollConvention.FOLLOWING, allowed=lambda time: time.date() not in closed)
+    assert list_first(3, late, "2026-01-10 00:00") == ["2026-02-02 18:00", "2026-03-02 18:00", "2026-03-31 18:00"]
+    shut = BusinessDayRule(15, dt.time(18), RollConvention.FOLLOWING, allowed=lambda time: time.date() >= dt.date(2026, 2, 20))
+    assert list_first(2, shut, "2026-01-01 00:00") == ["2026-02-20 18:00", "2026-03-20 18:00"]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_two_months_that_are_rolled_onto_one_day_make_one_occurrence() -> None:
 )
 def test_a_rule_survives_being_stored(described: dict[str, Any]) -> None:
     rule = reading.parse(described)
-    assert reading.parse(rule.to_json()) == reading.stored(rule.to_json()) == rule
+    assert reading.parse(rule.to_json()) == reading.load_rule(rule.to_json()) == rule
     assert rule.to_json()["kind"] == described["kind"]
 
 
@@ -251,4 +251,4 @@ def test_a_rule_survives_being_stored(described: dict[str, Any]) -> None:
 def test_what_names_nothing_for_long_is_told_soon(described: dict[str, Any]) -> None:
     """Each of them would go on searching until years end."""
     rule = reading.parse(described)
-    assert first(1, rule, "2026-01-01 00:00") == []
+    assert list_first(1, rule, "2026-01-01 00:00") == []

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from jobworker.domain.errors import InvalidInput
 from jobworker.domain.rules import cron_reading, reading
-from jobworker.domain.rules.cron import Cron
+from jobworker.domain.rules.cron import CronRule
 
 
-def refused(described: Any) -> list[tuple[str, str]]:
+def get_problem(rule: Any) -> list[tuple[str, str]]:
     with pytest.raises(InvalidInput) as caught:
-        reading.parse(described)
+        reading.parse(rule)
     return [(error.pointer, error.code) for error in caught.value.errors]
 
 
@@ -70,7 +70,7 @@ def refused(described: Any) -> list[tuple[str, str]]:
     ],
 )
 def test_a_wrong_rule_is_refused_at_its_place(described: Any, pointer: str, code: str) -> None:
-    assert refused(described) == [(pointer, code)]
+    assert get_problem(described) == [(pointer, code)]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_wrong_rule_is_refused_at_its_place(described: Any, pointer: str, code
 )
 def test_a_wrong_cron_expression_is_refused_with_what_is_wrong(expression: str, says: str) -> None:
     described = {"kind": "cron", "expression": expression}
-    assert refused(described) == [("/rule/expression", "bad_cron")]
+    assert get_problem(described) == [("/rule/expression", "bad_cron")]
     with pytest.raises(InvalidInput, match=re.escape(says)):
         reading.parse(described)
 
@@ -137,7 +137,7 @@ def test_a_wrong_cron_expression_is_refused_with_what_is_wrong(expression: str, 
     ],
 )
 def test_what_cron_knows_is_read(expression: str) -> None:
-    assert reading.parse({"kind": "cron", "expression": expression}) == Cron(expression)
+    assert reading.parse({"kind": "cron", "expression": expression}) == CronRule(expression)
 
 
 TERMS = st.from_regex(
@@ -151,8 +151,8 @@ def test_the_reading_and_the_words_about_it_agree(fields: list[str], place: int)
     """The words about what is wrong are ours, the reading is cronsim's: what we find right, it must understand."""
     for each in (fields, ["1" if at != place % len(fields) else text for at, text in enumerate(fields)]):
         expression = " ".join(each)
-        if cron_reading.problem(expression) is None:
-            Cron(expression).find_first(dt.datetime(2026, 1, 1))  # noqa: DTZ001
+        if cron_reading.describe_problem(expression) is None:
+            CronRule(expression).find_first(dt.datetime(2026, 1, 1))  # noqa: DTZ001
 
 
 @pytest.mark.parametrize(
@@ -212,4 +212,4 @@ def test_what_would_be_right_is_told(described: Any, says: str) -> None:
 
 def test_every_problem_is_told_at_once() -> None:
     described = {"kind": "weekly", "days": ["someday", "monday"], "time": "25:00", "zone": "UTC"}
-    assert [pointer for pointer, _ in refused(described)] == ["/rule/days/0", "/rule/time", "/rule/zone"]
+    assert [pointer for pointer, _ in get_problem(described)] == ["/rule/days/0", "/rule/time", "/rule/zone"]

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from jobworker.domain import schedule
-from jobworker.domain.calendars import Business, Calendar, Dates
+from jobworker.domain.calendars import BusinessCalendar, Calendar, DateCalendar
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.rules.days import BusinessDay, Roll
-from jobworker.domain.schedule import Misfire, Missed, Overlap, Schedule
-from jobworker.domain.zones import Dst, Fold, Gap
+from jobworker.domain.rules.days import BusinessDayRule, RollConvention
+from jobworker.domain.schedule import MisfirePolicy, MissedOccurrencePolicy, OverlapPolicy, Schedule
+from jobworker.domain.zones import DstPolicy, FoldPolicy, GapPolicy
 
-LEAST: dict[str, Any] = {"name": "nightly", "job": "clean", "rule": {"kind": "daily", "time": "06:00"}}
-EVERYTHING: dict[str, Any] = {
+MINIMAL_SCHEDULE: dict[str, Any] = {"name": "nightly", "job": "clean", "rule": {"kind": "daily", "time": "06:00"}}
+FULL_SCHEDULE: dict[str, Any] = {
     "name": "month-close:1.eu",
     "job": "close_month",
     "description": "what the books need",
@@ -45,17 +45,17 @@ EVERYTHING: dict[str, Any] = {
 
 
 def test_every_field_is_read() -> None:
-    assert schedule.parse(EVERYTHING) == Schedule(
+    assert schedule.parse(FULL_SCHEDULE) == Schedule(
         "month-close:1.eu",
         "close_month",
-        BusinessDay(10, dt.time(18), Roll.PRECEDING),
+        BusinessDayRule(10, dt.time(18), RollConvention.PRECEDING),
         "Europe/Berlin",
         "what the books need",
         False,
         "DE",
         ("office",),
         ("stocktaking", "strike"),
-        Dst(Gap.SKIP, Fold.BOTH),
+        DstPolicy(GapPolicy.SKIP, FoldPolicy.BOTH),
         dt.datetime(2025, 12, 31, 23, tzinfo=dt.UTC),
         dt.datetime(2027, 1, 1, tzinfo=dt.UTC),
         12,
@@ -66,34 +66,34 @@ def test_every_field_is_read() -> None:
         {"deep": {"list": [1, 2]}},
         "background",
         9,
-        Overlap.CANCEL_RUNNING,
-        Misfire(Missed.CATCH_UP, 300.0, 7),
-        Missed.FIRE_ONCE,
+        OverlapPolicy.CANCEL_RUNNING,
+        MisfirePolicy(MissedOccurrencePolicy.CATCH_UP, 300.0, 7),
+        MissedOccurrencePolicy.FIRE_ONCE,
         3,
     )
 
 
 def test_what_is_absent_has_its_default() -> None:
-    found = schedule.parse(LEAST)
+    found = schedule.parse(MINIMAL_SCHEDULE)
     assert found == Schedule("nightly", "clean", found.rule)
-    assert found.overlap is Overlap.SKIP
-    assert found.misfire == Misfire(Missed.FIRE_ONCE, 60.0, 100)
-    assert found.on_resume is Missed.SKIP
+    assert found.overlap is OverlapPolicy.SKIP
+    assert found.misfire == MisfirePolicy(MissedOccurrencePolicy.FIRE_ONCE, 60.0, 100)
+    assert found.on_resume is MissedOccurrencePolicy.SKIP
     nulls = {field.name: None for field in dataclasses.fields(Schedule)}
-    assert schedule.parse({**nulls, **LEAST}) == found
+    assert schedule.parse({**nulls, **MINIMAL_SCHEDULE}) == found
 
 
-@pytest.mark.parametrize("given", [LEAST, EVERYTHING])
+@pytest.mark.parametrize("given", [MINIMAL_SCHEDULE, FULL_SCHEDULE])
 def test_a_schedule_survives_being_stored(given: dict[str, Any]) -> None:
     found = schedule.parse(given)
     kept = json.loads(json.dumps(found.to_json()))
     assert schedule.parse(kept) == found
-    assert schedule.stored(kept) == found
+    assert schedule.load_schedule(kept) == found
     assert set(kept) == {field.name for field in dataclasses.fields(Schedule)}
 
 
 def test_what_is_stored_may_leave_out_what_has_a_default() -> None:
-    assert schedule.stored(LEAST) == schedule.parse(LEAST)
+    assert schedule.load_schedule(MINIMAL_SCHEDULE) == schedule.parse(MINIMAL_SCHEDULE)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_what_is_stored_may_leave_out_what_has_a_default() -> None:
 )
 def test_a_wrong_field_is_refused_at_its_place(change: dict[str, Any], pointer: str, code: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        schedule.parse({**LEAST, **change})
+        schedule.parse({**MINIMAL_SCHEDULE, **change})
     assert [(error.pointer, error.code) for error in caught.value.errors] == [(pointer, code)]
 
 
@@ -162,23 +162,23 @@ def test_a_wrong_field_is_refused_at_its_place(change: dict[str, Any], pointer: 
 )
 def test_a_refusal_says_what_would_be_right(change: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidInput, match=says.replace("?", r"\?")):
-        schedule.parse({**LEAST, **change})
+        schedule.parse({**MINIMAL_SCHEDULE, **change})
 
 
 def test_a_timetable_is_made_with_the_calendars_that_are_named() -> None:
-    found = schedule.parse(EVERYTHING)
+    found = schedule.parse(FULL_SCHEDULE)
     assert found.calendar_names == ("DE", "office", "stocktaking", "strike")
-    counting, office, taking, strike = Business(weekend=frozenset({4})), Business(), Dates(), Dates()
+    counting, office, taking, strike = BusinessCalendar(weekend=frozenset({4})), BusinessCalendar(), DateCalendar(), DateCalendar()
     known: dict[str, Calendar] = {"DE": counting, "office": office, "stocktaking": taking, "strike": strike}
     table = found.build_timetable(known)
-    assert isinstance(table.rule, BusinessDay)
+    assert isinstance(table.rule, BusinessDayRule)
     assert table.rule.calendar is counting
     assert table.requires == {"office": office}
     assert list(table.excludes) == ["stocktaking", "strike"]
     with pytest.raises(KeyError):
         found.build_timetable({"DE": counting})
     with pytest.raises(TypeError, match="DE has no business days"):
-        found.build_timetable({**known, "DE": Dates()})
+        found.build_timetable({**known, "DE": DateCalendar()})
 
 
 @pytest.mark.parametrize(
@@ -190,9 +190,9 @@ def test_a_timetable_is_made_with_the_calendars_that_are_named() -> None:
     ],
 )
 def test_a_definition_carries_a_rule_with_its_zone(given: dict[str, Any]) -> None:
-    found = schedule.of_job("clean", given)
+    found = schedule.parse_job_schedule("clean", given)
     assert (found.name, found.job, found.zone) == ("clean", "clean", given.get("zone", "UTC"))
-    assert schedule.of_job("clean", schedule.to_job(found)) == found
+    assert schedule.parse_job_schedule("clean", schedule.to_job_json(found)) == found
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_definition_carries_a_rule_with_its_zone(given: dict[str, Any]) -> Non
 )
 def test_a_wrong_rule_of_a_definition_is_refused_at_its_place(given: Any, places: list[str]) -> None:
     with pytest.raises(InvalidInput) as caught:
-        schedule.of_job("clean", given)
+        schedule.parse_job_schedule("clean", given)
     assert [error.pointer for error in caught.value.errors] == places
 
 
@@ -224,4 +224,4 @@ def test_a_wrong_rule_of_a_definition_is_refused_at_its_place(given: Any, places
 )
 def test_what_would_be_right_is_told(given: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidInput, match=re.escape(says)):
-        schedule.parse({**LEAST, **given})
+        schedule.parse({**MINIMAL_SCHEDULE, **given})

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jobworker.domain.errors import Misconfigured
-from jobworker.settings import DEFAULT_REDIS_URL, Settings, without_password
+from jobworker.domain.errors import ConfigurationError
+from jobworker.settings import DEFAULT_REDIS_URL, Settings, mask_password
 
 
 def test_nothing_set_means_one_machine_under_var() -> None:
@@ -20,7 +20,7 @@ def test_nothing_set_means_one_machine_under_var() -> None:
 def test_a_home_that_is_a_file_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
     settings = Settings.from_environment({"JOBWORKER_HOME": str(tmp_path / "file" / place)})
-    with pytest.raises(Misconfigured, match="there is a file in its place"):
+    with pytest.raises(ConfigurationError, match="there is a file in its place"):
         settings.require_home()
 
 
@@ -31,7 +31,7 @@ def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     if user == 0:
         os.seteuid(65534)  # Root may write everywhere.
     try:
-        with pytest.raises(Misconfigured, match="this user may not write to"):
+        with pytest.raises(ConfigurationError, match="this user may not write to"):
             settings.require_home()
     finally:
         os.seteuid(user)
@@ -92,12 +92,12 @@ def test_three_heartbeats_fit_into_a_lease() -> None:
     ],
 )
 def test_nonsense_is_refused_by_name(variable: str, value: str) -> None:
-    with pytest.raises(Misconfigured, match=f"{variable}=.* must"):
+    with pytest.raises(ConfigurationError, match=f"{variable}=.* must"):
         Settings.from_environment({variable: value})
 
 
 def test_a_refused_url_does_not_show_its_password() -> None:
-    with pytest.raises(Misconfigured) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         Settings.from_environment({"JOBWORKER_DATABASE_URL": "mysql://u:hush@db/jobs"})
     assert "hush" not in str(caught.value)
 
@@ -112,4 +112,4 @@ def test_a_refused_url_does_not_show_its_password() -> None:
     ],
 )
 def test_passwords_are_masked(url: str, shown: str) -> None:
-    assert without_password(url) == shown
+    assert mask_password(url) == shown

@@ -2,7 +2,7 @@
 
 import redis
 
-from jobworker.transport.wake import Waker
+from jobworker.transport.wake import Notifier
 from tests.waiting import until
 
 
@@ -14,7 +14,7 @@ def test_the_notifier_survives_an_error_that_nothing_foresaw() -> None:
         raise ValueError("not a state of an attempt")
 
     # There is no Redis at this address; what fails here fails before it is asked.
-    waker = Waker("redis://127.0.0.1:1/0", revoke)
+    waker = Notifier("redis://127.0.0.1:1/0", revoke)
     for count in (1, 2, 3):
         waker.notify_soon(cancelled=True)
         until(lambda count=count: len(calls) == count, within=10)  # type: ignore[misc]

@@ -17,7 +17,7 @@ def test_a_home_that_cannot_be_used_is_told_once(tmp_path: Path, usable: bool) -
     settings = Settings.from_environment({"JOBWORKER_HOME": str(home)})
 
     with capture_logs() as said:
-        setup._warn_of_home(settings)
+        setup._warn_if_home_unusable(settings)
 
     assert [each["event"] for each in said] == ([] if usable else ["home_unusable"])
     assert all(str(home) in each["why"] for each in said)

@@ -5,49 +5,49 @@ from typing import Any
 import pytest
 
 from jobworker.domain.admission import Submission
-from jobworker.domain.dependencies import On, Otherwise
+from jobworker.domain.dependencies import RequiredOutcome, UnmetDependencyAction
 from jobworker.domain.errors import InvalidInput
-from jobworker.domain.workflow import MAX_NEEDS, Need, Step, Workflow, plan
+from jobworker.domain.workflow import MAX_NEEDS, StepDependency, WorkflowStep, Workflow, plan_steps
 
 JOB = Submission(job="load")
 
 
-def _workflow(on_failure: str | None = None, **steps: Any) -> Workflow:
+def _make_workflow(on_failure: str | None = None, **steps: Any) -> Workflow:
     return Workflow(
-        {name: each if isinstance(each, Step) else Step(JOB, each) for name, each in steps.items()}, on_failure
+        {name: each if isinstance(each, WorkflowStep) else WorkflowStep(JOB, each) for name, each in steps.items()}, on_failure
     )
 
 
-def _problems(workflow: Workflow) -> list[tuple[str, str, str]]:
+def _list_problems(workflow: Workflow) -> list[tuple[str, str, str]]:
     with pytest.raises(InvalidInput) as refused:
-        plan(workflow)
+        plan_steps(workflow)
     return [(each.pointer, each.code, each.message) for each in refused.value.errors]
 
 
 def test_steps_come_after_those_that_they_need() -> None:
-    planned = plan(_workflow(d=["b", "c"], c=["a"], b=["a"], a=[]))
+    planned = plan_steps(_make_workflow(d=["b", "c"], c=["a"], b=["a"], a=[]))
     assert next(iter(planned)) == "a"
     assert list(planned)[-1] == "d"
 
 
 def test_who_says_what_becomes_of_a_step_behind_a_failure() -> None:
-    planned = plan(
-        _workflow(
+    planned = plan_steps(
+        _make_workflow(
             "fail",
-            a=Step(JOB, (), "continue"),
+            a=WorkflowStep(JOB, (), "continue"),
             b=[],
             c=["a", "b", {"step": "d", "otherwise": "skip"}, {"step": "e", "on": "failure"}],
             d=[],
-            e=Step(JOB, (), "continue"),
+            e=WorkflowStep(JOB, (), "continue"),
         )
     )
     assert planned["c"] == [
-        Need("a", On.SUCCESS, Otherwise.CONTINUE),
-        Need("b", On.SUCCESS, Otherwise.FAIL),
-        Need("d", On.SUCCESS, Otherwise.SKIP),
-        Need("e", On.FAILURE, Otherwise.SKIP),
+        StepDependency("a", RequiredOutcome.SUCCESS, UnmetDependencyAction.CONTINUE),
+        StepDependency("b", RequiredOutcome.SUCCESS, UnmetDependencyAction.FAIL),
+        StepDependency("d", RequiredOutcome.SUCCESS, UnmetDependencyAction.SKIP),
+        StepDependency("e", RequiredOutcome.FAILURE, UnmetDependencyAction.SKIP),
     ]
-    assert plan(_workflow(a=[], b=["a"]))["b"] == [Need("a", On.SUCCESS, Otherwise.SKIP)]
+    assert plan_steps(_make_workflow(a=[], b=["a"]))["b"] == [StepDependency("a", RequiredOutcome.SUCCESS, UnmetDependencyAction.SKIP)]
 
 
 @pytest.mark.parametrize(
@@ -63,11 +63,11 @@ def test_who_says_what_becomes_of_a_step_behind_a_failure() -> None:
         ({"a": [7]}, "/steps/a/needs/0", "wrong_type", "must be a JSON object"),
         ({"a": [{"step": "a", "when": 1}]}, "/steps/a/needs/0/when", "unknown_field", "when is not known"),
         ({"a b": []}, "/steps/a b", "not_allowed", "begins with a letter"),
-        ({"a": Step(JOB, (), "stop")}, "/steps/a/on_failure", "not_allowed", "skip, fail, continue"),
+        ({"a": WorkflowStep(JOB, (), "stop")}, "/steps/a/on_failure", "not_allowed", "skip, fail, continue"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_its_place(steps: dict[str, Any], place: str, code: str, text: str) -> None:
-    [problem] = [each for each in _problems(_workflow(**steps)) if each[1] == code]
+    [problem] = [each for each in _list_problems(_make_workflow(**steps)) if each[1] == code]
     assert problem[0] == place
     assert text in problem[2]
 
@@ -76,4 +76,4 @@ def test_there_is_an_end_to_needs() -> None:
     steps: dict[str, Any] = {f"s{number}": [] for number in range(200)}
     names = list(steps)
     steps |= {f"t{number}": names for number in range(MAX_NEEDS // 200 + 1)}
-    assert [problem[:2] for problem in _problems(_workflow(**steps))] == [("/steps", "not_allowed")]
+    assert [problem[:2] for problem in _list_problems(_make_workflow(**steps))] == [("/steps", "not_allowed")]

@@ -7,22 +7,22 @@ import zoneinfo
 import pytest
 
 from jobworker.domain.schedule import parse
-from jobworker.domain.timetable import Timetable, follow_zone, next_after
-from jobworker.transport.registry import Announcement
+from jobworker.domain.timetable import Timetable, recompute_for_zone, find_next_time
+from jobworker.transport.registry import WorkerAnnouncement
 
 UTC = dt.UTC
 
 
-def _zone(like: str) -> zoneinfo.ZoneInfo:
+def _make_zone(like: str) -> zoneinfo.ZoneInfo:
     with importlib.resources.files("tzdata.zoneinfo").joinpath(*like.split("/")).open("rb") as file:
         return zoneinfo.ZoneInfo.from_file(file)
 
 
 #: Clocks change at 01:00 UTC on 2026-03-29 (02:30 does not exist) and 2026-10-25 (02:30 comes twice), or never.
-CHANGES, WINTER, SUMMER = _zone("Europe/Berlin"), _zone("Etc/GMT-1"), _zone("Etc/GMT-2")
+CHANGING_ZONE, WINTER_ZONE, SUMMER_ZONE = _make_zone("Europe/Berlin"), _make_zone("Etc/GMT-1"), _make_zone("Etc/GMT-2")
 
 
-def _timetable(zone: zoneinfo.ZoneInfo, **fields: object) -> Timetable:
+def _make_timetable(zone: zoneinfo.ZoneInfo, **fields: object) -> Timetable:
     given = {"name": "a", "job": "a", "rule": {"kind": "daily", "time": "02:30"}, **fields}
     made = parse(given).build_timetable({})
     return Timetable(made.rule, zone, made.dst, made.start, made.end)
@@ -32,49 +32,49 @@ def _timetable(zone: zoneinfo.ZoneInfo, **fields: object) -> Timetable:
     ("before", "after", "fold", "settled", "following"),
     [
         # A change of clocks is abolished, and introduced, after the time that it moves was settled.
-        (CHANGES, WINTER, "first", "2026-03-29T01:30", "2026-03-30T01:30"),
-        (WINTER, CHANGES, "first", "2026-03-29T01:30", "2026-03-30T00:30"),
-        (CHANGES, WINTER, "first", "2026-10-25T00:30", "2026-10-26T01:30"),
-        (WINTER, CHANGES, "first", "2026-10-25T01:30", "2026-10-26T01:30"),
-        (SUMMER, CHANGES, "second", "2026-10-25T00:30", "2026-10-26T01:30"),
+        (CHANGING_ZONE, WINTER_ZONE, "first", "2026-03-29T01:30", "2026-03-30T01:30"),
+        (WINTER_ZONE, CHANGING_ZONE, "first", "2026-03-29T01:30", "2026-03-30T00:30"),
+        (CHANGING_ZONE, WINTER_ZONE, "first", "2026-10-25T00:30", "2026-10-26T01:30"),
+        (WINTER_ZONE, CHANGING_ZONE, "first", "2026-10-25T01:30", "2026-10-26T01:30"),
+        (SUMMER_ZONE, CHANGING_ZONE, "second", "2026-10-25T00:30", "2026-10-26T01:30"),
         # The day before.
-        (CHANGES, WINTER, "first", "2026-03-28T01:30", "2026-03-29T01:30"),
-        (WINTER, CHANGES, "first", "2026-10-24T01:30", "2026-10-25T00:30"),
+        (CHANGING_ZONE, WINTER_ZONE, "first", "2026-03-28T01:30", "2026-03-29T01:30"),
+        (WINTER_ZONE, CHANGING_ZONE, "first", "2026-10-24T01:30", "2026-10-25T00:30"),
     ],
 )
 def test_a_time_of_day_is_settled_once(
     before: zoneinfo.ZoneInfo, after: zoneinfo.ZoneInfo, fold: str, settled: str, following: str
 ) -> None:
-    timetable = _timetable(after, dst={"fold": fold})
+    timetable = _make_timetable(after, dst={"fold": fold})
     until = dt.datetime.fromisoformat(f"{settled}+00:00")
-    expected = next_after(_timetable(before, dst={"fold": fold}), until)
-    found, next_at = follow_zone(timetable, before, until, expected)
+    expected = find_next_time(_make_timetable(before, dst={"fold": fold}), until)
+    found, next_at = recompute_for_zone(timetable, before, until, expected)
     assert f"{next_at:%Y-%m-%dT%H:%M}" == following
     assert found >= until
     # Repeated after an interruption, it stays as it is.
-    assert follow_zone(timetable, before, found, next_at)[1] == next_at
+    assert recompute_for_zone(timetable, before, found, next_at)[1] == next_at
 
 
 def test_what_had_its_last_run_stays_so() -> None:
     until = dt.datetime(2026, 6, 1, tzinfo=UTC)
-    assert follow_zone(_timetable(SUMMER), WINTER, until, None) == (until, None)
+    assert recompute_for_zone(_make_timetable(SUMMER_ZONE), WINTER_ZONE, until, None) == (until, None)
 
 
 def test_what_others_worked_out_with_the_present_data_stays() -> None:
     until = dt.datetime(2026, 6, 1, 0, 45, tzinfo=UTC)
-    following = next_after(_timetable(WINTER), until)
+    following = find_next_time(_make_timetable(WINTER_ZONE), until)
     assert following == dt.datetime(2026, 6, 1, 1, 30, tzinfo=UTC)
-    assert follow_zone(_timetable(WINTER), SUMMER, until, following) == (until, following)
+    assert recompute_for_zone(_make_timetable(WINTER_ZONE), SUMMER_ZONE, until, following) == (until, following)
 
 
 def test_an_end_that_the_last_occurrence_comes_to_lie_before() -> None:
     until, end = dt.datetime(2026, 6, 1, 12, tzinfo=UTC), "2026-06-02T01:00:00Z"
-    assert next_after(_timetable(WINTER, end=end), until) is None
-    _, found = follow_zone(_timetable(SUMMER, end=end), WINTER, until, None)
+    assert find_next_time(_make_timetable(WINTER_ZONE, end=end), until) is None
+    _, found = recompute_for_zone(_make_timetable(SUMMER_ZONE, end=end), WINTER_ZONE, until, None)
     assert found == dt.datetime(2026, 6, 2, 0, 30, tzinfo=UTC)
 
 
 def test_a_worker_of_an_earlier_release_says_nothing_of_its_data() -> None:
-    announced = Announcement("w", "h", 1, "prefork", 1, (), (), "d", "v", dt.datetime(2026, 1, 1, tzinfo=UTC), "2026f")
-    assert Announcement.from_text(announced.to_text()) == announced
-    assert Announcement.from_text(announced.to_text().replace(', "zone_data": "2026f"', "")).zone_data == ""
+    announced = WorkerAnnouncement("w", "h", 1, "prefork", 1, (), (), "d", "v", dt.datetime(2026, 1, 1, tzinfo=UTC), "2026f")
+    assert WorkerAnnouncement.from_text(announced.to_text()) == announced
+    assert WorkerAnnouncement.from_text(announced.to_text().replace(', "zone_data": "2026f"', "")).zone_data == ""

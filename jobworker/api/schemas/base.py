@@ -5,11 +5,11 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.fields import Coded, Limit
+from jobworker.api.fields import CodedMessage, LimitField
 from jobworker.store.pages import DEFAULT_LIMIT, MAX_LIMIT
 
 
-class Schema(ma.Schema):
+class StrictSchema(ma.Schema):
     """A schema whose complaint about an unknown field says which are known."""
 
     class Meta:
@@ -20,11 +20,11 @@ class Schema(ma.Schema):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         known = ", ".join(sorted(each.data_key or name for name, each in self.load_fields.items()))
-        self.error_messages["unknown"] = Coded("unknown_field", f"is not known here; known are: {known or 'none'}")
-        self.error_messages["type"] = Coded("wrong_type", "must be a JSON object")
+        self.error_messages["unknown"] = CodedMessage("unknown_field", f"is not known here; known are: {known or 'none'}")
+        self.error_messages["type"] = CodedMessage("wrong_type", "must be a JSON object")
 
 
-class Answer(Schema):
+class ResponseSchema(StrictSchema):
     """The description of something we answer: every field is always there, and others may come with a later version."""
 
     class Meta:
@@ -37,14 +37,14 @@ class Answer(Schema):
         field_obj.required = True
 
 
-class PageQuery(Schema):
+class PageQuerySchema(StrictSchema):
     """Which part of a list to show."""
 
-    limit = Limit(DEFAULT_LIMIT, MAX_LIMIT)
+    limit = LimitField(DEFAULT_LIMIT, MAX_LIMIT)
     cursor = fields.String(load_default=None, metadata={"description": "`next` of the page before.", "maxLength": 1000})
 
 
-class ProblemPlace(Answer):
+class ProblemPlaceSchema(ResponseSchema):
     """One thing wrong in one place of the request."""
 
     pointer = fields.String(
@@ -54,7 +54,7 @@ class ProblemPlace(Answer):
     message = fields.String()
 
 
-class Problem(Answer):
+class ProblemSchema(ResponseSchema):
     """An error (RFC 9457)."""
 
     type = fields.String(metadata={"description": "A URN made from `code`."})
@@ -62,48 +62,48 @@ class Problem(Answer):
     status = fields.Integer()
     code = fields.String(metadata={"description": "Stable; programs may rely on it."})
     detail = fields.String(metadata={"description": "For people: what is wrong, and what to do."})
-    errors = fields.List(fields.Nested(ProblemPlace))
+    errors = fields.List(fields.Nested(ProblemPlaceSchema))
     request_id = fields.String()
 
 
-def text(description: str, **options: Any) -> fields.String:
+def text_field(description: str, **options: Any) -> fields.String:
     """A text that an answer has."""
     return fields.String(metadata={"description": description}, **options)
 
 
-def moment(description: str, **options: Any) -> fields.String:
+def datetime_field(description: str, **options: Any) -> fields.String:
     """A time that an answer has."""
     return fields.String(metadata={"description": description, "format": "date-time"}, **options)
 
 
-def number(description: str, **options: Any) -> fields.Float:
+def number_field(description: str, **options: Any) -> fields.Float:
     """A number that an answer has."""
     return fields.Float(metadata={"description": description}, **options)
 
 
-def integer(description: str, **options: Any) -> fields.Integer:
+def integer_field(description: str, **options: Any) -> fields.Integer:
     """An integer that an answer has."""
     return fields.Integer(metadata={"description": description}, **options)
 
 
-class Unreadable(Answer):
+class UnreadableSchema(ResponseSchema):
     """A row that cannot be read."""
 
-    row = text("What it is: its kind, and its name or id.")
-    problem = text("Why it is left out, or what of it.")
+    row = text_field("What it is: its kind, and its name or id.")
+    problem = text_field("Why it is left out, or what of it.")
 
 
-def page_of(item: type[Schema]) -> Schema:
+def make_page_schema(item_schema: type[StrictSchema]) -> StrictSchema:
     """The description of a page of such items."""
-    name = f"{item.__name__}Page"
+    name = f"{item_schema.__name__}Page"
     members = {
-        "items": fields.List(fields.Nested(item)),
-        "next": text("Cursor of the next page; null: this is the last one.", allow_none=True),
+        "items": fields.List(fields.Nested(item_schema)),
+        "next": text_field("Cursor of the next page; null: this is the last one.", allow_none=True),
         "unreadable": fields.List(
-            fields.Nested(Unreadable),
+            fields.Nested(UnreadableSchema),
             metadata={"description": "Rows that cannot be read as they stand in the database; absent without any."},
         ),
     }
-    made: Schema = type(name, (Answer,), {"__doc__": f"A page of {item.__name__}.", **members})()
-    made.fields["unreadable"].required = False
-    return made
+    schema: StrictSchema = type(name, (ResponseSchema,), {"__doc__": f"A page of {item_schema.__name__}.", **members})()
+    schema.fields["unreadable"].required = False
+    return schema

@@ -6,32 +6,32 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.fields import Coded, Day
-from jobworker.api.schemas.base import Answer, Schema, integer, moment, text
-from jobworker.api.schemas.revisions import AsItWas
-from jobworker.domain.calendars import WEEKDAYS, Business, Dates
-from jobworker.domain.job import Owner
+from jobworker.api.fields import CodedMessage, DateField
+from jobworker.api.schemas.base import ResponseSchema, StrictSchema, integer_field, datetime_field, text_field
+from jobworker.api.schemas.revisions import RevisionBaseSchema
+from jobworker.domain.calendars import WEEKDAYS, BusinessCalendar, DateCalendar
+from jobworker.domain.job import JobOwner
 
-_TEXT = {"type": "string"}
-_TEXT_OR_NULL = {"type": ["string", "null"]}
+_STRING = {"type": "string"}
+_STRING_OR_NULL = {"type": ["string", "null"]}
 
 
-def _object(required: tuple[str, ...], *optional: str) -> dict[str, Any]:
-    properties = {**dict.fromkeys(required, _TEXT), **dict.fromkeys(optional, _TEXT_OR_NULL)}
+def _object_schema(required: tuple[str, ...], *optional: str) -> dict[str, Any]:
+    properties = {**dict.fromkeys(required, _STRING), **dict.fromkeys(optional, _STRING_OR_NULL)}
     return {"type": "object", "required": [*required], "properties": properties, "additionalProperties": False}
 
 
-_TEXTS = {"type": "array", "items": _TEXT}
-_NAMED_DATES = {"anyOf": [{"type": "object", "additionalProperties": _TEXT}, _TEXTS, {"type": "null"}]}
+_STRINGS = {"type": "array", "items": _STRING}
+_NAMED_DATES = {"anyOf": [{"type": "object", "additionalProperties": _STRING}, _STRINGS, {"type": "null"}]}
 _HOLIDAYS = {
     "type": "array",
-    "items": _object(("country",), "subdivision"),
+    "items": _object_schema(("country",), "subdivision"),
     "description": "Public holidays of countries, or of parts of them (ISO 3166); `/countries` lists them.",
     "example": [{"country": "DE", "subdivision": "BY"}],
 }
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "name": {"type": "string", "description": "Its own name.", "example": "office"},
-    "kind": {"type": "string", "enum": [Business.kind, Dates.kind], "description": "Working time, or what is listed."},
+    "kind": {"type": "string", "enum": [BusinessCalendar.kind, DateCalendar.kind], "description": "Working time, or what is listed."},
     "description": {"type": "string", "description": "For people."},
     "holidays": _HOLIDAYS,
     "weekend": {
@@ -46,13 +46,13 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
         "example": {"2026-12-24": "Christmas Eve"},
     },
     "opened": {
-        **_TEXTS,
+        **_STRINGS,
         "description": "business: days when people work whatever else is said.",
         "example": ["2026-12-19"],
     },
     "hours": {
         "type": "object",
-        "properties": dict.fromkeys(WEEKDAYS, _TEXTS),
+        "properties": dict.fromkeys(WEEKDAYS, _STRINGS),
         "additionalProperties": False,
         "description": "business: when people work on which days of the week; null: all day.",
         "example": {"monday": ["09:00-12:30", "13:30-18:00"]},
@@ -64,85 +64,85 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     },
     "windows": {
         "type": "array",
-        "items": _object(("from", "to"), "name"),
+        "items": _object_schema(("from", "to"), "name"),
         "description": "dates: times from `from` up to `to`, on the wall clock of whoever uses the calendar.",
         "example": [{"from": "2026-12-31T22:00", "to": "2027-01-01T06:00", "name": "year's end"}],
     },
 }
 
 
-def _given(name: str) -> fields.Raw:
+def _raw_field(name: str) -> fields.Raw:
     return fields.Raw(allow_none=True, metadata=dict(_FIELDS[name]))
 
 
-class CalendarBody(Schema):
+class CalendarBodySchema(StrictSchema):
     """A calendar as somebody writes it; what is left out has its default."""
 
     name = fields.Raw(required=True, metadata=dict(_FIELDS["name"]))
     kind = fields.Raw(required=True, metadata=dict(_FIELDS["kind"]))
-    description = _given("description")
-    weekend = _given("weekend")
-    holidays = _given("holidays")
-    closed = _given("closed")
-    opened = _given("opened")
-    hours = _given("hours")
-    days = _given("days")
-    windows = _given("windows")
+    description = _raw_field("description")
+    weekend = _raw_field("weekend")
+    holidays = _raw_field("holidays")
+    closed = _raw_field("closed")
+    opened = _raw_field("opened")
+    hours = _raw_field("hours")
+    days = _raw_field("days")
+    windows = _raw_field("windows")
 
 
-class CalendarReplacementBody(CalendarBody):
+class CalendarReplacementBodySchema(CalendarBodySchema):
     """A calendar that replaces the one named in the URL; `name` may be left out, not differ."""
 
-    name = _given("name")
+    name = _raw_field("name")
 
 
-class CalendarSummary(Answer):
+class CalendarSummarySchema(ResponseSchema):
     """A calendar in a list."""
 
     name = fields.String()
-    kind = fields.String(validate=ma.validate.OneOf([Business.kind, Dates.kind]))
+    kind = fields.String(validate=ma.validate.OneOf([BusinessCalendar.kind, DateCalendar.kind]))
     description = fields.String()
-    owner = text("`code`: changed there, not over the API.", validate=ma.validate.OneOf([each.value for each in Owner]))
-    revision = integer("Counts the changes; the ETag is made from it.")
-    created_at = moment("When it was first made.")
-    changed_at = moment("When it was last changed.")
+    owner = text_field("`code`: changed there, not over the API.", validate=ma.validate.OneOf([each.value for each in JobOwner]))
+    revision = integer_field("Counts the changes; the ETag is made from it.")
+    created_at = datetime_field("When it was first made.")
+    changed_at = datetime_field("When it was last changed.")
     links = fields.Dict(values=fields.String())
 
 
-class Calendar(CalendarSummary):
+class CalendarSchema(CalendarSummarySchema):
     """A calendar. Which of its other fields there are depends on `kind`."""
 
     holidays = fields.List(fields.Dict(), metadata={"description": _HOLIDAYS["description"]})
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
         """Fields of one kind are not always there."""
-        if field_name not in _OF_ONE_KIND:
+        if field_name not in _KIND_SPECIFIC_FIELDS:
             super().on_bind_field(field_name, field_obj)
 
-    weekend = _given("weekend")
-    closed = _given("closed")
-    opened = _given("opened")
-    hours = _given("hours")
-    days = _given("days")
-    windows = _given("windows")
+    weekend = _raw_field("weekend")
+    closed = _raw_field("closed")
+    opened = _raw_field("opened")
+    hours = _raw_field("hours")
+    days = _raw_field("days")
+    windows = _raw_field("windows")
 
 
-_OF_ONE_KIND = {"weekend", "closed", "opened", "hours", "days", "windows"}
+_KIND_SPECIFIC_FIELDS = {"weekend", "closed", "opened", "hours", "days", "windows"}
 
 
-class CalendarRevision(AsItWas):
+class CalendarRevisionSchema(RevisionBaseSchema):
     """A calendar as it was."""
 
     calendar = fields.String()
 
 
-class DaysQuery(Schema):
+class DaysQuerySchema(StrictSchema):
     """Which days to show."""
 
-    first = Day(
+    first = DateField(
         data_key="from", required=True, metadata={"format": "date", "description": "The first day.", "type": "string"}
     )
-    end = Day(
+    end = DateField(
         data_key="to",
         required=True,
         metadata={
@@ -153,7 +153,7 @@ class DaysQuery(Schema):
     )
 
 
-class ImportQuery(Schema):
+class ImportQuerySchema(StrictSchema):
     """How to read a file."""
 
     zone = fields.String(
@@ -177,10 +177,10 @@ class ImportQuery(Schema):
     def check_true(self, value: str | None, data_key: str) -> None:
         """Only `true` says anything."""
         if value not in (None, "true"):
-            raise ma.ValidationError(Coded("not_allowed", "must be true, or left out"))
+            raise ma.ValidationError(CodedMessage("not_allowed", "must be true, or left out"))
 
 
-class LeftOutEvent(Answer):
+class LeftOutEventSchema(ResponseSchema):
     """An event of a file that adds nothing."""
 
     uid = fields.String(allow_none=True)
@@ -188,46 +188,46 @@ class LeftOutEvent(Answer):
     reason = fields.String()
 
 
-class CalendarImport(Answer):
+class CalendarImportSchema(ResponseSchema):
     """What came of a file."""
 
     name = fields.String()
     dry_run = fields.Boolean()
     created = fields.Boolean(metadata={"description": "Whether the calendar is new."})
     changed = fields.Boolean(metadata={"description": "Whether the file says anything else than the calendar did."})
-    revision = integer("The current one; null: there is none yet.", allow_none=True)
-    zone = text("On whose clock times are; null: no time of the file needs one.", allow_none=True)
-    first = text("From this day on events were looked at.", data_key="from")
-    end = text("Up to this day; without it.", data_key="to")
-    events = integer("Events in the file.")
+    revision = integer_field("The current one; null: there is none yet.", allow_none=True)
+    zone = text_field("On whose clock times are; null: no time of the file needs one.", allow_none=True)
+    first = text_field("From this day on events were looked at.", data_key="from")
+    end = text_field("Up to this day; without it.", data_key="to")
+    events = integer_field("Events in the file.")
     days = fields.Dict(metadata={"description": "The days with their names, as the calendar has them."})
     windows = fields.List(fields.Dict())
     left_out = fields.List(
-        fields.Nested(LeftOutEvent), metadata={"description": "At most 100 events that add nothing."}
+        fields.Nested(LeftOutEventSchema), metadata={"description": "At most 100 events that add nothing."}
     )
-    left_out_total = integer("Events that add nothing.")
+    left_out_total = integer_field("Events that add nothing.")
     links = fields.Dict(values=fields.String())
 
 
-class CalendarDay(Answer):
+class CalendarDaySchema(ResponseSchema):
     """A day that the calendar holds, or has a name for."""
 
-    date = text("The day.", allow_none=False)
+    date = text_field("The day.", allow_none=False)
     weekday = fields.String()
-    name = text("What it is called: a holiday, for instance.", allow_none=True)
+    name = text_field("What it is called: a holiday, for instance.", allow_none=True)
     holds = fields.List(
         fields.String(),
         metadata={"description": "Its times that belong to the calendar, such as 09:00-17:00; none of them: none."},
     )
 
 
-class CalendarDays(Answer):
+class CalendarDaysSchema(ResponseSchema):
     """The days of a calendar."""
 
-    items = fields.List(fields.Nested(CalendarDay))
+    items = fields.List(fields.Nested(CalendarDaySchema))
 
 
-class Country(Answer):
+class CountrySchema(ResponseSchema):
     """A country whose public holidays are known."""
 
     code = fields.String()
@@ -235,7 +235,7 @@ class Country(Answer):
     subdivisions = fields.List(fields.String(), metadata={"description": "Its parts with holidays of their own."})
 
 
-class Countries(Answer):
+class CountriesSchema(ResponseSchema):
     """Every country whose public holidays are known."""
 
-    items = fields.List(fields.Nested(Country))
+    items = fields.List(fields.Nested(CountrySchema))

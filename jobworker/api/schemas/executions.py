@@ -6,36 +6,36 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.fields import Coded, Count, Duration, Moment
-from jobworker.api.schemas.base import Answer, PageQuery, Schema, integer, moment, number, text
-from jobworker.api.schemas.filters import ExecutionFilter, check_id, check_text
-from jobworker.api.schemas.policies import policy
+from jobworker.api.fields import CodedMessage, StrictIntegerField, DurationField, DateTimeField
+from jobworker.api.schemas.base import ResponseSchema, PageQuerySchema, StrictSchema, integer_field, datetime_field, number_field, text_field
+from jobworker.api.schemas.filters import ExecutionFilterSchema, check_id, check_text
+from jobworker.api.schemas.policies import policy_field
 from jobworker.domain import admission, job
 from jobworker.domain.admission import Submission
-from jobworker.domain.dead_letter import DeadLetter
-from jobworker.domain.dependencies import MAX_PARENTS, On, Otherwise, Verdict
-from jobworker.domain.execution import PRIORITIES, AttemptState, State
-from jobworker.services.submission import MAX_BATCH
+from jobworker.domain.dead_letter import DeadLetterStatus
+from jobworker.domain.dependencies import MAX_PARENTS, RequiredOutcome, UnmetDependencyAction, DependencyResolution
+from jobworker.domain.execution import PRIORITIES, AttemptState, ExecutionState
+from jobworker.services.submission import MAX_BATCH_SIZE
 
-STATES = [state.value for state in State]
-_LIMIT = {"type": ["number", "string"], "description": "null: as the job says."}
+STATES = [state.value for state in ExecutionState]
+_TIME_LIMIT = {"type": ["number", "string"], "description": "null: as the job says."}
 
 
-def conditions(name: str) -> dict[str, Any]:
+def describe_condition(name: str) -> dict[str, Any]:
     """Describe one item of what has to end first: a text that names it, or an object with that text as `name`."""
     parent = {"type": "string"}
-    on, otherwise = ({"enum": [*(each.value for each in words), None]} for words in (On, Otherwise))
+    on, otherwise = ({"enum": [*(each.value for each in words), None]} for words in (RequiredOutcome, UnmetDependencyAction))
     properties = {name: parent, "on": on, "otherwise": otherwise}
     detailed = {"type": "object", "required": [name], "properties": properties, "additionalProperties": False}
     return {"anyOf": [parent, detailed]}
 
 
-class SubmissionBody(Schema):
+class SubmissionBodySchema(StrictSchema):
     """What to run, and when. Everything may be left out."""
 
     parameters = fields.Dict(load_default=dict, metadata={"example": {"user_id": "u-17", "format": "csv"}})
-    due_at = Moment(load_default=None, allow_none=True, metadata={"type": "string", "format": "date-time"})
-    delay = Duration(
+    due_at = DateTimeField(load_default=None, allow_none=True, metadata={"type": "string", "format": "date-time"})
+    delay = DurationField(
         load_default=None,
         allow_none=True,
         metadata={
@@ -43,7 +43,7 @@ class SubmissionBody(Schema):
             "description": "Instead of due_at: seconds, or ISO 8601 such as PT1H30M.",
         },
     )
-    priority = Count(
+    priority = StrictIntegerField(
         load_default=None,
         allow_none=True,
         metadata={
@@ -53,32 +53,32 @@ class SubmissionBody(Schema):
         },
     )
     queue = fields.String(
-        load_default=None, allow_none=True, metadata={"pattern": f"^{job.QUEUE.pattern.removesuffix(chr(92) + 'Z')}$"}
+        load_default=None, allow_none=True, metadata={"pattern": f"^{job.QUEUE_NAME_PATTERN.pattern.removesuffix(chr(92) + 'Z')}$"}
     )
     correlation_id = fields.String(
         load_default=None,
         allow_none=True,
-        metadata={"maxLength": admission.MAX_CORRELATION_ID, "description": "null: the id of the execution."},
+        metadata={"maxLength": admission.MAX_CORRELATION_ID_LENGTH, "description": "null: the id of the execution."},
     )
 
-    time_limit = Duration(load_default=None, allow_none=True, metadata=_LIMIT)
-    soft_time_limit = Duration(load_default=None, allow_none=True, metadata=_LIMIT)
-    expires = Duration(
+    time_limit = DurationField(load_default=None, allow_none=True, metadata=_TIME_LIMIT)
+    soft_time_limit = DurationField(load_default=None, allow_none=True, metadata=_TIME_LIMIT)
+    expires = DurationField(
         load_default=None,
         allow_none=True,
-        metadata={**_LIMIT, "description": "It starts within so long after it is due, or not at all."},
+        metadata={**_TIME_LIMIT, "description": "It starts within so long after it is due, or not at all."},
     )
-    expires_at = Moment(
+    expires_at = DateTimeField(
         load_default=None,
         allow_none=True,
         metadata={"type": "string", "format": "date-time", "description": "Instead of expires: it starts by then."},
     )
-    retry = policy("retry")
+    retry = policy_field("retry")
     depends_on = fields.Raw(
         load_default=(),
         metadata={
             "type": "array",
-            "items": conditions("execution"),
+            "items": describe_condition("execution"),
             "maxItems": MAX_PARENTS,
             "description": "Executions that have to end first: ids, or objects with execution, on (success, failure, "
             "any) and otherwise (skip, fail, continue).",
@@ -86,7 +86,7 @@ class SubmissionBody(Schema):
     )
 
 
-class BatchItem(SubmissionBody):
+class BatchItemSchema(SubmissionBodySchema):
     """One execution of a batch."""
 
     job = fields.String(required=True)
@@ -97,7 +97,7 @@ class BatchItem(SubmissionBody):
         return Submission(**data)
 
 
-class CompletionBody(Schema):
+class CompletionBodySchema(StrictSchema):
     """The job that runs when the last execution has ended. Its parameters may refer to `{"$from": "batch"}`."""
 
     job = fields.String(required=True)
@@ -105,7 +105,7 @@ class CompletionBody(Schema):
         load_default=dict, metadata={"example": {"failed": {"$from": "batch", "path": "/counts/Failed"}}}
     )
     queue = fields.String(load_default=None, allow_none=True)
-    priority = Count(
+    priority = StrictIntegerField(
         load_default=None, allow_none=True, metadata={"minimum": PRIORITIES.start, "maximum": PRIORITIES.stop - 1}
     )
 
@@ -115,24 +115,24 @@ class CompletionBody(Schema):
         return Submission(**data)
 
 
-class BatchBody(Schema):
+class BatchBodySchema(StrictSchema):
     """Many executions that are accepted together or not at all."""
 
     name = fields.String(load_default=None, allow_none=True, metadata={"maxLength": 128})
-    on_complete = fields.Nested(CompletionBody, load_default=None, allow_none=True)
-    executions = fields.List(fields.Nested(BatchItem), required=True, metadata={"minItems": 1, "maxItems": MAX_BATCH})
+    on_complete = fields.Nested(CompletionBodySchema, load_default=None, allow_none=True)
+    executions = fields.List(fields.Nested(BatchItemSchema), required=True, metadata={"minItems": 1, "maxItems": MAX_BATCH_SIZE})
 
     @ma.pre_load
     def check_size(self, data: Any, **_: Any) -> Any:
         """Refuse a batch that is too long before its items are looked at."""
         items = data.get("executions") if isinstance(data, Mapping) else None
-        if isinstance(items, list) and not 0 < len(items) <= MAX_BATCH:
-            message = Coded("not_allowed", f"must have 1 to {MAX_BATCH} items, not {len(items)}")
+        if isinstance(items, list) and not 0 < len(items) <= MAX_BATCH_SIZE:
+            message = CodedMessage("not_allowed", f"must have 1 to {MAX_BATCH_SIZE} items, not {len(items)}")
             raise ma.ValidationError(message, "executions")
         return data
 
 
-class ExecutionQuery(ExecutionFilter, PageQuery):
+class ExecutionQuerySchema(ExecutionFilterSchema, PageQuerySchema):
     """Which executions to list."""
 
     rerun_of = fields.String(metadata={"description": "Those that ran this execution again."})
@@ -148,7 +148,7 @@ class ExecutionQuery(ExecutionFilter, PageQuery):
         check_id(value)
 
 
-class Failure(Answer):
+class FailureSchema(ResponseSchema):
     """What went wrong in a job."""
 
     type = fields.String(allow_none=True)
@@ -156,106 +156,106 @@ class Failure(Answer):
     traceback = fields.String(allow_none=True)
 
 
-class Progress(Answer):
+class ProgressSchema(ResponseSchema):
     """How far a job says it is."""
 
-    attempt = integer("The attempt that said so.")
+    attempt = integer_field("The attempt that said so.")
     done = fields.Float(allow_none=True)
     total = fields.Float(allow_none=True)
     message = fields.String(allow_none=True)
 
 
-class ResultFile(Answer):
+class ResultFileSchema(ResponseSchema):
     """A result that is too long for the database."""
 
     name = fields.String()
-    size = integer("Bytes of JSON.")
-    sha256 = text("Of the file, in hexadecimal.")
-    host = text("Where the worker wrote it.")
-    url = text("Where to download it, if the API has it.")
+    size = integer_field("Bytes of JSON.")
+    sha256 = text_field("Of the file, in hexadecimal.")
+    host = text_field("Where the worker wrote it.")
+    url = text_field("Where to download it, if the API has it.")
 
 
-class KeptFile(Answer):
+class KeptFileSchema(ResponseSchema):
     """A file that a job left behind."""
 
     name = fields.String()
-    size = integer("Bytes.")
-    sha256 = text("Known of results.", allow_none=True)
-    modified_at = moment("When it was written; null: it is not here.", allow_none=True)
-    host = text("Where it is.")
+    size = integer_field("Bytes.")
+    sha256 = text_field("Known of results.", allow_none=True)
+    modified_at = datetime_field("When it was written; null: it is not here.", allow_none=True)
+    host = text_field("Where it is.")
     here = fields.Boolean(metadata={"description": "Whether this host has it."})
     links = fields.Dict(values=fields.String())
 
 
-class Execution(Answer):
+class ExecutionSchema(ResponseSchema):
     """One execution of a job."""
 
     id = fields.String()
     job = fields.String()
-    job_revision = integer("The revision of the definition that it was accepted under.")
+    job_revision = integer_field("The revision of the definition that it was accepted under.")
     task = fields.String()
     state = fields.String(validate=ma.validate.OneOf(STATES))
-    reason = text("Why it is in this state, or why it cannot run now.", allow_none=True)
-    attempt = integer("The latest attempt; 0 before the first.")
-    max_attempts = integer("null: as the task says.", allow_none=True)
+    reason = text_field("Why it is in this state, or why it cannot run now.", allow_none=True)
+    attempt = integer_field("The latest attempt; 0 before the first.")
+    max_attempts = integer_field("null: as the task says.", allow_none=True)
     queue = fields.String()
     priority = fields.Integer()
     parameters = fields.Dict()
     result = fields.Raw(allow_none=True, metadata={"description": "What the job returned."})
-    result_file = fields.Nested(ResultFile, allow_none=True, metadata={"description": "Instead of a long result."})
-    error = fields.Nested(Failure, allow_none=True)
-    progress = fields.Nested(Progress, allow_none=True)
+    result_file = fields.Nested(ResultFileSchema, allow_none=True, metadata={"description": "Instead of a long result."})
+    error = fields.Nested(FailureSchema, allow_none=True)
+    progress = fields.Nested(ProgressSchema, allow_none=True)
     metadata = fields.Dict(allow_none=True, metadata={"description": "What the job keeps with its execution."})
-    worker = text("Who started the latest attempt.", allow_none=True)
-    code_version = text("The version of the code that the worker ran.", allow_none=True)
+    worker = text_field("Who started the latest attempt.", allow_none=True)
+    code_version = text_field("The version of the code that the worker ran.", allow_none=True)
     correlation_id = fields.String()
     overrides = fields.Dict(
         allow_none=True, metadata={"description": "What it has otherwise than the job's definition."}
     )
     batch_id = fields.String(allow_none=True)
-    step = text("Its name in the workflow that it belongs to.", allow_none=True)
-    waiting_for = integer("On how many executions it still waits; null: it never did.", allow_none=True)
-    triggered_by = text("The execution whose end started it.", allow_none=True)
+    step = text_field("Its name in the workflow that it belongs to.", allow_none=True)
+    waiting_for = integer_field("On how many executions it still waits; null: it never did.", allow_none=True)
+    triggered_by = text_field("The execution whose end started it.", allow_none=True)
     schedule_id = fields.String(allow_none=True)
-    scheduled_for = moment("The occurrence that it stands for.", allow_none=True)
-    created_at = moment("When it was accepted.")
+    scheduled_for = datetime_field("The occurrence that it stands for.", allow_none=True)
+    created_at = datetime_field("When it was accepted.")
     created_by = fields.String()
-    due_at = moment("When it may start.")
-    expires_at = moment("By when its first attempt has to start.", allow_none=True)
-    dispatched_at = moment("Since when a message for it is in Redis.", allow_none=True)
-    started_at = moment("When the latest attempt started.", allow_none=True)
-    finished_at = moment("When it ended.", allow_none=True)
-    cancel_requested_at = moment("When somebody asked for it not to start, or to stop.", allow_none=True)
+    due_at = datetime_field("When it may start.")
+    expires_at = datetime_field("By when its first attempt has to start.", allow_none=True)
+    dispatched_at = datetime_field("Since when a message for it is in Redis.", allow_none=True)
+    started_at = datetime_field("When the latest attempt started.", allow_none=True)
+    finished_at = datetime_field("When it ended.", allow_none=True)
+    cancel_requested_at = datetime_field("When somebody asked for it not to start, or to stop.", allow_none=True)
     cancel_requested_by = fields.String(allow_none=True)
-    rerun_of = text("The execution that this one runs again.", allow_none=True)
-    dead_letter = text(
+    rerun_of = text_field("The execution that this one runs again.", allow_none=True)
+    dead_letter = text_field(
         "`open`: it ended badly and somebody has to decide; `redriven` or `discarded`: somebody has.",
         allow_none=True,
-        validate=ma.validate.OneOf([each.value for each in DeadLetter]),
+        validate=ma.validate.OneOf([each.value for each in DeadLetterStatus]),
     )
-    dead_letter_at = moment("When somebody decided.", allow_none=True)
-    dead_letter_by = text("Who decided.", allow_none=True)
-    dead_letter_note = text("What they said about it.", allow_none=True)
-    fingerprint = text("The same for failures of the same kind; of dead letters only.", allow_none=True)
-    concurrency_key = text("Of all with this key only so many run at a time.", allow_none=True)
-    rate_key = text("Of all with this key only so many start in a time.", allow_none=True)
-    unique_key = text("The key that keeps others like it out.", allow_none=True)
+    dead_letter_at = datetime_field("When somebody decided.", allow_none=True)
+    dead_letter_by = text_field("Who decided.", allow_none=True)
+    dead_letter_note = text_field("What they said about it.", allow_none=True)
+    fingerprint = text_field("The same for failures of the same kind; of dead letters only.", allow_none=True)
+    concurrency_key = text_field("Of all with this key only so many run at a time.", allow_none=True)
+    rate_key = text_field("Of all with this key only so many start in a time.", allow_none=True)
+    unique_key = text_field("The key that keeps others like it out.", allow_none=True)
     links = fields.Dict(values=fields.String())
 
 
-class Result(Answer):
+class ResultSchema(ResponseSchema):
     """What came of an execution that ended."""
 
     id = fields.String()
     state = fields.String(validate=ma.validate.OneOf(STATES))
     reason = fields.String(allow_none=True)
     result = fields.Raw(allow_none=True)
-    result_file = fields.Nested(ResultFile, allow_none=True, metadata={"description": "Instead of a long result."})
-    error = fields.Nested(Failure, allow_none=True)
-    finished_at = moment("When it ended.", allow_none=True)
+    result_file = fields.Nested(ResultFileSchema, allow_none=True, metadata={"description": "Instead of a long result."})
+    error = fields.Nested(FailureSchema, allow_none=True)
+    finished_at = datetime_field("When it ended.", allow_none=True)
 
 
-class Batch(Answer):
+class BatchSchema(ResponseSchema):
     """What became of a batch."""
 
     batch_id = fields.String()
@@ -264,7 +264,7 @@ class Batch(Answer):
     links = fields.Dict(values=fields.String())
 
 
-class Attempt(Answer):
+class AttemptSchema(ResponseSchema):
     """One attempt that a worker started."""
 
     attempt = fields.Integer()
@@ -272,44 +272,44 @@ class Attempt(Answer):
     reason = fields.String(allow_none=True)
     worker = fields.String(allow_none=True)
     code_version = fields.String(allow_none=True)
-    started_at = moment("When it started.", allow_none=True)
-    finished_at = moment("When it ended.", allow_none=True)
-    runtime = number("Seconds that the job took.", allow_none=True)
-    error = fields.Nested(Failure, allow_none=True)
+    started_at = datetime_field("When it started.", allow_none=True)
+    finished_at = datetime_field("When it ended.", allow_none=True)
+    runtime = number_field("Seconds that the job took.", allow_none=True)
+    error = fields.Nested(FailureSchema, allow_none=True)
 
 
-class Transition(Answer):
+class TransitionSchema(ResponseSchema):
     """One change of state."""
 
     attempt = fields.Integer()
     state = fields.String(validate=ma.validate.OneOf(STATES))
-    at = moment("When.")
-    actor = text("Who: api, relay, worker:…")
-    reason = text("Why.", allow_none=True)
+    at = datetime_field("When.")
+    actor = text_field("Who: api, relay, worker:…")
+    reason = text_field("Why.", allow_none=True)
 
 
-class Dependency(Answer):
+class DependencySchema(ResponseSchema):
     """One execution that another one waits or waited for."""
 
     execution_id = fields.String()
-    job = text("null: it is gone.", allow_none=True)
+    job = text_field("null: it is gone.", allow_none=True)
     state = fields.String(allow_none=True, metadata={"enum": [*STATES, None]})
-    step = text("Its name in its workflow.", allow_none=True)
-    on = fields.String(validate=ma.validate.OneOf([each.value for each in On]))
-    otherwise = fields.String(validate=ma.validate.OneOf([each.value for each in Otherwise]))
+    step = text_field("Its name in its workflow.", allow_none=True)
+    on = fields.String(validate=ma.validate.OneOf([each.value for each in RequiredOutcome]))
+    otherwise = fields.String(validate=ma.validate.OneOf([each.value for each in UnmetDependencyAction]))
     outcome = fields.String(
         allow_none=True,
-        metadata={"enum": [*(each.value for each in Verdict), None], "description": "null: it has not ended."},
+        metadata={"enum": [*(each.value for each in DependencyResolution), None], "description": "null: it has not ended."},
     )
-    settled_at = moment("When it ended.", allow_none=True)
+    settled_at = datetime_field("When it ended.", allow_none=True)
 
 
-class LogLine(Answer):
+class LogLineSchema(ResponseSchema):
     """One line that the job wrote."""
 
-    seq = text("Sorts as text.")
+    seq = text_field("Sorts as text.")
     attempt = fields.Integer()
-    at = moment("When.")
+    at = datetime_field("When.")
     level = fields.String()
     logger = fields.String()
     message = fields.String()

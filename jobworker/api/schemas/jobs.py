@@ -5,9 +5,9 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.fields import Count, Duration, Flag
-from jobworker.api.schemas.base import Answer, Schema, integer, moment, text
-from jobworker.api.schemas.policies import POLICIES, policy
+from jobworker.api.fields import StrictIntegerField, DurationField, StrictBooleanField
+from jobworker.api.schemas.base import ResponseSchema, StrictSchema, integer_field, datetime_field, text_field
+from jobworker.api.schemas.policies import POLICY_METADATA, policy_field
 from jobworker.domain import admission, job
 from jobworker.domain.execution import DEFAULT_PRIORITY, PRIORITIES
 
@@ -22,21 +22,21 @@ _SCHEDULE = {
 }
 
 
-class DefinitionBody(Schema):
+class DefinitionBodySchema(StrictSchema):
     """A job definition as somebody writes it; what is left out has its default."""
 
     name = fields.String(required=True, metadata=_NAME)
     task = fields.String(required=True, metadata={"example": "tasks.exports.process_data_export"})
-    description = fields.String(load_default="", metadata={"maxLength": admission.MAX_DESCRIPTION})
-    enabled = Flag(load_default=True)
+    description = fields.String(load_default="", metadata={"maxLength": admission.MAX_DESCRIPTION_LENGTH})
+    enabled = StrictBooleanField(load_default=True)
     queue = fields.String(load_default=job.DEFAULT_QUEUE, metadata=_QUEUE)
-    priority = Count(load_default=DEFAULT_PRIORITY, metadata=_PRIORITY)
+    priority = StrictIntegerField(load_default=DEFAULT_PRIORITY, metadata=_PRIORITY)
     defaults = fields.Dict(
         load_default=dict, metadata={"description": "Parameters for executions that do not give them."}
     )
-    time_limit = Duration(load_default=None, allow_none=True, metadata=_DURATION)
-    soft_time_limit = Duration(load_default=None, allow_none=True, metadata=_DURATION)
-    expires = Duration(
+    time_limit = DurationField(load_default=None, allow_none=True, metadata=_DURATION)
+    soft_time_limit = DurationField(load_default=None, allow_none=True, metadata=_DURATION)
+    expires = DurationField(
         load_default=None, allow_none=True, metadata={**_DURATION, "description": "It starts within so long, or not."}
     )
     on_worker_lost = fields.String(
@@ -44,27 +44,27 @@ class DefinitionBody(Schema):
     )
     schedule = fields.Dict(load_default=None, allow_none=True, metadata=_SCHEDULE)
     tags = fields.List(fields.String(), load_default=list, metadata={"maxItems": admission.MAX_TAGS})
-    retry = policy("retry")
-    trigger_after = policy("trigger_after")
-    isolation = policy("isolation")
-    circuit = policy("circuit")
-    concurrency = policy("concurrency")
-    rate_limit = policy("rate_limit")
-    unique = policy("unique")
+    retry = policy_field("retry")
+    trigger_after = policy_field("trigger_after")
+    isolation = policy_field("isolation")
+    circuit = policy_field("circuit")
+    concurrency = policy_field("concurrency")
+    rate_limit = policy_field("rate_limit")
+    unique = policy_field("unique")
 
     @ma.post_load
-    def to_definition(self, data: dict[str, Any], **_: Any) -> job.Definition:
+    def to_definition(self, data: dict[str, Any], **_: Any) -> job.JobDefinition:
         """The definition that the body describes; its meaning is checked by the use case."""
-        return job.Definition.from_json(data)
+        return job.JobDefinition.from_json(data)
 
 
-class ReplacementBody(DefinitionBody):
+class ReplacementBodySchema(DefinitionBodySchema):
     """A job definition that replaces the one named in the URL; `name` may be left out, not differ."""
 
     name = fields.String(load_default="", metadata={"description": "May be left out: a job cannot be renamed."})
 
 
-class Parameter(Answer):
+class ParameterSchema(ResponseSchema):
     """One parameter of a task."""
 
     name = fields.String(metadata={"description": "`**` stands for any other name."})
@@ -77,18 +77,18 @@ class Parameter(Answer):
     nullable = fields.Boolean()
 
 
-class Task(Answer):
+class TaskSchema(ResponseSchema):
     """What workers can run, as they announced it."""
 
     name = fields.String()
     description = fields.String()
-    parameters = fields.List(fields.Nested(Parameter))
+    parameters = fields.List(fields.Nested(ParameterSchema))
     options = fields.Dict(metadata={"description": "Celery's options of the task."})
     code_version = fields.String()
-    updated_at = moment("When a worker last announced a change.")
+    updated_at = datetime_field("When a worker last announced a change.")
 
 
-class Job(Answer):
+class JobSchema(ResponseSchema):
     """A job definition."""
 
     name = fields.String()
@@ -97,25 +97,25 @@ class Job(Answer):
     enabled = fields.Boolean()
     queue = fields.String()
     priority = fields.Integer()
-    parameters = fields.List(fields.Nested(Parameter), metadata={"description": "What the task accepts."})
+    parameters = fields.List(fields.Nested(ParameterSchema), metadata={"description": "What the task accepts."})
     defaults = fields.Dict()
-    retry = fields.Dict(metadata=POLICIES["retry"])
-    concurrency = fields.Dict(allow_none=True, metadata=POLICIES["concurrency"])
-    rate_limit = fields.Dict(allow_none=True, metadata=POLICIES["rate_limit"])
-    unique = fields.Dict(allow_none=True, metadata=POLICIES["unique"])
-    trigger_after = fields.List(fields.Dict(), metadata=POLICIES["trigger_after"])
-    isolation = fields.Dict(metadata=POLICIES["isolation"])
-    circuit = fields.Dict(allow_none=True, metadata=POLICIES["circuit"])
+    retry = fields.Dict(metadata=POLICY_METADATA["retry"])
+    concurrency = fields.Dict(allow_none=True, metadata=POLICY_METADATA["concurrency"])
+    rate_limit = fields.Dict(allow_none=True, metadata=POLICY_METADATA["rate_limit"])
+    unique = fields.Dict(allow_none=True, metadata=POLICY_METADATA["unique"])
+    trigger_after = fields.List(fields.Dict(), metadata=POLICY_METADATA["trigger_after"])
+    isolation = fields.Dict(metadata=POLICY_METADATA["isolation"])
+    circuit = fields.Dict(allow_none=True, metadata=POLICY_METADATA["circuit"])
     time_limit = fields.Float(allow_none=True)
     soft_time_limit = fields.Float(allow_none=True)
     expires = fields.Float(allow_none=True)
     on_worker_lost = fields.String(validate=ma.validate.OneOf([each.value for each in job.OnWorkerLost]))
     schedule = fields.Dict(allow_none=True)
     tags = fields.List(fields.String())
-    owner = text(
-        "`code`: changed there, not over the API.", validate=ma.validate.OneOf([each.value for each in job.Owner])
+    owner = text_field(
+        "`code`: changed there, not over the API.", validate=ma.validate.OneOf([each.value for each in job.JobOwner])
     )
-    revision = integer("Counts the changes; the ETag is made from it.")
-    created_at = moment("When it was first defined.")
-    updated_at = moment("When it was last changed.")
+    revision = integer_field("Counts the changes; the ETag is made from it.")
+    created_at = datetime_field("When it was first defined.")
+    updated_at = datetime_field("When it was last changed.")
     links = fields.Dict(values=fields.String())

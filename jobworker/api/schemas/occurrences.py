@@ -5,148 +5,148 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.fields import Coded, Count, Flag, Limit, Moment
-from jobworker.api.schemas.base import Answer, PageQuery, Schema, integer, moment, text
-from jobworker.api.schemas.executions import Execution
+from jobworker.api.fields import CodedMessage, StrictIntegerField, StrictBooleanField, LimitField, DateTimeField
+from jobworker.api.schemas.base import ResponseSchema, PageQuerySchema, StrictSchema, integer_field, datetime_field, text_field
+from jobworker.api.schemas.executions import ExecutionSchema
 from jobworker.api.schemas.filters import check_text
-from jobworker.api.schemas.revisions import Difference
-from jobworker.api.schemas.schedules import ScheduleBody
-from jobworker.domain.schedule import Overlap
-from jobworker.domain.settling import Outcome
-from jobworker.services.backfill import MOST_LANES, Order
-from jobworker.services.coming import Expected
-from jobworker.services.preview import MOST
+from jobworker.api.schemas.revisions import DifferenceSchema
+from jobworker.api.schemas.schedules import ScheduleBodySchema
+from jobworker.domain.schedule import OverlapPolicy
+from jobworker.domain.settling import OccurrenceOutcome
+from jobworker.services.backfill import MAX_LANES, BackfillOrder
+from jobworker.services.coming import ExpectedOutcome
+from jobworker.services.preview import MAX_OCCURRENCES
 
 _TIME = {"type": "string", "format": "date-time"}
-_OUTCOMES = [each.value for each in Outcome]
-_SHOWN = 10
+_OUTCOMES = [each.value for each in OccurrenceOutcome]
+_DEFAULT_PREVIEW_COUNT = 10
 
 #: So many occurrences of a backfill are told.
-SHOWN = 1000
+MAX_LISTED_OCCURRENCES = 1000
 
 
-class OccurrenceQuery(PageQuery):
+class OccurrenceQuerySchema(PageQuerySchema):
     """Which occurrences of a schedule."""
 
-    begin = Moment(load_default=None, data_key="from", metadata={**_TIME, "description": "Nominal times from then on."})
-    end = Moment(load_default=None, data_key="to", metadata={**_TIME, "description": "Nominal times before that."})
+    begin = DateTimeField(load_default=None, data_key="from", metadata={**_TIME, "description": "Nominal times from then on."})
+    end = DateTimeField(load_default=None, data_key="to", metadata={**_TIME, "description": "Nominal times before that."})
     outcome = fields.String(load_default=None, validate=ma.validate.OneOf(_OUTCOMES))
-    upcoming = Limit(None, MOST)
+    upcoming = LimitField(None, MAX_OCCURRENCES)
 
     @ma.validates_schema
     def check_upcoming(self, data: dict[str, Any], **_: Any) -> None:
         """What is ahead has no outcome yet, and no pages."""
         if data.get("upcoming") is not None:
-            wrong = [name for name in ("outcome", "cursor") if data.get(name) is not None]
-            if wrong:
+            conflicting = [name for name in ("outcome", "cursor") if data.get(name) is not None]
+            if conflicting:
                 message = "does not go with upcoming: it is about what has been"
-                raise ma.ValidationError({name: [Coded("not_allowed", message)] for name in wrong})
+                raise ma.ValidationError({name: [CodedMessage("not_allowed", message)] for name in conflicting})
 
 
-class OccurrenceBase(Answer):
+class OccurrenceBaseSchema(ResponseSchema):
     """A nominal time, and what becomes of it."""
 
-    scheduled_for = moment("The nominal time.")
-    local = moment("The same, as clocks of the schedule's zone show it.")
-    outcome = text(
+    scheduled_for = datetime_field("The nominal time.")
+    local = datetime_field("The same, as clocks of the schedule's zone show it.")
+    outcome = text_field(
         "What became of it; `expected`: it is ahead, and something will start.",
-        validate=ma.validate.OneOf([Expected.FIRE.value, *_OUTCOMES]),
+        validate=ma.validate.OneOf([ExpectedOutcome.FIRE.value, *_OUTCOMES]),
     )
-    reason = text("Why.", allow_none=True)
+    reason = text_field("Why.", allow_none=True)
     notes = fields.List(
         fields.String(), metadata={"description": "What is remarkable about it: a holiday, clocks that change."}
     )
 
 
-class Occurrence(OccurrenceBase):
+class OccurrenceSchema(OccurrenceBaseSchema):
     """An occurrence of a schedule."""
 
-    execution_id = text("Its execution.", allow_none=True)
-    recorded_at = moment("When this was entered in the ledger; null: it is ahead.", allow_none=True)
+    execution_id = text_field("Its execution.", allow_none=True)
+    recorded_at = datetime_field("When this was entered in the ledger; null: it is ahead.", allow_none=True)
     links = fields.Dict(values=fields.String())
 
 
-class FireBody(Schema):
+class FireBodySchema(StrictSchema):
     """What is different about one more occurrence."""
 
     overlap = fields.String(
         load_default=None,
         allow_none=True,
-        validate=ma.validate.OneOf([each.value for each in Overlap]),
+        validate=ma.validate.OneOf([each.value for each in OverlapPolicy]),
         metadata={"description": "What if an execution of the schedule has not ended; null: as the schedule says."},
     )
 
 
-class Fired(Answer):
+class FiredSchema(ResponseSchema):
     """One more occurrence."""
 
-    occurrence = fields.Nested(Occurrence)
-    execution = fields.Nested(Execution, allow_none=True, metadata={"description": "null: it was left out."})
+    occurrence = fields.Nested(OccurrenceSchema)
+    execution = fields.Nested(ExecutionSchema, allow_none=True, metadata={"description": "null: it was left out."})
 
 
-class BackfillBody(Schema):
+class BackfillBodySchema(StrictSchema):
     """Which past occurrences are made up for, and how."""
 
-    begin = Moment(required=True, data_key="from", metadata={**_TIME, "description": "Nominal times from then on."})
-    end = Moment(required=True, data_key="to", metadata={**_TIME, "description": "Before that; not in the future."})
-    dry_run = Flag(load_default=False, metadata={"description": "Only say what would be done."})
+    begin = DateTimeField(required=True, data_key="from", metadata={**_TIME, "description": "Nominal times from then on."})
+    end = DateTimeField(required=True, data_key="to", metadata={**_TIME, "description": "Before that; not in the future."})
+    dry_run = StrictBooleanField(load_default=False, metadata={"description": "Only say what would be done."})
     order = fields.String(
-        load_default=Order.OLDEST_FIRST.value, validate=ma.validate.OneOf([each.value for each in Order])
+        load_default=BackfillOrder.OLDEST_FIRST.value, validate=ma.validate.OneOf([each.value for each in BackfillOrder])
     )
-    concurrency = Count(
+    concurrency = StrictIntegerField(
         load_default=1,
-        validate=ma.validate.Range(1, MOST_LANES),
-        metadata={"minimum": 1, "maximum": MOST_LANES, "description": "How many run at a time."},
+        validate=ma.validate.Range(1, MAX_LANES),
+        metadata={"minimum": 1, "maximum": MAX_LANES, "description": "How many run at a time."},
     )
     parameters = fields.Dict(
         load_default=dict, metadata={"description": "They go before those of the schedule and of its job."}
     )
 
 
-class FilledOccurrence(Answer):
+class FilledOccurrenceSchema(ResponseSchema):
     """An occurrence that gets an execution."""
 
-    scheduled_for = moment("The nominal time.")
-    was = text("What the ledger said about it before; null: nothing.", allow_none=True)
-    execution_id = text("null: it was a dry run.", allow_none=True)
+    scheduled_for = datetime_field("The nominal time.")
+    was = text_field("What the ledger said about it before; null: nothing.", allow_none=True)
+    execution_id = text_field("null: it was a dry run.", allow_none=True)
 
 
-class NotFilled(Answer):
+class NotFilledSchema(ResponseSchema):
     """How many occurrences of the range get no execution."""
 
-    fired = integer("They have one already, however it ended.")
-    forbidden = integer("Calendars forbid them.")
-    pending = integer("They are due, and settled by themselves in a moment.")
-    duplicate = integer("Another execution has the unique key.")
+    fired = integer_field("They have one already, however it ended.")
+    forbidden = integer_field("Calendars forbid them.")
+    pending = integer_field("They are due, and settled by themselves in a moment.")
+    duplicate = integer_field("Another execution has the unique key.")
 
 
-class Backfilled(Answer):
+class BackfilledSchema(ResponseSchema):
     """What was done, or would be."""
 
     schedule = fields.String()
     dry_run = fields.Boolean()
-    count = integer("How many occurrences get an execution.")
-    left_out = fields.Nested(NotFilled)
-    batch_id = text("The batch of the executions; null: there are none.", allow_none=True)
+    count = integer_field("How many occurrences get an execution.")
+    left_out = fields.Nested(NotFilledSchema)
+    batch_id = text_field("The batch of the executions; null: there are none.", allow_none=True)
     occurrences = fields.List(
-        fields.Nested(FilledOccurrence), metadata={"description": f"The first {SHOWN} in the order of their runs."}
+        fields.Nested(FilledOccurrenceSchema), metadata={"description": f"The first {MAX_LISTED_OCCURRENCES} in the order of their runs."}
     )
     links = fields.Dict(values=fields.String())
 
 
-class PreviewScheduleBody(ScheduleBody):
+class PreviewScheduleBodySchema(ScheduleBodySchema):
     """The schedule to look at; it need not have a name or a job."""
 
     name = fields.Raw(allow_none=True, metadata={"type": "string", "description": "null: whatever it will be."})
     job = fields.Raw(
         allow_none=True, metadata={"type": "string", "description": "null: not checked; nor are the parameters."}
     )
-    count = Count(
-        load_default=_SHOWN,
-        validate=ma.validate.Range(1, MOST),
-        metadata={"minimum": 1, "maximum": MOST, "description": "How many moments to show."},
+    count = StrictIntegerField(
+        load_default=_DEFAULT_PREVIEW_COUNT,
+        validate=ma.validate.Range(1, MAX_OCCURRENCES),
+        metadata={"minimum": 1, "maximum": MAX_OCCURRENCES, "description": "How many moments to show."},
     )
-    after = Moment(
+    after = DateTimeField(
         load_default=None,
         allow_none=True,
         data_key="from",
@@ -163,32 +163,32 @@ class PreviewScheduleBody(ScheduleBody):
     )
 
 
-class Compared(Answer):
+class ComparedSchema(ResponseSchema):
     """What is different from the saved schedule."""
 
     schedule = fields.String()
-    revision = integer("Of the saved schedule.")
-    fields_ = fields.List(fields.Nested(Difference), data_key="fields")
+    revision = integer_field("Of the saved schedule.")
+    fields_ = fields.List(fields.Nested(DifferenceSchema), data_key="fields")
     comes = fields.List(
-        moment("UTC."), metadata={"description": "Moments at which something starts then, and does not now."}
+        datetime_field("UTC."), metadata={"description": "Moments at which something starts then, and does not now."}
     )
     goes = fields.List(
-        moment("UTC."), metadata={"description": "Moments at which something starts now, and does not then."}
+        datetime_field("UTC."), metadata={"description": "Moments at which something starts now, and does not then."}
     )
-    until = moment("Up to here these are all there are; null: for ever.", allow_none=True)
+    until = datetime_field("Up to here these are all there are; null: for ever.", allow_none=True)
 
 
-class SchedulePreview(Answer):
+class SchedulePreviewSchema(ResponseSchema):
     """What a schedule would do."""
 
     schedule = fields.Dict(metadata={"description": "As it was understood, with its defaults."})
-    in_words = text("When it is due, in plain English.")
+    in_words = text_field("When it is due, in plain English.")
     warnings = fields.List(fields.String(), metadata={"description": "What may not be meant."})
-    occurrences = fields.List(fields.Nested(OccurrenceBase))
-    difference = fields.Nested(Compared, allow_none=True)
+    occurrences = fields.List(fields.Nested(OccurrenceBaseSchema))
+    difference = fields.Nested(ComparedSchema, allow_none=True)
 
 
-def split(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_preview_body(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What of the body of a preview describes the schedule, and what says how to look at it."""
-    about = {name: body.pop(name) for name in ("count", "after", "calendars", "schedule")}
-    return {name: value for name, value in body.items() if value is not None or name not in ("name", "job")}, about
+    preview_options = {name: body.pop(name) for name in ("count", "after", "calendars", "schedule")}
+    return {name: value for name, value in body.items() if value is not None or name not in ("name", "job")}, preview_options

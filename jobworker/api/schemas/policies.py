@@ -6,10 +6,10 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.fields import Coded
+from jobworker.api.fields import CodedMessage
 
 #: For people who read the description of the API, by the name of the policy.
-POLICIES: Mapping[str, Mapping[str, Any]] = {
+POLICY_METADATA: Mapping[str, Mapping[str, Any]] = {
     "retry": {
         "description": "How often a failing execution is tried, and when: max_attempts (null: as the task's own "
         "max_retries says), strategy (none, fixed, linear, exponential, exponential_jitter) with delay, max_delay and "
@@ -50,28 +50,28 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class _Policy(fields.Raw):
+class _PolicyField(fields.Raw):
     """A policy as a request has it. What is in it, its parser in the domain checks."""
 
-    def __init__(self, kind: type[Any], **options: Any) -> None:
+    def __init__(self, value_type: type[Any], **options: Any) -> None:
         super().__init__(**options)
-        self._value_type = kind
+        self._value_type = value_type
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(value, self._value_type):
-            raise ma.ValidationError(Coded("wrong_type", _MUST_BE[self._value_type]))
+            raise ma.ValidationError(CodedMessage("wrong_type", _TYPE_MESSAGES[self._value_type]))
         return value
 
 
-_MUST_BE: Mapping[type[Any], str] = {dict: "must be a JSON object", list: "must be an array"}
-_LIST = {"type": "array", "items": {"type": "object"}}
+_TYPE_MESSAGES: Mapping[type[Any], str] = {dict: "must be a JSON object", list: "must be an array"}
+_OBJECT_LIST = {"type": "array", "items": {"type": "object"}}
 
 
-def policy(name: str, required: bool = False) -> fields.Raw:
+def policy_field(name: str, required: bool = False) -> fields.Raw:
     """Return the field of a policy in a request."""
     is_list = name == "trigger_after"
-    metadata = {**(_LIST if is_list else {"type": "object"}), **POLICIES[name]}
+    metadata = {**(_OBJECT_LIST if is_list else {"type": "object"}), **POLICY_METADATA[name]}
     kind: type[Any] = list if is_list else dict
     if required:
-        return _Policy(kind, required=True, metadata=metadata)
-    return _Policy(kind, load_default=None, allow_none=True, metadata=metadata)
+        return _PolicyField(kind, required=True, metadata=metadata)
+    return _PolicyField(kind, load_default=None, allow_none=True, metadata=metadata)

@@ -2,12 +2,12 @@
 
 from marshmallow import fields
 
-from jobworker.api.fields import Count, Moment
-from jobworker.api.schemas.base import Answer, Schema, moment, number
-from jobworker.api.schemas.policies import policy
+from jobworker.api.fields import StrictIntegerField, DateTimeField
+from jobworker.api.schemas.base import ResponseSchema, StrictSchema, datetime_field, number_field
+from jobworker.api.schemas.policies import policy_field
 from jobworker.domain.retry import MAX_ATTEMPTS
 
-_FROM = {"type": "string", "format": "date-time", "description": "When attempt 1 fails; null: now."}
+_START = {"type": "string", "format": "date-time", "description": "When attempt 1 fails; null: now."}
 _ATTEMPTS = {
     "minimum": 1,
     "maximum": MAX_ATTEMPTS,
@@ -15,38 +15,38 @@ _ATTEMPTS = {
 }
 
 
-class PreviewBody(Schema):
+class PreviewBodySchema(StrictSchema):
     """The policy to look at."""
 
-    retry = policy("retry", required=True)
-    start = Moment(load_default=None, allow_none=True, data_key="from", metadata=_FROM)
-    attempts = Count(load_default=None, allow_none=True, metadata=_ATTEMPTS)
+    retry = policy_field("retry", required=True)
+    start = DateTimeField(load_default=None, allow_none=True, data_key="from", metadata=_START)
+    attempts = StrictIntegerField(load_default=None, allow_none=True, metadata=_ATTEMPTS)
 
 
-class Span(Answer):
+class SpanSchema(ResponseSchema):
     """What chance leaves open."""
 
-    shortest = number("Seconds.")
-    longest = number("Seconds.")
+    shortest = number_field("Seconds.")
+    longest = number_field("Seconds.")
 
 
-class Window(Answer):
+class WindowSchema(ResponseSchema):
     """When something may be."""
 
-    earliest = moment("At the earliest.")
-    latest = moment("At the latest.")
+    earliest = datetime_field("At the earliest.")
+    latest = datetime_field("At the latest.")
 
 
-class PlannedAttempt(Answer):
+class PlannedAttemptSchema(ResponseSchema):
     """One attempt of the plan."""
 
     attempt = fields.Integer()
-    wait = fields.Nested(Span, metadata={"description": "After the attempt before it."})
-    due = fields.Nested(Window)
+    wait = fields.Nested(SpanSchema, metadata={"description": "After the attempt before it."})
+    due = fields.Nested(WindowSchema)
 
 
-class Preview(Answer):
+class PreviewSchema(ResponseSchema):
     """When each attempt would be."""
 
-    attempts = fields.List(fields.Nested(PlannedAttempt))
-    total = fields.Nested(Span, metadata={"description": "From the first attempt to the last."})
+    attempts = fields.List(fields.Nested(PlannedAttemptSchema))
+    total = fields.Nested(SpanSchema, metadata={"description": "From the first attempt to the last."})

@@ -3,15 +3,15 @@
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.schemas.base import Answer, integer, moment, text
+from jobworker.api.schemas.base import ResponseSchema, integer_field, datetime_field, text_field
 
 
-class AsItWas(Answer):
+class RevisionBaseSchema(ResponseSchema):
     """What every revision has."""
 
-    revision = integer("Counts the changes, from 1.")
-    created_at = moment("When it was made.")
-    actor = text("Who made it; `code…` is code that declares it.")
+    revision = integer_field("Counts the changes, from 1.")
+    created_at = datetime_field("When it was made.")
+    actor = text_field("Who made it; `code…` is code that declares it.")
     changed = fields.List(
         fields.String(),
         allow_none=True,
@@ -21,42 +21,42 @@ class AsItWas(Answer):
     links = fields.Dict(values=fields.String())
 
 
-class Revision(AsItWas):
+class RevisionSchema(RevisionBaseSchema):
     """The definition of a job as it was."""
 
     job = fields.String()
 
 
-class Difference(Answer):
+class DifferenceSchema(ResponseSchema):
     """One place where two executions, or two schedules, differ."""
 
-    part = text(
+    part = text_field(
         "What differs.",
         validate=ma.validate.OneOf(
             ["revision", "definition", "parameters", "overrides", "code_version", "worker", "host", "schedule"]
         ),
     )
-    pointer = text("Where in it (RFC 6901); empty: all of it.")
+    pointer = text_field("Where in it (RFC 6901); empty: all of it.")
     change = fields.String(validate=ma.validate.OneOf(["added", "removed", "changed"]))
     before = fields.Raw(allow_none=True)
     now = fields.Raw(allow_none=True)
 
 
-class Success(Answer):
+class SuccessSchema(ResponseSchema):
     """The execution that is compared with."""
 
     id = fields.String()
     job_revision = fields.Integer()
     code_version = fields.String(allow_none=True)
     worker = fields.String(allow_none=True)
-    finished_at = moment("When it succeeded.", allow_none=True)
+    finished_at = datetime_field("When it succeeded.", allow_none=True)
     links = fields.Dict(values=fields.String())
 
 
-class Changes(Answer):
+class ChangesSchema(ResponseSchema):
     """What is different from the last success of the same job before it."""
 
     id = fields.String()
     job = fields.String()
-    last_success = fields.Nested(Success, allow_none=True, metadata={"description": "null: there was none."})
-    differences = fields.List(fields.Nested(Difference))
+    last_success = fields.Nested(SuccessSchema, allow_none=True, metadata={"description": "null: there was none."})
+    differences = fields.List(fields.Nested(DifferenceSchema))

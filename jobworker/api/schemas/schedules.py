@@ -6,19 +6,19 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
-from jobworker.api.fields import Coded, Moment
-from jobworker.api.schemas.base import Answer, PageQuery, Schema, integer, moment, text
+from jobworker.api.fields import CodedMessage, DateTimeField
+from jobworker.api.schemas.base import ResponseSchema, PageQuerySchema, StrictSchema, integer_field, datetime_field, text_field
 from jobworker.api.schemas.filters import check_text
-from jobworker.api.schemas.revisions import AsItWas
+from jobworker.api.schemas.revisions import RevisionBaseSchema
 from jobworker.domain import schedule
 from jobworker.domain.execution import PRIORITIES
-from jobworker.domain.job import NAME
-from jobworker.services.queues import MAX_NOTE
-from jobworker.store.schedule_lists import Standing
+from jobworker.domain.job import NAME_PATTERN
+from jobworker.services.queues import MAX_NOTE_LENGTH
+from jobworker.store.schedule_lists import ScheduleStatus
 
 _SECONDS = "Seconds, or ISO 8601."
-_OVERLAPS = [each.value for each in schedule.Overlap]
-_MISSED = [each.value for each in schedule.Missed]
+_OVERLAP_VALUES = [each.value for each in schedule.OverlapPolicy]
+_MISSED_VALUES = [each.value for each in schedule.MissedOccurrencePolicy]
 
 _RULE = {
     "type": "object",
@@ -27,14 +27,14 @@ _RULE = {
     "(expression, start).",
     "example": {"kind": "business_day", "n": 10, "time": "18:00", "roll": "preceding"},
 }
-_NAME = f"^{NAME.pattern.removesuffix(chr(92) + 'Z')}$"
+_NAME = f"^{NAME_PATTERN.pattern.removesuffix(chr(92) + 'Z')}$"
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "array", "items": _TEXT}
 _FLAG = {"type": "boolean"}
 _INTEGER = {"type": "integer", "minimum": 1}
 _DURATION = {"type": ["number", "string"]}
 _TIME = {"type": "string", "format": "date-time"}
-_POLICY = {"type": "string", "enum": [*_MISSED, None]}
+_POLICY = {"type": "string", "enum": [*_MISSED_VALUES, None]}
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "name": {**_TEXT, "pattern": _NAME, "description": "Its own name.", "example": "monthly-report"},
     "job": {**_TEXT, "pattern": _NAME, "description": "The job that it starts.", "example": "report"},
@@ -74,7 +74,7 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     },
     "overlap": {
         "type": "string",
-        "enum": [*_OVERLAPS, None],
+        "enum": [*_OVERLAP_VALUES, None],
         "description": "What becomes of an occurrence while an execution of the schedule is unfinished.",
         "default": "skip",
     },
@@ -92,52 +92,52 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def _given(name: str) -> fields.Raw:
+def _raw_field(name: str) -> fields.Raw:
     return fields.Raw(allow_none=True, metadata=dict(_FIELDS[name]))
 
 
-class ScheduleBody(Schema):
+class ScheduleBodySchema(StrictSchema):
     """A schedule as somebody writes it; what is left out has its default."""
 
     name = fields.Raw(required=True, metadata=dict(_FIELDS["name"]))
     job = fields.Raw(required=True, metadata=dict(_FIELDS["job"]))
     rule = fields.Raw(required=True, metadata=_RULE)
-    description = _given("description")
-    enabled = _given("enabled")
-    zone = _given("zone")
-    calendar = _given("calendar")
-    require = _given("require")
+    description = _raw_field("description")
+    enabled = _raw_field("enabled")
+    zone = _raw_field("zone")
+    calendar = _raw_field("calendar")
+    require = _raw_field("require")
     # marshmallow's own schemas have an attribute `exclude`.
     excluded = fields.Raw(data_key="exclude", attribute="exclude", allow_none=True, metadata=dict(_FIELDS["exclude"]))
-    dst = _given("dst")
-    start = _given("start")
-    end = _given("end")
-    max_runs = _given("max_runs")
-    initial_delay = _given("initial_delay")
-    run_at_start = _given("run_at_start")
-    jitter = _given("jitter")
-    spread = _given("spread")
-    parameters = _given("parameters")
-    queue = _given("queue")
-    priority = _given("priority")
-    overlap = _given("overlap")
-    misfire = _given("misfire")
-    on_resume = _given("on_resume")
-    pause_after_failures = _given("pause_after_failures")
+    dst = _raw_field("dst")
+    start = _raw_field("start")
+    end = _raw_field("end")
+    max_runs = _raw_field("max_runs")
+    initial_delay = _raw_field("initial_delay")
+    run_at_start = _raw_field("run_at_start")
+    jitter = _raw_field("jitter")
+    spread = _raw_field("spread")
+    parameters = _raw_field("parameters")
+    queue = _raw_field("queue")
+    priority = _raw_field("priority")
+    overlap = _raw_field("overlap")
+    misfire = _raw_field("misfire")
+    on_resume = _raw_field("on_resume")
+    pause_after_failures = _raw_field("pause_after_failures")
 
 
-class ScheduleReplacementBody(ScheduleBody):
+class ScheduleReplacementBodySchema(ScheduleBodySchema):
     """A schedule that replaces the one named in the URL; `name` may be left out, not differ."""
 
     name = fields.Raw(metadata={**_TEXT, "description": "May be left out: a schedule cannot be renamed."})
 
 
-class ScheduleQuery(PageQuery):
+class ScheduleQuerySchema(PageQuerySchema):
     """Which schedules to list."""
 
     job = fields.String(load_default=None, validate=check_text)
-    owner = fields.String(load_default=None, validate=ma.validate.OneOf([each.value for each in schedule.Owner]))
-    state = fields.String(load_default=None, validate=ma.validate.OneOf([each.value for each in Standing]))
+    owner = fields.String(load_default=None, validate=ma.validate.OneOf([each.value for each in schedule.ScheduleOwner]))
+    state = fields.String(load_default=None, validate=ma.validate.OneOf([each.value for each in ScheduleStatus]))
     calendar = fields.String(load_default=None, validate=check_text, metadata={"description": "Which use it."})
     overdue = fields.String(
         load_default=None,
@@ -148,19 +148,19 @@ class ScheduleQuery(PageQuery):
     def check_overdue(self, value: str | None, data_key: str) -> None:
         """Only `true` says anything."""
         if value not in (None, "true"):
-            raise ma.ValidationError(Coded("not_allowed", "must be true, or left out"))
+            raise ma.ValidationError(CodedMessage("not_allowed", "must be true, or left out"))
 
 
-class SchedulePauseBody(Schema):
+class SchedulePauseBodySchema(StrictSchema):
     """Why a schedule is paused, and for how long."""
 
     note = fields.String(
         load_default=None,
         allow_none=True,
-        validate=ma.validate.Length(max=MAX_NOTE),
-        metadata={"description": "Shown with the schedule and its occurrences.", "maxLength": MAX_NOTE},
+        validate=ma.validate.Length(max=MAX_NOTE_LENGTH),
+        metadata={"description": "Shown with the schedule and its occurrences.", "maxLength": MAX_NOTE_LENGTH},
     )
-    until = Moment(
+    until = DateTimeField(
         load_default=None,
         allow_none=True,
         metadata={
@@ -171,35 +171,35 @@ class SchedulePauseBody(Schema):
     )
 
 
-class ScheduleResumeBody(Schema):
+class ScheduleResumeBodySchema(StrictSchema):
     """How a schedule goes on."""
 
     policy = fields.String(
         load_default=None,
         allow_none=True,
-        validate=ma.validate.OneOf(_MISSED),
+        validate=ma.validate.OneOf(_MISSED_VALUES),
         metadata={"description": "What becomes of the occurrences of the pause; null: as its `on_resume` says."},
     )
 
 
-class Misfire(Answer):
+class MisfireSchema(ResponseSchema):
     """What becomes of occurrences that nobody noticed in time."""
 
-    policy = fields.String(validate=ma.validate.OneOf(_MISSED))
+    policy = fields.String(validate=ma.validate.OneOf(_MISSED_VALUES))
     grace = fields.Float()
     max = fields.Integer()
 
 
-class SchedulePause(Answer):
+class SchedulePauseSchema(ResponseSchema):
     """Why nothing of a schedule starts at present."""
 
-    at = moment("Since when.")
-    by = text("Who paused it.", allow_none=True)
-    note = text("Why.", allow_none=True)
-    until = moment("When it goes on by itself; null: when somebody resumes it.", allow_none=True)
+    at = datetime_field("Since when.")
+    by = text_field("Who paused it.", allow_none=True)
+    note = text_field("Why.", allow_none=True)
+    until = datetime_field("When it goes on by itself; null: when somebody resumes it.", allow_none=True)
 
 
-class Schedule(Answer):
+class ScheduleSchema(ResponseSchema):
     """A schedule."""
 
     id = fields.String()
@@ -213,8 +213,8 @@ class Schedule(Answer):
     require = fields.List(fields.String())
     excluded = fields.List(fields.String(), data_key="exclude")
     dst = fields.Dict(allow_none=True)
-    start = moment("Nothing is due before.", allow_none=True)
-    end = moment("Nothing is due then or later.", allow_none=True)
+    start = datetime_field("Nothing is due before.", allow_none=True)
+    end = datetime_field("Nothing is due then or later.", allow_none=True)
     max_runs = fields.Integer(allow_none=True)
     initial_delay = fields.Float()
     run_at_start = fields.Boolean()
@@ -223,34 +223,34 @@ class Schedule(Answer):
     parameters = fields.Dict()
     queue = fields.String(allow_none=True)
     priority = fields.Integer(allow_none=True)
-    overlap = fields.String(validate=ma.validate.OneOf(_OVERLAPS))
-    misfire = fields.Nested(Misfire)
-    on_resume = fields.String(validate=ma.validate.OneOf(_MISSED))
+    overlap = fields.String(validate=ma.validate.OneOf(_OVERLAP_VALUES))
+    misfire = fields.Nested(MisfireSchema)
+    on_resume = fields.String(validate=ma.validate.OneOf(_MISSED_VALUES))
     pause_after_failures = fields.Integer(allow_none=True)
-    owner = text(
+    owner = text_field(
         "`code` and `job`: changed there, not here.",
-        validate=ma.validate.OneOf([each.value for each in schedule.Owner]),
+        validate=ma.validate.OneOf([each.value for each in schedule.ScheduleOwner]),
     )
-    revision = integer("Counts the changes; the ETag is made from it.")
-    state = text(
+    revision = integer_field("Counts the changes; the ETag is made from it.")
+    state = text_field(
         "Whether it will start anything, and if not, why.",
-        validate=ma.validate.OneOf([each.value for each in Standing]),
+        validate=ma.validate.OneOf([each.value for each in ScheduleStatus]),
     )
-    paused = fields.Nested(SchedulePause, allow_none=True)
-    next_at = moment("The nominal time of what is due next; null: nothing is.", allow_none=True)
-    settled_until = moment("Up to here every occurrence is in the ledger.")
-    expected_by = moment("When that is in the ledger at the latest; null: nobody waits for it.", allow_none=True)
+    paused = fields.Nested(SchedulePauseSchema, allow_none=True)
+    next_at = datetime_field("The nominal time of what is due next; null: nothing is.", allow_none=True)
+    settled_until = datetime_field("Up to here every occurrence is in the ledger.")
+    expected_by = datetime_field("When that is in the ledger at the latest; null: nobody waits for it.", allow_none=True)
     overdue = fields.Boolean(metadata={"description": "Whether that has passed."})
-    runs = integer("Executions so far.")
-    failures = integer("How many of them failed in a row, up to now.")
-    in_words = text("When it is due, in plain English; null: it cannot be read.", allow_none=True)
+    runs = integer_field("Executions so far.")
+    failures = integer_field("How many of them failed in a row, up to now.")
+    in_words = text_field("When it is due, in plain English; null: it cannot be read.", allow_none=True)
     warnings = fields.List(fields.String(), metadata={"description": "What may not be meant."})
-    created_at = moment("When it was first described.")
-    changed_at = moment("When it was last changed, paused or resumed.")
+    created_at = datetime_field("When it was first described.")
+    changed_at = datetime_field("When it was last changed, paused or resumed.")
     links = fields.Dict(values=fields.String())
 
 
-class ScheduleRevision(AsItWas):
+class ScheduleRevisionSchema(RevisionBaseSchema):
     """A schedule as it was."""
 
     schedule = fields.String()

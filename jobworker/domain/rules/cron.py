@@ -9,7 +9,7 @@ from typing import Any
 import cronsim
 
 #: What cron calls by a name.
-NAMED = {
+NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
     "@monthly": "0 0 1 * *",
@@ -20,18 +20,18 @@ NAMED = {
 }
 
 #: After so many years without an occurrence there is none.
-_YEARS = 50
+_MAX_YEARS_AHEAD = 50
 
 _DAY = dt.timedelta(days=1)
 _SECOND = dt.timedelta(seconds=1)
 _NOTHING = dt.timedelta(0)
 
 #: cronsim wants a time to start from when it reads an expression.
-_ANY = dt.datetime.combine(dt.date(2000, 1, 1), dt.time())
+_ANY_TIME = dt.datetime.combine(dt.date(2000, 1, 1), dt.time())
 
 
 @dataclass(frozen=True, slots=True)
-class Cron:
+class CronRule:
     """A cron expression of 5 fields, or 6 with the seconds first; it may have `L`, `LW`, `5L`, `5#2`, or `@daily`.
 
     If neither the day of month nor the day of week begins with a star, either is enough, as in Debian's cron.
@@ -41,7 +41,7 @@ class Cron:
 
     def find_first(self, begin: dt.datetime) -> dt.datetime | None:
         """The first time from `begin` on; None: there is none within 50 years."""
-        fields = _fields(self.expression)
+        fields = _parse_fields(self.expression)
         whole = begin.replace(microsecond=0) + (_SECOND if begin.microsecond else _NOTHING)
         today = whole.date()
         if fields.is_matching_day(today) and (time := fields.find_time_from(whole.time())) is not None:
@@ -51,7 +51,7 @@ class Cron:
 
     def is_frequent(self) -> bool:
         """Whether it says more than times of day: every few minutes, or every hour."""
-        minute, hour = plain(self.expression).split()[-5:-3]
+        minute, hour = expand_nickname(self.expression).split()[-5:-3]
         return minute.startswith("*") or hour.startswith("*")
 
     def to_json(self) -> dict[str, Any]:
@@ -59,18 +59,18 @@ class Cron:
         return {"kind": "cron", "expression": self.expression}
 
 
-def plain(expression: str) -> str:
+def expand_nickname(expression: str) -> str:
     """The fields behind a name such as `@daily`."""
-    return NAMED.get(expression.strip().lower(), expression)
+    return NICKNAMES.get(expression.strip().lower(), expression)
 
 
-def check(expression: str) -> None:
+def check_expression(expression: str) -> None:
     """Raises `cronsim.CronSimError` if it cannot be read, or names a day that does not exist."""
-    _fields(expression)
+    _parse_fields(expression)
 
 
 @dataclass(frozen=True, slots=True)
-class _Fields:
+class _CronFields:
     """An expression as it was read. cronsim's own search takes five times as long: it walks minute by minute."""
 
     hours: tuple[int, ...]
@@ -91,16 +91,16 @@ class _Fields:
         """The first time of the day that is `time` or later."""
         hour, minute = time.hour, time.minute
         if hour in self.hours:
-            if minute in self.minutes and (second := _from(self.seconds, time.second)) is not None:
+            if minute in self.minutes and (second := _find_from(self.seconds, time.second)) is not None:
                 return dt.time(hour, minute, second)
-            if (later := _from(self.minutes, minute + 1)) is not None:
+            if (later := _find_from(self.minutes, minute + 1)) is not None:
                 return dt.time(hour, later, self.seconds[0])
-        following = _from(self.hours, hour + 1)
+        following = _find_from(self.hours, hour + 1)
         return None if following is None else dt.time(following, self.minutes[0], self.seconds[0])
 
     def find_day_from(self, day: dt.date) -> dt.date | None:
         """The first day that is named, `day` or later."""
-        last = day.year + _YEARS
+        last = day.year + _MAX_YEARS_AHEAD
         while day.year <= last:
             if day.month not in self.months:
                 day = (day.replace(day=1) + 31 * _DAY).replace(day=1)
@@ -112,11 +112,11 @@ class _Fields:
 
 
 @functools.lru_cache(maxsize=4096)
-def _fields(expression: str) -> _Fields:
-    read = cronsim.CronSim(plain(expression), _ANY)
+def _parse_fields(expression: str) -> _CronFields:
+    read = cronsim.CronSim(expand_nickname(expression), _ANY_TIME)
     hours, minutes, seconds = (tuple(sorted(each)) for each in (read.hours, read.minutes, read.seconds))
-    return _Fields(hours, minutes, seconds, frozenset(read.months), read.match_day)
+    return _CronFields(hours, minutes, seconds, frozenset(read.months), read.match_day)
 
 
-def _from(numbers: Iterable[int], lowest: int) -> int | None:
+def _find_from(numbers: Iterable[int], lowest: int) -> int | None:
     return next((number for number in numbers if number >= lowest), None)

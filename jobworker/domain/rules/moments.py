@@ -8,7 +8,7 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Once:
+class OnceRule:
     """A single moment."""
 
     at: dt.datetime
@@ -23,7 +23,7 @@ class Once:
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class IntervalRule:
     """Every `every` seconds, counted from `anchor`, in both directions."""
 
     every: float

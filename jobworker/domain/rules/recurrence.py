@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jobworker.domain.rules import rrule_reading
-from jobworker.domain.rules.rrule_reading import Frequency, Parts
+from jobworker.domain.rules.rrule_reading import RRuleFrequency, RRuleParts
 
 #: After so many years, or so many days that were looked at, without an occurrence there is none.
-_YEARS = 50
-_MOST_DAYS = 3_000
+_MAX_YEARS_AHEAD = 50
+_MAX_DAYS_SEARCHED = 3_000
 
 #: BYSETPOS that has found nothing in so many periods finds nothing.
-_MOST_PERIODS = 1_000
+_MAX_EMPTY_PERIODS = 1_000
 
 #: So many years a rule with COUNT is followed from its start.
-_COUNTED_YEARS = 200
+_MAX_COUNTED_YEARS = 200
 
 _DAY = dt.timedelta(days=1)
 _MONTHS = range(1, 13)
@@ -37,19 +37,19 @@ class RRule:
     start: dt.datetime
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> RRuleParts:
         """The expression as it is read; raises `ValueError`."""
-        return _read(self.expression)
+        return _parse_cached(self.expression)
 
     def find_first(self, begin: dt.datetime) -> dt.datetime | None:
         """The first time from `begin` on; None: it has ended, or there is none within 50 years."""
         parts = self.parts
         if parts.count is not None:
-            times = _counted(self)
+            times = _list_counted_times(self)
             at = bisect.bisect_left(times, begin)
             return times[at] if at < len(times) else None
         begin = max(begin, self.start)
-        found = next(_Search(_completed(self.expression, self.start), self.start).iterate_times(begin, _YEARS), None)
+        found = next(_Search(_complete_parts(self.expression, self.start), self.start).iterate_times(begin, _MAX_YEARS_AHEAD), None)
         return found if found is not None and (parts.until is None or found <= parts.until) else None
 
     def iterate_times(self, begin: dt.datetime, end: dt.datetime) -> Iterator[dt.datetime]:
@@ -57,16 +57,16 @@ class RRule:
         parts = self.parts
         begin = self.start if parts.count is not None else max(begin, self.start)
         last = end if parts.until is None else min(end, parts.until)
-        times = _Search(_completed(self.expression, self.start), self.start).iterate_times(begin, last.year - begin.year)
+        times = _Search(_complete_parts(self.expression, self.start), self.start).iterate_times(begin, last.year - begin.year)
         return itertools.takewhile(lambda time: time <= last, itertools.islice(times, parts.count))
 
     def is_frequent(self) -> bool:
         """Whether it says more than times of day."""
-        return self.parts.frequency is Frequency.HOURLY
+        return self.parts.frequency is RRuleFrequency.HOURLY
 
     def has_days(self) -> bool:
         """Whether any month that it names has any day of the month that it names."""
-        parts = _completed(self.expression, self.start)
+        parts = _complete_parts(self.expression, self.start)
         if not parts.months or not parts.month_days:
             return True
         # That of a leap year is a month's greatest length.
@@ -79,21 +79,21 @@ class RRule:
 
 
 @functools.lru_cache(maxsize=4096)
-def _read(expression: str) -> Parts:
-    return rrule_reading.read(expression)
+def _parse_cached(expression: str) -> RRuleParts:
+    return rrule_reading.parse(expression)
 
 
 @functools.lru_cache(maxsize=256)
-def _counted(rule: RRule) -> list[dt.datetime]:
-    times = _Search(_completed(rule.expression, rule.start), rule.start).iterate_times(rule.start, _COUNTED_YEARS)
+def _list_counted_times(rule: RRule) -> list[dt.datetime]:
+    times = _Search(_complete_parts(rule.expression, rule.start), rule.start).iterate_times(rule.start, _MAX_COUNTED_YEARS)
     return list(itertools.islice(times, rule.parts.count))
 
 
 @functools.lru_cache(maxsize=4096)
-def _completed(expression: str, start: dt.datetime) -> Parts:
+def _complete_parts(expression: str, start: dt.datetime) -> RRuleParts:
     """The parts of a rule, with what it leaves to its start."""
-    parts = _read(expression)
-    hourly = parts.frequency is Frequency.HOURLY
+    parts = _parse_cached(expression)
+    hourly = parts.frequency is RRuleFrequency.HOURLY
     parts = replace(
         parts,
         hours=tuple(sorted(parts.hours or (range(24) if hourly else (start.hour,)))),
@@ -105,11 +105,11 @@ def _completed(expression: str, start: dt.datetime) -> Parts:
     if parts.year_days or parts.month_days or parts.days:
         return parts
     match parts.frequency:
-        case Frequency.YEARLY:
+        case RRuleFrequency.YEARLY:
             return replace(parts, months=parts.months or (start.month,), month_days=(start.day,))
-        case Frequency.MONTHLY:
+        case RRuleFrequency.MONTHLY:
             return replace(parts, month_days=(start.day,))
-        case Frequency.WEEKLY:
+        case RRuleFrequency.WEEKLY:
             return replace(parts, days=((None, start.weekday()),))
     return parts
 
@@ -118,7 +118,7 @@ def _completed(expression: str, start: dt.datetime) -> Parts:
 class _Search:
     """The times of a rule that leaves nothing open."""
 
-    parts: Parts
+    parts: RRuleParts
     start: dt.datetime
 
     def iterate_times(self, begin: dt.datetime, years: int) -> Iterator[dt.datetime]:
@@ -138,7 +138,7 @@ class _Search:
             places = {place - 1 if place > 0 else len(times) + place for place in self.parts.positions}
             chosen = [times[place] for place in sorted(places) if 0 <= place < len(times)]
             empty = 0 if chosen else empty + 1
-            if empty > _MOST_PERIODS:
+            if empty > _MAX_EMPTY_PERIODS:
                 return
             yield from chosen
 
@@ -150,7 +150,7 @@ class _Search:
                     yield dt.datetime.combine(day, dt.time(hour, minute, second))
 
     def _get_hours(self, day: dt.date) -> tuple[int, ...]:
-        if self.parts.frequency is not Frequency.HOURLY or self.parts.interval == 1:
+        if self.parts.frequency is not RRuleFrequency.HOURLY or self.parts.interval == 1:
             return self.parts.hours
         passed = (day - self.start.date()).days * 24 - self.start.hour
         return tuple(hour for hour in self.parts.hours if (passed + hour) % self.parts.interval == 0)
@@ -164,12 +164,12 @@ class _Search:
                 if self._is_matching_day(day):
                     looked = 0
                     yield day
-            if looked > _MOST_DAYS:
+            if looked > _MAX_DAYS_SEARCHED:
                 return
 
     def _iterate_candidate_days(self, year: int, begin: dt.date) -> Iterator[dt.date]:
         parts = self.parts
-        if parts.frequency is Frequency.YEARLY and (year - self.start.year) % parts.interval:
+        if parts.frequency is RRuleFrequency.YEARLY and (year - self.start.year) % parts.interval:
             return
         for month in sorted(parts.months) or _MONTHS:
             length = calendar.monthrange(year, month)[1]
@@ -182,10 +182,10 @@ class _Search:
     def _list_month_days(self, year: int, month: int, length: int) -> Iterable[int]:
         """The days of a month that come into question."""
         if self.parts.month_days:
-            return _month_days(self.parts.month_days, length)
+            return _list_month_days(self.parts.month_days, length)
         if not self.parts.year_days:
             return self._list_weekday_days(year, month, length)
-        passed = _year_day(dt.date(year, month, 1)) - 1
+        passed = _get_year_day(dt.date(year, month, 1)) - 1
         whole = 365 + calendar.isleap(year)
         days = {number if number > 0 else whole + 1 + number for number in self.parts.year_days}
         return sorted(day - passed for day in days if 1 <= day - passed <= length)
@@ -200,79 +200,79 @@ class _Search:
 
     def _is_month_skipped(self, year: int, month: int) -> bool:
         passed = (year - self.start.year) * 12 + month - self.start.month
-        return self.parts.frequency is Frequency.MONTHLY and passed % self.parts.interval != 0
+        return self.parts.frequency is RRuleFrequency.MONTHLY and passed % self.parts.interval != 0
 
     def _is_matching_day(self, day: dt.date) -> bool:
         parts = self.parts
         if parts.days and not any(weekday == day.weekday() and self._is_nth(day, n) for n, weekday in parts.days):
             return False
-        if parts.year_days and not _counts(_year_day(day), 365 + calendar.isleap(day.year), parts.year_days):
+        if parts.year_days and not _matches_number(_get_year_day(day), 365 + calendar.isleap(day.year), parts.year_days):
             return False
-        if parts.weeks and not _counts(*_week(day, parts.week_start), parts.weeks):
+        if parts.weeks and not _matches_number(*_get_week_number_and_count(day, parts.week_start), parts.weeks):
             return False
         return parts.interval == 1 or self._is_interval_day(day)
 
     def _is_interval_day(self, day: dt.date) -> bool:
         """Whether the interval has come to this day; years and months that it leaves out are passed over before."""
         start, week_start = self.start.date(), self.parts.week_start
-        if self.parts.frequency is Frequency.DAILY:
+        if self.parts.frequency is RRuleFrequency.DAILY:
             return (day - start).days % self.parts.interval == 0
-        if self.parts.frequency is Frequency.WEEKLY:
-            passed = _begin_of_week(day, week_start) - _begin_of_week(start, week_start)
+        if self.parts.frequency is RRuleFrequency.WEEKLY:
+            passed = _get_week_begin(day, week_start) - _get_week_begin(start, week_start)
             return passed.days // 7 % self.parts.interval == 0
-        return self.parts.frequency is not Frequency.HOURLY or bool(self._get_hours(day))
+        return self.parts.frequency is not RRuleFrequency.HOURLY or bool(self._get_hours(day))
 
     def _is_nth(self, day: dt.date, number: int | None) -> bool:
         """Whether it is the n-th of its kind of the month; of the year, if the rule is yearly and names no months."""
         if number is None:
             return True
-        if self.parts.frequency is Frequency.YEARLY and not self.parts.months:
-            place, length = _year_day(day), 365 + calendar.isleap(day.year)
+        if self.parts.frequency is RRuleFrequency.YEARLY and not self.parts.months:
+            place, length = _get_year_day(day), 365 + calendar.isleap(day.year)
         else:
             place, length = day.day, calendar.monthrange(day.year, day.month)[1]
         return number == (place - 1) // 7 + 1 if number > 0 else -number == (length - place) // 7 + 1
 
     def _get_period(self, day: dt.date) -> Hashable:
         match self.parts.frequency:
-            case Frequency.YEARLY:
+            case RRuleFrequency.YEARLY:
                 return day.year
-            case Frequency.MONTHLY:
+            case RRuleFrequency.MONTHLY:
                 return day.year, day.month
-        return _begin_of_week(day, self.parts.week_start)
+        return _get_week_begin(day, self.parts.week_start)
 
     def _get_period_begin(self, day: dt.date) -> dt.date:
         match self.parts.frequency:
-            case Frequency.YEARLY:
+            case RRuleFrequency.YEARLY:
                 return day.replace(month=1, day=1)
-            case Frequency.MONTHLY:
+            case RRuleFrequency.MONTHLY:
                 return day.replace(day=1)
-        return _begin_of_week(day, self.parts.week_start)
+        return _get_week_begin(day, self.parts.week_start)
 
 
-def _month_days(numbers: tuple[int, ...], length: int) -> list[int]:
+def _list_month_days(numbers: tuple[int, ...], length: int) -> list[int]:
     days = {number if number > 0 else length + 1 + number for number in numbers}
     return sorted(day for day in days if 1 <= day <= length)
 
 
-def _counts(place: int, length: int, numbers: tuple[int, ...]) -> bool:
+def _matches_number(place: int, length: int, numbers: tuple[int, ...]) -> bool:
     return place in numbers or place - length - 1 in numbers
 
 
-def _year_day(day: dt.date) -> int:
+def _get_year_day(day: dt.date) -> int:
     return day.toordinal() - dt.date(day.year, 1, 1).toordinal() + 1
 
 
-def _begin_of_week(day: dt.date, week_start: int) -> dt.date:
+def _get_week_begin(day: dt.date, week_start: int) -> dt.date:
     return day - (day.weekday() - week_start) % 7 * _DAY
 
 
-def _week(day: dt.date, week_start: int) -> tuple[int, int]:
+def _get_week_number_and_count(day: dt.date, week_start: int) -> tuple[int, int]:
     """The number of a day's week, and how many its year has; the first week has four days in the year, or more."""
     # December 28 lies in the last week of its year, and the fourth day of a week in the year of the week.
-    number, year = _number_of_week(day, week_start)
-    return number, _number_of_week(dt.date(year, 12, 28), week_start)[0]
+    number, year = _get_week_number(day, week_start)
+    return number, _get_week_number(dt.date(year, 12, 28), week_start)[0]
 
 
-def _number_of_week(day: dt.date, week_start: int) -> tuple[int, int]:
-    middle = _begin_of_week(day, week_start) + 3 * _DAY
-    return (_year_day(middle) - 1) // 7 + 1, middle.year
+def _get_week_number(day: dt.date, week_start: int) -> tuple[int, int]:
+    middle = _get_week_begin(day, week_start) + 3 * _DAY
+    return (_get_year_day(middle) - 1) // 7 + 1, middle.year

@@ -14,19 +14,19 @@ from jobworker.domain.schedule import parse
 from jobworker.transport import entries
 
 #: What a whole schedule has besides, and nobody asks for here.
-_ANYBODY = {"name": "entry", "job": "entry"}
+_PLACEHOLDER_FIELDS = {"name": "entry", "job": "entry"}
 
 
 class RuleSchedule(BaseSchedule):
     """A timetable of ours as Celery sees a schedule; `described` is its JSON (see `entries.encode`)."""
 
-    def __init__(self, described: Mapping[str, Any], app: Any = None) -> None:
+    def __init__(self, timetable_json: Mapping[str, Any], app: Any = None) -> None:
         super().__init__(app=app)
-        self.timetable_json = dict(described)
+        self.timetable_json = dict(timetable_json)
         inline = self.timetable_json.get("calendars", {})
         calendars = {name: calendar_reading.parse(each) for name, each in inline.items()}
         spec = {name: each for name, each in self.timetable_json.items() if name != "calendars"}
-        self._timetable = parse({**_ANYBODY, **spec}).build_timetable(calendars)
+        self._timetable = parse({**_PLACEHOLDER_FIELDS, **spec}).build_timetable(calendars)
         self._cached_after: dt.datetime | None = None
         self._cached_occurrence: dt.datetime | None = None
 
@@ -34,7 +34,7 @@ class RuleSchedule(BaseSchedule):
         """The first occurrence strictly after `moment`. The latest answer is kept: many ask for the same one."""
         # Between what was asked and what was answered there is none.
         if self._cached_after is None or moment < self._cached_after or (self._cached_occurrence is not None and moment >= self._cached_occurrence):
-            self._cached_occurrence = timetable.next_after(self._timetable, moment)
+            self._cached_occurrence = timetable.find_next_time(self._timetable, moment)
             self._cached_after = moment
         return self._cached_occurrence
 
@@ -58,7 +58,7 @@ class RuleSchedule(BaseSchedule):
         return f"<{entries.RULE_TYPE}: {self.timetable_json}>"
 
 
-class Decoder(RedBeatJSONDecoder):
+class EntryDecoder(RedBeatJSONDecoder):
     """Reads the rules that `Encoder` writes."""
 
     def dict_to_object(self, d: dict[str, Any]) -> Any:
@@ -68,7 +68,7 @@ class Decoder(RedBeatJSONDecoder):
         return super().dict_to_object(d)
 
 
-class Encoder(RedBeatJSONEncoder):
+class EntryEncoder(RedBeatJSONEncoder):
     """Writes rules as `{"__type__": "jobworker.rule", "rule": …}`."""
 
     def default(self, obj: Any) -> Any:
@@ -78,13 +78,13 @@ class Encoder(RedBeatJSONEncoder):
         return super().default(obj)
 
 
-class Entry(RedBeatSchedulerEntry):
+class BeatEntry(RedBeatSchedulerEntry):
     """One schedule. Its name is the schedule's id, its task is the job."""
 
     @staticmethod
     def decode_definition(definition: str | bytes) -> Any:
         """The definition, with the rule as a `RuleSchedule`."""
-        return json.loads(definition, cls=Decoder)
+        return json.loads(definition, cls=EntryDecoder)
 
     @property
     def due_at(self) -> dt.datetime | None:
@@ -98,12 +98,12 @@ class Entry(RedBeatSchedulerEntry):
         due_at = self.due_at
         return -1.0 if due_at is None else float(entries.to_score(due_at))
 
-    def save(self) -> "Entry":
+    def save(self) -> "BeatEntry":
         """Write the entry as it is (RedBeat's method is bound to its own encoder)."""
         names = ("name", "task", "args", "kwargs", "options", "schedule", "enabled")
         definition = {name: getattr(self, name) for name in names}
         with get_redis(self.app).pipeline() as pipeline:
-            pipeline.hset(self.key, entries.DEFINITION, json.dumps(definition, cls=Encoder, sort_keys=True))
+            pipeline.hset(self.key, entries.DEFINITION_FIELD, json.dumps(definition, cls=EntryEncoder, sort_keys=True))
             pipeline.zadd(self.app.redbeat_conf.schedule_key, {self.key: self.score})
             pipeline.execute()
         return self

@@ -17,32 +17,32 @@ from redbeat.schedulers import RedBeatConfig, RedBeatScheduler
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.domain.zones import DATA_VERSION
 from jobworker.transport import beat_keys, entries, keys
 from jobworker.transport.beat import scripts
-from jobworker.transport.beat.entry import Entry, RuleSchedule
+from jobworker.transport.beat.entry import BeatEntry, RuleSchedule
 
 _log = structlog.get_logger(__name__)
 
 #: Due entries taken in one tick: some milliseconds of Redis's time. The rest follows at once.
-BATCH = 500
+BATCH_SIZE = 500
 
 #: Definitions that are kept read.
-_KEPT = 10_000
+_CACHE_SIZE = 10_000
 
 #: A lock must outlive a few slow ticks, or leadership wanders.
 _LOCK_TICKS = 5
 
 #: Waits (s) between tries while Redis does not answer: the first, and the longest.
-_FIRST_PAUSE = 0.25
-_LONGEST_PAUSE = 5.0
+_MIN_BACKOFF_SECONDS = 0.25
+_MAX_BACKOFF_SECONDS = 5.0
 
 #: The following entry may be due within less than the resolution of sleep; do not spin until then.
-_SHORTEST_SLEEP = 0.005
+_MIN_SLEEP_SECONDS = 0.005
 
 
-class Due(NamedTuple):
+class DueEntry(NamedTuple):
     """An entry whose time has come, as it was read. Bytes: it may hold anything."""
 
     key: bytes
@@ -56,24 +56,24 @@ class Due(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ScheduleSnapshot:
     """What one look at the schedule found: Redis's time, what is due, and when the entry after that will be."""
 
     now: dt.datetime
     next_times: tuple[dt.datetime, ...]
-    due: tuple[Due, ...]
+    due: tuple[DueEntry, ...]
 
     @classmethod
-    def from_answer(cls, answer: list[Any]) -> "Reading":
+    def from_answer(cls, answer: list[Any]) -> "ScheduleSnapshot":
         """From the answer of `scripts.READ`."""
         now, following, due = answer
-        return cls(entries.from_score(now), _moments(following), tuple(Due(*entry) for entry in due))
+        return cls(entries.from_score(now), _parse_times(following), tuple(DueEntry(*entry) for entry in due))
 
 
-class Occurrence(NamedTuple):
+class DueReport(NamedTuple):
     """What is to be said of a due entry, and when it will be due again (None: never)."""
 
-    entry: Due
+    entry: DueEntry
     data: str
     next_at: dt.datetime | None
 
@@ -83,7 +83,7 @@ class Occurrence(NamedTuple):
         return *self.entry, score, self.data
 
 
-class Unusable(ValueError):
+class UnusableEntry(ValueError):
     """An entry from which no occurrence can be made; the text says why."""
 
 
@@ -92,20 +92,20 @@ class _Config(RedBeatConfig):
 
     def either_or(self, name: str, default: Any = None) -> Any:
         """Return a setting, or its default."""
-        return self.app.conf.broker_url if name == _URL else super().either_or(name, default)
+        return self.app.conf.broker_url if name == _REDIS_URL_SETTING else super().either_or(name, default)
 
     def is_key_in_conf(self, name: str) -> bool:
         """Return whether a setting is made."""
-        return name == _URL or bool(super().is_key_in_conf(name))
+        return name == _REDIS_URL_SETTING or bool(super().is_key_in_conf(name))
 
 
-_URL = "redbeat_redis_url"
+_REDIS_URL_SETTING = "redbeat_redis_url"
 
 
 class Scheduler(RedBeatScheduler):
     """Leads or stands by, tick by tick. Outages of Redis and broken entries do not end it."""
 
-    Entry = Entry
+    Entry = BeatEntry
     lock_timeout: float
 
     def __init__(self, app: Any, **options: Any) -> None:
@@ -113,7 +113,7 @@ class Scheduler(RedBeatScheduler):
         super().__init__(app, **options)
         try:
             self._check_config(conf)
-        except Misconfigured as error:
+        except ConfigurationError as error:
             raise SystemExit(f"error: {error}") from None
         self.leader_key = conf.lock_key or f"{entries.KEY_PREFIX}:lock"
         # RedBeat takes its lock once, when beat starts, waits for it there for ever, and ends when it is lost.
@@ -168,9 +168,9 @@ class Scheduler(RedBeatScheduler):
 
     def _check_config(self, conf: Any) -> None:
         if conf.key_prefix != entries.KEY_PREFIX:
-            raise Misconfigured(f"redbeat_key_prefix must stay {entries.KEY_PREFIX!r}: the relay writes under it")
+            raise ConfigurationError(f"redbeat_key_prefix must stay {entries.KEY_PREFIX!r}: the relay writes under it")
         if self.lock_timeout < _LOCK_TICKS * self.max_interval:
-            raise Misconfigured(
+            raise ConfigurationError(
                 f"redbeat_lock_timeout is {self.lock_timeout:g} s; with beat_max_loop_interval (--max-interval) "
                 f"{self.max_interval:g} s it must be at least {_LOCK_TICKS * self.max_interval:g} s, "
                 "or two beats take turns"
@@ -180,61 +180,61 @@ class Scheduler(RedBeatScheduler):
         lock_ms = int(self.lock_timeout * 1000)
         answer = self._read(
             keys=[self.leader_key, entries.SCHEDULE_KEY, keys.BEAT, keys.EVENTS],
-            args=[self._token, lock_ms, self.name, BATCH, DATA_VERSION],
+            args=[self._token, lock_ms, self.name, BATCH_SIZE, DATA_VERSION],
         )
         self._log_role_change(answer is not None)
         if answer is None:
             return float(self.max_interval)
-        reading = Reading.from_answer(answer)
+        reading = ScheduleSnapshot.from_answer(answer)
         nexts = self._report_due(reading)
-        if len(reading.due) == BATCH:
+        if len(reading.due) == BATCH_SIZE:
             return 0.0
         return self._compute_sleep([*nexts, *reading.next_times], reading.now)
 
     def _compute_sleep(self, moments: Iterable[dt.datetime], now: dt.datetime) -> float:
         seconds = min(((moment - now).total_seconds() for moment in moments), default=math.inf)
-        return float(min(max(seconds, _SHORTEST_SLEEP), self.max_interval))
+        return float(min(max(seconds, _MIN_SLEEP_SECONDS), self.max_interval))
 
-    def _report_due(self, reading: Reading) -> list[dt.datetime]:
+    def _report_due(self, snapshot: ScheduleSnapshot) -> list[dt.datetime]:
         """Report and advance what is due; answers when those entries will be due again."""
         occurrences = []
-        for due in reading.due:
+        for due in snapshot.due:
             try:
-                occurrences.append(self._build_report(due, reading.now))
-            except Unusable as error:
-                self._quarantine_entry(due, reading.now, str(error))
+                occurrences.append(self._build_report(due, snapshot.now))
+            except UnusableEntry as error:
+                self._quarantine_entry(due, snapshot.now, str(error))
         if occurrences:
             arguments = [argument for occurrence in occurrences for argument in occurrence.to_arguments()]
             self._commit(keys=[self.leader_key, entries.SCHEDULE_KEY, keys.EVENTS], args=[self._token, *arguments])
         return [occurrence.next_at for occurrence in occurrences if occurrence.next_at is not None]
 
-    def _build_report(self, due: Due, now: dt.datetime) -> Occurrence:
+    def _build_report(self, entry: DueEntry, now: dt.datetime) -> DueReport:
         """What an entry has to report and when it comes next; raises `Unusable`."""
-        schedule_id = _schedule_id(due)
+        schedule_id = _parse_schedule_id(entry)
         # What is left without its name is the same for all who run the same job at the same times.
-        schedule = _schedule_in(due.definition.replace(b'"name": "%b"' % schedule_id.encode(), b'"name": ""', 1))
+        schedule = _decode_schedule(entry.definition.replace(b'"name": "%b"' % schedule_id.encode(), b'"name": ""', 1))
         try:
-            nominal = entries.from_score(due.score)
+            nominal = entries.from_score(entry.score)
             # After a silence one report is enough: the relay looks at everything that was due until now.
             following = schedule.find_next_after(max(nominal, now))
         except (ValueError, OverflowError) as error:
-            raise Unusable(f"its next time cannot be computed: {error!r}") from error
-        return Occurrence(due, entries.due_data(schedule_id, nominal), following)
+            raise UnusableEntry(f"its next time cannot be computed: {error!r}") from error
+        return DueReport(entry, entries.encode_due_event(schedule_id, nominal), following)
 
-    def _quarantine_entry(self, due: Due, now: dt.datetime, reason: str) -> None:
-        score = due.score.decode(errors="backslashreplace")
+    def _quarantine_entry(self, entry: DueEntry, now: dt.datetime, reason: str) -> None:
+        score = entry.score.decode(errors="backslashreplace")
         record = json.dumps({"reason": reason, "score": score, "at": now.isoformat()})
         taken = self._quarantine(
             keys=[self.leader_key, entries.SCHEDULE_KEY, keys.BEAT_QUARANTINE],
-            args=[self._token, due.key, due.score, due.definition, record],
+            args=[self._token, entry.key, entry.score, entry.definition, record],
         )
         if taken:
-            _log.error("beat_entry_quarantined", entry=due.name, reason=reason)
+            _log.error("beat_entry_quarantined", entry=entry.name, reason=reason)
 
     def _discard_foreign_keys(self) -> bool:
         """Whether there was something under our keys that is not ours; then it is gone."""
         try:
-            discarded = beat_keys.discard_foreign(self._client, {**beat_keys.TYPES, self.leader_key: "string"})
+            discarded = beat_keys.discard_foreign_keys(self._client, {**beat_keys.KEY_TYPES, self.leader_key: "string"})
         except redis.RedisError:
             return False
         for key in discarded:
@@ -247,37 +247,37 @@ class Scheduler(RedBeatScheduler):
             self._is_leader = leads
 
     def _back_off(self, error: redis.RedisError) -> float:
-        seconds = min(_FIRST_PAUSE * 2.0 ** min(self._failures, 10), _LONGEST_PAUSE)
+        seconds = min(_MIN_BACKOFF_SECONDS * 2.0 ** min(self._failures, 10), _MAX_BACKOFF_SECONDS)
         self._failures += 1
         _log.warning("beat_redis_does_not_answer", error=str(error), again_in=seconds)
         return seconds
 
 
-def _schedule_id(due: Due) -> str:
+def _parse_schedule_id(entry: DueEntry) -> str:
     try:
-        return due.key.decode().removeprefix(entries.KEY_PREFIX)
+        return entry.key.decode().removeprefix(entries.KEY_PREFIX)
     except UnicodeDecodeError as error:
-        raise Unusable(f"its key cannot be read: {error!r}") from error
+        raise UnusableEntry(f"its key cannot be read: {error!r}") from error
 
 
-@functools.lru_cache(maxsize=_KEPT)
-def _schedule_in(definition: bytes) -> RuleSchedule:
+@functools.lru_cache(maxsize=_CACHE_SIZE)
+def _decode_schedule(definition: bytes) -> RuleSchedule:
     """When an entry with this definition is due; raises `Unusable`."""
     if not definition:
-        raise Unusable("it has no definition")
+        raise UnusableEntry("it has no definition")
     try:
-        decoded = Entry.decode_definition(definition)
+        decoded = BeatEntry.decode_definition(definition)
         schedule, enabled = decoded["schedule"], decoded.get("enabled", True)
     except Exception as error:  # Anything may be in there, and none of it may stop the others.
-        raise Unusable(f"its definition cannot be read: {error!r}") from error
+        raise UnusableEntry(f"its definition cannot be read: {error!r}") from error
     if not isinstance(schedule, RuleSchedule):
-        raise Unusable("its schedule is not a rule of JobWorker; give the job a schedule instead")
+        raise UnusableEntry("its schedule is not a rule of JobWorker; give the job a schedule instead")
     if not enabled:
-        raise Unusable("it was disabled here; disable the job instead")
+        raise UnusableEntry("it was disabled here; disable the job instead")
     return schedule
 
 
-def _moments(score: bytes) -> tuple[dt.datetime, ...]:
+def _parse_times(score: bytes) -> tuple[dt.datetime, ...]:
     """When an entry with this score is due; nothing if there is none, or its score is no time that will come."""
     try:
         return (entries.from_score(score),)

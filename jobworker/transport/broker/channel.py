@@ -23,11 +23,11 @@ from kombu.transport import virtual
 
 from jobworker.clock import Clock
 from jobworker.transport import keys
-from jobworker.transport.broker.fetching import MOST, Shares
-from jobworker.transport.broker.poller import AWAY, Poller
+from jobworker.transport.broker.fetching import MAX_PREFETCH, QueueWeights
+from jobworker.transport.broker.poller import CONNECTION_ERRORS, Poller
 from jobworker.transport.mailbox import Mailbox
-from jobworker.transport.messages import Fetched
-from jobworker.transport.publisher import ring
+from jobworker.transport.messages import FetchedMessage
+from jobworker.transport.publisher import notify_workers
 from jobworker.transport.scripts.common import SEPARATOR
 from jobworker.transport.scripts.messages import ADOPT, FETCH
 
@@ -36,16 +36,16 @@ logger = structlog.get_logger(__name__)
 _FETCH_SHA = hashlib.sha1(FETCH.encode(), usedforsecurity=False).hexdigest()
 
 #: How kombu ends the names of the queues of remote control.
-_PIDBOX = ".pidbox"
+_PIDBOX_SUFFIX = ".pidbox"
 
 #: An answer that was not read for so long (s) is not waited for any more.
-_ANSWER_TTL = 60
+_REPLY_TTL_SECONDS = 60
 
 #: Pause before a Redis that refused is asked again (s).
-_PAUSE = 0.5
+_RETRY_SECONDS = 0.5
 
 #: Pause before asking again while the relay is behind (s).
-_BEHIND_PAUSE = 2.0
+_RELAY_BEHIND_SECONDS = 2.0
 
 
 class QoS(virtual.QoS):
@@ -79,7 +79,7 @@ class Channel(kombu_redis.Channel):
 
     #: Set once per worker, before it connects.
     mailbox: Mailbox
-    queue_weights: Shares
+    queue_weights: QueueWeights
     clock: Clock
     #: Called when Redis does not know this worker (any more).
     announce_worker: Callable[[], None] = staticmethod(lambda: None)
@@ -156,7 +156,7 @@ class Channel(kombu_redis.Channel):
             return bool(super()._brpop_read(**options))
         try:
             answer = self.client.parse_response(self.client.connection, "EVALSHA", **options)
-        except AWAY as error:
+        except CONNECTION_ERRORS as error:
             self._disconnect_broken(error)
             raise Empty from None
         except redis.ResponseError as error:
@@ -178,15 +178,15 @@ class Channel(kombu_redis.Channel):
         if said == b"fenced":
             self.mailbox.end_fenced_worker()
         if said == b"unknown":
-            self.pause_polling(_PAUSE)
+            self.pause_polling(_RETRY_SECONDS)
             self.announce_worker()
             return
         if said == b"behind":
             logger.warning("relay_is_behind", hint="nothing new is begun until a relay has read the events")
             self._next_request = "messages"
-            self.pause_polling(_BEHIND_PAUSE)
+            self.pause_polling(_RELAY_BEHIND_SECONDS)
             return
-        taken = [(tag.decode(), queue.decode(), raw) for tag, queue, raw in _threes(entries)]
+        taken = [(tag.decode(), queue.decode(), raw) for tag, queue, raw in _split_triples(entries)]
         self._next_request = "messages" if len(taken) == self._requested_count else "token"
         self.mailbox.add_fetched(taken, sum(int(tag) <= self._last_startable_tag for tag, _, _ in taken))
         self.deliver_ready()
@@ -198,7 +198,7 @@ class Channel(kombu_redis.Channel):
         held = zip(flat[0::2], flat[1::2], strict=True)
         known = self.mailbox.get_tags()
         unknown = sorted((int(tag), value) for tag, value in held if tag.isdigit() and tag.decode() not in known)
-        found = [(str(tag), entry) for tag, value in unknown if (entry := _unpacked(value))]
+        found = [(str(tag), entry) for tag, value in unknown if (entry := _parse_in_flight_entry(value))]
         if len(found) < len(unknown):
             logger.error("in_flight_unreadable", key=inflight, count=len(unknown) - len(found))
         self.mailbox.add_adopted((tag, *entry) for tag, entry in found)
@@ -223,9 +223,9 @@ class Channel(kombu_redis.Channel):
     def get_credit(self) -> int:
         """How many more messages Celery takes."""
         limit = self.qos.prefetch_count
-        return max(0, limit - len(self.mailbox.delivered)) if limit else MOST
+        return max(0, limit - len(self.mailbox.delivered)) if limit else MAX_PREFETCH
 
-    def _deliver_message(self, fetched: Fetched) -> None:
+    def _deliver_message(self, fetched: FetchedMessage) -> None:
         payload: Any = None
         try:
             payload = orjson.loads(fetched.message)
@@ -264,7 +264,7 @@ class Channel(kombu_redis.Channel):
         """Remote control's messages; a connection that broke is opened again by the poller."""
         try:
             return super()._receive()
-        except AWAY as error:
+        except CONNECTION_ERRORS as error:
             logger.warning("control_connection_broke", error=str(error))
             self._in_listen = None
             self.subclient.connection.disconnect()
@@ -288,8 +288,8 @@ class Channel(kombu_redis.Channel):
                 return
             except redis.RedisError as failure:
                 error = failure
-        logger.warning("redis_hands_out_no_messages", error=str(error), next_try_in=_PAUSE)
-        self.pause_polling(_PAUSE)
+        logger.warning("redis_hands_out_no_messages", error=str(error), next_try_in=_RETRY_SECONDS)
+        self.pause_polling(_RETRY_SECONDS)
 
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
         """Publish, and wake a worker up (what a job sends with Celery's own `.delay()` comes here).
@@ -297,11 +297,11 @@ class Channel(kombu_redis.Channel):
         Answers to remote control are read by a program that waits for them; nothing of them may be left behind.
         """
         super()._put(queue, message, **kwargs)
-        if queue.endswith(_PIDBOX):
-            self._create_client().expire(queue, _ANSWER_TTL)
+        if queue.endswith(_PIDBOX_SUFFIX):
+            self._create_client().expire(queue, _REPLY_TTL_SECONDS)
             return
         with self._create_client().pipeline(transaction=False) as pipe:
-            ring(pipe, queue)
+            notify_workers(pipe, queue)
             pipe.execute()
 
     def _create_client(self, asynchronous: bool = False) -> redis.Redis:
@@ -331,11 +331,11 @@ class Transport(kombu_redis.Transport):
         self.cycle.attach_to_loop(loop, self.on_readable)
 
 
-def _threes(flat: list[bytes]) -> Any:
+def _split_triples(flat: list[bytes]) -> Any:
     return zip(flat[0::3], flat[1::3], flat[2::3], strict=True)
 
 
-def _unpacked(value: bytes) -> tuple[str, bytes] | None:
+def _parse_in_flight_entry(value: bytes) -> tuple[str, bytes] | None:
     """Return (queue, message) of an in-flight entry; None for what no fetch has written."""
     size, _, rest = value.partition(b":")
     try:

@@ -2,24 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 
 #: Fetched ahead is what starts within so long (s), by the pace of late; so little that order does not suffer.
-_AHEAD = 0.05
+_PREFETCH_SECONDS = 0.05
 
 #: Over which time the pace is taken (s).
-_WINDOW = 0.2
+_WINDOW_SECONDS = 0.2
 
 #: From so many jobs a second on, reports are collected for longer.
-_BRISK = 200
+_HIGH_RATE = 200
 
 #: Most messages that one call fetches, and that wait in the worker.
-MOST = 64
+MAX_PREFETCH = 64
 
 STRICT = "strict"
 
 
-class Appetite:
+class PrefetchEstimator:
     """How many messages to have at hand beyond those that can start at once.
 
     Nothing ahead while jobs take long; a batch while they are over in no time.
@@ -36,11 +36,11 @@ class Appetite:
 
     def is_high_rate(self) -> bool:
         """Whether so many jobs end that it pays to tell of many at once."""
-        return self._rate > _BRISK
+        return self._rate > _HIGH_RATE
 
-    def estimate_starts(self, now: float, within: float) -> int:
+    def estimate_starts(self, now: float, seconds: float) -> int:
         """How many messages start within so many seconds, at the pace of late."""
-        return min(self.estimate_prefetch(now), int(self._rate * within * 1.5))
+        return min(self.estimate_prefetch(now), int(self._rate * seconds * 1.5))
 
     def reset(self) -> None:
         """What was fetched ahead did not start in time: fetch nothing ahead until the pace is known again."""
@@ -49,13 +49,13 @@ class Appetite:
     def estimate_prefetch(self, now: float) -> int:
         """How many messages start within the time that may be fetched ahead."""
         passed = now - self._window_started_at
-        if passed >= _WINDOW:
+        if passed >= _WINDOW_SECONDS:
             self._rate = self._ended / passed
             self._window_started_at, self._ended = now, 0
-        return min(MOST, int(self._rate * _AHEAD))
+        return min(MAX_PREFETCH, int(self._rate * _PREFETCH_SECONDS))
 
 
-class Shares:
+class QueueWeights:
     """Which queue is served how often: by weight (none starves), or strictly in the order given.
 
     By weight it is the smooth weighted round robin: of ten messages a queue with six tenths of the weight gets
@@ -91,7 +91,7 @@ def parse_weights(text: str) -> dict[str, int]:
     for word in text.split():
         queue, _, weight = word.partition("=")
         if not queue or not weight.isdecimal() or not 1 <= int(weight) <= 1000:
-            raise Misconfigured(
+            raise ConfigurationError(
                 f"JOBWORKER_QUEUE_WEIGHTS={text}: {word!r} should look like critical=6 (weights 1 to 1000), "
                 f'or the whole be "{STRICT}"'
             )

@@ -12,13 +12,13 @@ from jobworker.clock import Clock
 logger = structlog.get_logger(__name__)
 
 #: What a broken connection raises.
-AWAY = (redis.ConnectionError, redis.TimeoutError, OSError)
+CONNECTION_ERRORS = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 #: Pause before broken connections are tried again (s).
-_PAUSE = 0.5
+_RECONNECT_SECONDS = 0.5
 
 #: Connections are looked after so often (s), not in every turn of the event loop; messages are asked for at once.
-_LOOK_EVERY = 0.1
+_POLL_INTERVAL_SECONDS = 0.1
 
 
 class Poller(kombu_redis.MultiChannelPoller):
@@ -35,19 +35,19 @@ class Poller(kombu_redis.MultiChannelPoller):
         now = self._clock.monotonic()
         if now < self._paused_until or (now < self._next_poll_at and not self._can_fetch()):
             return
-        self._next_poll_at = now + _LOOK_EVERY
+        self._next_poll_at = now + _POLL_INTERVAL_SECONDS
         try:
             super().on_poll_start()
-        except AWAY as error:
-            logger.warning("redis_away", error=str(error), next_try_in=_PAUSE)
-            self._paused_until = self._clock.monotonic() + _PAUSE
-            self.poll_soon(_PAUSE)
+        except CONNECTION_ERRORS as error:
+            logger.warning("redis_away", error=str(error), next_try_in=_RECONNECT_SECONDS)
+            self._paused_until = self._clock.monotonic() + _RECONNECT_SECONDS
+            self.poll_soon(_RECONNECT_SECONDS)
 
     def poll_soon(self, seconds: float = 0.0) -> None:
         """Look at all connections again in the event loop's turn after so many seconds."""
         self._next_poll_at = float("-inf")
         if self._loop is not None:
-            self._loop.call_later(seconds, _nothing)
+            self._loop.call_later(seconds, _do_nothing)
 
     def _can_fetch(self) -> bool:
         return any(channel.takes_jobs and not channel._in_poll and channel.wants_to_ask() for channel in self._channels)
@@ -66,5 +66,5 @@ class Poller(kombu_redis.MultiChannelPoller):
         loop.on_tick.add(on_tick)
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """For waking up."""

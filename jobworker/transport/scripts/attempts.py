@@ -43,7 +43,7 @@ return 1
 #: executions and attempts, but for copies of what a worker has or had: they are dropped. Messages of others stay, in
 #: their order. What is no list is left alone. Also when Redis is full: after a command that needs no memory the others
 #: are let through.
-TAKE_BACK = (
+WITHDRAW = (
     COMMON
     + """
 local taken = {}

@@ -8,7 +8,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 #: KEYS circuit. ARGV how long a trial may take (ms), how soon to look again at what came of it (ms). Answers 0: go
 #: ahead; or how long to wait (ms). When the pause is over one trial is let through at a time.
-ENTER = (
+ACQUIRE_PERMISSION = (
     _NOW
     + """
 local open_until, trial_until = unpack(redis.call('HMGET', KEYS[1], 'until', 'trial'))
@@ -22,7 +22,7 @@ return 0
 
 #: KEYS circuit. ARGV failures that open it, pause (ms), how long a failure is remembered (ms). Answers how many
 #: failures there have been in a row.
-FAILED = (
+RECORD_FAILURE = (
     _NOW
     + """
 local failures = redis.call('HINCRBY', KEYS[1], 'failures', 1)

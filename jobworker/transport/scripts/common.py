@@ -7,14 +7,14 @@ PRIORITY_STEPS = (0, 3, 6, 9)
 SEPARATOR = "\x06\x16"
 
 #: Beyond so many events, or so many and more bytes of them, the relay is far behind or away: nothing new is begun.
-_MOST_EVENTS, _MANY_EVENTS, _MOST_BYTES = 100_000, 10_000, 256 * 1024 * 1024
+_MAX_EVENTS, _SIZE_CHECK_EVENTS, _MAX_EVENT_BYTES = 100_000, 10_000, 256 * 1024 * 1024
 
 #: Lua. Whether the stream of events has grown so large that it must not grow further.
 IS_BEHIND = f"""
 local function is_behind(events)
   local length = redis.pcall('XLEN', events)
-  if type(length) == 'table' or length <= {_MANY_EVENTS} then return false end
-  return length > {_MOST_EVENTS} or redis.call('MEMORY', 'USAGE', events, 'SAMPLES', 5) > {_MOST_BYTES}
+  if type(length) == 'table' or length <= {_SIZE_CHECK_EVENTS} then return false end
+  return length > {_MAX_EVENTS} or redis.call('MEMORY', 'USAGE', events, 'SAMPLES', 5) > {_MAX_EVENT_BYTES}
 end
 """
 
@@ -80,7 +80,7 @@ end
 
 local function put_aside(list, message, why)
   redis.call('LPUSH', '{keys.POISON}', cjson.encode({{reason = why, list = list, message = message}}))
-  redis.call('LTRIM', '{keys.POISON}', 0, {keys.MOST_POISON - 1})
+  redis.call('LTRIM', '{keys.POISON}', 0, {keys.MAX_POISON - 1})
 end
 
 -- What is no list of tokens is replaced: a script that stops there would stop at every message of the queue.

@@ -104,7 +104,7 @@ return redis.call('HGETALL', KEYS[1])
 #: command that needs memory fails before anything was written, as long as a relay can make room by reading events.
 #: If there are none, the messages in hand may be what fills Redis, and only their ends make room: one call is let
 #: through, because after a command that needs no memory Redis refuses none.
-SETTLE = (
+FLUSH = (
     COMMON
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'fenced'} end

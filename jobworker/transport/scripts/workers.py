@@ -4,7 +4,7 @@ from jobworker.transport import keys
 from jobworker.transport.scripts.common import COMMON
 
 #: A foreign message that was started by so many workers that died is not given back again.
-MOST_LOSSES = 3
+MAX_MESSAGE_LOSSES = 3
 
 #: KEYS watch, workers set. ARGV lease (ms). Answers some workers that have been silent for longer than that.
 #: Silence is not held against anybody while nobody could be heard: if no one has looked for a good part of a lease
@@ -61,7 +61,7 @@ redis.call('SET', KEYS[2], '1', 'EX', ARGV[3])
 redis.call('ZREM', KEYS[1], worker)
 
 local function give_up(list, message)
-  local why = 'it was started by {MOST_LOSSES} workers that died'
+  local why = 'it was started by {MAX_MESSAGE_LOSSES} workers that died'
   local data = {{reason = why, worker = worker, queue = queue_of(list)}}
   local readable, whole = pcall(cjson.decode, message)
   if readable and type(whole) == 'table' and type(whole.headers) == 'table' then
@@ -75,7 +75,7 @@ local function is_poison(message)
   local key = '{keys.LOSSES.format(message="")}' .. redis.sha1hex(message)
   redis.call('SET', key, 0, 'EX', ARGV[5], 'NX')
   local losses = redis.pcall('INCR', key)
-  if type(losses) == 'number' then return losses >= {MOST_LOSSES} end
+  if type(losses) == 'number' then return losses >= {MAX_MESSAGE_LOSSES} end
   redis.call('SET', key, 1, 'EX', ARGV[5])  -- What was there was no count.
   return false
 end

@@ -5,7 +5,7 @@ import importlib
 _MODULES = ("container", "http", "shell")
 
 
-def offer() -> None:
+def register_jobs() -> None:
     """Make them tasks of every Celery app."""
     for module in _MODULES:
         importlib.import_module(f"{__name__}.{module}")

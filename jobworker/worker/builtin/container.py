@@ -14,11 +14,11 @@ import structlog
 
 from jobworker.declare import Abort, Context, job
 from jobworker.domain import json_values
-from jobworker.domain.isolation import Container
+from jobworker.domain.isolation import ContainerIsolation
 from jobworker.settings import Settings
 from jobworker.worker.isolation import attended
-from jobworker.worker.isolation.attended import JobLog
-from jobworker.worker.isolation.program import End, Program
+from jobworker.worker.isolation.attended import ProgramLog
+from jobworker.worker.isolation.program import ProgramEnd, Program
 from jobworker.worker.task import JobTask
 
 logger = structlog.get_logger(__name__)
@@ -27,16 +27,16 @@ logger = structlog.get_logger(__name__)
 _ENGINES = ("podman", "docker")
 
 #: Where the container finds the folder in which it may leave its result, and how that is called.
-_FOLDER, _RESULT = "/jobworker", "result.json"
+_MOUNT_PATH, _RESULT_NAME = "/jobworker", "result.json"
 
 #: Longest result that is read (bytes); how much is kept is not decided here.
-_LONGEST_RESULT = 64 * 1024 * 1024
+_MAX_RESULT_SIZE = 64 * 1024 * 1024
 
 #: The exit code of an engine that could not start the container.
-_NOT_STARTED = 125
+_EXIT_NOT_STARTED = 125
 
 #: The exit code of what was killed by SIGKILL.
-_KILLED = 137
+_EXIT_KILLED = 137
 
 
 class ContainerFailed(Exception):
@@ -59,15 +59,15 @@ def container_run(self: Any, context: Context, **parameters: Any) -> Any:
     what it leaves in /jobworker/result.json.
     """
     policy, settings = self.job_isolation(), JobTask.get_job_runner().settings
-    if not isinstance(policy, Container):
+    if not isinstance(policy, ContainerIsolation):
         raise Abort("container.run needs a definition of its own whose isolation has the mode container, and an image")
-    check(policy, settings)
-    engine = _engine(settings)
+    check_policy(policy, settings)
+    engine = _find_engine(settings)
     name = f"jobworker-{context.execution_id}-{context.attempt}"
-    log = JobLog()
-    with _folder(settings.home, name) as folder:
+    log = ProgramLog()
+    with _temporary_folder(settings.home, name) as folder:
         program = Program(
-            _command(engine, [*_options(policy, context, name, folder), *settings.container_args], policy),
+            _build_command(engine, [*_build_options(policy, context, name, folder), *settings.container_args], policy),
             stdin=json.dumps(parameters).encode(),
             # conmon leaves a file `oom` where it works when memory was used up; the container must not reach it.
             folder=folder.parent,
@@ -76,11 +76,11 @@ def container_run(self: Any, context: Context, **parameters: Any) -> Any:
             cleanup_commands=[[engine, "kill", name], [engine, "rm", "--force", name]],
         )
         end = attended.run(program, self, log)
-        _check(end, policy, log.last_line)
-        return _result(folder / _RESULT)
+        _check_end(end, policy, log.last_line)
+        return _read_result(folder / _RESULT_NAME)
 
 
-def check(policy: Container, settings: Settings) -> None:
+def check_policy(policy: ContainerIsolation, settings: Settings) -> None:
     """Raise `Abort` for an image or a network that the settings of this worker do not list."""
     if not settings.container_images:
         raise Abort("containers are off on this worker; JOBWORKER_CONTAINER_IMAGES lists the images that it may run")
@@ -90,7 +90,7 @@ def check(policy: Container, settings: Settings) -> None:
         raise Abort(f"{policy.network} is none of the networks that JOBWORKER_CONTAINER_NETWORKS allows on this worker")
 
 
-def _engine(settings: Settings) -> str:
+def _find_engine(settings: Settings) -> str:
     wanted = _ENGINES if settings.container_engine == "auto" else (settings.container_engine,)
     for name in wanted:
         if found := shutil.which(name):
@@ -98,19 +98,19 @@ def _engine(settings: Settings) -> str:
     raise EngineMissing(f"this worker has no container engine: there is no {' and no '.join(wanted)} on its PATH")
 
 
-def _command(engine: str, options: list[str], policy: Container) -> list[str]:
+def _build_command(engine: str, options: list[str], policy: ContainerIsolation) -> list[str]:
     return [engine, "run", *options, policy.image, *policy.command]
 
 
-def _options(policy: Container, context: Context, name: str, folder: Path) -> list[str]:
+def _build_options(policy: ContainerIsolation, context: Context, name: str, folder: Path) -> list[str]:
     options = [
         "--rm", "--interactive", f"--name={name}", f"--network={policy.network}",
-        "--read-only", "--tmpfs=/tmp", f"--volume={folder}:{_FOLDER}",
+        "--read-only", "--tmpfs=/tmp", f"--volume={folder}:{_MOUNT_PATH}",
         "--cap-drop=all", "--security-opt=no-new-privileges", f"--pids-limit={policy.processes}",
         # What it prints is kept with the execution, and nowhere else.
         "--log-driver=none",
     ]  # fmt: skip
-    options += [f"--env={name}={value}" for name, value in attended.variables(context).items()]
+    options += [f"--env={name}={value}" for name, value in attended.make_variables(context).items()]
     if policy.memory is not None:
         options += [f"--memory={policy.memory}", f"--memory-swap={policy.memory}"]
     if policy.cpus is not None:
@@ -119,7 +119,7 @@ def _options(policy: Container, context: Context, name: str, folder: Path) -> li
 
 
 @contextlib.contextmanager
-def _folder(home: Path, name: str) -> Iterator[Path]:
+def _temporary_folder(home: Path, name: str) -> Iterator[Path]:
     """A folder that any user inside of the container can write to, and nobody else outside of it can reach."""
     parent = home.absolute() / "containers"
     parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -132,31 +132,31 @@ def _folder(home: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, onerror=lambda _, path, why: logger.warning("folder_left", path=path, why=str(why[1])))
 
 
-def _check(end: End, policy: Container, last_line: str) -> None:
+def _check_end(end: ProgramEnd, policy: ContainerIsolation, last_line: str) -> None:
     said = f": {last_line}" if last_line else ""
-    if end.exit_code == _NOT_STARTED:
+    if end.exit_code == _EXIT_NOT_STARTED:
         raise ContainerNotStarted(f"the container with the image {policy.image} could not be started{said}")
-    if end.exit_code == _KILLED and policy.memory is not None:
+    if end.exit_code == _EXIT_KILLED and policy.memory is not None:
         raise ContainerFailed(f"the container was killed, most likely for its memory limit of {policy.memory} bytes")
     if end.exit_code != 0:
         raise ContainerFailed(f"{end}{said}")
 
 
-def _result(path: Path) -> Any:
+def _read_result(path: Path) -> Any:
     """What the container has left; None if it left nothing. It may have left anything: a link, a pipe."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ContainerFailed(f"{_FOLDER}/{_RESULT} cannot be read: {error.strerror}") from None
+        raise ContainerFailed(f"{_MOUNT_PATH}/{_RESULT_NAME} cannot be read: {error.strerror}") from None
     with open(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ContainerFailed(f"{_FOLDER}/{_RESULT} is no file")
-        text = stream.read(_LONGEST_RESULT + 1)
-    if len(text) > _LONGEST_RESULT:
-        raise ContainerFailed(f"{_FOLDER}/{_RESULT} has more than {_LONGEST_RESULT} bytes")
+            raise ContainerFailed(f"{_MOUNT_PATH}/{_RESULT_NAME} is no file")
+        text = stream.read(_MAX_RESULT_SIZE + 1)
+    if len(text) > _MAX_RESULT_SIZE:
+        raise ContainerFailed(f"{_MOUNT_PATH}/{_RESULT_NAME} has more than {_MAX_RESULT_SIZE} bytes")
     try:
         return json_values.parse(text)
     except ValueError as error:
-        raise ContainerFailed(f"{_FOLDER}/{_RESULT} is not JSON: {error}") from None
+        raise ContainerFailed(f"{_MOUNT_PATH}/{_RESULT_NAME} is not JSON: {error}") from None

@@ -13,28 +13,28 @@ from urllib3.exceptions import HTTPError
 
 from jobworker.clock import Clock, SystemClock
 from jobworker.declare import Abort, Context, Retry, Snooze, job
-from jobworker.domain.circuit import Circuit
-from jobworker.domain.egress import Egress
-from jobworker.transport.circuits import Circuits
+from jobworker.domain.circuit import CircuitBreakerPolicy
+from jobworker.domain.egress import EgressPolicy
+from jobworker.transport.circuits import CircuitBreaker
 from jobworker.worker import exchange
-from jobworker.worker.exchange import MOST_BODY, Answer, Refused, Request
+from jobworker.worker.exchange import MAX_BODY_SIZE, HttpResponse, RequestNotAllowed, HttpRequest
 from jobworker.worker.task import JobTask
 
 logger = structlog.get_logger(__name__)
 
 #: How much of an answer is quoted when it is an error (characters).
-_QUOTED = 500
+_MAX_QUOTED_LENGTH = 500
 
 #: Headers by which a request could be taken for another one.
-_NOT_CHOSEN = frozenset({"host", "content-length", "transfer-encoding", "connection"})
+_FORBIDDEN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 
 #: No server makes us wait for longer (s).
-_LONGEST_WAIT = 24 * 3600.0
+_MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
 
 #: Statuses that speak against the target itself, and those with which it may say when to come back.
-_OVERLOADED = 429
-_FAULTS = frozenset({_OVERLOADED, *range(500, 600)})
-_LATER = frozenset({_OVERLOADED, 503})
+_TOO_MANY_REQUESTS = 429
+_FAILURE_STATUSES = frozenset({_TOO_MANY_REQUESTS, *range(500, 600)})
+_RETRY_AFTER_STATUSES = frozenset({_TOO_MANY_REQUESTS, 503})
 
 
 class RequestFailed(Exception):
@@ -65,46 +65,46 @@ def http_request(  # noqa: PLR0913  what a request takes
     After some failures in a row of a host and port no execution of the job asks it for a while: they are put off and
     use up no attempt. How many and how long is `circuit` of the job's definition.
     """
-    target = _target(url)
-    expected = _codes(success_codes)
-    content, kind = _content(body, json)
+    target = _parse_target(url)
+    expected = _parse_codes(success_codes)
+    content, kind = _encode_content(body, json)
     if not 0 < timeout <= 3600:
         raise Abort("timeout must be more than 0 and at most 3600 seconds")
-    egress = Egress(JobTask.get_job_runner().settings.egress)
-    circuit = _Circuit(context.job, target, self.job_circuit())
+    egress = EgressPolicy(JobTask.get_job_runner().settings.egress)
+    circuit = _TargetCircuit(context.job, target, self.job_circuit())
     circuit.check_closed(timeout)
     for name in headers or {}:
-        if str(name).lower() in _NOT_CHOSEN:
+        if str(name).lower() in _FORBIDDEN_HEADERS:
             raise Abort(f"headers must not have {name}: it follows from url and body")
     sent = {**kind, **{str(name): str(value) for name, value in (headers or {}).items()}}
     try:
-        answer = exchange.send(Request(method, url, sent, content), timeout, egress)
-    except Refused as error:
+        answer = exchange.send_request(HttpRequest(method, url, sent, content), timeout, egress)
+    except RequestNotAllowed as error:
         raise Abort(f"{method} {target}: {error}") from None
     except ValueError as error:
         # Its text may quote a header, and that may be secret.
         raise Abort(f"{method} {target} cannot be asked for: {type(error).__name__} in url, headers or body") from None
     except (HTTPError, OSError) as error:
         circuit.record_failure()
-        raise RequestFailed(f"{method} {target}: {_plainly(error)}") from None
-    circuit.record_failure() if answer.status in _FAULTS else circuit.record_success()
+        raise RequestFailed(f"{method} {target}: {_describe_error(error)}") from None
+    circuit.record_failure() if answer.status in _FAILURE_STATUSES else circuit.record_success()
     context.log.info("%s %s: %d", method, target, answer.status)
     if answer.status in expected:
-        return _result(answer)
-    raise _unexpected(answer, method, target)
+        return _make_result(answer)
+    raise _make_status_error(answer, method, target)
 
 
 # --- what is asked ------------------------------------------------------------------------------------------------
 
 
-def _target(url: str) -> str:
+def _parse_target(url: str) -> str:
     try:
-        return exchange.origin(url)
+        return exchange.parse_origin(url)
     except ValueError as error:
         raise Abort(f"url is none: {error}") from None
 
 
-def _codes(text: str) -> frozenset[int]:
+def _parse_codes(text: str) -> frozenset[int]:
     codes: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
@@ -114,7 +114,7 @@ def _codes(text: str) -> frozenset[int]:
     return frozenset(codes)
 
 
-def _content(body: str | None, json: Any) -> tuple[bytes | None, dict[str, str]]:
+def _encode_content(body: str | None, json: Any) -> tuple[bytes | None, dict[str, str]]:
     if body is not None and json is not None:
         raise Abort("give body or json, not both")
     if json is not None:
@@ -122,7 +122,7 @@ def _content(body: str | None, json: Any) -> tuple[bytes | None, dict[str, str]]
     return (None if body is None else body.encode()), {}
 
 
-def _plainly(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     """What went wrong, without the pool's own words around it."""
     reason = getattr(error, "reason", None)
     reason = reason if isinstance(reason, BaseException) else error
@@ -133,21 +133,21 @@ def _plainly(error: BaseException) -> str:
 # --- what came back -----------------------------------------------------------------------------------------------
 
 
-def _result(answer: Answer) -> dict[str, Any]:
-    text, complete = _text(answer), answer.complete
-    while len(json_text.dumps(text)) > MOST_BODY:
+def _make_result(answer: HttpResponse) -> dict[str, Any]:
+    text, complete = _decode_body(answer), answer.complete
+    while len(json_text.dumps(text)) > MAX_BODY_SIZE:
         text, complete = text[: len(text) * 3 // 4], False
     return {"status": answer.status, "headers": answer.headers, "body": text, "complete": complete}
 
 
-def _text(answer: Answer) -> str:
+def _decode_body(answer: HttpResponse) -> str:
     # Not by the charset that it names: nearly all is UTF-8, and what is not can still be read in part.
     return answer.body.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def _unexpected(answer: Answer, method: str, target: str) -> Exception:
-    error = UnexpectedStatus(f"{method} {target} answered {answer.status}: {_text(answer)[:_QUOTED]}")
-    wait = _retry_after(answer, SystemClock()) if answer.status in _LATER else None
+def _make_status_error(answer: HttpResponse, method: str, target: str) -> Exception:
+    error = UnexpectedStatus(f"{method} {target} answered {answer.status}: {_decode_body(answer)[:_MAX_QUOTED_LENGTH]}")
+    wait = _parse_retry_after(answer, SystemClock()) if answer.status in _RETRY_AFTER_STATUSES else None
     if wait is None:
         return error
     again = Retry(wait, f"{target} answered {answer.status} and asks to come back after {wait:g} s")
@@ -155,50 +155,50 @@ def _unexpected(answer: Answer, method: str, target: str) -> Exception:
     return again
 
 
-def _retry_after(answer: Answer, clock: Clock) -> float | None:
+def _parse_retry_after(answer: HttpResponse, clock: Clock) -> float | None:
     """How long (s) the server wants to be left alone; None if it does not say."""
     told = next((value for name, value in answer.headers.items() if name.lower() == "retry-after"), "").strip()
     if told.isdecimal():
-        return min(float(told), _LONGEST_WAIT)
+        return min(float(told), _MAX_RETRY_AFTER_SECONDS)
     try:
         moment = email.utils.parsedate_to_datetime(told)
     except ValueError:
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
-    return min(max(0.0, (moment - clock.now()).total_seconds()), _LONGEST_WAIT)
+    return min(max(0.0, (moment - clock.now()).total_seconds()), _MAX_RETRY_AFTER_SECONDS)
 
 
 # --- the circuit --------------------------------------------------------------------------------------------------
 
 
-class _Circuit:
+class _TargetCircuit:
     """The circuit of a job and a target. Without Redis there is none: then each execution just tries."""
 
-    def __init__(self, job: str, target: str, policy: Circuit) -> None:
+    def __init__(self, job: str, target: str, policy: CircuitBreakerPolicy) -> None:
         self._target = target
         self._name = f"{job} {target}"
         self._policy = policy
-        self._circuits = Circuits(JobTask.get_job_runner().redis_connection.client)
+        self._circuits = CircuitBreaker(JobTask.get_job_runner().redis_connection.client)
 
-    def check_closed(self, patience: float) -> None:
+    def check_closed(self, timeout: float) -> None:
         """Raise `Snooze` if the target is to be left alone."""
-        with _without_redis():
-            wait = self._circuits.acquire_permission(self._name, patience * 2)
+        with _ignore_redis_errors():
+            wait = self._circuits.acquire_permission(self._name, timeout * 2)
             if wait > 0:
                 raise Snooze(wait, f"the circuit of {self._target} is open: it failed several times in a row")
 
     def record_success(self) -> None:
-        with _without_redis():
+        with _ignore_redis_errors():
             self._circuits.record_success(self._name)
 
     def record_failure(self) -> None:
-        with _without_redis():
+        with _ignore_redis_errors():
             self._circuits.record_failure(self._name, self._policy.failures, self._policy.pause)
 
 
 @contextlib.contextmanager
-def _without_redis() -> Iterator[None]:
+def _ignore_redis_errors() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobworker.declare import Abort, Context, job
-from jobworker.domain.isolation import Process
+from jobworker.domain.isolation import ProcessIsolation
 from jobworker.settings import Settings
 from jobworker.worker.isolation import attended
-from jobworker.worker.isolation.attended import JobLog
-from jobworker.worker.isolation.program import Limits, Program
+from jobworker.worker.isolation.attended import ProgramLog
+from jobworker.worker.isolation.program import ResourceLimits, Program
 from jobworker.worker.task import JobTask
 
 #: Nothing of the worker's own environment: secrets of others stand there.
@@ -26,22 +26,22 @@ def shell_run(self: Any, context: Context, command: list[str], input: str = "") 
     `command` is the program's absolute path and its arguments, `input` its standard input. What it prints is the log.
     The result is {"exit_code": 0}; any other exit code is a failure.
     """
-    _check(command, JobTask.get_job_runner().settings)
+    _check_command(command, JobTask.get_job_runner().settings)
     policy = self.job_isolation()
-    limits = Limits(policy.memory, policy.cpu, policy.open_files) if isinstance(policy, Process) else Limits()
+    limits = ResourceLimits(policy.memory, policy.cpu, policy.open_files) if isinstance(policy, ProcessIsolation) else ResourceLimits()
     program = Program(
         command,
         stdin=input.encode(),
-        environment={**_ENVIRONMENT, **attended.variables(context)},
+        environment={**_ENVIRONMENT, **attended.make_variables(context)},
         limits=limits,
     )
-    end = attended.run(program, self, JobLog())
+    end = attended.run(program, self, ProgramLog())
     if end.exit_code != 0:
         raise CommandFailed(f"{command[0]}: {end}")
     return {"exit_code": end.exit_code}
 
 
-def _check(command: Sequence[Any], settings: Settings) -> None:
+def _check_command(command: Sequence[Any], settings: Settings) -> None:
     if not command or not all(isinstance(word, str) and "\0" not in word for word in command):
         raise Abort("command must be a list of texts: the program's absolute path, and its arguments")
     if not settings.shell:

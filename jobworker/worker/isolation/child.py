@@ -17,29 +17,29 @@ from celery.app.utils import find_app
 from jobworker.clock import SystemClock
 from jobworker.settings import Settings
 from jobworker.telemetry import logging as own_logging
-from jobworker.transport.client import connect
+from jobworker.transport.client import connect_redis
 from jobworker.transport.mailbox import Mailbox
 from jobworker.worker import outcome, trace
-from jobworker.worker.desk import Desk, Seat
+from jobworker.worker.desk import ControlTable, ControlSlot
 from jobworker.worker.isolation import keeper
-from jobworker.worker.isolation.wire import Order, Wire
-from jobworker.worker.reporter import Fields, Reporter, Teller
-from jobworker.worker.runner import Runner
+from jobworker.worker.isolation.wire import RunRequest, MessageWriter
+from jobworker.worker.reporter import StreamEntry, LogSender, StatusSource
+from jobworker.worker.runner import AttemptRunner
 from jobworker.worker.task import JobTask
 
 #: What `celery -A` is told when a worker is started.
-_APP = "jobworker"
+_APP_MODULE = "jobworker"
 
-_SEAT = 0
+_SLOT = 0
 
 
-class WireReporter(Reporter):
+class ForwardingLogSender(LogSender):
     """Passes on what the job says; whoever hears it bounds it."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._messages = wire
+    def __init__(self, messages: MessageWriter) -> None:
+        self._messages = messages
 
-    def add_entry(self, entry: Fields, size: int, always: bool = False) -> bool:
+    def add_entry(self, entry: StreamEntry, size: int, always: bool = False) -> bool:
         """A line, or how many there were that no log can hold."""
         data = json.loads(entry["data"])
         if "message" in data:
@@ -48,9 +48,9 @@ class WireReporter(Reporter):
             self._messages.send("dropped", data["dropped"])
         return True
 
-    def add_source(self, teller: Teller) -> None:
+    def add_source(self, source: StatusSource) -> None:
         """Progress, or metadata."""
-        for entry in teller.take_updates():
+        for entry in source.take_updates():
             self._messages.send(entry["kind"], json.loads(entry["data"]))
 
     def is_own_thread(self) -> bool:
@@ -60,7 +60,7 @@ class WireReporter(Reporter):
     def flush(self) -> None:
         """Everything has left."""
 
-    def remove_source(self, teller: Teller) -> None:
+    def remove_source(self, source: StatusSource) -> None:
         """Nothing is under way."""
 
     def reset_after_fork(self) -> None:
@@ -68,53 +68,53 @@ class WireReporter(Reporter):
         self._messages.reset_after_fork()
 
 
-class _WiredSeat(Seat):
+class _ForwardingControlSlot(ControlSlot):
     """A seat whose occupant's wishes are passed on."""
 
     __slots__ = ("_messages",)
 
-    def __init__(self, desk: Desk, token: str, wire: Wire) -> None:
-        super().__init__(desk, _SEAT, token)
-        self._messages = wire
+    def __init__(self, table: ControlTable, token: str, messages: MessageWriter) -> None:
+        super().__init__(table, _SLOT, token)
+        self._messages = messages
 
     def extend(self, seconds: float) -> None:
         super().extend(seconds)
         self._messages.send("extended", seconds)
 
 
-class WiredDesk(Desk):
+class ForwardingControlTable(ControlTable):
     """The desk of a process with one seat."""
 
-    def __init__(self, wire: Wire) -> None:
-        super().__init__(seats=_SEAT + 1)
-        self._messages = wire
+    def __init__(self, messages: MessageWriter) -> None:
+        super().__init__(seats=_SLOT + 1)
+        self._messages = messages
         self._token = ""
 
-    def acquire(self, token: str) -> Seat:
+    def acquire(self, token: str) -> ControlSlot:
         """The seat for the one attempt."""
         self._token = token
-        self.current_slot = _WiredSeat(self, token, self._messages)
+        self.current_slot = _ForwardingControlSlot(self, token, self._messages)
         return self.current_slot
 
-    def read_commands(self, words: BinaryIO) -> None:
+    def read_commands(self, commands: BinaryIO) -> None:
         """Pass on what the worker says, until it is gone."""
-        for line in words:
+        for line in commands:
             word, _, number = line.decode().strip().partition(" ")
             if word == "cancelled":
-                self.mark_cancelled(self._token, _SEAT)
+                self.mark_cancelled(self._token, _SLOT)
             elif word == "limit":
-                self.mark_timed_out(self._token, _SEAT, float(number))
+                self.mark_timed_out(self._token, _SLOT, float(number))
                 # The handler runs in the main thread, which is the job's.
                 os.kill(os.getpid(), signal.SIGUSR1)
 
 
-class _WorkersLog(logging.Handler):
+class _ForwardingLogHandler(logging.Handler):
     """Passes on what is logged while no job runs: it belongs into the log of the worker."""
 
-    def __init__(self, wire: Wire, desk: Desk) -> None:
+    def __init__(self, messages: MessageWriter, table: ControlTable) -> None:
         super().__init__()
-        self._messages = wire
-        self._table = desk
+        self._messages = messages
+        self._table = table
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never raises."""
@@ -128,21 +128,21 @@ class _WorkersLog(logging.Handler):
 def main() -> None:
     """Run the attempt that standard input tells of."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    words = _take_over_stdin()
-    wire = Wire(keeper.WIRE)
-    os.set_inheritable(keeper.WIRE, False)
-    order = Order.from_line(words.readline())
-    desk = WiredDesk(wire)
-    _prepare(order, wire, desk)
+    words = _detach_stdin()
+    wire = MessageWriter(keeper.MESSAGE_DESCRIPTOR)
+    os.set_inheritable(keeper.MESSAGE_DESCRIPTOR, False)
+    order = RunRequest.from_line(words.readline())
+    desk = ForwardingControlTable(wire)
+    _prepare_process(order, wire, desk)
     signal.signal(signal.SIGUSR1, desk.on_soft_limit)
     threading.Thread(target=desk.read_commands, args=(words,), name="words", daemon=True).start()
     wire.send("begun", True)
-    answer = trace.plain(order.task, order.id, dict(order.request), order.payload, None, None)
+    answer = trace.run_plain(order.task, order.id, dict(order.request), order.payload, None, None)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    wire.send("ended", {"answer": _shown(answer[1]), "report": answer[3] or _without_report(answer[1])})
+    wire.send("ended", {"answer": _format_answer(answer[1]), "report": answer[3] or _make_missing_report(answer[1])})
 
 
-def _take_over_stdin() -> BinaryIO:
+def _detach_stdin() -> BinaryIO:
     """What comes from the worker is not for the job to read."""
     words = os.fdopen(os.dup(0), "rb")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -151,28 +151,28 @@ def _take_over_stdin() -> BinaryIO:
     return words
 
 
-def _prepare(order: Order, wire: Wire, desk: Desk) -> None:
+def _prepare_process(run_request: RunRequest, messages: MessageWriter, table: ControlTable) -> None:
     settings, clock = Settings.from_environment(), SystemClock()
-    own_logging.configure(settings.log_format, order.level, "job")
-    logging.getLogger().handlers[:] = [_WorkersLog(wire, desk)]
-    app = find_app(_APP)
+    own_logging.configure(settings.log_format, run_request.level, "job")
+    logging.getLogger().handlers[:] = [_ForwardingLogHandler(messages, table)]
+    app = find_app(_APP_MODULE)
     app.loader.import_default_modules()
     app.finalize()
     app.set_current()
-    mailbox = Mailbox(order.worker, order.code_version, clock, lambda: connect(settings.redis_url), sys.exit)
-    runner = Runner(settings, clock, order.worker, mailbox, order.code_version)
-    runner.configure_single_job(desk, WireReporter(wire))
+    mailbox = Mailbox(run_request.worker, run_request.code_version, clock, lambda: connect_redis(settings.redis_url), sys.exit)
+    runner = AttemptRunner(settings, clock, run_request.worker, mailbox, run_request.code_version)
+    runner.configure_single_job(table, ForwardingLogSender(messages))
     JobTask.runner = runner
 
 
-def _shown(answer: Any) -> str:
+def _format_answer(answer: Any) -> str:
     exception = getattr(answer, "exception", None)
     return str(answer) if exception is None else f"{type(exception).__name__}: {exception}"
 
 
-def _without_report(answer: Any) -> tuple[str, str]:
+def _make_missing_report(answer: Any) -> tuple[str, str]:
     """The attempt never got as far as the job."""
-    ended = outcome.of_end_without_report(getattr(answer, "exception", None))
+    ended = outcome.from_missing_report(getattr(answer, "exception", None))
     return ended.kind.value, json.dumps(ended.data)
 
 

@@ -6,16 +6,16 @@ from enum import Enum, StrEnum
 from jobworker.clock import Clock
 
 #: So long (s) a cancelled program may end by itself, before it is told by a signal.
-COOPERATION = 3.0
+CANCEL_TIMEOUT_SECONDS = 3.0
 
 #: So long (s) a program that was told to end has for it, before it is killed.
-GRACE = 2.0
+TERMINATE_TIMEOUT_SECONDS = 2.0
 
 #: So long (s) a job's own process may take until the job begins.
-STARTUP = 60.0
+STARTUP_TIMEOUT_SECONDS = 60.0
 
 
-class Step(Enum):
+class DeadlineAction(Enum):
     """What is to be done now."""
 
     NOTIFY_SOFT_LIMIT = "tell_soft_limit"
@@ -24,7 +24,7 @@ class Step(Enum):
     END = "end"
 
 
-class Cut(StrEnum):
+class StopReason(StrEnum):
     """Why a program was told to end."""
 
     HARD_LIMIT = "hard time limit"
@@ -32,7 +32,7 @@ class Cut(StrEnum):
     NOT_STARTED = "never began"
 
 
-class Deadlines:
+class ProgramDeadlines:
     """The times of one program; limits are in seconds. `cut` says why it has to end, if it has to."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Deadlines:
     ) -> None:
         self.soft = soft
         self.hard = hard
-        self.stop_reason: Cut | None = None
+        self.stop_reason: StopReason | None = None
         self._clock = clock
         self._cancelled = cancelled
         self._created_at = clock.monotonic()
@@ -70,32 +70,32 @@ class Deadlines:
 
     def mark_ended(self) -> None:
         """The job has ended, and its process is about to."""
-        self._end_at = self._end_at or self._clock.monotonic() + GRACE
+        self._end_at = self._end_at or self._clock.monotonic() + TERMINATE_TIMEOUT_SECONDS
 
-    def take_due_actions(self) -> Iterator[Step]:
+    def take_due_actions(self) -> Iterator[DeadlineAction]:
         """What has become due since this was last asked."""
         now = self._clock.monotonic()
         if self._end_at is not None:
             if now >= self._end_at:
-                yield Step.END
+                yield DeadlineAction.END
             return
         if self._cancel_notified_at is None and self._cancelled():
             self._cancel_notified_at = now
-            yield Step.NOTIFY_CANCELLED
+            yield DeadlineAction.NOTIFY_CANCELLED
         self.stop_reason = self._find_stop_reason(now)
         if self.stop_reason is not None:
-            self._end_at = now + GRACE
-            yield Step.TERMINATE
+            self._end_at = now + TERMINATE_TIMEOUT_SECONDS
+            yield DeadlineAction.TERMINATE
         elif self._has_passed(self.soft, now) and self._notified_soft_limit != self.soft:
             self._notified_soft_limit = self.soft
-            yield Step.NOTIFY_SOFT_LIMIT
+            yield DeadlineAction.NOTIFY_SOFT_LIMIT
 
-    def _find_stop_reason(self, now: float) -> Cut | None:
-        if self._cancel_notified_at is not None and now >= self._cancel_notified_at + COOPERATION:
-            return Cut.CANCELLED
+    def _find_stop_reason(self, now: float) -> StopReason | None:
+        if self._cancel_notified_at is not None and now >= self._cancel_notified_at + CANCEL_TIMEOUT_SECONDS:
+            return StopReason.CANCELLED
         if self._started_at is None:
-            return Cut.NOT_STARTED if now >= self._created_at + STARTUP else None
-        return Cut.HARD_LIMIT if self._has_passed(self.hard, now) else None
+            return StopReason.NOT_STARTED if now >= self._created_at + STARTUP_TIMEOUT_SECONDS else None
+        return StopReason.HARD_LIMIT if self._has_passed(self.hard, now) else None
 
     def _has_passed(self, limit: float | None, now: float) -> bool:
         return limit is not None and self._started_at is not None and now >= self._started_at + limit

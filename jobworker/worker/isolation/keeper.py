@@ -28,46 +28,46 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 #: The descriptor at which a program finds the pipe for its messages.
-WIRE = 3
+MESSAGE_DESCRIPTOR = 3
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 #: Pause between two rounds of killing (s): who forks while it is killed is seen in the next.
-_ROUND = 0.01
+_KILL_INTERVAL_SECONDS = 0.01
 
 #: Rounds before what cannot be killed (it hangs in the kernel, or belongs to another user) is left alone.
-_MOST_ROUNDS = 500
+_MAX_KILL_ROUNDS = 500
 
 #: How long one command that cleans up may take (s).
-_PATIENCE = 30.0
+_CLEANUP_TIMEOUT_SECONDS = 30.0
 
-_CHUNK = 64 * 1024
+_CHUNK_SIZE = 64 * 1024
 
 
-class Keeper:
+class Subreaper:
     """One program from its start to its last descendant's end."""
 
-    def __init__(self, order: Mapping[str, Any]) -> None:
-        self._request = order
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        self._request = request
         self._prctl = _prctl()
-        self._wakeup_descriptor = _wake_on_children()
+        self._wakeup_descriptor = _install_child_wakeup()
         self._status: int | None = None
-        if order["adopt"]:
+        if request["adopt"]:
             # What the program leaves behind becomes our child, also if it went into a session of its own.
             self._prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._pid = self._start()
 
-    def supervise(self, words: "Words") -> dict[str, Any]:
+    def supervise(self, control_messages: "ControlMessages") -> dict[str, Any]:
         """Obey until the program has ended or has to; answers the report."""
-        for word in words.pending:
+        for word in control_messages.pending:
             self._send_signal(word)
-        while self._status is None and not words.ended:
+        while self._status is None and not control_messages.ended:
             ready, _, _ = select.select([0, self._wakeup_descriptor], [], [])
             if self._wakeup_descriptor in ready:
                 self._reap()
             if 0 in ready and self._status is None:
-                for word in words.read():
+                for word in control_messages.read():
                     self._send_signal(word)
         by_itself = self._status is not None
         self._kill_all()
@@ -75,9 +75,9 @@ class Keeper:
             self._clean_up()
         return self._make_report()
 
-    def _send_signal(self, word: str) -> None:
+    def _send_signal(self, number: str) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._pid, int(word))
+            os.killpg(self._pid, int(number))
 
     def _start(self) -> int:
         keeper = os.getpid()
@@ -92,32 +92,32 @@ class Keeper:
         os.dup2(nowhere, 2)
         return pid
 
-    def _become_program(self, keeper: int) -> NoReturn:
+    def _become_program(self, parent_pid: int) -> NoReturn:
         order = self._request
         try:
             os.setsid()
             self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != keeper:
+            if os.getppid() != parent_pid:
                 os._exit(1)
             signal.set_wakeup_fd(-1)
-            for number in _IGNORED:
+            for number in _IGNORED_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             for name in ("stdin", "wire", "report"):
                 os.set_inheritable(order[name], False)
             os.dup2(order["stdin"], 0)
-            _limit(order["limits"])
+            _apply_limits(order["limits"])
             if order["wired"]:
-                os.dup2(order["wire"], WIRE)
+                os.dup2(order["wire"], MESSAGE_DESCRIPTOR)
             os.execvpe(order["argv"][0], order["argv"], order["environment"])
         except BaseException as error:  # noqa: BLE001  whatever it is, this process must not go on as a keeper
             why = getattr(error, "strerror", None) or str(error)
-            _tell(order["report"], {"exit": None, "signal": None, "error": f"{order['argv'][0]}: {why}"})
+            _write_report(order["report"], {"exit": None, "signal": None, "error": f"{order['argv'][0]}: {why}"})
         os._exit(127)
 
     def _reap(self) -> bool:
         """Take note of who has ended; False: nobody is left."""
         with contextlib.suppress(BlockingIOError):
-            os.read(self._wakeup_descriptor, _CHUNK)
+            os.read(self._wakeup_descriptor, _CHUNK_SIZE)
         try:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if ended[0] == self._pid:
@@ -127,24 +127,24 @@ class Keeper:
         return True
 
     def _kill_all(self) -> None:
-        for _ in range(_MOST_ROUNDS):
+        for _ in range(_MAX_KILL_ROUNDS):
             if self._status is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._pid, signal.SIGKILL)
             if self._request["adopt"]:
-                for pid in descendants(os.getpid()):
+                for pid in find_descendants(os.getpid()):
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, signal.SIGKILL)
             if not self._reap() or (self._status is not None and not self._request["adopt"]):
                 return
-            select.select([self._wakeup_descriptor], [], [], _ROUND)
+            select.select([self._wakeup_descriptor], [], [], _KILL_INTERVAL_SECONDS)
 
     def _clean_up(self) -> None:
         silence = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
         for command in self._request["afterwards"]:
             with contextlib.suppress(OSError):
                 pid = os.posix_spawnp(command[0], command, self._request["environment"], file_actions=silence)
-                _wait(pid, self._wakeup_descriptor)
+                _wait_for_exit(pid, self._wakeup_descriptor)
 
     def _make_report(self) -> dict[str, Any]:
         code = os.waitstatus_to_exitcode(self._status) if self._status is not None else -signal.SIGKILL
@@ -152,16 +152,16 @@ class Keeper:
 
 
 #: What is meant for the worker, or comes from a program that signals whole groups, is not for the keeper.
-_IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1)
+_IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1)
 
 
-def descendants(ancestor: int) -> list[int]:
+def find_descendants(ancestor: int) -> list[int]:
     """The ids of all processes below one, as far as the system tells."""
     below: dict[int, list[int]] = {}
     for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
         if name.isdigit():
             with contextlib.suppress(OSError, ValueError):
-                below.setdefault(_parent(name), []).append(int(name))
+                below.setdefault(_read_parent(name), []).append(int(name))
     found, left = [], [ancestor]
     while left:
         children = below.get(left.pop(), [])
@@ -170,19 +170,19 @@ def descendants(ancestor: int) -> list[int]:
     return found
 
 
-def _parent(pid: str) -> int:
+def _read_parent(pid: str) -> int:
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
         # The name, in parentheses, may hold anything.
         return int(stat.read().rpartition(")")[2].split()[1])
 
 
-def _wait(pid: int, wake: int) -> None:
-    for _ in range(int(_PATIENCE / _ROUND)):
+def _wait_for_exit(pid: int, wakeup_descriptor: int) -> None:
+    for _ in range(int(_CLEANUP_TIMEOUT_SECONDS / _KILL_INTERVAL_SECONDS)):
         if os.waitpid(pid, os.WNOHANG)[0]:
             return
-        select.select([wake], [], [], _ROUND)
+        select.select([wakeup_descriptor], [], [], _KILL_INTERVAL_SECONDS)
         with contextlib.suppress(BlockingIOError):
-            os.read(wake, _CHUNK)
+            os.read(wakeup_descriptor, _CHUNK_SIZE)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
@@ -192,19 +192,19 @@ def _prctl() -> Any:
     return getattr(ctypes.CDLL(None), "prctl", lambda *_: 0)
 
 
-def _wake_on_children() -> int:
+def _install_child_wakeup() -> int:
     """A descriptor that can be read when a child has ended."""
     readable, writable = os.pipe()
     for descriptor in (readable, writable):
         os.set_blocking(descriptor, False)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    for number in _IGNORED:
+    for number in _IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     return readable
 
 
-def _limit(limits: Mapping[str, Any]) -> None:
+def _apply_limits(limits: Mapping[str, Any]) -> None:
     _set_limit(resource.RLIMIT_CORE, 0)
     if limits.get("memory"):
         # What the program itself takes; libraries that it maps and address space that it only reserves do not count.
@@ -215,15 +215,15 @@ def _limit(limits: Mapping[str, Any]) -> None:
         _set_limit(resource.RLIMIT_CPU, limits["cpu"])
 
 
-def _set_limit(which: int, most: int) -> None:
+def _set_limit(which: int, limit: int) -> None:
     _, allowed = resource.getrlimit(which)
-    bound = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+    bound = limit if allowed == resource.RLIM_INFINITY else min(limit, allowed)
     # Of CPU time: SIGXCPU comes at the soft limit, and says more than SIGKILL, which comes at the hard one.
     spare = 1 if which == resource.RLIMIT_CPU and bound != allowed else 0
     resource.setrlimit(which, (bound, bound + spare))
 
 
-class Words:
+class ControlMessages:
     """The lines of standard input. `ended`: the worker said `end`, or is gone. `early`: what came with the order."""
 
     def __init__(self) -> None:
@@ -233,7 +233,7 @@ class Words:
 
     def read(self) -> list[str]:
         """The words that have come; waits for the first piece."""
-        chunk = os.read(0, _CHUNK)
+        chunk = os.read(0, _CHUNK_SIZE)
         *lines, self._partial_line = (self._partial_line + chunk).split(b"\n")
         words = [line.decode() for line in lines]
         if not chunk or "end" in words:
@@ -251,17 +251,17 @@ class Words:
         return None
 
 
-def _tell(descriptor: int, report: Mapping[str, Any]) -> None:
+def _write_report(descriptor: int, report: Mapping[str, Any]) -> None:
     with contextlib.suppress(OSError):
         os.write(descriptor, json.dumps(report).encode() + b"\n")
 
 
 def main() -> None:
     """Read the order, run the program, report."""
-    words = Words()
+    words = ControlMessages()
     order = words.read_request()
     if order is not None:
-        _tell(order["report"], Keeper(order).supervise(words))
+        _write_report(order["report"], Subreaper(order).supervise(words))
 
 
 if __name__ == "__main__":

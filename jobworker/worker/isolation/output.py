@@ -5,23 +5,23 @@ from collections.abc import Iterator
 from typing import Any
 
 #: Longest line (bytes); the rest of it becomes a line of its own.
-LONGEST_LINE = 16 * 1024
+MAX_LINE_SIZE = 16 * 1024
 
 #: So much of what one program prints is kept (bytes). The rest is read, so that the program does not wait, and counted.
-MOST_KEPT = 10 * 1024 * 1024
+MAX_OUTPUT_SIZE = 10 * 1024 * 1024
 
 #: What a line costs beside its text (bytes): one that holds nothing is still a line in the database.
-_OF_A_LINE = 128
+_LINE_OVERHEAD = 128
 
 #: Longest message (bytes); what is longer is none.
-LONGEST_MESSAGE = 1024 * 1024
+MAX_MESSAGE_SIZE = 1024 * 1024
 
 
-class Lines:
+class LineSplitter:
     """Makes lines of the pieces that come out of a pipe."""
 
-    def __init__(self, most: int = MOST_KEPT) -> None:
-        self._remaining_size = most
+    def __init__(self, max_size: int = MAX_OUTPUT_SIZE) -> None:
+        self._remaining_size = max_size
         self._partial_line = b""
         self._dropped_bytes = 0
         self._dropped_lines = 0
@@ -34,7 +34,7 @@ class Lines:
         *lines, self._partial_line = (self._partial_line + piece).split(b"\n")
         for line in lines:
             yield from self._emit(line)
-        if len(self._partial_line) > LONGEST_LINE:
+        if len(self._partial_line) > MAX_LINE_SIZE:
             unfinished, self._partial_line = self._partial_line, b""
             yield from self._emit(unfinished)
 
@@ -46,12 +46,12 @@ class Lines:
             yield f"[{self._dropped_bytes} more bytes, {self._dropped_lines} lines, were printed and are not kept]"
 
     def _emit(self, line: bytes) -> Iterator[str]:
-        for start in range(0, len(line) or 1, LONGEST_LINE):
-            part = line[start : start + LONGEST_LINE]
+        for start in range(0, len(line) or 1, MAX_LINE_SIZE):
+            part = line[start : start + MAX_LINE_SIZE]
             if self._remaining_size <= 0:
                 self._count_dropped(part + b"\n")
             else:
-                self._remaining_size -= len(part) + _OF_A_LINE
+                self._remaining_size -= len(part) + _LINE_OVERHEAD
                 yield part.decode("utf-8", "replace").rstrip("\r")
 
     def _count_dropped(self, piece: bytes) -> None:
@@ -59,7 +59,7 @@ class Lines:
         self._dropped_lines += piece.count(b"\n")
 
 
-class Messages:
+class MessageParser:
     """Makes JSON objects of the pieces that come out of a pipe. What is none is passed over: users' code runs there."""
 
     def __init__(self) -> None:
@@ -71,13 +71,13 @@ class Messages:
         *lines, self._partial_line = (self._partial_line + piece).split(b"\n")
         for line in lines:
             if not self._too_long:
-                yield from _message(line)
+                yield from _parse_message(line)
             self._too_long = False
-        if len(self._partial_line) > LONGEST_MESSAGE:
+        if len(self._partial_line) > MAX_MESSAGE_SIZE:
             self._partial_line, self._too_long = b"", True
 
 
-def _message(line: bytes) -> Iterator[dict[str, Any]]:
+def _parse_message(line: bytes) -> Iterator[dict[str, Any]]:
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):

@@ -14,23 +14,23 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from jobworker.worker.isolation import keeper
-from jobworker.worker.isolation.deadlines import Cut, Deadlines, Step
-from jobworker.worker.isolation.output import Lines, Messages
+from jobworker.worker.isolation.deadlines import StopReason, ProgramDeadlines, DeadlineAction
+from jobworker.worker.isolation.output import LineSplitter, MessageParser
 
 #: Seconds between two looks at the deadlines and at whether somebody cancelled.
-_LOOK = 0.2
+_POLL_INTERVAL_SECONDS = 0.2
 
 #: How long the keeper may take to end what it keeps, and itself (s).
-_PATIENCE = 10.0
+_SUBREAPER_EXIT_TIMEOUT_SECONDS = 10.0
 
-_CHUNK = 64 * 1024
+_CHUNK_SIZE = 64 * 1024
 
 #: Reads after the end. Each pipe holds less; what escaped its keeper may write for ever.
-_LAST_PIECES = 64
+_MAX_FINAL_READS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ResourceLimits:
     """What each process of a program may use: bytes of memory, seconds of CPU, open files. None: as the worker."""
 
     memory: int | None = None
@@ -51,13 +51,13 @@ class Program:
     stdin: bytes = b""
     environment: Mapping[str, str] | None = None
     folder: Path | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: ResourceLimits = field(default_factory=ResourceLimits)
     has_message_pipe: bool = False
     adopt: bool = True
     cleanup_commands: Sequence[Sequence[str]] = ()
 
 
-class End(NamedTuple):
+class ProgramEnd(NamedTuple):
     """How a program ended: one of its exit code, the signal that killed it, and why it could not start.
 
     `cut`: it was told to end.
@@ -66,17 +66,17 @@ class End(NamedTuple):
     exit_code: int | None
     signal: int | None
     error: str | None
-    stop_reason: Cut | None
+    stop_reason: StopReason | None
 
     def __str__(self) -> str:
         if self.error is not None:
             return self.error
         if self.signal is not None:
-            return f"it was killed by {signal_name(self.signal)}"
+            return f"it was killed by {get_signal_name(self.signal)}"
         return f"it ended with exit code {self.exit_code}"
 
 
-class Listener(Protocol):
+class ProgramListener(Protocol):
     """Who is told what a program prints and says."""
 
     def on_output(self, stream: str, line: str) -> None:
@@ -92,26 +92,26 @@ class Listener(Protocol):
         ...
 
 
-def signal_name(number: int) -> str:
+def get_signal_name(number: int) -> str:
     """`SIGSEGV` for 11."""
     with contextlib.suppress(ValueError):
         return signal.Signals(number).name
     return f"signal {number}"
 
 
-def run(program: Program, deadlines: Deadlines, listener: Listener) -> End:
+def run(program: Program, deadlines: ProgramDeadlines, listener: ProgramListener) -> ProgramEnd:
     """Run it to its end, whatever that takes. Nothing of it is left, also when this is left by an exception."""
-    running = _Running(program, deadlines, listener)
+    running = _ProgramProcess(program, deadlines, listener)
     try:
         return running.wait()
     finally:
         running.close()
 
 
-class _Running:
+class _ProgramProcess:
     """One program, from the worker's side."""
 
-    def __init__(self, program: Program, deadlines: Deadlines, listener: Listener) -> None:
+    def __init__(self, program: Program, deadlines: ProgramDeadlines, listener: ProgramListener) -> None:
         self._program = program
         self._deadlines = deadlines
         self._listener = listener
@@ -125,9 +125,9 @@ class _Running:
 
     def _start(self) -> None:
         with contextlib.ExitStack() as theirs:
-            stdin, self._stdin = _pipe_to(theirs)
-            self._report_pipe, report = _pipe_from(theirs)
-            self._message_pipe, wire = _pipe_from(theirs)
+            stdin, self._stdin = _open_input_pipe(theirs)
+            self._report_pipe, report = _open_output_pipe(theirs)
+            self._message_pipe, wire = _open_output_pipe(theirs)
             self._subreaper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(Path(keeper.__file__).resolve())],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -136,14 +136,14 @@ class _Running:
         self._register_pipes()
         self._send_to_subreaper(json.dumps(self._build_request(stdin, report, wire)))
 
-    def _build_request(self, stdin: int, report: int, wire: int) -> dict[str, Any]:
+    def _build_request(self, stdin: int, report: int, message_descriptor: int) -> dict[str, Any]:
         program = self._program
         return {
             "argv": list(program.argv),
             "environment": dict(os.environ if program.environment is None else program.environment),  # noqa: TID251
             "stdin": stdin,
             "report": report,
-            "wire": wire,
+            "wire": message_descriptor,
             "wired": program.has_message_pipe,
             "limits": asdict(program.limits),
             "adopt": program.adopt,
@@ -165,17 +165,17 @@ class _Running:
 
     # --- life -------------------------------------------------------------------------------------------------
 
-    def wait(self) -> End:
+    def wait(self) -> ProgramEnd:
         """Pass on what it says, tell it what it has to know, until nothing of it is left."""
         while not self._ended:
-            self._poll(_LOOK)
+            self._poll(_POLL_INTERVAL_SECONDS)
             for step in self._deadlines.take_due_actions():
                 self._perform(step)
-        for _ in range(_LAST_PIECES):
+        for _ in range(_MAX_FINAL_READS):
             if not self._poll(0):
                 break
         report = self._report or {"exit": None, "signal": None, "error": "the process that kept it was killed"}
-        return End(report["exit"], report["signal"], report["error"], self._deadlines.stop_reason)
+        return ProgramEnd(report["exit"], report["signal"], report["error"], self._deadlines.stop_reason)
 
     def _poll(self, timeout: float) -> bool:
         """Whether anything happened."""
@@ -187,16 +187,16 @@ class _Running:
                 self._read(key.fileobj, key.data)
         return bool(ready)
 
-    def _read(self, pipe: Any, take: Callable[[bytes], None]) -> None:
-        piece = pipe.read(_CHUNK)
+    def _read(self, pipe: Any, handle: Callable[[bytes], None]) -> None:
+        piece = pipe.read(_CHUNK_SIZE)
         if piece is not None:  # None: it was too early.
-            take(piece)
+            handle(piece)
         if piece == b"":
             self._close_pipe(pipe)
 
     def _write_stdin(self) -> None:
         try:
-            written = self._stdin.write(self._unsent[:_CHUNK])
+            written = self._stdin.write(self._unsent[:_CHUNK_SIZE])
             self._unsent = self._unsent[written or 0 :]
         except BrokenPipeError:
             self._unsent = memoryview(b"")
@@ -211,14 +211,14 @@ class _Running:
 
     # --- what it is told --------------------------------------------------------------------------------------
 
-    def _perform(self, step: Step) -> None:
-        if step is Step.NOTIFY_SOFT_LIMIT:
+    def _perform(self, action: DeadlineAction) -> None:
+        if action is DeadlineAction.NOTIFY_SOFT_LIMIT:
             self._listener.on_soft_limit(self._deadlines.soft or 0)
-        if step is Step.END:
+        if action is DeadlineAction.END:
             self._send_to_subreaper("end")
-        elif step is Step.TERMINATE or not self._program.has_message_pipe:
+        elif action is DeadlineAction.TERMINATE or not self._program.has_message_pipe:
             self._send_to_subreaper(f"{signal.SIGTERM:d}")
-        elif step is Step.NOTIFY_SOFT_LIMIT:
+        elif action is DeadlineAction.NOTIFY_SOFT_LIMIT:
             self._send_to_program(f"limit {self._deadlines.soft}")
         else:
             self._send_to_program("cancelled")
@@ -236,7 +236,7 @@ class _Running:
     # --- what it says -----------------------------------------------------------------------------------------
 
     def _make_output_handler(self, stream: str) -> Callable[[bytes], None]:
-        lines = Lines()
+        lines = LineSplitter()
 
         def take(piece: bytes) -> None:
             for line in lines.feed(piece) if piece else lines.finish():
@@ -245,7 +245,7 @@ class _Running:
         return take
 
     def _make_message_handler(self) -> Callable[[bytes], None]:
-        messages = Messages()
+        messages = MessageParser()
 
         def take(piece: bytes) -> None:
             for message in messages.feed(piece):
@@ -254,7 +254,7 @@ class _Running:
         return take
 
     def _make_report_handler(self) -> Callable[[bytes], None]:
-        messages = Messages()
+        messages = MessageParser()
 
         def take(piece: bytes) -> None:
             for message in messages.feed(piece):
@@ -271,22 +271,22 @@ class _Running:
         assert self._subreaper.stdin is not None
         self._subreaper.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._subreaper.wait(_PATIENCE)
+            self._subreaper.wait(_SUBREAPER_EXIT_TIMEOUT_SECONDS)
         for key in list(self._selector.get_map().values()):
             self._close_pipe(key.fileobj)
         self._selector.close()
         self._stdin.close()
 
 
-def _pipe_to(theirs: contextlib.ExitStack) -> tuple[int, io.FileIO]:
-    """Their end for reading, which is closed with `theirs`, and ours for writing."""
+def _open_input_pipe(child_ends: contextlib.ExitStack) -> tuple[int, io.FileIO]:
+    """Their end for reading, which is closed with `child_ends`, and ours for writing."""
     read, write = os.pipe()
-    theirs.callback(os.close, read)
+    child_ends.callback(os.close, read)
     return read, io.FileIO(write, "wb")
 
 
-def _pipe_from(theirs: contextlib.ExitStack) -> tuple[io.FileIO, int]:
-    """Our end for reading, and theirs for writing, which is closed with `theirs`."""
+def _open_output_pipe(child_ends: contextlib.ExitStack) -> tuple[io.FileIO, int]:
+    """Our end for reading, and theirs for writing, which is closed with `child_ends`."""
     read, write = os.pipe()
-    theirs.callback(os.close, write)
+    child_ends.callback(os.close, write)
     return io.FileIO(read, "rb"), write

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
-class Order(NamedTuple):
+class RunRequest(NamedTuple):
     """The attempt, as Celery hands it to a process of its pool, and for whom it runs."""
 
     task: str
@@ -38,12 +38,12 @@ class Order(NamedTuple):
         return json.dumps(self._asdict(), default=str).encode() + b"\n"
 
     @classmethod
-    def from_line(cls, line: bytes) -> "Order":
+    def from_line(cls, line: bytes) -> "RunRequest":
         """The inverse of `to_line`."""
         return cls(**json.loads(line))
 
 
-class Wire:
+class MessageWriter:
     """The process's end."""
 
     def __init__(self, descriptor: int) -> None:

@@ -6,29 +6,29 @@ from pathlib import Path
 import pytest
 
 from jobworker.store.database import Database
-from tests.engine import Engine, engine_on
+from tests.engine import Engine, run_engine
 from tests.servers import RedisServer
 
 
 @pytest.fixture
 def any_engine(tmp_path: Path, database: Database, database_url: str, own_server: RedisServer) -> Iterator[Engine]:
     """Nothing started yet, once on SQLite and once on PostgreSQL."""
-    with engine_on(tmp_path, database, database_url, own_server.url) as engine:
+    with run_engine(tmp_path, database, database_url, own_server.url) as engine:
         yield engine
 
 
-def two_workers(engine: Engine) -> None:
+def start_two_workers(engine: Engine) -> None:
     """Together they could run seven at once."""
     engine.start_worker("-c", "3")
     engine.start_worker("-P", "threads", "-c", "4")
 
 
-def diary(engine: Engine) -> list[tuple[str, str]]:
+def list_activity(engine: Engine) -> list[tuple[str, str]]:
     """(execution, "start" or "end"), in the order in which it happened on whichever worker."""
     lines = engine.activity_log.read_text().splitlines() if engine.activity_log.exists() else []
     return [(line.split()[0], line.split()[2]) for line in lines]
 
 
-def started(engine: Engine) -> list[str]:
+def list_started(engine: Engine) -> list[str]:
     """The executions in the order in which they began."""
-    return [execution for execution, what in diary(engine) if what == "start"]
+    return [execution for execution, what in list_activity(engine) if what == "start"]

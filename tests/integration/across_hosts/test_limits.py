@@ -4,45 +4,45 @@ import collections
 import datetime as dt
 import signal
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from tests.engine import Engine
-from tests.integration.across_hosts.conftest import diary, started, two_workers
+from tests.integration.across_hosts.conftest import list_activity, list_started, start_two_workers
 from tests.waiting import until
 
 
 def test_never_more_than_may_run_also_when_the_relay_dies(any_engine: Engine) -> None:
     engine = any_engine
     relay = engine.start_relay()
-    two_workers(engine)
+    start_two_workers(engine)
     engine.wait_until_ready("shared")
     owner = {
         execution: tenant for tenant in ("a", "b", "c") for execution in engine.submit("shared", 12, tenant=tenant)
     }
-    until(lambda: len(started(engine)) >= 8)
+    until(lambda: len(list_started(engine)) >= 8)
     relay.terminate(signal.SIGKILL)
     engine.start_relay()
-    assert engine.wait_until_all_final() == {State.SUCCEEDED: 36}
+    assert engine.wait_until_all_final() == {ExecutionState.SUCCEEDED: 36}
 
     running: collections.Counter[str] = collections.Counter()
     most: collections.Counter[str] = collections.Counter()
-    for execution, what in diary(engine):
+    for execution, what in list_activity(engine):
         running[owner[execution]] += 1 if what == "start" else -1
         most["total"] = max(most["total"], running.total())
         most[owner[execution]] = max(most[owner[execution]], running[owner[execution]])
     assert most == {"total": 4, "a": 2, "b": 2, "c": 2}, "no more, and as many as may"
-    assert len(set(started(engine))) == 36
+    assert len(set(list_started(engine))) == 36
     assert {engine.get(execution).attempt for execution in owner} == {1}
 
 
 def test_whoever_comes_late_with_little_does_not_wait_for_whoever_has_much(engine: Engine) -> None:
     engine.start_relay()
-    two_workers(engine)
+    start_two_workers(engine)
     engine.wait_until_ready("shared")
     much = set(engine.submit("shared", 60, tenant="much"))
-    until(lambda: len(started(engine)) >= 4)
+    until(lambda: len(list_started(engine)) >= 4)
     little = set(engine.submit("shared", 4, tenant="little"))
     engine.wait_until_all_final()
-    order = started(engine)
+    order = list_started(engine)
     last_of_little = max(order.index(execution) for execution in little)
     after = sum(execution in much for execution in order[last_of_little:])
     assert after > 30, "what came first is far from done"
@@ -50,7 +50,7 @@ def test_whoever_comes_late_with_little_does_not_wait_for_whoever_has_much(engin
 
 def test_a_rate_holds_on_two_workers(engine: Engine) -> None:
     engine.start_relay()
-    two_workers(engine)
+    start_two_workers(engine)
     engine.wait_until_ready("paced")
     executions = {tenant: engine.submit("paced", 12, tenant=tenant) for tenant in ("a", "b")}
     engine.wait_until_all_final()

@@ -1,46 +1,46 @@
 """With real workers: urgent work overtakes a backlog, the rest has its share, a paused queue lets nothing start."""
 
 from jobworker.clock import SystemClock
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.services import queues
 from tests.engine import Engine
-from tests.integration.across_hosts.conftest import started
+from tests.integration.across_hosts.conftest import list_started
 from tests.waiting import until
 
-SMALL_FEED = {"JOBWORKER_FEED": "20"}
+SMALL_FEED_SETTINGS = {"JOBWORKER_FEED": "20"}
 
 
-def submit(engine: Engine, count: int, priority: int) -> list[str]:
+def submit_executions(engine: Engine, count: int, priority: int) -> list[str]:
     """So many that take a moment each."""
     return [engine.submit_one("hold", parameters={"seconds": 0.02}, priority=priority) for _ in range(count)]
 
 
 def test_an_urgent_execution_overtakes_a_backlog(engine: Engine) -> None:
-    engine.start_relay(**SMALL_FEED)
+    engine.start_relay(**SMALL_FEED_SETTINGS)
     engine.start_worker("-c", "1")
     engine.wait_until_ready("hold")
     backlog = engine.submit("hold", 400, seconds=0.02)
-    until(lambda: len(started(engine)) > 5)
+    until(lambda: len(list_started(engine)) > 5)
     urgent = engine.submit_one("hold", parameters={"seconds": 0.02}, priority=9)
-    before = len(started(engine))
+    before = len(list_started(engine))
     engine.wait_until_final(urgent)
-    overtook = len(started(engine)) - before
+    overtook = len(list_started(engine)) - before
     assert overtook < 200, "the rest of the backlog came later"
-    assert engine.wait_until_all_final() == {State.SUCCEEDED: len(backlog) + 1}
+    assert engine.wait_until_all_final() == {ExecutionState.SUCCEEDED: len(backlog) + 1}
 
 
 def test_what_is_overtaken_has_its_share(engine: Engine) -> None:
-    engine.start_relay(**SMALL_FEED, JOBWORKER_AGEING="1")
+    engine.start_relay(**SMALL_FEED_SETTINGS, JOBWORKER_AGEING="1")
     paused = queues.pause(engine.database, SystemClock(), "default", "tester", None)
     assert paused.row.paused_at is not None
     engine.start_worker("-c", "1")
     engine.wait_until_ready("hold")
     slow = engine.submit_one("hold", parameters={"seconds": 0.02}, priority=0)
-    crowd = submit(engine, 200, 9)
+    crowd = submit_executions(engine, 200, 9)
     until(lambda: SystemClock().now().timestamp() > engine.get(slow).due_at.timestamp() + 1, what="its second")
     queues.resume(engine.database, SystemClock(), "default", "tester")
     engine.wait_until_all_final()
-    order = started(engine)
+    order = list_started(engine)
     assert order.index(slow) < len(crowd) - 20, "long before the crowd was gone"
 
 
@@ -53,11 +53,11 @@ def test_a_paused_queue_lets_nothing_start_and_another_goes_on(any_engine: Engin
     others = [engine.submit_one("noop", queue="critical") for _ in range(5)]
     for other in others:
         engine.wait_until_final(other)
-    assert not set(started(engine)) & set(held)
+    assert not set(list_started(engine)) & set(held)
     assert "paused by tester" in str(engine.get(held[0]).reason)
-    assert engine.count_states()[State.QUEUED] == 5
+    assert engine.count_states()[ExecutionState.QUEUED] == 5
     queues.resume(engine.database, SystemClock(), "default", "tester")
-    assert engine.wait_until_all_final() == {State.SUCCEEDED: 11}
+    assert engine.wait_until_all_final() == {ExecutionState.SUCCEEDED: 11}
 
 
 def test_pausing_takes_back_what_lies_in_redis(engine: Engine) -> None:
@@ -65,11 +65,11 @@ def test_pausing_takes_back_what_lies_in_redis(engine: Engine) -> None:
     engine.start_worker("-c", "1")
     engine.wait_until_ready("hold")
     backlog = engine.submit("hold", 300, seconds=0.05)
-    until(lambda: len(started(engine)) > 5)
+    until(lambda: len(list_started(engine)) > 5)
     queues.pause(engine.database, SystemClock(), "default", "tester", None)
     shown = until(lambda: (found := queues.get(engine.database, "default")).published < 20 and found)
     assert shown
     assert shown.ready > 200
     queues.resume(engine.database, SystemClock(), "default", "tester")
-    assert engine.wait_until_all_final() == {State.SUCCEEDED: len(backlog)}
+    assert engine.wait_until_all_final() == {ExecutionState.SUCCEEDED: len(backlog)}
     assert set(engine.count_starts().values()) == {1}

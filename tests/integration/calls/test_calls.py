@@ -4,23 +4,23 @@ import signal
 
 import pytest
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.services import executions
 from jobworker.store.executions import ExecutionRow
 from tests.engine import Engine
 from tests.waiting import until
 
-_PREPARE = "import jobworker.celery, datetime as dt\nfrom tests.jobs import calls\nfrom jobworker.celery import app\n"
+_PREAMBLE = "import jobworker.celery, datetime as dt\nfrom tests.jobs import calls\nfrom jobworker.celery import app\n"
 
 
-def call(engine: Engine, expression: str) -> str:
+def call_task(engine: Engine, expression: str) -> str:
     """Evaluate a call in a program of its own; answers the task's id."""
-    return engine.run_python(f"{_PREPARE}print(({expression}).id)")
+    return engine.run_python(f"{_PREAMBLE}print(({expression}).id)")
 
 
-def attempts(engine: Engine, row: ExecutionRow) -> list[str]:
+def list_attempt_states(engine: Engine, row: ExecutionRow) -> list[str]:
     """The states of the attempts."""
-    return [each.state.value for each in executions.attempts(engine.database, row.id).items]
+    return [each.state.value for each in executions.list_attempts(engine.database, row.id).items]
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def called_engine(any_engine: Engine) -> Engine:
 
 def test_a_call_is_an_execution_with_everything(called_engine: Engine) -> None:
     engine = called_engine
-    execution = call(engine, "calls.called.delay(4, good_attempt=2)")
+    execution = call_task(engine, "calls.called.delay(4, good_attempt=2)")
     row = engine.wait_until_known_and_final(execution)
-    assert (row.state, row.result, row.attempt, row.max_attempts) == (State.SUCCEEDED, 40, 2, 3)
+    assert (row.state, row.result, row.attempt, row.max_attempts) == (ExecutionState.SUCCEEDED, 40, 2, 3)
     assert (row.job, row.job_revision, row.task, row.queue, row.priority) == ("called", 1, "called", "background", 7)
     assert row.parameters == {"number": 4, "good_attempt": 2}
     assert row.created_by.startswith("python:")
@@ -44,8 +44,8 @@ def test_a_call_is_an_execution_with_everything(called_engine: Engine) -> None:
         *[(0, "Queued"), (1, "Running"), (1, "Retrying"), (1, "Queued")],
         *[(2, "Running"), (2, "Succeeded")],
     ]
-    assert attempts(engine, row) == ["Failed", "Succeeded"]
-    lines = until(lambda: executions.logs(engine.database, execution).items)
+    assert list_attempt_states(engine, row) == ["Failed", "Succeeded"]
+    lines = until(lambda: executions.list_log_lines(engine.database, execution).items)
     assert [line.message for line in lines] == ["called with 4"] * 2
     assert engine.count_starts() == {(execution, 1): 1, (execution, 2): 1}
 
@@ -53,11 +53,11 @@ def test_a_call_is_an_execution_with_everything(called_engine: Engine) -> None:
 def test_calls_of_every_kind(called_engine: Engine) -> None:
     engine = called_engine
     own = "01a22dc7-fd10-7000-8000-000000000001"
-    assert call(engine, f"calls.called.apply_async(kwargs={{'number': 1}}, task_id='{own}', queue='critical')") == own
-    by_name = call(engine, "app.send_task('called', (2,), priority=1)")
-    many = call(engine, "calls.summed.delay(1, 2, 3, good_attempt=2)")
-    dated = call(engine, "calls.tells_weekday.delay(dt.datetime(2026, 3, 2))")
-    later = call(engine, "calls.summed.apply_async((5,), countdown=1)")
+    assert call_task(engine, f"calls.called.apply_async(kwargs={{'number': 1}}, task_id='{own}', queue='critical')") == own
+    by_name = call_task(engine, "app.send_task('called', (2,), priority=1)")
+    many = call_task(engine, "calls.summed.delay(1, 2, 3, good_attempt=2)")
+    dated = call_task(engine, "calls.tells_weekday.delay(dt.datetime(2026, 3, 2))")
+    later = call_task(engine, "calls.summed.apply_async((5,), countdown=1)")
 
     [one, two] = engine.wait_for_executions("called", 2)
     assert one.id == own
@@ -72,7 +72,7 @@ def test_calls_of_every_kind(called_engine: Engine) -> None:
 def test_what_a_job_calls_knows_where_it_came_from(called_engine: Engine) -> None:
     engine = called_engine
     parent = engine.submit_one("caller", correlation_id="order-17")
-    assert engine.wait_until_final(parent).state is State.SUCCEEDED
+    assert engine.wait_until_final(parent).state is ExecutionState.SUCCEEDED
     numbers = engine.wait_for_executions("called", 3)
     assert sorted(row.result for row in numbers) == [10, 20, 30]
     steps = sorted(engine.wait_for_executions("plain_step", 3), key=lambda row: row.result)
@@ -84,17 +84,17 @@ def test_what_a_job_calls_knows_where_it_came_from(called_engine: Engine) -> Non
 
 def test_a_call_survives_its_process(engine: Engine) -> None:
     engine.start()
-    execution = call(engine, "calls.dies_once.delay()")
+    execution = call_task(engine, "calls.dies_once.delay()")
     row = engine.wait_until_known_and_final(execution)
-    assert (row.state, row.result) == (State.SUCCEEDED, 2)
-    assert attempts(engine, row) == ["Lost", "Succeeded"]
+    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, 2)
+    assert list_attempt_states(engine, row) == ["Lost", "Succeeded"]
 
 
 def test_a_call_goes_to_a_worker_that_has_the_task(engine: Engine) -> None:
     engine.start_relay()
     other = engine.start_worker(JOBWORKER_TASKS="tests.docs")
     until(lambda: "ready" in engine.read_log(other))
-    execution = call(engine, "calls.called.delay(4)")
+    execution = call_task(engine, "calls.called.delay(4)")
     until(lambda: engine.has_execution(execution))
     engine.start_worker()
     assert engine.wait_until_known_and_final(execution).result == 40
@@ -105,7 +105,7 @@ def test_calls_in_threads_and_while_the_relay_is_away(engine: Engine) -> None:
     engine.start_worker("--pool", "threads")
     engine.wait_until_ready("called")
     relay.terminate(signal.SIGKILL)
-    execution = call(engine, "calls.called.delay(4, good_attempt=2)")
+    execution = call_task(engine, "calls.called.delay(4, good_attempt=2)")
     until(lambda: engine.is_running(execution))
     engine.start_relay()
     assert engine.wait_until_known_and_final(execution).result == 40
@@ -117,7 +117,7 @@ def test_what_the_history_cannot_hold_is_refused_where_it_is_called(engine: Engi
         "    try: calls.summed.delay(*arguments)\n"
         "    except ValueError as error: print(error)"
     )
-    told = engine.run_python(f"{_PREPARE}{code}").splitlines()
+    told = engine.run_python(f"{_PREAMBLE}{code}").splitlines()
     assert len(told) == 3
     assert all(line.startswith("task summed cannot be called like this: its ") for line in told)
 
@@ -147,7 +147,7 @@ try:
 except NotImplementedError as error:
     print(error)
 """
-    assert called_engine.run_python(_PREPARE + code).splitlines() == [
+    assert called_engine.run_python(_PREAMBLE + code).splitlines() == [
         "40 SUCCESS True True",
         "RuntimeError badly FAILURE True True",
         "50 50 50",
@@ -162,7 +162,7 @@ def test_a_queue_of_somebody_elses_choice(engine: Engine) -> None:
     long = "x" * 65
     engine.start_worker("-Q", f"default,Mail,{long}")
     engine.wait_until_ready("called")
-    kept = call(engine, "calls.called.apply_async((4, 2), queue='Mail')")
+    kept = call_task(engine, "calls.called.apply_async((4, 2), queue='Mail')")
     row = engine.wait_until_known_and_final(kept)
     assert (row.result, row.attempt, row.queue) == (40, 2, "Mail")
     code = f"""
@@ -171,7 +171,7 @@ try:
 except ValueError as error:
     print(error)
 """
-    told = engine.run_python(_PREPARE + code)
+    told = engine.run_python(_PREAMBLE + code)
     assert "cannot be called like this: the name of its queue has more than 64 characters" in told
 
 
@@ -179,7 +179,7 @@ def test_calls_into_a_queue_without_a_worker_are_told(engine: Engine) -> None:
     relay = engine.start_relay()
     engine.start_worker()
     engine.wait_until_ready("called")
-    execution = call(engine, "calls.called.apply_async((4,), queue='nobody')")
+    execution = call_task(engine, "calls.called.apply_async((4,), queue='nobody')")
     told = "waiting messages: 1; no worker takes from this queue: start one with -Q nobody"
     until(lambda: told in engine.read_log(relay), 30)
     engine.start_worker("-Q", "nobody")
@@ -194,6 +194,6 @@ def test_a_call_is_revoked_by_either_of_its_ids(engine: Engine) -> None:
 own = calls.called.apply_async((4,), task_id="order-19", countdown=3)
 print(own.id, app.control.revoke("order-19", reply=True))
 """
-    execution = engine.run_python(_PREPARE + code).split()[0]
+    execution = engine.run_python(_PREAMBLE + code).split()[0]
     row = engine.wait_until_known_and_final(execution)
-    assert (row.state, row.reason) == (State.CANCELLED, "revoked through Celery's remote control"), engine.read_log(worker)
+    assert (row.state, row.reason) == (ExecutionState.CANCELLED, "revoked through Celery's remote control"), engine.read_log(worker)

@@ -2,15 +2,15 @@
 
 import pytest
 
-from jobworker.domain.execution import AttemptState, State
+from jobworker.domain.execution import AttemptState, ExecutionState
 from jobworker.services import executions
 from jobworker.store.executions import ExecutionRow
 from tests.engine import Engine
-from tests.offspring import alive, children, process_of
+from tests.offspring import filter_alive, list_started_pids, get_attempt_pid
 from tests.waiting import until
 
 #: From the request to Cancelled (s): what is promised.
-_PROMISED = 10.0
+_MAX_CANCEL_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -22,22 +22,22 @@ def prefork(lasting_engine: Engine) -> Engine:
     return lasting_engine
 
 
-def _begun(engine: Engine, job: str, **fields: object) -> str:
+def _submit_and_wait_until_running(engine: Engine, job: str, **fields: object) -> str:
     execution = engine.submit_one(job, **fields)
-    until(lambda: engine.get(execution).state is State.RUNNING and engine.is_running(execution), what=f"{job} to run")
+    until(lambda: engine.get(execution).state is ExecutionState.RUNNING and engine.is_running(execution), what=f"{job} to run")
     return execution
 
 
-def _is_cancelled(engine: Engine, execution: str, reason: str) -> ExecutionRow:
+def _wait_until_cancelled(engine: Engine, execution: str, reason: str) -> ExecutionRow:
     """Within the promise, in the name of who asked, with this reason."""
     row = engine.wait_until_final(execution)
-    assert (row.state, row.reason) == (State.CANCELLED, reason)
+    assert (row.state, row.reason) == (ExecutionState.CANCELLED, reason)
     assert row.finished_at is not None
     assert row.cancel_requested_at is not None
-    assert (row.finished_at - row.cancel_requested_at).total_seconds() <= _PROMISED
-    last = executions.transitions(engine.database, execution).items[-1]
-    assert (last.state, last.actor, last.reason) == (State.CANCELLED, "tester", reason)
-    [attempt] = executions.attempts(engine.database, execution).items
+    assert (row.finished_at - row.cancel_requested_at).total_seconds() <= _MAX_CANCEL_SECONDS
+    last = executions.list_transitions(engine.database, execution).items[-1]
+    assert (last.state, last.actor, last.reason) == (ExecutionState.CANCELLED, "tester", reason)
+    [attempt] = executions.list_attempts(engine.database, execution).items
     assert attempt.state is AttemptState.CANCELLED
     return row
 
@@ -45,48 +45,48 @@ def _is_cancelled(engine: Engine, execution: str, reason: str) -> ExecutionRow:
 def test_a_job_that_looks_stops_by_itself(prefork: Engine) -> None:
     engine = prefork
     raising, saying = (
-        _begun(engine, "minds_cancellation"),
-        _begun(engine, "minds_cancellation", parameters={"in_its_own_words": True}),
+        _submit_and_wait_until_running(engine, "minds_cancellation"),
+        _submit_and_wait_until_running(engine, "minds_cancellation", parameters={"in_its_own_words": True}),
     )
     for execution in (raising, saying):
         row = engine.cancel(execution)
-        assert (row.state, row.cancel_requested_by) == (State.RUNNING, "tester")
-    _is_cancelled(engine, raising, "the job stopped by itself")
-    _is_cancelled(engine, saying, "put everything back")
+        assert (row.state, row.cancel_requested_by) == (ExecutionState.RUNNING, "tester")
+    _wait_until_cancelled(engine, raising, "the job stopped by itself")
+    _wait_until_cancelled(engine, saying, "put everything back")
 
 
 def test_a_job_that_does_not_look_is_ended_by_sigterm_and_what_it_started_too(prefork: Engine) -> None:
     engine = prefork
-    execution = _begun(engine, "clings", parameters={"ignore_signals": False})
-    started = [process_of(engine, execution), *children(engine, execution)]
+    execution = _submit_and_wait_until_running(engine, "clings", parameters={"ignore_signals": False})
+    started = [get_attempt_pid(engine, execution), *list_started_pids(engine, execution)]
     engine.cancel(execution)
-    _is_cancelled(engine, execution, "it did not stop by itself and was ended by SIGTERM")
-    until(lambda: not alive(started), what=f"the end of {started}")
+    _wait_until_cancelled(engine, execution, "it did not stop by itself and was ended by SIGTERM")
+    until(lambda: not filter_alive(started), what=f"the end of {started}")
 
 
 def test_a_job_that_ignores_sigterm_and_forks_is_killed_and_what_it_started_too(prefork: Engine) -> None:
     engine = prefork
-    execution = _begun(engine, "clings")
-    started = [process_of(engine, execution), *children(engine, execution)]
-    assert len(alive(started)) == 4
+    execution = _submit_and_wait_until_running(engine, "clings")
+    started = [get_attempt_pid(engine, execution), *list_started_pids(engine, execution)]
+    assert len(filter_alive(started)) == 4
     engine.cancel(execution)
-    _is_cancelled(engine, execution, "it did not stop by itself and was ended by SIGKILL")
-    until(lambda: not alive(started), what=f"the end of {started}")
-    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED
+    _wait_until_cancelled(engine, execution, "it did not stop by itself and was ended by SIGKILL")
+    until(lambda: not filter_alive(started), what=f"the end of {started}")
+    assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
 
 
 def test_a_job_that_comes_to_its_end_all_the_same_has_succeeded(prefork: Engine) -> None:
     engine = prefork
-    execution = _begun(engine, "finishes_when_cancelled")
+    execution = _submit_and_wait_until_running(engine, "finishes_when_cancelled")
     engine.cancel(execution)
     row = engine.wait_until_final(execution)
-    assert (row.state, row.result) == (State.SUCCEEDED, "what there was")
+    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "what there was")
 
 
 def test_a_cancellation_reaches_no_other_job_of_the_same_process(prefork: Engine, tmp_path: object) -> None:
     engine = prefork
     gate = engine.folder / "gate"
-    held = [_begun(engine, "finishes_when_cancelled") for _ in range(2)]
+    held = [_submit_and_wait_until_running(engine, "finishes_when_cancelled") for _ in range(2)]
     for execution in held:
         engine.cancel(execution)
     after = [engine.submit_one("waits_and_looks", parameters={"path": str(gate)}) for _ in range(2)]
@@ -98,16 +98,16 @@ def test_a_cancellation_reaches_no_other_job_of_the_same_process(prefork: Engine
 def test_one_that_nobody_asked_for_is_cancelled_by_its_worker(prefork: Engine) -> None:
     engine = prefork
     row = engine.wait_until_final(engine.submit_one("cancels_itself_for_no_reason"))
-    assert (row.state, row.reason) == (State.CANCELLED, "the job stopped by itself")
-    last = executions.transitions(engine.database, row.id).items[-1]
+    assert (row.state, row.reason) == (ExecutionState.CANCELLED, "the job stopped by itself")
+    last = executions.list_transitions(engine.database, row.id).items[-1]
     assert last.actor == f"worker:{row.worker}"
 
 
 def test_a_job_with_limits_is_cancelled_before_they_pass(prefork: Engine) -> None:
     engine = prefork
-    execution = _begun(engine, "clings", soft_time_limit=50, time_limit=60)
+    execution = _submit_and_wait_until_running(engine, "clings", soft_time_limit=50, time_limit=60)
     engine.cancel(execution)
-    _is_cancelled(engine, execution, "it did not stop by itself and was ended by SIGKILL")
+    _wait_until_cancelled(engine, execution, "it did not stop by itself and was ended by SIGKILL")
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
@@ -115,17 +115,17 @@ def test_where_there_are_no_processes_a_job_has_to_look(engine: Engine, pool: st
     engine.start_relay()
     engine.start_worker("--pool", pool, "-c", "2")
     engine.wait_until_ready()
-    minds = _begun(engine, "minds_cancellation")
+    minds = _submit_and_wait_until_running(engine, "minds_cancellation")
     engine.cancel(minds)
-    _is_cancelled(engine, minds, "the job stopped by itself")
+    _wait_until_cancelled(engine, minds, "the job stopped by itself")
     gate = engine.folder / "gate"
-    runs_on = _begun(engine, "wait_for_file", parameters={"path": str(gate)})
+    runs_on = _submit_and_wait_until_running(engine, "wait_for_file", parameters={"path": str(gate)})
     assert engine.cancel(runs_on).cancel_requested_by == "tester"
-    looks = _begun(engine, "minds_cancellation") if pool == "threads" else None
+    looks = _submit_and_wait_until_running(engine, "minds_cancellation") if pool == "threads" else None
     if looks:
         engine.cancel(looks)
-        _is_cancelled(engine, looks, "the job stopped by itself")
+        _wait_until_cancelled(engine, looks, "the job stopped by itself")
     row = engine.get(runs_on)
-    assert (row.state, row.cancel_requested_by) == (State.RUNNING, "tester")
+    assert (row.state, row.cancel_requested_by) == (ExecutionState.RUNNING, "tester")
     gate.touch()
-    assert engine.wait_until_final(runs_on).state is State.SUCCEEDED
+    assert engine.wait_until_final(runs_on).state is ExecutionState.SUCCEEDED

@@ -4,17 +4,17 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.services import executions, jobs
 from tests.engine import Engine
 from tests.waiting import until
 
 
-def told(engine: Engine, execution: str, last: str) -> list[str]:
+def wait_for_log(engine: Engine, execution: str, last: str) -> list[str]:
     """The log of an execution, once it has its last line."""
 
     def lines() -> list[str]:
-        found = [line.message for line in executions.logs(engine.database, execution).items]
+        found = [line.message for line in executions.list_log_lines(engine.database, execution).items]
         return found if found and found[-1].splitlines()[0] == last else []
 
     return until(lines, what=f"{last!r} in the log of {execution}; logs in {engine.folder}")
@@ -38,20 +38,20 @@ def test_a_class_is_a_job_with_its_attributes_as_options(at_work: Engine) -> Non
 @pytest.mark.parametrize(
     ("how", "state", "hooks"),
     [
-        ("returns", State.SUCCEEDED, ["on_success 3", "after_return Succeeded"]),
+        ("returns", ExecutionState.SUCCEEDED, ["on_success 3", "after_return Succeeded"]),
         (
             "raises",
-            State.FAILED,
+            ExecutionState.FAILED,
             [
                 *("on_retry ValueError: raises 0.05", "after_return Retrying"),
                 *("before_start {'how': 'raises', 'a': 1, 'b': 2}", "on_failure ValueError: raises"),
                 "after_return Failed",
             ],
         ),
-        ("gives up", State.FAILED, ["on_failure Abort: gives up", "after_return Failed"]),
+        ("gives up", ExecutionState.FAILED, ["on_failure Abort: gives up", "after_return Failed"]),
         (
             "recovers",
-            State.SUCCEEDED,
+            ExecutionState.SUCCEEDED,
             [
                 *("on_retry Retry: recovers 0.01", "after_return Retrying"),
                 *("before_start {'how': 'recovers', 'a': 1, 'b': 2}", "on_success 3", "after_return Succeeded"),
@@ -59,7 +59,7 @@ def test_a_class_is_a_job_with_its_attributes_as_options(at_work: Engine) -> Non
         ),
         (
             "put off",
-            State.SUCCEEDED,
+            ExecutionState.SUCCEEDED,
             [
                 "after_return Retrying",
                 *("before_start {'how': 'put off', 'a': 1, 'b': 2}", "on_success 3", "after_return Succeeded"),
@@ -67,11 +67,11 @@ def test_a_class_is_a_job_with_its_attributes_as_options(at_work: Engine) -> Non
         ),
     ],
 )
-def test_each_end_has_its_hooks(at_work: Engine, how: str, state: State, hooks: list[str]) -> None:
+def test_each_end_has_its_hooks(at_work: Engine, how: str, state: ExecutionState, hooks: list[str]) -> None:
     parameters: dict[str, Any] = {"how": how, "a": 1, "b": 2}
     row = at_work.wait_until_final(at_work.submit_one("ends", parameters=parameters))
     assert row.state is state
-    assert told(at_work, row.id, hooks[-1]) == [f"before_start {parameters}", *hooks]
+    assert wait_for_log(at_work, row.id, hooks[-1]) == [f"before_start {parameters}", *hooks]
     assert max(at_work.count_starts().values()) == 1
 
 
@@ -80,15 +80,15 @@ def test_a_job_that_is_cancelled_is_told(at_work: Engine) -> None:
     until(lambda: at_work.is_running(waits))
     at_work.cancel(waits)
     row = at_work.wait_until_final(waits)
-    assert (row.state, row.metadata) == (State.CANCELLED, {"heard": "before_start on_cancel after_return"})
-    heard = told(at_work, waits, "after_return Cancelled")
+    assert (row.state, row.metadata) == (ExecutionState.CANCELLED, {"heard": "before_start on_cancel after_return"})
+    heard = wait_for_log(at_work, waits, "after_return Cancelled")
     assert heard == ["before_start {}", "on_cancel None", "after_return Cancelled"]
 
 
 def test_a_process_of_its_own_has_the_same_hooks(at_work: Engine) -> None:
     row = at_work.wait_until_final(at_work.submit_one("Isolated"))
-    assert (row.state, row.attempt) == (State.SUCCEEDED, 2)
-    assert told(at_work, row.id, "after_return Succeeded") == [
+    assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 2)
+    assert wait_for_log(at_work, row.id, "after_return Succeeded") == [
         *("before_start {}", "on_retry ValueError: first 0.05", "after_return Retrying"),
         *("before_start {}", f"on_success {row.result}", "after_return Succeeded"),
     ]
@@ -96,27 +96,27 @@ def test_a_process_of_its_own_has_the_same_hooks(at_work: Engine) -> None:
 
 def test_a_result_that_cannot_be_kept_is_no_success(at_work: Engine) -> None:
     row = at_work.wait_until_final(at_work.submit_one("ends", parameters={"how": "rubbish"}))
-    assert row.state is State.FAILED
-    heard = told(at_work, row.id, "after_return Failed")
+    assert row.state is ExecutionState.FAILED
+    heard = wait_for_log(at_work, row.id, "after_return Failed")
     assert heard[1].startswith("on_failure ResultRefused: ")
 
 
 def test_hooks_that_raise_are_logged_and_change_nothing(at_work: Engine) -> None:
     row = at_work.wait_until_final(at_work.submit_one("BadHooks", parameters={"good": True}))
-    assert (row.state, row.result) == (State.SUCCEEDED, "good")
-    lines = told(at_work, row.id, "after_return() failed")
+    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "good")
+    lines = wait_for_log(at_work, row.id, "after_return() failed")
     assert [line.splitlines()[0] for line in lines] == [
         *("before_start() failed", "on_success() failed", "after_return() failed"),
     ]
     assert lines[2].splitlines()[-1] == "RuntimeError: after Succeeded"
     bad = at_work.wait_until_final(at_work.submit_one("BadHooks", parameters={"good": False}))
-    assert (bad.state, bad.attempt) == (State.FAILED, 2)
-    lines = [line.splitlines()[0] for line in told(at_work, bad.id, "after_return() failed")]
+    assert (bad.state, bad.attempt) == (ExecutionState.FAILED, 2)
+    lines = [line.splitlines()[0] for line in wait_for_log(at_work, bad.id, "after_return() failed")]
     assert lines[:3] == ["before_start() failed", "on_retry() failed", "after_return() failed"]
 
 
 def test_a_class_called_as_a_function_has_no_ends(at_work: Engine) -> None:
     row = at_work.wait_until_final(at_work.submit_one("Caller"))
-    assert (row.state, row.result) == (State.SUCCEEDED, "May")
-    [line] = [line.message for line in executions.logs(at_work.database, row.id).items]
+    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "May")
+    [line] = [line.message for line in executions.list_log_lines(at_work.database, row.id).items]
     assert line.startswith("before_start {'month': 'May'")

@@ -12,15 +12,15 @@ from click.testing import CliRunner, Result
 from jobworker.cli import main
 from jobworker.clock import SystemClock
 from jobworker.domain import fingerprint
-from jobworker.domain.dead_letter import DEAD
-from jobworker.domain.execution import Move, State, merge
+from jobworker.domain.dead_letter import DEAD_LETTER_STATES
+from jobworker.domain.execution import StateTransition, ExecutionState, merge_transition
 from jobworker.domain.parameters import Parameter
 from jobworker.services import catalogue
 from jobworker.store import history
 from jobworker.store.database import Database
 
-Run = Callable[..., Result]
-Report = Callable[..., None]
+CommandRunner = Callable[..., Result]
+StateReporter = Callable[..., None]
 
 _TASK = {
     "name": "clean",
@@ -52,9 +52,9 @@ def _logs_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, sqlite_url: str, sqlite_database: Database) -> Run:
+def run(tmp_path: Path, sqlite_url: str, sqlite_database: Database) -> CommandRunner:
     """Runs `jobworker …` where one task, `clean`, is known and no Redis runs."""
-    catalogue.learn(sqlite_database, SystemClock(), [_TASK], "v1")
+    catalogue.register_tasks(sqlite_database, SystemClock(), [_TASK], "v1")
     environment = {
         "JOBWORKER_HOME": str(tmp_path / "var"),
         "JOBWORKER_DATABASE_URL": sqlite_url,
@@ -69,16 +69,16 @@ def run(tmp_path: Path, sqlite_url: str, sqlite_database: Database) -> Run:
 
 
 @pytest.fixture
-def report(sqlite_database: Database) -> Report:
+def report(sqlite_database: Database) -> StateReporter:
     """Records a change of state as if a worker had reported it."""
 
-    def record(execution: str, state: State, **details: object) -> None:
+    def record(execution: str, state: ExecutionState, **details: object) -> None:
         at = dt.datetime.now(dt.UTC)
-        move = Move(execution, 1, state, (2, 0), at, "worker:w1", **details)  # type: ignore[arg-type]
+        move = StateTransition(execution, 1, state, (2, 0), at, "worker:w1", **details)  # type: ignore[arg-type]
         with sqlite_database.write() as connection:
-            standing = merge(history.known(connection, [execution])[execution].standing, move)
-            dead = {execution: fingerprint.of(standing.error, "clean")} if standing.state in DEAD else {}
-            history.save(connection, {execution: standing}, dead)
-            history.add_transitions(connection, [move])
+            standing = merge_transition(history.get_many(connection, [execution])[execution].standing, move)
+            dead = {execution: fingerprint.compute_fingerprint(standing.error, "clean")} if standing.state in DEAD_LETTER_STATES else {}
+            history.update_standings(connection, {execution: standing}, dead)
+            history.insert_transitions(connection, [move])
 
     return record

@@ -13,10 +13,10 @@ from jobworker.clock import SystemClock
 from jobworker.store import backup, migrate, queues, schema
 from jobworker.store.database import Database
 from tests.conftest import NOW
-from tests.integration.cli.conftest import Run
+from tests.integration.cli.conftest import CommandRunner
 
 
-def test_the_copy_is_whole_and_writers_do_not_wait_for_it(run: Run, sqlite_database: Database, tmp_path: Path) -> None:
+def test_the_copy_is_whole_and_writers_do_not_wait_for_it(run: CommandRunner, sqlite_database: Database, tmp_path: Path) -> None:
     for number in range(10):
         with sqlite_database.write() as connection:
             rows = [{"name": f"{number}-{each}", "created_at": NOW, "pause_note": "x" * 250} for each in range(2_000)]
@@ -26,7 +26,7 @@ def test_the_copy_is_whole_and_writers_do_not_wait_for_it(run: Run, sqlite_datab
     def write() -> None:
         while not over.is_set():
             began = clock.monotonic()
-            sqlite_database.commit(lambda connection: queues.remember(connection, [f"busy-{len(waits)}"], NOW))
+            sqlite_database.commit(lambda connection: queues.upsert_many(connection, [f"busy-{len(waits)}"], NOW))
             sqlite_database.checkpoint(above=0)
             waits.append(clock.monotonic() - began)
 
@@ -49,11 +49,11 @@ def test_the_copy_is_whole_and_writers_do_not_wait_for_it(run: Run, sqlite_datab
         assert restored.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert restored.execute("SELECT count(*) FROM queues").fetchone()[0] >= 20_000
     database = Database(f"sqlite:///{copy}")
-    migrate.check(database)
+    migrate.check_revision(database)
     database.dispose()
 
 
-def test_an_existing_file_is_left_as_it_is(run: Run, tmp_path: Path) -> None:
+def test_an_existing_file_is_left_as_it_is(run: CommandRunner, tmp_path: Path) -> None:
     precious = tmp_path / "copy.db"
     precious.write_text("precious")
     done = run("backup", str(precious))
@@ -61,7 +61,7 @@ def test_an_existing_file_is_left_as_it_is(run: Run, tmp_path: Path) -> None:
     assert "exists and is left as it is" in done.stderr
 
 
-def test_a_folder_that_does_not_exist_is_named(run: Run, tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_is_named(run: CommandRunner, tmp_path: Path) -> None:
     done = run("backup", str(tmp_path / "none" / "copy.db"))
     assert done.exit_code == 2
     assert "no backup was made" in done.stderr
@@ -69,7 +69,7 @@ def test_a_folder_that_does_not_exist_is_named(run: Run, tmp_path: Path) -> None
 
 
 def test_a_damaged_database_gives_no_backup(
-    run: Run, sqlite_url: str, sqlite_database: Database, tmp_path: Path
+    run: CommandRunner, sqlite_url: str, sqlite_database: Database, tmp_path: Path
 ) -> None:
     sqlite_database.checkpoint(above=0)
     with Path(sqlite_url.removeprefix("sqlite:///")).open("r+b") as file:
@@ -82,17 +82,17 @@ def test_a_damaged_database_gives_no_backup(
 
 
 def test_a_backup_gives_up_before_the_log_fills_the_disk(
-    run: Run, sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: CommandRunner, sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backup, "_LONGEST_LOG", 0)
-    sqlite_database.commit(lambda connection: queues.remember(connection, ["some"], NOW))
+    monkeypatch.setattr(backup, "_MAX_LOG_BYTES", 0)
+    sqlite_database.commit(lambda connection: queues.upsert_many(connection, ["some"], NOW))
     done = run("backup", str(tmp_path / "copy.db"))
     assert done.exit_code == 2
     assert "write-ahead log grew" in done.stderr
     assert not (tmp_path / "copy.db").exists()
 
 
-def test_postgresql_has_a_tool_of_its_own(run: Run, tmp_path: Path) -> None:
+def test_postgresql_has_a_tool_of_its_own(run: CommandRunner, tmp_path: Path) -> None:
     url = "postgresql://ann:secret@db.example:5433/jobs?sslmode=require&password=secret"
     done = run("backup", "copy.dump", JOBWORKER_DATABASE_URL=url)
     assert done.exit_code == 2

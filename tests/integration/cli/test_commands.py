@@ -14,34 +14,34 @@ import pytest
 
 from jobworker.cli import telling
 from jobworker.clock import SystemClock
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.store import executions, log_lines, progress
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.log_lines import LogLine
-from jobworker.store.progress import Present
+from jobworker.store.progress import ExecutionProgress
 from tests.conftest import NOW
-from tests.integration.cli.conftest import Report, Run
-from tests.servers import free_port
+from tests.integration.cli.conftest import StateReporter, CommandRunner
+from tests.servers import find_free_port
 
 
-def _row(database: Database, execution: str) -> ExecutionRow:
+def _get_row(database: Database, execution: str) -> ExecutionRow:
     with database.read() as connection:
         row = executions.get(connection, execution)
     assert row is not None
     return row
 
 
-def test_submit_prints_the_id_of_a_queued_execution(run: Run, sqlite_database: Database) -> None:
+def test_submit_prints_the_id_of_a_queued_execution(run: CommandRunner, sqlite_database: Database) -> None:
     done = run("submit", "clean", "days=90")
 
     assert done.exit_code == 0
-    row = _row(sqlite_database, done.stdout.strip())
-    assert (row.job, row.state, row.parameters) == ("clean", State.QUEUED, {"days": 90})
+    row = _get_row(sqlite_database, done.stdout.strip())
+    assert (row.job, row.state, row.parameters) == ("clean", ExecutionState.QUEUED, {"days": 90})
     assert row.created_by.startswith("cli")
 
 
-def test_a_locked_database_is_told_without_a_traceback(run: Run, sqlite_url: str) -> None:
+def test_a_locked_database_is_told_without_a_traceback(run: CommandRunner, sqlite_url: str) -> None:
     path = sqlite_url.removeprefix("sqlite:///")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -63,35 +63,35 @@ def test_a_locked_database_is_told_without_a_traceback(run: Run, sqlite_url: str
     ],
 )
 def test_values_are_read_as_the_types_say(
-    run: Run, sqlite_database: Database, pairs: list[str], parameters: dict[str, Any]
+    run: CommandRunner, sqlite_database: Database, pairs: list[str], parameters: dict[str, Any]
 ) -> None:
     done = run("submit", "clean", *pairs)
 
     assert done.exit_code == 0, done.stderr
-    assert _row(sqlite_database, done.stdout.strip()).parameters == parameters
+    assert _get_row(sqlite_database, done.stdout.strip()).parameters == parameters
 
 
-def test_submit_passes_its_options_on(run: Run, sqlite_database: Database) -> None:
+def test_submit_passes_its_options_on(run: CommandRunner, sqlite_database: Database) -> None:
     options = ["--queue", "critical", "--priority", "9", "--correlation-id", "abc", "--delay", "PT1H"]
-    row = _row(sqlite_database, run("submit", "clean", "days=1", *options).stdout.strip())
+    row = _get_row(sqlite_database, run("submit", "clean", "days=1", *options).stdout.strip())
 
-    assert (row.queue, row.priority, row.correlation_id, row.state) == ("critical", 9, "abc", State.SCHEDULED)
+    assert (row.queue, row.priority, row.correlation_id, row.state) == ("critical", 9, "abc", ExecutionState.SCHEDULED)
     assert (row.due_at - row.created_at).total_seconds() == 3600
 
 
-def test_submit_after_others(run: Run, sqlite_database: Database) -> None:
+def test_submit_after_others(run: CommandRunner, sqlite_database: Database) -> None:
     first, second = (run("submit", "clean", "days=1").stdout.strip() for _ in range(2))
-    row = _row(sqlite_database, run("submit", "clean", "days=1", "--after", first, "--after", second).stdout.strip())
-    assert (row.state, row.waiting_for) == (State.WAITING, 2)
+    row = _get_row(sqlite_database, run("submit", "clean", "days=1", "--after", first, "--after", second).stdout.strip())
+    assert (row.state, row.waiting_for) == (ExecutionState.WAITING, 2)
     refused = run("submit", "clean", "days=1", "--after", "x")
     assert refused.exit_code == 2
     assert "execution must be the id of an execution, not 'x'" in refused.stderr
 
 
-def test_submit_for_a_moment(run: Run, sqlite_database: Database) -> None:
+def test_submit_for_a_moment(run: CommandRunner, sqlite_database: Database) -> None:
     done = run("submit", "clean", "days=1", "--due-at", "2031-05-01T12:00:00+02:00")
 
-    assert _row(sqlite_database, done.stdout.strip()).due_at.isoformat() == "2031-05-01T10:00:00+00:00"
+    assert _get_row(sqlite_database, done.stdout.strip()).due_at.isoformat() == "2031-05-01T10:00:00+00:00"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_submit_for_a_moment(run: Run, sqlite_database: Database) -> None:
         (["clean", "days=1", "--due-at", "2031-01-01T00:00:00Z", "--delay", "1"], "not both"),
     ],
 )
-def test_what_is_wrong_is_said_and_nothing_is_submitted(run: Run, arguments: list[str], complaint: str) -> None:
+def test_what_is_wrong_is_said_and_nothing_is_submitted(run: CommandRunner, arguments: list[str], complaint: str) -> None:
     done = run("submit", *arguments)
 
     assert done.exit_code == 2
@@ -131,9 +131,9 @@ def test_what_is_wrong_is_said_and_nothing_is_submitted(run: Run, arguments: lis
     assert run("executions").stdout == ""
 
 
-def test_executions_lists_the_latest_first(run: Run, report: Report) -> None:
+def test_executions_lists_the_latest_first(run: CommandRunner, report: StateReporter) -> None:
     first, second, third = (run("submit", "clean", f"days={days}").stdout.strip() for days in (1, 2, 3))
-    report(second, State.FAILED, error={"type": "OSError", "message": "disk full", "traceback": ""})
+    report(second, ExecutionState.FAILED, error={"type": "OSError", "message": "disk full", "traceback": ""})
 
     lines = run("executions").stdout.splitlines()
     assert [line.split()[0] for line in lines] == [third, second, first]
@@ -146,9 +146,9 @@ def test_executions_lists_the_latest_first(run: Run, report: Report) -> None:
     assert [row["parameters"] for row in rows] == [{"days": 3}, {"days": 2}, {"days": 1}]
 
 
-def test_wait_prints_the_result(run: Run, report: Report) -> None:
+def test_wait_prints_the_result(run: CommandRunner, report: StateReporter) -> None:
     execution = run("submit", "clean", "days=1").stdout.strip()
-    report(execution, State.SUCCEEDED, result={"removed": 3})
+    report(execution, ExecutionState.SUCCEEDED, result={"removed": 3})
 
     done = run("wait", execution)
 
@@ -156,9 +156,9 @@ def test_wait_prints_the_result(run: Run, report: Report) -> None:
     assert json.loads(done.stdout) == {"removed": 3}
 
 
-def test_wait_tells_a_failure(run: Run, report: Report) -> None:
+def test_wait_tells_a_failure(run: CommandRunner, report: StateReporter) -> None:
     execution = run("submit", "clean", "days=1").stdout.strip()
-    report(execution, State.FAILED, error={"type": "OSError", "message": "disk full", "traceback": ""})
+    report(execution, ExecutionState.FAILED, error={"type": "OSError", "message": "disk full", "traceback": ""})
 
     done = run("wait", execution)
 
@@ -166,7 +166,7 @@ def test_wait_tells_a_failure(run: Run, report: Report) -> None:
     assert done.stderr == f"{execution} Failed: OSError: disk full\n"
 
 
-def test_wait_gives_up_when_told_to(run: Run) -> None:
+def test_wait_gives_up_when_told_to(run: CommandRunner) -> None:
     execution = run("submit", "clean", "days=1", "--delay", "3600").stdout.strip()
 
     done = run("wait", execution, "--timeout", "0.1")
@@ -175,7 +175,7 @@ def test_wait_gives_up_when_told_to(run: Run) -> None:
     assert done.stderr.startswith(f"{execution} is Scheduled")
 
 
-def test_wait_for_nothing_is_an_error(run: Run) -> None:
+def test_wait_for_nothing_is_an_error(run: CommandRunner) -> None:
     done = run("wait", "nonsense")
 
     assert done.exit_code == 2
@@ -183,17 +183,17 @@ def test_wait_for_nothing_is_an_error(run: Run) -> None:
 
 
 def test_following_tells_the_whole_story(
-    run: Run, report: Report, sqlite_database: Database, capsys: pytest.CaptureFixture[str]
+    run: CommandRunner, report: StateReporter, sqlite_database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     execution = run("submit", "clean", "days=1").stdout.strip()
-    report(execution, State.RUNNING, worker="w1", token="t")
+    report(execution, ExecutionState.RUNNING, worker="w1", token="t")
     with sqlite_database.write() as connection:
-        log_lines.add(connection, [LogLine(execution, "1-1", 1, NOW, "INFO", "clean", "looking around")])
+        log_lines.insert(connection, [LogLine(execution, "1-1", 1, NOW, "INFO", "clean", "looking around")])
         said = {"done": 3, "total": 10, "message": "removing"}
-        progress.save(connection, {execution: Present(State.RUNNING, 1, said, None)})
-    report(execution, State.SUCCEEDED, result=["a"])
+        progress.update(connection, {execution: ExecutionProgress(ExecutionState.RUNNING, 1, said, None)})
+    report(execution, ExecutionState.SUCCEEDED, result=["a"])
 
-    assert telling.follow(sqlite_database, SystemClock(), execution) == 0
+    assert telling.follow_execution(sqlite_database, SystemClock(), execution) == 0
 
     told = capsys.readouterr().out
     parts = ["Queued by cli", "Running (attempt 1) by worker:w1", "3/10 removing", "INFO looking around", "Succeeded"]
@@ -202,32 +202,32 @@ def test_following_tells_the_whole_story(
     assert orjson.loads(told[told.rindex("[") :]) == ["a"]
 
 
-def _says(database: Database, execution: str, *messages: str) -> None:
+def _print_state(database: Database, execution: str, *messages: str) -> None:
     lines = [
-        LogLine(execution, log_lines.sortable(f"{number}-0"), 1, NOW, "INFO", "clean", message)
+        LogLine(execution, log_lines.format_seq(f"{number}-0"), 1, NOW, "INFO", "clean", message)
         for number, message in enumerate(messages)
     ]
     with database.write() as connection:
-        log_lines.add(connection, lines)
+        log_lines.insert(connection, lines)
 
 
-def test_logs_prints_what_there_is_and_does_not_wait(run: Run, sqlite_database: Database) -> None:
+def test_logs_prints_what_there_is_and_does_not_wait(run: CommandRunner, sqlite_database: Database) -> None:
     execution = run("submit", "clean", "days=1").stdout.strip()
     messages = [f"line {number}" for number in range(1_203)]
-    _says(sqlite_database, execution, *messages)
+    _print_state(sqlite_database, execution, *messages)
     done = run("logs", execution)
     assert done.exit_code == 0
     assert [line.partition(" INFO ")[2] for line in done.stdout.splitlines()] == messages
 
 
-def test_logs_follows_until_the_end(run: Run, report: Report, sqlite_database: Database) -> None:
+def test_logs_follows_until_the_end(run: CommandRunner, report: StateReporter, sqlite_database: Database) -> None:
     execution = run("submit", "clean", "days=1").stdout.strip()
-    _says(sqlite_database, execution, "before")
+    _print_state(sqlite_database, execution, "before")
 
     def later() -> None:
         with sqlite_database.write() as connection:
-            log_lines.add(connection, [LogLine(execution, "9", 1, NOW, "INFO", "clean", "after")])
-        report(execution, State.FAILED)
+            log_lines.insert(connection, [LogLine(execution, "9", 1, NOW, "INFO", "clean", "after")])
+        report(execution, ExecutionState.FAILED)
 
     timer = threading.Timer(0.5, later)
     timer.start()
@@ -237,15 +237,15 @@ def test_logs_follows_until_the_end(run: Run, report: Report, sqlite_database: D
     assert run("logs", "nonsense").exit_code == 2
 
 
-def test_a_result_in_a_file_is_named(run: Run, report: Report) -> None:
+def test_a_result_in_a_file_is_named(run: CommandRunner, report: StateReporter) -> None:
     execution = run("submit", "clean", "days=1").stdout.strip()
     file = {"name": "result-1.json", "size": 100_000, "sha256": "ab", "host": "far-away"}
-    report(execution, State.SUCCEEDED, result_file=file)
+    report(execution, ExecutionState.SUCCEEDED, result_file=file)
     done = run("wait", execution)
     assert (done.exit_code, done.stdout) == (0, "the result is in result-1.json (100,000 bytes) on far-away\n")
 
 
-def test_db_upgrade_makes_the_tables_and_can_be_repeated(run: Run, tmp_path: Path) -> None:
+def test_db_upgrade_makes_the_tables_and_can_be_repeated(run: CommandRunner, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/new/jobworker.db"
 
     assert "upgraded from nothing" in run("db", "upgrade", JOBWORKER_DATABASE_URL=url).stdout
@@ -253,7 +253,7 @@ def test_db_upgrade_makes_the_tables_and_can_be_repeated(run: Run, tmp_path: Pat
     assert run("executions", JOBWORKER_DATABASE_URL=url).exit_code == 0
 
 
-def test_a_database_that_cannot_be_made_is_named(run: Run) -> None:
+def test_a_database_that_cannot_be_made_is_named(run: CommandRunner) -> None:
     done = run("db", "upgrade", JOBWORKER_DATABASE_URL="sqlite:////proc/none/x.db")
     assert done.exit_code == 2
     assert done.stderr.startswith("error: the database /proc/none/x.db cannot be made: ")
@@ -269,7 +269,7 @@ def test_a_database_that_cannot_be_made_is_named(run: Run) -> None:
         ("JOBWORKER_FEED", "many", "JOBWORKER_FEED=many must be a number"),
     ],
 )
-def test_bad_settings_are_an_error_without_traceback(run: Run, variable: str, value: str, complaint: str) -> None:
+def test_bad_settings_are_an_error_without_traceback(run: CommandRunner, variable: str, value: str, complaint: str) -> None:
     done = run("submit", "clean", "days=1", **{variable: value})
 
     assert done.exit_code == 2
@@ -278,14 +278,14 @@ def test_bad_settings_are_an_error_without_traceback(run: Run, variable: str, va
     assert "secret" not in done.stderr
 
 
-def test_a_database_without_tables_says_what_to_do(run: Run, tmp_path: Path) -> None:
+def test_a_database_without_tables_says_what_to_do(run: CommandRunner, tmp_path: Path) -> None:
     done = run("executions", JOBWORKER_DATABASE_URL=f"sqlite:///{tmp_path}/empty.db")
 
     assert done.exit_code == 2
     assert "run jobworker db upgrade" in done.stderr
 
 
-def test_web_needs_a_free_port(run: Run) -> None:
+def test_web_needs_a_free_port(run: CommandRunner) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         done = run("web", JOBWORKER_BIND=f"127.0.0.1:{port}")
@@ -294,28 +294,28 @@ def test_web_needs_a_free_port(run: Run) -> None:
     assert done.stderr.startswith(f"error: port {port} on 127.0.0.1 is in use")
 
 
-def test_web_needs_its_app(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_web_needs_its_app(run: CommandRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [""])
 
-    done = run("web", JOBWORKER_BIND=f"127.0.0.1:{free_port()}")
+    done = run("web", JOBWORKER_BIND=f"127.0.0.1:{find_free_port()}")
 
     assert done.exit_code == 2
     assert "there is no app.py here" in done.stderr
 
 
-def test_web_needs_a_database_with_tables(run: Run, tmp_path: Path) -> None:
+def test_web_needs_a_database_with_tables(run: CommandRunner, tmp_path: Path) -> None:
     where = {"JOBWORKER_DATABASE_URL": f"sqlite:///{tmp_path}/empty.db"}
-    done = run("web", JOBWORKER_BIND=f"127.0.0.1:{free_port()}", **where)
+    done = run("web", JOBWORKER_BIND=f"127.0.0.1:{find_free_port()}", **where)
 
     assert done.exit_code == 2
     assert "run jobworker db upgrade" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["up", "db upgrade", "web", "relay", "executions", "submit clean days=1", "doctor"])
-def test_a_home_that_is_a_file_is_told_in_one_sentence(run: Run, tmp_path: Path, command: str) -> None:
+def test_a_home_that_is_a_file_is_told_in_one_sentence(run: CommandRunner, tmp_path: Path, command: str) -> None:
     (tmp_path / "file").touch()
-    where = {"JOBWORKER_HOME": str(tmp_path / "file"), "JOBWORKER_BIND": f"127.0.0.1:{free_port()}"}
+    where = {"JOBWORKER_HOME": str(tmp_path / "file"), "JOBWORKER_BIND": f"127.0.0.1:{find_free_port()}"}
     done = run(*command.split(), **where, JOBWORKER_DATABASE_URL="", JOBWORKER_REDIS_URL="")
 
     [said] = [line for line in done.output.splitlines() if "JOBWORKER_HOME=" in line]
@@ -324,7 +324,7 @@ def test_a_home_that_is_a_file_is_told_in_one_sentence(run: Run, tmp_path: Path,
     assert "Traceback" not in done.output
 
 
-def test_a_home_on_a_file_system_that_takes_no_files_is_told_in_one_sentence(run: Run) -> None:
+def test_a_home_on_a_file_system_that_takes_no_files_is_told_in_one_sentence(run: CommandRunner) -> None:
     done = run("up", JOBWORKER_HOME="/sys")  # Not even root may make files there.
 
     assert done.exit_code == 2

@@ -4,30 +4,30 @@ import json
 
 import pytest
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.services import selection
 from jobworker.store import executions
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
-from jobworker.store.filters import Filters
-from tests.integration.cli.conftest import Report, Run
+from jobworker.store.filters import ExecutionFilters
+from tests.integration.cli.conftest import StateReporter, CommandRunner
 
 _ERROR = {"type": "OSError", "message": "disk full", "traceback": None}
 
 
-def _rows(database: Database) -> dict[str, ExecutionRow]:
+def _list_rows(database: Database) -> dict[str, ExecutionRow]:
     with database.read() as connection:
-        return {row.id: row for row in executions.page(connection, Filters(), 200).items}
+        return {row.id: row for row in executions.list_page(connection, ExecutionFilters(), 200).items}
 
 
-def _dead(run: Run, report: Report, *arguments: str) -> str:
+def _create_dead_letter(run: CommandRunner, report: StateReporter, *arguments: str) -> str:
     execution = run("submit", "clean", "days=1", *arguments).stdout.strip()
-    report(execution, State.FAILED, error=_ERROR)
+    report(execution, ExecutionState.FAILED, error=_ERROR)
     return execution
 
 
-def test_dead_letters_are_listed_and_counted(run: Run, report: Report) -> None:
-    first, second = _dead(run, report), _dead(run, report, "--queue", "background")
+def test_dead_letters_are_listed_and_counted(run: CommandRunner, report: StateReporter) -> None:
+    first, second = _create_dead_letter(run, report), _create_dead_letter(run, report, "--queue", "background")
 
     lines = run("dead-letters", "list").stdout.splitlines()
     assert [line.split()[0] for line in lines] == [second, first]
@@ -41,16 +41,16 @@ def test_dead_letters_are_listed_and_counted(run: Run, report: Report) -> None:
 
 
 def test_redrive_goes_on_until_nothing_is_left(
-    run: Run, report: Report, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+    run: CommandRunner, report: StateReporter, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    letters = [_dead(run, report) for _ in range(3)]
+    letters = [_create_dead_letter(run, report) for _ in range(3)]
     assert run("dead-letters", "redrive", "--job", "clean", "--dry-run").stdout == "3 would be redriven\n"
-    monkeypatch.setattr(selection.Selection.__init__, "__kwdefaults__", {**_defaults(), "limit": 2})
+    monkeypatch.setattr(selection.Selection.__init__, "__kwdefaults__", {**_get_selection_defaults(), "limit": 2})
 
     done = run("dead-letters", "redrive", "--job", "clean", "--patch", '{"days": 7}', "--note", "larger disk")
 
     assert (done.exit_code, done.stdout) == (0, "3 redriven\n")
-    rows = _rows(sqlite_database)
+    rows = _list_rows(sqlite_database)
     assert {rows[key].dead_letter for key in letters} == {"redriven"}
     assert {rows[key].dead_letter_note for key in letters} == {"larger disk"}
     made = [row for row in rows.values() if row.rerun_of]
@@ -59,13 +59,13 @@ def test_redrive_goes_on_until_nothing_is_left(
     assert all(row.created_by.startswith("cli") for row in made)
 
 
-def _defaults() -> dict[str, object]:
+def _get_selection_defaults() -> dict[str, object]:
     made = selection.Selection()
     return {name: getattr(made, name) for name in selection.Selection.__dataclass_fields__}
 
 
-def test_what_cannot_be_redriven_is_told(run: Run, report: Report) -> None:
-    letter = _dead(run, report)
+def test_what_cannot_be_redriven_is_told(run: CommandRunner, report: StateReporter) -> None:
+    letter = _create_dead_letter(run, report)
 
     done = run("dead-letters", "redrive", letter, "--patch", '{"days": "many"}')
 
@@ -73,15 +73,15 @@ def test_what_cannot_be_redriven_is_told(run: Run, report: Report) -> None:
     assert done.stderr == f"{letter}: days must be of type integer, not string\n"
 
 
-def test_discard_and_cancel(run: Run, report: Report, sqlite_database: Database) -> None:
-    letter = _dead(run, report)
+def test_discard_and_cancel(run: CommandRunner, report: StateReporter, sqlite_database: Database) -> None:
+    letter = _create_dead_letter(run, report)
     later = run("submit", "clean", "days=1", "--delay", "60", "--expires", "30").stdout.strip()
 
     assert run("dead-letters", "discard", letter, "--note", "a test").stdout == "1 discarded\n"
     assert run("executions", "cancel", "--job", "clean", "--dry-run").stdout == "1 would be cancelled\n"
     assert run("executions", "cancel", "--state", "scheduled").stdout == "1 cancelled\n"
-    rows = _rows(sqlite_database)
-    assert (rows[letter].dead_letter, rows[later].state) == ("discarded", State.CANCELLED)
+    rows = _list_rows(sqlite_database)
+    assert (rows[letter].dead_letter, rows[later].state) == ("discarded", ExecutionState.CANCELLED)
     expires_at = rows[later].expires_at
     assert expires_at is not None
     assert (expires_at - rows[later].due_at).total_seconds() == 30
@@ -104,7 +104,7 @@ def test_discard_and_cancel(run: Run, report: Report, sqlite_database: Database)
         (["executions", "cancel", "--state", "Failed"], "is not one of"),
     ],
 )
-def test_what_is_meant_must_be_clear(run: Run, arguments: list[str], complaint: str) -> None:
+def test_what_is_meant_must_be_clear(run: CommandRunner, arguments: list[str], complaint: str) -> None:
     done = run(*arguments)
 
     assert done.exit_code == 2

@@ -9,7 +9,7 @@ import pytest
 from jobworker.clock import SystemClock
 from jobworker.up.lock import HomeLock
 from jobworker.up.redis_server import EmbeddedRedis
-from tests.integration.cli.conftest import Run
+from tests.integration.cli.conftest import CommandRunner
 from tests.servers import RedisServer
 
 
@@ -27,7 +27,7 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str
     return make
 
 
-def _lines(output: str) -> dict[str, str]:
+def _parse_levels(output: str) -> dict[str, str]:
     """level by subject"""
     found = {}
     for line in output.splitlines():
@@ -37,10 +37,10 @@ def _lines(output: str) -> dict[str, str]:
     return found
 
 
-def test_every_check_says_how_it_stands(run: Run, redis_url: str, tasks: Callable[[str, str], str]) -> None:
+def test_every_check_says_how_it_stands(run: CommandRunner, redis_url: str, tasks: Callable[[str, str], str]) -> None:
     done = run("doctor", JOBWORKER_REDIS_URL=redis_url, JOBWORKER_TASKS=tasks("fine_tasks", ""))
 
-    levels = _lines(done.stdout)
+    levels = _parse_levels(done.stdout)
     for subject in ("python", "settings", "database", "migrations", "redis", "redis server", "tasks"):
         assert levels[subject] == "ok", done.stdout
     # Nothing runs here.
@@ -50,7 +50,7 @@ def test_every_check_says_how_it_stands(run: Run, redis_url: str, tasks: Callabl
 
 
 def test_a_module_that_does_not_import_is_named_with_its_traceback(
-    run: Run, redis_url: str, tasks: Callable[[str, str], str]
+    run: CommandRunner, redis_url: str, tasks: Callable[[str, str], str]
 ) -> None:
     package = tasks("broken_tasks", "import sys\n\nsys.exit('no key')\n")
     timetable = tasks("broken_schedules", "import nowhere_to_be_found\n")
@@ -64,27 +64,27 @@ def test_a_module_that_does_not_import_is_named_with_its_traceback(
     assert "import nowhere_to_be_found" in done.stdout
 
 
-def test_a_redis_that_evicts_is_refused(run: Run, own_redis: Callable[[], RedisServer]) -> None:
+def test_a_redis_that_evicts_is_refused(run: CommandRunner, own_redis: Callable[[], RedisServer]) -> None:
     server = own_redis()
     with server.create_client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
 
     done = run("doctor", JOBWORKER_REDIS_URL=server.url)
 
-    assert _lines(done.stdout)["redis server"] == "FAIL"
+    assert _parse_levels(done.stdout)["redis server"] == "FAIL"
     assert "set maxmemory-policy noeviction" in done.stdout
 
 
-def test_a_redis_that_keeps_its_data_is_fine(run: Run, own_redis: Callable[..., RedisServer]) -> None:
+def test_a_redis_that_keeps_its_data_is_fine(run: CommandRunner, own_redis: Callable[..., RedisServer]) -> None:
     done = run("doctor", JOBWORKER_REDIS_URL=own_redis(persistent=True).url)
 
-    assert _lines(done.stdout)["redis data"] == "ok"
+    assert _parse_levels(done.stdout)["redis data"] == "ok"
 
 
-def test_what_is_away_does_not_hide_the_rest(run: Run, tmp_path: Path) -> None:
+def test_what_is_away_does_not_hide_the_rest(run: CommandRunner, tmp_path: Path) -> None:
     done = run("doctor", JOBWORKER_DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", JOBWORKER_TASKS="no_such_package")
 
-    levels = _lines(done.stdout)
+    levels = _parse_levels(done.stdout)
     assert levels["migrations"] == levels["redis"] == levels["tasks"] == "FAIL"
     assert "run jobworker db upgrade" in done.stdout
     assert "JOBWORKER_TASKS" in done.stdout
@@ -92,21 +92,21 @@ def test_what_is_away_does_not_hide_the_rest(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["tcp://x", "redis://127.0.0.1:port/0"])
-def test_a_nonsensical_redis_url_is_a_finding(run: Run, value: str) -> None:
+def test_a_nonsensical_redis_url_is_a_finding(run: CommandRunner, value: str) -> None:
     done = run("doctor", JOBWORKER_REDIS_URL=value)
 
     assert f"JOBWORKER_REDIS_URL={value} is no URL of a Redis" in done.stdout
-    assert "tasks" in _lines(done.stdout)
+    assert "tasks" in _parse_levels(done.stdout)
 
 
-def test_bad_settings_are_a_finding(run: Run) -> None:
+def test_bad_settings_are_a_finding(run: CommandRunner) -> None:
     done = run("doctor", JOBWORKER_FEED="many")
 
     assert done.exit_code == 1
-    assert _lines(done.stdout) == {"settings": "FAIL"}
+    assert _parse_levels(done.stdout) == {"settings": "FAIL"}
 
 
-def test_beside_a_running_up_its_redis_is_asked(run: Run, tmp_path: Path) -> None:
+def test_beside_a_running_up_its_redis_is_asked(run: CommandRunner, tmp_path: Path) -> None:
     home = tmp_path / "var"
     EmbeddedRedis(home).prepare()
     lock = HomeLock(home)

@@ -10,7 +10,7 @@ from jobworker.clock import SystemClock
 from jobworker.services import schedules
 from jobworker.store import executions
 from jobworker.store.database import Database
-from tests.integration.cli.conftest import Run
+from tests.integration.cli.conftest import CommandRunner
 
 _NIGHTLY = "schedule('nightly', job='clean', rule=daily('02:00'), zone='Europe/Berlin', parameters={'days': 90})"
 
@@ -25,18 +25,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def jobworker(run: Run, folder: Path) -> Run:
+def jobworker(run: CommandRunner, folder: Path) -> CommandRunner:
     """Runs `jobworker …` there."""
     return functools.partial(run, JOBWORKER_SCHEDULES="nights")
 
 
-def code(folder: Path, *lines: str) -> None:
+def write_schedules(folder: Path, *lines: str) -> None:
     text = "\n".join(["from jobworker import cron, daily, schedule", *lines, ""])
     (folder / "nights" / "__init__.py").write_text(text)
 
 
-def test_plan_shows_the_difference_and_apply_makes_it_so(jobworker: Run, folder: Path) -> None:
-    code(folder, _NIGHTLY)
+def test_plan_shows_the_difference_and_apply_makes_it_so(jobworker: CommandRunner, folder: Path) -> None:
+    write_schedules(folder, _NIGHTLY)
     planned = jobworker("schedules", "plan")
     assert planned.exit_code == 0
     first, *moments = planned.stdout.splitlines()
@@ -50,19 +50,19 @@ def test_plan_shows_the_difference_and_apply_makes_it_so(jobworker: Run, folder:
     same = jobworker("schedules", "plan", "--exit-code")
     assert (same.exit_code, same.stdout) == (0, "everything is as code says\n")
 
-    code(folder, _NIGHTLY.replace("02:00", "03:00").replace("90", "30"))
+    write_schedules(folder, _NIGHTLY.replace("02:00", "03:00").replace("90", "30"))
     assert jobworker("schedules", "plan").stdout.splitlines()[:3] == [
         "~ schedule nightly changed  (nights/__init__.py:2)",
         "    /parameters/days: 90 -> 30",
         '    /rule/time: "02:00" -> "03:00"',
     ]
-    code(folder)
+    write_schedules(folder)
     [retired] = map(json.loads, jobworker("schedules", "plan", "--json").stdout.splitlines())
     assert (retired["step"], retired["name"], retired["place"]) == ("retired", "nightly", None)
 
 
-def test_apply_says_what_cannot_be(jobworker: Run, folder: Path) -> None:
-    code(folder, _NIGHTLY, "schedule('wrong', job='clean', rule=daily('02:00'))")
+def test_apply_says_what_cannot_be(jobworker: CommandRunner, folder: Path) -> None:
+    write_schedules(folder, _NIGHTLY, "schedule('wrong', job='clean', rule=daily('02:00'))")
     done = jobworker("schedules", "apply")
     assert done.exit_code == 1
     assert "! schedule wrong refused  (nights/__init__.py:3)" in done.stdout
@@ -80,8 +80,8 @@ def test_apply_says_what_cannot_be(jobworker: Run, folder: Path) -> None:
         ),
     ],
 )
-def test_code_that_cannot_be_read_is_told(jobworker: Run, folder: Path, line: str, told: str) -> None:
-    code(folder, line)
+def test_code_that_cannot_be_read_is_told(jobworker: CommandRunner, folder: Path, line: str, told: str) -> None:
+    write_schedules(folder, line)
     for command in ("plan", "apply"):
         done = jobworker("schedules", command)
         assert done.exit_code == 2
@@ -89,14 +89,14 @@ def test_code_that_cannot_be_read_is_told(jobworker: Run, folder: Path, line: st
         assert "Traceback" not in done.stderr
 
 
-def test_without_the_package_it_says_so(jobworker: Run) -> None:
+def test_without_the_package_it_says_so(jobworker: CommandRunner) -> None:
     done = jobworker("schedules", "plan", JOBWORKER_SCHEDULES="nowhere")
     assert done.exit_code == 2
     assert "no package 'nowhere' with schedules here" in done.stderr
 
 
-def test_list_and_show(jobworker: Run, folder: Path, sqlite_database: Database) -> None:
-    code(folder, _NIGHTLY)
+def test_list_and_show(jobworker: CommandRunner, folder: Path, sqlite_database: Database) -> None:
+    write_schedules(folder, _NIGHTLY)
     jobworker("schedules", "apply")
     theirs = {
         "name": "theirs",
@@ -133,9 +133,9 @@ def test_list_and_show(jobworker: Run, folder: Path, sqlite_database: Database) 
 
 
 def test_fire_makes_an_execution_unless_one_has_not_ended(
-    jobworker: Run, folder: Path, sqlite_database: Database
+    jobworker: CommandRunner, folder: Path, sqlite_database: Database
 ) -> None:
-    code(folder, _NIGHTLY)
+    write_schedules(folder, _NIGHTLY)
     jobworker("schedules", "apply")
     execution = jobworker("schedules", "fire", "nightly").stdout.strip()
     with sqlite_database.read() as connection:
@@ -153,8 +153,8 @@ def test_fire_makes_an_execution_unless_one_has_not_ended(
     assert jobworker("schedules", "fire", "nobody").exit_code == 2
 
 
-def test_pause_and_resume(jobworker: Run, folder: Path) -> None:
-    code(folder, _NIGHTLY)
+def test_pause_and_resume(jobworker: CommandRunner, folder: Path) -> None:
+    write_schedules(folder, _NIGHTLY)
     jobworker("schedules", "apply")
     paused = jobworker("schedules", "pause", "nightly", "--note", "moving", "--until", "2099-01-01T12:00:00Z")
     assert paused.exit_code == 0, paused.stderr
@@ -169,8 +169,8 @@ def test_pause_and_resume(jobworker: Run, folder: Path) -> None:
     assert jobworker("schedules", "resume", "nobody").exit_code == 2
 
 
-def test_preview_shows_what_is_not_saved(jobworker: Run, folder: Path) -> None:
-    code(folder, _NIGHTLY)
+def test_preview_shows_what_is_not_saved(jobworker: CommandRunner, folder: Path) -> None:
+    write_schedules(folder, _NIGHTLY)
     jobworker("schedules", "apply")
     rule = '{"kind": "daily", "time": "02:30"}'
     span = ["--from", "2026-03-28T00:00:00Z", "--count", "2"]
@@ -191,8 +191,8 @@ def test_preview_shows_what_is_not_saved(jobworker: Run, folder: Path) -> None:
     assert "time must be a time of day" in wrong.stderr
 
 
-def test_simulate_shows_what_would_happen(jobworker: Run, folder: Path) -> None:
-    code(folder, _NIGHTLY)
+def test_simulate_shows_what_would_happen(jobworker: CommandRunner, folder: Path) -> None:
+    write_schedules(folder, _NIGHTLY)
     jobworker("schedules", "apply")
     span = ["--from", "2026-03-28", "--to", "2026-03-30", "--zone", "Europe/Berlin"]
     done = jobworker("simulate", *span, "--outage", "01:00-04:00", "--duration", "PT10M")
@@ -203,7 +203,7 @@ def test_simulate_shows_what_would_happen(jobworker: Run, folder: Path) -> None:
     assert second.startswith("Sun 2026-03-29 03:00:00 CEST  nightly  fired"), "the clocks skip 02:00"
     assert closing == "2 occurrences: 2 fired"
 
-    code(folder, _NIGHTLY.replace("02:00", "00:30"))
+    write_schedules(folder, _NIGHTLY.replace("02:00", "00:30"))
     [line] = jobworker("simulate", *span, "--code", "--json", "--limit", "1").stdout.splitlines()
     assert json.loads(line)["scheduled_for"] == "2026-03-28T00:30:00+01:00"
     stopped = jobworker("simulate", *span, "--limit", "1")
@@ -225,14 +225,14 @@ def test_simulate_shows_what_would_happen(jobworker: Run, folder: Path) -> None:
         (["--from", "2026-03-28", "--to", "2026-03-30", "--schedule", "x"], "there is no schedule 'x'"),
     ],
 )
-def test_simulate_says_what_it_does_not_understand(jobworker: Run, options: list[str], told: str) -> None:
+def test_simulate_says_what_it_does_not_understand(jobworker: CommandRunner, options: list[str], told: str) -> None:
     done = jobworker("simulate", *options)
     assert done.exit_code == 2
     assert told in " ".join(done.stderr.replace("│", " ").split())
 
 
-def test_simulate_code_needs_no_database(jobworker: Run, folder: Path) -> None:
-    code(folder, _NIGHTLY)
+def test_simulate_code_needs_no_database(jobworker: CommandRunner, folder: Path) -> None:
+    write_schedules(folder, _NIGHTLY)
     file = folder / "none" / "jobworker.db"
     span = ["--from", "2026-03-28", "--to", "2026-03-29"]
     none = {"JOBWORKER_DATABASE_URL": f"sqlite:///{file}"}

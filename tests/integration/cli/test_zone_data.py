@@ -13,25 +13,25 @@ from jobworker.services import zone_data as services
 from jobworker.store.database import Database
 from jobworker.store.schedules import ScheduleRow
 from tests import zone_data
-from tests.conformance.timetables import Town
-from tests.integration.cli.conftest import Run
-from tests.integration.http.conftest import world_on
+from tests.conformance.timetables import ScheduleDriver
+from tests.integration.cli.conftest import CommandRunner
+from tests.integration.http.conftest import create_api_driver
 
 OLD = "2025b (tzdata 2025.2)"
 MORNING = dt.datetime(2036, 12, 1, 12, tzinfo=dt.UTC)
-_SIX = {"kind": "daily", "time": "06:00"}
+_DAILY_SIX = {"kind": "daily", "time": "06:00"}
 
 
 @pytest.fixture
 def moved(tmp_path: Path, sqlite_database: Database) -> ScheduleRow:
     """A schedule that a relay with earlier data worked out: by them 06:00 in Vancouver is 14:00 in UTC."""
-    earlier = zone_data.package(tmp_path / "earlier", OLD, {"America/Vancouver": "America/Los_Angeles"})
-    with zone_data.installed(earlier, OLD):
-        services.follow(sqlite_database, ManualClock(MORNING), lambda _: None)
-        return Town(sqlite_database).put_schedule("office", MORNING, rule=_SIX, zone="America/Vancouver")
+    earlier = zone_data.create_tzdata_package(tmp_path / "earlier", OLD, {"America/Vancouver": "America/Los_Angeles"})
+    with zone_data.use_tzdata(earlier, OLD):
+        services.apply_zone_data(sqlite_database, ManualClock(MORNING), lambda _: None)
+        return ScheduleDriver(sqlite_database).put_schedule("office", MORNING, rule=_DAILY_SIX, zone="America/Vancouver")
 
 
-def test_what_will_move_is_told_before_it_does(moved: ScheduleRow, sqlite_database: Database, run: Run) -> None:
+def test_what_will_move_is_told_before_it_does(moved: ScheduleRow, sqlite_database: Database, run: CommandRunner) -> None:
     told = "office (America/Vancouver): next at 2036-12-01T13:00:00+00:00 instead of 2036-12-01T14:00:00+00:00"
     doctor = run("doctor").stdout
     assert f"time_zone_data: {DATA_VERSION}" in doctor
@@ -39,11 +39,11 @@ def test_what_will_move_is_told_before_it_does(moved: ScheduleRow, sqlite_databa
     assert f"what is due was worked out with {OLD}" in doctor
     assert f"{told} (1:00:00 earlier)" in doctor
     assert f"{told} (1:00:00 earlier)" in run("schedules", "show", "office").stdout
-    [warning] = world_on(sqlite_database).client.get("/api/v1/schedules/office").json["warnings"]
+    [warning] = create_api_driver(sqlite_database).client.get("/api/v1/schedules/office").json["warnings"]
     assert told in warning
 
     with capture_logs() as logged:
-        services.follow(sqlite_database, ManualClock(MORNING), lambda _: None)
+        services.apply_zone_data(sqlite_database, ManualClock(MORNING), lambda _: None)
     moves = [each["why"] for each in logged if each["event"] == "schedule_moved"]
     assert moves == [f"{told} (1:00:00 earlier)"]
     assert "schedule moves" not in run("doctor").stdout
@@ -53,5 +53,5 @@ def test_what_will_move_is_told_before_it_does(moved: ScheduleRow, sqlite_databa
 def test_data_that_cannot_be_read_stop_no_relay(moved: ScheduleRow, sqlite_database: Database) -> None:
     with sqlite_database.write() as connection:
         connection.exec_driver_sql("UPDATE zone_data SET zones = x'00'")
-    services.follow(sqlite_database, ManualClock(MORNING), lambda _: None)
+    services.apply_zone_data(sqlite_database, ManualClock(MORNING), lambda _: None)
     assert schedules.get(sqlite_database, SystemClock(), "office").next_at == MORNING.replace(hour=13)

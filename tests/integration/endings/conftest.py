@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.integration.endings.post import Post, post_office
-from tests.servers import Process
+from tests.integration.endings.post import MessageDriver, run_message_driver
+from tests.servers import ServerProcess
 
 
-class Kind(NamedTuple):
+class WorkerKind(NamedTuple):
     """A kind of worker."""
 
     pool: str
@@ -25,21 +25,21 @@ class Kind(NamedTuple):
 
 
 #: Each kind that is promised to work.
-BATCHED = [Kind("prefork"), Kind("threads"), Kind("solo")]
-STOCK = Kind("prefork", "stock")
+BATCHED_KINDS = [WorkerKind("prefork"), WorkerKind("threads"), WorkerKind("solo")]
+KOMBU_KIND = WorkerKind("prefork", "stock")
 
 
-class Office(NamedTuple):
+class WorkerUnderTest(NamedTuple):
     """A post office with one worker."""
 
-    driver: Post
-    kind: Kind
-    worker: Process
+    driver: MessageDriver
+    kind: WorkerKind
+    worker: ServerProcess
 
 
 @pytest.fixture(scope="package")
-def office(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+def office(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerUnderTest]:
     """A post office with a worker of the kind that the test asks for (indirectly)."""
-    kind: Kind = request.param
-    with post_office(tmp_path_factory.mktemp(str(kind))) as post:
-        yield Office(post, kind, post.start_worker(kind.pool, JOBWORKER_TRANSPORT=kind.transport))
+    kind: WorkerKind = request.param
+    with run_message_driver(tmp_path_factory.mktemp(str(kind))) as post:
+        yield WorkerUnderTest(post, kind, post.start_worker(kind.pool, JOBWORKER_TRANSPORT=kind.transport))

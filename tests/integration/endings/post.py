@@ -12,15 +12,15 @@ from celery import Celery
 
 from jobworker.store.database import Database
 from jobworker.transport import keys
-from jobworker.transport.claims import Answer, Claims
-from jobworker.transport.publisher import Message, Publisher, lists_of
-from jobworker.transport.registry import Registry
-from tests.engine import LEASE, Engine
-from tests.servers import Process, RedisServer, running
+from jobworker.transport.claims import ClaimResult, Claims
+from jobworker.transport.publisher import Message, Publisher, get_list_names
+from jobworker.transport.registry import WorkerRegistry
+from tests.engine import LEASE_SECONDS, Engine
+from tests.servers import ServerProcess, RedisServer, run_server
 from tests.waiting import until
 
 
-class Post:
+class MessageDriver:
     """One Redis, the messages in it, and workers of all kinds."""
 
     def __init__(self, folder: Path, server: RedisServer) -> None:
@@ -29,11 +29,11 @@ class Post:
         self.engine = Engine(folder, Database(database), database, server.url)
         self.control = Celery(broker=server.url, set_as_current=False).control
         self._publisher = Publisher(self.client)
-        self._registry = Registry(self.client, LEASE)
+        self._registry = WorkerRegistry(self.client, LEASE_SECONDS)
 
     # --- workers ----------------------------------------------------------------------------------------------
 
-    def start_worker(self, pool: str, *options: str, **settings: str) -> Process:
+    def start_worker(self, pool: str, *options: str, **settings: str) -> ServerProcess:
         """Start a worker; wait until it is known."""
         before = self.list_workers()
         worker = self.engine.start_worker("--pool", pool, "--without-gossip", "--without-mingle", *options, **settings)
@@ -50,7 +50,7 @@ class Post:
         known: Any = self.client.zrange(keys.WORKERS, 0, -1)
         return set(known)
 
-    def wait_until_ended(self, *workers: Process) -> None:
+    def wait_until_ended(self, *workers: ServerProcess) -> None:
         """Wait until the workers are gone, while somebody looks for silent ones as the relay does."""
 
         def gone() -> bool:
@@ -65,17 +65,17 @@ class Post:
 
     # --- messages ---------------------------------------------------------------------------------------------
 
-    def publish(self, job: str, queue: str = "default", revoked_before: bool = False, **options: Any) -> str:
+    def publish(self, job: str, queue: str = "default", is_revoked: bool = False, **options: Any) -> str:
         """Publish attempt 1 of an execution; limits are options, everything else is a parameter."""
-        message = _message(job, queue, options)
-        if revoked_before:
-            assert Claims(self.client).revoke([(message.execution, message.attempt)]) == [Answer.REVOKED]
+        message = _make_message(job, queue, options)
+        if is_revoked:
+            assert Claims(self.client).revoke([(message.execution, message.attempt)]) == [ClaimResult.REVOKED]
         self._publisher.publish([message])
         return message.execution
 
     def publish_changed(self, change: Callable[[dict[str, Any]], Any], job: str = "noop") -> str:
         """Publish a message that is changed on its way: `change` gets it as a dictionary."""
-        message = _message(job, "default", {})
+        message = _make_message(job, "default", {})
         envelope = json.loads(self._publisher._render(message))
         change(envelope)
         self.push_raw(json.dumps(envelope, separators=(",", ":")))
@@ -90,7 +90,7 @@ class Post:
 
     def count_queued(self, queue: str = "default") -> int:
         """How many messages are in the lists of a queue."""
-        return sum(int(self.client.llen(name)) for name in lists_of(queue))
+        return sum(int(self.client.llen(name)) for name in get_list_names(queue))
 
     def list_in_flight(self) -> list[str]:
         """The messages that workers have in hand."""
@@ -153,7 +153,7 @@ class Post:
         return self.engine.count_starts()[execution, 1]
 
 
-def _message(job: str, queue: str, options: dict[str, Any]) -> Message:
+def _make_message(job: str, queue: str, options: dict[str, Any]) -> Message:
     own = {name: options.pop(name, None) for name in ("time_limit", "soft_time_limit", "max_attempts")}
     execution = str(uuid.uuid4())
     return Message(
@@ -163,11 +163,11 @@ def _message(job: str, queue: str, options: dict[str, Any]) -> Message:
 
 
 @contextlib.contextmanager
-def post_office(folder: Path) -> Iterator[Post]:
+def run_message_driver(folder: Path) -> Iterator[MessageDriver]:
     """A post office with a Redis of its own; its workers end with the block."""
     server = RedisServer(folder / "redis")
-    with running(server):
-        post = Post(folder, server)
+    with run_server(server):
+        post = MessageDriver(folder, server)
         try:
             yield post
         finally:

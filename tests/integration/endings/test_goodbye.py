@@ -11,7 +11,7 @@ from jobworker.clock import SystemClock
 from jobworker.transport import keys
 from jobworker.transport.claims import Claims
 from jobworker.transport.mailbox import Mailbox
-from jobworker.transport.registry import Announcement, Registry
+from jobworker.transport.registry import WorkerAnnouncement, WorkerRegistry
 from jobworker.worker.heartbeat import Heartbeat
 from jobworker.worker.task import JobTask
 
@@ -20,9 +20,9 @@ def test_no_beat_comes_after_goodbye(redis_url: str, monkeypatch: pytest.MonkeyP
     mailbox = Mailbox("w", "v", SystemClock(), lambda: redis.Redis.from_url(redis_url), lambda: None)
     monkeypatch.setattr(JobTask, "runner", SimpleNamespace(mailbox=mailbox))
     moment = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
-    announced = Announcement("w", "host", 1, "threads", 1, ("default",), (), "digest", "v", moment)
+    announced = WorkerAnnouncement("w", "host", 1, "threads", 1, ("default",), (), "digest", "v", moment)
     with contextlib.closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
-        heartbeat = Heartbeat(Registry(client, 3.0), Claims(client), announced, [])
+        heartbeat = Heartbeat(WorkerRegistry(client, 3.0), Claims(client), announced, [])
         heartbeat.beat()
         assert client.zrange(keys.WORKERS, 0, -1) == ["w"]
         heartbeat.deregister()

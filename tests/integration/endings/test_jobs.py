@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from tests.integration.endings.conftest import BATCHED, STOCK, Office
+from tests.integration.endings.conftest import BATCHED_KINDS, KOMBU_KIND, WorkerUnderTest
 from tests.waiting import until
 
-_EVERY_KIND = pytest.mark.parametrize("office", [*BATCHED, STOCK], indirect=True, ids=str)
+_EVERY_KIND = pytest.mark.parametrize("office", [*BATCHED_KINDS, KOMBU_KIND], indirect=True, ids=str)
 
 #: What a job does → how it ends, whatever the pool.
-_ENDINGS: dict[str, tuple[dict[str, Any], str]] = {
+_OUTCOMES: dict[str, tuple[dict[str, Any], str]] = {
     "noop": ({}, "succeeded"),
     "plain_celery_task": ({"left": 1}, "succeeded"),
     "fails": ({}, "failed"),
@@ -30,7 +30,7 @@ _ENDINGS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def ended(office: Office, execution: str, *kinds: str) -> dict[str, Any]:
+def expect_end(office: WorkerUnderTest, execution: str, *kinds: str) -> dict[str, Any]:
     """Wait for the end; these are the reports, in order and once each, and nothing is left. The data of the last."""
     post = office.driver
     data = post.wait_for_event(kinds[-1], execution)
@@ -42,87 +42,87 @@ def ended(office: Office, execution: str, *kinds: str) -> dict[str, Any]:
 
 
 @_EVERY_KIND
-@pytest.mark.parametrize("job", _ENDINGS)
-def test_a_job_comes_to_its_end(office: Office, job: str) -> None:
-    parameters, kind = _ENDINGS[job]
-    ended(office, office.driver.publish(job, **parameters), "running", kind)
+@pytest.mark.parametrize("job", _OUTCOMES)
+def test_a_job_comes_to_its_end(office: WorkerUnderTest, job: str) -> None:
+    parameters, kind = _OUTCOMES[job]
+    expect_end(office, office.driver.publish(job, **parameters), "running", kind)
 
 
 @_EVERY_KIND
 @pytest.mark.parametrize("requeue", [False, True])
-def test_reject_is_a_failure_and_never_runs_again(office: Office, requeue: bool) -> None:
-    told = ended(office, office.driver.publish("rejects", requeue=requeue), "running", "failed")
+def test_reject_is_a_failure_and_never_runs_again(office: WorkerUnderTest, requeue: bool) -> None:
+    told = expect_end(office, office.driver.publish("rejects", requeue=requeue), "running", "failed")
     assert told["reason"] == "the job raised Reject"
 
 
 @_EVERY_KIND
-def test_the_soft_limit_is_kept(office: Office) -> None:
+def test_the_soft_limit_is_kept(office: WorkerUnderTest) -> None:
     """By the process of the pool, or where there is none, by one of the job's own."""
     execution = office.driver.publish("hold", seconds=15, soft_time_limit=0.5)
-    assert ended(office, execution, "running", "timed_out")["reason"] == "soft time limit exceeded"
+    assert expect_end(office, execution, "running", "timed_out")["reason"] == "soft time limit exceeded"
 
 
 @_EVERY_KIND
-def test_the_hard_limit_is_kept(office: Office) -> None:
+def test_the_hard_limit_is_kept(office: WorkerUnderTest) -> None:
     execution = office.driver.publish("hold", seconds=15, time_limit=0.5)
-    assert ended(office, execution, "running", "timed_out")["reason"] == "hard time limit exceeded"
+    assert expect_end(office, execution, "running", "timed_out")["reason"] == "hard time limit exceeded"
     assert not office.driver.engine.count_ends()[execution, 1]
 
 
-_PROCESSES = pytest.mark.parametrize("office", [BATCHED[0], STOCK], indirect=True, ids=str)
+_PROCESSES = pytest.mark.parametrize("office", [BATCHED_KINDS[0], KOMBU_KIND], indirect=True, ids=str)
 
 
 @_PROCESSES
 @pytest.mark.parametrize("job", ["kills_itself", "leaves_at_once"])
-def test_a_process_that_is_gone_is_a_lost_attempt(office: Office, job: str) -> None:
-    told = ended(office, office.driver.publish(job), "running", "lost")
+def test_a_process_that_is_gone_is_a_lost_attempt(office: WorkerUnderTest, job: str) -> None:
+    told = expect_end(office, office.driver.publish(job), "running", "lost")
     assert told["reason"].startswith("the process that ran it ended: ")
 
 
 @_PROCESSES
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_process_that_somebody_kills_is_a_lost_attempt(office: Office, number: signal.Signals) -> None:
+def test_a_process_that_somebody_kills_is_a_lost_attempt(office: WorkerUnderTest, number: signal.Signals) -> None:
     post = office.driver
     execution = post.publish("hold", seconds=20)
     until(lambda: post.is_running(execution))
     os.kill(post.get_attempt_pid(execution), number)
-    ended(office, execution, "running", "lost")
+    expect_end(office, execution, "running", "lost")
 
 
 @_PROCESSES
 @pytest.mark.parametrize("number", ["TERM", "KILL"])
-def test_a_running_job_is_terminated(office: Office, number: str) -> None:
+def test_a_running_job_is_terminated(office: WorkerUnderTest, number: str) -> None:
     post = office.driver
     execution = post.publish("hold", seconds=20)
     until(lambda: post.is_running(execution))
     post.control.revoke(execution, terminate=True, signal=number)
-    told = ended(office, execution, "running", "cancelled")
+    told = expect_end(office, execution, "running", "cancelled")
     assert told["reason"] == "terminated through Celery's remote control"
     assert not post.engine.count_ends()[execution, 1]
 
 
-@pytest.mark.parametrize("office", BATCHED[1:], indirect=True, ids=str)
-def test_threads_cannot_be_terminated(office: Office) -> None:
+@pytest.mark.parametrize("office", BATCHED_KINDS[1:], indirect=True, ids=str)
+def test_threads_cannot_be_terminated(office: WorkerUnderTest) -> None:
     post = office.driver
     execution = post.publish("hold", seconds=1)
     until(lambda: post.is_running(execution))
     post.control.revoke(execution, terminate=True)
-    assert ended(office, execution, "running", "succeeded")["result"] == "held"
+    assert expect_end(office, execution, "running", "succeeded")["result"] == "held"
 
 
 @_EVERY_KIND
-def test_a_job_that_is_held_back_is_revoked(office: Office) -> None:
+def test_a_job_that_is_held_back_is_revoked(office: WorkerUnderTest) -> None:
     post = office.driver
     post.wait_for_event("succeeded", post.publish("rarely"))
     execution = post.publish("rarely")
     until(post.list_in_flight, what="the second one to be fetched, and held back by its rate limit")
     assert post.control.revoke(execution, reply=True, limit=1)
-    assert ended(office, execution, "cancelled")["reason"] == "revoked through Celery's remote control"
+    assert expect_end(office, execution, "cancelled")["reason"] == "revoked through Celery's remote control"
     assert not post.count_starts(execution)
 
 
 @_EVERY_KIND
-def test_a_queued_attempt_that_was_revoked_is_dropped_in_silence(office: Office) -> None:
+def test_a_queued_attempt_that_was_revoked_is_dropped_in_silence(office: WorkerUnderTest) -> None:
     """The relay revokes and records what is cancelled while it is queued; its message means nothing any more."""
     post = office.driver
     execution = post.publish("noop", revoked_before=True)

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from tests.integration.endings.conftest import BATCHED, STOCK, Office
+from tests.integration.endings.conftest import BATCHED_KINDS, KOMBU_KIND, WorkerUnderTest
 from tests.waiting import until
 
-_EVERY_KIND = pytest.mark.parametrize("office", BATCHED, indirect=True, ids=str)
+_EVERY_KIND = pytest.mark.parametrize("office", BATCHED_KINDS, indirect=True, ids=str)
 
 Change = Callable[[dict[str, Any]], Any]
 
 
-def _body(text: bytes) -> Change:
+def _set_body(text: bytes) -> Change:
     return lambda envelope: envelope.update(body=base64.b64encode(text).decode())
 
 
-def _headers(**changed: Any) -> Change:
+def _set_headers(**changed: Any) -> Change:
     return lambda envelope: envelope["headers"].update(changed)
 
 
@@ -27,24 +27,24 @@ def _headers(**changed: Any) -> Change:
 _TOO_LATE = "its deadline 2020-01-01T00:00:00+00:00 passed before it started"
 
 _CHANGES: dict[str, tuple[Change, str, str]] = {
-    "expired": (_headers(expires="2020-01-01T00:00:00+00:00"), "expired", _TOO_LATE),
+    "expired": (_set_headers(expires="2020-01-01T00:00:00+00:00"), "expired", _TOO_LATE),
     "no base64": (lambda envelope: envelope.update(body="%%%"), "rejected", "the message cannot be read"),
-    "no JSON": (_body(b"{nope"), "rejected", "the body of the message cannot be read"),
-    "other JSON": (_body(b'{"a": 1}'), "rejected", "the message cannot be read"),
+    "no JSON": (_set_body(b"{nope"), "rejected", "the body of the message cannot be read"),
+    "other JSON": (_set_body(b'{"a": 1}'), "rejected", "the message cannot be read"),
     "content type": (
         lambda envelope: envelope.update({"content-type": "application/x-python-serialize"}),
         "rejected",
         "the message is not one that this worker accepts",
     ),
-    "no time": (_headers(eta="yesterday"), "rejected", "the message is not one that this worker accepts"),
+    "no time": (_set_headers(eta="yesterday"), "rejected", "the message is not one that this worker accepts"),
     "no task": (lambda envelope: envelope["headers"].pop("task"), "rejected", "the message is no task"),
-    "unknown task": (_headers(task="nobody.has.it"), "unknown_task", "this worker has no task nobody.has.it"),
+    "unknown task": (_set_headers(task="nobody.has.it"), "unknown_task", "this worker has no task nobody.has.it"),
 }
 
 
 @_EVERY_KIND
 @pytest.mark.parametrize("change", _CHANGES)
-def test_an_attempt_that_never_starts(office: Office, change: str) -> None:
+def test_an_attempt_that_never_starts(office: WorkerUnderTest, change: str) -> None:
     post = office.driver
     how, kind, reason = _CHANGES[change]
     execution = post.publish_changed(how)
@@ -58,9 +58,9 @@ def test_an_attempt_that_never_starts(office: Office, change: str) -> None:
     assert post.get_run_record(execution) == ((0, "finished") if kind == "unknown_task" else (1, "finished"))
 
 
-@pytest.mark.parametrize("office", [STOCK], indirect=True, ids=str)
+@pytest.mark.parametrize("office", [KOMBU_KIND], indirect=True, ids=str)
 @pytest.mark.parametrize("change", ["expired", "content type", "unknown task"])
-def test_the_same_on_kombus_own_transport(office: Office, change: str) -> None:
+def test_the_same_on_kombus_own_transport(office: WorkerUnderTest, change: str) -> None:
     post = office.driver
     how, kind, _ = _CHANGES[change]
     execution = post.publish_changed(how)
@@ -69,12 +69,12 @@ def test_the_same_on_kombus_own_transport(office: Office, change: str) -> None:
     assert post.list_event_kinds(execution) == [kind]
 
 
-_PLAIN = {"id": "plain-1", "task": "noop", "lang": "py"}
+_PLAIN_HEADERS = {"id": "plain-1", "task": "noop", "lang": "py"}
 
 
-def _foreign(**headers: Any) -> str:
+def _make_foreign_messages(**headers: Any) -> str:
     envelope = {
-        "headers": {**_PLAIN, **headers},
+        "headers": {**_PLAIN_HEADERS, **headers},
         "properties": {"delivery_info": {"exchange": "", "routing_key": "default"}, "correlation_id": "plain-1"},
         "content-type": "application/json",
         "content-encoding": "utf-8",
@@ -91,15 +91,15 @@ _FOREIGN: dict[str, str | bytes] = {
     "nothing": "{}",
     "no text": b"\xff\xfe\x00",
     "no headers": '{"headers": null, "properties": {}, "body": ""}',
-    "strange headers": _foreign(jobworker="strange"),
-    "half a header": _foreign(jobworker={"execution": 5, "attempt": "one"}),
-    "unknown task": _foreign(task="nobody.has.it"),
+    "strange headers": _make_foreign_messages(jobworker="strange"),
+    "half a header": _make_foreign_messages(jobworker={"execution": 5, "attempt": "one"}),
+    "unknown task": _make_foreign_messages(task="nobody.has.it"),
 }
 
 
 @_EVERY_KIND
 @pytest.mark.parametrize("what", _FOREIGN)
-def test_what_nobody_can_read_is_told_and_dropped(office: Office, what: str) -> None:
+def test_what_nobody_can_read_is_told_and_dropped(office: WorkerUnderTest, what: str) -> None:
     post = office.driver
     before = len(post.list_events())
     post.push_raw(_FOREIGN[what])
@@ -112,10 +112,10 @@ def test_what_nobody_can_read_is_told_and_dropped(office: Office, what: str) -> 
 
 
 @_EVERY_KIND
-def test_a_foreign_message_that_came_too_late_is_told(office: Office) -> None:
+def test_a_foreign_message_that_came_too_late_is_told(office: WorkerUnderTest) -> None:
     post = office.driver
     before = len(post.list_events())
-    post.push_raw(_foreign(id="late-1", expires="2020-01-01T00:00:00+00:00"))
+    post.push_raw(_make_foreign_messages(id="late-1", expires="2020-01-01T00:00:00+00:00"))
     until(lambda: len(post.list_events()) > before, what="a report")
     post.wait_until_reported()
     [(kind, told)] = post.list_events()[before:]
@@ -124,10 +124,10 @@ def test_a_foreign_message_that_came_too_late_is_told(office: Office) -> None:
 
 
 @_EVERY_KIND
-def test_a_plain_celery_message_runs_and_nothing_is_told(office: Office) -> None:
+def test_a_plain_celery_message_runs_and_nothing_is_told(office: WorkerUnderTest) -> None:
     post = office.driver
     before = post.list_events()
-    post.push_raw(_foreign(task="plain_celery_task").replace("[[], {}, {}]", "[[1], {}, {}]"))
+    post.push_raw(_make_foreign_messages(task="plain_celery_task").replace("[[], {}, {}]", "[[1], {}, {}]"))
     post.wait_until_reported()
     assert post.list_events() == before
     assert "plain_celery_task[plain-1] succeeded" in office.worker.log.read_text()

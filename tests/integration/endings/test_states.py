@@ -11,14 +11,14 @@ import pytest
 import redis
 from celery import Celery
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.store.database import Database
-from jobworker.transport.publisher import list_name
-from tests.engine import Engine, engine_on
+from jobworker.transport.publisher import get_list_name
+from tests.engine import Engine, run_engine
 from tests.servers import RedisServer
 from tests.waiting import until
 
-_LIST = list_name("default", 5)
+_LIST = get_list_name("default", 5)
 
 
 @pytest.fixture
@@ -37,11 +37,11 @@ def client(server: RedisServer) -> Iterator[redis.Redis]:
 @pytest.fixture
 def engine(tmp_path: Path, sqlite_database: Database, sqlite_url: str, server: RedisServer) -> Iterator[Engine]:
     """Nothing started yet, on SQLite."""
-    with engine_on(tmp_path, sqlite_database, sqlite_url, server.url) as engine:
+    with run_engine(tmp_path, sqlite_database, sqlite_url, server.url) as engine:
         yield engine
 
 
-def _changed_on_its_way(
+def _submit_and_change_message(
     engine: Engine, client: redis.Redis, change: Callable[[dict[str, Any]], Any], **fields: Any
 ) -> str:
     """Submit, while all slots are busy, and change the message in the queue."""
@@ -67,36 +67,36 @@ def test_states_of_what_never_ran_and_of_what_was_stopped(
     gate = tmp_path / "gate"
     blocker = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
     until(lambda: engine.is_running(blocker))
-    late = _changed_on_its_way(
+    late = _submit_and_change_message(
         engine, client, lambda envelope: envelope["headers"].update(expires="2020-01-01T00:00:00+00:00")
     )
-    unreadable = _changed_on_its_way(engine, client, lambda envelope: envelope.update(body="%%%"))
+    unreadable = _submit_and_change_message(engine, client, lambda envelope: envelope.update(body="%%%"))
     cancelled = engine.submit_one("noop")
     until(lambda: engine.get(cancelled).dispatched_at)
     engine.cancel(cancelled)
-    assert engine.wait_until_final(cancelled).state is State.CANCELLED
+    assert engine.wait_until_final(cancelled).state is ExecutionState.CANCELLED
     gate.touch()
 
-    assert engine.wait_until_final(late).state is State.SKIPPED
+    assert engine.wait_until_final(late).state is ExecutionState.SKIPPED
     assert engine.list_transitions(late) == [(0, "Queued"), (0, "Skipped")]
-    assert engine.wait_until_final(unreadable).state is State.FAILED
+    assert engine.wait_until_final(unreadable).state is ExecutionState.FAILED
     error = engine.get(unreadable).error or {}
     assert error["type"] == "MessageRejected"
     assert error["message"].startswith("the message cannot be read: ")
     running = engine.submit_one("hold", parameters={"seconds": 60})
     until(lambda: engine.is_running(running))
     control.revoke(running, terminate=True)
-    assert engine.wait_until_final(running).state is State.CANCELLED
+    assert engine.wait_until_final(running).state is ExecutionState.CANCELLED
     assert engine.list_transitions(running) == [(0, "Queued"), (1, "Running"), (1, "Cancelled")]
     assert set(engine.count_starts()) == {(blocker, 1), (running, 1)}
 
     held = engine.submit_one("hold", parameters={"seconds": 2})
     until(lambda: engine.is_running(held))
     worker.send_signal(signal.SIGQUIT)
-    until(lambda: engine.get(held).attempt == 1 and engine.get(held).state is not State.RUNNING)
+    until(lambda: engine.get(held).attempt == 1 and engine.get(held).state is not ExecutionState.RUNNING)
     engine.start_worker()
     row = engine.wait_until_final(held)
-    assert (row.state, row.attempt) == (State.SUCCEEDED, 2), "an interrupted attempt burns no retry"
+    assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 2), "an interrupted attempt burns no retry"
     assert (1, "Retrying") in engine.list_transitions(held)
     assert not engine.count_ends()[held, 1]
 
@@ -116,6 +116,6 @@ def test_a_task_that_one_worker_lacks_runs_on_the_other(engine: Engine, client: 
 
     for execution in wanted:
         row = engine.wait_until_final(execution)
-        assert (row.state, row.attempt) == (State.SUCCEEDED, 1)
+        assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 1)
         assert engine.count_starts()[execution, 1] == 1
     assert engine.read_log(relay).count("task_declined") == 1

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.services import queues
 from tests.engine import Engine
 from tests.waiting import until
@@ -23,7 +23,7 @@ def test_what_cannot_start_in_time_is_skipped_wherever_it_is(any_engine: Engine,
 
     for skipped in (in_sql, due_later):
         row = engine.wait_until_final(skipped)
-        assert (row.state, row.attempt, row.worker) == (State.SKIPPED, 0, None)
+        assert (row.state, row.attempt, row.worker) == (ExecutionState.SKIPPED, 0, None)
         assert row.expires_at is not None
         assert row.reason == f"its deadline {row.expires_at.isoformat()} passed before it started"
     assert engine.list_transitions(in_sql) == [(0, "Queued"), (0, "Skipped")]
@@ -32,14 +32,14 @@ def test_what_cannot_start_in_time_is_skipped_wherever_it_is(any_engine: Engine,
     deadline = engine.get(in_redis).expires_at
     assert deadline is not None
     until(lambda: engine.clock.now() > deadline)
-    assert engine.get(in_redis).state is State.QUEUED
+    assert engine.get(in_redis).state is ExecutionState.QUEUED
     gate.touch()
     row = engine.wait_until_final(in_redis)
     assert (row.state, row.reason) == (
-        State.SKIPPED,
+        ExecutionState.SKIPPED,
         f"its deadline {deadline.isoformat()} passed before it started",
     )
-    assert engine.wait_until_final(in_time).state is State.SUCCEEDED
+    assert engine.wait_until_final(in_time).state is ExecutionState.SUCCEEDED
     assert not {key for key, _ in engine.count_starts()} & {in_sql, due_later, in_redis}
 
 
@@ -49,7 +49,7 @@ def test_a_deadline_is_for_the_first_attempt_only(engine: Engine) -> None:
     flaky = engine.submit_one("flaky", parameters={"good_attempt": 3}, expires=2, retry=retry)
 
     row = engine.wait_until_final(flaky)
-    assert (row.state, row.attempt) == (State.SUCCEEDED, 3)
+    assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 3)
     assert row.expires_at is not None
     assert row.started_at is not None
     assert row.started_at > row.expires_at

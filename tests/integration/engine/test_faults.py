@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.services import executions, queues
 from jobworker.store import workers
 from jobworker.store.workers import WorkerRow
 from jobworker.transport import keys
-from jobworker.transport.publisher import list_name
+from jobworker.transport.publisher import get_list_name
 from tests.engine import Engine
-from tests.offspring import alive, children
+from tests.offspring import filter_alive, list_started_pids
 from tests.servers import RedisServer
 from tests.waiting import until
 
 #: The Redis list of the default queue at the default priority.
-_LIST = list_name("default", 5)
+_LIST = get_list_name("default", 5)
 
 
 def test_killed_worker_is_noticed_and_its_work_runs_again(any_engine: Engine, tmp_path: Path) -> None:
@@ -35,8 +35,8 @@ def test_killed_worker_is_noticed_and_its_work_runs_again(any_engine: Engine, tm
     gate.touch()
 
     row = engine.wait_until_final(held)
-    assert (row.state, row.attempt) == (State.SUCCEEDED, 2)
-    attempts = executions.attempts(engine.database, held).items
+    assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 2)
+    attempts = executions.list_attempts(engine.database, held).items
     assert [attempt.state.value for attempt in attempts] == ["Lost", "Succeeded"]
     assert attempts[0].worker != attempts[1].worker
     assert max(engine.count_starts().values()) == 1
@@ -60,13 +60,13 @@ def test_frozen_worker_that_wakes_is_fenced_and_reports_nothing(
     until(
         lambda: "worker_was_given_up" in engine.read_log(sleeper) and not sleeper.is_alive(), what="the fenced worker to end"
     )
-    assert (row.state, row.attempt) == (State.SUCCEEDED, 2)
+    assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 2)
     assert engine.get(held) == row
     assert engine.list_transitions(held)[-2:] == [(2, "Running"), (2, "Succeeded")]
 
 
 @contextlib.contextmanager
-def _every_slot_busy(engine: Engine, gate: Path) -> Iterator[None]:
+def _occupy_all_slots(engine: Engine, gate: Path) -> Iterator[None]:
     """Both processes of the worker hold a job, and so fetch nothing, until the block ends."""
     held = engine.submit("wait_for_file", count=2, path=str(gate))
     until(lambda: all(engine.is_running(key) for key in held), what="both slots to be busy")
@@ -77,7 +77,7 @@ def _every_slot_busy(engine: Engine, gate: Path) -> Iterator[None]:
 def test_doubled_messages_run_once(engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
     engine.start()
     with contextlib.closing(own_server.create_client()) as client:
-        with _every_slot_busy(engine, tmp_path / "gate"):
+        with _occupy_all_slots(engine, tmp_path / "gate"):
             engine.submit("noop", count=50)
             until(lambda: client.llen(_LIST) >= 50, what="the messages in Redis")
             messages = client.lrange(_LIST, 0, -1)
@@ -92,7 +92,7 @@ def test_doubled_messages_run_once(engine: Engine, own_server: RedisServer, tmp_
 
 def test_lost_messages_are_published_again(engine: Engine, own_server: RedisServer, tmp_path: Path) -> None:
     engine.start()
-    with contextlib.closing(own_server.create_client()) as client, _every_slot_busy(engine, tmp_path / "gate"):
+    with contextlib.closing(own_server.create_client()) as client, _occupy_all_slots(engine, tmp_path / "gate"):
         engine.submit("noop", count=50)
         until(lambda: client.llen(_LIST) >= 50, what="the messages in Redis")
         client.delete(_LIST)
@@ -106,14 +106,14 @@ def test_redis_emptied_in_the_middle(any_engine: Engine, own_server: RedisServer
     engine.start()
     gate = tmp_path / "gate"
     held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
-    until(lambda: engine.is_running(held) and engine.get(held).state is State.RUNNING)
+    until(lambda: engine.is_running(held) and engine.get(held).state is ExecutionState.RUNNING)
     engine.submit("noop", count=300)
     with contextlib.closing(own_server.create_client()) as client:
         until(lambda: engine.count_states().get("Succeeded", 0) > 20)
         recorded = engine.list_succeeded()
         client.flushall()
     later = engine.submit_one("noop")
-    assert engine.wait_until_final(later).state is State.SUCCEEDED
+    assert engine.wait_until_final(later).state is ExecutionState.SUCCEEDED
     gate.touch()
 
     assert engine.wait_until_all_final() == {"Succeeded": 302}
@@ -129,7 +129,7 @@ def test_report_of_the_end_lost_with_redis(engine: Engine, own_server: RedisServ
     relay, _ = engine.start()
     gate = tmp_path / "gate"
     held = engine.submit_one("wait_for_file", parameters={"path": str(gate)})
-    until(lambda: engine.get(held).state is State.RUNNING)
+    until(lambda: engine.get(held).state is ExecutionState.RUNNING)
     relay.terminate(signal.SIGKILL)
     gate.touch()
     with contextlib.closing(own_server.create_client()) as client:
@@ -139,8 +139,8 @@ def test_report_of_the_end_lost_with_redis(engine: Engine, own_server: RedisServ
     engine.start_relay()
 
     row = engine.wait_until_final(held)
-    assert (row.state, row.attempt) == (State.SUCCEEDED, 2)
-    first = executions.attempts(engine.database, held).items[0]
+    assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 2)
+    first = executions.list_attempts(engine.database, held).items[0]
     assert (first.state.value, first.reason) == ("Lost", "no worker knows of it; Redis lost its report")
 
 
@@ -231,9 +231,9 @@ def test_worker_and_beat_refuse_a_redis_that_evicts(engine: Engine, own_server: 
         assert "Traceback" not in said
 
 
-def _live(engine: Engine) -> list[WorkerRow]:
+def _list_live_workers(engine: Engine) -> list[WorkerRow]:
     with engine.database.read() as connection:
-        return workers.live(connection)
+        return workers.list_live(connection)
 
 
 def test_jobs_in_threads_of_a_worker_that_was_given_up_count_as_running_no_more(
@@ -245,23 +245,23 @@ def test_jobs_in_threads_of_a_worker_that_was_given_up_count_as_running_no_more(
     engine.wait_until_ready()
     leaving = engine.submit_one("leaves_processes", parameters={"stays": False})
     engine.wait_until_final(leaving)
-    left = children(engine, leaving)
+    left = list_started_pids(engine, leaving)
     gate = tmp_path / "gate"
     held = engine.submit("wait_for_file", count=2, path=str(gate))
     until(lambda: engine.count_states() == {"Running": 2, "Succeeded": 1}, what="both to run")
     sleeper.send_signal(signal.SIGSTOP)
-    until(lambda: not _live(engine), what="the worker to be given up")
+    until(lambda: not _list_live_workers(engine), what="the worker to be given up")
     until(lambda: engine.count_states().get("Queued") == 2, within=2.0, what="both to be taken from it")
-    assert sum(queue.running for queue in queues.page(engine.database).items) == 0
+    assert sum(queue.running for queue in queues.list_page(engine.database).items) == 0
     sleeper.send_signal(signal.SIGCONT)
     until(lambda: not sleeper.is_alive(), what="the end of the worker that comes back")
     assert engine.count_states() == {"Queued": 2, "Succeeded": 1}
-    until(lambda: not alive(left), what="the end of what its jobs have left")
+    until(lambda: not filter_alive(left), what="the end of what its jobs have left")
     gate.touch()
     engine.start_worker("--pool", "threads")
     assert [engine.wait_until_final(each).attempt for each in held] == [2, 2]
     for each in held:
-        assert [attempt.state.value for attempt in executions.attempts(engine.database, each).items] == [
+        assert [attempt.state.value for attempt in executions.list_attempts(engine.database, each).items] == [
             "Lost",
             "Succeeded",
         ]

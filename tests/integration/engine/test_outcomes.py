@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.services import executions
 from jobworker.transport import keys
 from tests.engine import Engine
@@ -31,46 +31,46 @@ def test_every_outcome_on_one_worker(any_engine: Engine) -> None:
     }
     rows = {name: engine.wait_until_final(key) for name, key in wanted.items()}
 
-    assert (rows["noop"].state, rows["noop"].result, rows["noop"].attempt) == (State.SUCCEEDED, 7, 1)
+    assert (rows["noop"].state, rows["noop"].result, rows["noop"].attempt) == (ExecutionState.SUCCEEDED, 7, 1)
     assert engine.list_transitions(wanted["noop"]) == [(0, "Queued"), (1, "Running"), (1, "Succeeded")]
     assert rows["noop"].worker
     assert rows["noop"].dispatched_at
     assert rows["noop"].code_version
     assert rows["noop"].job_revision == 1
 
-    assert (rows["flaky"].state, rows["flaky"].result) == (State.SUCCEEDED, 3)
+    assert (rows["flaky"].state, rows["flaky"].result) == (ExecutionState.SUCCEEDED, 3)
     assert engine.list_transitions(wanted["flaky"]) == [
         (0, "Queued"),
         *[(1, "Running"), (1, "Retrying"), (1, "Queued")],
         *[(2, "Running"), (2, "Retrying"), (2, "Queued")],
         *[(3, "Running"), (3, "Succeeded")],
     ]
-    attempts = executions.attempts(engine.database, wanted["flaky"]).items
+    attempts = executions.list_attempts(engine.database, wanted["flaky"]).items
     assert [attempt.error["message"] if attempt.error else None for attempt in attempts] == [
         "not yet: 1",
         "not yet: 2",
         None,
     ]
-    lines = until(lambda: executions.logs(engine.database, wanted["flaky"]).items)
+    lines = until(lambda: executions.list_log_lines(engine.database, wanted["flaky"]).items)
     assert [line.message for line in lines] == ["attempt 1", "attempt 2", "attempt 3"]
     progress = engine.get(wanted["flaky"]).progress
     assert progress == {"done": 3, "total": 3, "message": "trying", "attempt": 3}
 
-    assert (rows["exhausted"].state, rows["exhausted"].attempt) == (State.FAILED, 3)
+    assert (rows["exhausted"].state, rows["exhausted"].attempt) == (ExecutionState.FAILED, 3)
     assert rows["exhausted"].error is not None
     assert rows["exhausted"].error["type"] == "ValueError"
     assert "raise ValueError" in rows["exhausted"].error["traceback"]
-    assert (rows["by hand"].state, rows["by hand"].attempt) == (State.FAILED, 2)
-    assert (rows["by call"].state, rows["by call"].attempt) == (State.FAILED, 2)
+    assert (rows["by hand"].state, rows["by hand"].attempt) == (ExecutionState.FAILED, 2)
+    assert (rows["by call"].state, rows["by call"].attempt) == (ExecutionState.FAILED, 2)
     assert rows["fails"].error is not None
     assert rows["fails"].error["message"] == "as told"
     assert rows["plain"].result == 3
-    assert rows["rubbish"].state is State.FAILED
+    assert rows["rubbish"].state is ExecutionState.FAILED
     assert "not JSON" in rows["rubbish"].error["message"]  # type: ignore[index]
     kept = rows["much"].result_file
-    assert (rows["much"].state, rows["much"].result, kept["size"]) == (State.SUCCEEDED, None, 100_002)  # type: ignore[index]
+    assert (rows["much"].state, rows["much"].result, kept["size"]) == (ExecutionState.SUCCEEDED, None, 100_002)  # type: ignore[index]
     assert Path(rows["file"].result).read_text() == "hello"
-    said = [line.message for line in executions.logs(engine.database, wanted["talks"]).items]
+    said = [line.message for line in executions.list_log_lines(engine.database, wanted["talks"]).items]
     assert said == ["line 0", "line 1", "line 2", "printed"]
     assert max(engine.count_starts().values()) == 1
 
@@ -80,9 +80,9 @@ def test_time_limits(engine: Engine) -> None:
     hard, soft = engine.submit_one("overruns"), engine.submit_one("overruns_softly")
     minded = engine.submit_one("minds_soft_limit")
 
-    assert engine.wait_until_final(hard).state is State.TIMED_OUT
+    assert engine.wait_until_final(hard).state is ExecutionState.TIMED_OUT
     assert engine.get(hard).reason == "hard time limit exceeded"
-    assert engine.wait_until_final(soft).state is State.TIMED_OUT
+    assert engine.wait_until_final(soft).state is ExecutionState.TIMED_OUT
     assert engine.get(soft).reason == "soft time limit exceeded"
     assert engine.wait_until_final(minded).result == "cleaned up"
     assert max(engine.count_starts().values()) == 1
@@ -94,14 +94,14 @@ def test_job_that_kills_its_process_is_tried_three_times_and_harms_nobody(engine
     others = engine.submit("noop", count=20)
 
     row = engine.wait_until_final(poison)
-    assert (row.state, row.attempt) == (State.FAILED, 3)
+    assert (row.state, row.attempt) == (ExecutionState.FAILED, 3)
     assert "it took 3 workers with it" in (row.reason or "")
-    states = [attempt.state for attempt in executions.attempts(engine.database, poison).items]
+    states = [attempt.state for attempt in executions.list_attempts(engine.database, poison).items]
     assert states == ["Lost", "Lost", "Lost"]
-    assert (engine.wait_until_final(once).state, engine.get(once).attempt) == (State.FAILED, 1)
-    assert (engine.wait_until_final(leaves).state, engine.get(leaves).attempt) == (State.FAILED, 1)
+    assert (engine.wait_until_final(once).state, engine.get(once).attempt) == (ExecutionState.FAILED, 1)
+    assert (engine.wait_until_final(leaves).state, engine.get(leaves).attempt) == (ExecutionState.FAILED, 1)
     assert engine.get(leaves).reason == "the job called sys.exit(3)"
-    assert {engine.wait_until_final(key).state for key in others} == {State.SUCCEEDED}
+    assert {engine.wait_until_final(key).state for key in others} == {ExecutionState.SUCCEEDED}
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
@@ -113,7 +113,7 @@ def test_other_pools_run_report_and_beat(engine: Engine, pool: str) -> None:
     engine.submit("noop", count=20)
     flaky = engine.submit_one("flaky", parameters={"good_attempt": 2})
 
-    assert engine.wait_until_final(held).state is State.SUCCEEDED
+    assert engine.wait_until_final(held).state is ExecutionState.SUCCEEDED
     assert engine.wait_until_final(flaky).result == 2
     assert engine.wait_until_all_final() == {"Succeeded": 22}
     assert max(engine.count_starts().values()) == 1
@@ -127,12 +127,12 @@ def test_delayed_and_cancelled(engine: Engine) -> None:
     until(lambda: engine.get(published).dispatched_at)
     later = engine.submit_one("noop", delay=3600)
 
-    assert engine.cancel(later).state is State.CANCELLED
-    assert engine.wait_until_final(engine.cancel(published).id).state is State.CANCELLED
-    assert {engine.wait_until_final(key).state for key in blockers} == {State.SUCCEEDED}
+    assert engine.cancel(later).state is ExecutionState.CANCELLED
+    assert engine.wait_until_final(engine.cancel(published).id).state is ExecutionState.CANCELLED
+    assert {engine.wait_until_final(key).state for key in blockers} == {ExecutionState.SUCCEEDED}
     due_soon = engine.submit_one("noop", delay=1)
-    assert engine.get(due_soon).state is State.SCHEDULED
-    assert engine.wait_until_final(due_soon).state is State.SUCCEEDED
+    assert engine.get(due_soon).state is ExecutionState.SCHEDULED
+    assert engine.wait_until_final(due_soon).state is ExecutionState.SUCCEEDED
     assert engine.list_transitions(due_soon) == [(0, "Scheduled"), (0, "Queued"), (1, "Running"), (1, "Succeeded")]
     # The message of the cancelled one was in Redis all along, and a later one has been run since.
     assert not engine.is_running(published)
@@ -154,17 +154,17 @@ def test_text_and_numbers_that_no_database_keeps(any_engine: Engine, own_server:
     for kind, execution in refused.items():
         row = engine.wait_until_final(execution)
         # The job has done its work: it is not done again, whatever its policy says of failures.
-        assert (row.state, row.attempt, row.error["type"]) == (State.FAILED, 1, "ResultRefused")  # type: ignore[index]
+        assert (row.state, row.attempt, row.error["type"]) == (ExecutionState.FAILED, 1, "ResultRefused")  # type: ignore[index]
         assert why[kind] in row.error["message"]  # type: ignore[index]
-    assert engine.wait_until_final(kept["just deep"]).state is State.SUCCEEDED
+    assert engine.wait_until_final(kept["just deep"]).state is ExecutionState.SUCCEEDED
     assert engine.wait_until_final(kept["numbered"]).result == {"200": 3, "404": 1}
     assert max(engine.count_starts().values()) == 1
     row = engine.wait_until_final(strange)
-    assert row.state is State.FAILED
+    assert row.state is ExecutionState.FAILED
     assert "nul \N{REPLACEMENT CHARACTER} half" in row.error["message"]  # type: ignore[index]
-    line = until(lambda: executions.logs(engine.database, strange).items)[0]
+    line = until(lambda: executions.list_log_lines(engine.database, strange).items)[0]
     assert line.message.startswith("nul \N{REPLACEMENT CHARACTER} half")
-    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED
+    assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
 
 
 def test_every_change_of_state_says_who_and_why(engine: Engine) -> None:
@@ -175,7 +175,7 @@ def test_every_change_of_state_says_who_and_why(engine: Engine) -> None:
     told = [
         (row.reason, row.actor.partition(":")[0])
         for execution in wanted
-        for row in executions.transitions(engine.database, execution).items
+        for row in executions.list_transitions(engine.database, execution).items
     ]
     begun = [("submitted", "test"), ("claimed by a worker", "worker")]
     assert told == [*begun, ("the job returned", "worker"), *begun, ("RuntimeError: as told", "worker")]

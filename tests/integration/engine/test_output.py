@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.transport import beat_keys
 from tests.engine import Engine
 from tests.waiting import until
@@ -18,9 +18,9 @@ from tests.waiting import until
 def test_processes_work_whose_output_is_on_a_full_disk(engine: Engine) -> None:
     engine.output = Path("/dev/full")
     processes = [engine.start_beat(), *engine.start()]
-    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED
+    assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
     with redis.Redis.from_url(engine.redis_url, decode_responses=True) as client:
-        until(lambda: beat_keys.last_tick(client), what="beat to tick")
+        until(lambda: beat_keys.get_last_tick(client), what="beat to tick")
     assert all(process.is_alive() for process in processes)
 
 

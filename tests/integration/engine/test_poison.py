@@ -3,22 +3,22 @@
 import signal
 from pathlib import Path
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.services import dead_letters, executions
-from jobworker.store.filters import Filters
+from jobworker.store.filters import ExecutionFilters
 from tests.engine import Engine
-from tests.servers import Process
+from tests.servers import ServerProcess
 from tests.waiting import until
 
 
-def _solo(engine: Engine, count: int) -> list[Process]:
+def _start_solo_workers(engine: Engine, count: int) -> list[ServerProcess]:
     return [engine.start_worker("--pool", "solo", "-n", f"w{number}@%h") for number in range(count)]
 
 
 def test_a_job_that_kills_its_worker_three_times_is_a_dead_letter_and_harms_nobody(any_engine: Engine) -> None:
     engine = any_engine
     engine.start_relay()
-    workers = _solo(engine, 4)
+    workers = _start_solo_workers(engine, 4)
     engine.wait_until_ready("poison")
     before = engine.submit("noop", count=30)
     poison = engine.submit_one("poison")
@@ -26,11 +26,11 @@ def test_a_job_that_kills_its_worker_three_times_is_a_dead_letter_and_harms_nobo
     single = engine.submit("once", count=10)
 
     row = engine.wait_until_final(poison, within=120)
-    assert (row.state, row.attempt, row.dead_letter) == (State.FAILED, 3, "open")
+    assert (row.state, row.attempt, row.dead_letter) == (ExecutionState.FAILED, 3, "open")
     assert (row.error or {})["type"] == "Poisoned"
     assert "it took 3 workers with it" in (row.reason or "")
     assert engine.wait_until_all_final()["Succeeded"] == len([*before, *after, *single])
-    [letter] = dead_letters.page(engine.database, Filters()).items
+    [letter] = dead_letters.list_page(engine.database, ExecutionFilters()).items
     assert (letter.id, letter.cause, letter.attempt) == (poison, "poisoned", 3)
     starts = engine.count_starts()
     assert [starts[poison, attempt] for attempt in range(1, 5)] == [1, 1, 1, 0]
@@ -49,9 +49,9 @@ def test_those_who_share_their_process_with_it_are_not_taken_down_three_times(en
     poison = engine.submit_one("poison", priority=9)
 
     row = engine.wait_until_final(poison, within=120)
-    assert (row.state, row.attempt, (row.error or {})["type"]) == (State.FAILED, 3, "Poisoned")
+    assert (row.state, row.attempt, (row.error or {})["type"]) == (ExecutionState.FAILED, 3, "Poisoned")
     gate.touch()
-    assert {engine.wait_until_final(key).state for key in innocent} == {State.SUCCEEDED}
+    assert {engine.wait_until_final(key).state for key in innocent} == {ExecutionState.SUCCEEDED}
     assert len([worker for worker in workers if worker.is_alive()]) == 1
 
 
@@ -59,7 +59,7 @@ def test_what_was_only_marked_to_start_next_runs_elsewhere_and_nothing_is_held_a
     engine: Engine, tmp_path: Path
 ) -> None:
     engine.start_relay()
-    [dead] = _solo(engine, 1)
+    [dead] = _start_solo_workers(engine, 1)
     engine.wait_until_ready("once")
     # Over in no time, so that the worker marks several ahead of the one that it starts.
     wanted = engine.submit("once", count=900)
@@ -67,12 +67,12 @@ def test_what_was_only_marked_to_start_next_runs_elsewhere_and_nothing_is_held_a
     held = engine.submit_one("once_until", parameters={"path": str(tmp_path / "gate")}, priority=9)
     until(lambda: engine.is_running(held))
     dead.terminate(signal.SIGKILL)
-    _solo(engine, 1)
+    _start_solo_workers(engine, 1)
 
     assert engine.wait_until_all_final() == {"Succeeded": 900, "Failed": 1}
-    assert engine.get(held).state is State.FAILED
+    assert engine.get(held).state is ExecutionState.FAILED
     starts = engine.count_starts()
     assert {sum(starts[key, attempt] for attempt in (1, 2)) for key in wanted} == {1}
-    lost = [row for key in wanted for row in executions.attempts(engine.database, key).items if row.state == "Lost"]
+    lost = [row for key in wanted for row in executions.list_attempts(engine.database, key).items if row.state == "Lost"]
     assert lost
     assert all(row.started_at is None and "before it began" in (row.reason or "") for row in lost)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from tests.engine import Engine
-from tests.offspring import alive, children, end
+from tests.offspring import filter_alive, list_started_pids, kill_processes
 from tests.waiting import until
 
 _SQUARES = {"process": 0, "pool": [0, 1, 4], "executor": [0, 1, 4]}
@@ -19,10 +19,10 @@ def started() -> Iterator[list[int]]:
     """Processes that jobs have started; what a failed test leaves of them is killed."""
     pids: list[int] = []
     yield pids
-    end(*pids)
+    kill_processes(*pids)
 
 
-def _lines(engine: Engine, execution: str) -> list[str]:
+def _list_log_lines(engine: Engine, execution: str) -> list[str]:
     with engine.database.read() as connection:
         query = sa.text("SELECT message FROM execution_logs WHERE execution_id = :id ORDER BY seq")
         return list(connection.scalars(query, {"id": execution}))
@@ -40,8 +40,8 @@ def test_lines_of_a_forked_process_are_logged_once(at_work: Engine, job: str) ->
     at_work.wait_until_final(execution)
     told = [f"line {number}" for number in range(50)]
     expected = sorted([*told, "logged in a child", "printed in a child"])
-    until(lambda: len(_lines(at_work, execution)) >= len(expected), what="the lines to be recorded")
-    assert sorted(_lines(at_work, execution)) == expected
+    until(lambda: len(_list_log_lines(at_work, execution)) >= len(expected), what="the lines to be recorded")
+    assert sorted(_list_log_lines(at_work, execution)) == expected
 
 
 @pytest.mark.parametrize(("how", "status"), [("return", 0), ("raise", 1), ("exit", 3)])
@@ -51,24 +51,24 @@ def test_forked_process_that_leaves_the_job_ends_and_reports_nothing(
 ) -> None:
     execution = at_work.submit_one(job, parameters={"how": how})
     row = at_work.wait_until_final(execution)
-    assert (row.state, row.result) == (State.SUCCEEDED, status)
+    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, status)
     assert at_work.list_transitions(execution) == [(0, "Queued"), (1, "Running"), (1, "Succeeded")]
     # What comes after it is not taken by the other process.
     later = at_work.submit("noop", 4)
-    assert [at_work.wait_until_final(each).state for each in later] == [State.SUCCEEDED] * 4
-    raised = any("raised in the child" in line for line in _lines(at_work, execution))
+    assert [at_work.wait_until_final(each).state for each in later] == [ExecutionState.SUCCEEDED] * 4
+    raised = any("raised in the child" in line for line in _list_log_lines(at_work, execution))
     assert raised == (how == "raise")
 
 
 def test_cancelled_job_takes_its_processes_along(engine: Engine, started: list[int]) -> None:
     engine.start()
     execution = engine.submit_one("leaves_processes", parameters={"stays": True})
-    until(lambda: engine.get(execution).state is State.RUNNING and engine.is_running(execution))
-    started += children(engine, execution)
-    assert alive(started) == started
+    until(lambda: engine.get(execution).state is ExecutionState.RUNNING and engine.is_running(execution))
+    started += list_started_pids(engine, execution)
+    assert filter_alive(started) == started
     engine.cancel(execution)
-    assert engine.wait_until_final(execution).state is State.CANCELLED
-    until(lambda: not alive(started), what=f"the end of {started}")
+    assert engine.wait_until_final(execution).state is ExecutionState.CANCELLED
+    until(lambda: not filter_alive(started), what=f"the end of {started}")
 
 
 def test_worker_without_processes_that_stops_takes_along_what_jobs_have_left(
@@ -78,8 +78,8 @@ def test_worker_without_processes_that_stops_takes_along_what_jobs_have_left(
     worker = engine.start_worker("--pool", "threads")
     engine.wait_until_ready()
     execution = engine.submit_one("leaves_processes", parameters={"stays": False})
-    assert engine.wait_until_final(execution).state is State.SUCCEEDED
-    started += children(engine, execution)
+    assert engine.wait_until_final(execution).state is ExecutionState.SUCCEEDED
+    started += list_started_pids(engine, execution)
     worker.send_signal(signal.SIGTERM)
     until(lambda: not worker.is_alive(), within=30.0, what="the end of the worker")
-    until(lambda: not alive(started), what=f"the end of {started}")
+    until(lambda: not filter_alive(started), what=f"the end of {started}")

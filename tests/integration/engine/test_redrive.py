@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.services import cancelling, dead_letters, executions
-from jobworker.services.dead_letters import Order
+from jobworker.services.dead_letters import RedriveOptions
 from jobworker.services.selection import Selection
-from jobworker.store.filters import Filters
+from jobworker.store.filters import ExecutionFilters
 from tests.engine import Engine
 from tests.waiting import until
 
@@ -18,19 +18,19 @@ def test_what_was_redriven_runs_again_and_knows_where_it_comes_from(any_engine: 
     broken = engine.submit("breaks_without", count=3, path=str(missing))
     other = engine.submit_one("fails", parameters={"message": "for good"})
     assert {engine.wait_until_final(key).dead_letter for key in [*broken, other]} == {"open"}
-    first, second = dead_letters.groups(engine.database)
+    first, second = dead_letters.list_groups(engine.database)
     assert (first.count, second.count) == (3, 1)
     assert (first.example.job, second.example.job) == ("breaks_without", "fails")
 
     repaired.touch()
-    alike = Selection(filters=Filters(fingerprint=first.fingerprint))
-    order = Order(patch={"path": str(repaired)}, rate=2)
+    alike = Selection(filters=ExecutionFilters(fingerprint=first.fingerprint))
+    order = RedriveOptions(patch={"path": str(repaired)}, rate=2)
     done = dead_letters.redrive(engine.database, engine.clock, alike, order, "tester")
-    assert (done.matched, done.done) == ({State.FAILED: 3}, 3)
+    assert (done.matched, done.done) == ({ExecutionState.FAILED: 3}, 3)
     reruns = {old: new for old, new in done.sample if new}
     assert sorted(reruns) == sorted(broken)
     rows = [engine.wait_until_final(reruns[old]) for old in broken]
-    assert {(row.state, row.result, row.created_by) for row in rows} == {(State.SUCCEEDED, "mended", "tester")}
+    assert {(row.state, row.result, row.created_by) for row in rows} == {(ExecutionState.SUCCEEDED, "mended", "tester")}
     assert [row.rerun_of for row in rows] == broken
     started = [row.started_at for row in rows]
     assert started[2] is not None
@@ -38,10 +38,10 @@ def test_what_was_redriven_runs_again_and_knows_where_it_comes_from(any_engine: 
     assert rows[2].started_at >= rows[2].due_at  # type: ignore[operator]
     assert (rows[2].due_at - rows[0].due_at).total_seconds() == 1
     for old, new in reruns.items():
-        found = executions.page(engine.database, Filters(rerun_of=old)).items
+        found = executions.list_page(engine.database, ExecutionFilters(rerun_of=old)).items
         assert [row.id for row in found] == [new]
     assert dead_letters.redrive(engine.database, engine.clock, alike, order, "tester").done == 0
-    assert [row.id for row in dead_letters.page(engine.database, Filters()).items] == [other]
+    assert [row.id for row in dead_letters.list_page(engine.database, ExecutionFilters()).items] == [other]
 
 
 def test_everything_that_a_filter_names_stops_or_never_starts(any_engine: Engine, tmp_path: Path) -> None:
@@ -49,14 +49,14 @@ def test_everything_that_a_filter_names_stops_or_never_starts(any_engine: Engine
     engine.start()
     gate = tmp_path / "gate"
     running = engine.submit("wait_for_file", count=2, path=str(gate))
-    until(lambda: all(engine.get(key).state is State.RUNNING for key in running), what="both slots to be busy")
+    until(lambda: all(engine.get(key).state is ExecutionState.RUNNING for key in running), what="both slots to be busy")
     queued = engine.submit("wait_for_file", count=30, path=str(gate))
     later = [engine.submit_one("wait_for_file", parameters={"path": str(gate)}, delay=60) for _ in range(3)]
     kept = engine.submit("noop", count=5)
     until(lambda: all(engine.get(key).dispatched_at for key in queued), what="the messages in Redis")
 
-    wanted = Selection(filters=Filters(job="wait_for_file"))
-    done = cancelling.cancel(engine.database, engine.clock, wanted, "tester")
+    wanted = Selection(filters=ExecutionFilters(job="wait_for_file"))
+    done = cancelling.cancel_executions(engine.database, engine.clock, wanted, "tester")
     assert done.done == 35
     assert engine.wait_until_all_final() == {"Cancelled": 35, "Succeeded": 5}
     assert {engine.get(key).cancel_requested_by for key in [*running, *queued, *later]} == {"tester"}

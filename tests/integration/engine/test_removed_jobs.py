@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobworker.domain.errors import JobRemoved
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from tests.engine import Engine
 from tests.waiting import until
 
@@ -48,5 +48,5 @@ def test_job_whose_module_is_gone_refuses_submissions_after_the_next_start(
     assert engine.wait_until_final(engine.submit_one("stays")).result == "done"
     called = engine.run_python("from jobworker.celery import app; print(app.send_task('goes').id)")
     row = engine.wait_until_known_and_final(called)
-    assert (row.state, row.error and row.error["type"]) == (State.FAILED, "JobRemoved")
-    assert engine.get(waiting).state is State.QUEUED
+    assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "JobRemoved")
+    assert engine.get(waiting).state is ExecutionState.QUEUED

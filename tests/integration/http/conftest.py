@@ -16,18 +16,18 @@ import sqlalchemy as sa
 from flask import Flask
 
 from jobworker.clock import SystemClock
-from jobworker.domain.job import Definition, Owner
+from jobworker.domain.job import JobDefinition, JobOwner
 from jobworker.domain.parameters import Parameter
 from jobworker.settings import Settings
 from jobworker.store import jobs, schema, tasks
 from jobworker.store.database import Database
 from jobworker.store.tasks import TaskRow
 from jobworker.web import create_app
-from tests.integration.http.described import DescribedClient
-from tests.servers import Process, free_port
-from tests.waiting import PATIENCE, until
+from tests.integration.http.described import OpenApiTestClient
+from tests.servers import ServerProcess, find_free_port
+from tests.waiting import TIMEOUT_SECONDS, until
 
-EXPORT = TaskRow(
+EXPORT_TASK = TaskRow(
     name="tasks.exports.export",
     description="Exports.",
     parameters=(
@@ -43,7 +43,7 @@ EXPORT = TaskRow(
 
 
 @dataclass
-class World:
+class ApiDriver:
     """A client of the API, and the database behind it."""
 
     app: Flask
@@ -89,7 +89,7 @@ class World:
             message=message,
         )
 
-    def insert_worker(self, worker_id: str = "w1", queues: tuple[str, ...] = ("default",), gone: bool = False) -> None:
+    def insert_worker(self, worker_id: str = "w1", queues: tuple[str, ...] = ("default",), is_gone: bool = False) -> None:
         """Let a worker be there that runs the export."""
         now = SystemClock().now()
         self.insert_row(
@@ -100,11 +100,11 @@ class World:
             pool="prefork",
             concurrency=2,
             queues=list(queues),
-            tasks=[EXPORT.name],
+            tasks=[EXPORT_TASK.name],
             code_version="v1",
             started_at=now,
             seen_at=now,
-            gone_at=now if gone else None,
+            gone_at=now if is_gone else None,
         )
 
     def create_queue(self, name: str) -> None:
@@ -123,73 +123,73 @@ class World:
         return found or 0
 
 
-def seed(database: Database) -> None:
+def insert_export_job(database: Database) -> None:
     """A task, and a job for it that was defined in code."""
     now = SystemClock().now()
     with database.write() as connection:
-        tasks.put(connection, EXPORT)
-        jobs.put(connection, Definition("export", EXPORT.name), Owner.CODE, "relay", now)
+        tasks.upsert(connection, EXPORT_TASK)
+        jobs.upsert(connection, JobDefinition("export", EXPORT_TASK.name), JobOwner.CODE, "relay", now)
 
 
-def settings(database_url: str, **values: str) -> Settings:
+def make_settings(database_url: str, **values: str) -> Settings:
     """Settings for tests; without a URL of its own, Redis is a port where nobody listens."""
     return Settings.from_environment(
         {
             "JOBWORKER_DATABASE_URL": database_url,
-            "JOBWORKER_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
+            "JOBWORKER_REDIS_URL": f"redis://127.0.0.1:{find_free_port()}/0",
             **{f"JOBWORKER_{name}": value for name, value in values.items()},
         }
     )
 
 
-def world_on(database: Database, **values: str) -> World:
+def create_api_driver(database: Database, **values: str) -> ApiDriver:
     """The application on this database."""
-    app = create_app(settings(database.url.render_as_string(hide_password=False), **values))
-    app.test_client_class = DescribedClient
+    app = create_app(make_settings(database.url.render_as_string(hide_password=False), **values))
+    app.test_client_class = OpenApiTestClient
     client = app.test_client()
-    assert isinstance(client, DescribedClient)
-    return World(app, client, database)
+    assert isinstance(client, OpenApiTestClient)
+    return ApiDriver(app, client, database)
 
 
 @pytest.fixture
-def world(sqlite_database: Database) -> Iterator[World]:
+def world(sqlite_database: Database) -> Iterator[ApiDriver]:
     """The application on SQLite."""
-    yield from _seeded(sqlite_database)
+    yield from _create_seeded_driver(sqlite_database)
 
 
 @pytest.fixture
-def any_world(database: Database) -> Iterator[World]:
+def any_world(database: Database) -> Iterator[ApiDriver]:
     """The application, once on SQLite and once on PostgreSQL."""
-    yield from _seeded(database)
+    yield from _create_seeded_driver(database)
 
 
-def _seeded(database: Database) -> Iterator[World]:
-    seed(database)
-    world = world_on(database)
+def _create_seeded_driver(database: Database) -> Iterator[ApiDriver]:
+    insert_export_job(database)
+    world = create_api_driver(database)
     yield world
     world.app.extensions["jobworker"].database.dispose()
 
 
 @contextlib.contextmanager
-def served(folder: Path, database_url: str, **more: str) -> Iterator[httpx.Client]:
-    """A client of the application as `jobworker web` serves it on this database; `more` are environment variables."""
-    with serving(folder, database_url, **more) as (client, _):
+def run_web_client(folder: Path, database_url: str, **more: str) -> Iterator[httpx.Client]:
+    """A client of the application as `jobworker web` serves it on this database; `environment` are environment variables."""
+    with run_web_process(folder, database_url, **environment) as (client, _):
         yield client
 
 
 @contextlib.contextmanager
-def serving(folder: Path, database_url: str, **more: str) -> Iterator[tuple[httpx.Client, Process]]:
+def run_web_process(folder: Path, database_url: str, **more: str) -> Iterator[tuple[httpx.Client, ServerProcess]]:
     """The same with the process."""
-    port = free_port()
+    port = find_free_port()
     environment = {
         **os.environ,
         "JOBWORKER_DATABASE_URL": database_url,
-        "JOBWORKER_REDIS_URL": settings(database_url).redis_url,
+        "JOBWORKER_REDIS_URL": make_settings(database_url).redis_url,
         "JOBWORKER_BIND": f"127.0.0.1:{port}",
-        **more,
+        **overrides,
     }
-    process = Process([sys.executable, "-m", "jobworker.cli", "web"], folder / "web.log", environment=environment)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+    process = ServerProcess([sys.executable, "-m", "jobworker.cli", "web"], folder / "web.log", environment=environment)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_SECONDS) as client:
 
         def answers() -> bool:
             process.check_alive()

@@ -14,24 +14,24 @@ from werkzeug.test import TestResponse
 from jobworker.api import documentation
 
 #: Errors that need no line of their own at each operation: they can happen before any operation is found.
-_ANYWHERE = {403, 404, 405, 308, 421}
+_COMMON_STATUSES = {403, 404, 405, 308, 421}
 
 
-class DescribedClient(FlaskClient):
+class OpenApiTestClient(FlaskClient):
     """Fails the test when an answer is not what the description says."""
 
     def open(self, *args: Any, **options: Any) -> TestResponse:
         response = super().open(*args, **options)
-        check(self, response)
+        check_response(self, response)
         return response
 
 
-def check(client: FlaskClient, response: TestResponse) -> None:
+def check_response(client: FlaskClient, response: TestResponse) -> None:
     """Status, media type and body of the answer, against the operation or the form of errors."""
     if response.request.method == "HEAD":
         return  # It has no body.
-    document = _document()
-    operation = _operation(client, document, response)
+    document = _load_document()
+    operation = _find_operation(client, document, response)
     if response.status_code >= 400 and response.request.path != "/readyz":
         assert response.mimetype == "application/problem+json", response.data
         problem: Any = response.json
@@ -42,7 +42,7 @@ def check(client: FlaskClient, response: TestResponse) -> None:
         return
     described = operation["responses"]
     if str(response.status_code) not in described:
-        assert response.status_code in _ANYWHERE, f"{response.request.path} does not document {response.status}"
+        assert response.status_code in _COMMON_STATUSES, f"{response.request.path} does not document {response.status}"
         return
     content = described[str(response.status_code)].get("content", {})
     if response.mimetype == "application/json" and response.data:
@@ -50,7 +50,7 @@ def check(client: FlaskClient, response: TestResponse) -> None:
 
 
 @functools.cache
-def _document() -> dict[str, Any]:
+def _load_document() -> dict[str, Any]:
     found: dict[str, Any] = orjson.loads(documentation.describe())
     for schema in found["components"]["schemas"].values():
         # Clients are told that fields may be added; here one that is not described is a mistake.
@@ -58,7 +58,7 @@ def _document() -> dict[str, Any]:
     return found
 
 
-def _operation(client: FlaskClient, document: dict[str, Any], response: TestResponse) -> dict[str, Any] | None:
+def _find_operation(client: FlaskClient, document: dict[str, Any], response: TestResponse) -> dict[str, Any] | None:
     adapter = client.application.url_map.bind("localhost")
     method = response.request.method
     try:
@@ -72,9 +72,9 @@ def _operation(client: FlaskClient, document: dict[str, Any], response: TestResp
 
 
 def _validate(schema: dict[str, Any], value: Any) -> None:
-    _validator(json.dumps(schema)).validate(value)
+    _create_validator(json.dumps(schema)).validate(value)
 
 
 @functools.cache
-def _validator(schema: str) -> Any:
-    return jsonschema.Draft202012Validator({**json.loads(schema), "components": _document()["components"]})
+def _create_validator(schema: str) -> Any:
+    return jsonschema.Draft202012Validator({**json.loads(schema), "components": _load_document()["components"]})

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Event:
+class ServerSentEvent:
     """One event, or a comment."""
 
     kind: str
@@ -15,22 +15,22 @@ class Event:
     data: Any
 
 
-def read(chunks: Iterable[bytes]) -> Iterator[Event]:
+def parse_events(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
     """The events in a stream of bytes that may be cut anywhere."""
     buffer = b""
     for chunk in chunks:
         buffer += chunk
         while b"\n\n" in buffer:
             block, _, buffer = buffer.partition(b"\n\n")
-            event = _event(block.decode())
+            event = _parse_event(block.decode())
             if event is not None:
                 yield event
 
 
-def _event(block: str) -> Event | None:
+def _parse_event(block: str) -> ServerSentEvent | None:
     if block.startswith(":"):
-        return Event("comment", None, {})
+        return ServerSentEvent("comment", None, {})
     fields = dict(line.split(": ", 1) for line in block.split("\n"))
     if "data" not in fields:
         return None
-    return Event(fields.get("event", "message"), fields.get("id"), json.loads(fields["data"]))
+    return ServerSentEvent(fields.get("event", "message"), fields.get("id"), json.loads(fields["data"]))

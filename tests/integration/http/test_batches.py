@@ -4,26 +4,26 @@ from typing import Any
 
 import pytest
 
-from tests.integration.http.conftest import World
+from tests.integration.http.conftest import ApiDriver
 
-NOBODY = "01980000-0000-7000-8000-000000000000"
-GIVEN = {"user_id": "u-17"}
-
-
-def _step(*needs: Any, **fields: Any) -> dict[str, Any]:
-    return {"job": "export", "parameters": GIVEN, "needs": list(needs), **fields}
+UNKNOWN_ID = "01980000-0000-7000-8000-000000000000"
+PARAMETERS = {"user_id": "u-17"}
 
 
-def _workflow(world: World, status: int = 202, **body: Any) -> Any:
+def _make_step(*needs: Any, **fields: Any) -> dict[str, Any]:
+    return {"job": "export", "parameters": PARAMETERS, "needs": list(needs), **fields}
+
+
+def _submit_workflow(world: ApiDriver, status: int = 202, **body: Any) -> Any:
     response = world.client.post("/api/v1/workflows", json=body)
     assert response.status_code == status, response.json
     return response
 
 
-def test_an_execution_that_depends_on_others(any_world: World) -> None:
+def test_an_execution_that_depends_on_others(any_world: ApiDriver) -> None:
     world = any_world
     parent = world.submit_accepted()["id"]
-    child = world.submit_accepted({"parameters": GIVEN, "depends_on": [{"execution": parent, "on": "any"}]})
+    child = world.submit_accepted({"parameters": PARAMETERS, "depends_on": [{"execution": parent, "on": "any"}]})
     assert (child["state"], child["waiting_for"]) == ("Waiting", 1)
     [row] = world.client.get(child["links"]["dependencies"]).json["items"]
     assert row == {
@@ -39,36 +39,36 @@ def test_an_execution_that_depends_on_others(any_world: World) -> None:
 @pytest.mark.parametrize(
     ("depends_on", "pointer", "code"),
     [
-        ([NOBODY], "/depends_on/0", "dependency_not_found"),
+        ([UNKNOWN_ID], "/depends_on/0", "dependency_not_found"),
         (["x"], "/depends_on/0/execution", "not_allowed"),
-        ([NOBODY, NOBODY], "/depends_on/1", "repeated"),
-        ([{"execution": NOBODY, "on": "monday"}], "/depends_on/0/on", "not_allowed"),
-        ([{"execution": NOBODY, "when": 1}], "/depends_on/0/when", "unknown_field"),
+        ([UNKNOWN_ID, UNKNOWN_ID], "/depends_on/1", "repeated"),
+        ([{"execution": UNKNOWN_ID, "on": "monday"}], "/depends_on/0/on", "not_allowed"),
+        ([{"execution": UNKNOWN_ID, "when": 1}], "/depends_on/0/when", "unknown_field"),
         ("x", "/depends_on", "wrong_type"),
-        ([NOBODY] * 1001, "/depends_on", "wrong_type"),
+        ([UNKNOWN_ID] * 1001, "/depends_on", "wrong_type"),
     ],
 )
-def test_dependencies_that_are_refused(world: World, depends_on: Any, pointer: str, code: str) -> None:
-    response = world.submit({"parameters": GIVEN, "depends_on": depends_on})
+def test_dependencies_that_are_refused(world: ApiDriver, depends_on: Any, pointer: str, code: str) -> None:
+    response = world.submit({"parameters": PARAMETERS, "depends_on": depends_on})
     assert response.status_code == 422
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
     assert world.count_rows("executions") == 0
 
 
-def test_a_dependency_on_a_failure_is_refused(any_world: World) -> None:
+def test_a_dependency_on_a_failure_is_refused(any_world: ApiDriver) -> None:
     parent = any_world.submit_accepted()["id"]
     any_world.enter_state(parent, 1, "Failed")
-    response = any_world.submit({"parameters": GIVEN, "depends_on": [parent]})
+    response = any_world.submit({"parameters": PARAMETERS, "depends_on": [parent]})
     assert (response.status_code, response.json["code"]) == (422, "invalid_dependency")
     assert response.json["errors"][0]["code"] == "dependency_failed"
     going_on = {"execution": parent, "otherwise": "continue"}
-    assert any_world.submit_accepted({"parameters": GIVEN, "depends_on": [going_on]})["state"] == "Queued"
+    assert any_world.submit_accepted({"parameters": PARAMETERS, "depends_on": [going_on]})["state"] == "Queued"
 
 
-def test_a_workflow_is_accepted_and_read_again(any_world: World) -> None:
+def test_a_workflow_is_accepted_and_read_again(any_world: ApiDriver) -> None:
     world = any_world
-    steps = {"second": _step("first", priority=7), "first": _step(on_failure="fail")}
-    response = _workflow(world, name="two", steps=steps, on_complete={"job": "export", "parameters": GIVEN})
+    steps = {"second": _make_step("first", priority=7), "first": _make_step(on_failure="fail")}
+    response = _submit_workflow(world, name="two", steps=steps, on_complete={"job": "export", "parameters": PARAMETERS})
     found = world.client.get(response.headers["Location"])
     assert found.json == response.json
     assert (found.json["kind"], found.json["name"], found.json["total"], found.json["finished"]) == (
@@ -96,35 +96,35 @@ def test_a_workflow_is_accepted_and_read_again(any_world: World) -> None:
         ({"steps": {"a": {}}}, "/steps/a/job", "missing"),
         ({"steps": {"a": 7}}, "/steps/a", "wrong_type"),
         ({"steps": {"a": {"job": "export", "need": ["b"]}}}, "/steps/a/need", "unknown_field"),
-        ({"steps": {"a": _step("b")}}, "/steps/a/needs/0", "unknown_step"),
-        ({"steps": {"a/b": _step()}}, "/steps/a~1b", "not_allowed"),
-        ({"steps": {"a": _step("b"), "b": _step("a")}}, "/steps", "cycle"),
-        ({"steps": {"a": _step(delay=-1)}}, "/steps/a/delay", "not_allowed"),
-        ({"steps": {"a": _step()}, "on_failure": "stop"}, "/on_failure", "not_allowed"),
-        ({"steps": {"a": _step()}, "on_complete": {"job": "nobody"}}, "/on_complete/job", "job_not_found"),
-        ({"steps": {"a": _step()}, "name": ""}, "/name", "not_allowed"),
+        ({"steps": {"a": _make_step("b")}}, "/steps/a/needs/0", "unknown_step"),
+        ({"steps": {"a/b": _make_step()}}, "/steps/a~1b", "not_allowed"),
+        ({"steps": {"a": _make_step("b"), "b": _make_step("a")}}, "/steps", "cycle"),
+        ({"steps": {"a": _make_step(delay=-1)}}, "/steps/a/delay", "not_allowed"),
+        ({"steps": {"a": _make_step()}, "on_failure": "stop"}, "/on_failure", "not_allowed"),
+        ({"steps": {"a": _make_step()}, "on_complete": {"job": "nobody"}}, "/on_complete/job", "job_not_found"),
+        ({"steps": {"a": _make_step()}, "name": ""}, "/name", "not_allowed"),
     ],
 )
-def test_workflows_that_are_refused(world: World, body: dict[str, Any], pointer: str, code: str) -> None:
-    response = _workflow(world, 422, **body)
+def test_workflows_that_are_refused(world: ApiDriver, body: dict[str, Any], pointer: str, code: str) -> None:
+    response = _submit_workflow(world, 422, **body)
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, code)]
     assert world.count_rows("executions") == world.count_rows("batches") == 0
 
 
-def test_a_workflow_with_a_key_is_accepted_once(world: World) -> None:
-    body = {"steps": {"a": _step(), "b": _step("a")}}
+def test_a_workflow_with_a_key_is_accepted_once(world: ApiDriver) -> None:
+    body = {"steps": {"a": _make_step(), "b": _make_step("a")}}
     first, second = (
         world.client.post("/api/v1/workflows", json=body, headers={"Idempotency-Key": "k"}) for _ in range(2)
     )
     assert (first.status_code, second.status_code) == (202, 202)
     assert first.json == second.json
     assert world.count_rows("executions") == 2
-    other = world.client.post("/api/v1/workflows", json={"steps": {"a": _step()}}, headers={"Idempotency-Key": "k"})
+    other = world.client.post("/api/v1/workflows", json={"steps": {"a": _make_step()}}, headers={"Idempotency-Key": "k"})
     assert other.json["code"] == "idempotency_key_reused"
 
 
-def test_a_batch_is_followed_and_cancelled(any_world: World) -> None:
-    items = [{"job": "export", "parameters": GIVEN} for _ in range(3)]
+def test_a_batch_is_followed_and_cancelled(any_world: ApiDriver) -> None:
+    items = [{"job": "export", "parameters": PARAMETERS} for _ in range(3)]
     accepted = any_world.client.post("/api/v1/executions/batch", json={"name": "three", "executions": items}).json
     any_world.enter_state(accepted["ids"][0], 1, "Succeeded")
     found = any_world.client.get(accepted["links"]["batch"]).json
@@ -136,20 +136,20 @@ def test_a_batch_is_followed_and_cancelled(any_world: World) -> None:
     assert first.json["cancel_requested_by"] == "api"
 
 
-def test_a_batch_that_is_over_or_not_there(world: World) -> None:
-    body = {"executions": [{"job": "export", "parameters": GIVEN}]}
+def test_a_batch_that_is_over_or_not_there(world: ApiDriver) -> None:
+    body = {"executions": [{"job": "export", "parameters": PARAMETERS}]}
     batch = world.client.post("/api/v1/executions/batch", json=body).json["batch_id"]
     with world.database.write() as connection:
         connection.exec_driver_sql("UPDATE batches SET completed_at = created_at")
     over = world.client.post(f"/api/v1/batches/{batch}/cancel")
     assert (over.status_code, over.json["code"]) == (409, "not_cancellable")
-    for wrong in (NOBODY, "x"):
+    for wrong in (UNKNOWN_ID, "x"):
         assert world.client.get(f"/api/v1/batches/{wrong}").json["code"] == "batch_not_found"
         assert world.client.post(f"/api/v1/batches/{wrong}/cancel").status_code == 404
 
 
-def test_triggers_in_definitions(world: World) -> None:
-    body = {"name": "after", "task": "tasks.exports.export", "defaults": GIVEN, "trigger_after": [{"job": "export"}]}
+def test_triggers_in_definitions(world: ApiDriver) -> None:
+    body = {"name": "after", "task": "tasks.exports.export", "defaults": PARAMETERS, "trigger_after": [{"job": "export"}]}
     made = world.client.post("/api/v1/jobs", json=body)
     assert made.status_code == 201
     assert made.json["trigger_after"] == [{"job": "export", "on": "success", "parameters": {}}]

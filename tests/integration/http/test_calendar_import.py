@@ -10,11 +10,11 @@ import pytest
 
 from jobworker.clock import SystemClock
 from jobworker.domain import icalendar_reading
-from jobworker.domain.calendars import Dates
-from jobworker.domain.icalendar_reading import Contents
-from jobworker.domain.job import Owner
+from jobworker.domain.calendars import DateCalendar
+from jobworker.domain.icalendar_reading import ICalendarContents
+from jobworker.domain.job import JobOwner
 from jobworker.services import calendar_editing
-from tests.integration.http.conftest import World
+from tests.integration.http.conftest import ApiDriver
 from tests.unit.icalendar_files import APPLE
 
 ROOT = "/api/v1/calendars"
@@ -25,7 +25,7 @@ DEADLINE = 30
 TODAY = SystemClock().now().date()
 
 
-def file(*days: int, zone: str = "Europe/Berlin") -> str:
+def make_file(*days: int, zone: str = "Europe/Berlin") -> str:
     """A file with an event of two hours so many days from now, each."""
     events = []
     for number in days:
@@ -36,20 +36,20 @@ def file(*days: int, zone: str = "Europe/Berlin") -> str:
     return "\r\n".join(["BEGIN:VCALENDAR", *head, *events, "END:VCALENDAR", ""])
 
 
-def send(world: World, text: str, query: str = "", match: str | None = None, **options: Any) -> Any:
+def import_file(world: ApiDriver, text: str, query: str = "", match: str | None = None, **options: Any) -> Any:
     """Import a file."""
     headers = {} if match is None else {"If-Match": match}
     given = {"content_type": "text/calendar; charset=utf-8", **options}
     return world.client.post(f"{ROOT}/releases/import{query}", data=text.encode(), headers=headers, **given)
 
 
-def names(world: World) -> list[str]:
+def list_window_names(world: ApiDriver) -> list[str]:
     """What the windows of the calendar are called."""
     return [each["name"] for each in world.client.get(f"{ROOT}/releases").json["windows"]]
 
 
-def test_a_file_makes_a_calendar(any_world: World) -> None:
-    response = send(any_world, file(1, 2, -500))
+def test_a_file_makes_a_calendar(any_world: ApiDriver) -> None:
+    response = import_file(any_world, make_file(1, 2, -500))
     assert (response.status_code, response.headers["ETag"]) == (200, '"1"'), response.json
     done = response.json
     assert (done["created"], done["changed"], done["dry_run"], done["revision"]) == (True, True, False, 1)
@@ -63,97 +63,97 @@ def test_a_file_makes_a_calendar(any_world: World) -> None:
     assert (shown["kind"], shown["windows"], shown["owner"]) == ("dates", done["windows"], "api")
 
 
-def test_a_file_replaces_what_a_calendar_lists(any_world: World) -> None:
+def test_a_file_replaces_what_a_calendar_lists(any_world: ApiDriver) -> None:
     given = {"name": "releases", "kind": "dates", "days": ["2026-06-30"], "description": "d"}
     kept = {"holidays": [{"country": "DE", "subdivision": None}]}
     assert any_world.client.post(ROOT, json={**given, **kept}).status_code == 201
-    missing = send(any_world, file(1))
+    missing = import_file(any_world, make_file(1))
     assert (missing.status_code, missing.json["code"]) == (428, "precondition_required")
-    stale = send(any_world, file(1), match='"7"')
+    stale = import_file(any_world, make_file(1), match='"7"')
     assert (stale.status_code, stale.json["code"]) == (412, "precondition_failed")
-    done = send(any_world, file(1), match='"1"')
+    done = import_file(any_world, make_file(1), match='"1"')
     assert (done.status_code, done.json["revision"], done.json["created"]) == (200, 2, False), done.json
     shown = any_world.client.get(f"{ROOT}/releases").json
     assert (shown["description"], shown["holidays"], shown["days"]) == ("d", kept["holidays"], {})
-    again = send(any_world, file(1), match='"2"').json
+    again = import_file(any_world, make_file(1), match='"2"').json
     assert (again["revision"], again["changed"]) == (2, False)
 
 
-def test_a_dry_run_writes_nothing(any_world: World) -> None:
-    response = send(any_world, file(1), "?dry_run=true")
+def test_a_dry_run_writes_nothing(any_world: ApiDriver) -> None:
+    response = import_file(any_world, make_file(1), "?dry_run=true")
     assert (response.status_code, "ETag" in response.headers) == (200, False)
     assert (response.json["dry_run"], response.json["created"], response.json["revision"]) == (True, True, None)
     assert any_world.client.get(f"{ROOT}/releases").status_code == 404
-    assert send(any_world, file(1)).status_code == 200
-    response = send(any_world, file(2), "?dry_run=true")
+    assert import_file(any_world, make_file(1)).status_code == 200
+    response = import_file(any_world, make_file(2), "?dry_run=true")
     assert (response.json["changed"], response.json["revision"]) == (True, 1)
-    assert names(any_world) == ["Event 1"]
+    assert list_window_names(any_world) == ["Event 1"]
 
 
-def test_the_zone_is_the_files_or_the_one_given(world: World) -> None:
-    response = send(world, file(1, zone=""))
+def test_the_zone_is_the_files_or_the_one_given(world: ApiDriver) -> None:
+    response = import_file(world, make_file(1, zone=""))
     assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "zone")
-    unknown = send(world, file(1), "?zone=Berlin").json["errors"]
+    unknown = import_file(world, make_file(1), "?zone=Berlin").json["errors"]
     assert [(each["pointer"], each["code"]) for each in unknown] == [("zone", "unknown_zone")]
-    [window] = send(world, file(1, zone=""), "?zone=Asia/Tokyo&dry_run=true").json["windows"]
+    [window] = import_file(world, make_file(1, zone=""), "?zone=Asia/Tokyo&dry_run=true").json["windows"]
     assert window["from"].endswith("T19:00")
 
 
-def test_free_time_is_left_out_and_told(world: World) -> None:
-    text = file(1, 2).replace("SUMMARY:Event 1", "SUMMARY:Event 1\r\nTRANSP:TRANSPARENT")
-    [left_out] = send(world, text, "?dry_run=true").json["left_out"]
-    done = send(world, text).json
-    assert (done["left_out"], done["left_out_total"], names(world)) == ([left_out], 1, ["Event 2"])
+def test_free_time_is_left_out_and_told(world: ApiDriver) -> None:
+    text = make_file(1, 2).replace("SUMMARY:Event 1", "SUMMARY:Event 1\r\nTRANSP:TRANSPARENT")
+    [left_out] = import_file(world, text, "?dry_run=true").json["left_out"]
+    done = import_file(world, text).json
+    assert (done["left_out"], done["left_out_total"], list_window_names(world)) == ([left_out], 1, ["Event 2"])
     assert left_out["reason"] == "it is free time (TRANSP:TRANSPARENT); include_free=true takes it"
-    done = send(world, text, "?include_free=true", match='"1"').json
-    assert (done["left_out"], done["left_out_total"], names(world)) == ([], 0, ["Event 1", "Event 2"])
+    done = import_file(world, text, "?include_free=true", match='"1"').json
+    assert (done["left_out"], done["left_out_total"], list_window_names(world)) == ([], 0, ["Event 1", "Event 2"])
 
 
-def test_a_dry_run_tells_what_is_left_out_of_a_file_that_lists_nothing(world: World) -> None:
+def test_a_dry_run_tells_what_is_left_out_of_a_file_that_lists_nothing(world: ApiDriver) -> None:
     text = (FILES / "free_transparent.ics").read_text()
-    told = send(world, text, "?dry_run=true")
+    told = import_file(world, text, "?dry_run=true")
     assert (told.status_code, told.json["days"], told.json["left_out_total"]) == (200, {}, 1)
-    response = send(world, text)
+    response = import_file(world, text)
     assert (response.status_code, response.json["errors"][0]["code"]) == (422, "empty")
     assert "'a' (UID u1): it is free time (TRANSP:TRANSPARENT); include_free=true takes it" in response.json["detail"]
 
 
-def test_at_most_a_hundred_are_told_that_are_left_out(world: World) -> None:
-    done = send(world, file(1, *range(-1100, -1000))).json
+def test_at_most_a_hundred_are_told_that_are_left_out(world: ApiDriver) -> None:
+    done = import_file(world, make_file(1, *range(-1100, -1000))).json
     assert (done["left_out_total"], len(done["left_out"])) == (100, 100)
-    done = send(world, file(1, *range(-1101, -1000)), match="*").json
+    done = import_file(world, make_file(1, *range(-1101, -1000)), match="*").json
     assert (done["left_out_total"], len(done["left_out"])) == (101, 100)
 
 
-def test_options_are_true_or_left_out(world: World) -> None:
+def test_options_are_true_or_left_out(world: ApiDriver) -> None:
     for option in ("dry_run", "include_free"):
-        [error] = send(world, file(1), f"?{option}=no").json["errors"]
+        [error] = import_file(world, make_file(1), f"?{option}=no").json["errors"]
         assert (error["pointer"], error["code"]) == (option, "not_allowed")
 
 
-def test_one_file_is_read_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_file_is_read_at_a_time(world: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, done = threading.Event(), threading.Event()
-    read = icalendar_reading.read
+    read = icalendar_reading.parse
 
-    def slow(*given: Any) -> Contents:
+    def slow(*given: Any) -> ICalendarContents:
         reading.set()
         assert done.wait(DEADLINE)
         return read(*given)
 
-    monkeypatch.setattr(icalendar_reading, "read", slow)
+    monkeypatch.setattr(icalendar_reading, "parse", slow)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(send, world, file(1))
+        first = pool.submit(import_file, world, make_file(1))
         assert reading.wait(DEADLINE)
-        second = send(world, file(2))
+        second = import_file(world, make_file(2))
         done.set()
         assert first.result().status_code == 200
     assert (second.status_code, second.json["code"], second.headers["Retry-After"]) == (503, "busy", "2")
     assert second.json["detail"] == "another iCalendar file is being read; repeat this import in a moment"
-    assert send(world, file(2), match="*").status_code == 200
+    assert import_file(world, make_file(2), match="*").status_code == 200
 
 
-def test_what_a_calendar_program_writes(world: World) -> None:
-    done = send(world, APPLE).json
+def test_what_a_calendar_program_writes(world: ApiDriver) -> None:
+    done = import_file(world, APPLE).json
     assert len(done["days"]) >= 10
     assert set(done["days"].values()) == {"Black Friday 🛒"}
     first = min(done["days"])
@@ -161,23 +161,23 @@ def test_what_a_calendar_program_writes(world: World) -> None:
     assert [(each["name"], each["holds"]) for each in held.json["items"]] == [("Black Friday 🛒", ["00:00-24:00"])]
 
 
-def test_a_calendar_that_was_deleted_is_not_replaced(world: World) -> None:
-    response = send(world, file(1), match='"1"')
+def test_a_calendar_that_was_deleted_is_not_replaced(world: ApiDriver) -> None:
+    response = import_file(world, make_file(1), match='"1"')
     assert (response.status_code, response.json["code"]) == (404, "calendar_not_found")
 
 
-def test_working_time_is_not_replaced_by_dates(world: World) -> None:
+def test_working_time_is_not_replaced_by_dates(world: ApiDriver) -> None:
     assert world.client.post(ROOT, json={"name": "releases", "kind": "business"}).status_code == 201
-    response = send(world, file(1), match="*")
+    response = import_file(world, make_file(1), match="*")
     assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "name")
     assert "is of kind business" in response.json["detail"]
 
 
-def test_what_code_declares_is_not_replaced(world: World) -> None:
+def test_what_code_declares_is_not_replaced(world: ApiDriver) -> None:
     with world.database.write() as connection:
-        dates = Dates({dt.date(2026, 6, 30): "stocktaking"})
-        calendar_editing.put(connection, "releases", dates, Owner.CODE, "code:v1", SystemClock().now())
-    response = send(world, file(1), match="*")
+        dates = DateCalendar({dt.date(2026, 6, 30): "stocktaking"})
+        calendar_editing.save(connection, "releases", dates, JobOwner.CODE, "code:v1", SystemClock().now())
+    response = import_file(world, make_file(1), match="*")
     assert (response.status_code, response.json["code"]) == (409, "calendar_owned_by_code")
 
 
@@ -187,29 +187,29 @@ def test_what_code_declares_is_not_replaced(world: World) -> None:
         ("", "bad_icalendar", "it must begin with BEGIN:VCALENDAR"),
         ("{}", "bad_icalendar", "it must begin with BEGIN:VCALENDAR"),
         (
-            file(-1000),
+            make_file(-1000),
             "empty",
             "nothing of the file's 1 events is left; 'Event -1000' (UID -1000): nothing of it is from",
         ),
-        (file(), "empty", "the calendar would be empty: the file has no events (VEVENT)"),
-        (file(1).replace("T120000Z", "T990000Z"), "bad_icalendar", "event 'Event 1' (UID 1): DTEND"),
+        (make_file(), "empty", "the calendar would be empty: the file has no events (VEVENT)"),
+        (make_file(1).replace("T120000Z", "T990000Z"), "bad_icalendar", "event 'Event 1' (UID 1): DTEND"),
     ],
 )
-def test_what_cannot_be_read_is_refused(world: World, text: str, code: str, says: str) -> None:
-    response = send(world, text)
+def test_what_cannot_be_read_is_refused(world: ApiDriver, text: str, code: str, says: str) -> None:
+    response = import_file(world, text)
     assert (response.status_code, response.json["code"]) == (422, "invalid_input")
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [("", code)]
     assert says in response.json["detail"]
     assert world.client.get(f"{ROOT}/releases").status_code == 404
 
 
-def test_the_body_must_say_what_it_is(world: World) -> None:
-    response = send(world, file(1), content_type="application/json")
+def test_the_body_must_say_what_it_is(world: ApiDriver) -> None:
+    response = import_file(world, make_file(1), content_type="application/json")
     assert (response.status_code, response.json["code"]) == (415, "unsupported_media_type")
     assert "send Content-Type: text/calendar or application/octet-stream" in response.json["detail"]
-    assert send(world, file(1), content_type="application/octet-stream").status_code == 200
+    assert import_file(world, make_file(1), content_type="application/octet-stream").status_code == 200
 
 
-def test_a_name_that_no_calendar_can_have(world: World) -> None:
-    response = world.client.post(f"{ROOT}/a b/import", data=file(1), content_type="text/calendar")
+def test_a_name_that_no_calendar_can_have(world: ApiDriver) -> None:
+    response = world.client.post(f"{ROOT}/a b/import", data=make_file(1), content_type="text/calendar")
     assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "/name")

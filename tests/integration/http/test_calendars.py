@@ -7,43 +7,43 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
-from jobworker.domain.calendars import Dates
-from jobworker.domain.job import Owner
+from jobworker.domain.calendars import DateCalendar
+from jobworker.domain.job import JobOwner
 from jobworker.services import calendar_editing
 from jobworker.store import calendars, schema
-from tests.integration.http.conftest import World
+from tests.integration.http.conftest import ApiDriver
 
-OFFICE: dict[str, Any] = {
+BUSINESS_CALENDAR: dict[str, Any] = {
     "name": "office",
     "kind": "business",
     "holidays": [{"country": "DE", "subdivision": "BY"}],
     "closed": {"2026-12-24": "Christmas Eve"},
     "hours": {day: ["09:00-17:00"] for day in ("monday", "tuesday", "wednesday", "thursday", "friday")},
 }
-DATES: dict[str, Any] = {"name": "black-outs", "kind": "dates", "days": {"2026-06-30": "stocktaking"}}
+DATES_CALENDAR: dict[str, Any] = {"name": "black-outs", "kind": "dates", "days": {"2026-06-30": "stocktaking"}}
 ROOT = "/api/v1/calendars"
 
 
-def create(world: World, given: dict[str, Any] | None = None, **changes: Any) -> Any:
+def request_calendar(world: ApiDriver, fields: dict[str, Any] | None = None, **changes: Any) -> Any:
     """Ask for a calendar like `OFFICE`, or for the one given."""
-    return world.client.post(ROOT, json={**(given or OFFICE), **changes})
+    return world.client.post(ROOT, json={**(fields or BUSINESS_CALENDAR), **changes})
 
 
-def created(world: World, given: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+def create_calendar(world: ApiDriver, fields: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """A calendar that was created."""
-    response = create(world, given, **changes)
+    response = request_calendar(world, fields, **changes)
     assert response.status_code == 201, response.json
     found: dict[str, Any] = response.json
     return found
 
 
-def change(world: World, given: dict[str, Any], name: str = "office", revision: int | str = "*") -> Any:
+def replace_calendar(world: ApiDriver, fields: dict[str, Any], name: str = "office", revision: int | str = "*") -> Any:
     """Replace a calendar."""
     match = revision if revision == "*" else f'"{revision}"'
-    return world.client.put(f"{ROOT}/{name}", json=given, headers={"If-Match": match})
+    return world.client.put(f"{ROOT}/{name}", json=fields, headers={"If-Match": match})
 
 
-def schedule(world: World, name: str, rule: dict[str, Any], **given: Any) -> dict[str, Any]:
+def create_schedule(world: ApiDriver, name: str, rule: dict[str, Any], **given: Any) -> dict[str, Any]:
     """A schedule that was created."""
     body = {"name": name, "job": "export", "rule": rule, "parameters": {"user_id": "all"}, **given}
     response = world.client.post("/api/v1/schedules", json=body)
@@ -52,22 +52,22 @@ def schedule(world: World, name: str, rule: dict[str, Any], **given: Any) -> dic
     return found
 
 
-def test_a_calendar_is_made_and_read(any_world: World) -> None:
-    made = create(any_world)
+def test_a_calendar_is_made_and_read(any_world: ApiDriver) -> None:
+    made = request_calendar(any_world)
     assert made.status_code == 201, made.json
     assert (made.headers["Location"], made.headers["ETag"]) == (f"{ROOT}/office", '"1"')
     read = any_world.client.get(f"{ROOT}/office")
     assert (read.json, read.headers["ETag"]) == (made.json, '"1"')
     shown = read.json
-    assert {name: shown[name] for name in OFFICE} == OFFICE
+    assert {name: shown[name] for name in BUSINESS_CALENDAR} == BUSINESS_CALENDAR
     assert (shown["weekend"], shown["opened"], shown["owner"]) == (["saturday", "sunday"], [], "api")
     unchanged = any_world.client.get(f"{ROOT}/office", headers={"If-None-Match": '"1"'})
     assert unchanged.status_code == 304
 
 
-def test_calendars_are_listed_without_their_dates(world: World) -> None:
-    created(world)
-    created(world, DATES, description="When nothing may run")
+def test_calendars_are_listed_without_their_dates(world: ApiDriver) -> None:
+    create_calendar(world)
+    create_calendar(world, DATES_CALENDAR, description="When nothing may run")
     listed = world.client.get(f"{ROOT}?limit=1").json
     [first] = listed["items"]
     assert (first["name"], first["kind"], first["description"]) == ("black-outs", "dates", "When nothing may run")
@@ -76,52 +76,52 @@ def test_calendars_are_listed_without_their_dates(world: World) -> None:
     assert second["name"] == "office"
 
 
-def test_a_name_is_used_once(world: World) -> None:
-    created(world)
-    response = create(world, DATES, name="office")
+def test_a_name_is_used_once(world: ApiDriver) -> None:
+    create_calendar(world)
+    response = request_calendar(world, DATES_CALENDAR, name="office")
     assert (response.status_code, response.json["code"]) == (409, "calendar_exists")
 
 
-def test_what_does_not_exist_is_told_with_what_comes_close(world: World) -> None:
+def test_what_does_not_exist_is_told_with_what_comes_close(world: ApiDriver) -> None:
     response = world.client.get(f"{ROOT}/ofice")
     assert (response.status_code, response.json["code"]) == (404, "calendar_not_found")
     assert "nor any other yet" in response.json["detail"]
-    created(world)
+    create_calendar(world)
     for path in ("ofice", "ofice/days?from=2026-01-01&to=2026-01-02", "ofice/revisions", "ofice/revisions/1"):
         response = world.client.get(f"{ROOT}/{path}")
         assert (response.status_code, response.json["code"]) == (404, "calendar_not_found")
         assert "did you mean office?" in response.json["detail"]
 
 
-def test_everything_that_is_wrong_is_said_at_once(world: World) -> None:
-    response = create(world, name="a b", weekend=["frunday"], holidays=[{"country": "Germany"}])
+def test_everything_that_is_wrong_is_said_at_once(world: ApiDriver) -> None:
+    response = request_calendar(world, name="a b", weekend=["frunday"], holidays=[{"country": "Germany"}])
     assert (response.status_code, response.json["code"]) == (422, "invalid_input")
     found = {each["pointer"]: each["code"] for each in response.json["errors"]}
     expected = {"/name": "not_allowed", "/weekend/0": "not_allowed", "/holidays/0/country": "unknown_country"}
     assert found == expected
     assert "did you mean DE (Germany)?" in response.json["detail"]
-    assert world.client.post(ROOT, json={**OFFICE, "colour": "red"}).json["errors"][0]["code"] == "unknown_field"
-    wrong_kind = create(world, DATES, weekend=["saturday"]).json["errors"]
+    assert world.client.post(ROOT, json={**BUSINESS_CALENDAR, "colour": "red"}).json["errors"][0]["code"] == "unknown_field"
+    wrong_kind = request_calendar(world, DATES_CALENDAR, weekend=["saturday"]).json["errors"]
     assert [(each["pointer"], each["code"]) for each in wrong_kind] == [("/weekend", "unknown_field")]
 
 
-def test_a_change_names_the_revision_that_it_knows(any_world: World) -> None:
-    created(any_world)
-    assert any_world.client.put(f"{ROOT}/office", json=OFFICE).status_code == 428
-    changed = change(any_world, {**OFFICE, "closed": ["2026-12-31"]}, revision=1)
+def test_a_change_names_the_revision_that_it_knows(any_world: ApiDriver) -> None:
+    create_calendar(any_world)
+    assert any_world.client.put(f"{ROOT}/office", json=BUSINESS_CALENDAR).status_code == 428
+    changed = replace_calendar(any_world, {**BUSINESS_CALENDAR, "closed": ["2026-12-31"]}, revision=1)
     assert (changed.status_code, changed.headers["ETag"]) == (200, '"2"')
     assert changed.json["closed"] == {"2026-12-31": "closed"}
-    late = change(any_world, OFFICE, revision=1)
+    late = replace_calendar(any_world, BUSINESS_CALENDAR, revision=1)
     assert (late.status_code, late.json["code"]) == (412, "precondition_failed")
-    renamed = change(any_world, {**OFFICE, "name": "other"})
+    renamed = replace_calendar(any_world, {**BUSINESS_CALENDAR, "name": "other"})
     assert (renamed.status_code, renamed.json["errors"][0]["pointer"]) == (422, "/name")
-    again = change(any_world, {"kind": "business", "closed": ["2026-12-31"]}, revision=2)
+    again = replace_calendar(any_world, {"kind": "business", "closed": ["2026-12-31"]}, revision=2)
     assert (again.json["revision"], again.json["hours"]) == (3, None)
 
 
-def test_revisions_outlive_their_calendar(any_world: World) -> None:
-    created(any_world)
-    change(any_world, {"kind": "business"})
+def test_revisions_outlive_their_calendar(any_world: ApiDriver) -> None:
+    create_calendar(any_world)
+    replace_calendar(any_world, {"kind": "business"})
     assert any_world.client.delete(f"{ROOT}/office").status_code == 428
     gone = any_world.client.delete(f"{ROOT}/office", headers={"If-Match": '"2"'})
     assert gone.status_code == 204
@@ -135,14 +135,14 @@ def test_revisions_outlive_their_calendar(any_world: World) -> None:
     assert first["changed"] is None
     [latest] = any_world.client.get(f"{ROOT}/office/revisions?limit=1").json["items"]
     assert latest == any_world.client.get(f"{ROOT}/office/revisions/2").json == found[0]
-    assert first["definition"]["closed"] == OFFICE["closed"]
-    assert created(any_world)["revision"] == 3
+    assert first["definition"]["closed"] == BUSINESS_CALENDAR["closed"]
+    assert create_calendar(any_world)["revision"] == 3
     unknown = any_world.client.get(f"{ROOT}/office/revisions/9")
     assert (unknown.status_code, unknown.json["code"]) == (404, "revision_not_found")
 
 
-def test_which_days_it_holds(world: World) -> None:
-    created(world)
+def test_which_days_it_holds(world: ApiDriver) -> None:
+    create_calendar(world)
     found = world.client.get(f"{ROOT}/office/days?from=2026-12-23&to=2026-12-29").json["items"]
     assert found == [
         {"date": "2026-12-23", "weekday": "wednesday", "name": None, "holds": ["09:00-17:00"]},
@@ -152,7 +152,7 @@ def test_which_days_it_holds(world: World) -> None:
         {"date": "2026-12-28", "weekday": "monday", "name": None, "holds": ["09:00-17:00"]},
     ]
     window = {"from": "2026-12-31T22:00", "to": "2027-01-01T06:00", "name": "year's end"}
-    created(world, DATES, windows=[window])
+    create_calendar(world, DATES_CALENDAR, windows=[window])
     found = world.client.get(f"{ROOT}/black-outs/days?from=2026-06-29&to=2027-06-29").json["items"]
     assert [(each["date"], each["name"], each["holds"]) for each in found] == [
         ("2026-06-30", "stocktaking", ["00:00-24:00"]),
@@ -171,35 +171,35 @@ def test_which_days_it_holds(world: World) -> None:
         ("to=2026-03-01", "from", "missing"),
     ],
 )
-def test_a_range_of_days_is_bounded(world: World, query: str, place: str, code: str) -> None:
-    created(world)
+def test_a_range_of_days_is_bounded(world: ApiDriver, query: str, place: str, code: str) -> None:
+    create_calendar(world)
     response = world.client.get(f"{ROOT}/office/days?{query}")
     assert response.status_code == 422
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(place, code)]
 
 
-def test_countries(world: World) -> None:
+def test_countries(world: ApiDriver) -> None:
     found = {each["code"]: each for each in world.client.get("/api/v1/countries").json["items"]}
     assert len(found) > 200
     assert found["DE"]["name"] == "Germany"
     assert {"BY", "BE"} <= set(found["DE"]["subdivisions"])
 
 
-def test_what_code_declares_is_changed_there(world: World) -> None:
+def test_what_code_declares_is_changed_there(world: ApiDriver) -> None:
     with world.database.write() as connection:
-        dates = Dates({dt.date(2026, 6, 30): "stocktaking"})
-        calendar_editing.put(connection, "black-outs", dates, Owner.CODE, "code:v1", SystemClock().now())
+        dates = DateCalendar({dt.date(2026, 6, 30): "stocktaking"})
+        calendar_editing.save(connection, "black-outs", dates, JobOwner.CODE, "code:v1", SystemClock().now())
     assert world.client.get(f"{ROOT}/black-outs").json["owner"] == "code"
     deleted = world.client.delete(f"{ROOT}/black-outs", headers={"If-Match": "*"})
-    for response in (change(world, DATES, "black-outs"), deleted):
+    for response in (replace_calendar(world, DATES_CALENDAR, "black-outs"), deleted):
         assert (response.status_code, response.json["code"]) == (409, "calendar_owned_by_code")
 
 
-def test_a_calendar_in_use_stays(any_world: World) -> None:
-    created(any_world)
+def test_a_calendar_in_use_stays(any_world: ApiDriver) -> None:
+    create_calendar(any_world)
     daily = {"kind": "daily", "time": "06:00"}
-    schedule(any_world, "z", daily, require=["office"])
-    schedule(any_world, "a", daily, exclude=["office"])
+    create_schedule(any_world, "z", daily, require=["office"])
+    create_schedule(any_world, "a", daily, exclude=["office"])
     response = any_world.client.delete(f"{ROOT}/office", headers={"If-Match": "*"})
     assert (response.status_code, response.json["code"]) == (409, "calendar_in_use")
     assert "named by schedules a, z;" in response.json["detail"]
@@ -209,27 +209,27 @@ def test_a_calendar_in_use_stays(any_world: World) -> None:
     assert any_world.client.delete(f"{ROOT}/office", headers={"If-Match": "*"}).status_code == 204
 
 
-def test_business_days_need_a_calendar_that_has_some(any_world: World) -> None:
-    created(any_world)
+def test_business_days_need_a_calendar_that_has_some(any_world: ApiDriver) -> None:
+    create_calendar(any_world)
     rule = {"kind": "business_day", "n": 1, "time": "06:00"}
-    schedule(any_world, "first", rule, calendar="office")
-    response = change(any_world, {**DATES, "name": "office"})
+    create_schedule(any_world, "first", rule, calendar="office")
+    response = replace_calendar(any_world, {**DATES_CALENDAR, "name": "office"})
     assert (response.status_code, response.json["code"]) == (409, "calendar_in_use")
     assert "in schedule first" in response.json["detail"]
-    created(any_world, DATES)
+    create_calendar(any_world, DATES_CALENDAR)
     body = {"name": "x", "job": "export", "parameters": {"user_id": "u"}, "rule": rule, "calendar": "black-outs"}
     refused = any_world.client.post("/api/v1/schedules", json={**body, "exclude": ["offise"]})
     found = [(each["pointer"], each["code"]) for each in refused.json["errors"]]
     assert found == [("/exclude/0", "unknown_calendar"), ("/calendar", "not_allowed")]
 
 
-def test_schedules_follow_their_calendar(any_world: World) -> None:
-    created(any_world, holidays=[])
+def test_schedules_follow_their_calendar(any_world: ApiDriver) -> None:
+    create_calendar(any_world, holidays=[])
     rule = {"kind": "business_day", "n": 1, "time": "06:00"}
-    first = schedule(any_world, "first", rule, calendar="office", zone="Europe/Berlin")
-    weekly = schedule(any_world, "weekly", {"kind": "weekly", "days": ["monday"], "time": "06:00"}, exclude=["office"])
+    first = create_schedule(any_world, "first", rule, calendar="office", zone="Europe/Berlin")
+    weekly = create_schedule(any_world, "weekly", {"kind": "weekly", "days": ["monday"], "time": "06:00"}, exclude=["office"])
     before = dt.datetime.fromisoformat(first["next_at"])
-    assert change(any_world, {**OFFICE, "holidays": [], "closed": [before.date().isoformat()]}).status_code == 200
+    assert replace_calendar(any_world, {**BUSINESS_CALENDAR, "holidays": [], "closed": [before.date().isoformat()]}).status_code == 200
     after = any_world.client.get("/api/v1/schedules/first").json
     following = dt.datetime.fromisoformat(after["next_at"])
     assert before < following <= before + dt.timedelta(days=4)
@@ -239,10 +239,10 @@ def test_schedules_follow_their_calendar(any_world: World) -> None:
     assert any_world.client.get("/api/v1/schedules/weekly").json["next_at"] == weekly["next_at"]
 
 
-def test_what_is_due_is_settled_as_the_calendar_was(any_world: World) -> None:
-    created(any_world, holidays=[])
+def test_what_is_due_is_settled_as_the_calendar_was(any_world: ApiDriver) -> None:
+    create_calendar(any_world, holidays=[])
     rule = {"kind": "business_day", "n": 1, "time": "00:00"}
-    made = schedule(any_world, "first", rule, calendar="office")
+    made = create_schedule(any_world, "first", rule, calendar="office")
     now = SystemClock().now()
     begins = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     table = schema.job_schedules
@@ -250,12 +250,12 @@ def test_what_is_due_is_settled_as_the_calendar_was(any_world: World) -> None:
         # Nobody has looked since the beginning of the month, whose first business day was before today.
         values = {"settled_until": begins - dt.timedelta(days=40), "next_at": begins - dt.timedelta(days=39)}
         connection.execute(sa.update(table).where(table.c.id == made["id"]).values(values))
-    assert change(any_world, {"kind": "business", "weekend": []}).status_code == 200
+    assert replace_calendar(any_world, {"kind": "business", "weekend": []}).status_code == 200
     with any_world.database.read() as connection:
         ledger = sa.select(schema.occurrences.c.scheduled_for).where(schema.occurrences.c.schedule_id == made["id"])
         settled = list(connection.scalars(ledger.order_by(schema.occurrences.c.scheduled_for)))
         row = connection.execute(sa.select(table).where(table.c.id == made["id"])).one()
-        assert calendars.current(connection, ["office"])["office"][0] == 2
+        assert calendars.get_current_revisions(connection, ["office"])["office"][0] == 2
     assert settled
     assert all(moment.weekday() < 5 for moment in settled)
     assert row.settled_until >= now

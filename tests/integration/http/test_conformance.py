@@ -26,9 +26,9 @@ from jobworker.files.local import LocalFiles
 from jobworker.services import preparing
 from jobworker.store import schedules
 from jobworker.store.database import Database
-from tests.integration.http.conftest import World, seed, world_on
+from tests.integration.http.conftest import ApiDriver, insert_export_job, create_api_driver
 
-_CASES = int(os.environ.get("JOBWORKER_TEST_CASES", "10"))
+_CASE_COUNT = int(os.environ.get("JOBWORKER_TEST_CASES", "10"))
 
 #: The first ids that `_CountedIds` makes: executions, a schedule, a batch.
 _IDS = [f"00000000-0000-7000-8000-{number:012}" for number in range(1, 7)]
@@ -40,7 +40,7 @@ _API = schemathesis.openapi.from_path(
         {
             "seed": 1,
             "generation": {
-                "max-examples": _CASES,
+                "max-examples": _CASE_COUNT,
                 "deterministic": True,
                 "database": "none",
                 "dictionaries": {"string": {"dictionary": "words", "probability": 0.1}},
@@ -90,26 +90,26 @@ class _CountedIds(IdFactory):
 
 
 @pytest.fixture(scope="module")
-def furnished(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> Iterator[tuple[World, Path]]:
+def furnished(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> Iterator[tuple[ApiDriver, Path]]:
     """The application with something at each of its resources, and a copy of its database."""
     home = tmp_path_factory.mktemp("furnished")
     file = Path(shutil.copy(_sqlite_template, home / "jobworker.db"))
     database = Database(f"sqlite:///{file}")
     with pytest.MonkeyPatch.context() as patch:
         ids = _CountedIds()
-        patch.setattr(preparing, "_ids", ids)
+        patch.setattr(preparing, "_id_factory", ids)
         patch.setattr(schedules, "_ids", ids)
         # Else the stream of an execution that has not ended lasts for minutes.
-        patch.setattr(events, "_LONGEST", 0.0)
-        seed(database)
-        world = world_on(database, HOME=str(home))
-        _furnish(world, home)
-        _close(world)
+        patch.setattr(events, "_MAX_STREAM_SECONDS", 0.0)
+        insert_export_job(database)
+        world = create_api_driver(database, HOME=str(home))
+        _create_resources(world, home)
+        _close_engines(world)
         yield world, Path(shutil.copy(file, home / "copy.db"))
-        _close(world)
+        _close_engines(world)
 
 
-def _furnish(world: World, home: Path) -> None:
+def _create_resources(world: ApiDriver, home: Path) -> None:
     failed, succeeded, _ = (world.submit_accepted()["id"] for _ in range(3))
     ended = {"worker": "w1", "finished_at": SystemClock().now()}
     error = {"type": "OSError", "message": "no space", "traceback": None}
@@ -130,22 +130,22 @@ def _furnish(world: World, home: Path) -> None:
         assert response.status_code < 300, response.json
 
 
-def _close(world: World) -> None:
+def _close_engines(world: ApiDriver) -> None:
     """Close both engines: the last connection empties the write-ahead log."""
     world.database.dispose()
     world.app.extensions["jobworker"].database.dispose()
 
 
 @pytest.fixture
-def world(furnished: tuple[World, Path]) -> World:
+def world(furnished: tuple[ApiDriver, Path]) -> ApiDriver:
     """The application as it was before other operations changed something."""
     world, copy = furnished
-    _close(world)
+    _close_engines(world)
     shutil.copy(copy, copy.with_name("jobworker.db"))
     return world
 
 
 @_API.parametrize()
 @settings(suppress_health_check=list(HealthCheck))
-def test_every_answer_is_one_that_is_described(case: schemathesis.Case[Any], world: World) -> None:
+def test_every_answer_is_one_that_is_described(case: schemathesis.Case[Any], world: ApiDriver) -> None:
     case.call_and_validate(app=world.app)

@@ -16,11 +16,11 @@ from jobworker.api import events
 from jobworker.services import following, plans
 from jobworker.store import schema
 from jobworker.store.columns import Json
-from tests.integration.http.conftest import World
+from tests.integration.http.conftest import ApiDriver
 from tests.waiting import until
 
 #: What no GET reads: the relay does, or a POST.
-_NOT_READ = {
+_UNREAD_COLUMNS = {
     ("executions", name)
     for name in ("lost_attempts", "interrupted_attempts", "snoozed_attempts", "call", "log_dropped")
 } | {
@@ -35,11 +35,11 @@ _COLUMNS = [
     pytest.param(table.name, column.name, id=f"{table.name}.{column.name}")
     for table in schema.metadata.sorted_tables
     for column in table.c
-    if isinstance(column.type, Json) and (table.name, column.name) not in _NOT_READ
+    if isinstance(column.type, Json) and (table.name, column.name) not in _UNREAD_COLUMNS
 ]
 
 #: What each table is read through: lists, whose other item must be there, and the rest.
-_LISTS = {
+_LIST_PATHS = {
     "job_definitions": ("jobs", "schedules", "executions"),
     "job_revisions": ("jobs/bad/revisions",),
     "tasks": ("tasks", "jobs", "schedules"),
@@ -52,7 +52,7 @@ _LISTS = {
     "calendar_revisions": ("calendars/bad/revisions",),
     "batches": ("batches",),
 }
-_OTHERS = {
+_RELATED_PATHS = {
     "job_definitions": ("jobs/bad", "executions/{bad}/why", "executions/{bad}/changes", "jobs/bad/revisions"),
     "job_revisions": ("jobs/bad/revisions/1", "executions/{bad}/changes"),
     "tasks": ("tasks/bad", "jobs/bad"),
@@ -68,47 +68,47 @@ _OTHERS = {
     "batches": ("batches/{batch}",),
 }
 
-_DEEP = "[" * 900 + "]" * 900
+_DEEP_JSON = "[" * 900 + "]" * 900
 
 
-_WRONG: tuple[Any, ...] = (None, -1e30, "x", [{}], {"x": [None]})
+_WRONG_VALUES: tuple[Any, ...] = (None, -1e30, "x", [{}], {"x": [None]})
 
 
-def _malformed(content: Any) -> Iterator[str]:
+def _generate_malformed(original: Any) -> Iterator[str]:
     """JSON that is not what stood there: wrong types, missing and extra members, huge and deep values."""
     yield from ("null", "0", "-1.5", "true", '"text"', "[]", "{}", "[null]", "[{}]", '[["x"]]', '{"a": {"b": []}}')
-    yield from (_DEEP, '{"type": ' + _DEEP + "}", json.dumps("x" * 1_000_000), json.dumps({"name": "x" * 300_000}))
-    if isinstance(content, dict):
-        for name in content:
-            yield json.dumps({key: value for key, value in content.items() if key != name})
-            for wrong in _WRONG:
-                yield json.dumps({**content, name: wrong})
-        yield json.dumps({**content, "unknown": 1})
+    yield from (_DEEP_JSON, '{"type": ' + _DEEP_JSON + "}", json.dumps("x" * 1_000_000), json.dumps({"name": "x" * 300_000}))
+    if isinstance(original, dict):
+        for name in original:
+            yield json.dumps({key: value for key, value in original.items() if key != name})
+            for wrong in _WRONG_VALUES:
+                yield json.dumps({**original, name: wrong})
+        yield json.dumps({**original, "unknown": 1})
 
 
 #: What only SQLite can hold.
-_NO_JSON: tuple[Any, ...] = ("", "no JSON", "{", '{"a": 1', "NaN", '"\\ud800"', "[" * 5000, b"\xff\x00", 5, 1.5, "\0")
+_INVALID_JSON: tuple[Any, ...] = ("", "no JSON", "{", '{"a": 1', "NaN", '"\\ud800"', "[" * 5000, b"\xff\x00", 5, 1.5, "\0")
 
 
 @pytest.fixture(autouse=True)
 def _no_wait_for_late_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_GRACE", 0.0)
-    monkeypatch.setattr(following, "_LATEST_LINES", 0.0)
+    monkeypatch.setattr(events, "_LATE_LINES_SECONDS", 0.0)
+    monkeypatch.setattr(following, "_LOG_TIMEOUT_SECONDS", 0.0)
 
 
 @pytest.fixture
-def client(any_world: World) -> FlaskClient:
+def client(any_world: ApiDriver) -> FlaskClient:
     """A client that takes what it gets: a value that is shown as it stands may be of any form."""
     any_world.app.test_client_class = FlaskClient
     return any_world.app.test_client()
 
 
 @pytest.fixture
-def made(any_world: World) -> dict[str, str]:
-    return make_two_of_everything(any_world)
+def made(any_world: ApiDriver) -> dict[str, str]:
+    return create_two_of_everything(any_world)
 
 
-def make_two_of_everything(world: World) -> dict[str, str]:
+def create_two_of_everything(world: ApiDriver) -> dict[str, str]:
     """Two of everything; of each kind one is named `bad`."""
     names = {}
     world.insert_worker()
@@ -118,11 +118,11 @@ def make_two_of_everything(world: World) -> dict[str, str]:
     for name in ("bad", "good"):
         job = {"name": name, "task": "bad" if name == "bad" else task["name"], "retry": {"max_attempts": 3}}
         job |= {"concurrency": {"limit": 1}, "rate_limit": {"limit": 1, "per": 60}, "tags": ["x"]}
-        _created(world, "jobs", job)
-        _created(world, "calendars", {"name": name, "kind": "business", "holidays": [{"country": "DE"}]})
+        _create_resource(world, "jobs", job)
+        _create_resource(world, "calendars", {"name": name, "kind": "business", "holidays": [{"country": "DE"}]})
         rule = {"kind": "daily", "time": "02:00"}
         schedule = {"name": name, "job": "export", "rule": rule, "zone": "UTC", "require": [name]}
-        _created(world, "schedules", {**schedule, "parameters": {"user_id": "u"}})
+        _create_resource(world, "schedules", {**schedule, "parameters": {"user_id": "u"}})
         before = world.submit_accepted(job=name)["id"]
         world.enter_state(before, 1, "Succeeded", result={"n": 1})
         names[name] = world.submit_accepted(job=name, body={"parameters": {"user_id": "u"}, "retry": {"max_attempts": 2}})[
@@ -142,12 +142,12 @@ def make_two_of_everything(world: World) -> dict[str, str]:
     return names
 
 
-def _created(world: World, noun: str, body: dict[str, Any]) -> None:
+def _create_resource(world: ApiDriver, noun: str, body: dict[str, Any]) -> None:
     response = world.client.post(f"/api/v1/{noun}", json=body)
     assert response.status_code == 201, response.data
 
 
-def _row(table: sa.Table, made: dict[str, str]) -> Any:
+def _match_bad_row(table: sa.Table, names: dict[str, str]) -> Any:
     """The condition of the one row of a table that is made unreadable."""
     keys = {"job_definitions": "name", "tasks": "name", "job_schedules": "name", "calendars": "name"}
     keys |= {"job_revisions": "job", "calendar_revisions": "calendar"}
@@ -160,51 +160,51 @@ def _row(table: sa.Table, made: dict[str, str]) -> Any:
         )
     if table.name in ("transitions", "execution_logs"):
         last = table.c.state == "Failed" if table.name == "transitions" else sa.true()
-        return sa.and_(table.c.execution_id == made["bad"], last)
+        return sa.and_(table.c.execution_id == names["bad"], last)
     single: dict[str, tuple[str, Any]] = {"queues": ("name", "slow"), "rate_buckets": ("key", "good")}
-    single |= {"relay_state": ("id", 1), "dependencies": ("execution_id", made.get("child"))}
+    single |= {"relay_state": ("id", 1), "dependencies": ("execution_id", names.get("child"))}
     if table.name in single:
         name, value = single[table.name]
         return table.c[name] == value
-    found = {"executions": made["bad"], "batches": made["batch"], "workers": "w1"}
+    found = {"executions": names["bad"], "batches": names["batch"], "workers": "w1"}
     if table.name == "attempts":
-        return sa.and_(table.c.execution_id == made["bad"], table.c.attempt == 1)
+        return sa.and_(table.c.execution_id == names["bad"], table.c.attempt == 1)
     return table.c.id == found[table.name]
 
 
-def _items(response: Any) -> int:
+def _get_items(response: Any) -> int:
     return len(response.json["items"]) + len(response.json.get("unreadable", ()))
 
 
 @pytest.mark.parametrize(("table_name", "column"), _COLUMNS)
 def test_no_malformed_value_makes_a_get_fail(
-    any_world: World, client: FlaskClient, made: dict[str, str], table_name: str, column: str
+    any_world: ApiDriver, client: FlaskClient, made: dict[str, str], table_name: str, column: str
 ) -> None:
     table, sqlite = schema.metadata.tables[table_name], any_world.database.is_sqlite
-    where = _row(table, made)
+    where = _match_bad_row(table, made)
     with any_world.database.read() as connection:
         content = connection.scalar(sa.select(table.c[column]).where(where))
-    lists = [f"/api/v1/{path.format(**made)}" for path in _LISTS[table_name]]
-    others = [f"/api/v1/{path.format(**made)}" for path in _OTHERS.get(table_name, ())]
-    numbers = {url: _items(client.get(url)) for url in lists}
-    for value in (*_malformed(content), *(_NO_JSON if sqlite else ())):
+    lists = [f"/api/v1/{path.format(**made)}" for path in _LIST_PATHS[table_name]]
+    others = [f"/api/v1/{path.format(**made)}" for path in _RELATED_PATHS.get(table_name, ())]
+    numbers = {url: _get_items(client.get(url)) for url in lists}
+    for value in (*_generate_malformed(content), *(_INVALID_JSON if sqlite else ())):
         raw = sa.literal(value) if sqlite else sa.cast(sa.literal(value, sa.Text), postgresql.JSONB)
         with any_world.database.write() as connection:
             connection.execute(sa.update(table).where(where).values({column: sa.type_coerce(raw, sa.types.NullType())}))
-        plans._plans.clear()
+        plans._cache.clear()
         for url in lists:
             response = client.get(url)
             assert response.status_code == 200, (url, str(value)[:100], response.json)
             if "error_type" not in url:
-                assert _items(response) >= numbers[url], (url, str(value)[:100], response.json)
+                assert _get_items(response) >= numbers[url], (url, str(value)[:100], response.json)
         for url in others:
             response = client.get(url)
             assert response.status_code < 500, (url, str(value)[:100], response.data[:300])
 
 
-def test_an_unreadable_row_is_noted_logged_once_and_named_by_readyz(any_world: World) -> None:
+def test_an_unreadable_row_is_noted_logged_once_and_named_by_readyz(any_world: ApiDriver) -> None:
     for name in ("bad", "good"):
-        _created(any_world, "jobs", {"name": name, "task": "tasks.exports.export"})
+        _create_resource(any_world, "jobs", {"name": name, "task": "tasks.exports.export"})
     jobs = schema.job_definitions
     with any_world.database.write() as connection:
         good = connection.scalar(sa.select(jobs.c.definition).where(jobs.c.name == "bad"))
@@ -227,10 +227,10 @@ def test_an_unreadable_row_is_noted_logged_once_and_named_by_readyz(any_world: W
 
 
 #: What SQLite keeps in a column of any type; numbers become text in a column of text.
-_GARBAGE: tuple[Any, ...] = ("garbage", b"\xff\xfe", 10**17)
+_GARBAGE_VALUES: tuple[Any, ...] = ("garbage", b"\xff\xfe", 10**17)
 
 #: What reads the tables that have no JSON column, or none that a GET reads.
-_PLAIN = {
+_PLAIN_COLUMN_PATHS = {
     "queues": ("queues", "queues/slow", "jobs", "executions/{queued}/why", "executions/{queued}"),
     "dependencies": ("executions/{child}/dependencies", "executions/{child}/why", "executions/{child}"),
     "transitions": ("executions/{bad}/transitions", "executions/{bad}/events"),
@@ -241,13 +241,13 @@ _PLAIN = {
 }
 
 
-def make_rows_without_json(world: World, made: dict[str, str]) -> None:
+def create_rows_without_json(world: ApiDriver, names: dict[str, str]) -> None:
     """Make what `_PLAIN` reads."""
     now = dt.datetime.now(dt.UTC)
-    body = {"parameters": {"user_id": "u"}, "depends_on": [made["queued"]]}
-    made["child"] = world.submit_accepted(body=body)["id"]
-    made["waiting"] = world.submit_accepted(job="good", body={"parameters": {"user_id": "u"}})["id"]
-    world.insert_log_line(made["bad"], 1, "line")
+    body = {"parameters": {"user_id": "u"}, "depends_on": [names["queued"]]}
+    names["child"] = world.submit_accepted(body=body)["id"]
+    names["waiting"] = world.submit_accepted(job="good", body={"parameters": {"user_id": "u"}})["id"]
+    world.insert_log_line(names["bad"], 1, "line")
     world.create_queue("slow")
     with world.database.read() as connection:
         [schedule] = connection.scalars(
@@ -260,7 +260,7 @@ def make_rows_without_json(world: World, made: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def spoilt(world: World, column: Any, value: Any, where: Any) -> Iterator[None]:
+def corrupt_column(world: ApiDriver, column: Any, value: Any, where: Any) -> Iterator[None]:
     """Let a column of one row hold a value, as no code of this project makes it; of a key, in a copy of the row."""
     table = column.table
     names = [each.name for each in table.c]
@@ -289,14 +289,14 @@ def spoilt(world: World, column: Any, value: Any, where: Any) -> Iterator[None]:
             assert connection.execute(sa.update(table).where(*same).values({column.name: restored})).rowcount
 
 
-@pytest.mark.parametrize("table_name", [*_LISTS, *_PLAIN])
-def test_no_value_of_another_type_makes_a_get_fail(world: World, table_name: str) -> None:
-    made = make_two_of_everything(world)
-    make_rows_without_json(world, made)
+@pytest.mark.parametrize("table_name", [*_LIST_PATHS, *_PLAIN_COLUMN_PATHS])
+def test_no_value_of_another_type_makes_a_get_fail(world: ApiDriver, table_name: str) -> None:
+    made = create_two_of_everything(world)
+    create_rows_without_json(world, made)
     client = FlaskClient(world.app, world.app.response_class)
     table = schema.metadata.tables[table_name]
-    where = _row(table, made)
-    paths = (*_LISTS.get(table_name, ()), *_OTHERS.get(table_name, ()), *_PLAIN.get(table_name, ()))
+    where = _match_bad_row(table, made)
+    paths = (*_LIST_PATHS.get(table_name, ()), *_RELATED_PATHS.get(table_name, ()), *_PLAIN_COLUMN_PATHS.get(table_name, ()))
     urls = [path if path[0] == "/" else f"/api/v1/{path.format(**made)}" for path in paths]
     problems = []
     for column in table.c:
@@ -304,9 +304,9 @@ def test_no_value_of_another_type_makes_a_get_fail(world: World, table_name: str
         unique = (table_name, column.name) in {("relay_state", "id"), ("job_schedules", "id")}
         if isinstance(column.type, Json) or unique or (column.primary_key and column.foreign_keys):
             continue
-        for value in _GARBAGE[:2] if column.type.python_type is str else _GARBAGE:
-            with spoilt(world, column, value, where):
-                plans._plans.clear()
+        for value in _GARBAGE_VALUES[:2] if column.type.python_type is str else _GARBAGE_VALUES:
+            with corrupt_column(world, column, value, where):
+                plans._cache.clear()
                 for url in (*urls, "/metrics"):
                     response = client.get(url)
                     if (response.status_code >= 500 and url != "/readyz") or b"internal_error" in response.data:
@@ -315,7 +315,7 @@ def test_no_value_of_another_type_makes_a_get_fail(world: World, table_name: str
     assert b"internal_error" not in client.get("/readyz").data
 
 
-def test_a_line_that_cannot_be_read_does_not_end_a_log(world: World) -> None:
+def test_a_line_that_cannot_be_read_does_not_end_a_log(world: ApiDriver) -> None:
     execution = world.submit_accepted()["id"]
     for number in range(1, 6):
         world.insert_log_line(execution, number, f"line {number}")

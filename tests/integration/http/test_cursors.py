@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from jobworker.store.pages import Listing
-from tests.integration.http.conftest import World
+from jobworker.store.pages import Paginator
+from tests.integration.http.conftest import ApiDriver
 
 _NUL = "a\0b"
 _IDS = ("", "x", _NUL, "0" * 36, "é" * 300)
@@ -17,12 +17,12 @@ _POSITIONS = ("", "1", "1.x", "x.1", ".", "1.2.3", _NUL, "9" * 30 + ".1", "1." +
 _BOOKMARKS = (*_IDS, "{id} yesterday", "{id} 2026-01-01T00:00:00", _NUL + " ")
 
 
-def _forged(name: str, filters: Mapping[str, Any], key: str) -> str:
-    return Listing(name, filters, str).build_cursor(key)
+def _forge_cursor(name: str, filters: Mapping[str, Any], key: str) -> str:
+    return Paginator(name, filters, str).build_cursor(key)
 
 
 @pytest.fixture
-def made(any_world: World) -> dict[str, str]:
+def made(any_world: ApiDriver) -> dict[str, str]:
     """What URLs and listings name: an execution, and a schedule with its id."""
     execution = any_world.submit_accepted()["id"]
     schedule = {"name": "nightly", "job": "export", "rule": {"kind": "daily", "time": "02:00"}, "zone": "UTC"}
@@ -56,7 +56,7 @@ _LISTS: tuple[tuple[str, str, dict[str, str], tuple[str, ...]], ...] = (
 )
 
 
-def test_every_list_refuses_forged_keys(any_world: World, made: dict[str, str]) -> None:
+def test_every_list_refuses_forged_keys(any_world: ApiDriver, made: dict[str, str]) -> None:
     described = any_world.client.get("/openapi.json").json["paths"].values()
     paged = [
         each for each in described if "cursor" in {one["name"] for one in each.get("get", {}).get("parameters", ())}
@@ -66,13 +66,13 @@ def test_every_list_refuses_forged_keys(any_world: World, made: dict[str, str]) 
         known = {key: value.format(**made) for key, value in filters.items()}
         for key in keys:
             url = f"/api/v1/{path.format(**made)}"
-            response = any_world.client.get(url, query_string={"cursor": _forged(name, known, key)})
+            response = any_world.client.get(url, query_string={"cursor": _forge_cursor(name, known, key)})
             assert (response.status_code, response.json["code"]) == (422, "invalid_cursor"), (url, key)
 
 
 @pytest.mark.parametrize(("path", "name"), [("executions/cancel", "cancel"), ("dead-letters/discard", "dead-letters")])
-def test_actions_on_many_refuse_forged_bookmarks(any_world: World, made: dict[str, str], path: str, name: str) -> None:
+def test_actions_on_many_refuse_forged_bookmarks(any_world: ApiDriver, made: dict[str, str], path: str, name: str) -> None:
     for key in _BOOKMARKS:
-        forged = _forged(name, {}, key.format(**made) if "{" in key else key)
+        forged = _forge_cursor(name, {}, key.format(**made) if "{" in key else key)
         response = any_world.client.post(f"/api/v1/{path}", json={"all": True, "cursor": forged})
         assert (response.status_code, response.json["code"]) == (422, "invalid_cursor"), key

@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from jobworker.api import documentation, problems
-from tests.integration.http.conftest import World
+from tests.integration.http.conftest import ApiDriver
 
-FROZEN = Path("docs/openapi.json")
+FROZEN_DESCRIPTION = Path("docs/openapi.json")
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,13 @@ def test_it_is_openapi_3_1(document: dict[str, Any]) -> None:
 
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
-    references = set(re.findall(r'"\$ref": ?"#/components/schemas/(\w+)"', FROZEN.read_text()))
+    references = set(re.findall(r'"\$ref": ?"#/components/schemas/(\w+)"', FROZEN_DESCRIPTION.read_text()))
     assert references
     assert references <= set(document["components"]["schemas"])
 
 
 def test_the_frozen_copy_is_up_to_date() -> None:
-    assert FROZEN.read_bytes() == documentation.describe(), "python -m jobworker.api > docs/openapi.json"
+    assert FROZEN_DESCRIPTION.read_bytes() == documentation.describe(), "python -m jobworker.api > docs/openapi.json"
 
 
 def test_every_operation_has_a_name_and_a_summary_of_its_own(operations: dict[str, Any]) -> None:
@@ -78,11 +78,11 @@ def test_every_operation_documents_its_problems(operations: dict[str, Any]) -> N
             assert {"412", "428"} <= set(answers), name
         for status, answer in answers.items():
             if int(status) >= 400 and name != "GET /readyz":
-                assert list(answer["content"]) == [problems.MEDIA_TYPE], (name, status)
+                assert list(answer["content"]) == [problems.PROBLEM_MEDIA_TYPE], (name, status)
                 assert re.search(r"`\w+`", answer["description"]), (name, status)
 
 
-def test_every_route_is_described(world: World, operations: dict[str, Any]) -> None:
+def test_every_route_is_described(world: ApiDriver, operations: dict[str, Any]) -> None:
     hidden = {"/openapi.json", "/docs", "/docs/start.js", "/docs/<string:name>"}
     routes = {
         f"{method} {re.sub('<.+?>', '{}', rule.rule)}"
@@ -93,11 +93,11 @@ def test_every_route_is_described(world: World, operations: dict[str, Any]) -> N
     assert routes == {re.sub("{.+?}", "{}", name) for name in operations}
 
 
-def test_it_is_served(world: World) -> None:
-    assert world.client.get("/openapi.json").data == FROZEN.read_bytes()
+def test_it_is_served(world: ApiDriver) -> None:
+    assert world.client.get("/openapi.json").data == FROZEN_DESCRIPTION.read_bytes()
 
 
-def test_the_page_loads_nothing_from_elsewhere(world: World) -> None:
+def test_the_page_loads_nothing_from_elsewhere(world: ApiDriver) -> None:
     page = world.client.get("/docs")
     assert page.mimetype == "text/html"
     assert "default-src 'self'" in page.headers["Content-Security-Policy"]

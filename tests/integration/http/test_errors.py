@@ -11,10 +11,10 @@ from flask import Flask
 from jobworker.store import executions, schema
 from jobworker.store.database import Database
 from jobworker.web import create_app
-from tests.integration.http.conftest import World, seed, settings, world_on
+from tests.integration.http.conftest import ApiDriver, insert_export_job, make_settings, create_api_driver
 
-JSON = "application/json"
-SUBMIT = "/api/v1/jobs/export/executions"
+JSON_MEDIA_TYPE = "application/json"
+SUBMIT_PATH = "/api/v1/jobs/export/executions"
 
 
 @pytest.mark.parametrize(
@@ -25,16 +25,16 @@ SUBMIT = "/api/v1/jobs/export/executions"
         ("GET", "/docs/secret.txt", 404, "route_not_found"),
         ("GET", "/docs/..%2f..%2fetc%2fpasswd", 404, "route_not_found"),
         ("DELETE", "/api/v1/jobs", 405, "method_not_allowed"),
-        ("GET", SUBMIT, 405, "method_not_allowed"),
+        ("GET", SUBMIT_PATH, 405, "method_not_allowed"),
         ("BREW", "/", 405, "method_not_allowed"),
     ],
 )
-def test_what_is_not_there(world: World, method: str, path: str, status: int, code: str) -> None:
+def test_what_is_not_there(world: ApiDriver, method: str, path: str, status: int, code: str) -> None:
     response = world.client.open(path, method=method)
     assert (response.status_code, response.json["code"]) == (status, code)
 
 
-def test_a_name_with_nul_in_a_path_does_not_exist(any_world: World) -> None:
+def test_a_name_with_nul_in_a_path_does_not_exist(any_world: ApiDriver) -> None:
     span = "?from=2026-01-01&to=2026-02-01"
     read = set()
     for rule in any_world.app.url_map.iter_rules():
@@ -53,17 +53,17 @@ def test_a_name_with_nul_in_a_path_does_not_exist(any_world: World) -> None:
 
 
 #: As they stand in a URL: not ASCII, half a surrogate pair, no UTF-8, NUL, digits of another script, too many digits.
-_UNUSUAL = ("", "%C3%A9", "%ED%A0%80", "%FF", "%00", "%D9%A3", "9" * 5000, "-1", "1e999", "%2B", "%F0%9F%92%A9")
+_UNUSUAL_SEGMENTS = ("", "%C3%A9", "%ED%A0%80", "%FF", "%00", "%D9%A3", "9" * 5000, "-1", "1e999", "%2B", "%F0%9F%92%A9")
 
 
-def test_no_value_in_a_url_is_too_unusual(any_world: World) -> None:
+def test_no_value_in_a_url_is_too_unusual(any_world: ApiDriver) -> None:
     """A value that is refused, or names nothing, is the client's mistake, and told as that."""
     for template, item in any_world.client.get("/openapi.json").json["paths"].items():
         path = template.replace("{number}", "9" * 30)
         path = re.sub(r"{\w+}", "export", path)
         for method in item.keys() - {"parameters"}:
             names = [each["name"] for each in item[method].get("parameters", ()) if each["in"] == "query"]
-            for query in ("", *(f"{name}={value}" for name in names for value in _UNUSUAL)):
+            for query in ("", *(f"{name}={value}" for name in names for value in _UNUSUAL_SEGMENTS)):
                 body: dict[str, Any] = {} if method == "get" else {"json": {}}
                 response = any_world.client.open(f"{path}?{query}", method=method.upper(), **body)
                 assert response.status_code < 500 or path == "/readyz", (method, path, query)
@@ -73,8 +73,8 @@ def test_no_value_in_a_url_is_too_unusual(any_world: World) -> None:
 
 def test_requests_for_other_hosts_and_of_other_sites_are_refused(sqlite_database: Database) -> None:
     """Without a body as well, and whatever its type says: a web page can send these."""
-    seed(sqlite_database)
-    world = world_on(sqlite_database, HOSTS="jobs.example.com")
+    insert_export_job(sqlite_database)
+    world = create_api_driver(sqlite_database, HOSTS="jobs.example.com")
     pause = "/api/v1/queues/critical/pause"
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     for headers, status, code in (
@@ -91,8 +91,8 @@ def test_requests_for_other_hosts_and_of_other_sites_are_refused(sqlite_database
     assert world.client.post(pause, headers={"Host": "jobs.example.com"}).status_code == 200
 
 
-def test_a_wrong_method_is_told_the_right_ones(world: World) -> None:
-    assert set(world.client.get(SUBMIT).headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
+def test_a_wrong_method_is_told_the_right_ones(world: ApiDriver) -> None:
+    assert set(world.client.get(SUBMIT_PATH).headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_a_wrong_method_is_told_the_right_ones(world: World) -> None:
         (b'{"priority": ' + b"9" * 1_000_000 + b"}", "not valid JSON"),
     ],
 )
-def test_bodies_that_are_not_json_as_we_take_it(world: World, body: bytes, detail: str) -> None:
-    response = world.client.post("/api/v1/jobs", data=body, content_type=JSON)
+def test_bodies_that_are_not_json_as_we_take_it(world: ApiDriver, body: bytes, detail: str) -> None:
+    response = world.client.post("/api/v1/jobs", data=body, content_type=JSON_MEDIA_TYPE)
     assert (response.status_code, response.json["code"]) == (400, "invalid_json")
     assert detail in response.json["detail"]
 
@@ -136,15 +136,15 @@ def test_bodies_that_are_not_json_as_we_take_it(world: World, body: bytes, detai
     ],
 )
 def test_a_value_that_cannot_be_kept_is_refused_at_its_place(
-    world: World, body: bytes, pointer: str, detail: str
+    world: ApiDriver, body: bytes, pointer: str, detail: str
 ) -> None:
-    response = world.client.post("/api/v1/jobs", data=body, content_type=JSON)
+    response = world.client.post("/api/v1/jobs", data=body, content_type=JSON_MEDIA_TYPE)
     assert (response.status_code, response.json["code"]) == (400, "invalid_json")
     assert [(each["pointer"], each["code"]) for each in response.json["errors"]] == [(pointer, "not_kept")]
     assert detail in response.json["detail"]
 
 
-def test_the_largest_numbers_and_many_digits_in_text_are_fine(any_world: World) -> None:
+def test_the_largest_numbers_and_many_digits_in_text_are_fine(any_world: ApiDriver) -> None:
     options: list[Any] = [2**64 - 1, -(2**63), 1.5e300, "123456789012345678901234567890", {"ü": None}, "a:b", ":"]
     options += [json.loads("[" * 96 + "]" * 96), {"__type__": "uuid"}]
     made = any_world.submit_accepted({"parameters": {"user_id": "u", "options": options}})
@@ -153,19 +153,19 @@ def test_the_largest_numbers_and_many_digits_in_text_are_fine(any_world: World) 
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
-def test_a_body_that_is_said_to_be_something_else(world: World, content_type: str) -> None:
-    response = world.client.post(SUBMIT, data=b'{"parameters": {}}', content_type=content_type)
+def test_a_body_that_is_said_to_be_something_else(world: ApiDriver, content_type: str) -> None:
+    response = world.client.post(SUBMIT_PATH, data=b'{"parameters": {}}', content_type=content_type)
     assert (response.status_code, response.json["code"]) == (415, "unsupported_media_type")
 
 
-def test_a_suffix_of_json_is_json(world: World) -> None:
+def test_a_suffix_of_json_is_json(world: ApiDriver) -> None:
     body = b'{"parameters": {"user_id": "u"}}'
-    assert world.client.post(SUBMIT, data=body, content_type="application/vnd.x+json; charset=utf-8").status_code == 202
+    assert world.client.post(SUBMIT_PATH, data=body, content_type="application/vnd.x+json; charset=utf-8").status_code == 202
 
 
 def test_a_body_that_is_too_large(sqlite_database: Database) -> None:
-    seed(sqlite_database)
-    world = world_on(sqlite_database, MAX_BODY="2000")
+    insert_export_job(sqlite_database)
+    world = create_api_driver(sqlite_database, MAX_BODY="2000")
     response = world.submit({"parameters": {"user_id": "u" * 3000}})
     assert (response.status_code, response.json["code"]) == (413, "body_too_large")
     assert world.submit({"parameters": {"user_id": "u" * 1000}}).status_code == 202
@@ -174,12 +174,12 @@ def test_a_body_that_is_too_large(sqlite_database: Database) -> None:
 class TestRequestId:
     """X-Request-ID."""
 
-    def test_a_sane_one_is_taken_over(self, world: World) -> None:
+    def test_a_sane_one_is_taken_over(self, world: ApiDriver) -> None:
         response = world.client.get("/nothing", headers={"X-Request-ID": "abc-123"})
         assert (response.headers["X-Request-ID"], response.json["request_id"]) == ("abc-123", "abc-123")
 
     @pytest.mark.parametrize("given", [None, "", "a b", "x" * 129, "<script>", "-first"])
-    def test_another_is_replaced(self, world: World, given: str | None) -> None:
+    def test_another_is_replaced(self, world: ApiDriver, given: str | None) -> None:
         headers = {} if given is None else {"X-Request-ID": given}
         first, second = (world.client.get("/healthz", headers=headers).headers["X-Request-ID"] for _ in range(2))
         assert first != second
@@ -187,11 +187,11 @@ class TestRequestId:
         assert len(first) == 32
 
 
-def test_an_unexpected_error_is_logged_and_shows_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_logged_and_shows_nothing(world: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     def explode(*_: Any, **__: Any) -> None:
         raise RuntimeError("the secret is 42")
 
-    monkeypatch.setattr(executions, "page", explode)
+    monkeypatch.setattr(executions, "list_page", explode)
     with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
         response = world.client.get("/api/v1/executions", headers={"X-Request-ID": "it-was-me"})
     assert (response.status_code, response.json["code"]) == (500, "internal_error")
@@ -202,20 +202,20 @@ def test_an_unexpected_error_is_logged_and_shows_nothing(world: World, monkeypat
     assert "the secret is 42" in str(line["exc_info"])
 
 
-def _without(database_url: str, table: str) -> Flask:
+def _drop_table(database_url: str, table: str) -> Flask:
     database = Database(database_url)
     with database.write() as connection:
         schema.metadata.tables[table].drop(connection)
     database.dispose()
-    return create_app(settings(database_url))
+    return create_app(make_settings(database_url))
 
 
 def test_a_database_that_fails_is_busy_not_broken(sqlite_url: str) -> None:
-    response = _without(sqlite_url, "workers").test_client().get("/api/v1/executions")
+    response = _drop_table(sqlite_url, "workers").test_client().get("/api/v1/executions")
     assert response.status_code == 200
-    response = _without(sqlite_url, "execution_logs").test_client().get(f"/api/v1/executions/{'0' * 8}")
+    response = _drop_table(sqlite_url, "execution_logs").test_client().get(f"/api/v1/executions/{'0' * 8}")
     assert response.status_code == 404
-    broken = _without(sqlite_url, "tasks").test_client().get("/api/v1/tasks")
+    broken = _drop_table(sqlite_url, "tasks").test_client().get("/api/v1/tasks")
     assert (broken.status_code, broken.json["code"]) == (503, "database_unavailable")  # type: ignore[index]
     assert broken.headers["Retry-After"] == "2"
 
@@ -224,7 +224,7 @@ def test_a_database_without_our_schema_is_refused_until_it_has_it(tmp_path: Any)
     from jobworker.store import migrate
 
     url = f"sqlite:///{tmp_path}/new.db"
-    client = create_app(settings(url)).test_client()
+    client = create_app(make_settings(url)).test_client()
     response: Any = client.get("/api/v1/jobs")
     assert (response.status_code, response.json["code"]) == (503, "busy")
     assert "/readyz" in response.json["detail"]

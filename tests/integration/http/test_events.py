@@ -7,29 +7,29 @@ import pytest
 
 from jobworker.api.room import MAX_STREAMS
 from jobworker.clock import ManualClock
-from jobworker.domain.job_log import Dropped
+from jobworker.domain.job_log import DroppedLines
 from jobworker.services import following
 from jobworker.store import log_lines
 from tests.conftest import NOW
-from tests.integration.http.conftest import World
-from tests.integration.http.reading import Event, read
+from tests.integration.http.conftest import ApiDriver
+from tests.integration.http.reading import ServerSentEvent, parse_events
 
 FAILURE = {"type": "E", "message": "no", "traceback": ""}
 
 
-class Stream:
+class EventStreamReader:
     """The events of one execution, read one at a time; the clock runs only while somebody waits."""
 
-    def __init__(self, world: World, execution: str, last: str | None = None) -> None:
+    def __init__(self, world: ApiDriver, execution: str, last: str | None = None) -> None:
         headers = {} if last is None else {"Last-Event-ID": last}
         self.response = world.client.get(f"/api/v1/executions/{execution}/events", headers=headers, buffered=False)
-        self.events: Iterator[Event] = read(self.response.response)
+        self.events: Iterator[ServerSentEvent] = parse_events(self.response.response)
 
-    def read_next(self) -> Event:
+    def read_next(self) -> ServerSentEvent:
         """The next event."""
         return next(self.events)
 
-    def read_rest(self) -> list[Event]:
+    def read_rest(self) -> list[ServerSentEvent]:
         """All that still comes until the stream ends."""
         return list(self.events)
 
@@ -39,17 +39,17 @@ class Stream:
 
 
 @pytest.fixture
-def patient(any_world: World) -> World:
+def patient(any_world: ApiDriver) -> ApiDriver:
     """A world whose clock moves by itself, so that no test waits; once on SQLite and once on PostgreSQL."""
     any_world.app.extensions["jobworker"].clock = ManualClock(any_world.app.extensions["jobworker"].clock.now())
     return any_world
 
 
-def _told(found: list[Event]) -> list[Any]:
+def _list_content(found: list[ServerSentEvent]) -> list[Any]:
     return [each.data.get("state") or each.data.get("message") or each.data.get("done") or each.kind for each in found]
 
 
-def test_the_whole_story_of_an_execution_that_ended(patient: World) -> None:
+def test_the_whole_story_of_an_execution_that_ended(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     patient.enter_state(made, 1, "Running", progress={"attempt": 1, "done": 2, "total": 2, "message": None})
     patient.enter_state(made, 1, "Retrying", error=FAILURE)
@@ -58,15 +58,15 @@ def test_the_whole_story_of_an_execution_that_ended(patient: World) -> None:
     patient.insert_log_line(made, 2, "two")
     patient.enter_state(made, 2, "Running")
     patient.enter_state(made, 2, "Succeeded")
-    found = Stream(patient, made).read_rest()
+    found = EventStreamReader(patient, made).read_rest()
     expected = ["Queued", "Running", "Retrying", "Queued", "Running", 2, "one", "two", "Succeeded", "end"]
-    assert _told(found) == expected
+    assert _list_content(found) == expected
     assert [each.kind for each in found] == ["state"] * 5 + ["progress", "log", "log", "state", "end"]
 
 
-def test_what_happens_is_told_as_it_happens(patient: World) -> None:
+def test_what_happens_is_told_as_it_happens(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
-    stream = Stream(patient, made)
+    stream = EventStreamReader(patient, made)
     assert stream.read_next().data["state"] == "Queued"
     patient.enter_state(made, 1, "Running")
     assert stream.read_next().data["state"] == "Running"
@@ -79,9 +79,9 @@ def test_what_happens_is_told_as_it_happens(patient: World) -> None:
     assert [each.kind for each in stream.read_rest()] == ["end"]
 
 
-def test_metadata_is_told_as_a_whole_whenever_it_changes(patient: World) -> None:
+def test_metadata_is_told_as_a_whole_whenever_it_changes(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
-    stream = Stream(patient, made)
+    stream = EventStreamReader(patient, made)
     assert stream.read_next().kind == "state"
     for metadata in ({"page": 1}, {"page": 2, "of": 3}):
         patient.update_execution(made, metadata=metadata)
@@ -89,137 +89,137 @@ def test_metadata_is_told_as_a_whole_whenever_it_changes(patient: World) -> None
         assert (event.kind, event.data) == ("metadata", metadata)
     assert patient.client.get(f"/api/v1/executions/{made}").json["metadata"] == {"page": 2, "of": 3}
     patient.enter_state(made, 1, "Succeeded")
-    assert _told(stream.read_rest()) == ["Succeeded", "end"]
+    assert _list_content(stream.read_rest()) == ["Succeeded", "end"]
 
 
-def test_a_stream_waits_for_lines_that_are_known_to_come(patient: World) -> None:
+def test_a_stream_waits_for_lines_that_are_known_to_come(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     patient.enter_state(made, 1, "Succeeded", event_id="2000-1")
-    _logged_through(patient, "2000-0")
-    stream = Stream(patient, made)
+    _get_last_log_seq(patient, "2000-0")
+    stream = EventStreamReader(patient, made)
     assert [stream.read_next().data["state"] for _ in range(2)] == ["Queued", "Succeeded"]
     assert stream.read_next().kind == "comment", "ten seconds, and still there"
     patient.insert_log_line(made, 1, "a line that travelled slowly")
-    _logged_through(patient, "2000-1")
-    assert _told(stream.read_rest()) == ["a line that travelled slowly", "end"]
+    _get_last_log_seq(patient, "2000-1")
+    assert _list_content(stream.read_rest()) == ["a line that travelled slowly", "end"]
 
 
-def test_but_not_for_ever(patient: World) -> None:
+def test_but_not_for_ever(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     patient.enter_state(made, 1, "Succeeded", event_id="2000-1")
-    _logged_through(patient, "1999-7")
-    assert [each.kind for each in Stream(patient, made).read_rest()] == ["state", "state", *["comment"] * 5, "end"]
+    _get_last_log_seq(patient, "1999-7")
+    assert [each.kind for each in EventStreamReader(patient, made).read_rest()] == ["state", "state", *["comment"] * 5, "end"]
 
 
-def _logged_through(world: World, event_id: str) -> None:
+def _get_last_log_seq(world: ApiDriver, event_id: str) -> None:
     with world.database.write() as connection:
         connection.exec_driver_sql(f"UPDATE relay_state SET logged_through = '{event_id}'")
 
 
-def _mark(world: World, execution: str, lines: int) -> str:
-    mark = log_lines.cut_mark(execution, Dropped(lines, lines), 1, NOW)
+def _insert_log_lines(world: ApiDriver, execution: str, lines: int) -> str:
+    mark = log_lines.build_truncation_mark(execution, DroppedLines(lines, lines), 1, NOW)
     with world.database.write() as connection:
-        log_lines.put_cut_marks(connection, [mark])
+        log_lines.replace_truncation_marks(connection, [mark])
     return mark.message
 
 
-def test_a_full_log_says_so_at_once_and_counts_at_the_end(patient: World) -> None:
+def test_a_full_log_says_so_at_once_and_counts_at_the_end(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     patient.insert_log_line(made, 1, "one")
-    first = _mark(patient, made, 3)
-    stream = Stream(patient, made)
+    first = _insert_log_lines(patient, made, 3)
+    stream = EventStreamReader(patient, made)
     events = [stream.read_next() for _ in range(3)]
-    assert _told(events) == ["Queued", "one", first]
-    _mark(patient, made, 4)
+    assert _list_content(events) == ["Queued", "one", first]
+    _insert_log_lines(patient, made, 4)
     patient.enter_state(made, 1, "Running")
     assert stream.read_next().data["state"] == "Running"
-    last = _mark(patient, made, 5)
+    last = _insert_log_lines(patient, made, 5)
     patient.enter_state(made, 1, "Succeeded")
-    assert _told(stream.read_rest()) == [last, "Succeeded", "end"]
+    assert _list_content(stream.read_rest()) == [last, "Succeeded", "end"]
     # Whoever saw the first word of it comes upon the last, and whoever saw that one has seen all.
-    again = Stream(patient, made, events[-1].id).read_rest()
-    assert _told(again) == ["Running", last, "Succeeded", "end"]
-    assert _told(Stream(patient, made, again[1].id).read_rest()) == ["Succeeded", "end"]
+    again = EventStreamReader(patient, made, events[-1].id).read_rest()
+    assert _list_content(again) == ["Running", last, "Succeeded", "end"]
+    assert _list_content(EventStreamReader(patient, made, again[1].id).read_rest()) == ["Succeeded", "end"]
 
 
-def test_lines_that_arrive_after_the_end_are_told_too(patient: World) -> None:
+def test_lines_that_arrive_after_the_end_are_told_too(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     patient.enter_state(made, 1, "Succeeded")
-    stream = Stream(patient, made)
+    stream = EventStreamReader(patient, made)
     assert [stream.read_next().data["state"] for _ in range(2)] == ["Queued", "Succeeded"]
     patient.insert_log_line(made, 9, "late")
-    assert _told(stream.read_rest()) == ["late", "end"]
+    assert _list_content(stream.read_rest()) == ["late", "end"]
 
 
-def test_a_client_goes_on_where_it_left(patient: World) -> None:
+def test_a_client_goes_on_where_it_left(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     patient.enter_state(made, 1, "Running")
     for number in range(3):
         patient.insert_log_line(made, number, f"line {number}")
     patient.enter_state(made, 1, "Succeeded")
-    whole = [each for each in Stream(patient, made).read_rest() if each.id]
+    whole = [each for each in EventStreamReader(patient, made).read_rest() if each.id]
     for number, event in enumerate(whole):
-        again = [each for each in Stream(patient, made, event.id).read_rest() if each.id]
+        again = [each for each in EventStreamReader(patient, made, event.id).read_rest() if each.id]
         assert again == whole[number + 1 :]
 
 
-def test_many_lines_come_in_their_order(patient: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "_LINES", 10)
+def test_many_lines_come_in_their_order(patient: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_MAX_LINES_PER_POLL", 10)
     made = patient.submit_accepted()["id"]
     for number in range(35):
         patient.insert_log_line(made, number, f"line {number}")
     patient.enter_state(made, 1, "Succeeded")
-    found = Stream(patient, made).read_rest()
+    found = EventStreamReader(patient, made).read_rest()
     assert [each.data["message"] for each in found if each.kind == "log"] == [f"line {n}" for n in range(35)]
 
 
 @pytest.mark.parametrize("bookmark", ["", "7", "1.1", "1.1~x", "a.b~", "1.1~1~1", "9" * 500])
-def test_an_id_of_no_stream_is_refused(world: World, bookmark: str) -> None:
+def test_an_id_of_no_stream_is_refused(world: ApiDriver, bookmark: str) -> None:
     made = world.submit_accepted()["id"]
     response = world.client.get(f"/api/v1/executions/{made}/events", headers={"Last-Event-ID": bookmark})
     assert (response.status_code, response.json["code"]) == (422, "invalid_cursor")
     assert response.json["errors"][0]["pointer"] == "Last-Event-ID"
 
 
-def test_silence_is_filled_with_comments(patient: World) -> None:
-    stream = Stream(patient, patient.submit_accepted()["id"])
+def test_silence_is_filled_with_comments(patient: ApiDriver) -> None:
+    stream = EventStreamReader(patient, patient.submit_accepted()["id"])
     assert stream.read_next().kind == "state"
     assert stream.read_next().kind == "comment"
     assert stream.read_next().kind == "comment"
 
 
-def test_there_are_never_more_streams_than_there_is_room_for(patient: World) -> None:
+def test_there_are_never_more_streams_than_there_is_room_for(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     room = patient.app.extensions["jobworker"]
     for number in range(MAX_STREAMS - 1):
         room.streams.take(f"192.0.2.{number % 8}")
-    last = Stream(patient, made)
+    last = EventStreamReader(patient, made)
     refused = patient.client.get(f"/api/v1/executions/{made}/events")
     assert (refused.status_code, refused.json["code"], refused.headers["Retry-After"]) == (503, "busy", "2")
     last.close()
-    another = Stream(patient, made)
+    another = EventStreamReader(patient, made)
     assert another.response.status_code == 200
     another.close()
 
 
-def test_open_streams_are_counted(patient: World) -> None:
+def test_open_streams_are_counted(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
-    stream = Stream(patient, made)
+    stream = EventStreamReader(patient, made)
     assert "jobworker_event_streams 1.0" in patient.client.get("/metrics").text
     stream.close()
     assert "jobworker_event_streams 0.0" in patient.client.get("/metrics").text
 
 
-def test_a_stream_is_not_cached(patient: World) -> None:
-    stream = Stream(patient, patient.submit_accepted()["id"])
+def test_a_stream_is_not_cached(patient: ApiDriver) -> None:
+    stream = EventStreamReader(patient, patient.submit_accepted()["id"])
     assert stream.response.mimetype == "text/event-stream"
     assert stream.response.headers["Cache-Control"] == "no-store"
     stream.close()
 
 
-def test_data_are_one_line_of_json(patient: World) -> None:
+def test_data_are_one_line_of_json(patient: ApiDriver) -> None:
     made = patient.submit_accepted()["id"]
     patient.insert_log_line(made, 1, "two\nlines\r\nand ünïcode\u2028")
     patient.enter_state(made, 1, "Succeeded")
-    [line] = [each for each in Stream(patient, made).read_rest() if each.kind == "log"]
+    [line] = [each for each in EventStreamReader(patient, made).read_rest() if each.kind == "log"]
     assert line.data["message"] == "two\nlines\r\nand ünïcode\u2028"

@@ -8,10 +8,10 @@ from jobworker.store import schema
 from jobworker.store.database import Database
 from jobworker.store.read_limit import ReadLimit
 from tests.conftest import NOW
-from tests.integration.http.conftest import World
+from tests.integration.http.conftest import ApiDriver
 
 
-def test_bodies_are_limited_by_what_the_resource_takes(world: World) -> None:
+def test_bodies_are_limited_by_what_the_resource_takes(world: ApiDriver) -> None:
     many = b'{"executions":[' + b"[]," * 400_000 + b"[]]}"
     headers = {"Content-Type": "application/json"}
     batch = world.client.post("/api/v1/executions/batch", data=many, headers=headers)
@@ -20,7 +20,7 @@ def test_bodies_are_limited_by_what_the_resource_takes(world: World) -> None:
     assert (single.status_code, single.json["code"]) == (413, "body_too_large")
 
 
-def test_few_large_bodies_are_worked_off_at_a_time(world: World) -> None:
+def test_few_large_bodies_are_worked_off_at_a_time(world: ApiDriver) -> None:
     large = world.app.extensions["jobworker"].large_bodies
     places = [large.acquire(blocking=False) for _ in range(4)]
     assert all(places)
@@ -31,7 +31,7 @@ def test_few_large_bodies_are_worked_off_at_a_time(world: World) -> None:
     assert world.client.post("/api/v1/executions/batch", json=body).status_code == 202
 
 
-def test_a_page_of_large_items_is_short_and_the_next_goes_on_after_it(world: World) -> None:
+def test_a_page_of_large_items_is_short_and_the_next_goes_on_after_it(world: ApiDriver) -> None:
     body = {"executions": [{"job": "export", "parameters": {"user_id": "u" * 60_000}}] * 40}
     made = world.client.post("/api/v1/executions/batch", json=body).json["ids"]
     found, pages = [], 0
@@ -45,7 +45,7 @@ def test_a_page_of_large_items_is_short_and_the_next_goes_on_after_it(world: Wor
     assert (sorted(found), pages) == (sorted(made), 3)
 
 
-def test_a_name_that_does_not_exist_costs_the_same_among_very_many(any_world: World) -> None:
+def test_a_name_that_does_not_exist_costs_the_same_among_very_many(any_world: ApiDriver) -> None:
     schedules, spec = schema.job_schedules, {"name": "x", "job": "export", "rule": {}}
     fixed = {"job": "export", "owner": "api", "revision": 1, "spec": spec, "enabled": False, "state": "active"}
     fixed |= {"settled_until": NOW, "runs": 0, "failures": 0, "created_at": NOW, "changed_at": NOW}
@@ -61,7 +61,7 @@ def test_a_name_that_does_not_exist_costs_the_same_among_very_many(any_world: Wo
     assert response.json["detail"].endswith("lists all of them")
 
 
-def test_a_list_that_takes_too_long_says_what_to_filter_by(world: World) -> None:
+def test_a_list_that_takes_too_long_says_what_to_filter_by(world: ApiDriver) -> None:
     body = {"executions": [{"job": "export", "parameters": {"user_id": "u"}}] * 5000}
     assert world.client.post("/api/v1/executions/batch", json=body).status_code == 202
     assert world.client.get("/api/v1/executions?queue=nothing").json["items"] == []
@@ -72,7 +72,7 @@ def test_a_list_that_takes_too_long_says_what_to_filter_by(world: World) -> None
     assert len(world.client.get("/api/v1/executions?limit=10").json["items"]) == 10
 
 
-def test_invented_methods_share_one_label(world: World) -> None:
+def test_invented_methods_share_one_label(world: ApiDriver) -> None:
     for number in range(5):
         world.client.open("/api/v1/jobs", method=f"INVENTED{number}")
     metrics = world.client.get("/metrics").text

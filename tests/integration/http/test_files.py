@@ -11,7 +11,7 @@ import pytest
 from jobworker.clock import SystemClock
 from jobworker.files.local import LocalFiles
 from jobworker.store.database import Database
-from tests.integration.http.conftest import World, seed, world_on
+from tests.integration.http.conftest import ApiDriver, insert_export_job, create_api_driver
 
 HERE = socket.gethostname()
 
@@ -23,32 +23,32 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def world(database: Database, home: Path) -> World:
+def world(database: Database, home: Path) -> ApiDriver:
     """The application with that home, once on SQLite and once on PostgreSQL."""
-    seed(database)
-    return world_on(database, HOME=str(home))
+    insert_export_job(database)
+    return create_api_driver(database, HOME=str(home))
 
 
 @pytest.fixture
-def execution(world: World) -> str:
+def execution(world: ApiDriver) -> str:
     """An execution that has succeeded."""
     made: str = world.submit_accepted()["id"]
     world.enter_state(made, 1, "Succeeded", worker="w1", finished_at=SystemClock().now())
     return made
 
 
-def _ran_on(world: World, host: str) -> None:
+def _set_worker_host(world: ApiDriver, host: str) -> None:
     if not world.count_rows("workers"):
         world.insert_worker("w1")
     with world.database.write() as connection:
         connection.exec_driver_sql(f"UPDATE workers SET host = '{host}'")
 
 
-def _get(world: World, execution: str, name: str, **options: Any) -> Any:
+def _get_file(world: ApiDriver, execution: str, name: str, **options: Any) -> Any:
     return world.client.get(f"/api/v1/executions/{execution}/files/{name}", **options)
 
 
-def test_a_long_result_is_named_and_can_be_downloaded(world: World, execution: str, home: Path) -> None:
+def test_a_long_result_is_named_and_can_be_downloaded(world: ApiDriver, execution: str, home: Path) -> None:
     text = b'"' + b"x" * 100_000 + b'"'
     file = LocalFiles(home, execution).save_result(1, text)
     saved = home / "files" / execution / file["name"]
@@ -67,7 +67,7 @@ def test_a_long_result_is_named_and_can_be_downloaded(world: World, execution: s
     assert world.client.get(url, headers={"If-None-Match": '"other"'}).status_code == 200
 
 
-def test_no_browser_takes_a_file_for_a_page(world: World, execution: str, home: Path) -> None:
+def test_no_browser_takes_a_file_for_a_page(world: ApiDriver, execution: str, home: Path) -> None:
     LocalFiles(home, execution).save('na"me;é.html', "<script>alert(1)</script>")
     [item] = world.client.get(f"/api/v1/executions/{execution}/files").json["items"]
     answer = world.client.get(item["links"]["self"])
@@ -77,7 +77,7 @@ def test_no_browser_takes_a_file_for_a_page(world: World, execution: str, home: 
     assert answer.headers["Content-Disposition"].startswith("attachment;")
 
 
-def test_files_are_listed_by_name_page_by_page(world: World, execution: str, home: Path) -> None:
+def test_files_are_listed_by_name_page_by_page(world: ApiDriver, execution: str, home: Path) -> None:
     files = LocalFiles(home, execution)
     for name in ("b.txt", "a.txt", "c.txt"):
         files.save(name, name)
@@ -91,46 +91,46 @@ def test_files_are_listed_by_name_page_by_page(world: World, execution: str, hom
     assert (item["size"], item["sha256"], item["host"], item["here"]) == (5, None, HERE, True)
 
 
-def test_an_execution_without_files_has_an_empty_list(world: World, execution: str) -> None:
+def test_an_execution_without_files_has_an_empty_list(world: ApiDriver, execution: str) -> None:
     assert world.client.get(f"/api/v1/executions/{execution}/files").json == {"items": [], "next": None}
-    answer = _get(world, execution, "none.txt")
+    answer = _get_file(world, execution, "none.txt")
     assert (answer.status_code, answer.json["code"]) == (404, "file_not_found")
 
 
-def test_a_result_on_another_host_is_listed_and_not_pretended(world: World, execution: str) -> None:
+def test_a_result_on_another_host_is_listed_and_not_pretended(world: ApiDriver, execution: str) -> None:
     file = {"name": "result-1.json", "size": 100_000, "sha256": "ab", "host": "far-away"}
     world.update_execution(execution, result_file=file)
     [item] = world.client.get(f"/api/v1/executions/{execution}/files").json["items"]
     assert (item["here"], item["host"], item["modified_at"]) == (False, "far-away", None)
-    answer = _get(world, execution, "result-1.json")
+    answer = _get_file(world, execution, "result-1.json")
     assert (answer.status_code, answer.json["code"]) == (404, "file_elsewhere")
     assert f"$JOBWORKER_HOME/files/{execution}/result-1.json on far-away" in answer.json["detail"]
     assert HERE in answer.json["detail"]
 
 
-def test_other_files_of_another_host_are_not_known_here(world: World, execution: str) -> None:
-    _ran_on(world, "far-away")
-    answer = _get(world, execution, "report.csv")
+def test_other_files_of_another_host_are_not_known_here(world: ApiDriver, execution: str) -> None:
+    _set_worker_host(world, "far-away")
+    answer = _get_file(world, execution, "report.csv")
     assert answer.json["code"] == "file_elsewhere"
     assert "ran on far-away" in answer.json["detail"]
-    _ran_on(world, HERE)
-    assert _get(world, execution, "report.csv").json["code"] == "file_not_found"
+    _set_worker_host(world, HERE)
+    assert _get_file(world, execution, "report.csv").json["code"] == "file_not_found"
 
 
 @pytest.mark.parametrize(
     "name", ["..", "%2e%2e", "..%2f..%2fsecret", "%2fetc%2fpasswd", ".hidden", "a%00b", "a%0ab", "folder", "x" * 256]
 )
-def test_no_name_leads_out_of_the_folder(world: World, execution: str, home: Path, name: str) -> None:
+def test_no_name_leads_out_of_the_folder(world: ApiDriver, execution: str, home: Path, name: str) -> None:
     LocalFiles(home, execution).save("a.txt", "a")
     (home / "secret").write_text("secret")
     (home / "files" / execution / ".hidden").write_text("secret")
     (home / "files" / execution / "folder").mkdir()
-    answer = _get(world, execution, name)
+    answer = _get_file(world, execution, name)
     assert answer.status_code in (404, 308), answer.data
     assert b"secret" not in answer.data
 
 
-def test_a_link_that_a_job_left_leads_nowhere(world: World, execution: str, home: Path) -> None:
+def test_a_link_that_a_job_left_leads_nowhere(world: ApiDriver, execution: str, home: Path) -> None:
     LocalFiles(home, execution).save("a.txt", "a")
     folder = home / "files" / execution
     (home / "secret").write_text("secret")
@@ -140,10 +140,10 @@ def test_a_link_that_a_job_left_leads_nowhere(world: World, execution: str, home
         "a.txt"
     ]
     for name in ("link", "pipe"):
-        assert _get(world, execution, name).json["code"] == "file_not_found"
+        assert _get_file(world, execution, name).json["code"] == "file_not_found"
 
 
-def test_files_of_nobody(world: World) -> None:
+def test_files_of_nobody(world: ApiDriver) -> None:
     for execution in ("nobody", "..", "00000000-0000-7000-8000-000000000000"):
         for path in ("files", "files/a.txt"):
             answer = world.client.get(f"/api/v1/executions/{execution}/{path}")

@@ -14,14 +14,14 @@ from jobworker.services import doctor
 from jobworker.services.doctor import Level
 from jobworker.store import migrate
 from jobworker.store.database import Database
-from tests.conftest import lacks
-from tests.integration.http.conftest import seed, settings, world_on
-from tests.integration.http.test_operations import _alive, _failed
-from tests.servers import RedisServer, running
+from tests.conftest import skip_or_fail
+from tests.integration.http.conftest import insert_export_job, make_settings, create_api_driver
+from tests.integration.http.test_operations import _record_activity, _list_failed_checks
+from tests.servers import RedisServer, run_server
 from tests.waiting import until
 
 #: Of the file system (MiB): the database, Redis's data, and some room.
-_SIZE = 16
+_DISK_MEGABYTES = 16
 
 
 @pytest.fixture
@@ -29,15 +29,15 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE}m", "jobworker-test", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MEGABYTES}m", "jobworker-test", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode:
-        lacks(f"a small file system cannot be mounted here (root only): {done.stderr.strip()}")
+        skip_or_fail(f"a small file system cannot be mounted here (root only): {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def _fill(path: Path) -> None:
+def _fill_disk(path: Path) -> None:
     """To the last byte."""
     with path.open("ab", buffering=0) as file:
         for size in (1024 * 1024, 4096, 1):
@@ -51,32 +51,32 @@ def test_a_full_disk_is_named_and_left_behind(disk: Path) -> None:
     url = f"sqlite:///{disk}/jobworker.db"
     migrate.upgrade(url)
     database, server = Database(url), RedisServer(disk / "redis", persistent=True)
-    seed(database)
-    with running(server):
+    insert_export_job(database)
+    with run_server(server):
         given = {"REDIS_URL": server.url, "HOME": str(disk / "home"), "MAX_BODY": "100000"}
-        world = world_on(database, **given)
+        world = create_api_driver(database, **given)
         world.insert_worker()
-        _alive(world)
+        _record_activity(world)
         assert world.client.get("/readyz").status_code == 200
 
-        _alive(world, turned=60)
-        _fill(disk / "filling")
+        _record_activity(world, relay_age=60)
+        _fill_disk(disk / "filling")
         with server.create_client() as client:
             client.set("anything", os.urandom(10_000))
         assert world.submit().status_code == 503
-        until(lambda: {"database", "disk", "redis"} <= _failed(world.client.get("/readyz")), what="all to be noticed")
+        until(lambda: {"database", "disk", "redis"} <= _list_failed_checks(world.client.get("/readyz")), what="all to be noticed")
         response = world.client.get("/readyz")
         assert (response.status_code, response.json["status"]) == (503, "unready")
-        assert _failed(response) == {"database", "disk", "redis", "relay"}
+        assert _list_failed_checks(response) == {"database", "disk", "redis", "relay"}
         told = {name: check["detail"] for name, check in response.json["checks"].items()}
         assert told["database"].startswith(f"the database ({disk}) takes no writes: database or disk is full")
         assert f"0 MiB free for database in {disk}, 0 MiB free for files in {disk}/home" in told["disk"]
         assert "MISCONF" in told["redis"]
         assert "aof_last_write_status err" in told["redis"]
-        found = list(doctor.examine(settings(url, **given), SystemClock()))
+        found = list(doctor.examine_installation(make_settings(url, **given), SystemClock()))
         assert {"database", "disk", "redis"} <= {each.subject for each in found if each.level is Level.FAIL}
 
         (disk / "filling").unlink()
-        until(lambda: not _failed(world.client.get("/readyz")) - {"relay"}, what="all to be well again")
+        until(lambda: not _list_failed_checks(world.client.get("/readyz")) - {"relay"}, what="all to be well again")
         assert world.submit().status_code == 202
     database.dispose()

@@ -14,8 +14,8 @@ import httpx
 import orjson
 import pytest
 
-from tests.conftest import lacks
-from tests.integration.http.conftest import World
+from tests.conftest import skip_or_fail
+from tests.integration.http.conftest import ApiDriver
 
 _DESCRIPTION = Path("docs/openapi.json").resolve()
 
@@ -23,7 +23,7 @@ _DESCRIPTION = Path("docs/openapi.json").resolve()
 _TYPESCRIPT = ("openapi-typescript@7.13.0", "typescript@5.9.3")
 
 #: npm downloads 10 MB (s).
-_LONGEST_INSTALL = 90
+_INSTALL_TIMEOUT_SECONDS = 90
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
         del sys.modules[name]
 
 
-def _module(name: str) -> Any:
+def _import_module(name: str) -> Any:
     return importlib.import_module(f"generated_client.{name}")
 
 
@@ -62,37 +62,37 @@ def test_a_python_client_has_every_operation(package: ModuleType, operations: se
     made = {path.stem: path for path in Path(folder, "api").glob("*/*.py") if path.stem != "__init__"}
     assert made.keys() == operations
     for path in made.values():
-        assert callable(_module(f"api.{path.parent.name}.{path.stem}").sync_detailed)
+        assert callable(_import_module(f"api.{path.parent.name}.{path.stem}").sync_detailed)
 
 
-def test_a_python_client_works(package: ModuleType, world: World) -> None:
+def test_a_python_client_works(package: ModuleType, world: ApiDriver) -> None:
     parameters = {"user_id": "u-17", "options": [1, None, {"deep": True}]}
-    asked = _module("models").SubmissionBody.from_dict({"parameters": parameters, "delay": "PT1H"})
+    asked = _import_module("models").SubmissionBody.from_dict({"parameters": parameters, "delay": "PT1H"})
     transport = httpx.WSGITransport(app=world.app)
     with package.Client("http://localhost", httpx_args={"transport": transport}) as client:
-        submitted = _module("api.submissions.submit").sync_detailed("export", client=client, body=asked)
+        submitted = _import_module("api.submissions.submit").sync_detailed("export", client=client, body=asked)
         assert submitted.status_code == 202
-        found = _module("api.executions.get_execution").sync(submitted.parsed.id, client=client)
+        found = _import_module("api.executions.get_execution").sync(submitted.parsed.id, client=client)
         assert (found.state, found.parameters.to_dict()["options"]) == ("Scheduled", parameters["options"])
-        refused = _module("api.submissions.submit").sync("nothing", client=client)
+        refused = _import_module("api.submissions.submit").sync("nothing", client=client)
         assert refused.code == "job_not_found"
-        business = _module("models").CalendarBody.from_dict({"name": "office", "kind": "business", "opened": []})
-        made = _module("api.calendars.create_calendar").sync(client=client, body=business)
+        business = _import_module("models").CalendarBody.from_dict({"name": "office", "kind": "business", "opened": []})
+        made = _import_module("api.calendars.create_calendar").sync(client=client, body=business)
         assert made.weekend == ["saturday", "sunday"]
-        listed = _module("api.executions.list_executions").sync(client=client, limit=1)
+        listed = _import_module("api.executions.list_executions").sync(client=client, limit=1)
         assert [each.id for each in listed.items] == [found.id]
 
 
 def test_a_typescript_client_has_every_operation(tmp_path: Path, operations: set[str]) -> None:
     npm = shutil.which("npm")
     if npm is None:
-        lacks("npm is not installed (Debian: apt-get install npm)")
+        skip_or_fail("npm is not installed (Debian: apt-get install npm)")
     options = ["--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock", "--prefix", str(tmp_path)]
-    installed = _run(npm, "install", *options, *_TYPESCRIPT)
+    installed = _run_command(npm, "install", *options, *_TYPESCRIPT)
     if installed.returncode:
-        lacks(f"npm cannot install {' '.join(_TYPESCRIPT)}: {installed.stderr[-500:]}")
+        skip_or_fail(f"npm cannot install {' '.join(_TYPESCRIPT)}: {installed.stderr[-500:]}")
     programs, made = tmp_path / "node_modules" / ".bin", tmp_path / "client.ts"
-    generated = _run(str(programs / "openapi-typescript"), str(_DESCRIPTION), "--output", str(made))
+    generated = _run_command(str(programs / "openapi-typescript"), str(_DESCRIPTION), "--output", str(made))
     told = generated.stdout + generated.stderr
     assert generated.returncode == 0, told
     assert not re.search(r"warn|⚠|✘", told, re.IGNORECASE), told
@@ -101,9 +101,9 @@ def test_a_typescript_client_has_every_operation(tmp_path: Path, operations: set
         set(re.findall(r"^    (\w+): \{$", text[text.index("export interface operations") :], re.MULTILINE))
         == operations
     )
-    checked = _run(str(programs / "tsc"), "--strict", "--noEmit", str(made))
+    checked = _run_command(str(programs / "tsc"), "--strict", "--noEmit", str(made))
     assert checked.returncode == 0, checked.stdout
 
 
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_INSTALL, check=False)
+def _run_command(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_SECONDS, check=False)

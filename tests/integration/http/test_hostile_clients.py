@@ -9,12 +9,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jobworker.api.room import MAX_STREAMS_OF_ONE
+from jobworker.api.room import MAX_STREAMS_PER_CLIENT
 from jobworker.store.database import Database
-from tests.integration.http.conftest import seed, served
-from tests.waiting import PATIENCE, until
+from tests.integration.http.conftest import insert_export_job, run_web_client
+from tests.waiting import TIMEOUT_SECONDS, until
 
-_SUBMISSION = "/api/v1/jobs/export/executions"
+_SUBMIT_PATH = "/api/v1/jobs/export/executions"
 
 
 @pytest.fixture(scope="module")
@@ -24,35 +24,35 @@ def server(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> 
     url = f"sqlite:///{folder / 'jobworker.db'}"
     (folder / "jobworker.db").write_bytes(_sqlite_template.read_bytes())
     database = Database(url)
-    seed(database)
+    insert_export_job(database)
     database.dispose()
-    with served(folder, url) as client:
+    with run_web_client(folder, url) as client:
         yield client
 
 
-def _submit(server: httpx.Client) -> httpx.Response:
-    return server.post(_SUBMISSION, json={"parameters": {"user_id": "u"}})
+def _submit_execution(server: httpx.Client) -> httpx.Response:
+    return server.post(_SUBMIT_PATH, json={"parameters": {"user_id": "u"}})
 
 
-def _address(server: httpx.Client) -> tuple[str, int]:
+def _get_address(server: httpx.Client) -> tuple[str, int]:
     return server.base_url.host, server.base_url.port or 80
 
 
-def _head(headers: str) -> str:
+def _make_request_head(headers: str) -> str:
     """A submission of which the body does not come."""
     more = "Content-Type: application/json\r\nContent-Length: 1000000"
-    return f"POST {_SUBMISSION} HTTP/1.1\r\n{headers}\r\n{more}\r\n\r\n{{"
+    return f"POST {_SUBMIT_PATH} HTTP/1.1\r\n{headers}\r\n{more}\r\n\r\n{{"
 
 
 def test_unfinished_bodies_take_no_thread(server: httpx.Client) -> None:
-    head = _head("Host: localhost")
+    head = _make_request_head("Host: localhost")
     with ExitStack() as unfinished:
         for _ in range(150):
-            connection = unfinished.enter_context(socket.create_connection(_address(server), PATIENCE))
+            connection = unfinished.enter_context(socket.create_connection(_get_address(server), TIMEOUT_SECONDS))
             connection.sendall(head.encode())
         for _ in range(5):
             assert server.get("/healthz").status_code == 200
-            assert _submit(server).status_code == 202
+            assert _submit_execution(server).status_code == 202
 
 
 @pytest.mark.parametrize(
@@ -66,31 +66,31 @@ def test_unfinished_bodies_take_no_thread(server: httpx.Client) -> None:
 def test_a_request_of_another_site_is_refused_before_its_body_is_read(
     server: httpx.Client, headers: str, code: str
 ) -> None:
-    with socket.create_connection(_address(server), PATIENCE) as connection:
-        connection.sendall(_head(headers).encode())
+    with socket.create_connection(_get_address(server), TIMEOUT_SECONDS) as connection:
+        connection.sendall(_make_request_head(headers).encode())
         assert code in connection.recv(10_000).decode()
 
 
 def test_a_body_that_is_too_large_is_not_waited_for(server: httpx.Client) -> None:
-    with socket.create_connection(_address(server), PATIENCE) as connection:
+    with socket.create_connection(_get_address(server), TIMEOUT_SECONDS) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n{")
         assert b"body_too_large" in connection.recv(10_000)
 
 
 def test_many_streams_of_one_client_leave_places_for_others(server: httpx.Client) -> None:
-    made = _submit(server).json()["id"]
+    made = _submit_execution(server).json()["id"]
     with ExitStack() as streams:
         statuses = []
         for _ in range(64):
-            connection = streams.enter_context(socket.create_connection(_address(server), PATIENCE))
+            connection = streams.enter_context(socket.create_connection(_get_address(server), TIMEOUT_SECONDS))
             connection.sendall(f"GET /api/v1/executions/{made}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             statuses.append(int(connection.recv(12).split()[1]))
-        assert statuses == [200] * MAX_STREAMS_OF_ONE + [429] * (64 - MAX_STREAMS_OF_ONE)
+        assert statuses == [200] * MAX_STREAMS_PER_CLIENT + [429] * (64 - MAX_STREAMS_PER_CLIENT)
         refused = server.get(f"/api/v1/executions/{made}/events")
         assert (refused.status_code, refused.json()["code"]) == (429, "too_many_streams")
         assert "retry-after" in refused.headers
         assert server.get("/healthz").status_code == 200
-        assert _submit(server).status_code == 202
+        assert _submit_execution(server).status_code == 202
 
 
 def test_invented_methods_make_no_series(server: httpx.Client) -> None:
@@ -116,8 +116,8 @@ def test_paths_are_decoded_as_by_any_wsgi_server(server: httpx.Client, path: str
     assert (response.status_code, response.json().get("code")) == (status, code)
 
 
-def _answer(server: httpx.Client, request: bytes, ends: bool = False) -> bytes:
-    with socket.create_connection(_address(server), PATIENCE) as connection:
+def _read_response(server: httpx.Client, request: bytes, ends: bool = False) -> bytes:
+    with socket.create_connection(_get_address(server), TIMEOUT_SECONDS) as connection:
         connection.sendall(request)
         if ends:
             connection.shutdown(socket.SHUT_WR)
@@ -127,15 +127,15 @@ def _answer(server: httpx.Client, request: bytes, ends: bool = False) -> bytes:
 @pytest.mark.parametrize("chunks", [b"", b"1f\r\n", b'5\r\n{"par', b"zz\r\n{}\r\n0\r\n\r\n"])
 def test_a_body_in_chunks_that_breaks_off_starts_nothing(server: httpx.Client, chunks: bytes) -> None:
     fields = "Host: localhost", "Connection: close", "Content-Type: application/json", "Transfer-Encoding: chunked"
-    head = "\r\n".join([f"POST {_SUBMISSION} HTTP/1.1", *fields, "", ""]).encode()
+    head = "\r\n".join([f"POST {_SUBMIT_PATH} HTTP/1.1", *fields, "", ""]).encode()
     before = server.get("/metrics").text
-    assert b" 202 " not in _answer(server, head + chunks, ends=True)
-    until(lambda: _submissions(server.get("/metrics").text, 400) == _submissions(before, 400) + 1)
+    assert b" 202 " not in _read_response(server, head + chunks, ends=True)
+    until(lambda: _count_submissions(server.get("/metrics").text, 400) == _count_submissions(before, 400) + 1)
     body = b'{"parameters":{"user_id":"u"}}'
-    assert b" 202 " in _answer(server, head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+    assert b" 202 " in _read_response(server, head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
 
 
-def _submissions(metrics: str, status: int) -> float:
+def _count_submissions(metrics: str, status: int) -> float:
     """How many submissions were answered so."""
     found = re.search(
         rf'requests_total{{.*route="/api/v1/jobs/<string:name>/executions",status="{status}"}} (.*)', metrics
@@ -144,15 +144,15 @@ def _submissions(metrics: str, status: int) -> float:
 
 
 def test_a_key_that_is_not_ascii_is_refused(server: httpx.Client) -> None:
-    head = f"POST {_SUBMISSION} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n"
-    answer = _answer(server, head.encode() + b"Idempotency-Key: \xc3\xa4\r\n\r\n")
+    head = f"POST {_SUBMIT_PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n"
+    answer = _read_response(server, head.encode() + b"Idempotency-Key: \xc3\xa4\r\n\r\n")
     assert b" 422 " in answer.splitlines()[0]
     assert b"the header idempotency-key may have printable ASCII characters only" in answer
 
 
 @pytest.mark.parametrize("path", ["/healthz?\xe4", "/api/v1/executions?job=\xe4"])
 def test_a_query_that_is_not_encoded_is_read(server: httpx.Client, path: str) -> None:
-    answer = _answer(server, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    answer = _read_response(server, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
     assert answer.split()[1] in (b"200", b"422")
 
 

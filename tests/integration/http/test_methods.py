@@ -4,28 +4,28 @@ from typing import Any
 
 import pytest
 
-from tests.integration.http.conftest import World
+from tests.integration.http.conftest import ApiDriver
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "OPTIONS")
 
 #: What nothing is named. Names of actions take the place of ids and names, too.
-_UNUSED = "00000000-0000-7000-8000-000000000000"
+_UNUSED_ID = "00000000-0000-7000-8000-000000000000"
 
 
-def _paths(world: World) -> dict[str, set[str]]:
+def _list_paths(world: ApiDriver) -> dict[str, set[str]]:
     """Each path of the description with one thing in its braces, and its methods."""
     found: dict[str, set[str]] = {}
     for template, item in world.client.get("/openapi.json").json["paths"].items():
         path = template.replace("{number}", "1")
         while "{" in path:
-            path = path[: path.index("{")] + _UNUSED + path[path.index("}") + 1 :]
+            path = path[: path.index("{")] + _UNUSED_ID + path[path.index("}") + 1 :]
         methods = {method.upper() for method in item if method != "parameters"}
         found[path] = methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())
     return found
 
 
-def test_allow_lists_what_a_resource_does(world: World) -> None:
-    for path, methods in _paths(world).items():
+def test_allow_lists_what_a_resource_does(world: ApiDriver) -> None:
+    for path, methods in _list_paths(world).items():
         told = world.client.options(path).headers["Allow"]
         assert set(told.split(", ")) == methods, path
         for method in set(_METHODS) - methods:
@@ -37,13 +37,13 @@ def test_allow_lists_what_a_resource_does(world: World) -> None:
 
 
 @pytest.mark.parametrize("word", ["batch", "cancel"])
-def test_an_action_on_executions_is_no_execution(world: World, word: str) -> None:
+def test_an_action_on_executions_is_no_execution(world: ApiDriver, word: str) -> None:
     response = world.client.get(f"/api/v1/executions/{word}")
     assert (response.status_code, set(response.headers["Allow"].split(", "))) == (405, {"OPTIONS", "POST"})
     assert world.client.get(f"/api/v1/executions/{word}/attempts").json["code"] == "route_not_found"
 
 
-def test_no_schedule_is_called_like_an_action(world: World) -> None:
+def test_no_schedule_is_called_like_an_action(world: ApiDriver) -> None:
     rule = {"kind": "daily", "time": "02:00"}
     body: dict[str, Any] = {"name": "preview", "job": "export", "rule": rule, "parameters": {"user_id": "u"}}
     response = world.client.post("/api/v1/schedules", json=body)

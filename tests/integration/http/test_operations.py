@@ -12,74 +12,74 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from jobworker.clock import SystemClock
-from jobworker.domain.schedule import Owner, parse
+from jobworker.domain.schedule import ScheduleOwner, parse
 from jobworker.domain.zones import DATA_VERSION
 from jobworker.store import schedules, schema, zone_data
 from jobworker.store.database import Database
 from jobworker.transport import keys
 from jobworker.web import create_app
-from tests.integration.http.conftest import World, seed, settings, world_on
+from tests.integration.http.conftest import ApiDriver, insert_export_job, make_settings, create_api_driver
 from tests.servers import PostgresServer, RedisServer
 
 
-def _alive(world: World, turned: float = 0, ticked: float = 0) -> None:
+def _record_activity(world: ApiDriver, relay_age: float = 0, beat_age: float = 0) -> None:
     """Let relay and beat have shown themselves so many seconds ago."""
     now = SystemClock().now()
-    values = {"turned_at": now - dt.timedelta(seconds=turned), "beat_tick_at": now - dt.timedelta(seconds=ticked)}
+    values = {"turned_at": now - dt.timedelta(seconds=relay_age), "beat_tick_at": now - dt.timedelta(seconds=beat_age)}
     with world.database.write() as connection:
         connection.execute(sa.update(schema.relay_state).values(**values))
 
 
 @pytest.fixture
-def ready(any_database_world: World) -> World:
+def ready(any_database_world: ApiDriver) -> ApiDriver:
     """A world in which everything is there."""
-    _alive(any_database_world)
+    _record_activity(any_database_world)
     any_database_world.insert_worker()
     return any_database_world
 
 
 @pytest.fixture
-def any_database_world(database: Database, redis_url: str) -> World:
+def any_database_world(database: Database, redis_url: str) -> ApiDriver:
     """The application on either database, with a Redis."""
-    seed(database)
-    return world_on(database, REDIS_URL=redis_url)
+    insert_export_job(database)
+    return create_api_driver(database, REDIS_URL=redis_url)
 
 
-def _failed(response: Any) -> set[str]:
+def _list_failed_checks(response: Any) -> set[str]:
     return {name for name, check in response.json["checks"].items() if check["status"] == "failed"}
 
 
-def test_the_signpost_leads_somewhere(world: World) -> None:
+def test_the_signpost_leads_somewhere(world: ApiDriver) -> None:
     links = world.client.get("/").json["links"]
     assert {world.client.get(link).status_code for link in links.values()} <= {200, 503}
 
 
 def test_alive_asks_nobody(tmp_path: Any) -> None:
-    unreachable = settings(f"sqlite:///{tmp_path}/not/there.db")
+    unreachable = make_settings(f"sqlite:///{tmp_path}/not/there.db")
     assert create_app(unreachable).test_client().get("/healthz").status_code == 200
 
 
-def test_ready_when_everything_is_there(ready: World) -> None:
+def test_ready_when_everything_is_there(ready: ApiDriver) -> None:
     response = ready.client.get("/readyz")
-    assert (response.status_code, response.json["status"], _failed(response)) == (200, "ready", set())
+    assert (response.status_code, response.json["status"], _list_failed_checks(response)) == (200, "ready", set())
     named = {"database", "disk", "migrations", "redis", "relay", "beat", "workers", "schedules"}
     named |= {"time_zone_data", "content"}
     assert set(response.json["checks"]) == named
     assert response.json["checks"]["time_zone_data"]["detail"] == DATA_VERSION
 
 
-def test_a_name_of_beat_that_is_no_utf_8_keeps_no_check_from_answering(ready: World, redis_url: str) -> None:
+def test_a_name_of_beat_that_is_no_utf_8_keeps_no_check_from_answering(ready: ApiDriver, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.hset(keys.BEAT, mapping={"leader": b"beat\xff", "zone_data": b"2024b\xfe"})
     response = ready.client.get("/readyz")
-    assert (response.status_code, response.json["status"], _failed(response)) == (200, "ready", set())
+    assert (response.status_code, response.json["status"], _list_failed_checks(response)) == (200, "ready", set())
     assert r"2024b\xfe: beat beat\xff" in response.json["checks"]["time_zone_data"]["detail"]
 
 
-def test_hosts_with_other_time_zone_data_are_named(ready: World, redis_url: str) -> None:
+def test_hosts_with_other_time_zone_data_are_named(ready: ApiDriver, redis_url: str) -> None:
     with ready.database.write() as connection:
         connection.execute(sa.update(schema.relay_state).values(leader="alpha:7"))
-        zone_data.note(connection, "2020a (tzdata 2020.1)", b"")
+        zone_data.upsert(connection, "2020a (tzdata 2020.1)", b"")
         connection.execute(sa.update(schema.workers).values(host="beta", zone_data="2024b (tzdata 2024.2)"))
     with redis.Redis.from_url(redis_url) as client:
         client.hset(keys.BEAT, mapping={"leader": "gamma:9", "zone_data": "2024b (tzdata 2024.2)"})
@@ -95,7 +95,7 @@ def test_hosts_with_other_time_zone_data_are_named(ready: World, redis_url: str)
     assert [each["why"] for each in logged if each["event"] == "health_warning"].count(told) == 1
 
 
-def test_content_that_the_relay_skips_is_named_and_does_not_make_it_unready(ready: World) -> None:
+def test_content_that_the_relay_skips_is_named_and_does_not_make_it_unready(ready: ApiDriver) -> None:
     problem = {"what": "redis key jw:worker:w9", "detail": "it is no announcement of a worker", "at": "2026-01-01"}
     with ready.database.write() as connection:
         connection.execute(sa.update(schema.relay_state).values(problems=[problem]))
@@ -105,125 +105,125 @@ def test_content_that_the_relay_skips_is_named_and_does_not_make_it_unready(read
 
 
 @pytest.mark.parametrize("problems", [1, "x", {"a": 1}, [1, None, {"what": 1}, {"detail": "x"}]])
-def test_problems_of_the_relay_that_cannot_be_read_are_none(ready: World, problems: Any) -> None:
+def test_problems_of_the_relay_that_cannot_be_read_are_none(ready: ApiDriver, problems: Any) -> None:
     with ready.database.write() as connection:
         connection.execute(sa.update(schema.relay_state).values(problems=problems))
     assert ready.client.get("/readyz").status_code == 200
 
 
-def test_each_thing_that_is_missing_is_named(any_database_world: World) -> None:
+def test_each_thing_that_is_missing_is_named(any_database_world: ApiDriver) -> None:
     response = any_database_world.client.get("/readyz")
     assert (response.status_code, response.json["status"]) == (503, "degraded")
-    assert _failed(response) == {"relay", "beat", "workers"}
+    assert _list_failed_checks(response) == {"relay", "beat", "workers"}
     assert "never turned" in response.json["checks"]["relay"]["detail"]
 
 
-def test_silence_is_noticed(ready: World) -> None:
-    _alive(ready, turned=60, ticked=120)
+def test_silence_is_noticed(ready: ApiDriver) -> None:
+    _record_activity(ready, relay_age=60, beat_age=120)
     response = ready.client.get("/readyz")
-    assert _failed(response) == {"relay", "beat"}
+    assert _list_failed_checks(response) == {"relay", "beat"}
     assert "more than 15 s" in response.json["checks"]["relay"]["detail"]
 
 
-def test_a_dead_relay_is_no_accusation_of_beat(ready: World, redis_url: str) -> None:
-    _alive(ready, turned=76, ticked=76)
+def test_a_dead_relay_is_no_accusation_of_beat(ready: ApiDriver, redis_url: str) -> None:
+    _record_activity(ready, relay_age=76, beat_age=76)
     with redis.Redis.from_url(redis_url) as client:
         now = SystemClock().now().timestamp()
         client.hset(keys.BEAT, mapping={"leader": "beat", "tick_ms": str(int(now * 1000))})
-        assert _failed(ready.client.get("/readyz")) == {"relay"}
+        assert _list_failed_checks(ready.client.get("/readyz")) == {"relay"}
         # Whatever else stands there is not a tick.
         client.delete(keys.BEAT)
         client.set(keys.BEAT, "something")
-    assert _failed(ready.client.get("/readyz")) == {"relay", "beat"}
+    assert _list_failed_checks(ready.client.get("/readyz")) == {"relay", "beat"}
 
 
 def test_nobody_but_redis_is_accused_when_it_is_away(
     sqlite_database: Database, own_redis: Callable[..., RedisServer]
 ) -> None:
     server = own_redis()
-    seed(sqlite_database)
-    world = world_on(sqlite_database, REDIS_URL=server.url)
-    _alive(world, turned=76, ticked=76)
+    insert_export_job(sqlite_database)
+    world = create_api_driver(sqlite_database, REDIS_URL=server.url)
+    _record_activity(world, relay_age=76, beat_age=76)
     world.insert_worker()
     server.freeze()
     response = world.client.get("/readyz")
     server.thaw()
-    assert (response.status_code, _failed(response)) == (503, {"redis"})
+    assert (response.status_code, _list_failed_checks(response)) == (503, {"redis"})
     assert response.json["checks"]["beat"]["detail"].startswith("not known")
     assert response.json["checks"]["relay"]["detail"].startswith("not known")
 
 
-def test_workers_that_are_gone_do_not_count(any_database_world: World) -> None:
-    _alive(any_database_world)
+def test_workers_that_are_gone_do_not_count(any_database_world: ApiDriver) -> None:
+    _record_activity(any_database_world)
     any_database_world.insert_worker(gone=True)
-    assert _failed(any_database_world.client.get("/readyz")) == {"workers"}
+    assert _list_failed_checks(any_database_world.client.get("/readyz")) == {"workers"}
 
 
-def _due(world: World, **ago: float) -> None:
+def _create_overdue_schedules(world: ApiDriver, **ago: float) -> None:
     """Let there be schedules that were due so many seconds ago."""
     now = SystemClock().now()
     with world.database.write() as connection:
         for name, seconds in ago.items():
             given = parse({"name": name, "job": "export", "rule": {"kind": "interval", "every": 3600}})
             at = now - dt.timedelta(seconds=seconds)
-            schedules.put(connection, given, Owner.API, "api", at - dt.timedelta(hours=1), at)
+            schedules.upsert(connection, given, ScheduleOwner.API, "api", at - dt.timedelta(hours=1), at)
 
 
-def test_schedules_that_are_overdue_are_named(ready: World) -> None:
-    _due(ready, early=-300, fresh=30, late=90, later=600)
+def test_schedules_that_are_overdue_are_named(ready: ApiDriver) -> None:
+    _create_overdue_schedules(ready, early=-300, fresh=30, late=90, later=600)
     response = ready.client.get("/readyz")
-    assert (response.status_code, _failed(response)) == (503, {"schedules"})
+    assert (response.status_code, _list_failed_checks(response)) == (503, {"schedules"})
     detail = response.json["checks"]["schedules"]["detail"]
     assert re.fullmatch(r"2 overdue: later \(due 60\d s ago\), late \(due 9\d s ago\)", detail), detail
-    found = _samples(ready)
+    found = _get_samples(ready)
     assert (found['jobworker_schedules{state="active"}'], found["jobworker_schedules_overdue"]) == (4, 2)
     assert 600 <= found["jobworker_schedules_lateness_seconds"] < 700
 
 
-def test_not_all_that_are_overdue_are_named(ready: World) -> None:
-    _due(ready, **{f"s{number:02}": 1000.0 - number for number in range(12)})
+def test_not_all_that_are_overdue_are_named(ready: ApiDriver) -> None:
+    _create_overdue_schedules(ready, **{f"s{number:02}": 1000.0 - number for number in range(12)})
     detail = ready.client.get("/readyz").json["checks"]["schedules"]["detail"]
     assert detail.startswith("12 overdue: s00 (")
     assert detail.endswith("and 2 more")
 
 
-def test_nobody_waits_for_what_is_paused_or_disabled(ready: World) -> None:
-    _due(ready, paused=600, disabled=600)
+def test_nobody_waits_for_what_is_paused_or_disabled(ready: ApiDriver) -> None:
+    _create_overdue_schedules(ready, paused=600, disabled=600)
     with ready.database.write() as connection:
         table = schema.job_schedules
         now = SystemClock().now()
         connection.execute(sa.update(table).where(table.c.name == "paused").values(paused_at=now))
         connection.execute(sa.update(table).where(table.c.name == "disabled").values(enabled=False))
     assert ready.client.get("/readyz").status_code == 200
-    found = _samples(ready)
+    found = _get_samples(ready)
     assert found["jobworker_schedules_overdue"] == 0
     assert found['jobworker_schedules{state="paused"}'] == found['jobworker_schedules{state="disabled"}'] == 1
 
 
 def test_without_a_database_nothing_is_accepted() -> None:
     url = "postgresql+psycopg://nobody:secret@127.0.0.1:1/none?connect_timeout=1"
-    response: Any = create_app(settings(url)).test_client().get("/readyz")
+    response: Any = create_app(make_settings(url)).test_client().get("/readyz")
     assert (response.status_code, response.json["status"]) == (503, "unready")
-    assert {"database", "migrations", "relay", "beat", "workers", "schedules"} <= _failed(response)
+    assert {"database", "migrations", "relay", "beat", "workers", "schedules"} <= _list_failed_checks(response)
     assert "secret" not in response.text
 
 
 def test_a_redis_that_went_away_is_named(sqlite_database: Database, own_redis: Callable[..., RedisServer]) -> None:
     server = own_redis()
-    seed(sqlite_database)
-    world = world_on(sqlite_database, REDIS_URL=server.url)
-    _alive(world)
+    insert_export_job(sqlite_database)
+    world = create_api_driver(sqlite_database, REDIS_URL=server.url)
+    _record_activity(world)
     world.insert_worker()
     assert world.client.get("/readyz").status_code == 200
     server.freeze()
-    assert _failed(world.client.get("/readyz")) == {"redis"}
+    assert _list_failed_checks(world.client.get("/readyz")) == {"redis"}
     server.thaw()
     assert world.client.get("/readyz").status_code == 200
     server.kill()
-    assert _failed(world.client.get("/readyz")) == {"redis"}
+    assert _list_failed_checks(world.client.get("/readyz")) == {"redis"}
 
 
-def test_a_database_that_takes_no_writes_is_named(world: World, redis_url: str) -> None:
+def test_a_database_that_takes_no_writes_is_named(world: ApiDriver, redis_url: str) -> None:
     with world.database.write():
         response = world.client.get("/readyz")
     assert (response.status_code, response.json["status"]) == (503, "unready")
@@ -232,14 +232,14 @@ def test_a_database_that_takes_no_writes_is_named(world: World, redis_url: str) 
 
 def test_a_lock_that_keeps_submissions_waiting_is_named(postgres_url: str, redis_url: str) -> None:
     database = Database(postgres_url)
-    seed(database)
-    world = world_on(database, REDIS_URL=redis_url)
-    _alive(world)
+    insert_export_job(database)
+    world = create_api_driver(database, REDIS_URL=redis_url)
+    _record_activity(world)
     world.insert_worker()
     with database._writer.begin() as holder:
         holder.execute(sa.text("LOCK TABLE executions IN EXCLUSIVE MODE"))
         response = world.client.get("/readyz")
-    assert (response.status_code, response.json["status"], _failed(response)) == (503, "unready", {"database"})
+    assert (response.status_code, response.json["status"], _list_failed_checks(response)) == (503, "unready", {"database"})
     assert "a write has not come to its end" in response.json["checks"]["database"]["detail"]
     database.dispose()
 
@@ -248,15 +248,15 @@ def test_a_database_that_is_frozen_is_told_within_seconds(
     postgres: PostgresServer, postgres_url: str, redis_url: str
 ) -> None:
     database = Database(postgres_url)
-    seed(database)
-    world = world_on(database, REDIS_URL=redis_url)
+    insert_export_job(database)
+    world = create_api_driver(database, REDIS_URL=redis_url)
     assert world.client.get("/readyz").status_code == 503
     with postgres.freeze():
         began = time.monotonic()
         response = world.client.get("/readyz")
         assert time.monotonic() - began < 5.0
     checks = response.json["checks"]
-    assert {"database", "migrations", "relay", "beat", "workers", "schedules", "content"} <= _failed(response)
+    assert {"database", "migrations", "relay", "beat", "workers", "schedules", "content"} <= _list_failed_checks(response)
     assert "the database does not answer: a read has not come to its end" in checks["database"]["detail"]
     assert checks["workers"]["detail"].startswith("not known: the database has not answered")
     database.dispose()
@@ -274,35 +274,35 @@ def test_a_redis_that_takes_no_writes_is_named(
     sqlite_database: Database, own_redis: Callable[..., RedisServer], command: str, said: str
 ) -> None:
     server = own_redis()
-    seed(sqlite_database)
-    world = world_on(sqlite_database, REDIS_URL=server.url)
+    insert_export_job(sqlite_database)
+    world = create_api_driver(sqlite_database, REDIS_URL=server.url)
     world.insert_worker()
-    _alive(world, turned=60)
+    _record_activity(world, relay_age=60)
     with server.create_client() as client:
         client.execute_command(*command.split())
     response = world.client.get("/readyz")
     # That the relay does not turn is said, too: Redis does answer.
-    assert (response.status_code, _failed(response)) == (503, {"redis", "relay"})
+    assert (response.status_code, _list_failed_checks(response)) == (503, {"redis", "relay"})
     assert re.search(said, response.json["checks"]["redis"]["detail"]), response.json
 
 
-def _samples(world: World) -> dict[str, float]:
+def _get_samples(world: ApiDriver) -> dict[str, float]:
     response = world.client.get("/metrics")
     assert response.content_type.startswith("text/plain")
     lines = [line for line in response.text.splitlines() if line and not line.startswith("#")]
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def test_metrics(any_database_world: World) -> None:
+def test_metrics(any_database_world: ApiDriver) -> None:
     world = any_database_world
-    _alive(world, turned=3)
+    _record_activity(world, relay_age=3)
     world.insert_worker()
     old = world.submit_accepted()["id"]
     world.update_execution(old, due_at=SystemClock().now() - dt.timedelta(seconds=100))
     world.submit_accepted({"parameters": {"user_id": "u"}, "queue": "critical"})
     world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
     world.client.get("/nothing")
-    found = _samples(world)
+    found = _get_samples(world)
     assert found["jobworker_submissions_total"] == 3
     assert found['jobworker_executions{state="Queued"}'] == 2
     assert found['jobworker_executions{state="Scheduled"}'] == 1
@@ -318,24 +318,24 @@ def test_metrics(any_database_world: World) -> None:
     assert found['jobworker_http_requests_total{method="GET",route="none",status="404"}'] == 1
 
 
-def test_a_queue_that_ran_empty_is_not_shown_any_more(world: World) -> None:
+def test_a_queue_that_ran_empty_is_not_shown_any_more(world: ApiDriver) -> None:
     made = world.submit_accepted()
-    assert 'jobworker_ready_executions{queue="default"}' in _samples(world)
+    assert 'jobworker_ready_executions{queue="default"}' in _get_samples(world)
     world.enter_state(made["id"], 1, "Succeeded")
-    assert 'jobworker_ready_executions{queue="default"}' not in _samples(world)
+    assert 'jobworker_ready_executions{queue="default"}' not in _get_samples(world)
 
 
 def test_metrics_without_a_database_still_tell_about_the_process() -> None:
     url = "postgresql+psycopg://nobody:secret@127.0.0.1:1/none?connect_timeout=1"
-    text = create_app(settings(url)).test_client().get("/metrics").text
+    text = create_app(make_settings(url)).test_client().get("/metrics").text
     assert "jobworker_database_up 0.0" in text
     assert re.search(r"process_resident_memory_bytes \d", text)
 
 
 def test_beat_is_not_missed_where_the_relay_looks_itself(database: Database, redis_url: str) -> None:
-    seed(database)
-    world = world_on(database, REDIS_URL=redis_url, SCHEDULING_PROVIDER="internal")
-    _alive(world, ticked=3600)
+    insert_export_job(database)
+    world = create_api_driver(database, REDIS_URL=redis_url, SCHEDULING_PROVIDER="internal")
+    _record_activity(world, beat_age=3600)
     world.insert_worker()
     response = world.client.get("/readyz")
-    assert (response.status_code, _failed(response)) == (200, set())
+    assert (response.status_code, _list_failed_checks(response)) == (200, set())

@@ -6,48 +6,48 @@ import redis
 
 from jobworker.store.database import Database
 from jobworker.transport import keys
-from tests.integration.http.conftest import World, seed, world_on
+from tests.integration.http.conftest import ApiDriver, insert_export_job, create_api_driver
 from tests.waiting import until
 
 
-def _published(world: World) -> str:
+def _create_published(world: ApiDriver) -> str:
     """An execution that waits in Redis for a worker."""
     made = world.submit_accepted()
     world.update_execution(made["id"], dispatched_at=dt.datetime.now(dt.UTC))
     return str(made["id"])
 
 
-def _record(client: redis.Redis, execution: str) -> str | None:
+def _get_run_record(client: redis.Redis, execution: str) -> str | None:
     found = client.get(keys.RUN.format(execution=execution))
     return str(found) if found else None
 
 
 def test_a_cancelled_execution_is_revoked_by_who_took_the_request(database: Database, redis_url: str) -> None:
-    seed(database)
-    world = world_on(database, REDIS_URL=redis_url)
+    insert_export_job(database)
+    world = create_api_driver(database, REDIS_URL=redis_url)
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        one, other, kept = (_published(world) for _ in range(3))
+        one, other, kept = (_create_published(world) for _ in range(3))
         assert world.client.post(f"/api/v1/executions/{one}/cancel").status_code == 202
-        until(lambda: (_record(client, one) or "").startswith("1 revoked "), what="its first attempt to be revoked")
+        until(lambda: (_get_run_record(client, one) or "").startswith("1 revoked "), what="its first attempt to be revoked")
         assert world.client.post("/api/v1/executions/cancel", json={"ids": [other]}).status_code == 200
-        until(lambda: (_record(client, other) or "").startswith("1 revoked "), what="the other one to be revoked")
-        assert _record(client, kept) is None
+        until(lambda: (_get_run_record(client, other) or "").startswith("1 revoked "), what="the other one to be revoked")
+        assert _get_run_record(client, kept) is None
     assert world.client.get(f"/api/v1/executions/{one}").json["state"] == "Queued", "that is the relay's to say"
 
 
 def test_so_are_the_members_of_a_batch(database: Database, redis_url: str) -> None:
-    seed(database)
-    world = world_on(database, REDIS_URL=redis_url)
+    insert_export_job(database)
+    world = create_api_driver(database, REDIS_URL=redis_url)
     item = {"job": "export", "parameters": {"user_id": "u"}}
     batch = world.client.post("/api/v1/executions/batch", json={"executions": [item, item]}).json
     for member in batch["ids"]:
         world.update_execution(member, dispatched_at=dt.datetime.now(dt.UTC))
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         assert world.client.post(f"/api/v1/batches/{batch['batch_id']}/cancel").status_code == 202
-        until(lambda: all((_record(client, each) or "").startswith("1 revoked ") for each in batch["ids"]))
+        until(lambda: all((_get_run_record(client, each) or "").startswith("1 revoked ") for each in batch["ids"]))
 
 
-def test_redis_away_keeps_nobody_from_asking(world: World) -> None:
-    execution = _published(world)
+def test_redis_away_keeps_nobody_from_asking(world: ApiDriver) -> None:
+    execution = _create_published(world)
     assert world.client.post(f"/api/v1/executions/{execution}/cancel").status_code == 202
     assert world.client.get(f"/api/v1/executions/{execution}").json["cancel_requested_by"] == "api"

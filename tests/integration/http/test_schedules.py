@@ -11,41 +11,41 @@ import pytest
 import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
-from jobworker.domain.job import Definition
-from jobworker.domain.job import Owner as JobOwner
+from jobworker.domain.job import JobDefinition
+from jobworker.domain.job import JobOwner
 from jobworker.domain.parameters import Parameter
-from jobworker.domain.schedule import Owner, parse
+from jobworker.domain.schedule import ScheduleOwner, parse
 from jobworker.store import calendars, jobs, schedules, schema, tasks
-from tests.integration.http.conftest import EXPORT, World
+from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 
-DAILY = {"kind": "daily", "time": "06:00"}
-SCHEDULE = {"name": "morning", "job": "export", "rule": DAILY, "parameters": {"user_id": "all"}}
+DAILY_RULE = {"kind": "daily", "time": "06:00"}
+SCHEDULE = {"name": "morning", "job": "export", "rule": DAILY_RULE, "parameters": {"user_id": "all"}}
 URL = "/api/v1/schedules/morning"
-PAST = "it never fires: its time is past"
+PAST_MESSAGE = "it never fires: its time is past"
 
 
-def create(world: World, **changes: Any) -> Any:
+def request_schedule(world: ApiDriver, **changes: Any) -> Any:
     """Ask for a schedule like `SCHEDULE`."""
     return world.client.post("/api/v1/schedules", json={**SCHEDULE, **changes})
 
 
-def created(world: World, **changes: Any) -> dict[str, Any]:
+def create_schedule(world: ApiDriver, **changes: Any) -> dict[str, Any]:
     """A schedule that was created."""
-    response = create(world, **changes)
+    response = request_schedule(world, **changes)
     assert response.status_code == 201, response.json
     found: dict[str, Any] = response.json
     return found
 
 
-def declare(world: World, name: str, owner: Owner) -> None:
+def insert_declared_schedule(world: ApiDriver, name: str, owner: ScheduleOwner) -> None:
     """Let there be a schedule that is edited elsewhere."""
     now = SystemClock().now()
     with world.database.write() as connection:
         given = parse({**SCHEDULE, "name": name})
-        schedules.put(connection, given, owner, "code:v1", now, now + dt.timedelta(hours=1))
+        schedules.upsert(connection, given, owner, "code:v1", now, now + dt.timedelta(hours=1))
 
 
-def due(world: World, name: str, at: dt.datetime) -> None:
+def set_due(world: ApiDriver, name: str, at: dt.datetime) -> None:
     """Let something of a schedule be due at a moment, and nobody have looked since then."""
     table = schema.job_schedules
     with world.database.write() as connection:
@@ -53,61 +53,61 @@ def due(world: World, name: str, at: dt.datetime) -> None:
         connection.execute(sa.update(table).where(table.c.name == name).values(values))
 
 
-def test_a_schedule_is_created_and_read(any_world: World) -> None:
-    made = create(any_world, zone="Europe/Berlin", queue="background", misfire={"policy": "catch_up", "max": 7})
+def test_a_schedule_is_created_and_read(any_world: ApiDriver) -> None:
+    made = request_schedule(any_world, zone="Europe/Berlin", queue="background", misfire={"policy": "catch_up", "max": 7})
     assert made.status_code == 201, made.json
     assert (made.headers["Location"], made.headers["ETag"]) == (URL, '"1"')
     read = any_world.client.get(URL)
     assert (read.json, read.headers["ETag"]) == (made.json, '"1"')
     shown = read.json
-    assert (shown["rule"], shown["zone"], shown["queue"]) == (DAILY, "Europe/Berlin", "background")
+    assert (shown["rule"], shown["zone"], shown["queue"]) == (DAILY_RULE, "Europe/Berlin", "background")
     assert shown["misfire"] == {"policy": "catch_up", "grace": 60.0, "max": 7}
     assert (shown["owner"], shown["state"], shown["paused"], shown["warnings"]) == ("api", "active", None, [])
     assert shown["in_words"] == "every day at 06:00 (Europe/Berlin)"
     assert any_world.client.get(f"/api/v1/schedules/{shown['id']}").json == shown
 
 
-def test_it_says_what_is_next_and_by_when_that_is_seen(world: World) -> None:
+def test_it_says_what_is_next_and_by_when_that_is_seen(world: ApiDriver) -> None:
     now = SystemClock().now()
-    shown = created(world, rule={"kind": "interval", "every": 3600})
+    shown = create_schedule(world, rule={"kind": "interval", "every": 3600})
     following = dt.datetime.fromisoformat(shown["next_at"])
     assert now < following <= now + dt.timedelta(hours=1, seconds=10)
     assert dt.datetime.fromisoformat(shown["expected_by"]) == following + dt.timedelta(seconds=60)
     assert shown["overdue"] is False
 
 
-def test_the_last_moment_there_is_can_be_an_end_but_nothing_is_due_then(world: World) -> None:
-    assert created(world, end="9999-12-31T23:59:59Z")["warnings"] == []
-    refused = create(world, name="last", rule={"kind": "once", "at": "9999-12-31T23:59:59Z"})
+def test_the_last_moment_there_is_can_be_an_end_but_nothing_is_due_then(world: ApiDriver) -> None:
+    assert create_schedule(world, end="9999-12-31T23:59:59Z")["warnings"] == []
+    refused = request_schedule(world, name="last", rule={"kind": "once", "at": "9999-12-31T23:59:59Z"})
     assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (422, "/rule/at")
 
 
-def test_a_moment_that_has_come_and_is_not_settled_yet_is_still_ahead(world: World) -> None:
+def test_a_moment_that_has_come_and_is_not_settled_yet_is_still_ahead(world: ApiDriver) -> None:
     now = SystemClock().now()
     late = (now - dt.timedelta(seconds=30)).isoformat()
-    assert created(world, rule={"kind": "once", "at": late})["warnings"] == [
+    assert create_schedule(world, rule={"kind": "once", "at": late})["warnings"] == [
         f"it never fires: its time is past: {late}"
     ]
-    due(world, "morning", now - dt.timedelta(seconds=30))
+    set_due(world, "morning", now - dt.timedelta(seconds=30))
     assert world.client.get(URL).json["warnings"] == []
 
 
-def test_nothing_is_next_of_what_is_disabled_or_exhausted(any_world: World) -> None:
-    assert created(any_world, enabled=False)["next_at"] is None
-    spent = created(any_world, name="spent", max_runs=1, run_at_start=True)
+def test_nothing_is_next_of_what_is_disabled_or_exhausted(any_world: ApiDriver) -> None:
+    assert create_schedule(any_world, enabled=False)["next_at"] is None
+    spent = create_schedule(any_world, name="spent", max_runs=1, run_at_start=True)
     assert (spent["state"], spent["runs"], spent["next_at"]) == ("exhausted", 1, None)
 
 
-def test_max_runs_below_the_runs_so_far_exhausts_it(any_world: World) -> None:
-    created(any_world)
+def test_max_runs_below_the_runs_so_far_exhausts_it(any_world: ApiDriver) -> None:
+    create_schedule(any_world)
     any_world.client.post(f"{URL}/fire")
     for most, state in ((1, "exhausted"), (2, "active")):
         changed = any_world.client.put(URL, json={**SCHEDULE, "max_runs": most}, headers={"If-Match": "*"}).json
         assert (changed["state"], changed["next_at"] is None) == (state, state == "exhausted")
 
 
-def test_one_that_runs_at_start_is_due_at_once(any_world: World) -> None:
-    shown = created(any_world, run_at_start=True)
+def test_one_that_runs_at_start_is_due_at_once(any_world: ApiDriver) -> None:
+    shown = create_schedule(any_world, run_at_start=True)
     assert (shown["runs"], any_world.count_rows("executions")) == (1, 1)
     [row] = any_world.client.get(f"{URL}/occurrences").json["items"]
     assert (row["outcome"], row["reason"]) == ("fired", "it was created")
@@ -115,38 +115,38 @@ def test_one_that_runs_at_start_is_due_at_once(any_world: World) -> None:
     assert any_world.count_rows("executions") == 1
 
 
-def test_a_name_is_used_once(world: World) -> None:
-    created(world)
-    response = create(world)
+def test_a_name_is_used_once(world: ApiDriver) -> None:
+    create_schedule(world)
+    response = request_schedule(world)
     assert (response.status_code, response.json["code"]) == (409, "schedule_exists")
 
 
-def test_what_does_not_exist_is_told_with_what_comes_close(world: World) -> None:
-    created(world)
+def test_what_does_not_exist_is_told_with_what_comes_close(world: ApiDriver) -> None:
+    create_schedule(world)
     response = world.client.get("/api/v1/schedules/mornign")
     assert (response.status_code, response.json["code"]) == (404, "schedule_not_found")
     assert "did you mean morning?" in response.json["detail"]
 
 
-def test_a_rule_that_never_fires_is_accepted_with_a_warning(world: World) -> None:
-    shown = created(world, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
+def test_a_rule_that_never_fires_is_accepted_with_a_warning(world: ApiDriver) -> None:
+    shown = create_schedule(world, rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
     assert (shown["next_at"], shown["state"], shown["expected_by"]) == (None, "exhausted", None)
     [warning] = shown["warnings"]
     assert warning.startswith("it never fires")
 
 
-def test_a_disabled_job_is_worth_a_warning(world: World) -> None:
+def test_a_disabled_job_is_worth_a_warning(world: ApiDriver) -> None:
     with world.database.write() as connection:
         now = SystemClock().now()
-        jobs.put(connection, Definition("off", EXPORT.name, enabled=False), JobOwner.API, "api", now)
-    assert created(world, job="off")["warnings"] == ["job off is disabled: its occurrences are left out"]
+        jobs.upsert(connection, JobDefinition("off", EXPORT_TASK.name, enabled=False), JobOwner.API, "api", now)
+    assert create_schedule(world, job="off")["warnings"] == ["job off is disabled: its occurrences are left out"]
 
 
-def test_parameters_that_the_job_does_not_take_any_more_are_worth_a_warning(world: World) -> None:
-    created(world)
+def test_parameters_that_the_job_does_not_take_any_more_are_worth_a_warning(world: ApiDriver) -> None:
+    create_schedule(world)
     now = SystemClock().now()
     with world.database.write() as connection:
-        tasks.put(connection, replace(EXPORT, parameters=(Parameter("user_id", "integer"),), updated_at=now))
+        tasks.upsert(connection, replace(EXPORT_TASK, parameters=(Parameter("user_id", "integer"),), updated_at=now))
     [warning] = world.client.get(URL).json["warnings"]
     assert warning.startswith("its executions fail, because job export refuses its parameters: ")
     assert "user_id" in warning
@@ -180,9 +180,9 @@ def test_parameters_that_the_job_does_not_take_any_more_are_worth_a_warning(worl
     ],
 )
 def test_what_is_wrong_is_refused_with_its_place(
-    world: World, changes: dict[str, Any], pointer: str, code: str, words: str
+    world: ApiDriver, changes: dict[str, Any], pointer: str, code: str, words: str
 ) -> None:
-    response = create(world, **changes)
+    response = request_schedule(world, **changes)
     assert response.status_code == 422
     [problem] = response.json["errors"]
     assert (problem["pointer"], problem["code"]) == (pointer, code), problem
@@ -190,8 +190,8 @@ def test_what_is_wrong_is_refused_with_its_place(
     assert world.count_rows("job_schedules") == 0
 
 
-def test_everything_that_is_wrong_is_told_at_once(world: World) -> None:
-    response = create(world, job="nothing", require=["a", "b"])
+def test_everything_that_is_wrong_is_told_at_once(world: ApiDriver) -> None:
+    response = request_schedule(world, job="nothing", require=["a", "b"])
     assert [each["pointer"] for each in response.json["errors"]] == ["/job", "/require/0", "/require/1"]
 
 
@@ -201,28 +201,28 @@ class TestCalendars:
     RULE = MappingProxyType({"kind": "business_day", "n": 1, "time": "18:00"})
 
     @pytest.fixture
-    def office(self, any_world: World) -> World:
+    def office(self, any_world: ApiDriver) -> ApiDriver:
         """A calendar by which business days are counted, and one that lists dates."""
         now = SystemClock().now()
         with any_world.database.write() as connection:
             for name, spec in (("office", {"kind": "business"}), ("fair", {"kind": "dates", "days": ["2026-05-04"]})):
-                calendars.put(connection, name, spec, JobOwner.API, "api", now)
+                calendars.upsert(connection, name, spec, JobOwner.API, "api", now)
         return any_world
 
-    def test_they_are_shown_and_found_by_them(self, office: World) -> None:
-        created(office, rule=dict(self.RULE), calendar="office", exclude=["fair"])
-        created(office, name="other")
+    def test_they_are_shown_and_found_by_them(self, office: ApiDriver) -> None:
+        create_schedule(office, rule=dict(self.RULE), calendar="office", exclude=["fair"])
+        create_schedule(office, name="other")
         for name in ("office", "fair"):
             listed = office.client.get(f"/api/v1/schedules?calendar={name}").json["items"]
             assert [(each["calendar"], each["exclude"]) for each in listed] == [("office", ["fair"])]
 
-    def test_business_days_are_counted_by_a_business_calendar(self, office: World) -> None:
-        response = create(office, rule=dict(self.RULE), calendar="fair")
+    def test_business_days_are_counted_by_a_business_calendar(self, office: ApiDriver) -> None:
+        response = request_schedule(office, rule=dict(self.RULE), calendar="fair")
         [problem] = response.json["errors"]
         assert (problem["pointer"], problem["code"]) == ("/calendar", "not_allowed")
 
-    def test_names_that_come_close_are_told(self, office: World) -> None:
-        response = create(office, require=["offcie"])
+    def test_names_that_come_close_are_told(self, office: ApiDriver) -> None:
+        response = request_schedule(office, require=["offcie"])
         [problem] = response.json["errors"]
         assert problem["pointer"] == "/require/0"
         assert "did you mean office?" in problem["message"]
@@ -232,23 +232,23 @@ class TestList:
     """GET /api/v1/schedules."""
 
     @pytest.fixture
-    def several(self, any_world: World) -> World:
+    def several(self, any_world: ApiDriver) -> ApiDriver:
         """Four schedules, each different."""
         with any_world.database.write() as connection:
-            given = Definition("other", EXPORT.name, defaults={"user_id": "u"})
-            jobs.put(connection, given, JobOwner.API, "api", SystemClock().now())
-        created(any_world, name="a", job="other")
-        created(any_world, name="b", enabled=False)
-        created(any_world, name="c", rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
-        declare(any_world, "d", Owner.CODE)
+            given = JobDefinition("other", EXPORT_TASK.name, defaults={"user_id": "u"})
+            jobs.upsert(connection, given, JobOwner.API, "api", SystemClock().now())
+        create_schedule(any_world, name="a", job="other")
+        create_schedule(any_world, name="b", enabled=False)
+        create_schedule(any_world, name="c", rule={"kind": "once", "at": "2020-01-01T00:00:00Z"})
+        insert_declared_schedule(any_world, "d", ScheduleOwner.CODE)
         return any_world
 
-    def _list_names(self, world: World, query: str = "") -> list[str]:
+    def _list_names(self, world: ApiDriver, query: str = "") -> list[str]:
         response = world.client.get(f"/api/v1/schedules{query}")
         assert response.status_code == 200, response.json
         return [each["name"] for each in response.json["items"]]
 
-    def test_schedules_come_by_name_page_by_page(self, several: World) -> None:
+    def test_schedules_come_by_name_page_by_page(self, several: ApiDriver) -> None:
         first = several.client.get("/api/v1/schedules?limit=3").json
         assert [each["name"] for each in first["items"]] == ["a", "b", "c"]
         assert self._list_names(several, f"?limit=3&cursor={first['next']}") == ["d"]
@@ -267,31 +267,31 @@ class TestList:
             ("?calendar=holidays", []),
         ],
     )
-    def test_filters_are_combined(self, several: World, query: str, names: list[str]) -> None:
+    def test_filters_are_combined(self, several: ApiDriver, query: str, names: list[str]) -> None:
         assert self._list_names(several, query) == names
 
-    def test_what_nobody_looked_at_in_time_is_overdue(self, several: World) -> None:
+    def test_what_nobody_looked_at_in_time_is_overdue(self, several: ApiDriver) -> None:
         now = SystemClock().now()
         for name, late in (("a", 61), ("b", 600), ("d", 30)):
-            due(several, name, now - dt.timedelta(seconds=late))
+            set_due(several, name, now - dt.timedelta(seconds=late))
         assert self._list_names(several, "?overdue=true") == ["a"]
         shown = several.client.get("/api/v1/schedules/a").json
         assert shown["overdue"] is True
 
     @pytest.mark.parametrize("query", ["?state=sleeping", "?owner=me", "?overdue=false", "?colour=red"])
-    def test_filters_that_say_nothing_are_refused(self, world: World, query: str) -> None:
+    def test_filters_that_say_nothing_are_refused(self, world: ApiDriver, query: str) -> None:
         assert world.client.get(f"/api/v1/schedules{query}").status_code == 422
 
 
 class TestChange:
     """PUT and DELETE with If-Match."""
 
-    def _put_schedule(self, world: World, match: str | None = '"1"', **changes: Any) -> Any:
+    def _put_schedule(self, world: ApiDriver, match: str | None = '"1"', **changes: Any) -> Any:
         headers = {} if match is None else {"If-Match": match}
         return world.client.put(URL, json={**SCHEDULE, **changes}, headers=headers)
 
-    def test_a_change_makes_a_revision(self, any_world: World) -> None:
-        created(any_world)
+    def test_a_change_makes_a_revision(self, any_world: ApiDriver) -> None:
+        create_schedule(any_world)
         response = self._put_schedule(any_world, zone="Asia/Tokyo")
         assert (response.status_code, response.headers["ETag"], response.json["zone"]) == (200, '"2"', "Asia/Tokyo")
         assert any_world.client.get(URL).json == response.json
@@ -302,11 +302,11 @@ class TestChange:
         missing = any_world.client.get(f"{URL}/revisions/3")
         assert (missing.status_code, missing.json["code"]) == (404, "revision_not_found")
 
-    def test_what_is_kept_of_a_schedule_that_was_removed_is_found_by_its_id(self, any_world: World) -> None:
+    def test_what_is_kept_of_a_schedule_that_was_removed_is_found_by_its_id(self, any_world: ApiDriver) -> None:
         spec = {"kind": "dates", "days": {"2031-07-02": "Company day"}}
         with any_world.database.write() as connection:
-            calendars.put(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
-        found = created(any_world, exclude=["off"], zone="Asia/Tokyo")["id"]
+            calendars.upsert(connection, "off", spec, JobOwner.API, "api", SystemClock().now())
+        found = create_schedule(any_world, exclude=["off"], zone="Asia/Tokyo")["id"]
         at = dt.datetime(2026, 3, 2, 21, tzinfo=dt.UTC)
         row = {"scheduled_for": at, "outcome": "missed", "reason": None, "execution_id": None, "recorded_at": at}
         any_world.insert_row("occurrences", schedule_id=found, **row)
@@ -324,16 +324,16 @@ class TestChange:
         for url in (URL, f"{URL}/revisions", f"/api/v1/schedules/{found}", ahead):
             assert any_world.client.get(url).status_code == 404
 
-    def test_the_revision_before_is_needed(self, world: World) -> None:
-        created(world)
+    def test_the_revision_before_is_needed(self, world: ApiDriver) -> None:
+        create_schedule(world)
         assert self._put_schedule(world, None).json["code"] == "precondition_required"
         assert self._put_schedule(world, '"7"', zone="Asia/Tokyo").json["code"] == "precondition_failed"
         assert world.client.delete(URL).status_code == 428
         assert world.client.delete(URL, headers={"If-Match": '"7"'}).status_code == 412
         assert world.client.get(URL).headers["ETag"] == '"1"'
 
-    def test_one_of_two_changes_at_the_same_moment_is_refused(self, any_world: World) -> None:
-        created(any_world)
+    def test_one_of_two_changes_at_the_same_moment_is_refused(self, any_world: ApiDriver) -> None:
+        create_schedule(any_world)
         both = threading.Barrier(2)
 
         def change(zone: str) -> int:
@@ -347,42 +347,42 @@ class TestChange:
             assert sorted(threads.map(change, ["Asia/Tokyo", "Asia/Kolkata"])) == [200, 412]
         assert any_world.client.get(URL).headers["ETag"] == '"2"'
 
-    def test_what_was_due_under_the_old_rule_stays_due(self, any_world: World) -> None:
-        created(any_world)
+    def test_what_was_due_under_the_old_rule_stays_due(self, any_world: ApiDriver) -> None:
+        create_schedule(any_world)
         now = SystemClock().now()
         every = {"kind": "interval", "every": 3600, "anchor": (now - dt.timedelta(seconds=30)).isoformat()}
         assert self._put_schedule(any_world, rule=every).status_code == 200
-        due(any_world, "morning", now - dt.timedelta(seconds=30))
+        set_due(any_world, "morning", now - dt.timedelta(seconds=30))
         assert self._put_schedule(any_world, "*").status_code == 200
         assert (any_world.count_rows("occurrences"), any_world.count_rows("executions")) == (1, 1)
 
-    def test_a_schedule_cannot_be_renamed(self, world: World) -> None:
-        created(world)
+    def test_a_schedule_cannot_be_renamed(self, world: ApiDriver) -> None:
+        create_schedule(world)
         assert self._put_schedule(world, name="evening").json["errors"][0]["pointer"] == "/name"
         body = {name: value for name, value in SCHEDULE.items() if name != "name"}
         unnamed = world.client.put(URL, json={**body, "priority": 3}, headers={"If-Match": "*"})
         assert (unnamed.status_code, unnamed.json["name"], unnamed.json["priority"]) == (200, "morning", 3)
 
-    def test_what_is_wrong_changes_nothing(self, world: World) -> None:
-        created(world)
+    def test_what_is_wrong_changes_nothing(self, world: ApiDriver) -> None:
+        create_schedule(world)
         response = self._put_schedule(world, rule={"kind": "daily", "time": "25:00"})
         assert [each["pointer"] for each in response.json["errors"]] == ["/rule/time"]
         assert world.client.get(URL).json["revision"] == 1
 
-    def test_a_schedule_is_deleted(self, any_world: World) -> None:
-        created(any_world)
+    def test_a_schedule_is_deleted(self, any_world: ApiDriver) -> None:
+        create_schedule(any_world)
         assert any_world.client.delete(URL, headers={"If-Match": '"1"'}).status_code == 204
         assert any_world.client.get(URL).status_code == 404
-        assert created(any_world)["revision"] == 1
+        assert create_schedule(any_world)["revision"] == 1
 
-    def test_what_code_declares_is_edited_there(self, world: World) -> None:
-        declare(world, "morning", Owner.CODE)
+    def test_what_code_declares_is_edited_there(self, world: ApiDriver) -> None:
+        insert_declared_schedule(world, "morning", ScheduleOwner.CODE)
         for response in (self._put_schedule(world), world.client.delete(URL, headers={"If-Match": "*"})):
             assert (response.status_code, response.json["code"]) == (409, "schedule_owned_elsewhere")
             assert "schedules/*.py" in response.json["detail"]
 
-    def test_what_a_job_carries_is_edited_there(self, world: World) -> None:
-        declare(world, "morning", Owner.JOB)
+    def test_what_a_job_carries_is_edited_there(self, world: ApiDriver) -> None:
+        insert_declared_schedule(world, "morning", ScheduleOwner.JOB)
         response = self._put_schedule(world)
         assert (response.status_code, response.json["code"]) == (409, "schedule_owned_elsewhere")
         assert "PUT /api/v1/jobs/export" in response.json["detail"]
@@ -391,9 +391,9 @@ class TestChange:
 class TestJob:
     """What a schedule and its job have to do with each other."""
 
-    def test_a_job_that_schedules_start_is_not_removed(self, any_world: World) -> None:
-        created(any_world)
-        created(any_world, name="evening")
+    def test_a_job_that_schedules_start_is_not_removed(self, any_world: ApiDriver) -> None:
+        create_schedule(any_world)
+        create_schedule(any_world, name="evening")
         refused = any_world.client.delete("/api/v1/jobs/export", headers={"If-Match": "*"})
         assert (refused.status_code, refused.json["code"]) == (409, "job_scheduled")
         assert "schedules evening, morning" in refused.json["detail"]

@@ -11,36 +11,36 @@ import httpx
 import pytest
 
 from jobworker.store.database import Database
-from tests.integration.http.conftest import World, seed, served, serving, world_on
-from tests.integration.http.reading import read
-from tests.waiting import PATIENCE, until
+from tests.integration.http.conftest import ApiDriver, insert_export_job, run_web_client, run_web_process, create_api_driver
+from tests.integration.http.reading import parse_events
+from tests.waiting import TIMEOUT_SECONDS, until
 
 
 @pytest.fixture
-def world(sqlite_database: Database) -> World:
+def world(sqlite_database: Database) -> ApiDriver:
     """A world whose HTTP is spoken by the served application, not by its client."""
-    seed(sqlite_database)
-    return world_on(sqlite_database)
+    insert_export_job(sqlite_database)
+    return create_api_driver(sqlite_database)
 
 
 @pytest.fixture
-def server(world: World, tmp_path: Path) -> Iterator[httpx.Client]:
+def server(world: ApiDriver, tmp_path: Path) -> Iterator[httpx.Client]:
     """The application as `jobworker web` serves it on the database of `world`."""
     url = world.database.url.render_as_string(hide_password=False)
-    with served(tmp_path, url, JOBWORKER_MAX_BODY="100000") as client:
+    with run_web_client(tmp_path, url, JOBWORKER_MAX_BODY="100000") as client:
         yield client
 
 
-def _submit(server: httpx.Client, **options: object) -> httpx.Response:
+def _submit_execution(server: httpx.Client, **options: object) -> httpx.Response:
     body = {"parameters": {"user_id": "u"}}
     return server.post("/api/v1/jobs/export/executions", json=body, **options)  # type: ignore[arg-type]
 
 
-def test_a_stream_tells_what_happens_while_it_happens(server: httpx.Client, world: World) -> None:
-    made = _submit(server).json()["id"]
+def test_a_stream_tells_what_happens_while_it_happens(server: httpx.Client, world: ApiDriver) -> None:
+    made = _submit_execution(server).json()["id"]
     with server.stream("GET", f"/api/v1/executions/{made}/events") as response:
         assert response.headers["content-type"].startswith("text/event-stream")
-        events = read(response.iter_bytes())
+        events = parse_events(response.iter_bytes())
         assert next(events).data["state"] == "Queued"
         world.enter_state(made, 1, "Running")
         assert next(events).data["state"] == "Running"
@@ -51,33 +51,33 @@ def test_a_stream_tells_what_happens_while_it_happens(server: httpx.Client, worl
         assert [event.kind for event in events] == ["state", "end"]
     headers = {"Last-Event-ID": str(line.id)}
     with server.stream("GET", f"/api/v1/executions/{made}/events", headers=headers) as response:
-        assert [event.kind for event in read(response.iter_bytes())] == ["state", "end"]
+        assert [event.kind for event in parse_events(response.iter_bytes())] == ["state", "end"]
 
 
-def test_the_result_comes_with_the_answer(server: httpx.Client, world: World) -> None:
+def test_the_result_comes_with_the_answer(server: httpx.Client, world: ApiDriver) -> None:
     answers: list[httpx.Response] = []
-    thread = threading.Thread(target=lambda: answers.append(_submit(server, headers={"Prefer": "wait=30"})))
+    thread = threading.Thread(target=lambda: answers.append(_submit_execution(server, headers={"Prefer": "wait=30"})))
     thread.start()
     [made] = until(lambda: server.get("/api/v1/executions").json()["items"], what="the submission")
     world.enter_state(made["id"], 1, "Succeeded", result={"n": 1})
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_SECONDS)
     assert (answers[0].status_code, answers[0].json()["result"]) == (200, {"n": 1})
 
 
-def _open_streams(server: httpx.Client) -> float:
+def _count_open_streams(server: httpx.Client) -> float:
     [line] = [line for line in server.get("/metrics").text.splitlines() if line.startswith("jobworker_event_streams ")]
     return float(line.split()[1])
 
 
-def test_a_client_that_leaves_gives_its_place_back(server: httpx.Client, world: World) -> None:
-    made = _submit(server).json()["id"]
+def test_a_client_that_leaves_gives_its_place_back(server: httpx.Client, world: ApiDriver) -> None:
+    made = _submit_execution(server).json()["id"]
     with server.stream("GET", f"/api/v1/executions/{made}/events") as response:
-        next(read(response.iter_bytes()))
-        assert _open_streams(server) == 1
+        next(parse_events(response.iter_bytes()))
+        assert _count_open_streams(server) == 1
     # The server notices when it next has something to say: make it speak.
     world.insert_log_line(made, 1, "anybody there?")
     world.enter_state(made, 1, "Running")
-    until(lambda: _open_streams(server) == 0, what="the place to be free")
+    until(lambda: _count_open_streams(server) == 0, what="the place to be free")
 
 
 def test_a_body_in_chunks_is_read_and_has_the_same_limit(server: httpx.Client) -> None:
@@ -91,13 +91,13 @@ def test_a_body_in_chunks_is_read_and_has_the_same_limit(server: httpx.Client) -
 
 
 def test_a_client_that_sends_half_a_body_harms_nobody(server: httpx.Client) -> None:
-    with socket.create_connection((server.base_url.host, server.base_url.port or 80), PATIENCE) as half:
+    with socket.create_connection((server.base_url.host, server.base_url.port or 80), TIMEOUT_SECONDS) as half:
         half.sendall(
             b"POST /api/v1/jobs/export/executions HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: application/json\r\nContent-Length: 5000\r\n\r\n{"
         )
-        assert _submit(server).status_code == 202
-    assert _submit(server).status_code == 202
+        assert _submit_execution(server).status_code == 202
+    assert _submit_execution(server).status_code == 202
 
 
 def test_errors_look_the_same_from_outside(server: httpx.Client) -> None:
@@ -109,7 +109,7 @@ def test_errors_look_the_same_from_outside(server: httpx.Client) -> None:
 
 
 def test_the_port_is_free_again_when_the_main_process_was_killed(tmp_path: Path, sqlite_url: str) -> None:
-    with serving(tmp_path, sqlite_url) as (client, process):
+    with run_web_process(tmp_path, sqlite_url) as (client, process):
         process.send_signal(signal.SIGKILL)
 
         def is_free() -> bool:

@@ -14,18 +14,18 @@ import sqlalchemy as sa
 
 from jobworker.clock import SystemClock
 from jobworker.store.database import Database
-from tests.integration.http.conftest import World, seed, world_on
+from tests.integration.http.conftest import ApiDriver, insert_export_job, create_api_driver
 from tests.integration.http.test_served import server
-from tests.servers import Process
+from tests.servers import ServerProcess
 from tests.waiting import until
 
 #: As many clients as the server has threads.
-_CLIENTS = 64
+_CLIENT_COUNT = 64
 
 #: A client is answered after 4 s; a busy machine may need longer.
-_SOON = 15.0
+_MAX_RESPONSE_SECONDS = 15.0
 
-_WITH_FILE_LOCK = """
+_HOLD_FILE_LOCK = """
 import fcntl, sys, time
 file = open(sys.argv[1] + ".lock", "a")
 fcntl.flock(file, fcntl.LOCK_EX)
@@ -33,7 +33,7 @@ print("held", flush=True)
 time.sleep(600)
 """
 
-_WITH_TRANSACTION = """
+_HOLD_TRANSACTION = """
 import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("BEGIN IMMEDIATE")
@@ -41,7 +41,7 @@ print("held", flush=True)
 time.sleep(600)
 """
 
-_WITH_ROWS = """
+_HOLD_ROW_LOCKS = """
 import psycopg, sys, time
 connection = psycopg.connect(sys.argv[1])
 connection.execute("SELECT id FROM executions FOR UPDATE")
@@ -49,18 +49,18 @@ print("held", flush=True)
 time.sleep(600)
 """
 
-Stop = Callable[[str, str], Process]
+StopHolder = Callable[[str, str], ServerProcess]
 
 __all__ = ["server"]
 
 
 @pytest.fixture
-def stopped(tmp_path: Path) -> Iterator[Stop]:
+def stopped(tmp_path: Path) -> Iterator[StopHolder]:
     """Starts a program that takes a lock, and stops it then."""
     with contextlib.ExitStack() as started:
 
-        def stop(program: str, argument: str) -> Process:
-            process = Process([sys.executable, "-c", program, argument], tmp_path / "holder.log")
+        def stop(program: str, argument: str) -> ServerProcess:
+            process = ServerProcess([sys.executable, "-c", program, argument], tmp_path / "holder.log")
             started.callback(process.terminate)
 
             def holds() -> bool:
@@ -74,27 +74,27 @@ def stopped(tmp_path: Path) -> Iterator[Stop]:
         yield stop
 
 
-def _file(database: Database) -> str:
+def _get_file(database: Database) -> str:
     return str(database.url.database)
 
 
-def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+def _measure_seconds(work: Callable[[], Any]) -> tuple[Any, float]:
     clock = SystemClock()
     began = clock.monotonic()
     return work(), clock.monotonic() - began
 
 
-def test_of_the_file_lock(world: World, stopped: Stop) -> None:
-    holder = stopped(_WITH_FILE_LOCK, _file(world.database))
-    first, waited = _timed(world.submit)
+def test_of_the_file_lock(world: ApiDriver, stopped: StopHolder) -> None:
+    holder = stopped(_HOLD_FILE_LOCK, _get_file(world.database))
+    first, waited = _measure_seconds(world.submit)
     assert (first.status_code, first.json["code"]) == (503, "database_busy")
     assert "nothing was changed" in first.json["detail"]
     assert first.headers["Retry-After"] == "2"
-    assert waited < _SOON
+    assert waited < _MAX_RESPONSE_SECONDS
     assert world.client.get("/healthz").status_code == 200
     assert world.client.get("/api/v1/executions").json["items"] == []
     # Later requests are answered sooner, also those that do not share a commit.
-    pause, waited = _timed(lambda: world.client.post("/api/v1/queues/default/pause"))
+    pause, waited = _measure_seconds(lambda: world.client.post("/api/v1/queues/default/pause"))
     assert (pause.status_code, pause.json["code"]) == (503, "database_busy")
     assert waited < 3.0
     holder.terminate()
@@ -102,46 +102,46 @@ def test_of_the_file_lock(world: World, stopped: Stop) -> None:
     assert world.count_rows("executions") == 1
 
 
-def test_of_a_transaction(world: World, stopped: Stop) -> None:
-    holder = stopped(_WITH_TRANSACTION, _file(world.database))
-    answer, waited = _timed(world.submit)
+def test_of_a_transaction(world: ApiDriver, stopped: StopHolder) -> None:
+    holder = stopped(_HOLD_TRANSACTION, _get_file(world.database))
+    answer, waited = _measure_seconds(world.submit)
     assert (answer.status_code, answer.json["code"]) == (503, "database_busy")
-    assert waited < _SOON
+    assert waited < _MAX_RESPONSE_SECONDS
     assert world.client.get("/api/v1/executions").json["items"] == []
     holder.terminate()
     world.submit_accepted()
 
 
-def test_of_rows_in_postgresql(postgres_url: str, stopped: Stop) -> None:
+def test_of_rows_in_postgresql(postgres_url: str, stopped: StopHolder) -> None:
     database = Database(postgres_url)
-    seed(database)
-    world = world_on(database)
+    insert_export_job(database)
+    world = create_api_driver(database)
     execution = world.submit_accepted()["id"]
-    stopped(_WITH_ROWS, postgres_url.replace("+psycopg", ""))
-    answer, waited = _timed(lambda: world.client.post(f"/api/v1/executions/{execution}/cancel"))
+    stopped(_HOLD_ROW_LOCKS, postgres_url.replace("+psycopg", ""))
+    answer, waited = _measure_seconds(lambda: world.client.post(f"/api/v1/executions/{execution}/cancel"))
     assert (answer.status_code, answer.json["code"]) == (503, "database_busy")
-    assert waited < _SOON
+    assert waited < _MAX_RESPONSE_SECONDS
     world.submit_accepted()
     database.dispose()
 
 
-def test_others_are_served_meanwhile(server: httpx.Client, world: World, stopped: Stop) -> None:
+def test_others_are_served_meanwhile(server: httpx.Client, world: ApiDriver, stopped: StopHolder) -> None:
     def submit(_: int) -> tuple[int, str]:
         answer = server.post("/api/v1/jobs/export/executions", json={"parameters": {"user_id": "u"}})
         return answer.status_code, answer.json()["code"]
 
-    stopped(_WITH_FILE_LOCK, _file(world.database))
-    with concurrent.futures.ThreadPoolExecutor(_CLIENTS) as clients:
+    stopped(_HOLD_FILE_LOCK, _get_file(world.database))
+    with concurrent.futures.ThreadPoolExecutor(_CLIENT_COUNT) as clients:
         for _ in range(2):
-            waiting = [clients.submit(submit, number) for number in range(_CLIENTS)]
-            health, waited = _timed(lambda: server.get("/healthz"))
+            waiting = [clients.submit(submit, number) for number in range(_CLIENT_COUNT)]
+            health, waited = _measure_seconds(lambda: server.get("/healthz"))
             assert health.status_code == 200
-            assert waited < _SOON
+            assert waited < _MAX_RESPONSE_SECONDS
             assert {each.result() for each in waiting} == {(503, "database_busy")}
 
 
-def test_a_full_disk_is_told_to_the_client(world: World) -> None:
-    pages = _scalar(world.database, "PRAGMA page_count")
+def test_a_full_disk_is_told_to_the_client(world: ApiDriver) -> None:
+    pages = _read_scalar(world.database, "PRAGMA page_count")
     engine = world.app.extensions["jobworker"].database._writer
     sa.event.listen(engine, "connect", lambda raw, _: raw.execute(f"PRAGMA max_page_count={pages}"))
     large = {"executions": [{"job": "export", "parameters": {"user_id": "u" * 300}}] * 200}
@@ -151,8 +151,8 @@ def test_a_full_disk_is_told_to_the_client(world: World) -> None:
     assert world.count_rows("executions") == 0
 
 
-def test_a_log_that_a_reader_keeps_long_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobworker.store.write_ahead_log.LONGEST", 0)
+def test_a_log_that_a_reader_keeps_long_is_told(world: ApiDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobworker.store.write_ahead_log.MAX_LOG_BYTES", 0)
     with world.database.read() as connection:
         connection.execute(sa.text("SELECT count(*) FROM executions"))
         answer = world.submit()
@@ -164,6 +164,6 @@ def test_a_log_that_a_reader_keeps_long_is_told(world: World, monkeypatch: pytes
     assert world.count_rows("executions") == 0
 
 
-def _scalar(database: Database, statement: str) -> Any:
+def _read_scalar(database: Database, statement: str) -> Any:
     with database.read() as connection:
         return connection.scalar(sa.text(statement))

@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 
 from jobworker.domain.json_values import MAX_DEPTH
-from tests.integration.http.conftest import EXPORT, World
+from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 
-IN_AN_HOUR = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)).replace(microsecond=0)
-KEY = {"Idempotency-Key": "order-1"}
+ONE_HOUR_LATER = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)).replace(microsecond=0)
+IDEMPOTENCY_HEADER = {"Idempotency-Key": "order-1"}
 
 
-def _codes(response: Any) -> set[tuple[str, str]]:
+def _list_codes(response: Any) -> set[tuple[str, str]]:
     return {(each["pointer"], each["code"]) for each in response.json["errors"]}
 
 
-def test_a_submission_is_a_committed_row(any_world: World) -> None:
+def test_a_submission_is_a_committed_row(any_world: ApiDriver) -> None:
     response = any_world.submit({"parameters": {"user_id": "ü"}, "priority": 9, "correlation_id": "order-1"})
     assert response.status_code == 202
     assert response.headers["Location"] == f"/api/v1/executions/{response.json['id']}"
@@ -24,26 +24,26 @@ def test_a_submission_is_a_committed_row(any_world: World) -> None:
     assert {**shown, "reason": None} == response.json
     assert (shown["state"], shown["attempt"], shown["priority"], shown["queue"]) == ("Queued", 0, 9, "default")
     assert (shown["parameters"], shown["correlation_id"], shown["created_by"]) == ({"user_id": "ü"}, "order-1", "api")
-    assert (shown["job_revision"], shown["task"]) == (1, EXPORT.name)
+    assert (shown["job_revision"], shown["task"]) == (1, EXPORT_TASK.name)
 
 
-def test_left_out_fields_come_from_the_definition(world: World) -> None:
+def test_left_out_fields_come_from_the_definition(world: ApiDriver) -> None:
     world.create_queue("slow")
-    definition = {"name": "weekly", "task": EXPORT.name, "defaults": {"user_id": "all", "rows": 5}, "queue": "slow"}
+    definition = {"name": "weekly", "task": EXPORT_TASK.name, "defaults": {"user_id": "all", "rows": 5}, "queue": "slow"}
     assert world.client.post("/api/v1/jobs", json={**definition, "priority": 1}).status_code == 201
     shown = world.submit_accepted({"parameters": {"rows": 7}}, job="weekly")
     assert (shown["parameters"], shown["queue"], shown["priority"]) == ({"user_id": "all", "rows": 7}, "slow", 1)
     assert shown["correlation_id"] == shown["id"]
 
 
-def test_a_submission_for_later_is_scheduled(world: World) -> None:
-    shown = world.submit_accepted({"parameters": {"user_id": "u"}, "due_at": IN_AN_HOUR.isoformat()})
+def test_a_submission_for_later_is_scheduled(world: ApiDriver) -> None:
+    shown = world.submit_accepted({"parameters": {"user_id": "u"}, "due_at": ONE_HOUR_LATER.isoformat()})
     assert shown["state"] == "Scheduled"
-    assert dt.datetime.fromisoformat(shown["due_at"]) == IN_AN_HOUR
+    assert dt.datetime.fromisoformat(shown["due_at"]) == ONE_HOUR_LATER
     other = world.submit_accepted(
         {
             "parameters": {"user_id": "u"},
-            "due_at": IN_AN_HOUR.astimezone(dt.timezone(dt.timedelta(hours=5))).isoformat(),
+            "due_at": ONE_HOUR_LATER.astimezone(dt.timezone(dt.timedelta(hours=5))).isoformat(),
         }
     )
     assert other["due_at"] == shown["due_at"]
@@ -52,14 +52,14 @@ def test_a_submission_for_later_is_scheduled(world: World) -> None:
 @pytest.mark.parametrize(
     ("delay", "seconds"), [(90, 90), (0.5, 0.5), ("PT1M30S", 90), ("P1DT1H", 90000), ("P1W", 604800)]
 )
-def test_a_delay_is_seconds_or_iso_8601(world: World, delay: Any, seconds: float) -> None:
+def test_a_delay_is_seconds_or_iso_8601(world: ApiDriver, delay: Any, seconds: float) -> None:
     shown = world.submit_accepted({"parameters": {"user_id": "u"}, "delay": delay})
     created, due = (dt.datetime.fromisoformat(shown[name]) for name in ("created_at", "due_at"))
     assert due - created == dt.timedelta(seconds=seconds)
     assert shown["state"] == "Scheduled"
 
 
-def test_no_delay_and_a_moment_that_just_passed_are_now(world: World) -> None:
+def test_no_delay_and_a_moment_that_just_passed_are_now(world: ApiDriver) -> None:
     just = (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=5)).isoformat()
     for timing in ({"delay": 0}, {"due_at": just}, {"due_at": None, "delay": None}):
         shown = world.submit_accepted({"parameters": {"user_id": "u"}, **timing})
@@ -92,7 +92,7 @@ def test_no_delay_and_a_moment_that_just_passed_are_now(world: World) -> None:
         ({"delay": "P1M"}, "/delay", "wrong_type"),
         ({"delay": "soon"}, "/delay", "wrong_type"),
         ({"delay": True}, "/delay", "wrong_type"),
-        ({"delay": 5, "due_at": IN_AN_HOUR.isoformat()}, "/delay", "ambiguous"),
+        ({"delay": 5, "due_at": ONE_HOUR_LATER.isoformat()}, "/delay", "ambiguous"),
         ({"priority": 10}, "/priority", "not_allowed"),
         ({"priority": -1}, "/priority", "not_allowed"),
         ({"priority": "5"}, "/priority", "wrong_type"),
@@ -106,23 +106,23 @@ def test_no_delay_and_a_moment_that_just_passed_are_now(world: World) -> None:
         ("text", "", "wrong_type"),
     ],
 )
-def test_what_is_wrong_is_refused_with_its_place(world: World, body: Any, pointer: str, code: str) -> None:
+def test_what_is_wrong_is_refused_with_its_place(world: ApiDriver, body: Any, pointer: str, code: str) -> None:
     if isinstance(body, dict) and "parameters" not in body:
         body = {"parameters": {"user_id": "u"}, **body}
     response = world.client.post("/api/v1/jobs/export/executions", json=body)
     assert response.status_code == 422
-    assert _codes(response) == {(pointer, code)}
+    assert _list_codes(response) == {(pointer, code)}
     assert world.count_rows("executions") == 0
 
 
-def test_a_job_without_required_parameters_needs_no_body(world: World) -> None:
-    world.client.post("/api/v1/jobs", json={"name": "all", "task": EXPORT.name, "defaults": {"user_id": "all"}})
+def test_a_job_without_required_parameters_needs_no_body(world: ApiDriver) -> None:
+    world.client.post("/api/v1/jobs", json={"name": "all", "task": EXPORT_TASK.name, "defaults": {"user_id": "all"}})
     assert world.client.post("/api/v1/jobs/all/executions").status_code == 202
 
 
-def test_every_problem_is_told_at_once(world: World) -> None:
+def test_every_problem_is_told_at_once(world: ApiDriver) -> None:
     response = world.submit({"parameters": {"format": "xml", "colour": 1}})
-    assert _codes(response) == {
+    assert _list_codes(response) == {
         ("/parameters/user_id", "missing_parameter"),
         ("/parameters/format", "not_allowed"),
         ("/parameters/colour", "unknown_parameter"),
@@ -131,7 +131,7 @@ def test_every_problem_is_told_at_once(world: World) -> None:
     assert "it accepts user_id, format, rows, options" in response.json["detail"]
 
 
-def test_an_unknown_job_is_named_with_what_comes_close(world: World) -> None:
+def test_an_unknown_job_is_named_with_what_comes_close(world: ApiDriver) -> None:
     response = world.submit(job="exprot")
     assert (response.status_code, response.json["code"]) == (404, "job_not_found")
     assert "did you mean export?" in response.json["detail"]
@@ -139,24 +139,24 @@ def test_an_unknown_job_is_named_with_what_comes_close(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["a%00b", "%F0%9F%98%80", "a%2Fb", "x" * 2000])
-def test_strange_names_are_just_unknown(any_world: World, name: str) -> None:
+def test_strange_names_are_just_unknown(any_world: ApiDriver, name: str) -> None:
     response = any_world.client.post(f"/api/v1/jobs/{name}/executions", json={})
     assert response.status_code == 404
 
 
-def test_without_any_job_the_answer_says_where_jobs_come_from(world: World) -> None:
+def test_without_any_job_the_answer_says_where_jobs_come_from(world: ApiDriver) -> None:
     with world.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM job_definitions")
     assert "workers announce theirs when they start" in world.submit().json["detail"]
 
 
-def test_a_disabled_job_takes_nothing(world: World) -> None:
-    world.client.post("/api/v1/jobs", json={"name": "off", "task": EXPORT.name, "enabled": False})
+def test_a_disabled_job_takes_nothing(world: ApiDriver) -> None:
+    world.client.post("/api/v1/jobs", json={"name": "off", "task": EXPORT_TASK.name, "enabled": False})
     response = world.submit(job="off")
     assert (response.status_code, response.json["code"]) == (409, "job_disabled")
 
 
-def test_a_job_whose_task_is_gone_takes_nothing(world: World) -> None:
+def test_a_job_whose_task_is_gone_takes_nothing(world: ApiDriver) -> None:
     with world.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM tasks")
     response = world.submit()
@@ -166,43 +166,43 @@ def test_a_job_whose_task_is_gone_takes_nothing(world: World) -> None:
 class TestIdempotency:
     """The Idempotency-Key."""
 
-    def test_the_same_request_gets_the_same_answer(self, any_world: World) -> None:
-        first = any_world.submit(headers=KEY)
-        second = any_world.submit(headers=KEY)
+    def test_the_same_request_gets_the_same_answer(self, any_world: ApiDriver) -> None:
+        first = any_world.submit(headers=IDEMPOTENCY_HEADER)
+        second = any_world.submit(headers=IDEMPOTENCY_HEADER)
         assert (first.status_code, second.status_code) == (202, 202)
         assert first.json["id"] == second.json["id"]
         assert any_world.count_rows("executions") == 1
 
-    def test_another_request_is_refused(self, any_world: World) -> None:
-        any_world.submit(headers=KEY)
+    def test_another_request_is_refused(self, any_world: ApiDriver) -> None:
+        any_world.submit(headers=IDEMPOTENCY_HEADER)
         for other in ({"parameters": {"user_id": "other"}}, {"parameters": {"user_id": "u-17"}, "priority": 1}):
-            response = any_world.submit(other, headers=KEY)
+            response = any_world.submit(other, headers=IDEMPOTENCY_HEADER)
             assert (response.status_code, response.json["code"]) == (422, "idempotency_key_reused")
         assert any_world.count_rows("executions") == 1
 
-    def test_the_order_of_fields_does_not_matter(self, world: World) -> None:
-        one = world.submit({"parameters": {"user_id": "u", "rows": 1}, "priority": 1}, headers=KEY)
-        two = world.submit({"priority": 1, "parameters": {"rows": 1, "user_id": "u"}}, headers=KEY)
+    def test_the_order_of_fields_does_not_matter(self, world: ApiDriver) -> None:
+        one = world.submit({"parameters": {"user_id": "u", "rows": 1}, "priority": 1}, headers=IDEMPOTENCY_HEADER)
+        two = world.submit({"priority": 1, "parameters": {"rows": 1, "user_id": "u"}}, headers=IDEMPOTENCY_HEADER)
         assert one.json["id"] == two.json["id"]
 
-    def test_a_replay_works_although_the_job_is_gone(self, world: World) -> None:
-        first = world.submit(headers=KEY)
+    def test_a_replay_works_although_the_job_is_gone(self, world: ApiDriver) -> None:
+        first = world.submit(headers=IDEMPOTENCY_HEADER)
         with world.database.write() as connection:
             connection.exec_driver_sql("DELETE FROM job_definitions")
-        assert world.submit(headers=KEY).json["id"] == first.json["id"]
+        assert world.submit(headers=IDEMPOTENCY_HEADER).json["id"] == first.json["id"]
 
-    def test_a_refused_request_does_not_use_the_key_up(self, world: World) -> None:
-        assert world.submit({"parameters": {}}, headers=KEY).status_code == 422
-        assert world.submit(headers=KEY).status_code == 202
+    def test_a_refused_request_does_not_use_the_key_up(self, world: ApiDriver) -> None:
+        assert world.submit({"parameters": {}}, headers=IDEMPOTENCY_HEADER).status_code == 422
+        assert world.submit(headers=IDEMPOTENCY_HEADER).status_code == 202
 
-    def test_a_batch_and_a_single_do_not_share_a_key(self, world: World) -> None:
-        world.submit(headers=KEY)
+    def test_a_batch_and_a_single_do_not_share_a_key(self, world: ApiDriver) -> None:
+        world.submit(headers=IDEMPOTENCY_HEADER)
         item = {"job": "export", "parameters": {"user_id": "u-17"}}
-        response = world.client.post("/api/v1/executions/batch", json={"executions": [item]}, headers=KEY)
+        response = world.client.post("/api/v1/executions/batch", json={"executions": [item]}, headers=IDEMPOTENCY_HEADER)
         assert response.json["code"] == "idempotency_key_reused"
 
     @pytest.mark.parametrize("key", ["", "x" * 256])
-    def test_a_key_has_a_sane_length(self, world: World, key: str) -> None:
+    def test_a_key_has_a_sane_length(self, world: ApiDriver, key: str) -> None:
         response = world.submit(headers={"Idempotency-Key": key})
         assert (response.status_code, response.json["errors"][0]["pointer"]) == (422, "Idempotency-Key")
 
@@ -213,7 +213,7 @@ class TestBatch:
     def _make_items(self, count: int) -> list[dict[str, Any]]:
         return [{"job": "export", "parameters": {"user_id": f"u{number}"}} for number in range(count)]
 
-    def test_all_are_accepted_in_their_order(self, any_world: World) -> None:
+    def test_all_are_accepted_in_their_order(self, any_world: ApiDriver) -> None:
         any_world.create_queue("slow")
         items = [*self._make_items(20), {"job": "export", "parameters": {"user_id": "z"}, "delay": 60, "queue": "slow"}]
         response = any_world.client.post("/api/v1/executions/batch", json={"executions": items})
@@ -224,46 +224,46 @@ class TestBatch:
         assert [row["parameters"]["user_id"] for row in reversed(found)] == [f"u{n}" for n in range(20)] + ["z"]
         assert (found[0]["state"], found[0]["queue"]) == ("Scheduled", "slow")
 
-    def test_ten_thousand_fit(self, world: World) -> None:
+    def test_ten_thousand_fit(self, world: ApiDriver) -> None:
         response = world.client.post("/api/v1/executions/batch", json={"executions": self._make_items(10_000)})
         assert (response.status_code, response.json["count"]) == (202, 10_000)
         assert world.count_rows("executions") == 10_000
 
     @pytest.mark.parametrize("count", [0, 10_001])
-    def test_more_or_none_are_refused(self, world: World, count: int) -> None:
+    def test_more_or_none_are_refused(self, world: ApiDriver, count: int) -> None:
         response = world.client.post("/api/v1/executions/batch", json={"executions": self._make_items(count)})
-        assert _codes(response) == {("/executions", "not_allowed")}
+        assert _list_codes(response) == {("/executions", "not_allowed")}
 
-    def test_one_wrong_item_refuses_all_and_is_named(self, world: World) -> None:
+    def test_one_wrong_item_refuses_all_and_is_named(self, world: ApiDriver) -> None:
         items = self._make_items(30)
         items[17]["parameters"] = {"user_id": "u", "format": "xml"}
         items[19]["job"] = "nothing"
         items[23]["delay"] = -1
         response = world.client.post("/api/v1/executions/batch", json={"executions": items})
         assert response.status_code == 422
-        assert _codes(response) == {
+        assert _list_codes(response) == {
             ("/executions/17/parameters/format", "not_allowed"),
             ("/executions/19/job", "job_not_found"),
             ("/executions/23/delay", "not_allowed"),
         }
         assert world.count_rows("executions") == 0
 
-    def test_a_wrong_type_is_named_with_its_index(self, world: World) -> None:
+    def test_a_wrong_type_is_named_with_its_index(self, world: ApiDriver) -> None:
         items = self._make_items(3)
         items[1]["priority"] = "high"
         items[2] = {"parameters": {}}
         response = world.client.post("/api/v1/executions/batch", json={"executions": items})
-        assert _codes(response) == {("/executions/1/priority", "wrong_type"), ("/executions/2/job", "missing")}
+        assert _list_codes(response) == {("/executions/1/priority", "wrong_type"), ("/executions/2/job", "missing")}
 
-    def test_a_replay_returns_the_same_batch(self, any_world: World) -> None:
+    def test_a_replay_returns_the_same_batch(self, any_world: ApiDriver) -> None:
         body = {"executions": self._make_items(3)}
-        first = any_world.client.post("/api/v1/executions/batch", json=body, headers=KEY)
-        second = any_world.client.post("/api/v1/executions/batch", json=body, headers=KEY)
+        first = any_world.client.post("/api/v1/executions/batch", json=body, headers=IDEMPOTENCY_HEADER)
+        second = any_world.client.post("/api/v1/executions/batch", json=body, headers=IDEMPOTENCY_HEADER)
         assert first.json == second.json
         assert any_world.count_rows("executions") == 3
 
 
-def _nested(levels: int) -> dict[str, Any]:
+def _make_nested(levels: int) -> dict[str, Any]:
     value: dict[str, Any] = {}
     for _ in range(levels - 1):
         value = {"a": value}
@@ -283,7 +283,7 @@ def _nested(levels: int) -> dict[str, Any]:
             },
         ),
         ("workflows", lambda given: {"steps": {"a": {"job": "export", "parameters": given}}}),
-        ("jobs", lambda given: {"name": "deep", "task": EXPORT.name, "defaults": given}),
+        ("jobs", lambda given: {"name": "deep", "task": EXPORT_TASK.name, "defaults": given}),
         (
             "schedules",
             lambda given: {
@@ -295,9 +295,9 @@ def _nested(levels: int) -> dict[str, Any]:
         ),
     ],
 )
-def test_parameters_may_be_as_deep_at_each_entrance(world: World, path: str, body: Any) -> None:
-    deepest = {"user_id": "u", "options": _nested(MAX_DEPTH - 1)}
-    deeper = {"user_id": "u", "options": _nested(MAX_DEPTH)}
+def test_parameters_may_be_as_deep_at_each_entrance(world: ApiDriver, path: str, body: Any) -> None:
+    deepest = {"user_id": "u", "options": _make_nested(MAX_DEPTH - 1)}
+    deeper = {"user_id": "u", "options": _make_nested(MAX_DEPTH)}
     refused = world.client.post(f"/api/v1/{path}", json=body(deeper))
     assert refused.status_code == 422
     assert f"nesting of more than {MAX_DEPTH} levels" in refused.text

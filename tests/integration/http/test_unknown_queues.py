@@ -5,17 +5,17 @@ from typing import Any
 import pytest
 
 from jobworker.store import schema
-from tests.integration.http.conftest import EXPORT, World
+from tests.integration.http.conftest import EXPORT_TASK, ApiDriver
 
-UNKNOWN = "critcal"
-GIVEN: dict[str, Any] = {"parameters": {"user_id": "u"}}
-ITEM: dict[str, Any] = {"job": "export", **GIVEN}
-MISSPELT = {**ITEM, "queue": UNKNOWN}
-JOB = {"name": "weekly", "task": EXPORT.name, "defaults": {"user_id": "u"}}
-SCHEDULE = {"name": "nightly", "job": "export", "rule": {"kind": "daily", "time": "02:00"}, **GIVEN}
+UNKNOWN_QUEUE = "critcal"
+PARAMETERS_FIELD: dict[str, Any] = {"parameters": {"user_id": "u"}}
+ITEM: dict[str, Any] = {"job": "export", **PARAMETERS_FIELD}
+MISSPELLED_ITEM = {**ITEM, "queue": UNKNOWN_QUEUE}
+JOB = {"name": "weekly", "task": EXPORT_TASK.name, "defaults": {"user_id": "u"}}
+SCHEDULE = {"name": "nightly", "job": "export", "rule": {"kind": "daily", "time": "02:00"}, **PARAMETERS_FIELD}
 
 
-def _problem(response: Any) -> Any:
+def _get_problem(response: Any) -> Any:
     """The one problem of a request that was refused because of a queue."""
     assert response.status_code == 422, response.json
     [problem] = response.json["errors"]
@@ -26,20 +26,20 @@ def _problem(response: Any) -> Any:
 @pytest.mark.parametrize(
     ("path", "body", "place"),
     [
-        ("/jobs/export/executions", {**GIVEN, "queue": UNKNOWN}, "/queue"),
-        ("/executions/batch", {"executions": [ITEM, MISSPELT]}, "/executions/1/queue"),
-        ("/executions/batch", {"executions": [ITEM], "on_complete": MISSPELT}, "/on_complete/queue"),
-        ("/workflows", {"steps": {"a": ITEM, "b": MISSPELT}}, "/steps/b/queue"),
-        ("/workflows", {"steps": {"a": ITEM}, "on_complete": MISSPELT}, "/on_complete/queue"),
-        ("/jobs", {**JOB, "queue": UNKNOWN}, "/queue"),
-        ("/schedules", {**SCHEDULE, "queue": UNKNOWN}, "/queue"),
-        ("/schedules/preview", {**SCHEDULE, "queue": UNKNOWN}, "/queue"),
+        ("/jobs/export/executions", {**PARAMETERS_FIELD, "queue": UNKNOWN_QUEUE}, "/queue"),
+        ("/executions/batch", {"executions": [ITEM, MISSPELLED_ITEM]}, "/executions/1/queue"),
+        ("/executions/batch", {"executions": [ITEM], "on_complete": MISSPELLED_ITEM}, "/on_complete/queue"),
+        ("/workflows", {"steps": {"a": ITEM, "b": MISSPELLED_ITEM}}, "/steps/b/queue"),
+        ("/workflows", {"steps": {"a": ITEM}, "on_complete": MISSPELLED_ITEM}, "/on_complete/queue"),
+        ("/jobs", {**JOB, "queue": UNKNOWN_QUEUE}, "/queue"),
+        ("/schedules", {**SCHEDULE, "queue": UNKNOWN_QUEUE}, "/queue"),
+        ("/schedules/preview", {**SCHEDULE, "queue": UNKNOWN_QUEUE}, "/queue"),
     ],
 )
 def test_an_unknown_queue_is_refused_wherever_it_is_named(
-    any_world: World, path: str, body: dict[str, Any], place: str
+    any_world: ApiDriver, path: str, body: dict[str, Any], place: str
 ) -> None:
-    problem = _problem(any_world.client.post(f"/api/v1{path}", json=body))
+    problem = _get_problem(any_world.client.post(f"/api/v1{path}", json=body))
     assert problem["pointer"] == place
     assert problem["message"] == (
         "there is no queue 'critcal'; did you mean critical? There are background, critical, default. "
@@ -49,14 +49,14 @@ def test_an_unknown_queue_is_refused_wherever_it_is_named(
 
 
 @pytest.mark.parametrize(("path", "body"), [("jobs", JOB), ("schedules", SCHEDULE)])
-def test_a_change_to_an_unknown_queue_is_refused(any_world: World, path: str, body: dict[str, Any]) -> None:
+def test_a_change_to_an_unknown_queue_is_refused(any_world: ApiDriver, path: str, body: dict[str, Any]) -> None:
     assert any_world.client.post(f"/api/v1/{path}", json=body).status_code == 201
-    wanted = {**body, "queue": UNKNOWN}
+    wanted = {**body, "queue": UNKNOWN_QUEUE}
     refused = any_world.client.put(f"/api/v1/{path}/{body['name']}", json=wanted, headers={"If-Match": "*"})
-    assert _problem(refused)["pointer"] == "/queue"
+    assert _get_problem(refused)["pointer"] == "/queue"
 
 
-def test_ten_thousand_invented_names_are_refused_and_leave_nothing(any_world: World) -> None:
+def test_ten_thousand_invented_names_are_refused_and_leave_nothing(any_world: ApiDriver) -> None:
     items = [{**ITEM, "queue": f"invented-{number}"} for number in range(10_000)]
     refused = any_world.client.post("/api/v1/executions/batch", json={"executions": items})
     assert refused.status_code == 422
@@ -64,38 +64,38 @@ def test_ten_thousand_invented_names_are_refused_and_leave_nothing(any_world: Wo
     assert (any_world.count_rows("executions"), any_world.count_rows("queues")) == (0, 0)
 
 
-def test_a_message_names_ten_queues_and_says_how_to_list_the_others(world: World) -> None:
+def test_a_message_names_ten_queues_and_says_how_to_list_the_others(world: ApiDriver) -> None:
     for number in range(20):
         assert world.client.put(f"/api/v1/queues/mail-{number:02}").status_code == 201
-    message = _problem(world.submit({**GIVEN, "queue": "mail-1"}))["message"]
+    message = _get_problem(world.submit({**PARAMETERS_FIELD, "queue": "mail-1"}))["message"]
     assert "did you mean mail-" in message
     assert "mail-06 and more (GET /api/v1/queues lists all)" in message
     assert "mail-07" not in message.partition("There are")[2]
 
 
 @pytest.mark.parametrize("queue", ["Mail", "a b", ""])
-def test_what_cannot_be_a_name_is_refused_as_such(any_world: World, queue: str) -> None:
-    [problem] = any_world.submit({**GIVEN, "queue": queue}).json["errors"]
+def test_what_cannot_be_a_name_is_refused_as_such(any_world: ApiDriver, queue: str) -> None:
+    [problem] = any_world.submit({**PARAMETERS_FIELD, "queue": queue}).json["errors"]
     assert problem["pointer"] == "/queue"
     assert problem["code"] != "unknown_queue"
 
 
-def test_a_queue_that_was_created_is_there_for_everybody(any_world: World) -> None:
+def test_a_queue_that_was_created_is_there_for_everybody(any_world: ApiDriver) -> None:
     assert any_world.client.put("/api/v1/queues/mail").status_code == 201
-    assert any_world.submit_accepted({**GIVEN, "queue": "mail"})["queue"] == "mail"
+    assert any_world.submit_accepted({**PARAMETERS_FIELD, "queue": "mail"})["queue"] == "mail"
     assert any_world.client.post("/api/v1/jobs", json={**JOB, "queue": "mail"}).status_code == 201
     assert any_world.client.post("/api/v1/schedules", json={**SCHEDULE, "queue": "mail"}).status_code == 201
 
 
-def test_a_rerun_keeps_a_queue_of_its_own_only_while_that_exists(any_world: World) -> None:
+def test_a_rerun_keeps_a_queue_of_its_own_only_while_that_exists(any_world: ApiDriver) -> None:
     any_world.client.put("/api/v1/queues/mail")
-    ended = any_world.submit_accepted({**GIVEN, "queue": "mail"})["id"]
+    ended = any_world.submit_accepted({**PARAMETERS_FIELD, "queue": "mail"})["id"]
     any_world.enter_state(ended, 1, "Failed", dead_letter="open")
     again = f"/api/v1/executions/{ended}"
     assert any_world.client.post(f"{again}/rerun").json["queue"] == "mail"
     with any_world.database.write() as connection:
         connection.execute(schema.queues.delete())
-    assert _problem(any_world.client.post(f"{again}/rerun"))["pointer"] == "/queue"
+    assert _get_problem(any_world.client.post(f"{again}/rerun"))["pointer"] == "/queue"
     with any_world.database.write() as connection:
         connection.execute(schema.executions.update().where(schema.executions.c.id == ended).values(dead_letter="open"))
     done = any_world.client.post("/api/v1/dead-letters/redrive", json={"ids": [ended]}).json

@@ -6,14 +6,14 @@ import pytest
 
 from jobworker.store.database import Database
 from jobworker.transport import keys, wake
-from tests.integration.http.conftest import World, seed, world_on
+from tests.integration.http.conftest import ApiDriver, insert_export_job, create_api_driver
 from tests.servers import RedisServer
 from tests.waiting import until
 
 ITEM = {"job": "export", "parameters": {"user_id": "u"}}
 
 
-def _use_everything(world: World) -> None:
+def _send_each_notifying_request(world: ApiDriver) -> None:
     """Each kind of request that rings the relay's bell."""
     made = world.submit_accepted({"parameters": {"user_id": "u"}, "delay": 60})
     assert world.client.post("/api/v1/executions/batch", json={"executions": [ITEM] * 3}).status_code == 202
@@ -25,25 +25,25 @@ def _use_everything(world: World) -> None:
     assert world.count_rows("executions") == 4
 
 
-def test_redis_is_absent(world: World) -> None:
-    _use_everything(world)
+def test_redis_is_absent(world: ApiDriver) -> None:
+    _send_each_notifying_request(world)
 
 
 def test_redis_is_frozen(
     sqlite_database: Database, own_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With this patience, whoever waits for Redis waits longer than the test may take.
-    monkeypatch.setattr(wake, "_TIMEOUT", 3600.0)
+    monkeypatch.setattr(wake, "_NOTIFY_TIMEOUT_SECONDS", 3600.0)
     server = own_redis()
-    seed(sqlite_database)
-    world = world_on(sqlite_database, REDIS_URL=server.url)
+    insert_export_job(sqlite_database)
+    world = create_api_driver(sqlite_database, REDIS_URL=server.url)
     server.freeze()
-    _use_everything(world)
+    _send_each_notifying_request(world)
 
 
 def test_the_relay_is_woken(sqlite_database: Database, redis_server: RedisServer, redis_url: str) -> None:
-    seed(sqlite_database)
-    world = world_on(sqlite_database, REDIS_URL=redis_url)
+    insert_export_job(sqlite_database)
+    world = create_api_driver(sqlite_database, REDIS_URL=redis_url)
     world.submit_accepted()
     client = redis_server.create_client()
     until(lambda: client.xlen(keys.WAKE), what="the bell to ring")

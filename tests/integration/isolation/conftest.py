@@ -12,8 +12,8 @@ from jobworker.store import migrate
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
 from jobworker.store.story import LogRow
-from tests.engine import Engine, engine_on
-from tests.servers import Process, RedisServer, running
+from tests.engine import Engine, run_engine
+from tests.servers import ServerProcess, RedisServer, run_server
 from tests.waiting import until
 
 #: The pools on which isolated jobs are tried.
@@ -21,22 +21,22 @@ POOLS = ["prefork", "threads"]
 
 
 @contextlib.contextmanager
-def engine_in(folder: Path) -> Iterator[Engine]:
+def run_engine_in(folder: Path) -> Iterator[Engine]:
     """An engine with a Redis and a SQLite of its own; nothing is started yet."""
     server, url = RedisServer(folder / "redis"), f"sqlite:///{folder / 'jobworker.db'}"
     migrate.upgrade(url)
     database = Database(url)
-    with running(server), contextlib.closing(contextlib.ExitStack()) as stack:
+    with run_server(server), contextlib.closing(contextlib.ExitStack()) as stack:
         stack.callback(database.dispose)
-        yield stack.enter_context(engine_on(folder, database, url, server.url))
+        yield stack.enter_context(run_engine(folder, database, url, server.url))
 
 
 @pytest.fixture(scope="module", params=POOLS)
 def running_engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Engine, Process]]:
+) -> Iterator[tuple[Engine, ServerProcess]]:
     """With a relay and a worker that runs four jobs at a time, with the `SETTINGS` of the module."""
-    with engine_in(tmp_path_factory.mktemp(request.param)) as engine:
+    with run_engine_in(tmp_path_factory.mktemp(request.param)) as engine:
         engine.start_relay()
         settings = getattr(request.module, "SETTINGS", {})
         worker = engine.start_worker("--pool", request.param, "-c", "4", **settings)
@@ -45,46 +45,46 @@ def running_engine(
 
 
 @pytest.fixture
-def engine(running_engine: tuple[Engine, Process]) -> Engine:
+def engine(running_engine: tuple[Engine, ServerProcess]) -> Engine:
     """The engine that the tests of a module share."""
     return running_engine[0]
 
 
 @pytest.fixture
-def worker(running_engine: tuple[Engine, Process]) -> Process:
+def worker(running_engine: tuple[Engine, ServerProcess]) -> ServerProcess:
     """Its worker."""
     return running_engine[1]
 
 
-def pids_of(engine: Engine, execution: str) -> list[int]:
+def list_start_pids(engine: Engine, execution: str) -> list[int]:
     """The processes that noted a start of this execution."""
     lines = engine.activity_log.read_text().splitlines() if engine.activity_log.exists() else []
     words = [line.split() for line in lines]
     return [int(pid) for noted, _, what, pid in words if (noted, what) == (execution, "start")]
 
 
-def started(engine: Engine, execution: str) -> list[int]:
+def wait_until_started(engine: Engine, execution: str) -> list[int]:
     """The processes of an execution that has begun."""
     until(lambda: engine.is_running(execution), what=f"{execution} to begin; logs in {engine.folder}")
-    return pids_of(engine, execution)
+    return list_start_pids(engine, execution)
 
 
-def log_of(engine: Engine, execution: str) -> list[LogRow]:
+def list_log_lines(engine: Engine, execution: str) -> list[LogRow]:
     """The latest lines of an execution's log."""
-    return list(executions.logs(engine.database, execution, limit=200).items)
+    return list(executions.list_log_lines(engine.database, execution, limit=200).items)
 
 
-def said(engine: Engine, execution: str, text: str) -> LogRow:
+def wait_for_log_line(engine: Engine, execution: str, text: str) -> LogRow:
     """The line with this text, once it is there."""
 
     def found() -> LogRow | None:
-        return next((line for line in log_of(engine, execution) if text in line.message), None)
+        return next((line for line in list_log_lines(engine, execution) if text in line.message), None)
 
     line = until(found, what=f"{text!r} in the log")
     assert line is not None
     return line
 
 
-def error_of(row: ExecutionRow) -> dict[str, Any]:
+def get_error(row: ExecutionRow) -> dict[str, Any]:
     assert row.error is not None
     return dict(row.error)

@@ -13,22 +13,22 @@ import pytest
 
 from jobworker.clock import SystemClock
 from jobworker.domain import policies
-from jobworker.domain.execution import State
-from jobworker.domain.job import Definition
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.job import JobDefinition
 from jobworker.services import jobs
 from jobworker.store.executions import ExecutionRow
 from tests.engine import Engine
-from tests.integration.isolation.conftest import error_of, log_of, said
-from tests.servers import Process
+from tests.integration.isolation.conftest import get_error, list_log_lines, wait_for_log_line
+from tests.servers import ServerProcess
 from tests.waiting import until
 
 MIB = 1024**2
-ENGINE = next((found for found in map(shutil.which, ("podman", "docker")) if found), None)
+CONTAINER_ENGINE = next((found for found in map(shutil.which, ("podman", "docker")) if found), None)
 BUSYBOX = shutil.which("busybox")
 
 #: Podman as root in a virtual machine without systemd; harmless elsewhere.
 ARGUMENTS = "--ulimit nofile=1024:1024 --ulimit nproc=1024:1024"
-if ENGINE and ENGINE.endswith("podman") and shutil.which("runc"):
+if CONTAINER_ENGINE and CONTAINER_ENGINE.endswith("podman") and shutil.which("runc"):
     ARGUMENTS += " --runtime runc"
 
 SETTINGS = {
@@ -40,33 +40,33 @@ SETTINGS = {
 _COMMANDS = ("sh", "cat", "echo", "sleep", "id", "ls", "touch", "dd", "env", "ip", "mount")
 
 
-def engine_run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    assert ENGINE is not None
-    return subprocess.run([ENGINE, *arguments], capture_output=True, text=True, check=False, timeout=60)
+def run_container_engine(*arguments: str) -> subprocess.CompletedProcess[str]:
+    assert CONTAINER_ENGINE is not None
+    return subprocess.run([CONTAINER_ENGINE, *arguments], capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An image with nothing but busybox in it."""
-    missing = "a container engine" if ENGINE is None else None if BUSYBOX else "busybox"
+    missing = "a container engine" if CONTAINER_ENGINE is None else None if BUSYBOX else "busybox"
     if missing:
         why = f"{missing} is not installed (Debian: apt-get install podman runc busybox-static)"
         if os.environ.get("CI") == "true":
             pytest.fail(why)
         pytest.skip(why)
     archive = tmp_path_factory.mktemp("image") / "image.tar"
-    _pack(archive)
+    _pack_image(archive)
     name = f"jobworker-test-{os.getpid()}"
-    made = engine_run("import", str(archive), f"{name}:1")
+    made = run_container_engine("import", str(archive), f"{name}:1")
     assert made.returncode == 0, made.stderr
-    tried = engine_run("run", "--rm", "--network=none", *ARGUMENTS.split(), f"{name}:1", "/bin/echo", "works")
+    tried = run_container_engine("run", "--rm", "--network=none", *ARGUMENTS.split(), f"{name}:1", "/bin/echo", "works")
     if tried.returncode != 0:
         pytest.skip(f"the container engine does not work here: {tried.stderr.strip()[-300:]}")
-    yield f"localhost/{name}:1" if ENGINE and ENGINE.endswith("podman") else f"{name}:1"
-    engine_run("rmi", "--force", f"{name}:1")
+    yield f"localhost/{name}:1" if CONTAINER_ENGINE and CONTAINER_ENGINE.endswith("podman") else f"{name}:1"
+    run_container_engine("rmi", "--force", f"{name}:1")
 
 
-def _pack(archive: Path) -> None:
+def _pack_image(archive: Path) -> None:
     assert BUSYBOX is not None
     with tarfile.open(archive, "w") as tar:
         for folder in ("bin", "tmp", "jobworker", "proc", "sys", "dev"):
@@ -93,26 +93,26 @@ def define(engine: Engine, image: str) -> Any:
         described = {"mode": "container", "image": image, "command": ["/bin/sh", "-c", script], **fields}
         name = f"{next(names)}-{os.urandom(4).hex()}"
         isolation = {**policies.DEFAULTS, "isolation": described, "retry": {"max_attempts": 1}}
-        definition = Definition(name, "container.run", policies=isolation, **limits)
-        until(lambda: _known(engine), what="container.run")
+        definition = JobDefinition(name, "container.run", policies=isolation, **limits)
+        until(lambda: _list_known_containers(engine), what="container.run")
         jobs.create(engine.database, SystemClock(), definition, "test")
         return engine.submit_one(name, parameters=parameters or {})
 
     return submit
 
 
-def _known(engine: Engine) -> bool:
-    return any(task.name == "container.run" for task in jobs.page_tasks(engine.database, 200).items)
+def _list_known_containers(engine: Engine) -> bool:
+    return any(task.name == "container.run" for task in jobs.list_tasks(engine.database, 200).items)
 
 
-def names_of_containers() -> str:
-    return engine_run("ps", "--all", "--format", "{{.Names}}").stdout
+def list_container_names() -> str:
+    return run_container_engine("ps", "--all", "--format", "{{.Names}}").stdout
 
 
-def failed(engine: Engine, execution: str) -> tuple[str, str, ExecutionRow]:
+def expect_failure(engine: Engine, execution: str) -> tuple[str, str, ExecutionRow]:
     row = engine.wait_until_final(execution)
-    assert row.state is State.FAILED
-    return error_of(row)["type"], error_of(row)["message"], row
+    assert row.state is ExecutionState.FAILED
+    return get_error(row)["type"], get_error(row)["message"], row
 
 
 def test_a_container_is_the_job(engine: Engine, define: Any) -> None:
@@ -126,18 +126,18 @@ def test_a_container_is_the_job(engine: Engine, define: Any) -> None:
     """
     execution = define(script, parameters={"any": ["thing", 1]}, memory=64 * MIB)
     row = engine.wait_until_final(execution)
-    assert row.state is State.SUCCEEDED, (row.error, row.reason)
+    assert row.state is ExecutionState.SUCCEEDED, (row.error, row.reason)
     assert row.result == {"given": {"any": ["thing", 1]}, "user": 0}
-    assert said(engine, execution, "printed").logger == "stdout"
-    assert said(engine, execution, "complained").logger == "stderr"
-    said(engine, execution, f"JOBWORKER_EXECUTION={execution}")
-    said(engine, execution, "JOBWORKER_ATTEMPT=1")
-    said(engine, execution, "the root cannot be written to")
-    everything = "\n".join(line.message for line in log_of(engine, execution))
+    assert wait_for_log_line(engine, execution, "printed").logger == "stdout"
+    assert wait_for_log_line(engine, execution, "complained").logger == "stderr"
+    wait_for_log_line(engine, execution, f"JOBWORKER_EXECUTION={execution}")
+    wait_for_log_line(engine, execution, "JOBWORKER_ATTEMPT=1")
+    wait_for_log_line(engine, execution, "the root cannot be written to")
+    everything = "\n".join(line.message for line in list_log_lines(engine, execution))
     assert "REDIS" not in everything
     assert "eth0" not in everything
     assert not list((engine.folder / "home" / "containers").iterdir())
-    assert execution not in names_of_containers()
+    assert execution not in list_container_names()
 
 
 def test_failures_say_why(engine: Engine, define: Any) -> None:
@@ -150,7 +150,7 @@ def test_failures_say_why(engine: Engine, define: Any) -> None:
         "memory": define("dd if=/dev/zero of=/tmp/much bs=1M count=200", memory=32 * MIB),
         "undefined": engine.submit_one("container.run", retry={"max_attempts": 1}),
     }
-    ends = {name: failed(engine, execution)[:2] for name, execution in wanted.items()}
+    ends = {name: expect_failure(engine, execution)[:2] for name, execution in wanted.items()}
     assert ends["code"] == ("ContainerFailed", "it ended with exit code 7: last words")
     assert ends["no image"][0] == "ContainerNotStarted"
     assert "there-is-no:such-image" in ends["no image"][1]
@@ -169,21 +169,21 @@ def test_it_ends_when_its_time_is_over(engine: Engine, define: Any) -> None:
     stubborn = "trap '' TERM; echo begun; while :; do sleep 1; done"
     late = define(stubborn, time_limit=3)
     unwanted = define(stubborn)
-    said(engine, unwanted, "begun")
+    wait_for_log_line(engine, unwanted, "begun")
     engine.cancel(unwanted)
     row = engine.wait_until_final(late)
-    assert (row.state, row.reason) == (State.TIMED_OUT, "hard time limit exceeded")
+    assert (row.state, row.reason) == (ExecutionState.TIMED_OUT, "hard time limit exceeded")
     row = engine.wait_until_final(unwanted)
-    assert row.state is State.CANCELLED
-    names = names_of_containers()
+    assert row.state is ExecutionState.CANCELLED
+    names = list_container_names()
     assert not [execution for execution in (late, unwanted) if execution in names]
 
 
-def test_it_ends_with_its_worker(define: Any, running_engine: tuple[Engine, Process]) -> None:
+def test_it_ends_with_its_worker(define: Any, running_engine: tuple[Engine, ServerProcess]) -> None:
     engine, worker = running_engine
     execution = define("trap '' TERM; echo begun; while :; do sleep 1; done")
-    said(engine, execution, "begun")
-    assert execution in names_of_containers()
+    wait_for_log_line(engine, execution, "begun")
+    assert execution in list_container_names()
     worker.terminate()
-    until(lambda: execution not in names_of_containers(), every=0.3, what="the end of the container")
+    until(lambda: execution not in list_container_names(), every=0.3, what="the end of the container")
     engine.start_worker("--pool", "threads", **SETTINGS)  # Whatever comes next needs one.

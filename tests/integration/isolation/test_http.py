@@ -12,25 +12,25 @@ import pytest
 
 from jobworker.clock import SystemClock
 from jobworker.domain import policies
-from jobworker.domain.execution import State
-from jobworker.domain.job import Definition
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.job import JobDefinition
 from jobworker.services import executions, jobs
 from jobworker.store.executions import ExecutionRow
 from tests.engine import Engine
-from tests.integration.isolation.conftest import error_of, said
-from tests.servers import free_port
+from tests.integration.isolation.conftest import get_error, wait_for_log_line
+from tests.servers import find_free_port
 from tests.waiting import until
 
 SETTINGS = {"JOBWORKER_EGRESS": "127.0.0.1"}
 
 
-class Site(http.server.ThreadingHTTPServer):
+class HttpTestServer(http.server.ThreadingHTTPServer):
     """Answers as its path says, and remembers what it was asked."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), _HttpTestHandler)
         self.request_counts: collections.Counter[str] = collections.Counter()
         self.is_broken = False
         self.released = threading.Event()
@@ -41,8 +41,8 @@ class Site(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Site
+class _HttpTestHandler(http.server.BaseHTTPRequestHandler):
+    server: HttpTestServer
 
     def log_message(self, *_: Any) -> None:
         """Silence."""
@@ -96,8 +96,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as server:
+def site() -> Iterator[HttpTestServer]:
+    with HttpTestServer() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         yield server
@@ -106,14 +106,14 @@ def site() -> Iterator[Site]:
         thread.join()
 
 
-def request(engine: Engine, url: str, attempts: int = 1, job: str = "http.request", **parameters: Any) -> str:
+def submit_request(engine: Engine, url: str, attempts: int = 1, job: str = "http.request", **parameters: Any) -> str:
     """Submit a request."""
     return engine.submit_one(job, parameters={"url": url, **parameters}, retry={"max_attempts": attempts})
 
 
-def done(engine: Engine, execution: str) -> dict[str, Any]:
+def wait_for_result(engine: Engine, execution: str) -> dict[str, Any]:
     row = engine.wait_until_final(execution)
-    assert row.state is State.SUCCEEDED, (row.error, row.reason)
+    assert row.state is ExecutionState.SUCCEEDED, (row.error, row.reason)
     assert row.result is not None
     return dict(row.result)
 
@@ -128,50 +128,50 @@ def test_it_is_in_the_catalogue(engine: Engine) -> None:
     assert (shown["timeout"].type, shown["timeout"].default) == ("number", 30.0)
 
 
-def test_what_is_sent_and_what_comes_back(engine: Engine, site: Site) -> None:
-    as_json = request(engine, f"{site.url}/echo?secret=1", method="POST", json={"a": [1]}, headers={"X-Mine": "yes"})
-    as_text = request(engine, f"{site.url}/echo", method="PUT", body="plain")
-    moved = request(engine, f"{site.url}/moved")
-    accepted = request(engine, f"{site.url}/missing", success_codes="200, 400-404")
-    large = request(engine, f"{site.url}/large")
+def test_what_is_sent_and_what_comes_back(engine: Engine, site: HttpTestServer) -> None:
+    as_json = submit_request(engine, f"{site.url}/echo?secret=1", method="POST", json={"a": [1]}, headers={"X-Mine": "yes"})
+    as_text = submit_request(engine, f"{site.url}/echo", method="PUT", body="plain")
+    moved = submit_request(engine, f"{site.url}/moved")
+    accepted = submit_request(engine, f"{site.url}/missing", success_codes="200, 400-404")
+    large = submit_request(engine, f"{site.url}/large")
 
-    result = done(engine, as_json)
+    result = wait_for_result(engine, as_json)
     echoed = json.loads(result["body"])
     assert (result["status"], result["complete"]) == (201, True)
     assert (echoed["method"], json.loads(echoed["body"])) == ("POST", {"a": [1]})
     assert (echoed["headers"]["x-mine"], echoed["headers"]["content-type"]) == ("yes", "application/json")
     assert len(result["headers"]["X-Long"]) == 200
-    line = said(engine, as_json, "POST http")
+    line = wait_for_log_line(engine, as_json, "POST http")
     assert line.message == f"POST {site.url}: 201"
 
-    echoed = json.loads(done(engine, as_text)["body"])
+    echoed = json.loads(wait_for_result(engine, as_text)["body"])
     assert (echoed["method"], echoed["body"]) == ("PUT", "plain")
-    assert json.loads(done(engine, moved)["body"])["method"] == "GET"
-    assert done(engine, accepted)["status"] == 404
-    result = done(engine, large)
+    assert json.loads(wait_for_result(engine, moved)["body"])["method"] == "GET"
+    assert wait_for_result(engine, accepted)["status"] == 404
+    result = wait_for_result(engine, large)
     assert result["complete"] is False
     assert len(json.dumps(result)) < 64 * 1024
     assert result["body"].startswith("é\N{REPLACEMENT CHARACTER}é")
 
 
-def test_failures_say_why(engine: Engine, site: Site) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
+def test_failures_say_why(engine: Engine, site: HttpTestServer) -> None:
+    nobody = f"http://127.0.0.1:{find_free_port()}"
     wanted = {
-        "status": request(engine, f"{site.url}/missing"),
-        "nobody": request(engine, nobody),
-        "silent": request(engine, f"{site.url}/silent", timeout=0.5),
-        "drip": request(engine, f"{site.url}/drip", timeout=0.5),
-        "scheme": request(engine, "ftp://example.org/file"),
-        "no host": request(engine, "http:///path"),
-        "port": request(engine, "http://host:port/"),
-        "codes": request(engine, site.url, success_codes="2xx"),
-        "both": request(engine, site.url, body="a", json=1),
-        "timeout": request(engine, site.url, timeout=0),
-        "header": request(engine, site.url, headers={"X-Mine": "two\r\nlines"}),
-        "private": request(engine, "http://10.0.0.1/"),
-        "disguised": request(engine, "http://2130706433/"),
+        "status": submit_request(engine, f"{site.url}/missing"),
+        "nobody": submit_request(engine, nobody),
+        "silent": submit_request(engine, f"{site.url}/silent", timeout=0.5),
+        "drip": submit_request(engine, f"{site.url}/drip", timeout=0.5),
+        "scheme": submit_request(engine, "ftp://example.org/file"),
+        "no host": submit_request(engine, "http:///path"),
+        "port": submit_request(engine, "http://host:port/"),
+        "codes": submit_request(engine, site.url, success_codes="2xx"),
+        "both": submit_request(engine, site.url, body="a", json=1),
+        "timeout": submit_request(engine, site.url, timeout=0),
+        "header": submit_request(engine, site.url, headers={"X-Mine": "two\r\nlines"}),
+        "private": submit_request(engine, "http://10.0.0.1/"),
+        "disguised": submit_request(engine, "http://2130706433/"),
     }
-    ends = {name: error_of(engine.wait_until_final(execution)) for name, execution in wanted.items()}
+    ends = {name: get_error(engine.wait_until_final(execution)) for name, execution in wanted.items()}
     assert {name: error["type"] for name, error in ends.items()} == {
         "status": "UnexpectedStatus",
         **dict.fromkeys(["nobody", "silent", "drip"], "RequestFailed"),
@@ -189,33 +189,33 @@ def test_failures_say_why(engine: Engine, site: Site) -> None:
     assert ends["drip"]["message"] == f"GET {site.url}: timed out: the answer was not complete after 0.5 s"
 
 
-def test_it_comes_back_when_the_server_says(engine: Engine, site: Site) -> None:
-    again = request(engine, f"{site.url}/later", attempts=2)
+def test_it_comes_back_when_the_server_says(engine: Engine, site: HttpTestServer) -> None:
+    again = submit_request(engine, f"{site.url}/later", attempts=2)
     row = engine.wait_until_final(again)
-    assert (row.state, row.attempt) == (State.SUCCEEDED, 2), row.error
-    first, _ = executions.attempts(engine.database, again).items
+    assert (row.state, row.attempt) == (ExecutionState.SUCCEEDED, 2), row.error
+    first, _ = executions.list_attempts(engine.database, again).items
     assert first.reason == f"{site.url} answered 503 and asks to come back after 1 s"
 
 
-def test_the_circuit_opens_puts_off_and_closes(engine: Engine, site: Site) -> None:
+def test_the_circuit_opens_puts_off_and_closes(engine: Engine, site: HttpTestServer) -> None:
     site.is_broken = True
     circuit = {**policies.DEFAULTS, "circuit": {"failures": 3, "pause": 4}}
-    jobs.create(engine.database, SystemClock(), Definition("careful", "http.request", policies=circuit), "test")
+    jobs.create(engine.database, SystemClock(), JobDefinition("careful", "http.request", policies=circuit), "test")
     for number in range(3):
-        row = engine.wait_until_final(request(engine, f"{site.url}/{number}", job="careful"))
-        assert error_of(row)["type"] == "UnexpectedStatus"
+        row = engine.wait_until_final(submit_request(engine, f"{site.url}/{number}", job="careful"))
+        assert get_error(row)["type"] == "UnexpectedStatus"
     site.is_broken = False
-    put_off = [request(engine, f"{site.url}/after-{number}", job="careful") for number in range(4)]
+    put_off = [submit_request(engine, f"{site.url}/after-{number}", job="careful") for number in range(4)]
 
     def all_wait() -> bool:
-        return all(engine.get(execution).state is State.RETRYING for execution in put_off)
+        return all(engine.get(execution).state is ExecutionState.RETRYING for execution in put_off)
 
     until(all_wait, what="executions that wait")
-    assert done(engine, request(engine, f"{site.url}/other"))["status"] == 200, "another job has its own circuit"
+    assert wait_for_result(engine, submit_request(engine, f"{site.url}/other"))["status"] == 200, "another job has its own circuit"
     assert "is open: it failed several times in a row" in (engine.get(put_off[0]).reason or "")
     assert not [path for path in site.request_counts if path.startswith("/after")]
 
     rows: list[ExecutionRow] = [engine.wait_until_final(execution) for execution in put_off]
-    assert {row.state for row in rows} == {State.SUCCEEDED}, [row.error for row in rows]
+    assert {row.state for row in rows} == {ExecutionState.SUCCEEDED}, [row.error for row in rows]
     # One attempt was all that each of them had.
     assert all(site.request_counts[f"/after-{number}"] == 1 for number in range(4))

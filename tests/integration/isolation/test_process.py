@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.execution import FINAL, State
+from jobworker.domain.execution import FINAL_STATES, ExecutionState
 from jobworker.services import executions
 from jobworker.store import story
 from jobworker.store.executions import ExecutionRow
-from jobworker.worker.isolation.keeper import descendants
+from jobworker.worker.isolation.keeper import find_descendants
 from tests.engine import Engine
-from tests.integration.isolation.conftest import POOLS, engine_in, error_of, log_of, pids_of, said, started
+from tests.integration.isolation.conftest import POOLS, run_engine_in, get_error, list_log_lines, list_start_pids, wait_for_log_line, wait_until_started
 from tests.integration.isolation.test_program import is_alive
-from tests.servers import Process
+from tests.servers import ServerProcess
 from tests.waiting import until
 
 MIB = 1024**2
 
 
-def resident(pid: int) -> int:
+def get_resident_bytes(pid: int) -> int:
     """How much memory a process has (bytes)."""
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -32,7 +32,7 @@ def test_it_finds_everything_and_is_heard(engine: Engine) -> None:
     secret = "in nobody's list of processes"
     execution = engine.submit_one("tells_of_itself", parameters={"secret": secret}, correlation_id="c-1")
     row = engine.wait_until_final(execution)
-    assert row.state is State.SUCCEEDED, (row.error, row.reason)
+    assert row.state is ExecutionState.SUCCEEDED, (row.error, row.reason)
     assert row.result is not None
     told = row.result
     assert (told["execution"], told["attempt"], told["correlation_id"]) == (execution, 1, "c-1")
@@ -53,13 +53,13 @@ def test_it_finds_everything_and_is_heard(engine: Engine) -> None:
         ("past Python", "INFO", "stdout"),
         ("complained", "WARNING", "stderr"),
     ):
-        line = said(engine, execution, text)
+        line = wait_for_log_line(engine, execution, text)
         assert (line.level, line.logger, line.message) == (level, logger, text)
     shown = until(lambda: engine.get(execution).progress)
     assert shown
     assert (shown["done"], shown["total"], shown["message"]) == (3, 10, "on the way")
     assert engine.get(execution).metadata == {"colour": "red"}
-    assert len(log_of(engine, execution)) == 5
+    assert len(list_log_lines(engine, execution)) == 5
 
 
 def test_ends_of_every_kind(engine: Engine) -> None:
@@ -67,11 +67,11 @@ def test_ends_of_every_kind(engine: Engine) -> None:
     wanted = {how: engine.submit_one("ends_badly", parameters={"how": how}) for how in ways}
     rows = {how: engine.wait_until_final(execution) for how, execution in wanted.items()}
     assert {how: row.state for how, row in rows.items()} == {
-        **dict.fromkeys(ways, State.FAILED),
-        "lie": State.SUCCEEDED,
-        "nest": State.SUCCEEDED,
+        **dict.fromkeys(ways, ExecutionState.FAILED),
+        "lie": ExecutionState.SUCCEEDED,
+        "nest": ExecutionState.SUCCEEDED,
     }
-    errors = {how: error_of(row) for how, row in rows.items() if row.state is State.FAILED}
+    errors = {how: get_error(row) for how, row in rows.items() if row.state is ExecutionState.FAILED}
     assert {how: error["type"] for how, error in errors.items()} == {
         "segfault": "ProcessCrashed", "leave": "ProcessCrashed", "exit": "SystemExit", "kill": "ProcessCrashed",
         "raise": "ValueError", "not json": "ResultRefused", "forge": "ResultRefused",
@@ -92,11 +92,11 @@ def test_its_limits_end_only_the_job_itself(engine: Engine) -> None:
     long = engine.submit_one("takes_time")
     assert engine.wait_until_final(fits).result == 50
     row = engine.wait_until_final(much)
-    assert (row.state, error_of(row)["type"]) == (State.FAILED, "MemoryError")
+    assert (row.state, get_error(row)["type"]) == (ExecutionState.FAILED, "MemoryError")
     assert row.reason == f"its memory limit of {200 * MIB} bytes is used up"
     row = engine.wait_until_final(long)
-    assert (row.state, error_of(row)["type"]) == (State.FAILED, "ProcessCrashed")
-    assert error_of(row)["message"] == "the job's process used up its 3 s of CPU time"
+    assert (row.state, get_error(row)["type"]) == (ExecutionState.FAILED, "ProcessCrashed")
+    assert get_error(row)["message"] == "the job's process used up its 3 s of CPU time"
 
 
 def test_retries_are_decided_as_everywhere(engine: Engine) -> None:
@@ -106,10 +106,10 @@ def test_retries_are_decided_as_everywhere(engine: Engine) -> None:
     exhausted = engine.submit_one("succeeds_at_last", parameters={"good_attempt": 9})
     for execution in (by_celery, by_itself, after_a_crash):
         row = engine.wait_until_final(execution)
-        assert (row.state, row.result, row.attempt) == (State.SUCCEEDED, 2, 2)
+        assert (row.state, row.result, row.attempt) == (ExecutionState.SUCCEEDED, 2, 2)
     row = engine.wait_until_final(exhausted)
-    assert (row.state, row.attempt, error_of(row)["message"]) == (State.FAILED, 3, "not yet: 3")
-    attempts = executions.attempts(engine.database, after_a_crash).items
+    assert (row.state, row.attempt, get_error(row)["message"]) == (ExecutionState.FAILED, 3, "not yet: 3")
+    attempts = executions.list_attempts(engine.database, after_a_crash).items
     assert attempts[0].error
     assert "SIGABRT" in attempts[0].error["message"]
 
@@ -118,11 +118,11 @@ def test_nothing_is_left_after_the_hard_limit(engine: Engine) -> None:
     policy = {"strategy": "fixed", "delay": 0.1, "max_attempts": 2}
     execution = engine.submit_one("will_not_go", retry=policy)
     row = engine.wait_until_final(execution)
-    assert (row.state, row.reason, row.attempt) == (State.TIMED_OUT, "hard time limit exceeded", 2)
-    assert error_of(row)["message"] == "the hard time limit of 2 s passed"
+    assert (row.state, row.reason, row.attempt) == (ExecutionState.TIMED_OUT, "hard time limit exceeded", 2)
+    assert get_error(row)["message"] == "the hard time limit of 2 s passed"
     assert row.started_at is not None
     assert row.finished_at is not None
-    pids = pids_of(engine, execution)
+    pids = list_start_pids(engine, execution)
     assert len(pids) == 2 * 3
     assert not any(is_alive(pid) for pid in pids)
 
@@ -132,22 +132,22 @@ def test_soft_limits_and_extensions(engine: Engine) -> None:
     does_not = engine.submit_one("is_warned", parameters={"minds": False})
     longer = engine.submit_one("takes_its_time")
     row = engine.wait_until_final(minds)
-    assert (row.state, row.result) == (State.SUCCEEDED, "cleaned up")
+    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "cleaned up")
     assert row.reason == "succeeded after its soft time limit of 1 s had passed"
-    said(engine, minds, "its soft time limit of 1 s has passed")
+    wait_for_log_line(engine, minds, "its soft time limit of 1 s has passed")
     row = engine.wait_until_final(does_not)
-    assert (row.state, row.reason) == (State.TIMED_OUT, "soft time limit exceeded")
+    assert (row.state, row.reason) == (ExecutionState.TIMED_OUT, "soft time limit exceeded")
     row = engine.wait_until_final(longer)
-    assert (row.state, row.result) == (State.SUCCEEDED, "in the end")
+    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "in the end")
 
 
 @pytest.mark.parametrize("minds", [True, False])
 def test_cancelled_while_it_runs(engine: Engine, minds: bool) -> None:
     execution = engine.submit_one("can_be_stopped", parameters={"minds": minds})
-    pids = started(engine, execution)
+    pids = wait_until_started(engine, execution)
     engine.cancel(execution)
     row = engine.wait_until_final(execution)
-    assert row.state is State.CANCELLED
+    assert row.state is ExecutionState.CANCELLED
     by_itself = "the job stopped by itself"
     assert row.reason == (by_itself if minds else "it did not stop by itself and was ended by SIGKILL")
     assert not any(is_alive(pid) for pid in pids)
@@ -157,7 +157,7 @@ def test_hooks_run_over_there(engine: Engine) -> None:
     good = engine.submit_one("TellsOfItsHooks")
     bad = engine.submit_one("TellsOfItsHooks", parameters={"fails": True})
     assert engine.wait_until_final(good).result == "done"
-    assert error_of(engine.wait_until_final(bad))["message"] == "as told"
+    assert get_error(engine.wait_until_final(bad))["message"] == "as told"
     for execution, expected in (
         (good, ["before", "start", "done", "Succeeded"]),
         (bad, ["before", "start", "ValueError", "Failed"]),
@@ -184,45 +184,45 @@ def test_where_another_job_went_is_no_matter(engine: Engine) -> None:
 
 
 def test_time_limits_hold_on_a_pool_of_one(tmp_path: Path) -> None:
-    with engine_in(tmp_path) as engine:
+    with run_engine_in(tmp_path) as engine:
         engine.start_relay()
         engine.start_worker("--pool", "solo")
         engine.wait_until_ready("will_not_go")
         execution = engine.submit_one("will_not_go")
         row = engine.wait_until_final(execution)
-        assert (row.state, row.reason) == (State.TIMED_OUT, "hard time limit exceeded")
-        assert not any(is_alive(pid) for pid in pids_of(engine, execution))
+        assert (row.state, row.reason) == (ExecutionState.TIMED_OUT, "hard time limit exceeded")
+        assert not any(is_alive(pid) for pid in list_start_pids(engine, execution))
 
 
 def test_a_thread_that_goes_on_holds_nothing_up(engine: Engine) -> None:
     row = engine.wait_until_final(engine.submit_one("leaves_a_thread"))
-    assert (row.state, row.result) == (State.SUCCEEDED, "returned")
+    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "returned")
 
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_it_ends_with_its_worker(tmp_path: Path, pool: str) -> None:
-    with engine_in(tmp_path) as engine:
+    with run_engine_in(tmp_path) as engine:
         engine.start_relay()
         worker = engine.start_worker("--pool", pool)
         engine.wait_until_ready("can_be_stopped")
-        [pid] = started(engine, engine.submit_one("can_be_stopped", parameters={"minds": False}))
+        [pid] = wait_until_started(engine, engine.submit_one("can_be_stopped", parameters={"minds": False}))
         worker.terminate()
         until(lambda: not is_alive(pid), what="the end of the job's process")
 
 
 @pytest.mark.timeout(300)
-def test_gigabytes_fill_nothing(engine: Engine, worker: Process) -> None:
+def test_gigabytes_fill_nothing(engine: Engine, worker: ServerProcess) -> None:
     wanted = [engine.submit_one("prints_a_gigabyte", parameters={"how": how}) for how in ("line", "lines", "log")]
     most = 0
 
     def final() -> list[ExecutionRow] | None:
         nonlocal most
-        most = max(most, *map(resident, [worker.pid, *descendants(worker.pid)]))
+        most = max(most, *map(get_resident_bytes, [worker.pid, *find_descendants(worker.pid)]))
         rows = [engine.get(execution) for execution in wanted]
-        return rows if all(row.state in FINAL for row in rows) else None
+        return rows if all(row.state in FINAL_STATES for row in rows) else None
 
     rows = until(final, within=280, every=0.1)
-    assert [(row.state, row.result) for row in rows or ()] == [(State.SUCCEEDED, "said")] * 3
+    assert [(row.state, row.result) for row in rows or ()] == [(ExecutionState.SUCCEEDED, "said")] * 3
     assert most < 300 * MIB
     with engine.database.read() as connection:
         statement = sa.text(
@@ -232,7 +232,7 @@ def test_gigabytes_fill_nothing(engine: Engine, worker: Process) -> None:
 
     def what_is_missing() -> bool:
         with engine.database.read() as connection:
-            lasts = [story.logs_after(connection, each, "", 100_000)[-1].message for each in wanted]
+            lasts = [story.list_logs_after(connection, each, "", 100_000)[-1].message for each in wanted]
         return all("not kept" in last for last in lasts)
 
     until(what_is_missing, what="a last line in each log that says what is missing")

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from jobworker.clock import SystemClock
-from jobworker.worker.isolation.deadlines import Cut, Deadlines
-from jobworker.worker.isolation.output import MOST_KEPT
-from jobworker.worker.isolation.program import End, Limits, Program, run
+from jobworker.worker.isolation.deadlines import StopReason, ProgramDeadlines
+from jobworker.worker.isolation.output import MAX_OUTPUT_SIZE
+from jobworker.worker.isolation.program import ProgramEnd, ResourceLimits, Program, run
 from tests.waiting import until
 
 MIB = 1024**2
 CLOCK = SystemClock()
 
 
-class Notes:
+class ProgramRecorder:
     """Takes down what a program prints and says."""
 
     def __init__(self, on_message: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
@@ -41,16 +41,16 @@ class Notes:
         self.lines.append(("warned", f"{limit:g}"))
 
 
-def python(code: str, **options: Any) -> Program:
+def make_python_program(code: str, **options: Any) -> Program:
     """A program in Python."""
     return Program([sys.executable, "-I", "-S", "-c", textwrap.dedent(code)], **options)
 
 
-def run_it(program: Program, notes: Notes | None = None, **limits: Any) -> End:
+def run_program(program: Program, recorder: ProgramRecorder | None = None, **limits: Any) -> ProgramEnd:
     """Run a program that begins at once."""
-    deadlines = Deadlines(CLOCK, **limits)
+    deadlines = ProgramDeadlines(CLOCK, **limits)
     deadlines.start()
-    return run(program, deadlines, notes or Notes())
+    return run(program, deadlines, recorder or ProgramRecorder())
 
 
 def is_alive(pid: int) -> bool:
@@ -62,21 +62,21 @@ def is_alive(pid: int) -> bool:
 
 
 def test_what_goes_in_and_what_comes_out() -> None:
-    notes = Notes()
+    notes = ProgramRecorder()
     program = Program(["/bin/sh", "-c", "cat; echo problem >&2; exit 3"], stdin=b"given\n")
-    end = run_it(program, notes)
-    assert end == End(3, None, None, None)
+    end = run_program(program, notes)
+    assert end == ProgramEnd(3, None, None, None)
     assert sorted(notes.lines) == [("stderr", "problem"), ("stdout", "given")]
 
 
 def test_much_goes_in_and_out_at_once() -> None:
-    notes = Notes()
-    assert run_it(Program(["cat"], stdin=b"0123456789abcde\n" * 20_000), notes).exit_code == 0
+    notes = ProgramRecorder()
+    assert run_program(Program(["cat"], stdin=b"0123456789abcde\n" * 20_000), notes).exit_code == 0
     assert notes.lines == [("stdout", "0123456789abcde")] * 20_000
 
 
 def test_a_program_need_not_read_what_it_is_given() -> None:
-    assert run_it(Program(["true"], stdin=b"x" * 10**6)).exit_code == 0
+    assert run_program(Program(["true"], stdin=b"x" * 10**6)).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -89,25 +89,25 @@ def test_a_program_need_not_read_what_it_is_given() -> None:
     ],
 )
 def test_ends_are_told(argv: list[str], why: str) -> None:
-    assert str(run_it(Program(argv))) == why
+    assert str(run_program(Program(argv))) == why
 
 
 def test_it_has_the_environment_that_it_is_given() -> None:
-    notes = Notes()
-    assert run_it(Program(["env"], environment={"PATH": "/usr/bin:/bin", "A": "b"}), notes).exit_code == 0
+    notes = ProgramRecorder()
+    assert run_program(Program(["env"], environment={"PATH": "/usr/bin:/bin", "A": "b"}), notes).exit_code == 0
     assert sorted(notes.lines) == [("stdout", "A=b"), ("stdout", "PATH=/usr/bin:/bin")]
 
 
 def test_nothing_of_the_worker_is_open_in_it() -> None:
-    notes = Notes()
+    notes = ProgramRecorder()
     with open(__file__, encoding="utf-8") as stream:
         os.set_inheritable(stream.fileno(), True)
-        run_it(python("import os; print(sorted(map(int, os.listdir('/proc/self/fd')))[:-1])"), notes)
+        run_program(make_python_program("import os; print(sorted(map(int, os.listdir('/proc/self/fd')))[:-1])"), notes)
     assert notes.lines == [("stdout", "[0, 1, 2]")]
 
 
 def test_memory_is_limited() -> None:
-    program = python(
+    program = make_python_program(
         """
         kept = bytearray(50 * 1024 ** 2)
         try:
@@ -115,26 +115,26 @@ def test_memory_is_limited() -> None:
         except MemoryError:
             print("refused")
         """,
-        limits=Limits(memory=200 * MIB),
+        limits=ResourceLimits(memory=200 * MIB),
     )
-    notes = Notes()
-    assert run_it(program, notes).exit_code == 0
+    notes = ProgramRecorder()
+    assert run_program(program, notes).exit_code == 0
     assert notes.lines == [("stdout", "refused")]
 
 
 def test_cpu_time_is_limited() -> None:
-    assert run_it(python("while True: pass", limits=Limits(cpu=1))).signal == signal.SIGXCPU
+    assert run_program(make_python_program("while True: pass", limits=ResourceLimits(cpu=1))).signal == signal.SIGXCPU
 
 
 def test_open_files_are_limited_and_nobody_dumps_core() -> None:
-    notes = Notes()
+    notes = ProgramRecorder()
     code = "import resource as r; print(r.getrlimit(r.RLIMIT_NOFILE), r.getrlimit(r.RLIMIT_CORE))"
-    assert run_it(python(code, limits=Limits(open_files=40)), notes).exit_code == 0
+    assert run_program(make_python_program(code, limits=ResourceLimits(open_files=40)), notes).exit_code == 0
     assert notes.lines == [("stdout", "(40, 40) (0, 0)")]
 
 
 #: Starts two descendants that mind no signal and tells their numbers: one in its group, one in a session of its own.
-STUBBORN = """
+STUBBORN_PROGRAM = """
 import os, signal, sys, time
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -151,17 +151,17 @@ for leave in (False, True):
 
 
 def test_who_ignores_sigterm_and_forks_is_gone_after_the_hard_limit() -> None:
-    notes = Notes()
-    end = run_it(python(STUBBORN + "time.sleep(600)"), notes, hard=1.0)
-    assert (end.signal, end.stop_reason) == (signal.SIGKILL, Cut.HARD_LIMIT)
+    notes = ProgramRecorder()
+    end = run_program(make_python_program(STUBBORN_PROGRAM + "time.sleep(600)"), notes, hard=1.0)
+    assert (end.signal, end.stop_reason) == (signal.SIGKILL, StopReason.HARD_LIMIT)
     family = [int(line) for _, line in notes.lines]
     assert len(family) == 2
     assert not any(is_alive(pid) for pid in family)
 
 
 def test_nothing_is_left_of_a_program_that_ended_by_itself() -> None:
-    notes = Notes()
-    assert run_it(python(STUBBORN + "time.sleep(0.5)"), notes).exit_code == 0
+    notes = ProgramRecorder()
+    assert run_program(make_python_program(STUBBORN_PROGRAM + "time.sleep(0.5)"), notes).exit_code == 0
     family = [int(line) for _, line in notes.lines]
     assert len(family) == 2
     assert not any(is_alive(pid) for pid in family)
@@ -173,7 +173,7 @@ def test_nothing_is_left_of_a_program_whose_worker_was_killed(tmp_path: Path) ->
     import os, sys
     sys.argv[1:] = [str(os.open({str(numbers)!r}, os.O_CREAT | os.O_WRONLY | os.O_APPEND))]
     """
-    code = textwrap.dedent(program) + STUBBORN + "time.sleep(600)"
+    code = textwrap.dedent(program) + STUBBORN_PROGRAM + "time.sleep(600)"
     worker = subprocess.Popen(
         [
             sys.executable,
@@ -193,7 +193,7 @@ def test_nothing_is_left_of_a_program_whose_worker_was_killed(tmp_path: Path) ->
 
 
 def test_an_interrupted_worker_leaves_nothing_behind() -> None:
-    class Impatient(Notes):
+    class Impatient(ProgramRecorder):
         def on_output(self, stream: str, line: str) -> None:
             super().on_output(stream, line)
             if len(self.lines) == 2:
@@ -201,28 +201,28 @@ def test_an_interrupted_worker_leaves_nothing_behind() -> None:
 
     notes = Impatient()
     with pytest.raises(KeyboardInterrupt):
-        run_it(python(STUBBORN + "time.sleep(600)"), notes)
+        run_program(make_python_program(STUBBORN_PROGRAM + "time.sleep(600)"), notes)
     assert not any(is_alive(int(line)) for _, line in notes.lines)
 
 
 def test_cancelled_it_ends_at_the_first_word() -> None:
     wanted: list[bool] = []
 
-    class Watcher(Notes):
+    class Watcher(ProgramRecorder):
         def on_output(self, stream: str, line: str) -> None:
             super().on_output(stream, line)
             wanted.append(True)
 
     notes = Watcher()
     program = Program(["sh", "-c", "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.1; done"])
-    end = run_it(program, notes, cancelled=lambda: bool(wanted))
+    end = run_program(program, notes, cancelled=lambda: bool(wanted))
     assert (end.exit_code, end.stop_reason) == (5, None)
     assert [line for stream, line in notes.lines if stream == "stdout"] == ["ready", "bye"]
 
 
 def test_a_wired_program_speaks_and_is_spoken_to() -> None:
     wanted: list[bool] = []
-    program = python(
+    program = make_python_program(
         """
         import os, sys
         os.write(3, b'{"said": 1}\\nno message\\n')
@@ -234,8 +234,8 @@ def test_a_wired_program_speaks_and_is_spoken_to() -> None:
         stdin=b"order\n",
         wired=True,
     )
-    notes = Notes(on_message=lambda message: wanted.append(True))
-    assert run_it(program, notes, cancelled=lambda: bool(wanted)).exit_code == 0
+    notes = ProgramRecorder(on_message=lambda message: wanted.append(True))
+    assert run_program(program, notes, cancelled=lambda: bool(wanted)).exit_code == 0
     assert notes.messages == [{"said": 1}, {"heard": "order"}, {"heard": "cancelled"}]
 
 
@@ -257,10 +257,10 @@ def test_a_gigabyte_is_read_and_not_kept(command: str) -> None:
         def on_soft_limit(self, limit: float) -> None: ...
 
     scales = Scales()
-    deadlines = Deadlines(CLOCK)
+    deadlines = ProgramDeadlines(CLOCK)
     deadlines.start()
     assert run(Program(["sh", "-c", command]), deadlines, scales).exit_code == 0
-    assert scales.kept <= MOST_KEPT + 100
+    assert scales.kept <= MAX_OUTPUT_SIZE + 100
     assert scales.lines < 200_000
     assert "were printed and are not kept" in scales.last
 
@@ -288,5 +288,5 @@ def test_what_has_to_be_done_afterwards_is_done_even_without_the_worker(tmp_path
 
 def test_what_has_to_be_done_afterwards_is_not_done_when_all_went_well(tmp_path: Path) -> None:
     done = tmp_path / "done"
-    assert run_it(Program(["true"], cleanup_commands=[["touch", str(done)]])).exit_code == 0
+    assert run_program(Program(["true"], cleanup_commands=[["touch", str(done)]])).exit_code == 0
     assert not done.exists()

@@ -6,69 +6,69 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.transport import keys
 from tests.engine import Engine
-from tests.offspring import alive, children, end, offspring, process_of
-from tests.servers import Process, RedisServer
+from tests.offspring import filter_alive, list_started_pids, kill_processes, list_descendants, get_attempt_pid
+from tests.servers import ServerProcess, RedisServer
 from tests.waiting import until
 
 
-class Household:
+class OrphanProcessDriver:
     """A worker with a job that clings to life, and all the processes that belong to it."""
 
     def __init__(self, engine: Engine, *options: str) -> None:
         self.engine = engine
         engine.start_relay()
-        self.worker: Process = engine.start_worker(*options)
+        self.worker: ServerProcess = engine.start_worker(*options)
         engine.wait_until_ready("clings")
         self.execution = engine.submit_one("clings")
-        until(lambda: engine.get(self.execution).state is State.RUNNING and engine.is_running(self.execution))
-        plain, self.detached_pid, orphan = children(engine, self.execution)
-        self.pids = [process_of(engine, self.execution), plain, orphan, *offspring(self.worker.pid)]
-        self.pids = [pid for pid in self.pids if pid != self.detached_pid and pid not in offspring(self.detached_pid)]
-        assert alive(self.pids) == self.pids
+        until(lambda: engine.get(self.execution).state is ExecutionState.RUNNING and engine.is_running(self.execution))
+        plain, self.detached_pid, orphan = list_started_pids(engine, self.execution)
+        self.pids = [get_attempt_pid(engine, self.execution), plain, orphan, *list_descendants(self.worker.pid)]
+        self.pids = [pid for pid in self.pids if pid != self.detached_pid and pid not in list_descendants(self.detached_pid)]
+        assert filter_alive(self.pids) == self.pids
 
     def has_ended(self) -> bool:
         """Whether nothing of it is left. Who was killed cannot look for those that have left the group."""
-        return not self.worker.is_alive() and not alive(self.pids)
+        return not self.worker.is_alive() and not filter_alive(self.pids)
 
 
 @pytest.fixture
-def household(engine: Engine) -> Iterator[Household]:
-    made = Household(engine, "--", "worker.soft_shutdown_timeout=0")
+def household(engine: Engine) -> Iterator[OrphanProcessDriver]:
+    made = OrphanProcessDriver(engine, "--", "worker.soft_shutdown_timeout=0")
     yield made
-    end(made.detached_pid, *offspring(made.detached_pid))
+    kill_processes(made.detached_pid, *list_descendants(made.detached_pid))
 
 
-def test_told_to_interrupt_its_jobs(household: Household) -> None:
+def test_told_to_interrupt_its_jobs(household: OrphanProcessDriver) -> None:
     """Also one that ignores SIGTERM, which the worker would wait for without end."""
     household.worker.send_signal(signal.SIGQUIT)
     until(household.has_ended, what=f"the end of {household.pids}")
-    until(lambda: not alive([household.detached_pid]))
+    until(lambda: not filter_alive([household.detached_pid]))
 
 
-def test_told_twice_from_the_keyboard(household: Household) -> None:
+def test_told_twice_from_the_keyboard(household: OrphanProcessDriver) -> None:
     household.worker.send_signal(signal.SIGINT)
     until(lambda: "Warm shutdown" in household.engine.read_log(household.worker))
     household.worker.send_signal(signal.SIGINT)
     until(household.has_ended, what=f"the end of {household.pids}")
 
 
-def test_killed(household: Household) -> None:
+def test_killed(household: OrphanProcessDriver) -> None:
     household.worker.terminate(signal.SIGKILL)
     until(household.has_ended, what=f"the end of {household.pids}")
 
 
-def test_given_up(household: Household, own_server: RedisServer) -> None:
+def test_given_up(household: OrphanProcessDriver, own_server: RedisServer) -> None:
     [worker] = own_server.create_client().zrange(keys.WORKERS, 0, -1)
     own_server.create_client().set(keys.FENCE.format(worker=worker), 1)
     until(household.has_ended, what=f"the end of {household.pids}")
-    until(lambda: not alive([household.detached_pid]))
+    until(lambda: not filter_alive([household.detached_pid]))
 
 
-def test_a_process_that_somebody_kills_takes_its_children_along(household: Household) -> None:
+def test_a_process_that_somebody_kills_takes_its_children_along(household: OrphanProcessDriver) -> None:
     process, *others = household.pids[:3]
     os.kill(process, signal.SIGKILL)
-    until(lambda: not alive([process, *others]), what=f"the end of {others}")
+    until(lambda: not filter_alive([process, *others]), what=f"the end of {others}")
     household.worker.check_alive()

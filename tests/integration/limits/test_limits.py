@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from jobworker.domain.execution import AttemptState, State
+from jobworker.domain.execution import AttemptState, ExecutionState
 from jobworker.services import executions
 from tests.engine import Engine
-from tests.offspring import alive, children, process_of
+from tests.offspring import filter_alive, list_started_pids, get_attempt_pid
 from tests.waiting import until
 
 #: Recorded within so long after the limit (s): what is promised.
-_PROMISED = 5.0
+_MAX_STOP_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def running(lasting_engine: Engine) -> Engine:
     return lasting_engine
 
 
-def _log(engine: Engine, execution: str) -> list[tuple[str, str]]:
-    return [(line.level, line.message) for line in executions.logs(engine.database, execution).items]
+def _list_log_lines(engine: Engine, execution: str) -> list[tuple[str, str]]:
+    return [(line.level, line.message) for line in executions.list_log_lines(engine.database, execution).items]
 
 
 @pytest.mark.parametrize("stubborn", [True, False], ids=["ignores SIGTERM", "minds SIGTERM"])
@@ -33,50 +33,50 @@ def test_the_hard_limit_ends_the_job_and_all_that_it_started(running: Engine, st
     engine = running
     execution = engine.submit_one("clings", parameters={"ignore_signals": stubborn}, time_limit=1.0)
     until(lambda: engine.is_running(execution))
-    started = [process_of(engine, execution), *children(engine, execution)]
-    assert len(alive(started)) == 4
+    started = [get_attempt_pid(engine, execution), *list_started_pids(engine, execution)]
+    assert len(filter_alive(started)) == 4
 
     row = engine.wait_until_final(execution)
-    assert (row.state, row.reason) == (State.TIMED_OUT, "hard time limit exceeded")
+    assert (row.state, row.reason) == (ExecutionState.TIMED_OUT, "hard time limit exceeded")
     assert row.error is not None
     assert row.error["message"] == "the hard time limit of 1 s passed"
     assert row.finished_at is not None
     assert row.started_at is not None
-    assert 1.0 <= (row.finished_at - row.started_at).total_seconds() <= 1.0 + _PROMISED
-    until(lambda: not alive(started), what=f"the end of {started}")
-    [attempt] = executions.attempts(engine.database, execution).items
+    assert 1.0 <= (row.finished_at - row.started_at).total_seconds() <= 1.0 + _MAX_STOP_SECONDS
+    until(lambda: not filter_alive(started), what=f"the end of {started}")
+    [attempt] = executions.list_attempts(engine.database, execution).items
     assert attempt.state is AttemptState.TIMED_OUT
-    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED, "another process has taken its place"
+    assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED, "another process has taken its place"
 
 
 def test_a_job_that_survives_its_hard_limit_by_swallowing_everything_is_timed_out_all_the_same(running: Engine) -> None:
     engine = running
     execution = engine.submit_one("swallows_everything", parameters={"seconds": 2.0}, time_limit=0.5)
-    assert engine.wait_until_final(execution).state is State.TIMED_OUT
-    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED
+    assert engine.wait_until_final(execution).state is ExecutionState.TIMED_OUT
+    assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
 
 
 def test_a_soft_limit_that_the_job_swallows_is_recorded(running: Engine) -> None:
     engine = running
     execution = engine.submit_one("swallows", parameters={"seconds": 1.5}, soft_time_limit=0.5)
     row = engine.wait_until_final(execution)
-    assert (row.state, row.result) == (State.SUCCEEDED, "done all the same")
+    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, "done all the same")
     assert row.reason == "succeeded after its soft time limit of 0.5 s had passed"
     told = ("WARNING", "its soft time limit of 0.5 s has passed")
-    until(lambda: told in _log(engine, execution), what=f"{told}; told: {_log(engine, execution)}")
+    until(lambda: told in _list_log_lines(engine, execution), what=f"{told}; told: {_list_log_lines(engine, execution)}")
 
 
 def test_an_extended_job_ends_in_time_and_one_that_takes_longer_still_does_not(running: Engine) -> None:
     engine = running
     limits = {"soft_time_limit": 0.6, "time_limit": 0.9}
     row = engine.wait_until_final(engine.submit_one("extends", parameters={"seconds": 1.5, "by": 5}, **limits))
-    assert (row.state, row.reason) == (State.SUCCEEDED, None)
+    assert (row.state, row.reason) == (ExecutionState.SUCCEEDED, None)
     row = engine.wait_until_final(engine.submit_one("extends", parameters={"seconds": 30, "by": 0.5}, time_limit=0.5))
-    assert row.state is State.TIMED_OUT
+    assert row.state is ExecutionState.TIMED_OUT
     assert row.error is not None
     assert row.error["message"] == "the hard time limit of 1 s passed", "what it was extended by counts"
     row = engine.wait_until_final(engine.submit_one("extends", parameters={"seconds": 30, "by": 0.5}, soft_time_limit=0.5))
-    assert row.state is State.TIMED_OUT
+    assert row.state is ExecutionState.TIMED_OUT
     assert row.error is not None
     assert row.error["message"] == "the soft time limit of 1 s passed"
 
@@ -92,8 +92,8 @@ def test_an_extension_ends_with_its_attempt(running: Engine) -> None:
     limits = {"time_limit": 1.0}
     first = engine.submit_one("extends", parameters={"seconds": 0.1, "by": 1000}, **limits)
     second = engine.submit_one("clings", **limits)
-    assert engine.wait_until_final(first).state is State.SUCCEEDED
-    assert engine.wait_until_final(second).state is State.TIMED_OUT
+    assert engine.wait_until_final(first).state is ExecutionState.SUCCEEDED
+    assert engine.wait_until_final(second).state is ExecutionState.TIMED_OUT
 
 
 def test_each_process_leads_a_group_and_a_session_of_its_own(running: Engine) -> None:
@@ -107,17 +107,17 @@ def test_on_a_pool_that_keeps_no_limit_a_job_with_one_has_a_process_of_its_own(e
     worker = engine.start_worker("--pool", pool, "-c", "1")
     engine.wait_until_ready("clings")
     who = engine.wait_until_final(engine.submit_one("says_who_it_is", time_limit=60))
-    assert (who.state, who.attempt) == (State.SUCCEEDED, 1)
+    assert (who.state, who.attempt) == (ExecutionState.SUCCEEDED, 1)
     assert who.result["pid"] != worker.pid
     execution = engine.submit_one("clings", time_limit=1.0)
     until(lambda: engine.is_running(execution))
-    started = [process_of(engine, execution), *children(engine, execution)]
-    assert engine.wait_until_final(execution).state is State.TIMED_OUT
-    until(lambda: not alive(started), what=f"the end of {started}")
+    started = [get_attempt_pid(engine, execution), *list_started_pids(engine, execution)]
+    assert engine.wait_until_final(execution).state is ExecutionState.TIMED_OUT
+    until(lambda: not filter_alive(started), what=f"the end of {started}")
     row = engine.wait_until_final(engine.submit_one("swallows", parameters={"seconds": 1.5}, soft_time_limit=0.5))
-    assert (row.state, row.reason) == (State.SUCCEEDED, "succeeded after its soft time limit of 0.5 s had passed")
+    assert (row.state, row.reason) == (ExecutionState.SUCCEEDED, "succeeded after its soft time limit of 0.5 s had passed")
     row = engine.wait_until_final(engine.submit_one("extends", parameters={"seconds": 1.5, "by": 60}, time_limit=1.0))
-    assert row.state is State.SUCCEEDED
+    assert row.state is ExecutionState.SUCCEEDED
     assert engine.wait_until_final(engine.submit_one("says_who_it_is")).result["pid"] == worker.pid, "without a limit as ever"
 
 
@@ -128,12 +128,12 @@ def test_a_pool_on_which_that_is_not_possible_does_not_begin(engine: Engine) -> 
     execution = engine.submit_one("noop", time_limit=60, soft_time_limit=30)
     row = engine.wait_until_final(execution)
     why = "a worker with the pool otherpool cannot keep its limits (time_limit 60 s, soft_time_limit 30 s)"
-    assert (row.state, row.reason, row.attempt) == (State.FAILED, why, 0)
+    assert (row.state, row.reason, row.attempt) == (ExecutionState.FAILED, why, 0)
     assert row.error is not None
     assert row.error["type"] == "TimeLimitNotKept"
     assert "--pool prefork" in row.error["message"]
     assert not engine.is_running(execution)
-    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED, "nothing else is disturbed"
+    assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED, "nothing else is disturbed"
 
 
 def test_a_worker_may_have_limits_for_what_has_none(engine: Engine) -> None:
@@ -141,7 +141,7 @@ def test_a_worker_may_have_limits_for_what_has_none(engine: Engine) -> None:
     engine.start_worker("-c", "1", "--soft-time-limit", "1", "--time-limit", "60")
     engine.wait_until_ready()
     row = engine.wait_until_final(engine.submit_one("hold", parameters={"seconds": 30}))
-    assert (row.state, row.reason) == (State.TIMED_OUT, "soft time limit exceeded")
+    assert (row.state, row.reason) == (ExecutionState.TIMED_OUT, "soft time limit exceeded")
 
 
 @pytest.mark.parametrize("limit", ["time_limit", "soft_time_limit"])
@@ -155,18 +155,18 @@ def test_a_retry_policy_covers_a_limit_like_any_failure(running: Engine, limit: 
         for attempt in (2, 9)
     )
     row = engine.wait_until_final(good)
-    assert (row.state, row.result) == (State.SUCCEEDED, 2)
-    states = [attempt.state for attempt in executions.attempts(engine.database, good).items]
+    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, 2)
+    states = [attempt.state for attempt in executions.list_attempts(engine.database, good).items]
     assert states == [AttemptState.TIMED_OUT, AttemptState.SUCCEEDED]
     assert (1, "Retrying") in engine.list_transitions(good)
     row = engine.wait_until_final(bad)
-    assert (row.state, row.attempt) == (State.TIMED_OUT, 2)
+    assert (row.state, row.attempt) == (ExecutionState.TIMED_OUT, 2)
 
 
 def test_a_policy_for_something_else_leaves_a_limit_final(running: Engine) -> None:
     policy = {"strategy": "fixed", "delay": 0.1, "retry_on": ["OSError"]}
     row = running.wait_until_final(running.submit_one("clings", retry=policy, time_limit=0.5))
-    assert (row.state, row.attempt) == (State.TIMED_OUT, 1)
+    assert (row.state, row.attempt) == (ExecutionState.TIMED_OUT, 1)
 
 
 @pytest.mark.parametrize("limit", ["time_limit", "soft_time_limit"])
@@ -176,5 +176,5 @@ def test_a_plain_celery_task_has_its_limits_too(running: Engine, limit: str) -> 
     options: dict[str, Any] = {"time_limit": 1.0, "soft_time_limit": 30} if limit == "time_limit" else {}
     sender = Celery(broker=engine.redis_url, set_as_current=False)
     sender.send_task("plain_and_slow", kwargs={"path": str(path)}, queue="default", **options)
-    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED, "the only process is free again"
+    assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED, "the only process is free again"
     assert path.exists() is (limit == "soft_time_limit")

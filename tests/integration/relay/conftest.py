@@ -11,13 +11,13 @@ import redis
 
 from jobworker.clock import ManualClock
 from jobworker.domain import limits
-from jobworker.domain.events import Event, Kind
-from jobworker.domain.job import Definition, Owner
+from jobworker.domain.events import Event, EventKind
+from jobworker.domain.job import JobDefinition, JobOwner
 from jobworker.relay.dispatch import Dispatcher
 from jobworker.relay.loop import Relay
-from jobworker.relay.problems import Problems
-from jobworker.relay.read import Batch, Offsets, Reader
-from jobworker.relay.record import record
+from jobworker.relay.problems import RelayProblems
+from jobworker.relay.read import EventBatch, StreamOffsets, StreamReader
+from jobworker.relay.record import record_events
 from jobworker.settings import Settings
 from jobworker.store import dispatch, executions, jobs, relay_state
 from jobworker.store.database import Database
@@ -25,13 +25,13 @@ from jobworker.store.executions import ExecutionRow
 from jobworker.store.workers import WorkerRow
 from jobworker.transport import keys
 from jobworker.transport.claims import Claims
-from jobworker.transport.publisher import Publisher, list_name
-from tests.conformance.worlds import accepted, new
+from jobworker.transport.publisher import Publisher, get_list_name
+from tests.conformance.worlds import insert_executions, make_execution
 
-SEND = Definition("send", "tasks.mail.send")
+SEND = JobDefinition("send", "tasks.mail.send")
 
 
-def worker(now: dt.datetime) -> WorkerRow:
+def make_worker(now: dt.datetime) -> WorkerRow:
     """One that can run everything."""
     return WorkerRow("w1", "host", 1, "prefork", 2, ("default",), (SEND.task,), "v1", now, now)
 
@@ -40,7 +40,7 @@ _MOMENT = dt.timedelta(milliseconds=1)
 _DAY = dt.timedelta(days=1)
 
 
-class World:
+class DispatchDriver:
     """What the dispatcher sees, and what can be seen of it."""
 
     def __init__(self, database: Database, client: redis.Redis, clock: ManualClock) -> None:
@@ -54,44 +54,44 @@ class World:
     def create_dispatcher(self, name: str = "relay", feed: int = 100) -> Dispatcher:
         """One that leads from now on, and knows of a worker."""
         ageing = dt.timedelta(seconds=60)
-        publisher, claims, problems = Publisher(self.client), Claims(self.client), Problems(self.clock)
+        publisher, claims, problems = Publisher(self.client), Claims(self.client), RelayProblems(self.clock)
         made = Dispatcher(self.database, publisher, claims, self.clock, feed, name, ageing, problems)
-        made.workers = [worker(self.clock.now())]
+        made.workers = [make_worker(self.clock.now())]
         with self.database.write() as connection:
-            assert relay_state.lead(connection, name, self.clock.now(), relay_state.get(connection).tenure)
+            assert relay_state.acquire_leadership(connection, name, self.clock.now(), relay_state.get(connection).tenure)
         return made
 
     def resign_leadership(self) -> None:
         """No relay leads from now on."""
         with self.database.write() as connection:
-            relay_state.resign(connection, self.dispatcher.relay_name)
+            relay_state.release_leadership(connection, self.dispatcher.relay_name)
 
-    def submit(self, definition: Definition = SEND, **values: Any) -> str:
+    def submit(self, definition: JobDefinition = SEND, **values: Any) -> str:
         """A queued execution of `definition`."""
         return self.submit_many(definition, 1, **values)[0]
 
-    def submit_many(self, definition: Definition, count: int, **values: Any) -> list[str]:
+    def submit_many(self, definition: JobDefinition, count: int, **values: Any) -> list[str]:
         """As many, each a moment after the one before it."""
         values = {"parameters": {"to": "a"}, "job": definition.name, **values}
-        keys = limits.keys(definition.name, definition.policies, values["parameters"])._asdict()
-        rows = [new(at=self.clock.now() + number * _MOMENT, **keys, **values) for number in range(count)]
+        keys = limits.compute_keys(definition.name, definition.policies, values["parameters"])._asdict()
+        rows = [make_execution(at=self.clock.now() + number * _MOMENT, **keys, **values) for number in range(count)]
         with self.database.write() as connection:
-            jobs.put(connection, definition, Owner.API, "ann", self.clock.now())
-            made = accepted(connection, *rows, now=self.clock.now())
+            jobs.upsert(connection, definition, JobOwner.API, "ann", self.clock.now())
+            made = insert_executions(connection, *rows, now=self.clock.now())
         self._submitted += made
         return made
 
-    def put_job(self, definition: Definition) -> None:
+    def put_job(self, definition: JobDefinition) -> None:
         """Change a definition."""
         with self.database.write() as connection:
-            jobs.put(connection, definition, Owner.API, "ann", self.clock.now())
+            jobs.upsert(connection, definition, JobOwner.API, "ann", self.clock.now())
 
-    def record_report(self, kind: Kind, execution: str, attempt: int = 1, **data: Any) -> None:
+    def record_report(self, kind: EventKind, execution: str, attempt: int = 1, **data: Any) -> None:
         """A worker reports, and the report is recorded."""
         self._reports += 1
         event = Event(f"{self._reports}-1", kind, execution, attempt, {"worker": "w1", **data})
         with self.database.write() as connection:
-            record(connection, [event])
+            record_events(connection, [event])
 
     def release_due(self) -> None:
         """What is due becomes ready."""
@@ -107,11 +107,11 @@ class World:
     def list_published(self) -> set[str]:
         """The executions whose messages are with the workers, as SQL has it."""
         with self.database.read() as connection:
-            return {row.id for row in dispatch.published_before(connection, self.clock.now() + _DAY, 100_000)}
+            return {row.id for row in dispatch.list_published_before(connection, self.clock.now() + _DAY, 100_000)}
 
     def list_queued(self, priority: int = 5) -> list[str]:
         """The executions whose messages wait in the list of this priority, the next one first."""
-        found: Any = self.client.lrange(list_name("default", priority), 0, -1)
+        found: Any = self.client.lrange(get_list_name("default", priority), 0, -1)
         return [json.loads(raw)["headers"]["jobworker"]["execution"] for raw in reversed(found)]
 
     def request_cancel(self, execution: str) -> None:
@@ -128,7 +128,7 @@ class World:
 
     def pop_messages(self) -> list[str]:
         """The messages of the default queue, which are gone then."""
-        found: Any = self.client.lpop(list_name("default", 5), 1000)
+        found: Any = self.client.lpop(get_list_name("default", 5), 1000)
         return list(reversed(found or []))
 
     def mark_fetched(self, execution: str, attempt: int = 1) -> None:
@@ -140,29 +140,29 @@ class World:
         self.client.set(keys.RUN.format(execution=execution), f"{attempt - 1} finished - -")
 
 
-class Hurried(Reader):
+class NonBlockingReader(StreamReader):
     """Waits for nothing: the test turns the clock."""
 
-    def read(self, offsets: Offsets, wait: float) -> Batch:
+    def read(self, offsets: StreamOffsets, wait: float) -> EventBatch:
         return super().read(offsets, 0.001)
 
 
-def hurried_relay(world: World, redis_url: str, clock: ManualClock | None = None) -> Relay:
+def create_relay(world: DispatchDriver, redis_url: str, clock: ManualClock | None = None) -> Relay:
     """A relay that waits for nothing. It does not lead yet, and may."""
     relay = Relay(world.database, redis_url, clock or world.clock, Settings.from_environment({}))
-    relay._reader = Hurried(relay._client, relay._problems)
+    relay._reader = NonBlockingReader(relay._client, relay._problems)
     return relay
 
 
 @pytest.fixture
-def world(database: Database, redis_url: str, clock: ManualClock) -> Iterator[World]:
+def world(database: Database, redis_url: str, clock: ManualClock) -> Iterator[DispatchDriver]:
     """Once on SQLite and once on PostgreSQL."""
     with contextlib.closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
-        yield World(database, client, clock)
+        yield DispatchDriver(database, client, clock)
 
 
 @pytest.fixture
-def sqlite_world(sqlite_database: Database, redis_url: str, clock: ManualClock) -> Iterator[World]:
+def sqlite_world(sqlite_database: Database, redis_url: str, clock: ManualClock) -> Iterator[DispatchDriver]:
     """On SQLite, for tests in which only Redis matters."""
     with contextlib.closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
-        yield World(sqlite_database, client, clock)
+        yield DispatchDriver(sqlite_database, client, clock)

@@ -10,18 +10,18 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from jobworker import every, schedule
-from jobworker.declare.schedules import collecting
+from jobworker.declare.schedules import collect_declarations
 from jobworker.domain import events, policies
 from jobworker.domain.admission import Submission
-from jobworker.domain.events import Kind
-from jobworker.domain.execution import State
+from jobworker.domain.events import EventKind
+from jobworker.domain.execution import ExecutionState
 from jobworker.services import schedule_sync
 from jobworker.store import queues, relay_state, schema
 from jobworker.store.queues import QueueRow
 from jobworker.transport import keys
-from tests.conformance.household import Household
-from tests.integration.relay.conftest import SEND, World, hurried_relay
-from tests.integration.relay.test_unexpected_content import announce
+from tests.conformance.household import ExecutionDriver
+from tests.integration.relay.conftest import SEND, DispatchDriver, create_relay
+from tests.integration.relay.test_unexpected_content import announce_worker
 
 #: No JSON at all, and JSON of every other type than the one that belongs there.
 TEXTS = ("", "garbage", "{", "[" * 1000, "null", "1", '"text"', "[]", "[1]", '["x"]', "{}", '{"a": 1}')
@@ -30,15 +30,15 @@ TEXTS = ("", "garbage", "{", "[" * 1000, "null", "1", '"text"', "[]", "[1]", '["
 _TRIGGERS = sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :table")
 
 
-class Running:
+class CorruptRowDriver:
     """A relay with a worker that is always there, and rows in which something is wrong."""
 
-    def __init__(self, world: World, redis_url: str) -> None:
+    def __init__(self, world: DispatchDriver, redis_url: str) -> None:
         self.driver = world
-        self.executions = Household(world.database)
+        self.executions = ExecutionDriver(world.database)
         world.put_job(SEND)
         world.resign_leadership()
-        self.relay = hurried_relay(world, redis_url)
+        self.relay = create_relay(world, redis_url)
         self.relay.run_turn()
 
     def corrupt_column(self, table: sa.Table, column: str, text: Any, **where: Any) -> None:
@@ -50,14 +50,14 @@ class Running:
             statement = sa.text(f"UPDATE {table.name} SET {column} = :text WHERE {condition}")
             assert connection.execute(statement, {"text": text, **where}).rowcount
 
-    def publish_event(self, execution: str, kind: Kind = Kind.SUCCEEDED, **data: Any) -> None:
+    def publish_event(self, execution: str, kind: EventKind = EventKind.SUCCEEDED, **data: Any) -> None:
         """A report of a worker."""
         self.driver.client.xadd(keys.EVENTS, events.encode(kind, execution, 1, data))  # type: ignore[arg-type]
 
     def run_turns(self, count: int = 3) -> None:
         """Let it work. What a turn meets must not come out of it."""
         for _ in range(count):
-            announce(self.driver.client, "default")
+            announce_worker(self.driver.client, "default")
             self.driver.client.xadd(keys.WAKE, {"ring": "1"}, maxlen=1)  # Redis ends a wait late, tens of ms each.
             self.relay.run_turn()
             self.driver.clock.advance(1)
@@ -65,22 +65,22 @@ class Running:
     def read_problems(self) -> str:
         """What `/readyz` is told."""
         with self.driver.database.read() as connection:
-            return str(relay_state.problems(connection))
+            return str(relay_state.get_problems(connection))
 
 
 @pytest.fixture
-def running(sqlite_world: World, redis_url: str) -> Iterator[Running]:
+def running(sqlite_world: DispatchDriver, redis_url: str) -> Iterator[CorruptRowDriver]:
     with capture_logs():
-        yield Running(sqlite_world, redis_url)
+        yield CorruptRowDriver(sqlite_world, redis_url)
 
 
-def json_columns(table: sa.Table) -> list[str]:
+def list_json_columns(table: sa.Table) -> list[str]:
     return [column.name for column in table.columns if type(column.type).__name__ == "Json"]
 
 
-@pytest.mark.parametrize("column", json_columns(schema.executions))
+@pytest.mark.parametrize("column", list_json_columns(schema.executions))
 def test_an_execution_with_a_column_that_cannot_be_read_keeps_no_other_from_running(
-    running: Running, column: str
+    running: CorruptRowDriver, column: str
 ) -> None:
     spoilt = [running.driver.submit() for _ in TEXTS]
     for execution, text in zip(spoilt, TEXTS, strict=True):
@@ -89,24 +89,24 @@ def test_an_execution_with_a_column_that_cannot_be_read_keeps_no_other_from_runn
     running.run_turns()
     assert good in running.driver.list_published()
     for execution in (*spoilt, good):
-        running.publish_event(execution, Kind.RUNNING, worker="w1", token="1")
-        running.publish_event(execution, Kind.PROGRESS, done=1)
-        running.publish_event(execution, Kind.SUCCEEDED, worker="w1", token="1", result=1, metadata={"a": 1})
+        running.publish_event(execution, EventKind.RUNNING, worker="w1", token="1")
+        running.publish_event(execution, EventKind.PROGRESS, done=1)
+        running.publish_event(execution, EventKind.SUCCEEDED, worker="w1", token="1", result=1, metadata={"a": 1})
     running.run_turns()
-    assert running.driver.get_execution(good).state is State.SUCCEEDED
+    assert running.driver.get_execution(good).state is ExecutionState.SUCCEEDED
     if column in ("parameters", "overrides", "call"):
         assert "cannot be dispatched" in running.read_problems()
 
 
-def test_an_execution_that_cannot_be_dispatched_fails_and_lets_its_key_go_on(running: Running) -> None:
-    given, _ = policies.normalise({"concurrency": {"limit": 1}})
+def test_an_execution_that_cannot_be_dispatched_fails_and_lets_its_key_go_on(running: CorruptRowDriver) -> None:
+    given, _ = policies.normalize({"concurrency": {"limit": 1}})
     limited = replace(SEND, policies=given)
     spoilt, good = running.driver.submit_many(limited, 2)
     running.corrupt_column(schema.executions, "parameters", "[1]", id=spoilt)
     running.run_turns(6)
     row = running.driver.get_execution(spoilt)
     assert (row.state, row.error) == (
-        State.FAILED,
+        ExecutionState.FAILED,
         {
             "type": "MessageRejected",
             "message": "it cannot be dispatched: in its row in the database parameters is no object",
@@ -128,7 +128,7 @@ def test_an_execution_that_cannot_be_dispatched_fails_and_lets_its_key_go_on(run
     ],
     ids=lambda each: getattr(each, "name", each),
 )
-def test_what_a_job_or_worker_is_known_by_cannot_be_read(running: Running, table: sa.Table, column: str) -> None:
+def test_what_a_job_or_worker_is_known_by_cannot_be_read(running: CorruptRowDriver, table: sa.Table, column: str) -> None:
     key = {"tasks": "name", "workers": "id", "job_revisions": "job"}.get(table.name, "name")
     value = {"tasks": "tasks.any", "workers": "w8"}.get(table.name, "load")
     running.run_turns(6)
@@ -137,16 +137,16 @@ def test_what_a_job_or_worker_is_known_by_cannot_be_read(running: Running, table
         good = running.driver.submit()
         running.run_turns(1)
         assert good in running.driver.list_published(), text
-        running.publish_event(good, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+        running.publish_event(good, EventKind.SUCCEEDED, worker="w1", token="1", result=1)
         running.run_turns(1)
-        assert running.driver.get_execution(good).state is State.SUCCEEDED, text
+        assert running.driver.get_execution(good).state is ExecutionState.SUCCEEDED, text
 
 
 @pytest.mark.parametrize("limited", [False, True])
-def test_many_executions_of_a_revision_that_cannot_be_read_take_no_places(running: Running, limited: bool) -> None:
+def test_many_executions_of_a_revision_that_cannot_be_read_take_no_places(running: CorruptRowDriver, limited: bool) -> None:
     """They are more than a round chooses, and wait until the revision can be read."""
     world = running.driver
-    given, _ = policies.normalise({"concurrency": {"limit": 1}} if limited else {})
+    given, _ = policies.normalize({"concurrency": {"limit": 1}} if limited else {})
     running.relay._dispatcher._selector.feed = 5
     spoilt = world.submit_many(replace(SEND, name="resend", policies=given), 20)
     key = {"job": "resend", "revision": 1}
@@ -158,7 +158,7 @@ def test_many_executions_of_a_revision_that_cannot_be_read_take_no_places(runnin
     running.run_turns(4)
     assert world.list_published() == {good}
     assert "revision 1 of job resend" in running.read_problems()
-    running.publish_event(good, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+    running.publish_event(good, EventKind.SUCCEEDED, worker="w1", token="1", result=1)
     running.corrupt_column(schema.job_revisions, "definition", before, **key)
     world.clock.advance(30)
     running.run_turns(2)
@@ -166,7 +166,7 @@ def test_many_executions_of_a_revision_that_cannot_be_read_take_no_places(runnin
 
 
 @pytest.mark.parametrize(("table", "column"), [(schema.batches, "on_complete"), (schema.job_triggers, "parameters")])
-def test_what_should_follow_an_end_cannot_be_read(running: Running, table: sa.Table, column: str) -> None:
+def test_what_should_follow_an_end_cannot_be_read(running: CorruptRowDriver, table: sa.Table, column: str) -> None:
     house = running.executions
     house.define_job("report", policies={"trigger_after": [{"job": "load", "on": "any"}]})
     for text in TEXTS:
@@ -175,22 +175,22 @@ def test_what_should_follow_an_end_cannot_be_read(running: Running, table: sa.Ta
             running.corrupt_column(table, column, text, id=batch)
         else:
             running.corrupt_column(table, column, text, job="report")
-        running.publish_event(first, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+        running.publish_event(first, EventKind.SUCCEEDED, worker="w1", token="1", result=1)
         running.run_turns(1)
-        assert house.get(first).state is State.SUCCEEDED, text
+        assert house.get(first).state is ExecutionState.SUCCEEDED, text
 
 
 #: What SQLite keeps in a column of any type, and no column can hold.
-GARBAGE: tuple[Any, ...] = ("garbage", b"\xff\xfe", 10**17)
+GARBAGE_VALUES: tuple[Any, ...] = ("garbage", b"\xff\xfe", 10**17)
 
 
-def plain_columns(table: sa.Table) -> list[str]:
+def list_plain_columns(table: sa.Table) -> list[str]:
     return [
-        column.name for column in table.columns if not column.primary_key and column.name not in json_columns(table)
+        column.name for column in table.columns if not column.primary_key and column.name not in list_json_columns(table)
     ]
 
 
-def a_row_of_each(running: Running) -> None:
+def create_row_of_each(running: CorruptRowDriver) -> None:
     """Make rows of what others depend on."""
     house, now = running.executions, running.driver.clock.now()
     house.define_job("report", policies={"trigger_after": [{"job": "extract", "on": "any"}]})
@@ -198,14 +198,14 @@ def a_row_of_each(running: Running) -> None:
     house.submit("strict", parameters={"rows": 1}, depends_on=(first,))
     with running.driver.database.write() as connection:
         queues.create(connection, "slow", "ann", now)
-        queues.pause(connection, QueueRow("slow", now, "ann", "why"))
+        queues.update_pause(connection, QueueRow("slow", now, "ann", "why"))
         connection.execute(schema.rate_buckets.insert().values(key="r", full_at=now))
         connection.execute(schema.unique_keys.insert().values(key="u", execution_id=first, taken_at=now))
-        values = {"execution_id": first, "attempt": 1, "state": State.RUNNING.value, "started_at": now}
+        values = {"execution_id": first, "attempt": 1, "state": ExecutionState.RUNNING.value, "started_at": now}
         connection.execute(schema.attempts.insert().values(values))
-    with collecting() as declared:
+    with collect_declarations() as declared:
         schedule("hourly", job="load", rule=every(5))
-    schedule_sync.apply(running.driver.database, running.driver.clock, declared, "code:v1")
+    schedule_sync.apply_declarations(running.driver.database, running.driver.clock, declared, "code:v1")
 
 
 @pytest.mark.parametrize(
@@ -225,70 +225,70 @@ def a_row_of_each(running: Running) -> None:
     ],
     ids=str,
 )
-def test_a_column_of_another_type_keeps_no_other_work_from_running(running: Running, table: sa.Table) -> None:
-    a_row_of_each(running)
+def test_a_column_of_another_type_keeps_no_other_work_from_running(running: CorruptRowDriver, table: sa.Table) -> None:
+    create_row_of_each(running)
     running.run_turns(6)
     database, keys_ = running.driver.database, [column.name for column in table.primary_key]
     with database.read() as connection:
         before = dict(connection.execute(sa.text(f"SELECT * FROM {table.name} LIMIT 1")).one()._mapping)
     key = {name: before[name] for name in keys_}
-    for column in plain_columns(table):
-        for value in GARBAGE:
+    for column in list_plain_columns(table):
+        for value in GARBAGE_VALUES:
             running.corrupt_column(table, column, value, **key)
             good = running.driver.submit()
             running.run_turns(1)
             assert good in running.driver.list_published(), (column, value)
-            running.publish_event(good, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+            running.publish_event(good, EventKind.SUCCEEDED, worker="w1", token="1", result=1)
             running.run_turns(1)
-            assert running.driver.get_execution(good).state is State.SUCCEEDED, (column, value)
+            assert running.driver.get_execution(good).state is ExecutionState.SUCCEEDED, (column, value)
             with contextlib.suppress(AssertionError):
                 running.corrupt_column(table, column, before[column], **key)
 
 
-def test_an_execution_with_a_column_of_another_type_keeps_no_other_from_running(running: Running) -> None:
+def test_an_execution_with_a_column_of_another_type_keeps_no_other_from_running(running: CorruptRowDriver) -> None:
     running.run_turns(6)
-    given, _ = policies.normalise({"concurrency": {"limit": 100}, "rate_limit": {"limit": 1000, "per": 1}})
+    given, _ = policies.normalize({"concurrency": {"limit": 100}, "rate_limit": {"limit": 1000, "per": 1}})
     limited = replace(SEND, policies=given)
-    for column in plain_columns(schema.executions):
-        spoilt = [*running.driver.submit_many(SEND, len(GARBAGE)), *running.driver.submit_many(limited, len(GARBAGE))]
-        for execution, value in zip(spoilt, GARBAGE * 2, strict=True):
+    for column in list_plain_columns(schema.executions):
+        spoilt = [*running.driver.submit_many(SEND, len(GARBAGE_VALUES)), *running.driver.submit_many(limited, len(GARBAGE_VALUES))]
+        for execution, value in zip(spoilt, GARBAGE_VALUES * 2, strict=True):
             running.corrupt_column(schema.executions, column, value, id=execution)
         good = [running.driver.submit(), *running.driver.submit_many(limited, 1)]
         running.run_turns(6)  # Those that come first under their limits fail one after the other.
         assert running.driver.list_published().issuperset(good), column
         for execution in (*spoilt, *good):
-            running.publish_event(execution, Kind.RUNNING, worker="w1", token="1")
-            running.publish_event(execution, Kind.PROGRESS, done=1)
-            running.publish_event(execution, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+            running.publish_event(execution, EventKind.RUNNING, worker="w1", token="1")
+            running.publish_event(execution, EventKind.PROGRESS, done=1)
+            running.publish_event(execution, EventKind.SUCCEEDED, worker="w1", token="1", result=1)
         running.run_turns(2)
-        assert {running.driver.get_execution(each).state for each in good} == {State.SUCCEEDED}, column
+        assert {running.driver.get_execution(each).state for each in good} == {ExecutionState.SUCCEEDED}, column
 
 
 @pytest.mark.parametrize("column", ["limit_key", "priority", "attempt"])
 def test_an_execution_that_cannot_be_put_in_order_fails_and_lets_its_limits_go_on(
-    running: Running, column: str
+    running: CorruptRowDriver, column: str
 ) -> None:
-    given, _ = policies.normalise({"concurrency": {"limit": 1}})
+    given, _ = policies.normalize({"concurrency": {"limit": 1}})
     limited = replace(SEND, policies=given)
     spoilt, good = running.driver.submit_many(limited, 2)
     running.corrupt_column(schema.executions, column, b"\xff\xfe", id=spoilt)
     running.run_turns(6)
     with running.driver.database.read() as connection:
         query = sa.select(schema.executions.c.state).where(schema.executions.c.id == spoilt)
-        assert connection.scalar(query) == State.FAILED
+        assert connection.scalar(query) == ExecutionState.FAILED
     assert good in running.driver.list_published()
     assert f"{column} has the wrong type" in running.read_problems()
 
 
-@pytest.mark.parametrize("column", [name for name in plain_columns(schema.relay_state) if name != "leader"])
-def test_a_relay_starts_whatever_stands_in_the_row_of_relays(running: Running, column: str, redis_url: str) -> None:
-    for value in GARBAGE:
+@pytest.mark.parametrize("column", [name for name in list_plain_columns(schema.relay_state) if name != "leader"])
+def test_a_relay_starts_whatever_stands_in_the_row_of_relays(running: CorruptRowDriver, column: str, redis_url: str) -> None:
+    for value in GARBAGE_VALUES:
         running.corrupt_column(schema.relay_state, "leader", None, id=1)
         running.corrupt_column(schema.relay_state, column, value, id=1)
-        running.relay = hurried_relay(running.driver, redis_url)
+        running.relay = create_relay(running.driver, redis_url)
         good = running.driver.submit()
         running.run_turns(2)
         assert good in running.driver.list_published(), value
-        running.publish_event(good, Kind.SUCCEEDED, worker="w1", token="1", result=1)
+        running.publish_event(good, EventKind.SUCCEEDED, worker="w1", token="1", result=1)
         running.run_turns(1)
-        assert running.driver.get_execution(good).state is State.SUCCEEDED, value
+        assert running.driver.get_execution(good).state is ExecutionState.SUCCEEDED, value

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import structlog
 
-from jobworker.domain.schedule import State
-from jobworker.relay.declared import DeclaredSchedules
-from jobworker.relay.problems import Problems
+from jobworker.domain.schedule import ScheduleState
+from jobworker.relay.declared import ScheduleSynchronizer
+from jobworker.relay.problems import RelayProblems
 from jobworker.settings import Settings
 from jobworker.store import schedules
 from jobworker.store.database import Database
-from tests.conformance.household import Household
+from tests.conformance.household import ExecutionDriver
 
-Start = Callable[[], DeclaredSchedules]
-Log = list[structlog.typing.EventDict]
+SyncStarter = Callable[[], ScheduleSynchronizer]
+LogEntries = list[structlog.typing.EventDict]
 
 _NIGHTLY = "schedule('nightly', job='load', rule=daily('02:00'))"
 
@@ -29,34 +29,34 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def start(folder: Path, sqlite_database: Database) -> Start:
+def start(folder: Path, sqlite_database: Database) -> SyncStarter:
     """Starts a relay's chore anew."""
-    household = Household(sqlite_database)
+    household = ExecutionDriver(sqlite_database)
     settings = Settings.from_environment({"JOBWORKER_SCHEDULES": "nights"})
-    return lambda: DeclaredSchedules(sqlite_database, household.clock, settings, Problems(household.clock))
+    return lambda: ScheduleSynchronizer(sqlite_database, household.clock, settings, RelayProblems(household.clock))
 
 
 @pytest.fixture
-def log() -> Iterator[Log]:
+def log() -> Iterator[LogEntries]:
     with structlog.testing.capture_logs() as lines:
         yield lines
 
 
-def write(folder: Path, code: str, module: str = "__init__") -> None:
+def write_module(folder: Path, code: str, module: str = "__init__") -> None:
     (folder / "nights").mkdir(exist_ok=True)
     (folder / "nights" / f"{module}.py").write_text(f"from jobworker import daily, schedule\n{code}\n")
 
 
-def states(database: Database) -> dict[str, State]:
+def list_states(database: Database) -> dict[str, ScheduleState]:
     with database.read() as connection:
-        return {row.name: row.state for row in schedules.all(connection)}
+        return {row.name: row.state for row in schedules.list_all(connection)}
 
 
-def test_it_is_done_once(start: Start, folder: Path, sqlite_database: Database, log: Log) -> None:
-    write(folder, _NIGHTLY)
+def test_it_is_done_once(start: SyncStarter, folder: Path, sqlite_database: Database, log: LogEntries) -> None:
+    write_module(folder, _NIGHTLY)
     chore = start()
     chore.synchronize()
-    assert states(sqlite_database) == {"nightly": State.ACTIVE}
+    assert list_states(sqlite_database) == {"nightly": ScheduleState.ACTIVE}
     [told] = log
     assert (told["event"], told["what"], told["schedule"], told["place"]) == (
         "declaration_taken",
@@ -64,57 +64,57 @@ def test_it_is_done_once(start: Start, folder: Path, sqlite_database: Database, 
         "nightly",
         "nights/__init__.py:2",
     )
-    write(folder, "")
+    write_module(folder, "")
     chore.synchronize()
-    assert states(sqlite_database) == {"nightly": State.ACTIVE}, "the code of a process does not change"
+    assert list_states(sqlite_database) == {"nightly": ScheduleState.ACTIVE}, "the code of a process does not change"
     start().synchronize()
-    assert states(sqlite_database) == {"nightly": State.RETIRED}
+    assert list_states(sqlite_database) == {"nightly": ScheduleState.RETIRED}
 
 
-def test_what_has_to_wait_is_told_once(start: Start, folder: Path, sqlite_database: Database, log: Log) -> None:
-    write(folder, "schedule('early', job='later', rule=daily('02:00'))")
+def test_what_has_to_wait_is_told_once(start: SyncStarter, folder: Path, sqlite_database: Database, log: LogEntries) -> None:
+    write_module(folder, "schedule('early', job='later', rule=daily('02:00'))")
     chore = start()
     for _ in range(3):
         chore.synchronize()
     [told] = log
     assert (told["event"], told["log_level"]) == ("declaration_not_taken_yet", "warning")
     assert "there is no job 'later'" in told["why"]
-    Household(sqlite_database).define_job("later")
+    ExecutionDriver(sqlite_database).define_job("later")
     chore.synchronize()
-    assert states(sqlite_database) == {"early": State.ACTIVE}
+    assert list_states(sqlite_database) == {"early": ScheduleState.ACTIVE}
 
 
 def test_without_the_package_nothing_is_retired(
-    start: Start, folder: Path, sqlite_database: Database, log: Log
+    start: SyncStarter, folder: Path, sqlite_database: Database, log: LogEntries
 ) -> None:
     start().synchronize()
     assert log == [], "nobody misses it"
-    write(folder, _NIGHTLY)
+    write_module(folder, _NIGHTLY)
     start().synchronize()
     (folder / "nights" / "__init__.py").unlink()
     (folder / "nights").rename(folder / "elsewhere")
     start().synchronize()
-    assert states(sqlite_database) == {"nightly": State.ACTIVE}
+    assert list_states(sqlite_database) == {"nightly": ScheduleState.ACTIVE}
     assert (log[-1]["event"], log[-1]["schedules"]) == ("schedules_left_as_they_are", ["nightly"])
     assert "JOBWORKER_SCHEDULES" in log[-1]["why"]
 
 
-def test_a_broken_module_changes_nothing(start: Start, folder: Path, sqlite_database: Database, log: Log) -> None:
-    write(folder, _NIGHTLY)
+def test_a_broken_module_changes_nothing(start: SyncStarter, folder: Path, sqlite_database: Database, log: LogEntries) -> None:
+    write_module(folder, _NIGHTLY)
     start().synchronize()
-    write(folder, "schedule('other', job='load', rule=daily('03:00'))")
-    write(folder, "schedule('third', job='load', rule=daily('3 am'))", "third")
+    write_module(folder, "schedule('other', job='load', rule=daily('03:00'))")
+    write_module(folder, "schedule('third', job='load', rule=daily('3 am'))", "third")
     chore = start()
     for _ in range(2):
         chore.synchronize()
-    assert states(sqlite_database) == {"nightly": State.ACTIVE}
+    assert list_states(sqlite_database) == {"nightly": ScheduleState.ACTIVE}
     errors = [line for line in log if line["log_level"] == "error"]
     assert [line["event"] for line in errors] == ["schedule_module_broken", "schedules_left_as_they_are"]
     assert "nights/third.py:2: schedule 'third': /rule/time: " in errors[0]["exception"]
 
 
-def test_what_is_odd_is_told(start: Start, folder: Path, sqlite_database: Database, log: Log) -> None:
-    write(folder, "schedule('over', job='load', rule=daily('02:00'), end='2020-01-01T00:00:00Z')")
+def test_what_is_odd_is_told(start: SyncStarter, folder: Path, sqlite_database: Database, log: LogEntries) -> None:
+    write_module(folder, "schedule('over', job='load', rule=daily('02:00'), end='2020-01-01T00:00:00Z')")
     start().synchronize()
     taken, odd = log
     assert (taken["event"], odd["event"], odd["log_level"]) == ("declaration_taken", "declaration_is_odd", "warning")

@@ -8,55 +8,55 @@ import pytest
 import structlog.testing
 
 from jobworker.domain import policies
-from jobworker.domain.events import Event, Kind
-from jobworker.domain.execution import State
-from jobworker.relay.record import Declined, record
+from jobworker.domain.events import Event, EventKind
+from jobworker.domain.execution import ExecutionState
+from jobworker.relay.record import DeclinedMessage, record_events
 from jobworker.store import dispatch
-from jobworker.transport.publisher import lists_of
-from tests.integration.relay.conftest import SEND, World
+from jobworker.transport.publisher import get_list_names
+from tests.integration.relay.conftest import SEND, DispatchDriver
 
 pytestmark = pytest.mark.every_redis
 
 
-def told(world: World) -> list[dict[str, Any]]:
+def list_headers(world: DispatchDriver) -> list[dict[str, Any]]:
     """What the headers of the messages in Redis say to workers."""
     return [json.loads(raw)["headers"] for raw in world.pop_messages()]
 
 
-def test_attempts_that_were_cut_short_use_up_no_retry(world: World) -> None:
+def test_attempts_that_were_cut_short_use_up_no_retry(world: DispatchDriver) -> None:
     execution = world.submit()
-    ends = [Kind.LOST, Kind.INTERRUPTED, Kind.RETRYING, Kind.INTERRUPTED]
+    ends = [EventKind.LOST, EventKind.INTERRUPTED, EventKind.RETRYING, EventKind.INTERRUPTED]
     for attempt, kind in enumerate(ends, start=1):
         reports = [
-            Event(f"{attempt}-1", Kind.RUNNING, execution, attempt, {"worker": "w1"}),
+            Event(f"{attempt}-1", EventKind.RUNNING, execution, attempt, {"worker": "w1"}),
             Event(f"{attempt}-2", kind, execution, attempt, {"worker": "w1", "delay": 0, "reason": "so"}),
         ]
         with world.database.write() as connection:
-            record(connection, reports)
+            record_events(connection, reports)
             assert dispatch.release_due(connection, world.clock.now(), 10) == 1
     world.dispatcher.dispatch()
-    [headers] = told(world)
+    [headers] = list_headers(world)
     assert (headers["jobworker"]["attempt"], headers["retries"]) == (5, 1)
 
 
-def test_a_declined_message_goes_out_again(world: World) -> None:
+def test_a_declined_message_goes_out_again(world: DispatchDriver) -> None:
     execution = world.submit()
     world.dispatcher.dispatch()
     assert len(world.pop_messages()) == 1
-    world.dispatcher.record_declined_messages([Declined(execution, 1, SEND.task, "old")])
+    world.dispatcher.record_declined_messages([DeclinedMessage(execution, 1, SEND.task, "old")])
     assert world.dispatcher.dispatch() == 0, "not at once: the same worker would take it again"
 
     world.dispatcher.republish_declined_messages()
     assert world.dispatcher.dispatch() == 1
-    assert [headers["id"] for headers in told(world)] == [execution]
+    assert [headers["id"] for headers in list_headers(world)] == [execution]
     world.dispatcher.republish_declined_messages()
     assert world.dispatcher.dispatch() == 0, "once for each time it was declined"
 
 
-def test_what_a_relay_took_out_of_redis_when_it_died_goes_out_again(world: World) -> None:
+def test_what_a_relay_took_out_of_redis_when_it_died_goes_out_again(world: DispatchDriver) -> None:
     executions = world.submit_many(SEND, 3)
     world.dispatcher.dispatch()
-    assert len(world.dispatcher.claims.withdraw(lists_of("default"))) == 3  # Nobody writes down the answer.
+    assert len(world.dispatcher.claims.withdraw(get_list_names("default"))) == 3  # Nobody writes down the answer.
     assert (world.list_queued(), world.list_published()) == ([], set(executions))
 
     assert world.dispatcher.republish_lost_messages(world.clock.now()) == 3
@@ -64,12 +64,12 @@ def test_what_a_relay_took_out_of_redis_when_it_died_goes_out_again(world: World
     assert world.list_queued() == executions
 
 
-def test_each_worker_that_lacks_a_task_is_warned_of_once(world: World) -> None:
+def test_each_worker_that_lacks_a_task_is_warned_of_once(world: DispatchDriver) -> None:
     executions = [world.submit() for _ in range(3)]
     with structlog.testing.capture_logs() as logs:
         for name in ("old", "older"):
-            world.dispatcher.record_declined_messages(Declined(execution, 1, SEND.task, name) for execution in executions)
-        world.dispatcher.record_declined_messages([Declined(executions[0], 1, "tasks.other", "old")])
+            world.dispatcher.record_declined_messages(DeclinedMessage(execution, 1, SEND.task, name) for execution in executions)
+        world.dispatcher.record_declined_messages([DeclinedMessage(executions[0], 1, "tasks.other", "old")])
     assert [(line["event"], line["task"], line["worker"]) for line in logs] == [
         ("task_declined", SEND.task, "old"),
         ("task_declined", SEND.task, "older"),
@@ -78,32 +78,32 @@ def test_each_worker_that_lacks_a_task_is_warned_of_once(world: World) -> None:
     assert {line["log_level"] for line in logs} == {"warning"}
 
 
-def test_a_cancellation_waits_while_a_worker_may_yet_start_it(world: World) -> None:
+def test_a_cancellation_waits_while_a_worker_may_yet_start_it(world: DispatchDriver) -> None:
     execution = world.submit()
     world.dispatcher.dispatch()
     world.mark_fetched(execution)
     world.request_cancel(execution)
     assert world.dispatcher.cancel_queued() == 0
-    assert (world.get_execution(execution).state, world.dispatcher.has_undecided_revocations) == (State.QUEUED, True)
+    assert (world.get_execution(execution).state, world.dispatcher.has_undecided_revocations) == (ExecutionState.QUEUED, True)
 
     world.mark_returned(execution)
     assert world.dispatcher.cancel_queued() == 1
-    assert (world.get_execution(execution).state, world.dispatcher.has_undecided_revocations) == (State.CANCELLED, False)
+    assert (world.get_execution(execution).state, world.dispatcher.has_undecided_revocations) == (ExecutionState.CANCELLED, False)
 
 
-def test_one_that_waits_does_not_hold_up_the_others(world: World) -> None:
+def test_one_that_waits_does_not_hold_up_the_others(world: DispatchDriver) -> None:
     held, free = world.submit(), world.submit()
     world.dispatcher.dispatch()
     world.mark_fetched(held)
     world.request_cancel(held)
     world.request_cancel(free)
     assert world.dispatcher.cancel_queued() == 1
-    assert (world.get_execution(held).state, world.get_execution(free).state) == (State.QUEUED, State.CANCELLED)
+    assert (world.get_execution(held).state, world.get_execution(free).state) == (ExecutionState.QUEUED, ExecutionState.CANCELLED)
     assert world.dispatcher.has_undecided_revocations
 
 
 @pytest.mark.parametrize("overrides", [None, {"time_limit": 5}])
-def test_a_policy_that_is_wrong_is_left_out_and_told_of_once(world: World, overrides: dict[str, Any] | None) -> None:
+def test_a_policy_that_is_wrong_is_left_out_and_told_of_once(world: DispatchDriver, overrides: dict[str, Any] | None) -> None:
     wrong = {"retry": {"max_attempts": 1001, "strategy": "fixed"}, "isolation": {"mode": "thread"}}
     broken = replace(SEND, name="broken", policies={**SEND.policies, **wrong})
     executions = world.submit_many(broken, 2, overrides=overrides)
@@ -116,8 +116,8 @@ def test_a_policy_that_is_wrong_is_left_out_and_told_of_once(world: World, overr
     assert "mode must be one of" in line["why"]
 
 
-def test_a_limit_that_is_wrong_holds_nothing_up(world: World) -> None:
-    limited = replace(SEND, policies=policies.normalise({"concurrency": {"limit": 1}})[0])
+def test_a_limit_that_is_wrong_holds_nothing_up(world: DispatchDriver) -> None:
+    limited = replace(SEND, policies=policies.normalize({"concurrency": {"limit": 1}})[0])
     executions = world.submit_many(limited, 2)
     world.put_job(replace(limited, policies={**limited.policies, "concurrency": {"limit": -1}}))
     with structlog.testing.capture_logs() as logs:

@@ -7,21 +7,21 @@ from typing import Any
 import pytest
 
 from jobworker.domain import events
-from jobworker.domain.events import Kind
+from jobworker.domain.events import EventKind
 from jobworker.relay.loop import Relay
-from jobworker.relay.read import Batch, Offsets
+from jobworker.relay.read import EventBatch, StreamOffsets
 from jobworker.settings import Settings
 from jobworker.store import relay_state, story
 from jobworker.transport import keys
-from tests.integration.relay.conftest import World
+from tests.integration.relay.conftest import DispatchDriver
 
 pytestmark = pytest.mark.every_redis
 
 
-class Watched:
+class LogFloodDriver:
     """A relay, and what each of its transactions took: (reports, lines)."""
 
-    def __init__(self, world: World, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, world: DispatchDriver, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.driver = world
         world.resign_leadership()
         self.relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
@@ -29,13 +29,13 @@ class Watched:
         self.relay.run_turn()  # It leads, and knows this Redis.
         really = self.relay._commit
 
-        def commit(offsets: Offsets, batch: Batch) -> int:
+        def commit(offsets: StreamOffsets, batch: EventBatch) -> int:
             self.commits.append((len(batch.events), len(batch.logs)))
             return really(offsets, batch)
 
         monkeypatch.setattr(self.relay, "_commit", commit)
 
-    def publish_event(self, execution: str, kind: Kind, **data: Any) -> None:
+    def publish_event(self, execution: str, kind: EventKind, **data: Any) -> None:
         """A report of a worker."""
         self.driver.client.xadd(keys.EVENTS, events.encode(kind, execution, 1, data))  # type: ignore[arg-type]
 
@@ -43,43 +43,43 @@ class Watched:
         """Lines of a job."""
         for line in lines:
             data = {"level": "INFO", "logger": "job", "message": line, "at": dt.datetime.now(dt.UTC).isoformat()}
-            self.driver.client.xadd(keys.LOGS, events.encode(Kind.LOG, execution, 1, data))  # type: ignore[arg-type]
+            self.driver.client.xadd(keys.LOGS, events.encode(EventKind.LOG, execution, 1, data))  # type: ignore[arg-type]
 
     def list_log_lines(self, execution: str) -> list[str]:
         """What is kept."""
         with self.driver.database.read() as connection:
-            return [line.message for line in story.logs_after(connection, execution, "", 10_000)]
+            return [line.message for line in story.list_logs_after(connection, execution, "", 10_000)]
 
     def has_complete_lines(self, execution: str) -> bool:
         """Whether readers may believe that no line is missing."""
         with self.driver.database.read() as connection:
-            pulse = story.pulse(connection, execution)
+            pulse = story.get_snapshot(connection, execution)
         assert pulse is not None
         return pulse.lines_complete
 
 
 @pytest.fixture
-def watched(world: World, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Watched:
+def watched(world: DispatchDriver, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> LogFloodDriver:
     """Once on SQLite and once on PostgreSQL."""
-    return Watched(world, redis_url, monkeypatch)
+    return LogFloodDriver(world, redis_url, monkeypatch)
 
 
-def test_a_few_lines_are_there_when_the_end_is(watched: Watched) -> None:
+def test_a_few_lines_are_there_when_the_end_is(watched: LogFloodDriver) -> None:
     execution = watched.driver.submit()
     watched.publish_log_lines(execution, "one", "two")
-    watched.publish_event(execution, Kind.SUCCEEDED, result=1)
+    watched.publish_event(execution, EventKind.SUCCEEDED, result=1)
     watched.relay.run_turn()
     assert watched.commits == [(1, 2)]
     assert watched.list_log_lines(execution) == ["one", "two"]
     assert watched.has_complete_lines(execution)
 
 
-def test_in_a_flood_states_are_committed_first_and_lines_in_pieces(watched: Watched) -> None:
+def test_in_a_flood_states_are_committed_first_and_lines_in_pieces(watched: LogFloodDriver) -> None:
     talkative, quiet = watched.driver.submit(), watched.driver.submit()
     lines = [f"line {number}" for number in range(950)]
     watched.publish_log_lines(talkative, *lines)
-    watched.publish_event(quiet, Kind.SUCCEEDED, result=1)
-    watched.publish_event(talkative, Kind.SUCCEEDED, result=1)
+    watched.publish_event(quiet, EventKind.SUCCEEDED, result=1)
+    watched.publish_event(talkative, EventKind.SUCCEEDED, result=1)
     watched.relay.run_turn()
     # The clock stands still, so this turn goes on until nothing is left.
     assert watched.commits == [(2, 0), (0, 200), (0, 200), (0, 200), (0, 200), (0, 150)]
@@ -87,14 +87,14 @@ def test_in_a_flood_states_are_committed_first_and_lines_in_pieces(watched: Watc
     assert watched.has_complete_lines(talkative)
 
 
-def test_a_turn_takes_only_so_many_lines_and_says_that_more_will_come(watched: Watched) -> None:
+def test_a_turn_takes_only_so_many_lines_and_says_that_more_will_come(watched: LogFloodDriver) -> None:
     execution = watched.driver.submit()
     lines = [f"line {number}" for number in range(450)]
     watched.publish_log_lines(execution, *lines)
-    watched.publish_event(execution, Kind.SUCCEEDED, result=1)
+    watched.publish_event(execution, EventKind.SUCCEEDED, result=1)
     really = watched.relay._record_batch
 
-    def slowly(offsets: Offsets, batch: Batch) -> int:
+    def slowly(offsets: StreamOffsets, batch: EventBatch) -> int:
         watched.driver.clock.advance(1.0 if batch.logs else 0.0)
         return really(offsets, batch)
 
@@ -106,19 +106,19 @@ def test_a_turn_takes_only_so_many_lines_and_says_that_more_will_come(watched: W
     assert watched.list_log_lines(execution) == lines
 
 
-def test_many_reports_do_not_hide_that_lines_are_missing(watched: Watched) -> None:
+def test_many_reports_do_not_hide_that_lines_are_missing(watched: LogFloodDriver) -> None:
     execution = watched.driver.submit()
     for number in range(700):
-        watched.publish_event(execution, Kind.PROGRESS, done=number)
+        watched.publish_event(execution, EventKind.PROGRESS, done=number)
     watched.publish_log_lines(execution, "one")
-    watched.publish_event(execution, Kind.SUCCEEDED, result=1)
+    watched.publish_event(execution, EventKind.SUCCEEDED, result=1)
     watched.relay.run_turn()
     assert watched.commits == [(701, 1)]
     assert watched.driver.get_execution(execution).progress["done"] == 699  # type: ignore[index]
     assert watched.has_complete_lines(execution)
 
 
-def test_what_is_read_again_is_counted_once(watched: Watched) -> None:
+def test_what_is_read_again_is_counted_once(watched: LogFloodDriver) -> None:
     execution = watched.driver.submit()
     watched.publish_log_lines(execution, "one")
     watched.relay.run_turn()

@@ -7,14 +7,14 @@ import redis
 
 from jobworker.clock import ManualClock
 from jobworker.domain import events
-from jobworker.domain.events import Kind
-from jobworker.domain.execution import State
+from jobworker.domain.events import EventKind
+from jobworker.domain.execution import ExecutionState
 from jobworker.relay.loop import Relay
 from jobworker.store import relay_state
 from jobworker.store.database import Database
 from jobworker.transport import keys
 from tests.engine import Engine
-from tests.integration.relay.conftest import SEND, World, hurried_relay
+from tests.integration.relay.conftest import SEND, DispatchDriver, create_relay
 from tests.servers import RedisServer
 from tests.waiting import until
 
@@ -25,47 +25,47 @@ def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
 
 
 @pytest.fixture
-def own_world(sqlite_database: Database, server: RedisServer, clock: ManualClock) -> Iterator[World]:
+def own_world(sqlite_database: Database, server: RedisServer, clock: ManualClock) -> Iterator[DispatchDriver]:
     with server.create_client() as client:
-        yield World(sqlite_database, client, clock)
+        yield DispatchDriver(sqlite_database, client, clock)
 
 
 @pytest.fixture
-def relay(own_world: World, server: RedisServer) -> Relay:
+def relay(own_world: DispatchDriver, server: RedisServer) -> Relay:
     """One that leads, with a worker that can run everything."""
     own_world.resign_leadership()
-    relay = hurried_relay(own_world, server.url)
+    relay = create_relay(own_world, server.url)
     relay.run_turn()
     own_world.client.zadd(keys.WORKERS, {"w1": 10**14})
     return relay
 
 
-def set_limit(client: redis.Redis, megabytes: float) -> None:
+def set_memory_limit(client: redis.Redis, megabytes: float) -> None:
     """0: no limit. The smallest one is full at once."""
     client.config_set("maxmemory", int(megabytes * 1024 * 1024))
 
 
-def test_reports_are_recorded_and_trimmed_and_cancellations_carried_out(own_world: World, relay: Relay) -> None:
+def test_reports_are_recorded_and_trimmed_and_cancellations_carried_out(own_world: DispatchDriver, relay: Relay) -> None:
     running, queued = own_world.submit(), own_world.submit()
     own_world.request_cancel(queued)
-    for kind in (Kind.RUNNING, Kind.SUCCEEDED):
+    for kind in (EventKind.RUNNING, EventKind.SUCCEEDED):
         fields = events.encode(kind, running, 1, {"worker": "w1", "token": "1", "result": 1})
         own_world.client.xadd(keys.EVENTS, fields)  # type: ignore[arg-type]
     with own_world.database.read() as connection:
         before = relay_state.get(connection)
-    set_limit(own_world.client, 0.001)
+    set_memory_limit(own_world.client, 0.001)
     for _ in range(5):
         own_world.clock.advance(2)
         relay.run_turn()
-    assert own_world.get_execution(running).state is State.SUCCEEDED
-    assert own_world.get_execution(queued).state is State.CANCELLED
+    assert own_world.get_execution(running).state is ExecutionState.SUCCEEDED
+    assert own_world.get_execution(queued).state is ExecutionState.CANCELLED
     assert own_world.client.xlen(keys.EVENTS) <= 1
     with own_world.database.read() as connection:
         assert relay_state.get(connection).renewals > before.renewals, "it still leads"
 
 
-def test_what_could_not_be_published_goes_out_when_there_is_room(own_world: World, relay: Relay) -> None:
-    set_limit(own_world.client, 0.001)
+def test_what_could_not_be_published_goes_out_when_there_is_room(own_world: DispatchDriver, relay: Relay) -> None:
+    set_memory_limit(own_world.client, 0.001)
     executions = own_world.submit_many(SEND, 50)
     relay._dispatcher.workers = own_world.dispatcher.workers
     for _ in range(3):
@@ -74,7 +74,7 @@ def test_what_could_not_be_published_goes_out_when_there_is_room(own_world: Worl
     assert own_world.list_published() == set()
     [problem] = relay._problems.list_current()
     assert (problem.what, problem.detail[:16]) == ("step dispatch", "OutOfMemoryError")
-    set_limit(own_world.client, 0)
+    set_memory_limit(own_world.client, 0)
     relay._dispatch_ready()
     own_world.clock.advance(10)
     for _ in range(60):
@@ -89,8 +89,8 @@ def test_jobs_that_need_more_room_than_there_is_all_run_once(engine: Engine, own
     engine.start()
     with own_server.create_client() as client:
         used = int(client.info("memory")["used_memory"])
-        set_limit(client, used / 1024 / 1024 + 3)
+        set_memory_limit(client, used / 1024 / 1024 + 3)
         executions = [key for _ in range(6) for key in engine.submit("echo", 50, value="x" * 30_000)]
-        until(lambda: all(engine.get(key).state is State.SUCCEEDED for key in executions), within=100, every=0.5)
+        until(lambda: all(engine.get(key).state is ExecutionState.SUCCEEDED for key in executions), within=100, every=0.5)
         assert int(client.info("memory")["used_memory"]) < used + 6 * 1024 * 1024
     assert {engine.get(key).attempt for key in executions} == {1}

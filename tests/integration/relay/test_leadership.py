@@ -6,27 +6,27 @@ import pytest
 
 from jobworker.clock import ManualClock
 from jobworker.domain import events
-from jobworker.domain.events import Kind
-from jobworker.domain.execution import State
-from jobworker.relay.leadership import SILENT_AFTER
-from jobworker.relay.steps import NotLeading
+from jobworker.domain.events import EventKind
+from jobworker.domain.execution import ExecutionState
+from jobworker.relay.leadership import SILENT_AFTER_SECONDS
+from jobworker.relay.steps import NotLeader
 from jobworker.transport import keys
 from tests.conftest import NOW
-from tests.integration.relay.conftest import World, hurried_relay
+from tests.integration.relay.conftest import DispatchDriver, create_relay
 
 
-class Host:
+class RelayHost:
     """A host with a relay and a clock of its own. All have the same name and process id, like containers may."""
 
-    def __init__(self, world: World, redis_url: str, ahead: dt.timedelta) -> None:
+    def __init__(self, world: DispatchDriver, redis_url: str, ahead: dt.timedelta) -> None:
         self.clock = ManualClock(NOW + ahead)
-        self.relay = hurried_relay(world, redis_url, self.clock)
+        self.relay = create_relay(world, redis_url, self.clock)
 
     def run_turn(self) -> bool:
         """Whether its relay leads after another turn."""
         try:
             self.relay.run_turn()
-        except NotLeading:
+        except NotLeader:
             self.relay._offsets = None  # As `run` does.
             return False
         return True
@@ -35,46 +35,46 @@ class Host:
 @pytest.fixture(
     params=[dt.timedelta(hours=-1), dt.timedelta(), dt.timedelta(hours=1)], ids=["behind", "alike", "ahead"]
 )
-def hosts(request: pytest.FixtureRequest, world: World, redis_url: str) -> tuple[Host, Host]:
+def hosts(request: pytest.FixtureRequest, world: DispatchDriver, redis_url: str) -> tuple[RelayHost, RelayHost]:
     """Two hosts; the clock of the second one is an hour behind, right, or an hour ahead."""
     world.resign_leadership()
-    return Host(world, redis_url, dt.timedelta()), Host(world, redis_url, request.param)
+    return RelayHost(world, redis_url, dt.timedelta()), RelayHost(world, redis_url, request.param)
 
 
-def pass_time(seconds: float, *hosts: Host) -> None:
+def advance_clocks(seconds: float, *hosts: RelayHost) -> None:
     for host in hosts:
         host.clock.advance(seconds)
 
 
-def test_a_leader_that_lives_is_not_replaced(hosts: tuple[Host, Host]) -> None:
+def test_a_leader_that_lives_is_not_replaced(hosts: tuple[RelayHost, RelayHost]) -> None:
     leader, other = hosts
     assert leader.run_turn()
     for _ in range(20):
-        pass_time(1, leader, other)
+        advance_clocks(1, leader, other)
         assert leader.run_turn()
         assert not other.run_turn()
 
 
-def test_a_dead_leader_is_replaced_within_seconds(hosts: tuple[Host, Host]) -> None:
+def test_a_dead_leader_is_replaced_within_seconds(hosts: tuple[RelayHost, RelayHost]) -> None:
     leader, other = hosts
     assert leader.run_turn()
     assert not other.run_turn()
     waited = 0.0
     while not other.run_turn():
-        pass_time(0.5, other)
+        advance_clocks(0.5, other)
         waited += 0.5
-    assert waited == SILENT_AFTER
+    assert waited == SILENT_AFTER_SECONDS
 
 
-def test_a_frozen_leader_that_wakes_up_writes_nothing(hosts: tuple[Host, Host], world: World) -> None:
+def test_a_frozen_leader_that_wakes_up_writes_nothing(hosts: tuple[RelayHost, RelayHost], world: DispatchDriver) -> None:
     leader, other = hosts
     execution = world.submit()
     assert leader.run_turn()
     assert not other.run_turn()
-    pass_time(SILENT_AFTER, other)
+    advance_clocks(SILENT_AFTER_SECONDS, other)
     assert other.run_turn()
-    world.client.xadd(keys.EVENTS, events.encode(Kind.SUCCEEDED, execution, 1, {"result": 1}))  # type: ignore[arg-type]
+    world.client.xadd(keys.EVENTS, events.encode(EventKind.SUCCEEDED, execution, 1, {"result": 1}))  # type: ignore[arg-type]
     assert not leader.run_turn()
-    assert world.get_execution(execution).state is State.QUEUED
+    assert world.get_execution(execution).state is ExecutionState.QUEUED
     assert other.run_turn()
-    assert world.get_execution(execution).state is State.SUCCEEDED
+    assert world.get_execution(execution).state is ExecutionState.SUCCEEDED

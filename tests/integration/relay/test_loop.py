@@ -5,37 +5,37 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from jobworker.relay.loop import Relay
-from jobworker.relay.read import Batch, Offsets
-from jobworker.relay.steps import NotLeading
+from jobworker.relay.read import EventBatch, StreamOffsets
+from jobworker.relay.steps import NotLeader
 from jobworker.settings import Settings
 from jobworker.store import schema, zone_data
 from jobworker.transport import entries, keys
-from tests.integration.relay.conftest import World, worker
-from tests.integration.test_beat import HOURLY, Schedule, put_strange
-from tests.integration.test_projection import House
+from tests.integration.relay.conftest import DispatchDriver, make_worker
+from tests.integration.test_beat import HOURLY, BeatSchedule, put_foreign_value
+from tests.integration.test_projection import BeatSyncDriver
 
 pytestmark = pytest.mark.every_redis
 
 
-class Asleep:
+class RecordingReader:
     """Reads nothing, and notes how long it might have slept."""
 
     def __init__(self) -> None:
         self.waits: list[float] = []
 
-    def read(self, offsets: Offsets, wait: float) -> Batch:
+    def read(self, offsets: StreamOffsets, wait: float) -> EventBatch:
         self.waits.append(wait)
-        return Batch(offsets)
+        return EventBatch(offsets)
 
-    def trim(self, offsets: Offsets) -> None:
+    def trim(self, offsets: StreamOffsets) -> None:
         """There is nothing."""
 
 
-def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(world: World, redis_url: str) -> None:
+def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(world: DispatchDriver, redis_url: str) -> None:
     world.resign_leadership()
     relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
-    asleep = relay._reader = Asleep()  # type: ignore[assignment]
-    relay._dispatcher.workers = [worker(world.clock.now())]
+    asleep = relay._reader = RecordingReader()  # type: ignore[assignment]
+    relay._dispatcher.workers = [make_worker(world.clock.now())]
     execution = world.submit()
     world.mark_fetched(execution)
     world.request_cancel(execution)
@@ -57,16 +57,16 @@ def test_a_turn_sleeps_shortly_while_a_cancellation_is_undecided(world: World, r
 @pytest.mark.parametrize("provider", ["redbeat", "internal"])
 @pytest.mark.parametrize("key", [entries.SCHEDULE_KEY, keys.BEAT, keys.BEAT_PROJECTION, keys.BEAT_QUARANTINE])
 def test_a_key_of_beat_that_is_of_another_type_stops_nothing(
-    world: World, redis_url: str, key: str, provider: str, capsys: pytest.CaptureFixture[str]
+    world: DispatchDriver, redis_url: str, key: str, provider: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.resign_leadership()
     relay = Relay(
         world.database, redis_url, world.clock, Settings.from_environment({"JOBWORKER_SCHEDULING_PROVIDER": provider})
     )
-    house = House(world.database, Schedule(world.client), world.clock, relay._maintenance._beat_synchronizer)
-    relay._reader = Asleep()  # type: ignore[assignment]
+    house = BeatSyncDriver(world.database, BeatSchedule(world.client), world.clock, relay._maintenance._beat_synchronizer)
+    relay._reader = RecordingReader()  # type: ignore[assignment]
     relay.run_turn()
-    put_strange(world.client, key, "text")
+    put_foreign_value(world.client, key, "text")
     known = house.put_schedule("nightly", HOURLY, world.clock.now())
     for _ in range(20):
         world.clock.advance(4)
@@ -77,15 +77,15 @@ def test_a_key_of_beat_that_is_of_another_type_stops_nothing(
             assert f"key={key}" in "".join(capsys.readouterr())
 
 
-def test_a_relay_that_stands_by_warns_when_the_leader_has_other_time_zone_data(world: World, redis_url: str) -> None:
+def test_a_relay_that_stands_by_warns_when_the_leader_has_other_time_zone_data(world: DispatchDriver, redis_url: str) -> None:
     relay = Relay(world.database, redis_url, world.clock, Settings.from_environment({}))
     with world.database.write() as connection:
-        zone_data.note(connection, "2020a (tzdata 2020.1)", b"")
+        zone_data.upsert(connection, "2020a (tzdata 2020.1)", b"")
     with capture_logs() as logged:
         for renewals in range(2):
             with world.database.write() as connection:
                 connection.execute(sa.update(schema.relay_state).values(leader="other:1", renewals=renewals))
-            with pytest.raises(NotLeading):
+            with pytest.raises(NotLeader):
                 relay.run_turn()
             world.clock.advance(60)
     [warning] = [each["why"] for each in logged if each["event"] == "time_zone_data_differ"]

@@ -8,32 +8,32 @@ from unittest.mock import Mock
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.events import Kind
-from jobworker.relay.choose import Chosen
+from jobworker.domain.events import EventKind
+from jobworker.relay.choose import DispatchCandidate
 from jobworker.store import dispatch, queues, schema
 from jobworker.store.queues import QueueRow
 from jobworker.transport.publisher import Message
-from tests.conformance.worlds import accepted, new
-from tests.integration.relay.conftest import SEND, World
-from tests.integration.relay.test_limits import limited
+from tests.conformance.worlds import insert_executions, make_execution
+from tests.integration.relay.conftest import SEND, DispatchDriver
+from tests.integration.relay.test_limits import make_limited_job
 
 pytestmark = pytest.mark.every_redis
 
 
-def pause(world: World, paused: bool = True) -> None:
+def set_paused(world: DispatchDriver, paused: bool = True) -> None:
     with world.database.write() as connection:
-        queues.remember(connection, ["default"], world.clock.now())
-        queues.pause(connection, QueueRow("default", world.clock.now(), "ann") if paused else QueueRow("default"))
+        queues.upsert_many(connection, ["default"], world.clock.now())
+        queues.update_pause(connection, QueueRow("default", world.clock.now(), "ann") if paused else QueueRow("default"))
 
 
-def start(world: World, *executions: str) -> None:
+def run_messages(world: DispatchDriver, *executions: str) -> None:
     """As if workers had taken these messages, and done the work."""
     for execution in executions:
-        world.record_report(Kind.RUNNING, execution)
-        world.record_report(Kind.SUCCEEDED, execution)
+        world.record_report(EventKind.RUNNING, execution)
+        world.record_report(EventKind.SUCCEEDED, execution)
 
 
-def test_the_feed_is_full_for_what_is_no_more_urgent_only(world: World) -> None:
+def test_the_feed_is_full_for_what_is_no_more_urgent_only(world: DispatchDriver) -> None:
     world.dispatcher = world.create_dispatcher(feed=3)
     usual = world.submit_many(SEND, 5)
     assert world.dispatch() == usual[:3]
@@ -45,7 +45,7 @@ def test_the_feed_is_full_for_what_is_no_more_urgent_only(world: World) -> None:
     assert world.get_execution(slow).dispatched_at is None
 
 
-def test_each_priority_goes_to_its_list_the_urgent_first(world: World) -> None:
+def test_each_priority_goes_to_its_list_the_urgent_first(world: DispatchDriver) -> None:
     executions = [world.submit(priority=priority) for priority in range(10)]
     assert world.dispatch() == executions
     assert [world.list_queued(priority) for priority in (9, 5, 2, 0)] == [
@@ -56,7 +56,7 @@ def test_each_priority_goes_to_its_list_the_urgent_first(world: World) -> None:
     ]
 
 
-def test_while_there_is_no_room_for_all_one_in_ten_was_overtaken_for_long(world: World) -> None:
+def test_while_there_is_no_room_for_all_one_in_ten_was_overtaken_for_long(world: DispatchDriver) -> None:
     world.dispatcher = world.create_dispatcher(feed=20)
     old = world.submit_many(SEND, 3, priority=0)
     world.dispatcher.feed = 20
@@ -70,7 +70,7 @@ def test_while_there_is_no_room_for_all_one_in_ten_was_overtaken_for_long(world:
     assert world.dispatch() == [], "more than the feed is there already"
 
 
-def test_without_a_crowd_nobody_is_lifted(world: World) -> None:
+def test_without_a_crowd_nobody_is_lifted(world: DispatchDriver) -> None:
     old = world.submit_many(SEND, 15, priority=0)
     world.clock.advance(1000)
     urgent = world.submit(priority=9)
@@ -78,7 +78,7 @@ def test_without_a_crowd_nobody_is_lifted(world: World) -> None:
     assert (world.list_queued(9), world.list_queued(0)) == ([urgent], old)
 
 
-def test_what_waits_in_redis_for_long_while_it_is_overtaken_goes_back(world: World) -> None:
+def test_what_waits_in_redis_for_long_while_it_is_overtaken_goes_back(world: DispatchDriver) -> None:
     world.dispatcher = world.create_dispatcher(feed=20)
     old = world.submit_many(SEND, 2, priority=0)
     assert world.dispatch() == old
@@ -94,7 +94,7 @@ def test_what_waits_in_redis_for_long_while_it_is_overtaken_goes_back(world: Wor
     assert world.list_queued(9)[-2:] == old
 
 
-def test_a_message_is_not_lost_because_another_list_was_worked_off(world: World) -> None:
+def test_a_message_is_not_lost_because_another_list_was_worked_off(world: DispatchDriver) -> None:
     world.dispatcher = world.create_dispatcher(feed=10)
     [old] = world.submit_many(SEND, 1, priority=0)
     world.clock.advance(61)
@@ -106,62 +106,62 @@ def test_a_message_is_not_lost_because_another_list_was_worked_off(world: World)
     assert world.dispatcher.republish_lost_messages(world.clock.now()) == 0
 
 
-def test_a_paused_queue_publishes_nothing_and_takes_back_what_lies_there(world: World) -> None:
+def test_a_paused_queue_publishes_nothing_and_takes_back_what_lies_there(world: DispatchDriver) -> None:
     executions = world.submit_many(SEND, 3)
     foreign = json.dumps({"headers": {"task": "plain"}, "body": ""})
     world.dispatch()
     world.client.rpush("default\x06\x163", foreign)
     world.client.lpush("default\x06\x163", foreign)
-    pause(world)
+    set_paused(world)
     assert world.dispatch() == []
     assert world.list_published() == set()
     assert world.pop_messages() == [foreign, foreign], "what others have sent stays"
     world.clock.advance(1)
     more = world.submit()
     assert world.dispatch() == []
-    pause(world, paused=False)
+    set_paused(world, paused=False)
     assert world.dispatch() == [*executions, more]
     assert world.list_queued() == [*executions, more]
 
 
-def test_what_others_left_in_a_paused_queue_says_nothing_about_the_next_pause(world: World) -> None:
+def test_what_others_left_in_a_paused_queue_says_nothing_about_the_next_pause(world: DispatchDriver) -> None:
     world.submit()
     world.client.lpush("default", *[json.dumps({"headers": {}})] * 3)
-    pause(world)
+    set_paused(world)
     world.dispatch()
-    pause(world, paused=False)
+    set_paused(world, paused=False)
     world.client.delete("default")
     world.submit_many(SEND, 2)
     assert len(world.dispatch()) == 3
     world.clock.advance(1)
-    pause(world)
+    set_paused(world)
     world.dispatch()
     assert world.list_published() == set()
 
 
-def test_what_a_worker_has_fetched_is_not_taken_back(world: World) -> None:
+def test_what_a_worker_has_fetched_is_not_taken_back(world: DispatchDriver) -> None:
     execution = world.submit()
     world.dispatch()
     world.mark_fetched(execution)
     world.pop_messages()
-    pause(world)
+    set_paused(world)
     world.dispatch()
     assert world.list_published() == {execution}
 
 
-def test_a_copy_of_what_a_worker_has_is_dropped_and_the_place_stays_taken(world: World) -> None:
-    definition = limited(concurrency={"limit": 1})
+def test_a_copy_of_what_a_worker_has_is_dropped_and_the_place_stays_taken(world: DispatchDriver) -> None:
+    definition = make_limited_job(concurrency={"limit": 1})
     first, _ = world.submit_many(definition, 2)
     assert world.dispatch() == [first]
     world.mark_fetched(first)
-    pause(world)
+    set_paused(world)
     world.dispatch()
     assert (world.list_queued(), world.list_published()) == ([], {first})
-    pause(world, paused=False)
+    set_paused(world, paused=False)
     assert world.dispatch() == []
 
 
-def test_taking_back_leaves_alone_what_is_no_list(world: World) -> None:
+def test_taking_back_leaves_alone_what_is_no_list(world: DispatchDriver) -> None:
     world.submit()
     world.dispatch()
     world.client.set("default", "something else")
@@ -169,7 +169,7 @@ def test_taking_back_leaves_alone_what_is_no_list(world: World) -> None:
     assert world.client.get("default") == "something else"
 
 
-def _asked(world: World) -> tuple[int, int]:
+def _count_queries(world: DispatchDriver) -> tuple[int, int]:
     """How many statements and Redis commands one round takes."""
     statements: list[str] = []
 
@@ -192,48 +192,48 @@ def _asked(world: World) -> tuple[int, int]:
     return len(statements), after - before
 
 
-def test_a_round_asks_nothing_about_idle_queues(world: World) -> None:
+def test_a_round_asks_nothing_about_idle_queues(world: DispatchDriver) -> None:
     """Neither about ten thousand that are known, nor about as many with work that no worker takes."""
     names = [f"invented-{number}" for number in range(10_000)]
     with world.database.write() as connection:
-        queues.remember(connection, names, world.clock.now())
-    assert _asked(world) == (2, 0)
+        queues.upsert_many(connection, names, world.clock.now())
+    assert _count_queries(world) == (2, 0)
     with world.database.write() as connection:
-        accepted(connection, *(new(queue=name) for name in names))
-    assert _asked(world) == (2, 0)
+        insert_executions(connection, *(make_execution(queue=name) for name in names))
+    assert _count_queries(world) == (2, 0)
 
 
-def test_paused_queues_without_messages_cost_a_round_nothing(world: World) -> None:
+def test_paused_queues_without_messages_cost_a_round_nothing(world: DispatchDriver) -> None:
     names = [f"stopped-{number:04}" for number in range(1000)]
     with world.database.write() as connection:
-        queues.remember(connection, names, world.clock.now())
+        queues.upsert_many(connection, names, world.clock.now())
         connection.execute(sa.update(schema.queues).values(paused_at=world.clock.now(), paused_by="ann"))
-    assert _asked(world) == (4, 400), "some of them each second, for messages of which SQL does not know"
-    assert _asked(world) == (3, 0)
+    assert _count_queries(world) == (4, 400), "some of them each second, for messages of which SQL does not know"
+    assert _count_queries(world) == (3, 0)
     called = world.submit(queue=names[150])
-    world.dispatcher.publisher.publish([_message(world, called, names[150])])
-    assert _asked(world)[1] == 0
+    world.dispatcher.publisher.publish([_make_message(world, called, names[150])])
+    assert _count_queries(world)[1] == 0
     world.clock.advance(1)
     world.dispatch()
     assert world.client.exists(names[150]) == 0
 
 
-def _message(world: World, execution: str, queue: str) -> Message:
+def _make_message(world: DispatchDriver, execution: str, queue: str) -> Message:
     with world.database.read() as connection:
-        rows = dispatch.rows(connection, [execution])
-        [message] = world.dispatcher._build_messages(connection, [Chosen(each, 5) for each in rows]).values()
+        rows = dispatch.get_many(connection, [execution])
+        [message] = world.dispatcher._build_messages(connection, [DispatchCandidate(each, 5) for each in rows]).values()
     assert message.queue == queue
     return message
 
 
-def test_a_round_asks_about_the_queues_that_are_ready_or_paused(world: World) -> None:
+def test_a_round_asks_about_the_queues_that_are_ready_or_paused(world: DispatchDriver) -> None:
     consumed = ("critical", "default", "background")
     world.dispatcher.workers = [replace(each, queues=consumed) for each in world.dispatcher.workers]
     world.submit()
-    pause(world)
+    set_paused(world)
     world.dispatcher.publisher.get_depths = Mock(wraps=world.dispatcher.publisher.get_depths)  # type: ignore[method-assign]
     world.dispatch()
-    pause(world, paused=False)
+    set_paused(world, paused=False)
     world.dispatch()
     world.submit(queue="critical")
     world.dispatch()
@@ -244,8 +244,8 @@ def test_a_round_asks_about_the_queues_that_are_ready_or_paused(world: World) ->
     ]
 
 
-def test_what_waits_in_a_queue_that_was_removed_goes_out(world: World) -> None:
+def test_what_waits_in_a_queue_that_was_removed_goes_out(world: DispatchDriver) -> None:
     execution = world.submit()
     with world.database.read() as connection:
-        assert queues.names(connection, 10) == []
+        assert queues.list_names(connection, 10) == []
     assert world.dispatch() == [execution]

@@ -7,31 +7,31 @@ import pytest
 import structlog.testing
 
 from jobworker.clock import ManualClock
-from jobworker.domain.events import Kind
-from jobworker.domain.execution import State
-from jobworker.domain.job import Definition
+from jobworker.domain.events import EventKind
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.job import JobDefinition
 from jobworker.relay.loop import Relay
-from jobworker.relay.record import record
+from jobworker.relay.record import record_events
 from jobworker.settings import Settings
 from jobworker.transport import keys
-from tests.integration.relay.conftest import World
+from tests.integration.relay.conftest import DispatchDriver
 
-SEND = Definition("send", "tasks.mail.send", policies={"retry": {"max_attempts": 5}})
+SEND = JobDefinition("send", "tasks.mail.send", policies={"retry": {"max_attempts": 5}})
 
 
-def deep(levels: int) -> str:
+def make_deep(levels: int) -> str:
     return "[" * levels + "]" * levels
 
 
 @pytest.fixture
-def relay(world: World, redis_url: str, clock: ManualClock) -> Relay:
+def relay(world: DispatchDriver, redis_url: str, clock: ManualClock) -> Relay:
     world.resign_leadership()
     made = Relay(world.database, redis_url, clock, Settings.from_environment({}))
     made.run_turn()
     return made
 
 
-def tell(world: World, kind: Kind, execution: str, data: str = "{}", attempt: int | str = 1) -> None:
+def record_report(world: DispatchDriver, kind: EventKind, execution: str, data: str = "{}", attempt: int | str = 1) -> None:
     fields: Any = {"kind": kind.value, "execution": execution, "attempt": attempt, "data": data}
     world.client.xadd(keys.EVENTS, fields)
 
@@ -39,108 +39,108 @@ def tell(world: World, kind: Kind, execution: str, data: str = "{}", attempt: in
 @pytest.mark.parametrize(
     ("kind", "data"),
     [
-        (Kind.SUCCEEDED, f'{{"worker": "w1", "token": "t", "result": {deep(300)}}}'),
-        (Kind.SUCCEEDED, f'{{"worker": "w1", "token": "t", "result": {deep(5000)}}}'),
-        (Kind.SUCCEEDED, f'{{"worker": "w1", "token": "t", "result": "\\u0000", "metadata": {deep(600)}}}'),
-        (Kind.SUCCEEDED, '{"worker": "w1", "result": NaN}'),
-        (Kind.SUCCEEDED, '{"worker": ["w1"]}'),
-        (Kind.SUCCEEDED, "half of it {"),
-        (Kind.SUCCEEDED, "[]"),
-        (Kind.FAILED, '{"worker": "w1", "error": "text"}'),
-        (Kind.FAILED, '{"worker": "w1", "error": {}, "runtime": "long"}'),
-        (Kind.TIMED_OUT, '{"worker": "w1", "reason": {"a": 1}}'),
-        (Kind.RETRYING, '{"worker": "w1", "delay": 1e300}'),
-        (Kind.RETRYING, '{"worker": "w1", "delay": "soon"}'),
-        (Kind.LOST, '{"worker": {}}'),
+        (EventKind.SUCCEEDED, f'{{"worker": "w1", "token": "t", "result": {make_deep(300)}}}'),
+        (EventKind.SUCCEEDED, f'{{"worker": "w1", "token": "t", "result": {make_deep(5000)}}}'),
+        (EventKind.SUCCEEDED, f'{{"worker": "w1", "token": "t", "result": "\\u0000", "metadata": {make_deep(600)}}}'),
+        (EventKind.SUCCEEDED, '{"worker": "w1", "result": NaN}'),
+        (EventKind.SUCCEEDED, '{"worker": ["w1"]}'),
+        (EventKind.SUCCEEDED, "half of it {"),
+        (EventKind.SUCCEEDED, "[]"),
+        (EventKind.FAILED, '{"worker": "w1", "error": "text"}'),
+        (EventKind.FAILED, '{"worker": "w1", "error": {}, "runtime": "long"}'),
+        (EventKind.TIMED_OUT, '{"worker": "w1", "reason": {"a": 1}}'),
+        (EventKind.RETRYING, '{"worker": "w1", "delay": 1e300}'),
+        (EventKind.RETRYING, '{"worker": "w1", "delay": "soon"}'),
+        (EventKind.LOST, '{"worker": {}}'),
     ],
 )
-def test_an_end_that_cannot_be_recorded_is_a_failure(world: World, relay: Relay, kind: Kind, data: str) -> None:
+def test_an_end_that_cannot_be_recorded_is_a_failure(world: DispatchDriver, relay: Relay, kind: EventKind, data: str) -> None:
     refused, before, after = world.submit_many(SEND, 3)
     relay.run_turn()
-    tell(world, Kind.SUCCEEDED, before, '{"worker": "w1", "result": 1}')
-    tell(world, Kind.RUNNING, refused, '{"worker": "w1", "token": "t"}')
-    tell(world, kind, refused, data)
-    tell(world, Kind.SUCCEEDED, after, '{"worker": "w1", "result": 2}')
+    record_report(world, EventKind.SUCCEEDED, before, '{"worker": "w1", "result": 1}')
+    record_report(world, EventKind.RUNNING, refused, '{"worker": "w1", "token": "t"}')
+    record_report(world, kind, refused, data)
+    record_report(world, EventKind.SUCCEEDED, after, '{"worker": "w1", "result": 2}')
     relay.run_turn()
     row = world.get_execution(refused)
-    assert (row.state, row.attempt, row.dead_letter) == (State.FAILED, 1, "open")
+    assert (row.state, row.attempt, row.dead_letter) == (ExecutionState.FAILED, 1, "open")
     assert row.error is not None
     assert row.error["type"] == "ReportRefused"
     assert row.error["message"].startswith(f"its report that it was {kind} cannot be recorded: ")
     assert [(world.get_execution(each).state, world.get_execution(each).result) for each in (before, after)] == [
-        (State.SUCCEEDED, 1),
-        (State.SUCCEEDED, 2),
+        (ExecutionState.SUCCEEDED, 1),
+        (ExecutionState.SUCCEEDED, 2),
     ]
-    tell(world, Kind.SUCCEEDED, refused, '{"worker": "w1", "result": 1}')
+    record_report(world, EventKind.SUCCEEDED, refused, '{"worker": "w1", "result": 1}')
     relay.run_turn()
-    assert world.get_execution(refused).state is State.FAILED, "the first end stays"
+    assert world.get_execution(refused).state is ExecutionState.FAILED, "the first end stays"
 
 
 @pytest.mark.parametrize(
     ("kind", "data", "attempt"),
     [
-        (Kind.RUNNING, '{"worker": "w1"}', "9" * 30),
-        (Kind.RUNNING, '{"worker": []}', 1),
-        (Kind.PROGRESS, f'{{"done": {deep(300)}}}', 1),
-        (Kind.METADATA, f'{{"a": {deep(300)}}}', 1),
-        (Kind.METADATA, f'{{"a": {deep(5000)}}}', 1),
+        (EventKind.RUNNING, '{"worker": "w1"}', "9" * 30),
+        (EventKind.RUNNING, '{"worker": []}', 1),
+        (EventKind.PROGRESS, f'{{"done": {make_deep(300)}}}', 1),
+        (EventKind.METADATA, f'{{"a": {make_deep(300)}}}', 1),
+        (EventKind.METADATA, f'{{"a": {make_deep(5000)}}}', 1),
     ],
 )
-def test_what_is_no_end_is_passed_over(world: World, relay: Relay, kind: Kind, data: str, attempt: int | str) -> None:
+def test_what_is_no_end_is_passed_over(world: DispatchDriver, relay: Relay, kind: EventKind, data: str, attempt: int | str) -> None:
     [execution] = world.submit_many(SEND, 1)
     relay.run_turn()
     with structlog.testing.capture_logs() as logged:
-        tell(world, kind, execution, data, attempt)
-        tell(world, Kind.SUCCEEDED, execution, '{"worker": "w1", "result": 1}')
+        record_report(world, kind, execution, data, attempt)
+        record_report(world, EventKind.SUCCEEDED, execution, '{"worker": "w1", "result": 1}')
         relay.run_turn()
-    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (State.SUCCEEDED, 1)
+    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)
     [error] = [each for each in logged if each["log_level"] == "error"]
     assert error["event"] in ("event_unreadable", "report_refused")
 
 
-def test_metadata_that_cannot_be_kept_leave_the_result_alone(world: World, relay: Relay) -> None:
+def test_metadata_that_cannot_be_kept_leave_the_result_alone(world: DispatchDriver, relay: Relay) -> None:
     [execution] = world.submit_many(SEND, 1)
     relay.run_turn()
-    tell(
+    record_report(
         world,
-        Kind.SUCCEEDED,
+        EventKind.SUCCEEDED,
         execution,
-        f'{{"result": 1, "metadata": {{"a": {deep(300)}}}, "progress": {{"done": 1}}}}',
+        f'{{"result": 1, "metadata": {{"a": {make_deep(300)}}}, "progress": {{"done": 1}}}}',
     )
     relay.run_turn()
-    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (State.SUCCEEDED, 1)
+    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)
 
 
 def test_no_report_is_blamed_for_what_keeps_every_turn_from_being_written(
-    world: World, relay: Relay, monkeypatch: pytest.MonkeyPatch
+    world: DispatchDriver, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [execution] = world.submit_many(SEND, 1)
     relay.run_turn()
-    tell(world, Kind.SUCCEEDED, execution, json.dumps({"worker": "w1", "result": 1}))
+    record_report(world, EventKind.SUCCEEDED, execution, json.dumps({"worker": "w1", "result": 1}))
     with monkeypatch.context() as broken:
-        broken.setattr("jobworker.store.dispatch.expire", lambda *_: 1 / 0)
+        broken.setattr("jobworker.store.dispatch.expire_executions", lambda *_: 1 / 0)
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
                 relay.run_turn()
-    assert world.get_execution(execution).state is State.QUEUED
+    assert world.get_execution(execution).state is ExecutionState.QUEUED
     relay.run_turn()
-    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (State.SUCCEEDED, 1)
+    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)
 
 
 def test_a_report_that_was_refused_in_passing_is_recorded(
-    world: World, relay: Relay, monkeypatch: pytest.MonkeyPatch
+    world: DispatchDriver, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [execution] = world.submit_many(SEND, 1)
     relay.run_turn()
-    tell(world, Kind.SUCCEEDED, execution, json.dumps({"worker": "w1", "result": 1}))
+    record_report(world, EventKind.SUCCEEDED, execution, json.dumps({"worker": "w1", "result": 1}))
     once = [ValueError("deadlock, say")]
 
     def fails_once(*given: Any) -> Any:
         if once and given[1]:
             raise once.pop()
-        return record(*given)
+        return record_events(*given)
 
-    monkeypatch.setattr("jobworker.relay.loop.record", fails_once)
+    monkeypatch.setattr("jobworker.relay.loop.record_events", fails_once)
     relay.run_turn()
     assert not once
-    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (State.SUCCEEDED, 1)
+    assert (world.get_execution(execution).state, world.get_execution(execution).result) == (ExecutionState.SUCCEEDED, 1)

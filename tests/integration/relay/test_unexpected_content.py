@@ -12,19 +12,19 @@ import structlog
 from structlog.testing import capture_logs
 
 from jobworker.domain import events
-from jobworker.domain.events import Kind
-from jobworker.domain.execution import State
+from jobworker.domain.events import EventKind
+from jobworker.domain.execution import ExecutionState
 from jobworker.relay import watch
 from jobworker.store import relay_state, workers
 from jobworker.transport import keys
-from jobworker.transport.publisher import lists_of
-from jobworker.transport.registry import Unreadable
+from jobworker.transport.publisher import get_list_names
+from jobworker.transport.registry import UnreadableKey
 from tests.conftest import NOW
-from tests.integration.relay.conftest import SEND, World, hurried_relay
+from tests.integration.relay.conftest import SEND, DispatchDriver, create_relay
 
-Log = list[structlog.typing.EventDict]
+LogEntries = list[structlog.typing.EventDict]
 
-_DEEP = "[" * 50_000
+_DEEP_JSON = "[" * 50_000
 
 #: JSON values of every type, and some that are hard to keep.
 VALUES: tuple[Any, ...] = (
@@ -33,7 +33,7 @@ VALUES: tuple[Any, ...] = (
 )  # fmt: skip
 
 #: Texts that are no JSON, or none that was meant.
-TEXTS = ("", "garbage", "{", "[1]", "[[1]]", "{}", '"text"', "null", "1e400", "NaN", '{"worker": 1}', _DEEP)
+TEXTS = ("", "garbage", "{", "[1]", "[[1]]", "{}", '"text"', "null", "1e400", "NaN", '{"worker": 1}', _DEEP_JSON)
 
 #: Bytes that are no UTF-8. The relay's client decodes every answer.
 BYTES = b"\xff\xfe\xc3("
@@ -46,20 +46,20 @@ FIELDS = (
 )  # fmt: skip
 
 
-class Running:
+class RelayDriver:
     """A relay at work, with an execution whose end shows that it still is."""
 
-    def __init__(self, world: World, redis_url: str) -> None:
+    def __init__(self, world: DispatchDriver, redis_url: str) -> None:
         self.driver = world
         world.resign_leadership()
-        self.relay = hurried_relay(world, redis_url)
+        self.relay = create_relay(world, redis_url)
         self.relay.run_turn()
 
     @property
     def client(self) -> redis.Redis:
         return self.driver.client
 
-    def publish_event(self, execution: str, kind: str = Kind.SUCCEEDED, attempt: int = 1, **data: Any) -> None:
+    def publish_event(self, execution: str, kind: str = EventKind.SUCCEEDED, attempt: int = 1, **data: Any) -> None:
         """A report as a worker writes it, or not."""
         fields = {"kind": kind, "execution": execution, "attempt": str(attempt), "data": json.dumps(data)}
         self.client.xadd(keys.EVENTS, fields)  # type: ignore[arg-type]
@@ -75,32 +75,32 @@ class Running:
         execution = self.driver.submit()
         self.publish_event(execution, result="ok")
         self.run_turns()
-        return self.driver.get_execution(execution).state is State.SUCCEEDED
+        return self.driver.get_execution(execution).state is ExecutionState.SUCCEEDED
 
     def read_problems(self) -> dict[str, str]:
         """What `/readyz` is told."""
         with self.driver.database.read() as connection:
-            return {problem["what"]: problem["detail"] for problem in relay_state.problems(connection)}
+            return {problem["what"]: problem["detail"] for problem in relay_state.get_problems(connection)}
 
 
 @pytest.fixture
-def running(sqlite_world: World, redis_url: str) -> Running:
-    return Running(sqlite_world, redis_url)
+def running(sqlite_world: DispatchDriver, redis_url: str) -> RelayDriver:
+    return RelayDriver(sqlite_world, redis_url)
 
 
 @pytest.fixture
-def anywhere(world: World, redis_url: str) -> Running:
+def anywhere(world: DispatchDriver, redis_url: str) -> RelayDriver:
     """On both databases: they do not refuse the same values."""
-    return Running(world, redis_url)
+    return RelayDriver(world, redis_url)
 
 
 @pytest.fixture
-def log() -> Iterator[Log]:
+def log() -> Iterator[LogEntries]:
     with capture_logs() as lines:
         yield lines
 
 
-def put(client: redis.Redis, key: str, kind: str, text: str | bytes = "garbage") -> None:
+def put_value(client: redis.Redis, key: str, kind: str, text: str | bytes = "garbage") -> None:
     """Something of this type in the place of `key`."""
     client.delete(key)
     field: Any = text or "field"
@@ -115,7 +115,7 @@ def put(client: redis.Redis, key: str, kind: str, text: str | bytes = "garbage")
     writers[kind]()
 
 
-def announce(client: redis.Redis, *queues: str, **odd: Any) -> None:
+def announce_worker(client: redis.Redis, *queues: str, **odd: Any) -> None:
     """A live worker w8 that serves these queues; `odd` is what else it says of itself."""
     told = {"worker": "w8", "host": "h", "pid": 1, "pool": "p", "concurrency": 1, "queues": queues, "catalogue": "d"}
     tasks = [SEND.task]
@@ -129,9 +129,9 @@ _GARBAGE: list[tuple[str, str | bytes]] = [*((kind, "garbage") for kind in _TYPE
 
 
 @pytest.mark.parametrize("key", [keys.EPOCH, keys.EVENTS, keys.LOGS, keys.WAKE, keys.WORKERS, keys.POISON, keys.WATCH])
-def test_a_key_of_any_type_and_content_stops_nothing(running: Running, key: str, log: Log) -> None:
+def test_a_key_of_any_type_and_content_stops_nothing(running: RelayDriver, key: str, log: LogEntries) -> None:
     for kind, text in _GARBAGE:
-        put(running.client, key, kind, text)
+        put_value(running.client, key, kind, text)
         try:
             running.run_turns()
         except redis.RedisError as error:  # As `run` does: what Redis refuses may end a turn, and the next one goes on.
@@ -145,14 +145,14 @@ def test_a_key_of_any_type_and_content_stops_nothing(running: Running, key: str,
 @pytest.mark.parametrize(
     "pattern", [keys.WORKER, keys.RUNNING, keys.CATALOGUE, keys.FENCE, keys.ORDERS, keys.INFLIGHT, keys.RUN, keys.READY]
 )
-def test_a_key_of_one_worker_execution_or_queue_stops_nothing(running: Running, pattern: str, log: Log) -> None:
+def test_a_key_of_one_worker_execution_or_queue_stops_nothing(running: RelayDriver, pattern: str, log: LogEntries) -> None:
     name = pattern.format(worker="w9", digest="d", execution="e", queue="default")
     texts = [*_GARBAGE, *(("string", text) for text in TEXTS)]
     for kind, text in texts:
         running.client.zadd(keys.WORKERS, {"w9": 10**14})
-        announce(running.client, "default")
+        announce_worker(running.client, "default")
         running.relay._maintenance._registered_catalogs.clear()
-        put(running.client, name, kind, text)
+        put_value(running.client, name, kind, text)
         running.run_turns(3)
     assert running.is_recording()
     reported = [line for line in log if line["event"] == "redis_key_unreadable"]
@@ -164,23 +164,23 @@ def test_a_key_of_one_worker_execution_or_queue_stops_nothing(running: Running, 
 
 @pytest.mark.parametrize("key", [keys.EVENTS, keys.LOGS, keys.WAKE])
 @pytest.mark.parametrize("last", [f"{2**64 - 1}-{2**64 - 1}", f"{2**64 - 1}-5", "253402300800000-0"])
-def test_a_stream_id_beyond_all_dates_is_replaced(running: Running, key: str, last: str, log: Log) -> None:
+def test_a_stream_id_beyond_all_dates_is_replaced(running: RelayDriver, key: str, last: str, log: LogEntries) -> None:
     execution = running.driver.submit()
     running.client.xadd(key, {"garbage": "x"}, id=last)
     with contextlib.suppress(redis.ResponseError):
         running.publish_event(execution)  # Its id is as wrong, if there is one.
     running.run_turns()
-    if running.driver.get_execution(execution).state is not State.SUCCEEDED:
+    if running.driver.get_execution(execution).state is not ExecutionState.SUCCEEDED:
         running.publish_event(execution)
         running.run_turns()
-    assert running.driver.get_execution(execution).state is State.SUCCEEDED
+    assert running.driver.get_execution(execution).state is ExecutionState.SUCCEEDED
     assert running.client.xinfo_stream(key)["last-generated-id"] < "2"
     assert running.is_recording()
     assert f"redis key {key}" in running.read_problems()
     assert sum(each["event"] == "stream_ids_unusable" for each in log) == 1
 
 
-def test_announcements_with_values_of_other_types_are_left_out(running: Running) -> None:
+def test_announcements_with_values_of_other_types_are_left_out(running: RelayDriver) -> None:
     names = (
         "worker",
         "host",
@@ -193,19 +193,19 @@ def test_announcements_with_values_of_other_types_are_left_out(running: Running)
         "code_version",
         "started_at",
     )
-    seen: list[Unreadable] = []
+    seen: list[UnreadableKey] = []
     for name, value in itertools.product(names, VALUES):
-        announce(running.client, "default", **{name: value})
+        announce_worker(running.client, "default", **{name: value})
         for announcement in running.relay._maintenance._registry.list_announcements(seen.append):
-            watch._row(announcement, NOW)
+            watch._to_row(announcement, NOW)
     assert {each.key for each in seen} == {keys.WORKER.format(worker="w8")}
     assert all(each.reason.startswith("it is no announcement of a worker: ") for each in seen)
     running.run_turns(2)
     assert running.is_recording()
 
 
-def test_what_a_worker_runs_is_left_out_if_it_is_none(running: Running) -> None:
-    seen: list[Unreadable] = []
+def test_what_a_worker_runs_is_left_out_if_it_is_none(running: RelayDriver) -> None:
+    seen: list[UnreadableKey] = []
     for worker, text in zip("abcdefghijkl", TEXTS, strict=True):
         running.client.zadd(keys.WORKERS, {worker: 10**14})
         running.client.set(keys.RUNNING.format(worker=worker), text)
@@ -215,16 +215,16 @@ def test_what_a_worker_runs_is_left_out_if_it_is_none(running: Running) -> None:
     assert len(seen) == len(TEXTS) - 2, "an empty text and an empty object say nothing"
 
 
-def test_a_worker_whose_code_version_is_an_image_digest_is_known(anywhere: Running) -> None:
-    announce(anywhere.client, "default", code_version="sha256:" + "0" * 64)
+def test_a_worker_whose_code_version_is_an_image_digest_is_known(anywhere: RelayDriver) -> None:
+    announce_worker(anywhere.client, "default", code_version="sha256:" + "0" * 64)
     anywhere.run_turns(2)
     with anywhere.driver.database.read() as connection:
-        [row] = workers.live(connection)
+        [row] = workers.list_live(connection)
     assert row.code_version == "sha256:" + "0" * 57
 
 
-@pytest.mark.parametrize("kind", [*Kind, "unheard_of"])
-def test_events_with_values_of_other_types_are_skipped_one_by_one(anywhere: Running, kind: str, log: Log) -> None:
+@pytest.mark.parametrize("kind", [*EventKind, "unheard_of"])
+def test_events_with_values_of_other_types_are_skipped_one_by_one(anywhere: RelayDriver, kind: str, log: LogEntries) -> None:
     running = anywhere
     execution = running.driver.submit()
     for name, value in itertools.product(FIELDS, VALUES):
@@ -249,10 +249,10 @@ def test_events_with_values_of_other_types_are_skipped_one_by_one(anywhere: Runn
     assert f"redis key {keys.EVENTS}" in running.read_problems()
 
 
-def test_log_lines_with_values_of_other_types_are_skipped_one_by_one(running: Running, log: Log) -> None:
+def test_log_lines_with_values_of_other_types_are_skipped_one_by_one(running: RelayDriver, log: LogEntries) -> None:
     execution = running.driver.submit()
     right = {"level": "INFO", "logger": "l", "message": "m", "at": "2026-03-02T12:00:00+00:00", "dropped": [1, 1]}
-    for kind, name, value in itertools.product((Kind.LOG, Kind.LOG_CUT), right, VALUES):
+    for kind, name, value in itertools.product((EventKind.LOG, EventKind.LOG_CUT), right, VALUES):
         fields = events.encode(kind, execution, 1, {**right, name: value})
         running.client.xadd(keys.LOGS, fields)  # type: ignore[arg-type]
     running.client.xadd(keys.LOGS, {"nothing": "of it"})
@@ -261,9 +261,9 @@ def test_log_lines_with_values_of_other_types_are_skipped_one_by_one(running: Ru
 
 
 @pytest.mark.parametrize("key", [keys.EVENTS, keys.LOGS])
-def test_entries_with_bytes_that_are_no_utf_8_are_skipped_one_by_one(anywhere: Running, key: str, log: Log) -> None:
+def test_entries_with_bytes_that_are_no_utf_8_are_skipped_one_by_one(anywhere: RelayDriver, key: str, log: LogEntries) -> None:
     line = {"level": "INFO", "logger": "l", "message": "m", "at": NOW.isoformat()}
-    right: dict[Any, Any] = events.encode(Kind.LOG, anywhere.driver.submit(), 1, line)
+    right: dict[Any, Any] = events.encode(EventKind.LOG, anywhere.driver.submit(), 1, line)
     data = right["data"].encode().replace(b'"m"', b'"%b"' % BYTES)
     odd = [{**right, "data": data}, {BYTES: BYTES}, *({**right, name: BYTES} for name in right)]
     ids = [anywhere.client.xadd(key, fields) for fields in odd]
@@ -272,16 +272,16 @@ def test_entries_with_bytes_that_are_no_utf_8_are_skipped_one_by_one(anywhere: R
     assert list(anywhere.read_problems()) == [f"redis key {key}"]
 
 
-def test_the_end_of_an_attempt_with_a_result_that_is_no_utf_8_is_a_failure(anywhere: Running) -> None:
+def test_the_end_of_an_attempt_with_a_result_that_is_no_utf_8_is_a_failure(anywhere: RelayDriver) -> None:
     execution = anywhere.driver.submit()
     entry = {"kind": "succeeded", "execution": execution, "attempt": "1", "data": b'{"result":"%b"}' % BYTES}
     anywhere.client.xadd(keys.EVENTS, entry)  # type: ignore[arg-type]
     anywhere.run_turns()
     row = anywhere.driver.get_execution(execution)
-    assert (row.state, row.error and row.error["type"]) == (State.FAILED, "ReportRefused")
+    assert (row.state, row.error and row.error["type"]) == (ExecutionState.FAILED, "ReportRefused")
 
 
-def test_workers_whose_names_are_no_utf_8_keep_no_silent_one_from_being_given_up(running: Running, log: Log) -> None:
+def test_workers_whose_names_are_no_utf_8_keep_no_silent_one_from_being_given_up(running: RelayDriver, log: LogEntries) -> None:
     odd: Any = {BYTES + str(number).encode(): 0 for number in range(20)}
     running.client.zadd(keys.WORKERS, {**odd, "w7": 1})
     running.run_turns(2)
@@ -292,9 +292,9 @@ def test_workers_whose_names_are_no_utf_8_keep_no_silent_one_from_being_given_up
     assert [line["what"] for line in log if line["event"] == "redis_key_unreadable"] == [f"redis key {keys.WORKERS}"]
 
 
-def test_a_queue_whose_list_is_something_else_keeps_no_other_from_being_served(running: Running) -> None:
-    put(running.client, lists_of("critical")[1], "string")
-    announce(running.client, "critical", "background")
+def test_a_queue_whose_list_is_something_else_keeps_no_other_from_being_served(running: RelayDriver) -> None:
+    put_value(running.client, get_list_names("critical")[1], "string")
+    announce_worker(running.client, "critical", "background")
     stuck, going = running.driver.submit(queue="critical"), running.driver.submit(queue="background")
     running.run_turns()
     problems = running.read_problems()
@@ -303,7 +303,7 @@ def test_a_queue_whose_list_is_something_else_keeps_no_other_from_being_served(r
     assert running.driver.get_execution(going).dispatched_at is not None
 
 
-def test_what_is_gone_is_no_problem_any_more(running: Running, log: Log) -> None:
+def test_what_is_gone_is_no_problem_any_more(running: RelayDriver, log: LogEntries) -> None:
     running.client.zadd(keys.WORKERS, {"w9": 10**14})
     running.client.set(keys.WORKER.format(worker="w9"), "garbage")
     running.run_turns(3)

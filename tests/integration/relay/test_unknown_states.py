@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from jobworker.domain.admission import Submission
 from jobworker.domain.errors import UnreadableRow
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.store import (
     batches,
     dependencies,
@@ -22,18 +22,18 @@ from jobworker.store import (
     unique_keys,
     unreadable,
 )
-from jobworker.store.unique_keys import Claim
-from tests.integration.relay.conftest import World
-from tests.integration.relay.test_corrupt_rows import Running
+from jobworker.store.unique_keys import UniqueKeyRequest
+from tests.integration.relay.conftest import DispatchDriver
+from tests.integration.relay.test_corrupt_rows import CorruptRowDriver
 
 
-def spoil_members_of_enums(running: Running) -> tuple[str, Sequence[str], Sequence[str]]:
+def corrupt_enum_members(running: CorruptRowDriver) -> tuple[str, Sequence[str], Sequence[str]]:
     """Return a batch, its two executions (the first has a state that does not exist), and a dependent of each."""
     house, database = running.executions, running.driver.database
     house.define_job("report", policies={"trigger_after": [{"job": each, "on": "any"} for each in ("extract", "load")]})
     batch, [bad, good] = house.submit_batch(Submission(job="extract"), Submission(job="extract"))
     after = [house.submit("strict", parameters={"rows": 1}, depends_on=(each,)) for each in (bad, good)]
-    claim = Claim("key", bad, None, None, running.driver.clock.now())
+    claim = UniqueKeyRequest("key", bad, None, None, running.driver.clock.now())
     with database.write() as connection:
         connection.execute(schema.unique_keys.insert().values(**asdict(claim)))
         connection.execute(
@@ -47,30 +47,30 @@ def spoil_members_of_enums(running: Running) -> tuple[str, Sequence[str], Sequen
 
 
 def test_a_value_of_no_enum_is_noted_and_keeps_no_other_row_from_being_read(
-    sqlite_world: World, redis_url: str
+    sqlite_world: DispatchDriver, redis_url: str
 ) -> None:
-    running = Running(sqlite_world, redis_url)
-    batch, [bad, good], after = spoil_members_of_enums(running)
-    claim = Claim("key", good, None, None, running.driver.clock.now())
+    running = CorruptRowDriver(sqlite_world, redis_url)
+    batch, [bad, good], after = corrupt_enum_members(running)
+    claim = UniqueKeyRequest("key", good, None, None, running.driver.clock.now())
     with running.driver.database.write() as connection:
-        assert history.known(connection, [bad, good]).keys() == {good}
-        assert progress.present(connection, [bad, good]).keys() == {good}
-        assert [row.id for row in dependencies.ended(connection, [bad, good])] == []
+        assert history.get_many(connection, [bad, good]).keys() == {good}
+        assert progress.get_many(connection, [bad, good]).keys() == {good}
+        assert [row.id for row in dependencies.find_ended(connection, [bad, good])] == []
         with pytest.raises(UnreadableRow):
             dependencies.lock_parents(connection, [bad, good])
-        assert [edge.execution_id for edge in dependencies.unsettled(connection, [bad, good], 10)] == [after[1]]
-        assert [edge.execution_id for edge in dependencies.unsettled_of(connection, after)] == [after[1]]
-        assert dependencies.of(connection, after[0]).items == []
-        assert len(dependencies.of(connection, after[1]).items) == 1
-        assert [row.trigger.job for row in triggers.after(connection, ["extract", "load"])] == ["extract"]
-        assert filters.count(connection, [schema.executions.c.job == "extract"], None) == {State.QUEUED: 1}
-        assert batches.counts(connection, [batch]) == {batch: {State.QUEUED: 1}}
-        assert [row.execution_id for row in batches.steps(connection, batch)] == [good]
-        assert story.transitions(connection, bad) == []
-        assert unique_keys.take(connection, claim) is None
+        assert [edge.execution_id for edge in dependencies.list_unresolved(connection, [bad, good], 10)] == [after[1]]
+        assert [edge.execution_id for edge in dependencies.list_unresolved_by_child(connection, after)] == [after[1]]
+        assert dependencies.list_parents(connection, after[0]).items == []
+        assert len(dependencies.list_parents(connection, after[1]).items) == 1
+        assert [row.trigger.job for row in triggers.list_after(connection, ["extract", "load"])] == ["extract"]
+        assert filters.count_by_state(connection, [schema.executions.c.job == "extract"], None) == {ExecutionState.QUEUED: 1}
+        assert batches.count_by_state(connection, [batch]) == {batch: {ExecutionState.QUEUED: 1}}
+        assert [row.execution_id for row in batches.list_steps(connection, batch)] == [good]
+        assert story.list_all_transitions(connection, bad) == []
+        assert unique_keys.acquire(connection, claim) is None
         connection.execute(sa.update(schema.executions).values(batch_id=None))
-        assert settling.unfinished(connection, "s") == [(good, State.QUEUED)]
-    assert unreadable.found.get_problems().keys() >= {
+        assert settling.list_unfinished_executions(connection, "s") == [(good, ExecutionState.QUEUED)]
+    assert unreadable.problem_log.get_problems().keys() >= {
         f"standing of execution {bad}",
         f"progress of execution {bad}",
         f"state of execution {bad}",

@@ -11,15 +11,15 @@ import redis
 
 from jobworker.clock import SystemClock
 from jobworker.domain import job_log
-from jobworker.domain.job_log import MAX_LOG, Dropped
+from jobworker.domain.job_log import MAX_LOG_BYTES, DroppedLines
 from jobworker.settings import Settings
 from jobworker.transport import keys
 from jobworker.worker import reporter as reporters
 from jobworker.worker.attempt_reporter import AttemptReporter
 from jobworker.worker.delivery import Delivery
-from jobworker.worker.link import Link
-from jobworker.worker.reporter import Reporter
-from tests.servers import free_port
+from jobworker.worker.link import RedisConnection
+from jobworker.worker.reporter import LogSender
+from tests.servers import find_free_port
 from tests.waiting import until
 
 DELIVERY = Delivery("e1", 1, "talk", None, "c", None, "t", {}, {"page": 1})
@@ -35,74 +35,74 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing leaves by itself; the test says when."""
-    monkeypatch.setattr(reporters, "_DELAY", 3600.0)
+    monkeypatch.setattr(reporters, "_SEND_DELAY_SECONDS", 3600.0)
 
 
-def reporter_on(url: str) -> Reporter:
-    return Reporter(Link(Settings.from_environment({"JOBWORKER_REDIS_URL": url})), SystemClock())
+def create_reporter(url: str) -> LogSender:
+    return LogSender(RedisConnection(Settings.from_environment({"JOBWORKER_REDIS_URL": url})), SystemClock())
 
 
-def attempt_of(reporter: Reporter) -> AttemptReporter:
+def create_attempt_reporter(reporter: LogSender) -> AttemptReporter:
     return AttemptReporter(reporter, SystemClock(), DELIVERY)
 
 
-def entries(client: redis.Redis, stream: str) -> list[tuple[str, Any]]:
+def list_entries(client: redis.Redis, stream: str) -> list[tuple[str, Any]]:
     """Kind and data of everything on a stream."""
     found: Any = client.xrange(stream)
     return [(fields["kind"], json.loads(fields["data"])) for _, fields in found]
 
 
-def lines(client: redis.Redis) -> list[str]:
+def list_log_lines(client: redis.Redis) -> list[str]:
     """The lines on the log stream."""
-    return [data["message"] for kind, data in entries(client, keys.LOGS) if kind == "log"]
+    return [data["message"] for kind, data in list_entries(client, keys.LOGS) if kind == "log"]
 
 
 def test_lines_leave_by_themselves_and_in_order(client: redis.Redis, redis_url: str) -> None:
-    attempt = attempt_of(reporter_on(redis_url))
+    attempt = create_attempt_reporter(create_reporter(redis_url))
     said = [f"line {number}" for number in range(1_500)]
     for line in said:
         attempt.log_line(line, "WARNING", "stderr")
-    until(lambda: len(lines(client)) == len(said))
-    assert lines(client) == said
-    kind, data = entries(client, keys.LOGS)[0]
+    until(lambda: len(list_log_lines(client)) == len(said))
+    assert list_log_lines(client) == said
+    kind, data = list_entries(client, keys.LOGS)[0]
     assert (kind, data["level"], data["logger"]) == ("log", "WARNING", "stderr")
 
 
 @pytest.mark.usefixtures("by_hand")
 def test_the_end_of_an_attempt_waits_for_its_last_lines(client: redis.Redis, redis_url: str) -> None:
-    attempt = attempt_of(reporter_on(redis_url))
+    attempt = create_attempt_reporter(create_reporter(redis_url))
     attempt.log_line("last")
     assert attempt.close() == {}
-    assert lines(client) == ["last"]
+    assert list_log_lines(client) == ["last"]
 
 
 @pytest.mark.usefixtures("by_hand")
 def test_lines_that_find_no_room_are_counted_in_their_place(
     client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporters, "_MOST_LINES", 10)
-    reporter = reporter_on(redis_url)
-    attempt = attempt_of(reporter)
+    monkeypatch.setattr(reporters, "_MAX_LINES", 10)
+    reporter = create_reporter(redis_url)
+    attempt = create_attempt_reporter(reporter)
     for number in range(25):
         attempt.log_line(f"line {number}")
     reporter.flush()
     attempt.log_line("line 25")
-    lost = Dropped(15, sum(job_log.size(f"line {number}") for number in range(10, 25)))
+    lost = DroppedLines(15, sum(job_log.compute_line_size(f"line {number}") for number in range(10, 25)))
     for number in range(26, 50):
         attempt.log_line(f"line {number}")
     attempt.close()
     # Ten lines, the word about the rest, then eight more beside it, and the word about the last.
     expected = [f"line {number}" for number in (*range(10), *range(25, 34))]
-    told = lines(client)
-    assert told[10] == job_log.gap(lost)
+    told = list_log_lines(client)
+    assert told[10] == job_log.format_gap_notice(lost)
     assert [line for line in told if not line.startswith("[lost")] == expected
     assert told[-1].startswith("[lost: 16 lines")
 
 
 @pytest.mark.usefixtures("by_hand")
 def test_the_buffer_is_bounded_in_bytes(redis_url: str) -> None:
-    reporter = reporter_on(redis_url)
-    attempt = attempt_of(reporter)
+    reporter = create_reporter(redis_url)
+    attempt = create_attempt_reporter(reporter)
     for _ in range(1_000):
         attempt.log_line("x" * 16_000)
     assert 3_900_000 < reporter._size <= 4 * 1024 * 1024
@@ -111,9 +111,9 @@ def test_the_buffer_is_bounded_in_bytes(redis_url: str) -> None:
 def test_while_the_relay_is_behind_lines_wait_here(
     client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporters, "_MOST_LOGS", 300_000)
-    monkeypatch.setattr(reporters, "_BATCH", 10)
-    attempt = attempt_of(reporter_on(redis_url))
+    monkeypatch.setattr(reporters, "_MAX_LOG_STREAM_SIZE", 300_000)
+    monkeypatch.setattr(reporters, "_MAX_BATCH_ENTRIES", 10)
+    attempt = create_attempt_reporter(create_reporter(redis_url))
     said = [f"{number} " + "x" * 1_000 for number in range(2_000)]
     for line in said:
         attempt.log_line(line)
@@ -136,8 +136,8 @@ def test_while_the_relay_is_behind_lines_wait_here(
 
 @pytest.mark.usefixtures("by_hand")
 def test_a_redis_that_is_away_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reporters, "_PATIENCE", 3600.0)
-    reporter = reporter_on(f"redis://127.0.0.1:{free_port()}/0")
+    monkeypatch.setattr(reporters, "_RETRY_DELAY_SECONDS", 3600.0)
+    reporter = create_reporter(f"redis://127.0.0.1:{find_free_port()}/0")
     tried: list[int] = []
     really = reporter._try_send
 
@@ -147,33 +147,33 @@ def test_a_redis_that_is_away_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(reporter, "_try", count)
     for _ in range(50):
-        attempt = attempt_of(reporter)
+        attempt = create_attempt_reporter(reporter)
         attempt.log_line("kept")
         attempt.report_progress(1)
         assert attempt.close()["progress"]["done"] == 1
     assert tried == [1], "it knows by now that nobody answers"
-    monkeypatch.setattr(reporters, "_PATIENCE", 0.0)
+    monkeypatch.setattr(reporters, "_RETRY_DELAY_SECONDS", 0.0)
     reporter.flush()
     assert tried == [1, 50]
 
 
 @pytest.mark.usefixtures("by_hand")
 def test_an_attempt_stops_at_its_limit_and_counts_on(client: redis.Redis, redis_url: str) -> None:
-    reporter = reporter_on(redis_url)
-    attempt = attempt_of(reporter)
-    size = job_log.size("x" * 10_000)
-    for _ in range(MAX_LOG // size + 500):
+    reporter = create_reporter(redis_url)
+    attempt = create_attempt_reporter(reporter)
+    size = job_log.compute_line_size("x" * 10_000)
+    for _ in range(MAX_LOG_BYTES // size + 500):
         attempt.log_line("x" * 10_000)
         reporter.flush()
     attempt.close()
-    assert len(lines(client)) == MAX_LOG // size
-    cuts = [data["dropped"] for kind, data in entries(client, keys.LOGS) if kind == "log_cut"]
+    assert len(list_log_lines(client)) == MAX_LOG_BYTES // size
+    cuts = [data["dropped"] for kind, data in list_entries(client, keys.LOGS) if kind == "log_cut"]
     assert [sum(column) for column in zip(*cuts, strict=True)] == [500, 500 * size]
     assert len(cuts) < 10, "not one for each line"
 
 
 def test_only_the_latest_progress_is_sent(client: redis.Redis, redis_url: str) -> None:
-    attempt = attempt_of(reporter_on(redis_url))
+    attempt = create_attempt_reporter(create_reporter(redis_url))
     began = time.monotonic()
     number = 0
 
@@ -183,21 +183,21 @@ def test_only_the_latest_progress_is_sent(client: redis.Redis, redis_url: str) -
             number += 1
             attempt.report_progress(number, None, "on")
             attempt.metadata["page"] = number
-        return len(entries(client, keys.EVENTS)) >= 6
+        return len(list_entries(client, keys.EVENTS)) >= 6
 
     until(say_more, every=0)
     ended = attempt.close()
-    ticks = entries(client, keys.EVENTS)
+    ticks = list_entries(client, keys.EVENTS)
     assert {kind for kind, _ in ticks} == {"progress", "metadata"}
-    assert len(ticks) <= 2 * ((time.monotonic() - began) / reporters._DELAY + 1)
+    assert len(ticks) <= 2 * ((time.monotonic() - began) / reporters._SEND_DELAY_SECONDS + 1)
     last = ended.get("progress") or [data for kind, data in ticks if kind == "progress"][-1]
     assert last["done"] == number
 
 
 @pytest.mark.usefixtures("by_hand")
 def test_what_could_not_be_sent_is_part_of_the_end(client: redis.Redis, redis_url: str) -> None:
-    reporter = reporter_on(redis_url)
-    attempt = attempt_of(reporter)
+    reporter = create_reporter(redis_url)
+    attempt = create_attempt_reporter(reporter)
     attempt.report_progress(1, 2)
     attempt.metadata["page"] = 2
     attempt.metadata["more"] = 1
@@ -211,19 +211,19 @@ def test_what_could_not_be_sent_is_part_of_the_end(client: redis.Redis, redis_ur
 def test_while_the_relay_is_behind_news_wait_here(
     client: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporters, "_MOST_EVENTS", 1)
-    attempt = attempt_of(reporter_on(redis_url))
+    monkeypatch.setattr(reporters, "_MAX_EVENT_STREAM_LENGTH", 1)
+    attempt = create_attempt_reporter(create_reporter(redis_url))
     for number in range(2):
         attempt.report_progress(number)
-        until(lambda: len(entries(client, keys.EVENTS)) == number + 1)  # noqa: B023
+        until(lambda: len(list_entries(client, keys.EVENTS)) == number + 1)  # noqa: B023
     attempt.report_progress(2)
     attempt.report_progress(3)
     attempt.log_line("lines have a stream of their own")
-    until(lambda: lines(client))
-    assert len(entries(client, keys.EVENTS)) == 2
+    until(lambda: list_log_lines(client))
+    assert len(list_entries(client, keys.EVENTS)) == 2
     client.delete(keys.EVENTS)
-    until(lambda: entries(client, keys.EVENTS))
-    assert [data["done"] for _, data in entries(client, keys.EVENTS)] == [3]
+    until(lambda: list_entries(client, keys.EVENTS))
+    assert [data["done"] for _, data in list_entries(client, keys.EVENTS)] == [3]
 
 
 def test_nonsense_is_refused_once_and_never_raises(client: redis.Redis, redis_url: str) -> None:
@@ -231,8 +231,8 @@ def test_nonsense_is_refused_once_and_never_raises(client: redis.Redis, redis_ur
         def __str__(self) -> str:
             raise RuntimeError("cannot be printed")
 
-    attempt = attempt_of(reporter_on(redis_url))
+    attempt = create_attempt_reporter(create_reporter(redis_url))
     attempt.report_progress(1, 2, Broken())
     attempt.report_progress("half")
     assert attempt.close() == {}
-    assert lines(client) == ["progress was ignored: cannot be printed"]
+    assert list_log_lines(client) == ["progress was ignored: cannot be printed"]

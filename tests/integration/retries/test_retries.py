@@ -2,121 +2,121 @@
 
 import pytest
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.services import executions
 from jobworker.store.executions import ExecutionRow
 from tests.engine import Engine
 
 
-def attempts(engine: Engine, execution: str) -> list[str]:
+def list_attempt_states(engine: Engine, execution: str) -> list[str]:
     """The states of the attempts."""
-    return [each.state.value for each in executions.attempts(engine.database, execution).items]
+    return [each.state.value for each in executions.list_attempts(engine.database, execution).items]
 
 
-def reasons(engine: Engine, execution: str) -> list[str | None]:
+def list_retry_reasons(engine: Engine, execution: str) -> list[str | None]:
     """Why each retry came about."""
-    rows = executions.transitions(engine.database, execution, limit=200).items
-    return [row.reason for row in rows if row.state is State.RETRYING]
+    rows = executions.list_transitions(engine.database, execution, limit=200).items
+    return [row.reason for row in rows if row.state is ExecutionState.RETRYING]
 
 
-def ended(engine: Engine, job: str, **fields: object) -> ExecutionRow:
+def submit_and_wait(engine: Engine, job: str, **fields: object) -> ExecutionRow:
     """An execution of `job` with these fields of a submission, once it is final."""
     return engine.wait_until_final(engine.submit_one(job, **fields))
 
 
-def error_of(row: ExecutionRow) -> tuple[str | None, str | None]:
+def get_error(row: ExecutionRow) -> tuple[str | None, str | None]:
     """Type and message."""
     assert row.error is not None
     return row.error["type"], row.error["message"]
 
 
 def test_a_policy_tries_until_it_is_good(at_work: Engine) -> None:
-    row = ended(at_work, "fails_until", parameters={"good_attempt": 3})
-    assert (row.state, row.result, row.max_attempts) == (State.SUCCEEDED, 3, 3)
-    assert attempts(at_work, row.id) == ["Failed", "Failed", "Succeeded"]
-    assert reasons(at_work, row.id) == ["NotYet: attempt 1", "NotYet: attempt 2"]
-    first = executions.attempts(at_work.database, row.id).items[0]
+    row = submit_and_wait(at_work, "fails_until", parameters={"good_attempt": 3})
+    assert (row.state, row.result, row.max_attempts) == (ExecutionState.SUCCEEDED, 3, 3)
+    assert list_attempt_states(at_work, row.id) == ["Failed", "Failed", "Succeeded"]
+    assert list_retry_reasons(at_work, row.id) == ["NotYet: attempt 1", "NotYet: attempt 2"]
+    first = executions.list_attempts(at_work.database, row.id).items[0]
     assert first.error is not None
     assert "raise NotYet" in first.error["traceback"]
 
 
 def test_a_policy_has_an_end(at_work: Engine) -> None:
-    row = ended(at_work, "fails_until")
-    assert (row.state, row.attempt, error_of(row)) == (State.FAILED, 3, ("NotYet", "attempt 3"))
-    assert attempts(at_work, row.id) == ["Failed"] * 3
+    row = submit_and_wait(at_work, "fails_until")
+    assert (row.state, row.attempt, get_error(row)) == (ExecutionState.FAILED, 3, ("NotYet", "attempt 3"))
+    assert list_attempt_states(at_work, row.id) == ["Failed"] * 3
 
 
 def test_an_execution_may_have_another_policy(at_work: Engine) -> None:
     own = {"strategy": "fixed", "delay": 0.02, "max_attempts": 5}
-    row = ended(at_work, "fails_until", retry=own)
-    assert (row.state, row.attempt) == (State.FAILED, 5)
-    once = ended(at_work, "fails_until", retry={"max_attempts": 1})
-    assert (once.state, once.attempt) == (State.FAILED, 1)
+    row = submit_and_wait(at_work, "fails_until", retry=own)
+    assert (row.state, row.attempt) == (ExecutionState.FAILED, 5)
+    once = submit_and_wait(at_work, "fails_until", retry={"max_attempts": 1})
+    assert (once.state, once.attempt) == (ExecutionState.FAILED, 1)
 
 
 @pytest.mark.parametrize(("kind", "tried"), [("FileNotFoundError", 3), ("NotYet", 1), ("ValueError", 1)])
 def test_a_policy_says_what_is_tried_again(at_work: Engine, kind: str, tried: int) -> None:
-    row = ended(at_work, "fails_with", parameters={"kind": kind})
-    assert (row.state, row.attempt) == (State.FAILED, tried)
+    row = submit_and_wait(at_work, "fails_with", parameters={"kind": kind})
+    assert (row.state, row.attempt) == (ExecutionState.FAILED, tried)
 
 
 def test_a_policy_goes_before_the_options_of_celery(at_work: Engine) -> None:
-    row = ended(at_work, "fails_as_celery_says", retry={"delays": [0.05], "max_attempts": 2})
-    assert (row.state, row.attempt, error_of(row)) == (State.FAILED, 2, ("ValueError", "no"))
+    row = submit_and_wait(at_work, "fails_as_celery_says", retry={"delays": [0.05], "max_attempts": 2})
+    assert (row.state, row.attempt, get_error(row)) == (ExecutionState.FAILED, 2, ("ValueError", "no"))
     waits = at_work.submit_one("fails_as_celery_says", retry={"max_attempts": 2})
-    at_work.wait_for_state(waits, State.RETRYING)
+    at_work.wait_for_state(waits, ExecutionState.RETRYING)
     assert (at_work.get(waits).due_at - at_work.clock.now()).total_seconds() > 3000
 
 
 @pytest.mark.parametrize("job", ["asks_in_spite_of_its_policy", "says_when"])
 def test_what_the_job_says_goes_before_the_policy(at_work: Engine, job: str) -> None:
-    row = ended(at_work, job)
-    assert (row.state, row.result) == (State.SUCCEEDED, 2)
-    assert reasons(at_work, row.id) == ["the other side said so" if job == "says_when" else "the job asked for a retry"]
+    row = submit_and_wait(at_work, job)
+    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, 2)
+    assert list_retry_reasons(at_work, row.id) == ["the other side said so" if job == "says_when" else "the job asked for a retry"]
 
 
 def test_a_plain_task_asks_until_nothing_is_left(at_work: Engine) -> None:
-    row = ended(at_work, "plain_says_when")
-    assert (row.state, row.attempt) == (State.FAILED, 2)
-    assert error_of(row) == ("MaxRetriesExceededError", "no attempt is left after 2: still not there")
-    because = ended(at_work, "plain_says_when", parameters={"why": "key"})
-    assert (because.state, because.attempt, error_of(because)) == (State.FAILED, 2, ("KeyError", "'key'"))
-    assert reasons(at_work, because.id) == ["KeyError: 'key'"]
+    row = submit_and_wait(at_work, "plain_says_when")
+    assert (row.state, row.attempt) == (ExecutionState.FAILED, 2)
+    assert get_error(row) == ("MaxRetriesExceededError", "no attempt is left after 2: still not there")
+    because = submit_and_wait(at_work, "plain_says_when", parameters={"why": "key"})
+    assert (because.state, because.attempt, get_error(because)) == (ExecutionState.FAILED, 2, ("KeyError", "'key'"))
+    assert list_retry_reasons(at_work, because.id) == ["KeyError: 'key'"]
 
 
 def test_being_put_off_uses_up_no_attempt(at_work: Engine) -> None:
-    row = ended(at_work, "puts_itself_off", parameters={"times": 4})
-    assert (row.state, row.result, row.attempt, row.max_attempts) == (State.SUCCEEDED, 5, 5, 1)
-    assert attempts(at_work, row.id) == ["Snoozed"] * 4 + ["Succeeded"]
-    assert reasons(at_work, row.id) == ["the other side is closed"] * 4
+    row = submit_and_wait(at_work, "puts_itself_off", parameters={"times": 4})
+    assert (row.state, row.result, row.attempt, row.max_attempts) == (ExecutionState.SUCCEEDED, 5, 5, 1)
+    assert list_attempt_states(at_work, row.id) == ["Snoozed"] * 4 + ["Succeeded"]
+    assert list_retry_reasons(at_work, row.id) == ["the other side is closed"] * 4
     assert max(at_work.count_starts().values()) == 1
 
 
 def test_what_was_put_off_has_all_its_attempts_left(at_work: Engine) -> None:
-    row = ended(at_work, "puts_itself_off_and_fails")
-    assert (row.state, row.attempt, error_of(row)) == (State.FAILED, 4, ("ValueError", "after all"))
-    assert attempts(at_work, row.id) == ["Snoozed", "Snoozed", "Failed", "Failed"]
+    row = submit_and_wait(at_work, "puts_itself_off_and_fails")
+    assert (row.state, row.attempt, get_error(row)) == (ExecutionState.FAILED, 4, ("ValueError", "after all"))
+    assert list_attempt_states(at_work, row.id) == ["Snoozed", "Snoozed", "Failed", "Failed"]
 
 
 @pytest.mark.parametrize("job", ["gives_up", "plain_gives_up", "gives_up_with_a_policy"])
 def test_giving_up_ends_it_whatever_else_is_said(at_work: Engine, job: str) -> None:
-    row = ended(at_work, job)
-    assert (row.state, row.attempt, row.reason) == (State.FAILED, 1, "the account is closed")
-    assert error_of(row) == ("Abort", "the account is closed")
+    row = submit_and_wait(at_work, job)
+    assert (row.state, row.attempt, row.reason) == (ExecutionState.FAILED, 1, "the account is closed")
+    assert get_error(row) == ("Abort", "the account is closed")
 
 
 def test_nonsense_is_an_error_like_any_other(at_work: Engine) -> None:
-    row = ended(at_work, "is_put_off_wrongly")
-    assert (row.state, row.attempt) == (State.FAILED, 3)
-    assert error_of(row) == ("ValueError", "delay must be 0 seconds to 366 days, not -1 s")
+    row = submit_and_wait(at_work, "is_put_off_wrongly")
+    assert (row.state, row.attempt) == (ExecutionState.FAILED, 3)
+    assert get_error(row) == ("ValueError", "delay must be 0 seconds to 366 days, not -1 s")
 
 
 def test_a_moment_is_as_good_as_a_wait(at_work: Engine) -> None:
-    row = ended(at_work, "raises_what_celery_raises")
-    assert (row.state, row.result) == (State.SUCCEEDED, 2)
+    row = submit_and_wait(at_work, "raises_what_celery_raises")
+    assert (row.state, row.result) == (ExecutionState.SUCCEEDED, 2)
 
 
 def test_a_soft_limit_is_retried_by_the_policy(at_work: Engine) -> None:
-    row = ended(at_work, "is_too_slow")
-    assert (row.state, row.attempt, row.reason) == (State.TIMED_OUT, 2, "soft time limit exceeded")
-    assert attempts(at_work, row.id) == ["TimedOut", "TimedOut"]
+    row = submit_and_wait(at_work, "is_too_slow")
+    assert (row.state, row.attempt, row.reason) == (ExecutionState.TIMED_OUT, 2, "soft time limit exceeded")
+    assert list_attempt_states(at_work, row.id) == ["TimedOut", "TimedOut"]

@@ -3,28 +3,28 @@
 import datetime as dt
 
 from jobworker.services import backfill, schedules
-from jobworker.services.backfill import Asked, Backfill, Order
+from jobworker.services.backfill import BackfillRequest, BackfillResult, BackfillOrder
 from tests.engine import Engine
 
 BEGIN = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 DAYS = 10
 
 
-def filled(engine: Engine, order: Order, concurrency: int) -> Backfill:
+def run_backfill(engine: Engine, order: BackfillOrder, concurrency: int) -> BackfillResult:
     """A backfill of ten days, once all of it has run on more processes than it may use."""
     engine.start_relay()
     engine.start_worker("-c", "4")
     engine.wait_until_ready("nominal")
     described = {"name": "daily", "job": "nominal", "rule": {"kind": "daily", "time": "06:00"}}
     schedules.create(engine.database, engine.clock, described, "test")
-    asked = Asked(BEGIN, BEGIN + dt.timedelta(days=DAYS), order, concurrency)
-    done = backfill.backfill(engine.database, engine.clock, "daily", asked, "test")
+    asked = BackfillRequest(BEGIN, BEGIN + dt.timedelta(days=DAYS), order, concurrency)
+    done = backfill.backfill_schedule(engine.database, engine.clock, "daily", asked, "test")
     engine.notify_relay()
     assert engine.wait_until_all_final() == {"Succeeded": DAYS}
     return done
 
 
-def most_at_once(engine: Engine) -> int:
+def compute_max_concurrency(engine: Engine) -> int:
     """How many ran at the same time, at most; the diary is written in the order of what happened."""
     running = most = 0
     for line in engine.activity_log.read_text().splitlines():
@@ -33,26 +33,26 @@ def most_at_once(engine: Engine) -> int:
     return most
 
 
-def started(engine: Engine) -> list[str]:
+def list_started(engine: Engine) -> list[str]:
     """The executions in the order of their starts."""
     lines = [line.split() for line in engine.activity_log.read_text().splitlines()]
     return [execution for execution, _, what, _ in lines if what == "start"]
 
 
 def test_one_after_the_other_the_oldest_first(engine: Engine) -> None:
-    done = filled(engine, Order.OLDEST_FIRST, 1)
+    done = run_backfill(engine, BackfillOrder.OLDEST_FIRST, 1)
     ids = [each.execution_id for each in done.items]
-    assert (started(engine), most_at_once(engine)) == (ids, 1)
+    assert (list_started(engine), compute_max_concurrency(engine)) == (ids, 1)
     told = [engine.get(str(each)).result for each in ids]
     assert told == [(BEGIN + dt.timedelta(days=day, hours=6)).isoformat() for day in range(DAYS)]
 
 
 def test_as_many_at_a_time_as_there_are_lanes(engine: Engine) -> None:
     lanes = 3
-    done = filled(engine, Order.NEWEST_FIRST, lanes)
+    done = run_backfill(engine, BackfillOrder.NEWEST_FIRST, lanes)
     ids = [str(each.execution_id) for each in done.items]
     assert [each.scheduled_for.day for each in done.items] == list(range(DAYS, 0, -1))
-    assert most_at_once(engine) <= lanes
-    order = started(engine)
+    assert compute_max_concurrency(engine) <= lanes
+    order = list_started(engine)
     for lane in range(lanes):
         assert [each for each in order if each in ids[lane::lanes]] == ids[lane::lanes]

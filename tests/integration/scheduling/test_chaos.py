@@ -10,27 +10,27 @@ import sqlalchemy as sa
 
 from jobworker.store.database import Database
 from jobworker.transport import entries
-from tests.engine import engine_on
-from tests.integration.scheduling.town import IMPATIENT, LOCK, SHIPPED, Town
-from tests.servers import PostgresServer, RedisServer, running
+from tests.engine import run_engine
+from tests.integration.scheduling.town import FAST_BEAT_APP, LEADER_LOCK_SECONDS, DEFAULT_BEAT_APP, ScheduleCluster
+from tests.servers import PostgresServer, RedisServer, run_server
 from tests.waiting import until
 
 #: The database, and who says what is due.
 SQLITE, POSTGRESQL, NO_BEAT = ("sqlite", "redbeat"), ("postgresql", "redbeat"), ("sqlite", "internal")
 
 
-def of(*towns: tuple[str, str]) -> pytest.MarkDecorator:
+def with_clusters(*towns: tuple[str, str]) -> pytest.MarkDecorator:
     """What happens in these towns; where database or beat have no part in it, one of them is enough."""
-    return pytest.mark.parametrize("built", towns, ids="-".join, indirect=True)
+    return pytest.mark.parametrize("built", clusters, ids="-".join, indirect=True)
 
 
-TEMPLATE = "jobworker_template"
+TEMPLATE_DATABASE = "jobworker_template"
 
 
 @pytest.fixture(scope="module")
 def built(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path
-) -> Iterator[Town]:
+) -> Iterator[ScheduleCluster]:
     """A town at work, for all the tests."""
     folder = tmp_path_factory.mktemp("town")
     kind, provider = request.param
@@ -38,11 +38,11 @@ def built(
         url = f"sqlite:///{shutil.copy(_sqlite_template, folder / 'jobworker.db')}"
     else:
         postgres: PostgresServer = request.getfixturevalue("postgres")
-        postgres.create_database("town", TEMPLATE)
+        postgres.create_database("town", TEMPLATE_DATABASE)
         url = postgres.get_url("town")
     server, database = RedisServer(folder / "redis", persistent=True), Database(url)
-    with running(server), engine_on(folder, database, url, server.url) as engine:
-        town = Town(engine, server, provider)
+    with run_server(server), run_engine(folder, database, url, server.url) as engine:
+        town = ScheduleCluster(engine, server, provider)
         engine.start_worker()
         engine.wait_until_ready()
         town.add_schedules()
@@ -54,7 +54,7 @@ def built(
 
 
 @pytest.fixture
-def town(built: Town) -> Town:
+def town(built: ScheduleCluster) -> ScheduleCluster:
     """The town with two beats, one of which leads; or without any."""
     if built.has_beats:
         while len(built.beats) < 2:
@@ -63,8 +63,8 @@ def town(built: Town) -> Town:
     return built
 
 
-@of(SQLITE, POSTGRESQL)
-def test_the_leader_is_killed(town: Town) -> None:
+@with_clusters(SQLITE, POSTGRESQL)
+def test_the_leader_is_killed(town: ScheduleCluster) -> None:
     with town.expect_exactly_once():
         first = town.wait_for_leader()
         second = town.get_other_beat(first)
@@ -73,20 +73,20 @@ def test_the_leader_is_killed(town: Town) -> None:
         town.wait_until_all_fire()
 
 
-@of(SQLITE)
-def test_the_leader_stands_still_for_longer_than_its_lock(town: Town) -> None:
+@with_clusters(SQLITE)
+def test_the_leader_stands_still_for_longer_than_its_lock(town: ScheduleCluster) -> None:
     with town.expect_exactly_once():
         first = town.wait_for_leader()
         first.process.send_signal(signal.SIGSTOP)
         town.wait_until_leading(town.get_other_beat(first))
-        town.wait_for(LOCK)
+        town.wait_for(LEADER_LOCK_SECONDS)
         first.process.send_signal(signal.SIGCONT)
         town.wait_until_all_fire()
         assert first.process.is_alive()
 
 
-@of(SQLITE)
-def test_two_beats_lead_at_once(town: Town) -> None:
+@with_clusters(SQLITE)
+def test_two_beats_lead_at_once(town: ScheduleCluster) -> None:
     with town.expect_exactly_once():
         for _ in range(4):
             first = town.wait_for_leader()
@@ -100,20 +100,20 @@ def test_two_beats_lead_at_once(town: Town) -> None:
         assert all(beat.process.is_alive() for beat in town.beats)
 
 
-@of(SQLITE)
-def test_the_host_of_the_leader_is_cut_off(town: Town) -> None:
+@with_clusters(SQLITE)
+def test_the_host_of_the_leader_is_cut_off(town: ScheduleCluster) -> None:
     with town.expect_exactly_once():
         first = town.wait_for_leader()
         first.block_requests()
         town.wait_until_leading(town.get_other_beat(first))
-        town.wait_for(LOCK)
+        town.wait_for(LEADER_LOCK_SECONDS)
         first.proxy.release()
         town.wait_until_all_fire()
         assert first.process.is_alive()
 
 
-@of(SQLITE)
-def test_the_answer_to_a_report_gets_lost(town: Town) -> None:
+@with_clusters(SQLITE)
+def test_the_answer_to_a_report_gets_lost(town: ScheduleCluster) -> None:
     with town.expect_exactly_once():
         leader = town.wait_for_leader()
         leader.drop_answer()
@@ -121,8 +121,8 @@ def test_the_answer_to_a_report_gets_lost(town: Town) -> None:
         town.wait_until_all_fire()
 
 
-@of(SQLITE)
-def test_redis_is_restarted(town: Town) -> None:
+@with_clusters(SQLITE)
+def test_redis_is_restarted(town: ScheduleCluster) -> None:
     with town.expect_exactly_once():
         town.server.stop()
         town.wait_for(3)
@@ -130,9 +130,9 @@ def test_redis_is_restarted(town: Town) -> None:
         town.wait_until_all_fire()
 
 
-@of(SQLITE)
-def test_as_shipped_another_beat_leads_within_30_seconds(town: Town) -> None:
-    town.replace_beats(SHIPPED)
+@with_clusters(SQLITE)
+def test_as_shipped_another_beat_leads_within_30_seconds(town: ScheduleCluster) -> None:
+    town.replace_beats(DEFAULT_BEAT_APP)
     with town.expect_exactly_once(bound=30):
         first = town.wait_for_leader()
         town.wait_until_all_fire()
@@ -140,11 +140,11 @@ def test_as_shipped_another_beat_leads_within_30_seconds(town: Town) -> None:
         town.kill_beat(first)
         town.wait_until_leading(second, within=30)
         town.wait_until_all_fire()
-    town.replace_beats(IMPATIENT)
+    town.replace_beats(FAST_BEAT_APP)
 
 
-@of(SQLITE, POSTGRESQL, NO_BEAT)
-def test_redis_is_killed(town: Town) -> None:
+@with_clusters(SQLITE, POSTGRESQL, NO_BEAT)
+def test_redis_is_killed(town: ScheduleCluster) -> None:
     with town.expect_exactly_once(began_once=False):
         town.server.kill()
         town.wait_for(3)
@@ -152,8 +152,8 @@ def test_redis_is_killed(town: Town) -> None:
         town.wait_until_all_fire()
 
 
-@of(SQLITE, POSTGRESQL, NO_BEAT)
-def test_redis_forgets_everything(town: Town) -> None:
+@with_clusters(SQLITE, POSTGRESQL, NO_BEAT)
+def test_redis_forgets_everything(town: ScheduleCluster) -> None:
     with town.expect_exactly_once(began_once=False):
         town.client.flushall()
         if town.has_beats:
@@ -161,8 +161,8 @@ def test_redis_forgets_everything(town: Town) -> None:
         town.wait_until_all_fire()
 
 
-@of(SQLITE, POSTGRESQL, NO_BEAT)
-def test_the_relay_is_killed(town: Town) -> None:
+@with_clusters(SQLITE, POSTGRESQL, NO_BEAT)
+def test_the_relay_is_killed(town: ScheduleCluster) -> None:
     with town.expect_exactly_once():
         town.relay.send_signal(signal.SIGKILL)
         town.wait_for(2)
@@ -170,8 +170,8 @@ def test_the_relay_is_killed(town: Town) -> None:
         town.wait_until_all_fire()
 
 
-@of(POSTGRESQL)
-def test_the_database_goes_away(town: Town) -> None:
+@with_clusters(POSTGRESQL)
+def test_the_database_goes_away(town: ScheduleCluster) -> None:
     database = town.engine.database
     name = str(database.url.database)
     with town.expect_exactly_once():

@@ -10,25 +10,25 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from jobworker.domain.execution import State
+from jobworker.domain.execution import ExecutionState
 from jobworker.services import pausing, schedules
-from jobworker.services.schedules import Known
+from jobworker.services.schedules import ScheduleView
 from jobworker.store import executions, schema
 from jobworker.store import schedules as stored
 from jobworker.store.database import Database
 from jobworker.store.executions import ExecutionRow
-from jobworker.store.filters import Filters
+from jobworker.store.filters import ExecutionFilters
 from jobworker.store.schedules import ScheduleRow
-from tests.engine import Engine, engine_on
-from tests.servers import Process, RedisServer
+from tests.engine import Engine, run_engine
+from tests.servers import ServerProcess, RedisServer
 from tests.waiting import until
 
-_PATIENCE = 60.0
+_FIRING_TIMEOUT_SECONDS = 60.0
 
-Redis = Callable[..., RedisServer]
+RedisFactory = Callable[..., RedisServer]
 
 
-class Village:
+class SchedulingProviderDriver:
     """An engine with schedules, and somebody who notices that they are due."""
 
     def __init__(self, engine: Engine, provider: str) -> None:
@@ -41,11 +41,11 @@ class Village:
         engine.start_worker(**self._settings)
         engine.wait_until_ready()
 
-    def start_relay(self) -> Process:
+    def start_relay(self) -> ServerProcess:
         """Start a relay, another one perhaps."""
         return self.engine.start_relay(**self._settings)
 
-    def create_schedule(self, name: str = "tick", **fields: Any) -> Known:
+    def create_schedule(self, name: str = "tick", **fields: Any) -> ScheduleView:
         """A schedule of `noop` that is due every second, unless it says otherwise."""
         spec = {"name": name, "job": "noop", "rule": {"kind": "interval", "every": 1}, **fields}
         return schedules.create(self.engine.database, self.engine.clock, spec, "test")
@@ -53,7 +53,7 @@ class Village:
     def get_schedule(self, name: str = "tick") -> ScheduleRow:
         """The schedule as it stands."""
         with self.engine.database.read() as connection:
-            found = stored.named(connection, name)
+            found = stored.get_by_name(connection, name)
         assert found is not None
         return found
 
@@ -72,12 +72,12 @@ class Village:
         """Its executions."""
         schedule_id = self.get_schedule(name).id
         with self.engine.database.read() as connection:
-            found = executions.page(connection, Filters(), limit=200).items
+            found = executions.list_page(connection, ExecutionFilters(), limit=200).items
         return [row for row in reversed(found) if row.schedule_id == schedule_id]
 
     def wait_until_fired(self, count: int, name: str = "tick") -> None:
         """Wait until so many occurrences have fired."""
-        until(lambda: self.list_outcomes(name).count("fired") >= count, _PATIENCE, what=f"{count} occurrences of {name}")
+        until(lambda: self.list_outcomes(name).count("fired") >= count, _FIRING_TIMEOUT_SECONDS, what=f"{count} occurrences of {name}")
 
 
 @pytest.fixture(params=["redbeat", "internal"])
@@ -90,24 +90,24 @@ def provider(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def village(
     tmp_path: Path, sqlite_database: Database, sqlite_url: str, own_redis: Any, provider: str
-) -> Iterator[Village]:
+) -> Iterator[SchedulingProviderDriver]:
     """A relay, a worker, and a beat if there has to be one, on SQLite."""
     server = own_redis()
-    with engine_on(tmp_path, sqlite_database, sqlite_url, server.url) as engine:
-        yield Village(engine, provider)
+    with run_engine(tmp_path, sqlite_database, sqlite_url, server.url) as engine:
+        yield SchedulingProviderDriver(engine, provider)
 
 
 @pytest.fixture
 def any_village(
     tmp_path: Path, database: Database, database_url: str, own_redis: Any, provider: str
-) -> Iterator[Village]:
+) -> Iterator[SchedulingProviderDriver]:
     """The same, on each database."""
     server = own_redis()
-    with engine_on(tmp_path, database, database_url, server.url) as engine:
-        yield Village(engine, provider)
+    with run_engine(tmp_path, database, database_url, server.url) as engine:
+        yield SchedulingProviderDriver(engine, provider)
 
 
-def test_each_occurrence_has_one_execution_with_its_nominal_time(any_village: Village) -> None:
+def test_each_occurrence_has_one_execution_with_its_nominal_time(any_village: SchedulingProviderDriver) -> None:
     village = any_village
     village.create_schedule(parameters={"number": 5}, overlap="allow")
     village.wait_until_fired(3)
@@ -119,7 +119,7 @@ def test_each_occurrence_has_one_execution_with_its_nominal_time(any_village: Vi
     assert village.engine.wait_until_final(first.id).result == 5
 
 
-def test_a_relay_that_was_away_makes_up_for_what_was_due(village: Village) -> None:
+def test_a_relay_that_was_away_makes_up_for_what_was_due(village: SchedulingProviderDriver) -> None:
     village.create_schedule(misfire={"policy": "catch_up", "grace": 1}, overlap="allow")
     village.wait_until_fired(1)
     village.relay.terminate(signal.SIGKILL)
@@ -133,9 +133,9 @@ def test_a_relay_that_was_away_makes_up_for_what_was_due(village: Village) -> No
     assert len(village.list_executions()) == village.list_outcomes().count("fired")
 
 
-def test_overlap_is_seen_while_an_execution_runs(village: Village) -> None:
+def test_overlap_is_seen_while_an_execution_runs(village: SchedulingProviderDriver) -> None:
     village.create_schedule("skips", job="hold", parameters={"seconds": 3.5})
-    until(lambda: village.list_outcomes("skips")[:3] == ["fired", "skipped_overlap", "skipped_overlap"], _PATIENCE)
+    until(lambda: village.list_outcomes("skips")[:3] == ["fired", "skipped_overlap", "skipped_overlap"], _FIRING_TIMEOUT_SECONDS)
     village.wait_until_fired(2, "skips")
     first, second = village.list_executions("skips")[:2]
     assert village.engine.wait_until_final(first.id).finished_at is not None
@@ -143,40 +143,40 @@ def test_overlap_is_seen_while_an_execution_runs(village: Village) -> None:
     assert second.scheduled_for > (first.scheduled_for or second.scheduled_for)
 
 
-def test_the_next_one_cancels_the_one_that_runs(village: Village) -> None:
+def test_the_next_one_cancels_the_one_that_runs(village: SchedulingProviderDriver) -> None:
     village.create_schedule("takes_over", job="hold", parameters={"seconds": 60}, overlap="cancel_running", max_runs=2,
                   rule={"kind": "interval", "every": 4})  # fmt: skip
     village.wait_until_fired(2, "takes_over")
     first, second = village.list_executions("takes_over")
-    assert village.engine.wait_until_final(first.id).state is State.CANCELLED
-    village.engine.wait_for_state(second.id, State.RUNNING)
+    assert village.engine.wait_until_final(first.id).state is ExecutionState.CANCELLED
+    village.engine.wait_for_state(second.id, ExecutionState.RUNNING)
     village.engine.cancel(second.id)
-    until(lambda: "exhausted" in village.list_outcomes("takes_over"), _PATIENCE, what="the row after the last run")
+    until(lambda: "exhausted" in village.list_outcomes("takes_over"), _FIRING_TIMEOUT_SECONDS, what="the row after the last run")
     assert village.get_schedule("takes_over").next_at is None
 
 
-def test_a_pause_ends_by_itself_and_makes_up(village: Village) -> None:
+def test_a_pause_ends_by_itself_and_makes_up(village: SchedulingProviderDriver) -> None:
     village.create_schedule(on_resume="fire_once", overlap="allow")
     village.wait_until_fired(1)
     now = village.engine.clock.now()
     with village.engine.database.write() as connection:
         until_moment = now + dt.timedelta(seconds=3)
-        pausing.pause(connection, village.get_schedule(), "a moment", until_moment, "test", now)
-    until(lambda: village.get_schedule().paused_at is None, _PATIENCE, what="the end of the pause")
+        pausing.pause_schedule(connection, village.get_schedule(), "a moment", until_moment, "test", now)
+    until(lambda: village.get_schedule().paused_at is None, _FIRING_TIMEOUT_SECONDS, what="the end of the pause")
     held_up = [row for row in village.list_occurrences() if now <= row.scheduled_for < until_moment]
     assert [row.outcome for row in held_up] == ["skipped_paused"] * (len(held_up) - 1) + ["fired"]
     assert held_up[-1].reason == "held up by a pause, and made up for when relay ended it"
     village.wait_until_fired(4)
 
 
-def test_failures_in_a_row_pause_it(village: Village) -> None:
+def test_failures_in_a_row_pause_it(village: SchedulingProviderDriver) -> None:
     village.create_schedule("fails", job="fails", pause_after_failures=2, overlap="queue_all")
-    until(lambda: village.get_schedule("fails").paused_at, _PATIENCE, what="the pause after two failures")
-    failed = [row.id for row in village.list_executions("fails") if row.state is State.FAILED]
+    until(lambda: village.get_schedule("fails").paused_at, _FIRING_TIMEOUT_SECONDS, what="the pause after two failures")
+    failed = [row.id for row in village.list_executions("fails") if row.state is ExecutionState.FAILED]
     assert village.get_schedule("fails").pause_note == f"2 executions in a row failed; the last of them is {failed[1]}"
 
 
-def test_it_runs_when_it_is_created_and_when_the_system_starts(village: Village) -> None:
+def test_it_runs_when_it_is_created_and_when_the_system_starts(village: SchedulingProviderDriver) -> None:
     village.create_schedule("at_start", run_at_start=True, rule={"kind": "daily", "time": "03:00"}, overlap="allow")
     village.wait_until_fired(1, "at_start")
     village.relay.terminate(signal.SIGTERM)

@@ -6,8 +6,8 @@ import datetime as dt
 import sqlalchemy as sa
 
 from jobworker.domain import events
-from jobworker.domain.events import Kind
-from jobworker.domain.execution import State
+from jobworker.domain.events import EventKind
+from jobworker.domain.execution import ExecutionState
 from jobworker.services import schedules
 from jobworker.store import schema
 from jobworker.transport import keys
@@ -30,25 +30,25 @@ def test_reports_that_make_no_sense_are_passed_over_and_none_makes_an_occurrence
         {"kind": "due", "data": '{"schedule": 5, "at": "tomorrow"}'},
         {"kind": "nonsense"},
         {"data": "["},
-        _due("nobody", early),
-        *(_due(known.row.id, at) for at in (early, late, early)),
+        _report_due("nobody", early),
+        *(_report_due(known.row.id, at) for at in (early, late, early)),
     ]
     with contextlib.closing(own_server.create_client()) as client:
         for fields in reports:
             client.xadd(keys.EVENTS, fields)  # type: ignore[arg-type]
     # Reports are read in their order: what was said after these has been read, so these have.
-    assert engine.wait_until_final(engine.submit_one("noop")).state is State.SUCCEEDED
-    until(lambda: not _unread(own_server, engine), what="every report to be read")
+    assert engine.wait_until_final(engine.submit_one("noop")).state is ExecutionState.SUCCEEDED
+    until(lambda: not _count_unread(own_server, engine), what="every report to be read")
     with engine.database.read() as connection:
         assert list(connection.execute(sa.select(schema.occurrences))) == []
         assert schedules.find(connection, "tick").next_at == known.row.next_at
 
 
-def _due(schedule_id: str, at: dt.datetime) -> dict[str, str]:
-    return events.encode(Kind.DUE, "", 0, {"schedule": schedule_id, "at": at.isoformat()})
+def _report_due(schedule_id: str, at: dt.datetime) -> dict[str, str]:
+    return events.encode(EventKind.DUE, "", 0, {"schedule": schedule_id, "at": at.isoformat()})
 
 
-def _unread(server: RedisServer, engine: Engine) -> bool:
+def _count_unread(server: RedisServer, engine: Engine) -> bool:
     with engine.database.read() as connection:
         read = connection.scalar(sa.select(schema.relay_state.c.events_offset))
     with contextlib.closing(server.create_client()) as client:

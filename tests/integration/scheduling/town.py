@@ -16,25 +16,25 @@ from typing import Any
 import redis
 import sqlalchemy as sa
 
-from jobworker.domain.execution import FINAL
-from jobworker.domain.schedule import Owner, parse
-from jobworker.domain.timetable import next_after
+from jobworker.domain.execution import FINAL_STATES
+from jobworker.domain.schedule import ScheduleOwner, parse
+from jobworker.domain.timetable import find_next_time
 from jobworker.store import schedules, schema
 from jobworker.transport import keys
 from tests.engine import Engine
-from tests.integration.transport.proxy import Proxy
-from tests.servers import Process, RedisServer
+from tests.integration.transport.proxy import RedisProxy
+from tests.servers import ServerProcess, RedisServer
 from tests.waiting import until
-from tests.windows import CLEAN, Findings, Occurrence, check, named
+from tests.windows import NO_DISCREPANCIES, Discrepancies, OccurrenceKey, compare_database, list_nominal_times
 
 #: The leader's lock of `IMPATIENT` lives so long (s).
-LOCK = 2.0
+LEADER_LOCK_SECONDS = 2.0
 
-IMPATIENT = "tests.integration.beat_app"
-SHIPPED = "jobworker"
+FAST_BEAT_APP = "tests.integration.beat_app"
+DEFAULT_BEAT_APP = "jobworker"
 
 #: A beat's request that reports what is due: it names entries, and the one that reads names none.
-_REPORTS = re.compile(rb"redbeat:[0-9a-zA-Z]")
+_REPORT_PATTERN = re.compile(rb"redbeat:[0-9a-zA-Z]")
 
 _RULES: Sequence[dict[str, Any]] = [
     *[{"kind": "interval", "every": 1}] * 6,
@@ -46,26 +46,26 @@ _RULES: Sequence[dict[str, Any]] = [
 
 
 @dataclass
-class Beat:
+class BeatProcess:
     """A beat process, and its wire to Redis."""
 
-    process: Process
-    proxy: Proxy
+    process: ServerProcess
+    proxy: RedisProxy
 
     def hold_report(self) -> None:
         """Stop it inside a tick: what it has read as due stays on the wire."""
-        self.proxy.hold_request(lambda sent: _REPORTS.search(sent) is not None)
+        self.proxy.hold_request(lambda sent: _REPORT_PATTERN.search(sent) is not None)
 
     def drop_answer(self) -> None:
         """The next report arrives, and the connection breaks before the answer does."""
-        self.proxy.drop_answer_to(lambda sent: _REPORTS.search(sent) is not None)
+        self.proxy.drop_answer_to(lambda sent: _REPORT_PATTERN.search(sent) is not None)
 
     def block_requests(self) -> None:
         """Nothing of what it sends arrives any more."""
         self.proxy.hold_request(lambda _: True)
 
 
-class Town:
+class ScheduleCluster:
     """Everything that runs, and what is to be expected of it."""
 
     def __init__(self, engine: Engine, server: RedisServer, provider: str) -> None:
@@ -75,10 +75,10 @@ class Town:
         self.server = server
         self.client = server.create_client()
         self.specs: dict[str, dict[str, Any]] = {}
-        self.beats: list[Beat] = []
+        self.beats: list[BeatProcess] = []
         self.relay = self.start_relay()
 
-    def start_relay(self) -> Process:
+    def start_relay(self) -> ServerProcess:
         """The relay, instead of the one that was there."""
         self.relay = self.engine.start_relay(JOBWORKER_SCHEDULING_PROVIDER=self._provider)
         return self.relay
@@ -90,14 +90,14 @@ class Town:
                 misfire = {"policy": "catch_up", "grace": 3600, "max": 1000}
                 spec = {"name": f"s{number}", "job": "noop", "rule": rule, "overlap": "allow", "misfire": misfire}
                 schedule, now = parse(spec), self.engine.clock.now()
-                first = next_after(schedule.build_timetable({}), now)
-                row = schedules.put(connection, schedule, Owner.API, "tester", now, first)
+                first = find_next_time(schedule.build_timetable({}), now)
+                row = schedules.upsert(connection, schedule, ScheduleOwner.API, "tester", now, first)
                 self.specs[row.id] = spec
 
-    def start_beat(self, app: str = IMPATIENT) -> Beat:
+    def start_beat(self, app: str = FAST_BEAT_APP) -> BeatProcess:
         """One more beat."""
-        wire = Proxy(self.server.url)
-        beat = Beat(self.engine.start_beat(app, JOBWORKER_REDIS_URL=wire.url), wire)
+        wire = RedisProxy(self.server.url)
+        beat = BeatProcess(self.engine.start_beat(app, JOBWORKER_REDIS_URL=wire.url), wire)
         self.beats.append(beat)
         return beat
 
@@ -109,25 +109,25 @@ class Town:
         for _ in range(2):
             self.start_beat(app)
 
-    def wait_for_leader(self) -> Beat:
+    def wait_for_leader(self) -> BeatProcess:
         """The beat that leads, once one does."""
         answer = until(self._find_leader, what=f"a beat to lead; logs in {self.engine.folder}")
         assert answer is not None
         return answer
 
-    def get_other_beat(self, beat: Beat) -> Beat:
+    def get_other_beat(self, beat: BeatProcess) -> BeatProcess:
         """A beat that is not this one."""
         return next(each for each in self.beats if each is not beat)
 
-    def wait_until_leading(self, beat: Beat, within: float = 60.0) -> None:
+    def wait_until_leading(self, beat: BeatProcess, within: float = 60.0) -> None:
         """Wait until it does."""
         until(lambda: self._find_leader() is beat, within, what=f"the other beat to lead; logs in {self.engine.folder}")
 
-    def wait_until_held(self, beat: Beat) -> None:
+    def wait_until_held(self, beat: BeatProcess) -> None:
         """Wait until it stands still with something in hand."""
         until(lambda: beat.proxy.is_holding, what="a beat to be stopped inside a tick")
 
-    def kill_beat(self, beat: Beat) -> None:
+    def kill_beat(self, beat: BeatProcess) -> None:
         """As kill -9 does."""
         beat.process.send_signal(signal.SIGKILL)
         self.beats.remove(beat)
@@ -153,28 +153,28 @@ class Town:
         until(all_fired, 90.0, every=0.1, what=f"every schedule to go on; logs in {self.engine.folder}")
 
     @contextlib.contextmanager
-    def expect_exactly_once(self, began_once: bool = True, bound: float | None = None) -> Iterator[None]:
-        """Whatever happens in this block, each occurrence fires once, at most `bound` s late, and its execution begins.
+    def expect_exactly_once(self, check_starts: bool = True, max_delay: float | None = None) -> Iterator[None]:
+        """Whatever happens in this block, each occurrence fires once, at most `max_delay` s late, and its execution begins.
 
-        Where Redis loses data, an attempt may have begun that nobody knows of, and begin again: not `began_once`.
+        Where Redis loses data, an attempt may have begun that nobody knows of, and begin again: not `check_starts`.
         """
         begin = self.engine.clock.now()
         yield
         end = self.engine.clock.now()
-        expected: dict[Occurrence, str] = {
-            (schedule, at): "fired" for schedule, spec in self.specs.items() for at in named(spec, begin, end)
+        expected: dict[OccurrenceKey, str] = {
+            (schedule, at): "fired" for schedule, spec in self.specs.items() for at in list_nominal_times(spec, begin, end)
         }
 
-        def findings() -> Findings:
-            starts = self.engine.count_starts() if began_once else None
-            late = dt.timedelta(seconds=bound) if bound else None
-            return check(self.engine.database, expected, begin, end, starts, late)
+        def findings() -> Discrepancies:
+            starts = self.engine.count_starts() if check_starts else None
+            late = dt.timedelta(seconds=max_delay) if max_delay else None
+            return compare_database(self.engine.database, expected, begin, end, starts, late)
 
         with contextlib.suppress(AssertionError):  # What is missing is shown below.
             until(lambda: not findings().missing, 60.0, every=0.2)
         until(lambda: self._has_all_ended(begin, end), 90.0, every=0.2, what="every execution to end")
         assert len(expected) > len(self.specs)
-        assert findings() == CLEAN
+        assert findings() == NO_DISCREPANCIES
 
     def close(self) -> None:
         """Let go of all wires."""
@@ -183,7 +183,7 @@ class Town:
             beat.proxy.close()
         self.client.close()
 
-    def _find_leader(self) -> Beat | None:
+    def _find_leader(self) -> BeatProcess | None:
         with contextlib.suppress(redis.RedisError):
             name = str(self.client.hget(keys.BEAT, "leader") or "")
             return next((beat for beat in self.beats if name.endswith(f":{beat.process.pid}")), None)
@@ -192,7 +192,7 @@ class Town:
     def _has_all_ended(self, begin: dt.datetime, end: dt.datetime) -> bool:
         table = schema.executions
         open_ones = sa.select(sa.func.count()).where(
-            table.c.scheduled_for >= begin, table.c.scheduled_for < end, table.c.state.not_in(FINAL)
+            table.c.scheduled_for >= begin, table.c.scheduled_for < end, table.c.state.not_in(FINAL_STATES)
         )
         with self.engine.database.read() as connection:
             return connection.execute(open_ones).scalar_one() == 0

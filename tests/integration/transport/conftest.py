@@ -6,20 +6,20 @@ from collections.abc import Iterator
 import pytest
 
 from tests.engine import Engine
-from tests.integration.transport.proxy import Proxy
-from tests.integration.transport.yard import Yard
+from tests.integration.transport.proxy import RedisProxy
+from tests.integration.transport.yard import TransportDriver
 from tests.servers import RedisServer
 
 
 @pytest.fixture
-def yard(engine: Engine, own_server: RedisServer) -> Iterator[Yard]:
+def yard(engine: Engine, own_server: RedisServer) -> Iterator[TransportDriver]:
     """Redis and no worker yet."""
-    with contextlib.closing(Yard(engine, own_server)) as yard:
+    with contextlib.closing(TransportDriver(engine, own_server)) as yard:
         yield yard
 
 
 @pytest.fixture
-def proxy(own_server: RedisServer) -> Iterator[Proxy]:
+def proxy(own_server: RedisServer) -> Iterator[RedisProxy]:
     """A wire to the Redis that can be cut."""
-    with contextlib.closing(Proxy(own_server.url)) as proxy:
+    with contextlib.closing(RedisProxy(own_server.url)) as proxy:
         yield proxy

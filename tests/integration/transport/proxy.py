@@ -7,10 +7,10 @@ from collections.abc import Callable
 from urllib.parse import urlsplit, urlunsplit
 
 #: Sees what a client sends, and says whether it is what the test waits for.
-Sees = Callable[[bytes], bool]
+RequestPredicate = Callable[[bytes], bool]
 
 
-class Proxy:
+class RedisProxy:
     """Forwards connections to the Redis behind `url`."""
 
     def __init__(self, url: str) -> None:
@@ -19,25 +19,25 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
         self.url = urlunsplit(parts._replace(netloc=f":{parts.password}@127.0.0.1:{port}"))
-        self._waiting: Sees | None = None
+        self._waiting: RequestPredicate | None = None
         self._lock = threading.Lock()
         #: Whether a connection was cut since `cut_answer_to`.
         self.has_cut = threading.Event()
-        self._held_back: Sees | None = None
+        self._held_back: RequestPredicate | None = None
         self._passes = threading.Event()
         self._passes.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def drop_answer_to(self, sees: Sees) -> None:
-        """The next request for which `sees` is true reaches Redis, which answers; then the connection is cut."""
+    def drop_answer_to(self, matches: RequestPredicate) -> None:
+        """The next request for which `matches` is true reaches Redis, which answers; then the connection is cut."""
         with self._lock:
             self.has_cut.clear()
-            self._waiting = sees
+            self._waiting = matches
 
-    def hold_request(self, sees: Sees) -> None:
-        """The next request for which `sees` is true waits on the wire until `let_go`, and so does all that follows."""
+    def hold_request(self, matches: RequestPredicate) -> None:
+        """The next request for which `matches` is true waits on the wire until `let_go`, and so does all that follows."""
         with self._lock:
-            self._held_back = sees
+            self._held_back = matches
 
     @property
     def is_holding(self) -> bool:
@@ -71,7 +71,7 @@ class Proxy:
                         cut.set()
                     self._wait_until_released(sent)
                     server.sendall(sent)
-            _end(client, server)
+            _shut_down(client, server)
             back.join()
 
     def _forward_answers(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
@@ -81,7 +81,7 @@ class Proxy:
                     self.has_cut.set()
                     break
                 client.sendall(answer)
-        _end(client, server)
+        _shut_down(client, server)
 
     def _wait_until_released(self, sent: bytes) -> None:
         with self._lock:
@@ -98,7 +98,7 @@ class Proxy:
             return True
 
 
-def _end(*connections: socket.socket) -> None:
+def _shut_down(*connections: socket.socket) -> None:
     for connection in connections:
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)

@@ -7,19 +7,19 @@ import redis
 
 from jobworker.clock import ManualClock
 from jobworker.transport import keys
-from jobworker.transport.called_queues import CalledQueues
-from jobworker.transport.client import connect
+from jobworker.transport.called_queues import DirectCallQueues
+from jobworker.transport.client import connect_redis
 
 HOUR = dt.timedelta(hours=1)
 
 
 @pytest.fixture
 def client(redis_url: str) -> redis.Redis:
-    return connect(redis_url)
+    return connect_redis(redis_url)
 
 
 def test_messages_in_queues_without_a_worker_are_counted(client: redis.Redis, clock: ManualClock) -> None:
-    noted = CalledQueues(client, clock)
+    noted = DirectCallQueues(client, clock)
     for queue in ("served", "forgotten", "empty"):
         noted.record(queue)
     client.rpush("served", "a")
@@ -38,7 +38,7 @@ def test_foreign_names_are_bounded_and_harm_nobody(client: redis.Redis, clock: M
         client.zadd(keys.CALLED_QUEUES, {name: now - 1})
     client.rpush(b"\xff\xfe", "a")
     client.rpush("x" * 100_000, "a")
-    noted = CalledQueues(client, clock)
+    noted = DirectCallQueues(client, clock)
     noted.record("mine")
     client.rpush("mine", "a")
 

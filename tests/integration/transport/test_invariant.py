@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobworker.clock import ManualClock
-from jobworker.domain.events import Kind
+from jobworker.domain.events import EventKind
 from jobworker.transport import keys
-from jobworker.transport.broker.fetching import Appetite
-from jobworker.transport.claims import Ticket
+from jobworker.transport.broker.fetching import PrefetchEstimator
+from jobworker.transport.claims import Claim
 from jobworker.transport.mailbox import Mailbox
-from jobworker.transport.messages import Owed
-from jobworker.transport.publisher import Message, Publisher, lists_of
-from jobworker.transport.registry import Registry
+from jobworker.transport.messages import PendingReport
+from jobworker.transport.publisher import Message, Publisher, get_list_names
+from jobworker.transport.registry import WorkerRegistry
 from jobworker.transport.scripts.messages import ADOPT, FETCH
 from tests.servers import RedisServer
 
@@ -28,11 +28,11 @@ _SLOTS = 3
 _QUEUES = ("one", "two")
 
 
-class _Away(Exception):
+class _FencedError(Exception):
     """The mailbox was fenced."""
 
 
-class _Line:
+class _LossyConnection:
     """A mailbox's connection, which may lose an answer after Redis has acted on the request."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -52,7 +52,7 @@ class _Line:
         return call
 
 
-class _Greedy(Appetite):
+class _FixedPrefetchEstimator(PrefetchEstimator):
     """As while jobs are over in no time: some are fetched ahead, and `soon` of these may start at once."""
 
     def __init__(self, soon: int) -> None:
@@ -66,18 +66,18 @@ class _Greedy(Appetite):
         return self._soon
 
 
-class _Worker:
+class _WorkerModel:
     """Fetches as a channel does, and plays the pool."""
 
-    def __init__(self, world: "_World", number: int) -> None:
+    def __init__(self, world: "_TransportModel", number: int) -> None:
         self.world = world
         self.name = f"worker{number}"
-        self.connection = _Line(world.client)
+        self.connection = _LossyConnection(world.client)
         self.mailbox = Mailbox(self.name, "1", world.clock, lambda: self.connection, self._fence)  # type: ignore[arg-type, return-value]
         self.mailbox.call_soon = lambda: None
-        self.mailbox.prefetch_estimator = _Greedy(soon=number % 2 * 2)
+        self.mailbox.prefetch_estimator = _FixedPrefetchEstimator(soon=number % 2 * 2)
         self.mailbox.get_credit = lambda: _SLOTS - len(self.mailbox.delivered)
-        self.running: list[Ticket] = []
+        self.running: list[Claim] = []
         self.in_doubt = True
         self.late_requests: list[tuple[list[str], list[Any]]] = []
         world.client.zadd(keys.WORKERS, {self.name: 10**15})
@@ -110,7 +110,7 @@ class _Worker:
     def _send(self, request: tuple[list[str], list[Any]]) -> list[str]:
         answer: list[str] = self.world.fetch(keys=request[0], args=request[1])
         if answer == ["fenced"]:
-            raise _Away
+            raise _FencedError
         return answer
 
     def deliver_late_request(self) -> None:
@@ -142,7 +142,7 @@ class _Worker:
 
     def end_one(self) -> None:
         if self.running:
-            self.mailbox.report_ended(self.running.pop(0), Kind.SUCCEEDED, "{}")
+            self.mailbox.report_ended(self.running.pop(0), EventKind.SUCCEEDED, "{}")
 
     def flush(self, lose: bool) -> None:
         self.connection.loses_answer = lose
@@ -154,10 +154,10 @@ class _Worker:
         self.mailbox.requeue_late()
 
     def _fence(self) -> None:
-        raise _Away
+        raise _FencedError
 
 
-class _World:
+class _TransportModel:
     """Redis, what was published, and what began."""
 
     def __init__(self, server: RedisServer) -> None:
@@ -166,11 +166,11 @@ class _World:
         self.clock = ManualClock(dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
         self.fetch = self.client.register_script(FETCH)
         self.publisher = Publisher(self.client)
-        self.registry = Registry(self.client, lease=1.0)
+        self.registry = WorkerRegistry(self.client, lease=1.0)
         self.published: list[Message] = []
         self.starts: Counter[str] = Counter()
         self.copied: set[str] = set()
-        self.workers = [_Worker(self, 0), _Worker(self, 1)]
+        self.workers = [_WorkerModel(self, 0), _WorkerModel(self, 1)]
         self.worker_count = 2
 
     def publish(self, priority: int) -> None:
@@ -195,15 +195,15 @@ class _World:
         self.client.zadd(keys.WORKERS, {dead.name: 1})
         assert self.registry.reap_worker(dead.name)
         if woken:
-            with contextlib.suppress(_Away):
+            with contextlib.suppress(_FencedError):
                 dead.fetch(lose=False)
                 raise AssertionError("a fenced worker was given messages")
-            with contextlib.suppress(_Away):
+            with contextlib.suppress(_FencedError):
                 dead.end_one()
-                dead.mailbox._add_report(Owed("done", "0"))
+                dead.mailbox._add_report(PendingReport("done", "0"))
                 dead.mailbox.flush()
                 raise AssertionError("a fenced worker's report was taken")
-        self.workers[number] = _Worker(self, self.worker_count)
+        self.workers[number] = _WorkerModel(self, self.worker_count)
         self.worker_count += 1
 
     def count_events(self) -> dict[str, Counter[str]]:
@@ -215,15 +215,15 @@ class _World:
         return told
 
     def count_queued(self) -> Counter[str]:
-        names = [name for queue in _QUEUES for name in lists_of(queue)]
+        names = [name for queue in _QUEUES for name in get_list_names(queue)]
         texts: list[Any] = [text for name in names for text in self.client.lrange(name, 0, -1)]
-        return Counter(_execution(text) for text in texts)
+        return Counter(_parse_execution(text) for text in texts)
 
     def count_in_flight(self) -> Counter[str]:
         flights: list[Any] = [
             self.client.hgetall(keys.INFLIGHT.format(worker=f"worker{number}")) for number in range(self.worker_count)
         ]
-        return Counter(_execution(text) for held in flights for tag, text in held.items() if tag.isdigit())
+        return Counter(_parse_execution(text) for held in flights for tag, text in held.items() if tag.isdigit())
 
     def check_invariant(self) -> None:
         """Each attempt is in exactly one place (copies may stand in queues besides), and has begun at most once."""
@@ -255,25 +255,25 @@ class _World:
         raise AssertionError(f"something is stuck: {self.count_queued()} {self.count_in_flight()}")
 
 
-def _execution(text: str) -> str:
+def _parse_execution(text: str) -> str:
     return text.partition('"execution":"')[2].partition('"')[0]
 
 
-_WORKER = st.integers(0, 1)
-_LOST = st.booleans()
+_WORKER_NUMBERS = st.integers(0, 1)
+_ANSWER_LOSSES = st.booleans()
 _STEPS = st.one_of(
     st.tuples(st.just("publish"), st.integers(1, 5), st.sampled_from([1, 5, 9])),
     st.tuples(st.just("copy"), st.integers(0, 20)),
     # What a worker does in one turn of its event loop, and where the wire breaks.
-    st.tuples(st.just("turn"), _WORKER, _LOST, _LOST, st.integers(0, 3)),
-    st.tuples(st.just("fetch"), _WORKER, _LOST),
-    st.tuples(st.just("late"), _WORKER),
-    st.tuples(st.just("back"), _WORKER, _LOST),
-    st.tuples(st.just("die"), _WORKER, st.booleans()),
+    st.tuples(st.just("turn"), _WORKER_NUMBERS, _ANSWER_LOSSES, _ANSWER_LOSSES, st.integers(0, 3)),
+    st.tuples(st.just("fetch"), _WORKER_NUMBERS, _ANSWER_LOSSES),
+    st.tuples(st.just("late"), _WORKER_NUMBERS),
+    st.tuples(st.just("back"), _WORKER_NUMBERS, _ANSWER_LOSSES),
+    st.tuples(st.just("die"), _WORKER_NUMBERS, st.booleans()),
 )
 
 
-def _do(world: _World, step: Any) -> None:
+def _apply_step(world: _TransportModel, step: Any) -> None:
     what, first, *rest = step
     worker = world.workers[first % 2]
     match what:
@@ -306,11 +306,11 @@ def _do(world: _World, step: Any) -> None:
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(_STEPS, min_size=8, max_size=40))
 def test_every_attempt_is_in_one_place_and_starts_once(redis_server: RedisServer, steps: list[Any]) -> None:
-    world = _World(redis_server)
+    world = _TransportModel(redis_server)
     with contextlib.closing(world.client):
         world.publish(priority=5)
         for step in steps:
-            _do(world, step)
+            _apply_step(world, step)
             world.check_invariant()
         world.drain()
         world.check_invariant()

@@ -8,11 +8,11 @@ from typing import Any
 from celery import Celery
 
 from jobworker.transport import keys
-from tests.integration.transport.yard import Yard, is_busy
+from tests.integration.transport.yard import TransportDriver, make_running_check
 from tests.waiting import until
 
 
-def test_dead_workers_messages_run_elsewhere(yard: Yard, tmp_path: Path) -> None:
+def test_dead_workers_messages_run_elsewhere(yard: TransportDriver, tmp_path: Path) -> None:
     """What it may have started is lost, the rest is the same attempt: by another's heartbeat, there is no relay."""
     dead = yard.start_worker("--pool", "solo", wait=False)
     heir = yard.start_worker("--pool", "threads", "--queues", "critical", wait=False)
@@ -21,7 +21,7 @@ def test_dead_workers_messages_run_elsewhere(yard: Yard, tmp_path: Path) -> None
     gate = tmp_path / "gate"
     last = [yard.make_message("noop") for _ in range(60)]
     executions = yard.publish_messages([yard.make_message("wait_for_file", path=str(gate)), *last])
-    until(is_busy(yard, executions[:1]))
+    until(make_running_check(yard, executions[:1]))
     dead.send_signal(signal.SIGKILL)
     name = yard.get_worker_id(dead)
     taken = len(yard.list_in_flight()[name])
@@ -37,13 +37,13 @@ def test_dead_workers_messages_run_elsewhere(yard: Yard, tmp_path: Path) -> None
     yard.expect_only_done([execution for execution in executions if execution not in lost])
 
 
-def test_frozen_worker_wakes_fenced_and_ends_without_a_word(yard: Yard, tmp_path: Path) -> None:
+def test_frozen_worker_wakes_fenced_and_ends_without_a_word(yard: TransportDriver, tmp_path: Path) -> None:
     frozen = yard.start_worker("--pool", "threads", wait=False)
     other = yard.start_worker("--pool", "solo", "--queues", "critical", wait=False)
     yard.wait_until_ready(frozen, other)
     gate = tmp_path / "gate"
     held = yard.publish("wait_for_file", count=2, path=str(gate))
-    until(is_busy(yard, held))
+    until(make_running_check(yard, held))
     until(lambda: all(yard.list_event_kinds(execution) == ["running"] for execution in held))
     frozen.send_signal(signal.SIGSTOP)
     until(lambda: all(yard.list_event_kinds(execution) == ["running", "lost"] for execution in held), what="both to be lost")
@@ -55,7 +55,7 @@ def test_frozen_worker_wakes_fenced_and_ends_without_a_word(yard: Yard, tmp_path
     other.check_alive()
 
 
-def test_foreign_message_that_kills_its_workers_is_put_aside(yard: Yard) -> None:
+def test_foreign_message_that_kills_its_workers_is_put_aside(yard: TransportDriver) -> None:
     workers = [
         yard.start_worker("--pool", "solo", "-n", f"w{number}@%h", wait=False, JOBWORKER_WORKER_LEASE="1.5")
         for number in range(4)
@@ -75,10 +75,10 @@ def test_foreign_message_that_kills_its_workers_is_put_aside(yard: Yard) -> None
     survivor.check_alive()
 
 
-def test_relay_alone_notices_a_dead_worker_however_short_the_lease(yard: Yard, tmp_path: Path) -> None:
+def test_relay_alone_notices_a_dead_worker_however_short_the_lease(yard: TransportDriver, tmp_path: Path) -> None:
     worker = yard.start_worker("--pool", "solo", JOBWORKER_WORKER_LEASE="1")
     [held] = yard.publish("wait_for_file", path=str(tmp_path / "gate"))
-    until(is_busy(yard, [held]))
+    until(make_running_check(yard, [held]))
     worker.terminate(signal.SIGKILL)
     yard.engine.start_relay(JOBWORKER_WORKER_LEASE="1")
     until(lambda: not yard.list_workers(), what="the dead worker to be given up")

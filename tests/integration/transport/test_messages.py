@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from jobworker.transport.broker.channel import _FETCH_SHA
-from tests.integration.transport.proxy import Proxy, Sees
-from tests.integration.transport.yard import Yard, is_busy
+from tests.integration.transport.proxy import RedisProxy, RequestPredicate
+from tests.integration.transport.yard import TransportDriver, make_running_check
 from tests.waiting import until
 
 
@@ -15,14 +15,14 @@ def _is_fetch(sent: bytes) -> bool:
     return _FETCH_SHA.encode() in sent
 
 
-def _settles(what: str) -> Sees:
+def _reports_kind(what: str) -> RequestPredicate:
     """Whether a worker reports something of that kind."""
     word = b"$%d\r\n%s\r\n" % (len(what), what.encode())
     return lambda sent: b"EVALSHA" in sent and word in sent
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_fetch_whose_answer_is_lost_is_adopted_and_runs_once(yard: Yard, proxy: Proxy, pool: str) -> None:
+def test_fetch_whose_answer_is_lost_is_adopted_and_runs_once(yard: TransportDriver, proxy: RedisProxy, pool: str) -> None:
     worker = yard.start_worker("--pool", pool, JOBWORKER_REDIS_URL=proxy.url)
     yard.expect_only_done(yard.publish())
     proxy.drop_answer_to(_is_fetch)
@@ -34,22 +34,22 @@ def test_fetch_whose_answer_is_lost_is_adopted_and_runs_once(yard: Yard, proxy: 
 
 
 @pytest.mark.parametrize("what", ["tell", "end"])
-def test_report_whose_answer_is_lost_is_told_once(yard: Yard, proxy: Proxy, what: str, tmp_path: Path) -> None:
+def test_report_whose_answer_is_lost_is_told_once(yard: TransportDriver, proxy: RedisProxy, what: str, tmp_path: Path) -> None:
     yard.start_worker(JOBWORKER_REDIS_URL=proxy.url)
     yard.expect_only_done(yard.publish())  # From here on Redis knows the scripts.
     gate = tmp_path / "gate"
     if what == "tell":
-        proxy.drop_answer_to(_settles(what))
+        proxy.drop_answer_to(_reports_kind(what))
     held = yard.publish("wait_for_file", count=2, path=str(gate))
-    until(is_busy(yard, held))
+    until(make_running_check(yard, held))
     if what == "end":
-        proxy.drop_answer_to(_settles(what))
+        proxy.drop_answer_to(_reports_kind(what))
     gate.touch()
     until(proxy.has_cut.is_set, what="the answer to be cut")
     yard.expect_only_done([*held, *yard.publish(count=10)])
 
 
-def test_messages_of_a_worker_that_dies_at_any_moment_go_to_another_one(yard: Yard, proxy: Proxy) -> None:
+def test_messages_of_a_worker_that_dies_at_any_moment_go_to_another_one(yard: TransportDriver, proxy: RedisProxy) -> None:
     frozen = yard.start_worker("--pool", "threads", wait=False)
     unheard = yard.start_worker("--pool", "threads", "--queues", "background", wait=False, JOBWORKER_REDIS_URL=proxy.url)
     yard.wait_until_ready(frozen, unheard)
@@ -71,7 +71,7 @@ def test_messages_of_a_worker_that_dies_at_any_moment_go_to_another_one(yard: Ya
     assert heir.is_alive()
 
 
-def test_worker_killed_under_load_again_and_again(yard: Yard) -> None:
+def test_worker_killed_under_load_again_and_again(yard: TransportDriver) -> None:
     executions = yard.publish(count=300)
     for _ in range(2):
         worker = yard.start_worker("--pool", "threads")

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.transport.yard import Yard, is_busy
+from tests.integration.transport.yard import TransportDriver, make_running_check
 from tests.waiting import until
 
 
-def _in_order(yard: Yard, executions: list[str]) -> list[str]:
+def _sort_by_start(yard: TransportDriver, executions: list[str]) -> list[str]:
     """These executions in the order in which they began."""
     wanted = set(executions)
     return [execution for execution, _ in yard.engine.count_starts() if execution in wanted]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_urgent_message_overtakes_what_was_fetched_ahead(yard: Yard, pool: str, tmp_path: Path) -> None:
+def test_urgent_message_overtakes_what_was_fetched_ahead(yard: TransportDriver, pool: str, tmp_path: Path) -> None:
     yard.start_worker("--pool", pool)
     yard.expect_only_done(yard.publish(count=600))  # Over in no time: from now on it fetches ahead.
     gate = tmp_path / "gate"
@@ -25,7 +25,7 @@ def test_urgent_message_overtakes_what_was_fetched_ahead(yard: Yard, pool: str, 
     blocking = [yard.make_message("wait_for_file", path=str(gate)) for _ in range(slots)]
     executions = yard.publish_messages([*blocking, *(yard.make_message() for _ in range(40))])
     held, ahead = executions[:slots], executions[slots:]
-    until(is_busy(yard, held))
+    until(make_running_check(yard, held))
     assert any(yard.list_in_flight().values())
     [urgent] = yard.publish(priority=9)
     if pool == "solo":  # Its event loop runs the job itself: what has waited for too long goes back afterwards.
@@ -34,10 +34,10 @@ def test_urgent_message_overtakes_what_was_fetched_ahead(yard: Yard, pool: str, 
         until(lambda: yard.count_queued() == 41, what="what was fetched ahead to go back")
     gate.touch()
     yard.expect_only_done([*executions, urgent])
-    assert urgent in _in_order(yard, [*ahead, urgent])[:slots]
+    assert urgent in _sort_by_start(yard, [*ahead, urgent])[:slots]
 
 
-def test_what_was_fetched_ahead_and_is_blocked_runs_on_another_worker(yard: Yard, tmp_path: Path) -> None:
+def test_what_was_fetched_ahead_and_is_blocked_runs_on_another_worker(yard: TransportDriver, tmp_path: Path) -> None:
     blocked = yard.start_worker("-n", "blocked@%h", wait=False)
     idle = yard.start_worker("-n", "idle@%h", "--queues", "background", wait=False)
     yard.wait_until_ready(blocked, idle)
@@ -45,41 +45,41 @@ def test_what_was_fetched_ahead_and_is_blocked_runs_on_another_worker(yard: Yard
     gate = tmp_path / "gate"
     blocking = [yard.make_message("wait_for_file", path=str(gate)) for _ in range(2)]
     executions = yard.publish_messages([*blocking, *(yard.make_message() for _ in range(40))])
-    until(is_busy(yard, executions[:2]))
+    until(make_running_check(yard, executions[:2]))
     yard.send_control("add_consumer", "default", destination=idle)
-    until(is_busy(yard, executions), what="the others to run elsewhere")
+    until(make_running_check(yard, executions), what="the others to run elsewhere")
     assert not gate.exists()
     gate.touch()
     yard.expect_only_done(executions)
 
 
-def _shares(yard: Yard, by_queue: dict[str, list[str]], first: int) -> dict[str, int]:
+def _count_starts_by_queue(yard: TransportDriver, by_queue: dict[str, list[str]], first: int) -> dict[str, int]:
     """How many of the first so many starts came from which queue."""
     of = {execution: queue for queue, executions in by_queue.items() for execution in executions}
-    begun = _in_order(yard, list(of))[:first]
+    begun = _sort_by_start(yard, list(of))[:first]
     return dict(collections.Counter(of[execution] for execution in begun))
 
 
-def test_queues_are_served_by_weight(yard: Yard) -> None:
+def test_queues_are_served_by_weight(yard: TransportDriver) -> None:
     by_queue = {queue: yard.publish(count=200, queue=queue) for queue in ("background", "default", "critical")}
     yard.start_worker("--pool", "solo")
     yard.expect_only_done([execution for executions in by_queue.values() for execution in executions])
-    shares = _shares(yard, by_queue, first=100)
+    shares = _count_starts_by_queue(yard, by_queue, first=100)
     assert 50 <= shares["critical"] <= 70
     assert 20 <= shares["default"] <= 40
     assert 5 <= shares["background"] <= 15
 
 
-def test_queues_are_served_strictly_in_the_order_given(yard: Yard) -> None:
+def test_queues_are_served_strictly_in_the_order_given(yard: TransportDriver) -> None:
     names = ["background", "critical", "default", "another"]
     by_queue = {queue: yard.publish(count=50, queue=queue) for queue in sorted(names)}
     yard.start_worker("--pool", "solo", "--queues", ",".join(names), JOBWORKER_QUEUE_WEIGHTS="strict")
     executions = [execution for queue in names for execution in by_queue[queue]]
     yard.expect_only_done(executions)
-    assert _in_order(yard, executions) == executions
+    assert _sort_by_start(yard, executions) == executions
 
 
-def test_weights_that_make_no_sense_are_refused_in_one_line(yard: Yard) -> None:
+def test_weights_that_make_no_sense_are_refused_in_one_line(yard: TransportDriver) -> None:
     worker = yard.start_worker(wait=False, JOBWORKER_QUEUE_WEIGHTS="critical=lots")
     until(lambda: not worker.is_alive(), what="the worker to end")
     said = yard.engine.read_log(worker)

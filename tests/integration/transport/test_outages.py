@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from jobworker.transport import keys
-from tests.integration.transport.yard import Yard, is_busy
-from tests.servers import Process
+from tests.integration.transport.yard import TransportDriver, make_running_check
+from tests.servers import ServerProcess
 from tests.waiting import until
 
 #: A pool each on a queue of its own, and how many jobs it runs at a time.
@@ -18,7 +18,7 @@ _POOLS = {"prefork": ("critical", 2), "threads": ("default", 2), "solo": ("backg
 
 
 @pytest.fixture
-def workers(yard: Yard) -> dict[str, Process]:
+def workers(yard: TransportDriver) -> dict[str, ServerProcess]:
     """One worker of each pool, each with its own queue."""
     started = {
         pool: yard.start_worker("--pool", pool, "--queues", queue, "-n", f"{pool}@%h", wait=False)
@@ -29,23 +29,23 @@ def workers(yard: Yard) -> dict[str, Process]:
 
 
 @contextlib.contextmanager
-def _every_slot_busy(yard: Yard, gate: Path) -> Iterator[list[str]]:
+def _occupy_all_slots(yard: TransportDriver, gate: Path) -> Iterator[list[str]]:
     """The executions that keep every slot of every worker busy until the gate opens, at the latest with the block."""
     held = [
         execution
         for queue, slots in _POOLS.values()
         for execution in yard.publish("wait_for_file", count=slots, queue=queue, path=str(gate))
     ]
-    until(is_busy(yard, held), what="every slot to be busy")
+    until(make_running_check(yard, held), what="every slot to be busy")
     yield held
     gate.touch()
 
 
-def _publish_everywhere(yard: Yard, count: int) -> list[str]:
+def _publish_everywhere(yard: TransportDriver, count: int) -> list[str]:
     return [execution for queue, _ in _POOLS.values() for execution in yard.publish(count=count, queue=queue)]
 
 
-def _must_be_well(yard: Yard, workers: dict[str, Process], names: set[str]) -> None:
+def _check_workers(yard: TransportDriver, workers: dict[str, ServerProcess], names: set[str]) -> None:
     """All alive, under the same names, never taken for dead; and each still takes work."""
     for worker in workers.values():
         worker.check_alive()
@@ -55,14 +55,14 @@ def _must_be_well(yard: Yard, workers: dict[str, Process], names: set[str]) -> N
 
 
 @pytest.mark.timeout(180)
-def test_redis_restarts(yard: Yard, workers: dict[str, Process], tmp_path: Path) -> None:
+def test_redis_restarts(yard: TransportDriver, workers: dict[str, ServerProcess], tmp_path: Path) -> None:
     """Idle and with all slots busy; the last time for several leases, and jobs end meanwhile."""
     names = set(yard.list_workers())
-    _restart(yard, down=2)
-    _must_be_well(yard, workers, names)
+    _restart_redis(yard, down=2)
+    _check_workers(yard, workers, names)
     for down in (4, 15):
         gate = tmp_path / f"gate-{down}"
-        with _every_slot_busy(yard, gate) as held:
+        with _occupy_all_slots(yard, gate) as held:
             waiting = _publish_everywhere(yard, 20)
             yard.server.stop()
             time.sleep(down / 2)
@@ -71,16 +71,16 @@ def test_redis_restarts(yard: Yard, workers: dict[str, Process], tmp_path: Path)
             time.sleep(down / 2)
             yard.server.start()
         yard.expect_only_done([*held, *waiting])
-        _must_be_well(yard, workers, names)
+        _check_workers(yard, workers, names)
 
 
-def _restart(yard: Yard, down: float) -> None:
+def _restart_redis(yard: TransportDriver, down: float) -> None:
     yard.server.stop()
     time.sleep(down)
     yard.server.start()
 
 
-def test_connections_dropped_every_second_under_load(yard: Yard, workers: dict[str, Process]) -> None:
+def test_connections_dropped_every_second_under_load(yard: TransportDriver, workers: dict[str, ServerProcess]) -> None:
     names, executions = set(yard.list_workers()), []
     for _ in range(10):
         for _ in range(10):
@@ -88,12 +88,12 @@ def test_connections_dropped_every_second_under_load(yard: Yard, workers: dict[s
             time.sleep(0.1)
         yard.close_connections()
     yard.expect_only_done(executions)
-    _must_be_well(yard, workers, names)
+    _check_workers(yard, workers, names)
 
 
-def test_redis_is_full(yard: Yard, workers: dict[str, Process], tmp_path: Path) -> None:
+def test_redis_is_full(yard: TransportDriver, workers: dict[str, ServerProcess], tmp_path: Path) -> None:
     names = set(yard.list_workers())
-    with _every_slot_busy(yard, tmp_path / "gate") as held:
+    with _occupy_all_slots(yard, tmp_path / "gate") as held:
         waiting = _publish_everywhere(yard, 20)
         yard.client.config_set("maxmemory", "1mb")
     until(
@@ -109,10 +109,10 @@ def test_redis_is_full(yard: Yard, workers: dict[str, Process], tmp_path: Path) 
     assert len(yard.engine.count_starts()) == begun, "nothing begins while reports cannot leave"
     yard.client.config_set("maxmemory", "0")
     yard.expect_only_done([*held, *waiting])
-    _must_be_well(yard, workers, names)
+    _check_workers(yard, workers, names)
 
 
-def _wait_for_heartbeats(yard: Yard, seconds: float) -> None:
+def _wait_for_heartbeats(yard: TransportDriver, seconds: float) -> None:
     """So many seconds, by the clock of Redis and the heartbeats of all workers."""
 
     def oldest() -> float:
@@ -124,7 +124,7 @@ def _wait_for_heartbeats(yard: Yard, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("pool", list(_POOLS))
-def test_celerys_consumer_starts_over(yard: Yard, pool: str, tmp_path: Path) -> None:
+def test_celerys_consumer_starts_over(yard: TransportDriver, pool: str, tmp_path: Path) -> None:
     """For whatever reason, with jobs in hand and messages on their way."""
     worker = yard.start_worker("--pool", pool, JOB_SABOTAGE="start over")
     gate = tmp_path / "gate"

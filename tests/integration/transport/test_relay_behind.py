@@ -1,19 +1,19 @@
 """The relay is away for long: the stream of events stops growing, and what was held back runs later."""
 
 from jobworker.transport import keys
-from tests.integration.transport.yard import Yard
+from tests.integration.transport.yard import TransportDriver
 from tests.waiting import until
 
 #: So short that a worker's grace, four leases, passes within the test.
-_LEASE = "1"
+_LEASE_SECONDS = "1"
 
-_FILL = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'kind', 'due', 'execution', '', 'attempt', 0) end"
+_FILL_STREAM_SCRIPT = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'kind', 'due', 'execution', '', 'attempt', 0) end"
 
 
-def test_workers_begin_nothing_new_until_events_are_read(yard: Yard) -> None:
+def test_workers_begin_nothing_new_until_events_are_read(yard: TransportDriver) -> None:
     for count in (50_000, 50_001):
-        yard.client.eval(_FILL, 1, keys.EVENTS, count)
-    worker = yard.start_worker("--pool", "threads", JOBWORKER_WORKER_LEASE=_LEASE)
+        yard.client.eval(_FILL_STREAM_SCRIPT, 1, keys.EVENTS, count)
+    worker = yard.start_worker("--pool", "threads", JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
     executions = yard.publish(count=5)
     until(lambda: yard.engine.read_log(worker).count("relay_is_behind") >= 3, what="a worker that waits for the relay")
     worker.check_alive()

@@ -10,7 +10,7 @@ from kombu import Connection
 from tests.engine import Engine
 from tests.integration.engine import test_faults as faults
 from tests.integration.engine import test_outcomes as outcomes
-from tests.integration.transport.yard import Yard, is_busy
+from tests.integration.transport.yard import TransportDriver, make_running_check
 from tests.servers import RedisServer
 from tests.waiting import until
 
@@ -35,7 +35,7 @@ def test_doubled_messages(stock: Engine, own_server: RedisServer, tmp_path: Path
     faults.test_doubled_messages_run_once(stock, own_server, tmp_path)
 
 
-def _handled_by_kombu(yard: Yard) -> int:
+def _return_by_kombu(yard: TransportDriver) -> int:
     """Let kombu take and put back every message of the default queue; answers how many."""
     with Connection(yard.server.url) as connection, connection.SimpleQueue("default") as queue:
         messages = [queue.get(timeout=5) for _ in range(yard.count_queued())]
@@ -44,11 +44,11 @@ def _handled_by_kombu(yard: Yard) -> int:
     return len(messages)
 
 
-def test_messages_that_kombu_put_back_run_once(yard: Yard) -> None:
+def test_messages_that_kombu_put_back_run_once(yard: TransportDriver) -> None:
     executions = yard.publish(count=10)
     names = list(yard.client.scan_iter(match="default*"))
     copies = {name: yard.client.lrange(name, 0, -1) for name in names}
-    assert _handled_by_kombu(yard) == 10
+    assert _return_by_kombu(yard) == 10
     for name, copied in copies.items():
         # As published, before and after what kombu wrote: only one of the three may run.
         yard.client.lpush(name, *copied)
@@ -58,15 +58,15 @@ def test_messages_that_kombu_put_back_run_once(yard: Yard) -> None:
     yard.expect_only_done(executions)
 
 
-def test_worker_that_dies_with_a_message_that_kombu_put_back(yard: Yard, tmp_path: Path) -> None:
+def test_worker_that_dies_with_a_message_that_kombu_put_back(yard: TransportDriver, tmp_path: Path) -> None:
     """In flight it looks like a foreign one. The attempt does not start again, and is not stuck."""
     gate = tmp_path / "gate"
     [execution] = yard.publish("wait_for_file", path=str(gate))
-    _handled_by_kombu(yard)
+    _return_by_kombu(yard)
     dead = yard.start_worker("--pool", "solo", "-n", "dead@%h", wait=False)
     heir = yard.start_worker("--pool", "solo", "-n", "heir@%h", "--queues", "critical", wait=False)
     yard.wait_until_ready(dead, heir)
-    until(is_busy(yard, [execution]))
+    until(make_running_check(yard, [execution]))
     dead.send_signal(signal.SIGKILL)
     until(lambda: yard.count_queued() == 1, what="the message to go back")
     yard.send_control("add_consumer", "default", destination=heir)

@@ -12,32 +12,32 @@ import httpx
 import pytest
 from celery import Celery
 
-from tests.integration.transport.yard import Yard, is_busy
-from tests.servers import Process, free_port
+from tests.integration.transport.yard import TransportDriver, make_running_check
+from tests.servers import ServerProcess, find_free_port
 from tests.waiting import until
 
 _QUEUES = ["critical", "default", "background"]
 
 
-def _inspected(yard: Yard, what: str) -> Any:
+def _inspect_worker(yard: TransportDriver, what: str) -> Any:
     """The answer of the only worker."""
     answers = yard.inspect_workers(what)
     assert len(answers) == 1
     return next(iter(answers.values()))
 
 
-def test_inspect_and_control(yard: Yard, tmp_path: Path) -> None:
+def test_inspect_and_control(yard: TransportDriver, tmp_path: Path) -> None:
     worker = yard.start_worker()
     gate = tmp_path / "gate"
     held = yard.publish("wait_for_file", count=2, path=str(gate))
-    until(is_busy(yard, held))
-    assert _inspected(yard, "ping") == {"ok": "pong"}
+    until(make_running_check(yard, held))
+    assert _inspect_worker(yard, "ping") == {"ok": "pong"}
     before = set(yard.client.scan_iter())
-    assert {request["id"] for request in _inspected(yard, "active")} == set(held)
-    assert _inspected(yard, "reserved") == []
-    assert _inspected(yard, "stats")["pool"]["max-concurrency"] == 2
-    assert "noop" in _inspected(yard, "registered")
-    assert sorted(queue["name"] for queue in _inspected(yard, "active_queues")) == sorted(_QUEUES)
+    assert {request["id"] for request in _inspect_worker(yard, "active")} == set(held)
+    assert _inspect_worker(yard, "reserved") == []
+    assert _inspect_worker(yard, "stats")["pool"]["max-concurrency"] == 2
+    assert "noop" in _inspect_worker(yard, "registered")
+    assert sorted(queue["name"] for queue in _inspect_worker(yard, "active_queues")) == sorted(_QUEUES)
     until(lambda: not [key for key in set(yard.client.scan_iter()) - before if "pidbox" in key], what="no keys left")
 
     yard.send_control("cancel_consumer", "default")
@@ -58,7 +58,7 @@ def test_inspect_and_control(yard: Yard, tmp_path: Path) -> None:
     assert yard.list_workers() == []
 
 
-def test_an_answer_that_nobody_reads_expires(yard: Yard) -> None:
+def test_an_answer_that_nobody_reads_expires(yard: TransportDriver) -> None:
     yard.start_worker()
     with Celery(broker=yard.server.url, set_as_current=False) as app, app.connection() as connection:
         mailbox = app.control.mailbox(connection)
@@ -68,12 +68,12 @@ def test_an_answer_that_nobody_reads_expires(yard: Yard) -> None:
         assert 0 < yard.client.ttl(answers) <= 60
 
 
-def test_parameters_and_results_stay_out_of_remote_control_events_and_logs(yard: Yard, tmp_path: Path) -> None:
+def test_parameters_and_results_stay_out_of_remote_control_events_and_logs(yard: TransportDriver, tmp_path: Path) -> None:
     worker = yard.start_worker("-E", "--loglevel", "DEBUG")
     gate = tmp_path / "hush-parameter"
-    with _captured(yard) as events:
+    with _capture_events(yard) as events:
         held = yard.publish("wait_for_file", count=3, path=str(gate))
-        until(is_busy(yard, held[:2]))
+        until(make_running_check(yard, held[:2]))
         answers = [yard.inspect_workers(what) for what in ("active", "reserved", "scheduled", "conf")]
         message = {
             "body": base64.b64encode(b'[["hush-body"], {}, {}]').decode(),
@@ -95,7 +95,7 @@ def test_parameters_and_results_stay_out_of_remote_control_events_and_logs(yard:
 
 
 @contextlib.contextmanager
-def _captured(yard: Yard) -> Iterator[list[dict[str, Any]]]:
+def _capture_events(yard: TransportDriver) -> Iterator[list[dict[str, Any]]]:
     """Celery's events, while the block runs."""
     events: list[dict[str, Any]] = []
     with Celery(broker=yard.server.url, set_as_current=False) as app, app.connection_for_read() as connection:
@@ -118,18 +118,18 @@ def _captured(yard: Yard) -> Iterator[list[dict[str, Any]]]:
             thread.join(10)
 
 
-def test_autoscale_and_chosen_queues(yard: Yard, tmp_path: Path) -> None:
+def test_autoscale_and_chosen_queues(yard: TransportDriver, tmp_path: Path) -> None:
     yard.start_worker("--autoscale", "3,1", "--queues", "default,background")
     gate = tmp_path / "gate"
     untouched = yard.publish(count=2, queue="critical")
     held = yard.publish("wait_for_file", count=3, path=str(gate))
-    until(is_busy(yard, held), what="the pool to grow")
+    until(make_running_check(yard, held), what="the pool to grow")
     gate.touch()
     yard.expect_done([*held, *yard.publish(count=20), *yard.publish(count=20, queue="background")])
     assert yard.count_queued("critical") == len(untouched)
 
 
-def test_purge(yard: Yard) -> None:
+def test_purge(yard: TransportDriver) -> None:
     yard.publish(count=5)
     yard.publish(count=2, queue="critical", priority=9)
     purge = yard.engine.start_celery("purge", "-f")
@@ -140,14 +140,14 @@ def test_purge(yard: Yard) -> None:
 
 
 @pytest.fixture
-def flower(yard: Yard) -> tuple[Process, httpx.Client]:
+def flower(yard: TransportDriver) -> tuple[ServerProcess, httpx.Client]:
     """Flower, and a client that knows its password."""
-    bind = f"127.0.0.1:{free_port()}"
+    bind = f"127.0.0.1:{find_free_port()}"
     process = yard.engine.start_celery("flower", JOBWORKER_FLOWER_BIND=bind, JOBWORKER_FLOWER_PASSWORD="secret")
     return process, httpx.Client(base_url=f"http://{bind}", auth=("jobworker", "secret"))
 
 
-def test_flowers_queue_page(yard: Yard, flower: tuple[Process, httpx.Client]) -> None:
+def test_flowers_queue_page(yard: TransportDriver, flower: tuple[ServerProcess, httpx.Client]) -> None:
     process, client = flower
     worker = yard.start_worker("--queues", "critical")
     yard.publish(count=4)

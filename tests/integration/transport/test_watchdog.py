@@ -5,42 +5,42 @@ from types import SimpleNamespace
 import pytest
 
 from jobworker.clock import ManualClock
-from jobworker.transport.client import connect
-from jobworker.transport.publisher import lists_of
+from jobworker.transport.client import connect_redis
+from jobworker.transport.publisher import get_list_names
 from jobworker.worker.watchdog import Watchdog
-from tests.integration.transport.yard import Yard
-from tests.servers import Process
+from tests.integration.transport.yard import TransportDriver
+from tests.servers import ServerProcess
 from tests.waiting import until
 
 #: So short that four leases, a worker's grace, pass within a test.
-_LEASE = "1"
+_LEASE_SECONDS = "1"
 
 
-def _ends(yard: Yard, worker: Process, says: str) -> None:
+def _expect_end(yard: TransportDriver, worker: ServerProcess, says: str) -> None:
     until(lambda: not worker.is_alive(), what="the worker to be ended")
     assert says in yard.engine.read_log(worker)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_worker_that_fetches_nothing_is_ended(yard: Yard, pool: str) -> None:
-    deaf = yard.start_worker("--pool", pool, JOB_SABOTAGE="deaf", JOBWORKER_WORKER_LEASE=_LEASE)
+def test_worker_that_fetches_nothing_is_ended(yard: TransportDriver, pool: str) -> None:
+    deaf = yard.start_worker("--pool", pool, JOB_SABOTAGE="deaf", JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
     first = yard.publish()
     until(lambda: [kind for kind, _, _ in yard.list_events()] == ["running", "succeeded"])
     yard.publish()
-    _ends(yard, deaf, "worker_takes_nothing")
+    _expect_end(yard, deaf, "worker_takes_nothing")
     assert len(yard.engine.count_starts()) == len(first)
 
 
-def test_worker_whose_event_loop_hangs_is_ended(yard: Yard) -> None:
-    hung = yard.start_worker(JOB_SABOTAGE="hang", JOBWORKER_WORKER_LEASE=_LEASE)
+def test_worker_whose_event_loop_hangs_is_ended(yard: TransportDriver) -> None:
+    hung = yard.start_worker(JOB_SABOTAGE="hang", JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
     yard.publish()
-    _ends(yard, hung, "Timeout (0:00:04)!")
+    _expect_end(yard, hung, "Timeout (0:00:04)!")
     assert "time.sleep" in yard.engine.read_log(hung) or "most recent call first" in yard.engine.read_log(hung)
 
 
-def test_worker_that_is_idle_or_busy_is_not_ended(yard: Yard) -> None:
+def test_worker_that_is_idle_or_busy_is_not_ended(yard: TransportDriver) -> None:
     """For longer than its grace: nothing to do, then no slot free while work waits."""
-    worker = yard.start_worker(JOBWORKER_WORKER_LEASE=_LEASE)
+    worker = yard.start_worker(JOBWORKER_WORKER_LEASE=_LEASE_SECONDS)
     held = yard.publish("hold", count=2, seconds=6)
     waiting = yard.publish(count=5)
     yard.expect_only_done([*held, *waiting])
@@ -57,12 +57,12 @@ def test_worker_is_not_ended_for_lists_that_are_of_another_type(redis_url: str, 
             watchdog.check_worker()
             clock.advance(1)
 
-    with connect(redis_url) as client:
-        for name in lists_of("default"):
+    with connect_redis(redis_url) as client:
+        for name in get_list_names("default"):
             client.set(name, "no list")
         watchdog = Watchdog(consumer, client, clock, 2, lambda: ended.append("ended"))
         look_for_a_while(watchdog)
         assert not ended
-        client.lpush(lists_of("critical")[1], "a message")
+        client.lpush(get_list_names("critical")[1], "a message")
         look_for_a_while(watchdog)
         assert ended

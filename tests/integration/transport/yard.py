@@ -9,17 +9,17 @@ from celery import Celery
 
 from jobworker.domain.ids import IdFactory
 from jobworker.transport import keys
-from jobworker.transport.publisher import Message, Publisher, lists_of
-from jobworker.transport.registry import Registry
-from tests.engine import LEASE, Engine
-from tests.servers import Process, RedisServer
+from jobworker.transport.publisher import Message, Publisher, get_list_names
+from jobworker.transport.registry import WorkerRegistry
+from tests.engine import LEASE_SECONDS, Engine
+from tests.servers import ServerProcess, RedisServer
 from tests.waiting import until
 
 #: One worker's messages in flight: tag → message.
-Flight = dict[str, str]
+InFlightMessages = dict[str, str]
 
 
-class Yard:
+class TransportDriver:
     """Publishes like the relay does, and looks into Redis."""
 
     def __init__(self, engine: Engine, server: RedisServer) -> None:
@@ -31,14 +31,14 @@ class Yard:
 
     # --- workers ----------------------------------------------------------------------------------------------
 
-    def start_worker(self, *options: str, wait: bool = True, **settings: str) -> Process:
+    def start_worker(self, *options: str, wait: bool = True, **settings: str) -> ServerProcess:
         """Start a worker with two slots (unless `options` say otherwise), and wait until it consumes."""
         worker = self.engine.start_worker("--without-mingle", *options, **settings)
         if wait:
             self.wait_until_ready(worker)
         return worker
 
-    def wait_until_ready(self, *workers: Process) -> None:
+    def wait_until_ready(self, *workers: ServerProcess) -> None:
         """Wait until the workers consume."""
         for worker in workers:
             until(
@@ -47,7 +47,7 @@ class Yard:
             )
             worker.check_alive()
 
-    def get_worker_id(self, worker: Process) -> str:
+    def get_worker_id(self, worker: ServerProcess) -> str:
         """The name under which Redis knows a worker."""
         return next(name for name in self.list_workers() if f":{worker.pid}:" in name)
 
@@ -61,7 +61,7 @@ class Yard:
         for kind in ("normal", "pubsub"):
             self.client.client_kill_filter(_type=kind, skipme=True)
 
-    def send_control(self, command: str, *arguments: Any, destination: Process | None = None, **options: Any) -> Any:
+    def send_control(self, command: str, *arguments: Any, destination: ServerProcess | None = None, **options: Any) -> Any:
         """Use one of Celery's remote control commands, and wait for the answers (there is none to `shutdown`)."""
         to = [self.get_worker_id(destination).rsplit(":", 2)[0]] if destination else None
         with Celery(broker=self.server.url, set_as_current=False) as app:
@@ -107,9 +107,9 @@ class Yard:
 
     def count_queued(self, *queues: str) -> int:
         """How many messages stand in the queues."""
-        return sum(self.client.llen(name) for queue in queues or ("default",) for name in lists_of(queue))
+        return sum(self.client.llen(name) for queue in queues or ("default",) for name in get_list_names(queue))
 
-    def list_in_flight(self) -> dict[str, Flight]:
+    def list_in_flight(self) -> dict[str, InFlightMessages]:
         """The messages that each worker has taken and not acknowledged."""
         prefix = keys.INFLIGHT.format(worker="")
         names: list[str] = list(self.client.scan_iter(match=prefix + "*", count=1000))
@@ -159,13 +159,13 @@ class Yard:
 
     def reap_silent_workers(self) -> list[str]:
         """Look for silent workers once, as the relay does every second."""
-        return Registry(self.client, LEASE).reap_silent_workers()
+        return WorkerRegistry(self.client, LEASE_SECONDS).reap_silent_workers()
 
     def close(self) -> None:
         """Let go of Redis."""
         self.client.close()
 
 
-def is_busy(yard: Yard, executions: list[str]) -> Callable[[], bool]:
+def make_running_check(yard: TransportDriver, executions: list[str]) -> Callable[[], bool]:
     """Whether all of them are running."""
     return lambda: all(yard.engine.is_running(execution) for execution in executions)

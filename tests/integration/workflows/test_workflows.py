@@ -6,26 +6,26 @@ from typing import Any
 
 import pytest
 
-from jobworker.domain.execution import State
-from jobworker.domain.job import Definition
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.job import JobDefinition
 from jobworker.services import jobs
-from tests.integration.workflows.yard import Yard, step
+from tests.integration.workflows.yard import WorkflowDriver, make_step
 from tests.waiting import until
 
 
-def _from(source: str) -> dict[str, str]:
+def _make_reference(source: str) -> dict[str, str]:
     return {"$from": source}
 
 
-def test_results_go_from_step_to_step_and_meet_again(yard: Yard) -> None:
+def test_results_go_from_step_to_step_and_meet_again(yard: WorkflowDriver) -> None:
     batch, ids = yard.submit_workflow(
-        start=step("noop", parameters={"number": 5}),
-        left=step("plain_celery_task", "start", parameters={"left": _from("start"), "right": 10}),
-        right=step("plain_celery_task", "start", parameters={"left": _from("start"), "right": 20}),
-        total=step("plain_celery_task", "left", "right", parameters={"left": _from("left"), "right": _from("right")}),
+        start=make_step("noop", parameters={"number": 5}),
+        left=make_step("plain_celery_task", "start", parameters={"left": _make_reference("start"), "right": 10}),
+        right=make_step("plain_celery_task", "start", parameters={"left": _make_reference("start"), "right": 20}),
+        total=make_step("plain_celery_task", "left", "right", parameters={"left": _make_reference("left"), "right": _make_reference("right")}),
     )
     status = yard.wait_until_completed(batch)
-    assert status.counts == {State.SUCCEEDED: 4}
+    assert status.counts == {ExecutionState.SUCCEEDED: 4}
     assert yard.engine.get(ids["total"]).result == 15 + 25
     starts = {name: yard.engine.get(each).started_at for name, each in ids.items()}
     ends = {name: yard.engine.get(each).finished_at for name, each in ids.items()}
@@ -33,44 +33,44 @@ def test_results_go_from_step_to_step_and_meet_again(yard: Yard) -> None:
         assert ends[first] <= starts[then]  # type: ignore[operator]
 
 
-def test_a_long_chain_runs_in_order(yard: Yard) -> None:
-    steps: dict[str, Any] = {"s0": step("noop", parameters={"number": 0})}
+def test_a_long_chain_runs_in_order(yard: WorkflowDriver) -> None:
+    steps: dict[str, Any] = {"s0": make_step("noop", parameters={"number": 0})}
     for number in range(1, 20):
         before = f"s{number - 1}"
-        steps[f"s{number}"] = step("plain_celery_task", before, parameters={"left": _from(before), "right": 1})
+        steps[f"s{number}"] = make_step("plain_celery_task", before, parameters={"left": _make_reference(before), "right": 1})
     batch, ids = yard.submit_workflow(**steps)
     yard.wait_until_completed(batch)
     assert yard.engine.get(ids["s19"]).result == 19
 
 
 @pytest.mark.parametrize("failing", ["fails", "kills_itself_once"])
-def test_what_becomes_of_steps_behind_a_failure(yard: Yard, failing: str) -> None:
+def test_what_becomes_of_steps_behind_a_failure(yard: WorkflowDriver, failing: str) -> None:
     batch, ids = yard.submit_workflow(
-        bad=step(failing),
-        skips=step("noop", "bad"),
-        behind_skip=step("noop", "skips"),
-        fails=step("noop", {"step": "bad", "otherwise": "fail"}),
-        continues=step("noop", {"step": "bad", "otherwise": "continue"}),
-        handler=step("noop", {"step": "bad", "on": "failure"}),
-        elsewhere=step("noop"),
-        last=step("noop", *({"step": each, "on": "any"} for each in ("behind_skip", "fails", "continues", "handler"))),
+        bad=make_step(failing),
+        skips=make_step("noop", "bad"),
+        behind_skip=make_step("noop", "skips"),
+        fails=make_step("noop", {"step": "bad", "otherwise": "fail"}),
+        continues=make_step("noop", {"step": "bad", "otherwise": "continue"}),
+        handler=make_step("noop", {"step": "bad", "on": "failure"}),
+        elsewhere=make_step("noop"),
+        last=make_step("noop", *({"step": each, "on": "any"} for each in ("behind_skip", "fails", "continues", "handler"))),
     )
     assert yard.wait_for_final_states(ids) == {
-        "bad": State.FAILED, "skips": State.SKIPPED, "behind_skip": State.SKIPPED, "fails": State.FAILED,
-        "continues": State.SUCCEEDED, "handler": State.SUCCEEDED, "elsewhere": State.SUCCEEDED, "last": State.SUCCEEDED,
+        "bad": ExecutionState.FAILED, "skips": ExecutionState.SKIPPED, "behind_skip": ExecutionState.SKIPPED, "fails": ExecutionState.FAILED,
+        "continues": ExecutionState.SUCCEEDED, "handler": ExecutionState.SUCCEEDED, "elsewhere": ExecutionState.SUCCEEDED, "last": ExecutionState.SUCCEEDED,
     }  # fmt: skip
     assert yard.wait_until_completed(batch).finished == 8
     begun = {execution for execution, _ in yard.engine.count_starts()}
     assert not begun & {ids[name] for name in ("skips", "behind_skip", "fails")}
 
 
-def test_a_job_starts_after_each_end_that_counts(yard: Yard) -> None:
+def test_a_job_starts_after_each_end_that_counts(yard: WorkflowDriver) -> None:
     engine = yard.engine
     policies = {"retry": {"max_attempts": None}, "trigger_after": [
-        {"job": "noop", "on": "success", "parameters": {"left": _from("noop"), "right": 1}},
+        {"job": "noop", "on": "success", "parameters": {"left": _make_reference("noop"), "right": 1}},
         {"job": "fails", "on": "failure", "parameters": {"left": 100}},
     ]}  # fmt: skip
-    definition = Definition("after", "plain_celery_task", policies=policies)
+    definition = JobDefinition("after", "plain_celery_task", policies=policies)
     jobs.create(engine.database, engine.clock, definition, "tester")
     good = [engine.submit_one("noop", parameters={"number": number}, correlation_id="c") for number in range(10)]
     bad = engine.submit_one("fails")
@@ -84,42 +84,42 @@ def test_a_job_starts_after_each_end_that_counts(yard: Yard) -> None:
     jobs.remove(engine.database, engine.clock, "after", None, "tester")
 
 
-def test_dependents_that_come_while_their_parents_end(yard: Yard) -> None:
+def test_dependents_that_come_while_their_parents_end(yard: WorkflowDriver) -> None:
     engine = yard.engine
     children = []
     for number in range(100):
         parent = engine.submit_one("noop", parameters={"number": number})
-        children.append(engine.submit_one("noop", parameters={"number": _from(parent)}, depends_on=[parent]))
+        children.append(engine.submit_one("noop", parameters={"number": _make_reference(parent)}, depends_on=[parent]))
     assert [engine.wait_until_final(each).result for each in children] == list(range(100))
 
 
-def test_what_ends_while_no_relay_lives_is_let_go_on_by_the_next(own_yard: Yard, tmp_path: Path) -> None:
+def test_what_ends_while_no_relay_lives_is_let_go_on_by_the_next(own_yard: WorkflowDriver, tmp_path: Path) -> None:
     engine = own_yard.engine
     relay, _ = engine.start()
     done = tmp_path / "done"
     parent = engine.submit_one("wait_for_file", parameters={"path": str(done)})
     child = engine.submit_one("noop", depends_on=[parent])
-    batch, _ = own_yard.submit_workflow(first=step("noop", depends_on=[parent]), second=step("noop", "first"))
+    batch, _ = own_yard.submit_workflow(first=make_step("noop", depends_on=[parent]), second=make_step("noop", "first"))
     until(lambda: engine.is_running(parent))
     relay.terminate(signal.SIGKILL)
     done.touch()
     until(lambda: (parent, 1) in engine.count_ends())
-    assert engine.get(child).state is State.WAITING
+    assert engine.get(child).state is ExecutionState.WAITING
     engine.start_relay()
-    assert engine.wait_until_final(child).state is State.SUCCEEDED
-    assert own_yard.wait_until_completed(batch).counts == {State.SUCCEEDED: 2}
+    assert engine.wait_until_final(child).state is ExecutionState.SUCCEEDED
+    assert own_yard.wait_until_completed(batch).counts == {ExecutionState.SUCCEEDED: 2}
     assert set(engine.count_starts().values()) == {1}
 
 
-def test_relays_that_are_killed_again_and_again_lose_no_step(own_yard: Yard) -> None:
+def test_relays_that_are_killed_again_and_again_lose_no_step(own_yard: WorkflowDriver) -> None:
     engine = own_yard.engine
     relay, _ = engine.start()
     batches = [
         own_yard.submit_workflow(
-            a=step("noop"),
-            b=step("noop", "a"),
-            c=step("noop", "a"),
-            d=step("noop", "b", "c"),
+            a=make_step("noop"),
+            b=make_step("noop", "a"),
+            c=make_step("noop", "a"),
+            d=make_step("noop", "b", "c"),
         )[0]
         for _ in range(30)
     ]
@@ -129,5 +129,5 @@ def test_relays_that_are_killed_again_and_again_lose_no_step(own_yard: Yard) -> 
         relay.terminate(signal.SIGKILL)
         relay = engine.start_relay()
     for batch in batches:
-        assert own_yard.wait_until_completed(batch).counts == {State.SUCCEEDED: 4}
+        assert own_yard.wait_until_completed(batch).counts == {ExecutionState.SUCCEEDED: 4}
     assert set(engine.count_starts().values()) == {1}

@@ -5,30 +5,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobworker.domain.admission import Submission
-from jobworker.domain.execution import State
-from jobworker.domain.workflow import Step, Workflow
+from jobworker.domain.execution import ExecutionState
+from jobworker.domain.workflow import WorkflowStep, Workflow
 from jobworker.services import batches, submission, workflows
 from jobworker.services.batches import BatchStatus
-from jobworker.services.completion import About
+from jobworker.services.completion import BatchOptions
 from jobworker.store import executions
 from jobworker.store.executions import ExecutionRow
-from jobworker.store.filters import Filters
+from jobworker.store.filters import ExecutionFilters
 from tests.engine import Engine
 from tests.waiting import until
 
 
-def step(job: str, *needs: Any, on_failure: str | None = None, **fields: Any) -> Step:
+def make_step(job: str, *needs: Any, on_failure: str | None = None, **fields: Any) -> WorkflowStep:
     """A step of a workflow."""
-    return Step(Submission(job=job, **fields), needs, on_failure)
+    return WorkflowStep(Submission(job=job, **fields), needs, on_failure)
 
 
 @dataclass
-class Yard:
+class WorkflowDriver:
     """What the tests do to an engine."""
 
     engine: Engine
 
-    def submit_workflow(self, **steps: Step) -> tuple[str, dict[str, str]]:
+    def submit_workflow(self, **steps: WorkflowStep) -> tuple[str, dict[str, str]]:
         """Accept a workflow: its id, and those of its executions by step."""
         engine = self.engine
         accepted = workflows.submit(engine.database, engine.clock, Workflow(steps), "tester")
@@ -37,10 +37,10 @@ class Yard:
         assert found.steps is not None
         return found.row.id, {each.row.step: each.row.execution_id for each in found.steps}
 
-    def submit_batch(self, wanted: Sequence[Submission], **about: Any) -> tuple[str, Sequence[str]]:
+    def submit_batch(self, submissions: Sequence[Submission], **about: Any) -> tuple[str, Sequence[str]]:
         """Accept a batch: its id, and those of its executions."""
         engine = self.engine
-        accepted = submission.submit_batch(engine.database, engine.clock, wanted, "tester", about=About(**about))
+        accepted = submission.submit_batch(engine.database, engine.clock, submissions, "tester", options=BatchOptions(**options))
         engine.notify_relay()
         return accepted.batch_id or "", accepted.execution_ids
 
@@ -58,11 +58,11 @@ class Yard:
         batches.cancel(self.engine.database, self.engine.clock, batch_id, "tester")
         self.engine.notify_relay()
 
-    def wait_for_final_states(self, ids: dict[str, str]) -> dict[str, State]:
+    def wait_for_final_states(self, ids: dict[str, str]) -> dict[str, ExecutionState]:
         """How each step ended."""
         return {name: self.engine.wait_until_final(each).state for name, each in ids.items()}
 
     def list_executions(self, **filters: Any) -> Sequence[ExecutionRow]:
         """The executions that pass a filter, newest first."""
         with self.engine.database.read() as connection:
-            return executions.page(connection, Filters(**filters), 200).items
+            return executions.list_page(connection, ExecutionFilters(**filters), 200).items

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.settings import Settings
 from jobworker.up import addresses
 from jobworker.up.addresses import Address
@@ -32,7 +32,7 @@ def test_parse(text: str, address: tuple[str, int], url: str) -> None:
 )
 def test_parse_names_the_variable(text: str) -> None:
     with pytest.raises(
-        Misconfigured, match=r"JOBWORKER_BIND=.* must be an IP address and a port, such as 127\.0\.0\.1:8000"
+        ConfigurationError, match=r"JOBWORKER_BIND=.* must be an IP address and a port, such as 127\.0\.0\.1:8000"
     ):
         addresses.parse(text, "JOBWORKER_BIND")
 
@@ -41,32 +41,32 @@ def test_an_address_in_use_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 
-        with pytest.raises(Misconfigured, match=f"port {port} on 127.0.0.1 is in use .* set JOBWORKER_BIND"):
+        with pytest.raises(ConfigurationError, match=f"port {port} on 127.0.0.1 is in use .* set JOBWORKER_BIND"):
             addresses.require_free(Address("127.0.0.1", port), "JOBWORKER_BIND")
 
     addresses.require_free(Address("127.0.0.1", port), "JOBWORKER_BIND")
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
-    with pytest.raises(Misconfigured, match=r"nothing can listen on 192\.0\.2\.1:8000"):
+    with pytest.raises(ConfigurationError, match=r"nothing can listen on 192\.0\.2\.1:8000"):
         addresses.require_free(Address("192.0.2.1", 8000), "JOBWORKER_BIND")
 
 
 def test_the_last_port_is_preferred_while_it_is_free() -> None:
-    port = addresses.free_port()
+    port = addresses.find_free_port()
 
-    assert addresses.free_port(port) == port
+    assert addresses.find_free_port(port) == port
     with socket.create_server(("127.0.0.1", port)):
-        assert addresses.free_port(port) != port
+        assert addresses.find_free_port(port) != port
 
 
 def test_an_api_that_others_reach_needs_the_names_by_which_they_call_it() -> None:
     open_bind = {"JOBWORKER_BIND": "0.0.0.0:8000"}
-    with pytest.raises(Misconfigured, match=r"JOBWORKER_BIND=0\.0\.0\.0:8000 .* no accounts.* JOBWORKER_HOSTS"):
+    with pytest.raises(ConfigurationError, match=r"JOBWORKER_BIND=0\.0\.0\.0:8000 .* no accounts.* JOBWORKER_HOSTS"):
         addresses.require_hosts(Settings.from_environment(open_bind))
     named = Settings.from_environment({**open_bind, "JOBWORKER_HOSTS": "jobs.example.com, *.example.net"})
     addresses.require_hosts(named)
-    assert addresses.hosts(named) == ["jobs.example.com", "*.example.net"]
+    assert addresses.list_allowed_hosts(named) == ["jobs.example.com", "*.example.net"]
     own = Settings.from_environment({"JOBWORKER_BIND": "[fd00::1]:8000", "JOBWORKER_HOSTS": "a"})
-    assert addresses.hosts(own) == ["a", "[fd00::1]"]
+    assert addresses.list_allowed_hosts(own) == ["a", "[fd00::1]"]
     addresses.require_hosts(Settings.from_environment({"JOBWORKER_BIND": "127.0.0.2:8000"}))

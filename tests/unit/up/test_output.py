@@ -8,20 +8,20 @@ import pytest
 from jobworker.clock import SystemClock
 from jobworker.up import child, log_files
 from jobworker.up.log_files import LogFile
-from jobworker.up.output import Output
+from jobworker.up.output import ProcessOutput
 from jobworker.up.procfile import Service
 from tests.waiting import until
 
 _TIME = "2026-11-30T18:41:43.603013Z"
 
 
-def _printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def _read_printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line.partition("| ")[2] for line in capsys.readouterr().out.removesuffix("\n").split("\n")]
 
 
 @pytest.fixture
-def output(tmp_path: Path) -> Output:
-    return Output(SystemClock(), ["web"], tmp_path / "logs")
+def output(tmp_path: Path) -> ProcessOutput:
+    return ProcessOutput(SystemClock(), ["web"], tmp_path / "logs")
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,11 @@ def output(tmp_path: Path) -> Output:
     ],
 )
 def test_unimportant_records_are_kept_and_not_printed(
-    output: Output, capsys: pytest.CaptureFixture[str], line: str
+    output: ProcessOutput, capsys: pytest.CaptureFixture[str], line: str
 ) -> None:
     output.write_lines("web", [line, "    its second line", b"", b"a line of its own"])
 
-    assert _printed(capsys) == ["a line of its own"]
+    assert _read_printed(capsys) == ["a line of its own"]
     assert output.get_log_path("web").read_text().splitlines() == [line, "    its second line", "", "a line of its own"]
 
 
@@ -49,35 +49,35 @@ def test_unimportant_records_are_kept_and_not_printed(
         ["8962:M 30 Nov 2026 18:41:40.606 # WARNING Memory overcommit must be enabled!"],
     ],
 )
-def test_what_matters_is_printed_and_kept(output: Output, capsys: pytest.CaptureFixture[str], lines: list[str]) -> None:
+def test_what_matters_is_printed_and_kept(output: ProcessOutput, capsys: pytest.CaptureFixture[str], lines: list[str]) -> None:
     output.write_lines("web", lines)
 
-    assert _printed(capsys) == lines
+    assert _read_printed(capsys) == lines
     assert output.get_log_path("web").read_text().splitlines() == lines
 
 
-def test_each_process_has_its_own_latest_record(output: Output, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_process_has_its_own_latest_record(output: ProcessOutput, capsys: pytest.CaptureFixture[str]) -> None:
     output.write_lines("web", [f"{_TIME} [error    ] wrong"])
     output.write_lines("relay", [f"{_TIME} [info     ] well"])
     output.write_lines("web", ["    more"])
     output.write_message("web died")
 
-    assert [line.split()[-1] for line in _printed(capsys)] == ["wrong", "more", "died"]
+    assert [line.split()[-1] for line in _read_printed(capsys)] == ["wrong", "more", "died"]
     assert output.get_log_path("up").read_text().endswith(" web died\n")
 
 
-def test_only_line_feeds_end_a_line(output: Output, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_line_feeds_end_a_line(output: ProcessOutput, capsys: pytest.CaptureFixture[str]) -> None:
     output.write_lines("web", [f"{_TIME} [error    ] a\u2028b\u2029c\x85d\re\x0bf\x1b[31mg".encode()])
 
     shown = rf"{_TIME} [error    ] a\u2028b\u2029c\x85d\re\x0bf\x1b[31mg"
-    assert _printed(capsys) == [shown]
+    assert _read_printed(capsys) == [shown]
     assert output.get_log_path("web").read_text() == f"{shown}\n"
 
 
 def test_what_comes_after_a_cut_is_indented(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "_LONGEST_LINE", 3)
-    monkeypatch.setattr(child, "_CHUNK", 6)
-    running = child.Child(Service("any", r"printf 'abcdefgh\r\n\fij'"), os.environ, Path.cwd())
+    monkeypatch.setattr(child, "_MAX_LINE_SIZE", 3)
+    monkeypatch.setattr(child, "_CHUNK_SIZE", 6)
+    running = child.ServiceProcess(Service("any", r"printf 'abcdefgh\r\n\fij'"), os.environ, Path.cwd())
     lines: list[bytes] = []
 
     def read() -> bool:
@@ -91,7 +91,7 @@ def test_what_comes_after_a_cut_is_indented(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_only_line_feeds_end_the_last_lines_of_a_process() -> None:
-    running = child.Child(Service("any", r"printf 'a\rb\n\nc\n'"), os.environ, Path.cwd())
+    running = child.ServiceProcess(Service("any", r"printf 'a\rb\n\nc\n'"), os.environ, Path.cwd())
     running.start_command()
     until(lambda: running.returncode is not None, within=30, what="its end")
     assert running.close() == [b"a\rb", b"", b"c"]
@@ -106,7 +106,7 @@ def test_a_folder_that_others_can_read_is_closed(tmp_path: Path) -> None:
 
 
 def test_a_large_file_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_files, "_LARGEST", 3)
+    monkeypatch.setattr(log_files, "_MAX_SIZE", 3)
     file = LogFile(tmp_path / "logs" / "web.log")
     for number in range(7):
         file.write(f"{number}" * 3)

@@ -4,20 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.up import procfile
 from jobworker.up.procfile import Service
 from tests.supervised import ROOT
 
 
-def _written(folder: Path, text: str) -> Path:
+def _write_procfile(folder: Path, text: str) -> Path:
     path = folder / "Procfile"
     path.write_text(text)
     return path
 
 
 def test_reads_the_services_in_order(tmp_path: Path) -> None:
-    path = _written(tmp_path, "# what runs\n\nweb: serve --port 1\nworker2: work; echo done\n")
+    path = _write_procfile(tmp_path, "# what runs\n\nweb: serve --port 1\nworker2: work; echo done\n")
 
     assert procfile.read(path) == [Service("web", "serve --port 1"), Service("worker2", "work; echo done")]
 
@@ -46,12 +46,12 @@ def test_a_simple_command_takes_the_shells_place(command: str, script: str) -> N
     ],
 )
 def test_says_what_is_wrong(tmp_path: Path, text: str, complaint: str) -> None:
-    with pytest.raises(Misconfigured, match=complaint):
-        procfile.read(_written(tmp_path, text))
+    with pytest.raises(ConfigurationError, match=complaint):
+        procfile.read(_write_procfile(tmp_path, text))
 
 
 def test_says_where_it_looked(tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured, match="in the folder which has the Procfile"):
+    with pytest.raises(ConfigurationError, match="in the folder which has the Procfile"):
         procfile.read(tmp_path / "Procfile")
 
 

