@@ -21,7 +21,7 @@ exit 0
 class OrphanReaper:
     """Kills the process groups it was told of when this process ends."""
 
-    def __init__(self, *kept_open: int) -> None:
+    def __init__(self, *inherited_descriptors: int) -> None:
         self._inherited_descriptors = inherited_descriptors
         self._shell = self._start()
 

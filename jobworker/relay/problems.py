@@ -43,7 +43,7 @@ class RelayProblems:
         self._rows: list[RelayProblem] = []
 
     def report(
-        self, event: str, what: str, detail: str, item: str = "", level: int = logging.ERROR, **more: str
+        self, event: str, what: str, detail: str, item: str = "", level: int = logging.ERROR, **log_fields: str
     ) -> None:
         """Log the problem as `event` unless it was logged before, and keep it.
 

@@ -164,7 +164,7 @@ def add_dependencies(prepared: PreparedExecution, new_dependencies: Sequence[Dep
 
 
 def build_execution(
-    definition: JobDefinition, revision: int, job_parameters: Mapping[str, Any], now: dt.datetime, **own: Any
+    definition: JobDefinition, revision: int, job_parameters: Mapping[str, Any], now: dt.datetime, **field_values: Any
 ) -> NewExecution:
     """An execution as its definition says, due now; `field_values` is what it has of its own."""
     new_id = field_values.get("id") or make_id(now)

@@ -148,7 +148,7 @@ class Database:
         Raises `DatabaseBusy` when it is not this writer's turn in time.
         """
         if not self.is_sqlite:
-            with self._begin_postgresql(alone=True) as connection:
+            with self._begin_postgresql(exclusive=True) as connection:
                 yield connection
             return
         with self._write_sqlite(self._clock.monotonic() + self._lock.timeout_seconds) as connection:
@@ -162,7 +162,7 @@ class Database:
         may change, so on PostgreSQL it need not wait for the transactions of `write`.
         """
         if not self.is_sqlite:
-            with self._begin_postgresql(alone=not only_adds) as connection:
+            with self._begin_postgresql(exclusive=not only_adds) as connection:
                 return work(connection)
         self.require_room()
         return self._group.run(work)

@@ -53,7 +53,7 @@ class ExecutionDriver:
         row, _ = submission.submit(self.database, self.clock, Submission(job=job, **fields), "ann")
         return row.id
 
-    def submit_batch(self, *wanted: Submission, **about: Any) -> tuple[str, Sequence[str]]:
+    def submit_batch(self, *submissions: Submission, **options: Any) -> tuple[str, Sequence[str]]:
         """Accept a batch: its id, and those of its executions."""
         accepted = submission.submit_batch(self.database, self.clock, submissions, "ann", options=BatchOptions(**options))
         assert accepted.batch_id

@@ -35,7 +35,7 @@ class TaskRemovalDriver(ExecutionDriver):
     def start_worker(
         self,
         name: str,
-        *offered: str,
+        *task_names: str,
         package: str = "tasks",
         queue: str = "default",
         is_complete: bool = True,
@@ -132,7 +132,7 @@ def test_task_that_comes_back_takes_submissions_again(removed: TaskRemovalDriver
 
 def test_task_whose_catalogue_is_known_comes_back_with_its_worker(removed: TaskRemovalDriver) -> None:
     """A relay learns each catalogue once."""
-    removed.start_worker("v1 again", "export", learnt=False)
+    removed.start_worker("v1 again", "export", registers=False)
     assert removed.submit("export")
 
 

@@ -112,7 +112,7 @@ def test_the_host_s_own_data_are_what_earlier_releases_worked_with(
     monkeypatch.setattr(services, "HOST_FOLDERS", (str(zone_data.create_tzpath(tmp_path / "host", casablanca)),))
     host.packages["2025b"] = zone_data.create_tzdata_package(tmp_path / "earlier", "2025b", casablanca)
     row = host.put_schedule("2025b", "daily", rule=RULES["daily"], zone="Africa/Casablanca")
-    host.run_relay("2025b", 17.5, follows=False)
+    host.run_relay("2025b", 17.5, follows_zone_data=False)
     host.run_relay(DATA_VERSION, 18.5, 30)
     # 06:00 of this day ran at 05:00 UTC, and is not due again at 06:00 UTC.
     assert [each.scheduled_for for each in host.schedules.list_occurrences(row)] == [MORNING + 17 * HOUR]

@@ -30,7 +30,7 @@ class ScheduleDriver:
         self.database = database
         self.put_job()
 
-    def put_job(self, name: str = "send", *accepted: Parameter, **fields: Any) -> None:
+    def put_job(self, name: str = "send", *parameters: Parameter, **fields: Any) -> None:
         """Make, or change, a job."""
         with self.database.write() as connection:
             tasks.upsert(connection, make_task("tasks.mail.send", *parameters))

@@ -14,7 +14,7 @@ def test_never_more_than_the_most_and_never_less_than_nothing(steps: list[tuple[
     for passed, ended in steps:
         now += passed
         appetite.record_ended(ended)
-        assert 0 <= appetite.estimate_starts(now, within=0.02) <= appetite.estimate_prefetch(now) <= MAX_PREFETCH
+        assert 0 <= appetite.estimate_starts(now, seconds=0.02) <= appetite.estimate_prefetch(now) <= MAX_PREFETCH
 
 
 @given(

@@ -23,7 +23,7 @@ def test_a_batch_is_fetched_ahead_of_jobs_that_are_over_in_no_time() -> None:
     appetite.estimate_prefetch(0.0)
     appetite.record_ended(200)
     assert appetite.estimate_prefetch(0.2) == 50
-    assert appetite.estimate_starts(0.2, within=0.02) == 30
+    assert appetite.estimate_starts(0.2, seconds=0.02) == 30
     appetite.record_ended(100_000)
     assert appetite.estimate_prefetch(0.4) == MAX_PREFETCH
 

@@ -86,7 +86,7 @@ class ForwardingControlTable(ControlTable):
     """The desk of a process with one seat."""
 
     def __init__(self, messages: MessageWriter) -> None:
-        super().__init__(seats=_SLOT + 1)
+        super().__init__(slots=_SLOT + 1)
         self._messages = messages
         self._token = ""
 

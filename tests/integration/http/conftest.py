@@ -171,14 +171,14 @@ def _create_seeded_driver(database: Database) -> Iterator[ApiDriver]:
 
 
 @contextlib.contextmanager
-def run_web_client(folder: Path, database_url: str, **more: str) -> Iterator[httpx.Client]:
+def run_web_client(folder: Path, database_url: str, **environment: str) -> Iterator[httpx.Client]:
     """A client of the application as `jobworker web` serves it on this database; `environment` are environment variables."""
     with run_web_process(folder, database_url, **environment) as (client, _):
         yield client
 
 
 @contextlib.contextmanager
-def run_web_process(folder: Path, database_url: str, **more: str) -> Iterator[tuple[httpx.Client, ServerProcess]]:
+def run_web_process(folder: Path, database_url: str, **overrides: str) -> Iterator[tuple[httpx.Client, ServerProcess]]:
     """The same with the process."""
     port = find_free_port()
     environment = {

@@ -80,7 +80,7 @@ class TestReason:
 
     def test_a_fitting_worker_does(self, world: ApiDriver) -> None:
         made = world.submit_accepted()
-        world.insert_worker("gone", gone=True)
+        world.insert_worker("gone", is_gone=True)
         assert world.client.get(_get_file_folder(made)).json["reason"] is not None
         world.insert_worker("there")
         assert world.client.get(_get_file_folder(made)).json["reason"] is None

@@ -155,7 +155,7 @@ def test_nobody_but_redis_is_accused_when_it_is_away(
 
 def test_workers_that_are_gone_do_not_count(any_database_world: ApiDriver) -> None:
     _record_activity(any_database_world)
-    any_database_world.insert_worker(gone=True)
+    any_database_world.insert_worker(is_gone=True)
     assert _list_failed_checks(any_database_world.client.get("/readyz")) == {"workers"}
 
 

@@ -19,7 +19,7 @@ from tests.waiting import until
 SQLITE, POSTGRESQL, NO_BEAT = ("sqlite", "redbeat"), ("postgresql", "redbeat"), ("sqlite", "internal")
 
 
-def with_clusters(*towns: tuple[str, str]) -> pytest.MarkDecorator:
+def with_clusters(*clusters: tuple[str, str]) -> pytest.MarkDecorator:
     """What happens in these towns; where database or beat have no part in it, one of them is enough."""
     return pytest.mark.parametrize("built", clusters, ids="-".join, indirect=True)
 
@@ -133,7 +133,7 @@ def test_redis_is_restarted(town: ScheduleCluster) -> None:
 @with_clusters(SQLITE)
 def test_as_shipped_another_beat_leads_within_30_seconds(town: ScheduleCluster) -> None:
     town.replace_beats(DEFAULT_BEAT_APP)
-    with town.expect_exactly_once(bound=30):
+    with town.expect_exactly_once(max_delay=30):
         first = town.wait_for_leader()
         town.wait_until_all_fire()
         second = town.get_other_beat(first)
@@ -145,7 +145,7 @@ def test_as_shipped_another_beat_leads_within_30_seconds(town: ScheduleCluster) 
 
 @with_clusters(SQLITE, POSTGRESQL, NO_BEAT)
 def test_redis_is_killed(town: ScheduleCluster) -> None:
-    with town.expect_exactly_once(began_once=False):
+    with town.expect_exactly_once(check_starts=False):
         town.server.kill()
         town.wait_for(3)
         town.server.start()
@@ -154,7 +154,7 @@ def test_redis_is_killed(town: ScheduleCluster) -> None:
 
 @with_clusters(SQLITE, POSTGRESQL, NO_BEAT)
 def test_redis_forgets_everything(town: ScheduleCluster) -> None:
-    with town.expect_exactly_once(began_once=False):
+    with town.expect_exactly_once(check_starts=False):
         town.client.flushall()
         if town.has_beats:
             until(lambda: town.client.zcard(entries.SCHEDULE_KEY) == len(town.specs), 60.0, what="all entries")

@@ -202,7 +202,7 @@ def test_reports_are_kept_while_redis_is_away_and_nothing_begins(box: _MailboxDr
     assert box.mailbox.compute_fetch_size() == 0
     assert box.mailbox.compute_flush_delay() == pytest.approx(0.2), "the pause doubles"
     box.is_disconnected = False
-    assert box.mailbox.flush_before_exit(within=5.0)
+    assert box.mailbox.flush_before_exit(timeout=5.0)
     assert box.list_events() == [("running", one.execution), ("succeeded", one.execution)]
     assert box.start_next().token == "2"
 
@@ -213,7 +213,7 @@ def test_giving_up_on_the_last_reports_takes_as_long_as_was_said(box: _MailboxDr
     box.mailbox.report_ended(one, EventKind.SUCCEEDED, "{}")
     box.is_disconnected = True
     before = box.clock.monotonic()
-    assert not box.mailbox.flush_before_exit(within=3.0)
+    assert not box.mailbox.flush_before_exit(timeout=3.0)
     assert 3.0 <= box.clock.monotonic() - before < 4.0
     assert not box.mailbox.is_empty()
 
@@ -271,7 +271,7 @@ def test_attempt_whose_worker_was_given_up_is_lost_once(box: _MailboxDriver) -> 
 def test_message_that_is_no_attempt_is_done_without_a_word_or_with_its_reason(box: _MailboxDriver) -> None:
     box.client.hset(_INFLIGHT, mapping={"1": "1:qplain", "2": "1:qbad"})
     box.mailbox.allocate_tags(2)
-    box.mailbox.add_fetched([("1", "q", b"plain"), ("2", "q", b"bad")], starting=2)
+    box.mailbox.add_fetched([("1", "q", b"plain"), ("2", "q", b"bad")], startable=2)
     for _ in range(2):
         assert box.mailbox.pop_startable()
     box.mailbox.acknowledge("1")

@@ -37,7 +37,7 @@ class WorkflowDriver:
         assert found.steps is not None
         return found.row.id, {each.row.step: each.row.execution_id for each in found.steps}
 
-    def submit_batch(self, submissions: Sequence[Submission], **about: Any) -> tuple[str, Sequence[str]]:
+    def submit_batch(self, submissions: Sequence[Submission], **options: Any) -> tuple[str, Sequence[str]]:
         """Accept a batch: its id, and those of its executions."""
         engine = self.engine
         accepted = submission.submit_batch(engine.database, engine.clock, submissions, "tester", options=BatchOptions(**options))
